@@ -1,0 +1,1 @@
+"""Collecting repositories and stars from GitHub. Knows nothing of Dagster: it can be used from a notebook."""

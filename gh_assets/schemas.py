@@ -1,0 +1,120 @@
+"""The tables' columns: names, types and what they mean. The one place that says so.
+
+Assets show these as Dagster column schemas; the IO manager checks frames against them on write and on read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import polars as pl
+
+UTC_TIME = pl.Datetime("us", "UTC")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table."""
+
+    dtype: pl.DataType
+    description: str
+    nullable: bool = False
+
+
+@dataclass(frozen=True)
+class TableSchema:
+    """A named table and its columns, in order."""
+
+    name: str
+    columns: Mapping[str, Column]
+
+    @property
+    def dtypes(self) -> dict[str, pl.DataType]:
+        return {name: column.dtype for name, column in self.columns.items()}
+
+    def empty(self) -> pl.DataFrame:
+        """A frame of this schema without rows."""
+        return pl.DataFrame(schema=self.dtypes)
+
+    def problem(self, frame: pl.DataFrame) -> str | None:
+        """Say what is wrong with `frame`, naming the column; None if it fits."""
+        for name, column in self.columns.items():
+            if name not in frame.columns:
+                return f"the column {name!r} of table {self.name!r} is missing"
+            if frame.schema[name] != column.dtype:
+                return (
+                    f"the column {name!r} of table {self.name!r} is {frame.schema[name]}, not {column.dtype}"
+                )
+            if not column.nullable and frame[name].null_count():
+                return (
+                    f"the column {name!r} of table {self.name!r} has {frame[name].null_count()} empty values"
+                )
+        extra = [name for name in frame.columns if name not in self.columns]
+        if extra:
+            return f"table {self.name!r} has the unknown column {extra[0]!r}"
+        return None
+
+
+REPOS = TableSchema(
+    "repos",
+    {
+        "repo_id": Column(
+            pl.Int64(), "GitHub's database id: the identity, whatever the name becomes", nullable=True
+        ),
+        "full_name": Column(pl.String(), "owner/name as GitHub writes it now"),
+        "partition": Column(
+            pl.String(),
+            "Partition key: the name under which the repository was first seen; stays through renames",
+            nullable=True,
+        ),
+        "description": Column(pl.String(), "The owner's description", nullable=True),
+        "language": Column(pl.String(), "Main programming language", nullable=True),
+        "topics": Column(pl.List(pl.String()), "Topics"),
+        "stargazer_count": Column(pl.Int64(), "Stars by GitHub's own count", nullable=True),
+        "created_at": Column(UTC_TIME, "When it was created (UTC)", nullable=True),
+        "pushed_at": Column(UTC_TIME, "Time of the last push (UTC)", nullable=True),
+        "archived": Column(pl.Boolean(), "Whether the owner made it read-only", nullable=True),
+        "lists": Column(pl.List(pl.String()), "Awesome lists that link to it"),
+        "outcome": Column(pl.String(), "ok, moved (renamed since it was listed), gone, blocked or unknown"),
+        "reason": Column(pl.String(), "Why the outcome is not ok", nullable=True),
+    },
+)
+
+STARGAZERS = TableSchema(
+    "stargazers",
+    {
+        "repo_id": Column(pl.Int64(), "GitHub's database id of the repository"),
+        "user_id": Column(pl.Int64(), "GitHub's database id of the user"),
+        "login": Column(pl.String(), "The user's login when the star was read"),
+        "starred_at": Column(UTC_TIME, "When the star was given (UTC)", nullable=True),
+        "source": Column(pl.String(), "How the star was obtained"),
+    },
+)
+
+USERS = TableSchema(
+    "users",
+    {
+        "user_id": Column(pl.Int64(), "GitHub's database id: the identity, whatever the login becomes"),
+        "login": Column(pl.String(), "Latest known login"),
+        "stars": Column(pl.Int64(), "Number of collected repositories that the user starred"),
+    },
+)
+
+RECOMMENDATIONS = TableSchema(
+    "recommendations",
+    {
+        "user_id": Column(pl.Int64(), "GitHub's database id of the user"),
+        "login": Column(pl.String(), "The user's login"),
+        "rank": Column(pl.Int32(), "1 is the best"),
+        "repo_id": Column(pl.Int64(), "GitHub's database id of the recommended repository"),
+        "full_name": Column(pl.String(), "owner/name of the recommended repository"),
+        "score": Column(pl.Float32(), "The model's score: higher is better, comparable within one user"),
+        "because": Column(pl.List(pl.String()), "The user's own stars that explain it most, strongest first"),
+        "because_share": Column(
+            pl.List(pl.Float32()), "Their shares of all that speaks for it (at most 1 in all)"
+        ),
+    },
+)
+
+TABLES = {table.name: table for table in (REPOS, STARGAZERS, USERS, RECOMMENDATIONS)}

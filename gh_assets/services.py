@@ -1,0 +1,170 @@
+"""Connections to MongoDB, Cloud Storage and GitHub as the settings say: the real one, or the embedded one.
+
+The one place that decides between them. Dagster's resources, the registry's functions and the CLI all come here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pymongo
+import requests
+from google.cloud import storage
+from pydantic import SecretStr
+from pymongo.database import Database
+from pymongo.errors import ConfigurationError as MongoConfigurationError
+from pymongo.errors import InvalidURI, OperationFailure, PyMongoError
+
+from gh_assets.collector.client import GitHubClient
+from gh_assets.embedded import services as embedded
+from gh_assets.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    ServiceUnavailableError,
+    WorldMismatchError,
+)
+from gh_assets.objects import ObjectStore, make_client
+from gh_assets.settings import DEFAULT_AWESOME_LISTS, GITHUB_COM_API, Settings
+
+MONGO_SECONDS = 15.0
+"""How long MongoDB is waited for."""
+
+MongoDatabase = Database[dict[str, Any]]
+
+
+def connect_mongo(settings: Settings) -> MongoDatabase:
+    """The project's database, reached and answering.
+
+    Raises
+    ------
+    ConfigurationError, AuthenticationError, ServiceUnavailableError
+        None repeats the connection string: it may hold a password.
+    """
+    if settings.mongo_uri is None:
+        uri, where = embedded.mongo_uri(settings.home_path), "the embedded MongoDB"
+    else:
+        uri, where = settings.mongo_uri.get_secret_value(), "the MongoDB of MONGO_URI"
+    try:
+        client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(
+            uri,
+            appname="gh_assets",
+            tz_aware=True,
+            w="majority",
+            retryWrites=True,
+            retryReads=True,
+            serverSelectionTimeoutMS=int(MONGO_SECONDS * 1000),
+            connectTimeoutMS=int(MONGO_SECONDS * 1000),
+        )
+    except (InvalidURI, MongoConfigurationError, ValueError) as error:
+        raise ConfigurationError(
+            f"MONGO_URI is no valid connection string ({type(error).__name__}): "
+            "it has the form mongodb://user:password@host:port/."
+        ) from None
+    try:
+        client.admin.command("ping")
+    except OperationFailure:
+        client.close()
+        raise AuthenticationError(f"{where} refused the user or password: check MONGO_URI.") from None
+    except PyMongoError as error:
+        hosts = ", ".join(f"{host}:{port}" for host, port in sorted(client.topology_description.server_descriptions()))
+        client.close()
+        raise ServiceUnavailableError(
+            f"{where} at {hosts} does not answer ({type(error).__name__}). Start it, or correct MONGO_URI; "
+            "unset it to use the embedded server."
+        ) from None
+    return client[settings.mongo_database]
+
+
+def connect_gcs(settings: Settings) -> storage.Client:
+    """A Cloud Storage client: Google's with its own credentials, or of the embedded server."""
+    endpoint = embedded.gcs_endpoint(settings.home_path) if settings.uses_embedded_gcs else None
+    return make_client(settings.gcs_project, endpoint, connections=settings.workers + 2)
+
+
+def data_store(settings: Settings, client: storage.Client | None = None) -> ObjectStore:
+    """The bucket of the assets' data."""
+    return ObjectStore(client or connect_gcs(settings), settings.data_bucket, create=settings.uses_embedded_gcs)
+
+
+def model_store(settings: Settings, client: storage.Client | None = None) -> ObjectStore:
+    """The bucket of the models."""
+    return ObjectStore(client or connect_gcs(settings), settings.gcs_model_bucket, create=settings.uses_embedded_gcs)
+
+
+def connect_github(settings: Settings) -> GitHubClient:
+    """A client of GitHub, or of the home's stand-in when no token is set.
+
+    Raises
+    ------
+    ConfigurationError
+        If GITHUB_API_URL is set without a token, or the tokens cannot be read.
+    """
+    if not settings.uses_standin:
+        return GitHubClient(settings.github_api_url, settings.github_tokens())
+    if settings.github_api_url != GITHUB_COM_API:
+        raise ConfigurationError("GITHUB_API_URL is set, but no token: set GITHUB_TOKENS, too.")
+    url, token = embedded.github_standin(settings.home_path)
+    return GitHubClient(url, [SecretStr(token)])
+
+
+def awesome_lists(settings: Settings, client: GitHubClient) -> list[str]:
+    """The lists to read: those of the settings, else the stand-in's own, else three well-known ones."""
+    if settings.awesome_lists:
+        return settings.awesome_lists
+    if settings.uses_standin:
+        try:
+            accounting = requests.get(f"{client.api_url}/__standin__", timeout=30).json()
+        except requests.RequestException as error:
+            raise ServiceUnavailableError(
+                f"The GitHub stand-in does not answer ({type(error).__name__}). Run again."
+            ) from None
+        return [str(name) for name in accounting["lists"]]
+    return list(DEFAULT_AWESOME_LISTS)
+
+
+def world_identity(settings: Settings) -> tuple[str, str]:
+    """Which GitHub the settings point to: an identity that is equal for equal worlds, and words for people."""
+    if not settings.uses_standin:
+        return settings.github_api_url.rstrip("/"), f"GitHub at {settings.github_api_url}"
+    world = embedded.read_world(settings.home_path)
+    if world.stars is None:
+        return f"synthetic {world.seed}", f"the synthetic world (seed {world.seed})"
+    path = Path(world.stars)
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ConfigurationError(f"{path}, this home's world, cannot be read: {error.strerror}.") from error
+    return f"file {digest}", f"the stars of {path.name}"
+
+
+def claim_world(settings: Settings, database: MongoDatabase) -> None:
+    """Make sure that the data in this database come from one GitHub only.
+
+    Ids of the synthetic world, of a file and of GitHub collide: mixing them would make wrong people out of them.
+
+    Raises
+    ------
+    WorldMismatchError
+        If the database holds data of another world.
+    """
+    identity, title = world_identity(settings)
+    claimed = database["meta"].find_one_and_update(
+        {"_id": "world"},
+        {"$setOnInsert": {"identity": identity, "title": title}},
+        upsert=True,
+        return_document=pymongo.ReturnDocument.AFTER,
+    )
+    if claimed is not None and claimed["identity"] != identity:
+        raise WorldMismatchError(
+            f"This home holds the data of {claimed['title']}; {title} needs a home of its own. Set GH_ASSETS_HOME to "
+            "a new folder (and with your own services, other MONGO_DATABASE and GCS_BUCKET)."
+        )
+
+
+def close_mongo(database: MongoDatabase) -> None:
+    """Close the connections of a database that `connect_mongo` opened."""
+    database.client.close()
+

@@ -1,0 +1,173 @@
+"""Every setting of the project, in one place. Nothing else in the package reads the environment.
+
+With no variable set, everything runs on this machine under ``.gh_assets/`` through the embedded servers.
+``MONGO_URI``, ``GCS_BUCKET`` and ``GITHUB_TOKENS`` each switch one service to the real thing, alone.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from gh_assets.errors import ConfigurationError
+
+GITHUB_COM_API = "https://api.github.com"
+
+DEFAULT_AWESOME_LISTS = ("sindresorhus/awesome", "vinta/awesome-python", "avelino/awesome-go")
+"""Read when GitHub is the real one and no list is named."""
+
+
+class Settings(BaseSettings):
+    """Settings from environment variables, or from a ``.env`` file in the working directory."""
+
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
+
+    home: Path = Field(
+        default=Path(".gh_assets"),
+        validation_alias="GH_ASSETS_HOME",
+        description="Folder of the embedded servers' data, Dagster's history and the model cache.",
+    )
+    mongo_uri: SecretStr | None = Field(
+        default=None,
+        validation_alias="MONGO_URI",
+        description="Connection string of a MongoDB; unset: the embedded SecantusDB server.",
+    )
+    mongo_database: str = Field(
+        default="gh_assets",
+        validation_alias="MONGO_DATABASE",
+        description="Database that holds `repos`, `users`, `models` and the collector's state.",
+    )
+    gcs_bucket: str | None = Field(
+        default=None,
+        validation_alias="GCS_BUCKET",
+        description="Bucket for the assets' data; unset: the embedded fake-gcs-server.",
+    )
+    gcs_model_bucket: str = Field(
+        default="model-save",
+        validation_alias="GCS_MODEL_BUCKET",
+        description="Bucket for models.",
+    )
+    gcs_project: str | None = Field(
+        default=None,
+        validation_alias="GCS_PROJECT",
+        description="Google Cloud project; unset: the one of Google's own credentials.",
+    )
+    github_tokens_text: SecretStr | None = Field(
+        default=None,
+        validation_alias="GITHUB_TOKENS",
+        description="Tokens of the operator's own users or apps, separated by commas or white space; "
+        "unset: the project's GitHub stand-in with a synthetic world.",
+    )
+    github_tokens_file: Path | None = Field(
+        default=None,
+        validation_alias="GITHUB_TOKENS_FILE",
+        description="File with one token a line, instead of GITHUB_TOKENS.",
+    )
+    github_api_url: str = Field(
+        default=GITHUB_COM_API,
+        validation_alias="GITHUB_API_URL",
+        description="Base address of the REST API, for GitHub Enterprise.",
+    )
+    awesome_text: str | None = Field(
+        default=None,
+        validation_alias="GH_ASSETS_AWESOME",
+        description="Awesome lists, each `owner/name` or a Markdown file, separated by commas or white space; "
+        "unset: three well-known ones, or the stand-in's own.",
+    )
+    max_pages: int = Field(
+        default=10,
+        ge=1,
+        le=400,
+        validation_alias="GH_ASSETS_MAX_PAGES",
+        description="At most this many pages of 100 stargazers a repository (1 to 400, GitHub's own ceiling).",
+    )
+    workers: int = Field(
+        default=8,
+        ge=1,
+        le=100,
+        validation_alias="GH_ASSETS_WORKERS",
+        description="Requests in flight at once, to GitHub and to the bucket (1 to 100).",
+    )
+
+    @property
+    def home_path(self) -> Path:
+        """The home as an absolute path."""
+        return self.home.expanduser().resolve()
+
+    @property
+    def dagster_home(self) -> Path:
+        """Folder of Dagster's own storage (runs, events, schedules)."""
+        return self.home_path / "dagster"
+
+    @property
+    def uses_embedded_mongo(self) -> bool:
+        return self.mongo_uri is None
+
+    @property
+    def uses_embedded_gcs(self) -> bool:
+        return self.gcs_bucket is None
+
+    @property
+    def uses_standin(self) -> bool:
+        return self.github_tokens_text is None and self.github_tokens_file is None
+
+    @property
+    def data_bucket(self) -> str:
+        """Name of the bucket for the assets' data."""
+        return self.gcs_bucket or "gh-assets"
+
+    @property
+    def awesome_lists(self) -> list[str]:
+        """The lists that the settings name; empty when they name none."""
+        return split_words(self.awesome_text or "")
+
+    def github_tokens(self) -> list[SecretStr]:
+        """The tokens, without duplicates, in the order given.
+
+        Raises
+        ------
+        ConfigurationError
+            If both variables are set, the file cannot be read, or there is no token in it.
+        """
+        if self.github_tokens_text is not None and self.github_tokens_file is not None:
+            raise ConfigurationError("GITHUB_TOKENS and GITHUB_TOKENS_FILE are both set: keep one of them.")
+        if self.github_tokens_file is not None:
+            origin = f"GITHUB_TOKENS_FILE ({self.github_tokens_file})"
+            try:
+                text = self.github_tokens_file.expanduser().read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigurationError(f"{origin} cannot be read: {error}.") from error
+            text = re.sub(r"#.*", "", text)
+        elif self.github_tokens_text is not None:
+            origin, text = "GITHUB_TOKENS", self.github_tokens_text.get_secret_value()
+        else:
+            return []
+        words = list(dict.fromkeys(split_words(text)))
+        if not words:
+            raise ConfigurationError(f"{origin} holds no token: write one or more, separated by commas.")
+        return [SecretStr(word) for word in words]
+
+
+def split_words(text: str) -> list[str]:
+    """Split at commas and white space, dropping what is empty."""
+    return [word for word in re.split(r"[,\s]+", text) if word]
+
+
+def load_settings() -> Settings:
+    """Read the settings from the environment.
+
+    Raises
+    ------
+    ConfigurationError
+        If a variable has a value that it cannot have; the message names the variable.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        raise ConfigurationError(
+            f"The setting {'.'.join(str(part) for part in first['loc'])} is wrong: {first['msg']}."
+        ) from None
