@@ -124,11 +124,14 @@ def awesome_lists(settings: Settings, client: GitHubClient) -> list[str]:
     return list(DEFAULT_AWESOME_LISTS)
 
 
-def world_identity(settings: Settings) -> tuple[str, str]:
-    """Which GitHub the settings point to: an identity that is equal for equal worlds, and words for people."""
+def world_identity(settings: Settings, standin: embedded.StandinWorld | None = None) -> tuple[str, str]:
+    """Which GitHub the settings point to: an identity that is equal for equal worlds, and words for people.
+
+    `standin` is a world to be served in place of the one that the home's stand-in serves now.
+    """
     if not settings.uses_standin:
         return settings.github_api_url.rstrip("/"), f"GitHub at {settings.github_api_url}"
-    world = embedded.read_world(settings.home_path)
+    world = standin or embedded.read_world(settings.home_path)
     if world.stars is None:
         return f"synthetic {world.seed}", f"the synthetic world (seed {world.seed})"
     path = Path(world.stars)
@@ -140,7 +143,9 @@ def world_identity(settings: Settings) -> tuple[str, str]:
     return f"file {digest}", f"the stars of {path.name}"
 
 
-def claim_world(settings: Settings, database: MongoDatabase) -> None:
+def claim_world(
+    settings: Settings, database: MongoDatabase, standin: embedded.StandinWorld | None = None
+) -> None:
     """Make sure that the data in this database come from one GitHub only.
 
     Ids of the synthetic world, of a file and of GitHub collide: mixing them would make wrong people out of them.
@@ -150,7 +155,7 @@ def claim_world(settings: Settings, database: MongoDatabase) -> None:
     WorldMismatchError
         If the database holds data of another world.
     """
-    identity, title = world_identity(settings)
+    identity, title = world_identity(settings, standin)
     claimed = database["meta"].find_one_and_update(
         {"_id": "world"},
         {"$setOnInsert": {"identity": identity, "title": title}},

@@ -1,0 +1,114 @@
+"""What the assets share: names, the partitions, and metadata that a person reads."""
+
+import base64
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import BytesIO
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from gh_assets.schemas import TableSchema
+
+OWNERS = ["team:recommender"]
+
+COLLECTION = "collection"
+RECOMMENDER = "recommender"
+
+REPO_PARTITIONS = dg.DynamicPartitionsDefinition(name="repo")
+"""One partition a repository, keyed by the name under which it was first seen."""
+
+LOG_SECONDS = 5.0
+
+
+def column_schema(schema: TableSchema) -> dg.TableSchema:
+    """The table's columns as Dagster shows them."""
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(
+                name,
+                type=str(column.dtype),
+                description=column.description,
+                constraints=dg.TableColumnConstraints(nullable=column.nullable),
+            )
+            for name, column in schema.columns.items()
+        ]
+    )
+
+
+def table_metadata(schema: TableSchema) -> dict[str, Any]:
+    """Metadata of an asset's definition."""
+    return {"dagster/column_schema": column_schema(schema)}
+
+
+def preview(table: pl.DataFrame, rows: int = 8) -> dg.MarkdownMetadataValue:
+    """The first rows as a Markdown table."""
+    return markdown_table(table.columns, table.head(rows).rows())
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> dg.MarkdownMetadataValue:
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    lines += ["| " + " | ".join(_cell(value) for value in row) + " |" for row in rows]
+    return dg.MetadataValue.md("\n".join(lines))
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return ", ".join(_cell(entry) for entry in value)
+    if value is None:
+        return ""
+    # Descriptions come from strangers: what Markdown or HTML would make of them must not happen in the UI.
+    text = str(value).replace("\n", " ")[:120]
+    for character in "\\`*_{}[]<>()#!|":
+        text = text.replace(character, f"&#{ord(character)};")
+    return text
+
+
+def learning_curve(history: Sequence[Mapping[str, float]], metric: str) -> dg.MarkdownMetadataValue:
+    """Loss and validation metric by epoch, as a picture."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    left = figure.add_subplot()
+    epochs = [row["epoch"] for row in history]
+    left.plot(epochs, [row["loss"] for row in history], color="tab:gray", label="training loss")
+    left.set_xlabel("epoch")
+    left.set_ylabel("training loss")
+    if history and metric in history[0]:
+        right = left.twinx()
+        values = [row[metric] for row in history]
+        best = max(range(len(values)), key=values.__getitem__)
+        right.plot(epochs, values, color="tab:blue")
+        right.plot(epochs[best], values[best], "o", color="tab:blue")
+        right.annotate(f"{values[best]:.4f}", (epochs[best], values[best]), xytext=(6, -12), textcoords="offset points")
+        right.set_ylabel(f"validation {metric}", color="tab:blue")
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=90)
+    picture = base64.b64encode(buffer.getvalue()).decode()
+    return dg.MetadataValue.md(f"![Learning curve](data:image/png;base64,{picture})")
+
+
+@contextmanager
+def stopwatch() -> Iterator[dict[str, dg.FloatMetadataValue]]:
+    """Gives metadata that hold the seconds of the block when it has ended."""
+    metadata: dict[str, dg.FloatMetadataValue] = {}
+    started = time.perf_counter()
+    yield metadata
+    metadata["seconds"] = dg.MetadataValue.float(round(time.perf_counter() - started, 2))
+
+
+def now_and_then(log: Callable[[str], None], seconds: float = LOG_SECONDS) -> Callable[[str], None]:
+    """A log that takes one message in so many seconds and drops those between: events are dear in Dagster."""
+    last = time.monotonic()
+
+    def write(message: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            log(message)
+
+    return write

@@ -1,0 +1,71 @@
+"""`recommendations`: for every user the best repositories that the user has not starred, with reasons."""
+
+import dagster as dg
+import polars as pl
+from pydantic import Field
+
+from gh_assets import progress
+from gh_assets.assets.common import OWNERS, RECOMMENDER, preview, stopwatch, table_metadata
+from gh_assets.assets.recvae_model import MODEL_NAME, recvae_model
+from gh_assets.recommender.interactions import UserItemMatrix
+from gh_assets.registry import ModelRegistry
+from gh_assets.resources import GcsResource, MongoResource
+from gh_assets.schemas import RECOMMENDATIONS
+from gh_assets.settings import load_settings
+
+
+class RecommendationsConfig(dg.Config):
+    """What is recommended."""
+
+    n: int = Field(default=20, ge=1, le=1000, description="Repositories a user.")
+    tag: str = Field(default="", description="Take the best model of this tag. Empty: of any.")
+
+
+@dg.asset(
+    deps=[recvae_model],
+    group_name=RECOMMENDER,
+    kinds={"pytorch", "polars", "parquet"},
+    owners=OWNERS,
+    metadata=table_metadata(RECOMMENDATIONS),
+    description=(
+        "One row is one repository recommended to one user, by the best registered model, with the user's own stars "
+        "that explain it most. Nothing that the user already starred."
+    ),
+)
+def recommendations(
+    context: dg.AssetExecutionContext,
+    config: RecommendationsConfig,
+    user_item_matrix: UserItemMatrix,
+    gcs: GcsResource,
+    mongo: MongoResource,
+) -> dg.MaterializeResult[pl.DataFrame]:
+    """One row a user and recommended repository."""
+    from gh_assets.model_cache import load_best
+    from gh_assets.recommender.inference import recommend_to_all
+
+    with stopwatch() as timing:
+        with mongo.database() as database:
+            registry = ModelRegistry(gcs.model_store(), database["models"])
+            registered, trained = load_best(
+                registry, MODEL_NAME, load_settings().home_path / "cache" / "models", config.tag
+            )
+        parts = []
+        total = user_item_matrix.stars.shape[0]
+        done = 0
+        for part in recommend_to_all(trained, user_item_matrix, config.n):
+            parts.append(part)
+            done += part["user_id"].n_unique()
+            progress.report("recommendations", done, total)
+        table = pl.concat(parts)
+    return dg.MaterializeResult(
+        value=table,
+        metadata={
+            "dagster/row_count": table.height,
+            "users": table["user_id"].n_unique(),
+            "repositories_recommended": table["repo_id"].n_unique(),
+            "model": dg.MetadataValue.path(registered.uri),
+            "model_score": float(registered.score or 0.0),
+            "preview": preview(table.select("login", "rank", "full_name", "score", "because")),
+            **timing,
+        },
+    )

@@ -1,0 +1,80 @@
+"""`repos`: the repositories that the awesome lists name. Adds the partitions of everything that follows."""
+
+import dagster as dg
+import polars as pl
+from pydantic import Field
+
+from gh_assets import progress
+from gh_assets.assets.common import (
+    COLLECTION,
+    OWNERS,
+    REPO_PARTITIONS,
+    markdown_table,
+    now_and_then,
+    preview,
+    stopwatch,
+    table_metadata,
+)
+from gh_assets.collector.repositories import KnownRepositories, collect_repositories
+from gh_assets.documents import sync_documents
+from gh_assets.resources import GitHubResource, MongoResource
+from gh_assets.schemas import REPOS
+from gh_assets.settings import load_settings
+
+
+class ReposConfig(dg.Config):
+    """What `repos` reads."""
+
+    awesome: list[str] = Field(
+        default=[],
+        description="Awesome lists, each owner/name on GitHub or a Markdown file. Empty: those of the settings.",
+    )
+
+
+@dg.asset(
+    group_name=COLLECTION,
+    kinds={"github", "polars", "parquet", "mongodb"},
+    owners=OWNERS,
+    metadata=table_metadata(REPOS),
+    description=(
+        "One row is one repository that an awesome list names, with its metadata as GitHub tells them now, merged by "
+        "GitHub's database id; `outcome` says whether it is there, was renamed, deleted or blocked. "
+        "Each repository that can be reached becomes a partition of `stargazers`."
+    ),
+)
+def repos(
+    context: dg.AssetExecutionContext, config: ReposConfig, github: GitHubResource, mongo: MongoResource
+) -> dg.MaterializeResult[pl.DataFrame]:
+    """One row a repository that an awesome list names."""
+    log = now_and_then(context.log.info)
+
+    def tell(done: int, total: int) -> None:
+        progress.report("repos", done, total)
+        log(f"{done} of {total} repositories asked")
+
+    with stopwatch() as timing, mongo.database(claim=True) as database, github.client() as client:
+        documents = {document["_id"]: document for document in database["repos"].find()}
+        lists = config.awesome or github.awesome_lists(client)
+        collected = collect_repositories(
+            client, lists, KnownRepositories(documents), workers=load_settings().workers, progress=tell
+        )
+        named = {document["_id"] for document in collected.documents}
+        left = [document | {"lists": []} for key, document in documents.items() if key not in named]
+        counts = sync_documents(database["repos"], [*collected.documents, *left], documents)
+        made = client.requests_made
+    context.instance.add_dynamic_partitions(str(REPO_PARTITIONS.name), collected.table["partition"].drop_nulls().to_list())
+    outcomes = collected.table["outcome"].value_counts(sort=True)
+    return dg.MaterializeResult(
+        value=collected.table,
+        metadata={
+            "dagster/row_count": collected.table.height,
+            "preview": preview(collected.table.drop("topics", "reason")),
+            "outcomes": markdown_table(outcomes.columns, outcomes.rows()),
+            "lists": lists,
+            "new_partitions": len(collected.new_partitions),
+            "requests": made,
+            "documents_inserted": counts.inserted,
+            "documents_changed": counts.replaced,
+            **timing,
+        },
+    )

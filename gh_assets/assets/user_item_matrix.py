@@ -1,0 +1,58 @@
+"""`user_item_matrix`: who starred what, as a sparse matrix."""
+
+import dagster as dg
+import numpy as np
+import polars as pl
+from pydantic import Field
+
+from gh_assets.assets.common import OWNERS, RECOMMENDER, markdown_table, stopwatch
+from gh_assets.recommender.interactions import UserItemMatrix, build_user_item_matrix
+
+
+class MatrixConfig(dg.Config):
+    """What goes into the matrix."""
+
+    min_user_stars: int = Field(default=1, ge=1, description="Leave users with fewer stars out.")
+    min_repo_stars: int = Field(default=1, ge=1, description="Leave repositories with fewer stars out.")
+
+
+@dg.asset(
+    group_name=RECOMMENDER,
+    kinds={"scipy", "numpy", "gcs"},
+    owners=OWNERS,
+    description=(
+        "One row is one user, one column one repository, and a one says that the user starred it: binary CSR, "
+        "float32, with the ids and names of its rows and columns. Every user has at least one star in it."
+    ),
+)
+def user_item_matrix(
+    context: dg.AssetExecutionContext,
+    config: MatrixConfig,
+    stargazers: pl.DataFrame,
+    users: pl.DataFrame,
+    repos: pl.DataFrame,
+) -> dg.MaterializeResult[UserItemMatrix]:
+    """Users × repositories, binary, sparse."""
+    with stopwatch() as timing:
+        matrix = build_user_item_matrix(
+            stargazers, users, repos, min_user_stars=config.min_user_stars, min_repo_stars=config.min_repo_stars
+        )
+    rows, columns = matrix.stars.shape
+    a_user = np.diff(matrix.stars.indptr)
+    popular = np.bincount(matrix.stars.indices, minlength=columns)
+    top = np.argsort(-popular, kind="stable")[:8]
+    return dg.MaterializeResult(
+        value=matrix,
+        metadata={
+            "dagster/row_count": rows,
+            "repositories": columns,
+            "stars": int(matrix.stars.nnz),
+            "density": float(matrix.stars.nnz / (rows * columns)),
+            "median_stars_a_user": float(np.median(a_user)),
+            "sha256": matrix.fingerprint,
+            "preview": markdown_table(
+                ["repository", "users"], [(str(matrix.full_names[item]), int(popular[item])) for item in top]
+            ),
+            **timing,
+        },
+    )

@@ -1,0 +1,43 @@
+"""`users`: everybody who starred a collected repository."""
+
+import dagster as dg
+import polars as pl
+
+from gh_assets.assets.common import COLLECTION, OWNERS, preview, stopwatch, table_metadata
+from gh_assets.collector.stargazers import CollectionState
+from gh_assets.collector.users import merge_users
+from gh_assets.documents import sync_documents
+from gh_assets.resources import MongoResource
+from gh_assets.schemas import USERS
+
+
+@dg.asset(
+    group_name=COLLECTION,
+    kinds={"polars", "parquet", "mongodb"},
+    owners=OWNERS,
+    metadata=table_metadata(USERS),
+    description=(
+        "One row is one GitHub user who starred at least one collected repository, merged by GitHub's database id "
+        "over all repositories: a user who was renamed is still one user, with the login read last."
+    ),
+)
+def users(
+    context: dg.AssetExecutionContext, stargazers: pl.DataFrame, mongo: MongoResource
+) -> dg.MaterializeResult[pl.DataFrame]:
+    """One row a user."""
+    with stopwatch() as timing, mongo.database(claim=True) as database:
+        states = CollectionState(database["stargazer_state"]).load()
+        table = merge_users(stargazers, {key: state.collected_at for key, state in states.items()})
+        documents = ({"_id": user_id, "login": login, "stars": stars} for user_id, login, stars in table.rows())
+        counts = sync_documents(database["users"], documents)
+    return dg.MaterializeResult(
+        value=table,
+        metadata={
+            "dagster/row_count": table.height,
+            "preview": preview(table.sort("stars", descending=True)),
+            "stars": stargazers.height,
+            "documents_inserted": counts.inserted,
+            "documents_changed": counts.replaced,
+            **timing,
+        },
+    )

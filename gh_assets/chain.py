@@ -1,0 +1,156 @@
+"""Running the whole chain in this process, for `gh-assets run`: the same assets and instance as `dagster dev`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster import DagsterInstance, ExecuteInProcessResult
+
+from gh_assets import progress
+from gh_assets.asset_store import AssetStore
+from gh_assets.assets.common import REPO_PARTITIONS
+from gh_assets.assets.recvae_model import MODEL_NAME
+from gh_assets.automation.jobs import range_tags, refresh_job, repos_job
+from gh_assets.collector.stars_file import read_stars_file
+from gh_assets.dagster_home import open_instance
+from gh_assets.embedded.services import StandinWorld, choose_world, read_world
+from gh_assets.errors import ConfigurationError, GhAssetsError
+from gh_assets.services import claim_world, close_mongo, connect_gcs, connect_mongo, data_store, world_identity
+from gh_assets.settings import Settings
+
+EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class ChainOptions:
+    """What a person asked for."""
+
+    source: str = "stargazers"
+    stars: Path | None = None
+    awesome: tuple[str, ...] = ()
+    max_pages: int | None = None
+    epochs: int | None = None
+    retrain: bool = False
+
+
+def run_chain(
+    settings: Settings, options: ChainOptions, listener: progress.Listener, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Materialize all six assets, in two Dagster runs: the lists, then everything that follows from them.
+
+    Returns
+    -------
+    dict
+        ``leaderboard``, ``examples`` and ``checks_failed``, for the summary.
+
+    Raises
+    ------
+    GhAssetsError
+        The reason for which an asset failed, as the asset raised it.
+    """
+    from gh_assets.definitions import defs
+
+    _prepare_world(settings, options)
+    say(f"Collecting from {world_identity(settings)[1]} into {settings.home_path}")
+    with open_instance() as instance, progress.listening(listener):
+        _execute(defs, repos_job.name, instance, {"repos": {"config": {"awesome": list(options.awesome)}}}, {})
+        partitions = instance.get_dynamic_partitions(str(REPO_PARTITIONS.name))
+        tags = range_tags(partitions[0], partitions[-1])
+        result = _execute(defs, refresh_job.name, instance, _op_config(options), tags)
+    failed = [
+        f"{check.asset_key.to_user_string()}: {check.check_name}"
+        for check in result.get_asset_check_evaluations()
+        if not check.passed
+    ]
+    for name in failed:
+        say(f"Check did not pass: {name} (see the asset in dagster dev)")
+    return {"leaderboard": _leaderboard(settings), "examples": _examples(settings), "checks_failed": failed}
+
+
+def _prepare_world(settings: Settings, options: ChainOptions) -> None:
+    """Let the stand-in serve what was asked for, after checking that it can."""
+    if options.source == "file" and options.stars is None:
+        raise ConfigurationError("--source file needs the file: --stars FILE.")
+    if options.stars is None:
+        return
+    read_stars_file(options.stars)
+    if not settings.uses_standin:
+        if options.source != "file":
+            raise ConfigurationError(
+                "--stars serves a file as the world through the stand-in, but GITHUB_TOKENS points to a real GitHub: "
+                "unset it, or read the file directly with --source file."
+            )
+        return
+    chosen = StandinWorld(str(options.stars.expanduser().resolve()))
+    before = read_world(settings.home_path)
+    if before != chosen:
+        _refuse_other_world(settings, chosen)
+        choose_world(settings.home_path, chosen)
+
+
+def _refuse_other_world(settings: Settings, chosen: StandinWorld) -> None:
+    """Leave a home alone that holds the data of another world: the choice would outlive the refusal."""
+    database = connect_mongo(settings)
+    try:
+        claim_world(settings, database, chosen)
+    finally:
+        close_mongo(database)
+
+
+def _op_config(options: ChainOptions) -> dict[str, Any]:
+    collect: dict[str, Any] = {"source": options.source}
+    if options.source == "file" and options.stars is not None:
+        collect["stars_file"] = str(options.stars.expanduser().resolve())
+    if options.max_pages is not None:
+        collect["max_pages"] = options.max_pages
+    train: dict[str, Any] = {"retrain": options.retrain}
+    if options.epochs is not None:
+        train["epochs"] = options.epochs
+    return {"stargazers": {"config": collect}, "recvae_model": {"config": train}}
+
+
+def _execute(
+    defs: dg.Definitions, job: str, instance: DagsterInstance, ops: dict[str, Any], tags: dict[str, str]
+) -> ExecuteInProcessResult:
+    """Run a job in this process; an error of ours comes out as it is, not wrapped in Dagster's."""
+    try:
+        return defs.resolve_job_def(job).execute_in_process(
+            run_config={"ops": ops}, instance=instance, tags=tags, raise_on_error=True
+        )
+    except GhAssetsError:
+        raise
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, GhAssetsError):
+                raise cause from None
+            cause = cause.__cause__
+        raise
+
+
+def _leaderboard(settings: Settings) -> dict[str, dict[str, float]]:
+    """Held-out metrics of the newest model and its baselines."""
+    from gh_assets.status import read_models
+
+    newest = next((model for model in read_models(settings) if model["name"] == MODEL_NAME), None)
+    if newest is None:
+        return {}
+    board: dict[str, dict[str, float]] = {}
+    for key, value in newest["metrics"].items():
+        name, _, metric = key.rpartition(" ")
+        board.setdefault(name or MODEL_NAME, {})[metric] = value
+    return board
+
+
+def _examples(settings: Settings) -> list[dict[str, Any]]:
+    """The first recommendation of a few users."""
+    table = AssetStore(data_store(settings, connect_gcs(settings))).read_table("recommendations")
+    first = table.filter(table["rank"] == 1)
+    step = max(1, first.height // EXAMPLES)
+    rows = first[::step].head(EXAMPLES).to_dicts()
+    return [{name: row[name] for name in ("login", "full_name", "because")} for row in rows]
+

@@ -1,0 +1,312 @@
+"""The ``gh-assets`` command. Says what it does on stderr, prints results on stdout; ``--json`` prints one document."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from gh_assets import __version__
+from gh_assets.errors import GhAssetsError
+from gh_assets.settings import Settings, load_settings
+
+errors = Console(stderr=True, highlight=False)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
+number_option = click.option("-n", "n", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def cli() -> None:
+    """Recommend GitHub repositories, from awesome lists and stars, with a model that keeps itself current.
+
+    Everything runs on this machine under .gh_assets/ (or GH_ASSETS_HOME) unless GITHUB_TOKENS, MONGO_URI or GCS_BUCKET
+    say otherwise.
+    """
+
+
+@cli.command()
+@click.option("--source", type=click.Choice(["stargazers", "file"]), default="stargazers", show_default=True,
+              help="Where stars come from: GitHub's list of stargazers, or the file of --stars read directly.")
+@click.option("--stars", type=click.Path(path_type=Path), help="Parquet or CSV with repo and login: served as the world "
+              "by the GitHub stand-in, or read directly with --source file.")
+@click.option("--awesome", multiple=True, help="An awesome list: owner/name on GitHub, or a Markdown file. Repeatable.")
+@click.option("--max-pages", type=click.IntRange(1, 400), help="At most so many pages of 100 stargazers a repository.")
+@click.option("--epochs", type=click.IntRange(1), help="At most so many epochs of training.")
+@click.option("--retrain", is_flag=True, help="Train even if the same data were trained before.")
+@json_option
+def run(
+    source: str,
+    stars: Path | None,
+    awesome: Sequence[str],
+    max_pages: int | None,
+    epochs: int | None,
+    retrain: bool,
+    as_json: bool,
+) -> None:
+    """Run the whole chain: repos, stargazers, users, matrix, model, recommendations."""
+    from gh_assets.chain import ChainOptions, run_chain
+    from gh_assets.status import read_status
+
+    settings = load_settings()
+    started = time.perf_counter()
+    options = ChainOptions(
+        source=source,
+        stars=stars,
+        awesome=tuple(awesome) or tuple(settings.awesome_lists),
+        max_pages=max_pages,
+        epochs=epochs,
+        retrain=retrain,
+    )
+    with _progress() as listener:
+        summary = run_chain(settings, options, listener, errors.print)
+    status = read_status(settings)
+    if as_json:
+        _print_json(status | {"run": summary, "seconds": round(time.perf_counter() - started, 1)})
+        return
+    _print_summary(settings, status, summary, time.perf_counter() - started)
+
+
+@cli.command()
+@json_option
+def status(as_json: bool) -> None:
+    """Say what is there: counts, outcomes, matrix, models."""
+    from gh_assets.status import read_status
+
+    found = read_status(load_settings())
+    if as_json:
+        _print_json(found)
+    else:
+        _print_status(found)
+
+
+@cli.command()
+@click.argument("login", required=False)
+@click.option("--repos", help="Repositories instead of a login: a/b,c/d.")
+@number_option
+@json_option
+def recommend(login: str | None, repos: str | None, n: int, as_json: bool) -> None:
+    """Recommend repositories to LOGIN, or to somebody who likes the given --repos, with reasons."""
+    if (login is None) == (repos is None):
+        raise click.UsageError("Give either a login or --repos a/b,c/d.")
+    from gh_assets.ask import recommend_for_login, recommend_for_repositories
+
+    settings = load_settings()
+    answer = (
+        recommend_for_login(settings, login, n)
+        if login is not None
+        else recommend_for_repositories(settings, repos or "", n)
+    )
+    for warning in answer.warnings:
+        errors.print(warning, style="yellow")
+    if as_json:
+        _print_json(answer.to_json())
+        return
+    table = Table("#", "repository", "because of", title=answer.title, title_justify="left")
+    for entry in answer.recommendations:
+        reasons = ", ".join(f"{reason.full_name} ({reason.share:.0%})" for reason in entry.because)
+        table.add_row(str(entry.rank), entry.full_name, reasons)
+    _output().print(table)
+
+
+@cli.group()
+def models() -> None:
+    """The registered models."""
+
+
+@models.command("list")
+@json_option
+def list_models(as_json: bool) -> None:
+    """All models, newest first."""
+    from gh_assets.status import read_models
+
+    found = read_models(load_settings())
+    if as_json:
+        _print_json(found)
+    else:
+        _output().print(_models_table(found))
+
+
+@models.command()
+@click.argument("name", default="recvae")
+@click.option("--tag", default="", help="Only models with this tag.")
+@click.option("--latest", is_flag=True, help="The newest instead of the best.")
+@click.option("--directory", type=click.Path(path_type=Path), default=Path(), help="Where the file goes.")
+@click.option("--unpack", is_flag=True, help="Unpack the archive.")
+def download(name: str, tag: str, latest: bool, directory: Path, unpack: bool) -> None:
+    """Download the best (or latest) model of NAME; prints the path."""
+    from gh_assets.registry import download_file
+
+    click.echo(download_file(name, tag=tag, latest=latest, directory=directory, unpack=unpack))
+
+
+@cli.command("github-standin")
+@click.option("--stars", type=click.Path(path_type=Path), help="Parquet or CSV with repo and login; else a synthetic world.")
+@click.option("--awesome", multiple=True, type=click.Path(path_type=Path), help="Markdown file to serve as a list. Repeatable.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8085, show_default=True)
+@click.option("--token", "tokens", multiple=True, help="An accepted token. Repeatable; by default: standin")
+@click.option("--limit", type=click.IntRange(1), default=5000, show_default=True, help="Requests an hour and token.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the synthetic world.")
+def github_standin(
+    stars: Path | None, awesome: Sequence[Path], port: int, tokens: Sequence[str], limit: int, seed: int
+) -> None:
+    """Serve the GitHub stand-in by itself, on 127.0.0.1, until Ctrl-C."""
+    from gh_assets.embedded.standin.__main__ import load_world, serve
+    from gh_assets.embedded.standin.app import Limits, Standin
+
+    world = load_world(stars, awesome, seed)
+    errors.print(
+        f"Serving {world.description}: {len(world.repositories):,} repositories, {len(world.logins):,} users, "
+        f"{world.star_count:,} stars. Lists: {', '.join(world.lists)}.\n"
+        f"Use it with GITHUB_API_URL=http://127.0.0.1:{port} GITHUB_TOKENS=…"
+        + ("" if tokens else " (the token is: standin)")
+    )
+    serve(Standin(world, list(tokens) or ["standin"], Limits(requests=limit)), port)
+
+
+@cli.command()
+@json_option
+def doctor(as_json: bool) -> None:
+    """Check every configured service; say what is wrong and what to do."""
+    from gh_assets.doctor import examine
+
+    findings = examine(load_settings())
+    if as_json:
+        _print_json([finding.to_json() for finding in findings])
+    else:
+        table = Table("", "service", "finding")
+        for finding in findings:
+            table.add_row("[green]ok[/]" if finding.ok else "[red]wrong[/]", finding.service, finding.words)
+        _output().print(table)
+    if not all(finding.ok for finding in findings):
+        sys.exit(1)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: errors that a person can act on become one line and exit code 1."""
+    _quieten()
+    try:
+        cli.main(args=None if arguments is None else list(arguments), standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        errors.print("Stopped. What was collected is kept; run again to go on.")
+        sys.exit(1)
+    except GhAssetsError as error:
+        errors.print(f"[red]Error:[/] {_plain(str(error))}", soft_wrap=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _quieten() -> None:
+    """Dagster logs every event to stderr; a person at a terminal has the progress instead."""
+    logging.getLogger("dagster").setLevel(logging.CRITICAL)
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _output() -> Console:
+    return Console(highlight=False)
+
+
+def _print_json(document: Any) -> None:
+    click.echo(json.dumps(document, ensure_ascii=False, indent=2))
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    """A progress bar an asset on a terminal; a line now and then elsewhere."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+    if not errors.is_terminal:
+        last: dict[str, float] = {}
+
+        def tell(asset: str, done: int, total: int, words: str) -> None:
+            if done >= total or time.monotonic() - last.get(asset, 0.0) >= 5.0:
+                last[asset] = time.monotonic()
+                errors.print(f"{asset}: {done} of {total} {words}".rstrip())
+
+        yield tell
+        return
+    columns = (
+        TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("{task.fields[words]}"),
+    )
+    with Progress(*columns, console=errors) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(asset: str, done: int, total: int, words: str) -> None:
+            if asset not in tasks:
+                tasks[asset] = bars.add_task(asset, total=total, words=words)
+            bars.update(tasks[asset], completed=done, total=total, words=words)
+
+        yield show
+
+
+def _print_summary(settings: Settings, status: dict[str, Any], summary: dict[str, Any], seconds: float) -> None:
+    console = _output()
+    console.print(f"\n[bold]Done in {seconds:.0f} s.[/] Data under {settings.home_path}")
+    _print_status(status)
+    if summary["leaderboard"]:
+        table = Table("model", *next(iter(summary["leaderboard"].values())), title="On held-out users", title_justify="left")
+        for name, metrics in summary["leaderboard"].items():
+            table.add_row(name, *(f"{value:.4f}" for value in metrics.values()))
+        console.print(table)
+    if summary["examples"]:
+        table = Table("user", "recommended", "because of", title="A few recommendations", title_justify="left")
+        for example in summary["examples"]:
+            table.add_row(example["login"], example["full_name"], ", ".join(example["because"]))
+        console.print(table)
+    someone = summary["examples"][0]["login"] if summary["examples"] else "LOGIN"
+    console.print(f"Next: gh-assets recommend {someone}   or   dagster dev   (make dev), then http://127.0.0.1:3000")
+
+
+def _print_status(status: dict[str, Any]) -> None:
+    console = _output()
+    table = Table(show_header=False)
+    table.add_row("world", status["world"])
+    table.add_row("repositories", f"{status['repos']:,}  {_counts(status['repo_outcomes'])}")
+    table.add_row("partitions", f"{status['partitions']:,}  {_counts(status['partition_outcomes'])}")
+    table.add_row("stars", f"{status['stars']:,}")
+    table.add_row("users", f"{status['users']:,}")
+    matrix = status["matrix"]
+    table.add_row("matrix", f"{matrix['rows']:,} × {matrix['cols']:,} with {matrix['nnz']:,} ones" if matrix else "none yet")
+    console.print(table)
+    if status["models"]:
+        console.print(_models_table(status["models"]))
+
+
+def _models_table(found: Sequence[dict[str, Any]]) -> Table:
+    table = Table("model", "tag", "score", "metric", "time (UTC)", "bytes", "object", title="Models", title_justify="left")
+    for model in found:
+        score = "" if model["score"] is None else f"{model['score']:.4f}"
+        table.add_row(
+            model["name"], model["tag"], score, model["metric"], model["time"][:19], f"{model['size']:,}", model["object"]
+        )
+    return table
+
+
+def _counts(outcomes: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in sorted(outcomes.items(), key=lambda entry: -entry[1]))
+
+
+if __name__ == "__main__":
+    main()

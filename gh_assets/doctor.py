@@ -1,0 +1,93 @@
+"""Checking every configured service, one finding each."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from gh_assets.errors import GhAssetsError
+from gh_assets.services import close_mongo, connect_gcs, connect_github, connect_mongo, data_store, model_store
+from gh_assets.settings import Settings
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found out about one service."""
+
+    service: str
+    ok: bool
+    words: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Examine home, MongoDB, Cloud Storage and GitHub; never raises for what a finding can say."""
+    checks: list[tuple[str, Callable[[Settings], str]]] = [
+        ("home", _home),
+        ("MongoDB", _mongo),
+        ("Cloud Storage", _gcs),
+        ("GitHub", _github),
+        ("compute", _compute),
+    ]
+    findings = []
+    for service, check in checks:
+        try:
+            findings.append(Finding(service, True, check(settings)))
+        except GhAssetsError as error:
+            findings.append(Finding(service, False, str(error)))
+        except OSError as error:
+            findings.append(Finding(service, False, f"{error}. Set GH_ASSETS_HOME to a folder that can be written to."))
+    return findings
+
+
+def _home(settings: Settings) -> str:
+    home = settings.home_path
+    home.mkdir(parents=True, exist_ok=True)
+    probe = home / ".doctor"
+    probe.write_bytes(b"can be written")
+    probe.unlink()
+    return f"{home}, {shutil.disk_usage(home).free / 1e9:.0f} GB free"
+
+
+def _mongo(settings: Settings) -> str:
+    database = connect_mongo(settings)
+    try:
+        kind = "embedded" if settings.uses_embedded_mongo else "of MONGO_URI"
+        version = database.client.server_info().get("version", "unknown")
+        return f"{kind}, version {version}, database {database.name}"
+    finally:
+        close_mongo(database)
+
+
+def _gcs(settings: Settings) -> str:
+    client = connect_gcs(settings)
+    names = []
+    for store in (data_store(settings, client), model_store(settings, client)):
+        store.describe("doctor")  # there is none: what counts is that the bucket answers
+        names.append(f"gs://{store.name}")
+    return f"{'embedded' if settings.uses_embedded_gcs else 'Google'}, {' and '.join(names)}"
+
+
+def _github(settings: Settings) -> str:
+    with connect_github(settings) as client:
+        parts = []
+        for token in client.pool.tokens:
+            client.get("/rate_limit")
+            parts.append(f"token {token.label}")
+        core = client.get("/rate_limit").payload["resources"]["core"]
+        kind = "the stand-in" if settings.uses_standin else settings.github_api_url
+        return f"{kind}, {', '.join(parts)}, {core['remaining']:,} of {core['limit']:,} requests left this hour"
+
+
+def _compute(settings: Settings) -> str:
+    if importlib.util.find_spec("torch") is None:
+        return "torch is not installed"
+    import torch
+
+    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    return f"torch {torch.__version__} on {device}"

@@ -1,0 +1,38 @@
+"""The best registered model, loaded: from the cache under the home if its bytes are there, else from the bucket."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from gh_assets.recommender.training import TrainedModel
+from gh_assets.registry import ModelRegistry, RegisteredModel
+
+
+def load_best(registry: ModelRegistry, name: str, cache: Path, tag: str = "") -> tuple[RegisteredModel, TrainedModel]:
+    """Load the model of a name (and tag) with the best score.
+
+    Parameters
+    ----------
+    registry : ModelRegistry
+    name, tag : str
+    cache : Path
+        Folder for unpacked models, by their SHA-256.
+
+    Raises
+    ------
+    ModelNotFoundError, StoredDataError
+    """
+    registered = registry.best(name, tag)
+    place = cache / registered.sha256
+    folder = place / registered.file_name.removesuffix(".tar.gz")
+    if not folder.is_dir():  # the last step of unpacking makes it, whole
+        registry.download(registered, place, unpack=True)
+        _forget_others(cache, keep=4)
+    return registered, TrainedModel.load(folder)
+
+
+def _forget_others(cache: Path, keep: int) -> None:
+    folders = sorted(cache.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+    for folder in folders[keep:]:
+        shutil.rmtree(folder, ignore_errors=True)

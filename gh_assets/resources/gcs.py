@@ -1,0 +1,28 @@
+"""Google Cloud Storage as a Dagster resource: dagster-gcp's own, which reaches the embedded server if no bucket is set."""
+
+from dagster_gcp import GCSResource
+from google.cloud import storage
+
+from gh_assets.asset_store import AssetStore
+from gh_assets.objects import ObjectStore
+from gh_assets.services import connect_gcs, data_store, model_store
+from gh_assets.settings import load_settings
+
+
+class GcsResource(GCSResource):
+    """Cloud Storage: the buckets of data and models. ``GCS_BUCKET`` switches from the embedded server to Google."""
+
+    def get_client(self) -> storage.Client:
+        settings = load_settings()
+        if self.project is not None:
+            settings = settings.model_copy(update={"gcs_project": self.project})
+        return connect_gcs(settings)
+
+    def asset_store(self) -> AssetStore:
+        """Typed access to the assets' data."""
+        settings = load_settings()
+        return AssetStore(data_store(settings, self.get_client()), settings.workers)
+
+    def model_store(self) -> ObjectStore:
+        """The bucket of the models."""
+        return model_store(load_settings(), self.get_client())

@@ -1,0 +1,82 @@
+"""What is there: counts from Mongo and the buckets, for `gh-assets status` and the summary of a run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from gh_assets.asset_store import AssetStore
+from gh_assets.collector.stargazers import CollectionState
+from gh_assets.dagster_home import open_instance
+from gh_assets.registry import ModelRegistry, RegisteredModel
+from gh_assets.services import close_mongo, connect_gcs, connect_mongo, data_store, model_store, world_identity
+from gh_assets.settings import Settings
+
+
+def read_status(settings: Settings) -> dict[str, Any]:
+    """Everything that `gh-assets status --json` prints.
+
+    Returns
+    -------
+    dict
+        ``world``; ``repos`` and ``repo_outcomes`` (named by a list now); ``partitions`` and ``partition_outcomes``
+        (collected or tried); ``stars``, ``users``; ``matrix`` with ``rows``, ``cols``, ``nnz``, or None;
+        ``models``; ``runs`` of Dagster by status.
+    """
+    database = connect_mongo(settings)
+    try:
+        gcs = connect_gcs(settings)
+        store = AssetStore(data_store(settings, gcs), settings.workers)
+        listed = Counter(
+            str(document["outcome"]) for document in database["repos"].find({"lists": {"$ne": []}}, {"outcome": 1})
+        )
+        states = CollectionState(database["stargazer_state"]).load().values()
+        claimed = database["meta"].find_one({"_id": "world"})
+        matrix = store.read_matrix("user_item_matrix").stars if store.exists("user_item_matrix", "npz") else None
+        registry = ModelRegistry(model_store(settings, gcs), database["models"])
+        found = {
+            "world": claimed["title"] if claimed else f"{world_identity(settings)[1]} (nothing collected yet)",
+            "repos": listed.total(),
+            "repo_outcomes": dict(listed),
+            "partitions": 0,
+            "partition_outcomes": dict(Counter(state.outcome.value for state in states)),
+            "stars": sum(state.stars or 0 for state in states),
+            "users": database["users"].count_documents({}),
+            "matrix": None
+            if matrix is None
+            else {"rows": matrix.shape[0], "cols": matrix.shape[1], "nnz": int(matrix.nnz)},
+            "models": [model_json(model) for model in registry.list()],
+        }
+    finally:
+        close_mongo(database)
+    with open_instance() as instance:
+        found["partitions"] = len(instance.get_dynamic_partitions("repo"))
+        found["runs"] = dict(Counter(run.status.value for run in instance.get_runs()))
+    return found
+
+
+def read_models(settings: Settings) -> list[dict[str, Any]]:
+    """All registered models, newest first."""
+    database = connect_mongo(settings)
+    try:
+        return [model_json(model) for model in ModelRegistry(model_store(settings), database["models"]).list()]
+    finally:
+        close_mongo(database)
+
+
+def model_json(model: RegisteredModel) -> dict[str, Any]:
+    """A model for people and programs; times as ISO 8601 in UTC."""
+    return {
+        "name": model.name,
+        "tag": model.tag,
+        "score": model.score,
+        "metric": model.metric,
+        "time": model.time.isoformat(),
+        "object": model.object,
+        "bucket": model.bucket,
+        "size": model.size,
+        "sha256": model.sha256,
+        "run_id": model.run_id,
+        "metrics": dict(model.metrics),
+        "config": dict(model.config),
+    }
