@@ -60,7 +60,10 @@ def recommend_for_login(settings: Settings, login: str, n: int) -> Answer:
     columns = matrix.stars.indices[matrix.stars.indptr[row] : matrix.stars.indptr[row + 1]]
     stars = [int(repo_id) for repo_id in matrix.repo_ids[columns]]
     return Answer(
-        f"{matrix.logins[row]} ({len(stars)} known stars)", registered, recommend_to(trained, stars, n), len(stars)
+        f"{matrix.logins[row]} ({len(stars)} known stars)",
+        registered,
+        recommend_to(trained, stars, n),
+        len(stars),
     )
 
 
@@ -77,7 +80,9 @@ def recommend_for_repositories(settings: Settings, repositories: str, n: int) ->
     names = split_words(repositories)
     malformed = [name for name in names if not is_full_name(name)]
     if malformed or not names:
-        raise InputError(f"{(malformed or [repositories])[0]!r} is no repository: give owner/name, separated by commas.")
+        raise InputError(
+            f"{(malformed or [repositories])[0]!r} is no repository: give owner/name, separated by commas."
+        )
     registered, trained = _best_model(settings)
     ids = _repository_ids(settings, trained, names)
     unknown = [name for name in names if name.lower() not in ids]

@@ -19,7 +19,14 @@ from gh_assets.collector.stars_file import read_stars_file
 from gh_assets.dagster_home import open_instance
 from gh_assets.embedded.services import StandinWorld, choose_world, read_world
 from gh_assets.errors import ConfigurationError, GhAssetsError
-from gh_assets.services import claim_world, close_mongo, connect_gcs, connect_mongo, data_store, world_identity
+from gh_assets.services import (
+    claim_world,
+    close_mongo,
+    connect_gcs,
+    connect_mongo,
+    data_store,
+    world_identity,
+)
 from gh_assets.settings import Settings
 
 EXAMPLES = 3
@@ -119,7 +126,11 @@ def _execute(
     """Run a job in this process; an error of ours comes out as it is, not wrapped in Dagster's."""
     try:
         return defs.resolve_job_def(job).execute_in_process(
-            run_config={"ops": ops}, instance=instance, tags=tags, raise_on_error=True
+            # Events go to Dagster's storage all the same; the terminal shows our progress instead.
+            run_config={"ops": ops, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            instance=instance,
+            tags=tags,
+            raise_on_error=True,
         )
     except GhAssetsError:
         raise
@@ -153,4 +164,3 @@ def _examples(settings: Settings) -> list[dict[str, Any]]:
     step = max(1, first.height // EXAMPLES)
     rows = first[::step].head(EXAMPLES).to_dicts()
     return [{name: row[name] for name in ("login", "full_name", "because")} for row in rows]
-

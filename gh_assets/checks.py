@@ -109,7 +109,11 @@ def recvae_beats_popularity(mongo: MongoResource, gcs: GcsResource) -> dg.AssetC
     return dg.AssetCheckResult(
         passed=score is not None and popularity is not None and score > popularity,
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={"recvae": float(score or 0.0), "popularity": float(popularity or 0.0), "metric": model.metric},
+        metadata={
+            "recvae": float(score or 0.0),
+            "popularity": float(popularity or 0.0),
+            "metric": model.metric,
+        },
     )
 
 

@@ -37,10 +37,19 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--source", type=click.Choice(["stargazers", "file"]), default="stargazers", show_default=True,
-              help="Where stars come from: GitHub's list of stargazers, or the file of --stars read directly.")
-@click.option("--stars", type=click.Path(path_type=Path), help="Parquet or CSV with repo and login: served as the world "
-              "by the GitHub stand-in, or read directly with --source file.")
+@click.option(
+    "--source",
+    type=click.Choice(["stargazers", "file"]),
+    default="stargazers",
+    show_default=True,
+    help="Where stars come from: GitHub's list of stargazers, or the file of --stars read directly.",
+)
+@click.option(
+    "--stars",
+    type=click.Path(path_type=Path),
+    help="Parquet or CSV with repo and login: served as the world "
+    "by the GitHub stand-in, or read directly with --source file.",
+)
 @click.option("--awesome", multiple=True, help="An awesome list: owner/name on GitHub, or a Markdown file. Repeatable.")
 @click.option("--max-pages", type=click.IntRange(1, 400), help="At most so many pages of 100 stargazers a repository.")
 @click.option("--epochs", type=click.IntRange(1), help="At most so many epochs of training.")
@@ -152,8 +161,17 @@ def download(name: str, tag: str, latest: bool, directory: Path, unpack: bool) -
 
 
 @cli.command("github-standin")
-@click.option("--stars", type=click.Path(path_type=Path), help="Parquet or CSV with repo and login; else a synthetic world.")
-@click.option("--awesome", multiple=True, type=click.Path(path_type=Path), help="Markdown file to serve as a list. Repeatable.")
+@click.option(
+    "--stars",
+    type=click.Path(path_type=Path),
+    help="Parquet or CSV with repo and login; else a synthetic world.",
+)
+@click.option(
+    "--awesome",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Markdown file to serve as a list. Repeatable.",
+)
 @click.option("--port", type=click.IntRange(1, 65535), default=8085, show_default=True)
 @click.option("--token", "tokens", multiple=True, help="An accepted token. Repeatable; by default: standin")
 @click.option("--limit", type=click.IntRange(1), default=5000, show_default=True, help="Requests an hour and token.")
@@ -247,7 +265,10 @@ def _progress() -> Iterator[Any]:
         yield tell
         return
     columns = (
-        TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("{task.description:<18}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
         TextColumn("{task.fields[words]}"),
     )
     with Progress(*columns, console=errors) as bars:
@@ -266,7 +287,12 @@ def _print_summary(settings: Settings, status: dict[str, Any], summary: dict[str
     console.print(f"\n[bold]Done in {seconds:.0f} s.[/] Data under {settings.home_path}")
     _print_status(status)
     if summary["leaderboard"]:
-        table = Table("model", *next(iter(summary["leaderboard"].values())), title="On held-out users", title_justify="left")
+        table = Table(
+            "model",
+            *next(iter(summary["leaderboard"].values())),
+            title="On held-out users",
+            title_justify="left",
+        )
         for name, metrics in summary["leaderboard"].items():
             table.add_row(name, *(f"{value:.4f}" for value in metrics.values()))
         console.print(table)
@@ -288,18 +314,37 @@ def _print_status(status: dict[str, Any]) -> None:
     table.add_row("stars", f"{status['stars']:,}")
     table.add_row("users", f"{status['users']:,}")
     matrix = status["matrix"]
-    table.add_row("matrix", f"{matrix['rows']:,} × {matrix['cols']:,} with {matrix['nnz']:,} ones" if matrix else "none yet")
+    table.add_row(
+        "matrix",
+        f"{matrix['rows']:,} × {matrix['cols']:,} with {matrix['nnz']:,} ones" if matrix else "none yet",
+    )
     console.print(table)
     if status["models"]:
         console.print(_models_table(status["models"]))
 
 
 def _models_table(found: Sequence[dict[str, Any]]) -> Table:
-    table = Table("model", "tag", "score", "metric", "time (UTC)", "bytes", "object", title="Models", title_justify="left")
+    table = Table(
+        "model",
+        "tag",
+        "score",
+        "metric",
+        "time (UTC)",
+        "bytes",
+        "object",
+        title="Models",
+        title_justify="left",
+    )
     for model in found:
         score = "" if model["score"] is None else f"{model['score']:.4f}"
         table.add_row(
-            model["name"], model["tag"], score, model["metric"], model["time"][:19], f"{model['size']:,}", model["object"]
+            model["name"],
+            model["tag"],
+            score,
+            model["metric"],
+            model["time"][:19],
+            f"{model['size']:,}",
+            model["object"],
         )
     return table
 

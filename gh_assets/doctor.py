@@ -9,7 +9,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gh_assets.errors import GhAssetsError
-from gh_assets.services import close_mongo, connect_gcs, connect_github, connect_mongo, data_store, model_store
+from gh_assets.services import (
+    close_mongo,
+    connect_gcs,
+    connect_github,
+    connect_mongo,
+    data_store,
+    model_store,
+)
 from gh_assets.settings import Settings
 
 

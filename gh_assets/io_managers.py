@@ -46,7 +46,9 @@ class GcsTypedIOManager(ConfigurableIOManager):
         elif isinstance(obj, Mapping) and context.has_asset_partitions:
             foreign = set(obj) - set(context.asset_partition_keys)
             if foreign:
-                raise StoredDataError(f"The asset {asset} returned a partition that the run is not about: {min(foreign)}.")
+                raise StoredDataError(
+                    f"The asset {asset} returned a partition that the run is not about: {min(foreign)}."
+                )
             stored = list(store.write_tables(asset, obj.items()))
             rows = sum(table.height for table in obj.values())
         else:

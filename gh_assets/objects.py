@@ -57,7 +57,7 @@ def make_client(project: str | None = None, endpoint: str | None = None, connect
         else:
             client = storage.Client(
                 project=project or "gh-assets",
-                credentials=AnonymousCredentials(),
+                credentials=AnonymousCredentials(),  # type: ignore[no-untyped-call]
                 client_options=ClientOptions(api_endpoint=endpoint),
             )
     except (GoogleAuthError, OSError) as error:
@@ -192,7 +192,12 @@ class ObjectStore:
 
 def _described(blob: storage.Blob) -> StoredObject:
     return StoredObject(
-        blob.bucket.name, blob.name, int(blob.generation), int(blob.size), str(blob.crc32c), dict(blob.metadata or {})
+        blob.bucket.name,
+        blob.name,
+        int(blob.generation),
+        int(blob.size),
+        str(blob.crc32c),
+        dict(blob.metadata or {}),
     )
 
 

@@ -176,7 +176,7 @@ class ModelRegistry:
         self.documents.insert_one(model.to_document())
         return model
 
-    def list(self, name: str | None = None, tag: str | None = None) -> list[RegisteredModel]:
+    def models(self, name: str | None = None, tag: str | None = None) -> list[RegisteredModel]:
         """Models, newest first."""
         wanted = {key: _text(key, value) for key, value in (("name", name), ("tag", tag)) if value is not None}
         found = self.documents.find(wanted).sort([("time", pymongo.DESCENDING), ("_id", pymongo.DESCENDING)])

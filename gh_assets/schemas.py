@@ -43,13 +43,9 @@ class TableSchema:
             if name not in frame.columns:
                 return f"the column {name!r} of table {self.name!r} is missing"
             if frame.schema[name] != column.dtype:
-                return (
-                    f"the column {name!r} of table {self.name!r} is {frame.schema[name]}, not {column.dtype}"
-                )
+                return f"the column {name!r} of table {self.name!r} is {frame.schema[name]}, not {column.dtype}"
             if not column.nullable and frame[name].null_count():
-                return (
-                    f"the column {name!r} of table {self.name!r} has {frame[name].null_count()} empty values"
-                )
+                return f"the column {name!r} of table {self.name!r} has {frame[name].null_count()} empty values"
         extra = [name for name in frame.columns if name not in self.columns]
         if extra:
             return f"table {self.name!r} has the unknown column {extra[0]!r}"
@@ -59,9 +55,7 @@ class TableSchema:
 REPOS = TableSchema(
     "repos",
     {
-        "repo_id": Column(
-            pl.Int64(), "GitHub's database id: the identity, whatever the name becomes", nullable=True
-        ),
+        "repo_id": Column(pl.Int64(), "GitHub's database id: the identity, whatever the name becomes", nullable=True),
         "full_name": Column(pl.String(), "owner/name as GitHub writes it now"),
         "partition": Column(
             pl.String(),
@@ -111,9 +105,7 @@ RECOMMENDATIONS = TableSchema(
         "full_name": Column(pl.String(), "owner/name of the recommended repository"),
         "score": Column(pl.Float32(), "The model's score: higher is better, comparable within one user"),
         "because": Column(pl.List(pl.String()), "The user's own stars that explain it most, strongest first"),
-        "because_share": Column(
-            pl.List(pl.Float32()), "Their shares of all that speaks for it (at most 1 in all)"
-        ),
+        "because_share": Column(pl.List(pl.Float32()), "Their shares of all that speaks for it (at most 1 in all)"),
     },
 )
 

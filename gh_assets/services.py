@@ -143,9 +143,7 @@ def world_identity(settings: Settings, standin: embedded.StandinWorld | None = N
     return f"file {digest}", f"the stars of {path.name}"
 
 
-def claim_world(
-    settings: Settings, database: MongoDatabase, standin: embedded.StandinWorld | None = None
-) -> None:
+def claim_world(settings: Settings, database: MongoDatabase, standin: embedded.StandinWorld | None = None) -> None:
     """Make sure that the data in this database come from one GitHub only.
 
     Ids of the synthetic world, of a file and of GitHub collide: mixing them would make wrong people out of them.
@@ -172,4 +170,3 @@ def claim_world(
 def close_mongo(database: MongoDatabase) -> None:
     """Close the connections of a database that `connect_mongo` opened."""
     database.client.close()
-

@@ -9,7 +9,14 @@ from gh_assets.asset_store import AssetStore
 from gh_assets.collector.stargazers import CollectionState
 from gh_assets.dagster_home import open_instance
 from gh_assets.registry import ModelRegistry, RegisteredModel
-from gh_assets.services import close_mongo, connect_gcs, connect_mongo, data_store, model_store, world_identity
+from gh_assets.services import (
+    close_mongo,
+    connect_gcs,
+    connect_mongo,
+    data_store,
+    model_store,
+    world_identity,
+)
 from gh_assets.settings import Settings
 
 
@@ -45,7 +52,7 @@ def read_status(settings: Settings) -> dict[str, Any]:
             "matrix": None
             if matrix is None
             else {"rows": matrix.shape[0], "cols": matrix.shape[1], "nnz": int(matrix.nnz)},
-            "models": [model_json(model) for model in registry.list()],
+            "models": [model_json(model) for model in registry.models()],
         }
     finally:
         close_mongo(database)
@@ -59,7 +66,7 @@ def read_models(settings: Settings) -> list[dict[str, Any]]:
     """All registered models, newest first."""
     database = connect_mongo(settings)
     try:
-        return [model_json(model) for model in ModelRegistry(model_store(settings), database["models"]).list()]
+        return [model_json(model) for model in ModelRegistry(model_store(settings), database["models"]).models()]
     finally:
         close_mongo(database)
 

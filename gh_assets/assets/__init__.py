@@ -9,4 +9,12 @@ from gh_assets.assets.users import users
 
 ALL_ASSETS = [repos, stargazers, users, user_item_matrix, recvae_model, recommendations]
 
-__all__ = ["ALL_ASSETS", "recommendations", "recvae_model", "repos", "stargazers", "user_item_matrix", "users"]
+__all__ = [
+    "ALL_ASSETS",
+    "recommendations",
+    "recvae_model",
+    "repos",
+    "stargazers",
+    "user_item_matrix",
+    "users",
+]

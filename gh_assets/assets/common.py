@@ -9,6 +9,11 @@ from typing import Any
 
 import dagster as dg
 import polars as pl
+from dagster._core.execution.context.metadata_logging import (
+    AssetMetadataHandle,
+    OutputMetadataAccumulator,
+    OutputMetadataHandle,
+)
 
 from gh_assets.schemas import TableSchema
 
@@ -90,6 +95,23 @@ def learning_curve(history: Sequence[Mapping[str, float]], metric: str) -> dg.Ma
     figure.savefig(buffer, format="png", dpi=90)
     picture = base64.b64encode(buffer.getvalue()).decode()
     return dg.MetadataValue.md(f"![Learning curve](data:image/png;base64,{picture})")
+
+
+def add_partition_metadata(context: dg.AssetExecutionContext, metadata: Mapping[str, Mapping[str, str | int]]) -> None:
+    """Give each partition of a run its own metadata.
+
+    Dagster's `context.add_asset_metadata(..., partition_key=...)` does the same for one partition, but reads all
+    partitions from the database and copies all metadata so far at each call: 88 s for 4,761 partitions, against
+    milliseconds for setting them at once. It has no public call for many.
+    """
+    step = context.get_step_execution_context()
+    handles: dict[OutputMetadataHandle | AssetMetadataHandle, Mapping[str, Any]] = {
+        AssetMetadataHandle(asset_key=context.asset_key, partition_key=key): entries
+        for key, entries in metadata.items()
+    }
+    step._metadata_accumulator = OutputMetadataAccumulator(
+        per_output_metadata={**step._metadata_accumulator.per_output_metadata, **handles}
+    )
 
 
 @contextmanager

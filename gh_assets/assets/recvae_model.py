@@ -8,7 +8,14 @@ import dagster as dg
 from pydantic import Field
 
 from gh_assets import progress
-from gh_assets.assets.common import OWNERS, RECOMMENDER, learning_curve, markdown_table, now_and_then, stopwatch
+from gh_assets.assets.common import (
+    OWNERS,
+    RECOMMENDER,
+    learning_curve,
+    markdown_table,
+    now_and_then,
+    stopwatch,
+)
 from gh_assets.recommender.interactions import UserItemMatrix
 from gh_assets.registry import ModelRegistry, RegisteredModel
 from gh_assets.resources import GcsResource, MongoResource
@@ -99,7 +106,7 @@ def recvae_model(
     )
 
 
-def _model_metadata(model: RegisteredModel) -> dict[str, object]:
+def _model_metadata(model: RegisteredModel) -> dict[str, dg.RawMetadataValue]:
     metrics = {name.replace("@", "_at_").replace(" ", "_"): float(value) for name, value in model.metrics.items()}
     return {
         "model": model.name,

@@ -62,7 +62,9 @@ def repos(
         left = [document | {"lists": []} for key, document in documents.items() if key not in named]
         counts = sync_documents(database["repos"], [*collected.documents, *left], documents)
         made = client.requests_made
-    context.instance.add_dynamic_partitions(str(REPO_PARTITIONS.name), collected.table["partition"].drop_nulls().to_list())
+    context.instance.add_dynamic_partitions(
+        str(REPO_PARTITIONS.name), collected.table["partition"].drop_nulls().to_list()
+    )
     outcomes = collected.table["outcome"].value_counts(sort=True)
     return dg.MaterializeResult(
         value=collected.table,

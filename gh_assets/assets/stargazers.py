@@ -10,7 +10,15 @@ from pydantic import Field
 
 from gh_assets import progress
 from gh_assets.asset_store import PartitionTables
-from gh_assets.assets.common import COLLECTION, OWNERS, REPO_PARTITIONS, now_and_then, stopwatch, table_metadata
+from gh_assets.assets.common import (
+    COLLECTION,
+    OWNERS,
+    REPO_PARTITIONS,
+    add_partition_metadata,
+    now_and_then,
+    stopwatch,
+    table_metadata,
+)
 from gh_assets.collector.client import GitHubClient
 from gh_assets.collector.outcomes import Outcome
 from gh_assets.collector.sources import RepositoryRef, RestStargazers, StarsFile, StarSource
@@ -24,10 +32,6 @@ from gh_assets.errors import ConfigurationError
 from gh_assets.resources import GcsResource, GitHubResource, MongoResource
 from gh_assets.schemas import STARGAZERS
 from gh_assets.settings import load_settings
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", dg.BetaWarning)  # the only way to one run over many partitions
-    SINGLE_RUN = dg.BackfillPolicy.single_run()
 
 
 class StargazersConfig(dg.Config):
@@ -44,71 +48,79 @@ class StargazersConfig(dg.Config):
         description="At most this many pages of 100 stargazers a repository. Unset: that of the settings.",
     )
     ask_all: bool = Field(
-        default=False, description="Ask also for repositories whose star count has not changed since last time."
+        default=False,
+        description="Ask also for repositories whose star count has not changed since last time.",
     )
 
 
-@dg.asset(
-    partitions_def=REPO_PARTITIONS,
-    backfill_policy=SINGLE_RUN,
-    group_name=COLLECTION,
-    kinds={"github", "polars", "parquet", "gcs"},
-    owners=OWNERS,
-    metadata=table_metadata(STARGAZERS),
-    description=(
-        "One row is one star: a user who starred the partition's repository, when, and how we know. "
-        "A partition's `outcome` tells whether its list could be read: `restricted` is neither deleted nor starless, "
-        "and what was collected before stays. Repositories whose star count did not change are not asked again."
-    ),
-)
-def stargazers(
-    context: dg.AssetExecutionContext,
-    config: StargazersConfig,
-    repos: pl.DataFrame,
-    github: GitHubResource,
-    mongo: MongoResource,
-    gcs: GcsResource,
-) -> dg.MaterializeResult[None]:
-    """One row a star of the partition's repository."""
-    settings = load_settings()
-    max_pages = config.max_pages or settings.max_pages
-    log = now_and_then(context.log.info)
+with warnings.catch_warnings():
+    # The only way to one run over many partitions is marked beta.
+    warnings.simplefilter("ignore", dg.BetaWarning)
 
-    def tell(report: CollectionReport) -> None:
-        progress.report("stargazers", report.done, report.total, f"{report.stars:,} stars, {report.pages:,} pages")
-        log(f"{report.done} of {report.total} repositories: {report.stars} stars, {report.pages} pages")
+    @dg.asset(
+        partitions_def=REPO_PARTITIONS,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        group_name=COLLECTION,
+        kinds={"github", "polars", "parquet", "gcs"},
+        owners=OWNERS,
+        metadata=table_metadata(STARGAZERS),
+        description=(
+            "One row is one star: a user who starred the partition's repository, when, and how we know. "
+            "A partition's `outcome` tells whether its list could be read: `restricted` is neither deleted nor "
+            "starless, and what was collected before stays. "
+            "Repositories whose star count did not change are not asked again."
+        ),
+    )
+    def stargazers(
+        context: dg.AssetExecutionContext,
+        config: StargazersConfig,
+        repos: pl.DataFrame,
+        github: GitHubResource,
+        mongo: MongoResource,
+        gcs: GcsResource,
+    ) -> dg.MaterializeResult[None]:
+        """One row a star of the partition's repository."""
+        settings = load_settings()
+        partitions = list(context.partition_keys)
+        max_pages = config.max_pages or settings.max_pages
+        log = now_and_then(context.log.info)
 
-    with stopwatch() as timing, mongo.database(claim=True) as database, github.client() as client:
-        report = collect_stargazers(
-            _repositories(repos, context.partition_keys),
-            _source(config, client, max_pages),
-            PartitionTables(gcs.asset_store(), "stargazers"),
-            CollectionState(database["stargazer_state"]),
-            max_pages=max_pages,
-            workers=settings.workers,
-            ask_all=config.ask_all,
-            progress=tell,
+        def tell(report: CollectionReport) -> None:
+            progress.report("stargazers", report.done, report.total, f"{report.stars:,} stars, {report.pages:,} pages")
+            log(f"{report.done} of {report.total} repositories: {report.stars} stars, {report.pages} pages")
+
+        with stopwatch() as timing, mongo.database(claim=True) as database, github.client() as client:
+            report = collect_stargazers(
+                _repositories(repos, partitions),
+                _source(config, client, max_pages),
+                PartitionTables(gcs.asset_store(), "stargazers"),
+                CollectionState(database["stargazer_state"]),
+                max_pages=max_pages,
+                workers=settings.workers,
+                ask_all=config.ask_all,
+                progress=tell,
+            )
+            left_in_quota = client.pool.remaining
+        missing = [key for key in partitions if key not in report.states]
+        if missing:
+            context.log.warning(
+                f"{len(missing)} partitions are in no list any more; their data are kept: {missing[:5]}"
+            )
+        add_partition_metadata(context, {key: _partition_metadata(state) for key, state in report.states.items()})
+        context.log.info(
+            f"{report.done} repositories: {report.asked} asked, {report.unchanged} unchanged, {report.stars} stars, "
+            f"{report.pages} pages ({report.pages_not_modified} not modified), outcomes {dict(report.outcomes)}"
         )
-        left_in_quota = client.pool.remaining
-    missing = [key for key in context.partition_keys if key not in report.states]
-    if missing:
-        context.log.warning(f"{len(missing)} partitions are in no list any more; their data are kept: {missing[:5]}")
-    for key, state in report.states.items():
-        context.add_asset_metadata(_partition_metadata(state), partition_key=key)
-    context.log.info(
-        f"{report.done} repositories: {report.asked} asked, {report.unchanged} unchanged, {report.stars} stars, "
-        f"{report.pages} pages ({report.pages_not_modified} not modified), outcomes {dict(report.outcomes)}"
-    )
-    metadata = {
-        "run_repositories_asked": report.asked,
-        "run_pages": report.pages,
-        "run_pages_not_modified": report.pages_not_modified,
-        "run_stars": report.stars,
-        **{f"run_{name}": value for name, value in timing.items()},
-    }
-    if left_in_quota is not None:
-        metadata["run_quota_left"] = left_in_quota
-    return dg.MaterializeResult(metadata=metadata)
+        metadata: dict[str, dg.RawMetadataValue] = {
+            "run_repositories_asked": report.asked,
+            "run_pages": report.pages,
+            "run_pages_not_modified": report.pages_not_modified,
+            "run_stars": report.stars,
+            **{f"run_{name}": value for name, value in timing.items()},
+        }
+        if left_in_quota is not None:
+            metadata["run_quota_left"] = left_in_quota
+        return dg.MaterializeResult(metadata=metadata)
 
 
 def _source(config: StargazersConfig, client: GitHubClient, max_pages: int) -> StarSource:
@@ -129,11 +141,11 @@ def _repositories(repos: pl.DataFrame, partitions: list[str]) -> list[Repository
     ]
 
 
-def _partition_metadata(state: RepositoryState) -> dict[str, dg.MetadataValue[object]]:
+def _partition_metadata(state: RepositoryState) -> dict[str, str | int]:
     # Little, on purpose: ten thousand partitions write this ten thousand times.
-    metadata: dict[str, dg.MetadataValue[object]] = {"outcome": dg.MetadataValue.text(state.outcome.value)}  # type: ignore[dict-item]
+    metadata: dict[str, str | int] = {"outcome": state.outcome.value}
     if state.stars is not None:
-        metadata["dagster/row_count"] = dg.MetadataValue.int(state.stars)  # type: ignore[assignment]
+        metadata["dagster/row_count"] = state.stars
     if state.reason:
-        metadata["reason"] = dg.MetadataValue.text(state.reason[:300])  # type: ignore[assignment]
+        metadata["reason"] = state.reason[:300]
     return metadata

@@ -5,6 +5,7 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
+from gh_assets import progress
 from gh_assets.assets.common import OWNERS, RECOMMENDER, markdown_table, stopwatch
 from gh_assets.recommender.interactions import UserItemMatrix, build_user_item_matrix
 
@@ -35,9 +36,14 @@ def user_item_matrix(
     """Users × repositories, binary, sparse."""
     with stopwatch() as timing:
         matrix = build_user_item_matrix(
-            stargazers, users, repos, min_user_stars=config.min_user_stars, min_repo_stars=config.min_repo_stars
+            stargazers,
+            users,
+            repos,
+            min_user_stars=config.min_user_stars,
+            min_repo_stars=config.min_repo_stars,
         )
     rows, columns = matrix.stars.shape
+    progress.report("user_item_matrix", 1, 1, f"{rows:,} × {columns:,} with {matrix.stars.nnz:,} ones")
     a_user = np.diff(matrix.stars.indptr)
     popular = np.bincount(matrix.stars.indices, minlength=columns)
     top = np.argsort(-popular, kind="stable")[:8]

@@ -3,6 +3,7 @@
 import dagster as dg
 import polars as pl
 
+from gh_assets import progress
 from gh_assets.assets.common import COLLECTION, OWNERS, preview, stopwatch, table_metadata
 from gh_assets.collector.stargazers import CollectionState
 from gh_assets.collector.users import merge_users
@@ -25,11 +26,13 @@ def users(
     context: dg.AssetExecutionContext, stargazers: pl.DataFrame, mongo: MongoResource
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """One row a user."""
+    progress.report("users", 0, 1, f"merging {stargazers.height:,} stars")
     with stopwatch() as timing, mongo.database(claim=True) as database:
         states = CollectionState(database["stargazer_state"]).load()
         table = merge_users(stargazers, {key: state.collected_at for key, state in states.items()})
         documents = ({"_id": user_id, "login": login, "stars": stars} for user_id, login, stars in table.rows())
         counts = sync_documents(database["users"], documents)
+    progress.report("users", 1, 1, f"{table.height:,} users")
     return dg.MaterializeResult(
         value=table,
         metadata={

@@ -36,9 +36,7 @@ def range_tags(first: str, last: str) -> dict[str, str]:
     return {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last}
 
 
-def contiguous_ranges(
-    partitions: Sequence[str], wanted: Collection[str], *, bridge: int = 0
-) -> list[tuple[str, str]]:
+def contiguous_ranges(partitions: Sequence[str], wanted: Collection[str], *, bridge: int = 0) -> list[tuple[str, str]]:
     """The fewest ranges that cover the wanted partitions.
 
     Parameters

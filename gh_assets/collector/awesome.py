@@ -16,13 +16,66 @@ from gh_assets.errors import InputError
 
 # First path segments of github.com that are pages of GitHub itself, not owners of repositories.
 _RESERVED_OWNERS = frozenset(
-    (
-        "about account apps blog business codespaces collections contact copilot customer-stories dashboard "
-        "discussions education enterprise events explore features gist git-guides github-copilot home issues join "
-        "learn login logout marketplace mobile models new news nonprofit notifications open-source orgs "
-        "organizations partners premium-support pricing pulls readme resources search security sessions settings "
-        "signup site solutions sponsors stars startups team topics trending users watching why-github"
-    ).split()
+    [
+        "about",
+        "account",
+        "apps",
+        "blog",
+        "business",
+        "codespaces",
+        "collections",
+        "contact",
+        "copilot",
+        "customer-stories",
+        "dashboard",
+        "discussions",
+        "education",
+        "enterprise",
+        "events",
+        "explore",
+        "features",
+        "gist",
+        "git-guides",
+        "github-copilot",
+        "home",
+        "issues",
+        "join",
+        "learn",
+        "login",
+        "logout",
+        "marketplace",
+        "mobile",
+        "models",
+        "new",
+        "news",
+        "nonprofit",
+        "notifications",
+        "open-source",
+        "orgs",
+        "organizations",
+        "partners",
+        "premium-support",
+        "pricing",
+        "pulls",
+        "readme",
+        "resources",
+        "search",
+        "security",
+        "sessions",
+        "settings",
+        "signup",
+        "site",
+        "solutions",
+        "sponsors",
+        "stars",
+        "startups",
+        "team",
+        "topics",
+        "trending",
+        "users",
+        "watching",
+        "why-github",
+    ]
 )
 _OWNER = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,60})")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
@@ -97,7 +150,7 @@ def read_list(source: str, client: GitHubClient) -> str:
             raise InputError(f"The awesome list {source} cannot be read: {error}.") from error
     if not is_full_name(source) or path.suffix.lower() in (".md", ".markdown") or source.startswith((".", "/", "~")):
         raise InputError(f"The awesome list {source!r} is neither a file that exists nor owner/name on GitHub.")
-    location: str | None = f"/repos/{source}/readme"
+    location = f"/repos/{source}/readme"
     for _ in range(5):
         answer = client.get(location, accept=RAW)
         if answer.status in (301, 302, 307) and answer.headers.get("location"):
@@ -106,9 +159,7 @@ def read_list(source: str, client: GitHubClient) -> str:
         if answer.status == 200:
             return answer.content.decode("utf-8", errors="replace")
         break
-    raise InputError(
-        f"The awesome list {source} cannot be read from GitHub (status {answer.status}). Check its name."
-    )
+    raise InputError(f"The awesome list {source} cannot be read from GitHub (status {answer.status}). Check its name.")
 
 
 def _links(tokens: list[Token]) -> Iterator[str]:

@@ -142,9 +142,7 @@ def collect_repositories(
             f"None of the {len(documents)} repositories in {', '.join(sources)} can be reached on {client.api_url} "
             f"({'; '.join(reasons[:3])})."
         )
-    table = pl.DataFrame(documents, schema=REPOS.dtypes, strict=False).sort(
-        "partition", "full_name", nulls_last=True
-    )
+    table = pl.DataFrame(documents, schema=REPOS.dtypes, strict=False).sort("partition", "full_name", nulls_last=True)
     new = [key for key in table["partition"].drop_nulls() if key not in known.partitions]
     return CollectedRepositories(table, documents, new)
 
@@ -183,9 +181,7 @@ def classify_refusal(answer: Answer) -> tuple[Outcome, str]:
     return Outcome.UNKNOWN, reason
 
 
-def _merge(
-    answers: Iterable[_Metadata], named: Mapping[str, list[str]], known: KnownRepositories
-) -> list[Document]:
+def _merge(answers: Iterable[_Metadata], named: Mapping[str, list[str]], known: KnownRepositories) -> list[Document]:
     """One document a repository: by database id where there is one, else by name."""
     partitions = dict(known.partitions)
     merged: dict[int | str, Document] = {}
@@ -196,7 +192,12 @@ def _merge(
         elif answer.unchanged is not None:
             fresh = {name: answer.unchanged[name] for name in (*REPOS.columns, "_id", "etag")}
         else:
-            fresh = dict.fromkeys(REPOS.columns) | {"_id": f"name:{key}", "full_name": answer.name, "topics": [], "etag": None}
+            fresh = dict.fromkeys(REPOS.columns) | {
+                "_id": f"name:{key}",
+                "full_name": answer.name,
+                "topics": [],
+                "etag": None,
+            }
         document = merged.setdefault(
             fresh["_id"],
             fresh | {"lists": [], "names": [], "outcome": answer.outcome.value, "reason": answer.reason},

@@ -224,5 +224,3 @@ def _rows(entries: Sequence[Any], repo_id: int, source: str) -> pl.DataFrame:
 def _times(texts: Sequence[str | None]) -> pl.Series:
     times = pl.Series(texts, dtype=pl.String)
     return times.str.to_datetime("%Y-%m-%dT%H:%M:%SZ", time_unit="us", time_zone="UTC", strict=False)
-
-

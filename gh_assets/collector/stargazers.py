@@ -59,7 +59,9 @@ class RepositoryState:
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> RepositoryState:
         pages = [Page(page["etag"], page["rows"], page["full"]) for page in document["pages"]]
-        plain = {name: document[name] for name in cls.__dataclass_fields__ if name not in ("repo_id", "outcome", "pages")}
+        plain = {
+            name: document[name] for name in cls.__dataclass_fields__ if name not in ("repo_id", "outcome", "pages")
+        }
         return cls(repo_id=document["_id"], outcome=Outcome(document["outcome"]), pages=pages, **plain)
 
     def to_document(self) -> dict[str, Any]:
@@ -244,9 +246,7 @@ def _unasked(repository: RepositoryRef, before: RepositoryState | None) -> Repos
         return before
     if before is not None and before.outcome == repository.outcome:
         return before
-    return _state_after(
-        repository, before, StarCollection(repository.outcome, "as its metadata say"), None, 0
-    )
+    return _state_after(repository, before, StarCollection(repository.outcome, "as its metadata say"), None, 0)
 
 
 def _state_after(

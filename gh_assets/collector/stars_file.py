@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -9,7 +10,7 @@ import polars as pl
 from gh_assets.errors import InputError
 from gh_assets.schemas import UTC_TIME
 
-_READERS = {".parquet": pl.read_parquet, ".csv": pl.read_csv}
+_READERS: dict[str, Callable[[Path], pl.DataFrame]] = {".parquet": pl.read_parquet, ".csv": pl.read_csv}
 
 
 def read_stars_file(path: Path | str) -> pl.DataFrame:
@@ -51,9 +52,7 @@ def read_stars_file(path: Path | str) -> pl.DataFrame:
                 f"The stars file {path} has no column {name!r}; it has: {', '.join(table.columns) or 'none'}."
             )
         if table.schema[name] != pl.String:
-            raise InputError(
-                f"The column {name!r} of the stars file {path} is {table.schema[name]}, not text."
-            )
+            raise InputError(f"The column {name!r} of the stars file {path} is {table.schema[name]}, not text.")
         if table[name].null_count():
             raise InputError(
                 f"The column {name!r} of the stars file {path} has {table[name].null_count()} empty values."
@@ -64,7 +63,8 @@ def read_stars_file(path: Path | str) -> pl.DataFrame:
     if not malformed.is_empty():
         raise InputError(f"The stars file {path} names a repository {malformed['repo'][0]!r}: not owner/name.")
     table = table.with_columns(
-        pl.col("repo").str.to_lowercase().alias("repo_key"), pl.col("login").str.to_lowercase().alias("login_key")
+        pl.col("repo").str.to_lowercase().alias("repo_key"),
+        pl.col("login").str.to_lowercase().alias("login_key"),
     ).unique(["repo_key", "login_key"], keep="first", maintain_order=True)
     return table.select(
         pl.col("repo").first().over("repo_key"),
@@ -96,4 +96,6 @@ def _time(table: pl.DataFrame, path: Path) -> pl.Series:
             times = times.dt.replace_time_zone("UTC")
         return times.cast(UTC_TIME)
     except pl.exceptions.PolarsError as error:
-        raise InputError(f"The column 'starred_at' of the stars file {path} holds something that is no time.") from error
+        raise InputError(
+            f"The column 'starred_at' of the stars file {path} holds something that is no time."
+        ) from error

@@ -26,7 +26,8 @@ def merge_users(stargazers: pl.DataFrame, read_at: Mapping[int, dt.datetime | No
         Of schema ``USERS``, ordered by id.
     """
     times = pl.DataFrame(
-        {"repo_id": list(read_at), "read_at": list(read_at.values())}, schema={"repo_id": pl.Int64, "read_at": UTC_TIME}
+        {"repo_id": list(read_at), "read_at": list(read_at.values())},
+        schema={"repo_id": pl.Int64, "read_at": UTC_TIME},
     )
     return (
         stargazers.unique(["user_id", "repo_id"])
@@ -35,5 +36,5 @@ def merge_users(stargazers: pl.DataFrame, read_at: Mapping[int, dt.datetime | No
         .sort("user_id", "read_at", "repo_id", nulls_last=False)
         .group_by("user_id", maintain_order=True)
         .agg(pl.col("login").last(), pl.len().cast(pl.Int64).alias("stars"))
-        .select(USERS.columns)
+        .select(*USERS.columns)
     )

@@ -42,7 +42,7 @@ def mongo_uri(home: Path) -> str:
     if not configuration.exists():
         configuration.write_text("", encoding="utf-8")
     program = Path(sysconfig.get_path("scripts")) / "secantusd-py"
-    command = (str(program), "--host", "127.0.0.1", "--port", "{port}", "--config", str(configuration))
+    command: tuple[str, ...] = (str(program), "--host", "127.0.0.1", "--port", "{port}", "--config", str(configuration))
     command += ("--storage-path", str(home / "mongo"), "--sync-on-commit", "--log-level", "WARNING")
     command += ("--cache-size", "256M")
     port = ensure_running(ServerSpec("mongo", "MongoDB (SecantusDB)", command), home)
@@ -61,7 +61,15 @@ def gcs_endpoint(home: Path) -> str:
         ) from error
     root = home / "gcs"
     root.mkdir(parents=True, exist_ok=True)
-    command = (str(program), "-scheme", "http", "-backend", "filesystem", "-filesystem-root", str(root))
+    command: tuple[str, ...] = (
+        str(program),
+        "-scheme",
+        "http",
+        "-backend",
+        "filesystem",
+        "-filesystem-root",
+        str(root),
+    )
     command += ("-host", "127.0.0.1", "-port", "{port}", "-external-url", "http://127.0.0.1:{port}")
     command += ("-log-level", "error")
     port = ensure_running(ServerSpec("gcs", "Cloud Storage (fake-gcs-server)", command), home)

@@ -149,7 +149,12 @@ class Recommender(ABC):
         folder.mkdir(parents=True, exist_ok=True)
         weights = {key: np.ascontiguousarray(value) for key, value in self._weights().items()}
         save_file(weights, folder / WEIGHTS_FILE)
-        document = {"model": self.name, "items": self.items, "config": self._config(), "history": self.history}
+        document = {
+            "model": self.name,
+            "items": self.items,
+            "config": self._config(),
+            "history": self.history,
+        }
         (folder / CONFIG_FILE).write_text(json.dumps(document, indent=2, sort_keys=True), encoding="utf-8")
         return folder
 

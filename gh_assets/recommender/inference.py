@@ -1,4 +1,4 @@
-"""From a trained model and somebody's stars to recommendations with reasons. The asset, the CLI and the page use this."""
+"""From a trained model and somebody's stars to recommendations with reasons, for the asset, the CLI and the page."""
 
 from __future__ import annotations
 

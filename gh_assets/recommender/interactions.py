@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import polars as pl
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gh_assets.errors import InvalidInteractionsError, StoredDataError
 
-Csr = sp.csr_array[Any, tuple[int, int]]
+Csr: TypeAlias = sp.csr_array
 
 
 @dataclass(frozen=True)
@@ -152,12 +152,10 @@ def build_user_item_matrix(
 
 def _names(ids: NDArray[np.int64], table: pl.DataFrame, key: str, name: str) -> NDArray[np.str_]:
     found = pl.DataFrame({key: ids}).join(table.select(key, name), on=key, how="left", maintain_order="left")
-    return np.array(
-        [name or str(number) for name, number in zip(found[name], ids, strict=True)], dtype=np.str_
-    )
+    return np.array([name or str(number) for name, number in zip(found[name], ids, strict=True)], dtype=np.str_)
 
 
-def check_interactions(matrix: object, *, items: int | None = None, name: str = "matrix") -> Csr:
+def check_interactions(matrix: Csr, *, items: int | None = None, name: str = "matrix") -> Csr:
     """Check a matrix that a recommender was given.
 
     Parameters
@@ -179,16 +177,14 @@ def check_interactions(matrix: object, *, items: int | None = None, name: str = 
     InvalidInteractionsError
         With what is wrong.
     """
-    if not sp.issparse(matrix) or matrix.format != "csr":  # type: ignore[attr-defined]
+    if not sp.issparse(matrix) or matrix.format != "csr":
         raise InvalidInteractionsError(f"The {name} is {type(matrix).__name__}: give a scipy.sparse CSR matrix.")
-    if matrix.ndim != 2 or 0 in matrix.shape:  # type: ignore[attr-defined]
-        raise InvalidInteractionsError(f"The {name} is empty: its shape is {matrix.shape}.")  # type: ignore[attr-defined]
-    if items is not None and matrix.shape[1] != items:  # type: ignore[attr-defined]
-        raise InvalidInteractionsError(
-            f"The {name} has {matrix.shape[1]} columns; the model knows {items} items."  # type: ignore[attr-defined]
-        )
-    if not np.issubdtype(matrix.dtype, np.number) or np.issubdtype(matrix.dtype, np.complexfloating):  # type: ignore[attr-defined]
-        raise InvalidInteractionsError(f"The {name} holds {matrix.dtype} values: give numbers.")  # type: ignore[attr-defined]
+    if matrix.ndim != 2 or 0 in matrix.shape:
+        raise InvalidInteractionsError(f"The {name} is empty: its shape is {matrix.shape}.")
+    if items is not None and matrix.shape[1] != items:
+        raise InvalidInteractionsError(f"The {name} has {matrix.shape[1]} columns; the model knows {items} items.")
+    if not np.issubdtype(matrix.dtype, np.number) or np.issubdtype(matrix.dtype, np.complexfloating):
+        raise InvalidInteractionsError(f"The {name} holds {matrix.dtype} values: give numbers.")
     checked: Csr = sp.csr_array(matrix, dtype=np.float32, copy=True)
     if not np.isfinite(checked.data).all():
         raise InvalidInteractionsError(f"The {name} holds values that are not finite.")

@@ -71,9 +71,7 @@ def evaluate_users(
     return {name: np.concatenate(parts) for name, parts in columns.items()}
 
 
-def rank_items(
-    scores: NDArray[np.float32], seen: Csr, n: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def rank_items(scores: NDArray[np.float32], seen: Csr, n: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The n best unseen items of each user, best first.
 
     Parameters

@@ -39,7 +39,11 @@ class RecVAEConfig:
     latent_size: int = 200  # as published
     dropout: float = 0.5  # share of a user's items hidden from the encoder, on encoder steps only
     gamma: float = 0.005  # KL weight a user is gamma × number of the user's items (eq. 13)
-    prior_weights: tuple[float, float, float] = (3 / 20, 3 / 4, 1 / 10)  # standard normal, old posterior, wide normal
+    prior_weights: tuple[float, float, float] = (
+        3 / 20,
+        3 / 4,
+        1 / 10,
+    )  # standard normal, old posterior, wide normal
     wide_log_variance: float = 10.0  # of the wide normal
     encoder_passes: int = 3  # alternation 3:1, as published
     batch_size: int = 500
@@ -216,7 +220,13 @@ class RecVAE(Recommender):
             for _ in range(config.encoder_passes):
                 for users in self._batches(stars, rng):
                     losses.append(
-                        self._step(encoder_adam, stars[users], config.dropout, old_mean[users], old_log_variance[users])
+                        self._step(
+                            encoder_adam,
+                            stars[users],
+                            config.dropout,
+                            old_mean[users],
+                            old_log_variance[users],
+                        )
                     )
             self.decoder.requires_grad_(True)
             self.encoder.requires_grad_(False)
@@ -233,7 +243,11 @@ class RecVAE(Recommender):
                 row |= evaluate(self, *validation)
                 row["validation_seconds"] = time.perf_counter() - started - row["seconds"]
                 if row[f"ndcg@{NDCG_AT}"] > best_score:
-                    best_score, best_epoch, best_weights = row[f"ndcg@{NDCG_AT}"], epoch, self._weights(copy=True)
+                    best_score, best_epoch, best_weights = (
+                        row[f"ndcg@{NDCG_AT}"],
+                        epoch,
+                        self._weights(copy=True),
+                    )
             self.history.append(row)
             if self.on_epoch is not None:
                 self.on_epoch(row)
@@ -262,7 +276,11 @@ class RecVAE(Recommender):
         return float(loss.detach())
 
     def loss(
-        self, bags: Bags, dropout: float, old_mean: Tensor | None = None, old_log_variance: Tensor | None = None
+        self,
+        bags: Bags,
+        dropout: float,
+        old_mean: Tensor | None = None,
+        old_log_variance: Tensor | None = None,
     ) -> Tensor:
         """Negative of the objective (eq. 13), mean over the users of a batch.
 
@@ -281,13 +299,13 @@ class RecVAE(Recommender):
             # One-sample estimate of KL(q || prior), weighted by the user's number of items.
             divergence = (log_normal_density(z, mean, log_variance) - prior).sum(dim=1)
             objective = objective - (self.config.gamma * bags.lengths * divergence).mean()
-        return -objective
+        negative: Tensor = -objective
+        return negative
 
     @torch.no_grad()
     def _posteriors(self, stars: Csr) -> tuple[Tensor, Tensor]:
         parts = [
-            self.encoder(Bags.of(stars[start : start + 2000], self.device))
-            for start in range(0, stars.shape[0], 2000)
+            self.encoder(Bags.of(stars[start : start + 2000], self.device)) for start in range(0, stars.shape[0], 2000)
         ]
         return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 

@@ -129,9 +129,7 @@ def train_recvae(
     baselines: list[Recommender] = [Popularity()]
     if matrix.stars.shape[1] <= EASE_AT_MOST:
         baselines.append(EASE())
-    leaderboard = {
-        baseline.name: evaluate(baseline.fit(split.train, validation), *test) for baseline in baselines
-    }
+    leaderboard = {baseline.name: evaluate(baseline.fit(split.train, validation), *test) for baseline in baselines}
     model = RecVAE(config, on_epoch=on_epoch).fit(split.train, validation)
     leaderboard[model.name] = evaluate(model, *test)
     data = {

@@ -1,4 +1,4 @@
-"""Google Cloud Storage as a Dagster resource: dagster-gcp's own, which reaches the embedded server if no bucket is set."""
+"""Google Cloud Storage as a Dagster resource: dagster-gcp's own, on the embedded server if no bucket is set."""
 
 from dagster_gcp import GCSResource
 from google.cloud import storage

@@ -1,4 +1,4 @@
-"""The stand-in's process: ``python -m gh_assets.embedded.standin --port N``. People use ``gh-assets github-standin``."""
+"""The stand-in's process: ``python -m gh_assets.embedded.standin``. People use ``gh-assets github-standin``."""
 
 from __future__ import annotations
 

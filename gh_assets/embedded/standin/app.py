@@ -26,20 +26,82 @@ from gh_assets.embedded.standin.world import NO_TIME, Repository, World
 MAX_PAGE = 400
 """GitHub answers 422 past this page of a list of stargazers."""
 
-_REPOSITORY_LINKS = (
-    "forks keys{/key_id} collaborators{/collaborator} teams hooks issues/events{/number} events"
-    " assignees{/user} branches{/branch} tags git/blobs{/sha} git/tags{/sha} git/refs{/sha} git/trees{/sha}"
-    " statuses/{sha} languages stargazers contributors subscribers subscription commits{/sha}"
-    " git/commits{/sha} comments{/number} issues/comments{/number} contents/{+path}"
-    " compare/{base}...{head} merges {archive_format}{/ref} downloads issues{/number} pulls{/number}"
-    " milestones{/number} notifications{?since,all,participating} labels{/name} releases{/id} deployments"
-).split()
-_LINK_NAMES = (
-    "forks keys collaborators teams hooks issue_events events assignees branches tags blobs git_tags git_refs"
-    " trees statuses languages stargazers contributors subscribers subscription commits git_commits comments"
-    " issue_comment contents compare merges archive downloads issues pulls milestones notifications labels"
-    " releases deployments"
-).split()
+_REPOSITORY_LINKS = [
+    "forks",
+    "keys{/key_id}",
+    "collaborators{/collaborator}",
+    "teams",
+    "hooks",
+    "issues/events{/number}",
+    "events",
+    "assignees{/user}",
+    "branches{/branch}",
+    "tags",
+    "git/blobs{/sha}",
+    "git/tags{/sha}",
+    "git/refs{/sha}",
+    "git/trees{/sha}",
+    "statuses/{sha}",
+    "languages",
+    "stargazers",
+    "contributors",
+    "subscribers",
+    "subscription",
+    "commits{/sha}",
+    "git/commits{/sha}",
+    "comments{/number}",
+    "issues/comments{/number}",
+    "contents/{+path}",
+    "compare/{base}...{head}",
+    "merges",
+    "{archive_format}{/ref}",
+    "downloads",
+    "issues{/number}",
+    "pulls{/number}",
+    "milestones{/number}",
+    "notifications{?since,all,participating}",
+    "labels{/name}",
+    "releases{/id}",
+    "deployments",
+]
+_LINK_NAMES = [
+    "forks",
+    "keys",
+    "collaborators",
+    "teams",
+    "hooks",
+    "issue_events",
+    "events",
+    "assignees",
+    "branches",
+    "tags",
+    "blobs",
+    "git_tags",
+    "git_refs",
+    "trees",
+    "statuses",
+    "languages",
+    "stargazers",
+    "contributors",
+    "subscribers",
+    "subscription",
+    "commits",
+    "git_commits",
+    "comments",
+    "issue_comment",
+    "contents",
+    "compare",
+    "merges",
+    "archive",
+    "downloads",
+    "issues",
+    "pulls",
+    "milestones",
+    "notifications",
+    "labels",
+    "releases",
+    "deployments",
+]
 
 
 @dataclass
@@ -220,15 +282,17 @@ class Standin:
         base = _base(request)
         if starred:
             entries = [
-                b'{"starred_at":' + orjson.dumps(_iso(int(when))) + b',"user":' + self._user_json(int(user), base) + b"}"
+                b'{"starred_at":'
+                + orjson.dumps(_iso(int(when)))
+                + b',"user":'
+                + self._user_json(int(user), base)
+                + b"}"
                 for user, when in zip(users, times, strict=True)
             ]
         else:
             entries = [self._user_json(int(user), base) for user in users]
         headers = {"etag": tag}
-        link = _link_header(
-            f"{base}/repositories/{found.repo_id}/stargazers", page, per_page, len(found.stargazers)
-        )
+        link = _link_header(f"{base}/repositories/{found.repo_id}/stargazers", page, per_page, len(found.stargazers))
         if link:
             headers["link"] = link
         return Response(b"[" + b",".join(entries) + b"]", media_type="application/json", headers=headers)
@@ -296,9 +360,7 @@ class Standin:
         url = f"{base}/repos/{repository.full_name}"
         stars = len(repository.stargazers)
         owner_id = int.from_bytes(hashlib.blake2b(owner.lower().encode(), digest_size=4).digest()) + 2**33
-        links = {
-            f"{key}_url": f"{url}/{path}" for key, path in zip(_LINK_NAMES, _REPOSITORY_LINKS, strict=True)
-        }
+        links = {f"{key}_url": f"{url}/{path}" for key, path in zip(_LINK_NAMES, _REPOSITORY_LINKS, strict=True)}
         return {
             "id": repository.repo_id,
             "node_id": _node_id("Repository", repository.repo_id),
@@ -369,14 +431,12 @@ def _paging(request: Request) -> tuple[int, int]:
 
 def _link_header(url: str, page: int, per_page: int, total: int) -> str:
     last = min(MAX_PAGE, max(1, -(-total // per_page)))
-    targets = {}
+    targets: dict[str, int] = {}
     if page > 1:
         targets |= {"prev": min(page - 1, last), "first": 1}
     if page < last:
         targets |= {"next": page + 1, "last": last}
-    return ", ".join(
-        f'<{url}?per_page={per_page}&page={number}>; rel="{rel}"' for rel, number in targets.items()
-    )
+    return ", ".join(f'<{url}?per_page={per_page}&page={number}>; rel="{rel}"' for rel, number in targets.items())
 
 
 def _account_json(login: str, account_id: int, kind: str, url: str) -> dict[str, Any]:

@@ -105,8 +105,8 @@ def synthetic_world(seed: int = 0, *, repositories: int = 600, users: int = 2500
 
     lists = []
     for number in range(3):
-        mine = [index for index in range(repositories) if topic_of[index] % 3 == number or rng.random() < 0.05]
-        named = [Repository(0, name, made[index].description) for index in mine for name in listed_as[index]]
+        listed = [index for index in range(repositories) if topic_of[index] % 3 == number or rng.random() < 0.05]
+        named = [Repository(0, name, made[index].description) for index in listed for name in listed_as[index]]
         named.append(Repository(0, f"synthetic-gone/deleted-{number}", "Synthetic: no longer there"))
         name = f"synthetic-lists/awesome-{number + 1}"
         text = list_markdown(f"Synthetic awesome list {number + 1}", named)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -71,9 +72,7 @@ class World:
         self.description = description
         self.by_id = {repository.repo_id: repository for repository in self.repositories}
         self.by_name = {repository.full_name.lower(): repository for repository in self.repositories}
-        self.moved = {
-            name.lower(): repository for repository in self.repositories for name in repository.former_names
-        }
+        self.moved = {name.lower(): repository for repository in self.repositories for name in repository.former_names}
         self.user_by_login = {login.lower(): index for index, login in enumerate(self.logins)}
         self.user_by_id = {user_id: index for index, user_id in enumerate(self.user_ids)}
         self._starred: list[NDArray[np.int64]] | None = None
@@ -92,7 +91,7 @@ class World:
             order = np.lexsort((-when, who))
             pairs = np.stack([where[order], when[order]], axis=1).astype(np.int64)
             bounds = np.searchsorted(who[order], np.arange(len(self.logins) + 1))
-            self._starred = [pairs[start:end] for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
+            self._starred = [pairs[start:end] for start, end in pairwise(bounds)]
         return self._starred[user]
 
 
