@@ -6,6 +6,7 @@ a pool may hold only the operator's own distinct users or apps.
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -127,8 +128,8 @@ class TokenPool:
                     return token
             if wait > self.policy.longest_quota_wait:
                 raise RateLimitedError(
-                    f"The quota of every GitHub token is spent for another {wait / 60:.0f} minutes. "
-                    "Run again then: what was collected is kept."
+                    f"GitHub lets no token ask for another {math.ceil(wait / 60)} minutes: the quota is spent, or it "
+                    "asked us to wait. Run again then: what was collected is kept."
                 )
             self.clock.wait(wait, self.cancelled)
 

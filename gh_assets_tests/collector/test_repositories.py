@@ -1,0 +1,128 @@
+"""Metadata of listed repositories."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from gh_assets.collector.outcomes import Outcome
+from gh_assets.collector.repositories import CollectedRepositories, KnownRepositories, collect_repositories
+from gh_assets.documents import sync_documents
+from gh_assets.errors import InputError
+from gh_assets.schemas import REPOS
+from gh_assets_tests.worlds import LIST, troubled_world, world_of
+
+
+def known_after(collected: CollectedRepositories) -> KnownRepositories:
+    return KnownRepositories({document["_id"]: document for document in collected.documents})
+
+
+def test_each_repository_has_its_outcome(github_of) -> None:
+    _, client = github_of(troubled_world())
+    table = collect_repositories(client, [LIST], KnownRepositories()).table
+    assert REPOS.problem(table) is None
+    outcomes = dict(zip(table["full_name"], table["outcome"], strict=True))
+    assert outcomes == {
+        "good/one": Outcome.OK,
+        "good/starless": Outcome.OK,
+        "fresh/name": Outcome.MOVED,
+        "taken/down": Outcome.BLOCKED,
+        "closed/list": Outcome.OK,  # its metadata are open, only its stars are not
+        "not/there": Outcome.GONE,
+    }
+    reasons = dict(zip(table["full_name"], table["reason"], strict=True))
+    assert reasons["not/there"] == "404 Not Found"
+    assert reasons["taken/down"].startswith("451")
+
+
+def test_only_what_can_be_reached_becomes_a_partition(github_of) -> None:
+    _, client = github_of(troubled_world())
+    collected = collect_repositories(client, [LIST], KnownRepositories())
+    assert sorted(collected.new_partitions) == ["closed/list", "good/one", "good/starless", "fresh/name"]
+
+
+def test_links_that_differ_in_case_or_lead_to_one_id_are_one_row(github_of, tmp_path) -> None:
+    _, client = github_of(troubled_world())
+    more = tmp_path / "more.md"
+    more.write_text("[a](https://github.com/FRESH/Name) [b](https://github.com/old/name)")
+    table = collect_repositories(client, [LIST, str(more)], KnownRepositories()).table
+    row = table.row(by_predicate=pl.col("full_name") == "fresh/name", named=True)
+    assert row["outcome"] == Outcome.OK, "a link with the present name outweighs one with the former"
+    assert row["lists"] == sorted([LIST, str(more)])
+    assert table["repo_id"].drop_nulls().is_unique().all()
+
+
+def test_the_second_time_metadata_are_not_sent_again(github_of) -> None:
+    standin, client = github_of(troubled_world())
+    first = collect_repositories(client, [LIST], KnownRepositories())
+    standin.served.clear()
+    second = collect_repositories(client, [LIST], known_after(first))
+    assert second.table.equals(first.table)
+    assert second.new_partitions == []
+    assert standin.served["repository"] == 0
+    assert standin.served["304"] == 4
+
+
+def test_a_partition_stays_through_a_rename(github_of) -> None:
+    world = world_of({"old/name": [0]}, listed=["old/name"])
+    _, client = github_of(world)
+    first = collect_repositories(client, [LIST], KnownRepositories())
+    renamed = world_of({"fresh/name": [0]}, listed=["old/name"])
+    renamed.repositories[0].former_names = ("old/name",)
+    renamed.moved["old/name"] = renamed.repositories[0]
+    _, client = github_of(renamed)
+    second = collect_repositories(client, [LIST], known_after(first))
+    assert second.table.select("repo_id", "full_name", "partition", "outcome").row(0) == (
+        1,
+        "fresh/name",
+        "old/name",
+        "moved",
+    )
+    assert second.new_partitions == []
+
+
+def test_a_reused_name_does_not_inherit_the_partition(github_of) -> None:
+    _, client = github_of(world_of({"a/b": [0]}))
+    first = collect_repositories(client, [LIST], KnownRepositories())
+    other = world_of({"x/y": [1], "a/b": [2]}, listed=["a/b"])  # a/b is now the repository with id 2
+    _, client = github_of(other)
+    second = collect_repositories(client, [LIST], known_after(first))
+    assert second.table.select("repo_id", "partition").row(0) == (2, "a/b#2")
+
+
+def test_what_an_earlier_run_knew_stays_when_a_repository_is_gone(github_of) -> None:
+    _, client = github_of(world_of({"a/b": [0], "c/d": [0]}))
+    first = collect_repositories(client, [LIST], KnownRepositories())
+    _, client = github_of(world_of({"z/z": [0], "c/d": [0]}, listed=["a/b", "c/d"]))
+    second = collect_repositories(client, [LIST], known_after(first))
+    gone = second.table.row(by_predicate=pl.col("full_name") == "a/b", named=True)
+    assert (gone["outcome"], gone["repo_id"], gone["partition"]) == (Outcome.GONE, 1, "a/b")
+
+
+def test_documents_survive_mongo_and_are_written_once(github_of, database) -> None:
+    _, client = github_of(troubled_world())
+    first = collect_repositories(client, [LIST], KnownRepositories())
+    assert sync_documents(database["repos"], first.documents).inserted == 6
+    stored = {document["_id"]: document for document in database["repos"].find()}
+    second = collect_repositories(client, [LIST], KnownRepositories(stored))
+    counts = sync_documents(database["repos"], second.documents, stored)
+    assert (counts.inserted, counts.replaced, counts.unchanged) == (0, 0, 6)
+    assert second.table.equals(first.table)
+
+
+def test_an_empty_list_is_named(github_of, tmp_path) -> None:
+    _, client = github_of(world_of({"a/b": [0]}))
+    empty = tmp_path / "empty.md"
+    empty.write_text("# Nothing here\n[site](https://example.com)")
+    with pytest.raises(InputError, match=r"empty\.md links to no repository"):
+        collect_repositories(client, [LIST, str(empty)], KnownRepositories())
+    with pytest.raises(InputError, match="No awesome list is given"):
+        collect_repositories(client, [], KnownRepositories())
+
+
+def test_a_list_of_nothing_but_gone_repositories_is_an_error(github_of, tmp_path) -> None:
+    _, client = github_of(world_of({"a/b": [0]}))
+    gone = tmp_path / "gone.md"
+    gone.write_text("[x](https://github.com/not/there)")
+    with pytest.raises(InputError, match="None of the 1 repositories"):
+        collect_repositories(client, [str(gone)], KnownRepositories())

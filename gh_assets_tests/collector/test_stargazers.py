@@ -1,0 +1,321 @@
+"""Collecting stars: what is asked, what is kept, and what happens when it goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gh_assets.asset_store import AssetStore, PartitionTables
+from gh_assets.collector.client import GitHubClient
+from gh_assets.collector.outcomes import Outcome
+from gh_assets.collector.repositories import KnownRepositories, collect_repositories
+from gh_assets.collector.sources import RepositoryRef, RestStargazers, StarCollection, StarsFile, StarSource
+from gh_assets.collector.stargazers import CollectionReport, CollectionState, collect_stargazers
+from gh_assets.embedded.standin.world import World
+from gh_assets.errors import RateLimitedError
+from gh_assets.schemas import STARGAZERS
+from gh_assets_tests.collector.test_client import client_of
+from gh_assets_tests.conftest import serving
+from gh_assets_tests.worlds import LIST, troubled_world, world_of
+
+
+def refs(world: World) -> list[RepositoryRef]:
+    return [
+        RepositoryRef(r.repo_id, r.full_name, r.full_name, len(r.stargazers), Outcome.OK)
+        for r in world.repositories
+        if r.full_name != LIST
+    ]
+
+
+class Collecting:
+    """A collector over a store and a state, to be run several times."""
+
+    def __init__(self, store: AssetStore, state: CollectionState) -> None:
+        self.tables = PartitionTables(store, "stargazers")
+        self.state = state
+
+    def run(
+        self, repositories: list[RepositoryRef], source: StarSource, *, max_pages: int = 10, ask_all: bool = False
+    ) -> CollectionReport:
+        return collect_stargazers(
+            repositories, source, self.tables, self.state, max_pages=max_pages, workers=4, ask_all=ask_all
+        )
+
+    def rest(self, world: World, client: GitHubClient, max_pages: int = 10, **options: bool) -> CollectionReport:
+        return self.run(refs(world), RestStargazers(client, max_pages), max_pages=max_pages, **options)
+
+
+@pytest.fixture
+def collecting(asset_store: AssetStore, database) -> Collecting:
+    return Collecting(asset_store, CollectionState(database["stargazer_state"]))
+
+
+def test_all_pages_are_read_in_order_with_times(github_of, collecting: Collecting) -> None:
+    world = world_of({"a/b": list(range(250)), "c/d": [7]})
+    _, client = github_of(world)
+    report = collecting.rest(world, client)
+    assert (report.pages, report.stars, report.outcomes) == (4, 251, {"ok": 2})
+    table = collecting.tables.read("a/b")
+    assert STARGAZERS.problem(table) is None
+    assert table["user_id"].to_list() == [5000 + user for user in range(250)]
+    assert table["login"][249] == "user-249"
+    assert str(table["starred_at"][1]) == "2017-07-14 02:41:00+00:00"
+    assert table["source"].unique().to_list() == ["stargazers"]
+
+
+def test_max_pages_cuts_and_more_pages_continue(github_of, collecting: Collecting) -> None:
+    world = world_of({"a/b": list(range(350))})
+    standin, client = github_of(world)
+    assert collecting.rest(world, client, max_pages=2).stars == 200
+    standin.served.clear()
+    report = collecting.rest(world, client, max_pages=10)
+    assert (report.stars, report.pages) == (350, 4)
+    assert standin.served["304"] == 1, "the first page had been read"
+    assert collecting.rest(world, client, max_pages=10).pages == 0
+
+
+def test_nothing_is_asked_when_nothing_is_new(github_of, collecting: Collecting) -> None:
+    world = world_of({"a/b": list(range(120)), "c/d": [1], "no/stars": []})
+    standin, client = github_of(world)
+    first = collecting.rest(world, client)
+    standin.served.clear()
+    second = collecting.rest(world, client)
+    assert (second.asked, second.pages, second.unchanged) == (0, 0, 3)
+    assert second.stars == first.stars == 121
+    assert sum(standin.served.values()) == 0
+
+
+def test_asked_all_the_same_unchanged_pages_answer_304(github_of, collecting: Collecting) -> None:
+    world = world_of({"a/b": list(range(120)), "c/d": [1]})
+    standin, client = github_of(world)
+    collecting.rest(world, client)
+    before = collecting.tables.store.objects.describe("assets/stargazers/a/b.parquet")
+    standin.served.clear()
+    report = collecting.rest(world, client, ask_all=True)
+    assert (report.pages, report.pages_not_modified) == (3, 3)
+    assert collecting.tables.store.objects.describe("assets/stargazers/a/b.parquet") == before, "written for nothing"
+
+
+def test_new_stars_are_found_and_old_pages_not_sent_again(github_of, collecting: Collecting) -> None:
+    _, client = github_of(world_of({"a/b": list(range(150))}))
+    collecting.rest(world_of({"a/b": list(range(150))}), client)
+    grown = world_of({"a/b": list(range(230))})
+    _, client = github_of(grown)
+    report = collecting.rest(grown, client)
+    assert (report.pages, report.pages_not_modified, report.stars) == (3, 1, 230)
+    assert collecting.tables.read("a/b")["user_id"].to_list() == [5000 + user for user in range(230)]
+
+
+@hypothesis_settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    before=st.integers(0, 320),
+    unstarred=st.lists(st.integers(0, 319), max_size=5),
+    more=st.sampled_from([0, 1, 80, 100, 180]),
+    pages=st.sampled_from([1, 2, 10]),
+)
+def test_a_refresh_gives_what_a_fresh_collection_gives(
+    github_of, asset_store, database, before: int, unstarred: list[int], more: int, pages: int
+) -> None:
+    """Whatever was starred or unstarred between: with or without a past, the data are the same."""
+    old = world_of({"a/b": list(range(before))}, users=600)
+    new = world_of({"a/b": [user for user in range(before + more) if user not in unstarred]}, users=600)
+    database["stargazer_state"].delete_many({})
+    refreshed = Collecting(asset_store, CollectionState(database["stargazer_state"]))
+    refreshed.rest(old, github_of(old)[1], pages)
+    refreshed.rest(new, github_of(new)[1], pages, ask_all=True)
+    table = refreshed.tables.read("a/b")
+    expected = [5000 + user for user in range(before + more) if user not in unstarred][: 100 * pages]
+    assert table["user_id"].to_list() == expected
+
+
+def test_outcomes_are_told_apart(github_of, collecting: Collecting) -> None:
+    world = troubled_world()
+    _, client = github_of(world)
+    collected = collect_repositories(client, [LIST], KnownRepositories()).table
+    repositories = [
+        RepositoryRef(
+            row["repo_id"], row["partition"], row["full_name"], row["stargazer_count"], Outcome(row["outcome"])
+        )
+        for row in collected.drop_nulls("partition").to_dicts()
+    ]
+    report = collecting.run(repositories, RestStargazers(client, 10))
+    outcomes = {key: state.outcome for key, state in report.states.items()}
+    assert outcomes == {
+        "good/one": Outcome.OK,
+        "good/starless": Outcome.OK,
+        "fresh/name": Outcome.OK,
+        "closed/list": Outcome.RESTRICTED,
+    }
+    assert report.stars == 253
+
+
+def test_restricted_repository_is_not_counted_as_empty(github_of, collecting: Collecting) -> None:
+    world = troubled_world()
+    _, client = github_of(world)
+    report = collecting.rest(world, client)
+    state = report.states["closed/list"]
+    assert state.stars is None
+    assert "permission" in str(state.reason)
+    assert "closed/list" not in collecting.tables.partitions(), "an empty table would look like a starless repository"
+    assert collecting.tables.read("good/starless").height == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "metadata_status", "outcome"),
+    [
+        (Response(b'{"message": "Not Found"}', 404), 200, Outcome.RESTRICTED),
+        (Response(b'{"message": "Not Found"}', 404), 404, Outcome.GONE),
+        (Response(b'{"message": "Resource not accessible by personal access token"}', 403), 200, Outcome.RESTRICTED),
+        (Response(b"[]", 200), 200, Outcome.RESTRICTED),
+        (Response(b'{"message": "blocked"}', 451), 451, Outcome.BLOCKED),
+        (Response(b'{"message": "x", "block": {"reason": "tos"}}', 403), 403, Outcome.BLOCKED),
+        (Response(b"", 502), 200, Outcome.UNKNOWN),
+        (Response(b'{"message": "odd"}', 422), 200, Outcome.UNKNOWN),
+    ],
+    ids=["hidden 404", "gone", "403", "empty though counted", "451", "block reason", "failing", "422"],
+)
+def test_what_a_refusal_means(collecting: Collecting, answer: Response, metadata_status: int, outcome: Outcome) -> None:
+    async def stargazers(_: Request) -> Response:
+        return answer
+
+    async def metadata(_: Request) -> Response:
+        return Response(b'{"id": 1}', metadata_status)
+
+    app = Starlette(routes=[Route("/repositories/1/stargazers", stargazers), Route("/repositories/1", metadata)])
+    with serving(app) as url, client_of(url) as client:
+        repository = RepositoryRef(1, "a/b", "a/b", 12, Outcome.OK)
+        report = collecting.run([repository], RestStargazers(client, 10))
+    assert report.states["a/b"].outcome is outcome
+    assert collecting.tables.partitions() == set()
+
+
+def test_good_data_stay_when_a_repository_closes(github_of, collecting: Collecting) -> None:
+    world = world_of({"a/b": [1, 2, 3]})
+    collecting.rest(world, github_of(world)[1])
+    closed = world_of({"a/b": [1, 2, 3, 4]})
+    closed.repositories[0].restricted = True
+    report = collecting.rest(closed, github_of(closed)[1])
+    state = report.states["a/b"]
+    assert (state.outcome, state.stars) == (Outcome.RESTRICTED, 3)
+    assert collecting.tables.read("a/b").height == 3
+    opened = world_of({"a/b": [1, 2, 3, 4]})
+    assert collecting.rest(opened, github_of(opened)[1]).states["a/b"].stars == 4
+
+
+def test_good_data_stay_when_a_repository_is_gone(github_of, collecting: Collecting) -> None:
+    world = world_of({"a/b": [1, 2, 3]})
+    _, client = github_of(world)
+    collecting.rest(world, client)
+    gone = [RepositoryRef(1, "a/b", "a/b", 3, Outcome.GONE)]
+    report = collecting.run(gone, RestStargazers(client, 10))
+    assert (report.states["a/b"].outcome, report.states["a/b"].stars, report.asked) == (Outcome.GONE, 3, 0)
+
+
+def test_a_table_that_was_lost_is_collected_again(github_of, collecting: Collecting) -> None:
+    world = world_of({"a/b": [1, 2, 3]})
+    _, client = github_of(world)
+    collecting.rest(world, client)
+    collecting.tables.store.objects.bucket.blob("assets/stargazers/a/b.parquet").delete()
+    assert collecting.rest(world, client).asked == 1
+    assert collecting.tables.read("a/b").height == 3
+
+
+def test_deleted_accounts_and_doubled_stars_are_left_out(collecting: Collecting) -> None:
+    def page(entries: list[str], more: bool) -> Response:
+        headers = {"link": '<http://x/?page=2>; rel="next"'} if more else {}
+        return Response(b"[" + ",".join(entries).encode() + b"]", 200, headers)
+
+    def entry(user: int) -> str:
+        return f'{{"starred_at": "2020-01-01T00:00:00Z", "user": {{"login": "u{user}", "id": {user}}}}}'
+
+    async def stargazers(request: Request) -> Response:
+        # While we paged somebody unstarred, and star 99 came again as the first of page 2.
+        if request.query_params["page"] == "1":
+            return page(
+                [entry(user) for user in range(99)] + ['{"starred_at": "2020-01-01T00:00:00Z", "user": null}'], True
+            )
+        return page([entry(98), entry(200)], False)
+
+    with serving(Starlette(routes=[Route("/repositories/1/stargazers", stargazers)])) as url, client_of(url) as client:
+        report = collecting.run([RepositoryRef(1, "a/b", "a/b", 101, Outcome.OK)], RestStargazers(client, 10))
+    table = collecting.tables.read("a/b")
+    assert table["user_id"].to_list() == [*range(99), 200]
+    assert report.stars == 100
+
+
+def test_a_run_that_is_cut_short_goes_on_where_it_was(github_of, collecting: Collecting) -> None:
+    world = world_of({f"a/{number}": [number] for number in range(40)})
+    standin, client = github_of(world)
+    rest = RestStargazers(client, 10)
+
+    class Limited:
+        """Spends its quota after some repositories."""
+
+        name = "stargazers"
+        left = 15
+
+        def collect(self, repository: RepositoryRef, previous: object) -> StarCollection:
+            self.left -= 1
+            if self.left < 0:
+                raise RateLimitedError("The quota is spent.")
+            return rest.collect(repository, None)
+
+    with pytest.raises(RateLimitedError):
+        collecting.run(refs(world), Limited())
+    kept = len(collecting.state.load())
+    assert kept >= 1
+    standin.served.clear()
+    report = collecting.run(refs(world), rest)
+    assert report.unchanged == kept
+    assert standin.served["stargazers"] == 40 - kept
+    assert report.stars == 40
+
+
+def contract_world() -> World:
+    return world_of({"a/b": [3, 1, 2], "C/d": [2]}, times=False)
+
+
+def source_over_rest(world: World, github_of: Callable[..., tuple[object, GitHubClient]], _: object) -> StarSource:
+    return RestStargazers(github_of(world)[1], 10)
+
+
+def source_over_file(world: World, _: object, tmp_path) -> StarSource:
+    rows = [
+        (r.full_name.upper(), world.logins[user], r.repo_id, world.user_ids[user])
+        for r in world.repositories
+        for user in r.stargazers.tolist()
+    ]
+    path = tmp_path / "stars.parquet"
+    pl.DataFrame(rows, schema=["repo", "login", "repo_id", "user_id"], orient="row").write_parquet(path)
+    return StarsFile(path)
+
+
+@pytest.mark.parametrize("make", [source_over_rest, source_over_file], ids=["stargazers", "file"])
+def test_every_source_gives_the_same_stars(make, github_of, tmp_path) -> None:
+    """The contract of `StarSource`."""
+    world = contract_world()
+    source: StarSource = make(world, github_of, tmp_path)
+    for repository in refs(world):
+        collected = source.collect(repository, None)
+        assert collected.outcome is Outcome.OK
+        assert collected.complete
+        assert collected.table is not None
+        assert STARGAZERS.problem(collected.table) is None
+        wanted = world.by_id[repository.repo_id].stargazers
+        assert collected.table["user_id"].to_list() == [world.user_ids[user] for user in np.asarray(wanted)]
+        assert collected.table["repo_id"].unique().to_list() == [repository.repo_id]
+        assert collected.table["source"].unique().to_list() == [source.name]
+    unknown = source.collect(RepositoryRef(77, "x/y", "x/y", 5, Outcome.OK), None)
+    assert unknown.outcome is not Outcome.OK
+    assert unknown.table is None
+    assert unknown.reason

@@ -1,0 +1,160 @@
+"""Real servers for the tests: one embedded set a test process, databases and buckets of their own for each test."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import uvicorn
+from google.cloud import storage
+from pydantic import SecretStr
+
+from gh_assets.asset_store import AssetStore
+from gh_assets.collector.client import GitHubClient
+from gh_assets.collector.limits import RetryPolicy
+from gh_assets.embedded import services as embedded
+from gh_assets.embedded.standin.app import Limits, Standin
+from gh_assets.embedded.standin.world import World
+from gh_assets.objects import ObjectStore
+from gh_assets.services import MongoDatabase, close_mongo, connect_gcs, connect_mongo
+from gh_assets.settings import Settings, load_settings
+
+os.environ.setdefault("HYPOTHESIS_MAX_EXAMPLES", "50")
+
+SETTINGS = [
+    "GH_ASSETS_HOME", "MONGO_URI", "MONGO_DATABASE", "GCS_BUCKET", "GCS_MODEL_BUCKET", "GCS_PROJECT", "GITHUB_TOKENS",
+    "GITHUB_TOKENS_FILE", "GITHUB_API_URL", "GH_ASSETS_AWESOME", "GH_ASSETS_MAX_PAGES", "GH_ASSETS_WORKERS",
+    "DAGSTER_HOME",
+]  # fmt: skip
+
+QUICK = RetryPolicy(attempts=4, first_wait=0.001, longest_wait=0.002, secondary_wait=0.01, longest_quota_wait=2.0)
+"""The policy of the tests: the same decisions, shorter waits."""
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home whose embedded servers all tests of this process share."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(autouse=True)
+def _environment(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the settings of whoever runs it, nor a .env file."""
+    for name in SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GH_ASSETS_HOME", str(home))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def gcs_client(home: Path) -> Iterator[storage.Client]:
+    before = os.environ.get("GH_ASSETS_HOME")
+    os.environ["GH_ASSETS_HOME"] = str(home)
+    try:
+        client = connect_gcs(load_settings())
+    finally:
+        if before is None:
+            del os.environ["GH_ASSETS_HOME"]
+        else:
+            os.environ["GH_ASSETS_HOME"] = before
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return load_settings()
+
+
+@pytest.fixture
+def database(settings: Settings) -> Iterator[MongoDatabase]:
+    """An empty Mongo database."""
+    named = settings.model_copy(update={"mongo_database": f"test_{secrets.token_hex(6)}"})
+    database = connect_mongo(named)
+    yield database
+    database.client.drop_database(database.name)
+    close_mongo(database)
+
+
+@pytest.fixture
+def objects(gcs_client: storage.Client) -> ObjectStore:
+    """An empty bucket."""
+    return ObjectStore(gcs_client, f"test-{secrets.token_hex(6)}", create=True)
+
+
+@pytest.fixture
+def asset_store(objects: ObjectStore) -> AssetStore:
+    return AssetStore(objects, workers=4)
+
+
+@contextmanager
+def serving(app: object) -> Iterator[str]:
+    """Serve an ASGI application on 127.0.0.1 in a thread; gives its address."""
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off"))  # type: ignore[arg-type]
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive(), "the server did not start"
+        time.sleep(0.005)
+    try:
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(10)
+
+
+@pytest.fixture
+def serve_world() -> Iterator[Callable[..., tuple[Standin, str]]]:
+    """Serve worlds by the stand-in; gives the stand-in and its address. Accepts the token `token`, or those given."""
+    stack = []
+
+    def start(
+        world: World, *, tokens: tuple[str, ...] = ("token",), limits: Limits | None = None
+    ) -> tuple[Standin, str]:
+        standin = Standin(world, tokens, limits or Limits())
+        context = serving(standin.app())
+        url = context.__enter__()
+        stack.append(context)
+        return standin, url
+
+    yield start
+    for context in reversed(stack):
+        context.__exit__(None, None, None)
+
+
+@pytest.fixture
+def github_of(
+    serve_world: Callable[..., tuple[Standin, str]],
+) -> Iterator[Callable[[World], tuple[Standin, GitHubClient]]]:
+    """A client of a world."""
+    clients = []
+
+    def connect(world: World) -> tuple[Standin, GitHubClient]:
+        standin, url = serve_world(world)
+        clients.append(GitHubClient(url, [SecretStr("token")], policy=QUICK))
+        return standin, clients[-1]
+
+    yield connect
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def fresh_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home of the test's own, whose servers end with the test."""
+    from gh_assets.embedded import supervision
+
+    place = tmp_path_factory.mktemp("fresh")
+    monkeypatch.setenv("GH_ASSETS_HOME", str(place))
+    monkeypatch.setattr(embedded, "IDLE_SECONDS", 0.5, raising=False)
+    yield place
+    for base in list(supervision._user_locks):
+        if base.parent.parent == place:
+            supervision.release(base.name, place)

@@ -1,0 +1,55 @@
+"""Small worlds whose right answers are obvious."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gh_assets.embedded.standin.world import NO_TIME, Repository, World, list_markdown
+
+LIST = "lists/awesome"
+
+
+def world_of(
+    stars: dict[str, list[int]], *, users: int | None = None, times: bool = True, listed: list[str] | None = None
+) -> World:
+    """A world of repositories (ids from 1) and the users (by number) who starred them, in this order.
+
+    Its list `LIST` names all repositories, or those `listed`.
+    """
+    count = users or 1 + max((user for who in stars.values() for user in who), default=0)
+    repositories = []
+    for number, (name, who) in enumerate(stars.items(), start=1):
+        when = np.arange(len(who)) * 60 + 1_500_000_000 if times else np.full(len(who), NO_TIME)
+        repositories.append(
+            Repository(
+                number, name, f"About {name}", stargazers=np.array(who, np.int64), starred_at=when.astype(np.int64)
+            )
+        )
+    named = [Repository(0, name) for name in (listed if listed is not None else list(stars))]
+    repositories.append(Repository(900_001, LIST, readme=list_markdown("Awesome", named)))
+    return World(
+        repositories,
+        [f"user-{user}" for user in range(count)],
+        [5000 + user for user in range(count)],
+        [LIST],
+        "a test",
+    )
+
+
+def troubled_world() -> World:
+    """Repositories of every outcome: fine, renamed, deleted, blocked, closed, without stars."""
+    world = world_of(
+        {
+            "good/one": list(range(250)),
+            "good/starless": [],
+            "fresh/name": [1, 2, 3],
+            "taken/down": [1],
+            "closed/list": [4, 5, 6],
+        },
+        listed=["Good/ONE", "good/one", "good/starless", "old/name", "taken/down", "closed/list", "not/there"],
+    )
+    by_name = {repository.full_name: repository for repository in world.repositories}
+    by_name["fresh/name"].former_names = ("old/name",)
+    by_name["taken/down"].blocked = True
+    by_name["closed/list"].restricted = True
+    return World(world.repositories, world.logins, world.user_ids, world.lists, "troubles")
