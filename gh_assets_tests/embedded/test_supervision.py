@@ -1,0 +1,207 @@
+"""Embedded servers: started on demand, shared, ending by themselves, never wedged."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pymongo
+import pytest
+
+from gh_assets.embedded import services, supervision
+from gh_assets.embedded.guardian import answers
+from gh_assets.embedded.locks import is_locked
+from gh_assets.embedded.supervision import ServerSpec, ensure_running, read_state, release
+from gh_assets.errors import ServiceUnavailableError
+from gh_assets.objects import ObjectStore, make_client
+
+ECHO = (
+    "import http.server, sys, os;"
+    "http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), http.server.SimpleHTTPRequestHandler).serve_forever()"
+)
+
+
+def spec(key: str = "echo", idle_seconds: float = 0.3) -> ServerSpec:
+    return ServerSpec(key, "echo server", (sys.executable, "-c", ECHO, "{port}"), idle_seconds)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.02)
+
+
+def is_alive(pid: int) -> bool:
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)  # a zombie of ours would answer to signal 0
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """A home; its servers are let go at the end."""
+    yield tmp_path
+    for base in [base for base in supervision._user_locks if base.parent.parent == tmp_path]:
+        release(base.name, tmp_path)
+
+
+def test_a_server_is_started_once_and_shared(place: Path) -> None:
+    with ThreadPoolExecutor(8) as executor:
+        ports = set(executor.map(lambda _: ensure_running(spec(), place), range(16)))
+    assert len(ports) == 1
+    assert answers(ports.pop())
+
+
+def test_several_processes_share_one_server(place: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path;"
+        "from gh_assets.embedded.supervision import ServerSpec, ensure_running;"
+        "print(ensure_running(ServerSpec('echo', 'echo server', (sys.executable, '-c', sys.argv[2], '{port}'), 5.0),"
+        " Path(sys.argv[1])))"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program, str(place), ECHO], stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    ports = {process.communicate(timeout=60)[0].strip() for process in processes}
+    assert len(ports) == 1, "each process must have got the same server"
+
+
+def test_it_ends_when_nobody_uses_it_and_starts_again(place: Path) -> None:
+    port = ensure_running(spec(), place)
+    state = read_state(place / "run" / "echo")
+    release("echo", place)
+    wait_for(lambda: not is_locked(place / "run" / "echo.guard"))
+    assert not answers(port)
+    assert not is_alive(state["server_pid"])
+    assert answers(ensure_running(spec(), place))
+
+
+def test_it_stays_while_somebody_uses_it(place: Path) -> None:
+    port = ensure_running(spec(idle_seconds=0.0), place)
+    guardian = read_state(place / "run" / "echo")["guardian_pid"]
+    # With no grace at all: had the guardian thought it unused, the next of its polls would have ended it.
+    with pytest.raises(AssertionError):
+        wait_for(lambda: not is_locked(place / "run" / "echo.guard"), seconds=1.0)
+    assert is_alive(guardian)
+    assert answers(port)
+
+
+def test_a_killed_server_is_restarted_on_its_port(place: Path) -> None:
+    port = ensure_running(spec(), place)
+    before = read_state(place / "run" / "echo")["server_pid"]
+    os.kill(before, signal.SIGKILL)
+    wait_for(lambda: read_state(place / "run" / "echo").get("server_pid") not in (None, before))
+    assert ensure_running(spec(), place) == port
+
+
+def test_a_killed_guardian_is_replaced_and_its_server_does_not_linger(place: Path) -> None:
+    ensure_running(spec(), place)
+    state = read_state(place / "run" / "echo")
+    os.kill(state["guardian_pid"], signal.SIGKILL)
+    wait_for(lambda: not is_locked(place / "run" / "echo.guard"))
+    port = ensure_running(spec(), place)
+    assert answers(port)
+    after = read_state(place / "run" / "echo")
+    assert after["guardian_pid"] != state["guardian_pid"]
+    wait_for(lambda: not is_alive(state["server_pid"]))
+
+
+def test_both_killed_at_once_is_survived(place: Path) -> None:
+    ensure_running(spec(), place)
+    state = read_state(place / "run" / "echo")
+    os.kill(state["guardian_pid"], signal.SIGKILL)
+    os.kill(state["server_pid"], signal.SIGKILL)
+    wait_for(lambda: not is_locked(place / "run" / "echo.guard"))
+    assert answers(ensure_running(spec(), place))
+
+
+def test_a_user_that_is_killed_does_not_keep_it_alive(place: Path) -> None:
+    program = (
+        "import sys, time; from pathlib import Path;"
+        "from gh_assets.embedded.supervision import ServerSpec, ensure_running;"
+        "ensure_running(ServerSpec('echo', 'echo server', (sys.executable, '-c', sys.argv[2], '{port}'), 0.3),"
+        " Path(sys.argv[1])); print('up', flush=True); time.sleep(600)"
+    )
+    user = subprocess.Popen([sys.executable, "-c", program, str(place), ECHO], stdout=subprocess.PIPE, text=True)
+    assert user.stdout is not None
+    assert user.stdout.readline() == "up\n"
+    user.kill()
+    user.communicate()
+    wait_for(lambda: not is_locked(place / "run" / "echo.guard"))
+
+
+def test_a_home_deleted_under_it_ends_it(tmp_path: Path) -> None:
+    import shutil
+
+    place = tmp_path / "home"
+    port = ensure_running(spec(idle_seconds=60.0), place)
+    shutil.rmtree(place)
+    wait_for(lambda: not answers(port))
+    assert answers(ensure_running(spec(), place))
+    release("echo", place)
+
+
+def test_a_server_that_cannot_start_is_an_error_with_its_last_words(place: Path) -> None:
+    broken = ServerSpec("broken", "broken server", (sys.executable, "-c", "raise SystemExit('no more room')"))
+    with pytest.raises(ServiceUnavailableError, match=r"The embedded broken server did not start.*no more room"):
+        ensure_running(broken, place)
+
+
+def test_a_home_that_cannot_be_made_is_one_error(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("a file, no folder")
+    with pytest.raises(ServiceUnavailableError, match="GH_ASSETS_HOME"):
+        ensure_running(spec(), blocked)
+
+
+def test_servers_get_no_secrets_of_ours(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_TOKENS", "ghp_secret")
+    monkeypatch.setenv("MONGO_URI", "mongodb://user:password@example.com/")
+    ensure_running(spec(), place)
+    state = read_state(place / "run" / "echo")
+    for pid in (state["server_pid"], state["guardian_pid"]):
+        environment = Path(f"/proc/{pid}/environ").read_bytes() + Path(f"/proc/{pid}/cmdline").read_bytes()
+        assert b"ghp_secret" not in environment
+        assert b"password" not in environment
+
+
+def test_what_mongo_acknowledged_survives_kill_9(place: Path) -> None:
+    client: pymongo.MongoClient[dict[str, object]] = pymongo.MongoClient(services.mongo_uri(place))
+    state = read_state(place / "run" / "mongo")
+    acknowledged = 0
+    for number in range(200):
+        client["test"]["things"].insert_one({"_id": number})
+        acknowledged += 1
+        if number == 120:
+            os.kill(state["server_pid"], signal.SIGKILL)
+            # The guardian brings it back on the same port; pymongo's retryable writes bridge the gap.
+            wait_for(lambda: read_state(place / "run" / "mongo").get("server_pid") != state["server_pid"])
+    client.close()
+    after: pymongo.MongoClient[dict[str, object]] = pymongo.MongoClient(services.mongo_uri(place))
+    assert after["test"]["things"].count_documents({}) == acknowledged
+    after.close()
+
+
+def test_what_the_bucket_acknowledged_survives_kill_9_of_everything(place: Path) -> None:
+    store = ObjectStore(make_client(endpoint=services.gcs_endpoint(place)), "kept", create=True)
+    stored = store.write("folder/object", b"content" * 1000, metadata={"a": "b"})
+    state = read_state(place / "run" / "gcs")
+    os.kill(state["guardian_pid"], signal.SIGKILL)
+    os.kill(state["server_pid"], signal.SIGKILL)
+    wait_for(lambda: not is_locked(place / "run" / "gcs.guard"))
+    again = ObjectStore(make_client(endpoint=services.gcs_endpoint(place)), "kept", create=True)
+    assert again.read("folder/object") == b"content" * 1000
+    assert again.describe("folder/object") == stored

@@ -1,0 +1,29 @@
+"""Matrices whose structure a recommender should find."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+
+
+def checkerboard(users: int = 40, items: int = 20) -> sp.csr_array:
+    """Even users have most even items, odd users most odd ones: whoever recommends the other colour is wrong."""
+    rng = np.random.default_rng(0)
+    dense = np.zeros((users, items), np.float32)
+    for user in range(users):
+        mine = np.arange(user % 2, items, 2)
+        dense[user, rng.permutation(mine)[: len(mine) - 2]] = 1
+    return sp.csr_array(dense)
+
+
+def taste_matrix(users: int = 300, items: int = 60, tastes: int = 6) -> sp.csr_array:
+    """Each user likes one or two of several groups of items, and some items are popular with all."""
+    rng = np.random.default_rng(7)
+    group = np.arange(items) % tastes
+    dense = np.zeros((users, items), np.float32)
+    for user in range(users):
+        liked = rng.choice(tastes, size=rng.integers(1, 3), replace=False)
+        weight = np.where(np.isin(group, liked), 1.0, 0.03) + 0.2 * (np.arange(items) < 4)
+        chosen = rng.choice(items, size=rng.integers(8, 14), replace=False, p=weight / weight.sum())
+        dense[user, chosen] = 1
+    return sp.csr_array(dense)

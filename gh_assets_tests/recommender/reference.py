@@ -1,0 +1,62 @@
+"""RecVAE as the paper writes it: dense rows, one function a formula. Tests compare the engine with this."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from gh_assets.recommender.recvae import Encoder, RecVAE
+
+
+def dense_encoder(encoder: Encoder, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Figure 2 of the paper, each layer written out, for dense rows x of ones and zeros."""
+
+    def swish(value: Tensor) -> Tensor:
+        return value / (1 + torch.exp(-value))
+
+    def norm(value: Tensor, index: int) -> Tensor:
+        layer = encoder.norms[index]
+        mean = value.mean(dim=1, keepdim=True)
+        variance = ((value - mean) ** 2).mean(dim=1, keepdim=True)
+        return (value - mean) / torch.sqrt(variance + 0.1) * layer.weight + layer.bias
+
+    def dense(value: Tensor, index: int) -> Tensor:
+        layer = encoder.layers[index]
+        return value @ layer.weight.T + layer.bias
+
+    normalized = x / torch.sqrt((x**2).sum(dim=1, keepdim=True))
+    h1 = norm(swish(normalized @ encoder.embeddings.weight + encoder.bias), 0)
+    h2 = norm(swish(dense(h1, 0) + h1), 1)
+    h3 = norm(swish(dense(h2, 1) + h1 + h2), 2)
+    h4 = norm(swish(dense(h3, 2) + h1 + h2 + h3), 3)
+    h5 = norm(swish(dense(h4, 3) + h1 + h2 + h3 + h4), 4)
+    return (
+        h5 @ encoder.mean.weight.T + encoder.mean.bias,
+        h5 @ encoder.log_variance.weight.T + encoder.log_variance.bias,
+    )
+
+
+def normal_density(z: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    return torch.exp(-((z - mean) ** 2) / (2 * variance)) / torch.sqrt(2 * math.pi * variance)
+
+
+def dense_loss(model: RecVAE, x: Tensor, noise: Tensor, old: tuple[Tensor, Tensor] | None) -> Tensor:
+    """Negative objective of eq. 13 for a batch, mean over users, with given noise of the reparametrization."""
+    mean, log_variance = dense_encoder(model.encoder, x)
+    z = mean + noise * torch.sqrt(torch.exp(log_variance))
+    logits = z @ model.decoder.weight.T + model.decoder.bias
+    probabilities = torch.exp(logits) / torch.exp(logits).sum(dim=1, keepdim=True)
+    objective = (x * torch.log(probabilities)).sum(dim=1)
+    if old is not None:
+        one, wide = torch.ones_like(z), torch.full_like(z, math.exp(10.0))
+        prior = (
+            3 / 20 * normal_density(z, 0 * z, one)
+            + 3 / 4 * normal_density(z, old[0], torch.exp(old[1]))
+            + 1 / 10 * normal_density(z, 0 * z, wide)
+        )
+        posterior = normal_density(z, mean, torch.exp(log_variance))
+        divergence = (torch.log(posterior) - torch.log(prior)).sum(dim=1)
+        objective = objective - model.config.gamma * x.sum(dim=1) * divergence
+    return -objective.mean()
