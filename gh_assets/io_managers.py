@@ -75,7 +75,7 @@ class GcsTypedIOManager(ConfigurableIOManager):
             return store.read_matrix(asset)
         if not context.has_asset_partitions:
             return store.read_table(asset)
-        keys = context.asset_partition_keys
+        keys = sorted(context.asset_partition_keys)  # Dagster gives them in any order; rows must not move with it
         if len(keys) == 1 and wanted is pl.DataFrame and context.has_partition_key:
             return store.read_table(asset, keys[0])
         tables = store.read_tables(asset, keys)

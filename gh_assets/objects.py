@@ -104,7 +104,7 @@ class ObjectStore:
         self._retry = DEFAULT_RETRY.with_timeout(RETRY_SECONDS)
         if create:
             try:
-                with _explained(f"gs://{bucket}"):
+                with _explained(f"gs://{bucket}", writing=True):
                     if not self.bucket.exists(retry=self._retry):
                         self.bucket.create(retry=self._retry)
             except ConcurrentWriteError:
@@ -151,7 +151,7 @@ class ObjectStore:
             "retry": self._retry,
             "content_type": content_type,
         }
-        with _explained(self.uri(name)):
+        with _explained(self.uri(name), writing=True):
             if isinstance(content, Path):
                 blob.upload_from_filename(str(content), **options)
             else:
@@ -204,8 +204,9 @@ def _described(blob: storage.Blob) -> StoredObject:
 class _explained:  # noqa: N801 - used as a statement
     """Turns the client's exceptions into ours, which say what to do."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, *, writing: bool = False) -> None:
         self.uri = uri
+        self.writing = writing
 
     def __enter__(self) -> None:
         return None
@@ -216,8 +217,7 @@ class _explained:  # noqa: N801 - used as a statement
         if isinstance(error, (PreconditionFailed, Conflict)):
             raise ConcurrentWriteError(f"{self.uri} was written by another process meanwhile. Run again.") from error
         if isinstance(error, NotFound):
-            bucket = "bucket does not exist" in str(error).lower() or self.uri.count("/") == 2
-            if bucket:
+            if self.writing:  # only the bucket can be what is not there
                 raise ConfigurationError(f"The bucket of {self.uri} does not exist: create it.") from error
             raise StoredDataError(f"There is no object {self.uri}.") from error
         if isinstance(error, (Forbidden, Unauthorized, GoogleAuthError)):

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import dagster as dg
+from dagster._core.definitions.metadata import RawMetadataValue
 from pydantic import Field
 
 from gh_assets import progress
@@ -106,7 +107,7 @@ def recvae_model(
     )
 
 
-def _model_metadata(model: RegisteredModel) -> dict[str, dg.RawMetadataValue]:
+def _model_metadata(model: RegisteredModel) -> dict[str, RawMetadataValue]:
     metrics = {name.replace("@", "_at_").replace(" ", "_"): float(value) for name, value in model.metrics.items()}
     return {
         "model": model.name,

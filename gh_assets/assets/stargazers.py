@@ -6,6 +6,7 @@ from typing import Literal
 
 import dagster as dg
 import polars as pl
+from dagster._core.definitions.metadata import RawMetadataValue
 from pydantic import Field
 
 from gh_assets import progress
@@ -111,7 +112,7 @@ with warnings.catch_warnings():
             f"{report.done} repositories: {report.asked} asked, {report.unchanged} unchanged, {report.stars} stars, "
             f"{report.pages} pages ({report.pages_not_modified} not modified), outcomes {dict(report.outcomes)}"
         )
-        metadata: dict[str, dg.RawMetadataValue] = {
+        metadata: dict[str, RawMetadataValue] = {
             "run_repositories_asked": report.asked,
             "run_pages": report.pages,
             "run_pages_not_modified": report.pages_not_modified,

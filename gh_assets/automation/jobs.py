@@ -6,7 +6,6 @@ import dagster as dg
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
 from gh_assets.assets import ALL_ASSETS, repos
-from gh_assets.assets.common import REPO_PARTITIONS
 
 repos_job = dg.define_asset_job(
     "read_lists",
@@ -17,14 +16,12 @@ repos_job = dg.define_asset_job(
 refresh_job = dg.define_asset_job(
     "collect_and_recommend",
     selection=dg.AssetSelection.assets(*ALL_ASSETS) - dg.AssetSelection.assets(repos),
-    partitions_def=REPO_PARTITIONS,
     description="Collect the stars of a range of repositories, then rebuild matrix, model and recommendations.",
 )
 
 chain_job = dg.define_asset_job(
     "whole_chain",
     selection=dg.AssetSelection.assets(*ALL_ASSETS),
-    partitions_def=REPO_PARTITIONS,
     description="From the awesome lists to the recommendations, for all repositories that have a partition.",
 )
 

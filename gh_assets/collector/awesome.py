@@ -17,12 +17,48 @@ from gh_assets.errors import InputError
 # First path segments of github.com that are pages of GitHub itself, not owners of repositories. Only sure ones: a
 # page taken for a repository costs one request and ends as "gone"; a repository taken for a page would be lost.
 _RESERVED_OWNERS = frozenset(
-    (
-        "about account apps codespaces collections contact customer-stories dashboard discussions education "
-        "enterprise events explore features gist issues join login logout marketplace new notifications orgs "
-        "organizations pricing pulls readme resources search security sessions settings signup site solutions "
-        "sponsors stars topics trending users"
-    ).split()
+    [
+        "about",
+        "account",
+        "apps",
+        "codespaces",
+        "collections",
+        "contact",
+        "customer-stories",
+        "dashboard",
+        "discussions",
+        "education",
+        "enterprise",
+        "events",
+        "explore",
+        "features",
+        "gist",
+        "issues",
+        "join",
+        "login",
+        "logout",
+        "marketplace",
+        "new",
+        "notifications",
+        "orgs",
+        "organizations",
+        "pricing",
+        "pulls",
+        "readme",
+        "resources",
+        "search",
+        "security",
+        "sessions",
+        "settings",
+        "signup",
+        "site",
+        "solutions",
+        "sponsors",
+        "stars",
+        "topics",
+        "trending",
+        "users",
+    ]
 )
 _OWNER = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,60})")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")

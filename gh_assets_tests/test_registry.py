@@ -1,0 +1,269 @@
+"""The model registry: whole models or none, the latest, the best, and what came back is what was stored."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import io
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gh_assets import registry as registry_module
+from gh_assets.errors import InputError, ModelNotFoundError, StoredDataError
+from gh_assets.registry import ModelRegistry, download_file, extract_archive, file_to_storage, write_archive
+
+
+@pytest.fixture
+def registry(objects, database) -> ModelRegistry:
+    return ModelRegistry(objects, database["models"])
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "weights.bin"
+    path.write_bytes(b"weights " * 10_000)
+    return path
+
+
+def test_a_file_comes_back_as_it_was_under_its_registered_name(registry, file: Path, tmp_path: Path) -> None:
+    model = registry.save(file, "recvae", 0.5, file_name="model.bin")
+    path = registry.download(model, tmp_path / "out")
+    assert path == tmp_path / "out" / "model.bin"
+    assert path.read_bytes() == file.read_bytes()
+    assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["model.bin"], "drafts were left behind"
+
+
+def test_the_document_says_everything(registry, database, file: Path) -> None:
+    before = dt.datetime.now(dt.UTC)
+    registry.save(
+        file, "recvae", 0.5, tag="a", metric="ndcg@100", run_id="run-1", config={"epochs": 3}, metrics={"m": 1.0}
+    )
+    document = database["models"].find_one({})
+    assert document["name"] == "recvae"
+    assert (document["tag"], document["score"], document["metric"]) == ("a", 0.5, "ndcg@100")
+    assert (document["run_id"], document["config"], document["metrics"]) == ("run-1", {"epochs": 3}, {"m": 1.0})
+    assert document["size"] == file.stat().st_size
+    assert document["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert document["time"].tzinfo is not None
+    assert abs(document["time"] - before) < dt.timedelta(minutes=1)
+    stored = registry.store.describe(document["object"])
+    assert (document["bucket"], document["generation"]) == (registry.store.name, stored.generation)
+    assert document["crc32c"] == stored.crc32c
+
+
+def test_latest_is_by_time_and_best_is_by_score(registry, file: Path) -> None:
+    for number, score in enumerate([0.3, 0.9, 0.5, None, float("nan")]):
+        file.write_bytes(b"version %d" % number)
+        registry.save(file, "recvae", score, tag=f"v{number}")
+    assert registry.latest("recvae").tag == "v4"
+    assert registry.latest("recvae").score is None, "NaN is no score"
+    assert registry.best("recvae").tag == "v1"
+    assert registry.best("recvae", tag="v2").score == 0.5
+    with pytest.raises(ModelNotFoundError, match=r"No scored model 'recvae' with tag 'v3'"):
+        registry.best("recvae", tag="v3")
+
+
+def test_of_equal_scores_the_newest_is_the_best(registry, file: Path) -> None:
+    for number in range(3):
+        file.write_bytes(b"version %d" % number)
+        registry.save(file, "recvae", 0.5, tag=f"v{number}")
+    assert registry.best("recvae").tag == "v2"
+
+
+def test_a_model_that_is_not_there_is_one_error_that_names_what_is(registry, file: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"No model 'recvae' is registered \(registered: none\)"):
+        registry.latest("recvae")
+    registry.save(file, "other", 1.0)
+    with pytest.raises(ModelNotFoundError, match="registered: other"):
+        registry.latest("recvae")
+
+
+def test_the_same_file_saved_twice_is_one_object_and_two_models(registry, file: Path) -> None:
+    first, second = (registry.save(file, "recvae", score) for score in (0.1, 0.2))
+    assert (first.object, first.generation) == (second.object, second.generation)
+    assert len(registry.models()) == 2
+    assert len(list(registry.store.names("recvae/"))) == 1
+
+
+def test_any_model_can_be_fetched_not_only_the_latest(registry, file: Path, tmp_path: Path) -> None:
+    for number in range(4):
+        file.write_bytes(b"version %d" % number)
+        registry.save(file, "recvae", float(-number))
+    for number, model in enumerate(reversed(registry.models("recvae"))):
+        assert registry.download(model, tmp_path / "out").read_bytes() == b"version %d" % number
+
+
+def test_tar_zip_compresses_and_unpacks(registry, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "weights.bin").write_bytes(b"\0" * 200_000)
+    (folder / "deep" / "config.json").write_text("{}")
+    model = registry.save(folder, "recvae", 0.5, tar_zip=True)
+    assert model.file_name == "model.tar.gz"
+    assert model.size < 10_000, "the archive is not compressed"
+    unpacked = registry.download(model, tmp_path / "out", unpack=True)
+    assert unpacked == tmp_path / "out" / "model"
+    assert (unpacked / "weights.bin").read_bytes() == b"\0" * 200_000
+    assert (unpacked / "deep" / "config.json").read_text() == "{}"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["model"]
+
+
+def test_archives_of_the_same_content_have_the_same_bytes(tmp_path: Path) -> None:
+    import os
+
+    for name in ("a", "b"):
+        folder = tmp_path / name / "model"
+        folder.mkdir(parents=True)
+        for file in ("two", "one") if name == "a" else ("one", "two"):
+            (folder / file).write_text(file)
+            os.utime(folder / file, (1 if name == "a" else 2,) * 2)
+            (folder / file).chmod(0o600 if name == "a" else 0o644)
+        write_archive(folder, tmp_path / f"{name}.tar.gz")
+    assert (tmp_path / "a.tar.gz").read_bytes() == (tmp_path / "b.tar.gz").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["parent", "absolute", "link", "device"])
+def test_an_archive_that_reaches_outside_is_refused(tmp_path: Path, kind: str) -> None:
+    member = tarfile.TarInfo({"parent": "../outside", "absolute": "/tmp/gh-assets-outside"}.get(kind, "x"))
+    if kind == "link":
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    elif kind == "device":
+        member.type = tarfile.CHRTYPE
+    else:
+        member.size = 1
+    path = tmp_path / "in" / "bad.tar.gz"
+    path.parent.mkdir()
+    with tarfile.open(path, "w:gz") as archive:
+        archive.addfile(member, io.BytesIO(b"x"))
+    target = tmp_path / "in" / "bad"
+    if kind == "absolute":  # the leading slash is taken off: it lands inside
+        extract_archive(path, target)
+        assert (target / "tmp" / "gh-assets-outside").exists()
+    else:
+        with pytest.raises(StoredDataError, match="cannot be unpacked"):
+            extract_archive(path, target)
+        assert not target.exists()
+    assert not (tmp_path / "outside").exists()
+    assert not Path("/tmp/gh-assets-outside").exists()
+    assert not [entry for entry in path.parent.iterdir() if entry.name.startswith(".bad")]
+
+
+def test_a_damaged_object_is_never_delivered(registry, file: Path, tmp_path: Path) -> None:
+    model = registry.save(file, "recvae", 0.5)
+    blob = registry.store.bucket.blob(model.object)
+    blob.upload_from_string(b"something else")
+    with pytest.raises(StoredDataError):
+        registry.download(model, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+    assert not registry.is_stored(model)
+    blob.delete()
+    with pytest.raises(StoredDataError, match="There is no object"):
+        registry.download(model, tmp_path / "out")
+    assert not registry.is_stored(model)
+
+
+def test_a_crash_before_the_document_leaves_nothing_visible_and_a_rerun_succeeds(
+    registry, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def crash(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(registry_module, "RegisteredModel", crash)
+        with pytest.raises(Killed):
+            registry.save(file, "recvae", 0.5)
+    assert registry.models() == []
+    with pytest.raises(ModelNotFoundError):
+        registry.latest("recvae")
+    model = registry.save(file, "recvae", 0.5)
+    assert registry.download(model, tmp_path / "out").read_bytes() == file.read_bytes()
+
+
+def test_many_savers_at_once_lose_nothing(registry, tmp_path: Path) -> None:
+    def save(number: int) -> None:
+        path = tmp_path / f"{number}.bin"
+        path.write_bytes(b"%d" % (number % 3))  # some have the same content
+        registry.save(path, "recvae", number / 10, file_name="model.bin")
+
+    with ThreadPoolExecutor(8) as executor:
+        list(executor.map(save, range(12)))
+    assert len(registry.models("recvae")) == 12
+    assert registry.best("recvae").score == 1.1
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "x" * 201, "new\nline", {"$ne": ""}])
+def test_names_that_could_do_harm_are_refused(registry, file: Path, name: str) -> None:
+    with pytest.raises(InputError):
+        registry.save(file, name, 0.5)
+    with pytest.raises(InputError):
+        registry.save(file, "recvae", 0.5, file_name=name or ".")
+    if not isinstance(name, str):
+        with pytest.raises(InputError, match="must be text"):
+            registry.latest(name)
+        with pytest.raises(InputError, match="must be text"):
+            registry.models(tag=name)
+
+
+def test_what_cannot_be_stored_is_one_error(registry, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        registry.save(tmp_path / "nothing", "recvae", 0.5)
+    with pytest.raises(InputError, match="tar_zip=True"):
+        registry.save(tmp_path, "recvae", 0.5)
+
+
+def test_a_model_of_another_bucket_is_refused(registry, file: Path, tmp_path: Path) -> None:
+    import dataclasses
+
+    model = dataclasses.replace(registry.save(file, "recvae", 0.5), bucket="somebody-elses")
+    with pytest.raises(StoredDataError, match="GCS_MODEL_BUCKET"):
+        registry.download(model, tmp_path)
+
+
+def test_the_two_functions_keep_their_contract(database, file: Path, tmp_path: Path) -> None:
+    collection = database["models"]
+    for score, tag in ((0.9, "good"), (0.1, "bad")):
+        file.write_text(tag)
+        document = file_to_storage(file, "recvae", score, tag, collection, "model.txt", True)
+    assert document["file_name"] == "model.tar.gz"
+    assert document["bucket"] == "model-save"
+    assert document["tag"] == "bad"
+    latest = download_file("recvae", collection, directory=tmp_path / "latest", unpack=True)
+    best = download_file("recvae", collection, latest=False, directory=tmp_path / "best", unpack=True)
+    tagged = download_file("recvae", collection, tag="good", directory=tmp_path / "tagged")
+    assert (latest / "weights.bin").read_text() == "bad"
+    assert (best / "weights.bin").read_text() == "good"
+    assert tagged == tmp_path / "tagged" / "model.tar.gz"
+    plain = file_to_storage(str(file), "plain", None, db_conn=collection)
+    assert (plain["file_name"], plain["score"], plain["tag"]) == ("weights.bin", None, "")
+    assert download_file("plain", collection, directory=tmp_path).read_text() == "bad"
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["a", "b"]), st.sampled_from(["x", "y"]), st.none() | st.floats(-1, 1)), max_size=8
+    )
+)
+def test_latest_and_best_against_a_list(
+    objects, database, file: Path, saved: list[tuple[str, str, float | None]]
+) -> None:
+    database["models"].delete_many({})
+    registry = ModelRegistry(objects, database["models"])
+    for number, (name, tag, score) in enumerate(saved):
+        registry.save(file, name, score, tag=tag, metric=str(number))
+    for name in ("a", "b"):
+        for tag in ("", "x", "y"):
+            mine = [(n, s) for n, (m, t, s) in enumerate(saved) if m == name and tag in ("", t)]
+            scored = [(s, n) for n, s in mine if s is not None]
+            if mine:
+                assert registry.latest(name, tag).metric == str(mine[-1][0])
+            if scored:
+                assert registry.best(name, tag).metric == str(max(scored)[1])
