@@ -1,0 +1,340 @@
+"""The whole chain by the command that people type, in a home of its own, on a small world."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import requests
+
+from gh_assets.asset_store import AssetStore
+from gh_assets.cli import main
+from gh_assets.collector.stargazers import CollectionState
+from gh_assets.embedded import services as embedded
+from gh_assets.embedded.supervision import read_state, release
+from gh_assets.services import connect_gcs, connect_mongo, data_store
+from gh_assets.settings import load_settings
+from gh_assets_tests.conftest import SETTINGS
+
+USERS, REPOS = 160, 45
+SECRET = "ghp_verysecret0123456789wxyz"
+
+
+def write_stars(path: Path) -> pl.DataFrame:
+    """Users with tastes; some repositories have more than a page of stargazers."""
+    rng = np.random.default_rng(3)
+    rows = []
+    for user in range(USERS):
+        taste = user % 3
+        weights = np.where(np.arange(REPOS) % 3 == taste, 1.0, 0.08) + 1.5 * (np.arange(REPOS) < 4)
+        for repo in rng.choice(REPOS, size=rng.integers(8, 18), replace=False, p=weights / weights.sum()):
+            rows.append((f"Owner{repo % 5}/repo-{repo}", f"Login-{user}"))
+    table = pl.DataFrame(rows, schema=["repo", "login"], orient="row")
+    table.write_parquet(path)
+    return table
+
+
+def command(home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if name not in SETTINGS}
+    return subprocess.run(
+        [sys.executable, "-m", "gh_assets.cli", *arguments],
+        env=clean | {"GH_ASSETS_HOME": str(home)} | environment,
+        cwd=home.parent,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def run_json(home: Path, *arguments: str) -> dict[str, Any]:
+    done = command(home, *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def let_go(home: Path) -> None:
+    for key in ("mongo", "gcs"):
+        release(key, home)
+    for path in (home / "run").glob("github-*.users"):
+        release(path.stem, home)
+
+
+def contents(home: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Checksum of each object of the assets."""
+    monkeypatch.setenv("GH_ASSETS_HOME", str(home))
+    settings = load_settings()
+    bucket = data_store(settings, connect_gcs(settings)).bucket
+    return {blob.name: blob.crc32c for blob in bucket.list_blobs(prefix="assets/")}
+
+
+class Ran:
+    """A home in which the chain has run once."""
+
+    def __init__(self, base: Path) -> None:
+        self.home = base / "home"
+        self.file = base / "stars.parquet"
+        self.stars = write_stars(self.file)
+        self.first = run_json(self.home, "run", "--stars", str(self.file), "--epochs", "4")
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
+    ran = Ran(tmp_path_factory.mktemp("chain"))
+    yield ran
+    let_go(ran.home)
+
+
+def test_status_has_the_figures_of_the_file(ran: Ran) -> None:
+    status = run_json(ran.home, "status")
+    repos, users = ran.stars["repo"].n_unique(), ran.stars["login"].n_unique()
+    assert (status["repos"], status["partitions"], status["users"]) == (repos, repos, users)
+    assert status["stars"] == ran.stars.height
+    assert status["matrix"] == {"rows": users, "cols": repos, "nnz": ran.stars.height}
+    assert status["partition_outcomes"] == {"ok": repos}
+    assert status["runs"] == {"SUCCESS": 2}
+    (model,) = status["models"]
+    assert {"name", "tag", "score", "metric", "time", "object", "size"} <= model.keys()
+    assert (model["name"], model["metric"]) == ("recvae", "ndcg@100")
+    assert {"ease ndcg@100", "popularity ndcg@100"} <= model["metrics"].keys()
+    assert ran.first["run"]["checks_failed"] == []
+
+
+def test_a_second_run_asks_for_nothing_twice_and_changes_no_byte(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GH_ASSETS_HOME", str(ran.home))
+    url, _ = embedded.github_standin(ran.home)
+    database = connect_mongo(load_settings())
+    before = contents(ran.home, monkeypatch)
+    documents = {
+        name: list(database[name].find().sort("_id")) for name in ("users", "repos", "stargazer_state", "models")
+    }
+    served = requests.get(f"{url}/__standin__", timeout=10).json()["served"]
+    second = run_json(ran.home, "run", "--stars", str(ran.file), "--epochs", "4")
+    after = requests.get(f"{url}/__standin__", timeout=10).json()["served"]
+    assert after.get("stargazers", 0) == served.get("stargazers", 0)
+    assert after.get("repository", 0) == served.get("repository", 0), "unchanged metadata answer 304"
+    assert contents(ran.home, monkeypatch) == before
+    for name, expected in documents.items():
+        assert list(database[name].find().sort("_id")) == expected, f"documents of {name} changed"
+    database.client.close()
+    assert second["models"] == ran.first["models"], "the same data are not trained again"
+
+
+def test_recommendations_are_new_to_the_user_and_explained_by_own_stars(ran: Ran) -> None:
+    mine = set(ran.stars.filter(pl.col("login") == "Login-7")["repo"])
+    answer = run_json(ran.home, "recommend", "login-7", "-n", "10")
+    assert answer["known_stars"] == len(mine)
+    assert [entry["rank"] for entry in answer["recommendations"]] == list(range(1, 11))
+    for entry in answer["recommendations"]:
+        assert entry["full_name"] not in mine
+        assert {reason["full_name"] for reason in entry["because"]} <= mine
+        assert 0 < sum(reason["share"] for reason in entry["because"]) <= 1.001
+
+
+def test_command_and_asset_agree(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GH_ASSETS_HOME", str(ran.home))
+    settings = load_settings()
+    table = AssetStore(data_store(settings, connect_gcs(settings))).read_table("recommendations")
+    assert table["login"].n_unique() == USERS
+    mine = table.filter(pl.col("login") == "Login-7").sort("rank").head(10)
+    answer = run_json(ran.home, "recommend", "Login-7", "-n", "10")
+    assert [entry["full_name"] for entry in answer["recommendations"]] == mine["full_name"].to_list()
+    because = [[reason["full_name"] for reason in entry["because"]] for entry in answer["recommendations"]]
+    assert because == mine["because"].to_list()
+    starred = set(zip(ran.stars["login"], ran.stars["repo"], strict=True))
+    assert not starred & set(zip(table["login"], table["full_name"], strict=True)), "somebody got what they starred"
+
+
+def test_repositories_in_place_of_a_login(ran: Ran) -> None:
+    answer = run_json(ran.home, "recommend", "--repos", "owner4/REPO-9,Owner2/repo-12,no/such", "-n", "5")
+    assert answer["known_stars"] == 2
+    assert answer["warnings"] == ["Not known to the model, ignored: no/such."]
+    names = {entry["full_name"] for entry in answer["recommendations"]}
+    assert len(names) == 5
+    assert not names & {"Owner4/repo-9", "Owner2/repo-12"}
+
+
+def test_the_model_is_downloaded(ran: Ran, tmp_path: Path) -> None:
+    done = command(ran.home, "models", "download", "--directory", str(tmp_path), "--unpack")
+    folder = Path(done.stdout.strip())
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "index.json", "weights.safetensors"]
+
+
+def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Run the command in this process; gives its exit code and the one line that it said."""
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    captured = capsys.readouterr()
+    assert captured.out == "", "results go to stdout, and there is none"
+    lines = [line for line in captured.err.splitlines() if line.startswith(("Error", "Usage"))]
+    assert len(lines) == 1, captured.err
+    assert "Traceback" not in captured.err
+    return int(caught.value.code or 0), captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["recommend", "nobody-at-all"], "'nobody-at-all' is not among the 160 collected users"),
+        (["recommend", "--repos", "no/such,also/not"], "The model knows none of no/such, also/not"),
+        (["recommend", "--repos", "not a repo"], "is no repository: give owner/name"),
+        (["run", "--stars", "missing.parquet"], "missing.parquet does not exist"),
+        (["run", "--awesome", "missing.md"], "'missing.md' is neither a file that exists nor owner/name"),
+        (["run", "--source", "file"], "--source file needs the file"),
+        (["models", "download", "other"], "No scored model 'other' is registered (registered: recvae)"),
+    ],
+)
+def test_what_a_person_gets_wrong_is_one_line_and_exit_code_1(
+    ran: Ran, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    monkeypatch.setenv("GH_ASSETS_HOME", str(ran.home))
+    code, said = fails(arguments, capsys)
+    assert code == 1
+    assert words in said
+
+
+@pytest.mark.parametrize(
+    "arguments", [["recommend"], ["recommend", "a", "--repos", "b/c"], ["run", "--max-pages", "0"], ["nonsense"]]
+)
+def test_wrong_usage_is_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "Error:" in capsys.readouterr().err
+
+
+def test_an_empty_list_is_one_line(
+    ran: Ran, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GH_ASSETS_HOME", str(ran.home))
+    empty = tmp_path / "empty.md"
+    empty.write_text("# Nothing\n")
+    code, said = fails(["run", "--awesome", str(empty)], capsys)
+    assert code == 1
+    assert "links to no repository on GitHub" in said
+
+
+def test_another_world_needs_another_home(
+    ran: Ran, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GH_ASSETS_HOME", str(ran.home))
+    other = tmp_path / "other.csv"
+    pl.DataFrame({"repo": ["a/b"], "login": ["x"]}).write_csv(other)
+    code, said = fails(["run", "--stars", str(other)], capsys)
+    assert code == 1
+    assert "This home holds the data of the stars of stars.parquet" in said
+    assert run_json(ran.home, "status")["world"] == "the stars of stars.parquet"
+
+
+def test_a_wrong_token_is_one_line_that_names_its_end_only(
+    fresh_home: Path, serve_world, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from gh_assets_tests.worlds import LIST, world_of
+
+    _, url = serve_world(world_of({"a/b": [0]}))
+    monkeypatch.setenv("GITHUB_TOKENS", SECRET)
+    monkeypatch.setenv("GITHUB_API_URL", url)
+    code, said = fails(["run", "--awesome", LIST], capsys)
+    assert code == 1
+    assert "GitHub refused the token ending in …wxyz (401 Bad credentials)" in said
+    assert SECRET not in said
+    let_go(fresh_home)
+    kept = [path for path in fresh_home.rglob("*") if path.is_file()]
+    assert len(kept) > 5
+    for path in kept:  # Dagster's events, Mongo's files, logs
+        assert SECRET.encode() not in path.read_bytes(), f"the token was written to {path}"
+
+
+def test_an_unreachable_mongo_is_one_line_without_its_password(
+    fresh_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("gh_assets.services.MONGO_SECONDS", 0.3)
+    monkeypatch.setenv("MONGO_URI", "mongodb://someone:hunter2secret@127.0.0.1:9/")
+    for arguments in (["run"], ["status"], ["recommend", "x"]):
+        code, said = fails(arguments, capsys)
+        assert code == 1
+        assert "the MongoDB of MONGO_URI at 127.0.0.1:9 does not answer" in said
+        assert "hunter2secret" not in said
+    monkeypatch.setenv("MONGO_URI", "postgres://someone:hunter2secret@127.0.0.1/")
+    code, said = fails(["status"], capsys)
+    assert "MONGO_URI is no valid connection string" in said
+    assert "hunter2secret" not in said
+
+
+def test_doctor_finds_what_is_wrong(
+    fresh_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["doctor", "--json"])
+    findings = json.loads(capsys.readouterr().out)
+    assert {finding["service"]: finding["ok"] for finding in findings} == dict.fromkeys(
+        ["home", "MongoDB", "Cloud Storage", "GitHub", "compute"], True
+    )
+    monkeypatch.setattr("gh_assets.services.MONGO_SECONDS", 0.3)
+    monkeypatch.setenv("MONGO_URI", "mongodb://127.0.0.1:9/")
+    with pytest.raises(SystemExit) as caught:
+        main(["doctor", "--json"])
+    assert caught.value.code == 1
+    findings = {finding["service"]: finding for finding in json.loads(capsys.readouterr().out)}
+    assert not findings["MongoDB"]["ok"]
+    assert findings["Cloud Storage"]["ok"], "one service that is away hides no other"
+    let_go(fresh_home)
+
+
+def test_a_run_killed_while_collecting_goes_on_and_ends_with_the_same_data(
+    ran: Ran, fresh_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["run", "--stars", str(ran.file), "--epochs", "4"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gh_assets.cli", *arguments],
+        env={name: value for name, value in os.environ.items() if name not in SETTINGS}
+        | {"GH_ASSETS_HOME": str(fresh_home), "GH_ASSETS_WORKERS": "1"},
+        cwd=fresh_home.parent,
+        stderr=subprocess.DEVNULL,
+    )
+
+    def collected() -> int:
+        """How many repositories' stars the stand-in has served; -1 before it runs."""
+        for state in (fresh_home / "run").glob("github-*.json"):
+            port = read_state(state.with_suffix("")).get("port")
+            try:
+                return int(
+                    requests.get(f"http://127.0.0.1:{port}/__standin__", timeout=1)
+                    .json()["served"]
+                    .get("stargazers", 0)
+                )
+            except requests.RequestException:
+                return -1
+        return -1
+
+    while collected() < 10 and process.poll() is None:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it had ended before it was killed"
+    rerun = run_json(fresh_home, *arguments)
+    assert rerun["stars"] == ran.stars.height
+    expected, found = contents(ran.home, monkeypatch), contents(fresh_home, monkeypatch)
+    assert found == expected
+    monkeypatch.setenv("GH_ASSETS_HOME", str(fresh_home))
+    database = connect_mongo(load_settings())
+    states = CollectionState(database["stargazer_state"]).load().values()
+    assert {state.outcome.value for state in states} == {"ok"}
+    assert rerun["models"][0]["sha256"] != ""
+    database.client.close()
+    let_go(fresh_home)
+
+
+def test_the_file_source_gives_the_same_stars(ran: Ran, fresh_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_json(fresh_home, "run", "--stars", str(ran.file), "--source", "file", "--epochs", "1")
+    expected, found = contents(ran.home, monkeypatch), contents(fresh_home, monkeypatch)
+    for name in ("assets/users.parquet", "assets/user_item_matrix.npz"):
+        assert found[name] == expected[name]
+    let_go(fresh_home)
