@@ -19,12 +19,14 @@ from gh_assets.collector.stars_file import read_stars_file
 from gh_assets.dagster_home import open_instance
 from gh_assets.embedded.services import StandinWorld, choose_world, read_world
 from gh_assets.errors import ConfigurationError, GhAssetsError
+from gh_assets.registry import ModelRegistry, leaderboard
 from gh_assets.services import (
     claim_world,
     close_mongo,
     connect_gcs,
     connect_mongo,
     data_store,
+    model_store,
     world_identity,
 )
 from gh_assets.settings import Settings
@@ -145,16 +147,11 @@ def _execute(
 
 def _leaderboard(settings: Settings) -> dict[str, dict[str, float]]:
     """Held-out metrics of the newest model and its baselines."""
-    from gh_assets.status import read_models
-
-    newest = next((model for model in read_models(settings) if model["name"] == MODEL_NAME), None)
-    if newest is None:
-        return {}
-    board: dict[str, dict[str, float]] = {}
-    for key, value in newest["metrics"].items():
-        name, _, metric = key.rpartition(" ")
-        board.setdefault(name or MODEL_NAME, {})[metric] = value
-    return board
+    database = connect_mongo(settings)
+    try:
+        return leaderboard(ModelRegistry(model_store(settings), database["models"]).latest(MODEL_NAME))
+    finally:
+        close_mongo(database)
 
 
 def _examples(settings: Settings) -> list[dict[str, Any]]:

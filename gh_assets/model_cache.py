@@ -24,12 +24,17 @@ def load_best(registry: ModelRegistry, name: str, cache: Path, tag: str = "") ->
     ModelNotFoundError, StoredDataError
     """
     registered = registry.best(name, tag)
+    return registered, load_model(registry, registered, cache)
+
+
+def load_model(registry: ModelRegistry, registered: RegisteredModel, cache: Path) -> TrainedModel:
+    """Load a registered model; see `load_best`."""
     place = cache / registered.sha256
     folder = place / registered.file_name.removesuffix(".tar.gz")
     if not folder.is_dir():  # the last step of unpacking makes it, whole
         registry.download(registered, place, unpack=True)
         _forget_others(cache, keep=4)
-    return registered, TrainedModel.load(folder)
+    return TrainedModel.load(folder)
 
 
 def _forget_others(cache: Path, keep: int) -> None:

@@ -267,6 +267,24 @@ class ModelRegistry:
         return RegisteredModel.from_document(document)
 
 
+def flat_metrics(name: str, board: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Metrics of a model and of the baselines beside it as a document keeps them: ``ndcg@100``, ``ease ndcg@100``."""
+    return {
+        metric if model == name else f"{model} {metric}": value
+        for model, metrics in board.items()
+        for metric, value in metrics.items()
+    }
+
+
+def leaderboard(model: RegisteredModel) -> dict[str, dict[str, float]]:
+    """The inverse of `flat_metrics`: metrics by model, this one and its baselines."""
+    board: dict[str, dict[str, float]] = {}
+    for key, value in model.metrics.items():
+        name, _, metric = key.rpartition(" ")
+        board.setdefault(name or model.name, {})[metric] = value
+    return board
+
+
 def file_to_storage(
     file_path: Path | str,
     model_name: str,

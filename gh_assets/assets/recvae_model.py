@@ -1,6 +1,7 @@
 """`recvae_model`: RecVAE trained on the matrix, proven on held-out users, put into the registry."""
 
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,8 +19,9 @@ from gh_assets.assets.common import (
     stopwatch,
 )
 from gh_assets.recommender.interactions import UserItemMatrix
-from gh_assets.registry import ModelRegistry, RegisteredModel
+from gh_assets.registry import ModelRegistry, RegisteredModel, flat_metrics, leaderboard
 from gh_assets.resources import GcsResource, MongoResource
+from gh_assets.settings import load_settings
 
 MODEL_NAME = "recvae"
 
@@ -55,6 +57,7 @@ def recvae_model(
 ) -> dg.MaterializeResult[None]:
     """The registered RecVAE of the current matrix."""
     # torch takes seconds to import: whoever only looks at the definitions need not wait for it.
+    from gh_assets.model_cache import load_model
     from gh_assets.recommender.recvae import RecVAEConfig
     from gh_assets.recommender.training import MAIN_METRIC, train_recvae, training_fingerprint
 
@@ -72,7 +75,8 @@ def recvae_model(
         before = None if config.retrain else registry.find(MODEL_NAME, fingerprint)
         if before is not None and registry.is_stored(before):
             context.log.info("The same data and configuration were trained before: that model is taken.")
-            return dg.MaterializeResult(metadata={"reused": True, **_model_metadata(before)})
+            trained = load_model(registry, before, load_settings().home_path / "cache" / "models")
+            return dg.MaterializeResult(metadata={"reused": True, **_metadata(before, trained.model.history)})
         with stopwatch() as timing:
             result = train_recvae(user_item_matrix, wanted, split_seed=config.seed, on_epoch=tell)
         with tempfile.TemporaryDirectory(prefix="gh-assets-") as scratch:
@@ -86,28 +90,22 @@ def recvae_model(
                 tar_zip=True,
                 run_id=context.run.run_id,
                 config=asdict(wanted),
-                metrics={
-                    f"{name} {metric}" if name != MODEL_NAME else metric: value
-                    for name, metrics in result.leaderboard.items()
-                    for metric, value in metrics.items()
-                },
+                metrics=flat_metrics(MODEL_NAME, result.leaderboard),
                 fingerprint=fingerprint,
             )
-    rows = [(name, *metrics.values()) for name, metrics in result.leaderboard.items()]
     return dg.MaterializeResult(
         metadata={
             "reused": False,
-            **_model_metadata(registered),
-            "leaderboard": markdown_table(["model", *result.trained.metrics], rows),
-            "learning_curve": learning_curve(result.history, MAIN_METRIC),
-            "epochs": len(result.history),
+            **_metadata(registered, result.history),
             **{name.replace(" ", "_"): size for name, size in result.split_sizes.items()},
             **timing,
         }
     )
 
 
-def _model_metadata(model: RegisteredModel) -> dict[str, RawMetadataValue]:
+def _metadata(model: RegisteredModel, history: Sequence[Mapping[str, float]]) -> dict[str, RawMetadataValue]:
+    board = leaderboard(model)
+    header = ["model", *next(iter(board.values()))]
     metrics = {name.replace("@", "_at_").replace(" ", "_"): float(value) for name, value in model.metrics.items()}
     return {
         "model": model.name,
@@ -117,5 +115,8 @@ def _model_metadata(model: RegisteredModel) -> dict[str, RawMetadataValue]:
         "uri": dg.MetadataValue.path(model.uri),
         "bytes": model.size,
         "sha256": model.sha256,
+        "leaderboard": markdown_table(header, [(name, *values.values()) for name, values in board.items()]),
+        "learning_curve": learning_curve(history, model.metric),
+        "epochs": len(history),
         **metrics,
     }

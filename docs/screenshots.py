@@ -1,0 +1,98 @@
+"""The pictures of the documentation: Dagster's UI on what `make run` made, taken with headless Chromium.
+
+Run: make screenshots. Needs Debian's chromium (or CHROMIUM=/path/to/it) and a home in which the chain has run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
+
+EXPANDED = "global%40global%3Acollection%2Cglobal%40global%3Arecommender"
+"""Both groups of the graph opened."""
+
+IMAGES = Path(__file__).parent / "images"
+ROOT = Path(__file__).parent.parent
+
+
+@contextmanager
+def dagster_dev() -> Iterator[str]:
+    """`dagster dev` in the checkout, as people start it; gives its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [str(Path(sys.executable).parent / "dagster"), "dev", "--port", str(port)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                urllib.request.urlopen(f"{url}/server_info", timeout=2).close()
+                break
+            except OSError:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise SystemExit("dagster dev did not start") from None
+                time.sleep(0.2)
+        yield url
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+
+
+def open_page(page: Page, url: str, shows: str) -> None:
+    """Open a page of the UI and wait until it shows a text."""
+    page.goto(url)
+    page.get_by_text("Deployment").first.wait_for(timeout=60_000)
+    skip = page.get_by_role("button", name="Skip")
+    with contextlib.suppress(PlaywrightTimeoutError):  # a fresh home invites to a community over the first page
+        skip.click(timeout=5_000 if "asset-groups" in url else 500)
+    page.get_by_text(shows, exact=True).last.wait_for(timeout=60_000)
+    page.get_by_text(shows, exact=True).last.scroll_into_view_if_needed()
+    page.wait_for_load_state("networkidle")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", help="take this picture alone")
+    options = parser.parse_args()
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if chromium is None:
+        raise SystemExit("Chromium is not installed: apt-get install chromium, or set CHROMIUM.")
+    IMAGES.mkdir(exist_ok=True)
+    pages = {
+        "graph": (f"/asset-groups/?expanded={EXPANDED}", "recommendations"),
+        "stargazers": ("/assets/stargazers?view=partitions", "Partitions"),
+        "model": ("/assets/recvae_model?view=overview", "learning_curve"),
+        "checks": ("/assets/user_item_matrix?view=checks", "every_user_has_a_star"),
+        "automation": ("/automation", "new_repositories"),
+    }
+    with dagster_dev() as url, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1500, "height": 820}, color_scheme="light")
+        for name, (path, shows) in pages.items():
+            if options.only in (None, name):
+                # Only on a wide page has the graph room for what its nodes say.
+                page.set_viewport_size({"width": 2300 if name == "graph" else 1500, "height": 820})
+                open_page(page, url + path, shows)
+                page.screenshot(path=IMAGES / f"{name}.png")
+                print(IMAGES / f"{name}.png", flush=True)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
