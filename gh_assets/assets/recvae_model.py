@@ -75,8 +75,9 @@ def recvae_model(
         before = None if config.retrain else registry.find(MODEL_NAME, fingerprint)
         if before is not None and registry.is_stored(before):
             context.log.info("The same data and configuration were trained before: that model is taken.")
-            trained = load_model(registry, before, load_settings().home_path / "cache" / "models")
-            return dg.MaterializeResult(metadata={"reused": True, **_metadata(before, trained.model.history)})
+            with stopwatch() as timing:
+                trained = load_model(registry, before, load_settings().home_path / "cache" / "models")
+            return dg.MaterializeResult(metadata={"reused": True, **_metadata(before, trained.model.history), **timing})
         with stopwatch() as timing:
             result = train_recvae(user_item_matrix, wanted, split_seed=config.seed, on_epoch=tell)
         with tempfile.TemporaryDirectory(prefix="gh-assets-") as scratch:

@@ -17,6 +17,7 @@ from gh_assets.assets.common import (
     REPO_PARTITIONS,
     add_partition_metadata,
     now_and_then,
+    preview,
     stopwatch,
     table_metadata,
 )
@@ -85,6 +86,7 @@ with warnings.catch_warnings():
         partitions = list(context.partition_keys)
         max_pages = config.max_pages or settings.max_pages
         log = now_and_then(context.log.info)
+        tables = PartitionTables(gcs.asset_store(), "stargazers")
 
         def tell(report: CollectionReport) -> None:
             progress.report("stargazers", report.done, report.total, f"{report.stars:,} stars, {report.pages:,} pages")
@@ -94,7 +96,7 @@ with warnings.catch_warnings():
             report = collect_stargazers(
                 _repositories(repos, partitions),
                 _source(config, client, max_pages),
-                PartitionTables(gcs.asset_store(), "stargazers"),
+                tables,
                 CollectionState(database["stargazer_state"]),
                 max_pages=max_pages,
                 workers=settings.workers,
@@ -117,10 +119,13 @@ with warnings.catch_warnings():
             "run_pages": report.pages,
             "run_pages_not_modified": report.pages_not_modified,
             "run_stars": report.stars,
+            "run_outcomes": ", ".join(f"{count} {outcome}" for outcome, count in report.outcomes.most_common()),
             **{f"run_{name}": value for name, value in timing.items()},
         }
         if left_in_quota is not None:
             metadata["run_quota_left"] = left_in_quota
+        if len(partitions) == 1 and partitions[0] in tables.partitions():
+            metadata["preview"] = preview(tables.read(partitions[0]).drop("repo_id"))
         return dg.MaterializeResult(metadata=metadata)
 
 

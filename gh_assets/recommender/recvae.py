@@ -259,8 +259,8 @@ class RecVAE(Recommender):
 
     def _batches(self, stars: Csr, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
         order = rng.permutation(stars.shape[0])
-        for start in range(0, len(order), self.config.batch_size):
-            yield order[start : start + self.config.batch_size]
+        # Batches of equal size: a last one of two users would move the weights as far as one of five hundred.
+        yield from np.array_split(order, -(-len(order) // self.config.batch_size))
 
     def _step(
         self,
