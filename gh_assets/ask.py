@@ -16,7 +16,7 @@ from gh_assets.model_cache import load_best
 from gh_assets.recommender.inference import Recommendation, recommend_to
 from gh_assets.recommender.training import TrainedModel
 from gh_assets.registry import ModelRegistry, RegisteredModel
-from gh_assets.services import close_mongo, connect_gcs, connect_mongo, data_store, model_store
+from gh_assets.services import connect_gcs, data_store, model_store, open_mongo
 from gh_assets.settings import Settings, split_words
 
 
@@ -95,12 +95,9 @@ def recommend_for_repositories(settings: Settings, repositories: str, n: int) ->
 
 
 def _best_model(settings: Settings) -> tuple[RegisteredModel, TrainedModel]:
-    database = connect_mongo(settings)
-    try:
+    with open_mongo(settings) as database:
         registry = ModelRegistry(model_store(settings), database["models"])
         return load_best(registry, MODEL_NAME, settings.home_path / "cache" / "models")
-    finally:
-        close_mongo(database)
 
 
 def _repository_ids(settings: Settings, trained: TrainedModel, names: Sequence[str]) -> dict[str, int]:
@@ -114,11 +111,8 @@ def _repository_ids(settings: Settings, trained: TrainedModel, names: Sequence[s
     }
     rest = sorted(wanted - ids.keys())
     if rest:
-        database = connect_mongo(settings)
-        try:
+        with open_mongo(settings) as database:
             for document in database["repos"].find({"names": {"$in": rest}}):
                 if document["repo_id"] in known:
                     ids |= {name: document["repo_id"] for name in document["names"] if name in rest}
-        finally:
-            close_mongo(database)
     return ids

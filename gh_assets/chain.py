@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from dagster import DagsterInstance, ExecuteInProcessResult
+from dagster import DagsterExecutionInterruptedError, DagsterInstance, ExecuteInProcessResult
+from pymongo.errors import PyMongoError
 
 from gh_assets import progress
 from gh_assets.asset_store import AssetStore
@@ -22,11 +23,10 @@ from gh_assets.errors import ConfigurationError, GhAssetsError
 from gh_assets.registry import ModelRegistry, leaderboard
 from gh_assets.services import (
     claim_world,
-    close_mongo,
     connect_gcs,
-    connect_mongo,
     data_store,
     model_store,
+    open_mongo,
     world_identity,
 )
 from gh_assets.settings import Settings
@@ -103,11 +103,8 @@ def _prepare_world(settings: Settings, options: ChainOptions) -> None:
 
 def _refuse_other_world(settings: Settings, chosen: StandinWorld) -> None:
     """Leave a home alone that holds the data of another world: the choice would outlive the refusal."""
-    database = connect_mongo(settings)
-    try:
+    with open_mongo(settings) as database:
         claim_world(settings, database, chosen)
-    finally:
-        close_mongo(database)
 
 
 def _op_config(options: ChainOptions) -> dict[str, Any]:
@@ -134,12 +131,12 @@ def _execute(
             tags=tags,
             raise_on_error=True,
         )
-    except GhAssetsError:
-        raise
+    except DagsterExecutionInterruptedError:
+        raise KeyboardInterrupt from None
     except Exception as error:
         cause: BaseException | None = error
         while cause is not None:
-            if isinstance(cause, GhAssetsError):
+            if isinstance(cause, (GhAssetsError, PyMongoError)):
                 raise cause from None
             cause = cause.__cause__
         raise
@@ -147,11 +144,8 @@ def _execute(
 
 def _leaderboard(settings: Settings) -> dict[str, dict[str, float]]:
     """Held-out metrics of the newest model and its baselines."""
-    database = connect_mongo(settings)
-    try:
+    with open_mongo(settings) as database:
         return leaderboard(ModelRegistry(model_store(settings), database["models"]).latest(MODEL_NAME))
-    finally:
-        close_mongo(database)
 
 
 def _examples(settings: Settings) -> list[dict[str, Any]]:

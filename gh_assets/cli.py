@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+from pymongo.errors import PyMongoError
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from gh_assets import __version__
 from gh_assets.errors import GhAssetsError
@@ -122,7 +123,7 @@ def recommend(login: str | None, repos: str | None, n: int, as_json: bool) -> No
     if as_json:
         _print_json(answer.to_json())
         return
-    table = Table("#", "repository", "because of", title=answer.title, title_justify="left")
+    table = Table("#", _folded("repository"), _folded("because of"), title=answer.title, title_justify="left")
     for entry in answer.recommendations:
         reasons = ", ".join(f"{reason.full_name} ({reason.share:.0%})" for reason in entry.because)
         table.add_row(str(entry.rank), entry.full_name, reasons)
@@ -222,6 +223,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (click.Abort, KeyboardInterrupt):
         errors.print("Stopped. What was collected is kept; run again to go on.")
         sys.exit(1)
+    except PyMongoError as error:
+        # Its text may repeat addresses; its kind says enough.
+        errors.print(
+            f"[red]Error:[/] MongoDB failed in the middle ({type(error).__name__}). Run again: nothing is lost.",
+            soft_wrap=True,
+        )
+        sys.exit(1)
     except GhAssetsError as error:
         errors.print(f"[red]Error:[/] {_plain(str(error))}", soft_wrap=True)
         sys.exit(1)
@@ -242,7 +250,14 @@ def _plain(text: str) -> str:
 
 
 def _output() -> Console:
-    return Console(highlight=False)
+    console = Console(highlight=False)
+    # In a file or a pipe there is no edge to fold at.
+    return console if console.is_terminal else Console(highlight=False, width=200)
+
+
+def _folded(name: str) -> Column:
+    """A column that is folded where it does not fit: half a name is no name."""
+    return Column(name, overflow="fold")
 
 
 def _print_json(document: Any) -> None:
@@ -297,7 +312,13 @@ def _print_summary(settings: Settings, status: dict[str, Any], summary: dict[str
             table.add_row(name, *(f"{value:.4f}" for value in metrics.values()))
         console.print(table)
     if summary["examples"]:
-        table = Table("user", "recommended", "because of", title="A few recommendations", title_justify="left")
+        table = Table(
+            _folded("user"),
+            _folded("recommended"),
+            _folded("because of"),
+            title="A few recommendations",
+            title_justify="left",
+        )
         for example in summary["examples"]:
             table.add_row(example["login"], example["full_name"], ", ".join(example["because"]))
         console.print(table)
@@ -325,26 +346,17 @@ def _print_status(status: dict[str, Any]) -> None:
 
 def _models_table(found: Sequence[dict[str, Any]]) -> Table:
     table = Table(
-        "model",
-        "tag",
-        "score",
-        "metric",
-        "time (UTC)",
-        "bytes",
-        "object",
-        title="Models",
-        title_justify="left",
+        "model", "tag", "score", "metric", "time (UTC)", "MB", "SHA-256", title="Models", title_justify="left"
     )
     for model in found:
-        score = "" if model["score"] is None else f"{model['score']:.4f}"
         table.add_row(
             model["name"],
             model["tag"],
-            score,
+            "" if model["score"] is None else f"{model['score']:.4f}",
             model["metric"],
-            model["time"][:19],
-            f"{model['size']:,}",
-            model["object"],
+            model["time"][:19].replace("T", " "),
+            f"{model['size'] / 1e6:.1f}",
+            model["sha256"][:12],
         )
     return table
 

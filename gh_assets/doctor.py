@@ -10,12 +10,11 @@ from typing import Any
 
 from gh_assets.errors import GhAssetsError
 from gh_assets.services import (
-    close_mongo,
     connect_gcs,
     connect_github,
-    connect_mongo,
     data_store,
     model_store,
+    open_mongo,
 )
 from gh_assets.settings import Settings
 
@@ -62,13 +61,10 @@ def _home(settings: Settings) -> str:
 
 
 def _mongo(settings: Settings) -> str:
-    database = connect_mongo(settings)
-    try:
+    with open_mongo(settings) as database:
         kind = "embedded" if settings.uses_embedded_mongo else "of MONGO_URI"
         version = database.client.server_info().get("version", "unknown")
         return f"{kind}, version {version}, database {database.name}"
-    finally:
-        close_mongo(database)
 
 
 def _gcs(settings: Settings) -> str:

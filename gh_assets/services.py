@@ -6,6 +6,8 @@ The one place that decides between them. Dagster's resources, the registry's fun
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,16 @@ def connect_mongo(settings: Settings) -> MongoDatabase:
             "unset it to use the embedded server."
         ) from None
     return client[settings.mongo_database]
+
+
+@contextmanager
+def open_mongo(settings: Settings) -> Iterator[MongoDatabase]:
+    """The project's database for the length of a block; see `connect_mongo`."""
+    database = connect_mongo(settings)
+    try:
+        yield database
+    finally:
+        database.client.close()
 
 
 def connect_gcs(settings: Settings) -> storage.Client:
@@ -165,8 +177,3 @@ def claim_world(settings: Settings, database: MongoDatabase, standin: embedded.S
             f"This home holds the data of {claimed['title']}; {title} needs a home of its own. Set GH_ASSETS_HOME to "
             "a new folder (and with your own services, other MONGO_DATABASE and GCS_BUCKET)."
         )
-
-
-def close_mongo(database: MongoDatabase) -> None:
-    """Close the connections of a database that `connect_mongo` opened."""
-    database.client.close()

@@ -10,11 +10,10 @@ from gh_assets.collector.stargazers import CollectionState
 from gh_assets.dagster_home import open_instance
 from gh_assets.registry import ModelRegistry, RegisteredModel
 from gh_assets.services import (
-    close_mongo,
     connect_gcs,
-    connect_mongo,
     data_store,
     model_store,
+    open_mongo,
     world_identity,
 )
 from gh_assets.settings import Settings
@@ -30,8 +29,7 @@ def read_status(settings: Settings) -> dict[str, Any]:
         (collected or tried); ``stars``, ``users``; ``matrix`` with ``rows``, ``cols``, ``nnz``, or None;
         ``models``; ``runs`` of Dagster by status.
     """
-    database = connect_mongo(settings)
-    try:
+    with open_mongo(settings) as database:
         gcs = connect_gcs(settings)
         store = AssetStore(data_store(settings, gcs), settings.workers)
         listed = Counter(
@@ -54,8 +52,6 @@ def read_status(settings: Settings) -> dict[str, Any]:
             else {"rows": matrix.shape[0], "cols": matrix.shape[1], "nnz": int(matrix.nnz)},
             "models": [model_json(model) for model in registry.models()],
         }
-    finally:
-        close_mongo(database)
     with open_instance() as instance:
         found["partitions"] = len(instance.get_dynamic_partitions("repo"))
         found["runs"] = dict(Counter(run.status.value for run in instance.get_runs()))
@@ -64,11 +60,8 @@ def read_status(settings: Settings) -> dict[str, Any]:
 
 def read_models(settings: Settings) -> list[dict[str, Any]]:
     """All registered models, newest first."""
-    database = connect_mongo(settings)
-    try:
+    with open_mongo(settings) as database:
         return [model_json(model) for model in ModelRegistry(model_store(settings), database["models"]).models()]
-    finally:
-        close_mongo(database)
 
 
 def model_json(model: RegisteredModel) -> dict[str, Any]:

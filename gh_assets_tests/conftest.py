@@ -22,7 +22,7 @@ from gh_assets.embedded import services as embedded
 from gh_assets.embedded.standin.app import Limits, Standin
 from gh_assets.embedded.standin.world import World
 from gh_assets.objects import ObjectStore
-from gh_assets.services import MongoDatabase, close_mongo, connect_gcs, connect_mongo
+from gh_assets.services import MongoDatabase, connect_gcs, connect_mongo
 from gh_assets.settings import Settings, load_settings
 
 os.environ.setdefault("HYPOTHESIS_MAX_EXAMPLES", "50")
@@ -79,7 +79,7 @@ def database(settings: Settings) -> Iterator[MongoDatabase]:
     database = connect_mongo(named)
     yield database
     database.client.drop_database(database.name)
-    close_mongo(database)
+    database.client.close()
 
 
 @pytest.fixture

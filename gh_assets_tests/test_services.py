@@ -12,7 +12,6 @@ from gh_assets.errors import ConfigurationError, WorldMismatchError
 from gh_assets.services import (
     awesome_lists,
     claim_world,
-    close_mongo,
     connect_gcs,
     connect_github,
     connect_mongo,
@@ -35,7 +34,7 @@ def test_mongo_alone(home: Path, fresh_home: Path, monkeypatch: pytest.MonkeyPat
     database["things"].insert_one({"_id": 1})
     assert database.name == "elsewhere"
     database.client.drop_database("elsewhere")
-    close_mongo(database)
+    database.client.close()
     assert running(fresh_home) == set()
 
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from dagster import ConfigurableResource
 
-from gh_assets.services import MongoDatabase, claim_world, close_mongo, connect_mongo
+from gh_assets.services import MongoDatabase, claim_world, open_mongo
 from gh_assets.settings import load_settings
 
 
@@ -22,10 +22,7 @@ class MongoResource(ConfigurableResource):  # type: ignore[type-arg]
             For those who write what GitHub said: make sure that the database holds data of this GitHub only.
         """
         settings = load_settings()
-        database = connect_mongo(settings)
-        try:
+        with open_mongo(settings) as database:
             if claim:
                 claim_world(settings, database)
             yield database
-        finally:
-            close_mongo(database)
