@@ -52,6 +52,7 @@ class RecVAEConfig:
     schedule: str = "cosine"  # or "constant", as published
     initialization: str = "gram"  # item embeddings from the item-item weights of EASE; or "random", as published
     gram_lambda: float = 300.0  # L2 weight of that linear model
+    gram_scale: float = 0.4  # spread of those embeddings against random ones; 1 and more overfit within few epochs
     patience: int = 12  # stop after so many epochs without a better validation NDCG@100; best weights are restored
     device: str = "auto"  # "auto": CUDA if there is one
 
@@ -315,7 +316,7 @@ class RecVAE(Recommender):
         """Begin with item embeddings that already know which items go together.
 
         The item-item weights B of EASE (Steck 2019) are factorized as B ≈ U S Vᵀ; √S·U becomes the encoder's item
-        embeddings and √S·V the decoder's rows, at the scale that random ones would have. The idea is that of
+        embeddings and √S·V the decoder's rows, at `gram_scale` times the spread of random ones. The idea is that of
         ImplicitSLIM (Shenbin & Nikolenko, ICLR 2024), in its plainest form.
         """
         gram = (stars.T @ stars).toarray().astype(np.float32)
@@ -330,7 +331,7 @@ class RecVAE(Recommender):
         scale = values.clamp(min=0).sqrt()
         for parameter, factors in ((self.encoder.embeddings.weight, left), (self.decoder.weight, right)):
             known = factors * scale
-            known = known * (parameter.std() / known.std().clamp(min=1e-12)).cpu()
+            known = known * (self.config.gram_scale * parameter.std() / known.std().clamp(min=1e-12)).cpu()
             parameter[:, :rank] = known.to(self.device)
 
     # -- use -----------------------------------------------------------------------------------------------------
