@@ -5,6 +5,8 @@ the standard library is imported, so that a start costs little. What it holds is
 
 * ``KEY.users``: shared lock of each process that uses the server; when the guardian gets it alone, nobody does.
 * ``KEY.guard``: held by the guardian as long as it lives.
+* ``KEY.ready``: held by the guardian from the moment at which ``KEY.json`` tells of its own server. What a killed
+  guardian wrote there, about a server that is about to end, is so never taken for the present.
 * ``KEY.server``: held by the guardian and inherited by the server; so a guardian that finds it taken knows that
   a server outlived its killed guardian, and ends it before it starts another on the same data.
 """
@@ -74,6 +76,7 @@ class Guardian:
         self.log_path = base.with_suffix(".log")
         self.users_path = base.with_suffix(".users")
         self.guard = open_lock(base.with_suffix(".guard"))
+        self.ready = open_lock(base.with_suffix(".ready"))
         self.users = open_lock(self.users_path)
         self.server_lock = open_lock(base.with_suffix(".server"))
         self.process: subprocess.Popen[bytes] | None = None
@@ -89,6 +92,7 @@ class Guardian:
         self._end_orphan(previous.get("server_pid"))
         try:
             self._start()
+            wait_lock(self.ready)
             return self._watch()
         finally:
             self._stop()

@@ -119,7 +119,7 @@ def _become_user(base: Path) -> None:
 
 
 def _running_port(base: Path) -> int | None:
-    if not is_locked(base.with_suffix(".guard")):
+    if not is_locked(base.with_suffix(".ready")):
         return None
     port = read_state(base).get("port")
     return port if isinstance(port, int) and answers(port) else None
