@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from gh_assets.collector.limits import Resource
 from gh_assets.errors import GhAssetsError
 from gh_assets.services import (
     connect_gcs,
@@ -78,13 +79,22 @@ def _gcs(settings: Settings) -> str:
 
 def _github(settings: Settings) -> str:
     with connect_github(settings) as client:
+        pool = client.pool
+        client.find_out()
         parts = []
-        for token in client.pool.tokens:
-            client.get("/rate_limit")
-            parts.append(f"token {token.label}")
-        core = client.get("/rate_limit").payload["resources"]["core"]
-        kind = "the stand-in" if settings.uses_standin else settings.github_api_url
-        return f"{kind}, {', '.join(parts)}, {core['remaining']:,} of {core['limit']:,} requests left this hour"
+        for account in pool.accounts.values():
+            labels = ", ".join(token.label for token in pool.tokens if token.account is account)
+            left = [
+                f"{budget.remaining:,} of {budget.limit:,} {name}"
+                for budget, name in (
+                    (account.budgets[Resource.REST], "requests"),
+                    (account.budgets[Resource.GRAPHQL], "points"),
+                )
+                if budget.remaining is not None and budget.limit is not None
+            ]
+            parts.append(f"token {labels}: {' and '.join(left) or 'no limit'} left this hour")
+        parts += [f"token {label} is refused" for label in pool.retired]
+        return f"{'the stand-in' if settings.uses_standin else settings.github_api_url}, {'; '.join(parts)}"
 
 
 def _compute(settings: Settings) -> str:

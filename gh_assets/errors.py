@@ -23,8 +23,20 @@ class RateLimitedError(GhAssetsError):
     """The quota is spent and the wait until it is renewed is longer than the caller allows."""
 
 
+class BudgetSpentError(GhAssetsError):
+    """The cap that a person set on requests is reached; what was collected is kept."""
+
+
+class CancelledError(GhAssetsError):
+    """Collecting was stopped from outside; what was collected is kept."""
+
+
 class GitHubError(GhAssetsError):
     """GitHub answered with something that the collector cannot use."""
+
+
+class QueryTooHeavyError(GitHubError):
+    """GitHub gave up on a GraphQL query; a smaller one may succeed."""
 
 
 class InputError(GhAssetsError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from pymongo.database import Database
 from pymongo.errors import ConfigurationError as MongoConfigurationError
 from pymongo.errors import InvalidURI, OperationFailure, PyMongoError
 
-from gh_assets.collector.client import GitHubClient
+from gh_assets.collector.client import AppCredentials, GitHubClient
+from gh_assets.collector.ledger import MongoLedger
+from gh_assets.collector.limits import RetryPolicy
 from gh_assets.embedded import services as embedded
 from gh_assets.errors import (
     AuthenticationError,
@@ -105,20 +108,41 @@ def model_store(settings: Settings, client: storage.Client | None = None) -> Obj
     return ObjectStore(client or connect_gcs(settings), settings.gcs_model_bucket, create=settings.uses_embedded_gcs)
 
 
-def connect_github(settings: Settings) -> GitHubClient:
+def connect_github(
+    settings: Settings, database: MongoDatabase | None = None, *, max_requests: int | None = None
+) -> GitHubClient:
     """A client of GitHub, or of the home's stand-in when no token is set.
+
+    Parameters
+    ----------
+    settings : Settings
+    database : pymongo database, optional
+        Shares the quota with all other processes that use the same database.
+    max_requests : int, optional
+        Ask at most so often.
 
     Raises
     ------
     ConfigurationError
         If GITHUB_API_URL is set without a token, or the tokens cannot be read.
     """
+    ledger = MongoLedger(database["github_budgets"]) if database is not None else None
+    policy = RetryPolicy(in_flight=settings.workers)
     if not settings.uses_standin:
-        return GitHubClient(settings.github_api_url, settings.github_tokens())
+        apps = []
+        if settings.github_app_id is not None:
+            key = settings.github_app_key()
+            apps.append(AppCredentials(settings.github_app_id, settings.github_app_installations, key))
+        tokens = settings.github_tokens()
+        return GitHubClient(
+            settings.github_api_url, tokens, apps=apps, policy=policy, ledger=ledger, max_requests=max_requests
+        )
     if settings.github_api_url != GITHUB_COM_API:
         raise ConfigurationError("GITHUB_API_URL is set, but no token: set GITHUB_TOKENS, too.")
     url, token = embedded.github_standin(settings.home_path)
-    return GitHubClient(url, [SecretStr(token)])
+    # Nobody else uses it: there is no pace to keep.
+    policy = replace(policy, points_a_minute={})
+    return GitHubClient(url, [SecretStr(token)], policy=policy, ledger=ledger, max_requests=max_requests)
 
 
 def awesome_lists(settings: Settings, client: GitHubClient) -> list[str]:

@@ -66,6 +66,21 @@ class Settings(BaseSettings):
         validation_alias="GITHUB_TOKENS_FILE",
         description="File with one token a line, instead of GITHUB_TOKENS.",
     )
+    github_app_id: str | None = Field(
+        default=None,
+        validation_alias="GITHUB_APP_ID",
+        description="Id of a GitHub App of the operator's, to ask with its installations (beside or without tokens).",
+    )
+    github_app_installations_text: str | None = Field(
+        default=None,
+        validation_alias="GITHUB_APP_INSTALLATIONS",
+        description="Ids of the app's installations, separated by commas: each has a quota of its own.",
+    )
+    github_app_private_key_file: Path | None = Field(
+        default=None,
+        validation_alias="GITHUB_APP_PRIVATE_KEY_FILE",
+        description="The app's private key (PEM), with which its tokens are renewed every hour.",
+    )
     github_api_url: str = Field(
         default=GITHUB_COM_API,
         validation_alias="GITHUB_API_URL",
@@ -89,7 +104,7 @@ class Settings(BaseSettings):
         ge=1,
         le=100,
         validation_alias="GH_ASSETS_WORKERS",
-        description="Requests in flight at once, to GitHub and to the bucket (1 to 100).",
+        description="Requests in flight at once, to GitHub and to the bucket (1 to 100; GitHub's own limit is 100).",
     )
 
     @property
@@ -112,7 +127,7 @@ class Settings(BaseSettings):
 
     @property
     def uses_standin(self) -> bool:
-        return self.github_tokens_text is None and self.github_tokens_file is None
+        return self.github_tokens_text is None and self.github_tokens_file is None and self.github_app_id is None
 
     @property
     def data_bucket(self) -> str:
@@ -123,6 +138,11 @@ class Settings(BaseSettings):
     def awesome_lists(self) -> list[str]:
         """The lists that the settings name; empty when they name none."""
         return split_words(self.awesome_text or "")
+
+    @property
+    def github_app_installations(self) -> list[str]:
+        """Ids of the app's installations."""
+        return split_words(self.github_app_installations_text or "")
 
     def github_tokens(self) -> list[SecretStr]:
         """The tokens, without duplicates, in the order given.
@@ -149,6 +169,25 @@ class Settings(BaseSettings):
         if not words:
             raise ConfigurationError(f"{origin} holds no token: write one or more, separated by commas.")
         return [SecretStr(word) for word in words]
+
+    def github_app_key(self) -> SecretStr:
+        """The private key of the GitHub App.
+
+        Raises
+        ------
+        ConfigurationError
+            If the app's other settings are missing, or the file cannot be read.
+        """
+        if self.github_app_private_key_file is None or not self.github_app_installations:
+            raise ConfigurationError(
+                "GITHUB_APP_ID is set: set GITHUB_APP_INSTALLATIONS and GITHUB_APP_PRIVATE_KEY_FILE, too."
+            )
+        path = self.github_app_private_key_file.expanduser()
+        try:
+            return SecretStr(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise ConfigurationError(f"GITHUB_APP_PRIVATE_KEY_FILE ({path}) cannot be read: {reason}.") from None
 
 
 def split_words(text: str) -> list[str]:

@@ -29,12 +29,15 @@ os.environ.setdefault("HYPOTHESIS_MAX_EXAMPLES", "50")
 
 SETTINGS = [
     "GH_ASSETS_HOME", "MONGO_URI", "MONGO_DATABASE", "GCS_BUCKET", "GCS_MODEL_BUCKET", "GCS_PROJECT", "GITHUB_TOKENS",
-    "GITHUB_TOKENS_FILE", "GITHUB_API_URL", "GH_ASSETS_AWESOME", "GH_ASSETS_MAX_PAGES", "GH_ASSETS_WORKERS",
+    "GITHUB_TOKENS_FILE", "GITHUB_APP_ID", "GITHUB_APP_INSTALLATIONS", "GITHUB_APP_PRIVATE_KEY_FILE",
+    "GITHUB_API_URL", "GH_ASSETS_AWESOME", "GH_ASSETS_MAX_PAGES", "GH_ASSETS_WORKERS",
     "DAGSTER_HOME",
 ]  # fmt: skip
 
-QUICK = RetryPolicy(attempts=4, first_wait=0.001, longest_wait=0.002, secondary_wait=0.01, longest_quota_wait=2.0)
-"""The policy of the tests: the same decisions, shorter waits."""
+QUICK = RetryPolicy(
+    attempts=4, first_wait=0.001, longest_wait=0.002, secondary_wait=0.01, longest_quota_wait=2.0, points_a_minute={}
+)
+"""The policy of the tests: the same decisions, shorter waits, no pace."""
 
 
 @pytest.fixture(scope="session")

@@ -52,7 +52,7 @@ def repos(
         progress.report("repos", done, total)
         log(f"{done} of {total} repositories asked")
 
-    with stopwatch() as timing, mongo.database(claim=True) as database, github.client() as client:
+    with stopwatch() as timing, mongo.database(claim=True) as database, github.client(database) as client:
         documents = {document["_id"]: document for document in database["repos"].find()}
         lists = config.awesome or github.awesome_lists(client)
         collected = collect_repositories(
@@ -61,7 +61,7 @@ def repos(
         named = {document["_id"] for document in collected.documents}
         left = [document | {"lists": []} for key, document in documents.items() if key not in named]
         counts = sync_documents(database["repos"], [*collected.documents, *left], documents)
-        made = client.requests_made
+        made = client.usage.requests
     context.instance.add_dynamic_partitions(
         str(REPO_PARTITIONS.name), collected.table["partition"].drop_nulls().to_list()
     )

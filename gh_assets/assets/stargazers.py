@@ -92,7 +92,7 @@ with warnings.catch_warnings():
             progress.report("stargazers", report.done, report.total, f"{report.stars:,} stars, {report.pages:,} pages")
             log(f"{report.done} of {report.total} repositories: {report.stars} stars, {report.pages} pages")
 
-        with stopwatch() as timing, mongo.database(claim=True) as database, github.client() as client:
+        with stopwatch() as timing, mongo.database(claim=True) as database, github.client(database) as client:
             report = collect_stargazers(
                 _repositories(repos, partitions),
                 _source(config, client, max_pages),
@@ -103,7 +103,7 @@ with warnings.catch_warnings():
                 ask_all=config.ask_all,
                 progress=tell,
             )
-            left_in_quota = client.pool.remaining
+            left_in_quota = client.pool.remaining()
         missing = [key for key in partitions if key not in report.states]
         if missing:
             context.log.warning(

@@ -1,12 +1,17 @@
-"""Asking GitHub's REST API: kept-alive sessions, quota, retries, conditional requests. Source: docs.github.com/rest."""
+"""Asking GitHub's REST and GraphQL APIs: kept-alive sessions, quota, retries, conditional requests.
+
+Source: docs.github.com/rest and docs.github.com/graphql.
+"""
 
 from __future__ import annotations
 
+import datetime as dt
+import hashlib
 import re
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import orjson
@@ -14,8 +19,26 @@ import requests
 from pydantic import SecretStr
 
 from gh_assets import __version__
-from gh_assets.collector.limits import Clock, RetryPolicy, Token, TokenPool
-from gh_assets.errors import GitHubError, ServiceUnavailableError
+from gh_assets.collector.apps import AppInstallation, refused_installation
+from gh_assets.collector.limits import (
+    Account,
+    Clock,
+    Credential,
+    Ledger,
+    Observation,
+    PersonalToken,
+    Resource,
+    RetryPolicy,
+    Token,
+    TokenPool,
+    skew_of,
+)
+from gh_assets.errors import (
+    BudgetSpentError,
+    GitHubError,
+    QueryTooHeavyError,
+    ServiceUnavailableError,
+)
 
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 30.0
@@ -24,7 +47,10 @@ JSON = "application/vnd.github+json"
 STAR_JSON = "application/vnd.github.star+json"
 RAW = "application/vnd.github.raw+json"
 
+Result = TypeVar("Result")
+
 _RETRIED = frozenset({500, 502, 503, 504})
+_MEANINGFUL = frozenset({200, 301, 302, 304, 307, 404, 409, 410, 422, 451})
 
 
 @dataclass(frozen=True)
@@ -54,17 +80,89 @@ class Answer:
         return ""
 
 
+@dataclass(frozen=True)
+class GraphQLAnswer:
+    """What a query brought: partial data and errors can come together.
+
+    Attributes
+    ----------
+    data : dict
+    errors : list of dict
+        GitHub's, each with ``type``, ``path`` and ``message`` where it gave them.
+    cost : int
+        Points.
+    """
+
+    data: Mapping[str, Any]
+    errors: Sequence[Mapping[str, Any]]
+    cost: int
+
+
+@dataclass
+class AppCredentials:
+    """A GitHub App and its installations.
+
+    Parameters
+    ----------
+    app_id : str
+    installations : sequence of str
+    private_key : SecretStr
+        PEM.
+    """
+
+    app_id: str
+    installations: Sequence[str]
+    private_key: SecretStr
+
+
+@dataclass
+class Usage:
+    """What was asked so far."""
+
+    requests: int = 0
+    graphql_points: int = 0
+    not_modified: int = 0
+    retries: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def add(self, *, requests: int = 0, points: int = 0, not_modified: int = 0, retries: int = 0) -> None:
+        with self._lock:
+            self.requests += requests
+            self.graphql_points += points
+            self.not_modified += not_modified
+            self.retries += retries
+
+
+@dataclass
+class _Reply:
+    """What an answer's body tells about limits."""
+
+    cost: int
+    told: Mapping[str, Any] | None = None
+    limited: bool = False
+    secondary: bool = False
+
+
+_AGAIN = "again"
+
+
 class GitHubClient:
-    """A client of GitHub's REST API that many threads may share.
+    """A client of GitHub's APIs that many threads may share.
 
     Parameters
     ----------
     api_url : str
         ``https://api.github.com``, a GitHub Enterprise's ``…/api/v3``, or the stand-in's address.
     tokens : sequence of SecretStr
-        At least one; the operator's own distinct users or apps.
+        The operator's own distinct users or apps.
+    apps : sequence of AppCredentials, optional
+        At least one token or installation in all.
     policy : RetryPolicy, optional
     clock : Clock, optional
+    ledger : Ledger, optional
+        Shares the quota with other processes.
+    max_requests : int, optional
+        Raise `BudgetSpentError` instead of sending more requests than this (304s count, too).
     """
 
     def __init__(
@@ -72,14 +170,21 @@ class GitHubClient:
         api_url: str,
         tokens: Sequence[SecretStr],
         *,
+        apps: Sequence[AppCredentials] = (),
         policy: RetryPolicy | None = None,
         clock: Clock | None = None,
+        ledger: Ledger | None = None,
+        max_requests: int | None = None,
     ) -> None:
         self.api_url = api_url.rstrip("/")
-        self.pool = TokenPool(tokens, policy, clock)
+        credentials: list[Credential] = [PersonalToken(token) for token in tokens]
+        for app in apps:
+            credentials += [AppInstallation(app.app_id, n, app.private_key, self._exchange) for n in app.installations]
+        self.pool = TokenPool(credentials, policy, clock, ledger, self._identify, self._probe)
         self.policy = self.pool.policy
-        self.requests_made = 0
-        self._count_lock = threading.Lock()
+        self.usage = Usage()
+        self.max_requests = max_requests
+        self._lock = threading.Lock()
         self._local = threading.local()
         self._sessions: list[requests.Session] = []
 
@@ -91,15 +196,31 @@ class GitHubClient:
 
     def close(self) -> None:
         """Close all sessions and let waiting workers go."""
-        self.cancel()
-        with self._count_lock:
+        self.pool.close()
+        with self._lock:
             sessions, self._sessions = self._sessions, []
         for session in sessions:
             session.close()
 
     def cancel(self) -> None:
-        """Make every worker stop at its next request."""
-        self.pool.cancelled.set()
+        """Make every worker stop: those who wait at once, those in a request after it."""
+        self.pool.cancel()
+
+    def find_out(self) -> None:
+        """Learn whose the tokens are and what is left of their quota, without spending any of it.
+
+        Raises
+        ------
+        AuthenticationError
+            If GitHub refuses every token.
+        """
+        for resource in Resource:
+            self.pool.find_out(resource)
+
+    @property
+    def graphql_url(self) -> str:
+        """``…/graphql``; on an Enterprise server ``…/api/graphql`` beside ``…/api/v3``."""
+        return self.api_url.removesuffix("/v3") + "/graphql"
 
     def get(
         self,
@@ -131,8 +252,10 @@ class GitHubClient:
         ------
         AuthenticationError
             If GitHub refuses every token.
-        RateLimitedError
-            If no quota is to be had within the policy's longest wait.
+        RateLimitedError, BudgetSpentError
+            If no quota is to be had within the policy's longest wait, or the caller's own cap is reached.
+        CancelledError
+            If the client was cancelled.
         ServiceUnavailableError
             If GitHub cannot be reached or keeps answering with errors.
         GitHubError
@@ -142,76 +265,279 @@ class GitHubClient:
         headers = {"accept": accept}
         if etag is not None:
             headers["if-none-match"] = etag
+
+        def send(authorized: dict[str, str]) -> requests.Response:
+            return self._session().get(
+                url,
+                params=parameters,
+                headers=authorized,
+                timeout=(CONNECT_SECONDS, READ_SECONDS),
+                allow_redirects=False,
+            )
+
+        def understand(response: requests.Response, _reply: _Reply) -> Answer | str:
+            payload = None
+            if response.content and accept != RAW and response.status_code != 304:
+                try:
+                    payload = orjson.loads(response.content)
+                except orjson.JSONDecodeError:
+                    if response.status_code == 200:
+                        return "an answer that is not JSON"
+            return Answer(response.status_code, response.headers, response.content, payload, url)
+
+        return self._ask(Resource.REST, url, headers, send, understand, 1)
+
+    def graphql(self, query: str, variables: Mapping[str, Any], *, points: int = 1) -> GraphQLAnswer:
+        """Ask a GraphQL query. It should ask for ``rateLimit { cost limit remaining resetAt }``.
+
+        Parameters
+        ----------
+        query : str
+        variables : mapping
+        points : int
+            What it is expected to cost, reserved until the answer tells.
+
+        Raises
+        ------
+        QueryTooHeavyError
+            If GitHub gave up on the query (502 or 504, or no data for want of resources): a smaller one may succeed.
+        AuthenticationError, RateLimitedError, BudgetSpentError, CancelledError, ServiceUnavailableError, GitHubError
+            As `get`.
+        """
+        body = orjson.dumps({"query": query, "variables": variables})
+        headers = {"accept": JSON, "content-type": "application/json"}
+
+        def send(authorized: dict[str, str]) -> requests.Response:
+            return self._session().post(
+                self.graphql_url,
+                data=body,
+                headers=authorized,
+                timeout=(CONNECT_SECONDS, READ_SECONDS),
+                allow_redirects=False,
+            )
+
+        def understand(response: requests.Response, reply: _Reply) -> GraphQLAnswer | str:
+            if response.status_code in (502, 504):
+                raise QueryTooHeavyError(f"GitHub gave up on a query (status {response.status_code}).")
+            try:
+                payload = orjson.loads(response.content)
+            except orjson.JSONDecodeError:
+                return "an answer that is not JSON"
+            if not isinstance(payload, dict) or not ("data" in payload or "errors" in payload):
+                return f"status {response.status_code} without data"
+            data, errors = payload.get("data") or {}, payload.get("errors") or []
+            told = data.get("rateLimit")
+            if isinstance(told, dict):
+                reply.cost = int(told.get("cost", points))
+                reply.told = told
+            for error in errors:
+                if error.get("type") in ("RATE_LIMITED", "RATE_LIMIT"):
+                    reply.limited = True
+                    return _AGAIN
+                if "secondary rate limit" in str(error.get("message", "")).lower():
+                    reply.secondary = True
+                    return _AGAIN
+            if not data and any(error.get("type") == "RESOURCE_LIMITS_EXCEEDED" for error in errors):
+                raise QueryTooHeavyError("GitHub's resource limits were exceeded by a query.")
+            return GraphQLAnswer(
+                {name: value for name, value in data.items() if name != "rateLimit"}, errors, reply.cost
+            )
+
+        return self._ask(Resource.GRAPHQL, self.graphql_url, headers, send, understand, points)
+
+    # -- one request and its repetitions -------------------------------------------------------------------------
+
+    def _ask(
+        self,
+        resource: Resource,
+        url: str,
+        headers: Mapping[str, str],
+        send: Callable[[dict[str, str]], requests.Response],
+        understand: Callable[[requests.Response, _Reply], Result | str],
+        points: int,
+    ) -> Result:
         failures = 0
         problem = ""
+        keep: Account | None = None
         while failures < self.policy.attempts:
             if failures:
                 self.pool.clock.wait(self.policy.wait_before(failures), self.pool.cancelled)
-            token = self.pool.acquire()
-            response: requests.Response | None = None
-            try:
-                headers["authorization"] = f"Bearer {token.secret.get_secret_value()}"
-                response = self._session().get(
-                    url,
-                    params=parameters,
-                    headers=headers,
-                    timeout=(CONNECT_SECONDS, READ_SECONDS),
-                    allow_redirects=False,
-                )
-            except requests.RequestException as error:
-                # Only the kind of fault is told: the full text of the library repeats addresses and more.
-                problem = type(error).__name__
-                failures += 1
-                continue
-            finally:
-                self.pool.release(token, response.headers if response is not None else None)
-                with self._count_lock:
-                    self.requests_made += 1
-            verdict = self._verdict(response, token)
-            if verdict == "again":
-                continue
-            if verdict is not None:
-                problem = verdict
-                failures += 1
-                continue
-            try:
-                payload = None
-                if response.content and accept != RAW and response.status_code != 304:
-                    payload = orjson.loads(response.content)
-            except orjson.JSONDecodeError:
-                if response.status_code == 200:
-                    problem = "an answer that is not JSON"
+            with self.pool.lease(resource, points, keep) as (lease, settle):
+                secret = lease.token.credential.secret(self.pool.clock.now()).get_secret_value()
+                self._count_request()
+                try:
+                    response = send({**headers, "authorization": f"Bearer {secret}"})
+                except requests.RequestException as error:
+                    # Only the kind of fault is told: the full text of the library repeats addresses and more.
+                    problem = type(error).__name__
                     failures += 1
+                    self.usage.add(retries=1)
                     continue
-            return Answer(response.status_code, response.headers, response.content, payload, url)
+                reply = _Reply(points)
+                try:
+                    verdict = self._verdict(response, lease.token)
+                    result = understand(response, reply) if verdict is None else verdict
+                finally:
+                    self._settle(settle, response, reply)
+            if reply.secondary or (reply.limited and response.headers.get("x-ratelimit-remaining") != "0"):
+                self.pool.pause(_retry_after(response))
+            keep = lease.account
+            if isinstance(result, str):
+                if result != _AGAIN:
+                    problem = result
+                    failures += 1
+                self.usage.add(retries=1)
+                continue
+            self.pool.answered()
+            return result
         raise ServiceUnavailableError(
             f"GitHub at {self.api_url} did not answer {urlsplit(url).path} in {self.policy.attempts} tries "
             f"({problem}). Check GITHUB_API_URL and the network, then run again: what was collected is kept."
         )
 
+    def _count_request(self) -> None:
+        with self._lock:
+            if self.max_requests is not None and self.usage.requests >= self.max_requests:
+                raise BudgetSpentError(
+                    f"The cap of {self.max_requests:,} requests is reached. What was collected is kept; run again to "
+                    "go on."
+                )
+            self.usage.add(requests=1)
+
+    def _settle(self, settle: Callable[..., None], response: requests.Response, reply: _Reply) -> None:
+        headers: dict[str, str] = {name.lower(): value for name, value in response.headers.items()}
+        if reply.told is not None and "remaining" in reply.told and reply.told.get("resetAt"):
+            reset = dt.datetime.fromisoformat(str(reply.told["resetAt"])).timestamp()
+            headers |= {
+                "x-ratelimit-limit": str(reply.told.get("limit", headers.get("x-ratelimit-limit", 0))),
+                "x-ratelimit-remaining": str(reply.told["remaining"]),
+                "x-ratelimit-reset": str(int(reset)),
+                "x-ratelimit-resource": Resource.GRAPHQL.value,
+            }
+        cost = 0 if response.status_code == 304 else reply.cost
+        if response.url.startswith(self.graphql_url):
+            self.usage.add(points=cost)
+        self.usage.add(not_modified=int(response.status_code == 304))
+        # A gateway's error page tells nothing of the quota, and does not mean that there is none.
+        useful = "x-ratelimit-limit" in headers or response.status_code < 400
+        settle(headers if useful else None, cost)
+
     def _verdict(self, response: requests.Response, token: Token) -> str | None:
-        """None for an answer to use, ``again`` for one more try that counts as no failure, else the failure."""
+        """None for an answer to use, `_AGAIN` for one more try that counts as no failure, else the failure."""
         status = response.status_code
-        if status in (200, 301, 302, 304, 307, 404, 409, 410, 422, 451):
+        if status in _MEANINGFUL:
             return None
         if status == 401:
             self.pool.retire(token)
-            return "again"
+            return _AGAIN
         if status in (403, 429):
             limited = response.headers.get("x-ratelimit-remaining") == "0"
-            after = response.headers.get("retry-after", "")
-            if after.isdigit():
-                self.pool.pause(float(after))
-                return "again"
+            after = _retry_after(response)
+            if after is not None:
+                self.pool.pause(after)
+                return _AGAIN
             if limited:
-                return "again"  # the pool has read the headers: it rotates, or waits for the reset
+                return _AGAIN  # the pool has read the headers: it rotates, or waits for the reset
             if status == 429 or b"secondary rate limit" in response.content.lower():
-                self.pool.pause(self.policy.secondary_wait)
-                return f"{status}, a secondary limit"
+                self.pool.pause()
+                return _AGAIN
             return None
         if status in _RETRIED:
-            return f"status {status}"
+            # A query that was too heavy answers so, too: the caller has to know of it.
+            return None if response.url.startswith(self.graphql_url) and status in (502, 504) else f"status {status}"
         raise GitHubError(f"GitHub answered {urlsplit(response.url).path} with the unexpected status {status}.")
+
+    # -- whose token it is ---------------------------------------------------------------------------------------
+
+    def _identify(self, token: Token) -> None:
+        """Find out whose budget a token uses: tokens of one user share one."""
+        if token.credential.identity is not None:
+            self.pool.identify(token, token.credential.identity)
+            return
+        # First what costs nothing: a token without quota must not be asked more.
+        limits = self._ask_about(token, "/rate_limit")
+        if limits is None:
+            return
+        core = _budgets(limits.payload, limits.headers, self.pool.clock.now()).get(Resource.REST)
+        if core is not None and core.remaining < 1:
+            self.pool.postpone(token, core.reset)
+            return
+        user = self._ask_about(token, "/user")
+        if user is None:
+            return
+        known = user.status == 200 and isinstance(user.payload, dict) and isinstance(user.payload.get("id"), int)
+        # Tokens of app installations have no user. A digest tells them apart without repeating them.
+        secret = token.credential.secret(self.pool.clock.now()).get_secret_value()
+        digest = hashlib.sha256(secret.encode()).hexdigest()[:16]
+        self.pool.identify(token, f"user:{user.payload['id']}" if known else f"token:{digest}")
+
+    def _probe(self, token: Token) -> None:
+        """Find out what is left of a token's budgets, which costs nothing."""
+        limits = self._ask_about(token, "/rate_limit")
+        if limits is not None and token.account is not None:
+            # An Enterprise server without limits answers 404.
+            self.pool.observe(token.account, _budgets(limits.payload, limits.headers, self.pool.clock.now()))
+
+    def _ask_about(self, token: Token, path: str) -> Answer | None:
+        """Ask with this very token; None if that has to be done again later, or never."""
+        failures = 0
+        problem = ""
+        while failures < self.policy.attempts:
+            if failures:
+                self.pool.clock.wait(self.policy.wait_before(failures), self.pool.cancelled)
+            secret = token.credential.secret(self.pool.clock.now()).get_secret_value()
+            self._count_request()
+            try:
+                response = self._session().get(
+                    self.api_url + path,
+                    headers={"accept": JSON, "authorization": f"Bearer {secret}"},
+                    timeout=(CONNECT_SECONDS, READ_SECONDS),
+                    allow_redirects=False,
+                )
+                # An error page need not be JSON; what is used has to be.
+                payload = orjson.loads(response.content) if response.status_code == 200 else None
+            except (requests.RequestException, orjson.JSONDecodeError) as error:
+                problem, failures = type(error).__name__, failures + 1
+                continue
+            status = response.status_code
+            if status == 401:
+                self.pool.retire(token)
+                return None
+            after = _retry_after(response)
+            if after is not None or status == 429 or b"secondary rate limit" in response.content.lower():
+                self.pool.pause(after)
+                return None
+            if status == 403 and response.headers.get("x-ratelimit-remaining") == "0":
+                self.pool.postpone(token, self.pool.clock.now() + self.policy.secondary_wait)
+                return None
+            if status in _RETRIED:
+                problem, failures = f"status {status}", failures + 1
+                continue
+            return Answer(status, response.headers, response.content, payload, response.url)
+        raise ServiceUnavailableError(
+            f"GitHub at {self.api_url} did not answer {path} in {self.policy.attempts} tries ({problem}). Check "
+            "GITHUB_API_URL and the network, then run again: what was collected is kept."
+        )
+
+    def _exchange(self, installation: str, signed: str) -> tuple[str, str]:
+        """A token for an app's installation, and when it ends."""
+        self._count_request()
+        try:
+            response = self._session().post(
+                f"{self.api_url}/app/installations/{installation}/access_tokens",
+                headers={"accept": JSON, "authorization": f"Bearer {signed}"},
+                timeout=(CONNECT_SECONDS, READ_SECONDS),
+                allow_redirects=False,
+            )
+            payload = orjson.loads(response.content) if response.status_code == 201 else None
+        except (requests.RequestException, orjson.JSONDecodeError) as error:
+            raise ServiceUnavailableError(
+                f"GitHub at {self.api_url} gave no token to app installation {installation} ({type(error).__name__}). "
+                "Check GITHUB_API_URL and the network, then run again."
+            ) from None
+        if payload is None:
+            raise refused_installation(installation, response.status_code)
+        return str(payload["token"]), str(payload["expires_at"])
 
     def _url_of(self, path: str) -> str:
         if path.startswith("/"):
@@ -230,6 +556,22 @@ class GitHubClient:
             session.headers["user-agent"] = f"gh_assets/{__version__}"
             session.headers["x-github-api-version"] = "2022-11-28"
             self._local.session = session
-            with self._count_lock:
+            with self._lock:
                 self._sessions.append(session)
         return session
+
+
+def _budgets(payload: Any, headers: Mapping[str, str], now: float) -> dict[Resource, Observation]:
+    """The budgets in an answer of ``/rate_limit``; none where the server has no limits."""
+    found = payload.get("resources") if isinstance(payload, dict) else None
+    skew = skew_of(headers, now)
+    return {
+        resource: Observation(int(told["limit"]), int(told["remaining"]), float(told["reset"]) - skew, now)
+        for resource in Resource
+        if isinstance(told := (found or {}).get(resource.value), dict)
+    }
+
+
+def _retry_after(response: requests.Response) -> float | None:
+    text = response.headers.get("retry-after", "")
+    return float(text) if text.isascii() and text.isdigit() and response.status_code != 200 else None

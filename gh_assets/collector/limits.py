@@ -1,22 +1,46 @@
-"""Tokens, their quota, and when to try again. The one place for retry and rate-limit policy.
+"""Tokens, the budgets behind them, and when to try again. The one place for retry and rate-limit policy.
 
-GitHub counts requests per user or app installation, not per token, and forbids sharing tokens to exceed the limits:
-a pool may hold only the operator's own distinct users or apps.
+GitHub counts per user or app installation, not per token: tokens of one user share one `Account` here, too. Each
+account has two budgets, of REST requests and of GraphQL points. A pool may hold only the operator's own distinct users
+or apps: GitHub's terms forbid sharing tokens to exceed the limits.
+
+Source: docs.github.com/rest/using-the-rest-api/rate-limits-for-the-rest-api and
+docs.github.com/graphql/overview/rate-limits-and-query-limits-for-the-graphql-api.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
 from typing import Protocol
 
 from pydantic import SecretStr
 
-from gh_assets.errors import AuthenticationError, RateLimitedError
+from gh_assets.errors import AuthenticationError, CancelledError, RateLimitedError
+
+logger = logging.getLogger(__name__)
+
+WINDOW_SLACK = 5.0
+"""Seconds by which GitHub's reset times of one window may differ."""
+
+
+RENEWAL_SECONDS = 5.0
+"""How often a process that uses a shared budget tells the others, and hears of them."""
+
+
+class Resource(StrEnum):
+    """What GitHub budgets apart, by its own names in ``x-ratelimit-resource``."""
+
+    REST = "core"
+    GRAPHQL = "graphql"
 
 
 class Clock(Protocol):
@@ -41,99 +65,443 @@ class SystemClock:
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """When a failed request is tried again.
+    """When a failed request is tried again, and how fast requests may follow each other.
 
     Parameters
     ----------
     attempts : int
         Tries in all for network faults and answers 500, 502, 503, 504.
     first_wait, longest_wait : float
-        Seconds; the wait doubles from the first to the longest, with full jitter.
+        Seconds; the wait doubles from the first to the longest, with jitter.
     secondary_wait : float
-        Seconds to wait on a secondary limit that names no time (GitHub asks for at least 60).
+        Seconds to wait on a secondary limit that names no time (GitHub asks for at least 60); doubles while the limit
+        lasts.
+    longest_secondary_wait : float
+        Seconds; where that doubling ends.
     longest_quota_wait : float
         Seconds that a caller is ready to wait for a new quota; more raises `RateLimitedError`.
+    points_a_minute : mapping of Resource to int
+        Requests (REST) and queries (GraphQL) a minute and account. GitHub's secondary limits are 900 and 2,000; the
+        distance to them is for other programs of the same user, and for a second collector that has just begun.
+        A resource without an entry is not paced.
+    in_flight : int
+        Requests in flight at once in all; GitHub's limit is 100.
     """
 
     attempts: int = 6
     first_wait: float = 0.5
     longest_wait: float = 30.0
     secondary_wait: float = 60.0
+    longest_secondary_wait: float = 960.0
     longest_quota_wait: float = 3700.0
+    points_a_minute: Mapping[Resource, int] = field(
+        default_factory=lambda: {Resource.REST: 800, Resource.GRAPHQL: 1800}
+    )
+    in_flight: int = 80
 
     def wait_before(self, attempt: int) -> float:
         """Seconds before try number `attempt` (1 is the first repetition)."""
-        # Full jitter keeps many workers from coming back at the same moment.
+        # Jitter keeps many workers from coming back at the same moment.
         ceiling = min(self.longest_wait, self.first_wait * 2 ** (attempt - 1))
         return random.uniform(ceiling / 2, ceiling)  # noqa: S311 - no secret depends on it
 
+    def secondary_wait_before(self, attempt: int) -> float:
+        """Seconds to wait when the secondary limit was met `attempt` times without an answer between."""
+        least = min(self.longest_secondary_wait, self.secondary_wait * 2 ** (attempt - 1))
+        return float(least * random.uniform(1.0, 1.1))  # noqa: S311
+
+
+class Credential(Protocol):
+    """What a token's text comes from. `PersonalToken` here; app installations renew theirs (`apps`)."""
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+
+    @property
+    def identity(self) -> str | None:
+        """Whose budget it uses, if that is known without asking."""
+
+    def secret(self, now: float) -> SecretStr:
+        """The text to send; may have to be fetched."""
+
+    def refused(self) -> bool:
+        """Told of a 401. True if another try may succeed, because the text will be a new one."""
+
+
+class PersonalToken:
+    """A token that stays as it is."""
+
+    identity = None
+
+    def __init__(self, text: SecretStr) -> None:
+        self._text = text
+
+    @property
+    def label(self) -> str:
+        return f"…{self._text.get_secret_value()[-4:]}"
+
+    def secret(self, now: float) -> SecretStr:
+        return self._text
+
+    def refused(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A budget as an answer's headers tell it; `reset`, and `at` when it was told, in seconds by our own clock."""
+
+    limit: int
+    remaining: int
+    reset: float
+    at: float
+
+
+@dataclass(frozen=True)
+class Grant:
+    """What the ledger lets this process use of an account's budget.
+
+    Attributes
+    ----------
+    points : int
+        Including what is in flight.
+    observation : Observation or None
+        What all processes together know of the budget; None if it has to be found out.
+    processes : int
+        How many use it now, this one included.
+    paused_until : float
+        Nobody may ask before: another process met a secondary limit.
+    """
+
+    points: int
+    observation: Observation | None
+    processes: int
+    paused_until: float
+
+
+class Ledger(Protocol):
+    """Shares budgets between processes; see `gh_assets.collector.ledger`."""
+
+    def claim(
+        self, account: str, resource: Resource, observation: Observation | None, used: int, want: int, now: float
+    ) -> Grant:
+        """Tell what was seen, keep `used` points in flight and ask for `want` more."""
+
+    def give_back(self, seen: Mapping[tuple[str, Resource], int]) -> None:
+        """Leave all claims of this process to the others, telling the points that were left at last."""
+
+    def pause(self, until: float) -> None:
+        """Let no process ask before."""
+
+
+class Budget:
+    """What is left of one resource of one account, as far as GitHub and our own count tell."""
+
+    def __init__(self) -> None:
+        self.limit: int | None = None
+        self.remaining: int | None = None
+        self.reset = 0.0
+        self.observed_at = 0.0
+        self.reserved = 0
+        self.granted: int | None = None
+        self.unmetered = False
+        self.next_slot = 0.0
+        self.claimed_at = -math.inf
+        self.processes = 1
+
+    def observe(self, seen: Observation, now: float) -> None:
+        """Take in what an answer says; answers overtake each other."""
+        if seen.reset <= now - WINDOW_SLACK and self.remaining is not None:
+            return  # an answer of a window that is over
+        if self.remaining is None or math.isinf(self.reset):
+            self.remaining = seen.remaining if self.remaining is None else min(self.remaining, seen.remaining)
+            self.reset = seen.reset
+        elif seen.reset > self.reset + WINDOW_SLACK:
+            self.remaining, self.reset = seen.remaining, seen.reset
+        elif seen.reset >= self.reset - WINDOW_SLACK:
+            # Within one window the smallest number is the newest.
+            self.remaining = min(self.remaining, seen.remaining)
+        self.limit = seen.limit
+        self.observed_at = max(self.observed_at, seen.at)
+
+    def forget(self) -> None:
+        """What is left has to be found out."""
+        self.remaining = None
+
+    def roll(self, now: float) -> None:
+        """Begin a new window when the old one is over.
+
+        One second more: resets are given in whole seconds. When the new window ends is known by its first answer.
+        """
+        if self.remaining is not None and self.limit is not None and now >= self.reset + 1.0:
+            self.remaining, self.reset = self.limit, math.inf
+
+    def available(self) -> float:
+        """Points that may be used now by this process."""
+        if self.unmetered:
+            return math.inf
+        if self.remaining is None:
+            return 0
+        return min(self.remaining, math.inf if self.granted is None else self.granted) - self.reserved
+
+
+class Account:
+    """A user or app installation: what GitHub's limits are counted by."""
+
+    def __init__(self, identity: str) -> None:
+        self.identity = identity
+        self.budgets = {resource: Budget() for resource in Resource}
+
 
 class Token:
-    """A token and what is known of its quota. Never prints the token."""
+    """A credential, the account it belongs to, and whether GitHub takes it. Never prints the token."""
 
-    def __init__(self, secret: SecretStr) -> None:
-        self.secret = secret
-        self.remaining: int | None = None
-        self.limit: int | None = None
-        self.reset: float = 0.0
+    def __init__(self, credential: Credential) -> None:
+        self.credential = credential
+        self.account: Account | None = None
+        self.identify_at = 0.0
         self.retired = False
 
     def __repr__(self) -> str:
-        return f"Token({self.label}, remaining={self.remaining})"
+        return f"Token({self.label})"
 
     @property
     def label(self) -> str:
         """What messages call it: its last four characters."""
-        return f"…{self.secret.get_secret_value()[-4:]}"
+        return self.credential.label
+
+
+@dataclass
+class Lease:
+    """A token for one request, and the points reserved for it."""
+
+    token: Token
+    account: Account
+    resource: Resource
+    points: int
 
 
 class TokenPool:
-    """Tokens used in turn: another one when the quota of one is spent, waiting only when all are.
+    """Budgets used side by side: another account when one is spent, waiting only when all are.
+
+    Accounts are used evenly from the start: their windows then begin, and end, together, and none is idle while
+    another one is held up by its points a minute.
 
     Parameters
     ----------
-    secrets : sequence of SecretStr
+    credentials : sequence of Credential or SecretStr
     policy : RetryPolicy
     clock : Clock
+    ledger : Ledger, optional
+        Shares the budgets with other processes.
+    identifier : callable, optional
+        Finds out whose a token is and calls `identify` (or `retire`, `postpone`); without one each token is an account
+        of its own.
+    prober : callable, optional
+        Finds out, without spending any, what is left of an account's budgets and calls `observe`; without one a budget
+        that nobody knows is taken to have no limit.
     """
 
     def __init__(
-        self, secrets: Sequence[SecretStr], policy: RetryPolicy | None = None, clock: Clock | None = None
+        self,
+        credentials: Sequence[Credential | SecretStr],
+        policy: RetryPolicy | None = None,
+        clock: Clock | None = None,
+        ledger: Ledger | None = None,
+        identifier: Callable[[Token], None] | None = None,
+        prober: Callable[[Token], None] | None = None,
     ) -> None:
-        self.tokens = [Token(secret) for secret in secrets]
+        self.tokens = [Token(PersonalToken(c) if isinstance(c, SecretStr) else c) for c in credentials]
         self.policy = policy or RetryPolicy()
         self.clock = clock or SystemClock()
+        self.ledger = ledger
         self.cancelled = threading.Event()
+        self.accounts: dict[str, Account] = {}
+        self.slept_for_quota = 0.0
         self._paused_until = 0.0
-        self._lock = threading.Lock()
-        self._in_flight: dict[int, int] = {}
+        self._secondary_hits = 0
+        self._in_flight = 0
+        self._turn = 0
+        self._changed = threading.Condition(threading.Lock())
+        self._identifier = identifier or self._identify_apart
+        self._prober = prober
+        self._asking_about = threading.Lock()
 
-    def acquire(self) -> Token:
-        """A token to ask with, waiting for quota if all have spent theirs.
+    # -- tokens and accounts -------------------------------------------------------------------------------------
+
+    def identify(self, token: Token, identity: str) -> None:
+        """Attach a token to the account that it belongs to."""
+        with self._changed:
+            account = self.accounts.setdefault(identity, Account(identity))
+            if any(other.account is account for other in self.tokens):
+                logger.warning("The token %s is of a user who has another one here: they share a quota.", token.label)
+            token.account = account
+            self._changed.notify_all()
+
+    def observe(self, account: Account, seen: Mapping[Resource, Observation]) -> None:
+        """What GitHub says about an account's budgets; one that is not mentioned has no limit."""
+        with self._changed:
+            for resource, budget in account.budgets.items():
+                if resource in seen:
+                    budget.unmetered = False
+                    budget.observe(seen[resource], self.clock.now())
+                elif budget.remaining is None:
+                    budget.unmetered = True
+            self._changed.notify_all()
+
+    def postpone(self, token: Token, until: float) -> None:
+        """Find out later whose a token is: its quota is spent until then (seconds since 1970)."""
+        token.identify_at = until + 1.0
+
+    def _identify_apart(self, token: Token) -> None:
+        self.identify(token, f"token {self.tokens.index(token)}")
+
+    def find_out(self, resource: Resource) -> None:
+        """Learn whose tokens are, and what is left of the budgets of which nothing is known.
+
+        Raises
+        ------
+        AuthenticationError
+            If GitHub has refused every token.
+        """
+        self._alive()
+        now = self.clock.now()
+        if now < self._paused_until or not self._unknown(resource, now):
+            return
+        with self._asking_about:  # one worker asks, the others wait for what it finds out
+            for token in self._unknown(resource, now):
+                self._check_cancelled()
+                if token.account is None:
+                    self._identifier(token)
+                if token.account is None or token.retired:
+                    continue
+                budget = token.account.budgets[resource]
+                if budget.remaining is None and not budget.unmetered:
+                    if self._prober is None:
+                        budget.unmetered = True
+                    else:
+                        self._prober(token)
+        self._alive()
+
+    def _unknown(self, resource: Resource, now: float) -> list[Token]:
+        unknown = []
+        for token in self.tokens:
+            if token.account is not None:
+                budget = token.account.budgets[resource]
+                if not token.retired and budget.remaining is None and not budget.unmetered:
+                    unknown.append(token)
+            elif not token.retired and now >= token.identify_at:
+                unknown.append(token)
+        return unknown
+
+    def retire(self, token: Token) -> None:
+        """Never use a token again that GitHub refused (unless its credential has a new text to offer)."""
+        with self._changed:
+            if token.retired or token.credential.refused():
+                return
+            token.retired = True
+            logger.warning("GitHub refused the token ending in %s (401): it is not used any more.", token.label)
+            self._changed.notify_all()
+
+    @property
+    def retired(self) -> list[str]:
+        """Labels of the tokens that GitHub refused."""
+        return [token.label for token in self.tokens if token.retired]
+
+    # -- asking --------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def lease(
+        self, resource: Resource, points: int = 1, keep: Account | None = None
+    ) -> Iterator[tuple[Lease, Callable[..., None]]]:
+        """A token to ask with. Call the second value with the answer's headers (and the points it really cost).
+
+        `keep` is the account to stay with if it has quota: a secondary limit is waited out, not gone around.
+        """
+        lease = self._acquire(resource, points, keep)
+        settled = False
+
+        def settle(headers: Mapping[str, str] | None, cost: int = points) -> None:
+            nonlocal settled
+            settled = True
+            self._release(lease, headers, cost)
+
+        try:
+            yield lease, settle
+        finally:
+            if not settled:
+                # Nobody knows whether it reached GitHub: it counts as spent until headers say otherwise.
+                self._release(lease, None, points)
+
+    def _acquire(self, resource: Resource, points: int, keep: Account | None) -> Lease:
+        """A token with quota, waiting for it if need be.
 
         Raises
         ------
         AuthenticationError
             If GitHub has refused every token.
         RateLimitedError
-            If the wait for new quota is longer than the policy allows, or the collector was cancelled.
+            If the wait for new quota is longer than the policy allows.
+        CancelledError
+            If the collector was cancelled.
         """
         while True:
-            if self.cancelled.is_set():
-                raise RateLimitedError("Collecting was cancelled.")
-            with self._lock:
-                token, wait = self._choose()
-                if token is not None:
-                    self._in_flight[id(token)] = self._in_flight.get(id(token), 0) + 1
-                    return token
+            self.find_out(resource)
+            with self._changed:
+                self._check_cancelled()
+                now = self.clock.now()
+                lease, ready = self._choose(resource, points, keep, now)
+            if lease is not None:
+                try:
+                    self._wait_until(ready)
+                    self._enter()
+                except BaseException:
+                    self._release(lease, None, 0, entered=False)
+                    raise
+                return lease
+            wait = ready - now
             if wait > self.policy.longest_quota_wait:
                 raise RateLimitedError(
                     f"GitHub lets no token ask for another {math.ceil(wait / 60)} minutes: the quota is spent, or it "
                     "asked us to wait. Run again then: what was collected is kept."
                 )
-            self.clock.wait(wait, self.cancelled)
+            self._wait_until(ready, pausing=False)
 
-    def _choose(self) -> tuple[Token | None, float]:
+    def _choose(self, resource: Resource, points: int, keep: Account | None, now: float) -> tuple[Lease | None, float]:
+        """A lease and the time at which it may be used; or None and the time at which to ask again."""
+        alive = self._alive()
+        if now < self._paused_until:
+            return None, self._paused_until
+        known = list({id(token.account): token for token in reversed(alive) if token.account is not None}.values())
+        known.reverse()
+        able: list[tuple[float, int, Token, Budget]] = []
+        for place, token in enumerate(known):
+            assert token.account is not None
+            budget = token.account.budgets[resource]
+            budget.roll(now)
+            if self.ledger is not None:
+                self._claim(token.account, resource, points, now)
+            if budget.available() >= points:
+                able.append((budget.next_slot, (place - self._turn) % len(known), token, budget))
+        if now < self._paused_until:  # as the ledger has just told
+            return None, self._paused_until
+        if not able:
+            return None, self._next_chance(known, alive, resource, points, now)
+        _, _, token, budget = min(able, key=lambda entry: (entry[2].account is not keep, max(entry[0], now), entry[1]))
+        self._turn += 1
+        budget.reserved += points
+        ready = now
+        pace = self.policy.points_a_minute.get(resource)
+        if pace is not None and not budget.unmetered:
+            interval = 60.0 * budget.processes / pace
+            # A few may follow each other at once after a pause, so that uneven work does not fall behind its pace.
+            ready = max(now, budget.next_slot)
+            budget.next_slot = max(budget.next_slot, now - 10 * interval) + interval
+        assert token.account is not None
+        return Lease(token, token.account, resource, points), ready
+
+    def _alive(self) -> list[Token]:
         alive = [token for token in self.tokens if not token.retired]
         if not alive:
             labels = ", ".join(token.label for token in self.tokens)
@@ -141,45 +509,184 @@ class TokenPool:
                 f"GitHub refused the token{'s' if len(self.tokens) > 1 else ''} ending in {labels} (401 Bad "
                 "credentials). Give valid ones in GITHUB_TOKENS."
             )
+        return alive
+
+    def _next_chance(
+        self, known: Sequence[Token], alive: Sequence[Token], resource: Resource, points: int, now: float
+    ) -> float:
+        """When it is worth to look again, none having quota now."""
+        chances = [token.identify_at for token in alive if token.account is None]
+        for token in known:
+            assert token.account is not None
+            budget = token.account.budgets[resource]
+            spent = budget.remaining is not None and budget.remaining - budget.reserved < points
+            if spent and not math.isinf(budget.reset) and budget.limit is not None and budget.limit >= points:
+                chances.append(budget.reset + 1.0)
+            else:
+                # Others hold what is left, or the first answer is awaited: soon more is known.
+                chances.append(now + (0.05 if self.ledger is None else 2.0))
+        return max(now + 0.01, min(chances))
+
+    def _claim(self, account: Account, resource: Resource, points: int, now: float) -> None:
+        budget = account.budgets[resource]
+        assert self.ledger is not None
+        if budget.available() >= points and now - budget.claimed_at < RENEWAL_SECONDS:
+            return
+        if budget.unmetered or (budget.granted is not None and now - budget.claimed_at < 0.2):
+            return
+        seen = None
+        if budget.remaining is not None and budget.limit is not None and not math.isinf(budget.reset):
+            seen = Observation(budget.limit, budget.remaining, budget.reset, budget.observed_at)
+        # Small blocks, so that a process that waits is not starved by what another one holds unused.
+        block = points + (0 if budget.remaining is None else max(10, min(500, budget.remaining // 20)))
+        grant = self.ledger.claim(account.identity, resource, seen, budget.reserved, block, now)
+        budget.claimed_at = now
+        budget.processes = grant.processes
+        self._paused_until = max(self._paused_until, grant.paused_until)
+        if grant.observation is not None:
+            budget.observe(grant.observation, now)
+        else:
+            budget.forget()
+        budget.granted = grant.points
+
+    def _wait_until(self, moment: float, *, pausing: bool = True) -> None:
+        while True:
+            with self._changed:
+                self._check_cancelled()
+                now = self.clock.now()
+                until = max(moment, self._paused_until) if pausing else moment
+            if now >= until:
+                return
+            if not pausing:
+                self.slept_for_quota += until - now
+            # In steps: a token may be identified or retired meanwhile, and the machine's clock may be set.
+            self.clock.wait(min(until - now, 60.0), self.cancelled)
+            if not pausing and until - now > 60.0:
+                return
+
+    def _enter(self) -> None:
+        """Wait for a place among the requests in flight."""
+        with self._changed:
+            processes = max((b.processes for a in self.accounts.values() for b in a.budgets.values()), default=1)
+            places = max(1, self.policy.in_flight // processes)
+            while self._in_flight >= places:
+                self._check_cancelled()
+                self._changed.wait(0.5)
+            self._in_flight += 1
+
+    def _release(self, lease: Lease, headers: Mapping[str, str] | None, cost: int, *, entered: bool = True) -> None:
+        with self._changed:
+            self._in_flight -= entered
+            budget = lease.account.budgets[lease.resource]
+            budget.reserved -= lease.points
+            if budget.granted is not None:
+                budget.granted = max(0, budget.granted - cost)
+            if headers is not None and self._observe(lease.account, lease.resource, headers):
+                pass
+            elif budget.remaining is not None:
+                budget.remaining = max(0, budget.remaining - cost)
+            self._changed.notify_all()
+
+    def _observe(self, account: Account, asked: Resource, headers: Mapping[str, str]) -> bool:
+        """Take in an answer's headers; False if they tell nothing of a budget."""
         now = self.clock.now()
-        if now < self._paused_until:
-            return None, self._paused_until - now
-        for token in alive:
-            if token.remaining is None or now >= token.reset:
-                return token, 0.0
-            if token.remaining - self._in_flight.get(id(token), 0) > 0:
-                return token, 0.0
-        # One second more: the reset time is given in whole seconds.
-        return None, max(1.0, min(token.reset for token in alive) - now + 1.0)
+        try:
+            resource = Resource(headers.get("x-ratelimit-resource", asked.value))
+            # The reset is by GitHub's clock, which may not be ours.
+            reset = float(headers["x-ratelimit-reset"]) - skew_of(headers, now)
+            seen = Observation(int(headers["x-ratelimit-limit"]), int(headers["x-ratelimit-remaining"]), reset, now)
+        except (KeyError, ValueError):
+            return False
+        account.budgets[resource].unmetered = False
+        account.budgets[resource].observe(seen, now)
+        return resource is asked
 
-    def release(self, token: Token, headers: Mapping[str, str] | None) -> None:
-        """Give a token back, with the headers of the answer that it got."""
-        with self._lock:
-            self._in_flight[id(token)] -= 1
-            if headers is None or headers.get("x-ratelimit-resource", "core") != "core":
-                return
-            try:
-                remaining = int(headers["x-ratelimit-remaining"])
-                reset = float(headers["x-ratelimit-reset"])
-                token.limit = int(headers["x-ratelimit-limit"])
-            except (KeyError, ValueError):
-                return
-            # Answers overtake each other: within one window the smallest number is the newest.
-            if token.remaining is None or reset > token.reset or remaining < token.remaining:
-                token.remaining, token.reset = remaining, max(reset, token.reset)
+    # -- waiting for all -----------------------------------------------------------------------------------------
 
-    def retire(self, token: Token) -> None:
-        """Never use a token again that GitHub refused."""
-        with self._lock:
-            token.retired = True
+    def pause(self, seconds: float | None = None) -> None:
+        """Let nobody ask for a while: a secondary limit, which other tokens must not be used to get around.
 
-    def pause(self, seconds: float) -> None:
-        """Let nobody ask for a while: a secondary limit, which other tokens must not be used to get around."""
-        with self._lock:
-            self._paused_until = max(self._paused_until, self.clock.now() + seconds)
+        Parameters
+        ----------
+        seconds : float, optional
+            What GitHub asks for; else the policy's wait, longer each time until an answer comes.
+        """
+        with self._changed:
+            now = self.clock.now()
+            if seconds is None:
+                if now >= self._paused_until:  # of many requests in flight that meet one limit, one counts
+                    self._secondary_hits += 1
+                seconds = self.policy.secondary_wait_before(max(1, self._secondary_hits))
+            until = now + seconds
+            self._paused_until = max(self._paused_until, until)
+            for account in self.accounts.values():
+                for budget in account.budgets.values():
+                    # No burst afterwards: everybody coming back at once would meet the limit again.
+                    budget.next_slot = max(budget.next_slot, self._paused_until)
+        if self.ledger is not None:
+            self.ledger.pause(until)
 
-    @property
-    def remaining(self) -> int | None:
-        """Requests left over all tokens, as far as GitHub has told; None before the first answer."""
-        known = [token.remaining for token in self.tokens if not token.retired and token.remaining is not None]
+    def answered(self) -> None:
+        """Told of an answer without a limit: the next secondary limit is a first one again."""
+        self._secondary_hits = 0
+
+    def cancel(self) -> None:
+        """Make every worker stop, those who wait included."""
+        self.cancelled.set()
+        with self._changed:
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Cancel, and leave what was claimed to other processes."""
+        self.cancel()
+        if self.ledger is not None and self.accounts:
+            seen = {
+                (account.identity, resource): budget.remaining
+                for account in self.accounts.values()
+                for resource, budget in account.budgets.items()
+                if budget.granted is not None and budget.remaining is not None
+            }
+            self.ledger.give_back(seen)
+
+    def _check_cancelled(self) -> None:
+        if self.cancelled.is_set():
+            raise CancelledError("Collecting was cancelled. What was collected is kept; run again to go on.")
+
+    # -- what people want to know --------------------------------------------------------------------------------
+
+    def remaining(self, resource: Resource = Resource.REST) -> int | None:
+        """Points left over all accounts, as far as GitHub has told; None before the first answer."""
+        with self._changed:
+            now = self.clock.now()
+            left = []
+            for account in self._accounts_in_use():
+                budget = account.budgets[resource]
+                budget.roll(now)
+                if budget.remaining is not None:
+                    left.append(budget.remaining)
+            return sum(left) if left else None
+
+    def limit(self, resource: Resource = Resource.REST) -> int | None:
+        """Points an hour over all accounts; None before the first answer or without limits."""
+        limits = [account.budgets[resource].limit for account in self._accounts_in_use()]
+        known = [limit for limit in limits if limit is not None]
         return sum(known) if known else None
+
+    def next_reset(self, resource: Resource = Resource.REST) -> float | None:
+        """When the first account gets new points, in seconds since 1970."""
+        resets = [account.budgets[resource].reset for account in self._accounts_in_use()]
+        known = [reset for reset in resets if reset and not math.isinf(reset)]
+        return min(known) if known else None
+
+    def _accounts_in_use(self) -> list[Account]:
+        return list({id(t.account): t.account for t in self.tokens if not t.retired and t.account}.values())
+
+
+def skew_of(headers: Mapping[str, str], now: float) -> float:
+    """Seconds by which the server's clock is ahead of ours; 0 where they agree as well as the header can tell."""
+    try:
+        skew = parsedate_to_datetime(headers["date"]).timestamp() - now
+    except (KeyError, ValueError, TypeError):
+        return 0.0
+    # The header has whole seconds and took a moment to arrive.
+    return skew if abs(skew) > 2.0 else 0.0

@@ -13,10 +13,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gh_assets.collector.client import RAW, GitHubClient
-from gh_assets.collector.limits import RetryPolicy, TokenPool
+from gh_assets.collector.limits import Resource, RetryPolicy, TokenPool
 from gh_assets.embedded.standin.app import Limits
 from gh_assets.errors import (
     AuthenticationError,
+    CancelledError,
     GitHubError,
     RateLimitedError,
     ServiceUnavailableError,
@@ -40,6 +41,8 @@ class FakeClock:
     def wait(self, seconds: float, cancelled: threading.Event) -> None:
         self.waits.append(seconds)
         self.time += seconds
+        if cancelled.is_set():
+            return
 
 
 def scripted(answers: list[Response | Callable[[Request], Response]]) -> Starlette:
@@ -47,6 +50,11 @@ def scripted(answers: list[Response | Callable[[Request], Response]]) -> Starlet
     remaining = list(answers)
 
     async def endpoint(request: Request) -> Response:
+        if request.url.path == "/rate_limit":
+            return Response(b'{"message": "Rate limiting is not enabled."}', 404)
+        if request.url.path == "/user":
+            whose = sum(request.headers["authorization"].encode())  # another user for each token
+            return Response(b'{"id": %d}' % whose, media_type="application/json")
         answer = remaining.pop(0) if len(remaining) > 1 else remaining[0]
         return answer if isinstance(answer, Response) else answer(request)
 
@@ -95,25 +103,25 @@ def test_a_refused_token_is_retired_and_the_other_is_used(serve_world) -> None:
 
 
 def test_a_spent_token_is_left_for_another_without_waiting(serve_world) -> None:
-    standin, url = serve_world(world_of({"a/b": [0]}), tokens=("one", "two"), limits=Limits(requests=3))
+    standin, url = serve_world(world_of({"a/b": [0]}), tokens=("one", "two"), limits=Limits(requests=4))
     clock = FakeClock()
     with client_of(url, "one", "two", clock=clock) as client:
         answers = [client.get("/repos/a/b").status for _ in range(6)]
     assert answers == [200] * 6
-    assert [standin.uses[token].used for token in ("one", "two")] == [3, 3]
+    assert [standin.uses[token].used for token in ("one", "two")] == [4, 4]
     assert clock.waits == []
     assert standin.served["limited"] == 0, "a request was sent that could only be refused"
 
 
 def test_when_all_is_spent_the_reset_is_waited_for(serve_world) -> None:
-    standin, url = serve_world(world_of({"a/b": [0]}), tokens=("one",), limits=Limits(requests=2, window_seconds=1.0))
+    standin, url = serve_world(world_of({"a/b": [0]}), tokens=("one",), limits=Limits(requests=3, window_seconds=1.0))
     with client_of(url, "one", policy=RetryPolicy(longest_quota_wait=5.0)) as client:
         assert [client.get("/repos/a/b").status for _ in range(4)] == [200] * 4
     assert standin.served["limited"] <= 1
 
 
 def test_a_wait_longer_than_allowed_is_an_error_that_says_when(serve_world) -> None:
-    _, url = serve_world(world_of({"a/b": [0]}), tokens=("one",), limits=Limits(requests=1))
+    _, url = serve_world(world_of({"a/b": [0]}), tokens=("one",), limits=Limits(requests=2))
     with client_of(url, "one") as client:
         client.get("/repos/a/b")
         with pytest.raises(RateLimitedError, match=r"another (60|61) minutes"):
@@ -157,7 +165,9 @@ def test_a_secondary_limit_without_time_is_waited_out() -> None:
 def test_a_passing_fault_is_tried_again(fault: Response) -> None:
     with serving(scripted([fault, fault, fine()])) as url, client_of(url) as client:
         assert client.get("/x").payload == {"fine": True}
-        assert client.requests_made == 3
+        assert (client.usage.requests, client.usage.retries) == (6, 2), (
+            "whose token, what is left (twice), the page (three times)"
+        )
 
 
 def test_a_lasting_fault_is_one_clear_error() -> None:
@@ -197,14 +207,15 @@ def test_cancelling_reaches_those_who_wait() -> None:
 
     def work() -> None:
         try:
-            pool.acquire()
-        except RateLimitedError as error:
+            with pool.lease(Resource.REST):
+                pass
+        except CancelledError as error:
             errors.append(error)
 
     workers = [threading.Thread(target=work) for _ in range(4)]
     for worker in workers:
         worker.start()
-    pool.cancelled.set()
+    pool.cancel()
     for worker in workers:
         worker.join(5)
     assert len(errors) == 4
