@@ -7,9 +7,10 @@ reading. Retries follow Google's own policy. `if_generation` makes a write condi
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import requests.adapters
 from google.api_core.client_options import ClientOptions
@@ -176,6 +177,12 @@ class ObjectStore:
             self.bucket.blob(name, generation=generation).download_to_filename(
                 str(path), retry=self._retry, checksum="crc32c"
             )
+
+    @contextmanager
+    def open_elsewhere(self, bucket: str, name: str) -> Iterator[IO[bytes]]:
+        """Stream an object of any bucket that the same credentials may read."""
+        with _explained(f"gs://{bucket}/{name}"), self.client.bucket(bucket).blob(name).open("rb") as file:
+            yield file
 
     def describe(self, name: str) -> StoredObject | None:
         """What the bucket knows of an object; None if there is none."""

@@ -86,6 +86,20 @@ STARGAZERS = TableSchema(
     },
 )
 
+STAR_EVENTS = TableSchema(
+    "star_events",
+    {
+        "repo_id": Column(pl.Int64(), "GitHub's database id of the repository", nullable=True),
+        "full_name": Column(pl.String(), "owner/name at the time"),
+        "user_id": Column(
+            pl.Int64(),
+            "GitHub's database id of the user; negative, made from the login, where events before 2015 have none",
+        ),
+        "login": Column(pl.String(), "The user's login at the time"),
+        "starred_at": Column(UTC_TIME, "When the star was given (UTC)"),
+    },
+)
+
 USERS = TableSchema(
     "users",
     {
@@ -109,4 +123,4 @@ RECOMMENDATIONS = TableSchema(
     },
 )
 
-TABLES = {table.name: table for table in (REPOS, STARGAZERS, USERS, RECOMMENDATIONS)}
+TABLES = {table.name: table for table in (REPOS, STARGAZERS, STAR_EVENTS, USERS, RECOMMENDATIONS)}

@@ -1,0 +1,431 @@
+"""Stars in GH Archive: hours of public events, gzip JSON lines, in which a ``WatchEvent`` is a star.
+
+Only lines that name the event are parsed: the rest of an hour is decompressed and searched, no more. Both forms of
+events are read: that since 2015, and the older timeline (``repository``, ``actor`` as a text), whose users have no id.
+
+Source: gharchive.org; docs.github.com/rest/using-the-rest-api/github-event-types.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import orjson
+import polars as pl
+import requests
+from isal import isal_zlib
+from urllib3.exceptions import HTTPError
+
+from gh_assets.collector.concurrency import map_bounded
+from gh_assets.errors import InputError, ServiceUnavailableError
+from gh_assets.schemas import STAR_EVENTS
+
+CHUNK = 64 * 1024
+"""Compressed bytes read at once: what they unpack to still fits a core's cache."""
+
+LONGEST_LINE = 32 * 1024 * 1024
+"""A line longer than this is damage, not an event."""
+
+ATTEMPTS = 4
+CONNECT_SECONDS = 10.0
+READ_SECONDS = 60.0
+
+_HOUR = re.compile(r"(\d{4})-(\d\d)-(\d\d)-(\d{1,2})")
+_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_MARK = b"WatchEvent"
+_NAME = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
+
+
+class Readable(Protocol):
+    """What an archive is read from."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+Opener = Callable[[], AbstractContextManager[Readable]]
+
+
+@dataclass(frozen=True)
+class ArchiveHour:
+    """One hour of the archive.
+
+    Attributes
+    ----------
+    start : datetime
+        UTC, on the hour.
+    location : str
+        What messages call it.
+    open : callable
+        Gives a context manager of its compressed bytes, from the beginning, as often as it is called.
+    """
+
+    start: dt.datetime
+    location: str
+    open: Opener
+
+
+@dataclass
+class HourReport:
+    """What was found in an hour.
+
+    Attributes
+    ----------
+    size : int
+        Bytes, unpacked.
+    stars : int
+        Rows of the table.
+    corrupt_lines : int
+        Lines that name a star but are none that can be read.
+    damage : str or None
+        Why the hour ended early, if it did: what came before is kept.
+    """
+
+    start: dt.datetime
+    size: int = 0
+    stars: int = 0
+    corrupt_lines: int = 0
+    damage: str | None = None
+
+
+@dataclass(frozen=True)
+class WantedRepositories:
+    """Which repositories' stars are kept: by id, or by name (any case) where an event has no id."""
+
+    ids: Collection[int] = field(default_factory=frozenset)
+    names: Collection[str] = field(default_factory=frozenset)
+
+    def has(self, repo_id: int | None, name: str) -> bool:
+        return repo_id in self.ids if repo_id is not None else name.lower() in self.names
+
+
+def archive_hours(
+    places: Sequence[str], open_gs: Callable[[str, str], AbstractContextManager[Readable]] | None = None
+) -> list[ArchiveHour]:
+    """The hours at some places, in order of time.
+
+    Parameters
+    ----------
+    places : sequence of str
+        Each a file, a folder of files, ``gs://bucket/object`` or ``http(s)://…``; ``{0..23}`` stands for a range of
+        numbers. File names begin with the hour, as GH Archive's: ``2015-01-01-0.json.gz``.
+    open_gs : callable, optional
+        Opens an object of a bucket.
+
+    Raises
+    ------
+    InputError
+        If a place names no hour, or a file is not there.
+    """
+    hours: dict[dt.datetime, ArchiveHour] = {}
+    for place in places:
+        for expanded in _expanded(place):
+            for hour in _hours_at(expanded, open_gs):
+                known = hours.setdefault(hour.start, hour)
+                if known.location != hour.location:
+                    raise InputError(
+                        f"The hour {hour.start:%Y-%m-%d-%H} is given twice: {known.location} and {hour.location}."
+                    )
+    if not hours:
+        raise InputError("No hour of GH Archive is given: name files such as 2015-01-01-0.json.gz.")
+    return [hours[start] for start in sorted(hours)]
+
+
+def hour_name(start: dt.datetime) -> str:
+    """As GH Archive names it: without a leading zero in the hour."""
+    return f"{start:%Y-%m-%d}-{start.hour}"
+
+
+def hours_below(
+    base: str,
+    starts: Sequence[dt.datetime],
+    open_gs: Callable[[str, str], AbstractContextManager[Readable]] | None = None,
+) -> list[ArchiveHour]:
+    """The hours that begin at `starts`, below a folder, a ``gs://`` prefix or an http address."""
+    return archive_hours([f"{base.rstrip('/')}/{hour_name(start)}.json.gz" for start in starts], open_gs)
+
+
+def _expanded(place: str) -> Iterator[str]:
+    parts = _BRACES.split(place)
+    # The odd pairs are bounds; "{01..12}" keeps its zeros, as a shell does.
+    ranges = []
+    for first, last in zip(parts[1::3], parts[2::3], strict=True):
+        width = len(first) if first.startswith("0") and len(first) > 1 else 0
+        ranges.append([f"{number:0{width}d}" for number in range(int(first), int(last) + 1)])
+    texts = parts[0::3]
+    for chosen in product(*ranges):
+        yield texts[0] + "".join(number + text for number, text in zip(chosen, texts[1:], strict=True))
+
+
+def _hours_at(
+    place: str, open_gs: Callable[[str, str], AbstractContextManager[Readable]] | None
+) -> Iterator[ArchiveHour]:
+    parts = urlsplit(place)
+    if parts.scheme in ("http", "https"):
+        yield ArchiveHour(_hour_of(place), place.split("?")[0], partial(_open_http, place))
+    elif parts.scheme == "gs":
+        if open_gs is None:
+            raise InputError(f"{place} is in a bucket, and there is no client for buckets here.")
+        yield ArchiveHour(_hour_of(place), place, partial(open_gs, parts.netloc, parts.path.lstrip("/")))
+    else:
+        path = Path(place).expanduser()
+        if path.is_dir():
+            found = sorted(entry for entry in path.iterdir() if entry.name.endswith(".json.gz"))
+            if not found:
+                raise InputError(f"The folder {path} has no .json.gz files in it.")
+            for entry in found:
+                yield ArchiveHour(_hour_of(str(entry)), str(entry), partial(_open_file, entry))
+        elif path.is_file():
+            yield ArchiveHour(_hour_of(place), str(path), partial(_open_file, path))
+        else:
+            raise InputError(f"The archive {path} does not exist.")
+
+
+def _hour_of(place: str) -> dt.datetime:
+    name = urlsplit(place).path.rsplit("/", 1)[-1] or place
+    match = _HOUR.match(name)
+    try:
+        if match is None:
+            raise ValueError
+        year, month, day, hour = (int(part) for part in match.groups())
+        return dt.datetime(year, month, day, hour, tzinfo=dt.UTC)
+    except ValueError:
+        raise InputError(
+            f"The archive {place} does not say which hour it is: its name must begin as 2015-01-01-0 does."
+        ) from None
+
+
+@contextmanager
+def _open_file(path: Path) -> Iterator[Readable]:
+    with path.open("rb", buffering=0) as file:
+        yield file
+
+
+@contextmanager
+def _open_http(address: str) -> Iterator[Readable]:
+    with requests.get(address, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS)) as response:
+        if response.status_code == 404:
+            raise InputError(f"GH Archive has no {address.split('?')[0]} (404).")
+        response.raise_for_status()
+        yield response.raw
+
+
+# -- reading -------------------------------------------------------------------------------------------------------
+
+
+def read_hours(
+    hours: Sequence[ArchiveHour], wanted: WantedRepositories | None = None, *, workers: int = 2
+) -> Iterator[tuple[ArchiveHour, pl.DataFrame, HourReport]]:
+    """Read several hours at once; memory is that of `workers` hours' stars."""
+
+    def read(hour: ArchiveHour) -> tuple[ArchiveHour, pl.DataFrame, HourReport]:
+        return hour, *read_hour(hour, wanted)
+
+    return map_bounded(read, hours, workers, window=workers)
+
+
+def read_hour(hour: ArchiveHour, wanted: WantedRepositories | None = None) -> tuple[pl.DataFrame, HourReport]:
+    """The stars of an hour.
+
+    Parameters
+    ----------
+    hour : ArchiveHour
+    wanted : WantedRepositories, optional
+        Others are left out; None: all are kept.
+
+    Returns
+    -------
+    polars.DataFrame
+        Of schema `STAR_EVENTS`, in the order of the archive, a star of a user for a repository once (the first).
+    HourReport
+
+    Raises
+    ------
+    InputError
+        If the place has no such hour.
+    ServiceUnavailableError
+        If it cannot be read to its end. Damage in the file itself is no error: it is counted.
+    """
+    problem = ""
+    for _ in range(ATTEMPTS):
+        rows = _Rows(wanted)
+        report = HourReport(hour.start)
+        try:
+            with hour.open() as file:
+                _pick_all(_decompressed(file, report), rows, report)
+        except (OSError, requests.RequestException, HTTPError) as error:
+            # A cut connection looks like a short file: only reading it again tells.
+            problem = type(error).__name__
+            continue
+        table = rows.table()
+        report.stars = table.height
+        return table, report
+    raise ServiceUnavailableError(
+        f"The archive {hour.location} could not be read to its end in {ATTEMPTS} tries ({problem}). Run again: the "
+        "hours before it are kept."
+    )
+
+
+def _pick_all(texts: Iterable[bytes], rows: _Rows, report: HourReport) -> None:
+    """The stars in a stream of texts, which need not end where lines do."""
+    rest: list[bytes] = []  # the line that the texts so far have begun
+    length = 0
+    for text in texts:
+        report.size += len(text)
+        first = text.find(b"\n") + 1
+        if first:
+            # Only the line that lies over the border is put together: the others are looked at where they are.
+            _pick(b"".join([*rest, text[:first]]), 0, rows, report)
+            rest, length = [], 0
+            last = text.rfind(b"\n") + 1
+            _pick(text, first, rows, report, last)
+            text = text[last:]
+        rest.append(text)
+        length += len(text)
+        if length > LONGEST_LINE:
+            report.corrupt_lines += 1
+            rest, length = [], 0
+    _pick(b"".join(rest), 0, rows, report)
+
+
+def _decompressed(file: Readable, report: HourReport) -> Iterator[bytes]:
+    member = isal_zlib.decompressobj(wbits=31)
+    begun = False
+    while compressed := file.read(CHUNK):
+        while compressed:
+            if member.eof:  # gzip members may follow each other
+                member = isal_zlib.decompressobj(wbits=31)
+            try:
+                text = member.decompress(compressed)
+            except isal_zlib.error as error:  # type: ignore[misc] # the stub calls it an instance
+                report.damage = f"it is damaged ({error})" if begun else f"it is no gzip ({error})"
+                return
+            begun = True
+            compressed = member.unused_data if member.eof else b""
+            if text:
+                yield text
+    if not member.eof:
+        report.damage = "it is cut off" if begun else "it is empty"
+
+
+def _pick(text: bytes, begin: int, rows: _Rows, report: HourReport, finish: int | None = None) -> None:
+    """The stars in whole lines: lines that don't name the event are not looked at."""
+    finish = len(text) if finish is None else finish
+    place = text.find(_MARK, begin, finish)
+    while place >= 0:
+        start = max(begin, text.rfind(b"\n", begin, place) + 1)
+        end = text.find(b"\n", place, finish)
+        end = finish if end < 0 else end
+        line = text[start:end]
+        try:
+            rows.add(orjson.loads(line))
+        except ValueError:
+            _pick_from_joined(line, rows, report)
+        place = text.find(_MARK, end, finish)
+
+
+def _pick_from_joined(line: bytes, rows: _Rows, report: HourReport) -> None:
+    """Old archives have several events on a line, one right after the other."""
+    decoder = json.JSONDecoder()
+    text = line.decode("utf-8", "replace").strip()
+    place, found = 0, 0
+    while place < len(text):
+        try:
+            event, place = decoder.raw_decode(text, place)
+            if not isinstance(event, dict):
+                raise ValueError
+            rows.add(event)
+            found += 1
+        except (ValueError, RecursionError):
+            report.corrupt_lines += 1
+            return
+        while place < len(text) and text[place].isspace():
+            place += 1
+
+
+class _Rows:
+    """Collects columns: many small tuples would cost more."""
+
+    def __init__(self, wanted: WantedRepositories | None) -> None:
+        self.wanted = wanted
+        self.columns: dict[str, list[Any]] = {name: [] for name in STAR_EVENTS.columns}
+
+    def add(self, event: Any) -> None:
+        """Take an event if it is a star of a wanted repository.
+
+        Raises
+        ------
+        ValueError
+            If it says that it is a star, but lacks what a star has.
+        """
+        if not isinstance(event, dict):
+            raise ValueError("no event")
+        if event.get("type") != "WatchEvent":
+            return
+        payload = event.get("payload")
+        if isinstance(payload, dict) and payload.get("action", "started") != "started":
+            return
+        repo_id, name = _repository_of(event)
+        user_id, login = _user_of(event)
+        starred_at = _time_of(event.get("created_at"))
+        if self.wanted is not None and not self.wanted.has(repo_id, name):
+            return
+        for column, value in zip(self.columns.values(), (repo_id, name, user_id, login, starred_at), strict=True):
+            column.append(value)
+
+    def table(self) -> pl.DataFrame:
+        table = pl.DataFrame(self.columns, schema=STAR_EVENTS.dtypes, strict=True)
+        return table.unique(["repo_id", "full_name", "user_id"], keep="first", maintain_order=True)
+
+
+def _repository_of(event: Mapping[str, Any]) -> tuple[int | None, str]:
+    repo = event.get("repo")
+    if isinstance(repo, dict):
+        repo_id, name = repo.get("id"), repo.get("name")
+    else:
+        repo = event.get("repository")
+        if not isinstance(repo, dict):
+            raise ValueError("no repository")
+        repo_id, name = repo.get("id"), f"{repo.get('owner')}/{repo.get('name')}"
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError("no name")
+    return (repo_id if isinstance(repo_id, int) and not isinstance(repo_id, bool) and repo_id > 0 else None), name
+
+
+def _user_of(event: Mapping[str, Any]) -> tuple[int, str]:
+    actor = event.get("actor")
+    attributes = event.get("actor_attributes")
+    user_id: Any = None
+    login: Any = actor
+    if isinstance(actor, dict):
+        user_id, login = actor.get("id"), actor.get("login")
+    elif not isinstance(actor, str) and isinstance(attributes, dict):
+        login = attributes.get("login")
+    if not isinstance(login, str) or not login:
+        raise ValueError("no user")
+    known = isinstance(user_id, int) and not isinstance(user_id, bool) and user_id > 0
+    return (user_id if known else id_of_login(login)), login
+
+
+def id_of_login(login: str) -> int:
+    """A number that stands for a user of whom only the login is known: negative, so that it is nobody's real id."""
+    digest = hashlib.blake2b(login.lower().encode(), digest_size=8).digest()
+    return -(int.from_bytes(digest) >> 2) - 1
+
+
+def _time_of(text: Any) -> dt.datetime:
+    if not isinstance(text, str):
+        raise ValueError("no time")
+    # 2015-01-01T00:00:18Z; before 2015 also 2012-03-10T22:00:00-08:00 and 2011/02/12 00:00:01 -0800.
+    time = dt.datetime.fromisoformat(re.sub(r"^(\d{4})/(\d\d)/(\d\d) (\S+) ([+-]\d{4})$", r"\1-\2-\3T\4\5", text))
+    return (time if time.tzinfo is not None else time.replace(tzinfo=dt.UTC)).astimezone(dt.UTC)

@@ -1,0 +1,284 @@
+"""Reading hours of GH Archive: the same stars as whoever parses every line, whatever happens to the file."""
+
+from __future__ import annotations
+
+import datetime as dt
+import gzip
+import io
+import json
+import os
+import shutil
+import subprocess
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gh_assets.collector import gharchive
+from gh_assets.collector.gharchive import (
+    ArchiveHour,
+    WantedRepositories,
+    archive_hours,
+    hours_below,
+    id_of_login,
+    read_hour,
+    read_hours,
+)
+from gh_assets.errors import InputError, ServiceUnavailableError
+from gh_assets.schemas import STAR_EVENTS
+from gh_assets_tests.conftest import serving
+
+START = dt.datetime(2015, 1, 1, 3, tzinfo=dt.UTC)
+
+
+def star(repo: int = 7, user: int = 9, kind: str = "WatchEvent", **more: Any) -> dict[str, Any]:
+    return {
+        "id": "1",
+        "type": kind,
+        "actor": {"id": user, "login": f"user-{user}"},
+        "repo": {"id": repo, "name": f"owner/repo-{repo}"},
+        "payload": {"action": "started"},
+        "created_at": "2015-01-01T03:00:18Z",
+    } | more
+
+
+def old_star(repo: int = 7, login: str = "ann", **more: Any) -> dict[str, Any]:
+    return {
+        "type": "WatchEvent",
+        "actor": login,
+        "actor_attributes": {"login": login, "type": "User"},
+        "repository": {"id": repo, "name": f"repo-{repo}", "owner": "owner", "watchers": 3},
+        "payload": {"action": "started"},
+        "created_at": "2012-03-10T22:00:00-08:00",
+    } | more
+
+
+def hour_of(content: bytes) -> ArchiveHour:
+    @contextmanager
+    def opened():
+        yield io.BytesIO(content)
+
+    return ArchiveHour(START, "a test", opened)
+
+
+def packed(*events: Any) -> bytes:
+    return gzip.compress(b"".join(json.dumps(event).encode() + b"\n" for event in events))
+
+
+def pairs(content: bytes, wanted: WantedRepositories | None = None) -> list[tuple[Any, Any]]:
+    table, _ = read_hour(hour_of(content), wanted)
+    assert STAR_EVENTS.problem(table) is None
+    return list(zip(table["repo_id"], table["user_id"], strict=True))
+
+
+def test_stars_are_picked_and_other_events_left() -> None:
+    events = [star(1, 5), star(2, 6, "PushEvent"), star(3, 7, "ForkEvent"), star(4, 8), star(1, 5)]
+    table, report = read_hour(hour_of(packed(*events)))
+    assert table.rows() == [
+        (1, "owner/repo-1", 5, "user-5", dt.datetime(2015, 1, 1, 3, 0, 18, tzinfo=dt.UTC)),
+        (4, "owner/repo-4", 8, "user-8", dt.datetime(2015, 1, 1, 3, 0, 18, tzinfo=dt.UTC)),
+    ]
+    assert (report.stars, report.corrupt_lines, report.damage) == (2, 0, None)
+
+
+def test_the_word_alone_is_no_star() -> None:
+    talk = star(2, 6, "IssuesEvent", payload={"title": 'a "WatchEvent" is a star: "type":"WatchEvent"'})
+    assert pairs(packed(talk, star(1, 5), star(3, 9, payload={"action": "stopped"}))) == [(1, 5)]
+
+
+def test_only_wanted_repositories_are_kept() -> None:
+    events = packed(
+        star(1), star(2), old_star(3), old_star(None), old_star(None, repository={"name": "X", "owner": "o"})
+    )
+    assert [repo for repo, _ in pairs(events, WantedRepositories(ids={2, 3}))] == [2, 3]
+    assert len(pairs(events, WantedRepositories(names={"o/x"}))) == 1, "without an id the name decides, in any case"
+
+
+def test_the_old_timeline_is_read() -> None:
+    table, report = read_hour(
+        hour_of(
+            packed(old_star(7, "Ann"), old_star(8, "ann"), old_star(7, "bob", created_at="2011/02/12 00:00:01 -0800"))
+        )
+    )
+    assert report.corrupt_lines == 0
+    assert table["user_id"].to_list() == [id_of_login("ann"), id_of_login("ANN"), id_of_login("bob")]
+    assert (table["user_id"] < 0).all(), "no real user has such an id"
+    assert [str(time) for time in table["starred_at"]] == [
+        "2012-03-11 06:00:00+00:00", "2012-03-11 06:00:00+00:00", "2011-02-12 08:00:01+00:00",
+    ]  # fmt: skip
+    assert table["full_name"].to_list() == ["owner/repo-7", "owner/repo-8", "owner/repo-7"]
+
+
+def test_events_one_right_after_the_other_on_a_line_are_told_apart() -> None:
+    line = json.dumps(old_star(1)) + json.dumps(star(2, 3, "PushEvent")) + json.dumps(old_star(4, "bob"))
+    assert [repo for repo, _ in pairs(gzip.compress(line.encode()))] == [1, 4]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"type":"WatchEvent"',
+        b'{"type":"WatchEvent"}',
+        b'["WatchEvent"]',
+        b"WatchEvent",
+        b'{"type":"WatchEvent","actor":{"login":"a"},"repo":{"id":1,"name":"no-owner"},"created_at":"2015-01-01T00:00:00Z"}',
+        b'{"type":"WatchEvent","actor":{"login":""},"repo":{"id":1,"name":"a/b"},"created_at":"2015-01-01T00:00:00Z"}',
+        b'{"type":"WatchEvent","actor":{"login":"a"},"repo":{"id":1,"name":"a/b"},"created_at":"yesterday"}',
+        b'{"type":"WatchEvent","actor":{"login":"a"},"repo":{"id":1,"name":"a/b"}}',
+        b'{"type":"WatchEvent","actor":"\xff\xfe","repo"',
+    ],
+)
+def test_a_corrupt_line_is_counted_and_the_rest_is_read(line: bytes) -> None:
+    good = json.dumps(star(1, 5)).encode()
+    table, report = read_hour(hour_of(gzip.compress(good + b"\n" + line + b"\n" + json.dumps(star(2, 6)).encode())))
+    assert table["repo_id"].to_list() == [1, 2]
+    assert report.corrupt_lines == 1
+
+
+events = st.lists(
+    st.builds(
+        star, st.integers(1, 5), st.integers(1, 5), st.sampled_from(["WatchEvent", "PushEvent"]), pad=st.text(max_size=60)
+    ),
+    max_size=30,
+)  # fmt: skip
+
+
+@given(events=events, chunk=st.integers(1, 200), members=st.integers(1, 3), end=st.sampled_from([b"\n", b""]))
+def test_any_chunks_and_members_give_what_parsing_every_line_gives(
+    events: list[dict[str, Any]], chunk: int, members: int, end: bytes
+) -> None:
+    text = b"\n".join(json.dumps(event).encode() for event in events) + end
+    step = len(text) // members + 1
+    content = b"".join(gzip.compress(text[i : i + step]) for i in range(0, len(text) + 1, step))
+    expected = list(dict.fromkeys((e["repo"]["id"], e["actor"]["id"]) for e in events if e["type"] == "WatchEvent"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gharchive, "CHUNK", chunk)
+        assert pairs(content) == expected
+
+
+@given(cut=st.integers(0, 2000), flip=st.none() | st.integers(10, 2000))
+def test_a_damaged_file_gives_what_is_before_its_damage_and_says_so(cut: int, flip: int | None) -> None:
+    whole = [(n, n) for n in range(1, 200)]
+    content = packed(*(star(n, n, pad=os.urandom(8).hex()) for n in range(1, 200)))
+    broken = bytearray(content[: min(cut, len(content) - 1)])
+    if flip is not None and flip < len(broken):
+        broken[flip] ^= 0xFF
+    table, report = read_hour(hour_of(bytes(broken)))
+    assert report.damage is not None
+    # A flipped bit may garble what follows it: nothing of that is taken for a star that it is not.
+    if flip is None:
+        assert list(zip(table["repo_id"], table["user_id"], strict=True)) == whole[: table.height]
+
+
+def test_no_line_is_longer_than_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gharchive, "LONGEST_LINE", 10_000)
+    endless = b'{"type":"WatchEvent",' + b" " * 1_000_000
+    content = gzip.compress(json.dumps(star(1, 1)).encode() + b"\n" + endless + b"\n" + json.dumps(star(2, 2)).encode())
+    table, report = read_hour(hour_of(content))
+    assert table["repo_id"].to_list() == [1, 2]
+    assert report.corrupt_lines >= 1
+
+
+# -- where hours lie -----------------------------------------------------------------------------------------------
+
+
+def test_places_are_files_folders_and_ranges(tmp_path: Path) -> None:
+    for hour in range(12):
+        (tmp_path / f"2015-01-01-{hour}.json.gz").write_bytes(packed(star(hour + 1)))
+    (tmp_path / "notes.txt").write_text("no hour")
+    assert len(archive_hours([str(tmp_path)])) == 12
+    some = archive_hours([f"{tmp_path}/2015-01-01-{{9..11}}.json.gz", f"{tmp_path}/2015-01-01-0.json.gz"])
+    assert [hour.start.hour for hour in some] == [0, 9, 10, 11]
+    assert [hour.start for hour in hours_below(str(tmp_path), [START])] == [START]
+    found = {hour.start.hour: table["repo_id"].to_list() for hour, table, _ in read_hours(some, workers=3)}
+    assert found == {0: [1], 9: [10], 10: [11], 11: [12]}
+
+
+def test_ranges_keep_their_zeros() -> None:
+    hours = archive_hours(["http://127.0.0.1:9/2015-{01..02}-{09..10}-{0..1}.json.gz"])
+    assert len(hours) == 8
+    assert hours[0].location == "http://127.0.0.1:9/2015-01-09-0.json.gz"
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("missing-2015-01-01-0.json.gz", "does not exist"),
+        ("http://127.0.0.1:9/events.json.gz", "does not say which hour it is"),
+        ("http://127.0.0.1:9/2015-13-01-0.json.gz", "does not say which hour it is"),
+        ("gs://bucket/2015-01-01-0.json.gz", "no client for buckets"),
+    ],
+)
+def test_a_place_that_is_no_hour_is_named(place: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        archive_hours([place])
+
+
+def test_no_place_two_files_of_one_hour_and_an_empty_folder_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="No hour"):
+        archive_hours([])
+    with pytest.raises(InputError, match=r"no \.json\.gz files"):
+        archive_hours([str(tmp_path)])
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "2015-01-01-0.json.gz").write_bytes(packed(star()))
+    with pytest.raises(InputError, match="is given twice"):
+        archive_hours([str(tmp_path / "a"), str(tmp_path / "b")])
+
+
+def served(answers: list[Response]) -> Starlette:
+    async def endpoint(_: Request) -> Response:
+        return answers.pop(0) if len(answers) > 1 else answers[0]
+
+    return Starlette(routes=[Route("/{path:path}", endpoint)])
+
+
+def test_an_hour_comes_by_http_after_faults_and_a_cut_connection() -> None:
+    content = packed(*(star(n, n) for n in range(1, 50)))
+    cut = Response(content[:100], headers={"content-length": str(len(content))})
+    with serving(served([Response(status_code=503), cut, Response(content)])) as url:
+        (hour,) = archive_hours([f"{url}/2015-01-01-3.json.gz?key=secret"])
+        table, report = read_hour(hour)
+    assert (table.height, report.damage) == (49, None)
+    assert "secret" not in hour.location
+
+
+def test_an_hour_that_is_not_there_and_one_that_never_comes_are_one_clear_error() -> None:
+    with (
+        serving(served([Response(status_code=404)])) as url,
+        pytest.raises(InputError, match=r"has no http.*2015-01-01-3\.json\.gz \(404\)"),
+    ):
+        read_hour(archive_hours([f"{url}/2015-01-01-3.json.gz"])[0])
+    with (
+        serving(served([Response(status_code=503)])) as url,
+        pytest.raises(ServiceUnavailableError, match=r"could not be read to its end in 4 tries \(HTTPError\)"),
+    ):
+        read_hour(archive_hours([f"{url}/2015-01-01-3.json.gz"])[0])
+
+
+def test_an_hour_comes_from_a_bucket(objects) -> None:
+    objects.write("hours/2015-01-01-3.json.gz", packed(star(1, 2)))
+    (hour,) = archive_hours([f"gs://{objects.name}/hours/2015-01-01-3.json.gz"], objects.open_elsewhere)
+    assert read_hour(hour)[0]["repo_id"].to_list() == [1]
+
+
+REAL = Path(__file__).parents[3] / "shared" / "data" / "gharchive" / "2015-01-01-0.json.gz"
+
+
+@pytest.mark.skipif(
+    not REAL.exists() or shutil.which("jq") is None, reason="needs the real hour beside the checkout, and jq"
+)
+def test_a_real_hour_has_the_stars_that_jq_counts() -> None:
+    question = 'select(.type=="WatchEvent") | "\\(.repo.id) \\(.actor.id)"'
+    counted = subprocess.run(f"zcat {REAL} | jq -r '{question}' | sort -u", shell=True, capture_output=True, text=True)
+    expected = {tuple(int(number) for number in line.split()) for line in counted.stdout.splitlines()}
+    table, report = read_hour(archive_hours([str(REAL)])[0])
+    assert set(zip(table["repo_id"], table["user_id"], strict=True)) == expected
+    assert (report.damage, report.corrupt_lines) == (None, 0)
