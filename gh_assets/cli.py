@@ -182,7 +182,8 @@ def github_standin(
 ) -> None:
     """Serve the GitHub stand-in by itself, on 127.0.0.1, until Ctrl-C."""
     from gh_assets.embedded.standin.__main__ import load_world, serve
-    from gh_assets.embedded.standin.app import Limits, Standin
+    from gh_assets.embedded.standin.app import Standin
+    from gh_assets.embedded.standin.limits import Limits
 
     world = load_world(stars, awesome, seed)
     errors.print(

@@ -6,9 +6,10 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
@@ -19,7 +20,9 @@ from gh_assets.asset_store import AssetStore
 from gh_assets.collector.client import GitHubClient
 from gh_assets.collector.limits import RetryPolicy
 from gh_assets.embedded import services as embedded
-from gh_assets.embedded.standin.app import Limits, Standin
+from gh_assets.embedded.standin.app import Standin
+from gh_assets.embedded.standin.faults import FaultyProtocol
+from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.world import World
 from gh_assets.objects import ObjectStore
 from gh_assets.services import MongoDatabase, connect_gcs, connect_mongo
@@ -99,7 +102,16 @@ def asset_store(objects: ObjectStore) -> AssetStore:
 @contextmanager
 def serving(app: object) -> Iterator[str]:
     """Serve an ASGI application on 127.0.0.1 in a thread; gives its address."""
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off"))  # type: ignore[arg-type]
+    config = uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        host="127.0.0.1",
+        port=0,
+        log_level="error",
+        lifespan="off",
+        http=FaultyProtocol,
+        date_header=False,
+    )
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
@@ -119,9 +131,13 @@ def serve_world() -> Iterator[Callable[..., tuple[Standin, str]]]:
     stack = []
 
     def start(
-        world: World, *, tokens: tuple[str, ...] = ("token",), limits: Limits | None = None
+        world: World,
+        *,
+        tokens: Sequence[str] | Mapping[str, int] = ("token",),
+        limits: Limits | None = None,
+        **more: Any,
     ) -> tuple[Standin, str]:
-        standin = Standin(world, tokens, limits or Limits())
+        standin = Standin(world, tokens, limits or Limits(), **more)
         context = serving(standin.app())
         url = context.__enter__()
         stack.append(context)

@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from gh_assets.collector.client import RAW, GitHubClient
 from gh_assets.collector.limits import Resource, RetryPolicy, TokenPool
-from gh_assets.embedded.standin.app import Limits
+from gh_assets.embedded.standin.limits import Limits
 from gh_assets.errors import (
     AuthenticationError,
     CancelledError,
@@ -72,10 +72,10 @@ def client_of(url: str, *tokens: str, policy: RetryPolicy = QUICK, clock: FakeCl
 def test_an_unchanged_resource_answers_304_and_costs_no_quota(github_of) -> None:
     standin, client = github_of(world_of({"a/b": [0]}))
     first = client.get("/repos/a/b")
-    used = standin.uses["token"].used
+    used = standin.used("token")
     second = client.get("/repos/a/b", etag=first.etag)
     assert (first.status, second.status) == (200, 304)
-    assert standin.uses["token"].used == used
+    assert standin.used("token") == used
 
 
 def test_raw_content_is_not_parsed(github_of) -> None:
@@ -108,7 +108,7 @@ def test_a_spent_token_is_left_for_another_without_waiting(serve_world) -> None:
     with client_of(url, "one", "two", clock=clock) as client:
         answers = [client.get("/repos/a/b").status for _ in range(6)]
     assert answers == [200] * 6
-    assert [standin.uses[token].used for token in ("one", "two")] == [4, 4]
+    assert [standin.used(token) for token in ("one", "two")] == [4, 4]
     assert clock.waits == []
     assert standin.served["limited"] == 0, "a request was sent that could only be refused"
 

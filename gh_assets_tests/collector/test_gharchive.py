@@ -142,12 +142,8 @@ def test_a_corrupt_line_is_counted_and_the_rest_is_read(line: bytes) -> None:
     assert report.corrupt_lines == 1
 
 
-events = st.lists(
-    st.builds(
-        star, st.integers(1, 5), st.integers(1, 5), st.sampled_from(["WatchEvent", "PushEvent"]), pad=st.text(max_size=60)
-    ),
-    max_size=30,
-)  # fmt: skip
+numbers, kinds = st.integers(1, 5), st.sampled_from(["WatchEvent", "PushEvent"])
+events = st.lists(st.builds(star, numbers, numbers, kinds, pad=st.text(max_size=60)), max_size=30)
 
 
 @given(events=events, chunk=st.integers(1, 200), members=st.integers(1, 3), end=st.sampled_from([b"\n", b""]))

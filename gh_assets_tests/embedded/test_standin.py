@@ -11,7 +11,7 @@ import pytest
 import requests
 import scipy.sparse as sp
 
-from gh_assets.embedded.standin.app import Limits
+from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.synthetic import synthetic_world
 from gh_assets.embedded.standin.world import World, list_name, read_world
 from gh_assets.recommender import EASE, Popularity, evaluate, strong_generalization_split

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import uvicorn
 
-from gh_assets.embedded.standin.app import Limits, Standin
+from gh_assets.embedded.standin.app import Standin
+from gh_assets.embedded.standin.faults import FaultyProtocol
+from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.synthetic import synthetic_world
 from gh_assets.embedded.standin.world import World, read_world
 from gh_assets.errors import GhAssetsError
@@ -29,6 +31,8 @@ def serve(standin: Standin, port: int) -> None:
         log_level="warning",
         access_log=False,
         server_header=False,
+        date_header=False,  # the stand-in tells its own time
+        http=FaultyProtocol,
         timeout_graceful_shutdown=2,
     )
 

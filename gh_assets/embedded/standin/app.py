@@ -1,4 +1,4 @@
-"""The stand-in's HTTP side: GitHub's REST endpoints over a `World`, with tokens, limits, ETags and paging.
+"""The stand-in's HTTP side: GitHub's endpoints over a `World`, with tokens, limits, ETags, paging and faults.
 
 Answers have the shape of GitHub's own (docs.github.com/rest). ``/__standin__`` is its own accounting, which tests
 and benchmarks read.
@@ -9,10 +9,10 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import hashlib
-import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from typing import Any
 
 import orjson
@@ -21,7 +21,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from gh_assets.embedded.standin.clock import MachineClock, VirtualClock
+from gh_assets.embedded.standin.faults import Faults
+from gh_assets.embedded.standin.graphql import GraphQL, node_id
+from gh_assets.embedded.standin.limits import GRAPHQL, REST, Limits, Quota
 from gh_assets.embedded.standin.world import NO_TIME, Repository, World
+
+Handler = Callable[[Request], Response]
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 MAX_PAGE = 400
 """GitHub answers 422 past this page of a list of stargazers."""
@@ -105,33 +112,43 @@ _LINK_NAMES = [
 
 
 @dataclass
-class TokenUse:
-    """A token's window of requests."""
-
-    reset: float
-    used: int = 0
-
-
-@dataclass
-class Limits:
-    """Primary limit of the stand-in: `requests` in each window of `window_seconds`, per token."""
-
-    requests: int = 5_000_000
-    window_seconds: float = 3600.0
-
-
-@dataclass
 class Standin:
-    """A world, who may ask, and what was asked."""
+    """A world, who may ask, and what was asked.
+
+    Parameters
+    ----------
+    world : World
+    tokens : sequence of str, or mapping of str to int
+        Accepted tokens; a mapping gives the user of each, else each token has a user of its own, numbered from 1.
+    limits : Limits
+    restricted : bool
+        The world since July 2026: nobody may list stargazers. Else only repositories that say so are closed.
+    faults : Faults
+    clock : object with ``now()``
+        The machine's, or a `VirtualClock`.
+    """
 
     world: World
-    tokens: Sequence[str]
+    tokens: Sequence[str] | Mapping[str, int]
     limits: Limits = field(default_factory=Limits)
-    uses: dict[str, TokenUse] = field(default_factory=dict)
+    restricted: bool = False
+    faults: Faults = field(default_factory=Faults)
+    clock: MachineClock | VirtualClock = field(default_factory=MachineClock)
     served: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
+        self.users = (
+            dict(self.tokens)
+            if isinstance(self.tokens, Mapping)
+            else {token: number for number, token in enumerate(self.tokens, start=1)}
+        )
+        self.quota = Quota(self.limits)
+        self.graph = GraphQL(self.world, lambda repository: self.restricted or repository.restricted)
         self._users: dict[tuple[str, int], bytes] = {}
+
+    def used(self, token: str, resource: str = REST) -> int:
+        """Points that the user of a token has used in the present window."""
+        return self.quota.window(self.users[token], resource, self.clock.now()).used
 
     def app(self) -> Starlette:
         """The ASGI application."""
@@ -141,6 +158,7 @@ class Standin:
             ("/user/{user_id:int}", self.user, True),
             ("/users/{login}", self.user, True),
             ("/users/{login}/starred", self.starred, True),
+            ("/user/{user_id:int}/starred", self.starred, True),
             ("/repos/{owner}/{name}", self.repository, True),
             ("/repositories/{repo_id:int}", self.repository, True),
             ("/repos/{owner}/{name}/readme", self.readme, True),
@@ -148,58 +166,81 @@ class Standin:
             ("/repos/{owner}/{name}/contents/{path:path}", self.readme, True),
             ("/repos/{owner}/{name}/stargazers", self.stargazers, True),
             ("/repositories/{repo_id:int}/stargazers", self.stargazers, True),
+            ("/repos/{owner}/{name}/forks", self.forks, True),
+            ("/repositories/{repo_id:int}/forks", self.forks, True),
         ]
         routes = [Route(path, self._endpoint(handler, counted)) for path, handler, counted in get]
+        routes.append(Route("/graphql", self._guarded(self._graphql), methods=["POST"]))
         routes.append(Route("/__standin__", self.accounting))
+        routes.append(Route("/__standin__/clock", self.set_clock, methods=["GET", "POST"]))
         return Starlette(
             routes=[*routes, Route("/{path:path}", self._endpoint(self.unknown_path, True))],
         )
 
     # -- who asks, and how much is left --------------------------------------------------------------------------
 
-    def _endpoint(
-        self, handler: Callable[[Request], Response], counted: bool
-    ) -> Callable[[Request], Awaitable[Response]]:
+    def _endpoint(self, handler: Handler, counted: bool) -> Endpoint:
+        async def answer(request: Request) -> Response:
+            user = self.users[_token_of(request)]
+            refused = self._refused(user, REST) if counted else None
+            if refused is not None:
+                return refused
+            response = handler(request)
+            tag = response.headers.get("etag")
+            if tag is not None and tag in request.headers.get("if-none-match", ""):
+                self.served["304"] += 1
+                response = Response(status_code=304, headers={"etag": tag})
+            elif counted:
+                self.quota.spend(user, REST, 1, self.clock.now())
+            self.served[handler.__name__ + ("" if response.status_code == 200 else f" {response.status_code}")] += 1
+            response.headers.update(self._told(user, REST))
+            return response
+
+        return self._guarded(answer)
+
+    def _guarded(self, handler: Endpoint) -> Endpoint:
+        """What all endpoints share: the token is checked, faults are injected, requests in flight counted."""
+
         async def endpoint(request: Request) -> Response:
-            token = _token_of(request)
-            if token not in self.tokens:
-                self.served["401"] += 1
-                return _error(401, "Bad credentials" if token else "Requires authentication")
-            use = self._use(token)
-            spent = counted and use.used >= self.limits.requests
-            if spent:
-                self.served["limited"] += 1
-                response = _error(403, f"API rate limit exceeded for user ID {self.tokens.index(token) + 1}.")
-            else:
-                response = handler(request)
-                tag = response.headers.get("etag")
-                if tag is not None and tag in request.headers.get("if-none-match", ""):
-                    self.served["304"] += 1
-                    response = Response(status_code=304, headers={"etag": tag})
-                elif counted:
-                    use.used += 1
-                self.served[handler.__name__ + ("" if response.status_code == 200 else f" {response.status_code}")] += 1
-            response.headers.update(self._limit_headers(use))
+            self.quota.in_flight += 1
+            try:
+                fault = self.faults.next()
+                instead = await self.faults.instead(fault, request) if fault is not None else None
+                if instead is not None:
+                    self.served[f"fault {fault}"] += 1
+                    response = instead
+                elif _token_of(request) not in self.users:
+                    self.served["401"] += 1
+                    response = _error(401, "Bad credentials" if _token_of(request) else "Requires authentication")
+                else:
+                    response = await handler(request)
+                if fault is not None:
+                    response = self.faults.spoil(fault, response)
+            finally:
+                self.quota.in_flight -= 1
+            response.headers["date"] = formatdate(self.clock.now() + self.faults.clock_skew, usegmt=True)
             return response
 
         return endpoint
 
-    def _use(self, token: str) -> TokenUse:
-        now = time.time()
-        use = self.uses.get(token)
-        if use is None or now >= use.reset:
-            use = self.uses[token] = TokenUse(now + self.limits.window_seconds)
-        return use
+    def _refused(self, user: int, resource: str) -> Response | None:
+        kind = self.quota.refusal(user, resource, self.clock.now())
+        if kind is None:
+            return None
+        self.served["limited"] += 1
+        if kind == "primary":
+            response = _error(403, f"API rate limit exceeded for user ID {user}.")
+        else:
+            response = _error(403, "You have exceeded a secondary rate limit. Please wait a few minutes.")
+            if self.limits.retry_after is not None:
+                response.headers["retry-after"] = str(self.limits.retry_after)
+        response.headers.update(self._told(user, resource))
+        return response
 
-    def _limit_headers(self, use: TokenUse) -> dict[str, str]:
-        return {
-            "x-ratelimit-limit": str(self.limits.requests),
-            "x-ratelimit-remaining": str(max(0, self.limits.requests - use.used)),
-            "x-ratelimit-used": str(use.used),
-            "x-ratelimit-reset": str(int(use.reset)),
-            "x-ratelimit-resource": "core",
-            "x-github-media-type": "github.v3; format=json",
-        }
+    def _told(self, user: int, resource: str) -> dict[str, str]:
+        headers = self.quota.headers(user, resource, self.clock.now())
+        headers["x-ratelimit-reset"] = str(int(headers["x-ratelimit-reset"]) + int(self.faults.clock_skew))
+        return headers | {"x-github-media-type": "github.v3; format=json"}
 
     # -- endpoints -----------------------------------------------------------------------------------------------
 
@@ -210,24 +251,74 @@ class Standin:
                 "served": dict(sorted(self.served.items())),
                 "world": self.world.description,
                 "lists": self.world.lists,
+                "violations": dict(self.quota.violations),
+                "spent": dict(self.quota.spent),
+                "faults": dict(self.faults.injected),
                 "repositories": len(self.world.repositories),
                 "users": len(self.world.logins),
                 "stars": self.world.star_count,
             }
         )
 
+    async def set_clock(self, request: Request) -> Response:
+        """Tell the time, or let it be later (virtual time only)."""
+        if request.method == "POST":
+            if not isinstance(self.clock, VirtualClock):
+                return _error(422, "The time of this stand-in is the machine's.")
+            self.clock.advance(float((await request.json())["now"]))
+        return _json({"now": self.clock.now()})
+
+    async def _graphql(self, request: Request) -> Response:
+        """``POST /graphql``."""
+        now = self.clock.now()
+        user = self.users[_token_of(request)]
+        refused = self._refused(user, GRAPHQL)
+        if refused is not None:
+            return refused
+        try:
+            body = orjson.loads(await request.body())
+            query, variables = str(body["query"]), dict(body.get("variables") or {})
+        except (ValueError, KeyError, TypeError):
+            return _error(400, "Problems parsing JSON")
+        prepared = self.graph.prepare(query, variables)
+        if isinstance(prepared, list):
+            self.served["graphql invalid"] += 1
+            response = _json({"errors": prepared})
+            response.headers.update(self._told(user, GRAPHQL))
+            return response
+        plan, asked, document = prepared
+        # Points are deducted whatever becomes of the query.
+        self.quota.spend(user, GRAPHQL, plan.cost, now)
+        window = self.quota.window(user, GRAPHQL, now)
+        limit = self.limits.graphql_points
+        reset = dt.datetime.fromtimestamp(window.reset + self.faults.clock_skew, dt.UTC)
+        answer = self.graph.answer(
+            asked,
+            document,
+            rate_limit={
+                "cost": plan.cost,
+                "limit": limit,
+                "nodeCount": plan.nodes,
+                "remaining": max(0, limit - window.used),
+                "resetAt": reset.strftime("%Y-%m-%dT%H:%M:%SZ"),
+                "used": window.used,
+            },
+            viewer=(f"standin-operator-{user}", user),
+            budget=self.limits.query_budget,
+        )
+        self.served["graphql"] += 1
+        response = _json(answer)
+        response.headers.update(self._told(user, GRAPHQL))
+        return response
+
     def rate_limit(self, request: Request) -> Response:
-        use = self._use(_token_of(request))
-        core = {
-            "limit": self.limits.requests,
-            "used": use.used,
-            "remaining": max(0, self.limits.requests - use.used),
-            "reset": int(use.reset),
-        }
-        return _json({"resources": {"core": core}, "rate": core})
+        told = self.quota.describe(self.users[_token_of(request)], self.clock.now())
+        skew = int(self.faults.clock_skew)
+        resources = {name: {**budget, "reset": budget["reset"] + skew} for name, budget in told.items()}
+        return _json({"resources": resources, "rate": resources[REST]})
 
     def viewer(self, request: Request) -> Response:
-        number = self.tokens.index(_token_of(request)) + 1
+        number = self.users[_token_of(request)]
         return _json({"login": f"standin-operator-{number}", "id": number, "type": "User"})
 
     def user(self, request: Request) -> Response:
@@ -269,7 +360,7 @@ class Standin:
         found = self._find_repository(request)
         if isinstance(found, Response):
             return found
-        if found.restricted:
+        if self.restricted or found.restricted:
             return _error(403, "You do not have permission to view the stargazers of this repository.")
         page, per_page = _paging(request)
         if page > MAX_PAGE:
@@ -311,6 +402,25 @@ class Standin:
             entries.append({"starred_at": _iso(int(when)), "repo": described} if with_time else described)
         response = _json(entries, tagged=True)
         link = _link_header(f"{base}/user/{self.world.user_ids[index]}/starred", page, per_page, len(pairs))
+        if link:
+            response.headers["link"] = link
+        return response
+
+    def forks(self, request: Request) -> Response:
+        found = self._find_repository(request)
+        if isinstance(found, Response):
+            return found
+        page, per_page = _paging(request)
+        users = self.world.forkers(found)
+        base = _base(request)
+        name = found.full_name.split("/")[1]
+        entries = []
+        for user in users[(page - 1) * per_page : page * per_page]:
+            fork = Repository(2**40 + found.repo_id * 2**16 + user % 2**16, f"{self.world.logins[user]}/{name}")
+            described = self._repository_json(fork, base) | {"fork": True}
+            entries.append(described | {"owner": orjson.loads(self._user_json(user, base))})
+        response = _json(entries, tagged=True)
+        link = _link_header(f"{base}/repositories/{found.repo_id}/forks", page, per_page, len(users))
         if link:
             response.headers["link"] = link
         return response
@@ -358,12 +468,12 @@ class Standin:
     def _repository_json(self, repository: Repository, base: str) -> dict[str, Any]:
         owner, name = repository.full_name.split("/")
         url = f"{base}/repos/{repository.full_name}"
-        stars = len(repository.stargazers)
+        stars = repository.star_count
         owner_id = int.from_bytes(hashlib.blake2b(owner.lower().encode(), digest_size=4).digest()) + 2**33
         links = {f"{key}_url": f"{url}/{path}" for key, path in zip(_LINK_NAMES, _REPOSITORY_LINKS, strict=True)}
         return {
             "id": repository.repo_id,
-            "node_id": _node_id("Repository", repository.repo_id),
+            "node_id": node_id("Repository", repository.repo_id),
             "name": name,
             "full_name": repository.full_name,
             "private": False,
@@ -443,7 +553,7 @@ def _account_json(login: str, account_id: int, kind: str, url: str) -> dict[str,
     return {
         "login": login,
         "id": account_id,
-        "node_id": _node_id(kind, account_id),
+        "node_id": node_id(kind, account_id),
         "avatar_url": f"https://avatars.githubusercontent.com/u/{account_id}?v=4",
         "gravatar_id": "",
         "url": url,
@@ -461,10 +571,6 @@ def _account_json(login: str, account_id: int, kind: str, url: str) -> dict[str,
         "user_view_type": "public",
         "site_admin": False,
     }
-
-
-def _node_id(kind: str, number: int) -> str:
-    return base64.b64encode(f"{len(kind):02}:{kind}{number}".encode()).decode()
 
 
 def _iso(seconds: int) -> str | None:

@@ -40,6 +40,12 @@ class Repository:
     readme: str | None = None
     stargazers: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     starred_at: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    counted: int | None = None
+
+    @property
+    def star_count(self) -> int:
+        """What its metadata say: as many as are listed, unless `counted` says otherwise."""
+        return len(self.stargazers) if self.counted is None else self.counted
 
 
 class World:
@@ -80,6 +86,10 @@ class World:
     @property
     def star_count(self) -> int:
         return sum(len(repository.stargazers) for repository in self.repositories)
+
+    def forkers(self, repository: Repository) -> list[int]:
+        """Users who forked a repository: every sixth of those who starred it, newest first."""
+        return [int(user) for user in repository.stargazers[::-1] if (int(user) + repository.repo_id) % 6 == 0]
 
     def starred(self, user: int) -> NDArray[np.int64]:
         """Repositories that a user starred, as an array (n, 2) of repository index and time, newest first."""

@@ -1,0 +1,131 @@
+"""What the stand-in counts: GitHub's primary and secondary limits, and who overran them."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+
+REST, GRAPHQL = "core", "graphql"
+
+
+@dataclass
+class Limits:
+    """GitHub's limits, per user. A number that is None is no limit.
+
+    Parameters
+    ----------
+    requests, graphql_points : int
+        Primary limits, in each window of `window_seconds` that begins with a user's first request.
+    window_seconds : float
+    requests_a_minute, queries_a_minute : int or None
+        Secondary limits; GitHub's are 900 and 2,000.
+    concurrent : int or None
+        Secondary limit of requests in flight; GitHub's is 100.
+    retry_after : int or None
+        Seconds that answers to secondary limits ask for; None: they don't say.
+    query_budget : int or None
+        Nodes that a GraphQL query may ask for before it answers ``RESOURCE_LIMITS_EXCEEDED``; the parts of the query
+        that came before are answered.
+    """
+
+    requests: int = 5_000_000
+    window_seconds: float = 3600.0
+    graphql_points: int = 5_000_000
+    requests_a_minute: int | None = None
+    queries_a_minute: int | None = None
+    concurrent: int | None = None
+    retry_after: int | None = 60
+    query_budget: int | None = None
+
+    @classmethod
+    def of_github(cls, **changes: float | None) -> Limits:
+        """GitHub's own numbers."""
+        numbers: dict[str, float | None] = {
+            "requests": 5000,
+            "graphql_points": 5000,
+            "requests_a_minute": 900,
+            "queries_a_minute": 2000,
+            "concurrent": 100,
+        }
+        return cls(**(numbers | changes))  # type: ignore[arg-type]
+
+    def of(self, resource: str) -> int:
+        return self.requests if resource == REST else self.graphql_points
+
+    def a_minute(self, resource: str) -> int | None:
+        return self.requests_a_minute if resource == REST else self.queries_a_minute
+
+
+@dataclass
+class Window:
+    """A user's window of one resource."""
+
+    reset: float
+    used: int = 0
+
+
+@dataclass
+class Quota:
+    """Counts for all users, and how often somebody asked beyond a limit."""
+
+    limits: Limits
+    windows: dict[tuple[int, str], Window] = field(default_factory=dict)
+    recent: dict[tuple[int, str], deque[float]] = field(default_factory=dict)
+    in_flight: int = 0
+    violations: Counter[str] = field(default_factory=Counter)
+    spent: Counter[str] = field(default_factory=Counter)
+
+    def window(self, user: int, resource: str, now: float) -> Window:
+        """The user's window now: a new one if the old one is over."""
+        window = self.windows.get((user, resource))
+        if window is None or now >= window.reset:
+            # Like GitHub's, windows end at a whole second.
+            window = self.windows[user, resource] = Window(float(int(now + self.limits.window_seconds)))
+        return window
+
+    def refusal(self, user: int, resource: str, now: float) -> str | None:
+        """``primary`` or ``secondary`` if the user has to be refused; such a request counts as a violation."""
+        if self.limits.concurrent is not None and self.in_flight > self.limits.concurrent:
+            self.violations["concurrent"] += 1
+            return "secondary"
+        limit = self.limits.a_minute(resource)
+        if limit is not None:
+            recent = self.recent.setdefault((user, resource), deque())
+            while recent and recent[0] <= now - 60.0:
+                recent.popleft()
+            recent.append(now)
+            if len(recent) > limit:
+                self.violations["secondary"] += 1
+                return "secondary"
+        if self.window(user, resource, now).used >= self.limits.of(resource):
+            self.violations["primary"] += 1
+            return "primary"
+        return None
+
+    def spend(self, user: int, resource: str, points: int, now: float) -> None:
+        self.window(user, resource, now).used += points
+        self.spent[resource] += points
+
+    def headers(self, user: int, resource: str, now: float) -> dict[str, str]:
+        """What each answer says about the user's quota."""
+        window = self.window(user, resource, now)
+        limit = self.limits.of(resource)
+        return {
+            "x-ratelimit-limit": str(limit),
+            "x-ratelimit-remaining": str(max(0, limit - window.used)),
+            "x-ratelimit-used": str(window.used),
+            "x-ratelimit-reset": str(int(window.reset)),
+            "x-ratelimit-resource": resource,
+        }
+
+    def describe(self, user: int, now: float) -> dict[str, dict[str, int]]:
+        """As ``/rate_limit`` tells it. Looking begins no window."""
+        told = {}
+        for resource in (REST, GRAPHQL):
+            window = self.windows.get((user, resource))
+            if window is None or now >= window.reset:
+                window = Window(float(int(now + self.limits.window_seconds)))
+            limit = self.limits.of(resource)
+            left = max(0, limit - window.used)
+            told[resource] = {"limit": limit, "used": window.used, "remaining": left, "reset": int(window.reset)}
+        return told
