@@ -5,10 +5,12 @@ An asset is one object, a partition of an asset is one object. Objects are repla
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Iterator
 from io import BytesIO
 from urllib.parse import quote, unquote
 
+import google_crc32c
 import polars as pl
 
 from gh_assets.collector.concurrency import map_bounded
@@ -58,6 +60,10 @@ class AssetStore:
         StoredDataError
             If it is not there, cannot be read, or a column does not fit.
         """
+        return self.read_table_with_checksum(asset, partition)[0]
+
+    def read_table_with_checksum(self, asset: str, partition: str | None = None) -> tuple[pl.DataFrame, str]:
+        """As `read_table`; with the crc32c of what is stored, in base64 as Cloud Storage writes it."""
         name = object_name(asset, "parquet", partition)
         content = self.objects.read(name)
         try:
@@ -65,7 +71,7 @@ class AssetStore:
         except (pl.exceptions.PolarsError, OSError) as error:
             raise StoredDataError(f"{self.objects.uri(name)} is no readable Parquet: {error}.") from error
         self._check(asset, table, f"at {self.objects.uri(name)} does not fit this version")
-        return table
+        return table, base64.b64encode(google_crc32c.value(content).to_bytes(4, "big")).decode()
 
     def write_tables(self, asset: str, tables: Iterable[tuple[str, pl.DataFrame]]) -> Iterator[StoredObject]:
         """Write many partitions at once, taking only a few of `tables` ahead; lazily, in any order."""
@@ -122,11 +128,11 @@ class PartitionTables:
     def partitions(self) -> set[str]:
         return self.store.partitions(self.asset)
 
-    def read(self, partition: str) -> pl.DataFrame:
-        return self.store.read_table(self.asset, partition)
+    def read(self, partition: str) -> tuple[pl.DataFrame, str]:
+        return self.store.read_table_with_checksum(self.asset, partition)
 
-    def write(self, partition: str, table: pl.DataFrame) -> None:
-        self.store.write_table(self.asset, table, partition)
+    def write(self, partition: str, table: pl.DataFrame) -> str:
+        return self.store.write_table(self.asset, table, partition).crc32c
 
 
 def object_name(asset: str, suffix: str, partition: str | None = None) -> str:

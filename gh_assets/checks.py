@@ -8,6 +8,7 @@ from gh_assets.assets import recvae_model, stargazers, user_item_matrix
 from gh_assets.assets.common import markdown_table
 from gh_assets.assets.recvae_model import MODEL_NAME
 from gh_assets.collector.outcomes import Outcome
+from gh_assets.collector.stargazers import CollectionState
 from gh_assets.recommender.interactions import UserItemMatrix
 from gh_assets.registry import ModelRegistry
 from gh_assets.resources import GcsResource, MongoResource
@@ -26,8 +27,7 @@ RESTRICTED_SHARE = 0.25
 def stargazers_could_be_listed(mongo: MongoResource) -> dg.AssetCheckResult:
     """Outcomes over all collected repositories."""
     with mongo.database() as database:
-        counted = database["stargazer_state"].aggregate([{"$group": {"_id": "$outcome", "n": {"$sum": 1}}}])
-        outcomes = {str(entry["_id"]): int(entry["n"]) for entry in counted}
+        outcomes = CollectionState(database).outcomes()
     total = sum(outcomes.values())
     restricted = outcomes.get(Outcome.RESTRICTED.value, 0)
     unknown = outcomes.get(Outcome.UNKNOWN.value, 0)

@@ -40,10 +40,10 @@ def cli() -> None:
 @cli.command()
 @click.option(
     "--source",
-    type=click.Choice(["stargazers", "file"]),
+    type=click.Choice(["stargazers", "graphql", "file"]),
     default="stargazers",
     show_default=True,
-    help="Where stars come from: GitHub's list of stargazers, or the file of --stars read directly.",
+    help="Where stars come from: GitHub's list of stargazers by REST or GraphQL, or the file of --stars read directly.",
 )
 @click.option(
     "--stars",

@@ -35,7 +35,7 @@ def read_status(settings: Settings) -> dict[str, Any]:
         listed = Counter(
             str(document["outcome"]) for document in database["repos"].find({"lists": {"$ne": []}}, {"outcome": 1})
         )
-        states = CollectionState(database["stargazer_state"]).load().values()
+        states = CollectionState(database).load().values()
         claimed = database["meta"].find_one({"_id": "world"})
         matrix = store.read_matrix("user_item_matrix").stars if store.exists("user_item_matrix", "npz") else None
         registry = ModelRegistry(model_store(settings, gcs), database["models"])

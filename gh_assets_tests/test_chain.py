@@ -325,7 +325,7 @@ def test_a_run_killed_while_collecting_goes_on_and_ends_with_the_same_data(
     assert found == expected
     monkeypatch.setenv("GH_ASSETS_HOME", str(fresh_home))
     database = connect_mongo(load_settings())
-    states = CollectionState(database["stargazer_state"]).load().values()
+    states = CollectionState(database).load().values()
     assert {state.outcome.value for state in states} == {"ok"}
     assert rerun["models"][0]["sha256"] != ""
     database.client.close()

@@ -22,6 +22,7 @@ from gh_assets.assets.common import (
     table_metadata,
 )
 from gh_assets.collector.client import GitHubClient
+from gh_assets.collector.graphql_stargazers import GraphQLStargazers
 from gh_assets.collector.outcomes import Outcome
 from gh_assets.collector.sources import RepositoryRef, RestStargazers, StarsFile, StarSource
 from gh_assets.collector.stargazers import (
@@ -39,8 +40,10 @@ from gh_assets.settings import load_settings
 class StargazersConfig(dg.Config):
     """How stars are collected."""
 
-    source: Literal["stargazers", "file"] = Field(
-        default="stargazers", description="Where stars come from: GitHub's list of stargazers, or a file."
+    source: Literal["stargazers", "graphql", "file"] = Field(
+        default="stargazers",
+        description="Where stars come from: GitHub's list of stargazers by REST (oldest first) or by GraphQL (newest "
+        "first, many repositories a query), or a file.",
     )
     stars_file: str | None = Field(default=None, description="The file of stars, for the source 'file'.")
     max_pages: int | None = Field(
@@ -97,7 +100,7 @@ with warnings.catch_warnings():
                 _repositories(repos, partitions),
                 _source(config, client, max_pages),
                 tables,
-                CollectionState(database["stargazer_state"]),
+                CollectionState(database),
                 max_pages=max_pages,
                 workers=settings.workers,
                 ask_all=config.ask_all,
@@ -125,7 +128,7 @@ with warnings.catch_warnings():
         if left_in_quota is not None:
             metadata["run_quota_left"] = left_in_quota
         if len(partitions) == 1 and partitions[0] in tables.partitions():
-            metadata["preview"] = preview(tables.read(partitions[0]).drop("repo_id"))
+            metadata["preview"] = preview(tables.read(partitions[0])[0].drop("repo_id"))
         return dg.MaterializeResult(metadata=metadata)
 
 
@@ -134,6 +137,8 @@ def _source(config: StargazersConfig, client: GitHubClient, max_pages: int) -> S
         if config.stars_file is None:
             raise ConfigurationError("The source 'file' needs a file: set stars_file (--stars FILE).")
         return StarsFile(Path(config.stars_file))
+    if config.source == "graphql":
+        return GraphQLStargazers(client, max_pages)
     return RestStargazers(client, max_pages)
 
 

@@ -28,7 +28,7 @@ def users(
     """One row a user."""
     progress.report("users", 0, 1, f"merging {stargazers.height:,} stars")
     with stopwatch() as timing, mongo.database(claim=True) as database:
-        states = CollectionState(database["stargazer_state"]).load()
+        states = CollectionState(database).load()
         table = merge_users(stargazers, {key: state.collected_at for key, state in states.items()})
         documents = ({"_id": user_id, "login": login, "stars": stars} for user_id, login, stars in table.rows())
         counts = sync_documents(database["users"], documents)

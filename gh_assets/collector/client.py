@@ -10,7 +10,7 @@ import hashlib
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -458,7 +458,8 @@ class GitHubClient:
         limits = self._ask_about(token, "/rate_limit")
         if limits is None:
             return
-        core = _budgets(limits.payload, limits.headers, self.pool.clock.now()).get(Resource.REST)
+        budgets = _budgets(limits.payload, limits.headers, self.pool.clock.now())
+        core = budgets.get(Resource.REST)
         if core is not None and core.remaining < 1:
             self.pool.postpone(token, core.reset)
             return
@@ -470,6 +471,10 @@ class GitHubClient:
         secret = token.credential.secret(self.pool.clock.now()).get_secret_value()
         digest = hashlib.sha256(secret.encode()).hexdigest()[:16]
         self.pool.identify(token, f"user:{user.payload['id']}" if known else f"token:{digest}")
+        if core is not None:
+            budgets[Resource.REST] = replace(core, remaining=core.remaining - 1)
+        assert token.account is not None
+        self.pool.observe(token.account, budgets)
 
     def _probe(self, token: Token) -> None:
         """Find out what is left of a token's budgets, which costs nothing."""

@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection as AbstractCollection
 from dataclasses import dataclass, field
+from functools import partial
+from io import BytesIO
 from typing import Any, Protocol
 
 import polars as pl
 import pymongo
 from pymongo.collection import Collection
+from pymongo.database import Database
 
 from gh_assets.collector.concurrency import map_bounded
 from gh_assets.collector.outcomes import REACHABLE, Outcome
-from gh_assets.collector.sources import Page, PreviousStars, RepositoryRef, StarCollection, StarSource
+from gh_assets.collector.sources import Page, PreviousStars, RepositoryRef, StarCollection, StarSource, Work
+from gh_assets.ingest import Consumer, Message, versioned
 
 STATE_BATCH = 200
 """Repositories whose state is written to Mongo at once; at most so many are collected again after a crash."""
@@ -31,11 +36,11 @@ class StarStore(Protocol):
     def partitions(self) -> set[str]:
         """Partitions that have a table."""
 
-    def read(self, partition: str) -> pl.DataFrame:
-        """Read a table."""
+    def read(self, partition: str) -> tuple[pl.DataFrame, str]:
+        """Read a table, and its checksum."""
 
-    def write(self, partition: str, table: pl.DataFrame) -> None:
-        """Replace a table, in one step."""
+    def write(self, partition: str, table: pl.DataFrame) -> str:
+        """Replace a table, in one step; gives its checksum."""
 
 
 @dataclass(frozen=True)
@@ -52,52 +57,136 @@ class RepositoryState:
     source: str | None
     max_pages: int
     pages: Sequence[Page]
+    checksum: str | None
     complete: bool
     collected_at: dt.datetime | None
     asked_at: dt.datetime | None
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> RepositoryState:
-        pages = [Page(page["etag"], page["rows"], page["full"]) for page in document["pages"]]
-        plain = {
-            name: document[name] for name in cls.__dataclass_fields__ if name not in ("repo_id", "outcome", "pages")
-        }
-        return cls(repo_id=document["_id"], outcome=Outcome(document["outcome"]), pages=pages, **plain)
+        state = document["state"]
+        pages = [Page(page["etag"], page["rows"], page["full"]) for page in state["pages"]]
+        plain = {name: state[name] for name in cls.__dataclass_fields__ if name not in ("repo_id", "outcome", "pages")}
+        return cls(repo_id=document["_id"], outcome=Outcome(state["outcome"]), pages=pages, **plain)
 
-    def to_document(self) -> dict[str, Any]:
+    def message(self) -> Message:
+        """What makes it known: the state that was asked for last wins, in whatever order states arrive."""
+        assert self.asked_at is not None
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "repo_id"}
         pages = [{"etag": page.etag, "rows": page.rows, "full": page.full} for page in self.pages]
-        return plain | {"_id": self.repo_id, "outcome": self.outcome.value, "pages": pages}
+        value = plain | {"outcome": self.outcome.value, "pages": pages}
+        return Message(update=versioned("stargazer_state", self.repo_id, "state", value, self.asked_at))
 
 
 class CollectionState:
-    """The states of all repositories, in a Mongo collection.
+    """The states of all repositories, and the pages of those that are being collected, in Mongo.
 
     Parameters
     ----------
-    collection : pymongo.collection.Collection
-        One document a repository, by its database id.
+    database : pymongo.database.Database
+        Collections ``stargazer_state`` (a document a repository, by its database id) and ``stargazer_pages``.
     """
 
-    def __init__(self, collection: Collection[dict[str, Any]]) -> None:
-        self.collection = collection
+    def __init__(self, database: Database[dict[str, Any]]) -> None:
+        self.collection = database["stargazer_state"]
+        self.pages = database["stargazer_pages"]
+        self._consumer = Consumer(database)
 
     def load(self) -> dict[int, RepositoryState]:
         """All states, by repository id."""
         states = (RepositoryState.from_document(document) for document in self.collection.find())
         return {state.repo_id: state for state in states}
 
-    def save(self, states: Sequence[RepositoryState], known: Mapping[int, RepositoryState]) -> None:
-        """Write states: inserts for new ones, replacements for those already `known`."""
-        operations: list[pymongo.InsertOne[dict[str, Any]] | pymongo.ReplaceOne[dict[str, Any]]] = []
-        for state in states:
-            document = state.to_document()
-            if state.repo_id in known:
-                operations.append(pymongo.ReplaceOne({"_id": state.repo_id}, document, upsert=True))
-            else:
-                operations.append(pymongo.InsertOne(document))
-        if operations:
-            self.collection.bulk_write(operations, ordered=False)
+    def outcomes(self) -> Counter[str]:
+        """Repositories by outcome."""
+        return Counter(str(d["state"]["outcome"]) for d in self.collection.find({}, {"state.outcome": 1}))
+
+    def save(self, states: Sequence[RepositoryState]) -> None:
+        """Write states."""
+        self._consumer.apply(state.message() for state in states)
+
+    def interrupted(self) -> set[int]:
+        """Repositories of which pages are kept."""
+        return {int(str(document["_id"]).partition("/")[0]) for document in self.pages.find({}, {"_id": 1})}
+
+    def forget_pages(self, repo_ids: Iterable[int]) -> None:
+        """Drop the pages of repositories that are done."""
+        for repo_id in repo_ids:
+            self.pages.delete_many(_pages_of(repo_id))
+
+
+class MongoCheckpoint:
+    """Pages of one repository in Mongo: a small document each.
+
+    The first `KEPT_IN_MEMORY` are written with the one that follows them: most repositories never need it.
+
+    Parameters
+    ----------
+    pages : pymongo.collection.Collection
+    repository : RepositoryRef
+    source : str
+    resume : bool
+        Whether pages may be there.
+    now : datetime
+    """
+
+    KEPT_IN_MEMORY = 10
+    MAX_AGE = dt.timedelta(hours=24)
+
+    def __init__(
+        self, pages: Collection[dict[str, Any]], repository: RepositoryRef, source: str, *, resume: bool
+    ) -> None:
+        self._pages = pages
+        self._repository = repository
+        self._source = source
+        self._resume = resume
+        self._waiting: list[dict[str, Any]] = []
+        self.written = False
+
+    def pages(self) -> list[tuple[Page, pl.DataFrame]]:
+        if not self._resume:
+            return []
+        oldest = dt.datetime.now(dt.UTC) - self.MAX_AGE
+        found: list[tuple[Page, pl.DataFrame]] = []
+        for document in self._pages.find(_pages_of(self._repository.repo_id)).sort("_id", 1):
+            fits = document["source"] == self._source and document["at"] >= oldest
+            if not fits or document["number"] != len(found) + 1:
+                break
+            page = Page(document["etag"], document["rows"], document["full"])
+            found.append((page, pl.read_ipc(BytesIO(document["table"]))))
+        self.written = bool(found)
+        if not found:
+            self._pages.delete_many(_pages_of(self._repository.repo_id))
+        return found
+
+    def add(self, number: int, page: Page, rows: pl.DataFrame) -> None:
+        buffer = BytesIO()
+        rows.write_ipc(buffer, compression="zstd")
+        self._waiting.append(
+            {
+                "_id": f"{self._repository.repo_id}/{number:06d}",
+                "number": number,
+                "source": self._source,
+                "etag": page.etag,
+                "rows": page.rows,
+                "full": page.full,
+                "at": dt.datetime.now(dt.UTC),
+                "table": buffer.getvalue(),
+            }
+        )
+        if self.written or number > self.KEPT_IN_MEMORY:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is only in memory yet."""
+        if self._waiting:
+            operations = [pymongo.ReplaceOne({"_id": d["_id"]}, d, upsert=True) for d in self._waiting]
+            self._pages.bulk_write(operations, ordered=True)
+            self._waiting, self.written = [], True
+
+
+def _pages_of(repo_id: int) -> dict[str, Any]:
+    return {"_id": {"$gte": f"{repo_id}/", "$lt": f"{repo_id}0"}}  # "0" follows "/"
 
 
 @dataclass
@@ -175,6 +264,7 @@ def collect_stargazers(
     """
     known = state.load()
     present = store.partitions()
+    interrupted = state.interrupted()
     report = CollectionReport(total=len(repositories))
     to_ask = []
     to_save: list[RepositoryState] = []
@@ -189,21 +279,31 @@ def collect_stargazers(
             to_save.append(after)
         report.unchanged += after.outcome is Outcome.OK
         _count(report, after)
-    # Those without anything first: a run that is cut short has then bought the most.
-    to_ask.sort(key=lambda repository: known.get(repository.repo_id) is not None)
+    # Those without anything first, then the stalest: a run that is cut short has then bought the most.
+    to_ask.sort(key=lambda repository: _staleness(repository, known.get(repository.repo_id), interrupted))
+    checkpoints: dict[int, MongoCheckpoint] = {}
 
-    def collect(repository: RepositoryRef) -> tuple[RepositoryState, StarCollection]:
-        before = known.get(repository.repo_id)
-        previous = None
-        if before is not None and before.pages and repository.partition in present and before.source == source.name:
-            previous = PreviousStars(store.read(repository.partition), before.pages)
-        collected = source.collect(repository, previous)
-        if collected.table is not None and not _same(previous, collected):
-            store.write(repository.partition, collected.table)
-        return _state_after(repository, before, collected, source.name, max_pages), collected
+    def works() -> Iterator[Work]:
+        for repository in to_ask:
+            repo_id = repository.repo_id
+            checkpoint = MongoCheckpoint(state.pages, repository, source.name, resume=repo_id in interrupted)
+            checkpoints[repo_id] = checkpoint
+            before = known.get(repo_id) if repository.partition in present else None
+            yield Work(repository, partial(_previous, store, before, source.name), checkpoint)
+
+    def keep(collected: StarCollection) -> tuple[RepositoryState, StarCollection]:
+        before = known.get(collected.repository.repo_id)
+        checksum = None
+        if collected.table is not None:
+            checksum = before.checksum if before is not None and collected.unchanged else None
+            checksum = checksum or store.write(collected.repository.partition, collected.table)
+        return _state_after(collected.repository, before, collected, source.name, max_pages, checksum), collected
 
     try:
-        for after, collected in _in_batches(map_bounded(collect, to_ask, workers), to_save, state, known):
+        for after, collected in map_bounded(keep, source.collect(works(), workers), workers):
+            to_save.append(after)
+            if len(to_save) >= STATE_BATCH:
+                _commit(state, to_save, checkpoints, interrupted)
             report.asked += 1
             report.pages += collected.requests
             report.pages_not_modified += collected.not_modified
@@ -211,27 +311,49 @@ def collect_stargazers(
             if progress is not None:
                 progress(report)
     finally:
-        # Whatever ended the loop, what has been collected and stored is remembered as such.
-        state.save(to_save, known)
+        # Whatever ended the loop, what has been collected and stored is remembered as such, and so is what had begun.
+        _commit(state, to_save, checkpoints, interrupted)
+        for checkpoint in checkpoints.values():
+            checkpoint.flush()
     return report
 
 
-def _in_batches(
-    results: Iterator[tuple[RepositoryState, StarCollection]],
-    to_save: list[RepositoryState],
+def _commit(
     state: CollectionState,
-    known: Mapping[int, RepositoryState],
-) -> Iterator[tuple[RepositoryState, StarCollection]]:
-    for after, collected in results:
-        to_save.append(after)
-        if len(to_save) >= STATE_BATCH:
-            state.save(to_save, known)
-            to_save.clear()
-        yield after, collected
+    to_save: list[RepositoryState],
+    checkpoints: dict[int, MongoCheckpoint],
+    interrupted: AbstractCollection[int],
+) -> None:
+    """Save states, then forget the pages of what is done."""
+    state.save(to_save)
+    done = [checkpoints.pop(entry.repo_id, None) for entry in to_save]
+    written = [entry.repo_id for entry, checkpoint in zip(to_save, done, strict=True)
+               if entry.repo_id in interrupted or (checkpoint is not None and checkpoint.written)]  # fmt: skip
+    state.forget_pages(written)
+    to_save.clear()
 
 
-def _same(previous: PreviousStars | None, collected: StarCollection) -> bool:
-    return previous is not None and collected.table is not None and previous.table.equals(collected.table)
+def _staleness(
+    repository: RepositoryRef, before: RepositoryState | None, interrupted: AbstractCollection[int]
+) -> tuple[int, float]:
+    if repository.repo_id in interrupted:
+        return 0, 0.0  # half of it is paid for
+    if before is None or before.collected_at is None:
+        return 1, 0.0
+    return 2, before.collected_at.timestamp()
+
+
+def _previous(store: StarStore, before: RepositoryState | None, source: str) -> PreviousStars | None:
+    """What was collected before, if the table still is the one that the state speaks of.
+
+    After a crash between the two, or beside another collector, it may not be: then nothing is taken from it.
+    """
+    if before is None or before.source != source or before.checksum is None:
+        return None
+    table, checksum = store.read(before.partition)
+    return (
+        PreviousStars(table, before.pages, before.complete, before.max_pages) if checksum == before.checksum else None
+    )
 
 
 def _count(report: CollectionReport, state: RepositoryState) -> None:
@@ -246,7 +368,9 @@ def _unasked(repository: RepositoryRef, before: RepositoryState | None) -> Repos
         return before
     if before is not None and before.outcome == repository.outcome:
         return before
-    return _state_after(repository, before, StarCollection(repository.outcome, "as its metadata say"), None, 0)
+    return _state_after(
+        repository, before, StarCollection(repository, repository.outcome, "as its metadata say"), None, 0, None
+    )
 
 
 def _state_after(
@@ -255,8 +379,11 @@ def _state_after(
     collected: StarCollection,
     source: str | None,
     max_pages: int,
+    checksum: str | None,
 ) -> RepositoryState:
-    now = dt.datetime.now(dt.UTC).replace(microsecond=0)
+    # Mongo keeps milliseconds.
+    now = dt.datetime.now(dt.UTC)
+    now = now.replace(microsecond=now.microsecond // 1000 * 1000)
     ok = collected.table is not None
     kept = before if not ok else None  # previous good data stay, and so does what is known about them
     return RepositoryState(
@@ -270,6 +397,7 @@ def _state_after(
         source=source if ok else (kept.source if kept else None),
         max_pages=max_pages if ok else (kept.max_pages if kept else 0),
         pages=collected.pages if ok else (kept.pages if kept else []),
+        checksum=checksum if ok else (kept.checksum if kept else None),
         complete=collected.complete if ok else (kept.complete if kept else False),
         collected_at=now if ok else (kept.collected_at if kept else None),
         asked_at=now,

@@ -165,9 +165,7 @@ def test_a_secondary_limit_without_time_is_waited_out() -> None:
 def test_a_passing_fault_is_tried_again(fault: Response) -> None:
     with serving(scripted([fault, fault, fine()])) as url, client_of(url) as client:
         assert client.get("/x").payload == {"fine": True}
-        assert (client.usage.requests, client.usage.retries) == (6, 2), (
-            "whose token, what is left (twice), the page (three times)"
-        )
+        assert (client.usage.requests, client.usage.retries) == (5, 2), "what is left, whose token, the page thrice"
 
 
 def test_a_lasting_fault_is_one_clear_error() -> None:

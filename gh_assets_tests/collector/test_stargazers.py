@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 
-import numpy as np
 import polars as pl
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,13 +19,13 @@ from gh_assets.asset_store import AssetStore, PartitionTables
 from gh_assets.collector.client import GitHubClient
 from gh_assets.collector.outcomes import Outcome
 from gh_assets.collector.repositories import KnownRepositories, collect_repositories
-from gh_assets.collector.sources import RepositoryRef, RestStargazers, StarCollection, StarsFile, StarSource
+from gh_assets.collector.sources import Page, RepositoryRef, RestStargazers, StarCollection, StarsFile, StarSource, Work
 from gh_assets.collector.stargazers import CollectionReport, CollectionState, collect_stargazers
 from gh_assets.embedded.standin.world import World
-from gh_assets.errors import RateLimitedError
+from gh_assets.errors import BudgetSpentError
 from gh_assets.schemas import STARGAZERS
 from gh_assets_tests.collector.test_client import client_of
-from gh_assets_tests.conftest import serving
+from gh_assets_tests.conftest import QUICK, serving
 from gh_assets_tests.worlds import LIST, troubled_world, world_of
 
 
@@ -57,7 +57,7 @@ class Collecting:
 
 @pytest.fixture
 def collecting(asset_store: AssetStore, database) -> Collecting:
-    return Collecting(asset_store, CollectionState(database["stargazer_state"]))
+    return Collecting(asset_store, CollectionState(database))
 
 
 def test_all_pages_are_read_in_order_with_times(github_of, collecting: Collecting) -> None:
@@ -65,7 +65,7 @@ def test_all_pages_are_read_in_order_with_times(github_of, collecting: Collectin
     _, client = github_of(world)
     report = collecting.rest(world, client)
     assert (report.pages, report.stars, report.outcomes) == (4, 251, {"ok": 2})
-    table = collecting.tables.read("a/b")
+    table = collecting.tables.read("a/b")[0]
     assert STARGAZERS.problem(table) is None
     assert table["user_id"].to_list() == [5000 + user for user in range(250)]
     assert table["login"][249] == "user-249"
@@ -113,7 +113,7 @@ def test_new_stars_are_found_and_old_pages_not_sent_again(github_of, collecting:
     _, client = github_of(grown)
     report = collecting.rest(grown, client)
     assert (report.pages, report.pages_not_modified, report.stars) == (3, 1, 230)
-    assert collecting.tables.read("a/b")["user_id"].to_list() == [5000 + user for user in range(230)]
+    assert collecting.tables.read("a/b")[0]["user_id"].to_list() == [5000 + user for user in range(230)]
 
 
 @hypothesis_settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -130,10 +130,10 @@ def test_a_refresh_gives_what_a_fresh_collection_gives(
     old = world_of({"a/b": list(range(before))}, users=600)
     new = world_of({"a/b": [user for user in range(before + more) if user not in unstarred]}, users=600)
     database["stargazer_state"].delete_many({})
-    refreshed = Collecting(asset_store, CollectionState(database["stargazer_state"]))
+    refreshed = Collecting(asset_store, CollectionState(database))
     refreshed.rest(old, github_of(old)[1], pages)
     refreshed.rest(new, github_of(new)[1], pages, ask_all=True)
-    table = refreshed.tables.read("a/b")
+    table = refreshed.tables.read("a/b")[0]
     expected = [5000 + user for user in range(before + more) if user not in unstarred][: 100 * pages]
     assert table["user_id"].to_list() == expected
 
@@ -167,7 +167,7 @@ def test_restricted_repository_is_not_counted_as_empty(github_of, collecting: Co
     assert state.stars is None
     assert "permission" in str(state.reason)
     assert "closed/list" not in collecting.tables.partitions(), "an empty table would look like a starless repository"
-    assert collecting.tables.read("good/starless").height == 0
+    assert collecting.tables.read("good/starless")[0].height == 0
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_good_data_stay_when_a_repository_closes(github_of, collecting: Collecti
     report = collecting.rest(closed, github_of(closed)[1])
     state = report.states["a/b"]
     assert (state.outcome, state.stars) == (Outcome.RESTRICTED, 3)
-    assert collecting.tables.read("a/b").height == 3
+    assert collecting.tables.read("a/b")[0].height == 3
     opened = world_of({"a/b": [1, 2, 3, 4]})
     assert collecting.rest(opened, github_of(opened)[1]).states["a/b"].stars == 4
 
@@ -227,7 +227,7 @@ def test_a_table_that_was_lost_is_collected_again(github_of, collecting: Collect
     collecting.rest(world, client)
     collecting.tables.store.objects.bucket.blob("assets/stargazers/a/b.parquet").delete()
     assert collecting.rest(world, client).asked == 1
-    assert collecting.tables.read("a/b").height == 3
+    assert collecting.tables.read("a/b")[0].height == 3
 
 
 def test_deleted_accounts_and_doubled_stars_are_left_out(collecting: Collecting) -> None:
@@ -248,74 +248,107 @@ def test_deleted_accounts_and_doubled_stars_are_left_out(collecting: Collecting)
 
     with serving(Starlette(routes=[Route("/repositories/1/stargazers", stargazers)])) as url, client_of(url) as client:
         report = collecting.run([RepositoryRef(1, "a/b", "a/b", 101, Outcome.OK)], RestStargazers(client, 10))
-    table = collecting.tables.read("a/b")
+    table = collecting.tables.read("a/b")[0]
     assert table["user_id"].to_list() == [*range(99), 200]
     assert report.stars == 100
 
 
-def test_a_run_that_is_cut_short_goes_on_where_it_was(github_of, collecting: Collecting) -> None:
+def test_a_run_that_is_cut_short_goes_on_where_it_was(serve_world, collecting: Collecting) -> None:
     world = world_of({f"a/{number}": [number] for number in range(40)})
-    standin, client = github_of(world)
-    rest = RestStargazers(client, 10)
-
-    class Limited:
-        """Spends its quota after some repositories."""
-
-        name = "stargazers"
-        left = 15
-
-        def collect(self, repository: RepositoryRef, previous: object) -> StarCollection:
-            self.left -= 1
-            if self.left < 0:
-                raise RateLimitedError("The quota is spent.")
-            return rest.collect(repository, None)
-
-    with pytest.raises(RateLimitedError):
-        collecting.run(refs(world), Limited())
-    kept = len(collecting.state.load())
-    assert kept >= 1
+    standin, url = serve_world(world)
+    with (
+        GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=2 + 15) as client,
+        pytest.raises(BudgetSpentError, match="The cap of 17 requests is reached"),
+    ):
+        collecting.rest(world, client)
+    assert len(collecting.state.load()) == 15, "all that was paid for is kept"
     standin.served.clear()
-    report = collecting.run(refs(world), rest)
-    assert report.unchanged == kept
-    assert standin.served["stargazers"] == 40 - kept
-    assert report.stars == 40
+    report = collecting.rest(world, client_of(url, "token"))
+    assert (report.unchanged, report.stars) == (15, 40)
+    assert standin.served["stargazers"] == 25
 
 
-def contract_world() -> World:
-    return world_of({"a/b": [3, 1, 2], "C/d": [2]}, times=False)
+def test_a_long_repository_goes_on_at_its_page(serve_world, collecting: Collecting) -> None:
+    world = world_of({"a/long": list(range(40_000))})
+    standin, url = serve_world(world)
+    with (
+        GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=2 + 398) as client,
+        pytest.raises(BudgetSpentError),
+    ):
+        collecting.rest(world, client, 400)
+    assert collecting.state.load() == {}, "it is not done yet"
+    assert collecting.state.interrupted() == {1}
+    standin.served.clear()
+    report = collecting.rest(world, client_of(url, "token"), 400)
+    assert standin.served["stargazers"] == 2, "pages 399 and 400"
+    assert (report.stars, report.states["a/long"].complete) == (40_000, True)
+    assert collecting.tables.read("a/long")[0]["user_id"].to_list() == [5000 + user for user in range(40_000)]
+    assert collecting.state.interrupted() == set(), "pages of what is done are forgotten"
 
 
-def source_over_rest(world: World, github_of: Callable[..., tuple[object, GitHubClient]], _: object) -> StarSource:
-    return RestStargazers(github_of(world)[1], 10)
+def test_pages_of_long_repositories_are_safe_before_the_run_ends(serve_world, collecting: Collecting) -> None:
+    """What `kill -9` leaves: nobody has the time to write anything after it."""
+    world = world_of({"a/long": list(range(3000))})
+    _, url = serve_world(world)
+    pages: list[int] = []
+
+    class Watched(RestStargazers):
+        def _collect(self, work: Work) -> StarCollection:
+            add = work.checkpoint.add
+
+            def watched(number: int, page: Page, rows: pl.DataFrame) -> None:
+                add(number, page, rows)
+                pages.append(collecting.state.pages.count_documents({}))
+
+            work.checkpoint.add = watched  # type: ignore[method-assign]
+            return super()._collect(work)
+
+    with client_of(url, "token") as client:
+        collecting.run(refs(world), Watched(client, 30), max_pages=30)
+    assert pages == [0] * 10 + list(range(11, 30))
 
 
-def source_over_file(world: World, _: object, tmp_path) -> StarSource:
-    rows = [
-        (r.full_name.upper(), world.logins[user], r.repo_id, world.user_ids[user])
-        for r in world.repositories
-        for user in r.stargazers.tolist()
-    ]
-    path = tmp_path / "stars.parquet"
-    pl.DataFrame(rows, schema=["repo", "login", "repo_id", "user_id"], orient="row").write_parquet(path)
-    return StarsFile(path)
+def test_a_table_that_is_not_the_one_of_the_state_is_not_built_upon(github_of, collecting: Collecting) -> None:
+    """After a crash between the two, or beside another collector."""
+    world = world_of({"a/b": list(range(250))})
+    _, client = github_of(world)
+    collecting.rest(world, client)
+    table, _ = collecting.tables.read("a/b")
+    collecting.tables.write("a/b", table.reverse())
+    report = collecting.rest(world, client, ask_all=True)
+    assert report.pages_not_modified == 0
+    assert collecting.tables.read("a/b")[0].equals(table)
 
 
-@pytest.mark.parametrize("make", [source_over_rest, source_over_file], ids=["stargazers", "file"])
-def test_every_source_gives_the_same_stars(make, github_of, tmp_path) -> None:
-    """The contract of `StarSource`."""
-    world = contract_world()
-    source: StarSource = make(world, github_of, tmp_path)
-    for repository in refs(world):
-        collected = source.collect(repository, None)
-        assert collected.outcome is Outcome.OK
-        assert collected.complete
-        assert collected.table is not None
-        assert STARGAZERS.problem(collected.table) is None
-        wanted = world.by_id[repository.repo_id].stargazers
-        assert collected.table["user_id"].to_list() == [world.user_ids[user] for user in np.asarray(wanted)]
-        assert collected.table["repo_id"].unique().to_list() == [repository.repo_id]
-        assert collected.table["source"].unique().to_list() == [source.name]
-    unknown = source.collect(RepositoryRef(77, "x/y", "x/y", 5, Outcome.OK), None)
-    assert unknown.outcome is not Outcome.OK
-    assert unknown.table is None
-    assert unknown.reason
+def test_those_without_anything_come_first_then_the_stalest(serve_world, collecting: Collecting) -> None:
+    world = world_of({f"a/{number}": [number] for number in range(6)})
+    _, url = serve_world(world)
+    everything = refs(world)
+    with client_of(url, "token") as client:
+        for part in (everything[2:3], everything[0:1]):
+            collecting.run(part, RestStargazers(client, 10))
+
+    class Noting(StarsFile):
+        def __init__(self) -> None:
+            self.order: list[int] = []
+
+        def collect(self, works: Iterable[Work], workers: int) -> Iterator[StarCollection]:
+            for work in works:
+                self.order.append(work.repository.repo_id)
+                yield StarCollection(work.repository, Outcome.UNKNOWN, "only noted")
+
+    noting = Noting()
+    collecting.run(everything, noting, ask_all=True)
+    assert noting.order == [2, 4, 5, 6, 3, 1]
+
+
+def test_a_link_header_that_says_too_early_that_it_is_the_end(collecting: Collecting) -> None:
+    async def stargazers(request: Request) -> Response:
+        page = int(request.query_params["page"])
+        users = range((page - 1) * 100, min(page * 100, 250))
+        entries = ",".join(f'{{"starred_at": null, "user": {{"login": "u{user}", "id": {user}}}}}' for user in users)
+        return Response(f"[{entries}]", 200)
+
+    with serving(Starlette(routes=[Route("/repositories/1/stargazers", stargazers)])) as url, client_of(url) as client:
+        report = collecting.run([RepositoryRef(1, "a/b", "a/b", 250, Outcome.OK)], RestStargazers(client, 10))
+    assert report.stars == 250

@@ -547,15 +547,15 @@ class GraphQL:
 
 def node_id(kind: str, number: int) -> str:
     """GitHub's older form of a node's id."""
-    return base64.b64encode(f"{len(kind):02}:{kind}{number}".encode()).decode()
+    return base64.b64encode(f"0{len(kind)}:{kind}{number}".encode()).decode()
 
 
 def read_node_id(key: str) -> tuple[str, int]:
     """What a node's id names; an empty kind if it is none."""
     try:
         text = base64.b64decode(key, validate=True).decode()
-        length = int(text[:2])
-        return text[3 : 3 + length], int(text[3 + length :])
+        length, _, name = text.partition(":")
+        return name[: int(length)], int(name[int(length) :])
     except (ValueError, UnicodeDecodeError):
         return "", 0
 

@@ -1,0 +1,224 @@
+"""What every source of stars has to do, and what each does on its own."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from gh_assets.collector.client import GitHubClient
+from gh_assets.collector.graphql_stargazers import BatchSize, GraphQLStargazers
+from gh_assets.collector.outcomes import Outcome
+from gh_assets.collector.sources import RepositoryRef, RestStargazers, StarsFile, StarSource, Work
+from gh_assets.collector.stargazers import CollectionState
+from gh_assets.embedded.standin.faults import Faults
+from gh_assets.embedded.standin.limits import Limits
+from gh_assets.embedded.standin.world import World
+from gh_assets.errors import BudgetSpentError
+from gh_assets.schemas import STARGAZERS
+from gh_assets_tests.collector.test_client import client_of
+from gh_assets_tests.collector.test_stargazers import Collecting, refs
+from gh_assets_tests.conftest import QUICK
+from gh_assets_tests.worlds import troubled_world, world_of
+
+
+def contract_world() -> World:
+    return world_of({"a/b": [3, 1, 2], "C/d": [2], "e/long": list(range(4, 254))})
+
+
+def source_over_rest(world: World, github_of: Callable[..., tuple[object, GitHubClient]], _: object) -> StarSource:
+    return RestStargazers(github_of(world)[1], 10)
+
+
+def source_over_graphql(world: World, github_of: Callable[..., tuple[object, GitHubClient]], _: object) -> StarSource:
+    return GraphQLStargazers(github_of(world)[1], 10)
+
+
+def source_over_file(world: World, _: object, tmp_path) -> StarSource:
+    rows = [
+        (
+            r.full_name.upper(),
+            world.logins[user],
+            r.repo_id,
+            world.user_ids[user],
+            dt.datetime.fromtimestamp(when, dt.UTC),
+        )
+        for r in world.repositories
+        for user, when in zip(r.stargazers.tolist(), r.starred_at.tolist(), strict=True)
+    ]
+    path = tmp_path / "stars.parquet"
+    pl.DataFrame(rows, schema=["repo", "login", "repo_id", "user_id", "starred_at"], orient="row").write_parquet(path)
+    return StarsFile(path)
+
+
+@pytest.mark.parametrize(
+    "make", [source_over_rest, source_over_graphql, source_over_file], ids=["stargazers", "graphql", "file"]
+)
+def test_every_source_gives_the_same_stars(make, github_of, tmp_path) -> None:
+    """The contract of `StarSource`."""
+    world = contract_world()
+    source: StarSource = make(world, github_of, tmp_path)
+    works = [Work(repository) for repository in refs(world)]
+    found = list(source.collect(iter(works), 2))
+    assert sorted(c.repository.repo_id for c in found) == [w.repository.repo_id for w in works]
+    for collected in found:
+        repository = collected.repository
+        assert collected.outcome is Outcome.OK
+        assert collected.complete
+        assert collected.table is not None
+        assert STARGAZERS.problem(collected.table) is None
+        wanted = world.by_id[repository.repo_id].stargazers
+        assert collected.table["user_id"].to_list() == [world.user_ids[user] for user in np.asarray(wanted)]
+        seconds = collected.table["starred_at"].dt.epoch("s").to_list()
+        assert seconds == world.by_id[repository.repo_id].starred_at.tolist()
+        assert collected.table["repo_id"].unique().to_list() == [repository.repo_id]
+        assert collected.table["source"].unique().to_list() == [source.name]
+    (unknown,) = source.collect([Work(RepositoryRef(77, "x/y", "x/y", 5, Outcome.OK))], 1)
+    assert unknown.outcome is not Outcome.OK
+    assert unknown.table is None
+    assert unknown.reason
+
+
+# -- GraphQL -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def collecting(asset_store, database) -> Collecting:
+    return Collecting(asset_store, CollectionState(database))
+
+
+def graphql(collecting: Collecting, world: World, client: GitHubClient, max_pages: int = 10, **options: bool):
+    return collecting.run(refs(world), GraphQLStargazers(client, max_pages), max_pages=max_pages, **options)
+
+
+def many(count: int = 150, most: int = 320) -> World:
+    rng = np.random.default_rng(1)
+    sizes = rng.integers(0, most, count)
+    return world_of({f"a/{n}": rng.permutation(400)[:size].tolist() for n, size in enumerate(sizes)}, users=400)
+
+
+def test_queries_are_filled_up(github_of, collecting: Collecting) -> None:
+    world = many()
+    standin, client = github_of(world)
+    report = graphql(collecting, world, client)
+    assert report.stars == world.star_count
+    connections = sum(max(1, -(-len(r.stargazers) // 100)) for r in world.repositories[:-1])
+    assert report.pages == connections, "no page twice"
+    assert standin.quota.spent["graphql"] <= 1.15 * connections / 100 + 2
+
+
+def test_a_refresh_reads_until_it_meets_what_is_known(github_of, collecting: Collecting) -> None:
+    old = world_of({f"a/{n}": list(range(330)) for n in range(20)}, users=600)
+    graphql(collecting, old, github_of(old)[1])
+    new = world_of({f"a/{n}": list(range(330 + 20 * (n < 2))) for n in range(20)}, users=600)
+    standin, client = github_of(new)
+    report = graphql(collecting, new, client)
+    assert (report.asked, report.pages, standin.quota.spent["graphql"]) == (2, 2, 1)
+    table, _ = collecting.tables.read("a/1")
+    assert table["user_id"].to_list() == [5000 + user for user in range(350)]
+    assert report.states["a/1"].complete
+
+
+def test_who_starred_again_has_the_newer_time(github_of, collecting: Collecting) -> None:
+    old = world_of({"a/b": [1, 2, 3]}, users=9)
+    graphql(collecting, old, github_of(old)[1])
+    new = world_of({"a/b": [2, 3, 4, 1]}, users=9)
+    new.repositories[0].starred_at[:2] += 60  # 2 and 3 as before
+    new.repositories[0].starred_at[2:] += 600
+    graphql(collecting, new, github_of(new)[1], ask_all=True)
+    table, _ = collecting.tables.read("a/b")
+    assert table["user_id"].to_list() == [5002, 5003, 5004, 5001]
+
+
+def test_more_pages_than_before_are_read_to_their_end(github_of, collecting: Collecting) -> None:
+    world = world_of({"a/b": list(range(450))})
+    _, client = github_of(world)
+    first = graphql(collecting, world, client, max_pages=2)
+    assert (first.stars, first.states["a/b"].complete) == (200, False)
+    assert collecting.tables.read("a/b")[0]["user_id"].to_list() == [5000 + user for user in range(250, 450)]
+    second = graphql(collecting, world, client, max_pages=10)
+    assert (second.stars, second.states["a/b"].complete) == (450, True)
+
+
+def test_outcomes_by_graphql(github_of, collecting: Collecting) -> None:
+    world = troubled_world()
+    _, client = github_of(world)
+    gone = RepositoryRef(404, "not/there", "not/there", 7, Outcome.OK)
+    report = collecting.run([*refs(world), gone], GraphQLStargazers(client, 10))
+    assert {key: state.outcome.value for key, state in report.states.items()} == {
+        "good/one": "ok", "good/starless": "ok", "fresh/name": "ok", "taken/down": "blocked",
+        "closed/list": "restricted", "not/there": "gone",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("budget", "count"), [(100, 120), (700, 400), (3700, 800)])
+def test_the_size_that_fits_is_found(serve_world, collecting: Collecting, budget: int, count: int) -> None:
+    """Against the best fixed size, which nobody knows before."""
+    world = world_of({f"a/{n}": list(range(250)) for n in range(count)})
+    standin, url = serve_world(world, limits=Limits(query_budget=budget))
+    with client_of(url, "token") as client:
+        report = graphql(collecting, world, client)
+    assert report.stars == world.star_count
+    best = 3 * count / (budget // 100)
+    assert standin.quota.spent["graphql"] <= 1.5 * best + 2
+
+
+def test_gateway_errors_do_not_lose_a_page(serve_world, collecting: Collecting) -> None:
+    world = many(60)
+    faults = Faults(probabilities={"502": 0.1, "504": 0.1, "truncated": 0.1, "reset": 0.1, "403": 0.05}, seed=3)
+    _, url = serve_world(world, faults=faults)
+    with client_of(url, "token") as client:
+        report = graphql(collecting, world, client)
+    assert report.stars == world.star_count
+    assert report.outcomes == {"ok": 60}
+
+
+def test_a_cap_keeps_the_pages_that_were_read(serve_world, collecting: Collecting) -> None:
+    world = world_of({f"a/{n}": list(range(950)) for n in range(30)})
+    standin, url = serve_world(world)
+    with (
+        GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=2 + 6) as client,
+        pytest.raises(BudgetSpentError),
+    ):
+        graphql(collecting, world, client)
+    assert len(collecting.state.interrupted()) == 30
+    before = standin.quota.spent["graphql"]
+    with client_of(url, "token") as client:
+        report = graphql(collecting, world, client)
+    assert report.stars == world.star_count
+    assert standin.quota.spent["graphql"] - before <= 5, "ten pages of each, of which six had been read"
+
+
+def test_two_ways_to_the_same_stars(github_of, collecting: Collecting, database) -> None:
+    world = many(40)
+    _, client = github_of(world)
+    graphql(collecting, world, client)
+    newest = {key: collecting.tables.read(key)[0].drop("source") for key in collecting.tables.partitions()}
+    database["stargazer_state"].delete_many({})
+    collecting.rest(world, client)
+    for key, table in newest.items():
+        assert collecting.tables.read(key)[0].drop("source").equals(table)
+
+
+@hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(limit=st.integers(1, 130), start=st.integers(1, 100))
+def test_the_bisection_ends_near_the_limit(limit: int, start: int) -> None:
+    batch = BatchSize(start)
+    failures = 0
+    for _ in range(60):
+        size = batch.size
+        assert 1 <= size <= 100
+        if size > limit:
+            failures += 1
+            batch.failed(size)
+        else:
+            batch.fitted(size)
+    assert batch.size >= min(100, limit) * 0.85 - 1
+    assert failures <= 12
