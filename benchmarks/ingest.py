@@ -32,7 +32,7 @@ def stream(count: int) -> list[bytes]:
     for number in range(count):
         user, repo = rng.randrange(count // 4), rng.randrange(count // 40)
         at = START + dt.timedelta(seconds=number)
-        star = versioned("stars", f"{repo}:{user}", "star", {"repo": repo, "user": user}, at)
+        star = versioned("unstars", f"{repo}:{user}", "star", {"repo": repo, "user": user}, at)
         messages.append(Message(insert=UserInsert(uid=user, login=f"user-{user}", seen_at=at), update=star).to_json())
     return messages
 
@@ -49,7 +49,7 @@ def one_by_one(database: Database[dict[str, Any]], messages: Sequence[bytes]) ->
         database["users"].update_one(
             {"_id": message.insert.uid}, {"$set": {"login": message.insert.login}}, upsert=True
         )
-        database["stars"].update_one({"_id": message.update.where["_id"]}, message.update.change, upsert=True)
+        database["unstars"].update_one({"_id": message.update.where["_id"]}, message.update.change, upsert=True)
 
 
 def main() -> None:
@@ -64,7 +64,7 @@ def main() -> None:
 
         def seconds(work: Callable[[Database[dict[str, Any]], Sequence[bytes]], None], *, clear: bool = True) -> float:
             if clear:
-                for name in ("users", "stars"):
+                for name in ("users", "unstars"):
                     database[name].drop()
             started = time.perf_counter()
             work(database, messages)

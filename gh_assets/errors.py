@@ -39,6 +39,10 @@ class QueryTooHeavyError(GitHubError):
     """GitHub gave up on a GraphQL query; a smaller one may succeed."""
 
 
+class GraphQLUnavailableError(GitHubError):
+    """The server, or the token, has no GraphQL: REST has to do."""
+
+
 class InputError(GhAssetsError):
     """A list, a file or an argument that a person gave is empty, unreadable or malformed."""
 

@@ -40,7 +40,7 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError
 
-COLLECTIONS = frozenset({"users", "repos", "stars", "stargazer_state", "starred_state", "feedback"})
+COLLECTIONS = frozenset({"users", "repos", "unstars", "stargazer_state", "starred_state", "feedback"})
 """Collections that messages may change."""
 
 OPERATORS = frozenset({"$set", "$max", "$min"})

@@ -86,6 +86,17 @@ STARGAZERS = TableSchema(
     },
 )
 
+STARRED = TableSchema(
+    "starred",
+    {
+        "user_id": Column(pl.Int64(), "GitHub's database id of the user"),
+        "login": Column(pl.String(), "The user's login when the list was read"),
+        "repo_id": Column(pl.Int64(), "GitHub's database id of a repository that the user starred"),
+        "full_name": Column(pl.String(), "owner/name when the list was read"),
+        "starred_at": Column(UTC_TIME, "When the star was given (UTC)", nullable=True),
+    },
+)
+
 STAR_EVENTS = TableSchema(
     "star_events",
     {
@@ -123,4 +134,4 @@ RECOMMENDATIONS = TableSchema(
     },
 )
 
-TABLES = {table.name: table for table in (REPOS, STARGAZERS, STAR_EVENTS, USERS, RECOMMENDATIONS)}
+TABLES = {table.name: table for table in (REPOS, STARGAZERS, STARRED, STAR_EVENTS, USERS, RECOMMENDATIONS)}

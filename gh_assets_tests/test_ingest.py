@@ -213,7 +213,7 @@ def a_stream(seed: int, count: int) -> list[Message]:
                 [
                     Message(insert=UserInsert(uid=number, login=f"user-{second}", seen_at=at(second))),
                     state(number, second, stars=rng.randrange(5)),
-                    Message.parse(json.dumps(update("stars", where={"_id": f"7:{number}"}, max={"at": second}))),
+                    Message.parse(json.dumps(update("unstars", where={"_id": f"7:{number}"}, max={"at": second}))),
                 ]
             )
         )
@@ -285,11 +285,11 @@ def test_a_consumer_killed_at_any_moment_has_what_it_acknowledged(database, home
 
 def test_a_repository_with_very_many_stars_is_many_small_documents(database) -> None:
     stars = (
-        Message.parse(json.dumps(update("stars", where={"_id": f"7:{user}"}, min={"starred_at": user})))
+        Message.parse(json.dumps(update("unstars", where={"_id": f"7:{user}"}, min={"starred_at": user})))
         for user in range(3000)
     )
     done = Consumer(database).apply(stars)
     assert done.inserted == 3000
-    assert database["stars"].count_documents({}) == 3000
-    largest = max(len(json.dumps(document)) for document in database["stars"].find())
+    assert database["unstars"].count_documents({}) == 3000
+    largest = max(len(json.dumps(document)) for document in database["unstars"].find())
     assert largest < 100

@@ -36,6 +36,7 @@ from gh_assets.collector.limits import (
 from gh_assets.errors import (
     BudgetSpentError,
     GitHubError,
+    GraphQLUnavailableError,
     QueryTooHeavyError,
     ServiceUnavailableError,
 )
@@ -301,6 +302,8 @@ class GitHubClient:
         ------
         QueryTooHeavyError
             If GitHub gave up on the query (502 or 504, or no data for want of resources): a smaller one may succeed.
+        GraphQLUnavailableError
+            If the server or the token has no GraphQL.
         AuthenticationError, RateLimitedError, BudgetSpentError, CancelledError, ServiceUnavailableError, GitHubError
             As `get`.
         """
@@ -319,6 +322,11 @@ class GitHubClient:
         def understand(response: requests.Response, reply: _Reply) -> GraphQLAnswer | str:
             if response.status_code in (502, 504):
                 raise QueryTooHeavyError(f"GitHub gave up on a query (status {response.status_code}).")
+            if response.status_code in (403, 404, 405, 410):
+                raise GraphQLUnavailableError(
+                    f"GitHub at {self.api_url} answers no GraphQL to this token (status {response.status_code}). "
+                    "Use a source that asks by REST."
+                )
             try:
                 payload = orjson.loads(response.content)
             except orjson.JSONDecodeError:

@@ -414,12 +414,12 @@ def _user_of(event: Mapping[str, Any]) -> tuple[int, str]:
     if not isinstance(login, str) or not login:
         raise ValueError("no user")
     known = isinstance(user_id, int) and not isinstance(user_id, bool) and user_id > 0
-    return (user_id if known else id_of_login(login)), login
+    return (user_id if known else id_of_name(login)), login
 
 
-def id_of_login(login: str) -> int:
-    """A number that stands for a user of whom only the login is known: negative, so that it is nobody's real id."""
-    digest = hashlib.blake2b(login.lower().encode(), digest_size=8).digest()
+def id_of_name(name: str) -> int:
+    """A number for a user or repository of whom only the name is known: negative, so that it is nobody's real id."""
+    digest = hashlib.blake2b(name.lower().encode(), digest_size=8).digest()
     return -(int.from_bytes(digest) >> 2) - 1
 
 

@@ -1,12 +1,14 @@
 """Where stars come from. A `StarSource` collects repositories, in any order; which one is used is a setting.
 
-Here: the REST list of stargazers (GitHub: GET /repositories/{id}/stargazers), and a file.
+Here: what all sources share, the REST list of stargazers (GitHub: GET /repositories/{id}/stargazers), and a file.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +23,12 @@ from gh_assets.errors import GitHubError, ServiceUnavailableError
 from gh_assets.schemas import STARGAZERS
 
 PER_PAGE = 100
+
+REST_PAGES = 400
+"""GitHub's REST list of stargazers ends here, at 40,000 stars. GraphQL's does not."""
+
+FIRST_STAR = dt.datetime(2008, 1, 1, tzinfo=dt.UTC)
+"""GitHub's first year: a time before it stands for one that is not known."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +57,26 @@ class Page:
 
 @dataclass(frozen=True)
 class PreviousStars:
-    """What an earlier run collected: rows in the order of the pages that they came from."""
+    """What an earlier run collected: rows in the order of the pages that they came from.
+
+    Attributes
+    ----------
+    table : polars.DataFrame
+        Of schema `STARGAZERS`.
+    pages : sequence of Page
+    complete : bool
+        Whether it holds all stars.
+    max_pages : int
+        How many pages were wanted then.
+    source : str
+        Which source collected it.
+    """
 
     table: pl.DataFrame
     pages: Sequence[Page]
     complete: bool = False
     max_pages: int = 0
+    source: str | None = None
 
 
 class Checkpoint(Protocol):
@@ -85,13 +107,16 @@ class Work:
     ----------
     repository : RepositoryRef
     load_previous : callable
-        Gives what an earlier run collected from the same source, if that is still whole.
+        Gives what an earlier run collected, from whichever source, if that is still whole.
     checkpoint : Checkpoint
+    full : bool
+        Read the whole list again, however much of it is known: unstars are noticed so.
     """
 
     repository: RepositoryRef
     load_previous: Callable[[], PreviousStars | None] = lambda: None
     checkpoint: Checkpoint = field(default_factory=NoCheckpoint)
+    full: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,6 +135,12 @@ class StarCollection:
         Pages asked for, and how many of these answered 304.
     unchanged : bool
         The table is the one that was there.
+    unstarred : polars.DataFrame or None
+        Of schema `STARGAZERS`: stars that were there before and are no more.
+    closed_at : datetime or None
+        When the repository's own list was found closed, where the stars were learned in another way.
+    source : str or None
+        Which source the table is from, where it is not the one that was asked.
     """
 
     repository: RepositoryRef
@@ -121,12 +152,30 @@ class StarCollection:
     requests: int = 0
     not_modified: int = 0
     unchanged: bool = False
+    unstarred: pl.DataFrame | None = None
+    closed_at: dt.datetime | None = None
+    source: str | None = None
 
 
 class StarSource(Protocol):
-    """A way to learn who starred repositories."""
+    """A way to learn who starred repositories.
+
+    Attributes
+    ----------
+    name : str
+        As settings and tables call it.
+    sees_all : bool
+        Whether it can tell all stars of a repository, or only those that some users or hours tell of.
+    """
 
     name: str
+    sees_all: bool
+
+    def may_have_news(self, *, closed: bool) -> bool:
+        """Whether a repository may have news though GitHub's count of its stars is what it was.
+
+        `closed`: its own list could not be read.
+        """
 
     def collect(self, works: Iterable[Work], workers: int) -> Iterator[StarCollection]:
         """Collect repositories, taking them from `works` as it goes on, and yield each when it is done, in any order.
@@ -144,13 +193,22 @@ class RestStargazers:
     client : GitHubClient
     max_pages : int
         At most this many pages a repository.
+    beyond : callable, optional
+        Gives a source that can read so many pages of the newest stars: repositories with more than `REST_PAGES` pages
+        are continued by it.
     """
 
     name = "stargazers"
+    sees_all = True
 
-    def __init__(self, client: GitHubClient, max_pages: int) -> None:
+    def __init__(self, client: GitHubClient, max_pages: int, beyond: Callable[[int], StarSource] | None = None) -> None:
         self.client = client
         self.max_pages = max_pages
+        self.beyond = beyond
+
+    def may_have_news(self, *, closed: bool) -> bool:
+        """Not when GitHub's count is what it was."""
+        return False
 
     def collect(self, works: Iterable[Work], workers: int) -> Iterator[StarCollection]:
         """Several repositories at once, the pages of each one after another."""
@@ -158,20 +216,22 @@ class RestStargazers:
 
     def _collect(self, work: Work) -> StarCollection:
         """Page through the list; pages that did not change answer 304 and are taken from what is there."""
-        repository, previous = work.repository, work.load_previous()
+        repository, before = work.repository, work.load_previous()
+        previous = before if before is not None and before.source == self.name else None
         # By id: a rename between two pages changes nothing.
         path = f"/repositories/{repository.repo_id}/stargazers"
         known = list(previous.pages) if previous is not None else []
-        resumed = work.checkpoint.pages()[: self.max_pages]
+        most = min(self.max_pages, REST_PAGES)
+        resumed = work.checkpoint.pages()[:most]
         pages = [page for page, _ in resumed]
         tables = [rows for _, rows in resumed]
         offset = sum(page.rows for page in known[: len(pages)])
         requests = not_modified = 0
         complete = False
-        for number in range(len(pages) + 1, self.max_pages + 1):
-            before = known[number - 1] if number <= len(known) else None
+        for number in range(len(pages) + 1, most + 1):
+            old = known[number - 1] if number <= len(known) else None
             # A full last page may have got a successor without changing itself: it has to be asked outright.
-            etag = before.etag if before is not None and (number < len(known) or not before.full) else None
+            etag = old.etag if old is not None and (number < len(known) or not old.full) else None
             try:
                 answer = self.client.get(
                     path,
@@ -182,15 +242,15 @@ class RestStargazers:
             except (ServiceUnavailableError, GitHubError) as error:
                 return StarCollection(repository, Outcome.UNKNOWN, str(error), requests=requests + 1)
             requests += 1
-            if answer.status == 304 and before is not None and previous is not None:
+            if answer.status == 304 and old is not None and previous is not None:
                 not_modified += 1
-                page, rows = before, previous.table.slice(offset, before.rows)
-                offset += before.rows
-                complete = number == len(known)
+                page, rows = old, previous.table.slice(offset, old.rows)
+                offset += old.rows
+                complete = number == len(known) and number < REST_PAGES
             elif answer.status == 200 and isinstance(answer.payload, list):
                 rows = _rows(answer.payload, repository.repo_id, self.name)
                 page = Page(answer.etag, rows.height, len(answer.payload) == PER_PAGE)
-                offset += before.rows if before is not None else 0
+                offset += old.rows if old is not None else 0
                 # An empty page is the end, whatever its Link header says.
                 complete = not answer.has_next_page or not answer.payload
                 if complete and page.full and (repository.stargazer_count or 0) > number * PER_PAGE:
@@ -210,8 +270,35 @@ class RestStargazers:
         if table.is_empty() and (repository.stargazer_count or 0) > 0:
             reason = f"the list is empty, though GitHub counts {repository.stargazer_count} stars"
             return StarCollection(repository, Outcome.RESTRICTED, reason, requests=requests)
-        unchanged = previous is not None and table.equals(previous.table)
-        return StarCollection(repository, Outcome.OK, None, table, pages, complete, requests, not_modified, unchanged)
+        if not complete and self.beyond is not None and self.max_pages > REST_PAGES and len(tables) >= REST_PAGES:
+            newest = self._newest(work, table, previous, self.beyond(self.max_pages - REST_PAGES))
+            requests += newest.requests
+            if newest.table is None:
+                return replace(newest, requests=requests)
+            table, complete = newest.table, newest.complete
+        unchanged = before is not None and table.equals(before.table)
+        unstarred = missing_from(table, before) if complete else None
+        return StarCollection(
+            repository, Outcome.OK, None, table, pages, complete, requests, not_modified, unchanged, unstarred
+        )
+
+    def _newest(
+        self, work: Work, oldest: pl.DataFrame, previous: PreviousStars | None, source: StarSource
+    ) -> StarCollection:
+        """What comes after the last page that REST gives: read from the newest until it meets what is known."""
+        known = oldest
+        if previous is not None:
+            later = previous.table.slice(sum(page.rows for page in previous.pages))
+            known = pl.concat([oldest, later.join(oldest, on="user_id", how="anti")])
+        beyond = PreviousStars(known, [], complete=True, source=self.name)
+        rest = Work(work.repository, lambda: beyond, _Beyond(work.checkpoint, REST_PAGES))
+        (collected,) = source.collect([rest], 1)
+        if collected.table is None:
+            return collected
+        table = collected.table.with_columns(pl.lit(self.name).alias("source"))
+        if not collected.complete:  # more stars lie between the oldest and the newest than pages are wanted
+            table = pl.concat([known.join(table, on="user_id", how="anti"), table])
+        return replace(collected, table=table)
 
     def _refused(
         self, repository: RepositoryRef, status: int, verdict: tuple[Outcome, str], requests: int
@@ -231,10 +318,29 @@ class RestStargazers:
         return StarCollection(repository, outcome, reason, requests=requests)
 
 
+class _Beyond:
+    """The part of a checkpoint that follows the first pages."""
+
+    def __init__(self, checkpoint: Checkpoint, first: int) -> None:
+        self._checkpoint = checkpoint
+        self._first = first
+
+    def pages(self) -> list[tuple[Page, pl.DataFrame]]:
+        return self._checkpoint.pages()[self._first :]
+
+    def add(self, number: int, page: Page, rows: pl.DataFrame) -> None:
+        self._checkpoint.add(self._first + number, page, rows)
+
+
 class StarsFile:
     """A file of stars; see `gh_assets.collector.stars_file.read_stars_file`. Names are matched without case."""
 
     name = "file"
+    sees_all = True
+
+    def may_have_news(self, *, closed: bool) -> bool:
+        """A file may be another one each time."""
+        return True
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -249,9 +355,10 @@ class StarsFile:
 
     def collect(self, works: Iterable[Work], workers: int) -> Iterator[StarCollection]:
         """Take each repository's rows; what was collected before is of no use, since reading the file costs nothing."""
-        return (self._collect(work.repository) for work in works)
+        return map_bounded(self._collect, works, workers)
 
-    def _collect(self, repository: RepositoryRef) -> StarCollection:
+    def _collect(self, work: Work) -> StarCollection:
+        repository, before = work.repository, work.load_previous()
         rows = self._by_name.get(repository.full_name.lower())
         if rows is None:
             return StarCollection(
@@ -264,7 +371,56 @@ class StarsFile:
             "starred_at",
             pl.lit(self.name).alias("source"),
         ).unique("user_id", keep="first", maintain_order=True)
-        return StarCollection(repository, Outcome.OK, None, table, complete=True)
+        unchanged = before is not None and table.equals(before.table)
+        unstarred = missing_from(table, before)
+        return StarCollection(
+            repository, Outcome.OK, None, table, complete=True, unchanged=unchanged, unstarred=unstarred
+        )
+
+
+def missing_from(table: pl.DataFrame, before: PreviousStars | None) -> pl.DataFrame | None:
+    """The stars of before whose users are not in a list that was read whole: they were taken back."""
+    if before is None:
+        return None
+    gone = before.table.join(table, on="user_id", how="anti")
+    return None if gone.is_empty() else gone
+
+
+def merge_stars(
+    rows: pl.DataFrame, before: PreviousStars | None, read_whole: AbstractSet[int] = frozenset()
+) -> tuple[pl.DataFrame, pl.DataFrame | None]:
+    """Stars that some users or hours told of, added to those that are known already.
+
+    Parameters
+    ----------
+    rows : polars.DataFrame
+        Of schema `STARGAZERS`.
+    before : PreviousStars or None
+    read_whole : set of int
+        Users all of whose stars were read: if a known star of theirs is not in `rows`, they took it back.
+
+    Returns
+    -------
+    table : polars.DataFrame
+        One row a user, oldest star first; of several times of one user the latest.
+    unstarred : polars.DataFrame or None
+    """
+    gone = None
+    parts = [rows]
+    if before is not None:
+        others = before.table.join(rows, on="user_id", how="anti")
+        if read_whole:
+            told = others["user_id"].is_in(list(read_whole))
+            gone, others = others.filter(told), others.filter(~told)
+        # A row that says nothing new stays as it was: what it was learned from need not change.
+        same = before.table.join(rows, on=["user_id", "starred_at"], how="semi", nulls_equal=True)
+        parts = [rows.join(same, on="user_id", how="anti"), same, others]
+    table = (
+        pl.concat(parts)
+        .sort("starred_at", "user_id", nulls_last=False)
+        .unique("user_id", keep="last", maintain_order=True)
+    )
+    return table, None if gone is None or gone.is_empty() else gone
 
 
 def _rows(entries: Sequence[Any], repo_id: int, source: str) -> pl.DataFrame:
@@ -289,13 +445,15 @@ def stars_table(
             "repo_id": pl.Series([repo_id] * len(users), dtype=pl.Int64),
             "user_id": pl.Series([user_id for user_id, _ in users], dtype=pl.Int64),
             "login": pl.Series([login for _, login in users], dtype=pl.String),
-            "starred_at": _times(times),
+            "starred_at": parse_times(times),
             "source": pl.Series([source] * len(users), dtype=pl.String),
         },
         schema=STARGAZERS.dtypes,
     )
 
 
-def _times(texts: Sequence[str | None]) -> pl.Series:
+def parse_times(texts: Sequence[str | None]) -> pl.Series:
+    """GitHub's times; null where they are none."""
     times = pl.Series(texts, dtype=pl.String)
-    return times.str.to_datetime("%Y-%m-%dT%H:%M:%SZ", time_unit="us", time_zone="UTC", strict=False)
+    parsed = times.str.to_datetime("%Y-%m-%dT%H:%M:%SZ", time_unit="us", time_zone="UTC", strict=False)
+    return pl.select(pl.when(parsed >= FIRST_STAR).then(parsed)).to_series()

@@ -24,6 +24,7 @@ from pymongo.database import Database
 from gh_assets.collector.concurrency import map_bounded
 from gh_assets.collector.outcomes import REACHABLE, Outcome
 from gh_assets.collector.sources import Page, PreviousStars, RepositoryRef, StarCollection, StarSource, Work
+from gh_assets.errors import BudgetSpentError
 from gh_assets.ingest import Consumer, Message, versioned
 
 STATE_BATCH = 200
@@ -45,7 +46,21 @@ class StarStore(Protocol):
 
 @dataclass(frozen=True)
 class RepositoryState:
-    """What is known of the collection of one repository's stars."""
+    """What is known of the collection of one repository's stars.
+
+    Attributes
+    ----------
+    stargazer_count : int or None
+        GitHub's count when the stars were read.
+    source : str or None
+        Which source the stars are from.
+    checksum : str or None
+        Of the table that this state speaks of.
+    closed_at : datetime or None
+        When its own list was found closed, if it was when it was asked last.
+    collected_at, asked_at : datetime or None
+        When its stars were read, and when it was asked for them, last.
+    """
 
     repo_id: int
     partition: str
@@ -61,12 +76,14 @@ class RepositoryState:
     complete: bool
     collected_at: dt.datetime | None
     asked_at: dt.datetime | None
+    closed_at: dt.datetime | None = None
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> RepositoryState:
         state = document["state"]
         pages = [Page(page["etag"], page["rows"], page["full"]) for page in state["pages"]]
-        plain = {name: state[name] for name in cls.__dataclass_fields__ if name not in ("repo_id", "outcome", "pages")}
+        parsed = ("repo_id", "outcome", "pages")
+        plain = {name: state.get(name) for name in cls.__dataclass_fields__ if name not in parsed}
         return cls(repo_id=document["_id"], outcome=Outcome(state["outcome"]), pages=pages, **plain)
 
     def message(self) -> Message:
@@ -84,12 +101,14 @@ class CollectionState:
     Parameters
     ----------
     database : pymongo.database.Database
-        Collections ``stargazer_state`` (a document a repository, by its database id) and ``stargazer_pages``.
+        Collections ``stargazer_state`` (a document a repository, by its database id), ``stargazer_pages`` and
+        ``unstars`` (a document a star that was taken back).
     """
 
     def __init__(self, database: Database[dict[str, Any]]) -> None:
         self.collection = database["stargazer_state"]
         self.pages = database["stargazer_pages"]
+        self.unstars = database["unstars"]
         self._consumer = Consumer(database)
 
     def load(self) -> dict[int, RepositoryState]:
@@ -105,6 +124,10 @@ class CollectionState:
         """Write states."""
         self._consumer.apply(state.message() for state in states)
 
+    def remember_unstars(self, stars: pl.DataFrame) -> None:
+        """Keep stars that were taken back as history, whoever gives them again later."""
+        self._consumer.apply(_unstar(row, dt.datetime.now(dt.UTC)) for row in stars.iter_rows(named=True))
+
     def interrupted(self) -> set[int]:
         """Repositories of which pages are kept."""
         return {int(str(document["_id"]).partition("/")[0]) for document in self.pages.find({}, {"_id": 1})}
@@ -113,6 +136,12 @@ class CollectionState:
         """Drop the pages of repositories that are done."""
         for repo_id in repo_ids:
             self.pages.delete_many(_pages_of(repo_id))
+
+
+def _unstar(star: Mapping[str, Any], noticed_at: dt.datetime) -> Message:
+    value = {name: star[name] for name in ("repo_id", "user_id", "login", "starred_at")} | {"noticed_at": noticed_at}
+    identity = f"{star['repo_id']}/{star['user_id']}"
+    return Message(update=versioned("unstars", identity, "unstar", value, noticed_at))
 
 
 class MongoCheckpoint:
@@ -191,7 +220,23 @@ def _pages_of(repo_id: int) -> dict[str, Any]:
 
 @dataclass
 class CollectionReport:
-    """What a run did, as numbers for people and metadata."""
+    """What a run did, as numbers for people and metadata.
+
+    Attributes
+    ----------
+    total, to_ask, asked, unchanged : int
+        Repositories: all, those that may have news, those of these that were asked, those left alone.
+    pages, pages_not_modified : int
+    stars, unstarred : int
+    closed : int
+        Repositories whose own list may not be read.
+    stopped : str or None
+        Why the run ended before all were asked.
+    outcomes : Counter
+        Repositories by outcome; those not reached are not counted.
+    states : dict
+        By partition.
+    """
 
     total: int = 0
     asked: int = 0
@@ -199,6 +244,10 @@ class CollectionReport:
     pages: int = 0
     pages_not_modified: int = 0
     stars: int = 0
+    unstarred: int = 0
+    closed: int = 0
+    to_ask: int = 0
+    stopped: str | None = None
     outcomes: Counter[str] = field(default_factory=Counter)
     states: dict[str, RepositoryState] = field(default_factory=dict)
 
@@ -207,7 +256,9 @@ class CollectionReport:
         return len(self.states)
 
 
-def needs_asking(repository: RepositoryRef, state: RepositoryState | None, max_pages: int, has_table: bool) -> bool:
+def needs_asking(
+    repository: RepositoryRef, state: RepositoryState | None, source: StarSource, max_pages: int, has_table: bool
+) -> bool:
     """Whether a repository may have stars that we do not have.
 
     Not when GitHub's own count is what it was and the pages asked for are those that we have.
@@ -215,6 +266,8 @@ def needs_asking(repository: RepositoryRef, state: RepositoryState | None, max_p
     if repository.outcome not in REACHABLE:
         return False
     if state is None or not has_table or state.outcome is not Outcome.OK:
+        return True
+    if source.may_have_news(closed=state.closed_at is not None):
         return True
     if state.stargazer_count != repository.stargazer_count or repository.stargazer_count is None:
         return True
@@ -232,6 +285,7 @@ def collect_stargazers(
     max_pages: int,
     workers: int = 8,
     ask_all: bool = False,
+    prepare: Callable[[CollectionReport, Sequence[RepositoryRef]], None] | None = None,
     progress: Callable[[CollectionReport], None] | None = None,
 ) -> CollectionReport:
     """Bring the stars of the repositories up to date.
@@ -248,7 +302,9 @@ def collect_stargazers(
     workers : int
         Repositories in flight at once.
     ask_all : bool
-        Ask also for those whose star count did not change.
+        Ask also for those whose star count did not change, and read their lists to the end: unstars are noticed so.
+    prepare : callable, optional
+        Called before anything is asked, with the report so far and the repositories that will be asked.
     progress : callable, optional
         Called with the report so far after each repository.
 
@@ -259,8 +315,9 @@ def collect_stargazers(
 
     Raises
     ------
-    AuthenticationError, RateLimitedError
-        If nobody can be asked any more; what was collected until then is kept.
+    AuthenticationError, RateLimitedError, CancelledError
+        If nobody can be asked any more; what was collected until then is kept. The cap that a person set on requests
+        is no error: the report says that it was reached.
     """
     known = state.load()
     present = store.partitions()
@@ -271,7 +328,8 @@ def collect_stargazers(
     for repository in repositories:
         before = known.get(repository.repo_id)
         has_table = repository.partition in present
-        if needs_asking(repository, before, max_pages, has_table) or (ask_all and repository.outcome in REACHABLE):
+        wanted = needs_asking(repository, before, source, max_pages, has_table)
+        if wanted or (ask_all and repository.outcome in REACHABLE):
             to_ask.append(repository)
             continue
         after = _unasked(repository, before)
@@ -281,6 +339,9 @@ def collect_stargazers(
         _count(report, after)
     # Those without anything first, then the stalest: a run that is cut short has then bought the most.
     to_ask.sort(key=lambda repository: _staleness(repository, known.get(repository.repo_id), interrupted))
+    report.to_ask = len(to_ask)
+    if prepare is not None:
+        prepare(report, to_ask)
     checkpoints: dict[int, MongoCheckpoint] = {}
 
     def works() -> Iterator[Work]:
@@ -289,11 +350,13 @@ def collect_stargazers(
             checkpoint = MongoCheckpoint(state.pages, repository, source.name, resume=repo_id in interrupted)
             checkpoints[repo_id] = checkpoint
             before = known.get(repo_id) if repository.partition in present else None
-            yield Work(repository, partial(_previous, store, before, source.name), checkpoint)
+            yield Work(repository, partial(_previous, store, before), checkpoint, ask_all)
 
     def keep(collected: StarCollection) -> tuple[RepositoryState, StarCollection]:
         before = known.get(collected.repository.repo_id)
         checksum = None
+        if collected.unstarred is not None:
+            state.remember_unstars(collected.unstarred)
         if collected.table is not None:
             checksum = before.checksum if before is not None and collected.unchanged else None
             checksum = checksum or store.write(collected.repository.partition, collected.table)
@@ -307,14 +370,21 @@ def collect_stargazers(
             report.asked += 1
             report.pages += collected.requests
             report.pages_not_modified += collected.not_modified
+            report.unstarred += collected.unstarred.height if collected.unstarred is not None else 0
             _count(report, after)
             if progress is not None:
                 progress(report)
+    except BudgetSpentError as error:
+        report.stopped = str(error)
     finally:
         # Whatever ended the loop, what has been collected and stored is remembered as such, and so is what had begun.
         _commit(state, to_save, checkpoints, interrupted)
         for checkpoint in checkpoints.values():
             checkpoint.flush()
+    for repository in to_ask:  # the cap was reached before them
+        before = known.get(repository.repo_id)
+        if repository.partition not in report.states and before is not None:
+            _count(report, before)
     return report
 
 
@@ -343,22 +413,23 @@ def _staleness(
     return 2, before.collected_at.timestamp()
 
 
-def _previous(store: StarStore, before: RepositoryState | None, source: str) -> PreviousStars | None:
+def _previous(store: StarStore, before: RepositoryState | None) -> PreviousStars | None:
     """What was collected before, if the table still is the one that the state speaks of.
 
     After a crash between the two, or beside another collector, it may not be: then nothing is taken from it.
     """
-    if before is None or before.source != source or before.checksum is None:
+    if before is None or before.checksum is None:
         return None
     table, checksum = store.read(before.partition)
-    return (
-        PreviousStars(table, before.pages, before.complete, before.max_pages) if checksum == before.checksum else None
-    )
+    if checksum != before.checksum:
+        return None
+    return PreviousStars(table, before.pages, before.complete, before.max_pages, before.source)
 
 
 def _count(report: CollectionReport, state: RepositoryState) -> None:
     report.outcomes[state.outcome.value] += 1
     report.stars += state.stars or 0
+    report.closed += state.closed_at is not None
     report.states[state.partition] = state
 
 
@@ -385,6 +456,11 @@ def _state_after(
     now = dt.datetime.now(dt.UTC)
     now = now.replace(microsecond=now.microsecond // 1000 * 1000)
     ok = collected.table is not None
+    closed_at = collected.closed_at
+    if closed_at is None and collected.outcome is Outcome.RESTRICTED:
+        closed_at = now
+    elif collected.outcome is Outcome.UNKNOWN and before is not None:
+        closed_at = before.closed_at
     kept = before if not ok else None  # previous good data stay, and so does what is known about them
     return RepositoryState(
         repo_id=repository.repo_id,
@@ -394,11 +470,12 @@ def _state_after(
         reason=collected.reason,
         stars=collected.table.height if collected.table is not None else (kept.stars if kept else None),
         stargazer_count=repository.stargazer_count if ok else (kept.stargazer_count if kept else None),
-        source=source if ok else (kept.source if kept else None),
+        source=(collected.source or source) if ok else (kept.source if kept else None),
         max_pages=max_pages if ok else (kept.max_pages if kept else 0),
         pages=collected.pages if ok else (kept.pages if kept else []),
         checksum=checksum if ok else (kept.checksum if kept else None),
         complete=collected.complete if ok else (kept.complete if kept else False),
         collected_at=now if ok else (kept.collected_at if kept else None),
         asked_at=now,
+        closed_at=closed_at,
     )

@@ -27,7 +27,7 @@ from gh_assets.collector.gharchive import (
     WantedRepositories,
     archive_hours,
     hours_below,
-    id_of_login,
+    id_of_name,
     read_hour,
     read_hours,
 )
@@ -108,7 +108,7 @@ def test_the_old_timeline_is_read() -> None:
         )
     )
     assert report.corrupt_lines == 0
-    assert table["user_id"].to_list() == [id_of_login("ann"), id_of_login("ANN"), id_of_login("bob")]
+    assert table["user_id"].to_list() == [id_of_name("ann"), id_of_name("ANN"), id_of_name("bob")]
     assert (table["user_id"] < 0).all(), "no real user has such an id"
     assert [str(time) for time in table["starred_at"]] == [
         "2012-03-11 06:00:00+00:00", "2012-03-11 06:00:00+00:00", "2011-02-12 08:00:01+00:00",

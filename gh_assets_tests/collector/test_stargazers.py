@@ -22,7 +22,6 @@ from gh_assets.collector.repositories import KnownRepositories, collect_reposito
 from gh_assets.collector.sources import Page, RepositoryRef, RestStargazers, StarCollection, StarsFile, StarSource, Work
 from gh_assets.collector.stargazers import CollectionReport, CollectionState, collect_stargazers
 from gh_assets.embedded.standin.world import World
-from gh_assets.errors import BudgetSpentError
 from gh_assets.schemas import STARGAZERS
 from gh_assets_tests.collector.test_client import client_of
 from gh_assets_tests.conftest import QUICK, serving
@@ -256,11 +255,10 @@ def test_deleted_accounts_and_doubled_stars_are_left_out(collecting: Collecting)
 def test_a_run_that_is_cut_short_goes_on_where_it_was(serve_world, collecting: Collecting) -> None:
     world = world_of({f"a/{number}": [number] for number in range(40)})
     standin, url = serve_world(world)
-    with (
-        GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=2 + 15) as client,
-        pytest.raises(BudgetSpentError, match="The cap of 17 requests is reached"),
-    ):
-        collecting.rest(world, client)
+    with GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=2 + 15) as client:
+        stopped = collecting.rest(world, client)
+    assert "The cap of 17 requests is reached" in str(stopped.stopped)
+    assert (stopped.done, stopped.to_ask) == (15, 40)
     assert len(collecting.state.load()) == 15, "all that was paid for is kept"
     standin.served.clear()
     report = collecting.rest(world, client_of(url, "token"))
@@ -271,11 +269,8 @@ def test_a_run_that_is_cut_short_goes_on_where_it_was(serve_world, collecting: C
 def test_a_long_repository_goes_on_at_its_page(serve_world, collecting: Collecting) -> None:
     world = world_of({"a/long": list(range(40_000))})
     standin, url = serve_world(world)
-    with (
-        GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=2 + 398) as client,
-        pytest.raises(BudgetSpentError),
-    ):
-        collecting.rest(world, client, 400)
+    with GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=2 + 398) as client:
+        assert collecting.rest(world, client, 400).stopped
     assert collecting.state.load() == {}, "it is not done yet"
     assert collecting.state.interrupted() == {1}
     standin.served.clear()

@@ -46,6 +46,8 @@ scalar DateTime
 interface Node { id: ID! }
 enum OrderDirection { ASC DESC }
 enum StarOrderField { STARRED_AT }
+enum RepositoryOrderField { CREATED_AT NAME PUSHED_AT STARGAZERS UPDATED_AT }
+input RepositoryOrder { field: RepositoryOrderField! direction: OrderDirection! }
 input StarOrder { field: StarOrderField! direction: OrderDirection! }
 type RateLimit { cost: Int! limit: Int! nodeCount: Int! remaining: Int! resetAt: DateTime! used: Int! }
 type PageInfo { endCursor: String hasNextPage: Boolean! hasPreviousPage: Boolean! startCursor: String }
@@ -53,7 +55,9 @@ type Language { id: ID! name: String! }
 type Topic { id: ID! name: String! }
 type RepositoryTopic { id: ID! topic: Topic! }
 type RepositoryTopicConnection { nodes: [RepositoryTopic] pageInfo: PageInfo! totalCount: Int! }
-type User implements Node {
+interface RepositoryOwner { id: ID! login: String! }
+type Organization implements Node & RepositoryOwner { id: ID! databaseId: Int login: String! }
+type User implements Node & RepositoryOwner {
   id: ID!
   databaseId: Int
   login: String!
@@ -68,7 +72,6 @@ type StarredRepositoryEdge { cursor: String! node: Repository! starredAt: DateTi
 type StarredRepositoryConnection {
   edges: [StarredRepositoryEdge] isOverLimit: Boolean! nodes: [Repository] pageInfo: PageInfo! totalCount: Int!
 }
-type RepositoryOwner { id: ID! login: String! }
 type RepositoryConnection { nodes: [Repository] pageInfo: PageInfo! totalCount: Int! }
 type Repository implements Node {
   id: ID!
@@ -84,7 +87,7 @@ type Repository implements Node {
   pushedAt: DateTime
   isArchived: Boolean!
   stargazers(after: String before: String first: Int last: Int orderBy: StarOrder): StargazerConnection!
-  forks(after: String before: String first: Int last: Int): RepositoryConnection!
+  forks(after: String before: String first: Int last: Int orderBy: RepositoryOrder): RepositoryConnection!
 }
 type Query {
   node(id: ID!): Node

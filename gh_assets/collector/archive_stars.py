@@ -1,0 +1,105 @@
+"""Stars out of events that were read from GH Archive (`gh_assets.collector.gharchive`), as a source like others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import polars as pl
+
+from gh_assets.collector.concurrency import map_bounded
+from gh_assets.collector.gharchive import id_of_name
+from gh_assets.collector.sources import StarCollection, Work
+from gh_assets.collector.starred import told_by_others
+from gh_assets.schemas import REPOS
+
+
+class ArchivedStars:
+    """The stars that some hours of GH Archive tell of: never all of a repository's.
+
+    An event is a repository's by id; those of before 2015 that have no id, by name (any case).
+
+    Parameters
+    ----------
+    events : polars.DataFrame
+        Of schema `STAR_EVENTS`.
+    """
+
+    name = "gharchive"
+    sees_all = False
+
+    def __init__(self, events: pl.DataFrame) -> None:
+        self.total = events.height
+        stars = events.with_columns(pl.lit(self.name).alias("source"))
+        self._by_id = _grouped(stars.filter(pl.col("repo_id").is_not_null()), pl.col("repo_id"))
+        nameless = stars.filter(pl.col("repo_id").is_null())
+        self._by_name = _grouped(nameless, pl.col("full_name").str.to_lowercase())
+
+    def may_have_news(self, *, closed: bool) -> bool:
+        """More hours may have been read."""
+        return True
+
+    def collect(self, works: Iterable[Work], workers: int) -> Iterator[StarCollection]:
+        """One pass: the events are grouped already."""
+        return map_bounded(self._collect, works, workers)
+
+    def _collect(self, work: Work) -> StarCollection:
+        repository = work.repository
+        parts = [
+            rows
+            for rows in (self._by_id.get(repository.repo_id), self._by_name.get(repository.full_name.lower()))
+            if rows is not None
+        ]
+        rows = None
+        if parts:
+            rows = (
+                pl.concat(parts)
+                .with_columns(pl.lit(repository.repo_id, pl.Int64).alias("repo_id"))
+                .select("repo_id", "user_id", "login", "starred_at", "source")
+                .sort("starred_at", "user_id")
+                # Of several events of a user (who took the star back between) the first is when it was given.
+                .unique("user_id", keep="first", maintain_order=True)
+            )
+        nothing = f"none of the {self.total:,} stars read from the archive is for it"
+        return told_by_others(repository, rows, work.load_previous(), frozenset(), nothing)
+
+
+def _grouped(stars: pl.DataFrame, key: pl.Expr) -> dict[object, pl.DataFrame]:
+    parts = stars.with_columns(key.alias("key")).partition_by("key", as_dict=True, include_key=False)
+    return {group[0]: rows for group, rows in parts.items()}
+
+
+def repositories_of_events(events: pl.DataFrame) -> pl.DataFrame:
+    """The repositories that events name, where nobody gave a list and nobody need be asked.
+
+    Returns
+    -------
+    polars.DataFrame
+        Of schema `REPOS`: one row a repository with an id, by its latest name; what events don't say is null.
+        Repositories of before 2015 without an id have a negative one, made from the name.
+    """
+    by_name = pl.col("full_name").str.to_lowercase()
+    events = events.sort("starred_at").with_columns(by_name.alias("key"))
+    with_id = events.drop_nulls("repo_id").group_by("repo_id").agg(pl.col("full_name").last(), pl.col("key").last())
+    known_names = events.drop_nulls("repo_id").select("key").unique()
+    nameless = (
+        events.filter(pl.col("repo_id").is_null())
+        .join(known_names, on="key", how="anti")
+        .group_by("key")
+        .agg(pl.col("full_name").last())
+        .with_columns(pl.col("key").map_elements(id_of_name, pl.Int64).alias("repo_id"))
+    )
+    columns = ("repo_id", "full_name", "key")
+    names = pl.concat([with_id.select(columns), nameless.select(columns)]).sort("repo_id")
+    first = names["key"].is_first_distinct()
+    partition = pl.when(pl.lit(first)).then(pl.col("full_name")).otherwise(pl.format("{}#{}", "full_name", "repo_id"))
+    known = {
+        "repo_id": pl.col("repo_id"),
+        "full_name": pl.col("full_name"),
+        "partition": partition,
+        "topics": pl.lit([], pl.List(pl.String)),
+        "lists": pl.lit(["GH Archive"], pl.List(pl.String)),
+        "outcome": pl.lit("ok"),
+    }
+    return names.select(
+        known.get(name, pl.lit(None)).cast(column.dtype).alias(name) for name, column in REPOS.columns.items()
+    ).sort("partition")

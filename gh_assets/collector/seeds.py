@@ -1,0 +1,210 @@
+"""Users to begin with, where repositories' own lists of stargazers are closed: who forked, who is known, who is named.
+
+Source: docs.github.com/rest/repos/forks; docs.github.com/graphql/reference/objects#repository (``forks``).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from pymongo.database import Database
+
+from gh_assets.collector.client import GitHubClient
+from gh_assets.collector.concurrency import map_bounded
+from gh_assets.collector.graphql_lists import GraphQLLists, Listing
+from gh_assets.collector.graphql_stargazers import node_id_of
+from gh_assets.collector.sources import PER_PAGE, RepositoryRef
+from gh_assets.collector.starred import Seed, StarredState
+from gh_assets.errors import GitHubError, GraphQLUnavailableError, InputError, ServiceUnavailableError
+from gh_assets.ingest import Consumer, Message, versioned
+
+FORKS_FRESH = dt.timedelta(days=30)
+"""A repository's forks are not asked for again within this time."""
+
+Forker = tuple[int, str]
+ForkersOf = tuple[int, list[Forker] | None]
+"""A repository's id and who forked it; None if it could not be asked."""
+
+
+class Seeds:
+    """Where users come from, in this order: a file, those known already, events of the archive, then forks.
+
+    Parameters
+    ----------
+    client : GitHubClient
+    database : pymongo.database.Database
+        Collections ``users`` (collected), ``starred_state`` (seen) and ``stargazer_state`` (whose forks were asked).
+    file : Path, optional
+        See `read_seeds_file`.
+    events : polars.DataFrame, optional
+        Of schema `STAR_EVENTS`.
+    enough : int
+        Forks are asked for only while fewer users are known than this.
+    workers : int
+    """
+
+    def __init__(
+        self,
+        client: GitHubClient,
+        database: Database[dict[str, Any]],
+        *,
+        file: Path | None = None,
+        events: pl.DataFrame | None = None,
+        enough: int = 5000,
+        workers: int = 8,
+    ) -> None:
+        self.client = client
+        self.database = database
+        self.state = StarredState(database)
+        self.from_file = read_seeds_file(file) if file is not None else []
+        self.events = events
+        self.enough = enough
+        self.workers = workers
+
+    def __call__(self, repositories: Sequence[RepositoryRef]) -> list[Seed]:
+        """The users who may have starred some of the repositories."""
+        # Those whom a person names come before all others.
+        seeds = [Seed(seed.login, seed.user_id, seed.weight + 1_000_000) for seed in self.from_file]
+        seeds += [
+            Seed(document["login"], document["_id"], int(document["collected"]["stars"]))
+            for document in self.database["users"].find({"collected": {"$exists": True}})
+        ]
+        if self.events is not None:
+            seeds += seeds_of_events(self.events, repositories)
+        seeds += self.state.seeds()
+        if len(seeds) < self.enough:
+            seeds += self._forkers(repositories)
+        return seeds
+
+    def _forkers(self, repositories: Sequence[RepositoryRef]) -> list[Seed]:
+        """Owners of forks, of repositories whose forks were not asked for lately; they are remembered."""
+        now = dt.datetime.now(dt.UTC)
+        asked = {
+            document["_id"]: document["forks"]["asked_at"]
+            for document in self.database["stargazer_state"].find({"forks": {"$exists": True}}, {"forks": 1})
+        }
+        wanted = [r for r in repositories if r.repo_id not in asked or now - asked[r.repo_id] > FORKS_FRESH]
+        logins: dict[int, str] = {}
+        weights: Counter[int] = Counter()
+        done: list[Message] = []
+        try:
+            for repo_id, forkers in self._read_forks(wanted):
+                if forkers is None:
+                    continue  # could not be asked: another time
+                for user_id, login in forkers:
+                    logins[user_id] = login
+                    weights[user_id] += 1
+                value = {"asked_at": now, "seen": len(forkers)}
+                done.append(Message(update=versioned("stargazer_state", repo_id, "forks", value, now)))
+        finally:
+            seeds = [Seed(logins[user_id], user_id, weight) for user_id, weight in weights.items()]
+            # Users first: a repository that is marked is not asked again.
+            self.state.remember_seeds(seeds, now)
+            Consumer(self.database).apply(done)
+        return seeds
+
+    def _read_forks(self, repositories: Sequence[RepositoryRef]) -> Iterator[ForkersOf]:
+        lists: GraphQLLists[ForkersOf] = GraphQLLists(self.client, forks_query)
+        try:
+            yield from lists.read((_Forks(repository) for repository in repositories), self.workers)
+        except GraphQLUnavailableError:
+            yield from map_bounded(self._forks_by_rest, repositories, self.workers)
+
+    def _forks_by_rest(self, repository: RepositoryRef) -> ForkersOf:
+        """The newest page of forks."""
+        try:
+            answer = self.client.get(
+                f"/repositories/{repository.repo_id}/forks", parameters={"per_page": PER_PAGE, "sort": "newest"}
+            )
+        except (ServiceUnavailableError, GitHubError):
+            return repository.repo_id, None
+        entries = answer.payload if answer.status == 200 and isinstance(answer.payload, list) else []
+        owners = [entry.get("owner") or {} for entry in entries if isinstance(entry, dict)]
+        return repository.repo_id, [(o["id"], o["login"]) for o in owners if o.get("type") == "User" and "id" in o]
+
+
+class _Forks(Listing[ForkersOf]):
+    """The newest forks of one repository."""
+
+    def __init__(self, repository: RepositoryRef) -> None:
+        super().__init__(repository.repo_id)
+        self.repository = repository
+
+    def pages_left(self) -> int:
+        return 1
+
+    def variables(self) -> Mapping[str, Any]:
+        return {"i": node_id_of(self.repository)}
+
+    def take(self, node: Mapping[str, Any]) -> ForkersOf:
+        owners = [((fork or {}).get("owner") or {}) for fork in node["forks"].get("nodes") or []]
+        # Organizations fork, too, but star nothing: they have no database id here.
+        return self.key, [(o["databaseId"], o["login"]) for o in owners if isinstance(o.get("databaseId"), int)]
+
+    def refuse(self, kind: str, message: str) -> ForkersOf | None:
+        return (self.key, []) if kind in ("NOT_FOUND", "FORBIDDEN") else None
+
+    def give_up(self, reason: str) -> ForkersOf:
+        return self.key, None
+
+
+def forks_query(size: int) -> str:
+    """The query for the newest forks of each of `size` repositories: variables ``i0…`` are their ids."""
+    declared = ", ".join(f"$i{n}: ID!" for n in range(size))
+    asked = "\n".join(
+        f"r{n}: node(id: $i{n}) {{ ... on Repository {{ "
+        f"forks(first: {PER_PAGE}, orderBy: {{field: CREATED_AT, direction: DESC}}) {{ "
+        "nodes { owner { login ... on User { databaseId } } } } } }"
+        for n in range(size)
+    )
+    return f"query({declared}) {{\n{asked}\nrateLimit {{ cost limit remaining resetAt }}\n}}"
+
+
+def seeds_of_events(events: pl.DataFrame, repositories: Sequence[RepositoryRef]) -> list[Seed]:
+    """Users whose stars for the repositories the archive has."""
+    ids = pl.Series([repository.repo_id for repository in repositories], dtype=pl.Int64)
+    names = pl.Series([repository.full_name.lower() for repository in repositories], dtype=pl.String)
+    wanted = events.filter(
+        pl.col("repo_id").is_in(ids.implode()) | pl.col("full_name").str.to_lowercase().is_in(names.implode())
+    )
+    users = wanted.group_by("user_id").agg(pl.col("login").last(), pl.len().alias("weight"))
+    return [Seed(login, user_id, weight) for user_id, login, weight in users.sort("user_id").rows()]
+
+
+def read_seeds_file(path: Path) -> list[Seed]:
+    """Users that a person names: Parquet or CSV with `login` (and `user_id`, if known), or a text with a login a line.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read or names nobody.
+    """
+    try:
+        if path.suffix.lower() == ".parquet":
+            table = pl.read_parquet(path)
+        elif path.suffix.lower() == ".csv":
+            table = pl.read_csv(path, schema_overrides={"login": pl.String})
+        else:
+            lines = (line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
+            table = pl.DataFrame({"login": [line for line in lines if line]}, schema={"login": pl.String})
+    except (OSError, UnicodeDecodeError, pl.exceptions.PolarsError) as error:
+        raise InputError(f"The file of users {path} cannot be read: {type(error).__name__}.") from error
+    if "login" not in table.columns or table.schema["login"] != pl.String:
+        raise InputError(f"The file of users {path} has no column 'login' of text; it has: {', '.join(table.columns)}.")
+    bad = table.filter(~pl.col("login").str.contains(r"^[A-Za-z0-9_\[\]-]{1,100}$"))
+    if not bad.is_empty():
+        raise InputError(f"The file of users {path} names {bad['login'][0]!r}, which is no login of GitHub's.")
+    has_ids = "user_id" in table.columns and table.schema["user_id"].is_integer()
+    users = table.group_by("login", maintain_order=True).agg(
+        pl.len().alias("weight"), *([pl.col("user_id").first()] if has_ids else [])
+    )
+    if users.is_empty():
+        raise InputError(f"The file of users {path} names nobody.")
+    return [
+        Seed(row["login"], row.get("user_id"), row["weight"]) for row in users.drop_nulls("login").iter_rows(named=True)
+    ]
