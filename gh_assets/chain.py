@@ -18,7 +18,7 @@ from gh_assets.assets.recvae_model import MODEL_NAME
 from gh_assets.automation.jobs import range_tags, refresh_job, repos_job
 from gh_assets.collector.stars_file import read_stars_file
 from gh_assets.dagster_home import open_instance
-from gh_assets.embedded.services import StandinWorld, choose_world, read_world
+from gh_assets.embedded.services import HomeWorld, choose_world, read_world
 from gh_assets.errors import ConfigurationError, GhAssetsError
 from gh_assets.registry import ModelRegistry, leaderboard
 from gh_assets.services import (
@@ -94,14 +94,14 @@ def _prepare_world(settings: Settings, options: ChainOptions) -> None:
                 "unset it, or read the file directly with --source file."
             )
         return
-    chosen = StandinWorld(str(options.stars.expanduser().resolve()))
+    chosen = HomeWorld(str(options.stars.expanduser().resolve()))
     before = read_world(settings.home_path)
     if before != chosen:
         _refuse_other_world(settings, chosen)
         choose_world(settings.home_path, chosen)
 
 
-def _refuse_other_world(settings: Settings, chosen: StandinWorld) -> None:
+def _refuse_other_world(settings: Settings, chosen: HomeWorld) -> None:
     """Leave a home alone that holds the data of another world: the choice would outlive the refusal."""
     with open_mongo(settings) as database:
         claim_world(settings, database, chosen)

@@ -190,6 +190,14 @@ class ObjectStore:
             blob = self.bucket.get_blob(name, retry=self._retry)
         return None if blob is None else _described(blob)
 
+    def delete(self, name: str) -> None:
+        """Delete an object; one that is not there is no error: somebody else may have deleted it."""
+        with _explained(self.uri(name), writing=True):
+            try:
+                self.bucket.blob(name).delete(retry=self._retry)
+            except NotFound:
+                return
+
     def names(self, prefix: str) -> Iterator[str]:
         """Names of the objects whose names begin with `prefix`, in order."""
         with _explained(self.uri(prefix)):

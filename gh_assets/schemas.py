@@ -56,6 +56,7 @@ REPOS = TableSchema(
     "repos",
     {
         "repo_id": Column(pl.Int64(), "GitHub's database id: the identity, whatever the name becomes", nullable=True),
+        "node_id": Column(pl.String(), "GitHub's global id, for GraphQL", nullable=True),
         "full_name": Column(pl.String(), "owner/name as GitHub writes it now"),
         "partition": Column(
             pl.String(),

@@ -145,6 +145,11 @@ def connect_github(
     return GitHubClient(url, [SecretStr(token)], policy=policy, ledger=ledger, max_requests=max_requests)
 
 
+def has_only_archive(settings: Settings) -> bool:
+    """Whether there is no GitHub to ask, only hours of GH Archive."""
+    return settings.uses_standin and embedded.read_world(settings.home_path).archive
+
+
 def awesome_lists(settings: Settings, client: GitHubClient) -> list[str]:
     """The lists to read: those of the settings, else the stand-in's own, else three well-known ones."""
     if settings.awesome_lists:
@@ -160,7 +165,7 @@ def awesome_lists(settings: Settings, client: GitHubClient) -> list[str]:
     return list(DEFAULT_AWESOME_LISTS)
 
 
-def world_identity(settings: Settings, standin: embedded.StandinWorld | None = None) -> tuple[str, str]:
+def world_identity(settings: Settings, standin: embedded.HomeWorld | None = None) -> tuple[str, str]:
     """Which GitHub the settings point to: an identity that is equal for equal worlds, and words for people.
 
     `standin` is a world to be served in place of the one that the home's stand-in serves now.
@@ -168,6 +173,9 @@ def world_identity(settings: Settings, standin: embedded.StandinWorld | None = N
     if not settings.uses_standin:
         return settings.github_api_url.rstrip("/"), f"GitHub at {settings.github_api_url}"
     world = standin or embedded.read_world(settings.home_path)
+    if world.archive:
+        # The same repositories and users as GitHub's own: with tokens the home goes on from there.
+        return GITHUB_COM_API, "github.com, as GH Archive tells of it"
     if world.stars is None:
         return f"synthetic {world.seed}", f"the synthetic world (seed {world.seed})"
     path = Path(world.stars)
@@ -179,7 +187,7 @@ def world_identity(settings: Settings, standin: embedded.StandinWorld | None = N
     return f"file {digest}", f"the stars of {path.name}"
 
 
-def claim_world(settings: Settings, database: MongoDatabase, standin: embedded.StandinWorld | None = None) -> None:
+def claim_world(settings: Settings, database: MongoDatabase, standin: embedded.HomeWorld | None = None) -> None:
     """Make sure that the data in this database come from one GitHub only.
 
     Ids of the synthetic world, of a file and of GitHub collide: mixing them would make wrong people out of them.

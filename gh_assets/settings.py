@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -15,6 +16,11 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from gh_assets.errors import ConfigurationError
 
 GITHUB_COM_API = "https://api.github.com"
+
+MOST_PAGES = 10_000
+"""A million stars a repository: more than any has."""
+
+StarSourceName = Literal["auto", "stargazers", "graphql", "starred", "gharchive", "file"]
 
 DEFAULT_AWESOME_LISTS = ("sindresorhus/awesome", "vinta/awesome-python", "avelino/awesome-go")
 """Read when GitHub is the real one and no list is named."""
@@ -95,9 +101,30 @@ class Settings(BaseSettings):
     max_pages: int = Field(
         default=10,
         ge=1,
-        le=400,
+        le=MOST_PAGES,
         validation_alias="GH_ASSETS_MAX_PAGES",
-        description="At most this many pages of 100 stargazers a repository (1 to 400, GitHub's own ceiling).",
+        description="At most this many pages of 100 stars a repository or user (1 to 10,000).",
+    )
+    source: StarSourceName = Field(
+        default="auto",
+        validation_alias="GH_ASSETS_SOURCE",
+        description="Where stars come from: `auto`, `stargazers`, `graphql`, `starred`, `gharchive` or `file`.",
+    )
+    max_users: int = Field(
+        default=5000,
+        ge=1,
+        validation_alias="GH_ASSETS_MAX_USERS",
+        description="At most so many users are asked for their starred lists, where repositories' own are closed.",
+    )
+    seed_users: Path | None = Field(
+        default=None,
+        validation_alias="GH_ASSETS_SEED_USERS",
+        description="A file of users to ask first for their starred lists: Parquet or CSV with `login`, or a text.",
+    )
+    archive: str = Field(
+        default="https://data.gharchive.org",
+        validation_alias="GH_ASSETS_ARCHIVE",
+        description="Where hours of GH Archive lie: a folder, `gs://bucket/prefix` or an http address.",
     )
     workers: int = Field(
         default=8,

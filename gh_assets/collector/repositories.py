@@ -1,9 +1,15 @@
-"""Metadata of the repositories that lists name: asked conditionally, merged by database id, with an outcome each."""
+"""Metadata of the repositories that lists name: asked in batches, merged by database id, with an outcome each.
+
+By GraphQL a hundred names cost a point, and a refresh of those that are known, by their ids, a point in all. Where
+there is no GraphQL each is asked by REST, conditionally: unchanged ones answer 304, which costs nothing.
+
+Source: docs.github.com/graphql/reference/objects#repository; docs.github.com/rest/repos/repos.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,11 +18,25 @@ import polars as pl
 from gh_assets.collector.awesome import linked_repositories, read_list
 from gh_assets.collector.client import Answer, GitHubClient
 from gh_assets.collector.concurrency import map_bounded
+from gh_assets.collector.graphql_lists import BatchSize, GraphQLLists, Listing
 from gh_assets.collector.outcomes import REACHABLE, Outcome
-from gh_assets.errors import GitHubError, InputError, ServiceUnavailableError
+from gh_assets.collector.times import parse_time
+from gh_assets.errors import (
+    BudgetSpentError,
+    GitHubError,
+    GraphQLUnavailableError,
+    InputError,
+    ServiceUnavailableError,
+)
 from gh_assets.schemas import REPOS
 
 MAX_REDIRECTS = 5
+
+IDS_A_FIELD = 100
+"""GitHub takes so many ids in one ``nodes``; a query may have many of these, and still costs one point."""
+
+TOPICS_FRESH = dt.timedelta(days=30)
+"""Topics cost a connection each: those of known repositories are asked for again when they are older than this."""
 
 Document = dict[str, Any]
 
@@ -26,8 +46,8 @@ class KnownRepositories:
     """What earlier runs found out: documents of the collection ``repos``.
 
     A document is a row of the table `gh_assets.schemas.REPOS` with ``_id`` (the database id, or
-    ``name:owner/name`` in lower case for a repository that never answered), ``etag`` of its metadata, and
-    ``names``: the lower-case names under which it was asked for.
+    ``name:owner/name`` in lower case for a repository that never answered), ``etag`` of its metadata (by REST),
+    ``topics_at`` (by GraphQL), and ``names``: the lower-case names under which it was asked for.
     """
 
     documents: Mapping[int | str, Document] = field(default_factory=dict)
@@ -67,8 +87,7 @@ class _Metadata:
     name: str
     outcome: Outcome
     reason: str | None = None
-    repository: Mapping[str, Any] | None = None
-    etag: str | None = None
+    document: Document | None = None
     unchanged: Document | None = None
 
 
@@ -103,6 +122,7 @@ def collect_repositories(
     known: KnownRepositories,
     *,
     workers: int = 8,
+    by_rest: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> CollectedRepositories:
     """Ask GitHub for every repository that the lists name.
@@ -116,8 +136,15 @@ def collect_repositories(
         What earlier runs found: unchanged metadata answer 304, partition keys stay.
     workers : int
         Requests in flight at once.
+    by_rest : bool
+        Ask each by REST, also where there is GraphQL.
     progress : callable, optional
         Called with (done, total) after each answer.
+
+    Returns
+    -------
+    CollectedRepositories
+        If the cap on requests was reached, those not asked any more have the outcome unknown.
 
     Raises
     ------
@@ -129,10 +156,17 @@ def collect_repositories(
     named = read_lists(sources, client)
     answers: list[_Metadata] = []
     spellings = [entry[0] for entry in named.values()]
-    for answer in map_bounded(lambda name: _ask(client, name, known), spellings, workers):
-        answers.append(answer)
-        if progress is not None:
-            progress(len(answers), len(spellings))
+    try:
+        for answer in _ask_all(client, spellings, known, workers, by_rest):
+            answers.append(answer)
+            if progress is not None:
+                progress(len(answers), len(spellings))
+    except BudgetSpentError as error:
+        told = {answer.name for answer in answers}
+        left = [name for name in spellings if name not in told]
+        answers += [
+            _Metadata(name, Outcome.UNKNOWN, str(error), unchanged=known.by_name.get(name.lower())) for name in left
+        ]
     # Answers come in any order; the result must not depend on it.
     answers.sort(key=lambda answer: answer.name.lower())
     documents = _merge(answers, named, known)
@@ -145,6 +179,174 @@ def collect_repositories(
     table = pl.DataFrame(documents, schema=REPOS.dtypes, strict=False).sort("partition", "full_name", nulls_last=True)
     new = [key for key in table["partition"].drop_nulls() if key not in known.partitions]
     return CollectedRepositories(table, documents, new)
+
+
+def _ask_all(
+    client: GitHubClient, names: Sequence[str], known: KnownRepositories, workers: int, by_rest: bool
+) -> Iterator[_Metadata]:
+    """Those that nobody knows first; then a look whether the others changed."""
+    done: set[str] = set()
+    if not by_rest:
+        try:
+            for answer in _ask_by_graphql(client, names, known, workers):
+                done.add(answer.name)
+                yield answer
+            return
+        except GraphQLUnavailableError:
+            pass
+    left = [name for name in names if name not in done]
+    yield from map_bounded(lambda name: _ask(client, name, known), left, workers)
+
+
+def _ask_by_graphql(
+    client: GitHubClient, names: Sequence[str], known: KnownRepositories, workers: int
+) -> Iterator[_Metadata]:
+    oldest = dt.datetime.now(dt.UTC) - TOPICS_FRESH
+    by_id: dict[int, tuple[str, Document]] = {}
+    by_name: list[str] = []
+    for name in names:
+        document = known.by_name.get(name.lower())
+        # A name that is not the present one is asked for as such: another repository may have it now.
+        if (
+            document is not None
+            and document.get("node_id") is not None
+            and document.get("topics_at") is not None
+            and document["topics_at"] > oldest
+            and document["full_name"].lower() == name.lower()
+            and document["repo_id"] not in by_id
+        ):
+            by_id[document["repo_id"]] = (name, document)
+        else:
+            by_name.append(name)
+    yield from _ask_by_name(client, by_name, known, workers)
+    unclear: list[str] = []
+    ids = list(by_id)
+    chunks = [_Nodes(place, [by_id[i] for i in ids[place : place + IDS_A_FIELD]])
+              for place in range(0, len(ids), IDS_A_FIELD)]  # fmt: skip
+    lists: GraphQLLists[list[_Metadata]] = GraphQLLists(client, nodes_query, batch=BatchSize(most=50, start=50))
+    for answers in lists.read(chunks, workers):
+        for answer in answers:
+            if answer.document is None:
+                unclear.append(answer.name)
+            else:
+                yield answer
+    yield from _ask_by_name(client, unclear, known, workers)
+
+
+def _ask_by_name(
+    client: GitHubClient, names: Sequence[str], known: KnownRepositories, workers: int
+) -> Iterator[_Metadata]:
+    refused: list[str] = []
+    lists: GraphQLLists[_Metadata] = GraphQLLists(client, repositories_query)
+    named = (_Named(number, name) for number, name in enumerate(names))
+    for answer in lists.read(named, workers):
+        if answer.document is None:
+            refused.append(answer.name)
+        else:
+            yield answer
+    # Gone or blocked, or GraphQL could not tell: REST says which.
+    yield from map_bounded(lambda name: _ask(client, name, known), refused, workers)
+
+
+class _Named(Listing[_Metadata]):
+    """The metadata of one repository, by its name."""
+
+    def __init__(self, key: int, name: str) -> None:
+        super().__init__(key)
+        self.name = name
+
+    def pages_left(self) -> int:
+        return 1
+
+    def variables(self) -> Mapping[str, Any]:
+        owner, _, name = self.name.partition("/")
+        return {"o": owner, "n": name}
+
+    def take(self, node: Any) -> _Metadata:
+        topics = [((entry or {}).get("topic") or {}).get("name") for entry in node["repositoryTopics"]["nodes"] or []]
+        document = _document_of(node, [topic for topic in topics if topic], dt.datetime.now(dt.UTC))
+        if document is None:
+            return self.give_up("no id")
+        moved = document["full_name"].lower() != self.name.lower()
+        return _Metadata(self.name, Outcome.MOVED if moved else Outcome.OK, None, document)
+
+    def refuse(self, kind: str, message: str) -> _Metadata | None:
+        return self.give_up(message) if kind in ("NOT_FOUND", "FORBIDDEN") else None
+
+    def give_up(self, reason: str) -> _Metadata:
+        return _Metadata(self.name, Outcome.UNKNOWN, reason)
+
+
+class _Nodes(Listing[list[_Metadata]]):
+    """What may have changed of up to a hundred repositories, by their ids."""
+
+    def __init__(self, key: int, entries: Sequence[tuple[str, Document]]) -> None:
+        super().__init__(key)
+        self.entries = entries
+
+    def pages_left(self) -> int:
+        return 1
+
+    def variables(self) -> Mapping[str, Any]:
+        return {"i": [document["node_id"] for _, document in self.entries]}
+
+    def take(self, node: Any) -> list[_Metadata]:
+        found = []
+        for (name, before), told in zip(self.entries, node, strict=True):
+            document = _document_of(told or {}, before["topics"], before["topics_at"])
+            same = document is not None and document["repo_id"] == before["repo_id"]
+            stays = document is not None and document["full_name"].lower() == name.lower()
+            # Renamed: who has the name now is asked by the name.
+            found.append(_Metadata(name, Outcome.OK, None, document if same and stays else None))
+        return found
+
+    def refuse(self, kind: str, message: str) -> list[_Metadata] | None:
+        return None
+
+    def give_up(self, reason: str) -> list[_Metadata]:
+        return [_Metadata(name, Outcome.UNKNOWN, reason) for name, _ in self.entries]
+
+
+_FIELDS = (
+    "id databaseId nameWithOwner description stargazerCount createdAt pushedAt isArchived primaryLanguage { name }"
+)
+
+
+def repositories_query(size: int) -> str:
+    """The query for `size` repositories by name: variables ``o0…`` are owners, ``n0…`` names."""
+    declared = ", ".join(f"$o{n}: String!, $n{n}: String!" for n in range(size))
+    asked = "\n".join(
+        f"r{n}: repository(owner: $o{n}, name: $n{n}, followRenames: true) {{ {_FIELDS} "
+        "repositoryTopics(first: 20) { nodes { topic { name } } } }"
+        for n in range(size)
+    )
+    return f"query({declared}) {{\n{asked}\nrateLimit {{ cost limit remaining resetAt }}\n}}"
+
+
+def nodes_query(size: int) -> str:
+    """The query for `size` times a hundred repositories by id: variables ``i0…`` are lists of ids."""
+    declared = ", ".join(f"$i{n}: [ID!]!" for n in range(size))
+    asked = "\n".join(f"r{n}: nodes(ids: $i{n}) {{ ... on Repository {{ {_FIELDS} }} }}" for n in range(size))
+    return f"query({declared}) {{\n{asked}\nrateLimit {{ cost limit remaining resetAt }}\n}}"
+
+
+def _document_of(node: Mapping[str, Any], topics: Sequence[str], topics_at: dt.datetime) -> Document | None:
+    """A document from GraphQL's names."""
+    if not isinstance(node.get("databaseId"), int):
+        return None
+    told = {
+        "id": node["databaseId"],
+        "node_id": node["id"],
+        "full_name": node["nameWithOwner"],
+        "description": node["description"],
+        "language": (node["primaryLanguage"] or {}).get("name"),
+        "topics": topics,
+        "stargazers_count": node["stargazerCount"],
+        "created_at": node["createdAt"],
+        "pushed_at": node["pushedAt"],
+        "archived": node["isArchived"],
+    }
+    return _document(told, None) | {"topics_at": topics_at.replace(microsecond=topics_at.microsecond // 1000 * 1000)}
 
 
 def _ask(client: GitHubClient, name: str, known: KnownRepositories) -> _Metadata:
@@ -163,7 +365,7 @@ def _ask(client: GitHubClient, name: str, known: KnownRepositories) -> _Metadata
     if answer.status == 304 and previous is not None:
         return _Metadata(name, outcome, unchanged=previous)
     if answer.status == 200 and isinstance(answer.payload, dict) and isinstance(answer.payload.get("id"), int):
-        return _Metadata(name, outcome, repository=answer.payload, etag=answer.etag)
+        return _Metadata(name, outcome, None, _document(answer.payload, answer.etag))
     outcome, reason = classify_refusal(answer)
     return _Metadata(name, outcome, reason, unchanged=previous)
 
@@ -187,17 +389,21 @@ def _merge(answers: Iterable[_Metadata], named: Mapping[str, list[str]], known: 
     merged: dict[int | str, Document] = {}
     for answer in answers:
         key = answer.name.lower()
-        if answer.repository is not None:
-            fresh = _document(answer.repository, answer.etag)
+        if answer.document is not None:
+            fresh = answer.document
         elif answer.unchanged is not None:
-            fresh = {name: answer.unchanged[name] for name in (*REPOS.columns, "_id", "etag")}
+            fresh = {name: answer.unchanged.get(name) for name in (*REPOS.columns, "_id", "etag", "topics_at")}
         else:
             fresh = dict.fromkeys(REPOS.columns) | {
                 "_id": f"name:{key}",
                 "full_name": answer.name,
                 "topics": [],
                 "etag": None,
+                "topics_at": None,
             }
+        before = known.documents.get(fresh["_id"])
+        if before is not None and _topics_still_hold(before, fresh):
+            fresh = fresh | {"topics_at": before["topics_at"]}
         document = merged.setdefault(
             fresh["_id"],
             fresh | {"lists": [], "names": [], "outcome": answer.outcome.value, "reason": answer.reason},
@@ -221,10 +427,17 @@ def _merge(answers: Iterable[_Metadata], named: Mapping[str, list[str]], known: 
     return list(merged.values())
 
 
+def _topics_still_hold(before: Document, fresh: Document) -> bool:
+    """Whether nothing is gained by noting that the same topics were told once more."""
+    then, now = before.get("topics_at"), fresh["topics_at"]
+    return then is not None and now is not None and now - then < TOPICS_FRESH and before["topics"] == fresh["topics"]
+
+
 def _document(repository: Mapping[str, Any], etag: str | None) -> Document:
     return {
         "_id": repository["id"],
         "repo_id": repository["id"],
+        "node_id": repository.get("node_id"),
         "full_name": repository["full_name"],
         "partition": None,
         "description": repository.get("description"),
@@ -238,9 +451,5 @@ def _document(repository: Mapping[str, Any], etag: str | None) -> Document:
         "outcome": None,
         "reason": None,
         "etag": etag,
+        "topics_at": None,
     }
-
-
-def parse_time(text: str | None) -> dt.datetime | None:
-    """A time of GitHub (``2015-01-01T00:00:00Z``) with its zone."""
-    return dt.datetime.fromisoformat(text) if text else None

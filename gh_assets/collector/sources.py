@@ -19,6 +19,7 @@ from gh_assets.collector.concurrency import map_bounded
 from gh_assets.collector.outcomes import Outcome
 from gh_assets.collector.repositories import classify_refusal
 from gh_assets.collector.stars_file import read_stars_file
+from gh_assets.collector.times import parse_times
 from gh_assets.errors import GitHubError, ServiceUnavailableError
 from gh_assets.schemas import STARGAZERS
 
@@ -26,9 +27,6 @@ PER_PAGE = 100
 
 REST_PAGES = 400
 """GitHub's REST list of stargazers ends here, at 40,000 stars. GraphQL's does not."""
-
-FIRST_STAR = dt.datetime(2008, 1, 1, tzinfo=dt.UTC)
-"""GitHub's first year: a time before it stands for one that is not known."""
 
 
 @dataclass(frozen=True)
@@ -450,10 +448,3 @@ def stars_table(
         },
         schema=STARGAZERS.dtypes,
     )
-
-
-def parse_times(texts: Sequence[str | None]) -> pl.Series:
-    """GitHub's times; null where they are none."""
-    times = pl.Series(texts, dtype=pl.String)
-    parsed = times.str.to_datetime("%Y-%m-%dT%H:%M:%SZ", time_unit="us", time_zone="UTC", strict=False)
-    return pl.select(pl.when(parsed >= FIRST_STAR).then(parsed)).to_series()

@@ -32,8 +32,8 @@ from gh_assets.collector.sources import (
     StarCollection,
     Work,
     merge_stars,
-    parse_times,
 )
+from gh_assets.collector.times import parse_times
 from gh_assets.errors import (
     BudgetSpentError,
     GitHubError,
@@ -529,9 +529,13 @@ class StarredLists:
             if isinstance(user, int) and state.complete and state.outcome is Outcome.OK
         )
         asked = sum(state.collected_at is not None for state in states.values())
-        yield from map_bounded(
-            lambda work: _told(work, rows.get(work.repository.repo_id), whole, asked), wanted, workers
-        )
+        nothing = f"none of the {asked:,} users whose lists were read starred it"
+
+        def told(work: Work) -> StarCollection:
+            mine = rows.get(work.repository.repo_id)
+            return told_by_others(work.repository, mine, work.load_previous(), whole, nothing)
+
+        yield from map_bounded(told, wanted, workers)
         if failure is not None:
             raise failure
 

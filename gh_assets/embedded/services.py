@@ -15,8 +15,8 @@ from gh_assets.errors import ConfigurationError, ServiceUnavailableError
 
 
 @dataclass(frozen=True)
-class StandinWorld:
-    """What the embedded GitHub stand-in serves.
+class HomeWorld:
+    """What a home without tokens collects from: a world that the embedded GitHub stand-in serves, or GH Archive alone.
 
     Parameters
     ----------
@@ -26,11 +26,14 @@ class StandinWorld:
         Markdown files to serve as lists; empty: a generated list that names all repositories.
     seed : int
         Seed of the synthetic world.
+    archive : bool
+        No stand-in: repositories and stars are those of github.com that hours of GH Archive tell of.
     """
 
     stars: str | None = None
     awesome: tuple[str, ...] = ()
     seed: int = 0
+    archive: bool = False
 
 
 def mongo_uri(home: Path) -> str:
@@ -79,6 +82,11 @@ def gcs_endpoint(home: Path) -> str:
 def github_standin(home: Path) -> tuple[str, str]:
     """Base address and token of the home's GitHub stand-in, started if need be."""
     world = read_world(home)
+    if world.archive:
+        raise ConfigurationError(
+            "This home holds the stars of GH Archive and has no GitHub to ask: set GITHUB_TOKENS, or use the source "
+            "gharchive."
+        )
     token = _standin_token(home)
     described = json.dumps(asdict(world), sort_keys=True) + _content_stamp(world)
     key = "github-" + hashlib.sha256(described.encode()).hexdigest()[:12]
@@ -92,21 +100,22 @@ def github_standin(home: Path) -> tuple[str, str]:
     return f"http://127.0.0.1:{port}", token
 
 
-def read_world(home: Path) -> StandinWorld:
+def read_world(home: Path) -> HomeWorld:
     """The world that this home's stand-in serves: the one last chosen, else the synthetic one."""
     path = home / "world.json"
     try:
         chosen = json.loads(path.read_text(encoding="utf-8"))
-        return StandinWorld(chosen["stars"], tuple(chosen["awesome"]), int(chosen["seed"]))
+        archive = bool(chosen.get("archive", False))
+        return HomeWorld(chosen["stars"], tuple(chosen["awesome"]), int(chosen["seed"]), archive)
     except FileNotFoundError:
-        return StandinWorld()
+        return HomeWorld()
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigurationError(
             f"{path} does not describe a world ({error!r}): delete it, or run again with --stars."
         ) from error
 
 
-def choose_world(home: Path, world: StandinWorld) -> None:
+def choose_world(home: Path, world: HomeWorld) -> None:
     """Make `world` the one that this home's stand-in serves from now on."""
     home.mkdir(parents=True, exist_ok=True)
     draft = home / "world.json.new"
@@ -131,7 +140,7 @@ def _standin_token(home: Path) -> str:
     return path.read_text(encoding="utf-8").strip()
 
 
-def _content_stamp(world: StandinWorld) -> str:
+def _content_stamp(world: HomeWorld) -> str:
     """Changes when a file of the world does, so that a changed file gets a new stand-in."""
     paths = [*([world.stars] if world.stars else []), *world.awesome]
     stamps = []

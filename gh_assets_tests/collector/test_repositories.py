@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import polars as pl
 import pytest
+from pydantic import SecretStr
 
+from gh_assets.collector.client import GitHubClient
 from gh_assets.collector.outcomes import Outcome
 from gh_assets.collector.repositories import CollectedRepositories, KnownRepositories, collect_repositories
 from gh_assets.documents import sync_documents
 from gh_assets.errors import InputError
 from gh_assets.schemas import REPOS
+from gh_assets_tests.collector.test_client import client_of
+from gh_assets_tests.conftest import QUICK
 from gh_assets_tests.worlds import LIST, troubled_world, world_of
 
 
@@ -52,15 +57,62 @@ def test_links_that_differ_in_case_or_lead_to_one_id_are_one_row(github_of, tmp_
     assert table["repo_id"].drop_nulls().is_unique().all()
 
 
-def test_the_second_time_metadata_are_not_sent_again(github_of) -> None:
+def test_the_second_time_metadata_are_not_sent_again_by_rest(github_of) -> None:
     standin, client = github_of(troubled_world())
-    first = collect_repositories(client, [LIST], KnownRepositories())
+    first = collect_repositories(client, [LIST], KnownRepositories(), by_rest=True)
     standin.served.clear()
-    second = collect_repositories(client, [LIST], known_after(first))
+    second = collect_repositories(client, [LIST], known_after(first), by_rest=True)
     assert second.table.equals(first.table)
     assert second.new_partitions == []
     assert standin.served["repository"] == 0
     assert standin.served["304"] == 4
+
+
+def test_rest_and_graphql_tell_the_same(github_of) -> None:
+    _, client = github_of(troubled_world())
+    by_rest = collect_repositories(client, [LIST], KnownRepositories(), by_rest=True).table
+    assert collect_repositories(client, [LIST], KnownRepositories()).table.equals(by_rest)
+
+
+def test_many_repositories_cost_few_points_and_their_refresh_one(github_of) -> None:
+    world = world_of({f"a/{number}": [number] for number in range(950)})
+    standin, client = github_of(world)
+    first = collect_repositories(client, [LIST], KnownRepositories())
+    assert standin.quota.spent["graphql"] == 10
+    assert standin.quota.spent["core"] == 2, "the list, and whose the token is"
+    world.repositories[7].stargazers = np.arange(40)
+    world.repositories[8].description = "another"
+    second = collect_repositories(client, [LIST], known_after(first))
+    assert standin.quota.spent["graphql"] == 11
+    changed = second.table.join(first.table, on=first.table.columns, how="anti", nulls_equal=True).sort("repo_id")
+    assert changed["repo_id"].to_list() == [8, 9]
+    assert (changed["stargazer_count"][0], changed["description"][1]) == (40, "another")
+
+
+def test_a_server_without_graphql_is_asked_by_rest(serve_world) -> None:
+    standin, url = serve_world(troubled_world(), graphql=False)
+    with client_of(url) as client:
+        table = collect_repositories(client, [LIST], KnownRepositories()).table
+    assert table["outcome"].value_counts().sort("outcome").rows() == [
+        ("blocked", 1),
+        ("gone", 1),
+        ("moved", 1),
+        ("ok", 3),
+    ]
+    assert standin.served["repository"] == 4
+
+
+def test_a_cap_on_requests_leaves_the_rest_unknown_and_the_next_run_goes_on(serve_world) -> None:
+    world = world_of({f"a/{number}": [number] for number in range(250)})
+    _, url = serve_world(world)
+    with GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=2 + 1 + 1) as client:
+        first = collect_repositories(client, [LIST], KnownRepositories())
+    assert first.table["outcome"].value_counts().sort("outcome").rows() == [("ok", 100), ("unknown", 150)]
+    assert "cap" in first.table.filter(pl.col("outcome") == "unknown")["reason"][0]
+    with client_of(url, "token") as client:
+        second = collect_repositories(client, [LIST], known_after(first))
+    assert (second.table["outcome"] == "ok").all()
+    assert second.table.height == 250
 
 
 def test_a_partition_stays_through_a_rename(github_of) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
+import gzip
+import json
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -13,12 +15,25 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from gh_assets.asset_store import AssetStore, Segments
+from gh_assets.collector.archive_stars import ArchivedStars
+from gh_assets.collector.auto import AutoSource
 from gh_assets.collector.client import GitHubClient
+from gh_assets.collector.gharchive import archive_hours, read_hour
 from gh_assets.collector.graphql_lists import BatchSize
 from gh_assets.collector.graphql_stargazers import GraphQLStargazers
 from gh_assets.collector.outcomes import Outcome
-from gh_assets.collector.sources import RepositoryRef, RestStargazers, StarsFile, StarSource, Work
+from gh_assets.collector.sources import (
+    PreviousStars,
+    RepositoryRef,
+    RestStargazers,
+    StarCollection,
+    StarsFile,
+    StarSource,
+    Work,
+)
 from gh_assets.collector.stargazers import CollectionState
+from gh_assets.collector.starred import GraphQLStarred, RestStarred, Seed, StarredLists, StarredState
 from gh_assets.embedded.standin.faults import Faults
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.world import World
@@ -33,15 +48,15 @@ def contract_world() -> World:
     return world_of({"a/b": [3, 1, 2], "C/d": [2], "e/long": list(range(4, 254))})
 
 
-def source_over_rest(world: World, github_of: Callable[..., tuple[object, GitHubClient]], _: object) -> StarSource:
+def source_over_rest(world: World, github_of, _, database, asset_store) -> StarSource:
     return RestStargazers(github_of(world)[1], 10)
 
 
-def source_over_graphql(world: World, github_of: Callable[..., tuple[object, GitHubClient]], _: object) -> StarSource:
+def source_over_graphql(world: World, github_of, _, database, asset_store) -> StarSource:
     return GraphQLStargazers(github_of(world)[1], 10)
 
 
-def source_over_file(world: World, _: object, tmp_path) -> StarSource:
+def source_over_file(world: World, _, tmp_path, database, asset_store) -> StarSource:
     rows = [
         (
             r.full_name.upper(),
@@ -58,32 +73,106 @@ def source_over_file(world: World, _: object, tmp_path) -> StarSource:
     return StarsFile(path)
 
 
-@pytest.mark.parametrize(
-    "make", [source_over_rest, source_over_graphql, source_over_file], ids=["stargazers", "graphql", "file"]
-)
-def test_every_source_gives_the_same_stars(make, github_of, tmp_path) -> None:
+def starred(
+    world: World,
+    client: GitHubClient,
+    database,
+    asset_store: AssetStore,
+    reader: type[RestStarred] | type[GraphQLStarred],
+) -> StarredLists:
+    """Users' lists, of all users of the world."""
+    seeds = [Seed(login, user_id) for login, user_id in zip(world.logins, world.user_ids, strict=True)]
+    return StarredLists(
+        reader(client, 10), StarredState(database), Segments(asset_store, "starred"), lambda _: seeds, max_users=10_000
+    )
+
+
+def source_over_starred_rest(world: World, github_of, _, database, asset_store) -> StarSource:
+    return starred(world, github_of(world)[1], database, asset_store, RestStarred)
+
+
+def source_over_starred_graphql(world: World, github_of, _, database, asset_store) -> StarSource:
+    return starred(world, github_of(world)[1], database, asset_store, GraphQLStarred)
+
+
+def source_over_archive(world: World, _, tmp_path, database, asset_store) -> StarSource:
+    path = tmp_path / "2017-07-14-2.json.gz"
+    write_hour(path, world)
+    (hour,) = archive_hours([str(path)])
+    return ArchivedStars(read_hour(hour)[0])
+
+
+def source_auto_open(world: World, github_of, _, database, asset_store) -> StarSource:
+    return AutoSource(GraphQLStargazers(github_of(world)[1], 10), None)
+
+
+def source_auto_closed(world: World, github_of, _, database, asset_store) -> StarSource:
+    standin, client = github_of(world)
+    standin.restricted = True
+    others = starred(world, client, database, asset_store, GraphQLStarred)
+    return AutoSource(GraphQLStargazers(client, 10), lambda: others)
+
+
+def write_hour(path: Path, world: World) -> None:
+    """All stars of a world as an hour of GH Archive."""
+    with gzip.open(path, "wb") as file:
+        for r in world.repositories:
+            for user, when in zip(r.stargazers.tolist(), r.starred_at.tolist(), strict=True):
+                event = {
+                    "type": "WatchEvent",
+                    "actor": {"id": world.user_ids[user], "login": world.logins[user]},
+                    "repo": {"id": r.repo_id, "name": r.full_name},
+                    "payload": {"action": "started"},
+                    "created_at": dt.datetime.fromtimestamp(when, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+                }
+                file.write(json.dumps(event).encode() + b"\n")
+
+
+SOURCES = {
+    "stargazers": source_over_rest,
+    "graphql": source_over_graphql,
+    "file": source_over_file,
+    "starred by REST": source_over_starred_rest,
+    "starred by GraphQL": source_over_starred_graphql,
+    "gharchive": source_over_archive,
+    "auto, lists open": source_auto_open,
+    "auto, lists closed": source_auto_closed,
+}
+
+
+@pytest.mark.parametrize("make", SOURCES.values(), ids=list(SOURCES))
+def test_every_source_gives_the_same_stars(make, github_of, tmp_path, database, asset_store) -> None:
     """The contract of `StarSource`."""
     world = contract_world()
-    source: StarSource = make(world, github_of, tmp_path)
+    source: StarSource = make(world, github_of, tmp_path, database, asset_store)
     works = [Work(repository) for repository in refs(world)]
     found = list(source.collect(iter(works), 2))
     assert sorted(c.repository.repo_id for c in found) == [w.repository.repo_id for w in works]
     for collected in found:
         repository = collected.repository
         assert collected.outcome is Outcome.OK
-        assert collected.complete
+        assert collected.complete or not source.sees_all
         assert collected.table is not None
         assert STARGAZERS.problem(collected.table) is None
         wanted = world.by_id[repository.repo_id].stargazers
         assert collected.table["user_id"].to_list() == [world.user_ids[user] for user in np.asarray(wanted)]
+        assert collected.table["login"].to_list() == [world.logins[user] for user in np.asarray(wanted)]
         seconds = collected.table["starred_at"].dt.epoch("s").to_list()
         assert seconds == world.by_id[repository.repo_id].starred_at.tolist()
-        assert collected.table["repo_id"].unique().to_list() == [repository.repo_id]
-        assert collected.table["source"].unique().to_list() == [source.name]
+        assert collected.table["source"].unique().to_list() == [collected.source or source.name]
     (unknown,) = source.collect([Work(RepositoryRef(77, "x/y", "x/y", 5, Outcome.OK))], 1)
     assert unknown.outcome is not Outcome.OK
     assert unknown.table is None
     assert unknown.reason
+    again = list(source.collect([_known(collected) for collected in found], 2))
+    assert all(collected.unchanged and collected.unstarred is None for collected in again)
+
+
+def _known(collected: StarCollection) -> Work:
+    table, pages = collected.table, collected.pages
+    assert table is not None
+    previous = PreviousStars(table, pages, collected.complete, 10, table["source"][0] if table.height else None)
+    return Work(collected.repository, lambda: previous)
 
 
 # -- GraphQL -------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import datetime as dt
 import hashlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import Any
@@ -23,7 +24,7 @@ from starlette.routing import Route
 
 from gh_assets.embedded.standin.clock import MachineClock, VirtualClock
 from gh_assets.embedded.standin.faults import Faults
-from gh_assets.embedded.standin.graphql import GraphQL, node_id
+from gh_assets.embedded.standin.graphql import GaveUpError, GraphQL, node_id
 from gh_assets.embedded.standin.limits import GRAPHQL, REST, Limits, Quota
 from gh_assets.embedded.standin.world import NO_TIME, Repository, World
 
@@ -126,6 +127,10 @@ class Standin:
     faults : Faults
     clock : object with ``now()``
         The machine's, or a `VirtualClock`.
+    heavy_users : set of str
+        Logins of users for whose starred lists GitHub takes too long, a hundred at once.
+    graphql : bool
+        Whether there is GraphQL at all.
     """
 
     world: World
@@ -134,6 +139,8 @@ class Standin:
     restricted: bool = False
     faults: Faults = field(default_factory=Faults)
     clock: MachineClock | VirtualClock = field(default_factory=MachineClock)
+    heavy_users: AbstractSet[str] = frozenset()
+    graphql: bool = True
     served: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -143,7 +150,7 @@ class Standin:
             else {token: number for number, token in enumerate(self.tokens, start=1)}
         )
         self.quota = Quota(self.limits)
-        self.graph = GraphQL(self.world, lambda repository: self.restricted or repository.restricted)
+        self.graph = GraphQL(self.world, lambda repository: self.restricted or repository.restricted, self.heavy_users)
         self._users: dict[tuple[str, int], bytes] = {}
 
     def used(self, token: str, resource: str = REST) -> int:
@@ -170,11 +177,12 @@ class Standin:
             ("/repositories/{repo_id:int}/forks", self.forks, True),
         ]
         routes = [Route(path, self._endpoint(handler, counted)) for path, handler, counted in get]
-        routes.append(Route("/graphql", self._guarded(self._graphql), methods=["POST"]))
+        if self.graphql:
+            routes.append(Route("/graphql", self._guarded(self._graphql), methods=["POST"]))
         routes.append(Route("/__standin__", self.accounting))
         routes.append(Route("/__standin__/clock", self.set_clock, methods=["GET", "POST"]))
         return Starlette(
-            routes=[*routes, Route("/{path:path}", self._endpoint(self.unknown_path, True))],
+            routes=[*routes, Route("/{path:path}", self._endpoint(self.unknown_path, True), methods=["GET", "POST"])],
         )
 
     # -- who asks, and how much is left --------------------------------------------------------------------------
@@ -292,20 +300,24 @@ class Standin:
         window = self.quota.window(user, GRAPHQL, now)
         limit = self.limits.graphql_points
         reset = dt.datetime.fromtimestamp(window.reset + self.faults.clock_skew, dt.UTC)
-        answer = self.graph.answer(
-            asked,
-            document,
-            rate_limit={
-                "cost": plan.cost,
-                "limit": limit,
-                "nodeCount": plan.nodes,
-                "remaining": max(0, limit - window.used),
-                "resetAt": reset.strftime("%Y-%m-%dT%H:%M:%SZ"),
-                "used": window.used,
-            },
-            viewer=(f"standin-operator-{user}", user),
-            budget=self.limits.query_budget,
-        )
+        try:
+            answer = self.graph.answer(
+                asked,
+                document,
+                rate_limit={
+                    "cost": plan.cost,
+                    "limit": limit,
+                    "nodeCount": plan.nodes,
+                    "remaining": max(0, limit - window.used),
+                    "resetAt": reset.strftime("%Y-%m-%dT%H:%M:%SZ"),
+                    "used": window.used,
+                },
+                viewer=(f"standin-operator-{user}", user),
+                budget=self.limits.query_budget,
+            )
+        except GaveUpError:
+            self.served["graphql 502"] += 1
+            return Response(b"<html>Server Error</html>", 502, media_type="text/html")
         self.served["graphql"] += 1
         response = _json(answer)
         response.headers.update(self._told(user, GRAPHQL))

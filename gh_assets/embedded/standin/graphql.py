@@ -11,6 +11,7 @@ import base64
 import datetime as dt
 import math
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +41,7 @@ from gh_assets.embedded.standin.world import NO_TIME, Repository, World
 
 NODE_LIMIT = 500_000
 PAGE = 100
+HEAVY_FIRST = 25
 
 SDL = """
 scalar DateTime
@@ -145,18 +147,27 @@ class _Null(Exception):  # noqa: N818 - it is no error, but GraphQL's way up to 
     """A field that may not be null is."""
 
 
+class GaveUpError(Exception):
+    """GitHub would answer 502 after ten seconds."""
+
+
 class GraphQL:
     """Answers queries over a world.
 
     Parameters
     ----------
     world : World
-    starred_timeout : callable, optional
-        Told a user's index and ``first``: True if GitHub would take too long for that list.
+    restricted : callable
+        Whether a repository's stargazers may not be listed.
+    heavy_users : set of str
+        Logins of users for whose starred lists GitHub takes too long at more than `HEAVY_FIRST` a page.
     """
 
-    def __init__(self, world: World, restricted: Callable[[Repository], bool]) -> None:
+    def __init__(
+        self, world: World, restricted: Callable[[Repository], bool], heavy_users: AbstractSet[str] = frozenset()
+    ) -> None:
         self.world = world
+        self.heavy_users = heavy_users
         self.restricted = restricted
         self.schema: GraphQLSchema = build_schema(SDL)
         self._prepared: dict[str, _Prepared | Errors] = {}
@@ -293,7 +304,7 @@ class GraphQL:
                 assert isinstance(node, InlineFragmentNode)
                 condition = node.type_condition.name.value if node.type_condition else kind.name
                 inner = node.selection_set
-            if condition in (kind.name, "Node"):
+            if condition == kind.name or condition in (interface.name for interface in kind.interfaces):
                 fields += self._fields(inner, kind, asked)
         return fields
 
@@ -337,10 +348,16 @@ class GraphQL:
 
     def _below(self, definition: Any, value: Any, node: FieldNode, asked: _Asked, path: Path) -> Any:
         assert node.selection_set is not None
-        inner = get_named_type(definition.type)
+        inner = self._type_of(definition, value)
         if isinstance(value, list):
             return [self._object(node.selection_set, inner, v, asked, [*path, n]) for n, v in enumerate(value)]
         return self._object(node.selection_set, inner, value, asked, path)
+
+    def _type_of(self, definition: Any, value: Any) -> Any:
+        """The type of a value; of one that may be of several types, its own."""
+        if isinstance(value, Mapping) and "__typename" in value:
+            return self.schema.type_map[value["__typename"]]
+        return get_named_type(definition.type)
 
     def _root(self, name: str, arguments: Mapping[str, Any], node: FieldNode, asked: _Asked, path: Path) -> Any:
         select = node.selection_set
@@ -412,7 +429,19 @@ class GraphQL:
             users = self.world.forkers(source)
             repo = source.full_name.split("/")[1]
             logins = [self.world.logins[user] for user in users[: arguments["first"]]]
-            forks = [{"nameWithOwner": f"{login}/{repo}", "owner": {"id": login, "login": login}} for login in logins]
+            numbers = [self.world.user_ids[user] for user in users[: arguments["first"]]]
+            forks = [
+                {
+                    "nameWithOwner": f"{login}/{repo}",
+                    "owner": {
+                        "__typename": "User",
+                        "id": node_id("User", number),
+                        "databaseId": number,
+                        "login": login,
+                    },
+                }
+                for login, number in zip(logins, numbers, strict=True)
+            ]
             inner = {"nodes": forks, "totalCount": len(users), "pageInfo": _WHOLE}
         elif name == "repositoryTopics":
             topics = [{"id": topic, "topic": {"id": topic, "name": topic}} for topic in source.topics]
@@ -421,13 +450,13 @@ class GraphQL:
             inner = None if source.language is None else {"id": source.language, "name": source.language}
         elif name == "owner":
             owner = source.full_name.split("/")[0]
-            inner = {"id": owner, "login": owner}
+            inner = {"__typename": "Organization", "id": owner, "databaseId": None, "login": owner}
         else:
             return self._plain(source, name)
         if inner is None:
             return None
         assert node.selection_set is not None
-        kind = get_named_type(types["Repository"].fields[name].type)  # type: ignore[attr-defined]
+        kind = self._type_of(types["Repository"].fields[name], inner)  # type: ignore[attr-defined]
         return self._object(node.selection_set, kind, inner, asked, path)
 
     @staticmethod
@@ -448,6 +477,8 @@ class GraphQL:
         self, name: str, index: int, arguments: Mapping[str, Any], node: FieldNode, asked: _Asked, path: Path
     ) -> Any:
         if name == "starredRepositories":
+            if self.world.logins[index] in self.heavy_users and (arguments.get("first") or 0) > HEAVY_FIRST:
+                raise GaveUpError
             pairs = self.world.starred(index)[::-1]  # oldest first, as stargazers
             types = self.schema.type_map
             connection = types["StarredRepositoryConnection"]

@@ -1,0 +1,124 @@
+"""What a collection will cost, and how long that takes with the quota of a pool: before it begins and during it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from gh_assets.collector.limits import Resource, TokenPool
+
+PAGE = 100
+CONNECTIONS_A_POINT = 100
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Pages of stars that repositories are expected to need.
+
+    Attributes
+    ----------
+    repositories : int
+    pages : int
+        Of 100 stars, that are not known yet.
+    """
+
+    repositories: int
+    pages: int
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a collection is expected to cost.
+
+    Attributes
+    ----------
+    resource : Resource or None
+        What is spent: REST requests or GraphQL points; None: nothing that is counted.
+    cost : int
+        Requests or points.
+    seconds : float
+        Until it ends, as far as the quota decides.
+    left : int or None
+        Points left now; None where there is no limit.
+    """
+
+    resource: Resource | None
+    cost: int
+    seconds: float
+    left: int | None
+
+    def words(self) -> str:
+        """For people."""
+        if self.resource is None:
+            return "costs no quota"
+        unit = "GraphQL points" if self.resource is Resource.GRAPHQL else "requests"
+        left = "" if self.left is None else f" of {self.left:,} left now"
+        return f"about {self.cost:,} {unit}{left}, {duration(self.seconds)}"
+
+
+def expected_pages(wanted: Iterable[tuple[int | None, int | None, int | None]], max_pages: int) -> Expected:
+    """Pages that have to be read.
+
+    Parameters
+    ----------
+    wanted : iterable of tuple
+        For each repository: GitHub's count now, its count when the stars were read, and how many are known (None: it
+        was never collected).
+    max_pages : int
+        At most so many a repository.
+    """
+    repositories = pages = 0
+    for count, before, known in wanted:
+        repositories += 1
+        new = (count or 0) if known is None else max(0, (count or 0) - (before or 0))
+        pages += min(max_pages, max(1, math.ceil(new / PAGE)))
+    return Expected(repositories, pages)
+
+
+def forecast(pool: TokenPool | None, resource: Resource | None, pages: int) -> Forecast:
+    """What reading so many pages costs.
+
+    Parameters
+    ----------
+    pool : TokenPool or None
+        None: nobody is asked.
+    resource : Resource or None
+    pages : int
+        A page is a request, or a hundredth of a GraphQL point.
+    """
+    if pool is None or resource is None:
+        return Forecast(None, 0, 0.0, None)
+    cost = pages if resource is Resource.REST else math.ceil(pages / CONNECTIONS_A_POINT)
+    return Forecast(resource, cost, seconds_for(pool, resource, cost), pool.remaining(resource))
+
+
+def seconds_for(pool: TokenPool, resource: Resource, cost: int) -> float:
+    """Seconds in which a pool may spend so many points: what is left now, then a window's worth each hour."""
+    accounts = max(1, len(pool.accounts))
+    pace = pool.policy.points_a_minute.get(resource)
+    rate = math.inf if pace is None else accounts * pace / 60.0
+    left, limit, reset = pool.remaining(resource), pool.limit(resource), pool.next_reset(resource)
+    if left is None or limit is None or cost <= left:
+        return cost / rate
+    now = pool.clock.now()
+    until_reset = max(0.0, (reset or now) - now)
+    beyond = cost - left
+    windows = max(0, math.ceil(beyond / limit) - 1)
+    return max(until_reset, left / rate) + windows * 3600.0 + (beyond - windows * limit) / rate
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: ``40 s``, ``12 min``, ``3 h 20 min``."""
+    if not math.isfinite(seconds):
+        return "for ever"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def clock_time(seconds: float) -> str:
+    """A moment for people, in UTC: ``22:31 UTC``."""
+    return f"{dt.datetime.fromtimestamp(seconds, dt.UTC):%H:%M} UTC"
