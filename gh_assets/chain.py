@@ -15,16 +15,18 @@ from gh_assets import progress
 from gh_assets.asset_store import AssetStore
 from gh_assets.assets.common import REPO_PARTITIONS
 from gh_assets.assets.recvae_model import MODEL_NAME
-from gh_assets.automation.jobs import range_tags, refresh_job, repos_job
+from gh_assets.automation.jobs import archive_job, range_tags, refresh_job, repos_job
+from gh_assets.collector.archive_days import days_of
 from gh_assets.collector.stars_file import read_stars_file
 from gh_assets.dagster_home import open_instance
 from gh_assets.embedded.services import HomeWorld, choose_world, read_world
-from gh_assets.errors import ConfigurationError, GhAssetsError
+from gh_assets.errors import ConfigurationError, GhAssetsError, InputError
 from gh_assets.registry import ModelRegistry, leaderboard
 from gh_assets.services import (
     claim_world,
     connect_gcs,
     data_store,
+    has_only_archive,
     model_store,
     open_mongo,
     world_identity,
@@ -36,12 +38,37 @@ EXAMPLES = 3
 
 @dataclass(frozen=True)
 class ChainOptions:
-    """What a person asked for."""
+    """What a person asked for.
 
-    source: str = "stargazers"
+    Attributes
+    ----------
+    source : str or None
+        None: that of the settings.
+    stars : Path or None
+        A file of stars: the world that the stand-in serves, or, with the source ``file``, read directly.
+    awesome : tuple of str
+        Lists.
+    archive : tuple of str
+        Hours of GH Archive to read first; see `gh_assets.collector.gharchive.archive_hours`.
+    seed_users : Path or None
+        Users to ask first for their starred lists.
+    max_pages, max_users, max_requests : int or None
+        Caps; None: those of the settings, and no cap on requests.
+    full : bool
+        Read all lists again, to their end.
+    epochs : int or None
+    retrain : bool
+    """
+
+    source: str | None = None
     stars: Path | None = None
     awesome: tuple[str, ...] = ()
+    archive: tuple[str, ...] = ()
+    seed_users: Path | None = None
     max_pages: int | None = None
+    max_users: int | None = None
+    max_requests: int | None = None
+    full: bool = False
     epochs: int | None = None
     retrain: bool = False
 
@@ -49,7 +76,9 @@ class ChainOptions:
 def run_chain(
     settings: Settings, options: ChainOptions, listener: progress.Listener, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Materialize all six assets, in two Dagster runs: the lists, then everything that follows from them.
+    """Materialize the chain, in two Dagster runs: the lists, then everything that follows from them.
+
+    Hours of GH Archive, if any are given, are read in a run before.
 
     Returns
     -------
@@ -65,11 +94,26 @@ def run_chain(
 
     _prepare_world(settings, options)
     say(f"Collecting from {world_identity(settings)[1]} into {settings.home_path}")
-    with open_instance() as instance, progress.listening(listener):
-        _execute(defs, repos_job.name, instance, {"repos": {"config": {"awesome": list(options.awesome)}}}, {})
+    with open_instance() as instance, progress.listening(listener, say):
+        if options.archive:
+            days = [day.isoformat() for day in days_of(options.archive)]
+            config = {"star_events": {"config": {"places": list(options.archive)}}}
+            _execute(defs, archive_job.name, instance, config, range_tags(days[0], days[-1]))
+        lists: dict[str, Any] = {"awesome": list(options.awesome)}
+        left = options.max_requests
+        if left is not None:
+            lists["max_requests"] = left
+        read = _execute(defs, repos_job.name, instance, {"repos": {"config": lists}}, {})
+        if left is not None:
+            left = max(1, left - _requests_of(read))
         partitions = instance.get_dynamic_partitions(str(REPO_PARTITIONS.name))
+        if not partitions:
+            raise InputError(
+                "No repository could be reached yet, so there is nothing to collect: run again"
+                + (" with a larger --max-requests." if options.max_requests is not None else ".")
+            )
         tags = range_tags(partitions[0], partitions[-1])
-        result = _execute(defs, refresh_job.name, instance, _op_config(options), tags)
+        result = _execute(defs, refresh_job.name, instance, _op_config(options, left), tags)
     failed = [
         f"{check.asset_key.to_user_string()}: {check.check_name}"
         for check in result.get_asset_check_evaluations()
@@ -80,11 +124,25 @@ def run_chain(
     return {"leaderboard": _leaderboard(settings), "examples": _examples(settings), "checks_failed": failed}
 
 
+def _requests_of(result: ExecuteInProcessResult) -> int:
+    """Requests that the run of `repos` sent, as its metadata say."""
+    for event in result.get_asset_materialization_events():
+        sent = event.materialization.metadata.get("requests")
+        if sent is not None and isinstance(sent.value, int):
+            return sent.value
+    return 0
+
+
 def _prepare_world(settings: Settings, options: ChainOptions) -> None:
-    """Let the stand-in serve what was asked for, after checking that it can."""
+    """Let the stand-in serve what was asked for, after checking that it can; or nobody, where the archive says all."""
     if options.source == "file" and options.stars is None:
         raise ConfigurationError("--source file needs the file: --stars FILE.")
+    if options.archive:
+        days_of(options.archive)
     if options.stars is None:
+        only_archive = options.source == "gharchive" and not options.awesome and settings.uses_standin
+        if only_archive and not has_only_archive(settings):
+            _choose(settings, HomeWorld(archive=True))
         return
     read_stars_file(options.stars)
     if not settings.uses_standin:
@@ -95,28 +153,36 @@ def _prepare_world(settings: Settings, options: ChainOptions) -> None:
             )
         return
     chosen = HomeWorld(str(options.stars.expanduser().resolve()))
-    before = read_world(settings.home_path)
-    if before != chosen:
-        _refuse_other_world(settings, chosen)
-        choose_world(settings.home_path, chosen)
+    if read_world(settings.home_path) != chosen:
+        _choose(settings, chosen)
 
 
-def _refuse_other_world(settings: Settings, chosen: HomeWorld) -> None:
-    """Leave a home alone that holds the data of another world: the choice would outlive the refusal."""
+def _choose(settings: Settings, world: HomeWorld) -> None:
+    """Make a world this home's, unless it holds the data of another: the choice would outlive the refusal."""
     with open_mongo(settings) as database:
-        claim_world(settings, database, chosen)
+        claim_world(settings, database, world)
+    choose_world(settings.home_path, world)
 
 
-def _op_config(options: ChainOptions) -> dict[str, Any]:
-    collect: dict[str, Any] = {"source": options.source}
-    if options.source == "file" and options.stars is not None:
-        collect["stars_file"] = str(options.stars.expanduser().resolve())
-    if options.max_pages is not None:
-        collect["max_pages"] = options.max_pages
+def _op_config(options: ChainOptions, max_requests: int | None) -> dict[str, Any]:
+    wanted = {
+        "source": options.source,
+        "stars_file": _absolute(options.stars) if options.source == "file" else None,
+        "seed_users": _absolute(options.seed_users),
+        "max_users": options.max_users,
+        "max_pages": options.max_pages,
+        "max_requests": max_requests,
+        "full": options.full,
+    }
+    collect = {name: value for name, value in wanted.items() if value is not None}
     train: dict[str, Any] = {"retrain": options.retrain}
     if options.epochs is not None:
         train["epochs"] = options.epochs
     return {"stargazers": {"config": collect}, "recvae_model": {"config": train}}
+
+
+def _absolute(path: Path | None) -> str | None:
+    return str(path.expanduser().resolve()) if path is not None else None
 
 
 def _execute(

@@ -19,7 +19,7 @@ from rich.table import Column, Table
 
 from gh_assets import __version__
 from gh_assets.errors import GhAssetsError
-from gh_assets.settings import Settings, load_settings
+from gh_assets.settings import MOST_PAGES, Settings, load_settings
 
 errors = Console(stderr=True, highlight=False)
 
@@ -40,10 +40,10 @@ def cli() -> None:
 @cli.command()
 @click.option(
     "--source",
-    type=click.Choice(["stargazers", "graphql", "file"]),
-    default="stargazers",
-    show_default=True,
-    help="Where stars come from: GitHub's list of stargazers by REST or GraphQL, or the file of --stars read directly.",
+    type=click.Choice(["auto", "stargazers", "graphql", "starred", "gharchive", "file"]),
+    help="Where stars come from: GitHub's list of stargazers by REST (stargazers) or GraphQL, users' own starred lists "
+    "(starred), hours of GH Archive (gharchive), the file of --stars read directly (file), or whichever is open "
+    "(auto, the default).",
 )
 @click.option(
     "--stars",
@@ -51,16 +51,41 @@ def cli() -> None:
     help="Parquet or CSV with repo and login: served as the world "
     "by the GitHub stand-in, or read directly with --source file.",
 )
+@click.option(
+    "--archive",
+    multiple=True,
+    help="Hours of GH Archive to read first: a file, a folder, gs://bucket/object or an http address; {0..23} stands "
+    "for numbers. Repeatable.",
+)
 @click.option("--awesome", multiple=True, help="An awesome list: owner/name on GitHub, or a Markdown file. Repeatable.")
-@click.option("--max-pages", type=click.IntRange(1, 400), help="At most so many pages of 100 stargazers a repository.")
+@click.option(
+    "--seed-users",
+    type=click.Path(path_type=Path),
+    help="Users to ask first for their starred lists: Parquet or CSV with login, or a text with a login a line.",
+)
+@click.option("--max-users", type=click.IntRange(1), help="At most so many users are asked for their starred lists.")
+@click.option(
+    "--max-pages", type=click.IntRange(1, MOST_PAGES), help="At most so many pages of 100 stars a repository or user."
+)
+@click.option(
+    "--max-requests",
+    type=click.IntRange(1),
+    help="Stop collecting cleanly when so many requests were sent; the next run goes on from there.",
+)
+@click.option("--full", is_flag=True, help="Read all lists again, to their end: stars taken back are noticed so.")
 @click.option("--epochs", type=click.IntRange(1), help="At most so many epochs of training.")
 @click.option("--retrain", is_flag=True, help="Train even if the same data were trained before.")
 @json_option
 def run(
-    source: str,
+    source: str | None,
     stars: Path | None,
+    archive: Sequence[str],
     awesome: Sequence[str],
+    seed_users: Path | None,
+    max_users: int | None,
     max_pages: int | None,
+    max_requests: int | None,
+    full: bool,
     epochs: int | None,
     retrain: bool,
     as_json: bool,
@@ -72,10 +97,15 @@ def run(
     settings = load_settings()
     started = time.perf_counter()
     options = ChainOptions(
-        source=source,
+        source=source or settings.source,
         stars=stars,
+        archive=tuple(archive),
         awesome=tuple(awesome) or tuple(settings.awesome_lists),
+        seed_users=seed_users,
+        max_users=max_users,
         max_pages=max_pages,
+        max_requests=max_requests,
+        full=full,
         epochs=epochs,
         retrain=retrain,
     )

@@ -47,6 +47,14 @@ class InputError(GhAssetsError):
     """A list, a file or an argument that a person gave is empty, unreadable or malformed."""
 
 
+class MissingHourError(InputError):
+    """GH Archive does not have an hour."""
+
+    def __init__(self, location: str) -> None:
+        super().__init__(f"GH Archive has no {location}.")
+        self.location = location
+
+
 class UnknownUserError(InputError):
     """A login that is not among the collected users."""
 

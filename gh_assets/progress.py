@@ -9,6 +9,7 @@ Listener = Callable[[str, int, int, str], None]
 """Called with the asset's name, what is done, what there is in all, and words about it."""
 
 _process_listener: Listener | None = None
+_process_sayer: Callable[[str], None] | None = None
 
 
 def report(asset: str, done: int, total: int, words: str = "") -> None:
@@ -17,12 +18,20 @@ def report(asset: str, done: int, total: int, words: str = "") -> None:
         _process_listener(asset, done, total, words)
 
 
+def say(words: str) -> None:
+    """Tell the person at this process's terminal, if there is one, a whole sentence."""
+    if _process_sayer is not None:
+        _process_sayer(words)
+
+
 @contextmanager
-def listening(listener: Listener) -> Iterator[None]:
-    """Let `listener` hear all reports of this process during the block."""
-    global _process_listener  # Dagster runs steps in threads of its own: a context variable would not reach them
-    before, _process_listener = _process_listener, listener
+def listening(listener: Listener, sayer: Callable[[str], None]) -> Iterator[None]:
+    """Let `listener` hear all reports of this process during the block, and `sayer` all sentences."""
+    # Dagster runs steps in threads of its own: a context variable would not reach them.
+    global _process_listener, _process_sayer
+    before = _process_listener, _process_sayer
+    _process_listener, _process_sayer = listener, sayer
     try:
         yield
     finally:
-        _process_listener = before
+        _process_listener, _process_sayer = before

@@ -1,19 +1,25 @@
-"""The six assets, one file each, in the order the data flow. Thin: read, call the domain, report metadata."""
+"""The assets, one file each, in the order the data flow. Thin: read, call the domain, report metadata."""
 
 from gh_assets.assets.recommendations import recommendations
 from gh_assets.assets.recvae_model import recvae_model
 from gh_assets.assets.repos import repos
+from gh_assets.assets.star_events import star_events
 from gh_assets.assets.stargazers import stargazers
 from gh_assets.assets.user_item_matrix import user_item_matrix
 from gh_assets.assets.users import users
 
-ALL_ASSETS = [repos, stargazers, users, user_item_matrix, recvae_model, recommendations]
+CHAIN_ASSETS = [repos, stargazers, users, user_item_matrix, recvae_model, recommendations]
+"""From the lists to the recommendations."""
+
+ALL_ASSETS = [star_events, *CHAIN_ASSETS]
 
 __all__ = [
     "ALL_ASSETS",
+    "CHAIN_ASSETS",
     "recommendations",
     "recvae_model",
     "repos",
+    "star_events",
     "stargazers",
     "user_item_matrix",
     "users",

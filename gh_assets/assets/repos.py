@@ -15,9 +15,12 @@ from gh_assets.assets.common import (
     stopwatch,
     table_metadata,
 )
+from gh_assets.collection import read_star_events
+from gh_assets.collector.archive_stars import repositories_of_events
+from gh_assets.collector.client import Usage
 from gh_assets.collector.repositories import KnownRepositories, collect_repositories
 from gh_assets.documents import sync_documents
-from gh_assets.resources import GitHubResource, MongoResource
+from gh_assets.resources import GcsResource, GitHubResource, MongoResource
 from gh_assets.schemas import REPOS
 from gh_assets.settings import load_settings
 
@@ -29,6 +32,11 @@ class ReposConfig(dg.Config):
         default=[],
         description="Awesome lists, each owner/name on GitHub or a Markdown file. Empty: those of the settings.",
     )
+    max_requests: int | None = Field(
+        default=None,
+        ge=1,
+        description="Stop cleanly when so many requests were sent; those not asked are asked next time.",
+    )
 
 
 @dg.asset(
@@ -39,11 +47,16 @@ class ReposConfig(dg.Config):
     description=(
         "One row is one repository that an awesome list names, with its metadata as GitHub tells them now, merged by "
         "GitHub's database id; `outcome` says whether it is there, was renamed, deleted or blocked. "
-        "Each repository that can be reached becomes a partition of `stargazers`."
+        "Each repository that can be reached becomes a partition of `stargazers`. "
+        "Where there is no GitHub to ask, those that GH Archive tells of."
     ),
 )
 def repos(
-    context: dg.AssetExecutionContext, config: ReposConfig, github: GitHubResource, mongo: MongoResource
+    context: dg.AssetExecutionContext,
+    config: ReposConfig,
+    github: GitHubResource,
+    mongo: MongoResource,
+    gcs: GcsResource,
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """One row a repository that an awesome list names."""
     log = now_and_then(context.log.info)
@@ -52,16 +65,23 @@ def repos(
         progress.report("repos", done, total)
         log(f"{done} of {total} repositories asked")
 
-    with stopwatch() as timing, mongo.database(claim=True) as database, github.client(database) as client:
+    with (
+        stopwatch() as timing,
+        mongo.database(claim=True) as database,
+        github.client_if_any(database, max_requests=config.max_requests) as client,
+    ):
         documents = {document["_id"]: document for document in database["repos"].find()}
-        lists = config.awesome or github.awesome_lists(client)
-        collected = collect_repositories(
-            client, lists, KnownRepositories(documents), workers=load_settings().workers, progress=tell
-        )
+        known = KnownRepositories(documents)
+        if client is None:
+            lists = ["GH Archive"]
+            collected = repositories_of_events(read_star_events(gcs.asset_store()), known)
+        else:
+            lists = config.awesome or github.awesome_lists(client)
+            collected = collect_repositories(client, lists, known, workers=load_settings().workers, progress=tell)
         named = {document["_id"] for document in collected.documents}
         left = [document | {"lists": []} for key, document in documents.items() if key not in named]
         counts = sync_documents(database["repos"], [*collected.documents, *left], documents)
-        made = client.usage.requests
+        usage = client.usage if client is not None else Usage()
     context.instance.add_dynamic_partitions(
         str(REPO_PARTITIONS.name), collected.table["partition"].drop_nulls().to_list()
     )
@@ -74,7 +94,8 @@ def repos(
             "outcomes": markdown_table(outcomes.columns, outcomes.rows()),
             "lists": lists,
             "new_partitions": len(collected.new_partitions),
-            "requests": made,
+            "requests": usage.requests,
+            "graphql_points": usage.graphql_points,
             "documents_inserted": counts.inserted,
             "documents_changed": counts.replaced,
             **timing,

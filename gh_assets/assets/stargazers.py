@@ -21,41 +21,54 @@ from gh_assets.assets.common import (
     stopwatch,
     table_metadata,
 )
-from gh_assets.collector.client import GitHubClient
-from gh_assets.collector.graphql_stargazers import GraphQLStargazers
+from gh_assets.assets.star_events import star_events
+from gh_assets.collection import CollectionOptions, collect
 from gh_assets.collector.outcomes import Outcome
-from gh_assets.collector.sources import RepositoryRef, RestStargazers, StarsFile, StarSource
-from gh_assets.collector.stargazers import (
-    CollectionReport,
-    CollectionState,
-    RepositoryState,
-    collect_stargazers,
-)
-from gh_assets.errors import ConfigurationError
+from gh_assets.collector.sources import RepositoryRef
+from gh_assets.collector.stargazers import RepositoryState
 from gh_assets.resources import GcsResource, GitHubResource, MongoResource
 from gh_assets.schemas import STARGAZERS
-from gh_assets.settings import load_settings
+from gh_assets.settings import MOST_PAGES, Settings, load_settings
 
 
 class StargazersConfig(dg.Config):
-    """How stars are collected."""
+    """How stars are collected. What is unset is as the settings say."""
 
-    source: Literal["stargazers", "graphql", "file"] = Field(
-        default="stargazers",
-        description="Where stars come from: GitHub's list of stargazers by REST (oldest first) or by GraphQL (newest "
-        "first, many repositories a query), or a file.",
+    source: Literal["setting", "auto", "stargazers", "graphql", "starred", "gharchive", "file"] = Field(
+        default="setting",
+        description="Where stars come from. 'auto' asks each repository once for its own list and remembers where it "
+        "is closed; if many are, users are asked. 'stargazers': GitHub's list by REST (oldest first); 'graphql': the "
+        "same by GraphQL (newest first, many a query); 'starred': users' own lists; 'gharchive': what star_events "
+        "holds; 'file': a file; 'setting': as GH_ASSETS_SOURCE says.",
     )
     stars_file: str | None = Field(default=None, description="The file of stars, for the source 'file'.")
+    seed_users: str | None = Field(default=None, description="A file of users to ask first for their starred lists.")
+    max_users: int | None = Field(default=None, ge=1, description="At most so many users are asked for their lists.")
     max_pages: int | None = Field(
+        default=None, ge=1, le=MOST_PAGES, description="At most this many pages of 100 stars a repository or user."
+    )
+    max_requests: int | None = Field(
         default=None,
         ge=1,
-        le=400,
-        description="At most this many pages of 100 stargazers a repository. Unset: that of the settings.",
+        description="Stop cleanly when so many requests were sent; the next run goes on from there.",
     )
-    ask_all: bool = Field(
+    full: bool = Field(
         default=False,
-        description="Ask also for repositories whose star count has not changed since last time.",
+        description="Read all lists again, to their end: also of repositories whose star count has not changed. Stars "
+        "that were taken back are noticed so.",
     )
+
+    def options(self, settings: Settings) -> CollectionOptions:
+        """With the settings for what is unset."""
+        return CollectionOptions(
+            source=settings.source if self.source == "setting" else self.source,
+            max_pages=self.max_pages or settings.max_pages,
+            stars_file=Path(self.stars_file) if self.stars_file is not None else None,
+            seed_users=Path(self.seed_users) if self.seed_users is not None else settings.seed_users,
+            max_users=self.max_users or settings.max_users,
+            full=self.full,
+            workers=settings.workers,
+        )
 
 
 with warnings.catch_warnings():
@@ -64,6 +77,7 @@ with warnings.catch_warnings():
 
     @dg.asset(
         partitions_def=REPO_PARTITIONS,
+        deps=[dg.AssetDep(star_events, partition_mapping=dg.AllPartitionMapping())],
         backfill_policy=dg.BackfillPolicy.single_run(),
         group_name=COLLECTION,
         kinds={"github", "polars", "parquet", "gcs"},
@@ -87,67 +101,77 @@ with warnings.catch_warnings():
         """One row a star of the partition's repository."""
         settings = load_settings()
         partitions = list(context.partition_keys)
-        max_pages = config.max_pages or settings.max_pages
         log = now_and_then(context.log.info)
-        tables = PartitionTables(gcs.asset_store(), "stargazers")
+        store = gcs.asset_store()
 
-        def tell(report: CollectionReport) -> None:
-            progress.report("stargazers", report.done, report.total, f"{report.stars:,} stars, {report.pages:,} pages")
-            log(f"{report.done} of {report.total} repositories: {report.stars} stars, {report.pages} pages")
+        def tell(done: int, total: int, words: str) -> None:
+            progress.report("stargazers", done, total, words)
+            log(f"{done} of {total}: {words}")
 
-        with stopwatch() as timing, mongo.database(claim=True) as database, github.client(database) as client:
-            report = collect_stargazers(
+        def say(words: str) -> None:
+            progress.say(words)
+            context.log.info(words)
+
+        with (
+            stopwatch() as timing,
+            mongo.database(claim=True) as database,
+            github.client_if_any(database, max_requests=config.max_requests) as client,
+        ):
+            options = config.options(settings)
+            collected = collect(
+                options,
                 _repositories(repos, partitions),
-                _source(config, client, max_pages),
-                tables,
-                CollectionState(database),
-                max_pages=max_pages,
-                workers=settings.workers,
-                ask_all=config.ask_all,
-                progress=tell,
+                client,
+                database,
+                store,
+                tell=tell,
+                say=say,
             )
-            left_in_quota = client.pool.remaining()
-        missing = [key for key in partitions if key not in report.states]
+        report = collected.report
+        listed = set(repos["partition"].drop_nulls())
+        missing = [key for key in partitions if key not in listed]
         if missing:
             context.log.warning(
                 f"{len(missing)} partitions are in no list any more; their data are kept: {missing[:5]}"
             )
-        add_partition_metadata(context, {key: _partition_metadata(state) for key, state in report.states.items()})
-        context.log.info(
-            f"{report.done} repositories: {report.asked} asked, {report.unchanged} unchanged, {report.stars} stars, "
-            f"{report.pages} pages ({report.pages_not_modified} not modified), outcomes {dict(report.outcomes)}"
-        )
+        for words in collected.sentences():
+            say(words)
+        told = {key: _partition_metadata(state) for key, state in report.states.items()}
+        if report.stopped is not None:
+            waiting = {"outcome": Outcome.UNKNOWN.value, "reason": report.stopped[:300]}
+            told |= {key: waiting for key in partitions if key in listed and key not in told}
+        add_partition_metadata(context, told)
         metadata: dict[str, RawMetadataValue] = {
+            "run_source": options.source,
+            "run_forecast": collected.forecast.words(),
             "run_repositories_asked": report.asked,
             "run_pages": report.pages,
             "run_pages_not_modified": report.pages_not_modified,
+            "run_requests": collected.requests,
+            "run_graphql_points": collected.points,
             "run_stars": report.stars,
+            "run_stars_taken_back": report.unstarred,
+            "run_lists_closed": report.closed,
             "run_outcomes": ", ".join(f"{count} {outcome}" for outcome, count in report.outcomes.most_common()),
+            **{f"run_quota_left_{resource}": left for resource, left in collected.quota_left.items()},
             **{f"run_{name}": value for name, value in timing.items()},
         }
-        if left_in_quota is not None:
-            metadata["run_quota_left"] = left_in_quota
+        if collected.users is not None:
+            metadata["run_users_asked"] = collected.users.asked
+        if report.stopped is not None:
+            metadata["run_stopped"] = report.stopped
+        tables = PartitionTables(store, "stargazers")
         if len(partitions) == 1 and partitions[0] in tables.partitions():
             metadata["preview"] = preview(tables.read(partitions[0])[0].drop("repo_id"))
         return dg.MaterializeResult(metadata=metadata)
 
 
-def _source(config: StargazersConfig, client: GitHubClient, max_pages: int) -> StarSource:
-    if config.source == "file":
-        if config.stars_file is None:
-            raise ConfigurationError("The source 'file' needs a file: set stars_file (--stars FILE).")
-        return StarsFile(Path(config.stars_file))
-    if config.source == "graphql":
-        return GraphQLStargazers(client, max_pages)
-    return RestStargazers(client, max_pages)
-
-
 def _repositories(repos: pl.DataFrame, partitions: list[str]) -> list[RepositoryRef]:
     wanted = set(partitions)
-    rows = repos.select("repo_id", "partition", "full_name", "stargazer_count", "outcome").rows()
+    rows = repos.select("repo_id", "partition", "full_name", "stargazer_count", "outcome", "node_id").rows()
     return [
-        RepositoryRef(repo_id, partition, full_name, count, Outcome(outcome))
-        for repo_id, partition, full_name, count, outcome in rows
+        RepositoryRef(repo_id, partition, full_name, count, Outcome(outcome), node_id)
+        for repo_id, partition, full_name, count, outcome, node_id in rows
         if partition in wanted
     ]
 
@@ -157,6 +181,8 @@ def _partition_metadata(state: RepositoryState) -> dict[str, str | int]:
     metadata: dict[str, str | int] = {"outcome": state.outcome.value}
     if state.stars is not None:
         metadata["dagster/row_count"] = state.stars
+    if state.source is not None:
+        metadata["source"] = state.source
     if state.reason:
         metadata["reason"] = state.reason[:300]
     return metadata

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 import dagster as dg
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
-from gh_assets.assets import ALL_ASSETS, repos
+from gh_assets.assets import CHAIN_ASSETS, repos, star_events
 
 repos_job = dg.define_asset_job(
     "read_lists",
@@ -15,17 +15,23 @@ repos_job = dg.define_asset_job(
 
 refresh_job = dg.define_asset_job(
     "collect_and_recommend",
-    selection=dg.AssetSelection.assets(*ALL_ASSETS) - dg.AssetSelection.assets(repos),
+    selection=dg.AssetSelection.assets(*CHAIN_ASSETS) - dg.AssetSelection.assets(repos),
     description="Collect the stars of a range of repositories, then rebuild matrix, model and recommendations.",
 )
 
 chain_job = dg.define_asset_job(
     "whole_chain",
-    selection=dg.AssetSelection.assets(*ALL_ASSETS),
+    selection=dg.AssetSelection.assets(*CHAIN_ASSETS),
     description="From the awesome lists to the recommendations, for all repositories that have a partition.",
 )
 
-ALL_JOBS = [repos_job, refresh_job, chain_job]
+archive_job = dg.define_asset_job(
+    "read_archive",
+    selection=dg.AssetSelection.assets(star_events),
+    description="Read days of GH Archive: the stars that everyone may see.",
+)
+
+ALL_JOBS = [repos_job, refresh_job, chain_job, archive_job]
 
 
 def range_tags(first: str, last: str) -> dict[str, str]:

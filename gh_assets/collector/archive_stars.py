@@ -8,6 +8,8 @@ import polars as pl
 
 from gh_assets.collector.concurrency import map_bounded
 from gh_assets.collector.gharchive import id_of_name
+from gh_assets.collector.outcomes import Outcome
+from gh_assets.collector.repositories import CollectedRepositories, Document, KnownRepositories, tabulated
 from gh_assets.collector.sources import StarCollection, Work
 from gh_assets.collector.starred import told_by_others
 from gh_assets.schemas import REPOS
@@ -68,38 +70,36 @@ def _grouped(stars: pl.DataFrame, key: pl.Expr) -> dict[object, pl.DataFrame]:
     return {group[0]: rows for group, rows in parts.items()}
 
 
-def repositories_of_events(events: pl.DataFrame) -> pl.DataFrame:
+def repositories_of_events(events: pl.DataFrame, known: KnownRepositories) -> CollectedRepositories:
     """The repositories that events name, where nobody gave a list and nobody need be asked.
 
-    Returns
-    -------
-    polars.DataFrame
-        Of schema `REPOS`: one row a repository with an id, by its latest name; what events don't say is null.
-        Repositories of before 2015 without an id have a negative one, made from the name.
+    Those of before 2015 without an id have a negative one, made from the name, unless a later event of the same name
+    has one.
     """
-    by_name = pl.col("full_name").str.to_lowercase()
-    events = events.sort("starred_at").with_columns(by_name.alias("key"))
-    with_id = events.drop_nulls("repo_id").group_by("repo_id").agg(pl.col("full_name").last(), pl.col("key").last())
-    known_names = events.drop_nulls("repo_id").select("key").unique()
-    nameless = (
-        events.filter(pl.col("repo_id").is_null())
-        .join(known_names, on="key", how="anti")
-        .group_by("key")
-        .agg(pl.col("full_name").last())
-        .with_columns(pl.col("key").map_elements(id_of_name, pl.Int64).alias("repo_id"))
-    )
-    columns = ("repo_id", "full_name", "key")
-    names = pl.concat([with_id.select(columns), nameless.select(columns)]).sort("repo_id")
-    first = names["key"].is_first_distinct()
-    partition = pl.when(pl.lit(first)).then(pl.col("full_name")).otherwise(pl.format("{}#{}", "full_name", "repo_id"))
-    known = {
-        "repo_id": pl.col("repo_id"),
-        "full_name": pl.col("full_name"),
-        "partition": partition,
-        "topics": pl.lit([], pl.List(pl.String)),
-        "lists": pl.lit(["GH Archive"], pl.List(pl.String)),
-        "outcome": pl.lit("ok"),
+    events = events.sort("starred_at").with_columns(pl.col("full_name").str.to_lowercase().alias("key"))
+    with_id = events.drop_nulls("repo_id")
+    nameless = events.filter(pl.col("repo_id").is_null()).join(with_id, on="key", how="anti")
+    documents = []
+    for repo_id, full_name, names in with_id.group_by("repo_id").agg(
+        pl.col("full_name").last(), pl.col("key").unique().sort()
+    ).rows():  # fmt: skip
+        documents.append(_document(repo_id, full_name, names))
+    for name, full_name in nameless.group_by("key").agg(pl.col("full_name").last()).rows():
+        documents.append(_document(id_of_name(name), full_name, [name]))
+    documents.sort(key=lambda document: int(document["repo_id"]))
+    return tabulated(documents, known)
+
+
+def _document(repo_id: int, full_name: str, names: list[str]) -> Document:
+    nothing = dict.fromkeys(REPOS.columns)
+    return nothing | {
+        "_id": repo_id,
+        "repo_id": repo_id,
+        "full_name": full_name,
+        "topics": [],
+        "lists": ["GH Archive"],
+        "names": names,
+        "outcome": Outcome.OK.value,
+        "etag": None,
+        "topics_at": None,
     }
-    return names.select(
-        known.get(name, pl.lit(None)).cast(column.dtype).alias(name) for name, column in REPOS.columns.items()
-    ).sort("partition")

@@ -28,7 +28,7 @@ from isal import isal_zlib
 from urllib3.exceptions import HTTPError
 
 from gh_assets.collector.concurrency import map_bounded
-from gh_assets.errors import InputError, ServiceUnavailableError
+from gh_assets.errors import InputError, MissingHourError, ServiceUnavailableError, StoredDataError
 from gh_assets.schemas import STAR_EVENTS
 
 CHUNK = 64 * 1024
@@ -105,6 +105,15 @@ class WantedRepositories:
     ids: Collection[int] = field(default_factory=frozenset)
     names: Collection[str] = field(default_factory=frozenset)
 
+    @classmethod
+    def of_documents(cls, documents: Iterable[Mapping[str, Any]]) -> WantedRepositories:
+        """Those of the collection ``repos``; see `gh_assets.collector.repositories.KnownRepositories`."""
+        known = list(documents)
+        return cls(
+            frozenset(document["repo_id"] for document in known if document["repo_id"] is not None),
+            frozenset(name for document in known for name in document["names"]),
+        )
+
     def has(self, repo_id: int | None, name: str) -> bool:
         return repo_id in self.ids if repo_id is not None else name.lower() in self.names
 
@@ -176,7 +185,9 @@ def _hours_at(
     elif parts.scheme == "gs":
         if open_gs is None:
             raise InputError(f"{place} is in a bucket, and there is no client for buckets here.")
-        yield ArchiveHour(_hour_of(place), place, partial(open_gs, parts.netloc, parts.path.lstrip("/")))
+        yield ArchiveHour(
+            _hour_of(place), place, partial(_open_object, open_gs, parts.netloc, parts.path.lstrip("/"), place)
+        )
     else:
         path = Path(place).expanduser()
         if path.is_dir():
@@ -212,10 +223,21 @@ def _open_file(path: Path) -> Iterator[Readable]:
 
 
 @contextmanager
+def _open_object(
+    open_gs: Callable[[str, str], AbstractContextManager[Readable]], bucket: str, name: str, place: str
+) -> Iterator[Readable]:
+    try:
+        with open_gs(bucket, name) as file:
+            yield file
+    except StoredDataError:
+        raise MissingHourError(place) from None
+
+
+@contextmanager
 def _open_http(address: str) -> Iterator[Readable]:
     with requests.get(address, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS)) as response:
         if response.status_code == 404:
-            raise InputError(f"GH Archive has no {address.split('?')[0]} (404).")
+            raise MissingHourError(address.split("?")[0])
         response.raise_for_status()
         yield response.raw
 

@@ -176,6 +176,12 @@ def collect_repositories(
             f"None of the {len(documents)} repositories in {', '.join(sources)} can be reached on {client.api_url} "
             f"({'; '.join(reasons[:3])})."
         )
+    return tabulated(documents, known)
+
+
+def tabulated(documents: list[Document], known: KnownRepositories) -> CollectedRepositories:
+    """Documents as a table, each repository that can be reached with its partition."""
+    _assign_partitions(documents, known)
     table = pl.DataFrame(documents, schema=REPOS.dtypes, strict=False).sort("partition", "full_name", nulls_last=True)
     new = [key for key in table["partition"].drop_nulls() if key not in known.partitions]
     return CollectedRepositories(table, documents, new)
@@ -385,7 +391,6 @@ def classify_refusal(answer: Answer) -> tuple[Outcome, str]:
 
 def _merge(answers: Iterable[_Metadata], named: Mapping[str, list[str]], known: KnownRepositories) -> list[Document]:
     """One document a repository: by database id where there is one, else by name."""
-    partitions = dict(known.partitions)
     merged: dict[int | str, Document] = {}
     for answer in answers:
         key = answer.name.lower()
@@ -412,7 +417,13 @@ def _merge(answers: Iterable[_Metadata], named: Mapping[str, list[str]], known: 
         document["lists"] = sorted({*document["lists"], *named[key][1:]})
         if answer.outcome is Outcome.OK:  # a link with the present name outweighs links with former ones
             document["outcome"], document["reason"] = Outcome.OK.value, None
-    for document in merged.values():
+    return list(merged.values())
+
+
+def _assign_partitions(documents: Iterable[Document], known: KnownRepositories) -> None:
+    """A partition stays through renames; a name that another repository had before hands nothing down."""
+    partitions = dict(known.partitions)
+    for document in documents:
         repo_id = document["repo_id"]
         previous = known.documents.get(document["_id"])
         if repo_id is None:
@@ -424,7 +435,6 @@ def _merge(answers: Iterable[_Metadata], named: Mapping[str, list[str]], known: 
             taken = partitions.get(document["full_name"], repo_id) != repo_id
             document["partition"] = f"{document['full_name']}#{repo_id}" if taken else document["full_name"]
             partitions[document["partition"]] = repo_id
-    return list(merged.values())
 
 
 def _topics_still_hold(before: Document, fresh: Document) -> bool:

@@ -1,5 +1,8 @@
 """Google Cloud Storage as a Dagster resource: dagster-gcp's own, on the embedded server if no bucket is set."""
 
+from contextlib import AbstractContextManager
+from typing import IO
+
 from dagster_gcp import GCSResource
 from google.cloud import storage
 
@@ -22,6 +25,10 @@ class GcsResource(GCSResource):
         """Typed access to the assets' data."""
         settings = load_settings()
         return AssetStore(data_store(settings, self.get_client()), settings.workers)
+
+    def open_object(self, bucket: str, name: str) -> AbstractContextManager[IO[bytes]]:
+        """Stream an object of any bucket that the same credentials may read."""
+        return self.asset_store().objects.open_elsewhere(bucket, name)
 
     def model_store(self) -> ObjectStore:
         """The bucket of the models."""

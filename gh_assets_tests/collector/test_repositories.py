@@ -91,7 +91,7 @@ def test_many_repositories_cost_few_points_and_their_refresh_one(github_of) -> N
 
 def test_a_server_without_graphql_is_asked_by_rest(serve_world) -> None:
     standin, url = serve_world(troubled_world(), graphql=False)
-    with client_of(url) as client:
+    with client_of(url, "token") as client:
         table = collect_repositories(client, [LIST], KnownRepositories()).table
     assert table["outcome"].value_counts().sort("outcome").rows() == [
         ("blocked", 1),

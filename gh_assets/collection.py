@@ -1,0 +1,344 @@
+"""One collection of stars, as the settings and a run's options say: which source, at what cost, and how far it is.
+
+Between the collector, which knows no settings, and the assets, which only report. Knows no Dagster.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import polars as pl
+
+from gh_assets.asset_store import AssetStore, PartitionTables, Segments
+from gh_assets.collector.archive_stars import ArchivedStars
+from gh_assets.collector.auto import AutoReport, AutoSource
+from gh_assets.collector.client import GitHubClient
+from gh_assets.collector.forecast import Forecast, clock_time, duration, expected_pages, forecast, seconds_for
+from gh_assets.collector.graphql_stargazers import GraphQLStargazers
+from gh_assets.collector.limits import Resource
+from gh_assets.collector.seeds import Seeds
+from gh_assets.collector.sources import RepositoryRef, RestStargazers, StarsFile, StarSource
+from gh_assets.collector.stargazers import CollectionReport, CollectionState, collect_stargazers
+from gh_assets.collector.starred import GraphQLStarred, RestStarred, StarredLists, StarredReport, StarredState
+from gh_assets.errors import ConfigurationError
+from gh_assets.schemas import STAR_EVENTS
+from gh_assets.services import MongoDatabase
+
+STAR_EVENTS_ASSET = "star_events"
+STARRED_SEGMENTS = "starred"
+
+PAGES_A_USER = 3
+"""What a user's list is expected to have, before it is read."""
+
+Tell = Callable[[int, int, str], None]
+"""Hears how far a collection is: what is done, of how many, in words."""
+
+
+@dataclass(frozen=True)
+class CollectionOptions:
+    """What a run was asked for.
+
+    Attributes
+    ----------
+    source : str
+        One of `gh_assets.settings.StarSourceName`.
+    max_pages : int
+        Pages of 100 stars a repository or user, at most.
+    stars_file : Path or None
+        For the source ``file``.
+    seed_users : Path or None
+        Users to ask first for their lists.
+    max_users : int
+        Users whose lists are read, at most.
+    full : bool
+        Read everything again, to its end: unstars are noticed so.
+    workers : int
+        Requests in flight at once.
+    """
+
+    source: str
+    max_pages: int
+    stars_file: Path | None = None
+    seed_users: Path | None = None
+    max_users: int = 5000
+    full: bool = False
+    workers: int = 8
+
+
+@dataclass
+class Collected:
+    """What a collection did.
+
+    Attributes
+    ----------
+    report : CollectionReport
+    forecast : Forecast
+        Made before it began.
+    users : StarredReport or None
+        If users were asked for their lists.
+    ways : AutoReport or None
+        If the source was to be found out.
+    requests, points, not_modified : int
+        What was asked, users and forks included.
+    quota_left : dict
+        Points left by resource; without those that have no limit.
+    """
+
+    report: CollectionReport
+    forecast: Forecast
+    users: StarredReport | None = None
+    ways: AutoReport | None = None
+    requests: int = 0
+    points: int = 0
+    not_modified: int = 0
+    quota_left: dict[str, int] = field(default_factory=dict)
+
+    def sentences(self) -> list[str]:
+        """What a person wants to know afterwards, beside the numbers."""
+        said = []
+        if self.ways is not None and self.ways.closed:
+            said.append(
+                f"{self.ways.closed:,} of {self.report.total:,} repositories do not let their stargazers be listed; "
+                + (f"{self.ways.by_users:,} of them were completed from users' own lists."
+                   if self.ways.by_users else "they are too few to ask users for their lists.")
+            )  # fmt: skip
+        if self.users is not None:
+            said.append(
+                f"{self.users.asked:,} users were asked for the repositories that they starred "
+                f"({self.users.unchanged:,} lists unchanged), {self.users.known:,} were known before."
+            )
+        if self.report.unstarred:
+            said.append(f"{self.report.unstarred:,} stars were taken back; they are kept as history.")
+        stopped = self.report.stopped
+        if stopped is not None:
+            reached = self.report.asked + self.report.unchanged
+            said.append(f"{stopped} {reached:,} of {self.report.total:,} repositories are up to date.")
+        return said
+
+
+def collect(
+    options: CollectionOptions,
+    repositories: Sequence[RepositoryRef],
+    client: GitHubClient | None,
+    database: MongoDatabase,
+    store: AssetStore,
+    *,
+    tell: Tell,
+    say: Callable[[str], None],
+) -> Collected:
+    """Bring the stars of the repositories up to date.
+
+    Parameters
+    ----------
+    options : CollectionOptions
+    repositories : sequence of RepositoryRef
+    client : GitHubClient or None
+        None where there is no GitHub to ask: then stars come from the archive (or a file).
+    database : pymongo database
+    store : AssetStore
+        Gets the tables, by partition.
+    tell, say : callable
+        Hear how far it is, and what a person should know at once (the forecast).
+
+    Raises
+    ------
+    ConfigurationError
+        If the source needs something that was not given.
+    AuthenticationError, RateLimitedError, CancelledError
+        If nobody can be asked any more; what was collected until then is kept.
+    """
+    state = CollectionState(database)
+    watch = _Watch(client, _resource(options.source, client), tell, say)
+    source = _source(options, repositories, client, database, store, state, watch)
+
+    def prepare(report: CollectionReport, to_ask: Sequence[RepositoryRef]) -> None:
+        known = state.load()
+        counts = []
+        for repository in to_ask:
+            before = known.get(repository.repo_id)
+            same = before is not None and before.source in (source.name, "graphql", "stargazers") and not options.full
+            counts.append(
+                (
+                    repository.stargazer_count,
+                    before.stargazer_count if before is not None else None,
+                    before.stars if before is not None and same else None,
+                )
+            )
+        watch.begin(report, expected_pages(counts, options.max_pages).pages if source.name != "starred" else 0)
+
+    report = collect_stargazers(
+        repositories,
+        source,
+        PartitionTables(store, "stargazers"),
+        state,
+        max_pages=options.max_pages,
+        workers=options.workers,
+        ask_all=options.full,
+        prepare=prepare,
+        progress=watch.tell_of_repositories,
+    )
+    usage = client.usage if client is not None else None
+    quota = {r.value: left for r in Resource if client is not None and (left := client.pool.remaining(r)) is not None}
+    return Collected(
+        report,
+        watch.forecast,
+        watch.users,
+        source.report if isinstance(source, AutoSource) else None,
+        usage.requests if usage is not None else 0,
+        usage.graphql_points if usage is not None else 0,
+        usage.not_modified if usage is not None else 0,
+        quota,
+    )
+
+
+def read_star_events(store: AssetStore, repositories: Sequence[RepositoryRef] | None = None) -> pl.DataFrame:
+    """The stars that were read from the archive, of all days; only those of some repositories if they are given."""
+    ids = pl.Series([r.repo_id for r in repositories or ()], dtype=pl.Int64)
+    names = pl.Series([r.full_name.lower() for r in repositories or ()], dtype=pl.String)
+    parts = [STAR_EVENTS.empty()]
+    for day in sorted(store.partitions(STAR_EVENTS_ASSET)):
+        events = store.read_table(STAR_EVENTS_ASSET, day)
+        if repositories is not None:
+            by_name = pl.col("repo_id").is_null() & pl.col("full_name").str.to_lowercase().is_in(names.implode())
+            events = events.filter(pl.col("repo_id").is_in(ids.implode()) | by_name)
+        parts.append(events)
+    return pl.concat(parts)
+
+
+def _resource(source: str, client: GitHubClient | None) -> Resource | None:
+    if client is None or source in ("file", "gharchive"):
+        return None
+    return Resource.REST if source == "stargazers" else Resource.GRAPHQL
+
+
+def _source(
+    options: CollectionOptions,
+    repositories: Sequence[RepositoryRef],
+    client: GitHubClient | None,
+    database: MongoDatabase,
+    store: AssetStore,
+    state: CollectionState,
+    watch: _Watch,
+) -> StarSource:
+    name, pages = options.source, options.max_pages
+    if name == "file":
+        if options.stars_file is None:
+            raise ConfigurationError("The source 'file' needs a file: set stars_file (--stars FILE).")
+        return StarsFile(options.stars_file)
+    if name == "gharchive" or client is None:
+        if name not in ("auto", "gharchive"):
+            raise ConfigurationError(
+                f"This home has no GitHub to ask for the source {name!r}, only GH Archive: set GITHUB_TOKENS."
+            )
+        events = read_star_events(store, repositories)
+        if not store.partitions(STAR_EVENTS_ASSET):
+            raise ConfigurationError(
+                "The source 'gharchive' has no hours to take stars from: give some (--archive FILE), or materialize "
+                "days of the asset star_events."
+            )
+        return ArchivedStars(events)
+    if name == "stargazers":
+        return RestStargazers(client, pages, partial(GraphQLStargazers, client))
+    if name == "graphql":
+        return GraphQLStargazers(client, pages)
+
+    def users_lists() -> StarredLists:
+        events = read_star_events(store, repositories)
+        return StarredLists(
+            GraphQLStarred(client, pages),
+            StarredState(database),
+            Segments(store, STARRED_SEGMENTS),
+            Seeds(
+                client,
+                database,
+                file=options.seed_users,
+                events=events if events.height else None,
+                enough=options.max_users,
+                workers=options.workers,
+            ),
+            fallback=RestStarred(client, pages),
+            max_users=options.max_users,
+            max_pages=pages,
+            full=options.full,
+            progress=watch.tell_of_users,
+        )
+
+    if name == "starred":
+        return users_lists()
+    closed = {s.repo_id: s.closed_at for s in state.load().values() if s.closed_at is not None}
+    return AutoSource(
+        GraphQLStargazers(client, pages),
+        users_lists,
+        own_by_rest=RestStargazers(client, pages),
+        closed=closed,
+        total=len(repositories),
+    )
+
+
+class _Watch:
+    """Turns what the collector reports into words: what is done, what is left of the quota, when it will end."""
+
+    def __init__(
+        self, client: GitHubClient | None, resource: Resource | None, tell: Tell, say: Callable[[str], None]
+    ) -> None:
+        self.client = client
+        self.resource = resource
+        self.tell = tell
+        self.say = say
+        self.users: StarredReport | None = None
+        self.forecast = Forecast(None, 0, 0.0, None)
+        self._pages = 0
+        self._started = time.monotonic()
+
+    def begin(self, report: CollectionReport, pages: int) -> None:
+        """Say what it will cost."""
+        self._started, self._pages = time.monotonic(), pages
+        if pages and self.client is not None and self.resource is not None:
+            self.client.find_out()
+        self.forecast = forecast(self.client.pool if self.client else None, self.resource if pages else None, pages)
+        if report.to_ask:
+            self.say(
+                f"{report.to_ask:,} of {report.total:,} repositories may have news: {pages:,} pages; "
+                f"{self.forecast.words()}"
+                if pages and self.resource is not None
+                else f"{report.to_ask:,} of {report.total:,} repositories may have news"
+            )
+
+    def tell_of_repositories(self, report: CollectionReport) -> None:
+        words = f"{report.stars:,} stars, {report.pages:,} pages"
+        self.tell(
+            report.done, report.total, words + self._quota(report.pages, self._pages, report.asked, report.to_ask)
+        )
+
+    def tell_of_users(self, report: StarredReport) -> None:
+        self.users = report
+        pages = report.total * PAGES_A_USER
+        if report.asked == 0:
+            self._started = time.monotonic()
+            if self.client is not None:
+                self.client.find_out()
+            self.forecast = forecast(self.client.pool if self.client else None, self.resource, pages)
+            self.say(f"{report.total:,} users to be asked for their starred repositories: {self.forecast.words()}")
+        words = f"{report.asked:,} of {report.total:,} users asked, {report.stars:,} stars"
+        self.tell(report.asked, report.total, words + self._quota(0, 0, report.asked, report.total))
+
+    def _quota(self, pages: int, expected: int, asked: int, to_ask: int) -> str:
+        if self.client is None or self.resource is None:
+            return ""
+        usage, pool = self.client.usage, self.client.pool
+        said = f", {usage.requests:,} requests"
+        left, reset = pool.remaining(self.resource), pool.next_reset(self.resource)
+        if left is not None and (pool.limit(self.resource) or 0) < 1_000_000:
+            said += f", {left:,} points left"
+            said += f" until {clock_time(reset)}" if reset is not None else ""
+        share = asked / to_ask if to_ask and not expected else min(1.0, pages / max(1, expected))
+        if 0 < share < 1:
+            elapsed = time.monotonic() - self._started
+            cost = round(self.forecast.cost * (1 - share))
+            eta = max(elapsed * (1 - share) / share, seconds_for(pool, self.resource, cost))
+            said += f", {duration(eta)} to go"
+        return said

@@ -1,0 +1,186 @@
+"""Days of GH Archive: hours put together, a day again with more hours, and what is said about them."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from gh_assets.collector.gharchive import (
+    ArchiveHour,
+    HourReport,
+    Readable,
+    WantedRepositories,
+    archive_hours,
+    hours_below,
+    read_hours,
+)
+from gh_assets.errors import InputError, MissingHourError
+from gh_assets.schemas import STAR_EVENTS
+
+
+@dataclass
+class DayReport:
+    """What was found in a day's hours.
+
+    Attributes
+    ----------
+    hours : int
+        Hours that were read.
+    stars : int
+        Rows of the day's table, hours that were read earlier included.
+    corrupt_lines : int
+    problems : list of str
+        Hours that were damaged or are missing.
+    """
+
+    day: dt.date
+    hours: int = 0
+    stars: int = 0
+    corrupt_lines: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def words(self) -> str:
+        """For people."""
+        damaged = f", {self.corrupt_lines} corrupt lines" if self.corrupt_lines else ""
+        return f"{self.stars:,} stars in {self.hours} hours of {self.day}{damaged}"
+
+    def numbers(self) -> dict[str, str | int]:
+        """For metadata."""
+        return {
+            "dagster/row_count": self.stars,
+            "hours": self.hours,
+            "corrupt_lines": self.corrupt_lines,
+            "problems": len(self.problems),
+        }
+
+
+def days_of(places: Sequence[str]) -> list[dt.date]:
+    """The days whose hours lie at some places.
+
+    Raises
+    ------
+    InputError
+        If a place names no hour, or a file is not there.
+    """
+    return sorted({hour.start.date() for hour in archive_hours(places, _unopened)})
+
+
+def _unopened(_bucket: str, _name: str) -> AbstractContextManager[Readable]:
+    raise NotImplementedError("only the names of the hours are asked for")
+
+
+def read_days(
+    days: Sequence[dt.date],
+    places: Sequence[str],
+    base: str,
+    before: Callable[[dt.date], pl.DataFrame | None],
+    *,
+    wanted: WantedRepositories | None = None,
+    open_gs: Callable[[str, str], AbstractContextManager[Readable]] | None = None,
+    workers: int = 2,
+) -> Iterator[tuple[DayReport, pl.DataFrame]]:
+    """Read days one after another, the hours of each at once; memory is that of a day's stars.
+
+    Parameters
+    ----------
+    days : sequence of date
+        UTC.
+    places : sequence of str
+        Where their hours lie; see `gh_assets.collector.gharchive.archive_hours`. Empty: all below `base`.
+    base : str
+        A folder, ``gs://bucket/prefix`` or an http address.
+    before : callable
+        What is known of a day: hours that are not read now stay as they are.
+    wanted : WantedRepositories, optional
+        Others are left out.
+
+    Yields
+    ------
+    report : DayReport
+    table : polars.DataFrame
+        Of schema `STAR_EVENTS`.
+
+    Raises
+    ------
+    InputError
+        If a day has no hour at all.
+    ServiceUnavailableError
+        If an hour cannot be read to its end; days before it have been yielded.
+    """
+    given = archive_hours(places, open_gs) if places else []
+    for day in days:
+        report = DayReport(day)
+        hours = [hour for hour in given if hour.start.date() == day]
+        if not places:
+            starts = [dt.datetime.combine(day, dt.time(hour), dt.UTC) for hour in range(24)]
+            hours = _those_there(base, starts, open_gs, report)
+        if not hours:
+            where = ", ".join(places) if places else base
+            raise InputError(f"GH Archive has no hour of {day} at {where}.")
+        tables: dict[dt.datetime, pl.DataFrame] = {}
+        for hour, table, told in _read(hours, wanted, workers, report, optional=not places):
+            tables[hour.start] = table
+            _note(report, hour, told)
+        if not tables:
+            raise InputError(f"GH Archive has no hour of {day} at {base}: {'; '.join(report.problems[:2])}")
+        yield report, _whole_day(report, tables, before(day))
+
+
+def _those_there(
+    base: str,
+    starts: Sequence[dt.datetime],
+    open_gs: Callable[[str, str], AbstractContextManager[Readable]] | None,
+    report: DayReport,
+) -> list[ArchiveHour]:
+    hours = []
+    for start in starts:
+        try:
+            hours += hours_below(base, [start], open_gs)
+        except InputError as error:
+            report.problems.append(str(error))
+    return hours
+
+
+def _read(
+    hours: Sequence[ArchiveHour],
+    wanted: WantedRepositories | None,
+    workers: int,
+    report: DayReport,
+    *,
+    optional: bool,
+) -> Iterator[tuple[ArchiveHour, pl.DataFrame, HourReport]]:
+    """Read hours; one that the archive does not have is noted, where nobody named it."""
+    left = list(hours)
+    while left:
+        try:
+            for hour, table, told in read_hours(left, wanted, workers=workers):
+                left = [other for other in left if other.start != hour.start]
+                yield hour, table, told
+            return
+        except MissingHourError as error:
+            if not optional:
+                raise
+            report.problems.append(str(error))
+            left = [other for other in left if other.location != error.location]
+
+
+def _note(report: DayReport, hour: ArchiveHour, told: HourReport) -> None:
+    report.hours += 1
+    report.corrupt_lines += told.corrupt_lines
+    if told.damage is not None:
+        report.problems.append(f"{hour.location}: {told.damage}; what came before that is kept")
+
+
+def _whole_day(report: DayReport, tables: dict[dt.datetime, pl.DataFrame], before: pl.DataFrame | None) -> pl.DataFrame:
+    parts = [tables[start] for start in sorted(tables)]
+    if before is not None:
+        read_now = pl.Series(sorted(tables)).cast(STAR_EVENTS.dtypes["starred_at"])
+        parts.append(before.filter(~pl.col("starred_at").dt.truncate("1h").is_in(read_now.implode())))
+    table = pl.concat(parts).sort("starred_at", "repo_id", "full_name", "user_id", nulls_last=False)
+    table = table.unique(["repo_id", "full_name", "user_id"], keep="first", maintain_order=True)
+    report.stars = table.height
+    return table
