@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from gh_assets import __version__
+from gh_assets.embedded.standin.kinds import KINDS
 from gh_assets.errors import GhAssetsError
 from gh_assets.settings import MOST_PAGES, Settings, load_settings
 
@@ -206,23 +207,64 @@ def download(name: str, tag: str, latest: bool, directory: Path, unpack: bool) -
 @click.option("--port", type=click.IntRange(1, 65535), default=8085, show_default=True)
 @click.option("--token", "tokens", multiple=True, help="An accepted token. Repeatable; by default: standin")
 @click.option("--limit", type=click.IntRange(1), default=5000, show_default=True, help="Requests an hour and token.")
+@click.option(
+    "--github-limits", is_flag=True, help="GitHub's own limits, secondary ones included, instead of --limit alone."
+)
+@click.option("--restricted", is_flag=True, help="The world since July 2026: nobody may list stargazers.")
+@click.option(
+    "--query-budget", type=click.IntRange(1), help="Nodes after which a GraphQL query meets GitHub's resource limits."
+)
+@click.option(
+    "--fault",
+    "faults",
+    multiple=True,
+    metavar="KIND=SHARE",
+    help=f"A share of answers that fail, such as 502=0.05. Kinds: {', '.join(KINDS)}. Repeatable.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the synthetic world.")
 def github_standin(
-    stars: Path | None, awesome: Sequence[Path], port: int, tokens: Sequence[str], limit: int, seed: int
+    stars: Path | None,
+    awesome: Sequence[Path],
+    port: int,
+    tokens: Sequence[str],
+    limit: int,
+    github_limits: bool,
+    restricted: bool,
+    query_budget: int | None,
+    faults: Sequence[str],
+    seed: int,
 ) -> None:
     """Serve the GitHub stand-in by itself, on 127.0.0.1, until Ctrl-C."""
     from gh_assets.embedded.standin.__main__ import load_world, serve
     from gh_assets.embedded.standin.app import Standin
+    from gh_assets.embedded.standin.faults import Faults
     from gh_assets.embedded.standin.limits import Limits
 
     world = load_world(stars, awesome, seed)
+    limits = Limits.of_github() if github_limits else Limits(requests=limit)
+    limits.query_budget = query_budget
     errors.print(
         f"Serving {world.description}: {len(world.repositories):,} repositories, {len(world.logins):,} users, "
         f"{world.star_count:,} stars. Lists: {', '.join(world.lists)}.\n"
         f"Use it with GITHUB_API_URL=http://127.0.0.1:{port} GITHUB_TOKENS=…"
         + ("" if tokens else " (the token is: standin)")
     )
-    serve(Standin(world, list(tokens) or ["standin"], Limits(requests=limit)), port)
+    standin = Standin(world, list(tokens) or ["standin"], limits, restricted=restricted, faults=Faults(_shares(faults)))
+    serve(standin, port)
+
+
+def _shares(texts: Sequence[str]) -> dict[str, float]:
+    """Shares of faults by kind."""
+    shares: dict[str, float] = {}
+    for text in texts:
+        kind, _, share = text.rpartition("=")
+        try:
+            shares[kind] = float(share)
+        except ValueError:
+            raise click.UsageError(f"--fault {text!r} is not of the form KIND=SHARE, such as 502=0.05.") from None
+        if kind not in KINDS or not 0 <= shares[kind] <= 1:
+            raise click.UsageError(f"--fault {text!r}: a share is 0 to 1, a kind one of {', '.join(KINDS)}.")
+    return shares
 
 
 @cli.command()
@@ -363,8 +405,20 @@ def _print_status(status: dict[str, Any]) -> None:
     table.add_row("world", status["world"])
     table.add_row("repositories", f"{status['repos']:,}  {_counts(status['repo_outcomes'])}")
     table.add_row("partitions", f"{status['partitions']:,}  {_counts(status['partition_outcomes'])}")
-    table.add_row("stars", f"{status['stars']:,}")
-    table.add_row("users", f"{status['users']:,}")
+    sources = status["star_sources"]
+    table.add_row("stars", f"{status['stars']:,}" + (f"  from {_counts(sources)}" if sources else ""))
+    if status["lists_closed"]:
+        table.add_row("closed lists", f"{status['lists_closed']:,} repositories do not let their stargazers be listed")
+    if status["stars_taken_back"]:
+        table.add_row("taken back", f"{status['stars_taken_back']:,} stars")
+    if status["archive_days"]:
+        table.add_row("GH Archive", f"{status['archive_days']:,} days")
+    asked = f"  {status['users_asked']:,} asked for their own lists" if status["users_asked"] else ""
+    table.add_row("users", f"{status['users']:,}{asked}")
+    limited = [budget for budget in status["quota"] if budget["limit"] < 1_000_000]
+    for budget in limited:
+        until = f" until {budget['reset'][11:16]} UTC" if budget["reset"] else ""
+        table.add_row(f"quota {budget['resource']}", f"{budget['left']:,} of {budget['limit']:,}{until}")
     matrix = status["matrix"]
     table.add_row(
         "matrix",

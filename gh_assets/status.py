@@ -6,7 +6,10 @@ from collections import Counter
 from typing import Any
 
 from gh_assets.asset_store import AssetStore
+from gh_assets.collection import STAR_EVENTS_ASSET
+from gh_assets.collector.ledger import MongoLedger
 from gh_assets.collector.stargazers import CollectionState
+from gh_assets.collector.starred import StarredState
 from gh_assets.dagster_home import open_instance
 from gh_assets.registry import ModelRegistry, RegisteredModel
 from gh_assets.services import (
@@ -26,7 +29,9 @@ def read_status(settings: Settings) -> dict[str, Any]:
     -------
     dict
         ``world``; ``repos`` and ``repo_outcomes`` (named by a list now); ``partitions`` and ``partition_outcomes``
-        (collected or tried); ``stars``, ``users``; ``matrix`` with ``rows``, ``cols``, ``nnz``, or None;
+        (collected or tried); ``star_sources`` (repositories by where their stars are from), ``lists_closed``
+        (repositories that do not let their stargazers be listed); ``stars``, ``stars_taken_back``, ``users``,
+        ``users_asked`` (for their own lists), ``archive_days``; ``quota`` by account and resource; ``matrix`` with ``rows``, ``cols``, ``nnz``, or None;
         ``models``; ``runs`` of Dagster by status.
     """
     with open_mongo(settings) as database:
@@ -35,7 +40,8 @@ def read_status(settings: Settings) -> dict[str, Any]:
         listed = Counter(
             str(document["outcome"]) for document in database["repos"].find({"lists": {"$ne": []}}, {"outcome": 1})
         )
-        states = CollectionState(database).load().values()
+        state = CollectionState(database)
+        states = state.load().values()
         claimed = database["meta"].find_one({"_id": "world"})
         matrix = store.read_matrix("user_item_matrix").stars if store.exists("user_item_matrix", "npz") else None
         registry = ModelRegistry(model_store(settings, gcs), database["models"])
@@ -45,8 +51,14 @@ def read_status(settings: Settings) -> dict[str, Any]:
             "repo_outcomes": dict(listed),
             "partitions": 0,
             "partition_outcomes": dict(Counter(state.outcome.value for state in states)),
+            "star_sources": dict(Counter(state.source for state in states if state.source is not None)),
+            "lists_closed": sum(state.closed_at is not None for state in states),
             "stars": sum(state.stars or 0 for state in states),
+            "stars_taken_back": state.unstars.estimated_document_count(),
             "users": database["users"].count_documents({}),
+            "users_asked": sum(s.collected_at is not None for s in StarredState(database).load().values()),
+            "archive_days": len(store.partitions(STAR_EVENTS_ASSET)),
+            "quota": MongoLedger(database["github_budgets"]).known(),
             "matrix": None
             if matrix is None
             else {"rows": matrix.shape[0], "cols": matrix.shape[1], "nnz": int(matrix.nnz)},

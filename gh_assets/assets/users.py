@@ -1,13 +1,15 @@
 """`users`: everybody who starred a collected repository."""
 
+import datetime as dt
+
 import dagster as dg
 import polars as pl
 
 from gh_assets import progress
 from gh_assets.assets.common import COLLECTION, OWNERS, preview, stopwatch, table_metadata
 from gh_assets.collector.stargazers import CollectionState
-from gh_assets.collector.users import merge_users
-from gh_assets.documents import sync_documents
+from gh_assets.collector.users import merge_users, user_messages
+from gh_assets.ingest import Consumer
 from gh_assets.resources import MongoResource
 from gh_assets.schemas import USERS
 
@@ -30,8 +32,8 @@ def users(
     with stopwatch() as timing, mongo.database(claim=True) as database:
         states = CollectionState(database).load()
         table = merge_users(stargazers, {key: state.collected_at for key, state in states.items()})
-        documents = ({"_id": user_id, "login": login, "stars": stars} for user_id, login, stars in table.rows())
-        counts = sync_documents(database["users"], documents)
+        present = {document["_id"]: document for document in database["users"].find()}
+        applied = Consumer(database).apply(user_messages(table, present, dt.datetime.now(dt.UTC)))
     progress.report("users", 1, 1, f"{table.height:,} users")
     return dg.MaterializeResult(
         value=table,
@@ -39,8 +41,8 @@ def users(
             "dagster/row_count": table.height,
             "preview": preview(table.sort("stars", descending=True)),
             "stars": stargazers.height,
-            "documents_inserted": counts.inserted,
-            "documents_changed": counts.replaced,
+            "documents_inserted": applied.inserted,
+            "documents_changed": applied.changed,
             **timing,
         },
     )

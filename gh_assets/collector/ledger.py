@@ -8,6 +8,7 @@ says otherwise: the sum can be too careful for a moment, never too generous. A p
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 import os
 import secrets
@@ -131,6 +132,23 @@ class MongoLedger:
                 )
                 self.collection.update_one({"_id": key}, change)
         self._used.clear()
+
+    def known(self) -> list[dict[str, Any]]:
+        """What is known of all budgets, for people: whose, of what, and what is left until when (UTC)."""
+        found = []
+        for document in self.collection.find({"limit": {"$ne": None}, "remaining": {"$ne": None}}).sort("_id", 1):
+            account, _, resource = str(document["_id"]).rpartition(" ")
+            reset = document["reset"]
+            found.append(
+                {
+                    "account": account,
+                    "resource": resource,
+                    "limit": document["limit"],
+                    "left": document["remaining"],
+                    "reset": None if reset is None else dt.datetime.fromtimestamp(reset, dt.UTC).isoformat(),
+                }
+            )
+        return found
 
     def pause(self, until: float) -> None:
         """Let no process ask before `until` (seconds since 1970)."""

@@ -1,12 +1,14 @@
-"""Merging users over repositories."""
+"""Merging users over repositories, and making them known by messages."""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import polars as pl
 
+from gh_assets.ingest import Message, UserInsert, versioned
 from gh_assets.schemas import USERS, UTC_TIME
 
 
@@ -38,3 +40,24 @@ def merge_users(stargazers: pl.DataFrame, read_at: Mapping[int, dt.datetime | No
         .agg(pl.col("login").last(), pl.len().cast(pl.Int64).alias("stars"))
         .select(*USERS.columns)
     )
+
+
+def user_messages(table: pl.DataFrame, present: Mapping[int, Mapping[str, Any]], at: dt.datetime) -> Iterator[Message]:
+    """What makes users known in Mongo: who is new, was renamed, or has another number of stars.
+
+    Parameters
+    ----------
+    table : polars.DataFrame
+        Of schema ``USERS``.
+    present : mapping
+        The documents of the collection ``users``, by id.
+    at : datetime
+        When the table was made: of two that say different things the later one is believed.
+    """
+    for user_id, login, stars in table.select("user_id", "login", "stars").rows():
+        known = present.get(user_id)
+        if known is None or known.get("login") != login or (known.get("collected") or {}).get("stars") != stars:
+            yield Message(
+                insert=UserInsert(uid=user_id, login=login, seen_at=at),
+                update=versioned("users", user_id, "collected", {"stars": stars}, at),
+            )

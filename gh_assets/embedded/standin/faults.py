@@ -14,10 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-KINDS = ("reset", "timeout", "500", "502", "504", "truncated", "wrong link", "slow", "403", "403 retry-after")
-"""What can be injected: a connection reset before an answer, or an answer that never comes (the connection is closed
-after `Faults.timeout_seconds`); server errors; JSON that ends early; a ``Link`` header that leads nowhere; a body in
-two parts with a pause; secondary limits without and with ``retry-after``."""
+from gh_assets.embedded.standin.kinds import KINDS
 
 
 @dataclass
