@@ -31,8 +31,8 @@ def read_status(settings: Settings) -> dict[str, Any]:
         ``world``; ``repos`` and ``repo_outcomes`` (named by a list now); ``partitions`` and ``partition_outcomes``
         (collected or tried); ``star_sources`` (repositories by where their stars are from), ``lists_closed``
         (repositories that do not let their stargazers be listed); ``stars``, ``stars_taken_back``, ``users``,
-        ``users_asked`` (for their own lists), ``archive_days``; ``quota`` by account and resource; ``matrix`` with ``rows``, ``cols``, ``nnz``, or None;
-        ``models``; ``runs`` of Dagster by status.
+        ``users_asked`` (for their own lists), ``archive_days``; ``quota`` by account and resource; ``matrix`` with
+        ``rows``, ``cols``, ``nnz``, or None; ``models``; ``runs`` of Dagster by status.
     """
     with open_mongo(settings) as database:
         gcs = connect_gcs(settings)

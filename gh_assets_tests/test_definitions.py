@@ -24,8 +24,9 @@ def test_the_graph() -> None:
         for key in graph.materializable_asset_keys
     }
     assert found == {
+        "star_events": [],
         "repos": [],
-        "stargazers": ["repos"],
+        "stargazers": ["repos", "star_events"],
         "users": ["stargazers"],
         "user_item_matrix": ["repos", "stargazers", "users"],
         "recvae_model": ["user_item_matrix"],
@@ -40,7 +41,7 @@ def test_every_asset_says_what_a_row_means(asset: dg.AssetsDefinition) -> None:
     assert spec.group_name in ("collection", "recommender")
     assert spec.kinds
     assert spec.owners
-    if spec.key.to_user_string() in ("repos", "stargazers", "users", "recommendations"):
+    if spec.key.to_user_string() in ("repos", "star_events", "stargazers", "users", "recommendations"):
         schema = spec.metadata["dagster/column_schema"]
         assert all(column.description for column in schema.columns)
 
@@ -54,7 +55,12 @@ def test_checks_jobs_sensors_and_schedules_are_there_and_off() -> None:
         "recvae_model:recvae_beats_popularity",
     }
     repository = defs.get_repository_def()
-    assert {job.name for job in repository.get_all_jobs()} >= {"read_lists", "collect_and_recommend", "whole_chain"}
+    assert {job.name for job in repository.get_all_jobs()} >= {
+        "read_lists",
+        "collect_and_recommend",
+        "whole_chain",
+        "read_archive",
+    }
     assert new_repositories.default_status is dg.DefaultSensorStatus.STOPPED
     assert weekly_chain.default_status is dg.DefaultScheduleStatus.STOPPED
     assert new_repositories.description
