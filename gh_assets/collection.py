@@ -292,6 +292,7 @@ class _Watch:
         self.users: StarredReport | None = None
         self.forecast = Forecast(None, 0, 0.0, None)
         self._pages = 0
+        self._users_first = False
         self._started = time.monotonic()
 
     def begin(self, report: CollectionReport, pages: int) -> None:
@@ -309,6 +310,8 @@ class _Watch:
             )
 
     def tell_of_repositories(self, report: CollectionReport) -> None:
+        if self._users_first:  # their time is no measure for the repositories'
+            self._users_first, self._started = False, time.monotonic()
         words = f"{report.stars:,} stars, {report.pages:,} pages"
         self.tell(
             report.done, report.total, words + self._quota(report.pages, self._pages, report.asked, report.to_ask)
@@ -318,7 +321,7 @@ class _Watch:
         self.users = report
         pages = report.total * PAGES_A_USER
         if report.asked == 0:
-            self._started = time.monotonic()
+            self._users_first, self._started = True, time.monotonic()
             if self.client is not None:
                 self.client.find_out()
             self.forecast = forecast(self.client.pool if self.client else None, self.resource, pages)
@@ -336,8 +339,9 @@ class _Watch:
             said += f", {left:,} points left"
             said += f" until {clock_time(reset)}" if reset is not None else ""
         share = asked / to_ask if to_ask and not expected else min(1.0, pages / max(1, expected))
-        if 0 < share < 1:
-            elapsed = time.monotonic() - self._started
+        elapsed = time.monotonic() - self._started
+        # What the first few took says nothing.
+        if 0.01 < share < 1 and elapsed > 2:
             cost = round(self.forecast.cost * (1 - share))
             eta = max(elapsed * (1 - share) / share, seconds_for(pool, self.resource, cost))
             said += f", {duration(eta)} to go"

@@ -15,6 +15,10 @@ class ServiceUnavailableError(GhAssetsError):
     """MongoDB, Google Cloud Storage, GitHub or an embedded server could not be reached."""
 
 
+class OutageError(GhAssetsError):
+    """GitHub has not answered for a while, whatever was asked."""
+
+
 class AuthenticationError(GhAssetsError):
     """A service refused the credentials it was given."""
 

@@ -35,14 +35,19 @@ from gh_assets.collector.limits import (
 )
 from gh_assets.errors import (
     BudgetSpentError,
+    GhAssetsError,
     GitHubError,
     GraphQLUnavailableError,
+    OutageError,
     QueryTooHeavyError,
     ServiceUnavailableError,
 )
 
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 30.0
+
+OUTAGE = 20
+"""After so many requests without an answer, each tried several times, nobody is asked any more."""
 
 JSON = "application/vnd.github+json"
 STAR_JSON = "application/vnd.github.star+json"
@@ -188,6 +193,7 @@ class GitHubClient:
         self._lock = threading.Lock()
         self._local = threading.local()
         self._sessions: list[requests.Session] = []
+        self._unanswered = 0
 
     def __enter__(self) -> GitHubClient:
         return self
@@ -259,6 +265,8 @@ class GitHubClient:
             If the client was cancelled.
         ServiceUnavailableError
             If GitHub cannot be reached or keeps answering with errors.
+        OutageError
+            If it was so for the last `OUTAGE` requests, too.
         GitHubError
             If an answer is none that GitHub documents.
         """
@@ -397,10 +405,23 @@ class GitHubClient:
                 self.usage.add(retries=1)
                 continue
             self.pool.answered()
+            self._unanswered = 0
             return result
-        raise ServiceUnavailableError(
-            f"GitHub at {self.api_url} did not answer {urlsplit(url).path} in {self.policy.attempts} tries "
-            f"({problem}). Check GITHUB_API_URL and the network, then run again: what was collected is kept."
+        raise self._given_up(urlsplit(url).path, problem)
+
+    def _given_up(self, path: str, problem: str) -> GhAssetsError:
+        """What to say of a request that was not answered: it may be this one, or all."""
+        with self._lock:
+            self._unanswered += 1
+            outage = self._unanswered >= OUTAGE
+        advice = "Check GITHUB_API_URL and the network, then run again: what was collected is kept."
+        if outage:
+            # Trying each of ten thousand repositories in vain would take a day.
+            return OutageError(
+                f"GitHub at {self.api_url} has not answered {OUTAGE} requests in a row ({problem}). {advice}"
+            )
+        return ServiceUnavailableError(
+            f"GitHub at {self.api_url} did not answer {path} in {self.policy.attempts} tries ({problem}). {advice}"
         )
 
     def _count_request(self) -> None:
@@ -527,10 +548,7 @@ class GitHubClient:
                 problem, failures = f"status {status}", failures + 1
                 continue
             return Answer(status, response.headers, response.content, payload, response.url)
-        raise ServiceUnavailableError(
-            f"GitHub at {self.api_url} did not answer {path} in {self.policy.attempts} tries ({problem}). Check "
-            "GITHUB_API_URL and the network, then run again: what was collected is kept."
-        )
+        raise self._given_up(path, problem)
 
     def _exchange(self, installation: str, signed: str) -> tuple[str, str]:
         """A token for an app's installation, and when it ends."""

@@ -25,6 +25,7 @@ from gh_assets.errors import (
     CancelledError,
     GitHubError,
     GraphQLUnavailableError,
+    OutageError,
     QueryTooHeavyError,
     RateLimitedError,
     ServiceUnavailableError,
@@ -36,7 +37,14 @@ MOST = 100
 SAMPLE = 12
 """Answers of a size after which a larger one is tried again: what GitHub bears changes."""
 
-STOPPING = (AuthenticationError, BudgetSpentError, CancelledError, RateLimitedError, GraphQLUnavailableError)
+STOPPING = (
+    AuthenticationError,
+    BudgetSpentError,
+    CancelledError,
+    GraphQLUnavailableError,
+    OutageError,
+    RateLimitedError,
+)
 """After these nobody else can be asked either."""
 
 Result = TypeVar("Result")

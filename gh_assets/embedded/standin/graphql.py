@@ -339,7 +339,7 @@ class GraphQL:
             return self._root(name, arguments, node, asked, path)
         if kind == "Repository" and isinstance(source, Repository):
             return self._of_repository(name, source, arguments, node, asked, path)
-        if kind == "User":
+        if kind == "User" and isinstance(source, int):
             return self._of_user(name, source, arguments, node, asked, path)
         value = source[name]
         if node.selection_set is None or value is None:
