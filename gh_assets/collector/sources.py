@@ -229,7 +229,8 @@ class RestStargazers:
         for number in range(len(pages) + 1, most + 1):
             old = known[number - 1] if number <= len(known) else None
             # A full last page may have got a successor without changing itself: it has to be asked outright.
-            etag = old.etag if old is not None and (number < len(known) or not old.full) else None
+            last = number == len(known) and number < REST_PAGES
+            etag = old.etag if old is not None and not (last and old.full) else None
             try:
                 answer = self.client.get(
                     path,
@@ -285,7 +286,7 @@ class RestStargazers:
     ) -> StarCollection:
         """What comes after the last page that REST gives: read from the newest until it meets what is known."""
         known = oldest
-        if previous is not None:
+        if previous is not None and previous.complete:
             later = previous.table.slice(sum(page.rows for page in previous.pages))
             known = pl.concat([oldest, later.join(oldest, on="user_id", how="anti")])
         beyond = PreviousStars(known, [], complete=True, source=self.name)

@@ -15,8 +15,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+import gh_assets.collector.sources as sources_module
+import gh_assets.embedded.standin.app as standin_module
 from gh_assets.asset_store import AssetStore, PartitionTables
 from gh_assets.collector.client import GitHubClient
+from gh_assets.collector.graphql_stargazers import GraphQLStargazers
 from gh_assets.collector.outcomes import Outcome
 from gh_assets.collector.repositories import KnownRepositories, collect_repositories
 from gh_assets.collector.sources import Page, RepositoryRef, RestStargazers, StarCollection, StarsFile, StarSource, Work
@@ -347,3 +350,102 @@ def test_a_link_header_that_says_too_early_that_it_is_the_end(collecting: Collec
     with serving(Starlette(routes=[Route("/repositories/1/stargazers", stargazers)])) as url, client_of(url) as client:
         report = collecting.run([RepositoryRef(1, "a/b", "a/b", 250, Outcome.OK)], RestStargazers(client, 10))
     assert report.stars == 250
+
+
+# -- beyond REST's last page ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def short_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if REST ended after three pages: forty thousand stars a test would be slow."""
+    monkeypatch.setattr(sources_module, "REST_PAGES", 3)
+    monkeypatch.setattr(standin_module, "MAX_PAGE", 3)
+
+
+def rest_and_more(client: GitHubClient, max_pages: int) -> RestStargazers:
+    return RestStargazers(client, max_pages, lambda pages: GraphQLStargazers(client, pages))
+
+
+@pytest.mark.usefixtures("short_rest")
+def test_what_lies_beyond_the_last_page_of_rest_is_read_by_graphql(github_of, collecting: Collecting) -> None:
+    world = world_of({"a/many": list(range(750)), "b/few": [1, 2], "c/edge": list(range(300))}, users=900)
+    standin, client = github_of(world)
+    report = collecting.run(refs(world), rest_and_more(client, 100), max_pages=100)
+    assert report.stars == world.star_count
+    table = collecting.tables.read("a/many")[0]
+    assert table["user_id"].to_list() == [5000 + user for user in range(750)]
+    assert table["source"].unique().to_list() == ["stargazers"]
+    assert {key: state.complete for key, state in report.states.items()} == dict.fromkeys(report.states, True)
+    assert "stargazers 422" not in standin.served
+    standin.served.clear()
+    assert collecting.run(refs(world), rest_and_more(client, 100), max_pages=100).asked == 0
+    grown = world_of({"a/many": list(range(780)), "b/few": [1, 2], "c/edge": list(range(300))}, users=900)
+    standin, client = github_of(grown)
+    report = collecting.run(refs(grown), rest_and_more(client, 100), max_pages=100)
+    assert collecting.tables.read("a/many")[0]["user_id"].to_list() == [5000 + user for user in range(780)]
+    assert (standin.served["304"], standin.quota.spent["graphql"]) == (3, 1)
+    assert report.states["a/many"].complete
+
+
+@pytest.mark.usefixtures("short_rest")
+def test_a_gap_between_the_oldest_and_the_newest_pages_is_not_called_complete(
+    github_of, collecting: Collecting
+) -> None:
+    world = world_of({"a/many": list(range(950))})
+    _, client = github_of(world)
+    report = collecting.run(refs(world), rest_and_more(client, 5), max_pages=5)
+    table = collecting.tables.read("a/many")[0]
+    assert table["user_id"].to_list() == [5000 + user for user in (*range(300), *range(750, 950))]
+    assert not report.states["a/many"].complete
+    report = collecting.run(refs(world), rest_and_more(client, 20), max_pages=20)
+    assert (report.stars, report.states["a/many"].complete) == (950, True)
+
+
+@pytest.mark.usefixtures("short_rest")
+def test_pages_beyond_are_kept_when_a_run_is_cut_short(serve_world, collecting: Collecting) -> None:
+    world = world_of({"a/many": list(range(1500))})
+    standin, url = serve_world(world)
+    with GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=2 + 3 + 9) as client:
+        stopped = collecting.run(refs(world), rest_and_more(client, 100), max_pages=100)
+    assert stopped.stopped
+    standin.served.clear()
+    with client_of(url, "token") as client:
+        report = collecting.run(refs(world), rest_and_more(client, 100), max_pages=100)
+    assert report.stars == 1500
+    assert standin.served["graphql"] == 4, "twelve pages lie beyond and one meets what is known; nine had been read"
+    assert collecting.state.interrupted() == set()
+
+
+# -- stars that are taken back -------------------------------------------------------------------------------------
+
+
+def unstars(collecting: Collecting) -> dict[str, object]:
+    return {document["_id"]: document["unstar"]["login"] for document in collecting.state.unstars.find()}
+
+
+@pytest.mark.parametrize("source", [RestStargazers, GraphQLStargazers])
+def test_stars_taken_back_are_noticed_on_a_full_pass_and_kept_as_history(
+    source, github_of, collecting: Collecting
+) -> None:
+    old = world_of({"a/b": list(range(250)), "c/d": [1, 2]}, users=300)
+    collecting.run(refs(old), source(github_of(old)[1], 10))
+    new = world_of({"a/b": [user for user in range(250) if user not in (3, 120)], "c/d": [1, 2]}, users=300)
+    _, client = github_of(new)
+    report = collecting.run(refs(new), source(client, 10), ask_all=True)
+    assert report.unstarred == 2
+    assert unstars(collecting) == {"1/5003": "user-3", "1/5120": "user-120"}
+    assert report.states["a/b"].stars == 248
+    # Whoever gives the star again is in the table again; the history stays.
+    collecting.run(refs(old), source(github_of(old)[1], 10), ask_all=True)
+    assert collecting.tables.read("a/b")[0].height == 250
+    assert len(unstars(collecting)) == 2
+
+
+@pytest.mark.parametrize("source", [RestStargazers, GraphQLStargazers])
+def test_what_lies_beyond_the_wanted_pages_was_not_taken_back(source, github_of, collecting: Collecting) -> None:
+    world = world_of({"a/b": list(range(450))})
+    _, client = github_of(world)
+    collecting.run(refs(world), source(client, 10))
+    report = collecting.run(refs(world), source(client, 2), max_pages=2, ask_all=True)
+    assert report.unstarred == 0
+    assert unstars(collecting) == {}

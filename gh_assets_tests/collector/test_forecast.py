@@ -1,0 +1,63 @@
+"""What a collection will cost."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import SecretStr
+
+from gh_assets.collector.client import GitHubClient
+from gh_assets.collector.forecast import Expected, duration, expected_pages, forecast
+from gh_assets.collector.limits import Resource, RetryPolicy
+from gh_assets.collector.sources import RestStargazers
+from gh_assets.collector.stargazers import CollectionState
+from gh_assets.embedded.standin.clock import VirtualClock
+from gh_assets.embedded.standin.limits import Limits
+from gh_assets_tests.collector.test_stargazers import Collecting, refs
+from gh_assets_tests.worlds import world_of
+
+
+def test_pages_of_what_is_new_and_of_what_is_known() -> None:
+    wanted = [
+        (0, None, None),
+        (250, None, None),
+        (5000, None, None),
+        (None, None, None),
+        (250, 240, 240),
+        (900, 500, 500),
+    ]
+    assert expected_pages(wanted, 10) == Expected(6, 1 + 3 + 10 + 1 + 1 + 4)
+
+
+def test_without_a_pool_nothing_is_spent() -> None:
+    assert forecast(None, Resource.REST, 100).words() == "costs no quota"
+
+
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_the_forecast_is_what_it_then_takes(serve_world, asset_store, database, tokens: int) -> None:
+    """In virtual time: pages for two and a half windows."""
+    clock = VirtualClock()
+    names = [f"token-{number}" for number in range(tokens)]
+    limits = Limits.of_github(requests=100, requests_a_minute=900)
+    world = world_of({f"a/{n}": list(range(100 * tokens)) for n in range(250)})
+    standin, url = serve_world(world, tokens=names, limits=limits, clock=clock)
+    secrets = [SecretStr(name) for name in names]
+    with GitHubClient(url, secrets, policy=RetryPolicy(), clock=clock) as client:
+        client.find_out()
+        told = forecast(client.pool, Resource.REST, 250 * tokens)
+        assert told.cost == 250 * tokens
+        assert told.left is not None
+        assert 90 * tokens <= told.left <= 100 * tokens
+        started = clock.now()
+        collecting = Collecting(asset_store, CollectionState(database))
+        report = collecting.run(refs(world), RestStargazers(client, 10))
+        took = clock.now() - started
+    assert report.stars == world.star_count
+    assert standin.quota.violations == {}
+    assert took == pytest.approx(told.seconds, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(4.4, "4 s"), (89, "89 s"), (120, "2 min"), (5400, "1 h 30 min"), (float("inf"), "for ever")]
+)
+def test_durations_for_people(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
