@@ -31,6 +31,8 @@ from gh_assets.embedded.standin.world import NO_TIME, Repository, World
 Handler = Callable[[Request], Response]
 Endpoint = Callable[[Request], Awaitable[Response]]
 
+UNKNOWN_TIME = "1970-01-01T00:00:00Z"
+
 MAX_PAGE = 400
 """GitHub answers 422 past this page of a list of stargazers."""
 
@@ -327,17 +329,20 @@ class Standin:
         told = self.quota.describe(self.users[_token_of(request)], self.clock.now())
         skew = int(self.faults.clock_skew)
         resources = {name: {**budget, "reset": budget["reset"] + skew} for name, budget in told.items()}
-        return _json({"resources": resources, "rate": resources[REST]})
+        # Searches have a budget of their own, of which nobody here makes use.
+        search = {"limit": 30, "used": 0, "remaining": 30, "reset": resources[REST]["reset"]}
+        return _json({"resources": {**resources, "search": search}, "rate": resources[REST]})
 
     def viewer(self, request: Request) -> Response:
         number = self.users[_token_of(request)]
-        return _json({"login": f"standin-operator-{number}", "id": number, "type": "User"})
+        login = f"standin-operator-{number}"
+        return _json(_profile(_account_json(login, number, "User", f"{_base(request)}/users/{login}")))
 
     def user(self, request: Request) -> Response:
         index = self._find_user(request)
         if index is None:
             return _error(404, "Not Found")
-        return _json(orjson.loads(self._user_json(index, _base(request))), tagged=True)
+        return _json(_profile(orjson.loads(self._user_json(index, _base(request)))), tagged=True)
 
     def repository(self, request: Request) -> Response:
         found = self._find_repository(request)
@@ -357,7 +362,16 @@ class Standin:
         if "raw" in request.headers.get("accept", ""):
             return _tagged(content, "application/vnd.github.raw+json; charset=utf-8")
         sha = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+        url = f"{_base(request)}/repos/{found.full_name}"
+        addresses = {
+            "url": f"{url}/contents/README.md?ref=main",
+            "html_url": f"https://github.com/{found.full_name}/blob/main/README.md",
+            "git_url": f"{url}/git/blobs/{sha}",
+            "download_url": f"https://raw.githubusercontent.com/{found.full_name}/main/README.md",
+        }
         answer = {
+            **addresses,
+            "_links": {"self": addresses["url"], "html": addresses["html_url"], "git": addresses["git_url"]},
             "type": "file",
             "encoding": "base64",
             "size": len(content),
@@ -495,9 +509,10 @@ class Standin:
             "fork": False,
             "url": url,
             **links,
-            "created_at": repository.created_at,
-            "updated_at": repository.pushed_at,
-            "pushed_at": repository.pushed_at,
+            # GitHub has a time for each; a world from a file may not.
+            "created_at": repository.created_at or UNKNOWN_TIME,
+            "updated_at": repository.pushed_at or UNKNOWN_TIME,
+            "pushed_at": repository.pushed_at or UNKNOWN_TIME,
             "git_url": f"git://github.com/{repository.full_name}.git",
             "ssh_url": f"git@github.com:{repository.full_name}.git",
             "clone_url": f"https://github.com/{repository.full_name}.git",
@@ -528,7 +543,6 @@ class Standin:
             "topics": list(repository.topics),
             "visibility": "public",
             "default_branch": "main",
-            "temp_clone_token": None,
             "network_count": 0,
             "subscribers_count": 0,
         }
@@ -583,6 +597,13 @@ def _account_json(login: str, account_id: int, kind: str, url: str) -> dict[str,
         "user_view_type": "public",
         "site_admin": False,
     }
+
+
+def _profile(account: dict[str, Any]) -> dict[str, Any]:
+    """An account with what only its own page shows."""
+    nothing = dict.fromkeys(("name", "company", "location", "email", "hireable", "bio", "twitter_username"))
+    counts = dict.fromkeys(("public_repos", "public_gists", "followers", "following"), 0)
+    return account | nothing | counts | {"blog": "", "created_at": UNKNOWN_TIME, "updated_at": UNKNOWN_TIME}
 
 
 def _iso(seconds: int) -> str | None:
