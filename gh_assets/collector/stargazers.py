@@ -31,6 +31,10 @@ STATE_BATCH = 200
 """Repositories whose state is written to Mongo at once; at most so many are collected again after a crash."""
 
 
+_WITH_STATE = {"state": {"$exists": True}}
+"""Documents may hold other registers (`seeds`), and no state yet."""
+
+
 class StarStore(Protocol):
     """Where the tables of stargazers lie, one a partition."""
 
@@ -113,12 +117,8 @@ class CollectionState:
 
     def load(self) -> dict[int, RepositoryState]:
         """All states, by repository id."""
-        states = (RepositoryState.from_document(document) for document in self.collection.find())
+        states = (RepositoryState.from_document(document) for document in self.collection.find(_WITH_STATE))
         return {state.repo_id: state for state in states}
-
-    def outcomes(self) -> Counter[str]:
-        """Repositories by outcome."""
-        return Counter(str(d["state"]["outcome"]) for d in self.collection.find({}, {"state.outcome": 1}))
 
     def save(self, states: Sequence[RepositoryState]) -> None:
         """Write states."""

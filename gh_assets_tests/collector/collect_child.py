@@ -1,0 +1,40 @@
+"""A collector in a process of its own, to be killed: ``python -m gh_assets_tests.collector.collect_child '{…}'``."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from pydantic import SecretStr
+
+from gh_assets.asset_store import AssetStore
+from gh_assets.collection import CollectionOptions, collect
+from gh_assets.collector.client import GitHubClient
+from gh_assets.collector.ledger import MongoLedger
+from gh_assets.collector.outcomes import Outcome
+from gh_assets.collector.sources import RepositoryRef
+from gh_assets.objects import ObjectStore
+from gh_assets.services import connect_gcs, open_mongo
+from gh_assets.settings import load_settings
+from gh_assets_tests.conftest import QUICK
+
+
+def main() -> int:
+    asked = json.loads(sys.argv[1])
+    settings = load_settings().model_copy(update={"mongo_database": asked["database"]})
+    store = AssetStore(ObjectStore(connect_gcs(settings), asked["bucket"]), 4)
+    refs = [RepositoryRef(n, name, name, count, Outcome.OK) for n, name, count in asked["repositories"]]
+    tokens = [SecretStr(token) for token in asked["tokens"]]
+    with open_mongo(settings) as database:
+        ledger = MongoLedger(database["github_budgets"])
+        with GitHubClient(asked["url"], tokens, policy=QUICK, ledger=ledger) as client:
+            sys.stdout.write("ready\n")
+            sys.stdout.flush()
+            options = CollectionOptions(asked["source"], 20, workers=4)
+            collected = collect(options, refs, client, database, store, tell=lambda *_: None, say=lambda _: None)
+    unclear = collected.report.outcomes[Outcome.UNKNOWN.value]
+    return 3 if unclear else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
