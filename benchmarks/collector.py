@@ -3,6 +3,7 @@
     python benchmarks/collector.py economy      # requests and points against what is needed at least
     python benchmarks/collector.py quota        # in virtual time: hours against the quota's own bound
     python benchmarks/collector.py throughput   # pages a second without limits, Parquet and Mongo included
+    python benchmarks/collector.py memory       # peak memory from 1,000 to 50,000 repositories
 
 The stand-in runs in a process of its own, as GitHub does.
 """
@@ -246,16 +247,49 @@ def throughput(options: argparse.Namespace) -> None:
             )
 
 
+def _collect_alone(url: str, count: int, name: str, peak: Any) -> None:
+    """In a process of its own: its peak is the collector's."""
+    import resource
+
+    shape = Shape((150,) * count)
+    refs_alone = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with client_of(url, ["token"]) as client:
+        source = RestStargazers(client, 10) if name == "stargazers" else GraphQLStargazers(client, 10)
+        report = Place(workers=8).collect(shape, source, 10)
+    if report.outcomes["ok"] != count:
+        raise SystemExit(f"only {report.outcomes} of {count} repositories were collected")
+    peak[0], peak[1] = refs_alone / 1024, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def memory(options: argparse.Namespace) -> None:
+    """Peak resident memory of the collecting process, tables in the bucket and states in Mongo included."""
+    context = multiprocessing.get_context("spawn")
+    for name in ("stargazers", "graphql"):
+        for count in (1000, 10_000, options.repositories):
+            started = time.perf_counter()
+            with standin(Shape((150,) * count), Limits(), ["token"]) as url:
+                peak = context.Array("d", 2)
+                process = context.Process(target=_collect_alone, args=(url, count, name, peak))
+                process.start()
+                process.join()
+            if process.exitcode:
+                raise SystemExit(1)
+            print(
+                f"{name}: {count:,} repositories, peak {peak[1]:.0f} MiB (imports and their list: {peak[0]:.0f} MiB), "
+                f"{time.perf_counter() - started:.0f} s"
+            )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("figure", choices=["economy", "quota", "throughput"])
+    parser.add_argument("figure", choices=["economy", "quota", "throughput", "memory"])
     parser.add_argument("--repositories", type=int)
     options = parser.parse_args()
-    defaults = {"economy": 4761, "quota": 10_000, "throughput": 600}
+    defaults = {"economy": 4761, "quota": 10_000, "throughput": 600, "memory": 50_000}
     options.repositories = options.repositories or defaults[options.figure]
     with tempfile.TemporaryDirectory() as home:
         os.environ.setdefault("GH_ASSETS_HOME", str(Path(home) / "home"))
-        {"economy": economy, "quota": quota, "throughput": throughput}[options.figure](options)
+        {"economy": economy, "quota": quota, "throughput": throughput, "memory": memory}[options.figure](options)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,153 @@
+"""No token and no password anywhere: not in what is printed, logged, stored, raised, or in anybody's arguments."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from bson.json_util import dumps
+from pydantic import SecretStr
+
+from gh_assets.collector.client import OUTAGE, GitHubClient
+from gh_assets.embedded.standin.app import Standin
+from gh_assets.embedded.standin.faults import Faults
+from gh_assets.errors import GhAssetsError, OutageError, ServiceUnavailableError
+from gh_assets.services import connect_mongo
+from gh_assets.settings import load_settings
+from gh_assets_tests.conftest import QUICK, SETTINGS
+from gh_assets_tests.test_chain import let_go
+from gh_assets_tests.worlds import LIST, World, world_of
+
+GOOD, REFUSED = "ghp_goodgoodgood0123456789GOOD", "ghp_refusedrefused9876543210NONE"
+TOKENS = {GOOD, REFUSED}
+PASSWORD = "verysecretpassword0123"
+
+
+def tastes() -> World:
+    """Enough for a model, in two pages a repository."""
+    stars = {f"a/{n}": [user for user in range(150) if (user + n) % 3 != 0] for n in range(12)}
+    return world_of(stars, users=150)
+
+
+class Arguments:
+    """Watches the command lines and environments' names of all processes while something runs."""
+
+    def __init__(self) -> None:
+        self.seen: set[str] = set()
+        self._over = threading.Event()
+
+    def __enter__(self) -> Arguments:
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.02):
+            for process in Path("/proc").glob("[0-9]*"):
+                try:
+                    self.seen.add((process / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace"))
+                except OSError:
+                    continue
+
+
+def command(home: Path, *arguments: str, **environment: str) -> str:
+    """All that a command prints, with logs as chatty as they get."""
+    clean = {name: value for name, value in os.environ.items() if name not in SETTINGS}
+    code = "import logging; logging.basicConfig(level=logging.DEBUG); from gh_assets.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=clean | {"GH_ASSETS_HOME": str(home)} | environment,
+        cwd=home.parent,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    return f"{done.returncode}\n{done.stdout}\n{done.stderr}"
+
+
+def stored(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, bytes]]:
+    """All that a home holds: each file, and Mongo's documents, which lie compressed."""
+    for path in home.rglob("*"):
+        if path.is_file() and path.name != "standin-token":
+            yield str(path), path.read_bytes()
+    monkeypatch.setenv("GH_ASSETS_HOME", str(home))
+    database = connect_mongo(load_settings())
+    for name in database.client.list_database_names():
+        for collection in database.client[name].list_collection_names():
+            documents = dumps(list(database.client[name][collection].find()))
+            yield f"Mongo {name}.{collection}", documents.encode()
+    database.client.close()
+
+
+def test_runs_with_every_kind_of_failure_leave_no_token_anywhere(
+    serve_world: Callable[..., tuple[Standin, str]], fresh_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = ("reset", "timeout", "500", "502", "504", "truncated", "wrong link", "slow", "403 retry-after")
+    faults = Faults(dict.fromkeys(kinds, 0.02), seed=4, timeout_seconds=0.05, slow_seconds=0.01, retry_after=0)
+    standin, url = serve_world(tastes(), tokens=[GOOD], faults=faults)
+    both = f"{GOOD},{REFUSED}"
+    said = []
+    with Arguments() as arguments:
+        real = {"GITHUB_API_URL": url, "GITHUB_TOKENS": both}
+        said.append(command(fresh_home, "run", "--awesome", LIST, "--epochs", "1", "--source", "stargazers", **real))
+        assert said[-1].startswith("0"), said[-1][-3000:]
+        standin.restricted = True
+        said.append(command(fresh_home, "run", "--awesome", LIST, "--epochs", "1", "--full", **real))
+        assert said[-1].startswith("0"), said[-1][-3000:]
+        said.append(command(fresh_home, "run", "--awesome", LIST, "--full", "--max-requests", "3", **real))
+        refused = {"GITHUB_API_URL": url, "GITHUB_TOKENS": REFUSED}
+        said.append(command(fresh_home, "run", "--awesome", LIST, "--full", **refused))
+        assert said[-1].startswith("1")
+        file = fresh_home.parent / "tokens"
+        file.write_text(both)
+        said.append(command(fresh_home, "doctor", GITHUB_API_URL=url, GITHUB_TOKENS_FILE=str(file)))
+        said.append(command(fresh_home, "status", "--json", **real))
+        said.append(
+            command(fresh_home, "status", MONGO_URI=f"mongodb://me:{PASSWORD}@127.0.0.1:1/?connectTimeoutMS=200")
+        )
+        assert said[-1].startswith("1")
+    file.unlink()
+    assert "…NONE" in "".join(said), "a refused token is named by its end"
+    for secret in (*TOKENS, PASSWORD):
+        assert all(secret not in words for words in said)
+        assert all(secret not in line for line in arguments.seen)
+        for place, content in stored(fresh_home, monkeypatch):
+            assert secret.encode() not in content, place
+    assert any("gh_assets.embedded" in line for line in arguments.seen), "the servers were watched"
+    let_go(fresh_home)
+
+
+@pytest.mark.parametrize("kind", ["500", "truncated", "reset", "timeout"])
+def test_no_exception_and_no_log_holds_a_token(serve_world, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    faults = Faults({kind: 1.0}, timeout_seconds=0.01)
+    _, url = serve_world(tastes(), tokens=[GOOD], faults=faults)
+    with GitHubClient(url, [SecretStr(GOOD)], policy=QUICK) as client:
+        for ask in (lambda: client.get("/user"), lambda: client.graphql("{ viewer { login } }", {})):
+            with pytest.raises(GhAssetsError) as caught:
+                ask()
+            error: BaseException | None = caught.value
+            while error is not None:
+                assert GOOD not in f"{error!r} {error}"
+                error = error.__cause__ or error.__context__
+    assert GOOD not in caplog.text
+
+
+def test_an_outage_ends_what_would_be_tried_in_vain(serve_world) -> None:
+    _, url = serve_world(tastes(), tokens=[GOOD], faults=Faults({"500": 1.0}))
+    with GitHubClient(url, [SecretStr(GOOD)], policy=QUICK) as client:
+        for _ in range(OUTAGE - 1):
+            with pytest.raises(ServiceUnavailableError):
+                client.get("/user")
+        with pytest.raises(OutageError, match=f"has not answered {OUTAGE} requests in a row"):
+            client.get("/user")
