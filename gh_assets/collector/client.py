@@ -194,6 +194,12 @@ class GitHubClient:
         self._local = threading.local()
         self._sessions: list[requests.Session] = []
         self._unanswered = 0
+        self._headers = {
+            "user-agent": f"gh_assets/{__version__}",
+            "x-github-api-version": "2022-11-28",
+            "accept-encoding": "gzip, deflate",
+            "connection": "keep-alive",
+        }
 
     def __enter__(self) -> GitHubClient:
         return self
@@ -276,13 +282,7 @@ class GitHubClient:
             headers["if-none-match"] = etag
 
         def send(authorized: dict[str, str]) -> requests.Response:
-            return self._session().get(
-                url,
-                params=parameters,
-                headers=authorized,
-                timeout=(CONNECT_SECONDS, READ_SECONDS),
-                allow_redirects=False,
-            )
+            return self._send("GET", url, authorized, parameters=parameters)
 
         def understand(response: requests.Response, _reply: _Reply) -> Answer | str:
             payload = None
@@ -319,13 +319,7 @@ class GitHubClient:
         headers = {"accept": JSON, "content-type": "application/json"}
 
         def send(authorized: dict[str, str]) -> requests.Response:
-            return self._session().post(
-                self.graphql_url,
-                data=body,
-                headers=authorized,
-                timeout=(CONNECT_SECONDS, READ_SECONDS),
-                allow_redirects=False,
-            )
+            return self._send("POST", self.graphql_url, authorized, body=body)
 
         def understand(response: requests.Response, reply: _Reply) -> GraphQLAnswer | str:
             if response.status_code in (502, 504):
@@ -522,12 +516,8 @@ class GitHubClient:
             secret = token.credential.secret(self.pool.clock.now()).get_secret_value()
             self._count_request()
             try:
-                response = self._session().get(
-                    self.api_url + path,
-                    headers={"accept": JSON, "authorization": f"Bearer {secret}"},
-                    timeout=(CONNECT_SECONDS, READ_SECONDS),
-                    allow_redirects=False,
-                )
+                headers = {"accept": JSON, "authorization": f"Bearer {secret}"}
+                response = self._send("GET", self.api_url + path, headers)
                 # An error page need not be JSON; what is used has to be.
                 payload = orjson.loads(response.content) if response.status_code == 200 else None
             except (requests.RequestException, orjson.JSONDecodeError) as error:
@@ -554,12 +544,9 @@ class GitHubClient:
         """A token for an app's installation, and when it ends."""
         self._count_request()
         try:
-            response = self._session().post(
-                f"{self.api_url}/app/installations/{installation}/access_tokens",
-                headers={"accept": JSON, "authorization": f"Bearer {signed}"},
-                timeout=(CONNECT_SECONDS, READ_SECONDS),
-                allow_redirects=False,
-            )
+            url = f"{self.api_url}/app/installations/{installation}/access_tokens"
+            headers = {"accept": JSON, "authorization": f"Bearer {signed}"}
+            response = self._send("POST", url, headers, body=b"")
             payload = orjson.loads(response.content) if response.status_code == 201 else None
         except (requests.RequestException, orjson.JSONDecodeError) as error:
             raise ServiceUnavailableError(
@@ -578,14 +565,42 @@ class GitHubClient:
             raise GitHubError(f"GitHub redirected to another server, {urlsplit(path).netloc}: not followed.")
         return path
 
+    def _send(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        *,
+        parameters: Mapping[str, str | int] | None = None,
+        body: bytes | None = None,
+    ) -> requests.Response:
+        """One request over this thread's kept-alive session; redirects are not followed.
+
+        By the session's adapter, without what `Session.request` does around it (cookies, history, hooks, the
+        environment): that takes as long as the rest, and nothing of it is wanted here.
+        """
+        session = self._session()
+        request = requests.PreparedRequest()
+        request.prepare_method(method)
+        request.prepare_url(url, parameters)
+        request.headers = requests.structures.CaseInsensitiveDict(self._headers | dict(headers))
+        if body is not None:
+            request.prepare_body(body, None)
+        response = session.get_adapter(url).send(
+            request,
+            timeout=(CONNECT_SECONDS, READ_SECONDS),
+            verify=True,
+            proxies=session.proxies,
+        )
+        _ = response.content  # read now: the connection is free for the next request
+        return response
+
     def _session(self) -> requests.Session:
         session: requests.Session | None = getattr(self._local, "session", None)
         if session is None:
             session = requests.Session()
             session.trust_env = False  # a .netrc entry for the host would replace our token
             session.proxies = requests.utils.get_environ_proxies(self.api_url)
-            session.headers["user-agent"] = f"gh_assets/{__version__}"
-            session.headers["x-github-api-version"] = "2022-11-28"
             self._local.session = session
             with self._lock:
                 self._sessions.append(session)

@@ -21,9 +21,9 @@ from gh_assets.collector.sources import (
     PreviousStars,
     RepositoryRef,
     StarCollection,
+    StarRows,
     Work,
     missing_from,
-    stars_table,
 )
 from gh_assets.errors import GitHubError, ServiceUnavailableError
 
@@ -72,7 +72,7 @@ class _Stargazers(Listing[StarCollection]):
         self.work = work
         self.repository = work.repository
         self.max_pages = max_pages
-        self.tables: list[pl.DataFrame] = []
+        self.tables: list[StarRows] = []
         self.cursor: str | None = None
         self.before = work.load_previous()
         self.previous = self._usable(self.before)
@@ -80,7 +80,7 @@ class _Stargazers(Listing[StarCollection]):
         if self.previous is not None:
             self.known = frozenset(self.previous.table.select("user_id", "starred_at").rows())
         for page, rows in work.checkpoint.pages()[:max_pages]:
-            self.tables.append(rows)
+            self.tables.append(StarRows.of_table(rows))
             self.cursor = page.etag
 
     def _usable(self, before: PreviousStars | None) -> PreviousStars | None:
@@ -108,10 +108,10 @@ class _Stargazers(Listing[StarCollection]):
             if isinstance(user.get("databaseId"), int) and isinstance(user.get("login"), str):
                 users.append((user["databaseId"], user["login"]))
                 times.append(edge.get("starredAt"))
-        rows = stars_table(self.repository.repo_id, users, times, GraphQLStargazers.name)
+        rows = StarRows(self.repository.repo_id, GraphQLStargazers.name, users, times)
         self.tables.append(rows)
         self.cursor = stars["pageInfo"]["endCursor"]
-        met = bool(self.known) and not self.known.isdisjoint(rows.select("user_id", "starred_at").rows())
+        met = bool(self.known) and not self.known.isdisjoint(rows.table().select("user_id", "starred_at").rows())
         more = bool(stars["pageInfo"]["hasNextPage"]) and self.cursor is not None
         if more and not met and len(self.tables) < self.max_pages:
             full = len(stars.get("edges") or []) == PER_PAGE
@@ -121,7 +121,7 @@ class _Stargazers(Listing[StarCollection]):
 
     def _done(self, met: bool, more: bool) -> StarCollection:
         repository = self.repository
-        fresh = pl.concat(self.tables).reverse()  # oldest first, as REST lists them
+        fresh = StarRows.together(self.tables).reverse()  # oldest first, as REST lists them
         previous = self.previous if met else None
         table = pl.concat([previous.table, fresh]) if previous is not None else fresh
         # Whoever starred again is listed with the newer time; pages that shift bring some stars twice.

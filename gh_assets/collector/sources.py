@@ -77,13 +77,73 @@ class PreviousStars:
     source: str | None = None
 
 
+class StarRows:
+    """Stars of a page, made into a table only when somebody wants one: most pages are wanted with others at once.
+
+    Parameters
+    ----------
+    repo_id : int
+    source : str
+    users : sequence of tuple
+        Id and login.
+    times : sequence of str or None
+        GitHub's texts.
+    """
+
+    def __init__(
+        self, repo_id: int, source: str, users: Sequence[tuple[int, str]], times: Sequence[str | None]
+    ) -> None:
+        self.height = len(users)
+        self._raw = (repo_id, source, users, times)
+        self._table: pl.DataFrame | None = None
+
+    @classmethod
+    def of_table(cls, table: pl.DataFrame) -> StarRows:
+        """Rows that are a table already."""
+        rows = cls(0, "", [], [])
+        rows.height, rows._table = table.height, table
+        return rows
+
+    def table(self) -> pl.DataFrame:
+        """Of schema `STARGAZERS`."""
+        if self._table is None:
+            repo_id, source, users, times = self._raw
+            self._table = stars_table(repo_id, users, times, source)
+        return self._table
+
+    @classmethod
+    def together(cls, parts: Sequence[StarRows]) -> pl.DataFrame:
+        """One table of several pages, in order."""
+        tables: list[pl.DataFrame] = []
+        users: list[tuple[int, str]] = []
+        times: list[str | None] = []
+        raw = ("", 0)
+
+        def finish() -> None:
+            if users:
+                tables.append(stars_table(raw[1], users, times, raw[0]))
+                users.clear()
+                times.clear()
+
+        for part in parts:
+            if part._table is not None:
+                finish()
+                tables.append(part._table)
+            else:
+                raw = (part._raw[1], part._raw[0])
+                users += part._raw[2]
+                times += part._raw[3]
+        finish()
+        return pl.concat(tables) if tables else STARGAZERS.empty()
+
+
 class Checkpoint(Protocol):
     """Keeps the pages of one repository that is being collected, so that a killed run goes on where it was."""
 
     def pages(self) -> list[tuple[Page, pl.DataFrame]]:
         """What an earlier run had read, from the first page on."""
 
-    def add(self, number: int, page: Page, rows: pl.DataFrame) -> None:
+    def add(self, number: int, page: Page, rows: StarRows) -> None:
         """Remember page `number` (from 1)."""
 
 
@@ -93,7 +153,7 @@ class NoCheckpoint:
     def pages(self) -> list[tuple[Page, pl.DataFrame]]:
         return []
 
-    def add(self, number: int, page: Page, rows: pl.DataFrame) -> None:
+    def add(self, number: int, page: Page, rows: StarRows) -> None:
         pass
 
 
@@ -222,7 +282,7 @@ class RestStargazers:
         most = min(self.max_pages, REST_PAGES)
         resumed = work.checkpoint.pages()[:most]
         pages = [page for page, _ in resumed]
-        tables = [rows for _, rows in resumed]
+        tables = [StarRows.of_table(rows) for _, rows in resumed]
         offset = sum(page.rows for page in known[: len(pages)])
         requests = not_modified = 0
         complete = False
@@ -243,7 +303,7 @@ class RestStargazers:
             requests += 1
             if answer.status == 304 and old is not None and previous is not None:
                 not_modified += 1
-                page, rows = old, previous.table.slice(offset, old.rows)
+                page, rows = old, StarRows.of_table(previous.table.slice(offset, old.rows))
                 offset += old.rows
                 complete = number == len(known) and number < REST_PAGES
             elif answer.status == 200 and isinstance(answer.payload, list):
@@ -262,7 +322,7 @@ class RestStargazers:
             if complete:
                 break
             work.checkpoint.add(number, page, rows)
-        table = pl.concat(tables).unique("user_id", keep="first", maintain_order=True)
+        table = StarRows.together(tables).unique("user_id", keep="first", maintain_order=True)
         if table.height < sum(page.rows for page in pages):
             # Stars that shifted while we paged came twice: without its rows in place no page can be reused.
             pages = []
@@ -327,7 +387,7 @@ class _Beyond:
     def pages(self) -> list[tuple[Page, pl.DataFrame]]:
         return self._checkpoint.pages()[self._first :]
 
-    def add(self, number: int, page: Page, rows: pl.DataFrame) -> None:
+    def add(self, number: int, page: Page, rows: StarRows) -> None:
         self._checkpoint.add(self._first + number, page, rows)
 
 
@@ -422,17 +482,18 @@ def merge_stars(
     return table, None if gone is None or gone.is_empty() else gone
 
 
-def _rows(entries: Sequence[Any], repo_id: int, source: str) -> pl.DataFrame:
+def _rows(entries: Sequence[Any], repo_id: int, source: str) -> StarRows:
     """Rows of a page. A star whose user is null (a deleted account) belongs to nobody and is left out."""
-    users, times = [], []
+    users: list[tuple[int, str]] = []
+    times: list[str | None] = []
     for entry in entries:
         # Servers that ignore the media type answer with bare users, without the time.
         starred = isinstance(entry, dict) and "user" in entry
         user = entry["user"] if starred else entry
         if isinstance(user, dict) and isinstance(user.get("id"), int) and isinstance(user.get("login"), str):
-            users.append(user)
+            users.append((user["id"], user["login"]))
             times.append(entry.get("starred_at") if starred else None)
-    return stars_table(repo_id, [(user["id"], user["login"]) for user in users], times, source)
+    return StarRows(repo_id, source, users, times)
 
 
 def stars_table(

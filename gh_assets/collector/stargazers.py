@@ -23,7 +23,7 @@ from pymongo.database import Database
 
 from gh_assets.collector.concurrency import map_bounded
 from gh_assets.collector.outcomes import REACHABLE, Outcome
-from gh_assets.collector.sources import Page, PreviousStars, RepositoryRef, StarCollection, StarSource, Work
+from gh_assets.collector.sources import Page, PreviousStars, RepositoryRef, StarCollection, StarRows, StarSource, Work
 from gh_assets.errors import BudgetSpentError
 from gh_assets.ingest import Consumer, Message, versioned
 
@@ -169,7 +169,7 @@ class MongoCheckpoint:
         self._repository = repository
         self._source = source
         self._resume = resume
-        self._waiting: list[dict[str, Any]] = []
+        self._waiting: list[tuple[dict[str, Any], StarRows]] = []
         self.written = False
 
     def pages(self) -> list[tuple[Page, pl.DataFrame]]:
@@ -188,30 +188,35 @@ class MongoCheckpoint:
             self._pages.delete_many(_pages_of(self._repository.repo_id))
         return found
 
-    def add(self, number: int, page: Page, rows: pl.DataFrame) -> None:
-        buffer = BytesIO()
-        rows.write_ipc(buffer, compression="zstd")
-        self._waiting.append(
-            {
-                "_id": f"{self._repository.repo_id}/{number:06d}",
-                "number": number,
-                "source": self._source,
-                "etag": page.etag,
-                "rows": page.rows,
-                "full": page.full,
-                "at": dt.datetime.now(dt.UTC),
-                "table": buffer.getvalue(),
-            }
-        )
+    def add(self, number: int, page: Page, rows: StarRows) -> None:
+        document = {
+            "_id": f"{self._repository.repo_id}/{number:06d}",
+            "number": number,
+            "source": self._source,
+            "etag": page.etag,
+            "rows": page.rows,
+            "full": page.full,
+            "at": dt.datetime.now(dt.UTC),
+        }
+        self._waiting.append((document, rows))
         if self.written or number > self.KEPT_IN_MEMORY:
             self.flush()
 
     def flush(self) -> None:
         """Write what is only in memory yet."""
         if self._waiting:
-            operations = [pymongo.ReplaceOne({"_id": d["_id"]}, d, upsert=True) for d in self._waiting]
+            operations = [
+                pymongo.ReplaceOne({"_id": document["_id"]}, document | {"table": _packed(rows)}, upsert=True)
+                for document, rows in self._waiting
+            ]
             self._pages.bulk_write(operations, ordered=True)
             self._waiting, self.written = [], True
+
+
+def _packed(rows: StarRows) -> bytes:
+    buffer = BytesIO()
+    rows.table().write_ipc(buffer, compression="zstd")
+    return buffer.getvalue()
 
 
 def _pages_of(repo_id: int) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-import polars as pl
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
@@ -22,7 +21,16 @@ from gh_assets.collector.client import GitHubClient
 from gh_assets.collector.graphql_stargazers import GraphQLStargazers
 from gh_assets.collector.outcomes import Outcome
 from gh_assets.collector.repositories import KnownRepositories, collect_repositories
-from gh_assets.collector.sources import Page, RepositoryRef, RestStargazers, StarCollection, StarsFile, StarSource, Work
+from gh_assets.collector.sources import (
+    Page,
+    RepositoryRef,
+    RestStargazers,
+    StarCollection,
+    StarRows,
+    StarsFile,
+    StarSource,
+    Work,
+)
 from gh_assets.collector.stargazers import CollectionReport, CollectionState, collect_stargazers
 from gh_assets.embedded.standin.world import World
 from gh_assets.schemas import STARGAZERS
@@ -294,7 +302,7 @@ def test_pages_of_long_repositories_are_safe_before_the_run_ends(serve_world, co
         def _collect(self, work: Work) -> StarCollection:
             add = work.checkpoint.add
 
-            def watched(number: int, page: Page, rows: pl.DataFrame) -> None:
+            def watched(number: int, page: Page, rows: StarRows) -> None:
                 add(number, page, rows)
                 pages.append(collecting.state.pages.count_documents({}))
 
