@@ -68,6 +68,7 @@ class Answer:
     content: bytes
     payload: Any
     url: str
+    sent: float = 0.0
 
     @property
     def etag(self) -> str | None:
@@ -481,7 +482,7 @@ class GitHubClient:
         limits = self._ask_about(token, "/rate_limit")
         if limits is None:
             return
-        budgets = _budgets(limits.payload, limits.headers, self.pool.clock.now())
+        budgets = _budgets(limits, self.pool.clock.now())
         core = budgets.get(Resource.REST)
         if core is not None and core.remaining < 1:
             self.pool.postpone(token, core.reset)
@@ -504,7 +505,7 @@ class GitHubClient:
         limits = self._ask_about(token, "/rate_limit")
         if limits is not None and token.account is not None:
             # An Enterprise server without limits answers 404.
-            self.pool.observe(token.account, _budgets(limits.payload, limits.headers, self.pool.clock.now()))
+            self.pool.observe(token.account, _budgets(limits, self.pool.clock.now()))
 
     def _ask_about(self, token: Token, path: str) -> Answer | None:
         """Ask with this very token; None if that has to be done again later, or never."""
@@ -515,6 +516,7 @@ class GitHubClient:
                 self.pool.clock.wait(self.policy.wait_before(failures), self.pool.cancelled)
             secret = token.credential.secret(self.pool.clock.now()).get_secret_value()
             self._count_request()
+            sent = self.pool.clock.now()
             try:
                 headers = {"accept": JSON, "authorization": f"Bearer {secret}"}
                 response = self._send("GET", self.api_url + path, headers)
@@ -537,7 +539,7 @@ class GitHubClient:
             if status in _RETRIED:
                 problem, failures = f"status {status}", failures + 1
                 continue
-            return Answer(status, response.headers, response.content, payload, response.url)
+            return Answer(status, response.headers, response.content, payload, response.url, sent)
         raise self._given_up(path, problem)
 
     def _exchange(self, installation: str, signed: str) -> tuple[str, str]:
@@ -607,10 +609,10 @@ class GitHubClient:
         return session
 
 
-def _budgets(payload: Any, headers: Mapping[str, str], now: float) -> dict[Resource, Observation]:
+def _budgets(answer: Answer, now: float) -> dict[Resource, Observation]:
     """The budgets in an answer of ``/rate_limit``; none where the server has no limits."""
-    found = payload.get("resources") if isinstance(payload, dict) else None
-    skew = skew_of(headers, now)
+    found = answer.payload.get("resources") if isinstance(answer.payload, dict) else None
+    skew = skew_of(answer.headers, answer.sent, now)
     return {
         resource: Observation(int(told["limit"]), int(told["remaining"]), float(told["reset"]) - skew, now)
         for resource in Resource

@@ -274,12 +274,13 @@ class Token:
 
 @dataclass
 class Lease:
-    """A token for one request, and the points reserved for it."""
+    """A token for one request, the points reserved for it, and when it may be sent (seconds since 1970)."""
 
     token: Token
     account: Account
     resource: Resource
     points: int
+    sent: float = 0.0
 
 
 class TokenPool:
@@ -456,6 +457,7 @@ class TokenPool:
                 try:
                     self._wait_until(ready)
                     self._enter()
+                    lease.sent = self.clock.now()
                 except BaseException:
                     self._release(lease, None, 0, entered=False)
                     raise
@@ -581,19 +583,19 @@ class TokenPool:
             budget.reserved -= lease.points
             if budget.granted is not None:
                 budget.granted = max(0, budget.granted - cost)
-            if headers is not None and self._observe(lease.account, lease.resource, headers):
+            if headers is not None and self._observe(lease.account, lease.resource, headers, lease.sent):
                 pass
             elif budget.remaining is not None:
                 budget.remaining = max(0, budget.remaining - cost)
             self._changed.notify_all()
 
-    def _observe(self, account: Account, asked: Resource, headers: Mapping[str, str]) -> bool:
+    def _observe(self, account: Account, asked: Resource, headers: Mapping[str, str], sent: float) -> bool:
         """Take in an answer's headers; False if they tell nothing of a budget."""
         now = self.clock.now()
         try:
             resource = Resource(headers.get("x-ratelimit-resource", asked.value))
             # The reset is by GitHub's clock, which may not be ours.
-            reset = float(headers["x-ratelimit-reset"]) - skew_of(headers, now)
+            reset = float(headers["x-ratelimit-reset"]) - skew_of(headers, sent, now)
             seen = Observation(int(headers["x-ratelimit-limit"]), int(headers["x-ratelimit-remaining"]), reset, now)
         except (KeyError, ValueError):
             return False
@@ -682,11 +684,21 @@ class TokenPool:
         return list({id(t.account): t.account for t in self.tokens if not t.retired and t.account}.values())
 
 
-def skew_of(headers: Mapping[str, str], now: float) -> float:
-    """Seconds by which the server's clock is ahead of ours; 0 where they agree as well as the header can tell."""
+def skew_of(headers: Mapping[str, str], sent: float, now: float) -> float:
+    """Seconds by which the server's clock is ahead of ours; 0 where they agree as well as an answer can tell.
+
+    Parameters
+    ----------
+    headers : mapping
+        ``date`` was written between `sent` and `now`: an answer that took long is no sign of a wrong clock.
+    sent, now : float
+        When the request began and when its answer was there, by our clock.
+    """
     try:
-        skew = parsedate_to_datetime(headers["date"]).timestamp() - now
+        written = parsedate_to_datetime(headers["date"]).timestamp()
     except (KeyError, ValueError, TypeError):
         return 0.0
-    # The header has whole seconds and took a moment to arrive.
-    return skew if abs(skew) > 2.0 else 0.0
+    # The header has whole seconds.
+    if written > now + 2.0:
+        return written - now
+    return written - sent if written < sent - 2.0 else 0.0

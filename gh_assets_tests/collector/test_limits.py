@@ -436,3 +436,14 @@ def test_a_spent_token_is_found_out_about_without_being_asked_again(serve_world)
     ):
         client.get("/repos/a/b")
     assert standin.served["limited"] == 0, "asking what is left costs nothing"
+
+
+@pytest.mark.parametrize(
+    ("written", "skew"),
+    [(1000, 0), (1030, 0), (999, 0), (1032, 0), (1100, 70), (400, -600)],
+    ids=["at once", "slow", "whole seconds", "whole seconds", "ahead", "behind"],
+)
+def test_an_answer_that_took_half_a_minute_is_no_sign_of_a_wrong_clock(written: int, skew: float) -> None:
+    """Else its reset would be taken for half a minute later, and quota be slept over."""
+    headers = {"date": formatdate(written, usegmt=True)}
+    assert skew_of(headers, 1000.0, 1030.0) == skew
