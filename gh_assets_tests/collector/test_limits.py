@@ -23,7 +23,7 @@ from starlette.routing import Route
 
 from gh_assets.collector.client import AppCredentials, GitHubClient
 from gh_assets.collector.ledger import LEASE_SECONDS, MongoLedger
-from gh_assets.collector.limits import Observation, Resource, RetryPolicy, Token, TokenPool
+from gh_assets.collector.limits import Observation, Resource, RetryPolicy, Token, TokenPool, skew_of
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.errors import (
     AuthenticationError,
