@@ -14,6 +14,7 @@ from gh_assets.services import (
     connect_gcs,
     connect_github,
     data_store,
+    has_only_archive,
     model_store,
     open_mongo,
 )
@@ -78,6 +79,8 @@ def _gcs(settings: Settings) -> str:
 
 
 def _github(settings: Settings) -> str:
+    if has_only_archive(settings):
+        return "nobody to ask: this home holds what GH Archive tells of github.com"
     with connect_github(settings) as client:
         pool = client.pool
         client.find_out()

@@ -21,10 +21,12 @@ from gh_assets.asset_store import AssetStore
 from gh_assets.cli import main
 from gh_assets.collector.stargazers import CollectionState
 from gh_assets.embedded import services as embedded
+from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.supervision import read_state, release
 from gh_assets.services import connect_gcs, connect_mongo, data_store
 from gh_assets.settings import load_settings
 from gh_assets_tests.conftest import SETTINGS
+from gh_assets_tests.worlds import LIST, world_of
 
 USERS, REPOS = 160, 45
 SECRET = "ghp_verysecret0123456789wxyz"
@@ -352,4 +354,32 @@ def test_the_file_source_gives_the_same_stars(ran: Ran, fresh_home: Path, monkey
     expected, found = contents(ran.home, monkeypatch), contents(fresh_home, monkeypatch)
     for name in ("assets/users.parquet", "assets/user_item_matrix.npz"):
         assert found[name] == expected[name]
+    let_go(fresh_home)
+
+
+def test_ctrl_c_ends_a_run_that_waits_for_new_quota(serve_world, fresh_home: Path) -> None:
+    """A worker that sleeps for an hour must not keep the others, or the person, waiting."""
+    world = world_of({f"a/{n}": [1, 2] for n in range(60)})
+    standin, url = serve_world(world, limits=Limits(requests=30))
+    environment = {name: value for name, value in os.environ.items() if name not in SETTINGS}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gh_assets.cli", "run", "--awesome", LIST, "--source", "stargazers"],
+        env=environment | {"GH_ASSETS_HOME": str(fresh_home), "GITHUB_API_URL": url, "GITHUB_TOKENS": "token"},
+        cwd=fresh_home.parent,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while standin.quota.spent["core"] < 30:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    begun = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert time.monotonic() - begun < 30
+    assert process.returncode == 1
+    assert "Stopped. What was collected is kept" in said
+    assert standin.quota.violations == {}
+    database = connect_mongo(load_settings())
+    assert len(CollectionState(database).load()) >= 20
+    database.client.close()
     let_go(fresh_home)

@@ -14,11 +14,12 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from gh_assets.collector.client import GitHubClient, GraphQLAnswer
+from gh_assets.collector.concurrency import workers_of
 from gh_assets.errors import (
     AuthenticationError,
     BudgetSpentError,
@@ -191,7 +192,7 @@ class GraphQLLists(Generic[Result]):
         def push(entry: Listing[Result]) -> None:
             heapq.heappush(ready, (-entry.pages_left(), entry.key, entry))
 
-        with ThreadPoolExecutor(slots, thread_name_prefix="gh-assets-graphql") as executor:
+        with workers_of(slots, "gh-assets-graphql") as executor:
             while True:
                 while failure is None and len(pending) < slots:
                     if suspects:

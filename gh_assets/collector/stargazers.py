@@ -8,6 +8,7 @@ in flight, and the next run goes on.
 from __future__ import annotations
 
 import datetime as dt
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Collection as AbstractCollection
@@ -29,6 +30,9 @@ from gh_assets.ingest import Consumer, Message, versioned
 
 STATE_BATCH = 200
 """Repositories whose state is written to Mongo at once; at most so many are collected again after a crash."""
+
+COMMIT_SECONDS = 3.0
+"""States wait no longer than this to be written."""
 
 
 _WITH_STATE = {"state": {"$exists": True}}
@@ -166,7 +170,7 @@ class MongoCheckpoint:
         self, pages: Collection[dict[str, Any]], repository: RepositoryRef, source: str, *, resume: bool
     ) -> None:
         self._pages = pages
-        self._repository = repository
+        self.repo_id = repository.repo_id
         self._source = source
         self._resume = resume
         self._waiting: list[tuple[dict[str, Any], StarRows]] = []
@@ -177,7 +181,7 @@ class MongoCheckpoint:
             return []
         oldest = dt.datetime.now(dt.UTC) - self.MAX_AGE
         found: list[tuple[Page, pl.DataFrame]] = []
-        for document in self._pages.find(_pages_of(self._repository.repo_id)).sort("_id", 1):
+        for document in self._pages.find(_pages_of(self.repo_id)).sort("_id", 1):
             fits = document["source"] == self._source and document["at"] >= oldest
             if not fits or document["number"] != len(found) + 1:
                 break
@@ -185,12 +189,12 @@ class MongoCheckpoint:
             found.append((page, pl.read_ipc(BytesIO(document["table"]))))
         self.written = bool(found)
         if not found:
-            self._pages.delete_many(_pages_of(self._repository.repo_id))
+            self._pages.delete_many(_pages_of(self.repo_id))
         return found
 
     def add(self, number: int, page: Page, rows: StarRows) -> None:
         document = {
-            "_id": f"{self._repository.repo_id}/{number:06d}",
+            "_id": f"{self.repo_id}/{number:06d}",
             "number": number,
             "source": self._source,
             "etag": page.etag,
@@ -329,7 +333,7 @@ def collect_stargazers(
     interrupted = state.interrupted()
     report = CollectionReport(total=len(repositories))
     to_ask = []
-    to_save: list[RepositoryState] = []
+    unasked: list[RepositoryState] = []
     for repository in repositories:
         before = known.get(repository.repo_id)
         has_table = repository.partition in present
@@ -339,21 +343,22 @@ def collect_stargazers(
             continue
         after = _unasked(repository, before)
         if after != before:
-            to_save.append(after)
+            unasked.append(after)
         report.unchanged += after.outcome is Outcome.OK
         _count(report, after)
     # Those without anything first, then the stalest: a run that is cut short has then bought the most.
     to_ask.sort(key=lambda repository: _staleness(repository, known.get(repository.repo_id), interrupted))
     report.to_ask = len(to_ask)
+    state.save(unasked)
     if prepare is not None:
         prepare(report, to_ask)
-    checkpoints: dict[int, MongoCheckpoint] = {}
+    commits = _Commits(state, interrupted)
 
     def works() -> Iterator[Work]:
         for repository in to_ask:
             repo_id = repository.repo_id
             checkpoint = MongoCheckpoint(state.pages, repository, source.name, resume=repo_id in interrupted)
-            checkpoints[repo_id] = checkpoint
+            commits.open(checkpoint)
             before = known.get(repo_id) if repository.partition in present else None
             yield Work(repository, partial(_previous, store, before), checkpoint, ask_all)
 
@@ -365,13 +370,12 @@ def collect_stargazers(
         if collected.table is not None:
             checksum = before.checksum if before is not None and collected.unchanged else None
             checksum = checksum or store.write(collected.repository.partition, collected.table)
-        return _state_after(collected.repository, before, collected, source.name, max_pages, checksum), collected
+        after = _state_after(collected.repository, before, collected, source.name, max_pages, checksum)
+        commits.add(after)
+        return after, collected
 
     try:
         for after, collected in map_bounded(keep, source.collect(works(), workers), workers):
-            to_save.append(after)
-            if len(to_save) >= STATE_BATCH:
-                _commit(state, to_save, checkpoints, interrupted)
             report.asked += 1
             report.pages += collected.requests
             report.pages_not_modified += collected.not_modified
@@ -383,9 +387,7 @@ def collect_stargazers(
         report.stopped = str(error)
     finally:
         # Whatever ended the loop, what has been collected and stored is remembered as such, and so is what had begun.
-        _commit(state, to_save, checkpoints, interrupted)
-        for checkpoint in checkpoints.values():
-            checkpoint.flush()
+        commits.close()
     for repository in to_ask:  # the cap was reached before them
         before = known.get(repository.repo_id)
         if repository.partition not in report.states and before is not None:
@@ -393,19 +395,78 @@ def collect_stargazers(
     return report
 
 
-def _commit(
-    state: CollectionState,
-    to_save: list[RepositoryState],
-    checkpoints: dict[int, MongoCheckpoint],
-    interrupted: AbstractCollection[int],
-) -> None:
-    """Save states, then forget the pages of what is done."""
-    state.save(to_save)
-    done = [checkpoints.pop(entry.repo_id, None) for entry in to_save]
-    written = [entry.repo_id for entry, checkpoint in zip(to_save, done, strict=True)
-               if entry.repo_id in interrupted or (checkpoint is not None and checkpoint.written)]  # fmt: skip
-    state.forget_pages(written)
-    to_save.clear()
+class _Commits:
+    """Saves states every few seconds, from a thread of its own: whoever waits for quota saves nothing meanwhile.
+
+    Parameters
+    ----------
+    state : CollectionState
+    interrupted : collection of int
+        Repositories of which pages are kept, from an earlier run.
+    """
+
+    def __init__(self, state: CollectionState, interrupted: AbstractCollection[int]) -> None:
+        self._state = state
+        self._interrupted = interrupted
+        self._checkpoints: dict[int, MongoCheckpoint] = {}
+        self._waiting: list[RepositoryState] = []
+        self._failure: Exception | None = None
+        self._lock = threading.Lock()
+        self._committing = threading.Lock()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="gh-assets-commits", daemon=True)
+        self._thread.start()
+
+    def open(self, checkpoint: MongoCheckpoint) -> None:
+        """Know the pages of a repository that is about to be collected."""
+        with self._lock:
+            self._checkpoints[checkpoint.repo_id] = checkpoint
+
+    def add(self, after: RepositoryState) -> None:
+        """Save the state of a repository whose table is stored, soon."""
+        with self._lock:
+            self._waiting.append(after)
+            many = len(self._waiting) >= STATE_BATCH
+            failure = self._failure
+        if failure is not None:
+            raise failure
+        if many:
+            self._commit()
+
+    def close(self) -> None:
+        """Save the rest, and the pages of what had begun."""
+        self._over.set()
+        self._thread.join()
+        self._commit()
+        for checkpoint in list(self._checkpoints.values()):
+            checkpoint.flush()
+
+    def _run(self) -> None:
+        while not self._over.wait(COMMIT_SECONDS):
+            try:
+                self._commit()
+            except Exception as error:  # noqa: BLE001 - whoever adds next hears of it
+                self._failure = error
+                return
+
+    def _commit(self) -> None:
+        """Save states, then forget the pages of what is done."""
+        with self._committing:
+            with self._lock:
+                states, self._waiting = self._waiting, []
+            try:
+                self._state.save(states)
+            except BaseException:
+                with self._lock:
+                    self._waiting = [*states, *self._waiting]
+                raise
+            with self._lock:
+                done = {after.repo_id: self._checkpoints.pop(after.repo_id, None) for after in states}
+            self._state.forget_pages(
+                repo_id
+                for repo_id, checkpoint in done.items()
+                if repo_id in self._interrupted or (checkpoint is not None and checkpoint.written)
+            )
 
 
 def _staleness(
