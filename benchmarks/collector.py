@@ -219,6 +219,7 @@ def quota(options: argparse.Namespace) -> None:
             clock = RemoteClock(url)
             started, wall = clock.now(), time.perf_counter()
             with client_of(url, tokens, clock=clock, paced=True) as client:
+                clock.busy = lambda client=client: client.pool.in_flight > 0  # type: ignore[misc]
                 place = Place(workers=16)
                 place.tables = InMemory()  # type: ignore[assignment]
                 report = place.collect(shape, RestStargazers(client, 10), 10)

@@ -18,6 +18,7 @@ from gh_assets.collector.archive_stars import ArchivedStars
 from gh_assets.collector.auto import AutoReport, AutoSource
 from gh_assets.collector.client import GitHubClient
 from gh_assets.collector.forecast import Forecast, clock_time, duration, expected_pages, forecast, seconds_for
+from gh_assets.collector.graphql_lists import BatchSize
 from gh_assets.collector.graphql_stargazers import GraphQLStargazers
 from gh_assets.collector.limits import Resource
 from gh_assets.collector.seeds import Seeds
@@ -153,7 +154,8 @@ def collect(
     """
     state = CollectionState(database)
     watch = _Watch(client, _resource(options.source, client), tell, say)
-    source = _source(options, repositories, client, database, store, state, watch)
+    sizes = _QuerySizes(database)
+    source = _source(options, repositories, client, database, store, state, watch, sizes)
 
     def prepare(report: CollectionReport, to_ask: Sequence[RepositoryRef]) -> None:
         known = state.load()
@@ -170,17 +172,20 @@ def collect(
             )
         watch.begin(report, expected_pages(counts, options.max_pages).pages if source.name != "starred" else 0)
 
-    report = collect_stargazers(
-        repositories,
-        source,
-        PartitionTables(store, "stargazers"),
-        state,
-        max_pages=options.max_pages,
-        workers=options.workers,
-        ask_all=options.full,
-        prepare=prepare,
-        progress=watch.tell_of_repositories,
-    )
+    try:
+        report = collect_stargazers(
+            repositories,
+            source,
+            PartitionTables(store, "stargazers"),
+            state,
+            max_pages=options.max_pages,
+            workers=options.workers,
+            ask_all=options.full,
+            prepare=prepare,
+            progress=watch.tell_of_repositories,
+        )
+    finally:
+        sizes.remember()
     usage = client.usage if client is not None else None
     quota = {r.value: left for r in Resource if client is not None and (left := client.pool.remaining(r)) is not None}
     return Collected(
@@ -209,6 +214,26 @@ def read_star_events(store: AssetStore, repositories: Sequence[RepositoryRef] | 
     return pl.concat(parts)
 
 
+class _QuerySizes:
+    """The sizes of GraphQL queries that GitHub bore last time, by kind of list, in the collection ``meta``."""
+
+    def __init__(self, database: MongoDatabase) -> None:
+        self._meta = database["meta"]
+        self._known = (self._meta.find_one({"_id": "graphql query sizes"}) or {}).get("sizes", {})
+        self._used: dict[str, BatchSize] = {}
+
+    def of(self, kind: str) -> BatchSize:
+        """To begin with what fitted."""
+        known = self._known.get(kind)
+        return self._used.setdefault(kind, BatchSize() if known is None else BatchSize.remembered(int(known)))
+
+    def remember(self) -> None:
+        """For the next run."""
+        sizes = {f"sizes.{kind}": batch.fits for kind, batch in self._used.items() if batch.fits}
+        if sizes:
+            self._meta.update_one({"_id": "graphql query sizes"}, {"$set": sizes}, upsert=True)
+
+
 def _resource(source: str, client: GitHubClient | None) -> Resource | None:
     if client is None or source in ("file", "gharchive"):
         return None
@@ -223,6 +248,7 @@ def _source(
     store: AssetStore,
     state: CollectionState,
     watch: _Watch,
+    sizes: _QuerySizes,
 ) -> StarSource:
     name, pages = options.source, options.max_pages
     if name == "file":
@@ -243,13 +269,14 @@ def _source(
         return ArchivedStars(events)
     if name == "stargazers":
         return RestStargazers(client, pages, partial(GraphQLStargazers, client))
+    own_lists = GraphQLStargazers(client, pages, batch=sizes.of("stargazers"))
     if name == "graphql":
-        return GraphQLStargazers(client, pages)
+        return own_lists
 
     def users_lists() -> StarredLists:
         events = read_star_events(store, repositories)
         return StarredLists(
-            GraphQLStarred(client, pages),
+            GraphQLStarred(client, pages, batch=sizes.of("starred")),
             StarredState(database),
             Segments(store, STARRED_SEGMENTS),
             Seeds(
@@ -271,7 +298,7 @@ def _source(
         return users_lists()
     closed = {s.repo_id: s.closed_at for s in state.load().values() if s.closed_at is not None}
     return AutoSource(
-        GraphQLStargazers(client, pages),
+        own_lists,
         users_lists,
         own_by_rest=RestStargazers(client, pages),
         closed=closed,

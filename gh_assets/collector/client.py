@@ -152,6 +152,8 @@ class _Reply:
 
 _AGAIN = "again"
 
+_VIEWER = orjson.dumps({"query": "{ viewer { databaseId } rateLimit { cost limit remaining resetAt } }"})
+
 
 class GitHubClient:
     """A client of GitHub's APIs that many threads may share.
@@ -483,22 +485,45 @@ class GitHubClient:
         if limits is None:
             return
         budgets = _budgets(limits, self.pool.clock.now())
-        core = budgets.get(Resource.REST)
-        if core is not None and core.remaining < 1:
-            self.pool.postpone(token, core.reset)
+        if budgets and all(budget.remaining < 1 for budget in budgets.values()):
+            self.pool.postpone(token, min(budget.reset for budget in budgets.values()))
             return
-        user = self._ask_about(token, "/user")
-        if user is None:
-            return
-        known = user.status == 200 and isinstance(user.payload, dict) and isinstance(user.payload.get("id"), int)
         # Tokens of app installations have no user. A digest tells them apart without repeating them.
         secret = token.credential.secret(self.pool.clock.now()).get_secret_value()
-        digest = hashlib.sha256(secret.encode()).hexdigest()[:16]
-        self.pool.identify(token, f"user:{user.payload['id']}" if known else f"token:{digest}")
-        if core is not None:
-            budgets[Resource.REST] = replace(core, remaining=core.remaining - 1)
+        digest = hashlib.sha256(secret.encode()).hexdigest()[:24]
+        ledger = self.pool.ledger
+        identity = ledger.identity_of(digest) if ledger is not None else None
+        if identity is None:
+            told = self._ask_whose(token, budgets)
+            if told is None:
+                return
+            identity = f"user:{told}" if told > 0 else f"token:{digest}"
+            if ledger is not None:
+                ledger.remember_identity(digest, identity)
+        self.pool.identify(token, identity)
         assert token.account is not None
         self.pool.observe(token.account, budgets)
+
+    def _ask_whose(self, token: Token, budgets: dict[Resource, Observation]) -> int | None:
+        """Id of a token's user, 0 if it has none; None if that has to be asked again later, or never.
+
+        Where there is GraphQL a point of that is spent: requests of REST are what runs are short of.
+        """
+        points = budgets.get(Resource.GRAPHQL)
+        spent = Resource.GRAPHQL if points is not None and points.remaining >= 1 else Resource.REST
+        user = self._ask_about(token, "/graphql", _VIEWER) if spent is Resource.GRAPHQL else None
+        if user is None or user.status != 200:
+            if token.retired:
+                return None
+            spent, user = Resource.REST, self._ask_about(token, "/user")
+        if user is None:
+            return None
+        told = user.payload if user.status == 200 and isinstance(user.payload, dict) else {}
+        viewer = (told.get("data") or {}).get("viewer") or {}
+        number = viewer.get("databaseId") if spent is Resource.GRAPHQL else told.get("id")
+        if spent in budgets:
+            budgets[spent] = replace(budgets[spent], remaining=budgets[spent].remaining - 1)
+        return number if isinstance(number, int) else 0
 
     def _probe(self, token: Token) -> None:
         """Find out what is left of a token's budgets, which costs nothing."""
@@ -507,8 +532,9 @@ class GitHubClient:
             # An Enterprise server without limits answers 404.
             self.pool.observe(token.account, _budgets(limits, self.pool.clock.now()))
 
-    def _ask_about(self, token: Token, path: str) -> Answer | None:
+    def _ask_about(self, token: Token, path: str, body: bytes | None = None) -> Answer | None:
         """Ask with this very token; None if that has to be done again later, or never."""
+        url = self.graphql_url if path == "/graphql" else self.api_url + path
         failures = 0
         problem = ""
         while failures < self.policy.attempts:
@@ -519,7 +545,7 @@ class GitHubClient:
             sent = self.pool.clock.now()
             try:
                 headers = {"accept": JSON, "authorization": f"Bearer {secret}"}
-                response = self._send("GET", self.api_url + path, headers)
+                response = self._send("GET" if body is None else "POST", url, headers, body=body)
                 # An error page need not be JSON; what is used has to be.
                 payload = orjson.loads(response.content) if response.status_code == 200 else None
             except (requests.RequestException, orjson.JSONDecodeError) as error:

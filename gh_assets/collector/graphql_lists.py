@@ -70,9 +70,22 @@ class BatchSize:
         self._answers = 0
         self._lock = threading.Lock()
 
+    @classmethod
+    def remembered(cls, size: int) -> BatchSize:
+        """To begin with what fitted last time; larger ones are tried only after a while."""
+        batch = cls(size)
+        if batch._size < batch._most:
+            batch._fits, batch._fails = batch._size, batch._size + 1
+        return batch
+
     @property
     def size(self) -> int:
         return self._size
+
+    @property
+    def fits(self) -> int:
+        """The largest that is known to fit; 0 before any did."""
+        return self._fits
 
     def fitted(self, size: int) -> None:
         """A query of so many connections was answered."""

@@ -133,6 +133,15 @@ class MongoLedger:
                 self.collection.update_one({"_id": key}, change)
         self._used.clear()
 
+    def identity_of(self, digest: str) -> str | None:
+        """Whose a token is, if any process has found that out: it costs a request, and never changes."""
+        found = self.collection.find_one({"_id": f"token {digest}"})
+        return None if found is None else str(found["identity"])
+
+    def remember_identity(self, digest: str, identity: str) -> None:
+        """Tell the others whose a token is. A digest of a token tells nothing about the token."""
+        self.collection.update_one({"_id": f"token {digest}"}, {"$set": {"identity": identity}}, upsert=True)
+
     def known(self) -> list[dict[str, Any]]:
         """What is known of all budgets, for people: whose, of what, and what is left until when (UTC)."""
         found = []

@@ -194,6 +194,12 @@ class Ledger(Protocol):
     def pause(self, until: float) -> None:
         """Let no process ask before."""
 
+    def identity_of(self, digest: str) -> str | None:
+        """Whose a token is, by its digest, if any process has found that out."""
+
+    def remember_identity(self, digest: str, identity: str) -> None:
+        """Tell the others whose a token is."""
+
 
 class Budget:
     """What is left of one resource of one account, as far as GitHub and our own count tell."""
@@ -653,6 +659,11 @@ class TokenPool:
     def _check_cancelled(self) -> None:
         if self.cancelled.is_set():
             raise CancelledError("Collecting was cancelled. What was collected is kept; run again to go on.")
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that have been sent and not been answered yet."""
+        return self._in_flight
 
     # -- what people want to know --------------------------------------------------------------------------------
 

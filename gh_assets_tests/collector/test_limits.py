@@ -126,7 +126,27 @@ def test_the_user_of_a_token_is_asked_for_once(serve_world) -> None:
         for _ in range(4):
             client.get("/repos/a/b")
         assert sorted(client.pool.accounts) == ["user:1", "user:2"]
-    assert standin.served["viewer"] == 2
+    assert standin.served["graphql"] == 2
+    assert standin.used("one") + standin.used("two") == 4, "it costs no request of REST's"
+
+
+def test_the_user_of_a_token_is_remembered_for_the_next_process(serve_world, database) -> None:
+    standin, url = serve_world(world_of({"a/b": [0]}))
+    for _ in range(3):
+        ledger = MongoLedger(database["github_budgets"])
+        with GitHubClient(url, [SecretStr("token")], policy=QUICK, ledger=ledger) as client:
+            client.get("/repos/a/b")
+            assert list(client.pool.accounts) == ["user:1"]
+    assert standin.served["graphql"] == 1
+    assert all("token" not in str(document.get("identity", "")) for document in database["github_budgets"].find())
+
+
+def test_a_server_without_graphql_tells_whose_a_token_is_by_rest(serve_world) -> None:
+    standin, url = serve_world(world_of({"a/b": [0]}), graphql=False)
+    with client_of(url, "token") as client:
+        client.get("/repos/a/b")
+        assert list(client.pool.accounts) == ["user:1"]
+    assert standin.served["viewer"] == 1
 
 
 @hypothesis_settings(deadline=None)
@@ -428,7 +448,7 @@ def test_cancelling_reaches_those_who_wait_for_a_place() -> None:
 def test_a_spent_token_is_found_out_about_without_being_asked_again(serve_world) -> None:
     standin, url = serve_world(world_of({"a/b": [0]}), tokens=("one", "two"), limits=Limits(requests=3))
     with client_of(url, "one", "two") as client:
-        for _ in range(4):
+        for _ in range(6):
             client.get("/repos/a/b")
     with (
         client_of(url, "two", "one", policy=RetryPolicy(longest_quota_wait=1.0)) as client,

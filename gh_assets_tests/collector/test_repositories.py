@@ -78,12 +78,12 @@ def test_many_repositories_cost_few_points_and_their_refresh_one(github_of) -> N
     world = world_of({f"a/{number}": [number] for number in range(950)})
     standin, client = github_of(world)
     first = collect_repositories(client, [LIST], KnownRepositories())
-    assert standin.quota.spent["graphql"] == 10
-    assert standin.quota.spent["core"] == 2, "the list, and whose the token is"
+    assert standin.quota.spent["graphql"] == 1 + 10, "whose the token is, and ten queries"
+    assert standin.quota.spent["core"] == 1, "the list"
     world.repositories[7].stargazers = np.arange(40)
     world.repositories[8].description = "another"
     second = collect_repositories(client, [LIST], known_after(first))
-    assert standin.quota.spent["graphql"] == 11
+    assert standin.quota.spent["graphql"] == 1 + 10 + 1
     changed = second.table.join(first.table, on=first.table.columns, how="anti", nulls_equal=True).sort("repo_id")
     assert changed["repo_id"].to_list() == [8, 9]
     assert (changed["stargazer_count"][0], changed["description"][1]) == (40, "another")

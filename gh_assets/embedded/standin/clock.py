@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 import requests
 
 
 class VirtualClock:
-    """Time that passes only when somebody waits: for the stand-in and its clients in one process.
+    """Time that passes only when everybody waits: for the stand-in and its clients.
 
-    Serves as the collector's `Clock`, too.
+    Serves as the collector's `Clock`, too. Whoever waits shortest is let go first; while somebody is `busy` nobody is:
+    a request takes no virtual time, and hours must not pass while one is on its way.
+
+    Parameters
+    ----------
+    start : float
+        Seconds since 1970.
     """
 
     def __init__(self, start: float = 1_800_000_000.0) -> None:
         self._now = start
-        self._lock = threading.Lock()
+        self._waiting: list[float] = []
+        self._moved = threading.Condition()
+        self.busy: Callable[[], bool] = lambda: False
         self.waits: list[tuple[float, float]] = []
         """When somebody began to wait, and for how long."""
 
@@ -26,15 +35,30 @@ class VirtualClock:
 
     def wait(self, seconds: float, cancelled: threading.Event | None = None) -> None:
         """Let time pass. Several who wait at once pass it together."""
-        with self._lock:
-            self.waits.append((self._now, seconds))
+        with self._moved:
             target = self._now + seconds
-        self.advance(target)
+            self.waits.append((self._now, seconds))
+            self._waiting.append(target)
+            try:
+                while self._now < target and not (cancelled is not None and cancelled.is_set()):
+                    first = min(self._waiting) == target
+                    if first and not self.busy():
+                        self._set(target)
+                        return
+                    # Who is busy does not tell when it ends.
+                    self._moved.wait(0.0005 if first else 0.05)
+            finally:
+                self._waiting.remove(target)
+                self._moved.notify_all()
 
     def advance(self, moment: float) -> None:
         """Let it be `moment`, unless it is later already."""
-        with self._lock:
-            self._now = max(self._now, moment)
+        with self._moved:
+            self._set(moment)
+            self._moved.notify_all()
+
+    def _set(self, moment: float) -> None:
+        self._now = max(self._now, moment)
 
 
 class RemoteClock(VirtualClock):
@@ -51,11 +75,10 @@ class RemoteClock(VirtualClock):
         self._url = f"{url}/__standin__/clock"
         super().__init__(float(self._session.get(self._url, timeout=30).json()["now"]))
 
-    def advance(self, moment: float) -> None:
-        with self._lock:
-            if moment > self._now:
-                answer = self._session.post(self._url, json={"now": moment}, timeout=30)
-                self._now = max(self._now, float(answer.json()["now"]))
+    def _set(self, moment: float) -> None:
+        if moment > self._now:
+            answer = self._session.post(self._url, json={"now": moment}, timeout=30)
+            self._now = max(self._now, float(answer.json()["now"]))
 
 
 class MachineClock:
