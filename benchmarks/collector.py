@@ -16,6 +16,7 @@ import os
 import secrets
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -29,8 +30,10 @@ from pydantic import SecretStr
 from gh_assets.asset_store import AssetStore, PartitionTables
 from gh_assets.collector.client import GitHubClient
 from gh_assets.collector.graphql_stargazers import GraphQLStargazers
-from gh_assets.collector.limits import Clock, RetryPolicy
+from gh_assets.collector.ledger import MongoLedger
+from gh_assets.collector.limits import Clock, Ledger, RetryPolicy
 from gh_assets.collector.outcomes import Outcome
+from gh_assets.collector.repositories import KnownRepositories, collect_repositories
 from gh_assets.collector.sources import RepositoryRef, RestStargazers, StarSource
 from gh_assets.collector.stargazers import CollectionReport, CollectionState, collect_stargazers
 from gh_assets.embedded.standin.clock import RemoteClock, VirtualClock
@@ -72,6 +75,12 @@ class Shape:
             RepositoryRef(place + 1, names[place], names[place], size + more.get(place, 0), Outcome.OK)
             for place, size in enumerate(self.sizes)
         ]
+
+    def listed(self) -> str:
+        """A Markdown file that links to all repositories; gives its path."""
+        path = Path(tempfile.mkdtemp()) / "list.md"
+        path.write_text("\n".join(f"[x](https://github.com/{ref.full_name})" for ref in self.refs()))
+        return str(path)
 
     def pages(self, max_pages: int) -> int:
         """Pages of 100 that have to be read at least; an empty list is a page, too."""
@@ -168,13 +177,18 @@ def accounting(url: str) -> dict[str, Any]:
     return answer
 
 
-def client_of(url: str, tokens: list[str], *, clock: Clock | None = None, paced: bool = False) -> GitHubClient:
+def client_of(
+    url: str, tokens: list[str], *, clock: Clock | None = None, paced: bool = False, ledger: Ledger | None = None
+) -> GitHubClient:
     policy = RetryPolicy() if paced else replace(RetryPolicy(), points_a_minute={})
-    return GitHubClient(url, [SecretStr(token) for token in tokens], policy=policy, clock=clock)
+    return GitHubClient(url, [SecretStr(token) for token in tokens], policy=policy, clock=clock, ledger=ledger)
 
 
 def economy(options: argparse.Namespace) -> None:
-    """First collection, unchanged refresh, and a refresh where every twentieth repository has new stars."""
+    """First collection, unchanged refresh, and a refresh where every twentieth repository has new stars.
+
+    Metadata of the repositories are included: they tell which of them may have news.
+    """
     shape = of_real_sizes(options.repositories)
     places = range(0, len(shape.sizes), 20)
     grown = replace(shape, grown=tuple((place, 7) for place in places))
@@ -183,19 +197,28 @@ def economy(options: argparse.Namespace) -> None:
     for name in ("stargazers", "graphql"):
         place = Place(workers=8)
         place.tables = InMemory()  # type: ignore[assignment]
-        costs = []
+        known: dict[Any, Any] = {}
+        first = Counter[str]()
         for step, world in (("first", shape), ("unchanged", shape), ("5 % grown", grown)):
-            with standin(world, Limits(), ["token"]) as url, client_of(url, ["token"]) as client:
-                source = RestStargazers(client, 10) if name == "stargazers" else GraphQLStargazers(client, 10)
-                report = place.collect(world, source, 10)
-                spent = accounting(url)["spent"]
-                cost = spent.get("core", 0) if name == "stargazers" else spent.get("graphql", 0)
-                costs.append(cost)
-                share = f", {cost / costs[0]:.2%} of the first" if len(costs) > 1 else ""
-                print(f"  {name}, {step}: {cost:,} {'requests' if name == 'stargazers' else 'points'}{share}, "
-                      f"{report.stars:,} stars, outcomes {dict(report.outcomes)}")  # fmt: skip
-        floor = pages if name == "stargazers" else pages / 100
-        print(f"  {name}: {costs[0] / floor:.3f} x what is needed at least")
+            with standin(world, Limits(), ["token"]) as url, open_mongo(place.settings) as database:
+                ledger = MongoLedger(database["github_budgets"])
+                with client_of(url, ["token"], ledger=ledger) as client:
+                    found = collect_repositories(client, [shape.listed()], KnownRepositories(known))
+                    metadata = Counter(accounting(url)["spent"])
+                    known = {document["_id"]: document for document in found.documents}
+                    source = RestStargazers(client, 10) if name == "stargazers" else GraphQLStargazers(client, 10)
+                    report = place.collect(world, source, 10)
+                spent = Counter(accounting(url)["spent"])
+            first = first or spent
+            share = f"; {spent.total() / first.total():.2%} of the first" if spent is not first else ""
+            print(
+                f"  {name}, {step}: {spent['core']:,} requests and {spent['graphql']:,} points, of these for metadata "
+                f"{metadata['core']:,} and {metadata['graphql']:,}{share}; {report.stars:,} stars"
+            )
+            if step == "first":
+                stars = spent - metadata
+                unit, floor = ("core", pages) if name == "stargazers" else ("graphql", pages / 100)
+                print(f"    the stars alone: {stars[unit] / floor:.3f} x what is needed at least")
     print("GraphQL where GitHub's resource limit lets 37 connections through")
     with standin(shape, Limits(query_budget=3700), ["token"]) as url, client_of(url, ["token"]) as client:
         place = Place(workers=8)

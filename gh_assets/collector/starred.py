@@ -476,7 +476,7 @@ class StarredLists:
     full : bool
         Read also lists that are fresh, and to their end: unstars are noticed so.
     progress : callable, optional
-        Called with the report so far.
+        Called with the report so far, the first time before anybody is asked.
     """
 
     name = "starred"
@@ -545,6 +545,8 @@ class StarredLists:
         states = self.state.load()
         to_ask = self._to_ask(self.seeds(repositories), states)
         self.report.known, self.report.total = len(states), len(to_ask)
+        if self.progress is not None and to_ask:
+            self.progress(self.report)
         previous = _Previous(self.segments)
 
         def works() -> Iterator[tuple[ListWork, bool]]:

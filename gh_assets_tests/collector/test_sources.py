@@ -14,6 +14,10 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from gh_assets.asset_store import AssetStore, Segments
 from gh_assets.collector.archive_stars import ArchivedStars
@@ -33,14 +37,14 @@ from gh_assets.collector.sources import (
     Work,
 )
 from gh_assets.collector.stargazers import CollectionState
-from gh_assets.collector.starred import GraphQLStarred, RestStarred, Seed, StarredLists, StarredState
+from gh_assets.collector.starred import GraphQLStarred, ListWork, RestStarred, Seed, StarredLists, StarredState
 from gh_assets.embedded.standin.faults import Faults
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.world import World
 from gh_assets.schemas import STARGAZERS
 from gh_assets_tests.collector.test_client import client_of
 from gh_assets_tests.collector.test_stargazers import Collecting, refs
-from gh_assets_tests.conftest import QUICK
+from gh_assets_tests.conftest import QUICK, serving
 from gh_assets_tests.worlds import troubled_world, world_of
 
 
@@ -308,3 +312,50 @@ def test_the_bisection_ends_near_the_limit(limit: int, start: int) -> None:
             batch.fitted(size)
     assert batch.size >= min(100, limit) * 0.85 - 1
     assert failures <= 12
+
+
+def scripted_graphql(*answers: dict[str, object]) -> Starlette:
+    """A server that gives these data, one query after another."""
+    left = list(answers)
+
+    async def graphql(_: Request) -> Response:
+        limit = {"cost": 1, "limit": 5000, "remaining": 4000, "resetAt": "2099-01-01T00:00:00Z"}
+        return Response(json.dumps({"data": left.pop(0) | {"rateLimit": limit}}))
+
+    async def other(_: Request) -> Response:
+        return Response(b'{"id": 1}')
+
+    return Starlette(routes=[Route("/graphql", graphql, methods=["POST"]), Route("/{path:path}", other)])
+
+
+def test_null_edges_deleted_accounts_and_shifting_pages_by_graphql() -> None:
+    def page(edges: list[object], more: bool) -> dict[str, object]:
+        info = {"hasNextPage": more, "endCursor": "c" if more else None}
+        return {"r0": {"stargazers": {"totalCount": 5, "pageInfo": info, "edges": edges}}}
+
+    def edge(user: int, hour: int, login: str | None = None) -> dict[str, object]:
+        return {
+            "starredAt": f"2020-01-01T{hour:02d}:00:00Z",
+            "node": {"databaseId": user, "login": login or f"u{user}"},
+        }
+
+    first = page([edge(3, 9), None, {"starredAt": "2020-01-01T08:00:00Z", "node": None}, edge(2, 7)], True)
+    # While we paged, somebody starred: 2 is listed once more; one was renamed and is a ghost now.
+    second = page([edge(2, 7), {"starredAt": "x", "node": {"databaseId": None, "login": "ghost"}}, edge(1, 5)], False)
+    with serving(scripted_graphql(first, second)) as url, client_of(url, "token") as client:
+        (collected,) = GraphQLStargazers(client, 10).collect([Work(RepositoryRef(9, "a/b", "a/b", 5, Outcome.OK))], 1)
+    assert collected.table is not None
+    assert collected.table["user_id"].to_list() == [1, 2, 3]
+    assert STARGAZERS.problem(collected.table) is None
+
+
+def test_null_entries_of_users_lists() -> None:
+    edges = [None, {"starredAt": "2020-01-01T00:00:00Z", "node": None}, {"node": {"databaseId": 7}},
+             {"starredAt": None, "node": {"databaseId": 8, "nameWithOwner": "a/b"}}]  # fmt: skip
+    info = {"hasNextPage": False, "endCursor": None}
+    stars = {"totalCount": 4, "pageInfo": info, "edges": edges}
+    answer: dict[str, object] = {"r0": {"databaseId": 5, "login": "octo", "starredRepositories": stars}}
+    with serving(scripted_graphql(answer)) as url, client_of(url, "token") as client:
+        (found,) = GraphQLStarred(client, 10).read([(ListWork(Seed("octo", 5)), False)], 1)
+    assert found.rows is not None
+    assert found.rows.select("repo_id", "full_name", "starred_at").rows() == [(8, "a/b", None)]
