@@ -15,6 +15,7 @@ from gh_assets import progress
 from gh_assets.asset_store import AssetStore
 from gh_assets.assets.common import REPO_PARTITIONS
 from gh_assets.assets.recvae_model import MODEL_NAME
+from gh_assets.assets.star_events import read_days_of_the_archive
 from gh_assets.automation.jobs import archive_job, range_tags, refresh_job, repos_job
 from gh_assets.collector.archive_days import days_of
 from gh_assets.collector.stars_file import read_stars_file
@@ -96,9 +97,8 @@ def run_chain(
     say(f"Collecting from {world_identity(settings)[1]} into {settings.home_path}")
     with open_instance() as instance, progress.listening(listener, say):
         if options.archive:
-            days = [day.isoformat() for day in days_of(options.archive)]
-            config = {"star_events": {"config": {"places": list(options.archive)}}}
-            _execute(defs, archive_job.name, instance, config, range_tags(days[0], days[-1]))
+            config = {read_days_of_the_archive.name: {"config": {"places": list(options.archive)}}}
+            _execute(defs, archive_job.name, instance, config, {})
         lists: dict[str, Any] = {"awesome": list(options.awesome)}
         left = options.max_requests
         if left is not None:

@@ -5,7 +5,8 @@ from collections.abc import Collection, Sequence
 import dagster as dg
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
-from gh_assets.assets import CHAIN_ASSETS, repos, star_events
+from gh_assets.assets import CHAIN_ASSETS, repos
+from gh_assets.assets.star_events import read_days_of_the_archive
 
 repos_job = dg.define_asset_job(
     "read_lists",
@@ -25,11 +26,15 @@ chain_job = dg.define_asset_job(
     description="From the awesome lists to the recommendations, for all repositories that have a partition.",
 )
 
-archive_job = dg.define_asset_job(
-    "read_archive",
-    selection=dg.AssetSelection.assets(star_events),
-    description="Read days of GH Archive: the stars that everyone may see.",
+
+@dg.job(
+    name="read_archive",
+    description="Read days of GH Archive, however scattered, into the asset star_events: stars that everyone may see.",
 )
+def archive_job() -> None:
+    """One op for all days: a run a contiguous range, as assets have it, would be a process start for each gap."""
+    read_days_of_the_archive()
+
 
 ALL_JOBS = [repos_job, refresh_job, chain_job, archive_job]
 

@@ -69,6 +69,23 @@ def days_of(places: Sequence[str]) -> list[dt.date]:
     return sorted({hour.start.date() for hour in archive_hours(places, _unopened)})
 
 
+def days_between(first: str, last: str) -> list[dt.date]:
+    """Days from `first` to `last`, both included.
+
+    Raises
+    ------
+    InputError
+        If one is no day, or the last comes before the first.
+    """
+    try:
+        begin, end = dt.date.fromisoformat(first), dt.date.fromisoformat(last)
+    except ValueError:
+        raise InputError(f"{first!r} to {last!r} are no days: write them as 2024-05-01.") from None
+    if end < begin:
+        raise InputError(f"The last day, {last}, comes before the first, {first}.")
+    return [begin + dt.timedelta(days=number) for number in range((end - begin).days + 1)]
+
+
 def _unopened(_bucket: str, _name: str) -> AbstractContextManager[Readable]:
     raise NotImplementedError("only the names of the hours are asked for")
 
