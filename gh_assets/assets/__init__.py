@@ -1,5 +1,7 @@
 """The assets, one file each, in the order the data flow. Thin: read, call the domain, report metadata."""
 
+import dagster as dg
+
 from gh_assets.assets.recommendations import recommendations
 from gh_assets.assets.recvae_model import recvae_model
 from gh_assets.assets.repos import repos
@@ -11,7 +13,7 @@ from gh_assets.assets.users import users
 CHAIN_ASSETS = [repos, stargazers, users, user_item_matrix, recvae_model, recommendations]
 """From the lists to the recommendations."""
 
-ALL_ASSETS = [star_events, *CHAIN_ASSETS]
+ALL_ASSETS: list[dg.AssetsDefinition | dg.AssetSpec] = [star_events, *CHAIN_ASSETS]
 
 __all__ = [
     "ALL_ASSETS",

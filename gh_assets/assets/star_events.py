@@ -1,11 +1,12 @@
 """`star_events`: the stars that GH Archive has seen, one partition a day, and the op that reads them.
 
-A job reads the days, however scattered, in one run (`automation.jobs.read_archive`), and reports a materialization for
-each. The asset itself is not executable: *Materialize all* means the repositories, and must not mean the archive's fifteen
-years of days.
+A job reads the days, however scattered, in one run (`automation.jobs.archive_job`), and reports a materialization for
+each. The asset itself is not executable: *Materialize all* means the repositories, and must not mean the archive's
+fifteen years of days.
 """
 
 import datetime as dt
+from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -90,10 +91,7 @@ def read_days_of_the_archive(
         for number, (report, table) in enumerate(days_read, start=1):
             key = report.day.isoformat()
             stored = store.write_table("star_events", table, key)
-            metadata: dict[str, str | int | dg.MetadataValue] = {
-                **report.numbers(),
-                "uri": dg.MetadataValue.path(stored.uri),
-            }
+            metadata: dict[str, Any] = {**report.numbers(), "uri": dg.MetadataValue.path(stored.uri)}
             if report.problems:
                 metadata["problems_in_words"] = "; ".join(report.problems[:5])
                 context.log.warning(f"{report.day}: {metadata['problems_in_words']}")

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
 from gh_assets.assets import CHAIN_ASSETS, repos
@@ -36,7 +37,7 @@ def archive_job() -> None:
     read_days_of_the_archive()
 
 
-ALL_JOBS = [repos_job, refresh_job, chain_job, archive_job]
+ALL_JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [repos_job, refresh_job, chain_job, archive_job]
 
 
 def range_tags(first: str, last: str) -> dict[str, str]:
