@@ -132,7 +132,7 @@ def test_a_cap_ends_cleanly_says_so_and_the_next_run_goes_on(serve_world, run: R
     with GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=2 + 3) as client:
         collected = run(world, client, "stargazers")
     assert collected.report.outcomes[Outcome.OK.value] == 3
-    assert "The cap of 5 requests is reached" in collected.sentences()[-1]
+    assert "reached: 5 were sent" in collected.sentences()[-1]
     assert "3 of 8 repositories are up to date" in collected.sentences()[-1]
     with client_of(url, "token") as client:
         assert run(world, client, "stargazers").report.outcomes == {"ok": 8}

@@ -425,8 +425,8 @@ class GitHubClient:
         with self._lock:
             if self.max_requests is not None and self.usage.requests >= self.max_requests:
                 raise BudgetSpentError(
-                    f"The cap of {self.max_requests:,} requests is reached. What was collected is kept; run again to "
-                    "go on."
+                    f"The cap on requests is reached: {self.max_requests:,} were sent. What was collected is kept; run "
+                    "again to go on."
                 )
             self.usage.add(requests=1)
 

@@ -249,7 +249,7 @@ def test_the_cap_on_requests_is_never_passed(serve_world) -> None:
     client.close()
     assert sum(standin.served.values()) == 7
     assert len(spent) == 4
-    assert "The cap of 7 requests is reached" in spent[0]
+    assert "reached: 7 were sent" in spent[0]
 
 
 # -- shared between processes ------------------------------------------------------------------------------------

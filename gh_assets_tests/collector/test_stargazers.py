@@ -268,7 +268,7 @@ def test_a_run_that_is_cut_short_goes_on_where_it_was(serve_world, collecting: C
     standin, url = serve_world(world)
     with GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=2 + 15) as client:
         stopped = collecting.rest(world, client)
-    assert "The cap of 17 requests is reached" in str(stopped.stopped)
+    assert "reached: 17 were sent" in str(stopped.stopped)
     assert (stopped.done, stopped.to_ask) == (15, 40)
     assert len(collecting.state.load()) == 15, "all that was paid for is kept"
     standin.served.clear()

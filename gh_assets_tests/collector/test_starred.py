@@ -192,7 +192,7 @@ def test_a_cap_tells_what_was_learned_and_the_next_run_goes_on(serve_world, list
     with GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=2 + 15) as client:
         source = lists.source(client, everybody(world), RestStarred)
         report = collecting.run(refs(world), source)
-    assert "cap of 17" in str(report.stopped)
+    assert "reached: 17 were sent" in str(report.stopped)
     assert report.stars == 15
     with client_of(url, "token") as client:
         report = collecting.run(refs(world), lists.source(client, everybody(world), RestStarred))
