@@ -299,7 +299,9 @@ class GraphQLLists(Generic[Result]):
         for number, entry in enumerate(asked.batch):
             entry.requests += 1
             node = answer.data.get(f"r{number}")
-            if node:
+            # What may not be seen can be null as a whole, or only the field in it.
+            hole = f"r{number}" in errors and isinstance(node, dict) and None in node.values()
+            if node and not hole:
                 entry.failures = 0
                 yield entry, entry.take(node)
                 continue

@@ -349,6 +349,18 @@ def test_null_edges_deleted_accounts_and_shifting_pages_by_graphql() -> None:
     assert STARGAZERS.problem(collected.table) is None
 
 
+@pytest.mark.parametrize("node", [None, {"stargazers": None}])
+def test_a_closed_list_by_graphql_however_it_is_told(node: object) -> None:
+    async def graphql(_: Request) -> Response:
+        error = {"type": "FORBIDDEN", "path": ["r0", "stargazers"], "message": "Resource not accessible"}
+        return Response(json.dumps({"data": {"r0": node}, "errors": [error]}))
+
+    app = Starlette(routes=[Route("/graphql", graphql, methods=["POST"])])
+    with serving(app) as url, client_of(url, "token") as client:
+        (collected,) = GraphQLStargazers(client, 10).collect([Work(RepositoryRef(9, "a/b", "a/b", 5, Outcome.OK))], 1)
+    assert (collected.outcome, collected.reason) == (Outcome.RESTRICTED, "Resource not accessible")
+
+
 def test_null_entries_of_users_lists() -> None:
     edges = [None, {"starredAt": "2020-01-01T00:00:00Z", "node": None}, {"node": {"databaseId": 7}},
              {"starredAt": None, "node": {"databaseId": 8, "nameWithOwner": "a/b"}}]  # fmt: skip
