@@ -266,7 +266,8 @@ def _source(
                 "The source 'gharchive' has no hours to take stars from: give some (--archive FILE), or materialize "
                 "days of the asset star_events."
             )
-        return ArchivedStars(events)
+        users = database["users"].find({"login": {"$exists": True}}, {"login": 1})
+        return ArchivedStars(events, ((document["_id"], document["login"]) for document in users))
     if name == "stargazers":
         return RestStargazers(client, pages, partial(GraphQLStargazers, client))
     own_lists = GraphQLStargazers(client, pages, batch=sizes.of("stargazers"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import polars as pl
 
@@ -18,20 +19,26 @@ from gh_assets.schemas import REPOS
 class ArchivedStars:
     """The stars that some hours of GH Archive tell of: never all of a repository's.
 
-    An event is a repository's by id; those of before 2015 that have no id, by name (any case).
+    An event is a repository's by id; those of before 2015 that have no id, by name (any case). So it is with users:
+    where a later event, or somebody else, knows whose a login is, the star is that user's.
 
     Parameters
     ----------
     events : polars.DataFrame
         Of schema `STAR_EVENTS`.
+    users : iterable of tuple
+        Ids and logins that are known otherwise.
     """
 
     name = "gharchive"
     sees_all = False
 
-    def __init__(self, events: pl.DataFrame) -> None:
+    def __init__(self, events: pl.DataFrame, users: Iterable[tuple[int, str]] = ()) -> None:
         self.total = events.height
-        stars = events.with_columns(pl.lit(self.name).alias("source"))
+        named = events.filter(pl.col("user_id") > 0).sort("starred_at").select("user_id", "login")
+        known = pl.DataFrame(list(users), schema={"user_id": pl.Int64, "login": pl.String}, orient="row")
+        self._ids = _ids_of(pl.concat([named, known]))
+        stars = _identified(events, self._ids).with_columns(pl.lit(self.name).alias("source"))
         self._by_id = _grouped(stars.filter(pl.col("repo_id").is_not_null()), pl.col("repo_id"))
         nameless = stars.filter(pl.col("repo_id").is_null())
         self._by_name = _grouped(nameless, pl.col("full_name").str.to_lowercase())
@@ -62,7 +69,35 @@ class ArchivedStars:
                 .unique("user_id", keep="first", maintain_order=True)
             )
         nothing = f"none of the {self.total:,} stars read from the archive is for it"
-        return told_by_others(repository, rows, work.load_previous(), frozenset(), nothing)
+        before = work.load_previous()
+        if before is None:
+            return told_by_others(repository, rows, None, frozenset(), nothing)
+        known = _identified(before.table, self._ids).unique("user_id", maintain_order=True)
+        if rows is not None:
+            rows = _identified(rows, _ids_of(known)).unique("user_id", keep="first", maintain_order=True)
+        identified = replace(before, table=known)
+        collected = told_by_others(repository, rows, identified, frozenset(), nothing)
+        return replace(collected, unchanged=collected.table is not None and collected.table.equals(before.table))
+
+
+def _ids_of(users: pl.DataFrame) -> pl.DataFrame:
+    """Whose a login is: columns ``key`` (the login in lower case) and ``known_id``; the last row of a login counts."""
+    return (
+        users.filter(pl.col("user_id") > 0)
+        .select(pl.col("login").str.to_lowercase().alias("key"), pl.col("user_id").alias("known_id"))
+        .unique("key", keep="last", maintain_order=True)
+    )
+
+
+def _identified(stars: pl.DataFrame, ids: pl.DataFrame) -> pl.DataFrame:
+    """With the ids of users of whom only the login was known (negative), where they are known by now."""
+    if not (stars["user_id"] < 0).any():
+        return stars
+    found = stars.with_columns(pl.col("login").str.to_lowercase().alias("key")).join(
+        ids, on="key", how="left", maintain_order="left"
+    )
+    own = pl.when(pl.col("user_id") < 0).then(pl.coalesce("known_id", "user_id")).otherwise(pl.col("user_id"))
+    return found.with_columns(own.alias("user_id")).drop("key", "known_id")
 
 
 def _grouped(stars: pl.DataFrame, key: pl.Expr) -> dict[object, pl.DataFrame]:

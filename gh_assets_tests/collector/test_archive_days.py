@@ -168,6 +168,23 @@ def test_stars_of_events_are_added_to_what_is_known_and_taken_by_id_before_name(
     assert again.states["a/b"].checksum == report.states["a/b"].checksum
 
 
+def test_users_of_before_2015_are_who_they_turn_out_to_be(asset_store, database) -> None:
+    tables, state = PartitionTables(asset_store, "stargazers"), CollectionState(database)
+    here = [RepositoryRef(5, "a/b", "a/b", None, Outcome.OK)]
+    old = events((5, "a/b", -1, "Octo", 0), (5, "a/b", -2, "hubot", 1), (5, "a/b", -3, "nobody", 2))
+
+    def stars(*more: tuple[int | None, str, int, str, int], users: tuple[tuple[int, str], ...] = ()) -> list[int]:
+        told = pl.concat([old, events(*more)]) if more else old
+        collect_stargazers(here, ArchivedStars(told, users), tables, state, max_pages=10)
+        return tables.read("a/b")[0]["user_id"].to_list()
+
+    assert stars() == [-1, -2, -3]
+    # A later hour, or the users that are known, tell whose the logins are: stars that are stored follow.
+    assert stars((9, "c/d", 583231, "octo", 500)) == [583231, -2, -3]
+    assert stars(users=((480938, "HUBOT"), (583231, "octo"), (-3, "nobody"))) == [583231, 480938, -3]
+    assert stars() == [583231, 480938, -3], "what is known stays known"
+
+
 def test_a_source_of_events_alone_reads_no_page() -> None:
     (collected,) = ArchivedStars(events((5, "a/b", 1, "a", 0))).collect(
         [Work(RepositoryRef(5, "a/b", "a/b", 3, Outcome.OK))], 1
