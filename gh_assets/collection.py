@@ -229,9 +229,10 @@ class _QuerySizes:
 
     def remember(self) -> None:
         """For the next run."""
-        sizes = {f"sizes.{kind}": batch.fits for kind, batch in self._used.items() if batch.fits}
-        if sizes:
-            self._meta.update_one({"_id": "graphql query sizes"}, {"$set": sizes}, upsert=True)
+        limits = {kind: batch.limit for kind, batch in self._used.items() if batch.limit is not None}
+        sizes = {kind: size for kind, size in self._known.items() if kind not in self._used} | limits
+        if sizes != self._known:
+            self._meta.update_one({"_id": "graphql query sizes"}, {"$set": {"sizes": sizes}}, upsert=True)
 
 
 def _resource(source: str, client: GitHubClient | None) -> Resource | None:
@@ -263,8 +264,8 @@ def _source(
         events = read_star_events(store, repositories)
         if not store.partitions(STAR_EVENTS_ASSET):
             raise ConfigurationError(
-                "The source 'gharchive' has no hours to take stars from: give some (--archive FILE), or materialize "
-                "days of the asset star_events."
+                "The source 'gharchive' has no hours to take stars from: give some (--archive FILE), or run the job "
+                "read_archive."
             )
         users = database["users"].find({"login": {"$exists": True}}, {"login": 1})
         return ArchivedStars(events, ((document["_id"], document["login"]) for document in users))

@@ -151,6 +151,14 @@ def test_the_size_of_queries_that_fitted_is_remembered(serve_world, run: Run) ->
     assert second == 400 / 25
 
 
+def test_a_small_run_is_no_reason_for_small_queries(github_of, run: Run) -> None:
+    few, many = world_of({"a/0": [1]}), world_of({f"a/{n}": [1, 2] for n in range(300)})
+    run(few, github_of(few)[1], "graphql")
+    standin, client = github_of(many)
+    run(many, client, "graphql")
+    assert standin.quota.spent["graphql"] == 1 + 3
+
+
 def test_a_full_pass_notices_what_was_taken_back(github_of, run: Run) -> None:
     old = world_of({"a/b": [0, 1, 2], "c/d": [0]}, users=5)
     run(old, github_of(old)[1])

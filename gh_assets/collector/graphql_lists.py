@@ -83,9 +83,9 @@ class BatchSize:
         return self._size
 
     @property
-    def fits(self) -> int:
-        """The largest that is known to fit; 0 before any did."""
-        return self._fits
+    def limit(self) -> int | None:
+        """The largest that is known to fit, if a larger one is known not to; else there is no limit to remember."""
+        return self._fits if self._fits and self._fails <= self._most else None
 
     def fitted(self, size: int) -> None:
         """A query of so many connections was answered."""
