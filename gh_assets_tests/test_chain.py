@@ -373,10 +373,8 @@ def test_ctrl_c_ends_a_run_that_waits_for_new_quota(serve_world, fresh_home: Pat
     while standin.quota.spent["core"] < 30:
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
-    begun = time.monotonic()
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert time.monotonic() - begun < 30
+    _, said = process.communicate(timeout=60)  # new quota would come in an hour
     assert process.returncode == 1
     assert "Stopped. What was collected is kept" in said
     assert standin.quota.violations == {}
