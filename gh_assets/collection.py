@@ -6,7 +6,7 @@ Between the collector, which knows no settings, and the assets, which only repor
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from gh_assets.collector.graphql_stargazers import GraphQLStargazers
 from gh_assets.collector.limits import Resource
 from gh_assets.collector.seeds import Seeds
 from gh_assets.collector.sources import RepositoryRef, RestStargazers, StarsFile, StarSource
-from gh_assets.collector.stargazers import CollectionReport, CollectionState, collect_stargazers
+from gh_assets.collector.stargazers import CollectionReport, CollectionState, RepositoryState, collect_stargazers
 from gh_assets.collector.starred import GraphQLStarred, RestStarred, StarredLists, StarredReport, StarredState
 from gh_assets.errors import ConfigurationError
 from gh_assets.schemas import STAR_EVENTS
@@ -83,7 +83,7 @@ class Collected:
         If users were asked for their lists.
     ways : AutoReport or None
         If the source was to be found out.
-    requests, points, not_modified : int
+    requests, points : int
         What was asked, users and forks included.
     quota_left : dict
         Points left by resource; without those that have no limit.
@@ -95,7 +95,6 @@ class Collected:
     ways: AutoReport | None = None
     requests: int = 0
     points: int = 0
-    not_modified: int = 0
     quota_left: dict[str, int] = field(default_factory=dict)
 
     def sentences(self) -> list[str]:
@@ -157,8 +156,9 @@ def collect(
     sizes = _QuerySizes(database)
     source = _source(options, repositories, client, database, store, state, watch, sizes)
 
-    def prepare(report: CollectionReport, to_ask: Sequence[RepositoryRef]) -> None:
-        known = state.load()
+    def prepare(
+        report: CollectionReport, to_ask: Sequence[RepositoryRef], known: Mapping[int, RepositoryState]
+    ) -> None:
         counts = []
         for repository in to_ask:
             before = known.get(repository.repo_id)
@@ -195,7 +195,6 @@ def collect(
         source.report if isinstance(source, AutoSource) else None,
         usage.requests if usage is not None else 0,
         usage.graphql_points if usage is not None else 0,
-        usage.not_modified if usage is not None else 0,
         quota,
     )
 

@@ -98,7 +98,6 @@ class AutoSource:
             yield replace(collected, source=collected.source or self.own.name)
         self.report.closed = len(self.closed)
         worthwhile = len(self.closed) >= WORTHWHILE_SHARE * max(1, self.total, len(waiting))
-        told: Mapping[int, Work] = {work.repository.repo_id: work for work in waiting}
         if waiting and worthwhile and self.others is not None:
             others = self.others()
             for collected in others.collect(waiting, workers):
@@ -115,7 +114,8 @@ class AutoSource:
                     requests=collected.requests + requests.get(repo_id, 0),
                 )
             return
-        for repo_id, work in told.items():
+        for work in waiting:
+            repo_id = work.repository.repo_id
             reason = reasons.get(repo_id) or "its own list was found closed lately and is not asked again yet"
             yield StarCollection(
                 work.repository,

@@ -79,7 +79,7 @@ class _Stargazers(Listing[StarCollection]):
         self.known = frozenset[tuple[int, Any]]()
         if self.previous is not None:
             self.known = frozenset(self.previous.table.select("user_id", "starred_at").rows())
-        for page, rows in work.checkpoint.pages()[:max_pages]:
+        for page, rows in work.checkpoint.pages(GraphQLStargazers.name)[:max_pages]:
             self.tables.append(StarRows.of_table(rows))
             self.cursor = page.etag
 
@@ -115,7 +115,8 @@ class _Stargazers(Listing[StarCollection]):
         more = bool(stars["pageInfo"]["hasNextPage"]) and self.cursor is not None
         if more and not met and len(self.tables) < self.max_pages:
             full = len(stars.get("edges") or []) == PER_PAGE
-            self.work.checkpoint.add(len(self.tables), Page(self.cursor, rows.height, full), rows)
+            page = Page(self.cursor, rows.height, full)
+            self.work.checkpoint.add(GraphQLStargazers.name, len(self.tables), page, rows)
             return None
         return self._done(met, more)
 

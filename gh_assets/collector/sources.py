@@ -140,20 +140,20 @@ class StarRows:
 class Checkpoint(Protocol):
     """Keeps the pages of one repository that is being collected, so that a killed run goes on where it was."""
 
-    def pages(self) -> list[tuple[Page, pl.DataFrame]]:
-        """What an earlier run had read, from the first page on."""
+    def pages(self, source: str) -> list[tuple[Page, pl.DataFrame]]:
+        """What an earlier run had read by the same source, from the first page on."""
 
-    def add(self, number: int, page: Page, rows: StarRows) -> None:
-        """Remember page `number` (from 1)."""
+    def add(self, source: str, number: int, page: Page, rows: StarRows) -> None:
+        """Remember page `number` (from 1), as `source` reads them."""
 
 
 class NoCheckpoint:
     """Remembers nothing."""
 
-    def pages(self) -> list[tuple[Page, pl.DataFrame]]:
+    def pages(self, source: str) -> list[tuple[Page, pl.DataFrame]]:
         return []
 
-    def add(self, number: int, page: Page, rows: StarRows) -> None:
+    def add(self, source: str, number: int, page: Page, rows: StarRows) -> None:
         pass
 
 
@@ -280,7 +280,7 @@ class RestStargazers:
         path = f"/repositories/{repository.repo_id}/stargazers"
         known = list(previous.pages) if previous is not None else []
         most = min(self.max_pages, REST_PAGES)
-        resumed = work.checkpoint.pages()[:most]
+        resumed = work.checkpoint.pages(self.name)[:most]
         pages = [page for page, _ in resumed]
         tables = [StarRows.of_table(rows) for _, rows in resumed]
         offset = sum(page.rows for page in known[: len(pages)])
@@ -321,7 +321,7 @@ class RestStargazers:
                 tables.append(rows)
             if complete:
                 break
-            work.checkpoint.add(number, page, rows)
+            work.checkpoint.add(self.name, number, page, rows)
         table = StarRows.together(tables).unique("user_id", keep="first", maintain_order=True)
         if table.height < sum(page.rows for page in pages):
             # Stars that shifted while we paged came twice: without its rows in place no page can be reused.
@@ -378,17 +378,17 @@ class RestStargazers:
 
 
 class _Beyond:
-    """The part of a checkpoint that follows the first pages."""
+    """The part of a REST checkpoint that follows the first pages, whoever reads it."""
 
     def __init__(self, checkpoint: Checkpoint, first: int) -> None:
         self._checkpoint = checkpoint
         self._first = first
 
-    def pages(self) -> list[tuple[Page, pl.DataFrame]]:
-        return self._checkpoint.pages()[self._first :]
+    def pages(self, source: str) -> list[tuple[Page, pl.DataFrame]]:
+        return self._checkpoint.pages(RestStargazers.name)[self._first :]
 
-    def add(self, number: int, page: Page, rows: StarRows) -> None:
-        self._checkpoint.add(self._first + number, page, rows)
+    def add(self, source: str, number: int, page: Page, rows: StarRows) -> None:
+        self._checkpoint.add(RestStargazers.name, self._first + number, page, rows)
 
 
 class StarsFile:

@@ -25,6 +25,7 @@ from pymongo.database import Database
 from gh_assets.collector.concurrency import map_bounded
 from gh_assets.collector.outcomes import REACHABLE, Outcome
 from gh_assets.collector.sources import Page, PreviousStars, RepositoryRef, StarCollection, StarRows, StarSource, Work
+from gh_assets.documents import as_stored
 from gh_assets.errors import BudgetSpentError
 from gh_assets.ingest import Consumer, Message, versioned
 
@@ -157,32 +158,27 @@ class MongoCheckpoint:
     ----------
     pages : pymongo.collection.Collection
     repository : RepositoryRef
-    source : str
     resume : bool
         Whether pages may be there.
-    now : datetime
     """
 
     KEPT_IN_MEMORY = 10
     MAX_AGE = dt.timedelta(hours=24)
 
-    def __init__(
-        self, pages: Collection[dict[str, Any]], repository: RepositoryRef, source: str, *, resume: bool
-    ) -> None:
+    def __init__(self, pages: Collection[dict[str, Any]], repository: RepositoryRef, *, resume: bool) -> None:
         self._pages = pages
         self.repo_id = repository.repo_id
-        self._source = source
         self._resume = resume
         self._waiting: list[tuple[dict[str, Any], StarRows]] = []
         self.written = False
 
-    def pages(self) -> list[tuple[Page, pl.DataFrame]]:
+    def pages(self, source: str) -> list[tuple[Page, pl.DataFrame]]:
         if not self._resume:
             return []
         oldest = dt.datetime.now(dt.UTC) - self.MAX_AGE
         found: list[tuple[Page, pl.DataFrame]] = []
         for document in self._pages.find(_pages_of(self.repo_id)).sort("_id", 1):
-            fits = document["source"] == self._source and document["at"] >= oldest
+            fits = document["source"] == source and document["at"] >= oldest
             if not fits or document["number"] != len(found) + 1:
                 break
             page = Page(document["etag"], document["rows"], document["full"])
@@ -192,11 +188,11 @@ class MongoCheckpoint:
             self._pages.delete_many(_pages_of(self.repo_id))
         return found
 
-    def add(self, number: int, page: Page, rows: StarRows) -> None:
+    def add(self, source: str, number: int, page: Page, rows: StarRows) -> None:
         document = {
             "_id": f"{self.repo_id}/{number:06d}",
             "number": number,
-            "source": self._source,
+            "source": source,
             "etag": page.etag,
             "rows": page.rows,
             "full": page.full,
@@ -294,7 +290,7 @@ def collect_stargazers(
     max_pages: int,
     workers: int = 8,
     ask_all: bool = False,
-    prepare: Callable[[CollectionReport, Sequence[RepositoryRef]], None] | None = None,
+    prepare: Callable[[CollectionReport, Sequence[RepositoryRef], Mapping[int, RepositoryState]], None] | None = None,
     progress: Callable[[CollectionReport], None] | None = None,
 ) -> CollectionReport:
     """Bring the stars of the repositories up to date.
@@ -313,7 +309,7 @@ def collect_stargazers(
     ask_all : bool
         Ask also for those whose star count did not change, and read their lists to the end: unstars are noticed so.
     prepare : callable, optional
-        Called before anything is asked, with the report so far and the repositories that will be asked.
+        Called before anything is asked, with the report so far, the repositories that will be asked, and all states.
     progress : callable, optional
         Called with the report so far after each repository.
 
@@ -351,13 +347,13 @@ def collect_stargazers(
     report.to_ask = len(to_ask)
     state.save(unasked)
     if prepare is not None:
-        prepare(report, to_ask)
+        prepare(report, to_ask, known)
     commits = _Commits(state, interrupted)
 
     def works() -> Iterator[Work]:
         for repository in to_ask:
             repo_id = repository.repo_id
-            checkpoint = MongoCheckpoint(state.pages, repository, source.name, resume=repo_id in interrupted)
+            checkpoint = MongoCheckpoint(state.pages, repository, resume=repo_id in interrupted)
             commits.open(checkpoint)
             before = known.get(repo_id) if repository.partition in present else None
             yield Work(repository, partial(_previous, store, before), checkpoint, ask_all)
@@ -518,9 +514,7 @@ def _state_after(
     max_pages: int,
     checksum: str | None,
 ) -> RepositoryState:
-    # Mongo keeps milliseconds.
-    now = dt.datetime.now(dt.UTC)
-    now = now.replace(microsecond=now.microsecond // 1000 * 1000)
+    now = as_stored(dt.datetime.now(dt.UTC))
     ok = collected.table is not None
     closed_at = collected.closed_at
     if closed_at is None and collected.outcome is Outcome.RESTRICTED:

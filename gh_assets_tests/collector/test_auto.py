@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 
+from pydantic import SecretStr
+
 from gh_assets.asset_store import Segments
 from gh_assets.collector.auto import CLOSED_FOR, AutoSource
 from gh_assets.collector.client import GitHubClient
@@ -15,6 +17,7 @@ from gh_assets.collector.starred import GraphQLStarred, Seed, StarredLists, Star
 from gh_assets.embedded.standin.world import World
 from gh_assets_tests.collector.test_client import client_of
 from gh_assets_tests.collector.test_stargazers import Collecting, refs
+from gh_assets_tests.conftest import QUICK
 from gh_assets_tests.worlds import world_of
 
 
@@ -126,3 +129,20 @@ def test_without_graphql_lists_are_read_by_rest(serve_world, asset_store, databa
         report = run(collecting, world, client)
     assert report.stars == world.star_count
     assert report.outcomes == {"ok": 30}
+
+
+def test_pages_that_another_reader_kept_are_not_taken_for_ones_own(serve_world, asset_store, database) -> None:
+    """GraphQL's newest pages are not REST's oldest ones, though both are kept for the same source."""
+    collecting = collecting_of(asset_store, database)
+    world = world_of({"a/b": list(range(1800))})
+    _, url = serve_world(world)
+    with GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=2 + 12) as client:
+        source = AutoSource(GraphQLStargazers(client, 30), None)
+        assert collecting.run(refs(world), source, max_pages=30).stopped
+    assert collecting.state.interrupted() == {1}
+    _, url = serve_world(world, graphql=False)
+    with client_of(url, "token") as client:
+        source = AutoSource(GraphQLStargazers(client, 30), None, own_by_rest=RestStargazers(client, 30))
+        report = collecting.run(refs(world), source, max_pages=30)
+    assert (report.stars, report.states["a/b"].complete) == (1800, True)
+    assert collecting.tables.read("a/b")[0]["user_id"].to_list() == [5000 + user for user in range(1800)]

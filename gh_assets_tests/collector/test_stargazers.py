@@ -302,8 +302,8 @@ def test_pages_of_long_repositories_are_safe_before_the_run_ends(serve_world, co
         def _collect(self, work: Work) -> StarCollection:
             add = work.checkpoint.add
 
-            def watched(number: int, page: Page, rows: StarRows) -> None:
-                add(number, page, rows)
+            def watched(source: str, number: int, page: Page, rows: StarRows) -> None:
+                add(source, number, page, rows)
                 pages.append(collecting.state.pages.count_documents({}))
 
             work.checkpoint.add = watched  # type: ignore[method-assign]
