@@ -1,4 +1,4 @@
-"""Keeping a Mongo collection equal to a set of documents, writing only what changed."""
+"""Documents as Mongo keeps them, and a collection kept equal to a set of them, writing only what changed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def sync_documents(
     operations: list[pymongo.InsertOne[dict[str, Any]] | pymongo.ReplaceOne[dict[str, Any]]] = []
     inserted = replaced = unchanged = 0
     for raw in documents:
-        document = {name: _as_stored(value) for name, value in raw.items()}
+        document = {name: as_stored(value) for name, value in raw.items()}
         before = present.get(document["_id"])
         if before is None:
             # A replacement, not an insert: another process may have brought the same document meanwhile.
@@ -61,9 +61,13 @@ def sync_documents(
     return SyncCounts(inserted, replaced, unchanged)
 
 
-def _as_stored(value: Any) -> Any:
-    """As Mongo will give it back: times in UTC with milliseconds."""
+def as_stored(value: Any) -> Any:
+    """A value as Mongo gives it back: times in UTC with milliseconds, tuples as lists."""
     if isinstance(value, dt.datetime):
         value = value.astimezone(dt.UTC)
         return value.replace(microsecond=value.microsecond // 1000 * 1000)
+    if isinstance(value, Mapping):
+        return {name: as_stored(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_stored(entry) for entry in value]
     return value

@@ -40,6 +40,8 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError
 
+from gh_assets.documents import as_stored
+
 COLLECTIONS = frozenset({"users", "repos", "unstars", "stargazer_state", "starred_state", "feedback"})
 """Collections that messages may change."""
 
@@ -202,7 +204,7 @@ def versioned(
     at : datetime
         With its zone: the later one wins.
     """
-    content = {name: _storable(entry) for name, entry in value.items() if name != "version"}
+    content = {name: as_stored(entry) for name, entry in value.items() if name != "version"}
     version = f"{_stamp(at)}-{_digest(content)}"
     return Update(
         collection=collection,
@@ -476,18 +478,6 @@ def _later(one: Any, other: Any) -> Any:
 
 def _earlier(one: Any, other: Any) -> Any:
     return one if _order(one) <= _order(other) else other
-
-
-def _storable(value: Any) -> Any:
-    """As Mongo gives it back: times in UTC with milliseconds, tuples as lists."""
-    if isinstance(value, dt.datetime):
-        value = value.astimezone(dt.UTC)
-        return value.replace(microsecond=value.microsecond // 1000 * 1000)
-    if isinstance(value, Mapping):
-        return {name: _storable(entry) for name, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_storable(entry) for entry in value]
-    return value
 
 
 def _digest(register: Mapping[str, Any]) -> str:

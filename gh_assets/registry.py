@@ -24,6 +24,7 @@ from typing import Any
 import pymongo
 from pymongo.collection import Collection
 
+from gh_assets.documents import as_stored
 from gh_assets.errors import ConcurrentWriteError, InputError, ModelNotFoundError, StoredDataError
 from gh_assets.objects import ABSENT, ObjectStore
 
@@ -161,7 +162,7 @@ class ModelRegistry:
             score=None if score is None or math.isnan(score) else float(score),
             metric=metric,
             # Mongo keeps milliseconds: what we return is what will be read.
-            time=_milliseconds(dt.datetime.now(dt.UTC)),
+            time=as_stored(dt.datetime.now(dt.UTC)),
             bucket=stored.bucket,
             object=stored.name,
             generation=stored.generation,
@@ -445,7 +446,3 @@ def _sha256(path: Path) -> str:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def _milliseconds(moment: dt.datetime) -> dt.datetime:
-    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)

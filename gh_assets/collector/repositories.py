@@ -21,6 +21,7 @@ from gh_assets.collector.concurrency import map_bounded
 from gh_assets.collector.graphql_lists import BatchSize, GraphQLLists, Listing
 from gh_assets.collector.outcomes import REACHABLE, Outcome
 from gh_assets.collector.times import parse_time
+from gh_assets.documents import as_stored
 from gh_assets.errors import (
     BudgetSpentError,
     GitHubError,
@@ -352,7 +353,7 @@ def _document_of(node: Mapping[str, Any], topics: Sequence[str], topics_at: dt.d
         "pushed_at": node["pushedAt"],
         "archived": node["isArchived"],
     }
-    return _document(told, None) | {"topics_at": topics_at.replace(microsecond=topics_at.microsecond // 1000 * 1000)}
+    return _document(told, None) | {"topics_at": as_stored(topics_at)}
 
 
 def _ask(client: GitHubClient, name: str, known: KnownRepositories) -> _Metadata:

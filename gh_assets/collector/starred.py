@@ -34,6 +34,7 @@ from gh_assets.collector.sources import (
     merge_stars,
 )
 from gh_assets.collector.times import parse_times
+from gh_assets.documents import as_stored
 from gh_assets.errors import (
     BudgetSpentError,
     GitHubError,
@@ -452,7 +453,6 @@ class StarredReport:
     asked: int = 0
     unchanged: int = 0
     stars: int = 0
-    stopped: str | None = None
     outcomes: dict[str, int] = field(default_factory=dict)
 
 
@@ -520,7 +520,7 @@ class StarredLists:
             self._ask_users([work.repository for work in wanted], workers)
         except (BudgetSpentError, RateLimitedError) as error:
             # What the users told so far is told on, before anybody hears of it.
-            self.report.stopped, failure = str(error), error
+            failure = error
         states = self.state.load()
         rows = self._stars_of({work.repository.repo_id for work in wanted}, states)
         whole = frozenset(
@@ -616,8 +616,7 @@ class StarredLists:
             self._write(lists, states)
 
     def _write(self, lists: Sequence[UserList], states: Mapping[int | str, UserState]) -> None:
-        now = dt.datetime.now(dt.UTC)
-        now = now.replace(microsecond=now.microsecond // 1000 * 1000)
+        now = as_stored(dt.datetime.now(dt.UTC))
         fresh = [entry.rows for entry in lists if entry.rows is not None and not entry.unchanged]
         segment = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(6)}"
         if any(rows.height for rows in fresh):
@@ -630,11 +629,13 @@ class StarredLists:
                 kept = before or UserState(key, entry.login or entry.seed.login, entry.outcome)
                 saved.append(replace(kept, outcome=entry.outcome, reason=entry.reason, asked_at=now))
                 continue
-            kept_segment = before.segment if before is not None and entry.unchanged else None
-            written = segment if entry.rows.height else None
+            if entry.unchanged:
+                holder = before.segment if before is not None else None
+            else:
+                holder = segment if entry.rows.height else None
             saved.append(
                 UserState(
-                    key, entry.login, entry.outcome, None, kept_segment if entry.unchanged else written,
+                    key, entry.login, entry.outcome, None, holder,
                     entry.rows.height, entry.complete, self.max_pages, entry.etag, now, now,
                 )
             )  # fmt: skip
