@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gh_assets.asset_store import AssetStore
-from gh_assets.assets.recvae_model import MODEL_NAME
+from gh_assets.assets.recommendations import SERVED
 from gh_assets.collector.awesome import is_full_name
 from gh_assets.errors import InputError, UnknownRepositoryError, UnknownUserError
 from gh_assets.model_cache import load_best
@@ -97,7 +97,7 @@ def recommend_for_repositories(settings: Settings, repositories: str, n: int) ->
 def _best_model(settings: Settings) -> tuple[RegisteredModel, TrainedModel]:
     with open_mongo(settings) as database:
         registry = ModelRegistry(model_store(settings), database["models"])
-        return load_best(registry, MODEL_NAME, settings.home_path / "cache" / "models")
+        return load_best(registry, SERVED, settings.home_path / "cache" / "models")
 
 
 def _repository_ids(settings: Settings, trained: TrainedModel, names: Sequence[str]) -> dict[str, int]:

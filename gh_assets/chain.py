@@ -14,7 +14,7 @@ from pymongo.errors import PyMongoError
 from gh_assets import progress
 from gh_assets.asset_store import AssetStore
 from gh_assets.assets.common import REPO_PARTITIONS
-from gh_assets.assets.recvae_model import MODEL_NAME
+from gh_assets.assets.leaderboard import USERS_HELD_OUT
 from gh_assets.assets.star_events import read_days_of_the_archive
 from gh_assets.automation.jobs import archive_job, range_tags, refresh_job, repos_job
 from gh_assets.collector.archive_days import days_of
@@ -22,19 +22,18 @@ from gh_assets.collector.stars_file import read_stars_file
 from gh_assets.dagster_home import open_instance
 from gh_assets.embedded.services import HomeWorld, choose_world, read_world
 from gh_assets.errors import ConfigurationError, GhAssetsError, InputError
-from gh_assets.registry import ModelRegistry, leaderboard
 from gh_assets.services import (
     claim_world,
     connect_gcs,
     data_store,
     has_only_archive,
-    model_store,
     open_mongo,
     world_identity,
 )
 from gh_assets.settings import Settings
 
 EXAMPLES = 3
+SHOWN = {"ndcg@100": "ndcg_at_100", "recall@20": "recall_at_20", "recall@50": "recall_at_50"}
 
 
 @dataclass(frozen=True)
@@ -209,9 +208,10 @@ def _execute(
 
 
 def _leaderboard(settings: Settings) -> dict[str, dict[str, float]]:
-    """Held-out metrics of the newest model and its baselines."""
-    with open_mongo(settings) as database:
-        return leaderboard(ModelRegistry(model_store(settings), database["models"]).latest(MODEL_NAME))
+    """Metrics of all recommenders on users that were held out whole, best first."""
+    table = AssetStore(data_store(settings, connect_gcs(settings))).read_table("leaderboard")
+    rows = table.filter(table["split"] == USERS_HELD_OUT).to_dicts()
+    return {row["model"]: {name: row[column] for name, column in SHOWN.items()} for row in rows}
 
 
 def _examples(settings: Settings) -> list[dict[str, Any]]:

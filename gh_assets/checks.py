@@ -6,8 +6,11 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from gh_assets.assets import recvae_model, stargazers, user_item_matrix
+from gh_assets.assets import leaderboard, recvae_model, stargazers, user_item_matrix
 from gh_assets.assets.common import markdown_table
+from gh_assets.assets.hybrid_model import HYBRID_NAME
+from gh_assets.assets.leaderboard import USERS_HELD_OUT
+from gh_assets.assets.recommendations import SERVED
 from gh_assets.assets.recvae_model import MODEL_NAME
 from gh_assets.collector.outcomes import Outcome
 from gh_assets.collector.stargazers import CollectionState
@@ -127,9 +130,34 @@ def recvae_beats_popularity(mongo: MongoResource, gcs: GcsResource) -> dg.AssetC
     )
 
 
+@dg.asset_check(
+    asset=leaderboard,
+    description=(
+        "On users held out whole, RecVAE is at least as good as every baseline; a warning says which one is better: "
+        "it is time to search hyper-parameters, gh-assets tune."
+    ),
+)
+def recvae_is_the_best(leaderboard: pl.DataFrame) -> dg.AssetCheckResult:
+    """Compares NDCG@100 within the leaderboard."""
+    board = leaderboard.filter(leaderboard["split"] == USERS_HELD_OUT).sort("ndcg_at_100", descending=True)
+    scores = dict(zip(board["model"].to_list(), board["ndcg_at_100"].to_list(), strict=True))
+    others = [(value, name) for name, value in scores.items() if name not in SERVED]
+    best, baseline = max(others)
+    served = {name: scores.get(name, 0.0) for name in SERVED}
+    return dg.AssetCheckResult(
+        passed=served[MODEL_NAME] >= best,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=(
+            f"RecVAE {served[MODEL_NAME]:.4f}, hybrid {served[HYBRID_NAME]:.4f}; best baseline: {baseline} {best:.4f}."
+        ),
+        metadata={**served, "best_baseline": baseline, "best_baseline_ndcg": best},
+    )
+
+
 ALL_CHECKS = [
     stargazers_could_be_listed,
     every_user_has_a_star,
     matrix_has_exactly_the_collected_pairs,
     recvae_beats_popularity,
+    recvae_is_the_best,
 ]

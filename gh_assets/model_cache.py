@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
+from gh_assets.errors import ModelNotFoundError
 from gh_assets.recommender.training import TrainedModel
 from gh_assets.registry import ModelRegistry, RegisteredModel
 
 
-def load_best(registry: ModelRegistry, name: str, cache: Path, tag: str = "") -> tuple[RegisteredModel, TrainedModel]:
-    """Load the model of a name (and tag) with the best score.
+def load_best(
+    registry: ModelRegistry, names: Sequence[str], cache: Path, tag: str = ""
+) -> tuple[RegisteredModel, TrainedModel]:
+    """Load the model with the best score among those of some names (and a tag).
 
     Parameters
     ----------
     registry : ModelRegistry
-    name, tag : str
+    names : sequence of str
+        Of equal scores, the first.
+    tag : str
     cache : Path
         Folder for unpacked models, by their SHA-256.
 
@@ -23,7 +29,16 @@ def load_best(registry: ModelRegistry, name: str, cache: Path, tag: str = "") ->
     ------
     ModelNotFoundError, StoredDataError
     """
-    registered = registry.best(name, tag)
+    found: list[RegisteredModel] = []
+    missing: ModelNotFoundError | None = None
+    for name in names:
+        try:
+            found.append(registry.best(name, tag))
+        except ModelNotFoundError as error:
+            missing = error
+    if not found:
+        raise missing or ModelNotFoundError("No name of a model was given.")
+    registered = max(found, key=lambda model: model.score or 0.0)
     return registered, load_model(registry, registered, cache)
 
 

@@ -135,4 +135,26 @@ RECOMMENDATIONS = TableSchema(
     },
 )
 
-TABLES = {table.name: table for table in (REPOS, STARGAZERS, STARRED, STAR_EVENTS, USERS, RECOMMENDATIONS)}
+LEADERBOARD = TableSchema(
+    "leaderboard",
+    {
+        "split": Column(pl.String(), "What was held out"),
+        "model": Column(pl.String(), "Short name of the recommender"),
+        "users": Column(pl.Int64(), "Held-out users that the figures are means of"),
+        "ndcg_at_100": Column(pl.Float64(), "NDCG@100"),
+        "ndcg_at_100_low": Column(pl.Float64(), "Lower end of its 95 % bootstrap interval over users"),
+        "ndcg_at_100_high": Column(pl.Float64(), "Upper end of that interval"),
+        "recall_at_20": Column(pl.Float64(), "Recall@20, min(20, held out) in the denominator"),
+        "recall_at_50": Column(pl.Float64(), "Recall@50, min(50, held out) in the denominator"),
+        "ndcg_at_100_of_1_to_4": Column(
+            pl.Float64(), "NDCG@100 of users of whom 1 to 4 stars are known", nullable=True
+        ),
+        "ndcg_at_100_of_5_to_20": Column(pl.Float64(), "NDCG@100 of users with 5 to 20", nullable=True),
+        "ndcg_at_100_of_21_up": Column(pl.Float64(), "NDCG@100 of users with more", nullable=True),
+        "coverage_at_20": Column(pl.Float64(), "Share of all repositories that are in anybody's first 20"),
+        "novelty_at_20": Column(pl.Float64(), "Mean self-information of the first 20, in bits: low for popular ones"),
+        "popularity_percentile_at_20": Column(pl.Float64(), "Mean percentile of the first 20 by number of stars"),
+    },
+)
+
+TABLES = {table.name: table for table in (REPOS, STARGAZERS, STARRED, STAR_EVENTS, USERS, RECOMMENDATIONS, LEADERBOARD)}

@@ -29,6 +29,8 @@ from gh_assets.services import MongoDatabase, connect_gcs, connect_mongo
 from gh_assets.settings import Settings, load_settings
 
 os.environ.setdefault("HYPOTHESIS_MAX_EXAMPLES", "50")
+# Tests run side by side, a process a core: two threads each would wait for one another, spinning.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SETTINGS = [
     "GH_ASSETS_HOME", "MONGO_URI", "MONGO_DATABASE", "GCS_BUCKET", "GCS_MODEL_BUCKET", "GCS_PROJECT", "GITHUB_TOKENS",

@@ -31,7 +31,9 @@ def test_the_graph() -> None:
         "users": ["stargazers"],
         "user_item_matrix": ["repos", "stargazers", "users"],
         "recvae_model": ["user_item_matrix"],
-        "recommendations": ["recvae_model", "user_item_matrix"],
+        "hybrid_model": ["recvae_model", "user_item_matrix"],
+        "recommendations": ["hybrid_model", "recvae_model", "user_item_matrix"],
+        "leaderboard": ["hybrid_model", "user_item_matrix"],
     }
 
 
@@ -42,7 +44,7 @@ def test_every_asset_says_what_a_row_means(asset: dg.AssetsDefinition | dg.Asset
     assert spec.group_name in ("collection", "recommender")
     assert spec.kinds
     assert spec.owners
-    if spec.key.to_user_string() in ("repos", "star_events", "stargazers", "users", "recommendations"):
+    if spec.key.to_user_string() in ("repos", "star_events", "stargazers", "users", "recommendations", "leaderboard"):
         schema = spec.metadata["dagster/column_schema"]
         assert all(column.description for column in schema.columns)
 
@@ -54,6 +56,7 @@ def test_checks_jobs_sensors_and_schedules_are_there_and_off() -> None:
         "user_item_matrix:every_user_has_a_star",
         "user_item_matrix:matrix_has_exactly_the_collected_pairs",
         "recvae_model:recvae_beats_popularity",
+        "leaderboard:recvae_is_the_best",
     }
     repository = defs.get_repository_def()
     assert {job.name for job in repository.get_all_jobs()} >= {

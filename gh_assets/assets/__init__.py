@@ -2,6 +2,8 @@
 
 import dagster as dg
 
+from gh_assets.assets.hybrid_model import hybrid_model
+from gh_assets.assets.leaderboard import leaderboard
 from gh_assets.assets.recommendations import recommendations
 from gh_assets.assets.recvae_model import recvae_model
 from gh_assets.assets.repos import repos
@@ -10,14 +12,16 @@ from gh_assets.assets.stargazers import stargazers
 from gh_assets.assets.user_item_matrix import user_item_matrix
 from gh_assets.assets.users import users
 
-CHAIN_ASSETS = [repos, stargazers, users, user_item_matrix, recvae_model, recommendations]
-"""From the lists to the recommendations."""
+CHAIN_ASSETS = [repos, stargazers, users, user_item_matrix, recvae_model, hybrid_model, recommendations, leaderboard]
+"""From the lists to the recommendations, and what they are worth."""
 
 ALL_ASSETS: list[dg.AssetsDefinition | dg.AssetSpec] = [star_events, *CHAIN_ASSETS]
 
 __all__ = [
     "ALL_ASSETS",
     "CHAIN_ASSETS",
+    "hybrid_model",
+    "leaderboard",
     "recommendations",
     "recvae_model",
     "repos",

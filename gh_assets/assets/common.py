@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import polars as pl
@@ -16,6 +16,9 @@ from dagster._core.execution.context.metadata_logging import (
 )
 
 from gh_assets.schemas import TableSchema
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 OWNERS = ["team:recommender"]
 
@@ -91,10 +94,15 @@ def learning_curve(history: Sequence[Mapping[str, float]], metric: str) -> dg.Ma
         right.plot(epochs[best], values[best], "o", color="tab:blue")
         right.annotate(f"{values[best]:.4f}", (epochs[best], values[best]), xytext=(6, -12), textcoords="offset points")
         right.set_ylabel(f"validation {metric}", color="tab:blue")
+    return picture(figure, "Learning curve")
+
+
+def picture(figure: "Figure", title: str) -> dg.MarkdownMetadataValue:
+    """A matplotlib figure that the UI shows within the metadata."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=90)
-    picture = base64.b64encode(buffer.getvalue()).decode()
-    return dg.MetadataValue.md(f"![Learning curve](data:image/png;base64,{picture})")
+    encoded = base64.b64encode(buffer.getvalue()).decode()
+    return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{encoded})")
 
 
 def add_partition_metadata(context: dg.AssetExecutionContext, metadata: Mapping[str, Mapping[str, str | int]]) -> None:

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from gh_assets import progress
 from gh_assets.assets.common import OWNERS, RECOMMENDER, preview, stopwatch, table_metadata
+from gh_assets.assets.hybrid_model import HYBRID_NAME, hybrid_model
 from gh_assets.assets.recvae_model import MODEL_NAME, recvae_model
 from gh_assets.recommender.interactions import UserItemMatrix
 from gh_assets.registry import ModelRegistry
@@ -13,16 +14,20 @@ from gh_assets.resources import GcsResource, MongoResource
 from gh_assets.schemas import RECOMMENDATIONS
 from gh_assets.settings import load_settings
 
+SERVED = (HYBRID_NAME, MODEL_NAME)
+"""The models that serve people: the best of them by the score on held-out users."""
+
 
 class RecommendationsConfig(dg.Config):
     """What is recommended."""
 
     n: int = Field(default=20, ge=1, le=1000, description="Repositories a user.")
+    model: str = Field(default="", description="Take the best model of this name. Empty: of RecVAE and the hybrid.")
     tag: str = Field(default="", description="Take the best model of this tag. Empty: of any.")
 
 
 @dg.asset(
-    deps=[recvae_model],
+    deps=[recvae_model, hybrid_model],
     group_name=RECOMMENDER,
     kinds={"pytorch", "polars", "parquet"},
     owners=OWNERS,
@@ -46,9 +51,9 @@ def recommendations(
     with stopwatch() as timing:
         with mongo.database() as database:
             registry = ModelRegistry(gcs.model_store(), database["models"])
-            registered, trained = load_best(
-                registry, MODEL_NAME, load_settings().home_path / "cache" / "models", config.tag
-            )
+            names = (config.model,) if config.model else SERVED
+            cache = load_settings().home_path / "cache" / "models"
+            registered, trained = load_best(registry, names, cache, config.tag)
         parts = []
         total = user_item_matrix.stars.shape[0]
         done = 0

@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from dagster._core.definitions.metadata import RawMetadataValue
@@ -22,6 +23,9 @@ from gh_assets.recommender.interactions import UserItemMatrix
 from gh_assets.registry import ModelRegistry, RegisteredModel, flat_metrics, leaderboard
 from gh_assets.resources import GcsResource, MongoResource
 from gh_assets.settings import load_settings
+
+if TYPE_CHECKING:
+    from gh_assets.recommender.training import TrainingResult
 
 MODEL_NAME = "recvae"
 
@@ -44,8 +48,8 @@ class RecVAEModelConfig(dg.Config):
     owners=OWNERS,
     description=(
         "The RecVAE model (Shenbin et al. 2020): weights, item index, configuration, and its metrics on users that "
-        "were held out whole, beside popularity and EASE on the same split. Stored in the model registry. "
-        "Data and configuration that were trained before are not trained again."
+        "were held out whole, beside popularity on the same split. Stored in the model registry. Data and "
+        "configuration that were trained before are not trained again; a training that was interrupted goes on."
     ),
 )
 def recvae_model(
@@ -64,11 +68,13 @@ def recvae_model(
     wanted = RecVAEConfig(epochs=config.epochs, gamma=config.gamma, seed=config.seed)
     fingerprint = training_fingerprint(user_item_matrix, wanted, config.seed)
     log = now_and_then(context.log.info)
+    home = load_settings().home_path
 
     def tell(row: dict[str, float]) -> None:
         words = f"loss {row['loss']:.1f}, validation {MAIN_METRIC} {row.get(MAIN_METRIC, float('nan')):.4f}"
-        progress.report("recvae_model", int(row["epoch"]), wanted.epochs, words)
-        log(f"epoch {row['epoch']:.0f} of {wanted.epochs}: {words}")
+        progress.report(MODEL_NAME + "_model", int(row["epoch"]), wanted.epochs, words)
+        left = (wanted.epochs - row["epoch"]) * (row["seconds"] + row.get("validation_seconds", 0.0))
+        log(f"epoch {row['epoch']:.0f} of {wanted.epochs}: {words}; at most {left:.0f} s left")
 
     with mongo.database() as database:
         registry = ModelRegistry(gcs.model_store(), database["models"])
@@ -76,35 +82,57 @@ def recvae_model(
         if before is not None and registry.is_stored(before):
             context.log.info("The same data and configuration were trained before: that model is taken.")
             with stopwatch() as timing:
-                trained = load_model(registry, before, load_settings().home_path / "cache" / "models")
-            return dg.MaterializeResult(metadata={"reused": True, **_metadata(before, trained.model.history), **timing})
+                trained = load_model(registry, before, home / "cache" / "models")
+            history = trained.model.history
+            return dg.MaterializeResult(metadata={"reused": True, **model_metadata(before, history), **timing})
         with stopwatch() as timing:
-            result = train_recvae(user_item_matrix, wanted, split_seed=config.seed, on_epoch=tell)
-        with tempfile.TemporaryDirectory(prefix="gh-assets-") as scratch:
-            folder = result.trained.save(Path(scratch) / MODEL_NAME)
-            registered = registry.save(
-                folder,
-                MODEL_NAME,
-                result.trained.metrics[MAIN_METRIC],
-                tag=config.tag,
-                metric=MAIN_METRIC,
-                tar_zip=True,
-                run_id=context.run.run_id,
-                config=asdict(wanted),
-                metrics=flat_metrics(MODEL_NAME, result.leaderboard),
-                fingerprint=fingerprint,
+            result = train_recvae(
+                user_item_matrix,
+                wanted,
+                split_seed=config.seed,
+                on_epoch=tell,
+                checkpoints=home / "checkpoints" / fingerprint,
             )
+        registered = register(registry, result, config.tag, context.run.run_id, asdict(wanted), fingerprint)
     return dg.MaterializeResult(
         metadata={
             "reused": False,
-            **_metadata(registered, result.history),
+            **model_metadata(registered, result.history),
             **{name.replace(" ", "_"): size for name, size in result.split_sizes.items()},
             **timing,
         }
     )
 
 
-def _metadata(model: RegisteredModel, history: Sequence[Mapping[str, float]]) -> dict[str, RawMetadataValue]:
+def register(
+    registry: ModelRegistry,
+    result: "TrainingResult",
+    tag: str,
+    run_id: str,
+    config: Mapping[str, Any],
+    fingerprint: str,
+) -> RegisteredModel:
+    """Put a trained model under its own name into the registry, scored by the main metric."""
+    from gh_assets.recommender.training import MAIN_METRIC
+
+    name = result.trained.model.name
+    with tempfile.TemporaryDirectory(prefix="gh-assets-") as scratch:
+        return registry.save(
+            result.trained.save(Path(scratch) / name),
+            name,
+            result.trained.metrics[MAIN_METRIC],
+            tag=tag,
+            metric=MAIN_METRIC,
+            tar_zip=True,
+            run_id=run_id,
+            config=config,
+            metrics=flat_metrics(name, result.leaderboard),
+            fingerprint=fingerprint,
+        )
+
+
+def model_metadata(model: RegisteredModel, history: Sequence[Mapping[str, float]]) -> dict[str, RawMetadataValue]:
+    """What the UI shows of a registered model; with its learning curve, if it was trained in epochs."""
     board = leaderboard(model)
     header = ["model", *next(iter(board.values()))]
     metrics = {name.replace("@", "_at_").replace(" ", "_"): float(value) for name, value in model.metrics.items()}
@@ -117,7 +145,6 @@ def _metadata(model: RegisteredModel, history: Sequence[Mapping[str, float]]) ->
         "bytes": model.size,
         "sha256": model.sha256,
         "leaderboard": markdown_table(header, [(name, *values.values()) for name, values in board.items()]),
-        "learning_curve": learning_curve(history, model.metric),
-        "epochs": len(history),
+        **({"learning_curve": learning_curve(history, model.metric), "epochs": len(history)} if history else {}),
         **metrics,
     }

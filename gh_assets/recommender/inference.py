@@ -42,8 +42,8 @@ def recommend_to(trained: TrainedModel, repo_ids: Sequence[int], n: int) -> list
 
     Repositories that the model doesn't know are ignored; if it knows none, what it gives to everybody comes out.
     """
-    position = {int(repo_id): index for index, repo_id in enumerate(trained.repo_ids)}
-    columns = np.array(sorted({position[repo_id] for repo_id in repo_ids if repo_id in position}), np.int32)
+    columns = np.unique(trained.positions(np.array(repo_ids, np.int64)))
+    columns = columns[columns >= 0].astype(np.int32)
     ones = np.ones(len(columns), np.float32)
     stars: Csr = sp.csr_array((ones, columns, np.array([0, len(columns)])), shape=(1, len(trained.repo_ids)))
     items, scores, reasons, shares = _ranked(trained, stars, n)
@@ -103,13 +103,11 @@ def _ranked(
 
 def _in_columns_of(trained: TrainedModel, matrix: UserItemMatrix) -> Csr:
     """The matrix with the model's columns: data move on while a model stays."""
-    order = np.argsort(trained.repo_ids)
-    places = np.searchsorted(trained.repo_ids[order], matrix.repo_ids).clip(max=len(order) - 1)
-    known = trained.repo_ids[order][places] == matrix.repo_ids
+    places = trained.positions(matrix.repo_ids)
     coordinates = matrix.stars.tocoo()
-    keep = known[coordinates.col]
+    keep = places[coordinates.col] >= 0
     moved: Csr = sp.csr_array(
-        (coordinates.data[keep], (coordinates.row[keep], order[places][coordinates.col[keep]])),
+        (coordinates.data[keep], (coordinates.row[keep], places[coordinates.col[keep]])),
         shape=(matrix.stars.shape[0], len(trained.repo_ids)),
     )
     moved.sort_indices()

@@ -6,7 +6,7 @@ A matrix is binary CSR, float32, users × items; its rows and columns are named 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import TypeAlias
 
@@ -34,6 +34,8 @@ class UserItemMatrix:
     repo_ids : ndarray of int64, shape (repositories,)
         Ascending.
     full_names : ndarray of str, shape (repositories,)
+    starred_at : ndarray of datetime64[us], shape (stars,), optional
+        When each star was given (UTC), in the order of ``stars.indices``; NaT where that is not known.
     min_user_stars, min_repo_stars : int
         Users and repositories with fewer were left out.
     """
@@ -45,6 +47,12 @@ class UserItemMatrix:
     full_names: NDArray[np.str_]
     min_user_stars: int = 1
     min_repo_stars: int = 1
+    starred_at: NDArray[np.datetime64] | None = None
+
+    @property
+    def timed_share(self) -> float:
+        """Share of the stars whose time is known."""
+        return 0.0 if self.starred_at is None else float((~np.isnat(self.starred_at)).mean())
 
     @property
     def fingerprint(self) -> str:
@@ -67,6 +75,7 @@ class UserItemMatrix:
             repo_ids=self.repo_ids,
             full_names=self.full_names,
             minima=np.array([self.min_user_stars, self.min_repo_stars], np.int64),
+            **({} if self.starred_at is None else {"starred_at": self.starred_at}),
         )
         return buffer.getvalue()
 
@@ -87,8 +96,20 @@ class UserItemMatrix:
                 ones = np.ones(len(indices), np.float32)
                 stars = sp.csr_array((ones, indices, indptr), shape=shape)
                 stars.check_format()
-                minima = [int(value) for value in arrays["minima"]]
-                return cls(stars, user_ids, arrays["logins"], repo_ids, arrays["full_names"], *minima)
+                min_user_stars, min_repo_stars = (int(value) for value in arrays["minima"])
+                starred_at = arrays.get("starred_at")
+                if starred_at is not None and starred_at.shape != indices.shape:
+                    raise StoredDataError("The stored user-item matrix has not as many times as stars.")
+                return cls(
+                    stars,
+                    user_ids,
+                    arrays["logins"],
+                    repo_ids,
+                    arrays["full_names"],
+                    min_user_stars,
+                    min_repo_stars,
+                    starred_at,
+                )
         except (ValueError, KeyError, OSError, EOFError) as error:
             raise StoredDataError(f"The stored user-item matrix cannot be read: {error}.") from error
 
@@ -119,7 +140,7 @@ def build_user_item_matrix(
     InvalidInteractionsError
         If nothing is left.
     """
-    pairs = stargazers.select("user_id", "repo_id").unique()
+    pairs = stargazers.group_by("user_id", "repo_id").agg(pl.col("starred_at").min())
     while True:
         before = pairs.height
         pairs = pairs.filter(
@@ -147,6 +168,7 @@ def build_user_item_matrix(
         _names(repo_ids, repos.drop_nulls("repo_id"), "repo_id", "full_name"),
         min_user_stars,
         min_repo_stars,
+        pairs["starred_at"].dt.replace_time_zone(None).to_numpy() if pairs["starred_at"].count() else None,
     )
 
 
@@ -212,6 +234,16 @@ class StrongGeneralizationSplit:
     validation_users: NDArray[np.int64]
     test_users: NDArray[np.int64]
 
+    @property
+    def validation(self) -> tuple[Csr, Csr]:
+        """Fold-in and held-out matrix of the validation users."""
+        return self.validation_fold_in, self.validation_held_out
+
+    @property
+    def test(self) -> tuple[Csr, Csr]:
+        """Fold-in and held-out matrix of the test users."""
+        return self.test_fold_in, self.test_held_out
+
 
 def strong_generalization_split(
     matrix: Csr,
@@ -269,6 +301,62 @@ def strong_generalization_split(
         validation,
         test,
     )
+
+
+def temporal_split(
+    stars: Csr,
+    starred_at: NDArray[np.datetime64],
+    *,
+    later_share: float = 0.1,
+    min_stars: int = 5,
+    seed: int = 0,
+) -> tuple[StrongGeneralizationSplit, np.datetime64]:
+    """Learn from what was starred before a date, and predict what the same people starred after it.
+
+    Parameters
+    ----------
+    stars : scipy.sparse CSR, shape (users, items)
+    starred_at : ndarray of datetime64, shape (stars,)
+        In the order of ``stars.indices``. Stars without a time are left out.
+    later_share : float
+        Share of the timed stars that lies after the date.
+    min_stars : int
+        Users with fewer before the date are not tested.
+    seed : int
+        Decides who of the earlier data is held out for validation.
+
+    Returns
+    -------
+    split : StrongGeneralizationSplit
+        Test users are part of the training with what they starred before the date: that is what will be known of
+        them. Items that nobody had starred by then cannot be predicted and don't count.
+    date : datetime64
+        The first moment that is not learned from.
+
+    Raises
+    ------
+    InvalidInteractionsError
+        If no star has a time, or nobody is left to be tested.
+    """
+    checked = check_interactions(stars)
+    if len(starred_at) != stars.nnz or checked.nnz != stars.nnz:
+        raise InvalidInteractionsError(f"{len(starred_at)} times were given for {stars.nnz} stars.")
+    timed = ~np.isnat(starred_at)
+    if not timed.any():
+        raise InvalidInteractionsError("No star has a time: a temporal split needs starred_at.")
+    date = np.sort(starred_at[timed])[int((1 - later_share) * (timed.sum() - 1))]
+    before = _kept(checked, timed & (starred_at < date))
+    known = np.bincount(before.indices, minlength=before.shape[1]) > 0
+    after = _kept(checked, timed & (starred_at >= date) & known[checked.indices])
+    inner = strong_generalization_split(before, test_users=0, min_stars=min_stars, seed=seed)
+    tested = np.flatnonzero((np.diff(before.indptr) >= min_stars) & (np.diff(after.indptr) > 0))
+    tested = np.setdiff1d(tested, inner.validation_users)
+    if len(tested) == 0:
+        raise InvalidInteractionsError(
+            f"Nobody with {min_stars} stars before {date} starred a known repository after it: there is no one to test."
+        )
+    split = replace(inner, test_fold_in=before[tested], test_held_out=after[tested], test_users=tested)
+    return split, date
 
 
 def _hide(stars: Csr, share: float, rng: np.random.Generator) -> tuple[Csr, Csr]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from gh_assets.recommender.interactions import Csr, check_interactions
 
 NDCG_AT = 100
 RECALL_AT = (20, 50)
+DEPTH = max(NDCG_AT, *RECALL_AT)
 
 
 class Predictor(Protocol):
@@ -55,20 +56,46 @@ def evaluate_users(
     users = np.flatnonzero(np.diff(hidden.indptr))
     if len(users) == 0:
         raise InvalidInteractionsError("No user has a held-out item: there is nothing to predict.")
-    depth = min(max(NDCG_AT, *RECALL_AT), given.shape[1])
+    parts = [
+        ranking_metrics(model.predict(given[batch]), given[batch], hidden[batch])
+        for batch in np.array_split(users, -(-len(users) // batch_size))
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def ranking_metrics(scores: NDArray[np.float32], given: Csr, hidden: Csr) -> dict[str, NDArray[np.float64]]:
+    """The metrics of some users from their scores.
+
+    Parameters
+    ----------
+    scores : ndarray of float32, shape (users, items)
+        Overwritten.
+    given, hidden : scipy.sparse CSR, shape (users, items)
+        Every user has a hidden item.
+    """
+    depth = min(DEPTH, given.shape[1])
     discount = 1.0 / np.log2(np.arange(2, depth + 2))
     ideal = np.cumsum(discount)
-    columns: dict[str, list[Any]] = {f"ndcg@{NDCG_AT}": [], **{f"recall@{k}": [] for k in RECALL_AT}}
-    for start in range(0, len(users), batch_size):
-        batch = users[start : start + batch_size]
-        ranked = rank_items(model.predict(given[batch]), given[batch], depth)[0]
-        hits = np.take_along_axis(hidden[batch].toarray() > 0, ranked.clip(0), axis=1) & (ranked >= 0)
-        relevant = np.diff(hidden.indptr)[batch]
-        gains = (hits[:, :NDCG_AT] * discount[:NDCG_AT]).sum(axis=1)
-        columns[f"ndcg@{NDCG_AT}"].append(gains / ideal[np.minimum(relevant, min(NDCG_AT, depth)) - 1])
-        for k in RECALL_AT:
-            columns[f"recall@{k}"].append(hits[:, :k].sum(axis=1) / np.minimum(relevant, k))
-    return {name: np.concatenate(parts) for name, parts in columns.items()}
+    ranked = rank_items(scores, given, depth)[0]
+    hits = contains(hidden, ranked)
+    relevant = np.diff(hidden.indptr)
+    gains = (hits[:, :NDCG_AT] * discount[:NDCG_AT]).sum(axis=1)
+    metrics = {f"ndcg@{NDCG_AT}": gains / ideal[np.minimum(relevant, min(NDCG_AT, depth)) - 1]}
+    for k in RECALL_AT:
+        metrics[f"recall@{k}"] = hits[:, :k].sum(axis=1) / np.minimum(relevant, k)
+    return metrics
+
+
+def contains(matrix: Csr, items: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether each row of the matrix has each of the row's items; -1 is had by nobody. Shape of `items`."""
+    width = matrix.shape[1]
+    rows = np.repeat(np.arange(matrix.shape[0], dtype=np.int64), np.diff(matrix.indptr))
+    there = np.sort(rows * width + matrix.indices)
+    if len(there) == 0:
+        return np.zeros(items.shape, bool)
+    wanted = np.arange(len(items), dtype=np.int64)[:, None] * width + items
+    found: NDArray[np.bool_] = there[np.searchsorted(there, wanted).clip(max=len(there) - 1)] == wanted
+    return found & (items >= 0)
 
 
 def rank_items(scores: NDArray[np.float32], seen: Csr, n: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -89,16 +116,23 @@ def rank_items(scores: NDArray[np.float32], seen: Csr, n: int) -> tuple[NDArray[
     scores : ndarray of float32, shape (users, n)
         -inf in these places.
     """
+    import torch  # whoever only looks at the definitions need not wait for it
+
     scores[np.repeat(np.arange(seen.shape[0]), np.diff(seen.indptr)), seen.indices] = -np.inf
     width = scores.shape[1]
     take = min(n, width)
-    candidates = np.argpartition(-scores, take - 1, axis=1)[:, :take] if take < width else None
-    if candidates is None:
-        candidates = np.tile(np.arange(width), (scores.shape[0], 1))
-    candidates.sort(axis=1)
-    values = np.take_along_axis(scores, candidates, axis=1)
-    order = np.argsort(-values, axis=1, kind="stable")
-    items = np.take_along_axis(candidates, order, axis=1).astype(np.int64)
+    table = torch.from_numpy(scores)
+    best = torch.topk(table, take, dim=1, sorted=True)
+    values, candidates = best.values.numpy(), best.indices.numpy()
+    if take < width:
+        # Of equal scores at the end of the list, topk takes any: such rows are ranked whole.
+        last = best.values[:, -1:]
+        more = ((table == last).sum(dim=1) > (best.values == last).sum(dim=1)) & ~torch.isneginf(last[:, 0])
+        for row in np.flatnonzero(more.numpy()):
+            candidates[row] = np.argsort(-scores[row], kind="stable")[:take]
+            values[row] = scores[row, candidates[row]]
+    order = np.lexsort((candidates, -values), axis=1)
+    items = np.take_along_axis(candidates, order, axis=1)
     values = np.take_along_axis(values, order, axis=1)
     items[np.isneginf(values)] = -1
     if take < n:

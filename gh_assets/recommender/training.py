@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,20 @@ from numpy.typing import NDArray
 
 from gh_assets import __version__
 from gh_assets.errors import StoredDataError
+from gh_assets.recommender.als import ALS
 from gh_assets.recommender.base import Recommender
-from gh_assets.recommender.baselines import EASE, Popularity
-from gh_assets.recommender.interactions import UserItemMatrix, strong_generalization_split
+from gh_assets.recommender.baselines import EASE, ItemKNN, Popularity
+from gh_assets.recommender.evaluation import Evaluation, evaluate_in_full
+from gh_assets.recommender.hybrid import Hybrid
+from gh_assets.recommender.interactions import (
+    StrongGeneralizationSplit,
+    UserItemMatrix,
+    strong_generalization_split,
+    temporal_split,
+)
 from gh_assets.recommender.metrics import NDCG_AT, evaluate
+from gh_assets.recommender.models import MODELS
+from gh_assets.recommender.multvae import MultVAE
 from gh_assets.recommender.recvae import RecVAE, RecVAEConfig
 
 MAIN_METRIC = f"ndcg@{NDCG_AT}"
@@ -25,9 +36,10 @@ MAIN_METRIC = f"ndcg@{NDCG_AT}"
 INDEX_FILE = "index.json"
 
 EASE_AT_MOST = 12_000
-"""Repositories up to which the EASE baseline is trained: its dense item-item matrix grows with their square."""
+"""Repositories up to which EASE is trained: its dense item-item matrix grows with their square."""
 
-_MODELS: Mapping[str, type[Recommender]] = {model.name: model for model in (RecVAE, EASE, Popularity)}
+TIMED_SHARE = 0.5
+"""Share of stars with a known time from which a temporal split says something."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,15 @@ class TrainedModel:
     full_names: NDArray[np.str_]
     metrics: Mapping[str, float] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def _order(self) -> NDArray[np.int64]:
+        return np.argsort(self.repo_ids)
+
+    def positions(self, repo_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The items that repositories are, int64 of the same shape; -1 for those that the model does not know."""
+        places = self._order[np.searchsorted(self.repo_ids, repo_ids, sorter=self._order).clip(max=len(self._order) - 1)]
+        return np.where(self.repo_ids[places] == repo_ids, places, -1)
 
     def save(self, folder: Path) -> Path:
         """Write everything into a folder; nothing in it is executable."""
@@ -76,7 +97,7 @@ class TrainedModel:
         """
         try:
             index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
-            kind = _MODELS[index["model"]]
+            kind = MODELS[index["model"]]
             repo_ids = np.array(index["repo_ids"], np.int64)
             full_names = np.array(index["full_names"], np.str_)
             metrics, data = index["metrics"], index["data"]
@@ -92,12 +113,17 @@ class TrainedModel:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A trained RecVAE beside the baselines on the same split."""
+    """A trained model beside what it is to be compared with, on the same split."""
 
     trained: TrainedModel
     leaderboard: Mapping[str, Mapping[str, float]]
     history: Sequence[Mapping[str, float]]
     split_sizes: Mapping[str, int]
+
+
+def linear_model(items: int) -> Recommender:
+    """EASE, or item neighbours where there are too many items for its dense matrix."""
+    return EASE((100.0, 200.0, 300.0, 500.0, 1000.0)) if items <= EASE_AT_MOST else ItemKNN()
 
 
 def train_recvae(
@@ -106,8 +132,9 @@ def train_recvae(
     *,
     split_seed: int = 0,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
+    checkpoints: Path | None = None,
 ) -> TrainingResult:
-    """Train RecVAE and evaluate it by strong generalization, beside popularity and EASE.
+    """Train RecVAE and evaluate it by strong generalization, beside popularity.
 
     Parameters
     ----------
@@ -117,6 +144,8 @@ def train_recvae(
         Decides who is held out.
     on_epoch : callable, optional
         Called with the row of history after each epoch.
+    checkpoints : Path, optional
+        Folder from which an interrupted training goes on.
 
     Raises
     ------
@@ -124,14 +153,31 @@ def train_recvae(
         If there are too few users with enough stars.
     """
     split = strong_generalization_split(matrix.stars, seed=split_seed)
-    validation = (split.validation_fold_in, split.validation_held_out)
-    test = (split.test_fold_in, split.test_held_out)
-    baselines: list[Recommender] = [Popularity()]
-    if matrix.stars.shape[1] <= EASE_AT_MOST:
-        baselines.append(EASE())
-    leaderboard = {baseline.name: evaluate(baseline.fit(split.train, validation), *test) for baseline in baselines}
-    model = RecVAE(config, on_epoch=on_epoch).fit(split.train, validation)
-    leaderboard[model.name] = evaluate(model, *test)
+    model = RecVAE(config, on_epoch=on_epoch, checkpoints=checkpoints).fit(split.train, split.validation)
+    return _result(matrix, split, model, {Popularity.name: Popularity().fit(split.train)})
+
+
+def train_hybrid(matrix: UserItemMatrix, recvae: Recommender, *, split_seed: int = 0) -> TrainingResult:
+    """Blend a RecVAE that `train_recvae` gave for this matrix and seed with a linear model.
+
+    Parameters
+    ----------
+    matrix : UserItemMatrix
+    recvae : Recommender
+        Fitted on the training users of this split; left as it is.
+    split_seed : int
+        That of the RecVAE.
+    """
+    split = strong_generalization_split(matrix.stars, seed=split_seed)
+    linear = linear_model(matrix.stars.shape[1]).fit(split.train, split.validation)
+    model = Hybrid(recvae, linear).fit(split.train, split.validation)
+    return _result(matrix, split, model, {recvae.name: recvae, linear.name: linear})
+
+
+def _result(
+    matrix: UserItemMatrix, split: StrongGeneralizationSplit, model: Recommender, others: Mapping[str, Recommender]
+) -> TrainingResult:
+    board = {name: evaluate(other, *split.test) for name, other in {**others, model.name: model}.items()}
     data = {
         "matrix_sha256": matrix.fingerprint,
         "users": matrix.stars.shape[0],
@@ -143,8 +189,61 @@ def train_recvae(
         "validation users": len(split.validation_users),
         "test users": len(split.test_users),
     }
-    trained = TrainedModel(model, matrix.repo_ids, matrix.full_names, leaderboard[model.name], data)
-    return TrainingResult(trained, leaderboard, model.history, sizes)
+    trained = TrainedModel(model, matrix.repo_ids, matrix.full_names, board[model.name], data)
+    return TrainingResult(trained, board, model.history, sizes)
+
+
+def compare(
+    matrix: UserItemMatrix,
+    trained: Sequence[Recommender] = (),
+    *,
+    split_seed: int = 0,
+    on_model: Callable[[str], None] | None = None,
+) -> list[Evaluation]:
+    """All recommenders on the same held-out users, best first.
+
+    Parameters
+    ----------
+    matrix : UserItemMatrix
+    trained : sequence of Recommender
+        Models fitted on this split's training users: they are not fitted again.
+    split_seed : int
+    on_model : callable, optional
+        Called with a model's name before it is fitted.
+    """
+    split = strong_generalization_split(matrix.stars, seed=split_seed)
+    models = {model.name: model for model in trained}
+    for model in trained:
+        if isinstance(model, Hybrid):
+            models |= {part.name: part for part in (model.first, model.second)}
+    baselines: list[Recommender] = [Popularity(), ItemKNN(), ALS(), MultVAE()]
+    if matrix.stars.shape[1] <= EASE_AT_MOST:
+        baselines.append(linear_model(matrix.stars.shape[1]))
+    for model in baselines:
+        if model.name not in models:
+            if on_model is not None:
+                on_model(model.name)
+            models[model.name] = model.fit(split.train, split.validation)
+    found = [evaluate_in_full(model, *split.test, split.train) for model in models.values()]
+    return sorted(found, key=lambda evaluation: -evaluation.means[MAIN_METRIC])
+
+
+def compare_in_time(
+    matrix: UserItemMatrix, config: RecVAEConfig, *, split_seed: int = 0
+) -> tuple[list[Evaluation], np.datetime64] | None:
+    """Popularity, a linear model, RecVAE and their hybrid, trained before a date and tested after it; best first.
+
+    None where too few stars have a time.
+    """
+    if matrix.starred_at is None or matrix.timed_share < TIMED_SHARE:
+        return None
+    split, date = temporal_split(matrix.stars, matrix.starred_at, seed=split_seed)
+    recvae = RecVAE(config).fit(split.train, split.validation)
+    linear = linear_model(matrix.stars.shape[1]).fit(split.train, split.validation)
+    hybrid = Hybrid(recvae, linear).fit(split.train, split.validation)
+    models: list[Recommender] = [Popularity().fit(split.train), linear, recvae, hybrid]
+    found = [evaluate_in_full(model, *split.test, split.train) for model in models]
+    return sorted(found, key=lambda evaluation: -evaluation.means[MAIN_METRIC]), date
 
 
 def training_fingerprint(matrix: UserItemMatrix, config: RecVAEConfig, split_seed: int) -> str:

@@ -1,4 +1,4 @@
-"""RecVAE as the paper writes it: dense rows, one function a formula. Tests compare the engine with this."""
+"""RecVAE and Mult-VAE as the papers write them: dense rows, one function a formula. Tests compare the engine."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import math
 import torch
 from torch import Tensor
 
+from gh_assets.recommender.multvae import MultVAE
 from gh_assets.recommender.recvae import Encoder, RecVAE
 
 
-def dense_encoder(encoder: Encoder, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Figure 2 of the paper, each layer written out, for dense rows x of ones and zeros."""
+def dense_encoder(encoder: Encoder, x: Tensor, visible: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Figure 2 of the paper, each layer written out, for dense rows x of ones and zeros.
+
+    `visible` is the dropout's mask, already scaled.
+    """
 
     def swish(value: Tensor) -> Tensor:
         return value / (1 + torch.exp(-value))
@@ -27,7 +31,9 @@ def dense_encoder(encoder: Encoder, x: Tensor) -> tuple[Tensor, Tensor]:
         return value @ layer.weight.T + layer.bias
 
     normalized = x / torch.sqrt((x**2).sum(dim=1, keepdim=True))
-    h1 = norm(swish(normalized @ encoder.embeddings.weight + encoder.bias), 0)
+    if visible is not None:
+        normalized = normalized * visible
+    h1 = norm(swish(normalized @ encoder.embeddings + encoder.bias), 0)
     h2 = norm(swish(dense(h1, 0) + h1), 1)
     h3 = norm(swish(dense(h2, 1) + h1 + h2), 2)
     h4 = norm(swish(dense(h3, 2) + h1 + h2 + h3), 3)
@@ -42,9 +48,11 @@ def normal_density(z: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     return torch.exp(-((z - mean) ** 2) / (2 * variance)) / torch.sqrt(2 * math.pi * variance)
 
 
-def dense_loss(model: RecVAE, x: Tensor, noise: Tensor, old: tuple[Tensor, Tensor] | None) -> Tensor:
+def dense_loss(
+    model: RecVAE, x: Tensor, noise: Tensor, old: tuple[Tensor, Tensor] | None, visible: Tensor | None = None
+) -> Tensor:
     """Negative objective of eq. 13 for a batch, mean over users, with given noise of the reparametrization."""
-    mean, log_variance = dense_encoder(model.encoder, x)
+    mean, log_variance = dense_encoder(model.encoder, x, visible)
     z = mean + noise * torch.sqrt(torch.exp(log_variance))
     logits = z @ model.decoder.weight.T + model.decoder.bias
     probabilities = torch.exp(logits) / torch.exp(logits).sum(dim=1, keepdim=True)
@@ -60,3 +68,18 @@ def dense_loss(model: RecVAE, x: Tensor, noise: Tensor, old: tuple[Tensor, Tenso
         divergence = (torch.log(posterior) - torch.log(prior)).sum(dim=1)
         objective = objective - model.config.gamma * x.sum(dim=1) * divergence
     return -objective.mean()
+
+
+def dense_multvae_loss(model: MultVAE, x: Tensor, noise: Tensor, beta: float, visible: Tensor) -> Tensor:
+    """Negative ELBO of Liang et al. 2018, eq. 6, mean over users."""
+    encoder = model.encoder
+    normalized = x / torch.sqrt((x**2).sum(dim=1, keepdim=True)) * visible
+    hidden = torch.tanh(normalized @ encoder.embeddings + encoder.bias)
+    both = hidden @ encoder.posterior.weight.T + encoder.posterior.bias
+    mean, log_variance = both[:, : both.shape[1] // 2], both[:, both.shape[1] // 2 :]
+    z = mean + noise * torch.sqrt(torch.exp(log_variance))
+    inner = torch.tanh(z @ encoder.generator.weight.T + encoder.generator.bias)
+    logits = inner @ model.decoder.weight.T + model.decoder.bias
+    likelihood = (x * torch.log_softmax(logits, dim=1)).sum(dim=1)
+    divergence = 0.5 * (torch.exp(log_variance) + mean**2 - 1 - log_variance).sum(dim=1)
+    return -(likelihood - beta * divergence).mean()

@@ -11,16 +11,40 @@ import pytest
 import scipy.sparse as sp
 
 from gh_assets.errors import GhAssetsError, InvalidInteractionsError, StoredDataError
-from gh_assets.recommender import EASE, Popularity, Recommender, RecVAE, RecVAEConfig
+from gh_assets.recommender import (
+    ALS,
+    EASE,
+    Hybrid,
+    ItemKNN,
+    MultVAE,
+    MultVAEConfig,
+    Popularity,
+    Recommender,
+    RecVAE,
+    RecVAEConfig,
+)
 from gh_assets.recommender.base import CONFIG_FILE, WEIGHTS_FILE
 from gh_assets_tests.recommender.matrices import checkerboard, taste_matrix
 
+SMALL = {"hidden_size": 32, "latent_size": 8, "learning_rate": 5e-3, "batch_size": 20}
+
+
+def recvae() -> RecVAE:
+    return RecVAE(RecVAEConfig(epochs=40, **SMALL))
+
+
 MODELS: dict[str, Callable[[], Recommender]] = {
     "popularity": Popularity,
+    "itemknn": ItemKNN,
     "ease": lambda: EASE(lambdas=(1.0, 10.0)),
-    "recvae": lambda: RecVAE(RecVAEConfig(epochs=40, hidden_size=32, latent_size=8, learning_rate=5e-3, batch_size=20)),
+    "ials": lambda: ALS(factors=4, lambdas=(0.1,)),
+    "multvae": lambda: MultVAE(MultVAEConfig(epochs=60, **SMALL)),
+    "recvae": recvae,
+    "hybrid": lambda: Hybrid(recvae(), EASE(lambdas=(10.0,))),
+    "hybrid of baselines": lambda: Hybrid(ALS(factors=4, lambdas=(0.1,)), ItemKNN(), weight=0.3),
 }
-PERSONAL = ["ease", "recvae"]
+PERSONAL = sorted(MODELS.keys() - {"popularity"})
+EXPLAINED = sorted(MODELS.keys() - {"popularity", "multvae"})
 
 
 @pytest.fixture(params=sorted(MODELS))
@@ -36,7 +60,7 @@ def test_it_recommends_the_right_colour(name: str) -> None:
         assert (items[user] % 2 == user % 2).all()
 
 
-@pytest.mark.parametrize("name", PERSONAL)
+@pytest.mark.parametrize("name", EXPLAINED)
 def test_its_reasons_are_the_users_own_stars_of_that_colour(name: str) -> None:
     board = checkerboard()
     model = MODELS[name]().fit(board)

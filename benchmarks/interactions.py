@@ -1,0 +1,53 @@
+"""Matrices for the benchmarks: from a file of pairs, or generated at any size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import scipy.sparse as sp
+
+from gh_assets.recommender.interactions import Csr
+
+
+def read_interactions(path: Path, minimum: int = 1) -> Csr:
+    """A Parquet file of pairs (``user``, ``item`` or ``login``, ``repo``) as a matrix.
+
+    Users and items with fewer than `minimum` are left out, until nothing more falls out.
+    """
+    table = pl.read_parquet(path)
+    user, item = ("user", "item") if "user" in table.columns else ("login", "repo")
+    pairs = table.select(user, item).unique()
+    while True:
+        before = pairs.height
+        pairs = pairs.filter((pl.len().over(user) >= minimum) & (pl.len().over(item) >= minimum))
+        if pairs.height == before:
+            break
+    rows, columns = (pairs[name].rank("dense").to_numpy().astype(np.int64) - 1 for name in (user, item))
+    matrix: Csr = sp.csr_array((np.ones(len(rows), np.float32), (rows, columns)))
+    return matrix
+
+
+def generated(users: int, items: int, stars: int, seed: int = 0, tastes: int = 50) -> Csr:
+    """Users with a few tastes among items of which few are popular; sizes as given, about."""
+    rng = np.random.default_rng(seed)
+    counts = rng.lognormal(0.0, 1.0, users)
+    counts = np.maximum(1, counts * stars / counts.sum()).astype(np.int64)
+    popularity = 1.0 / np.arange(1, items + 1) ** 0.8
+    taste_of_item = rng.integers(0, tastes, items)
+    taste_of_user = rng.integers(0, tastes, users)
+    by_taste = [np.flatnonzero(taste_of_item == taste) for taste in range(tastes)]
+    cumulative = np.cumsum(popularity) / popularity.sum()
+    within = [np.cumsum(popularity[inside]) / popularity[inside].sum() for inside in by_taste]
+    rows = np.repeat(np.arange(users), counts)
+    columns = np.searchsorted(cumulative, rng.random(len(rows))).clip(max=items - 1)
+    own = rng.random(len(rows)) < 0.7
+    for taste in range(tastes):
+        mine = np.flatnonzero(own & (taste_of_user[rows] == taste))
+        places = np.searchsorted(within[taste], rng.random(len(mine))).clip(max=len(by_taste[taste]) - 1)
+        columns[mine] = by_taste[taste][places]
+    matrix: Csr = sp.csr_array((np.ones(len(rows), np.float32), (rows, columns)), shape=(users, items))
+    matrix.sum_duplicates()
+    matrix.data[:] = 1.0
+    return matrix

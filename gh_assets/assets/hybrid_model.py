@@ -1,0 +1,77 @@
+"""`hybrid_model`: the RecVAE of the current matrix blended with a linear model, put into the registry."""
+
+import dagster as dg
+from pydantic import Field
+
+from gh_assets import progress
+from gh_assets.assets.common import OWNERS, RECOMMENDER, stopwatch
+from gh_assets.assets.recvae_model import MODEL_NAME, model_metadata, recvae_model, register
+from gh_assets.errors import ModelNotFoundError
+from gh_assets.recommender.interactions import UserItemMatrix
+from gh_assets.registry import ModelRegistry
+from gh_assets.resources import GcsResource, MongoResource
+from gh_assets.settings import load_settings
+
+HYBRID_NAME = "hybrid"
+
+
+class HybridModelConfig(dg.Config):
+    """What is blended."""
+
+    tag: str = Field(default="", description="Tag of the registered model; the newest RecVAE of this tag is taken.")
+    seed: int = Field(default=0, description="Seed of the split: that of the RecVAE.")
+
+
+@dg.asset(
+    deps=[recvae_model],
+    group_name=RECOMMENDER,
+    kinds={"pytorch", "scipy", "gcs", "mongodb"},
+    owners=OWNERS,
+    description=(
+        "RecVAE and EASE together: the sum of their standardized scores, weighted as is best for the validation "
+        "users. Linear and neural models miss different things; the blend beats both. Registered under its own name."
+    ),
+)
+def hybrid_model(
+    context: dg.AssetExecutionContext,
+    config: HybridModelConfig,
+    user_item_matrix: UserItemMatrix,
+    gcs: GcsResource,
+    mongo: MongoResource,
+) -> dg.MaterializeResult[None]:
+    """The registered hybrid of the current matrix."""
+    from gh_assets.model_cache import load_model
+    from gh_assets.recommender.hybrid import Hybrid
+    from gh_assets.recommender.training import train_hybrid
+
+    with mongo.database() as database, stopwatch() as timing:
+        registry = ModelRegistry(gcs.model_store(), database["models"])
+        base = registry.latest(MODEL_NAME, config.tag)
+        cache = load_settings().home_path / "cache" / "models"
+        recvae = load_model(registry, base, cache)
+        if recvae.data.get("matrix_sha256") != user_item_matrix.fingerprint:
+            raise ModelNotFoundError(
+                f"The newest {MODEL_NAME} was trained on another user-item matrix: materialize recvae_model first."
+            )
+        fingerprint = f"hybrid of {base.sha256}, split {config.seed}"
+        registered = registry.find(HYBRID_NAME, fingerprint)
+        if registered is not None and registry.is_stored(registered):
+            hybrid, reused = load_model(registry, registered, cache).model, True
+        else:
+            progress.report("hybrid_model", 0, 1, "the linear part")
+            result = train_hybrid(user_item_matrix, recvae.model, split_seed=config.seed)
+            hybrid, reused = result.trained.model, False
+            described = hybrid._config()
+            registered = register(registry, result, config.tag, context.run.run_id, described, fingerprint)
+        assert isinstance(hybrid, Hybrid)
+        progress.report("hybrid_model", 1, 1, f"{hybrid.weight:g} of {hybrid.first.name}")
+    return dg.MaterializeResult(
+        metadata={
+            "reused": reused,
+            "weight": hybrid.weight,
+            "parts": f"{hybrid.weight:g} × {hybrid.first.name} + {1 - hybrid.weight:g} × {hybrid.second.name}",
+            "recvae": dg.MetadataValue.path(base.uri),
+            **model_metadata(registered, ()),
+            **timing,
+        }
+    )

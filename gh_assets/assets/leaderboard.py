@@ -1,0 +1,151 @@
+"""`leaderboard`: every recommender on the same held-out users."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import polars as pl
+from pydantic import Field
+
+from gh_assets import progress
+from gh_assets.assets.common import OWNERS, RECOMMENDER, markdown_table, picture, stopwatch, table_metadata
+from gh_assets.assets.hybrid_model import HYBRID_NAME, hybrid_model
+from gh_assets.assets.recvae_model import MODEL_NAME
+from gh_assets.errors import InvalidInteractionsError, ModelNotFoundError
+from gh_assets.recommender.interactions import UserItemMatrix
+from gh_assets.registry import ModelRegistry
+from gh_assets.resources import GcsResource, MongoResource
+from gh_assets.schemas import LEADERBOARD
+from gh_assets.settings import load_settings
+
+if TYPE_CHECKING:
+    from gh_assets.recommender.evaluation import Evaluation
+
+
+USERS_HELD_OUT = "users held out"
+
+
+class LeaderboardConfig(dg.Config):
+    """What is compared."""
+
+    seed: int = Field(default=0, description="Seed of the split: that of the RecVAE.")
+    tag: str = Field(default="", description="Tag of the models that are compared.")
+    in_time: bool = Field(
+        default=True,
+        description="Where stars have times, also train on the earlier ones and test on the later ones.",
+    )
+
+
+@dg.asset(
+    deps=[hybrid_model],
+    group_name=RECOMMENDER,
+    kinds={"pytorch", "scipy", "polars", "parquet"},
+    owners=OWNERS,
+    metadata=table_metadata(LEADERBOARD),
+    description=(
+        "One row is one recommender on one kind of split: users held out whole, and, where stars have times, the "
+        "later stars held out. RecVAE and the hybrid as they are registered; popularity, item neighbours, EASE, iALS "
+        "and Mult-VAE trained and tuned on the same users. With confidence intervals, coverage and popularity bias."
+    ),
+)
+def leaderboard(
+    context: dg.AssetExecutionContext,
+    config: LeaderboardConfig,
+    user_item_matrix: UserItemMatrix,
+    gcs: GcsResource,
+    mongo: MongoResource,
+) -> dg.MaterializeResult[pl.DataFrame]:
+    """Metrics of all recommenders, best first."""
+    from gh_assets.model_cache import load_model
+    from gh_assets.recommender.hybrid import Hybrid
+    from gh_assets.recommender.recvae import RecVAE
+    from gh_assets.recommender.training import MAIN_METRIC, compare, compare_in_time
+
+    with stopwatch() as timing:
+        with mongo.database() as database:
+            registry = ModelRegistry(gcs.model_store(), database["models"])
+            cache = load_settings().home_path / "cache" / "models"
+            hybrid = load_model(registry, registry.latest(HYBRID_NAME, config.tag), cache)
+        if hybrid.data.get("matrix_sha256") != user_item_matrix.fingerprint:
+            raise ModelNotFoundError(
+                f"The newest {HYBRID_NAME} was trained on another user-item matrix: materialize hybrid_model first."
+            )
+        assert isinstance(hybrid.model, Hybrid)
+        trained = 0
+
+        def tell(name: str) -> None:
+            nonlocal trained
+            progress.report("leaderboard", trained, 5, name)
+            trained += 1
+
+        rows = compare(user_item_matrix, [hybrid.model], split_seed=config.seed, on_model=tell)
+        tables = [_table(USERS_HELD_OUT, rows)]
+        metadata: dict[str, Any] = {
+            "leaderboard": _markdown(rows, MAIN_METRIC),
+            "plot": _plot(rows, MAIN_METRIC),
+        }
+        later, recvae = None, hybrid.model.first
+        assert isinstance(recvae, RecVAE)
+        if config.in_time:
+            progress.report("leaderboard", trained, 5, "before and after a date")
+            try:
+                later = compare_in_time(user_item_matrix, recvae.config, split_seed=config.seed)
+            except InvalidInteractionsError as error:
+                context.log.info(f"There is no split by time: {error}")
+        if later is not None:
+            tables.append(_table("later stars held out", later[0]))
+            metadata |= {"in_time": _markdown(later[0], MAIN_METRIC), "in_time_from": str(later[1])}
+        progress.report("leaderboard", 5, 5, f"best: {rows[0].name}")
+    scores = {row.name: row.means[MAIN_METRIC] for row in rows}
+    return dg.MaterializeResult(
+        value=pl.concat(tables),
+        metadata={
+            "best": rows[0].name,
+            "recvae": scores.get(MODEL_NAME, 0.0),
+            "best_baseline": max(value for name, value in scores.items() if name not in (MODEL_NAME, HYBRID_NAME)),
+            **metadata,
+            **timing,
+        },
+    )
+
+
+def _table(split: str, rows: "Sequence[Evaluation]") -> pl.DataFrame:
+    described = [{"split": split, "model": row.name, "users": len(row.histories), **row.summary()} for row in rows]
+    return pl.DataFrame(described, schema=LEADERBOARD.dtypes)
+
+
+def _markdown(rows: "Sequence[Evaluation]", metric: str) -> dg.MarkdownMetadataValue:
+    """Metrics with the interval of the main one, and how far each is from the best on the same users."""
+    best = rows[0]
+    others = [name for name in best.means if name != metric]
+    header = ["model", f"{metric} [95 %]", "to the best [95 %]", *others, "coverage@20", "novelty@20"]
+    body: list[Sequence[Any]] = [
+        (
+            row.name,
+            str(row.interval(metric)),
+            "" if row is best else str(row.against(best, metric)),
+            *(row.means[name] for name in others),
+            row.coverage,
+            row.novelty,
+        )
+        for row in rows
+    ]
+    return markdown_table(header, body)
+
+
+def _plot(rows: "Sequence[Evaluation]", metric: str) -> dg.MarkdownMetadataValue:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 0.6 + 0.4 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    names = [row.name for row in reversed(rows)]
+    intervals = [row.interval(metric) for row in reversed(rows)]
+    means = [interval.mean for interval in intervals]
+    errors = [
+        [interval.mean - interval.low for interval in intervals],
+        [interval.high - interval.mean for interval in intervals],
+    ]
+    colors = ["tab:blue" if name in (MODEL_NAME, HYBRID_NAME) else "tab:gray" for name in names]
+    axes.barh(names, means, xerr=errors, color=colors, ecolor="black", capsize=3)
+    axes.set_xlabel(f"{metric} on held-out users, 95 % intervals")
+    return picture(figure, "Leaderboard")

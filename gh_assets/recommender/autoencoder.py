@@ -1,0 +1,396 @@
+"""Training that the variational autoencoders share: epochs, schedule, early stopping, checkpoints, several processes.
+
+A model says what its networks are and what one epoch does; everything around an epoch is here.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from gh_assets.errors import ConfigurationError, InvalidInteractionsError
+from gh_assets.recommender.base import Recommender
+from gh_assets.recommender.checkpoints import Checkpoint, Checkpoints, data_fingerprint
+from gh_assets.recommender.engine import LAZY_BELOW, Bags, RowAdam, SoftmaxOutput
+from gh_assets.recommender.interactions import Csr
+from gh_assets.recommender.metrics import NDCG_AT, evaluate
+from gh_assets.recommender.precision import PRECISIONS, precision
+from gh_assets.recommender.spectral import item_factors
+
+MAIN = f"ndcg@{NDCG_AT}"
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """What decides the training of any of the autoencoders."""
+
+    epochs: int = 25
+    seed: int = 0
+    hidden_size: int = 600  # as published
+    latent_size: int = 200  # as published
+    dropout: float = 0.5  # share of a user's items hidden from the encoder
+    batch_size: int = 500
+    learning_rate: float = 5e-4
+    schedule: str = "cosine"  # or "constant", as published
+    initialization: str = "spectral"  # item embeddings that know which items go together; or "random", as published
+    initial_scale: float = 0.4  # spread of those embeddings against random ones
+    patience: int = 12  # stop after so many epochs without a better validation NDCG@100; best weights are restored
+    device: str = "auto"  # "auto": CUDA if there is one
+    precision: str = "auto"  # of matrix products: "auto" measures whether bfloat16 is faster on the machine
+
+    def __post_init__(self) -> None:
+        if self.schedule not in ("cosine", "constant"):
+            raise ConfigurationError(f"The schedule {self.schedule!r} is neither 'cosine' nor 'constant'.")
+        if self.initialization not in ("spectral", "random"):
+            raise ConfigurationError(f"The initialization {self.initialization!r} is neither 'spectral' nor 'random'.")
+        if self.precision not in ("auto", *PRECISIONS):
+            raise ConfigurationError(f"The precision {self.precision!r} is none of auto, {', '.join(PRECISIONS)}.")
+        if not 0 <= self.dropout < 1 or self.learning_rate <= 0:
+            raise ConfigurationError("dropout must be in [0, 1) and learning_rate above 0.")
+        for name in ("epochs", "hidden_size", "latent_size", "batch_size", "patience"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"{name} must be at least 1, not {getattr(self, name)}.")
+
+
+class SparseEncoder(nn.Module):
+    """A network whose first layer is a sum of item embeddings.
+
+    Parameters
+    ----------
+    items, hidden : int
+    """
+
+    def __init__(self, items: int, hidden: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(items)  # what a dense layer on all items would begin with
+        self.embeddings = nn.Parameter(torch.empty(items, hidden).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(hidden).uniform_(-bound, bound))
+
+    @abstractmethod
+    def rest(self, first: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """From the first layer's sum to mean and log-variance, each (users, latent); products in `dtype`."""
+
+    def represent(self, z: Tensor, dtype: torch.dtype) -> Tensor:
+        """From the latent vector to what the softmax over all items sees."""
+        return z
+
+    def forward(self, bags: Bags, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        return self.rest(bags.sums(self.embeddings) + self.bias, dtype)
+
+
+class Workers:
+    """The processes that train together: one, or those of torch's default process group.
+
+    Every process draws the same batches and the same noise and computes its part of a batch's users; sums over the
+    parts are then the same everywhere, and so are the weights.
+    """
+
+    def __init__(self) -> None:
+        together = dist.is_available() and dist.is_initialized()
+        self.rank, self.count = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
+
+    def part(self, users: int) -> tuple[int, int]:
+        """From which to which of a batch's users this process computes."""
+        return users * self.rank // self.count, users * (self.rank + 1) // self.count
+
+    def add_up(self, *parts: Tensor) -> None:
+        """Replace each tensor by its sum over the processes."""
+        if self.count > 1:
+            for part in parts:
+                dist.all_reduce(part)
+
+
+class Autoencoder(Recommender):
+    """A variational autoencoder with a sparse first layer and a softmax over all items.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+    on_epoch : callable, optional
+        Called with the row of `history` after each epoch.
+    checkpoints : Path, optional
+        Folder for the state of an unfinished training. `fit` goes on from it, with the same result as if it had not
+        been interrupted, and removes it when it is done.
+    """
+
+    config: TrainingConfig
+    encoder: SparseEncoder
+    decoder: nn.Linear
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        on_epoch: Callable[[dict[str, float]], None] | None = None,
+        checkpoints: Path | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.on_epoch = on_epoch
+        self.checkpoints = checkpoints
+        wanted = config.device
+        if wanted == "auto":
+            wanted = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(wanted)
+
+    @abstractmethod
+    def _networks(self) -> tuple[SparseEncoder, nn.Linear]: ...
+
+    @abstractmethod
+    def _epoch(self, stars: Csr, epoch: int, run: TrainingRun) -> float:
+        """Train one epoch; gives the mean loss of the encoder's steps."""
+
+    def _build(self) -> None:
+        exact = torch.float64 if self.config.precision == "float64" else torch.float32
+        encoder, decoder = self._networks()
+        self.encoder, self.decoder = encoder.to(self.device, exact), decoder.to(self.device, exact)
+
+    # -- training ------------------------------------------------------------------------------------------------
+
+    def _fit(self, stars: Csr, validation: tuple[Csr, Csr] | None) -> None:
+        stars = stars[np.flatnonzero(np.diff(stars.indptr))]  # a user without stars has nothing to teach
+        # The global generator is left as it was found: a notebook's other draws must not depend on us.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            self._build()
+        run = TrainingRun(self, stars)
+        kept = None
+        if self.checkpoints is not None:
+            fingerprint = data_fingerprint({"name": self.name, **self._config()}, stars, *(validation or ()))
+            kept = Checkpoints(self.checkpoints, fingerprint)
+        best = Best()
+        self.history = []
+        checkpoint = kept.load() if kept is not None else None
+        if checkpoint is not None:
+            self.history = [dict(row) for row in checkpoint.document["history"]]
+            best = run.resume(checkpoint)
+        elif self.config.initialization == "spectral":
+            self._initialize(stars)
+        run.output.refresh()
+        for epoch in range(len(self.history) + 1, self.config.epochs + 1):
+            if self.history and best.epoch and len(self.history) - best.epoch >= self.config.patience:
+                break
+            row = self._timed_epoch(stars, epoch, run)
+            if validation is not None:
+                started = time.perf_counter()
+                row |= evaluate(self, *validation)
+                row["validation_seconds"] = time.perf_counter() - started
+                if row[MAIN] > best.score:
+                    best = Best(row[MAIN], epoch, run.weights(copy=True))
+            self.history.append(row)
+            if kept is not None and run.workers.rank == 0:
+                kept.save(run.checkpoint(best, self.history))
+            if self.on_epoch is not None:
+                self.on_epoch(row)
+        if best.weights:
+            run.restore(best.weights)
+        if kept is not None and run.workers.rank == 0:
+            kept.forget()
+
+    def _timed_epoch(self, stars: Csr, epoch: int, run: TrainingRun) -> dict[str, float]:
+        started = time.perf_counter()
+        run.begin(epoch)
+        loss = self._epoch(stars, epoch, run)
+        if not math.isfinite(loss):
+            raise InvalidInteractionsError(
+                f"Training diverged in epoch {epoch} (loss {loss}): lower the learning rate."
+            )
+        return {
+            "epoch": float(epoch),
+            "learning_rate": run.learning_rate,
+            "loss": loss,
+            "seconds": time.perf_counter() - started,
+        }
+
+    def _initialize(self, stars: Csr) -> None:
+        """Begin with item embeddings that already know which items go together."""
+        rank = min(self.decoder.in_features, self.encoder.embeddings.shape[1])
+        factors = item_factors(stars, rank, seed=self.config.seed)
+        if factors.shape[1] == 0:
+            return
+        with torch.no_grad():
+            known = torch.from_numpy(factors)
+            for parameter in (self.encoder.embeddings, self.decoder.weight):
+                spread = self.config.initial_scale * parameter.std().cpu() / known.std().clamp(min=1e-12)
+                parameter[:, : known.shape[1]] = (known * spread).to(parameter)
+
+    # -- use -----------------------------------------------------------------------------------------------------
+
+    @property
+    def _exact(self) -> torch.dtype:
+        return self.decoder.weight.dtype
+
+    @torch.no_grad()
+    def _predict(self, stars: Csr) -> NDArray[np.float32]:
+        # In float32, whatever the training was in: bfloat16 has too few digits to rank by.
+        mean, _ = self.encoder(Bags.of(stars, self.device, self._exact), self._exact)
+        hidden = self.encoder.represent(mean, self._exact)
+        scores: NDArray[np.float32] = self.decoder(hidden).float().cpu().numpy()
+        return scores
+
+    def _parameters(self) -> dict[str, Tensor]:
+        tensors = {f"encoder.{key}": value for key, value in self.encoder.state_dict().items()}
+        tensors |= {f"decoder.{key}": value for key, value in self.decoder.state_dict().items()}
+        return tensors
+
+    def _weights(self) -> dict[str, NDArray[Any]]:
+        return {key: value.detach().cpu().numpy() for key, value in self._parameters().items()}
+
+    def _restore(self, weights: dict[str, NDArray[Any]]) -> None:
+        with torch.random.fork_rng(devices=[]):
+            self._build()
+        self._load({key: torch.from_numpy(value) for key, value in weights.items()})
+
+    def _load(self, tensors: Mapping[str, Tensor]) -> None:
+        for prefix, module in (("encoder.", self.encoder), ("decoder.", self.decoder)):
+            module.load_state_dict(
+                {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+            )
+
+    def _config(self) -> dict[str, Any]:
+        return asdict(self.config)
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best epoch so far by the validation users."""
+
+    score: float = -math.inf
+    epoch: int = 0
+    weights: Mapping[str, Tensor] | None = None
+
+
+class TrainingRun:
+    """What a training has besides the weights: optimizers, the random numbers of the epoch, the other processes.
+
+    Parameters
+    ----------
+    model : Autoencoder
+        Built.
+    stars : scipy.sparse CSR
+        What it is trained on.
+    """
+
+    def __init__(self, model: Autoencoder, stars: Csr) -> None:
+        config = model.config
+        self.model = model
+        self.dtype = precision(config.precision, model.device)
+        self.workers = Workers()
+        self.generator = torch.Generator(model.device)
+        self.order = np.random.default_rng(config.seed)
+        self.learning_rate = config.learning_rate
+        encoder, decoder = model.encoder, model.decoder
+        touched = stars.nnz / stars.shape[0] * config.batch_size * (1 - config.dropout) / stars.shape[1]
+        dense = [parameter for name, parameter in encoder.named_parameters() if name != "embeddings"]
+        self.rows: RowAdam | None = None
+        if touched < LAZY_BELOW:
+            self.rows = RowAdam(encoder.embeddings.data)
+        else:
+            dense.append(encoder.embeddings)
+        fused = model.device.type in ("cpu", "cuda")
+        self.adams = {
+            "encoder": torch.optim.Adam(dense, lr=config.learning_rate, fused=fused),
+            "decoder": torch.optim.Adam(decoder.parameters(), lr=config.learning_rate, fused=fused),
+        }
+        self.output = SoftmaxOutput(decoder.weight, decoder.bias, self.dtype)
+        self.posteriors: tuple[Tensor, Tensor] | None = None
+
+    def begin(self, epoch: int) -> None:
+        """Random numbers and learning rate of an epoch: of nothing but seed and epoch, so that it can be resumed."""
+        config = self.model.config
+        self.order = np.random.default_rng([config.seed, epoch])
+        self.generator.manual_seed(config.seed * 1_000_003 + epoch)
+        self.learning_rate = config.learning_rate
+        if config.schedule == "cosine":
+            self.learning_rate *= 0.5 * (1 + math.cos(math.pi * (epoch - 1) / config.epochs))
+        for adam in self.adams.values():
+            adam.param_groups[0]["lr"] = self.learning_rate
+
+    def batches(self, users: int) -> Iterator[NDArray[np.int64]]:
+        """All users in random order, in batches of equal size: a last one of two would move the weights as far."""
+        yield from np.array_split(self.order.permutation(users), -(-users // self.model.config.batch_size))
+
+    def noise(self, users: int) -> Tensor:
+        """Standard normal, (users, latent)."""
+        size = (users, self.model.config.latent_size)
+        return torch.randn(size, generator=self.generator, device=self.model.device, dtype=self.model._exact)
+
+    def step_encoder(self, bags: Bags, first_gradient: Tensor) -> None:
+        """Step with the gradients that lie at the parameters, and that of the first layer's sums of all users."""
+        encoder = self.model.encoder
+        if self.workers.count > 1:
+            inner = [p.grad for name, p in encoder.named_parameters() if name not in ("embeddings", "bias")]
+            self.workers.add_up(first_gradient, *[gradient for gradient in inner if gradient is not None])
+        encoder.bias.grad = first_gradient.sum(dim=0)
+        if self.rows is not None:
+            rows, users = bags.transposed()
+            self.rows.step(rows, users.sums(first_gradient), self.learning_rate)
+        else:
+            encoder.embeddings.grad = bags.gradient(first_gradient, len(encoder.embeddings))
+        self.adams["encoder"].step()
+
+    def step_decoder(self, weight_gradient: Tensor, bias_gradient: Tensor) -> None:
+        """Step with the gradients of this process's part of the users."""
+        decoder = self.model.decoder
+        self.workers.add_up(weight_gradient, bias_gradient)
+        decoder.weight.grad, decoder.bias.grad = weight_gradient, bias_gradient
+        self.adams["decoder"].step()
+        self.output.refresh()
+
+    def zero_gradients(self) -> None:
+        """Before the gradients of another step are added up."""
+        self.adams["encoder"].zero_grad()
+
+    def weights(self, copy: bool = False) -> dict[str, Tensor]:
+        """The parameters by name."""
+        tensors = self.model._parameters()
+        return {key: value.detach().clone() for key, value in tensors.items()} if copy else tensors
+
+    def restore(self, weights: Mapping[str, Tensor]) -> None:
+        self.model._load(weights)
+        self.output.refresh()
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------
+
+    def checkpoint(self, best: Best, history: list[dict[str, float]]) -> Checkpoint:
+        tensors = dict(self.weights())
+        tensors |= {f"best.{key}": value for key, value in (best.weights or {}).items()}
+        for name, adam in self.adams.items():
+            for number, state in adam.state_dict()["state"].items():
+                tensors |= {f"adam.{name}.{number}.{key}": value for key, value in state.items()}
+        if self.rows is not None:
+            tensors |= {"rows.exp_avg": self.rows.exp_avg, "rows.exp_avg_sq": self.rows.exp_avg_sq}
+        document = {"history": history, "best": [best.score, best.epoch] if best.weights else None}
+        return Checkpoint(tensors, document | {"row_steps": self.rows.steps if self.rows is not None else 0})
+
+    def resume(self, checkpoint: Checkpoint) -> Best:
+        """Be where the checkpoint was made; gives the best epoch so far."""
+        tensors = checkpoint.tensors
+        for name, adam in self.adams.items():
+            states: dict[int, dict[str, Tensor]] = {}
+            for key, value in tensors.items():
+                kind, _, where = key.partition(".")
+                if kind == "adam" and where.startswith(f"{name}."):
+                    _, number, what = where.split(".")
+                    states.setdefault(int(number), {})[what] = value
+            adam.load_state_dict({"state": states, "param_groups": adam.state_dict()["param_groups"]})
+        if self.rows is not None:
+            self.rows.exp_avg.copy_(tensors["rows.exp_avg"])
+            self.rows.exp_avg_sq.copy_(tensors["rows.exp_avg_sq"])
+            self.rows.steps = int(checkpoint.document["row_steps"])
+        self.restore({key: value for key, value in tensors.items() if key.startswith(("encoder.", "decoder."))})
+        found = checkpoint.document["best"]
+        if found is None:
+            return Best()
+        weights = {key.removeprefix("best."): value for key, value in tensors.items() if key.startswith("best.")}
+        return Best(float(found[0]), int(found[1]), weights)
