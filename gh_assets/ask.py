@@ -13,22 +13,61 @@ from gh_assets.assets.recommendations import SERVED
 from gh_assets.collector.awesome import is_full_name
 from gh_assets.errors import InputError, UnknownRepositoryError, UnknownUserError
 from gh_assets.model_cache import load_best
-from gh_assets.recommender.inference import Recommendation, recommend_to
+from gh_assets.recommender.catalogue import Catalogue
+from gh_assets.recommender.inference import (
+    STAND_INS,
+    Recommendation,
+    Unwanted,
+    new_to_the_model,
+    recommend_to,
+)
 from gh_assets.recommender.training import TrainedModel
 from gh_assets.registry import ModelRegistry, RegisteredModel
 from gh_assets.services import connect_gcs, data_store, model_store, open_mongo
 from gh_assets.settings import Settings, split_words
 
+NEW = 3
+"""Repositories beside a list that the model does not know yet."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What somebody wants to see, too.
+
+    Attributes
+    ----------
+    own : bool
+        What the person owns.
+    forks : bool
+        Forks of what the person starred, and what those are forks of.
+    archived : bool
+        What its owner made read-only.
+    new : bool
+        Beside the list, repositories that the model does not know yet.
+    """
+
+    own: bool = False
+    forks: bool = False
+    archived: bool = False
+    new: bool = True
+
+
+WISHES = Wishes()
+
 
 @dataclass(frozen=True)
 class Answer:
-    """Recommendations, and what one should know about them."""
+    """Recommendations, and what one should know about them.
+
+    `new` are repositories that the model does not know yet, placed by what they are about.
+    """
 
     title: str
     model: RegisteredModel
     recommendations: Sequence[Recommendation]
     known_stars: int
     warnings: Sequence[str] = field(default_factory=list)
+    new: Sequence[Recommendation] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -37,10 +76,11 @@ class Answer:
             "known_stars": self.known_stars,
             "warnings": list(self.warnings),
             "recommendations": [asdict(entry) for entry in self.recommendations],
+            "new": [asdict(entry) for entry in self.new],
         }
 
 
-def recommend_for_login(settings: Settings, login: str, n: int) -> Answer:
+def recommend_for_login(settings: Settings, login: str, n: int, wishes: Wishes = WISHES) -> Answer:
     """Recommendations for a collected user.
 
     Raises
@@ -49,33 +89,32 @@ def recommend_for_login(settings: Settings, login: str, n: int) -> Answer:
         If the login is not among the users of the matrix.
     """
     registered, trained = _best_model(settings)
-    matrix = AssetStore(data_store(settings, connect_gcs(settings))).read_matrix("user_item_matrix")
+    store = AssetStore(data_store(settings, connect_gcs(settings)))
+    matrix = store.read_matrix("user_item_matrix")
     rows = np.flatnonzero(np.char.lower(matrix.logins) == login.lower())
     if len(rows) == 0:
         raise UnknownUserError(
             f"The user {login!r} is not among the {len(matrix.logins):,} collected users: nobody by that login starred "
-            "a collected repository. Try --repos with some that the person likes."
+            "a collected repository. Try --repos with some that the person likes, or --popular."
         )
     row = int(rows[0])
     columns = matrix.stars.indices[matrix.stars.indptr[row] : matrix.stars.indptr[row + 1]]
     stars = [int(repo_id) for repo_id in matrix.repo_ids[columns]]
-    return Answer(
-        f"{matrix.logins[row]} ({len(stars)} known stars)",
-        registered,
-        recommend_to(trained, stars, n),
-        len(stars),
-    )
+    title = f"{matrix.logins[row]} ({len(stars)} known stars)"
+    return _answer(title, registered, trained, store, str(matrix.logins[row]), stars, n, wishes)
 
 
-def recommend_for_repositories(settings: Settings, repositories: str, n: int) -> Answer:
+def recommend_for_repositories(settings: Settings, repositories: str, n: int, wishes: Wishes = WISHES) -> Answer:
     """Recommendations for somebody who likes the named repositories (``a/b,c/d``).
+
+    Those that the model does not know count as those that it knows and that are about the same.
 
     Raises
     ------
     InputError
         If a name is not of the form owner/name.
     UnknownRepositoryError
-        If the model knows none of them.
+        If neither the model nor the collected metadata know any of them.
     """
     names = split_words(repositories)
     malformed = [name for name in names if not is_full_name(name)]
@@ -85,13 +124,55 @@ def recommend_for_repositories(settings: Settings, repositories: str, n: int) ->
         )
     registered, trained = _best_model(settings)
     ids = _repository_ids(settings, trained, names)
-    unknown = [name for name in names if name.lower() not in ids]
     if not ids:
         raise UnknownRepositoryError(
             f"The model knows none of {', '.join(names)}: it was trained on {len(trained.repo_ids):,} repositories."
         )
-    warnings = [f"Not known to the model, ignored: {', '.join(unknown)}."] if unknown else []
-    return Answer(", ".join(names), registered, recommend_to(trained, list(ids.values()), n), len(ids), warnings)
+    unknown = [name for name in names if name.lower() not in ids]
+    warnings = [f"Not known, ignored: {', '.join(unknown)}."] if unknown else []
+    store = AssetStore(data_store(settings, connect_gcs(settings)))
+    stars = list(ids.values())
+    return _answer(", ".join(names), registered, trained, store, None, stars, n, wishes, warnings)
+
+
+def recommend_to_anybody(settings: Settings, n: int, wishes: Wishes = WISHES) -> Answer:
+    """What is popular, of all kinds, for somebody of whom nothing is known."""
+    registered, trained = _best_model(settings)
+    store = AssetStore(data_store(settings, connect_gcs(settings)))
+    return _answer("anybody", registered, trained, store, None, [], n, wishes)
+
+
+def _answer(
+    title: str,
+    registered: RegisteredModel,
+    trained: TrainedModel,
+    store: AssetStore,
+    login: str | None,
+    stars: Sequence[int],
+    n: int,
+    wishes: Wishes,
+    warnings: Sequence[str] = (),
+) -> Answer:
+    catalogue = Catalogue(store.read_table("repos"))
+    without = Unwanted(catalogue, not wishes.own, not wishes.forks, not wishes.archived).ids(login, stars)
+    found = recommend_to(trained, stars, n, without=without, catalogue=catalogue)
+    said = list(warnings)
+    own = np.array(stars, np.int64)
+    names = dict(zip(catalogue.repo_ids.tolist(), catalogue.full_names, strict=True))
+    for star in own[trained.positions(own) < 0].tolist():
+        alike = catalogue.neighbours(star, trained.repo_ids, STAND_INS)
+        said.append(
+            f"The model does not know {names.get(star, star)}: "
+            + (
+                f"it counts as {', '.join(one.full_name for one in alike)}, which are about the same."
+                if alike
+                else "nothing that it knows is about the same, so it says nothing."
+            )
+        )
+    if found and found[0].kind == "popular":
+        said.append("No star that says anything is known: this is what many starred, of all kinds.")
+    new = new_to_the_model(trained, stars, NEW, catalogue, without=without) if wishes.new else []
+    return Answer(title, registered, found, len(stars), said, new)
 
 
 def _best_model(settings: Settings) -> tuple[RegisteredModel, TrainedModel]:
@@ -101,9 +182,8 @@ def _best_model(settings: Settings) -> tuple[RegisteredModel, TrainedModel]:
 
 
 def _repository_ids(settings: Settings, trained: TrainedModel, names: Sequence[str]) -> dict[str, int]:
-    """Ids of the named repositories that the model knows; former names count, too."""
+    """Ids of the named repositories that the model or the collected metadata know; former names count, too."""
     wanted = {name.lower() for name in names}
-    known = {int(repo_id) for repo_id in trained.repo_ids}
     ids = {
         str(name).lower(): int(repo_id)
         for name, repo_id in zip(trained.full_names, trained.repo_ids, strict=True)
@@ -113,6 +193,6 @@ def _repository_ids(settings: Settings, trained: TrainedModel, names: Sequence[s
     if rest:
         with open_mongo(settings) as database:
             for document in database["repos"].find({"names": {"$in": rest}}):
-                if document["repo_id"] in known:
+                if document["repo_id"] is not None:
                     ids |= {name: document["repo_id"] for name in document["names"] if name in rest}
     return ids

@@ -6,8 +6,10 @@ An asset is one object, a partition of an asset is one object. Objects are repla
 from __future__ import annotations
 
 import base64
+import tempfile
 from collections.abc import Iterable, Iterator
 from io import BytesIO
+from pathlib import Path
 from urllib.parse import quote, unquote
 
 import google_crc32c
@@ -51,6 +53,23 @@ class AssetStore:
         table.write_parquet(buffer, compression="zstd", statistics=False)
         name = object_name(asset, "parquet", partition)
         return self.objects.write(name, buffer.getvalue(), content_type="application/vnd.apache.parquet")
+
+    def write_parts(self, asset: str, parts: TableParts) -> StoredObject:
+        """Replace a table by the frames of `parts`, row group by row group.
+
+        Raises
+        ------
+        StoredDataError
+            If there are none, or a column does not fit; the message names it. The table is then what it was.
+        """
+        if not parts.files:
+            raise StoredDataError(f"The asset {asset} cannot be stored: it has not even one part.")
+        for file in parts.files:
+            self._check(asset, pl.read_parquet(file, n_rows=0), "cannot be stored")
+        whole = parts.folder / "whole.parquet"
+        pl.scan_parquet(parts.files).sink_parquet(whole, compression="zstd", statistics=False, maintain_order=True)
+        name = object_name(asset, "parquet")
+        return self.objects.write(name, whole, content_type="application/vnd.apache.parquet")
 
     def read_table(self, asset: str, partition: str | None = None) -> pl.DataFrame:
         """Read a table and check its columns.
@@ -116,6 +135,25 @@ class AssetStore:
         problem = schema.problem(table) if schema is not None else None
         if problem is not None:
             raise StoredDataError(f"The asset {asset} {what}: {problem}.")
+
+
+class TableParts:
+    """A table that is too large for memory: frames one after another, on the disk until they are stored.
+
+    The files go when the object goes.
+    """
+
+    def __init__(self) -> None:
+        self._scratch = tempfile.TemporaryDirectory(prefix="gh-assets-")
+        self.folder = Path(self._scratch.name)
+        self.files: list[Path] = []
+        self.rows = 0
+
+    def add(self, frame: pl.DataFrame) -> None:
+        """Append a frame; all have the same columns."""
+        self.files.append(self.folder / f"{len(self.files):08d}.parquet")
+        frame.write_parquet(self.files[-1], compression="lz4", statistics=False)
+        self.rows += frame.height
 
 
 class PartitionTables:

@@ -135,20 +135,27 @@ def status(as_json: bool) -> None:
 @cli.command()
 @click.argument("login", required=False)
 @click.option("--repos", help="Repositories instead of a login: a/b,c/d.")
+@click.option("--popular", is_flag=True, help="For somebody of whom nothing is known: popular, and of all kinds.")
+@click.option("--own", is_flag=True, help="Also what the person owns.")
+@click.option("--forks", is_flag=True, help="Also forks of what the person starred, and their origins.")
+@click.option("--archived", is_flag=True, help="Also archived repositories.")
 @number_option
 @json_option
-def recommend(login: str | None, repos: str | None, n: int, as_json: bool) -> None:
-    """Recommend repositories to LOGIN, or to somebody who likes the given --repos, with reasons."""
-    if (login is None) == (repos is None):
-        raise click.UsageError("Give either a login or --repos a/b,c/d.")
-    from gh_assets.ask import recommend_for_login, recommend_for_repositories
+def recommend(
+    login: str | None, repos: str | None, popular: bool, own: bool, forks: bool, archived: bool, n: int, as_json: bool
+) -> None:
+    """Recommend repositories to LOGIN, to somebody who likes the given --repos, or to anybody, with reasons."""
+    if [login is not None, repos is not None, popular].count(True) != 1:
+        raise click.UsageError("Give either a login, --repos a/b,c/d, or --popular.")
+    from gh_assets.ask import Wishes, recommend_for_login, recommend_for_repositories, recommend_to_anybody
 
-    settings = load_settings()
-    answer = (
-        recommend_for_login(settings, login, n)
-        if login is not None
-        else recommend_for_repositories(settings, repos or "", n)
-    )
+    settings, wishes = load_settings(), Wishes(own, forks, archived)
+    if login is not None:
+        answer = recommend_for_login(settings, login, n, wishes)
+    elif repos is not None:
+        answer = recommend_for_repositories(settings, repos, n, wishes)
+    else:
+        answer = recommend_to_anybody(settings, n, wishes)
     for warning in answer.warnings:
         errors.print(warning, style="yellow")
     if as_json:
@@ -159,6 +166,44 @@ def recommend(login: str | None, repos: str | None, n: int, as_json: bool) -> No
         reasons = ", ".join(f"{reason.full_name} ({reason.share:.0%})" for reason in entry.because)
         table.add_row(str(entry.rank), entry.full_name, reasons)
     _output().print(table)
+    if answer.new:
+        table = Table(_folded("repository"), _folded("about the same as"), title="New", title_justify="left")
+        for entry in answer.new:
+            table.add_row(entry.full_name, ", ".join(reason.full_name for reason in entry.because))
+        _output().print(table)
+
+
+@cli.command()
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, help="Budget.")
+@click.option("--epochs", type=click.IntRange(1), help="At most so many epochs a trial.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the search, the training and the split.")
+@json_option
+def tune(minutes: float, epochs: int | None, seed: int, as_json: bool) -> None:
+    """Search RecVAE's hyper-parameters on the current data; later runs train with the best found."""
+    from gh_assets.recommender.search import Trial
+    from gh_assets.tune import tune as run_search
+
+    def tell(trial: Trial, best: float) -> None:
+        if as_json:
+            return
+        score = f"{trial.score:.4f}" if trial.score is not None else "ended early"
+        tried = ", ".join(f"{name} {value:.4g}" for name, value in trial.parameters.items())
+        errors.print(
+            f"trial {trial.number}: {score} (best {best:.4f}) {trial.epochs} epochs, {trial.seconds:.0f} s; {tried}"
+        )
+
+    tuned = run_search(load_settings(), minutes, epochs=epochs, seed=seed, on_trial=tell)
+    registered, found = tuned.registered, tuned.found
+    if as_json:
+        from gh_assets.status import model_json
+
+        _print_json(model_json(registered))
+        return
+    _output().print(
+        f"{len(found.trials)} trials. Best on the validation users: {found.score:.4f}; on the test users "
+        f"{registered.score or 0.0:.4f}. Registered as {registered.name} with tag {registered.tag!r}: the next run "
+        "trains with these hyper-parameters."
+    )
 
 
 @cli.group()

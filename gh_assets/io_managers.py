@@ -2,6 +2,7 @@
 
 * a Polars frame: one Parquet object, columns checked against `gh_assets.schemas`;
 * a mapping of partition to frame, in a run over many partitions: one object each, written concurrently;
+* `TableParts`: one Parquet object, never whole in memory;
 * a `UserItemMatrix`: one ``.npz``.
 
 A partitioned asset can be wanted as one frame (all partitions, one after another) or as ``dict[str, pl.DataFrame]``.
@@ -13,7 +14,7 @@ from typing import Any
 import polars as pl
 from dagster import ConfigurableIOManager, InputContext, MetadataValue, OutputContext, ResourceDependency
 
-from gh_assets.asset_store import AssetStore
+from gh_assets.asset_store import AssetStore, TableParts
 from gh_assets.errors import StoredDataError
 from gh_assets.objects import StoredObject
 from gh_assets.recommender.interactions import UserItemMatrix
@@ -41,6 +42,8 @@ class GcsTypedIOManager(ConfigurableIOManager):
             rows = obj.stars.shape[0]
         elif isinstance(obj, pl.DataFrame) and not context.has_asset_partitions:
             stored, rows = [store.write_table(asset, obj)], obj.height
+        elif isinstance(obj, TableParts) and not context.has_asset_partitions:
+            stored, rows = [store.write_parts(asset, obj)], obj.rows
         elif isinstance(obj, pl.DataFrame) and len(context.asset_partition_keys) == 1:
             stored, rows = [store.write_table(asset, obj, context.asset_partition_key)], obj.height
         elif isinstance(obj, Mapping) and context.has_asset_partitions:
@@ -54,7 +57,7 @@ class GcsTypedIOManager(ConfigurableIOManager):
         else:
             raise StoredDataError(
                 f"The asset {asset} returned {type(obj).__name__}: return a Polars frame, a mapping of partitions to "
-                "frames, or a user-item matrix."
+                "frames, parts of a table, or a user-item matrix."
             )
         context.add_output_metadata(
             {"bytes": sum(entry.size for entry in stored), "dagster/row_count": rows} | _place(store, asset, stored)

@@ -70,6 +70,7 @@ REPOS = TableSchema(
         "created_at": Column(UTC_TIME, "When it was created (UTC)", nullable=True),
         "pushed_at": Column(UTC_TIME, "Time of the last push (UTC)", nullable=True),
         "archived": Column(pl.Boolean(), "Whether the owner made it read-only", nullable=True),
+        "fork_of": Column(pl.Int64(), "Id of the repository that it is a fork of, if it is one", nullable=True),
         "lists": Column(pl.List(pl.String()), "Awesome lists that link to it"),
         "outcome": Column(pl.String(), "ok, moved (renamed since it was listed), gone, blocked or unknown"),
         "reason": Column(pl.String(), "Why the outcome is not ok", nullable=True),

@@ -182,10 +182,35 @@ def test_command_and_asset_agree(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> N
 def test_repositories_in_place_of_a_login(ran: Ran) -> None:
     answer = run_json(ran.home, "recommend", "--repos", "owner4/REPO-9,Owner2/repo-12,no/such", "-n", "5")
     assert answer["known_stars"] == 2
-    assert answer["warnings"] == ["Not known to the model, ignored: no/such."]
+    assert answer["warnings"] == ["Not known, ignored: no/such."]
     names = {entry["full_name"] for entry in answer["recommendations"]}
     assert len(names) == 5
     assert not names & {"Owner4/repo-9", "Owner2/repo-12"}
+
+
+def test_anybody_gets_popular_ones_and_is_told_so(ran: Ran) -> None:
+    answer = run_json(ran.home, "recommend", "--popular", "-n", "5")
+    assert {entry["kind"] for entry in answer["recommendations"]} == {"popular"}
+    assert len(answer["recommendations"]) == 5
+    assert any("what many starred" in warning for warning in answer["warnings"])
+
+
+def test_a_search_is_recorded_and_later_runs_train_with_what_it_found(
+    ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    run_json(home, "run", "--stars", str(ran.file), "--epochs", "2")
+    found = run_json(home, "tune", "--minutes", "0.05", "--epochs", "2")
+    assert (found["name"], found["tag"], found["metric"]) == ("recvae", "tuned", "ndcg@100")
+    trials = found["config"]["search"]["trials"]
+    assert trials[0]["parameters"]["gamma"] == 0.005, "the defaults are tried first"
+    best = max((trial for trial in trials if trial["score"] is not None), key=lambda trial: trial["score"])
+    assert found["config"]["search"]["score"] == best["score"]
+    again = run_json(home, "run", "--stars", str(ran.file), "--epochs", "2")
+    newest = next(model for model in again["models"] if model["name"] == "recvae" and not model["tag"])
+    for name, value in best["parameters"].items():
+        assert newest["config"][name] == value
+    let_go(home)
 
 
 def test_the_model_is_downloaded(ran: Ran, tmp_path: Path) -> None:
@@ -458,5 +483,5 @@ def test_with_every_list_closed_a_model_is_built_from_users_and_it_is_said(
     assert by_file.returncode == 0, by_file.stderr
     status = json.loads(command(fresh_home, "status", "--json", **real).stdout)
     assert known < status["stars"] == world.star_count
-    assert len(status["models"]) == 2
+    assert [model["name"] for model in status["models"]] == ["hybrid", "recvae"] * 2
     let_go(fresh_home)

@@ -32,7 +32,7 @@ def test_the_graph() -> None:
         "user_item_matrix": ["repos", "stargazers", "users"],
         "recvae_model": ["user_item_matrix"],
         "hybrid_model": ["recvae_model", "user_item_matrix"],
-        "recommendations": ["hybrid_model", "recvae_model", "user_item_matrix"],
+        "recommendations": ["hybrid_model", "recvae_model", "repos", "user_item_matrix"],
         "leaderboard": ["hybrid_model", "user_item_matrix"],
     }
 

@@ -50,6 +50,7 @@ def troubled_world() -> World:
     )
     by_name = {repository.full_name: repository for repository in world.repositories}
     by_name["fresh/name"].former_names = ("old/name",)
+    by_name["good/starless"].fork_of = by_name["good/one"].repo_id
     by_name["taken/down"].blocked = True
     by_name["closed/list"].restricted = True
     return World(world.repositories, world.logins, world.user_ids, world.lists, "troubles")

@@ -5,6 +5,7 @@ import polars as pl
 from pydantic import Field
 
 from gh_assets import progress
+from gh_assets.asset_store import TableParts
 from gh_assets.assets.common import OWNERS, RECOMMENDER, preview, stopwatch, table_metadata
 from gh_assets.assets.hybrid_model import HYBRID_NAME, hybrid_model
 from gh_assets.assets.recvae_model import MODEL_NAME, recvae_model
@@ -22,6 +23,10 @@ class RecommendationsConfig(dg.Config):
     """What is recommended."""
 
     n: int = Field(default=20, ge=1, le=1000, description="Repositories a user.")
+    reasons: int = Field(default=3, ge=0, le=20, description="Own stars at most that explain each; 0 is fastest.")
+    own: bool = Field(default=False, description="Recommend people what they own themselves, too.")
+    forks: bool = Field(default=False, description="Recommend forks of what somebody starred, and their origins, too.")
+    archived: bool = Field(default=False, description="Recommend archived repositories, too.")
     model: str = Field(default="", description="Take the best model of this name. Empty: of RecVAE and the hybrid.")
     tag: str = Field(default="", description="Take the best model of this tag. Empty: of any.")
 
@@ -34,19 +39,22 @@ class RecommendationsConfig(dg.Config):
     metadata=table_metadata(RECOMMENDATIONS),
     description=(
         "One row is one repository recommended to one user, by the best registered model, with the user's own stars "
-        "that explain it most. Nothing that the user already starred."
+        "that explain it most. Nothing that the user already starred or owns, no forks of it, nothing archived, unless "
+        "configured."
     ),
 )
 def recommendations(
     context: dg.AssetExecutionContext,
     config: RecommendationsConfig,
     user_item_matrix: UserItemMatrix,
+    repos: pl.DataFrame,
     gcs: GcsResource,
     mongo: MongoResource,
-) -> dg.MaterializeResult[pl.DataFrame]:
+) -> dg.MaterializeResult[TableParts]:
     """One row a user and recommended repository."""
     from gh_assets.model_cache import load_best
-    from gh_assets.recommender.inference import recommend_to_all
+    from gh_assets.recommender.catalogue import Catalogue
+    from gh_assets.recommender.inference import Unwanted, recommend_to_all
 
     with stopwatch() as timing:
         with mongo.database() as database:
@@ -54,23 +62,27 @@ def recommendations(
             names = (config.model,) if config.model else SERVED
             cache = load_settings().home_path / "cache" / "models"
             registered, trained = load_best(registry, names, cache, config.tag)
-        parts = []
         total = user_item_matrix.stars.shape[0]
-        done = 0
-        for part in recommend_to_all(trained, user_item_matrix, config.n):
-            parts.append(part)
-            done += part["user_id"].n_unique()
-            progress.report("recommendations", done, total)
-        table = pl.concat(parts)
+        parts = TableParts()
+        first: pl.DataFrame | None = None
+        users, recommended = 0, set[int]()
+        unwanted = Unwanted(Catalogue(repos), own=not config.own, forks=not config.forks, archived=not config.archived)
+        for part in recommend_to_all(trained, user_item_matrix, config.n, reasons=config.reasons, unwanted=unwanted):
+            parts.add(part)
+            first = part if first is None else first
+            users += part["user_id"].n_unique()
+            recommended.update(part["repo_id"].unique())
+            progress.report("recommendations", users, total)
+    assert first is not None, "a matrix has users"
     return dg.MaterializeResult(
-        value=table,
+        value=parts,
         metadata={
-            "dagster/row_count": table.height,
-            "users": table["user_id"].n_unique(),
-            "repositories_recommended": table["repo_id"].n_unique(),
+            "dagster/row_count": parts.rows,
+            "users": users,
+            "repositories_recommended": len(recommended),
             "model": dg.MetadataValue.path(registered.uri),
             "model_score": float(registered.score or 0.0),
-            "preview": preview(table.select("login", "rank", "full_name", "score", "because")),
+            "preview": preview(first.select("login", "rank", "full_name", "score", "because")),
             **timing,
         },
     )

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from gh_assets.assets.common import (
     now_and_then,
     stopwatch,
 )
+from gh_assets.errors import ModelNotFoundError
 from gh_assets.recommender.interactions import UserItemMatrix
 from gh_assets.registry import ModelRegistry, RegisteredModel, flat_metrics, leaderboard
 from gh_assets.resources import GcsResource, MongoResource
@@ -29,12 +30,19 @@ if TYPE_CHECKING:
 
 MODEL_NAME = "recvae"
 
+TUNED = "tuned"
+"""Tag of the models that `gh-assets tune` registers."""
+
 
 class RecVAEModelConfig(dg.Config):
     """What is trained. The defaults are those of `gh_assets.recommender.RecVAEConfig`."""
 
     epochs: int = Field(default=25, ge=1, description="At most so many epochs; early stopping may need fewer.")
-    gamma: float = Field(default=0.005, ge=0, description="KL weight a star of a user.")
+    tuned: bool = Field(
+        default=True,
+        description="Take the hyper-parameters that the newest `gh-assets tune` found, if there was any.",
+    )
+    gamma: float | None = Field(default=None, ge=0, description="KL weight a star of a user.")
     seed: int = Field(default=0, description="Seed of the training and of the split.")
     tag: str = Field(default="", description="Tag of the registered model.")
     retrain: bool = Field(
@@ -65,8 +73,6 @@ def recvae_model(
     from gh_assets.recommender.recvae import RecVAEConfig
     from gh_assets.recommender.training import MAIN_METRIC, train_recvae, training_fingerprint
 
-    wanted = RecVAEConfig(epochs=config.epochs, gamma=config.gamma, seed=config.seed)
-    fingerprint = training_fingerprint(user_item_matrix, wanted, config.seed)
     log = now_and_then(context.log.info)
     home = load_settings().home_path
 
@@ -78,6 +84,12 @@ def recvae_model(
 
     with mongo.database() as database:
         registry = ModelRegistry(gcs.model_store(), database["models"])
+        wanted = RecVAEConfig(epochs=config.epochs, seed=config.seed)
+        if config.tuned:
+            wanted = replace(wanted, **tuned_hyperparameters(registry))
+        if config.gamma is not None:
+            wanted = replace(wanted, gamma=config.gamma)
+        fingerprint = training_fingerprint(user_item_matrix, wanted, config.seed)
         before = None if config.retrain else registry.find(MODEL_NAME, fingerprint)
         if before is not None and registry.is_stored(before):
             context.log.info("The same data and configuration were trained before: that model is taken.")
@@ -102,6 +114,17 @@ def recvae_model(
             **timing,
         }
     )
+
+
+def tuned_hyperparameters(registry: ModelRegistry) -> dict[str, Any]:
+    """What the newest search found to be best; nothing, if there was none."""
+    from gh_assets.recommender.search import SEARCHED
+
+    try:
+        found = registry.latest(MODEL_NAME, TUNED)
+    except ModelNotFoundError:
+        return {}
+    return {name: found.config[name] for name in SEARCHED if name in found.config}
 
 
 def register(

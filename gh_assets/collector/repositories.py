@@ -315,7 +315,8 @@ class _Nodes(Listing[list[_Metadata]]):
 
 
 _FIELDS = (
-    "id databaseId nameWithOwner description stargazerCount createdAt pushedAt isArchived primaryLanguage { name }"
+    "id databaseId nameWithOwner description stargazerCount createdAt pushedAt isArchived "
+    "primaryLanguage { name } parent { databaseId }"
 )
 
 
@@ -352,6 +353,7 @@ def _document_of(node: Mapping[str, Any], topics: Sequence[str], topics_at: dt.d
         "created_at": node["createdAt"],
         "pushed_at": node["pushedAt"],
         "archived": node["isArchived"],
+        "parent": {"id": (node.get("parent") or {}).get("databaseId")},
     }
     return _document(told, None) | {"topics_at": as_stored(topics_at)}
 
@@ -458,6 +460,7 @@ def _document(repository: Mapping[str, Any], etag: str | None) -> Document:
         "created_at": parse_time(repository.get("created_at")),
         "pushed_at": parse_time(repository.get("pushed_at")),
         "archived": repository.get("archived"),
+        "fork_of": (repository.get("parent") or {}).get("id"),
         "lists": [],
         "outcome": None,
         "reason": None,

@@ -142,6 +142,10 @@ class ALS(Recommender):
             contributions[low:high] = (own @ solved).float().numpy()
         return contributions
 
+    def item_vectors(self) -> NDArray[np.float32]:
+        vectors: NDArray[np.float32] = self.vectors.numpy()
+        return vectors
+
     def _weights(self) -> dict[str, NDArray[Any]]:
         return {"vectors": self.vectors.numpy()}
 

@@ -238,6 +238,10 @@ class Autoencoder(Recommender):
         scores: NDArray[np.float32] = self.decoder(hidden).float().cpu().numpy()
         return scores
 
+    def item_vectors(self) -> NDArray[np.float32]:
+        vectors: NDArray[np.float32] = self.decoder.weight.detach().float().cpu().numpy()
+        return vectors
+
     def _parameters(self) -> dict[str, Tensor]:
         tensors = {f"encoder.{key}": value for key, value in self.encoder.state_dict().items()}
         tensors |= {f"decoder.{key}": value for key, value in self.decoder.state_dict().items()}

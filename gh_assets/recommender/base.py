@@ -123,6 +123,8 @@ class Recommender(ABC):
         stars = self._checked(fold_in)
         reasons = np.full((*items.shape, k), -1, np.int64)
         shares = np.zeros((*items.shape, k), np.float32)
+        if k == 0:
+            return reasons, shares
         for start in range(0, stars.shape[0], 128):
             batch = stars[start : start + 128]
             wanted = items[start : start + 128]
@@ -140,6 +142,10 @@ class Recommender(ABC):
                 reasons[start + row, :, : len(best)] = found.T
                 shares[start + row, :, : len(best)] = np.where(found >= 0, top, 0.0).T
         return reasons, shares
+
+    def item_vectors(self) -> NDArray[np.float32] | None:
+        """A vector an item, (items, dimensions), alike for items that are for the same people; None: no notion."""
+        return None
 
     def save(self, path: Path | str) -> Path:
         """Write the model into a folder: weights by safetensors, the rest as JSON; nothing executable."""

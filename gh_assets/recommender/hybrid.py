@@ -79,6 +79,10 @@ class Hybrid(Recommender):
                 total = found if total is None else total + found
         return total
 
+    def item_vectors(self) -> NDArray[np.float32] | None:
+        found = self.first.item_vectors()
+        return found if found is not None else self.second.item_vectors()
+
     def parts(self) -> Iterator[tuple[str, Recommender]]:
         yield from (("first", self.first), ("second", self.second))
 

@@ -54,7 +54,7 @@ class TrainedModel:
     metrics : dict
         Held-out metrics of the test users.
     data : dict
-        What it was trained on: fingerprint and size of the matrix.
+        What it was trained on: fingerprint and size of the matrix, and the stars of each repository (``stars_of``).
     """
 
     model: Recommender
@@ -69,7 +69,9 @@ class TrainedModel:
 
     def positions(self, repo_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """The items that repositories are, int64 of the same shape; -1 for those that the model does not know."""
-        places = self._order[np.searchsorted(self.repo_ids, repo_ids, sorter=self._order).clip(max=len(self._order) - 1)]
+        places = self._order[
+            np.searchsorted(self.repo_ids, repo_ids, sorter=self._order).clip(max=len(self._order) - 1)
+        ]
         return np.where(self.repo_ids[places] == repo_ids, places, -1)
 
     def save(self, folder: Path) -> Path:
@@ -154,7 +156,7 @@ def train_recvae(
     """
     split = strong_generalization_split(matrix.stars, seed=split_seed)
     model = RecVAE(config, on_epoch=on_epoch, checkpoints=checkpoints).fit(split.train, split.validation)
-    return _result(matrix, split, model, {Popularity.name: Popularity().fit(split.train)})
+    return result_of(matrix, split, model, {Popularity.name: Popularity().fit(split.train)})
 
 
 def train_hybrid(matrix: UserItemMatrix, recvae: Recommender, *, split_seed: int = 0) -> TrainingResult:
@@ -171,18 +173,20 @@ def train_hybrid(matrix: UserItemMatrix, recvae: Recommender, *, split_seed: int
     split = strong_generalization_split(matrix.stars, seed=split_seed)
     linear = linear_model(matrix.stars.shape[1]).fit(split.train, split.validation)
     model = Hybrid(recvae, linear).fit(split.train, split.validation)
-    return _result(matrix, split, model, {recvae.name: recvae, linear.name: linear})
+    return result_of(matrix, split, model, {recvae.name: recvae, linear.name: linear})
 
 
-def _result(
+def result_of(
     matrix: UserItemMatrix, split: StrongGeneralizationSplit, model: Recommender, others: Mapping[str, Recommender]
 ) -> TrainingResult:
+    """A fitted model with its figures on the test users, beside those of others."""
     board = {name: evaluate(other, *split.test) for name, other in {**others, model.name: model}.items()}
     data = {
         "matrix_sha256": matrix.fingerprint,
         "users": matrix.stars.shape[0],
         "repositories": matrix.stars.shape[1],
         "stars": int(matrix.stars.nnz),
+        "stars_of": np.bincount(matrix.stars.indices, minlength=matrix.stars.shape[1]).tolist(),
     }
     sizes = {
         "train users": len(split.train_users),

@@ -452,7 +452,7 @@ def test_a_spent_token_is_found_out_about_without_being_asked_again(serve_world)
             client.get("/repos/a/b")
     with (
         client_of(url, "two", "one", policy=RetryPolicy(longest_quota_wait=1.0)) as client,
-        pytest.raises(RateLimitedError, match="another 6[01] minutes"),
+        pytest.raises(RateLimitedError, match=r"another 6[01] minutes"),
     ):
         client.get("/repos/a/b")
     assert standin.served["limited"] == 0, "asking what is left costs nothing"

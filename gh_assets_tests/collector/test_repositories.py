@@ -74,6 +74,14 @@ def test_rest_and_graphql_tell_the_same(github_of) -> None:
     assert collect_repositories(client, [LIST], KnownRepositories()).table.equals(by_rest)
 
 
+def test_a_fork_says_of_what(github_of) -> None:
+    world = world_of({"origin/al": [0, 1], "some/fork": [2]})
+    world.by_name["some/fork"].fork_of = world.by_name["origin/al"].repo_id
+    _, client = github_of(world)
+    table = collect_repositories(client, [LIST], KnownRepositories()).table
+    assert dict(zip(table["full_name"], table["fork_of"], strict=True)) == {"origin/al": None, "some/fork": 1}
+
+
 def test_many_repositories_cost_few_points_and_their_refresh_one(github_of) -> None:
     world = world_of({f"a/{number}": [number] for number in range(950)})
     standin, client = github_of(world)

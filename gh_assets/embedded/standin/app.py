@@ -348,7 +348,11 @@ class Standin:
         found = self._find_repository(request)
         if isinstance(found, Response):
             return found
-        return _json(self._repository_json(found, _base(request)), tagged=True)
+        described = self._repository_json(found, _base(request))
+        origin = None if found.fork_of is None else self.world.by_id.get(found.fork_of)
+        if origin is not None:
+            described["parent"] = described["source"] = self._repository_json(origin, _base(request))
+        return _json(described, tagged=True)
 
     def readme(self, request: Request) -> Response:
         found = self._find_repository(request)
@@ -506,7 +510,7 @@ class Standin:
             "owner": _account_json(owner, owner_id, "Organization", f"{base}/users/{owner}"),
             "html_url": f"https://github.com/{repository.full_name}",
             "description": repository.description,
-            "fork": False,
+            "fork": repository.fork_of is not None,
             "url": url,
             **links,
             # GitHub has a time for each; a world from a file may not.

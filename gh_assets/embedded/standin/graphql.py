@@ -88,6 +88,8 @@ type Repository implements Node {
   createdAt: DateTime!
   pushedAt: DateTime
   isArchived: Boolean!
+  isFork: Boolean!
+  parent: Repository
   stargazers(after: String before: String first: Int last: Int orderBy: StarOrder): StargazerConnection!
   forks(after: String before: String first: Int last: Int orderBy: RepositoryOrder): RepositoryConnection!
 }
@@ -448,6 +450,8 @@ class GraphQL:
             inner = {"nodes": topics[: arguments["first"]], "totalCount": len(topics), "pageInfo": _WHOLE}
         elif name == "primaryLanguage":
             inner = None if source.language is None else {"id": source.language, "name": source.language}
+        elif name == "parent":
+            inner = None if source.fork_of is None else self.world.by_id.get(source.fork_of)
         elif name == "owner":
             owner = source.full_name.split("/")[0]
             inner = {"__typename": "Organization", "id": owner, "databaseId": None, "login": owner}
@@ -471,6 +475,7 @@ class GraphQL:
             "createdAt": source.created_at or _iso(0),
             "pushedAt": source.pushed_at,
             "isArchived": source.archived,
+            "isFork": source.fork_of is not None,
         }[name]
 
     def _of_user(

@@ -34,6 +34,7 @@ class Repository:
     created_at: str | None = None
     pushed_at: str | None = None
     archived: bool = False
+    fork_of: int | None = None
     blocked: bool = False
     restricted: bool = False
     former_names: Sequence[str] = ()

@@ -1,0 +1,172 @@
+"""RecVAE here against the authors' own code: seconds an epoch, and what the trained models are worth.
+
+Run: python benchmarks/official.py --official FOLDER --interactions FILE [--minimum 20] [--rounds 5] [--seeds 3]
+
+FOLDER holds the authors' ``model.py`` (github.com/ilya-shenbin/RecVAE), fetched by whoever runs this; nothing of it is
+part of this project. Its epoch is that of their ``run.py``: three passes for the encoder, the prior updated, one pass
+for the decoder, dense batches of 500, Adam at 5e-4; only the device is the CPU. Users and items with fewer than
+``--minimum`` interactions are left out; users are held out whole.
+
+Speed: one epoch of each in turn, so many rounds; the figure is the median of the rounds' ratios. Quality: both are
+trained on the same split with each seed until the validation NDCG@100 has not risen for 8 epochs (theirs) or as
+configured (ours), and tested at their best epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib.util
+import statistics
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from interactions import read_interactions
+from numpy.typing import NDArray
+
+from gh_assets.recommender import RecVAE, RecVAEConfig, evaluate, strong_generalization_split
+from gh_assets.recommender.autoencoder import TrainingRun
+from gh_assets.recommender.interactions import Csr, StrongGeneralizationSplit
+
+PATIENCE = 8
+MAIN = "ndcg@100"
+
+
+def load(folder: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("official_recvae", folder / "model.py")
+    if spec is None or spec.loader is None:
+        raise SystemExit(f"{folder} has no model.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Official:
+    """The authors' model behind `predict`, trained as their run.py does."""
+
+    def __init__(self, module: ModuleType, items: int, gamma: float, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.rng = np.random.default_rng(seed)
+        self.gamma = gamma
+        self.model: Any = module.VAE(600, 200, items)
+        self.encoder = torch.optim.Adam(list(self.model.encoder.parameters()), lr=5e-4)
+        self.decoder = torch.optim.Adam(list(self.model.decoder.parameters()), lr=5e-4)
+
+    def epoch(self, train: Csr) -> float:
+        started = time.perf_counter()
+        self.model.train()
+        self._passes(self.encoder, train, 3, 0.5)
+        self.model.update_prior()
+        self._passes(self.decoder, train, 1, 0.0)
+        return time.perf_counter() - started
+
+    def _passes(self, optimizer: torch.optim.Optimizer, train: Csr, count: int, dropout: float) -> None:
+        for _ in range(count):
+            order = self.rng.permutation(train.shape[0])
+            for start in range(0, len(order), 500):
+                rows = torch.Tensor(train[order[start : start + 500]].toarray())
+                optimizer.zero_grad()
+                _, loss = self.model(rows, gamma=self.gamma, dropout_rate=dropout)
+                loss.backward()
+                optimizer.step()
+
+    @torch.no_grad()
+    def predict(self, fold_in: Csr) -> NDArray[np.float32]:
+        self.model.eval()
+        scores: NDArray[np.float32] = self.model(torch.Tensor(fold_in.toarray()), calculate_loss=False).numpy()
+        return scores
+
+
+def train_official(
+    module: ModuleType, split: StrongGeneralizationSplit, gamma: float, seed: int, epochs: int
+) -> Official:
+    model = Official(module, split.train.shape[1], gamma, seed)
+    best, best_epoch, weights = -1.0, 0, None
+    for epoch in range(epochs):
+        model.epoch(split.train)
+        score = evaluate(model, *split.validation)[MAIN]
+        if score > best:
+            best, best_epoch, weights = score, epoch, copy.deepcopy(model.model.state_dict())
+        elif epoch - best_epoch >= PATIENCE:
+            break
+    model.model.load_state_dict(weights)
+    return model
+
+
+def speed(module: ModuleType, split: StrongGeneralizationSplit, config: RecVAEConfig, rounds: int) -> None:
+    official = Official(module, split.train.shape[1], config.gamma, 0)
+    ours = RecVAE(config)
+    ours.items = split.train.shape[1]
+    ours._build()
+    run = TrainingRun(ours, split.train)
+    run.begin(1)
+    ours._epoch(split.train, 1, run)  # sets the libraries up
+    official.epoch(split.train[:500])
+    pairs = []
+    for number in range(rounds):
+        theirs = official.epoch(split.train)
+        started = time.perf_counter()
+        ours._epoch(split.train, 1, run)
+        pairs.append((theirs, time.perf_counter() - started))
+        print(f"round {number}: official {theirs:.2f} s, here {pairs[-1][1]:.2f} s", flush=True)
+    ratios = sorted(theirs / mine for theirs, mine in pairs)
+    print(
+        f"an epoch: official {statistics.median(p[0] for p in pairs):.2f} s, here "
+        f"{statistics.median(p[1] for p in pairs):.2f} s ({run.dtype}); {statistics.median(ratios):.1f} × as fast "
+        f"({ratios[0]:.1f} to {ratios[-1]:.1f} in {rounds} rounds)",
+        flush=True,
+    )
+
+
+def quality(module: ModuleType, split: StrongGeneralizationSplit, config: RecVAEConfig, seeds: int, most: int) -> None:
+    found: dict[str, list[float]] = {"official": [], "here": []}
+    for seed in range(seeds):
+        for name in found:
+            started = time.perf_counter()
+            model: Official | RecVAE
+            if name == "here":
+                model = RecVAE(replace(config, seed=seed)).fit(split.train, split.validation)
+            else:
+                model = train_official(module, split, config.gamma, seed, most)
+            elapsed = time.perf_counter() - started
+            metrics = evaluate(model, *split.test)
+            found[name].append(metrics[MAIN])
+            figures = "  ".join(f"{metric} {value:.4f}" for metric, value in metrics.items())
+            print(f"seed {seed}  {name:<8}  {figures}  {elapsed:6.0f} s", flush=True)
+    official, here = (statistics.mean(found[name]) for name in ("official", "here"))
+    print(f"{MAIN}, mean of {seeds} seeds: official {official:.4f}, here {here:.4f}, difference {here - official:+.4f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--official", type=Path, required=True)
+    parser.add_argument("--interactions", type=Path, required=True)
+    parser.add_argument("--minimum", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--gamma", type=float, default=RecVAEConfig.gamma)
+    parser.add_argument("--epochs", type=int, default=30, help="Of ours.")
+    parser.add_argument("--most", type=int, default=80, help="Epochs of theirs at most.")
+    options = parser.parse_args()
+    matrix = read_interactions(options.interactions, options.minimum)
+    split = strong_generalization_split(matrix)
+    print(
+        f"{matrix.shape[0]:,} users × {matrix.shape[1]:,} items, {matrix.nnz:,} pairs; {split.train.shape[0]:,} users "
+        f"to train on, {len(split.validation_users)} and {len(split.test_users)} held out; "
+        f"{torch.get_num_threads()} threads"
+    )
+    module = load(options.official)
+    config = RecVAEConfig(gamma=options.gamma, epochs=options.epochs)
+    if options.rounds:
+        speed(module, split, config, options.rounds)
+    if options.seeds:
+        quality(module, split, config, options.seeds, options.most)
+
+
+if __name__ == "__main__":
+    main()

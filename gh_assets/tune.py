@@ -1,0 +1,70 @@
+"""`gh-assets tune`: searches hyper-parameters on the current matrix and registers the best model found."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from gh_assets.asset_store import AssetStore
+from gh_assets.assets.recvae_model import MODEL_NAME, TUNED
+from gh_assets.errors import InputError
+from gh_assets.recommender.interactions import strong_generalization_split
+from gh_assets.recommender.recvae import RecVAEConfig
+from gh_assets.recommender.search import SearchResult, Trial, search
+from gh_assets.recommender.training import MAIN_METRIC, result_of
+from gh_assets.registry import ModelRegistry, RegisteredModel, flat_metrics
+from gh_assets.services import connect_gcs, data_store, model_store, open_mongo
+from gh_assets.settings import Settings
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a search found, and the model that it registered."""
+
+    registered: RegisteredModel
+    found: SearchResult
+
+
+def tune(
+    settings: Settings,
+    minutes: float,
+    *,
+    epochs: int | None = None,
+    seed: int = 0,
+    on_trial: Callable[[Trial, float], None] | None = None,
+) -> Tuned:
+    """Search, and register the best model under the tag ``tuned``, its trials beside its configuration.
+
+    From then on the asset `recvae_model` trains with these hyper-parameters.
+
+    Raises
+    ------
+    InputError
+        If there is no user-item matrix yet.
+    """
+    store = AssetStore(data_store(settings, connect_gcs(settings)))
+    if not store.exists("user_item_matrix", "npz"):
+        raise InputError("There is no user-item matrix yet, so there is nothing to search on: gh-assets run.")
+    matrix = store.read_matrix("user_item_matrix")
+    split = strong_generalization_split(matrix.stars, seed=seed)
+    base = RecVAEConfig(seed=seed) if epochs is None else RecVAEConfig(seed=seed, epochs=epochs)
+    found = search(split, base, minutes, on_trial=on_trial)
+    result = result_of(matrix, split, found.model, {})
+    described = {
+        **asdict(found.config),
+        "search": {"minutes": minutes, "score": found.score, "trials": [asdict(trial) for trial in found.trials]},
+    }
+    with open_mongo(settings) as database, tempfile.TemporaryDirectory(prefix="gh-assets-") as scratch:
+        registered = ModelRegistry(model_store(settings), database["models"]).save(
+            result.trained.save(Path(scratch) / MODEL_NAME),
+            MODEL_NAME,
+            result.trained.metrics[MAIN_METRIC],
+            tag=TUNED,
+            metric=MAIN_METRIC,
+            tar_zip=True,
+            config=described,
+            metrics=flat_metrics(MODEL_NAME, result.leaderboard),
+        )
+    return Tuned(registered, found)
