@@ -48,7 +48,7 @@ class AssetStore:
         StoredDataError
             If a column does not fit; the message names it.
         """
-        self._check(asset, table, "cannot be stored")
+        _check(asset, table, "cannot be stored")
         buffer = BytesIO()
         table.write_parquet(buffer, compression="zstd", statistics=False)
         name = object_name(asset, "parquet", partition)
@@ -60,12 +60,11 @@ class AssetStore:
         Raises
         ------
         StoredDataError
-            If there are none, or a column does not fit; the message names it. The table is then what it was.
+            If there are none, or they are parts of another asset. The table is then what it was.
         """
-        if not parts.files:
-            raise StoredDataError(f"The asset {asset} cannot be stored: it has not even one part.")
-        for file in parts.files:
-            self._check(asset, pl.read_parquet(file, n_rows=0), "cannot be stored")
+        if not parts.files or parts.asset != asset:
+            what = f"parts of {parts.asset} were given" if parts.files else "it has not even one part"
+            raise StoredDataError(f"The asset {asset} cannot be stored: {what}.")
         whole = parts.folder / "whole.parquet"
         pl.scan_parquet(parts.files).sink_parquet(whole, compression="zstd", statistics=False, maintain_order=True)
         name = object_name(asset, "parquet")
@@ -89,7 +88,7 @@ class AssetStore:
             table = pl.read_parquet(BytesIO(content))
         except (pl.exceptions.PolarsError, OSError) as error:
             raise StoredDataError(f"{self.objects.uri(name)} is no readable Parquet: {error}.") from error
-        self._check(asset, table, f"at {self.objects.uri(name)} does not fit this version")
+        _check(asset, table, f"at {self.objects.uri(name)} does not fit this version")
         return table, base64.b64encode(google_crc32c.value(content).to_bytes(4, "big")).decode()
 
     def write_tables(self, asset: str, tables: Iterable[tuple[str, pl.DataFrame]]) -> Iterator[StoredObject]:
@@ -129,28 +128,41 @@ class AssetStore:
         """Whether an unpartitioned asset has an object."""
         return self.objects.describe(object_name(asset, suffix)) is not None
 
-    @staticmethod
-    def _check(asset: str, table: pl.DataFrame, what: str) -> None:
-        schema = TABLES.get(asset)
-        problem = schema.problem(table) if schema is not None else None
-        if problem is not None:
-            raise StoredDataError(f"The asset {asset} {what}: {problem}.")
+
+def _check(asset: str, table: pl.DataFrame, what: str) -> None:
+    schema = TABLES.get(asset)
+    problem = schema.problem(table) if schema is not None else None
+    if problem is not None:
+        raise StoredDataError(f"The asset {asset} {what}: {problem}.")
 
 
 class TableParts:
     """A table that is too large for memory: frames one after another, on the disk until they are stored.
 
     The files go when the object goes.
+
+    Parameters
+    ----------
+    asset : str
+        Whose table it is.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, asset: str) -> None:
+        self.asset = asset
         self._scratch = tempfile.TemporaryDirectory(prefix="gh-assets-")
         self.folder = Path(self._scratch.name)
         self.files: list[Path] = []
         self.rows = 0
 
     def add(self, frame: pl.DataFrame) -> None:
-        """Append a frame; all have the same columns."""
+        """Append a frame.
+
+        Raises
+        ------
+        StoredDataError
+            If a column does not fit; the message names it.
+        """
+        _check(self.asset, frame, "cannot be stored")
         self.files.append(self.folder / f"{len(self.files):08d}.parquet")
         frame.write_parquet(self.files[-1], compression="lz4", statistics=False)
         self.rows += frame.height

@@ -6,7 +6,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from gh_assets.asset_store import AssetStore
+from gh_assets.asset_store import AssetStore, TableParts
 from gh_assets.errors import StoredDataError
 from gh_assets.io_managers import GcsTypedIOManager
 from gh_assets.recommender import UserItemMatrix, build_user_item_matrix
@@ -100,6 +100,44 @@ def test_a_matrix_goes_and_comes_as_npz(io: GcsTypedIOManager, asset_store: Asse
     materialize(user_item_matrix, after, io=io)
     assert seen[0].stars.toarray().tolist() == [[1, 0], [1, 1]]
     assert list(asset_store.objects.names("assets/")) == ["assets/user_item_matrix.npz"]
+
+
+def test_parts_of_a_table_are_one_object(io: GcsTypedIOManager, asset_store: AssetStore) -> None:
+    seen = []
+
+    @dg.asset
+    def stargazers() -> TableParts:
+        parts = TableParts("stargazers")
+        for repo in range(1, 4):
+            parts.add(stars(repo, 5, 6))
+        return parts
+
+    @dg.asset
+    def after(stargazers: pl.DataFrame) -> dg.MaterializeResult:
+        seen.append(stargazers)
+        return dg.MaterializeResult()
+
+    result = materialize(stargazers, after, io=io)
+    assert seen[0].equals(pl.concat([stars(repo, 5, 6) for repo in range(1, 4)]))
+    assert list(asset_store.objects.names("assets/")) == ["assets/stargazers.parquet"]
+    assert result.asset_materializations_for_node("stargazers")[0].metadata["dagster/row_count"].value == 6
+
+
+def test_parts_that_do_not_fit_are_refused_and_the_table_stays(asset_store: AssetStore) -> None:
+    asset_store.write_table("stargazers", stars(1, 4))
+    parts = TableParts("stargazers")
+    with pytest.raises(StoredDataError, match="not even one part"):
+        asset_store.write_parts("stargazers", parts)
+    parts.add(stars(1, 5))
+    with pytest.raises(StoredDataError, match="column 'login' of table 'stargazers' is missing"):
+        parts.add(stars(2, 5).drop("login"))
+    with pytest.raises(StoredDataError, match="parts of stargazers were given"):
+        asset_store.write_parts("users", parts)
+    assert asset_store.read_table("stargazers").equals(stars(1, 4))
+    folder = parts.folder
+    assert folder.is_dir()
+    del parts
+    assert not folder.exists()
 
 
 def test_equal_data_give_equal_bytes(asset_store: AssetStore) -> None:

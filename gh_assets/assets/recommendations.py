@@ -63,7 +63,7 @@ def recommendations(
             cache = load_settings().home_path / "cache" / "models"
             registered, trained = load_best(registry, names, cache, config.tag)
         total = user_item_matrix.stars.shape[0]
-        parts = TableParts()
+        parts = TableParts(RECOMMENDATIONS.name)
         first: pl.DataFrame | None = None
         users, recommended = 0, set[int]()
         unwanted = Unwanted(Catalogue(repos), own=not config.own, forks=not config.forks, archived=not config.archived)

@@ -24,6 +24,7 @@ from gh_assets.recommender.base import Recommender
 from gh_assets.recommender.checkpoints import Checkpoint, Checkpoints, data_fingerprint
 from gh_assets.recommender.engine import LAZY_BELOW, Bags, RowAdam, SoftmaxOutput
 from gh_assets.recommender.interactions import Csr
+from gh_assets.recommender.memory import freed_memory_kept
 from gh_assets.recommender.metrics import NDCG_AT, evaluate
 from gh_assets.recommender.precision import PRECISIONS, precision
 from gh_assets.recommender.spectral import item_factors
@@ -141,7 +142,12 @@ class Autoencoder(Recommender):
         wanted = config.device
         if wanted == "auto":
             wanted = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(wanted)
+        try:
+            self.device = torch.device(wanted)
+        except RuntimeError:
+            raise ConfigurationError(f"{wanted!r} is no device: give auto, cpu, cuda or cuda:1.") from None
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise ConfigurationError(f"There is no GPU with CUDA for the device {wanted!r}: give auto or cpu.")
 
     @abstractmethod
     def _networks(self) -> tuple[SparseEncoder, nn.Linear]: ...
@@ -158,6 +164,10 @@ class Autoencoder(Recommender):
     # -- training ------------------------------------------------------------------------------------------------
 
     def _fit(self, stars: Csr, validation: tuple[Csr, Csr] | None) -> None:
+        with freed_memory_kept():
+            self._train(stars, validation)
+
+    def _train(self, stars: Csr, validation: tuple[Csr, Csr] | None) -> None:
         stars = stars[np.flatnonzero(np.diff(stars.indptr))]  # a user without stars has nothing to teach
         # The global generator is left as it was found: a notebook's other draws must not depend on us.
         with torch.random.fork_rng(devices=[]):

@@ -1,0 +1,167 @@
+"""RecVAE where there are many items or many users: seconds an epoch, memory, quality beside iALS, how cost grows.
+
+Run: python benchmarks/large.py train --interactions FILE [--epochs 25] [--factors 256]
+     python benchmarks/large.py scale [--picture FILE.png] [--largest]
+
+``train``: RecVAE on all of FILE, then iALS tuned on the same validation users. ``scale``: generated stars
+(benchmarks/interactions.py); one epoch for several numbers of users, of repositories and of stars, the others held
+fixed, with the slope of cost against size on logarithmic axes (1: proportional). ``--largest`` trains an epoch of
+350,000 users × 10,000 repositories × 12 million stars. Each measurement is a process of its own, for its peak memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from interactions import generated, read_interactions
+
+from gh_assets.recommender import ALS, RecVAE, RecVAEConfig, evaluate, strong_generalization_split
+from gh_assets.recommender.autoencoder import TrainingRun
+from gh_assets.recommender.memory import freed_memory_kept
+
+Size = tuple[int, int, int]
+
+BASE: Size = (20_000, 10_000, 700_000)
+SERIES: dict[str, list[Size]] = {
+    "users": [(users, 10_000, 35 * users) for users in (5_000, 10_000, 20_000, 40_000)],
+    "repositories": [(20_000, items, 700_000) for items in (2_500, 5_000, 10_000, 20_000, 40_000)],
+    "stars": [(20_000, 10_000, stars) for stars in (200_000, 400_000, 800_000, 1_600_000)],
+}
+LARGEST: Size = (350_000, 10_000, 12_000_000)
+
+
+def peak() -> float:
+    """Peak resident memory of this process in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def train(path: Path, epochs: int, factors: list[int]) -> None:
+    matrix = read_interactions(path)
+    split = strong_generalization_split(matrix)
+    print(f"{matrix.shape[0]:,} users × {matrix.shape[1]:,} items, {matrix.nnz:,} pairs", flush=True)
+    model = RecVAE(
+        RecVAEConfig(epochs=epochs),
+        on_epoch=lambda row: print(
+            f"epoch {row['epoch']:.0f}: {row['seconds']:.1f} s, validation {row['validation_seconds']:.1f} s, "
+            f"ndcg@100 {row['ndcg@100']:.4f}, peak {peak():.0f} MiB",
+            flush=True,
+        ),
+    ).fit(split.train, split.validation)
+    seconds = [row["seconds"] for row in model.history]
+    print(
+        f"recvae: {np.median(seconds):.1f} s an epoch, validation "
+        f"{np.median([row['validation_seconds'] for row in model.history]) / np.median(seconds):.0%} of it, peak "
+        f"{peak():.0f} MiB; {_figures(evaluate(model, *split.test))}",
+        flush=True,
+    )
+    for count in factors:
+        started = time.perf_counter()
+        als = ALS(count, (0.03, 0.1, 0.3), (0.001, 0.003, 0.01)).fit(split.train, split.validation)
+        alpha, weight = als.chosen
+        print(
+            f"ials, {count} factors, alpha {alpha:g}, lambda {weight:g}: {_figures(evaluate(als, *split.test))}  "
+            f"{time.perf_counter() - started:.0f} s",
+            flush=True,
+        )
+
+
+def _figures(metrics: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+
+
+def measure(size: Size) -> None:
+    """One epoch, after one that sets the libraries up where it is cheap; prints JSON."""
+    stars = generated(*size)
+    model = RecVAE(RecVAEConfig())
+    model.items = stars.shape[1]
+    model._build()
+    with freed_memory_kept():
+        some = stars[:1000]
+        model._epoch(some, 1, TrainingRun(model, some))
+        run = TrainingRun(model, stars)
+        run.begin(1)
+        started = time.perf_counter()
+        model._epoch(stars, 1, run)
+    print(json.dumps({"seconds": time.perf_counter() - started, "mib": peak(), "stars": int(stars.nnz)}))
+
+
+def measured(size: Size) -> dict[str, float]:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", __file__, "measure", *map(str, size)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found: dict[str, float] = json.loads(done.stdout)
+    users, items, _ = size
+    print(
+        f"{users:>9,} users × {items:>7,} repositories, {found['stars']:>10,.0f} stars: "
+        f"{found['seconds']:7.2f} s an epoch, peak {found['mib']:5.0f} MiB",
+        flush=True,
+    )
+    return found
+
+
+def scale(picture: Path | None, largest: bool) -> None:
+    curves = {}
+    for name, sizes in SERIES.items():
+        place = ("users", "repositories", "stars").index(name)
+        found = [measured(size) for size in sizes]
+        x = [
+            float(entry["stars"]) if name == "stars" else float(size[place])
+            for size, entry in zip(sizes, found, strict=True)
+        ]
+        y = [entry["seconds"] for entry in found]
+        slope = float(np.polyfit(np.log(x), np.log(y), 1)[0])
+        curves[name] = (x, y, slope)
+        print(f"cost against {name}: slope {slope:.2f}", flush=True)
+    if largest:
+        measured(LARGEST)
+    if picture is not None:
+        _draw(curves, picture)
+
+
+def _draw(curves: dict[str, tuple[list[float], list[float], float]], picture: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    for place, (name, (x, y, slope)) in enumerate(curves.items(), start=1):
+        axes = figure.add_subplot(1, len(curves), place)
+        axes.loglog(x, y, "o-")
+        axes.set_xlabel(name)
+        axes.set_ylabel("seconds an epoch")
+        axes.set_title(f"slope {slope:.2f}")
+    figure.savefig(picture, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    trains = commands.add_parser("train")
+    trains.add_argument("--interactions", type=Path, required=True)
+    trains.add_argument("--epochs", type=int, default=25)
+    trains.add_argument("--factors", type=int, nargs="*", default=[256])
+    scales = commands.add_parser("scale")
+    scales.add_argument("--picture", type=Path)
+    scales.add_argument("--largest", action="store_true")
+    one = commands.add_parser("measure")
+    one.add_argument("size", type=int, nargs=3)
+    options = parser.parse_args()
+    if options.command == "train":
+        train(options.interactions, options.epochs, options.factors)
+    elif options.command == "scale":
+        scale(options.picture, options.largest)
+    else:
+        users, items, stars = options.size
+        measure((users, items, stars))
+
+
+if __name__ == "__main__":
+    main()
