@@ -52,10 +52,6 @@ class SearchResult:
     trials: Sequence[Trial]
 
 
-class OutOfTimeError(Exception):
-    """The budget is spent."""
-
-
 def search(
     split: StrongGeneralizationSplit,
     base: RecVAEConfig,
@@ -101,9 +97,7 @@ def search(
             nonlocal seen, highest
             seen, highest = seen + 1, max(highest, row[MAIN])
             trial.report(highest, seen)
-            if number > 0 and time.monotonic() > deadline:
-                raise OutOfTimeError
-            if number > 0 and trial.should_prune():
+            if number > 0 and (time.monotonic() > deadline or trial.should_prune()):
                 raise optuna.TrialPruned
 
         score: float | None = None
@@ -120,22 +114,17 @@ def search(
                 on_trial(found[-1], best.score if best is not None else 0.0)
         return score
 
-    study = optuna.create_study(
-        direction="maximize",
-        sampler=optuna.samplers.TPESampler(seed=base.seed, n_startup_trials=STARTUP),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=3),
-    )
-    study.enqueue_trial({name: getattr(base, name) for name in SEARCHED})
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        while most is None or len(found) < most:
-            if found and time.monotonic() > deadline:
-                break
-            try:
-                study.optimize(attempt, n_trials=1)
-            except OutOfTimeError:
-                break
+        study = optuna.create_study(
+            direction="maximize",
+            sampler=optuna.samplers.TPESampler(seed=base.seed, n_startup_trials=STARTUP),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=3),
+        )
+        study.enqueue_trial({name: getattr(base, name) for name in SEARCHED})
+        while not found or ((most is None or len(found) < most) and time.monotonic() < deadline):
+            study.optimize(attempt, n_trials=1)
     finally:
         optuna.logging.set_verbosity(verbosity)
     if best is None:
