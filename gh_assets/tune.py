@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from gh_assets.asset_store import AssetStore
-from gh_assets.assets.recvae_model import MODEL_NAME, TUNED
+from gh_assets.assets.recvae_model import TUNED, register
 from gh_assets.errors import InputError
 from gh_assets.recommender.interactions import strong_generalization_split
 from gh_assets.recommender.recvae import RecVAEConfig
 from gh_assets.recommender.search import SearchResult, Trial, search
-from gh_assets.recommender.training import MAIN_METRIC, result_of
-from gh_assets.registry import ModelRegistry, RegisteredModel, flat_metrics
+from gh_assets.recommender.training import result_of
+from gh_assets.registry import ModelRegistry, RegisteredModel
 from gh_assets.services import connect_gcs, data_store, model_store, open_mongo
 from gh_assets.settings import Settings
 
@@ -56,15 +54,6 @@ def tune(
         **asdict(found.config),
         "search": {"minutes": minutes, "score": found.score, "trials": [asdict(trial) for trial in found.trials]},
     }
-    with open_mongo(settings) as database, tempfile.TemporaryDirectory(prefix="gh-assets-") as scratch:
-        registered = ModelRegistry(model_store(settings), database["models"]).save(
-            result.trained.save(Path(scratch) / MODEL_NAME),
-            MODEL_NAME,
-            result.trained.metrics[MAIN_METRIC],
-            tag=TUNED,
-            metric=MAIN_METRIC,
-            tar_zip=True,
-            config=described,
-            metrics=flat_metrics(MODEL_NAME, result.leaderboard),
-        )
-    return Tuned(registered, found)
+    with open_mongo(settings) as database:
+        registry = ModelRegistry(model_store(settings), database["models"])
+        return Tuned(register(registry, result, tag=TUNED, config=described), found)

@@ -61,8 +61,14 @@ def hybrid_model(
             progress.report("hybrid_model", 0, 1, "the linear part")
             result = train_hybrid(user_item_matrix, recvae.model, split_seed=config.seed)
             hybrid, reused = result.trained.model, False
-            described = hybrid._config()
-            registered = register(registry, result, config.tag, context.run.run_id, described, fingerprint)
+            registered = register(
+                registry,
+                result,
+                tag=config.tag,
+                config=hybrid._config(),
+                run_id=context.run.run_id,
+                fingerprint=fingerprint,
+            )
         assert isinstance(hybrid, Hybrid)
         progress.report("hybrid_model", 1, 1, f"{hybrid.weight:g} of {hybrid.first.name}")
     return dg.MaterializeResult(

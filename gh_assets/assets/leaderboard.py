@@ -13,6 +13,7 @@ from gh_assets.assets.hybrid_model import HYBRID_NAME, hybrid_model
 from gh_assets.assets.recvae_model import MODEL_NAME
 from gh_assets.errors import InvalidInteractionsError, ModelNotFoundError
 from gh_assets.recommender.interactions import UserItemMatrix
+from gh_assets.recommender.metrics import MAIN_METRIC
 from gh_assets.registry import ModelRegistry
 from gh_assets.resources import GcsResource, MongoResource
 from gh_assets.schemas import LEADERBOARD
@@ -59,7 +60,7 @@ def leaderboard(
     from gh_assets.model_cache import load_model
     from gh_assets.recommender.hybrid import Hybrid
     from gh_assets.recommender.recvae import RecVAE
-    from gh_assets.recommender.training import MAIN_METRIC, compare, compare_in_time
+    from gh_assets.recommender.training import compare, compare_in_time
 
     with stopwatch() as timing:
         with mongo.database() as database:

@@ -21,6 +21,7 @@ from gh_assets.assets.common import (
 )
 from gh_assets.errors import ModelNotFoundError
 from gh_assets.recommender.interactions import UserItemMatrix
+from gh_assets.recommender.metrics import MAIN_METRIC
 from gh_assets.registry import ModelRegistry, RegisteredModel, flat_metrics, leaderboard
 from gh_assets.resources import GcsResource, MongoResource
 from gh_assets.settings import load_settings
@@ -71,7 +72,7 @@ def recvae_model(
     # torch takes seconds to import: whoever only looks at the definitions need not wait for it.
     from gh_assets.model_cache import load_model
     from gh_assets.recommender.recvae import RecVAEConfig
-    from gh_assets.recommender.training import MAIN_METRIC, train_recvae, training_fingerprint
+    from gh_assets.recommender.training import train_recvae, training_fingerprint
 
     log = now_and_then(context.log.info)
     home = load_settings().home_path
@@ -105,7 +106,9 @@ def recvae_model(
                 on_epoch=tell,
                 checkpoints=home / "checkpoints" / fingerprint,
             )
-        registered = register(registry, result, config.tag, context.run.run_id, asdict(wanted), fingerprint)
+        registered = register(
+            registry, result, tag=config.tag, config=asdict(wanted), run_id=context.run.run_id, fingerprint=fingerprint
+        )
     return dg.MaterializeResult(
         metadata={
             "reused": False,
@@ -130,14 +133,13 @@ def tuned_hyperparameters(registry: ModelRegistry) -> dict[str, Any]:
 def register(
     registry: ModelRegistry,
     result: "TrainingResult",
+    *,
     tag: str,
-    run_id: str,
     config: Mapping[str, Any],
-    fingerprint: str,
+    run_id: str | None = None,
+    fingerprint: str | None = None,
 ) -> RegisteredModel:
     """Put a trained model under its own name into the registry, scored by the main metric."""
-    from gh_assets.recommender.training import MAIN_METRIC
-
     name = result.trained.model.name
     with tempfile.TemporaryDirectory(prefix="gh-assets-") as scratch:
         return registry.save(

@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -25,11 +25,9 @@ from gh_assets.recommender.checkpoints import Checkpoint, Checkpoints, data_fing
 from gh_assets.recommender.engine import LAZY_BELOW, Bags, RowAdam, SoftmaxOutput
 from gh_assets.recommender.interactions import Csr
 from gh_assets.recommender.memory import freed_memory_kept
-from gh_assets.recommender.metrics import NDCG_AT, evaluate
+from gh_assets.recommender.metrics import MAIN_METRIC, evaluate
 from gh_assets.recommender.precision import PRECISIONS, precision
 from gh_assets.recommender.spectral import item_factors
-
-MAIN = f"ndcg@{NDCG_AT}"
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,8 @@ class Autoencoder(Recommender):
 
     Parameters
     ----------
-    config : TrainingConfig
+    config : TrainingConfig, optional
+        Of the model's own kind.
     on_epoch : callable, optional
         Called with the row of `history` after each epoch.
     checkpoints : Path, optional
@@ -125,21 +124,22 @@ class Autoencoder(Recommender):
         been interrupted, and removes it when it is done.
     """
 
+    config_type: ClassVar[type[TrainingConfig]]
     config: TrainingConfig
     encoder: SparseEncoder
     decoder: nn.Linear
 
     def __init__(
         self,
-        config: TrainingConfig,
+        config: TrainingConfig | None = None,
         on_epoch: Callable[[dict[str, float]], None] | None = None,
         checkpoints: Path | None = None,
     ) -> None:
         super().__init__()
-        self.config = config
+        self.config = config or self.config_type()
         self.on_epoch = on_epoch
         self.checkpoints = checkpoints
-        wanted = config.device
+        wanted = self.config.device
         if wanted == "auto":
             wanted = "cuda" if torch.cuda.is_available() else "cpu"
         try:
@@ -195,8 +195,8 @@ class Autoencoder(Recommender):
                 started = time.perf_counter()
                 row |= evaluate(self, *validation)
                 row["validation_seconds"] = time.perf_counter() - started
-                if row[MAIN] > best.score:
-                    best = Best(row[MAIN], epoch, run.weights(copy=True))
+                if row[MAIN_METRIC] > best.score:
+                    best = Best(row[MAIN_METRIC], epoch, run.weights(copy=True))
             self.history.append(row)
             if kept is not None and run.workers.rank == 0:
                 kept.save(run.checkpoint(best, self.history))
@@ -273,6 +273,11 @@ class Autoencoder(Recommender):
 
     def _config(self) -> dict[str, Any]:
         return asdict(self.config)
+
+    @classmethod
+    def _from_config(cls, config: dict[str, Any]) -> Self:
+        # Where it is used need not be where it was trained.
+        return cls(cls.config_type(**{**config, "device": "auto"}))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gh_assets.recommender.base import Recommender
 from gh_assets.recommender.interactions import Csr, check_interactions
-from gh_assets.recommender.metrics import NDCG_AT, evaluate_users
+from gh_assets.recommender.metrics import MAIN_METRIC, evaluate_users
 
 LIST = 20
 """Length of the lists whose coverage and novelty are measured: what people see."""
@@ -96,13 +96,12 @@ class Evaluation:
 
     def summary(self) -> dict[str, float | None]:
         """One flat row, with the columns of the table ``LEADERBOARD``."""
-        main = f"ndcg@{NDCG_AT}"
-        interval, column = self.interval(main), main.replace("@", "_at_")
+        interval, column = self.interval(MAIN_METRIC), MAIN_METRIC.replace("@", "_at_")
         return {
             **{name.replace("@", "_at_"): value for name, value in self.means.items()},
             f"{column}_low": interval.low,
             f"{column}_high": interval.high,
-            **{f"{column}_of_{group}": value for group, value in self.by_history(main).items()},
+            **{f"{column}_of_{group}": value for group, value in self.by_history(MAIN_METRIC).items()},
             f"coverage_at_{LIST}": self.coverage,
             f"novelty_at_{LIST}": self.novelty,
             f"popularity_percentile_at_{LIST}": self.popularity_percentile,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gh_assets.errors import ConfigurationError, GhAssetsError, StoredDataError
 from gh_assets.recommender.base import Recommender
 from gh_assets.recommender.interactions import Csr
-from gh_assets.recommender.metrics import NDCG_AT, ranking_metrics
+from gh_assets.recommender.metrics import MAIN_METRIC, ranking_metrics
 
 USERS_AT_ONCE = 500
 WEIGHTS = tuple(round(0.05 * step, 2) for step in range(21))
@@ -59,7 +59,7 @@ class Hybrid(Recommender):
             first, second = (_standardized(part._predict(given)) for part in (self.first, self.second))
             for place, weight in enumerate(WEIGHTS):
                 blended = np.float32(weight) * first + np.float32(1 - weight) * second
-                gains[place] += ranking_metrics(blended, given, hidden)[f"ndcg@{NDCG_AT}"].sum()
+                gains[place] += ranking_metrics(blended, given, hidden)[MAIN_METRIC].sum()
         return WEIGHTS[int(np.argmax(gains))]
 
     def _predict(self, stars: Csr) -> NDArray[np.float32]:

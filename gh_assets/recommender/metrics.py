@@ -13,6 +13,8 @@ from gh_assets.recommender.interactions import Csr, check_interactions
 
 NDCG_AT = 100
 RECALL_AT = (20, 50)
+MAIN_METRIC = f"ndcg@{NDCG_AT}"
+"""What models are chosen, stopped and registered by."""
 DEPTH = max(NDCG_AT, *RECALL_AT)
 
 
@@ -80,7 +82,7 @@ def ranking_metrics(scores: NDArray[np.float32], given: Csr, hidden: Csr) -> dic
     hits = contains(hidden, ranked)
     relevant = np.diff(hidden.indptr)
     gains = (hits[:, :NDCG_AT] * discount[:NDCG_AT]).sum(axis=1)
-    metrics = {f"ndcg@{NDCG_AT}": gains / ideal[np.minimum(relevant, min(NDCG_AT, depth)) - 1]}
+    metrics = {MAIN_METRIC: gains / ideal[np.minimum(relevant, min(NDCG_AT, depth)) - 1]}
     for k in RECALL_AT:
         metrics[f"recall@{k}"] = hits[:, :k].sum(axis=1) / np.minimum(relevant, k)
     return metrics

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
@@ -13,7 +11,7 @@ from torch import Tensor, nn
 
 from gh_assets.errors import ConfigurationError
 from gh_assets.recommender.autoencoder import Autoencoder, SparseEncoder, TrainingConfig, TrainingRun
-from gh_assets.recommender.engine import Bags
+from gh_assets.recommender.engine import Bags, SoftmaxOutput
 from gh_assets.recommender.interactions import Csr
 
 
@@ -54,23 +52,12 @@ class Encoder(SparseEncoder):
 class MultVAE(Autoencoder):
     """Mult-VAE with the recommender interface.
 
-    Parameters
-    ----------
-    config : MultVAEConfig, optional
-    on_epoch, checkpoints
-        See `Autoencoder`.
+    See `Autoencoder` for its parameters.
     """
 
     name: ClassVar[str] = "multvae"
+    config_type: ClassVar[type[TrainingConfig]] = MultVAEConfig
     config: MultVAEConfig
-
-    def __init__(
-        self,
-        config: MultVAEConfig | None = None,
-        on_epoch: Callable[[dict[str, float]], None] | None = None,
-        checkpoints: Path | None = None,
-    ) -> None:
-        super().__init__(config or MultVAEConfig(), on_epoch, checkpoints)
 
     def _networks(self) -> tuple[SparseEncoder, nn.Linear]:
         config = self.config
@@ -99,7 +86,7 @@ class MultVAE(Autoencoder):
         return loss
 
     def gradients(
-        self, output: Any, bags: Bags, dropped: Bags, noise: Tensor, kl_weight: float, users: int
+        self, output: SoftmaxOutput, bags: Bags, dropped: Bags, noise: Tensor, kl_weight: float, users: int
     ) -> tuple[float, Tensor, Tensor, Tensor]:
         """Negative ELBO (eq. 6) with its gradients.
 
@@ -131,7 +118,3 @@ class MultVAE(Autoencoder):
         torch.autograd.backward([hidden, divergence], [inner, torch.ones_like(divergence)])
         assert first.grad is not None
         return float(divergence.detach() - likelihood.sum() / users), first.grad, weight, bias
-
-    @classmethod
-    def _from_config(cls, config: dict[str, Any]) -> Self:
-        return cls(MultVAEConfig(**{**config, "device": "auto"}))

@@ -10,11 +10,9 @@ encoder steps does not change, is computed once a round: it is also what that ro
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -47,6 +45,7 @@ class RecVAEConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "prior_weights", tuple(self.prior_weights))  # JSON knows lists only
         if abs(sum(self.prior_weights) - 1.0) > 1e-6 or min(self.prior_weights) <= 0:
             raise ConfigurationError(f"The prior's weights {self.prior_weights} must be positive and sum to 1.")
         if self.gamma < 0:
@@ -123,24 +122,13 @@ def composite_prior(
 class RecVAE(Autoencoder):
     """RecVAE with the recommender interface.
 
-    Parameters
-    ----------
-    config : RecVAEConfig, optional
-    on_epoch, checkpoints
-        See `Autoencoder`.
+    See `Autoencoder` for its parameters.
     """
 
     name: ClassVar[str] = "recvae"
+    config_type: ClassVar[type[TrainingConfig]] = RecVAEConfig
     config: RecVAEConfig
     encoder: Encoder
-
-    def __init__(
-        self,
-        config: RecVAEConfig | None = None,
-        on_epoch: Callable[[dict[str, float]], None] | None = None,
-        checkpoints: Path | None = None,
-    ) -> None:
-        super().__init__(config or RecVAEConfig(), on_epoch, checkpoints)
 
     def _networks(self) -> tuple[SparseEncoder, nn.Linear]:
         config = self.config
@@ -276,7 +264,3 @@ class RecVAE(Autoencoder):
         mean, _ = self.encoder.rest(rows, self._exact)
         (slopes,) = torch.autograd.grad((mean * directions).sum(), rows)
         return slopes
-
-    @classmethod
-    def _from_config(cls, config: dict[str, Any]) -> Self:
-        return cls(RecVAEConfig(**{**config, "prior_weights": tuple(config["prior_weights"]), "device": "auto"}))

@@ -10,8 +10,8 @@ from typing import Any
 import optuna
 
 from gh_assets.errors import InvalidInteractionsError
-from gh_assets.recommender.autoencoder import MAIN
 from gh_assets.recommender.interactions import Csr, StrongGeneralizationSplit
+from gh_assets.recommender.metrics import MAIN_METRIC
 from gh_assets.recommender.recvae import RecVAE, RecVAEConfig
 
 STARTUP = 8
@@ -95,7 +95,7 @@ def search(
 
         def watch(row: dict[str, float]) -> None:
             nonlocal seen, highest
-            seen, highest = seen + 1, max(highest, row[MAIN])
+            seen, highest = seen + 1, max(highest, row[MAIN_METRIC])
             trial.report(highest, seen)
             if number > 0 and (time.monotonic() > deadline or trial.should_prune()):
                 raise optuna.TrialPruned

@@ -26,12 +26,10 @@ from gh_assets.recommender.interactions import (
     strong_generalization_split,
     temporal_split,
 )
-from gh_assets.recommender.metrics import NDCG_AT, evaluate
+from gh_assets.recommender.metrics import MAIN_METRIC, evaluate
 from gh_assets.recommender.models import MODELS
 from gh_assets.recommender.multvae import MultVAE
 from gh_assets.recommender.recvae import RecVAE, RecVAEConfig
-
-MAIN_METRIC = f"ndcg@{NDCG_AT}"
 
 INDEX_FILE = "index.json"
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from gh_assets.recommender.interactions import Csr
-from gh_assets.recommender.metrics import NDCG_AT, Predictor, evaluate
+from gh_assets.recommender.metrics import MAIN_METRIC, Predictor, evaluate
 
 Candidate = TypeVar("Candidate")
 
@@ -26,7 +26,7 @@ def best_on_validation(
     for candidate in candidates:
         fit(candidate)
         last = candidate
-        score = evaluate(model, *validation)[f"ndcg@{NDCG_AT}"]
+        score = evaluate(model, *validation)[MAIN_METRIC]
         if best is None or score > best[0]:
             best = (score, candidate)
     if best is None:
