@@ -159,8 +159,8 @@ def _answer(
     said = list(warnings)
     own = np.array(stars, np.int64)
     names = dict(zip(catalogue.repo_ids.tolist(), catalogue.full_names, strict=True))
-    for star in own[trained.positions(own) < 0].tolist():
-        alike = catalogue.neighbours(star, trained.repo_ids, STAND_INS)
+    strange = own[trained.positions(own) < 0].tolist()
+    for star, alike in zip(strange, catalogue.neighbours_of(strange, trained.repo_ids, STAND_INS), strict=True):
         said.append(
             f"The model does not know {names.get(star, star)}: "
             + (

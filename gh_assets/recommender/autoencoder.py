@@ -84,8 +84,12 @@ class SparseEncoder(nn.Module):
         """From the latent vector to what the softmax over all items sees."""
         return z
 
+    def first(self, bags: Bags) -> Tensor:
+        """The first layer's sums, (users, hidden), without a graph: its gradients are the engine's affair."""
+        return bags.sums(self.embeddings.detach()) + self.bias.detach()
+
     def forward(self, bags: Bags, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        return self.rest(bags.sums(self.embeddings) + self.bias, dtype)
+        return self.rest(self.first(bags), dtype)
 
 
 class Workers:
@@ -306,7 +310,6 @@ class TrainingRun:
         self.dtype = precision(config.precision, model.device)
         self.workers = Workers()
         self.generator = torch.Generator(model.device)
-        self.order = np.random.default_rng(config.seed)
         self.learning_rate = config.learning_rate
         encoder, decoder = model.encoder, model.decoder
         touched = stars.nnz / stars.shape[0] * config.batch_size * (1 - config.dropout) / stars.shape[1]

@@ -12,7 +12,7 @@ import polars as pl
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from gh_assets.recommender.interactions import Csr
+from gh_assets.recommender.interactions import Csr, positions_of
 
 TOPIC, LANGUAGE = 3.0, 1.0
 """How often a topic and the language count for once that a word of the description does."""
@@ -53,10 +53,7 @@ class Catalogue:
     def places(self, repo_ids: Collection[int]) -> NDArray[np.int64]:
         """Rows of repositories, -1 for those that are not in the catalogue."""
         wanted = np.fromiter(repo_ids, np.int64, len(repo_ids))
-        if not len(self):
-            return np.full(len(wanted), -1)
-        found = np.searchsorted(self.repo_ids, wanted).clip(max=len(self) - 1)
-        return np.where(self.repo_ids[found] == wanted, found, -1)
+        return positions_of(wanted, self.repo_ids)
 
     @cached_property
     def content(self) -> Csr:
@@ -85,32 +82,43 @@ class Catalogue:
         return matrix
 
     def neighbours(self, repo_id: int, among: NDArray[np.int64], k: int = 5) -> list[Neighbour]:
-        """The repositories among some that are most alike in topics, language and description.
+        """Those of one repository; see `neighbours_of`."""
+        return self.neighbours_of([repo_id], among, k)[0]
+
+    def neighbours_of(self, repo_ids: Sequence[int], among: NDArray[np.int64], k: int = 5) -> list[list[Neighbour]]:
+        """For each of some repositories those among others that are most alike in topics, language and description.
 
         Parameters
         ----------
-        repo_id : int
+        repo_ids : sequence of int
         among : ndarray of int64
             Ids to choose from, such as those that a model knows.
         k : int
 
         Returns
         -------
-        list of Neighbour
+        list of list of Neighbour
             Most alike first; fewer, or none, where nothing is alike.
         """
-        (row,) = self.places([repo_id])
-        if row < 0:
-            return []
         candidates = self.places(among.tolist())
-        candidates = candidates[(candidates >= 0) & (candidates != row)]
-        likeness = (self.content[candidates] @ self.content[[int(row)]].T).toarray().ravel()
-        best = np.argsort(-likeness, kind="stable")[:k]
-        return [
-            Neighbour(int(self.repo_ids[place]), self.full_names[place], float(value))
-            for place, value in zip(candidates[best], likeness[best], strict=True)
-            if value >= ALIKE
-        ]
+        candidates = candidates[candidates >= 0]
+        content = self.content[candidates]
+        found: list[list[Neighbour]] = []
+        for row in self.places(repo_ids).tolist():
+            if row < 0:
+                found.append([])
+                continue
+            likeness = (content @ self.content[[row]].T).toarray().ravel()
+            likeness[candidates == row] = 0.0  # nothing is its own neighbour
+            best = np.argsort(-likeness, kind="stable")[:k]
+            found.append(
+                [
+                    Neighbour(int(self.repo_ids[place]), self.full_names[place], float(value))
+                    for place, value in zip(candidates[best], likeness[best], strict=True)
+                    if value >= ALIKE
+                ]
+            )
+        return found
 
     def unwanted(
         self,

@@ -249,10 +249,6 @@ class SoftmaxOutput:
         shares = [(query @ block.T).exp_() for block in portions(self.table, BLOCK)]
         return shares, torch.stack([share.sum(dim=1, dtype=self.exact) for share in shares]).sum(dim=0)
 
-    def scores(self, z: Tensor) -> Tensor:
-        """Logits of all items, float32, shape (users, items)."""
-        return (self._query(z) @ self.table.T).float()
-
 
 def _usable(normalizer: Tensor) -> bool:
     """Whether exponentials without a shift neither overflowed nor vanished: logits beyond ±80 are rare."""

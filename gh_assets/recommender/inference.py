@@ -91,8 +91,8 @@ def recommend_to(
     if catalogue is not None:
         stands_for = [
             neighbour.repo_id
-            for repo_id in starred[columns < 0].tolist()
-            for neighbour in catalogue.neighbours(repo_id, trained.repo_ids, STAND_INS)
+            for neighbours in catalogue.neighbours_of(starred[columns < 0].tolist(), trained.repo_ids, STAND_INS)
+            for neighbour in neighbours
         ]
         columns = np.concatenate([columns, trained.positions(np.array(stands_for, np.int64))])
     given = np.unique(columns[columns >= 0])
@@ -138,10 +138,10 @@ def new_to_the_model(
     scores = trained.model.predict(stars)[0] if stars.nnz else _popularity(trained)
     hidden = {*without, *repo_ids}
     found: list[tuple[float, int, list[Neighbour]]] = []
-    for repo_id in catalogue.repo_ids[trained.positions(catalogue.repo_ids) < 0].tolist():
-        if repo_id in hidden:
-            continue
-        neighbours = catalogue.neighbours(repo_id, trained.repo_ids, STAND_INS)
+    strange = catalogue.repo_ids[trained.positions(catalogue.repo_ids) < 0].tolist()
+    wanted = [repo_id for repo_id in strange if repo_id not in hidden]
+    alike = catalogue.neighbours_of(wanted, trained.repo_ids, STAND_INS)
+    for repo_id, neighbours in zip(wanted, alike, strict=True):
         if neighbours:
             places = trained.positions(np.array([neighbour.repo_id for neighbour in neighbours], np.int64))
             weights = np.array([neighbour.likeness for neighbour in neighbours])

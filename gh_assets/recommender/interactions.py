@@ -177,6 +177,31 @@ def _names(ids: NDArray[np.int64], table: pl.DataFrame, key: str, name: str) -> 
     return np.array([name or str(number) for name, number in zip(found[name], ids, strict=True)], dtype=np.str_)
 
 
+def positions_of(
+    wanted: NDArray[np.int64], ids: NDArray[np.int64], order: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
+    """Where ids stand among others.
+
+    Parameters
+    ----------
+    wanted : ndarray of int64
+    ids : ndarray of int64
+        Without duplicates; ascending, or with `order` in any order.
+    order : ndarray of int64, optional
+        What sorts `ids`.
+
+    Returns
+    -------
+    ndarray of int64, shape of `wanted`
+        -1 for those that are not there.
+    """
+    if len(ids) == 0:
+        return np.full(len(wanted), -1)
+    found = np.searchsorted(ids, wanted, sorter=order).clip(max=len(ids) - 1)
+    places = found if order is None else order[found]
+    return np.where(ids[places] == wanted, places, -1)
+
+
 def check_interactions(matrix: Csr, *, items: int | None = None, name: str = "matrix") -> Csr:
     """Check a matrix that a recommender was given.
 

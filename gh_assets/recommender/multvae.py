@@ -110,7 +110,7 @@ class MultVAE(Autoencoder):
         weight_gradient, bias_gradient : Tensor
             Of the last layer. The gradients between are added at the parameters.
         """
-        first = (dropped.sums(self.encoder.embeddings.detach()) + self.encoder.bias.detach()).requires_grad_()
+        first = self.encoder.first(dropped).requires_grad_()
         mean, log_variance = self.encoder.rest(first, output.dtype)
         hidden = self.encoder.represent(mean + noise * (0.5 * log_variance).exp(), output.dtype)
         divergence = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum() * (kl_weight / users)

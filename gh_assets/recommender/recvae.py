@@ -198,7 +198,7 @@ class RecVAE(Autoencoder):
         first_gradient : Tensor, shape (users here, hidden)
             In the first layer's sums. The gradients of all that follows are added at the parameters.
         """
-        first = (dropped.sums(self.encoder.embeddings.detach()) + self.encoder.bias.detach()).requires_grad_()
+        first = self.encoder.first(dropped).requires_grad_()
         mean, log_variance = self.encoder.rest(first, output.dtype)
         with torch.no_grad():
             scaled_noise = noise * (0.5 * log_variance).exp_()
@@ -234,7 +234,7 @@ class RecVAE(Autoencoder):
         """
         bags = Bags.of(stars, self.device, self._exact)
         embeddings, wanted = self.encoder.embeddings.detach(), torch.from_numpy(items).to(self.device)
-        first = (bags.sums(embeddings) + self.encoder.bias).detach()
+        first = self.encoder.first(bags)
         above_mean = (self.decoder.weight - self.decoder.weight.mean(dim=0)).detach()
         contributions = first.new_empty((stars.nnz, items.shape[1]))
         for user, (low, high) in enumerate(pairwise(stars.indptr.tolist())):

@@ -23,6 +23,7 @@ from gh_assets.recommender.hybrid import Hybrid
 from gh_assets.recommender.interactions import (
     StrongGeneralizationSplit,
     UserItemMatrix,
+    positions_of,
     strong_generalization_split,
     temporal_split,
 )
@@ -67,10 +68,7 @@ class TrainedModel:
 
     def positions(self, repo_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """The items that repositories are, int64 of the same shape; -1 for those that the model does not know."""
-        places = self._order[
-            np.searchsorted(self.repo_ids, repo_ids, sorter=self._order).clip(max=len(self._order) - 1)
-        ]
-        return np.where(self.repo_ids[places] == repo_ids, places, -1)
+        return positions_of(repo_ids, self.repo_ids, self._order)
 
     def save(self, folder: Path) -> Path:
         """Write everything into a folder; nothing in it is executable."""
