@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 import time
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from gh_assets.errors import ConfigurationError, InvalidInteractionsError
 from gh_assets.recommender.base import Recommender
 from gh_assets.recommender.checkpoints import Checkpoint, Checkpoints, data_fingerprint
-from gh_assets.recommender.engine import LAZY_BELOW, Bags, RowAdam, SoftmaxOutput
+from gh_assets.recommender.engine import LAZY_BELOW, AdamStep, Bags, RowAdam, SoftmaxOutput, fused_kernels
 from gh_assets.recommender.interactions import Csr
 from gh_assets.recommender.memory import freed_memory_kept
 from gh_assets.recommender.metrics import MAIN_METRIC, evaluate
@@ -90,6 +91,18 @@ class SparseEncoder(nn.Module):
 
     def forward(self, bags: Bags, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         return self.rest(self.first(bags), dtype)
+
+
+class FusedNetwork(ABC):
+    """A network's way forward and back by hand, with the kernels; its products see copies of the weights."""
+
+    @abstractmethod
+    def refresh(self) -> None:
+        """Copy the weights anew: they changed from outside."""
+
+    @abstractmethod
+    def weights(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Each large parameter with its gradient of the last way back and with its copy, both as products see them."""
 
 
 class Workers:
@@ -160,6 +173,10 @@ class Autoencoder(Recommender):
     def _epoch(self, stars: Csr, epoch: int, run: TrainingRun) -> float:
         """Train one epoch; gives the mean loss of the encoder's steps."""
 
+    def fused(self, dtype: torch.dtype, kernels: ModuleType) -> FusedNetwork | None:
+        """The encoder with the kernels, where there is such a one."""
+        return None
+
     def _build(self) -> None:
         exact = torch.float64 if self.config.precision == "float64" else torch.float32
         encoder, decoder = self._networks()
@@ -190,7 +207,7 @@ class Autoencoder(Recommender):
             best = run.resume(checkpoint)
         elif self.config.initialization == "spectral":
             self._initialize(stars)
-        run.output.refresh()
+        run.refresh()
         for epoch in range(len(self.history) + 1, self.config.epochs + 1):
             if self.history and best.epoch and len(self.history) - best.epoch >= self.config.patience:
                 break
@@ -312,20 +329,24 @@ class TrainingRun:
         self.generator = torch.Generator(model.device)
         self.learning_rate = config.learning_rate
         encoder, decoder = model.encoder, model.decoder
-        touched = stars.nnz / stars.shape[0] * config.batch_size * (1 - config.dropout) / stars.shape[1]
         dense = [parameter for name, parameter in encoder.named_parameters() if name != "embeddings"]
-        self.rows: RowAdam | None = None
-        if touched < LAZY_BELOW:
-            self.rows = RowAdam(encoder.embeddings.data)
-        else:
-            dense.append(encoder.embeddings)
+        self.kernels = fused_kernels(model.device)
+        self.network = None if self.kernels is None else model.fused(self.dtype, self.kernels)
+        self.rows = RowAdam(encoder.embeddings.data, self._touched(stars) < LAZY_BELOW, self.kernels)
+        self.encoder_steps = 0
         fused = model.device.type in ("cpu", "cuda")
         self.adams = {
             "encoder": torch.optim.Adam(dense, lr=config.learning_rate, fused=fused),
             "decoder": torch.optim.Adam(decoder.parameters(), lr=config.learning_rate, fused=fused),
         }
-        self.output = SoftmaxOutput(decoder.weight, decoder.bias, self.dtype)
-        self.posteriors: tuple[Tensor, Tensor] | None = None
+        self.output = SoftmaxOutput(decoder.weight, decoder.bias, self.dtype, self.kernels)
+        self.posteriors: Tensor | None = None
+
+    def _touched(self, stars: Csr) -> float:
+        """Share of the items that a batch is expected to touch."""
+        config = self.model.config
+        chance = np.bincount(stars.indices, minlength=stars.shape[1]) / stars.shape[0] * (1 - config.dropout)
+        return float((1 - (1 - chance) ** min(config.batch_size, stars.shape[0])).mean())
 
     def begin(self, epoch: int) -> None:
         """Random numbers and learning rate of an epoch: of nothing but seed and epoch, so that it can be resumed."""
@@ -350,16 +371,32 @@ class TrainingRun:
     def step_encoder(self, bags: Bags, first_gradient: Tensor) -> None:
         """Step with the gradients that lie at the parameters, and that of the first layer's sums of all users."""
         encoder = self.model.encoder
+        self.encoder_steps += 1
+        step = AdamStep(self.learning_rate, self.encoder_steps)
+        fused = [] if self.network is None else list(self.network.weights())
         if self.workers.count > 1:
             inner = [p.grad for name, p in encoder.named_parameters() if name not in ("embeddings", "bias")]
-            self.workers.add_up(first_gradient, *[gradient for gradient in inner if gradient is not None])
+            self.workers.add_up(first_gradient, *[part for part in inner if part is not None])
+            self.workers.add_up(*[gradient for _, gradient, _ in fused])
         encoder.bias.grad = first_gradient.sum(dim=0)
-        if self.rows is not None:
-            rows, users = bags.transposed()
-            self.rows.step(rows, users.sums(first_gradient), self.learning_rate)
-        else:
-            encoder.embeddings.grad = bags.gradient(first_gradient, len(encoder.embeddings))
+        self.rows.step(bags, first_gradient, step)
+        self._step_fused(fused, step)
         self.adams["encoder"].step()
+
+    def _step_fused(self, weights: list[tuple[Tensor, Tensor, Tensor]], step: AdamStep) -> None:
+        """Adam for the weights that the fused network has; their moments lie where torch's Adam would have them."""
+        if self.kernels is None or not weights:
+            return
+        numbers = step.numbers(self.model._exact)
+        for parameter, gradient, copy in weights:
+            state = self.adams["encoder"].state[parameter]
+            if not state:
+                state |= {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
+            state["step"] = torch.tensor(float(step.number))
+            moments = state["exp_avg"], state["exp_avg_sq"]
+            self.kernels.adam_of_weights(
+                self.dtype, gradient.numel(), gradient, parameter.detach(), *moments, numbers, copy
+            )
 
     def step_decoder(self, weight_gradient: Tensor, bias_gradient: Tensor) -> None:
         """Step with the gradients of this process's part of the users."""
@@ -370,8 +407,9 @@ class TrainingRun:
         self.output.refresh()
 
     def zero_gradients(self) -> None:
-        """Before the gradients of another step are added up."""
-        self.adams["encoder"].zero_grad()
+        """Before the gradients of another step are added up; the fused network lays them down anew."""
+        if self.network is None:
+            self.adams["encoder"].zero_grad()
 
     def weights(self, copy: bool = False) -> dict[str, Tensor]:
         """The parameters by name."""
@@ -380,7 +418,13 @@ class TrainingRun:
 
     def restore(self, weights: Mapping[str, Tensor]) -> None:
         self.model._load(weights)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take over the weights' present values: they changed from outside."""
         self.output.refresh()
+        if self.network is not None:
+            self.network.refresh()
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
@@ -390,10 +434,9 @@ class TrainingRun:
         for name, adam in self.adams.items():
             for number, state in adam.state_dict()["state"].items():
                 tensors |= {f"adam.{name}.{number}.{key}": value for key, value in state.items()}
-        if self.rows is not None:
-            tensors |= {"rows.exp_avg": self.rows.exp_avg, "rows.exp_avg_sq": self.rows.exp_avg_sq}
+        tensors |= {"rows.exp_avg": self.rows.exp_avg, "rows.exp_avg_sq": self.rows.exp_avg_sq}
         document = {"history": history, "best": [best.score, best.epoch] if best.weights else None}
-        return Checkpoint(tensors, document | {"row_steps": self.rows.steps if self.rows is not None else 0})
+        return Checkpoint(tensors, document | {"encoder_steps": self.encoder_steps})
 
     def resume(self, checkpoint: Checkpoint) -> Best:
         """Be where the checkpoint was made; gives the best epoch so far."""
@@ -406,10 +449,9 @@ class TrainingRun:
                     _, number, what = where.split(".")
                     states.setdefault(int(number), {})[what] = value
             adam.load_state_dict({"state": states, "param_groups": adam.state_dict()["param_groups"]})
-        if self.rows is not None:
-            self.rows.exp_avg.copy_(tensors["rows.exp_avg"])
-            self.rows.exp_avg_sq.copy_(tensors["rows.exp_avg_sq"])
-            self.rows.steps = int(checkpoint.document["row_steps"])
+        self.rows.exp_avg.copy_(tensors["rows.exp_avg"])
+        self.rows.exp_avg_sq.copy_(tensors["rows.exp_avg_sq"])
+        self.encoder_steps = int(checkpoint.document["encoder_steps"])
         self.restore({key: value for key, value in tensors.items() if key.startswith(("encoder.", "decoder."))})
         found = checkpoint.document["best"]
         if found is None:

@@ -1,33 +1,49 @@
 """What makes training cost follow the stars: bags of items, the sparse first layer, the softmax over all items.
 
 A user is tens of items among thousands. The two layers that see items, an autoencoder's first and last, are written
-by hand here; what lies between them is small and dense and is left to autograd:
+by hand here:
 
 - the first layer is a sum of embedding rows; its gradient has rows only for the items of the batch;
 - the last is a softmax over all items. Its gradient in its input is ``softmax(zWᵀ + b) W``, computed in blocks of
   items with running sums, so that nothing of the size users × items is kept for a backward pass.
 
-All of it runs in the dtype that it is given: bfloat16 where the machine is fast in it, float64 in proofs.
+All of it runs in the dtype that it is given: bfloat16 where the machine is fast in it, float64 in proofs. On a CPU the
+work between the matrix products is done by `kernels`; on other devices, and where those cannot run, by torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import ModuleType
+from typing import ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import Tensor
+from torch.optim.adam import adam
 
 from gh_assets.recommender.interactions import Csr
 
 BLOCK = 2048
 """Items of the softmax at once: 500 users' logits of a block fit a core's cache."""
 
-LAZY_BELOW = 0.1
-"""Share of the items that a batch touches below which only their rows are updated: a fused pass over the whole table
-is about ten times as fast a row as gathering, updating and scattering it (measured on 2 cores)."""
+LAZY_BELOW = 0.8
+"""Share of the items that a batch touches below which the others are left alone: the pass over the table, which is all
+memory, is a tenth of a step even where most are touched. The models are as good (docs/recommender.md)."""
+
+
+def fused_kernels(device: torch.device) -> ModuleType | None:
+    """The kernels for a training on the device; None where torch's operations are to be taken.
+
+    Imported here because their compiler takes half a second to load, which a recommendation need not wait for.
+    """
+    if device.type != "cpu":
+        return None
+    from gh_assets.recommender import kernels
+
+    return kernels if kernels.usable() else None
 
 
 def portions(tensor: Tensor, size: int) -> Iterator[Tensor]:
@@ -45,8 +61,8 @@ class Bags:
     items : Tensor of int64, shape (stars,)
     weights : Tensor, shape (stars,)
         What each star counts in the first layer: 1/√n of a user with n stars.
-    offsets : Tensor of int64, shape (users,)
-        Where each user's stars begin.
+    offsets : Tensor of int64, shape (users + 1,)
+        Where each user's stars begin, and the last one's end.
     lengths : Tensor, shape (users,)
         Number of stars of each user.
     """
@@ -65,57 +81,51 @@ class Bags:
         return cls(
             torch.from_numpy(stars.indices.astype(np.int64)).to(device),
             weights.repeat_interleave(lengths, output_size=stars.nnz),
-            torch.from_numpy(stars.indptr[:-1].astype(np.int64)).to(device),
+            torch.from_numpy(stars.indptr.astype(np.int64)).to(device),
             lengths.to(dtype),
         )
 
     @property
     def counts(self) -> Tensor:
         """Number of the stars in each bag, int64 (users,). After `dropped`, fewer than `lengths`."""
-        ends = torch.cat([self.offsets[1:], self.offsets.new_tensor([len(self.items)])])
-        return ends - self.offsets
+        return self.offsets.diff()
 
     @property
     def users(self) -> Tensor:
         """The user of each star, int64 (stars,)."""
-        users = torch.arange(len(self.offsets), device=self.items.device)
+        users = torch.arange(len(self.lengths), device=self.items.device)
         return users.repeat_interleave(self.counts, output_size=len(self.items))
 
     def dropped(self, rate: float, generator: torch.Generator) -> Bags:
         """Whole items hidden at random, the others scaled so that the sum's expectation stays."""
         if rate == 0:
             return self
-        keep = torch.rand(len(self.items), generator=generator, device=self.items.device) >= rate
-        before = torch.cat([keep.new_zeros(1, dtype=torch.int64), keep.cumsum(0)])
-        return Bags(self.items[keep], self.weights[keep] / (1 - rate), before[self.offsets], self.lengths)
+        drawn = torch.rand(len(self.items), generator=generator, device=self.items.device)
+        kept = (drawn >= rate).nonzero()[:, 0]
+        weights = self.weights.index_select(0, kept).div_(1 - rate)
+        # A bag begins behind as many kept stars as lie before it.
+        return Bags(self.items.index_select(0, kept), weights, torch.searchsorted(kept, self.offsets), self.lengths)
 
     def part(self, low: int, high: int) -> Bags:
         """The bags of users low to high."""
-        if high - low == len(self.offsets):
+        if high - low == len(self.lengths):
             return self
-        ends = [*self.offsets.tolist(), len(self.items)]
-        first, last = ends[low], ends[high]
-        return Bags(
-            self.items[first:last], self.weights[first:last], self.offsets[low:high] - first, self.lengths[low:high]
-        )
+        offsets = self.offsets[low : high + 1]
+        first, last = offsets[[0, -1]].tolist()
+        return Bags(self.items[first:last], self.weights[first:last], offsets - first, self.lengths[low:high])
 
     def sums(self, table: Tensor, weighted: bool = True) -> Tensor:
         """For each user, the (weighted) sum of the table's rows of the user's items; (users, columns)."""
         weights = self.weights.to(table.dtype) if weighted else None
-        result: Tensor = F.embedding_bag(self.items, table, self.offsets, mode="sum", per_sample_weights=weights)
+        result: Tensor = F.embedding_bag(
+            self.items, table, self.offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
+        )
         return result
 
     def gradient(self, of_sums: Tensor, items: int) -> Tensor:
-        """The gradient in a table of `items` rows, given that in its weighted `sums`; (items, columns).
-
-        Again a sum over bags, each item's users: fast, and in the same order every time.
-        """
-        order = torch.argsort(self.items, stable=True)
-        ends = torch.bincount(self.items, minlength=items).cumsum(0)
-        offsets = torch.cat([ends.new_zeros(1), ends[:-1]])
-        weights = self.weights[order].to(of_sums.dtype)
-        result: Tensor = F.embedding_bag(self.users[order], of_sums, offsets, mode="sum", per_sample_weights=weights)
-        return result
+        """The gradient in a table of `items` rows, given that in its weighted `sums`; (items, columns)."""
+        found, users = self.transposed()
+        return of_sums.new_zeros((items, of_sums.shape[1])).index_copy_(0, found, users.sums(of_sums))
 
     def transposed(self) -> tuple[Tensor, Bags]:
         """Items as bags of users: the items that occur, ascending, and for each the users that have it.
@@ -124,8 +134,8 @@ class Bags:
         """
         items, order = torch.sort(self.items, stable=True)
         found, counts = torch.unique_consecutive(items, return_counts=True)
-        ends = counts.cumsum(0)
-        return found, Bags(self.users[order], self.weights[order], ends - counts, counts.to(self.lengths.dtype))
+        offsets = F.pad(counts.cumsum(0), (1, 0))
+        return found, Bags(self.users[order], self.weights[order], offsets, counts.to(self.lengths.dtype))
 
 
 class SoftmaxOutput:
@@ -137,15 +147,18 @@ class SoftmaxOutput:
     bias : Tensor, shape (items,)
     dtype : torch.dtype
         Of the products.
+    kernels : module, optional
+        See `fused_kernels`.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype, kernels: ModuleType | None = None) -> None:
+        self.kernels = kernels
         self.weight, self.bias, self.dtype, self.exact = weight, bias, dtype, weight.dtype
         self.inputs = weight.shape[1]
         # Weight, bias and ones side by side: one product then gives logits with bias, and one gives the expected
-        # row together with the normalizer. Rows end at a multiple of 16, as fast bfloat16 kernels like it.
-        width = -(-(self.inputs + 2) // 16) * 16
-        self.table = torch.zeros((len(bias), width), dtype=dtype, device=weight.device)
+        # row together with the normalizer.
+        self.width = _padded(self.inputs + 2)
+        self.table = torch.zeros((len(bias), self.width), dtype=dtype, device=weight.device)
         self.refresh()
 
     def refresh(self) -> None:
@@ -154,11 +167,15 @@ class SoftmaxOutput:
         self.table[:, self.inputs] = self.bias.detach()
         self.table[:, self.inputs + 1] = 1
 
-    def _query(self, z: Tensor, shift: Tensor | None = None) -> Tensor:
-        query = self.table.new_empty((len(z), self.table.shape[1]))
-        query[:, : self.inputs] = z
-        query[:, self.inputs :] = 0
+    def blank(self, users: int) -> Tensor:
+        """What the table is multiplied by for users whose z is still to be filled in, (users, width)."""
+        query = self.table.new_zeros((users, self.width))
         query[:, self.inputs] = 1
+        return query
+
+    def _query(self, z: Tensor, shift: Tensor | None = None) -> Tensor:
+        query = self.blank(len(z))
+        query[:, : self.inputs] = z
         if shift is not None:
             query[:, self.inputs + 1] = -shift  # the table has ones there: logits come out shifted
         return query
@@ -181,18 +198,37 @@ class SoftmaxOutput:
         log_likelihood : Tensor, shape (users,)
         gradient : Tensor, shape (users, inputs)
         """
-        sums = self._sums(query := self._query(z))
-        normalizer, shift = sums[:, self.inputs + 1], torch.zeros_like(z[:, 0])
-        if not _usable(normalizer):
-            shift = self._top(query).to(z.dtype)
-            sums = self._sums(self._query(z, shift))
-            normalizer = sums[:, self.inputs + 1]
-        expected = sums[:, : self.inputs] / normalizer[:, None]
-        log_likelihood, own = self._own(z, bags, shift + normalizer.log())
-        return log_likelihood, own - bags.lengths[:, None] * expected
+        sums, log_normalizer = self.sums(z, self._query(z))
+        expected = sums[:, : self.inputs] / sums[:, self.inputs + 1 :][:, :1]
+        own = self.own(bags)
+        log_likelihood = self._log_likelihood(z, bags, own, log_normalizer)
+        return log_likelihood, own[:, : self.inputs] - bags.lengths[:, None] * expected
+
+    def sums(self, z: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Σ exp(logit - shift) × table row over all items, and the logarithm of Σ exp(logit).
+
+        The row's column behind the bias is that of the ones: there stands Σ exp(logit - shift).
+
+        Parameters
+        ----------
+        z : Tensor, shape (users, inputs)
+        query : Tensor, shape (users, width)
+            What is multiplied with the table: z, and a one for the bias.
+
+        Returns
+        -------
+        sums : Tensor, shape (users, width)
+        log_normalizer : Tensor, shape (users,)
+        """
+        sums = self._sums(query)
+        normalizer = sums[:, self.inputs + 1]
+        if _usable(normalizer):
+            return sums, normalizer.log()
+        shift = self._top(query).to(z.dtype)
+        sums = self._sums(self._query(z, shift))
+        return sums, sums[:, self.inputs + 1].log() + shift
 
     def _sums(self, query: Tensor) -> Tensor:
-        """Σ exp(logit) × table row over all items, (users, width)."""
         sums: Tensor | None = None
         for block in portions(self.table, BLOCK):
             part = (query @ block.T).exp_() @ block
@@ -200,54 +236,84 @@ class SoftmaxOutput:
         assert sums is not None
         return sums
 
-    def _own(self, z: Tensor, bags: Bags, log_normalizer: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-likelihood of each user's items, and the sum of their rows."""
-        own = bags.sums(self.table, weighted=False).to(z.dtype)
-        rows = own[:, : self.inputs]
-        return (rows * z).sum(dim=1) + own[:, self.inputs] - bags.lengths * log_normalizer, rows
+    def own(self, bags: Bags) -> Tensor:
+        """The sum of the table's rows of each user's items, (users, width)."""
+        return bags.sums(self.table, weighted=False).to(self.exact)
+
+    def _log_likelihood(self, z: Tensor, bags: Bags, own: Tensor, log_normalizer: Tensor) -> Tensor:
+        logits = (own[:, : self.inputs] * z).sum(dim=1) + own[:, self.inputs]
+        return logits - bags.lengths * log_normalizer
 
     def likelihood_gradients(
         self, z: Tensor, bags: Bags, scale: float, *, inputs: bool = True
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Log-likelihood of each user's items, and the gradients of `scale` × its sum in weight, bias and z.
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """The gradients of `scale` × the log-likelihood of the users' items in weight and bias; itself and that in z.
 
         Returns
         -------
-        log_likelihood : Tensor, shape (users,)
         weight_gradient : Tensor, shape (items, inputs)
         bias_gradient : Tensor, shape (items,)
+        log_likelihood : Tensor, shape (users,)
         z_gradient : Tensor, shape (users, inputs)
-            None if `inputs` is false.
+            Both None if `inputs` is false.
         """
         query, shift = self._query(z), torch.zeros_like(z[:, 0])
         shares, normalizer = self._exponentials(query)
         if not _usable(normalizer):
             shift = self._top(query).to(z.dtype)
             shares, normalizer = self._exponentials(self._query(z, shift))
-        signal = torch.cat([z, z.new_ones((len(z), 1))], dim=1)
+        signal = F.pad(z, (0, _padded(self.inputs + 1) - self.inputs))
+        signal[:, self.inputs] = 1
         weighted = (signal * (-scale * bags.lengths / normalizer)[:, None]).to(self.dtype)
-        # Two tensors of their own: the fused Adam reads gradients as if they were contiguous, whatever their strides.
-        weight, bias = torch.empty_like(self.weight), torch.empty_like(self.bias)
-        for number, share in enumerate(shares):
-            place = slice(number * BLOCK, number * BLOCK + share.shape[1])
-            part = share.T @ weighted
-            weight[place], bias[place] = part[:, :-1], part[:, -1]
-        items, users = bags.transposed()
-        weight.index_add_(0, items, users.sums(z, weighted=False), alpha=scale)
-        bias.index_add_(0, items, users.lengths, alpha=scale)
-        log_likelihood, own = self._own(z, bags, shift + normalizer.log())
+        expected = torch.cat([share @ weighted for share in shares])
+        weight, bias = self._gradients(expected, z, bags, scale)
         if not inputs:
-            return log_likelihood, weight, bias, None
+            return weight, bias, None, None
+        own = self.own(bags)
+        log_likelihood = self._log_likelihood(z, bags, own, shift + normalizer.log())
         sums = torch.zeros_like(query)
         for share, block in zip(shares, portions(self.table, BLOCK), strict=True):
-            sums += share @ block
-        expected = sums[:, : self.inputs].to(self.exact) / normalizer[:, None]
-        return log_likelihood, weight, bias, (own - bags.lengths[:, None] * expected) * scale
+            sums += share.T @ block
+        away = own - sums.to(self.exact) * (bags.lengths / normalizer)[:, None]
+        return weight, bias, log_likelihood, away[:, : self.inputs] * scale
 
     def _exponentials(self, query: Tensor) -> tuple[list[Tensor], Tensor]:
-        """exp(logit), by blocks of items, and their sum over all items."""
-        shares = [(query @ block.T).exp_() for block in portions(self.table, BLOCK)]
-        return shares, torch.stack([share.sum(dim=1, dtype=self.exact) for share in shares]).sum(dim=0)
+        """exp(logit), by blocks of items, each (items of it, users), and their sums over all items, (users,)."""
+        turned = query.T.contiguous()
+        shares = [block @ turned for block in portions(self.table, BLOCK)]
+        if self.kernels is None:
+            sums = [share.exp_().sum(dim=0, dtype=self.exact) for share in shares]
+        else:
+            sums = [share.new_empty((self.kernels.CHUNKS, len(query)), dtype=self.exact) for share in shares]
+            for share, parts in zip(shares, sums, strict=True):
+                self.kernels.exponentials(self.dtype, *share.shape, share, parts)
+            sums = [parts.sum(dim=0) for parts in sums]
+        return shares, torch.stack(sums).sum(dim=0)
+
+    def _gradients(self, expected: Tensor, z: Tensor, bags: Bags, scale: float) -> tuple[Tensor, Tensor]:
+        """What the users have less what was expected, in weight and bias: tensors of their own, because the fused
+        Adam reads gradients as if they were contiguous, whatever their strides."""
+        items = len(self.bias)
+        if self.kernels is None:
+            weight = expected[:, : self.inputs].to(self.exact, memory_format=torch.contiguous_format, copy=True)
+            bias = expected[:, self.inputs].to(self.exact, copy=True).contiguous()
+            found, users = bags.transposed()
+            weight.index_add_(0, found, users.sums(z, weighted=False), alpha=scale)
+            bias.index_add_(0, found, users.lengths, alpha=scale)
+            return weight, bias
+        offsets, users_of, _ = self.kernels.by_item(bags.items, bags.offsets, items)
+        weight, bias = (torch.empty(part.shape, dtype=self.exact) for part in (self.weight, self.bias))
+        self.kernels.output_gradient(
+            self.dtype,
+            *(items, self.inputs, expected.shape[1], len(z)),
+            *(expected, offsets, users_of, z, z.new_tensor([scale]), weight, bias),
+        )
+        return weight, bias
+
+
+def _padded(width: int) -> int:
+    """Rows end at a multiple of 16, as fast bfloat16 kernels like it."""
+    return -(-width // 16) * 16
 
 
 def _usable(normalizer: Tensor) -> bool:
@@ -255,39 +321,97 @@ def _usable(normalizer: Tensor) -> bool:
     return bool(torch.isfinite(normalizer).all() & (normalizer > 0).all())
 
 
-class RowAdam:
-    """Adam (Kingma & Ba 2015) for a table of which a step has gradients for few rows.
+@dataclass(frozen=True)
+class AdamStep:
+    """The numbers of one step of Adam (Kingma & Ba 2015, algorithm 1).
 
-    The other rows are left alone, moments and all, as `torch.optim.SparseAdam` does.
+    Attributes
+    ----------
+    learning_rate : float
+    number : int
+        Of the step, from 1: the moments began at zero, and are made up for it.
+    """
+
+    learning_rate: float
+    number: int
+    beta1: ClassVar[float] = 0.9
+    beta2: ClassVar[float] = 0.999
+    eps: ClassVar[float] = 1e-8
+
+    @property
+    def size(self) -> float:
+        """What the first moment is multiplied by."""
+        return self.learning_rate / (1 - self.beta1**self.number)
+
+    @property
+    def correction(self) -> float:
+        """What the second moment is multiplied by."""
+        return 1 / (1 - self.beta2**self.number)
+
+    def numbers(self, dtype: torch.dtype) -> Tensor:
+        """As the kernels take them."""
+        return torch.tensor([1 - self.beta1, self.beta2, self.size, self.correction, self.eps], dtype=dtype)
+
+
+class RowAdam:
+    """Adam for a table of which a step sees sums of rows.
 
     Parameters
     ----------
     table : Tensor, shape (rows, columns)
         Updated in place.
+    lazy : bool
+        Whether rows that a step does not touch are left alone, moments and all, as `torch.optim.SparseAdam` does.
+    kernels : module, optional
+        See `fused_kernels`.
     """
 
-    beta1, beta2, eps = 0.9, 0.999, 1e-8
-
-    def __init__(self, table: Tensor) -> None:
-        self.table = table
+    def __init__(self, table: Tensor, lazy: bool, kernels: ModuleType | None = None) -> None:
+        self.table, self.lazy, self.kernels = table, lazy, kernels
         self.exp_avg = torch.zeros_like(table)
         self.exp_avg_sq = torch.zeros_like(table)
-        self.steps = 0
 
     @torch.no_grad()
-    def step(self, rows: Tensor, gradient: Tensor, learning_rate: float) -> None:
-        """One step with the gradient of some rows, each named once."""
-        self.steps += 1
-        # In portions that stay in the cache from gathering to scattering.
-        for some, part in zip(portions(rows, 512), portions(gradient, 512), strict=True):
-            self._update(some, part, learning_rate)
+    def step(self, bags: Bags, of_sums: Tensor, adam_step: AdamStep) -> None:
+        """One step with the gradient that is given in the weighted sums of the table's rows."""
+        if self.kernels is not None:
+            self._fused(self.kernels, bags, of_sums, adam_step)
+        elif self.lazy:
+            rows, users = bags.transposed()
+            # In portions that stay in the cache from gathering to scattering.
+            for some, part in zip(portions(rows, 512), portions(users.sums(of_sums), 512), strict=True):
+                self._update(some, part, adam_step)
+        else:
+            adam(
+                *([self.table], [bags.gradient(of_sums, len(self.table))], [self.exp_avg], [self.exp_avg_sq]),
+                *([], [torch.tensor(adam_step.number - 1.0)]),
+                lr=adam_step.learning_rate,
+                beta1=adam_step.beta1,
+                beta2=adam_step.beta2,
+                eps=adam_step.eps,
+                weight_decay=0.0,
+                amsgrad=False,
+                maximize=False,
+            )
 
-    def _update(self, rows: Tensor, gradient: Tensor, learning_rate: float) -> None:
-        exp_avg = self.exp_avg.index_select(0, rows).lerp_(gradient, 1 - self.beta1)
-        exp_avg_sq = self.exp_avg_sq.index_select(0, rows).mul_(self.beta2)
-        exp_avg_sq.addcmul_(gradient, gradient, value=1 - self.beta2)
+    def _fused(self, kernels: ModuleType, bags: Bags, of_sums: Tensor, adam_step: AdamStep) -> None:
+        offsets, users, order = kernels.by_item(bags.items, bags.offsets, len(self.table))
+        rows = torch.arange(len(self.table))
+        if self.lazy:
+            rows = offsets.diff().nonzero()[:, 0]
+            offsets = torch.cat([offsets[rows], offsets[-1:]])  # rows between have no users
+        kernels.adam_of_rows(
+            of_sums.dtype,
+            *(len(rows), self.table.shape[1], len(self.table), len(of_sums), rows, offsets, users),
+            *(bags.weights[order], of_sums, self.table, self.exp_avg, self.exp_avg_sq),
+            adam_step.numbers(of_sums.dtype),
+        )
+
+    def _update(self, rows: Tensor, gradient: Tensor, adam_step: AdamStep) -> None:
+        exp_avg = self.exp_avg.index_select(0, rows).lerp_(gradient, 1 - adam_step.beta1)
+        exp_avg_sq = self.exp_avg_sq.index_select(0, rows).mul_(adam_step.beta2)
+        exp_avg_sq.addcmul_(gradient, gradient, value=1 - adam_step.beta2)
         self.exp_avg.index_copy_(0, rows, exp_avg)
         self.exp_avg_sq.index_copy_(0, rows, exp_avg_sq)
-        denominator = exp_avg_sq.div_(1 - self.beta2**self.steps).sqrt_().add_(self.eps)
-        step = exp_avg.div_(denominator)
-        self.table.index_add_(0, rows, step, alpha=-learning_rate / (1 - self.beta1**self.steps))
+        step = exp_avg.div_(exp_avg_sq.mul_(adam_step.correction).sqrt_().add_(adam_step.eps))
+        self.table.index_add_(0, rows, step, alpha=-adam_step.size)

@@ -114,7 +114,8 @@ class MultVAE(Autoencoder):
         mean, log_variance = self.encoder.rest(first, output.dtype)
         hidden = self.encoder.represent(mean + noise * (0.5 * log_variance).exp(), output.dtype)
         divergence = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum() * (kl_weight / users)
-        likelihood, weight, bias, inner = output.likelihood_gradients(hidden.detach(), bags, -1 / users)
+        weight, bias, likelihood, inner = output.likelihood_gradients(hidden.detach(), bags, -1 / users)
+        assert likelihood is not None
         torch.autograd.backward([hidden, divergence], [inner, torch.ones_like(divergence)])
         assert first.grad is not None
         return float(divergence.detach() - likelihood.sum() / users), first.grad, weight, bias

@@ -10,8 +10,10 @@ encoder steps does not change, is computed once a round: it is also what that ro
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from types import ModuleType
 from typing import ClassVar
 
 import numpy as np
@@ -21,8 +23,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gh_assets.errors import ConfigurationError
-from gh_assets.recommender.autoencoder import Autoencoder, SparseEncoder, TrainingConfig, TrainingRun
-from gh_assets.recommender.engine import Bags, SoftmaxOutput
+from gh_assets.recommender.autoencoder import Autoencoder, FusedNetwork, SparseEncoder, TrainingConfig, TrainingRun
+from gh_assets.recommender.engine import Bags, SoftmaxOutput, portions
 from gh_assets.recommender.interactions import Csr
 
 LOG_ROOT_2PI = 0.5 * math.log(2 * math.pi)
@@ -30,7 +32,7 @@ LOG_ROOT_2PI = 0.5 * math.log(2 * math.pi)
 LEFT_OUT = 64
 """Stars of a user that are left out one by one to see what they were worth."""
 
-USERS_AT_ONCE = 1000
+USERS_AT_ONCE = 500
 """Users whose posterior is computed at once."""
 
 
@@ -87,6 +89,99 @@ class Encoder(SparseEncoder):
         return mean, log_variance
 
 
+class FusedEncoder(FusedNetwork):
+    """The encoder with products by torch and all that lies between them by the fused kernels.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        Gradients of its small parameters are laid at them, those of its weights are given by `weights`.
+    dtype : torch.dtype
+        Of the products.
+    kernels : module
+        See `engine.fused_kernels`.
+    """
+
+    def __init__(self, encoder: Encoder, dtype: torch.dtype, kernels: ModuleType) -> None:
+        self.encoder, self.dtype, self.kernels = encoder, dtype, kernels
+        latent = encoder.mean.out_features
+        self.layers = [layer for layer in encoder.layers if isinstance(layer, nn.Linear)]
+        self.heads = {encoder.mean: slice(latent), encoder.log_variance: slice(latent, None)}
+        self.room = 0
+        self.refresh()
+
+    def refresh(self) -> None:
+        self.copies = [layer.weight.detach().to(self.dtype, copy=True) for layer in self.layers]
+        self.head = torch.cat([head.weight.detach() for head in self.heads]).to(self.dtype)
+        self.gradients = [torch.empty_like(copy) for copy in self.copies]
+        self.head_gradient = torch.empty_like(self.head)
+
+    def weights(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for layer, gradient, copy in zip(self.layers, self.gradients, self.copies, strict=True):
+            yield layer.weight, gradient, copy
+        for head, place in self.heads.items():
+            yield head.weight, self.head_gradient[place], self.head[place]
+
+    @property
+    def bias(self) -> Tensor:
+        """Of the last layer, (2 latent,)."""
+        return torch.cat([head.bias.detach() for head in self.heads])
+
+    def forward(self, bags: Bags) -> Tensor:
+        """Products of the last layer for mean and log-variance, without their bias, (users, 2 latent)."""
+        encoder, kernels, users = self.encoder, self.kernels, len(bags.lengths)
+        skipped = encoder.first(bags)
+        width = skipped.shape[1]
+        self._make_room(users)
+        product = self.products[0][:users]
+        for number, norm in enumerate(encoder.norms):
+            bias = encoder.bias
+            if number:
+                torch.mm(self.activations[number - 1][:users], self.copies[number - 1].T, out=product)
+                bias = self.layers[number - 1].bias
+            kernels.layer_forward(
+                self.dtype,
+                *(users, width, number == 0, product, bias, skipped, norm.weight, norm.bias),
+                *(self.before[number], self.activations[number], self.moments[number]),
+            )
+        return self.activations[-1][:users] @ self.head.T
+
+    def _make_room(self, users: int) -> None:
+        """Memory that one step after the other uses, and that is in the caches therefore."""
+        if users <= self.room:
+            return
+        self.room, width = users, len(self.encoder.bias)
+        self.before = self.encoder.bias.new_empty((len(self.encoder.norms), users, width))
+        self.moments = self.encoder.bias.new_empty((len(self.encoder.norms), users, 2))
+        self.activations = self.head.new_empty((len(self.encoder.norms), users, width))
+        self.products = self.head.new_empty((2, users, width))
+
+    def backward(self, gradient: Tensor, bias_gradient: Tensor) -> Tensor:
+        """From the gradients in those products and in their bias to that in the first layer's sums, (users, hidden)."""
+        encoder, kernels = self.encoder, self.kernels
+        users, width = len(gradient), len(encoder.bias)
+        torch.mm(gradient.T, self.activations[-1][:users], out=self.head_gradient)
+        for head, place in self.heads.items():
+            head.bias.grad = bias_gradient[place]
+        given, out = self.products[0][:users], self.products[1][:users]
+        torch.mm(gradient, self.head, out=given)
+        skipped = encoder.bias.new_zeros((users, width))
+        sums = skipped.new_empty((kernels.CHUNKS, 3, width))
+        for number in reversed(range(len(encoder.norms))):
+            norm = encoder.norms[number]
+            kernels.layer_backward(
+                self.dtype,
+                *(users, width, number == 0, given, skipped, self.before[number], self.moments[number], norm.weight),
+                *(out, sums),
+            )
+            norm.weight.grad, norm.bias.grad, of_bias = sums.sum(dim=0)
+            if number:
+                self.layers[number - 1].bias.grad = of_bias
+                torch.mm(out.T, self.activations[number - 1][:users], out=self.gradients[number - 1])
+                torch.mm(out, self.copies[number - 1], out=given)
+        return skipped
+
+
 def composite_prior(
     z: Tensor, old_mean: Tensor, old_log_variance: Tensor, weights: tuple[float, float, float], wide: float
 ) -> tuple[Tensor, Tensor]:
@@ -135,29 +230,32 @@ class RecVAE(Autoencoder):
         encoder = Encoder(self.items, config.hidden_size, config.latent_size)
         return encoder, nn.Linear(config.latent_size, self.items)
 
+    def fused(self, dtype: torch.dtype, kernels: ModuleType) -> FusedNetwork | None:
+        return FusedEncoder(self.encoder, dtype, kernels)
+
     # -- training ------------------------------------------------------------------------------------------------
 
     def _epoch(self, stars: Csr, epoch: int, run: TrainingRun) -> float:
         users = int(stars.shape[0])
-        posteriors = run.posteriors if run.posteriors is not None else self._posteriors(stars, run.dtype)
+        posteriors = run.posteriors if run.posteriors is not None else self._posteriors(stars, run)
         loss = 0.0
         for _ in range(self.config.encoder_passes):
             for batch in run.batches(users):
-                old = posteriors[0][batch], posteriors[1][batch]
+                old = posteriors[batch]
                 bags = Bags.of(stars[batch], self.device, self._exact)
                 loss += len(batch) * self._encoder_step(run, bags, old)
-        posteriors = self._posteriors(stars, run.dtype)
+        posteriors = self._posteriors(stars, run)
         for batch in run.batches(users):
-            mean, log_variance = (part[batch] for part in posteriors)
+            mean, log_variance = posteriors[batch].chunk(2, dim=1)
             z = mean + run.noise(len(batch)) * (0.5 * log_variance).exp()
             low, high = run.workers.part(len(batch))
             bags = Bags.of(stars[batch[low:high]], self.device, self._exact)
-            _, weight, bias, _ = run.output.likelihood_gradients(z[low:high], bags, -1 / len(batch), inputs=False)
+            weight, bias, *_ = run.output.likelihood_gradients(z[low:high], bags, -1 / len(batch), inputs=False)
             run.step_decoder(weight, bias)
         run.posteriors = posteriors
         return loss / (users * self.config.encoder_passes)
 
-    def _encoder_step(self, run: TrainingRun, bags: Bags, old: tuple[Tensor, Tensor]) -> float:
+    def _encoder_step(self, run: TrainingRun, bags: Bags, old: Tensor) -> float:
         users = len(bags.lengths)
         dropped, noise = bags.dropped(self.config.dropout, run.generator), run.noise(users)
         low, high = run.workers.part(users)
@@ -168,14 +266,22 @@ class RecVAE(Autoencoder):
             bags.part(low, high),
             dropped.part(low, high),
             noise[low:high],
-            (old[0][low:high], old[1][low:high]),
+            old[low:high],
             users,
+            run.network,
         )
         run.step_encoder(dropped, first_gradient)
         return loss
 
     def encoder_gradients(
-        self, output: SoftmaxOutput, bags: Bags, dropped: Bags, noise: Tensor, old: tuple[Tensor, Tensor], users: int
+        self,
+        output: SoftmaxOutput,
+        bags: Bags,
+        dropped: Bags,
+        noise: Tensor,
+        old: Tensor,
+        users: int,
+        network: FusedNetwork | None = None,
     ) -> tuple[float, Tensor]:
         """Negative objective (eq. 13) and its gradients in the encoder's parameters, the decoder being fixed.
 
@@ -187,24 +293,32 @@ class RecVAE(Autoencoder):
             What the users have, and what of it the encoder sees.
         noise : Tensor, shape (users here, latent)
             Of the reparametrization.
-        old : pair of Tensor, each (users here, latent)
+        old : Tensor, shape (users here, 2 latent)
             Mean and log-variance by the encoder of a round ago.
         users : int
             In the whole batch: the objective is their mean.
+        network : FusedEncoder, optional
+            The encoder with the kernels.
 
         Returns
         -------
         loss : float
         first_gradient : Tensor, shape (users here, hidden)
-            In the first layer's sums. The gradients of all that follows are added at the parameters.
+            In the first layer's sums. The gradients of all that follows are added at the parameters; what the fused
+            network gives as `weights`, it keeps itself.
         """
+        if isinstance(network, FusedEncoder):
+            return self._fused_gradients(network, output, bags, dropped, noise, old, users)
         first = self.encoder.first(dropped).requires_grad_()
         mean, log_variance = self.encoder.rest(first, output.dtype)
         with torch.no_grad():
             scaled_noise = noise * (0.5 * log_variance).exp_()
             z = mean + scaled_noise
             likelihood, z_gradient = output.likelihood(z, bags)
-            prior, prior_gradient = composite_prior(z, *old, self.config.prior_weights, self.config.wide_log_variance)
+            old_mean, old_log_variance = old.chunk(2, dim=1)
+            prior, prior_gradient = composite_prior(
+                z, old_mean, old_log_variance, self.config.prior_weights, self.config.wide_log_variance
+            )
             # One-sample estimate of KL(q || prior), weighted by the user's number of items. Seen from the noise, the
             # posterior's density depends on the variance alone.
             kl_weights = self.config.gamma / users * bags.lengths
@@ -217,12 +331,53 @@ class RecVAE(Autoencoder):
         return float(loss), first.grad
 
     @torch.no_grad()
-    def _posteriors(self, stars: Csr, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        parts = [
-            self.encoder(Bags.of(stars[start : start + USERS_AT_ONCE], self.device, self._exact), dtype)
-            for start in range(0, stars.shape[0], USERS_AT_ONCE)
-        ]
-        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+    def _fused_gradients(
+        self,
+        network: FusedEncoder,
+        output: SoftmaxOutput,
+        bags: Bags,
+        dropped: Bags,
+        noise: Tensor,
+        old: Tensor,
+        users: int,
+    ) -> tuple[float, Tensor]:
+        """`encoder_gradients` with what lies between the products fused."""
+        kernels, config, here, latent = network.kernels, self.config, len(noise), noise.shape[1]
+        product = network.forward(dropped)
+        mean, log_variance, z = (torch.empty_like(noise) for _ in range(3))
+        query = output.blank(here)
+        sizes = here, latent, output.width
+        kernels.sample(output.dtype, *sizes, product, network.bias, noise, mean, log_variance, z, query)
+        sums, log_normalizer = output.sums(z, query)
+        numbers = noise.new_tensor(
+            [
+                *(1 / users, config.gamma / users),
+                *(math.log(weight) - LOG_ROOT_2PI for weight in config.prior_weights),
+                *(config.wide_log_variance, math.exp(-config.wide_log_variance), LOG_ROOT_2PI),
+            ]
+        )
+        losses, gradient = torch.empty_like(log_normalizer), torch.empty_like(product)
+        totals = noise.new_empty((kernels.CHUNKS, 2 * latent))
+        kernels.objective(
+            output.dtype,
+            *(*sizes, sums, output.own(bags), log_normalizer, bags.lengths),
+            *(mean, log_variance, z, noise, old, numbers, losses, gradient, totals),
+        )
+        return float(losses.sum()), network.backward(gradient, totals.sum(dim=0))
+
+    @torch.no_grad()
+    def _posteriors(self, stars: Csr, run: TrainingRun) -> Tensor:
+        """Mean and log-variance of all users, (users, 2 latent)."""
+        posteriors = run.noise(0).new_empty((stars.shape[0], 2 * self.config.latent_size))
+        for start, part in zip(
+            range(0, len(posteriors), USERS_AT_ONCE), portions(posteriors, USERS_AT_ONCE), strict=True
+        ):
+            bags = Bags.of(stars[start : start + USERS_AT_ONCE], self.device, self._exact)
+            if isinstance(run.network, FusedEncoder):
+                torch.add(run.network.forward(bags), run.network.bias, out=part)
+            else:
+                torch.cat(self.encoder(bags, run.dtype), dim=1, out=part)
+        return posteriors
 
     # -- use -----------------------------------------------------------------------------------------------------
 

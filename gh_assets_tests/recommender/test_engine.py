@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from gh_assets.errors import ConfigurationError
 from gh_assets.recommender import engine
-from gh_assets.recommender.engine import Bags, RowAdam, SoftmaxOutput
+from gh_assets.recommender.engine import AdamStep, Bags, RowAdam, SoftmaxOutput, fused_kernels
 from gh_assets.recommender.precision import precision
 from gh_assets.recommender.spectral import item_factors
 from gh_assets_tests.recommender.matrices import taste_matrix
@@ -81,7 +83,7 @@ def by_autograd(
     weight, bias, z = (value.clone().requires_grad_() for value in (weight, bias, z))
     likelihood = (matrix * torch.log_softmax(z @ weight.T + bias, dim=1)).sum(dim=1)
     likelihood.sum().backward()
-    return likelihood.detach(), weight.grad, bias.grad, z.grad
+    return weight.grad, bias.grad, likelihood.detach(), z.grad
 
 
 @settings(deadline=None)
@@ -94,30 +96,35 @@ def test_likelihood_and_gradients_are_autograds_however_large_the_logits(
     weight, z = (torch.randn((n, 5), generator=generator, dtype=torch.float64) for n in (items, users))
     bias = torch.randn(items, generator=generator, dtype=torch.float64) * size
     expected = by_autograd(weight, bias, z, dense(stars))
-    output = SoftmaxOutput(weight, bias, torch.float64)
-    likelihood, z_gradient = output.likelihood(z, bags_of(stars))
-    torch.testing.assert_close(likelihood, expected[0], rtol=1e-8, atol=1e-8)
-    torch.testing.assert_close(z_gradient, expected[3], rtol=1e-8, atol=1e-8)
-    found = output.likelihood_gradients(z, bags_of(stars), 1.0)
-    for name, fast, slow in zip(("likelihood", "weight", "bias", "z"), found, expected, strict=True):
-        torch.testing.assert_close(fast, slow, rtol=1e-8, atol=1e-8, msg=lambda text, name=name: f"{name}: {text}")
+    for kernels in (fused_kernels(CPU), None):
+        output = SoftmaxOutput(weight, bias, torch.float64, kernels)
+        likelihood, z_gradient = output.likelihood(z, bags_of(stars))
+        torch.testing.assert_close(likelihood, expected[2], rtol=1e-8, atol=1e-8)
+        torch.testing.assert_close(z_gradient, expected[3], rtol=1e-8, atol=1e-8)
+        found = output.likelihood_gradients(z, bags_of(stars), 1.0)
+        for name, fast, slow in zip(("weight", "bias", "likelihood", "z"), found, expected, strict=True):
+            torch.testing.assert_close(fast, slow, rtol=1e-8, atol=1e-8, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def test_several_blocks_of_items_give_what_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kernels", [fused_kernels(CPU), None], ids=["fused", "torch"])
+def test_several_blocks_of_items_give_what_one_does(
+    monkeypatch: pytest.MonkeyPatch, kernels: ModuleType | None
+) -> None:
     stars = some_stars(0, 6, 37)
     weight, z, bias = torch.randn(37, 5).double(), torch.randn(6, 5).double(), torch.randn(37).double()
-    whole = SoftmaxOutput(weight, bias, torch.float64).likelihood_gradients(z, bags_of(stars), 1.0)
+    whole = SoftmaxOutput(weight, bias, torch.float64, kernels).likelihood_gradients(z, bags_of(stars), 1.0)
     monkeypatch.setattr(engine, "BLOCK", 8)
-    parts = SoftmaxOutput(weight, bias, torch.float64).likelihood_gradients(z, bags_of(stars), 1.0)
+    parts = SoftmaxOutput(weight, bias, torch.float64, kernels).likelihood_gradients(z, bags_of(stars), 1.0)
     for one, other in zip(whole, parts, strict=True):
         torch.testing.assert_close(one, other)
 
 
-def test_bfloat16_is_near() -> None:
+@pytest.mark.parametrize("kernels", [fused_kernels(CPU), None], ids=["fused", "torch"])
+def test_bfloat16_is_near(kernels: ModuleType | None) -> None:
     stars = some_stars(0, 50, 300)
     weight, z, bias = torch.randn(300, 20) * 0.2, torch.randn(50, 20), torch.randn(300)
     expected = by_autograd(weight.double(), bias.double(), z.double(), dense(stars))
-    output = SoftmaxOutput(weight, bias, torch.bfloat16)
+    output = SoftmaxOutput(weight, bias, torch.bfloat16, kernels)
     found = output.likelihood_gradients(z, Bags.of(stars, CPU), 1.0)
     for fast, slow in zip(found, expected, strict=True):
         assert fast.dtype == torch.float32
@@ -127,37 +134,49 @@ def test_bfloat16_is_near() -> None:
 def test_gradients_lie_in_memory_as_the_parameters_do() -> None:
     """The fused Adam reads them so, whatever their strides: it learned nonsense from a view once."""
     output = SoftmaxOutput(torch.randn(30, 5), torch.randn(30), torch.float32)
-    _, weight, bias, _ = output.likelihood_gradients(torch.randn(4, 5), Bags.of(some_stars(0, 4, 30), CPU), 1.0)
+    weight, bias, *_ = output.likelihood_gradients(torch.randn(4, 5), Bags.of(some_stars(0, 4, 30), CPU), 1.0)
     assert weight.is_contiguous()
     assert bias.is_contiguous()
 
 
-def test_row_adam_with_all_rows_is_adam() -> None:
+@pytest.mark.parametrize("kernels", [fused_kernels(CPU), None], ids=["fused", "torch"])
+@pytest.mark.parametrize("lazy", [False, True])
+def test_row_adam_is_adam_and_lazily_leaves_other_rows_alone(kernels: ModuleType | None, lazy: bool) -> None:
+    """Lazily as `SparseAdam`, but with the paper's epsilon; so the reference is Adam on the rows that are touched."""
     torch.manual_seed(0)
-    ours = torch.randn(1500, 7, dtype=torch.float64)
-    theirs = torch.nn.Parameter(ours.clone())
-    rows, adam, reference = torch.arange(1500), RowAdam(ours), torch.optim.Adam([theirs], lr=0.01)
-    for _ in range(5):
-        theirs.grad = torch.randn(1500, 7, dtype=torch.float64)
-        reference.step()
-        adam.step(rows, theirs.grad, 0.01)
-    torch.testing.assert_close(ours, theirs.data)
-
-
-def test_row_adam_leaves_other_rows_alone_as_sparse_adam_does() -> None:
-    torch.manual_seed(0)
-    ours = torch.randn(2000, 7, dtype=torch.float64)
+    ours = torch.randn(900, 7, dtype=torch.float64)
     before, theirs = ours.clone(), torch.nn.Parameter(ours.clone())
-    adam, reference = RowAdam(ours), torch.optim.SparseAdam([theirs], lr=0.01)
-    for step in range(5):
-        rows = torch.unique(torch.randint(0, 1500, (900 + step,)))
-        gradient = torch.randn(len(rows), 7, dtype=torch.float64)
-        theirs.grad = torch.sparse_coo_tensor(rows[None], gradient, (2000, 7))
+    adam, reference = RowAdam(ours, lazy, kernels), torch.optim.Adam([theirs], lr=0.01)
+    stars = some_stars(1, 12, 700)
+    stars = sp.csr_array((stars.data, stars.indices, stars.indptr), shape=(12, 900))  # nobody has the last 200
+    touched = torch.zeros(900, dtype=torch.bool)
+    for number in range(1, 6):
+        bags, of_sums = bags_of(stars), torch.randn(12, 7, dtype=torch.float64)
+        touched[bags.items] = True
+        theirs.grad = bags.gradient(of_sums, 900)
         reference.step()
-        adam.step(rows, gradient, 0.01)
+        adam.step(bags, of_sums, AdamStep(0.01, number))
+    expected = torch.where(touched[:, None], theirs.data, before) if lazy else theirs.data
+    torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
+    assert torch.equal(ours[700:], before[700:])
+
+
+@pytest.mark.parametrize("kernels", [fused_kernels(CPU), None], ids=["fused", "torch"])
+def test_lazy_row_adam_keeps_the_moments_of_rows_that_a_step_does_not_touch(kernels: ModuleType | None) -> None:
+    torch.manual_seed(0)
+    ours = torch.randn(40, 3, dtype=torch.float64)
+    theirs = torch.nn.Parameter(ours.clone())
+    adam, reference = RowAdam(ours, True, kernels), torch.optim.SparseAdam([theirs], lr=0.01)
+    for number in range(1, 9):
+        bags, of_sums = bags_of(some_stars(number, 3, 40)), torch.randn(3, 3, dtype=torch.float64)
+        rows = torch.unique(bags.items)
+        theirs.grad = torch.sparse_coo_tensor(rows[None], bags.gradient(of_sums, 40)[rows], (40, 3))
+        reference.step()
+        before = ours.clone()
+        adam.step(bags, of_sums, AdamStep(0.01, number))
+        assert torch.unique((ours != before).nonzero()[:, 0]).tolist() == rows.tolist()
     # SparseAdam adds its epsilon before the bias correction, the paper behind it.
     torch.testing.assert_close(ours, theirs.data, rtol=1e-4, atol=1e-4)
-    assert torch.equal(ours[1500:], before[1500:])
 
 
 def test_item_factors_are_the_leading_singular_vectors() -> None:

@@ -16,11 +16,12 @@ from gh_assets.recommender import (
     Popularity,
     RecVAE,
     RecVAEConfig,
+    autoencoder,
     evaluate,
     strong_generalization_split,
 )
 from gh_assets.recommender.autoencoder import Autoencoder, TrainingRun
-from gh_assets.recommender.engine import Bags, SoftmaxOutput
+from gh_assets.recommender.engine import Bags, SoftmaxOutput, fused_kernels
 from gh_assets.recommender.recvae import composite_prior
 from gh_assets_tests.recommender.matrices import taste_matrix
 from gh_assets_tests.recommender.reference import dense_encoder, dense_loss, dense_multvae_loss
@@ -79,22 +80,28 @@ def test_the_sparse_encoder_is_the_papers_dense_one(model: RecVAE, stars: sp.csr
         torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("rate", [0.0, 0.5])
-def test_loss_and_gradients_of_the_encoder_are_the_papers(model: RecVAE, stars: sp.csr_array, rate: float) -> None:
+def test_loss_and_gradients_of_the_encoder_are_the_papers(
+    model: RecVAE, stars: sp.csr_array, rate: float, fused: bool
+) -> None:
     dense = torch.from_numpy(stars.toarray()).double()
     bags = exact_bags(stars)
     dropped, mask = dropped_and_mask(bags, rate)
     noise, old_mean, old_log_variance = torch.randn(3, 12, 6, dtype=torch.float64)
-    old = (old_mean, old_log_variance * 0.5)
-    output = SoftmaxOutput(model.decoder.weight, model.decoder.bias, torch.float64)
-    loss, first = model.encoder_gradients(output, bags, dropped, noise, old, 12)
-    inner = {name: parameter.grad for name, parameter in model.encoder.named_parameters()}
+    old = torch.cat([old_mean, old_log_variance * 0.5], dim=1)
+    kernels = fused_kernels(CPU) if fused else None
+    output = SoftmaxOutput(model.decoder.weight, model.decoder.bias, torch.float64, kernels)
+    network = None if kernels is None else model.fused(torch.float64, kernels)
+    loss, first = model.encoder_gradients(output, bags, dropped, noise, old, 12, network)
+    of_products = {} if network is None else {parameter: gradient for parameter, gradient, _ in network.weights()}
+    inner = {name: of_products.get(p, p.grad) for name, p in model.encoder.named_parameters()}
     inner["bias"], inner["embeddings"] = first.sum(dim=0), dropped.gradient(first, 30)
     assert model.decoder.weight.grad is None, "the encoder's steps leave the decoder alone"
     model.encoder.zero_grad()
-    expected = dense_loss(model, dense, noise, old, mask)
+    expected = dense_loss(model, dense, noise, old.chunk(2, dim=1), mask)
     expected.backward()
-    assert loss == pytest.approx(float(expected), rel=1e-9)
+    assert loss == pytest.approx(expected.item(), rel=1e-9)
     for name, parameter in model.encoder.named_parameters():
         assert error(inner[name], parameter.grad) < 1e-9, name
 
@@ -104,12 +111,15 @@ def test_gradients_of_the_decoder_are_the_papers(model: RecVAE, stars: sp.csr_ar
     bags, noise = exact_bags(stars), torch.randn(12, 6, dtype=torch.float64)
     mean, log_variance = model.encoder(bags, torch.float64)
     z = (mean + noise * (0.5 * log_variance).exp()).detach()
-    output = SoftmaxOutput(model.decoder.weight, model.decoder.bias, torch.float64)
-    likelihood, weight, bias, inputs = output.likelihood_gradients(z, bags, -1 / 12, inputs=False)
-    assert inputs is None
+    output = SoftmaxOutput(model.decoder.weight, model.decoder.bias, torch.float64, fused_kernels(CPU))
+    weight, bias, likelihood, _ = output.likelihood_gradients(z, bags, -1 / 12)
+    only = output.likelihood_gradients(z, bags, -1 / 12, inputs=False)
+    assert torch.equal(only[0], weight)
+    assert only[2:] == (None, None)
+    assert likelihood is not None
     expected = dense_loss(model, dense, noise, None)
     expected.backward()
-    assert -float(likelihood.mean()) == pytest.approx(float(expected), rel=1e-9)
+    assert -float(likelihood.mean()) == pytest.approx(expected.item(), rel=1e-9)
     assert error(weight, model.decoder.weight.grad) < 1e-9
     assert error(bias, model.decoder.bias.grad) < 1e-9
 
@@ -129,7 +139,7 @@ def test_loss_and_gradients_of_mult_vae_are_the_papers(stars: sp.csr_array) -> N
     model.encoder.zero_grad()
     expected = dense_multvae_loss(model, dense, noise, 0.2, mask)
     expected.backward()
-    assert loss == pytest.approx(float(expected), rel=1e-9)
+    assert loss == pytest.approx(expected.item(), rel=1e-9)
     for name, parameter in model.encoder.named_parameters():
         assert error(found[name], parameter.grad) < 1e-9, name
     assert error(weight, model.decoder.weight.grad) < 1e-9
@@ -183,7 +193,10 @@ def one_step_at_a_time(config: RecVAEConfig) -> RecVAE:
     return model
 
 
-def test_a_whole_training_is_the_papers_algorithm() -> None:
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_whole_training_is_the_papers_algorithm(monkeypatch: pytest.MonkeyPatch, fused: bool) -> None:
+    if not fused:
+        monkeypatch.setattr(autoencoder, "fused_kernels", lambda device: None)
     config = replace(EXACT, learning_rate=1e-3)
     fast = RecVAE(config).fit(taste_matrix(users=80))
     slow = one_step_at_a_time(config)

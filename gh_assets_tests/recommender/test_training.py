@@ -123,7 +123,7 @@ def test_few_touched_items_are_updated_lazily_and_many_are_not() -> None:
         model = kind(config)  # type: ignore[arg-type]
         model.items = matrix.shape[1]
         model._build()
-        assert (TrainingRun(model, matrix).rows is not None) == lazy, case
+        assert TrainingRun(model, matrix).rows.lazy == lazy, case
 
 
 TOGETHER = """

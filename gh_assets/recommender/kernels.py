@@ -1,0 +1,652 @@
+"""Fused operations of a training on the CPU, compiled by numba and run by torch's own threads.
+
+A network this small is not held up by its matrix products alone: half the time goes into passes over memory for what
+lies between them. Each kernel here does in one pass what are five to fifteen operations otherwise.
+
+- They run on the threads of torch's OpenMP library. With threads of their own, two pools would wait for one another
+  by spinning, and take more than they give (measured: 19 ms instead of 16 a pass on 2 cores).
+- Each is one function for bfloat16, float32 and float64: what is proven in float64 is what trains in bfloat16.
+- A loop that writes one large array reads none: where two lie at the same place of their pages, each read waits for
+  the write before it (three times as slow, in one process of two).
+- Sums over users are taken in `CHUNKS` parts, so that results do not depend on the number of threads.
+
+Where torch has another thread library, `usable` says no, and the engine takes torch's operations.
+
+Arguments of a kernel: sizes first, then arrays, contiguous, "stored" ones in the type of the products (bfloat16 as its
+16 bits), others in the type of the sums ("real"): float64 for float64, else float32.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import llvmlite.binding
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import carray, cfunc, njit, types
+from numba.extending import intrinsic, overload
+from torch import Tensor
+
+CHUNKS = 32
+"""Parts of a batch whose sums are added in the same order whatever the number of threads."""
+
+BLOCK = 1024
+"""Weights that a thread takes at a time: they stay in its first cache from one loop to the next."""
+
+AT_ONCE = 64
+"""Rows of a table that a thread takes at a time: some rows have far more work than others."""
+
+
+@cache
+def usable() -> bool:
+    """Whether the kernels can run on torch's own threads."""
+    return _openmp() is not None
+
+
+@cache
+def _openmp() -> Any:
+    """GNU OpenMP as torch has loaded it, and its functions known to the compiler; None where there is none."""
+    try:
+        library = ctypes.CDLL("libgomp.so.1")  # by this name the loader gives the one that is there already
+        parallel, number, count = library.GOMP_parallel, library.omp_get_thread_num, library.omp_get_num_threads
+    except (OSError, AttributeError):
+        return None
+    if "OpenMP" not in torch.__config__.parallel_info() or torch.version.hip is not None:
+        return None
+    parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+    parallel.restype = None
+    for name, function in (("gh_assets_thread", number), ("gh_assets_threads", count)):
+        address = ctypes.cast(function, ctypes.c_void_p).value
+        llvmlite.binding.add_symbol(name, address)
+    return parallel
+
+
+_thread = types.ExternalFunction("gh_assets_thread", types.int32())
+_threads = types.ExternalFunction("gh_assets_threads", types.int32())
+
+STORED = {torch.bfloat16: types.int16, torch.float32: types.float32, torch.float64: types.float64}
+
+
+class Kernel:
+    """A function that all threads run at once, compiled at its first call for a type and kept on disk.
+
+    Parameters
+    ----------
+    body : callable
+        Of one pointer. What it points to are the arguments as 64-bit words; its type is that of stored numbers.
+    """
+
+    def __init__(self, body: Callable[[Any], None]) -> None:
+        self.body = body
+        self._compiled: dict[torch.dtype, int] = {}
+        self._kept: list[Any] = []  # an address is good as long as what it is the address of
+
+    def __call__(self, dtype: torch.dtype, *arguments: int | Tensor) -> None:
+        """Run it.
+
+        Parameters
+        ----------
+        dtype : torch.dtype
+            Of stored numbers.
+        arguments : int or Tensor
+        """
+        parallel = _openmp()  # before compiling: it also tells the compiler where OpenMP's functions are
+        address = self._compiled.get(dtype) or self._compile(dtype)
+        words = np.array([_word(argument) for argument in arguments], np.int64)
+        parallel(address, words.ctypes.data, torch.get_num_threads(), 0)
+
+    def _compile(self, dtype: torch.dtype) -> int:
+        signature = types.void(types.CPointer(STORED[dtype]))
+        # As numpy divides: a check for zeros would keep the compiler from using vectors.
+        options = {"nopython": True, "fastmath": True, "error_model": "numpy"}
+        try:
+            compiled = cfunc(signature, cache=True, **options)(self.body)
+        except (OSError, RuntimeError):  # nowhere to keep it: a disk that is full or not to be written
+            compiled = cfunc(signature, **options)(self.body)
+        self._compiled[dtype] = compiled.address
+        self._kept.append(compiled)
+        return int(compiled.address)
+
+
+def _word(argument: int | Tensor) -> int:
+    if isinstance(argument, Tensor):
+        if not argument.is_contiguous():
+            raise ValueError("A kernel reads memory as it lies: its arrays must be contiguous.")
+        return argument.data_ptr()
+    return argument
+
+
+# -- what kernels are written in -------------------------------------------------------------------------------------
+
+
+@intrinsic
+def _bits(context: Any, x: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.IntType(32))
+
+    return types.int32(types.float32), generate
+
+
+@intrinsic
+def _float(context: Any, x: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.int32), generate
+
+
+@intrinsic
+def _pointer(context: Any, address: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+
+    return types.voidptr(types.int64), generate
+
+
+@intrinsic
+def _untyped(context: Any, pointer: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.IntType(8).as_pointer())
+
+    return types.voidptr(pointer), generate
+
+
+inline = njit(inline="always", fastmath=True, error_model="numpy")
+
+
+@inline
+def words(pointer):
+    """The arguments."""
+    return carray(_untyped(pointer), 32, np.int64)
+
+
+@inline
+def whole(word, shape):
+    """An array of 64-bit integers."""
+    return carray(_pointer(word), shape, np.int64)
+
+
+def stored(pointer: Any, word: Any, shape: Any) -> Any:
+    """An array of stored numbers."""
+
+
+def real(pointer: Any, word: Any, shape: Any) -> Any:
+    """An array of the sums' type."""
+
+
+def number(pointer: Any, value: Any) -> Any:
+    """A number of the sums' type."""
+
+
+def exp(x: Any) -> Any:
+    """The exponential."""
+
+
+def load(x: Any) -> Any:
+    """A stored number as one of the sums' type."""
+
+
+def store(x: Any, like: Any) -> Any:
+    """A number as it is stored."""
+
+
+def _real(pointer: Any) -> Any:
+    return np.float64 if pointer.dtype == types.float64 else np.float32
+
+
+@overload(stored, inline="always", strict=False)
+def _stored(pointer: Any, word: Any, shape: Any) -> Any:
+    kind = {types.int16: np.int16, types.float32: np.float32, types.float64: np.float64}[pointer.dtype]
+    return lambda pointer, word, shape: carray(_pointer(word), shape, kind)
+
+
+@overload(real, inline="always", strict=False)
+def _real_array(pointer: Any, word: Any, shape: Any) -> Any:
+    kind = _real(pointer)
+    return lambda pointer, word, shape: carray(_pointer(word), shape, kind)
+
+
+@overload(number, inline="always", strict=False)
+def _number(pointer: Any, value: Any) -> Any:
+    kind = _real(pointer)
+    return lambda pointer, value: kind(value)
+
+
+F, I = np.float32, np.int32  # noqa: E741
+
+
+@inline
+def _fast_exp(x):
+    """exp in float32 to (2.5 + |x|)·1e-7: 2 to the whole part by its bits, to the fraction by its Taylor series."""
+    x = min(max(x, F(-87.0)), F(88.0))
+    power = x * F(1.4426950408889634)
+    nearest = math.floor(power + F(0.5))
+    fraction = F(power - nearest)
+    p = F(1.5403530e-4)
+    p = p * fraction + F(1.3333558e-3)
+    p = p * fraction + F(9.6181291e-3)
+    p = p * fraction + F(5.5504109e-2)
+    p = p * fraction + F(2.4022651e-1)
+    p = p * fraction + F(6.9314718e-1)
+    p = p * fraction + F(1.0)
+    return p * _float(I((I(nearest) + I(127)) << I(23)))
+
+
+@overload(exp, inline="always", strict=False)
+def _exp(x: Any) -> Any:
+    if x == types.float32:
+        return lambda x: _fast_exp(x)
+    return lambda x: math.exp(x)
+
+
+@overload(load, inline="always", strict=False)
+def _load(x: Any) -> Any:
+    if x == types.int16:
+        return lambda x: _float(I(x) << I(16))
+    return lambda x: x
+
+
+@inline
+def _rounded(x):
+    bits = _bits(x)
+    return np.int16((bits + I(0x7FFF) + ((bits >> I(16)) & I(1))) >> I(16))
+
+
+@overload(store, inline="always", strict=False)
+def _store(x: Any, like: Any) -> Any:
+    if like == types.int16:
+        return lambda x, like: _rounded(x)
+    return lambda x, like: x
+
+
+# -- the network -----------------------------------------------------------------------------------------------------
+
+
+@Kernel
+def layer_forward(pointer):
+    """Layer norm of swish of (product + bias + skipped), added to what is skipped.
+
+    Words: users, width, whether it is the first layer (which is given by `skipped` alone); product (users, width),
+    stored; bias (width,); skipped (users, width), changed; scale and shift of the norm (width,); out: the
+    pre-activations (users, width), the activations (users, width), stored, and mean and 1/deviation (users, 2).
+    """
+    word = words(pointer)
+    users, width, first = word[0], word[1], word[2]
+    product = stored(pointer, word[3], (users, width))
+    bias, skipped = real(pointer, word[4], (width,)), real(pointer, word[5], (users, width))
+    scale, shift = real(pointer, word[6], (width,)), real(pointer, word[7], (width,))
+    before, out = real(pointer, word[8], (users, width)), stored(pointer, word[9], (users, width))
+    moments = real(pointer, word[10], (users, 2))
+    zero, one, eps = number(pointer, 0.0), number(pointer, 1.0), number(pointer, 0.1)
+    like = out[0, 0]
+    row = np.empty_like(bias)
+    thread, threads = _thread(), _threads()
+    for user in range(thread * users // threads, (thread + 1) * users // threads):
+        total, squares = zero, zero
+        for j in range(width):
+            x = skipped[user, j]
+            if not first:
+                x += load(product[user, j]) + bias[j]
+            before[user, j] = x
+            x = x / (one + exp(-x))
+            row[j] = x
+            total += x
+            squares += x * x
+        mean = total / number(pointer, width)
+        inverse = one / math.sqrt(squares / number(pointer, width) - mean * mean + eps)
+        moments[user, 0] = mean
+        moments[user, 1] = inverse
+        for j in range(width):
+            row[j] = (row[j] - mean) * inverse * scale[j] + shift[j]
+        for j in range(width):
+            out[user, j] = store(row[j], like)
+        if first:
+            for j in range(width):
+                skipped[user, j] = row[j]
+        else:
+            for j in range(width):
+                skipped[user, j] += row[j]
+
+
+@Kernel
+def layer_backward(pointer):
+    """The gradients of `layer_forward`.
+
+    Words: users, width, whether it is the first layer; gradient in the activations but for what was skipped (users,
+    width), stored; gradient in what is skipped from here on (users, width), changed to what it is before this layer,
+    in the first layer to that in its input; pre-activations, moments, scale as there; out: gradient in the product
+    (users, width), stored, and sums over the users of each chunk (CHUNKS, 3, width): gradients of scale, shift, bias.
+    """
+    word = words(pointer)
+    users, width, first = word[0], word[1], word[2]
+    given, skipped = stored(pointer, word[3], (users, width)), real(pointer, word[4], (users, width))
+    before, moments = real(pointer, word[5], (users, width)), real(pointer, word[6], (users, 2))
+    scale, out = real(pointer, word[7], (width,)), stored(pointer, word[8], (users, width))
+    sums = real(pointer, word[9], (CHUNKS, 3, width))
+    zero, one, count = number(pointer, 0.0), number(pointer, 1.0), number(pointer, width)
+    like = out[0, 0]
+    slopes, gradients, normed = np.empty_like(scale), np.empty_like(scale), np.empty_like(scale)
+    thread, threads = _thread(), _threads()
+    for chunk in range(thread * CHUNKS // threads, (thread + 1) * CHUNKS // threads):
+        of_scale, of_shift, of_bias = sums[chunk, 0], sums[chunk, 1], sums[chunk, 2]
+        for j in range(width):
+            of_scale[j] = zero
+            of_shift[j] = zero
+            of_bias[j] = zero
+        for user in range(chunk * users // CHUNKS, (chunk + 1) * users // CHUNKS):
+            mean, inverse = moments[user, 0], moments[user, 1]
+            total, along = zero, zero
+            for j in range(width):
+                x = before[user, j]
+                gate = one / (one + exp(-x))
+                slopes[j] = gate * (one + x * (one - gate))
+                x = (x * gate - mean) * inverse
+                gradient = load(given[user, j]) + skipped[user, j]
+                of_scale[j] += gradient * x
+                of_shift[j] += gradient
+                gradient *= scale[j]
+                gradients[j] = gradient
+                normed[j] = x
+                total += gradient
+                along += gradient * x
+            total /= count
+            along /= count
+            for j in range(width):
+                gradient = inverse * (gradients[j] - total - normed[j] * along) * slopes[j]
+                gradients[j] = gradient
+                of_bias[j] += gradient
+            for j in range(width):
+                out[user, j] = store(gradients[j], like)
+            if first:
+                for j in range(width):
+                    skipped[user, j] = gradients[j]
+            else:
+                for j in range(width):
+                    skipped[user, j] += gradients[j]
+
+
+@Kernel
+def sample(pointer):
+    """The reparametrization: z = mean + noise × exp(log-variance / 2).
+
+    Words: users, latent, width; product (users, 2 latent), stored, and bias (2 latent,), means first; noise (users,
+    latent); out: mean, log-variance, z (users, latent), and z as the first columns of (users, width), stored.
+    """
+    word = words(pointer)
+    users, latent, width = word[0], word[1], word[2]
+    product, bias = stored(pointer, word[3], (users, 2 * latent)), real(pointer, word[4], (2 * latent,))
+    noise, means = real(pointer, word[5], (users, latent)), real(pointer, word[6], (users, latent))
+    log_variances, drawn = real(pointer, word[7], (users, latent)), real(pointer, word[8], (users, latent))
+    query = stored(pointer, word[9], (users, width))
+    half, like = number(pointer, 0.5), query[0, 0]
+    thread, threads = _thread(), _threads()
+    for user in range(thread * users // threads, (thread + 1) * users // threads):
+        for j in range(latent):
+            mean = load(product[user, j]) + bias[j]
+            log_variance = load(product[user, latent + j]) + bias[latent + j]
+            z = mean + noise[user, j] * exp(half * log_variance)
+            means[user, j] = mean
+            log_variances[user, j] = log_variance
+            drawn[user, j] = z
+            query[user, j] = store(z, like)
+
+
+@Kernel
+def objective(pointer):
+    """RecVAE's negative objective (eq. 13) a user and its gradients in mean and log-variance.
+
+    Words: users, latent, width; Σ exp(logit) × row over all items and the user's own rows, both (users, width) with
+    the bias behind the row and a one behind that; log-normalizers and numbers of stars (users,); mean, log-variance,
+    z and noise (users, latent); mean and log-variance of the old posterior (users, 2 latent); numbers (8,): 1 / users
+    of the batch, gamma / users of the batch, the three log-weights of the prior less log √2π, log-variance of the wide
+    normal, its precision, log √2π; out: the loss (users,), the gradients (users, 2 latent), stored, and their sums over
+    the users of each chunk (CHUNKS, 2 latent).
+    """
+    word = words(pointer)
+    users, latent, width = word[0], word[1], word[2]
+    expected, own = real(pointer, word[3], (users, width)), real(pointer, word[4], (users, width))
+    normalizers, lengths = real(pointer, word[5], (users,)), real(pointer, word[6], (users,))
+    means, log_variances = real(pointer, word[7], (users, latent)), real(pointer, word[8], (users, latent))
+    drawn, noise = real(pointer, word[9], (users, latent)), real(pointer, word[10], (users, latent))
+    olds, numbers = real(pointer, word[11], (users, 2 * latent)), real(pointer, word[12], (8,))
+    losses, out = real(pointer, word[13], (users,)), stored(pointer, word[14], (users, 2 * latent))
+    sums = real(pointer, word[15], (CHUNKS, 2 * latent))
+    zero, one, half, like = number(pointer, 0.0), number(pointer, 1.0), number(pointer, 0.5), out[0, 0]
+    share, gamma = numbers[0], numbers[1]
+    log_standard, log_old, log_wide = numbers[2], numbers[3], numbers[4]
+    wide, narrow, root = numbers[5], numbers[6], numbers[7]
+    slopes = np.empty_like(drawn[0])
+    thread, threads = _thread(), _threads()
+    for chunk in range(thread * CHUNKS // threads, (thread + 1) * CHUNKS // threads):
+        total = sums[chunk]
+        for j in range(2 * latent):
+            total[j] = zero
+        for user in range(chunk * users // CHUNKS, (chunk + 1) * users // CHUNKS):
+            length = lengths[user]
+            kl_weight = gamma * length
+            scale = length / expected[user, latent + 1]
+            likelihood = own[user, latent] - length * normalizers[user]
+            divergence = zero
+            # In two loops: a compiler that must prove a dozen arrays apart gives up and uses no vectors.
+            # The logarithm of each mixture's sum, which is between 1 and 3, is taken once for 64 of them.
+            for start in range(0, latent, 64):
+                product = one
+                for j in range(start, min(start + 64, latent)):
+                    z, log_variance, e = drawn[user, j], log_variances[user, j], noise[user, j]
+                    old_variance = olds[user, latent + j]
+                    away = z - olds[user, j]
+                    pull = away * exp(-old_variance)
+                    squared = half * z * z
+                    standard = log_standard - squared
+                    old = log_old - half * (old_variance + away * pull)
+                    far = log_wide - half * wide - squared * narrow
+                    top = max(max(standard, old), far)
+                    standard, old, far = exp(standard - top), exp(old - top), exp(far - top)
+                    mixture = standard + old + far
+                    product *= mixture
+                    slopes[j] = -((standard + far * narrow) * z + old * pull) / mixture
+                    divergence -= half * (log_variance + e * e) + top + root
+                divergence -= math.log(product)
+            for j in range(latent):
+                likelihood += own[user, j] * drawn[user, j]
+                in_z = share * (scale * expected[user, j] - own[user, j]) - kl_weight * slopes[j]
+                slopes[j] = in_z
+                out[user, j] = store(in_z, like)
+                total[j] += in_z
+            for j in range(latent):
+                in_variance = half * slopes[j] * (drawn[user, j] - means[user, j]) - half * kl_weight
+                out[user, latent + j] = store(in_variance, like)
+                total[latent + j] += in_variance
+            losses[user] = kl_weight * divergence - share * likelihood
+
+
+# -- bags of items ---------------------------------------------------------------------------------------------------
+
+
+@inline
+def _zero(row, width, zero):
+    for j in range(width):
+        row[j] = zero
+
+
+@inline
+def _adam(table, first, second, gradient, numbers):
+    """One step for one row of a table and of its moments."""
+    fresh, keep, size, correction, eps = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]
+    rare = fresh / fresh - keep
+    for j in range(len(gradient)):
+        g = gradient[j]
+        m = first[j] + fresh * (g - first[j])
+        v = keep * second[j] + rare * g * g
+        first[j] = m
+        second[j] = v
+        table[j] -= size * m / (math.sqrt(v * correction) + eps)
+
+
+@Kernel
+def adam_of_rows(pointer):
+    """Adam (Kingma & Ba 2015) for a table's rows of which the gradient is a weighted sum of users' rows.
+
+    Words: rows to change, width, rows of the table, users; which rows (rows to change,); where the users of each begin
+    (rows to change + 1,); the users (stars,), weights (stars,), the users' gradients (users, width); the table and
+    its moments (rows of the table, width), changed; numbers (5,): 1 - beta1, beta2, step size, 1 / second bias
+    correction, epsilon.
+    """
+    word = words(pointer)
+    count, width, rows, users = word[0], word[1], word[2], word[3]
+    which, offsets = whole(word[4], (count,)), whole(word[5], (count + 1,))
+    who, weights = whole(word[6], (offsets[count],)), real(pointer, word[7], (offsets[count],))
+    gradients, table = real(pointer, word[8], (users, width)), real(pointer, word[9], (rows, width))
+    first, second = real(pointer, word[10], (rows, width)), real(pointer, word[11], (rows, width))
+    numbers, zero = real(pointer, word[12], (5,)), number(pointer, 0.0)
+    gradient = np.empty_like(gradients[0])
+    thread, threads = _thread(), _threads()
+    for block in range(thread * AT_ONCE, count, threads * AT_ONCE):
+        for k in range(block, min(block + AT_ONCE, count)):
+            row = which[k]
+            _zero(gradient, width, zero)
+            for star in range(offsets[k], offsets[k + 1]):
+                user, weight = who[star], weights[star]
+                for j in range(width):
+                    gradient[j] += weight * gradients[user, j]
+            _adam(table[row], first[row], second[row], gradient, numbers)
+
+
+@Kernel
+def adam_of_weights(pointer):
+    """Adam for the weights of a layer, of which the products see a copy.
+
+    Words: count; the gradient (count,), stored; the weights and their moments (count,), changed; numbers as in
+    `adam_of_rows`; out: the weights (count,), stored.
+    """
+    word = words(pointer)
+    count = word[0]
+    gradients, table = stored(pointer, word[1], (count,)), real(pointer, word[2], (count,))
+    first, second = real(pointer, word[3], (count,)), real(pointer, word[4], (count,))
+    numbers, copy = real(pointer, word[5], (5,)), stored(pointer, word[6], (count,))
+    like, gradient = copy[0], np.empty_like(table[:BLOCK])
+    thread, threads = _thread(), _threads()
+    for start in range(thread * BLOCK, count, threads * BLOCK):
+        end = min(start + BLOCK, count)
+        part, weights, out = gradient[: end - start], table[start:end], copy[start:end]
+        given = gradients[start:end]
+        for j in range(len(part)):
+            part[j] = load(given[j])
+        _adam(weights, first[start:end], second[start:end], part, numbers)
+        for j in range(len(part)):
+            out[j] = store(weights[j], like)
+
+
+# -- the softmax over all items ----------------------------------------------------------------------------------------
+
+
+@Kernel
+def exponentials(pointer):
+    """exp of each item's logits, in place, and their sums over the items of each chunk.
+
+    Words: items, users; logits (items, users), stored, changed; out: sums (CHUNKS, users).
+    """
+    word = words(pointer)
+    items, users = word[0], word[1]
+    logits, sums = stored(pointer, word[2], (items, users)), real(pointer, word[3], (CHUNKS, users))
+    zero, like = number(pointer, 0.0), logits[0, 0]
+    thread, threads = _thread(), _threads()
+    for chunk in range(thread * CHUNKS // threads, (thread + 1) * CHUNKS // threads):
+        total = sums[chunk]
+        _zero(total, users, zero)
+        for item in range(chunk * items // CHUNKS, (chunk + 1) * items // CHUNKS):
+            for j in range(users):
+                x = exp(load(logits[item, j]))
+                logits[item, j] = store(x, like)
+                total[j] += x
+
+
+@Kernel
+def output_gradient(pointer):
+    """The gradient of the likelihood in the last layer's rows: what the users have less what was expected.
+
+    Words: items, inputs, width, users; what was expected (items, width), stored, the bias's behind the row's; where
+    each item's users begin (items + 1,); the users (stars,); their z (users, inputs); the scale (1,); out: gradients
+    of weight (items, inputs) and bias (items,).
+    """
+    word = words(pointer)
+    items, inputs, width, users = word[0], word[1], word[2], word[3]
+    expected, offsets = stored(pointer, word[4], (items, width)), whole(word[5], (items + 1,))
+    who, z = whole(word[6], (offsets[items],)), real(pointer, word[7], (users, inputs))
+    scale = real(pointer, word[8], (1,))[0]
+    weight, bias = real(pointer, word[9], (items, inputs)), real(pointer, word[10], (items,))
+    zero = number(pointer, 0.0)
+    row = np.empty_like(z[0])
+    thread, threads = _thread(), _threads()
+    for block in range(thread * AT_ONCE, items, threads * AT_ONCE):
+        for item in range(block, min(block + AT_ONCE, items)):
+            _zero(row, inputs, zero)
+            for star in range(offsets[item], offsets[item + 1]):
+                user = who[star]
+                for j in range(inputs):
+                    row[j] += z[user, j]
+            for j in range(inputs):
+                weight[item, j] = scale * row[j] + load(expected[item, j])
+            count = number(pointer, offsets[item + 1] - offsets[item])
+            bias[item] = scale * count + load(expected[item, inputs])
+
+
+@Kernel
+def turn_around(pointer):
+    """Users' items turned around, by counting; it is too little work for more than one thread.
+
+    Words: users, rows, stars; items (stars,); where the users' begin (users + 1,); out: where the rows' begin
+    (rows + 1,), room as large, users (stars,), and where each was in items (stars,).
+    """
+    if _thread() != 0:
+        return
+    word = words(pointer)
+    users, rows, stars = word[0], word[1], word[2]
+    items, offsets = whole(word[3], (stars,)), whole(word[4], (users + 1,))
+    starts, place = whole(word[5], (rows + 1,)), whole(word[6], (rows + 1,))
+    who, order = whole(word[7], (stars,)), whole(word[8], (stars,))
+    for row in range(rows + 1):
+        starts[row] = 0
+    for star in range(stars):
+        starts[items[star] + 1] += 1
+    place[0] = 0
+    for row in range(rows):
+        starts[row + 1] += starts[row]
+        place[row + 1] = starts[row + 1]
+    for user in range(users):
+        for star in range(offsets[user], offsets[user + 1]):
+            item = items[star]
+            who[place[item]] = user
+            order[place[item]] = star
+            place[item] += 1
+
+
+def by_item(items: Tensor, offsets: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Users' items turned around.
+
+    Parameters
+    ----------
+    items : Tensor of int64, shape (stars,)
+    offsets : Tensor of int64, shape (users + 1,)
+    rows : int
+        Number of items there are.
+
+    Returns
+    -------
+    offsets : Tensor of int64, shape (rows + 1,)
+        Where each item's users begin.
+    users : Tensor of int64, shape (stars,)
+        Ascending for each item.
+    order : Tensor of int64, shape (stars,)
+        Where each was in `items`.
+    """
+    starts, place = items.new_empty((2, rows + 1))
+    users, order = items.new_empty((2, len(items)))
+    sizes = len(offsets) - 1, rows, len(items)
+    turn_around(torch.float32, *sizes, items, offsets, starts, place, users, order)
+    return starts, users, order
