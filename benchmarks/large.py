@@ -83,10 +83,11 @@ def measure(size: Size) -> None:
     model.items = stars.shape[1]
     model._build()
     with freed_memory_kept():
-        some = stars[:1000]
-        model._epoch(some, 1, TrainingRun(model, some))
-        run = TrainingRun(model, stars)
-        run.begin(1)
+        for some in (stars[:1000], stars):
+            run = TrainingRun(model, some)
+            run.begin(1)
+            if some is not stars:
+                model._epoch(some, 1, run)
         started = time.perf_counter()
         model._epoch(stars, 1, run)
     print(json.dumps({"seconds": time.perf_counter() - started, "mib": peak(), "stars": int(stars.nnz)}))
