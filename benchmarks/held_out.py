@@ -108,7 +108,8 @@ def main() -> None:
             trained[model.name] = model
             show(model, started)
         started = time.perf_counter()
-        show(Hybrid(trained["recvae"], trained["ease"]).fit(split.train, split.validation), started)
+        linear = EASE(LAMBDAS, (0.0, 0.66)).fit(split.train, split.validation)  # as `hybrid_model` has it
+        show(Hybrid(trained["recvae"], linear).fit(split.train, split.validation), started)
     means = {model: float(np.mean([values.mean() for values in parts])) for model, parts in found.items()}
     print("mean  " + "  ".join(f"{model} {value:.4f}" for model, value in sorted(means.items(), key=lambda e: -e[1])))
     best = max((other for other in means if other not in OURS), key=means.__getitem__)
@@ -124,7 +125,7 @@ def _said(model: Recommender) -> str:
     if isinstance(model, Hybrid):
         return f"weight {model.weight:g}"
     if isinstance(model, EASE):
-        return f"lambda {model.chosen_lambda:g}"
+        return f"lambda {model.chosen_lambda:g}, dropout {model.chosen_dropout:g}"
     if isinstance(model, ALS):
         return f"{model.factors} factors, alpha {model.chosen[0]:g}, lambda {model.chosen[1]:g}"
     if isinstance(model, ItemKNN):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import scipy.sparse as sp
+from numpy.typing import NDArray
 
 from gh_assets.recommender.interactions import Csr
 
@@ -30,24 +31,30 @@ def read_interactions(path: Path, minimum: int = 1) -> Csr:
 
 
 def generated(users: int, items: int, stars: int, seed: int = 0, tastes: int = 50) -> Csr:
-    """Users with a few tastes among items of which few are popular; sizes as given, about."""
+    """Users with a few tastes among items of which few are popular; stars to within a hundredth of what is asked."""
     rng = np.random.default_rng(seed)
-    counts = rng.lognormal(0.0, 1.0, users)
-    counts = np.maximum(1, counts * stars / counts.sum()).astype(np.int64)
+    wanted = rng.lognormal(0.0, 1.0, users)
+    wanted = np.clip(wanted * stars / wanted.sum(), 1, items // 10).astype(np.int64)
     popularity = 1.0 / np.arange(1, items + 1) ** 0.8
     taste_of_item = rng.integers(0, tastes, items)
     taste_of_user = rng.integers(0, tastes, users)
     by_taste = [np.flatnonzero(taste_of_item == taste) for taste in range(tastes)]
     cumulative = np.cumsum(popularity) / popularity.sum()
     within = [np.cumsum(popularity[inside]) / popularity[inside].sum() for inside in by_taste]
-    rows = np.repeat(np.arange(users), counts)
-    columns = np.searchsorted(cumulative, rng.random(len(rows))).clip(max=items - 1)
-    own = rng.random(len(rows)) < 0.7
-    for taste in range(tastes):
-        mine = np.flatnonzero(own & (taste_of_user[rows] == taste))
-        places = np.searchsorted(within[taste], rng.random(len(mine))).clip(max=len(by_taste[taste]) - 1)
-        columns[mine] = by_taste[taste][places]
-    matrix: Csr = sp.csr_array((np.ones(len(rows), np.float32), (rows, columns)), shape=(users, items))
-    matrix.sum_duplicates()
-    matrix.data[:] = 1.0
+
+    def drawn(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        columns = np.searchsorted(cumulative, rng.random(len(rows))).clip(max=items - 1)
+        own = rng.random(len(rows)) < 0.7
+        for taste in range(tastes):
+            mine = np.flatnonzero(own & (taste_of_user[rows] == taste))
+            places = np.searchsorted(within[taste], rng.random(len(mine))).clip(max=len(by_taste[taste]) - 1)
+            columns[mine] = by_taste[taste][places]
+        return columns
+
+    pairs = np.empty(0, np.int64)
+    while len(pairs) < 0.99 * stars:  # what a user draws twice is drawn anew
+        rows = np.repeat(np.arange(users), np.maximum(wanted - np.bincount(pairs // items, minlength=users), 0))
+        more = rows if len(rows) > 0.01 * stars else rng.integers(0, users, stars - len(pairs))
+        pairs = np.unique(np.concatenate([pairs, more * items + drawn(more)]))
+    matrix: Csr = sp.csr_array((np.ones(len(pairs), np.float32), (pairs // items, pairs % items)), shape=(users, items))
     return matrix

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from gh_assets.asset_store import AssetStore
-from gh_assets.assets.recommendations import SERVED
+from gh_assets.champion import Serving, serving
 from gh_assets.collector.awesome import is_full_name
 from gh_assets.errors import InputError, UnknownRepositoryError, UnknownUserError
-from gh_assets.model_cache import load_best
 from gh_assets.recommender.catalogue import Catalogue
 from gh_assets.recommender.inference import (
     STAND_INS,
@@ -22,8 +21,8 @@ from gh_assets.recommender.inference import (
     recommend_to,
 )
 from gh_assets.recommender.training import TrainedModel
-from gh_assets.registry import ModelRegistry, RegisteredModel
-from gh_assets.services import connect_gcs, data_store, model_store, open_mongo
+from gh_assets.registry import RegisteredModel
+from gh_assets.services import connect_gcs, data_store, open_mongo
 from gh_assets.settings import Settings, split_words
 
 NEW = 3
@@ -72,7 +71,12 @@ class Answer:
     def to_json(self) -> dict[str, Any]:
         return {
             "for": self.title,
-            "model": {"name": self.model.name, "score": self.model.score, "metric": self.model.metric},
+            "model": {
+                "name": self.model.name,
+                "version": self.model.version,
+                "score": self.model.score,
+                "metric": self.model.metric,
+            },
             "known_stars": self.known_stars,
             "warnings": list(self.warnings),
             "recommendations": [asdict(entry) for entry in self.recommendations],
@@ -88,7 +92,7 @@ def recommend_for_login(settings: Settings, login: str, n: int, wishes: Wishes =
     UnknownUserError
         If the login is not among the users of the matrix.
     """
-    registered, trained = _best_model(settings)
+    served = serving(settings)
     store = AssetStore(data_store(settings, connect_gcs(settings)))
     matrix = store.read_matrix("user_item_matrix")
     rows = np.flatnonzero(np.char.lower(matrix.logins) == login.lower())
@@ -101,7 +105,7 @@ def recommend_for_login(settings: Settings, login: str, n: int, wishes: Wishes =
     columns = matrix.stars.indices[matrix.stars.indptr[row] : matrix.stars.indptr[row + 1]]
     stars = [int(repo_id) for repo_id in matrix.repo_ids[columns]]
     title = f"{matrix.logins[row]} ({len(stars)} known stars)"
-    return _answer(title, registered, trained, store, str(matrix.logins[row]), stars, n, wishes)
+    return _answer(title, served, store, str(matrix.logins[row]), stars, n, wishes)
 
 
 def recommend_for_repositories(settings: Settings, repositories: str, n: int, wishes: Wishes = WISHES) -> Answer:
@@ -122,30 +126,30 @@ def recommend_for_repositories(settings: Settings, repositories: str, n: int, wi
         raise InputError(
             f"{(malformed or [repositories])[0]!r} is no repository: give owner/name, separated by commas."
         )
-    registered, trained = _best_model(settings)
-    ids = _repository_ids(settings, trained, names)
+    served = serving(settings)
+    ids = _repository_ids(settings, served.trained, names)
     if not ids:
         raise UnknownRepositoryError(
-            f"The model knows none of {', '.join(names)}: it was trained on {len(trained.repo_ids):,} repositories."
+            f"The model knows none of {', '.join(names)}: it was trained on "
+            f"{len(served.trained.repo_ids):,} repositories."
         )
     unknown = [name for name in names if name.lower() not in ids]
     warnings = [f"Not known, ignored: {', '.join(unknown)}."] if unknown else []
     store = AssetStore(data_store(settings, connect_gcs(settings)))
     stars = list(ids.values())
-    return _answer(", ".join(names), registered, trained, store, None, stars, n, wishes, warnings)
+    return _answer(", ".join(names), served, store, None, stars, n, wishes, warnings)
 
 
 def recommend_to_anybody(settings: Settings, n: int, wishes: Wishes = WISHES) -> Answer:
     """What is popular, of all kinds, for somebody of whom nothing is known."""
-    registered, trained = _best_model(settings)
+    served = serving(settings)
     store = AssetStore(data_store(settings, connect_gcs(settings)))
-    return _answer("anybody", registered, trained, store, None, [], n, wishes)
+    return _answer("anybody", served, store, None, [], n, wishes)
 
 
 def _answer(
     title: str,
-    registered: RegisteredModel,
-    trained: TrainedModel,
+    served: Serving,
     store: AssetStore,
     login: str | None,
     stars: Sequence[int],
@@ -153,10 +157,11 @@ def _answer(
     wishes: Wishes,
     warnings: Sequence[str] = (),
 ) -> Answer:
+    registered, trained = served.registered, served.trained
     catalogue = Catalogue(store.read_table("repos"))
     without = Unwanted(catalogue, not wishes.own, not wishes.forks, not wishes.archived).ids(login, stars)
     found = recommend_to(trained, stars, n, without=without, catalogue=catalogue)
-    said = list(warnings)
+    said = [*served.warnings, *warnings]
     own = np.array(stars, np.int64)
     names = dict(zip(catalogue.repo_ids.tolist(), catalogue.full_names, strict=True))
     strange = own[trained.positions(own) < 0].tolist()
@@ -173,12 +178,6 @@ def _answer(
         said.append("No star that says anything is known: this is what many starred, of all kinds.")
     new = new_to_the_model(trained, stars, NEW, catalogue, without=without) if wishes.new else []
     return Answer(title, registered, found, len(stars), said, new)
-
-
-def _best_model(settings: Settings) -> tuple[RegisteredModel, TrainedModel]:
-    with open_mongo(settings) as database:
-        registry = ModelRegistry(model_store(settings), database["models"])
-        return load_best(registry, SERVED, settings.home_path / "cache" / "models")
 
 
 def _repository_ids(settings: Settings, trained: TrainedModel, names: Sequence[str]) -> dict[str, int]:

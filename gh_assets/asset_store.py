@@ -124,9 +124,13 @@ class AssetStore:
     def read_matrix(self, asset: str) -> UserItemMatrix:
         return UserItemMatrix.from_bytes(self.objects.read(object_name(asset, "npz")))
 
+    def describe(self, asset: str, suffix: str) -> StoredObject | None:
+        """The object of an unpartitioned asset; None, if there is none."""
+        return self.objects.describe(object_name(asset, suffix))
+
     def exists(self, asset: str, suffix: str) -> bool:
         """Whether an unpartitioned asset has an object."""
-        return self.objects.describe(object_name(asset, suffix)) is not None
+        return self.describe(asset, suffix) is not None
 
 
 def _check(asset: str, table: pl.DataFrame, what: str) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from pymongo.errors import PyMongoError
@@ -21,6 +21,9 @@ from gh_assets import __version__
 from gh_assets.embedded.standin.kinds import KINDS
 from gh_assets.errors import GhAssetsError
 from gh_assets.settings import MOST_PAGES, Settings, load_settings
+
+if TYPE_CHECKING:
+    from gh_assets.registry import ModelRegistry, Move, RegisteredModel
 
 errors = Console(stderr=True, highlight=False)
 
@@ -197,7 +200,7 @@ def tune(minutes: float, epochs: int | None, seed: int, as_json: bool) -> None:
     if as_json:
         from gh_assets.status import model_json
 
-        _print_json(model_json(registered))
+        _print_json(model_json(registered, {}))
         return
     _output().print(
         f"{len(found.trials)} trials. Best on the validation users: {found.score:.4f}; on the test users "
@@ -212,12 +215,16 @@ def models() -> None:
 
 
 @models.command("list")
+@click.argument("name", required=False)
+@click.option("--tag", help="Only models with this tag.")
 @json_option
-def list_models(as_json: bool) -> None:
-    """All models, newest first."""
-    from gh_assets.status import read_models
+def list_models(name: str | None, tag: str | None, as_json: bool) -> None:
+    """All models (of NAME), newest first; ★ marks the champion."""
+    from gh_assets.status import model_json
 
-    found = read_models(load_settings())
+    with _registry() as registry:
+        held = registry.held()
+        found = [model_json(model, held) for model in registry.list(name, tag)]
     if as_json:
         _print_json(found)
     else:
@@ -225,16 +232,185 @@ def list_models(as_json: bool) -> None:
 
 
 @models.command()
-@click.argument("name", default="recvae")
+@click.argument("name", required=False)
+@click.argument("version", type=int, required=False)
+@json_option
+def show(name: str | None, version: int | None, as_json: bool) -> None:
+    """Everything about one model: the champion; the newest of NAME; or NAME and VERSION."""
+    from gh_assets.status import model_json
+
+    with _registry() as registry:
+        document = model_json(_chosen(registry, name, version), registry.held(), whole=True)
+    if as_json:
+        _print_json(document)
+        return
+    table = Table("", Column(overflow="fold"), show_header=False)
+    for key, value in document.items():
+        if isinstance(value, dict):
+            for inner, entry in value.items():
+                table.add_row(f"{key}: {inner}", _shown(entry))
+        else:
+            table.add_row(key, _shown(value))
+    _output().print(table)
+
+
+@models.command()
+@click.argument("name", required=False)
+@click.argument("version", type=int, required=False)
 @click.option("--tag", default="", help="Only models with this tag.")
 @click.option("--latest", is_flag=True, help="The newest instead of the best.")
 @click.option("--directory", type=click.Path(path_type=Path), default=Path(), help="Where the file goes.")
 @click.option("--unpack", is_flag=True, help="Unpack the archive.")
-def download(name: str, tag: str, latest: bool, directory: Path, unpack: bool) -> None:
-    """Download the best (or latest) model of NAME; prints the path."""
-    from gh_assets.registry import download_file
+@json_option
+def download(
+    name: str | None, version: int | None, tag: str, latest: bool, directory: Path, unpack: bool, as_json: bool
+) -> None:
+    """Download the champion, the best (or latest) model of NAME, or NAME and VERSION; prints the path."""
+    with _registry() as registry:
+        if name is not None and version is None:
+            model = registry.latest(name, tag) if latest else registry.best(name, tag)
+        else:
+            model = _chosen(registry, name, version)
+        path = registry.download(model, directory, unpack=unpack)
+    if as_json:
+        _print_json({"name": model.name, "version": model.version, "path": str(path.resolve())})
+    else:
+        click.echo(path)
 
-    click.echo(download_file(name, tag=tag, latest=latest, directory=directory, unpack=unpack))
+
+why_option = click.option("--why", required=True, help="The reason: it is kept with the decision.")
+by_option = click.option("--by", help="Who decides. By default you.")
+
+
+@models.command()
+@click.argument("name")
+@click.argument("version", type=int)
+@why_option
+@by_option
+@json_option
+def promote(name: str, version: int, why: str, by: str | None, as_json: bool) -> None:
+    """Make VERSION of NAME the champion, whatever the comparison says."""
+    with _registry() as registry:
+        _tell_move(registry.promote(name, version, why=why, by=by), as_json)
+
+
+@models.command()
+@why_option
+@by_option
+@json_option
+def rollback(why: str, by: str | None, as_json: bool) -> None:
+    """Return to the champion before the present one."""
+    with _registry() as registry:
+        _tell_move(registry.rollback(why=why, by=by), as_json)
+
+
+@models.command()
+@json_option
+def history(as_json: bool) -> None:
+    """Who made what the champion, when and why; the last first."""
+    from gh_assets.registry import CHAMPION, PURPOSE
+
+    with _registry() as registry:
+        moves = registry.aliases.history(PURPOSE, CHAMPION)
+    if as_json:
+        _print_json([move.model_dump(mode="json") for move in moves])
+        return
+    table = Table("#", "model", "action", "when (UTC)", _folded("by"), _folded("why"))
+    for move in moves:
+        when = f"{move.time:%Y-%m-%d %H:%M}"
+        row = (str(move.revision), f"{move.name} {move.version}", move.action, when, move.by, move.why)
+        table.add_row(*(_plain(cell) for cell in row))
+    _output().print(table)
+
+
+@models.command()
+@click.argument("name", required=False)
+@click.argument("version", type=int, required=False)
+@click.option("--quick", is_flag=True, help="Ask the bucket only, without reading the models.")
+@json_option
+def verify(name: str | None, version: int | None, quick: bool, as_json: bool) -> None:
+    """Check every model (of NAME) against its object: there, whole, and the bytes that were registered."""
+    findings = []
+    with _registry() as registry:
+        wanted = [registry.get(name, version)] if name is not None and version is not None else registry.list(name)
+        for model in wanted:
+            problem = registry.problem(model) if quick else registry.verify(model)
+            findings.append({"name": model.name, "version": model.version, "ok": problem is None, "problem": problem})
+    if as_json:
+        _print_json(findings)
+    else:
+        table = Table("", "model", _folded("finding"))
+        for finding in findings:
+            mark = "[green]ok[/]" if finding["ok"] else "[red]wrong[/]"
+            table.add_row(mark, f"{finding['name']} {finding['version']}", _plain(str(finding["problem"] or "")))
+        _output().print(table)
+    if not all(finding["ok"] for finding in findings):
+        sys.exit(1)
+
+
+@models.command()
+@click.option("--grace", type=click.FloatRange(0), default=60.0, show_default=True, help="Minutes: younger ones stay.")
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@json_option
+def sweep(grace: float, dry_run: bool, as_json: bool) -> None:
+    """Remove objects that no model names: of crashes, and of deleted models."""
+    import datetime as dt
+
+    with _registry() as registry:
+        gone = registry.sweep(dt.timedelta(minutes=grace), only_look=dry_run)
+    if as_json:
+        _print_json([{"object": found.name, "size": found.size, "removed": not dry_run} for found in gone])
+        return
+    for found in gone:
+        _output().print(f"{found.name}  {found.size:,} bytes", highlight=False)
+    total = sum(found.size for found in gone)
+    _output().print(f"{len(gone)} orphans, {total:,} bytes {'would go' if dry_run else 'removed'}.")
+
+
+@models.command()
+@click.argument("name")
+@click.argument("version", type=int)
+@why_option
+@by_option
+@json_option
+def delete(name: str, version: int, why: str, by: str | None, as_json: bool) -> None:
+    """Make VERSION of NAME invisible for ever; its bytes go with the next sweep."""
+    with _registry() as registry:
+        model = registry.delete(name, version, why=why, by=by)
+    if as_json:
+        _print_json({"name": model.name, "version": model.version, "deleted": True})
+    else:
+        _output().print(f"{model.title} is deleted. Its file goes with: gh-assets models sweep")
+
+
+@contextmanager
+def _registry() -> Iterator[ModelRegistry]:
+    from gh_assets.registry import ModelRegistry
+    from gh_assets.services import model_store, open_mongo
+
+    settings = load_settings()
+    with open_mongo(settings) as database:
+        yield ModelRegistry(model_store(settings), database["models"])
+
+
+def _chosen(registry: ModelRegistry, name: str | None, version: int | None) -> RegisteredModel:
+    from gh_assets.champion import champion_or_best
+
+    if name is None:
+        return champion_or_best(registry)
+    return registry.latest(name) if version is None else registry.get(name, version)
+
+
+def _tell_move(move: Move, as_json: bool) -> None:
+    if as_json:
+        _print_json(move.model_dump(mode="json"))
+    else:
+        _output().print(f"The champion is {move.name} {move.version} now (move {move.revision}).")
+
+
+def _shown(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return _plain(text if len(text) <= 300 else f"{text[:300]}…")
 
 
 @cli.command("github-standin")
@@ -476,17 +652,21 @@ def _print_status(status: dict[str, Any]) -> None:
 
 def _models_table(found: Sequence[dict[str, Any]]) -> Table:
     table = Table(
-        "model", "tag", "score", "metric", "time (UTC)", "MB", "SHA-256", title="Models", title_justify="left"
+        *("", "model", "version", "tags", "score", "metric", "time (UTC)", "MB", "SHA-256"),
+        title="Models",
+        title_justify="left",
     )
     for model in found:
         table.add_row(
+            "★" if "champion" in model["aliases"] else "",
             model["name"],
-            model["tag"],
+            str(model["version"] or ""),
+            ", ".join(model["tags"]),
             "" if model["score"] is None else f"{model['score']:.4f}",
             model["metric"],
             model["time"][:19].replace("T", " "),
-            f"{model['size'] / 1e6:.1f}",
-            model["sha256"][:12],
+            "" if model["size"] is None else f"{model['size'] / 1e6:.1f}",
+            (model["sha256"] or "")[:12],
         )
     return table
 

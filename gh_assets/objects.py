@@ -6,8 +6,9 @@ reading. Retries follow Google's own policy. `if_generation` makes a write condi
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -82,6 +83,7 @@ class StoredObject:
     size: int
     crc32c: str
     metadata: Mapping[str, str]
+    created: dt.datetime | None = None
 
     @property
     def uri(self) -> str:
@@ -96,20 +98,14 @@ class ObjectStore:
     client : google.cloud.storage.Client
     bucket : str
     create : bool
-        Make the bucket if it does not exist (on the embedded server).
+        Make the bucket when something is written and it does not exist (on the embedded server).
     """
 
     def __init__(self, client: storage.Client, bucket: str, *, create: bool = False) -> None:
         self.client = client
         self.bucket = client.bucket(bucket)
         self._retry = DEFAULT_RETRY.with_timeout(RETRY_SECONDS)
-        if create:
-            try:
-                with _explained(f"gs://{bucket}", writing=True):
-                    if not self.bucket.exists(retry=self._retry):
-                        self.bucket.create(retry=self._retry)
-            except ConcurrentWriteError:
-                pass  # another process made it meanwhile
+        self._create = create
 
     @property
     def name(self) -> str:
@@ -153,11 +149,18 @@ class ObjectStore:
             "content_type": content_type,
         }
         with _explained(self.uri(name), writing=True):
-            if isinstance(content, Path):
-                blob.upload_from_filename(str(content), **options)
-            else:
-                blob.upload_from_string(content, **options)
+            try:
+                _upload(blob, content, options)
+            except NotFound:
+                if not self._create:
+                    raise
+                self._make_bucket()
+                _upload(blob, content, options)
         return _described(blob)
+
+    def _make_bucket(self) -> None:
+        with suppress(Conflict):  # another process made it meanwhile
+            self.bucket.create(retry=self._retry)
 
     def read(self, name: str) -> bytes:
         """The content of an object, its checksum verified.
@@ -190,19 +193,40 @@ class ObjectStore:
             blob = self.bucket.get_blob(name, retry=self._retry)
         return None if blob is None else _described(blob)
 
-    def delete(self, name: str) -> None:
-        """Delete an object; one that is not there is no error: somebody else may have deleted it."""
+    def delete(self, name: str, *, if_generation: int | None = None) -> None:
+        """Delete an object; one that is not there is no error: somebody else may have deleted it.
+
+        Raises
+        ------
+        ConcurrentWriteError
+            If it has another generation than `if_generation` (the embedded server does not look at it).
+        """
         with _explained(self.uri(name), writing=True):
             try:
-                self.bucket.blob(name).delete(retry=self._retry)
+                self.bucket.blob(name).delete(if_generation_match=if_generation, retry=self._retry)
             except NotFound:
                 return
 
-    def names(self, prefix: str) -> Iterator[str]:
-        """Names of the objects whose names begin with `prefix`, in order."""
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """The objects whose names begin with `prefix`, in order of their names."""
         with _explained(self.uri(prefix)):
-            for blob in self.client.list_blobs(self.bucket, prefix=prefix, retry=self._retry):
-                yield str(blob.name)
+            try:
+                for blob in self.client.list_blobs(self.bucket, prefix=prefix, retry=self._retry):
+                    yield _described(blob)
+            except NotFound:
+                if not self._create:  # else nothing was written yet
+                    raise
+
+    def names(self, prefix: str) -> Iterator[str]:
+        """Their names."""
+        return (found.name for found in self.list(prefix))
+
+
+def _upload(blob: storage.Blob, content: bytes | Path, options: Mapping[str, Any]) -> None:
+    if isinstance(content, Path):
+        blob.upload_from_filename(str(content), **options)
+    else:
+        blob.upload_from_string(content, **options)
 
 
 def _described(blob: storage.Blob) -> StoredObject:
@@ -213,6 +237,7 @@ def _described(blob: storage.Blob) -> StoredObject:
         int(blob.size),
         str(blob.crc32c),
         dict(blob.metadata or {}),
+        blob.time_created,
     )
 
 

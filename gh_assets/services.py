@@ -79,7 +79,15 @@ def connect_mongo(settings: Settings) -> MongoDatabase:
             f"{where} at {hosts} does not answer ({type(error).__name__}). Start it, or correct MONGO_URI; "
             "unset it to use the embedded server."
         ) from None
-    return client[settings.mongo_database]
+    from gh_assets.migrations import migrate  # which builds on this module
+
+    database = client[settings.mongo_database]
+    try:
+        migrate(database)
+    except BaseException:
+        client.close()
+        raise
+    return database
 
 
 @contextmanager

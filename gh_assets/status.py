@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gh_assets.asset_store import AssetStore
@@ -45,6 +46,7 @@ def read_status(settings: Settings) -> dict[str, Any]:
         claimed = database["meta"].find_one({"_id": "world"})
         matrix = store.read_matrix("user_item_matrix").stars if store.exists("user_item_matrix", "npz") else None
         registry = ModelRegistry(model_store(settings, gcs), database["models"])
+        held = registry.held()
         found = {
             "world": claimed["title"] if claimed else f"{world_identity(settings)[1]} (nothing collected yet)",
             "repos": listed.total(),
@@ -62,7 +64,7 @@ def read_status(settings: Settings) -> dict[str, Any]:
             "matrix": None
             if matrix is None
             else {"rows": matrix.shape[0], "cols": matrix.shape[1], "nnz": int(matrix.nnz)},
-            "models": [model_json(model) for model in registry.models()],
+            "models": [model_json(model, held) for model in registry.list()],
         }
     with open_instance() as instance:
         found["partitions"] = len(instance.get_dynamic_partitions("repo"))
@@ -70,25 +72,25 @@ def read_status(settings: Settings) -> dict[str, Any]:
     return found
 
 
-def read_models(settings: Settings) -> list[dict[str, Any]]:
-    """All registered models, newest first."""
-    with open_mongo(settings) as database:
-        return [model_json(model) for model in ModelRegistry(model_store(settings), database["models"]).models()]
+def model_json(
+    model: RegisteredModel, held: Mapping[tuple[str, int], Sequence[str]], *, whole: bool = False
+) -> dict[str, Any]:
+    """A model for people and programs; times as ISO 8601 in UTC.
 
-
-def model_json(model: RegisteredModel) -> dict[str, Any]:
-    """A model for people and programs; times as ISO 8601 in UTC."""
+    Parameters
+    ----------
+    model : RegisteredModel
+    held : mapping
+        `ModelRegistry.held`.
+    whole : bool
+        With all that its document says.
+    """
+    document = model.model_dump(mode="json")
+    names = ("name", "version", "tags", "score", "metric", "time", "object", "bucket", "size", "sha256", "run_id")
+    shown = {name: document[name] for name in names} | {"metrics": document["metrics"], "config": document["config"]}
     return {
-        "name": model.name,
+        **shown,
         "tag": model.tag,
-        "score": model.score,
-        "metric": model.metric,
-        "time": model.time.isoformat(),
-        "object": model.object,
-        "bucket": model.bucket,
-        "size": model.size,
-        "sha256": model.sha256,
-        "run_id": model.run_id,
-        "metrics": dict(model.metrics),
-        "config": dict(model.config),
+        "aliases": list(held.get((model.name, model.version), ())),
+        **({name: value for name, value in document.items() if name not in shown} if whole else {}),
     }

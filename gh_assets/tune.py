@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass
 from gh_assets.asset_store import AssetStore
 from gh_assets.assets.recvae_model import TUNED, register
 from gh_assets.errors import InputError
-from gh_assets.recommender.interactions import strong_generalization_split
 from gh_assets.recommender.recvae import RecVAEConfig
 from gh_assets.recommender.search import SearchResult, Trial, search
-from gh_assets.recommender.training import result_of
+from gh_assets.recommender.training import result_of, split_of
 from gh_assets.registry import ModelRegistry, RegisteredModel
 from gh_assets.services import connect_gcs, data_store, model_store, open_mongo
 from gh_assets.settings import Settings
@@ -46,7 +45,7 @@ def tune(
     if not store.exists("user_item_matrix", "npz"):
         raise InputError("There is no user-item matrix yet, so there is nothing to search on: gh-assets run.")
     matrix = store.read_matrix("user_item_matrix")
-    split = strong_generalization_split(matrix.stars, seed=seed)
+    split = split_of(matrix, seed)
     base = RecVAEConfig(seed=seed) if epochs is None else RecVAEConfig(seed=seed, epochs=epochs)
     found = search(split, base, minutes, on_trial=on_trial)
     result = result_of(matrix, split, found.model, {})

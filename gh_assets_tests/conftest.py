@@ -25,6 +25,7 @@ from gh_assets.embedded.standin.faults import FaultyProtocol
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.world import World
 from gh_assets.objects import ObjectStore
+from gh_assets.registry import ModelRegistry
 from gh_assets.services import MongoDatabase, connect_gcs, connect_mongo
 from gh_assets.settings import Settings, load_settings
 
@@ -99,6 +100,20 @@ def objects(gcs_client: storage.Client) -> ObjectStore:
 @pytest.fixture
 def asset_store(objects: ObjectStore) -> AssetStore:
     return AssetStore(objects, workers=4)
+
+
+@pytest.fixture
+def registry(objects: ObjectStore, database: MongoDatabase) -> ModelRegistry:
+    """An empty model registry."""
+    return ModelRegistry(objects, database["models"])
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Something to store."""
+    path = tmp_path / "weights.bin"
+    path.write_bytes(b"weights " * 10_000)
+    return path
 
 
 @contextmanager

@@ -13,21 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gh_assets import registry as registry_module
 from gh_assets.errors import InputError, ModelNotFoundError, StoredDataError
 from gh_assets.registry import ModelRegistry, download_file, extract_archive, file_to_storage, write_archive
-
-
-@pytest.fixture
-def registry(objects, database) -> ModelRegistry:
-    return ModelRegistry(objects, database["models"])
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "weights.bin"
-    path.write_bytes(b"weights " * 10_000)
-    return path
+from gh_assets.registry import store as registry_module
 
 
 def test_a_file_comes_back_as_it_was_under_its_registered_name(registry, file: Path, tmp_path: Path) -> None:
@@ -86,7 +74,7 @@ def test_a_model_that_is_not_there_is_one_error_that_names_what_is(registry, fil
 def test_the_same_file_saved_twice_is_one_object_and_two_models(registry, file: Path) -> None:
     first, second = (registry.save(file, "recvae", score) for score in (0.1, 0.2))
     assert (first.object, first.generation) == (second.object, second.generation)
-    assert len(registry.models()) == 2
+    assert len(registry.list()) == 2
     assert len(list(registry.store.names("recvae/"))) == 1
 
 
@@ -94,7 +82,7 @@ def test_any_model_can_be_fetched_not_only_the_latest(registry, file: Path, tmp_
     for number in range(4):
         file.write_bytes(b"version %d" % number)
         registry.save(file, "recvae", float(-number))
-    for number, model in enumerate(reversed(registry.models("recvae"))):
+    for number, model in enumerate(reversed(registry.list("recvae"))):
         assert registry.download(model, tmp_path / "out").read_bytes() == b"version %d" % number
 
 
@@ -179,7 +167,7 @@ def test_a_crash_before_the_document_leaves_nothing_visible_and_a_rerun_succeeds
         patched.setattr(registry_module, "RegisteredModel", crash)
         with pytest.raises(Killed):
             registry.save(file, "recvae", 0.5)
-    assert registry.models() == []
+    assert registry.list() == []
     with pytest.raises(ModelNotFoundError):
         registry.latest("recvae")
     model = registry.save(file, "recvae", 0.5)
@@ -194,7 +182,7 @@ def test_many_savers_at_once_lose_nothing(registry, tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(8) as executor:
         list(executor.map(save, range(12)))
-    assert len(registry.models("recvae")) == 12
+    assert len(registry.list("recvae")) == 12
     assert registry.best("recvae").score == 1.1
 
 
@@ -208,7 +196,7 @@ def test_names_that_could_do_harm_are_refused(registry, file: Path, name: str) -
         with pytest.raises(InputError, match="must be text"):
             registry.latest(name)
         with pytest.raises(InputError, match="must be text"):
-            registry.models(tag=name)
+            registry.list(tag=name)
 
 
 def test_what_cannot_be_stored_is_one_error(registry, tmp_path: Path) -> None:
@@ -219,9 +207,7 @@ def test_what_cannot_be_stored_is_one_error(registry, tmp_path: Path) -> None:
 
 
 def test_a_model_of_another_bucket_is_refused(registry, file: Path, tmp_path: Path) -> None:
-    import dataclasses
-
-    model = dataclasses.replace(registry.save(file, "recvae", 0.5), bucket="somebody-elses")
+    model = registry.save(file, "recvae", 0.5).model_copy(update={"bucket": "somebody-elses"})
     with pytest.raises(StoredDataError, match="GCS_MODEL_BUCKET"):
         registry.download(model, tmp_path)
 
@@ -257,12 +243,12 @@ def test_latest_and_best_against_a_list(
     database["models"].delete_many({})
     registry = ModelRegistry(objects, database["models"])
     for number, (name, tag, score) in enumerate(saved):
-        registry.save(file, name, score, tag=tag, metric=str(number))
+        registry.save(file, name, score, tag=tag, run_id=str(number))
     for name in ("a", "b"):
         for tag in ("", "x", "y"):
             mine = [(n, s) for n, (m, t, s) in enumerate(saved) if m == name and tag in ("", t)]
             scored = [(s, n) for n, s in mine if s is not None]
             if mine:
-                assert registry.latest(name, tag).metric == str(mine[-1][0])
+                assert registry.latest(name, tag).run_id == str(mine[-1][0])
             if scored:
-                assert registry.best(name, tag).metric == str(max(scored)[1])
+                assert registry.best(name, tag).run_id == str(max(scored)[1])

@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from gh_assets.assets.champion import champion
 from gh_assets.assets.hybrid_model import hybrid_model
 from gh_assets.assets.leaderboard import leaderboard
 from gh_assets.assets.recommendations import recommendations
@@ -12,7 +13,17 @@ from gh_assets.assets.stargazers import stargazers
 from gh_assets.assets.user_item_matrix import user_item_matrix
 from gh_assets.assets.users import users
 
-CHAIN_ASSETS = [repos, stargazers, users, user_item_matrix, recvae_model, hybrid_model, recommendations, leaderboard]
+CHAIN_ASSETS = [
+    repos,
+    stargazers,
+    users,
+    user_item_matrix,
+    recvae_model,
+    hybrid_model,
+    leaderboard,
+    champion,
+    recommendations,
+]
 """From the lists to the recommendations, and what they are worth."""
 
 ALL_ASSETS: list[dg.AssetsDefinition | dg.AssetSpec] = [star_events, *CHAIN_ASSETS]
@@ -20,6 +31,7 @@ ALL_ASSETS: list[dg.AssetsDefinition | dg.AssetSpec] = [star_events, *CHAIN_ASSE
 __all__ = [
     "ALL_ASSETS",
     "CHAIN_ASSETS",
+    "champion",
     "hybrid_model",
     "leaderboard",
     "recommendations",

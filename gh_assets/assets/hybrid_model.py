@@ -5,7 +5,7 @@ from pydantic import Field
 
 from gh_assets import progress
 from gh_assets.assets.common import OWNERS, RECOMMENDER, stopwatch
-from gh_assets.assets.recvae_model import MODEL_NAME, model_metadata, recvae_model, register
+from gh_assets.assets.recvae_model import MODEL_NAME, matrix_lineage, model_metadata, recvae_model, register
 from gh_assets.errors import ModelNotFoundError
 from gh_assets.recommender.interactions import UserItemMatrix
 from gh_assets.registry import ModelRegistry
@@ -40,14 +40,14 @@ def hybrid_model(
     mongo: MongoResource,
 ) -> dg.MaterializeResult[None]:
     """The registered hybrid of the current matrix."""
-    from gh_assets.model_cache import load_model
+    from gh_assets.champion import load_model, model_cache
     from gh_assets.recommender.hybrid import Hybrid
     from gh_assets.recommender.training import train_hybrid
 
     with mongo.database() as database, stopwatch() as timing:
         registry = ModelRegistry(gcs.model_store(), database["models"])
         base = registry.latest(MODEL_NAME, config.tag)
-        cache = load_settings().home_path / "cache" / "models"
+        cache = model_cache(load_settings())
         recvae = load_model(registry, base, cache)
         if recvae.data.get("matrix_sha256") != user_item_matrix.fingerprint:
             raise ModelNotFoundError(
@@ -68,6 +68,7 @@ def hybrid_model(
                 config=hybrid._config(),
                 run_id=context.run.run_id,
                 fingerprint=fingerprint,
+                lineage={**matrix_lineage(gcs), "recvae": f"{base.name} {base.version}"},
             )
         assert isinstance(hybrid, Hybrid)
         progress.report("hybrid_model", 1, 1, f"{hybrid.weight:g} of {hybrid.first.name}")

@@ -10,7 +10,7 @@ from pydantic import Field
 from gh_assets import progress
 from gh_assets.assets.common import OWNERS, RECOMMENDER, markdown_table, picture, stopwatch, table_metadata
 from gh_assets.assets.hybrid_model import HYBRID_NAME, hybrid_model
-from gh_assets.assets.recvae_model import MODEL_NAME
+from gh_assets.assets.recvae_model import MODEL_NAME, matrix_lineage, register
 from gh_assets.errors import InvalidInteractionsError, ModelNotFoundError
 from gh_assets.recommender.interactions import UserItemMatrix
 from gh_assets.recommender.metrics import MAIN_METRIC
@@ -20,6 +20,7 @@ from gh_assets.schemas import LEADERBOARD
 from gh_assets.settings import load_settings
 
 if TYPE_CHECKING:
+    from gh_assets.recommender.base import Recommender
     from gh_assets.recommender.evaluation import Evaluation
 
 
@@ -57,7 +58,7 @@ def leaderboard(
     mongo: MongoResource,
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """Metrics of all recommenders, best first."""
-    from gh_assets.model_cache import load_model
+    from gh_assets.champion import load_model, model_cache
     from gh_assets.recommender.hybrid import Hybrid
     from gh_assets.recommender.recvae import RecVAE
     from gh_assets.recommender.training import compare, compare_in_time
@@ -65,8 +66,7 @@ def leaderboard(
     with stopwatch() as timing:
         with mongo.database() as database:
             registry = ModelRegistry(gcs.model_store(), database["models"])
-            cache = load_settings().home_path / "cache" / "models"
-            hybrid = load_model(registry, registry.latest(HYBRID_NAME, config.tag), cache)
+            hybrid = load_model(registry, registry.latest(HYBRID_NAME, config.tag), model_cache(load_settings()))
         if hybrid.data.get("matrix_sha256") != user_item_matrix.fingerprint:
             raise ModelNotFoundError(
                 f"The newest {HYBRID_NAME} was trained on another user-item matrix: materialize hybrid_model first."
@@ -79,7 +79,11 @@ def leaderboard(
             progress.report("leaderboard", trained, 5, name)
             trained += 1
 
-        rows = compare(user_item_matrix, [hybrid.model], split_seed=config.seed, on_model=tell)
+        rows, models = compare(user_item_matrix, [hybrid.model], split_seed=config.seed, on_model=tell)
+        leader = models[rows[0].name]
+        if leader.name not in (MODEL_NAME, HYBRID_NAME):
+            # A baseline that is the best is a candidate like any other: then it must be there to be promoted.
+            _register_baseline(context, config, user_item_matrix, leader, gcs, mongo)
         tables = [_table(USERS_HELD_OUT, rows)]
         metadata: dict[str, Any] = {
             "leaderboard": _markdown(rows, MAIN_METRIC),
@@ -108,6 +112,34 @@ def leaderboard(
             **timing,
         },
     )
+
+
+def _register_baseline(
+    context: dg.AssetExecutionContext,
+    config: LeaderboardConfig,
+    matrix: UserItemMatrix,
+    model: "Recommender",
+    gcs: GcsResource,
+    mongo: MongoResource,
+) -> None:
+    from gh_assets.recommender.training import result_of, split_of
+
+    fingerprint = f"{model.name} of {matrix.fingerprint}, split {config.seed}"
+    with mongo.database() as database:
+        registry = ModelRegistry(gcs.model_store(), database["models"])
+        before = registry.find(model.name, fingerprint)
+        if before is not None and registry.is_stored(before):
+            return
+        registered = register(
+            registry,
+            result_of(matrix, split_of(matrix, config.seed), model, {}),
+            tag=config.tag,
+            config=model._config(),
+            run_id=context.run.run_id,
+            fingerprint=fingerprint,
+            lineage=matrix_lineage(gcs),
+        )
+    context.log.info(f"{model.name} is the best: registered as {registered.title}, to compete for champion.")
 
 
 def _table(split: str, rows: "Sequence[Evaluation]") -> pl.DataFrame:

@@ -6,17 +6,13 @@ from pydantic import Field
 
 from gh_assets import progress
 from gh_assets.asset_store import TableParts
+from gh_assets.assets.champion import champion
 from gh_assets.assets.common import OWNERS, RECOMMENDER, preview, stopwatch, table_metadata
-from gh_assets.assets.hybrid_model import HYBRID_NAME, hybrid_model
-from gh_assets.assets.recvae_model import MODEL_NAME, recvae_model
 from gh_assets.recommender.interactions import UserItemMatrix
 from gh_assets.registry import ModelRegistry
 from gh_assets.resources import GcsResource, MongoResource
 from gh_assets.schemas import RECOMMENDATIONS
 from gh_assets.settings import load_settings
-
-SERVED = (HYBRID_NAME, MODEL_NAME)
-"""The models that serve people: the best of them by the score on held-out users."""
 
 
 class RecommendationsConfig(dg.Config):
@@ -27,18 +23,18 @@ class RecommendationsConfig(dg.Config):
     own: bool = Field(default=False, description="Recommend people what they own themselves, too.")
     forks: bool = Field(default=False, description="Recommend forks of what somebody starred, and their origins, too.")
     archived: bool = Field(default=False, description="Recommend archived repositories, too.")
-    model: str = Field(default="", description="Take the best model of this name. Empty: of RecVAE and the hybrid.")
-    tag: str = Field(default="", description="Take the best model of this tag. Empty: of any.")
+    model: str = Field(default="", description="Take the best model of this name. Empty: the champion.")
+    tag: str = Field(default="", description="Take the best model of this tag. Empty: of any, or the champion.")
 
 
 @dg.asset(
-    deps=[recvae_model, hybrid_model],
+    deps=[champion],
     group_name=RECOMMENDER,
     kinds={"pytorch", "polars", "parquet"},
     owners=OWNERS,
     metadata=table_metadata(RECOMMENDATIONS),
     description=(
-        "One row is one repository recommended to one user, by the best registered model, with the user's own stars "
+        "One row is one repository recommended to one user, by the champion, with the user's own stars "
         "that explain it most. Nothing that the user already starred or owns, no forks of it, nothing archived, unless "
         "configured."
     ),
@@ -52,16 +48,18 @@ def recommendations(
     mongo: MongoResource,
 ) -> dg.MaterializeResult[TableParts]:
     """One row a user and recommended repository."""
-    from gh_assets.model_cache import load_best
+    from gh_assets.champion import SERVED, best_of, champion_or_best, load_model, model_cache
     from gh_assets.recommender.catalogue import Catalogue
     from gh_assets.recommender.inference import Unwanted, recommend_to_all
 
     with stopwatch() as timing:
         with mongo.database() as database:
             registry = ModelRegistry(gcs.model_store(), database["models"])
-            names = (config.model,) if config.model else SERVED
-            cache = load_settings().home_path / "cache" / "models"
-            registered, trained = load_best(registry, names, cache, config.tag)
+            if config.model or config.tag:
+                registered = best_of(registry, (config.model,) if config.model else SERVED, config.tag)
+            else:
+                registered = champion_or_best(registry)
+            trained = load_model(registry, registered, model_cache(load_settings()))
         total = user_item_matrix.stars.shape[0]
         parts = TableParts(RECOMMENDATIONS.name)
         first: pl.DataFrame | None = None
@@ -80,7 +78,8 @@ def recommendations(
             "dagster/row_count": parts.rows,
             "users": users,
             "repositories_recommended": len(recommended),
-            "model": dg.MetadataValue.path(registered.uri),
+            "model": registered.title,
+            "model_uri": dg.MetadataValue.path(registered.uri),
             "model_score": float(registered.score or 0.0),
             "preview": preview(first.select("login", "rank", "full_name", "score", "because")),
             **timing,

@@ -22,7 +22,8 @@ from gh_assets.assets.common import (
 from gh_assets.errors import ModelNotFoundError
 from gh_assets.recommender.interactions import UserItemMatrix
 from gh_assets.recommender.metrics import MAIN_METRIC
-from gh_assets.registry import ModelRegistry, RegisteredModel, flat_metrics, leaderboard
+from gh_assets.registry import ModelRegistry, RegisteredModel
+from gh_assets.registry.documents import flat_metrics, leaderboard
 from gh_assets.resources import GcsResource, MongoResource
 from gh_assets.settings import load_settings
 
@@ -70,12 +71,13 @@ def recvae_model(
 ) -> dg.MaterializeResult[None]:
     """The registered RecVAE of the current matrix."""
     # torch takes seconds to import: whoever only looks at the definitions need not wait for it.
-    from gh_assets.model_cache import load_model
+    from gh_assets.champion import load_model, model_cache
     from gh_assets.recommender.recvae import RecVAEConfig
     from gh_assets.recommender.training import train_recvae, training_fingerprint
 
     log = now_and_then(context.log.info)
-    home = load_settings().home_path
+    settings = load_settings()
+    home = settings.home_path
 
     def tell(row: dict[str, float]) -> None:
         words = f"loss {row['loss']:.1f}, validation {MAIN_METRIC} {row.get(MAIN_METRIC, float('nan')):.4f}"
@@ -95,7 +97,7 @@ def recvae_model(
         if before is not None and registry.is_stored(before):
             context.log.info("The same data and configuration were trained before: that model is taken.")
             with stopwatch() as timing:
-                trained = load_model(registry, before, home / "cache" / "models")
+                trained = load_model(registry, before, model_cache(settings))
             history = trained.model.history
             return dg.MaterializeResult(metadata={"reused": True, **model_metadata(before, history), **timing})
         with stopwatch() as timing:
@@ -107,7 +109,13 @@ def recvae_model(
                 checkpoints=home / "checkpoints" / fingerprint,
             )
         registered = register(
-            registry, result, tag=config.tag, config=asdict(wanted), run_id=context.run.run_id, fingerprint=fingerprint
+            registry,
+            result,
+            tag=config.tag,
+            config=asdict(wanted),
+            run_id=context.run.run_id,
+            fingerprint=fingerprint,
+            lineage=matrix_lineage(gcs),
         )
     return dg.MaterializeResult(
         metadata={
@@ -138,6 +146,7 @@ def register(
     config: Mapping[str, Any],
     run_id: str | None = None,
     fingerprint: str | None = None,
+    lineage: Mapping[str, str] | None = None,
 ) -> RegisteredModel:
     """Put a trained model under its own name into the registry, scored by the main metric."""
     name = result.trained.model.name
@@ -152,8 +161,17 @@ def register(
             run_id=run_id,
             config=config,
             metrics=flat_metrics(name, result.leaderboard),
+            intervals={metric: (interval.low, interval.high) for metric, interval in result.intervals.items()},
+            data={key: value for key, value in result.trained.data.items() if not isinstance(value, list)},
             fingerprint=fingerprint,
+            lineage=lineage,
         )
+
+
+def matrix_lineage(gcs: GcsResource) -> dict[str, str]:
+    """Which stored matrix a model comes from."""
+    found = gcs.asset_store().describe("user_item_matrix", "npz")
+    return {} if found is None else {"matrix": found.uri, "matrix_generation": str(found.generation)}
 
 
 def model_metadata(model: RegisteredModel, history: Sequence[Mapping[str, float]]) -> dict[str, RawMetadataValue]:
@@ -163,6 +181,7 @@ def model_metadata(model: RegisteredModel, history: Sequence[Mapping[str, float]
     metrics = {name.replace("@", "_at_").replace(" ", "_"): float(value) for name, value in model.metrics.items()}
     return {
         "model": model.name,
+        "version": model.version,
         "tag": model.tag,
         "score": float(model.score or 0.0),
         "metric": model.metric,

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from gh_assets.embedded.guardian import START_SECONDS, answers
-from gh_assets.embedded.locks import is_locked, open_lock, unlock, wait_lock
 from gh_assets.errors import ServiceUnavailableError
+from gh_assets.locks import is_locked, open_lock, unlock, wait_lock
 
 IDLE_SECONDS = 10.0
 """How long a server goes on without users before it ends."""

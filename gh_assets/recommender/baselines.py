@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import product
 from typing import Any, ClassVar
 
 import numpy as np
@@ -132,7 +134,7 @@ def _nearest(stars: Csr, count: int, shrinkage: float) -> tuple[NDArray[np.int32
 
 
 class EASE(Recommender):
-    """Embarrassingly shallow autoencoder (Steck, WWW 2019, arXiv 1905.03375).
+    """Embarrassingly shallow autoencoder (Steck, WWW 2019, arXiv 1905.03375), with dropout if wanted.
 
     One dense float32 matrix of items × items is all it needs: the Gram matrix is filled block by block, and inverted
     and scaled where it lies.
@@ -141,27 +143,35 @@ class EASE(Recommender):
     ----------
     lambdas : sequence of float
         L2 weights to choose from: the best on the validation users by NDCG@100; without them, the middle one.
+    dropouts : sequence of float
+        Shares of a user's items that are hidden in training, in closed form (Steck, NeurIPS 2020, "Autoencoders that
+        don't overfit towards the identity", eq. 10): frequent items are held back more. To choose from, likewise;
+        without validation users, the first.
     """
 
     name: ClassVar[str] = "ease"
 
-    def __init__(self, lambdas: tuple[float, ...] | list[float] = (100.0, 300.0, 1000.0)) -> None:
+    def __init__(self, lambdas: Sequence[float] = (100.0, 300.0, 1000.0), dropouts: Sequence[float] = (0.0,)) -> None:
         super().__init__()
         if not lambdas or min(lambdas) <= 0:
             raise ConfigurationError("EASE needs at least one lambda, and all above zero.")
+        if not dropouts or min(dropouts) < 0 or max(dropouts) >= 1:
+            raise ConfigurationError("EASE needs at least one dropout, and all in [0, 1).")
         self.lambdas = tuple(float(value) for value in lambdas)
-        self.chosen_lambda = self.lambdas[len(self.lambdas) // 2]
+        self.dropouts = tuple(float(value) for value in dropouts)
+        self.chosen_lambda, self.chosen_dropout = self.lambdas[len(self.lambdas) // 2], self.dropouts[0]
 
     def _fit(self, stars: Csr, validation: tuple[Csr, Csr] | None) -> None:
-        def fit(weight: float) -> None:
+        def fit(chosen: tuple[float, float]) -> None:
             # Only one matrix at a time: the one before goes before the next is made.
             self.B = np.empty((0, 0), np.float32)
-            self.B = ease_weights(stars, weight)
+            self.B = ease_weights(stars, *chosen)
 
         if validation is None:
-            fit(self.chosen_lambda)
+            fit((self.chosen_lambda, self.chosen_dropout))
         else:
-            self.chosen_lambda = best_on_validation(self, fit, self.lambdas, validation)
+            candidates = list(product(self.lambdas, self.dropouts))
+            self.chosen_lambda, self.chosen_dropout = best_on_validation(self, fit, candidates, validation)
 
     def _predict(self, stars: Csr) -> NDArray[np.float32]:
         scores: NDArray[np.float32] = stars @ self.B
@@ -179,10 +189,10 @@ class EASE(Recommender):
         self.B = weights["B"]
 
     def _config(self) -> dict[str, Any]:
-        return {"lambdas": [self.chosen_lambda]}
+        return {"lambdas": [self.chosen_lambda], "dropouts": [self.chosen_dropout]}
 
 
-def ease_weights(stars: Csr, weight: float) -> NDArray[np.float32]:
+def ease_weights(stars: Csr, weight: float, dropout: float = 0.0) -> NDArray[np.float32]:
     """Item-item weights of EASE (eq. 8): ``B = I - P / diag(P)`` with P the inverse of ``XᵀX + weight I``.
 
     Parameters
@@ -190,6 +200,8 @@ def ease_weights(stars: Csr, weight: float) -> NDArray[np.float32]:
     stars : scipy.sparse CSR, shape (users, items)
     weight : float
         Of the L2 norm.
+    dropout : float
+        p adds ``p / (1 - p) diag(XᵀX)`` to what is inverted.
 
     Returns
     -------
@@ -208,7 +220,8 @@ def ease_weights(stars: Csr, weight: float) -> NDArray[np.float32]:
     for start in range(0, items, BLOCK):
         block = slice(start, min(start + BLOCK, items))
         gram[:, block] = (transposed @ columns[:, block]).toarray()
-    gram[np.diag_indices(items)] += weight
+    diagonal = np.diag_indices(items)
+    gram[diagonal] += weight + dropout / (1 - dropout) * gram[diagonal]
     gram, info = scipy.linalg.lapack.spotrf(gram, lower=1, overwrite_a=1, clean=0)
     if info == 0:
         gram, info = scipy.linalg.lapack.spotri(gram, lower=1, overwrite_c=1)
@@ -216,13 +229,13 @@ def ease_weights(stars: Csr, weight: float) -> NDArray[np.float32]:
         raise GhAssetsError(f"EASE cannot invert its matrix with lambda {weight:g}: choose a larger one.")
     # LAPACK leaves the inverse in the lower triangle of the Fortran-ordered matrix: the upper one of its transpose.
     inverse: NDArray[np.float32] = gram.T
-    diagonal = inverse.diagonal().copy()
+    scale = inverse.diagonal().copy()
     for start in range(0, items, BLOCK):
         block = slice(start, min(start + BLOCK, items))
         inside = np.triu(inverse[block, block])
         inverse[block, block] = inside + np.triu(inside, 1).T
         inverse[block.stop :, block] = inverse[block, block.stop :].T
     for start in range(0, items, BLOCK):
-        inverse[start : start + BLOCK] /= -diagonal
+        inverse[start : start + BLOCK] /= -scale
     np.fill_diagonal(inverse, 0.0)
     return inverse

@@ -278,6 +278,7 @@ def strong_generalization_split(
     held_out_share: float = 0.2,
     min_stars: int = 5,
     seed: int = 0,
+    users: NDArray[np.int64] | None = None,
 ) -> StrongGeneralizationSplit:
     """Hold whole users out (Liang et al. 2018, section 4.3), and a share of each such user's items.
 
@@ -291,6 +292,9 @@ def strong_generalization_split(
     min_stars : int
         Users with fewer items are not held out (at least 2, else there is nothing to give or to predict).
     seed : int
+    users : ndarray of int64, shape (users,), optional
+        Who they are. Who is held out then follows from that and the seed: of next week's matrix it is the same people,
+        but for a few, and models of both can be compared on users that neither has seen.
 
     Raises
     ------
@@ -310,10 +314,18 @@ def strong_generalization_split(
             f"{wanted_validation} for validation and {wanted_test} for test out and train on the others. "
             "Collect more stars."
         )
-    chosen = rng.permutation(eligible)[: wanted_validation + wanted_test]
-    validation = np.sort(chosen[:wanted_validation])
-    test = np.sort(chosen[wanted_validation:])
-    train = np.setdiff1d(np.arange(stars.shape[0]), chosen)
+    if users is None:
+        chosen = rng.permutation(eligible)[: wanted_validation + wanted_test]
+        validation, test = np.split(chosen, [wanted_validation])
+    else:
+        if len(users) != stars.shape[0]:
+            raise InvalidInteractionsError(f"{len(users)} users were named for a matrix of {stars.shape[0]}.")
+        # Two draws, so that who is tested does not depend on how many are to validate.
+        test = eligible[np.argsort(_drawn(users[eligible], 2 * seed), kind="stable")[:wanted_test]]
+        others = np.setdiff1d(eligible, test)
+        validation = others[np.argsort(_drawn(users[others], 2 * seed + 1), kind="stable")[:wanted_validation]]
+    validation, test = np.sort(validation), np.sort(test)
+    train = np.setdiff1d(np.arange(stars.shape[0]), np.concatenate([validation, test]))
     validation_fold_in, validation_held_out = _hide(stars[validation], held_out_share, rng)
     test_fold_in, test_held_out = _hide(stars[test], held_out_share, rng)
     return StrongGeneralizationSplit(
@@ -382,6 +394,16 @@ def temporal_split(
         )
     split = replace(inner, test_fold_in=before[tested], test_held_out=after[tested], test_users=tested)
     return split, date
+
+
+def _drawn(users: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
+    """A number for each user as if drawn at random, always the same (splitmix64, Steele et al. 2014)."""
+    state = users.astype(np.uint64) + np.uint64(((seed + 1) * 0x9E3779B97F4A7C15) % 2**64)
+    with np.errstate(over="ignore"):
+        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: NDArray[np.uint64] = state ^ (state >> np.uint64(31))
+    return mixed
 
 
 def _hide(stars: Csr, share: float, rng: np.random.Generator) -> tuple[Csr, Csr]:

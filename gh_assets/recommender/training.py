@@ -18,7 +18,7 @@ from gh_assets.errors import StoredDataError
 from gh_assets.recommender.als import ALS
 from gh_assets.recommender.base import Recommender
 from gh_assets.recommender.baselines import EASE, ItemKNN, Popularity
-from gh_assets.recommender.evaluation import Evaluation, evaluate_in_full
+from gh_assets.recommender.evaluation import Evaluation, Interval, bootstrap, evaluate_in_full
 from gh_assets.recommender.hybrid import Hybrid
 from gh_assets.recommender.interactions import (
     StrongGeneralizationSplit,
@@ -27,7 +27,7 @@ from gh_assets.recommender.interactions import (
     strong_generalization_split,
     temporal_split,
 )
-from gh_assets.recommender.metrics import MAIN_METRIC, evaluate
+from gh_assets.recommender.metrics import MAIN_METRIC, evaluate_users
 from gh_assets.recommender.models import MODELS
 from gh_assets.recommender.multvae import MultVAE
 from gh_assets.recommender.recvae import RecVAE, RecVAEConfig
@@ -53,7 +53,8 @@ class TrainedModel:
     metrics : dict
         Held-out metrics of the test users.
     data : dict
-        What it was trained on: fingerprint and size of the matrix, and the stars of each repository (``stars_of``).
+        What it was trained on: fingerprint and size of the matrix, the stars of each repository (``stars_of``), and the
+        ids of the users whom it was tested on and never saw (``test_users``).
     """
 
     model: Recommender
@@ -117,11 +118,17 @@ class TrainingResult:
     leaderboard: Mapping[str, Mapping[str, float]]
     history: Sequence[Mapping[str, float]]
     split_sizes: Mapping[str, int]
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+
+
+def split_of(matrix: UserItemMatrix, seed: int) -> StrongGeneralizationSplit:
+    """Users held out whole; of a later matrix, the same people."""
+    return strong_generalization_split(matrix.stars, seed=seed, users=matrix.user_ids)
 
 
 def linear_model(items: int) -> Recommender:
     """EASE, or item neighbours where there are too many items for its dense matrix."""
-    return EASE((100.0, 200.0, 300.0, 500.0, 1000.0)) if items <= EASE_AT_MOST else ItemKNN()
+    return EASE((100.0, 200.0, 300.0, 500.0, 1000.0), (0.0, 0.66)) if items <= EASE_AT_MOST else ItemKNN()
 
 
 def train_recvae(
@@ -150,7 +157,7 @@ def train_recvae(
     InvalidInteractionsError
         If there are too few users with enough stars.
     """
-    split = strong_generalization_split(matrix.stars, seed=split_seed)
+    split = split_of(matrix, split_seed)
     model = RecVAE(config, on_epoch=on_epoch, checkpoints=checkpoints).fit(split.train, split.validation)
     return result_of(matrix, split, model, {Popularity.name: Popularity().fit(split.train)})
 
@@ -166,7 +173,7 @@ def train_hybrid(matrix: UserItemMatrix, recvae: Recommender, *, split_seed: int
     split_seed : int
         That of the RecVAE.
     """
-    split = strong_generalization_split(matrix.stars, seed=split_seed)
+    split = split_of(matrix, split_seed)
     linear = linear_model(matrix.stars.shape[1]).fit(split.train, split.validation)
     model = Hybrid(recvae, linear).fit(split.train, split.validation)
     return result_of(matrix, split, model, {recvae.name: recvae, linear.name: linear})
@@ -176,12 +183,15 @@ def result_of(
     matrix: UserItemMatrix, split: StrongGeneralizationSplit, model: Recommender, others: Mapping[str, Recommender]
 ) -> TrainingResult:
     """A fitted model with its figures on the test users, beside those of others."""
-    board = {name: evaluate(other, *split.test) for name, other in {**others, model.name: model}.items()}
+    rows = {name: evaluate_users(other, *split.test) for name, other in {**others, model.name: model}.items()}
+    board = {name: {metric: float(values.mean()) for metric, values in row.items()} for name, row in rows.items()}
+    intervals = {metric: bootstrap(values) for metric, values in rows[model.name].items()}
     data = {
         "matrix_sha256": matrix.fingerprint,
         "users": matrix.stars.shape[0],
         "repositories": matrix.stars.shape[1],
         "stars": int(matrix.stars.nnz),
+        "test_users": matrix.user_ids[split.test_users].tolist(),
         "stars_of": np.bincount(matrix.stars.indices, minlength=matrix.stars.shape[1]).tolist(),
     }
     sizes = {
@@ -190,7 +200,7 @@ def result_of(
         "test users": len(split.test_users),
     }
     trained = TrainedModel(model, matrix.repo_ids, matrix.full_names, board[model.name], data)
-    return TrainingResult(trained, board, model.history, sizes)
+    return TrainingResult(trained, board, model.history, sizes, intervals)
 
 
 def compare(
@@ -199,8 +209,8 @@ def compare(
     *,
     split_seed: int = 0,
     on_model: Callable[[str], None] | None = None,
-) -> list[Evaluation]:
-    """All recommenders on the same held-out users, best first.
+) -> tuple[list[Evaluation], Mapping[str, Recommender]]:
+    """All recommenders on the same held-out users, best first; and the fitted models by name.
 
     Parameters
     ----------
@@ -211,7 +221,7 @@ def compare(
     on_model : callable, optional
         Called with a model's name before it is fitted.
     """
-    split = strong_generalization_split(matrix.stars, seed=split_seed)
+    split = split_of(matrix, split_seed)
     models = {model.name: model for model in trained}
     for model in trained:
         if isinstance(model, Hybrid):
@@ -225,7 +235,7 @@ def compare(
                 on_model(model.name)
             models[model.name] = model.fit(split.train, split.validation)
     found = [evaluate_in_full(model, *split.test, split.train) for model in models.values()]
-    return sorted(found, key=lambda evaluation: -evaluation.means[MAIN_METRIC])
+    return sorted(found, key=lambda evaluation: -evaluation.means[MAIN_METRIC]), models
 
 
 def compare_in_time(
@@ -248,5 +258,5 @@ def compare_in_time(
 
 def training_fingerprint(matrix: UserItemMatrix, config: RecVAEConfig, split_seed: int) -> str:
     """SHA-256 of all that decides what training gives: data, configuration, split and version of the code."""
-    decided_by = [matrix.fingerprint, asdict(config), split_seed, __version__]
+    decided_by = [matrix.fingerprint, asdict(config), split_seed, "held out by who they are", __version__]
     return hashlib.sha256(json.dumps(decided_by, sort_keys=True).encode()).hexdigest()

@@ -17,9 +17,9 @@ import pytest
 
 from gh_assets.embedded import services, supervision
 from gh_assets.embedded.guardian import answers
-from gh_assets.embedded.locks import is_locked
 from gh_assets.embedded.supervision import ServerSpec, ensure_running, read_state, release
 from gh_assets.errors import ServiceUnavailableError
+from gh_assets.locks import is_locked
 from gh_assets.objects import ObjectStore, make_client
 
 ECHO = (

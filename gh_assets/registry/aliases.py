@@ -1,0 +1,167 @@
+"""Aliases of models, such as the champion: a log of moves, of which the last one holds.
+
+An alias belongs to a purpose, not to a name of models: RecVAE, the hybrid and the baselines compete for one champion.
+Each move is one document with the next number, under a unique index: it is there or it is not, two at once cannot both
+be next, and who moved what, when and why is never overwritten.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import pymongo
+from pydantic import BaseModel, ConfigDict, Field
+from pymongo.collection import Collection
+from pymongo.errors import DuplicateKeyError
+
+from gh_assets.documents import as_stored
+from gh_assets.errors import ConcurrentWriteError, ModelNotFoundError
+
+PURPOSE = "recommend repositories"
+CHAMPION = "champion"
+CANDIDATE = "candidate"
+
+
+class Move(BaseModel):
+    """One move of an alias.
+
+    Attributes
+    ----------
+    purpose, alias : str
+    revision : int
+        1, 2, 3, …
+    name, version : str, int
+        The model that the alias points to since then.
+    action : {"promote", "rollback"}
+    below : int or None
+        The move to which a rollback would return.
+    by, why : str
+    time : datetime
+    evidence : mapping
+        What the decision was made on.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    purpose: str
+    alias: str
+    revision: int
+    name: str
+    version: int
+    action: Literal["promote", "rollback"]
+    below: int | None
+    by: str
+    why: str
+    time: dt.datetime
+    evidence: Mapping[str, Any] = Field(default_factory=dict)
+
+
+class Aliases:
+    """The moves of all aliases.
+
+    Parameters
+    ----------
+    moves : pymongo.collection.Collection
+    """
+
+    def __init__(self, moves: Collection[dict[str, Any]]) -> None:
+        self.moves = moves
+        moves.create_index(
+            [("purpose", pymongo.ASCENDING), ("alias", pymongo.ASCENDING), ("revision", pymongo.DESCENDING)],
+            unique=True,
+        )
+
+    def current(self, purpose: str, alias: str) -> Move | None:
+        """The move that holds; None, if there was none."""
+        document = self.moves.find_one({"purpose": purpose, "alias": alias}, sort=[("revision", pymongo.DESCENDING)])
+        return None if document is None else Move.model_validate(document)
+
+    def history(self, purpose: str, alias: str) -> list[Move]:
+        """All moves, the last one first."""
+        found = self.moves.find({"purpose": purpose, "alias": alias}, sort=[("revision", pymongo.DESCENDING)])
+        return [Move.model_validate(document) for document in found]
+
+    def holding(self, purpose: str, alias: str) -> Iterator[Move]:
+        """The move that holds, and then those to which one rollback after the other would return."""
+        by_revision = {move.revision: move for move in self.history(purpose, alias)}
+        revision: int | None = max(by_revision, default=None)
+        while revision is not None and revision in by_revision:
+            move = by_revision[revision]
+            yield move
+            revision = move.below
+
+    def promote(
+        self,
+        purpose: str,
+        alias: str,
+        name: str,
+        version: int,
+        *,
+        by: str,
+        why: str,
+        after: Move | None,
+        evidence: Mapping[str, Any] | None = None,
+    ) -> Move:
+        """Point the alias to a model.
+
+        Parameters
+        ----------
+        after : Move or None
+            The move that the decision was made against: if there is a newer one meanwhile, nothing happens.
+
+        Raises
+        ------
+        ConcurrentWriteError
+            If there is.
+        """
+        below = None if after is None else after.revision
+        return self._append(purpose, alias, name, version, "promote", below, by, why, after, evidence)
+
+    def rollback(self, purpose: str, alias: str, to: Move, *, by: str, why: str, after: Move) -> Move:
+        """Return to an earlier move; a further rollback goes on to what was below that one."""
+        return self._append(purpose, alias, to.name, to.version, "rollback", to.below, by, why, after, None)
+
+    def _append(
+        self,
+        purpose: str,
+        alias: str,
+        name: str,
+        version: int,
+        action: Literal["promote", "rollback"],
+        below: int | None,
+        by: str,
+        why: str,
+        after: Move | None,
+        evidence: Mapping[str, Any] | None,
+    ) -> Move:
+        move = Move(
+            purpose=purpose,
+            alias=alias,
+            revision=1 if after is None else after.revision + 1,
+            name=name,
+            version=version,
+            action=action,
+            below=below,
+            by=by,
+            why=why,
+            time=as_stored(dt.datetime.now(dt.UTC)),
+            evidence=dict(evidence or {}),
+        )
+        try:
+            self.moves.insert_one(move.model_dump())
+        except DuplicateKeyError:
+            held = self.current(purpose, alias)
+            holder = "nobody knows" if held is None else f"{held.name} {held.version} ({held.why})"
+            raise ConcurrentWriteError(
+                f"The {alias} was moved by somebody else meanwhile, to {holder}. Look at it, and decide again."
+            ) from None
+        return move
+
+
+def no_alias(purpose: str, alias: str) -> ModelNotFoundError:
+    return ModelNotFoundError(
+        f"There is no {alias} to {purpose} yet. Promote a model: gh-assets models promote NAME VERSION --why TEXT, or "
+        "materialize the asset champion."
+    )

@@ -1,0 +1,90 @@
+"""The original system's two functions, over the registry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from gh_assets.registry.store import Documents, ModelRegistry
+
+
+def file_to_storage(
+    file_path: Path | str,
+    model_name: str,
+    score: float | None,
+    tag: str = "",
+    db_conn: Documents | None = None,
+    file_name: str | None = None,
+    tar_zip: bool = False,
+) -> dict[str, Any]:
+    """Store a model's file in the model bucket and register it.
+
+    Parameters
+    ----------
+    file_path : path
+        The file (or folder, with `tar_zip`).
+    model_name, tag : str
+    score : float or None
+        Higher is better.
+    db_conn : pymongo collection, optional
+        Where the document goes; by default the collection ``models`` of the configured database.
+    file_name : str, optional
+        Registered file name; by default that of `file_path`.
+    tar_zip : bool
+        Compress into the file's stem + ``.tar.gz``.
+
+    Returns
+    -------
+    dict
+        The registered document.
+    """
+    registry = configured_registry(db_conn)
+    model = registry.save(Path(file_path), model_name, score, tag=tag, file_name=file_name, tar_zip=tar_zip)
+    return model.to_document()
+
+
+def download_file(
+    model_name: str,
+    db_conn: Documents | None = None,
+    tag: str = "",
+    latest: bool = True,
+    directory: Path | str = ".",
+    unpack: bool = False,
+) -> Path:
+    """Fetch a registered model's file.
+
+    Parameters
+    ----------
+    model_name, tag : str
+        An empty tag: any.
+    db_conn : pymongo collection, optional
+    latest : bool
+        True: the newest; False: the one with the best score.
+    directory : path
+        Where the file goes, under its registered name.
+    unpack : bool
+        Unpack an archive into a folder of its name.
+
+    Returns
+    -------
+    Path
+        What was written.
+
+    Raises
+    ------
+    ModelNotFoundError, StoredDataError
+    """
+    registry = configured_registry(db_conn)
+    model = registry.latest(model_name, tag) if latest else registry.best(model_name, tag)
+    return registry.download(model, Path(directory), unpack=unpack)
+
+
+def configured_registry(documents: Documents | None = None) -> ModelRegistry:
+    """The registry of the settings; with another collection, if one is given."""
+    from gh_assets.services import connect_mongo, model_store
+    from gh_assets.settings import load_settings
+
+    settings = load_settings()
+    if documents is None:
+        documents = connect_mongo(settings)["models"]
+    return ModelRegistry(model_store(settings), documents)

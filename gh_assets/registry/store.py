@@ -1,0 +1,711 @@
+"""The model registry: a file in Cloud Storage and a document in Mongo for each model.
+
+The document is the commit point: it is written last, after the object is there and verified. Objects are named by
+their content's SHA-256 and never replaced, so a crash leaves a whole model or nothing that anybody sees.
+
+Versions of a name are given at the commit, under a unique index: 1, 2, 3, … without gap, whoever saves at once, and
+whatever the clocks say. A deleted model leaves its document behind, marked: its version is never given again.
+
+An object that no document names is an orphan: of a crash, or of a deleted model. `sweep` removes those that are older
+than a grace time. It and `save` agree through one document an object (the collection ``…_objects``): `save` writes down
+that it wants the object before it looks whether it is there, `sweep` that it deletes it, and both in one atomic step
+that fails if the other was first.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import getpass
+import hashlib
+import itertools
+import math
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from uuid import uuid4
+
+import bson
+import google_crc32c
+import pymongo
+from pymongo.collection import Collection
+from pymongo.errors import DuplicateKeyError
+
+from gh_assets import __version__
+from gh_assets.documents import as_stored
+from gh_assets.errors import (
+    ConcurrentWriteError,
+    InputError,
+    ModelNotFoundError,
+    StoredDataError,
+)
+from gh_assets.objects import ABSENT, ObjectStore, StoredObject
+from gh_assets.registry.aliases import CHAMPION, PURPOSE, Aliases, Move, no_alias
+from gh_assets.registry.archives import (
+    SUFFIXES,
+    Compression,
+    extract_archive,
+    is_archive,
+    stem_of,
+    write_archive,
+)
+from gh_assets.registry.documents import (
+    MOST_DESCRIPTION,
+    Direction,
+    RegisteredModel,
+    check_name,
+    check_text,
+)
+
+Documents = Collection[dict[str, Any]]
+
+CHUNK = 1 << 20
+
+GRACE = dt.timedelta(hours=1)
+"""How old an orphan must be to be swept: a save in progress is younger."""
+
+NEWEST = [("version", pymongo.DESCENDING), ("time", pymongo.DESCENDING), ("_id", pymongo.DESCENDING)]
+"""By version; those from before there were versions come after all that have one, by their time."""
+
+Removed = list[StoredObject]
+Names = list[str]
+
+OURS = re.compile(r"[^/]+/[0-9a-f]{64}(-\d+)?/[^/]+")
+"""Names of objects that `save` gives."""
+
+
+@dataclass(frozen=True)
+class Digest:
+    """What a file's bytes are."""
+
+    sha256: str
+    crc32c: str
+    size: int
+
+
+class ModelRegistry:
+    """Models in one bucket and one collection.
+
+    Parameters
+    ----------
+    store : ObjectStore
+        Bucket of the models.
+    documents : pymongo.collection.Collection
+        One document a model. Beside it, ``…_aliases`` and ``…_objects``.
+    """
+
+    def __init__(self, store: ObjectStore, documents: Documents) -> None:
+        self.store = store
+
+        def firmly(collection: Documents) -> Documents:
+            # What a save acknowledges must survive the loss of a server, whatever the connection's default is.
+            return collection.with_options(
+                read_preference=pymongo.ReadPreference.PRIMARY,
+                write_concern=pymongo.WriteConcern(w="majority", wtimeout=30_000),
+            )
+
+        self.documents = firmly(documents)
+        self._objects = firmly(documents.database[f"{documents.name}_objects"])
+        self.aliases = Aliases(firmly(documents.database[f"{documents.name}_aliases"]))
+        create_indexes(self.documents)
+        self._identity: str | None = None
+
+    # -- saving --------------------------------------------------------------------------------------------------
+
+    def save(
+        self,
+        path: Path,
+        name: str,
+        score: float | None,
+        *,
+        tag: str = "",
+        tags: Sequence[str] = (),
+        metric: str = "",
+        direction: Direction = "max",
+        file_name: str | None = None,
+        tar_zip: bool = False,
+        compression: Compression = "gzip",
+        run_id: str | None = None,
+        config: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, float] | None = None,
+        intervals: Mapping[str, tuple[float, float]] | None = None,
+        data: Mapping[str, Any] | None = None,
+        lineage: Mapping[str, str] | None = None,
+        fingerprint: str | None = None,
+    ) -> RegisteredModel:
+        """Store a file or folder as a model, and register it.
+
+        Parameters
+        ----------
+        path : Path
+            A file, or with `tar_zip` also a folder.
+        name : str
+        score : float or None
+            None or NaN: not scored, never the best.
+        tag, tags : str
+            Any number of them; `tag` comes first.
+        metric : str
+            What the score is, such as ``ndcg@100``.
+        direction : {"max", "min"}
+            Whether more or less of it is better.
+        file_name : str, optional
+            Name of the file as downloads will write it; by default the path's own. With `tar_zip` its stem gets the
+            archive's suffix.
+        tar_zip : bool
+            Compress into an archive whose bytes depend on the content only.
+        compression : {"gzip", "zstd"}
+            Into ``.tar.gz`` or ``.tar.zst``.
+        run_id, config, metrics, intervals, data, lineage, fingerprint
+            See `RegisteredModel`.
+
+        Returns
+        -------
+        RegisteredModel
+
+        Raises
+        ------
+        InputError
+            If the file does not exist, a name is not usable, the score is infinite, or the description too large.
+        """
+        check_name("model name", name)
+        all_tags = tuple(dict.fromkeys(check_name("tag", one) for one in ((tag, *tags) if tag else tags)))
+        if score is not None and math.isinf(score):
+            raise InputError(f"The score {score} of model {name!r} is not finite: give None if it has none.")
+        if direction not in ("max", "min"):
+            raise InputError(f"The direction {direction!r} is neither 'max' nor 'min'.")
+        described = {
+            "config": dict(config or {}),
+            "metrics": {key: float(value) for key, value in (metrics or {}).items()},
+            "intervals": dict(intervals or {}),
+            "data": dict(data or {}),
+            "lineage": dict(lineage or {}),
+        }
+        _check_description(name, described)
+        path = Path(path)
+        if not path.exists():
+            raise InputError(f"{path} does not exist: there is no model to store.")
+        if path.is_dir() and not tar_zip:
+            raise InputError(f"{path} is a folder: store it with tar_zip=True.")
+        kept_name = file_name or path.name
+        if tar_zip:
+            if compression not in SUFFIXES:
+                raise InputError(f"The compression {compression!r} is neither gzip nor zstd.")
+            kept_name = Path(kept_name).stem + SUFFIXES[compression]
+        check_name("file name", kept_name)
+        with tempfile.TemporaryDirectory(prefix="gh-assets-") as scratch:
+            source, unpacked = path, None
+            if tar_zip:
+                source = Path(scratch) / "archive"
+                unpacked = write_archive(path, source, compression)
+            digest = digest_of(source)
+            stored = self._upload(source, name, kept_name, digest)
+        return self._commit(
+            RegisteredModel(
+                name=name,
+                tags=all_tags,
+                score=score,
+                metric=metric,
+                direction=direction,
+                # Mongo keeps milliseconds: what we return is what will be read.
+                time=as_stored(dt.datetime.now(dt.UTC)),
+                bucket=stored.bucket,
+                object=stored.name,
+                generation=stored.generation,
+                sha256=digest.sha256,
+                crc32c=digest.crc32c,
+                size=digest.size,
+                file_name=kept_name,
+                unpacked=unpacked,
+                run_id=run_id,
+                code_version=__version__,
+                fingerprint=fingerprint,
+                **described,
+            )
+        )
+
+    def _upload(self, source: Path, name: str, file_name: str, digest: Digest) -> StoredObject:
+        """Bring the bytes to where their checksum says, unless they are there."""
+        metadata = {"sha256": digest.sha256, "registry": self.identity}
+        for attempt in itertools.count():
+            target = f"{name}/{digest.sha256}{f'-{attempt}' if attempt else ''}/{file_name}"
+            if not self._want(target):
+                continue  # it is being deleted: the bytes go beside it
+            try:
+                stored = self.store.write(target, source, if_generation=ABSENT, metadata=metadata)
+            except ConcurrentWriteError:
+                # The same content is there already: from an earlier save, or a retry of this one.
+                found = self.store.describe(target)
+                if found is None or found.metadata.get("registry") != self.identity:
+                    continue  # another registry may delete its object at any time
+                stored = found
+            if (stored.size, stored.crc32c) == (digest.size, digest.crc32c):
+                return stored
+        raise AssertionError("there is always a further name")
+
+    def _want(self, target: str) -> bool:
+        """Write down, by the server's clock, that the object is needed; False if it is being deleted."""
+        try:
+            self._objects.update_one(
+                {"_id": target, "deleting": None}, {"$currentDate": {"wanted_at": True}}, upsert=True
+            )
+        except DuplicateKeyError:
+            return False
+        return True
+
+    def _commit(self, model: RegisteredModel) -> RegisteredModel:
+        key = bson.ObjectId()
+        while True:
+            last = self.documents.find_one(
+                {"name": model.name, "version": {"$exists": True}}, {"version": 1}, sort=[("version", -1)]
+            )
+            numbered = model.model_copy(update={"version": 1 + (int(last["version"]) if last else 0)})
+            try:
+                self.documents.insert_one({"_id": key, **numbered.to_document()})
+            except DuplicateKeyError:
+                # Somebody else has the version; or the answer to our own insert was lost, and the driver tried again.
+                if self.documents.find_one({"_id": key}) is None:
+                    continue
+            return numbered
+
+    @property
+    def identity(self) -> str:
+        """Which registry this is: two may share a bucket, and neither sweeps the other's objects."""
+        if self._identity is None:
+            with suppress(DuplicateKeyError):  # another process was first
+                self._objects.insert_one({"_id": "registry", "identity": uuid4().hex})
+            found = self._objects.find_one({"_id": "registry"})
+            assert found is not None, "it was there, or made"
+            self._identity = str(found["identity"])
+        return self._identity
+
+    # -- finding -------------------------------------------------------------------------------------------------
+
+    def list(self, name: str | None = None, tag: str | None = None) -> Sequence[RegisteredModel]:
+        """Models, newest first: those of one name by version, those of all by time."""
+        order = NEWEST if name is not None else [("time", pymongo.DESCENDING), *NEWEST[::2]]
+        return [RegisteredModel.from_document(document) for document in self._find(name, tag, order)]
+
+    def get(self, name: str, version: int) -> RegisteredModel:
+        """One model.
+
+        Raises
+        ------
+        ModelNotFoundError
+        """
+        if isinstance(version, bool) or not isinstance(version, int):
+            raise InputError(f"The version must be a whole number, not {type(version).__name__}.")
+        wanted = {"name": check_text("name", name), "version": version, "deleted": None}
+        document = self.documents.find_one(wanted)
+        if document is None:
+            known = ", ".join(str(model.version) for model in self.list(name)[:10]) or "none"
+            raise ModelNotFoundError(f"There is no version {version} of model {name!r} (newest: {known}).")
+        return RegisteredModel.from_document(document)
+
+    def latest(self, name: str, tag: str = "") -> RegisteredModel:
+        """The newest model of a name (and of a tag, if one is given): that with the highest version.
+
+        Raises
+        ------
+        ModelNotFoundError
+        """
+        for document in self._find(name, tag or None, NEWEST):
+            return RegisteredModel.from_document(document)
+        raise self._missing(name, tag, "")
+
+    def best(self, name: str, tag: str = "") -> RegisteredModel:
+        """The model of a name (and tag) with the best score; of equal scores, the newest.
+
+        Scores of different metrics do not compare: those of the newest scored model's metric count.
+
+        Raises
+        ------
+        ModelNotFoundError
+        """
+        best: RegisteredModel | None = None
+        for document in self._find(name, tag or None, NEWEST, {"score": {"$type": "number"}}):
+            model = RegisteredModel.from_document(document)
+            if model.score is None:
+                continue
+            best = model if best is None else best
+            if (model.metric, model.direction) == (best.metric, best.direction) and model.is_better_than(best):
+                best = model
+        if best is None:
+            raise self._missing(name, tag, "scored ")
+        return best
+
+    def find(self, name: str, fingerprint: str) -> RegisteredModel | None:
+        """The newest model of a name with this fingerprint of data, configuration and code; None if there is none."""
+        more = {"fingerprint": check_text("fingerprint", fingerprint)}
+        for document in self._find(name, None, NEWEST, more):
+            return RegisteredModel.from_document(document)
+        return None
+
+    def _find(
+        self,
+        name: str | None,
+        tag: str | None,
+        order: Sequence[tuple[str, int]],
+        more: Mapping[str, Any] | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        wanted: dict[str, Any] = {"deleted": None, **(more or {})}
+        if name is not None:
+            wanted["name"] = check_text("name", name)
+        if tag is not None:
+            check_text("tag", tag)
+            wanted["$or"] = [{"tags": tag}, {"tag": tag}]  # documents of the original system have one
+        yield from self.documents.find(wanted).sort([*order])
+
+    def _missing(self, name: str, tag: str, scored: str) -> ModelNotFoundError:
+        names = ", ".join(sorted(str(one) for one in self.documents.distinct("name", {"deleted": None}))) or "none"
+        return ModelNotFoundError(
+            f"No {scored}model {name!r}{f' with tag {tag!r}' if tag else ''} is registered (registered: {names}). "
+            "Train one: gh-assets run."
+        )
+
+    # -- aliases -------------------------------------------------------------------------------------------------
+
+    def champion(self, purpose: str = PURPOSE, alias: str = CHAMPION) -> RegisteredModel:
+        """The model that an alias points to.
+
+        Raises
+        ------
+        ModelNotFoundError
+            If it was never promoted.
+        """
+        for move in self.aliases.holding(purpose, alias):
+            model = self._visible(move)
+            if model is not None:  # one may be deleted by whoever did not see the promotion
+                return model
+        raise no_alias(purpose, alias)
+
+    def promote(
+        self,
+        name: str,
+        version: int,
+        *,
+        why: str,
+        by: str | None = None,
+        purpose: str = PURPOSE,
+        alias: str = CHAMPION,
+        evidence: Mapping[str, Any] | None = None,
+        after: Move | Literal["present"] | None = "present",
+    ) -> Move:
+        """Point an alias to a model, which must be there as it was registered.
+
+        Parameters
+        ----------
+        name, version : str, int
+        why : str
+            For those who will ask.
+        by : str, optional
+            A person, or a run; by default the user of this process.
+        purpose, alias, evidence
+            See `Move`.
+        after : Move or None, optional
+            The move that the decision was made against; by default the present one.
+
+        Raises
+        ------
+        ConcurrentWriteError
+            If the alias moved meanwhile.
+        ModelNotFoundError, StoredDataError
+            If the model is not there, or not what it was.
+        """
+        check_name("alias", alias)
+        _check_reason(why)
+        model = self.get(name, version)
+        if not self.is_stored(model):
+            raise StoredDataError(f"{model.uri} is missing or not what was registered: {model.title} stays as it is.")
+        held = self.aliases.current(purpose, alias) if after == "present" else after
+        assert held is None or isinstance(held, Move), "only the word stands for the present one"
+        move = self.aliases.promote(
+            purpose, alias, name, version, by=by or _somebody(), why=why, after=held, evidence=evidence
+        )
+        if self._visible(move) is None:
+            raise ModelNotFoundError(f"{model.title} was deleted while it was promoted: the {alias} is what it was.")
+        return move
+
+    def rollback(self, *, why: str, by: str | None = None, purpose: str = PURPOSE, alias: str = CHAMPION) -> Move:
+        """Return an alias to the model before the present one; again, to the one before that.
+
+        Raises
+        ------
+        ModelNotFoundError
+            If there is none to return to.
+        """
+        _check_reason(why)
+        moves = [*self.aliases.holding(purpose, alias)]
+        if not moves:
+            raise no_alias(purpose, alias)
+        held, *below = moves
+        for move in below:
+            model = self._visible(move)
+            if model is not None and self.is_stored(model):
+                return self.aliases.rollback(purpose, alias, move, by=by or _somebody(), why=why, after=held)
+        raise ModelNotFoundError(
+            f"There was no {alias} before {held.name} {held.version}: there is nothing to return to."
+        )
+
+    def _visible(self, move: Move) -> RegisteredModel | None:
+        try:
+            return self.get(move.name, move.version)
+        except ModelNotFoundError:
+            return None
+
+    # -- looking after -------------------------------------------------------------------------------------------
+
+    def is_stored(self, model: RegisteredModel) -> bool:
+        """Whether the model's object is there, as it was registered, by what the bucket says of it."""
+        return not self.problem(model)
+
+    def problem(self, model: RegisteredModel) -> str | None:
+        """What is wrong with the model's object by what the bucket says of it; None: nothing."""
+        if model.bucket != self.store.name:
+            return f"it lies in another bucket, gs://{model.bucket}"
+        found = self.store.describe(model.object)
+        if found is None:
+            return f"{model.uri} is missing"
+        for what, registered, stored in (
+            ("generation", model.generation, found.generation),
+            ("size", model.size, found.size),
+            ("crc32c", model.crc32c, found.crc32c),
+        ):
+            if registered is not None and registered != stored:
+                return f"{model.uri} has the {what} {stored} instead of {registered}"
+        return None
+
+    def verify(self, model: RegisteredModel) -> str | None:
+        """What is wrong with a model, by reading all of its bytes; None: nothing.
+
+        Archives are unpacked to see that they can be.
+        """
+        try:
+            with tempfile.TemporaryDirectory(prefix="gh-assets-") as scratch:
+                self.download(model, Path(scratch), unpack=is_archive(model.file_name))
+        except (StoredDataError, InputError) as error:
+            return self.problem(model) or str(error)
+        return self.problem(model)
+
+    def delete(self, name: str, version: int, *, why: str, by: str | None = None) -> RegisteredModel:
+        """Make a model invisible, for ever. Its object goes with the next `sweep` after the grace time.
+
+        Raises
+        ------
+        InputError
+            If an alias points to it.
+        ModelNotFoundError
+        """
+        _check_reason(why)
+        model = self.get(name, version)
+        self._refuse_if_held(model)
+        place = {"name": name, "version": version}
+        note = {"by": by or _somebody(), "why": why, "time": as_stored(dt.datetime.now(dt.UTC))}
+        self.documents.update_one(place, {"$set": {"deleted": note}})
+        try:
+            self._refuse_if_held(model)  # promoted between the look and the deed
+        except InputError:
+            self.documents.update_one(place, {"$unset": {"deleted": 1}})
+            raise
+        return model
+
+    def _refuse_if_held(self, model: RegisteredModel) -> None:
+        for purpose, alias in self.known_aliases():
+            move = self.aliases.current(purpose, alias)
+            if move is not None and (move.name, move.version) == (model.name, model.version):
+                raise InputError(
+                    f"{model.title} is the {alias} to {purpose}: promote another one or roll back before it is deleted."
+                )
+
+    def held(self) -> Mapping[tuple[str, int], Sequence[str]]:
+        """Aliases by name and version of the models that they point to."""
+        found: dict[tuple[str, int], Names] = {}
+        for purpose, alias in self.known_aliases():
+            move = self.aliases.current(purpose, alias)
+            if move is not None:
+                found.setdefault((move.name, move.version), []).append(alias)
+        return found
+
+    def known_aliases(self) -> Sequence[tuple[str, str]]:
+        """Purpose and name of every alias that there ever was."""
+        found = self.aliases.moves.find({"revision": 1}, {"purpose": 1, "alias": 1})
+        return sorted((str(document["purpose"]), str(document["alias"])) for document in found)
+
+    def sweep(self, grace: dt.timedelta = GRACE, *, only_look: bool = False) -> Sequence[StoredObject]:
+        """Remove objects that no visible model names: of crashes, and of deleted models.
+
+        Parameters
+        ----------
+        grace : timedelta
+            Younger ones stay, and those that a save wanted later than that.
+        only_look : bool
+            Only say which they are.
+
+        Returns
+        -------
+        list of StoredObject
+            Those that were removed.
+        """
+        now = self._now()
+        named = self._named()
+        removed: Removed = []
+        for found in self.store.list(""):
+            old = found.created is not None and now - found.created >= grace
+            mine = OURS.fullmatch(found.name) and found.metadata.get("registry") == self.identity
+            if not mine or not old or found.name in named:
+                continue
+            if only_look or self._remove(found, now - grace):
+                removed.append(found)
+        return removed
+
+    def _remove(self, orphan: StoredObject, wanted_before: dt.datetime) -> bool:
+        """Delete an object unless a save wants it, in an order in which either side sees the other."""
+        try:
+            self._objects.update_one(
+                {"_id": orphan.name, "$or": [{"wanted_at": {"$lt": wanted_before}}, {"deleting": {"$ne": None}}]},
+                {"$currentDate": {"deleting": True}},
+                upsert=True,
+            )
+        except DuplicateKeyError:
+            return False  # somebody is about to use it
+        # From here on no save takes it. One that did before the grace time, and slept, has its document by now.
+        if orphan.name not in self._named(orphan.name):
+            self.store.delete(orphan.name, if_generation=orphan.generation)
+            self._objects.delete_one({"_id": orphan.name, "deleting": {"$ne": None}})
+            return True
+        self._objects.update_one({"_id": orphan.name}, {"$unset": {"deleting": 1}})
+        return False
+
+    def _named(self, name: str | None = None) -> set[str]:
+        """Objects that visible models name; or whether this one is."""
+        wanted: dict[str, Any] = {"deleted": None}
+        if name is not None:
+            wanted["object"] = name
+        return {
+            str(document.get("object") or document.get("file_name"))
+            for document in self.documents.find(wanted, {"object": 1, "file_name": 1})
+        }
+
+    def _now(self) -> dt.datetime:
+        """By the server's clock, which all processes share."""
+        now = self.documents.database.command("hello").get("localTime") or dt.datetime.now(dt.UTC)
+        return now if now.tzinfo else now.replace(tzinfo=dt.UTC)
+
+    # -- fetching ------------------------------------------------------------------------------------------------
+
+    def download(self, model: RegisteredModel, directory: Path, *, unpack: bool = False) -> Path:
+        """Fetch a model's file, whole and verified, or leave nothing.
+
+        Returns
+        -------
+        Path
+            The file in `directory`, under its registered name; with `unpack`, the folder that the archive became.
+
+        Raises
+        ------
+        StoredDataError
+            If the object is missing or not what was registered.
+        """
+        if model.bucket != self.store.name:
+            raise StoredDataError(
+                f"Model {model.name!r} lies in gs://{model.bucket}; this registry reads gs://{self.store.name}. "
+                "Set GCS_MODEL_BUCKET."
+            )
+        directory = Path(directory)
+        check_name("file name", model.file_name)
+        if unpack and not is_archive(model.file_name):
+            raise InputError(f"{model.file_name} of {model.title} is no archive: download it without unpacking.")
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            descriptor, draft_name = tempfile.mkstemp(prefix=f".{model.file_name}.", dir=directory)
+        except OSError as error:
+            raise _not_written(directory, error) from error
+        os.close(descriptor)
+        draft, target = Path(draft_name), directory / model.file_name
+        try:
+            self.store.read_to(model.object, draft, generation=model.generation)
+            if not _is(draft, model):
+                raise StoredDataError(f"{model.uri} is not what was registered: its SHA-256 differs.")
+            if unpack:
+                folder = directory / stem_of(model.file_name)
+                named = draft.rename(draft.with_name(f"{draft.name}.{model.file_name}"))
+                draft = named
+                extract_archive(draft, folder, most_bytes=model.unpacked)
+                return folder
+            _synced(draft)
+            draft.replace(target)
+        except OSError as error:
+            raise _not_written(directory, error) from error
+        finally:
+            draft.unlink(missing_ok=True)
+        return target
+
+
+def create_indexes(documents: Documents) -> None:
+    """What queries and versions need; doing it twice changes nothing."""
+    documents.create_index(
+        [("name", pymongo.ASCENDING), ("version", pymongo.DESCENDING)],
+        unique=True,
+        # Documents of the original system have no version.
+        partialFilterExpression={"version": {"$type": "number"}},
+    )
+    documents.create_index([("name", pymongo.ASCENDING), ("time", pymongo.DESCENDING)])
+    documents.create_index([("object", pymongo.ASCENDING)])
+
+
+def digest_of(path: Path) -> Digest:
+    """Checksums of a file, in one pass."""
+    sha256, crc32c, size = hashlib.sha256(), 0, 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            sha256.update(chunk)
+            crc32c = google_crc32c.extend(crc32c, chunk)
+            size += len(chunk)
+    return Digest(sha256.hexdigest(), base64.b64encode(crc32c.to_bytes(4, "big")).decode(), size)
+
+
+def _is(path: Path, model: RegisteredModel) -> bool:
+    """Whether a file is what was registered. Original documents do not say: there the bucket's checksum has to do."""
+    digest = digest_of(path)
+    return (model.size in (None, digest.size)) and (model.sha256 in (None, digest.sha256))
+
+
+def _synced(path: Path) -> None:
+    """A name must not outlive a power cut that its content does not."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _not_written(directory: Path, error: OSError) -> StoredDataError:
+    return StoredDataError(
+        f"{directory} cannot be written to ({error.strerror or error}): make room or choose another folder. Nothing "
+        "was left there."
+    )
+
+
+def _check_description(name: str, described: Mapping[str, Any]) -> None:
+    try:
+        size = len(bson.encode(dict(described)))
+    except (bson.errors.InvalidDocument, OverflowError, ValueError) as error:
+        raise InputError(f"What describes model {name!r} cannot be kept by Mongo: {str(error)[:200]}.") from None
+    if size > MOST_DESCRIPTION:
+        raise InputError(
+            f"What describes model {name!r} takes {size / 1e6:.1f} MB: {MOST_DESCRIPTION / 1e6:.0f} MB at most. Put it "
+            "into the model's file."
+        )
+
+
+def _check_reason(why: str) -> None:
+    if not check_text("reason", why).strip() or len(why) > 2000:
+        raise InputError("Say why, in 2,000 characters at most: it is kept with the decision.")
+
+
+def _somebody() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return f"user {os.getuid()}"

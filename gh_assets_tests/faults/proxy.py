@@ -1,0 +1,258 @@
+"""A proxy between the code and a server that fails at a chosen call, and a referee that kills processes there.
+
+It understands as much of both protocols as it takes to see single calls: the length in front of MongoDB's messages, and
+HTTP's headers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from typing import Literal
+
+import bson
+
+Fault = Literal["pass", "refuse", "cut", "truncate", "delay", "duplicate"]
+
+UNINTERESTING = {"hello", "ismaster", "isMaster", "ping", "endSessions", "buildInfo"}
+
+DELAY = 0.2
+
+
+class Plan:
+    """What happens at which call. This one lets everything pass, and writes down what there was."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.lock = threading.Lock()
+
+    def before(self, call: str) -> Fault:
+        """A call has arrived, and the server does not know of it yet."""
+        with self.lock:
+            self.calls.append(call)
+            return self.decide(len(self.calls))
+
+    def after(self, call: str) -> None:
+        """The server has answered, and the caller does not know it yet."""
+
+    def decide(self, number: int) -> Fault:
+        return "pass"
+
+
+class FailAt(Plan):
+    """One fault at the call of this number."""
+
+    def __init__(self, number: int, fault: Fault) -> None:
+        super().__init__()
+        self.number, self.fault = number, fault
+
+    def decide(self, number: int) -> Fault:
+        return self.fault if number == self.number else "pass"
+
+
+class KillAt(Plan):
+    """`kill -9` to a process at its n-th step: before a call is served, or after it and before the answer.
+
+    Its own steps on the disk come here, too, by way of `watched`.
+    """
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.step, self.steps = step, 0
+        self.pid: int | None = None
+        self.killed_at: str | None = None
+
+    def before(self, call: str) -> Fault:
+        self.calls.append(call)
+        return "refuse" if self._count(f"before {call}") else "pass"
+
+    def after(self, call: str) -> None:
+        self._count(f"after {call}")
+
+    def _count(self, where: str) -> bool:
+        with self.lock:
+            self.steps += 1
+            if self.steps != self.step or self.pid is None:
+                return self.killed_at is not None
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            self.killed_at = where
+            return True
+
+
+class Proxy:
+    """Listens on 127.0.0.1 and passes on to a server, but for what the plan says.
+
+    Parameters
+    ----------
+    kind : {"mongo", "http"}
+    port : int
+        Of the server, on 127.0.0.1.
+    plan : Plan
+        Can be replaced at any time.
+    """
+
+    def __init__(self, kind: Literal["mongo", "http"], port: int, plan: Plan) -> None:
+        self.kind, self.upstream, self.plan = kind, port, plan
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.port = int(self.listener.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        # Closing alone would not wake the thread that waits.
+        with contextlib.suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError, EOFError, struct.error):
+            server = self._connect()
+            with server:
+                while True:
+                    request = self._request(client)
+                    if not self._exchange(client, server, request):
+                        return
+
+    def _connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.upstream))
+
+    def _exchange(self, client: socket.socket, server: socket.socket, request: bytes) -> bool:
+        """One call; False when the connection is to be closed."""
+        call = self._describe(request)
+        if call is None:
+            server.sendall(request)
+            client.sendall(self._response(server, request))
+            return True
+        plan = self.plan
+        fault = plan.before(call)
+        if fault == "refuse":
+            return False
+        if fault == "delay":
+            threading.Event().wait(DELAY)
+        server.sendall(request)
+        response = self._response(server, request)
+        if fault == "duplicate" and self.kind == "http":
+            # As a retry whose first answer was lost: the server sees the call twice, the caller the second answer.
+            with self._connect() as again:
+                again.sendall(request)
+                response = self._response(again, request)
+        plan.after(call)
+        if fault == "cut" or (fault == "duplicate" and self.kind == "mongo"):
+            return False  # what a driver does then is to send it again
+        if fault == "truncate":
+            client.sendall(response[: len(response) // 2])
+            return False
+        client.sendall(response)
+        return True
+
+    # -- the protocols ---------------------------------------------------------------------------------------------
+
+    def _describe(self, request: bytes) -> str | None:
+        """A call for people; None: nobody wants to know of it."""
+        if self.kind == "http":
+            method, path, _ = request.split(b"\r\n", 1)[0].decode().split(" ")
+            return f"{method} {path.split('?')[0]}"
+        if struct.unpack_from("<i", request, 12)[0] != 2013:
+            return None
+        size = struct.unpack_from("<i", request, 21)[0]
+        document = bson.decode(request[21 : 21 + size])
+        name, value = next(iter(document.items()))
+        return None if name in UNINTERESTING else f"{name} {value}"
+
+    def _request(self, client: socket.socket) -> bytes:
+        return _mongo_message(client) if self.kind == "mongo" else _http_message(client)
+
+    def _response(self, server: socket.socket, request: bytes) -> bytes:
+        if self.kind == "http":
+            return _http_message(server, bodiless=request.startswith(b"HEAD"))
+        if struct.unpack_from("<i", request, 12)[0] == 2013 and struct.unpack_from("<I", request, 16)[0] & 2:
+            return b""  # moreToCome: no answer is wanted
+        return _mongo_message(server)
+
+
+def _exactly(stream: socket.socket, count: int) -> bytes:
+    parts = b""
+    while len(parts) < count:
+        part = stream.recv(min(count - len(parts), 1 << 20))
+        if not part:
+            raise EOFError
+        parts += part
+    return parts
+
+
+def _mongo_message(stream: socket.socket) -> bytes:
+    head = _exactly(stream, 4)
+    return head + _exactly(stream, struct.unpack("<i", head)[0] - 4)
+
+
+def _http_message(stream: socket.socket, *, bodiless: bool = False) -> bytes:
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += _exactly(stream, 1)
+    lines = head.decode("latin-1").split("\r\n")
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
+    if bodiless or (lines[0].startswith("HTTP/") and lines[0].split(" ")[1] in ("204", "304")):
+        return head
+    if headers.get("transfer-encoding") == "chunked":
+        body = b""
+        while True:
+            line = b""
+            while not line.endswith(b"\r\n"):
+                line += _exactly(stream, 1)
+            size = int(line, 16)
+            body += line + _exactly(stream, size + 2)
+            if size == 0:
+                return head + body
+    return head + _exactly(stream, int(headers.get("content-length", "0")))
+
+
+STEPS = ("rename", "replace", "link", "unlink", "rmdir", "mkdir", "fsync")
+"""Calls of the operating system between which a process can be killed."""
+
+
+@contextlib.contextmanager
+def watched(tell: socket.socket) -> Iterator[None]:
+    """Within this block every step on the disk is told, and waits until the other side lets it go on."""
+    real = {name: getattr(os, name) for name in STEPS}
+
+    def watching(name: str) -> object:
+        def step(*arguments: object, **more: object) -> object:
+            for when in ("before", "after"):
+                if when == "after":
+                    result = real[name](*arguments, **more)
+                tell.sendall(f"{when} {name}\n".encode().ljust(32))
+                _exactly(tell, 1)
+            return result
+
+        return step
+
+    for name in STEPS:
+        setattr(os, name, watching(name))
+    try:
+        yield
+    finally:
+        for name, function in real.items():
+            setattr(os, name, function)
+
+
+def listen_to_steps(plan: KillAt, tell: socket.socket) -> None:
+    """The other side of `watched`, until the process ends."""
+    with tell, contextlib.suppress(OSError, EOFError):
+        while True:
+            when, _, call = _exactly(tell, 32).decode().strip().partition(" ")
+            plan.calls.append(call)
+            plan._count(f"{when} {call}")
+            tell.sendall(b".")

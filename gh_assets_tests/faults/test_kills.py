@@ -1,0 +1,264 @@
+"""`kill -9` at every step of every piece of work, and at random moments: nothing is lost, nothing is half."""
+
+from __future__ import annotations
+
+import datetime as dt
+import multiprocessing
+import os
+import random
+import secrets
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from multiprocessing import forkserver
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gh_assets.embedded import services as embedded
+from gh_assets.errors import ModelNotFoundError
+from gh_assets.registry import CHAMPION, PURPOSE
+from gh_assets_tests.faults.proxy import KillAt, Proxy, listen_to_steps
+from gh_assets_tests.faults.work import ROWS, WORKS, Bench, content, matrix, run, table
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["gh_assets_tests.faults.work"])
+
+NEVER = 1 << 30
+
+
+@dataclass
+class Stage:
+    """Servers, proxies before them, and what was acknowledged so far."""
+
+    ports: tuple[int, int]
+    database: str
+    bucket: str
+    folder: Path
+    proxies: tuple[Proxy, Proxy]
+    number: int = 0
+    acknowledged: dict[str, list[Any]] = field(default_factory=dict)
+    began: dict[str, list[int]] = field(default_factory=dict)
+
+    def bench(self) -> Bench:
+        """A direct way to the servers."""
+        return Bench(*self.ports, self.database, self.bucket, self.folder / "direct")
+
+    def do(self, work: str, plan: KillAt, *, kill_after: float | None = None) -> object:
+        """Let a process do it, and be killed as planned; gives what it acknowledged, None if it was killed."""
+        self.number += 1
+        self.began.setdefault(work, []).append(self.number)
+        ours, theirs = socket.socketpair()
+        said, saying = FORKS.Pipe()
+        for proxy in self.proxies:
+            proxy.plan = KillAt(NEVER)
+        place = self.database, self.bucket, self.folder / "work"
+        ports = self.proxies[0].port, self.proxies[1].port
+        process = FORKS.Process(target=run, args=(work, self.number, ports, place, saying, theirs))
+        process.start()
+        theirs.close()
+        saying.close()
+        assert said.recv() == "ready"
+        plan.pid = process.pid
+        for proxy in self.proxies:
+            proxy.plan = plan
+        threading.Thread(target=listen_to_steps, args=(plan, ours), daemon=True).start()
+        said.send("go")
+        result: object = None
+        if kill_after is not None and not said.poll(kill_after):
+            process.kill()
+        try:
+            result = said.recv()
+            said.send("thanks")
+            self.acknowledged.setdefault(work, []).append(result)
+        except EOFError:
+            pass
+        process.join(30)
+        assert process.exitcode in (0, -9), f"{work} failed by itself: see its output"
+        return result
+
+    def check(self) -> None:
+        """What must hold at any moment, seen by somebody who was not there."""
+        bench = self.bench()
+        try:
+            self._check_models(bench)
+            self._check_champion(bench)
+            self._check_assets(bench)
+            self._check_files(bench)
+        finally:
+            bench.close()
+
+    def _check_models(self, bench: Bench) -> None:
+        registry = bench.registry
+        models = registry.list()
+        for model in models:
+            assert registry.problem(model) is None
+        for name in ("recvae", "same", "deleted"):
+            versions = [int(d["version"]) for d in registry.documents.find({"name": name}, {"version": 1})]
+            assert sorted(versions) == list(range(1, len(versions) + 1)), name
+        by_version = {(model.name, model.version): model for model in models}
+        for version, number in self.acknowledged.get("save", []):
+            assert by_version["recvae", version].score == number
+        for version, _ in self.acknowledged.get("save_again", []):
+            assert ("same", version) in by_version
+        for version in self.acknowledged.get("delete", []):
+            assert ("deleted", version) not in by_version
+        newest = [model for model in models if model.name == "recvae"]
+        if newest:
+            # Everything visible loads, but reading all again after each kill would take long: the newest is in doubt.
+            model = max(newest, key=lambda one: one.version)
+            path = registry.download(model, self.folder / "check", unpack=True)
+            assert (path / "weights.bin").read_bytes() == content(int(model.score or 0))
+
+    def _check_champion(self, bench: Bench) -> None:
+        moves = bench.registry.aliases.history(PURPOSE, CHAMPION)
+        assert [move.revision for move in moves] == list(range(len(moves), 0, -1))
+        by_revision = {move.revision: move for move in moves}
+        for work in ("promote", "rollback"):
+            for revision, version in self.acknowledged.get(work, []):
+                assert by_revision[revision].version == version
+        if moves:
+            assert bench.registry.champion().version == moves[0].version
+
+    def _check_assets(self, bench: Bench) -> None:
+        data = bench.assets
+        if bench.assets.exists("anything", "parquet"):
+            found = data.read_table("anything")
+            number = self._is_one("write_table", int(found["number"][0]))
+            assert found.equals(table(number)), "half of a table"
+        for name, found in data.read_tables("parts", data.partitions("parts")).items():
+            assert found.height == ROWS, name
+            assert found.equals(table(self._is_one("write_partitions", int(found["number"][0]))))
+        if data.exists("user_item_matrix", "npz"):
+            columns = data.read_matrix("user_item_matrix").stars.shape[1]
+            numbers = [n for n in self.began["write_matrix"] if matrix(n).stars.shape[1] == columns]
+            assert numbers, "a matrix that nobody wrote"
+
+    def _is_one(self, work: str, number: int) -> int:
+        """What is there was written by the last acknowledged work, or by one that began after it."""
+        assert number >= max(self.acknowledged.get(work, [0]))
+        assert number in self.began[work]
+        return number
+
+    def _check_files(self, bench: Bench) -> None:
+        """Whatever a reader can see by its name is whole."""
+        work = self.folder / "work"
+        for folder in [work / "out" / "model", *(work / "cache").glob("*/model")]:
+            if folder.exists():
+                found = (folder / "weights.bin").read_bytes()
+                assert found == content(int(found[6:].split()[0]))
+
+
+@pytest.fixture
+def stage(home: Path, tmp_path: Path, gcs_client, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    mongo = int(embedded.mongo_uri(home).split(":")[2].split("/")[0])
+    gcs = int(embedded.gcs_endpoint(home).rsplit(":", 1)[1])
+    # The server that forks imports the work once; it is not told the path of the modules otherwise.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    forkserver.ensure_running()
+    proxies = Proxy("mongo", mongo, KillAt(NEVER)), Proxy("http", gcs, KillAt(NEVER))
+    name = secrets.token_hex(6)
+    made = Stage((mongo, gcs), f"test_{name}", f"test-{name}", tmp_path, proxies)
+    yield made
+    for proxy in proxies:
+        proxy.close()
+    bench = made.bench()
+    bench.client.drop_database(made.database)
+    bench.close()
+
+
+def prepared(stage: Stage, work: str) -> None:
+    """What the work needs to have something to do."""
+    if work in ("promote", "rollback", "download"):
+        stage.do("save", KillAt(NEVER))
+    if work == "rollback":
+        for _ in range(2):
+            stage.do("promote", KillAt(NEVER))
+    if work in ("save_again", "sweep"):
+        bench = stage.bench()
+        path = stage.folder / "same.bin"
+        path.write_bytes(content(0))
+        orphan = bench.registry.save(path, "same", 0.5)
+        bench.registry.delete("same", orphan.version, why="an orphan")
+        bench.close()
+
+
+@pytest.mark.parametrize("work", WORKS)
+def test_a_kill_at_every_step_loses_nothing_and_leaves_nothing_half(stage: Stage, work: str) -> None:
+    prepared(stage, work)
+    plan = KillAt(NEVER)
+    assert stage.do(work, plan) is not None
+    steps = plan.steps
+    assert steps >= 2, "nothing was seen: the watch does not work"
+    killed = set()
+    for step in range(1, steps + 1):
+        if work in ("rollback", "sweep", "save_again"):
+            prepared(stage, work)
+        plan = KillAt(step)
+        stage.do(work, plan)
+        if plan.killed_at is not None:
+            killed.add(plan.killed_at)
+        stage.check()
+    assert len(killed) >= min(steps, 2) // 2
+    assert stage.do(work, KillAt(NEVER)) is not None, "a rerun does not succeed"
+    stage.check()
+    print(f"{work}: killed at {steps} steps: {', '.join(sorted(killed))}")
+
+
+def random_kills(stage: Stage, count: int) -> int:
+    """Kill random works at random moments; gives how many were killed."""
+    rng = random.Random(count)
+    works = [work for work in WORKS if work != "rollback"]
+    stage.do("save", KillAt(NEVER))
+    killed = 0
+    for _ in range(10 * count):
+        result = stage.do(rng.choice(works), KillAt(NEVER), kill_after=rng.uniform(0.0, 0.08))
+        killed += result is None
+        if killed % 5 == 0:
+            stage.check()
+        if killed == count:
+            break
+    stage.check()
+    bench = stage.bench()
+    for model in bench.registry.list():
+        assert bench.registry.verify(model) is None
+    gone = bench.registry.sweep(dt.timedelta(0))
+    for model in bench.registry.list():
+        assert bench.registry.verify(model) is None, "the sweep took too much"
+    named = {model.object for model in bench.registry.list()}
+    assert set(bench.objects.names("")) == named, "orphans are left"
+    print(f"{killed} kills, {len(named)} objects of {len(bench.registry.list())} models, {len(gone)} orphans swept")
+    bench.close()
+    return killed
+
+
+def test_kills_at_random_moments(stage: Stage) -> None:
+    assert random_kills(stage, 20) == 20
+
+
+@pytest.mark.slow
+def test_two_hundred_kills_at_random_moments(stage: Stage) -> None:
+    assert random_kills(stage, 200) == 200
+
+
+def test_the_watch_sees_a_kill_that_matters(stage: Stage) -> None:
+    """The harness itself: a save whose document is never sent leaves nothing visible, and an orphan."""
+    plan = KillAt(NEVER)
+    stage.do("save", plan)
+    insert = next(n for n, call in enumerate(plan.calls) if call == "insert models")
+    assert insert > 0, plan.calls
+    bench = stage.bench()
+    step = 0
+    while True:
+        step += 1
+        plan = KillAt(step)
+        stage.do("save", plan)
+        if plan.killed_at == "before insert models":
+            break
+    with pytest.raises(ModelNotFoundError):
+        bench.registry.get("recvae", 1 + len(stage.acknowledged["save"]))
+    assert len(bench.registry.sweep(dt.timedelta(0), only_look=True)) >= 1
+    bench.close()

@@ -1,0 +1,156 @@
+"""What the processes do that are killed: one piece of work each, by name. Says what was acknowledged."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pymongo
+import scipy.sparse as sp
+
+from gh_assets.asset_store import AssetStore
+from gh_assets.objects import ObjectStore, make_client
+from gh_assets.recommender.interactions import UserItemMatrix
+from gh_assets.registry import ModelRegistry
+from gh_assets.registry.cache import ModelCache
+from gh_assets_tests.faults.proxy import watched
+
+ROWS = 400
+
+
+class Bench:
+    """Registry, assets and cache behind given ports."""
+
+    def __init__(self, mongo: int, gcs: int, database: str, bucket: str, folder: Path) -> None:
+        uri = f"mongodb://127.0.0.1:{mongo}/?directConnection=true&serverMonitoringMode=poll"
+        self.client: pymongo.MongoClient = pymongo.MongoClient(
+            uri, tz_aware=True, w="majority", serverSelectionTimeoutMS=5000, socketTimeoutMS=5000
+        )
+        self.objects = ObjectStore(make_client(endpoint=f"http://127.0.0.1:{gcs}"), bucket, create=True)
+        self.registry = ModelRegistry(self.objects, self.client[database]["models"])
+        self.assets = AssetStore(ObjectStore(self.objects.client, f"{bucket}-data", create=True), workers=2)
+        self.cache = ModelCache(folder / "cache")
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def close(self) -> None:
+        self.client.close()
+        self.objects.client.close()
+
+
+def content(number: int) -> bytes:
+    return b"model %d\n" % number * 500
+
+
+def table(number: int) -> pl.DataFrame:
+    """All its rows say its number: a mixture of two would be seen."""
+    return pl.DataFrame({"number": [number] * ROWS, "row": range(ROWS)})
+
+
+def matrix(number: int) -> UserItemMatrix:
+    stars = sp.csr_array(np.eye(4, 5 + number % 7, dtype=np.float32))
+    ids = np.arange(stars.shape[1])
+    return UserItemMatrix(
+        stars, np.arange(4), np.array([f"u{n}" for n in range(4)]), ids, np.array([f"o/r{n}" for n in ids])
+    )
+
+
+def save(bench: Bench, number: int) -> object:
+    folder = bench.folder / f"to save {number}"
+    folder.mkdir(exist_ok=True)
+    (folder / "weights.bin").write_bytes(content(number))
+    model = bench.registry.save(folder, "recvae", float(number), file_name="model", tar_zip=True)
+    return [model.version, number]
+
+
+def save_again(bench: Bench, _number: int) -> object:
+    """The same bytes as many others: their object is there, and may be an orphan."""
+    path = bench.folder / "same.bin"
+    path.write_bytes(content(0))
+    return [bench.registry.save(path, "same", 0.5).version, 0]
+
+
+def promote(bench: Bench, number: int) -> object:
+    model = bench.registry.latest("recvae")
+    move = bench.registry.promote(model.name, model.version, why=f"work {number}")
+    return [move.revision, move.version]
+
+
+def rollback(bench: Bench, number: int) -> object:
+    move = bench.registry.rollback(why=f"work {number}")
+    return [move.revision, move.version]
+
+
+def delete(bench: Bench, number: int) -> object:
+    path = bench.folder / "to delete.bin"
+    path.write_bytes(content(number))
+    version = bench.registry.save(path, "deleted", 0.5).version
+    bench.registry.delete("deleted", version, why=f"work {number}")
+    return version
+
+
+def sweep(bench: Bench, _number: int) -> object:
+    import datetime as dt
+
+    return len(bench.registry.sweep(dt.timedelta(0)))
+
+
+def download(bench: Bench, _number: int) -> object:
+    model = bench.registry.best("recvae")
+    path = bench.registry.download(model, bench.folder / "out", unpack=True)
+    assert (path / "weights.bin").read_bytes() == content(int(model.score or 0))
+    with bench.cache.fetched(bench.registry, model) as kept:
+        assert (kept / "weights.bin").read_bytes() == content(int(model.score or 0))
+    bench.cache.remember("best", model)
+    return model.version
+
+
+def write_table(bench: Bench, number: int) -> object:
+    bench.assets.write_table("anything", table(number))
+    return number
+
+
+def write_partitions(bench: Bench, number: int) -> object:
+    tables = ((f"owner/{name}", table(number)) for name in "abc")
+    return [stored.name for stored in bench.assets.write_tables("parts", tables)] and number
+
+
+def write_matrix(bench: Bench, number: int) -> object:
+    bench.assets.write_matrix("user_item_matrix", matrix(number))
+    return number
+
+
+WORKS: dict[str, Callable[[Bench, int], object]] = {
+    work.__name__: work
+    for work in (
+        save,
+        save_again,
+        promote,
+        rollback,
+        delete,
+        sweep,
+        download,
+        write_table,
+        write_partitions,
+        write_matrix,
+    )
+}
+
+
+def run(
+    name: str, number: int, ports: tuple[int, int], place: tuple[str, str, Path], said: Connection, steps: socket.socket
+) -> None:
+    """In a process of its own: do the work, with every step watched, and say what was acknowledged."""
+    bench = Bench(*ports, *place)
+    said.send("ready")
+    said.recv()
+    with watched(steps):
+        result = WORKS[name](bench, number)
+    said.send(result)
+    said.recv()
+    os._exit(0)  # the driver's threads take half a second to end by themselves

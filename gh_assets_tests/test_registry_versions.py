@@ -1,0 +1,372 @@
+"""Versions, aliases, deletion, orphans: many at once, clocks that run back, scores that are none."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gh_assets.errors import ConcurrentWriteError, InputError, ModelNotFoundError, StoredDataError
+from gh_assets.objects import ObjectStore, StoredObject
+from gh_assets.registry import CHAMPION, PURPOSE, ModelRegistry, RegisteredModel
+
+CHECKOUT = Path(__file__).parents[1]
+NOW, HOUR = dt.timedelta(0), dt.timedelta(hours=1)
+
+Save = Callable[..., RegisteredModel]
+
+
+@pytest.fixture
+def save(registry: ModelRegistry, tmp_path: Path) -> Save:
+    number = 0
+
+    def save(name: str = "recvae", score: float | None = 0.5, **more: object) -> RegisteredModel:
+        nonlocal number
+        number += 1
+        path = tmp_path / "model.bin"
+        path.write_bytes(b"model %d" % number)
+        return registry.save(path, name, score, **more)  # type: ignore[arg-type]
+
+    return save
+
+
+def test_versions_count_up_for_each_name(save: Save, registry) -> None:
+    assert [save("a").version for _ in range(3)] == [1, 2, 3]
+    assert save("b").version == 1
+    assert registry.get("a", 2).title == "a 2"
+    with pytest.raises(ModelNotFoundError, match=r"There is no version 9 of model 'a' \(newest: 3, 2, 1\)"):
+        registry.get("a", 9)
+    with pytest.raises(InputError, match="whole number"):
+        registry.get("a", {"$gt": 0})
+
+
+def test_the_latest_is_by_version_even_if_clocks_run_back(save: Save, registry, database) -> None:
+    save(tag="first")
+    save(tag="second")
+    database["models"].update_one({"version": 2}, {"$set": {"time": dt.datetime(2001, 1, 1, tzinfo=dt.UTC)}})
+    assert registry.latest("recvae").version == 2
+    assert [model.version for model in registry.list("recvae")] == [2, 1]
+
+
+def test_less_can_be_better_and_other_metrics_do_not_compare(save: Save, registry) -> None:
+    save(score=0.9, metric="ndcg@100")
+    for loss in (3.0, 1.0, 2.0, float("nan")):
+        save(score=loss, metric="loss", direction="min")
+    assert registry.best("recvae").score == 1.0
+    save(score=0.2, metric="ndcg@100")
+    assert registry.best("recvae").score == 0.9, "the newest scored model says by what"
+
+
+@pytest.mark.parametrize("score", [float("inf"), -float("inf")])
+def test_an_infinite_score_is_refused(save: Save, score: float) -> None:
+    with pytest.raises(InputError, match="not finite"):
+        save(score=score)
+
+
+def test_a_stored_nan_is_no_score(save: Save, registry, database) -> None:
+    save(score=0.1, direction="min", metric="loss")
+    save(score=0.2, direction="min", metric="loss")
+    database["models"].update_one({"version": 2}, {"$set": {"score": float("nan")}})
+    assert registry.best("recvae").version == 1
+
+
+def test_documents_of_the_original_system_are_read(registry, database, objects, save: Save, tmp_path: Path) -> None:
+    objects.write("old/model.bin", b"old weights")
+    original = {"name": "recvae", "bucket_name": objects.name, "file_name": "old/model.bin", "tag": "v0"}
+    database["models"].insert_many(
+        [
+            {**original, "score": 0.7, "time": dt.datetime(2021, 5, 1)},
+            {**original, "score": 0.6, "time": "2021-06-01T00:00:00"},
+            {**original, "score": None, "time": 1_600_000_000},
+        ]
+    )
+    assert registry.latest("recvae").time == dt.datetime(2021, 6, 1, tzinfo=dt.UTC) or registry.latest("recvae")
+    best = registry.best("recvae", tag="v0")
+    assert (best.score, best.version, best.file_name) == (0.7, 0, "model.bin")
+    assert registry.download(best, tmp_path / "out").read_bytes() == b"old weights"
+    assert registry.verify(best) is None
+    new = save(score=0.1)
+    assert new.version == 1
+    assert registry.latest("recvae").version == 1, "what has a version is newer than what has none"
+    assert "old/model.bin" not in {found.name for found in registry.sweep(NOW)}
+    database["models"].insert_one({"name": "broken", "time": "never", "bucket": "b", "object": "o", "file_name": "f"})
+    with pytest.raises(StoredDataError, match=r"The document of model 'broken' is wrong at 'time'"):
+        registry.latest("broken")
+
+
+SAVER = """
+import json, sys
+from pathlib import Path
+from gh_assets.objects import ObjectStore, StoredObject
+from gh_assets.registry import ModelRegistry
+from gh_assets.services import connect_gcs, connect_mongo
+from gh_assets.settings import load_settings
+settings = load_settings()
+database, bucket, number, action = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
+mongo = connect_mongo(settings.model_copy(update={"mongo_database": database}))
+registry = ModelRegistry(ObjectStore(connect_gcs(settings), bucket, create=True), mongo["models"])
+path = Path(f"{number}.bin")
+path.write_bytes(b"model %d" % (number % 5))
+print("ready", flush=True)
+sys.stdin.readline()
+seen = []
+for turn in range(3):
+    if action == "save":
+        saved = registry.save(path, "recvae", number + turn / 10, file_name="model.bin")
+        latest, best = registry.latest("recvae"), registry.best("recvae")
+        seen.append([saved.version, latest.version, best.score, saved.score])
+    else:
+        try:
+            move = registry.promote("recvae", number + 1, why=f"because {number}.{turn}", by=f"process {number}")
+            seen.append(move.revision)
+        except Exception as error:
+            seen.append(type(error).__name__)
+print(json.dumps(seen))
+"""
+
+
+def at_once(database, registry: ModelRegistry, folder: Path, count: int, action: str) -> list[list]:
+    """What so many processes say that begin at the same moment."""
+    command = [sys.executable, "-W", "ignore", "-c", SAVER, database.name, registry.store.name]
+    processes = [
+        subprocess.Popen(
+            [*command, str(number), action],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=folder,
+            env={**__import__("os").environ, "PYTHONPATH": str(CHECKOUT)},
+        )
+        for number in range(count)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    return [json.loads(process.communicate(timeout=120)[0]) for process in processes]
+
+
+def test_sixteen_processes_saving_one_name_get_all_versions_without_gap(registry, database, tmp_path: Path) -> None:
+    said = at_once(database, registry, tmp_path, 16, "save")
+    rows = [row for rows in said for row in rows]
+    assert sorted(version for version, *_ in rows) == list(range(1, 49))
+    for saved, latest, best, score in rows:
+        assert latest >= saved, "what was saved is seen at once"
+        assert best >= score
+    assert [model.version for model in registry.list("recvae")] == list(range(48, 0, -1))
+    assert registry.best("recvae").score == 15.2
+    assert all(registry.verify(model) is None for model in registry.list("recvae"))
+    assert len(list(registry.store.names("recvae/"))) == 5, "equal content is one object"
+
+
+def test_eight_processes_promoting_make_one_champion_and_a_whole_history(
+    registry, database, save: Save, tmp_path: Path
+) -> None:
+    for _ in range(8):
+        save()
+    said = at_once(database, registry, tmp_path, 8, "promote")
+    acknowledged = sorted(entry for entries in said for entry in entries if isinstance(entry, int))
+    refused = {entry for entries in said for entry in entries if isinstance(entry, str)}
+    assert refused <= {"ConcurrentWriteError"}
+    moves = registry.aliases.history(PURPOSE, CHAMPION)
+    assert [move.revision for move in moves] == sorted(acknowledged, reverse=True) == list(range(len(moves), 0, -1))
+    assert (registry.champion().name, registry.champion().version) == (moves[0].name, moves[0].version)
+    assert all(move.below == (move.revision - 1 or None) for move in moves)
+
+
+def test_promotion_and_rollback_go_up_and_down_a_stack(save: Save, registry) -> None:
+    with pytest.raises(ModelNotFoundError, match="There is no champion to recommend repositories yet"):
+        registry.champion()
+    for _ in range(3):
+        save()
+        registry.promote("recvae", registry.latest("recvae").version, why="newer", by="somebody")
+    other = save("ease")
+    registry.promote("ease", other.version, why="a baseline can be champion")
+    assert registry.champion().name == "ease"
+    assert [registry.rollback(why="worse").version for _ in range(3)] == [3, 2, 1]
+    with pytest.raises(ModelNotFoundError, match="nothing to return to"):
+        registry.rollback(why="worse still")
+    registry.promote("recvae", 3, why="fixed")
+    assert registry.rollback(why="not fixed").version == 1
+    moves = registry.aliases.history(PURPOSE, CHAMPION)
+    assert [move.revision for move in moves] == list(range(9, 0, -1))
+    assert (moves[-1].by, moves[-1].why, moves[-1].action) == ("somebody", "newer", "promote")
+    with pytest.raises(InputError, match="Say why"):
+        registry.promote("recvae", 1, why=" ")
+
+
+def test_a_decision_against_an_older_champion_is_refused(save: Save, registry) -> None:
+    save(), save()
+    before = registry.aliases.current(PURPOSE, CHAMPION)
+    registry.promote("recvae", 1, why="first", after=before)
+    with pytest.raises(ConcurrentWriteError, match=r"moved by somebody else meanwhile, to recvae 1 \(first\)"):
+        registry.promote("recvae", 2, why="second", after=before)
+    assert registry.champion().version == 1
+
+
+def test_what_is_not_stored_is_not_promoted(save: Save, registry) -> None:
+    model = save()
+    registry.store.delete(model.object)
+    with pytest.raises(StoredDataError, match="is missing or not what was registered"):
+        registry.promote("recvae", 1, why="try")
+    assert registry.verify(model) == f"{model.uri} is missing"
+
+
+def test_a_deleted_model_is_gone_for_ever_and_its_version_is_not_given_again(save: Save, registry) -> None:
+    for _ in range(3):
+        save()
+    registry.delete("recvae", 3, why="broken", by="somebody")
+    assert registry.latest("recvae").version == 2
+    with pytest.raises(ModelNotFoundError):
+        registry.get("recvae", 3)
+    assert save().version == 4
+    registry.promote("recvae", 4, why="good")
+    with pytest.raises(InputError, match="recvae 4 is the champion to recommend repositories"):
+        registry.delete("recvae", 4, why="by mistake")
+    assert registry.get("recvae", 4).version == 4
+
+
+def test_a_champion_deleted_behind_the_registrys_back_is_the_one_before(save: Save, registry, database) -> None:
+    save(), save()
+    registry.promote("recvae", 1, why="first")
+    registry.promote("recvae", 2, why="second")
+    database["models"].update_one({"version": 2}, {"$set": {"deleted": {"why": "by hand"}}})
+    assert registry.champion().version == 1
+
+
+def test_orphans_go_after_the_grace_time_and_nothing_else(save: Save, registry, objects, tmp_path: Path) -> None:
+    kept, deleted = save(), save()
+    shared = registry.save(tmp_path / "model.bin", "recvae", 0.1)
+    assert shared.object == deleted.object
+    registry.delete("recvae", deleted.version, why="old")
+    objects.write("somebody/elses.bin", b"x")
+    objects.write(f"recvae/{'0' * 64}/model.bin", b"of another registry", metadata={"registry": "another"})
+    assert registry.sweep(NOW) == [], "another model has the same bytes"
+    registry.delete("recvae", shared.version, why="old")
+    assert registry.sweep(dt.timedelta(hours=1)) == [], "too young"
+    assert [found.name for found in registry.sweep(NOW, only_look=True)] == [deleted.object]
+    assert objects.describe(deleted.object) is not None
+    assert [found.name for found in registry.sweep(NOW)] == [deleted.object]
+    assert sorted(objects.names("")) == sorted([kept.object, "somebody/elses.bin", f"recvae/{'0' * 64}/model.bin"])
+    again = registry.save(tmp_path / "model.bin", "recvae", 0.1)
+    assert again.object == deleted.object
+    assert registry.verify(again) is None
+
+
+def test_a_save_and_a_sweep_of_the_same_bytes_never_lose_them(
+    save: Save, registry, tmp_path: Path, monkeypatch
+) -> None:
+    """A sweep at each moment of a save, of bytes that were an orphan when it began."""
+    path = tmp_path / "model.bin"
+
+    def orphan() -> str:
+        model = save("recvae")
+        registry.delete("recvae", model.version, why="an orphan")
+        return model.object
+
+    class Older(ObjectStore):
+        """As if all that is there had been there for a day."""
+
+        def list(self, prefix: str) -> Iterator[StoredObject]:
+            day = dt.timedelta(days=1)
+            for found in super().list(prefix):
+                yield replace(found, created=found.created - day)
+
+    sweeper = ModelRegistry(Older(registry.store.client, registry.store.name), registry.documents)
+    moments = [(registry, "_want"), (registry.store, "write"), (registry.store, "describe"), (registry, "_commit")]
+    for owner, name in moments:
+        for after in (False, True):
+            orphan()
+            real = getattr(owner, name)
+
+            def meanwhile(*arguments: object, real=real, after=after, **more: object) -> object:
+                if not after:
+                    sweeper.sweep(HOUR)
+                result = real(*arguments, **more)
+                if after:
+                    sweeper.sweep(HOUR)
+                return result
+
+            with monkeypatch.context() as patched:
+                patched.setattr(owner, name, meanwhile)
+                saved = registry.save(path, "recvae", 0.5)
+            assert registry.verify(saved) is None, (name, after)
+
+
+def test_bytes_that_are_being_deleted_are_stored_beside(save: Save, registry, tmp_path: Path) -> None:
+    """A sweep was killed between its note and its deed; whoever saves the same bytes need not wait for it."""
+    first = save()
+    registry.delete("recvae", 1, why="old")
+    registry._objects.update_one({"_id": first.object}, {"$currentDate": {"deleting": True}})
+    second = registry.save(tmp_path / "model.bin", "recvae", 0.5)
+    assert second.object != first.object
+    assert second.sha256 == first.sha256
+    assert [found.name for found in registry.sweep(NOW)] == [first.object], "the next sweep does it"
+    assert registry.verify(second) is None
+
+
+@pytest.mark.parametrize("what", ["model name", "tag", "file name"])
+@pytest.mark.parametrize("value", [{"$ne": ""}, "../../etc/passwd", "x" * 10_000_000, "a\0b", "‮gnp.exe"])
+def test_hostile_names_are_refused_with_one_short_error(registry, file: Path, what: str, value: object) -> None:
+    given = {"model name": "recvae", "tag": "", "file name": "model.bin"} | {what: value}
+    with pytest.raises(InputError, match=f"The {what}") as raised:
+        registry.save(file, given["model name"], 0.5, tag=given["tag"], file_name=given["file name"])
+    assert len(str(raised.value)) < 400
+    assert registry.list() == []
+
+
+def test_a_description_that_is_too_large_or_no_document_is_refused(registry, file: Path) -> None:
+    with pytest.raises(InputError, match=r"takes 2\.0 MB: 1 MB at most"):
+        registry.save(file, "recvae", 0.5, config={"x": "y" * 2_000_000})
+    with pytest.raises(InputError, match="cannot be kept by Mongo"):
+        registry.save(file, "recvae", 0.5, config={"x": object()})
+
+
+def test_mongo_itself_refuses_what_is_no_model(registry, database, save: Save) -> None:
+    from pymongo.errors import WriteError
+
+    from gh_assets.migrations import migrate
+
+    save()
+    migrate(database)
+    migrate(database)
+    for wrong in ({"name": {"$ne": ""}}, {"name": "a", "version": 0}, {"name": "a", "score": "high"}):
+        with pytest.raises(WriteError, match="failed validation"):
+            database["models"].insert_one({"time": dt.datetime.now(dt.UTC), **wrong})
+    assert save().version == 2
+
+
+def test_a_database_of_a_newer_version_is_refused(database) -> None:
+    from gh_assets.errors import ConfigurationError
+    from gh_assets.migrations import migrate
+
+    database["meta"].insert_one({"_id": "schema", "version": 999})
+    with pytest.raises(ConfigurationError, match="of a newer version of gh_assets"):
+        migrate(database)
+
+
+def test_threads_that_promote_see_one_order(save: Save, registry) -> None:
+    for _ in range(4):
+        save()
+
+    def promote(version: int) -> int:
+        for _ in range(100):
+            try:
+                return registry.promote("recvae", version, why=f"version {version}").revision
+            except ConcurrentWriteError:
+                continue
+        raise AssertionError("never its turn")
+
+    with ThreadPoolExecutor(4) as executor:
+        revisions = sorted(executor.map(promote, [1, 2, 3, 4]))
+    assert revisions == [1, 2, 3, 4]
