@@ -350,7 +350,7 @@ def test_a_database_of_a_newer_version_is_refused(database) -> None:
     from gh_assets.errors import ConfigurationError
     from gh_assets.migrations import migrate
 
-    database["meta"].insert_one({"_id": "schema", "version": 999})
+    database["meta"].update_one({"_id": "schema"}, {"$set": {"version": 999}})
     with pytest.raises(ConfigurationError, match="of a newer version of gh_assets"):
         migrate(database)
 

@@ -11,6 +11,7 @@ import datetime as dt
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
+import bson
 import pymongo
 from pydantic import BaseModel, ConfigDict, Field
 from pymongo.collection import Collection
@@ -18,6 +19,7 @@ from pymongo.errors import DuplicateKeyError
 
 from gh_assets.documents import as_stored
 from gh_assets.errors import ConcurrentWriteError, ModelNotFoundError
+from gh_assets.registry.documents import check_text
 
 PURPOSE = "recommend repositories"
 CHAMPION = "champion"
@@ -75,12 +77,12 @@ class Aliases:
 
     def current(self, purpose: str, alias: str) -> Move | None:
         """The move that holds; None, if there was none."""
-        document = self.moves.find_one({"purpose": purpose, "alias": alias}, sort=[("revision", pymongo.DESCENDING)])
+        document = self.moves.find_one(_wanted(purpose, alias), sort=[("revision", pymongo.DESCENDING)])
         return None if document is None else Move.model_validate(document)
 
     def history(self, purpose: str, alias: str) -> list[Move]:
         """All moves, the last one first."""
-        found = self.moves.find({"purpose": purpose, "alias": alias}, sort=[("revision", pymongo.DESCENDING)])
+        found = self.moves.find(_wanted(purpose, alias), sort=[("revision", pymongo.DESCENDING)])
         return [Move.model_validate(document) for document in found]
 
     def holding(self, purpose: str, alias: str) -> Iterator[Move]:
@@ -137,8 +139,7 @@ class Aliases:
         evidence: Mapping[str, Any] | None,
     ) -> Move:
         move = Move(
-            purpose=purpose,
-            alias=alias,
+            **_wanted(purpose, alias),
             revision=1 if after is None else after.revision + 1,
             name=name,
             version=version,
@@ -149,15 +150,22 @@ class Aliases:
             time=as_stored(dt.datetime.now(dt.UTC)),
             evidence=dict(evidence or {}),
         )
+        key = bson.ObjectId()
         try:
-            self.moves.insert_one(move.model_dump())
+            self.moves.insert_one({"_id": key, **move.model_dump()})
         except DuplicateKeyError:
+            if self.moves.find_one({"_id": key}) is not None:
+                return move  # the answer to our own insert was lost, and the driver tried again
             held = self.current(purpose, alias)
             holder = "nobody knows" if held is None else f"{held.name} {held.version} ({held.why})"
             raise ConcurrentWriteError(
                 f"The {alias} was moved by somebody else meanwhile, to {holder}. Look at it, and decide again."
             ) from None
         return move
+
+
+def _wanted(purpose: str, alias: str) -> dict[str, str]:
+    return {"purpose": check_text("purpose", purpose), "alias": check_text("alias", alias)}
 
 
 def no_alias(purpose: str, alias: str) -> ModelNotFoundError:

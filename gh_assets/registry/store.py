@@ -313,7 +313,7 @@ class ModelRegistry:
         ------
         ModelNotFoundError
         """
-        for document in self._find(name, tag or None, NEWEST):
+        for document in self._find(check_text("name", name), tag or None, NEWEST):
             return RegisteredModel.from_document(document)
         raise self._missing(name, tag, "")
 
@@ -327,7 +327,7 @@ class ModelRegistry:
         ModelNotFoundError
         """
         best: RegisteredModel | None = None
-        for document in self._find(name, tag or None, NEWEST, {"score": {"$type": "number"}}):
+        for document in self._find(check_text("name", name), tag or None, NEWEST, {"score": {"$type": "number"}}):
             model = RegisteredModel.from_document(document)
             if model.score is None:
                 continue
@@ -341,7 +341,7 @@ class ModelRegistry:
     def find(self, name: str, fingerprint: str) -> RegisteredModel | None:
         """The newest model of a name with this fingerprint of data, configuration and code; None if there is none."""
         more = {"fingerprint": check_text("fingerprint", fingerprint)}
-        for document in self._find(name, None, NEWEST, more):
+        for document in self._find(check_text("name", name), None, NEWEST, more):
             return RegisteredModel.from_document(document)
         return None
 

@@ -1,0 +1,163 @@
+"""Each call to each server fails once, in every way: the work succeeds or says so, and what it said holds."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pymongo.errors import PyMongoError
+
+from gh_assets.embedded import services as embedded
+from gh_assets.errors import ConcurrentWriteError, GhAssetsError
+from gh_assets.registry import CHAMPION, PURPOSE
+from gh_assets_tests.faults.proxy import FailAt, Fault, Plan, Proxy
+from gh_assets_tests.faults.work import Bench, content, table
+
+
+class Away(Plan):
+    """Nobody answers."""
+
+    def decide(self, number: int) -> Fault:
+        return "refuse"
+
+
+FAULTS: list[Fault] = ["refuse", "cut", "truncate", "delay", "duplicate"]
+
+
+@pytest.fixture
+def place(
+    home: Path, tmp_path: Path, gcs_client, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Bench, Bench, list[Proxy]]]:
+    """A bench behind proxies, one with a direct way, and the proxies."""
+    from google.cloud.storage.retry import DEFAULT_RETRY
+
+    from gh_assets import objects
+
+    # Google's own policy, without its waits of seconds.
+    quick = DEFAULT_RETRY.with_delay(initial=0.01, maximum=0.05, multiplier=2)
+    monkeypatch.setattr(objects, "DEFAULT_RETRY", quick)
+    mongo = int(embedded.mongo_uri(home).split(":")[2].split("/")[0])
+    gcs = int(embedded.gcs_endpoint(home).rsplit(":", 1)[1])
+    proxies = [Proxy("mongo", mongo, Plan()), Proxy("http", gcs, Plan())]
+    name = secrets.token_hex(6)
+    direct = Bench(mongo, gcs, f"test_{name}", f"test-{name}", tmp_path / "direct")
+    behind = Bench(proxies[0].port, proxies[1].port, f"test_{name}", f"test-{name}", tmp_path / "behind")
+    yield behind, direct, proxies
+    direct.client.drop_database(f"test_{name}")
+    for bench in (behind, direct):
+        bench.close()
+    for proxy in proxies:
+        proxy.close()
+
+
+def everything(bench: Bench, number: int) -> dict[str, object]:
+    """All kinds of calls, one after the other; gives what was acknowledged, and stops at the first error."""
+    done: dict[str, object] = {}
+    try:
+        folder = bench.folder / f"{number}"
+        folder.mkdir()
+        (folder / "weights.bin").write_bytes(content(number))
+        saved = bench.registry.save(folder, "recvae", float(number), file_name="model", tar_zip=True)
+        done["save"] = saved.version
+        done["promote"] = bench.registry.promote("recvae", saved.version, why=f"{number}").revision
+        path = bench.registry.download(bench.registry.champion(), bench.folder / "out", unpack=True)
+        assert (path / "weights.bin").read_bytes() == content(number)
+        done["download"] = True
+        bench.assets.write_table("anything", table(number))
+        done["write"] = number
+        assert bench.assets.read_table("anything").equals(table(number))
+        done["read"] = True
+    except (GhAssetsError, PyMongoError) as error:
+        done["error"] = type(error).__name__
+    return done
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_at_any_call_is_survived_or_told(place: tuple[Bench, Bench, list[Proxy]], fault: Fault) -> None:
+    behind, direct, proxies = place
+    plan = Plan()
+    for proxy in proxies:
+        proxy.plan = plan
+    number = 1
+    assert "error" not in everything(behind, number)
+    calls, told = len(plan.calls), 0
+    for at in range(1, calls + 1):
+        number += 1
+        plan = FailAt(at, fault)
+        for proxy in proxies:
+            proxy.plan = plan
+        done = everything(behind, number)
+        told += "error" in done
+        registry = direct.registry
+        if "save" in done:
+            assert registry.get("recvae", int(str(done["save"]))).score == number
+        for model in registry.list("recvae")[:2]:
+            assert registry.verify(model) is None
+        versions = [model.version for model in registry.list("recvae")]
+        assert versions == list(range(len(versions), 0, -1))
+        moves = registry.aliases.history(PURPOSE, CHAMPION)
+        assert [move.revision for move in moves] == list(range(len(moves), 0, -1))
+        if "promote" in done:
+            assert any(move.revision == done["promote"] and move.why == f"{number}" for move in moves)
+        if "write" in done:
+            assert direct.assets.read_table("anything").equals(table(number))
+        elif direct.assets.exists("anything", "parquet"):
+            found = direct.assets.read_table("anything")
+            assert found.equals(table(int(found["number"][0]))), "half of a table"
+    number += 1
+    for proxy in proxies:
+        proxy.plan = Plan()
+    assert "error" not in everything(behind, number), "a rerun does not succeed"
+    assert told <= calls // 4, "drivers and clients are to try again: nearly all faults are survived"
+    print(f"{fault}: {calls} calls, {told} faults were told, the others survived")
+
+
+def test_a_promotion_whose_answer_was_lost_is_not_made_twice(place: tuple[Bench, Bench, list[Proxy]]) -> None:
+    behind, direct, proxies = place
+    folder = behind.folder / "model.bin"
+    folder.write_bytes(b"x")
+    behind.registry.save(folder, "recvae", 0.5)
+    plan = Plan()
+    proxies[0].plan = plan
+    behind.registry.promote("recvae", 1, why="first")
+    at = plan.calls.index("insert models_aliases") + 1
+    proxies[0].plan = FailAt(at, "cut")
+    try:
+        move = behind.registry.promote("recvae", 1, why="second")
+        assert move.revision == 2
+    except (PyMongoError, ConcurrentWriteError):
+        pytest.fail("a retryable write was not tried again")
+    assert [move.why for move in direct.registry.aliases.history(PURPOSE, CHAMPION)] == ["second", "first"]
+
+
+def test_a_bucket_that_is_missing_is_one_error(place: tuple[Bench, Bench, list[Proxy]], tmp_path: Path) -> None:
+    from gh_assets.errors import ConfigurationError
+    from gh_assets.objects import ObjectStore
+    from gh_assets.registry import ModelRegistry
+
+    _, direct, _ = place
+    path = tmp_path / "model.bin"
+    path.write_bytes(b"x")
+    registry = ModelRegistry(ObjectStore(direct.objects.client, "no-such-bucket"), direct.registry.documents)
+    with pytest.raises(ConfigurationError, match=r"The bucket of gs://no-such-bucket/.* does not exist: create it"):
+        registry.save(path, "recvae", 0.5)
+    assert registry.list() == []
+
+
+def test_servers_that_are_away_are_one_error(place: tuple[Bench, Bench, list[Proxy]], tmp_path: Path) -> None:
+    from gh_assets.errors import ServiceUnavailableError
+
+    behind, _, proxies = place
+    path = tmp_path / "model.bin"
+    path.write_bytes(b"x")
+    model = behind.registry.save(path, "recvae", 0.5)
+    behind.objects._retry = behind.objects._retry.with_timeout(0.2)
+    for proxy in proxies:
+        proxy.plan = Away()
+    with pytest.raises(ServiceUnavailableError, match="Run again: nothing is lost"):
+        behind.objects.describe(model.object)
+    with pytest.raises(ServiceUnavailableError):
+        behind.registry.download(model, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []

@@ -1,0 +1,209 @@
+"""What comes from strangers: archives that are bombs, weights that are programs, disks that are full."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import io
+import os
+import pickle
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import zstandard
+
+from gh_assets.errors import InputError, StoredDataError
+from gh_assets.registry import ModelRegistry, extract_archive, load_weights, write_archive
+
+
+class Bomb:
+    """Unpickling it makes a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[str, ...]]:
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.pth", "model.npz", "model.npy", "model.safetensors", "model.json"])
+def test_a_pickle_by_any_name_is_refused_and_does_nothing(tmp_path: Path, name: str) -> None:
+    mark, path = tmp_path / "exploded", tmp_path / name
+    path.write_bytes(pickle.dumps(Bomb(mark)))
+    with pytest.raises(StoredDataError, match=f"{name} cannot be loaded as plain weights"):
+        load_weights(path)
+    assert not mark.exists()
+
+
+def test_a_torch_archive_with_a_program_in_it_is_refused_and_does_nothing(tmp_path: Path) -> None:
+    mark, path = tmp_path / "exploded", tmp_path / "model.pt"
+    torch.save({"weights": torch.ones(3), "extra": Bomb(mark)}, path)
+    assert zipfile.is_zipfile(path)
+    with pytest.raises(StoredDataError, match=r"model\.pt cannot be loaded"):
+        load_weights(path)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("name", ["model.pkl", "model.joblib", "model.exe"])
+def test_other_kinds_are_not_even_opened(tmp_path: Path, name: str) -> None:
+    with pytest.raises(StoredDataError, match=r"pickle by its name|is none of \.safetensors"):
+        load_weights(tmp_path / name)
+
+
+def test_plain_weights_are_loaded(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    weights = {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}
+    torch.save({"w": torch.from_numpy(weights["w"])}, tmp_path / "a.pt")
+    np.savez(tmp_path / "a.npz", **weights)
+    save_file(weights, tmp_path / "a.safetensors")
+    for name in ("a.pt", "a.npz", "a.safetensors"):
+        np.testing.assert_array_equal(np.asarray(load_weights(tmp_path / name)["w"]), weights["w"])
+
+
+def packed(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    if path.name.endswith(".gz"):
+        path.write_bytes(gzip.compress(content))
+    else:
+        path.write_bytes(zstandard.compress(content))
+    return path
+
+
+def tar_of(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for member, content in members:
+            archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def member(name: str, size: int) -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(name)
+    entry.size = size
+    return entry
+
+
+@pytest.mark.parametrize("suffix", [".tar.gz", ".tar.zst"])
+def test_a_bomb_is_refused_before_it_fills_the_disk(tmp_path: Path, suffix: str) -> None:
+    path = packed(tmp_path / "in" / f"bomb{suffix}", tar_of((member("zeros", 50_000_000), b"\0" * 50_000_000)))
+    assert path.stat().st_size < 100_000
+    with pytest.raises(StoredDataError, match="unpacks to more than it was said to hold"):
+        extract_archive(path, tmp_path / "in" / "bomb", most_bytes=1_000_000)
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_an_archive_of_countless_members_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gh_assets.registry import archives
+
+    monkeypatch.setattr(archives, "MOST_MEMBERS", 10)
+    path = packed(tmp_path / "many.tar.gz", tar_of(*((member(f"{n}", 0), b"") for n in range(11))))
+    with pytest.raises(StoredDataError, match="more than 10 members"):
+        extract_archive(path, tmp_path / "many")
+
+
+def test_a_header_that_claims_gigabytes_is_refused(tmp_path: Path) -> None:
+    entry = member("x", 1 << 33)
+    entry.type = tarfile.XHDTYPE
+    path = packed(tmp_path / "long.tar.gz", entry.tobuf(tarfile.GNU_FORMAT) + b"\0" * 1024)
+    with pytest.raises(StoredDataError, match="header of it is larger than 64 KiB"):
+        extract_archive(path, tmp_path / "long")
+
+
+@pytest.mark.parametrize("suffix", [".tar.gz", ".tar.zst"])
+def test_a_torn_archive_is_one_error_and_leaves_what_was_there(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "w").write_bytes(os.urandom(10_000))
+    path = tmp_path / f"model{suffix}"
+    write_archive(tmp_path / "model", path, "gzip" if suffix == ".tar.gz" else "zstd")
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(StoredDataError, match="cannot be unpacked"):
+        extract_archive(path, tmp_path / "model")
+    assert (tmp_path / "model" / "w").stat().st_size == 10_000
+
+
+def test_both_compressions_give_back_what_was_packed_in_the_same_bytes_each_time(registry, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "weights").write_bytes(np.zeros(100_000, np.float32).tobytes() + os.urandom(1000))
+    for compression, name in (("gzip", "model.tar.gz"), ("zstd", "model.tar.zst")):
+        first, second = (
+            registry.save(folder, "recvae", 0.5, tar_zip=True, compression=compression)  # type: ignore[arg-type]
+            for _ in range(2)
+        )
+        assert first.object == second.object
+        assert (first.file_name, first.unpacked) == (name, 401_000)
+        assert first.size is not None
+        assert first.size < 0.02 * 401_000
+        out = registry.download(first, tmp_path / compression, unpack=True)
+        assert (out / "weights").read_bytes() == (folder / "weights").read_bytes()
+        assert registry.verify(first) is None
+    with pytest.raises(InputError, match="'lzma' is neither gzip nor zstd"):
+        registry.save(folder, "recvae", 0.5, tar_zip=True, compression="lzma")  # type: ignore[arg-type]
+
+
+def test_what_is_no_archive_is_not_unpacked(registry, file: Path, tmp_path: Path) -> None:
+    model = registry.save(file, "recvae", 0.5)
+    with pytest.raises(InputError, match=r"weights\.bin of recvae 1 is no archive"):
+        registry.download(model, tmp_path, unpack=True)
+
+
+def test_a_full_disk_is_one_error_and_leaves_nothing(registry, file: Path, tmp_path: Path, monkeypatch) -> None:
+    model = registry.save(file, "recvae", 0.5)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoredDataError, match=r"cannot be written to \(No space left on device\): make room"):
+        registry.download(model, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_one_error(registry, file: Path, tmp_path: Path) -> None:
+    model = registry.save(file, "recvae", 0.5)
+    with pytest.raises(StoredDataError, match="cannot be written to"):
+        registry.download(model, file / "below a file")
+
+
+def test_a_document_that_points_elsewhere_gives_nothing(registry: ModelRegistry, file: Path, tmp_path: Path) -> None:
+    """To another bucket, another object, another place on the disk."""
+    saved = registry.save(file, "recvae", 0.5)
+    other = tmp_path / "other.bin"
+    other.write_bytes(b"another model")
+    registry.save(other, "other", 0.5)
+    place = {"name": "recvae", "version": 1}
+    for change, words in (
+        ({"bucket": "somebody-elses"}, "GCS_MODEL_BUCKET"),
+        ({"object": registry.get("other", 1).object}, "There is no object|is not what was registered"),
+        ({"file_name": "../../outside"}, "The file name"),
+    ):
+        registry.documents.update_one(place, {"$set": change})
+        with pytest.raises((StoredDataError, InputError), match=words):
+            registry.download(registry.get("recvae", 1), tmp_path / "out")
+        assert registry.verify(registry.get("recvae", 1)) is not None
+        registry.documents.update_one(place, {"$set": {name: getattr(saved, name) for name in change}})
+    assert registry.verify(registry.get("recvae", 1)) is None
+    assert not (tmp_path / "outside").exists()
+
+
+@pytest.mark.parametrize("wrong", [{"$ne": ""}, ["recvae"], None, 3, b"recvae"])
+def test_operators_in_place_of_text_match_nothing(registry, file: Path, wrong: object) -> None:
+    registry.save(file, "recvae", 0.5)
+    for ask in (
+        lambda: registry.latest(wrong),
+        lambda: registry.best(wrong),
+        lambda: registry.get(wrong, 1),
+        lambda: registry.find("recvae", wrong),
+        lambda: registry.promote(wrong, 1, why="x"),
+        lambda: registry.delete(wrong, 1, why="x"),
+        lambda: registry.promote("recvae", 1, why=wrong),
+        lambda: registry.promote("recvae", 1, why="x", alias=wrong),
+        lambda: registry.champion(wrong),
+    ):
+        with pytest.raises(InputError, match="must be text"):
+            ask()
