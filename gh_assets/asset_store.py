@@ -5,23 +5,36 @@ An asset is one object, a partition of an asset is one object. Objects are repla
 
 from __future__ import annotations
 
-import base64
+import datetime as dt
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-import google_crc32c
 import polars as pl
 
 from gh_assets.collector.concurrency import map_bounded
-from gh_assets.errors import StoredDataError
-from gh_assets.objects import ObjectStore, StoredObject
+from gh_assets.errors import ConcurrentWriteError, InputError, StoredDataError
+from gh_assets.objects import ABSENT, ObjectStore, StoredObject, digest_of
 from gh_assets.recommender.interactions import UserItemMatrix
 from gh_assets.schemas import TABLES
+from gh_assets.wire import checksum
 
 PREFIX = "assets"
+
+VERSIONS = "versions"
+"""Before an object's name: where its earlier contents are kept."""
+
+KEEP = 3
+"""Earlier contents of each object that are kept."""
+
+STAMP = "%Y%m%dT%H%M%S.%f"
+PARQUET = "application/vnd.apache.parquet"
+
+BUNCH = 64
+"""Partitions that are fetched by one thread and parsed at once."""
 
 
 class AssetStore:
@@ -32,11 +45,14 @@ class AssetStore:
     objects : ObjectStore
     workers : int
         Objects read or written at once.
+    keep : int
+        Earlier contents of each object that are kept, so that a bad run can be undone.
     """
 
-    def __init__(self, objects: ObjectStore, workers: int = 8) -> None:
+    def __init__(self, objects: ObjectStore, workers: int = 8, keep: int = KEEP) -> None:
         self.objects = objects
         self.workers = workers
+        self.keep = keep
 
     # -- tables --------------------------------------------------------------------------------------------------
 
@@ -48,11 +64,15 @@ class AssetStore:
         StoredDataError
             If a column does not fit; the message names it.
         """
+        return self._write_table(asset, table, partition, None)
+
+    def _write_table(
+        self, asset: str, table: pl.DataFrame, partition: str | None, present: Mapping[str, StoredObject] | None
+    ) -> StoredObject:
         _check(asset, table, "cannot be stored")
         buffer = BytesIO()
         table.write_parquet(buffer, compression="zstd", statistics=False)
-        name = object_name(asset, "parquet", partition)
-        return self.objects.write(name, buffer.getvalue(), content_type="application/vnd.apache.parquet")
+        return self._replace(object_name(asset, "parquet", partition), buffer.getvalue(), PARQUET, present)
 
     def write_parts(self, asset: str, parts: TableParts) -> StoredObject:
         """Replace a table by the frames of `parts`, row group by row group.
@@ -68,34 +88,42 @@ class AssetStore:
         whole = parts.folder / "whole.parquet"
         pl.scan_parquet(parts.files).sink_parquet(whole, compression="zstd", statistics=False, maintain_order=True)
         name = object_name(asset, "parquet")
-        return self.objects.write(name, whole, content_type="application/vnd.apache.parquet")
+        return self._replace(name, whole, PARQUET)
 
-    def read_table(self, asset: str, partition: str | None = None) -> pl.DataFrame:
-        """Read a table and check its columns.
+    def read_table(self, asset: str, partition: str | None = None, view: View | None = None) -> pl.DataFrame:
+        """Read a table, or what is wanted of it, and check its columns.
 
         Raises
         ------
         StoredDataError
             If it is not there, cannot be read, or a column does not fit.
         """
-        return self.read_table_with_checksum(asset, partition)[0]
+        name = object_name(asset, "parquet", partition)
+        return self._parsed(asset, name, self.objects.read(name), view)
 
     def read_table_with_checksum(self, asset: str, partition: str | None = None) -> tuple[pl.DataFrame, str]:
         """As `read_table`; with the crc32c of what is stored, in base64 as Cloud Storage writes it."""
         name = object_name(asset, "parquet", partition)
         content = self.objects.read(name)
+        return self._parsed(asset, name, content), checksum(content)
+
+    def _parsed(self, asset: str, name: str, content: bytes, view: View | None = None) -> pl.DataFrame:
         try:
-            table = pl.read_parquet(BytesIO(content))
+            table = _decoded([content], view)
         except (pl.exceptions.PolarsError, OSError) as error:
-            raise StoredDataError(f"{self.objects.uri(name)} is no readable Parquet: {error}.") from error
-        _check(asset, table, f"at {self.objects.uri(name)} does not fit this version")
-        return table, base64.b64encode(google_crc32c.value(content).to_bytes(4, "big")).decode()
+            wanted = "" if view is None else f" with {view}"
+            raise StoredDataError(f"{self.objects.uri(name)} is no readable Parquet{wanted}: {error}.") from error
+        _check(asset, table, f"at {self.objects.uri(name)} does not fit this version", view)
+        return table
 
     def write_tables(self, asset: str, tables: Iterable[tuple[str, pl.DataFrame]]) -> Iterator[StoredObject]:
         """Write many partitions at once, taking only a few of `tables` ahead; lazily, in any order."""
 
+        # One listing says what is there; a question an object would take as long as the writing.
+        present = {found.name: found for found in self.objects.list(f"{PREFIX}/{asset}/")}
+
         def write(item: tuple[str, pl.DataFrame]) -> StoredObject:
-            return self.write_table(asset, item[1], item[0])
+            return self._write_table(asset, item[1], item[0], present)
 
         return map_bounded(write, tables, self.workers)
 
@@ -110,19 +138,157 @@ class AssetStore:
         found = dict(map_bounded(read, wanted, self.workers))
         return {partition: found[partition] for partition in wanted}
 
+    def read_whole(self, asset: str, partitions: Iterable[str], view: View | None = None) -> pl.DataFrame | None:
+        """Many partitions as one frame, in the order given; None if none of them has an object.
+
+        Several times as fast as one by one: they are fetched and parsed in bunches.
+
+        Raises
+        ------
+        StoredDataError
+            If one cannot be read, or its columns do not fit; the message names both.
+        """
+        present = self.partitions(asset)
+        names = [object_name(asset, "parquet", partition) for partition in partitions if partition in present]
+        bunches = [names[start : start + BUNCH] for start in range(0, len(names), BUNCH)]
+
+        def read(number: int) -> tuple[int, pl.DataFrame]:
+            contents = [self.objects.read(name) for name in bunches[number]]
+            try:
+                table = _decoded(contents, view)
+                _check(asset, table, "does not fit this version", view)
+            except (pl.exceptions.PolarsError, OSError, StoredDataError):
+                # One by one, to find out which it is.
+                pairs = zip(bunches[number], contents, strict=True)
+                table = self._joined({name: self._parsed(asset, name, content, view) for name, content in pairs})
+            return number, table
+
+        found = dict(map_bounded(read, range(len(bunches)), self.workers))
+        parts = {bunches[number][0]: found[number] for number in sorted(found)}
+        return self._joined(parts) if parts else None
+
+    def _joined(self, tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+        """Tables under one another, if they have the same columns."""
+        (first, table), *others = tables.items()
+        for name, other in others:
+            for column in {**table.schema, **other.schema}:
+                mine, theirs = table.schema.get(column), other.schema.get(column)
+                if mine != theirs:
+                    raise StoredDataError(
+                        f"The column {column!r} is {theirs} in {self.objects.uri(name)} and {mine} in "
+                        f"{self.objects.uri(first)}: materialize the older one again."
+                    )
+        return pl.concat([table, *(other.select(table.columns) for _, other in others)])
+
     def partitions(self, asset: str) -> set[str]:
         """Partitions of an asset that have an object."""
         prefix, suffix = f"{PREFIX}/{asset}/", ".parquet"
         names = self.objects.names(prefix)
         return {unquote(name.removeprefix(prefix).removesuffix(suffix)) for name in names if name.endswith(suffix)}
 
-    # -- the matrix ----------------------------------------------------------------------------------------------
+    # -- the matrix, and whatever else -----------------------------------------------------------------------------
 
     def write_matrix(self, asset: str, matrix: UserItemMatrix) -> StoredObject:
-        return self.objects.write(object_name(asset, "npz"), matrix.to_bytes())
+        return self.write_bytes(asset, "npz", matrix.to_bytes())
 
     def read_matrix(self, asset: str) -> UserItemMatrix:
-        return UserItemMatrix.from_bytes(self.objects.read(object_name(asset, "npz")))
+        return UserItemMatrix.from_bytes(self.read_bytes(asset, "npz"))
+
+    def write_bytes(self, asset: str, suffix: str, content: bytes, partition: str | None = None) -> StoredObject:
+        """Replace an asset (or a partition) that is stored as it is."""
+        return self._replace(object_name(asset, suffix, partition), content, "application/octet-stream")
+
+    def read_bytes(self, asset: str, suffix: str, partition: str | None = None) -> bytes:
+        """What `write_bytes` stored."""
+        return self.objects.read(object_name(asset, suffix, partition))
+
+    # -- replacing, and undoing it ---------------------------------------------------------------------------------
+
+    def _replace(
+        self, name: str, content: bytes | Path, content_type: str, present: Mapping[str, StoredObject] | None = None
+    ) -> StoredObject:
+        """Put content in the place of what is there, which is kept beside it.
+
+        `present` is what is known to be there. What is there already is not written again, and somebody else's is not
+        written over: the precondition is the generation that was seen.
+        """
+        found = self.objects.describe(name) if present is None else present.get(name)
+        crc32c = digest_of(content).crc32c if isinstance(content, Path) else checksum(content)
+        if found is not None and found.crc32c == crc32c:
+            return found
+        if found is not None and self.keep > 0:
+            self.objects.copy(found, _version_name(found))
+            self._forget_old(name)
+        expected = ABSENT if found is None else found.generation
+        try:
+            return self.objects.write(name, content, if_generation=expected, content_type=content_type)
+        except ConcurrentWriteError:
+            now = self.objects.describe(name)
+            if now is not None and now.crc32c == crc32c:
+                return now  # our own, of which the answer was lost; or the same by another
+            raise
+
+    def _forget_old(self, name: str) -> None:
+        kept = self._versions(name)
+        for version in kept[self.keep :]:
+            self.objects.delete(version.object.name)
+
+    def _versions(self, name: str) -> list[Version]:
+        """Earlier contents of an object, the newest first."""
+        found = []
+        for stored in self.objects.list(f"{VERSIONS}/{name}/"):
+            stamp = stored.name.rsplit("/", 1)[1].split("-")[0]
+            found.append(Version(stored, dt.datetime.strptime(stamp, STAMP).replace(tzinfo=dt.UTC)))
+        return sorted(found, key=lambda version: version.written, reverse=True)
+
+    def versions(self, asset: str, suffix: str, partition: str | None = None) -> list[Version]:
+        """Earlier contents of an asset or a partition, the newest first."""
+        return self._versions(object_name(asset, suffix, partition))
+
+    def undo(self, asset: str, before: dt.datetime) -> list[str]:
+        """Bring an asset, with all its partitions, back to what it was at a moment; what is there now is kept, too.
+
+        Parameters
+        ----------
+        asset : str
+        before : datetime
+            With a time zone. Objects that were written since then are replaced by what they were; those that were not
+            there then go.
+
+        Returns
+        -------
+        list of str
+            Objects that changed.
+
+        Raises
+        ------
+        InputError
+            If one was overwritten more often since then than versions are kept. Nothing is changed then.
+        """
+        places = [f"{PREFIX}/{asset}.", f"{PREFIX}/{asset}/"]
+        newer = [
+            found
+            for place in places
+            for found in self.objects.list(place)
+            if found.created is not None and found.created > before
+        ]
+        plan: list[tuple[StoredObject, Version | None]] = []
+        for found in newer:
+            kept = self._versions(found.name)
+            earlier = next((version for version in kept if version.written <= before), None)
+            if earlier is None and len(kept) >= self.keep:
+                raise InputError(
+                    f"{found.uri} was written more than {self.keep} times since {before:%Y-%m-%d %H:%M:%S}: what it "
+                    "was before is not kept any more. Nothing was changed."
+                )
+            plan.append((found, earlier))
+        for found, earlier in plan:
+            self.objects.copy(found, _version_name(found))
+            if earlier is None:
+                self.objects.delete(found.name, if_generation=found.generation)
+            else:
+                self.objects.copy(earlier.object, found.name)
+        return [found.name for found, _ in plan]
 
     def describe(self, asset: str, suffix: str) -> StoredObject | None:
         """The object of an unpartitioned asset; None, if there is none."""
@@ -133,11 +299,60 @@ class AssetStore:
         return self.describe(asset, suffix) is not None
 
 
-def _check(asset: str, table: pl.DataFrame, what: str) -> None:
+@dataclass(frozen=True)
+class View:
+    """What is wanted of a table: the rest is not decoded.
+
+    Attributes
+    ----------
+    columns : tuple of str or None
+        None: all.
+    where : str or None
+        A condition on the rows, as SQL writes it: ``starred_at >= '2026-01-01'``.
+    """
+
+    columns: tuple[str, ...] | None = None
+    where: str | None = None
+
+
+def _decoded(contents: list[bytes], view: View | None) -> pl.DataFrame:
+    if view is None:
+        return pl.read_parquet(contents)
+    frame = pl.scan_parquet(contents)
+    if view.where is not None:
+        frame = frame.filter(pl.sql_expr(view.where))
+    if view.columns is not None:
+        frame = frame.select(view.columns)
+    return frame.collect()
+
+
+def _check(asset: str, table: pl.DataFrame, what: str, view: View | None = None) -> None:
     schema = TABLES.get(asset)
-    problem = schema.problem(table) if schema is not None else None
+    wanted = None if view is None else view.columns
+    problem = schema.problem(table, wanted) if schema is not None else None
     if problem is not None:
         raise StoredDataError(f"The asset {asset} {what}: {problem}.")
+
+
+@dataclass(frozen=True)
+class Version:
+    """An earlier content of an object.
+
+    Attributes
+    ----------
+    object : StoredObject
+        Where it is kept.
+    written : datetime
+        When it was written (UTC).
+    """
+
+    object: StoredObject
+    written: dt.datetime
+
+
+def _version_name(stored: StoredObject) -> str:
+    assert stored.created is not None, "the bucket says when"
+    return f"{VERSIONS}/{stored.name}/{stored.created.astimezone(dt.UTC):{STAMP}}-{stored.generation}"
 
 
 class TableParts:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -411,6 +412,34 @@ def _tell_move(move: Move, as_json: bool) -> None:
 def _shown(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return _plain(text if len(text) <= 300 else f"{text[:300]}…")
+
+
+@cli.group()
+def data() -> None:
+    """The assets' stored data, and what was there before."""
+
+
+@data.command("undo")
+@click.argument("asset")
+@click.option(
+    "--before",
+    type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S"]),
+    required=True,
+    help="The moment, in UTC, to which ASSET returns: before the bad run began.",
+)
+@json_option
+def undo(asset: str, before: datetime, as_json: bool) -> None:
+    """Bring ASSET, with all its partitions, back to what it was; what is there now is kept, too."""
+    from gh_assets.asset_store import AssetStore
+    from gh_assets.services import connect_gcs, data_store
+
+    settings = load_settings()
+    store = AssetStore(data_store(settings, connect_gcs(settings)), settings.workers, settings.keep_versions)
+    changed = store.undo(asset, before.replace(tzinfo=UTC))
+    if as_json:
+        _print_json(changed)
+    else:
+        _output().print(f"{len(changed)} objects of {asset} are what they were before {before:%Y-%m-%d %H:%M:%S} UTC.")
 
 
 @cli.command("github-standin")

@@ -6,13 +6,16 @@ reading. Retries follow Google's own policy. `if_generation` makes a write condi
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import google_crc32c
 import requests.adapters
 from google.api_core.client_options import ClientOptions
 from google.api_core.exceptions import (
@@ -37,9 +40,12 @@ from gh_assets.errors import (
     ServiceUnavailableError,
     StoredDataError,
 )
+from gh_assets.wire import Wire
 
 RETRY_SECONDS = 60.0
 """How long one operation is tried for."""
+
+CHUNK = 1 << 20
 
 ABSENT = 0
 """The generation of an object that does not exist: as a precondition, only create."""
@@ -90,6 +96,15 @@ class StoredObject:
         return f"gs://{self.bucket}/{self.name}"
 
 
+@dataclass(frozen=True)
+class Digest:
+    """What a file's bytes are."""
+
+    sha256: str
+    crc32c: str
+    size: int
+
+
 class ObjectStore:
     """One bucket.
 
@@ -106,6 +121,7 @@ class ObjectStore:
         self.bucket = client.bucket(bucket)
         self._retry = DEFAULT_RETRY.with_timeout(RETRY_SECONDS)
         self._create = create
+        self._wire = wire_of(client)
 
     @property
     def name(self) -> str:
@@ -140,23 +156,37 @@ class ObjectStore:
         ServiceUnavailableError, AuthenticationError, ConfigurationError
             If the bucket cannot be reached, refuses us, or does not exist.
         """
-        blob = self.bucket.blob(name)
-        blob.metadata = dict(metadata or {}) or None
-        options: dict[str, Any] = {
-            "if_generation_match": if_generation,
-            "checksum": "crc32c",
-            "retry": self._retry,
-            "content_type": content_type,
-        }
+
+        def upload() -> StoredObject:
+            if isinstance(content, bytes):
+                answer = self._retry(self._wire.upload)(
+                    self.name,
+                    name,
+                    content,
+                    content_type=content_type,
+                    metadata=metadata or {},
+                    if_generation=if_generation,
+                )
+                return _stated(self.name, answer)
+            blob = self.bucket.blob(name)
+            blob.metadata = dict(metadata or {}) or None
+            blob.upload_from_filename(
+                str(content),
+                if_generation_match=if_generation,
+                checksum="crc32c",
+                retry=self._retry,
+                content_type=content_type,
+            )
+            return _described(blob)
+
         with _explained(self.uri(name), writing=True):
             try:
-                _upload(blob, content, options)
+                return upload()
             except NotFound:
                 if not self._create:
                     raise
                 self._make_bucket()
-                _upload(blob, content, options)
-        return _described(blob)
+                return upload()
 
     def _make_bucket(self) -> None:
         with suppress(Conflict):  # another process made it meanwhile
@@ -171,7 +201,7 @@ class ObjectStore:
             If there is no such object, or what arrives does not have its checksum.
         """
         with _explained(self.uri(name)):
-            content: bytes = self.bucket.blob(name).download_as_bytes(retry=self._retry, checksum="crc32c")
+            content: bytes = self._retry(self._wire.download)(self.name, name)
         return content
 
     def read_to(self, name: str, path: Path, *, generation: int | None = None) -> None:
@@ -190,8 +220,21 @@ class ObjectStore:
     def describe(self, name: str) -> StoredObject | None:
         """What the bucket knows of an object; None if there is none."""
         with _explained(self.uri(name)):
-            blob = self.bucket.get_blob(name, retry=self._retry)
-        return None if blob is None else _described(blob)
+            try:
+                return _stated(self.name, self._retry(self._wire.describe)(self.name, name))
+            except NotFound:
+                return None
+
+    def copy(self, source: StoredObject, name: str) -> None:
+        """Copy an object of this bucket under another name, without its bytes coming here.
+
+        Raises
+        ------
+        StoredDataError
+            If it is not there any more.
+        """
+        with _explained(source.uri):
+            self._retry(self._wire.copy)(self.name, source.name, name, source.generation)
 
     def delete(self, name: str, *, if_generation: int | None = None) -> None:
         """Delete an object; one that is not there is no error: somebody else may have deleted it.
@@ -209,7 +252,7 @@ class ObjectStore:
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """The objects whose names begin with `prefix`, in order of their names."""
-        with _explained(self.uri(prefix)):
+        with _explained(self.uri(prefix), writing=True):
             try:
                 for blob in self.client.list_blobs(self.bucket, prefix=prefix, retry=self._retry):
                     yield _described(blob)
@@ -222,11 +265,19 @@ class ObjectStore:
         return (found.name for found in self.list(prefix))
 
 
-def _upload(blob: storage.Blob, content: bytes | Path, options: Mapping[str, Any]) -> None:
-    if isinstance(content, Path):
-        blob.upload_from_filename(str(content), **options)
-    else:
-        blob.upload_from_string(content, **options)
+def wire_of(client: storage.Client) -> Wire:
+    """The wire of a client: one for all stores, so that connections are shared."""
+    found = getattr(client, "_gh_assets_wire", None)
+    if not isinstance(found, Wire):
+        found = Wire(client)
+        client._gh_assets_wire = found
+    return found
+
+
+def _stated(bucket: str, answer: Mapping[str, Any]) -> StoredObject:
+    created = dt.datetime.fromisoformat(answer["timeCreated"])
+    place = bucket, str(answer["name"]), int(answer["generation"]), int(answer["size"])
+    return StoredObject(*place, str(answer["crc32c"]), dict(answer.get("metadata") or {}), created)
 
 
 def _described(blob: storage.Blob) -> StoredObject:
@@ -239,6 +290,17 @@ def _described(blob: storage.Blob) -> StoredObject:
         dict(blob.metadata or {}),
         blob.time_created,
     )
+
+
+def digest_of(path: Path) -> Digest:
+    """Checksums of a file, in one pass."""
+    sha256, crc32c, size = hashlib.sha256(), 0, 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            sha256.update(chunk)
+            crc32c = google_crc32c.extend(crc32c, chunk)
+            size += len(chunk)
+    return Digest(sha256.hexdigest(), base64.b64encode(crc32c.to_bytes(4, "big")).decode(), size)
 
 
 class _explained:  # noqa: N801 - used as a statement

@@ -129,7 +129,7 @@ def judge(
     Parameters
     ----------
     candidate, champion : pair of RegisteredModel and TrainedModel
-        Without a champion, popularity has to be beaten.
+        Without a champion, it is enough to beat popularity in the mean: people need some model.
     matrix : UserItemMatrix
         Of today.
     seed : int
@@ -145,8 +145,9 @@ def judge(
     if champion is not None:
         unseen &= np.isin(test_ids, _held_out_of(champion[1]))
     rows = np.flatnonzero(unseen)
+    fewest = 1 if champion is None else FEWEST_USERS
     checks["users"] = Check(
-        len(rows) >= FEWEST_USERS, f"{len(rows)} users were held out of both trainings (at least {FEWEST_USERS})"
+        len(rows) >= fewest, f"{len(rows)} users were held out of both trainings (at least {fewest})"
     )
     held = None if champion is None else champion[0]
     failed = [check.words for check in checks.values() if not check.passed]
@@ -163,9 +164,10 @@ def judge(
     theirs = figures(other)
     difference = bootstrap(mine - theirs)
     opponent = "popularity" if held is None else held.title
-    better = difference.low > 0
+    better = (difference.mean if champion is None else difference.low) > 0
+    certainly = "" if champion is None else "certainly "
     words = (
-        f"{registered.title} is {'better' if better else 'not certainly better'} than {opponent} for {len(rows)} users "
+        f"{registered.title} is {'' if better else 'not '}{certainly}better than {opponent} for {len(rows)} users "
         f"whom neither has seen: {MAIN_METRIC} {mine.mean():.4f} against {theirs.mean():.4f}, difference {difference}."
     )
     means = {registered.name: float(mine.mean()), "popularity" if held is None else "champion": float(theirs.mean())}

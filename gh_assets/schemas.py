@@ -5,7 +5,7 @@ Assets show these as Dagster column schemas; the IO manager checks frames agains
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import polars as pl
@@ -37,9 +37,11 @@ class TableSchema:
         """A frame of this schema without rows."""
         return pl.DataFrame(schema=self.dtypes)
 
-    def problem(self, frame: pl.DataFrame) -> str | None:
-        """Say what is wrong with `frame`, naming the column; None if it fits."""
+    def problem(self, frame: pl.DataFrame, only: Collection[str] | None = None) -> str | None:
+        """Say what is wrong with `frame`, naming the column; None if it fits. `only`: if it has only these columns."""
         for name, column in self.columns.items():
+            if only is not None and name not in only:
+                continue
             if name not in frame.columns:
                 return f"the column {name!r} of table {self.name!r} is missing"
             if frame.schema[name] != column.dtype:

@@ -133,6 +133,13 @@ class Settings(BaseSettings):
         validation_alias="GH_ASSETS_WORKERS",
         description="Requests in flight at once, to GitHub and to the bucket (1 to 100; GitHub's own limit is 100).",
     )
+    keep_versions: int = Field(
+        default=3,
+        ge=0,
+        le=100,
+        validation_alias="GH_ASSETS_KEEP_VERSIONS",
+        description="Earlier contents of each stored object that are kept, for `gh-assets data undo`; 0: none.",
+    )
 
     @property
     def home_path(self) -> Path:

@@ -1,13 +1,14 @@
 """The typed IO manager, driven by Dagster."""
 
 import datetime as dt
+from io import BytesIO
 
 import dagster as dg
 import polars as pl
 import pytest
 
 from gh_assets.asset_store import AssetStore, TableParts
-from gh_assets.errors import StoredDataError
+from gh_assets.errors import ConcurrentWriteError, InputError, StoredDataError
 from gh_assets.io_managers import GcsTypedIOManager
 from gh_assets.recommender import UserItemMatrix, build_user_item_matrix
 from gh_assets.resources import GcsResource
@@ -195,3 +196,139 @@ def test_nothing_is_pickled(io: GcsTypedIOManager, asset_store: AssetStore, monk
         monkeypatch.setattr(pickle, name, refuse)
     asset_store.write_table("stargazers", stars(1, 5), "x")
     asset_store.read_table("stargazers", "x")
+
+
+def test_each_type_comes_back_as_it_was(io: GcsTypedIOManager) -> None:
+    import numpy as np
+    import pyarrow as pa
+    import scipy.sparse as sp
+
+    from gh_assets.recommender import EASE
+    from gh_assets_tests.recommender.matrices import taste_matrix
+
+    made: dict[str, object] = {
+        "csr": sp.csr_array(np.eye(3, 4, dtype=np.float32)),
+        "blob": b"anything\0",
+        "arrow": pa.table({"a": [1, 2], "b": ["x", None]}),
+        "model": EASE((10.0,)).fit(taste_matrix(users=80)),
+    }
+    seen: dict[str, object] = {}
+    kinds = {"csr": sp.csr_array, "blob": bytes, "arrow": pa.Table, "model": EASE}
+
+    def pair(name: str) -> list[dg.AssetsDefinition]:
+        @dg.asset(name=name)
+        def source() -> object:
+            return made[name]
+
+        def read(value: object) -> dg.MaterializeResult:
+            seen[name] = value
+            return dg.MaterializeResult()
+
+        read.__annotations__["value"] = kinds[name]
+        return [source, dg.asset(name=f"{name}_read", ins={"value": dg.AssetIn(name)})(read)]
+
+    assert materialize(*(asset for name in made for asset in pair(name)), io=io).success
+    assert (seen["csr"] != made["csr"]).nnz == 0  # type: ignore[attr-defined]
+    assert isinstance(seen["csr"], sp.csr_array)
+    assert seen["blob"] == made["blob"]
+    assert seen["arrow"].to_pydict() == made["arrow"].to_pydict()  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(seen["model"].B, made["model"].B)  # type: ignore[attr-defined]
+
+
+def test_an_input_says_which_columns_and_rows_it_wants(io: GcsTypedIOManager, asset_store: AssetStore) -> None:
+    list(asset_store.write_tables("stargazers", ((key, stars(n, n, 9)) for n, key in enumerate("abc"))))
+    seen = []
+    wanted = {"columns": ["user_id", "repo_id"], "where": "user_id = 9 and repo_id > 0"}
+
+    @dg.asset(name="stargazers", partitions_def=dg.StaticPartitionsDefinition(["a", "b", "c"]))
+    def stargazers() -> pl.DataFrame:
+        raise AssertionError("it is there")
+
+    @dg.asset(ins={"stargazers": dg.AssetIn(metadata=wanted)})
+    def after(stargazers: pl.DataFrame) -> dg.MaterializeResult:
+        seen.append(stargazers)
+        return dg.MaterializeResult()
+
+    assert materialize(stargazers, after, io=io, selection=["after"]).success
+    assert seen[0].to_dict(as_series=False) == {"user_id": [9, 9], "repo_id": [1, 2]}
+
+
+def test_a_partition_of_another_form_is_named_with_its_column(asset_store: AssetStore) -> None:
+    asset_store.write_table("stargazers", stars(1, 5), "a/one")
+    odd = stars(2, 5).with_columns(pl.col("user_id").cast(pl.String))
+    content = BytesIO()
+    odd.write_parquet(content)
+    asset_store.objects.write("assets/stargazers/b/two.parquet", content.getvalue())
+    with pytest.raises(
+        StoredDataError, match=r"b/two\.parquet does not fit .* column 'user_id' .* is String, not Int64"
+    ):
+        asset_store.read_whole("stargazers", ["a/one", "b/two"])
+    asset_store.write_table("anything", pl.DataFrame({"a": [1]}), "one")
+    asset_store.write_table("anything", pl.DataFrame({"a": ["x"]}), "two")
+    with pytest.raises(StoredDataError, match=r"The column 'a' is String in gs://.*two\.parquet and Int64 in"):
+        asset_store.read_whole("anything", ["one", "two"])
+
+
+def test_what_is_the_same_is_not_written_again_and_what_was_is_kept(asset_store: AssetStore) -> None:
+    def frame(number: int) -> pl.DataFrame:
+        return pl.DataFrame({"a": [number]})
+
+    first = asset_store.write_table("anything", frame(1))
+    assert asset_store.write_table("anything", frame(1)) == first
+    assert asset_store.versions("anything", "parquet") == []
+    for number in range(2, 8):
+        asset_store.write_table("anything", frame(number))
+    kept = asset_store.versions("anything", "parquet")
+    contents = [pl.read_parquet(asset_store.objects.read(version.object.name))["a"].item() for version in kept]
+    assert contents == [6, 5, 4], "three deep"
+    assert [version.written for version in kept] == sorted((v.written for v in kept), reverse=True)
+
+
+def test_a_bad_run_is_undone_for_all_its_partitions(asset_store: AssetStore) -> None:
+    def parts(**numbers: int) -> None:
+        list(asset_store.write_tables("parts", ((key, pl.DataFrame({"a": [n]})) for key, n in numbers.items())))
+
+    def now() -> dict[str, int]:
+        found = asset_store.read_tables("parts", sorted(asset_store.partitions("parts")))
+        return {key: table["a"].item() for key, table in found.items()}
+
+    parts(x=1, y=1)
+    asset_store.write_table("parts_of_another", pl.DataFrame({"a": [1]}))
+    good = dt.datetime.now(dt.UTC)
+    parts(y=66, z=66)
+    asset_store.write_table("parts_of_another", pl.DataFrame({"a": [2]}))
+    assert now() == {"x": 1, "y": 66, "z": 66}
+    assert sorted(asset_store.undo("parts", good)) == ["assets/parts/y.parquet", "assets/parts/z.parquet"]
+    assert now() == {"x": 1, "y": 1}
+    assert asset_store.read_table("parts_of_another")["a"].item() == 2, "another asset stays as it is"
+    for number in range(4):
+        parts(x=100 + number)
+    with pytest.raises(InputError, match="written more than 3 times since"):
+        asset_store.undo("parts", good)
+    assert now()["x"] == 103
+
+
+def test_somebody_elses_write_is_not_written_over(asset_store: AssetStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    asset_store.write_table("anything", pl.DataFrame({"a": [1]}))
+    real = asset_store.objects.write
+
+    def meanwhile(name: str, content: object, **more: object) -> object:
+        monkeypatch.setattr(asset_store.objects, "write", real)
+        asset_store.write_table("anything", pl.DataFrame({"a": [2]}))
+        return real(name, content, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(asset_store.objects, "write", meanwhile)
+    with pytest.raises(ConcurrentWriteError, match="written by another process meanwhile"):
+        asset_store.write_table("anything", pl.DataFrame({"a": [3]}))
+    assert asset_store.read_table("anything")["a"].item() == 2
+
+
+@pytest.mark.slow
+def test_fifty_thousand_partitions(asset_store: AssetStore) -> None:
+    table = pl.DataFrame({"a": [1]})
+    keys = [f"owner-{number % 999}/repo-{number:05d}" for number in range(50_000)]
+    assert sum(1 for _ in asset_store.write_tables("many", ((key, table) for key in keys))) == 50_000
+    assert len(asset_store.partitions("many")) == 50_000
+    whole = asset_store.read_whole("many", keys)
+    assert whole is not None
+    assert whole.height == 50_000

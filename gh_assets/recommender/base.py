@@ -164,6 +164,20 @@ class Recommender(ABC):
         (folder / CONFIG_FILE).write_text(json.dumps(document, indent=2, sort_keys=True), encoding="utf-8")
         return folder
 
+    @staticmethod
+    def name_of(path: Path | str) -> str:
+        """Which kind of model `save` wrote into a folder.
+
+        Raises
+        ------
+        StoredDataError
+            If none did.
+        """
+        try:
+            return str(json.loads((Path(path) / CONFIG_FILE).read_text(encoding="utf-8"))["model"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoredDataError(f"{path} holds no readable model: {error}.") from error
+
     @classmethod
     def load(cls, path: Path | str) -> Self:
         """Read what `save` wrote; no code in the files is run.

@@ -14,10 +14,8 @@ that fails if the other was first.
 
 from __future__ import annotations
 
-import base64
 import datetime as dt
 import getpass
-import hashlib
 import itertools
 import math
 import os
@@ -25,13 +23,11 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
 import bson
-import google_crc32c
 import pymongo
 from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError
@@ -44,7 +40,7 @@ from gh_assets.errors import (
     ModelNotFoundError,
     StoredDataError,
 )
-from gh_assets.objects import ABSENT, ObjectStore, StoredObject
+from gh_assets.objects import ABSENT, Digest, ObjectStore, StoredObject, digest_of
 from gh_assets.registry.aliases import CHAMPION, PURPOSE, Aliases, Move, no_alias
 from gh_assets.registry.archives import (
     SUFFIXES,
@@ -77,15 +73,6 @@ Names = list[str]
 
 OURS = re.compile(r"[^/]+/[0-9a-f]{64}(-\d+)?/[^/]+")
 """Names of objects that `save` gives."""
-
-
-@dataclass(frozen=True)
-class Digest:
-    """What a file's bytes are."""
-
-    sha256: str
-    crc32c: str
-    size: int
 
 
 class ModelRegistry:
@@ -497,7 +484,7 @@ class ModelRegistry:
         Raises
         ------
         InputError
-            If an alias points to it.
+            If it is a champion.
         ModelNotFoundError
         """
         _check_reason(why)
@@ -516,7 +503,8 @@ class ModelRegistry:
     def _refuse_if_held(self, model: RegisteredModel) -> None:
         for purpose, alias in self.known_aliases():
             move = self.aliases.current(purpose, alias)
-            if move is not None and (move.name, move.version) == (model.name, model.version):
+            held = move is not None and (move.name, move.version) == (model.name, model.version)
+            if held and alias == CHAMPION:
                 raise InputError(
                     f"{model.title} is the {alias} to {purpose}: promote another one or roll back before it is deleted."
                 )
@@ -655,17 +643,6 @@ def create_indexes(documents: Documents) -> None:
     )
     documents.create_index([("name", pymongo.ASCENDING), ("time", pymongo.DESCENDING)])
     documents.create_index([("object", pymongo.ASCENDING)])
-
-
-def digest_of(path: Path) -> Digest:
-    """Checksums of a file, in one pass."""
-    sha256, crc32c, size = hashlib.sha256(), 0, 0
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            sha256.update(chunk)
-            crc32c = google_crc32c.extend(crc32c, chunk)
-            size += len(chunk)
-    return Digest(sha256.hexdigest(), base64.b64encode(crc32c.to_bytes(4, "big")).decode(), size)
 
 
 def _is(path: Path, model: RegisteredModel) -> bool:

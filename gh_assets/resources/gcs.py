@@ -24,7 +24,7 @@ class GcsResource(GCSResource):
     def asset_store(self) -> AssetStore:
         """Typed access to the assets' data."""
         settings = load_settings()
-        return AssetStore(data_store(settings, self.get_client()), settings.workers)
+        return AssetStore(data_store(settings, self.get_client()), settings.workers, settings.keep_versions)
 
     def open_object(self, bucket: str, name: str) -> AbstractContextManager[IO[bytes]]:
         """Stream an object of any bucket that the same credentials may read."""

@@ -22,7 +22,7 @@ from gh_assets_tests.conftest import QUICK
 def main() -> int:
     asked = json.loads(sys.argv[1])
     settings = load_settings().model_copy(update={"mongo_database": asked["database"]})
-    store = AssetStore(ObjectStore(connect_gcs(settings), asked["bucket"]), 4)
+    store = AssetStore(ObjectStore(connect_gcs(settings), asked["bucket"], create=True), 4)
     refs = [RepositoryRef(n, name, name, count, Outcome.OK) for n, name, count in asked["repositories"]]
     tokens = [SecretStr(token) for token in asked["tokens"]]
     with open_mongo(settings) as database:

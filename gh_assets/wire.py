@@ -1,0 +1,139 @@
+"""Small objects of Cloud Storage by its JSON API over plain HTTP, several times as fast as by Google's client.
+
+Google's client spends a millisecond of one core on each request; thousands of partitions are mostly that. What it does
+well is kept: its credentials, its retry policy, its exceptions, its checksums on both ways.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import google.auth.transport.requests
+import google_crc32c
+import urllib3
+from google.api_core.exceptions import from_http_status
+from google.cloud import storage
+from google.cloud.storage.exceptions import DataCorruption
+
+TIMEOUT = urllib3.Timeout(connect=20, read=60)
+
+
+class Wire:
+    """Requests to one service, by any number of threads.
+
+    Parameters
+    ----------
+    client : google.cloud.storage.Client
+        Says where the service is, and who asks.
+    connections : int
+        Kept open.
+    """
+
+    def __init__(self, client: storage.Client, connections: int = 16) -> None:
+        self._credentials = client._credentials
+        self._base = str(client._connection.API_BASE_URL).rstrip("/")
+        self._pool = urllib3.PoolManager(num_pools=2, maxsize=connections, block=True, retries=False, timeout=TIMEOUT)
+        self._refresh = google.auth.transport.requests.Request()
+
+    def download(self, bucket: str, name: str, generation: int | None = None) -> bytes:
+        """The content of an object, its checksum verified.
+
+        Raises
+        ------
+        google.api_core.exceptions.GoogleAPICallError, ConnectionError
+            As Google's client does.
+        DataCorruption
+            If what arrived is not what is stored.
+        """
+        query = {"alt": "media"} | ({} if generation is None else {"generation": str(generation)})
+        url = f"{self._base}/storage/v1/b/{quote(bucket)}/o/{quote(name, safe='')}?{urlencode(query)}"
+        answer = self._ask("GET", url, {}, None)
+        content: bytes = answer.data
+        stated = dict(part.strip().split("=", 1) for part in answer.headers.get("x-goog-hash", "").split(",") if part)
+        if "crc32c" in stated and stated["crc32c"] != checksum(content):
+            raise DataCorruption(answer, f"{name} has the checksum {checksum(content)} instead of {stated['crc32c']}")
+        return content
+
+    def describe(self, bucket: str, name: str) -> dict[str, Any]:
+        """What the service says of an object.
+
+        Raises
+        ------
+        google.api_core.exceptions.NotFound, ConnectionError, …
+        """
+        answer = self._ask("GET", f"{self._base}/storage/v1/b/{quote(bucket)}/o/{quote(name, safe='')}", {}, None)
+        described: dict[str, Any] = json.loads(answer.data)
+        return described
+
+    def copy(self, bucket: str, name: str, target: str, generation: int) -> None:
+        """Copy an object within its bucket; the service does it in one step."""
+        place, there = (f"/b/{quote(bucket)}/o/{quote(one, safe='')}" for one in (name, target))
+        token: dict[str, str] = {}
+        while True:
+            query = urlencode({"sourceGeneration": str(generation), **token})
+            answer = self._ask("POST", f"{self._base}/storage/v1{place}/rewriteTo{there}?{query}", {}, None)
+            said = json.loads(answer.data)
+            if said.get("done", True):
+                return
+            token = {"rewriteToken": said["rewriteToken"]}  # a large one between classes takes several calls
+
+    def upload(
+        self,
+        bucket: str,
+        name: str,
+        content: bytes,
+        *,
+        content_type: str,
+        metadata: Mapping[str, str],
+        if_generation: int | None,
+    ) -> dict[str, Any]:
+        """Create or replace an object in one step; gives what the service says of it.
+
+        Raises
+        ------
+        google.api_core.exceptions.GoogleAPICallError, ConnectionError
+            As Google's client does.
+        DataCorruption
+            If what was stored is not what was sent.
+        """
+        query = {"uploadType": "multipart"}
+        if if_generation is not None:
+            query["ifGenerationMatch"] = str(if_generation)
+        crc32c = checksum(content)
+        described = {"name": name, "contentType": content_type, "crc32c": crc32c, "metadata": dict(metadata)}
+        boundary = secrets.token_hex(16).encode()  # longer than chance would have it in the content
+        body = b"".join(
+            [
+                *(b"--", boundary, b"\r\ncontent-type: application/json\r\n\r\n", json.dumps(described).encode()),
+                *(b"\r\n--", boundary, b"\r\ncontent-type: ", content_type.encode(), b"\r\n\r\n", content),
+                *(b"\r\n--", boundary, b"--\r\n"),
+            ]
+        )
+        url = f"{self._base}/upload/storage/v1/b/{quote(bucket)}/o?{urlencode(query)}"
+        headers = {"content-type": f"multipart/related; boundary={boundary.decode()}"}
+        answer = self._ask("POST", url, headers, body)
+        stored: dict[str, Any] = json.loads(answer.data)
+        if stored["crc32c"] != crc32c:
+            raise DataCorruption(answer, f"{name} was stored with the checksum {stored['crc32c']} instead of {crc32c}")
+        return stored
+
+    def _ask(self, method: str, url: str, headers: dict[str, str], body: bytes | None) -> urllib3.BaseHTTPResponse:
+        self._credentials.before_request(self._refresh, method, url, headers)
+        try:
+            answer = self._pool.request(method, url, body=body, headers=headers)
+        except urllib3.exceptions.HTTPError as error:
+            # One that Google's policy knows. The text may hold the address, and nothing more.
+            raise ConnectionError(f"{type(error).__name__} of {method} {url.split('?')[0]}") from error
+        if answer.status not in (200, 201):
+            raise from_http_status(answer.status, f"{method} {url.split('?')[0]}")  # type: ignore[no-untyped-call]
+        return answer
+
+
+def checksum(content: bytes) -> str:
+    """CRC32C in base64, as Cloud Storage writes it."""
+    return base64.b64encode(google_crc32c.value(content).to_bytes(4, "big")).decode()

@@ -1,0 +1,227 @@
+"""The gate to champion: the same held-out people, a bound, checks; and models that are kept on this machine."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gh_assets.champion import best_of, champion_or_best, load_model
+from gh_assets.errors import ModelNotFoundError, StoredDataError
+from gh_assets.promotion import OnMatrix, judge, promote_if_better
+from gh_assets.recommender import EASE, Popularity, Recommender
+from gh_assets.recommender.interactions import UserItemMatrix
+from gh_assets.recommender.training import TrainedModel, result_of, split_of
+from gh_assets.registry import CANDIDATE, CHAMPION, PURPOSE, ModelRegistry, RegisteredModel
+from gh_assets.registry.cache import ModelCache
+from gh_assets_tests.recommender.matrices import taste_matrix
+
+
+def matrix_of(users: int = 600, first: int = 0) -> UserItemMatrix:
+    """Users with tastes; of two that begin alike, the larger one has all users of the smaller."""
+    stars = taste_matrix(users=900)[first : first + users]
+    items = np.arange(stars.shape[1])
+    return UserItemMatrix(
+        stars,
+        np.arange(first, first + users) * 7 + 1000,
+        np.char.add("user-", np.arange(first, first + users).astype(str)),
+        items + 50,
+        np.char.add("o/r", items.astype(str)),
+    )
+
+
+def register(registry: ModelRegistry, folder: Path, matrix: UserItemMatrix, model: Recommender) -> RegisteredModel:
+    result = result_of(matrix, split_of(matrix, 0), model, {})
+    kept = result.trained.save(folder / "model")
+    data = {key: value for key, value in result.trained.data.items() if not isinstance(value, list)}
+    return registry.save(
+        kept, model.name, result.trained.metrics["ndcg@100"], metric="ndcg@100", tar_zip=True, data=data
+    )
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> ModelCache:
+    return ModelCache(tmp_path / "cache")
+
+
+def fitted(matrix: UserItemMatrix, model: Recommender) -> Recommender:
+    return model.fit(split_of(matrix, 0).train)
+
+
+def test_of_a_grown_matrix_the_same_people_are_held_out() -> None:
+    small, large = matrix_of(600), matrix_of(660)
+    before, after = (set(m.user_ids[split_of(m, 0).test_users].tolist()) for m in (small, large))
+    assert len(before & after) >= 0.8 * len(before)
+    other = set(small.user_ids[split_of(small, 1).test_users].tolist())
+    assert len(before & other) < 0.5 * len(before)
+    moved = matrix_of(500, first=100)
+    there = set(moved.user_ids[split_of(moved, 0).test_users].tolist())
+    known = {user for user in before if user in set(moved.user_ids.tolist())}
+    assert len(known & there) >= 0.7 * len(known), "where they stand in the matrix does not matter"
+
+
+def test_the_first_champion_must_beat_popularity(registry, cache, tmp_path: Path) -> None:
+    matrix = matrix_of()
+    register(registry, tmp_path, matrix, fitted(matrix, Popularity()))
+    verdict, move = promote_if_better(registry, cache, matrix, by="a test")
+    assert move is None
+    assert "popularity 1 is not better than popularity" in verdict.words
+    with pytest.raises(ModelNotFoundError):
+        registry.champion()
+    register(registry, tmp_path, matrix, fitted(matrix, EASE((10.0,))))
+    verdict, move = promote_if_better(registry, cache, matrix, by="a test")
+    assert move is not None
+    assert (registry.champion().name, move.by, move.why) == ("ease", "a test", verdict.words)
+    assert move.evidence["users"] == verdict.users
+    assert verdict.difference is not None
+    assert verdict.difference.low > 0
+    verdict, move = promote_if_better(registry, cache, matrix, by="a test")
+    assert (move, verdict.words) == (None, "ease 1 is the champion already.")
+    assert registry.champion(PURPOSE, CANDIDATE).name == "ease"
+
+
+def test_only_what_is_certainly_better_for_the_same_people_replaces_the_champion(
+    registry, cache, tmp_path: Path
+) -> None:
+    """A stored score counts for nothing: it is of other people."""
+    old, new = matrix_of(540), matrix_of(600)
+    register(registry, tmp_path, old, fitted(old, EASE((10.0,))))
+    promote_if_better(registry, cache, old, by="yesterday")
+    register(registry, tmp_path, new, fitted(new, EASE((11.0,))))
+    registry.documents.update_one({"name": "ease", "version": 2}, {"$set": {"score": 0.999}})
+    verdict, move = promote_if_better(registry, cache, new, by="today")
+    assert move is None, verdict.words
+    assert "not certainly better than ease 1" in verdict.words
+    assert registry.champion().version == 1
+    assert verdict.users >= 30
+
+
+def test_a_better_one_replaces_a_bad_champion_and_rollback_returns(registry, cache, tmp_path: Path) -> None:
+    matrix = matrix_of()
+    register(registry, tmp_path, matrix, fitted(matrix, Popularity()))
+    registry.promote("popularity", 1, why="by hand, to begin with")
+    register(registry, tmp_path, matrix, fitted(matrix, EASE((10.0,))))
+    _, move = promote_if_better(registry, cache, matrix, by="a test")
+    assert move is not None
+    assert champion_or_best(registry).name == "ease"
+    registry.rollback(why="it was a try")
+    assert champion_or_best(registry).name == "popularity"
+    assert [entry.action for entry in registry.aliases.history(PURPOSE, CHAMPION)] == ["rollback", "promote", "promote"]
+
+
+def loaded(matrix: UserItemMatrix, model: Recommender, **change: object) -> tuple[RegisteredModel, TrainedModel]:
+    trained = result_of(matrix, split_of(matrix, 0), model, {}).trained
+    now = {"name": model.name, "version": 1, "time": "2026-01-01", "bucket": "b", "object": "o", "file_name": "f"}
+    return RegisteredModel.from_document(now), replace(trained, **change)  # type: ignore[arg-type]
+
+
+def test_what_cannot_serve_cannot_become_champion(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = matrix_of()
+    good, bad = loaded(matrix, fitted(matrix, EASE((10.0,)))), loaded(matrix, fitted(matrix, EASE((10.0,))))
+    assert isinstance(bad[1].model, EASE)
+    bad[1].model.B[3, 4] = np.nan
+    assert "its weights B are not all finite" in judge(bad, good, matrix).words
+    stranger = loaded(matrix, fitted(matrix, EASE((10.0,))), repo_ids=np.arange(len(matrix.repo_ids)) + 10_000)
+    assert "it knows 0% of the champion's repositories" in judge(stranger, good, matrix).words
+    unknown = loaded(matrix, fitted(matrix, EASE((10.0,))), data={})
+    assert "0 users were held out of both trainings" in judge(unknown, good, matrix).words
+    monkeypatch.setattr("gh_assets.promotion.SLOWEST", 0.0)
+    assert "a list takes" in judge(good, None, matrix).words
+
+
+def test_a_model_is_scored_on_the_columns_of_another_matrix() -> None:
+    matrix = matrix_of()
+    trained = loaded(matrix, fitted(matrix, EASE((10.0,))))[1]
+    order = np.random.default_rng(0).permutation(len(matrix.repo_ids))
+    ids = np.append(matrix.repo_ids[order], 999_999)
+    import scipy.sparse as sp
+
+    stars = sp.csr_array(sp.hstack([matrix.stars[:5][:, order], sp.csr_array((5, 1), dtype=np.float32)]))
+    scores = OnMatrix(trained, ids).predict(stars)
+    np.testing.assert_allclose(scores[:, :-1], trained.model.predict(matrix.stars[:5])[:, order], rtol=1e-5, atol=1e-6)
+    assert np.isneginf(scores[:, -1]).all()
+
+
+def test_nothing_of_this_matrix_is_one_error(registry, cache, tmp_path: Path) -> None:
+    old = matrix_of(540)
+    register(registry, tmp_path, old, fitted(old, EASE((10.0,))))
+    with pytest.raises(ModelNotFoundError, match="was trained on the present user-item matrix"):
+        promote_if_better(registry, cache, matrix_of(600), by="a test")
+
+
+def test_the_best_of_several_names(registry, file: Path) -> None:
+    for name, score in (("a", 0.3), ("b", 0.5), ("c", 0.5), ("d", None)):
+        registry.save(file, name, score)
+    assert best_of(registry, ("a", "b", "c", "d")).name == "b", "of equal ones the first"
+    with pytest.raises(ModelNotFoundError, match="No scored model 'd'"):
+        best_of(registry, ("d",))
+
+
+# -- the cache ---------------------------------------------------------------------------------------------------------
+
+
+def test_many_at_once_fetch_a_model_once(registry, cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = matrix_of()
+    model = register(registry, tmp_path, matrix, fitted(matrix, EASE((10.0,))))
+    fetched = []
+    real = registry.store.read_to
+
+    def counted(*arguments: object, **more: object) -> None:
+        fetched.append(arguments)
+        real(*arguments, **more)
+
+    monkeypatch.setattr(registry.store, "read_to", counted)
+    begin, errors = threading.Barrier(8), []
+
+    def load() -> None:
+        begin.wait()
+        try:
+            assert load_model(registry, model, cache).model.name == "ease"
+        except BaseException as error:  # noqa: BLE001
+            errors.append(error)
+
+    threads = [threading.Thread(target=load) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert len(fetched) == 1
+
+
+def test_what_is_read_is_not_removed_and_the_newest_stay(registry, tmp_path: Path) -> None:
+    cache = ModelCache(tmp_path / "cache", keep=2)
+    models = []
+    for number in range(5):
+        path = tmp_path / "model.bin"
+        path.write_bytes(b"model %d" % number)
+        models.append(registry.save(path, "recvae", 0.5))
+    with cache.fetched(registry, models[0]) as first:
+        for model in models[1:]:
+            with cache.fetched(registry, model) as path:
+                assert path.read_bytes().startswith(b"model")
+        assert first.read_bytes() == b"model 0", "it was removed while it was read"
+    with cache.fetched(registry, models[4]):
+        pass
+    assert [cache.has(model) for model in models] == [False, False, False, True, True]
+
+
+def test_what_is_not_here_and_may_not_be_fetched_is_one_error(registry, cache, file: Path) -> None:
+    model = registry.save(file, "recvae", 0.5)
+    with pytest.raises(StoredDataError, match="recvae 1 is not on this machine"), cache.fetched(None, model):
+        pass
+
+
+def test_an_answer_is_remembered_with_its_model_only(registry, cache, file: Path) -> None:
+    model = registry.save(file, "recvae", 0.5, tag="a", config={"epochs": 3})
+    cache.remember("who serves", model)
+    assert cache.remembered("who serves") is None, "its bytes are not here"
+    with cache.fetched(registry, model):
+        pass
+    assert cache.remembered("who serves") == model
+    assert cache.remembered("something else") is None
+    (cache.folder / next(path.name for path in cache.folder.glob("*.json"))).write_text("half a docu")
+    assert cache.remembered("who serves") is None
