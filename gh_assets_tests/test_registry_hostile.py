@@ -155,10 +155,10 @@ def test_what_is_no_archive_is_not_unpacked(registry, file: Path, tmp_path: Path
 def test_a_full_disk_is_one_error_and_leaves_nothing(registry, file: Path, tmp_path: Path, monkeypatch) -> None:
     model = registry.save(file, "recvae", 0.5)
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(registry.store, "read_to", full)
     with pytest.raises(StoredDataError, match=r"cannot be written to \(No space left on device\): make room"):
         registry.download(model, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []

@@ -219,7 +219,7 @@ def _http_message(stream: socket.socket, *, bodiless: bool = False) -> bytes:
     return head + _exactly(stream, int(headers.get("content-length", "0")))
 
 
-STEPS = ("rename", "replace", "link", "unlink", "rmdir", "mkdir", "fsync")
+STEPS = ("rename", "replace", "link", "unlink", "rmdir", "mkdir")
 """Calls of the operating system between which a process can be killed."""
 
 
