@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from interactions import read_interactions
 
-from gh_assets.recommender import RecVAE, RecVAEConfig, evaluate_users, strong_generalization_split
+from gh_assets.recommender import RecVAE, RecVAEConfig, autoencoder, engine, evaluate_users, strong_generalization_split
 from gh_assets.recommender.evaluation import bootstrap
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -38,6 +38,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "float32": {"precision": "float32"},
 }
 
+ENGINES = ("eager rows",)
+"""Variants of the engine instead of the configuration: every row of the first layer moves at every step."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -45,17 +48,18 @@ def main() -> None:
     parser.add_argument("--minimum", type=int, default=1)
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--only", nargs="*", choices=sorted(VARIANTS))
+    parser.add_argument("--only", nargs="*", choices=sorted([*VARIANTS, *ENGINES]))
     options = parser.parse_args()
     matrix = read_interactions(options.interactions, options.minimum)
     print(f"{matrix.shape[0]:,} users × {matrix.shape[1]:,} items, {matrix.nnz:,} pairs; {options.splits} splits")
-    wanted = ["defaults", *(name for name in options.only or VARIANTS if name != "defaults")]
+    wanted = ["defaults", *(name for name in options.only or [*VARIANTS, *ENGINES] if name != "defaults")]
     base: np.ndarray[Any, np.dtype[np.float64]] | None = None
     for name in wanted:
         users, means, started = [], [], time.perf_counter()
         for seed in range(options.splits):
             split = strong_generalization_split(matrix, seed=seed)
-            config = replace(RecVAEConfig(epochs=options.epochs, seed=seed), **VARIANTS[name])
+            config = replace(RecVAEConfig(epochs=options.epochs, seed=seed), **VARIANTS.get(name, {}))
+            vars(autoencoder)["LAZY_BELOW"] = 0.0 if name == "eager rows" else engine.LAZY_BELOW
             model = RecVAE(config).fit(split.train, split.validation)
             users.append(evaluate_users(model, *split.test)["ndcg@100"])
             means.append(float(users[-1].mean()))

@@ -24,7 +24,7 @@ from gh_assets.embedded.standin.app import Standin
 from gh_assets.embedded.standin.faults import FaultyProtocol
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.world import World
-from gh_assets.objects import ObjectStore
+from gh_assets.objects import ObjectStore, make_client
 from gh_assets.registry import ModelRegistry
 from gh_assets.services import MongoDatabase, connect_gcs, connect_mongo
 from gh_assets.settings import Settings, load_settings
@@ -46,6 +46,17 @@ QUICK = RetryPolicy(
 """The policy of the tests: the same decisions, shorter waits, no pace."""
 
 
+TEST_MONGO, TEST_GCS = "GH_ASSETS_TEST_MONGO_URI", "GH_ASSETS_TEST_GCS_PROJECT"
+"""Point the tests to other services than the embedded ones: a MongoDB, and Google's own with its credentials."""
+
+
+def pytest_report_header() -> str:
+    """Which services the tests use; a connection string may hold a password, and is not repeated."""
+    mongo = f"that of {TEST_MONGO}" if os.environ.get(TEST_MONGO) else "embedded"
+    gcs = f"Google's, project {os.environ[TEST_GCS]}" if os.environ.get(TEST_GCS) else "embedded"
+    return f"services: MongoDB {mongo}, Cloud Storage {gcs}"
+
+
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home whose embedded servers all tests of this process share."""
@@ -58,11 +69,18 @@ def _environment(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for name in SETTINGS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GH_ASSETS_HOME", str(home))
+    if os.environ.get(TEST_MONGO):
+        monkeypatch.setenv("MONGO_URI", os.environ[TEST_MONGO])
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="session")
 def gcs_client(home: Path) -> Iterator[storage.Client]:
+    if os.environ.get(TEST_GCS):
+        client = make_client(os.environ[TEST_GCS])
+        yield client
+        client.close()
+        return
     before = os.environ.get("GH_ASSETS_HOME")
     os.environ["GH_ASSETS_HOME"] = str(home)
     try:
@@ -92,9 +110,14 @@ def database(settings: Settings) -> Iterator[MongoDatabase]:
 
 
 @pytest.fixture
-def objects(gcs_client: storage.Client) -> ObjectStore:
+def objects(gcs_client: storage.Client) -> Iterator[ObjectStore]:
     """An empty bucket."""
-    return ObjectStore(gcs_client, f"test-{secrets.token_hex(6)}", create=True)
+    store = ObjectStore(gcs_client, f"gh-assets-test-{secrets.token_hex(8)}", create=True)
+    yield store
+    if os.environ.get(TEST_GCS):  # the embedded server goes with the home
+        for name in list(store.names("")):
+            store.delete(name)
+        store.bucket.delete()
 
 
 @pytest.fixture

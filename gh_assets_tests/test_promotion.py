@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import SecretStr
 
-from gh_assets.champion import best_of, champion_or_best, load_model
-from gh_assets.errors import ModelNotFoundError, StoredDataError
+from gh_assets.champion import best_of, champion_or_best, load_model, serving
+from gh_assets.embedded import supervision
+from gh_assets.errors import ModelNotFoundError, ServiceUnavailableError, StoredDataError
 from gh_assets.promotion import OnMatrix, judge, promote_if_better
 from gh_assets.recommender import EASE, Popularity, Recommender
 from gh_assets.recommender.interactions import UserItemMatrix
 from gh_assets.recommender.training import TrainedModel, result_of, split_of
 from gh_assets.registry import CANDIDATE, CHAMPION, PURPOSE, ModelRegistry, RegisteredModel
 from gh_assets.registry.cache import ModelCache
+from gh_assets.services import model_store, open_mongo
 from gh_assets_tests.recommender.matrices import taste_matrix
 
 
@@ -169,9 +173,9 @@ def test_many_at_once_fetch_a_model_once(registry, cache, tmp_path: Path, monkey
     fetched = []
     real = registry.store.read_to
 
-    def counted(*arguments: object, **more: object) -> None:
+    def counted(*arguments: object, **more: object) -> str:
         fetched.append(arguments)
-        real(*arguments, **more)
+        return str(real(*arguments, **more))
 
     monkeypatch.setattr(registry.store, "read_to", counted)
     begin, errors = threading.Barrier(8), []
@@ -225,3 +229,31 @@ def test_an_answer_is_remembered_with_its_model_only(registry, cache, file: Path
     assert cache.remembered("something else") is None
     (cache.folder / next(path.name for path in cache.folder.glob("*.json"))).write_text("half a docu")
     assert cache.remembered("who serves") is None
+
+
+def test_with_the_services_away_the_last_model_serves_and_says_so(
+    settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"test_{secrets.token_hex(6)}"
+    own = settings.model_copy(
+        update={"mongo_database": name, "gcs_model_bucket": name.replace("_", "-"), "home": tmp_path / "home"}
+    )
+    away = own.model_copy(update={"mongo_uri": SecretStr("mongodb://somebody:secret@127.0.0.1:1/")})
+    monkeypatch.setattr("gh_assets.services.MONGO_SECONDS", 0.2)
+    with pytest.raises(ServiceUnavailableError):
+        serving(away)
+    matrix = matrix_of()
+    with open_mongo(own) as database:
+        registry = ModelRegistry(model_store(own), database["models"])
+        register(registry, tmp_path, matrix, fitted(matrix, EASE((10.0,))))
+        registry.promote("ease", 1, why="the first")
+        assert serving(own).warnings == ()
+        found = serving(away)
+        assert (found.registered.name, found.registered.version, found.trained.model.name) == ("ease", 1, "ease")
+        (warning,) = found.warnings
+        assert "does not answer" in warning
+        assert "This is by ease 1, the last model that was used here" in warning
+        assert "secret" not in warning
+        database.client.drop_database(name)
+    supervision.release("mongo", own.home_path)
+    supervision.release("gcs", own.home_path)

@@ -14,6 +14,9 @@ from gh_assets.recommender.interactions import Csr
 from gh_assets.recommender.metrics import MAIN_METRIC, ranking_metrics
 
 USERS_AT_ONCE = 500
+SMOOTHED = 5
+"""Neighbouring weights that are judged together."""
+
 WEIGHTS = tuple(round(0.05 * step, 2) for step in range(21))
 
 
@@ -60,7 +63,9 @@ class Hybrid(Recommender):
             for place, weight in enumerate(WEIGHTS):
                 blended = np.float32(weight) * first + np.float32(1 - weight) * second
                 gains[place] += ranking_metrics(blended, given, hidden)[MAIN_METRIC].sum()
-        return WEIGHTS[int(np.argmax(gains))]
+        # The top of the curve without its noise: a single weight may be best by chance, its neighbours with it are not.
+        near = np.convolve(np.pad(gains, SMOOTHED // 2, mode="edge"), np.ones(SMOOTHED), "valid")
+        return WEIGHTS[int(np.argmax(near))]
 
     def _predict(self, stars: Csr) -> NDArray[np.float32]:
         scores = _standardized(self.first._predict(stars)) * np.float32(self.weight)
