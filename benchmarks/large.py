@@ -136,6 +136,10 @@ def _draw(curves: dict[str, tuple[list[float], list[float], float]], picture: Pa
     for place, (name, (x, y, slope)) in enumerate(curves.items(), start=1):
         axes = figure.add_subplot(1, len(curves), place)
         axes.loglog(x, y, "o-")
+        axes.set_ylim(1, 20)
+        axes.set_xticks(x, [f"{value / 1e6:.1f}M" if value >= 1e6 else f"{value / 1e3:.3g}k" for value in x])
+        axes.set_yticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
+        axes.minorticks_off()
         axes.set_xlabel(name)
         axes.set_ylabel("seconds an epoch")
         axes.set_title(f"slope {slope:.2f}")

@@ -78,6 +78,7 @@ def main() -> None:
         "graph": (f"/asset-groups/?expanded={EXPANDED}", "recommendations"),
         "stargazers": ("/assets/stargazers?view=partitions", "Partitions"),
         "model": ("/assets/recvae_model?view=overview", "learning_curve"),
+        "champion": ("/assets/champion?view=overview", "scores"),
         "checks": ("/assets/user_item_matrix?view=checks", "every_user_has_a_star"),
         "automation": ("/automation", "new_repositories"),
     }
