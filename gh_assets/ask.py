@@ -22,7 +22,7 @@ from gh_assets.recommender.inference import (
 )
 from gh_assets.recommender.training import TrainedModel
 from gh_assets.registry import RegisteredModel
-from gh_assets.services import connect_gcs, data_store, open_mongo
+from gh_assets.services import asset_store, open_mongo
 from gh_assets.settings import Settings, split_words
 
 NEW = 3
@@ -93,7 +93,7 @@ def recommend_for_login(settings: Settings, login: str, n: int, wishes: Wishes =
         If the login is not among the users of the matrix.
     """
     served = serving(settings)
-    store = AssetStore(data_store(settings, connect_gcs(settings)))
+    store = asset_store(settings)
     matrix = store.read_matrix("user_item_matrix")
     rows = np.flatnonzero(np.char.lower(matrix.logins) == login.lower())
     if len(rows) == 0:
@@ -135,7 +135,7 @@ def recommend_for_repositories(settings: Settings, repositories: str, n: int, wi
         )
     unknown = [name for name in names if name.lower() not in ids]
     warnings = [f"Not known, ignored: {', '.join(unknown)}."] if unknown else []
-    store = AssetStore(data_store(settings, connect_gcs(settings)))
+    store = asset_store(settings)
     stars = list(ids.values())
     return _answer(", ".join(names), served, store, None, stars, n, wishes, warnings)
 
@@ -143,7 +143,7 @@ def recommend_for_repositories(settings: Settings, repositories: str, n: int, wi
 def recommend_to_anybody(settings: Settings, n: int, wishes: Wishes = WISHES) -> Answer:
     """What is popular, of all kinds, for somebody of whom nothing is known."""
     served = serving(settings)
-    store = AssetStore(data_store(settings, connect_gcs(settings)))
+    store = asset_store(settings)
     return _answer("anybody", served, store, None, [], n, wishes)
 
 

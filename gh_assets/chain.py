@@ -12,7 +12,6 @@ from dagster import DagsterExecutionInterruptedError, DagsterInstance, ExecuteIn
 from pymongo.errors import PyMongoError
 
 from gh_assets import progress
-from gh_assets.asset_store import AssetStore
 from gh_assets.assets.common import REPO_PARTITIONS
 from gh_assets.assets.leaderboard import USERS_HELD_OUT
 from gh_assets.assets.star_events import read_days_of_the_archive
@@ -23,9 +22,8 @@ from gh_assets.dagster_home import open_instance
 from gh_assets.embedded.services import HomeWorld, choose_world, read_world
 from gh_assets.errors import ConfigurationError, GhAssetsError, InputError
 from gh_assets.services import (
+    asset_store,
     claim_world,
-    connect_gcs,
-    data_store,
     has_only_archive,
     open_mongo,
     world_identity,
@@ -209,14 +207,14 @@ def _execute(
 
 def _leaderboard(settings: Settings) -> dict[str, dict[str, float]]:
     """Metrics of all recommenders on users that were held out whole, best first."""
-    table = AssetStore(data_store(settings, connect_gcs(settings))).read_table("leaderboard")
+    table = asset_store(settings).read_table("leaderboard")
     rows = table.filter(table["split"] == USERS_HELD_OUT).to_dicts()
     return {row["model"]: {name: row[column] for name, column in SHOWN.items()} for row in rows}
 
 
 def _examples(settings: Settings) -> list[dict[str, Any]]:
     """The first recommendation of a few users."""
-    table = AssetStore(data_store(settings, connect_gcs(settings))).read_table("recommendations")
+    table = asset_store(settings).read_table("recommendations")
     first = table.filter(table["rank"] == 1)
     step = max(1, first.height // EXAMPLES)
     rows = first[::step].head(EXAMPLES).to_dicts()

@@ -8,13 +8,10 @@ from pymongo.errors import PyMongoError
 
 from gh_assets.errors import ModelNotFoundError, ServiceUnavailableError
 from gh_assets.recommender.training import TrainedModel
-from gh_assets.registry import ModelRegistry, RegisteredModel
+from gh_assets.registry import SERVED, ModelRegistry, RegisteredModel
 from gh_assets.registry.cache import ModelCache
 from gh_assets.services import model_store, open_mongo
 from gh_assets.settings import Settings
-
-SERVED = ("hybrid", "recvae")
-"""Models that serve people as long as none was promoted: the best of them by the score on held-out users."""
 
 QUESTION = "the model that serves people"
 
@@ -93,11 +90,7 @@ def best_of(registry: ModelRegistry, names: tuple[str, ...], tag: str = "") -> R
             missing = error
     if not found:
         raise missing
-    best = found[0]
-    for model in found[1:]:
-        if model.score is not None and best.score is not None and model.score > best.score:
-            best = model
-    return best
+    return max(found, key=lambda model: model.worth)
 
 
 def load_model(registry: ModelRegistry | None, registered: RegisteredModel, cache: ModelCache) -> TrainedModel:

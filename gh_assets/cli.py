@@ -386,12 +386,11 @@ def delete(name: str, version: int, why: str, by: str | None, as_json: bool) -> 
 
 @contextmanager
 def _registry() -> Iterator[ModelRegistry]:
-    from gh_assets.registry import ModelRegistry
-    from gh_assets.services import model_store, open_mongo
+    from gh_assets.registry import configured_registry
+    from gh_assets.services import open_mongo
 
-    settings = load_settings()
-    with open_mongo(settings) as database:
-        yield ModelRegistry(model_store(settings), database["models"])
+    with open_mongo(load_settings()) as database:
+        yield configured_registry(database["models"])
 
 
 def _chosen(registry: ModelRegistry, name: str | None, version: int | None) -> RegisteredModel:
@@ -430,12 +429,9 @@ def data() -> None:
 @json_option
 def undo(asset: str, before: datetime, as_json: bool) -> None:
     """Bring ASSET, with all its partitions, back to what it was; what is there now is kept, too."""
-    from gh_assets.asset_store import AssetStore
-    from gh_assets.services import connect_gcs, data_store
+    from gh_assets.services import asset_store
 
-    settings = load_settings()
-    store = AssetStore(data_store(settings, connect_gcs(settings)), settings.workers, settings.keep_versions)
-    changed = store.undo(asset, before.replace(tzinfo=UTC))
+    changed = asset_store(load_settings()).undo(asset, before.replace(tzinfo=UTC))
     if as_json:
         _print_json(changed)
     else:

@@ -48,7 +48,8 @@ class GcsTypedIOManager(ConfigurableIOManager):
         """
         asset = asset_name(context)
         store = self.gcs.asset_store()
-        partition = _only_partition(context)
+        keys = context.asset_partition_keys if context.has_asset_partitions else []
+        partition = keys[0] if len(keys) == 1 else None
         if _is_arrow(type(obj)):
             obj = pl.from_arrow(obj)
         if isinstance(obj, UserItemMatrix):
@@ -62,14 +63,12 @@ class GcsTypedIOManager(ConfigurableIOManager):
             stored, rows = [store.write_bytes(asset, "tar.gz", _packed(obj), partition)], 1
         elif isinstance(obj, bytes):
             stored, rows = [store.write_bytes(asset, "bin", obj, partition)], 1
-        elif isinstance(obj, pl.DataFrame) and not context.has_asset_partitions:
-            stored, rows = [store.write_table(asset, obj)], obj.height
-        elif isinstance(obj, TableParts) and not context.has_asset_partitions:
+        elif isinstance(obj, pl.DataFrame) and len(keys) <= 1:
+            stored, rows = [store.write_table(asset, obj, partition)], obj.height
+        elif isinstance(obj, TableParts) and not keys:
             stored, rows = [store.write_parts(asset, obj)], obj.rows
-        elif isinstance(obj, pl.DataFrame) and len(context.asset_partition_keys) == 1:
-            stored, rows = [store.write_table(asset, obj, context.asset_partition_key)], obj.height
-        elif isinstance(obj, Mapping) and context.has_asset_partitions:
-            foreign = set(obj) - set(context.asset_partition_keys)
+        elif isinstance(obj, Mapping) and keys:
+            foreign = set(obj) - set(keys)
             if foreign:
                 raise StoredDataError(
                     f"The asset {asset} returned a partition that the run is not about: {min(foreign)}."
@@ -96,15 +95,14 @@ class GcsTypedIOManager(ConfigurableIOManager):
         asset = asset_name(context)
         store = self.gcs.asset_store()
         wanted = context.dagster_type.typing_type
-        partition = _only_partition(context)
         if wanted is UserItemMatrix:
             return store.read_matrix(asset)
         if wanted is bytes:
-            return store.read_bytes(asset, "bin", partition)
+            return store.read_bytes(asset, "bin", _only_partition(context))
         if isinstance(wanted, type) and issubclass(wanted, sp.csr_array | sp.csr_matrix):
-            return _matrix(store.read_bytes(asset, "npz", partition), wanted, asset)
+            return _matrix(store.read_bytes(asset, "npz", _only_partition(context)), wanted, asset)
         if isinstance(wanted, type) and issubclass(wanted, Recommender):
-            return _unpacked(store.read_bytes(asset, "tar.gz", partition), asset)
+            return _unpacked(store.read_bytes(asset, "tar.gz", _only_partition(context)), asset)
         found = self._table(context, store, asset, _view(context))
         return found.to_arrow() if _is_arrow(wanted) else found
 
@@ -131,7 +129,7 @@ def asset_name(context: InputContext | OutputContext) -> str:
     return "/".join(context.asset_key.path)
 
 
-def _only_partition(context: InputContext | OutputContext) -> str | None:
+def _only_partition(context: InputContext) -> str | None:
     """The partition, where there is exactly one."""
     if not context.has_asset_partitions or len(context.asset_partition_keys) != 1:
         return None

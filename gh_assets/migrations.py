@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pymongo.errors import CollectionInvalid, OperationFailure
 
 from gh_assets.errors import ConfigurationError
-from gh_assets.registry.aliases import Aliases
+from gh_assets.registry.aliases import create_move_index
 from gh_assets.registry.documents import SCHEMA
 from gh_assets.registry.store import create_indexes
 from gh_assets.services import MongoDatabase
@@ -18,7 +18,7 @@ MODELS = "models"
 def _index_models(database: MongoDatabase) -> None:
     """Versions of a model's name are unique, and so are the moves of an alias."""
     create_indexes(database[MODELS])
-    Aliases(database[f"{MODELS}_aliases"])
+    create_move_index(database[f"{MODELS}_aliases"])
 
 
 def _validate_models(database: MongoDatabase) -> None:

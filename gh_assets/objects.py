@@ -6,7 +6,6 @@ reading. Retries follow Google's own policy. `if_generation` makes a write condi
 
 from __future__ import annotations
 
-import base64
 import datetime as dt
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -41,7 +40,7 @@ from gh_assets.errors import (
     ServiceUnavailableError,
     StoredDataError,
 )
-from gh_assets.wire import Wire
+from gh_assets.wire import Wire, encoded
 
 RETRY_SECONDS = 60.0
 """How long one operation is tried for."""
@@ -302,7 +301,7 @@ def digest_of(path: Path) -> Digest:
             sha256.update(chunk)
             crc32c = google_crc32c.extend(crc32c, chunk)
             size += len(chunk)
-    return Digest(sha256.hexdigest(), base64.b64encode(crc32c.to_bytes(4, "big")).decode(), size)
+    return Digest(sha256.hexdigest(), encoded(crc32c), size)
 
 
 class _Hashed:

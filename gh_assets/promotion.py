@@ -20,7 +20,7 @@ from gh_assets.errors import GhAssetsError, ModelNotFoundError
 from gh_assets.recommender.baselines import Popularity
 from gh_assets.recommender.evaluation import Interval, bootstrap
 from gh_assets.recommender.inference import recommend_to
-from gh_assets.recommender.interactions import Csr, UserItemMatrix, positions_of
+from gh_assets.recommender.interactions import Csr, StrongGeneralizationSplit, UserItemMatrix, positions_of
 from gh_assets.recommender.metrics import MAIN_METRIC, Predictor, evaluate_users
 from gh_assets.recommender.models import MODELS
 from gh_assets.recommender.training import TrainedModel, split_of
@@ -121,8 +121,7 @@ def judge(
     candidate: tuple[RegisteredModel, TrainedModel],
     champion: tuple[RegisteredModel, TrainedModel] | None,
     matrix: UserItemMatrix,
-    *,
-    seed: int = 0,
+    split: StrongGeneralizationSplit,
 ) -> Verdict:
     """Compare a candidate with the champion, and check that it can serve.
 
@@ -132,14 +131,13 @@ def judge(
         Without a champion, it is enough to beat popularity in the mean: people need some model.
     matrix : UserItemMatrix
         Of today.
-    seed : int
-        Of the split that the candidate was trained on.
+    split : StrongGeneralizationSplit
+        Of it: the one that the candidate was trained on.
     """
     registered, trained = candidate
     checks = {"weights": _weights(trained), "latency": _latency(trained, matrix)}
     if champion is not None:
         checks["overlap"] = _overlap(trained, champion[1])
-    split = split_of(matrix, seed)
     test_ids = matrix.user_ids[split.test_users]
     unseen = np.isin(test_ids, _held_out_of(trained))
     if champion is not None:
@@ -210,6 +208,7 @@ def promote_if_better(
     ConcurrentWriteError
         If somebody else moved the alias meanwhile.
     """
+    split = split_of(matrix, seed)
     held = registry.aliases.current(PURPOSE, CHAMPION)
     champion = None
     try:
@@ -217,9 +216,9 @@ def promote_if_better(
         champion = (registered, load_model(registry, registered, cache))
     except ModelNotFoundError:
         pass
-    candidate = _best_candidate(registry, cache, matrix, names or tuple(MODELS), tag, seed)
+    candidate = _best_candidate(registry, cache, matrix, split, names or tuple(MODELS), tag)
     pointed = registry.aliases.current(PURPOSE, CANDIDATE)
-    if pointed is None or (pointed.name, pointed.version) != (candidate[0].name, candidate[0].version):
+    if pointed is None or not _same(pointed, candidate[0]):
         registry.promote(
             candidate[0].name,
             candidate[0].version,
@@ -230,7 +229,7 @@ def promote_if_better(
         )
     if champion is not None and _same(candidate[0], champion[0]):
         return Verdict(candidate[0], champion[0], False, f"{candidate[0].title} is the champion already."), None
-    verdict = judge(candidate, champion, matrix, seed=seed)
+    verdict = judge(candidate, champion, matrix, split)
     if not verdict.better:
         return verdict, None
     move = registry.promote(
@@ -243,11 +242,11 @@ def _best_candidate(
     registry: ModelRegistry,
     cache: ModelCache,
     matrix: UserItemMatrix,
+    split: StrongGeneralizationSplit,
     names: Sequence[str],
     tag: str,
-    seed: int,
 ) -> tuple[RegisteredModel, TrainedModel]:
-    fold_in, held_out = split_of(matrix, seed).validation
+    fold_in, held_out = split.validation
     best: tuple[float, RegisteredModel, TrainedModel] | None = None
     for name in names:
         try:
@@ -270,7 +269,7 @@ def _best_candidate(
     return best[1], best[2]
 
 
-def _same(one: RegisteredModel, other: RegisteredModel) -> bool:
+def _same(one: RegisteredModel | Move, other: RegisteredModel) -> bool:
     return (one.name, one.version) == (other.name, other.version)
 
 

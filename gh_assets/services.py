@@ -20,6 +20,7 @@ from pymongo.database import Database
 from pymongo.errors import ConfigurationError as MongoConfigurationError
 from pymongo.errors import InvalidURI, OperationFailure, PyMongoError
 
+from gh_assets.asset_store import AssetStore
 from gh_assets.collector.client import AppCredentials, GitHubClient
 from gh_assets.collector.ledger import MongoLedger
 from gh_assets.collector.limits import RetryPolicy
@@ -109,6 +110,11 @@ def connect_gcs(settings: Settings) -> storage.Client:
 def data_store(settings: Settings, client: storage.Client | None = None) -> ObjectStore:
     """The bucket of the assets' data."""
     return ObjectStore(client or connect_gcs(settings), settings.data_bucket, create=settings.uses_embedded_gcs)
+
+
+def asset_store(settings: Settings, client: storage.Client | None = None) -> AssetStore:
+    """Typed access to the assets' data."""
+    return AssetStore(data_store(settings, client), settings.workers, settings.keep_versions)
 
 
 def model_store(settings: Settings, client: storage.Client | None = None) -> ObjectStore:

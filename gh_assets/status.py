@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gh_assets.asset_store import AssetStore
 from gh_assets.collection import STAR_EVENTS_ASSET
 from gh_assets.collector.ledger import MongoLedger
 from gh_assets.collector.stargazers import CollectionState
@@ -14,8 +13,8 @@ from gh_assets.collector.starred import StarredState
 from gh_assets.dagster_home import open_instance
 from gh_assets.registry import ModelRegistry, RegisteredModel
 from gh_assets.services import (
+    asset_store,
     connect_gcs,
-    data_store,
     model_store,
     open_mongo,
     world_identity,
@@ -37,7 +36,7 @@ def read_status(settings: Settings) -> dict[str, Any]:
     """
     with open_mongo(settings) as database:
         gcs = connect_gcs(settings)
-        store = AssetStore(data_store(settings, gcs), settings.workers)
+        store = asset_store(settings, gcs)
         listed = Counter(
             str(document["outcome"]) for document in database["repos"].find({"lists": {"$ne": []}}, {"outcome": 1})
         )

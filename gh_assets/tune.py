@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-from gh_assets.asset_store import AssetStore
 from gh_assets.assets.recvae_model import TUNED, register
 from gh_assets.errors import InputError
 from gh_assets.recommender.recvae import RecVAEConfig
 from gh_assets.recommender.search import SearchResult, Trial, search
 from gh_assets.recommender.training import result_of, split_of
 from gh_assets.registry import ModelRegistry, RegisteredModel
-from gh_assets.services import connect_gcs, data_store, model_store, open_mongo
+from gh_assets.services import asset_store, model_store, open_mongo
 from gh_assets.settings import Settings
 
 
@@ -41,7 +40,7 @@ def tune(
     InputError
         If there is no user-item matrix yet.
     """
-    store = AssetStore(data_store(settings, connect_gcs(settings)))
+    store = asset_store(settings)
     if not store.exists("user_item_matrix", "npz"):
         raise InputError("There is no user-item matrix yet, so there is nothing to search on: gh-assets run.")
     matrix = store.read_matrix("user_item_matrix")

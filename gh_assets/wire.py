@@ -40,7 +40,7 @@ class Wire:
         self._pool = urllib3.PoolManager(num_pools=2, maxsize=connections, block=True, retries=False, timeout=TIMEOUT)
         self._refresh = google.auth.transport.requests.Request()
 
-    def download(self, bucket: str, name: str, generation: int | None = None) -> bytes:
+    def download(self, bucket: str, name: str) -> bytes:
         """The content of an object, its checksum verified.
 
         Raises
@@ -50,8 +50,7 @@ class Wire:
         DataCorruption
             If what arrived is not what is stored.
         """
-        query = {"alt": "media"} | ({} if generation is None else {"generation": str(generation)})
-        url = f"{self._base}/storage/v1/b/{quote(bucket)}/o/{quote(name, safe='')}?{urlencode(query)}"
+        url = f"{self._base}/storage/v1/b/{quote(bucket)}/o/{quote(name, safe='')}?alt=media"
         answer = self._ask("GET", url, {}, None)
         content: bytes = answer.data
         stated = dict(part.strip().split("=", 1) for part in answer.headers.get("x-goog-hash", "").split(",") if part)
@@ -136,4 +135,9 @@ class Wire:
 
 def checksum(content: bytes) -> str:
     """CRC32C in base64, as Cloud Storage writes it."""
-    return base64.b64encode(google_crc32c.value(content).to_bytes(4, "big")).decode()
+    return encoded(google_crc32c.value(content))
+
+
+def encoded(crc32c: int) -> str:
+    """A CRC32C as Cloud Storage writes it."""
+    return base64.b64encode(crc32c.to_bytes(4, "big")).decode()

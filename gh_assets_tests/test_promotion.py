@@ -124,16 +124,17 @@ def loaded(matrix: UserItemMatrix, model: Recommender, **change: object) -> tupl
 
 def test_what_cannot_serve_cannot_become_champion(monkeypatch: pytest.MonkeyPatch) -> None:
     matrix = matrix_of()
+    split = split_of(matrix, 0)
     good, bad = loaded(matrix, fitted(matrix, EASE((10.0,)))), loaded(matrix, fitted(matrix, EASE((10.0,))))
     assert isinstance(bad[1].model, EASE)
     bad[1].model.B[3, 4] = np.nan
-    assert "its weights B are not all finite" in judge(bad, good, matrix).words
+    assert "its weights B are not all finite" in judge(bad, good, matrix, split).words
     stranger = loaded(matrix, fitted(matrix, EASE((10.0,))), repo_ids=np.arange(len(matrix.repo_ids)) + 10_000)
-    assert "it knows 0% of the champion's repositories" in judge(stranger, good, matrix).words
+    assert "it knows 0% of the champion's repositories" in judge(stranger, good, matrix, split).words
     unknown = loaded(matrix, fitted(matrix, EASE((10.0,))), data={})
-    assert "0 users were held out of both trainings" in judge(unknown, good, matrix).words
+    assert "0 users were held out of both trainings" in judge(unknown, good, matrix, split).words
     monkeypatch.setattr("gh_assets.promotion.SLOWEST", 0.0)
-    assert "a list takes" in judge(good, None, matrix).words
+    assert "a list takes" in judge(good, None, matrix, split).words
 
 
 def test_a_model_is_scored_on_the_columns_of_another_matrix() -> None:

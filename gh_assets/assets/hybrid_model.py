@@ -55,7 +55,7 @@ def hybrid_model(
             )
         fingerprint = f"hybrid of {base.sha256}, split {config.seed}"
         registered = registry.find(HYBRID_NAME, fingerprint)
-        if registered is not None and registry.is_stored(registered):
+        if registered is not None:
             hybrid, reused = load_model(registry, registered, cache).model, True
         else:
             progress.report("hybrid_model", 0, 1, "the linear part")

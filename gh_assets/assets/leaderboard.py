@@ -14,7 +14,7 @@ from gh_assets.assets.recvae_model import MODEL_NAME, matrix_lineage, register
 from gh_assets.errors import InvalidInteractionsError, ModelNotFoundError
 from gh_assets.recommender.interactions import UserItemMatrix
 from gh_assets.recommender.metrics import MAIN_METRIC
-from gh_assets.registry import ModelRegistry
+from gh_assets.registry import SERVED, ModelRegistry
 from gh_assets.resources import GcsResource, MongoResource
 from gh_assets.schemas import LEADERBOARD
 from gh_assets.settings import load_settings
@@ -81,7 +81,7 @@ def leaderboard(
 
         rows, models = compare(user_item_matrix, [hybrid.model], split_seed=config.seed, on_model=tell)
         leader = models[rows[0].name]
-        if leader.name not in (MODEL_NAME, HYBRID_NAME):
+        if leader.name not in SERVED:
             # A baseline that is the best is a candidate like any other: then it must be there to be promoted.
             _register_baseline(context, config, user_item_matrix, leader, gcs, mongo)
         tables = [_table(USERS_HELD_OUT, rows)]
@@ -107,7 +107,7 @@ def leaderboard(
         metadata={
             "best": rows[0].name,
             "recvae": scores.get(MODEL_NAME, 0.0),
-            "best_baseline": max(value for name, value in scores.items() if name not in (MODEL_NAME, HYBRID_NAME)),
+            "best_baseline": max(value for name, value in scores.items() if name not in SERVED),
             **metadata,
             **timing,
         },
@@ -127,8 +127,7 @@ def _register_baseline(
     fingerprint = f"{model.name} of {matrix.fingerprint}, split {config.seed}"
     with mongo.database() as database:
         registry = ModelRegistry(gcs.model_store(), database["models"])
-        before = registry.find(model.name, fingerprint)
-        if before is not None and registry.is_stored(before):
+        if registry.find(model.name, fingerprint) is not None:
             return
         registered = register(
             registry,
@@ -178,7 +177,7 @@ def _plot(rows: "Sequence[Evaluation]", metric: str) -> dg.MarkdownMetadataValue
         [interval.mean - interval.low for interval in intervals],
         [interval.high - interval.mean for interval in intervals],
     ]
-    colors = ["tab:blue" if name in (MODEL_NAME, HYBRID_NAME) else "tab:gray" for name in names]
+    colors = ["tab:blue" if name in SERVED else "tab:gray" for name in names]
     axes.barh(names, means, xerr=errors, color=colors, ecolor="black", capsize=3)
     axes.set_xlabel(f"{metric} on held-out users, 95 % intervals")
     return picture(figure, "Leaderboard")

@@ -9,7 +9,7 @@ from gh_assets.asset_store import TableParts
 from gh_assets.assets.champion import champion
 from gh_assets.assets.common import OWNERS, RECOMMENDER, preview, stopwatch, table_metadata
 from gh_assets.recommender.interactions import UserItemMatrix
-from gh_assets.registry import ModelRegistry
+from gh_assets.registry import SERVED, ModelRegistry
 from gh_assets.resources import GcsResource, MongoResource
 from gh_assets.schemas import RECOMMENDATIONS
 from gh_assets.settings import load_settings
@@ -48,7 +48,7 @@ def recommendations(
     mongo: MongoResource,
 ) -> dg.MaterializeResult[TableParts]:
     """One row a user and recommended repository."""
-    from gh_assets.champion import SERVED, best_of, champion_or_best, load_model, model_cache
+    from gh_assets.champion import best_of, champion_or_best, load_model, model_cache
     from gh_assets.recommender.catalogue import Catalogue
     from gh_assets.recommender.inference import Unwanted, recommend_to_all
 

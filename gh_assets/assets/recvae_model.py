@@ -94,7 +94,7 @@ def recvae_model(
             wanted = replace(wanted, gamma=config.gamma)
         fingerprint = training_fingerprint(user_item_matrix, wanted, config.seed)
         before = None if config.retrain else registry.find(MODEL_NAME, fingerprint)
-        if before is not None and registry.is_stored(before):
+        if before is not None:
             context.log.info("The same data and configuration were trained before: that model is taken.")
             with stopwatch() as timing:
                 trained = load_model(registry, before, model_cache(settings))

@@ -1,6 +1,6 @@
 """Models that can't be lost: a file in Cloud Storage and a document in Mongo for each. See `store`."""
 
-from gh_assets.registry.aliases import CANDIDATE, CHAMPION, PURPOSE, Move
+from gh_assets.registry.aliases import CANDIDATE, CHAMPION, PURPOSE, SERVED, Move
 from gh_assets.registry.archives import extract_archive, write_archive
 from gh_assets.registry.documents import RegisteredModel
 from gh_assets.registry.functions import configured_registry, download_file, file_to_storage
@@ -12,6 +12,7 @@ __all__ = [
     "CHAMPION",
     "GRACE",
     "PURPOSE",
+    "SERVED",
     "Documents",
     "ModelRegistry",
     "Move",

@@ -25,6 +25,9 @@ PURPOSE = "recommend repositories"
 CHAMPION = "champion"
 CANDIDATE = "candidate"
 
+SERVED = ("hybrid", "recvae")
+"""Names of the models that serve people as long as none was promoted; beside them, all are baselines."""
+
 
 class Move(BaseModel):
     """One move of an alias.
@@ -70,10 +73,6 @@ class Aliases:
 
     def __init__(self, moves: Collection[dict[str, Any]]) -> None:
         self.moves = moves
-        moves.create_index(
-            [("purpose", pymongo.ASCENDING), ("alias", pymongo.ASCENDING), ("revision", pymongo.DESCENDING)],
-            unique=True,
-        )
 
     def current(self, purpose: str, alias: str) -> Move | None:
         """The move that holds; None, if there was none."""
@@ -119,49 +118,36 @@ class Aliases:
             If there is.
         """
         below = None if after is None else after.revision
-        return self._append(purpose, alias, name, version, "promote", below, by, why, after, evidence)
+        fields = {"name": name, "version": version, "action": "promote", "below": below, "evidence": evidence or {}}
+        return self._append(after, **_wanted(purpose, alias), **fields, by=by, why=why)
 
-    def rollback(self, purpose: str, alias: str, to: Move, *, by: str, why: str, after: Move) -> Move:
-        """Return to an earlier move; a further rollback goes on to what was below that one."""
-        return self._append(purpose, alias, to.name, to.version, "rollback", to.below, by, why, after, None)
+    def rollback(self, to: Move, *, by: str, why: str, after: Move) -> Move:
+        """Return to an earlier move of the same alias; a further rollback goes on to what was below that one."""
+        fields = {"name": to.name, "version": to.version, "action": "rollback", "below": to.below}
+        return self._append(after, **_wanted(to.purpose, to.alias), **fields, by=by, why=why)
 
-    def _append(
-        self,
-        purpose: str,
-        alias: str,
-        name: str,
-        version: int,
-        action: Literal["promote", "rollback"],
-        below: int | None,
-        by: str,
-        why: str,
-        after: Move | None,
-        evidence: Mapping[str, Any] | None,
-    ) -> Move:
-        move = Move(
-            **_wanted(purpose, alias),
-            revision=1 if after is None else after.revision + 1,
-            name=name,
-            version=version,
-            action=action,
-            below=below,
-            by=by,
-            why=why,
-            time=as_stored(dt.datetime.now(dt.UTC)),
-            evidence=dict(evidence or {}),
-        )
+    def _append(self, after: Move | None, **fields: Any) -> Move:
+        revision = 1 if after is None else after.revision + 1
+        move = Move(revision=revision, time=as_stored(dt.datetime.now(dt.UTC)), **fields)
+        create_move_index(self.moves)
         key = bson.ObjectId()
         try:
             self.moves.insert_one({"_id": key, **move.model_dump()})
         except DuplicateKeyError:
             if self.moves.find_one({"_id": key}) is not None:
                 return move  # the answer to our own insert was lost, and the driver tried again
-            held = self.current(purpose, alias)
+            held = self.current(move.purpose, move.alias)
             holder = "nobody knows" if held is None else f"{held.name} {held.version} ({held.why})"
             raise ConcurrentWriteError(
-                f"The {alias} was moved by somebody else meanwhile, to {holder}. Look at it, and decide again."
+                f"The {move.alias} was moved by somebody else meanwhile, to {holder}. Look at it, and decide again."
             ) from None
         return move
+
+
+def create_move_index(moves: Collection[dict[str, Any]]) -> None:
+    """What lets only one move be the next; doing it twice changes nothing."""
+    keys = [("purpose", pymongo.ASCENDING), ("alias", pymongo.ASCENDING), ("revision", pymongo.DESCENDING)]
+    moves.create_index(keys, unique=True)
 
 
 def _wanted(purpose: str, alias: str) -> dict[str, str]:

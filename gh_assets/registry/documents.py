@@ -145,13 +145,12 @@ class RegisteredModel(BaseModel):
         """Name and version, for people."""
         return f"{self.name} {self.version}" if self.version else f"{self.name} of {self.time:%Y-%m-%d %H:%M}"
 
-    def is_better_than(self, other: RegisteredModel) -> bool:
-        """Whether its score is better; of equal ones, whether it is newer. An unscored one is never better."""
-        if self.score is None or other.score is None:
-            return other.score is None and self.score is not None
-        sign = 1 if self.direction == "max" else -1
-        mine, theirs = sign * self.score, sign * other.score
-        return mine > theirs or (mine == theirs and (self.version, self.time) > (other.version, other.time))
+    @property
+    def worth(self) -> float:
+        """The score such that more is better, whatever the direction; -inf without one."""
+        if self.score is None:
+            return -math.inf
+        return self.score if self.direction == "max" else -self.score
 
 
 def flat_metrics(name: str, board: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

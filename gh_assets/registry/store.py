@@ -60,8 +60,6 @@ from gh_assets.registry.documents import (
 
 Documents = Collection[dict[str, Any]]
 
-CHUNK = 1 << 20
-
 GRACE = dt.timedelta(hours=1)
 """How old an orphan must be to be swept: a save in progress is younger."""
 
@@ -99,7 +97,6 @@ class ModelRegistry:
         self.documents = firmly(documents)
         self._objects = firmly(documents.database[f"{documents.name}_objects"])
         self.aliases = Aliases(firmly(documents.database[f"{documents.name}_aliases"]))
-        create_indexes(self.documents)
         self._identity: str | None = None
 
     # -- saving --------------------------------------------------------------------------------------------------
@@ -184,6 +181,7 @@ class ModelRegistry:
                 raise InputError(f"The compression {compression!r} is neither gzip nor zstd.")
             kept_name = Path(kept_name).stem + SUFFIXES[compression]
         check_name("file name", kept_name)
+        create_indexes(self.documents)
         with tempfile.TemporaryDirectory(prefix="gh-assets-") as scratch:
             source, unpacked = path, None
             if tar_zip:
@@ -313,23 +311,23 @@ class ModelRegistry:
         ------
         ModelNotFoundError
         """
-        best: RegisteredModel | None = None
-        for document in self._find(check_text("name", name), tag or None, NEWEST, {"score": {"$type": "number"}}):
-            model = RegisteredModel.from_document(document)
-            if model.score is None:
-                continue
-            best = model if best is None else best
-            if (model.metric, model.direction) == (best.metric, best.direction) and model.is_better_than(best):
-                best = model
-        if best is None:
+        found = self._find(check_text("name", name), tag or None, NEWEST, {"score": {"$type": "number"}})
+        models = [RegisteredModel.from_document(document) for document in found]
+        scored = [model for model in models if model.score is not None]  # a stored NaN is a number, and no score
+        if not scored:
             raise self._missing(name, tag, "scored ")
-        return best
+        alike = [m for m in scored if (m.metric, m.direction) == (scored[0].metric, scored[0].direction)]
+        return max(alike, key=lambda model: model.worth)  # of equal ones the first: the newest
 
     def find(self, name: str, fingerprint: str) -> RegisteredModel | None:
-        """The newest model of a name with this fingerprint of data, configuration and code; None if there is none."""
+        """The newest model of a name with this fingerprint of data, configuration and code.
+
+        None if there is none, or its object is not there as it was registered: then it has to be made again.
+        """
         more = {"fingerprint": check_text("fingerprint", fingerprint)}
         for document in self._find(check_text("name", name), None, NEWEST, more):
-            return RegisteredModel.from_document(document)
+            model = RegisteredModel.from_document(document)
+            return model if self.is_stored(model) else None
         return None
 
     def _find(
@@ -433,7 +431,7 @@ class ModelRegistry:
         for move in below:
             model = self._visible(move)
             if model is not None and self.is_stored(model):
-                return self.aliases.rollback(purpose, alias, move, by=by or _somebody(), why=why, after=held)
+                return self.aliases.rollback(move, by=by or _somebody(), why=why, after=held)
         raise ModelNotFoundError(
             f"There was no {alias} before {held.name} {held.version}: there is nothing to return to."
         )
@@ -501,27 +499,26 @@ class ModelRegistry:
         return model
 
     def _refuse_if_held(self, model: RegisteredModel) -> None:
-        for purpose, alias in self.known_aliases():
-            move = self.aliases.current(purpose, alias)
-            held = move is not None and (move.name, move.version) == (model.name, model.version)
-            if held and alias == CHAMPION:
+        for move in self._holding_moves():
+            if move.alias == CHAMPION and (move.name, move.version) == (model.name, model.version):
                 raise InputError(
-                    f"{model.title} is the {alias} to {purpose}: promote another one or roll back before it is deleted."
+                    f"{model.title} is the {move.alias} to {move.purpose}: promote another one or roll back before it "
+                    "is deleted."
                 )
 
     def held(self) -> Mapping[tuple[str, int], Sequence[str]]:
         """Aliases by name and version of the models that they point to."""
         found: dict[tuple[str, int], Names] = {}
-        for purpose, alias in self.known_aliases():
-            move = self.aliases.current(purpose, alias)
-            if move is not None:
-                found.setdefault((move.name, move.version), []).append(alias)
+        for move in self._holding_moves():
+            found.setdefault((move.name, move.version), []).append(move.alias)
         return found
 
-    def known_aliases(self) -> Sequence[tuple[str, str]]:
-        """Purpose and name of every alias that there ever was."""
-        found = self.aliases.moves.find({"revision": 1}, {"purpose": 1, "alias": 1})
-        return sorted((str(document["purpose"]), str(document["alias"])) for document in found)
+    def _holding_moves(self) -> Iterator[Move]:
+        """The present move of every alias."""
+        for first in self.aliases.moves.find({"revision": 1}, {"purpose": 1, "alias": 1}).sort("alias"):
+            move = self.aliases.current(first["purpose"], first["alias"])
+            if move is not None:
+                yield move
 
     def sweep(self, grace: dt.timedelta = GRACE, *, only_look: bool = False) -> Sequence[StoredObject]:
         """Remove objects that no visible model names: of crashes, and of deleted models.

@@ -8,7 +8,7 @@ from google.cloud import storage
 
 from gh_assets.asset_store import AssetStore
 from gh_assets.objects import ObjectStore
-from gh_assets.services import connect_gcs, data_store, model_store
+from gh_assets.services import asset_store, connect_gcs, model_store
 from gh_assets.settings import load_settings
 
 
@@ -24,7 +24,7 @@ class GcsResource(GCSResource):
     def asset_store(self) -> AssetStore:
         """Typed access to the assets' data."""
         settings = load_settings()
-        return AssetStore(data_store(settings, self.get_client()), settings.workers, settings.keep_versions)
+        return asset_store(settings, self.get_client())
 
     def open_object(self, bucket: str, name: str) -> AbstractContextManager[IO[bytes]]:
         """Stream an object of any bucket that the same credentials may read."""
