@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +39,7 @@ from gh_assets.errors import (
     ServiceUnavailableError,
     StoredDataError,
 )
-from gh_assets.wire import Wire, encoded
+from gh_assets.wire import Download, Wire, encoded
 
 RETRY_SECONDS = 60.0
 """How long one operation is tried for."""
@@ -206,11 +205,9 @@ class ObjectStore:
 
     def read_to(self, name: str, path: Path, *, generation: int | None = None) -> str:
         """Stream an object into a file, its checksum verified; gives the SHA-256 of what arrived, in hexadecimal."""
-        with _explained(self.uri(name)), path.open("wb") as file, ThreadPoolExecutor(1) as beside:
-            hashed = _Hashed(file, beside)
-            blob = self.bucket.blob(name, generation=generation)
-            blob.download_to_file(hashed, retry=self._retry, checksum="crc32c")
-            return hashed.sha256()
+        with _explained(self.uri(name)), path.open("wb", buffering=0) as file:
+            sha256: str = self._retry(Download(self._wire, self.name, name, file, generation))()
+            return sha256
 
     @contextmanager
     def open_elsewhere(self, bucket: str, name: str) -> Iterator[IO[bytes]]:
@@ -302,43 +299,6 @@ def digest_of(path: Path) -> Digest:
             crc32c = google_crc32c.extend(crc32c, chunk)
             size += len(chunk)
     return Digest(sha256.hexdigest(), encoded(crc32c), size)
-
-
-class _Hashed:
-    """A file that is hashed while it is written, by a thread of its own: the next part arrives meanwhile."""
-
-    def __init__(self, file: IO[bytes], beside: ThreadPoolExecutor) -> None:
-        self._file, self._beside = file, beside
-        self._begin()
-
-    def _begin(self) -> None:
-        self._digest, self._waiting, self._size = hashlib.sha256(), list[bytes](), 0
-        self._done: list[Future[None]] = []
-
-    def write(self, content: bytes) -> int:
-        self._waiting.append(content)
-        self._size += len(content)
-        if self._size >= CHUNK:
-            self._pass_on()
-        return self._file.write(content)
-
-    def seek(self, place: int) -> int:
-        """The client begins anew: the object is another one than the one it began with."""
-        for done in self._done:
-            done.result()
-        self._begin()
-        self._file.truncate(place)
-        return self._file.seek(place)
-
-    def sha256(self) -> str:
-        self._pass_on()
-        for done in self._done:
-            done.result()
-        return self._digest.hexdigest()
-
-    def _pass_on(self) -> None:
-        parts, self._waiting, self._size = b"".join(self._waiting), [], 0
-        self._done.append(self._beside.submit(self._digest.update, parts))
 
 
 class _explained:  # noqa: N801 - used as a statement

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from pymongo.errors import PyMongoError
 
 from gh_assets.embedded import services as embedded
-from gh_assets.errors import ConcurrentWriteError, GhAssetsError
+from gh_assets.errors import ConcurrentWriteError, GhAssetsError, StoredDataError
 from gh_assets.registry import CHAMPION, PURPOSE
 from gh_assets_tests.faults.proxy import FailAt, Fault, Plan, Proxy
 from gh_assets_tests.faults.work import Bench, content, table
@@ -130,6 +131,41 @@ def test_a_promotion_whose_answer_was_lost_is_not_made_twice(place: tuple[Bench,
     except (PyMongoError, ConcurrentWriteError):
         pytest.fail("a retryable write was not tried again")
     assert [move.why for move in direct.registry.aliases.history(PURPOSE, CHAMPION)] == ["second", "first"]
+
+
+def test_a_download_that_was_cut_goes_on_where_it_was(place: tuple[Bench, Bench, list[Proxy]], tmp_path: Path) -> None:
+    behind, direct, proxies = place
+    whole = bytes(range(256)) * 20_000
+    direct.objects.write("large", whole)
+    ranges: list[int] = []
+
+    class Twice(Plan):
+        def decide(self, number: int) -> Fault:
+            return "truncate" if number <= 2 else "pass"
+
+    opened = behind.objects._wire.open
+    behind.objects._wire.open = lambda *of: ranges.append(of[3]) or opened(*of)  # type: ignore[assignment,method-assign,func-returns-value]
+    proxies[1].plan = Twice()
+    sha256 = behind.objects.read_to("large", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == whole
+    assert sha256 == hashlib.sha256(whole).hexdigest()
+    assert len(ranges) == 3
+    assert 0 == ranges[0] < len(whole) // 3 < ranges[1] < ranges[2] < len(whole), "each attempt asks for the rest only"
+
+
+def test_a_download_never_joins_two_contents(place: tuple[Bench, Bench, list[Proxy]], tmp_path: Path) -> None:
+    behind, direct, proxies = place
+    direct.objects.write("large", bytes(1 << 20))
+
+    class Replaced(Plan):
+        def decide(self, number: int) -> Fault:
+            if number == 2:
+                direct.objects.write("large", b"1" * (1 << 20))
+            return "truncate" if number == 1 else "pass"
+
+    proxies[1].plan = Replaced()
+    with pytest.raises(StoredDataError, match="large"):
+        behind.objects.read_to("large", tmp_path / "copy")
 
 
 def test_a_bucket_that_is_missing_is_one_error(place: tuple[Bench, Bench, list[Proxy]], tmp_path: Path) -> None:
