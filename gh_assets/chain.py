@@ -14,11 +14,13 @@ from pymongo.errors import PyMongoError
 from gh_assets import progress
 from gh_assets.assets.common import REPO_PARTITIONS
 from gh_assets.assets.leaderboard import USERS_HELD_OUT
+from gh_assets.assets.running import without_retries
 from gh_assets.assets.star_events import read_days_of_the_archive
 from gh_assets.automation.jobs import archive_job, range_tags, refresh_job, repos_job
 from gh_assets.collector.archive_days import days_of
 from gh_assets.collector.stars_file import read_stars_file
 from gh_assets.dagster_home import open_instance
+from gh_assets.dagster_runs import OWN_PROCESS, fail_dead_runs
 from gh_assets.embedded.services import HomeWorld, choose_world, read_world
 from gh_assets.errors import ConfigurationError, GhAssetsError, InputError
 from gh_assets.services import (
@@ -93,6 +95,7 @@ def run_chain(
     _prepare_world(settings, options)
     say(f"Collecting from {world_identity(settings)[1]} into {settings.home_path}")
     with open_instance() as instance, progress.listening(listener, say):
+        fail_dead_runs(instance)
         if options.archive:
             config = {read_days_of_the_archive.name: {"config": {"places": list(options.archive)}}}
             _execute(defs, archive_job.name, instance, config, {})
@@ -187,13 +190,14 @@ def _execute(
 ) -> ExecuteInProcessResult:
     """Run a job in this process; an error of ours comes out as it is, not wrapped in Dagster's."""
     try:
-        return defs.resolve_job_def(job).execute_in_process(
-            # Events go to Dagster's storage all the same; the terminal shows our progress instead.
-            run_config={"ops": ops, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-            instance=instance,
-            tags=tags,
-            raise_on_error=True,
-        )
+        with without_retries():
+            return defs.resolve_job_def(job).execute_in_process(
+                # Events go to Dagster's storage all the same; the terminal shows our progress instead.
+                run_config={"ops": ops, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+                instance=instance,
+                tags={**tags, **OWN_PROCESS},
+                raise_on_error=True,
+            )
     except DagsterExecutionInterruptedError:
         raise KeyboardInterrupt from None
     except Exception as error:

@@ -21,7 +21,7 @@ from rich.table import Column, Table
 from gh_assets import __version__
 from gh_assets.embedded.standin.kinds import KINDS
 from gh_assets.errors import GhAssetsError
-from gh_assets.settings import MOST_PAGES, Settings, load_settings
+from gh_assets.settings import MOST_PAGES, Settings, load_settings, setting_rows
 
 if TYPE_CHECKING:
     from gh_assets.registry import ModelRegistry, Move, RegisteredModel
@@ -519,10 +519,19 @@ def doctor(as_json: bool) -> None:
     """Check every configured service; say what is wrong and what to do."""
     from gh_assets.doctor import examine
 
-    findings = examine(load_settings())
+    settings = load_settings()
+    findings = examine(settings)
+    rows = setting_rows(settings)
     if as_json:
-        _print_json([finding.to_json() for finding in findings])
+        values = {row.name: row.value for row in rows}
+        told = {"service": "settings", "ok": True, "words": f"{len(rows)} settings", "values": values}
+        _print_json([*(finding.to_json() for finding in findings), told])
     else:
+        chosen = Table("setting", "value", "meaning")
+        for row in rows:
+            changed = row.value != row.default
+            chosen.add_row(f"[bold]{row.name}[/]" if changed else row.name, _plain(row.value), _plain(row.meaning))
+        _output().print(chosen)
         table = Table("", "service", "finding")
         for finding in findings:
             table.add_row("[green]ok[/]" if finding.ok else "[red]wrong[/]", finding.service, finding.words)

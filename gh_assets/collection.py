@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection as AbstractCollection
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -129,6 +130,7 @@ def collect(
     *,
     tell: Tell,
     say: Callable[[str], None],
+    ask: AbstractCollection[int] = frozenset(),
 ) -> Collected:
     """Bring the stars of the repositories up to date.
 
@@ -143,6 +145,8 @@ def collect(
         Gets the tables, by partition.
     tell, say : callable
         Hear how far it is, and what a person should know at once (the forecast).
+    ask : collection of int
+        Repositories, by id, to ask even if nothing seems to have changed, or their lists were found closed lately.
 
     Raises
     ------
@@ -154,7 +158,7 @@ def collect(
     state = CollectionState(database)
     watch = _Watch(client, _resource(options.source, client), tell, say)
     sizes = _QuerySizes(database)
-    source = _source(options, repositories, client, database, store, state, watch, sizes)
+    source = _source(options, repositories, client, database, store, state, watch, sizes, ask)
 
     def prepare(
         report: CollectionReport, to_ask: Sequence[RepositoryRef], known: Mapping[int, RepositoryState]
@@ -181,6 +185,7 @@ def collect(
             max_pages=options.max_pages,
             workers=options.workers,
             ask_all=options.full,
+            ask=ask,
             prepare=prepare,
             progress=watch.tell_of_repositories,
         )
@@ -249,6 +254,7 @@ def _source(
     state: CollectionState,
     watch: _Watch,
     sizes: _QuerySizes,
+    ask: AbstractCollection[int],
 ) -> StarSource:
     name, pages = options.source, options.max_pages
     if name == "file":
@@ -297,7 +303,8 @@ def _source(
 
     if name == "starred":
         return users_lists()
-    closed = {s.repo_id: s.closed_at for s in state.load().values() if s.closed_at is not None}
+    states = state.load().values()
+    closed = {s.repo_id: s.closed_at for s in states if s.closed_at is not None and s.repo_id not in ask}
     return AutoSource(
         own_lists,
         users_lists,

@@ -126,6 +126,10 @@ class HomeComputeLogManager(LocalComputeLogManager):
 INSTANCE_CONFIGURATION: dict[str, Any] = {
     "storage": {"custom": {"module": "gh_assets.dagster_home", "class": "HomeStorage", "config": {}}},
     "compute_logs": {"module": "gh_assets.dagster_home", "class": "HomeComputeLogManager", "config": {}},
+    "run_launcher": {"module": "gh_assets.dagster_runs", "class": "HomeRunLauncher"},
+    "run_monitoring": {"enabled": True, "poll_interval_seconds": 10, "cancel_timeout_seconds": 60},
+    "run_retries": {"enabled": True, "max_retries": 2, "retry_on_asset_or_op_failure": False},
+    "concurrency": {"pools": {"default_limit": 1, "granularity": "run"}},
     "telemetry": {"enabled": False},
 }
 """What the checkout's ``dagster.yaml`` says, for processes that don't run in the checkout."""

@@ -90,6 +90,22 @@ STARGAZERS = TableSchema(
     },
 )
 
+COLLECTION_PLAN = TableSchema(
+    "collection_plan",
+    {
+        "repo_id": Column(pl.Int64(), "GitHub's database id of the repository"),
+        "partition": Column(pl.String(), "Its partition of stargazers"),
+        "full_name": Column(pl.String(), "owner/name as GitHub writes it now"),
+        "stargazer_count": Column(pl.Int64(), "Stars by GitHub's own count, when the lists were read", nullable=True),
+        "counted_then": Column(pl.Int64(), "The same when its stars were read", nullable=True),
+        "stars": Column(pl.Int64(), "Stars that are stored", nullable=True),
+        "outcome": Column(pl.String(), "What became of asking for its stars; empty: never asked", nullable=True),
+        "asked_at": Column(UTC_TIME, "When it was asked last (UTC)", nullable=True),
+        "collected_at": Column(UTC_TIME, "When its stars were read last (UTC)", nullable=True),
+        "closed_at": Column(UTC_TIME, "When its own list was found closed (UTC)", nullable=True),
+    },
+)
+
 STARRED = TableSchema(
     "starred",
     {
@@ -160,4 +176,7 @@ LEADERBOARD = TableSchema(
     },
 )
 
-TABLES = {table.name: table for table in (REPOS, STARGAZERS, STARRED, STAR_EVENTS, USERS, RECOMMENDATIONS, LEADERBOARD)}
+TABLES = {
+    table.name: table
+    for table in (REPOS, STARGAZERS, COLLECTION_PLAN, STARRED, STAR_EVENTS, USERS, RECOMMENDATIONS, LEADERBOARD)
+}

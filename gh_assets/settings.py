@@ -6,11 +6,13 @@ With no variable set, everything runs on this machine under ``.gh_assets/`` thro
 
 from __future__ import annotations
 
+import datetime as dt
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gh_assets.errors import ConfigurationError
@@ -24,6 +26,18 @@ StarSourceName = Literal["auto", "stargazers", "graphql", "starred", "gharchive"
 
 DEFAULT_AWESOME_LISTS = ("sindresorhus/awesome", "vinta/awesome-python", "avelino/awesome-go")
 """Read when GitHub is the real one and no list is named."""
+
+_UNITS = {"s": "seconds", "min": "minutes", "h": "hours", "d": "days"}
+
+
+def _span(value: object) -> object:
+    """``30d``, ``12 h``, ``45min``, ``90s``; what else there is goes to pydantic as it is."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|min|h|d)\s*", value) if isinstance(value, str) else None
+    return value if found is None else dt.timedelta(**{_UNITS[found[2]]: float(found[1])})
+
+
+Span = Annotated[dt.timedelta, BeforeValidator(_span), Field(ge=dt.timedelta(0))]
+"""A length of time, written as ``30d``, ``12h``, ``45min`` or ``90s``."""
 
 
 class Settings(BaseSettings):
@@ -140,6 +154,60 @@ class Settings(BaseSettings):
         validation_alias="GH_ASSETS_KEEP_VERSIONS",
         description="Earlier contents of each stored object that are kept, for `gh-assets data undo`; 0: none.",
     )
+    retire: bool = Field(
+        default=False,
+        validation_alias="GH_ASSETS_RETIRE",
+        description="Remove the partitions of repositories that left all lists (what was collected is kept).",
+    )
+    refresh_after: Span = Field(
+        default=dt.timedelta(days=30),
+        validation_alias="GH_ASSETS_REFRESH_AFTER",
+        description="Sensors ask a repository again after this time, even if its star count has not moved: `30d`.",
+    )
+    moved_after: Span = Field(
+        default=dt.timedelta(days=1),
+        validation_alias="GH_ASSETS_MOVED_AFTER",
+        description="Sensors ask a repository whose star count moved again after this time at the earliest: `1d`.",
+    )
+    least_news: int = Field(
+        default=5,
+        ge=1,
+        validation_alias="GH_ASSETS_LEAST_NEWS",
+        description="Sensors ask a repository when its star count moved by at least so many.",
+    )
+    retry_after: Span = Field(
+        default=dt.timedelta(hours=1),
+        validation_alias="GH_ASSETS_RETRY_AFTER",
+        description="Sensors ask a repository that could not be asked again after this time: `1h`.",
+    )
+    quota_reserve: float = Field(
+        default=0.2,
+        ge=0,
+        lt=1,
+        validation_alias="GH_ASSETS_QUOTA_RESERVE",
+        description="Share of each hour's quota that sensors leave to people (0 to 1).",
+    )
+    retrain_share: float = Field(
+        default=0.05,
+        gt=0,
+        validation_alias="GH_ASSETS_RETRAIN_SHARE",
+        description="The sensor retrains when so large a share of the stars is new since the last matrix.",
+    )
+    sensor_interval: Span | None = Field(
+        default=None,
+        validation_alias="GH_ASSETS_SENSOR_INTERVAL",
+        description="Time between two looks of a sensor; unset: as each says, 30 s to 15 min.",
+    )
+    alert_webhook: SecretStr | None = Field(
+        default=None,
+        validation_alias="GH_ASSETS_ALERT_WEBHOOK",
+        description="Address that alerts are posted to as JSON (`text` and details); unset: they are only logged.",
+    )
+    alert_every: Span = Field(
+        default=dt.timedelta(hours=1),
+        validation_alias="GH_ASSETS_ALERT_EVERY",
+        description="At most one alert a job within this time; the next one says how many were left out.",
+    )
 
     @property
     def home_path(self) -> Path:
@@ -222,6 +290,50 @@ class Settings(BaseSettings):
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not text"
             raise ConfigurationError(f"GITHUB_APP_PRIVATE_KEY_FILE ({path}) cannot be read: {reason}.") from None
+
+
+@dataclass(frozen=True)
+class SettingRow:
+    """One setting for people.
+
+    Attributes
+    ----------
+    name : str
+        The environment variable.
+    default, value : str
+        As it is written; empty where there is none. Of a secret only that it is set.
+    meaning : str
+    """
+
+    name: str
+    default: str
+    value: str
+    meaning: str
+
+
+def setting_rows(settings: Settings | None = None) -> list[SettingRow]:
+    """All settings, as the README's table and `gh-assets doctor` show them."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        default = _shown(field.default)
+        value = "" if settings is None else _shown(getattr(settings, name))
+        rows.append(SettingRow(str(field.validation_alias), default, value, str(field.description).rstrip(".")))
+    return rows
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, SecretStr):
+        return "(set)"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dt.timedelta):
+        seconds = value.total_seconds()
+        sizes = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
+        unit, size = next((pair for pair in sizes if seconds % pair[1] == 0 and seconds), ("s", 1))
+        return f"{seconds / size:g}{unit}"
+    return str(value)
 
 
 def split_words(text: str) -> list[str]:

@@ -33,12 +33,7 @@ os.environ.setdefault("HYPOTHESIS_MAX_EXAMPLES", "50")
 # Tests run side by side, a process a core: two threads each would wait for one another, spinning.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-SETTINGS = [
-    "GH_ASSETS_HOME", "MONGO_URI", "MONGO_DATABASE", "GCS_BUCKET", "GCS_MODEL_BUCKET", "GCS_PROJECT", "GITHUB_TOKENS",
-    "GITHUB_TOKENS_FILE", "GITHUB_APP_ID", "GITHUB_APP_INSTALLATIONS", "GITHUB_APP_PRIVATE_KEY_FILE",
-    "GITHUB_API_URL", "GH_ASSETS_AWESOME", "GH_ASSETS_MAX_PAGES", "GH_ASSETS_WORKERS", "GH_ASSETS_KEEP_VERSIONS",
-    "DAGSTER_HOME",
-]  # fmt: skip
+SETTINGS = [*(str(field.validation_alias) for field in Settings.model_fields.values()), "DAGSTER_HOME"]
 
 QUICK = RetryPolicy(
     attempts=4, first_wait=0.001, longest_wait=0.002, secondary_wait=0.01, longest_quota_wait=2.0, points_a_minute={}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 import subprocess
 from pathlib import Path
@@ -10,7 +11,8 @@ import click
 import pytest
 
 from gh_assets.cli import cli
-from gh_assets.settings import Settings
+from gh_assets.errors import ConfigurationError
+from gh_assets.settings import load_settings, setting_rows
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -18,10 +20,25 @@ TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, tex
 
 
 def test_every_setting_is_in_the_table_and_the_table_has_no_other() -> None:
-    aliases = {str(field.validation_alias) for field in Settings.model_fields.values()}
-    documented = set(re.findall(r"^\| `([A-Z_]+)` \|", README, re.MULTILINE))
-    assert documented - {"DAGSTER_HOME"} == aliases
-    assert all(field.description for field in Settings.model_fields.values())
+    lines = [
+        f"| `{row.name}` | {f'`{row.default}`' if row.default else ''} | {row.meaning} |" for row in setting_rows()
+    ]
+    documented = [line for line in README.splitlines() if re.match(r"\| `[A-Z_]+` \|", line)]
+    assert [line for line in documented if "`DAGSTER_HOME`" not in line] == lines
+
+
+def test_settings_are_read_from_the_environment_and_the_table_tells_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GH_ASSETS_REFRESH_AFTER", "12 h")
+    monkeypatch.setenv("GH_ASSETS_ALERT_WEBHOOK", "http://127.0.0.1/secret-path")
+    settings = load_settings()
+    assert settings.refresh_after == dt.timedelta(hours=12)
+    shown = {row.name: row.value for row in setting_rows(settings)}
+    assert shown["GH_ASSETS_REFRESH_AFTER"] == "12h"
+    assert shown["GH_ASSETS_ALERT_WEBHOOK"] == "(set)"
+    for wrong in ("soon", "-1h", "3 weeks"):
+        monkeypatch.setenv("GH_ASSETS_REFRESH_AFTER", wrong)
+        with pytest.raises(ConfigurationError, match="GH_ASSETS_REFRESH_AFTER"):
+            load_settings()
 
 
 def test_every_command_that_is_shown_exists() -> None:

@@ -3,6 +3,7 @@
 import dagster as dg
 
 from gh_assets.assets.champion import champion
+from gh_assets.assets.collection_plan import collection_plan
 from gh_assets.assets.hybrid_model import hybrid_model
 from gh_assets.assets.leaderboard import leaderboard
 from gh_assets.assets.recommendations import recommendations
@@ -16,6 +17,7 @@ from gh_assets.assets.users import users
 CHAIN_ASSETS = [
     repos,
     stargazers,
+    collection_plan,
     users,
     user_item_matrix,
     recvae_model,
@@ -32,6 +34,7 @@ __all__ = [
     "ALL_ASSETS",
     "CHAIN_ASSETS",
     "champion",
+    "collection_plan",
     "hybrid_model",
     "leaderboard",
     "recommendations",

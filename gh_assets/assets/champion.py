@@ -8,6 +8,7 @@ from pydantic import Field
 
 from gh_assets import progress
 from gh_assets.assets.common import OWNERS, RECOMMENDER, markdown_table, picture, stopwatch
+from gh_assets.assets.conditions import follows
 from gh_assets.assets.hybrid_model import hybrid_model
 from gh_assets.assets.leaderboard import leaderboard
 from gh_assets.assets.recvae_model import recvae_model
@@ -29,6 +30,7 @@ class ChampionConfig(dg.Config):
 
 @dg.asset(
     deps=[recvae_model, hybrid_model, leaderboard],
+    automation_condition=follows(),
     group_name=RECOMMENDER,
     kinds={"pytorch", "mongodb"},
     owners=OWNERS,

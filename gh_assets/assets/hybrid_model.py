@@ -5,6 +5,7 @@ from pydantic import Field
 
 from gh_assets import progress
 from gh_assets.assets.common import OWNERS, RECOMMENDER, stopwatch
+from gh_assets.assets.conditions import follows
 from gh_assets.assets.recvae_model import MODEL_NAME, matrix_lineage, model_metadata, recvae_model, register
 from gh_assets.errors import ModelNotFoundError
 from gh_assets.recommender.interactions import UserItemMatrix
@@ -24,6 +25,7 @@ class HybridModelConfig(dg.Config):
 
 @dg.asset(
     deps=[recvae_model],
+    automation_condition=follows(),
     group_name=RECOMMENDER,
     kinds={"pytorch", "scipy", "gcs", "mongodb"},
     owners=OWNERS,

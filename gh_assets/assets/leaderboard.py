@@ -9,6 +9,7 @@ from pydantic import Field
 
 from gh_assets import progress
 from gh_assets.assets.common import OWNERS, RECOMMENDER, markdown_table, picture, stopwatch, table_metadata
+from gh_assets.assets.conditions import follows
 from gh_assets.assets.hybrid_model import HYBRID_NAME, hybrid_model
 from gh_assets.assets.recvae_model import MODEL_NAME, matrix_lineage, register
 from gh_assets.errors import InvalidInteractionsError, ModelNotFoundError
@@ -40,6 +41,7 @@ class LeaderboardConfig(dg.Config):
 
 @dg.asset(
     deps=[hybrid_model],
+    automation_condition=follows(),
     group_name=RECOMMENDER,
     kinds={"pytorch", "scipy", "polars", "parquet"},
     owners=OWNERS,

@@ -8,8 +8,9 @@ from gh_assets import progress
 from gh_assets.asset_store import TableParts
 from gh_assets.assets.champion import champion
 from gh_assets.assets.common import OWNERS, RECOMMENDER, preview, stopwatch, table_metadata
+from gh_assets.assets.conditions import follows
 from gh_assets.recommender.interactions import UserItemMatrix
-from gh_assets.registry import SERVED, ModelRegistry
+from gh_assets.registry import CHAMPION, PURPOSE, SERVED, ModelRegistry, Move, RegisteredModel
 from gh_assets.resources import GcsResource, MongoResource
 from gh_assets.schemas import RECOMMENDATIONS
 from gh_assets.settings import load_settings
@@ -29,6 +30,7 @@ class RecommendationsConfig(dg.Config):
 
 @dg.asset(
     deps=[champion],
+    automation_condition=follows("repos"),
     group_name=RECOMMENDER,
     kinds={"pytorch", "polars", "parquet"},
     owners=OWNERS,
@@ -59,6 +61,7 @@ def recommendations(
                 registered = best_of(registry, (config.model,) if config.model else SERVED, config.tag)
             else:
                 registered = champion_or_best(registry)
+            holding = next(registry.aliases.holding(PURPOSE, CHAMPION), None)
             trained = load_model(registry, registered, model_cache(load_settings()))
         total = user_item_matrix.stars.shape[0]
         parts = TableParts(RECOMMENDATIONS.name)
@@ -79,9 +82,14 @@ def recommendations(
             "users": users,
             "repositories_recommended": len(recommended),
             "model": registered.title,
+            **({} if holding is None or not _holds(holding, registered) else {"champion_revision": holding.revision}),
             "model_uri": dg.MetadataValue.path(registered.uri),
             "model_score": float(registered.score or 0.0),
             "preview": preview(first.select("login", "rank", "full_name", "score", "because")),
             **timing,
         },
     )
+
+
+def _holds(move: Move, model: RegisteredModel) -> bool:
+    return (move.name, move.version) == (model.name, model.version)

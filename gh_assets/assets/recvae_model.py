@@ -19,6 +19,7 @@ from gh_assets.assets.common import (
     now_and_then,
     stopwatch,
 )
+from gh_assets.assets.conditions import follows
 from gh_assets.errors import ModelNotFoundError
 from gh_assets.recommender.interactions import UserItemMatrix
 from gh_assets.recommender.metrics import MAIN_METRIC
@@ -53,6 +54,7 @@ class RecVAEModelConfig(dg.Config):
 
 
 @dg.asset(
+    automation_condition=follows(),
     group_name=RECOMMENDER,
     kinds={"pytorch", "gcs", "mongodb"},
     owners=OWNERS,

@@ -15,6 +15,8 @@ from gh_assets.assets.common import (
     stopwatch,
     table_metadata,
 )
+from gh_assets.assets.conditions import READ_DAILY
+from gh_assets.assets.running import GITHUB_POOL, RETRY, final_unless_transient, tag_run
 from gh_assets.collection import read_star_events
 from gh_assets.collector.archive_stars import repositories_of_events
 from gh_assets.collector.client import Usage
@@ -37,9 +39,17 @@ class ReposConfig(dg.Config):
         ge=1,
         description="Stop cleanly when so many requests were sent; those not asked are asked next time.",
     )
+    retire: bool | None = Field(
+        default=None,
+        description="Remove the partitions of repositories that left all lists; their data are kept, and when they are "
+        "listed again it goes on from there. Unset: as GH_ASSETS_RETIRE says.",
+    )
 
 
 @dg.asset(
+    pool=GITHUB_POOL,
+    retry_policy=RETRY,
+    automation_condition=READ_DAILY,
     group_name=COLLECTION,
     kinds={"github", "polars", "parquet", "mongodb"},
     owners=OWNERS,
@@ -51,6 +61,7 @@ class ReposConfig(dg.Config):
         "Where there is no GitHub to ask, those that GH Archive tells of."
     ),
 )
+@final_unless_transient
 def repos(
     context: dg.AssetExecutionContext,
     config: ReposConfig,
@@ -82,9 +93,11 @@ def repos(
         left = [document | {"lists": []} for key, document in documents.items() if key not in named]
         counts = sync_documents(database["repos"], [*collected.documents, *left], documents)
         usage = client.usage if client is not None else Usage()
-    context.instance.add_dynamic_partitions(
-        str(REPO_PARTITIONS.name), collected.table["partition"].drop_nulls().to_list()
-    )
+    listed = collected.table["partition"].drop_nulls().to_list()
+    context.instance.add_dynamic_partitions(str(REPO_PARTITIONS.name), listed)
+    settings = load_settings()
+    retired = _retired(context, set(listed), settings.retire if config.retire is None else config.retire)
+    tag_run(context, {"requests": usage.requests, "graphql_points": usage.graphql_points})
     outcomes = collected.table["outcome"].value_counts(sort=True)
     return dg.MaterializeResult(
         value=collected.table,
@@ -94,6 +107,7 @@ def repos(
             "outcomes": markdown_table(outcomes.columns, outcomes.rows()),
             "lists": lists,
             "new_partitions": len(collected.new_partitions),
+            **retired,
             "requests": usage.requests,
             "graphql_points": usage.graphql_points,
             "documents_inserted": counts.inserted,
@@ -101,3 +115,16 @@ def repos(
             **timing,
         },
     )
+
+
+def _retired(context: dg.AssetExecutionContext, listed: set[str], remove: bool) -> dict[str, int]:
+    """Partitions of repositories that no list names any more: how many there are, and removed if that is wanted."""
+    name = str(REPO_PARTITIONS.name)
+    left = [key for key in context.instance.get_dynamic_partitions(name) if key not in listed]
+    if not remove:
+        return {"partitions_in_no_list": len(left)}
+    for key in left:
+        context.instance.delete_dynamic_partition(name, key)
+    if left:
+        context.log.info(f"{len(left)} partitions were removed, their data are kept: {', '.join(left[:5])}")
+    return {"partitions_in_no_list": 0, "partitions_retired": len(left)}

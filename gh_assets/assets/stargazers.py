@@ -1,6 +1,7 @@
 """`stargazers`: who starred a repository, one partition a repository, many partitions in one run."""
 
 import warnings
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -21,8 +22,9 @@ from gh_assets.assets.common import (
     stopwatch,
     table_metadata,
 )
+from gh_assets.assets.running import GITHUB_POOL, RETRY, final_unless_transient, tag_run
 from gh_assets.assets.star_events import star_events
-from gh_assets.collection import CollectionOptions, collect
+from gh_assets.collection import Collected, CollectionOptions, collect
 from gh_assets.collector.outcomes import Outcome
 from gh_assets.collector.sources import RepositoryRef
 from gh_assets.collector.stargazers import RepositoryState
@@ -79,6 +81,8 @@ with warnings.catch_warnings():
         partitions_def=REPO_PARTITIONS,
         deps=[dg.AssetDep(star_events, partition_mapping=dg.AllPartitionMapping())],
         backfill_policy=dg.BackfillPolicy.single_run(),
+        pool=GITHUB_POOL,
+        retry_policy=RETRY,
         group_name=COLLECTION,
         kinds={"github", "polars", "parquet", "gcs"},
         owners=OWNERS,
@@ -90,6 +94,7 @@ with warnings.catch_warnings():
             "Repositories whose star count did not change are not asked again."
         ),
     )
+    @final_unless_transient
     def stargazers(
         context: dg.AssetExecutionContext,
         config: StargazersConfig,
@@ -99,74 +104,103 @@ with warnings.catch_warnings():
         gcs: GcsResource,
     ) -> dg.MaterializeResult[None]:
         """One row a star of the partition's repository."""
-        settings = load_settings()
         partitions = list(context.partition_keys)
-        log = now_and_then(context.log.info)
-        store = gcs.asset_store()
-
-        def tell(done: int, total: int, words: str) -> None:
-            progress.report("stargazers", done, total, words)
-            log(f"{done} of {total}: {words}")
-
-        def say(words: str) -> None:
-            progress.say(words)
-            context.log.info(words)
-
-        with (
-            stopwatch() as timing,
-            mongo.database(claim=True) as database,
-            github.client_if_any(database, max_requests=config.max_requests) as client,
-        ):
-            options = config.options(settings)
-            collected = collect(
-                options,
-                _repositories(repos, partitions),
-                client,
-                database,
-                store,
-                tell=tell,
-                say=say,
-            )
-        report = collected.report
-        listed = set(repos["partition"].drop_nulls())
-        missing = [key for key in partitions if key not in listed]
-        if missing:
-            context.log.warning(
-                f"{len(missing)} partitions are in no list any more; their data are kept: {missing[:5]}"
-            )
-        for words in collected.sentences():
-            say(words)
-        told = {key: _partition_metadata(state) for key, state in report.states.items()}
-        if report.stopped is not None:
-            waiting = {"outcome": Outcome.UNKNOWN.value, "reason": report.stopped[:300]}
-            told |= {key: waiting for key in partitions if key in listed and key not in told}
+        _, told, metadata = bring_up_to_date(context, config, repos, partitions, github, mongo, gcs)
         add_partition_metadata(context, told)
-        metadata: dict[str, RawMetadataValue] = {
-            "run_source": options.source,
-            "run_forecast": collected.forecast.words(),
-            "run_repositories_asked": report.asked,
-            "run_pages": report.pages,
-            "run_pages_not_modified": report.pages_not_modified,
-            "run_requests": collected.requests,
-            "run_graphql_points": collected.points,
-            "run_stars": report.stars,
-            "run_stars_taken_back": report.unstarred,
-            "run_lists_closed": report.closed,
-            "run_outcomes": ", ".join(f"{count} {outcome}" for outcome, count in report.outcomes.most_common()),
-            **{f"run_quota_left_{resource}": left for resource, left in collected.quota_left.items()},
-            **{f"run_{name}": value for name, value in timing.items()},
-        }
-        if collected.users is not None:
-            metadata["run_users_asked"] = collected.users.asked
-        if report.stopped is not None:
-            metadata["run_stopped"] = report.stopped
-        tables = PartitionTables(store, "stargazers")
+        tables = PartitionTables(gcs.asset_store(), "stargazers")
         if len(partitions) == 1 and partitions[0] in tables.partitions():
             metadata["preview"] = preview(tables.read(partitions[0])[0].drop("repo_id"))
         return dg.MaterializeResult(metadata=metadata)
 
 
-def _repositories(repos: pl.DataFrame, partitions: list[str]) -> list[RepositoryRef]:
+def bring_up_to_date(
+    context: dg.AssetExecutionContext | dg.OpExecutionContext,
+    config: StargazersConfig,
+    repos: pl.DataFrame,
+    partitions: Sequence[str],
+    github: GitHubResource,
+    mongo: MongoResource,
+    gcs: GcsResource,
+    *,
+    ask: Collection[int] = frozenset(),
+) -> tuple[Collected, dict[str, dict[str, str | int]], dict[str, RawMetadataValue]]:
+    """Collect the stars of partitions; gives what was done, the metadata of each partition, and those of the run.
+
+    Parameters
+    ----------
+    ask : collection of int
+        Repositories, by id, to ask whatever is known of them.
+    """
+    settings = load_settings()
+    log = now_and_then(context.log.info)
+
+    def tell(done: int, total: int, words: str) -> None:
+        progress.report("stargazers", done, total, words)
+        log(f"{done} of {total}: {words}")
+
+    def say(words: str) -> None:
+        progress.say(words)
+        context.log.info(words)
+
+    with (
+        stopwatch() as timing,
+        mongo.database(claim=True) as database,
+        github.client_if_any(database, max_requests=config.max_requests) as client,
+    ):
+        options = config.options(settings)
+        collected = collect(
+            options,
+            _repositories(repos, partitions),
+            client,
+            database,
+            gcs.asset_store(),
+            tell=tell,
+            say=say,
+            ask=ask,
+        )
+    report = collected.report
+    listed = set(repos["partition"].drop_nulls())
+    missing = [key for key in partitions if key not in listed]
+    if missing:
+        context.log.warning(f"{len(missing)} partitions are in no list any more; their data are kept: {missing[:5]}")
+    for words in collected.sentences():
+        say(words)
+    told = {key: _partition_metadata(state) for key, state in report.states.items()}
+    if report.stopped is not None:
+        waiting: dict[str, str | int] = {"outcome": Outcome.UNKNOWN.value, "reason": report.stopped[:300]}
+        told |= {key: waiting for key in partitions if key in listed and key not in told}
+    metadata: dict[str, RawMetadataValue] = {
+        "run_source": options.source,
+        "run_forecast": collected.forecast.words(),
+        "run_repositories_asked": report.asked,
+        "run_pages": report.pages,
+        "run_pages_not_modified": report.pages_not_modified,
+        "run_requests": collected.requests,
+        "run_graphql_points": collected.points,
+        "run_stars": report.stars,
+        "run_stars_taken_back": report.unstarred,
+        "run_lists_closed": report.closed,
+        "run_outcomes": ", ".join(f"{count} {outcome}" for outcome, count in report.outcomes.most_common()),
+        **{f"run_quota_left_{resource}": left for resource, left in collected.quota_left.items()},
+        **{f"run_{name}": value for name, value in timing.items()},
+    }
+    if collected.users is not None:
+        metadata["run_users_asked"] = collected.users.asked
+    if report.stopped is not None:
+        metadata["run_stopped"] = report.stopped
+    tag_run(
+        context,
+        {
+            "source": options.source,
+            "requests": collected.requests,
+            "graphql_points": collected.points,
+            "repositories_asked": report.asked,
+        },
+    )
+    return collected, told, metadata
+
+
+def _repositories(repos: pl.DataFrame, partitions: Sequence[str]) -> list[RepositoryRef]:
     wanted = set(partitions)
     rows = repos.select("repo_id", "partition", "full_name", "stargazer_count", "outcome", "node_id").rows()
     return [

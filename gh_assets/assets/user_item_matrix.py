@@ -7,6 +7,7 @@ from pydantic import Field
 
 from gh_assets import progress
 from gh_assets.assets.common import OWNERS, RECOMMENDER, markdown_table, stopwatch
+from gh_assets.assets.conditions import follows
 from gh_assets.recommender.interactions import UserItemMatrix, build_user_item_matrix
 
 
@@ -18,6 +19,7 @@ class MatrixConfig(dg.Config):
 
 
 @dg.asset(
+    automation_condition=follows("stargazers", "repos"),
     group_name=RECOMMENDER,
     kinds={"scipy", "numpy", "gcs"},
     owners=OWNERS,

@@ -6,6 +6,7 @@ import dagster as dg
 import polars as pl
 
 from gh_assets import progress
+from gh_assets.assets.collection_plan import STARS_COLLECTED
 from gh_assets.assets.common import COLLECTION, OWNERS, preview, stopwatch, table_metadata
 from gh_assets.collector.stargazers import CollectionState
 from gh_assets.collector.users import merge_users, user_messages
@@ -41,6 +42,7 @@ def users(
             "dagster/row_count": table.height,
             "preview": preview(table.sort("stars", descending=True)),
             "stars": stargazers.height,
+            STARS_COLLECTED: sum(state.stars or 0 for state in states.values()),
             "documents_inserted": applied.inserted,
             "documents_changed": applied.changed,
             **timing,

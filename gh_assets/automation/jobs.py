@@ -1,17 +1,16 @@
 """The jobs, and how a run is told which partitions it is about."""
 
-from collections.abc import Collection, Sequence
-
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
-from gh_assets.assets import CHAIN_ASSETS, repos
+from gh_assets.assets import CHAIN_ASSETS, champion, collection_plan, recommendations, repos, stargazers
+from gh_assets.assets.collecting import collect_due
 from gh_assets.assets.star_events import read_days_of_the_archive
 
 repos_job = dg.define_asset_job(
     "read_lists",
-    selection=dg.AssetSelection.assets(repos),
+    selection=dg.AssetSelection.assets(repos, collection_plan),
     description="Read the awesome lists and GitHub's metadata; adds partitions for new repositories.",
 )
 
@@ -37,30 +36,49 @@ def archive_job() -> None:
     read_days_of_the_archive()
 
 
-ALL_JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [repos_job, refresh_job, chain_job, archive_job]
+@dg.job(
+    name="collect_due_repositories",
+    description=(
+        "Ask the repositories that are due, however scattered: new ones, those that failed, were closed, whose star "
+        "count moved, or that are old. One run, and a materialization of `stargazers` for each. Launched as it is, it "
+        "asks all that any of these holds for."
+    ),
+)
+def collect_due_job() -> None:
+    """One op for all repositories; see `gh_assets.assets.collecting`."""
+    collect_due()
+
+
+rebuild_job = dg.define_asset_job(
+    "rebuild_from_stars",
+    selection=dg.AssetSelection.assets(*CHAIN_ASSETS) - dg.AssetSelection.assets(repos, stargazers, collection_plan),
+    description="From the stars that are there: users, matrix, models, champion and recommendations. Asks nobody.",
+)
+
+judge_job = dg.define_asset_job(
+    "judge_models",
+    selection=dg.AssetSelection.assets(champion),
+    description="Put the newest models against the champion, on the same held-out users.",
+)
+
+recommend_job = dg.define_asset_job(
+    "recommend",
+    selection=dg.AssetSelection.assets(recommendations),
+    description="Everybody's recommendations anew, by the champion.",
+)
+
+ALL_JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
+    repos_job,
+    collect_due_job,
+    rebuild_job,
+    judge_job,
+    recommend_job,
+    refresh_job,
+    chain_job,
+    archive_job,
+]
 
 
 def range_tags(first: str, last: str) -> dict[str, str]:
     """Tags of one run over all partitions from `first` to `last`, in the order in which they were added."""
     return {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last}
-
-
-def contiguous_ranges(partitions: Sequence[str], wanted: Collection[str], *, bridge: int = 0) -> list[tuple[str, str]]:
-    """The fewest ranges that cover the wanted partitions.
-
-    Parameters
-    ----------
-    partitions : sequence of str
-        All, in the order in which they were added.
-    wanted : collection of str
-    bridge : int
-        Join ranges with at most this many unwanted partitions between them.
-    """
-    places = [place for place, key in enumerate(partitions) if key in wanted]
-    ranges: list[list[int]] = []
-    for place in places:
-        if ranges and place - ranges[-1][1] - 1 <= bridge:
-            ranges[-1][1] = place
-        else:
-            ranges.append([place, place])
-    return [(partitions[first], partitions[last]) for first, last in ranges]

@@ -1,10 +1,11 @@
-"""Schedules, for those who prefer the clock."""
+"""Schedules, for those who prefer the clock to sensors. All are off until turned on."""
 
 import dagster as dg
 
 from gh_assets.assets import repos
+from gh_assets.assets.collecting import collect_due
 from gh_assets.assets.common import REPO_PARTITIONS
-from gh_assets.automation.jobs import chain_job, range_tags
+from gh_assets.automation.jobs import chain_job, collect_due_job, range_tags, rebuild_job, repos_job
 
 
 @dg.schedule(
@@ -28,4 +29,35 @@ def weekly_chain(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
     return dg.RunRequest(run_key=run_key, tags=range_tags(partitions[0], partitions[-1]))
 
 
-ALL_SCHEDULES = [weekly_chain]
+daily_lists = dg.ScheduleDefinition(
+    name="daily_lists",
+    cron_schedule="0 1 * * *",
+    execution_timezone="UTC",
+    job=repos_job,
+    default_status=dg.DefaultScheduleStatus.STOPPED,
+    description="Every day at 01:00 UTC: the lists and GitHub's metadata. Off until you turn it on: it spends quota.",
+)
+
+nightly_collection = dg.ScheduleDefinition(
+    name="nightly_collection",
+    cron_schedule="0 2 * * *",
+    execution_timezone="UTC",
+    job=collect_due_job,
+    run_config={"ops": {collect_due.name: {"config": {"patient": True}}}},
+    default_status=dg.DefaultScheduleStatus.STOPPED,
+    description=(
+        "Every day at 02:00 UTC: the repositories that are due, as far as the quota goes beyond the reserve for "
+        "people. Off until you turn it on: it spends quota."
+    ),
+)
+
+weekly_rebuild = dg.ScheduleDefinition(
+    name="weekly_rebuild",
+    cron_schedule="0 4 * * 1",
+    execution_timezone="UTC",
+    job=rebuild_job,
+    default_status=dg.DefaultScheduleStatus.STOPPED,
+    description="Every Monday at 04:00 UTC: matrix, models, champion and recommendations from the stars there are.",
+)
+
+ALL_SCHEDULES: list[dg.ScheduleDefinition] = [daily_lists, nightly_collection, weekly_rebuild, weekly_chain]

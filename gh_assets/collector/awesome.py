@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -142,6 +143,38 @@ def read_list(source: str, client: GitHubClient) -> str:
         if answer.status == 200:
             return answer.content.decode("utf-8", errors="replace")
         break
+    raise InputError(f"The awesome list {source} cannot be read from GitHub (status {answer.status}). Check its name.")
+
+
+def fingerprint_of_list(source: str, client: GitHubClient, seen: str | None) -> str:
+    """What tells one state of a list from another: the ETag of a README, or the hash of a file.
+
+    Parameters
+    ----------
+    source : str
+        As for `read_list`.
+    client : GitHubClient
+    seen : str or None
+        What it was; if it still is that, asking costs no quota.
+
+    Raises
+    ------
+    InputError
+        If the list cannot be read.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        return hashlib.sha256(read_list(source, client).encode()).hexdigest()
+    location = f"/repos/{source}/readme"
+    for _ in range(5):
+        answer = client.get(location, accept=RAW, etag=seen)
+        if answer.status == 304 and seen is not None:
+            return seen
+        if answer.status == 200:
+            return answer.etag or hashlib.sha256(answer.content).hexdigest()
+        if answer.status not in (301, 302, 307) or not answer.headers.get("location"):
+            break
+        location = answer.headers["location"]
     raise InputError(f"The awesome list {source} cannot be read from GitHub (status {answer.status}). Check its name.")
 
 

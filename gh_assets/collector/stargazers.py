@@ -290,6 +290,7 @@ def collect_stargazers(
     max_pages: int,
     workers: int = 8,
     ask_all: bool = False,
+    ask: AbstractCollection[int] = (),
     prepare: Callable[[CollectionReport, Sequence[RepositoryRef], Mapping[int, RepositoryState]], None] | None = None,
     progress: Callable[[CollectionReport], None] | None = None,
 ) -> CollectionReport:
@@ -308,6 +309,8 @@ def collect_stargazers(
         Repositories in flight at once.
     ask_all : bool
         Ask also for those whose star count did not change, and read their lists to the end: unstars are noticed so.
+    ask : collection of int
+        Repositories, by id, to ask whatever their count says; only what is new is read.
     prepare : callable, optional
         Called before anything is asked, with the report so far, the repositories that will be asked, and all states.
     progress : callable, optional
@@ -334,7 +337,7 @@ def collect_stargazers(
         before = known.get(repository.repo_id)
         has_table = repository.partition in present
         wanted = needs_asking(repository, before, source, max_pages, has_table)
-        if wanted or (ask_all and repository.outcome in REACHABLE):
+        if wanted or ((ask_all or repository.repo_id in ask) and repository.outcome in REACHABLE):
             to_ask.append(repository)
             continue
         after = _unasked(repository, before)

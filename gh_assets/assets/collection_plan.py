@@ -1,0 +1,82 @@
+"""`collection_plan`: what is known of each repository, and so whom the sensors will ask next, and why."""
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import dagster as dg
+import polars as pl
+from dagster._core.definitions.metadata import RawMetadataValue
+
+from gh_assets.assets.common import COLLECTION, OWNERS, markdown_table, picture, stopwatch, table_metadata
+from gh_assets.assets.conditions import follows
+from gh_assets.assets.stargazers import stargazers
+from gh_assets.collector import planning
+from gh_assets.resources import MongoResource
+from gh_assets.schemas import COLLECTION_PLAN, UTC_TIME
+from gh_assets.settings import Settings, load_settings
+from gh_assets.upkeep import Plan, make_plan, patience_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+STARS_COLLECTED = "stars_collected"
+"""Metadata of the plan and of `users`: when the one is far ahead of the other, it is time to train."""
+
+SHOWN = 12
+"""Repositories that the preview names."""
+
+
+@dg.asset(
+    deps=[dg.AssetDep(stargazers, partition_mapping=dg.AllPartitionMapping())],
+    automation_condition=follows("stargazers"),
+    group_name=COLLECTION,
+    kinds={"polars", "parquet"},
+    owners=OWNERS,
+    metadata=table_metadata(COLLECTION_PLAN),
+    description=(
+        "One row is one repository that can be asked: GitHub's count of its stars now and when they were read, what "
+        "became of asking, and when. The sensors `new_repositories` and `stale_stars` spend the quota by it: those "
+        "first of which a page is expected to tell most."
+    ),
+)
+def collection_plan(
+    context: dg.AssetExecutionContext, repos: pl.DataFrame, mongo: MongoResource
+) -> dg.MaterializeResult[pl.DataFrame]:
+    """One row a repository that can be asked."""
+    with stopwatch() as timing, mongo.database() as database:
+        plan = make_plan(database, repos)
+    return dg.MaterializeResult(value=plan.table, metadata={**plan_metadata(plan, load_settings()), **timing})
+
+
+def plan_metadata(plan: Plan, settings: Settings) -> dict[str, RawMetadataValue]:
+    """What the UI shows of a plan: who is due now, how old the stars are."""
+    now = dt.datetime.now(dt.UTC)
+    wanted = planning.due(plan.table, now, patience_of(settings))
+    counts: Mapping[str, int] = dict(wanted["why"].value_counts().rows())
+    rows = [
+        (name, why, round(news, 1), pages)
+        for name, why, news, pages in wanted.head(SHOWN).select("full_name", "why", "news", "pages").rows()
+    ]
+    return {
+        "dagster/row_count": plan.table.height,
+        "due": wanted.height,
+        "due_pages": int(wanted["pages"].sum()),
+        **{f"due_{why.value}": counts.get(why.value, 0) for why in planning.EVERY_WHY},
+        "next": markdown_table(["repository", "why", "news expected", "pages"], rows),
+        STARS_COLLECTED: plan.stars_collected,
+        "age": picture(_ages(plan.table, now), "Age of the stars"),
+    }
+
+
+def _ages(plan: pl.DataFrame, now: dt.datetime) -> "Figure":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 2.6), layout="constrained")
+    axes = figure.add_subplot()
+    read = plan.filter(pl.col("collected_at").is_not_null())
+    ages = (pl.lit(now, dtype=UTC_TIME) - pl.col("collected_at")).dt.total_seconds() / 86_400
+    axes.hist(read.select(ages.alias("days"))["days"].to_numpy(), bins=40, color="tab:blue")
+    axes.set_xlabel(f"days since the stars were read ({plan.height - read.height:,} repositories: never)")
+    axes.set_ylabel("repositories")
+    return figure

@@ -1,0 +1,24 @@
+"""When assets are materialized by themselves, once the sensor `keep_current` is turned on."""
+
+import warnings
+
+import dagster as dg
+
+READ_DAILY = dg.AutomationCondition.on_cron("0 2 * * *").with_label("every day at 02:00 UTC")
+"""GitHub's counts of stars, by which everything else is planned, are as old as the last look at them."""
+
+
+def follows(*ignored: str) -> dg.AutomationCondition:  # type: ignore[type-arg]
+    """When what it is made from is newer, whole, and has passed its blocking checks.
+
+    Parameters
+    ----------
+    ignored : str
+        Assets that it also reads, but whose news alone are no reason.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        condition = dg.AutomationCondition.eager() & dg.AutomationCondition.all_deps_blocking_checks_passed()
+        if ignored:
+            condition = condition.ignore(dg.AssetSelection.assets(*ignored))
+    return condition.with_label("follows what it is made from")

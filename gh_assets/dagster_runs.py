@@ -1,0 +1,83 @@
+"""Runs whose process died: noticed, so that none stays "started" for ever.
+
+Dagster's own launcher for one machine does not look whether a run's process is still there. After `kill -9`, or when
+the machine went down, such a run would count as running, hold its pool, and keep sensors waiting.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+from dagster._core.events import DagsterEventType
+from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, WorkerStatus
+from dagster._core.storage.tags import MAX_RETRIES_TAG
+
+WORKER_EVENTS = 20
+"""Engine events of a run that may name its process: it is among the first."""
+
+OWN_PROCESS = {MAX_RETRIES_TAG: "0"}
+"""Tags of runs that a command executes itself: the daemon has no way to start them again."""
+
+
+class HomeRunLauncher(DefaultRunLauncher):
+    """Dagster's launcher for one machine, which also knows whether a run's process is still alive."""
+
+    @property
+    def supports_check_run_worker_health(self) -> bool:
+        return True
+
+    def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
+        pid = process_of(self._instance, run.run_id)
+        if pid is None:
+            return CheckRunHealthResult(WorkerStatus.RUNNING, "its process is not known")
+        if is_alive(*pid):
+            return CheckRunHealthResult(WorkerStatus.RUNNING)
+        return CheckRunHealthResult(WorkerStatus.FAILED, f"the process {pid[0]} is gone")
+
+
+def process_of(instance: DagsterInstance, run_id: str) -> tuple[int, float] | None:
+    """The process that executes a run: its number, and when it said so (seconds since 1970)."""
+    records = instance.get_records_for_run(run_id, of_type=DagsterEventType.ENGINE_EVENT, limit=WORKER_EVENTS).records
+    found = None
+    for record in records:
+        event = record.event_log_entry.get_dagster_event()
+        if event.step_key is not None:  # processes of single steps come and go
+            continue
+        value = event.engine_event_data.metadata.get("pid")
+        if value is not None:
+            found = int(str(value.value)), record.event_log_entry.timestamp
+    return found
+
+
+def is_alive(pid: int, since: float) -> bool:
+    """Whether the process that had this number at a moment still runs; another one may have it by now."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's, so not the one that wrote into our storage
+        return False
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+    except OSError:  # no such files here: the number has to do
+        return True
+    if fields[0] == "Z":
+        return False
+    began = time.time() - uptime + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return began <= since + 2.0
+
+
+def fail_dead_runs(instance: DagsterInstance) -> list[str]:
+    """Mark runs as failed whose process is gone; gives their ids. What the daemon does, for who runs without one."""
+    dead = []
+    for record in instance.get_run_records(RunsFilter(statuses=[DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING])):
+        run = record.dagster_run
+        pid = process_of(instance, run.run_id)
+        if pid is not None and not is_alive(*pid):
+            instance.report_run_failed(run, f"The process {pid[0]} that executed this run is gone.")
+            dead.append(run.run_id)
+    return dead
