@@ -514,24 +514,29 @@ def _shares(texts: Sequence[str]) -> dict[str, float]:
 
 
 @cli.command()
+@click.option("--settings", "only_settings", is_flag=True, help="Only show the settings; ask no service.")
 @json_option
-def doctor(as_json: bool) -> None:
-    """Check every configured service; say what is wrong and what to do."""
+def doctor(only_settings: bool, as_json: bool) -> None:
+    """Show all settings, then check every configured service; say what is wrong and what to do."""
     from gh_assets.doctor import examine
 
     settings = load_settings()
-    findings = examine(settings)
     rows = setting_rows(settings)
-    if as_json:
-        values = {row.name: row.value for row in rows}
-        told = {"service": "settings", "ok": True, "words": f"{len(rows)} settings", "values": values}
-        _print_json([*(finding.to_json() for finding in findings), told])
-    else:
+    if only_settings and as_json:
+        _print_json({row.name: row.value for row in rows})
+        return
+    if not as_json:
         chosen = Table("setting", "value", "meaning")
         for row in rows:
             changed = row.value != row.default
             chosen.add_row(f"[bold]{row.name}[/]" if changed else row.name, _plain(row.value), _plain(row.meaning))
         _output().print(chosen)
+        if only_settings:
+            return
+    findings = examine(settings)
+    if as_json:
+        _print_json([finding.to_json() for finding in findings])
+    else:
         table = Table("", "service", "finding")
         for finding in findings:
             table.add_row("[green]ok[/]" if finding.ok else "[red]wrong[/]", finding.service, finding.words)

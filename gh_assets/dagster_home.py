@@ -130,6 +130,7 @@ INSTANCE_CONFIGURATION: dict[str, Any] = {
     "run_monitoring": {"enabled": True, "poll_interval_seconds": 10, "cancel_timeout_seconds": 60},
     "run_retries": {"enabled": True, "max_retries": 2, "retry_on_asset_or_op_failure": False},
     "concurrency": {"pools": {"default_limit": 1, "granularity": "run"}},
+    "freshness": {"enabled": True},
     "telemetry": {"enabled": False},
 }
 """What the checkout's ``dagster.yaml`` says, for processes that don't run in the checkout."""

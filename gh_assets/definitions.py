@@ -13,7 +13,7 @@ from gh_assets.resources import GcsResource, GitHubResource, MongoResource
 _gcs = GcsResource()
 
 defs = dg.Definitions(
-    assets=ALL_ASSETS,
+    assets=dg.with_source_code_references(ALL_ASSETS),
     asset_checks=ALL_CHECKS,
     jobs=ALL_JOBS,
     schedules=ALL_SCHEDULES,

@@ -1,128 +1,30 @@
-"""`dagster dev` as people start it, driven through the API that its UI uses. Slow: every step is a process."""
+"""`dagster dev` from an empty home, and under kill -9. Slow: every step is a process."""
 
 from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import requests
 
-from gh_assets_tests.conftest import SETTINGS
+from gh_assets.assets import CHAIN_ASSETS
+from gh_assets.collector.stargazers import CollectionState
+from gh_assets.dagster_home import open_instance
+from gh_assets.dagster_runs import is_alive, process_of
+from gh_assets.embedded.standin.app import Standin
+from gh_assets.embedded.standin.limits import Limits
+from gh_assets.services import connect_mongo
+from gh_assets.settings import load_settings
+from gh_assets_tests.dev import BIN, ROOT, Dev, until
+from gh_assets_tests.worlds import LIST, world_of
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parent.parent
-BIN = Path(sys.executable).parent
-ASSETS = ["repos", "stargazers", "users", "user_item_matrix", "recvae_model", "recommendations"]
-
-
-class Ui:
-    """The GraphQL API of a running webserver."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-
-    def ask(self, query: str, **variables: Any) -> Any:
-        answer = requests.post(f"{self.url}/graphql", json={"query": query, "variables": variables}, timeout=60).json()
-        assert "errors" not in answer, answer
-        return answer["data"]
-
-    def partitions(self) -> list[str]:
-        query = '{assetNodeOrError(assetKey:{path:["stargazers"]}){... on AssetNode{partitionKeys}}}'
-        return list(self.ask(query)["assetNodeOrError"]["partitionKeys"])
-
-    def materialized(self) -> dict[str, Any]:
-        query = "{assetsOrError{... on AssetConnection{nodes{key{path} assetMaterializations(limit:1){runId}}}}}"
-        nodes = self.ask(query)["assetsOrError"]["nodes"]
-        return {node["key"]["path"][0]: node["assetMaterializations"] for node in nodes}
-
-    def launch(self, asset: str, partition: str | None = None) -> str:
-        tags = [] if partition is None else [{"key": "dagster/partition", "value": partition}]
-        parameters = {
-            "selector": {
-                "repositoryName": "__repository__",
-                "repositoryLocationName": "gh_assets",
-                "pipelineName": "__ASSET_JOB",
-                "assetSelection": [{"path": [asset]}],
-                "assetCheckSelection": [],
-            },
-            "mode": "default",
-            "runConfigData": {},
-            "executionMetadata": {"tags": tags},
-        }
-        launched = self.ask(
-            "mutation($p:ExecutionParams!){launchPipelineExecution(executionParams:$p)"
-            "{__typename ... on LaunchRunSuccess{run{runId}} ... on PythonError{message}}}",
-            p=parameters,
-        )["launchPipelineExecution"]
-        assert launched["__typename"] == "LaunchRunSuccess", launched
-        run_id = launched["run"]["runId"]
-        return self.wait("query($r:ID!){runOrError(runId:$r){... on Run{status}}}", "runOrError", r=run_id)
-
-    def launch_everything(self) -> str:
-        backfill = {
-            "assetSelection": [{"path": [asset]} for asset in ASSETS],
-            "partitionNames": self.partitions(),
-            "fromFailure": False,
-            "tags": [],
-        }
-        launched = self.ask(
-            "mutation($p:LaunchBackfillParams!){launchPartitionBackfill(backfillParams:$p)"
-            "{__typename ... on LaunchBackfillSuccess{backfillId} ... on PythonError{message}}}",
-            p=backfill,
-        )["launchPartitionBackfill"]
-        return self.wait(
-            "query($b:String!){partitionBackfillOrError(backfillId:$b){... on PartitionBackfill{status}}}",
-            "partitionBackfillOrError",
-            b=launched["backfillId"],
-        )
-
-    def wait(self, query: str, field: str, **variables: str) -> str:
-        deadline = time.monotonic() + 300
-        while True:
-            status = str(self.ask(query, **variables)[field]["status"])
-            if status in ("SUCCESS", "FAILURE", "CANCELED") or status.startswith(("COMPLETED", "FAILED")):
-                return status
-            assert time.monotonic() < deadline, f"still {status}"
-            time.sleep(0.5)
-
-
-@pytest.fixture(scope="module")
-def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
-    """Plain `dagster dev` in the checkout, with nothing set but an empty home."""
-    home = tmp_path_factory.mktemp("dev")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {name: value for name, value in os.environ.items() if name not in SETTINGS}
-    process = subprocess.Popen(
-        [str(BIN / "dagster"), "dev", "--port", str(port)],
-        cwd=ROOT,
-        env=environment | {"GH_ASSETS_HOME": str(home)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    url = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 120
-    while True:
-        try:
-            requests.get(f"{url}/server_info", timeout=5)
-            break
-        except requests.RequestException:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-    yield Ui(url)
-    process.send_signal(signal.SIGINT)
-    process.wait(60)
+ASSETS = [asset.key.to_user_string() for asset in CHAIN_ASSETS]
 
 
 def test_definitions_validate() -> None:
@@ -131,11 +33,102 @@ def test_definitions_validate() -> None:
     assert "All code locations passed validation" in done.stdout + done.stderr
 
 
-def test_from_an_empty_home_to_recommendations_in_the_ui(ui: Ui) -> None:
-    assert ui.partitions() == []
-    assert ui.launch("repos") == "SUCCESS"
-    partitions = ui.partitions()
-    assert len(partitions) > 500
-    assert ui.launch("stargazers", partitions[5]) == "SUCCESS", "one partition alone"
-    assert ui.launch_everything() == "COMPLETED_SUCCESS"
-    assert all(ui.materialized()[asset] for asset in ASSETS)
+def test_from_an_empty_home_to_recommendations_in_the_ui(tmp_path: Path) -> None:
+    dev = Dev(tmp_path)
+    try:
+        assert dev.partitions() == []
+        assert dev.end_of(dev.launch(assets=["repos"])) == "SUCCESS"
+        partitions = dev.partitions()
+        assert len(partitions) > 500
+        one = dev.launch(assets=["stargazers"], tags={"dagster/partition": partitions[5]})
+        assert dev.end_of(one) == "SUCCESS", "one partition alone"
+        assert dev.end_of_backfill(dev.backfill(ASSETS, partitions)) == "COMPLETED_SUCCESS"
+        assert all(dev.materialized()[asset] for asset in ASSETS)
+    finally:
+        dev.stop()
+
+
+@pytest.fixture
+def waiting(
+    tmp_path: Path, serve_world: Callable[..., tuple[Standin, str]], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Dev, Standin, str]]:
+    """A run that has collected some repositories and waits an hour for new quota; its id."""
+    world = world_of({f"a/{number}": [1, 2] for number in range(200)})
+    standin, url = serve_world(world, limits=Limits(requests=60))
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("GH_ASSETS_HOME", str(home))
+    environment = {
+        "GITHUB_API_URL": url,
+        "GITHUB_TOKENS": "token",
+        "GH_ASSETS_AWESOME": LIST,
+        "GH_ASSETS_SOURCE": "stargazers",
+    }
+    dev = Dev(home, environment)
+    try:
+        assert dev.end_of(dev.launch("read_lists")) == "SUCCESS"
+        run_id = dev.launch("collect_due_repositories")
+        until(lambda: standin.quota.spent["core"] >= 60)
+        until(lambda: kept() >= 40)
+        yield dev, standin, run_id
+    finally:
+        dev.stop()
+
+
+def kept() -> int:
+    """Repositories whose stars are known to be stored."""
+    database = connect_mongo(load_settings())
+    try:
+        return len(CollectionState(database).load())
+    finally:
+        database.client.close()
+
+
+def worker_of(run_id: str) -> int:
+    with open_instance() as instance:
+        found = process_of(instance, run_id)
+    assert found is not None
+    return found[0]
+
+
+def give_quota(standin: Standin) -> None:
+    standin.quota.limits = Limits()
+    standin.quota.windows.clear()
+
+
+def test_a_run_that_is_cancelled_ends_within_seconds_and_loses_nothing(
+    waiting: tuple[Dev, Standin, str], record_property: Callable[[str, object], None]
+) -> None:
+    dev, standin, run_id = waiting
+    before = kept()
+    began = time.monotonic()
+    dev.cancel(run_id)
+    assert dev.end_of(run_id) == "CANCELED"
+    record_property("seconds until it was cancelled", round(time.monotonic() - began, 1))
+    until(lambda: not is_alive(worker_of(run_id), time.time()), 30)
+    assert kept() >= before
+    assert standin.quota.violations == {}
+
+
+def test_a_worker_that_is_killed_is_noticed_and_its_run_goes_on(waiting: tuple[Dev, Standin, str]) -> None:
+    dev, standin, run_id = waiting
+    os.kill(worker_of(run_id), signal.SIGKILL)
+    give_quota(standin)
+    assert dev.end_of(run_id, 120) == "FAILURE"
+    again = until(lambda: next((run for run in dev.runs() if run["parentRunId"] == run_id), None))
+    assert dev.end_of(again["runId"]) == "SUCCESS"
+    assert kept() == 200
+    assert standin.served["stargazers"] <= 200 + 8 + 1, "asked again: only what was in flight"
+
+
+def test_all_of_it_killed_resumes_after_a_start(waiting: tuple[Dev, Standin, str]) -> None:
+    dev, standin, run_id = waiting
+    worker = worker_of(run_id)
+    dev.kill()
+    os.kill(worker, signal.SIGKILL)
+    give_quota(standin)
+    dev.start()
+    assert dev.end_of(run_id, 180) == "FAILURE"
+    again = until(lambda: next((run for run in dev.runs() if run["parentRunId"] == run_id), None))
+    assert dev.end_of(again["runId"]) == "SUCCESS"
+    assert kept() == 200

@@ -60,7 +60,14 @@ def test_every_asset_says_what_a_row_means(asset: dg.AssetsDefinition | dg.Asset
 def test_checks_jobs_sensors_and_schedules_are_there_and_off() -> None:
     checks = {key.to_user_string() for group in ALL_CHECKS for key in group.check_keys}
     assert checks == {
+        "repos:listed_repositories_are_there",
         "stargazers:stargazers_could_be_listed",
+        "stargazers:stars_match_githubs_count",
+        "users:no_star_twice",
+        "users:every_star_has_its_user",
+        "user_item_matrix:matrix_is_like_the_last",
+        "champion:champion_is_not_left_behind",
+        "recommendations:nothing_known_is_recommended",
         "user_item_matrix:every_user_has_a_star",
         "user_item_matrix:matrix_has_exactly_the_collected_pairs",
         "recvae_model:recvae_beats_popularity",

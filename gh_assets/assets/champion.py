@@ -8,10 +8,11 @@ from pydantic import Field
 
 from gh_assets import progress
 from gh_assets.assets.common import OWNERS, RECOMMENDER, markdown_table, picture, stopwatch
-from gh_assets.assets.conditions import follows
+from gh_assets.assets.conditions import CHAIN_FRESH, follows
 from gh_assets.assets.hybrid_model import hybrid_model
 from gh_assets.assets.leaderboard import leaderboard
 from gh_assets.assets.recvae_model import recvae_model
+from gh_assets.assets.running import retried
 from gh_assets.recommender.interactions import UserItemMatrix
 from gh_assets.registry import CHAMPION, PURPOSE, ModelRegistry, Move, RegisteredModel
 from gh_assets.resources import GcsResource, MongoResource
@@ -31,6 +32,7 @@ class ChampionConfig(dg.Config):
 @dg.asset(
     deps=[recvae_model, hybrid_model, leaderboard],
     automation_condition=follows(),
+    freshness_policy=CHAIN_FRESH,
     group_name=RECOMMENDER,
     kinds={"pytorch", "mongodb"},
     owners=OWNERS,
@@ -41,6 +43,7 @@ class ChampionConfig(dg.Config):
         "champion's repositories. By hand, with a reason: gh-assets models promote; back in one step: rollback."
     ),
 )
+@retried
 def champion(
     context: dg.AssetExecutionContext,
     config: ChampionConfig,

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from gh_assets.assets.collection_plan import collection_plan, plan_metadata
 from gh_assets.assets.common import REPO_PARTITIONS, report_materializations
-from gh_assets.assets.running import GITHUB_POOL, RETRY, final_unless_transient
+from gh_assets.assets.running import GITHUB_POOL, retried
 from gh_assets.assets.stargazers import StargazersConfig, bring_up_to_date, stargazers
 from gh_assets.collector import planning
 from gh_assets.collector.ledger import MongoLedger
@@ -42,10 +42,9 @@ class CollectDueConfig(StargazersConfig):
 
 @dg.op(
     pool=GITHUB_POOL,
-    retry_policy=RETRY,
     description="Asks the repositories that are due, however scattered, and reports a materialization for each.",
 )
-@final_unless_transient
+@retried
 def collect_due(
     context: dg.OpExecutionContext,
     config: CollectDueConfig,

@@ -9,7 +9,8 @@ import polars as pl
 from dagster._core.definitions.metadata import RawMetadataValue
 
 from gh_assets.assets.common import COLLECTION, OWNERS, markdown_table, picture, stopwatch, table_metadata
-from gh_assets.assets.conditions import follows
+from gh_assets.assets.conditions import LISTS_FRESH, follows
+from gh_assets.assets.running import retried
 from gh_assets.assets.stargazers import stargazers
 from gh_assets.collector import planning
 from gh_assets.resources import MongoResource
@@ -30,6 +31,7 @@ SHOWN = 12
 @dg.asset(
     deps=[dg.AssetDep(stargazers, partition_mapping=dg.AllPartitionMapping())],
     automation_condition=follows("stargazers"),
+    freshness_policy=LISTS_FRESH,
     group_name=COLLECTION,
     kinds={"polars", "parquet"},
     owners=OWNERS,
@@ -40,6 +42,7 @@ SHOWN = 12
         "first of which a page is expected to tell most."
     ),
 )
+@retried
 def collection_plan(
     context: dg.AssetExecutionContext, repos: pl.DataFrame, mongo: MongoResource
 ) -> dg.MaterializeResult[pl.DataFrame]:

@@ -1,8 +1,15 @@
 """When assets are materialized by themselves, once the sensor `keep_current` is turned on."""
 
+import datetime as dt
 import warnings
 
 import dagster as dg
+
+LISTS_FRESH = dg.FreshnessPolicy.time_window(fail_window=dt.timedelta(days=7), warn_window=dt.timedelta(days=2))
+"""All that is planned rests on GitHub's counts."""
+
+CHAIN_FRESH = dg.FreshnessPolicy.time_window(fail_window=dt.timedelta(days=45), warn_window=dt.timedelta(days=30))
+"""Without enough new stars nothing is trained, for long; what nobody has touched for a month is forgotten."""
 
 READ_DAILY = dg.AutomationCondition.on_cron("0 2 * * *").with_label("every day at 02:00 UTC")
 """GitHub's counts of stars, by which everything else is planned, are as old as the last look at them."""

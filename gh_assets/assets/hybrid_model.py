@@ -5,8 +5,9 @@ from pydantic import Field
 
 from gh_assets import progress
 from gh_assets.assets.common import OWNERS, RECOMMENDER, stopwatch
-from gh_assets.assets.conditions import follows
+from gh_assets.assets.conditions import CHAIN_FRESH, follows
 from gh_assets.assets.recvae_model import MODEL_NAME, matrix_lineage, model_metadata, recvae_model, register
+from gh_assets.assets.running import retried
 from gh_assets.errors import ModelNotFoundError
 from gh_assets.recommender.interactions import UserItemMatrix
 from gh_assets.registry import ModelRegistry
@@ -26,6 +27,7 @@ class HybridModelConfig(dg.Config):
 @dg.asset(
     deps=[recvae_model],
     automation_condition=follows(),
+    freshness_policy=CHAIN_FRESH,
     group_name=RECOMMENDER,
     kinds={"pytorch", "scipy", "gcs", "mongodb"},
     owners=OWNERS,
@@ -34,6 +36,7 @@ class HybridModelConfig(dg.Config):
         "users. Linear and neural models miss different things; the blend beats both. Registered under its own name."
     ),
 )
+@retried
 def hybrid_model(
     context: dg.AssetExecutionContext,
     config: HybridModelConfig,

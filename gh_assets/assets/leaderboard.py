@@ -9,9 +9,10 @@ from pydantic import Field
 
 from gh_assets import progress
 from gh_assets.assets.common import OWNERS, RECOMMENDER, markdown_table, picture, stopwatch, table_metadata
-from gh_assets.assets.conditions import follows
+from gh_assets.assets.conditions import CHAIN_FRESH, follows
 from gh_assets.assets.hybrid_model import HYBRID_NAME, hybrid_model
 from gh_assets.assets.recvae_model import MODEL_NAME, matrix_lineage, register
+from gh_assets.assets.running import retried
 from gh_assets.errors import InvalidInteractionsError, ModelNotFoundError
 from gh_assets.recommender.interactions import UserItemMatrix
 from gh_assets.recommender.metrics import MAIN_METRIC
@@ -42,6 +43,7 @@ class LeaderboardConfig(dg.Config):
 @dg.asset(
     deps=[hybrid_model],
     automation_condition=follows(),
+    freshness_policy=CHAIN_FRESH,
     group_name=RECOMMENDER,
     kinds={"pytorch", "scipy", "polars", "parquet"},
     owners=OWNERS,
@@ -52,6 +54,7 @@ class LeaderboardConfig(dg.Config):
         "and Mult-VAE trained and tuned on the same users. With confidence intervals, coverage and popularity bias."
     ),
 )
+@retried
 def leaderboard(
     context: dg.AssetExecutionContext,
     config: LeaderboardConfig,

@@ -8,7 +8,8 @@ from gh_assets import progress
 from gh_assets.asset_store import TableParts
 from gh_assets.assets.champion import champion
 from gh_assets.assets.common import OWNERS, RECOMMENDER, preview, stopwatch, table_metadata
-from gh_assets.assets.conditions import follows
+from gh_assets.assets.conditions import CHAIN_FRESH, follows
+from gh_assets.assets.running import retried
 from gh_assets.recommender.interactions import UserItemMatrix
 from gh_assets.registry import CHAMPION, PURPOSE, SERVED, ModelRegistry, Move, RegisteredModel
 from gh_assets.resources import GcsResource, MongoResource
@@ -31,6 +32,7 @@ class RecommendationsConfig(dg.Config):
 @dg.asset(
     deps=[champion],
     automation_condition=follows("repos"),
+    freshness_policy=CHAIN_FRESH,
     group_name=RECOMMENDER,
     kinds={"pytorch", "polars", "parquet"},
     owners=OWNERS,
@@ -41,6 +43,7 @@ class RecommendationsConfig(dg.Config):
         "configured."
     ),
 )
+@retried
 def recommendations(
     context: dg.AssetExecutionContext,
     config: RecommendationsConfig,

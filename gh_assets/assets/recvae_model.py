@@ -19,7 +19,8 @@ from gh_assets.assets.common import (
     now_and_then,
     stopwatch,
 )
-from gh_assets.assets.conditions import follows
+from gh_assets.assets.conditions import CHAIN_FRESH, follows
+from gh_assets.assets.running import retried
 from gh_assets.errors import ModelNotFoundError
 from gh_assets.recommender.interactions import UserItemMatrix
 from gh_assets.recommender.metrics import MAIN_METRIC
@@ -55,6 +56,7 @@ class RecVAEModelConfig(dg.Config):
 
 @dg.asset(
     automation_condition=follows(),
+    freshness_policy=CHAIN_FRESH,
     group_name=RECOMMENDER,
     kinds={"pytorch", "gcs", "mongodb"},
     owners=OWNERS,
@@ -64,6 +66,7 @@ class RecVAEModelConfig(dg.Config):
         "configuration that were trained before are not trained again; a training that was interrupted goes on."
     ),
 )
+@retried
 def recvae_model(
     context: dg.AssetExecutionContext,
     config: RecVAEModelConfig,

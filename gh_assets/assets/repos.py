@@ -15,8 +15,8 @@ from gh_assets.assets.common import (
     stopwatch,
     table_metadata,
 )
-from gh_assets.assets.conditions import READ_DAILY
-from gh_assets.assets.running import GITHUB_POOL, RETRY, final_unless_transient, tag_run
+from gh_assets.assets.conditions import LISTS_FRESH, READ_DAILY
+from gh_assets.assets.running import GITHUB_POOL, retried, tag_run
 from gh_assets.collection import read_star_events
 from gh_assets.collector.archive_stars import repositories_of_events
 from gh_assets.collector.client import Usage
@@ -48,8 +48,8 @@ class ReposConfig(dg.Config):
 
 @dg.asset(
     pool=GITHUB_POOL,
-    retry_policy=RETRY,
     automation_condition=READ_DAILY,
+    freshness_policy=LISTS_FRESH,
     group_name=COLLECTION,
     kinds={"github", "polars", "parquet", "mongodb"},
     owners=OWNERS,
@@ -61,7 +61,7 @@ class ReposConfig(dg.Config):
         "Where there is no GitHub to ask, those that GH Archive tells of."
     ),
 )
-@final_unless_transient
+@retried
 def repos(
     context: dg.AssetExecutionContext,
     config: ReposConfig,

@@ -1,15 +1,16 @@
 """How runs behave: which pool they wait for, what is tried again, what they write into their tags."""
 
 import functools
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
 
 import dagster as dg
-from pymongo.errors import AutoReconnect, NetworkTimeout, PyMongoError, ServerSelectionTimeoutError
+from pymongo.errors import AutoReconnect, NetworkTimeout, ServerSelectionTimeoutError
 
-from gh_assets.errors import ConcurrentWriteError, GhAssetsError, OutageError, RateLimitedError, ServiceUnavailableError
+from gh_assets.errors import ConcurrentWriteError, OutageError, RateLimitedError, ServiceUnavailableError
 
 GITHUB_POOL = "github"
 """Runs that spend tokens: one at a time, the others wait in the queue (``concurrency`` in dagster.yaml)."""
@@ -25,33 +26,46 @@ TRANSIENT = (
 )
 """What may be over in a minute. Everything else is as wrong the second time: no quota is spent on it again."""
 
-RETRY = dg.RetryPolicy(max_retries=3, delay=20, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+RETRIES = 3
+
+FIRST_WAIT = 20.0
+"""Seconds before the first retry; twice that before the second, and so on, give or take a quarter."""
 
 TAG = "gh_assets/"
 """Before the names of the tags that runs get."""
 
 _again = ContextVar("_again", default=True)
+"""Whether errors that may be over soon are tried again here."""
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 
-def final_unless_transient(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Of a computation with a `RetryPolicy`: fail for good unless the reason is `TRANSIENT`.
+def retried(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Of a computation: let Dagster start it again after a `TRANSIENT` error, later and later.
 
-    The exception that the run shows is the one that was raised, as the cause of Dagster's `Failure`.
+    Not by a `dagster.RetryPolicy`: that would start a run again that somebody cancelled, too.
     """
 
     @functools.wraps(function)
     def guarded(*arguments: Parameters.args, **named: Parameters.kwargs) -> Result:
         try:
             return function(*arguments, **named)
-        except (GhAssetsError, PyMongoError) as error:
-            if isinstance(error, TRANSIENT) and _again.get():
+        except TRANSIENT as error:
+            if not _again.get():
                 raise
-            raise dg.Failure(description=str(error), allow_retries=False) from error
+            spread = 0.75 + secrets.randbelow(51) / 100  # many runs that fail at once must not come back at once
+            wait = FIRST_WAIT * 2 ** _retry_number(arguments[0]) * spread
+            raise dg.RetryRequested(max_retries=RETRIES, seconds_to_wait=wait) from error
 
     return guarded
+
+
+def _retry_number(context: object) -> int:
+    if isinstance(context, dg.AssetExecutionContext):
+        context = context.op_execution_context
+    assert isinstance(context, dg.OpExecutionContext), "the context is the first argument"
+    return context.retry_number
 
 
 @contextmanager
@@ -67,4 +81,4 @@ def without_retries() -> Iterator[None]:
 def tag_run(context: dg.OpExecutionContext | dg.AssetExecutionContext, tags: Mapping[str, Any]) -> None:
     """Write what a run did into its tags, so that the list of runs tells it."""
     found = {f"{TAG}{name}": str(value) for name, value in tags.items()}
-    context.instance.add_run_tags(context.run_id, found)
+    context.instance.add_run_tags(context.run.run_id, found)

@@ -22,7 +22,7 @@ from gh_assets.assets.common import (
     stopwatch,
     table_metadata,
 )
-from gh_assets.assets.running import GITHUB_POOL, RETRY, final_unless_transient, tag_run
+from gh_assets.assets.running import GITHUB_POOL, retried, tag_run
 from gh_assets.assets.star_events import star_events
 from gh_assets.collection import Collected, CollectionOptions, collect
 from gh_assets.collector.outcomes import Outcome
@@ -82,7 +82,6 @@ with warnings.catch_warnings():
         deps=[dg.AssetDep(star_events, partition_mapping=dg.AllPartitionMapping())],
         backfill_policy=dg.BackfillPolicy.single_run(),
         pool=GITHUB_POOL,
-        retry_policy=RETRY,
         group_name=COLLECTION,
         kinds={"github", "polars", "parquet", "gcs"},
         owners=OWNERS,
@@ -94,7 +93,7 @@ with warnings.catch_warnings():
             "Repositories whose star count did not change are not asked again."
         ),
     )
-    @final_unless_transient
+    @retried
     def stargazers(
         context: dg.AssetExecutionContext,
         config: StargazersConfig,

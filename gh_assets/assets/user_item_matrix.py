@@ -7,7 +7,8 @@ from pydantic import Field
 
 from gh_assets import progress
 from gh_assets.assets.common import OWNERS, RECOMMENDER, markdown_table, stopwatch
-from gh_assets.assets.conditions import follows
+from gh_assets.assets.conditions import CHAIN_FRESH, follows
+from gh_assets.assets.running import retried
 from gh_assets.recommender.interactions import UserItemMatrix, build_user_item_matrix
 
 
@@ -20,6 +21,7 @@ class MatrixConfig(dg.Config):
 
 @dg.asset(
     automation_condition=follows("stargazers", "repos"),
+    freshness_policy=CHAIN_FRESH,
     group_name=RECOMMENDER,
     kinds={"scipy", "numpy", "gcs"},
     owners=OWNERS,
@@ -28,6 +30,7 @@ class MatrixConfig(dg.Config):
         "float32, with the ids and names of its rows and columns. Every user has at least one star in it."
     ),
 )
+@retried
 def user_item_matrix(
     context: dg.AssetExecutionContext,
     config: MatrixConfig,

@@ -8,6 +8,8 @@ import polars as pl
 from gh_assets import progress
 from gh_assets.assets.collection_plan import STARS_COLLECTED
 from gh_assets.assets.common import COLLECTION, OWNERS, preview, stopwatch, table_metadata
+from gh_assets.assets.conditions import CHAIN_FRESH
+from gh_assets.assets.running import retried
 from gh_assets.collector.stargazers import CollectionState
 from gh_assets.collector.users import merge_users, user_messages
 from gh_assets.ingest import Consumer
@@ -16,6 +18,7 @@ from gh_assets.schemas import USERS
 
 
 @dg.asset(
+    freshness_policy=CHAIN_FRESH,
     group_name=COLLECTION,
     kinds={"polars", "parquet", "mongodb"},
     owners=OWNERS,
@@ -25,6 +28,7 @@ from gh_assets.schemas import USERS
         "over all repositories: a user who was renamed is still one user, with the login read last."
     ),
 )
+@retried
 def users(
     context: dg.AssetExecutionContext, stargazers: pl.DataFrame, mongo: MongoResource
 ) -> dg.MaterializeResult[pl.DataFrame]:

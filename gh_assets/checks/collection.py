@@ -1,0 +1,159 @@
+"""Checks of what was collected."""
+
+from collections import Counter
+
+import dagster as dg
+import polars as pl
+
+from gh_assets.assets import repos, stargazers, users
+from gh_assets.assets.common import markdown_table
+from gh_assets.collector.forecast import PAGE
+from gh_assets.collector.outcomes import REACHABLE, Outcome
+from gh_assets.collector.stargazers import CollectionState, RepositoryState
+from gh_assets.resources import MongoResource
+
+GONE_SHARE = 0.1
+"""Above this share of listed repositories that are gone or blocked, a list is worth a look."""
+
+RESTRICTED_SHARE = 0.25
+"""Above this share of repositories whose stars may not be listed, the data are no longer what they seem."""
+
+UNKNOWN_SHARE = 0.05
+"""Above this share of repositories that could not be asked, something is wrong: the network, the quota, a cap."""
+
+OWN_LISTS = ("graphql", "stargazers")
+"""Sources that see all stars of a repository: others cannot match GitHub's count."""
+
+TOLERANCE, LEAST = 0.02, 5
+"""Stars come and go while a list is read: so much of GitHub's count, or so many, may be missing or too many."""
+
+MATCHING_SHARE, ALARMING_SHARE = 0.95, 0.5
+"""Below the first share of repositories that match it is worth a look, below the second something is broken."""
+
+SHOWN = 10
+
+
+@dg.asset_check(
+    asset=repos,
+    description=(
+        "Nearly all repositories that the lists name can be reached: warns when more than a tenth are gone or blocked, "
+        "and is red when there is none at all."
+    ),
+)
+def listed_repositories_are_there(repos: pl.DataFrame) -> dg.AssetCheckResult:
+    """Outcomes of the metadata."""
+    outcomes = Counter(repos["outcome"].to_list())
+    reachable = sum(outcomes[outcome.value] for outcome in REACHABLE)
+    lost = outcomes[Outcome.GONE.value] + outcomes[Outcome.BLOCKED.value]
+    return dg.AssetCheckResult(
+        passed=reachable > 0 and lost <= GONE_SHARE * repos.height,
+        severity=dg.AssetCheckSeverity.WARN if reachable else dg.AssetCheckSeverity.ERROR,
+        metadata={
+            "outcomes": markdown_table(["outcome", "repositories"], sorted(outcomes.items())),
+            "gone_or_blocked_share": lost / max(1, repos.height),
+        },
+    )
+
+
+@dg.asset_check(
+    asset=stargazers,
+    description=(
+        "Few repositories may be without stars because their lists are closed or they could not be reached: fails with "
+        "a warning when more than a quarter are restricted, or more than a twentieth unknown. Closed lists whose stars "
+        "were learned in another way do not count."
+    ),
+)
+def stargazers_could_be_listed(mongo: MongoResource) -> dg.AssetCheckResult:
+    """Outcomes over all collected repositories."""
+    with mongo.database() as database:
+        states = list(CollectionState(database).load().values())
+    outcomes = Counter(state.outcome.value for state in states)
+    sources = Counter(state.source for state in states if state.source is not None)
+    total = sum(outcomes.values())
+    restricted = outcomes[Outcome.RESTRICTED.value]
+    unknown = outcomes[Outcome.UNKNOWN.value]
+    return dg.AssetCheckResult(
+        passed=total > 0 and restricted <= RESTRICTED_SHARE * total and unknown <= UNKNOWN_SHARE * total,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={
+            "outcomes": markdown_table(["outcome", "repositories"], sorted(outcomes.items())),
+            "sources": markdown_table(["stars from", "repositories"], sorted(sources.items())),
+            "lists_closed": sum(state.closed_at is not None for state in states),
+            "restricted_share": restricted / total if total else 0.0,
+            "unknown": unknown,
+        },
+    )
+
+
+@dg.asset_check(
+    asset=stargazers,
+    description=(
+        "Of repositories whose own lists were read to the end, nearly all have as many stars stored as GitHub counts "
+        "(2 % or 5 stars may differ: lists change while they are read). Warns below 95 %, red below 50 %."
+    ),
+)
+def stars_match_githubs_count(mongo: MongoResource) -> dg.AssetCheckResult:
+    """Stored stars against `stargazers_count`, where both should be the same."""
+    with mongo.database() as database:
+        states = list(CollectionState(database).load().values())
+    compared = [state for state in states if _comparable(state)]
+    off = [state for state in compared if not _matches(state)]
+    share = 1 - len(off) / len(compared) if compared else 1.0
+    off.sort(key=lambda state: abs((state.stars or 0) - (state.stargazer_count or 0)), reverse=True)
+    return dg.AssetCheckResult(
+        passed=share >= MATCHING_SHARE,
+        severity=dg.AssetCheckSeverity.ERROR if share < ALARMING_SHARE else dg.AssetCheckSeverity.WARN,
+        metadata={
+            "compared": len(compared),
+            "matching_share": share,
+            "furthest_off": markdown_table(
+                ["repository", "stored", "by GitHub's count"],
+                [(state.full_name, state.stars, state.stargazer_count) for state in off[:SHOWN]],
+            ),
+        },
+    )
+
+
+def _comparable(state: RepositoryState) -> bool:
+    return (
+        state.outcome is Outcome.OK
+        and state.source in OWN_LISTS
+        and state.complete
+        and state.stars is not None
+        and state.stargazer_count is not None
+        and state.stargazer_count <= state.max_pages * PAGE
+    )
+
+
+def _matches(state: RepositoryState) -> bool:
+    assert state.stars is not None
+    assert state.stargazer_count is not None
+    return abs(state.stars - state.stargazer_count) <= max(LEAST, TOLERANCE * state.stargazer_count)
+
+
+@dg.asset_check(
+    asset=users,
+    additional_ins={"stargazers": dg.AssetIn("stargazers", metadata={"columns": ["repo_id", "user_id"]})},
+    description="Nobody starred a repository twice. Red: a collector has joined pages wrongly.",
+)
+def no_star_twice(stargazers: pl.DataFrame) -> dg.AssetCheckResult:
+    """Pairs of user and repository."""
+    twice = stargazers.height - stargazers.select(pl.struct("repo_id", "user_id").n_unique()).item()
+    return dg.AssetCheckResult(passed=twice == 0, metadata={"stars": stargazers.height, "twice": int(twice)})
+
+
+@dg.asset_check(
+    asset=users,
+    blocking=True,
+    additional_ins={"stargazers": dg.AssetIn("stargazers", metadata={"columns": ["user_id"]})},
+    description="Everybody who starred something is a user, and every user has starred something.",
+)
+def every_star_has_its_user(users: pl.DataFrame, stargazers: pl.DataFrame) -> dg.AssetCheckResult:
+    """User ids on both sides."""
+    starred = stargazers.select("user_id").unique()
+    missing = starred.join(users, on="user_id", how="anti").height
+    without = users.join(starred, on="user_id", how="anti").height
+    return dg.AssetCheckResult(
+        passed=missing == 0 and without == 0 and users["user_id"].is_unique().all(),
+        metadata={"stars_without_user": missing, "users_without_star": without},
+    )

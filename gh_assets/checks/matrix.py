@@ -1,0 +1,132 @@
+"""Checks of the matrix. They are blocking: no model is trained on what does not pass."""
+
+import dagster as dg
+import numpy as np
+import polars as pl
+from pydantic import Field
+
+from gh_assets.assets import user_item_matrix
+from gh_assets.recommender.interactions import UserItemMatrix
+from gh_assets.registry import SERVED, ModelRegistry
+from gh_assets.resources import GcsResource, MongoResource
+
+HALF = 0.5
+"""A matrix with less than this share of the users, repositories or stars of the last trained one is not believed."""
+
+DRIFT = 0.2
+"""So much of the density, or of the stars a user, may change from one training to the next without a word."""
+
+
+@dg.asset_check(
+    asset=user_item_matrix,
+    blocking=True,
+    description="Every row of the matrix has at least one star, and every star is a one.",
+)
+def every_user_has_a_star(user_item_matrix: UserItemMatrix) -> dg.AssetCheckResult:
+    """No empty rows, only ones."""
+    empty = int((np.diff(user_item_matrix.stars.indptr) == 0).sum())
+    ones = bool((user_item_matrix.stars.data == 1).all())
+    return dg.AssetCheckResult(
+        passed=empty == 0 and ones and user_item_matrix.stars.nnz > 0, metadata={"users_without_stars": empty}
+    )
+
+
+@dg.asset_check(
+    asset=user_item_matrix,
+    blocking=True,
+    additional_ins={"stargazers": dg.AssetIn("stargazers")},
+    description=(
+        "The matrix has exactly the pairs of user and repository that were collected, but for those with fewer "
+        "stars than the configured minimum."
+    ),
+)
+def matrix_has_exactly_the_collected_pairs(
+    user_item_matrix: UserItemMatrix, stargazers: pl.DataFrame
+) -> dg.AssetCheckResult:
+    """Compares the stored matrix with the stored stars, pair by pair."""
+    coordinates = user_item_matrix.stars.tocoo()
+    in_matrix = pl.DataFrame(
+        {
+            "user_id": user_item_matrix.user_ids[coordinates.row],
+            "repo_id": user_item_matrix.repo_ids[coordinates.col],
+        }
+    )
+    collected = stargazers.select("user_id", "repo_id").unique()
+    invented = in_matrix.join(collected, on=["user_id", "repo_id"], how="anti").height
+    twice = in_matrix.height - in_matrix.unique().height
+    lost = collected.join(in_matrix, on=["user_id", "repo_id"], how="anti")
+    # A pair may be missing only because its user or its repository is left out as a whole.
+    lost_inside = lost.filter(
+        pl.col("user_id").is_in(user_item_matrix.user_ids) & pl.col("repo_id").is_in(user_item_matrix.repo_ids)
+    ).height
+    unfiltered = user_item_matrix.min_user_stars == user_item_matrix.min_repo_stars == 1
+    return dg.AssetCheckResult(
+        passed=invented == 0 and twice == 0 and lost_inside == 0 and (lost.height == 0 or not unfiltered),
+        metadata={
+            "pairs_in_matrix": in_matrix.height,
+            "pairs_collected": collected.height,
+            "pairs_left_out_by_minimum": lost.height,
+            "pairs_not_collected": invented,
+        },
+    )
+
+
+class LikenessConfig(dg.Config):
+    """What a person knows better."""
+
+    accept: bool = Field(
+        default=False, description="Accept the matrix, however different: a list was dropped, or the home is another."
+    )
+
+
+@dg.asset_check(
+    asset=user_item_matrix,
+    blocking=True,
+    description=(
+        "The matrix is like the one that the newest model was trained on. Red, and nothing is trained, when users, "
+        "repositories or stars are less than half (lists could not be read, or data are missing); a warning when "
+        "density or stars a user changed by more than a fifth. To accept it: configure the check with accept."
+    ),
+)
+def matrix_is_like_the_last(
+    config: LikenessConfig, user_item_matrix: UserItemMatrix, mongo: MongoResource, gcs: GcsResource
+) -> dg.AssetCheckResult:
+    """Compares with what is registered beside the newest model."""
+    with mongo.database() as database:
+        models = [m for m in ModelRegistry(gcs.model_store(), database["models"]).list() if m.name in SERVED and m.data]
+    rows, columns = user_item_matrix.stars.shape
+    now = {"users": rows, "repositories": columns, "stars": int(user_item_matrix.stars.nnz)}
+    if not models:
+        return dg.AssetCheckResult(passed=True, description="There is no earlier one.", metadata=now)
+    newest = max(models, key=lambda model: model.time)
+    then = {name: int(newest.data.get(name) or 0) for name in now}
+    if not all(then.values()):
+        return dg.AssetCheckResult(passed=True, description=f"{newest.title} does not say on what.", metadata=now)
+    shares = {name: now[name] / then[name] for name in now}
+    lost = min(shares, key=lambda name: shares[name])
+    density = shares["stars"] / (shares["users"] * shares["repositories"])
+    history = shares["stars"] / shares["users"]
+    metadata = {
+        **now,
+        "compared_with": newest.title,
+        **{f"{name}_share": share for name, share in shares.items()},
+        "density_share": density,
+        "stars_a_user_share": history,
+    }
+    if shares[lost] < HALF and not config.accept:
+        return dg.AssetCheckResult(
+            passed=False,
+            severity=dg.AssetCheckSeverity.ERROR,
+            description=(
+                f"{now[lost]:,} {lost}; {newest.title} was trained on {then[lost]:,}. Look at repos and stargazers: "
+                "were they read whole? If it is meant to be so, run this with the check's config accept: true."
+            ),
+            metadata=metadata,
+        )
+    drifted = max(abs(np.log(density)), abs(np.log(history))) > np.log(1 + DRIFT)
+    return dg.AssetCheckResult(
+        passed=config.accept or not drifted,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"Density × {density:.2f}, stars a user × {history:.2f} since {newest.title}.",
+        metadata=metadata,
+    )
