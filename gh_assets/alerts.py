@@ -89,7 +89,7 @@ class Alerts:
             self._post(state, alert.payload(state.left_out.pop(subject, 0)))
             return True
 
-    def recovery(self, alert: Alert, now: dt.datetime) -> bool:
+    def recovery(self, alert: Alert) -> bool:
         """Tell that a subject is well again; False if it was not known to be ill."""
         with self._state() as state:
             failures = state.failing.pop(alert.subject, 0)
@@ -97,7 +97,9 @@ class Alerts:
                 return False
             state.left_out.pop(alert.subject, None)
             state.posted_at.pop(alert.subject, None)
-            self._post(state, {**alert.payload(0), "failures": failures, "at": now.isoformat()})
+            told = alert.payload(0)
+            runs = "1 failure" if failures == 1 else f"{failures} failures"
+            self._post(state, {**told, "text": f"{told['text']} After {runs}.", "failures": failures})
             return True
 
     def flush(self) -> int:

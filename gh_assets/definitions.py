@@ -1,20 +1,30 @@
 """The one `defs` that workspace.yaml loads. Only gathers."""
 
+import warnings
+
 import dagster as dg
 
 from gh_assets.assets import ALL_ASSETS
+from gh_assets.automation.executors import executor_of
 from gh_assets.automation.jobs import ALL_JOBS
 from gh_assets.automation.schedules import ALL_SCHEDULES
 from gh_assets.automation.sensors import ALL_SENSORS
 from gh_assets.checks import ALL_CHECKS
 from gh_assets.io_managers import GcsTypedIOManager
 from gh_assets.resources import GcsResource, GitHubResource, MongoResource
+from gh_assets.settings import load_settings
 
 _gcs = GcsResource()
 
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", dg.BetaWarning)
+    # The UI shows where each asset is written.
+    _assets = dg.with_source_code_references(ALL_ASSETS)
+
 defs = dg.Definitions(
-    assets=dg.with_source_code_references(ALL_ASSETS),
+    assets=_assets,
     asset_checks=ALL_CHECKS,
+    executor=executor_of(load_settings()),
     jobs=ALL_JOBS,
     schedules=ALL_SCHEDULES,
     sensors=ALL_SENSORS,

@@ -154,6 +154,16 @@ class Settings(BaseSettings):
         validation_alias="GH_ASSETS_KEEP_VERSIONS",
         description="Earlier contents of each stored object that are kept, for `gh-assets data undo`; 0: none.",
     )
+    executor: Literal["in_process", "multiprocess", "celery"] = Field(
+        default="in_process",
+        validation_alias="GH_ASSETS_EXECUTOR",
+        description="Where the steps of Dagster's runs are executed: `in_process`, `multiprocess` or `celery`.",
+    )
+    counts_after: Span = Field(
+        default=dt.timedelta(days=1),
+        validation_alias="GH_ASSETS_COUNTS_AFTER",
+        description="The sensor reads lists and GitHub's star counts again after this time, even if no list changed.",
+    )
     retire: bool = Field(
         default=False,
         validation_alias="GH_ASSETS_RETIRE",

@@ -11,9 +11,6 @@ LISTS_FRESH = dg.FreshnessPolicy.time_window(fail_window=dt.timedelta(days=7), w
 CHAIN_FRESH = dg.FreshnessPolicy.time_window(fail_window=dt.timedelta(days=45), warn_window=dt.timedelta(days=30))
 """Without enough new stars nothing is trained, for long; what nobody has touched for a month is forgotten."""
 
-READ_DAILY = dg.AutomationCondition.on_cron("0 2 * * *").with_label("every day at 02:00 UTC")
-"""GitHub's counts of stars, by which everything else is planned, are as old as the last look at them."""
-
 
 def follows(*ignored: str) -> dg.AutomationCondition:  # type: ignore[type-arg]
     """When what it is made from is newer, whole, and has passed its blocking checks.

@@ -31,7 +31,7 @@ class RecommendationsConfig(dg.Config):
 
 @dg.asset(
     deps=[champion],
-    automation_condition=follows("repos"),
+    automation_condition=follows("repos", "champion"),
     freshness_policy=CHAIN_FRESH,
     group_name=RECOMMENDER,
     kinds={"pytorch", "polars", "parquet"},

@@ -15,7 +15,7 @@ from gh_assets.assets.common import (
     stopwatch,
     table_metadata,
 )
-from gh_assets.assets.conditions import LISTS_FRESH, READ_DAILY
+from gh_assets.assets.conditions import LISTS_FRESH
 from gh_assets.assets.running import GITHUB_POOL, retried, tag_run
 from gh_assets.collection import read_star_events
 from gh_assets.collector.archive_stars import repositories_of_events
@@ -48,7 +48,6 @@ class ReposConfig(dg.Config):
 
 @dg.asset(
     pool=GITHUB_POOL,
-    automation_condition=READ_DAILY,
     freshness_policy=LISTS_FRESH,
     group_name=COLLECTION,
     kinds={"github", "polars", "parquet", "mongodb"},

@@ -8,6 +8,7 @@ import dagster as dg
 from dagster._core.events import DagsterEventType
 
 from gh_assets.alerts import Alert, Alerts
+from gh_assets.automation.jobs import BY_HAND
 from gh_assets.automation.ticks import interval
 from gh_assets.settings import load_settings
 
@@ -56,7 +57,7 @@ def run_alerts(context: dg.SensorEvaluationContext) -> dg.SkipReason:
             alerts.failure(Alert(run.job_name, "failure", text, {"run_id": run.run_id, "job": run.job_name}), now)
         else:
             text = f"{_title(run)} works again (run {run.run_id[:8]})."
-            if alerts.recovery(Alert(run.job_name, "recovery", text, {"run_id": run.run_id, "job": run.job_name}), now):
+            if alerts.recovery(Alert(run.job_name, "recovery", text, {"run_id": run.run_id, "job": run.job_name})):
                 context.log.info(text)
         ended = record.update_timestamp.replace(tzinfo=record.update_timestamp.tzinfo or dt.UTC)
         if ended > at + MOMENT:
@@ -75,7 +76,7 @@ def _ended_since(instance: dg.DagsterInstance, at: dt.datetime) -> Sequence[dg.R
 
 
 def _title(run: dg.DagsterRun) -> str:
-    if run.job_name.startswith("__"):  # Dagster's own name for materializing assets by hand
+    if run.job_name == BY_HAND:
         assets = sorted(key.to_user_string() for key in run.asset_selection or ())
         return f"Materializing {', '.join(assets[:3]) or 'assets'}{' and more' if len(assets) > 3 else ''}"
     return f"The job {run.job_name}"

@@ -3,12 +3,14 @@
 import datetime as dt
 import hashlib
 import json
+import time
 
 import dagster as dg
 
+from gh_assets.assets import repos
 from gh_assets.assets.collecting import collect_due
 from gh_assets.automation.jobs import collect_due_job, repos_job
-from gh_assets.automation.ticks import interval, one_run
+from gh_assets.automation.ticks import ABOUT, interval, last_materialization, one_run
 from gh_assets.collector import planning
 from gh_assets.collector.awesome import fingerprint_of_list
 from gh_assets.collector.ledger import MongoLedger
@@ -34,8 +36,9 @@ def _pause() -> dt.timedelta:
     minimum_interval_seconds=interval(900),
     default_status=dg.DefaultSensorStatus.STOPPED,
     description=(
-        "When an awesome list has changed (by its ETag, which costs no quota): reads the lists, adds partitions for "
-        "new repositories and notes which left. Off until you turn it on: reading the lists asks GitHub for metadata."
+        "When an awesome list has changed (by its ETag, which costs no quota), and when GitHub's star counts are older "
+        "than GH_ASSETS_COUNTS_AFTER: reads lists and counts, adds partitions for new repositories and notes which "
+        "left. Off until you turn it on: it asks GitHub for metadata, a point for some hundred repositories."
     ),
 )
 def lists_changed(
@@ -62,15 +65,18 @@ def lists_changed(
     context.update_cursor(json.dumps({"seen": now, "changes": changes}))
     # Lists may become what they once were: that is a change, too.
     about = f"lists {changes} {hashlib.sha256(json.dumps(now, sort_keys=True).encode()).hexdigest()[:16]}"
-    if _was_read(context, about):
-        unread = f" {len(failed)} could not be looked at: {failed[0]}" if failed else ""
-        return dg.SkipReason(f"The {len(now)} lists are as they were read.{unread}")
-    return one_run(context, repos_job.name, about, f"{len(now)} lists, at least one changed.", pause=_pause())
+    if not _was_read(context, about):
+        return one_run(context, repos_job.name, about, f"{len(now)} lists, at least one changed.", pause=_pause())
+    last = last_materialization(context.instance, repos.key)
+    patience = load_settings().counts_after.total_seconds()
+    if last is not None and time.time() - last.timestamp >= patience:
+        why = f"GitHub's counts are of {dt.datetime.fromtimestamp(last.timestamp, dt.UTC):%Y-%m-%d %H:%M} UTC."
+        return one_run(context, repos_job.name, f"counts {last.timestamp:.3f}", why, pause=_pause())
+    unread = f" {len(failed)} could not be looked at: {failed[0]}" if failed else ""
+    return dg.SkipReason(f"The {len(now)} lists are as they were read.{unread}")
 
 
 def _was_read(context: dg.SensorEvaluationContext, about: str) -> bool:
-    from gh_assets.automation.ticks import ABOUT
-
     done = dg.RunsFilter(job_name=repos_job.name, tags={ABOUT: about}, statuses=[dg.DagsterRunStatus.SUCCESS])
     return context.instance.get_runs_count(done) > 0
 

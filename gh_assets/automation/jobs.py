@@ -79,6 +79,13 @@ ALL_JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
 ]
 
 
+BY_HAND = "__ASSET_JOB"
+"""Dagster's own name for the job of assets that are materialized by hand or by their conditions."""
+
+REBUILDING = (rebuild_job.name, refresh_job.name, chain_job.name, BY_HAND)
+"""Jobs that may end in a new champion and new recommendations."""
+
+
 def range_tags(first: str, last: str) -> dict[str, str]:
     """Tags of one run over all partitions from `first` to `last`, in the order in which they were added."""
     return {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last}

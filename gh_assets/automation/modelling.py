@@ -6,7 +6,7 @@ import dagster as dg
 
 from gh_assets.assets import champion, collection_plan, recommendations, users
 from gh_assets.assets.collection_plan import STARS_COLLECTED
-from gh_assets.automation.jobs import judge_job, rebuild_job, recommend_job
+from gh_assets.automation.jobs import REBUILDING, judge_job, rebuild_job, recommend_job
 from gh_assets.automation.ticks import interval, last_materialization, metadata_of, one_run
 from gh_assets.registry import CHAMPION, PURPOSE, SERVED, ModelRegistry
 from gh_assets.resources import GcsResource, MongoResource
@@ -45,7 +45,9 @@ def enough_new_stars(context: dg.SensorEvaluationContext) -> dg.SensorResult | d
     if changed < share * used:
         return dg.SkipReason(f"{changed:,} stars changed since the last matrix; {share * used:,.0f} are enough.")
     about = "stars of the first matrix" if last is None else f"stars since {last.timestamp:.3f}"
-    return one_run(context, rebuild_job.name, about, f"{changed:,} of {stored:,} stars are new.", pause=_pause())
+    return one_run(
+        context, rebuild_job.name, about, f"{changed:,} of {stored:,} stars are new.", pause=_pause(), unless=REBUILDING
+    )
 
 
 @dg.sensor(
@@ -70,7 +72,9 @@ def models_to_judge(
     newest = max(models, key=lambda model: model.time)
     if last is not None and newest.time.timestamp() <= last.timestamp:
         return dg.SkipReason(f"{newest.title}, the newest model, has been judged.")
-    return one_run(context, judge_job.name, f"model {newest.title}", f"{newest.title} is new.", pause=_pause())
+    return one_run(
+        context, judge_job.name, f"model {newest.title}", f"{newest.title} is new.", pause=_pause(), unless=REBUILDING
+    )
 
 
 @dg.sensor(
@@ -96,4 +100,4 @@ def champion_changed(
     if last is not None and metadata_of(last).get("champion_revision", -1) >= move.revision:
         return dg.SkipReason(f"The recommendations are those of {move.name} {move.version}.")
     why = f"{move.name} {move.version} is the champion ({move.action})."
-    return one_run(context, recommend_job.name, f"champion {move.revision}", why, pause=_pause())
+    return one_run(context, recommend_job.name, f"champion {move.revision}", why, pause=_pause(), unless=REBUILDING)

@@ -20,8 +20,8 @@ keep_current = dg.AutomationConditionSensorDefinition(
     minimum_interval_seconds=interval(30),
     default_status=dg.DefaultSensorStatus.STOPPED,
     description=(
-        "The assets' own conditions: the lists are read every day, and what is made from the users follows them. Off "
-        "until you turn it on: reading the lists asks GitHub for metadata."
+        "The assets' own conditions: what is made from the lists and the users follows them, when they were "
+        "materialized by hand. Spends no quota, but trains: off until you turn it on."
     ),
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import dagster as dg
@@ -38,6 +38,7 @@ def one_run(
     why: str,
     *,
     pause: dt.timedelta,
+    unless: Collection[str] = (),
     run_config: Mapping[str, Any] | None = None,
 ) -> dg.SensorResult | dg.SkipReason:
     """Ask for one run because of a state of things, unless there was one.
@@ -55,12 +56,15 @@ def one_run(
     why : str
         For people.
     pause : timedelta
+    unless : collection of str
+        Other jobs that do the same among other things: nothing is asked for while one of them runs.
     run_config : mapping, optional
     """
     instance = context.instance
-    alive = instance.get_run_records(dg.RunsFilter(job_name=job, statuses=_ALIVE), limit=1)
-    if alive:
-        return dg.SkipReason(f"{why} A run of {job} is under way: {alive[0].dagster_run.run_id[:8]}.")
+    for other in (job, *unless):
+        alive = instance.get_run_records(dg.RunsFilter(job_name=other, statuses=_ALIVE), limit=1)
+        if alive:
+            return dg.SkipReason(f"{why} A run of {other} is under way: {alive[0].dagster_run.run_id[:8]}.")
     before = instance.get_run_records(dg.RunsFilter(job_name=job, tags={ABOUT: about}), limit=32)
     if before:
         ended = max(record.update_timestamp for record in before)

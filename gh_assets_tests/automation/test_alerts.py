@@ -71,15 +71,16 @@ def test_one_an_hour_and_subject_and_the_next_tells_how_many_were_left_out(hook:
 
 def test_recovery_is_told_once_and_only_after_a_failure(hook: Hook, tmp_path: Path) -> None:
     alerts = Alerts(tmp_path, SecretStr(hook.url), HOUR)
-    well = Alert("a_job", "recovery", "a_job works again")
-    assert not alerts.recovery(well, NOW)
+    well = Alert("a_job", "recovery", "a_job works again.")
+    assert not alerts.recovery(well)
     alerts.failure(failure(), NOW)
     alerts.failure(failure(), NOW)
-    assert alerts.recovery(well, NOW)
-    assert not alerts.recovery(well, NOW)
+    assert alerts.recovery(well)
+    assert not alerts.recovery(well)
     assert alerts.failure(failure(), NOW + HOUR / 10), "a failure after a recovery is news"
     assert [post["kind"] for post in hook.posted] == ["failure", "recovery", "failure"]
     assert hook.posted[1]["failures"] == 2
+    assert hook.posted[1]["text"] == "a_job works again. After 2 failures."
 
 
 def test_what_could_not_be_posted_waits_in_order(hook: Hook, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
