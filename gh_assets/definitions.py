@@ -5,6 +5,7 @@ import warnings
 import dagster as dg
 
 from gh_assets.assets import ALL_ASSETS
+from gh_assets.assets.collecting import SHARES_IO, SharesIOManager
 from gh_assets.automation.executors import executor_of
 from gh_assets.automation.jobs import ALL_JOBS
 from gh_assets.automation.schedules import ALL_SCHEDULES
@@ -30,6 +31,7 @@ defs = dg.Definitions(
     sensors=ALL_SENSORS,
     resources={
         "io_manager": GcsTypedIOManager(gcs=_gcs),
+        SHARES_IO: SharesIOManager(gcs=_gcs),
         "gcs": _gcs,
         "github": GitHubResource(),
         "mongo": MongoResource(),

@@ -8,7 +8,7 @@ import time
 import dagster as dg
 
 from gh_assets.assets import repos
-from gh_assets.assets.collecting import collect_due
+from gh_assets.assets.collecting import choose_due
 from gh_assets.automation.jobs import collect_due_job, repos_job
 from gh_assets.automation.ticks import ABOUT, interval, last_materialization, one_run
 from gh_assets.collector import planning
@@ -106,7 +106,7 @@ def _collect(
         f"plan {plan.generation}",
         why,
         pause=_pause(),
-        run_config={"ops": {collect_due.name: {"config": config}}},
+        run_config={"ops": {choose_due.name: {"config": config}}},
     )
 
 

@@ -5,7 +5,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
 from gh_assets.assets import CHAIN_ASSETS, champion, collection_plan, recommendations, repos, stargazers
-from gh_assets.assets.collecting import collect_due
+from gh_assets.assets.collecting import choose_due, collect_share, write_plan
 from gh_assets.assets.star_events import read_days_of_the_archive
 
 repos_job = dg.define_asset_job(
@@ -45,8 +45,8 @@ def archive_job() -> None:
     ),
 )
 def collect_due_job() -> None:
-    """One op for all repositories; see `gh_assets.assets.collecting`."""
-    collect_due()
+    """See `gh_assets.assets.collecting`."""
+    write_plan(choose_due().map(collect_share).collect())
 
 
 rebuild_job = dg.define_asset_job(

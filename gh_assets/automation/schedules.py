@@ -3,7 +3,7 @@
 import dagster as dg
 
 from gh_assets.assets import repos
-from gh_assets.assets.collecting import collect_due
+from gh_assets.assets.collecting import choose_due
 from gh_assets.assets.common import REPO_PARTITIONS
 from gh_assets.automation.jobs import chain_job, collect_due_job, range_tags, rebuild_job, repos_job
 
@@ -43,7 +43,7 @@ nightly_collection = dg.ScheduleDefinition(
     cron_schedule="0 2 * * *",
     execution_timezone="UTC",
     job=collect_due_job,
-    run_config={"ops": {collect_due.name: {"config": {"patient": True}}}},
+    run_config={"ops": {choose_due.name: {"config": {"patient": True}}}},
     default_status=dg.DefaultScheduleStatus.STOPPED,
     description=(
         "Every day at 02:00 UTC: the repositories that are due, as far as the quota goes beyond the reserve for "

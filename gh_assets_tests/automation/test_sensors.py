@@ -276,14 +276,32 @@ def test_one_click_asks_what_failed_was_closed_or_is_named_in_one_run(place: Pla
     result = job.execute_in_process(instance=place.instance)
     assert place.materialized(result) == {"o/r2"}, "launched as it is, it does not wait a week"
     assert asset_store(load_settings()).read_table("stargazers", "o/r2").height == 12
-    config = {"ops": {"collect_due": {"config": {"repositories": ["o/r0", "o/r7"]}}}}
+    config = {"ops": {"choose_due": {"config": {"repositories": ["o/r0", "o/r7"]}}}}
     assert place.materialized(job.execute_in_process(run_config=config, instance=place.instance)) == {"o/r0", "o/r7"}
-    wrong = {"ops": {"collect_due": {"config": {"repositories": ["not/there"]}}}}
+    wrong = {"ops": {"choose_due": {"config": {"repositories": ["not/there"]}}}}
     failed = job.execute_in_process(run_config=wrong, instance=place.instance, raise_on_error=False)
     assert not failed.success
-    data = failed.failure_data_for_node("collect_due")
+    data = failed.failure_data_for_node("choose_due")
     assert data is not None
     assert "'not/there' is no partition" in str(data.error)
+
+
+def test_work_is_shared_out_with_the_same_result(place: Place) -> None:
+    many = {f"m/r{number}": list(range(5 + number % 9)) for number in range(110)}
+    place.change(many)
+    place.run(lists_changed)
+    job = defs.resolve_job_def("collect_due_repositories")
+    config = {"ops": {"choose_due": {"config": {"shares": 8}}}}
+    result = job.execute_in_process(run_config=config, instance=place.instance)
+    steps = {event.step_key for event in result.get_step_success_events()}
+    assert len([step for step in steps if step and step.startswith("collect_share[")]) == 4, "none of a few"
+    assert place.materialized(result) == set(many)
+    store = asset_store(load_settings())
+    assert {name: store.read_table("stargazers", name).height for name in many} == {
+        name: len(who) for name, who in many.items()
+    }
+    assert list(store.objects.names("runs/")) == [], "what went between the steps is gone"
+    assert place.tick(new_repositories) == "Nothing is due of 110 repositories."
 
 
 def test_conditions_follow_the_users_once(place: Place) -> None:
