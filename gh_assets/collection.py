@@ -5,6 +5,7 @@ Between the collector, which knows no settings, and the assets, which only repor
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Collection as AbstractCollection
@@ -32,6 +33,11 @@ from gh_assets.services import MongoDatabase
 
 STAR_EVENTS_ASSET = "star_events"
 STARRED_SEGMENTS = "starred"
+
+UNLIMITED = 1_000_000
+"""The stand-in's limits are beyond it: there is no quota to speak of."""
+
+QUOTA_SAMPLES = 400
 
 PAGES_A_USER = 3
 """What a user's list is expected to have, before it is read."""
@@ -192,6 +198,8 @@ def collect(
     finally:
         sizes.remember()
     usage = client.usage if client is not None else None
+    if client is not None:
+        _remember_quota(database, client)
     quota = {r.value: left for r in Resource if client is not None and (left := client.pool.remaining(r)) is not None}
     return Collected(
         report,
@@ -216,6 +224,49 @@ def read_star_events(store: AssetStore, repositories: Sequence[RepositoryRef] | 
             events = events.filter(pl.col("repo_id").is_in(ids.implode()) | by_name)
         parts.append(events)
     return pl.concat(parts)
+
+
+@dataclass(frozen=True)
+class QuotaSample:
+    """What was left of the quota when a collection ended, and what it had spent.
+
+    Attributes
+    ----------
+    at : datetime
+        UTC.
+    resource : str
+    left, limit : int
+        Points of all accounts.
+    spent : int
+        Requests, or GraphQL points.
+    """
+
+    at: dt.datetime
+    resource: str
+    left: int
+    limit: int
+    spent: int
+
+
+def _remember_quota(database: MongoDatabase, client: GitHubClient) -> None:
+    """For the picture of it; the last `QUOTA_SAMPLES` are kept."""
+    spent = {Resource.REST: client.usage.requests, Resource.GRAPHQL: client.usage.graphql_points}
+    samples = []
+    for resource, points in spent.items():
+        left, limit = client.pool.remaining(resource), client.pool.limit(resource)
+        if left is not None and limit is not None and limit < UNLIMITED:
+            now = dt.datetime.now(dt.UTC)
+            samples.append({"at": now, "resource": resource.value, "left": left, "limit": limit, "spent": points})
+    if samples:
+        database["meta"].update_one(
+            {"_id": "quota samples"}, {"$push": {"samples": {"$each": samples, "$slice": -QUOTA_SAMPLES}}}, upsert=True
+        )
+
+
+def quota_samples(database: MongoDatabase) -> list[QuotaSample]:
+    """What was left of the quota after the last collections, oldest first."""
+    found = database["meta"].find_one({"_id": "quota samples"}) or {}
+    return [QuotaSample(**sample) for sample in found.get("samples", ())]
 
 
 class _QuerySizes:
@@ -370,7 +421,7 @@ class _Watch:
         usage, pool = self.client.usage, self.client.pool
         said = f", {usage.requests:,} requests"
         left, reset = pool.remaining(self.resource), pool.next_reset(self.resource)
-        if left is not None and (pool.limit(self.resource) or 0) < 1_000_000:
+        if left is not None and (pool.limit(self.resource) or 0) < UNLIMITED:
             said += f", {left:,} points left"
             said += f" until {clock_time(reset)}" if reset is not None else ""
         share = asked / to_ask if to_ask and not expected else min(1.0, pages / max(1, expected))

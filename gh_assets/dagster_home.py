@@ -31,6 +31,8 @@ from gh_assets.settings import load_settings
 # Dagster reads this in every process that executes steps, and has no other way to set it. This module is loaded by
 # each process that opens the instance, so it is the one place that reaches them all; a value of the user's wins.
 os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "1000")
+# One planned event an asset and run, not one a partition: our SQLite storage says so by itself, Postgres by this.
+os.environ.setdefault("DAGSTER_EMIT_PARTITION_SUBSET_IN_PLANNED_EVENTS", "1")
 
 
 class BatchedSqliteEventLogStorage(SqliteEventLogStorage):

@@ -15,6 +15,8 @@ from dagster._core.events import DagsterEventType
 from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, WorkerStatus
 from dagster._core.storage.tags import MAX_RETRIES_TAG
 
+import gh_assets.dagster_home  # noqa: F401 - sets how events are written, whatever stores them
+
 WORKER_EVENTS = 20
 """Engine events of a run that may name its process: it is among the first."""
 

@@ -4,6 +4,7 @@ import warnings
 
 import dagster as dg
 
+import gh_assets.dagster_home  # noqa: F401 - sets how events are written, in each process that executes steps
 from gh_assets.assets import ALL_ASSETS
 from gh_assets.assets.collecting import SHARES_IO, SharesIOManager
 from gh_assets.automation.executors import executor_of

@@ -176,6 +176,9 @@ def _matrix(content: bytes, wanted: type, asset: str) -> Any:
 
 
 def _place(store: AssetStore, asset: str, stored: list[StoredObject]) -> dict[str, Any]:
+    name = stored[0].name if len(stored) == 1 else f"assets/{asset}/"
+    page = store.objects.page(name)
+    link = {} if page is None else {"console": MetadataValue.url(page)}
     if len(stored) == 1:
-        return {"uri": MetadataValue.path(stored[0].uri), "crc32c": stored[0].crc32c}
-    return {"uri": MetadataValue.path(store.objects.uri(f"assets/{asset}/")), "objects": len(stored)}
+        return {"uri": MetadataValue.path(stored[0].uri), "crc32c": stored[0].crc32c, **link}
+    return {"uri": MetadataValue.path(store.objects.uri(name)), "objects": len(stored), **link}

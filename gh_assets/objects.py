@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import quote, urlsplit
 
 import google_crc32c
 import requests.adapters
@@ -128,6 +129,13 @@ class ObjectStore:
 
     def uri(self, name: str) -> str:
         return f"gs://{self.name}/{name}"
+
+    def page(self, name: str) -> str | None:
+        """Where a person sees an object (or a folder, if the name ends in ``/``): Google's console. None: embedded."""
+        if urlsplit(self._wire.address).hostname != "storage.googleapis.com":
+            return None
+        kind = "browser" if name.endswith("/") else "browser/_details"
+        return f"https://console.cloud.google.com/storage/{kind}/{quote(self.name)}/{quote(name)}"
 
     def write(
         self,

@@ -159,6 +159,16 @@ class Settings(BaseSettings):
         validation_alias="GH_ASSETS_EXECUTOR",
         description="Where the steps of Dagster's runs are executed: `in_process`, `multiprocess` or `celery`.",
     )
+    celery_broker: SecretStr | None = Field(
+        default=None,
+        validation_alias="GH_ASSETS_CELERY_BROKER",
+        description="The Redis that hands steps to Celery workers, and their results back: `redis://host:6379/0`.",
+    )
+    celery_lost_after: Span = Field(
+        default=dt.timedelta(minutes=30),
+        validation_alias="GH_ASSETS_CELERY_LOST_AFTER",
+        description="A step whose worker vanished is given to another after this time; longer than any step takes.",
+    )
     counts_after: Span = Field(
         default=dt.timedelta(days=1),
         validation_alias="GH_ASSETS_COUNTS_AFTER",

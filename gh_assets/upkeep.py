@@ -9,12 +9,13 @@ from __future__ import annotations
 import datetime as dt
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
 
 from gh_assets.asset_store import AssetStore
+from gh_assets.collection import UNLIMITED, QuotaSample, quota_samples
 from gh_assets.collector import planning
 from gh_assets.collector.forecast import CONNECTIONS_A_POINT
 from gh_assets.collector.limits import Resource
@@ -48,16 +49,20 @@ class Plan:
         Of the schema `COLLECTION_PLAN`.
     stars_collected : int
         Stars that are stored, those of repositories that no list names any more included.
+    quota : list of QuotaSample
+        What was left after the last collections.
     """
 
     table: pl.DataFrame
     stars_collected: int
+    quota: list[QuotaSample] = field(default_factory=list)
 
 
 def make_plan(database: MongoDatabase, repos: pl.DataFrame) -> Plan:
     """The plan as of now, from `repos` and the states in Mongo."""
     states = CollectionState(database).load()
-    return Plan(planning.facts(repos, states), sum(state.stars or 0 for state in states.values()))
+    stars = sum(state.stars or 0 for state in states.values())
+    return Plan(planning.facts(repos, states), stars, quota_samples(database))
 
 
 @dataclass(frozen=True)
@@ -124,10 +129,6 @@ class Quota:
         until = "" if self.reset is None else f" until {self.reset:%H:%M} UTC"
         unit = "GraphQL points" if self.resource is Resource.GRAPHQL else "requests"
         return f"{self.left:,} of {self.limit:,} {unit} left{until}, {self.reserved:,} of them reserved for people"
-
-
-UNLIMITED = 1_000_000
-"""The stand-in's limits are beyond it."""
 
 
 def quota_of(settings: Settings, known: Sequence[dict[str, Any]], now: dt.datetime) -> Quota:

@@ -45,6 +45,11 @@ class Wire:
         self._pool = urllib3.PoolManager(num_pools=2, maxsize=connections, block=True, retries=False, timeout=TIMEOUT)
         self._refresh = google.auth.transport.requests.Request()
 
+    @property
+    def address(self) -> str:
+        """Of the service."""
+        return self._base
+
     def download(self, bucket: str, name: str) -> bytes:
         """The content of an object, its checksum verified.
 

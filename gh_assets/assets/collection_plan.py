@@ -1,17 +1,19 @@
 """`collection_plan`: what is known of each repository, and so whom the sensors will ask next, and why."""
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import dagster as dg
+import numpy as np
 import polars as pl
 from dagster._core.definitions.metadata import RawMetadataValue
 
-from gh_assets.assets.common import COLLECTION, OWNERS, markdown_table, picture, stopwatch, table_metadata
+from gh_assets.assets.common import COLLECTION, OWNERS, github_link, markdown_table, picture, stopwatch, table_metadata
 from gh_assets.assets.conditions import LISTS_FRESH, follows
 from gh_assets.assets.running import retried
 from gh_assets.assets.stargazers import stargazers
+from gh_assets.collection import QuotaSample
 from gh_assets.collector import planning
 from gh_assets.resources import MongoResource
 from gh_assets.schemas import COLLECTION_PLAN, UTC_TIME
@@ -58,7 +60,7 @@ def plan_metadata(plan: Plan, settings: Settings) -> dict[str, RawMetadataValue]
     wanted = planning.due(plan.table, now, patience_of(settings))
     counts: Mapping[str, int] = dict(wanted["why"].value_counts().rows())
     rows = [
-        (name, why, round(news, 1), pages)
+        (github_link(name, settings), why, round(news, 1), pages)
         for name, why, news, pages in wanted.head(SHOWN).select("full_name", "why", "news", "pages").rows()
     ]
     return {
@@ -68,18 +70,44 @@ def plan_metadata(plan: Plan, settings: Settings) -> dict[str, RawMetadataValue]
         **{f"due_{why.value}": counts.get(why.value, 0) for why in planning.EVERY_WHY},
         "next": markdown_table(["repository", "why", "news expected", "pages"], rows),
         STARS_COLLECTED: plan.stars_collected,
-        "age": picture(_ages(plan.table, now), "Age of the stars"),
+        "overview": picture(_overview(plan.table, now), "Ages and sizes"),
+        **_quota(plan.quota),
     }
 
 
-def _ages(plan: pl.DataFrame, now: dt.datetime) -> "Figure":
+def _overview(plan: pl.DataFrame, now: dt.datetime) -> "Figure":
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 2.6), layout="constrained")
-    axes = figure.add_subplot()
+    figure = Figure(figsize=(9, 2.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
     read = plan.filter(pl.col("collected_at").is_not_null())
     ages = (pl.lit(now, dtype=UTC_TIME) - pl.col("collected_at")).dt.total_seconds() / 86_400
-    axes.hist(read.select(ages.alias("days"))["days"].to_numpy(), bins=40, color="tab:blue")
-    axes.set_xlabel(f"days since the stars were read ({plan.height - read.height:,} repositories: never)")
-    axes.set_ylabel("repositories")
+    left.hist(read.select(ages.alias("days"))["days"].to_numpy(), bins=40, color="tab:blue")
+    left.set_xlabel(f"days since the stars were read ({plan.height - read.height:,}: never)")
+    left.set_ylabel("repositories")
+    sizes = read["stars"].drop_nulls().to_numpy()
+    if len(sizes):
+        right.hist(sizes + 1, bins=np.geomspace(1, max(10, sizes.max() + 2), 40), color="tab:blue")
+        right.set_xscale("log")
+    right.set_xlabel("stars a repository (stored)")
     return figure
+
+
+def _quota(samples: Sequence[QuotaSample]) -> dict[str, RawMetadataValue]:
+    """Quota over time as a picture, and the newest as numbers, which the UI draws by itself."""
+    if not samples:
+        return {}
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 2.6), layout="constrained")
+    axes = figure.add_subplot()
+    newest: dict[str, RawMetadataValue] = {}
+    for resource in sorted({sample.resource for sample in samples}):
+        mine = [sample for sample in samples if sample.resource == resource]
+        axes.plot([s.at for s in mine], [100 * s.left / s.limit for s in mine], marker=".", label=resource)  # type: ignore[arg-type]
+        newest |= {f"quota_left_{resource}": mine[-1].left, f"quota_spent_{resource}": mine[-1].spent}
+    axes.set_ylim(0, 105)
+    axes.set_ylabel("% of the quota left")
+    axes.tick_params(axis="x", rotation=20)
+    axes.legend(loc="lower left")
+    return {"quota": picture(figure, "Quota left after each collection"), **newest}

@@ -5,10 +5,13 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
 
 import dagster as dg
+import numpy as np
 import polars as pl
 from dagster._core.events import DagsterEvent, DagsterEventBatchMetadata
 from dagster._core.execution.context.metadata_logging import (
@@ -17,10 +20,13 @@ from dagster._core.execution.context.metadata_logging import (
     OutputMetadataHandle,
 )
 
+from gh_assets.collector.awesome import is_full_name
 from gh_assets.schemas import TableSchema
+from gh_assets.settings import Settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 OWNERS = ["team:recommender"]
 
@@ -64,7 +70,26 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> dg.M
     return dg.MetadataValue.md("\n".join(lines))
 
 
+@dataclass(frozen=True)
+class Link:
+    """A cell of a table that leads somewhere."""
+
+    text: str
+    address: str
+
+
+def github_link(full_name: str, settings: Settings) -> Link | str:
+    """A repository's page, where there is a GitHub that people can look at."""
+    if settings.uses_standin or not is_full_name(full_name):
+        return full_name
+    host = urlsplit(settings.github_api_url)
+    place = "github.com" if host.hostname == "api.github.com" else host.netloc
+    return Link(full_name, f"{host.scheme}://{place}/{full_name}")
+
+
 def _cell(value: Any) -> str:
+    if isinstance(value, Link):
+        return f"[{_cell(value.text)}]({quote(value.address, safe=':/')})"
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list):
@@ -97,6 +122,22 @@ def learning_curve(history: Sequence[Mapping[str, float]], metric: str) -> dg.Ma
         right.annotate(f"{values[best]:.4f}", (epochs[best], values[best]), xytext=(6, -12), textcoords="offset points")
         right.set_ylabel(f"validation {metric}", color="tab:blue")
     return picture(figure, "Learning curve")
+
+
+def lengths(values: "NDArray[np.int64]", label: str, title: str) -> dg.MarkdownMetadataValue:
+    """How long something is, from one to many, as a picture with logarithmic axes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 2.6), layout="constrained")
+    axes = figure.add_subplot()
+    if len(values):
+        axes.hist(values, bins=np.geomspace(1, max(10, int(values.max()) + 1), 40).tolist(), color="tab:blue")
+        axes.axvline(float(np.median(values)), color="tab:orange", linestyle="--", label="median")
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.legend()
+    axes.set_xlabel(label)
+    return picture(figure, title)
 
 
 def picture(figure: "Figure", title: str) -> dg.MarkdownMetadataValue:

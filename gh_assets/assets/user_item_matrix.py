@@ -6,7 +6,7 @@ import polars as pl
 from pydantic import Field
 
 from gh_assets import progress
-from gh_assets.assets.common import OWNERS, RECOMMENDER, markdown_table, stopwatch
+from gh_assets.assets.common import OWNERS, RECOMMENDER, lengths, markdown_table, stopwatch
 from gh_assets.assets.conditions import CHAIN_FRESH, follows
 from gh_assets.assets.running import retried
 from gh_assets.recommender.interactions import UserItemMatrix, build_user_item_matrix
@@ -61,6 +61,7 @@ def user_item_matrix(
             "density": float(matrix.stars.nnz / (rows * columns)),
             "median_stars_a_user": float(np.median(a_user)),
             "sha256": matrix.fingerprint,
+            "stars_a_repository": lengths(popular, "stars a repository", "Stars a repository"),
             "preview": markdown_table(
                 ["repository", "users"], [(str(matrix.full_names[item]), int(popular[item])) for item in top]
             ),

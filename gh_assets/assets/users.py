@@ -7,7 +7,7 @@ import polars as pl
 
 from gh_assets import progress
 from gh_assets.assets.collection_plan import STARS_COLLECTED
-from gh_assets.assets.common import COLLECTION, OWNERS, preview, stopwatch, table_metadata
+from gh_assets.assets.common import COLLECTION, OWNERS, lengths, preview, stopwatch, table_metadata
 from gh_assets.assets.conditions import CHAIN_FRESH
 from gh_assets.assets.running import retried
 from gh_assets.collector.stargazers import CollectionState
@@ -46,6 +46,7 @@ def users(
             "dagster/row_count": table.height,
             "preview": preview(table.sort("stars", descending=True)),
             "stars": stargazers.height,
+            "history_lengths": lengths(table["stars"].to_numpy(), "stars a user", "Lengths of users' histories"),
             STARS_COLLECTED: sum(state.stars or 0 for state in states.values()),
             "documents_inserted": applied.inserted,
             "documents_changed": applied.changed,

@@ -1,0 +1,229 @@
+"""Postgres for Dagster's history, Redis and two Celery workers for the steps: the same data as one process. Slow."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+from dagster import DagsterInstance
+
+from gh_assets.asset_store import AssetStore
+from gh_assets.embedded import services as embedded
+from gh_assets.embedded.standin.app import Standin
+from gh_assets.embedded.standin.world import World
+from gh_assets.objects import ObjectStore, make_client
+from gh_assets_tests.conftest import SETTINGS
+from gh_assets_tests.dev import BIN, ROOT, until
+from gh_assets_tests.scale.services import NEEDED, available, postgres, redis
+from gh_assets_tests.worlds import LIST, world_of
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not available(), reason=NEEDED)]
+
+REPOSITORIES, USERS = 160, 150
+
+
+def world() -> World:
+    """Users with tastes, so that there is something to learn."""
+    rng = np.random.default_rng(5)
+    stars = {}
+    for repo in range(REPOSITORIES):
+        like = np.where(np.arange(USERS) % 3 == repo % 3, 6.0, 1.0)
+        who = rng.choice(USERS, 12 + repo % 20, replace=False, p=like / like.sum())
+        stars[f"o/r{repo}"] = who.tolist()
+    return world_of(stars, users=USERS)
+
+
+@dataclass
+class Team:
+    """Services that all share, and workers with homes of their own."""
+
+    folder: Path
+    environment: dict[str, str]
+    endpoint: str
+    bucket: str
+    workers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def home(self, name: str) -> dict[str, str]:
+        place = self.folder / name
+        place.mkdir(exist_ok=True)
+        return {**self.environment, "GH_ASSETS_HOME": str(place)}
+
+    def start_worker(self, name: str) -> None:
+        log = (self.folder / f"{name}.log").open("wb")
+        worker = ["-A", "gh_assets.celery_app", "worker", "-n", f"{name}@here", "-c", "1", "-l", "INFO"]
+        self.workers[name] = subprocess.Popen(
+            [BIN / "celery", *worker], cwd=ROOT, env=self.home(name), stdout=log, stderr=log, start_new_session=True
+        )
+        until(lambda: "ready." in (self.folder / f"{name}.log").read_text())
+
+    def kill(self, name: str) -> None:
+        os.killpg(self.workers[name].pid, signal.SIGKILL)
+        self.workers.pop(name).wait(30)
+
+    def execute(self, job: str, config: dict[str, object] | None = None) -> subprocess.Popen[bytes]:
+        """Run a job; its steps go to the workers."""
+        command = [str(BIN / "dagster"), "job", "execute", "-m", "gh_assets.definitions", "-j", job]
+        if config is not None:
+            path = self.folder / f"{job}.yaml"
+            path.write_text(yaml.safe_dump(config))
+            command += ["-c", str(path)]
+        log = (self.folder / f"{job}.log").open("wb")
+        return subprocess.Popen(command, cwd=ROOT, env=self.home("driver"), stdout=log, stderr=log)
+
+    def end(self, job: str, process: subprocess.Popen[bytes]) -> None:
+        assert process.wait(300) == 0, (self.folder / f"{job}.log").read_text()[-4000:]
+
+    def store(self) -> AssetStore:
+        return AssetStore(ObjectStore(make_client(endpoint=self.endpoint), self.bucket))
+
+
+@pytest.fixture
+def team(
+    fresh_home: Path, tmp_path: Path, serve_world: Callable[..., tuple[Standin, str]]
+) -> Iterator[tuple[Team, Standin]]:
+    standin, url = serve_world(world())
+    with postgres() as pg, redis() as broker:
+        configuration = tmp_path / "configuration"
+        configuration.mkdir()
+        told = yaml.safe_load((ROOT / "deploy/team/dagster.yaml").read_text())
+        told["storage"]["postgres"]["postgres_db"]["port"] = pg
+        (configuration / "dagster.yaml").write_text(yaml.safe_dump(told))
+        endpoint = embedded.gcs_endpoint(fresh_home)
+        client = make_client(endpoint=endpoint)
+        for bucket in ("team-data", "team-models"):
+            client.create_bucket(bucket)
+        clean = {name: value for name, value in os.environ.items() if name not in SETTINGS}
+        environment = {
+            **clean,
+            "DAGSTER_HOME": str(configuration),
+            "DAGSTER_PG_USER": "dagster",
+            "DAGSTER_PG_PASSWORD": "",
+            "DAGSTER_PG_HOST": "127.0.0.1",
+            "DAGSTER_PG_DB": "dagster",
+            "GH_ASSETS_EXECUTOR": "celery",
+            "GH_ASSETS_CELERY_BROKER": f"redis://127.0.0.1:{broker}/0",
+            "GH_ASSETS_CELERY_LOST_AFTER": "8s",
+            "MONGO_URI": embedded.mongo_uri(fresh_home),
+            "GCS_BUCKET": "team-data",
+            "GCS_MODEL_BUCKET": "team-models",
+            "GCS_PROJECT": "team",
+            "STORAGE_EMULATOR_HOST": endpoint,
+            "GITHUB_API_URL": url,
+            "GITHUB_TOKENS": "token",
+            "GH_ASSETS_AWESOME": LIST,
+            "GH_ASSETS_SOURCE": "stargazers",
+            "GH_ASSETS_WORKERS": "2",
+        }
+        team = Team(tmp_path, environment, endpoint, "team-data")
+        try:
+            yield team, standin
+        finally:
+            for name in list(team.workers):
+                team.kill(name)
+
+
+def alone(folder: Path, url: str) -> dict[str, pl.DataFrame]:
+    """The stars that one process collects in a home of its own."""
+    home = folder / "alone"
+    home.mkdir()
+    clean = {name: value for name, value in os.environ.items() if name not in SETTINGS}
+    environment = {
+        **clean, "GH_ASSETS_HOME": str(home), "GITHUB_API_URL": url, "GITHUB_TOKENS": "token",
+        "GH_ASSETS_AWESOME": LIST, "GH_ASSETS_SOURCE": "stargazers",
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "gh_assets.cli", "run", "--epochs", "2", "--json"],
+        env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["stars"] > 0
+    store = AssetStore(ObjectStore(make_client(endpoint=embedded.gcs_endpoint(home)), "gh-assets"))
+    return contents(store)
+
+
+def contents(store: AssetStore) -> dict[str, pl.DataFrame]:
+    """What was collected and made of it, but for times of reading."""
+    names = sorted(store.partitions("stargazers"))
+    tables = {name: store.read_table("stargazers", name).sort("user_id") for name in names}
+    matrix = store.read_matrix("user_item_matrix")
+    return tables | {
+        "users": store.read_table("users").sort("user_id"),
+        "matrix": pl.DataFrame({"sha256": [matrix.fingerprint]}),
+    }
+
+
+def same(found: dict[str, pl.DataFrame], expected: dict[str, pl.DataFrame]) -> None:
+    assert found.keys() == expected.keys()
+    different = [name for name in found if not found[name].equals(expected[name])]
+    assert not different
+
+
+def who_worked(team: Team) -> dict[str, list[str]]:
+    """Steps by the worker that executed them, over all runs."""
+    os.environ.update({name: team.environment[name] for name in team.environment if name.startswith("DAGSTER")})
+    found: dict[str, list[str]] = {}
+    with DagsterInstance.from_config(team.environment["DAGSTER_HOME"]) as instance:
+        for run in instance.get_runs():
+            for entry in instance.all_logs(run.run_id):
+                if entry.dagster_event is None or not entry.dagster_event.is_engine_event:
+                    continue
+                worker = entry.dagster_event.engine_event_data.metadata.get("Celery worker")
+                if worker is not None:
+                    found.setdefault(str(worker.value), []).append(str(entry.step_key))
+    return found
+
+
+def test_two_workers_do_what_one_process_does(team: tuple[Team, Standin], monkeypatch: pytest.MonkeyPatch) -> None:
+    crew, _ = team
+    for name in ("DAGSTER_HOME", "DAGSTER_PG_USER", "DAGSTER_PG_PASSWORD", "DAGSTER_PG_HOST", "DAGSTER_PG_DB"):
+        monkeypatch.setenv(name, crew.environment[name])
+    for name in ("one", "two"):
+        crew.start_worker(name)
+    crew.end("read_lists", crew.execute("read_lists"))
+    shares: dict[str, object] = {"ops": {"choose_due": {"config": {"shares": 6}}}}
+    crew.end("collect_due_repositories", crew.execute("collect_due_repositories", shares))
+    few: dict[str, object] = {"ops": {"recvae_model": {"config": {"epochs": 2}}}}
+    crew.end("rebuild_from_stars", crew.execute("rebuild_from_stars", few))
+    worked = who_worked(crew)
+    assert set(worked) == {"one@here", "two@here"}
+    steps = {step for steps in worked.values() for step in steps}
+    assert {f"collect_share[{number}]" for number in range(6)} <= steps
+    assert all(any(step.startswith("collect_share") for step in steps) for steps in worked.values())
+    monkeypatch.delenv("DAGSTER_HOME")
+    same(contents(crew.store()), alone(crew.folder, crew.environment["GITHUB_API_URL"]))
+
+
+def test_a_worker_that_is_killed_costs_only_what_it_had_not_finished(
+    team: tuple[Team, Standin], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crew, standin = team
+    for name in ("one", "two"):
+        crew.start_worker(name)
+    crew.end("read_lists", crew.execute("read_lists"))
+    standin.faults.probabilities = {"slow": 1.0}
+    standin.faults.slow_seconds = 0.15
+    before = standin.served["stargazers"]
+    process = crew.execute("collect_due_repositories", {"ops": {"choose_due": {"config": {"shares": 6}}}})
+    until(lambda: standin.served["stargazers"] - before >= 50)
+    crew.kill("one")
+    began = time.monotonic()
+    standin.faults.probabilities = {}
+    crew.end("collect_due_repositories", process)
+    assert time.monotonic() - began < 240
+    few: dict[str, object] = {"ops": {"recvae_model": {"config": {"epochs": 2}}}}
+    crew.end("rebuild_from_stars", crew.execute("rebuild_from_stars", few))
+    # A share has some 27 repositories; what the dead worker had stored of it is not asked again, but for what it had
+    # not told Mongo yet.
+    assert standin.served["stargazers"] - before <= REPOSITORIES + REPOSITORIES // 6 + 4
+    same(contents(crew.store()), alone(crew.folder, crew.environment["GITHUB_API_URL"]))
