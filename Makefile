@@ -36,7 +36,7 @@ test: lint
 	$(BIN)/python -m pytest -n 2 -m 'not slow' --dist loadscope
 
 test-slow: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[scale]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[scale,kubernetes,rendering]'
 	$(BIN)/python -m pytest -m slow
 
 screenshots: $(READY)

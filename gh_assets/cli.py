@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -436,6 +437,49 @@ def undo(asset: str, before: datetime, as_json: bool) -> None:
         _print_json(changed)
     else:
         _output().print(f"{len(changed)} objects of {asset} are what they were before {before:%Y-%m-%d %H:%M:%S} UTC.")
+
+
+@data.command("backup")
+@click.argument("folder", type=click.Path(path_type=Path))
+@json_option
+def backup_command(folder: Path, as_json: bool) -> None:
+    """Copy Mongo's collections and both buckets into FOLDER, which must not exist yet."""
+    from gh_assets.backup import back_up
+    from gh_assets.services import open_mongo
+
+    settings = load_settings()
+    with open_mongo(settings) as database:
+        copied = back_up(database, _stores(settings), folder, workers=settings.workers)
+    _tell_copied(copied, f"are in {folder}", as_json)
+
+
+@data.command("restore")
+@click.argument("folder", type=click.Path(path_type=Path))
+@json_option
+def restore_command(folder: Path, as_json: bool) -> None:
+    """Put the backup in FOLDER into an empty database and empty buckets."""
+    from gh_assets.backup import restore
+    from gh_assets.services import open_mongo
+
+    settings = load_settings()
+    with open_mongo(settings) as database:
+        copied = restore(folder, database, _stores(settings), workers=settings.workers)
+    _tell_copied(copied, "are where the settings say. Next: gh-assets models verify", as_json)
+
+
+def _stores(settings: Settings) -> dict[str, Any]:
+    from gh_assets.services import connect_gcs, data_store, model_store
+
+    client = connect_gcs(settings)
+    return {"data": data_store(settings, client), "models": model_store(settings, client)}
+
+
+def _tell_copied(copied: Any, words: str, as_json: bool) -> None:
+    if as_json:
+        _print_json(asdict(copied))
+    else:
+        size = copied.bytes / 1e6
+        _output().print(f"{copied.documents:,} documents and {copied.objects:,} objects ({size:,.1f} MB) {words}")
 
 
 @cli.command("github-standin")

@@ -154,10 +154,11 @@ class Settings(BaseSettings):
         validation_alias="GH_ASSETS_KEEP_VERSIONS",
         description="Earlier contents of each stored object that are kept, for `gh-assets data undo`; 0: none.",
     )
-    executor: Literal["in_process", "multiprocess", "celery"] = Field(
+    executor: Literal["in_process", "multiprocess", "celery", "kubernetes"] = Field(
         default="in_process",
         validation_alias="GH_ASSETS_EXECUTOR",
-        description="Where the steps of Dagster's runs are executed: `in_process`, `multiprocess` or `celery`.",
+        description="Where the steps of Dagster's runs are executed: `in_process`, `multiprocess`, `celery`, "
+        "`kubernetes`.",
     )
     celery_broker: SecretStr | None = Field(
         default=None,

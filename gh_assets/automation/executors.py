@@ -37,6 +37,16 @@ def executor_of(settings: Settings) -> dg.ExecutorDefinition:
             {"broker": address, "backend": address, "config_source": celery_options(settings)}, name="celery"
         )
         return executor
+    if settings.executor == "kubernetes":
+        try:
+            from dagster_k8s import k8s_job_executor
+        except ImportError:
+            raise ConfigurationError(
+                "GH_ASSETS_EXECUTOR is kubernetes, but dagster-k8s is not installed: pip install "
+                "'gh-assets[kubernetes]'."
+            ) from None
+        pods: dg.ExecutorDefinition = k8s_job_executor
+        return pods
     return dg.in_process_executor
 
 

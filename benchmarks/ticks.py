@@ -1,0 +1,123 @@
+"""How long one look of each sensor takes, with many repositories.
+
+Run: python benchmarks/ticks.py [--repositories 50000] [--rounds 5]
+
+Fills a home with so many repositories (plan in the bucket, partitions and materializations in Dagster) of which a
+tenth is due, and evaluates the tick of each sensor as the daemon does. Prints the median and the longest.
+"""
+
+import argparse
+import datetime as dt
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+import polars as pl
+from dagster import DagsterInstance
+
+from gh_assets.assets import CHAIN_ASSETS, stargazers
+from gh_assets.assets.collection_plan import STARS_COLLECTED
+from gh_assets.automation.sensors import ALL_SENSORS
+from gh_assets.dagster_home import open_instance
+from gh_assets.definitions import defs
+from gh_assets.resources import GcsResource, GitHubResource, MongoResource
+from gh_assets.schemas import COLLECTION_PLAN, REPOS
+from gh_assets.services import asset_store
+from gh_assets.settings import load_settings
+
+RESOURCES = {"gcs": GcsResource(), "mongo": MongoResource(), "github": GitHubResource()}
+
+
+def fill(instance: DagsterInstance, count: int) -> None:
+    rng = np.random.default_rng(0)
+    now = dt.datetime.now(dt.UTC)
+    names = [f"owner-{number % 700}/repo-{number}" for number in range(count)]
+    counted = rng.integers(1, 5000, count)
+    moved = counted + np.where(rng.random(count) < 0.1, 50, 0)
+    asked = [now - dt.timedelta(days=float(days)) for days in rng.uniform(1.5, 29, count)]
+    common = {"repo_id": np.arange(count), "full_name": names, "partition": names}
+    plan = pl.DataFrame(
+        {
+            **common,
+            "stargazer_count": moved,
+            "counted_then": counted,
+            "stars": np.minimum(counted, 1000),
+            "outcome": ["ok"] * count,
+            "asked_at": asked,
+            "collected_at": asked,
+            "closed_at": [None] * count,
+        },
+        schema_overrides=COLLECTION_PLAN.dtypes,
+    ).select(list(COLLECTION_PLAN.dtypes))
+    store = asset_store(load_settings())
+    store.write_table("collection_plan", plan)
+    filler = {name: [None] * count for name in REPOS.dtypes if name not in common}
+    repos = pl.DataFrame({**common, **filler, "outcome": ["ok"] * count}, schema_overrides=REPOS.dtypes).with_columns(
+        topics=pl.lit([], pl.List(pl.String)), lists=pl.lit(["a/b"])
+    )
+    store.write_table("repos", repos.select(list(REPOS.dtypes)))
+    instance.add_dynamic_partitions("repo", names)
+    for asset in CHAIN_ASSETS:
+        if asset is not stargazers:
+            metadata = {STARS_COLLECTED: int(plan["stars"].sum()), "stars": 1}
+            instance.report_runless_asset_event(dg.AssetMaterialization(asset.key, metadata=metadata))
+    events = [dg.AssetMaterialization(stargazers.key, partition=name) for name in names]
+    _report(instance, events)
+
+
+def _report(instance: DagsterInstance, events: list[dg.AssetMaterialization]) -> None:
+    """In one run, as the collector does."""
+    from gh_assets.assets.common import report_materializations
+
+    @dg.op
+    def report(context: dg.OpExecutionContext) -> None:
+        report_materializations(context, stargazers.key, {str(event.partition): {"outcome": "ok"} for event in events})
+
+    graph = dg.GraphDefinition(name="fill", node_defs=[report])
+    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    dg.JobDefinition(name="fill", graph_def=graph).execute_in_process(instance=instance, run_config=quiet)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repositories", type=int, default=50_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
+        os.environ["GH_ASSETS_HOME"] = str(Path(home))
+        with open_instance() as instance:
+            began = time.perf_counter()
+            fill(instance, options.repositories)
+            print(f"{options.repositories:,} repositories, filled in {time.perf_counter() - began:.0f} s")
+            repository = defs.get_repository_def()
+            for sensor in ALL_SENSORS:
+                took, said, cursor = [], "", None
+                for _ in range(options.rounds):
+                    began = time.perf_counter()
+                    context = dg.build_sensor_context(
+                        instance=instance,
+                        repository_def=repository,
+                        sensor_name=sensor.name,
+                        cursor=cursor,
+                        resources={name: RESOURCES[name] for name in sensor.required_resource_keys},
+                    )
+                    if isinstance(sensor, dg.AutomationConditionSensorDefinition):
+                        keys = [asset.key for asset in CHAIN_ASSETS]
+                        result = dg.evaluate_automation_conditions(
+                            defs=defs, instance=instance, asset_selection=dg.AssetSelection.assets(*keys)
+                        )
+                        said = f"{result.total_requested} requested"
+                    else:
+                        told = sensor.evaluate_tick(context)
+                        said = str(told.skip_message or f"{len(told.run_requests or [])} run")[:90]
+                        cursor = told.cursor
+                    took.append(time.perf_counter() - began)
+                print(f"{sensor.name}: {statistics.median(took):.2f} s, at most {max(took):.2f} s ({said})")
+
+
+if __name__ == "__main__":
+    main()

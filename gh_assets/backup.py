@@ -1,0 +1,190 @@
+"""A copy of everything that is kept: Mongo's collections as BSON (as ``mongodump`` writes them), the buckets as files.
+
+The copy is whole or not there: it is made beside, and gets its name at the end. What is written while it is made may be
+in it or not, but no object is half of one and half of another: documents are read before the objects that they name,
+and objects are never changed, only replaced.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import bson
+from pymongo import UpdateOne
+
+from gh_assets.collector.concurrency import map_bounded
+from gh_assets.errors import InputError, StoredDataError
+from gh_assets.objects import ABSENT, ObjectStore, StoredObject
+from gh_assets.services import MongoDatabase
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+BATCH = 1000
+
+
+@dataclass(frozen=True)
+class Copied:
+    """What a backup or a restoration moved."""
+
+    documents: int
+    objects: int
+    bytes: int
+
+
+def back_up(database: MongoDatabase, stores: dict[str, ObjectStore], folder: Path, *, workers: int = 8) -> Copied:
+    """Write everything into a folder that does not exist yet.
+
+    Parameters
+    ----------
+    database : pymongo database
+    stores : dict of str to ObjectStore
+        Buckets by what they hold: ``data``, ``models``.
+    folder : Path
+    workers : int
+
+    Raises
+    ------
+    InputError
+        If the folder exists, or cannot be written to.
+    """
+    if folder.exists():
+        raise InputError(f"{folder} exists: name a new folder for the backup.")
+    draft = folder.with_name(f".{folder.name}.draft")
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        (draft / "mongo").mkdir(parents=True)
+        collections = {name: _dump(database, name, draft / "mongo") for name in _collections(database)}
+        objects: list[dict[str, Any]] = []
+        for kind, store in stores.items():
+            place = draft / kind
+            place.mkdir()
+
+            def fetch(found: StoredObject, store: ObjectStore = store, place: Path = place) -> dict[str, Any]:
+                name = hashlib.sha256(found.name.encode()).hexdigest()
+                sha256 = store.read_to(found.name, place / name)
+                size = (place / name).stat().st_size
+                return {"name": found.name, "file": name, "sha256": sha256, "size": size, "meta": dict(found.metadata)}
+
+            described = list(map_bounded(fetch, store.list(""), workers))
+            objects += [{"bucket": kind, **entry} for entry in described]
+        manifest = {
+            "format": FORMAT,
+            "made_at": dt.datetime.now(dt.UTC).isoformat(),
+            "collections": collections,
+            "objects": sorted(objects, key=lambda entry: (entry["bucket"], entry["name"])),
+        }
+        (draft / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+        draft.rename(folder)
+    except OSError as error:
+        raise InputError(f"The backup {folder} cannot be written ({error.strerror}): make room.") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return Copied(sum(collections.values()), len(objects), sum(entry["size"] for entry in objects))
+
+
+def restore(folder: Path, database: MongoDatabase, stores: dict[str, ObjectStore], *, workers: int = 8) -> Copied:
+    """Put a backup into an empty database and empty buckets. Begun and interrupted, it is simply run again.
+
+    Objects get new generations there; the models' documents are told.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no backup, or what is there already is not of this backup.
+    StoredDataError
+        If a file of the backup is not what it was.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder} holds no whole backup: {MANIFEST} cannot be read.") from error
+    if manifest.get("format") != FORMAT:
+        raise InputError(f"{folder} was written by another version (format {manifest.get('format')}, not {FORMAT}).")
+    wanted = {(entry["bucket"], entry["name"]) for entry in manifest["objects"]}
+    for kind, store in stores.items():
+        foreign = next((name for name in store.names("") if (kind, name) not in wanted), None)
+        if foreign is not None:
+            raise InputError(f"{store.uri(foreign)} is there already: restore into empty buckets.")
+    marker = {"_id": "restoring", "backup": manifest["made_at"]}
+    if database["meta"].find_one(marker) is None:
+        full = next((name for name in manifest["collections"] if _has_documents(database, name)), None)
+        if full is not None:
+            raise InputError(f"The collection {full} of {database.name} has documents: restore into an empty database.")
+        database["meta"].insert_one(dict(marker))
+
+    def upload(entry: dict[str, Any]) -> StoredObject:
+        path = folder / entry["bucket"] / entry["file"]
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
+                raise StoredDataError(f"{path} is not what was backed up: its SHA-256 differs.")
+        store = stores[entry["bucket"]]
+        present = store.describe(entry["name"])
+        if present is not None and present.size == entry["size"]:
+            return present
+        generation = ABSENT if present is None else present.generation
+        content = path.read_bytes() if entry["size"] < 1 << 20 else path
+        return store.write(entry["name"], content, if_generation=generation, metadata=entry["meta"])
+
+    stored = list(map_bounded(upload, manifest["objects"], workers))
+    for name in manifest["collections"]:
+        _load(database, name, folder / "mongo" / f"{name}.bson")
+    _tell_models(database, {found.name: found for found in stored if found.bucket == stores["models"].name})
+    database["meta"].delete_one({"_id": "restoring"})
+    return Copied(sum(manifest["collections"].values()), len(stored), sum(found.size for found in stored))
+
+
+def _collections(database: MongoDatabase) -> list[str]:
+    return sorted(name for name in database.list_collection_names() if not name.startswith("system."))
+
+
+def _has_documents(database: MongoDatabase, name: str) -> bool:
+    # A database that was only looked at knows which migrations it has seen.
+    return database[name].find_one({"_id": {"$nin": ["schema", "world"]}}) is not None
+
+
+def _dump(database: MongoDatabase, name: str, folder: Path) -> int:
+    count = 0
+    with (folder / f"{name}.bson").open("wb") as file:
+        # Each is a run of documents as they are on the wire; pymongo types it as one document.
+        for batch in database[name].find_raw_batches({}, batch_size=BATCH):
+            documents = cast("bytes", batch)
+            file.write(documents)
+            count += len(bson.decode_all(documents))
+    return count
+
+
+def _load(database: MongoDatabase, name: str, path: Path) -> None:
+    with path.open("rb") as file:
+        batch: list[dict[str, Any]] = []
+        for document in bson.decode_file_iter(file):
+            batch.append(document)
+            if len(batch) == BATCH:
+                _insert(database, name, batch)
+                batch = []
+        _insert(database, name, batch)
+
+
+def _insert(database: MongoDatabase, name: str, documents: list[dict[str, Any]]) -> None:
+    """Those that are not there yet: a restoration that was interrupted goes on."""
+    if documents:
+        wanted = {"_id": {"$in": [document["_id"] for document in documents]}}
+        present = {found["_id"] for found in database[name].find(wanted, {"_id": 1})}
+        missing = [document for document in documents if document["_id"] not in present]
+        if missing:
+            database[name].insert_many(missing, ordered=False)
+
+
+def _tell_models(database: MongoDatabase, objects: dict[str, StoredObject]) -> None:
+    changes = [
+        UpdateOne({"_id": found["_id"]}, {"$set": {"generation": stored.generation, "bucket": stored.bucket}})
+        for found in database["models"].find({"object": {"$exists": True}}, {"object": 1})
+        if (stored := objects.get(str(found["object"]))) is not None
+    ]
+    if changes:
+        database["models"].bulk_write(changes, ordered=False)

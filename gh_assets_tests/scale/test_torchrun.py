@@ -1,0 +1,57 @@
+"""The trainer under `torchrun`: two processes, one model, which the asset takes over. Slow."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from gh_assets.recommender.interactions import UserItemMatrix
+from gh_assets.registry import ModelRegistry
+from gh_assets.services import asset_store, connect_mongo, model_store
+from gh_assets.settings import load_settings
+from gh_assets_tests.dev import BIN, ROOT
+from gh_assets_tests.recommender.matrices import taste_matrix
+
+pytestmark = pytest.mark.slow
+
+
+def test_two_processes_register_one_model(fresh_home: Path) -> None:
+    import numpy as np
+
+    settings = load_settings()
+    stars = taste_matrix(users=300)
+    users, items = stars.shape
+    matrix = UserItemMatrix(
+        stars,
+        np.arange(users),
+        np.array([f"u{number}" for number in range(users)]),
+        np.arange(items),
+        np.array([f"o/{number}" for number in range(items)]),
+    )
+    asset_store(settings).write_matrix("user_item_matrix", matrix)
+    command = [
+        BIN / "torchrun", "--nproc-per-node", "2", "--standalone", "-m", "gh_assets.train_together", "--epochs", "3"
+    ]  # fmt: skip
+    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip() == "recvae 1"
+    database = connect_mongo(settings)
+    registry = ModelRegistry(model_store(settings), database["models"])
+    (model,) = registry.list()
+    assert model.data["users"] == 300
+    assert "matrix" in model.lineage
+    again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+    assert again.stdout.strip() == "recvae 1, trained before"
+    database.client.close()
+
+
+def test_without_torchrun_it_says_how_to_start_it() -> None:
+    done = subprocess.run(
+        [BIN / "python", "-m", "gh_assets.train_together"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert "start it by torchrun" in done.stderr
