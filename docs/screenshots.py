@@ -79,6 +79,8 @@ def main() -> None:
         "stargazers": ("/assets/stargazers?view=partitions", "Partitions"),
         "model": ("/assets/recvae_model?view=overview", "learning_curve"),
         "champion": ("/assets/champion?view=overview", "scores"),
+        "leaderboard": ("/assets/leaderboard?view=overview", "plot"),
+        "plan": ("/assets/collection_plan?view=overview", "overview"),
         "checks": ("/assets/user_item_matrix?view=checks", "every_user_has_a_star"),
         "automation": ("/automation", "new_repositories"),
     }

@@ -21,12 +21,12 @@ from dagster import DagsterInstance
 from gh_assets.asset_store import AssetStore
 from gh_assets.embedded import services as embedded
 from gh_assets.embedded.standin.app import Standin
-from gh_assets.embedded.standin.world import World
+from gh_assets.embedded.standin.world import World, read_world
 from gh_assets.objects import ObjectStore, make_client
 from gh_assets_tests.conftest import SETTINGS
 from gh_assets_tests.dev import BIN, ROOT, until
 from gh_assets_tests.scale.services import NEEDED, available, postgres, redis
-from gh_assets_tests.worlds import LIST, world_of
+from gh_assets_tests.worlds import world_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not available(), reason=NEEDED)]
 
@@ -82,7 +82,11 @@ class Team:
         return subprocess.Popen(command, cwd=ROOT, env=self.home("driver"), stdout=log, stderr=log)
 
     def end(self, job: str, process: subprocess.Popen[bytes]) -> None:
-        assert process.wait(300) == 0, (self.folder / f"{job}.log").read_text()[-4000:]
+        assert process.wait(900) == 0, (self.folder / f"{job}.log").read_text()[-4000:]
+
+    def alone(self) -> dict[str, pl.DataFrame]:
+        """What one process collects of the same world, and makes of it."""
+        return alone(self.folder, self.environment["GITHUB_API_URL"], self.environment["GH_ASSETS_AWESOME"])
 
     def store(self) -> AssetStore:
         return AssetStore(ObjectStore(make_client(endpoint=self.endpoint), self.bucket))
@@ -90,9 +94,14 @@ class Team:
 
 @pytest.fixture
 def team(
-    fresh_home: Path, tmp_path: Path, serve_world: Callable[..., tuple[Standin, str]]
+    fresh_home: Path,
+    tmp_path: Path,
+    serve_world: Callable[..., tuple[Standin, str]],
+    request: pytest.FixtureRequest,
 ) -> Iterator[tuple[Team, Standin]]:
-    standin, url = serve_world(world())
+    """Postgres, Redis, buckets and Mongo for all, and a world: a small one, or that of a file."""
+    served = read_world(Path(request.param)) if hasattr(request, "param") else world()
+    standin, url = serve_world(served)
     with postgres() as pg, redis() as broker:
         configuration = tmp_path / "configuration"
         configuration.mkdir()
@@ -121,7 +130,7 @@ def team(
             "STORAGE_EMULATOR_HOST": endpoint,
             "GITHUB_API_URL": url,
             "GITHUB_TOKENS": "token",
-            "GH_ASSETS_AWESOME": LIST,
+            "GH_ASSETS_AWESOME": served.lists[0],
             "GH_ASSETS_SOURCE": "stargazers",
             "GH_ASSETS_WORKERS": "2",
         }
@@ -133,18 +142,18 @@ def team(
                 team.kill(name)
 
 
-def alone(folder: Path, url: str) -> dict[str, pl.DataFrame]:
+def alone(folder: Path, url: str, awesome: str) -> dict[str, pl.DataFrame]:
     """The stars that one process collects in a home of its own."""
     home = folder / "alone"
     home.mkdir()
     clean = {name: value for name, value in os.environ.items() if name not in SETTINGS}
     environment = {
         **clean, "GH_ASSETS_HOME": str(home), "GITHUB_API_URL": url, "GITHUB_TOKENS": "token",
-        "GH_ASSETS_AWESOME": LIST, "GH_ASSETS_SOURCE": "stargazers",
+        "GH_ASSETS_AWESOME": awesome, "GH_ASSETS_SOURCE": "stargazers",
     }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "gh_assets.cli", "run", "--epochs", "2", "--json"],
-        env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300,
+        env=environment, cwd=ROOT, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["stars"] > 0
@@ -201,7 +210,7 @@ def test_two_workers_do_what_one_process_does(team: tuple[Team, Standin], monkey
     assert {f"collect_share[{number}]" for number in range(6)} <= steps
     assert all(any(step.startswith("collect_share") for step in steps) for steps in worked.values())
     monkeypatch.delenv("DAGSTER_HOME")
-    same(contents(crew.store()), alone(crew.folder, crew.environment["GITHUB_API_URL"]))
+    same(contents(crew.store()), crew.alone())
 
 
 def test_a_worker_that_is_killed_costs_only_what_it_had_not_finished(
@@ -226,4 +235,30 @@ def test_a_worker_that_is_killed_costs_only_what_it_had_not_finished(
     # A share has some 27 repositories; what the dead worker had stored of it is not asked again, but for what it had
     # not told Mongo yet.
     assert standin.served["stargazers"] - before <= REPOSITORIES + REPOSITORIES // 6 + 4
-    same(contents(crew.store()), alone(crew.folder, crew.environment["GITHUB_API_URL"]))
+    same(contents(crew.store()), crew.alone())
+
+
+STARS = os.environ.get("GH_ASSETS_TEST_STARS", "")
+"""A file of stars, for the test at its size."""
+
+
+@pytest.mark.skipif(not STARS, reason="set GH_ASSETS_TEST_STARS to a file of stars")
+@pytest.mark.parametrize("team", [STARS], indirect=True)
+def test_a_whole_crawl_with_a_worker_killed_in_the_middle(team: tuple[Team, Standin]) -> None:
+    crew, standin = team
+    crew.environment["GH_ASSETS_CELERY_LOST_AFTER"] = "90s"  # longer than a share takes
+    for name in ("one", "two"):
+        crew.start_worker(name)
+    crew.end("read_lists", crew.execute("read_lists"))
+    repositories = len(standin.world.repositories)
+    before = standin.served["stargazers"]
+    process = crew.execute("collect_due_repositories", {"ops": {"choose_due": {"config": {"shares": 16}}}})
+    until(lambda: standin.served["stargazers"] - before >= repositories // 2, 600)
+    crew.kill("one")
+    crew.end("collect_due_repositories", process)
+    asked = standin.served["stargazers"] - before
+    few: dict[str, object] = {"ops": {"recvae_model": {"config": {"epochs": 2}}}}
+    crew.end("rebuild_from_stars", crew.execute("rebuild_from_stars", few))
+    same(contents(crew.store()), crew.alone())
+    alone_asked = standin.served["stargazers"] - before - asked
+    assert alone_asked <= asked <= alone_asked + alone_asked // 16, "at most the pages of one share are asked twice"
