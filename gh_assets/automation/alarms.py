@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 from dagster._core.events import DagsterEventType
+from dagster._core.scheduler.instigation import TickStatus
 
 from gh_assets.alerts import Alert, Alerts
 from gh_assets.automation.jobs import BY_HAND
@@ -17,6 +18,9 @@ AT_ONCE = 200
 
 MOMENT = dt.timedelta(seconds=1)
 """Runs that end within it may become visible in another order."""
+
+TICKS = 4
+"""Looks that are gone back; with the last three failed, somebody should know."""
 
 _ENDED = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS]
 
@@ -64,9 +68,28 @@ def run_alerts(context: dg.SensorEvaluationContext) -> dg.SkipReason:
             seen = set()
         at = max(at, ended)
         seen.add(run.run_id)
+    _tell_of_ticks(context, alerts)
     context.update_cursor(json.dumps({"at": at.isoformat(), "seen": sorted(seen)}))
     late = f" {waiting} alerts wait for the webhook to answer." if waiting else ""
     return dg.SkipReason(f"{len(records)} runs ended, {failed} of them failed.{late}")
+
+
+def _tell_of_ticks(context: dg.SensorEvaluationContext, alerts: Alerts) -> None:
+    """Sensors and schedules whose looks fail one after the other: no run of theirs would ever tell."""
+    for state in context.instance.all_instigator_state():
+        ticks = context.instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=TICKS)
+        ended = [tick for tick in ticks if tick.status is not TickStatus.STARTED]
+        name = state.instigator_name
+        if len(ended) >= TICKS - 1 and all(tick.status is TickStatus.FAILURE for tick in ended):
+            error = ended[0].error
+            while error is not None and error.cause is not None:
+                error = error.cause
+            reason = "no reason was given" if error is None else error.message.strip()
+            text = f"{name} cannot look any more: {reason}"
+            context.log.error(text)
+            alerts.failure(Alert(f"look of {name}", "failure", text, {"sensor": name}), dt.datetime.now(dt.UTC))
+        elif ended and ended[0].status is not TickStatus.FAILURE:
+            alerts.recovery(Alert(f"look of {name}", "recovery", f"{name} looks again.", {"sensor": name}))
 
 
 def _ended_since(instance: dg.DagsterInstance, at: dt.datetime) -> Sequence[dg.RunRecord]:

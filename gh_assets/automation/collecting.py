@@ -10,7 +10,7 @@ import dagster as dg
 from gh_assets.assets import repos
 from gh_assets.assets.collecting import choose_due
 from gh_assets.automation.jobs import collect_due_job, repos_job
-from gh_assets.automation.ticks import ABOUT, interval, last_materialization, one_run
+from gh_assets.automation.ticks import ABOUT, interval, last_materialization, one_run, pause_of
 from gh_assets.collector import planning
 from gh_assets.collector.awesome import fingerprint_of_list
 from gh_assets.collector.ledger import MongoLedger
@@ -22,12 +22,6 @@ from gh_assets.upkeep import patience_of, quota_of, read_plan
 
 PAUSE = dt.timedelta(minutes=5)
 """Before a run that changed nothing is tried again."""
-
-
-def _pause() -> dt.timedelta:
-    """Shorter where the sensors look more often."""
-    chosen = load_settings().sensor_interval
-    return PAUSE if chosen is None else min(PAUSE, chosen * 2)
 
 
 @dg.sensor(
@@ -66,12 +60,14 @@ def lists_changed(
     # Lists may become what they once were: that is a change, too.
     about = f"lists {changes} {hashlib.sha256(json.dumps(now, sort_keys=True).encode()).hexdigest()[:16]}"
     if not _was_read(context, about):
-        return one_run(context, repos_job.name, about, f"{len(now)} lists, at least one changed.", pause=_pause())
+        return one_run(
+            context, repos_job.name, about, f"{len(now)} lists, at least one changed.", pause=pause_of(PAUSE, 2)
+        )
     last = last_materialization(context.instance, repos.key)
     patience = load_settings().counts_after.total_seconds()
     if last is not None and time.time() - last.timestamp >= patience:
         why = f"GitHub's counts are of {dt.datetime.fromtimestamp(last.timestamp, dt.UTC):%Y-%m-%d %H:%M} UTC."
-        return one_run(context, repos_job.name, f"counts {last.timestamp:.3f}", why, pause=_pause())
+        return one_run(context, repos_job.name, f"counts {last.timestamp:.3f}", why, pause=pause_of(PAUSE, 2))
     unread = f" {len(failed)} could not be looked at: {failed[0]}" if failed else ""
     return dg.SkipReason(f"The {len(now)} lists are as they were read.{unread}")
 
@@ -105,7 +101,7 @@ def _collect(
         collect_due_job.name,
         f"plan {plan.generation}",
         why,
-        pause=_pause(),
+        pause=pause_of(PAUSE, 2),
         run_config={"ops": {choose_due.name: {"config": config}}},
     )
 

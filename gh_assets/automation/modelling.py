@@ -7,17 +7,12 @@ import dagster as dg
 from gh_assets.assets import champion, collection_plan, recommendations, users
 from gh_assets.assets.collection_plan import STARS_COLLECTED
 from gh_assets.automation.jobs import REBUILDING, judge_job, rebuild_job, recommend_job
-from gh_assets.automation.ticks import interval, last_materialization, metadata_of, one_run
+from gh_assets.automation.ticks import interval, last_materialization, metadata_of, one_run, pause_of
 from gh_assets.registry import CHAMPION, PURPOSE, SERVED, ModelRegistry
 from gh_assets.resources import GcsResource, MongoResource
 from gh_assets.settings import load_settings
 
 PAUSE = dt.timedelta(minutes=15)
-
-
-def _pause() -> dt.timedelta:
-    chosen = load_settings().sensor_interval
-    return PAUSE if chosen is None else min(PAUSE, chosen * 4)
 
 
 @dg.sensor(
@@ -46,7 +41,12 @@ def enough_new_stars(context: dg.SensorEvaluationContext) -> dg.SensorResult | d
         return dg.SkipReason(f"{changed:,} stars changed since the last matrix; {share * used:,.0f} are enough.")
     about = "stars of the first matrix" if last is None else f"stars since {last.timestamp:.3f}"
     return one_run(
-        context, rebuild_job.name, about, f"{changed:,} of {stored:,} stars are new.", pause=_pause(), unless=REBUILDING
+        context,
+        rebuild_job.name,
+        about,
+        f"{changed:,} of {stored:,} stars are new.",
+        pause=pause_of(PAUSE, 4),
+        unless=REBUILDING,
     )
 
 
@@ -73,7 +73,12 @@ def models_to_judge(
     if last is not None and newest.time.timestamp() <= last.timestamp:
         return dg.SkipReason(f"{newest.title}, the newest model, has been judged.")
     return one_run(
-        context, judge_job.name, f"model {newest.title}", f"{newest.title} is new.", pause=_pause(), unless=REBUILDING
+        context,
+        judge_job.name,
+        f"model {newest.title}",
+        f"{newest.title} is new.",
+        pause=pause_of(PAUSE, 4),
+        unless=REBUILDING,
     )
 
 
@@ -100,4 +105,6 @@ def champion_changed(
     if last is not None and metadata_of(last).get("champion_revision", -1) >= move.revision:
         return dg.SkipReason(f"The recommendations are those of {move.name} {move.version}.")
     why = f"{move.name} {move.version} is the champion ({move.action})."
-    return one_run(context, recommend_job.name, f"champion {move.revision}", why, pause=_pause(), unless=REBUILDING)
+    return one_run(
+        context, recommend_job.name, f"champion {move.revision}", why, pause=pause_of(PAUSE, 4), unless=REBUILDING
+    )

@@ -31,6 +31,12 @@ def interval(seconds: int) -> int:
     return seconds if chosen is None else max(1, int(chosen.total_seconds()))
 
 
+def pause_of(usual: dt.timedelta, looks: int) -> dt.timedelta:
+    """How long to wait before a run that changed nothing is tried again; shorter where the sensors look more often."""
+    chosen = load_settings().sensor_interval
+    return usual if chosen is None else min(usual, chosen * looks)
+
+
 def one_run(
     context: dg.SensorEvaluationContext,
     job: str,

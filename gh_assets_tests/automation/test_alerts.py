@@ -150,3 +150,48 @@ def test_each_run_that_failed_is_told_once_with_its_reason(hook: Hook, look: Any
     assert [post["kind"] for post in hook.posted] == ["failure", "failure", "recovery"]
     assert "the list is empty: name one" in hook.posted[0]["text"]
     assert "The job a_job works again" in hook.posted[2]["text"]
+
+
+def test_a_sensor_that_cannot_look_is_told_and_so_is_when_it_can(hook: Hook, look: Any) -> None:
+    from dagster._core.definitions.run_request import InstigatorType
+    from dagster._core.remote_origin import (
+        InProcessCodeLocationOrigin,
+        RemoteInstigatorOrigin,
+        RemoteRepositoryOrigin,
+    )
+    from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, TickData, TickStatus
+    from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+    from dagster._utils.error import SerializableErrorInfo
+
+    place = InProcessCodeLocationOrigin(LoadableTargetOrigin(module_name="x"))
+    origin = RemoteInstigatorOrigin(RemoteRepositoryOrigin(place, "__repository__"), "stale_stars")
+    state = InstigatorState(origin, InstigatorType.SENSOR, InstigatorStatus.RUNNING)
+    look.instance.add_instigator_state(state)
+    now = dt.datetime.now(dt.UTC).timestamp()
+
+    def tick(number: int, status: TickStatus) -> None:
+        error = SerializableErrorInfo("MongoDB does not answer\n", [], "ServiceUnavailableError")
+        look.instance.create_tick(
+            TickData(
+                instigator_origin_id=origin.get_id(),
+                instigator_name="stale_stars",
+                instigator_type=InstigatorType.SENSOR,
+                status=status,
+                timestamp=now + number,
+                selector_id=state.selector_id,
+                error=error if status is TickStatus.FAILURE else None,
+            )
+        )
+
+    look()
+    tick(1, TickStatus.FAILURE)
+    tick(2, TickStatus.FAILURE)
+    look()
+    assert hook.posted == [], "one that fails now and then is no news"
+    tick(3, TickStatus.FAILURE)
+    look()
+    look()
+    assert [post["text"] for post in hook.posted] == ["stale_stars cannot look any more: MongoDB does not answer"]
+    tick(4, TickStatus.SKIPPED)
+    look()
+    assert hook.posted[-1]["text"] == "stale_stars looks again. After 2 failures."
