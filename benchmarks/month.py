@@ -343,6 +343,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
     for run in found["timeline"]:
         color = {"SUCCESS": "tab:green", "FAILURE": "tab:red"}.get(run["status"], "tab:orange")
         above.barh(jobs.index(run["job"]), max(0.05, run["end"] - run["start"]), left=run["start"], color=color)
+    above.set_ylim(-2.6, len(jobs) - 0.1)
     above.set_yticks(range(len(jobs)), [job.replace("__ASSET_JOB", "by conditions") for job in jobs])
     for when, kind in found["alert_times"]:
         above.plot(
@@ -359,7 +360,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
     for when, words in found["world"]:
         for axes in (above, middle, below):
             axes.axvline(when, color="0.8", zorder=0, linewidth=0.8)
-        above.text(when, -0.75, words, rotation=90, fontsize=6, va="bottom", ha="right", color="0.4")
+        above.text(when, -2.5, words, rotation=90, fontsize=7, va="bottom", ha="right", color="0.3")
     middle.plot(*zip(*found["behind"], strict=True), color="tab:blue")
     middle.set_ylabel("stars behind")
     middle.set_ylim(0, min(1.0, max(0.1, 1.1 * max(value for when, value in found["behind"] if when > 2))))
