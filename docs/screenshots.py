@@ -90,7 +90,9 @@ def main() -> None:
         for name, (path, shows) in pages.items():
             if options.only in (None, name):
                 # Only on a wide page has the graph room for what its nodes say.
-                page.set_viewport_size({"width": 2300 if name == "graph" else 1500, "height": 820})
+                page.set_viewport_size(
+                    {"width": 3000, "height": 1000} if name == "graph" else {"width": 1500, "height": 820}
+                )
                 open_page(page, url + path, shows)
                 page.screenshot(path=IMAGES / f"{name}.png")
                 print(IMAGES / f"{name}.png", flush=True)

@@ -1,5 +1,6 @@
 """The one `defs` that workspace.yaml loads. Only gathers."""
 
+import inspect
 import warnings
 
 import dagster as dg
@@ -18,10 +19,21 @@ from gh_assets.settings import load_settings
 
 _gcs = GcsResource()
 
+
+def _with_place(asset: dg.AssetsDefinition | dg.AssetSpec) -> dg.AssetsDefinition | dg.AssetSpec:
+    """Let the UI show where an asset is written. Dagster's own way would show what wraps its function."""
+    if isinstance(asset, dg.AssetSpec):
+        return asset
+    function = inspect.unwrap(asset.op.compute_fn.decorated_fn)  # type: ignore[union-attr]
+    line = inspect.getsourcelines(function)[1]
+    place = dg.LocalFileCodeReference(file_path=inspect.getfile(function), line_number=line)
+    references = {"dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[place])}
+    return asset.map_asset_specs(lambda spec: spec.merge_attributes(metadata=references))
+
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", dg.BetaWarning)
-    # The UI shows where each asset is written.
-    _assets = dg.with_source_code_references(ALL_ASSETS)
+    _assets = [_with_place(asset) for asset in ALL_ASSETS]
 
 defs = dg.Definitions(
     assets=_assets,

@@ -1,6 +1,7 @@
 """What the assets share: names, the partitions, and metadata that a person reads."""
 
 import base64
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,6 +38,9 @@ REPO_PARTITIONS = dg.DynamicPartitionsDefinition(name="repo")
 """One partition a repository, keyed by the name under which it was first seen."""
 
 LOG_SECONDS = 5.0
+
+PLAIN = re.compile(r"[\w .,%+/-]*")
+"""Text of which Markdown makes nothing else."""
 
 
 def column_schema(schema: TableSchema) -> dg.TableSchema:
@@ -96,11 +100,12 @@ def _cell(value: Any) -> str:
         return ", ".join(_cell(entry) for entry in value)
     if value is None:
         return ""
-    # Descriptions come from strangers: what Markdown or HTML would make of them must not happen in the UI.
-    text = str(value).replace("\n", " ")[:120]
-    for character in "\\`*_{}[]<>()#!|":
-        text = text.replace(character, f"&#{ord(character)};")
-    return text
+    # Descriptions come from strangers: what Markdown or HTML would make of them must not happen in the UI. Within a
+    # code span nothing means anything but its end, and the end of the cell.
+    text = " ".join(str(value).split())[:120]
+    if PLAIN.fullmatch(text):
+        return text
+    return "`" + text.replace("`", "'").replace("\\", "/").replace("|", "¦") + "`"
 
 
 def learning_curve(history: Sequence[Mapping[str, float]], metric: str) -> dg.MarkdownMetadataValue:
