@@ -25,6 +25,11 @@ from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 EXPANDED = "global%40global%3Acollection%2Cglobal%40global%3Arecommender"
 """Both groups of the graph opened."""
 
+PARTITION = "synthetic-command-line%2Ffast-shell-2"
+
+OPENED = {"model": "learning_curve", "champion": "scores", "leaderboard": "plot", "plan": "overview"}
+"""Pictures within the metadata, which a click opens."""
+
 IMAGES = Path(__file__).parent / "images"
 ROOT = Path(__file__).parent.parent
 
@@ -76,7 +81,7 @@ def main() -> None:
     IMAGES.mkdir(exist_ok=True)
     pages = {
         "graph": (f"/asset-groups/?expanded={EXPANDED}", "recommendations"),
-        "stargazers": ("/assets/stargazers?view=partitions", "Partitions"),
+        "stargazers": (f"/assets/stargazers?view=partitions&partition={PARTITION}", "outcome"),
         "model": ("/assets/recvae_model?view=overview", "learning_curve"),
         "champion": ("/assets/champion?view=overview", "scores"),
         "leaderboard": ("/assets/leaderboard?view=overview", "plot"),
@@ -94,6 +99,10 @@ def main() -> None:
                     {"width": 3000, "height": 1000} if name == "graph" else {"width": 1500, "height": 820}
                 )
                 open_page(page, url + path, shows)
+                if name in OPENED:
+                    page.locator("tr", has_text=OPENED[name]).last.get_by_text("[Show Markdown]").click()
+                    page.locator("img[src^='data:']").last.wait_for()
+                    page.wait_for_timeout(1000)  # the dialogue fades in
                 page.screenshot(path=IMAGES / f"{name}.png")
                 print(IMAGES / f"{name}.png", flush=True)
         browser.close()

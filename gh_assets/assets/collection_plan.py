@@ -82,7 +82,8 @@ def _overview(plan: pl.DataFrame, now: dt.datetime) -> "Figure":
     left, right = figure.subplots(1, 2)
     read = plan.filter(pl.col("collected_at").is_not_null())
     ages = (pl.lit(now, dtype=UTC_TIME) - pl.col("collected_at")).dt.total_seconds() / 86_400
-    left.hist(read.select(ages.alias("days"))["days"].to_numpy(), bins=40, color="tab:blue")
+    days = read.select(ages.alias("days"))["days"].to_numpy()
+    left.hist(days, bins=40, range=(0.0, max(1.0, float(days.max(initial=0.0)))), color="tab:blue")
     left.set_xlabel(f"days since the stars were read ({plan.height - read.height:,}: never)")
     left.set_ylabel("repositories")
     sizes = read["stars"].drop_nulls().to_numpy()
