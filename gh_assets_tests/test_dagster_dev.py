@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -132,3 +134,66 @@ def test_all_of_it_killed_resumes_after_a_start(waiting: tuple[Dev, Standin, str
     again = until(lambda: next((run for run in dev.runs() if run["parentRunId"] == run_id), None))
     assert dev.end_of(again["runId"]) == "SUCCESS"
     assert kept() == 200
+
+
+def test_the_daemon_killed_alone_stops_no_run_and_goes_on_after_a_start(
+    tmp_path: Path, serve_world: Callable[..., tuple[Standin, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As two services run it: the daemon by itself, with DAGSTER_HOME set."""
+    limits = Limits(requests=60, window_seconds=30.0)
+    standin, url = serve_world(world_of({f"a/{n}": [1, 2] for n in range(120)}), limits=limits)
+    home, configuration = tmp_path / "home", tmp_path / "configuration"
+    home.mkdir()
+    configuration.mkdir()
+    shutil.copy(ROOT / "dagster.yaml", configuration)
+    chosen = {
+        "GH_ASSETS_HOME": str(home),
+        "DAGSTER_HOME": str(configuration),
+        "GITHUB_API_URL": url,
+        "GITHUB_TOKENS": "token",
+        "GH_ASSETS_AWESOME": LIST,
+        "GH_ASSETS_SOURCE": "stargazers",
+    }
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+
+    def start() -> subprocess.Popen[bytes]:
+        log = (home / "daemon.log").open("ab")
+        command = [str(BIN / "dagster-daemon"), "run"]
+        return subprocess.Popen(command, cwd=ROOT, env=os.environ, stdout=log, stderr=log, start_new_session=True)
+
+    def launch(job: str) -> str:
+        with open_instance() as instance:
+            before = {run.run_id for run in instance.get_runs()}
+            command = [str(BIN / "dagster"), "job", "launch", "-w", "workspace.yaml", "-j", job]
+            done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            (run_id,) = {run.run_id for run in instance.get_runs()} - before
+        return run_id
+
+    def status(run_id: str) -> str:
+        with open_instance() as instance:
+            run = instance.get_run_by_id(run_id)
+        assert run is not None
+        return run.status.value
+
+    daemons = [start()]
+    try:
+        lists = launch("read_lists")
+        until(lambda: status(lists) == "SUCCESS")
+        collecting = launch("collect_due_repositories")
+        until(lambda: standin.quota.spent["core"] >= 60)
+        worker = worker_of(collecting)
+        daemons[0].kill()
+        daemons[0].wait(30)
+        assert is_alive(worker, time.time()), "the run has a process of its own"
+        until(lambda: status(collecting) == "SUCCESS", 240)
+        assert kept() == 120
+        daemons.append(start())
+        again = launch("read_lists")
+        until(lambda: status(again) == "SUCCESS")
+    finally:
+        for daemon in daemons:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(daemon.pid, signal.SIGKILL)
+            daemon.wait(30)
