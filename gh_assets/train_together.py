@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 import torch
 import torch.distributed as dist
 
-from gh_assets.assets.recvae_model import MODEL_NAME, register, tuned_hyperparameters
+from gh_assets.assets.recvae_model import MODEL_NAME, matrix_lineage, register, tuned_hyperparameters
 from gh_assets.errors import GhAssetsError
 from gh_assets.recommender.recvae import RecVAEConfig
 from gh_assets.recommender.training import train_recvae, training_fingerprint
@@ -45,10 +45,8 @@ def train(epochs: int, seed: int, tag: str) -> str | None:
         result = train_recvae(matrix, config, split_seed=seed, on_epoch=tell)
         if not first:
             return None
-        stored = store.describe("user_item_matrix", "npz")
-        lineage = {} if stored is None else {"matrix": stored.uri, "matrix_generation": str(stored.generation)}
         registered = register(
-            registry, result, tag=tag, config=asdict(config), fingerprint=fingerprint, lineage=lineage
+            registry, result, tag=tag, config=asdict(config), fingerprint=fingerprint, lineage=matrix_lineage(store)
         )
         return registered.title
 

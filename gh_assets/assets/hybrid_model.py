@@ -73,7 +73,7 @@ def hybrid_model(
                 config=hybrid._config(),
                 run_id=context.run.run_id,
                 fingerprint=fingerprint,
-                lineage={**matrix_lineage(gcs), "recvae": f"{base.name} {base.version}"},
+                lineage={**matrix_lineage(gcs.asset_store()), "recvae": f"{base.name} {base.version}"},
             )
         assert isinstance(hybrid, Hybrid)
         progress.report("hybrid_model", 1, 1, f"{hybrid.weight:g} of {hybrid.first.name}")

@@ -141,7 +141,7 @@ def _register_baseline(
             config=model._config(),
             run_id=context.run.run_id,
             fingerprint=fingerprint,
-            lineage=matrix_lineage(gcs),
+            lineage=matrix_lineage(gcs.asset_store()),
         )
     context.log.info(f"{model.name} is the best: registered as {registered.title}, to compete for champion.")
 

@@ -11,6 +11,7 @@ from dagster._core.definitions.metadata import RawMetadataValue
 from pydantic import Field
 
 from gh_assets import progress
+from gh_assets.asset_store import AssetStore
 from gh_assets.assets.common import (
     OWNERS,
     RECOMMENDER,
@@ -120,7 +121,7 @@ def recvae_model(
             config=asdict(wanted),
             run_id=context.run.run_id,
             fingerprint=fingerprint,
-            lineage=matrix_lineage(gcs),
+            lineage=matrix_lineage(gcs.asset_store()),
         )
     return dg.MaterializeResult(
         metadata={
@@ -173,9 +174,9 @@ def register(
         )
 
 
-def matrix_lineage(gcs: GcsResource) -> dict[str, str]:
+def matrix_lineage(store: AssetStore) -> dict[str, str]:
     """Which stored matrix a model comes from."""
-    found = gcs.asset_store().describe("user_item_matrix", "npz")
+    found = store.describe("user_item_matrix", "npz")
     return {} if found is None else {"matrix": found.uri, "matrix_generation": str(found.generation)}
 
 

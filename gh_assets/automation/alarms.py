@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import dagster as dg
 from dagster._core.events import DagsterEventType
 from dagster._core.scheduler.instigation import TickStatus
+from dagster_shared.error import SerializableErrorInfo
 
 from gh_assets.alerts import Alert, Alerts
 from gh_assets.automation.jobs import BY_HAND
@@ -81,9 +82,7 @@ def _tell_of_ticks(context: dg.SensorEvaluationContext, alerts: Alerts) -> None:
         ended = [tick for tick in ticks if tick.status is not TickStatus.STARTED]
         name = state.instigator_name
         if len(ended) >= TICKS - 1 and all(tick.status is TickStatus.FAILURE for tick in ended):
-            error = ended[0].error
-            while error is not None and error.cause is not None:
-                error = error.cause
+            error = _innermost(ended[0].error)
             reason = "no reason was given" if error is None else error.message.strip()
             text = f"{name} cannot look any more: {reason}"
             context.log.error(text)
@@ -105,6 +104,13 @@ def _title(run: dg.DagsterRun) -> str:
     return f"The job {run.job_name}"
 
 
+def _innermost(error: SerializableErrorInfo | None) -> SerializableErrorInfo | None:
+    """What all others were caused by."""
+    while error is not None and error.cause is not None:
+        error = error.cause
+    return error
+
+
 def _reason(instance: dg.DagsterInstance, run_id: str) -> str:
     """The innermost words that a person can use."""
     for kind in (DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE):
@@ -114,9 +120,7 @@ def _reason(instance: dg.DagsterInstance, run_id: str) -> str:
                 data = event.step_failure_data
                 if data.user_failure_data is not None and data.user_failure_data.description:
                     return str(data.user_failure_data.description)
-                error = data.error
-                while error is not None and error.cause is not None:
-                    error = error.cause
+                error = _innermost(data.error)
                 if error is not None:
                     return f"{event.step_key}: {error.message.strip()}"
             return str(record.event_log_entry.user_message or event.message or "no reason was given")
