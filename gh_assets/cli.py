@@ -22,7 +22,7 @@ from rich.table import Column, Table
 from gh_assets import __version__
 from gh_assets.embedded.standin.kinds import KINDS
 from gh_assets.errors import GhAssetsError
-from gh_assets.settings import MOST_PAGES, Settings, load_settings, setting_rows
+from gh_assets.settings import MOST_PAGES, Settings, load_settings, setting_rows, split_words
 
 if TYPE_CHECKING:
     from gh_assets.registry import ModelRegistry, Move, RegisteredModel
@@ -144,36 +144,70 @@ def status(as_json: bool) -> None:
 @click.option("--own", is_flag=True, help="Also what the person owns.")
 @click.option("--forks", is_flag=True, help="Also forks of what the person starred, and their origins.")
 @click.option("--archived", is_flag=True, help="Also archived repositories.")
+@click.option("--language", default="", help="Only repositories of this main language.")
+@click.option("--topic", "topics", multiple=True, help="Only repositories with this topic. Repeatable.")
+@click.option("--owner", default="", help="Only repositories of this owner.")
+@click.option("--min-stars", type=click.IntRange(0), help="Only repositories with at least so many stars on GitHub.")
+@click.option("--max-stars", type=click.IntRange(0), help="Only repositories with at most so many stars on GitHub.")
+@click.option(
+    "--popularity",
+    type=click.FloatRange(-1, 1),
+    default=0.0,
+    show_default=True,
+    help="Below 0 little-known repositories come up, above 0 famous ones.",
+)
+@click.option(
+    "--diversity", type=click.FloatRange(0, 1), help="How much likeness to what is above it costs a repository."
+)
 @number_option
 @json_option
 def recommend(
-    login: str | None, repos: str | None, popular: bool, own: bool, forks: bool, archived: bool, n: int, as_json: bool
+    login: str | None,
+    repos: str | None,
+    popular: bool,
+    own: bool,
+    forks: bool,
+    archived: bool,
+    language: str,
+    topics: tuple[str, ...],
+    owner: str,
+    min_stars: int | None,
+    max_stars: int | None,
+    popularity: float,
+    diversity: float | None,
+    n: int,
+    as_json: bool,
 ) -> None:
     """Recommend repositories to LOGIN, to somebody who likes the given --repos, or to anybody, with reasons."""
     if [login is not None, repos is not None, popular].count(True) != 1:
         raise click.UsageError("Give either a login, --repos a/b,c/d, or --popular.")
-    from gh_assets.ask import Wishes, recommend_for_login, recommend_for_repositories, recommend_to_anybody
+    from gh_assets.desk import open_desk
+    from gh_assets.recommender.catalogue import Filters
+    from gh_assets.recommender.inference import Question
 
-    settings, wishes = load_settings(), Wishes(own, forks, archived)
+    filters = Filters(own, forks, "yes" if archived else "no", language, topics, owner, min_stars, max_stars)
+    wish = Question(n=n, filters=filters, popularity=popularity, diversity=diversity)
+    desk = open_desk(load_settings())
     if login is not None:
-        answer = recommend_for_login(settings, login, n, wishes)
+        case = desk.of_login(login, wish)
     elif repos is not None:
-        answer = recommend_for_repositories(settings, repos, n, wishes)
+        case = desk.of_repositories(split_words(repos) or [repos], wish)
     else:
-        answer = recommend_to_anybody(settings, n, wishes)
+        case = desk.of_anybody(wish)
+    answer = desk.answer(case)
     for warning in answer.warnings:
         errors.print(warning, style="yellow")
     if as_json:
         _print_json(answer.to_json())
         return
     table = Table("#", _folded("repository"), _folded("because of"), title=answer.title, title_justify="left")
-    for entry in answer.recommendations:
+    for entry in (card.recommendation for card in answer.cards):
         reasons = ", ".join(f"{reason.full_name} ({reason.share:.0%})" for reason in entry.because)
         table.add_row(str(entry.rank), entry.full_name, reasons)
     _output().print(table)
     if answer.new:
         table = Table(_folded("repository"), _folded("about the same as"), title="New", title_justify="left")
-        for entry in answer.new:
+        for entry in (card.recommendation for card in answer.new):
             table.add_row(entry.full_name, ", ".join(reason.full_name for reason in entry.because))
         _output().print(table)
 

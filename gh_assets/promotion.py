@@ -19,7 +19,7 @@ from gh_assets.champion import load_model
 from gh_assets.errors import GhAssetsError, ModelNotFoundError
 from gh_assets.recommender.baselines import Popularity
 from gh_assets.recommender.evaluation import Interval, bootstrap
-from gh_assets.recommender.inference import recommend_to
+from gh_assets.recommender.inference import Advisor, Question
 from gh_assets.recommender.interactions import Csr, StrongGeneralizationSplit, UserItemMatrix, positions_of
 from gh_assets.recommender.metrics import MAIN_METRIC, Predictor, evaluate_users
 from gh_assets.recommender.models import MODELS
@@ -289,11 +289,12 @@ def _latency(trained: TrainedModel, matrix: UserItemMatrix) -> Check:
     stars = matrix.stars
     people = np.linspace(0, stars.shape[0] - 1, min(ASKED, stars.shape[0])).astype(int)
     seconds = []
+    advisor = Advisor(trained)
     for person in people:
         own = matrix.repo_ids[stars.indices[stars.indptr[person] : stars.indptr[person + 1]]]
         started = time.perf_counter()
         try:
-            recommend_to(trained, own.tolist(), 20)
+            advisor.recommend(Question(stars=own.tolist()))
         except GhAssetsError as error:
             return Check(False, f"it cannot recommend: {error}")
         seconds.append(time.perf_counter() - started)

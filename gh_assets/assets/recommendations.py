@@ -54,8 +54,8 @@ def recommendations(
 ) -> dg.MaterializeResult[TableParts]:
     """One row a user and recommended repository."""
     from gh_assets.champion import best_of, champion_or_best, load_model, model_cache
-    from gh_assets.recommender.catalogue import Catalogue
-    from gh_assets.recommender.inference import Unwanted, recommend_to_all
+    from gh_assets.recommender.catalogue import Catalogue, Filters
+    from gh_assets.recommender.inference import Advisor
 
     with stopwatch() as timing:
         with mongo.database() as database:
@@ -70,8 +70,9 @@ def recommendations(
         parts = TableParts(RECOMMENDATIONS.name)
         first: pl.DataFrame | None = None
         users, recommended = 0, set[int]()
-        unwanted = Unwanted(Catalogue(repos), own=not config.own, forks=not config.forks, archived=not config.archived)
-        for part in recommend_to_all(trained, user_item_matrix, config.n, reasons=config.reasons, unwanted=unwanted):
+        advisor = Advisor(trained, Catalogue(repos))
+        filters = Filters(own=config.own, forks=config.forks, archived="yes" if config.archived else "no")
+        for part in advisor.for_everybody(user_item_matrix, config.n, reasons=config.reasons, filters=filters):
             parts.add(part)
             first = part if first is None else first
             users += part["user_id"].n_unique()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -13,12 +15,80 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from gh_assets.recommender.interactions import Csr, positions_of
+from gh_assets.recommender.metrics import best_items
 
 TOPIC, LANGUAGE = 3.0, 1.0
 """How often a topic and the language count for once that a word of the description does."""
 
 ALIKE = 0.1
 """Cosine below which two repositories have nothing to do with each other."""
+
+
+DESCRIBED = ("full_name", "description", "language", "topics", "stargazer_count", "archived", "pushed_at")
+
+AT_ONCE = 256
+"""Repositories that are compared with all others at once."""
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What somebody wants to see.
+
+    Attributes
+    ----------
+    own : bool
+        Also what the person owns.
+    forks : bool
+        Also forks of what the person starred, and what those are forks of.
+    archived : {"no", "yes", "only"}
+        Whether those that their owner made read-only are among them.
+    language : str
+        Main language, in any case; empty: any.
+    topics : tuple of str
+        All of them, in any case.
+    owner : str
+        In any case; empty: any.
+    least_stars, most_stars : int or None
+        By GitHub's own count; those without a count pass neither.
+    """
+
+    own: bool = False
+    forks: bool = False
+    archived: Literal["no", "yes", "only"] = "no"
+    language: str = ""
+    topics: tuple[str, ...] = ()
+    owner: str = ""
+    least_stars: int | None = None
+    most_stars: int | None = None
+
+    @property
+    def asks_nothing(self) -> bool:
+        """Whether a repository passes of which nothing is known."""
+        unlimited = self.least_stars is None and self.most_stars is None
+        return unlimited and self.archived != "only" and not (self.language or self.topics or self.owner)
+
+
+ANY = Filters()
+"""What people get who say nothing."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What an owner says of a repository.
+
+    Attributes
+    ----------
+    stars : int or None
+        By GitHub's own count.
+    """
+
+    full_name: str
+    description: str | None = None
+    language: str | None = None
+    topics: Sequence[str] = ()
+    stars: int | None = None
+    archived: bool = False
+    pushed_at: dt.datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -55,42 +125,153 @@ class Catalogue:
         wanted = np.fromiter(repo_ids, np.int64, len(repo_ids))
         return positions_of(wanted, self.repo_ids)
 
+    def describe(self, repo_id: int) -> Description | None:
+        """What is known of a repository."""
+        row = int(self.places([repo_id])[0])
+        return None if row < 0 else self._described(row)
+
+    def _described(self, row: int) -> Description:
+        name, description, language, topics, stars, archived, pushed = (
+            self._columns[column][row] for column in DESCRIBED
+        )
+        return Description(name, description, language, tuple(topics or ()), stars, bool(archived), pushed)
+
+    @cached_property
+    def _columns(self) -> Mapping[str, list[Any]]:
+        return {name: self._table[name].to_list() for name in DESCRIBED}
+
+    @cached_property
+    def languages(self) -> list[tuple[str, int]]:
+        """Main languages and how many repositories have each, most first."""
+        counted = self._table["language"].drop_nulls().value_counts()
+        return list(counted.sort(["count", "language"], descending=[True, False]).iter_rows())
+
+    def search(self, text: str, n: int) -> list[int]:
+        """Ids of repositories whose name has a text in it, in any case: of those that begin with it first, by stars."""
+        wanted = text.lower().strip()
+        if not wanted:
+            return []
+        names = self._lower_names
+        hits = np.flatnonzero(np.char.find(names, wanted) >= 0)
+        if len(hits) == 0:
+            return []
+        begins = np.char.startswith(names[hits], wanted) | np.char.startswith(self._short_names[hits], wanted)
+        order = np.lexsort((hits, -self._stars[hits], ~begins))[:n]
+        return self.repo_ids[hits[order]].tolist()  # type: ignore[no-any-return]
+
+    @cached_property
+    def _lower_names(self) -> NDArray[np.str_]:
+        return np.char.lower(np.array(self.full_names, np.str_))
+
+    @cached_property
+    def _short_names(self) -> NDArray[np.str_]:
+        return np.array([name.partition("/")[2] for name in self._lower_names.tolist()], np.str_)
+
+    @cached_property
+    def _stars(self) -> NDArray[np.int64]:
+        return self._table["stargazer_count"].fill_null(-1).to_numpy()
+
+    def passing(self, filters: Filters) -> NDArray[np.bool_]:
+        """Rows that pass filters, whoever asks."""
+        found = np.ones(len(self), bool)
+        if filters.archived != "yes":
+            found &= self.archived == (filters.archived == "only")
+        if filters.language:
+            found &= self._coded[0] == self._coded[1].get(filters.language.lower(), -1)
+        for topic in filters.topics:
+            having = np.zeros(len(self), bool)
+            having[self._by_topic.get(topic.lower(), [])] = True
+            found &= having
+        if filters.owner:
+            owned = np.zeros(len(self), bool)
+            owned[self._owned.get(filters.owner.lower(), [])] = True
+            found &= owned
+        if filters.least_stars is not None:
+            found &= self._stars >= max(filters.least_stars, 0)
+        if filters.most_stars is not None:
+            found &= (self._stars <= filters.most_stars) & (self._stars >= 0)
+        return found
+
+    @cached_property
+    def _coded(self) -> tuple[NDArray[np.int64], Mapping[str, int]]:
+        codes: dict[str, int] = {}
+        languages = [(language or "").lower() for language in self._columns["language"]]
+        return np.array([codes.setdefault(language, len(codes)) for language in languages], np.int64), codes
+
+    @cached_property
+    def _by_topic(self) -> Mapping[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for row, topics in enumerate(self._columns["topics"]):
+            for topic in topics or ():
+                found.setdefault(topic.lower(), []).append(row)
+        return found
+
+    # -- what they are about -----------------------------------------------------------------------------------------
+
     @cached_property
     def content(self) -> Csr:
         """TF-IDF of topics, language and words of name and description; rows of length 1 (repositories, terms)."""
+        return self._vectors(self._described(row) for row in range(len(self)))
+
+    @cached_property
+    def _terms(self) -> tuple[Mapping[str, int], NDArray[np.float32]]:
+        """Columns of terms, and how much each says: the rarer, the more."""
         terms: dict[str, int] = {}
-        rows, columns, weights = [], [], []
-        texts = self._table.select("full_name", "description", "language", "topics").iter_rows()
-        for row, (name, description, language, topics) in enumerate(texts):
-            counts: dict[str, float] = {}
-            for word in _words(f"{name.partition('/')[2]} {description or ''}"):
-                counts[word] = counts.get(word, 0.0) + 1.0
-            if language:
-                counts[f"language:{language.lower()}"] = LANGUAGE
-            for topic in topics or ():
-                counts[topic.lower()] = counts.get(topic.lower(), 0.0) + TOPIC
-            for term, count in counts.items():
-                rows.append(row)
-                columns.append(terms.setdefault(term, len(terms)))
-                weights.append(1.0 + np.log(count) if count > 1 else count)
-        matrix = sp.csr_array((np.array(weights, np.float32), (rows, columns)), shape=(len(self), max(len(terms), 1)))
-        frequency = np.bincount(matrix.indices, minlength=matrix.shape[1])
-        rarity = np.log((1 + len(self)) / (1 + frequency)).astype(np.float32)
-        matrix.data *= rarity[matrix.indices]
+        seen: list[int] = []
+        for row in range(len(self)):
+            seen += [terms.setdefault(term, len(terms)) for term in _counts(self._described(row))]
+        frequency = np.bincount(np.array(seen, np.int64), minlength=max(len(terms), 1))
+        return terms, np.log((1 + len(self)) / (1 + frequency)).astype(np.float32)
+
+    def _vectors(self, descriptions: Iterable[Description]) -> Csr:
+        terms, rarity = self._terms
+        ends, columns, weights = [0], [], []
+        for description in descriptions:
+            for term, count in _counts(description).items():
+                if term in terms:
+                    columns.append(terms[term])
+                    weights.append(1.0 + np.log(count) if count > 1 else count)
+            ends.append(len(columns))
+        places = np.array(columns, np.int64)
+        data = np.array(weights, np.float32) * rarity[places]
+        matrix: Csr = sp.csr_array((data, places, np.array(ends)), shape=(len(ends) - 1, len(rarity)))
         lengths = np.sqrt(np.maximum(matrix.multiply(matrix).sum(axis=1), 1e-12)).astype(np.float32)
         matrix.data /= np.repeat(lengths, np.diff(matrix.indptr))
         return matrix
+
+    def _vector(self, repository: int | Description) -> Csr:
+        """One row; empty, if the catalogue does not hold the repository."""
+        if isinstance(repository, Description):
+            return self._vectors([repository])
+        row = int(self.places([repository])[0])
+        return self._vectors([]) if row < 0 else self.content[[row]]
+
+    def shared(self, one: int | Description, other: int, most: int = 4) -> list[str]:
+        """Topics, words and the language that two repositories have both, those that say most first."""
+        both = self._vector(one), self._vector(other)
+        if not all(vector.shape[0] for vector in both):
+            return []
+        product = both[0].multiply(both[1]).tocsr()
+        order = np.argsort(-product.data, kind="stable")[:most]
+        return [self._term_names[column].removeprefix("language:") for column in product.indices[order].tolist()]
+
+    @cached_property
+    def _term_names(self) -> list[str]:
+        return list(self._terms[0])
 
     def neighbours(self, repo_id: int, among: NDArray[np.int64], k: int = 5) -> list[Neighbour]:
         """Those of one repository; see `neighbours_of`."""
         return self.neighbours_of([repo_id], among, k)[0]
 
-    def neighbours_of(self, repo_ids: Sequence[int], among: NDArray[np.int64], k: int = 5) -> list[list[Neighbour]]:
+    def neighbours_of(
+        self, repositories: Sequence[int | Description], among: NDArray[np.int64], k: int = 5
+    ) -> list[list[Neighbour]]:
         """For each of some repositories those among others that are most alike in topics, language and description.
 
         Parameters
         ----------
-        repo_ids : sequence of int
+        repositories : sequence of int or Description
+            Ids; or what is known of repositories that are not in the catalogue.
         among : ndarray of int64
             Ids to choose from, such as those that a model knows.
         k : int
@@ -100,70 +281,62 @@ class Catalogue:
         list of list of Neighbour
             Most alike first; fewer, or none, where nothing is alike.
         """
+        if not repositories:
+            return []
         candidates = self.places(among.tolist())
         candidates = candidates[candidates >= 0]
-        content = self.content[candidates]
+        content = self.content[candidates].T.tocsr()
         found: list[list[Neighbour]] = []
-        for row in self.places(repo_ids).tolist():
-            if row < 0:
-                found.append([])
-                continue
-            likeness = (content @ self.content[[row]].T).toarray().ravel()
-            likeness[candidates == row] = 0.0  # nothing is its own neighbour
-            best = np.argsort(-likeness, kind="stable")[:k]
-            found.append(
+        for start in range(0, len(repositories), AT_ONCE):
+            some = repositories[start : start + AT_ONCE]
+            rows = [self._vector(one) for one in some]
+            own = self.places([one if isinstance(one, int) else -1 for one in some])
+            there = np.array([row.shape[0] > 0 for row in rows])
+            likeness = np.zeros((len(some), len(candidates)), np.float32)
+            if there.any():
+                likeness[there] = (sp.vstack([row for row in rows if row.shape[0]], "csr") @ content).toarray()
+            likeness[(candidates[None, :] == own[:, None]) & there[:, None]] = 0.0  # nothing is its own neighbour
+            items, values = best_items(likeness, k)
+            found += [
                 [
-                    Neighbour(int(self.repo_ids[place]), self.full_names[place], float(value))
-                    for place, value in zip(candidates[best], likeness[best], strict=True)
-                    if value >= ALIKE
+                    Neighbour(int(self.repo_ids[row]), self.full_names[row], float(value))
+                    for row, value in zip(candidates[places[near]], worth[near], strict=True)
                 ]
-            )
+                for places, worth, near in zip(items, values, (values >= ALIKE) & (items >= 0), strict=True)
+            ]
         return found
 
-    def unwanted(
-        self,
-        logins: Sequence[str | None],
-        starred: Csr,
-        *,
-        own: bool = True,
-        forks: bool = True,
-        archived: bool = True,
-    ) -> Csr:
-        """What is not to be recommended to whom.
+    # -- what is not to be recommended -------------------------------------------------------------------------------
+
+    def related(self, logins: Sequence[str | None], filters: Sequence[Filters], starred: Csr) -> Csr:
+        """What people own, and forks and origins of what they starred, unless they want to see that.
 
         Parameters
         ----------
         logins : sequence of str or None
             Of people; None: of nobody in particular.
+        filters : sequence of Filters
+            What each wants to see.
         starred : scipy.sparse CSR, shape (people, repositories)
             What they starred, in the rows of the catalogue.
-        own : bool
-            Leave out what a person owns.
-        forks : bool
-            Leave out forks of what a person starred, and what those are forks of.
-        archived : bool
-            Leave out what its owner made read-only.
 
         Returns
         -------
         scipy.sparse CSR, shape (people, repositories)
         """
-        hidden: Csr = sp.csr_array(starred.shape, dtype=np.float32)
-        if own:
-            pairs = [
-                (row, place) for row, login in enumerate(logins) for place in self._owned.get((login or "").lower(), ())
-            ]
-            rows, columns = np.array(pairs, np.int64).reshape(-1, 2).T
-            hidden = hidden + sp.csr_array((np.ones(len(rows), np.float32), (rows, columns)), shape=starred.shape)
-        if forks:
-            hidden = hidden + starred @ self._forks
-        if archived:
-            closed = np.flatnonzero(self.archived)
-            rows = np.repeat(np.arange(starred.shape[0]), len(closed))
-            columns = np.tile(closed, starred.shape[0])
-            hidden = hidden + sp.csr_array((np.ones(len(rows), np.float32), (rows, columns)), shape=starred.shape)
-        result: Csr = sp.csr_array(hidden)
-        return result
+        pairs = [
+            (row, place)
+            for row, (login, wanted) in enumerate(zip(logins, filters, strict=True))
+            if login and not wanted.own
+            for place in self._owned.get(login.lower(), ())
+        ]
+        rows, columns = np.array(pairs, np.int64).reshape(-1, 2).T
+        owned = sp.csr_array((np.ones(len(rows), np.float32), (rows, columns)), shape=starred.shape)
+        without = np.array([not wanted.forks for wanted in filters], np.float32)
+        forks = sp.diags_array(without) @ (starred @ self._forks)
+        hidden: Csr = sp.csr_array(owned + forks)
+        hidden.eliminate_zeros()
+        return hidden
 
     @cached_property
     def _owned(self) -> Mapping[str, list[int]]:
@@ -180,6 +353,18 @@ class Catalogue:
         related = sp.csr_array((np.ones(len(forks), np.float32), (forks, origins[forks])), shape=(len(self), len(self)))
         both: Csr = sp.csr_array(related + related.T)
         return both
+
+
+def _counts(described: Description) -> Mapping[str, float]:
+    """How often each term is in a description; topics count for several words."""
+    counts: dict[str, float] = {}
+    for word in _words(f"{described.full_name.partition('/')[2]} {described.description or ''}"):
+        counts[word] = counts.get(word, 0.0) + 1.0
+    if described.language:
+        counts[f"language:{described.language.lower()}"] = LANGUAGE
+    for topic in described.topics:
+        counts[topic.lower()] = counts.get(topic.lower(), 0.0) + TOPIC
+    return counts
 
 
 def _words(text: str) -> list[str]:

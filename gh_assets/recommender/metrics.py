@@ -118,9 +118,14 @@ def rank_items(scores: NDArray[np.float32], seen: Csr, n: int) -> tuple[NDArray[
     scores : ndarray of float32, shape (users, n)
         -inf in these places.
     """
+    scores[np.repeat(np.arange(seen.shape[0]), np.diff(seen.indptr)), seen.indices] = -np.inf
+    return best_items(scores, n)
+
+
+def best_items(scores: NDArray[np.float32], n: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The n best items of each user, best first; those of score -inf are none. See `rank_items`."""
     import torch  # whoever only looks at the definitions need not wait for it
 
-    scores[np.repeat(np.arange(seen.shape[0]), np.diff(seen.indptr)), seen.indices] = -np.inf
     width = scores.shape[1]
     take = min(n, width)
     table = torch.from_numpy(scores)

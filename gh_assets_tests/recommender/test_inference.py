@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 
 from gh_assets.recommender import EASE, RecVAE, RecVAEConfig
-from gh_assets.recommender.catalogue import Catalogue
-from gh_assets.recommender.inference import Unwanted, new_to_the_model, recommend_to, recommend_to_all
+from gh_assets.recommender.catalogue import Catalogue, Filters
+from gh_assets.recommender.inference import Advisor, Question, Recommendation
 from gh_assets.recommender.interactions import UserItemMatrix
 from gh_assets.recommender.training import TrainedModel
 from gh_assets.schemas import RECOMMENDATIONS, REPOS
@@ -59,6 +59,12 @@ def trained(request: pytest.FixtureRequest, matrix: UserItemMatrix) -> TrainedMo
     return TrainedModel(model, matrix.repo_ids, matrix.full_names, data={"stars_of": counts.tolist()})
 
 
+def recommend_to(
+    trained: TrainedModel, stars: Sequence[int], n: int, catalogue: Catalogue | None = None, **more: Any
+) -> list[Recommendation]:
+    return Advisor(trained, catalogue).recommend(Question(stars=stars, n=n, **more))
+
+
 def ids(found: Sequence[Any]) -> list[int]:
     return [entry.repo_id - FIRST for entry in found]
 
@@ -88,8 +94,8 @@ def test_who_is_not_known_gets_what_is_popular_and_of_all_kinds_and_is_told(trai
     assert ids(found)[0] in (2, 4, 6, 8)
     if trained.model.item_vectors() is not None:
         assert 1 in ids(found), "the fifth most popular, but of another kind"
-    assert recommend_to(trained, [FIRST + 2], 3, without=[]) != found
-    assert 2 not in ids(recommend_to(trained, [], 4, without=[FIRST + 2]))
+    assert recommend_to(trained, [FIRST + 2], 4) != found
+    assert 2 not in ids(recommend_to(trained, [], 4, hidden=[FIRST + 2]))
 
 
 def test_what_a_person_owns_and_forks_and_archived_ones_are_left_out(
@@ -103,33 +109,33 @@ def test_what_a_person_owns_and_forks_and_archived_ones_are_left_out(
         third: {"archived": True},
     }
     catalogue = catalogue_of([entry | changes.get(entry["repo_id"], {}) for entry in PLAIN])
+    advisor = Advisor(trained, catalogue)
     for own_too, forks_too, archived_too in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1)):
-        unwanted = Unwanted(catalogue, not own_too, not forks_too, not archived_too)
-        expected = (
-            {first} * (not own_too) | {second} * (not forks_too) | {third} * (not archived_too) if False else set()
-        )
-        expected |= set() if own_too else {first}
+        filters = Filters(own=bool(own_too), forks=bool(forks_too), archived="yes" if archived_too else "no")
+        expected = set() if own_too else {first}
         expected |= set() if forks_too else {second}
         expected |= set() if archived_too else {third}
-        without = unwanted.ids("user-3", mine)
-        assert without == expected
-        alone = [entry.repo_id for entry in recommend_to(trained, mine, 20, without=without)]
+        question = Question(stars=mine, login="user-3", n=20, filters=filters)
+        alone = [entry.repo_id for entry in advisor.recommend(question)]
         assert not expected & set(alone)
         assert len(alone) == 20 - len(mine) - len(expected)
-        table = pl.concat(list(recommend_to_all(trained, matrix, 20, unwanted=unwanted)))
+        table = pl.concat(list(advisor.for_everybody(matrix, 20, filters=filters)))
         assert RECOMMENDATIONS.problem(table) is None
         assert table.filter(pl.col("login") == "user-3")["repo_id"].to_list() == alone, "one rule for one and for all"
 
 
-def test_origins_of_starred_forks_are_left_out_too() -> None:
-    catalogue = catalogue_of([row(0), row(1, fork_of=FIRST), row(2)])
-    assert Unwanted(catalogue).ids(None, [FIRST + 1]) == {FIRST}
-    assert Unwanted(catalogue).ids(None, [FIRST]) == {FIRST + 1}
-    assert Unwanted(catalogue).ids(None, [12345]) == set(), "what is in no catalogue has no forks"
+def test_origins_of_starred_forks_are_left_out_too(trained: TrainedModel) -> None:
+    catalogue = catalogue_of([row(0), row(1, fork_of=FIRST), *PLAIN[2:]])
+    for starred, related in ((1, 0), (0, 1)):
+        assert related not in ids(recommend_to(trained, [FIRST + starred], 20, catalogue))
+        wanted = recommend_to(trained, [FIRST + starred], 20, catalogue, filters=Filters(forks=True))
+        assert related in ids(wanted)
+    everything = recommend_to(trained, [FIRST + 2, 12345], 20, catalogue)
+    assert len(everything) == 19, "what is in no catalogue has no forks"
 
 
 def test_all_people_at_once_are_as_one_by_one(trained: TrainedModel, matrix: UserItemMatrix) -> None:
-    table = pl.concat(list(recommend_to_all(trained, matrix, 5)))
+    table = pl.concat(list(Advisor(trained).for_everybody(matrix, 5)))
     for user in (0, 7, 21):
         rows = table.filter(pl.col("user_id") == user)
         alone = recommend_to(trained, own(matrix, user), 5)
@@ -139,7 +145,7 @@ def test_all_people_at_once_are_as_one_by_one(trained: TrainedModel, matrix: Use
         shares = [[reason.share for reason in entry.because] for entry in alone]
         for found, expected in zip(rows["because_share"].to_list(), shares, strict=True):
             assert found == pytest.approx(expected, abs=1e-4)
-    bare = pl.concat(list(recommend_to_all(trained, matrix, 5, reasons=0)))
+    bare = pl.concat(list(Advisor(trained).for_everybody(matrix, 5, reasons=0)))
     assert bare["repo_id"].to_list() == table["repo_id"].to_list()
     assert bare["because"].list.len().to_list() == [0] * bare.height
 
@@ -153,7 +159,7 @@ def test_a_model_serves_a_matrix_with_other_columns(trained: TrainedModel, matri
         matrix.repo_ids[order],
         matrix.full_names[order],
     )
-    table = pl.concat(list(recommend_to_all(trained, moved, 3)))
+    table = pl.concat(list(Advisor(trained).for_everybody(moved, 3)))
     for user in (0, 9):
         known = [repo_id for repo_id in own(matrix, user) if repo_id - FIRST not in (1, 2)]
         rows = table.filter(pl.col("user_id") == user)
@@ -162,7 +168,7 @@ def test_a_model_serves_a_matrix_with_other_columns(trained: TrainedModel, matri
 
 def test_a_star_that_the_model_does_not_know_counts_as_its_neighbours(trained: TrainedModel) -> None:
     catalogue = catalogue_of([*PLAIN, row(777, full_name="new/plumber")])
-    found = recommend_to(trained, [FIRST + 777], 3, catalogue=catalogue)
+    found = recommend_to(trained, [FIRST + 777], 3, catalogue)
     assert {entry.kind for entry in found} == {"personal"}
     assert all(item % 2 == 1 for item in ids(found)), "of the kind of its neighbours"
     assert {entry.kind for entry in recommend_to(trained, [FIRST + 777], 3)} == {"popular"}, "without a catalogue"
@@ -180,13 +186,15 @@ def test_a_repository_that_the_model_does_not_know_stands_where_its_neighbours_d
         ]
     )
     plumber = own(matrix, 3)
-    found = new_to_the_model(trained, plumber, 5, catalogue)
+    advisor = Advisor(trained, catalogue)
+    found = advisor.new_to_the_model(Question(stars=plumber, n=5))
     assert [entry.full_name for entry in found] == ["new/plumber", "new/painter"], "nothing is like x/y"
     assert {entry.kind for entry in found} == {"new"}
     assert found[0].because
     assert sum(reason.share for reason in found[0].because) == pytest.approx(1.0)
-    assert [entry.full_name for entry in new_to_the_model(trained, own(matrix, 2), 1, catalogue)] == ["new/painter"]
-    assert new_to_the_model(trained, plumber, 5, catalogue, without=[FIRST + 777, FIRST + 778]) == []
+    painter = advisor.new_to_the_model(Question(stars=own(matrix, 2), n=1))
+    assert [entry.full_name for entry in painter] == ["new/painter"]
+    assert advisor.new_to_the_model(Question(stars=plumber, n=5, hidden=[FIRST + 777, FIRST + 778])) == []
 
 
 def test_neighbours_are_about_the_same() -> None:
