@@ -592,6 +592,22 @@ def _shares(texts: Sequence[str]) -> dict[str, float]:
 
 
 @cli.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0: all of them.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any that is free.")
+def serve(host: str, port: int) -> None:
+    """Serve the page and the API, from the champion, until Ctrl-C. Logs are JSON lines on stderr."""
+    from gh_assets.web.server import serve as run_server
+
+    settings = load_settings()
+    if host not in ("127.0.0.1", "::1", "localhost") and not settings.api_keys:
+        errors.print(
+            f"Listening on {host} without a key: whoever reaches it may ask. GH_ASSETS_API_KEYS asks for one.",
+            style="yellow",
+        )
+    run_server(settings, host, port, lambda url: errors.print(f"Serving on {url}", soft_wrap=True))
+
+
+@cli.command()
 @click.option("--settings", "only_settings", is_flag=True, help="Only show the settings; ask no service.")
 @json_option
 def doctor(only_settings: bool, as_json: bool) -> None:

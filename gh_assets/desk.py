@@ -30,7 +30,7 @@ from gh_assets.recommender.catalogue import Catalogue, Description
 from gh_assets.recommender.inference import PLAIN, Advisor, Question, Recommendation, Similar
 from gh_assets.recommender.interactions import UserItemMatrix
 from gh_assets.registry import RegisteredModel
-from gh_assets.services import asset_store, open_mongo
+from gh_assets.services import MongoDatabase, asset_store, open_mongo
 from gh_assets.settings import Settings
 
 NEW = 3
@@ -438,7 +438,12 @@ def generations_of(store: AssetStore) -> tuple[tuple[int, ...], dt.datetime | No
     return tuple(described.generation for described in found), found[-1].created
 
 
-def open_desk(settings: Settings, served: Serving | None = None, store: AssetStore | None = None) -> Desk:
+def open_desk(
+    settings: Settings,
+    served: Serving | None = None,
+    store: AssetStore | None = None,
+    names: Mapping[str, int] | None = None,
+) -> Desk:
     """All that is needed, as it is now.
 
     Parameters
@@ -448,6 +453,8 @@ def open_desk(settings: Settings, served: Serving | None = None, store: AssetSto
         The model, if it is loaded.
     store : AssetStore, optional
         Where the data are.
+    names : mapping of str to int, optional
+        Ids by former names, if they are known; else Mongo is asked, if it answers.
 
     Raises
     ------
@@ -461,15 +468,20 @@ def open_desk(settings: Settings, served: Serving | None = None, store: AssetSto
     generations, data_time = generations_of(store)
     catalogue = Catalogue(store.read_table("repos"))
     people = People(store.read_matrix("user_item_matrix"))
-    return Desk(served, catalogue, people, _former_names(settings), generations, data_time)
+    return Desk(served, catalogue, people, _names_of(settings) if names is None else names, generations, data_time)
 
 
-def _former_names(settings: Settings) -> dict[str, int]:
-    """Names under which repositories were asked for; without Mongo the present ones have to do."""
+def former_names(database: MongoDatabase) -> dict[str, int]:
+    """Ids by the lower-case names under which repositories were ever asked for."""
+    found = database["repos"].find({"repo_id": {"$ne": None}}, {"names": 1, "repo_id": 1})
+    return {name: document["repo_id"] for document in found for name in document.get("names", ())}
+
+
+def _names_of(settings: Settings) -> dict[str, int]:
+    """Former names; without Mongo the present ones have to do."""
     try:
         with open_mongo(settings) as database:
-            found = database["repos"].find({"repo_id": {"$ne": None}}, {"names": 1, "repo_id": 1})
-            return {name: document["repo_id"] for document in found for name in document.get("names", ())}
+            return former_names(database)
     except (ServiceUnavailableError, PyMongoError):
         return {}
 

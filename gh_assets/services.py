@@ -40,8 +40,8 @@ MONGO_SECONDS = 15.0
 MongoDatabase = Database[dict[str, Any]]
 
 
-def connect_mongo(settings: Settings) -> MongoDatabase:
-    """The project's database, reached and answering.
+def connect_mongo(settings: Settings, seconds: float = MONGO_SECONDS) -> MongoDatabase:
+    """The project's database, reached and answering; waited for at most so long, at every call.
 
     Raises
     ------
@@ -60,8 +60,8 @@ def connect_mongo(settings: Settings) -> MongoDatabase:
             w="majority",
             retryWrites=True,
             retryReads=True,
-            serverSelectionTimeoutMS=int(MONGO_SECONDS * 1000),
-            connectTimeoutMS=int(MONGO_SECONDS * 1000),
+            serverSelectionTimeoutMS=int(seconds * 1000),
+            connectTimeoutMS=int(seconds * 1000),
         )
     except (InvalidURI, MongoConfigurationError, ValueError) as error:
         raise ConfigurationError(
@@ -123,7 +123,11 @@ def model_store(settings: Settings, client: storage.Client | None = None) -> Obj
 
 
 def connect_github(
-    settings: Settings, database: MongoDatabase | None = None, *, max_requests: int | None = None
+    settings: Settings,
+    database: MongoDatabase | None = None,
+    *,
+    max_requests: int | None = None,
+    policy: RetryPolicy | None = None,
 ) -> GitHubClient:
     """A client of GitHub, or of the home's stand-in when no token is set.
 
@@ -134,6 +138,8 @@ def connect_github(
         Shares the quota with all other processes that use the same database.
     max_requests : int, optional
         Ask at most so often.
+    policy : RetryPolicy, optional
+        How patient it is; else as the collector.
 
     Raises
     ------
@@ -141,7 +147,7 @@ def connect_github(
         If GITHUB_API_URL is set without a token, or the tokens cannot be read.
     """
     ledger = MongoLedger(database["github_budgets"]) if database is not None else None
-    policy = RetryPolicy(in_flight=settings.workers)
+    policy = policy or RetryPolicy(in_flight=settings.workers)
     if not settings.uses_standin:
         apps = []
         if settings.github_app_id is not None:

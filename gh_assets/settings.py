@@ -230,6 +230,63 @@ class Settings(BaseSettings):
         description="At most one alert a job within this time; the next one says how many were left out.",
     )
 
+    api_keys_text: SecretStr | None = Field(
+        default=None,
+        validation_alias="GH_ASSETS_API_KEYS",
+        description="Keys of which `gh-assets serve` wants one with every request, separated by commas; unset: none.",
+    )
+    serve_hosts_text: str | None = Field(
+        default=None,
+        validation_alias="GH_ASSETS_SERVE_HOSTS",
+        description="Host names that the server answers to, separated by commas; unset: this machine's own, or any if "
+        "it listens elsewhere.",
+    )
+    trusted_proxies: str | None = Field(
+        default=None,
+        validation_alias="GH_ASSETS_TRUSTED_PROXIES",
+        description="Addresses of proxies whose X-Forwarded-For is believed, separated by commas.",
+    )
+    serve_rate: int = Field(
+        default=600,
+        ge=0,
+        validation_alias="GH_ASSETS_SERVE_RATE",
+        description="Requests a minute that the server answers a client; 0: any number.",
+    )
+    serve_refresh: Span = Field(
+        default=dt.timedelta(seconds=5),
+        validation_alias="GH_ASSETS_SERVE_REFRESH",
+        description="The server looks for a new champion and new data so often: `5s`.",
+    )
+    live_requests: int = Field(
+        default=300,
+        ge=0,
+        validation_alias="GH_ASSETS_LIVE_REQUESTS",
+        description="Requests an hour to GitHub that the server may use for people who were not collected; 0: none.",
+    )
+    live_pages: int = Field(
+        default=5,
+        ge=1,
+        le=100,
+        validation_alias="GH_ASSETS_LIVE_PAGES",
+        description="At most so many pages of 100 stars of such a person, the newest (1 to 100).",
+    )
+    live_keep: Span = Field(
+        default=dt.timedelta(hours=1),
+        validation_alias="GH_ASSETS_LIVE_KEEP",
+        description="Stars of such a person are forgotten after this time; they are never written down.",
+    )
+
+    @property
+    def api_keys(self) -> list[SecretStr]:
+        """Keys of which the server wants one; empty: it wants none."""
+        text = "" if self.api_keys_text is None else self.api_keys_text.get_secret_value()
+        return [SecretStr(word) for word in split_words(text)]
+
+    @property
+    def serve_hosts(self) -> list[str]:
+        """Host names that the server answers to; empty: unset."""
+        return split_words(self.serve_hosts_text or "")
+
     @property
     def home_path(self) -> Path:
         """The home as an absolute path."""

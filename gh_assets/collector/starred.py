@@ -270,11 +270,14 @@ class RestStarred:
     client : GitHubClient
     max_pages : int
         At most this many pages a user, the newest.
+    on_page : callable, optional
+        Told after each page how many pages and stars of the user's were read.
     """
 
-    def __init__(self, client: GitHubClient, max_pages: int) -> None:
+    def __init__(self, client: GitHubClient, max_pages: int, on_page: Callable[[int, int], None] | None = None) -> None:
         self.client = client
         self.max_pages = max_pages
+        self.on_page = on_page
 
     def read(self, works: Iterable[tuple[ListWork, bool]], workers: int) -> Iterator[UserList]:
         """Several users at once."""
@@ -308,6 +311,8 @@ class RestStarred:
                 etag = answer.etag if number == 1 else etag
                 ended = reading.add(user_id, login, [_star_of(entry) for entry in answer.payload])
                 more = answer.has_next_page and bool(answer.payload)
+                if self.on_page is not None:
+                    self.on_page(number, sum(part.height for part in reading.parts))
                 if ended or not more:
                     break
         except (ServiceUnavailableError, GitHubError) as error:

@@ -37,6 +37,9 @@ POOL = 200
 POPULAR_POOL = 1000
 """The same for lists of what is popular."""
 
+FAME = 3.0
+"""What 1 of `Question.popularity` weighs: about as much as the model's scores themselves differ at the top."""
+
 MASKS = 256
 """Filters that are remembered."""
 
@@ -116,8 +119,8 @@ class Question:
     shown : collection of int
         Ids of what was shown already: the list goes on behind them.
     popularity : float
-        -1 to 1: adds so many standard deviations of the logarithm of the number of stars to the standardized score.
-        0 leaves the model's own order, below 0 little-known repositories come up.
+        -1 to 1: adds so much of `FAME` times the standardized logarithm of the number of stars to the standardized
+        score. 0 leaves the model's own order, below 0 little-known repositories come up.
     diversity : float or None
         0 to 1: how much likeness to what is above it costs a repository (maximal marginal relevance). None: nothing,
         and `POPULAR_DIVERSITY` where nothing is known of the person.
@@ -253,7 +256,7 @@ class Advisor:
         allowed = np.empty(scores.shape, bool)
         for row, question in enumerate(questions):
             if question.popularity and not popular[row]:
-                scores[row] = _standardized(scores[row]) + np.float32(question.popularity) * self._fame
+                scores[row] = _standardized(scores[row]) + np.float32(FAME * question.popularity) * self._fame
             allowed[row] = self._mask(question.filters)
         allowed[people, hidden.indices] = False
         scores[~allowed] = -np.inf
@@ -308,7 +311,8 @@ class Advisor:
 
     def stand_ins(self, repo_ids: Sequence[int]) -> Mapping[int, Sequence[Neighbour]]:
         """What repositories that the model does not know count as."""
-        strange = [repo_id for repo_id in repo_ids if self.trained.positions(np.array([repo_id]))[0] < 0]
+        ids = _ids(repo_ids)
+        strange = ids[self.trained.positions(ids) < 0].tolist()
         missing = [repo_id for repo_id in strange if repo_id not in self._stand_ins]
         in_catalogue = self.catalogue.places(missing) >= 0
         asked = [repo_id for repo_id, there in zip(missing, in_catalogue.tolist(), strict=True) if there]

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from functools import cached_property
 from typing import Any
 
 import orjson
@@ -341,7 +342,11 @@ class Standin:
     def user(self, request: Request) -> Response:
         index = self._find_user(request)
         if index is None:
-            return _error(404, "Not Found")
+            owner = self._find_organization(request)
+            if owner is None:
+                return _error(404, "Not Found")
+            account = _account_json(owner, _owner_id(owner), "Organization", f"{_base(request)}/users/{owner}")
+            return _json(_profile(account), tagged=True)
         return _json(_profile(orjson.loads(self._user_json(index, _base(request)))), tagged=True)
 
     def repository(self, request: Request) -> Response:
@@ -421,7 +426,8 @@ class Standin:
     def starred(self, request: Request) -> Response:
         index = self._find_user(request)
         if index is None:
-            return _error(404, "Not Found")
+            # Organizations have a page, and star nothing.
+            return _error(404, "Not Found") if self._find_organization(request) is None else _json([], tagged=True)
         page, per_page = _paging(request)
         pairs = self.world.starred(index)
         base = _base(request)
@@ -486,6 +492,21 @@ class Standin:
             return self.world.user_by_id.get(request.path_params["user_id"])
         return self.world.user_by_login.get(request.path_params["login"].lower())
 
+    def _find_organization(self, request: Request) -> str | None:
+        """Whoever owns repositories and is no user."""
+        if "user_id" in request.path_params:
+            return self._owners_by_id.get(request.path_params["user_id"])
+        return self._owners.get(request.path_params["login"].lower())
+
+    @cached_property
+    def _owners(self) -> Mapping[str, str]:
+        names = (repository.full_name.partition("/")[0] for repository in self.world.repositories)
+        return {name.lower(): name for name in names}
+
+    @cached_property
+    def _owners_by_id(self) -> Mapping[int, str]:
+        return {_owner_id(name): name for name in self._owners.values()}
+
     def _user_json(self, index: int, base: str) -> bytes:
         kept = self._users.get((base, index))
         if kept is None:
@@ -499,7 +520,6 @@ class Standin:
         owner, name = repository.full_name.split("/")
         url = f"{base}/repos/{repository.full_name}"
         stars = repository.star_count
-        owner_id = int.from_bytes(hashlib.blake2b(owner.lower().encode(), digest_size=4).digest()) + 2**33
         links = {f"{key}_url": f"{url}/{path}" for key, path in zip(_LINK_NAMES, _REPOSITORY_LINKS, strict=True)}
         return {
             "id": repository.repo_id,
@@ -507,7 +527,7 @@ class Standin:
             "name": name,
             "full_name": repository.full_name,
             "private": False,
-            "owner": _account_json(owner, owner_id, "Organization", f"{base}/users/{owner}"),
+            "owner": _account_json(owner, _owner_id(owner), "Organization", f"{base}/users/{owner}"),
             "html_url": f"https://github.com/{repository.full_name}",
             "description": repository.description,
             "fork": repository.fork_of is not None,
@@ -577,6 +597,10 @@ def _link_header(url: str, page: int, per_page: int, total: int) -> str:
     if page < last:
         targets |= {"next": page + 1, "last": last}
     return ", ".join(f'<{url}?per_page={per_page}&page={number}>; rel="{rel}"' for rel, number in targets.items())
+
+
+def _owner_id(owner: str) -> int:
+    return int.from_bytes(hashlib.blake2b(owner.lower().encode(), digest_size=4).digest()) + 2**33
 
 
 def _account_json(login: str, account_id: int, kind: str, url: str) -> dict[str, Any]:

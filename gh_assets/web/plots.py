@@ -1,0 +1,111 @@
+"""Plots as numbers that a template draws: SVG in the page needs no library, no script, and follows light and dark."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gh_assets.registry import RegisteredModel
+from gh_assets.registry.documents import leaderboard
+
+WIDTH, ROW, HEIGHT = 640, 34, 220
+LEFT, RIGHT, TOP, BOTTOM = 96, 72, 16, 36
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar: its place and width in the plot's units, and its interval's ends if there is one."""
+
+    label: str
+    value: float
+    y: float
+    width: float
+    low: float | None
+    high: float | None
+    ours: bool
+
+
+@dataclass(frozen=True)
+class Bars:
+    metric: str
+    height: float
+    bars: Sequence[Bar]
+
+
+def leaderboard_plot(model: RegisteredModel) -> Bars | None:
+    """The model beside what it was compared with on the same held-out users, best first; None: nothing is known."""
+    board = leaderboard(model)
+    metric = model.metric
+    rows = sorted(
+        ((name, metrics[metric]) for name, metrics in board.items() if metric in metrics), key=lambda row: -row[1]
+    )
+    if not rows:
+        return None
+    intervals: Mapping[str, tuple[float, float]] = model.intervals
+    most = max([value for _, value in rows] + [ends[1] for ends in intervals.values()]) or 1.0
+
+    def scaled(value: float) -> float:
+        return round(value / most * (WIDTH - LEFT - RIGHT), 1)
+
+    bars = []
+    for place, (name, value) in enumerate(rows):
+        ends = intervals.get(metric if name == model.name else f"{name} {metric}")
+        low, high = (None, None) if ends is None else (LEFT + scaled(ends[0]), LEFT + scaled(ends[1]))
+        bars.append(Bar(name, value, TOP + place * ROW, scaled(value), low, high, name == model.name))
+    return Bars(metric, TOP + len(rows) * ROW + 8, bars)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One registered model in the history."""
+
+    title: str
+    day: str
+    value: float
+    x: float
+    y: float
+    low: float | None
+    high: float | None
+    champion: bool
+
+
+@dataclass(frozen=True)
+class History:
+    metric: str
+    points: Sequence[Point]
+    ticks: Sequence[tuple[float, str]]
+    line: str
+
+
+def history_plot(models: Sequence[RegisteredModel], metric: str, champions: set[tuple[str, int]]) -> History | None:
+    """Scores in the order in which the models were registered, the oldest first; None: there are none of the metric."""
+    scored = [model for model in reversed(models) if model.score is not None and model.metric == metric][-40:]
+    if not scored:
+        return None
+    values = [model.score or 0.0 for model in scored]
+    ends = [model.intervals.get(metric) for model in scored]
+    low = min([*values, *(pair[0] for pair in ends if pair)])
+    high = max([*values, *(pair[1] for pair in ends if pair)])
+    margin = max((high - low) * 0.1, 0.005)
+    low, high = max(low - margin, 0.0), high + margin
+
+    def scaled(value: float) -> float:
+        return round(TOP + (high - value) / (high - low) * (HEIGHT - TOP - BOTTOM), 1)
+
+    step = (WIDTH - LEFT - 24) / max(len(scored) - 1, 1)
+    points = [
+        Point(
+            model.title,
+            f"{model.time:%Y-%m-%d}",
+            value,
+            round(LEFT + (step * place if len(scored) > 1 else (WIDTH - LEFT) / 2), 1),
+            scaled(value),
+            None if pair is None else scaled(pair[0]),
+            None if pair is None else scaled(pair[1]),
+            (model.name, model.version) in champions,
+        )
+        for place, (model, value, pair) in enumerate(zip(scored, values, ends, strict=True))
+    ]
+    marks = [low + (high - low) * part / 4 for part in range(5)]
+    line = " ".join(f"{point.x},{point.y}" for point in points)
+    return History(metric, points, [(scaled(mark), f"{mark:.3f}") for mark in marks], line)

@@ -1,0 +1,275 @@
+"""What stands before every request: limits, hosts, keys, and the headers that tell a browser what a page may do.
+
+Pure ASGI, so that it costs little and sees bodies as they come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hmac
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from http import HTTPStatus
+from urllib.parse import unquote_to_bytes
+
+import orjson
+from pydantic import SecretStr
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gh_assets.web.metrics import Metrics
+
+MOST_BODY = 64 * 1024
+"""Bytes of a request's body."""
+
+MOST_ADDRESS = 16 * 1024
+"""Bytes of an address with its query: a cursor and a few dozen repositories."""
+
+BODY_SECONDS = 10.0
+"""How long a body may take."""
+
+MOST_CLIENTS = 10_000
+
+OPEN = ("/healthz", "/readyz")
+"""What a supervisor asks, without a key and however often."""
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+HEADERS = (
+    (b"content-security-policy", POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(), geolocation=(), microphone=()"),
+)
+
+LOCAL = ("127.0.0.1", "localhost", "[::1]", "::1")
+
+log = logging.getLogger("gh_assets.web.access")
+
+Told = tuple[int, str, str, dict[str, str]]
+"""Status, code, words and headers of a refusal."""
+
+
+class TooLargeError(Exception):
+    """The body is larger than any that is of use."""
+
+
+class TooSlowError(Exception):
+    """The body takes longer than anybody waits."""
+
+
+class Rate:
+    """Requests that a client may send: a minute's worth at once, and then as they come back.
+
+    Parameters
+    ----------
+    a_minute : int
+        0: any number.
+    clock : callable
+        Seconds that only go forward.
+    """
+
+    def __init__(self, a_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.a_minute, self._clock = a_minute, clock
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def wait(self, client: str) -> float:
+        """Seconds until the client may ask; 0: now, and this counts."""
+        if not self.a_minute:
+            return 0.0
+        now = self._clock()
+        left, at = self._left.pop(client, (float(self.a_minute), now))
+        left = min(float(self.a_minute), left + (now - at) * self.a_minute / 60)
+        wait = 0.0 if left >= 1 else (1 - left) * 60 / self.a_minute
+        self._left[client] = (left - 1 if wait == 0 else left), now
+        while len(self._left) > MOST_CLIENTS:
+            self._left.popitem(last=False)
+        return wait
+
+
+class Guard:
+    """Middleware: refuses what no request should be, and says of every answer what a browser may do with it.
+
+    Parameters
+    ----------
+    app : ASGI application
+    metrics : Metrics
+    hosts : sequence of str
+        Names that the server answers to; empty: any.
+    keys : sequence of SecretStr
+        One of which every request has to bring; empty: none is wanted.
+    a_minute : int
+        Requests of a client; 0: any number.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        metrics: Metrics,
+        hosts: Sequence[str] = (),
+        keys: Sequence[SecretStr] = (),
+        a_minute: int = 0,
+    ) -> None:
+        self.app, self.metrics = app, metrics
+        self._hosts = frozenset(host.lower() for host in hosts)
+        self._keys = [key.get_secret_value().encode() for key in keys]
+        self._rate = Rate(a_minute)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started, status = time.perf_counter(), 500
+        begun = False
+
+        async def tell(message: Message) -> None:
+            nonlocal status, begun
+            if message["type"] == "http.response.start":
+                status, begun = message["status"], True
+                message = {**message, "headers": [*message.get("headers", ()), *HEADERS]}
+            await send(message)
+
+        try:
+            refused = self._refused(scope)
+            if refused is not None:
+                await self._refuse(refused, scope, receive, tell)
+                return
+            limited = _Body(receive)
+            try:
+                await self.app(scope, limited, tell)
+            except TooLargeError:
+                if not begun:
+                    words = f"The request's body is larger than {MOST_BODY // 1024} kB."
+                    await self._refuse((413, "too_large", words, {"connection": "close"}), scope, receive, tell)
+            except TooSlowError:
+                if not begun:
+                    words = f"The request's body took longer than {BODY_SECONDS:.0f} seconds."
+                    await self._refuse((408, "too_slow", words, {"connection": "close"}), scope, receive, tell)
+        finally:
+            seconds = time.perf_counter() - started
+            route = scope.get("route")
+            path = str(getattr(route, "path", "none"))
+            self.metrics.requests.labels(path, str(status)).inc()
+            self.metrics.seconds.labels(path).observe(seconds)
+            if log.isEnabledFor(logging.INFO):
+                fields = {"route": path, "status": status, "ms": round(1000 * seconds, 1), "method": scope["method"]}
+                log.info("request", extra={"fields": fields})
+
+    async def _refuse(self, told: Told, scope: Scope, receive: Receive, send: Send) -> None:
+        status, code, words, headers = told
+        self.metrics.refused.labels(code).inc()
+        response: Response
+        if str(scope["path"]).startswith("/api/"):
+            content = orjson.dumps({"error": {"code": code, "message": words}})
+            response = Response(content, status, headers, "application/json")
+        else:
+            response = Response(f"{HTTPStatus(status).phrase}. {words}\n", status, headers, "text/plain")
+        await response(scope, receive, send)
+
+    def _refused(self, scope: Scope) -> Told | None:
+        if len(scope["raw_path"]) + len(scope["query_string"]) > MOST_ADDRESS:
+            return 414, "too_long", f"The address is longer than {MOST_ADDRESS // 1024} kB.", {"connection": "close"}
+        headers = dict(scope["headers"])
+        if self._hosts:
+            host = headers.get(b"host", b"").decode("latin-1").lower()
+            name = host if host.endswith("]") else host.rpartition(":")[0] or host
+            if name not in self._hosts and host not in self._hosts:
+                # A page elsewhere whose name was made to point here must not read what this machine serves.
+                return 421, "wrong_host", "This server does not answer to that host name.", {}
+        try:
+            unquote_to_bytes(scope["raw_path"]).decode()
+            unquote_to_bytes(scope["query_string"]).decode()
+        except UnicodeDecodeError:
+            return 400, "not_utf8", "The address is not UTF-8.", {}
+        if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+            return 400, "not_text", "The address holds a NUL.", {}
+        if scope["path"] in OPEN:
+            return None
+        key = _key_of(headers)
+        if self._keys and not _matches(key, self._keys):
+            wait = self._rate.wait(f"unknown {_address(scope)}")
+            if wait:
+                return _later(wait)
+            wanted = "Bearer" if str(scope["path"]).startswith("/api/") else 'Basic realm="gh_assets", charset="UTF-8"'
+            words = "A key is wanted: Authorization: Bearer KEY, or as the password where a browser asks for one."
+            return 401, "no_key", words, {"www-authenticate": wanted}
+        if scope["path"].startswith("/static/"):
+            return None
+        wait = self._rate.wait(_address(scope))
+        return _later(wait) if wait else None
+
+
+class _Body:
+    """Receives a body that is neither too large nor too slow."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._left = MOST_BODY
+        self._ended = False
+        self._until = 0.0
+
+    async def __call__(self) -> Message:
+        if self._ended:
+            return await self._receive()  # waits for the client to go
+        now = time.monotonic()
+        self._until = self._until or now + BODY_SECONDS
+        try:
+            message = await asyncio.wait_for(self._receive(), max(self._until - now, 0.001))
+        except TimeoutError:
+            raise TooSlowError from None
+        if message["type"] == "http.request":
+            self._left -= len(message.get("body", b""))
+            if self._left < 0:
+                raise TooLargeError
+            self._ended = not message.get("more_body", False)
+        return message
+
+
+def _address(scope: Scope) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client else "unknown"
+
+
+def _later(wait: float) -> Told:
+    seconds = max(1, round(wait + 0.5))
+    words = f"Too many requests from this client: try again in {seconds} s."
+    return 429, "too_many", words, {"retry-after": str(seconds)}
+
+
+def _key_of(headers: dict[bytes, bytes]) -> bytes:
+    """The key that a request brings, as a bearer token or as a password."""
+    kind, _, value = headers.get(b"authorization", b"").partition(b" ")
+    if kind.lower() == b"bearer":
+        return value.strip()
+    if kind.lower() == b"basic":
+        try:
+            return base64.b64decode(value.strip(), validate=True).partition(b":")[2]
+        except binascii.Error:
+            return b""
+    return headers.get(b"x-api-key", b"")
+
+
+def _matches(key: bytes, keys: Sequence[bytes]) -> bool:
+    # All are compared, each in constant time: how long it takes tells nothing.
+    return sum(hmac.compare_digest(key, known) for known in keys) > 0
+
+
+def same_origin(request: Request) -> bool:
+    """Whether a form was sent from a page of this server, as far as the browser says."""
+    site = request.headers.get("sec-fetch-site")
+    if site is not None:
+        return site in ("same-origin", "none")
+    origin = request.headers.get("origin")
+    return origin is None or origin.partition("://")[2] == request.headers.get("host", "")

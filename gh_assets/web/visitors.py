@@ -1,0 +1,90 @@
+"""Who looks at the page: a random id in a cookie, so that what is hidden stays hidden; and what forms are signed with.
+
+The cookie says nothing of who it is. It goes along with requests of this site's own pages only (SameSite), and a form
+that changes something carries a signature of it, which no other site can make.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+COOKIE = "visitor"
+DAYS = 180
+
+_VISITOR = re.compile(r"[A-Za-z0-9_-]{22}")
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """Attributes: the id, whether the browser brought it, and the signature for forms."""
+
+    person: str
+    known: bool
+    token: str
+
+
+class Visitors:
+    """Gives visitors ids, and knows the forms that they got.
+
+    Parameters
+    ----------
+    secret : bytes
+        Signs forms.
+    """
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+
+    @classmethod
+    def of_home(cls, folder: Path) -> Visitors:
+        """With the home's secret, made once: forms outlive the server's restart."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "form-secret"
+        if not path.exists():
+            draft = path.with_suffix(f".{secrets.token_hex(4)}")
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(secrets.token_bytes(32))
+            try:
+                path.hardlink_to(draft)  # the first of several servers wins, and all read its secret
+            except FileExistsError:
+                pass
+            finally:
+                draft.unlink()
+        return cls(path.read_bytes())
+
+    def of(self, request: Request) -> Visitor:
+        """Whoever asks; somebody new, if no cookie says."""
+        person = request.cookies.get(COOKIE, "")
+        known = _VISITOR.fullmatch(person) is not None
+        if not known:
+            person = secrets.token_urlsafe(16)
+        return Visitor(person, known, self._sign(person))
+
+    def keep(self, response: Response, visitor: Visitor, *, secure: bool) -> None:
+        """Let the browser keep the id."""
+        response.set_cookie(
+            COOKIE,
+            visitor.person,
+            max_age=DAYS * 86_400,
+            httponly=True,
+            samesite="strict",
+            secure=secure,
+            path="/",
+        )
+
+    def signed(self, visitor: Visitor, token: str) -> bool:
+        """Whether a form was made for this visitor."""
+        return visitor.known and hmac.compare_digest(visitor.token.encode(), token.encode())
+
+    def _sign(self, person: str) -> str:
+        return hmac.new(self._secret, person.encode(), hashlib.sha256).hexdigest()
