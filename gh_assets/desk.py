@@ -8,7 +8,7 @@ that means; `Answer` is what people and programs get.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from gh_assets.errors import (
     UnknownRepositoryError,
     UnknownUserError,
 )
-from gh_assets.recommender.catalogue import Catalogue, Description
+from gh_assets.recommender.catalogue import Catalogue, Description, Neighbour
 from gh_assets.recommender.inference import PLAIN, Advisor, Question, Recommendation, Similar
 from gh_assets.recommender.interactions import UserItemMatrix
 from gh_assets.registry import RegisteredModel
@@ -147,7 +147,7 @@ class Card:
     recommendation: Recommendation
     described: Description | None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self, **more: Any) -> dict[str, Any]:
         entry = self.recommendation
         return {
             "rank": entry.rank,
@@ -157,12 +157,17 @@ class Card:
             "kind": entry.kind,
             "cold_start": entry.kind != "personal",
             "because": [{"full_name": reason.full_name, "share": reason.share} for reason in entry.because],
-        } | described_json(self.described)
+            **described_json(self.described),
+            **more,
+        }
+
+
+_UNKNOWN = Description("")
 
 
 def described_json(described: Description | None) -> dict[str, Any]:
     """What is known of a repository, for programs."""
-    known = described or Description("")
+    known = described or _UNKNOWN
     return {
         "description": known.description,
         "language": known.language,
@@ -201,15 +206,21 @@ class Answer:
     new: Sequence[Card] = field(default_factory=list)
     shown: Sequence[int] = ()
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self, url: Callable[[str], str | None] | None = None) -> dict[str, Any]:
+        """For programs; `url` gives the page of a repository."""
+
+        def told(card: Card) -> dict[str, Any]:
+            return card.to_json() if url is None else card.to_json(url=url(card.recommendation.full_name))
+
         return {
             "for": self.title,
             "model": model_title_json(self.model),
             "known_stars": self.known_stars,
             "used_stars": self.used_stars,
+            "cold_start": bool(self.cards) and self.cards[0].recommendation.kind != "personal",
             "warnings": list(self.warnings),
-            "recommendations": [card.to_json() for card in self.cards],
-            "new": [card.to_json() for card in self.new],
+            "recommendations": [told(card) for card in self.cards],
+            "new": [told(card) for card in self.new],
         }
 
 
@@ -303,7 +314,8 @@ class Desk:
         stars = list(person.stars)
         title = f"{person.login} ({len(stars):,} known stars)"
         question = replace(wish, stars=stars, login=person.login)
-        used = self._used(stars)
+        alike = self.advisor.stand_ins(stars)
+        used = _used(stars, alike)
         warnings = []
         if stars and used == 0:
             warnings.append(f"None of the {len(stars):,} stars of {person.login} is of a repository that is known.")
@@ -312,7 +324,7 @@ class Desk:
                 f"Only {used} star{'s' * (used > 1)} of {person.login} {'say' if used > 1 else 'says'} anything to the "
                 "model: take this as a first guess."
             )
-        return Case(title, question, len(stars), used, [*warnings, *self._strange(stars)])
+        return Case(title, question, len(stars), used, [*warnings, *self._strange(stars, alike)])
 
     def of_repositories(self, repositories: Sequence[str], wish: Question = PLAIN) -> Case:
         """For somebody who likes the named repositories.
@@ -343,19 +355,16 @@ class Desk:
         warnings = [f"Not known, ignored: {_some(unknown)}."] if unknown else []
         stars = list(dict.fromkeys(ids.values()))
         question = replace(wish, stars=stars)
-        return Case(_some(names), question, len(stars), self._used(stars), [*warnings, *self._strange(stars)])
+        alike = self.advisor.stand_ins(stars)
+        said = [*warnings, *self._strange(stars, alike)]
+        return Case(_some(names), question, len(stars), _used(stars, alike), said)
 
     def of_anybody(self, wish: Question = PLAIN) -> Case:
         """For somebody of whom nothing is known: what is popular, of all kinds."""
         return Case("anybody", wish, 0, 0)
 
-    def _used(self, stars: Sequence[int]) -> int:
-        alike = self.advisor.stand_ins(stars)
-        return len(stars) - sum(not found for found in alike.values())
-
-    def _strange(self, stars: Sequence[int]) -> list[str]:
+    def _strange(self, stars: Sequence[int], alike: Mapping[int, Sequence[Neighbour]]) -> list[str]:
         """What is to be said of stars that the model does not know."""
-        alike = self.advisor.stand_ins(stars)
         if len(alike) > SAID:
             counted = sum(bool(found) for found in alike.values())
             return [
@@ -406,14 +415,21 @@ class Desk:
         )
 
     def _cards(self, found: Sequence[Recommendation]) -> list[Card]:
-        return [Card(entry, self.catalogue.describe(entry.repo_id)) for entry in found]
+        described = self.catalogue.describe_all([entry.repo_id for entry in found])
+        return [Card(entry, about) for entry, about in zip(found, described, strict=True)]
 
     def similar(
         self, repository: int | Description, question: Question = PLAIN
     ) -> list[tuple[Similar, Description | None]]:
         """Repositories like one, with what is known of them; see `Advisor.similar`."""
         found = self.advisor.similar(repository, question.n, question.filters, question.hidden)
-        return [(entry, self.catalogue.describe(entry.repo_id)) for entry in found]
+        described = self.catalogue.describe_all([entry.repo_id for entry in found])
+        return list(zip(found, described, strict=True))
+
+
+def _used(stars: Sequence[int], alike: Mapping[int, Sequence[Neighbour]]) -> int:
+    """How many stars say something; those that the model does not know only if something is like them."""
+    return len(stars) - sum(not found for found in alike.values())
 
 
 def stamp_of(model: RegisteredModel) -> tuple[str, int, str | None]:

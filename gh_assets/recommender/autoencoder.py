@@ -92,6 +92,10 @@ class SparseEncoder(nn.Module):
     def forward(self, bags: Bags, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         return self.rest(self.first(bags), dtype)
 
+    def latent_mean(self, first: Tensor, dtype: torch.dtype) -> Tensor:
+        """The mean alone, (users, latent), from the first layer's sums: all that it takes to rank."""
+        return self.rest(first, dtype)[0]
+
 
 class FusedNetwork(ABC):
     """A network's way forward and back by hand, with the kernels; its products see copies of the weights."""
@@ -264,7 +268,7 @@ class Autoencoder(Recommender):
     @torch.no_grad()
     def _predict(self, stars: Csr) -> NDArray[np.float32]:
         # In float32, whatever the training was in: bfloat16 has too few digits to rank by.
-        mean, _ = self.encoder(Bags.of(stars, self.device, self._exact), self._exact)
+        mean = self.encoder.latent_mean(self.encoder.first(Bags.of(stars, self.device, self._exact)), self._exact)
         hidden = self.encoder.represent(mean, self._exact)
         scores: NDArray[np.float32] = self.decoder(hidden).float().cpu().numpy()
         return scores

@@ -116,6 +116,7 @@ class Catalogue:
         self.archived = table["archived"].fill_null(value=False).to_numpy()
         self.fork_of = table["fork_of"].fill_null(-1).to_numpy()
         self._table = table
+        self._descriptions: dict[int, Description] = {}
 
     def __len__(self) -> int:
         return len(self.repo_ids)
@@ -130,11 +131,19 @@ class Catalogue:
         row = int(self.places([repo_id])[0])
         return None if row < 0 else self._described(row)
 
+    def describe_all(self, repo_ids: Sequence[int]) -> list[Description | None]:
+        """What is known of several repositories."""
+        return [None if row < 0 else self._described(row) for row in self.places(repo_ids).tolist()]
+
     def _described(self, row: int) -> Description:
-        name, description, language, topics, stars, archived, pushed = (
-            self._columns[column][row] for column in DESCRIBED
-        )
-        return Description(name, description, language, tuple(topics or ()), stars, bool(archived), pushed)
+        kept = self._descriptions.get(row)
+        if kept is None:
+            name, description, language, topics, stars, archived, pushed = (
+                self._columns[column][row] for column in DESCRIBED
+            )
+            kept = Description(name, description, language, tuple(topics or ()), stars, bool(archived), pushed)
+            self._descriptions[row] = kept
+        return kept
 
     @cached_property
     def _columns(self) -> Mapping[str, list[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from typing import Any, ClassVar, Self
 
@@ -41,6 +42,7 @@ class Hybrid(Recommender):
         if not 0 <= weight <= 1:
             raise ConfigurationError(f"The weight {weight} of a hybrid's first part is not between 0 and 1.")
         self.first, self.second, self.weight = first, second, weight
+        self._last: tuple[bytes, list[NDArray[np.float32]]] = b"", []
 
     def _fit(self, stars: Csr, validation: tuple[Csr, Csr] | None) -> None:
         for part in (self.first, self.second):
@@ -59,7 +61,9 @@ class Hybrid(Recommender):
         for start in range(0, len(users), USERS_AT_ONCE):
             batch = users[start : start + USERS_AT_ONCE]
             given, hidden = fold_in[batch], held_out[batch]
-            first, second = (_standardized(part._predict(given)) for part in (self.first, self.second))
+            first, second = (part._predict(given) for part in (self.first, self.second))
+            for scores in (first, second):
+                _standardize(scores)
             for place, weight in enumerate(WEIGHTS):
                 blended = np.float32(weight) * first + np.float32(1 - weight) * second
                 gains[place] += ranking_metrics(blended, given, hidden)[MAIN_METRIC].sum()
@@ -68,18 +72,27 @@ class Hybrid(Recommender):
         return WEIGHTS[int(np.argmax(near))]
 
     def _predict(self, stars: Csr) -> NDArray[np.float32]:
-        scores = _standardized(self.first._predict(stars)) * np.float32(self.weight)
-        scores += _standardized(self.second._predict(stars)) * np.float32(1 - self.weight)
-        return scores
+        parts = [part._predict(stars) for part in (self.first, self.second)]
+        spreads = [_standardize(scores) for scores in parts]
+        self._last = _identity(stars), spreads
+        first, second = parts
+        first *= np.float32(self.weight)
+        second *= np.float32(1 - self.weight)
+        first += second
+        return first
 
     def _contributions(self, stars: Csr, items: NDArray[np.int64]) -> NDArray[np.float32] | None:
         """Those of both parts, on the scale on which their scores are added."""
         total: NDArray[np.float32] | None = None
         users = np.repeat(np.arange(stars.shape[0]), np.diff(stars.indptr))
-        for part, weight in ((self.first, self.weight), (self.second, 1 - self.weight)):
+        # Whoever explains a list has just scored it: the spreads need not be worked out again.
+        identity, spreads = self._last
+        if identity != _identity(stars):
+            spreads = [_standardize(part._predict(stars)) for part in (self.first, self.second)]
+        for place, (part, weight) in enumerate(((self.first, self.weight), (self.second, 1 - self.weight))):
             found = part._contributions(stars, items) if weight > 0 else None
             if found is not None:
-                spread = np.maximum(part._predict(stars).std(axis=1), 1e-12)
+                spread = spreads[place]
                 found = found * (weight / spread).astype(np.float32)[users][:, None]
                 total = found if total is None else total + found
         return total
@@ -118,8 +131,18 @@ class Hybrid(Recommender):
         return cls(first, second, config["weight"])
 
 
-def _standardized(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Mean 0, standard deviation 1 for each user; in place."""
+def _standardize(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean 0, standard deviation 1 for each user, in place; gives what each was divided by, shape (users,)."""
     scores -= scores.mean(axis=1, keepdims=True)
-    scores /= np.maximum(scores.std(axis=1, keepdims=True), 1e-12)
-    return scores
+    # Not `std`: that subtracts the mean again.
+    spreads: NDArray[np.float32] = np.sqrt(np.einsum("ij,ij->i", scores, scores) / np.float32(scores.shape[1]))
+    np.maximum(spreads, np.float32(1e-12), out=spreads)
+    scores /= spreads[:, None]
+    return spreads
+
+
+def _identity(stars: Csr) -> bytes:
+    """Equal for equal stars."""
+    digest = hashlib.blake2b(stars.indptr.tobytes(), digest_size=16)
+    digest.update(stars.indices.tobytes())
+    return digest.digest()

@@ -170,6 +170,8 @@ class Advisor:
         self.items = trained.model.items
         self._row_of = self.catalogue.places(trained.repo_ids.tolist())
         self._item_of = trained.positions(self.catalogue.repo_ids)
+        self._names: list[str] = trained.full_names.tolist()
+        self._repo_ids: list[int] = trained.repo_ids.tolist()
         self._stand_ins: dict[int, list[Neighbour]] = {}
         self._mask = lru_cache(MASKS)(self._mask_of)
 
@@ -259,7 +261,7 @@ class Advisor:
                 scores[row] = _standardized(scores[row]) + np.float32(FAME * question.popularity) * self._fame
             allowed[row] = self._mask(question.filters)
         allowed[people, hidden.indices] = False
-        scores[~allowed] = -np.inf
+        np.copyto(scores, -np.inf, where=~allowed)
         lengths = [question.n + len(question.shown) for question in questions]
         diverse = [bool(question.diversity) for question in questions]
         items, values = best_items(scores, min(max([*lengths, POOL * any(diverse)]), self.items))
@@ -283,21 +285,25 @@ class Advisor:
         return _Lists(found, worth, why, shares, popular)
 
     def _told(self, lists: _Lists, row: int, before: int) -> list[Recommendation]:
-        trained = self.trained
+        names, ids = self._names, self._repo_ids
+        kind: Kind = "popular" if lists.popular[row] else "personal"
+        entries = zip(
+            lists.items[row].tolist(),
+            lists.scores[row].tolist(),
+            lists.reasons[row].tolist(),
+            lists.shares[row].tolist(),
+            strict=True,
+        )
         return [
             Recommendation(
-                before + rank + 1,
-                int(trained.repo_ids[item]),
-                str(trained.full_names[item]),
-                float(lists.scores[row, rank]),
-                [
-                    Reason(str(trained.full_names[reason]), float(share))
-                    for reason, share in zip(lists.reasons[row, rank], lists.shares[row, rank], strict=True)
-                    if reason >= 0
-                ],
-                "popular" if lists.popular[row] else "personal",
+                before + rank,
+                ids[item],
+                names[item],
+                score,
+                [Reason(names[reason], share) for reason, share in zip(reasons, shares, strict=True) if reason >= 0],
+                kind,
             )
-            for rank, item in enumerate(lists.items[row].tolist())
+            for rank, (item, score, reasons, shares) in enumerate(entries, start=1)
             if item >= 0
         ]
 

@@ -10,7 +10,7 @@ encoder steps does not change, is computed once a round: it is also what that ro
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from types import ModuleType
@@ -30,7 +30,13 @@ from gh_assets.recommender.interactions import Csr
 LOG_ROOT_2PI = 0.5 * math.log(2 * math.pi)
 
 LEFT_OUT = 64
-"""Stars of a user that are left out one by one to see what they were worth."""
+"""Stars of a user up to which each is left out to see what it was worth."""
+
+STRONGEST = 24
+"""Of users with more, so many are left out: those that the gradient says are worth most."""
+
+ROWS_AT_ONCE = 512
+"""Such rows together."""
 
 USERS_AT_ONCE = 500
 """Users whose posterior is computed at once."""
@@ -67,6 +73,22 @@ class Encoder(SparseEncoder):
         self.log_variance = nn.Linear(hidden, latent)
 
     def rest(self, first: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        hidden = self._hidden(first, dtype)
+        weight, bias = (
+            torch.cat([getattr(self.mean, name), getattr(self.log_variance, name)]) for name in ("weight", "bias")
+        )
+        both = F.linear(hidden, weight.to(dtype), bias.to(dtype)).to(first.dtype)
+        mean, log_variance = both.chunk(2, dim=1)
+        return mean, log_variance
+
+    def latent_mean(self, first: Tensor, dtype: torch.dtype) -> Tensor:
+        return F.linear(self._hidden(first, dtype), self.mean.weight.to(dtype), self.mean.bias.to(dtype)).to(
+            first.dtype
+        )
+
+    def _hidden(self, first: Tensor, dtype: torch.dtype) -> Tensor:
+        """The last layer's output."""
+
         def linear(layer: nn.Module, x: Tensor) -> Tensor:
             assert isinstance(layer, nn.Linear)
             return F.linear(x, layer.weight.to(dtype), layer.bias.to(dtype))
@@ -81,12 +103,51 @@ class Encoder(SparseEncoder):
         for layer, norm in zip(self.layers, norms, strict=True):
             hidden = activated(norm, linear(layer, hidden) + skipped)
             skipped = skipped + hidden
-        weight, bias = (
-            torch.cat([getattr(self.mean, name), getattr(self.log_variance, name)]) for name in ("weight", "bias")
-        )
-        both = F.linear(hidden, weight.to(dtype), bias.to(dtype)).to(first.dtype)
-        mean, log_variance = both.chunk(2, dim=1)
-        return mean, log_variance
+        return hidden
+
+    def slopes(self, first: Tensor, directions: Tensor) -> Tensor:
+        """Gradients of the mean of one user, in many directions at once: the way there is gone once, not once each.
+
+        Parameters
+        ----------
+        first : Tensor, shape (1, hidden)
+            The user's first layer's sum.
+        directions : Tensor, shape (n, latent)
+
+        Returns
+        -------
+        Tensor, shape (n, hidden)
+            Of ``directions @ mean`` in `first`.
+        """
+
+        def back_through(norm: nn.Module, x: Tensor, gradients: Tensor) -> Tensor:
+            """Of ``norm(swish(x))``."""
+            assert isinstance(norm, nn.LayerNorm)
+            gate = torch.sigmoid(x)
+            swish = x * gate
+            centred = swish - swish.mean()
+            scale = (centred.square().mean() + norm.eps).rsqrt()
+            normal = centred * scale
+            inner = gradients * norm.weight
+            inner = inner - inner.mean(dim=1, keepdim=True) - normal * (inner * normal).mean(dim=1, keepdim=True)
+            return inner * scale * (gate + swish * (1 - gate))
+
+        inputs = [first]
+        hidden = self.norms[0](F.silu(first))
+        skipped = hidden
+        for layer, norm in zip(self.layers, self.norms[1:], strict=True):
+            inputs.append(layer(hidden) + skipped)
+            hidden = norm(F.silu(inputs[-1]))
+            skipped = skipped + hidden
+        of_hidden = directions @ self.mean.weight
+        of_skipped = torch.zeros_like(of_hidden)
+        for place in range(len(self.layers), 0, -1):
+            layer = self.layers[place - 1]
+            assert isinstance(layer, nn.Linear)
+            of_input = back_through(self.norms[place], inputs[place], of_hidden)
+            of_skipped = of_skipped + of_input
+            of_hidden = of_input @ layer.weight + of_skipped
+        return back_through(self.norms[0], first, of_hidden)
 
 
 class FusedEncoder(FusedNetwork):
@@ -224,9 +285,11 @@ class RecVAE(Autoencoder):
     config_type: ClassVar[type[TrainingConfig]] = RecVAEConfig
     config: RecVAEConfig
     encoder: Encoder
+    _kept_mean: tuple[tuple[int, int], Tensor | None] = ((0, 0), None)
 
     def _networks(self) -> tuple[SparseEncoder, nn.Linear]:
         config = self.config
+        self._kept_mean = (0, 0), None
         encoder = Encoder(self.items, config.hidden_size, config.latent_size)
         return encoder, nn.Linear(config.latent_size, self.items)
 
@@ -381,6 +444,7 @@ class RecVAE(Autoencoder):
 
     # -- use -----------------------------------------------------------------------------------------------------
 
+    @torch.no_grad()
     def _contributions(self, stars: Csr, items: NDArray[np.int64]) -> NDArray[np.float32]:
         """Leave one out: what an item's score above the mean item's loses without a star, the others as they were.
 
@@ -389,33 +453,56 @@ class RecVAE(Autoencoder):
         """
         bags = Bags.of(stars, self.device, self._exact)
         embeddings, wanted = self.encoder.embeddings.detach(), torch.from_numpy(items).to(self.device)
+        decoder = self.decoder.weight.detach()
+        mean_item = self._mean_item()
         first = self.encoder.first(bags)
-        above_mean = (self.decoder.weight - self.decoder.weight.mean(dim=0)).detach()
         contributions = first.new_empty((stars.nnz, items.shape[1]))
+        left_out: list[tuple[int, Tensor]] = []
+        waiting = 0
         for user, (low, high) in enumerate(pairwise(stars.indptr.tolist())):
-            part = slice(low, high)
-            per_star = embeddings[bags.items[part]] * bags.weights[part, None]
-            directions = above_mean[wanted[user]]
-            if high - low <= LEFT_OUT:
-                contributions[part] = self._left_out(first[user], per_star, directions)
-                continue
-            slopes = self._slopes(first[user], directions)
-            estimate = per_star @ slopes.T
-            strongest = estimate.amax(dim=1).topk(LEFT_OUT).indices
-            estimate[strongest] = self._left_out(first[user], per_star[strongest], directions)
-            contributions[part] = estimate
+            places = torch.arange(low, high, device=self.device)
+            if high - low > LEFT_OUT:
+                slopes = self.encoder.slopes(first[user][None], decoder[wanted[user]] - mean_item)
+                estimate = (embeddings[bags.items[low:high]] * bags.weights[low:high, None]) @ slopes.T
+                contributions[low:high] = estimate
+                places = low + estimate.amax(dim=1).topk(STRONGEST).indices
+            left_out.append((user, places))
+            waiting += len(places)
+            if waiting >= ROWS_AT_ONCE:
+                self._leave_out(left_out, first, bags, wanted, contributions)
+                left_out, waiting = [], 0
+        if left_out:
+            self._leave_out(left_out, first, bags, wanted, contributions)
         result: NDArray[np.float32] = contributions.float().cpu().numpy()
         return result
 
-    @torch.no_grad()
-    def _left_out(self, first: Tensor, per_star: Tensor, directions: Tensor) -> Tensor:
-        """What leaving each star out takes away in each direction of the latent space, (stars, directions)."""
-        mean, _ = self.encoder.rest(torch.cat([first[None], first - per_star]), self._exact)
-        return (mean[0] - mean[1:]) @ directions.T
+    def _leave_out(
+        self,
+        left_out: Sequence[tuple[int, Tensor]],
+        first: Tensor,
+        bags: Bags,
+        wanted: Tensor,
+        contributions: Tensor,
+    ) -> None:
+        """What leaving each star out takes away from the wanted items' scores, for some users together."""
+        users = torch.tensor([user for user, _ in left_out], device=self.device)
+        places = torch.cat([chosen for _, chosen in left_out])
+        counts = [len(chosen) for _, chosen in left_out]
+        owners = torch.repeat_interleave(users, torch.tensor(counts, device=self.device))
+        per_star = self.encoder.embeddings[bags.items[places]] * bags.weights[places, None]
+        means = self.encoder.latent_mean(torch.cat([first[users], first[owners] - per_star]), self._exact)
+        mean_item = self._mean_item()
+        whole, without = means[: len(users)], torch.split(means[len(users) :], counts)
+        for row, ((user, chosen), rest) in enumerate(zip(left_out, without, strict=True)):
+            directions = self.decoder.weight[wanted[user]] - mean_item
+            contributions[chosen] = (whole[row] - rest) @ directions.T
 
-    def _slopes(self, first: Tensor, directions: Tensor) -> Tensor:
-        """The gradient, in the first layer's sum, of the latent mean in each direction, (directions, hidden)."""
-        rows = first.expand(len(directions), -1).clone().requires_grad_()
-        mean, _ = self.encoder.rest(rows, self._exact)
-        (slopes,) = torch.autograd.grad((mean * directions).sum(), rows)
-        return slopes
+    def _mean_item(self) -> Tensor:
+        """The mean of the decoder's rows; worked out again only if they changed."""
+        weight = self.decoder.weight.detach()
+        key = weight.data_ptr(), weight._version
+        kept, mean = self._kept_mean
+        if kept != key or mean is None:
+            mean = weight.mean(dim=0)
+            self._kept_mean = key, mean
+        return mean

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import orjson
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from gh_assets.desk import Answer, Card, Desk, described_json, model_title_json
+from gh_assets.desk import Answer, Desk, described_json, model_title_json
 from gh_assets.errors import InputError
 from gh_assets.live import Lookup
 from gh_assets.recommender.inference import Question
@@ -25,7 +25,9 @@ from gh_assets.web.asking import (
     answer,
     case_of_login,
     case_of_repositories,
+    described_query,
     hidden_of,
+    read_query,
     similar,
 )
 from gh_assets.web.cursors import write_cursor
@@ -153,6 +155,13 @@ class ModelOut(ModelTitleOut):
     missing: list[str] = Field(description="Services that do not answer at the moment")
 
 
+class SearchIn(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    q: str = Field(min_length=1, max_length=100, description="A part of the name.", examples=["vue"])
+    n: int = Field(default=10, ge=1, le=50, description="How many.")
+
+
 class FeedbackIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -196,13 +205,14 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     responses={**ERRORS, 202: {"model": ProgressOut, "description": "GitHub is still being asked: come back"}},
     summary="Recommendations for a login",
     tags=["recommendations"],
+    openapi_extra=described_query(LoginChoices),
 )
 async def for_login(
     request: Request,
     login: Annotated[str, Path(max_length=100, examples=["octocat"])],
-    choices: Annotated[LoginChoices, Query()],
 ) -> Response:
     """For somebody whose stars were collected, or are read from GitHub now (within the server's own small budget)."""
+    choices = read_query(LoginChoices, request.query_params.multi_items())
     site = site_of(request)
     desk = site.desk()
     question = await question_of(site, choices, choices.person)
@@ -219,9 +229,11 @@ async def for_login(
     responses=ERRORS,
     summary="Recommendations for a few repositories",
     tags=["recommendations"],
+    openapi_extra=described_query(ListChoices),
 )
-async def for_repositories(request: Request, choices: Annotated[ListChoices, Query()]) -> Response:
+async def for_repositories(request: Request) -> Response:
     """For somebody who likes the given repositories; nobody's account is needed."""
+    choices = read_query(ListChoices, request.query_params.multi_items())
     return await _for_list(request, choices.repo, choices)
 
 
@@ -251,14 +263,15 @@ async def _for_list(request: Request, names: Sequence[str], choices: ApiChoices)
     responses=ERRORS,
     summary="Repositories like one",
     tags=["repositories"],
+    openapi_extra=described_query(ApiChoices),
 )
 async def like_one(
     request: Request,
     owner: Annotated[str, Path(max_length=100, examples=["vuejs"])],
     name: Annotated[str, Path(max_length=100, examples=["vue"])],
-    choices: Annotated[ApiChoices, Query()],
 ) -> Response:
     """By who stars them; where the model does not know the repository, by what it is about."""
+    choices = read_query(ApiChoices, request.query_params.multi_items())
     site = site_of(request)
     desk = site.desk()
     found = await similar(site, desk, f"{owner}/{name}", await question_of(site, choices, choices.person))
@@ -295,16 +308,14 @@ async def like_one(
     responses=ERRORS,
     summary="Repositories by a part of their name",
     tags=["repositories"],
+    openapi_extra=described_query(SearchIn),
 )
-async def complete(
-    request: Request,
-    q: Annotated[str, Query(min_length=1, max_length=100, description="A part of the name", examples=["vue"])],
-    n: Annotated[int, Query(ge=1, le=50)] = 10,
-) -> Response:
+async def complete(request: Request) -> Response:
     """For completion: those whose name begins with it first, by stars."""
+    wanted = read_query(SearchIn, request.query_params.multi_items())
     site = site_of(request)
     desk = site.desk()
-    found = await site.batcher.run(lambda: desk.catalogue.search(q, n))
+    found = await site.batcher.run(lambda: desk.catalogue.search(wanted.q, wanted.n))
     return as_json([repository_json(site, desk, repo_id) for repo_id in found])
 
 
@@ -380,18 +391,10 @@ def as_json(content: Any, status: int = 200, headers: dict[str, str] | None = No
 
 def list_json(site: Site, found: Answer) -> dict[str, Any]:
     """An answer for programs."""
-
-    def with_url(card: Card) -> dict[str, Any]:
-        return card.to_json() | {"url": site.url(card.recommendation.full_name)}
-
-    document = found.to_json()
-    return document | {
-        "cold_start": bool(found.cards) and found.cards[0].recommendation.kind != "personal",
-        "warnings": [*site.notices(), *document["warnings"]],
-        "recommendations": [with_url(card) for card in found.cards],
-        "new": [with_url(card) for card in found.new],
-        "next": write_cursor(found.shown) if found.shown else None,
-    }
+    document = found.to_json(site.url)
+    document["warnings"] = [*site.notices(), *document["warnings"]]
+    document["next"] = write_cursor(found.shown) if found.shown else None
+    return document
 
 
 def repository_json(site: Site, desk: Desk, repo_id: int) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def build_app(settings: Settings, *, hosts: tuple[str, ...] | None = None) -> Fa
         redirect_slashes=False,
     )
     app.state.site = site
-    app.include_router(api.router)
+    app.router.routes.extend(api.router.routes)  # an included router would be looked through twice at each request
     pages.add_pages(app)
     app.add_api_route("/healthz", healthz, methods=["GET", "HEAD"], include_in_schema=False)
     app.add_api_route("/readyz", readyz, methods=["GET", "HEAD"], include_in_schema=False)

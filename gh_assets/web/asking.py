@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from gh_assets.collector.awesome import is_full_name
 from gh_assets.desk import Answer, Case, Desk, Person
@@ -107,6 +107,57 @@ class Choices(BaseModel):
             popularity=self.popularity,
             diversity=self.diversity,
         )
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def read_query(model: type[Model], pairs: Iterable[tuple[str, str]], *, lenient: bool = False) -> Model:
+    """What an address says, as a model; fields of several values may be repeated.
+
+    Parameters
+    ----------
+    model : type
+        Of pydantic.
+    pairs : iterable of (str, str)
+        Names and values.
+    lenient : bool
+        What is empty, or has an unknown name, is nothing: forms send all their fields.
+
+    Raises
+    ------
+    ProblemError
+        If a value is none that can be; the message names it.
+    """
+    fields: dict[str, Any] = {}
+    for name, value in pairs:
+        known = model.model_fields.get(name)
+        if lenient and (known is None or not value.strip()):
+            continue
+        if known is not None and isinstance(known.default, tuple):
+            fields.setdefault(name, []).append(value)
+        else:
+            fields[name] = value
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        place = ".".join(str(part)[:60] for part in first["loc"])
+        raise ProblemError(422, "wrong_parameter", f"{place}: {first['msg']}.") from None
+
+
+def described_query(model: type[BaseModel]) -> dict[str, Any]:
+    """The same for OpenAPI."""
+    schema = model.model_json_schema()
+    required = schema.get("required", ())
+    parameters = []
+    for name, described in schema["properties"].items():
+        words = described.pop("description", "")
+        described.pop("title", None)
+        parameters.append(
+            {"name": name, "in": "query", "required": name in required, "description": words, "schema": described}
+        )
+    return {"parameters": parameters}
 
 
 @dataclass

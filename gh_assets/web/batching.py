@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
+
+import torch
 
 from gh_assets.desk import Answer, Case, Desk
 from gh_assets.errors import GhAssetsError
@@ -17,6 +21,9 @@ Result = TypeVar("Result")
 
 TOGETHER = 16
 """Lists scored at once at most: more would make the first wait for the last."""
+
+THREADS = 2
+"""Batches that are worked on at once, each on a processor of its own. More would wait for the interpreter."""
 
 MOST_WAITING = 512
 
@@ -29,11 +36,15 @@ class BusyError(GhAssetsError):
 class _Waiting:
     desk: Desk
     case: Case
+    loop: asyncio.AbstractEventLoop
     answer: asyncio.Future[Answer]
 
 
 class Batcher:
-    """Answers questions in a thread of its own, in batches of whatever has come meanwhile.
+    """Answers questions in threads of its own, in batches of whatever has come meanwhile.
+
+    A thread that is done takes the next batch by itself: going by way of the event loop it would wait for whatever that
+    is at.
 
     Parameters
     ----------
@@ -43,8 +54,11 @@ class Batcher:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._waiting: deque[_Waiting] = deque()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="answers")
-        self._working = False
+        self._some = threading.Condition()
+        self._closed = False
+        self._others = ThreadPoolExecutor(1, thread_name_prefix="other", initializer=_on_one_processor)
+        for number in range(min(THREADS, os.cpu_count() or 1)):
+            threading.Thread(target=self._work, name=f"answers-{number}", daemon=True).start()
 
     async def answer(self, desk: Desk, case: Case) -> Answer:
         """Answer a question by one desk: the model, the names and the reasons are of the same moment.
@@ -54,46 +68,64 @@ class Batcher:
         BusyError
             If too many wait already.
         """
-        if len(self._waiting) >= MOST_WAITING:
-            raise BusyError("Too much is asked for at once: try again in a few seconds.")
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(desk, case, loop.create_future())
-        self._waiting.append(waiting)
-        if not self._working:
-            self._work(loop)
+        waiting = _Waiting(desk, case, loop, loop.create_future())
+        with self._some:
+            if self._closed or len(self._waiting) >= MOST_WAITING:
+                raise BusyError("Too much is asked for at once: try again in a few seconds.")
+            self._waiting.append(waiting)
+            self._some.notify()
         return await waiting.answer
 
     async def run(self, work: Callable[[], Result]) -> Result:
-        """Do other work that needs the processor where answers are worked out."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        """Do other work that takes a processor for a while, beside the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._others, work)
 
     def close(self) -> None:
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """Take no more."""
+        with self._some:
+            self._closed = True
+            self._some.notify_all()
+        self._others.shutdown(wait=False, cancel_futures=True)
 
-    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Take what waits for one desk, and go on when it is answered."""
-        while self._waiting and self._waiting[0].answer.done():
-            self._waiting.popleft()  # whoever asked has gone
-        if not self._waiting:
-            self._working = False
-            return
-        self._working = True
-        batch = [self._waiting.popleft()]
-        while len(batch) < TOGETHER and self._waiting and self._waiting[0].desk is batch[0].desk:
-            batch.append(self._waiting.popleft())
-        self._metrics.batch.observe(len(batch))
-        work = loop.run_in_executor(self._thread, batch[0].desk.answers, [entry.case for entry in batch])
-        work.add_done_callback(lambda done: self._tell(loop, batch, done))
+    def _work(self) -> None:
+        _on_one_processor()
+        while batch := self._next():
+            self._metrics.batch.observe(len(batch))
+            try:
+                found: list[Answer] | BaseException = batch[0].desk.answers([entry.case for entry in batch])
+            except Exception as error:  # noqa: BLE001 - whatever it is: whoever asked is told, and the thread goes on
+                found = error
+            batch[0].loop.call_soon_threadsafe(_tell, batch, found)
+            del batch, found  # a desk that was replaced is not held on to while nobody asks
 
-    def _tell(self, loop: asyncio.AbstractEventLoop, batch: list[_Waiting], done: asyncio.Future[list[Answer]]) -> None:
-        error = None if done.cancelled() else done.exception()
-        for place, entry in enumerate(batch):
-            if entry.answer.done():
-                continue
-            if done.cancelled():
-                entry.answer.cancel()
-            elif error is not None:
-                entry.answer.set_exception(error)
-            else:
-                entry.answer.set_result(done.result()[place])
-        self._work(loop)
+    def _next(self) -> list[_Waiting]:
+        """What waits for one desk; empty at the end."""
+        with self._some:
+            while True:
+                while self._waiting and self._waiting[0].answer.done():
+                    self._waiting.popleft()  # whoever asked has gone
+                if self._waiting or self._closed:
+                    break
+                self._some.wait()
+            batch: list[_Waiting] = []
+            while self._waiting and len(batch) < TOGETHER:
+                if batch and self._waiting[0].desk is not batch[0].desk:
+                    break
+                batch.append(self._waiting.popleft())
+            return batch
+
+
+def _tell(batch: list[_Waiting], found: list[Answer] | BaseException) -> None:
+    for place, entry in enumerate(batch):
+        if entry.answer.done():
+            continue
+        if isinstance(found, BaseException):
+            entry.answer.set_exception(found)
+        else:
+            entry.answer.set_result(found[place])
+
+
+def _on_one_processor() -> None:
+    """Small products are not worth sharing: two threads of one batch would wait for each other, spinning."""
+    torch.set_num_threads(1)  # counts for the thread that calls it

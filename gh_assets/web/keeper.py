@@ -7,6 +7,7 @@ one. While a service is away everything goes on from what is loaded, and `servic
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -277,6 +278,11 @@ class Keeper:
             self.metrics.model.remove(desk.model.name, str(desk.model.version))
         self.metrics.model.labels(wanted.name, str(wanted.version)).set(1)
         self.metrics.loaded.set(fresh.loaded_at.timestamp())
+        del desk
+        # What stays for hours is not looked through for garbage at each collection: that would stop all answers.
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
         log.info(
             "serving",
             extra={"fields": {"model": wanted.title, "seconds": round(time.perf_counter() - started, 2)}},

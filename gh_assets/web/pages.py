@@ -16,7 +16,6 @@ from urllib.parse import parse_qsl, quote, urlencode
 import jinja2
 from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse, Response
-from pydantic import ValidationError
 
 from gh_assets import __version__
 from gh_assets.collector.awesome import is_full_name
@@ -32,6 +31,7 @@ from gh_assets.web.asking import (
     answer,
     case_of_login,
     case_of_repositories,
+    read_query,
     similar,
 )
 from gh_assets.web.cursors import write_cursor
@@ -135,26 +135,18 @@ def problem_page(request: Request, problem: ProblemError) -> Response:
 
 
 def read_choices(parameters: Sequence[tuple[str, str]]) -> Choices:
-    """What a form or a link says; unknown and empty ones are nothing.
+    """What a form or a link says; several topics may stand in one field.
 
     Raises
     ------
     ProblemError
         If a value is none that can be.
     """
-    fields: dict[str, Any] = {}
+    pairs: list[tuple[str, str]] = []
     for name, value in parameters:
-        if name not in Choices.model_fields or not value.strip():
-            continue
-        if name == "topic":
-            fields.setdefault("topic", []).extend(word for word in re.split(r"[,\s]+", value) if word)
-        else:
-            fields[name] = value
-    try:
-        return Choices.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        raise ProblemError(422, "wrong_choice", f"{'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
+        several = name == "topic"
+        pairs += [(name, word) for word in re.split(r"[,\s]+", value)] if several else [(name, value)]
+    return read_query(Choices, pairs, lenient=True)
 
 
 def query_of(choices: Choices, **changes: Any) -> list[tuple[str, str]]:

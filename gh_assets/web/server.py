@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -144,11 +144,8 @@ def serve(settings: Settings, host: str, port: int, tell: Callable[[str], None])
     ConfigurationError
         If nobody can listen there.
     """
-    import torch
-
     log_json()
-    # One processor is left for everything that is no arithmetic.
-    torch.set_num_threads(max((os.cpu_count() or 2) - 1, 1))
+    sys.setswitchinterval(0.0005)
     try:
         with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             pass  # uvicorn itself would only log why it cannot

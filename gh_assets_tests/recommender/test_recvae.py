@@ -22,7 +22,7 @@ from gh_assets.recommender import (
 )
 from gh_assets.recommender.autoencoder import Autoencoder, TrainingRun
 from gh_assets.recommender.engine import Bags, SoftmaxOutput, fused_kernels
-from gh_assets.recommender.recvae import composite_prior
+from gh_assets.recommender.recvae import Encoder, composite_prior
 from gh_assets_tests.recommender.matrices import taste_matrix
 from gh_assets_tests.recommender.reference import dense_encoder, dense_loss, dense_multvae_loss
 
@@ -264,6 +264,37 @@ def test_reasons_are_what_removing_a_star_costs() -> None:
         assert reasons[0, 0].tolist() == best
         positive = sum(cost for cost in costs.values() if cost > 0)
         assert shares[0, 0].tolist() == pytest.approx([costs[star] / positive for star in best], rel=1e-3)
+
+
+def test_gradients_in_many_directions_are_those_of_autograd() -> None:
+    torch.manual_seed(0)
+    encoder = Encoder(items=50, hidden=32, latent=8).double()
+    for parameter in encoder.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.3)
+    first, directions = (torch.randn(shape, dtype=torch.float64) for shape in ((1, 32), (5, 8)))
+    rows = first.expand(5, -1).clone().requires_grad_()
+    mean, _ = encoder.rest(rows, torch.float64)
+    (expected,) = torch.autograd.grad((mean * directions).sum(), rows)
+    with torch.no_grad():
+        found = encoder.slopes(first, directions)
+    assert (found - expected).abs().max() <= 1e-12 * expected.abs().max()
+
+
+def test_of_many_stars_the_strongest_are_left_out_and_the_others_estimated() -> None:
+    matrix = taste_matrix(users=200)
+    model = RecVAE(RecVAEConfig(epochs=10, hidden_size=64, latent_size=16, learning_rate=2e-3)).fit(matrix)
+    stars = np.flatnonzero(np.arange(matrix.shape[1]) % 2 == 0)
+    assert len(stars) > 12
+    row = sp.csr_array((np.ones(len(stars), np.float32), stars, [0, len(stars)]), shape=(1, matrix.shape[1]))
+    items, _ = model.recommend(row, 5)
+    every = model._contributions(row, items)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gh_assets.recommender.recvae.LEFT_OUT", 12)
+        patch.setattr("gh_assets.recommender.recvae.STRONGEST", 8)
+        some = model._contributions(row, items)
+    exact = np.isclose(every, some, rtol=1e-4, atol=1e-6).all(axis=1)
+    assert 8 <= exact.sum() < len(stars)
+    assert np.corrcoef(every.ravel(), some.ravel())[0, 1] > 0.9
 
 
 @pytest.mark.parametrize(
