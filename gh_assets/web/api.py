@@ -37,19 +37,15 @@ PREFIX = "/api/v1"
 
 router = APIRouter(prefix=PREFIX)
 
-PersonId = Annotated[
-    str,
-    Field(
-        pattern=r"^[A-Za-z0-9_-]{1,64}$",
-        description="Whoever the verdicts of `/feedback` are kept under: an id of your own choice, hard to guess.",
-    ),
-]
+PersonId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
+WHOSE = "Whoever the verdicts of `/feedback` are kept under: an id of your own choice, hard to guess."
 
 
 class ApiChoices(Choices):
     """`Choices`, and whose verdicts count."""
 
-    person: PersonId | None = None
+    person: Annotated[PersonId | None, Field(description=WHOSE)] = None
 
 
 class LoginChoices(ApiChoices):
@@ -165,7 +161,7 @@ class SearchIn(BaseModel):
 class FeedbackIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    person: PersonId
+    person: PersonId = Field(description=WHOSE)
     repo: Name = Field(description="owner/name", examples=["vuejs/core"])
     verdict: Literal["not_interested", "known", "none"] = Field(description="`none` takes back what was said before")
 

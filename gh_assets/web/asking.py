@@ -207,7 +207,9 @@ def home_page_of(settings: Settings) -> str | None:
         return "https://github.com" if world.stars is not None or world.archive else None
     if settings.github_api_url.rstrip("/") == GITHUB_COM_API:
         return "https://github.com"
-    return settings.github_api_url.rstrip("/").removesuffix("/api/v3")
+    # An Enterprise server's pages are beside its API; what else there is has none.
+    base, api, _ = settings.github_api_url.rstrip("/").partition("/api/v3")
+    return base if api else None
 
 
 async def hidden_of(site: Site, person: str | None) -> frozenset[int]:

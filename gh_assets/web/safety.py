@@ -132,12 +132,11 @@ class Guard:
             await self.app(scope, receive, send)
             return
         started, status = time.perf_counter(), 500
-        begun = False
 
         async def tell(message: Message) -> None:
-            nonlocal status, begun
+            nonlocal status
             if message["type"] == "http.response.start":
-                status, begun = message["status"], True
+                status = message["status"]
                 message = {**message, "headers": [*message.get("headers", ()), *HEADERS]}
             await send(message)
 
@@ -146,17 +145,18 @@ class Guard:
             if refused is not None:
                 await self._refuse(refused, scope, receive, tell)
                 return
-            limited = _Body(receive)
-            try:
-                await self.app(scope, limited, tell)
-            except TooLargeError:
-                if not begun:
+            if _has_body(scope):
+                try:
+                    receive = _again(await _body_of(receive), receive)
+                except TooLargeError:
                     words = f"The request's body is larger than {MOST_BODY // 1024} kB."
                     await self._refuse((413, "too_large", words, {"connection": "close"}), scope, receive, tell)
-            except TooSlowError:
-                if not begun:
+                    return
+                except TooSlowError:
                     words = f"The request's body took longer than {BODY_SECONDS:.0f} seconds."
                     await self._refuse((408, "too_slow", words, {"connection": "close"}), scope, receive, tell)
+                    return
+            await self.app(scope, receive, tell)
         finally:
             seconds = time.perf_counter() - started
             route = scope.get("route")
@@ -211,30 +211,47 @@ class Guard:
         return _later(wait) if wait else None
 
 
-class _Body:
-    """Receives a body that is neither too large nor too slow."""
+def _has_body(scope: Scope) -> bool:
+    return any(name in (b"content-length", b"transfer-encoding") and value != b"0" for name, value in scope["headers"])
 
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._left = MOST_BODY
-        self._ended = False
-        self._until = 0.0
 
-    async def __call__(self) -> Message:
-        if self._ended:
-            return await self._receive()  # waits for the client to go
-        now = time.monotonic()
-        self._until = self._until or now + BODY_SECONDS
+async def _body_of(receive: Receive) -> bytes:
+    """A body that is neither too large nor too slow: all of it, before anybody looks at it.
+
+    Raises
+    ------
+    TooLargeError, TooSlowError
+    """
+    parts: list[bytes] = []
+    size = 0
+    until = time.monotonic() + BODY_SECONDS
+    while True:
         try:
-            message = await asyncio.wait_for(self._receive(), max(self._until - now, 0.001))
+            message = await asyncio.wait_for(receive(), max(until - time.monotonic(), 0.001))
         except TimeoutError:
             raise TooSlowError from None
-        if message["type"] == "http.request":
-            self._left -= len(message.get("body", b""))
-            if self._left < 0:
-                raise TooLargeError
-            self._ended = not message.get("more_body", False)
-        return message
+        if message["type"] != "http.request":
+            return b"".join(parts)  # the client has gone
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > MOST_BODY:
+            raise TooLargeError
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """Gives a body that was read, and then whatever comes."""
+    given = False
+
+    async def again() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
 
 
 def _address(scope: Scope) -> str:
