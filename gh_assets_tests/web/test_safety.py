@@ -40,10 +40,9 @@ EVIL = (
 )
 
 
-@pytest.fixture(scope="module")
-def evil(settings_of: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A world in which every field of GitHub's is hostile."""
-    changes = {
+def hostile_changes() -> dict[int, dict[str, Any]]:
+    """Every third repository is hostile in every field."""
+    return {
         place: {
             "full_name": f"painters/{EVIL[place % len(EVIL)]}" if place % 6 == 0 else name_of(place),
             "description": " ".join(EVIL),
@@ -52,7 +51,13 @@ def evil(settings_of: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
         }
         for place in range(0, 60, 3)
     }
-    shop = furnish(settings_of().model_copy(update={"live_requests": 0}), tmp_path_factory.mktemp("evil"), changes)
+
+
+@pytest.fixture(scope="module")
+def evil(settings_of: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A world in which every field of GitHub's is hostile."""
+    settings = settings_of().model_copy(update={"live_requests": 0})
+    shop = furnish(settings, tmp_path_factory.mktemp("evil"), hostile_changes())
     with opened(shop.settings) as running:
         yield running
 

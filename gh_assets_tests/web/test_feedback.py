@@ -1,0 +1,167 @@
+"""Verdicts reach Mongo as messages of the ingest format, and none that was acknowledged is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import orjson
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gh_assets.ingest import Consumer, Message
+from gh_assets.services import MongoDatabase
+from gh_assets.web.feedback import Feedback, JournalError, Verdict
+from gh_assets_tests.web.shop import until
+
+
+def stored(database: MongoDatabase) -> dict[str, str]:
+    return {document["_id"]: document["said"]["verdict"] for document in database["feedback"].find()}
+
+
+def lines(folder: Path) -> list[bytes]:
+    found = [path for path in folder.iterdir() if path.suffix in (".jsonl", ".shipping")]
+    return [line for path in found for line in path.read_bytes().splitlines()]
+
+
+def test_a_verdict_is_a_message_that_any_consumer_takes(tmp_path: Path, database: MongoDatabase) -> None:
+    feedback = Feedback(tmp_path, lambda: None)
+    feedback.say("someone", 7, "o/r", "not_interested")
+    feedback.say("someone", 8, "o/s", "known")
+    assert feedback.of("someone") == {7: ("not_interested", "o/r"), 8: ("known", "o/s")}
+    written = lines(tmp_path)
+    assert [Message.parse(line).to_json() for line in written] == written
+    counts = Consumer(database).apply(written)
+    assert (counts.inserted, counts.dead) == (2, 0)
+    assert stored(database) == {"someone:7": "not_interested", "someone:8": "known"}
+    feedback.close()
+
+
+def test_verdicts_wait_for_mongo_and_are_shipped_once_it_answers(tmp_path: Path, database: MongoDatabase) -> None:
+    there: list[MongoDatabase] = []
+    waiting: list[int] = []
+    feedback = Feedback(tmp_path, lambda: there[0] if there else None, waiting.append)
+    feedback.say("a", 1, "o/r", "known")
+    feedback.ship()
+    assert len(lines(tmp_path)) == 1
+    there.append(database)
+    feedback.start()
+    feedback.say("a", 2, "o/s", "known")
+    until(lambda: stored(database) == {"a:1": "known", "a:2": "known"})
+    until(lambda: lines(tmp_path) == [])
+    until(lambda: waiting[-1] == 0)
+    feedback.close()
+    again = Feedback(tmp_path, lambda: database)
+    assert again.of("a") == {1: ("known", "o/r"), 2: ("known", "o/s")}, "another server finds them in Mongo"
+    again.close()
+
+
+def test_the_last_verdict_counts_and_none_takes_back(tmp_path: Path, database: MongoDatabase) -> None:
+    feedback = Feedback(tmp_path, lambda: database)
+    verdicts: list[Verdict] = ["known", "none", "not_interested"]
+    for verdict in verdicts:
+        feedback.say("b", 5, "o/r", verdict)
+    feedback.ship()
+    assert stored(database) == {"b:5": "not_interested"}
+    feedback.say("b", 5, "o/r", "none")
+    assert feedback.of("b") == {}
+    feedback.ship()
+    feedback.close()
+    assert Feedback(tmp_path, lambda: database).of("b") == {}
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    said=st.lists(
+        st.tuples(st.sampled_from(["p", "q"]), st.integers(1, 4), st.sampled_from(["known", "none", "not_interested"])),
+        max_size=25,
+    ),
+    ships=st.sets(st.integers(0, 25)),
+)
+def test_whenever_it_is_shipped_the_last_verdicts_are_in_mongo(
+    tmp_path_factory: pytest.TempPathFactory,
+    database: MongoDatabase,
+    said: list[tuple[str, int, Verdict]],
+    ships: set[int],
+) -> None:
+    database["feedback"].delete_many({})
+    feedback = Feedback(tmp_path_factory.mktemp("journal"), lambda: database)
+    expected: dict[str, str] = {}
+    for number, (person, repo_id, verdict) in enumerate(said):
+        feedback.say(person, repo_id, "o/r", verdict)
+        expected[f"{person}:{repo_id}"] = verdict
+        if number in ships:
+            feedback.ship()
+    feedback.ship()
+    assert stored(database) == expected
+    for person in ("p", "q"):
+        mine = {int(key.split(":")[1]): v for key, v in expected.items() if key[0] == person and v != "none"}
+        assert {repo_id: verdict for repo_id, (verdict, _) in feedback.of(person).items()} == mine
+    feedback.close()
+
+
+def test_what_a_killed_server_acknowledged_is_shipped_by_the_next(tmp_path: Path, database: MongoDatabase) -> None:
+    program = textwrap.dedent("""
+        import sys
+        from pathlib import Path
+        from gh_assets.web.feedback import Feedback
+        feedback = Feedback(Path(sys.argv[1]), lambda: None)
+        for number in range(10_000):
+            feedback.say("killed", number, "o/r", "known")
+            print(number, flush=True)
+    """)
+    child = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=dict(os.environ)
+    )
+    assert child.stdout is not None
+    acknowledged = 0
+    for line in child.stdout:
+        acknowledged = int(line) + 1
+        if acknowledged == 50:
+            child.send_signal(signal.SIGKILL)
+            break
+    acknowledged = max([acknowledged, *(int(line) + 1 for line in child.stdout)])
+    child.wait()
+    feedback = Feedback(tmp_path, lambda: database)
+    feedback.ship()
+    found = stored(database)
+    assert {f"killed:{number}" for number in range(acknowledged)} <= set(found)
+    assert database["dead_letters"].count_documents({}) == 0
+    assert lines(tmp_path) == []
+    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"], "what the dead one left is tidied up"
+    feedback.close()
+
+
+def test_a_journal_of_a_server_that_lives_is_left_alone(tmp_path: Path, database: MongoDatabase) -> None:
+    first, second = Feedback(tmp_path, lambda: None), Feedback(tmp_path, lambda: database)
+    first.say("c", 1, "o/r", "known")
+    second.ship()
+    assert stored(database) == {}
+    first.close()
+    second.ship()
+    assert stored(database) == {"c:1": "known"}
+    second.close()
+
+
+def test_a_full_disk_is_told_and_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    feedback = Feedback(tmp_path, lambda: None)
+    feedback.say("d", 1, "o/r", "known")
+    real = os.write
+
+    def full(descriptor: int, content: bytes) -> int:
+        real(descriptor, content[: len(content) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(JournalError, match="No space left on device"):
+        feedback.say("d", 2, "o/s", "known")
+    monkeypatch.undo()
+    assert feedback.of("d") == {1: ("known", "o/r")}, "what was not written down does not count"
+    feedback.say("d", 3, "o/t", "known")
+    assert [orjson.loads(line)["update"]["where"]["_id"] for line in lines(tmp_path)] == ["d:1", "d:3"]
+    feedback.close()
