@@ -4,13 +4,14 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help run test test-slow lint dev screenshots lock clean
+.PHONY: help run serve test test-slow lint dev screenshots lock clean
 
 help:
 	@echo "make run          set up, and run the whole chain on the synthetic world"
 	@echo "make test         set up, then lint, types and all tests"
 	@echo "make test-slow    tests that take minutes: the UI, and real data if they are there"
 	@echo "make dev          the Dagster UI on http://127.0.0.1:3000"
+	@echo "make serve        the page and the API on http://127.0.0.1:8000"
 	@echo "make lint         ruff and mypy"
 	@echo "make screenshots  pictures for the documentation (needs Debian's chromium)"
 
@@ -24,6 +25,9 @@ $(READY): pyproject.toml constraints.txt
 run: $(READY)
 	$(BIN)/gh-assets run
 
+serve: $(READY)
+	$(BIN)/gh-assets serve
+
 dev: $(READY)
 	$(BIN)/dagster dev
 
@@ -36,8 +40,9 @@ test: lint
 	$(BIN)/python -m pytest -n 2 -m 'not slow' --dist loadscope
 
 test-slow: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[scale,kubernetes,rendering]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[scale,kubernetes,rendering,screenshots]'
 	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest gh_assets_tests/web/test_browser.py
 
 screenshots: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[screenshots]'

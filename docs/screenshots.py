@@ -1,4 +1,4 @@
-"""The pictures of the documentation: Dagster's UI on what `make run` made, taken with headless Chromium.
+"""The pictures of the documentation: Dagster's UI and the page on what `make run` made, taken with headless Chromium.
 
 Run: make screenshots. Needs Debian's chromium (or CHROMIUM=/path/to/it) and a home in which the chain has run.
 """
@@ -13,13 +13,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 
 EXPANDED = "global%40global%3Acollection%2Cglobal%40global%3Arecommender"
@@ -59,6 +60,51 @@ def dagster_dev() -> Iterator[str]:
         process.wait(60)
 
 
+@contextmanager
+def served() -> Iterator[str]:
+    """`gh-assets serve` in the checkout; gives its address."""
+    command = [str(Path(sys.executable).parent / "gh-assets"), "serve", "--port", "0"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    url = next(line.split()[-1] for line in process.stderr if line.startswith("Serving on"))
+    drain = threading.Thread(target=process.stderr.read, daemon=True)
+    drain.start()
+    try:
+        while True:
+            try:
+                urllib.request.urlopen(f"{url}/readyz", timeout=5).close()
+                break
+            except OSError:
+                if process.poll() is not None:
+                    raise SystemExit("gh-assets serve did not start") from None
+                time.sleep(0.2)
+        yield url
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+
+
+LISTS = {
+    "page": ("/u/synthetic-user-0007", 1200, 860, "light"),
+    "page-dark": ("/model", 1200, 860, "dark"),
+    "page-phone": ("/for?repo=synthetic-web-framework%2Ffriendly-router-1", 375, 812, "light"),
+    "page-home": ("/", 1200, 620, "light"),
+}
+"""Pictures of the page: address, size, colours."""
+
+
+def take_lists(browser: Browser, url: str, only: str | None) -> None:
+    """Pictures of the page."""
+    for name, (path, width, height, scheme) in LISTS.items():
+        if only in (None, name):
+            page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+            page.goto(url + path)
+            page.wait_for_load_state("networkidle")
+            page.screenshot(path=IMAGES / f"{name}.png")
+            page.close()
+            print(IMAGES / f"{name}.png", flush=True)
+
+
 def open_page(page: Page, url: str, shows: str) -> None:
     """Open a page of the UI and wait until it shows a text."""
     page.goto(url)
@@ -89,23 +135,33 @@ def main() -> None:
         "checks": ("/assets/user_item_matrix?view=checks", "every_user_has_a_star"),
         "automation": ("/automation", "new_repositories"),
     }
-    with dagster_dev() as url, sync_playwright() as playwright:
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1500, "height": 820}, color_scheme="light")
-        for name, (path, shows) in pages.items():
-            if options.only in (None, name):
-                # Only on a wide page has the graph room for what its nodes say.
-                page.set_viewport_size(
-                    {"width": 3000, "height": 1000} if name == "graph" else {"width": 1500, "height": 820}
-                )
-                open_page(page, url + path, shows)
-                if name in OPENED:
-                    page.locator("tr", has_text=OPENED[name]).last.get_by_text("[Show Markdown]").click()
-                    page.locator("img[src^='data:']").last.wait_for()
-                    page.wait_for_timeout(1000)  # the dialogue fades in
-                page.screenshot(path=IMAGES / f"{name}.png")
-                print(IMAGES / f"{name}.png", flush=True)
+        if options.only is None or options.only in LISTS:
+            with served() as url:
+                take_lists(browser, url, options.only)
+        if options.only not in LISTS:
+            with dagster_dev() as url:
+                take_pages(browser, url, pages, options.only)
         browser.close()
+
+
+def take_pages(browser: Browser, url: str, pages: Mapping[str, tuple[str, str]], only: str | None) -> None:
+    """Pictures of Dagster's UI."""
+    page = browser.new_page(viewport={"width": 1500, "height": 820}, color_scheme="light")
+    for name, (path, shows) in pages.items():
+        if only in (None, name):
+            # Only on a wide page has the graph room for what its nodes say.
+            page.set_viewport_size(
+                {"width": 3000, "height": 1000} if name == "graph" else {"width": 1500, "height": 820}
+            )
+            open_page(page, url + path, shows)
+            if name in OPENED:
+                page.locator("tr", has_text=OPENED[name]).last.get_by_text("[Show Markdown]").click()
+                page.locator("img[src^='data:']").last.wait_for()
+                page.wait_for_timeout(1000)  # the dialogue fades in
+            page.screenshot(path=IMAGES / f"{name}.png")
+            print(IMAGES / f"{name}.png", flush=True)
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ def test_from_a_login_to_a_list_with_reasons(page: Any) -> None:
     page.goto("/")
     login = page.locator("section.door a").first.inner_text()
     page.get_by_label("GitHub login").fill(login)
-    page.get_by_role("button", name="Recommend").click()
+    page.get_by_role("button", name="Recommend", exact=True).click()
     page.wait_for_url(f"**/u/{login}")
     assert page.get_by_role("heading", level=1).inner_text() == f"For {login}"
     assert len(cards(page)) == 20
@@ -130,7 +130,7 @@ def test_picking_repositories_by_a_part_of_their_name(page: Any) -> None:
     page.goto("/")
     name = page.locator("section.door").nth(1).locator("p.hint a").first.inner_text()
     page.get_by_label("A repository you like").fill(name.split("/")[1][:5])
-    page.get_by_role("button", name="Search").click()
+    page.get_by_role("button", name="Search", exact=True).click()
     page.locator("ul.suggestions button").first.wait_for()
     chosen = page.locator("ul.suggestions button bdi").first.inner_text()
     page.locator("ul.suggestions button").first.click()
@@ -140,7 +140,7 @@ def test_picking_repositories_by_a_part_of_their_name(page: Any) -> None:
     assert len(one) == 20
     search = page.get_by_label("Add a repository")
     search.fill("a")
-    page.get_by_role("button", name="Search").click()
+    page.get_by_role("button", name="Search", exact=True).click()
     page.locator("ul.suggestions button").nth(2).click()
     until(lambda: page.locator("ul.chips li").count() == 2)
     two = changed(page, one)
@@ -169,7 +169,7 @@ def test_filters_and_order(page: Any) -> None:
         "one => { one.value = '-0.5'; one.dispatchEvent(new Event('change', {bubbles: true})); }"
     )
     if page.url.endswith("/popular"):
-        page.get_by_role("button", name="Apply").click()
+        page.get_by_role("button", name="Apply", exact=True).click()
     page.wait_for_url("**/popular?*popularity=-0.5*")
     after = changed(page, before)
     assert after != before
@@ -189,7 +189,7 @@ def test_a_filter_that_nothing_passes_says_so(page: Any) -> None:
 def test_pages_do_not_repeat_and_lists_can_be_shared(page: Any, browser: Any, site: Running) -> None:
     page.goto("/popular?n=10")
     first = cards(page)
-    page.get_by_role("link", name="More").click()
+    page.get_by_role("link", name="More", exact=True).click()
     page.wait_for_url("**cursor=*")
     second = changed(page, first)
     assert not set(first) & set(second)
