@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -604,7 +604,9 @@ def serve(host: str, port: int) -> None:
             f"Listening on {host} without a key: whoever reaches it may ask. GH_ASSETS_API_KEYS asks for one.",
             style="yellow",
         )
-    run_server(settings, host, port, lambda url: errors.print(f"Serving on {url}", soft_wrap=True))
+    # Ctrl-C is how it ends: there is nothing to go on with.
+    with suppress(KeyboardInterrupt):
+        run_server(settings, host, port, lambda url: errors.print(f"Serving on {url}", soft_wrap=True))
 
 
 @cli.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import pymongo
 from pymongo.errors import CollectionInvalid, OperationFailure
 
 from gh_assets.errors import ConfigurationError
@@ -32,7 +33,12 @@ def _validate_models(database: MongoDatabase) -> None:
             return  # a server without validators, or a user who may not set one: the code checks all the same
 
 
-MIGRATIONS: Sequence[Callable[[MongoDatabase], None]] = (_index_models, _validate_models)
+def _index_feedback(database: MongoDatabase) -> None:
+    """What somebody said is found without reading what all said."""
+    database["feedback"].create_index([("said.person", pymongo.ASCENDING), ("said.at", pymongo.DESCENDING)])
+
+
+MIGRATIONS: Sequence[Callable[[MongoDatabase], None]] = (_index_models, _validate_models, _index_feedback)
 """In order; only ever added to."""
 
 

@@ -62,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
         title = train(options.epochs, options.seed, options.tag)
+        dist.barrier()  # whoever left first would cut off the others' last sum
     except GhAssetsError as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -198,7 +198,7 @@ async def user(request: Request) -> Response:
     site, visitor, choices = _begin(request)
     desk = site.desk()
     login = str(request.path_params["login"])
-    question = await question_of(site, choices, visitor.person)
+    question = await question_of(site, choices, _known(visitor))
     wait = 0.0 if "hx-request" in request.headers else FIRST_WAIT
     case = await case_of_login(site, desk, login, question, wait)
     if isinstance(case, Lookup):
@@ -209,7 +209,7 @@ async def user(request: Request) -> Response:
 async def popular(request: Request) -> Response:
     site, visitor, choices = _begin(request)
     desk = site.desk()
-    case = desk.of_anybody(await question_of(site, choices, visitor.person))
+    case = desk.of_anybody(await question_of(site, choices, _known(visitor)))
     return _listed(request, visitor, desk, choices, await answer(site, desk, case), login=None)
 
 
@@ -226,7 +226,7 @@ async def picked(request: Request) -> Response:
     suggestions = await _suggestions(site, desk, text, names)
     found = None
     if names:
-        case = case_of_repositories(desk, names, await question_of(site, choices, visitor.person))
+        case = case_of_repositories(desk, names, await question_of(site, choices, _known(visitor)))
         found = await answer(site, desk, case)
     return _listed(request, visitor, desk, choices, found, login=None, names=names, text=text, suggestions=suggestions)
 
@@ -283,7 +283,7 @@ async def repository(request: Request) -> Response:
     site, visitor, choices = _begin(request)
     desk = site.desk()
     full_name = f"{request.path_params['owner']}/{request.path_params['name']}"
-    likes = await similar(site, desk, full_name, await question_of(site, choices, visitor.person))
+    likes = await similar(site, desk, full_name, await question_of(site, choices, _known(visitor)))
     return render(request, "repository.html", visitor=visitor, likes=likes, here=_here(request))
 
 
@@ -356,6 +356,11 @@ def _local(path: str) -> str:
 def _begin(request: Request) -> tuple[Site, Visitor, Choices]:
     site = site_of(request)
     return site, site.visitors.of(request), read_choices(request.query_params.multi_items())
+
+
+def _known(visitor: Visitor) -> str | None:
+    """Whose verdicts count; a new visitor has none."""
+    return visitor.person if visitor.known else None
 
 
 def _here(request: Request) -> str:

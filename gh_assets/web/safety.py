@@ -181,6 +181,8 @@ class Guard:
     def _refused(self, scope: Scope) -> Told | None:
         if len(scope["raw_path"]) + len(scope["query_string"]) > MOST_ADDRESS:
             return 414, "too_long", f"The address is longer than {MOST_ADDRESS // 1024} kB.", {"connection": "close"}
+        if scope["path"] in OPEN:
+            return None
         headers = dict(scope["headers"])
         if self._hosts:
             host = headers.get(b"host", b"").decode("latin-1").lower()
@@ -195,8 +197,6 @@ class Guard:
             return 400, "not_utf8", "The address is not UTF-8.", {}
         if "\0" in scope["path"] or b"%00" in scope["query_string"]:
             return 400, "not_text", "The address holds a NUL.", {}
-        if scope["path"] in OPEN:
-            return None
         key = _key_of(headers)
         if self._keys and not _matches(key, self._keys):
             wait = self._rate.wait(f"unknown {_address(scope)}")

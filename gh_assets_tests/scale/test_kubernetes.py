@@ -46,7 +46,7 @@ def test_every_object_is_one_that_kubernetes_knows() -> None:
         model = getattr(kubernetes.client, MODELS[entry["kind"]])
         k8s_model_from_dict(model, k8s_snake_case_dict(model, entry))  # refuses what it does not know
     names = {(entry["kind"], entry["metadata"]["name"]) for entry in found}
-    assert {("Deployment", f"gh-{part}") for part in ("code", "webserver", "daemon")} <= names
+    assert {("Deployment", f"gh-{part}") for part in ("code", "webserver", "daemon", "page")} <= names
     assert ("Service", "gh-daemon") not in names
 
 
