@@ -42,7 +42,6 @@ test: lint
 test-slow: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[scale,kubernetes,rendering,screenshots]'
 	$(BIN)/python -m pytest -m slow
-	$(BIN)/python -m pytest gh_assets_tests/web/test_browser.py
 
 screenshots: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[screenshots]'

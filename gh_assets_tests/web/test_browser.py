@@ -32,7 +32,10 @@ ROOT = Path(__file__).parent.parent.parent
 AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
 STARS = os.environ.get("GH_ASSETS_TEST_STARS")
 
-pytestmark = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"{CHROMIUM} is not installed (Debian's chromium)")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"{CHROMIUM} is not installed (Debian's chromium)"),
+]
 
 MOST_WEIGHT = 150_000
 """Bytes of a page with all that it loads, uncompressed."""
