@@ -596,6 +596,8 @@ def _shares(texts: Sequence[str]) -> dict[str, float]:
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any that is free.")
 def serve(host: str, port: int) -> None:
     """Serve the page and the API, from the champion, until Ctrl-C. Logs are JSON lines on stderr."""
+    # One processor a batch: BLAS reads this when it is loaded, and its threads would wait for one another.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from gh_assets.web.server import serve as run_server
 
     settings = load_settings()

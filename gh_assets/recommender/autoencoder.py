@@ -236,6 +236,7 @@ class Autoencoder(Recommender):
         started = time.perf_counter()
         run.begin(epoch)
         loss = self._epoch(stars, epoch, run)
+        self._weights_changed()
         if not math.isfinite(loss):
             raise InvalidInteractionsError(
                 f"Training diverged in epoch {epoch} (loss {loss}): lower the learning rate."
@@ -295,6 +296,13 @@ class Autoencoder(Recommender):
             module.load_state_dict(
                 {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
             )
+        self._weights_changed()
+
+    def _weights_changed(self) -> None:
+        """Told whenever they did: what was made of them does not hold any more.
+
+        The engine's kernels write weights where torch does not see it.
+        """
 
     def _config(self) -> dict[str, Any]:
         return asdict(self.config)

@@ -126,7 +126,7 @@ class Recommender(ABC):
         if k == 0:
             return reasons, shares
         for start in range(0, stars.shape[0], 128):
-            batch = stars[start : start + 128]
+            batch = stars if stars.shape[0] <= 128 else stars[start : start + 128]
             wanted = items[start : start + 128]
             contributions = self._contributions(batch, wanted.clip(0))
             if contributions is None:

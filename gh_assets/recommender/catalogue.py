@@ -317,35 +317,30 @@ class Catalogue:
 
     # -- what is not to be recommended -------------------------------------------------------------------------------
 
-    def related(self, logins: Sequence[str | None], filters: Sequence[Filters], starred: Csr) -> Csr:
-        """What people own, and forks and origins of what they starred, unless they want to see that.
+    def related(self, login: str | None, filters: Filters, starred: NDArray[np.int64]) -> NDArray[np.int64]:
+        """What a person owns, and forks and origins of what the person starred, unless it is wanted.
 
         Parameters
         ----------
-        logins : sequence of str or None
-            Of people; None: of nobody in particular.
-        filters : sequence of Filters
-            What each wants to see.
-        starred : scipy.sparse CSR, shape (people, repositories)
-            What they starred, in the rows of the catalogue.
+        login : str or None
+            None: of nobody in particular.
+        filters : Filters
+            What the person wants to see.
+        starred : ndarray of int64
+            What the person starred: rows of the catalogue; -1 for those that it does not hold.
 
         Returns
         -------
-        scipy.sparse CSR, shape (people, repositories)
+        ndarray of int64
+            Rows of the catalogue.
         """
-        pairs = [
-            (row, place)
-            for row, (login, wanted) in enumerate(zip(logins, filters, strict=True))
-            if login and not wanted.own
-            for place in self._owned.get(login.lower(), ())
-        ]
-        rows, columns = np.array(pairs, np.int64).reshape(-1, 2).T
-        owned = sp.csr_array((np.ones(len(rows), np.float32), (rows, columns)), shape=starred.shape)
-        without = np.array([not wanted.forks for wanted in filters], np.float32)
-        forks = sp.diags_array(without) @ (starred @ self._forks)
-        hidden: Csr = sp.csr_array(owned + forks)
-        hidden.eliminate_zeros()
-        return hidden
+        found: list[int] = []
+        if login and not filters.own:
+            found += self._owned.get(login.lower(), ())
+        if not filters.forks and self._forks:
+            for row in starred[self._in_forks[starred] & (starred >= 0)].tolist():
+                found += self._forks[row]
+        return np.array(found, np.int64)
 
     @cached_property
     def _owned(self) -> Mapping[str, list[int]]:
@@ -355,13 +350,22 @@ class Catalogue:
         return owned
 
     @cached_property
-    def _forks(self) -> Csr:
-        """Ones where one is a fork of the other, either way."""
+    def _forks(self) -> Mapping[int, list[int]]:
+        """For each row those that are forks of it, and what it is a fork of."""
         origins = self.places(self.fork_of.tolist())
-        forks = np.flatnonzero(origins >= 0)
-        related = sp.csr_array((np.ones(len(forks), np.float32), (forks, origins[forks])), shape=(len(self), len(self)))
-        both: Csr = sp.csr_array(related + related.T)
-        return both
+        found: dict[int, list[int]] = {}
+        for fork in np.flatnonzero(origins >= 0).tolist():
+            origin = int(origins[fork])
+            found.setdefault(fork, []).append(origin)
+            found.setdefault(origin, []).append(fork)
+        return found
+
+    @cached_property
+    def _in_forks(self) -> NDArray[np.bool_]:
+        """Rows that `_forks` has; one more at the end, for rows of -1."""
+        there = np.zeros(len(self) + 1, bool)
+        there[list(self._forks)] = True
+        return there
 
 
 def _counts(described: Description) -> Mapping[str, float]:

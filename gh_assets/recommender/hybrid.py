@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gh_assets.errors import ConfigurationError, GhAssetsError, StoredDataError
 from gh_assets.recommender.base import Recommender
+from gh_assets.recommender.blending import blend
 from gh_assets.recommender.interactions import Csr
 from gh_assets.recommender.metrics import MAIN_METRIC, ranking_metrics
 
@@ -61,9 +62,7 @@ class Hybrid(Recommender):
         for start in range(0, len(users), USERS_AT_ONCE):
             batch = users[start : start + USERS_AT_ONCE]
             given, hidden = fold_in[batch], held_out[batch]
-            first, second = (part._predict(given) for part in (self.first, self.second))
-            for scores in (first, second):
-                _standardize(scores)
+            first, second = (_standardized(part._predict(given)) for part in (self.first, self.second))
             for place, weight in enumerate(WEIGHTS):
                 blended = np.float32(weight) * first + np.float32(1 - weight) * second
                 gains[place] += ranking_metrics(blended, given, hidden)[MAIN_METRIC].sum()
@@ -72,13 +71,9 @@ class Hybrid(Recommender):
         return WEIGHTS[int(np.argmax(near))]
 
     def _predict(self, stars: Csr) -> NDArray[np.float32]:
-        parts = [part._predict(stars) for part in (self.first, self.second)]
-        spreads = [_standardize(scores) for scores in parts]
-        self._last = _identity(stars), spreads
-        first, second = parts
-        first *= np.float32(self.weight)
-        second *= np.float32(1 - self.weight)
-        first += second
+        first, second = (part._predict(stars) for part in (self.first, self.second))
+        spreads = blend(first, second, np.float32(self.weight))
+        self._last = _identity(stars), list(spreads)
         return first
 
     def _contributions(self, stars: Csr, items: NDArray[np.int64]) -> NDArray[np.float32] | None:
@@ -88,7 +83,8 @@ class Hybrid(Recommender):
         # Whoever explains a list has just scored it: the spreads need not be worked out again.
         identity, spreads = self._last
         if identity != _identity(stars):
-            spreads = [_standardize(part._predict(stars)) for part in (self.first, self.second)]
+            first, second = (part._predict(stars) for part in (self.first, self.second))
+            spreads = list(blend(first, second, np.float32(self.weight)))
         for place, (part, weight) in enumerate(((self.first, self.weight), (self.second, 1 - self.weight))):
             found = part._contributions(stars, items) if weight > 0 else None
             if found is not None:
@@ -131,14 +127,11 @@ class Hybrid(Recommender):
         return cls(first, second, config["weight"])
 
 
-def _standardize(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Mean 0, standard deviation 1 for each user, in place; gives what each was divided by, shape (users,)."""
+def _standardized(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean 0, standard deviation 1 for each user; in place."""
     scores -= scores.mean(axis=1, keepdims=True)
-    # Not `std`: that subtracts the mean again.
-    spreads: NDArray[np.float32] = np.sqrt(np.einsum("ij,ij->i", scores, scores) / np.float32(scores.shape[1]))
-    np.maximum(spreads, np.float32(1e-12), out=spreads)
-    scores /= spreads[:, None]
-    return spreads
+    scores /= np.maximum(scores.std(axis=1, keepdims=True), 1e-12)
+    return scores
 
 
 def _identity(stars: Csr) -> bytes:

@@ -193,11 +193,18 @@ class Advisor:
         Repositories that the model doesn't know count as those that it knows and that are about the same. Who has no
         star that says anything gets what is popular, of all kinds.
         """
-        own = [np.unique(np.fromiter(question.stars, np.int64, len(question.stars))) for question in questions]
-        given = _rows([self._given(stars) for stars in own], self.items)
-        known = [self._known(np.concatenate([stars, _ids(q.hidden)])) for stars, q in zip(own, questions, strict=True)]
-        hidden = _rows(known, self.items) + self._personal(questions, own)
-        lists = self._rank(given, hidden, questions, reasons)
+        own = [np.unique(_ids(question.stars)) for question in questions]
+        ends = np.cumsum([0, *map(len, own)])
+        stars = np.concatenate(own)
+        columns = np.split(self.trained.positions(stars), ends[1:-1])
+        rows = np.split(self.catalogue.places(stars), ends[1:-1])
+        given, hidden = [], []
+        for question, mine, items, places in zip(questions, own, columns, rows, strict=True):
+            known = items[items >= 0]
+            given.append(known if len(known) == len(items) else self._with_stand_ins(mine, items))
+            related = self._item_of[self.catalogue.related(question.login, question.filters, places)]
+            hidden.append(np.concatenate([known, self._known(_ids(question.hidden)), related[related >= 0]]))
+        lists = self._rank(_rows(given, self.items), hidden, questions, reasons)
         return [self._told(lists, row, len(question.shown)) for row, question in enumerate(questions)]
 
     def for_everybody(
@@ -229,7 +236,13 @@ class Advisor:
             questions = [
                 Question(login=login, n=n, filters=filters) for login in logins[start : start + batch.shape[0]]
             ]
-            hidden = known + self._related(questions, _in_columns(batch, rows_there, len(self.catalogue)))
+            hidden = []
+            for row, question in enumerate(questions):
+                own = slice(batch.indptr[row], batch.indptr[row + 1])
+                related = self.catalogue.related(question.login, filters, rows_there[batch.indices[own]])
+                columns = known.indices[known.indptr[row] : known.indptr[row + 1]]
+                there = self._item_of[related]
+                hidden.append(np.concatenate([columns, there[there >= 0]]))
             lists = self._rank(given, hidden, questions, reasons)
             users, ranks = np.nonzero(lists.items >= 0)
             picked = lists.items[users, ranks]
@@ -249,18 +262,19 @@ class Advisor:
                 strict=False,
             )
 
-    def _rank(self, given: Csr, hidden: Csr, questions: Sequence[Question], reasons: int) -> _Lists:
+    def _rank(
+        self, given: Csr, hidden: Sequence[NDArray[np.int64]], questions: Sequence[Question], reasons: int
+    ) -> _Lists:
         """The one way from stars to a list; all lists are as long as the longest that was asked for."""
         trained = self.trained
         popular = np.diff(given.indptr) == 0
         scores = trained.model.predict(given)
-        people = np.repeat(np.arange(len(questions)), np.diff(hidden.indptr))
         allowed = np.empty(scores.shape, bool)
         for row, question in enumerate(questions):
             if question.popularity and not popular[row]:
                 scores[row] = _standardized(scores[row]) + np.float32(FAME * question.popularity) * self._fame
             allowed[row] = self._mask(question.filters)
-        allowed[people, hidden.indices] = False
+            allowed[row, hidden[row]] = False
         np.copyto(scores, -np.inf, where=~allowed)
         lengths = [question.n + len(question.shown) for question in questions]
         diverse = [bool(question.diversity) for question in questions]
@@ -309,9 +323,8 @@ class Advisor:
 
     # -- what counts, and what is left out ---------------------------------------------------------------------------
 
-    def _given(self, stars: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _with_stand_ins(self, stars: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.int64]:
         """Items that somebody with these stars has, those that stand for others included."""
-        columns = self.trained.positions(stars)
         stands_for = [neighbour for star in stars[columns < 0].tolist() for neighbour in self._stands_for(star)]
         return np.union1d(columns[columns >= 0], self._known(_ids(stands_for)))
 
@@ -332,15 +345,6 @@ class Advisor:
     def _known(self, repo_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         places = self.trained.positions(repo_ids)
         return np.unique(places[places >= 0])
-
-    def _personal(self, questions: Sequence[Question], stars: Sequence[NDArray[np.int64]]) -> Csr:
-        places = [self.catalogue.places(own.tolist()) for own in stars]
-        return self._related(questions, _rows([np.unique(rows[rows >= 0]) for rows in places], len(self.catalogue)))
-
-    def _related(self, questions: Sequence[Question], there: Csr) -> Csr:
-        """What people own, and forks and origins of what they starred (in the catalogue's rows); by item."""
-        hidden = self.catalogue.related([q.login for q in questions], [q.filters for q in questions], there)
-        return _in_columns(hidden, self._item_of, self.items)
 
     def _mask_of(self, filters: Filters) -> NDArray[np.bool_]:
         """Items that pass filters; of what is in no catalogue nothing is known, so that it passes none."""
@@ -417,7 +421,8 @@ class Advisor:
         known = self._known(stars)
         scores = self.trained.model.predict(_rows([known], self.items))[0] if len(known) else self.popularity
         rows = self.catalogue.places(ids.tolist())
-        hidden = self._personal_ids(question, stars) | {*question.hidden, *question.shown, *stars.tolist()}
+        related = self.catalogue.related(question.login, question.filters, self.catalogue.places(stars.tolist()))
+        hidden = {*self.catalogue.repo_ids[related].tolist(), *question.hidden, *question.shown, *stars.tolist()}
         fitting = self.catalogue.passing(question.filters)[rows] & ~np.isin(ids, _ids(hidden))
         worth = np.where(fitting, (scores[places] * weights).sum(axis=1), -np.inf)
         order = np.lexsort((ids, -worth))[: question.n]
@@ -437,15 +442,6 @@ class Advisor:
             for rank, place in enumerate(order.tolist())
             if fitting[place]
         ]
-
-    def _personal_ids(self, question: Question, stars: NDArray[np.int64]) -> set[int]:
-        rows = self.catalogue.places(stars.tolist())
-        there = _rows([np.unique(rows[rows >= 0])], len(self.catalogue))
-        return set(
-            self.catalogue.repo_ids[
-                self.catalogue.related([question.login], [question.filters], there).indices
-            ].tolist()
-        )
 
     @cached_property
     def _strangers(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:

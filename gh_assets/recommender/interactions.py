@@ -232,6 +232,9 @@ def check_interactions(matrix: Csr, *, items: int | None = None, name: str = "ma
         raise InvalidInteractionsError(f"The {name} has {matrix.shape[1]} columns; the model knows {items} items.")
     if not np.issubdtype(matrix.dtype, np.number) or np.issubdtype(matrix.dtype, np.complexfloating):
         raise InvalidInteractionsError(f"The {name} holds {matrix.dtype} values: give numbers.")
+    usual = isinstance(matrix, sp.csr_array) and matrix.dtype == np.float32 and matrix.has_canonical_format
+    if usual and (matrix.data > 0).all() and np.isfinite(matrix.data).all():
+        return matrix  # as it should be: nothing is copied
     checked: Csr = sp.csr_array(matrix, dtype=np.float32, copy=True)
     if not np.isfinite(checked.data).all():
         raise InvalidInteractionsError(f"The {name} holds values that are not finite.")

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gh_assets.errors import ConfigurationError
+from gh_assets.recommender import leave_one_out
 from gh_assets.recommender.autoencoder import Autoencoder, FusedNetwork, SparseEncoder, TrainingConfig, TrainingRun
 from gh_assets.recommender.engine import Bags, SoftmaxOutput, portions
 from gh_assets.recommender.interactions import Csr
@@ -34,6 +35,9 @@ LEFT_OUT = 64
 
 STRONGEST = 24
 """Of users with more, so many are left out: those that the gradient says are worth most."""
+
+SLOPES_AT_ONCE = 32
+"""Of so many users together."""
 
 ROWS_AT_ONCE = 512
 """Such rows together."""
@@ -71,6 +75,7 @@ class Encoder(SparseEncoder):
         self.norms = nn.ModuleList(nn.LayerNorm(hidden, eps=0.1) for _ in range(5))
         self.mean = nn.Linear(hidden, latent)
         self.log_variance = nn.Linear(hidden, latent)
+        self._kept: tuple[object, leave_one_out.Network] | None = None
 
     def rest(self, first: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         hidden = self._hidden(first, dtype)
@@ -82,9 +87,10 @@ class Encoder(SparseEncoder):
         return mean, log_variance
 
     def latent_mean(self, first: Tensor, dtype: torch.dtype) -> Tensor:
-        return F.linear(self._hidden(first, dtype), self.mean.weight.to(dtype), self.mean.bias.to(dtype)).to(
-            first.dtype
-        )
+        if not torch.is_grad_enabled() and leave_one_out.usable(first.device, dtype):
+            return torch.from_numpy(leave_one_out.latent_means(self.network(), first.contiguous().numpy()))
+        hidden = self._hidden(first, dtype)
+        return F.linear(hidden, self.mean.weight.to(dtype), self.mean.bias.to(dtype)).to(first.dtype)
 
     def _hidden(self, first: Tensor, dtype: torch.dtype) -> Tensor:
         """The last layer's output."""
@@ -105,19 +111,42 @@ class Encoder(SparseEncoder):
             skipped = skipped + hidden
         return hidden
 
+    def forget(self) -> None:
+        """Make `network` anew: the weights changed where torch does not see it."""
+        self._kept = None
+
+    def network(self) -> leave_one_out.Network:
+        """The weights for `leave_one_out`; made again only if they changed."""
+        key = tuple((parameter.data_ptr(), parameter._version) for parameter in self.parameters())
+        if self._kept is None or self._kept[0] != key:
+            layers = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+            norms = [norm for norm in self.norms if isinstance(norm, nn.LayerNorm)]
+            with torch.no_grad():
+                network = leave_one_out.Network(
+                    torch.stack([layer.weight.T for layer in layers]).contiguous().numpy(),
+                    torch.stack([layer.bias for layer in layers]).numpy(),
+                    torch.stack([norm.weight for norm in norms]).numpy(),
+                    torch.stack([norm.bias for norm in norms]).numpy(),
+                    self.mean.weight.T.contiguous().numpy(),
+                    self.mean.bias.clone().numpy(),
+                    norms[0].eps,
+                )
+            self._kept = key, network
+        return self._kept[1]
+
     def slopes(self, first: Tensor, directions: Tensor) -> Tensor:
-        """Gradients of the mean of one user, in many directions at once: the way there is gone once, not once each.
+        """Gradients of users' means, in many directions at once: the way there is gone once a user, not once each.
 
         Parameters
         ----------
-        first : Tensor, shape (1, hidden)
-            The user's first layer's sum.
-        directions : Tensor, shape (n, latent)
+        first : Tensor, shape (users, hidden)
+            The first layer's sums.
+        directions : Tensor, shape (users, n, latent)
 
         Returns
         -------
-        Tensor, shape (n, hidden)
-            Of ``directions @ mean`` in `first`.
+        Tensor, shape (users, n, hidden)
+            Of each user's ``directions @ mean`` in `first`.
         """
 
         def back_through(norm: nn.Module, x: Tensor, gradients: Tensor) -> Tensor:
@@ -125,15 +154,15 @@ class Encoder(SparseEncoder):
             assert isinstance(norm, nn.LayerNorm)
             gate = torch.sigmoid(x)
             swish = x * gate
-            centred = swish - swish.mean()
-            scale = (centred.square().mean() + norm.eps).rsqrt()
+            centred = swish - swish.mean(dim=-1, keepdim=True)
+            scale = (centred.square().mean(dim=-1, keepdim=True) + norm.eps).rsqrt()
             normal = centred * scale
             inner = gradients * norm.weight
-            inner = inner - inner.mean(dim=1, keepdim=True) - normal * (inner * normal).mean(dim=1, keepdim=True)
+            inner = inner - inner.mean(dim=-1, keepdim=True) - normal * (inner * normal).mean(dim=-1, keepdim=True)
             return inner * scale * (gate + swish * (1 - gate))
 
-        inputs = [first]
-        hidden = self.norms[0](F.silu(first))
+        inputs = [first[:, None]]
+        hidden = self.norms[0](F.silu(inputs[0]))
         skipped = hidden
         for layer, norm in zip(self.layers, self.norms[1:], strict=True):
             inputs.append(layer(hidden) + skipped)
@@ -147,7 +176,7 @@ class Encoder(SparseEncoder):
             of_input = back_through(self.norms[place], inputs[place], of_hidden)
             of_skipped = of_skipped + of_input
             of_hidden = of_input @ layer.weight + of_skipped
-        return back_through(self.norms[0], first, of_hidden)
+        return back_through(self.norms[0], inputs[0], of_hidden)
 
 
 class FusedEncoder(FusedNetwork):
@@ -292,6 +321,10 @@ class RecVAE(Autoencoder):
         self._kept_mean = (0, 0), None
         encoder = Encoder(self.items, config.hidden_size, config.latent_size)
         return encoder, nn.Linear(config.latent_size, self.items)
+
+    def _weights_changed(self) -> None:
+        self._kept_mean = (0, 0), None
+        self.encoder.forget()
 
     def fused(self, dtype: torch.dtype, kernels: ModuleType) -> FusedNetwork | None:
         return FusedEncoder(self.encoder, dtype, kernels)
@@ -456,14 +489,27 @@ class RecVAE(Autoencoder):
         decoder = self.decoder.weight.detach()
         mean_item = self._mean_item()
         first = self.encoder.first(bags)
+        if leave_one_out.usable(self.device, self._exact):
+            numbers = (bags.weights, embeddings, first, decoder, mean_item)
+            weights, table, sums, output, middle = (tensor.contiguous().numpy() for tensor in numbers)
+            starts, places = stars.indptr.astype(np.int64), stars.indices.astype(np.int64)
+            network = self.encoder.network()
+            found: NDArray[np.float32] = leave_one_out.contributions(
+                network, starts, places, weights, table, sums, items, output, middle, LEFT_OUT, STRONGEST
+            )
+            return found
         contributions = first.new_empty((stars.nnz, items.shape[1]))
         left_out: list[tuple[int, Tensor]] = []
         waiting = 0
+        many = np.flatnonzero(np.diff(stars.indptr) > LEFT_OUT).tolist()
+        slopes: dict[int, Tensor] = {}
+        for some in (many[start : start + SLOPES_AT_ONCE] for start in range(0, len(many), SLOPES_AT_ONCE)):
+            gradients = self.encoder.slopes(first[some], decoder[wanted[some]] - mean_item)
+            slopes |= zip(some, gradients, strict=True)
         for user, (low, high) in enumerate(pairwise(stars.indptr.tolist())):
             places = torch.arange(low, high, device=self.device)
-            if high - low > LEFT_OUT:
-                slopes = self.encoder.slopes(first[user][None], decoder[wanted[user]] - mean_item)
-                estimate = (embeddings[bags.items[low:high]] * bags.weights[low:high, None]) @ slopes.T
+            if user in slopes:
+                estimate = (embeddings[bags.items[low:high]] * bags.weights[low:high, None]) @ slopes[user].T
                 contributions[low:high] = estimate
                 places = low + estimate.amax(dim=1).topk(STRONGEST).indices
             left_out.append((user, places))

@@ -19,7 +19,7 @@ from gh_assets.web.metrics import Metrics
 
 Result = TypeVar("Result")
 
-TOGETHER = 16
+TOGETHER = 8
 """Lists scored at once at most: more would make the first wait for the last."""
 
 THREADS = 2

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -145,10 +145,9 @@ def serve(settings: Settings, host: str, port: int, tell: Callable[[str], None])
         If nobody can listen there.
     """
     log_json()
-    sys.setswitchinterval(0.0005)
     try:
         with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             pass  # uvicorn itself would only log why it cannot
     except OSError as error:
-        raise ConfigurationError(f"Nobody can listen on {host} port {port}: {error.strerror}.") from None
+        raise ConfigurationError(f"Nobody can listen on {host} port {port}: {os.strerror(error.errno or 0)}.") from None
     AnnouncingServer(configuration(settings, host, port), tell).run()

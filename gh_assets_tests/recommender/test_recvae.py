@@ -271,10 +271,11 @@ def test_gradients_in_many_directions_are_those_of_autograd() -> None:
     encoder = Encoder(items=50, hidden=32, latent=8).double()
     for parameter in encoder.parameters():
         torch.nn.init.normal_(parameter, 0, 0.3)
-    first, directions = (torch.randn(shape, dtype=torch.float64) for shape in ((1, 32), (5, 8)))
-    rows = first.expand(5, -1).clone().requires_grad_()
+    first, directions = (torch.randn(shape, dtype=torch.float64) for shape in ((3, 32), (3, 5, 8)))
+    rows = first[:, None].expand(3, 5, 32).reshape(15, 32).clone().requires_grad_()
     mean, _ = encoder.rest(rows, torch.float64)
-    (expected,) = torch.autograd.grad((mean * directions).sum(), rows)
+    (gradients,) = torch.autograd.grad((mean * directions.reshape(15, 8)).sum(), rows)
+    expected = gradients.reshape(3, 5, 32)
     with torch.no_grad():
         found = encoder.slopes(first, directions)
     assert (found - expected).abs().max() <= 1e-12 * expected.abs().max()
