@@ -459,6 +459,7 @@ def open_desk(
     served: Serving | None = None,
     store: AssetStore | None = None,
     names: Mapping[str, int] | None = None,
+    before: Desk | None = None,
 ) -> Desk:
     """All that is needed, as it is now.
 
@@ -471,6 +472,8 @@ def open_desk(
         Where the data are.
     names : mapping of str to int, optional
         Ids by former names, if they are known; else Mongo is asked, if it answers.
+    before : Desk, optional
+        One whose repositories and people are taken over if they are still the newest.
 
     Raises
     ------
@@ -482,8 +485,11 @@ def open_desk(
     served = served or serving(settings)
     store = store or asset_store(settings)
     generations, data_time = generations_of(store)
-    catalogue = Catalogue(store.read_table("repos"))
-    people = People(store.read_matrix("user_item_matrix"))
+    if before is not None and before.stamp.generations == generations:
+        catalogue, people = before.catalogue, before.people
+    else:
+        catalogue = Catalogue(store.read_table("repos"))
+        people = People(store.read_matrix("user_item_matrix"))
     return Desk(served, catalogue, people, _names_of(settings) if names is None else names, generations, data_time)
 
 

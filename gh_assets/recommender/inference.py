@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -173,7 +173,7 @@ class Advisor:
         self._names: list[str] = trained.full_names.tolist()
         self._repo_ids: list[int] = trained.repo_ids.tolist()
         self._stand_ins: dict[int, list[Neighbour]] = {}
-        self._mask = lru_cache(MASKS)(self._mask_of)
+        self._masks: dict[Filters, NDArray[np.bool_]] = {}
 
     def prepare(self) -> None:
         """Work out now what the first questions would have to wait for."""
@@ -346,8 +346,17 @@ class Advisor:
         places = self.trained.positions(repo_ids)
         return np.unique(places[places >= 0])
 
-    def _mask_of(self, filters: Filters) -> NDArray[np.bool_]:
+    def _mask(self, filters: Filters) -> NDArray[np.bool_]:
         """Items that pass filters; of what is in no catalogue nothing is known, so that it passes none."""
+        # Not by lru_cache: its reference back would keep the model in memory until somebody looks for such circles.
+        kept = self._masks.get(filters)
+        if kept is None:
+            while len(self._masks) >= MASKS:
+                self._masks.pop(next(iter(self._masks), filters), None)
+            kept = self._masks[filters] = self._passing(filters)
+        return kept
+
+    def _passing(self, filters: Filters) -> NDArray[np.bool_]:
         passing = self.catalogue.passing(filters)
         strange = filters.asks_nothing
         return np.where(self._row_of >= 0, passing[self._row_of] if len(passing) else strange, strange)

@@ -263,7 +263,7 @@ class Keeper:
             else:
                 registry = None if database is None else self._registry(database)
                 served = Serving(wanted, load_model(registry, wanted, self._cache))
-            fresh = open_desk(self.settings, served, asset_store(self.settings, self._client()), self._names)
+            fresh = open_desk(self.settings, served, asset_store(self.settings, self._client()), self._names, desk)
             fresh.advisor.prepare()
         except BaseException:
             # What is wrong with it stays wrong for a while: it is not fetched every few seconds.
@@ -278,10 +278,8 @@ class Keeper:
             self.metrics.model.remove(desk.model.name, str(desk.model.version))
         self.metrics.model.labels(wanted.name, str(wanted.version)).set(1)
         self.metrics.loaded.set(fresh.loaded_at.timestamp())
-        del desk
         # What stays for hours is not looked through for garbage at each collection: that would stop all answers.
-        gc.unfreeze()
-        gc.collect()
+        gc.collect(1)
         gc.freeze()
         log.info(
             "serving",

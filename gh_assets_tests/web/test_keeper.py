@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -58,6 +60,23 @@ def test_a_promotion_and_a_rollback_are_served_without_restart(own_shop: Shop) -
         assert "gh_assets_swaps_total 2.0" in text
         assert 'gh_assets_model{name="hybrid",version="1"} 1.0' in text
         assert 'version="2"' not in text
+
+
+def test_a_desk_that_was_replaced_leaves_the_memory_at_once(own_shop: Shop) -> None:
+    """Nothing refers to it in a circle: a model may have a gigabyte, and nobody looks for circles among what stays."""
+    own_shop.register(trained_on(own_shop.matrix, seed=7), 0.35)
+    with opened(own_shop.settings) as server, own_shop.registry() as registry:
+        for path in ("/u/person-1?language=go", f"/r/{name_of(1)}", "/popular", "/model", "/api/v1/model"):
+            assert server.get(path).status_code == 200
+        gc.disable()
+        try:
+            replaced = weakref.ref(server.site.keeper.desk)
+            registry.promote("hybrid", 2, why="there")
+            until(lambda: version(server) == 2)
+            server.get("/u/person-1")
+            until(lambda: replaced() is None)
+        finally:
+            gc.enable()
 
 
 def test_no_request_fails_or_mixes_while_models_change(own_shop: Shop) -> None:
