@@ -217,6 +217,7 @@ class LiveLookups:
             client = self._connected()
             used = 1
             answer = client.get(f"/users/{lookup.login}")
+            self.failing_since = None
             payload = answer.payload if isinstance(answer.payload, dict) else {}
             if answer.status != 200 or not isinstance(payload.get("id"), int):
                 lookup.found = Found.BLOCKED if classify_refusal(answer)[0] is Outcome.BLOCKED else Found.NOBODY
@@ -238,7 +239,6 @@ class LiveLookups:
                 return
             lookup.stars, lookup.complete = read.rows["repo_id"].to_list(), read.complete
             lookup.found = Found.OK if lookup.stars else Found.STARLESS
-            self.failing_since = None
         except GhAssetsError as error:
             lookup.found = Found.UNAVAILABLE
             self._failed(error)

@@ -169,7 +169,8 @@ def link(path: str, parameters: Sequence[tuple[str, str]]) -> str:
 async def home(request: Request) -> Response:
     site = site_of(request)
     desk = site.keeper.desk
-    people = [] if desk is None else desk.people.examples(3)
+    # Real people did not ask to be examples.
+    people = desk.people.examples(3) if desk is not None and site.settings.uses_standin else []
     popular = [] if desk is None else [desk.full_name(repo_id) for repo_id in famous(desk, 4)]
     return render(request, "home.html", people=people, popular=popular)
 

@@ -437,3 +437,10 @@ def test_any_address_gets_an_answer(server: Running, path: str) -> None:
             request.url = server.url + base + requests.utils.quote(path, safe="/?&=.")
             answer = session.send(request, timeout=30, allow_redirects=False)
         assert answer.status_code < 500, (base, path)
+
+
+def test_real_people_are_no_examples(server: Running, shop: Shop) -> None:
+    assert "Person-" not in server.get("/").text
+    made_up = shop.settings.model_copy(update={"github_tokens_text": None, "github_api_url": "https://api.github.com"})
+    with opened(made_up.model_copy(update={"live_requests": 0})) as standin:
+        assert "Person-" in standin.get("/").text
