@@ -155,8 +155,8 @@ def test_a_message_is_read_back_from_its_json(value: dict[str, Any]) -> None:
 
 def test_a_value_that_mongo_cannot_hold_does_not_stop_the_others(database) -> None:
     """The server has the last word: what it refuses is a dead letter, not the end of the batch."""
-    database.create_collection("feedback", validator={"$jsonSchema": {"properties": {"stars": {"maximum": 10}}}})
-    messages = [json.dumps(update("feedback", where={"_id": n}, max={"stars": n})) for n in (1, 11, 2)]
+    database.create_collection("unstars", validator={"$jsonSchema": {"properties": {"stars": {"maximum": 10}}}})
+    messages = [json.dumps(update("unstars", where={"_id": n}, max={"stars": n})) for n in (1, 11, 2)]
     done = Consumer(database).apply(messages)
     assert (done.inserted, done.dead) == (2, 1)
     (letter,) = database[DEAD_LETTERS].find()
