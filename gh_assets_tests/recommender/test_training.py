@@ -140,7 +140,7 @@ dist.destroy_process_group()
 """
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(case, marks=[pytest.mark.slow] * (case != "recvae")) for case in CASES])
 def test_several_processes_train_as_one(case: str, tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -58,7 +58,7 @@ def ready(url: str) -> bool:
     return requests.get(f"{url}/readyz", timeout=10).status_code == 200
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_requests_that_have_begun_are_answered_when_it_is_ended(shop: Shop, how: signal.Signals) -> None:
     with started(shop, GH_ASSETS_LIVE_REQUESTS="0") as (process, url, lines):
         until(lambda: ready(url))
