@@ -19,6 +19,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from playwright.sync_api import Browser, Page, sync_playwright
 from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
@@ -35,6 +36,19 @@ IMAGES = Path(__file__).parent / "images"
 ROOT = Path(__file__).parent.parent
 
 
+def wait_for(address: str, process: subprocess.Popen[Any], name: str) -> None:
+    """Until a page answers; ends with words if its server does not start."""
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            urllib.request.urlopen(address, timeout=5).close()
+            return
+        except OSError:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"{name} did not start") from None
+            time.sleep(0.2)
+
+
 @contextmanager
 def dagster_dev() -> Iterator[str]:
     """`dagster dev` in the checkout, as people start it; gives its address."""
@@ -45,15 +59,7 @@ def dagster_dev() -> Iterator[str]:
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                urllib.request.urlopen(f"{url}/server_info", timeout=2).close()
-                break
-            except OSError:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise SystemExit("dagster dev did not start") from None
-                time.sleep(0.2)
+        wait_for(f"{url}/server_info", process, "dagster dev")
         yield url
     finally:
         process.send_signal(signal.SIGINT)
@@ -70,14 +76,7 @@ def served() -> Iterator[str]:
     drain = threading.Thread(target=process.stderr.read, daemon=True)
     drain.start()
     try:
-        while True:
-            try:
-                urllib.request.urlopen(f"{url}/readyz", timeout=5).close()
-                break
-            except OSError:
-                if process.poll() is not None:
-                    raise SystemExit("gh-assets serve did not start") from None
-                time.sleep(0.2)
+        wait_for(f"{url}/readyz", process, "gh-assets serve")
         yield url
     finally:
         process.send_signal(signal.SIGINT)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gh_assets.embedded.supervision import ServerSpec, ensure_running
 from gh_assets.errors import ConfigurationError, ServiceUnavailableError
+from gh_assets.locks import made_once
 
 
 @dataclass(frozen=True)
@@ -125,19 +126,8 @@ def choose_world(home: Path, world: HomeWorld) -> None:
 
 def _standin_token(home: Path) -> str:
     """The token that the stand-in of this home accepts: made once, readable by its owner only."""
-    path = home / "run" / "standin-token"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        draft = path.with_suffix(f".{secrets.token_hex(4)}")
-        draft.touch(mode=0o600)
-        draft.write_text(f"standin_{secrets.token_hex(16)}", encoding="utf-8")
-        try:
-            path.hardlink_to(draft)  # the first of several processes wins, and all read its token
-        except FileExistsError:
-            pass
-        finally:
-            draft.unlink()
-    return path.read_text(encoding="utf-8").strip()
+    token = f"standin_{secrets.token_hex(16)}"
+    return made_once(home / "run" / "standin-token", token.encode()).decode().strip()
 
 
 def _content_stamp(world: HomeWorld) -> str:

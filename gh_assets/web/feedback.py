@@ -13,7 +13,6 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import os
-import re
 import secrets
 import threading
 from collections import OrderedDict
@@ -33,8 +32,6 @@ Verdict = Literal["not_interested", "known", "none"]
 
 VERDICTS: tuple[Verdict, ...] = ("not_interested", "known", "none")
 """``none`` takes back what was said before."""
-
-PERSON = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 MOST_PEOPLE = 5000
 """People whose verdicts are held in memory."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import re
 import secrets
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import Response
+
+from gh_assets.locks import made_once
 
 COOKIE = "visitor"
 DAYS = 180
@@ -47,20 +48,7 @@ class Visitors:
     @classmethod
     def of_home(cls, folder: Path) -> Visitors:
         """With the home's secret, made once: forms outlive the server's restart."""
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "form-secret"
-        if not path.exists():
-            draft = path.with_suffix(f".{secrets.token_hex(4)}")
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(secrets.token_bytes(32))
-            try:
-                path.hardlink_to(draft)  # the first of several servers wins, and all read its secret
-            except FileExistsError:
-                pass
-            finally:
-                draft.unlink()
-        return cls(path.read_bytes())
+        return cls(made_once(folder / "form-secret", secrets.token_bytes(32)))
 
     def of(self, request: Request) -> Visitor:
         """Whoever asks; somebody new, if no cookie says."""
