@@ -1,6 +1,6 @@
 """RecVAE where there are many items or many users: seconds an epoch, memory, quality beside iALS, how cost grows.
 
-Run: python benchmarks/large.py train --interactions FILE [--epochs 25] [--factors 256]
+Run: python benchmarks/large.py train --interactions FILE [--epochs 25] [--factors 256] [--device cpu]
      python benchmarks/large.py scale [--picture FILE.png] [--largest]
 
 ``train``: RecVAE on all of FILE, then iALS tuned on the same validation users. ``scale``: generated stars
@@ -42,12 +42,12 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def train(path: Path, epochs: int, factors: list[int]) -> None:
+def train(path: Path, epochs: int, factors: list[int], device: str) -> None:
     matrix = read_interactions(path)
     split = strong_generalization_split(matrix)
     print(f"{matrix.shape[0]:,} users × {matrix.shape[1]:,} items, {matrix.nnz:,} pairs", flush=True)
     model = RecVAE(
-        RecVAEConfig(epochs=epochs),
+        RecVAEConfig(epochs=epochs, device=device),
         on_epoch=lambda row: print(
             f"epoch {row['epoch']:.0f}: {row['seconds']:.1f} s, validation {row['validation_seconds']:.1f} s, "
             f"ndcg@100 {row['ndcg@100']:.4f}, peak {peak():.0f} MiB",
@@ -87,9 +87,9 @@ def measure(size: Size) -> None:
             run = TrainingRun(model, some)
             run.begin(1)
             if some is not stars:
-                model._epoch(some, 1, run)
+                model._epoch(1, run)
         started = time.perf_counter()
-        model._epoch(stars, 1, run)
+        model._epoch(1, run)
     print(json.dumps({"seconds": time.perf_counter() - started, "mib": peak(), "stars": int(stars.nnz)}))
 
 
@@ -153,6 +153,7 @@ def main() -> None:
     trains.add_argument("--interactions", type=Path, required=True)
     trains.add_argument("--epochs", type=int, default=25)
     trains.add_argument("--factors", type=int, nargs="*", default=[256])
+    trains.add_argument("--device", default="cpu")
     scales = commands.add_parser("scale")
     scales.add_argument("--picture", type=Path)
     scales.add_argument("--largest", action="store_true")
@@ -160,7 +161,7 @@ def main() -> None:
     one.add_argument("size", type=int, nargs=3)
     options = parser.parse_args()
     if options.command == "train":
-        train(options.interactions, options.epochs, options.factors)
+        train(options.interactions, options.epochs, options.factors, options.device)
     elif options.command == "scale":
         scale(options.picture, options.largest)
     else:

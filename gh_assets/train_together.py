@@ -7,6 +7,7 @@ Reads the stored user-item matrix, shares out the users of each batch, and regis
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -59,6 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not dist.is_torchelastic_launched():
         parser.error("start it by torchrun, which says how many processes there are")
+    if torch.cuda.is_available():
+        mine, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if mine >= there:
+            parser.error(f"this machine has {there} GPUs: start no more than {there} processes on it")
+        torch.cuda.set_device(mine)
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
         title = train(options.epochs, options.seed, options.tag)

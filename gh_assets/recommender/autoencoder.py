@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
@@ -108,6 +108,14 @@ class FusedNetwork(ABC):
     def weights(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Each large parameter with its gradient of the last way back and with its copy, both as products see them."""
 
+    @abstractmethod
+    def vectors(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each other parameter but the embeddings, with its gradient."""
+
+    @abstractmethod
+    def all_gradients(self) -> list[Tensor]:
+        """Those of both, in as few tensors as may be."""
+
 
 class Workers:
     """The processes that train together: one, or those of torch's default process group.
@@ -174,7 +182,7 @@ class Autoencoder(Recommender):
     def _networks(self) -> tuple[SparseEncoder, nn.Linear]: ...
 
     @abstractmethod
-    def _epoch(self, stars: Csr, epoch: int, run: TrainingRun) -> float:
+    def _epoch(self, epoch: int, run: TrainingRun) -> float:
         """Train one epoch; gives the mean loss of the encoder's steps."""
 
     def fused(self, dtype: torch.dtype, kernels: ModuleType) -> FusedNetwork | None:
@@ -215,7 +223,7 @@ class Autoencoder(Recommender):
         for epoch in range(len(self.history) + 1, self.config.epochs + 1):
             if self.history and best.epoch and len(self.history) - best.epoch >= self.config.patience:
                 break
-            row = self._timed_epoch(stars, epoch, run)
+            row = self._timed_epoch(epoch, run)
             if validation is not None:
                 started = time.perf_counter()
                 row |= evaluate(self, *validation)
@@ -232,10 +240,10 @@ class Autoencoder(Recommender):
         if kept is not None and run.workers.rank == 0:
             kept.forget()
 
-    def _timed_epoch(self, stars: Csr, epoch: int, run: TrainingRun) -> dict[str, float]:
+    def _timed_epoch(self, epoch: int, run: TrainingRun) -> dict[str, float]:
         started = time.perf_counter()
         run.begin(epoch)
-        loss = self._epoch(stars, epoch, run)
+        loss = self._epoch(epoch, run)
         self._weights_changed()
         if not math.isfinite(loss):
             raise InvalidInteractionsError(
@@ -313,6 +321,11 @@ class Autoencoder(Recommender):
         return cls(cls.config_type(**{**config, "device": "auto"}))
 
 
+def _pieces(sizes: list[int], dtype: torch.dtype) -> Sequence[Tensor]:
+    """Room for several vectors, taken at once."""
+    return torch.split(torch.empty(sum(sizes), dtype=dtype), sizes)
+
+
 @dataclass(frozen=True)
 class Best:
     """The best epoch so far by the validation users."""
@@ -335,7 +348,7 @@ class TrainingRun:
 
     def __init__(self, model: Autoencoder, stars: Csr) -> None:
         config = model.config
-        self.model = model
+        self.model, self.stars = model, stars
         self.dtype = precision(config.precision, model.device)
         self.workers = Workers()
         self.generator = torch.Generator(model.device)
@@ -353,6 +366,11 @@ class TrainingRun:
         }
         self.output = SoftmaxOutput(decoder.weight, decoder.bias, self.dtype, self.kernels)
         self.posteriors: Tensor | None = None
+        self._fused_step: Callable[[], None] | None = None
+        self._numbers = torch.empty(5, dtype=model._exact)
+        if self.kernels is not None:
+            self._begins = torch.from_numpy(stars.indptr.astype(np.int64))
+            self._items = torch.from_numpy(stars.indices.astype(np.int32, copy=False))
 
     def _touched(self, stars: Csr) -> float:
         """Share of the items that a batch is expected to touch."""
@@ -363,7 +381,7 @@ class TrainingRun:
     def begin(self, epoch: int) -> None:
         """Random numbers and learning rate of an epoch: of nothing but seed and epoch, so that it can be resumed."""
         config = self.model.config
-        self.order = np.random.default_rng([config.seed, epoch])
+        self.order, self.keys = (np.random.default_rng([config.seed, epoch, stream]) for stream in range(2))
         self.generator.manual_seed(config.seed * 1_000_003 + epoch)
         self.learning_rate = config.learning_rate
         if config.schedule == "cosine":
@@ -375,40 +393,93 @@ class TrainingRun:
         """All users in random order, in batches of equal size: a last one of two would move the weights as far."""
         yield from np.array_split(self.order.permutation(users), -(-users // self.model.config.batch_size))
 
-    def noise(self, users: int) -> Tensor:
-        """Standard normal, (users, latent)."""
-        size = (users, self.model.config.latent_size)
-        return torch.randn(size, generator=self.generator, device=self.model.device, dtype=self.model._exact)
+    def draw(self, users: NDArray[np.int64], dropout: float) -> tuple[Bags, Bags, Tensor]:
+        """What a step of some users begins with.
+
+        Returns
+        -------
+        bags, dropped : Bags
+            What the users have, and what of it is left when items are hidden at random.
+        noise : Tensor, shape (users, latent)
+            Standard normal.
+        """
+        latent = self.model.config.latent_size
+        if self.kernels is None:
+            bags = Bags.of(self.stars[users], self.model.device, self.model._exact)
+            noise = torch.randn(
+                (len(users), latent), generator=self.generator, device=self.model.device, dtype=self.model._exact
+            )
+            return bags, bags.dropped(dropout, self.generator), noise
+        count, stars = len(users), int((self.stars.indptr[users + 1] - self.stars.indptr[users]).sum())
+        items, kept, offsets, kept_offsets = _pieces([stars, stars, count + 1, count + 1], torch.int64)
+        weights, kept_weights, lengths, noise = _pieces([stars, stars, count, count * latent], self.model._exact)
+        self.kernels.draw(
+            self.model._exact,
+            *(count, len(self._begins) - 1, len(self._items), stars, len(noise)),
+            *(int(self.keys.integers(1 << 63)), round(dropout * (1 << 32))),
+            *(torch.from_numpy(users), self._begins, self._items),
+            *(items, weights, offsets, lengths, kept, kept_weights, kept_offsets, noise),
+        )
+        left = int(kept_offsets[-1])
+        bags = Bags(items, weights, offsets, lengths)
+        return bags, Bags(kept[:left], kept_weights[:left], kept_offsets, lengths), noise.view(count, latent)
 
     def step_encoder(self, bags: Bags, first_gradient: Tensor) -> None:
-        """Step with the gradients that lie at the parameters, and that of the first layer's sums of all users."""
-        encoder = self.model.encoder
+        """Step with the gradients that lie at the parameters or in the fused network.
+
+        Parameters
+        ----------
+        bags : Bags
+            What of all users' items the encoder saw.
+        first_gradient : Tensor, shape (users here, hidden)
+            In the first layer's sums of this process's part of the users.
+        """
+        encoder, users = self.model.encoder, len(bags.lengths)
         self.encoder_steps += 1
         step = AdamStep(self.learning_rate, self.encoder_steps)
-        fused = [] if self.network is None else list(self.network.weights())
         if self.workers.count > 1:
+            low, high = self.workers.part(users)
+            whole = first_gradient.new_zeros((users, first_gradient.shape[1]))
+            whole[low:high] = first_gradient
+            first_gradient = whole
             inner = [p.grad for name, p in encoder.named_parameters() if name not in ("embeddings", "bias")]
-            self.workers.add_up(first_gradient, *[part for part in inner if part is not None])
-            self.workers.add_up(*[gradient for _, gradient, _ in fused])
-        encoder.bias.grad = first_gradient.sum(dim=0)
+            parts = (
+                [part for part in inner if part is not None] if self.network is None else self.network.all_gradients()
+            )
+            self.workers.add_up(first_gradient, *parts)
         self.rows.step(bags, first_gradient, step)
-        self._step_fused(fused, step)
-        self.adams["encoder"].step()
-
-    def _step_fused(self, weights: list[tuple[Tensor, Tensor, Tensor]], step: AdamStep) -> None:
-        """Adam for the weights that the fused network has; their moments lie where torch's Adam would have them."""
-        if self.kernels is None or not weights:
+        if self.network is None:
+            encoder.bias.grad = first_gradient.sum(dim=0)
+            self.adams["encoder"].step()
             return
-        numbers = step.numbers(self.model._exact)
-        for parameter, gradient, copy in weights:
+        self._numbers.copy_(step.numbers(self._numbers.dtype))
+        if self._fused_step is None:
+            self._fused_step = self._bound_step(self.network)
+        self._fused_step()
+
+    def _inner_gradients(self) -> list[Tensor]:
+        """Those between the first layer's sums and the latent space."""
+        if self.network is not None:
+            return self.network.all_gradients()
+        named = self.model.encoder.named_parameters()
+        return [p.grad for name, p in named if name not in ("embeddings", "bias") and p.grad is not None]
+
+    def _bound_step(self, network: FusedNetwork) -> Callable[[], None]:
+        """Adam for what the fused network has gradients of; the moments lie where torch's Adam would have them."""
+        parts: list[list[int]] = []
+        given = [*network.weights(), *((*pair, None) for pair in network.vectors())]
+        for parameter, gradient, copy in given:
             state = self.adams["encoder"].state[parameter]
             if not state:
                 state |= {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
-            state["step"] = torch.tensor(float(step.number))
-            moments = state["exp_avg"], state["exp_avg_sq"]
-            self.kernels.adam_of_weights(
-                self.dtype, gradient.numel(), gradient, parameter.detach(), *moments, numbers, copy
-            )
+            tensors = gradient, parameter, state["exp_avg"], state["exp_avg_sq"]
+            where = [tensor.data_ptr() for tensor in tensors]
+            parts.append([parameter.numel(), *where, 0 if copy is None else copy.data_ptr()])
+        assert self.kernels is not None
+        step: Callable[[], None] = self.kernels.adam_of_parts.bound(
+            self.dtype, len(parts), self._numbers, torch.tensor(parts)
+        )
+        return step
 
     def step_decoder(self, weight_gradient: Tensor, bias_gradient: Tensor) -> None:
         """Step with the gradients of this process's part of the users."""
@@ -437,12 +508,16 @@ class TrainingRun:
         self.output.refresh()
         if self.network is not None:
             self.network.refresh()
+            self._fused_step = None
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
     def checkpoint(self, best: Best, history: list[dict[str, float]]) -> Checkpoint:
         tensors = dict(self.weights())
         tensors |= {f"best.{key}": value for key, value in (best.weights or {}).items()}
+        if self.network is not None:
+            for state in self.adams["encoder"].state.values():
+                state["step"] = torch.tensor(float(self.encoder_steps))
         for name, adam in self.adams.items():
             for number, state in adam.state_dict()["state"].items():
                 tensors |= {f"adam.{name}.{number}.{key}": value for key, value in state.items()}

@@ -29,6 +29,9 @@ from gh_assets.recommender.interactions import Csr
 BLOCK = 2048
 """Items of the softmax at once: 500 users' logits of a block fit a core's cache."""
 
+BLOCK_ON_GPU = 65_536
+"""The same on a GPU, where it is a matter of room alone: 500 users' logits of a block take 64 MiB in bfloat16."""
+
 LAZY_BELOW = 0.8
 """Share of the items that a batch touches below which the others are left alone: the pass over the table, which is all
 memory, is a tenth of a step even where most are touched. The models are as good (docs/recommender.md)."""
@@ -155,6 +158,7 @@ class SoftmaxOutput:
         self.kernels = kernels
         self.weight, self.bias, self.dtype, self.exact = weight, bias, dtype, weight.dtype
         self.inputs = weight.shape[1]
+        self.block = BLOCK if weight.device.type == "cpu" else BLOCK_ON_GPU
         # Weight, bias and ones side by side: one product then gives logits with bias, and one gives the expected
         # row together with the normalizer.
         self.width = _padded(self.inputs + 2)
@@ -182,7 +186,7 @@ class SoftmaxOutput:
 
     def _top(self, query: Tensor) -> Tensor:
         """The largest logit of each user, (users,)."""
-        return torch.stack([(query @ block.T).amax(dim=1) for block in portions(self.table, BLOCK)]).amax(dim=0)
+        return torch.stack([(query @ block.T).amax(dim=1) for block in portions(self.table, self.block)]).amax(dim=0)
 
     def likelihood(self, z: Tensor, bags: Bags) -> tuple[Tensor, Tensor]:
         """Log-likelihood of each user's items, and its gradient in z.
@@ -230,7 +234,7 @@ class SoftmaxOutput:
 
     def _sums(self, query: Tensor) -> Tensor:
         sums: Tensor | None = None
-        for block in portions(self.table, BLOCK):
+        for block in portions(self.table, self.block):
             part = (query @ block.T).exp_() @ block
             sums = part.to(self.exact) if sums is None else sums.add_(part)
         assert sums is not None
@@ -238,7 +242,12 @@ class SoftmaxOutput:
 
     def own(self, bags: Bags) -> Tensor:
         """The sum of the table's rows of each user's items, (users, width)."""
-        return bags.sums(self.table, weighted=False).to(self.exact)
+        if self.kernels is None:
+            return bags.sums(self.table, weighted=False).to(self.exact)
+        out = torch.empty((len(bags.lengths), self.width), dtype=self.exact)
+        sizes = *out.shape, len(self.table), len(bags.items)
+        self.kernels.sums_of_stored_rows(self.dtype, *sizes, bags.items, bags.offsets, self.table, out)
+        return out
 
     def _log_likelihood(self, z: Tensor, bags: Bags, own: Tensor, log_normalizer: Tensor) -> Tensor:
         logits = (own[:, : self.inputs] * z).sum(dim=1) + own[:, self.inputs]
@@ -272,7 +281,7 @@ class SoftmaxOutput:
         own = self.own(bags)
         log_likelihood = self._log_likelihood(z, bags, own, shift + normalizer.log())
         sums = torch.zeros_like(query)
-        for share, block in zip(shares, portions(self.table, BLOCK), strict=True):
+        for share, block in zip(shares, portions(self.table, self.block), strict=True):
             sums += share.T @ block
         away = own - sums.to(self.exact) * (bags.lengths / normalizer)[:, None]
         return weight, bias, log_likelihood, away[:, : self.inputs] * scale
@@ -280,7 +289,7 @@ class SoftmaxOutput:
     def _exponentials(self, query: Tensor) -> tuple[list[Tensor], Tensor]:
         """exp(logit), by blocks of items, each (items of it, users), and their sums over all items, (users,)."""
         turned = query.T.contiguous()
-        shares = [block @ turned for block in portions(self.table, BLOCK)]
+        shares = [block @ turned for block in portions(self.table, self.block)]
         if self.kernels is None:
             sums = [share.exp_().sum(dim=0, dtype=self.exact) for share in shares]
         else:
@@ -301,12 +310,12 @@ class SoftmaxOutput:
             weight.index_add_(0, found, users.sums(z, weighted=False), alpha=scale)
             bias.index_add_(0, found, users.lengths, alpha=scale)
             return weight, bias
-        offsets, users_of, _ = self.kernels.by_item(bags.items, bags.offsets, items)
+        turned = self.kernels.by_item(bags.items, bags.offsets, bags.weights, items)
         weight, bias = (torch.empty(part.shape, dtype=self.exact) for part in (self.weight, self.bias))
         self.kernels.output_gradient(
             self.dtype,
             *(items, self.inputs, expected.shape[1], len(z)),
-            *(expected, offsets, users_of, z, z.new_tensor([scale]), weight, bias),
+            *(expected, turned.of_all, turned.users, z, z.new_tensor([scale]), weight, bias),
         )
         return weight, bias
 
@@ -395,15 +404,14 @@ class RowAdam:
             )
 
     def _fused(self, kernels: ModuleType, bags: Bags, of_sums: Tensor, adam_step: AdamStep) -> None:
-        offsets, users, order = kernels.by_item(bags.items, bags.offsets, len(self.table))
-        rows = torch.arange(len(self.table))
-        if self.lazy:
-            rows = offsets.diff().nonzero()[:, 0]
-            offsets = torch.cat([offsets[rows], offsets[-1:]])  # rows between have no users
+        turned = kernels.by_item(bags.items, bags.offsets, bags.weights, len(self.table))
+        rows, offsets = turned.found, turned.offsets
+        if not self.lazy:
+            rows, offsets = torch.arange(len(self.table)), turned.of_all
         kernels.adam_of_rows(
             of_sums.dtype,
-            *(len(rows), self.table.shape[1], len(self.table), len(of_sums), rows, offsets, users),
-            *(bags.weights[order], of_sums, self.table, self.exp_avg, self.exp_avg_sq),
+            *(len(rows), self.table.shape[1], len(self.table), len(of_sums), rows, offsets, turned.users),
+            *(turned.weights, of_sums, self.table, self.exp_avg, self.exp_avg_sq),
             adam_step.numbers(of_sums.dtype),
         )
 

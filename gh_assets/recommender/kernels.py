@@ -21,6 +21,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -95,10 +96,19 @@ class Kernel:
             Of stored numbers.
         arguments : int or Tensor
         """
+        self.bound(dtype, *arguments)()
+
+    def bound(self, dtype: torch.dtype, *arguments: int | Tensor) -> Callable[[], None]:
+        """It with its arguments, for the same ones again and again: what they point to may change, where may not."""
         parallel = _openmp()  # before compiling: it also tells the compiler where OpenMP's functions are
         address = self._compiled.get(dtype) or self._compile(dtype)
         words = np.array([_word(argument) for argument in arguments], np.int64)
-        parallel(address, words.ctypes.data, torch.get_num_threads(), 0)
+        pointer, threads = words.ctypes.data, torch.get_num_threads
+
+        def run(kept: object = (words, arguments)) -> None:
+            parallel(address, pointer, threads(), 0)
+
+        return run
 
     def _compile(self, dtype: torch.dtype) -> int:
         signature = types.void(types.CPointer(STORED[dtype]))
@@ -169,6 +179,12 @@ def words(pointer):
 def whole(word, shape):
     """An array of 64-bit integers."""
     return carray(_pointer(word), shape, np.int64)
+
+
+@inline
+def short(word, shape):
+    """An array of 32-bit integers."""
+    return carray(_pointer(word), shape, np.int32)
 
 
 def stored(pointer: Any, word: Any, shape: Any) -> Any:
@@ -374,21 +390,23 @@ def layer_backward(pointer):
 def sample(pointer):
     """The reparametrization: z = mean + noise × exp(log-variance / 2).
 
-    Words: users, latent, width; product (users, 2 latent), stored, and bias (2 latent,), means first; noise (users,
-    latent); out: mean, log-variance, z (users, latent), and z as the first columns of (users, width), stored.
+    Words: users, latent, width; product (users, 2 latent), stored, means first, their bias (latent,) and that of the
+    log-variances (latent,); noise (users, latent); out: mean, log-variance, z (users, latent), and z as the first
+    columns of (users, width), stored.
     """
     word = words(pointer)
     users, latent, width = word[0], word[1], word[2]
-    product, bias = stored(pointer, word[3], (users, 2 * latent)), real(pointer, word[4], (2 * latent,))
-    noise, means = real(pointer, word[5], (users, latent)), real(pointer, word[6], (users, latent))
-    log_variances, drawn = real(pointer, word[7], (users, latent)), real(pointer, word[8], (users, latent))
-    query = stored(pointer, word[9], (users, width))
+    product = stored(pointer, word[3], (users, 2 * latent))
+    mean_bias, variance_bias = real(pointer, word[4], (latent,)), real(pointer, word[5], (latent,))
+    noise, means = real(pointer, word[6], (users, latent)), real(pointer, word[7], (users, latent))
+    log_variances, drawn = real(pointer, word[8], (users, latent)), real(pointer, word[9], (users, latent))
+    query = stored(pointer, word[10], (users, width))
     half, like = number(pointer, 0.5), query[0, 0]
     thread, threads = _thread(), _threads()
     for user in range(thread * users // threads, (thread + 1) * users // threads):
         for j in range(latent):
-            mean = load(product[user, j]) + bias[j]
-            log_variance = load(product[user, latent + j]) + bias[latent + j]
+            mean = load(product[user, j]) + mean_bias[j]
+            log_variance = load(product[user, latent + j]) + variance_bias[j]
             z = mean + noise[user, j] * exp(half * log_variance)
             means[user, j] = mean
             log_variances[user, j] = log_variance
@@ -465,7 +483,163 @@ def objective(pointer):
             losses[user] = kl_weight * divergence - share * likelihood
 
 
+# -- random numbers --------------------------------------------------------------------------------------------------
+
+U = np.uint64
+
+
+@inline
+def _random(key, number):
+    """64 random bits: the number-th of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014) that begins at `key`."""
+    x = U(key) + (U(number) + U(1)) * U(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> U(30))) * U(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> U(27))) * U(0x94D049BB133111EB)
+    return x ^ (x >> U(31))
+
+
+@inline
+def _fast_log(x):
+    """The natural logarithm in float32, x above 0: of the mantissa, between √½ and √2, by its series in (m-1)/(m+1)."""
+    bits = _bits(x)
+    power = F((bits >> I(23)) - I(127))
+    m = _float(I((bits & I(0x7FFFFF)) | I(0x3F800000)))
+    large = m > F(1.4142135)
+    m = m * F(0.5) if large else m
+    power = power + F(1.0) if large else power
+    y = (m - F(1.0)) / (m + F(1.0))
+    squared = y * y
+    p = F(0.22222222)
+    p = p * squared + F(0.28571429)
+    p = p * squared + F(0.4)
+    p = p * squared + F(0.66666667)
+    p = p * squared + F(2.0)
+    return power * F(0.6931472) + y * p
+
+
+@inline
+def _two_normals(bits):
+    """Two independent standard normal numbers of 64 random bits (Box & Muller 1958), in float32.
+
+    30 bits are the place within a quarter of the circle, 2 bits which quarter, 32 bits the distance.
+    """
+    chance = (F(I(bits >> U(33))) + F(0.5)) * F(4.656613e-10)
+    distance = math.sqrt(F(-2.0) * _fast_log(chance))
+    angle = (F(I(bits & U(0x3FFFFFFF))) - F(536870912.0)) * F(1.4629181e-9)
+    quarter = I((bits >> U(30)) & U(3))
+    squared = angle * angle
+    sine = angle * (F(1.0) + squared * (F(-1.6666667e-1) + squared * (F(8.3333310e-3) + squared * F(-1.9840874e-4))))
+    cosine = F(1.0) + squared * (
+        F(-0.5) + squared * (F(4.1666667e-2) + squared * (F(-1.3888889e-3) + squared * F(2.4801587e-5)))
+    )
+    turned = (quarter & I(1)) != I(0)
+    one, other = (sine, cosine) if turned else (cosine, sine)
+    sign = F(-1.0) if quarter >= I(2) else F(1.0)
+    other_sign = F(-1.0) if (quarter == I(1)) | (quarter == I(2)) else F(1.0)
+    return distance * one * sign, distance * other * other_sign
+
+
+@Kernel
+def draw(pointer):
+    """Bags of some users, what dropout leaves of them, and noise for them.
+
+    The first thread makes the bags, the others the noise, or the only one both.
+
+    Words: users, all users, all stars, stars of these users, size of the noise; a random 64-bit number; what dropout
+    hides, in 2^-32; which users (users,); where all users' begin (all users + 1,); all items (all stars,), in 32 bits;
+    out: the users' items (stars,), what they weigh (stars,), where each user's begin (users + 1,), their numbers
+    (users,); the same of what is kept, but for the numbers; standard normal noise (size,).
+    """
+    word = words(pointer)
+    users, stars, size, key, hidden = word[0], word[3], word[4], U(word[5]), U(word[6])
+    thread, threads = _thread(), _threads()
+    if thread == 0:
+        which, starts, all_items = whole(word[7], (users,)), whole(word[8], (word[1] + 1,)), short(word[9], (word[2],))
+        items, weights = whole(word[10], (stars,)), real(pointer, word[11], (stars,))
+        offsets, lengths = whole(word[12], (users + 1,)), real(pointer, word[13], (users,))
+        kept, kept_weights = whole(word[14], (stars,)), real(pointer, word[15], (stars,))
+        kept_offsets = whole(word[16], (users + 1,))
+        one = number(pointer, 1.0)
+        scale = one / (one - number(pointer, hidden) / number(pointer, 4294967296.0))
+        offsets[0] = 0
+        kept_offsets[0] = 0
+        place, kept_place = 0, 0
+        for user in range(users):
+            low, high = starts[which[user]], starts[which[user] + 1]
+            length = number(pointer, high - low)
+            lengths[user] = length
+            weight = one / math.sqrt(max(length, one))
+            for star in range(low, high):
+                item = all_items[star]
+                items[place] = item
+                weights[place] = weight
+                kept[kept_place] = item
+                kept_weights[kept_place] = weight * scale
+                kept_place += (_random(key, place) >> U(32)) >= hidden
+                place += 1
+            offsets[user + 1] = place
+            kept_offsets[user + 1] = kept_place
+    if thread == 0 and threads > 1:
+        return
+    noise = real(pointer, word[17], (size,))
+    half = (size + 1) // 2
+    many = max(threads - 1, 1)
+    mine = max(thread - 1, 0)
+    # Another stream than that of dropout: from the other end.
+    for j in range(mine * half // many, (mine + 1) * half // many):
+        one_normal, other_normal = _two_normals(_random(~key, j))
+        noise[j] = number(pointer, one_normal)
+        noise[min(half + j, size - 1)] = number(pointer, other_normal)
+
+
 # -- bags of items ---------------------------------------------------------------------------------------------------
+
+
+@Kernel
+def sums_of_rows(pointer):
+    """For each user the weighted sum of the rows of the user's items, and something beside.
+
+    Words: users, width, rows, stars; items (stars,), where each user's begin (users + 1,), weights (stars,); the table
+    (rows, width); what each sum begins with (width,); out: (users, width).
+    """
+    word = words(pointer)
+    users, width, rows, stars = word[0], word[1], word[2], word[3]
+    items, offsets, weights = whole(word[4], (stars,)), whole(word[5], (users + 1,)), real(pointer, word[6], (stars,))
+    table, begin = real(pointer, word[7], (rows, width)), real(pointer, word[8], (width,))
+    out = real(pointer, word[9], (users, width))
+    row = np.empty_like(begin)
+    thread, threads = _thread(), _threads()
+    for user in range(thread, users, threads):
+        for j in range(width):
+            row[j] = begin[j]
+        for star in range(offsets[user], offsets[user + 1]):
+            item, weight = items[star], weights[star]
+            for j in range(width):
+                row[j] += weight * table[item, j]
+        for j in range(width):
+            out[user, j] = row[j]
+
+
+@Kernel
+def sums_of_stored_rows(pointer):
+    """For each user the sum of the rows of the user's items.
+
+    Words: users, width, rows, stars; items (stars,), where each user's begin (users + 1,); the table (rows, width),
+    stored; out: (users, width).
+    """
+    word = words(pointer)
+    users, width, rows, stars = word[0], word[1], word[2], word[3]
+    items, offsets = whole(word[4], (stars,)), whole(word[5], (users + 1,))
+    table, out = stored(pointer, word[6], (rows, width)), real(pointer, word[7], (users, width))
+    row, zero = np.empty_like(out[0]), number(pointer, 0.0)
+    thread, threads = _thread(), _threads()
+    for user in range(thread, users, threads):
+        _zero(row, width, zero)
+        for star in range(offsets[user], offsets[user + 1]):
+            item = items[star]
+            for j in range(width):
+                row[j] += load(table[item, j])
+        for j in range(width):
+            out[user, j] = row[j]
 
 
 @inline
@@ -518,28 +692,48 @@ def adam_of_rows(pointer):
 
 
 @Kernel
-def adam_of_weights(pointer):
-    """Adam for the weights of a layer, of which the products see a copy.
+def adam_of_parts(pointer):
+    """Adam for several parameters at once.
 
-    Words: count; the gradient (count,), stored; the weights and their moments (count,), changed; numbers as in
-    `adam_of_rows`; out: the weights (count,), stored.
+    Words: parts; numbers (5,) as in `adam_of_rows`; for each part (parts, 6): its size and where there lie gradient,
+    parameter, its two moments and its copy, which is stored, as the gradient is then. 0 instead of a copy: there is
+    none. Parameters and moments are changed, the copy is written.
     """
     word = words(pointer)
-    count = word[0]
-    gradients, table = stored(pointer, word[1], (count,)), real(pointer, word[2], (count,))
-    first, second = real(pointer, word[3], (count,)), real(pointer, word[4], (count,))
-    numbers, copy = real(pointer, word[5], (5,)), stored(pointer, word[6], (count,))
-    like, gradient = copy[0], np.empty_like(table[:BLOCK])
+    parts, numbers, table = word[0], real(pointer, word[1], (5,)), whole(word[2], (word[0], 6))
+    block = np.empty_like(real(pointer, table[0, 2], (BLOCK,)))
     thread, threads = _thread(), _threads()
-    for start in range(thread * BLOCK, count, threads * BLOCK):
-        end = min(start + BLOCK, count)
-        part, weights, out = gradient[: end - start], table[start:end], copy[start:end]
-        given = gradients[start:end]
-        for j in range(len(part)):
-            part[j] = load(given[j])
-        _adam(weights, first[start:end], second[start:end], part, numbers)
-        for j in range(len(part)):
-            out[j] = store(weights[j], like)
+    turn = thread
+    for part in range(parts):
+        count, copied = table[part, 0], table[part, 5] != 0
+        weights = real(pointer, table[part, 2], (count,))
+        first, second = real(pointer, table[part, 3], (count,)), real(pointer, table[part, 4], (count,))
+        given = stored(pointer, table[part, 1], (count,))
+        plain = real(pointer, table[part, 1], (count,))
+        copy = stored(pointer, table[part, 5], (count,))
+        like = given[0]
+        # Threads take blocks in turn across parts: small parameters would all be the first one's otherwise.
+        for start in range(0, count, BLOCK):
+            turn -= 1
+            if turn >= 0:
+                continue
+            turn = threads - 1
+            end = min(start + BLOCK, count)
+            gradient = block[: end - start]
+            if copied:
+                stored_part = given[start:end]
+                for j in range(len(gradient)):
+                    gradient[j] = load(stored_part[j])
+            else:
+                plain_part = plain[start:end]
+                for j in range(len(gradient)):
+                    gradient[j] = plain_part[j]
+            changed = weights[start:end]
+            _adam(changed, first[start:end], second[start:end], gradient, numbers)
+            if copied:
+                out = copy[start:end]
+                for j in range(len(gradient)):
+                    out[j] = store(changed[j], like)
 
 
 # -- the softmax over all items ----------------------------------------------------------------------------------------
@@ -600,53 +794,95 @@ def output_gradient(pointer):
 def turn_around(pointer):
     """Users' items turned around, by counting; it is too little work for more than one thread.
 
-    Words: users, rows, stars; items (stars,); where the users' begin (users + 1,); out: where the rows' begin
-    (rows + 1,), room as large, users (stars,), and where each was in items (stars,).
+    Words: users, rows, stars; items (stars,); where the users' begin (users + 1,); weights (stars,); out: how many
+    rows have users (1,); which (rows,), and where each one's users begin (rows + 1,), of which so many are filled;
+    where every row's begin (rows + 1,); users (stars,), ascending for each row; their weights (stars,).
     """
     if _thread() != 0:
         return
     word = words(pointer)
     users, rows, stars = word[0], word[1], word[2]
-    items, offsets = whole(word[3], (stars,)), whole(word[4], (users + 1,))
-    starts, place = whole(word[5], (rows + 1,)), whole(word[6], (rows + 1,))
-    who, order = whole(word[7], (stars,)), whole(word[8], (stars,))
+    items, offsets, weights = whole(word[3], (stars,)), whole(word[4], (users + 1,)), real(pointer, word[5], (stars,))
+    found, which, starts = whole(word[6], (1,)), whole(word[7], (rows,)), whole(word[8], (rows + 1,))
+    place, who, ordered = whole(word[9], (rows + 1,)), whole(word[10], (stars,)), real(pointer, word[11], (stars,))
     for row in range(rows + 1):
-        starts[row] = 0
+        place[row] = 0
     for star in range(stars):
-        starts[items[star] + 1] += 1
-    place[0] = 0
+        place[items[star] + 1] += 1
+    count, total = 0, 0
+    starts[0] = 0
     for row in range(rows):
-        starts[row + 1] += starts[row]
-        place[row + 1] = starts[row + 1]
+        more = place[row + 1]
+        place[row + 1] = total
+        total += more
+        which[count] = row
+        count += more > 0
+        starts[count] = total
+    found[0] = count
+    # Each row's place goes from where its users begin to where they end, which is where the next row's begin.
     for user in range(users):
         for star in range(offsets[user], offsets[user + 1]):
-            item = items[star]
-            who[place[item]] = user
-            order[place[item]] = star
-            place[item] += 1
+            row = items[star] + 1
+            who[place[row]] = user
+            ordered[place[row]] = weights[star]
+            place[row] += 1
 
 
-def by_item(items: Tensor, offsets: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+@dataclass(frozen=True)
+class Turned:
     """Users' items turned around.
+
+    Attributes
+    ----------
+    found : Tensor of int64, shape (items that have users,)
+        Which they are, ascending.
+    offsets : Tensor of int64, shape (items that have users + 1,)
+        Where each one's users begin.
+    of_all : Tensor of int64, shape (rows + 1,)
+        Where every item's users begin.
+    users : Tensor of int64, shape (stars,)
+        Ascending for each item.
+    weights : Tensor, shape (stars,)
+        In the same order.
+    """
+
+    found: Tensor
+    offsets: Tensor
+    of_all: Tensor
+    users: Tensor
+    weights: Tensor
+
+
+def by_item(items: Tensor, offsets: Tensor, weights: Tensor, rows: int) -> Turned:
+    """Turn users' items around.
 
     Parameters
     ----------
     items : Tensor of int64, shape (stars,)
     offsets : Tensor of int64, shape (users + 1,)
+        Where each user's begin.
+    weights : Tensor, shape (stars,)
     rows : int
         Number of items there are.
-
-    Returns
-    -------
-    offsets : Tensor of int64, shape (rows + 1,)
-        Where each item's users begin.
-    users : Tensor of int64, shape (stars,)
-        Ascending for each item.
-    order : Tensor of int64, shape (stars,)
-        Where each was in `items`.
     """
-    starts, place = items.new_empty((2, rows + 1))
-    users, order = items.new_empty((2, len(items)))
-    sizes = len(offsets) - 1, rows, len(items)
-    turn_around(torch.float32, *sizes, items, offsets, starts, place, users, order)
-    return starts, users, order
+    stars = len(items)
+    sizes = [1, rows, rows + 1, rows + 1, stars]
+    count, found, starts, of_all, users = torch.split(items.new_empty(sum(sizes)), sizes)
+    ordered = torch.empty_like(weights)
+    turn_around(
+        weights.dtype,
+        len(offsets) - 1,
+        rows,
+        stars,
+        items,
+        offsets,
+        weights,
+        count,
+        found,
+        starts,
+        of_all,
+        users,
+        ordered,
+    )
+    touched = int(count)
+    return Turned(found[:touched], starts[: touched + 1], of_all, users, ordered)

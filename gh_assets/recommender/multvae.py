@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gh_assets.errors import ConfigurationError
 from gh_assets.recommender.autoencoder import Autoencoder, SparseEncoder, TrainingConfig, TrainingRun
 from gh_assets.recommender.engine import Bags, SoftmaxOutput
-from gh_assets.recommender.interactions import Csr
 
 
 @dataclass(frozen=True)
@@ -64,23 +65,22 @@ class MultVAE(Autoencoder):
         encoder = Encoder(self.items, config.hidden_size, config.latent_size)
         return encoder, nn.Linear(config.hidden_size, self.items)
 
-    def _epoch(self, stars: Csr, epoch: int, run: TrainingRun) -> float:
-        users, loss = int(stars.shape[0]), 0.0
+    def _epoch(self, epoch: int, run: TrainingRun) -> float:
+        users, loss = int(run.stars.shape[0]), 0.0
         batches = -(-users // self.config.batch_size)
         for number, batch in enumerate(run.batches(users)):
             done = (epoch - 1 + number / batches) / self.config.epochs
             kl_weight = self.config.beta * min(1.0, done / self.config.annealing)
-            loss += len(batch) * self._step(run, Bags.of(stars[batch], self.device, self._exact), kl_weight)
+            loss += len(batch) * self._step(run, batch, kl_weight)
         return loss / users
 
-    def _step(self, run: TrainingRun, bags: Bags, kl_weight: float) -> float:
-        users = len(bags.lengths)
-        dropped, noise = bags.dropped(self.config.dropout, run.generator), run.noise(users)
+    def _step(self, run: TrainingRun, batch: NDArray[np.int64], kl_weight: float) -> float:
+        users = len(batch)
+        bags, dropped, noise = run.draw(batch, self.config.dropout)
         low, high = run.workers.part(users)
         run.zero_gradients()
-        first_gradient = noise.new_zeros((users, self.config.hidden_size))
         parts = bags.part(low, high), dropped.part(low, high), noise[low:high]
-        loss, first_gradient[low:high], *decoder = self.gradients(run.output, *parts, kl_weight, users)
+        loss, first_gradient, *decoder = self.gradients(run.output, *parts, kl_weight, users)
         run.step_encoder(dropped, first_gradient)
         run.step_decoder(*decoder)
         return loss

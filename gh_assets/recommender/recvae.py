@@ -10,7 +10,7 @@ encoder steps does not change, is computed once a round: it is also what that ro
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from types import ModuleType
@@ -185,7 +185,6 @@ class FusedEncoder(FusedNetwork):
     Parameters
     ----------
     encoder : Encoder
-        Gradients of its small parameters are laid at them, those of its weights are given by `weights`.
     dtype : torch.dtype
         Of the products.
     kernels : module
@@ -194,82 +193,142 @@ class FusedEncoder(FusedNetwork):
 
     def __init__(self, encoder: Encoder, dtype: torch.dtype, kernels: ModuleType) -> None:
         self.encoder, self.dtype, self.kernels = encoder, dtype, kernels
-        latent = encoder.mean.out_features
         self.layers = [layer for layer in encoder.layers if isinstance(layer, nn.Linear)]
-        self.heads = {encoder.mean: slice(latent), encoder.log_variance: slice(latent, None)}
+        self.norms = [norm for norm in encoder.norms if isinstance(norm, nn.LayerNorm)]
+        self.heads = encoder.mean, encoder.log_variance
+        self.latent, self.width = encoder.mean.out_features, len(encoder.bias)
+        self.copies = [torch.empty_like(layer.weight, dtype=dtype) for layer in self.layers]
+        self.head = torch.empty((2 * self.latent, self.width), dtype=dtype)
+        self.gradients = [torch.empty_like(copy) for copy in self.copies]
+        self.head_gradient = torch.empty_like(self.head)
+        real = encoder.bias.dtype
+        self.sums = torch.empty((len(self.norms), kernels.CHUNKS, 3, self.width), dtype=real)
+        self.vector_gradients = torch.empty((len(self.norms), 3, self.width), dtype=real)
+        self.bias_gradient = torch.empty(2 * self.latent, dtype=real)
+        self.plans: dict[int, Plan] = {}
         self.room = 0
         self.refresh()
 
     def refresh(self) -> None:
-        self.copies = [layer.weight.detach().to(self.dtype, copy=True) for layer in self.layers]
-        self.head = torch.cat([head.weight.detach() for head in self.heads]).to(self.dtype)
-        self.gradients = [torch.empty_like(copy) for copy in self.copies]
-        self.head_gradient = torch.empty_like(self.head)
+        for layer, copy in zip(self.layers, self.copies, strict=True):
+            copy.copy_(layer.weight.detach())
+        for head, copy in zip(self.heads, torch.split(self.head, self.latent), strict=True):
+            copy.copy_(head.weight.detach())
 
     def weights(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for layer, gradient, copy in zip(self.layers, self.gradients, self.copies, strict=True):
             yield layer.weight, gradient, copy
-        for head, place in self.heads.items():
-            yield head.weight, self.head_gradient[place], self.head[place]
+        halves = (torch.split(part, self.latent) for part in (self.head_gradient, self.head))
+        for head, gradient, copy in zip(self.heads, *halves, strict=True):
+            yield head.weight, gradient, copy
 
-    @property
-    def bias(self) -> Tensor:
-        """Of the last layer, (2 latent,)."""
-        return torch.cat([head.bias.detach() for head in self.heads])
+    def vectors(self) -> Iterator[tuple[Tensor, Tensor]]:
+        biases = [self.encoder.bias, *(layer.bias for layer in self.layers)]
+        for norm, bias, gradients in zip(self.norms, biases, self.vector_gradients, strict=True):
+            yield from zip((norm.weight, norm.bias, bias), gradients, strict=True)
+        for head, gradient in zip(self.heads, torch.split(self.bias_gradient, self.latent), strict=True):
+            yield head.bias, gradient
+
+    def all_gradients(self) -> list[Tensor]:
+        return [*self.gradients, self.head_gradient, self.vector_gradients, self.bias_gradient]
+
+    def plan(self, users: int) -> Plan:
+        """What a step of so many users works with: the same memory for one step after the other, which is in the
+        caches therefore."""
+        if users > self.room:
+            self.room, self.plans = users, {}
+            real, layers = self.encoder.bias, len(self.norms)
+            self.numbers = real.new_empty((layers + 1) * users * self.width + 2 * layers * users)
+            self.products = self.head.new_empty(users * ((layers + 2) * self.width + 2 * self.latent))
+        if users not in self.plans:
+            self.plans[users] = self._planned(users)
+        return self.plans[users]
+
+    def _planned(self, users: int) -> Plan:
+        layers, width = len(self.norms), self.width
+        sizes = [layers * users * width, layers * users * 2, users * width]
+        before, moments, skipped = torch.split(self.numbers[: sum(sizes)], sizes)
+        before, moments = before.view(layers, users, width), moments.view(layers, users, 2)
+        sizes = [layers * users * width, users * width, users * width, users * 2 * self.latent]
+        activations, product, other, head = torch.split(self.products[: sum(sizes)], sizes)
+        activations = activations.view(layers, users, width)
+        product, other, skipped = (part.view(users, width) for part in (product, other, skipped))
+        forward, backward = [], []
+        biases = [self.encoder.bias, *(layer.bias for layer in self.layers)]
+        for number, (norm, bias) in enumerate(zip(self.norms, biases, strict=True)):
+            shape = users, width, number == 0
+            inputs = product, bias.detach(), skipped, norm.weight.detach(), norm.bias.detach()
+            outputs = before[number], activations[number], moments[number]
+            forward.append(self.kernels.layer_forward.bound(self.dtype, *shape, *inputs, *outputs))
+            inputs = product, skipped, before[number], moments[number], norm.weight.detach()
+            backward.append(self.kernels.layer_backward.bound(self.dtype, *shape, *inputs, other, self.sums[number]))
+        return Plan(list(activations), product, other, skipped, head.view(users, -1), forward, backward)
 
     def forward(self, bags: Bags) -> Tensor:
-        """Products of the last layer for mean and log-variance, without their bias, (users, 2 latent)."""
-        encoder, kernels, users = self.encoder, self.kernels, len(bags.lengths)
-        skipped = encoder.first(bags)
-        width = skipped.shape[1]
-        self._make_room(users)
-        product = self.products[0][:users]
-        for number, norm in enumerate(encoder.norms):
-            bias = encoder.bias
-            if number:
-                torch.mm(self.activations[number - 1][:users], self.copies[number - 1].T, out=product)
-                bias = self.layers[number - 1].bias
-            kernels.layer_forward(
-                self.dtype,
-                *(users, width, number == 0, product, bias, skipped, norm.weight, norm.bias),
-                *(self.before[number], self.activations[number], self.moments[number]),
-            )
-        return self.activations[-1][:users] @ self.head.T
+        """Products of the last layer for mean and log-variance, without their bias, (users, 2 latent).
 
-    def _make_room(self, users: int) -> None:
-        """Memory that one step after the other uses, and that is in the caches therefore."""
-        if users <= self.room:
-            return
-        self.room, width = users, len(self.encoder.bias)
-        self.before = self.encoder.bias.new_empty((len(self.encoder.norms), users, width))
-        self.moments = self.encoder.bias.new_empty((len(self.encoder.norms), users, 2))
-        self.activations = self.head.new_empty((len(self.encoder.norms), users, width))
-        self.products = self.head.new_empty((2, users, width))
+        They lie where those of the next call will.
+        """
+        users, table = len(bags.lengths), self.encoder.embeddings.detach()
+        plan = self.plan(users)
+        sizes = users, self.width, len(table), len(bags.items)
+        self.kernels.sums_of_rows(
+            table.dtype,
+            *(*sizes, bags.items, bags.offsets, bags.weights, table, self.encoder.bias.detach(), plan.skipped),
+        )
+        plan.forward[0]()
+        for copy, activations, layer in zip(self.copies, plan.activations, plan.forward[1:], strict=False):
+            torch.mm(activations, copy.T, out=plan.product)
+            layer()
+        return torch.mm(plan.activations[-1], self.head.T, out=plan.head)
 
-    def backward(self, gradient: Tensor, bias_gradient: Tensor) -> Tensor:
-        """From the gradients in those products and in their bias to that in the first layer's sums, (users, hidden)."""
-        encoder, kernels = self.encoder, self.kernels
-        users, width = len(gradient), len(encoder.bias)
-        torch.mm(gradient.T, self.activations[-1][:users], out=self.head_gradient)
-        for head, place in self.heads.items():
-            head.bias.grad = bias_gradient[place]
-        given, out = self.products[0][:users], self.products[1][:users]
-        torch.mm(gradient, self.head, out=given)
-        skipped = encoder.bias.new_zeros((users, width))
-        sums = skipped.new_empty((kernels.CHUNKS, 3, width))
-        for number in reversed(range(len(encoder.norms))):
-            norm = encoder.norms[number]
-            kernels.layer_backward(
-                self.dtype,
-                *(users, width, number == 0, given, skipped, self.before[number], self.moments[number], norm.weight),
-                *(out, sums),
-            )
-            norm.weight.grad, norm.bias.grad, of_bias = sums.sum(dim=0)
+    def backward(self, gradient: Tensor, totals: Tensor) -> Tensor:
+        """From the gradients in those products to that in the first layer's sums, (users, hidden).
+
+        Parameters
+        ----------
+        gradient : Tensor, shape (users, 2 latent)
+        totals : Tensor, shape (chunks, 2 latent)
+            Its sums over the users of each chunk.
+        """
+        plan = self.plan(len(gradient))
+        torch.sum(totals, dim=0, out=self.bias_gradient)
+        torch.mm(gradient.T, plan.activations[-1], out=self.head_gradient)
+        torch.mm(gradient, self.head, out=plan.product)
+        plan.skipped.zero_()
+        for number in reversed(range(len(self.norms))):
+            plan.backward[number]()
             if number:
-                self.layers[number - 1].bias.grad = of_bias
-                torch.mm(out.T, self.activations[number - 1][:users], out=self.gradients[number - 1])
-                torch.mm(out, self.copies[number - 1], out=given)
-        return skipped
+                torch.mm(plan.other.T, plan.activations[number - 1], out=self.gradients[number - 1])
+                torch.mm(plan.other, self.copies[number - 1], out=plan.product)
+        torch.sum(self.sums, dim=1, out=self.vector_gradients)
+        return plan.skipped
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `FusedEncoder` does with some number of users, and where.
+
+    Attributes
+    ----------
+    activations : list of Tensor, shape (users, hidden)
+        Of the layers.
+    product, other : Tensor, shape (users, hidden)
+        Of a layer on the way forward, and gradients on the way back.
+    skipped : Tensor, shape (users, hidden)
+        Sum of the layers so far; on the way back, gradient in it.
+    head : Tensor, shape (users, 2 latent)
+    forward, backward : list of callable
+        What lies between the products, layer by layer.
+    """
+
+    activations: Sequence[Tensor]
+    product: Tensor
+    other: Tensor
+    skipped: Tensor
+    head: Tensor
+    forward: Sequence[Callable[[], None]]
+    backward: Sequence[Callable[[], None]]
 
 
 def composite_prior(
@@ -331,33 +390,32 @@ class RecVAE(Autoencoder):
 
     # -- training ------------------------------------------------------------------------------------------------
 
-    def _epoch(self, stars: Csr, epoch: int, run: TrainingRun) -> float:
-        users = int(stars.shape[0])
-        posteriors = run.posteriors if run.posteriors is not None else self._posteriors(stars, run)
+    def _epoch(self, epoch: int, run: TrainingRun) -> float:
+        users = int(run.stars.shape[0])
+        posteriors = run.posteriors if run.posteriors is not None else self._posteriors(run)
         loss = 0.0
         for _ in range(self.config.encoder_passes):
             for batch in run.batches(users):
-                old = posteriors[batch]
-                bags = Bags.of(stars[batch], self.device, self._exact)
-                loss += len(batch) * self._encoder_step(run, bags, old)
-        posteriors = self._posteriors(stars, run)
+                loss += len(batch) * self._encoder_step(run, batch, posteriors[batch])
+        posteriors = self._posteriors(run)
         for batch in run.batches(users):
+            bags, _, noise = run.draw(batch, dropout=0.0)
             mean, log_variance = posteriors[batch].chunk(2, dim=1)
-            z = mean + run.noise(len(batch)) * (0.5 * log_variance).exp()
+            z = mean + noise * (0.5 * log_variance).exp()
             low, high = run.workers.part(len(batch))
-            bags = Bags.of(stars[batch[low:high]], self.device, self._exact)
-            weight, bias, *_ = run.output.likelihood_gradients(z[low:high], bags, -1 / len(batch), inputs=False)
+            weight, bias, *_ = run.output.likelihood_gradients(
+                z[low:high], bags.part(low, high), -1 / len(batch), inputs=False
+            )
             run.step_decoder(weight, bias)
         run.posteriors = posteriors
         return loss / (users * self.config.encoder_passes)
 
-    def _encoder_step(self, run: TrainingRun, bags: Bags, old: Tensor) -> float:
-        users = len(bags.lengths)
-        dropped, noise = bags.dropped(self.config.dropout, run.generator), run.noise(users)
+    def _encoder_step(self, run: TrainingRun, batch: NDArray[np.int64], old: Tensor) -> float:
+        users = len(batch)
+        bags, dropped, noise = run.draw(batch, self.config.dropout)
         low, high = run.workers.part(users)
         run.zero_gradients()
-        first_gradient = noise.new_zeros((users, self.config.hidden_size))
-        loss, first_gradient[low:high] = self.encoder_gradients(
+        loss, first_gradient = self.encoder_gradients(
             run.output,
             bags.part(low, high),
             dropped.part(low, high),
@@ -440,10 +498,11 @@ class RecVAE(Autoencoder):
         """`encoder_gradients` with what lies between the products fused."""
         kernels, config, here, latent = network.kernels, self.config, len(noise), noise.shape[1]
         product = network.forward(dropped)
-        mean, log_variance, z = (torch.empty_like(noise) for _ in range(3))
+        mean, log_variance, z = noise.new_empty((3, here, latent))
         query = output.blank(here)
         sizes = here, latent, output.width
-        kernels.sample(output.dtype, *sizes, product, network.bias, noise, mean, log_variance, z, query)
+        biases = (head.bias.detach() for head in network.heads)
+        kernels.sample(output.dtype, *sizes, product, *biases, noise, mean, log_variance, z, query)
         sums, log_normalizer = output.sums(z, query)
         numbers = noise.new_tensor(
             [
@@ -459,18 +518,21 @@ class RecVAE(Autoencoder):
             *(*sizes, sums, output.own(bags), log_normalizer, bags.lengths),
             *(mean, log_variance, z, noise, old, numbers, losses, gradient, totals),
         )
-        return float(losses.sum()), network.backward(gradient, totals.sum(dim=0))
+        return float(losses.sum()), network.backward(gradient, totals)
 
     @torch.no_grad()
-    def _posteriors(self, stars: Csr, run: TrainingRun) -> Tensor:
+    def _posteriors(self, run: TrainingRun) -> Tensor:
         """Mean and log-variance of all users, (users, 2 latent)."""
-        posteriors = run.noise(0).new_empty((stars.shape[0], 2 * self.config.latent_size))
+        latent = self.config.latent_size
+        posteriors = torch.empty((run.stars.shape[0], 2 * latent), dtype=self._exact, device=self.device)
         for start, part in zip(
             range(0, len(posteriors), USERS_AT_ONCE), portions(posteriors, USERS_AT_ONCE), strict=True
         ):
-            bags = Bags.of(stars[start : start + USERS_AT_ONCE], self.device, self._exact)
+            bags = Bags.of(run.stars[start : start + USERS_AT_ONCE], self.device, self._exact)
             if isinstance(run.network, FusedEncoder):
-                torch.add(run.network.forward(bags), run.network.bias, out=part)
+                product = run.network.forward(bags)
+                for place, head in zip((slice(latent), slice(latent, None)), run.network.heads, strict=True):
+                    torch.add(product[:, place], head.bias, out=part[:, place])
             else:
                 torch.cat(self.encoder(bags, run.dtype), dim=1, out=part)
         return posteriors

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from numba.core import caching
+from scipy import stats
 
 from gh_assets.recommender import kernels
 
@@ -54,11 +56,69 @@ def test_sums_do_not_depend_on_the_number_of_threads() -> None:
 
 
 def test_items_are_turned_around_in_order() -> None:
-    items, offsets = torch.tensor([4, 1, 1, 0, 4]), torch.tensor([0, 2, 2, 5])
-    starts, users, order = kernels.by_item(items, offsets, 6)
-    assert starts.tolist() == [0, 1, 3, 3, 3, 5, 5]
-    assert users.tolist() == [2, 0, 2, 0, 2]
-    assert order.tolist() == [3, 1, 2, 0, 4]
+    items, offsets, weights = torch.tensor([4, 1, 1, 0, 4]), torch.tensor([0, 2, 2, 5]), torch.arange(5.0)
+    turned = kernels.by_item(items, offsets, weights, 6)
+    assert turned.found.tolist() == [0, 1, 4]
+    assert turned.offsets.tolist() == [0, 1, 3, 5]
+    assert turned.of_all.tolist() == [0, 1, 3, 3, 3, 5, 5]
+    assert turned.users.tolist() == [2, 0, 2, 0, 2]
+    assert turned.weights.tolist() == [3, 1, 2, 0, 4]
+
+
+def drawn(key: int, dropout: float, users: int = 500, size: int = 40_001) -> dict[str, torch.Tensor]:
+    """Users of 0 to 40 stars; user n has the items n, n + 1 and so on."""
+    counts = torch.arange(users) * 7 % 41
+    begins = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+    all_items = torch.cat([torch.arange(user, user + count) for user, count in enumerate(counts.tolist())])
+    which = torch.arange(users - 1, -1, -2)
+    stars = int(counts[which].sum())
+    whole = {name: torch.empty(stars, dtype=torch.int64) for name in ("items", "kept")}
+    whole |= {name: torch.empty(len(which) + 1, dtype=torch.int64) for name in ("offsets", "kept_offsets")}
+    real = {name: torch.empty(stars) for name in ("weights", "kept_weights")}
+    real |= {"lengths": torch.empty(len(which)), "noise": torch.empty(size)}
+    found = whole | real
+    order = "items", "weights", "offsets", "lengths", "kept", "kept_weights", "kept_offsets", "noise"
+    kernels.draw(
+        torch.float32,
+        *(len(which), users, len(all_items), stars, size, key, round(dropout * 2**32)),
+        *(which, begins, all_items.to(torch.int32)),
+        *(found[name] for name in order),
+    )
+    return found | {"which": which, "counts": counts[which]}
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_draw_is_the_users_bags_and_what_dropout_leaves_whatever_the_number_of_threads(number: int) -> None:
+    torch.set_num_threads(number)
+    found = drawn(7, 0.3)
+    assert found["lengths"].tolist() == found["counts"].tolist()
+    bounds = list(zip(found["offsets"].tolist(), found["offsets"].tolist()[1:], strict=False))
+    kept_bounds = list(zip(found["kept_offsets"].tolist(), found["kept_offsets"].tolist()[1:], strict=False))
+    for user, (low, high), (kept_low, kept_high) in zip(found["which"].tolist(), bounds, kept_bounds, strict=True):
+        items, kept = found["items"][low:high].tolist(), found["kept"][kept_low:kept_high].tolist()
+        assert items == list(range(user, user + high - low))
+        assert [item for item in items if item in kept] == kept
+        weight = max(high - low, 1) ** -0.5
+        assert found["weights"][low:high].tolist() == pytest.approx([weight] * len(items))
+        assert found["kept_weights"][kept_low:kept_high].tolist() == pytest.approx([weight / 0.7] * len(kept))
+    assert found["kept_offsets"][-1] / len(found["items"]) == pytest.approx(0.7, abs=0.03)
+    torch.set_num_threads(2)
+    for name, tensor in drawn(7, 0.3).items():
+        end = int(found["kept_offsets"][-1]) if name.startswith("kept") and "offsets" not in name else None
+        assert torch.equal(tensor[:end], found[name][:end]), name
+
+
+def test_noise_is_normal_and_of_its_key_alone() -> None:
+    noise = torch.cat([drawn(key, 0.0)["noise"] for key in range(25)]).double().numpy()
+    assert len(noise) > 1_000_000
+    assert stats.kstest(noise, "norm").pvalue > 1e-3
+    assert abs(noise).max() > 4.5
+    pairs = {"neighbours": 1, "what one draw made together": 20_001, "keys": 40_001}
+    for name, apart in pairs.items():
+        assert abs(np.corrcoef(noise[:-apart], noise[apart:])[0, 1]) < 5 / len(noise) ** 0.5, name
+        assert abs(np.corrcoef(noise[:-apart] ** 2, noise[apart:] ** 2)[0, 1]) < 5 / len(noise) ** 0.5, name
+    assert torch.equal(drawn(3, 0.0)["noise"], drawn(3, 0.9)["noise"])
 
 
 def test_an_array_that_does_not_lie_in_one_piece_is_refused() -> None:

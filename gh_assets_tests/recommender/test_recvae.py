@@ -32,12 +32,13 @@ CPU = torch.device("cpu")
 
 
 def with_arbitrary_weights(model: Autoencoder) -> Autoencoder:
+    """The same on every device."""
     torch.manual_seed(0)
     model.items = 30
     model._build()
     for module in (model.encoder, model.decoder):
         for parameter in module.parameters():
-            torch.nn.init.normal_(parameter, std=0.3)
+            parameter.data.copy_(torch.randn(parameter.shape, dtype=parameter.dtype) * 0.3)
     return model
 
 
@@ -94,9 +95,12 @@ def test_loss_and_gradients_of_the_encoder_are_the_papers(
     output = SoftmaxOutput(model.decoder.weight, model.decoder.bias, torch.float64, kernels)
     network = None if kernels is None else model.fused(torch.float64, kernels)
     loss, first = model.encoder_gradients(output, bags, dropped, noise, old, 12, network)
-    of_products = {} if network is None else {parameter: gradient for parameter, gradient, _ in network.weights()}
-    inner = {name: of_products.get(p, p.grad) for name, p in model.encoder.named_parameters()}
-    inner["bias"], inner["embeddings"] = first.sum(dim=0), dropped.gradient(first, 30)
+    inner = {name: parameter.grad for name, parameter in model.encoder.named_parameters()}
+    inner["bias"] = first.sum(dim=0)
+    if network is not None:
+        by_parameter = {parameter: gradient for parameter, gradient, *_ in (*network.weights(), *network.vectors())}
+        inner = {name: by_parameter.get(parameter) for name, parameter in model.encoder.named_parameters()}
+    inner["embeddings"] = dropped.gradient(first, 30)
     assert model.decoder.weight.grad is None, "the encoder's steps leave the decoder alone"
     model.encoder.zero_grad()
     expected = dense_loss(model, dense, noise, old.chunk(2, dim=1), mask)
@@ -177,16 +181,14 @@ def one_step_at_a_time(config: RecVAEConfig) -> RecVAE:
             old = dense_encoder(model.encoder, dense)
         for _ in range(config.encoder_passes):
             for batch in run.batches(80):
-                bags = Bags.of(matrix[batch], CPU, torch.float64)
-                dropped = bags.dropped(config.dropout, run.generator)
+                _, dropped, noise = run.draw(batch, config.dropout)
                 mask = torch.zeros((len(batch), model.items), dtype=torch.float64)
                 mask[dropped.users, dropped.items] = 1 / (1 - config.dropout)
-                noise = run.noise(len(batch))
                 encoder.zero_grad()
                 dense_loss(model, dense[batch], noise, (old[0][batch], old[1][batch]), mask).backward()
                 encoder.step()
         for batch in run.batches(80):
-            noise = run.noise(len(batch))
+            _, _, noise = run.draw(batch, 0.0)
             decoder.zero_grad()
             dense_loss(model, dense[batch], noise, None).backward()
             decoder.step()

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.sparse as sp
-import torch
 from safetensors.numpy import load_file
 
 from gh_assets.errors import ConfigurationError
@@ -175,19 +174,6 @@ def test_a_model_remembers_its_configuration(tmp_path: Path) -> None:
     model = RecVAE(config).fit(taste_matrix(users=60))
     loaded = RecVAE.load(model.save(tmp_path / "model"))
     assert asdict(loaded.config) == {**asdict(config), "device": "auto"}
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU with CUDA")
-@pytest.mark.parametrize("case", CASES)
-def test_a_gpu_gives_the_same_within_noise(case: str) -> None:
-    kind, config, matrix = CASES[case]
-    split = split_of(matrix)
-    there, here = (
-        kind(replace(config, device=device, precision="float32")).fit(split.train, split.validation)  # type: ignore[arg-type]
-        for device in ("cuda", "cpu")
-    )
-    assert there.encoder.embeddings.is_cuda
-    assert evaluate(there, *split.test) == pytest.approx(evaluate(here, *split.test), abs=0.1)
 
 
 def test_a_device_that_is_not_there_is_one_error() -> None:
