@@ -288,37 +288,48 @@ def layer_forward(pointer):
     """Layer norm of swish of (product + bias + skipped), added to what is skipped.
 
     Words: users, width, whether it is the first layer (which is given by `skipped` alone); product (users, width),
-    stored; bias (width,); skipped (users, width), changed; scale and shift of the norm (width,); out: the
-    pre-activations (users, width), the activations (users, width), stored, and mean and 1/deviation (users, 2).
+    stored; bias (width,); skipped (users, width), changed; scale and shift of the norm (width,); out: what the way back
+    needs, the swish's slope and the normed numbers (2, users, width), stored, and 1/deviation (users,); the
+    activations (users, width), stored.
     """
     word = words(pointer)
     users, width, first = word[0], word[1], word[2]
     product = stored(pointer, word[3], (users, width))
     bias, skipped = real(pointer, word[4], (width,)), real(pointer, word[5], (users, width))
     scale, shift = real(pointer, word[6], (width,)), real(pointer, word[7], (width,))
-    before, out = real(pointer, word[8], (users, width)), stored(pointer, word[9], (users, width))
-    moments = real(pointer, word[10], (users, 2))
+    kept, inverses = stored(pointer, word[8], (2, users, width)), real(pointer, word[9], (users,))
+    out = stored(pointer, word[10], (users, width))
     zero, one, eps = number(pointer, 0.0), number(pointer, 1.0), number(pointer, 0.1)
     like = out[0, 0]
-    row = np.empty_like(bias)
+    row, slopes = np.empty_like(bias), np.empty_like(bias)
     thread, threads = _thread(), _threads()
     for user in range(thread * users // threads, (thread + 1) * users // threads):
+        if first:
+            for j in range(width):
+                row[j] = skipped[user, j]
+        else:
+            for j in range(width):
+                row[j] = skipped[user, j] + load(product[user, j]) + bias[j]
         total, squares = zero, zero
         for j in range(width):
-            x = skipped[user, j]
-            if not first:
-                x += load(product[user, j]) + bias[j]
-            before[user, j] = x
-            x = x / (one + exp(-x))
+            x = row[j]
+            gate = one / (one + exp(-x))
+            slopes[j] = gate * (one + x * (one - gate))
+            x *= gate
             row[j] = x
             total += x
             squares += x * x
         mean = total / number(pointer, width)
         inverse = one / math.sqrt(squares / number(pointer, width) - mean * mean + eps)
-        moments[user, 0] = mean
-        moments[user, 1] = inverse
+        inverses[user] = inverse
         for j in range(width):
-            row[j] = (row[j] - mean) * inverse * scale[j] + shift[j]
+            kept[0, user, j] = store(slopes[j], like)
+        for j in range(width):
+            row[j] = (row[j] - mean) * inverse
+        for j in range(width):
+            kept[1, user, j] = store(row[j], like)
+        for j in range(width):
+            row[j] = row[j] * scale[j] + shift[j]
         for j in range(width):
             out[user, j] = store(row[j], like)
         if first:
@@ -335,18 +346,18 @@ def layer_backward(pointer):
 
     Words: users, width, whether it is the first layer; gradient in the activations but for what was skipped (users,
     width), stored; gradient in what is skipped from here on (users, width), changed to what it is before this layer,
-    in the first layer to that in its input; pre-activations, moments, scale as there; out: gradient in the product
+    in the first layer to that in its input; what was kept on the way there, and the scale; out: gradient in the product
     (users, width), stored, and sums over the users of each chunk (CHUNKS, 3, width): gradients of scale, shift, bias.
     """
     word = words(pointer)
     users, width, first = word[0], word[1], word[2]
     given, skipped = stored(pointer, word[3], (users, width)), real(pointer, word[4], (users, width))
-    before, moments = real(pointer, word[5], (users, width)), real(pointer, word[6], (users, 2))
+    kept, inverses = stored(pointer, word[5], (2, users, width)), real(pointer, word[6], (users,))
     scale, out = real(pointer, word[7], (width,)), stored(pointer, word[8], (users, width))
     sums = real(pointer, word[9], (CHUNKS, 3, width))
-    zero, one, count = number(pointer, 0.0), number(pointer, 1.0), number(pointer, width)
+    zero, count = number(pointer, 0.0), number(pointer, width)
     like = out[0, 0]
-    slopes, gradients, normed = np.empty_like(scale), np.empty_like(scale), np.empty_like(scale)
+    gradients, normed = np.empty_like(scale), np.empty_like(scale)
     thread, threads = _thread(), _threads()
     for chunk in range(thread * CHUNKS // threads, (thread + 1) * CHUNKS // threads):
         of_scale, of_shift, of_bias = sums[chunk, 0], sums[chunk, 1], sums[chunk, 2]
@@ -355,13 +366,10 @@ def layer_backward(pointer):
             of_shift[j] = zero
             of_bias[j] = zero
         for user in range(chunk * users // CHUNKS, (chunk + 1) * users // CHUNKS):
-            mean, inverse = moments[user, 0], moments[user, 1]
+            inverse = inverses[user]
             total, along = zero, zero
             for j in range(width):
-                x = before[user, j]
-                gate = one / (one + exp(-x))
-                slopes[j] = gate * (one + x * (one - gate))
-                x = (x * gate - mean) * inverse
+                x = load(kept[1, user, j])
                 gradient = load(given[user, j]) + skipped[user, j]
                 of_scale[j] += gradient * x
                 of_shift[j] += gradient
@@ -373,7 +381,7 @@ def layer_backward(pointer):
             total /= count
             along /= count
             for j in range(width):
-                gradient = inverse * (gradients[j] - total - normed[j] * along) * slopes[j]
+                gradient = inverse * (gradients[j] - total - normed[j] * along) * load(kept[0, user, j])
                 gradients[j] = gradient
                 of_bias[j] += gradient
             for j in range(width):
@@ -414,6 +422,31 @@ def sample(pointer):
             query[user, j] = store(z, like)
 
 
+@njit(fastmath=True, error_model="numpy")
+def _prior(drawn, log_variances, noise, old_means, old_variances, numbers, slopes):
+    """For some dimensions of a user: the product of the mixture's sums, the other terms of -KL, and its slopes in z."""
+    log_standard, log_old, log_wide = numbers[2], numbers[3], numbers[4]
+    wide, narrow, root = numbers[5], numbers[6], numbers[7]
+    one = narrow / narrow
+    half = one / (one + one)
+    product, total = one, one - one
+    for j in range(len(slopes)):
+        z, e, old_variance = drawn[j], noise[j], old_variances[j]
+        away = z - old_means[j]
+        pull = away * exp(-old_variance)
+        squared = half * z * z
+        standard = log_standard - squared
+        old = log_old - half * (old_variance + away * pull)
+        far = log_wide - half * wide - squared * narrow
+        top = max(max(standard, old), far)
+        standard, old, far = exp(standard - top), exp(old - top), exp(far - top)
+        mixture = standard + old + far
+        product *= mixture
+        slopes[j] = -((standard + far * narrow) * z + old * pull) / mixture
+        total += half * (log_variances[j] + e * e) + top + root
+    return product, total
+
+
 @Kernel
 def objective(pointer):
     """RecVAE's negative objective (eq. 13) a user and its gradients in mean and log-variance.
@@ -434,10 +467,8 @@ def objective(pointer):
     olds, numbers = real(pointer, word[11], (users, 2 * latent)), real(pointer, word[12], (8,))
     losses, out = real(pointer, word[13], (users,)), stored(pointer, word[14], (users, 2 * latent))
     sums = real(pointer, word[15], (CHUNKS, 2 * latent))
-    zero, one, half, like = number(pointer, 0.0), number(pointer, 1.0), number(pointer, 0.5), out[0, 0]
+    zero, half, like = number(pointer, 0.0), number(pointer, 0.5), out[0, 0]
     share, gamma = numbers[0], numbers[1]
-    log_standard, log_old, log_wide = numbers[2], numbers[3], numbers[4]
-    wide, narrow, root = numbers[5], numbers[6], numbers[7]
     slopes = np.empty_like(drawn[0])
     thread, threads = _thread(), _threads()
     for chunk in range(thread * CHUNKS // threads, (thread + 1) * CHUNKS // threads):
@@ -450,26 +481,20 @@ def objective(pointer):
             scale = length / expected[user, latent + 1]
             likelihood = own[user, latent] - length * normalizers[user]
             divergence = zero
-            # In two loops: a compiler that must prove a dozen arrays apart gives up and uses no vectors.
+            old_means, old_variances = olds[user, :latent], olds[user, latent:]
             # The logarithm of each mixture's sum, which is between 1 and 3, is taken once for 64 of them.
             for start in range(0, latent, 64):
-                product = one
-                for j in range(start, min(start + 64, latent)):
-                    z, log_variance, e = drawn[user, j], log_variances[user, j], noise[user, j]
-                    old_variance = olds[user, latent + j]
-                    away = z - olds[user, j]
-                    pull = away * exp(-old_variance)
-                    squared = half * z * z
-                    standard = log_standard - squared
-                    old = log_old - half * (old_variance + away * pull)
-                    far = log_wide - half * wide - squared * narrow
-                    top = max(max(standard, old), far)
-                    standard, old, far = exp(standard - top), exp(old - top), exp(far - top)
-                    mixture = standard + old + far
-                    product *= mixture
-                    slopes[j] = -((standard + far * narrow) * z + old * pull) / mixture
-                    divergence -= half * (log_variance + e * e) + top + root
-                divergence -= math.log(product)
+                end = min(start + 64, latent)
+                product, away = _prior(
+                    drawn[user, start:end],
+                    log_variances[user, start:end],
+                    noise[user, start:end],
+                    old_means[start:end],
+                    old_variances[start:end],
+                    numbers,
+                    slopes[start:end],
+                )
+                divergence -= away + math.log(product)
             for j in range(latent):
                 likelihood += own[user, j] * drawn[user, j]
                 in_z = share * (scale * expected[user, j] - own[user, j]) - kl_weight * slopes[j]
@@ -538,6 +563,15 @@ def _two_normals(bits):
     return distance * one * sign, distance * other * other_sign
 
 
+@njit(fastmath=True, error_model="numpy")  # of its own: within a kernel it gets no vectors
+def _normals(key, begin, some, others):
+    """Standard normal numbers; the second array may be one shorter."""
+    for j in range(len(others)):
+        some[j], others[j] = _two_normals(_random(key, begin + j))
+    for j in range(len(others), len(some)):
+        some[j] = _two_normals(_random(key, begin + j))[0]
+
+
 @Kernel
 def draw(pointer):
     """Bags of some users, what dropout leaves of them, and noise for them.
@@ -560,6 +594,9 @@ def draw(pointer):
         kept_offsets = whole(word[16], (users + 1,))
         one = number(pointer, 1.0)
         scale = one / (one - number(pointer, hidden) / number(pointer, 4294967296.0))
+        stays = np.empty(stars, np.uint8)
+        for star in range(stars):
+            stays[star] = (_random(key, star) >> U(32)) >= hidden
         offsets[0] = 0
         kept_offsets[0] = 0
         place, kept_place = 0, 0
@@ -574,49 +611,20 @@ def draw(pointer):
                 weights[place] = weight
                 kept[kept_place] = item
                 kept_weights[kept_place] = weight * scale
-                kept_place += (_random(key, place) >> U(32)) >= hidden
+                kept_place += stays[place]
                 place += 1
             offsets[user + 1] = place
             kept_offsets[user + 1] = kept_place
     if thread == 0 and threads > 1:
         return
-    noise = real(pointer, word[17], (size,))
     half = (size + 1) // 2
-    many = max(threads - 1, 1)
-    mine = max(thread - 1, 0)
+    noise, many, mine = real(pointer, word[17], (size,)), max(threads - 1, 1), max(thread - 1, 0)
+    begin, end = mine * half // many, (mine + 1) * half // many
     # Another stream than that of dropout: from the other end.
-    for j in range(mine * half // many, (mine + 1) * half // many):
-        one_normal, other_normal = _two_normals(_random(~key, j))
-        noise[j] = number(pointer, one_normal)
-        noise[min(half + j, size - 1)] = number(pointer, other_normal)
+    _normals(~key, begin, noise[begin:end], noise[half + begin : half + end])
 
 
 # -- bags of items ---------------------------------------------------------------------------------------------------
-
-
-@Kernel
-def sums_of_rows(pointer):
-    """For each user the weighted sum of the rows of the user's items, and something beside.
-
-    Words: users, width, rows, stars; items (stars,), where each user's begin (users + 1,), weights (stars,); the table
-    (rows, width); what each sum begins with (width,); out: (users, width).
-    """
-    word = words(pointer)
-    users, width, rows, stars = word[0], word[1], word[2], word[3]
-    items, offsets, weights = whole(word[4], (stars,)), whole(word[5], (users + 1,)), real(pointer, word[6], (stars,))
-    table, begin = real(pointer, word[7], (rows, width)), real(pointer, word[8], (width,))
-    out = real(pointer, word[9], (users, width))
-    row = np.empty_like(begin)
-    thread, threads = _thread(), _threads()
-    for user in range(thread, users, threads):
-        for j in range(width):
-            row[j] = begin[j]
-        for star in range(offsets[user], offsets[user + 1]):
-            item, weight = items[star], weights[star]
-            for j in range(width):
-                row[j] += weight * table[item, j]
-        for j in range(width):
-            out[user, j] = row[j]
 
 
 @Kernel
@@ -634,10 +642,16 @@ def sums_of_stored_rows(pointer):
     thread, threads = _thread(), _threads()
     for user in range(thread, users, threads):
         _zero(row, width, zero)
-        for star in range(offsets[user], offsets[user + 1]):
-            item = items[star]
+        low, high = offsets[user], offsets[user + 1]
+        fours = low + (high - low) // 4 * 4
+        for star in range(low, fours, 4):
+            a, b, c, d = items[star], items[star + 1], items[star + 2], items[star + 3]
             for j in range(width):
-                row[j] += load(table[item, j])
+                row[j] += load(table[a, j]) + load(table[b, j]) + load(table[c, j]) + load(table[d, j])
+        for star in range(fours, high):
+            a = items[star]
+            for j in range(width):
+                row[j] += load(table[a, j])
         for j in range(width):
             out[user, j] = row[j]
 

@@ -238,29 +238,30 @@ class FusedEncoder(FusedNetwork):
         if users > self.room:
             self.room, self.plans = users, {}
             real, layers = self.encoder.bias, len(self.norms)
-            self.numbers = real.new_empty((layers + 1) * users * self.width + 2 * layers * users)
-            self.products = self.head.new_empty(users * ((layers + 2) * self.width + 2 * self.latent))
+            self.numbers = real.new_empty(users * (self.width + layers))
+            self.products = self.head.new_empty(users * ((3 * layers + 2) * self.width + 2 * self.latent))
         if users not in self.plans:
             self.plans[users] = self._planned(users)
         return self.plans[users]
 
     def _planned(self, users: int) -> Plan:
         layers, width = len(self.norms), self.width
-        sizes = [layers * users * width, layers * users * 2, users * width]
-        before, moments, skipped = torch.split(self.numbers[: sum(sizes)], sizes)
-        before, moments = before.view(layers, users, width), moments.view(layers, users, 2)
-        sizes = [layers * users * width, users * width, users * width, users * 2 * self.latent]
-        activations, product, other, head = torch.split(self.products[: sum(sizes)], sizes)
-        activations = activations.view(layers, users, width)
-        product, other, skipped = (part.view(users, width) for part in (product, other, skipped))
+        sizes = [users * width, layers * users]
+        skipped, inverses = torch.split(self.numbers[: sum(sizes)], sizes)
+        skipped, inverses = skipped.view(users, width), inverses.view(layers, users)
+        sizes = [2 * layers * users * width, layers * users * width, users * width, users * width]
+        sizes.append(users * 2 * self.latent)
+        kept, activations, product, other, head = torch.split(self.products[: sum(sizes)], sizes)
+        kept, activations = kept.view(layers, 2, users, width), activations.view(layers, users, width)
+        product, other = product.view(users, width), other.view(users, width)
         forward, backward = [], []
         biases = [self.encoder.bias, *(layer.bias for layer in self.layers)]
         for number, (norm, bias) in enumerate(zip(self.norms, biases, strict=True)):
             shape = users, width, number == 0
             inputs = product, bias.detach(), skipped, norm.weight.detach(), norm.bias.detach()
-            outputs = before[number], activations[number], moments[number]
+            outputs = kept[number], inverses[number], activations[number]
             forward.append(self.kernels.layer_forward.bound(self.dtype, *shape, *inputs, *outputs))
-            inputs = product, skipped, before[number], moments[number], norm.weight.detach()
+            inputs = product, skipped, kept[number], inverses[number], norm.weight.detach()
             backward.append(self.kernels.layer_backward.bound(self.dtype, *shape, *inputs, other, self.sums[number]))
         return Plan(list(activations), product, other, skipped, head.view(users, -1), forward, backward)
 
@@ -269,13 +270,8 @@ class FusedEncoder(FusedNetwork):
 
         They lie where those of the next call will.
         """
-        users, table = len(bags.lengths), self.encoder.embeddings.detach()
-        plan = self.plan(users)
-        sizes = users, self.width, len(table), len(bags.items)
-        self.kernels.sums_of_rows(
-            table.dtype,
-            *(*sizes, bags.items, bags.offsets, bags.weights, table, self.encoder.bias.detach(), plan.skipped),
-        )
+        plan = self.plan(len(bags.lengths))
+        torch.add(bags.sums(self.encoder.embeddings.detach()), self.encoder.bias.detach(), out=plan.skipped)
         plan.forward[0]()
         for copy, activations, layer in zip(self.copies, plan.activations, plan.forward[1:], strict=False):
             torch.mm(activations, copy.T, out=plan.product)
