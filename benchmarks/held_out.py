@@ -123,7 +123,7 @@ def _said(model: Recommender) -> str:
     if isinstance(model, RecVAE):
         return f"gamma {model.config.gamma:g}"
     if isinstance(model, Hybrid):
-        return f"weight {model.weight:g}"
+        return f"weight {model.weight:g}, popularity {model.popularity:g}"
     if isinstance(model, EASE):
         return f"lambda {model.chosen_lambda:g}, dropout {model.chosen_dropout:g}"
     if isinstance(model, ALS):

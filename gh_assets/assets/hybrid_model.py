@@ -58,7 +58,7 @@ def hybrid_model(
             raise ModelNotFoundError(
                 f"The newest {MODEL_NAME} was trained on another user-item matrix: materialize recvae_model first."
             )
-        fingerprint = f"hybrid of {base.sha256}, split {config.seed}"
+        fingerprint = f"hybrid of {base.sha256} less popularity, split {config.seed}"
         registered = registry.find(HYBRID_NAME, fingerprint)
         if registered is not None:
             hybrid, reused = load_model(registry, registered, cache).model, True
@@ -81,7 +81,9 @@ def hybrid_model(
         metadata={
             "reused": reused,
             "weight": hybrid.weight,
-            "parts": f"{hybrid.weight:g} × {hybrid.first.name} + {1 - hybrid.weight:g} × {hybrid.second.name}",
+            "popularity taken back": hybrid.popularity,
+            "parts": f"{hybrid.weight:g} × {hybrid.first.name} + {1 - hybrid.weight:g} × {hybrid.second.name} "
+            f"- {hybrid.popularity:g} × popularity",
             "recvae": dg.MetadataValue.path(base.uri),
             **model_metadata(registered, ()),
             **timing,

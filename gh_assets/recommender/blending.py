@@ -8,14 +8,15 @@ from gh_assets.recommender.leave_one_out import compiled
 
 
 @compiled
-def blend(first, second, weight):
-    """``weight × first + (1 - weight) × second``, each standardized for each user.
+def blend(first, second, weight, less):
+    """``weight × first + (1 - weight) × second``, each standardized for each user, less something for each item.
 
     Parameters
     ----------
     first, second : ndarray of float32, shape (users, items)
         `first` becomes the result.
     weight : float32
+    less : ndarray of float32, shape (items,)
 
     Returns
     -------
@@ -39,7 +40,7 @@ def blend(first, second, weight):
         scale_one = weight / spreads[0, user]
         scale_other = (np.float32(1) - weight) / spreads[1, user]
         for item in range(items):
-            first[user, item] = (first[user, item] - mean_one) * scale_one + (
-                second[user, item] - mean_other
-            ) * scale_other
+            one_part = (first[user, item] - mean_one) * scale_one
+            other_part = (second[user, item] - mean_other) * scale_other
+            first[user, item] = one_part + other_part - less[item]
     return spreads

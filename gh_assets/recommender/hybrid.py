@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from itertools import product
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter
 
 from gh_assets.errors import ConfigurationError, GhAssetsError, StoredDataError
 from gh_assets.recommender.base import Recommender
@@ -16,33 +18,38 @@ from gh_assets.recommender.interactions import Csr
 from gh_assets.recommender.metrics import MAIN_METRIC, ranking_metrics
 
 USERS_AT_ONCE = 500
-SMOOTHED = 5
-"""Neighbouring weights that are judged together."""
 
-WEIGHTS = tuple(round(0.05 * step, 2) for step in range(21))
+WEIGHTS = np.round(np.arange(21) * 0.05, 2)
+POPULARITIES = np.round(np.arange(9) * 0.05, 2)
+SMOOTHED = (5, 3)
+"""Neighbouring weights and popularities that are judged together."""
 
 
 class Hybrid(Recommender):
-    """Blend of two recommenders: ``weight × first + (1 - weight) × second`` of their standardized scores.
+    """Blend of two recommenders: ``weight × first + (1 - weight) × second - popularity × log(1 + stars)``.
 
     Each user's scores of a part are shifted to mean 0 and scaled to standard deviation 1 over all items, so that the
-    weight means the same for everybody. It is the best on the validation users by NDCG@100, and chosen on them alone.
+    weight means the same for everybody; so are the logarithms of the items' numbers of stars. What many like, both
+    parts like; added up it counts more than it is worth, which the last term takes back. Weight and popularity are the
+    best on the validation users by NDCG@100, and chosen on them alone.
 
     Parameters
     ----------
     first, second : Recommender
         Those that are fitted already are left as they are.
-    weight : float
-        Of the first, where there are no validation users to choose it on.
+    weight, popularity : float
+        Where there are no validation users to choose them on.
     """
 
     name: ClassVar[str] = "hybrid"
 
-    def __init__(self, first: Recommender, second: Recommender, weight: float = 0.5) -> None:
+    def __init__(self, first: Recommender, second: Recommender, weight: float = 0.5, popularity: float = 0.0) -> None:
         super().__init__()
         if not 0 <= weight <= 1:
             raise ConfigurationError(f"The weight {weight} of a hybrid's first part is not between 0 and 1.")
-        self.first, self.second, self.weight = first, second, weight
+        if popularity < 0:
+            raise ConfigurationError(f"A hybrid's popularity {popularity} is what is taken back: not below 0.")
+        self.first, self.second, self.weight, self.popularity = first, second, weight, popularity
         self._last: tuple[bytes, list[NDArray[np.float32]]] = b"", []
 
     def _fit(self, stars: Csr, validation: tuple[Csr, Csr] | None) -> None:
@@ -53,28 +60,38 @@ class Hybrid(Recommender):
                 raise GhAssetsError(
                     f"The hybrid's {part.name} knows {part.items} items; the training matrix has {self.items}."
                 )
+        self.fame = _standardized(np.log1p(np.bincount(stars.indices, minlength=self.items))[None].astype(np.float32))[
+            0
+        ]
         if validation is not None:
-            self.weight = self._best_weight(*validation)
+            self.weight, self.popularity = self._best(*validation)
 
-    def _best_weight(self, fold_in: Csr, held_out: Csr) -> float:
+    def _best(self, fold_in: Csr, held_out: Csr) -> tuple[float, float]:
+        """Weight and popularity."""
         users = np.flatnonzero(np.diff(held_out.indptr))
-        gains = np.zeros(len(WEIGHTS))
+        gains = np.zeros((len(WEIGHTS), len(POPULARITIES)))
         for start in range(0, len(users), USERS_AT_ONCE):
             batch = users[start : start + USERS_AT_ONCE]
             given, hidden = fold_in[batch], held_out[batch]
             first, second = (_standardized(part._predict(given)) for part in (self.first, self.second))
-            for place, weight in enumerate(WEIGHTS):
+            for (row, weight), (column, popularity) in product(enumerate(WEIGHTS), enumerate(POPULARITIES)):
                 blended = np.float32(weight) * first + np.float32(1 - weight) * second
-                gains[place] += ranking_metrics(blended, given, hidden)[MAIN_METRIC].sum()
-        # The top of the curve without its noise: a single weight may be best by chance, its neighbours with it are not.
-        near = np.convolve(np.pad(gains, SMOOTHED // 2, mode="edge"), np.ones(SMOOTHED), "valid")
-        return WEIGHTS[int(np.argmax(near))]
+                blended -= np.float32(popularity) * self.fame
+                gains[row, column] += ranking_metrics(blended, given, hidden)[MAIN_METRIC].sum()
+        # The top of the hill without its noise: a single place may be best by chance, its neighbours with it are not.
+        top = np.unravel_index(np.argmax(uniform_filter(gains, SMOOTHED, mode="nearest")), gains.shape)
+        return float(WEIGHTS[top[0]]), float(POPULARITIES[top[1]])
+
+    def _blend(self, stars: Csr) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+        """Scores, and the spread of each part's."""
+        first, second = (part._predict(stars) for part in (self.first, self.second))
+        spreads = blend(first, second, np.float32(self.weight), np.float32(self.popularity) * self.fame)
+        return first, list(spreads)
 
     def _predict(self, stars: Csr) -> NDArray[np.float32]:
-        first, second = (part._predict(stars) for part in (self.first, self.second))
-        spreads = blend(first, second, np.float32(self.weight))
-        self._last = _identity(stars), list(spreads)
-        return first
+        scores, spreads = self._blend(stars)
+        self._last = _identity(stars), spreads
+        return scores
 
     def _contributions(self, stars: Csr, items: NDArray[np.int64]) -> NDArray[np.float32] | None:
         """Those of both parts, on the scale on which their scores are added."""
@@ -83,8 +100,7 @@ class Hybrid(Recommender):
         # Whoever explains a list has just scored it: the spreads need not be worked out again.
         identity, spreads = self._last
         if identity != _identity(stars):
-            first, second = (part._predict(stars) for part in (self.first, self.second))
-            spreads = list(blend(first, second, np.float32(self.weight)))
+            _, spreads = self._blend(stars)
         for place, (part, weight) in enumerate(((self.first, self.weight), (self.second, 1 - self.weight))):
             found = part._contributions(stars, items) if weight > 0 else None
             if found is not None:
@@ -101,9 +117,14 @@ class Hybrid(Recommender):
         yield from (("first", self.first), ("second", self.second))
 
     def _weights(self) -> dict[str, NDArray[Any]]:
-        return {f"{place}.{key}": value for place, part in self.parts() for key, value in part._weights().items()}
+        of_parts = {f"{place}.{key}": value for place, part in self.parts() for key, value in part._weights().items()}
+        return {**of_parts, "fame": self.fame}
 
     def _restore(self, weights: dict[str, NDArray[Any]]) -> None:
+        # Those that were registered before there was such a term have none.
+        self.fame = weights.get("fame", np.zeros(self.items, np.float32))
+        if self.fame.shape != (self.items,) or self.fame.dtype != np.float32:
+            raise ValueError(f"the popularity of {self.items} items is {self.fame.dtype} {self.fame.shape}")
         for place, part in self.parts():
             part.items = self.items
             own = {key.removeprefix(f"{place}."): value for key, value in weights.items() if key.startswith(place)}
@@ -111,7 +132,7 @@ class Hybrid(Recommender):
 
     def _config(self) -> dict[str, Any]:
         described = {place: {"model": part.name, "config": part._config()} for place, part in self.parts()}
-        return {**described, "weight": self.weight}
+        return {**described, "weight": self.weight, "popularity": self.popularity}
 
     @classmethod
     def _from_config(cls, config: dict[str, Any]) -> Self:
@@ -124,7 +145,7 @@ class Hybrid(Recommender):
                 raise StoredDataError(f"A hybrid's part {config[place]['model']!r} is none of {', '.join(MODELS)}.")
             parts.append(kind._from_config(config[place]["config"]))
         first, second = parts
-        return cls(first, second, config["weight"])
+        return cls(first, second, config["weight"], config.get("popularity", 0.0))
 
 
 def _standardized(scores: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from safetensors.numpy import load_file, save_file
 
-from gh_assets.errors import InvalidInteractionsError
+from gh_assets.errors import ConfigurationError, InvalidInteractionsError, StoredDataError
 from gh_assets.recommender import (
     EASE,
     Hybrid,
@@ -18,6 +22,7 @@ from gh_assets.recommender import (
     evaluate,
     strong_generalization_split,
 )
+from gh_assets.recommender.base import CONFIG_FILE, WEIGHTS_FILE
 from gh_assets.recommender.evaluation import bootstrap, evaluate_in_full
 from gh_assets.recommender.interactions import temporal_split
 from gh_assets.schemas import LEADERBOARD
@@ -188,3 +193,61 @@ def test_the_hybrids_weight_comes_from_the_validation_users_alone() -> None:
     assert Hybrid(bad, good, weight=0.9).fit(split.train).weight == 0.9, "nothing to choose on"
     first = Hybrid(good, bad).fit(split.train, split.validation)
     assert first.first is good, "what is fitted already is left as it is"
+
+
+class WithFame(Recommender):
+    """Scores to which popularity was added."""
+
+    name = "with fame"
+
+    def __init__(self, good: Recommender, much: float) -> None:
+        super().__init__()
+        self.good, self.much = good, much
+
+    def _fit(self, stars: sp.csr_array, validation: object) -> None:
+        self.fame = self.much * np.log1p(np.bincount(stars.indices, minlength=self.items))
+
+    def _predict(self, stars: sp.csr_array) -> np.ndarray:
+        return (self.good._predict(stars) + self.fame).astype(np.float32)
+
+    def _weights(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def _restore(self, weights: dict[str, np.ndarray]) -> None:
+        pass
+
+
+def test_popularity_that_both_parts_count_is_taken_back_as_the_validation_users_want_it() -> None:
+    split = strong_generalization_split(taste_matrix(users=600), validation_users=100, test_users=100, seed=3)
+    good = EASE().fit(split.train)
+    parts = [WithFame(good, 0.7).fit(split.train) for _ in range(2)]
+    found = Hybrid(*parts).fit(split.train, split.validation)
+    assert found.popularity > 0
+    without = Hybrid(*parts, weight=found.weight).fit(split.train)
+    assert without.popularity == 0, "nothing to choose on"
+    assert evaluate(found, *split.test)["ndcg@100"] > evaluate(without, *split.test)["ndcg@100"] + 0.005
+    too_few = WithFame(good, -0.7).fit(split.train)
+    assert Hybrid(too_few, too_few).fit(split.train, split.validation).popularity == 0
+
+
+def test_a_hybrid_keeps_what_it_takes_back_and_one_from_before_takes_nothing(tmp_path: Path) -> None:
+    matrix = taste_matrix(users=200)
+    model = Hybrid(EASE(), ItemKNN(), popularity=0.3).fit(matrix)
+    folder = model.save(tmp_path / "model")
+    np.testing.assert_array_equal(Hybrid.load(folder).predict(matrix), model.predict(matrix))
+    plain = Hybrid(EASE(), ItemKNN()).fit(matrix)
+    assert not np.array_equal(plain.predict(matrix), model.predict(matrix))
+    document = json.loads((folder / CONFIG_FILE).read_text())
+    del document["config"]["popularity"]
+    (folder / CONFIG_FILE).write_text(json.dumps(document))
+    weights = load_file(folder / WEIGHTS_FILE)
+    save_file({name: array for name, array in weights.items() if name != "fame"}, folder / WEIGHTS_FILE)
+    np.testing.assert_allclose(Hybrid.load(folder).predict(matrix), plain.predict(matrix), rtol=1e-5, atol=1e-5)
+    save_file(weights | {"fame": weights["fame"][:-1]}, folder / WEIGHTS_FILE)
+    with pytest.raises(StoredDataError, match="the popularity of 60 items"):
+        Hybrid.load(folder)
+
+
+def test_what_a_hybrid_takes_back_is_not_below_zero() -> None:
+    with pytest.raises(ConfigurationError, match="not below 0"):
+        Hybrid(EASE(), ItemKNN(), popularity=-0.1)

@@ -68,17 +68,18 @@ def test_it_is_for_one_processor_of_a_cpu_and_float32() -> None:
 @given(
     both=arrays.arrays(np.float32, (2, 3, 11), elements=st.floats(-1000, 1000, width=32)),
     weight=st.floats(0, 1, width=32),
+    less=arrays.arrays(np.float32, 11, elements=st.floats(-3, 3, width=32)),
 )
-def test_blending_is_a_sum_of_standardized_scores(both: np.ndarray, weight: float) -> None:
+def test_blending_is_a_sum_of_standardized_scores(both: np.ndarray, weight: float, less: np.ndarray) -> None:
     first, second = both.astype(np.float64)
 
     def standardized(scores: np.ndarray) -> np.ndarray:
         return (scores - scores.mean(axis=1, keepdims=True)) / np.maximum(scores.std(axis=1, keepdims=True), 1e-12)
 
     result = both[0].copy()
-    spreads = blend(result, both[1].copy(), np.float32(weight))
+    spreads = blend(result, both[1].copy(), np.float32(weight), less)
     for place, scores in enumerate((first, second)):
         np.testing.assert_allclose(spreads[place], np.maximum(scores.std(axis=1), 1e-12), rtol=1e-3, atol=1e-3)
     if min(first.std(axis=1).min(), second.std(axis=1).min()) > 1e-2:
-        expected = weight * standardized(first) + (1 - weight) * standardized(second)
+        expected = weight * standardized(first) + (1 - weight) * standardized(second) - less
         np.testing.assert_allclose(result, expected, atol=2e-2)
