@@ -357,7 +357,7 @@ class TrainingRun:
         dense = [parameter for name, parameter in encoder.named_parameters() if name != "embeddings"]
         self.kernels = fused_kernels(model.device)
         self.network = None if self.kernels is None else model.fused(self.dtype, self.kernels)
-        self.rows = RowAdam(encoder.embeddings.data, self._touched(stars) < LAZY_BELOW, self.kernels)
+        self.rows = RowAdam(encoder.embeddings.data, self._touched(stars) < LAZY_BELOW, self.kernels, self.dtype)
         self.encoder_steps = 0
         fused = model.device.type in ("cpu", "cuda")
         self.adams = {

@@ -22,7 +22,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import Tensor
-from torch.optim.adam import adam
 
 from gh_assets.recommender.interactions import Csr
 
@@ -274,7 +273,9 @@ class SoftmaxOutput:
         signal = F.pad(z, (0, _padded(self.inputs + 1) - self.inputs))
         signal[:, self.inputs] = 1
         weighted = (signal * (-scale * bags.lengths / normalizer)[:, None]).to(self.dtype)
-        expected = torch.cat([share @ weighted for share in shares])
+        expected = self.table.new_empty((len(self.table), weighted.shape[1]))
+        for share, part in zip(shares, portions(expected, self.block), strict=True):
+            torch.mm(share, weighted, out=part)
         weight, bias = self._gradients(expected, z, bags, scale)
         if not inputs:
             return weight, bias, None, None
@@ -363,7 +364,10 @@ class AdamStep:
 
 
 class RowAdam:
-    """Adam for a table of which a step sees sums of rows.
+    """Row-wise Adam for a table of which a step sees sums of rows.
+
+    Adam with one second moment a row, the mean of its numbers' (as the partial row-wise Adam of FBGEMM): what goes
+    through memory at a step is what a step costs here, and the models are as good (docs/recommender.md).
 
     Parameters
     ----------
@@ -373,12 +377,20 @@ class RowAdam:
         Whether rows that a step does not touch are left alone, moments and all, as `torch.optim.SparseAdam` does.
     kernels : module, optional
         See `fused_kernels`.
+    dtype : torch.dtype, optional
+        Of the first moments with the kernels: that of the products. Without it and them, that of the table.
     """
 
-    def __init__(self, table: Tensor, lazy: bool, kernels: ModuleType | None = None) -> None:
+    def __init__(
+        self,
+        table: Tensor,
+        lazy: bool,
+        kernels: ModuleType | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         self.table, self.lazy, self.kernels = table, lazy, kernels
-        self.exp_avg = torch.zeros_like(table)
-        self.exp_avg_sq = torch.zeros_like(table)
+        self.exp_avg = torch.zeros_like(table, dtype=dtype if kernels is not None else None)
+        self.exp_avg_sq = torch.zeros_like(table[:, 0])
 
     @torch.no_grad()
     def step(self, bags: Bags, of_sums: Tensor, adam_step: AdamStep) -> None:
@@ -387,21 +399,9 @@ class RowAdam:
             self._fused(self.kernels, bags, of_sums, adam_step)
         elif self.lazy:
             rows, users = bags.transposed()
-            # In portions that stay in the cache from gathering to scattering.
-            for some, part in zip(portions(rows, 512), portions(users.sums(of_sums), 512), strict=True):
-                self._update(some, part, adam_step)
+            self._update(rows, users.sums(of_sums), adam_step)
         else:
-            adam(
-                *([self.table], [bags.gradient(of_sums, len(self.table))], [self.exp_avg], [self.exp_avg_sq]),
-                *([], [torch.tensor(adam_step.number - 1.0)]),
-                lr=adam_step.learning_rate,
-                beta1=adam_step.beta1,
-                beta2=adam_step.beta2,
-                eps=adam_step.eps,
-                weight_decay=0.0,
-                amsgrad=False,
-                maximize=False,
-            )
+            self._update(None, bags.gradient(of_sums, len(self.table)), adam_step)
 
     def _fused(self, kernels: ModuleType, bags: Bags, of_sums: Tensor, adam_step: AdamStep) -> None:
         turned = kernels.by_item(bags.items, bags.offsets, bags.weights, len(self.table))
@@ -409,17 +409,23 @@ class RowAdam:
         if not self.lazy:
             rows, offsets = torch.arange(len(self.table)), turned.of_all
         kernels.adam_of_rows(
-            of_sums.dtype,
+            self.exp_avg.dtype,
             *(len(rows), self.table.shape[1], len(self.table), len(of_sums), rows, offsets, turned.users),
             *(turned.weights, of_sums, self.table, self.exp_avg, self.exp_avg_sq),
             adam_step.numbers(of_sums.dtype),
         )
 
-    def _update(self, rows: Tensor, gradient: Tensor, adam_step: AdamStep) -> None:
-        exp_avg = self.exp_avg.index_select(0, rows).lerp_(gradient, 1 - adam_step.beta1)
-        exp_avg_sq = self.exp_avg_sq.index_select(0, rows).mul_(adam_step.beta2)
-        exp_avg_sq.addcmul_(gradient, gradient, value=1 - adam_step.beta2)
+    def _update(self, rows: Tensor | None, gradient: Tensor, adam_step: AdamStep) -> None:
+        """A step for some rows, or all of them."""
+        exp_avg, exp_avg_sq = self.exp_avg, self.exp_avg_sq
+        if rows is not None:
+            exp_avg, exp_avg_sq = exp_avg.index_select(0, rows), exp_avg_sq.index_select(0, rows)
+        exp_avg.lerp_(gradient, 1 - adam_step.beta1)
+        exp_avg_sq.lerp_(gradient.square().mean(dim=1), 1 - adam_step.beta2)
+        sizes = -adam_step.size / (exp_avg_sq * adam_step.correction).sqrt_().add_(adam_step.eps)
+        if rows is None:
+            self.table.addcmul_(exp_avg, sizes[:, None])
+            return
         self.exp_avg.index_copy_(0, rows, exp_avg)
         self.exp_avg_sq.index_copy_(0, rows, exp_avg_sq)
-        step = exp_avg.div_(exp_avg_sq.mul_(adam_step.correction).sqrt_().add_(adam_step.eps))
-        self.table.index_add_(0, rows, step, alpha=-adam_step.size)
+        self.table.index_add_(0, rows, exp_avg.mul_(sizes[:, None]))

@@ -678,21 +678,23 @@ def _adam(table, first, second, gradient, numbers):
 
 @Kernel
 def adam_of_rows(pointer):
-    """Adam (Kingma & Ba 2015) for a table's rows of which the gradient is a weighted sum of users' rows.
+    """Row-wise Adam for a table's rows of which the gradient is a weighted sum of users' rows; see `engine.RowAdam`.
 
     Words: rows to change, width, rows of the table, users; which rows (rows to change,); where the users of each begin
-    (rows to change + 1,); the users (stars,), weights (stars,), the users' gradients (users, width); the table and
-    its moments (rows of the table, width), changed; numbers (5,): 1 - beta1, beta2, step size, 1 / second bias
-    correction, epsilon.
+    (rows to change + 1,); the users (stars,), weights (stars,), the users' gradients (users, width); changed: the table
+    (rows of the table, width), its first moments, stored, and its rows' second moments (rows of the table,); numbers
+    (5,): 1 - beta1, beta2, step size, 1 / second bias correction, epsilon.
     """
     word = words(pointer)
     count, width, rows, users = word[0], word[1], word[2], word[3]
     which, offsets = whole(word[4], (count,)), whole(word[5], (count + 1,))
     who, weights = whole(word[6], (offsets[count],)), real(pointer, word[7], (offsets[count],))
     gradients, table = real(pointer, word[8], (users, width)), real(pointer, word[9], (rows, width))
-    first, second = real(pointer, word[10], (rows, width)), real(pointer, word[11], (rows, width))
+    first, second = stored(pointer, word[10], (rows, width)), real(pointer, word[11], (rows,))
     numbers, zero = real(pointer, word[12], (5,)), number(pointer, 0.0)
-    gradient = np.empty_like(gradients[0])
+    fresh, keep, size, correction, eps = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]
+    rare, like = number(pointer, 1.0) - keep, first[0, 0]
+    gradient, moment = np.empty_like(gradients[0]), np.empty_like(gradients[0])
     thread, threads = _thread(), _threads()
     for block in range(thread * AT_ONCE, count, threads * AT_ONCE):
         for k in range(block, min(block + AT_ONCE, count)):
@@ -702,7 +704,19 @@ def adam_of_rows(pointer):
                 user, weight = who[star], weights[star]
                 for j in range(width):
                     gradient[j] += weight * gradients[user, j]
-            _adam(table[row], first[row], second[row], gradient, numbers)
+            squares = zero
+            for j in range(width):
+                squares += gradient[j] * gradient[j]
+            v = keep * second[row] + rare * squares / number(pointer, width)
+            second[row] = v
+            step = size / (math.sqrt(v * correction) + eps)
+            for j in range(width):
+                m = load(first[row, j])
+                moment[j] = m + fresh * (gradient[j] - m)
+            for j in range(width):
+                first[row, j] = store(moment[j], like)
+            for j in range(width):
+                table[row, j] -= step * moment[j]
 
 
 @Kernel

@@ -263,7 +263,12 @@ class FusedEncoder(FusedNetwork):
             forward.append(self.kernels.layer_forward.bound(self.dtype, *shape, *inputs, *outputs))
             inputs = product, skipped, kept[number], inverses[number], norm.weight.detach()
             backward.append(self.kernels.layer_backward.bound(self.dtype, *shape, *inputs, other, self.sums[number]))
-        return Plan(list(activations), product, other, skipped, head.view(users, -1), forward, backward)
+        real = self.encoder.bias
+        return Plan(
+            *(list(activations), product, other, skipped, head.view(users, -1), forward, backward),
+            *(real.new_empty((3, users, self.latent)), real.new_empty(users)),
+            *(self.head.new_empty((users, 2 * self.latent)), real.new_empty((self.kernels.CHUNKS, 2 * self.latent))),
+        )
 
     def forward(self, bags: Bags) -> Tensor:
         """Products of the last layer for mean and log-variance, without their bias, (users, 2 latent).
@@ -301,7 +306,7 @@ class FusedEncoder(FusedNetwork):
         return plan.skipped
 
 
-@dataclass(frozen=True)
+@dataclass
 class Plan:
     """What `FusedEncoder` does with some number of users, and where.
 
@@ -316,6 +321,15 @@ class Plan:
     head : Tensor, shape (users, 2 latent)
     forward, backward : list of callable
         What lies between the products, layer by layer.
+    latent : Tensor, shape (3, users, latent)
+        Mean, log-variance and z.
+    losses : Tensor, shape (users,)
+    gradient : Tensor, shape (users, 2 latent)
+        In mean and log-variance.
+    totals : Tensor, shape (chunks, 2 latent)
+        Its sums over the users of each chunk.
+    query : Tensor, shape (users, width), optional
+        What the output's table is multiplied by; of the first that asks.
     """
 
     activations: Sequence[Tensor]
@@ -325,6 +339,15 @@ class Plan:
     head: Tensor
     forward: Sequence[Callable[[], None]]
     backward: Sequence[Callable[[], None]]
+    latent: Tensor
+    losses: Tensor
+    gradient: Tensor
+    totals: Tensor
+    query: Tensor | None = None
+
+
+def _rows(table: Tensor, which: NDArray[np.int64]) -> Tensor:
+    return table.index_select(0, torch.from_numpy(which).to(table.device))
 
 
 def composite_prior(
@@ -392,11 +415,11 @@ class RecVAE(Autoencoder):
         loss = 0.0
         for _ in range(self.config.encoder_passes):
             for batch in run.batches(users):
-                loss += len(batch) * self._encoder_step(run, batch, posteriors[batch])
+                loss += len(batch) * self._encoder_step(run, batch, _rows(posteriors, batch))
         posteriors = self._posteriors(run)
         for batch in run.batches(users):
             bags, _, noise = run.draw(batch, dropout=0.0)
-            mean, log_variance = posteriors[batch].chunk(2, dim=1)
+            mean, log_variance = _rows(posteriors, batch).chunk(2, dim=1)
             z = mean + noise * (0.5 * log_variance).exp()
             low, high = run.workers.part(len(batch))
             weight, bias, *_ = run.output.likelihood_gradients(
@@ -494,12 +517,14 @@ class RecVAE(Autoencoder):
         """`encoder_gradients` with what lies between the products fused."""
         kernels, config, here, latent = network.kernels, self.config, len(noise), noise.shape[1]
         product = network.forward(dropped)
-        mean, log_variance, z = noise.new_empty((3, here, latent))
-        query = output.blank(here)
+        plan = network.plan(here)
+        if plan.query is None:
+            plan.query = output.blank(here)
+        mean, log_variance, z = plan.latent
         sizes = here, latent, output.width
         biases = (head.bias.detach() for head in network.heads)
-        kernels.sample(output.dtype, *sizes, product, *biases, noise, mean, log_variance, z, query)
-        sums, log_normalizer = output.sums(z, query)
+        kernels.sample(output.dtype, *sizes, product, *biases, noise, *plan.latent, plan.query)
+        sums, log_normalizer = output.sums(z, plan.query)
         numbers = noise.new_tensor(
             [
                 *(1 / users, config.gamma / users),
@@ -507,14 +532,12 @@ class RecVAE(Autoencoder):
                 *(config.wide_log_variance, math.exp(-config.wide_log_variance), LOG_ROOT_2PI),
             ]
         )
-        losses, gradient = torch.empty_like(log_normalizer), torch.empty_like(product)
-        totals = noise.new_empty((kernels.CHUNKS, 2 * latent))
         kernels.objective(
             output.dtype,
             *(*sizes, sums, output.own(bags), log_normalizer, bags.lengths),
-            *(mean, log_variance, z, noise, old, numbers, losses, gradient, totals),
+            *(mean, log_variance, z, noise, old, numbers, plan.losses, plan.gradient, plan.totals),
         )
-        return float(losses.sum()), network.backward(gradient, totals)
+        return float(plan.losses.sum()), network.backward(plan.gradient, plan.totals)
 
     @torch.no_grad()
     def _posteriors(self, run: TrainingRun) -> Tensor:

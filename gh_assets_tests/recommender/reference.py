@@ -83,3 +83,23 @@ def dense_multvae_loss(model: MultVAE, x: Tensor, noise: Tensor, beta: float, vi
     likelihood = (x * torch.log_softmax(logits, dim=1)).sum(dim=1)
     divergence = 0.5 * (torch.exp(log_variance) + mean**2 - 1 - log_variance).sum(dim=1)
     return -(likelihood - beta * divergence).mean()
+
+
+class RowWiseAdam:
+    """Adam (Kingma & Ba 2015, algorithm 1) whose second moment is one a row: the mean over it of squared gradients.
+
+    With `lazy`, rows without a gradient stay as they are, and so do their moments.
+    """
+
+    def __init__(self, table: Tensor, lr: float, lazy: bool = False) -> None:
+        self.table, self.lr, self.lazy, self.steps = table, lr, lazy, 0
+        self.m, self.v = torch.zeros_like(table), torch.zeros_like(table[:, :1])
+
+    @torch.no_grad()
+    def step(self, gradient: Tensor) -> None:
+        self.steps += 1
+        changed = (gradient != 0).any(dim=1, keepdim=True) if self.lazy else torch.ones_like(self.v, dtype=torch.bool)
+        self.m = torch.where(changed, 0.9 * self.m + 0.1 * gradient, self.m)
+        self.v = torch.where(changed, 0.999 * self.v + 0.001 * (gradient**2).mean(dim=1, keepdim=True), self.v)
+        away = self.m / (1 - 0.9**self.steps) / (torch.sqrt(self.v / (1 - 0.999**self.steps)) + 1e-8)
+        self.table -= torch.where(changed, self.lr * away, torch.zeros_like(away))
