@@ -40,8 +40,14 @@ MONGO_SECONDS = 15.0
 MongoDatabase = Database[dict[str, Any]]
 
 
-def connect_mongo(settings: Settings, seconds: float = MONGO_SECONDS) -> MongoDatabase:
+def connect_mongo(settings: Settings, seconds: float | None = None) -> MongoDatabase:
     """The project's database, reached and answering; waited for at most so long, at every call.
+
+    Parameters
+    ----------
+    settings : Settings
+    seconds : float, optional
+        `MONGO_SECONDS`, if not given.
 
     Raises
     ------
@@ -52,6 +58,7 @@ def connect_mongo(settings: Settings, seconds: float = MONGO_SECONDS) -> MongoDa
         uri, where = embedded.mongo_uri(settings.home_path), "the embedded MongoDB"
     else:
         uri, where = settings.mongo_uri.get_secret_value(), "the MongoDB of MONGO_URI"
+    wait = int(1000 * (MONGO_SECONDS if seconds is None else seconds))
     try:
         client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(
             uri,
@@ -60,8 +67,8 @@ def connect_mongo(settings: Settings, seconds: float = MONGO_SECONDS) -> MongoDa
             w="majority",
             retryWrites=True,
             retryReads=True,
-            serverSelectionTimeoutMS=int(seconds * 1000),
-            connectTimeoutMS=int(seconds * 1000),
+            serverSelectionTimeoutMS=wait,
+            connectTimeoutMS=wait,
         )
     except (InvalidURI, MongoConfigurationError, ValueError) as error:
         raise ConfigurationError(
