@@ -23,12 +23,23 @@ from torch import Tensor, nn
 from gh_assets.errors import ConfigurationError, InvalidInteractionsError
 from gh_assets.recommender.base import Recommender
 from gh_assets.recommender.checkpoints import Checkpoint, Checkpoints, data_fingerprint
-from gh_assets.recommender.engine import LAZY_BELOW, AdamStep, Bags, RowAdam, SoftmaxOutput, fused_kernels
+from gh_assets.recommender.engine import (
+    LAZY_BELOW,
+    AdamStep,
+    Bags,
+    DenseAdam,
+    RowAdam,
+    SoftmaxOutput,
+    fused_kernels,
+)
 from gh_assets.recommender.interactions import Csr
 from gh_assets.recommender.memory import freed_memory_kept
 from gh_assets.recommender.metrics import MAIN_METRIC, evaluate
 from gh_assets.recommender.precision import PRECISIONS, precision
 from gh_assets.recommender.spectral import item_factors
+
+LAYOUT = 2
+"""Of the checkpoints: one that was made before the layout changed is not gone on from."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +220,8 @@ class Autoencoder(Recommender):
         run = TrainingRun(self, stars)
         kept = None
         if self.checkpoints is not None:
-            fingerprint = data_fingerprint({"name": self.name, **self._config()}, stars, *(validation or ()))
+            decided_by = {"layout": LAYOUT, "name": self.name, **self._config()}
+            fingerprint = data_fingerprint(decided_by, stars, *(validation or ()))
             kept = Checkpoints(self.checkpoints, fingerprint)
         best = Best()
         self.history = []
@@ -354,20 +366,21 @@ class TrainingRun:
         self.generator = torch.Generator(model.device)
         self.learning_rate = config.learning_rate
         encoder, decoder = model.encoder, model.decoder
-        dense = [parameter for name, parameter in encoder.named_parameters() if name != "embeddings"]
+        dense: dict[str, Tensor] = {name: p for name, p in encoder.named_parameters() if name != "embeddings"}
         self.kernels = fused_kernels(model.device)
         self.network = None if self.kernels is None else model.fused(self.dtype, self.kernels)
         self.rows = RowAdam(encoder.embeddings.data, self._touched(stars) < LAZY_BELOW, self.kernels, self.dtype)
-        self.encoder_steps = 0
-        fused = model.device.type in ("cpu", "cuda")
+        copied = {parameter: self.dtype for parameter, *_ in self.network.weights()} if self.network else {}
+        first = {name: copied[parameter] for name, parameter in dense.items() if parameter in copied}
         self.adams = {
-            "encoder": torch.optim.Adam(dense, lr=config.learning_rate, fused=fused),
-            "decoder": torch.optim.Adam(decoder.parameters(), lr=config.learning_rate, fused=fused),
+            "encoder": DenseAdam(dense, first),
+            "decoder": DenseAdam(dict(decoder.named_parameters())),
         }
         self.output = SoftmaxOutput(decoder.weight, decoder.bias, self.dtype, self.kernels)
         self.posteriors: Tensor | None = None
-        self._fused_step: Callable[[], None] | None = None
-        self._numbers = torch.empty(5, dtype=model._exact)
+        if self.network is not None:
+            self._numbers = torch.empty(5, dtype=model._exact)
+            self._fused_step = self._bound_step(self.network, dense)
         if self.kernels is not None:
             self._begins = torch.from_numpy(stars.indptr.astype(np.int64))
             self._items = torch.from_numpy(stars.indices.astype(np.int32, copy=False))
@@ -386,8 +399,6 @@ class TrainingRun:
         self.learning_rate = config.learning_rate
         if config.schedule == "cosine":
             self.learning_rate *= 0.5 * (1 + math.cos(math.pi * (epoch - 1) / config.epochs))
-        for adam in self.adams.values():
-            adam.param_groups[0]["lr"] = self.learning_rate
 
     def batches(self, users: int) -> Iterator[NDArray[np.int64]]:
         """All users in random order, in batches of equal size: a last one of two would move the weights as far."""
@@ -434,45 +445,36 @@ class TrainingRun:
         first_gradient : Tensor, shape (users here, hidden)
             In the first layer's sums of this process's part of the users.
         """
-        encoder, users = self.model.encoder, len(bags.lengths)
-        self.encoder_steps += 1
-        step = AdamStep(self.learning_rate, self.encoder_steps)
+        adam = self.adams["encoder"]
+        step = AdamStep(self.learning_rate, adam.number + 1)
         if self.workers.count > 1:
+            users = len(bags.lengths)
             low, high = self.workers.part(users)
             whole = first_gradient.new_zeros((users, first_gradient.shape[1]))
             whole[low:high] = first_gradient
             first_gradient = whole
-            inner = [p.grad for name, p in encoder.named_parameters() if name not in ("embeddings", "bias")]
-            parts = (
-                [part for part in inner if part is not None] if self.network is None else self.network.all_gradients()
-            )
-            self.workers.add_up(first_gradient, *parts)
+            inner = self._inner_gradients().values() if self.network is None else self.network.all_gradients()
+            self.workers.add_up(first_gradient, *inner)
         self.rows.step(bags, first_gradient, step)
         if self.network is None:
-            encoder.bias.grad = first_gradient.sum(dim=0)
-            self.adams["encoder"].step()
-            return
-        self._numbers.copy_(step.numbers(self._numbers.dtype))
-        if self._fused_step is None:
-            self._fused_step = self._bound_step(self.network)
-        self._fused_step()
+            adam.step({**self._inner_gradients(), "bias": first_gradient.sum(dim=0)}, self.learning_rate)
+        else:
+            self._numbers.copy_(step.numbers(self._numbers.dtype))
+            self._fused_step()
+            adam.number += 1
 
-    def _inner_gradients(self) -> list[Tensor]:
-        """Those between the first layer's sums and the latent space."""
-        if self.network is not None:
-            return self.network.all_gradients()
+    def _inner_gradients(self) -> dict[str, Tensor]:
+        """Those that lie at the parameters between the first layer's sums and the latent space."""
         named = self.model.encoder.named_parameters()
-        return [p.grad for name, p in named if name not in ("embeddings", "bias") and p.grad is not None]
+        return {name: p.grad for name, p in named if name not in ("embeddings", "bias") and p.grad is not None}
 
-    def _bound_step(self, network: FusedNetwork) -> Callable[[], None]:
-        """Adam for what the fused network has gradients of; the moments lie where torch's Adam would have them."""
-        parts: list[list[int]] = []
-        given = [*network.weights(), *((*pair, None) for pair in network.vectors())]
-        for parameter, gradient, copy in given:
-            state = self.adams["encoder"].state[parameter]
-            if not state:
-                state |= {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
-            tensors = gradient, parameter, state["exp_avg"], state["exp_avg_sq"]
+    def _bound_step(self, network: FusedNetwork, parameters: Mapping[str, Tensor]) -> Callable[[], None]:
+        """Adam for what the fused network has gradients of."""
+        names = {parameter: name for name, parameter in parameters.items()}
+        adam, parts = self.adams["encoder"], []
+        for parameter, gradient, copy in (*network.weights(), *((*pair, None) for pair in network.vectors())):
+            name = names[parameter]
+            tensors = gradient, parameter, adam.exp_avg[name], adam.exp_avg_sq[name]
             where = [tensor.data_ptr() for tensor in tensors]
             parts.append([parameter.numel(), *where, 0 if copy is None else copy.data_ptr()])
         assert self.kernels is not None
@@ -483,16 +485,14 @@ class TrainingRun:
 
     def step_decoder(self, weight_gradient: Tensor, bias_gradient: Tensor) -> None:
         """Step with the gradients of this process's part of the users."""
-        decoder = self.model.decoder
         self.workers.add_up(weight_gradient, bias_gradient)
-        decoder.weight.grad, decoder.bias.grad = weight_gradient, bias_gradient
-        self.adams["decoder"].step()
+        self.adams["decoder"].step({"weight": weight_gradient, "bias": bias_gradient}, self.learning_rate)
         self.output.refresh()
 
     def zero_gradients(self) -> None:
         """Before the gradients of another step are added up; the fused network lays them down anew."""
         if self.network is None:
-            self.adams["encoder"].zero_grad()
+            self.model.encoder.zero_grad()
 
     def weights(self, copy: bool = False) -> dict[str, Tensor]:
         """The parameters by name."""
@@ -508,37 +508,29 @@ class TrainingRun:
         self.output.refresh()
         if self.network is not None:
             self.network.refresh()
-            self._fused_step = None
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
     def checkpoint(self, best: Best, history: list[dict[str, float]]) -> Checkpoint:
         tensors = dict(self.weights())
         tensors |= {f"best.{key}": value for key, value in (best.weights or {}).items()}
-        if self.network is not None:
-            for state in self.adams["encoder"].state.values():
-                state["step"] = torch.tensor(float(self.encoder_steps))
-        for name, adam in self.adams.items():
-            for number, state in adam.state_dict()["state"].items():
-                tensors |= {f"adam.{name}.{number}.{key}": value for key, value in state.items()}
-        tensors |= {"rows.exp_avg": self.rows.exp_avg, "rows.exp_avg_sq": self.rows.exp_avg_sq}
+        tensors |= self._moments()
         document = {"history": history, "best": [best.score, best.epoch] if best.weights else None}
-        return Checkpoint(tensors, document | {"encoder_steps": self.encoder_steps})
+        return Checkpoint(tensors, document | {"steps": {name: adam.number for name, adam in self.adams.items()}})
+
+    def _moments(self) -> dict[str, Tensor]:
+        """Of all parameters."""
+        of_rows = {"rows.exp_avg": self.rows.exp_avg, "rows.exp_avg_sq": self.rows.exp_avg_sq}
+        named = {f"{name}.{key}": moment for name, adam in self.adams.items() for key, moment in adam.moments().items()}
+        return {f"moments.{name}": moment for name, moment in {**of_rows, **named}.items()}
 
     def resume(self, checkpoint: Checkpoint) -> Best:
         """Be where the checkpoint was made; gives the best epoch so far."""
         tensors = checkpoint.tensors
+        for name, moment in self._moments().items():
+            moment.copy_(tensors[name])
         for name, adam in self.adams.items():
-            states: dict[int, dict[str, Tensor]] = {}
-            for key, value in tensors.items():
-                kind, _, where = key.partition(".")
-                if kind == "adam" and where.startswith(f"{name}."):
-                    _, number, what = where.split(".")
-                    states.setdefault(int(number), {})[what] = value
-            adam.load_state_dict({"state": states, "param_groups": adam.state_dict()["param_groups"]})
-        self.rows.exp_avg.copy_(tensors["rows.exp_avg"])
-        self.rows.exp_avg_sq.copy_(tensors["rows.exp_avg_sq"])
-        self.encoder_steps = int(checkpoint.document["encoder_steps"])
+            adam.number = int(checkpoint.document["steps"][name])
         self.restore({key: value for key, value in tensors.items() if key.startswith(("encoder.", "decoder."))})
         found = checkpoint.document["best"]
         if found is None:

@@ -731,20 +731,20 @@ def adam_of_parts(pointer):
     """Adam for several parameters at once.
 
     Words: parts; numbers (5,) as in `adam_of_rows`; for each part (parts, 6): its size and where there lie gradient,
-    parameter, its two moments and its copy, which is stored, as the gradient is then. 0 instead of a copy: there is
-    none. Parameters and moments are changed, the copy is written.
+    parameter, its two moments and its copy, which is stored, as gradient and first moment are then. 0 instead of a
+    copy: there is none. Parameters and moments are changed, the copy is written.
     """
     word = words(pointer)
     parts, numbers, table = word[0], real(pointer, word[1], (5,)), whole(word[2], (word[0], 6))
-    block = np.empty_like(real(pointer, table[0, 2], (BLOCK,)))
+    any_part = real(pointer, table[0, 2], (BLOCK,))
+    gradients, moments = np.empty_like(any_part), np.empty_like(any_part)
     thread, threads = _thread(), _threads()
     turn = thread
     for part in range(parts):
         count, copied = table[part, 0], table[part, 5] != 0
-        weights = real(pointer, table[part, 2], (count,))
-        first, second = real(pointer, table[part, 3], (count,)), real(pointer, table[part, 4], (count,))
-        given = stored(pointer, table[part, 1], (count,))
-        plain = real(pointer, table[part, 1], (count,))
+        weights, second = real(pointer, table[part, 2], (count,)), real(pointer, table[part, 4], (count,))
+        given, plain = stored(pointer, table[part, 1], (count,)), real(pointer, table[part, 1], (count,))
+        first, plain_first = stored(pointer, table[part, 3], (count,)), real(pointer, table[part, 3], (count,))
         copy = stored(pointer, table[part, 5], (count,))
         like = given[0]
         # Threads take blocks in turn across parts: small parameters would all be the first one's otherwise.
@@ -754,21 +754,21 @@ def adam_of_parts(pointer):
                 continue
             turn = threads - 1
             end = min(start + BLOCK, count)
-            gradient = block[: end - start]
-            if copied:
-                stored_part = given[start:end]
-                for j in range(len(gradient)):
-                    gradient[j] = load(stored_part[j])
-            else:
-                plain_part = plain[start:end]
-                for j in range(len(gradient)):
-                    gradient[j] = plain_part[j]
             changed = weights[start:end]
-            _adam(changed, first[start:end], second[start:end], gradient, numbers)
-            if copied:
-                out = copy[start:end]
-                for j in range(len(gradient)):
-                    out[j] = store(changed[j], like)
+            if not copied:
+                _adam(changed, plain_first[start:end], second[start:end], plain[start:end], numbers)
+                continue
+            gradient, moment = gradients[: end - start], moments[: end - start]
+            some, kept, out = given[start:end], first[start:end], copy[start:end]
+            for j in range(len(gradient)):
+                gradient[j] = load(some[j])
+            for j in range(len(gradient)):
+                moment[j] = load(kept[j])
+            _adam(changed, moment, second[start:end], gradient, numbers)
+            for j in range(len(gradient)):
+                kept[j] = store(moment[j], like)
+            for j in range(len(gradient)):
+                out[j] = store(changed[j], like)
 
 
 # -- the softmax over all items ----------------------------------------------------------------------------------------
