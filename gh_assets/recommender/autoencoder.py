@@ -35,7 +35,7 @@ from gh_assets.recommender.engine import (
 from gh_assets.recommender.interactions import Csr
 from gh_assets.recommender.memory import freed_memory_kept
 from gh_assets.recommender.metrics import MAIN_METRIC, evaluate
-from gh_assets.recommender.precision import PRECISIONS, precision
+from gh_assets.recommender.precision import PRECISIONS, name_of, precision
 from gh_assets.recommender.spectral import item_factors
 
 LAYOUT = 2
@@ -217,7 +217,6 @@ class Autoencoder(Recommender):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             self._build()
-        run = TrainingRun(self, stars)
         kept = None
         if self.checkpoints is not None:
             decided_by = {"layout": LAYOUT, "name": self.name, **self._config()}
@@ -227,10 +226,14 @@ class Autoencoder(Recommender):
         self.history = []
         checkpoint = kept.load() if kept is not None else None
         if checkpoint is not None:
+            # In the precision that it began with: a machine that is busy might be measured otherwise now.
+            run = TrainingRun(self, stars, checkpoint.document["precision"])
             self.history = [dict(row) for row in checkpoint.document["history"]]
             best = run.resume(checkpoint)
-        elif self.config.initialization == "spectral":
-            self._initialize(stars)
+        else:
+            run = TrainingRun(self, stars, self.config.precision)
+            if self.config.initialization == "spectral":
+                self._initialize(stars)
         run.refresh()
         for epoch in range(len(self.history) + 1, self.config.epochs + 1):
             if self.history and best.epoch and len(self.history) - best.epoch >= self.config.patience:
@@ -356,12 +359,14 @@ class TrainingRun:
         Built.
     stars : scipy.sparse CSR
         What it is trained on.
+    numbers : str, optional
+        Of the products: see `precision`. The configuration's, if not given.
     """
 
-    def __init__(self, model: Autoencoder, stars: Csr) -> None:
+    def __init__(self, model: Autoencoder, stars: Csr, numbers: str | None = None) -> None:
         config = model.config
         self.model, self.stars = model, stars
-        self.dtype = precision(config.precision, model.device)
+        self.dtype = precision(numbers or config.precision, model.device)
         self.workers = Workers()
         self.generator = torch.Generator(model.device)
         self.learning_rate = config.learning_rate
@@ -516,7 +521,8 @@ class TrainingRun:
         tensors |= {f"best.{key}": value for key, value in (best.weights or {}).items()}
         tensors |= self._moments()
         document = {"history": history, "best": [best.score, best.epoch] if best.weights else None}
-        return Checkpoint(tensors, document | {"steps": {name: adam.number for name, adam in self.adams.items()}})
+        steps = {name: adam.number for name, adam in self.adams.items()}
+        return Checkpoint(tensors, document | {"steps": steps, "precision": name_of(self.dtype)})
 
     def _moments(self) -> dict[str, Tensor]:
         """Of all parameters."""

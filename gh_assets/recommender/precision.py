@@ -38,6 +38,11 @@ def precision(name: str, device: torch.device) -> torch.dtype:
         raise ConfigurationError(f"The precision {name!r} is none of auto, {', '.join(PRECISIONS)}.") from None
 
 
+def name_of(dtype: torch.dtype) -> str:
+    """What `precision` takes for it."""
+    return next(name for name, known in PRECISIONS.items() if known == dtype)
+
+
 @lru_cache
 def _bfloat16_gain(device: str) -> float:
     """How many times faster a product of the training's shape is in bfloat16: about 20 ms on a CPU."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gh_assets.errors import ConfigurationError
 from gh_assets.recommender import engine
-from gh_assets.recommender.engine import AdamStep, Bags, RowAdam, SoftmaxOutput, fused_kernels
+from gh_assets.recommender.engine import AdamStep, Bags, DenseAdam, RowAdam, SoftmaxOutput, fused_kernels
 from gh_assets.recommender.precision import precision
 from gh_assets.recommender.spectral import item_factors
 from gh_assets_tests.recommender.matrices import taste_matrix
@@ -157,6 +157,26 @@ def test_row_adam_is_row_wise_adam_and_lazily_leaves_other_rows_alone(kernels: M
         if lazy:
             assert torch.unique((ours != before).nonzero()[:, 0]).tolist() == torch.unique(bags.items).tolist()
         assert torch.equal(ours[700:], before[700:])
+
+
+def test_adam_of_whole_parameters_is_torchs() -> None:
+    torch.manual_seed(0)
+    theirs = {
+        "weight": torch.nn.Parameter(torch.randn(5, 7).double()),
+        "bias": torch.nn.Parameter(torch.randn(5).double()),
+    }
+    ours = {name: parameter.detach().clone() for name, parameter in theirs.items()}
+    adam, reference = DenseAdam(ours), torch.optim.Adam(theirs.values())
+    for number in range(1, 9):
+        rate = 0.1 / number
+        reference.param_groups[0]["lr"] = rate
+        for parameter in theirs.values():
+            parameter.grad = torch.randn_like(parameter)
+        reference.step()
+        adam.step({name: parameter.grad for name, parameter in theirs.items() if parameter.grad is not None}, rate)
+    for name, parameter in theirs.items():
+        torch.testing.assert_close(ours[name], parameter.detach(), rtol=1e-9, atol=1e-12)
+    assert adam.moments().keys() == {f"{name}.{key}" for name in ours for key in ("exp_avg", "exp_avg_sq")}
 
 
 def test_first_moments_in_bfloat16_are_near() -> None:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,16 @@ import scipy.sparse as sp
 from safetensors.numpy import load_file
 
 from gh_assets.errors import ConfigurationError
-from gh_assets.recommender import MultVAE, MultVAEConfig, RecVAE, RecVAEConfig, evaluate, strong_generalization_split
+from gh_assets.recommender import (
+    MultVAE,
+    MultVAEConfig,
+    RecVAE,
+    RecVAEConfig,
+    autoencoder,
+    evaluate,
+    precision,
+    strong_generalization_split,
+)
 from gh_assets.recommender.autoencoder import Autoencoder, TrainingRun
 from gh_assets.recommender.base import WEIGHTS_FILE
 from gh_assets.recommender.checkpoints import FILE
@@ -26,6 +36,7 @@ from gh_assets_tests.recommender.matrices import taste_matrix
 CHECKOUT = Path(__file__).parents[2]
 
 SMALL = {"epochs": 6, "hidden_size": 24, "latent_size": 8, "batch_size": 60, "learning_rate": 2e-3}
+EXACTLY = {**SMALL, "precision": "bfloat16"}  # what is measured on a busy machine may differ from process to process
 
 
 def many_items() -> sp.csr_array:
@@ -37,9 +48,9 @@ def many_items() -> sp.csr_array:
 
 
 CASES: dict[str, tuple[type[Autoencoder], RecVAEConfig | MultVAEConfig, sp.csr_array]] = {
-    "recvae": (RecVAE, RecVAEConfig(**SMALL), taste_matrix(users=200)),
-    "recvae, lazy rows": (RecVAE, RecVAEConfig(**{**SMALL, "batch_size": 30}), many_items()),
-    "multvae": (MultVAE, MultVAEConfig(**SMALL), taste_matrix(users=200)),
+    "recvae": (RecVAE, RecVAEConfig(**EXACTLY), taste_matrix(users=200)),
+    "recvae, lazy rows": (RecVAE, RecVAEConfig(**{**EXACTLY, "batch_size": 30}), many_items()),
+    "multvae": (MultVAE, MultVAEConfig(**EXACTLY), taste_matrix(users=200)),
 }
 
 SCRIPT = """
@@ -57,6 +68,7 @@ def tell(row):
 split = split_of(matrix)
 model = kind(config, on_epoch=tell, checkpoints=folder / "checkpoints")
 model.fit(split.train, split.validation).save(folder / "model")
+assert "torch._dynamo" not in sys.modules, "a compiler that nobody asked for takes seconds to load"
 """
 
 
@@ -108,6 +120,46 @@ def test_a_checkpoint_of_other_data_or_another_configuration_is_not_taken(tmp_pa
         (tmp_path / "checkpoints" / FILE).write_bytes(kept)
         model = RecVAE(changed, checkpoints=tmp_path / "checkpoints")
         assert len(epochs_of(model, train, split.validation)) == 6
+
+
+def test_a_training_goes_on_in_the_precision_that_it_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is measured, and a busy machine may be measured otherwise the next time."""
+    config, matrix = RecVAEConfig(**SMALL), taste_matrix(users=60)
+
+    def stop(row: dict[str, float]) -> None:
+        if row["epoch"] == 4:
+            raise InterruptedError
+
+    gains = {"first": 5.0, "later": 1.0, "whole": 5.0}
+    models = {}
+    for name, gain in gains.items():
+        monkeypatch.setattr(precision, "_bfloat16_gain", lambda device, gain=gain: gain)
+        folder = tmp_path / ("whole" if name == "whole" else "interrupted")
+        models[name] = RecVAE(config, on_epoch=stop if name == "first" else None, checkpoints=folder)
+        with pytest.raises(InterruptedError) if name == "first" else nullcontext():
+            models[name].fit(matrix)
+    for name, array in models["whole"]._weights().items():
+        np.testing.assert_array_equal(models["later"]._weights()[name], array, err_msg=name)
+
+
+def test_a_checkpoint_of_an_older_layout_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = RecVAEConfig(**SMALL)
+    matrix = taste_matrix(users=60)
+
+    def stop(row: dict[str, float]) -> None:
+        if row["epoch"] == 4:
+            raise InterruptedError
+
+    monkeypatch.setattr(autoencoder, "LAYOUT", 1)
+    with pytest.raises(InterruptedError):
+        RecVAE(config, on_epoch=stop, checkpoints=tmp_path).fit(matrix)
+    kept = (tmp_path / FILE).read_bytes()
+    assert epochs_of(RecVAE(config, checkpoints=tmp_path), matrix) == [5, 6]
+    (tmp_path / FILE).write_bytes(kept)
+    monkeypatch.undo()
+    assert epochs_of(RecVAE(config, checkpoints=tmp_path), matrix) == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_checkpoint_that_cannot_be_read_is_as_none(tmp_path: Path) -> None:
