@@ -1,0 +1,71 @@
+"""The command that people type, in a process or in this one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from gh_assets.cli import main
+from gh_assets.embedded.supervision import release
+from gh_assets_tests.conftest import SETTINGS
+
+USERS, REPOS = 160, 45
+
+
+def write_stars(path: Path) -> pl.DataFrame:
+    """Users with tastes; some repositories have more than a page of stargazers."""
+    rng = np.random.default_rng(3)
+    rows = []
+    for user in range(USERS):
+        taste = user % 3
+        weights = np.where(np.arange(REPOS) % 3 == taste, 1.0, 0.08) + 1.5 * (np.arange(REPOS) < 4)
+        for repo in rng.choice(REPOS, size=rng.integers(8, 18), replace=False, p=weights / weights.sum()):
+            rows.append((f"Owner{repo % 5}/repo-{repo}", f"Login-{user}"))
+    table = pl.DataFrame(rows, schema=["repo", "login"], orient="row")
+    table.write_parquet(path)
+    return table
+
+
+def command(home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if name not in SETTINGS}
+    return subprocess.run(
+        [sys.executable, "-m", "gh_assets.cli", *arguments],
+        env=clean | {"GH_ASSETS_HOME": str(home)} | environment,
+        cwd=home.parent,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def run_json(home: Path, *arguments: str) -> dict[str, Any]:
+    done = command(home, *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def let_go(home: Path) -> None:
+    for key in ("mongo", "gcs"):
+        release(key, home)
+    for path in (home / "run").glob("github-*.users"):
+        release(path.stem, home)
+
+
+def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Run the command in this process; gives its exit code and the one line that it said."""
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    captured = capsys.readouterr()
+    assert captured.out == "", "results go to stdout, and there is none"
+    lines = [line for line in captured.err.splitlines() if line.startswith(("Error", "Usage"))]
+    assert len(lines) == 1, captured.err
+    assert "Traceback" not in captured.err
+    return int(caught.value.code or 0), captured.err
