@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from pathlib import Path
@@ -70,12 +71,10 @@ class Stage:
         result: object = None
         if kill_after is not None and not said.poll(kill_after):
             process.kill()
-        try:
+        with suppress(EOFError, ConnectionError):  # it was killed: which of them it is depends on where
             result = said.recv()
-            said.send("thanks")
             self.acknowledged.setdefault(work, []).append(result)
-        except EOFError:
-            pass
+            said.send("thanks")
         process.join(30)
         assert process.exitcode in (0, -9), f"{work} failed by itself: see its output"
         return result
