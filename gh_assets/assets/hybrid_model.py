@@ -82,8 +82,7 @@ def hybrid_model(
             "reused": reused,
             "weight": hybrid.weight,
             "popularity taken back": hybrid.popularity,
-            "parts": f"{hybrid.weight:g} × {hybrid.first.name} + {1 - hybrid.weight:g} × {hybrid.second.name} "
-            f"- {hybrid.popularity:g} × popularity",
+            "parts": f"{hybrid.weight:g} × {hybrid.first.name} + {1 - hybrid.weight:g} × {hybrid.second.name}",
             "recvae": dg.MetadataValue.path(base.uri),
             **model_metadata(registered, ()),
             **timing,
