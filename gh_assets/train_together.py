@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if torch.cuda.is_available():
         mine, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if mine >= there:
-            parser.error(f"this machine has {there} GPUs: start no more than {there} processes on it")
+            parser.error(f"start no more processes on this machine than it has GPUs: {there}")
         torch.cuda.set_device(mine)
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:

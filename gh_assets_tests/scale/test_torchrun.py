@@ -1,4 +1,4 @@
-"""The trainer under `torchrun`: two processes, one model, which the asset takes over. Slow."""
+"""The trainer under `torchrun`: two processes, one model, which the asset takes over."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
+from gh_assets import train_together
 from gh_assets.recommender.interactions import UserItemMatrix
 from gh_assets.registry import ModelRegistry
 from gh_assets.services import asset_store, connect_mongo, model_store
@@ -15,9 +17,8 @@ from gh_assets.settings import load_settings
 from gh_assets_tests.dev import BIN, ROOT
 from gh_assets_tests.recommender.matrices import taste_matrix
 
-pytestmark = pytest.mark.slow
 
-
+@pytest.mark.slow
 def test_two_processes_register_one_model(fresh_home: Path) -> None:
     import numpy as np
 
@@ -49,9 +50,33 @@ def test_two_processes_register_one_model(fresh_home: Path) -> None:
     database.client.close()
 
 
+@pytest.mark.slow
 def test_without_torchrun_it_says_how_to_start_it() -> None:
     done = subprocess.run(
         [BIN / "python", "-m", "gh_assets.train_together"], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 2
     assert "start it by torchrun" in done.stderr
+
+
+def test_each_process_has_a_gpu_of_its_own_and_too_many_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen: list[int] = []
+
+    def begun(backend: str) -> None:
+        raise InterruptedError(backend)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(train_together.dist, "is_torchelastic_launched", lambda: True)
+    monkeypatch.setattr(train_together.dist, "init_process_group", begun)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(InterruptedError, match="nccl"):
+        train_together.main([])
+    assert chosen == [1]
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(SystemExit):
+        train_together.main([])
+    assert "no more processes on this machine than it has GPUs: 2" in capsys.readouterr().err
