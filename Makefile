@@ -37,7 +37,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -n 2 -m 'not slow' --dist loadscope
+	$(BIN)/python -m pytest -n 2 -m 'not slow' --dist loadscope --no-loadscope-reorder
 
 test-slow: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[scale,kubernetes,rendering,screenshots]'

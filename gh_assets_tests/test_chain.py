@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -160,36 +162,41 @@ def test_the_model_is_downloaded(ran: Ran, tmp_path: Path) -> None:
     assert Path(one["path"]) == tmp_path / "one" / "recvae.tar.gz"
 
 
-def test_the_models_command_shows_moves_and_verifies(ran: Ran) -> None:
+def test_the_models_command_shows_moves_and_verifies(
+    ran: Ran, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Everything by the command, and put back as it was."""
-    listed = run_json(ran.home, "models", "list")
+    monkeypatch.setenv("GH_ASSETS_HOME", str(ran.home))
+
+    def asked(*arguments: str) -> Any:
+        main([*arguments, "--json"])
+        return json.loads(capsys.readouterr().out)
+
+    listed = asked("models", "list")
     champion = next(model for model in listed if "champion" in model["aliases"])
-    assert run_json(ran.home, "models", "show")["object"] == champion["object"]
-    whole = run_json(ran.home, "models", "show", "recvae")
+    assert asked("models", "show")["object"] == champion["object"]
+    whole = asked("models", "show", "recvae")
     assert whole["lineage"]["matrix"].startswith("gs://gh-assets/assets/user_item_matrix")
     assert (whole["data"]["stars"], whole["direction"]) == (ran.stars.height, "max")
     low, high = whole["intervals"]["ndcg@100"]
     assert low < whole["score"] < high
-    assert all(finding["ok"] for finding in run_json(ran.home, "models", "verify"))
-    assert run_json(ran.home, "models", "sweep") == []
+    assert all(finding["ok"] for finding in asked("models", "verify"))
+    assert asked("models", "sweep") == []
     other = next(model for model in listed if model["object"] != champion["object"])
-    moved = run_json(
-        ran.home, "models", "promote", other["name"], str(other["version"]), "--why", "a try", "--by", "me"
-    )
+    moved = asked("models", "promote", other["name"], str(other["version"]), "--why", "a try", "--by", "me")
     assert (moved["name"], moved["by"], moved["why"]) == (other["name"], "me", "a try")
-    served = run_json(ran.home, "recommend", "--repos", str(ran.stars["repo"][0]))["model"]
+    served = asked("recommend", "--repos", str(ran.stars["repo"][0]))["model"]
     assert (served["name"], served["version"]) == (other["name"], other["version"])
-    back = run_json(ran.home, "models", "rollback", "--why", "it was a try")
+    back = asked("models", "rollback", "--why", "it was a try")
     assert (back["name"], back["version"]) == (champion["name"], champion["version"])
-    history = run_json(ran.home, "models", "history")
+    history = asked("models", "history")
     assert [move["action"] for move in history[:2]] == ["rollback", "promote"]
-    refused = command(ran.home, "models", "delete", champion["name"], str(champion["version"]), "--why", "by mistake")
-    assert refused.returncode == 1
-    assert "is the champion to recommend repositories" in refused.stderr
+    code, said = fails(["models", "delete", champion["name"], str(champion["version"]), "--why", "by mistake"], capsys)
+    assert code == 1
+    assert "is the champion to recommend repositories" in said
     for arguments in (["list"], ["show"], ["history"], ["verify", "--quick"], ["sweep", "--dry-run"]):
-        done = command(ran.home, "models", *arguments)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.strip()
+        main(["models", *arguments])
+        assert capsys.readouterr().out.strip()
 
 
 @pytest.mark.parametrize(

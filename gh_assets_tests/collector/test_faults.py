@@ -145,7 +145,13 @@ def survives(
     assert set(standin.faults.injected) == set(KINDS)
 
 
-@pytest.mark.parametrize("source", ["stargazers", "graphql", "starred"])
+TWIN = pytest.mark.slow
+"""Of what the fast tests show for one source."""
+
+
+@pytest.mark.parametrize(
+    "source", ["graphql", pytest.param("stargazers", marks=TWIN), pytest.param("starred", marks=TWIN)]
+)
 def test_failing_answers_and_killed_collectors_change_nothing_in_the_end(serve_world, place, source: str) -> None:
     survives(serve_world, place, source, 4, busy_world(120, 900))
 
@@ -156,7 +162,7 @@ def test_fifty_kills_on_a_bad_day(serve_world, place, source: str) -> None:
     survives(serve_world, place, source, 50, busy_world(250, 1400))
 
 
-@pytest.mark.parametrize("source", ["stargazers", "graphql"])
+@pytest.mark.parametrize("source", ["graphql", pytest.param("stargazers", marks=TWIN)])
 def test_two_collectors_at_once_end_with_the_same_data_and_overspend_nothing(serve_world, place, source: str) -> None:
     world = busy_world(60, 900)
     alone, both = place(), place()

@@ -75,7 +75,13 @@ def everything(bench: Bench, number: int) -> dict[str, object]:
     return done
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+SHOWN = "refuse", "truncate"
+"""Faults that the fast tests show; the others run with the slow ones."""
+
+
+@pytest.mark.parametrize(
+    "fault", [pytest.param(fault, marks=[pytest.mark.slow] * (fault not in SHOWN)) for fault in FAULTS]
+)
 def test_a_fault_at_any_call_is_survived_or_told(place: tuple[Bench, Bench, list[Proxy]], fault: Fault) -> None:
     behind, direct, proxies = place
     plan = Plan()

@@ -94,7 +94,7 @@ def train_in_a_process(case: str, folder: Path, stop_at: int) -> subprocess.Comp
     )
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(case, marks=[pytest.mark.slow] * (case != "recvae")) for case in CASES])
 def test_killed_and_resumed_training_ends_with_identical_weights(case: str, tmp_path: Path) -> None:
     killed = train_in_a_process(case, tmp_path, stop_at=3)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
