@@ -180,6 +180,8 @@ def test_with_every_list_closed_a_model_is_built_from_users_and_it_is_said(
     known = status["stars"]
     users = tmp_path / "users.txt"
     users.write_text("\n".join(world.logins))
+    capped = command(fresh_home, "run", "--awesome", LIST, "--epochs", "1", "--max-requests", "3", **real)
+    assert capped.returncode == 0, capped.stderr
     by_file = command(fresh_home, "run", "--awesome", LIST, "--epochs", "1", "--seed-users", str(users), **real)
     assert by_file.returncode == 0, by_file.stderr
     status = json.loads(command(fresh_home, "status", "--json", **real).stdout)

@@ -104,6 +104,7 @@ def test_runs_with_every_kind_of_failure_leave_no_token_anywhere(
         standin.restricted = True
         said.append(command(fresh_home, "run", "--awesome", LIST, "--epochs", "1", "--full", **real))
         assert said[-1].startswith("0"), said[-1][-3000:]
+        said.append(command(fresh_home, "run", "--awesome", LIST, "--full", "--max-requests", "3", **real))
         refused = {"GITHUB_API_URL": url, "GITHUB_TOKENS": REFUSED}
         said.append(command(fresh_home, "run", "--awesome", LIST, "--full", **refused))
         assert said[-1].startswith("1")

@@ -231,7 +231,7 @@ class Autoencoder(Recommender):
             self.history = [dict(row) for row in checkpoint.document["history"]]
             best = run.resume(checkpoint)
         else:
-            run = TrainingRun(self, stars, self.config.precision)
+            run = TrainingRun(self, stars)
             if self.config.initialization == "spectral":
                 self._initialize(stars)
         run.refresh()

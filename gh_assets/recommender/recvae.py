@@ -195,6 +195,7 @@ class FusedEncoder(FusedNetwork):
         self.encoder, self.dtype, self.kernels = encoder, dtype, kernels
         self.layers = [layer for layer in encoder.layers if isinstance(layer, nn.Linear)]
         self.norms = [norm for norm in encoder.norms if isinstance(norm, nn.LayerNorm)]
+        self.biases = [encoder.bias, *(layer.bias for layer in self.layers)]
         self.heads = encoder.mean, encoder.log_variance
         self.latent, self.width = encoder.mean.out_features, len(encoder.bias)
         self.copies = [torch.empty_like(layer.weight, dtype=dtype) for layer in self.layers]
@@ -223,8 +224,7 @@ class FusedEncoder(FusedNetwork):
             yield head.weight, gradient, copy
 
     def vectors(self) -> Iterator[tuple[Tensor, Tensor]]:
-        biases = [self.encoder.bias, *(layer.bias for layer in self.layers)]
-        for norm, bias, gradients in zip(self.norms, biases, self.vector_gradients, strict=True):
+        for norm, bias, gradients in zip(self.norms, self.biases, self.vector_gradients, strict=True):
             yield from zip((norm.weight, norm.bias, bias), gradients, strict=True)
         for head, gradient in zip(self.heads, torch.split(self.bias_gradient, self.latent), strict=True):
             yield head.bias, gradient
@@ -255,8 +255,7 @@ class FusedEncoder(FusedNetwork):
         kept, activations = kept.view(layers, 2, users, width), activations.view(layers, users, width)
         product, other = product.view(users, width), other.view(users, width)
         forward, backward = [], []
-        biases = [self.encoder.bias, *(layer.bias for layer in self.layers)]
-        for number, (norm, bias) in enumerate(zip(self.norms, biases, strict=True)):
+        for number, (norm, bias) in enumerate(zip(self.norms, self.biases, strict=True)):
             shape = users, width, number == 0
             inputs = product, bias.detach(), skipped, norm.weight.detach(), norm.bias.detach()
             outputs = kept[number], inverses[number], activations[number]

@@ -122,22 +122,23 @@ def test_a_checkpoint_of_other_data_or_another_configuration_is_not_taken(tmp_pa
         assert len(epochs_of(model, train, split.validation)) == 6
 
 
+def stop_at_four(row: dict[str, float]) -> None:
+    if row["epoch"] == 4:
+        raise InterruptedError
+
+
 def test_a_training_goes_on_in_the_precision_that_it_began_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is measured, and a busy machine may be measured otherwise the next time."""
     config, matrix = RecVAEConfig(**SMALL), taste_matrix(users=60)
 
-    def stop(row: dict[str, float]) -> None:
-        if row["epoch"] == 4:
-            raise InterruptedError
-
     gains = {"first": 5.0, "later": 1.0, "whole": 5.0}
     models = {}
     for name, gain in gains.items():
         monkeypatch.setattr(precision, "_bfloat16_gain", lambda device, gain=gain: gain)
         folder = tmp_path / ("whole" if name == "whole" else "interrupted")
-        models[name] = RecVAE(config, on_epoch=stop if name == "first" else None, checkpoints=folder)
+        models[name] = RecVAE(config, on_epoch=stop_at_four if name == "first" else None, checkpoints=folder)
         with pytest.raises(InterruptedError) if name == "first" else nullcontext():
             models[name].fit(matrix)
     for name, array in models["whole"]._weights().items():
@@ -148,13 +149,9 @@ def test_a_checkpoint_of_an_older_layout_is_not_taken(tmp_path: Path, monkeypatc
     config = RecVAEConfig(**SMALL)
     matrix = taste_matrix(users=60)
 
-    def stop(row: dict[str, float]) -> None:
-        if row["epoch"] == 4:
-            raise InterruptedError
-
     monkeypatch.setattr(autoencoder, "LAYOUT", 1)
     with pytest.raises(InterruptedError):
-        RecVAE(config, on_epoch=stop, checkpoints=tmp_path).fit(matrix)
+        RecVAE(config, on_epoch=stop_at_four, checkpoints=tmp_path).fit(matrix)
     kept = (tmp_path / FILE).read_bytes()
     assert epochs_of(RecVAE(config, checkpoints=tmp_path), matrix) == [5, 6]
     (tmp_path / FILE).write_bytes(kept)
