@@ -137,10 +137,9 @@ def _epochs(name: str, folder: Path, train: Csr, config: RecVAEConfig, pipe: Con
     ours.items = train.shape[1]
     ours._build()
     run = TrainingRun(ours, train)
-    run.begin(1)
     with freed_memory_kept():  # as in `fit`
         while pipe.recv():
-            pipe.send(_seconds(lambda: ours._epoch(1, run)))
+            pipe.send(_seconds(lambda: ours._timed_epoch(1, run)))
 
 
 def _seconds(work: Callable[[], object]) -> float:

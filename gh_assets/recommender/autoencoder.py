@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -30,7 +30,6 @@ from gh_assets.recommender.engine import (
     DenseAdam,
     RowAdam,
     SoftmaxOutput,
-    fused_kernels,
 )
 from gh_assets.recommender.interactions import Csr
 from gh_assets.recommender.memory import freed_memory_kept
@@ -38,7 +37,7 @@ from gh_assets.recommender.metrics import MAIN_METRIC, evaluate
 from gh_assets.recommender.precision import PRECISIONS, name_of, precision
 from gh_assets.recommender.spectral import item_factors
 
-LAYOUT = 2
+LAYOUT = 3
 """Of the checkpoints: one that was made before the layout changed is not gone on from."""
 
 
@@ -108,24 +107,29 @@ class SparseEncoder(nn.Module):
         return self.rest(first, dtype)[0]
 
 
-class FusedNetwork(ABC):
-    """A network's way forward and back by hand, with the kernels; its products see copies of the weights."""
+class FusedSteps(ABC):
+    """The steps of an epoch with fused kernels instead of torch's operations, and the gradients and copies of the
+    weights that they need."""
 
     @abstractmethod
     def refresh(self) -> None:
-        """Copy the weights anew: they changed from outside."""
+        """Take over the weights' present values: they changed from outside."""
 
     @abstractmethod
-    def weights(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Each large parameter with its gradient of the last way back and with its copy, both as products see them."""
+    def working(self) -> AbstractContextManager[None]:
+        """What the steps of an epoch are made in: meanwhile, the embeddings are for them alone."""
 
     @abstractmethod
-    def vectors(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Each other parameter but the embeddings, with its gradient."""
+    def encoder_step(self, batch: NDArray[np.int64], posteriors: Tensor) -> float:
+        """One for some users; gives the loss. All users' posteriors are those before the round."""
 
     @abstractmethod
-    def all_gradients(self) -> list[Tensor]:
-        """Those of both, in as few tensors as may be."""
+    def decoder_step(self, batch: NDArray[np.int64], posteriors: Tensor) -> None:
+        """One for some users, whose posteriors are the present ones."""
+
+    @abstractmethod
+    def posteriors(self) -> Tensor:
+        """Mean and log-variance of all users, (users, 2 latent)."""
 
 
 class Workers:
@@ -196,9 +200,13 @@ class Autoencoder(Recommender):
     def _epoch(self, epoch: int, run: TrainingRun) -> float:
         """Train one epoch; gives the mean loss of the encoder's steps."""
 
-    def fused(self, dtype: torch.dtype, kernels: ModuleType) -> FusedNetwork | None:
-        """The encoder with the kernels, where there is such a one."""
-        return None
+    @property
+    def _has_fused_steps(self) -> bool:
+        """Whether a training can be made of them here."""
+        return False
+
+    def _fused_steps(self, run: TrainingRun) -> FusedSteps:
+        raise NotImplementedError
 
     def _build(self) -> None:
         exact = torch.float64 if self.config.precision == "float64" else torch.float32
@@ -258,7 +266,8 @@ class Autoencoder(Recommender):
     def _timed_epoch(self, epoch: int, run: TrainingRun) -> dict[str, float]:
         started = time.perf_counter()
         run.begin(epoch)
-        loss = self._epoch(epoch, run)
+        with run.working():
+            loss = self._epoch(epoch, run)
         self._weights_changed()
         if not math.isfinite(loss):
             raise InvalidInteractionsError(
@@ -336,11 +345,6 @@ class Autoencoder(Recommender):
         return cls(cls.config_type(**{**config, "device": "auto"}))
 
 
-def _pieces(sizes: list[int], dtype: torch.dtype) -> Sequence[Tensor]:
-    """Room for several vectors, taken at once."""
-    return torch.split(torch.empty(sum(sizes), dtype=dtype), sizes)
-
-
 @dataclass(frozen=True)
 class Best:
     """The best epoch so far by the validation users."""
@@ -370,25 +374,22 @@ class TrainingRun:
         self.workers = Workers()
         self.generator = torch.Generator(model.device)
         self.learning_rate = config.learning_rate
+        self.keys = np.random.default_rng()
         encoder, decoder = model.encoder, model.decoder
         dense: dict[str, Tensor] = {name: p for name, p in encoder.named_parameters() if name != "embeddings"}
-        self.kernels = fused_kernels(model.device)
-        self.network = None if self.kernels is None else model.fused(self.dtype, self.kernels)
-        self.rows = RowAdam(encoder.embeddings.data, self._touched(stars) < LAZY_BELOW, self.kernels, self.dtype)
-        copied = {parameter: self.dtype for parameter, *_ in self.network.weights()} if self.network else {}
-        first = {name: copied[parameter] for name, parameter in dense.items() if parameter in copied}
+        first = self.dtype if model._has_fused_steps else None
+        self.rows = RowAdam(encoder.embeddings.data, self._touched(stars) < LAZY_BELOW, first)
         self.adams = {
             "encoder": DenseAdam(dense, first),
-            "decoder": DenseAdam(dict(decoder.named_parameters())),
+            "decoder": DenseAdam(dict(decoder.named_parameters()), first),
         }
-        self.output = SoftmaxOutput(decoder.weight, decoder.bias, self.dtype, self.kernels)
+        self.output = SoftmaxOutput(decoder.weight, decoder.bias, self.dtype)
         self.posteriors: Tensor | None = None
-        if self.network is not None:
-            self._numbers = torch.empty(5, dtype=model._exact)
-            self._fused_step = self._bound_step(self.network, dense)
-        if self.kernels is not None:
-            self._begins = torch.from_numpy(stars.indptr.astype(np.int64))
-            self._items = torch.from_numpy(stars.indices.astype(np.int32, copy=False))
+        self.fused = model._fused_steps(self) if model._has_fused_steps else None
+
+    def working(self) -> AbstractContextManager[None]:
+        """What the steps of an epoch are made in."""
+        return nullcontext() if self.fused is None else self.fused.working()
 
     def _touched(self, stars: Csr) -> float:
         """Share of the items that a batch is expected to touch."""
@@ -419,29 +420,14 @@ class TrainingRun:
         noise : Tensor, shape (users, latent)
             Standard normal.
         """
-        latent = self.model.config.latent_size
-        if self.kernels is None:
-            bags = Bags.of(self.stars[users], self.model.device, self.model._exact)
-            noise = torch.randn(
-                (len(users), latent), generator=self.generator, device=self.model.device, dtype=self.model._exact
-            )
-            return bags, bags.dropped(dropout, self.generator), noise
-        count, stars = len(users), int((self.stars.indptr[users + 1] - self.stars.indptr[users]).sum())
-        items, kept, offsets, kept_offsets = _pieces([stars, stars, count + 1, count + 1], torch.int64)
-        weights, kept_weights, lengths, noise = _pieces([stars, stars, count, count * latent], self.model._exact)
-        self.kernels.draw(
-            self.model._exact,
-            *(count, len(self._begins) - 1, len(self._items), stars, len(noise)),
-            *(int(self.keys.integers(1 << 63)), round(dropout * (1 << 32))),
-            *(torch.from_numpy(users), self._begins, self._items),
-            *(items, weights, offsets, lengths, kept, kept_weights, kept_offsets, noise),
-        )
-        left = int(kept_offsets[-1])
-        bags = Bags(items, weights, offsets, lengths)
-        return bags, Bags(kept[:left], kept_weights[:left], kept_offsets, lengths), noise.view(count, latent)
+        model = self.model
+        bags = Bags.of(self.stars[users], model.device, model._exact)
+        shape = len(users), model.config.latent_size
+        noise = torch.randn(shape, generator=self.generator, device=model.device, dtype=model._exact)
+        return bags, bags.dropped(dropout, self.generator), noise
 
     def step_encoder(self, bags: Bags, first_gradient: Tensor) -> None:
-        """Step with the gradients that lie at the parameters or in the fused network.
+        """Step with the gradients that lie at the parameters.
 
         Parameters
         ----------
@@ -458,46 +444,20 @@ class TrainingRun:
             whole = first_gradient.new_zeros((users, first_gradient.shape[1]))
             whole[low:high] = first_gradient
             first_gradient = whole
-            inner = self._inner_gradients().values() if self.network is None else self.network.all_gradients()
-            self.workers.add_up(first_gradient, *inner)
+            self.workers.add_up(first_gradient, *self._inner_gradients().values())
         self.rows.step(bags, first_gradient, step)
-        if self.network is None:
-            adam.step({**self._inner_gradients(), "bias": first_gradient.sum(dim=0)}, self.learning_rate)
-        else:
-            self._numbers.copy_(step.numbers(self._numbers.dtype))
-            self._fused_step()
-            adam.number += 1
+        adam.step({**self._inner_gradients(), "bias": first_gradient.sum(dim=0)}, self.learning_rate)
 
     def _inner_gradients(self) -> dict[str, Tensor]:
         """Those that lie at the parameters between the first layer's sums and the latent space."""
         named = self.model.encoder.named_parameters()
         return {name: p.grad for name, p in named if name not in ("embeddings", "bias") and p.grad is not None}
 
-    def _bound_step(self, network: FusedNetwork, parameters: Mapping[str, Tensor]) -> Callable[[], None]:
-        """Adam for what the fused network has gradients of."""
-        names = {parameter: name for name, parameter in parameters.items()}
-        adam, parts = self.adams["encoder"], []
-        for parameter, gradient, copy in (*network.weights(), *((*pair, None) for pair in network.vectors())):
-            name = names[parameter]
-            tensors = gradient, parameter, adam.exp_avg[name], adam.exp_avg_sq[name]
-            where = [tensor.data_ptr() for tensor in tensors]
-            parts.append([parameter.numel(), *where, 0 if copy is None else copy.data_ptr()])
-        assert self.kernels is not None
-        step: Callable[[], None] = self.kernels.adam_of_parts.bound(
-            self.dtype, len(parts), self._numbers, torch.tensor(parts)
-        )
-        return step
-
     def step_decoder(self, weight_gradient: Tensor, bias_gradient: Tensor) -> None:
         """Step with the gradients of this process's part of the users."""
         self.workers.add_up(weight_gradient, bias_gradient)
         self.adams["decoder"].step({"weight": weight_gradient, "bias": bias_gradient}, self.learning_rate)
         self.output.refresh()
-
-    def zero_gradients(self) -> None:
-        """Before the gradients of another step are added up; the fused network lays them down anew."""
-        if self.network is None:
-            self.model.encoder.zero_grad()
 
     def weights(self, copy: bool = False) -> dict[str, Tensor]:
         """The parameters by name."""
@@ -511,8 +471,8 @@ class TrainingRun:
     def refresh(self) -> None:
         """Take over the weights' present values: they changed from outside."""
         self.output.refresh()
-        if self.network is not None:
-            self.network.refresh()
+        if self.fused is not None:
+            self.fused.refresh()
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
 

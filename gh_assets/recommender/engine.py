@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import ModuleType
 from typing import ClassVar
 
 import numpy as np
@@ -35,18 +34,6 @@ BLOCK_ON_GPU = 65_536
 LAZY_BELOW = 0.8
 """Share of the items that a batch touches below which the others are left alone: the pass over the table, which is all
 memory, is a tenth of a step even where most are touched. The models are as good (docs/recommender.md)."""
-
-
-def fused_kernels(device: torch.device) -> ModuleType | None:
-    """The kernels for a training on the device; None where torch's operations are to be taken.
-
-    Imported here because their compiler takes half a second to load, which a recommendation need not wait for.
-    """
-    if device.type != "cpu":
-        return None
-    from gh_assets.recommender import kernels
-
-    return kernels if kernels.usable() else None
 
 
 def portions(tensor: Tensor, size: int) -> Iterator[Tensor]:
@@ -150,12 +137,9 @@ class SoftmaxOutput:
     bias : Tensor, shape (items,)
     dtype : torch.dtype
         Of the products.
-    kernels : module, optional
-        See `fused_kernels`.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype, kernels: ModuleType | None = None) -> None:
-        self.kernels = kernels
+    def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
         self.weight, self.bias, self.dtype, self.exact = weight, bias, dtype, weight.dtype
         self.inputs = weight.shape[1]
         self.block = BLOCK if weight.device.type == "cpu" else BLOCK_ON_GPU
@@ -171,14 +155,10 @@ class SoftmaxOutput:
         self.table[:, self.inputs] = self.bias.detach()
         self.table[:, self.inputs + 1] = 1
 
-    def blank(self, users: int) -> Tensor:
-        """What the table is multiplied by for users whose z is still to be filled in, (users, width)."""
-        query = self.table.new_zeros((users, self.width))
-        query[:, self.inputs] = 1
-        return query
-
     def _query(self, z: Tensor, shift: Tensor | None = None) -> Tensor:
-        query = self.blank(len(z))
+        """What the table is multiplied by, (users, width)."""
+        query = self.table.new_zeros((len(z), self.width))
+        query[:, self.inputs] = 1
         query[:, : self.inputs] = z
         if shift is not None:
             query[:, self.inputs + 1] = -shift  # the table has ones there: logits come out shifted
@@ -202,37 +182,35 @@ class SoftmaxOutput:
         log_likelihood : Tensor, shape (users,)
         gradient : Tensor, shape (users, inputs)
         """
-        sums, log_normalizer = self.sums(z, self._query(z))
-        expected = sums[:, : self.inputs] / sums[:, self.inputs + 1 :][:, :1]
-        own = self.own(bags)
-        log_likelihood = self._log_likelihood(z, bags, own, log_normalizer)
-        return log_likelihood, own[:, : self.inputs] - bags.lengths[:, None] * expected
+        query, shift = self._query(z), torch.zeros_like(z[:, 0])
+        sums = self._sums(query)
+        if not _usable(sums[:, self.inputs + 1]):
+            query, shift = self.shifted(z, query)
+            sums = self._sums(query)
+        normalizer = sums[:, self.inputs + 1]
+        own = self._own(bags)
+        away = own - sums * (bags.lengths / normalizer)[:, None]
+        return self._log_likelihood(z, bags, own, shift + normalizer.log()), away[:, : self.inputs]
 
-    def sums(self, z: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
-        """Σ exp(logit - shift) × table row over all items, and the logarithm of Σ exp(logit).
+    @property
+    def blocks(self) -> int:
+        """Number of parts that the items are taken in."""
+        return -(-len(self.table) // self.block)
 
-        The row's column behind the bias is that of the ones: there stands Σ exp(logit - shift).
+    def shifted(self, z: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+        """A query of which no logit is above zero, and by how much they were shifted, (users,).
 
         Parameters
         ----------
         z : Tensor, shape (users, inputs)
         query : Tensor, shape (users, width)
-            What is multiplied with the table: z, and a one for the bias.
-
-        Returns
-        -------
-        sums : Tensor, shape (users, width)
-        log_normalizer : Tensor, shape (users,)
+            What the table is multiplied by for them.
         """
-        sums = self._sums(query)
-        normalizer = sums[:, self.inputs + 1]
-        if _usable(normalizer):
-            return sums, normalizer.log()
         shift = self._top(query).to(z.dtype)
-        sums = self._sums(self._query(z, shift))
-        return sums, sums[:, self.inputs + 1].log() + shift
+        return self._query(z, shift), shift
 
     def _sums(self, query: Tensor) -> Tensor:
+        """Σ exp(logit) × table row over all items, (users, width): in the column of the ones, the normalizer."""
         sums: Tensor | None = None
         for block in portions(self.table, self.block):
             part = (query @ block.T).exp_() @ block
@@ -240,14 +218,9 @@ class SoftmaxOutput:
         assert sums is not None
         return sums
 
-    def own(self, bags: Bags) -> Tensor:
+    def _own(self, bags: Bags) -> Tensor:
         """The sum of the table's rows of each user's items, (users, width)."""
-        if self.kernels is None:
-            return bags.sums(self.table, weighted=False).to(self.exact)
-        out = torch.empty((len(bags.lengths), self.width), dtype=self.exact)
-        sizes = *out.shape, len(self.table), len(bags.items)
-        self.kernels.sums_of_stored_rows(self.dtype, *sizes, bags.items, bags.offsets, self.table, out)
-        return out
+        return bags.sums(self.table, weighted=False).to(self.exact)
 
     def _log_likelihood(self, z: Tensor, bags: Bags, own: Tensor, log_normalizer: Tensor) -> Tensor:
         logits = (own[:, : self.inputs] * z).sum(dim=1) + own[:, self.inputs]
@@ -269,8 +242,8 @@ class SoftmaxOutput:
         query, shift = self._query(z), torch.zeros_like(z[:, 0])
         shares, normalizer = self._exponentials(query)
         if not _usable(normalizer):
-            shift = self._top(query).to(z.dtype)
-            shares, normalizer = self._exponentials(self._query(z, shift))
+            query, shift = self.shifted(z, query)
+            shares, normalizer = self._exponentials(query)
         signal = F.pad(z, (0, _padded(self.inputs + 1) - self.inputs))
         signal[:, self.inputs] = 1
         weighted = (signal * (-scale * bags.lengths / normalizer)[:, None]).to(self.dtype)
@@ -280,7 +253,7 @@ class SoftmaxOutput:
         weight, bias = self._gradients(expected, z, bags, scale)
         if not inputs:
             return weight, bias, None, None
-        own = self.own(bags)
+        own = self._own(bags)
         log_likelihood = self._log_likelihood(z, bags, own, shift + normalizer.log())
         sums = torch.zeros_like(query)
         for share, block in zip(shares, portions(self.table, self.block), strict=True):
@@ -291,34 +264,17 @@ class SoftmaxOutput:
     def _exponentials(self, query: Tensor) -> tuple[list[Tensor], Tensor]:
         """exp(logit), by blocks of items, each (items of it, users), and their sums over all items, (users,)."""
         turned = query.T.contiguous()
-        shares = [block @ turned for block in portions(self.table, self.block)]
-        if self.kernels is None:
-            sums = [share.exp_().sum(dim=0, dtype=self.exact) for share in shares]
-        else:
-            sums = [share.new_empty((self.kernels.CHUNKS, len(query)), dtype=self.exact) for share in shares]
-            for share, parts in zip(shares, sums, strict=True):
-                self.kernels.exponentials(self.dtype, *share.shape, share, parts)
-            sums = [parts.sum(dim=0) for parts in sums]
-        return shares, torch.stack(sums).sum(dim=0)
+        shares = [(block @ turned).exp_() for block in portions(self.table, self.block)]
+        return shares, torch.stack([share.sum(dim=0, dtype=self.exact) for share in shares]).sum(dim=0)
 
     def _gradients(self, expected: Tensor, z: Tensor, bags: Bags, scale: float) -> tuple[Tensor, Tensor]:
         """What the users have less what was expected, in weight and bias: tensors of their own, because the fused
         Adam reads gradients as if they were contiguous, whatever their strides."""
-        items = len(self.bias)
-        if self.kernels is None:
-            weight = expected[:, : self.inputs].to(self.exact, memory_format=torch.contiguous_format, copy=True)
-            bias = expected[:, self.inputs].to(self.exact, copy=True).contiguous()
-            found, users = bags.transposed()
-            weight.index_add_(0, found, users.sums(z, weighted=False), alpha=scale)
-            bias.index_add_(0, found, users.lengths, alpha=scale)
-            return weight, bias
-        turned = self.kernels.by_item(bags.items, bags.offsets, bags.weights, items)
-        weight, bias = (torch.empty(part.shape, dtype=self.exact) for part in (self.weight, self.bias))
-        self.kernels.output_gradient(
-            self.dtype,
-            *(items, self.inputs, expected.shape[1], len(z)),
-            *(expected, turned.of_all, turned.users, z, z.new_tensor([scale]), weight, bias),
-        )
+        weight = expected[:, : self.inputs].to(self.exact, memory_format=torch.contiguous_format, copy=True)
+        bias = expected[:, self.inputs].to(self.exact, copy=True).contiguous()
+        found, users = bags.transposed()
+        weight.index_add_(0, found, users.sums(z, weighted=False), alpha=scale)
+        bias.index_add_(0, found, users.lengths, alpha=scale)
         return weight, bias
 
 
@@ -359,9 +315,10 @@ class AdamStep:
         """What the second moment is multiplied by."""
         return 1 / (1 - self.beta2**self.number)
 
-    def numbers(self, dtype: torch.dtype) -> Tensor:
+    @property
+    def numbers(self) -> list[float]:
         """As the kernels take them."""
-        return torch.tensor([1 - self.beta1, self.beta2, self.size, self.correction, self.eps], dtype=dtype)
+        return [1 - self.beta1, self.beta2, self.size, self.correction, self.eps]
 
 
 class RowAdam:
@@ -376,98 +333,78 @@ class RowAdam:
         Updated in place.
     lazy : bool
         Whether rows that a step does not touch are left alone, moments and all, as `torch.optim.SparseAdam` does.
-    kernels : module, optional
-        See `fused_kernels`.
-    dtype : torch.dtype, optional
-        Of the first moments with the kernels: that of the products. Without it and them, that of the table.
+    first : torch.dtype, optional
+        Of first moments that are not the table's; such a table is somebody else's to update.
     """
 
-    def __init__(
-        self,
-        table: Tensor,
-        lazy: bool,
-        kernels: ModuleType | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        self.table, self.lazy, self.kernels = table, lazy, kernels
-        self.exp_avg = torch.zeros_like(table, dtype=dtype if kernels is not None else None)
+    def __init__(self, table: Tensor, lazy: bool, first: torch.dtype | None = None) -> None:
+        self.table, self.lazy = table, lazy
+        self.exp_avg = torch.zeros_like(table, dtype=first)
         self.exp_avg_sq = torch.zeros_like(table[:, 0])
 
     @torch.no_grad()
     def step(self, bags: Bags, of_sums: Tensor, adam_step: AdamStep) -> None:
         """One step with the gradient that is given in the weighted sums of the table's rows."""
-        if self.kernels is not None:
-            self._fused(self.kernels, bags, of_sums, adam_step)
-        elif self.lazy:
-            rows, users = bags.transposed()
-            self._update(rows, users.sums(of_sums), adam_step)
-        else:
-            self._update(None, bags.gradient(of_sums, len(self.table)), adam_step)
-
-    def _fused(self, kernels: ModuleType, bags: Bags, of_sums: Tensor, adam_step: AdamStep) -> None:
-        turned = kernels.by_item(bags.items, bags.offsets, bags.weights, len(self.table))
-        rows, offsets = turned.found, turned.offsets
         if not self.lazy:
-            rows, offsets = torch.arange(len(self.table)), turned.of_all
-        kernels.adam_of_rows(
-            self.exp_avg.dtype,
-            *(len(rows), self.table.shape[1], len(self.table), len(of_sums), rows, offsets, turned.users),
-            *(turned.weights, of_sums, self.table, self.exp_avg, self.exp_avg_sq),
-            adam_step.numbers(of_sums.dtype),
-        )
-
-    def _update(self, rows: Tensor | None, gradient: Tensor, adam_step: AdamStep) -> None:
-        """A step for some rows, or all of them."""
-        exp_avg, exp_avg_sq = self.exp_avg, self.exp_avg_sq
-        if rows is not None:
-            exp_avg, exp_avg_sq = exp_avg.index_select(0, rows), exp_avg_sq.index_select(0, rows)
-        exp_avg.lerp_(gradient, 1 - adam_step.beta1)
-        exp_avg_sq.lerp_(gradient.square().mean(dim=1), 1 - adam_step.beta2)
-        sizes = -adam_step.size / (exp_avg_sq * adam_step.correction).sqrt_().add_(adam_step.eps)
-        if rows is None:
-            self.table.addcmul_(exp_avg, sizes[:, None])
+            gradient = bags.gradient(of_sums, len(self.table))
+            self.table.add_(_row_wise(self.exp_avg, self.exp_avg_sq, gradient, adam_step))
             return
+        rows, users = bags.transposed()
+        exp_avg, exp_avg_sq = self.exp_avg.index_select(0, rows), self.exp_avg_sq.index_select(0, rows)
+        change = _row_wise(exp_avg, exp_avg_sq, users.sums(of_sums), adam_step)
         self.exp_avg.index_copy_(0, rows, exp_avg)
         self.exp_avg_sq.index_copy_(0, rows, exp_avg_sq)
-        self.table.index_add_(0, rows, exp_avg.mul_(sizes[:, None]))
+        self.table.index_add_(0, rows, change)
+
+
+def _row_wise(exp_avg: Tensor, exp_avg_sq: Tensor, gradient: Tensor, adam_step: AdamStep) -> Tensor:
+    """What row-wise Adam adds to a table, (rows, columns); the moments are updated."""
+    exp_avg.lerp_(gradient, 1 - adam_step.beta1)
+    exp_avg_sq.lerp_(gradient.square().mean(dim=1), 1 - adam_step.beta2)
+    sizes = -adam_step.size / (exp_avg_sq * adam_step.correction).sqrt_().add_(adam_step.eps)
+    return exp_avg * sizes[:, None]
 
 
 class DenseAdam:
-    """Adam for whole parameters, by torch's operation for it.
+    """Adam for whole parameters: row-wise for matrices, by torch's operation for it for vectors.
 
-    torch's own optimizer does the same, but brings its compiler along: 1.6 s before a process can begin to train.
+    torch's own optimizer brings its compiler along: 1.6 s before a process can begin to train.
 
     Parameters
     ----------
     parameters : mapping of str to Tensor
         Updated in place.
-    first : mapping of str to torch.dtype, optional
-        Of first moments that are not the parameter's; those parameters are somebody else's to update.
+    first : torch.dtype, optional
+        Of matrices' first moments that are not the parameter's; such parameters are somebody else's to update.
     """
 
-    def __init__(self, parameters: Mapping[str, Tensor], first: Mapping[str, torch.dtype] | None = None) -> None:
+    def __init__(self, parameters: Mapping[str, Tensor], first: torch.dtype | None = None) -> None:
         self.parameters = {name: parameter.detach() for name, parameter in parameters.items()}
-        self.exp_avg = {
-            name: torch.zeros_like(parameter, dtype=(first or {}).get(name))
-            for name, parameter in self.parameters.items()
-        }
-        self.exp_avg_sq = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
+        self.exp_avg, self.exp_avg_sq = {}, {}
+        for name, parameter in self.parameters.items():
+            matrix = parameter.ndim == 2
+            self.exp_avg[name] = torch.zeros_like(parameter, dtype=first if matrix else None)
+            self.exp_avg_sq[name] = torch.zeros_like(parameter[:, 0] if matrix else parameter)
         self.number = 0
 
     @torch.no_grad()
     def step(self, gradients: Mapping[str, Tensor], learning_rate: float) -> None:
         """One step; of each parameter there is a gradient that lies in memory as it does."""
-        names = list(gradients)
-        device = self.parameters[names[0]].device
-        steps = list(torch.full((len(names),), float(self.number), device=device).unbind())
         self.number += 1
+        adam_step = AdamStep(learning_rate, self.number)
+        matrices = [name for name in gradients if self.parameters[name].ndim == 2]
+        for name in matrices:
+            moments = self.exp_avg[name], self.exp_avg_sq[name]
+            self.parameters[name].add_(_row_wise(*moments, gradients[name], adam_step))
+        names = [name for name in gradients if name not in matrices]
+        device = self.parameters[names[0]].device
         adam(
             [self.parameters[name] for name in names],
             [gradients[name] for name in names],
             [self.exp_avg[name] for name in names],
             [self.exp_avg_sq[name] for name in names],
             max_exp_avg_sqs=[],
-            state_steps=steps,
+            state_steps=list(torch.full((len(names),), float(self.number - 1), device=device).unbind()),
             fused=device.type in ("cpu", "cuda"),
             lr=learning_rate,
             beta1=AdamStep.beta1,

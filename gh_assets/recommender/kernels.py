@@ -21,7 +21,6 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -31,13 +30,14 @@ import torch
 from llvmlite import ir
 from numba import carray, cfunc, njit, types
 from numba.extending import intrinsic, overload
+from numpy.typing import NDArray
 from torch import Tensor
 
 CHUNKS = 32
 """Parts of a batch whose sums are added in the same order whatever the number of threads."""
 
-BLOCK = 1024
-"""Weights that a thread takes at a time: they stay in its first cache from one loop to the next."""
+SMALLEST, LARGEST = 1e-30, 1e37
+"""Between them, a sum of exponentials is right: beyond, one of them may have been cut off (see `exp`) or lost."""
 
 AT_ONCE = 64
 """Rows of a table that a thread takes at a time: some rows have far more work than others."""
@@ -54,14 +54,16 @@ def _openmp() -> Any:
     """GNU OpenMP as torch has loaded it, and its functions known to the compiler; None where there is none."""
     try:
         library = ctypes.CDLL("libgomp.so.1")  # by this name the loader gives the one that is there already
-        parallel, number, count = library.GOMP_parallel, library.omp_get_thread_num, library.omp_get_num_threads
+        parallel, barrier = library.GOMP_parallel, library.GOMP_barrier
+        number, count = library.omp_get_thread_num, library.omp_get_num_threads
     except (OSError, AttributeError):
         return None
     if "OpenMP" not in torch.__config__.parallel_info() or torch.version.hip is not None:
         return None
     parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
     parallel.restype = None
-    for name, function in (("gh_assets_thread", number), ("gh_assets_threads", count)):
+    functions = {"gh_assets_thread": number, "gh_assets_threads": count, "gh_assets_barrier": barrier}
+    for name, function in functions.items():
         address = ctypes.cast(function, ctypes.c_void_p).value
         llvmlite.binding.add_symbol(name, address)
     return parallel
@@ -69,8 +71,35 @@ def _openmp() -> Any:
 
 _thread = types.ExternalFunction("gh_assets_thread", types.int32())
 _threads = types.ExternalFunction("gh_assets_threads", types.int32())
+_barrier = types.ExternalFunction("gh_assets_barrier", types.void())
 
 STORED = {torch.bfloat16: types.int16, torch.float32: types.float32, torch.float64: types.float64}
+
+
+class Bound:
+    """A kernel with its arguments, to be run again and again: what they point to may change, where it is may not.
+
+    Binding once is worth it: by the time that a training is back at a kernel, the processor's caches have forgotten
+    the interpreter, and a call with ten arguments takes a tenth of a millisecond.
+
+    Attributes
+    ----------
+    words : ndarray of int64
+        The arguments; a number among them may be changed from run to run.
+    """
+
+    def __init__(self, address: int, arguments: tuple[int | Tensor, ...]) -> None:
+        self.words: NDArray[np.int64] = np.array([_word(argument) for argument in arguments], np.int64)
+        self.address, self.pointer = address, self.words.ctypes.data
+        self._kept: tuple[object, ...] = arguments
+        self._parallel, self._threads = _openmp(), torch.get_num_threads
+
+    def __call__(self) -> None:
+        self._parallel(self.address, self.pointer, self._threads(), 0)
+
+    def keep(self, what: tuple[object, ...]) -> None:
+        """As long as this is kept."""
+        self._kept += what
 
 
 class Kernel:
@@ -98,17 +127,10 @@ class Kernel:
         """
         self.bound(dtype, *arguments)()
 
-    def bound(self, dtype: torch.dtype, *arguments: int | Tensor) -> Callable[[], None]:
-        """It with its arguments, for the same ones again and again: what they point to may change, where may not."""
-        parallel = _openmp()  # before compiling: it also tells the compiler where OpenMP's functions are
-        address = self._compiled.get(dtype) or self._compile(dtype)
-        words = np.array([_word(argument) for argument in arguments], np.int64)
-        pointer, threads = words.ctypes.data, torch.get_num_threads
-
-        def run(kept: object = (words, arguments)) -> None:
-            parallel(address, pointer, threads(), 0)
-
-        return run
+    def bound(self, dtype: torch.dtype, *arguments: int | Tensor) -> Bound:
+        """It with its arguments."""
+        _openmp()  # before compiling: it also tells the compiler where OpenMP's functions are
+        return Bound(self._compiled.get(dtype) or self._compile(dtype), arguments)
 
     def _compile(self, dtype: torch.dtype) -> int:
         signature = types.void(types.CPointer(STORED[dtype]))
@@ -166,6 +188,31 @@ def _untyped(context: Any, pointer: Any) -> Any:
     return types.voidptr(pointer), generate
 
 
+@intrinsic
+def _fetch(context: Any, address: Any) -> Any:
+    """Have a cache line brought here, for it will be read soon."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
+        function = builder.module.declare_intrinsic("llvm.prefetch.p0", (), kind)
+        builder.call(function, [builder.inttoptr(arguments[0], byte), flag(0), flag(3), flag(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+@intrinsic
+def _call(context: Any, address: Any, pointer: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        byte = ir.IntType(8).as_pointer()
+        kernel = builder.inttoptr(arguments[0], ir.FunctionType(ir.VoidType(), [byte]).as_pointer())
+        builder.call(kernel, [builder.inttoptr(arguments[1], byte)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
 inline = njit(inline="always", fastmath=True, error_model="numpy")
 
 
@@ -193,6 +240,22 @@ def stored(pointer: Any, word: Any, shape: Any) -> Any:
 
 def real(pointer: Any, word: Any, shape: Any) -> Any:
     """An array of the sums' type."""
+
+
+def halved(pointer: Any, word: Any, rows: Any, width: Any) -> Any:
+    """A table whose rows lie in two halves, (rows, 2, width), or whole, (rows, 1, width); see `halve`."""
+
+
+def joined(upper: Any, lower: Any, j: Any) -> Any:
+    """A number of which these are the halves."""
+
+
+def upper_half(x: Any, like: Any) -> Any:
+    """A number as it is stored, if that is rounded."""
+
+
+def lower_half(x: Any, like: Any) -> Any:
+    """What was rounded away."""
 
 
 def number(pointer: Any, value: Any) -> Any:
@@ -241,8 +304,8 @@ def _fast_exp(x):
     """exp in float32 to (2.5 + |x|)·1e-7: 2 to the whole part by its bits, to the fraction by its Taylor series."""
     x = min(max(x, F(-87.0)), F(88.0))
     power = x * F(1.4426950408889634)
-    nearest = math.floor(power + F(0.5))
-    fraction = F(power - nearest)
+    nearest = I(power + F(127.5))  # and 127 more: above zero, where cutting off is rounding down
+    fraction = power - F(I(nearest - I(127)))
     p = F(1.5403530e-4)
     p = p * fraction + F(1.3333558e-3)
     p = p * fraction + F(9.6181291e-3)
@@ -250,7 +313,7 @@ def _fast_exp(x):
     p = p * fraction + F(2.4022651e-1)
     p = p * fraction + F(6.9314718e-1)
     p = p * fraction + F(1.0)
-    return p * _float(I((I(nearest) + I(127)) << I(23)))
+    return p * _float(I(nearest << I(23)))
 
 
 @overload(exp, inline="always", strict=False)
@@ -278,6 +341,80 @@ def _store(x: Any, like: Any) -> Any:
     if like == types.int16:
         return lambda x, like: _rounded(x)
     return lambda x, like: x
+
+
+@overload(halved, inline="always", strict=False)
+def _halved(pointer: Any, word: Any, rows: Any, width: Any) -> Any:
+    parts = 2 if pointer.dtype == types.int16 else 1
+    return lambda pointer, word, rows, width: stored(pointer, word, (rows, parts, width))
+
+
+@overload(joined, inline="always", strict=False)
+def _joined(upper: Any, lower: Any, j: Any) -> Any:
+    if upper.dtype == types.int16:
+        return lambda upper, lower, j: _float(I((I(upper[j]) << I(16)) + I(lower[j])))
+    return lambda upper, lower, j: upper[j]
+
+
+@inline
+def _upper(bits):
+    return I((bits + I(0x8000)) >> I(16))
+
+
+@overload(upper_half, inline="always", strict=False)
+def _upper_half(x: Any, like: Any) -> Any:
+    if like == types.int16:
+        return lambda x, like: np.int16(_upper(_bits(x)))
+    return lambda x, like: x
+
+
+@overload(lower_half, inline="always", strict=False)
+def _lower_half(x: Any, like: Any) -> Any:
+    if like == types.int16:
+        return lambda x, like: np.int16(_bits(x) - (_upper(_bits(x)) << I(16)))
+    return lambda x, like: x
+
+
+# -- what several of them do -----------------------------------------------------------------------------------------
+
+
+@inline
+def _zero(row, width, zero):
+    for j in range(width):
+        row[j] = zero
+
+
+@inline
+def _sum_of_rows(row, table, items, low, high, width, zero):
+    """Into `row`, the sum of the rows of some items of a stored table."""
+    _zero(row, width, zero)
+    fours = low + (high - low) // 4 * 4
+    for star in range(low, fours, 4):  # four at once: the sum goes to the cache and back once for them
+        a, b, c, d = items[star], items[star + 1], items[star + 2], items[star + 3]
+        for j in range(width):
+            row[j] += load(table[a, j]) + load(table[b, j]) + load(table[c, j]) + load(table[d, j])
+    for star in range(fours, high):
+        a = items[star]
+        for j in range(width):
+            row[j] += load(table[a, j])
+
+
+@Kernel
+def one_after_the_other(pointer):
+    """Several kernels. Words: how many; for each, where its function and its arguments are."""
+    word = words(pointer)
+    for place in range(word[0]):
+        if place > 0:
+            _barrier()
+        _call(word[1 + 2 * place], word[2 + 2 * place])
+
+
+def together(*kernels: Bound) -> Bound:
+    """Several kernels as one: the threads are called once, and wait for one another between them."""
+    every = [word for kernel in kernels for word in (kernel.address, kernel.pointer)]
+    whole = one_after_the_other.bound(torch.float32, len(kernels), *every)
+    whole.keep(kernels)
+    return whole
 
 
 # -- the network -----------------------------------------------------------------------------------------------------
@@ -344,17 +481,18 @@ def layer_forward(pointer):
 def layer_backward(pointer):
     """The gradients of `layer_forward`.
 
-    Words: users, width, whether it is the first layer; gradient in the activations but for what was skipped (users,
-    width), stored; gradient in what is skipped from here on (users, width), changed to what it is before this layer,
-    in the first layer to that in its input; what was kept on the way there, and the scale; out: gradient in the product
-    (users, width), stored, and sums over the users of each chunk (CHUNKS, 3, width): gradients of scale, shift, bias.
+    Words: users, width, whether it is the first layer, whether the last; gradient in the activations but for what was
+    skipped (users, width), stored; gradient in what is skipped from here on (users, width), none in the last layer,
+    changed to what it is before this layer, in the first layer to that in its input; what was kept on the way there,
+    and the scale; out: gradient in the product (users, width), stored, and sums over the users of each chunk
+    (CHUNKS, 3, width): gradients of scale, shift, bias.
     """
     word = words(pointer)
-    users, width, first = word[0], word[1], word[2]
-    given, skipped = stored(pointer, word[3], (users, width)), real(pointer, word[4], (users, width))
-    kept, inverses = stored(pointer, word[5], (2, users, width)), real(pointer, word[6], (users,))
-    scale, out = real(pointer, word[7], (width,)), stored(pointer, word[8], (users, width))
-    sums = real(pointer, word[9], (CHUNKS, 3, width))
+    users, width, first, last = word[0], word[1], word[2], word[3]
+    given, skipped = stored(pointer, word[4], (users, width)), real(pointer, word[5], (users, width))
+    kept, inverses = stored(pointer, word[6], (2, users, width)), real(pointer, word[7], (users,))
+    scale, out = real(pointer, word[8], (width,)), stored(pointer, word[9], (users, width))
+    sums = real(pointer, word[10], (CHUNKS, 3, width))
     zero, count = number(pointer, 0.0), number(pointer, width)
     like = out[0, 0]
     gradients, normed = np.empty_like(scale), np.empty_like(scale)
@@ -366,6 +504,8 @@ def layer_backward(pointer):
             of_shift[j] = zero
             of_bias[j] = zero
         for user in range(chunk * users // CHUNKS, (chunk + 1) * users // CHUNKS):
+            if last:
+                _zero(skipped[user], width, zero)
             inverse = inverses[user]
             total, along = zero, zero
             for j in range(width):
@@ -422,6 +562,46 @@ def sample(pointer):
             query[user, j] = store(z, like)
 
 
+@Kernel
+def sample_again(pointer):
+    """The reparametrization from posteriors that are known.
+
+    Words: users, latent; mean and log-variance (users, 2 latent); noise (users, latent); out: z (users, latent), and
+    its transpose (latent, users), stored.
+    """
+    word = words(pointer)
+    users, latent = word[0], word[1]
+    posteriors, noise = real(pointer, word[2], (users, 2 * latent)), real(pointer, word[3], (users, latent))
+    drawn, turned = real(pointer, word[4], (users, latent)), stored(pointer, word[5], (latent, users))
+    half, like = number(pointer, 0.5), turned[0, 0]
+    thread, threads = _thread(), _threads()
+    low, high = thread * users // threads, (thread + 1) * users // threads
+    for user in range(low, high):
+        for j in range(latent):
+            drawn[user, j] = posteriors[user, j] + noise[user, j] * exp(half * posteriors[user, latent + j])
+    for j in range(latent):
+        for user in range(low, high):
+            turned[j, user] = store(drawn[user, j], like)
+
+
+@Kernel
+def add_chunks(pointer):
+    """Sums over chunks: too little work for more than one thread.
+
+    Words: tables, their size; the tables of each chunk (tables, CHUNKS, size); out: (tables, size).
+    """
+    if _thread() != 0:
+        return
+    word = words(pointer)
+    tables, size = word[0], word[1]
+    parts, out = real(pointer, word[2], (tables, CHUNKS, size)), real(pointer, word[3], (tables, size))
+    for table in range(tables):
+        _zero(out[table], size, number(pointer, 0.0))
+        for chunk in range(CHUNKS):
+            for j in range(size):
+                out[table, j] += parts[table, chunk, j]
+
+
 @njit(fastmath=True, error_model="numpy")
 def _prior(drawn, log_variances, noise, old_means, old_variances, numbers, slopes):
     """For some dimensions of a user: the product of the mixture's sums, the other terms of -KL, and its slopes in z."""
@@ -451,35 +631,44 @@ def _prior(drawn, log_variances, noise, old_means, old_variances, numbers, slope
 def objective(pointer):
     """RecVAE's negative objective (eq. 13) a user and its gradients in mean and log-variance.
 
-    Words: users, latent, width; Σ exp(logit) × row over all items and the user's own rows, both (users, width) with
-    the bias behind the row and a one behind that; log-normalizers and numbers of stars (users,); mean, log-variance,
-    z and noise (users, latent); mean and log-variance of the old posterior (users, 2 latent); numbers (8,): 1 / users
-    of the batch, gamma / users of the batch, the three log-weights of the prior less log √2π, log-variance of the wide
-    normal, its precision, log √2π; out: the loss (users,), the gradients (users, 2 latent), stored, and their sums over
-    the users of each chunk (CHUNKS, 2 latent).
+    Words: users, latent, width, rows, stars, blocks; the last layer's table (rows, width), stored, the bias behind the
+    row and a one behind that; items (stars,), where each user's begin (users + 1,); Σ exp(logit - shift) × row over the
+    items of each block (blocks, users, width), stored; shifts and numbers of stars (users,); mean, log-variance, z and
+    noise (users, latent); mean and log-variance of the old posterior (users, 2 latent); numbers (8,): 1 / users of the
+    batch, gamma / users of the batch, the three log-weights of the prior less log √2π, log-variance of the wide normal,
+    its precision, log √2π; out: the loss (users,), the gradients (users, 2 latent), stored, and over the users of each
+    chunk: their sums (CHUNKS, 2 latent), and how many have a normalizer that is no good (CHUNKS,), see `LARGEST`.
     """
     word = words(pointer)
-    users, latent, width = word[0], word[1], word[2]
-    expected, own = real(pointer, word[3], (users, width)), real(pointer, word[4], (users, width))
-    normalizers, lengths = real(pointer, word[5], (users,)), real(pointer, word[6], (users,))
-    means, log_variances = real(pointer, word[7], (users, latent)), real(pointer, word[8], (users, latent))
-    drawn, noise = real(pointer, word[9], (users, latent)), real(pointer, word[10], (users, latent))
-    olds, numbers = real(pointer, word[11], (users, 2 * latent)), real(pointer, word[12], (8,))
-    losses, out = real(pointer, word[13], (users,)), stored(pointer, word[14], (users, 2 * latent))
-    sums = real(pointer, word[15], (CHUNKS, 2 * latent))
+    users, latent, width, rows, stars, blocks = word[0], word[1], word[2], word[3], word[4], word[5]
+    table, items = stored(pointer, word[6], (rows, width)), whole(word[7], (stars,))
+    offsets, parts = whole(word[8], (users + 1,)), stored(pointer, word[9], (blocks, users, width))
+    shifts, lengths = real(pointer, word[10], (users,)), real(pointer, word[11], (users,))
+    means, log_variances = real(pointer, word[12], (users, latent)), real(pointer, word[13], (users, latent))
+    drawn, noise = real(pointer, word[14], (users, latent)), real(pointer, word[15], (users, latent))
+    olds, numbers = real(pointer, word[16], (users, 2 * latent)), real(pointer, word[17], (8,))
+    losses, out = real(pointer, word[18], (users,)), stored(pointer, word[19], (users, 2 * latent))
+    sums, useless = real(pointer, word[20], (CHUNKS, 2 * latent)), real(pointer, word[21], (CHUNKS,))
     zero, half, like = number(pointer, 0.0), number(pointer, 0.5), out[0, 0]
     share, gamma = numbers[0], numbers[1]
-    slopes = np.empty_like(drawn[0])
+    slopes, own, expected = np.empty_like(drawn[0]), np.empty(width, drawn.dtype), np.empty(width, drawn.dtype)
     thread, threads = _thread(), _threads()
     for chunk in range(thread * CHUNKS // threads, (thread + 1) * CHUNKS // threads):
         total = sums[chunk]
-        for j in range(2 * latent):
-            total[j] = zero
+        _zero(total, 2 * latent, zero)
+        useless[chunk] = zero
         for user in range(chunk * users // CHUNKS, (chunk + 1) * users // CHUNKS):
-            length = lengths[user]
+            _sum_of_rows(own, table, items, offsets[user], offsets[user + 1], width, zero)
+            _zero(expected, width, zero)
+            for block in range(blocks):
+                for j in range(width):
+                    expected[j] += load(parts[block, user, j])
+            length, normalizer = lengths[user], expected[latent + 1]
+            if not (SMALLEST < normalizer < LARGEST):
+                useless[chunk] += share / share
             kl_weight = gamma * length
-            scale = length / expected[user, latent + 1]
-            likelihood = own[user, latent] - length * normalizers[user]
+            scale = length / normalizer
+            likelihood = own[latent] - length * (math.log(normalizer) + shifts[user])
             divergence = zero
             old_means, old_variances = olds[user, :latent], olds[user, latent:]
             # The logarithm of each mixture's sum, which is between 1 and 3, is taken once for 64 of them.
@@ -496,8 +685,8 @@ def objective(pointer):
                 )
                 divergence -= away + math.log(product)
             for j in range(latent):
-                likelihood += own[user, j] * drawn[user, j]
-                in_z = share * (scale * expected[user, j] - own[user, j]) - kl_weight * slopes[j]
+                likelihood += own[j] * drawn[user, j]
+                in_z = share * (scale * expected[j] - own[j]) - kl_weight * slopes[j]
                 slopes[j] = in_z
                 out[user, j] = store(in_z, like)
                 total[j] += in_z
@@ -578,20 +767,23 @@ def draw(pointer):
 
     The first thread makes the bags, the others the noise, or the only one both.
 
-    Words: users, all users, all stars, stars of these users, size of the noise; a random 64-bit number; what dropout
-    hides, in 2^-32; which users (users,); where all users' begin (all users + 1,); all items (all stars,), in 32 bits;
-    out: the users' items (stars,), what they weigh (stars,), where each user's begin (users + 1,), their numbers
-    (users,); the same of what is kept, but for the numbers; standard normal noise (size,).
+    Words: users, all users, all stars, size of the noise; a random 64-bit number; what dropout hides, in 2^-32; which
+    users (users,); where all users' begin (all users + 1,); all items (all stars,), in 32 bits; out: the users' items
+    (stars,), what they weigh (stars,), where each user's begin (users + 1,), their numbers (users,); the same
+    of what is kept, but for the numbers; standard normal noise (size,).
     """
     word = words(pointer)
-    users, stars, size, key, hidden = word[0], word[3], word[4], U(word[5]), U(word[6])
+    users, size, key, hidden = word[0], word[3], U(word[4]), U(word[5])
     thread, threads = _thread(), _threads()
     if thread == 0:
-        which, starts, all_items = whole(word[7], (users,)), whole(word[8], (word[1] + 1,)), short(word[9], (word[2],))
-        items, weights = whole(word[10], (stars,)), real(pointer, word[11], (stars,))
-        offsets, lengths = whole(word[12], (users + 1,)), real(pointer, word[13], (users,))
-        kept, kept_weights = whole(word[14], (stars,)), real(pointer, word[15], (stars,))
-        kept_offsets = whole(word[16], (users + 1,))
+        which, starts, all_items = whole(word[6], (users,)), whole(word[7], (word[1] + 1,)), short(word[8], (word[2],))
+        stars = 0
+        for user in range(users):
+            stars += starts[which[user] + 1] - starts[which[user]]
+        items, weights = whole(word[9], (stars,)), real(pointer, word[10], (stars,))
+        offsets, lengths = whole(word[11], (users + 1,)), real(pointer, word[12], (users,))
+        kept, kept_weights = whole(word[13], (stars,)), real(pointer, word[14], (stars,))
+        kept_offsets = whole(word[15], (users + 1,))
         one = number(pointer, 1.0)
         scale = one / (one - number(pointer, hidden) / number(pointer, 4294967296.0))
         stays = np.empty(stars, np.uint8)
@@ -618,7 +810,7 @@ def draw(pointer):
     if thread == 0 and threads > 1:
         return
     half = (size + 1) // 2
-    noise, many, mine = real(pointer, word[17], (size,)), max(threads - 1, 1), max(thread - 1, 0)
+    noise, many, mine = real(pointer, word[16], (size,)), max(threads - 1, 1), max(thread - 1, 0)
     begin, end = mine * half // many, (mine + 1) * half // many
     # Another stream than that of dropout: from the other end.
     _normals(~key, begin, noise[begin:end], noise[half + begin : half + end])
@@ -628,38 +820,79 @@ def draw(pointer):
 
 
 @Kernel
-def sums_of_stored_rows(pointer):
-    """For each user the sum of the rows of the user's items.
+def sums_of_halved_rows(pointer):
+    """For each user a row and the weighted sum of the rows of the user's items, of their upper halves alone.
 
-    Words: users, width, rows, stars; items (stars,), where each user's begin (users + 1,); the table (rows, width),
-    stored; out: (users, width).
+    Words: users, width, rows; items (stars,), weights (stars,), where each user's begin (users + 1,); the row to begin
+    with (width,); the table (rows, width), in halves; out: (users, width).
     """
     word = words(pointer)
-    users, width, rows, stars = word[0], word[1], word[2], word[3]
-    items, offsets = whole(word[4], (stars,)), whole(word[5], (users + 1,))
-    table, out = stored(pointer, word[6], (rows, width)), real(pointer, word[7], (users, width))
-    row, zero = np.empty_like(out[0]), number(pointer, 0.0)
+    users, width, rows = word[0], word[1], word[2]
+    offsets, start = whole(word[5], (users + 1,)), real(pointer, word[6], (width,))
+    stars = offsets[users]
+    items, weights = whole(word[3], (stars,)), real(pointer, word[4], (stars,))
+    table, out = halved(pointer, word[7], rows, width), real(pointer, word[8], (users, width))
+    row, size = np.empty_like(start), table.strides[0]
     thread, threads = _thread(), _threads()
-    for user in range(thread, users, threads):
-        _zero(row, width, zero)
+    for user in range(thread * users // threads, (thread + 1) * users // threads):
+        for j in range(width):
+            row[j] = start[j]
         low, high = offsets[user], offsets[user + 1]
         fours = low + (high - low) // 4 * 4
         for star in range(low, fours, 4):
-            a, b, c, d = items[star], items[star + 1], items[star + 2], items[star + 3]
+            for following in range(star + 4, min(star + 8, stars)):
+                address = word[7] + items[following] * size
+                for line in range(address, address + size // table.shape[1], 64):
+                    _fetch(line)
+            a, b = table[items[star], 0], table[items[star + 1], 0]
+            c, d = table[items[star + 2], 0], table[items[star + 3], 0]
+            u, v, w, x = weights[star], weights[star + 1], weights[star + 2], weights[star + 3]
             for j in range(width):
-                row[j] += load(table[a, j]) + load(table[b, j]) + load(table[c, j]) + load(table[d, j])
+                row[j] += u * load(a[j]) + v * load(b[j]) + w * load(c[j]) + x * load(d[j])
         for star in range(fours, high):
-            a = items[star]
+            a, u = table[items[star], 0], weights[star]
             for j in range(width):
-                row[j] += load(table[a, j])
+                row[j] += u * load(a[j])
         for j in range(width):
             out[user, j] = row[j]
 
 
-@inline
-def _zero(row, width, zero):
-    for j in range(width):
-        row[j] = zero
+@Kernel
+def halve(pointer):
+    """Lay each row of a table down in two halves, in its own place.
+
+    The first half is the row in stored numbers, which is all that a sum reads; the second one is what was rounded away.
+    Both together are the row, to the last bit.
+
+    Words: rows, width; the table (rows, width), changed.
+    """
+    word = words(pointer)
+    rows, width = word[0], word[1]
+    table, halves = real(pointer, word[2], (rows, width)), halved(pointer, word[2], rows, width)
+    thread, threads = _thread(), _threads()
+    row, like = np.empty_like(table[0]), halves[0, 0, 0]
+    for place in range(thread * rows // threads, (thread + 1) * rows // threads):
+        for j in range(width):
+            row[j] = table[place, j]
+        for j in range(width):
+            halves[place, 0, j] = upper_half(row[j], like)
+        for j in range(width):
+            halves[place, -1, j] = lower_half(row[j], like)
+
+
+@Kernel
+def join(pointer):
+    """Undo `halve`."""
+    word = words(pointer)
+    rows, width = word[0], word[1]
+    table, halves = real(pointer, word[2], (rows, width)), halved(pointer, word[2], rows, width)
+    thread, threads = _thread(), _threads()
+    row = np.empty_like(table[0])
+    for place in range(thread * rows // threads, (thread + 1) * rows // threads):
+        for j in range(width):
+            row[j] = joined(halves[place, 0], halves[place, -1], j)
+        for j in range(width):
+            table[place, j] = row[j]
 
 
 @inline
@@ -676,25 +909,50 @@ def _adam(table, first, second, gradient, numbers):
         table[j] -= size * m / (math.sqrt(v * correction) + eps)
 
 
+@inline
+def _adam_of_row(upper, lower, first, gradient, moment, second, width, numbers):
+    """One step for one row of a table, in halves, of its first moments, stored, and its second moment, given back.
+
+    Where the gradient was, there is the changed row.
+    """
+    fresh, keep, size, correction, eps = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]
+    one, squares = fresh / fresh, fresh - fresh
+    for j in range(len(gradient)):
+        squares += gradient[j] * gradient[j]
+    v = keep * second + (one - keep) * squares / width
+    step = size / (math.sqrt(v * correction) + eps)
+    for j in range(len(gradient)):
+        m = load(first[j])
+        moment[j] = m + fresh * (gradient[j] - m)
+    for j in range(len(gradient)):
+        first[j] = store(moment[j], first[0])
+    for j in range(len(gradient)):
+        gradient[j] = joined(upper, lower, j) - step * moment[j]
+    for j in range(len(gradient)):
+        upper[j] = upper_half(gradient[j], upper[0])
+    for j in range(len(gradient)):
+        lower[j] = lower_half(gradient[j], lower[0])
+    return v
+
+
 @Kernel
 def adam_of_rows(pointer):
     """Row-wise Adam for a table's rows of which the gradient is a weighted sum of users' rows; see `engine.RowAdam`.
 
-    Words: rows to change, width, rows of the table, users; which rows (rows to change,); where the users of each begin
-    (rows to change + 1,); the users (stars,), weights (stars,), the users' gradients (users, width); changed: the table
-    (rows of the table, width), its first moments, stored, and its rows' second moments (rows of the table,); numbers
-    (5,): 1 - beta1, beta2, step size, 1 / second bias correction, epsilon.
+    Words: how many rows to change (1,), width, rows of the table, users; which rows (rows to change,); where the users
+    of each begin (rows to change + 1,); the users (stars,), weights (stars,), the users' gradients (users, width);
+    changed: the table (rows of the table, width), in halves, its first moments, stored, and its rows' second moments
+    (rows of the table,); numbers (5,): 1 - beta1, beta2, step size, 1 / second bias correction, epsilon.
     """
     word = words(pointer)
-    count, width, rows, users = word[0], word[1], word[2], word[3]
+    count, width, rows, users = whole(word[0], (1,))[0], word[1], word[2], word[3]
     which, offsets = whole(word[4], (count,)), whole(word[5], (count + 1,))
     who, weights = whole(word[6], (offsets[count],)), real(pointer, word[7], (offsets[count],))
-    gradients, table = real(pointer, word[8], (users, width)), real(pointer, word[9], (rows, width))
+    gradients, table = real(pointer, word[8], (users, width)), halved(pointer, word[9], rows, width)
     first, second = stored(pointer, word[10], (rows, width)), real(pointer, word[11], (rows,))
     numbers, zero = real(pointer, word[12], (5,)), number(pointer, 0.0)
-    fresh, keep, size, correction, eps = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]
-    rare, like = number(pointer, 1.0) - keep, first[0, 0]
     gradient, moment = np.empty_like(gradients[0]), np.empty_like(gradients[0])
+    size = number(pointer, width)
     thread, threads = _thread(), _threads()
     for block in range(thread * AT_ONCE, count, threads * AT_ONCE):
         for k in range(block, min(block + AT_ONCE, count)):
@@ -711,64 +969,47 @@ def adam_of_rows(pointer):
                 user, weight = who[star], weights[star]
                 for j in range(width):
                     gradient[j] += weight * gradients[user, j]
-            squares = zero
-            for j in range(width):
-                squares += gradient[j] * gradient[j]
-            v = keep * second[row] + rare * squares / number(pointer, width)
-            second[row] = v
-            step = size / (math.sqrt(v * correction) + eps)
-            for j in range(width):
-                m = load(first[row, j])
-                moment[j] = m + fresh * (gradient[j] - m)
-            for j in range(width):
-                first[row, j] = store(moment[j], like)
-            for j in range(width):
-                table[row, j] -= step * moment[j]
+            second[row] = _adam_of_row(
+                table[row, 0], table[row, -1], first[row], gradient, moment, second[row], size, numbers
+            )
 
 
 @Kernel
 def adam_of_parts(pointer):
-    """Adam for several parameters at once.
+    """Adam for several parameters at once, row-wise for those whose gradient is stored.
 
-    Words: parts; numbers (5,) as in `adam_of_rows`; for each part (parts, 6): its size and where there lie gradient,
-    parameter, its two moments and its copy, which is stored, as gradient and first moment are then. 0 instead of a
-    copy: there is none. Parameters and moments are changed, the copy is written.
+    Words: parts; numbers (5,) as in `adam_of_rows`; for each part (parts, 7): its rows and width, and where there lie
+    gradient, parameter, its two moments and its copy. With a copy, which is stored, gradient and first moments are too,
+    and there is one second moment a row. 0 instead of a copy: there is none. Parameters and moments are changed, the
+    copy is written.
     """
     word = words(pointer)
-    parts, numbers, table = word[0], real(pointer, word[1], (5,)), whole(word[2], (word[0], 6))
-    any_part = real(pointer, table[0, 2], (BLOCK,))
-    gradients, moments = np.empty_like(any_part), np.empty_like(any_part)
+    parts, numbers, table = word[0], real(pointer, word[1], (5,)), whole(word[2], (word[0], 7))
     thread, threads = _thread(), _threads()
-    turn = thread
     for part in range(parts):
-        count, copied = table[part, 0], table[part, 5] != 0
-        weights, second = real(pointer, table[part, 2], (count,)), real(pointer, table[part, 4], (count,))
-        given, plain = stored(pointer, table[part, 1], (count,)), real(pointer, table[part, 1], (count,))
-        first, plain_first = stored(pointer, table[part, 3], (count,)), real(pointer, table[part, 3], (count,))
-        copy = stored(pointer, table[part, 5], (count,))
-        like = given[0]
-        # Threads take blocks in turn across parts: small parameters would all be the first one's otherwise.
-        for start in range(0, count, BLOCK):
-            turn -= 1
-            if turn >= 0:
-                continue
-            turn = threads - 1
-            end = min(start + BLOCK, count)
-            changed = weights[start:end]
-            if not copied:
-                _adam(changed, plain_first[start:end], second[start:end], plain[start:end], numbers)
-                continue
-            gradient, moment = gradients[: end - start], moments[: end - start]
-            some, kept, out = given[start:end], first[start:end], copy[start:end]
-            for j in range(len(gradient)):
-                gradient[j] = load(some[j])
-            for j in range(len(gradient)):
-                moment[j] = load(kept[j])
-            _adam(changed, moment, second[start:end], gradient, numbers)
-            for j in range(len(gradient)):
-                kept[j] = store(moment[j], like)
-            for j in range(len(gradient)):
-                out[j] = store(changed[j], like)
+        rows, width, copied = table[part, 0], table[part, 1], table[part, 6] != 0
+        weights, copy = real(pointer, table[part, 3], (rows, width)), stored(pointer, table[part, 6], (rows, width))
+        given, plain = stored(pointer, table[part, 2], (rows, width)), real(pointer, table[part, 2], (rows, width))
+        first, plain_first = (
+            stored(pointer, table[part, 4], (rows, width)),
+            real(pointer, table[part, 4], (rows, width)),
+        )
+        second, plain_second = real(pointer, table[part, 5], (rows,)), real(pointer, table[part, 5], (rows, width))
+        if not copied:
+            # Each a whole thread's, and by turns: they are small.
+            for row in range(0 if part % threads == thread else rows, rows):
+                _adam(weights[row], plain_first[row], plain_second[row], plain[row], numbers)
+            continue
+        gradient, moment, like = np.empty_like(weights[0]), np.empty_like(weights[0]), given[0, 0]
+        size = number(pointer, width)
+        for row in range(thread * rows // threads, (thread + 1) * rows // threads):
+            for j in range(width):
+                gradient[j] = load(given[row, j])
+            second[row] = _adam_of_row(
+                weights[row], weights[row], first[row], gradient, moment, second[row], size, numbers
+            )
+            for j in range(width):
+                copy[row, j] = store(gradient[j], like)
 
 
 # -- the softmax over all items ----------------------------------------------------------------------------------------
@@ -793,6 +1034,45 @@ def exponentials(pointer):
                 x = exp(load(logits[item, j]))
                 logits[item, j] = store(x, like)
                 total[j] += x
+
+
+@Kernel
+def exponential(pointer):
+    """exp of many numbers, in place. Words: how many; they (count,), stored."""
+    word = words(pointer)
+    count, numbers = word[0], stored(pointer, word[1], (word[0],))
+    like = numbers[0]
+    thread, threads = _thread(), _threads()
+    part = numbers[thread * count // threads : (thread + 1) * count // threads]
+    for j in range(len(part)):
+        part[j] = store(exp(load(part[j])), like)
+
+
+@Kernel
+def weigh(pointer):
+    """What items' exponentials are multiplied with for the likelihood's gradient in the last layer's rows.
+
+    Words: users, inputs, width; sums of exponentials (CHUNKS, users); numbers of stars (users,); z (users, inputs); the
+    scale (1,); out: normalizers (users,); z × -scale × stars / normalizer (users, width), stored, the factor behind it.
+    """
+    word = words(pointer)
+    users, inputs, width = word[0], word[1], word[2]
+    sums, lengths = real(pointer, word[3], (CHUNKS, users)), real(pointer, word[4], (users,))
+    z, scale = real(pointer, word[5], (users, inputs)), real(pointer, word[6], (1,))[0]
+    normalizers, out = real(pointer, word[7], (users,)), stored(pointer, word[8], (users, width))
+    zero, like = number(pointer, 0.0), out[0, 0]
+    thread, threads = _thread(), _threads()
+    for user in range(thread * users // threads, (thread + 1) * users // threads):
+        normalizer = zero
+        for chunk in range(CHUNKS):
+            normalizer += sums[chunk, user]
+        normalizers[user] = normalizer
+        factor = -scale * lengths[user] / normalizer
+        for j in range(inputs):
+            out[user, j] = store(z[user, j] * factor, like)
+        out[user, inputs] = store(factor, like)
+        for j in range(inputs + 1, width):
+            out[user, j] = store(zero, like)
 
 
 @Kernel
@@ -826,23 +1106,56 @@ def output_gradient(pointer):
 
 
 @Kernel
+def adam_of_output(pointer):
+    """Adam for the last layer, row-wise for its weight, and its table anew.
+
+    Words: items, inputs, width; gradients of weight (items, inputs), which is lost, and bias (items,); changed: the
+    weight, its first moments, stored, and its rows' second moments (items,); the bias and its two moments (items,);
+    numbers (5,) as in `adam_of_rows`; out: the table (items, width), stored, of which the first columns are the weight
+    and the next one is the bias.
+    """
+    word = words(pointer)
+    items, inputs, width = word[0], word[1], word[2]
+    gradients, bias_gradient = real(pointer, word[3], (items, inputs)), real(pointer, word[4], (items,))
+    weight, first = real(pointer, word[5], (items, inputs)), stored(pointer, word[6], (items, inputs))
+    second, bias = real(pointer, word[7], (items,)), real(pointer, word[8], (items,))
+    bias_first, bias_second = real(pointer, word[9], (items,)), real(pointer, word[10], (items,))
+    numbers, table = real(pointer, word[11], (5,)), stored(pointer, word[12], (items, width))
+    moment, size, like = np.empty_like(weight[0]), number(pointer, inputs), table[0, 0]
+    thread, threads = _thread(), _threads()
+    low, high = thread * items // threads, (thread + 1) * items // threads
+    _adam(bias[low:high], bias_first[low:high], bias_second[low:high], bias_gradient[low:high], numbers)
+    for item in range(low, high):
+        changed = gradients[item]
+        second[item] = _adam_of_row(
+            weight[item], weight[item], first[item], changed, moment, second[item], size, numbers
+        )
+        for j in range(inputs):
+            table[item, j] = store(changed[j], like)
+        table[item, inputs] = store(bias[item], like)
+
+
+@Kernel
 def turn_around(pointer):
     """Users' items turned around, by counting; it is too little work for more than one thread.
 
-    Words: users, rows, stars; items (stars,); where the users' begin (users + 1,); weights (stars,); out: how many
-    rows have users (1,); which (rows,), and where each one's users begin (rows + 1,), of which so many are filled;
-    where every row's begin (rows + 1,); users (stars,), ascending for each row; their weights (stars,).
+    Words: users, rows; items (stars,); where the users' begin (users + 1,), the first one's not at 0 if there are other
+    users before; weights (stars,); out: how many rows have users (1,); which (rows,), and where each one's users begin
+    (rows + 1,), of which so many are filled; where every row's begin (rows + 1,); users (stars,), ascending for each
+    row; their weights (stars,).
     """
     if _thread() != 0:
         return
     word = words(pointer)
-    users, rows, stars = word[0], word[1], word[2]
-    items, offsets, weights = whole(word[3], (stars,)), whole(word[4], (users + 1,)), real(pointer, word[5], (stars,))
-    found, which, starts = whole(word[6], (1,)), whole(word[7], (rows,)), whole(word[8], (rows + 1,))
-    place, who, ordered = whole(word[9], (rows + 1,)), whole(word[10], (stars,)), real(pointer, word[11], (stars,))
+    users, rows = word[0], word[1]
+    offsets = whole(word[3], (users + 1,))
+    begin, stars = offsets[0], offsets[users]
+    items, weights = whole(word[2], (stars,)), real(pointer, word[4], (stars,))
+    found, which, starts = whole(word[5], (1,)), whole(word[6], (rows,)), whole(word[7], (rows + 1,))
+    place, who, ordered = whole(word[8], (rows + 1,)), whole(word[9], (stars,)), real(pointer, word[10], (stars,))
     for row in range(rows + 1):
         place[row] = 0
-    for star in range(stars):
+    for star in range(begin, stars):
         place[items[star] + 1] += 1
     count, total = 0, 0
     starts[0] = 0
@@ -861,63 +1174,3 @@ def turn_around(pointer):
             who[place[row]] = user
             ordered[place[row]] = weights[star]
             place[row] += 1
-
-
-@dataclass(frozen=True)
-class Turned:
-    """Users' items turned around.
-
-    Attributes
-    ----------
-    found : Tensor of int64, shape (items that have users,)
-        Which they are, ascending.
-    offsets : Tensor of int64, shape (items that have users + 1,)
-        Where each one's users begin.
-    of_all : Tensor of int64, shape (rows + 1,)
-        Where every item's users begin.
-    users : Tensor of int64, shape (stars,)
-        Ascending for each item.
-    weights : Tensor, shape (stars,)
-        In the same order.
-    """
-
-    found: Tensor
-    offsets: Tensor
-    of_all: Tensor
-    users: Tensor
-    weights: Tensor
-
-
-def by_item(items: Tensor, offsets: Tensor, weights: Tensor, rows: int) -> Turned:
-    """Turn users' items around.
-
-    Parameters
-    ----------
-    items : Tensor of int64, shape (stars,)
-    offsets : Tensor of int64, shape (users + 1,)
-        Where each user's begin.
-    weights : Tensor, shape (stars,)
-    rows : int
-        Number of items there are.
-    """
-    stars = len(items)
-    sizes = [1, rows, rows + 1, rows + 1, stars]
-    count, found, starts, of_all, users = torch.split(items.new_empty(sum(sizes)), sizes)
-    ordered = torch.empty_like(weights)
-    turn_around(
-        weights.dtype,
-        len(offsets) - 1,
-        rows,
-        stars,
-        items,
-        offsets,
-        weights,
-        count,
-        found,
-        starts,
-        of_all,
-        users,
-        ordered,
-    )
-    touched = int(count)
-    return Turned(found[:touched], starts[: touched + 1], of_all, users, ordered)

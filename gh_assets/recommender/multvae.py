@@ -78,7 +78,7 @@ class MultVAE(Autoencoder):
         users = len(batch)
         bags, dropped, noise = run.draw(batch, self.config.dropout)
         low, high = run.workers.part(users)
-        run.zero_gradients()
+        self.encoder.zero_grad()
         parts = bags.part(low, high), dropped.part(low, high), noise[low:high]
         loss, first_gradient, *decoder = self.gradients(run.output, *parts, kl_weight, users)
         run.step_encoder(dropped, first_gradient)

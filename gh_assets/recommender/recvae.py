@@ -10,10 +10,9 @@ encoder steps does not change, is computed once a round: it is also what that ro
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from types import ModuleType
 from typing import ClassVar
 
 import numpy as np
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 
 from gh_assets.errors import ConfigurationError
 from gh_assets.recommender import leave_one_out
-from gh_assets.recommender.autoencoder import Autoencoder, FusedNetwork, SparseEncoder, TrainingConfig, TrainingRun
+from gh_assets.recommender.autoencoder import Autoencoder, FusedSteps, SparseEncoder, TrainingConfig, TrainingRun
 from gh_assets.recommender.engine import Bags, SoftmaxOutput, portions
 from gh_assets.recommender.interactions import Csr
 
@@ -179,172 +178,6 @@ class Encoder(SparseEncoder):
         return back_through(self.norms[0], inputs[0], of_hidden)
 
 
-class FusedEncoder(FusedNetwork):
-    """The encoder with products by torch and all that lies between them by the fused kernels.
-
-    Parameters
-    ----------
-    encoder : Encoder
-    dtype : torch.dtype
-        Of the products.
-    kernels : module
-        See `engine.fused_kernels`.
-    """
-
-    def __init__(self, encoder: Encoder, dtype: torch.dtype, kernels: ModuleType) -> None:
-        self.encoder, self.dtype, self.kernels = encoder, dtype, kernels
-        self.layers = [layer for layer in encoder.layers if isinstance(layer, nn.Linear)]
-        self.norms = [norm for norm in encoder.norms if isinstance(norm, nn.LayerNorm)]
-        self.biases = [encoder.bias, *(layer.bias for layer in self.layers)]
-        self.heads = encoder.mean, encoder.log_variance
-        self.latent, self.width = encoder.mean.out_features, len(encoder.bias)
-        self.copies = [torch.empty_like(layer.weight, dtype=dtype) for layer in self.layers]
-        self.head = torch.empty((2 * self.latent, self.width), dtype=dtype)
-        self.gradients = [torch.empty_like(copy) for copy in self.copies]
-        self.head_gradient = torch.empty_like(self.head)
-        real = encoder.bias.dtype
-        self.sums = torch.empty((len(self.norms), kernels.CHUNKS, 3, self.width), dtype=real)
-        self.vector_gradients = torch.empty((len(self.norms), 3, self.width), dtype=real)
-        self.bias_gradient = torch.empty(2 * self.latent, dtype=real)
-        self.plans: dict[int, Plan] = {}
-        self.room = 0
-        self.refresh()
-
-    def refresh(self) -> None:
-        for layer, copy in zip(self.layers, self.copies, strict=True):
-            copy.copy_(layer.weight.detach())
-        for head, copy in zip(self.heads, torch.split(self.head, self.latent), strict=True):
-            copy.copy_(head.weight.detach())
-
-    def weights(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for layer, gradient, copy in zip(self.layers, self.gradients, self.copies, strict=True):
-            yield layer.weight, gradient, copy
-        halves = (torch.split(part, self.latent) for part in (self.head_gradient, self.head))
-        for head, gradient, copy in zip(self.heads, *halves, strict=True):
-            yield head.weight, gradient, copy
-
-    def vectors(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for norm, bias, gradients in zip(self.norms, self.biases, self.vector_gradients, strict=True):
-            yield from zip((norm.weight, norm.bias, bias), gradients, strict=True)
-        for head, gradient in zip(self.heads, torch.split(self.bias_gradient, self.latent), strict=True):
-            yield head.bias, gradient
-
-    def all_gradients(self) -> list[Tensor]:
-        return [*self.gradients, self.head_gradient, self.vector_gradients, self.bias_gradient]
-
-    def plan(self, users: int) -> Plan:
-        """What a step of so many users works with: the same memory for one step after the other, which is in the
-        caches therefore."""
-        if users > self.room:
-            self.room, self.plans = users, {}
-            real, layers = self.encoder.bias, len(self.norms)
-            self.numbers = real.new_empty(users * (self.width + layers))
-            self.products = self.head.new_empty(users * ((3 * layers + 2) * self.width + 2 * self.latent))
-        if users not in self.plans:
-            self.plans[users] = self._planned(users)
-        return self.plans[users]
-
-    def _planned(self, users: int) -> Plan:
-        layers, width = len(self.norms), self.width
-        sizes = [users * width, layers * users]
-        skipped, inverses = torch.split(self.numbers[: sum(sizes)], sizes)
-        skipped, inverses = skipped.view(users, width), inverses.view(layers, users)
-        sizes = [2 * layers * users * width, layers * users * width, users * width, users * width]
-        sizes.append(users * 2 * self.latent)
-        kept, activations, product, other, head = torch.split(self.products[: sum(sizes)], sizes)
-        kept, activations = kept.view(layers, 2, users, width), activations.view(layers, users, width)
-        product, other = product.view(users, width), other.view(users, width)
-        forward, backward = [], []
-        for number, (norm, bias) in enumerate(zip(self.norms, self.biases, strict=True)):
-            shape = users, width, number == 0
-            inputs = product, bias.detach(), skipped, norm.weight.detach(), norm.bias.detach()
-            outputs = kept[number], inverses[number], activations[number]
-            forward.append(self.kernels.layer_forward.bound(self.dtype, *shape, *inputs, *outputs))
-            inputs = product, skipped, kept[number], inverses[number], norm.weight.detach()
-            backward.append(self.kernels.layer_backward.bound(self.dtype, *shape, *inputs, other, self.sums[number]))
-        real = self.encoder.bias
-        return Plan(
-            *(list(activations), product, other, skipped, head.view(users, -1), forward, backward),
-            *(real.new_empty((3, users, self.latent)), real.new_empty(users)),
-            *(self.head.new_empty((users, 2 * self.latent)), real.new_empty((self.kernels.CHUNKS, 2 * self.latent))),
-        )
-
-    def forward(self, bags: Bags) -> Tensor:
-        """Products of the last layer for mean and log-variance, without their bias, (users, 2 latent).
-
-        They lie where those of the next call will.
-        """
-        plan = self.plan(len(bags.lengths))
-        torch.add(bags.sums(self.encoder.embeddings.detach()), self.encoder.bias.detach(), out=plan.skipped)
-        plan.forward[0]()
-        for copy, activations, layer in zip(self.copies, plan.activations, plan.forward[1:], strict=False):
-            torch.mm(activations, copy.T, out=plan.product)
-            layer()
-        return torch.mm(plan.activations[-1], self.head.T, out=plan.head)
-
-    def backward(self, gradient: Tensor, totals: Tensor) -> Tensor:
-        """From the gradients in those products to that in the first layer's sums, (users, hidden).
-
-        Parameters
-        ----------
-        gradient : Tensor, shape (users, 2 latent)
-        totals : Tensor, shape (chunks, 2 latent)
-            Its sums over the users of each chunk.
-        """
-        plan = self.plan(len(gradient))
-        torch.sum(totals, dim=0, out=self.bias_gradient)
-        torch.mm(gradient.T, plan.activations[-1], out=self.head_gradient)
-        torch.mm(gradient, self.head, out=plan.product)
-        plan.skipped.zero_()
-        for number in reversed(range(len(self.norms))):
-            plan.backward[number]()
-            if number:
-                torch.mm(plan.other.T, plan.activations[number - 1], out=self.gradients[number - 1])
-                torch.mm(plan.other, self.copies[number - 1], out=plan.product)
-        torch.sum(self.sums, dim=1, out=self.vector_gradients)
-        return plan.skipped
-
-
-@dataclass
-class Plan:
-    """What `FusedEncoder` does with some number of users, and where.
-
-    Attributes
-    ----------
-    activations : list of Tensor, shape (users, hidden)
-        Of the layers.
-    product, other : Tensor, shape (users, hidden)
-        Of a layer on the way forward, and gradients on the way back.
-    skipped : Tensor, shape (users, hidden)
-        Sum of the layers so far; on the way back, gradient in it.
-    head : Tensor, shape (users, 2 latent)
-    forward, backward : list of callable
-        What lies between the products, layer by layer.
-    latent : Tensor, shape (3, users, latent)
-        Mean, log-variance and z.
-    losses : Tensor, shape (users,)
-    gradient : Tensor, shape (users, 2 latent)
-        In mean and log-variance.
-    totals : Tensor, shape (chunks, 2 latent)
-        Its sums over the users of each chunk.
-    query : Tensor, shape (users, width), optional
-        What the output's table is multiplied by; of the first that asks.
-    """
-
-    activations: Sequence[Tensor]
-    product: Tensor
-    other: Tensor
-    skipped: Tensor
-    head: Tensor
-    forward: Sequence[Callable[[], None]]
-    backward: Sequence[Callable[[], None]]
-    latent: Tensor
-    losses: Tensor
-    gradient: Tensor
-    totals: Tensor
-    query: Tensor | None = None
-
-
 def _rows(table: Tensor, which: NDArray[np.int64]) -> Tensor:
     return table.index_select(0, torch.from_numpy(which).to(table.device))
 
@@ -403,8 +236,20 @@ class RecVAE(Autoencoder):
         self._kept_mean = (0, 0), None
         self.encoder.forget()
 
-    def fused(self, dtype: torch.dtype, kernels: ModuleType) -> FusedNetwork | None:
-        return FusedEncoder(self.encoder, dtype, kernels)
+    @property
+    def _has_fused_steps(self) -> bool:
+        if self.device.type != "cpu":
+            return False
+        # Imported here because the kernels' compiler takes half a second to load, which a recommendation need not
+        # wait for.
+        from gh_assets.recommender.kernels import usable
+
+        return usable()
+
+    def _fused_steps(self, run: TrainingRun) -> FusedSteps:
+        from gh_assets.recommender.fused import FusedRecVAE
+
+        return FusedRecVAE(self, run)
 
     # -- training ------------------------------------------------------------------------------------------------
 
@@ -414,36 +259,37 @@ class RecVAE(Autoencoder):
         loss = 0.0
         for _ in range(self.config.encoder_passes):
             for batch in run.batches(users):
-                loss += len(batch) * self._encoder_step(run, batch, _rows(posteriors, batch))
+                loss += len(batch) * self._encoder_step(run, batch, posteriors)
         posteriors = self._posteriors(run)
         for batch in run.batches(users):
-            bags, _, noise = run.draw(batch, dropout=0.0)
-            mean, log_variance = _rows(posteriors, batch).chunk(2, dim=1)
-            z = mean + noise * (0.5 * log_variance).exp()
-            low, high = run.workers.part(len(batch))
-            weight, bias, *_ = run.output.likelihood_gradients(
-                z[low:high], bags.part(low, high), -1 / len(batch), inputs=False
-            )
-            run.step_decoder(weight, bias)
+            self._decoder_step(run, batch, posteriors)
         run.posteriors = posteriors
         return loss / (users * self.config.encoder_passes)
 
-    def _encoder_step(self, run: TrainingRun, batch: NDArray[np.int64], old: Tensor) -> float:
+    def _encoder_step(self, run: TrainingRun, batch: NDArray[np.int64], posteriors: Tensor) -> float:
+        if run.fused is not None:
+            return run.fused.encoder_step(batch, posteriors)
         users = len(batch)
         bags, dropped, noise = run.draw(batch, self.config.dropout)
         low, high = run.workers.part(users)
-        run.zero_gradients()
-        loss, first_gradient = self.encoder_gradients(
-            run.output,
-            bags.part(low, high),
-            dropped.part(low, high),
-            noise[low:high],
-            old[low:high],
-            users,
-            run.network,
-        )
+        parts = bags.part(low, high), dropped.part(low, high), noise[low:high]
+        self.encoder.zero_grad()
+        loss, first_gradient = self.encoder_gradients(run.output, *parts, _rows(posteriors, batch[low:high]), users)
         run.step_encoder(dropped, first_gradient)
         return loss
+
+    def _decoder_step(self, run: TrainingRun, batch: NDArray[np.int64], posteriors: Tensor) -> None:
+        if run.fused is not None:
+            run.fused.decoder_step(batch, posteriors)
+            return
+        bags, _, noise = run.draw(batch, dropout=0.0)
+        mean, log_variance = _rows(posteriors, batch).chunk(2, dim=1)
+        z = mean + noise * (0.5 * log_variance).exp()
+        low, high = run.workers.part(len(batch))
+        weight, bias, *_ = run.output.likelihood_gradients(
+            z[low:high], bags.part(low, high), -1 / len(batch), inputs=False
+        )
+        run.step_decoder(weight, bias)
 
     def encoder_gradients(
         self,
@@ -453,7 +299,6 @@ class RecVAE(Autoencoder):
         noise: Tensor,
         old: Tensor,
         users: int,
-        network: FusedNetwork | None = None,
     ) -> tuple[float, Tensor]:
         """Negative objective (eq. 13) and its gradients in the encoder's parameters, the decoder being fixed.
 
@@ -469,18 +314,13 @@ class RecVAE(Autoencoder):
             Mean and log-variance by the encoder of a round ago.
         users : int
             In the whole batch: the objective is their mean.
-        network : FusedEncoder, optional
-            The encoder with the kernels.
 
         Returns
         -------
         loss : float
         first_gradient : Tensor, shape (users here, hidden)
-            In the first layer's sums. The gradients of all that follows are added at the parameters; what the fused
-            network gives as `weights`, it keeps itself.
+            In the first layer's sums. The gradients of all that follows are added at the parameters.
         """
-        if isinstance(network, FusedEncoder):
-            return self._fused_gradients(network, output, bags, dropped, noise, old, users)
         first = self.encoder.first(dropped).requires_grad_()
         mean, log_variance = self.encoder.rest(first, output.dtype)
         with torch.no_grad():
@@ -503,56 +343,18 @@ class RecVAE(Autoencoder):
         return float(loss), first.grad
 
     @torch.no_grad()
-    def _fused_gradients(
-        self,
-        network: FusedEncoder,
-        output: SoftmaxOutput,
-        bags: Bags,
-        dropped: Bags,
-        noise: Tensor,
-        old: Tensor,
-        users: int,
-    ) -> tuple[float, Tensor]:
-        """`encoder_gradients` with what lies between the products fused."""
-        kernels, config, here, latent = network.kernels, self.config, len(noise), noise.shape[1]
-        product = network.forward(dropped)
-        plan = network.plan(here)
-        if plan.query is None:
-            plan.query = output.blank(here)
-        mean, log_variance, z = plan.latent
-        sizes = here, latent, output.width
-        biases = (head.bias.detach() for head in network.heads)
-        kernels.sample(output.dtype, *sizes, product, *biases, noise, *plan.latent, plan.query)
-        sums, log_normalizer = output.sums(z, plan.query)
-        numbers = noise.new_tensor(
-            [
-                *(1 / users, config.gamma / users),
-                *(math.log(weight) - LOG_ROOT_2PI for weight in config.prior_weights),
-                *(config.wide_log_variance, math.exp(-config.wide_log_variance), LOG_ROOT_2PI),
-            ]
-        )
-        kernels.objective(
-            output.dtype,
-            *(*sizes, sums, output.own(bags), log_normalizer, bags.lengths),
-            *(mean, log_variance, z, noise, old, numbers, plan.losses, plan.gradient, plan.totals),
-        )
-        return float(plan.losses.sum()), network.backward(plan.gradient, plan.totals)
-
-    @torch.no_grad()
     def _posteriors(self, run: TrainingRun) -> Tensor:
         """Mean and log-variance of all users, (users, 2 latent)."""
-        latent = self.config.latent_size
-        posteriors = torch.empty((run.stars.shape[0], 2 * latent), dtype=self._exact, device=self.device)
+        if run.fused is not None:
+            return run.fused.posteriors()
+        posteriors = torch.empty(
+            (run.stars.shape[0], 2 * self.config.latent_size), dtype=self._exact, device=self.device
+        )
         for start, part in zip(
             range(0, len(posteriors), USERS_AT_ONCE), portions(posteriors, USERS_AT_ONCE), strict=True
         ):
             bags = Bags.of(run.stars[start : start + USERS_AT_ONCE], self.device, self._exact)
-            if isinstance(run.network, FusedEncoder):
-                product = run.network.forward(bags)
-                for place, head in zip((slice(latent), slice(latent, None)), run.network.heads, strict=True):
-                    torch.add(product[:, place], head.bias, out=part[:, place])
-            else:
-                torch.cat(self.encoder(bags, run.dtype), dim=1, out=part)
+            torch.cat(self.encoder(bags, run.dtype), dim=1, out=part)
         return posteriors
 
     # -- use -----------------------------------------------------------------------------------------------------

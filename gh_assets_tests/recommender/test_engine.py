@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import ModuleType
-
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -13,7 +11,7 @@ from hypothesis import strategies as st
 
 from gh_assets.errors import ConfigurationError
 from gh_assets.recommender import engine
-from gh_assets.recommender.engine import AdamStep, Bags, DenseAdam, RowAdam, SoftmaxOutput, fused_kernels
+from gh_assets.recommender.engine import AdamStep, Bags, DenseAdam, RowAdam, SoftmaxOutput
 from gh_assets.recommender.precision import precision
 from gh_assets.recommender.spectral import item_factors
 from gh_assets_tests.recommender.matrices import taste_matrix
@@ -97,35 +95,30 @@ def test_likelihood_and_gradients_are_autograds_however_large_the_logits(
     weight, z = (torch.randn((n, 5), generator=generator, dtype=torch.float64) for n in (items, users))
     bias = torch.randn(items, generator=generator, dtype=torch.float64) * size
     expected = by_autograd(weight, bias, z, dense(stars))
-    for kernels in (fused_kernels(CPU), None):
-        output = SoftmaxOutput(weight, bias, torch.float64, kernels)
-        likelihood, z_gradient = output.likelihood(z, bags_of(stars))
-        torch.testing.assert_close(likelihood, expected[2], rtol=1e-8, atol=1e-8)
-        torch.testing.assert_close(z_gradient, expected[3], rtol=1e-8, atol=1e-8)
-        found = output.likelihood_gradients(z, bags_of(stars), 1.0)
-        for name, fast, slow in zip(("weight", "bias", "likelihood", "z"), found, expected, strict=True):
-            torch.testing.assert_close(fast, slow, rtol=1e-8, atol=1e-8, msg=lambda text, name=name: f"{name}: {text}")
+    output = SoftmaxOutput(weight, bias, torch.float64)
+    likelihood, z_gradient = output.likelihood(z, bags_of(stars))
+    torch.testing.assert_close(likelihood, expected[2], rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(z_gradient, expected[3], rtol=1e-8, atol=1e-8)
+    found = output.likelihood_gradients(z, bags_of(stars), 1.0)
+    for name, fast, slow in zip(("weight", "bias", "likelihood", "z"), found, expected, strict=True):
+        torch.testing.assert_close(fast, slow, rtol=1e-8, atol=1e-8, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@pytest.mark.parametrize("kernels", [fused_kernels(CPU), None], ids=["fused", "torch"])
-def test_several_blocks_of_items_give_what_one_does(
-    monkeypatch: pytest.MonkeyPatch, kernels: ModuleType | None
-) -> None:
+def test_several_blocks_of_items_give_what_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
     stars = some_stars(0, 6, 37)
     weight, z, bias = torch.randn(37, 5).double(), torch.randn(6, 5).double(), torch.randn(37).double()
-    whole = SoftmaxOutput(weight, bias, torch.float64, kernels).likelihood_gradients(z, bags_of(stars), 1.0)
+    whole = SoftmaxOutput(weight, bias, torch.float64).likelihood_gradients(z, bags_of(stars), 1.0)
     monkeypatch.setattr(engine, "BLOCK", 8)
-    parts = SoftmaxOutput(weight, bias, torch.float64, kernels).likelihood_gradients(z, bags_of(stars), 1.0)
+    parts = SoftmaxOutput(weight, bias, torch.float64).likelihood_gradients(z, bags_of(stars), 1.0)
     for one, other in zip(whole, parts, strict=True):
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("kernels", [fused_kernels(CPU), None], ids=["fused", "torch"])
-def test_bfloat16_is_near(kernels: ModuleType | None) -> None:
+def test_bfloat16_is_near() -> None:
     stars = some_stars(0, 50, 300)
     weight, z, bias = torch.randn(300, 20) * 0.2, torch.randn(50, 20), torch.randn(300)
     expected = by_autograd(weight.double(), bias.double(), z.double(), dense(stars))
-    output = SoftmaxOutput(weight, bias, torch.bfloat16, kernels)
+    output = SoftmaxOutput(weight, bias, torch.bfloat16)
     found = output.likelihood_gradients(z, Bags.of(stars, CPU), 1.0)
     for fast, slow in zip(found, expected, strict=True):
         assert fast.dtype == torch.float32
@@ -140,13 +133,12 @@ def test_gradients_lie_in_memory_as_the_parameters_do() -> None:
     assert bias.is_contiguous()
 
 
-@pytest.mark.parametrize("kernels", [fused_kernels(CPU), None], ids=["fused", "torch"])
 @pytest.mark.parametrize("lazy", [False, True])
-def test_row_adam_is_row_wise_adam_and_lazily_leaves_other_rows_alone(kernels: ModuleType | None, lazy: bool) -> None:
+def test_row_adam_is_row_wise_adam_and_lazily_leaves_other_rows_alone(lazy: bool) -> None:
     torch.manual_seed(0)
     ours = torch.randn(900, 7, dtype=torch.float64)
     theirs = ours.clone()
-    adam, reference = RowAdam(ours, lazy, kernels, torch.float64), RowWiseAdam(theirs, 0.01, lazy)
+    adam, reference = RowAdam(ours, lazy), RowWiseAdam(theirs, 0.01, lazy)
     for number in range(1, 9):
         stars = some_stars(number, 12, 700)
         stars = sp.csr_array((stars.data, stars.indices, stars.indptr), shape=(12, 900))  # nobody has the last 200
@@ -159,41 +151,23 @@ def test_row_adam_is_row_wise_adam_and_lazily_leaves_other_rows_alone(kernels: M
         assert torch.equal(ours[700:], before[700:])
 
 
-def test_adam_of_whole_parameters_is_torchs() -> None:
+def test_adam_of_whole_parameters_is_row_wise_for_matrices_and_torchs_for_vectors() -> None:
     torch.manual_seed(0)
-    theirs = {
-        "weight": torch.nn.Parameter(torch.randn(5, 7).double()),
-        "bias": torch.nn.Parameter(torch.randn(5).double()),
-    }
+    theirs = {"weight": torch.randn(5, 7).double(), "bias": torch.nn.Parameter(torch.randn(5).double())}
     ours = {name: parameter.detach().clone() for name, parameter in theirs.items()}
-    adam, reference = DenseAdam(ours), torch.optim.Adam(theirs.values())
+    adam, reference = DenseAdam(ours), torch.optim.Adam([theirs["bias"]])
+    rows = RowWiseAdam(theirs["weight"], 0.1)
     for number in range(1, 9):
         rate = 0.1 / number
-        reference.param_groups[0]["lr"] = rate
-        for parameter in theirs.values():
-            parameter.grad = torch.randn_like(parameter)
+        gradients = {name: torch.randn_like(parameter) for name, parameter in theirs.items()}
+        rows.lr = reference.param_groups[0]["lr"] = rate
+        theirs["bias"].grad = gradients["bias"]
+        rows.step(gradients["weight"])
         reference.step()
-        adam.step({name: parameter.grad for name, parameter in theirs.items() if parameter.grad is not None}, rate)
+        adam.step(gradients, rate)
     for name, parameter in theirs.items():
         torch.testing.assert_close(ours[name], parameter.detach(), rtol=1e-9, atol=1e-12)
     assert adam.moments().keys() == {f"{name}.{key}" for name in ours for key in ("exp_avg", "exp_avg_sq")}
-
-
-def test_first_moments_in_bfloat16_are_near() -> None:
-    torch.manual_seed(0)
-    ours = torch.randn(300, 7)
-    theirs = ours.clone()
-    kernels = fused_kernels(CPU)
-    if kernels is None:
-        pytest.skip("torch runs on another thread library than GNU OpenMP")
-    rough, exact = RowAdam(ours, True, kernels, torch.bfloat16), RowAdam(theirs, True)
-    before = ours.clone()
-    for number in range(1, 40):
-        bags, of_sums = Bags.of(some_stars(number, 12, 300), CPU), torch.randn(12, 7)
-        for adam in (rough, exact):
-            adam.step(bags, of_sums, AdamStep(0.01, number))
-    assert rough.exp_avg.dtype == torch.bfloat16
-    assert float((ours - theirs).norm() / (theirs - before).norm()) < 0.01
 
 
 def test_item_factors_are_the_leading_singular_vectors() -> None:

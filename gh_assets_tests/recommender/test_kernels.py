@@ -8,10 +8,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numba.core import caching
 from scipy import stats
 
-from gh_assets.recommender import kernels
+from gh_assets.recommender import fused, kernels
 
 pytestmark = pytest.mark.skipif(not kernels.usable(), reason="torch runs on another thread library than GNU OpenMP")
 
@@ -55,14 +57,19 @@ def test_sums_do_not_depend_on_the_number_of_threads() -> None:
     assert all(torch.equal(result, results[0]) for result in results)
 
 
-def test_items_are_turned_around_in_order() -> None:
-    items, offsets, weights = torch.tensor([4, 1, 1, 0, 4]), torch.tensor([0, 2, 2, 5]), torch.arange(5.0)
-    turned = kernels.by_item(items, offsets, weights, 6)
-    assert turned.found.tolist() == [0, 1, 4]
-    assert turned.offsets.tolist() == [0, 1, 3, 5]
-    assert turned.of_all.tolist() == [0, 1, 3, 3, 3, 5, 5]
-    assert turned.users.tolist() == [2, 0, 2, 0, 2]
-    assert turned.weights.tolist() == [3, 1, 2, 0, 4]
+@pytest.mark.parametrize("others", [0, 2], ids=["all users", "users behind others"])
+def test_items_are_turned_around_in_order(others: int) -> None:
+    items, offsets, weights = [3] * others + [4, 1, 1, 0, 4], [0, 2, 2, 5], [9.0] * others + [0.0, 1, 2, 3, 4]
+    given = torch.tensor(items), torch.tensor(offsets) + others, torch.tensor(weights)
+    found, rows, starts, of_all, users = (torch.empty(size, dtype=torch.int64) for size in (1, 6, 7, 7, 5))
+    ordered = torch.empty(5)
+    kernels.turn_around(torch.float32, 3, 6, *given, found, rows, starts, of_all, users, ordered)
+    assert found.tolist() == [3]
+    assert rows[:3].tolist() == [0, 1, 4]
+    assert starts[:4].tolist() == [0, 1, 3, 5]
+    assert of_all.tolist() == [0, 1, 3, 3, 3, 5, 5]
+    assert users.tolist() == [2, 0, 2, 0, 2]
+    assert ordered.tolist() == [3, 1, 2, 0, 4]
 
 
 def drawn(key: int, dropout: float, users: int = 500, size: int = 40_001) -> dict[str, torch.Tensor]:
@@ -80,7 +87,7 @@ def drawn(key: int, dropout: float, users: int = 500, size: int = 40_001) -> dic
     order = "items", "weights", "offsets", "lengths", "kept", "kept_weights", "kept_offsets", "noise"
     kernels.draw(
         torch.float32,
-        *(len(which), users, len(all_items), stars, size, key, round(dropout * 2**32)),
+        *(len(which), users, len(all_items), size, key, round(dropout * 2**32)),
         *(which, begins, all_items.to(torch.int32)),
         *(found[name] for name in order),
     )
@@ -119,6 +126,60 @@ def test_noise_is_normal_and_of_its_key_alone() -> None:
         assert abs(np.corrcoef(noise[:-apart], noise[apart:])[0, 1]) < 5 / len(noise) ** 0.5, name
         assert abs(np.corrcoef(noise[:-apart] ** 2, noise[apart:] ** 2)[0, 1]) < 5 / len(noise) ** 0.5, name
     assert torch.equal(drawn(3, 0.0)["noise"], drawn(3, 0.9)["noise"])
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_kernels_together_wait_for_one_another(number: int) -> None:
+    """Each is given what the one before makes of all of it."""
+    torch.set_num_threads(number)
+    logits, sums = torch.zeros((kernels.CHUNKS, 6000)), torch.empty((kernels.CHUNKS, 6000))
+    found = torch.empty((1, 6000))
+    both = kernels.together(
+        kernels.exponentials.bound(torch.float32, *logits.shape, logits, sums),
+        kernels.add_chunks.bound(torch.float32, 1, 6000, sums, found),
+    )
+    for _ in range(20):
+        found.zero_()
+        logits.zero_()
+        both()
+        assert bool((found == kernels.CHUNKS).all())
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 40))
+def test_a_table_in_halves_is_what_it_was(seed: int, rows: int, width: int) -> None:
+    """Of any bits but those of what is no number."""
+    bits = np.random.default_rng(seed).integers(0, 2**32, (rows, width), dtype=np.uint32)
+    numbers = bits.view(np.float32)
+    numbers[~np.isfinite(numbers) | (np.abs(numbers) > 3.3e38)] = 0.0
+    table = torch.from_numpy(numbers.copy())
+    with fused.in_halves(table, torch.bfloat16):
+        upper = table.view(torch.bfloat16)[:, :width].float()
+        normal = torch.from_numpy(np.abs(numbers) > 1e-37)
+        away = (upper - torch.from_numpy(numbers)).abs()
+        assert bool((away <= torch.from_numpy(np.abs(numbers)) * 2**-8)[normal].all())
+    assert np.array_equal(table.numpy().view(np.uint32), numbers.view(np.uint32))
+    for dtype, real in ((torch.float32, torch.float32), (torch.float64, torch.float64)):
+        table = torch.from_numpy(numbers).to(real)
+        before = table.clone()
+        with fused.in_halves(table, dtype):
+            assert torch.equal(table, before)
+        assert torch.equal(table, before)
+
+
+def test_what_interrupts_an_epoch_leaves_the_embeddings_whole() -> None:
+    table = torch.randn(5, 7)
+    before = table.clone()
+
+    def interrupted() -> None:
+        with fused.in_halves(table, torch.bfloat16):
+            assert not torch.equal(table, before)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert torch.equal(table, before)
 
 
 def test_an_array_that_does_not_lie_in_one_piece_is_refused() -> None:

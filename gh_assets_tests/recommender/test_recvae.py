@@ -16,12 +16,13 @@ from gh_assets.recommender import (
     Popularity,
     RecVAE,
     RecVAEConfig,
-    autoencoder,
     evaluate,
     strong_generalization_split,
 )
 from gh_assets.recommender.autoencoder import Autoencoder, TrainingRun
-from gh_assets.recommender.engine import Bags, SoftmaxOutput, fused_kernels
+from gh_assets.recommender.engine import Bags, SoftmaxOutput
+from gh_assets.recommender.fused import FusedRecVAE, Plan
+from gh_assets.recommender.kernels import usable
 from gh_assets.recommender.recvae import Encoder, composite_prior
 from gh_assets_tests.recommender.matrices import taste_matrix
 from gh_assets_tests.recommender.reference import RowWiseAdam, dense_encoder, dense_loss, dense_multvae_loss
@@ -69,6 +70,17 @@ def dropped_and_mask(bags: Bags, rate: float, seed: int = 3) -> tuple[Bags, torc
     return dropped, mask
 
 
+def fused_plan(model: RecVAE, stars: sp.csr_array) -> tuple[FusedRecVAE, Plan]:
+    """For all the stars' users as one batch."""
+    if not usable():
+        pytest.skip("torch runs on another thread library than GNU OpenMP")
+    steps = TrainingRun(model, stars).fused
+    assert isinstance(steps, FusedRecVAE)
+    steps.refresh()
+    steps.output.refresh()
+    return steps, steps.plan(np.arange(stars.shape[0]))
+
+
 def error(found: torch.Tensor, expected: torch.Tensor) -> float:
     """Largest error, relative to the largest entry."""
     return float((found - expected).abs().max() / expected.abs().max())
@@ -81,25 +93,30 @@ def test_the_sparse_encoder_is_the_papers_dense_one(model: RecVAE, stars: sp.csr
         torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("size", [1.0, 300.0], ids=["small logits", "large logits"])
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("rate", [0.0, 0.5])
 def test_loss_and_gradients_of_the_encoder_are_the_papers(
-    model: RecVAE, stars: sp.csr_array, rate: float, fused: bool
+    model: RecVAE, stars: sp.csr_array, rate: float, fused: bool, size: float
 ) -> None:
+    model.decoder.bias.data *= size
     dense = torch.from_numpy(stars.toarray()).double()
     bags = exact_bags(stars)
     dropped, mask = dropped_and_mask(bags, rate)
     noise, old_mean, old_log_variance = torch.randn(3, 12, 6, dtype=torch.float64)
     old = torch.cat([old_mean, old_log_variance * 0.5], dim=1)
-    kernels = fused_kernels(CPU) if fused else None
-    output = SoftmaxOutput(model.decoder.weight, model.decoder.bias, torch.float64, kernels)
-    network = None if kernels is None else model.fused(torch.float64, kernels)
-    loss, first = model.encoder_gradients(output, bags, dropped, noise, old, 12, network)
-    inner = {name: parameter.grad for name, parameter in model.encoder.named_parameters()}
-    inner["bias"] = first.sum(dim=0)
-    if network is not None:
-        by_parameter = {parameter: gradient for parameter, gradient, *_ in (*network.weights(), *network.vectors())}
+    if fused:
+        steps, plan = fused_plan(model, stars)
+        plan.fill(bags, dropped, noise)
+        plan.old[:] = old
+        loss, first = plan.encoder_gradients(), plan.skipped
+        by_parameter = dict(steps.gradients_by_parameter())
         inner = {name: by_parameter.get(parameter) for name, parameter in model.encoder.named_parameters()}
+    else:
+        output = SoftmaxOutput(model.decoder.weight, model.decoder.bias, torch.float64)
+        loss, first = model.encoder_gradients(output, bags, dropped, noise, old, 12)
+        inner = {name: parameter.grad for name, parameter in model.encoder.named_parameters()}
+        inner["bias"] = first.sum(dim=0)
     inner["embeddings"] = dropped.gradient(first, 30)
     assert model.decoder.weight.grad is None, "the encoder's steps leave the decoder alone"
     model.encoder.zero_grad()
@@ -110,12 +127,14 @@ def test_loss_and_gradients_of_the_encoder_are_the_papers(
         assert error(inner[name], parameter.grad) < 1e-9, name
 
 
-def test_gradients_of_the_decoder_are_the_papers(model: RecVAE, stars: sp.csr_array) -> None:
+@pytest.mark.parametrize("size", [1.0, 300.0], ids=["small logits", "large logits"])
+def test_gradients_of_the_decoder_are_the_papers(model: RecVAE, stars: sp.csr_array, size: float) -> None:
+    model.decoder.bias.data *= size
     dense = torch.from_numpy(stars.toarray()).double()
     bags, noise = exact_bags(stars), torch.randn(12, 6, dtype=torch.float64)
     mean, log_variance = model.encoder(bags, torch.float64)
     z = (mean + noise * (0.5 * log_variance).exp()).detach()
-    output = SoftmaxOutput(model.decoder.weight, model.decoder.bias, torch.float64, fused_kernels(CPU))
+    output = SoftmaxOutput(model.decoder.weight, model.decoder.bias, torch.float64)
     weight, bias, likelihood, _ = output.likelihood_gradients(z, bags, -1 / 12)
     only = output.likelihood_gradients(z, bags, -1 / 12, inputs=False)
     assert torch.equal(only[0], weight)
@@ -126,6 +145,58 @@ def test_gradients_of_the_decoder_are_the_papers(model: RecVAE, stars: sp.csr_ar
     assert -float(likelihood.mean()) == pytest.approx(expected.item(), rel=1e-9)
     assert error(weight, model.decoder.weight.grad) < 1e-9
     assert error(bias, model.decoder.bias.grad) < 1e-9
+    if usable():
+        steps, plan = fused_plan(model, stars)
+        plan.fill(bags, bags, noise)
+        plan.old[:] = torch.cat([mean, log_variance], dim=1).detach()
+        plan.decoder_gradients()
+        for gradient, parameter in zip(steps.output_gradients, model.decoder.parameters(), strict=True):
+            assert error(gradient, parameter.grad) < 1e-9
+
+
+@pytest.mark.parametrize("shift", [-200.0, -95.0, 0.0, 80.0, 95.0, 200.0])
+def test_exponentials_that_leave_float32_are_noticed(model: RecVAE, stars: sp.csr_array, shift: float) -> None:
+    """All logits moved by a number: the softmax does not change, its parts overflow or vanish."""
+    rough = with_arbitrary_weights(RecVAE(replace(EXACT, precision="float32")))
+    assert isinstance(rough, RecVAE)
+    rough._load(model._parameters())
+    rough.decoder.bias.data += shift
+    bags, noise, old = exact_bags(stars), torch.randn(12, 6, dtype=torch.float64), torch.randn(12, 12).double() * 0.5
+    found = []
+    for one in (model, rough):
+        steps, plan = fused_plan(one, stars)
+        plan.fill(bags, bags, noise)
+        plan.old[:] = old
+        gradients = [torch.tensor(plan.encoder_gradients()).double(), plan.skipped.double().clone()]
+        gradients += [gradient.double() for gradient in steps.gradients]
+        plan.decoder_gradients()
+        found.append([*gradients, *(gradient.double() for gradient in steps.output_gradients)])
+    for exact, near in zip(*found, strict=True):
+        assert error(near, exact) < 1e-3
+
+
+def test_plans_of_several_sizes_share_their_memory_and_do_not_disturb_one_another(model: RecVAE) -> None:
+    matrix = sp.csr_array((np.random.default_rng(0).random((60, 30)) < 0.3).astype(np.float32))
+    steps, _ = fused_plan(model, matrix)
+    steps.room, steps.plans = None, {}
+    old = torch.randn(60, 12).double()
+
+    def losses() -> list[float]:
+        found = []
+        for size in (7, 40, 12, 41):
+            batch = np.arange(size)
+            plan = steps.plan(batch)
+            steps.run.keys = np.random.default_rng(size)
+            plan.draw(batch, 0.5)
+            plan.old[:] = old[:size]
+            found.append(plan.encoder_gradients())
+            plan.decoder_gradients()
+        return found
+
+    first_time = losses()  # the memory grows on the way
+    assert losses() == first_time
+    small, large = (steps.plan(np.arange(size)).arrays["kept"] for size in (7, 41))
+    assert small.untyped_storage().data_ptr() == large.untyped_storage().data_ptr()
 
 
 def test_loss_and_gradients_of_mult_vae_are_the_papers(stars: sp.csr_array) -> None:
@@ -162,8 +233,21 @@ def test_the_prior_is_a_mixture_that_integrates_to_one() -> None:
     assert abs(float(slope[peak])) < 0.02
 
 
+def draws(run: TrainingRun, batch: np.ndarray, dropout: float) -> tuple[Bags, torch.Tensor]:
+    """What dropout leaves of the users' items, and the noise: as the training draws them."""
+    if run.fused is None:
+        return run.draw(batch, dropout)[1:]
+    assert isinstance(run.fused, FusedRecVAE)
+    plan = run.fused.plan(batch)
+    plan.draw(batch, dropout)
+    names = "kept", "kept_weights", "kept_offsets", "lengths"
+    items, weights, offsets, lengths = (plan.arrays[name].clone() for name in names)
+    stars = int(offsets[-1])
+    return Bags(items[:stars], weights[:stars], offsets, lengths), plan.arrays["noise"].clone()
+
+
 def one_step_at_a_time(config: RecVAEConfig) -> RecVAE:
-    """Training as the paper's algorithm 1, dense, by autograd and torch's own Adam, row-wise for the first layer; same
+    """Training as the paper's algorithm 1, dense, by autograd and torch's own Adam, row-wise for matrices; same
     batches, same noise."""
     matrix = taste_matrix(users=80)
     model = RecVAE(config)
@@ -171,39 +255,47 @@ def one_step_at_a_time(config: RecVAEConfig) -> RecVAE:
     torch.manual_seed(config.seed)
     model._build()
     run = TrainingRun(model, matrix)
-    inner = [parameter for name, parameter in model.encoder.named_parameters() if name != "embeddings"]
-    encoder = torch.optim.Adam(inner, lr=config.learning_rate)
-    decoder = torch.optim.Adam(model.decoder.parameters(), lr=config.learning_rate)
-    rows = RowWiseAdam(model.encoder.embeddings.data, config.learning_rate)
+
+    def adams(module: torch.nn.Module) -> list[RowWiseAdam | torch.optim.Adam]:
+        parameters = list(module.parameters())
+        vectors = torch.optim.Adam([p for p in parameters if p.ndim == 1], lr=config.learning_rate)
+        return [vectors, *(RowWiseAdam(p, config.learning_rate) for p in parameters if p.ndim == 2)]
+
+    def step(adams: list[RowWiseAdam | torch.optim.Adam]) -> None:
+        for adam in adams:
+            if isinstance(adam, RowWiseAdam):
+                adam.lr = run.learning_rate
+                adam.step(adam.table.grad)
+            else:
+                adam.param_groups[0]["lr"] = run.learning_rate
+                adam.step()
+
+    encoder, decoder = adams(model.encoder), adams(model.decoder)
     dense = torch.from_numpy(matrix.toarray()).double()
     for epoch in range(1, config.epochs + 1):
         run.begin(epoch)
-        for optimizer in (encoder, decoder):
-            optimizer.param_groups[0]["lr"] = run.learning_rate
-        rows.lr = run.learning_rate
         with torch.no_grad():
             old = dense_encoder(model.encoder, dense)
         for _ in range(config.encoder_passes):
             for batch in run.batches(80):
-                _, dropped, noise = run.draw(batch, config.dropout)
+                dropped, noise = draws(run, batch, config.dropout)
                 mask = torch.zeros((len(batch), model.items), dtype=torch.float64)
                 mask[dropped.users, dropped.items] = 1 / (1 - config.dropout)
                 model.encoder.zero_grad()
                 dense_loss(model, dense[batch], noise, (old[0][batch], old[1][batch]), mask).backward()
-                encoder.step()
-                rows.step(model.encoder.embeddings.grad)
+                step(encoder)
         for batch in run.batches(80):
-            _, _, noise = run.draw(batch, 0.0)
-            decoder.zero_grad()
+            _, noise = draws(run, batch, 0.0)
+            model.decoder.zero_grad()
             dense_loss(model, dense[batch], noise, None).backward()
-            decoder.step()
+            step(decoder)
     return model
 
 
 @pytest.mark.parametrize("fused", [True, False])
 def test_a_whole_training_is_the_papers_algorithm(monkeypatch: pytest.MonkeyPatch, fused: bool) -> None:
     if not fused:
-        monkeypatch.setattr(autoencoder, "fused_kernels", lambda device: None)
+        monkeypatch.setattr(RecVAE, "_has_fused_steps", False)
     config = replace(EXACT, learning_rate=1e-3)
     fast = RecVAE(config).fit(taste_matrix(users=80))
     slow = one_step_at_a_time(config)
