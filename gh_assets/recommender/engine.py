@@ -347,22 +347,24 @@ class RowAdam:
         """One step with the gradient that is given in the weighted sums of the table's rows."""
         if not self.lazy:
             gradient = bags.gradient(of_sums, len(self.table))
-            self.table.add_(_row_wise(self.exp_avg, self.exp_avg_sq, gradient, adam_step))
+            _row_wise(self.table, self.exp_avg, self.exp_avg_sq, gradient, adam_step)
             return
         rows, users = bags.transposed()
-        exp_avg, exp_avg_sq = self.exp_avg.index_select(0, rows), self.exp_avg_sq.index_select(0, rows)
-        change = _row_wise(exp_avg, exp_avg_sq, users.sums(of_sums), adam_step)
-        self.exp_avg.index_copy_(0, rows, exp_avg)
-        self.exp_avg_sq.index_copy_(0, rows, exp_avg_sq)
-        self.table.index_add_(0, rows, change)
+        all_of = self.table, self.exp_avg, self.exp_avg_sq
+        chosen = [part.index_select(0, rows) for part in all_of]
+        table, exp_avg, exp_avg_sq = chosen
+        _row_wise(table, exp_avg, exp_avg_sq, users.sums(of_sums), adam_step)
+        for part, changed in zip(all_of, chosen, strict=True):
+            part.index_copy_(0, rows, changed)
 
 
-def _row_wise(exp_avg: Tensor, exp_avg_sq: Tensor, gradient: Tensor, adam_step: AdamStep) -> Tensor:
-    """What row-wise Adam adds to a table, (rows, columns); the moments are updated."""
+def _row_wise(table: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, gradient: Tensor, adam_step: AdamStep) -> None:
+    """A step of row-wise Adam for a table, (rows, columns), and its moments."""
     exp_avg.lerp_(gradient, 1 - adam_step.beta1)
-    exp_avg_sq.lerp_(gradient.square().mean(dim=1), 1 - adam_step.beta2)
-    sizes = -adam_step.size / (exp_avg_sq * adam_step.correction).sqrt_().add_(adam_step.eps)
-    return exp_avg * sizes[:, None]
+    norms = torch.linalg.vector_norm(gradient, dim=1)
+    exp_avg_sq.mul_(adam_step.beta2).addcmul_(norms, norms, value=(1 - adam_step.beta2) / table.shape[1])
+    roots = (exp_avg_sq * adam_step.correction).sqrt_().add_(adam_step.eps)
+    table.addcdiv_(exp_avg, roots[:, None], value=-adam_step.size)
 
 
 class DenseAdam:
@@ -395,7 +397,7 @@ class DenseAdam:
         matrices = [name for name in gradients if self.parameters[name].ndim == 2]
         for name in matrices:
             moments = self.exp_avg[name], self.exp_avg_sq[name]
-            self.parameters[name].add_(_row_wise(*moments, gradients[name], adam_step))
+            _row_wise(self.parameters[name], *moments, gradients[name], adam_step)
         names = [name for name in gradients if name not in matrices]
         device = self.parameters[names[0]].device
         adam(
