@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from gh_assets.errors import ConfigurationError
 from gh_assets.recommender.autoencoder import Autoencoder, SparseEncoder, TrainingConfig, TrainingRun
 from gh_assets.recommender.engine import Bags, SoftmaxOutput
+from gh_assets.recommender.interactions import Csr
 
 
 @dataclass(frozen=True)
@@ -119,3 +121,22 @@ class MultVAE(Autoencoder):
         torch.autograd.backward([hidden, divergence], [inner, torch.ones_like(divergence)])
         assert first.grad is not None
         return float(divergence.detach() - likelihood.sum() / users), first.grad, weight, bias
+
+    # -- use -----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _contributions(self, stars: Csr, items: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Leave one out: what an item's score above the mean item's loses without a star, the others as they were."""
+        bags = Bags.of(stars, self.device, self._exact)
+        decoder, wanted = self.decoder.weight, torch.from_numpy(items).to(self.device)
+        mean_item = decoder.mean(dim=0)
+        first = self.encoder.first(bags)
+        contributions = first.new_empty((stars.nnz, items.shape[1]))
+        for user, (low, high) in enumerate(pairwise(stars.indptr.tolist())):
+            own = slice(low, high)
+            per_star = self.encoder.embeddings[bags.items[own]] * bags.weights[own, None]
+            mean = self.encoder.latent_mean(torch.cat([first[[user]], first[user] - per_star]), self._exact)
+            hidden = self.encoder.represent(mean, self._exact)
+            contributions[own] = (hidden[0] - hidden[1:]) @ (decoder[wanted[user]] - mean_item).T
+        found: NDArray[np.float32] = contributions.float().cpu().numpy()
+        return found

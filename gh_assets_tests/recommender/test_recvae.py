@@ -342,6 +342,33 @@ def test_history_has_a_row_an_epoch_and_early_stopping_ends_it() -> None:
     assert {"epoch", "seconds", "loss", "ndcg@100", "recall@20", "recall@50"} <= rows[0].keys()
 
 
+def test_reasons_of_mult_vae_are_what_leaving_a_star_out_costs() -> None:
+    """The others count as they did."""
+    matrix = taste_matrix(users=100)
+    model = MultVAE(MultVAEConfig(epochs=5, hidden_size=32, latent_size=8, learning_rate=5e-3)).fit(matrix)
+    items, _ = model.recommend(matrix, 3)
+    found = model._contributions(matrix, items)
+    assert found.shape == (matrix.nnz, 3)
+    for user in range(20):
+        row = matrix[[user]]
+        bags = Bags.of(row, CPU)
+
+        def scores(bags: Bags) -> torch.Tensor:
+            with torch.no_grad():
+                mean = model.encoder.latent_mean(model.encoder.first(bags), torch.float32)
+                return model.decoder(model.encoder.represent(mean, torch.float32))[0]
+
+        whole = scores(bags)
+        np.testing.assert_allclose(whole, model.predict(row)[0], rtol=1e-4, atol=1e-5)
+        for star in range(row.nnz):
+            rest = torch.arange(row.nnz) != star
+            offsets = bags.offsets - torch.tensor([0, 1])
+            less = scores(replace(bags, items=bags.items[rest], weights=bags.weights[rest], offsets=offsets))
+            lost = (whole - less) - (whole - less).mean()
+            expected = lost[torch.from_numpy(items[user])].numpy()
+            np.testing.assert_allclose(found[matrix.indptr[user] + star], expected, rtol=1e-3, atol=1e-4)
+
+
 def test_reasons_are_what_removing_a_star_costs() -> None:
     matrix = taste_matrix(users=200)
     model = RecVAE(RecVAEConfig(epochs=10, hidden_size=64, latent_size=16, learning_rate=2e-3)).fit(matrix)
