@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,9 @@ from numba.core import caching
 from scipy import stats
 
 from gh_assets.recommender import fused, kernels
+from gh_assets.recommender.engine import AdamStep, Bags, RowAdam
+from gh_assets_tests.recommender.reference import RowWiseAdam
+from gh_assets_tests.recommender.test_engine import bags_of, some_stars
 
 pytestmark = pytest.mark.skipif(not kernels.usable(), reason="torch runs on another thread library than GNU OpenMP")
 
@@ -166,6 +170,79 @@ def test_a_table_in_halves_is_what_it_was(seed: int, rows: int, width: int) -> N
         with fused.in_halves(table, dtype):
             assert torch.equal(table, before)
         assert torch.equal(table, before)
+
+
+class FusedRows:
+    """Row-wise Adam as `fused` puts it together."""
+
+    def __init__(self, table: torch.Tensor, lazy: bool, dtype: torch.dtype) -> None:
+        self.table, self.lazy, self.dtype = table, lazy, dtype
+        self.first, self.second = torch.zeros_like(table, dtype=dtype), torch.zeros_like(table[:, 0])
+
+    def step(self, bags: Bags, of_sums: torch.Tensor, adam_step: AdamStep) -> None:
+        rows, width = self.table.shape
+        users, stars = len(of_sums), len(bags.items)
+        count, which, starts, of_all, who = (
+            torch.empty(size, dtype=torch.int64) for size in (1, rows, rows + 1, rows + 1, stars)
+        )
+        ordered = torch.empty_like(bags.weights)
+        given = bags.items, bags.offsets, bags.weights
+        kernels.turn_around(of_sums.dtype, users, rows, *given, count, which, starts, of_all, who, ordered)
+        if not self.lazy:
+            count, which, starts = torch.tensor([rows]), torch.arange(rows), of_all
+        numbers = torch.tensor(adam_step.numbers, dtype=of_sums.dtype)
+        with fused.in_halves(self.table, self.dtype):
+            kernels.adam_of_rows(
+                self.dtype,
+                *(count, width, rows, users, which, starts, who, ordered, of_sums),
+                *(self.table, self.first, self.second, numbers),
+            )
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_adam_of_rows_is_row_wise_adam_and_lazily_leaves_other_rows_alone(lazy: bool) -> None:
+    torch.manual_seed(0)
+    ours = torch.randn(900, 7, dtype=torch.float64)
+    theirs = ours.clone()
+    adam, reference = FusedRows(ours, lazy, torch.float64), RowWiseAdam(theirs, 0.01, lazy)
+    for number in range(1, 9):
+        stars = some_stars(number, 12, 700)
+        stars = sp.csr_array((stars.data, stars.indices, stars.indptr), shape=(12, 900))  # nobody has the last 200
+        bags, of_sums, before = bags_of(stars), torch.randn(12, 7, dtype=torch.float64), ours.clone()
+        reference.step(bags.gradient(of_sums, 900))
+        adam.step(bags, of_sums, AdamStep(0.01, number))
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+        if lazy:
+            assert torch.unique((ours != before).nonzero()[:, 0]).tolist() == torch.unique(bags.items).tolist()
+        assert torch.equal(ours[700:], before[700:])
+
+
+def test_first_moments_in_bfloat16_are_near() -> None:
+    torch.manual_seed(0)
+    ours = torch.randn(300, 7)
+    theirs = ours.clone()
+    rough, exact = FusedRows(ours, True, torch.bfloat16), RowAdam(theirs, True)
+    before = ours.clone()
+    for number in range(1, 40):
+        bags, of_sums = Bags.of(some_stars(number, 12, 300), torch.device("cpu")), torch.randn(12, 7)
+        for adam in (rough, exact):
+            adam.step(bags, of_sums, AdamStep(0.01, number))
+    assert float((ours - theirs).norm() / (theirs - before).norm()) < 0.01
+
+
+def test_a_sum_of_halved_rows_sees_their_bfloat16_numbers() -> None:
+    stars = some_stars(0, 30, 50)
+    bags, table, start = Bags.of(stars, torch.device("cpu")), torch.randn(50, 21), torch.randn(21)
+    out, expected = torch.empty(30, 21), bags.sums(table.bfloat16().float()) + start
+    with fused.in_halves(table, torch.bfloat16):
+        sizes = *out.shape, len(table)
+        kernels.sums_of_halved_rows(torch.bfloat16, *sizes, bags.items, bags.weights, bags.offsets, start, table, out)
+    torch.testing.assert_close(out, expected, rtol=1e-2, atol=1e-2)
+    out, expected = out.double(), bags.sums(table).double() + start
+    kernels.sums_of_halved_rows(
+        torch.float64, *sizes, bags.items, bags.weights.double(), bags.offsets, start.double(), table.double(), out
+    )
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_what_interrupts_an_epoch_leaves_the_embeddings_whole() -> None:

@@ -303,6 +303,19 @@ def test_a_whole_training_is_the_papers_algorithm(monkeypatch: pytest.MonkeyPatc
         np.testing.assert_allclose(weights, slow._weights()[name], rtol=1e-7, atol=1e-9, err_msg=name)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_training_in_fewer_digits_is_near(precision: str) -> None:
+    """The same draws, the same steps."""
+    matrix = taste_matrix(users=80)
+    config = replace(SMALL, epochs=1, learning_rate=1e-3)
+    begun = RecVAE(replace(config, learning_rate=1e-30)).fit(matrix)._weights()
+    exact, rough = (RecVAE(replace(config, precision=name)).fit(matrix)._weights() for name in ("float32", precision))
+    moved = sum(float(((exact[name] - begun[name]) ** 2).sum()) for name in begun)
+    away = sum(float(((exact[name] - rough[name]) ** 2).sum()) for name in begun)
+    assert moved > 0
+    assert (away / moved) ** 0.5 < (1e-6 if precision == "float32" else 0.1)
+
+
 def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_generator_alone() -> None:
     matrix = taste_matrix(users=60)
     torch.manual_seed(123)
