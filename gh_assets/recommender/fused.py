@@ -493,7 +493,8 @@ class Plan:
         self.begin_decoder()
         self._exponentials()
         normalizers = self.arrays["normalizers"].numpy()
-        if not (normalizers.min() > kernels.SMALLEST and normalizers.max() < kernels.LARGEST):
+        usable = (normalizers > kernels.SMALLEST) & (normalizers < kernels.LARGEST)
+        if not usable.all():
             column = self.output.inputs + 1
             self.turned[column] = self.output.shifted(self.z, self.turned.T)[0][:, column]
             self._exponentials()

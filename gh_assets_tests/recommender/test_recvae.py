@@ -175,6 +175,31 @@ def test_exponentials_that_leave_float32_are_noticed(model: RecVAE, stars: sp.cs
         assert error(near, exact) < 1e-3
 
 
+@pytest.mark.parametrize("users", [12, 2])
+def test_parts_of_a_batch_add_up_to_it(model: RecVAE, stars: sp.csr_array, users: int) -> None:
+    """As several processes share it out; with more of them than users, some have none."""
+    stars = stars[:users]
+    bags = exact_bags(stars)
+    dropped, _ = dropped_and_mask(bags, 0.5)
+    noise, old = torch.randn(users, 6, dtype=torch.float64), torch.randn(users, 12, dtype=torch.float64) * 0.5
+
+    def gradients(rank: int, count: int) -> list[torch.Tensor]:
+        steps, _ = fused_plan(model, stars)
+        steps.run.workers.rank, steps.run.workers.count, steps.room, steps.plans = rank, count, None, {}
+        plan = steps.plan(np.arange(users))
+        plan.fill(bags, dropped, noise)
+        plan.old[:] = old[plan.part]
+        loss, first = plan.encoder_gradients(), torch.zeros(users, 16, dtype=torch.float64)
+        first[plan.part] = plan.skipped
+        found = [torch.tensor(loss), first, *(gradient.clone() for _, gradient in steps.gradients_by_parameter())]
+        plan.decoder_gradients()
+        return [*found, *(gradient.clone() for gradient in steps.output_gradients)]
+
+    parts = [gradients(rank, 5) for rank in range(5)]
+    for whole, *some in zip(gradients(0, 1), *parts, strict=True):
+        torch.testing.assert_close(torch.stack(some).sum(dim=0), whole, rtol=1e-9, atol=1e-12)
+
+
 def test_plans_of_several_sizes_share_their_memory_and_do_not_disturb_one_another(model: RecVAE) -> None:
     matrix = sp.csr_array((np.random.default_rng(0).random((60, 30)) < 0.3).astype(np.float32))
     steps, _ = fused_plan(model, matrix)
