@@ -37,7 +37,7 @@ from gh_assets.recommender.metrics import MAIN_METRIC, evaluate
 from gh_assets.recommender.precision import PRECISIONS, name_of, precision
 from gh_assets.recommender.spectral import item_factors
 
-LAYOUT = 3
+LAYOUT = 4
 """Of the checkpoints: one that was made before the layout changed is not gone on from."""
 
 
@@ -380,8 +380,8 @@ class TrainingRun:
         first = self.dtype if model._has_fused_steps else None
         self.rows = RowAdam(encoder.embeddings.data, self._touched(stars) < LAZY_BELOW, first)
         self.adams = {
-            "encoder": DenseAdam(dense, first),
-            "decoder": DenseAdam(dict(decoder.named_parameters()), first),
+            "encoder": DenseAdam(dense, row_wise=True, first=first),
+            "decoder": DenseAdam(dict(decoder.named_parameters()), row_wise=False),
         }
         self.output = SoftmaxOutput(decoder.weight, decoder.bias, self.dtype)
         self.posteriors: Tensor | None = None

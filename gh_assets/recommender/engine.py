@@ -368,7 +368,7 @@ def _row_wise(table: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, gradient: Tens
 
 
 class DenseAdam:
-    """Adam for whole parameters: row-wise for matrices, by torch's operation for it for vectors.
+    """Adam for whole parameters, by torch's operation for it: row-wise for matrices, where that is as good.
 
     torch's own optimizer brings its compiler along: 1.6 s before a process can begin to train.
 
@@ -376,17 +376,21 @@ class DenseAdam:
     ----------
     parameters : mapping of str to Tensor
         Updated in place.
+    row_wise : bool
+        For matrices. Not for the last layer's: on many items, models would be worse (docs/recommender.md).
     first : torch.dtype, optional
-        Of matrices' first moments that are not the parameter's; such parameters are somebody else's to update.
+        Of first moments with one second moment a row, if not the parameter's; such parameters are somebody else's to
+        update.
     """
 
-    def __init__(self, parameters: Mapping[str, Tensor], first: torch.dtype | None = None) -> None:
+    def __init__(self, parameters: Mapping[str, Tensor], *, row_wise: bool, first: torch.dtype | None = None) -> None:
         self.parameters = {name: parameter.detach() for name, parameter in parameters.items()}
+        self.row_wise = [name for name, parameter in self.parameters.items() if row_wise and parameter.ndim == 2]
         self.exp_avg, self.exp_avg_sq = {}, {}
         for name, parameter in self.parameters.items():
-            matrix = parameter.ndim == 2
-            self.exp_avg[name] = torch.zeros_like(parameter, dtype=first if matrix else None)
-            self.exp_avg_sq[name] = torch.zeros_like(parameter[:, 0] if matrix else parameter)
+            by_row = name in self.row_wise
+            self.exp_avg[name] = torch.zeros_like(parameter, dtype=first if by_row else None)
+            self.exp_avg_sq[name] = torch.zeros_like(parameter[:, 0] if by_row else parameter)
         self.number = 0
 
     @torch.no_grad()
@@ -394,11 +398,10 @@ class DenseAdam:
         """One step; of each parameter there is a gradient that lies in memory as it does."""
         self.number += 1
         adam_step = AdamStep(learning_rate, self.number)
-        matrices = [name for name in gradients if self.parameters[name].ndim == 2]
-        for name in matrices:
+        for name in self.row_wise:
             moments = self.exp_avg[name], self.exp_avg_sq[name]
             _row_wise(self.parameters[name], *moments, gradients[name], adam_step)
-        names = [name for name in gradients if name not in matrices]
+        names = [name for name in gradients if name not in self.row_wise]
         device = self.parameters[names[0]].device
         adam(
             [self.parameters[name] for name in names],

@@ -1107,29 +1107,26 @@ def output_gradient(pointer):
 
 @Kernel
 def adam_of_output(pointer):
-    """Adam for the last layer, row-wise for its weight, and its table anew.
+    """Adam for the last layer, and its table anew.
 
-    Words: items, inputs, width; gradients of weight (items, inputs), which is lost, and bias (items,); changed: the
-    weight, its first moments, stored, and its rows' second moments (items,); the bias and its two moments (items,);
-    numbers (5,) as in `adam_of_rows`; out: the table (items, width), stored, of which the first columns are the weight
-    and the next one is the bias.
+    Words: items, inputs, width; gradients of weight (items, inputs) and bias (items,); changed: the weight and its two
+    moments (items, inputs), the bias and its two (items,); numbers (5,) as in `adam_of_rows`; out: the table (items,
+    width), stored, of which the first columns are the weight and the next one is the bias.
     """
     word = words(pointer)
-    items, inputs, width = word[0], word[1], word[2]
-    gradients, bias_gradient = real(pointer, word[3], (items, inputs)), real(pointer, word[4], (items,))
-    weight, first = real(pointer, word[5], (items, inputs)), stored(pointer, word[6], (items, inputs))
-    second, bias = real(pointer, word[7], (items,)), real(pointer, word[8], (items,))
-    bias_first, bias_second = real(pointer, word[9], (items,)), real(pointer, word[10], (items,))
-    numbers, table = real(pointer, word[11], (5,)), stored(pointer, word[12], (items, width))
-    moment, size, like = np.empty_like(weight[0]), number(pointer, inputs), table[0, 0]
+    items, inputs, width, shape = word[0], word[1], word[2], (word[0], word[1])
+    gradient, bias_gradient = real(pointer, word[3], shape), real(pointer, word[4], (items,))
+    weight, first, second = real(pointer, word[5], shape), real(pointer, word[6], shape), real(pointer, word[7], shape)
+    bias, bias_first = real(pointer, word[8], (items,)), real(pointer, word[9], (items,))
+    bias_second, numbers = real(pointer, word[10], (items,)), real(pointer, word[11], (5,))
+    table = stored(pointer, word[12], (items, width))
+    like = table[0, 0]
     thread, threads = _thread(), _threads()
     low, high = thread * items // threads, (thread + 1) * items // threads
     _adam(bias[low:high], bias_first[low:high], bias_second[low:high], bias_gradient[low:high], numbers)
     for item in range(low, high):
-        changed = gradients[item]
-        second[item] = _adam_of_row(
-            weight[item], weight[item], first[item], changed, moment, second[item], size, numbers
-        )
+        changed = weight[item]
+        _adam(changed, first[item], second[item], gradient[item], numbers)
         for j in range(inputs):
             table[item, j] = store(changed[j], like)
         table[item, inputs] = store(bias[item], like)

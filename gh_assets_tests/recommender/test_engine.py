@@ -18,6 +18,7 @@ from gh_assets_tests.recommender.matrices import taste_matrix
 from gh_assets_tests.recommender.reference import RowWiseAdam
 
 CPU = torch.device("cpu")
+SHAPES = {"weight": (5, 7), "bias": (5,)}
 
 
 def some_stars(seed: int, users: int, items: int) -> sp.csr_array:
@@ -151,20 +152,24 @@ def test_row_adam_is_row_wise_adam_and_lazily_leaves_other_rows_alone(lazy: bool
         assert torch.equal(ours[700:], before[700:])
 
 
-def test_adam_of_whole_parameters_is_row_wise_for_matrices_and_torchs_for_vectors() -> None:
+@pytest.mark.parametrize("row_wise", [False, True])
+def test_adam_of_whole_parameters_is_row_wise_for_matrices_or_torchs(row_wise: bool) -> None:
     torch.manual_seed(0)
-    theirs = {"weight": torch.randn(5, 7).double(), "bias": torch.nn.Parameter(torch.randn(5).double())}
+    theirs = {name: torch.nn.Parameter(torch.randn(shape).double()) for name, shape in SHAPES.items()}
     ours = {name: parameter.detach().clone() for name, parameter in theirs.items()}
-    adam, reference = DenseAdam(ours), torch.optim.Adam([theirs["bias"]])
+    plain = [parameter for parameter in theirs.values() if not row_wise or parameter.ndim == 1]
+    adam, reference = DenseAdam(ours, row_wise=row_wise), torch.optim.Adam(plain)
     rows = RowWiseAdam(theirs["weight"], 0.1)
     for number in range(1, 9):
         rate = 0.1 / number
         gradients = {name: torch.randn_like(parameter) for name, parameter in theirs.items()}
         rows.lr = reference.param_groups[0]["lr"] = rate
-        theirs["bias"].grad = gradients["bias"]
-        rows.step(gradients["weight"])
+        for name, parameter in theirs.items():
+            parameter.grad = gradients[name].detach()
+        if row_wise:
+            rows.step(gradients["weight"].detach())
         reference.step()
-        adam.step(gradients, rate)
+        adam.step({name: gradient.detach() for name, gradient in gradients.items()}, rate)
     for name, parameter in theirs.items():
         torch.testing.assert_close(ours[name], parameter.detach(), rtol=1e-9, atol=1e-12)
     assert adam.moments().keys() == {f"{name}.{key}" for name in ours for key in ("exp_avg", "exp_avg_sq")}

@@ -272,8 +272,8 @@ def draws(run: TrainingRun, batch: np.ndarray, dropout: float) -> tuple[Bags, to
 
 
 def one_step_at_a_time(config: RecVAEConfig) -> RecVAE:
-    """Training as the paper's algorithm 1, dense, by autograd and torch's own Adam, row-wise for matrices; same
-    batches, same noise."""
+    """Training as the paper's algorithm 1, dense, by autograd and torch's own Adam, row-wise for the encoder's
+    matrices; same batches, same noise."""
     matrix = taste_matrix(users=80)
     model = RecVAE(config)
     model.items = matrix.shape[1]
@@ -281,10 +281,11 @@ def one_step_at_a_time(config: RecVAEConfig) -> RecVAE:
     model._build()
     run = TrainingRun(model, matrix)
 
-    def adams(module: torch.nn.Module) -> list[RowWiseAdam | torch.optim.Adam]:
+    def adams(module: torch.nn.Module, row_wise: bool) -> list[RowWiseAdam | torch.optim.Adam]:
         parameters = list(module.parameters())
-        vectors = torch.optim.Adam([p for p in parameters if p.ndim == 1], lr=config.learning_rate)
-        return [vectors, *(RowWiseAdam(p, config.learning_rate) for p in parameters if p.ndim == 2)]
+        rows = [p for p in parameters if row_wise and p.ndim == 2]
+        others = [p for p in parameters if not row_wise or p.ndim == 1]
+        return [torch.optim.Adam(others), *(RowWiseAdam(p, config.learning_rate) for p in rows)]
 
     def step(adams: list[RowWiseAdam | torch.optim.Adam]) -> None:
         for adam in adams:
@@ -295,7 +296,7 @@ def one_step_at_a_time(config: RecVAEConfig) -> RecVAE:
                 adam.param_groups[0]["lr"] = run.learning_rate
                 adam.step()
 
-    encoder, decoder = adams(model.encoder), adams(model.decoder)
+    encoder, decoder = adams(model.encoder, row_wise=True), adams(model.decoder, row_wise=False)
     dense = torch.from_numpy(matrix.toarray()).double()
     for epoch in range(1, config.epochs + 1):
         run.begin(epoch)
