@@ -1,6 +1,6 @@
 """RecVAE where there are many items or many users: seconds an epoch, memory, quality beside iALS, how cost grows.
 
-Run: python benchmarks/large.py train --interactions FILE [--epochs 25] [--factors 256] [--device cpu]
+Run: python benchmarks/large.py train --interactions FILE [--epochs 25] [--factors 256] [--device cpu] [--seeds 0]
      python benchmarks/large.py scale [--picture FILE.png] [--largest]
 
 ``train``: RecVAE on all of FILE, then iALS tuned on the same validation users. ``scale``: generated stars
@@ -24,6 +24,7 @@ from interactions import generated, read_interactions
 
 from gh_assets.recommender import ALS, RecVAE, RecVAEConfig, evaluate, strong_generalization_split
 from gh_assets.recommender.autoencoder import TrainingRun
+from gh_assets.recommender.interactions import StrongGeneralizationSplit
 from gh_assets.recommender.memory import freed_memory_kept
 
 Size = tuple[int, int, int]
@@ -42,25 +43,12 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def train(path: Path, epochs: int, factors: list[int], device: str) -> None:
+def train(path: Path, epochs: int, factors: list[int], device: str, seeds: list[int]) -> None:
     matrix = read_interactions(path)
     split = strong_generalization_split(matrix)
     print(f"{matrix.shape[0]:,} users × {matrix.shape[1]:,} items, {matrix.nnz:,} pairs", flush=True)
-    model = RecVAE(
-        RecVAEConfig(epochs=epochs, device=device),
-        on_epoch=lambda row: print(
-            f"epoch {row['epoch']:.0f}: {row['seconds']:.1f} s, validation {row['validation_seconds']:.1f} s, "
-            f"ndcg@100 {row['ndcg@100']:.4f}, peak {peak():.0f} MiB",
-            flush=True,
-        ),
-    ).fit(split.train, split.validation)
-    seconds = [row["seconds"] for row in model.history]
-    print(
-        f"recvae: {np.median(seconds):.1f} s an epoch, validation "
-        f"{np.median([row['validation_seconds'] for row in model.history]) / np.median(seconds):.0%} of it, peak "
-        f"{peak():.0f} MiB; {_figures(evaluate(model, *split.test))}",
-        flush=True,
-    )
+    for seed in seeds:
+        recvae(split, RecVAEConfig(epochs=epochs, device=device, seed=seed))
     for count in factors:
         started = time.perf_counter()
         als = ALS(count, (0.03, 0.1, 0.3), (0.001, 0.003, 0.01)).fit(split.train, split.validation)
@@ -70,6 +58,24 @@ def train(path: Path, epochs: int, factors: list[int], device: str) -> None:
             f"{time.perf_counter() - started:.0f} s",
             flush=True,
         )
+
+
+def recvae(split: StrongGeneralizationSplit, config: RecVAEConfig) -> None:
+    model = RecVAE(
+        config,
+        on_epoch=lambda row: print(
+            f"epoch {row['epoch']:.0f}: {row['seconds']:.1f} s, validation {row['validation_seconds']:.1f} s, "
+            f"ndcg@100 {row['ndcg@100']:.4f}, peak {peak():.0f} MiB",
+            flush=True,
+        ),
+    ).fit(split.train, split.validation)
+    seconds = [row["seconds"] for row in model.history]
+    print(
+        f"recvae, seed {config.seed}: {np.median(seconds):.1f} s an epoch, validation "
+        f"{np.median([row['validation_seconds'] for row in model.history]) / np.median(seconds):.0%} of it, peak "
+        f"{peak():.0f} MiB; {_figures(evaluate(model, *split.test))}",
+        flush=True,
+    )
 
 
 def _figures(metrics: dict[str, float]) -> str:
@@ -152,6 +158,7 @@ def main() -> None:
     trains.add_argument("--epochs", type=int, default=25)
     trains.add_argument("--factors", type=int, nargs="*", default=[256])
     trains.add_argument("--device", default="cpu")
+    trains.add_argument("--seeds", type=int, nargs="+", default=[0])
     scales = commands.add_parser("scale")
     scales.add_argument("--picture", type=Path)
     scales.add_argument("--largest", action="store_true")
@@ -159,7 +166,7 @@ def main() -> None:
     one.add_argument("size", type=int, nargs=3)
     options = parser.parse_args()
     if options.command == "train":
-        train(options.interactions, options.epochs, options.factors, options.device)
+        train(options.interactions, options.epochs, options.factors, options.device, options.seeds)
     elif options.command == "scale":
         scale(options.picture, options.largest)
     else:
