@@ -374,7 +374,6 @@ class TrainingRun:
         self.workers = Workers()
         self.generator = torch.Generator(model.device)
         self.learning_rate = config.learning_rate
-        self.keys = np.random.default_rng()
         encoder, decoder = model.encoder, model.decoder
         dense: dict[str, Tensor] = {name: p for name, p in encoder.named_parameters() if name != "embeddings"}
         first = self.dtype if model._has_fused_steps else None

@@ -996,9 +996,9 @@ def adam_of_parts(pointer):
         )
         second, plain_second = real(pointer, table[part, 5], (rows,)), real(pointer, table[part, 5], (rows, width))
         if not copied:
-            # Each a whole thread's, and by turns: they are small.
-            for row in range(0 if part % threads == thread else rows, rows):
-                _adam(weights[row], plain_first[row], plain_second[row], plain[row], numbers)
+            if part % threads == thread:  # each a whole thread's, and by turns: they are small
+                for row in range(rows):
+                    _adam(weights[row], plain_first[row], plain_second[row], plain[row], numbers)
             continue
         gradient, moment, like = np.empty_like(weights[0]), np.empty_like(weights[0]), given[0, 0]
         size = number(pointer, width)
