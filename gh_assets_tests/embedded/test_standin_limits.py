@@ -10,9 +10,13 @@ import requests
 from pydantic import SecretStr
 
 from gh_assets.collector.client import GitHubClient
+from gh_assets.collector.graphql_stargazers import GraphQLStargazers
 from gh_assets.collector.limits import RetryPolicy
+from gh_assets.collector.outcomes import Outcome
+from gh_assets.collector.sources import RepositoryRef, Work
 from gh_assets.embedded.standin.clock import RemoteClock, VirtualClock
-from gh_assets.embedded.standin.faults import KINDS, Faults
+from gh_assets.embedded.standin.faults import Faults
+from gh_assets.embedded.standin.kinds import GRAPHQL_KINDS, REST_KINDS
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets_tests.conftest import QUICK
 from gh_assets_tests.worlds import world_of
@@ -104,7 +108,7 @@ def test_a_fault_that_does_not_exist_is_named() -> None:
         Faults(probabilities={"earthquake": 0.1})
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "timeout"])
+@pytest.mark.parametrize("kind", [kind for kind in REST_KINDS if kind != "timeout"])
 def test_the_client_gets_over_every_fault(serve_world, kind: str) -> None:
     faults = Faults(script=[kind, None, kind, None, kind], slow_seconds=0.01, retry_after=0)
     _, url = serve_world(world_of({"a/b": list(range(150))}), faults=faults)
@@ -113,6 +117,19 @@ def test_the_client_gets_over_every_fault(serve_world, kind: str) -> None:
             answer = client.get("/repositories/1/stargazers", parameters={"per_page": 100, "page": 2})
             assert (answer.status, len(answer.payload)) == (200, 50)
     assert faults.injected[kind] == 3
+
+
+@pytest.mark.parametrize("kind", GRAPHQL_KINDS)
+def test_lists_get_over_every_fault_of_graphql(serve_world, kind: str) -> None:
+    world = world_of({f"a/{n}": list(range(150)) for n in range(30)})
+    faults = Faults(script=[None, kind, None, kind, None, kind])
+    _, url = serve_world(world, faults=faults)
+    with GitHubClient(url, [SecretStr("token")], policy=QUICK) as client:
+        client.find_out()
+        works = [Work(RepositoryRef(r.repo_id, r.full_name, r.full_name, 150, Outcome.OK)) for r in world.repositories]
+        found = list(GraphQLStargazers(client, 10).collect(works[:30], 1))
+    assert [len(c.table) for c in found if c.table is not None and c.complete] == [150] * 30
+    assert faults.injected[kind] >= 1
 
 
 def test_a_clock_that_is_ahead_does_not_make_the_client_wait_longer(serve_world) -> None:

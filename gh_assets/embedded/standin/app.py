@@ -215,7 +215,7 @@ class Standin:
         async def endpoint(request: Request) -> Response:
             self.quota.in_flight += 1
             try:
-                fault = self.faults.next()
+                fault = self.faults.next(graphql=request.url.path == "/graphql")
                 instead = await self.faults.instead(fault, request) if fault is not None else None
                 if instead is not None:
                     self.served[f"fault {fault}"] += 1
@@ -225,7 +225,7 @@ class Standin:
                     response = _error(401, "Bad credentials" if _token_of(request) else "Requires authentication")
                 else:
                     response = await handler(request)
-                if fault is not None:
+                if fault is not None and instead is None:
                     response = self.faults.spoil(fault, response)
             finally:
                 self.quota.in_flight -= 1
