@@ -27,7 +27,9 @@ from gh_assets.recommender.catalogue import Description
 
 HOUR = 3600.0
 
-IMPATIENT = RetryPolicy(attempts=2, first_wait=0.2, longest_wait=1.0, longest_quota_wait=2.0, in_flight=4)
+IMPATIENT = RetryPolicy(
+    attempts=2, first_wait=0.2, longest_wait=1.0, longest_quota_wait=2.0, confirmation_wait=0.5, in_flight=4
+)
 """Somebody waits: a plain answer now is better than the list in a quarter of an hour."""
 
 AT_ONCE = 4

@@ -36,7 +36,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 SETTINGS = [*(str(field.validation_alias) for field in Settings.model_fields.values()), "DAGSTER_HOME"]
 
 QUICK = RetryPolicy(
-    attempts=4, first_wait=0.001, longest_wait=0.002, secondary_wait=0.01, longest_quota_wait=2.0, points_a_minute={}
+    attempts=4,
+    first_wait=0.001,
+    longest_wait=0.002,
+    secondary_wait=0.01,
+    longest_quota_wait=2.0,
+    confirmation_wait=0.01,
+    points_a_minute={},
 )
 """The policy of the tests: the same decisions, shorter waits, no pace."""
 

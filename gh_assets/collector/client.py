@@ -11,6 +11,7 @@ import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -24,6 +25,7 @@ from gh_assets.collector.limits import (
     Account,
     Clock,
     Credential,
+    Lease,
     Ledger,
     Observation,
     PersonalToken,
@@ -31,6 +33,8 @@ from gh_assets.collector.limits import (
     RetryPolicy,
     Token,
     TokenPool,
+    observation_of,
+    observed_in,
     skew_of,
 )
 from gh_assets.errors import (
@@ -49,6 +53,9 @@ READ_SECONDS = 30.0
 OUTAGE = 20
 """After so many requests without an answer, each tried several times, nobody is asked any more."""
 
+ENDLESS = 50
+"""A request that met a limit so often in a row is given up: whatever it waited for did not come."""
+
 JSON = "application/vnd.github+json"
 STAR_JSON = "application/vnd.github.star+json"
 RAW = "application/vnd.github.raw+json"
@@ -56,6 +63,13 @@ RAW = "application/vnd.github.raw+json"
 Result = TypeVar("Result")
 
 _RETRIED = frozenset({500, 502, 503, 504})
+_TOO_HEAVY = frozenset({408, 413, 502, 504})
+"""Answers to a query that took GitHub too long, or is too large for what stands before it."""
+
+_LIMIT_WORDS = (b"secondary rate limit", b"abuse detection", b"rate limit exceeded", b"secondary-rate-limit",
+                b"abuse-rate-limit")  # fmt: skip
+"""What GitHub has called its limits over the years, in messages and in the pages that these name."""
+
 _MEANINGFUL = frozenset({200, 301, 302, 304, 307, 404, 409, 410, 422, 451})
 
 
@@ -78,6 +92,12 @@ class Answer:
     def has_next_page(self) -> bool:
         """Whether the ``Link`` header names a next page."""
         return re.search(r'rel="?next"?', self.headers.get("link", "")) is not None
+
+    @property
+    def last_page(self) -> int | None:
+        """The number of the list's last page, as the ``Link`` header tells it; the last page itself names none."""
+        found = re.search(r'[?&]page=(\d+)[^>]*>;\s*rel="?last"?', self.headers.get("link", ""))
+        return int(found[1]) if found is not None else None
 
     @property
     def message(self) -> str:
@@ -320,16 +340,22 @@ class GitHubClient:
         """
         body = orjson.dumps({"query": query, "variables": variables})
         headers = {"accept": JSON, "content-type": "application/json"}
+        refusals = 0
 
         def send(authorized: dict[str, str]) -> requests.Response:
             return self._send("POST", self.graphql_url, authorized, body=body)
 
         def understand(response: requests.Response, reply: _Reply) -> GraphQLAnswer | str:
-            if response.status_code in (502, 504):
-                raise QueryTooHeavyError(f"GitHub gave up on a query (status {response.status_code}).")
-            if response.status_code in (403, 404, 405, 410):
+            nonlocal refusals
+            status = response.status_code
+            if status in _TOO_HEAVY:
+                raise QueryTooHeavyError(f"GitHub gave up on a query (status {status}).")
+            if status != 200:
+                refusals += 1
+                if refusals < 2:  # a proxy may have a bad moment
+                    return f"status {status}"
                 raise GraphQLUnavailableError(
-                    f"GitHub at {self.api_url} answers no GraphQL to this token (status {response.status_code}). "
+                    f"GitHub at {self.api_url} answers no GraphQL to this token (status {status}). "
                     "Use a source that asks by REST."
                 )
             try:
@@ -337,26 +363,49 @@ class GitHubClient:
             except orjson.JSONDecodeError:
                 return "an answer that is not JSON"
             if not isinstance(payload, dict) or not ("data" in payload or "errors" in payload):
-                return f"status {response.status_code} without data"
-            data, errors = payload.get("data") or {}, payload.get("errors") or []
-            told = data.get("rateLimit")
-            if isinstance(told, dict):
-                reply.cost = int(told.get("cost", points))
-                reply.told = told
+                return "an answer without data"
+            data = payload["data"] if isinstance(payload.get("data"), dict) else {}
+            found = payload["errors"] if isinstance(payload.get("errors"), list) else []
+            errors = [error for error in found if isinstance(error, dict)]
+            limits = data.get("rateLimit")
+            if isinstance(limits, dict):
+                reply.cost = limits["cost"] if isinstance(limits.get("cost"), int) else points
+                reply.told = limits
             for error in errors:
+                message = str(error.get("message", "")).encode()
                 if error.get("type") in ("RATE_LIMITED", "RATE_LIMIT"):
                     reply.limited = True
                     return _AGAIN
-                if "secondary rate limit" in str(error.get("message", "")).lower():
+                if _names_a_limit(message):
                     reply.secondary = True
                     return _AGAIN
-            if not data and any(error.get("type") == "RESOURCE_LIMITS_EXCEEDED" for error in errors):
-                raise QueryTooHeavyError("GitHub's resource limits were exceeded by a query.")
-            return GraphQLAnswer(
-                {name: value for name, value in data.items() if name != "rateLimit"}, errors, reply.cost
-            )
+            answered = {name: value for name, value in data.items() if name != "rateLimit"}
+            if errors and not any(value is not None for value in answered.values()):
+                self._check_refused_query(errors)
+            return GraphQLAnswer(answered, errors, reply.cost)
 
         return self._ask(Resource.GRAPHQL, self.graphql_url, headers, send, understand, points)
+
+    def _check_refused_query(self, errors: Sequence[Mapping[str, Any]]) -> None:
+        """Understand errors beside no data at all.
+
+        Raises
+        ------
+        GraphQLUnavailableError
+            If the server does not know what is asked for: an older one.
+        QueryTooHeavyError
+            If GitHub failed on the query as a whole: by its limits, or without saying why.
+        """
+        codes = {e["extensions"].get("code") for e in errors if isinstance(e.get("extensions"), dict)}
+        if "undefinedField" in codes:
+            raise GraphQLUnavailableError(
+                f"GitHub at {self.api_url} does not know a field that is asked for by GraphQL. Use a source that asks "
+                "by REST."
+            )
+        if any(error.get("type") == "RESOURCE_LIMITS_EXCEEDED" for error in errors):
+            raise QueryTooHeavyError("GitHub's resource limits were exceeded by a query.")
+        if any(not error.get("path") for error in errors):
+            raise QueryTooHeavyError("GitHub failed on a query without saying why.")
 
     # -- one request and its repetitions -------------------------------------------------------------------------
 
@@ -369,7 +418,7 @@ class GitHubClient:
         understand: Callable[[requests.Response, _Reply], Result | str],
         points: int,
     ) -> Result:
-        failures = 0
+        failures = limited = 0
         problem = ""
         keep: Account | None = None
         while failures < self.policy.attempts:
@@ -388,19 +437,22 @@ class GitHubClient:
                     continue
                 reply = _Reply(points)
                 try:
-                    verdict = self._verdict(response, lease.token)
+                    verdict = self._verdict(response, lease)
                     result = understand(response, reply) if verdict is None else verdict
                 finally:
                     self._settle(settle, response, reply)
-            if reply.secondary or (reply.limited and response.headers.get("x-ratelimit-remaining") != "0"):
-                self.pool.pause(_retry_after(response))
-            keep = lease.account
+            if reply.secondary or (reply.limited and not self._is_spent(response, lease.sent)):
+                self.pool.pause(_retry_after(response, self.pool.clock.now()))
+            # A refused token is not asked again before the others; a limit is waited for, not gone around.
+            keep = lease.account if response.status_code != 401 else None
             if isinstance(result, str):
-                if result != _AGAIN:
-                    problem = result
+                limited = limited + 1 if result == _AGAIN else 0
+                if result != _AGAIN or limited >= ENDLESS:
+                    problem = "limits without end" if result == _AGAIN else result
                     failures += 1
                 self.usage.add(retries=1)
                 continue
+            lease.token.refusals = 0
             self.pool.answered()
             self._unanswered = 0
             return result
@@ -408,6 +460,11 @@ class GitHubClient:
 
     def _given_up(self, path: str, problem: str) -> GhAssetsError:
         """What to say of a request that was not answered: it may be this one, or all."""
+        if path == urlsplit(self.graphql_url).path and problem == "status 401":
+            return GraphQLUnavailableError(
+                f"GitHub at {self.api_url} refuses GraphQL to a token that it takes otherwise. Use a source that asks "
+                "by REST."
+            )
         with self._lock:
             self._unanswered += 1
             outage = self._unanswered >= OUTAGE
@@ -432,11 +489,10 @@ class GitHubClient:
 
     def _settle(self, settle: Callable[..., None], response: requests.Response, reply: _Reply) -> None:
         headers: dict[str, str] = {name.lower(): value for name, value in response.headers.items()}
-        if reply.told is not None and "remaining" in reply.told and reply.told.get("resetAt"):
-            reset = dt.datetime.fromisoformat(str(reply.told["resetAt"])).timestamp()
+        if reply.told is not None and (reset := _seconds_of(reply.told.get("resetAt"))) is not None:
             headers |= {
                 "x-ratelimit-limit": str(reply.told.get("limit", headers.get("x-ratelimit-limit", 0))),
-                "x-ratelimit-remaining": str(reply.told["remaining"]),
+                "x-ratelimit-remaining": str(reply.told.get("remaining")),
                 "x-ratelimit-reset": str(int(reset)),
                 "x-ratelimit-resource": Resource.GRAPHQL.value,
             }
@@ -448,30 +504,70 @@ class GitHubClient:
         useful = "x-ratelimit-limit" in headers or response.status_code < 400
         settle(headers if useful else None, cost)
 
-    def _verdict(self, response: requests.Response, token: Token) -> str | None:
+    def _verdict(self, response: requests.Response, lease: Lease) -> str | None:
         """None for an answer to use, `_AGAIN` for one more try that counts as no failure, else the failure."""
         status = response.status_code
+        graphql = response.url.startswith(self.graphql_url)
         if status in _MEANINGFUL:
             return None
         if status == 401:
-            self.pool.retire(token)
-            return _AGAIN
+            return _AGAIN if self._refused(lease.token) else "status 401"
         if status in (403, 429):
-            limited = response.headers.get("x-ratelimit-remaining") == "0"
-            after = _retry_after(response)
+            after = _retry_after(response, self.pool.clock.now())
             if after is not None:
                 self.pool.pause(after)
                 return _AGAIN
-            if limited:
+            if self._is_spent(response, lease.sent):
                 return _AGAIN  # the pool has read the headers: it rotates, or waits for the reset
-            if status == 429 or b"secondary rate limit" in response.content.lower():
+            if (
+                status == 429
+                or response.headers.get("x-ratelimit-remaining") == "0"
+                or _names_a_limit(response.content)
+            ):
                 self.pool.pause()
                 return _AGAIN
             return None
+        if graphql and (status in _TOO_HEAVY or 400 <= status < 500 or status == 501):
+            return None  # the caller has to know: a smaller query may succeed, or there is no GraphQL
         if status in _RETRIED:
-            # A query that was too heavy answers so, too: the caller has to know of it.
-            return None if response.url.startswith(self.graphql_url) and status in (502, 504) else f"status {status}"
+            return f"status {status}"
         raise GitHubError(f"GitHub answered {urlsplit(response.url).path} with the unexpected status {status}.")
+
+    def _is_spent(self, response: requests.Response, sent: float) -> bool:
+        """Whether an answer says that the budget is spent, with figures that tell how long."""
+        seen = observed_in(response.headers, sent, self.pool.clock.now())
+        return seen is not None and seen.remaining == 0
+
+    def _refused(self, token: Token) -> bool:
+        """Handle a 401; gives whether the token is a new one now.
+
+        Now and then GitHub refuses a good token: it is retired only when that is confirmed.
+        """
+        with token.confirming:
+            if token.retired:
+                return False
+            if token.credential.refused():
+                return True
+            token.refusals += 1
+            if token.refusals > 1 and self._is_refused(token):
+                self.pool.retire(token)
+        return False
+
+    def _is_refused(self, token: Token, *, asked: bool = False) -> bool:
+        """Ask for what costs no quota, at once (unless that was `asked`) and after a pause, whether a token is good."""
+        for waits in (True,) if asked else (False, True):
+            if waits:
+                self.pool.clock.wait(self.policy.confirmation_wait, self.pool.cancelled)
+            secret = token.credential.secret(self.pool.clock.now()).get_secret_value()
+            self._count_request()
+            try:
+                answer = self._send("GET", self.api_url + "/rate_limit", {"authorization": f"Bearer {secret}"})
+            except requests.RequestException:
+                return False  # nobody knows
+            if answer.status_code != 401:
+                token.refusals = 0
+                return False
+        return True
 
     # -- whose token it is ---------------------------------------------------------------------------------------
 
@@ -513,8 +609,6 @@ class GitHubClient:
         spent = Resource.GRAPHQL if points is not None and points.remaining >= 1 else Resource.REST
         user = self._ask_about(token, "/graphql", _VIEWER) if spent is Resource.GRAPHQL else None
         if user is None or user.status != 200:
-            if token.retired:
-                return None
             spent, user = Resource.REST, self._ask_about(token, "/user")
         if user is None:
             return None
@@ -552,11 +646,16 @@ class GitHubClient:
                 problem, failures = type(error).__name__, failures + 1
                 continue
             status = response.status_code
-            if status == 401:
-                self.pool.retire(token)
-                return None
-            after = _retry_after(response)
-            if after is not None or status == 429 or b"secondary rate limit" in response.content.lower():
+            if status == 401 and path == "/rate_limit":
+                if token.credential.refused():
+                    continue
+                if self._is_refused(token, asked=True):
+                    self.pool.retire(token)
+                    return None
+                problem, failures = "status 401", failures + 1
+                continue
+            after = _retry_after(response, self.pool.clock.now())
+            if after is not None or status == 429 or (status != 200 and _names_a_limit(response.content)):
                 self.pool.pause(after)
                 return None
             if status == 403 and response.headers.get("x-ratelimit-remaining") == "0":
@@ -639,13 +738,38 @@ def _budgets(answer: Answer, now: float) -> dict[Resource, Observation]:
     """The budgets in an answer of ``/rate_limit``; none where the server has no limits."""
     found = answer.payload.get("resources") if isinstance(answer.payload, dict) else None
     skew = skew_of(answer.headers, answer.sent, now)
-    return {
-        resource: Observation(int(told["limit"]), int(told["remaining"]), float(told["reset"]) - skew, now)
-        for resource in Resource
-        if isinstance(told := (found or {}).get(resource.value), dict)
-    }
+    budgets = {}
+    for resource in Resource:
+        told = found.get(resource.value) if isinstance(found, dict) else None
+        if isinstance(told, dict):
+            seen = observation_of(told.get("limit"), told.get("remaining"), told.get("reset"), now, skew)
+            if seen is not None:
+                budgets[resource] = seen
+    return budgets
 
 
-def _retry_after(response: requests.Response) -> float | None:
-    text = response.headers.get("retry-after", "")
-    return float(text) if text.isascii() and text.isdigit() and response.status_code != 200 else None
+def _retry_after(response: requests.Response, now: float) -> float | None:
+    """Seconds that an answer asks to wait, given as such or as a date; None if it does not."""
+    text = response.headers.get("retry-after", "").strip()
+    if response.status_code == 200 or not text:
+        return None
+    if text.isascii() and text.isdigit():
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - now)
+    except ValueError:
+        return None
+
+
+def _seconds_of(text: object) -> float | None:
+    """A time of GraphQL's in seconds since 1970; None if it is none."""
+    try:
+        return dt.datetime.fromisoformat(str(text)).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+def _names_a_limit(content: bytes) -> bool:
+    """Whether a refusal is a rate limit's, by its words."""
+    text = content[:10_000].lower()
+    return any(words in text for words in _LIMIT_WORDS)

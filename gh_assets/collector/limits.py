@@ -10,6 +10,7 @@ docs.github.com/graphql/overview/rate-limits-and-query-limits-for-the-graphql-ap
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 import math
 import random
@@ -31,6 +32,12 @@ logger = logging.getLogger(__name__)
 WINDOW_SLACK = 5.0
 """Seconds by which GitHub's reset times of one window may differ."""
 
+
+LONGEST_WINDOW = 7200.0
+"""GitHub's windows have an hour: figures that speak of a much later reset are not believed."""
+
+NOTICED_SECONDS = 5.0
+"""Waits of this length are announced."""
 
 RENEWAL_SECONDS = 5.0
 """How often a process that uses a shared budget tells the others, and hears of them."""
@@ -79,7 +86,10 @@ class RetryPolicy:
     longest_secondary_wait : float
         Seconds; where that doubling ends.
     longest_quota_wait : float
-        Seconds that a caller is ready to wait for a new quota; more raises `RateLimitedError`.
+        Seconds that a caller is ready to wait for a new quota, or for a secondary limit to end; more raises
+        `RateLimitedError`.
+    confirmation_wait : float
+        Seconds before a token that GitHub refused is tried once more, the last time.
     points_a_minute : mapping of Resource to int
         Requests (REST) and queries (GraphQL) a minute and account. GitHub's secondary limits are 900 and 2,000; the
         distance to them is for other programs of the same user, and for a second collector that has just begun.
@@ -94,6 +104,7 @@ class RetryPolicy:
     secondary_wait: float = 60.0
     longest_secondary_wait: float = 960.0
     longest_quota_wait: float = 3700.0
+    confirmation_wait: float = 5.0
     points_a_minute: Mapping[Resource, int] = field(
         default_factory=lambda: {Resource.REST: 800, Resource.GRAPHQL: 1800}
     )
@@ -156,6 +167,31 @@ class Observation:
     remaining: int
     reset: float
     at: float
+
+
+def observation_of(
+    limit: object, remaining: object, reset: object, now: float, skew: float = 0.0
+) -> Observation | None:
+    """A budget as an answer tells it; None if the figures are missing, or are none that can be true.
+
+    Parameters
+    ----------
+    limit, remaining, reset : object
+        As they came: numbers or texts; `reset` in seconds since 1970 by the server's clock.
+    now : float
+        When they came, by our clock.
+    skew : float
+        Seconds by which the server's clock is ahead.
+    """
+    try:
+        points, left, end = int(str(limit)), int(str(remaining)), float(str(reset)) - skew
+    except ValueError:
+        return None
+    if points < 0 or left < 0 or not end <= now + LONGEST_WINDOW:
+        return None
+    if left == 0 and end <= now - WINDOW_SLACK:
+        return None  # nothing is left in a window that is over
+    return Observation(points, min(left, points), end, now)
 
 
 @dataclass(frozen=True)
@@ -268,6 +304,9 @@ class Token:
         self.account: Account | None = None
         self.identify_at = 0.0
         self.retired = False
+        self.refusals = 0
+        """How often GitHub refused it since it was last taken."""
+        self.confirming = threading.Lock()
 
     def __repr__(self) -> str:
         return f"Token({self.label})"
@@ -326,7 +365,11 @@ class TokenPool:
         self.cancelled = threading.Event()
         self.accounts: dict[str, Account] = {}
         self.slept_for_quota = 0.0
+        self.notify: Callable[[str], None] = logger.warning
+        """Hears what is waited for, before a wait that a person would notice."""
+        self._announced = 0.0
         self._paused_until = 0.0
+        self._limited_since: float | None = None
         self._secondary_hits = 0
         self._in_flight = 0
         self._turn = 0
@@ -403,10 +446,8 @@ class TokenPool:
         return unknown
 
     def retire(self, token: Token) -> None:
-        """Never use a token again that GitHub refused (unless its credential has a new text to offer)."""
+        """Never use a token again that GitHub refused."""
         with self._changed:
-            if token.retired or token.credential.refused():
-                return
             token.retired = True
             logger.warning("GitHub refused the token ending in %s (401): it is not used any more.", token.label)
             self._changed.notify_all()
@@ -474,6 +515,7 @@ class TokenPool:
                     f"GitHub lets no token ask for another {math.ceil(wait / 60)} minutes: the quota is spent, or it "
                     "asked us to wait. Run again then: what was collected is kept."
                 )
+            self._announce(ready, now, "The quota of all tokens is spent")
             self._wait_until(ready, pausing=False)
 
     def _choose(self, resource: Resource, points: int, keep: Account | None, now: float) -> tuple[Lease | None, float]:
@@ -572,6 +614,13 @@ class TokenPool:
             if not pausing and until - now > 60.0:
                 return
 
+    def _announce(self, until: float, now: float, why: str) -> None:
+        """Tell a person what is waited for, once a wait."""
+        if until - now >= NOTICED_SECONDS and until > self._announced + NOTICED_SECONDS:
+            self._announced = until
+            at = dt.datetime.fromtimestamp(until, dt.UTC)
+            self.notify(f"{why}: waiting {math.ceil(until - now)} s, until {at:%H:%M:%S} UTC.")
+
     def _enter(self) -> None:
         """Wait for a place among the requests in flight."""
         with self._changed:
@@ -600,10 +649,10 @@ class TokenPool:
         now = self.clock.now()
         try:
             resource = Resource(headers.get("x-ratelimit-resource", asked.value))
-            # The reset is by GitHub's clock, which may not be ours.
-            reset = float(headers["x-ratelimit-reset"]) - skew_of(headers, sent, now)
-            seen = Observation(int(headers["x-ratelimit-limit"]), int(headers["x-ratelimit-remaining"]), reset, now)
-        except (KeyError, ValueError):
+        except ValueError:
+            return False
+        seen = observed_in(headers, sent, now)
+        if seen is None:
             return False
         account.budgets[resource].unmetered = False
         account.budgets[resource].observe(seen, now)
@@ -618,9 +667,22 @@ class TokenPool:
         ----------
         seconds : float, optional
             What GitHub asks for; else the policy's wait, longer each time until an answer comes.
+
+        Raises
+        ------
+        RateLimitedError
+            If there has been no answer for as long as the policy waits.
         """
         with self._changed:
             now = self.clock.now()
+            if self._limited_since is None:
+                self._limited_since = now
+            elif now - self._limited_since > self.policy.longest_quota_wait:
+                raise RateLimitedError(
+                    f"GitHub has answered nothing but its secondary rate limit for "
+                    f"{math.ceil((now - self._limited_since) / 60)} minutes. Run again later: what was collected is "
+                    "kept."
+                )
             if seconds is None:
                 if now >= self._paused_until:  # of many requests in flight that meet one limit, one counts
                     self._secondary_hits += 1
@@ -631,12 +693,13 @@ class TokenPool:
                 for budget in account.budgets.values():
                     # No burst afterwards: everybody coming back at once would meet the limit again.
                     budget.next_slot = max(budget.next_slot, self._paused_until)
+        self._announce(until, now, "GitHub asks to be left alone for a while (a secondary rate limit)")
         if self.ledger is not None:
             self.ledger.pause(until)
 
     def answered(self) -> None:
-        """Told of an answer without a limit: the next secondary limit is a first one again."""
-        self._secondary_hits = 0
+        """Handle an answer without a limit: the next secondary limit is a first one again."""
+        self._secondary_hits, self._limited_since = 0, None
 
     def cancel(self) -> None:
         """Make every worker stop, those who wait included."""
@@ -693,6 +756,15 @@ class TokenPool:
 
     def _accounts_in_use(self) -> list[Account]:
         return list({id(t.account): t.account for t in self.tokens if not t.retired and t.account}.values())
+
+
+def observed_in(headers: Mapping[str, str], sent: float, now: float) -> Observation | None:
+    """A budget as the headers of an answer tell it; None if they say nothing that can be used.
+
+    The reset is by GitHub's clock, which may not be ours: see `skew_of` for `sent` and `now`.
+    """
+    limit, remaining, reset = (headers.get(f"x-ratelimit-{name}") for name in ("limit", "remaining", "reset"))
+    return observation_of(limit, remaining, reset, now, skew_of(headers, sent, now))
 
 
 def skew_of(headers: Mapping[str, str], sent: float, now: float) -> float:
