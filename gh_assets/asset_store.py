@@ -27,6 +27,9 @@ PREFIX = "assets"
 VERSIONS = "versions"
 """Before an object's name: where its earlier contents are kept."""
 
+DAMAGED = "damaged"
+"""Before an object's name: where what could not be read any more is kept."""
+
 KEEP = 3
 """Earlier contents of each object that are kept."""
 
@@ -216,7 +219,7 @@ class AssetStore:
         """
         found = self.objects.describe(name) if present is None else present.get(name)
         crc32c = digest_of(content).crc32c if isinstance(content, Path) else checksum(content)
-        if found is not None and found.crc32c == crc32c:
+        if found is not None and found.crc32c == crc32c and self._is_sound(name):
             return found
         if found is not None and self.keep > 0:
             self.objects.copy(found, _version_name(found))
@@ -229,6 +232,14 @@ class AssetStore:
             if now is not None and now.crc32c == crc32c:
                 return now  # our own, of which the answer was lost; or the same by another
             raise
+
+    def _is_sound(self, name: str) -> bool:
+        """Whether an object still has the content that its checksum speaks of: damage is written over, too."""
+        try:
+            self.objects.read(name)
+        except StoredDataError:
+            return False
+        return True
 
     def _forget_old(self, name: str) -> None:
         kept = self._versions(name)
@@ -292,6 +303,24 @@ class AssetStore:
                 self.objects.copy(earlier.object, found.name)
             self._forget_old(found.name)
         return [found.name for found, _ in plan]
+
+    def repair_table(self, asset: str, partition: str) -> None:
+        """Put the newest earlier content that can be read in the place of a damaged one, which is kept aside.
+
+        Where there is none, the partition has no object afterwards.
+        """
+        name = object_name(asset, "parquet", partition)
+        damaged = self.objects.describe(name)
+        if damaged is not None:
+            self.objects.copy(damaged, f"{DAMAGED}/{name}")
+        for version in self._versions(name):
+            try:
+                self._parsed(asset, name, self.objects.read(version.object.name))
+            except StoredDataError:
+                continue
+            self.objects.copy(version.object, name)
+            return
+        self.objects.delete(name)
 
     def describe(self, asset: str, suffix: str) -> StoredObject | None:
         """The object of an unpartitioned asset; None, if there is none."""
@@ -399,6 +428,23 @@ class PartitionTables:
 
     def partitions(self) -> set[str]:
         return self.store.partitions(self.asset)
+
+    def checksums(self, partitions: Iterable[str]) -> dict[str, str | None]:
+        """Checksums of what is stored, by partition, as it is read now; None where it is damaged."""
+        present = self.store.partitions(self.asset)
+
+        def read(partition: str) -> tuple[str, str | None]:
+            try:
+                return partition, checksum(self.store.objects.read(object_name(self.asset, "parquet", partition)))
+            except StoredDataError:
+                return partition, None
+
+        wanted = (partition for partition in partitions if partition in present)
+        return dict(map_bounded(read, wanted, self.store.workers))
+
+    def repair(self, partition: str) -> None:
+        """Put the newest earlier table in the place of one that is damaged; without any the partition is empty."""
+        self.store.repair_table(self.asset, partition)
 
     def read(self, partition: str) -> tuple[pl.DataFrame, str]:
         return self.store.read_table_with_checksum(self.asset, partition)
