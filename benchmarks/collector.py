@@ -17,7 +17,7 @@ import secrets
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -161,8 +161,11 @@ class InMemory:
     def __init__(self) -> None:
         self.tables: dict[str, tuple[Any, str]] = {}
 
-    def partitions(self) -> set[str]:
-        return set(self.tables)
+    def checksums(self, partitions: Iterable[str]) -> dict[str, str | None]:
+        return {partition: self.tables[partition][1] for partition in partitions if partition in self.tables}
+
+    def repair(self, partition: str) -> None:
+        del self.tables[partition]
 
     def read(self, partition: str) -> tuple[Any, str]:
         return self.tables[partition]

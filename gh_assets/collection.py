@@ -17,7 +17,7 @@ import polars as pl
 
 from gh_assets.asset_store import AssetStore, PartitionTables, Segments
 from gh_assets.collector.archive_stars import ArchivedStars
-from gh_assets.collector.auto import AutoReport, AutoSource
+from gh_assets.collector.auto import AutoReport, AutoSource, OwnLists
 from gh_assets.collector.client import GitHubClient
 from gh_assets.collector.forecast import Forecast, clock_time, duration, expected_pages, forecast, seconds_for
 from gh_assets.collector.graphql_lists import BatchSize
@@ -94,6 +94,8 @@ class Collected:
         What was asked, users and forks included.
     quota_left : dict
         Points left by resource; without those that have no limit.
+    forks_unread : int
+        Repositories whose forks could not be read, where users are found by them.
     """
 
     report: CollectionReport
@@ -103,6 +105,7 @@ class Collected:
     requests: int = 0
     points: int = 0
     quota_left: dict[str, int] = field(default_factory=dict)
+    forks_unread: int = 0
 
     def sentences(self) -> list[str]:
         """What a person wants to know afterwards, beside the numbers."""
@@ -117,6 +120,18 @@ class Collected:
             said.append(
                 f"{self.users.asked:,} users were asked for the repositories that they starred "
                 f"({self.users.unchanged:,} lists unchanged), {self.users.known:,} were known before."
+            )
+            if self.users.unread:
+                said.append(
+                    f"The lists of {self.users.unread:,} users could not be read whole: they are asked again by the "
+                    "next run."
+                )
+        if self.forks_unread:
+            said.append(f"The forks of {self.forks_unread:,} repositories could not be read: the next run tries again.")
+        if self.report.unproven:
+            said.append(
+                f"{self.report.unproven:,} lists could not be proven to be whole: what was read is kept, nothing of "
+                "them counts as taken back, and the next run asks for them again."
             )
         if self.report.unstarred:
             said.append(f"{self.report.unstarred:,} stars were taken back; they are kept as history.")
@@ -162,7 +177,9 @@ def collect(
         If nobody can be asked any more; what was collected until then is kept.
     """
     state = CollectionState(database)
-    watch = _Watch(client, _resource(options.source, client), tell, say)
+    watch = _Watch(client, None if client is None else resource_of(options.source), tell, say)
+    if client is not None:
+        client.pool.notify = say
     sizes = _QuerySizes(database)
     source = _source(options, repositories, client, database, store, state, watch, sizes, ask)
 
@@ -209,6 +226,7 @@ def collect(
         usage.requests if usage is not None else 0,
         usage.graphql_points if usage is not None else 0,
         quota,
+        watch.seeds.unread if watch.seeds is not None else 0,
     )
 
 
@@ -290,8 +308,9 @@ class _QuerySizes:
             self._meta.update_one({"_id": "graphql query sizes"}, {"$set": {"sizes": sizes}}, upsert=True)
 
 
-def _resource(source: str, client: GitHubClient | None) -> Resource | None:
-    if client is None or source in ("file", "gharchive"):
+def resource_of(source: str) -> Resource | None:
+    """Which budget a source of stars spends; None: it asks GitHub for nothing that is worth a plan."""
+    if source in ("file", "gharchive"):
         return None
     return Resource.REST if source == "stargazers" else Resource.GRAPHQL
 
@@ -327,24 +346,28 @@ def _source(
         return ArchivedStars(events, ((document["_id"], document["login"]) for document in users))
     if name == "stargazers":
         return RestStargazers(client, pages, partial(GraphQLStargazers, client))
-    own_lists = GraphQLStargazers(client, pages, batch=sizes.of("stargazers"))
+    own_lists = OwnLists(
+        GraphQLStargazers(client, pages, batch=sizes.of("stargazers")),
+        RestStargazers(client, pages, partial(GraphQLStargazers, client)),
+    )
     if name == "graphql":
         return own_lists
 
     def users_lists() -> StarredLists:
         events = read_star_events(store, repositories)
+        watch.seeds = Seeds(
+            client,
+            database,
+            file=options.seed_users,
+            events=events if events.height else None,
+            enough=options.max_users,
+            workers=options.workers,
+        )
         return StarredLists(
             GraphQLStarred(client, pages, batch=sizes.of("starred")),
             StarredState(database),
             Segments(store, STARRED_SEGMENTS),
-            Seeds(
-                client,
-                database,
-                file=options.seed_users,
-                events=events if events.height else None,
-                enough=options.max_users,
-                workers=options.workers,
-            ),
+            watch.seeds,
             fallback=RestStarred(client, pages),
             max_users=options.max_users,
             max_pages=pages,
@@ -359,7 +382,6 @@ def _source(
     return AutoSource(
         own_lists,
         users_lists,
-        own_by_rest=RestStargazers(client, pages),
         closed=closed,
         total=len(repositories),
     )
@@ -376,6 +398,7 @@ class _Watch:
         self.tell = tell
         self.say = say
         self.users: StarredReport | None = None
+        self.seeds: Seeds | None = None
         self.forecast = Forecast(None, 0, 0.0, None)
         self._pages = 0
         self._users_first = False

@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from gh_assets.asset_store import AssetStore
-from gh_assets.collection import UNLIMITED, QuotaSample, quota_samples
+from gh_assets.collection import UNLIMITED, QuotaSample, quota_samples, resource_of
 from gh_assets.collector import planning
 from gh_assets.collector.forecast import CONNECTIONS_A_POINT
 from gh_assets.collector.limits import Resource
@@ -92,7 +92,8 @@ class Quota:
 
     Attributes
     ----------
-    resource : Resource
+    resource : Resource or None
+        None: the source spends none.
     left, limit : int or None
         Points in all; None: nobody has asked yet, or there is no limit.
     reserved : int
@@ -101,7 +102,7 @@ class Quota:
         When the first window ends (UTC).
     """
 
-    resource: Resource
+    resource: Resource | None
     left: int | None
     limit: int | None
     reserved: int
@@ -124,6 +125,8 @@ class Quota:
 
     def words(self) -> str:
         """For people."""
+        if self.resource is None:
+            return "the source of stars spends no quota"
         if self.left is None or self.limit is None:
             return "no limit is known"
         until = "" if self.reset is None else f" until {self.reset:%H:%M} UTC"
@@ -142,7 +145,9 @@ def quota_of(settings: Settings, known: Sequence[dict[str, Any]], now: dt.dateti
     now : datetime
         With a time zone.
     """
-    resource = Resource.REST if settings.source == "stargazers" else Resource.GRAPHQL
+    resource = resource_of(settings.source)
+    if resource is None:
+        return Quota(None, None, None, 0, None)
     left = limit = 0
     resets = []
     for budget in known:

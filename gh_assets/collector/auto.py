@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from gh_assets.collector.outcomes import Outcome
 from gh_assets.collector.sources import StarCollection, StarSource, Work
 from gh_assets.errors import GraphQLUnavailableError
+
+logger = logging.getLogger(__name__)
 
 CLOSED_FOR = dt.timedelta(days=7)
 """A list that was found closed is not tried again within this time."""
@@ -26,6 +30,45 @@ class AutoReport:
     by_users: int = 0
 
 
+class OwnLists:
+    """Reads repositories' own lists by GraphQL, and by REST where the server or the token has no GraphQL.
+
+    Parameters
+    ----------
+    by_graphql, by_rest : StarSource
+    """
+
+    sees_all = True
+
+    def __init__(self, by_graphql: StarSource, by_rest: StarSource) -> None:
+        self.by_graphql = by_graphql
+        self.by_rest = by_rest
+        self.name = by_graphql.name
+
+    def may_have_news(self, *, closed: bool) -> bool:
+        """Not when GitHub's count is what it was."""
+        return False
+
+    def collect(self, works: Iterable[Work], workers: int) -> Iterator[StarCollection]:
+        """What GraphQL has not given when it turns out that there is none is read by REST."""
+        works, asked, done = iter(works), dict[int, Work](), set[int]()
+
+        def watched() -> Iterator[Work]:
+            for work in works:
+                asked[work.repository.repo_id] = work
+                yield work
+
+        try:
+            for collected in self.by_graphql.collect(watched(), workers):
+                done.add(collected.repository.repo_id)
+                yield collected
+        except GraphQLUnavailableError as error:
+            logger.warning("%s Lists are read by REST instead.", error)
+            left = [work for repo_id, work in asked.items() if repo_id not in done]
+            for collected in self.by_rest.collect(chain(left, works), workers):
+                yield replace(collected, source=collected.source or self.by_rest.name)
+
+
 class AutoSource:
     """Asks each repository once for its own list, and remembers where it is closed.
 
@@ -35,8 +78,6 @@ class AutoSource:
     ----------
     own : StarSource
         Reads repositories' own lists.
-    own_by_rest : StarSource, optional
-        Used where the server or the token has no GraphQL.
     others : callable, optional
         Gives the source for what is closed; made when it is needed.
     closed : mapping of int to datetime
@@ -54,13 +95,11 @@ class AutoSource:
         own: StarSource,
         others: Callable[[], StarSource] | None,
         *,
-        own_by_rest: StarSource | None = None,
         closed: Mapping[int, dt.datetime] | None = None,
         total: int = 0,
         now: dt.datetime | None = None,
     ) -> None:
         self.own = own
-        self.own_by_rest = own_by_rest
         self.others = others
         self.closed = dict(closed or {})
         self.total = total
@@ -87,7 +126,7 @@ class AutoSource:
 
         reasons: dict[int, str | None] = {}
         requests: dict[int, int] = {}
-        for collected in self._own_lists(open_ones(), asked, workers):
+        for collected in self.own.collect(open_ones(), workers):
             repo_id = collected.repository.repo_id
             if collected.outcome is Outcome.RESTRICTED:
                 self.closed[repo_id] = self.now
@@ -124,16 +163,3 @@ class AutoSource:
                 requests=requests.get(repo_id, 0),
                 closed_at=self.closed[repo_id],
             )
-
-    def _own_lists(self, works: Iterable[Work], asked: Mapping[int, Work], workers: int) -> Iterator[StarCollection]:
-        done: set[int] = set()
-        try:
-            for collected in self.own.collect(works, workers):
-                done.add(collected.repository.repo_id)
-                yield collected
-        except GraphQLUnavailableError:
-            if self.own_by_rest is None:
-                raise
-            left = [work for repo_id, work in asked.items() if repo_id not in done]
-            yield from self.own_by_rest.collect(left, workers)
-            yield from self.own_by_rest.collect(works, workers)

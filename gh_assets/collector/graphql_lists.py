@@ -4,7 +4,11 @@ A hundred connections of a hundred nodes cost one point, as a single one does: q
 pages of different lists, as far as GitHub's limit on a query's resources lets them be. Where that is, is learned: a
 query that was too heavy is halved, and the size that fitted is remembered.
 
-Source: docs.github.com/graphql/overview/rate-limits-and-query-limits-for-the-graphql-api.
+An answer can hold some lists and not others, and a list only in part: errors name paths of any depth under HTTP 200.
+A page counts as read only if nothing in it failed; anything else is asked again, in smaller queries.
+
+Source: docs.github.com/graphql/overview/rate-limits-and-query-limits-for-the-graphql-api;
+spec.graphql.org/October2021/#sec-Errors.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import heapq
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -37,6 +41,26 @@ MOST = 100
 
 SAMPLE = 12
 """Answers of a size after which a larger one is tried again: what GitHub bears changes."""
+
+RESOURCE_LIMITS = "RESOURCE_LIMITS_EXCEEDED"
+
+ATTEMPTS, ATTEMPTS_ALONE = 16, 5
+"""How often a list is asked for in vain, in queries with others and alone, before it is given up."""
+
+PERSISTENT = 3
+"""So many failures in a row are no bad moment: of queries, they are too large; of an entry, GitHub cannot give it."""
+
+LIGHT_PAGE = 25
+"""Some lists take GitHub longer than it allows itself, a hundred entries at once."""
+
+FAILED = "failed entries"
+"""Key of a node that `page_without` made."""
+
+OUTAGE = 60
+"""After so many queries in a row that GitHub failed on, nobody is asked any more."""
+
+OPTIONAL = frozenset({"endCursor", "description", "primaryLanguage", "parent", "pushedAt"})
+"""Fields that are null on whole pages, too."""
 
 STOPPING = (
     AuthenticationError,
@@ -136,12 +160,16 @@ class Listing(ABC, Generic[Result]):
         """Values of the query's variables for the next page; the engine adds the list's number to their names."""
 
     @abstractmethod
-    def take(self, node: Mapping[str, Any]) -> Result | None:
-        """Understand a page. None: there are more."""
+    def is_whole(self, node: Any) -> bool:
+        """Whether a page has all the parts that were asked for; the engine has seen that no error is about it."""
+
+    @abstractmethod
+    def take(self, node: Any) -> Result | None:
+        """Understand a page that is whole. None: there are more."""
 
     @abstractmethod
     def refuse(self, kind: str, message: str) -> Result | None:
-        """Understand an error of GraphQL about this list. None: it is no answer, to be asked again."""
+        """Understand GitHub's refusal of this list. None: it is no answer, to be asked again."""
 
     @abstractmethod
     def give_up(self, reason: str) -> Result:
@@ -150,6 +178,14 @@ class Listing(ABC, Generic[Result]):
     def lighten(self) -> bool:
         """Ask for less a page, where a page of this very list is too heavy. False if that cannot be."""
         return False
+
+    def expects(self, error: Mapping[str, Any]) -> bool:
+        """Whether an error belongs to a good answer: it says that something is not there."""
+        return False
+
+    def without(self, node: Any, failed: Collection[int]) -> Any | None:
+        """The page without single entries that GitHub fails on whenever it is asked; None if it is of no use then."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -235,18 +271,26 @@ class GraphQLLists(Generic[Result]):
                         failure = failure or fault
                         continue
                     asked = future.result()
-                    if asked.answer is None:
-                        yield from self._unanswered(asked, suspects)
-                        continue
-                    for entry, found in self._understood(asked, asked.answer):
-                        if found is not None:
-                            yield found
-                        else:
-                            push(entry)
+                    try:
+                        if asked.answer is None:
+                            yield from self._unanswered(asked, suspects)
+                            continue
+                        for entry, found in self._understood(asked, asked.answer, suspects):
+                            if found is not None:
+                                yield found
+                            else:
+                                push(entry)
+                    except OutageError as error:
+                        failure = failure or error
         if failure is not None:
             raise failure
 
     def _ask(self, batch: Sequence[Listing[Result]]) -> _Asked[Result]:
+        again = max(entry.failures for entry in batch)
+        if again:
+            # What GitHub has just failed on is not asked again in the same second.
+            pool = self.client.pool
+            pool.clock.wait(pool.policy.wait_before(again), pool.cancelled)
         variables = {f"{name}{number}": value for number, entry in enumerate(batch)
                      for name, value in entry.variables().items()}  # fmt: skip
         try:
@@ -261,55 +305,164 @@ class GraphQLLists(Generic[Result]):
     def _unanswered(self, asked: _Asked[Result], suspects: deque[Sequence[Listing[Result]]]) -> Iterator[Result]:
         batch, size = asked.batch, len(asked.batch)
         if asked.too_heavy:
-            # A gateway's error may be the size of the query, or a bad moment: several in a row are the size.
-            self._gateway_faults += 1
-            if size > 1 and ("resource limits" in asked.problem or self._gateway_faults >= 2):
-                self.batch.failed(size)
+            self._count_gateway_fault(size, limited="resource limits" in asked.problem)
         again = []
         for entry in batch:
             entry.failures += 1
             if size == 1 and asked.too_heavy and entry.lighten():
-                entry.failures = 0
-            if entry.failures >= (5 if size == 1 else 16):
+                entry.failures = 1
+            if entry.failures >= (ATTEMPTS_ALONE if size == 1 else ATTEMPTS):
                 yield entry.give_up(asked.problem)
             else:
                 again.append(entry)
-        # Once whole: most faults are bad moments.
-        if len(again) > 1 and any(entry.failures > 1 for entry in again):
-            suspects.append(again[: len(again) // 2])
-            suspects.append(again[len(again) // 2 :])
-        elif again:
-            suspects.append(again)
+        _ask_again(again, suspects)
+
+    def _count_gateway_fault(self, size: int, *, limited: bool) -> None:
+        # It may be the size of the query, or a bad moment: several in a row are the size.
+        self._gateway_faults += 1
+        if size > 1 and (limited or self._gateway_faults >= PERSISTENT):
+            self.batch.failed(size)
+        if self._gateway_faults >= OUTAGE:
+            raise OutageError(
+                f"GitHub at {self.client.api_url} has failed on {OUTAGE} GraphQL queries in a row. What was collected "
+                "is kept: run again later."
+            )
 
     def _understood(
-        self, asked: _Asked[Result], answer: GraphQLAnswer
+        self, asked: _Asked[Result], answer: GraphQLAnswer, suspects: deque[Sequence[Listing[Result]]]
     ) -> Iterator[tuple[Listing[Result], Result | None]]:
-        """For each list of a query: its result if it is done, else None: it has to be asked again."""
+        """Lists of a query, each with its result if it is done, else None: it has to be asked again.
+
+        Those that failed before go to `suspects` instead, to be asked alone.
+        """
         size = len(asked.batch)
-        errors: dict[str, Mapping[str, Any]] = {}
-        for error in answer.errors:
-            path = error.get("path") or [None]
-            errors.setdefault(str(path[0]), error)
-        limited = any(error.get("type") == "RESOURCE_LIMITS_EXCEEDED" for error in answer.errors)
-        if limited:
+        errors = _by_alias(answer.errors)
+        if any(error.get("type") == RESOURCE_LIMITS for error in answer.errors):
             self.batch.failed(size)
+        elif "" in errors:
+            self._count_gateway_fault(size, limited=False)
         else:
             self._gateway_faults = 0
             self.batch.fitted(size)
+        again: list[Listing[Result]] = []
         for number, entry in enumerate(asked.batch):
             entry.requests += 1
             node = answer.data.get(f"r{number}")
-            # What may not be seen can be null as a whole, or only the field in it.
-            hole = f"r{number}" in errors and isinstance(node, dict) and None in node.values()
-            if node and not hole:
+            mine = [error for error in errors.get(f"r{number}", []) if not entry.expects(error)]
+            # Whom an error without a path is about nobody knows: any hole may be its doing.
+            if not mine and entry.is_whole(node) and not ("" in errors and _has_hole(node)):
                 entry.failures = 0
                 yield entry, entry.take(node)
                 continue
-            error = errors.get(f"r{number}") or errors.get("None") or {}
-            kind, message = str(error.get("type") or ""), str(error.get("message", "no data"))
-            found = None if kind == "RESOURCE_LIMITS_EXCEEDED" else entry.refuse(kind, message)
-            if found is None and (kind != "RESOURCE_LIMITS_EXCEEDED" or size == 1):
-                entry.failures = 0 if kind and entry.lighten() else entry.failures + 1
-                if entry.failures >= 5:
-                    found = entry.give_up(message)
-            yield entry, found
+            mine = mine or errors.get("") or [{"message": "a part of the answer is missing"}]
+            if size > 1 and any(error.get("type") == RESOURCE_LIMITS for error in mine):
+                yield entry, None  # it was the query that was too large
+                continue
+            found, done = self._failed(entry, node, mine, size)
+            if done or entry.failures < 2:
+                yield entry, found
+            else:
+                again.append(entry)
+        _ask_again(again, suspects)
+
+    def _failed(
+        self, entry: Listing[Result], node: Any, errors: Sequence[Mapping[str, Any]], size: int
+    ) -> tuple[Result | None, bool]:
+        """Understand errors about a list; gives its result, and whether it has its page now or is given up."""
+        for error in errors:
+            # Only what is said of the list as a whole is a refusal; below it, an entry failed.
+            if 1 <= len(_path_of(error)) <= 2:
+                found = entry.refuse(str(error.get("type") or ""), str(error.get("message", "no data")))
+                if found is not None:
+                    return found, True
+        entry.failures += 1
+        limited = any(error.get("type") == RESOURCE_LIMITS for error in errors)
+        if size == 1 and entry.failures >= PERSISTENT and not limited:
+            failed = {place for error in errors if (place := _entry_of(_path_of(error))) is not None}
+            named = all(_entry_of(_path_of(error)) is not None for error in errors)
+            rest = entry.without(node, failed) if named else None
+            if rest is not None:
+                entry.failures = 0
+                return entry.take(rest), True
+        if entry.failures >= (ATTEMPTS_ALONE if size == 1 else ATTEMPTS):
+            return entry.give_up(str(errors[0].get("message", "no data"))), True
+        if size == 1 and limited and entry.lighten():
+            entry.failures = 1
+        return None, False
+
+
+def is_page(node: Any, connection: str, after: str | None) -> bool:
+    """Whether a node has a whole page of a connection: its entries, its count, and where to go on.
+
+    Parameters
+    ----------
+    node : object
+        What GitHub gave for the alias.
+    connection : str
+        The connection's field: ``stargazers``.
+    after : str or None
+        The cursor that was asked for: a page that leads back to it would be read for ever.
+    """
+    page = node.get(connection) if isinstance(node, Mapping) else None
+    if not isinstance(page, Mapping):
+        return False
+    edges, info, total = page.get("edges"), page.get("pageInfo"), page.get("totalCount")
+    if not isinstance(edges, list) or not isinstance(info, Mapping) or not isinstance(total, int):
+        return False
+    if not all(edge is None or isinstance(edge, Mapping) for edge in edges):
+        return False
+    if info.get("hasNextPage") is False:
+        return True
+    cursor = info.get("endCursor")
+    return info.get("hasNextPage") is True and isinstance(cursor, str) and cursor != after and bool(edges)
+
+
+def page_without(node: Any, connection: str, failed: Collection[int], after: str | None) -> Any | None:
+    """A node whose page lacks a few entries that GitHub fails on, counted in its field `FAILED`.
+
+    None if the page is broken beside these, or has lost the half of its entries.
+    """
+    if not is_page(node, connection, after):
+        return None
+    edges = node[connection]["edges"]
+    if not all(place < len(edges) for place in failed) or 2 * len(failed) > len(edges):
+        return None
+    rest = [None if place in failed else edge for place, edge in enumerate(edges)]
+    return {**node, connection: {**node[connection], "edges": rest}, FAILED: len(failed)}
+
+
+def _ask_again(entries: Sequence[Listing[Result]], suspects: deque[Sequence[Listing[Result]]]) -> None:
+    """Ask once more together, since most faults are bad moments; then in halves, until what is at fault is alone."""
+    if len(entries) > 1 and any(entry.failures > 1 for entry in entries):
+        suspects.append(entries[: len(entries) // 2])
+        suspects.append(entries[len(entries) // 2 :])
+    elif entries:
+        suspects.append(entries)
+
+
+def _path_of(error: Mapping[str, Any]) -> Sequence[Any]:
+    path = error.get("path")
+    return path if isinstance(path, list) else []
+
+
+def _by_alias(errors: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Errors by the alias that their path begins with; under ``""`` those that do not say whom they are about."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for error in errors:
+        path = _path_of(error)
+        found.setdefault(str(path[0]) if path else "", []).append(error)
+    return found
+
+
+def _entry_of(path: Sequence[Any]) -> int | None:
+    """The place of the entry that a path leads to (``["r0", "stargazers", "edges", 57, "node"]``), if it is one."""
+    return next((part for part in path[2:] if isinstance(part, int) and not isinstance(part, bool)), None)
+
+
+def _has_hole(value: Any) -> bool:
+    """Whether anything in a page that GitHub would have to give is null."""
+    if isinstance(value, Mapping):
+        return any(_has_hole(part) for name, part in value.items() if name not in OPTIONAL)
+    if isinstance(value, list):
+        return any(_has_hole(part) for part in value)
+    return value is None

@@ -6,24 +6,34 @@ Source: docs.github.com/graphql/reference/objects#repository (``stargazers``).
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import polars as pl
 
 from gh_assets.collector.client import GitHubClient
-from gh_assets.collector.graphql_lists import STOPPING, BatchSize, GraphQLLists, Listing
+from gh_assets.collector.graphql_lists import (
+    FAILED,
+    LIGHT_PAGE,
+    STOPPING,
+    BatchSize,
+    GraphQLLists,
+    Listing,
+    is_page,
+    page_without,
+)
 from gh_assets.collector.outcomes import Outcome
 from gh_assets.collector.repositories import classify_refusal
 from gh_assets.collector.sources import (
     PER_PAGE,
+    ListReading,
     Page,
     PreviousStars,
     RepositoryRef,
     StarCollection,
     StarRows,
     Work,
-    missing_from,
+    collected_list,
 )
 from gh_assets.errors import GitHubError, ServiceUnavailableError
 
@@ -71,71 +81,123 @@ class _Stargazers(Listing[StarCollection]):
         self.client = client
         self.work = work
         self.repository = work.repository
-        self.max_pages = max_pages
+        self.limit = max_pages * PER_PAGE
+        self.size = PER_PAGE
+        self.pages: list[Page] = []
         self.tables: list[StarRows] = []
+        self.totals: list[int] = []
+        self.counted_before = 0
         self.cursor: str | None = None
         self.before = work.load_previous()
         self.previous = self._usable(self.before)
         self.known = frozenset[tuple[int, Any]]()
         if self.previous is not None:
             self.known = frozenset(self.previous.table.select("user_id", "starred_at").rows())
-        for page, rows in work.checkpoint.pages(GraphQLStargazers.name)[:max_pages]:
-            self.tables.append(StarRows.of_table(rows))
-            self.cursor = page.etag
+        for page, rows in work.checkpoint.pages(GraphQLStargazers.name):
+            if self.entries + page.count >= self.limit:
+                break
+            self._keep(page, StarRows.of_table(rows))
 
     def _usable(self, before: PreviousStars | None) -> PreviousStars | None:
-        """What may be built upon: the table of a list that was read newest first, or whole."""
-        if before is None or self.work.full:
+        """What may be built upon: the proven table of a list that was read newest first, or whole."""
+        if before is None or self.work.full or not before.proven:
             return None
-        if not before.complete and (before.source != GraphQLStargazers.name or before.max_pages < self.max_pages):
+        if not before.complete and (
+            before.source != GraphQLStargazers.name or before.max_pages * PER_PAGE < self.limit
+        ):
             return None  # it ends where we have to go on
         return before
 
+    @property
+    def entries(self) -> int:
+        """Entries of the list that were read, those without a user included."""
+        return sum(page.count for page in self.pages)
+
     def pages_left(self) -> int:
-        pages = -(-(self.repository.stargazer_count or 0) // PER_PAGE)
-        return min(self.max_pages, pages) - len(self.tables)
+        return -(-(min(self.limit, self.repository.stargazer_count or 0) - self.entries) // PER_PAGE)
 
     def variables(self) -> Mapping[str, Any]:
-        return {"i": node_id_of(self.repository), "c": self.cursor}
+        size = max(1, min(self.size, self.limit - self.entries))
+        return {"i": node_id_of(self.repository), "c": self.cursor, "f": size}
 
-    def take(self, node: Mapping[str, Any]) -> StarCollection | None:
+    def lighten(self) -> bool:
+        lighter, self.size = self.size > LIGHT_PAGE, min(self.size, LIGHT_PAGE)
+        return lighter
+
+    def is_whole(self, node: Any) -> bool:
+        return is_page(node, "stargazers", self.cursor)
+
+    def without(self, node: Any, failed: Collection[int]) -> Any | None:
+        return page_without(node, "stargazers", failed, self.cursor)
+
+    def take(self, node: Any) -> StarCollection | None:
         stars = node["stargazers"]
         users: list[tuple[int, str]] = []
         times: list[str | None] = []
-        for edge in stars.get("edges") or []:
+        places: list[int] = []
+        for place, edge in enumerate(stars["edges"]):
             user = (edge or {}).get("node") or {}
             # Edges and nodes may be null, and so may be the id of a deleted account.
             if isinstance(user.get("databaseId"), int) and isinstance(user.get("login"), str):
                 users.append((user["databaseId"], user["login"]))
                 times.append(edge.get("starredAt"))
+                places.append(place)
         rows = StarRows(self.repository.repo_id, GraphQLStargazers.name, users, times)
-        self.tables.append(rows)
-        self.cursor = stars["pageInfo"]["endCursor"]
-        met = bool(self.known) and not self.known.isdisjoint(rows.table().select("user_id", "starred_at").rows())
-        more = bool(stars["pageInfo"]["hasNextPage"]) and self.cursor is not None
-        if more and not met and len(self.tables) < self.max_pages:
-            full = len(stars.get("edges") or []) == PER_PAGE
-            page = Page(self.cursor, rows.height, full)
-            self.work.checkpoint.add(GraphQLStargazers.name, len(self.tables), page, rows)
+        size, info = len(stars["edges"]), stars["pageInfo"]
+        self.totals.append(stars["totalCount"])
+        self._keep(Page(info["endCursor"], rows.height, size == PER_PAGE, size, node.get(FAILED, 0)), rows)
+        met = False
+        if self.known:
+            found = rows.table().select("user_id", "starred_at").rows()
+            row = next((row for row, star in enumerate(found) if star in self.known), None)
+            if row is not None:
+                met = True
+                # Entries without a user that follow what is known were counted when that was read.
+                self.counted_before = (size - places[row]) - (rows.height - row)
+        if info["hasNextPage"] and not met and self.entries < self.limit:
+            self.work.checkpoint.add(GraphQLStargazers.name, len(self.pages), self.pages[-1], rows)
             return None
-        return self._done(met, more)
+        return self._done(met, more=bool(info["hasNextPage"]))
 
-    def _done(self, met: bool, more: bool) -> StarCollection:
-        repository = self.repository
+    def _keep(self, page: Page, rows: StarRows) -> None:
+        self.pages.append(page)
+        self.tables.append(rows)
+        self.cursor = page.etag
+
+    def _done(self, met: bool, *, more: bool) -> StarCollection:
+        repository, before = self.repository, self.before
         fresh = StarRows.together(self.tables).reverse()  # oldest first, as REST lists them
+        failed = sum(page.failed for page in self.pages)
+        nulls = self.entries - fresh.height - failed
         previous = self.previous if met else None
-        table = pl.concat([previous.table, fresh]) if previous is not None else fresh
+        if previous is not None:
+            fresh = pl.concat([previous.table, fresh])
+            nulls += previous.null_entries - self.counted_before
+            failed += previous.failed_entries
         # Whoever starred again is listed with the newer time; pages that shift bring some stars twice.
-        table = table.unique("user_id", keep="last", maintain_order=True)
-        if table.is_empty() and (repository.stargazer_count or 0) > 0:
-            reason = f"the list is empty, though GitHub counts {repository.stargazer_count} stars"
+        table = fresh.unique("user_id", keep="last", maintain_order=True)
+        counted = max(self.totals[-1], repository.stargazer_count or 0)
+        if not self.entries and counted > 0:
+            reason = f"the list is empty, though GitHub counts {counted} stars"
             return StarCollection(repository, Outcome.RESTRICTED, reason, requests=self.requests)
-        complete = previous.complete if previous is not None else not more
-        unchanged = self.before is not None and table.equals(self.before.table)
-        # A list that was read to its end tells who is not in it any more.
-        unstarred = missing_from(table, self.before) if not more and not met else None
-        return StarCollection(
-            repository, Outcome.OK, None, table, [], complete, self.requests, unchanged=unchanged, unstarred=unstarred
+        ended = previous.complete if previous is not None else not more
+        # The count may move while the list is read; between its bounds nothing is missing.
+        count = table.height + nulls + failed
+        agrees = min(self.totals) <= count <= max(self.totals)
+        return collected_list(
+            repository,
+            table,
+            before,
+            ListReading(
+                ended=ended,
+                proven=agrees if ended else True,
+                count=count,
+                total=self.totals[-1],
+                null_entries=nulls,
+                failed_entries=failed,
+                to_the_end=previous is None,
+            ),
+            requests=self.requests,
         )
 
     def refuse(self, kind: str, message: str) -> StarCollection | None:
@@ -161,11 +223,11 @@ class _Stargazers(Listing[StarCollection]):
 
 
 def stargazers_query(size: int) -> str:
-    """The query for a page of each of `size` repositories: variables ``i0…`` are their ids, ``c0…`` cursors."""
-    declared = ", ".join(f"$i{n}: ID!, $c{n}: String" for n in range(size))
+    """The query for a page of each of `size` repositories: ``i0…`` are their ids, ``c0…`` cursors, ``f0…`` sizes."""
+    declared = ", ".join(f"$i{n}: ID!, $c{n}: String, $f{n}: Int!" for n in range(size))
     asked = "\n".join(
         f"r{n}: node(id: $i{n}) {{ ... on Repository {{ "
-        f"stargazers(first: {PER_PAGE}, after: $c{n}, orderBy: {{field: STARRED_AT, direction: DESC}}) {{ "
+        f"stargazers(first: $f{n}, after: $c{n}, orderBy: {{field: STARRED_AT, direction: DESC}}) {{ "
         "totalCount pageInfo { hasNextPage endCursor } edges { starredAt node { databaseId login } } } } }"
         for n in range(size)
     )

@@ -269,6 +269,10 @@ class _Named(Listing[_Metadata]):
         owner, _, name = self.name.partition("/")
         return {"o": owner, "n": name}
 
+    def is_whole(self, node: Any) -> bool:
+        topics = node.get("repositoryTopics") if isinstance(node, Mapping) else None
+        return isinstance(topics, Mapping) and isinstance(node.get("stargazerCount"), int)
+
     def take(self, node: Any) -> _Metadata:
         topics = [((entry or {}).get("topic") or {}).get("name") for entry in node["repositoryTopics"]["nodes"] or []]
         document = _document_of(node, [topic for topic in topics if topic], dt.datetime.now(dt.UTC))
@@ -296,6 +300,13 @@ class _Nodes(Listing[list[_Metadata]]):
 
     def variables(self) -> Mapping[str, Any]:
         return {"i": [document["node_id"] for _, document in self.entries]}
+
+    def is_whole(self, node: Any) -> bool:
+        return isinstance(node, list) and len(node) == len(self.entries)
+
+    def expects(self, error: Mapping[str, Any]) -> bool:
+        # Of a node that is not there any more; who has the name now is asked by the name.
+        return error.get("type") in ("NOT_FOUND", "FORBIDDEN") and len(error.get("path") or ()) == 2
 
     def take(self, node: Any) -> list[_Metadata]:
         found = []

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,11 @@ class Seeds:
     enough : int
         Forks are asked for only while fewer users are known than this.
     workers : int
+
+    Attributes
+    ----------
+    unread : int
+        Repositories whose forks could not be read: they are asked again next time.
     """
 
     def __init__(
@@ -65,6 +70,7 @@ class Seeds:
         self.events = events
         self.enough = enough
         self.workers = workers
+        self.unread = 0
 
     def __call__(self, repositories: Sequence[RepositoryRef]) -> list[Seed]:
         """The users who may have starred some of the repositories."""
@@ -95,7 +101,8 @@ class Seeds:
         try:
             for repo_id, forkers in self._read_forks(wanted):
                 if forkers is None:
-                    continue  # could not be asked: another time
+                    self.unread += 1  # it is asked another time
+                    continue
                 for user_id, login in forkers:
                     logins[user_id] = login
                     weights[user_id] += 1
@@ -141,8 +148,15 @@ class _Forks(Listing[ForkersOf]):
     def variables(self) -> Mapping[str, Any]:
         return {"i": node_id_of(self.repository)}
 
-    def take(self, node: Mapping[str, Any]) -> ForkersOf:
-        owners = [((fork or {}).get("owner") or {}) for fork in node["forks"].get("nodes") or []]
+    def is_whole(self, node: Any) -> bool:
+        forks = node.get("forks") if isinstance(node, Mapping) else None
+        return isinstance(forks, Mapping) and isinstance(forks.get("nodes"), list)
+
+    def without(self, node: Any, failed: Collection[int]) -> Any | None:
+        return node if self.is_whole(node) else None
+
+    def take(self, node: Any) -> ForkersOf:
+        owners = [((fork or {}).get("owner") or {}) for fork in node["forks"]["nodes"]]
         # Organizations fork, too, but star nothing: they have no database id here.
         return self.key, [(o["databaseId"], o["login"]) for o in owners if isinstance(o.get("databaseId"), int)]
 

@@ -43,14 +43,34 @@ class RepositoryRef:
 
 @dataclass(frozen=True)
 class Page:
-    """A page that was read: its ETag, how many rows of the table came from it, and whether it was full.
+    """A page of a list that was read.
 
-    A full page may have fewer rows than entries: stars of deleted accounts have no user.
+    Attributes
+    ----------
+    etag : str or None
+        Its ETag, by REST; the cursor of its end, by GraphQL.
+    rows : int
+        Rows of the table that came from it: fewer than entries, since stars of deleted accounts have no user.
+    full : bool
+        Whether it had as many entries as a page can have.
+    entries : int or None
+        How many it had; None on pages that an earlier version read.
+    failed : int
+        Of these, entries that GitHub failed on each time.
     """
 
     etag: str | None
     rows: int
     full: bool
+    entries: int | None = None
+    failed: int = 0
+
+    @property
+    def count(self) -> int:
+        """Entries, as far as that is known."""
+        if self.entries is not None:
+            return self.entries
+        return PER_PAGE if self.full else self.rows
 
 
 @dataclass(frozen=True)
@@ -68,6 +88,10 @@ class PreviousStars:
         How many pages were wanted then.
     source : str
         Which source collected it.
+    proven : bool
+        Whether it was proven to be all that was asked for; see `StarCollection`.
+    null_entries, failed_entries : int
+        Entries of the list that are not in the table; see `StarCollection`.
     """
 
     table: pl.DataFrame
@@ -75,6 +99,9 @@ class PreviousStars:
     complete: bool = False
     max_pages: int = 0
     source: str | None = None
+    proven: bool = False
+    null_entries: int = 0
+    failed_entries: int = 0
 
 
 class StarRows:
@@ -199,6 +226,11 @@ class StarCollection:
         When the repository's own list was found closed, where the stars were learned in another way.
     source : str or None
         Which source the table is from, where it is not the one that was asked.
+    proven : bool
+        Whether the table was proven to hold all that was asked for: nothing failed in any answer, and where the list
+        was read to its end it agrees with GitHub's count. What was not proven is asked for again.
+    null_entries, failed_entries : int
+        Entries of the list without a user (deleted accounts), and those that GitHub failed on each time.
     """
 
     repository: RepositoryRef
@@ -213,6 +245,9 @@ class StarCollection:
     unstarred: pl.DataFrame | None = None
     closed_at: dt.datetime | None = None
     source: str | None = None
+    proven: bool = False
+    null_entries: int = 0
+    failed_entries: int = 0
 
 
 class StarSource(Protocol):
@@ -290,7 +325,9 @@ class RestStargazers:
             old = known[number - 1] if number <= len(known) else None
             # A full last page may have got a successor without changing itself: it has to be asked outright.
             last = number == len(known) and number < REST_PAGES
-            etag = old.etag if old is not None and not (last and old.full) else None
+            # Of pages that an earlier version read nobody knows how many entries they had.
+            reusable = old is not None and old.entries is not None and not (last and old.full)
+            etag = old.etag if old is not None and reusable else None
             try:
                 answer = self.client.get(
                     path,
@@ -308,7 +345,8 @@ class RestStargazers:
                 complete = number == len(known) and number < REST_PAGES
             elif answer.status == 200 and isinstance(answer.payload, list):
                 rows = _rows(answer.payload, repository.repo_id, self.name)
-                page = Page(answer.etag, rows.height, len(answer.payload) == PER_PAGE)
+                size = len(answer.payload)
+                page = Page(answer.etag, rows.height, size == PER_PAGE, size)
                 offset += old.rows if old is not None else 0
                 # An empty page is the end, whatever its Link header says.
                 complete = not answer.has_next_page or not answer.payload
@@ -323,41 +361,55 @@ class RestStargazers:
                 break
             work.checkpoint.add(self.name, number, page, rows)
         table = StarRows.together(tables).unique("user_id", keep="first", maintain_order=True)
+        nulls = sum(page.count - page.rows for page in pages)
         if table.height < sum(page.rows for page in pages):
             # Stars that shifted while we paged came twice: without its rows in place no page can be reused.
             pages = []
-        if table.is_empty() and (repository.stargazer_count or 0) > 0:
+        if table.is_empty() and not nulls and (repository.stargazer_count or 0) > 0:
             reason = f"the list is empty, though GitHub counts {repository.stargazer_count} stars"
             return StarCollection(repository, Outcome.RESTRICTED, reason, requests=requests)
+        proven, total = True, repository.stargazer_count
         if not complete and self.beyond is not None and self.max_pages > REST_PAGES and len(tables) >= REST_PAGES:
-            newest = self._newest(work, table, previous, self.beyond(self.max_pages - REST_PAGES))
+            newest = self._newest(work, table, nulls, previous, self.beyond(self.max_pages - REST_PAGES))
             requests += newest.requests
             if newest.table is None:
                 return replace(newest, requests=requests)
-            table, complete = newest.table, newest.complete
-        unchanged = before is not None and table.equals(before.table)
-        unstarred = missing_from(table, before) if complete else None
-        return StarCollection(
-            repository, Outcome.OK, None, table, pages, complete, requests, not_modified, unchanged, unstarred
+            table, nulls, proven, complete = newest.table, newest.null_entries, newest.proven, newest.complete
+        elif complete and table.height + nulls != total:
+            # The list may have moved since its metadata were read: between the two counts nothing is missing.
+            now, requests = self._count_now(repository), requests + 1
+            counts = [count for count in (total, now) if count is not None]
+            proven = now is not None and min(counts) <= table.height + nulls <= max(counts)
+            total = now if now is not None else total
+        reading = ListReading(complete, proven, table.height + nulls, total, nulls)
+        return collected_list(
+            repository, table, before, reading, pages=pages, requests=requests, not_modified=not_modified
         )
 
+    def _count_now(self, repository: RepositoryRef) -> int | None:
+        """GitHub's count of the stars at this moment; None if it does not say."""
+        try:
+            answer = self.client.get(f"/repositories/{repository.repo_id}")
+        except (ServiceUnavailableError, GitHubError):
+            return None
+        count = answer.payload.get("stargazers_count") if isinstance(answer.payload, dict) else None
+        return count if answer.status == 200 and isinstance(count, int) else None
+
     def _newest(
-        self, work: Work, oldest: pl.DataFrame, previous: PreviousStars | None, source: StarSource
+        self, work: Work, oldest: pl.DataFrame, nulls: int, previous: PreviousStars | None, source: StarSource
     ) -> StarCollection:
         """What comes after the last page that REST gives: read from the newest until it meets what is known."""
         known = oldest
         if previous is not None and previous.complete:
             later = previous.table.slice(sum(page.rows for page in previous.pages))
             known = pl.concat([oldest, later.join(oldest, on="user_id", how="anti")])
-        beyond = PreviousStars(known, [], complete=True, source=self.name)
+            nulls = previous.null_entries
+        beyond = PreviousStars(known, [], complete=True, source=self.name, proven=True, null_entries=nulls)
         rest = Work(work.repository, lambda: beyond, _Beyond(work.checkpoint, REST_PAGES))
         (collected,) = source.collect([rest], 1)
         if collected.table is None:
             return collected
-        table = collected.table.with_columns(pl.lit(self.name).alias("source"))
-        if not collected.complete:  # more stars lie between the oldest and the newest than pages are wanted
-            table = pl.concat([known.join(table, on="user_id", how="anti"), table])
-        return replace(collected, table=table)
+        return replace(collected, table=collected.table.with_columns(pl.lit(self.name).alias("source")))
 
     def _refused(
         self, repository: RepositoryRef, status: int, verdict: tuple[Outcome, str], requests: int
@@ -437,11 +489,94 @@ class StarsFile:
         )
 
 
+@dataclass(frozen=True)
+class ListReading:
+    """How a repository's own list was read.
+
+    Attributes
+    ----------
+    ended : bool
+        Whether it was read to its end, now or (as far as the rest goes) by an earlier run.
+    proven : bool
+        Whether nothing failed, and the count agrees where the list ended.
+    count, total : int
+        Entries that are known, and how many GitHub counts.
+    null_entries, failed_entries : int
+        See `StarCollection`.
+    to_the_end : bool
+        Whether all of it was read now: then who is not in it any more took the star back.
+    """
+
+    ended: bool
+    proven: bool
+    count: int
+    total: int | None
+    null_entries: int = 0
+    failed_entries: int = 0
+    to_the_end: bool = True
+
+
+def collected_list(
+    repository: RepositoryRef,
+    table: pl.DataFrame,
+    before: PreviousStars | None,
+    reading: ListReading,
+    *,
+    pages: Sequence[Page] = (),
+    requests: int = 0,
+    not_modified: int = 0,
+) -> StarCollection:
+    """What the reading of a repository's own list has brought.
+
+    Only a list that was read whole replaces what was known, and says who took a star back: else the stars that were
+    known and not met stay, since they may be in what was not read.
+
+    Parameters
+    ----------
+    table : polars.DataFrame
+        Of schema `STARGAZERS`, a row a user.
+    before : PreviousStars or None
+    pages : sequence of Page
+        Those whose rows stand in the table one after another, if the next reading may take them from there.
+    """
+    whole = reading.ended and reading.proven
+    unstarred = None
+    if whole and not reading.failed_entries:
+        # A user without a name now may be any of those who are missing: the account was deleted, not the star.
+        if reading.to_the_end and (before is None or reading.null_entries <= before.null_entries):
+            unstarred = missing_from(table, before)
+    elif before is not None:
+        unmet = before.table.join(table, on="user_id", how="anti")
+        if unmet.height:
+            table, pages = pl.concat([unmet, table]).sort("starred_at", maintain_order=True, nulls_last=False), ()
+    said = []
+    if reading.ended and not reading.proven:
+        said.append(f"{reading.count:,} entries were read, and GitHub counts {reading.total or 0:,}")
+    if reading.failed_entries:
+        said.append(f"GitHub failed on {reading.failed_entries:,} entries each time")
+    return StarCollection(
+        repository,
+        Outcome.OK,
+        "; ".join(said) or None,
+        table,
+        pages,
+        complete=whole,
+        requests=requests,
+        not_modified=not_modified,
+        unchanged=before is not None and table.equals(before.table),
+        unstarred=unstarred,
+        proven=reading.proven,
+        null_entries=reading.null_entries,
+        failed_entries=reading.failed_entries,
+    )
+
+
 def missing_from(table: pl.DataFrame, before: PreviousStars | None) -> pl.DataFrame | None:
     """The stars of before whose users are not in a list that was read whole: they were taken back."""
     if before is None:
         return None
-    gone = before.table.join(table, on="user_id", how="anti")
+    # Users of old events have no id of GitHub's: who they are in the list is not known.
+    gone = before.table.filter(pl.col("user_id") > 0).join(table, on="user_id", how="anti")
     return None if gone.is_empty() else gone
 
 

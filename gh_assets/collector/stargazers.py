@@ -8,11 +8,13 @@ in flight, and the next run goes on.
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Collection as AbstractCollection
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from io import BytesIO
 from typing import Any, Protocol
@@ -26,11 +28,16 @@ from gh_assets.collector.concurrency import map_bounded
 from gh_assets.collector.outcomes import REACHABLE, Outcome
 from gh_assets.collector.sources import Page, PreviousStars, RepositoryRef, StarCollection, StarRows, StarSource, Work
 from gh_assets.documents import as_stored
-from gh_assets.errors import BudgetSpentError
+from gh_assets.errors import BudgetSpentError, StoredDataError
 from gh_assets.ingest import Consumer, Message, versioned
+
+logger = logging.getLogger(__name__)
 
 STATE_BATCH = 200
 """Repositories whose state is written to Mongo at once; at most so many are collected again after a crash."""
+
+UNSTARS_CHECKED = "unstars checked"
+"""In the collection ``meta``: that `CollectionState.check_unstars` was here."""
 
 COMMIT_SECONDS = 3.0
 """States wait no longer than this to be written."""
@@ -43,8 +50,11 @@ _WITH_STATE = {"state": {"$exists": True}}
 class StarStore(Protocol):
     """Where the tables of stargazers lie, one a partition."""
 
-    def partitions(self) -> set[str]:
-        """Partitions that have a table."""
+    def checksums(self, partitions: Iterable[str]) -> Mapping[str, str | None]:
+        """Checksums of the tables that are there, by partition; None where one is damaged."""
+
+    def repair(self, partition: str) -> None:
+        """Put an earlier table in the place of one that is damaged."""
 
     def read(self, partition: str) -> tuple[pl.DataFrame, str]:
         """Read a table, and its checksum."""
@@ -67,6 +77,11 @@ class RepositoryState:
         Of the table that this state speaks of.
     closed_at : datetime or None
         When its own list was found closed, if it was when it was asked last.
+    proven : bool
+        Whether the table was proven to be all that was asked for; see `gh_assets.collector.sources.StarCollection`.
+        Nothing that a version before this field collected was: it is asked for once more.
+    null_entries, failed_entries : int
+        Entries of the list that are not in the table: without a user, and those that GitHub failed on.
     collected_at, asked_at : datetime or None
         When its stars were read, and when it was asked for them, last.
     """
@@ -86,22 +101,32 @@ class RepositoryState:
     collected_at: dt.datetime | None
     asked_at: dt.datetime | None
     closed_at: dt.datetime | None = None
+    proven: bool = False
+    null_entries: int = 0
+    failed_entries: int = 0
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> RepositoryState:
         state = document["state"]
-        pages = [Page(page["etag"], page["rows"], page["full"]) for page in state["pages"]]
+        pages = [_page_of(page) for page in state["pages"]]
         parsed = ("repo_id", "outcome", "pages")
-        plain = {name: state.get(name) for name in cls.__dataclass_fields__ if name not in parsed}
+        plain = {name: state[name] for name in cls.__dataclass_fields__ if name not in parsed and name in state}
         return cls(repo_id=document["_id"], outcome=Outcome(state["outcome"]), pages=pages, **plain)
 
     def message(self) -> Message:
         """What makes it known: the state that was asked for last wins, in whatever order states arrive."""
         assert self.asked_at is not None
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "repo_id"}
-        pages = [{"etag": page.etag, "rows": page.rows, "full": page.full} for page in self.pages]
+        pages = [asdict(page) for page in self.pages]
         value = plain | {"outcome": self.outcome.value, "pages": pages}
         return Message(update=versioned("stargazer_state", self.repo_id, "state", value, self.asked_at))
+
+
+def _page_of(document: Mapping[str, Any]) -> Page:
+    """A page as it was stored; versions before did not count entries."""
+    names = ("etag", "rows", "full")
+    more = {name: document[name] for name in ("entries", "failed") if name in document}
+    return Page(*(document[name] for name in names), **more)
 
 
 class CollectionState:
@@ -118,6 +143,7 @@ class CollectionState:
         self.collection = database["stargazer_state"]
         self.pages = database["stargazer_pages"]
         self.unstars = database["unstars"]
+        self._meta = database["meta"]
         self._consumer = Consumer(database)
 
     def load(self) -> dict[int, RepositoryState]:
@@ -133,6 +159,38 @@ class CollectionState:
         """Keep stars that were taken back as history, whoever gives them again later."""
         self._consumer.apply(_unstar(row, dt.datetime.now(dt.UTC)) for row in stars.iter_rows(named=True))
 
+    def unstarred(self) -> set[int]:
+        """Repositories of which stars were taken back."""
+        return {int(str(document["_id"]).partition("/")[0]) for document in self.unstars.find({}, {"_id": 1})}
+
+    def forget_unstars(self, repo_id: int, stars: pl.DataFrame) -> int:
+        """Drop history that is not true: a star that is in the table was never taken back; gives how many."""
+        times = dict(stars.select("user_id", "starred_at").rows())
+        wrong = []
+        for document in self.unstars.find(_of_repository(repo_id)):
+            unstar = document["unstar"]
+            if unstar["user_id"] in times:
+                then, now = unstar["starred_at"], times[unstar["user_id"]]
+                # Whoever took a star back and gave it again has a later one.
+                if then is None or now is None or now <= then:
+                    wrong.append(document["_id"])
+        if wrong:
+            self.unstars.delete_many({"_id": {"$in": wrong}})
+        return len(wrong)
+
+    def check_unstars(self, store: StarStore) -> None:
+        """Once in a database: drop the false history that versions before 0.2 wrote after answers with holes."""
+        if self._meta.find_one({"_id": UNSTARS_CHECKED}) is not None:
+            return
+        partitions = {state.repo_id: state.partition for state in self.load().values() if state.checksum is not None}
+        dropped = 0
+        for repo_id in self.unstarred() & partitions.keys():
+            with suppress(StoredDataError):  # it is collected again, and checked then
+                dropped += self.forget_unstars(repo_id, store.read(partitions[repo_id])[0])
+        if dropped:
+            logger.warning("%d stars had been noted as taken back, though they are there: the notes are gone.", dropped)
+        self._meta.update_one({"_id": UNSTARS_CHECKED}, {"$set": {"dropped": dropped}}, upsert=True)
+
     def interrupted(self) -> set[int]:
         """Repositories of which pages are kept."""
         return {int(str(document["_id"]).partition("/")[0]) for document in self.pages.find({}, {"_id": 1})}
@@ -140,7 +198,7 @@ class CollectionState:
     def forget_pages(self, repo_ids: Iterable[int]) -> None:
         """Drop the pages of repositories that are done."""
         for repo_id in repo_ids:
-            self.pages.delete_many(_pages_of(repo_id))
+            self.pages.delete_many(_of_repository(repo_id))
 
 
 def _unstar(star: Mapping[str, Any], noticed_at: dt.datetime) -> Message:
@@ -177,15 +235,14 @@ class MongoCheckpoint:
             return []
         oldest = dt.datetime.now(dt.UTC) - self.MAX_AGE
         found: list[tuple[Page, pl.DataFrame]] = []
-        for document in self._pages.find(_pages_of(self.repo_id)).sort("_id", 1):
+        for document in self._pages.find(_of_repository(self.repo_id)).sort("_id", 1):
             fits = document["source"] == source and document["at"] >= oldest
             if not fits or document["number"] != len(found) + 1:
                 break
-            page = Page(document["etag"], document["rows"], document["full"])
-            found.append((page, pl.read_ipc(BytesIO(document["table"]))))
+            found.append((_page_of(document), pl.read_ipc(BytesIO(document["table"]))))
         self.written = bool(found)
         if not found:
-            self._pages.delete_many(_pages_of(self.repo_id))
+            self._pages.delete_many(_of_repository(self.repo_id))
         return found
 
     def add(self, source: str, number: int, page: Page, rows: StarRows) -> None:
@@ -193,9 +250,7 @@ class MongoCheckpoint:
             "_id": f"{self.repo_id}/{number:06d}",
             "number": number,
             "source": source,
-            "etag": page.etag,
-            "rows": page.rows,
-            "full": page.full,
+            **asdict(page),
             "at": dt.datetime.now(dt.UTC),
         }
         self._waiting.append((document, rows))
@@ -219,7 +274,7 @@ def _packed(rows: StarRows) -> bytes:
     return buffer.getvalue()
 
 
-def _pages_of(repo_id: int) -> dict[str, Any]:
+def _of_repository(repo_id: int) -> dict[str, Any]:
     return {"_id": {"$gte": f"{repo_id}/", "$lt": f"{repo_id}0"}}  # "0" follows "/"
 
 
@@ -235,6 +290,8 @@ class CollectionReport:
     stars, unstarred : int
     closed : int
         Repositories whose own list may not be read.
+    unproven : int
+        Repositories whose stars are stored, but may lack some: they are asked again by the next run.
     stopped : str or None
         Why the run ended before all were asked.
     outcomes : Counter
@@ -251,6 +308,7 @@ class CollectionReport:
     stars: int = 0
     unstarred: int = 0
     closed: int = 0
+    unproven: int = 0
     to_ask: int = 0
     stopped: str | None = None
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -262,17 +320,22 @@ class CollectionReport:
 
 
 def needs_asking(
-    repository: RepositoryRef, state: RepositoryState | None, source: StarSource, max_pages: int, has_table: bool
+    repository: RepositoryRef,
+    state: RepositoryState | None,
+    source: StarSource,
+    max_pages: int,
+    checksum: str | None,
 ) -> bool:
     """Whether a repository may have stars that we do not have.
 
-    Not when GitHub's own count is what it was and the pages asked for are those that we have.
+    Not when GitHub's own count is what it was, what is stored (with `checksum`; None if it cannot be read) was proven
+    to be all of it, and the pages asked for are those that we have.
     """
     if repository.outcome not in REACHABLE:
         return False
-    if state is None or not has_table or state.outcome is not Outcome.OK:
+    if state is None or state.outcome is not Outcome.OK or checksum is None or checksum != state.checksum:
         return True
-    if source.may_have_news(closed=state.closed_at is not None):
+    if not state.proven or source.may_have_news(closed=state.closed_at is not None):
         return True
     if state.stargazer_count != repository.stargazer_count or repository.stargazer_count is None:
         return True
@@ -327,16 +390,17 @@ def collect_stargazers(
         If nobody can be asked any more; what was collected until then is kept. The cap that a person set on requests
         is no error: the report says that it was reached.
     """
-    known = state.load()
-    present = store.partitions()
+    state.check_unstars(store)
+    known, unstarred = state.load(), state.unstarred()
+    stored = _sound_tables(repositories, known, store)
     interrupted = state.interrupted()
     report = CollectionReport(total=len(repositories))
     to_ask = []
     unasked: list[RepositoryState] = []
     for repository in repositories:
         before = known.get(repository.repo_id)
-        has_table = repository.partition in present
-        wanted = needs_asking(repository, before, source, max_pages, has_table)
+        checksum = stored.get(repository.partition)
+        wanted = needs_asking(repository, before, source, max_pages, checksum)
         if wanted or ((ask_all or repository.repo_id in ask) and repository.outcome in REACHABLE):
             to_ask.append(repository)
             continue
@@ -358,7 +422,7 @@ def collect_stargazers(
             repo_id = repository.repo_id
             checkpoint = MongoCheckpoint(state.pages, repository, resume=repo_id in interrupted)
             commits.open(checkpoint)
-            before = known.get(repo_id) if repository.partition in present else None
+            before = known.get(repo_id) if repository.partition in stored else None
             yield Work(repository, partial(_previous, store, before), checkpoint, ask_all)
 
     def keep(collected: StarCollection) -> tuple[RepositoryState, StarCollection]:
@@ -369,6 +433,8 @@ def collect_stargazers(
         if collected.table is not None:
             checksum = before.checksum if before is not None and collected.unchanged else None
             checksum = checksum or store.write(collected.repository.partition, collected.table)
+            if collected.repository.repo_id in unstarred:
+                state.forget_unstars(collected.repository.repo_id, collected.table)
         after = _state_after(collected.repository, before, collected, source.name, max_pages, checksum)
         commits.add(after)
         return after, collected
@@ -392,6 +458,32 @@ def collect_stargazers(
         if repository.partition not in report.states and before is not None:
             _count(report, before)
     return report
+
+
+def _sound_tables(
+    repositories: Sequence[RepositoryRef], known: Mapping[int, RepositoryState], store: StarStore
+) -> dict[str, str]:
+    """Checksums of the stored tables, by partition; damaged ones are replaced by what they were before, if it is there.
+
+    One table that cannot be read would stop all that follows: it is collected again, whatever GitHub's count says.
+    """
+    sound: dict[str, str] = {}
+    expected = {r.partition: known[r.repo_id].checksum for r in repositories if r.repo_id in known}
+    for partition, checksum in store.checksums(repository.partition for repository in repositories).items():
+        if checksum is None or (checksum != expected.get(partition) and not _can_be_read(store, partition)):
+            logger.warning("The stored stars of %s are damaged: they are collected again.", partition)
+            store.repair(partition)
+        else:
+            sound[partition] = checksum
+    return sound
+
+
+def _can_be_read(store: StarStore, partition: str) -> bool:
+    try:
+        store.read(partition)
+    except StoredDataError:
+        return False
+    return True
 
 
 class _Commits:
@@ -485,16 +577,29 @@ def _previous(store: StarStore, before: RepositoryState | None) -> PreviousStars
     """
     if before is None or before.checksum is None:
         return None
-    table, checksum = store.read(before.partition)
+    try:
+        table, checksum = store.read(before.partition)
+    except StoredDataError:
+        return None
     if checksum != before.checksum:
         return None
-    return PreviousStars(table, before.pages, before.complete, before.max_pages, before.source)
+    return PreviousStars(
+        table,
+        before.pages,
+        before.complete,
+        before.max_pages,
+        before.source,
+        before.proven,
+        before.null_entries,
+        before.failed_entries,
+    )
 
 
 def _count(report: CollectionReport, state: RepositoryState) -> None:
     report.outcomes[state.outcome.value] += 1
     report.stars += state.stars or 0
     report.closed += state.closed_at is not None
+    report.unproven += state.outcome is Outcome.OK and not state.proven
     report.states[state.partition] = state
 
 
@@ -541,4 +646,7 @@ def _state_after(
         collected_at=now if ok else (kept.collected_at if kept else None),
         asked_at=now,
         closed_at=closed_at,
+        proven=collected.proven if ok else (kept.proven if kept else False),
+        null_entries=collected.null_entries if ok else (kept.null_entries if kept else 0),
+        failed_entries=collected.failed_entries if ok else (kept.failed_entries if kept else 0),
     )

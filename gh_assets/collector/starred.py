@@ -12,8 +12,9 @@ docs.github.com/graphql/reference/objects#user (``starredRepositories``).
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -22,7 +23,15 @@ from pymongo.database import Database
 
 from gh_assets.collector.client import STAR_JSON, GitHubClient
 from gh_assets.collector.concurrency import map_bounded
-from gh_assets.collector.graphql_lists import BatchSize, GraphQLLists, Listing
+from gh_assets.collector.graphql_lists import (
+    FAILED,
+    LIGHT_PAGE,
+    BatchSize,
+    GraphQLLists,
+    Listing,
+    is_page,
+    page_without,
+)
 from gh_assets.collector.outcomes import Outcome
 from gh_assets.collector.repositories import classify_refusal
 from gh_assets.collector.sources import (
@@ -41,19 +50,21 @@ from gh_assets.errors import (
     GraphQLUnavailableError,
     RateLimitedError,
     ServiceUnavailableError,
+    StoredDataError,
 )
 from gh_assets.ingest import Consumer, Message, versioned
 from gh_assets.schemas import STARGAZERS, STARRED
+
+logger = logging.getLogger(__name__)
 
 SEGMENT_USERS = 250
 SEGMENT_ROWS = 100_000
 """A segment is written when it has so many users or rows."""
 
-LIGHT_PAGE = 25
-"""Some users' lists take GitHub longer than it allows itself, a hundred at once."""
-
 FRESH = dt.timedelta(days=7)
 """Lists that were read within this time are not asked for again."""
+
+CONNECTION = "starredRepositories"
 
 ORPHAN_AGE = dt.timedelta(hours=24)
 """Segments that no state names are deleted when they are older: another process may be about to name a younger one."""
@@ -79,7 +90,11 @@ class Seed:
 
 @dataclass(frozen=True)
 class UserState:
-    """What is known of the list of one user; a login that nobody has is known by that."""
+    """What is known of the list of one user; a login that nobody has is known by that.
+
+    ``proven``, ``null_entries`` and ``failed_entries`` are as those of `UserList`; lists that a version before these
+    fields read are not proven, and read once more.
+    """
 
     user_id: int | str
     login: str
@@ -92,11 +107,15 @@ class UserState:
     etag: str | None = None
     collected_at: dt.datetime | None = None
     asked_at: dt.datetime | None = None
+    proven: bool = False
+    null_entries: int = 0
+    failed_entries: int = 0
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> UserState:
         state = document["state"]
-        plain = {name: state.get(name) for name in cls.__dataclass_fields__ if name not in ("user_id", "outcome")}
+        names = (name for name in cls.__dataclass_fields__ if name not in ("user_id", "outcome"))
+        plain = {name: state[name] for name in names if name in state}
         return cls(user_id=document["_id"], outcome=Outcome(state["outcome"]), **plain)
 
     def message(self) -> Message:
@@ -177,11 +196,17 @@ class ListWork:
         Of its first page when it was read last.
     known : polars.DataFrame or None
         What it held then, of schema `STARRED`.
+    refresh : bool
+        Whether reading may end where it meets what is known; else the list is read anew.
+    null_entries : int
+        Entries of the known list that had no repository.
     """
 
     seed: Seed
     etag: str | None = None
     known: pl.DataFrame | None = None
+    refresh: bool = True
+    null_entries: int = 0
 
 
 @dataclass(frozen=True)
@@ -193,9 +218,14 @@ class UserList:
     rows : polars.DataFrame or None
         Of schema `STARRED`, newest first, all that is known now; None unless the outcome is ok.
     complete : bool
-        Whether it goes to the end of the list.
+        Whether it goes to the end of the list, and is proven.
     unchanged : bool
         It is what was known.
+    proven : bool
+        Whether the rows are all that was asked for: nothing failed in any answer, and where the list was read to its
+        end it agrees with GitHub's count.
+    null_entries, failed_entries : int
+        Entries without a repository that can be seen, and those that GitHub failed on each time.
     """
 
     seed: Seed
@@ -208,24 +238,43 @@ class UserList:
     unchanged: bool = False
     etag: str | None = None
     requests: int = 0
+    proven: bool = False
+    null_entries: int = 0
+    failed_entries: int = 0
 
 
 class _Reading:
-    """A list that is being read, until a star is met that is known."""
+    """A list that is being read, until a star is met that is known, or as many as are wanted are read."""
 
     def __init__(self, work: ListWork, max_pages: int) -> None:
         self.work = work
-        self.max_pages = max_pages
+        self.limit = max_pages * PER_PAGE
         self.parts: list[pl.DataFrame] = []
-        self.known = (
-            frozenset(work.known.select("repo_id", "starred_at").rows())
-            if work.known is not None
-            else frozenset[tuple[int, Any]]()
-        )
+        self.totals: list[int] = []
+        self.entries = self.failed = self.counted_before = 0
         self.met = False
+        self.known = frozenset[tuple[int, Any]]()
+        if work.known is not None and work.refresh:
+            self.known = frozenset(work.known.select("repo_id", "starred_at").rows())
 
-    def add(self, user_id: int, login: str, stars: Sequence[tuple[Any, Any, Any]]) -> bool:
-        """Take a page of (repository id, name, time). True if the list need not be read further."""
+    def add(
+        self,
+        user_id: int,
+        login: str,
+        stars: Sequence[tuple[Any, Any, Any]],
+        *,
+        total: int | None = None,
+        failed: int = 0,
+    ) -> bool:
+        """Take a page of (repository id, name, time). True if the list need not be read further.
+
+        Parameters
+        ----------
+        total : int, optional
+            GitHub's count of the whole list.
+        failed : int
+            Entries of the page that GitHub failed on.
+        """
         good = [entry for entry in stars if isinstance(entry[0], int) and isinstance(entry[1], str)]
         rows = pl.DataFrame(
             {
@@ -238,20 +287,58 @@ class _Reading:
             schema=STARRED.dtypes,
         )
         self.parts.append(rows)
-        self.met = not self.known.isdisjoint(rows.select("repo_id", "starred_at").rows())
-        return self.met or len(self.parts) >= self.max_pages
+        self.entries += len(stars)
+        self.failed += failed
+        self.totals += [] if total is None else [total]
+        if self.known:
+            found = rows.select("repo_id", "starred_at").rows()
+            row = next((row for row, star in enumerate(found) if star in self.known), None)
+            if row is not None:
+                self.met = True
+                # Entries without a repository that follow what is known were counted when that was read.
+                place = next(place for place, entry in enumerate(stars) if entry is good[row])
+                self.counted_before = (len(stars) - place) - (len(good) - row)
+        return self.met or self.entries >= self.limit
 
     def done(
-        self, user_id: int, login: str, *, more: bool, was_complete: bool, etag: str | None, requests: int
-    ) -> UserList:
-        parts = [*self.parts, self.work.known] if self.met and self.work.known is not None else self.parts
-        rows = pl.concat(parts) if parts else STARRED.empty()
-        rows = rows.unique("repo_id", keep="first", maintain_order=True)
+        self, user_id: int, login: str, *, more: bool, was_complete: bool, etag: str | None, requests: int,
+        agrees: bool = True,
+    ) -> UserList:  # fmt: skip
+        """What is known now; `agrees` is False where the list ended too early."""
+        known = self.work.known
+        fresh = pl.concat(self.parts) if self.parts else STARRED.empty()
+        nulls = self.entries - fresh.height - self.failed
+        if self.met and known is not None:
+            fresh = pl.concat([fresh, known])
+            nulls += self.work.null_entries - self.counted_before
+        rows = fresh.unique("repo_id", keep="first", maintain_order=True)
+        ended = was_complete if self.met else not more
+        if ended and self.totals:
+            # The count may move while the list is read; between its bounds nothing is missing.
+            agrees = agrees and min(self.totals) <= rows.height + nulls + self.failed <= max(self.totals)
+        proven = agrees or not ended
+        if known is not None and not (ended and proven and not self.failed):
+            # A star that is known and was not met may be in what was not read.
+            unmet = known.join(rows, on="repo_id", how="anti")
+            if unmet.height:
+                rows = pl.concat([rows, unmet]).sort(
+                    "starred_at", descending=True, maintain_order=True, nulls_last=True
+                )
         rows = rows.with_columns(pl.lit(user_id, pl.Int64).alias("user_id"), pl.lit(login).alias("login"))
-        complete = was_complete if self.met else not more
-        unchanged = self.work.known is not None and rows.equals(self.work.known)
         return UserList(
-            self.work.seed, Outcome.OK, None, user_id, login, rows, complete, unchanged, etag, requests=requests
+            self.work.seed,
+            Outcome.OK,
+            None,
+            user_id,
+            login,
+            rows,
+            complete=ended and proven,
+            unchanged=known is not None and rows.equals(known),
+            etag=etag,
+            requests=requests,
+            proven=proven,
+            null_entries=nulls,
+            failed_entries=self.failed,
         )
 
 
@@ -286,7 +373,7 @@ class RestStarred:
     def _read(self, work: ListWork, was_complete: bool) -> UserList:
         seed = work.seed
         reading = _Reading(work, self.max_pages)
-        requests = 0
+        requests = last = 0
         etag = None
         try:
             user = self._whose(seed)
@@ -298,17 +385,19 @@ class RestStarred:
                     f"/user/{user_id}/starred",
                     parameters={"per_page": PER_PAGE, "page": number},
                     accept=STAR_JSON,
-                    etag=work.etag if number == 1 and work.known is not None else None,
+                    etag=work.etag if number == 1 and work.known is not None and work.refresh else None,
                 )
                 requests += 1
                 if answer.status == 304 and work.known is not None:
                     return UserList(
-                        seed, Outcome.OK, None, user_id, login, work.known, was_complete, True, work.etag, requests
-                    )
+                        seed, Outcome.OK, None, user_id, login, work.known, was_complete, True, work.etag, requests,
+                        proven=True, null_entries=work.null_entries,
+                    )  # fmt: skip
                 if answer.status != 200 or not isinstance(answer.payload, list):
                     outcome, reason = classify_refusal(answer)
                     return UserList(seed, outcome, reason, seed.user_id, seed.login, requests=requests)
                 etag = answer.etag if number == 1 else etag
+                last = max(last, answer.last_page or number)
                 ended = reading.add(user_id, login, [_star_of(entry) for entry in answer.payload])
                 more = answer.has_next_page and bool(answer.payload)
                 if self.on_page is not None:
@@ -317,7 +406,10 @@ class RestStarred:
                     break
         except (ServiceUnavailableError, GitHubError) as error:
             return UserList(seed, Outcome.UNKNOWN, str(error), seed.user_id, seed.login, requests=requests)
-        return reading.done(user_id, login, more=more, was_complete=was_complete, etag=etag, requests=requests)
+        return reading.done(
+            user_id, login, more=more, was_complete=was_complete, etag=etag, requests=requests,
+            agrees=ended or number >= last,
+        )  # fmt: skip
 
     def _whose(self, seed: Seed) -> tuple[int, str] | UserList:
         """Id and login, asked for if only the login is known."""
@@ -370,8 +462,10 @@ class _Starred(Listing[UserList]):
     def __init__(self, key: int, work: ListWork, was_complete: bool, max_pages: int, client: GitHubClient) -> None:
         super().__init__(key)
         self.client = client
+        self.work = work
         self.seed = work.seed
         self.was_complete = was_complete
+        self.max_pages = max_pages
         self.reading = _Reading(work, max_pages)
         self.expected = 1
         self.login = work.seed.login
@@ -383,29 +477,46 @@ class _Starred(Listing[UserList]):
         return self.expected
 
     def variables(self) -> Mapping[str, Any]:
-        return {"i": self.login, "c": self.cursor, "f": self.size}
+        size = max(1, min(self.size, self.reading.limit - self.reading.entries))
+        return {"i": self.login, "c": self.cursor, "f": size}
 
     def lighten(self) -> bool:
         lighter, self.size = self.size > LIGHT_PAGE, min(self.size, LIGHT_PAGE)
         return lighter
 
-    def take(self, node: Mapping[str, Any]) -> UserList | None:
+    def is_whole(self, node: Any) -> bool:
+        return is_page(node, CONNECTION, self.cursor)
+
+    def without(self, node: Any, failed: Collection[int]) -> Any | None:
+        return page_without(node, CONNECTION, failed, self.cursor)
+
+    def take(self, node: Any) -> UserList | None:
         user_id, login = node.get("databaseId"), str(node.get("login"))
         if not isinstance(user_id, int) or (self.seed.user_id is not None and user_id != self.seed.user_id):
             return self._renamed("somebody else has this login now")
-        stars = node["starredRepositories"]
-        edges = [edge or {} for edge in stars.get("edges") or []]
-        found = [(e.get("node") or {}, e.get("starredAt")) for e in edges]
+        stars = node[CONNECTION]
+        found = [((edge or {}).get("node") or {}, (edge or {}).get("starredAt")) for edge in stars["edges"]]
         ended = self.reading.add(
-            user_id, login, [(repo.get("databaseId"), repo.get("nameWithOwner"), when) for repo, when in found]
+            user_id,
+            login,
+            [(repo.get("databaseId"), repo.get("nameWithOwner"), when) for repo, when in found],
+            total=stars["totalCount"],
+            failed=node.get(FAILED, 0),
         )
         self.cursor = stars["pageInfo"]["endCursor"]
-        more = bool(stars["pageInfo"]["hasNextPage"]) and self.cursor is not None
-        self.expected = -(-int(stars.get("totalCount") or 0) // self.size) - len(self.reading.parts)
+        more = bool(stars["pageInfo"]["hasNextPage"])
+        left = min(self.reading.limit, stars["totalCount"]) - self.reading.entries
+        self.expected = -(-left // self.size)
         if more and not ended:
             return None
         return self.reading.done(
-            user_id, login, more=more, was_complete=self.was_complete, etag=None, requests=self.requests
+            user_id,
+            login,
+            # GitHub itself cuts very long lists, and says so.
+            more=more or bool(stars.get("isOverLimit")),
+            was_complete=self.was_complete,
+            etag=None,
+            requests=self.requests,
         )
 
     def refuse(self, kind: str, message: str) -> UserList | None:
@@ -428,6 +539,8 @@ class _Starred(Listing[UserList]):
             outcome, reason = classify_refusal(answer)
             return replace(gone, outcome=outcome, reason=reason)
         self.login, self.moved, self.cursor = str(answer.payload["login"]), True, None
+        # Read from its beginning under the new login: what the old one brought must not count twice.
+        self.reading, self.expected = _Reading(self.work, self.max_pages), 1
         return None
 
     def give_up(self, reason: str) -> UserList:
@@ -440,7 +553,8 @@ def starred_query(size: int) -> str:
     asked = "\n".join(
         f"r{n}: user(login: $i{n}) {{ databaseId login "
         f"starredRepositories(first: $f{n}, after: $c{n}, orderBy: {{field: STARRED_AT, direction: DESC}}) {{ "
-        "totalCount pageInfo { hasNextPage endCursor } edges { starredAt node { databaseId nameWithOwner } } } }"
+        "isOverLimit totalCount pageInfo { hasNextPage endCursor } "
+        "edges { starredAt node { databaseId nameWithOwner } } } }"
         for n in range(size)
     )
     return f"query({declared}) {{\n{asked}\nrateLimit {{ cost limit remaining resetAt }}\n}}"
@@ -451,13 +565,14 @@ def starred_query(size: int) -> str:
 
 @dataclass
 class StarredReport:
-    """What a pass over users did."""
+    """What a pass over users did; `unread` are those whose lists could not be read: they are asked again next time."""
 
     known: int = 0
     total: int = 0
     asked: int = 0
     unchanged: int = 0
     stars: int = 0
+    unread: int = 0
     outcomes: dict[str, int] = field(default_factory=dict)
 
 
@@ -510,6 +625,7 @@ class StarredLists:
         self.full = full
         self.progress = progress
         self.report = StarredReport()
+        self._workers = 1
 
     def may_have_news(self, *, closed: bool) -> bool:
         """More users may have been asked."""
@@ -520,18 +636,23 @@ class StarredLists:
         wanted = list(works)
         if not wanted:
             return
+        self._workers = workers
         failure: Exception | None = None
         try:
-            self._ask_users([work.repository for work in wanted], workers)
+            self._ask_users([work.repository for work in wanted])
         except (BudgetSpentError, RateLimitedError) as error:
             # What the users told so far is told on, before anybody hears of it.
             failure = error
         states = self.state.load()
-        rows = self._stars_of({work.repository.repo_id for work in wanted}, states)
+        rows, damaged = self._stars_of({work.repository.repo_id for work in wanted}, states)
         whole = frozenset(
             user
             for user, state in states.items()
-            if isinstance(user, int) and state.complete and state.outcome is Outcome.OK
+            if isinstance(user, int)
+            and state.complete
+            and not state.failed_entries
+            and state.outcome is Outcome.OK
+            and state.segment not in damaged
         )
         asked = sum(state.collected_at is not None for state in states.values())
         nothing = f"none of the {asked:,} users whose lists were read starred it"
@@ -546,30 +667,45 @@ class StarredLists:
 
     # -- asking users --------------------------------------------------------------------------------------------
 
-    def _ask_users(self, repositories: Sequence[RepositoryRef], workers: int) -> None:
+    def _ask_users(self, repositories: Sequence[RepositoryRef]) -> None:
         states = self.state.load()
         to_ask = self._to_ask(self.seeds(repositories), states)
         self.report.known, self.report.total = len(states), len(to_ask)
         if self.progress is not None and to_ask:
             self.progress(self.report)
+        self._read(to_ask, states)
+        # Most faults are bad moments: whoever met one is asked once more, when all others have been.
+        states = self.state.load()
+        unread = _unread(to_ask, states)
+        self.report.total += len(unread)
+        self._read(unread, states)
+        self.report.unread = len(_unread(unread, self.state.load()))
+        self._sweep()
+
+    def _read(self, seeds: Sequence[Seed], states: Mapping[int | str, UserState]) -> None:
+        """Read the lists of users, and keep them."""
         previous = _Previous(self.segments)
 
         def works() -> Iterator[tuple[ListWork, bool]]:
-            for seed in to_ask:
+            for seed in seeds:
                 state = states.get(_key(seed))
-                known = previous.of(state) if state is not None and not self.full else None
-                if state is not None and not state.complete and state.max_pages < self.max_pages:
-                    known = None  # it ends where we have to go on
-                etag = state.etag if state is not None else None
-                yield ListWork(seed, etag, known), state is not None and state.complete
+                if state is None:
+                    yield ListWork(seed), False
+                    continue
+                # A list that was cut at fewer pages ends where this one has to go on.
+                shorter = not state.complete and state.max_pages < self.max_pages
+                refresh = state.proven and not shorter and not self.full
+                known = previous.of(state)
+                yield ListWork(seed, state.etag, known, refresh, state.null_entries), state.complete
 
+        if not seeds:
+            return
         try:
-            self._keep(self.reader.read(works(), workers), states)
+            self._keep(self.reader.read(works(), self._workers), states)
         except GraphQLUnavailableError:
             if self.fallback is None:
                 raise
-            self._keep(self.fallback.read(works(), workers), states)
-        self._sweep()
+            self._keep(self.fallback.read(works(), self._workers), states)
 
     def _to_ask(self, seeds: Iterable[Seed], states: Mapping[int | str, UserState]) -> list[Seed]:
         """Those never asked first, the most promising of them first; then the stalest."""
@@ -594,7 +730,8 @@ class StarredLists:
         def stale(state: UserState) -> bool:
             shorter = state.outcome is Outcome.OK and not state.complete and state.max_pages < self.max_pages
             fresh = state.asked_at is not None and now - state.asked_at < FRESH
-            return self.full or shorter or not fresh or state.outcome is Outcome.UNKNOWN
+            unproven = state.outcome is Outcome.OK and not state.proven
+            return self.full or shorter or unproven or not fresh or state.outcome is Outcome.UNKNOWN
 
         refreshed = [key for key in merged if key in states and stale(states[key])]
         # Users of one segment together: it is read once.
@@ -642,6 +779,7 @@ class StarredLists:
                 UserState(
                     key, entry.login, entry.outcome, None, holder,
                     entry.rows.height, entry.complete, self.max_pages, entry.etag, now, now,
+                    entry.proven, entry.null_entries, entry.failed_entries,
                 )
             )  # fmt: skip
         self.state.save(saved)
@@ -656,8 +794,11 @@ class StarredLists:
 
     # -- turning around ------------------------------------------------------------------------------------------
 
-    def _stars_of(self, wanted: set[int], states: Mapping[int | str, UserState]) -> dict[int, pl.DataFrame]:
-        """Rows of schema `STARGAZERS` by repository, of all users whose lists are known."""
+    def _stars_of(
+        self, wanted: set[int], states: Mapping[int | str, UserState]
+    ) -> tuple[dict[int, pl.DataFrame], set[str]]:
+        """Rows of schema `STARGAZERS` by repository, of all users whose lists are known; and damaged segments."""
+        damaged: set[str] = set()
         in_segment: dict[str, list[int]] = {}
         known = {user: state for user, state in states.items() if isinstance(user, int) and state.segment is not None}
         for user_id, state in known.items():
@@ -670,15 +811,22 @@ class StarredLists:
 
         def read(segment: str) -> pl.DataFrame:
             mine = pl.Series(in_segment[segment], dtype=pl.Int64)
-            return (
-                self.segments.read(segment)
-                .filter(pl.col("user_id").is_in(mine.implode()) & pl.col("repo_id").is_in(ids.implode()))
-                .drop("full_name")
+            try:
+                stored = self.segments.read(segment)
+            except StoredDataError as error:
+                logger.warning("%s The lists of its %d users are read again by the next run.", error, len(mine))
+                damaged.add(segment)
+                stored = STARRED.empty()
+            return stored.filter(pl.col("user_id").is_in(mine.implode()) & pl.col("repo_id").is_in(ids.implode())).drop(
+                "full_name"
             )
 
         parts = list(map_bounded(read, sorted(in_segment), 4))
+        lost = [state for state in known.values() if state.segment in damaged]
+        self.state.save(replace(state, segment=None, etag=None, proven=False, collected_at=None,
+                                asked_at=as_stored(dt.datetime.now(dt.UTC))) for state in lost)  # fmt: skip
         if not parts:
-            return {}
+            return {}, damaged
         table = (
             pl.concat(parts)
             .join(logins, on="user_id", how="left")
@@ -691,7 +839,19 @@ class StarredLists:
             )
             .sort("repo_id", "starred_at", "user_id", nulls_last=False)
         )
-        return {int(key[0]): rows for key, rows in table.partition_by("repo_id", as_dict=True).items()}
+        return {int(key[0]): rows for key, rows in table.partition_by("repo_id", as_dict=True).items()}, damaged
+
+
+def _unread(seeds: Iterable[Seed], states: Mapping[int | str, UserState]) -> list[Seed]:
+    """Users whose lists could not be read, or not be proven to be whole."""
+    by_login = {state.login.lower(): state for state in states.values()}
+    unread = []
+    for seed in seeds:
+        # Of a user who was named by login alone the id is known by now.
+        state = states.get(_key(seed)) or by_login.get(seed.login.lower())
+        if state is None or state.outcome is Outcome.UNKNOWN or (state.outcome is Outcome.OK and not state.proven):
+            unread.append(seed)
+    return unread
 
 
 def _key(seed: Seed) -> int | str:
@@ -712,7 +872,12 @@ class _Previous:
         if state.segment is None:
             return STARRED.empty()
         if state.segment != self._name:
-            parts = self.segments.read(state.segment).partition_by("user_id", as_dict=True, maintain_order=True)
+            try:
+                stored = self.segments.read(state.segment)
+            except StoredDataError as error:
+                logger.warning("%s The lists of its users are read anew.", error)
+                stored = STARRED.empty()
+            parts = stored.partition_by("user_id", as_dict=True, maintain_order=True)
             self._lists = {int(key[0]): rows for key, rows in parts.items()}
             self._name = state.segment
         return self._lists.get(state.user_id) if isinstance(state.user_id, int) else None
@@ -731,7 +896,7 @@ def told_by_others(
         return StarCollection(repository, Outcome.UNKNOWN, nothing)
     unchanged = before is not None and table.equals(before.table)
     return StarCollection(
-        repository, Outcome.OK, None, table, [], complete=False, unchanged=unchanged, unstarred=unstarred
+        repository, Outcome.OK, None, table, complete=False, unchanged=unchanged, unstarred=unstarred, proven=True
     )
 
 

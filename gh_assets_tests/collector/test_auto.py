@@ -7,7 +7,7 @@ import datetime as dt
 from pydantic import SecretStr
 
 from gh_assets.asset_store import Segments
-from gh_assets.collector.auto import CLOSED_FOR, AutoSource
+from gh_assets.collector.auto import CLOSED_FOR, AutoSource, OwnLists
 from gh_assets.collector.client import GitHubClient
 from gh_assets.collector.graphql_stargazers import GraphQLStargazers
 from gh_assets.collector.outcomes import Outcome
@@ -30,9 +30,8 @@ def auto(collecting: Collecting, world: World, client: GitHubClient, now: dt.dat
 
     closed = {s.repo_id: s.closed_at for s in collecting.state.load().values() if s.closed_at is not None}
     return AutoSource(
-        GraphQLStargazers(client, 10),
+        OwnLists(GraphQLStargazers(client, 10), RestStargazers(client, 10)),
         users_lists,
-        own_by_rest=RestStargazers(client, 10),
         closed=closed,
         total=len(refs(world)),
         now=now,
@@ -142,7 +141,7 @@ def test_pages_that_another_reader_kept_are_not_taken_for_ones_own(serve_world, 
     assert collecting.state.interrupted() == {1}
     _, url = serve_world(world, graphql=False)
     with client_of(url, "token") as client:
-        source = AutoSource(GraphQLStargazers(client, 30), None, own_by_rest=RestStargazers(client, 30))
+        source = AutoSource(OwnLists(GraphQLStargazers(client, 30), RestStargazers(client, 30)), None)
         report = collecting.run(refs(world), source, max_pages=30)
     assert (report.stars, report.states["a/b"].complete) == (1800, True)
     assert collecting.tables.read("a/b")[0]["user_id"].to_list() == [5000 + user for user in range(1800)]

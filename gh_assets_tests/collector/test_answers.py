@@ -1,0 +1,345 @@
+"""What GitHub answers on real days: the kinds in ``cases/answers``, and what each must lead to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gh_assets.collector.auto import OwnLists
+from gh_assets.collector.client import GitHubClient
+from gh_assets.collector.graphql_stargazers import GraphQLStargazers
+from gh_assets.collector.limits import RetryPolicy
+from gh_assets.collector.outcomes import Outcome
+from gh_assets.collector.sources import PreviousStars, RepositoryRef, RestStargazers, StarCollection, Work, stars_table
+from gh_assets.collector.starred import GraphQLStarred, ListWork, Seed, UserList
+from gh_assets.embedded.standin.graphql import read_node_id
+from gh_assets.errors import AuthenticationError, RateLimitedError
+from gh_assets_tests.collector.test_client import FakeClock, client_of, fine, scripted
+from gh_assets_tests.conftest import serving
+
+CASES = Path(__file__).parent.parent / "cases" / "answers"
+
+STARS = {1: 4, 2: 6}
+"""Repositories of the cases, by id, and how many people starred them."""
+
+Answer = dict[str, Any]
+Script = Callable[[list[int]], Answer | None]
+"""Given the repositories that a query is about: the answer; None for a good one."""
+
+
+def case(name: str) -> Answer:
+    return json.loads((CASES / f"{name}.json").read_text())
+
+
+def page(count: int, entries: str = "edges") -> Answer:
+    edges = [
+        {"starredAt": f"2024-03-{n + 1:02d}T00:00:00Z", "node": {"databaseId": 100 + n, "login": f"user{n}"}}
+        for n in range(count)
+    ]
+    return {"totalCount": count, "pageInfo": {"hasNextPage": False, "endCursor": "c"}, entries: edges}
+
+
+@contextmanager
+def github(script: Script, asked: list[list[int]] | None = None) -> Iterator[GitHubClient]:
+    """A client of a GitHub whose answers to queries for lists are scripted."""
+
+    async def graphql(request: Request) -> Response:
+        variables = (await request.json()).get("variables") or {}
+        numbers = range(sum(name.startswith("i") for name in variables))
+        if not numbers:  # whose the token is
+            return Response(b'{"data": {"viewer": {"databaseId": 7}}}')
+        ids = [read_node_id(variables[f"i{n}"])[1] for n in numbers]
+        if asked is not None:
+            asked.append(ids)
+        good = {"data": {f"r{n}": {"stargazers": page(STARS[ids[n]])} for n in numbers}}
+        return Response(json.dumps(script(ids) or good))
+
+    async def other(request: Request) -> Response:
+        return Response(b"{}", 200 if request.url.path == "/rate_limit" else 404)
+
+    app = Starlette(routes=[Route("/graphql", graphql, methods=["POST"]), Route("/{path:path}", other)])
+    with serving(app) as url, client_of(url, "token") as client:
+        yield client
+
+
+def first(*answers: Answer) -> Script:
+    """These answers, then good ones."""
+    left = list(answers)
+    return lambda _: left.pop(0) if left else None
+
+
+def always(answer: Answer) -> Script:
+    """This answer whenever the first repository is asked for alone or first; the others are well."""
+
+    def script(ids: list[int]) -> Answer | None:
+        if 1 not in ids:
+            return None
+        place = ids.index(1)
+        told = json.loads(json.dumps(answer).replace('"r0"', f'"r{place}"'))
+        others = {f"r{n}": {"stargazers": page(STARS[i])} for n, i in enumerate(ids) if n != place}
+        return told | {"data": told["data"] | others}
+
+    return script
+
+
+def collect(client: GitHubClient, *ids: int, before: PreviousStars | None = None) -> dict[int, StarCollection]:
+    refs = [RepositoryRef(n, f"a/{n}", f"a/{n}", STARS[n], Outcome.OK) for n in ids or STARS]
+    works = [Work(ref, lambda: before, full=before is not None) for ref in refs]
+    return {c.repository.repo_id: c for c in GraphQLStargazers(client, 10).collect(works, 1)}
+
+
+def people(collected: StarCollection) -> list[int]:
+    assert collected.table is not None
+    return sorted(user - 100 for user in collected.table["user_id"])
+
+
+def known(*users: int) -> PreviousStars:
+    """Stars that were proven to be all."""
+    table = stars_table(1, [(100 + n, f"user{n}") for n in users], ["2024-03-01T00:00:00Z"] * len(users), "graphql")
+    return PreviousStars(table, [], complete=True, max_pages=10, source="graphql", proven=True)
+
+
+@pytest.mark.parametrize("name", ["edges-null-in-part", "edges-null-as-a-whole", "connection-null-error-without-path"])
+def test_a_list_of_which_a_part_failed_is_asked_for_again(name: str) -> None:
+    asked: list[list[int]] = []
+    with github(first(case(name)), asked) as client:
+        found = collect(client)
+    # In one of the cases the second list is whole, with four.
+    assert people(found[1]) == list(range(4))
+    assert people(found[2]) in (list(range(4)), list(range(6)))
+    assert all(collected.complete and collected.proven for collected in found.values())
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize("name", ["edges-null-in-part", "edges-null-as-a-whole"])
+def test_a_list_of_which_a_part_fails_each_time_is_never_whole_and_takes_no_star_back(name: str) -> None:
+    answer = json.loads(json.dumps(case(name)).replace('"r0"', '"other"').replace('"r1"', '"r0"'))
+    answer["data"].pop("other")
+    with github(always(answer)) as client:
+        found = collect(client, before=known(0, 5))
+    assert (found[1].outcome, found[1].table, found[1].unstarred) == (Outcome.UNKNOWN, None, None)
+    assert "Resource limits" in str(found[1].reason)
+    assert found[2].complete, "the others of its query do not suffer"
+
+
+def test_a_deleted_person_is_no_failure() -> None:
+    asked: list[list[int]] = []
+    with github(always(case("one-deleted-person")), asked) as client:
+        (collected,) = collect(client, 1).values()
+    assert (people(collected), collected.complete, collected.proven) == ([0, 1, 3], True, True)
+    assert (collected.null_entries, collected.failed_entries, len(asked)) == (1, 0, 1)
+
+
+def test_an_entry_that_fails_each_time_is_counted_and_the_list_is_whole_without_it() -> None:
+    asked: list[list[int]] = []
+    with github(always(case("one-failed-node")), asked) as client:
+        (collected,) = collect(client, 1).values()
+    assert len(asked) >= 3
+    assert (people(collected), collected.complete, collected.failed_entries) == ([0, 1, 3], True, 1)
+    assert "GitHub failed on 1 entries each time" in str(collected.reason)
+
+
+def test_who_may_be_the_failed_entry_has_taken_nothing_back() -> None:
+    with github(always(case("one-failed-node"))) as client:
+        (collected,) = collect(client, 1, before=known(0, 2)).values()
+    assert (people(collected), collected.unstarred) == ([0, 1, 2, 3], None)
+
+
+def test_a_page_that_lost_most_of_its_entries_is_not_taken_without_them() -> None:
+    answer = case("one-failed-node")
+    edges, error = answer["data"]["r0"]["stargazers"]["edges"], answer["errors"][0]
+    edges[0] = edges[1] = None
+    answer["errors"] += [error | {"path": [*error["path"][:3], place, "node"]} for place in (0, 1)]
+    with github(always(answer)) as client:
+        (collected,) = collect(client, 1).values()
+    assert collected.outcome is Outcome.UNKNOWN
+
+
+def test_a_closed_list_is_restricted() -> None:
+    with github(always(case("closed-list"))) as client:
+        (collected,) = collect(client, 1).values()
+    assert (collected.outcome, collected.table) == (Outcome.RESTRICTED, None)
+
+
+def test_an_untyped_error_is_a_query_that_was_too_heavy() -> None:
+    asked: list[list[int]] = []
+    clock = FakeClock()
+    with github(first(*[case("untyped-under-200")] * 2), asked) as client:
+        client.pool.clock = clock
+        found = collect(client)
+    assert all(collected.complete for collected in found.values())
+    assert asked == [[1, 2], [1, 2], [1], [2]], "once together, then in halves"
+    assert len(clock.waits) >= 2, "and not in the same second"
+
+
+def test_a_list_that_is_shorter_than_its_count_is_kept_but_not_whole() -> None:
+    short = {"data": {"r0": {"stargazers": page(3) | {"totalCount": 4}}}}
+    with github(always(short)) as client:
+        (collected,) = collect(client, 1, before=known(0, 3)).values()
+    assert (people(collected), collected.complete, collected.proven) == ([0, 1, 2, 3], False, False)
+    assert collected.unstarred is None
+    assert collected.reason == "3 entries were read, and GitHub counts 4"
+
+
+def test_a_page_without_its_edges_is_asked_for_again_though_nobody_speaks_of_an_error() -> None:
+    silent = {"data": {"r0": {"stargazers": page(4) | {"edges": None}}}}
+    with github(first(silent)) as client:
+        (collected,) = collect(client, 1).values()
+    assert people(collected) == list(range(4))
+
+
+@pytest.mark.parametrize("depth", [["r0", "starredRepositories", "edges", 1, "node"], ["r0", "starredRepositories"]])
+def test_a_users_list_is_whole_only_if_nothing_in_it_failed(depth: list[Any]) -> None:
+    def user(broken: bool) -> Answer:
+        edges: list[Any] = [
+            {"starredAt": f"2024-01-{n + 1:02d}T00:00:00Z", "node": {"databaseId": n, "nameWithOwner": f"a/{n}"}}
+            for n in range(1, 5)
+        ]
+        if broken and len(depth) > 2:
+            edges[1] = None
+        stars = {"totalCount": 4, "pageInfo": {"hasNextPage": False, "endCursor": None}, "edges": edges}
+        node = {"databaseId": 5, "login": "octo", "starredRepositories": None if broken and len(depth) == 2 else stars}
+        errors = [{"message": "Something went wrong", "path": depth}]
+        return {"data": {"r0": node}} | ({"errors": errors} if broken else {})
+
+    answers = [user(True), user(False)]
+
+    async def graphql(request: Request) -> Response:
+        if b"viewer" in await request.body():
+            return Response(b'{"data": {"viewer": {"databaseId": 7}}}')
+        return Response(json.dumps(answers.pop(0)))
+
+    async def other(_: Request) -> Response:
+        return Response(b"{}")
+
+    app = Starlette(routes=[Route("/graphql", graphql, methods=["POST"]), Route("/{path:path}", other)])
+    with serving(app) as url, client_of(url, "token") as client:
+        found: UserList
+        (found,) = GraphQLStarred(client, 10).read([(ListWork(Seed("octo", 5)), False)], 1)
+    assert found.rows is not None
+    assert (found.rows["repo_id"].to_list(), found.complete, found.proven) == ([1, 2, 3, 4], True, True)
+
+
+# -- tokens and limits ---------------------------------------------------------------------------------------------
+
+
+def rest(name: str) -> Response:
+    answer = case(name)
+    return Response(json.dumps(answer["body"]), answer["status"], answer["headers"])
+
+
+def test_one_refusal_of_a_good_token_ends_nothing() -> None:
+    with serving(scripted([rest("bad-credentials-once"), fine()])) as url, client_of(url) as client:
+        assert client.get("/x").payload == {"fine": True}
+        assert client.pool.retired == []
+
+
+def test_a_token_is_given_up_only_when_what_costs_nothing_is_refused_twice() -> None:
+    """Asked twice, then what is left of the quota, and once more after a pause."""
+    seen: list[str] = []
+
+    async def refuse(request: Request) -> Response:
+        seen.append(request.url.path)
+        known = len(seen) < 3  # whose it is was asked while it was good
+        return Response(b'{"id": 1}', 200 if known else 401)
+
+    clock = FakeClock()
+    app = Starlette(routes=[Route("/{path:path}", refuse, methods=["GET", "POST"])])
+    with (
+        serving(app) as url,
+        client_of(url, policy=RetryPolicy(), clock=clock) as client,
+        pytest.raises(AuthenticationError, match="401 Bad credentials"),
+    ):
+        client.get("/x")
+    assert seen[2:] == ["/x", "/x", "/rate_limit", "/rate_limit"]
+    assert RetryPolicy().confirmation_wait in clock.waits
+
+
+def test_old_words_for_a_secondary_limit_are_waited_for_and_no_refusal() -> None:
+    clock, said = FakeClock(), list[str]()
+    policy = RetryPolicy()
+    with serving(scripted([rest("abuse-403"), fine()])) as url, client_of(url, policy=policy, clock=clock) as client:
+        client.pool.notify = said.append
+        assert client.get("/x").payload == {"fine": True}
+    assert sum(clock.waits) >= 59.99
+    assert len(said) == 1
+    assert "secondary rate limit" in said[0]
+
+
+def test_old_words_for_a_secondary_limit_are_no_reason_to_do_without_graphql() -> None:
+    with github(first(), None) as client:
+        abuse = rest("abuse-403")
+        answers = [abuse]
+
+        real = client._send
+
+        def send(method: str, url: str, *arguments: Any, **named: Any) -> Any:
+            response = real(method, url, *arguments, **named)
+            if answers and method == "POST" and b"viewer" not in (named.get("body") or b""):
+                answers.pop()
+                response.status_code, response._content = 403, bytes(abuse.body)
+            return response
+
+        client._send = send  # type: ignore[method-assign]
+        assert all(collected.complete for collected in collect(client).values())
+
+
+@pytest.mark.parametrize("reset", ["1672531200", "0", "99999999999", "soon", "nan", "inf", None])
+@pytest.mark.parametrize("status", [200, 403])
+def test_figures_that_cannot_be_true_are_waited_for_no_longer_than_a_secondary_limit(
+    status: int, reset: str | None
+) -> None:
+    clock = FakeClock()
+    clock.time = 1_795_000_000.0
+    told = {"x-ratelimit-limit": "5000", "x-ratelimit-remaining": "0"} | ({"x-ratelimit-reset": reset} if reset else {})
+    odd = Response(b'{"fine": true}' if status == 200 else b'{"message": "API rate limit exceeded"}', status, told)
+    with (
+        serving(scripted([odd, odd, fine()])) as url,
+        client_of(url, policy=RetryPolicy(), clock=clock) as client,
+    ):
+        for _ in range(3):
+            assert client.get("/x").payload == {"fine": True}
+    assert sum(clock.waits) <= (1 if status == 200 else 200)
+
+
+def test_a_limit_without_end_is_one_clear_error() -> None:
+    clock = FakeClock()
+    with (
+        serving(scripted([rest("abuse-403")])) as url,
+        client_of(url, policy=RetryPolicy(), clock=clock) as client,
+        pytest.raises(RateLimitedError, match="nothing but its secondary rate limit for"),
+    ):
+        client.get("/x")
+    assert 3600 <= sum(clock.waits) <= 3 * 3600
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 406, 422, 501])
+def test_lists_are_read_by_rest_where_there_is_no_graphql(status: int) -> None:
+    entries = [{"starred_at": "2024-03-01T00:00:00Z", "user": {"id": 100 + n, "login": f"user{n}"}} for n in range(4)]
+
+    async def graphql(_: Request) -> Response:
+        return Response(b'{"message": "Not here"}', status)
+
+    async def stargazers(_: Request) -> Response:
+        return Response(json.dumps(entries))
+
+    async def other(_: Request) -> Response:
+        return Response(b'{"id": 7}')
+
+    routes = [Route("/graphql", graphql, methods=["POST"]), Route("/repositories/1/stargazers", stargazers)]
+    with (
+        serving(Starlette(routes=[*routes, Route("/{path:path}", other)])) as url,
+        client_of(url, "token") as client,
+    ):
+        source = OwnLists(GraphQLStargazers(client, 10), RestStargazers(client, 10))
+        (collected,) = source.collect([Work(RepositoryRef(1, "a/1", "a/1", 4, Outcome.OK))], 1)
+    assert (people(collected), collected.complete, collected.source) == ([0, 1, 2, 3], True, "stargazers")
