@@ -63,7 +63,12 @@ def cli() -> None:
     help="Hours of GH Archive to read first: a file, a folder, gs://bucket/object or an http address; {0..23} stands "
     "for numbers. Repeatable.",
 )
-@click.option("--awesome", multiple=True, help="An awesome list: owner/name on GitHub, or a Markdown file. Repeatable.")
+@click.option(
+    "--awesome",
+    multiple=True,
+    help="An awesome list: owner/name on GitHub, owner/name/path of a file or folder in it, an address on GitHub, or a "
+    "file (Markdown, Org, AsciiDoc, reStructuredText). Repeatable.",
+)
 @click.option(
     "--seed-users",
     type=click.Path(path_type=Path),
@@ -526,7 +531,7 @@ def _tell_copied(copied: Any, words: str, as_json: bool) -> None:
     "--awesome",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="Markdown file to serve as a list. Repeatable.",
+    help="File to serve as a list, as the README of a repository. Repeatable.",
 )
 @click.option("--port", type=click.IntRange(1, 65535), default=8085, show_default=True)
 @click.option("--token", "tokens", multiple=True, help="An accepted token. Repeatable; by default: standin")

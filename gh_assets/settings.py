@@ -109,8 +109,8 @@ class Settings(BaseSettings):
     awesome_text: str | None = Field(
         default=None,
         validation_alias="GH_ASSETS_AWESOME",
-        description="Awesome lists, each `owner/name` or a Markdown file, separated by commas or white space; "
-        "unset: three well-known ones, or the stand-in's own.",
+        description="Awesome lists, each `owner/name`, `owner/name/path` or an address on GitHub, or a file, "
+        "separated by commas or white space; unset: three well-known ones, or the stand-in's own.",
     )
     max_pages: int = Field(
         default=10,

@@ -32,7 +32,8 @@ class ReposConfig(dg.Config):
 
     awesome: list[str] = Field(
         default=[],
-        description="Awesome lists, each owner/name on GitHub or a Markdown file. Empty: those of the settings.",
+        description="Awesome lists, each owner/name, owner/name/path or an address on GitHub, or a file. "
+        "Empty: those of the settings.",
     )
     max_requests: int | None = Field(
         default=None,
@@ -75,6 +76,13 @@ def repos(
         progress.report("repos", done, total)
         log(f"{done} of {total} repositories asked")
 
+    notes: list[str] = []
+
+    def note(words: str) -> None:
+        progress.say(words)
+        context.log.warning(words)
+        notes.append(words)
+
     with (
         stopwatch() as timing,
         mongo.database(claim=True) as database,
@@ -87,7 +95,9 @@ def repos(
             collected = repositories_of_events(read_star_events(gcs.asset_store()), known)
         else:
             lists = config.awesome or github.awesome_lists(client)
-            collected = collect_repositories(client, lists, known, workers=load_settings().workers, progress=tell)
+            collected = collect_repositories(
+                client, lists, known, workers=load_settings().workers, progress=tell, notify=note
+            )
         named = {document["_id"] for document in collected.documents}
         left = [document | {"lists": []} for key, document in documents.items() if key not in named]
         counts = sync_documents(database["repos"], [*collected.documents, *left], documents)
@@ -105,6 +115,7 @@ def repos(
             "preview": preview(collected.table.drop("topics", "reason")),
             "outcomes": markdown_table(outcomes.columns, outcomes.rows()),
             "lists": lists,
+            "notes": notes,
             "new_partitions": len(collected.new_partitions),
             **retired,
             "requests": usage.requests,

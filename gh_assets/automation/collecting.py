@@ -12,8 +12,8 @@ from gh_assets.assets.collecting import choose_due
 from gh_assets.automation.jobs import collect_due_job, repos_job
 from gh_assets.automation.ticks import ABOUT, interval, last_materialization, one_run, pause_of
 from gh_assets.collector import planning
-from gh_assets.collector.awesome import fingerprint_of_list
 from gh_assets.collector.ledger import MongoLedger
+from gh_assets.collector.list_sources import fingerprint_of_list
 from gh_assets.collector.planning import Why
 from gh_assets.errors import GhAssetsError
 from gh_assets.resources import GcsResource, GitHubResource, MongoResource

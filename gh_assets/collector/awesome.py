@@ -1,19 +1,12 @@
-"""Awesome lists: which GitHub repositories a Markdown text links to."""
+"""Which GitHub repositories an address or a text links to. Where lists are read from is in `list_sources`."""
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Iterator
-from html.parser import HTMLParser
-from pathlib import Path
+from collections.abc import Iterable
 from urllib.parse import unquote, urlsplit
 
-from markdown_it import MarkdownIt
-from markdown_it.token import Token
-
-from gh_assets.collector.client import RAW, GitHubClient
-from gh_assets.errors import InputError
+from gh_assets.collector.markup import links_in
 
 # First path segments of github.com that are pages of GitHub itself, not owners of repositories. Only sure ones: a
 # page taken for a repository costs one request and ends as "gone"; a repository taken for a page would be lost.
@@ -100,103 +93,28 @@ def repository_of(url: str) -> str | None:
     return f"{owner}/{name}"
 
 
-def linked_repositories(markdown: str) -> list[str]:
-    """The repositories that a Markdown text links to, in order of appearance, without repetitions.
+def repositories_of(urls: Iterable[str]) -> list[str]:
+    """The repositories that addresses point into, in order, without repetitions.
 
-    Links of any form count (inline, reference, bare, ``<a href>``); pictures such as badges don't, unless they
-    are themselves links. Names that differ only in case are one repository: the first spelling stays.
+    Names that differ only in case are one repository: the first spelling stays.
     """
-    parser = MarkdownIt("gfm-like", {"html": True})
-    if parser.linkify is not None:
-        # As on GitHub: bare text is a link only with its scheme ("github.com/pkg/errors" in a sentence is none).
-        parser.linkify.set({"fuzzy_link": False, "fuzzy_email": False})
     found: dict[str, str] = {}
-    for url in _links(parser.parse(markdown)):
+    for url in urls:
         name = repository_of(url)
         if name is not None:
             found.setdefault(name.lower(), name)
     return list(found.values())
 
 
-def read_list(source: str, client: GitHubClient) -> str:
-    """The Markdown of a list: a file, or the README of ``owner/name`` on GitHub.
+def linked_repositories(text: str, name: str = "README.md") -> list[str]:
+    """The repositories that a text links to, in order of appearance, without repetitions.
 
-    Raises
-    ------
-    InputError
-        If it is neither, does not exist, or cannot be read.
-    """
-    path = Path(source).expanduser()
-    if path.is_file():
-        try:
-            return path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"The awesome list {source} cannot be read: {error}.") from error
-    if not is_full_name(source) or path.suffix.lower() in (".md", ".markdown") or source.startswith((".", "/", "~")):
-        raise InputError(f"The awesome list {source!r} is neither a file that exists nor owner/name on GitHub.")
-    location = f"/repos/{source}/readme"
-    for _ in range(5):
-        answer = client.get(location, accept=RAW)
-        if answer.status in (301, 302, 307) and answer.headers.get("location"):
-            location = answer.headers["location"]
-            continue
-        if answer.status == 200:
-            return answer.content.decode("utf-8", errors="replace")
-        break
-    raise InputError(f"The awesome list {source} cannot be read from GitHub (status {answer.status}). Check its name.")
-
-
-def fingerprint_of_list(source: str, client: GitHubClient, seen: str | None) -> str:
-    """What tells one state of a list from another: the ETag of a README, or the hash of a file.
+    Links of any form count, also bare addresses; pictures such as badges don't, unless they are themselves links.
 
     Parameters
     ----------
-    source : str
-        As for `read_list`.
-    client : GitHubClient
-    seen : str or None
-        What it was; if it still is that, asking costs no quota.
-
-    Raises
-    ------
-    InputError
-        If the list cannot be read.
+    text : str
+    name : str
+        The file's name, whose suffix tells the markup; see `gh_assets.collector.markup.links_in`.
     """
-    path = Path(source).expanduser()
-    if path.is_file():
-        return hashlib.sha256(read_list(source, client).encode()).hexdigest()
-    location = f"/repos/{source}/readme"
-    for _ in range(5):
-        answer = client.get(location, accept=RAW, etag=seen)
-        if answer.status == 304 and seen is not None:
-            return seen
-        if answer.status == 200:
-            return answer.etag or hashlib.sha256(answer.content).hexdigest()
-        if answer.status not in (301, 302, 307) or not answer.headers.get("location"):
-            break
-        location = answer.headers["location"]
-    raise InputError(f"The awesome list {source} cannot be read from GitHub (status {answer.status}). Check its name.")
-
-
-def _links(tokens: list[Token]) -> Iterator[str]:
-    for token in tokens:
-        if token.type == "link_open":
-            yield str(token.attrGet("href") or "")
-        elif token.type in ("html_block", "html_inline"):
-            anchors = _Anchors()
-            anchors.feed(token.content)
-            yield from anchors.urls
-        if token.children:
-            yield from _links(token.children)
-
-
-class _Anchors(HTMLParser):
-    """Collects the targets of ``<a href>``."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.urls: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag == "a":
-            self.urls += [value for name, value in attrs if name == "href" and value]
+    return repositories_of(links_in(text, name))

@@ -59,6 +59,7 @@ ENDLESS = 50
 JSON = "application/vnd.github+json"
 STAR_JSON = "application/vnd.github.star+json"
 RAW = "application/vnd.github.raw+json"
+HTML = "application/vnd.github.html+json"
 
 Result = TypeVar("Result")
 
@@ -70,12 +71,12 @@ _LIMIT_WORDS = (b"secondary rate limit", b"abuse detection", b"rate limit exceed
                 b"abuse-rate-limit")  # fmt: skip
 """What GitHub has called its limits over the years, in messages and in the pages that these name."""
 
-_MEANINGFUL = frozenset({200, 301, 302, 304, 307, 404, 409, 410, 422, 451})
+_MEANINGFUL = frozenset({200, 301, 302, 304, 307, 404, 406, 409, 410, 415, 422, 451})
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer of GitHub that means something: 200, 301, 302, 304, 307, 403, 404, 409, 410, 422 or 451."""
+    """An answer of GitHub that means something: 200, 301, 302, 304, 307, 403, 404, 406, 409, 410, 415, 422 or 451."""
 
     status: int
     headers: Mapping[str, str]
@@ -275,7 +276,7 @@ class GitHubClient:
         parameters : mapping, optional
             Query parameters.
         accept : str
-            Media type; `RAW` answers are not parsed.
+            Media type; answers to `RAW` and `HTML` are not parsed.
         etag : str, optional
             Makes the request conditional: 304 costs no quota.
 
@@ -309,7 +310,7 @@ class GitHubClient:
 
         def understand(response: requests.Response, _reply: _Reply) -> Answer | str:
             payload = None
-            if response.content and accept != RAW and response.status_code != 304:
+            if response.content and accept not in (RAW, HTML) and response.status_code != 304:
                 try:
                     payload = orjson.loads(response.content)
                 except orjson.JSONDecodeError:

@@ -15,10 +15,10 @@ from typing import Any
 
 import polars as pl
 
-from gh_assets.collector.awesome import linked_repositories, read_list
 from gh_assets.collector.client import Answer, GitHubClient
 from gh_assets.collector.concurrency import map_bounded
 from gh_assets.collector.graphql_lists import BatchSize, GraphQLLists, Listing
+from gh_assets.collector.list_sources import FORMS, find_source, note_of_other_files, read_list
 from gh_assets.collector.outcomes import REACHABLE, Outcome
 from gh_assets.collector.times import parse_time
 from gh_assets.documents import as_stored
@@ -92,8 +92,18 @@ class _Metadata:
     unchanged: Document | None = None
 
 
-def read_lists(sources: Sequence[str], client: GitHubClient) -> dict[str, list[str]]:
+def read_lists(
+    sources: Sequence[str], client: GitHubClient, notify: Callable[[str], None] | None = None
+) -> dict[str, list[str]]:
     """Read awesome lists.
+
+    Parameters
+    ----------
+    sources : sequence of str
+        See `gh_assets.collector.list_sources.find_source`.
+    client : GitHubClient
+    notify : callable, optional
+        Called with a sentence for each thing that a person should know, such as that a list only links to others.
 
     Returns
     -------
@@ -106,14 +116,20 @@ def read_lists(sources: Sequence[str], client: GitHubClient) -> dict[str, list[s
         If no list is given, or one cannot be read or links to no repository on GitHub.
     """
     if not sources:
-        raise InputError("No awesome list is given: name one or more, as owner/name or as a Markdown file.")
+        raise InputError(f"No awesome list is given: name one or more, each {FORMS}.")
     named: dict[str, list[str]] = {}
-    for source in dict.fromkeys(sources):
-        found = linked_repositories(read_list(source, client))
-        if not found:
-            raise InputError(f"The awesome list {source} links to no repository on GitHub.")
-        for name in found:
-            named.setdefault(name.lower(), [name]).append(source)
+    # The same list may be named by its name and by its address.
+    lists = {found.name: found for found in (find_source(source, client.api_url) for source in sources)}
+    for source in lists.values():
+        content = read_list(source, client)
+        note = note_of_other_files(content, lists)
+        if not content.repositories:
+            raise InputError(note or f"The awesome list {source.name} links to no repository on GitHub: name another.")
+        if notify is not None:
+            for words in [*content.notes, *([note] if note else [])]:
+                notify(words)
+        for name in content.repositories:
+            named.setdefault(name.lower(), [name]).append(source.name)
     return named
 
 
@@ -125,6 +141,7 @@ def collect_repositories(
     workers: int = 8,
     by_rest: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    notify: Callable[[str], None] | None = None,
 ) -> CollectedRepositories:
     """Ask GitHub for every repository that the lists name.
 
@@ -132,7 +149,7 @@ def collect_repositories(
     ----------
     client : GitHubClient
     sources : sequence of str
-        Awesome lists, each ``owner/name`` or a Markdown file.
+        Awesome lists; see `gh_assets.collector.list_sources.find_source`.
     known : KnownRepositories
         What earlier runs found: unchanged metadata answer 304, partition keys stay.
     workers : int
@@ -141,6 +158,8 @@ def collect_repositories(
         Ask each by REST, also where there is GraphQL.
     progress : callable, optional
         Called with (done, total) after each answer.
+    notify : callable, optional
+        Called with a sentence for each thing that a person should know of the lists.
 
     Returns
     -------
@@ -154,7 +173,7 @@ def collect_repositories(
     AuthenticationError, RateLimitedError
         If GitHub takes none of the tokens, or the quota is spent.
     """
-    named = read_lists(sources, client)
+    named = read_lists(sources, client, notify)
     answers: list[_Metadata] = []
     spellings = [entry[0] for entry in named.values()]
     try:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gh_assets.collector.awesome import linked_repositories, read_list, repository_of
+from gh_assets.collector.awesome import linked_repositories, repository_of
+from gh_assets.collector.list_sources import read_list
 from gh_assets.errors import InputError
 from gh_assets_tests.worlds import LIST, world_of
 
@@ -122,10 +123,10 @@ def test_a_list_names_each_repository_once(wanted: list[str]) -> None:
 
 def test_a_list_is_read_from_a_file_or_from_github(github_of, tmp_path: Path) -> None:
     _, client = github_of(world_of({"a/b": [0]}))
-    assert linked_repositories(read_list(LIST, client)) == ["a/b"]
+    assert read_list(LIST, client).repositories == ["a/b"]
     file = tmp_path / "list.md"
     file.write_text("[x](https://github.com/c/d)")
-    assert linked_repositories(read_list(str(file), client)) == ["c/d"]
+    assert read_list(str(file), client).repositories == ["c/d"]
 
 
 @pytest.mark.parametrize(
