@@ -120,6 +120,15 @@ def test_lists_are_read_when_they_change_and_only_then(place: Place) -> None:
     assert "n/new" in place.instance.get_dynamic_partitions("repo")
 
 
+def test_a_list_that_lies_in_other_files_says_so_in_the_run(place: Place) -> None:
+    place.standin.world.by_name[LIST].readme = "[more](lists/more.org) https://github.com/o/r1"
+    tick = place.tick(lists_changed)
+    assert isinstance(tick, dg.RunRequest)
+    result = place.execute(lists_changed, tick)
+    notes = result.asset_materializations_for_node("repos")[0].metadata["notes"].value
+    assert [f"{LIST}/lists/more.org" in words for words in notes] == [True]
+
+
 def test_new_repositories_are_one_run_however_scattered(place: Place) -> None:
     assert place.tick(new_repositories) == (
         "There is no plan yet: materialize repos and collection_plan (the job read_lists)."

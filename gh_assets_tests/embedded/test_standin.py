@@ -97,6 +97,20 @@ def test_readme_and_contents(api) -> None:
     assert api(f"/repos/{LIST}/contents/other.txt").status_code == 404
 
 
+def test_files_are_answered_described_raw_and_rendered_each_with_its_own_etag(api) -> None:
+    answers = {
+        kind: api(f"/repos/{LIST}/readme", accept=f"application/vnd.github{kind}+json")
+        for kind in ("", ".raw", ".html")
+    }
+    assert len({answer.headers["etag"] for answer in answers.values()}) == 3
+    html = answers[".html"].text
+    assert html.startswith('<div id="readme" class="md" data-path="README.md"><article class="markdown-body')
+    assert '<a href="https://github.com/Good/ONE">' in html
+    listing = api(f"/repos/{LIST}/contents").json()
+    assert [(entry["name"], entry["type"]) for entry in listing] == [("README.md", "file")]
+    assert "content" not in listing[0]
+
+
 def test_etags_answer_304_for_the_same_content_only(api) -> None:
     for path in ("/repos/good/one", "/repos/good/one/stargazers?page=2", f"/repos/{LIST}/readme"):
         tag = api(path).headers["etag"]

@@ -88,6 +88,8 @@ def problems(rest: dict[str, Any], path: str, answer: requests.Response, media_t
         ("/repos/{owner}/{repo}", "/repos/old/name", 301),
         ("/repos/{owner}/{repo}", "/repos/not/there", 404),
         ("/repos/{owner}/{repo}/readme", f"/repos/{LIST}/readme", 200),
+        ("/repos/{owner}/{repo}/contents/{path}", f"/repos/{LIST}/contents/README.md", 200),
+        ("/repos/{owner}/{repo}/contents/{path}", f"/repos/{LIST}/contents/", 200),
         ("/repos/{owner}/{repo}/stargazers", "/repos/good/one/stargazers?per_page=3", 200),
         ("/repos/{owner}/{repo}/forks", "/repos/good/one/forks", 200),
     ],

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from email.utils import formatdate
 from functools import cached_property
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 from starlette.applications import Starlette
@@ -27,6 +28,7 @@ from gh_assets.embedded.standin.clock import MachineClock, VirtualClock
 from gh_assets.embedded.standin.faults import Faults
 from gh_assets.embedded.standin.graphql import GaveUpError, GraphQL, node_id
 from gh_assets.embedded.standin.limits import GRAPHQL, REST, Limits, Quota
+from gh_assets.embedded.standin.rendering import rendered, wrapped
 from gh_assets.embedded.standin.world import NO_TIME, Repository, World
 
 Handler = Callable[[Request], Response]
@@ -173,7 +175,10 @@ class Standin:
             ("/repositories/{repo_id:int}", self.repository, True),
             ("/repos/{owner}/{name}/readme", self.readme, True),
             ("/repositories/{repo_id:int}/readme", self.readme, True),
-            ("/repos/{owner}/{name}/contents/{path:path}", self.readme, True),
+            ("/repos/{owner}/{name}/contents", self.contents, True),
+            ("/repos/{owner}/{name}/contents/{path:path}", self.contents, True),
+            ("/repositories/{repo_id:int}/contents", self.contents, True),
+            ("/repositories/{repo_id:int}/contents/{path:path}", self.contents, True),
             ("/repos/{owner}/{name}/stargazers", self.stargazers, True),
             ("/repositories/{repo_id:int}/stargazers", self.stargazers, True),
             ("/repos/{owner}/{name}/forks", self.forks, True),
@@ -361,35 +366,66 @@ class Standin:
 
     def readme(self, request: Request) -> Response:
         found = self._find_repository(request)
+        return found if isinstance(found, Response) else self._file(request, found, found.readme_name, "readme")
+
+    def contents(self, request: Request) -> Response:
+        """A file, or the listing of a folder."""
+        found = self._find_repository(request)
         if isinstance(found, Response):
             return found
-        path = request.path_params.get("path", "README.md")
-        if path.lower() not in ("readme.md", "readme"):
+        path = request.path_params.get("path", "").strip("/")
+        if path in found.content:
+            return self._file(request, found, path, "file")
+        inside = f"{path}/" if path else ""
+        below = [name.removeprefix(inside) for name in found.content if name.startswith(inside)]
+        if not below:
             return _error(404, "Not Found")
-        text = found.readme or f"# {found.full_name}\n\n{found.description or ''}\n"
-        content = text.encode()
-        if "raw" in request.headers.get("accept", ""):
+        names = sorted({name.partition("/")[0] for name in below})
+        return _json([self._content_json(request, found, inside + name) for name in names], tagged=True)
+
+    def _file(self, request: Request, repository: Repository, path: str, kind: str) -> Response:
+        accept = request.headers.get("accept", "")
+        content = repository.content[path].encode()
+        if "raw" in accept:
             return _tagged(content, "application/vnd.github.raw+json; charset=utf-8")
-        sha = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-        url = f"{_base(request)}/repos/{found.full_name}"
+        if "html" in accept:
+            html = repository.rendered.get(path) or rendered(path, repository.content[path])
+            if html is None:
+                return _error(415, "Unsupported 'Accept' header: this file is not rendered.")
+            return _tagged(wrapped(html, path, kind).encode(), "application/vnd.github.html+json; charset=utf-8")
+        answer = self._content_json(request, repository, path)
+        encoded = {"encoding": "base64", "content": base64.encodebytes(content).decode()}
+        return _json(answer | encoded, tagged=True)
+
+    def _content_json(self, request: Request, repository: Repository, path: str) -> dict[str, Any]:
+        """What GitHub tells of a file or folder."""
+        text = repository.content.get(path)
+        if text is None:
+            # Changes whenever a file below does, as a tree's hash.
+            below = [name + content for name, content in repository.content.items() if name.startswith(f"{path}/")]
+            content, size, kind, word = "\0".join(below).encode(), 0, "dir", "tree"
+        else:
+            content = text.encode()
+            size, kind, word = len(content), "file", "blob"
+        sha = hashlib.sha1(b"%s %d\0" % (word.encode(), len(content)) + content, usedforsecurity=False).hexdigest()
+        url = f"{_base(request)}/repos/{repository.full_name}"
+        place = quote(path)
+        download = f"https://raw.githubusercontent.com/{repository.full_name}/main/{place}"
         addresses = {
-            "url": f"{url}/contents/README.md?ref=main",
-            "html_url": f"https://github.com/{found.full_name}/blob/main/README.md",
-            "git_url": f"{url}/git/blobs/{sha}",
-            "download_url": f"https://raw.githubusercontent.com/{found.full_name}/main/README.md",
+            "url": f"{url}/contents/{place}?ref=main",
+            "html_url": f"https://github.com/{repository.full_name}/{word}/main/{place}",
+            "git_url": f"{url}/git/{word}s/{sha}",
+            "download_url": None if text is None else download,
         }
-        answer = {
+        return {
             **addresses,
             "_links": {"self": addresses["url"], "html": addresses["html_url"], "git": addresses["git_url"]},
-            "type": "file",
-            "encoding": "base64",
-            "size": len(content),
-            "name": "README.md",
-            "path": "README.md",
+            "type": kind,
+            "size": size,
+            "name": path.rpartition("/")[2],
+            "path": path,
             "sha": sha,
-            "content": base64.encodebytes(content).decode(),
         }
-        return _json(answer, tagged=True)
 
     def stargazers(self, request: Request) -> Response:
         found = self._find_repository(request)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +23,8 @@ class Repository:
     """One repository.
 
     ``stargazers`` are indices of users, oldest star first, as GitHub lists them; ``starred_at`` their times in
-    seconds since 1970 (`NO_TIME` where unknown).
+    seconds since 1970 (`NO_TIME` where unknown). ``files`` are texts by their path, beside the README; ``rendered`` is
+    the HTML of files, by their path, that the stand-in cannot render itself.
     """
 
     repo_id: int
@@ -39,9 +40,18 @@ class Repository:
     restricted: bool = False
     former_names: Sequence[str] = ()
     readme: str | None = None
+    readme_name: str = "README.md"
+    files: Mapping[str, str] = field(default_factory=dict)
+    rendered: Mapping[str, str] = field(default_factory=dict)
     stargazers: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     starred_at: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     counted: int | None = None
+
+    @property
+    def content(self) -> dict[str, str]:
+        """All its files: path and text. One that nobody gave a README has a short one, as most on GitHub have."""
+        about = f"# {self.full_name}\n\n{self.description or ''}\n"
+        return {self.readme_name: self.readme or about, **self.files}
 
     @property
     def star_count(self) -> int:
@@ -124,7 +134,7 @@ def list_name(path: Path) -> str:
 
 
 def read_world(stars: Path, awesome: Sequence[Path] = ()) -> World:
-    """A world from a file of stars, and Markdown files as its lists.
+    """A world from a file of stars, and files in any markup as its lists.
 
     Raises
     ------
@@ -148,14 +158,17 @@ def read_world(stars: Path, awesome: Sequence[Path] = ()) -> World:
     ]
     repositories.sort(key=lambda repository: repository.repo_id)
     next_id = max(repository.repo_id for repository in repositories) + 1
-    lists = []
+    lists: list[Repository] = []
     if awesome:
         for path in awesome:
             try:
                 text = path.read_text(encoding="utf-8")
             except (OSError, UnicodeDecodeError) as error:
                 raise InputError(f"The awesome list {path} cannot be read: {error}.") from error
-            lists.append(Repository(0, list_name(path), readme=text))
+            name = list_name(path)
+            if any(entry.full_name == name for entry in lists):  # the same list in another markup, or of another folder
+                name += f"-{len(lists) + 1}"
+            lists.append(Repository(0, name, readme=text, readme_name=f"README{path.suffix or '.md'}"))
     else:
         text = list_markdown(f"All repositories of {stars.name}", repositories)
         lists.append(Repository(0, "standin/awesome-all", readme=text))
@@ -163,6 +176,7 @@ def read_world(stars: Path, awesome: Sequence[Path] = ()) -> World:
     for entry in lists:
         if entry.full_name.lower() in known:  # a list that people starred, too
             known[entry.full_name.lower()].readme = entry.readme
+            known[entry.full_name.lower()].readme_name = entry.readme_name
         else:
             entry.repo_id, next_id = next_id, next_id + 1
             repositories.append(entry)
