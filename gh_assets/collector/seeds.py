@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime as dt
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from gh_assets.collector.client import GitHubClient
 from gh_assets.collector.concurrency import map_bounded
 from gh_assets.collector.graphql_lists import GraphQLLists, Listing
 from gh_assets.collector.graphql_stargazers import node_id_of
+from gh_assets.collector.input_tables import DELIMITERS, read_table
 from gh_assets.collector.sources import PER_PAGE, RepositoryRef
 from gh_assets.collector.starred import Seed, StarredState
+from gh_assets.collector.stars_file import LOGIN, SkippedRows, ids_of, logins, skipped_rows
 from gh_assets.errors import GitHubError, GraphQLUnavailableError, InputError, ServiceUnavailableError
 from gh_assets.ingest import Consumer, Message, versioned
 
@@ -66,7 +69,7 @@ class Seeds:
         self.client = client
         self.database = database
         self.state = StarredState(database)
-        self.from_file = read_seeds_file(file) if file is not None else []
+        self.from_file = read_seeds_file(file) if file is not None else SeedsFile([], SkippedRows("", 0, 0))
         self.events = events
         self.enough = enough
         self.workers = workers
@@ -75,7 +78,7 @@ class Seeds:
     def __call__(self, repositories: Sequence[RepositoryRef]) -> list[Seed]:
         """The users who may have starred some of the repositories."""
         # Those whom a person names come before all others.
-        seeds = [Seed(seed.login, seed.user_id, seed.weight + 1_000_000) for seed in self.from_file]
+        seeds = [Seed(seed.login, seed.user_id, seed.weight + 1_000_000) for seed in self.from_file.seeds]
         seeds += [
             Seed(document["login"], document["_id"], int(document["collected"]["stars"]))
             for document in self.database["users"].find({"collected": {"$exists": True}})
@@ -190,35 +193,62 @@ def seeds_of_events(events: pl.DataFrame, repositories: Sequence[RepositoryRef])
     return [Seed(login, user_id, weight) for user_id, login, weight in users.sort("user_id").rows()]
 
 
-def read_seeds_file(path: Path) -> list[Seed]:
-    """Users that a person names: Parquet or CSV with `login` (and `user_id`, if known), or a text with a login a line.
+@dataclass(frozen=True)
+class SeedsFile:
+    """Users that a person names.
+
+    Attributes
+    ----------
+    seeds : list of Seed
+        Each weighs as many rows as name it.
+    skipped : SkippedRows
+    """
+
+    seeds: list[Seed]
+    skipped: SkippedRows
+
+
+def read_seeds_file(path: Path) -> SeedsFile:
+    """Read a file of users: Parquet or CSV with `login` (and `user_id`, if known), or a text with a login a line.
+
+    Logins may be written ``@login`` or as addresses; in a text ``#`` begins a comment. Rows that name nobody are left
+    out, counted and named. A file of stars will do.
 
     Raises
     ------
     InputError
-        If the file cannot be read or names nobody.
+        If the file cannot be read, names nobody, or has an impossible id.
     """
-    try:
-        if path.suffix.lower() == ".parquet":
-            table = pl.read_parquet(path)
-        elif path.suffix.lower() == ".csv":
-            table = pl.read_csv(path, schema_overrides={"login": pl.String})
-        else:
-            lines = (line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
-            table = pl.DataFrame({"login": [line for line in lines if line]}, schema={"login": pl.String})
-    except (OSError, UnicodeDecodeError, pl.exceptions.PolarsError) as error:
-        raise InputError(f"The file of users {path} cannot be read: {type(error).__name__}.") from error
-    if "login" not in table.columns or table.schema["login"] != pl.String:
-        raise InputError(f"The file of users {path} has no column 'login' of text; it has: {', '.join(table.columns)}.")
-    bad = table.filter(~pl.col("login").str.contains(r"^[A-Za-z0-9_\[\]-]{1,100}$"))
-    if not bad.is_empty():
-        raise InputError(f"The file of users {path} names {bad['login'][0]!r}, which is no login of GitHub's.")
-    has_ids = "user_id" in table.columns and table.schema["user_id"].is_integer()
-    users = table.group_by("login", maintain_order=True).agg(
-        pl.len().alias("weight"), *([pl.col("user_id").first()] if has_ids else [])
-    )
+    if path.suffix.lower() in (".parquet", ".gz", *DELIMITERS):
+        table = read_table(path, ("login", "user_id"), {"login"}, "file of users").frame
+    else:
+        table = _login_a_line(path)
+    if not table.is_empty() and table.schema["login"] != pl.String:
+        raise InputError(f"The column 'login' of the file of users {path} is {table.schema['login']}, not text.")
+    table = table.with_columns(logins(pl.col("login")).alias("login_name"))
+    users = table.drop_nulls("login_name")
+    skipped = skipped_rows(path, table.filter(pl.col("login_name").is_null()), table.height, {"login": LOGIN})
     if users.is_empty():
-        raise InputError(f"The file of users {path} names nobody.")
-    return [
-        Seed(row["login"], row.get("user_id"), row["weight"]) for row in users.drop_nulls("login").iter_rows(named=True)
-    ]
+        raise InputError(f"The file of users {path} names nobody. {skipped.sentence()}".rstrip())
+    ids = ids_of(users, "user_id", f"file of users {path}", partly=True)
+    unknown = pl.Series("user_id", [None] * users.height, dtype=pl.Int64)
+    # Without an id the login, in any case, is all there is.
+    nameless = pl.when(pl.col("user_id").is_null()).then(pl.col("login").str.to_lowercase())
+    found = (
+        pl.DataFrame([users["login_name"].alias("login"), unknown if ids is None else ids.alias("user_id")])
+        .group_by("user_id", nameless.alias("key"), maintain_order=True)
+        .agg(pl.col("login").last(), pl.len().alias("weight"))
+    )
+    return SeedsFile([Seed(*row) for row in found.select("login", "user_id", "weight").rows()], skipped)
+
+
+def _login_a_line(path: Path) -> pl.DataFrame:
+    """Lines with a login, without comments and empty ones: columns ``row`` and ``login``."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"The file of users {path} cannot be read: {type(error).__name__}.") from error
+    texts = [(row, line.partition("#")[0].strip()) for row, line in enumerate(lines, start=1)]
+    return pl.DataFrame(
+        [(row, text) for row, text in texts if text], schema={"row": pl.Int64, "login": pl.String}, orient="row"
+    )

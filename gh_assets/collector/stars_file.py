@@ -1,101 +1,406 @@
-"""Reading a file of stars: Parquet or CSV with `repo`, `login`, and optional `repo_id`, `user_id`, `starred_at`."""
+"""Reading a file of stars: Parquet or CSV with `repo`, `login`, and optional `repo_id`, `user_id`, `starred_at`.
+
+One mechanism for all files: the wanted columns are read as text, what people write is brought into one form, and rows
+that name nobody, or no repository, are left out, counted and named. `input_tables` knows the files' formats.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import datetime as dt
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
+from gh_assets.collector.input_tables import read_table
+from gh_assets.collector.times import GITHUB_BEGAN
 from gh_assets.errors import InputError
 from gh_assets.schemas import UTC_TIME
 
-_READERS: dict[str, Callable[[Path], pl.DataFrame]] = {".parquet": pl.read_parquet, ".csv": pl.read_csv}
+NAMED = 3
+"""Skipped rows that are named; the others are only counted."""
+
+TIME_FORMS = (
+    "2020-01-02T03:04:05Z (also with a space, an offset or UTC; without any of these it is UTC), 2020-01-02, "
+    "and seconds, milliseconds, microseconds or nanoseconds since 1970"
+)
+"""The understood forms of a time, for people."""
+
+LOGIN = "login of GitHub's"
+"""What errors say that a text is not."""
+
+_LOGIN = r"[A-Za-z0-9][A-Za-z0-9_-]{0,38}"
+_SITE = r"(?:https?://)?(?:www\.)?github\.com/|https?://api\.github\.com"
+_REPO_ADDRESS = (
+    rf"(?i)^(?:{_SITE}/repos/|(?:git\+)?(?:git|ssh|https?)://(?:[^/@\s]+@)?(?:www\.)?github\.com[/:]|git@github\.com:/?)"
+    rf"({_LOGIN})/([\w.-]{{1,104}})(?:[/?#].*)?$"
+)
+_REPO = rf"^({_LOGIN})\s*/\s*([\w.-]{{1,104}})$"
+_LOGIN_ADDRESS = rf"(?i)^(?:{_SITE}/users/)({_LOGIN}(?:\[bot\])?)/?(?:[?#].*)?$"
+_PLAIN_LOGIN = rf"(?i)^@?({_LOGIN}(?:\[bot\])?)$"
+
+_AROUND = " \t\r\n\u00a0\"'"
+"""What may stand around a name: a quote that follows a space is none to CSV readers."""
+
+_NO_VALUE = ["", "null", "none", "nan", "nat", "na", "n/a", "\\n", "<na>"]
+"""How programs write that a time or an id is not known."""
+
+_ISO = (
+    r"(?i)^(\d{4}-\d\d-\d\d)(?:(?:T| +)(\d\d:\d\d)(:\d\d)?(?:[.,](\d{1,9}))?\s*(?:(Z|UTC|GMT)|([+-]\d\d):?(\d\d)?)?)?$"
+)
+_NUMBER = r"^[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?$"
+_WHOLE = r"^\+?(\d{1,19})(?:\.0*)?$"
+
+
+@dataclass(frozen=True)
+class SkippedRows:
+    """Rows of a file that were left out.
+
+    Attributes
+    ----------
+    file : str
+        Name of the file.
+    count, total : int
+        Rows left out, of all rows.
+    reasons : sequence of str
+        How many for which reason.
+    named : sequence of str
+        The first of them, each with its row.
+    """
+
+    file: str
+    count: int
+    total: int
+    reasons: Sequence[str] = ()
+    named: Sequence[str] = ()
+
+    def sentence(self) -> str:
+        """For people; empty if nothing was skipped."""
+        if not self.count:
+            return ""
+        more = "" if self.count == len(self.named) else "; …"
+        return (
+            f"{self.count:,} of {self.total:,} rows of {self.file} were skipped: {', '.join(self.reasons)} "
+            f"({'; '.join(self.named)}{more})."
+        )
+
+
+@dataclass(frozen=True)
+class StarsFileContents:
+    """What a file of stars holds.
+
+    Attributes
+    ----------
+    table : polars.DataFrame
+        See `read_stars_file`.
+    skipped : SkippedRows
+    has_repo_ids, has_user_ids : bool
+        Whether the file has ids; else they are numbers that this file alone gives meaning to.
+    former_names : dict
+        Of repositories that have several names in the file (which can be with ids only), all but the newest.
+    """
+
+    table: pl.DataFrame
+    skipped: SkippedRows
+    has_repo_ids: bool
+    has_user_ids: bool
+    former_names: dict[int, list[str]]
 
 
 def read_stars_file(path: Path | str) -> pl.DataFrame:
-    """Read and check a file of stars.
-
-    Parameters
-    ----------
-    path : Path or str
-        A ``.parquet`` or ``.csv`` file with a row a star: ``repo`` (``owner/name``) and ``login``; ``repo_id``
-        and ``user_id`` (integers) and ``starred_at`` (time, or ISO 8601 text; UTC unless it says otherwise)
-        where they are known.
+    """Read and check a file of stars; see `read_stars`, which says also what was left out.
 
     Returns
     -------
     polars.DataFrame
         ``repo, login`` (strings), ``repo_id, user_id`` (Int64), ``starred_at`` (Datetime[us, UTC], null where
-        unknown), in the file's order, without repeated stars (logins and names compared without case). Where
-        the file has no ids they are numbered from 1 by first appearance.
+        unknown), in the file's order, without repeated stars.
+    """
+    return read_stars(path).table
+
+
+def read_stars(path: Path | str) -> StarsFileContents:
+    """Read and check a file of stars.
+
+    Parameters
+    ----------
+    path : Path or str
+        A file that `gh_assets.collector.input_tables.read_table` reads, with a row a star: ``repo`` (``owner/name`` or
+        an address on github.com) and ``login`` (also ``@login`` or an address); ``repo_id`` and ``user_id`` (GitHub's
+        ids, in every row) and ``starred_at`` (a time, in one of `TIME_FORMS`) where they are known.
+
+    Returns
+    -------
+    StarsFileContents
+        A repository is known by its id, or, where the file has none, by its name without case; so are users. One id
+        with several names has the newest: that of the latest star, where times are known, else the last in the file.
+        Missing ids are numbered from 1 by first appearance.
 
     Raises
     ------
     InputError
-        If the file cannot be read, is empty, or a column is missing, of the wrong kind or malformed.
+        If the file cannot be read, no row names a repository and a user, or a time or id is impossible.
     """
     path = Path(path)
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise InputError(f"The stars file {path} is neither .parquet nor .csv.")
-    try:
-        table = reader(path)
-    except FileNotFoundError:
-        raise InputError(f"The stars file {path} does not exist.") from None
-    except (OSError, pl.exceptions.PolarsError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"The stars file {path} cannot be read as {path.suffix[1:]}: {first_line}.") from error
-    for name in ("repo", "login"):
-        if name not in table.columns:
-            raise InputError(
-                f"The stars file {path} has no column {name!r}; it has: {', '.join(table.columns) or 'none'}."
-            )
-        if table.schema[name] != pl.String:
-            raise InputError(f"The column {name!r} of the stars file {path} is {table.schema[name]}, not text.")
-        if table[name].null_count():
-            raise InputError(
-                f"The column {name!r} of the stars file {path} has {table[name].null_count()} empty values."
-            )
-    if table.is_empty():
+    columns = ("repo", "login", "repo_id", "user_id", "starred_at")
+    frame = read_table(path, columns, {"repo", "login"}, "stars file").frame
+    if frame.is_empty():
         raise InputError(f"The stars file {path} has no stars in it.")
-    malformed = table.filter(~pl.col("repo").str.contains(r"^[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+$"))
-    if not malformed.is_empty():
-        raise InputError(f"The stars file {path} names a repository {malformed['repo'][0]!r}: not owner/name.")
-    table = table.with_columns(
-        pl.col("repo").str.to_lowercase().alias("repo_key"),
-        pl.col("login").str.to_lowercase().alias("login_key"),
-    ).unique(["repo_key", "login_key"], keep="first", maintain_order=True)
-    return table.select(
-        pl.col("repo").first().over("repo_key"),
-        pl.col("login").first().over("login_key"),
-        _identity(table, path, "repo_id", "repo_key"),
-        _identity(table, path, "user_id", "login_key"),
-        _time(table, path),
+    for name in ("repo", "login"):
+        if frame.schema[name] != pl.String:
+            raise InputError(f"The column {name!r} of the stars file {path} is {frame.schema[name]}, not text.")
+    frame = _spelled(frame, "repo", repository_names(pl.col("repo")))
+    frame = _spelled(frame, "login", logins(pl.col("login")))
+    usable = pl.col("repo_name").is_not_null() & pl.col("login_name").is_not_null()
+    stars = frame.filter(usable)
+    skipped = skipped_rows(path, frame.filter(~usable), frame.height, {"repo": "owner/name", "login": LOGIN})
+    if stars.is_empty():
+        raise InputError(f"The stars file {path} has no star that can be used. {skipped.sentence()}")
+    times = _times(stars, path)
+    repo_ids, user_ids = (ids_of(stars, name, f"stars file {path}") for name in ("repo_id", "user_id"))
+    stars = stars.select(
+        "repo_name",
+        "login_name",
+        (_numbered(stars["repo_key"]) if repo_ids is None else repo_ids).alias("repo_id"),
+        (_numbered(stars["login_key"]) if user_ids is None else user_ids).alias("user_id"),
+        times.alias("starred_at"),
     )
+    former: dict[int, list[str]] = {}
+    if repo_ids is not None:
+        stars, former = _newest_name(stars, "repo_id", "repo_name")
+    if user_ids is not None:
+        stars, _ = _newest_name(stars, "user_id", "login_name")
+    table = stars.unique(["repo_id", "user_id"], keep="first", maintain_order=True).select(
+        pl.col("repo_name").alias("repo"), pl.col("login_name").alias("login"), "repo_id", "user_id", "starred_at"
+    )
+    return StarsFileContents(table, skipped, repo_ids is not None, user_ids is not None, former)
 
 
-def _identity(table: pl.DataFrame, path: Path, column: str, key: str) -> pl.Series:
-    if column in table.columns:
-        if not table.schema[column].is_integer() or table[column].null_count():
-            raise InputError(f"The column {column!r} of the stars file {path} must hold a whole number in every row.")
-        return table[column].cast(pl.Int64)
-    distinct = table.select(pl.col(key).unique(maintain_order=True)).with_row_index(column, offset=1)
-    return table.join(distinct, on=key, how="left", maintain_order="left")[column].cast(pl.Int64)
+# -- names ---------------------------------------------------------------------------------------------------------
 
 
-def _time(table: pl.DataFrame, path: Path) -> pl.Series:
-    if "starred_at" not in table.columns:
-        return pl.Series("starred_at", [None] * table.height, dtype=UTC_TIME)
-    times = table["starred_at"]
-    try:
-        if times.dtype == pl.String:
-            # "Z" and offsets are read as what they say; times without either are taken as UTC.
-            times = times.str.replace(r"Z$", "+00:00").str.to_datetime(time_unit="us", time_zone="UTC")
-        elif isinstance(times.dtype, pl.Datetime) and times.dtype.time_zone is None:
-            times = times.dt.replace_time_zone("UTC")
-        return times.cast(UTC_TIME)
-    except pl.exceptions.PolarsError as error:
+def repository_names(texts: pl.Expr) -> pl.Expr:
+    """``owner/name`` out of names and addresses; null where a text is neither."""
+    texts = texts.str.strip_chars(_AROUND)
+    owner = pl.coalesce(texts.str.extract(_REPO, 1), texts.str.extract(_REPO_ADDRESS, 1))
+    name = pl.coalesce(texts.str.extract(_REPO, 2), texts.str.extract(_REPO_ADDRESS, 2)).str.replace(r"(?i)\.git$", "")
+    # GitHub has no repository of these names: in a path they mean a folder.
+    fine = ~name.is_in(["", ".", ".."]) & (name.str.len_chars() <= 100) & name.str.contains(r"^[A-Za-z0-9._-]+$")
+    return pl.when(fine).then(pl.concat_str(owner, pl.lit("/"), name))
+
+
+def logins(texts: pl.Expr) -> pl.Expr:
+    """Logins out of ``login``, ``@login`` and addresses of users; null where a text is none of these.
+
+    ``_`` is in the logins of enterprise-managed users, ``[bot]`` ends those of apps.
+    """
+    texts = texts.str.strip_chars(_AROUND)
+    return pl.coalesce(texts.str.extract(_PLAIN_LOGIN, 1), texts.str.extract(_LOGIN_ADDRESS, 1))
+
+
+def _spelled(frame: pl.DataFrame, column: str, understood: pl.Expr) -> pl.DataFrame:
+    """With ``…_name``, the first spelling of a name whatever its case, and ``…_key``, a number a name.
+
+    Each text is looked at once, however many rows it is in.
+    """
+    texts = frame.select(column).unique(maintain_order=True).with_columns(understood.alias(f"{column}_name"))
+    lower = pl.col(f"{column}_name").str.to_lowercase()
+    texts = texts.with_columns(
+        pl.col(f"{column}_name").first().over(lower),
+        lower.rank("dense").alias(f"{column}_key"),
+    )
+    return frame.join(texts, on=column, how="left", maintain_order="left", nulls_equal=True)
+
+
+def skipped_rows(path: Path, rows: pl.DataFrame, total: int, wanted: dict[str, str]) -> SkippedRows:
+    """Describe rows that have no usable name in one of the columns.
+
+    Parameters
+    ----------
+    path : Path
+    rows : polars.DataFrame
+        With ``row``, the texts, and what was understood of each (``…_name``, null where it was nothing).
+    total : int
+        Rows of the file.
+    wanted : dict
+        By column, what its texts should be; the first column that is unusable counts.
+    """
+    reasons: list[str] = []
+    named: list[tuple[int, str]] = []
+    left = rows
+    for column, form in wanted.items():
+        bad = left.filter(pl.col(f"{column}_name").is_null())
+        left = left.filter(pl.col(f"{column}_name").is_not_null())
+        is_empty = pl.col(column).fill_null("").str.strip_chars() == ""
+        empty, wrong = bad.filter(is_empty), bad.filter(~is_empty)
+        if empty.height:
+            reasons.append(f"the {column} of {empty.height:,} is empty")
+            named += [(row, f"row {row}: the {column} is empty") for row in empty["row"].head(NAMED)]
+        if wrong.height:
+            reasons.append(f"the {column} of {wrong.height:,} is no {form}")
+            named += [(row, f"row {row}: {_shown(text)} is no {form}")
+                      for row, text in wrong.select("row", column).head(NAMED).rows()]  # fmt: skip
+    return SkippedRows(path.name, rows.height, total, reasons, [words for _, words in sorted(named)[:NAMED]])
+
+
+def _shown(text: object) -> str:
+    """A value for a message: short, on one line."""
+    text = str(text)
+    return repr(text if len(text) <= 60 else text[:59] + "…")
+
+
+def _newest_name(stars: pl.DataFrame, identity: str, name: str) -> tuple[pl.DataFrame, dict[int, list[str]]]:
+    """Give each id one name, its newest; and the other names of those that have several."""
+    pairs = stars.select(identity, name).unique()
+    several = pairs.filter(pl.len().over(identity) > 1)
+    if several.is_empty():
+        return stars, {}
+    newest = (
+        stars.join(several.select(identity).unique(), on=identity, how="semi", maintain_order="left")
+        .sort("starred_at", nulls_last=False, maintain_order=True)
+        .group_by(identity)
+        .agg(pl.col(name).last().alias("newest"))
+    )
+    former: dict[int, list[str]] = {}
+    for key, old, new in several.join(newest, on=identity).sort(identity, name).rows():
+        if old.lower() != new.lower():
+            former.setdefault(key, []).append(old)
+    stars = stars.join(newest, on=identity, how="left", maintain_order="left")
+    return stars.with_columns(pl.coalesce("newest", name).alias(name)).drop("newest"), former
+
+
+# -- ids and times -------------------------------------------------------------------------------------------------
+
+
+def ids_of(rows: pl.DataFrame, column: str, what: str, *, partly: bool = False) -> pl.Series | None:
+    """Ids out of texts; None if the file has none.
+
+    Parameters
+    ----------
+    rows : polars.DataFrame
+        With ``row`` and, perhaps, the column.
+    column : str
+    what : str
+        What errors call the file.
+    partly : bool
+        Whether some rows may have no id (null).
+
+    Raises
+    ------
+    InputError
+        If a value is no whole number from 1 to 2^63 - 1, or some rows have an id and others none.
+    """
+    if column not in rows.columns:
+        return None
+    if rows.schema[column] != pl.String:
+        raise InputError(f"The column {column!r} of the {what} is {rows.schema[column]}, not whole numbers.")
+    texts = _values(rows[column])
+    if texts.null_count() == rows.height:
+        return None
+    ids = texts.str.extract(_WHOLE, 1).cast(pl.Int64, strict=False)
+    bad = rows.filter((texts.is_not_null() & ~(ids >= 1).fill_null(value=False)).alias("bad"))
+    if bad.height:
         raise InputError(
-            f"The column 'starred_at' of the stars file {path} holds something that is no time."
-        ) from error
+            f"Row {bad['row'][0]} of the {what} has the {column} {_shown(bad[column][0])}, which is no whole number "
+            "from 1 to 2^63 - 1: correct it, or leave the column out."
+        )
+    if ids.null_count() and not partly:
+        raise InputError(
+            f"Row {rows.filter(ids.is_null())['row'][0]} of the {what} has no {column}, while other rows have one "
+            f"({ids.null_count():,} of {rows.height:,} have none): fill it in everywhere, or leave the column out."
+        )
+    return ids
+
+
+def _numbered(keys: pl.Series) -> pl.Series:
+    """Numbers from 1, by first appearance."""
+    keys = keys.alias("key")
+    distinct = keys.unique(maintain_order=True).to_frame().with_row_index("number", offset=1)
+    return keys.to_frame().join(distinct, on="key", how="left", maintain_order="left")["number"].cast(pl.Int64)
+
+
+def _values(texts: pl.Series) -> pl.Series:
+    """Without spaces around them; null where a program wrote that there is none."""
+    texts = texts.str.strip_chars()
+    return texts.set(texts.str.to_lowercase().is_in(_NO_VALUE), None)
+
+
+def _times(rows: pl.DataFrame, path: Path) -> pl.Series:
+    if "starred_at" not in rows.columns:
+        return pl.Series([None] * rows.height, dtype=UTC_TIME)
+    column = rows["starred_at"]
+    if column.dtype == pl.String:
+        texts = _values(column)
+        times = _times_of(texts)
+        given = texts.is_not_null()
+    else:
+        zoned = isinstance(column.dtype, pl.Datetime) and column.dtype.time_zone is not None
+        times = (column if zoned else column.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")).cast(UTC_TIME)
+        given = column.is_not_null()
+    latest = dt.datetime.now(dt.UTC) + dt.timedelta(days=1)
+    possible = ((times >= GITHUB_BEGAN) & (times <= latest)).fill_null(value=False)
+    bad = given & ~possible
+    if bad.any():
+        first = bad.arg_max()
+        assert first is not None
+        raise InputError(
+            f"Row {rows['row'][first]} of the stars file {path} has {_problem_of(column[first:], times[first:])}. "
+            f"Understood are {TIME_FORMS}; an empty value stands for a time that is not known."
+        )
+    return times
+
+
+def _problem_of(value: pl.Series, times: pl.Series) -> str:
+    """What is wrong with a value of ``starred_at`` that was understood as the first of `times`, or not at all."""
+    shown = _shown(value[:1].cast(pl.String)[0])
+    if times[:1].null_count() == 0:
+        # As text: Python has no years after 9999.
+        day = times[:1].dt.strftime("%Y-%m-%d")[0]
+        when = "before GitHub began" if (times[:1] < GITHUB_BEGAN).all() else "in the future"
+        return f"the impossible starred_at {shown}: that is {day}, {when}"
+    if re.match(r"\s*\d{1,2}[/.-]\d{1,2}[/.-]\d", str(value[:1].cast(pl.String)[0])):
+        return f"the ambiguous starred_at {shown}: nobody can tell its day from its month"
+    return f"the starred_at {shown}, which is no time that is understood"
+
+
+def _times_of(texts: pl.Series) -> pl.Series:
+    """Times out of texts; null where there is none."""
+    if not texts.null_count() < len(texts):
+        return pl.Series([None] * len(texts), dtype=UTC_TIME)
+    text = pl.col("text")
+    frame = texts.alias("text").to_frame()
+    parts = text.str.extract_groups(_ISO)
+    date, minute, second, fraction, _, hours, minutes = (parts.struct[place] for place in range(7))
+    iso = pl.concat_str(
+        date,
+        pl.lit("T"),
+        minute.fill_null("00:00"),
+        second.fill_null(":00"),
+        pl.lit("."),
+        # Finer than microseconds is cut off.
+        fraction.fill_null("").str.pad_end(6, "0").str.slice(0, 6),
+        hours.fill_null("+00"),
+        minutes.fill_null("00"),
+    ).str.to_datetime("%Y-%m-%dT%H:%M:%S.%6f%z", time_unit="us", time_zone="UTC", strict=False)
+    number = text.str.contains(_NUMBER)
+    whole = pl.when(number).then(text.str.extract(_WHOLE, 1)).cast(pl.Int64, strict=False)
+    exact = pl.when(number).then(text).cast(pl.Float64, strict=False)
+    return frame.select(pl.coalesce(iso, _since_1970(whole, exact))).to_series().cast(UTC_TIME)
+
+
+def _since_1970(whole: pl.Expr, exact: pl.Expr) -> pl.Expr:
+    """Times out of numbers. Of GitHub's years the four units have magnitudes that no two share."""
+    size = exact.abs()
+    times = (
+        pl.when(size < 1e11)
+        .then(pl.coalesce(whole * 1_000_000, (exact * 1e6).round().cast(pl.Int64, strict=False)))
+        .when(size < 1e14)
+        .then(pl.coalesce(whole * 1_000, (exact * 1e3).round().cast(pl.Int64, strict=False)))
+        .when(size < 1e17)
+        .then(pl.coalesce(whole, exact.round().cast(pl.Int64, strict=False)))
+        .when(size < 1e19)
+        .then(pl.coalesce(whole // 1000, (exact / 1e3).round().cast(pl.Int64, strict=False)))
+    )
+    return times.cast(UTC_TIME)

@@ -300,7 +300,12 @@ def test_events_of_the_archive_tell_whom_to_ask() -> None:
     [
         ("users.csv", "name\nx\n", "has no column 'login'"),
         ("users.csv", "login\n", "names nobody"),
-        ("users.txt", "fine\nnot a login\n", "'not a login', which is no login"),
+        ("users.txt", "not a login\n", "names nobody. 1 of 1 rows .* 'not a login' is no login of GitHub's"),
+        (
+            "users.csv",
+            "login,user_id\nann,99999999999999999999\n",
+            "Row 2 .* '99999999999999999999', which is no whole",
+        ),
         ("users.txt", "", "names nobody"),
         ("users.parquet", "no parquet", "cannot be read"),
     ],
@@ -315,4 +320,18 @@ def test_a_wrong_file_of_users_is_one_clear_error(tmp_path: Path, name: str, con
 def test_users_of_a_stars_file_weigh_by_their_stars(tmp_path: Path) -> None:
     path = tmp_path / "stars.csv"
     path.write_text("repo,login,user_id\na/b,x,1\nc/d,x,1\na/b,y,2\n")
-    assert read_seeds_file(path) == [Seed("x", 1, 2), Seed("y", 2, 1)]
+    assert read_seeds_file(path).seeds == [Seed("x", 1, 2), Seed("y", 2, 1)]
+
+
+def test_logins_are_read_however_they_are_written_and_what_names_nobody_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "users.txt"
+    path.write_text("ann # me\n\n@bob\nhttps://github.com/Cid/\n# all\n../..\nANN\n1000\n", encoding="utf-8-sig")
+    found = read_seeds_file(path)
+    assert found.seeds == [Seed("ANN", None, 2), Seed("bob"), Seed("Cid"), Seed("1000")]
+    assert found.skipped.sentence() == (
+        "1 of 6 rows of users.txt were skipped: the login of 1 is no login of GitHub's "
+        "(row 6: '../..' is no login of GitHub's)."
+    )
+    path = tmp_path / "USERS.CSV"
+    path.write_text("Login;User_id\nann;7\nbob;\nother;7\n", encoding="utf-8-sig")
+    assert read_seeds_file(path).seeds == [Seed("other", 7, 2), Seed("bob")]

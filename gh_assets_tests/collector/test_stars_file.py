@@ -1,20 +1,108 @@
-"""Files of stars."""
+"""Files of stars: the formats and spellings that are understood, and what is said of the others."""
 
 from __future__ import annotations
 
+import datetime as dt
+import gzip
+import re
+from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from gh_assets.collector.stars_file import read_stars_file
+from gh_assets.collector.seeds import read_seeds_file
+from gh_assets.collector.stars_file import read_stars, read_stars_file
 from gh_assets.errors import InputError
 
+CASES = Path(__file__).parent.parent / "cases" / "stars"
 
-def write(path: Path, **columns: list[object]) -> Path:
+
+def write(path: Path, **columns: Any) -> Path:
     table = pl.DataFrame(columns)
     table.write_parquet(path) if path.suffix == ".parquet" else table.write_csv(path)
     return path
+
+
+def text(tmp_path: Path, content: str | bytes, name: str = "s.csv") -> Path:
+    path = tmp_path / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def utc(*moment: int) -> dt.datetime:
+    return dt.datetime(*moment, tzinfo=dt.UTC)  # type: ignore[arg-type, misc]
+
+
+def pairs(path: Path) -> list[tuple[str, str]]:
+    return read_stars_file(path).select("repo", "login").rows()
+
+
+# -- the examples ------------------------------------------------------------------------------------------------------
+
+FIRST, SECOND, THIRD = utc(2020, 1, 2, 3, 4, 5), utc(2017, 1, 1), utc(2012, 1, 1)
+
+COUNTS = {
+    "epoch-milliseconds.csv": (3, 2, 2),
+    "epoch-seconds.csv": (3, 2, 2),
+    "epoch-floats.csv": (2, 2, 1),
+    "bigquery.csv": (2, 2, 1),
+    "digits-only-logins.csv": (121, 120, 8),
+    "unused-column-turns-decimal.csv": (151, 2, 150),
+    "semicolons.csv": (2, 2, 2),
+    "capital-headers.csv": (2, 2, 2),
+    "addresses.csv": (3, 3, 3),
+    "impossible.csv": (2, 2, 2),
+    "one-id-two-names.csv": (4, 3, 3),
+}
+"""Stars, repositories and people."""
+
+TIMES = {
+    "epoch-milliseconds.csv": [FIRST, SECOND, THIRD],
+    "epoch-seconds.csv": [FIRST, SECOND, THIRD],
+    "epoch-floats.csv": [FIRST, SECOND.replace(microsecond=500_000)],
+    "bigquery.csv": [FIRST, FIRST.replace(microsecond=250_000)],
+}
+
+REFUSED = {
+    "ambiguous-date.csv": "Row 2 .*ambiguous starred_at '01/02/2020'.* Understood are 2020-01-02T03:04:05Z",
+    "huge-ids.csv": "Row 2 .* repo_id '99999999999999999999', which is no whole number from 1 to",
+}
+
+
+def test_every_example_has_its_right_answer() -> None:
+    assert {path.name for path in CASES.glob("*.csv")} == {*COUNTS, *REFUSED}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_an_example_is_understood(name: str) -> None:
+    table = read_stars_file(CASES / name)
+    assert (table.height, table["repo_id"].n_unique(), table["user_id"].n_unique()) == COUNTS[name]
+    assert table["starred_at"].drop_nulls().to_list() == TIMES.get(name, [])
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_an_example_is_refused_with_its_row(name: str) -> None:
+    with pytest.raises(InputError, match=REFUSED[name]):
+        read_stars_file(CASES / name)
+
+
+def test_the_names_in_the_examples() -> None:
+    assert pairs(CASES / "addresses.csv") == [("alpha/one", "ann"), ("alpha/two", "bob"), ("alpha/three", "cid")]
+    assert pairs(CASES / "impossible.csv") == [("alpha/one", "ann"), ("alpha/three", "bob")]
+    assert read_stars(CASES / "impossible.csv").skipped.sentence() == (
+        "6 of 8 rows of impossible.csv were skipped: the repo of 2 is no owner/name, the login of 3 is empty, "
+        "the login of 1 is no login of GitHub's (row 3: '../..' is no owner/name; row 4: 'alpha/..' is no owner/name; "
+        "row 5: the login is empty; …)."
+    )
+    assert [seed.login for seed in read_seeds_file(CASES / "seed-users-with-bom.txt").seeds] == ["ann", "bob"]
+
+
+# -- who and what a star is of -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["stars.parquet", "stars.csv"])
@@ -36,43 +124,320 @@ def test_ids_and_times_of_the_file_are_kept(tmp_path: Path) -> None:
         user_id=[4, 5, 6],
         starred_at=["2020-01-02T03:04:05Z", "2020-01-02T03:04:05+01:00", None],
     )
-    table = read_stars_file(path)
-    assert table["user_id"].to_list() == [4, 5, 6]
-    assert [str(moment) for moment in table["starred_at"]] == [
-        "2020-01-02 03:04:05+00:00",
-        "2020-01-02 02:04:05+00:00",
-        "None",
-    ]
+    contents = read_stars(path)
+    assert (contents.has_repo_ids, contents.has_user_ids) == (True, True)
+    assert contents.table["user_id"].to_list() == [4, 5, 6]
+    assert contents.table["starred_at"].to_list() == [FIRST, FIRST - dt.timedelta(hours=1), None]
+
+
+def test_an_id_has_its_newest_name_and_a_name_may_belong_to_two(tmp_path: Path) -> None:
+    contents = read_stars(CASES / "one-id-two-names.csv")
+    assert contents.table.select("repo", "repo_id", "user_id").rows() == [
+        ("new/name", 10, 1), ("new/name", 10, 2), ("other/one", 11, 1), ("other/one", 12, 3),
+    ]  # fmt: skip
+    assert contents.former_names == {10: ["old/name"]}
+    path = text(
+        tmp_path,
+        "repo,login,repo_id,user_id,starred_at\n"
+        "new/name,late,10,1,2021-01-01\nold/name,early,10,1,2019-01-01\nold/name,early,10,2,\n",
+    )
+    assert read_stars_file(path).select("repo", "login", "user_id").rows() == [
+        ("new/name", "late", 1), ("new/name", "early", 2),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["alpha/one", "  alpha/one ", "alpha / one", "'alpha/one'", "alpha/one.git", "https://github.com/alpha/one",
+     "http://www.github.com/alpha/one/", "github.com/alpha/one", "HTTPS://GitHub.com/alpha/one.git",
+     "git@github.com:alpha/one.git", "ssh://git@github.com/alpha/one.git", "git+https://github.com/alpha/one.git",
+     "https://github.com/alpha/one/blob/main/README.md?plain=1#usage", "https://api.github.com/repos/alpha/one"],
+)  # fmt: skip
+def test_a_repository_however_it_is_written(tmp_path: Path, written: str) -> None:
+    path = write(tmp_path / "s.csv", repo=[written], login=["ann"])
+    assert pairs(path) == [("alpha/one", "ann")]
+
+
+@pytest.mark.parametrize(
+    ("written", "login"),
+    [("@ann", "ann"), (" ann ", "ann"), ("https://github.com/ann", "ann"), ("github.com/ann/?tab=stars", "ann"),
+     ("https://www.github.com/ann#x", "ann"), ("https://api.github.com/users/ann", "ann"), ("007", "007"),
+     ("dependabot[bot]", "dependabot[bot]"), ("octo-cat_acme", "octo-cat_acme"), ("null", "null"), ("NaN", "NaN")],
+)  # fmt: skip
+def test_a_user_however_written(tmp_path: Path, written: str, login: str) -> None:
+    path = write(tmp_path / "s.csv", repo=["alpha/one"], login=[written])
+    assert pairs(path) == [("alpha/one", login)]
+
+
+@pytest.mark.parametrize(
+    ("repo", "login"),
+    [("../..", "ann"), ("alpha/.", "ann"), ("alpha", "ann"), ("alpha/one/two", "ann"), ("/alpha/one", "ann"),
+     ("alpha/.git", "ann"), ("-alpha/one", "ann"), ("https://gitlab.com/alpha/one", "ann"), ("", "ann"),
+     ("alpha/" + "n" * 101, "ann"), ("älpha/one", "ann"), ("alpha/öne", "ann"), (None, "ann"), ("alpha/o\0ne", "ann"),
+     ("alpha/one", None), ("alpha/one", "  "), ("alpha/one", "-bad-"), ("alpha/one", "a b"), ("alpha/one", "a/b"),
+     ("alpha/one", "ann@example.org"), ("alpha/one", "x" * 40), ("alpha/one", "https://github.com/ann/one")],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["s.csv", "s.parquet"])
+def test_what_names_nobody_is_skipped_and_counted(tmp_path: Path, name: str, repo: str, login: str) -> None:
+    path = write(tmp_path / name, repo=["beta/fine", repo], login=["bob", login])
+    contents = read_stars(path)
+    assert contents.table.select("repo", "login").rows() == [("beta/fine", "bob")]
+    assert (contents.skipped.count, contents.skipped.total) == (1, 2)
+    assert f"row {3 if name == 's.csv' else 2}: " in contents.skipped.sentence()
+    with pytest.raises(InputError, match=r"no star that can be used\. 1 of 1 rows"):
+        read_stars(write(tmp_path / f"all-{name}", repo=pl.Series([repo], dtype=pl.String), login=[login or ""]))
+
+
+# -- times -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["2020-01-02T03:04:05Z", "2020-01-02 03:04:05", "2020-01-02 03:04:05 UTC", "2020-01-02T03:04:05.000000+00:00",
+     "2020-01-02T04:04:05+01:00", "2020-01-02 04:04:05 +0100", "2020-01-02T04:04:05+01", "2020-01-02t03:04:05z",
+     "2020-01-02T03:04:05.000000000Z", " 2020-01-02 03:04:05 ", "1577934245", "1577934245000", "1577934245000000",
+     "1577934245000000000", "1577934245.0", "1.577934245e9", "1577934245000.0", "+1577934245"],
+)  # fmt: skip
+def test_a_time_however_it_is_written(tmp_path: Path, written: str) -> None:
+    path = write(tmp_path / "s.csv", repo=["a/b", "a/c"], login=["x", "x"], starred_at=[written, "1483228800123"])
+    assert read_stars_file(path)["starred_at"].to_list() == [FIRST, SECOND.replace(microsecond=123_000)]
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [("0", "that is 1970-01-01, before GitHub began"), ("-1", "1969-12-31, before"), ("20200102", "1970-08-22, before"),
+     ("4102444800", "2100-01-01, in the future"), ("4102444800000", "2100-01-01, in the future"),
+     ("2007-12-31", "2007-12-31, before"), ("2099-01-01T00:00:00Z", "2099-01-01, in the future"),
+     ("2020-13-01", "no time"), ("2020-02-30 10:00:00", "no time"), ("2020-01-02T25:00:00", "no time"),
+     ("1/2/2020", "ambiguous"), ("01.02.2020 03:04", "ambiguous"), ("01-02-20", "ambiguous"), ("yesterday", "no time"),
+     ("Jan 2 2020", "no time"), ("1e400", "no time"), ("2020-01-02T03:04:05 CET", "no time"),
+     ("99999999999999999999999", "no time")],
+)  # fmt: skip
+def test_an_impossible_time_is_refused_with_its_row(tmp_path: Path, written: str, words: str) -> None:
+    path = write(tmp_path / "s.csv", repo=["a/b", "a/c"], login=["x", "x"], starred_at=["2020-01-02", written])
+    with pytest.raises(InputError, match=rf"Row 3 of .*{re.escape(written)}.* Understood are ") as caught:
+        read_stars_file(path)
+    assert words in str(caught.value)
+
+
+def test_a_time_that_is_not_known_is_null(tmp_path: Path) -> None:
+    path = text(tmp_path, "repo,login,starred_at\na/b,x,\na/b,y,NULL\na/b,z,NaT\na/b,w\n")
+    assert read_stars_file(path)["starred_at"].to_list() == [None] * 4
+
+
+BERLIN = pl.Series([FIRST]).dt.convert_time_zone("Europe/Berlin")
+
+
+@pytest.mark.parametrize(
+    "column",
+    [pl.Series([FIRST.replace(tzinfo=None)]), pl.Series([FIRST.replace(tzinfo=None)], dtype=pl.Datetime("ns")),
+     BERLIN, BERLIN.cast(pl.Datetime("ms", "Europe/Berlin")), pl.Series([1577934245], dtype=pl.Int32),
+     pl.Series([1577934245000], dtype=pl.UInt64), pl.Series([1577934245.0]),
+     pl.Series([Decimal("1577934245.000")]), pl.Series(["2020-01-02 03:04:05"]).cast(pl.Categorical),
+     pl.Series([b"2020-01-02T03:04:05Z"])],
+    ids=lambda column: str(column.dtype),
+)  # fmt: skip
+def test_times_of_every_type_of_parquet(tmp_path: Path, column: pl.Series) -> None:
+    path = write(tmp_path / "s.parquet", repo=["a/b"], login=["x"], starred_at=column)
+    assert read_stars_file(path)["starred_at"].to_list() == [FIRST]
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [(pl.Series([dt.date(1970, 1, 1)]), "1970-01-01, before GitHub began"), (pl.Series([True]), "is Boolean, not text"),
+     (pl.Series([dt.time(1)]), "is Time, not text"), (pl.Series([2**60]).cast(pl.Datetime("us")), "in the future"),
+     (pl.Series([[1]]), "is List.*, not text"), (pl.Series([float("inf")]), "no time")],
+)  # fmt: skip
+def test_types_that_hold_no_time_are_refused(tmp_path: Path, column: pl.Series, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        read_stars_file(write(tmp_path / "s.parquet", repo=["a/b"], login=["x"], starred_at=column))
+
+
+# -- ids ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "column",
+    [pl.Series([7, 8], dtype=pl.Int32), pl.Series([7, 8], dtype=pl.UInt64), pl.Series([7.0, 8.0]),
+     pl.Series(["7", " 8.0 "]), pl.Series([Decimal(7), Decimal(8)]), pl.Series(["7", "8"]).cast(pl.Categorical)],
+    ids=lambda column: str(column.dtype),
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["s.csv", "s.parquet"])
+def test_ids_of_every_type(tmp_path: Path, name: str, column: pl.Series) -> None:
+    path = write(tmp_path / name, repo=["a/b", "a/b"], login=["x", "y"], user_id=column)
+    assert read_stars_file(path)["user_id"].to_list() == [7, 8]
+
+
+@pytest.mark.parametrize(
+    "bad", ["0", "-5", "1.5", "seven", "9223372036854775808", "99999999999999999999", "1e3", "0x1f"]
+)
+@pytest.mark.parametrize("column", ["repo_id", "user_id"])
+def test_an_impossible_id_is_refused_with_its_row(tmp_path: Path, column: str, bad: str) -> None:
+    path = write(tmp_path / "s.csv", repo=["a/b", "a/c"], login=["x", "y"], **{column: ["9223372036854775807", bad]})
+    with pytest.raises(InputError, match=rf"Row 3 of .* has the {column} '{bad}', which is no whole number from 1 to"):
+        read_stars_file(path)
+
+
+def test_a_column_of_ids_is_whole_or_empty(tmp_path: Path) -> None:
+    path = text(tmp_path, "repo,login,user_id\na/b,x,7\na/b,y,\na/b,-,\n")
+    with pytest.raises(InputError, match=r"Row 3 of .* has no user_id, while other rows have one \(1 of 2 have none\)"):
+        read_stars_file(path)
+    contents = read_stars(text(tmp_path, "repo,login,user_id\na/b,x,\na/b,y,\n"))
+    assert contents.table["user_id"].to_list() == [1, 2]
+    assert not contents.has_user_ids
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+PLAIN = "repo,login,note\nalpha/one,ann,x\nalpha/two,bob,y\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("s.csv", PLAIN.encode("utf-8-sig")), ("s.csv", PLAIN.replace("\n", "\r\n").encode()),
+     ("s.csv", PLAIN.replace("\n", "\r").encode()), ("s.csv", PLAIN.encode("utf-16")),
+     ("s.csv", PLAIN.encode("utf-16-le")), ("s.csv", PLAIN.replace("x", "caf\xe9").encode("latin-1")),
+     ("S.CSV", PLAIN.encode()), ("s.tsv", PLAIN.replace(",", "\t").encode()), ("s.tsv", PLAIN.encode()),
+     ("s.csv", PLAIN.replace(",", "\t").encode()), ("s.csv", PLAIN.replace(",", ";").encode()),
+     ("s.csv", PLAIN.replace(",", "|").encode()), ("s.csv", b"sep=;\r\n" + PLAIN.replace(",", ";").encode()),
+     ("s.csv.gz", gzip.compress(PLAIN.encode())), ("S.TSV.GZ", gzip.compress(PLAIN.encode())),
+     ("s.csv", gzip.compress(PLAIN.encode())), ("s.csv", b"\n\n" + PLAIN.encode() + b"\n\n"),
+     ("s.csv", PLAIN.replace("repo,login,note", ' "Repo" , LOGIN ,"a;b;repo;login"').encode()),
+     ("s.csv", PLAIN.replace("x", '"1\n2, ""3"" "').encode()), ("s.csv", PLAIN.replace(",x", "").encode()),
+     ("s.csv", PLAIN.replace(",y", ",y,z,,").encode()), ("s.csv", PLAIN.replace(",ann", ', "ann"').encode()),
+     ("s.csv", PLAIN.replace("x", "\0").encode()), ("s.csv", PLAIN.rstrip().encode())],
+    ids=range(24),
+)  # fmt: skip
+def test_texts_of_every_kind(tmp_path: Path, name: str, content: bytes) -> None:
+    contents = read_stars(text(tmp_path, content, name))
+    assert contents.table.select("repo", "login").rows() == [("alpha/one", "ann"), ("alpha/two", "bob")]
+    assert contents.skipped.sentence() == ""
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [lambda table: table.to_arrow(), lambda table: table.cast(pl.Categorical).to_arrow(),
+     lambda table: table.cast(pl.Binary).to_arrow(), lambda table: table.to_arrow(compat_level=pl.CompatLevel.oldest()),
+     lambda table: table.rename({"repo": "Repo", "login": " LOGIN "}).to_arrow()],
+    ids=["view", "dictionary", "binary", "large string", "headers"],
+)  # fmt: skip
+def test_text_of_every_type_of_parquet(tmp_path: Path, kind: Callable[[pl.DataFrame], Any]) -> None:
+    import pyarrow.parquet
+
+    table = pl.DataFrame({"repo": ["alpha/one", "alpha/two"], "login": ["ann", "bob"]})
+    pyarrow.parquet.write_table(kind(table), tmp_path / "S.PARQUET")
+    assert pairs(tmp_path / "S.PARQUET") == [("alpha/one", "ann"), ("alpha/two", "bob")]
+
+
+@pytest.mark.parametrize("column", [pl.Series([1000, 1001]), pl.Series([1000.0, 1001.0])], ids=["whole", "decimal"])
+def test_logins_of_digits_alone_may_be_numbers_in_parquet(tmp_path: Path, column: pl.Series) -> None:
+    path = write(tmp_path / "s.parquet", repo=["a/b", "a/b"], login=column)
+    assert pairs(path) == [("a/b", "1000"), ("a/b", "1001")]
 
 
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
-        ({"repo": ["a/b"]}, "no column 'login'; it has: repo"),
-        ({"repo": [1], "login": ["x"]}, "column 'repo' .* not text"),
-        ({"repo": ["a/b", None], "login": ["x", "y"]}, "column 'repo' .* 1 empty values"),
-        ({"repo": ["ab"], "login": ["x"]}, "names a repository 'ab': not owner/name"),
-        ({"repo": ["a/b"], "login": ["x"], "user_id": ["seven"]}, "column 'user_id' .* whole number"),
-        ({"repo": ["a/b"], "login": ["x"], "starred_at": ["yesterday"]}, "'starred_at' .* no time"),
+        ({"repo": ["a/b"]}, "no column 'login'; it has: repo. Its first line must name the columns repo and login"),
+        ({"repo": [dt.date(2020, 1, 1)], "login": ["x"]}, "column 'repo' .* is Date, not text"),
+        ({"repo": [["a/b"]], "login": ["x"]}, "column 'repo' .* is List.*, not text"),
+        ({"repo": ["ab"], "login": ["x"]}, "'ab' is no owner/name"),
+        ({"repo": ["a/b"], "login": ["x"], "user_id": [dt.date(2020, 1, 1)]}, "'user_id' .* is Date, not whole"),
+        ({"repo": ["a/b"], "login": ["x"], "Repo": ["a/c"]}, "has the column 'repo' 2 times"),
     ],
 )
-def test_a_wrong_file_is_one_error_that_names_what(
-    tmp_path: Path, columns: dict[str, list[object]], words: str
-) -> None:
+def test_a_wrong_file_is_one_error_that_names_what(tmp_path: Path, columns: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         read_stars_file(write(tmp_path / "s.parquet", **columns))
 
 
-def test_unreadable_files_are_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [("stars.xlsx", b"", r"neither \.parquet nor \.csv"), ("bad.parquet", b"not parquet", r"cannot be read as parquet"),
+     ("none.csv", b"", "is empty"), ("none.csv", b" \n\n", "is empty"), ("none.csv", b"\xef\xbb\xbf", "is empty"),
+     ("head.csv", b"repo,login\n", "has no stars in it"), ("head.csv", b"repo,login", "has no stars in it"),
+     ("bare.csv", b"alpha/one,ann\n", "no column 'repo'; it has: alpha/one, ann"),
+     ("two.csv", b"repo,login,login\na/b,x,y\n", "has the column 'login' 2 times"),
+     ("bad.csv.gz", b"\x1f\x8bno", "read"),
+     ("open.csv", b'repo,login\na/b,"x\na/c,y\na/d,z\n', "cannot be read as csv"),
+     ("bytes.csv", bytes(range(256)), "no column 'repo'"), ("other.json.gz", b"\x1f\x8b", "neither")],
+)  # fmt: skip
+def test_unreadable_files_are_named(tmp_path: Path, name: str, content: bytes, words: str) -> None:
+    with pytest.raises(InputError, match=words) as caught:
+        read_stars_file(text(tmp_path, content, name))
+    assert name in str(caught.value)
+
+
+def test_a_file_that_is_not_there_or_is_a_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gone\.csv does not exist"):
         read_stars_file(tmp_path / "gone.csv")
-    with pytest.raises(InputError, match=r"neither \.parquet nor \.csv"):
-        read_stars_file(tmp_path / "stars.xlsx")
-    (tmp_path / "bad.parquet").write_bytes(b"not parquet")
-    with pytest.raises(InputError, match=r"bad\.parquet cannot be read as parquet"):
-        read_stars_file(tmp_path / "bad.parquet")
-    pl.DataFrame({"repo": [], "login": []}, schema={"repo": pl.String, "login": pl.String}).write_parquet(
-        tmp_path / "none.parquet"
-    )
-    with pytest.raises(InputError, match="has no stars in it"):
-        read_stars_file(tmp_path / "none.parquet")
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(InputError, match=r"folder\.csv is a folder: name the file in it"):
+        read_stars_file(tmp_path / "folder.csv")
+
+
+def test_lines_without_values_are_no_rows_but_rows_of_delimiters_are(tmp_path: Path) -> None:
+    contents = read_stars(text(tmp_path, "repo,login\n\na/b,x\n,\n\na/c,-\n"))
+    assert (contents.table.height, contents.skipped.count, contents.skipped.total) == (1, 2, 3)
+    assert "row 4: the repo is empty; row 6: '-' is no login of GitHub's" in contents.skipped.sentence()
+
+
+# -- every spelling of the same stars ----------------------------------------------------------------------------------
+
+LOGIN = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9-]{0,12}", fullmatch=True)
+NAME = st.from_regex(r"[A-Za-z0-9_.-]{1,12}", fullmatch=True).filter(
+    lambda name: name not in (".", "..") and not name.lower().endswith(".git")
+)
+MOMENT = st.datetimes(dt.datetime(2008, 1, 1), dt.datetime(2025, 12, 31)).map(
+    lambda moment: moment.replace(microsecond=moment.microsecond // 1000 * 1000, tzinfo=dt.UTC)
+)
+STAR = st.tuples(st.tuples(LOGIN, NAME).map("/".join), LOGIN, st.integers(1, 2**63 - 1), MOMENT)
+
+SPELL_REPO = [str, "https://github.com/{}".format, " {} ".format, "https://github.com/{}/issues".format]
+SPELL_LOGIN = [str, "@{}".format, "https://github.com/{}".format]
+SPELL_TIME: list[Callable[[dt.datetime], object]] = [
+    dt.datetime.isoformat,
+    lambda moment: moment.strftime("%Y-%m-%d %H:%M:%S.%f UTC"),
+    lambda moment: moment.astimezone(dt.timezone(dt.timedelta(hours=-5, minutes=-30))).isoformat(),
+    lambda moment: round(moment.timestamp() * 1000),
+    lambda moment: round(moment.timestamp() * 1000) * 1000,
+    lambda moment: round(moment.timestamp() * 1000) * 1_000_000,
+    lambda moment: f"{moment.timestamp():.3f}",
+]
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(
+    stars=st.lists(
+        STAR, min_size=1, max_size=8, unique_by=(lambda star: star[0].lower(), lambda star: star[1].lower())
+    ),
+    data=st.data(),
+)
+def test_stars_are_the_same_however_they_are_written(tmp_path: Path, stars: list[Any], data: st.DataObject) -> None:
+    stars = [star for number, star in enumerate(stars) if star[2] not in [other[2] for other in stars[:number]]]
+    spelled = [
+        (
+            data.draw(st.sampled_from(SPELL_REPO))(repo),
+            data.draw(st.sampled_from(SPELL_LOGIN))(login),
+            str(user_id),
+            str(data.draw(st.sampled_from(SPELL_TIME))(moment)),
+        )
+        for repo, login, user_id, moment in stars
+    ]
+    table = pl.DataFrame(spelled, schema=["repo", "login", "user_id", "starred_at"], orient="row")
+    table = table.select(data.draw(st.permutations(table.columns)))
+    ending = data.draw(st.sampled_from([".csv", ".tsv", ".csv.gz", ".parquet"]))
+    path = tmp_path / f"s{ending}"
+    if ending == ".parquet":
+        table.write_parquet(path)
+    else:
+        content = table.write_csv(
+            separator=data.draw(st.sampled_from(",;\t|")),
+            line_terminator=data.draw(st.sampled_from(["\n", "\r\n"])),
+            quote_style=data.draw(st.sampled_from(["necessary", "always"])),
+        )
+        encoded = content.encode(data.draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16"])))
+        path.write_bytes(gzip.compress(encoded) if ending.endswith(".gz") else encoded)
+    contents = read_stars(path)
+    assert contents.table.select("repo", "login", "user_id", "starred_at").rows() == stars
+    assert contents.skipped.count == 0
