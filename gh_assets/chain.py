@@ -18,7 +18,7 @@ from gh_assets.assets.running import without_retries
 from gh_assets.assets.star_events import read_days_of_the_archive
 from gh_assets.automation.jobs import archive_job, range_tags, refresh_job, repos_job
 from gh_assets.collector.archive_days import days_of
-from gh_assets.collector.stars_file import read_stars_file
+from gh_assets.collector.stars_file import read_stars
 from gh_assets.dagster_home import open_instance
 from gh_assets.dagster_runs import OWN_PROCESS, fail_dead_runs
 from gh_assets.embedded.services import HomeWorld, choose_world, read_world
@@ -92,7 +92,9 @@ def run_chain(
     """
     from gh_assets.definitions import defs
 
-    _prepare_world(settings, options)
+    skipped = _prepare_world(settings, options)
+    if skipped and options.source != "file":  # the source says it itself
+        say(skipped)
     say(f"Collecting from {world_identity(settings)[1]} into {settings.home_path}")
     with open_instance() as instance, progress.listening(listener, say):
         fail_dead_runs(instance)
@@ -133,8 +135,11 @@ def _requests_of(result: ExecuteInProcessResult) -> int:
     return 0
 
 
-def _prepare_world(settings: Settings, options: ChainOptions) -> None:
-    """Let the stand-in serve what was asked for, after checking that it can; or nobody, where the archive says all."""
+def _prepare_world(settings: Settings, options: ChainOptions) -> str:
+    """Let the stand-in serve what was asked for, after checking that it can; or nobody, where the archive says all.
+
+    Gives a sentence about rows of the file that were left out, if any were.
+    """
     if options.source == "file" and options.stars is None:
         raise ConfigurationError("--source file needs the file: --stars FILE.")
     if options.archive:
@@ -143,18 +148,19 @@ def _prepare_world(settings: Settings, options: ChainOptions) -> None:
         only_archive = options.source == "gharchive" and not options.awesome and settings.uses_standin
         if only_archive and not has_only_archive(settings):
             _choose(settings, HomeWorld(archive=True))
-        return
-    read_stars_file(options.stars)
+        return ""
+    skipped = read_stars(options.stars).skipped.sentence()
     if not settings.uses_standin:
         if options.source != "file":
             raise ConfigurationError(
                 "--stars serves a file as the world through the stand-in, but GITHUB_TOKENS points to a real GitHub: "
                 "unset it, or read the file directly with --source file."
             )
-        return
+        return skipped
     chosen = HomeWorld(str(options.stars.expanduser().resolve()))
     if read_world(settings.home_path) != chosen:
         _choose(settings, chosen)
+    return skipped
 
 
 def _choose(settings: Settings, world: HomeWorld) -> None:

@@ -572,6 +572,8 @@ def github_standin(
     world = load_world(stars, awesome, seed)
     limits = Limits.of_github() if github_limits else Limits(requests=limit)
     limits.query_budget = query_budget
+    if world.skipped:
+        errors.print(world.skipped, style="yellow")
     errors.print(
         f"Serving {world.description}: {len(world.repositories):,} repositories, {len(world.logins):,} users, "
         f"{world.star_count:,} stars. Lists: {', '.join(world.lists)}.\n"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import chain, count, pairwise
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from gh_assets.collector.stars_file import read_stars_file
+from gh_assets.collector.stars_file import read_stars
 from gh_assets.errors import InputError
 
 NO_TIME = np.iinfo(np.int64).min
@@ -72,6 +72,8 @@ class World:
         Full names of the repositories that are awesome lists.
     description : str
         What messages call this world.
+    skipped : str
+        A sentence about rows of its file that were left out, if any were.
     """
 
     def __init__(
@@ -81,12 +83,14 @@ class World:
         user_ids: Sequence[int],
         lists: Sequence[str],
         description: str,
+        skipped: str = "",
     ) -> None:
         self.repositories = list(repositories)
         self.logins = list(logins)
         self.user_ids = [int(user_id) for user_id in user_ids]
         self.lists = list(lists)
         self.description = description
+        self.skipped = skipped
         self.by_id = {repository.repo_id: repository for repository in self.repositories}
         self.by_name = {repository.full_name.lower(): repository for repository in self.repositories}
         self.moved = {name.lower(): repository for repository in self.repositories for name in repository.former_names}
@@ -139,10 +143,12 @@ def read_world(stars: Path, awesome: Sequence[Path] = ()) -> World:
     Raises
     ------
     InputError
-        If a file cannot be read; see `gh_assets.collector.stars_file.read_stars_file`.
+        If a file cannot be read; see `gh_assets.collector.stars_file.read_stars`.
     """
-    table = read_stars_file(stars)
-    users = table.unique("user_id", keep="first", maintain_order=True).select("user_id", "login")
+    contents = read_stars(stars)
+    table = contents.table
+    names, logins = _distinct(table, "repo_id", "repo"), _distinct(table, "user_id", "login")
+    users = table.unique("user_id", keep="first", maintain_order=True).select("user_id")
     index = users.with_row_index("user").select("user_id", pl.col("user").cast(pl.Int64))
     table = table.join(index, on="user_id", how="left", maintain_order="left")
     seconds = table["starred_at"].dt.epoch("s").fill_null(NO_TIME)
@@ -150,14 +156,17 @@ def read_world(stars: Path, awesome: Sequence[Path] = ()) -> World:
     repositories = [
         Repository(
             int(group["repo_id"][0]),
-            group["repo"][0],
+            names[group["repo_id"][0]],
+            former_names=contents.former_names.get(group["repo_id"][0], ()),
             stargazers=group["user"].to_numpy(),
             starred_at=group["when"].to_numpy(),
         )
         for group in table.partition_by("repo_id", maintain_order=True)
     ]
     repositories.sort(key=lambda repository: repository.repo_id)
-    next_id = max(repository.repo_id for repository in repositories) + 1
+    ids = {repository.repo_id for repository in repositories}
+    # After all others, where there still are numbers of 63 bits.
+    free_ids = (number for number in chain(range(max(ids) + 1, 2**63), count(1)) if number not in ids)
     lists: list[Repository] = []
     if awesome:
         for path in awesome:
@@ -178,12 +187,39 @@ def read_world(stars: Path, awesome: Sequence[Path] = ()) -> World:
             known[entry.full_name.lower()].readme = entry.readme
             known[entry.full_name.lower()].readme_name = entry.readme_name
         else:
-            entry.repo_id, next_id = next_id, next_id + 1
+            entry.repo_id = next(free_ids)
             repositories.append(entry)
     return World(
         repositories,
-        users["login"].to_list(),
+        [logins[user_id] for user_id in users["user_id"]],
         users["user_id"].to_list(),
         [entry.full_name for entry in lists],
         f"the stars of {stars.name}",
+        contents.skipped.sentence(),
     )
+
+
+def _distinct(stars: pl.DataFrame, identity: str, name: str) -> dict[int, str]:
+    """A name of its own for each id of a file of stars.
+
+    Who has a name last keeps it. On GitHub whoever had it before was renamed or deleted; a file does not tell to what,
+    but everything here must have a name by which it can be asked for: it gets its id behind the old one.
+    """
+    newest = (
+        stars.with_row_index("place")
+        .group_by(identity)
+        .agg(pl.col(name).last(), pl.col("starred_at").max(), pl.col("place").max())
+        .sort("starred_at", "place", descending=True, nulls_last=True)
+    )
+    named: dict[int, str] = {}
+    taken = set(newest[name].str.to_lowercase())
+    kept: set[str] = set()
+    for key, text in newest.select(identity, name).rows():
+        if text.lower() in kept:
+            text = f"{text}-{key}"
+            while text.lower() in taken:
+                text += "-"
+        kept.add(text.lower())
+        taken.add(text.lower())
+        named[key] = text
+    return named
