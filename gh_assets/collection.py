@@ -19,17 +19,18 @@ from gh_assets.asset_store import AssetStore, PartitionTables, Segments
 from gh_assets.collector.archive_stars import ArchivedStars
 from gh_assets.collector.auto import AutoReport, AutoSource, OwnLists
 from gh_assets.collector.client import GitHubClient
+from gh_assets.collector.file_source import Logins, StarsFile
 from gh_assets.collector.forecast import Forecast, clock_time, duration, expected_pages, forecast, seconds_for
 from gh_assets.collector.graphql_lists import BatchSize
 from gh_assets.collector.graphql_stargazers import GraphQLStargazers
 from gh_assets.collector.limits import Resource
 from gh_assets.collector.seeds import Seeds
-from gh_assets.collector.sources import RepositoryRef, RestStargazers, StarsFile, StarSource
+from gh_assets.collector.sources import RepositoryRef, RestStargazers, StarSource
 from gh_assets.collector.stargazers import CollectionReport, CollectionState, RepositoryState, collect_stargazers
 from gh_assets.collector.starred import GraphQLStarred, RestStarred, StarredLists, StarredReport, StarredState
 from gh_assets.errors import ConfigurationError
 from gh_assets.schemas import STAR_EVENTS
-from gh_assets.services import MongoDatabase
+from gh_assets.services import MongoDatabase, is_world_of
 
 STAR_EVENTS_ASSET = "star_events"
 STARRED_SEGMENTS = "starred"
@@ -96,6 +97,8 @@ class Collected:
         Points left by resource; without those that have no limit.
     forks_unread : int
         Repositories whose forks could not be read, where users are found by them.
+    left_out : list of str
+        Sentences about rows of a person's files that could not be used.
     """
 
     report: CollectionReport
@@ -106,10 +109,11 @@ class Collected:
     points: int = 0
     quota_left: dict[str, int] = field(default_factory=dict)
     forks_unread: int = 0
+    left_out: list[str] = field(default_factory=list)
 
     def sentences(self) -> list[str]:
         """What a person wants to know afterwards, beside the numbers."""
-        said = []
+        said = list(self.left_out)
         if self.ways is not None and self.ways.closed:
             said.append(
                 f"{self.ways.closed:,} of {self.report.total:,} repositories do not let their stargazers be listed; "
@@ -227,6 +231,7 @@ def collect(
         usage.graphql_points if usage is not None else 0,
         quota,
         watch.seeds.unread if watch.seeds is not None else 0,
+        [*watch.left_out, *(source.sentences() if isinstance(source, StarsFile) else ())],
     )
 
 
@@ -330,7 +335,8 @@ def _source(
     if name == "file":
         if options.stars_file is None:
             raise ConfigurationError("The source 'file' needs a file: set stars_file (--stars FILE).")
-        return StarsFile(options.stars_file)
+        own_world = is_world_of(database, options.stars_file)
+        return StarsFile(options.stars_file, own_world=own_world, logins=Logins(database, client))
     if name == "gharchive" or client is None:
         if name not in ("auto", "gharchive"):
             raise ConfigurationError(
@@ -363,6 +369,7 @@ def _source(
             enough=options.max_users,
             workers=options.workers,
         )
+        watch.left_out += [sentence] if (sentence := watch.seeds.from_file.skipped.sentence()) else []
         return StarredLists(
             GraphQLStarred(client, pages, batch=sizes.of("starred")),
             StarredState(database),
@@ -399,6 +406,7 @@ class _Watch:
         self.say = say
         self.users: StarredReport | None = None
         self.seeds: Seeds | None = None
+        self.left_out: list[str] = []
         self.forecast = Forecast(None, 0, 0.0, None)
         self._pages = 0
         self._users_first = False

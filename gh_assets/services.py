@@ -28,6 +28,7 @@ from gh_assets.embedded import services as embedded
 from gh_assets.errors import (
     AuthenticationError,
     ConfigurationError,
+    InputError,
     ServiceUnavailableError,
     WorldMismatchError,
 )
@@ -36,6 +37,9 @@ from gh_assets.settings import DEFAULT_AWESOME_LISTS, GITHUB_COM_API, Settings
 
 MONGO_SECONDS = 15.0
 """How long MongoDB is waited for."""
+
+_SYNTHETIC, _OF_A_FILE = "synthetic ", "file "
+"""How the identities begin of worlds whose ids are made up."""
 
 MongoDatabase = Database[dict[str, Any]]
 
@@ -204,14 +208,19 @@ def world_identity(settings: Settings, standin: embedded.HomeWorld | None = None
         # The same repositories and users as GitHub's own: with tokens the home goes on from there.
         return GITHUB_COM_API, "github.com, as GH Archive tells of it"
     if world.stars is None:
-        return f"synthetic {world.seed}", f"the synthetic world (seed {world.seed})"
+        return f"{_SYNTHETIC}{world.seed}", f"the synthetic world (seed {world.seed})"
     path = Path(world.stars)
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        identity = identity_of_file(path)
     except OSError as error:
         raise ConfigurationError(f"{path}, this home's world, cannot be read: {error.strerror}.") from error
-    return f"file {digest}", f"the stars of {path.name}"
+    return identity, f"the stars of {path.name}"
+
+
+def identity_of_file(path: Path) -> str:
+    """The identity of the world that a file of stars makes: that of its content, wherever it lies."""
+    with path.open("rb") as file:
+        return f"{_OF_A_FILE}{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def claim_world(settings: Settings, database: MongoDatabase, standin: embedded.HomeWorld | None = None) -> None:
@@ -236,3 +245,29 @@ def claim_world(settings: Settings, database: MongoDatabase, standin: embedded.H
             f"This home holds the data of {claimed['title']}; {title} needs a home of its own. Set GH_ASSETS_HOME to "
             "a new folder (and with your own services, other MONGO_DATABASE and GCS_BUCKET)."
         )
+
+
+def is_world_of(database: MongoDatabase, stars: Path) -> bool:
+    """Whether the data in this database are of that very file of stars; False if they are GitHub's.
+
+    Raises
+    ------
+    WorldMismatchError
+        If they are of another world whose ids are made up: no row of the file could be matched to it.
+    InputError
+        If the file cannot be read.
+    """
+    claimed = database["meta"].find_one({"_id": "world"})
+    if claimed is None or not claimed["identity"].startswith((_SYNTHETIC, _OF_A_FILE)):
+        return False
+    try:
+        same = claimed["identity"] == identity_of_file(stars)
+    except OSError as error:
+        raise InputError(f"The stars file {stars} cannot be read: {error.strerror}.") from error
+    if not same:
+        raise WorldMismatchError(
+            f"This home holds the data of {claimed['title']}, whose ids are made up: the stars of {stars.name} cannot "
+            "be added to them. Set GH_ASSETS_HOME to a new folder (and with your own services, other MONGO_DATABASE "
+            f"and GCS_BUCKET), and run gh-assets run --stars {stars.name} there, or set GITHUB_TOKENS."
+        )
+    return True

@@ -185,6 +185,8 @@ def bring_up_to_date(
     }
     if collected.users is not None:
         metadata["run_users_asked"] = collected.users.asked
+    if collected.left_out:
+        metadata["run_rows_left_out"] = " ".join(collected.left_out)
     if report.stopped is not None:
         metadata["run_stopped"] = report.stopped
     tag_run(

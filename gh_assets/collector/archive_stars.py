@@ -37,8 +37,8 @@ class ArchivedStars:
         self.total = events.height
         named = events.filter(pl.col("user_id") > 0).sort("starred_at").select("user_id", "login")
         known = pl.DataFrame(list(users), schema={"user_id": pl.Int64, "login": pl.String}, orient="row")
-        self._ids = _ids_of(pl.concat([named, known]))
-        stars = _identified(events, self._ids).with_columns(pl.lit(self.name).alias("source"))
+        self._ids = ids_of_logins(pl.concat([named, known]))
+        stars = identified(events, self._ids).with_columns(pl.lit(self.name).alias("source"))
         self._by_id = _grouped(stars.filter(pl.col("repo_id").is_not_null()), pl.col("repo_id"))
         nameless = stars.filter(pl.col("repo_id").is_null())
         self._by_name = _grouped(nameless, pl.col("full_name").str.to_lowercase())
@@ -72,15 +72,14 @@ class ArchivedStars:
         before = work.load_previous()
         if before is None:
             return told_by_others(repository, rows, None, frozenset(), nothing)
-        known = _identified(before.table, self._ids).unique("user_id", maintain_order=True)
+        known = identified(before.table, self._ids).unique("user_id", maintain_order=True)
         if rows is not None:
-            rows = _identified(rows, _ids_of(known)).unique("user_id", keep="first", maintain_order=True)
-        identified = replace(before, table=known)
-        collected = told_by_others(repository, rows, identified, frozenset(), nothing)
+            rows = identified(rows, ids_of_logins(known)).unique("user_id", keep="first", maintain_order=True)
+        collected = told_by_others(repository, rows, replace(before, table=known), frozenset(), nothing)
         return replace(collected, unchanged=collected.table is not None and collected.table.equals(before.table))
 
 
-def _ids_of(users: pl.DataFrame) -> pl.DataFrame:
+def ids_of_logins(users: pl.DataFrame) -> pl.DataFrame:
     """Whose a login is: columns ``key`` (the login in lower case) and ``known_id``; the last row of a login counts."""
     return (
         users.filter(pl.col("user_id") > 0)
@@ -89,7 +88,7 @@ def _ids_of(users: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _identified(stars: pl.DataFrame, ids: pl.DataFrame) -> pl.DataFrame:
+def identified(stars: pl.DataFrame, ids: pl.DataFrame) -> pl.DataFrame:
     """With the ids of users of whom only the login was known (negative), where they are known by now."""
     if not (stars["user_id"] < 0).any():
         return stars

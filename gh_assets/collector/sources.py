@@ -1,15 +1,14 @@
 """Where stars come from. A `StarSource` collects repositories, in any order; which one is used is a setting.
 
-Here: what all sources share, the REST list of stargazers (GitHub: GET /repositories/{id}/stargazers), and a file.
+Here: what all sources share, and the REST list of stargazers (GitHub: GET /repositories/{id}/stargazers).
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import polars as pl
@@ -18,7 +17,6 @@ from gh_assets.collector.client import STAR_JSON, GitHubClient
 from gh_assets.collector.concurrency import map_bounded
 from gh_assets.collector.outcomes import Outcome
 from gh_assets.collector.repositories import classify_refusal
-from gh_assets.collector.stars_file import read_stars_file
 from gh_assets.collector.times import parse_times
 from gh_assets.errors import GitHubError, ServiceUnavailableError
 from gh_assets.schemas import STARGAZERS
@@ -441,52 +439,6 @@ class _Beyond:
 
     def add(self, source: str, number: int, page: Page, rows: StarRows) -> None:
         self._checkpoint.add(RestStargazers.name, self._first + number, page, rows)
-
-
-class StarsFile:
-    """A file of stars; see `gh_assets.collector.stars_file.read_stars_file`. Names are matched without case."""
-
-    name = "file"
-    sees_all = True
-
-    def may_have_news(self, *, closed: bool) -> bool:
-        """A file may be another one each time."""
-        return True
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        table = read_stars_file(path)
-        self.user_count = table["user_id"].n_unique()
-        self._by_name: Mapping[str, pl.DataFrame] = {
-            str(key[0]): group
-            for key, group in table.with_columns(pl.col("repo").str.to_lowercase().alias("key"))
-            .partition_by("key", as_dict=True, include_key=False)
-            .items()
-        }
-
-    def collect(self, works: Iterable[Work], workers: int) -> Iterator[StarCollection]:
-        """Take each repository's rows; what was collected before is of no use, since reading the file costs nothing."""
-        return map_bounded(self._collect, works, workers)
-
-    def _collect(self, work: Work) -> StarCollection:
-        repository, before = work.repository, work.load_previous()
-        rows = self._by_name.get(repository.full_name.lower())
-        if rows is None:
-            return StarCollection(
-                repository, Outcome.UNKNOWN, f"{self.path.name} has no stars of {repository.full_name}"
-            )
-        table = rows.select(
-            pl.lit(repository.repo_id, pl.Int64).alias("repo_id"),
-            "user_id",
-            "login",
-            "starred_at",
-            pl.lit(self.name).alias("source"),
-        ).unique("user_id", keep="first", maintain_order=True)
-        unchanged = before is not None and table.equals(before.table)
-        unstarred = missing_from(table, before)
-        return StarCollection(
-            repository, Outcome.OK, None, table, complete=True, unchanged=unchanged, unstarred=unstarred
-        )
 
 
 @dataclass(frozen=True)

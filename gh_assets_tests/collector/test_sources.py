@@ -23,6 +23,7 @@ from gh_assets.asset_store import AssetStore, Segments
 from gh_assets.collector.archive_stars import ArchivedStars
 from gh_assets.collector.auto import AutoSource
 from gh_assets.collector.client import GitHubClient
+from gh_assets.collector.file_source import StarsFile
 from gh_assets.collector.gharchive import archive_hours, read_hour
 from gh_assets.collector.graphql_lists import BatchSize
 from gh_assets.collector.graphql_stargazers import GraphQLStargazers
@@ -32,7 +33,6 @@ from gh_assets.collector.sources import (
     RepositoryRef,
     RestStargazers,
     StarCollection,
-    StarsFile,
     StarSource,
     Work,
 )
@@ -74,7 +74,7 @@ def source_over_file(world: World, _, tmp_path, database, asset_store) -> StarSo
     ]
     path = tmp_path / "stars.parquet"
     pl.DataFrame(rows, schema=["repo", "login", "repo_id", "user_id", "starred_at"], orient="row").write_parquet(path)
-    return StarsFile(path)
+    return StarsFile(path, own_world=True)
 
 
 def starred(

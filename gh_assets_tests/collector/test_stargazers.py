@@ -27,7 +27,6 @@ from gh_assets.collector.sources import (
     RestStargazers,
     StarCollection,
     StarRows,
-    StarsFile,
     StarSource,
     Work,
 )
@@ -334,9 +333,15 @@ def test_those_without_anything_come_first_then_the_stalest(serve_world, collect
         for part in (everything[2:3], everything[0:1]):
             collecting.run(part, RestStargazers(client, 10))
 
-    class Noting(StarsFile):
+    class Noting:
+        name = "noting"
+        sees_all = False
+
         def __init__(self) -> None:
             self.order: list[int] = []
+
+        def may_have_news(self, *, closed: bool) -> bool:
+            return True
 
         def collect(self, works: Iterable[Work], workers: int) -> Iterator[StarCollection]:
             for work in works:
