@@ -157,6 +157,8 @@ def _prepare_world(settings: Settings, options: ChainOptions) -> str:
                 "unset it, or read the file directly with --source file."
             )
         return skipped
+    if options.source == "file" and has_only_archive(settings):
+        return skipped  # the file adds to what GH Archive told
     chosen = HomeWorld(str(options.stars.expanduser().resolve()))
     if read_world(settings.home_path) != chosen:
         _choose(settings, chosen)

@@ -11,6 +11,7 @@ import io
 import re
 import zlib
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from gh_assets.errors import InputError
 
 DELIMITERS = {".csv": ",;\t|", ".tsv": "\t,;|", ".tab": "\t,;|"}
 """What may separate columns, likeliest first, by the name's ending. The header decides."""
+
+UNREADABLE = (OSError, EOFError, zlib.error, UnicodeDecodeError)
+"""What reading a text may raise."""
 
 _HEAD = 64 * 1024
 _PARQUET = b"PAR1"
@@ -44,6 +48,16 @@ class InputTable:
     header: Sequence[str]
 
 
+def is_table(path: Path) -> bool:
+    """Whether the name is one of a table, not of another text."""
+    return _suffix(path) in (".parquet", *DELIMITERS)
+
+
+def _suffix(path: Path) -> str:
+    """The name's ending in lower case, without that of compression."""
+    return (Path(path.stem) if path.suffix.lower() == ".gz" else path).suffix.lower()
+
+
 def read_table(path: Path, wanted: Sequence[str], required: Collection[str], what: str) -> InputTable:
     """Read some columns of a Parquet file or delimited text.
 
@@ -65,9 +79,7 @@ def read_table(path: Path, wanted: Sequence[str], required: Collection[str], wha
         If the file cannot be read, or a column is missing, there twice, or of a kind that is no text.
     """
     title = f"The {what} {path}"
-    suffix = path.suffix.lower()
-    if suffix == ".gz":
-        suffix = Path(path.stem).suffix.lower()
+    suffix = _suffix(path)
     if suffix != ".parquet" and suffix not in DELIMITERS:
         raise InputError(f"{title} is neither .parquet nor .csv or .tsv.")
     try:
@@ -75,12 +87,12 @@ def read_table(path: Path, wanted: Sequence[str], required: Collection[str], wha
             is_parquet = file.read(4) == _PARQUET
         if is_parquet or suffix == ".parquet":
             return _read_parquet(path, wanted, required, title)
-        return _read_text(_decoded(path.read_bytes()), DELIMITERS[suffix], wanted, required, title)
+        return _read_text(read_text(path), DELIMITERS[suffix], wanted, required, title)
     except FileNotFoundError:
         raise InputError(f"{title} does not exist.") from None
     except IsADirectoryError:
         raise InputError(f"{title} is a folder: name the file in it.") from None
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error, pl.exceptions.PolarsError) as error:
+    except (*UNREADABLE, csv.Error, pl.exceptions.PolarsError) as error:
         lines = str(error).strip().splitlines()
         reason = lines[0].rstrip(".") if lines else type(error).__name__
         raise InputError(f"{title} cannot be read as {suffix[1:]}: {reason}.") from error
@@ -94,14 +106,15 @@ def _read_parquet(path: Path, wanted: Sequence[str], required: Collection[str], 
     return InputTable(pl.DataFrame(columns).with_row_index("row", offset=1), header)
 
 
-def _decoded(content: bytes) -> bytes:
-    """A text as UTF-8 without byte order mark, lines ended by line feeds."""
+def read_text(path: Path) -> bytes:
+    """A text as UTF-8 without byte order mark, lines ended by line feeds; it may be UTF-16, or compressed by gzip."""
+    content = path.read_bytes()
     if content.startswith(_GZIP):
         content = gzip.decompress(content)
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         content = content.decode("utf-16").encode()
-    elif content[1:2] == b"\0":  # ASCII as UTF-16 without its mark
-        content = content.decode("utf-16-le").encode()
+    elif b"\0" in content[:2] and content[:2] != b"\0\0":  # ASCII as UTF-16 without its mark
+        content = content.decode("utf-16-be" if content[0] == 0 else "utf-16-le").encode()
     content = content.removeprefix(b"\xef\xbb\xbf")
     return content if b"\n" in content else content.replace(b"\r", b"\n")
 
@@ -133,8 +146,10 @@ def _read_text(
         truncate_ragged_lines=True,
     )
     frame = frame.select(pl.col(f"column{place}").alias(name) for name, place in places.items())
+    rows = _lines(body, delimiter, frame.height)
+    blank = _blank(frame, rows, body)
     first = 1 + content[: before.end()].count(b"\n") + lines
-    return InputTable(frame.with_row_index("row", offset=first).filter(~_blank(frame, body)), header)
+    return InputTable(frame.select((rows + first).alias("row"), pl.all()).filter(~blank), header)
 
 
 def _header(head: str, delimiter: str) -> tuple[list[str], int, str]:
@@ -143,13 +158,25 @@ def _header(head: str, delimiter: str) -> tuple[list[str], int, str]:
     return next(reader), reader.line_num, delimiter
 
 
-def _blank(frame: pl.DataFrame, content: bytes) -> pl.Series:
-    """Which rows are lines without any value; those of delimiters alone, or with values elsewhere, are not."""
+def _lines(body: bytes, delimiter: str, height: int) -> pl.Series:
+    """The line, from 0, at which each row begins."""
+    lines = list(range(height))
+    if body.count(b"\n") + (not body.endswith(b"\n")) > height:  # values hold line feeds
+        reader = csv.reader(io.StringIO(body.decode("utf-8", "replace"), newline=""), delimiter=delimiter)
+        with suppress(csv.Error):
+            begun = [0, *(reader.line_num for _ in reader)]
+            lines = begun[:height] if len(begun) > height else lines
+    return pl.Series(lines, dtype=pl.Int64)
+
+
+def _blank(frame: pl.DataFrame, rows: pl.Series, body: bytes) -> pl.Series:
+    """Which rows are lines without anything in them; those of delimiters alone, or with values elsewhere, are not."""
     blank = frame.select(pl.all_horizontal(pl.all().is_null())).to_series()
     if blank.any():
-        lines = content.splitlines()
-        if len(lines) == frame.height:  # else values hold line feeds, and nobody knows which line a row is
-            blank = pl.Series([empty and not lines[row].strip() for row, empty in enumerate(blank)], dtype=pl.Boolean)
+        lines = body.split(b"\n")
+        return pl.Series(
+            [empty and not lines[row].strip() for row, empty in zip(rows, blank, strict=True)], dtype=pl.Boolean
+        )
     return blank
 
 

@@ -19,7 +19,7 @@ from gh_assets.collector.client import GitHubClient
 from gh_assets.collector.concurrency import map_bounded
 from gh_assets.collector.graphql_lists import GraphQLLists, Listing
 from gh_assets.collector.graphql_stargazers import node_id_of
-from gh_assets.collector.input_tables import DELIMITERS, read_table
+from gh_assets.collector.input_tables import UNREADABLE, is_table, read_table, read_text
 from gh_assets.collector.sources import PER_PAGE, RepositoryRef
 from gh_assets.collector.starred import Seed, StarredState
 from gh_assets.collector.stars_file import LOGIN, SkippedRows, ids_of, logins, skipped_rows
@@ -219,7 +219,7 @@ def read_seeds_file(path: Path) -> SeedsFile:
     InputError
         If the file cannot be read, names nobody, or has an impossible id.
     """
-    if path.suffix.lower() in (".parquet", ".gz", *DELIMITERS):
+    if is_table(path):
         table = read_table(path, ("login", "user_id"), {"login"}, "file of users").frame
     else:
         table = _login_a_line(path)
@@ -245,8 +245,8 @@ def read_seeds_file(path: Path) -> SeedsFile:
 def _login_a_line(path: Path) -> pl.DataFrame:
     """Lines with a login, without comments and empty ones: columns ``row`` and ``login``."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path).decode("utf-8", "replace").splitlines()
+    except UNREADABLE as error:
         raise InputError(f"The file of users {path} cannot be read: {type(error).__name__}.") from error
     texts = [(row, line.partition("#")[0].strip()) for row, line in enumerate(lines, start=1)]
     return pl.DataFrame(

@@ -332,6 +332,8 @@ def test_logins_are_read_however_they_are_written_and_what_names_nobody_is_said(
         "1 of 6 rows of users.txt were skipped: the login of 1 is no login of GitHub's "
         "(row 6: '../..' is no login of GitHub's)."
     )
+    path.write_text("ann\r\nbob", encoding="utf-16")
+    assert [seed.login for seed in read_seeds_file(path).seeds] == ["ann", "bob"]
     path = tmp_path / "USERS.CSV"
     path.write_text("Login;User_id\nann;7\nbob;\nother;7\n", encoding="utf-8-sig")
     assert read_seeds_file(path).seeds == [Seed("other", 7, 2), Seed("bob")]

@@ -296,7 +296,8 @@ PLAIN = "repo,login,note\nalpha/one,ann,x\nalpha/two,bob,y\n"
     ("name", "content"),
     [("s.csv", PLAIN.encode("utf-8-sig")), ("s.csv", PLAIN.replace("\n", "\r\n").encode()),
      ("s.csv", PLAIN.replace("\n", "\r").encode()), ("s.csv", PLAIN.encode("utf-16")),
-     ("s.csv", PLAIN.encode("utf-16-le")), ("s.csv", PLAIN.replace("x", "caf\xe9").encode("latin-1")),
+     ("s.csv", PLAIN.encode("utf-16-le")), ("s.csv", PLAIN.encode("utf-16-be")),
+     ("s.csv", PLAIN.replace("x", "caf\xe9").encode("latin-1")),
      ("S.CSV", PLAIN.encode()), ("s.tsv", PLAIN.replace(",", "\t").encode()), ("s.tsv", PLAIN.encode()),
      ("s.csv", PLAIN.replace(",", "\t").encode()), ("s.csv", PLAIN.replace(",", ";").encode()),
      ("s.csv", PLAIN.replace(",", "|").encode()), ("s.csv", b"sep=;\r\n" + PLAIN.replace(",", ";").encode()),
@@ -306,7 +307,7 @@ PLAIN = "repo,login,note\nalpha/one,ann,x\nalpha/two,bob,y\n"
      ("s.csv", PLAIN.replace("x", '"1\n2, ""3"" "').encode()), ("s.csv", PLAIN.replace(",x", "").encode()),
      ("s.csv", PLAIN.replace(",y", ",y,z,,").encode()), ("s.csv", PLAIN.replace(",ann", ', "ann"').encode()),
      ("s.csv", PLAIN.replace("x", "\0").encode()), ("s.csv", PLAIN.rstrip().encode())],
-    ids=range(24),
+    ids=range(25),
 )  # fmt: skip
 def test_texts_of_every_kind(tmp_path: Path, name: str, content: bytes) -> None:
     contents = read_stars(text(tmp_path, content, name))
@@ -360,7 +361,8 @@ def test_a_wrong_file_is_one_error_that_names_what(tmp_path: Path, columns: dict
      ("two.csv", b"repo,login,login\na/b,x,y\n", "has the column 'login' 2 times"),
      ("bad.csv.gz", b"\x1f\x8bno", "read"),
      ("open.csv", b'repo,login\na/b,"x\na/c,y\na/d,z\n', "cannot be read as csv"),
-     ("bytes.csv", bytes(range(256)), "no column 'repo'"), ("other.json.gz", b"\x1f\x8b", "neither")],
+     ("bytes.csv", bytes(range(1, 256)), "no column 'repo'"), ("bytes.csv", bytes(range(256)), "cannot be read as csv"),
+     ("other.json.gz", b"\x1f\x8b", "neither")],
 )  # fmt: skip
 def test_unreadable_files_are_named(tmp_path: Path, name: str, content: bytes, words: str) -> None:
     with pytest.raises(InputError, match=words) as caught:
@@ -380,6 +382,15 @@ def test_lines_without_values_are_no_rows_but_rows_of_delimiters_are(tmp_path: P
     contents = read_stars(text(tmp_path, "repo,login\n\na/b,x\n,\n\na/c,-\n"))
     assert (contents.table.height, contents.skipped.count, contents.skipped.total) == (1, 2, 3)
     assert "row 4: the repo is empty; row 6: '-' is no login of GitHub's" in contents.skipped.sentence()
+
+
+def test_rows_are_named_by_the_line_at_which_they_begin(tmp_path: Path) -> None:
+    content = '\n"re\npo",repo,login\n1,a/b,x\n"\n\n",a/b,y\n\n3,a/b,-\n"\n",,\n,,\n5,a/b,-2\n'
+    contents = read_stars(text(tmp_path, content))
+    assert (contents.table.height, contents.skipped.count, contents.skipped.total) == (2, 4, 6)
+    assert contents.skipped.named == (
+        ["row 9: '-' is no login of GitHub's", "row 10: the repo is empty", "row 12: the repo is empty"]
+    )
 
 
 # -- every spelling of the same stars ----------------------------------------------------------------------------------
