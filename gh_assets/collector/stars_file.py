@@ -32,13 +32,11 @@ LOGIN = "login of GitHub's"
 """What errors say that a text is not."""
 
 _LOGIN = r"[A-Za-z0-9][A-Za-z0-9_-]{0,38}"
-_SITE = r"(?:https?://)?(?:www\.)?github\.com/|https?://api\.github\.com"
-_REPO_ADDRESS = (
-    rf"(?i)^(?:{_SITE}/repos/|(?:git\+)?(?:git|ssh|https?)://(?:[^/@\s]+@)?(?:www\.)?github\.com[/:]|git@github\.com:/?)"
-    rf"({_LOGIN})/([\w.-]{{1,104}})(?:[/?#].*)?$"
-)
+_SITE, _API = r"(?:https?://)?(?:www\.)?github\.com/", r"https?://api\.github\.com"
+_CLONE = r"(?:git\+)?(?:git|ssh|https?)://(?:[^/@\s]+@)?(?:www\.)?github\.com[/:]|git@github\.com:/?"
+_REPO_ADDRESS = rf"(?i)^(?:{_SITE}|{_API}/repos/|{_CLONE})({_LOGIN})/([\w.-]{{1,104}})(?:[/?#].*)?$"
 _REPO = rf"^({_LOGIN})\s*/\s*([\w.-]{{1,104}})$"
-_LOGIN_ADDRESS = rf"(?i)^(?:{_SITE}/users/)({_LOGIN}(?:\[bot\])?)/?(?:[?#].*)?$"
+_LOGIN_ADDRESS = rf"(?i)^(?:{_SITE}|{_API}/users/)({_LOGIN}(?:\[bot\])?)/?(?:[?#].*)?$"
 _PLAIN_LOGIN = rf"(?i)^@?({_LOGIN}(?:\[bot\])?)$"
 
 _AROUND = " \t\r\n\u00a0\"'"

@@ -15,6 +15,7 @@ from gh_assets.collector.client import GitHubClient
 from gh_assets.collector.file_source import Logins, StarsFile
 from gh_assets.collector.gharchive import id_of_name
 from gh_assets.collector.outcomes import Outcome
+from gh_assets.collector.repositories import KnownRepositories, collect_repositories
 from gh_assets.collector.sources import PreviousStars, RepositoryRef, Work, stars_table
 from gh_assets.embedded.standin.faults import Faults
 from gh_assets.embedded.standin.world import World, read_world
@@ -228,6 +229,20 @@ def test_the_homes_own_file_is_taken_as_it_is(github_of, run: Run) -> None:
         run.database["stargazer_state"].delete_many({})
     assert counts["graphql"] == counts["file"]
     assert counts["file"] == {10: ("new/name", 2), 11: ("other/one-11", 1), 12: ("other/one", 1)}
+
+
+def test_the_stand_ins_list_leads_to_every_repository_of_a_name_and_former_names_lead_on(github_of, file) -> None:
+    # GitHub has the page github.com/new: as the owner of a repository it would be an example of something else.
+    path = file((CASES / "one-id-two-names.csv").read_text().replace("new/", "fresh/"))
+    _, client = github_of(read_world(path))
+    table = collect_repositories(client, ["standin/awesome-all"], KnownRepositories()).table.sort("repo_id")
+    assert table.select("repo_id", "full_name", "stargazer_count").rows() == [
+        (10, "fresh/name", 2), (11, "other/one-11", 1), (12, "other/one", 1),
+    ]  # fmt: skip
+    awesome = path.with_suffix(".md")
+    awesome.write_text("https://github.com/old/name")
+    (found,) = collect_repositories(client, [str(awesome)], KnownRepositories()).documents
+    assert (found["repo_id"], found["outcome"]) == (10, "moved")
 
 
 def test_numbers_of_the_homes_own_file_are_ids_of_its_world(github_of, run: Run, file) -> None:
