@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import dagster as dg
 from dagster import DagsterExecutionInterruptedError, DagsterInstance, ExecuteInProcessResult
+from dagster._core.errors import DagsterAssetCheckFailedError
 from pymongo.errors import PyMongoError
 
 from gh_assets import progress
@@ -22,7 +24,7 @@ from gh_assets.collector.stars_file import read_stars
 from gh_assets.dagster_home import open_instance
 from gh_assets.dagster_runs import OWN_PROCESS, fail_dead_runs
 from gh_assets.embedded.services import HomeWorld, choose_world, read_world
-from gh_assets.errors import ConfigurationError, GhAssetsError, InputError
+from gh_assets.errors import CheckFailedError, ConfigurationError, GhAssetsError, InputError
 from gh_assets.services import (
     asset_store,
     claim_world,
@@ -31,6 +33,9 @@ from gh_assets.services import (
     world_identity,
 )
 from gh_assets.settings import Settings
+
+LIKENESS_OP = "user_item_matrix_matrix_is_like_the_last"
+"""The op of the check that compares the matrix with the one of the newest model."""
 
 EXAMPLES = 3
 SHOWN = {"ndcg@100": "ndcg_at_100", "recall@20": "recall_at_20", "recall@50": "recall_at_50"}
@@ -58,6 +63,8 @@ class ChainOptions:
         Read all lists again, to their end.
     epochs : int or None
     retrain : bool
+    accept_matrix : bool
+        Train also on a matrix that is much smaller than the last one.
     """
 
     source: str | None = None
@@ -71,6 +78,7 @@ class ChainOptions:
     full: bool = False
     epochs: int | None = None
     retrain: bool = False
+    accept_matrix: bool = False
 
 
 def run_chain(
@@ -186,7 +194,8 @@ def _op_config(options: ChainOptions, max_requests: int | None) -> dict[str, Any
     train: dict[str, Any] = {"retrain": options.retrain}
     if options.epochs is not None:
         train["epochs"] = options.epochs
-    return {"stargazers": {"config": collect}, "recvae_model": {"config": train}}
+    accept = {"accept": options.accept_matrix}
+    return {"stargazers": {"config": collect}, "recvae_model": {"config": train}, LIKENESS_OP: {"config": accept}}
 
 
 def _absolute(path: Path | None) -> str | None:
@@ -197,6 +206,7 @@ def _execute(
     defs: dg.Definitions, job: str, instance: DagsterInstance, ops: dict[str, Any], tags: dict[str, str]
 ) -> ExecuteInProcessResult:
     """Run a job in this process; an error of ours comes out as it is, not wrapped in Dagster's."""
+    run_id = str(uuid.uuid4())
     try:
         with without_retries():
             return defs.resolve_job_def(job).execute_in_process(
@@ -204,10 +214,13 @@ def _execute(
                 run_config={"ops": ops, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
                 instance=instance,
                 tags={**tags, **OWN_PROCESS},
+                run_id=run_id,
                 raise_on_error=True,
             )
     except DagsterExecutionInterruptedError:
         raise KeyboardInterrupt from None
+    except DagsterAssetCheckFailedError:
+        raise _failed_check(instance, run_id) from None
     except Exception as error:
         cause: BaseException | None = error
         while cause is not None:
@@ -215,6 +228,24 @@ def _execute(
                 raise cause from None
             cause = cause.__cause__
         raise
+
+
+def _failed_check(instance: DagsterInstance, run_id: str) -> CheckFailedError:
+    """What to say of the blocking check that ended a run: what it found, what it compared, and what to do."""
+    records = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
+    said = []
+    for record in records:
+        event = record.event_log_entry.dagster_event
+        evaluation = event.asset_check_evaluation_data if event is not None else None
+        if evaluation is None or evaluation.passed or not evaluation.blocking:
+            continue
+        compared = ", ".join(f"{name} {value.value}" for name, value in evaluation.metadata.items()
+                             if isinstance(value.value, str | int | float))  # fmt: skip
+        said.append(
+            f"The check {evaluation.check_name} of {evaluation.asset_key.to_user_string()} did not pass, so nothing is "
+            f"made from it: {evaluation.description or 'see its metadata.'} It compared: {compared}."
+        )
+    return CheckFailedError(" ".join(said) or "A blocking check did not pass: see the run in dagster dev.")
 
 
 def _leaderboard(settings: Settings) -> dict[str, dict[str, float]]:

@@ -86,6 +86,9 @@ def cli() -> None:
 @click.option("--full", is_flag=True, help="Read all lists again, to their end: stars taken back are noticed so.")
 @click.option("--epochs", type=click.IntRange(1), help="At most so many epochs of training.")
 @click.option("--retrain", is_flag=True, help="Train even if the same data were trained before.")
+@click.option(
+    "--accept-matrix", is_flag=True, help="Train even if users, repositories or stars are less than half of last time."
+)
 @json_option
 def run(
     source: str | None,
@@ -99,6 +102,7 @@ def run(
     full: bool,
     epochs: int | None,
     retrain: bool,
+    accept_matrix: bool,
     as_json: bool,
 ) -> None:
     """Run the whole chain: repos, stargazers, users, matrix, model, recommendations."""
@@ -119,6 +123,7 @@ def run(
         full=full,
         epochs=epochs,
         retrain=retrain,
+        accept_matrix=accept_matrix,
     )
     with _progress() as listener:
         summary = run_chain(settings, options, listener, errors.print)

@@ -71,6 +71,10 @@ class WorldMismatchError(GhAssetsError):
     """A home that holds the data of one GitHub (real, file or synthetic) was asked to collect from another."""
 
 
+class CheckFailedError(GhAssetsError):
+    """A blocking check did not pass: what follows is not made from what it looked at."""
+
+
 class StoredDataError(GhAssetsError):
     """A stored object is missing, corrupt, or not of the kind that was asked for."""
 

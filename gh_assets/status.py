@@ -8,6 +8,7 @@ from typing import Any
 
 from gh_assets.collection import STAR_EVENTS_ASSET
 from gh_assets.collector.ledger import MongoLedger
+from gh_assets.collector.outcomes import Outcome
 from gh_assets.collector.stargazers import CollectionState
 from gh_assets.collector.starred import StarredState
 from gh_assets.dagster_home import open_instance
@@ -29,10 +30,11 @@ def read_status(settings: Settings) -> dict[str, Any]:
     -------
     dict
         ``world``; ``repos`` and ``repo_outcomes`` (named by a list now); ``partitions`` and ``partition_outcomes``
-        (collected or tried); ``star_sources`` (repositories by where their stars are from), ``lists_closed``
-        (repositories that do not let their stargazers be listed); ``stars``, ``stars_taken_back``, ``users``,
-        ``users_asked`` (for their own lists), ``archive_days``; ``quota`` by account and resource; ``matrix`` with
-        ``rows``, ``cols``, ``nnz``, or None; ``models``; ``runs`` of Dagster by status.
+        (collected or tried; ``unlisted``: of no repository that a list names); ``star_sources`` (repositories by where
+        their stars are from), ``lists_closed`` (repositories that do not let their stargazers be listed),
+        ``lists_unproven`` (whose stored stars may lack some: the next run asks again); ``stars``,
+        ``stars_taken_back``, ``users``, ``users_asked`` (for their own lists), ``archive_days``; ``quota`` by account
+        and resource; ``matrix`` with ``rows``, ``cols``, ``nnz``, or None; ``models``; ``runs`` of Dagster by status.
     """
     with open_mongo(settings) as database:
         gcs = connect_gcs(settings)
@@ -42,17 +44,19 @@ def read_status(settings: Settings) -> dict[str, Any]:
         )
         state = CollectionState(database)
         states = state.load().values()
+        named = {str(d["partition"]) for d in database["repos"].find({"lists": {"$ne": []}}, {"partition": 1})}
         claimed = database["meta"].find_one({"_id": "world"})
         matrix = store.read_matrix("user_item_matrix").stars if store.exists("user_item_matrix", "npz") else None
         registry = ModelRegistry(model_store(settings, gcs), database["models"])
         held = registry.held()
-        found = {
+        found: dict[str, Any] = {
             "world": claimed["title"] if claimed else f"{world_identity(settings)[1]} (nothing collected yet)",
             "repos": listed.total(),
             "repo_outcomes": dict(listed),
             "partitions": 0,
             "partition_outcomes": dict(Counter(state.outcome.value for state in states)),
             "star_sources": dict(Counter(state.source for state in states if state.source is not None)),
+            "lists_unproven": sum(s.outcome is Outcome.OK and not s.proven for s in states),
             "lists_closed": sum(state.closed_at is not None for state in states),
             "stars": sum(state.stars or 0 for state in states),
             "stars_taken_back": state.unstars.estimated_document_count(),
@@ -66,7 +70,11 @@ def read_status(settings: Settings) -> dict[str, Any]:
             "models": [model_json(model, held) for model in registry.list()],
         }
     with open_instance() as instance:
-        found["partitions"] = len(instance.get_dynamic_partitions("repo"))
+        partitions = set(instance.get_dynamic_partitions("repo"))
+        found["partitions"] = len(partitions)
+        unlisted = len(partitions - named - {state.partition for state in states})
+        if unlisted:
+            found["partition_outcomes"][Outcome.UNLISTED.value] = unlisted
         found["runs"] = dict(Counter(run.status.value for run in instance.get_runs()))
     return found
 

@@ -161,10 +161,14 @@ def bring_up_to_date(
     listed = set(repos["partition"].drop_nulls())
     missing = [key for key in partitions if key not in listed]
     if missing:
-        context.log.warning(f"{len(missing)} partitions are in no list any more; their data are kept: {missing[:5]}")
+        context.log.warning(
+            f"{len(missing)} partitions are of repositories that no list names, and were not asked for; what was "
+            f"collected of them before is kept: {missing[:5]}"
+        )
     for words in collected.sentences():
         say(words)
     told = {key: _partition_metadata(state) for key, state in report.states.items()}
+    told |= dict.fromkeys(missing, UNLISTED)
     if report.stopped is not None:
         waiting: dict[str, str | int] = {"outcome": Outcome.UNKNOWN.value, "reason": report.stopped[:300]}
         told |= {key: waiting for key in partitions if key in listed and key not in told}
@@ -199,6 +203,13 @@ def bring_up_to_date(
         },
     )
     return collected, told, metadata
+
+
+UNLISTED: dict[str, str | int] = {
+    "outcome": Outcome.UNLISTED.value,
+    "reason": "No list names this repository, so it was not asked for: name it in a list (--awesome, "
+    "GH_ASSETS_AWESOME) and materialize repos.",
+}
 
 
 def _repositories(repos: pl.DataFrame, partitions: Sequence[str]) -> list[RepositoryRef]:

@@ -155,5 +155,10 @@ def every_star_has_its_user(users: pl.DataFrame, stargazers: pl.DataFrame) -> dg
     without = users.join(starred, on="user_id", how="anti").height
     return dg.AssetCheckResult(
         passed=missing == 0 and without == 0 and users["user_id"].is_unique().all(),
+        description=(
+            f"{users.height:,} users; {missing:,} people who starred something are not among them, and {without:,} of "
+            "them starred nothing. Where they differ, stars were collected while users were merged: materialize users "
+            "again."
+        ),
         metadata={"stars_without_user": missing, "users_without_star": without},
     )

@@ -27,7 +27,13 @@ def every_user_has_a_star(user_item_matrix: UserItemMatrix) -> dg.AssetCheckResu
     empty = int((np.diff(user_item_matrix.stars.indptr) == 0).sum())
     ones = bool((user_item_matrix.stars.data == 1).all())
     return dg.AssetCheckResult(
-        passed=empty == 0 and ones and user_item_matrix.stars.nnz > 0, metadata={"users_without_stars": empty}
+        passed=empty == 0 and ones and user_item_matrix.stars.nnz > 0,
+        description=(
+            f"{user_item_matrix.stars.nnz:,} stars of {len(user_item_matrix.user_ids):,} users, {empty:,} of whom have "
+            "none. The matrix must have a star in each row, and each a one: materialize users and user_item_matrix "
+            "again, and where there are no stars at all look at what became of stargazers (gh-assets status)."
+        ),
+        metadata={"users_without_stars": empty, "stars": int(user_item_matrix.stars.nnz), "all_ones": ones},
     )
 
 
@@ -62,6 +68,11 @@ def matrix_has_exactly_the_collected_pairs(
     unfiltered = user_item_matrix.min_user_stars == user_item_matrix.min_repo_stars == 1
     return dg.AssetCheckResult(
         passed=invented == 0 and twice == 0 and lost_inside == 0 and (lost.height == 0 or not unfiltered),
+        description=(
+            f"{collected.height:,} pairs were collected, {in_matrix.height:,} are in the matrix: {invented:,} of these "
+            f"were not collected, {twice:,} are there twice, {lost.height:,} are missing. Where they differ, stars "
+            "were collected while the matrix was built: materialize users and user_item_matrix again."
+        ),
         metadata={
             "pairs_in_matrix": in_matrix.height,
             "pairs_collected": collected.height,
@@ -119,7 +130,8 @@ def matrix_is_like_the_last(
             severity=dg.AssetCheckSeverity.ERROR,
             description=(
                 f"{now[lost]:,} {lost}; {newest.title} was trained on {then[lost]:,}. Look at repos and stargazers: "
-                "were they read whole? If it is meant to be so, run this with the check's config accept: true."
+                "were they read whole? If it is meant to be so, run gh-assets run --accept-matrix, or launch the check "
+                "with the config accept: true."
             ),
             metadata=metadata,
         )

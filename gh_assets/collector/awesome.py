@@ -32,7 +32,6 @@ _RESERVED_OWNERS = frozenset(
         "login",
         "logout",
         "marketplace",
-        "new",
         "notifications",
         "orgs",
         "organizations",

@@ -218,6 +218,7 @@ class GitHubClient:
         self._local = threading.local()
         self._sessions: list[requests.Session] = []
         self._unanswered = 0
+        self._has_graphql = False
         self._headers = {
             "user-agent": f"gh_assets/{__version__}",
             "x-github-api-version": "2022-11-28",
@@ -353,7 +354,8 @@ class GitHubClient:
                 raise QueryTooHeavyError(f"GitHub gave up on a query (status {status}).")
             if status != 200:
                 refusals += 1
-                if refusals < 2:  # a proxy may have a bad moment
+                # A proxy may have a bad moment; a server that has answered queries does have GraphQL.
+                if refusals < (self.policy.attempts if self._has_graphql else 2):
                     return f"status {status}"
                 raise GraphQLUnavailableError(
                     f"GitHub at {self.api_url} answers no GraphQL to this token (status {status}). "
@@ -383,6 +385,7 @@ class GitHubClient:
             answered = {name: value for name, value in data.items() if name != "rateLimit"}
             if errors and not any(value is not None for value in answered.values()):
                 self._check_refused_query(errors)
+            self._has_graphql = True
             return GraphQLAnswer(answered, errors, reply.cost)
 
         return self._ask(Resource.GRAPHQL, self.graphql_url, headers, send, understand, points)

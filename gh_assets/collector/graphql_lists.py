@@ -39,8 +39,8 @@ from gh_assets.errors import (
 MOST = 100
 """Connections a query: so many cost one point."""
 
-SAMPLE = 12
-"""Answers of a size after which a larger one is tried again: what GitHub bears changes."""
+FIRST_PATIENCE, LONGEST_PATIENCE = 12, 96
+"""Answers of a size after which a larger one is tried again; twice as many each time, up to the second number."""
 
 RESOURCE_LIMITS = "RESOURCE_LIMITS_EXCEEDED"
 
@@ -78,6 +78,8 @@ Result = TypeVar("Result")
 class BatchSize:
     """The size of queries that GitHub bears, found by bisection and remembered.
 
+    What GitHub bears changes: after a while a larger size is tried again, later each time that it fails.
+
     Parameters
     ----------
     start : int
@@ -92,11 +94,13 @@ class BatchSize:
         self._fails = most + 1
         self._size = max(1, min(most, start))
         self._answers = 0
+        self._patience = FIRST_PATIENCE
+        self._doubted: int | None = None
         self._lock = threading.Lock()
 
     @classmethod
     def remembered(cls, size: int) -> BatchSize:
-        """To begin with what fitted last time; larger ones are tried only after a while."""
+        """Begin with what fitted last time; larger ones are tried only after a while."""
         batch = cls(size)
         if batch._size < batch._most:
             batch._fits, batch._fails = batch._size, batch._size + 1
@@ -114,21 +118,29 @@ class BatchSize:
     def fitted(self, size: int) -> None:
         """A query of so many connections was answered."""
         with self._lock:
-            self._fits = max(self._fits, size)
+            self._fits, self._doubted = max(self._fits, size), None
+            if self._fits >= self._fails:
+                self._fails = self._most + 1  # it failed for another reason
             if size < self._size:
                 return
             self._answers += 1
             if self._fails - self._fits > max(1, self._fits // 16) and self._answers >= 2:
                 self._size, self._answers = min(self._most, (self._fits + self._fails) // 2), 0
-            elif self._answers >= SAMPLE * 8 and self._fails <= self._most:
-                self._fails, self._answers = min(self._most + 1, self._fails + max(1, self._fails // 8)), 0
+            elif self._fails <= self._most and self._answers >= self._patience:
+                self._fails = min(self._most + 1, self._fails + max(2, self._fails // 8))
+                self._patience, self._answers = min(LONGEST_PATIENCE, 2 * self._patience), 0
 
     def failed(self, size: int) -> None:
         """A query of so many connections was too heavy."""
         with self._lock:
+            if size <= self._fits:
+                # As many were answered before: once, that is a bad moment and not the size.
+                if self._doubted is None:
+                    self._doubted = size
+                    return
+                size = max(size, self._doubted)
+                self._fits, self._doubted, self._patience = 0, None, FIRST_PATIENCE
             self._fails = min(self._fails, max(2, size))
-            if self._fits >= self._fails:
-                self._fits = 0  # it bears less than it did
             middle = (self._fits + self._fails) // 2 if self._fits else size // 2
             self._size, self._answers = max(1, min(self._size, middle)), 0
 

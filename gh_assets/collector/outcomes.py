@@ -17,6 +17,8 @@ class Outcome(StrEnum):
     """404, and its metadata is 404, too."""
     BLOCKED = "blocked"
     """451, or 403 with a block reason."""
+    UNLISTED = "unlisted"
+    """No list names it: a partition that a person made, or whose repository left all lists. It is not asked for."""
     UNKNOWN = "unknown"
     """Could not be asked: the network or GitHub kept failing. Asked again next time."""
 

@@ -147,6 +147,8 @@ class Standin:
     heavy_users: AbstractSet[str] = frozenset()
     graphql: bool = True
     served: Counter[str] = field(default_factory=Counter)
+    requests: int = 0
+    """Requests of all kinds so far, those that were answered with a fault included."""
 
     def __post_init__(self) -> None:
         self.users = (
@@ -219,6 +221,7 @@ class Standin:
 
         async def endpoint(request: Request) -> Response:
             self.quota.in_flight += 1
+            self.requests += 1
             try:
                 fault = self.faults.next(graphql=request.url.path == "/graphql")
                 instead = await self.faults.instead(fault, request) if fault is not None else None
@@ -264,6 +267,7 @@ class Standin:
         """What was served so far, by endpoint and status, and what the world is."""
         return _json(
             {
+                "requests": self.requests,
                 "served": dict(sorted(self.served.items())),
                 "world": self.world.description,
                 "lists": self.world.lists,
