@@ -116,6 +116,8 @@ class AssetStore:
         except (pl.exceptions.PolarsError, OSError) as error:
             wanted = "" if view is None else f" with {view}"
             raise StoredDataError(f"{self.objects.uri(name)} is no readable Parquet{wanted}: {error}.") from error
+        if view is None and asset in TABLES:
+            table = TABLES[asset].completed(table)
         _check(asset, table, f"at {self.objects.uri(name)} does not fit this version", view)
         return table
 

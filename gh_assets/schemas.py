@@ -20,6 +20,8 @@ class Column:
     dtype: pl.DataType
     description: str
     nullable: bool = False
+    added: bool = False
+    """Whether tables of earlier versions lack it: it is null in them."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,15 @@ class TableSchema:
     def empty(self) -> pl.DataFrame:
         """A frame of this schema without rows."""
         return pl.DataFrame(schema=self.dtypes)
+
+    def completed(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """A frame of an earlier version with the columns that were added since, in their places."""
+        lacking = [name for name, column in self.columns.items() if column.added and name not in frame.columns]
+        if not lacking:
+            return frame
+        nulls = [pl.lit(None, dtype=self.columns[name].dtype).alias(name) for name in lacking]
+        order = [name for name in self.columns if name in frame.columns or name in lacking]
+        return frame.with_columns(nulls).select([*order, *(name for name in frame.columns if name not in order)])
 
     def problem(self, frame: pl.DataFrame, only: Collection[str] | None = None) -> str | None:
         """Say what is wrong with `frame`, naming the column; None if it fits. `only`: if it has only these columns."""
@@ -103,6 +114,9 @@ COLLECTION_PLAN = TableSchema(
         "asked_at": Column(UTC_TIME, "When it was asked last (UTC)", nullable=True),
         "collected_at": Column(UTC_TIME, "When its stars were read last (UTC)", nullable=True),
         "closed_at": Column(UTC_TIME, "When its own list was found closed (UTC)", nullable=True),
+        "proven": Column(
+            pl.Boolean(), "Whether what is stored was proven to be all that was asked for", nullable=True, added=True
+        ),
     },
 )
 

@@ -35,8 +35,8 @@ class CollectDueConfig(StargazersConfig):
     which: list[str] = Field(
         default=[why.value for why in planning.EVERY_WHY],
         description="Why a repository is asked. new: never asked before; failed: it could not be asked; restricted: "
-        "its list was closed; moved: GitHub counts other stars than are stored; old: not asked for "
-        "GH_ASSETS_REFRESH_AFTER.",
+        "its list was closed; moved: GitHub counts other stars than are stored; incomplete: what is stored was not "
+        "proven to be whole; old: not asked for GH_ASSETS_REFRESH_AFTER.",
     )
     repositories: list[str] = Field(
         default=[], description="Partitions to ask, whatever is known of them. Empty: those that are due."

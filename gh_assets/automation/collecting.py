@@ -129,14 +129,14 @@ def new_repositories(
     minimum_interval_seconds=interval(300),
     default_status=dg.DefaultSensorStatus.STOPPED,
     description=(
-        "When stars are out of date: GitHub's count of a repository moved, it was not asked for long, could not be "
-        "asked, or was closed. Asks those first of which a page tells most, and leaves a share of the quota to people "
-        "(GH_ASSETS_QUOTA_RESERVE); waits for the reset when there is none left. Off until you turn it on: it spends "
-        "the tokens' quota."
+        "When stars are out of date: GitHub's count of a repository moved, what is stored of it was not proven to be "
+        "whole, it was not asked for long, could not be asked, or was closed. Asks those first of which a page tells "
+        "most, and leaves a share of the quota to people (GH_ASSETS_QUOTA_RESERVE); waits for the reset when there is "
+        "none left. Off until you turn it on: it spends the tokens' quota."
     ),
 )
 def stale_stars(
     context: dg.SensorEvaluationContext, gcs: GcsResource, mongo: MongoResource
 ) -> dg.SensorResult | dg.SkipReason:
     """Asked before, and due again."""
-    return _collect(context, gcs, mongo, (Why.FAILED, Why.RESTRICTED, Why.MOVED, Why.OLD))
+    return _collect(context, gcs, mongo, (Why.FAILED, Why.RESTRICTED, Why.MOVED, Why.INCOMPLETE, Why.OLD))

@@ -36,6 +36,8 @@ class Why(StrEnum):
     """Its list was closed; it may have been opened, or users may tell."""
     MOVED = "moved"
     """GitHub counts more or fewer stars than when they were read."""
+    INCOMPLETE = "incomplete"
+    """What is stored was not proven to be all: a part of GitHub's answer failed, or an earlier version read it."""
     OLD = "old"
     """Nothing seems to have changed, for long."""
     NAMED = "named"
@@ -52,8 +54,8 @@ class Patience:
     Attributes
     ----------
     refresh_after, moved_after, retry_after, closed_for : timedelta
-        Since it was asked last: whatever its count; if its count moved; if it could not be asked; if its list is
-        closed.
+        Since it was asked last: whatever its count; if its count moved, or what is stored may lack something; if it
+        could not be asked; if its list is closed.
     least_news : int
         By how many stars its count has to move.
     max_pages : int
@@ -101,6 +103,7 @@ def facts(repos: pl.DataFrame, states: Mapping[int, RepositoryState]) -> pl.Data
         "asked_at": [None if state is None else state.asked_at for state in known],
         "collected_at": [None if state is None else state.collected_at for state in known],
         "closed_at": [None if state is None else state.closed_at for state in known],
+        "proven": [None if state is None else state.proven for state in known],
     }
     added = [pl.Series(name, values, dtype=COLLECTION_PLAN.dtypes[name]) for name, values in columns.items()]
     return reachable.with_columns(added).select(list(COLLECTION_PLAN.dtypes))
@@ -135,6 +138,8 @@ def due(plan: pl.DataFrame, now: dt.datetime, patience: Patience, kinds: Iterabl
         .then(pl.when(since >= patience.retry_after).then(pl.lit(Why.FAILED.value)))
         .when((moved >= patience.least_news) & (since >= patience.moved_after))
         .then(pl.lit(Why.MOVED.value))
+        .when(~pl.col("proven").fill_null(value=False) & (since >= patience.moved_after))
+        .then(pl.lit(Why.INCOMPLETE.value))
         .when(since >= patience.refresh_after)
         .then(pl.lit(Why.OLD.value))
     )
@@ -165,9 +170,13 @@ def _ranked(wanted: pl.DataFrame, now: dt.datetime, max_pages: int) -> pl.DataFr
     # What is not known at all is news, as far as it will be read.
     known_news = (count - then).abs().clip(0, most).cast(pl.Float64) + pl.col("stars") * CHURN_A_DAY * days
     news = pl.when(never_read).then(count.clip(1, most).cast(pl.Float64)).otherwise(known_news)
+    # A list that may lack something is read anew, to its end.
+    incomplete = (pl.col("why") == Why.INCOMPLETE.value) & ~never_read
+    missing = (count - pl.col("stars")).abs().clip(0, most).cast(pl.Float64)
+    news = pl.when(incomplete).then(missing + known_news).otherwise(news)
     # A closed list has hardly ever been opened.
     hope = pl.when(pl.col("why") == Why.RESTRICTED.value).then(0.01).otherwise(1.0)
-    new = pl.when(never_read).then(count).otherwise((count - then).clip(0))
+    new = pl.when(never_read | incomplete).then(count).otherwise((count - then).clip(0))
     pages = (new / PAGE).ceil().cast(pl.Int64).clip(1, max_pages)
     return (
         wanted.with_columns((news * hope).alias("news"), pages.alias("pages"))

@@ -179,7 +179,7 @@ class CollectionState:
         return len(wrong)
 
     def check_unstars(self, store: StarStore) -> None:
-        """Once in a database: drop the false history that versions before 0.2 wrote after answers with holes."""
+        """Once in a database: drop the false history that earlier versions wrote after answers with holes."""
         if self._meta.find_one({"_id": UNSTARS_CHECKED}) is not None:
             return
         partitions = {state.repo_id: state.partition for state in self.load().values() if state.checksum is not None}

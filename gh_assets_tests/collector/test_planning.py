@@ -30,6 +30,7 @@ def plan_of(*rows: dict[str, Any]) -> pl.DataFrame:
         "asked_at": NOW - HOUR,
         "collected_at": NOW - HOUR,
         "closed_at": None,
+        "proven": True,
     }
     never = dict.fromkeys(("counted_then", "stars", "outcome", "asked_at", "collected_at"))
     full = []
@@ -54,6 +55,9 @@ def plan_of(*rows: dict[str, Any]) -> pl.DataFrame:
         ({"stargazer_count": 95, "asked_at": NOW - DAY}, Why.MOVED),
         ({"stargazer_count": 104, "asked_at": NOW - DAY}, None),
         ({"stargazer_count": 105}, None),
+        ({"proven": False, "asked_at": NOW - DAY}, Why.INCOMPLETE),
+        ({"proven": None, "asked_at": NOW - DAY}, Why.INCOMPLETE),
+        ({"proven": False}, None),
         ({"asked_at": NOW - 30 * DAY}, Why.OLD),
         ({"asked_at": NOW - 29 * DAY}, None),
     ],
@@ -100,6 +104,7 @@ rows = st.fixed_dictionaries(
         "counted_then": st.none() | st.integers(0, 500_000),
         "stars": st.none() | st.integers(0, 1000),
         "outcome": st.sampled_from([None, "ok", "restricted", "unknown", "gone"]),
+        "proven": st.sampled_from([None, False, True]),
         "asked_at": st.none() | st.datetimes(dt.datetime(2020, 1, 1), dt.datetime(2026, 11, 25)).map(
             lambda when: when.replace(tzinfo=dt.UTC)
         ),
