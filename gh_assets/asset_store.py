@@ -6,6 +6,7 @@ An asset is one object, a partition of an asset is one object. Objects are repla
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from gh_assets.objects import ABSENT, ObjectStore, StoredObject, digest_of
 from gh_assets.recommender.interactions import UserItemMatrix
 from gh_assets.schemas import TABLES
 from gh_assets.wire import checksum
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "assets"
 
@@ -305,6 +308,15 @@ class AssetStore:
                 self.objects.copy(earlier.object, found.name)
             self._forget_old(found.name)
         return [found.name for found, _ in plan]
+
+    def read_sound_table(self, asset: str, partition: str) -> pl.DataFrame | None:
+        """Read a partition, one that is damaged as `repair_table` leaves it; None if that leaves nothing."""
+        try:
+            return self.read_table(asset, partition)
+        except StoredDataError as error:
+            logger.warning("%s The partition %s of %s is put back to what it was before.", error, partition, asset)
+            self.repair_table(asset, partition)
+        return self.read_table(asset, partition) if partition in self.partitions(asset) else None
 
     def repair_table(self, asset: str, partition: str) -> None:
         """Put the newest earlier content that can be read in the place of a damaged one, which is kept aside.

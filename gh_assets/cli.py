@@ -779,6 +779,10 @@ def _print_status(status: dict[str, Any]) -> None:
     table.add_row("stars", f"{status['stars']:,}" + (f"  from {_counts(sources)}" if sources else ""))
     if status["lists_closed"]:
         table.add_row("closed lists", f"{status['lists_closed']:,} repositories do not let their stargazers be listed")
+    if status["lists_unproven"]:
+        table.add_row(
+            "unproven lists", f"{status['lists_unproven']:,} may lack stars: the next run asks for them again"
+        )
     if status["stars_taken_back"]:
         table.add_row("taken back", f"{status['stars_taken_back']:,} stars")
     if status["archive_days"]:

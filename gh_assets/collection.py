@@ -193,7 +193,8 @@ def collect(
         counts = []
         for repository in to_ask:
             before = known.get(repository.repo_id)
-            same = before is not None and before.source in (source.name, "graphql", "stargazers") and not options.full
+            same = before is not None and before.proven and before.source in (source.name, "graphql", "stargazers")
+            same = same and not options.full
             counts.append(
                 (
                     repository.stargazer_count,
@@ -241,7 +242,9 @@ def read_star_events(store: AssetStore, repositories: Sequence[RepositoryRef] | 
     names = pl.Series([r.full_name.lower() for r in repositories or ()], dtype=pl.String)
     parts = [STAR_EVENTS.empty()]
     for day in sorted(store.partitions(STAR_EVENTS_ASSET)):
-        events = store.read_table(STAR_EVENTS_ASSET, day)
+        events = store.read_sound_table(STAR_EVENTS_ASSET, day)
+        if events is None:
+            continue  # stars that it told of are in the tables; the day has to be read again
         if repositories is not None:
             by_name = pl.col("repo_id").is_null() & pl.col("full_name").str.to_lowercase().is_in(names.implode())
             events = events.filter(pl.col("repo_id").is_in(ids.implode()) | by_name)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import polars as pl
 import pytest
 import requests
@@ -19,8 +20,10 @@ import requests
 from gh_assets.asset_store import AssetStore
 from gh_assets.cli import main
 from gh_assets.collector.stargazers import CollectionState
+from gh_assets.dagster_home import open_instance
 from gh_assets.embedded import services as embedded
 from gh_assets.embedded.supervision import read_state
+from gh_assets.registry import SERVED
 from gh_assets.services import connect_gcs, connect_mongo, data_store
 from gh_assets.settings import load_settings
 from gh_assets_tests.commands import USERS, command, fails, let_go, run_json, write_stars
@@ -311,3 +314,47 @@ def test_the_file_source_gives_the_same_stars(ran: Ran, fresh_home: Path, monkey
     for name in ("assets/users.parquet", "assets/user_item_matrix.npz"):
         assert found[name] == expected[name]
     let_go(fresh_home)
+
+
+def test_a_partition_that_no_list_names_does_not_look_as_if_it_were_collected(
+    ran: Ran, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GH_ASSETS_HOME", str(ran.home))
+    from gh_assets.definitions import defs
+
+    with open_instance() as instance:
+        instance.add_dynamic_partitions("repo", ["typed/by-hand"])
+        try:
+            job = defs.resolve_implicit_global_asset_job_def()
+            job.execute_in_process(
+                asset_selection=[dg.AssetKey("stargazers")], partition_key="typed/by-hand", instance=instance
+            )
+            event = instance.get_latest_materialization_event(dg.AssetKey("stargazers"))
+            assert event is not None
+            assert event.asset_materialization is not None
+            metadata = event.asset_materialization.metadata
+            assert (event.asset_materialization.partition, metadata["outcome"].value) == ("typed/by-hand", "unlisted")
+            assert "No list names this repository" in str(metadata["reason"].value)
+            assert run_json(ran.home, "status")["partition_outcomes"]["unlisted"] == 1
+        finally:
+            instance.delete_dynamic_partition("repo", "typed/by-hand")
+
+
+def test_a_blocking_check_ends_the_command_in_its_own_sentence(
+    ran: Ran, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GH_ASSETS_HOME", str(ran.home))
+    database = connect_mongo(load_settings())
+    newest = max(database["models"].find({"name": {"$in": list(SERVED)}}), key=lambda model: model["time"])
+    try:
+        database["models"].update_one({"_id": newest["_id"]}, {"$set": {"data.users": 10 * USERS}})
+        code, said = fails(["run", "--stars", str(ran.file), "--epochs", "4"], capsys)
+    finally:
+        database["models"].update_one({"_id": newest["_id"]}, {"$set": {"data.users": USERS}})
+        database.client.close()
+    assert code == 1
+    words = " ".join(said.split())
+    assert "The check matrix_is_like_the_last of user_item_matrix did not pass" in words
+    assert f"{USERS} users; {newest['name']} {newest['version']} was trained on {10 * USERS:,}" in words
+    assert "gh-assets run --accept-matrix" in words
+    assert "users_share 0.1" in words

@@ -59,7 +59,7 @@ def state(number: int, stars: int, count: int, **changes: Any) -> RepositoryStat
     now = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
     usual: dict[str, Any] = {
         "outcome": Outcome.OK, "reason": None, "source": "graphql", "max_pages": 10, "pages": [], "checksum": None,
-        "complete": True, "collected_at": now, "asked_at": now,
+        "complete": True, "proven": True, "collected_at": now, "asked_at": now,
     }  # fmt: skip
     return RepositoryState(
         repo_id=number, partition=f"o/{number}", full_name=f"o/{number}", stars=stars, stargazer_count=count,
@@ -76,6 +76,7 @@ def state(number: int, stars: int, count: int, **changes: Any) -> RepositoryStat
         ([state(n, 100 if n > 1 else 94, 100) for n in range(20)], False, WARN, 20),
         ([state(n, 100 if n > 10 else 10, 100) for n in range(20)], False, ERROR, 20),
         ([state(0, 10, 100, source="starred"), state(1, 10, 100, complete=False)], True, WARN, 0),
+        ([state(n, 10, 100, complete=False, proven=False) for n in range(20)], False, ERROR, 20),
         ([state(0, 1000, 90_000), state(1, 10, 100, outcome=Outcome.RESTRICTED)], True, WARN, 0),
         ([], True, WARN, 0),
     ],

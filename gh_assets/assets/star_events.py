@@ -83,7 +83,7 @@ def read_days_of_the_archive(
     hours = stars = 0
 
     def before(day: dt.date) -> pl.DataFrame | None:
-        return store.read_table("star_events", day.isoformat()) if day.isoformat() in present else None
+        return store.read_sound_table("star_events", day.isoformat()) if day.isoformat() in present else None
 
     with stopwatch() as timing, mongo.database(claim=True) as database:
         wanted = WantedRepositories.of_documents(database["repos"].find()) if config.only_listed else None

@@ -118,7 +118,7 @@ def _comparable(state: RepositoryState) -> bool:
     return (
         state.outcome is Outcome.OK
         and state.source in OWN_LISTS
-        and state.complete
+        and (state.complete or not state.proven)
         and state.stars is not None
         and state.stargazer_count is not None
         and state.stargazer_count <= state.max_pages * PAGE

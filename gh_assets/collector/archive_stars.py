@@ -9,6 +9,7 @@ import polars as pl
 
 from gh_assets.collector.concurrency import map_bounded
 from gh_assets.collector.gharchive import id_of_name
+from gh_assets.collector.identities import identified, ids_of_logins
 from gh_assets.collector.outcomes import Outcome
 from gh_assets.collector.repositories import CollectedRepositories, Document, KnownRepositories, tabulated
 from gh_assets.collector.sources import StarCollection, Work
@@ -71,32 +72,12 @@ class ArchivedStars:
         nothing = f"none of the {self.total:,} stars read from the archive is for it"
         before = work.load_previous()
         if before is None:
-            return told_by_others(repository, rows, None, frozenset(), nothing)
+            return told_by_others(repository, rows, None, {}, nothing)
         known = identified(before.table, self._ids).unique("user_id", maintain_order=True)
         if rows is not None:
             rows = identified(rows, ids_of_logins(known)).unique("user_id", keep="first", maintain_order=True)
-        collected = told_by_others(repository, rows, replace(before, table=known), frozenset(), nothing)
+        collected = told_by_others(repository, rows, replace(before, table=known), {}, nothing)
         return replace(collected, unchanged=collected.table is not None and collected.table.equals(before.table))
-
-
-def ids_of_logins(users: pl.DataFrame) -> pl.DataFrame:
-    """Whose a login is: columns ``key`` (the login in lower case) and ``known_id``; the last row of a login counts."""
-    return (
-        users.filter(pl.col("user_id") > 0)
-        .select(pl.col("login").str.to_lowercase().alias("key"), pl.col("user_id").alias("known_id"))
-        .unique("key", keep="last", maintain_order=True)
-    )
-
-
-def identified(stars: pl.DataFrame, ids: pl.DataFrame) -> pl.DataFrame:
-    """With the ids of users of whom only the login was known (negative), where they are known by now."""
-    if not (stars["user_id"] < 0).any():
-        return stars
-    found = stars.with_columns(pl.col("login").str.to_lowercase().alias("key")).join(
-        ids, on="key", how="left", maintain_order="left"
-    )
-    own = pl.when(pl.col("user_id") < 0).then(pl.coalesce("known_id", "user_id")).otherwise(pl.col("user_id"))
-    return found.with_columns(own.alias("user_id")).drop("key", "known_id")
 
 
 def _grouped(stars: pl.DataFrame, key: pl.Expr) -> dict[object, pl.DataFrame]:

@@ -22,6 +22,7 @@ from pydantic import SecretStr
 from gh_assets import __version__
 from gh_assets.collector.apps import AppInstallation, refused_installation
 from gh_assets.collector.limits import (
+    LONGEST_WINDOW,
     Account,
     Clock,
     Credential,
@@ -34,9 +35,9 @@ from gh_assets.collector.limits import (
     Token,
     TokenPool,
     observation_of,
-    observed_in,
     skew_of,
 )
+from gh_assets.collector.reading import number_of
 from gh_assets.errors import (
     BudgetSpentError,
     GhAssetsError,
@@ -166,9 +167,10 @@ class _Reply:
     """What an answer's body tells about limits."""
 
     cost: int
-    told: Mapping[str, Any] | None = None
+    rate_limit: Mapping[str, Any] | None = None
     limited: bool = False
     secondary: bool = False
+    spent: bool = False
 
 
 _AGAIN = "again"
@@ -368,12 +370,13 @@ class GitHubClient:
             if not isinstance(payload, dict) or not ("data" in payload or "errors" in payload):
                 return "an answer without data"
             data = payload["data"] if isinstance(payload.get("data"), dict) else {}
-            found = payload["errors"] if isinstance(payload.get("errors"), list) else []
-            errors = [error for error in found if isinstance(error, dict)]
+            found = payload.get("errors") or []
+            found = found if isinstance(found, list) else [found]
+            errors = [error if isinstance(error, dict) else {"message": str(error)} for error in found]
             limits = data.get("rateLimit")
             if isinstance(limits, dict):
                 reply.cost = limits["cost"] if isinstance(limits.get("cost"), int) else points
-                reply.told = limits
+                reply.rate_limit = limits
             for error in errors:
                 message = str(error.get("message", "")).encode()
                 if error.get("type") in ("RATE_LIMITED", "RATE_LIMIT"):
@@ -400,8 +403,8 @@ class GitHubClient:
         QueryTooHeavyError
             If GitHub failed on the query as a whole: by its limits, or without saying why.
         """
-        codes = {e["extensions"].get("code") for e in errors if isinstance(e.get("extensions"), dict)}
-        if "undefinedField" in codes:
+        extensions = [error["extensions"] for error in errors if isinstance(error.get("extensions"), dict)]
+        if any(extension.get("code") == "undefinedField" for extension in extensions):
             raise GraphQLUnavailableError(
                 f"GitHub at {self.api_url} does not know a field that is asked for by GraphQL. Use a source that asks "
                 "by REST."
@@ -441,12 +444,14 @@ class GitHubClient:
                     continue
                 reply = _Reply(points)
                 try:
-                    verdict = self._verdict(response, lease)
+                    verdict = self._verdict(response, lease, reply)
                     result = understand(response, reply) if verdict is None else verdict
                 finally:
                     self._settle(settle, response, reply)
-            if reply.secondary or (reply.limited and not self._is_spent(response, lease.sent)):
+            if reply.secondary:
                 self.pool.pause(_retry_after(response, self.pool.clock.now()))
+            elif (reply.limited or reply.spent) and self.pool.has_points(lease):
+                self.pool.pause()  # what GitHub says of the budget cannot be used: the pool would ask at once
             # A refused token is not asked again before the others; a limit is waited for, not gone around.
             keep = lease.account if response.status_code != 401 else None
             if isinstance(result, str):
@@ -493,10 +498,10 @@ class GitHubClient:
 
     def _settle(self, settle: Callable[..., None], response: requests.Response, reply: _Reply) -> None:
         headers: dict[str, str] = {name.lower(): value for name, value in response.headers.items()}
-        if reply.told is not None and (reset := _seconds_of(reply.told.get("resetAt"))) is not None:
+        if reply.rate_limit is not None and (reset := _seconds_of(reply.rate_limit.get("resetAt"))) is not None:
             headers |= {
-                "x-ratelimit-limit": str(reply.told.get("limit", headers.get("x-ratelimit-limit", 0))),
-                "x-ratelimit-remaining": str(reply.told.get("remaining")),
+                "x-ratelimit-limit": str(reply.rate_limit.get("limit", headers.get("x-ratelimit-limit", 0))),
+                "x-ratelimit-remaining": str(reply.rate_limit.get("remaining")),
                 "x-ratelimit-reset": str(int(reset)),
                 "x-ratelimit-resource": Resource.GRAPHQL.value,
             }
@@ -508,7 +513,7 @@ class GitHubClient:
         useful = "x-ratelimit-limit" in headers or response.status_code < 400
         settle(headers if useful else None, cost)
 
-    def _verdict(self, response: requests.Response, lease: Lease) -> str | None:
+    def _verdict(self, response: requests.Response, lease: Lease, reply: _Reply) -> str | None:
         """None for an answer to use, `_AGAIN` for one more try that counts as no failure, else the failure."""
         status = response.status_code
         graphql = response.url.startswith(self.graphql_url)
@@ -517,17 +522,16 @@ class GitHubClient:
         if status == 401:
             return _AGAIN if self._refused(lease.token) else "status 401"
         if status in (403, 429):
+            if graphql and response.headers.get("x-ratelimit-limit") == "0":
+                return None  # a budget of nothing: GraphQL is not to be had
             after = _retry_after(response, self.pool.clock.now())
             if after is not None:
                 self.pool.pause(after)
                 return _AGAIN
-            if self._is_spent(response, lease.sent):
-                return _AGAIN  # the pool has read the headers: it rotates, or waits for the reset
-            if (
-                status == 429
-                or response.headers.get("x-ratelimit-remaining") == "0"
-                or _names_a_limit(response.content)
-            ):
+            if response.headers.get("x-ratelimit-remaining") == "0":
+                reply.spent = True  # the pool reads the headers, and rotates or waits for the reset
+                return _AGAIN
+            if status == 429 or _names_a_limit(response.content):
                 self.pool.pause()
                 return _AGAIN
             return None
@@ -536,11 +540,6 @@ class GitHubClient:
         if status in _RETRIED:
             return f"status {status}"
         raise GitHubError(f"GitHub answered {urlsplit(response.url).path} with the unexpected status {status}.")
-
-    def _is_spent(self, response: requests.Response, sent: float) -> bool:
-        """Whether an answer says that the budget is spent, with figures that tell how long."""
-        seen = observed_in(response.headers, sent, self.pool.clock.now())
-        return seen is not None and seen.remaining == 0
 
     def _refused(self, token: Token) -> bool:
         """Handle a 401; gives whether the token is a new one now.
@@ -567,7 +566,7 @@ class GitHubClient:
             try:
                 answer = self._send("GET", self.api_url + "/rate_limit", {"authorization": f"Bearer {secret}"})
             except requests.RequestException:
-                return False  # nobody knows
+                return False  # unknown: it stays in use
             if answer.status_code != 401:
                 token.refusals = 0
                 return False
@@ -598,7 +597,7 @@ class GitHubClient:
             if told is None:
                 return
             identity = f"user:{told}" if told > 0 else f"token:{digest}"
-            if ledger is not None:
+            if ledger is not None and told > 0:  # that none was found may be a bad moment
                 ledger.remember_identity(digest, identity)
         self.pool.identify(token, identity)
         assert token.account is not None
@@ -616,12 +615,14 @@ class GitHubClient:
             spent, user = Resource.REST, self._ask_about(token, "/user")
         if user is None:
             return None
-        told = user.payload if user.status == 200 and isinstance(user.payload, dict) else {}
-        viewer = (told.get("data") or {}).get("viewer") or {}
-        number = viewer.get("databaseId") if spent is Resource.GRAPHQL else told.get("id")
+        found: Any = user.payload if user.status == 200 else None
+        for field_name in ("data", "viewer") if spent is Resource.GRAPHQL else ():
+            found = found.get(field_name) if isinstance(found, dict) else None
+        key = "databaseId" if spent is Resource.GRAPHQL else "id"
+        number = number_of(found.get(key)) if isinstance(found, dict) else None
         if spent in budgets:
             budgets[spent] = replace(budgets[spent], remaining=budgets[spent].remaining - 1)
-        return number if isinstance(number, int) else 0
+        return number or 0
 
     def _probe(self, token: Token) -> None:
         """Find out what is left of a token's budgets, which costs nothing."""
@@ -659,7 +660,7 @@ class GitHubClient:
                 problem, failures = "status 401", failures + 1
                 continue
             after = _retry_after(response, self.pool.clock.now())
-            if after is not None or status == 429 or (status != 200 and _names_a_limit(response.content)):
+            if status != 200 and (after is not None or status == 429 or _names_a_limit(response.content)):
                 self.pool.pause(after)
                 return None
             if status == 403 and response.headers.get("x-ratelimit-remaining") == "0":
@@ -744,9 +745,9 @@ def _budgets(answer: Answer, now: float) -> dict[Resource, Observation]:
     skew = skew_of(answer.headers, answer.sent, now)
     budgets = {}
     for resource in Resource:
-        told = found.get(resource.value) if isinstance(found, dict) else None
-        if isinstance(told, dict):
-            seen = observation_of(told.get("limit"), told.get("remaining"), told.get("reset"), now, skew)
+        figures = found.get(resource.value) if isinstance(found, dict) else None
+        if isinstance(figures, dict):
+            seen = observation_of(figures.get("limit"), figures.get("remaining"), figures.get("reset"), now, skew)
             if seen is not None:
                 budgets[resource] = seen
     return budgets
@@ -755,14 +756,13 @@ def _budgets(answer: Answer, now: float) -> dict[Resource, Observation]:
 def _retry_after(response: requests.Response, now: float) -> float | None:
     """Seconds that an answer asks to wait, given as such or as a date; None if it does not."""
     text = response.headers.get("retry-after", "").strip()
-    if response.status_code == 200 or not text:
-        return None
-    if text.isascii() and text.isdigit():
-        return float(text)
     try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - now)
-    except ValueError:
+        digits = text.isascii() and text.isdigit()
+        seconds = float(text) if digits else parsedate_to_datetime(text).timestamp() - now
+    except (ValueError, TypeError, OverflowError):
         return None
+    # Nothing of GitHub's lasts longer than its windows.
+    return min(max(0.0, seconds), LONGEST_WINDOW)
 
 
 def _seconds_of(text: object) -> float | None:

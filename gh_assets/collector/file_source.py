@@ -17,11 +17,11 @@ from typing import Any
 import polars as pl
 from pymongo.database import Database
 
-from gh_assets.collector.archive_stars import identified, ids_of_logins
 from gh_assets.collector.client import GitHubClient
 from gh_assets.collector.concurrency import map_bounded
 from gh_assets.collector.gharchive import id_of_name
 from gh_assets.collector.graphql_lists import GraphQLLists, Listing
+from gh_assets.collector.identities import identified, ids_of_logins
 from gh_assets.collector.outcomes import Outcome
 from gh_assets.collector.sources import PreviousStars, RepositoryRef, StarCollection, Work, merge_stars, missing_from
 from gh_assets.collector.starred import StarredState, UserState
@@ -279,14 +279,13 @@ class StarsFile:
         else:
             # The file is one voice among others here: who is not in it may have starred all the same.
             table, unstarred = _added(rows, before)
-        complete = self.own_world or (reason is None and table.height == repository.stargazer_count)
         unchanged = before is not None and table.equals(before.table)
         return StarCollection(
             repository,
             Outcome.OK,
             reason,
             table,
-            complete=complete,
+            complete=self.own_world,
             unchanged=unchanged,
             unstarred=unstarred,
             proven=reason is None,

@@ -24,6 +24,7 @@ from typing import Any, Generic, TypeVar
 
 from gh_assets.collector.client import GitHubClient, GraphQLAnswer
 from gh_assets.collector.concurrency import workers_of
+from gh_assets.collector.reading import number_of
 from gh_assets.errors import (
     AuthenticationError,
     BudgetSpentError,
@@ -48,16 +49,16 @@ ATTEMPTS, ATTEMPTS_ALONE = 16, 5
 """How often a list is asked for in vain, in queries with others and alone, before it is given up."""
 
 PERSISTENT = 3
-"""So many failures in a row are no bad moment: of queries, they are too large; of an entry, GitHub cannot give it."""
+"""Failures in a row that are more than a bad moment: queries are too large, or GitHub cannot give an entry."""
 
 LIGHT_PAGE = 25
 """Some lists take GitHub longer than it allows itself, a hundred entries at once."""
 
 FAILED = "failed entries"
-"""Key of a node that `page_without` made."""
+"""Key of a node that `page_without` made: the places of the entries."""
 
 OUTAGE = 60
-"""After so many queries in a row that GitHub failed on, nobody is asked any more."""
+"""Failed queries in a row after which the collection ends."""
 
 OPTIONAL = frozenset({"endCursor", "description", "primaryLanguage", "parent", "pushedAt"})
 """Fields that are null on whole pages, too."""
@@ -173,7 +174,7 @@ class Listing(ABC, Generic[Result]):
 
     @abstractmethod
     def is_whole(self, node: Any) -> bool:
-        """Whether a page has all the parts that were asked for; the engine has seen that no error is about it."""
+        """Whether a page has all the parts that were asked for, each of its kind; no error is about it."""
 
     @abstractmethod
     def take(self, node: Any) -> Result | None:
@@ -237,7 +238,7 @@ class GraphQLLists(Generic[Result]):
         self.query = query
         self.batch = batch or BatchSize()
         self.in_flight = in_flight
-        self._gateway_faults = 0
+        self._faults = 0
 
     def read(self, listings: Iterable[Listing[Result]], workers: int) -> Iterator[Result]:
         """Read lists, taking them from `listings` as it goes on; yields each result when it is known."""
@@ -316,8 +317,10 @@ class GraphQLLists(Generic[Result]):
 
     def _unanswered(self, asked: _Asked[Result], suspects: deque[Sequence[Listing[Result]]]) -> Iterator[Result]:
         batch, size = asked.batch, len(asked.batch)
-        if asked.too_heavy:
-            self._count_gateway_fault(size, limited="resource limits" in asked.problem)
+        limited = "resource limits" in asked.problem
+        if limited and size > 1:
+            self.batch.failed(size)
+        self._count_fault(size, shrinks=asked.too_heavy and not limited)
         again = []
         for entry in batch:
             entry.failures += 1
@@ -329,12 +332,12 @@ class GraphQLLists(Generic[Result]):
                 again.append(entry)
         _ask_again(again, suspects)
 
-    def _count_gateway_fault(self, size: int, *, limited: bool) -> None:
-        # It may be the size of the query, or a bad moment: several in a row are the size.
-        self._gateway_faults += 1
-        if size > 1 and (limited or self._gateway_faults >= PERSISTENT):
+    def _count_fault(self, size: int, *, shrinks: bool) -> None:
+        """Count a query that brought nothing: several in a row are too large, and many are an outage."""
+        self._faults += 1
+        if shrinks and size > 1 and self._faults >= PERSISTENT:
             self.batch.failed(size)
-        if self._gateway_faults >= OUTAGE:
+        if self._faults >= OUTAGE:
             raise OutageError(
                 f"GitHub at {self.client.api_url} has failed on {OUTAGE} GraphQL queries in a row. What was collected "
                 "is kept: run again later."
@@ -348,34 +351,43 @@ class GraphQLLists(Generic[Result]):
         Those that failed before go to `suspects` instead, to be asked alone.
         """
         size = len(asked.batch)
-        errors = _by_alias(answer.errors)
-        if any(error.get("type") == RESOURCE_LIMITS for error in answer.errors):
-            self.batch.failed(size)
-        elif "" in errors:
-            self._count_gateway_fault(size, limited=False)
-        else:
-            self._gateway_faults = 0
-            self.batch.fitted(size)
+        errors = _by_alias(answer.errors, size)
+        limited = any(error.get("type") == RESOURCE_LIMITS for error in answer.errors)
         again: list[Listing[Result]] = []
+        pages = 0
         for number, entry in enumerate(asked.batch):
             entry.requests += 1
             node = answer.data.get(f"r{number}")
             mine = [error for error in errors.get(f"r{number}", []) if not entry.expects(error)]
-            # Whom an error without a path is about nobody knows: any hole may be its doing.
+            # An error without a path may be about any list that has a hole.
             if not mine and entry.is_whole(node) and not ("" in errors and _has_hole(node)):
-                entry.failures = 0
-                yield entry, entry.take(node)
-                continue
+                try:
+                    found = entry.take(node)
+                except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+                    mine = [{"message": f"an answer that cannot be understood ({type(error).__name__})"}]
+                else:
+                    entry.failures, pages = 0, pages + 1
+                    yield entry, found
+                    continue
             mine = mine or errors.get("") or [{"message": "a part of the answer is missing"}]
             if size > 1 and any(error.get("type") == RESOURCE_LIMITS for error in mine):
                 yield entry, None  # it was the query that was too large
                 continue
-            found, done = self._failed(entry, node, mine, size)
+            refused, done = self._failed(entry, node, mine, size)
+            pages += done
             if done or entry.failures < 2:
-                yield entry, found
+                yield entry, refused
             else:
                 again.append(entry)
         _ask_again(again, suspects)
+        if limited:
+            self.batch.failed(size)
+        if pages == 0 or ("" in errors and pages < size):
+            self._count_fault(size, shrinks=not limited)
+        else:
+            self._faults = 0
+            if not limited:
+                self.batch.fitted(size)
 
     def _failed(
         self, entry: Listing[Result], node: Any, errors: Sequence[Mapping[str, Any]], size: int
@@ -403,44 +415,58 @@ class GraphQLLists(Generic[Result]):
         return None, False
 
 
-def is_page(node: Any, connection: str, after: str | None) -> bool:
-    """Whether a node has a whole page of a connection: its entries, its count, and where to go on.
+def is_page(node: Any, connection: str, name: str, seen: Collection[str]) -> bool:
+    """Whether a node has a whole page of a connection of stars: its entries, its count, and where to go on.
 
     Parameters
     ----------
     node : object
         What GitHub gave for the alias.
-    connection : str
-        The connection's field: ``stargazers``.
-    after : str or None
-        The cursor that was asked for: a page that leads back to it would be read for ever.
+    connection, name : str
+        The connection's field (``stargazers``), and the field of its nodes that names them (``login``).
+    seen : collection of str
+        Cursors of the pages before: one that leads back to them would be read for ever.
     """
     page = node.get(connection) if isinstance(node, Mapping) else None
     if not isinstance(page, Mapping):
         return False
     edges, info, total = page.get("edges"), page.get("pageInfo"), page.get("totalCount")
-    if not isinstance(edges, list) or not isinstance(info, Mapping) or not isinstance(total, int):
+    if not isinstance(edges, list) or not isinstance(info, Mapping) or isinstance(total, bool):
         return False
-    if not all(edge is None or isinstance(edge, Mapping) for edge in edges):
+    if not isinstance(total, int) or total < 0 or not all(_is_edge(edge, name) for edge in edges):
         return False
     if info.get("hasNextPage") is False:
         return True
     cursor = info.get("endCursor")
-    return info.get("hasNextPage") is True and isinstance(cursor, str) and cursor != after and bool(edges)
+    return info.get("hasNextPage") is True and isinstance(cursor, str) and cursor not in seen and bool(edges)
 
 
-def page_without(node: Any, connection: str, failed: Collection[int], after: str | None) -> Any | None:
-    """A node whose page lacks a few entries that GitHub fails on, counted in its field `FAILED`.
+def _is_edge(edge: Any, name: str) -> bool:
+    """Whether an entry is one: null where the account is deleted, but not of another kind."""
+    if edge is None:
+        return True
+    if not isinstance(edge, Mapping) or not isinstance(edge.get("starredAt"), str | None):
+        return False
+    node = edge.get("node")
+    if node is None:
+        return True
+    if not isinstance(node, Mapping) or not isinstance(node.get(name), str | None):
+        return False
+    return node.get("databaseId") is None or number_of(node["databaseId"]) is not None
+
+
+def page_without(node: Any, connection: str, name: str, failed: Collection[int], seen: Collection[str]) -> Any | None:
+    """A node whose page lacks a few entries that GitHub fails on; their places are in its field `FAILED`.
 
     None if the page is broken beside these, or has lost the half of its entries.
     """
-    if not is_page(node, connection, after):
+    if not is_page(node, connection, name, seen):
         return None
     edges = node[connection]["edges"]
     if not all(place < len(edges) for place in failed) or 2 * len(failed) > len(edges):
         return None
     rest = [None if place in failed else edge for place, edge in enumerate(edges)]
-    return {**node, connection: {**node[connection], "edges": rest}, FAILED: len(failed)}
+    return {**node, connection: {**node[connection], "edges": rest}, FAILED: sorted(failed)}
 
 
 def _ask_again(entries: Sequence[Listing[Result]], suspects: deque[Sequence[Listing[Result]]]) -> None:
@@ -457,18 +483,22 @@ def _path_of(error: Mapping[str, Any]) -> Sequence[Any]:
     return path if isinstance(path, list) else []
 
 
-def _by_alias(errors: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+def _by_alias(errors: Sequence[Mapping[str, Any]], size: int) -> dict[str, list[Mapping[str, Any]]]:
     """Errors by the alias that their path begins with; under ``""`` those that do not say whom they are about."""
+    aliases = {f"r{number}" for number in range(size)}
     found: dict[str, list[Mapping[str, Any]]] = {}
     for error in errors:
         path = _path_of(error)
-        found.setdefault(str(path[0]) if path else "", []).append(error)
+        if path and path[0] == "rateLimit":
+            continue
+        found.setdefault(str(path[0]) if path and path[0] in aliases else "", []).append(error)
     return found
 
 
 def _entry_of(path: Sequence[Any]) -> int | None:
     """The place of the entry that a path leads to (``["r0", "stargazers", "edges", 57, "node"]``), if it is one."""
-    return next((part for part in path[2:] if isinstance(part, int) and not isinstance(part, bool)), None)
+    places = (part for part in path[2:] if isinstance(part, int) and not isinstance(part, bool))
+    return next((place for place in places if place >= 0), None)
 
 
 def _has_hole(value: Any) -> bool:

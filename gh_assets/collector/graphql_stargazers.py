@@ -23,6 +23,7 @@ from gh_assets.collector.graphql_lists import (
     page_without,
 )
 from gh_assets.collector.outcomes import Outcome
+from gh_assets.collector.reading import Progress, placed
 from gh_assets.collector.repositories import classify_refusal
 from gh_assets.collector.sources import (
     PER_PAGE,
@@ -83,20 +84,29 @@ class _Stargazers(Listing[StarCollection]):
         self.repository = work.repository
         self.limit = max_pages * PER_PAGE
         self.size = PER_PAGE
+        self.refusals = 0
+        self.before = work.load_previous()
+        self._begin(self._usable(self.before))
+        for page, rows in work.checkpoint.pages(GraphQLStargazers.name):
+            if self.progress.entries + page.count >= self.limit:
+                break
+            users = rows.select("user_id", "starred_at").rows()
+            identities = placed(users, range(len(users)), page.count)
+            self.progress.add(identities, failed=range(page.count - page.failed, page.count))
+            self._keep(page, StarRows.of_table(rows))
+        self.resumed = bool(self.pages)
+
+    def _begin(self, previous: PreviousStars | None) -> None:
+        """Read from the newest star on, until one is met that `previous` has."""
+        self.previous = previous
         self.pages: list[Page] = []
         self.tables: list[StarRows] = []
-        self.totals: list[int] = []
-        self.counted_before = 0
         self.cursor: str | None = None
-        self.before = work.load_previous()
-        self.previous = self._usable(self.before)
-        self.known = frozenset[tuple[int, Any]]()
-        if self.previous is not None:
-            self.known = frozenset(self.previous.table.select("user_id", "starred_at").rows())
-        for page, rows in work.checkpoint.pages(GraphQLStargazers.name):
-            if self.entries + page.count >= self.limit:
-                break
-            self._keep(page, StarRows.of_table(rows))
+        self.progress = Progress(self.limit)
+        if previous is not None:
+            known = frozenset(previous.table.select("user_id", "starred_at").rows())
+            counts = previous.entries, previous.null_entries, previous.failed_entries
+            self.progress = Progress(self.limit, known, *counts)
 
     def _usable(self, before: PreviousStars | None) -> PreviousStars | None:
         """What may be built upon: the proven table of a list that was read newest first, or whole."""
@@ -108,27 +118,25 @@ class _Stargazers(Listing[StarCollection]):
             return None  # it ends where we have to go on
         return before
 
-    @property
-    def entries(self) -> int:
-        """Entries of the list that were read, those without a user included."""
-        return sum(page.count for page in self.pages)
-
     def pages_left(self) -> int:
-        return -(-(min(self.limit, self.repository.stargazer_count or 0) - self.entries) // PER_PAGE)
+        return -(-(min(self.limit, self.repository.stargazer_count or 0) - self.progress.entries) // PER_PAGE)
 
     def variables(self) -> Mapping[str, Any]:
-        size = max(1, min(self.size, self.limit - self.entries))
+        size = max(1, min(self.size, self.limit - self.progress.entries))
         return {"i": node_id_of(self.repository), "c": self.cursor, "f": size}
 
     def lighten(self) -> bool:
         lighter, self.size = self.size > LIGHT_PAGE, min(self.size, LIGHT_PAGE)
         return lighter
 
+    def _cursors(self) -> set[str]:
+        return {page.etag for page in self.pages if page.etag is not None}
+
     def is_whole(self, node: Any) -> bool:
-        return is_page(node, "stargazers", self.cursor)
+        return is_page(node, "stargazers", "login", self._cursors())
 
     def without(self, node: Any, failed: Collection[int]) -> Any | None:
-        return page_without(node, "stargazers", failed, self.cursor)
+        return page_without(node, "stargazers", "login", failed, self._cursors())
 
     def take(self, node: Any) -> StarCollection | None:
         stars = node["stargazers"]
@@ -138,74 +146,79 @@ class _Stargazers(Listing[StarCollection]):
         for place, edge in enumerate(stars["edges"]):
             user = (edge or {}).get("node") or {}
             # Edges and nodes may be null, and so may be the id of a deleted account.
-            if isinstance(user.get("databaseId"), int) and isinstance(user.get("login"), str):
+            if user.get("databaseId") is not None and user.get("login") is not None:
                 users.append((user["databaseId"], user["login"]))
                 times.append(edge.get("starredAt"))
                 places.append(place)
         rows = StarRows(self.repository.repo_id, GraphQLStargazers.name, users, times)
-        size, info = len(stars["edges"]), stars["pageInfo"]
-        self.totals.append(stars["totalCount"])
-        self._keep(Page(info["endCursor"], rows.height, size == PER_PAGE, size, node.get(FAILED, 0)), rows)
-        met = False
-        if self.known:
-            found = rows.table().select("user_id", "starred_at").rows()
-            row = next((row for row, star in enumerate(found) if star in self.known), None)
-            if row is not None:
-                met = True
-                # Entries without a user that follow what is known were counted when that was read.
-                self.counted_before = (size - places[row]) - (rows.height - row)
-        if info["hasNextPage"] and not met and self.entries < self.limit:
+        size, info, failed = len(stars["edges"]), stars["pageInfo"], node.get(FAILED, ())
+        # Their times are only wanted where something may be met.
+        found = (
+            rows.table().select("user_id", "starred_at").rows()
+            if self.progress.known
+            else [(n, None) for n, _ in users]
+        )
+        self.progress.add(placed(found, places, size), total=stars["totalCount"], failed=failed)
+        self._keep(Page(info.get("endCursor"), rows.height, size == PER_PAGE, size, len(failed)), rows)
+        more = bool(info["hasNextPage"])
+        if more and not self.progress.ended:
             self.work.checkpoint.add(GraphQLStargazers.name, len(self.pages), self.pages[-1], rows)
             return None
-        return self._done(met, more=bool(info["hasNextPage"]))
+        if self.resumed and not self.progress.met and not more and self.progress.ids:
+            # Its first pages are of an earlier run: what has come since stands before them.
+            self.resumed = False
+            self._begin(self._read_so_far())
+            return None
+        return self._done(more=more)
+
+    def _read_so_far(self) -> PreviousStars:
+        table = self._table(None)
+        progress = self.progress
+        return PreviousStars(
+            table, [], complete=True, max_pages=self.limit // PER_PAGE, source=GraphQLStargazers.name, proven=True,
+            entries=progress.count, null_entries=progress.null_entries, failed_entries=progress.failed_entries,
+        )  # fmt: skip
+
+    def _table(self, previous: PreviousStars | None) -> pl.DataFrame:
+        fresh = StarRows.together(self.tables).reverse()  # oldest first, as REST lists them
+        if previous is not None:
+            fresh = pl.concat([previous.table, fresh])
+        # Whoever starred again is listed with the newer time; pages that shift bring some stars twice.
+        return fresh.unique("user_id", keep="last", maintain_order=True)
 
     def _keep(self, page: Page, rows: StarRows) -> None:
         self.pages.append(page)
         self.tables.append(rows)
         self.cursor = page.etag
 
-    def _done(self, met: bool, *, more: bool) -> StarCollection:
-        repository, before = self.repository, self.before
-        fresh = StarRows.together(self.tables).reverse()  # oldest first, as REST lists them
-        failed = sum(page.failed for page in self.pages)
-        nulls = self.entries - fresh.height - failed
-        previous = self.previous if met else None
-        if previous is not None:
-            fresh = pl.concat([previous.table, fresh])
-            nulls += previous.null_entries - self.counted_before
-            failed += previous.failed_entries
-        # Whoever starred again is listed with the newer time; pages that shift bring some stars twice.
-        table = fresh.unique("user_id", keep="last", maintain_order=True)
-        counted = max(self.totals[-1], repository.stargazer_count or 0)
-        if not self.entries and counted > 0:
-            reason = f"the list is empty, though GitHub counts {counted} stars"
-            return StarCollection(repository, Outcome.RESTRICTED, reason, requests=self.requests)
+    def _done(self, *, more: bool) -> StarCollection:
+        progress, total = self.progress, self.progress.totals[-1]
+        if not progress.entries and total > 0:
+            reason = f"the list is empty, though GitHub counts {total} stars"
+            return StarCollection(self.repository, Outcome.RESTRICTED, reason, requests=self.requests)
+        previous = self.previous if progress.met else None
         ended = previous.complete if previous is not None else not more
-        # The count may move while the list is read; between its bounds nothing is missing.
-        count = table.height + nulls + failed
-        agrees = min(self.totals) <= count <= max(self.totals)
-        return collected_list(
-            repository,
-            table,
-            before,
-            ListReading(
-                ended=ended,
-                proven=agrees if ended else True,
-                count=count,
-                total=self.totals[-1],
-                null_entries=nulls,
-                failed_entries=failed,
-                to_the_end=previous is None,
-            ),
-            requests=self.requests,
+        problem = None
+        if not progress.entries and self.repository.stargazer_count:
+            problem = f"the list is empty, though its metadata count {self.repository.stargazer_count:,} stars"
+        reading = ListReading(
+            ended=ended,
+            proven=progress.is_proven(to_its_end=ended) and problem is None,
+            count=progress.count,
+            total=total,
+            null_entries=progress.null_entries,
+            failed_entries=progress.failed_entries,
+            to_the_end=previous is None,
+            problem=problem,
         )
+        return collected_list(self.repository, self._table(previous), self.before, reading, requests=self.requests)
 
     def refuse(self, kind: str, message: str) -> StarCollection | None:
         if kind == "FORBIDDEN":
             return StarCollection(self.repository, Outcome.RESTRICTED, message, requests=self.requests)
         return self._told_apart(message) if kind == "NOT_FOUND" else None
 
-    def _told_apart(self, message: str) -> StarCollection:
+    def _told_apart(self, message: str) -> StarCollection | None:
         """Gone, blocked, or only not for us: its metadata tell, by REST."""
         repository, requests = self.repository, self.requests + 1
         try:
@@ -214,12 +227,20 @@ class _Stargazers(Listing[StarCollection]):
             # It is asked again next time; the others of its query are not to suffer.
             return StarCollection(repository, Outcome.UNKNOWN, str(error), requests=requests)
         if answer.status == 200:
+            self.refusals += 1
+            if self.refusals < 2:
+                return None  # the repository is there: its list is asked for once more
             return StarCollection(repository, Outcome.RESTRICTED, message, requests=requests)
         outcome, reason = classify_refusal(answer)
         return StarCollection(repository, outcome, reason, requests=requests)
 
     def give_up(self, reason: str) -> StarCollection:
-        return StarCollection(self.repository, Outcome.UNKNOWN, reason, requests=self.requests)
+        if not self.progress.entries:
+            return StarCollection(self.repository, Outcome.UNKNOWN, reason, requests=self.requests)
+        # What was read before is kept, though nothing is proven of it.
+        problem = f"the list could not be read to its end: {reason}"
+        reading = ListReading(False, False, self.progress.count, None, to_the_end=False, problem=problem)
+        return collected_list(self.repository, self._table(self.previous), self.before, reading, requests=self.requests)
 
 
 def stargazers_query(size: int) -> str:

@@ -172,7 +172,7 @@ class Observation:
 def observation_of(
     limit: object, remaining: object, reset: object, now: float, skew: float = 0.0
 ) -> Observation | None:
-    """A budget as an answer tells it; None if the figures are missing, or are none that can be true.
+    """Return the budget that an answer describes; None if its figures are missing or cannot be true.
 
     Parameters
     ----------
@@ -187,7 +187,7 @@ def observation_of(
         points, left, end = int(str(limit)), int(str(remaining)), float(str(reset)) - skew
     except ValueError:
         return None
-    if points < 0 or left < 0 or not end <= now + LONGEST_WINDOW:
+    if points < 1 or left < 0 or not end <= now + LONGEST_WINDOW:
         return None
     if left == 0 and end <= now - WINDOW_SLACK:
         return None  # nothing is left in a window that is over
@@ -592,7 +592,8 @@ class TokenPool:
         grant = self.ledger.claim(account.identity, resource, seen, budget.reserved, block, now)
         budget.claimed_at = now
         budget.processes = grant.processes
-        self._paused_until = max(self._paused_until, grant.paused_until)
+        # Another process may have believed an answer that asks to wait for years.
+        self._paused_until = max(self._paused_until, min(grant.paused_until, now + LONGEST_WINDOW))
         if grant.observation is not None:
             budget.observe(grant.observation, now)
         else:
@@ -615,7 +616,7 @@ class TokenPool:
                 return
 
     def _announce(self, until: float, now: float, why: str) -> None:
-        """Tell a person what is waited for, once a wait."""
+        """Report what is waited for, once a wait."""
         if until - now >= NOTICED_SECONDS and until > self._announced + NOTICED_SECONDS:
             self._announced = until
             at = dt.datetime.fromtimestamp(until, dt.UTC)
@@ -638,9 +639,8 @@ class TokenPool:
             budget.reserved -= lease.points
             if budget.granted is not None:
                 budget.granted = max(0, budget.granted - cost)
-            if headers is not None and self._observe(lease.account, lease.resource, headers, lease.sent):
-                pass
-            elif budget.remaining is not None:
+            observed = headers is not None and self._observe(lease.account, lease.resource, headers, lease.sent)
+            if not observed and budget.remaining is not None:
                 budget.remaining = max(0, budget.remaining - cost)
             self._changed.notify_all()
 
@@ -657,6 +657,13 @@ class TokenPool:
         account.budgets[resource].unmetered = False
         account.budgets[resource].observe(seen, now)
         return resource is asked
+
+    def has_points(self, lease: Lease) -> bool:
+        """Whether a lease's account could be asked again at once, as far as is known."""
+        with self._changed:
+            budget = lease.account.budgets[lease.resource]
+            budget.roll(self.clock.now())
+            return budget.remaining is None or budget.available() >= lease.points
 
     # -- waiting for all -----------------------------------------------------------------------------------------
 
@@ -687,13 +694,17 @@ class TokenPool:
                 if now >= self._paused_until:  # of many requests in flight that meet one limit, one counts
                     self._secondary_hits += 1
                 seconds = self.policy.secondary_wait_before(max(1, self._secondary_hits))
+            else:
+                # What asks for no wait at all, again and again, gets one that grows.
+                self._secondary_hits += now >= self._paused_until
+                seconds = max(seconds, self.policy.wait_before(min(8, max(1, self._secondary_hits))))
             until = now + seconds
             self._paused_until = max(self._paused_until, until)
             for account in self.accounts.values():
                 for budget in account.budgets.values():
                     # No burst afterwards: everybody coming back at once would meet the limit again.
                     budget.next_slot = max(budget.next_slot, self._paused_until)
-        self._announce(until, now, "GitHub asks to be left alone for a while (a secondary rate limit)")
+        self._announce(until, now, "GitHub's secondary rate limit was reached")
         if self.ledger is not None:
             self.ledger.pause(until)
 
@@ -759,7 +770,7 @@ class TokenPool:
 
 
 def observed_in(headers: Mapping[str, str], sent: float, now: float) -> Observation | None:
-    """A budget as the headers of an answer tell it; None if they say nothing that can be used.
+    """Return the budget that an answer's headers describe; None if they cannot be used.
 
     The reset is by GitHub's clock, which may not be ours: see `skew_of` for `sent` and `now`.
     """
@@ -779,7 +790,7 @@ def skew_of(headers: Mapping[str, str], sent: float, now: float) -> float:
     """
     try:
         written = parsedate_to_datetime(headers["date"]).timestamp()
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, OverflowError):
         return 0.0
     # The header has whole seconds.
     if written > now + 2.0:

@@ -20,6 +20,7 @@ from gh_assets.collector.concurrency import map_bounded
 from gh_assets.collector.graphql_lists import BatchSize, GraphQLLists, Listing
 from gh_assets.collector.list_sources import FORMS, find_source, note_of_other_files, read_list
 from gh_assets.collector.outcomes import REACHABLE, Outcome
+from gh_assets.collector.reading import number_of
 from gh_assets.collector.times import parse_time
 from gh_assets.documents import as_stored
 from gh_assets.errors import (
@@ -290,7 +291,8 @@ class _Named(Listing[_Metadata]):
 
     def is_whole(self, node: Any) -> bool:
         topics = node.get("repositoryTopics") if isinstance(node, Mapping) else None
-        return isinstance(topics, Mapping) and isinstance(node.get("stargazerCount"), int)
+        has_name = isinstance(node, Mapping) and isinstance(node.get("nameWithOwner"), str)
+        return has_name and isinstance(topics, Mapping) and isinstance(node.get("stargazerCount"), int)
 
     def take(self, node: Any) -> _Metadata:
         topics = [((entry or {}).get("topic") or {}).get("name") for entry in node["repositoryTopics"]["nodes"] or []]
@@ -370,7 +372,7 @@ def nodes_query(size: int) -> str:
 
 def _document_of(node: Mapping[str, Any], topics: Sequence[str], topics_at: dt.datetime) -> Document | None:
     """A document from GraphQL's names."""
-    if not isinstance(node.get("databaseId"), int):
+    if number_of(node.get("databaseId")) is None:
         return None
     told = {
         "id": node["databaseId"],
@@ -403,8 +405,12 @@ def _ask(client: GitHubClient, name: str, known: KnownRepositories) -> _Metadata
     outcome = Outcome.MOVED if moved else Outcome.OK
     if answer.status == 304 and previous is not None:
         return _Metadata(name, outcome, unchanged=previous)
-    if answer.status == 200 and isinstance(answer.payload, dict) and isinstance(answer.payload.get("id"), int):
-        return _Metadata(name, outcome, None, _document(answer.payload, answer.etag))
+    if answer.status == 200 and isinstance(answer.payload, dict) and number_of(answer.payload.get("id")) is not None:
+        try:
+            return _Metadata(name, outcome, None, _document(answer.payload, answer.etag))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            reason = f"metadata that cannot be understood ({type(error).__name__})"
+            return _Metadata(name, Outcome.UNKNOWN, reason, unchanged=previous)
     outcome, reason = classify_refusal(answer)
     return _Metadata(name, outcome, reason, unchanged=previous)
 

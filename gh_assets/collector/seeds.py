@@ -20,6 +20,7 @@ from gh_assets.collector.concurrency import map_bounded
 from gh_assets.collector.graphql_lists import GraphQLLists, Listing
 from gh_assets.collector.graphql_stargazers import node_id_of
 from gh_assets.collector.input_tables import UNREADABLE, is_table, read_table, read_text
+from gh_assets.collector.reading import number_of
 from gh_assets.collector.sources import PER_PAGE, RepositoryRef
 from gh_assets.collector.starred import Seed, StarredState
 from gh_assets.collector.stars_file import LOGIN, SkippedRows, ids_of, logins, skipped_rows
@@ -133,9 +134,20 @@ class Seeds:
             )
         except (ServiceUnavailableError, GitHubError):
             return repository.repo_id, None
-        entries = answer.payload if answer.status == 200 and isinstance(answer.payload, list) else []
-        owners = [entry.get("owner") or {} for entry in entries if isinstance(entry, dict)]
-        return repository.repo_id, [(o["id"], o["login"]) for o in owners if o.get("type") == "User" and "id" in o]
+        if answer.status in (404, 410, 451):
+            return repository.repo_id, []
+        if answer.status != 200 or not isinstance(answer.payload, list):
+            return repository.repo_id, None
+        owners = [entry.get("owner") for entry in answer.payload if isinstance(entry, dict)]
+        return repository.repo_id, _forkers(
+            "id", [o for o in owners if isinstance(o, dict) and o.get("type") == "User"]
+        )
+
+
+def _forkers(key: str, owners: Sequence[Any]) -> list[Forker]:
+    """Users among owners of forks. Organizations fork, too, but star nothing: they have no database id by GraphQL."""
+    found = [(number_of(owner.get(key)), owner.get("login")) for owner in owners if isinstance(owner, dict)]
+    return [(number, login) for number, login in found if number is not None and isinstance(login, str)]
 
 
 class _Forks(Listing[ForkersOf]):
@@ -159,9 +171,7 @@ class _Forks(Listing[ForkersOf]):
         return node if self.is_whole(node) else None
 
     def take(self, node: Any) -> ForkersOf:
-        owners = [((fork or {}).get("owner") or {}) for fork in node["forks"]["nodes"]]
-        # Organizations fork, too, but star nothing: they have no database id here.
-        return self.key, [(o["databaseId"], o["login"]) for o in owners if isinstance(o.get("databaseId"), int)]
+        return self.key, _forkers("databaseId", [(fork or {}).get("owner") for fork in node["forks"]["nodes"]])
 
     def refuse(self, kind: str, message: str) -> ForkersOf | None:
         return (self.key, []) if kind in ("NOT_FOUND", "FORBIDDEN") else None

@@ -6,20 +6,21 @@ Here: what all sources share, and the REST list of stargazers (GitHub: GET /repo
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import polars as pl
 
-from gh_assets.collector.client import STAR_JSON, GitHubClient
+from gh_assets.collector.client import STAR_JSON, Answer, GitHubClient
 from gh_assets.collector.concurrency import map_bounded
+from gh_assets.collector.identities import identified, ids_of_logins
 from gh_assets.collector.outcomes import Outcome
+from gh_assets.collector.reading import are_believable, number_of
 from gh_assets.collector.repositories import classify_refusal
 from gh_assets.collector.times import parse_times
 from gh_assets.errors import GitHubError, ServiceUnavailableError
-from gh_assets.schemas import STARGAZERS
+from gh_assets.schemas import STARGAZERS, UTC_TIME
 
 PER_PAGE = 100
 
@@ -88,8 +89,8 @@ class PreviousStars:
         Which source collected it.
     proven : bool
         Whether it was proven to be all that was asked for; see `StarCollection`.
-    null_entries, failed_entries : int
-        Entries of the list that are not in the table; see `StarCollection`.
+    entries, null_entries, failed_entries : int
+        Entries of the list, and those that are not in the table; see `StarCollection`.
     """
 
     table: pl.DataFrame
@@ -98,6 +99,7 @@ class PreviousStars:
     max_pages: int = 0
     source: str | None = None
     proven: bool = False
+    entries: int = 0
     null_entries: int = 0
     failed_entries: int = 0
 
@@ -227,8 +229,8 @@ class StarCollection:
     proven : bool
         Whether the table was proven to hold all that was asked for: nothing failed in any answer, and where the list
         was read to its end it agrees with GitHub's count. What was not proven is asked for again.
-    null_entries, failed_entries : int
-        Entries of the list without a user (deleted accounts), and those that GitHub failed on each time.
+    entries, null_entries, failed_entries : int
+        Entries of the list, of these those without a user (deleted accounts), and those that GitHub failed on.
     """
 
     repository: RepositoryRef
@@ -244,6 +246,7 @@ class StarCollection:
     closed_at: dt.datetime | None = None
     source: str | None = None
     proven: bool = False
+    entries: int = 0
     null_entries: int = 0
     failed_entries: int = 0
 
@@ -318,21 +321,20 @@ class RestStargazers:
         tables = [StarRows.of_table(rows) for _, rows in resumed]
         offset = sum(page.rows for page in known[: len(pages)])
         requests = not_modified = 0
+        contents: dict[int, bytes] = {}
         complete = False
         for number in range(len(pages) + 1, most + 1):
             old = known[number - 1] if number <= len(known) else None
             # A full last page may have got a successor without changing itself: it has to be asked outright.
             last = number == len(known) and number < REST_PAGES
-            # Of pages that an earlier version read nobody knows how many entries they had.
+            # Pages that an earlier version read have no count of their entries.
             reusable = old is not None and old.entries is not None and not (last and old.full)
             etag = old.etag if old is not None and reusable else None
             try:
-                answer = self.client.get(
-                    path,
-                    parameters={"per_page": PER_PAGE, "page": number},
-                    accept=STAR_JSON,
-                    etag=etag,
-                )
+                answer = self._page(path, number, etag)
+                if answer.status == 404 and self._is_there(repository):
+                    requests += 2  # once more: it may have been a bad moment
+                    answer = self._page(path, number, etag)
             except (ServiceUnavailableError, GitHubError) as error:
                 return StarCollection(repository, Outcome.UNKNOWN, str(error), requests=requests + 1)
             requests += 1
@@ -342,9 +344,14 @@ class RestStargazers:
                 offset += old.rows
                 complete = number == len(known) and number < REST_PAGES
             elif answer.status == 200 and isinstance(answer.payload, list):
-                rows = _rows(answer.payload, repository.repo_id, self.name)
+                try:
+                    rows = _rows(answer.payload, repository.repo_id, self.name)
+                except ValueError as error:
+                    return StarCollection(repository, Outcome.UNKNOWN, str(error), requests=requests)
                 size = len(answer.payload)
                 page = Page(answer.etag, rows.height, size == PER_PAGE, size)
+                if answer.etag is None:
+                    contents[number] = answer.content
                 offset += old.rows if old is not None else 0
                 # An empty page is the end, whatever its Link header says.
                 complete = not answer.has_next_page or not answer.payload
@@ -359,30 +366,62 @@ class RestStargazers:
                 break
             work.checkpoint.add(self.name, number, page, rows)
         table = StarRows.together(tables).unique("user_id", keep="first", maintain_order=True)
-        nulls = sum(page.count - page.rows for page in pages)
-        if table.height < sum(page.rows for page in pages):
+        entries, rows_read = sum(page.count for page in pages), sum(page.rows for page in pages)
+        nulls = entries - rows_read
+        count = table.height + nulls
+        if table.height < rows_read:
             # Stars that shifted while we paged came twice: without its rows in place no page can be reused.
-            pages = []
+            reusable_pages: list[Page] = []
+        else:
+            reusable_pages = pages
         if table.is_empty() and not nulls and (repository.stargazer_count or 0) > 0:
             reason = f"the list is empty, though GitHub counts {repository.stargazer_count} stars"
             return StarCollection(repository, Outcome.RESTRICTED, reason, requests=requests)
-        proven, total = True, repository.stargazer_count
+        total, to_the_end, problem = repository.stargazer_count, True, None
+        proven = are_believable(nulls, count, before.null_entries if before is not None else 0)
         if not complete and self.beyond is not None and self.max_pages > REST_PAGES and len(tables) >= REST_PAGES:
-            newest = self._newest(work, table, nulls, previous, self.beyond(self.max_pages - REST_PAGES))
+            newest = self._newest(work, table, count, nulls, previous, self.beyond(self.max_pages - REST_PAGES))
             requests += newest.requests
             if newest.table is None:
                 return replace(newest, requests=requests)
-            table, nulls, proven, complete = newest.table, newest.null_entries, newest.proven, newest.complete
-        elif complete and table.height + nulls != total:
-            # The list may have moved since its metadata were read: between the two counts nothing is missing.
-            now, requests = self._count_now(repository), requests + 1
-            counts = [count for count in (total, now) if count is not None]
-            proven = now is not None and min(counts) <= table.height + nulls <= max(counts)
-            total = now if now is not None else total
-        reading = ListReading(complete, proven, table.height + nulls, total, nulls)
+            table, count, nulls = newest.table, newest.entries, newest.null_entries
+            proven, complete, to_the_end = proven and newest.proven, newest.complete, False
+        elif not complete:
+            proven = proven and count == entries
+        elif proven:
+            if resumed or before is None or count != total or missing_from(table, before) is not None:
+                # A star that was taken back while we paged moves the first of each later page out of sight.
+                proven = not self._have_moved(path, pages, contents)
+                problem = None if proven else "the list changed while it was read"
+            if proven and count != total:
+                # The list may have moved since its metadata were read: between the two counts nothing is missing.
+                now, requests = self._count_now(repository), requests + 1
+                counts = [number for number in (total, now) if number is not None]
+                proven = now is not None and min(counts) <= count <= max(counts)
+                total = now if now is not None else total
+        reading = ListReading(complete, proven, count, total, nulls, to_the_end=to_the_end, problem=problem)
         return collected_list(
-            repository, table, before, reading, pages=pages, requests=requests, not_modified=not_modified
+            repository, table, before, reading, pages=reusable_pages, requests=requests, not_modified=not_modified
         )
+
+    def _have_moved(self, path: str, pages: Sequence[Page], contents: Mapping[int, bytes]) -> bool:
+        """Whether a page before the last is not what it was when it was read; asking costs no quota if not."""
+        for number, page in enumerate(pages[:-1], start=1):
+            try:
+                answer = self._page(path, number, page.etag)
+            except (ServiceUnavailableError, GitHubError):
+                return True
+            # Servers without ETags send the page once more.
+            if answer.status != 304 and (answer.status != 200 or answer.content != contents.get(number)):
+                return True
+        return False
+
+    def _page(self, path: str, number: int, etag: str | None) -> Answer:
+        parameters: dict[str, str | int] = {"per_page": PER_PAGE, "page": number}
+        return self.client.get(path, parameters=parameters, accept=STAR_JSON, etag=etag)
+
+    def _is_there(self, repository: RepositoryRef) -> bool:
+        return self.client.get(f"/repositories/{repository.repo_id}").status == 200
 
     def _count_now(self, repository: RepositoryRef) -> int | None:
         """GitHub's count of the stars at this moment; None if it does not say."""
@@ -394,15 +433,18 @@ class RestStargazers:
         return count if answer.status == 200 and isinstance(count, int) else None
 
     def _newest(
-        self, work: Work, oldest: pl.DataFrame, nulls: int, previous: PreviousStars | None, source: StarSource
-    ) -> StarCollection:
+        self, work: Work, oldest: pl.DataFrame, count: int, nulls: int, previous: PreviousStars | None,
+        source: StarSource,
+    ) -> StarCollection:  # fmt: skip
         """What comes after the last page that REST gives: read from the newest until it meets what is known."""
         known = oldest
         if previous is not None and previous.complete:
             later = previous.table.slice(sum(page.rows for page in previous.pages))
             known = pl.concat([oldest, later.join(oldest, on="user_id", how="anti")])
-            nulls = previous.null_entries
-        beyond = PreviousStars(known, [], complete=True, source=self.name, proven=True, null_entries=nulls)
+            count, nulls = count + known.height - oldest.height, previous.null_entries
+        beyond = PreviousStars(
+            known, [], complete=True, source=self.name, proven=True, entries=count, null_entries=nulls
+        )
         rest = Work(work.repository, lambda: beyond, _Beyond(work.checkpoint, REST_PAGES))
         (collected,) = source.collect([rest], 1)
         if collected.table is None:
@@ -457,6 +499,8 @@ class ListReading:
         See `StarCollection`.
     to_the_end : bool
         Whether all of it was read now: then who is not in it any more took the star back.
+    problem : str or None
+        Why it is not proven, where that is not its count.
     """
 
     ended: bool
@@ -466,6 +510,7 @@ class ListReading:
     null_entries: int = 0
     failed_entries: int = 0
     to_the_end: bool = True
+    problem: str | None = None
 
 
 def collected_list(
@@ -481,7 +526,7 @@ def collected_list(
     """What the reading of a repository's own list has brought.
 
     Only a list that was read whole replaces what was known, and says who took a star back: else the stars that were
-    known and not met stay, since they may be in what was not read.
+    known and not met stay, since they may be in what was not read, or be entries without a user.
 
     Parameters
     ----------
@@ -493,16 +538,19 @@ def collected_list(
     """
     whole = reading.ended and reading.proven
     unstarred = None
-    if whole and not reading.failed_entries:
-        # A user without a name now may be any of those who are missing: the account was deleted, not the star.
-        if reading.to_the_end and (before is None or reading.null_entries <= before.null_entries):
-            unstarred = missing_from(table, before)
+    if whole and reading.to_the_end and not reading.null_entries and not reading.failed_entries:
+        unstarred = missing_from(table, before)
     elif before is not None:
-        unmet = before.table.join(table, on="user_id", how="anti")
+        known = identified(before.table, ids_of_logins(table)).unique("user_id", maintain_order=True)
+        unmet = known.join(table, on="user_id", how="anti")
         if unmet.height:
             table, pages = pl.concat([unmet, table]).sort("starred_at", maintain_order=True, nulls_last=False), ()
     said = []
-    if reading.ended and not reading.proven:
+    if reading.problem is not None:
+        said.append(reading.problem)
+    elif not reading.proven and reading.count == reading.total:
+        said.append(f"{reading.null_entries:,} of its {reading.count:,} entries came without a user")
+    elif not reading.proven:
         said.append(f"{reading.count:,} entries were read, and GitHub counts {reading.total or 0:,}")
     if reading.failed_entries:
         said.append(f"GitHub failed on {reading.failed_entries:,} entries each time")
@@ -518,6 +566,7 @@ def collected_list(
         unchanged=before is not None and table.equals(before.table),
         unstarred=unstarred,
         proven=reading.proven,
+        entries=reading.count,
         null_entries=reading.null_entries,
         failed_entries=reading.failed_entries,
     )
@@ -533,7 +582,7 @@ def missing_from(table: pl.DataFrame, before: PreviousStars | None) -> pl.DataFr
 
 
 def merge_stars(
-    rows: pl.DataFrame, before: PreviousStars | None, read_whole: AbstractSet[int] = frozenset()
+    rows: pl.DataFrame, before: PreviousStars | None, read_whole: Mapping[int, dt.datetime] | None = None
 ) -> tuple[pl.DataFrame, pl.DataFrame | None]:
     """Stars that some users or hours told of, added to those that are known already.
 
@@ -542,8 +591,9 @@ def merge_stars(
     rows : polars.DataFrame
         Of schema `STARGAZERS`.
     before : PreviousStars or None
-    read_whole : set of int
-        Users all of whose stars were read: if a known star of theirs is not in `rows`, they took it back.
+    read_whole : mapping of int to datetime, optional
+        Users all of whose stars were read, and when: if a star that they had given before is not in `rows`, they took
+        it back.
 
     Returns
     -------
@@ -554,12 +604,18 @@ def merge_stars(
     gone = None
     parts = [rows]
     if before is not None:
-        others = before.table.join(rows, on="user_id", how="anti")
+        known = identified(before.table, ids_of_logins(rows)).unique("user_id", keep="last", maintain_order=True)
+        others = known.join(rows, on="user_id", how="anti")
         if read_whole:
-            told = others["user_id"].is_in(list(read_whole))
-            gone, others = others.filter(told), others.filter(~told)
+            read = pl.DataFrame(
+                {"user_id": list(read_whole), "read_at": list(read_whole.values())},
+                schema={"user_id": pl.Int64, "read_at": UTC_TIME},
+            )
+            told = others.join(read, on="user_id", how="left", maintain_order="left")
+            taken_back = (told["starred_at"] < told["read_at"]).fill_null(value=False)
+            gone, others = others.filter(taken_back), others.filter(~taken_back)
         # A row that says nothing new stays as it was: what it was learned from need not change.
-        same = before.table.join(rows, on=["user_id", "starred_at"], how="semi", nulls_equal=True)
+        same = known.join(rows, on=["user_id", "starred_at"], how="semi", nulls_equal=True)
         parts = [rows.join(same, on="user_id", how="anti"), same, others]
     table = (
         pl.concat(parts)
@@ -570,16 +626,26 @@ def merge_stars(
 
 
 def _rows(entries: Sequence[Any], repo_id: int, source: str) -> StarRows:
-    """Rows of a page. A star whose user is null (a deleted account) belongs to nobody and is left out."""
+    """Rows of a page. A star whose user is null (a deleted account) belongs to nobody and is left out.
+
+    Raises
+    ------
+    ValueError
+        If an entry is no star.
+    """
     users: list[tuple[int, str]] = []
     times: list[str | None] = []
     for entry in entries:
         # Servers that ignore the media type answer with bare users, without the time.
         starred = isinstance(entry, dict) and "user" in entry
         user = entry["user"] if starred else entry
-        if isinstance(user, dict) and isinstance(user.get("id"), int) and isinstance(user.get("login"), str):
-            users.append((user["id"], user["login"]))
-            times.append(entry.get("starred_at") if starred else None)
+        if user is None:
+            continue
+        user_id = number_of(user.get("id")) if isinstance(user, dict) else None
+        if user_id is None or not isinstance(user.get("login"), str):
+            raise ValueError("GitHub's list has an entry that is no star")
+        users.append((user_id, user["login"]))
+        times.append(entry.get("starred_at") if starred else None)
     return StarRows(repo_id, source, users, times)
 
 

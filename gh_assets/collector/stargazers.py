@@ -80,8 +80,8 @@ class RepositoryState:
     proven : bool
         Whether the table was proven to be all that was asked for; see `gh_assets.collector.sources.StarCollection`.
         Nothing that a version before this field collected was: it is asked for once more.
-    null_entries, failed_entries : int
-        Entries of the list that are not in the table: without a user, and those that GitHub failed on.
+    entries, null_entries, failed_entries : int
+        Entries of the list, and of these those that are not in the table: without a user, or GitHub failed on them.
     collected_at, asked_at : datetime or None
         When its stars were read, and when it was asked for them, last.
     """
@@ -102,6 +102,7 @@ class RepositoryState:
     asked_at: dt.datetime | None
     closed_at: dt.datetime | None = None
     proven: bool = False
+    entries: int = 0
     null_entries: int = 0
     failed_entries: int = 0
 
@@ -171,7 +172,7 @@ class CollectionState:
             unstar = document["unstar"]
             if unstar["user_id"] in times:
                 then, now = unstar["starred_at"], times[unstar["user_id"]]
-                # Whoever took a star back and gave it again has a later one.
+                # A star that was taken back and given again has a later time.
                 if then is None or now is None or now <= then:
                     wrong.append(document["_id"])
         if wrong:
@@ -590,6 +591,7 @@ def _previous(store: StarStore, before: RepositoryState | None) -> PreviousStars
         before.max_pages,
         before.source,
         before.proven,
+        before.entries,
         before.null_entries,
         before.failed_entries,
     )
@@ -647,6 +649,7 @@ def _state_after(
         asked_at=now,
         closed_at=closed_at,
         proven=collected.proven if ok else (kept.proven if kept else False),
+        entries=collected.entries if ok else (kept.entries if kept else 0),
         null_entries=collected.null_entries if ok else (kept.null_entries if kept else 0),
         failed_entries=collected.failed_entries if ok else (kept.failed_entries if kept else 0),
     )

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import polars as pl
 from pymongo.database import Database
 
-from gh_assets.collector.client import STAR_JSON, GitHubClient
+from gh_assets.collector.client import STAR_JSON, Answer, GitHubClient
 from gh_assets.collector.concurrency import map_bounded
 from gh_assets.collector.graphql_lists import (
     FAILED,
@@ -33,6 +33,7 @@ from gh_assets.collector.graphql_lists import (
     page_without,
 )
 from gh_assets.collector.outcomes import Outcome
+from gh_assets.collector.reading import Progress, number_of, placed
 from gh_assets.collector.repositories import classify_refusal
 from gh_assets.collector.sources import (
     PER_PAGE,
@@ -64,6 +65,11 @@ SEGMENT_ROWS = 100_000
 FRESH = dt.timedelta(days=7)
 """Lists that were read within this time are not asked for again."""
 
+READING_TIME = dt.timedelta(hours=1)
+"""Stars that were given so shortly before a user's list was kept may have been given after it was read."""
+
+MOST_RESTARTS = 2
+
 CONNECTION = "starredRepositories"
 
 ORPHAN_AGE = dt.timedelta(hours=24)
@@ -90,9 +96,9 @@ class Seed:
 
 @dataclass(frozen=True)
 class UserState:
-    """What is known of the list of one user; a login that nobody has is known by that.
+    """What is known of the list of one user; logins without a user are known by the login.
 
-    ``proven``, ``null_entries`` and ``failed_entries`` are as those of `UserList`; lists that a version before these
+    ``proven`` and what follows it are as those of `UserList`; lists that a version before these
     fields read are not proven, and read once more.
     """
 
@@ -108,6 +114,7 @@ class UserState:
     collected_at: dt.datetime | None = None
     asked_at: dt.datetime | None = None
     proven: bool = False
+    entries: int = 0
     null_entries: int = 0
     failed_entries: int = 0
 
@@ -198,15 +205,17 @@ class ListWork:
         What it held then, of schema `STARRED`.
     refresh : bool
         Whether reading may end where it meets what is known; else the list is read anew.
-    null_entries : int
-        Entries of the known list that had no repository.
+    entries, null_entries, failed_entries : int
+        Entries of the known list; see `UserList`.
     """
 
     seed: Seed
     etag: str | None = None
     known: pl.DataFrame | None = None
     refresh: bool = True
+    entries: int = 0
     null_entries: int = 0
+    failed_entries: int = 0
 
 
 @dataclass(frozen=True)
@@ -224,8 +233,8 @@ class UserList:
     proven : bool
         Whether the rows are all that was asked for: nothing failed in any answer, and where the list was read to its
         end it agrees with GitHub's count.
-    null_entries, failed_entries : int
-        Entries without a repository that can be seen, and those that GitHub failed on each time.
+    entries, null_entries, failed_entries : int
+        Entries of the list, of these those without a repository that can be seen, and those that GitHub failed on.
     """
 
     seed: Seed
@@ -239,6 +248,7 @@ class UserList:
     etag: str | None = None
     requests: int = 0
     proven: bool = False
+    entries: int = 0
     null_entries: int = 0
     failed_entries: int = 0
 
@@ -248,14 +258,12 @@ class _Reading:
 
     def __init__(self, work: ListWork, max_pages: int) -> None:
         self.work = work
-        self.limit = max_pages * PER_PAGE
         self.parts: list[pl.DataFrame] = []
-        self.totals: list[int] = []
-        self.entries = self.failed = self.counted_before = 0
-        self.met = False
-        self.known = frozenset[tuple[int, Any]]()
+        known = frozenset[tuple[int, Any]]()
         if work.known is not None and work.refresh:
-            self.known = frozenset(work.known.select("repo_id", "starred_at").rows())
+            known = frozenset(work.known.select("repo_id", "starred_at").rows())
+        counts = work.entries, work.null_entries, work.failed_entries
+        self.progress = Progress(max_pages * PER_PAGE, known, *counts)
 
     def add(
         self,
@@ -264,7 +272,7 @@ class _Reading:
         stars: Sequence[tuple[Any, Any, Any]],
         *,
         total: int | None = None,
-        failed: int = 0,
+        failed: Collection[int] = (),
     ) -> bool:
         """Take a page of (repository id, name, time). True if the list need not be read further.
 
@@ -272,10 +280,13 @@ class _Reading:
         ----------
         total : int, optional
             GitHub's count of the whole list.
-        failed : int
-            Entries of the page that GitHub failed on.
+        failed : collection of int
+            Places of entries that GitHub failed on.
         """
-        good = [entry for entry in stars if isinstance(entry[0], int) and isinstance(entry[1], str)]
+        places = [
+            place for place, star in enumerate(stars) if number_of(star[0]) is not None and isinstance(star[1], str)
+        ]
+        good = [stars[place] for place in places]
         rows = pl.DataFrame(
             {
                 "user_id": pl.Series([user_id] * len(good), dtype=pl.Int64),
@@ -287,58 +298,44 @@ class _Reading:
             schema=STARRED.dtypes,
         )
         self.parts.append(rows)
-        self.entries += len(stars)
-        self.failed += failed
-        self.totals += [] if total is None else [total]
-        if self.known:
-            found = rows.select("repo_id", "starred_at").rows()
-            row = next((row for row, star in enumerate(found) if star in self.known), None)
-            if row is not None:
-                self.met = True
-                # Entries without a repository that follow what is known were counted when that was read.
-                place = next(place for place, entry in enumerate(stars) if entry is good[row])
-                self.counted_before = (len(stars) - place) - (len(good) - row)
-        return self.met or self.entries >= self.limit
+        identities = placed(rows.select("repo_id", "starred_at").rows(), places, len(stars))
+        self.progress.add(identities, total=total, failed=failed)
+        return self.progress.ended
 
     def done(
         self, user_id: int, login: str, *, more: bool, was_complete: bool, etag: str | None, requests: int,
-        agrees: bool = True,
+        problem: str | None = None,
     ) -> UserList:  # fmt: skip
-        """What is known now; `agrees` is False where the list ended too early."""
-        known = self.work.known
+        """What is known now; `problem` says why the list could not be read, or be believed, further."""
+        known, progress = self.work.known, self.progress
         fresh = pl.concat(self.parts) if self.parts else STARRED.empty()
-        nulls = self.entries - fresh.height - self.failed
-        if self.met and known is not None:
+        if progress.met and known is not None:
             fresh = pl.concat([fresh, known])
-            nulls += self.work.null_entries - self.counted_before
         rows = fresh.unique("repo_id", keep="first", maintain_order=True)
-        ended = was_complete if self.met else not more
-        if ended and self.totals:
-            # The count may move while the list is read; between its bounds nothing is missing.
-            agrees = agrees and min(self.totals) <= rows.height + nulls + self.failed <= max(self.totals)
-        proven = agrees or not ended
-        if known is not None and not (ended and proven and not self.failed):
+        ended = was_complete if progress.met else not more
+        proven = problem is None and progress.is_proven(to_its_end=ended)
+        if known is not None and not (ended and proven and not progress.null_entries and not progress.failed_entries):
             # A star that is known and was not met may be in what was not read.
             unmet = known.join(rows, on="repo_id", how="anti")
             if unmet.height:
-                rows = pl.concat([rows, unmet]).sort(
-                    "starred_at", descending=True, maintain_order=True, nulls_last=True
-                )
+                rows = pl.concat([rows, unmet])
+                rows = rows.sort("starred_at", descending=True, maintain_order=True, nulls_last=True)
         rows = rows.with_columns(pl.lit(user_id, pl.Int64).alias("user_id"), pl.lit(login).alias("login"))
         return UserList(
             self.work.seed,
             Outcome.OK,
-            None,
+            problem,
             user_id,
             login,
             rows,
             complete=ended and proven,
             unchanged=known is not None and rows.equals(known),
-            etag=etag,
+            etag=etag if proven else None,
             requests=requests,
             proven=proven,
-            null_entries=nulls,
-            failed_entries=self.failed,
+            entries=progress.count,
+            null_entries=progress.null_entries,
+            failed_entries=progress.failed_entries,
         )
 
 
@@ -358,13 +355,23 @@ class RestStarred:
     max_pages : int
         At most this many pages a user, the newest.
     on_page : callable, optional
-        Told after each page how many pages and stars of the user's were read.
+        Called after each page with how many pages and stars of the user's were read.
+    prove : bool
+        Make sure that the list did not change while it was read, by asking for its pages once more.
     """
 
-    def __init__(self, client: GitHubClient, max_pages: int, on_page: Callable[[int, int], None] | None = None) -> None:
+    def __init__(
+        self,
+        client: GitHubClient,
+        max_pages: int,
+        on_page: Callable[[int, int], None] | None = None,
+        *,
+        prove: bool = True,
+    ) -> None:
         self.client = client
         self.max_pages = max_pages
         self.on_page = on_page
+        self.prove = prove
 
     def read(self, works: Iterable[tuple[ListWork, bool]], workers: int) -> Iterator[UserList]:
         """Several users at once."""
@@ -374,29 +381,25 @@ class RestStarred:
         seed = work.seed
         reading = _Reading(work, self.max_pages)
         requests = last = 0
-        etag = None
+        answers: list[Answer] = []
         try:
             user = self._whose(seed)
             if isinstance(user, UserList):
                 return user
             user_id, login = user
+            path = f"/user/{user_id}/starred"
             for number in range(1, self.max_pages + 1):
-                answer = self.client.get(
-                    f"/user/{user_id}/starred",
-                    parameters={"per_page": PER_PAGE, "page": number},
-                    accept=STAR_JSON,
-                    etag=work.etag if number == 1 and work.known is not None and work.refresh else None,
-                )
+                answer = self._page(path, number, work.etag if number == 1 and work.refresh else None)
                 requests += 1
                 if answer.status == 304 and work.known is not None:
                     return UserList(
                         seed, Outcome.OK, None, user_id, login, work.known, was_complete, True, work.etag, requests,
-                        proven=True, null_entries=work.null_entries,
+                        True, work.entries, work.null_entries, work.failed_entries,
                     )  # fmt: skip
                 if answer.status != 200 or not isinstance(answer.payload, list):
                     outcome, reason = classify_refusal(answer)
                     return UserList(seed, outcome, reason, seed.user_id, seed.login, requests=requests)
-                etag = answer.etag if number == 1 else etag
+                answers.append(answer)
                 last = max(last, answer.last_page or number)
                 ended = reading.add(user_id, login, [_star_of(entry) for entry in answer.payload])
                 more = answer.has_next_page and bool(answer.payload)
@@ -404,20 +407,41 @@ class RestStarred:
                     self.on_page(number, sum(part.height for part in reading.parts))
                 if ended or not more:
                     break
+            problem = None
+            if not more and number < last and not ended:
+                problem = f"the list ended on page {number}, of {last}"
+            # A star that was taken back while we paged moves the first of each later page out of sight.
+            for number, before in enumerate(answers[:-1] if self.prove and problem is None else (), start=1):
+                now = self._page(path, number, before.etag)
+                requests += 1
+                if now.status != 304 and (now.status != 200 or now.content != before.content):
+                    problem = "the list changed while it was read"
+                    break
         except (ServiceUnavailableError, GitHubError) as error:
             return UserList(seed, Outcome.UNKNOWN, str(error), seed.user_id, seed.login, requests=requests)
         return reading.done(
-            user_id, login, more=more, was_complete=was_complete, etag=etag, requests=requests,
-            agrees=ended or number >= last,
-        )  # fmt: skip
+            user_id,
+            login,
+            more=more,
+            was_complete=was_complete,
+            etag=answers[0].etag,
+            requests=requests,
+            problem=problem,
+        )
+
+    def _page(self, path: str, number: int, etag: str | None) -> Answer:
+        parameters: dict[str, str | int] = {"per_page": PER_PAGE, "page": number}
+        return self.client.get(path, parameters=parameters, accept=STAR_JSON, etag=etag)
 
     def _whose(self, seed: Seed) -> tuple[int, str] | UserList:
         """Id and login, asked for if only the login is known."""
         if seed.user_id is not None:
             return seed.user_id, seed.login
         answer = self.client.get(f"/users/{seed.login}")
-        if answer.status == 200 and isinstance(answer.payload, dict) and isinstance(answer.payload.get("id"), int):
-            return answer.payload["id"], str(answer.payload["login"])
+        account = answer.payload if isinstance(answer.payload, dict) else {}
+        user_id, login = number_of(account.get("id")), account.get("login")
+        if answer.status == 200 and user_id is not None and isinstance(login, str):
+            return user_id, login
         outcome, reason = classify_refusal(answer)
         return UserList(seed, outcome, reason, None, seed.login, requests=1)
 
@@ -425,7 +449,9 @@ class RestStarred:
 def _star_of(entry: Any) -> tuple[Any, Any, Any]:
     # Servers that ignore the media type answer with bare repositories, without the time.
     starred = isinstance(entry, dict) and "repo" in entry
-    repo = (entry["repo"] if starred else entry) or {}
+    repo = entry["repo"] if starred else entry
+    if not isinstance(repo, dict):
+        return None, None, None
     return repo.get("id"), repo.get("full_name"), entry.get("starred_at") if starred else None
 
 
@@ -466,34 +492,50 @@ class _Starred(Listing[UserList]):
         self.seed = work.seed
         self.was_complete = was_complete
         self.max_pages = max_pages
-        self.reading = _Reading(work, max_pages)
-        self.expected = 1
         self.login = work.seed.login
-        self.cursor: str | None = None
         self.size = PER_PAGE
         self.moved = False
+        self.restarts = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        """Read from the newest star on."""
+        self.reading = _Reading(self.work, self.max_pages)
+        self.expected = 1
+        self.cursors: list[str] = []
+        self.user_id = self.seed.user_id
 
     def pages_left(self) -> int:
         return self.expected
 
     def variables(self) -> Mapping[str, Any]:
-        size = max(1, min(self.size, self.reading.limit - self.reading.entries))
-        return {"i": self.login, "c": self.cursor, "f": size}
+        progress = self.reading.progress
+        size = max(1, min(self.size, progress.limit - progress.entries))
+        return {"i": self.login, "c": self.cursors[-1] if self.cursors else None, "f": size}
 
     def lighten(self) -> bool:
         lighter, self.size = self.size > LIGHT_PAGE, min(self.size, LIGHT_PAGE)
         return lighter
 
     def is_whole(self, node: Any) -> bool:
-        return is_page(node, CONNECTION, self.cursor)
+        has_owner = isinstance(node, Mapping) and number_of(node.get("databaseId")) is not None
+        return has_owner and is_page(node, CONNECTION, "nameWithOwner", self.cursors)
 
     def without(self, node: Any, failed: Collection[int]) -> Any | None:
-        return page_without(node, CONNECTION, failed, self.cursor)
+        return page_without(node, CONNECTION, "nameWithOwner", failed, self.cursors)
 
     def take(self, node: Any) -> UserList | None:
-        user_id, login = node.get("databaseId"), str(node.get("login"))
-        if not isinstance(user_id, int) or (self.seed.user_id is not None and user_id != self.seed.user_id):
+        user_id, login = int(node["databaseId"]), str(node.get("login"))
+        if self.seed.user_id is not None and user_id != self.seed.user_id:
             return self._renamed("somebody else has this login now")
+        if self.user_id is not None and user_id != self.user_id:
+            # The login has changed hands between two pages.
+            self.restarts += 1
+            if self.restarts > MOST_RESTARTS:
+                return self.give_up("its login changed hands while it was read")
+            self._begin()
+            return None
+        self.user_id = user_id
         stars = node[CONNECTION]
         found = [((edge or {}).get("node") or {}, (edge or {}).get("starredAt")) for edge in stars["edges"]]
         ended = self.reading.add(
@@ -501,12 +543,13 @@ class _Starred(Listing[UserList]):
             login,
             [(repo.get("databaseId"), repo.get("nameWithOwner"), when) for repo, when in found],
             total=stars["totalCount"],
-            failed=node.get(FAILED, 0),
+            failed=node.get(FAILED, ()),
         )
-        self.cursor = stars["pageInfo"]["endCursor"]
         more = bool(stars["pageInfo"]["hasNextPage"])
-        left = min(self.reading.limit, stars["totalCount"]) - self.reading.entries
-        self.expected = -(-left // self.size)
+        if more:
+            self.cursors.append(stars["pageInfo"]["endCursor"])
+        progress = self.reading.progress
+        self.expected = -(-(min(progress.limit, stars["totalCount"]) - progress.entries) // self.size)
         if more and not ended:
             return None
         return self.reading.done(
@@ -535,12 +578,13 @@ class _Starred(Listing[UserList]):
             answer = self.client.get(f"/user/{self.seed.user_id}")
         except (ServiceUnavailableError, GitHubError, BudgetSpentError, RateLimitedError) as error:
             return replace(gone, outcome=Outcome.UNKNOWN, reason=str(error))
-        if answer.status != 200 or not isinstance(answer.payload, dict):
+        login = answer.payload.get("login") if isinstance(answer.payload, dict) else None
+        if answer.status != 200 or not isinstance(login, str):
             outcome, reason = classify_refusal(answer)
             return replace(gone, outcome=outcome, reason=reason)
-        self.login, self.moved, self.cursor = str(answer.payload["login"]), True, None
         # Read from its beginning under the new login: what the old one brought must not count twice.
-        self.reading, self.expected = _Reading(self.work, self.max_pages), 1
+        self.login, self.moved = login, True
+        self._begin()
         return None
 
     def give_up(self, reason: str) -> UserList:
@@ -645,15 +689,17 @@ class StarredLists:
             failure = error
         states = self.state.load()
         rows, damaged = self._stars_of({work.repository.repo_id for work in wanted}, states)
-        whole = frozenset(
-            user
+        whole = {
+            user: state.collected_at - READING_TIME
             for user, state in states.items()
             if isinstance(user, int)
+            and state.collected_at is not None
             and state.complete
+            and not state.null_entries
             and not state.failed_entries
             and state.outcome is Outcome.OK
             and state.segment not in damaged
-        )
+        }
         asked = sum(state.collected_at is not None for state in states.values())
         nothing = f"none of the {asked:,} users whose lists were read starred it"
 
@@ -674,7 +720,7 @@ class StarredLists:
         if self.progress is not None and to_ask:
             self.progress(self.report)
         self._read(to_ask, states)
-        # Most faults are bad moments: whoever met one is asked once more, when all others have been.
+        # Most faults are bad moments: failed users are asked once more after all others.
         states = self.state.load()
         unread = _unread(to_ask, states)
         self.report.total += len(unread)
@@ -686,8 +732,12 @@ class StarredLists:
         """Read the lists of users, and keep them."""
         previous = _Previous(self.segments)
 
+        done: set[int | str] = set()
+
         def works() -> Iterator[tuple[ListWork, bool]]:
             for seed in seeds:
+                if _key(seed) in done:
+                    continue
                 state = states.get(_key(seed))
                 if state is None:
                     yield ListWork(seed), False
@@ -696,16 +746,17 @@ class StarredLists:
                 shorter = not state.complete and state.max_pages < self.max_pages
                 refresh = state.proven and not shorter and not self.full
                 known = previous.of(state)
-                yield ListWork(seed, state.etag, known, refresh, state.null_entries), state.complete
+                counts = state.entries, state.null_entries, state.failed_entries
+                yield ListWork(seed, state.etag, known, refresh and known is not None, *counts), state.complete
 
         if not seeds:
             return
         try:
-            self._keep(self.reader.read(works(), self._workers), states)
+            self._keep(self.reader.read(works(), self._workers), states, done)
         except GraphQLUnavailableError:
             if self.fallback is None:
                 raise
-            self._keep(self.fallback.read(works(), self._workers), states)
+            self._keep(self.fallback.read(works(), self._workers), states, done)
 
     def _to_ask(self, seeds: Iterable[Seed], states: Mapping[int | str, UserState]) -> list[Seed]:
         """Those never asked first, the most promising of them first; then the stalest."""
@@ -738,12 +789,13 @@ class StarredLists:
         refreshed.sort(key=lambda key: (states[key].asked_at or now, states[key].segment or ""))
         return [*new, *(merged[key] for key in refreshed)]
 
-    def _keep(self, found: Iterable[UserList], states: Mapping[int | str, UserState]) -> None:
-        """Write lists as they come: a segment first, the states that name it second."""
+    def _keep(self, found: Iterable[UserList], states: Mapping[int | str, UserState], done: set[int | str]) -> None:
+        """Write lists as they come: a segment first, the states that name it second; `done` gets whose they are."""
         lists: list[UserList] = []
         try:
             for entry in found:
                 lists.append(entry)
+                done.add(_key(entry.seed))
                 self.report.asked += 1
                 self.report.unchanged += entry.unchanged
                 self.report.stars += entry.rows.height if entry.rows is not None else 0
@@ -779,7 +831,7 @@ class StarredLists:
                 UserState(
                     key, entry.login, entry.outcome, None, holder,
                     entry.rows.height, entry.complete, self.max_pages, entry.etag, now, now,
-                    entry.proven, entry.null_entries, entry.failed_entries,
+                    entry.proven, entry.entries, entry.null_entries, entry.failed_entries,
                 )
             )  # fmt: skip
         self.state.save(saved)
@@ -887,7 +939,7 @@ def told_by_others(
     repository: RepositoryRef,
     rows: pl.DataFrame | None,
     before: PreviousStars | None,
-    read_whole: frozenset[int],
+    read_whole: Mapping[int, dt.datetime],
     nothing: str,
 ) -> StarCollection:
     """A collection of stars that were not learned from the repository itself; `nothing` says why there are none."""

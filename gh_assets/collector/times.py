@@ -11,14 +11,20 @@ GITHUB_BEGAN = dt.datetime(2008, 1, 1, tzinfo=dt.UTC)
 """A time before it stands for one that is not known: some fields of GraphQL's may not be null."""
 
 
-def parse_time(text: str | None) -> dt.datetime | None:
+def parse_time(text: object) -> dt.datetime | None:
     """A time with its zone; None if it is none."""
-    time = dt.datetime.fromisoformat(text) if text else None
-    return time if time is not None and time >= GITHUB_BEGAN else None
+    try:
+        time = dt.datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+    if time is None:
+        return None
+    time = time if time.tzinfo is not None else time.replace(tzinfo=dt.UTC)
+    return time if time >= GITHUB_BEGAN else None
 
 
-def parse_times(texts: Sequence[str | None]) -> pl.Series:
+def parse_times(texts: Sequence[object]) -> pl.Series:
     """Many times at once; null where they are none."""
-    times = pl.Series(texts, dtype=pl.String)
+    times = pl.Series([text if isinstance(text, str) else None for text in texts], dtype=pl.String)
     parsed = times.str.to_datetime("%Y-%m-%dT%H:%M:%SZ", time_unit="us", time_zone="UTC", strict=False)
     return pl.select(pl.when(parsed >= GITHUB_BEGAN).then(parsed)).to_series()

@@ -22,7 +22,7 @@ from gh_assets.collector.outcomes import Outcome
 from gh_assets.collector.sources import PreviousStars, RepositoryRef, RestStargazers, StarCollection, Work, stars_table
 from gh_assets.collector.starred import GraphQLStarred, ListWork, Seed, UserList
 from gh_assets.embedded.standin.graphql import read_node_id
-from gh_assets.errors import AuthenticationError, RateLimitedError
+from gh_assets.errors import AuthenticationError, OutageError, RateLimitedError
 from gh_assets_tests.collector.test_client import FakeClock, client_of, fine, scripted
 from gh_assets_tests.conftest import serving
 
@@ -60,8 +60,10 @@ def github(script: Script, asked: list[list[int]] | None = None) -> Iterator[Git
         ids = [read_node_id(variables[f"i{n}"])[1] for n in numbers]
         if asked is not None:
             asked.append(ids)
-        good = {"data": {f"r{n}": {"stargazers": page(STARS[ids[n]])} for n in numbers}}
-        return Response(json.dumps(script(ids) or good))
+        scripted_answer = script(ids)
+        if scripted_answer is None:
+            scripted_answer = {"data": {f"r{n}": {"stargazers": page(STARS[ids[n]])} for n in numbers}}
+        return Response(json.dumps(scripted_answer))
 
     async def other(request: Request) -> Response:
         return Response(b"{}", 200 if request.url.path == "/rate_limit" else 404)
@@ -343,3 +345,176 @@ def test_lists_are_read_by_rest_where_there_is_no_graphql(status: int) -> None:
         source = OwnLists(GraphQLStargazers(client, 10), RestStargazers(client, 10))
         (collected,) = source.collect([Work(RepositoryRef(1, "a/1", "a/1", 4, Outcome.OK))], 1)
     assert (people(collected), collected.complete, collected.source) == ([0, 1, 2, 3], True, "stargazers")
+
+
+# -- lists that move, and answers that are of no kind at all -----------------------------------------------------------
+
+
+def edges_of(*users: int | None) -> list[Any]:
+    return [
+        None
+        if n is None
+        else {"starredAt": f"2024-03-{n % 28 + 1:02d}T00:00:00Z", "node": {"databaseId": 100 + n, "login": f"user{n}"}}
+        for n in users
+    ]
+
+
+def list_of(edges: list[Any], total: int, after: str | None = None) -> Answer:
+    info = {"hasNextPage": after is not None, "endCursor": after}
+    return {"data": {"r0": {"stargazers": {"totalCount": total, "pageInfo": info, "edges": edges}}}}
+
+
+GARBAGE: dict[str, Any] = {
+    "node is a text": [{"starredAt": None, "node": "user0"}],
+    "edge is a number": [7],
+    "id is a text": [{"starredAt": None, "node": {"databaseId": "100", "login": "user0"}}],
+    "id is a bool": [{"starredAt": None, "node": {"databaseId": True, "login": "user0"}}],
+    "id is negative": [{"starredAt": None, "node": {"databaseId": -1, "login": "user0"}}],
+    "id is too large": [{"starredAt": None, "node": {"databaseId": 2**63, "login": "user0"}}],
+    "time is a number": [{"starredAt": 7, "node": {"databaseId": 100, "login": "user0"}}],
+}
+
+
+@pytest.mark.parametrize("edges", GARBAGE.values(), ids=list(GARBAGE))
+def test_entries_that_are_no_stars_are_asked_for_again(edges: list[Any]) -> None:
+    with github(first(list_of(edges, 1))) as client:
+        (collected,) = collect(client, 1).values()
+    assert (people(collected), collected.complete) == ([0, 1, 2, 3], True)
+
+
+@pytest.mark.parametrize(
+    "errors",
+    [["boom"], {"message": "boom"}, [{"path": ["repo", "x"]}], [{"path": [None, 3]}], [{"path": "r0"}], [7]],
+    ids=["texts", "no list", "another alias", "no alias", "a text as path", "a number"],
+)
+def test_errors_of_no_known_form_are_errors(errors: Any) -> None:
+    broken = list_of(edges_of(0, None, 2, 3), 4) | {"errors": errors}
+    with github(first(broken)) as client:
+        (collected,) = collect(client, 1).values()
+    assert (people(collected), collected.null_entries) == ([0, 1, 2, 3], 0)
+
+
+def test_entries_without_users_are_believed_of_a_few_only() -> None:
+    with github(first(list_of([None] * 4, 4))) as client:
+        (collected,) = collect(client, 1, before=known(0, 1, 2, 3)).values()
+    assert (people(collected), collected.proven, collected.unstarred) == ([0, 1, 2, 3], False, None)
+    assert collected.reason == "4 of its 4 entries came without a user"
+
+
+def test_cursors_that_lead_in_a_circle_end() -> None:
+    pages = {
+        None: list_of(edges_of(0, 1), 9, "a"),
+        "a": list_of(edges_of(2, 3), 9, "b"),
+        "b": list_of(edges_of(4), 9, "a"),
+    }
+    asked: list[Any] = []
+
+    async def graphql(request: Request) -> Response:
+        variables = (await request.json()).get("variables") or {}
+        if not variables:
+            return Response(b'{"data": {"viewer": {"databaseId": 7}}}')
+        asked.append(variables["c0"])
+        return Response(json.dumps(pages[variables["c0"]]))
+
+    async def other(_: Request) -> Response:
+        return Response(b"{}")
+
+    app = Starlette(routes=[Route("/graphql", graphql, methods=["POST"]), Route("/{path:path}", other)])
+    with serving(app) as url, client_of(url, "token") as client:
+        (collected,) = collect(client, 1).values()
+    assert (people(collected), collected.complete, collected.proven) == ([0, 1, 2, 3], False, False)
+    assert len(asked) < 10
+    assert "could not be read to its end" in str(collected.reason)
+
+
+def test_an_outage_under_200_ends_the_run() -> None:
+    nothing: Script = lambda _: {"data": None, "errors": [{"message": "Something went wrong"}]}  # noqa: E731
+    works = [Work(RepositoryRef(n, f"a/{n}", f"a/{n}", 4, Outcome.OK)) for n in range(1, 200)]
+    asked: list[list[int]] = []
+    with github(nothing, asked) as client, pytest.raises(OutageError, match="failed on 60 GraphQL queries in a row"):
+        list(GraphQLStargazers(client, 10).collect(works, 1))
+    assert len(asked) <= 70
+
+
+def test_a_warning_beside_whole_lists_is_none() -> None:
+    asked: list[list[int]] = []
+    warned = list_of(edges_of(0, 1, 2, 3), 4) | {"errors": [{"message": "a deprecation"}]}
+    with github(lambda _: warned, asked) as client:
+        found = [collect(client, 1) for _ in range(3)]
+    assert all(collected.complete for one in found for collected in one.values())
+    assert len(asked) == 3
+
+
+class Offset:
+    """A list by REST that changes between two pages: the users listed now, oldest first."""
+
+    def __init__(self, *users: int) -> None:
+        self.users = list(users)
+        self.after: dict[int, Callable[[], None]] = {}
+
+    def app(self) -> Starlette:
+        async def stargazers(request: Request) -> Response:
+            number = int(request.query_params["page"])
+            users = self.users[(number - 1) * 100 : number * 100]
+            entries = [{"starred_at": "2024-01-01T00:00:00Z", "user": {"id": n, "login": f"u{n}"}} for n in users]
+            content, tag = json.dumps(entries), f'W/"{hash(tuple(users))}"'
+            if request.headers.get("if-none-match") == tag:
+                return Response(status_code=304, headers={"etag": tag})
+            more = {"link": '<http://x/?page=9>; rel="next"'} if number * 100 < len(self.users) else {}
+            self.after.pop(number, lambda: None)()
+            return Response(content, 200, {"etag": tag} | more)
+
+        async def metadata(_: Request) -> Response:
+            return Response(json.dumps({"id": 1, "stargazers_count": len(self.users)}))
+
+        return Starlette(routes=[Route("/repositories/1/stargazers", stargazers), Route("/{path:path}", metadata)])
+
+
+@pytest.mark.parametrize("more", [[], [999]], ids=["one star less", "one less, one more"])
+def test_a_star_that_moves_to_a_page_that_was_read_is_not_lost_by_rest(more: list[int]) -> None:
+    server = Offset(*range(1, 202))
+
+    def change() -> None:
+        server.users.remove(50)
+        server.users += more
+
+    server.after[1] = change
+    table = stars_table(1, [(n, f"u{n}") for n in range(1, 202)], ["2024-01-01T00:00:00Z"] * 201, "stargazers")
+    before = PreviousStars(table, [], complete=True, max_pages=10, source="stargazers", proven=True, entries=201)
+    with serving(server.app()) as url, client_of(url) as client:
+        repository = RepositoryRef(1, "a/b", "a/b", 201, Outcome.OK)
+        work = Work(repository, lambda: before, full=True)
+        (collected,) = RestStargazers(client, 10).collect([work], 1)
+        assert (collected.proven, collected.unstarred) == (False, None)
+        assert collected.table is not None
+        assert set(server.users) <= set(collected.table["user_id"])
+        (again,) = RestStargazers(client, 10).collect([work], 1)
+    assert again.table is not None
+    assert again.unstarred is not None
+    assert set(again.table["user_id"]) == set(server.users)
+    assert again.unstarred["user_id"].to_list() == [50]
+
+
+def test_a_retry_after_of_years_is_not_believed_and_one_of_nothing_grows() -> None:
+    clock = FakeClock()
+    for_ever = Response(b"{}", 429, {"retry-after": "9" * 40})
+    with (
+        serving(scripted([for_ever])) as url,
+        client_of(url, policy=RetryPolicy(), clock=clock) as client,
+        pytest.raises(RateLimitedError, match="another 120 minutes"),
+    ):
+        client.get("/x")
+    now = Response(b"{}", 429, {"retry-after": "0"})
+    with serving(scripted([*[now] * 12, fine()])) as url, client_of(url, policy=RetryPolicy(), clock=clock) as client:
+        clock.waits.clear()
+        assert client.get("/x").payload == {"fine": True}
+    assert sum(clock.waits) >= 30
+
+
+def test_a_budget_of_nothing_is_no_budget() -> None:
+    told = {"x-ratelimit-limit": "0", "x-ratelimit-remaining": "0", "x-ratelimit-reset": "2000000000"}
+    clock = FakeClock()
+    with serving(scripted([Response(b'{"fine": true}', 200, told)])) as url, client_of(url, clock=clock) as client:
+        for _ in range(3):
+            assert client.get("/x").payload == {"fine": True}
+    assert len(clock.waits) < 5

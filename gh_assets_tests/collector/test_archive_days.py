@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gh_assets.asset_store import PartitionTables
+from gh_assets.collection import read_star_events
 from gh_assets.collector.archive_days import days_of, read_days
 from gh_assets.collector.archive_stars import ArchivedStars, repositories_of_events
 from gh_assets.collector.gharchive import WantedRepositories, id_of_name
@@ -190,3 +191,15 @@ def test_a_source_of_events_alone_reads_no_page() -> None:
         [Work(RepositoryRef(5, "a/b", "a/b", 3, Outcome.OK))], 1
     )
     assert (collected.requests, collected.complete) == (0, False)
+
+
+def test_a_damaged_day_is_left_out_and_stops_nothing(asset_store, home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    at = dt.datetime(2015, 1, 1, tzinfo=dt.UTC)
+    for number, day in enumerate(("2015-01-01", "2015-01-02"), start=1):
+        rows = [(number, f"a/{number}", 7, "seven", at + dt.timedelta(days=number - 1))]
+        asset_store.write_table("star_events", pl.DataFrame(rows, schema=STAR_EVENTS.dtypes, orient="row"), day)
+    path = home / "gcs" / asset_store.objects.name / "assets/star_events/2015-01-01.parquet"
+    path.write_bytes(b"garbage")
+    assert read_star_events(asset_store)["repo_id"].to_list() == [2]
+    assert "2015-01-01 of star_events is put back" in caplog.text
+    assert asset_store.partitions("star_events") == {"2015-01-02"}, "read_archive reads it anew"

@@ -92,7 +92,7 @@ def test_logins_become_githubs_users_a_hundred_a_point_and_nobody_is_asked_twice
     collected = run(path, refs(world), client)
     assert ids_in(run, world) == right_ids(world)
     assert collected.report.outcomes == {"ok": 8}
-    assert all(state.complete for state in collected.report.states.values()), "as many as GitHub counts"
+    assert all(state.proven and not state.complete for state in collected.report.states.values())
     assert standin.quota.spent["graphql"] == 1 + 2, "whose the token is, and 200 people"
     known = {document["_id"]: document["login"] for document in run.database["users"].find()}
     assert known == dict(zip(world.user_ids[:200], world.logins[:200], strict=True))
@@ -150,7 +150,7 @@ def test_a_cap_leaves_what_is_not_whole_and_the_next_run_goes_on(serve_world, ru
         first = run(path, refs(world), client)
     assert first.report.stopped
     assert any("reached" in sentence for sentence in first.sentences())
-    partial = [state for state in first.report.states.values() if not state.complete]
+    partial = [state for state in first.report.states.values() if not state.proven]
     assert partial
     assert all("could not be looked up (the run had ended)" in str(state.reason) for state in partial)
     stored = run.store.partitions("stargazers")
@@ -159,7 +159,7 @@ def test_a_cap_leaves_what_is_not_whole_and_the_next_run_goes_on(serve_world, ru
         second = run(path, refs(world), client)
     assert second.report.stopped is None
     assert ids_in(run, world) == right_ids(world)
-    assert all(state.complete and state.reason is None for state in second.report.states.values())
+    assert all(state.proven and state.reason is None for state in second.report.states.values())
 
 
 def test_logins_that_a_fault_kept_from_being_asked_are_due_again(serve_world, run: Run, file) -> None:
@@ -170,11 +170,11 @@ def test_logins_that_a_fault_kept_from_being_asked_are_due_again(serve_world, ru
     standin.faults = Faults(probabilities={"500": 1.0}, seed=1)
     with client_of(url, "token") as client:
         state = run(path, refs(world), client).report.states["a/b"]
-        assert (state.outcome, state.stars, state.complete) == (Outcome.OK, 1, False)
+        assert (state.outcome, state.stars, state.proven) == (Outcome.OK, 1, False)
         assert "2 of the 3 logins in stars.csv could not be looked up" in str(state.reason)
         standin.faults = Faults()
         state = run(path, refs(world), client).report.states["a/b"]
-    assert (state.stars, state.complete, state.reason) == (3, True, None)
+    assert (state.stars, state.proven, state.reason) == (3, True, None)
 
 
 def test_who_is_known_is_not_asked(github_of, run: Run, file) -> None:
@@ -203,7 +203,7 @@ def test_ids_of_the_file_are_githubs_and_tell_repositories_apart(github_of, run:
     ]
     report = run(path, repositories, client).report
     assert run.stars("p11")["user_id"].to_list() == [2, 3]
-    assert report.states["p11"].complete
+    assert report.states["p11"].proven
     assert report.states["p12"].outcome is Outcome.UNKNOWN
     assert standin.served["user"] == standin.quota.spent["graphql"] == 0
 

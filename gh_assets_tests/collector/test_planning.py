@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gh_assets.collection import resource_of
 from gh_assets.collector.planning import EVERY_WHY, Patience, Why, affordable, due, in_words, kinds_of, named
 from gh_assets.errors import InputError
 from gh_assets.schemas import COLLECTION_PLAN
@@ -152,5 +153,9 @@ def test_the_quota_of_all_accounts_is_counted_and_a_reserve_is_left(monkeypatch:
     assert quota_of(settings, [], NOW).pages is None, "nobody has asked yet: the first run finds out"
     assert quota_of(settings, [budget(4_999_999, 10, limit=5_000_000)], NOW).pages is None
     monkeypatch.setenv("GH_ASSETS_SOURCE", "stargazers")
+    for source in ("file", "gharchive"):
+        free = quota_of(settings.model_copy(update={"source": source}), [budget(0, 10)], NOW)
+        assert (free.resource, free.pages) == (None, None), "what spends nothing waits for nothing"
+        assert free.resource is resource_of(source)
     by_rest = quota_of(load_settings(), [budget(3000, 10, "core")], NOW)
     assert by_rest.pages == 2000, "a page is a request there"

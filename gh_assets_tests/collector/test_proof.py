@@ -217,8 +217,8 @@ def take_the_repair_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the collector once was: what failed below a connection is left out, and what is left counts as whole."""
     by_alias, take, collected = graphql_lists._by_alias, _Stargazers.take, graphql_stargazers.collected_list
 
-    def above(errors: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-        return by_alias([error for error in errors if len(error.get("path") or ()) in (1, 2)])
+    def above(errors: Sequence[Mapping[str, Any]], size: int) -> dict[str, list[Mapping[str, Any]]]:
+        return by_alias([error for error in errors if len(error.get("path") or ()) in (1, 2)], size)
 
     def lenient(self: _Stargazers, node: Any) -> StarCollection | None:
         stars = node["stargazers"]
@@ -227,7 +227,7 @@ def take_the_repair_back(monkeypatch: pytest.MonkeyPatch) -> None:
     def believed(
         repository: Any, table: Any, before: PreviousStars | None, reading: ListReading, **more: Any
     ) -> StarCollection:
-        return collected(repository, table, before, replace(reading, proven=True), **more)
+        return collected(repository, table, before, replace(reading, proven=True, null_entries=0), **more)
 
     monkeypatch.setattr(graphql_lists, "_by_alias", above)
     monkeypatch.setattr(_Stargazers, "is_whole", lambda _, node: bool(node) and bool(node.get("stargazers")))

@@ -257,14 +257,14 @@ def test_deleted_accounts_and_doubled_stars_are_left_out(collecting: Collecting)
         # While we paged somebody unstarred, and star 99 came again as the first of page 2.
         if request.query_params["page"] == "1":
             return page(
-                [entry(user) for user in range(99)] + ['{"starred_at": "2020-01-01T00:00:00Z", "user": null}'], True
+                [entry(user) for user in range(1, 100)] + ['{"starred_at": "2020-01-01T00:00:00Z", "user": null}'], True
             )
-        return page([entry(98), entry(200)], False)
+        return page([entry(99), entry(200)], False)
 
     with serving(Starlette(routes=[Route("/repositories/1/stargazers", stargazers)])) as url, client_of(url) as client:
         report = collecting.run([RepositoryRef(1, "a/b", "a/b", 101, Outcome.OK)], RestStargazers(client, 10))
     table = collecting.tables.read("a/b")[0]
-    assert table["user_id"].to_list() == [*range(99), 200]
+    assert table["user_id"].to_list() == [*range(1, 100), 200]
     assert report.stars == 100
 
 
@@ -362,7 +362,7 @@ def test_those_without_anything_come_first_then_the_stalest(serve_world, collect
 def test_a_link_header_that_says_too_early_that_it_is_the_end(collecting: Collecting) -> None:
     async def stargazers(request: Request) -> Response:
         page = int(request.query_params["page"])
-        users = range((page - 1) * 100, min(page * 100, 250))
+        users = range((page - 1) * 100 + 1, min(page * 100, 250) + 1)
         entries = ",".join(f'{{"starred_at": null, "user": {{"login": "u{user}", "id": {user}}}}}' for user in users)
         return Response(f"[{entries}]", 200)
 

@@ -6,18 +6,22 @@ import datetime as dt
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from pydantic import SecretStr
 
 from gh_assets.asset_store import AssetStore, Segments
 from gh_assets.collector import starred as starred_module
+from gh_assets.collector.archive_stars import ArchivedStars
 from gh_assets.collector.client import GitHubClient
+from gh_assets.collector.graphql_stargazers import GraphQLStargazers
 from gh_assets.collector.outcomes import Outcome
 from gh_assets.collector.seeds import Seeds, read_seeds_file, seeds_of_events
 from gh_assets.collector.sources import RepositoryRef, StarCollection, Work
 from gh_assets.collector.stargazers import CollectionState
 from gh_assets.collector.starred import GraphQLStarred, RestStarred, Seed, StarredLists, StarredReport, StarredState
+from gh_assets.embedded.standin.faults import Faults
 from gh_assets.embedded.standin.world import World
 from gh_assets.errors import InputError
 from gh_assets.schemas import STAR_EVENTS
@@ -150,6 +154,89 @@ def test_lists_that_github_cannot_give_a_hundred_at_once(serve_world, lists: Lis
     assert all(users_of(collected) == {5000 + user for user in range(60)} for collected in found.values())
     assert standin.served["graphql 502"] <= 40
     assert lists.last.outcomes == {"ok": 60}
+
+
+@pytest.mark.parametrize("heavy", [frozenset(), frozenset({"user-0"})], ids=["100 a page", "25 a page"])
+def test_the_limit_counts_stars_however_few_come_at_once(serve_world, lists: Lists, heavy: frozenset[str]) -> None:
+    world = world_of({f"a/{n}": [0] for n in range(450)}, users=1)
+    _, url = serve_world(world, heavy_users=heavy)
+    with client_of(url, "token") as client:
+        found = lists.run(world, client, max_pages=4)
+    assert sum(collected.outcome is Outcome.OK for collected in found.values()) == 400
+
+
+def test_who_is_renamed_in_the_middle_of_a_list_is_read_from_its_beginning(
+    github_of, lists: Lists, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = world_of({f"a/{n}": [0] for n in range(290)}, users=1)
+    _, client = github_of(world)
+    client.find_out()
+    ask = client.graphql
+
+    def renamed_after_a_page(*arguments, **named):
+        answer = ask(*arguments, **named)
+        world.logins[0] = "renamed"
+        world.user_by_login.clear()
+        world.user_by_login["renamed"] = 0
+        return answer
+
+    monkeypatch.setattr(client, "graphql", renamed_after_a_page)
+    found = lists.run(world, client, max_pages=3)
+    assert all(collected.outcome is Outcome.OK for collected in found.values()), "none counts twice against the limit"
+    (state,) = lists.state.load().values()
+    assert (state.login, state.stars, state.complete, state.proven) == ("renamed", 290, True, True)
+
+
+def test_a_list_that_lost_stars_in_silence_is_read_again_though_it_is_fresh(github_of, lists: Lists, database) -> None:
+    """As an earlier version left it: called complete, without a word of what it lacks."""
+    world = world_of({f"a/{n}": [0, 1] for n in range(120)}, users=2)
+    _, client = github_of(world)
+    lists.run(world, client)
+    state = lists.state.load()[5000]
+    lists.segments.write(
+        "20261126T000000-short", lists.segments.read(str(state.segment)).filter(pl.col("user_id") == 5000).head(1)
+    )
+    database["starred_state"].update_one(
+        {"_id": 5000},
+        {
+            "$set": {"state.segment": "20261126T000000-short", "state.stars": 1},
+            "$unset": {"state.proven": "", "state.null_entries": "", "state.failed_entries": ""},
+        },
+    )
+    found = lists.run(world, client)
+    assert lists.last.asked == 1
+    assert all(users_of(collected) == {5000, 5001} for collected in found.values())
+    assert all(collected.unstarred is None for collected in found.values())
+
+
+def test_a_damaged_segment_costs_its_users_another_reading_and_no_run(
+    github_of, lists: Lists, home: Path, asset_store: AssetStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = world_of({"a/b": [0, 1, 2], "c/d": [1]}, users=3)
+    _, client = github_of(world)
+    collecting = Collecting(asset_store, CollectionState(lists.database))
+    collecting.run(refs(world), lists.source(client, everybody(world)))
+    (segment,) = lists.segments.names()
+    (home / "gcs" / asset_store.objects.name / f"assets/starred/{segment}.parquet").write_bytes(b"garbage")
+    report = collecting.run(refs(world), lists.source(client, everybody(world)))
+    assert (report.stars, report.unstarred) == (4, 0), "what is stored of repositories stays"
+    assert "read again by the next run" in caplog.text
+    lists.run(world, client)
+    assert (lists.last.asked, lists.last.unread) == (3, 0)
+    assert set(lists.segments.names()) != {segment}
+
+
+def test_users_whose_lists_could_not_be_read_are_asked_once_more_and_said(serve_world, lists: Lists) -> None:
+    world = world_of({"a/b": [0, 1, 2]}, users=3)
+    standin, url = serve_world(world)
+    with client_of(url, "token") as client:
+        client.find_out()
+        standin.faults = Faults(script=["untyped error"] * 50)
+        lists.run(world, client)
+        assert (lists.last.asked, lists.last.unread) == (6, 3)
+        standin.faults = Faults()
+        assert users_of(lists.run(world, client)["a/b"]) == {5000, 5001, 5002}
+        assert lists.last.unread == 0
 
 
 def test_a_server_without_graphql_is_asked_by_rest(serve_world, lists: Lists) -> None:
@@ -337,3 +424,82 @@ def test_logins_are_read_however_they_are_written_and_what_names_nobody_is_said(
     path = tmp_path / "USERS.CSV"
     path.write_text("Login;User_id\nann;7\nbob;\nother;7\n", encoding="utf-8-sig")
     assert read_seeds_file(path).seeds == [Seed("other", 7, 2), Seed("bob")]
+
+
+# -- what users' lists may say of stars -------------------------------------------------------------------------------
+
+
+def test_a_star_that_is_younger_than_the_reading_of_a_list_is_not_taken_back_by_it(
+    github_of, lists: Lists, asset_store: AssetStore
+) -> None:
+    world = world_of({"a/b": [0, 1]}, users=2)
+    collecting = Collecting(asset_store, CollectionState(lists.database))
+    _, client = github_of(world)
+    collecting.run(refs(world), lists.source(client, everybody(world)))
+    newer = world_of({"a/b": [0, 1], "c/d": [1]}, users=2)
+    newer.repositories[1].starred_at = np.array([int(dt.datetime.now(dt.UTC).timestamp())])
+    _, client = github_of(newer)
+    collecting.run(refs(newer), GraphQLStargazers(client, 10))
+    assert collecting.tables.read("c/d")[0].height == 1
+    report = collecting.run(refs(newer), lists.source(client, everybody(newer)))
+    assert (lists.last.asked, report.unstarred) == (0, 0), "the lists are fresh, and older than the star"
+    assert collecting.tables.read("c/d")[0].height == 1
+
+
+def test_a_user_of_the_archive_is_one_person_with_the_user_of_the_list(
+    github_of, lists: Lists, asset_store: AssetStore
+) -> None:
+    world = world_of({"a/b": [0, 1]}, users=2)
+    collecting = Collecting(asset_store, CollectionState(lists.database))
+    _, client = github_of(world)
+    at = dt.datetime(2014, 1, 1, tzinfo=dt.UTC)
+    events = pl.DataFrame([(1, "a/b", -77, "User-0", at)], schema=STAR_EVENTS.dtypes, orient="row")
+    collecting.run(refs(world), ArchivedStars(events))
+    assert collecting.tables.read("a/b")[0]["user_id"].to_list() == [-77]
+    collecting.run(refs(world), lists.source(client, everybody(world)))
+    assert sorted(collecting.tables.read("a/b")[0]["user_id"]) == [5000, 5001]
+    database = lists.database
+    assert database["unstars"].count_documents({}) == 0
+
+
+def test_a_login_that_changes_hands_between_two_pages_gives_nobody_the_others_stars(
+    github_of, lists: Lists, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = world_of({f"a/{n}": [0 if n < 150 else 1] for n in range(300)}, users=2)
+    _, client = github_of(world)
+    client.find_out()
+    ask = client.graphql
+
+    def changing_hands(*arguments, **named):
+        answer = ask(*arguments, **named)
+        world.logins[:] = ["former", "user-0"]
+        world.user_by_login.clear()
+        world.user_by_login |= {"former": 0, "user-0": 1}
+        return answer
+
+    monkeypatch.setattr(client, "graphql", changing_hands)
+    found = lists.run(world, client, [Seed("user-0")])
+    assert all(users_of(found[f"a/{n}"]) == {5001} for n in range(150, 300))
+    assert all(found[f"a/{n}"].outcome is Outcome.UNKNOWN for n in range(150))
+
+
+def test_a_list_by_rest_that_changes_while_it_is_read_is_read_again(serve_world, lists: Lists) -> None:
+    world = world_of({f"a/{n}": [0] for n in range(250)}, users=1)
+    _, url = serve_world(world)
+    with client_of(url, "token") as client:
+        get, pages = client.get, []
+
+        def shifting(path, **named):
+            answer = get(path, **named)
+            if "starred" in path and not pages:
+                pages.append(answer)
+                world.repositories[249].stargazers = np.empty(0, np.int64)
+                world.repositories[249].starred_at = np.empty(0, np.int64)
+                world._starred = None
+            return answer
+
+        client.get = shifting
+        found = lists.run(world, client, reader=RestStarred)
+        assert lists.last.unread == 0
+    known = {name for name, collected in found.items() if collected.outcome is Outcome.OK}
+    assert {f"a/{n}" for n in range(249)} <= known
