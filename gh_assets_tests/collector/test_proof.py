@@ -197,7 +197,7 @@ def check_truth(world: World, home: Home) -> None:
 FEW = hypothesis_settings(
     max_examples=12, deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=True
 )
-MANY = hypothesis_settings(max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+MANY = hypothesis_settings(max_examples=80, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
 
 @FEW
