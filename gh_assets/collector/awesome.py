@@ -8,9 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from gh_assets.collector.markup import links_in
 
-# First path segments of github.com that are pages of GitHub itself, not owners of repositories. Only sure ones: a
-# page taken for a repository costs one request and ends as "gone"; a repository taken for a page would be lost.
-_RESERVED_OWNERS = frozenset(
+RESERVED_OWNERS = frozenset(
     [
         "about",
         "account",
@@ -53,6 +51,12 @@ _RESERVED_OWNERS = frozenset(
         "users",
     ]
 )
+"""First path segments of github.com that are pages of GitHub itself, not owners of repositories.
+
+Only sure ones: a page taken for a repository costs one request and ends as "gone"; a repository taken for a page would
+be lost.
+"""
+
 _OWNER = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,60})")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _FULL_NAME = re.compile(rf"{_OWNER.pattern}/{_NAME.pattern}")
@@ -84,7 +88,7 @@ def repository_of(url: str) -> str | None:
         return None
     segments = [unquote(segment).strip() for segment in parts.path.split("/")]
     segments = [segment for segment in segments if segment]
-    if len(segments) < 2 or segments[0].lower() in _RESERVED_OWNERS:
+    if len(segments) < 2 or segments[0].lower() in RESERVED_OWNERS:
         return None
     owner, name = segments[0], re.sub(r"\.git$", "", segments[1], flags=re.IGNORECASE)
     if not _OWNER.fullmatch(owner) or not _NAME.fullmatch(name) or name in (".", ".."):

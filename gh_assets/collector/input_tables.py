@@ -10,20 +10,18 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Collection, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from gh_assets.errors import InputError
 
 DELIMITERS = {".csv": ",;\t|", ".tsv": "\t,;|", ".tab": "\t,;|"}
 """What may separate columns, likeliest first, by the name's ending. The header decides."""
-
-UNREADABLE = (OSError, EOFError, zlib.error, UnicodeDecodeError)
-"""What reading a text may raise."""
 
 _HEAD = 64 * 1024
 _PARQUET = b"PAR1"
@@ -42,10 +40,14 @@ class InputTable:
         for Parquet the row from 1. Lines without any value are left out.
     header : sequence of str
         All column names, as the file has them.
+    ragged : sequence of (int, int)
+        Rows that are not in the frame because they have more fields than the header, so that nobody can tell which
+        value is of which column: the row, and how many fields it has. Surplus fields that are empty do no harm.
     """
 
     frame: pl.DataFrame
     header: Sequence[str]
+    ragged: Sequence[tuple[int, int]] = ()
 
 
 def is_table(path: Path) -> bool:
@@ -81,21 +83,34 @@ def read_table(path: Path, wanted: Sequence[str], required: Collection[str], wha
     title = f"The {what} {path}"
     suffix = _suffix(path)
     if suffix != ".parquet" and suffix not in DELIMITERS:
-        raise InputError(f"{title} is neither .parquet nor .csv or .tsv.")
-    try:
+        raise InputError(
+            f"{title} has none of the endings .parquet, {', '.join(DELIMITERS)} (a text may also end in .gz)."
+        )
+    with naming_errors(title, f" as {suffix[1:]}"):
         with path.open("rb") as file:
             is_parquet = file.read(4) == _PARQUET
         if is_parquet or suffix == ".parquet":
             return _read_parquet(path, wanted, required, title)
         return _read_text(read_text(path), DELIMITERS[suffix], wanted, required, title)
+
+
+@contextmanager
+def naming_errors(title: str, form: str = "") -> Iterator[None]:
+    """Raise whatever keeps a file from being read as an `InputError` of one sentence, without a library's words."""
+    try:
+        yield
     except FileNotFoundError:
         raise InputError(f"{title} does not exist.") from None
     except IsADirectoryError:
         raise InputError(f"{title} is a folder: name the file in it.") from None
-    except (*UNREADABLE, csv.Error, pl.exceptions.PolarsError) as error:
-        lines = str(error).strip().splitlines()
-        reason = lines[0].rstrip(".") if lines else type(error).__name__
-        raise InputError(f"{title} cannot be read as {suffix[1:]}: {reason}.") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(f"{title} cannot be read{form}: its gzip compression is broken or cut off.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{title} cannot be read{form}: it is no text in UTF-8 or UTF-16.") from error
+    except OSError as error:
+        raise InputError(f"{title} cannot be read{form}: {error.strerror or 'it could not be opened'}.") from error
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise InputError(f"{title} cannot be read{form}: its content is of another form, or cut off.") from error
 
 
 def _read_parquet(path: Path, wanted: Sequence[str], required: Collection[str], title: str) -> InputTable:
@@ -116,7 +131,10 @@ def read_text(path: Path) -> bytes:
     elif b"\0" in content[:2] and content[:2] != b"\0\0":  # ASCII as UTF-16 without its mark
         content = content.decode("utf-16-be" if content[0] == 0 else "utf-16-le").encode()
     content = content.removeprefix(b"\xef\xbb\xbf")
-    return content if b"\n" in content else content.replace(b"\r", b"\n")
+    # Carriage returns end lines only where they end the first one; elsewhere they are part of a value.
+    if b"\r" in content.partition(b"\n")[0].rstrip(b"\r"):
+        content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    return content
 
 
 def _read_text(
@@ -130,26 +148,25 @@ def _read_text(
     rest = content[before.end() :]
     if not rest:
         raise InputError(f"{title} is empty.")
-    head = rest[:_HEAD].decode("utf-8", "replace")
+    head = _plain_line_ends(rest[:_HEAD])
     headers = [_header(head, delimiter) for delimiter in delimiters]
     header, lines, delimiter = max(headers, key=lambda entry: len(_known(entry[0], wanted)))
     places = _places(header, wanted, required, title)
-    # Plain names in their place: what quotes and spaces mean in a header is decided once, here.
-    plain = delimiter.join(f"column{place}" for place in range(len(header)))
     body = b"".join(rest.split(b"\n", lines)[lines:])
-    frame = pl.read_csv(
-        plain.encode() + b"\n" + body,
-        separator=delimiter,
-        columns=[f"column{place}" for place in places.values()],
-        infer_schema=False,
-        encoding="utf8-lossy",
-        truncate_ragged_lines=True,
-    )
-    frame = frame.select(pl.col(f"column{place}").alias(name) for name, place in places.items())
-    rows = _lines(body, delimiter, frame.height)
-    blank = _blank(frame, rows, body)
     first = 1 + content[: before.end()].count(b"\n") + lines
-    return InputTable(frame.select((rows + first).alias("row"), pl.all()).filter(~blank), header)
+    table = None if b'"' in body else _without_quotes(body, delimiter, header, places)
+    if table is None:
+        table = _with_quotes(body, delimiter, header, places, first, title)
+    ragged = [(line + first, fields) for line, fields in table.ragged]
+    frame = table.frame.with_columns(pl.col("row") + first)
+    if ragged:
+        frame = frame.filter(~pl.col("row").is_in(pl.Series([row for row, _ in ragged], dtype=pl.Int64).implode()))
+    return InputTable(frame, header, ragged)
+
+
+def _plain_line_ends(content: bytes) -> str:
+    """As text whose lines end by line feeds, and without other carriage returns, which `csv` refuses."""
+    return content.decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", " ")
 
 
 def _header(head: str, delimiter: str) -> tuple[list[str], int, str]:
@@ -158,26 +175,92 @@ def _header(head: str, delimiter: str) -> tuple[list[str], int, str]:
     return next(reader), reader.line_num, delimiter
 
 
-def _lines(body: bytes, delimiter: str, height: int) -> pl.Series:
-    """The line, from 0, at which each row begins."""
-    lines = list(range(height))
-    if body.count(b"\n") + (not body.endswith(b"\n")) > height:  # values hold line feeds
-        reader = csv.reader(io.StringIO(body.decode("utf-8", "replace"), newline=""), delimiter=delimiter)
-        with suppress(csv.Error):
-            begun = [0, *(reader.line_num for _ in reader)]
-            lines = begun[:height] if len(begun) > height else lines
-    return pl.Series(lines, dtype=pl.Int64)
-
-
-def _blank(frame: pl.DataFrame, rows: pl.Series, body: bytes) -> pl.Series:
-    """Which rows are lines without anything in them; those of delimiters alone, or with values elsewhere, are not."""
-    blank = frame.select(pl.all_horizontal(pl.all().is_null())).to_series()
-    if blank.any():
-        lines = body.split(b"\n")
-        return pl.Series(
-            [empty and not lines[row].strip() for row, empty in zip(rows, blank, strict=True)], dtype=pl.Boolean
+def _without_quotes(body: bytes, delimiter: str, header: Sequence[str], places: Mapping[str, int]) -> InputTable | None:
+    """Rows of a text in which each line is a row, numbered from 0; None if polars finds other rows than lines."""
+    # Plain names in their place: what spaces mean in a header is decided already.
+    plain = delimiter.join(f"column{place}" for place in range(len(header)))
+    try:
+        frame = pl.read_csv(
+            plain.encode() + b"\n" + body,
+            separator=delimiter,
+            columns=[f"column{place}" for place in places.values()],
+            infer_schema=False,
+            quote_char=None,
+            encoding="utf8-lossy",
+            truncate_ragged_lines=True,
         )
-    return blank
+    except pl.exceptions.PolarsError:
+        return None
+    if body.count(b"\n") + (not body.endswith(b"\n") and bool(body)) != frame.height:
+        return None
+    frame = frame.select(
+        pl.int_range(pl.len(), dtype=pl.Int64).alias("row"),
+        *(pl.col(f"column{place}").alias(name) for name, place in places.items()),
+    )
+    blank = frame.select(pl.all_horizontal(pl.col(list(places)).fill_null("").str.strip_chars() == "")).to_series()
+    if blank.any():  # lines of delimiters alone, or with values in other columns, are rows
+        lines = body.split(b"\n")
+        frame = frame.filter(
+            pl.Series([not empty or bool(lines[row].strip()) for row, empty in enumerate(blank)], dtype=pl.Boolean)
+        )
+    return InputTable(frame, header, _surplus(body, delimiter, len(header)))
+
+
+def _surplus(body: bytes, delimiter: str, width: int) -> list[tuple[int, int]]:
+    """Lines, from 0, with a value beyond the last column, and how many fields they have."""
+    content = np.frombuffer(body, np.uint8)
+    ends = np.append(np.flatnonzero(content == ord("\n")), len(content))
+    counts = np.diff(np.searchsorted(np.flatnonzero(content == ord(delimiter)), ends), prepend=0)
+    found = []
+    for line in np.flatnonzero(counts >= width).tolist():
+        fields = body[0 if line == 0 else ends[line - 1] + 1 : ends[line]].split(delimiter.encode())
+        if any(field.strip() for field in fields[width:]):
+            found.append((line, len(fields)))
+    return found
+
+
+def _with_quotes(
+    body: bytes, delimiter: str, header: Sequence[str], places: Mapping[str, int], first: int, title: str
+) -> InputTable:
+    """Rows, numbered by the line from 0 at which they begin, by Python's `csv`.
+
+    For it a quote inside a field that does not begin with one is a character like any other, as in ``5'10" tall``;
+    polars would take all up to the next quote, whole rows, for the field.
+    """
+    text = _plain_line_ends(body)
+    text += "" if text.endswith("\n") or not text else "\n"
+    end = text.count("\n")
+    csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))
+    # The line that is added is a row of its own unless a quote is still open there.
+    reader = csv.reader(io.StringIO(text + "end"), delimiter=delimiter)
+    rows: list[int] = []
+    columns: dict[str, list[str | None]] = {name: [] for name in places}
+    wanted = [(columns[name], place) for name, place in places.items()]
+    ragged: list[tuple[int, int]] = []
+    begins = 0
+    try:
+        for fields in reader:
+            line, begins = begins, reader.line_num
+            if line == end:
+                break
+            if len(fields) <= 1 and not "".join(fields).strip():
+                continue
+            if len(fields) > len(header) and any(field.strip() for field in fields[len(header) :]):
+                ragged.append((line, len(fields)))
+            rows.append(line)
+            for values, place in wanted:
+                values.append(fields[place] if place < len(fields) else None)
+            if begins > end:
+                raise InputError(
+                    f"{title} has a quote that is never closed, in the row that begins at line {line + first}: close "
+                    "it, or remove it."
+                )
+    except csv.Error as error:
+        raise InputError(f"{title} cannot be understood from line {begins + first} on: correct that line.") from error
+    frame = pl.DataFrame(
+        {"row": rows, **columns}, schema={"row": pl.Int64, **dict.fromkeys(places, pl.String)}, strict=True
+    )
+    return InputTable(frame, header, ragged)
 
 
 def _known(header: Sequence[str], wanted: Sequence[str]) -> dict[str, list[int]]:
@@ -195,9 +278,10 @@ def _places(header: Sequence[str], wanted: Sequence[str], required: Collection[s
     for name in wanted:
         if name in required and name not in known:
             shown = ", ".join(repr(column)[1:-1][:40] for column in header[:20]) or "none"
+            names = " and ".join(sorted(required, key=list(wanted).index))
             raise InputError(
-                f"{title} has no column {name!r}; it has: {shown}. Its first line must name the columns "
-                f"{' and '.join(sorted(required, key=list(wanted).index))}."
+                f"{title} has no column {name!r}; it has: {shown}. Its first line must name the "
+                f"column{'s' if len(required) > 1 else ''} {names}."
             )
         if len(known.get(name, ())) > 1:
             raise InputError(f"{title} has the column {name!r} {len(known[name])} times: rename all but one.")

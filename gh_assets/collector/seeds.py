@@ -19,7 +19,7 @@ from gh_assets.collector.client import GitHubClient
 from gh_assets.collector.concurrency import map_bounded
 from gh_assets.collector.graphql_lists import GraphQLLists, Listing
 from gh_assets.collector.graphql_stargazers import node_id_of
-from gh_assets.collector.input_tables import UNREADABLE, is_table, read_table, read_text
+from gh_assets.collector.input_tables import InputTable, is_table, naming_errors, read_table, read_text
 from gh_assets.collector.reading import number_of
 from gh_assets.collector.sources import PER_PAGE, RepositoryRef
 from gh_assets.collector.starred import Seed, StarredState
@@ -229,15 +229,14 @@ def read_seeds_file(path: Path) -> SeedsFile:
     InputError
         If the file cannot be read, names nobody, or has an impossible id.
     """
-    if is_table(path):
-        table = read_table(path, ("login", "user_id"), {"login"}, "file of users").frame
-    else:
-        table = _login_a_line(path)
+    what = "file of users"
+    file = read_table(path, ("login", "user_id"), {"login"}, what) if is_table(path) else _login_a_line(path, what)
+    table = file.frame
     if not table.is_empty() and table.schema["login"] != pl.String:
         raise InputError(f"The column 'login' of the file of users {path} is {table.schema['login']}, not text.")
     table = table.with_columns(logins(pl.col("login")).alias("login_name"))
     users = table.drop_nulls("login_name")
-    skipped = skipped_rows(path, table.filter(pl.col("login_name").is_null()), table.height, {"login": LOGIN})
+    skipped = skipped_rows(path, table.filter(pl.col("login_name").is_null()), file, {"login": LOGIN})
     if users.is_empty():
         raise InputError(f"The file of users {path} names nobody. {skipped.sentence()}".rstrip())
     ids = ids_of(users, "user_id", f"file of users {path}", partly=True)
@@ -252,13 +251,12 @@ def read_seeds_file(path: Path) -> SeedsFile:
     return SeedsFile([Seed(*row) for row in found.select("login", "user_id", "weight").rows()], skipped)
 
 
-def _login_a_line(path: Path) -> pl.DataFrame:
+def _login_a_line(path: Path, what: str) -> InputTable:
     """Lines with a login, without comments and empty ones: columns ``row`` and ``login``."""
-    try:
+    with naming_errors(f"The {what} {path}"):
         lines = read_text(path).decode("utf-8", "replace").splitlines()
-    except UNREADABLE as error:
-        raise InputError(f"The file of users {path} cannot be read: {type(error).__name__}.") from error
     texts = [(row, line.partition("#")[0].strip()) for row, line in enumerate(lines, start=1)]
-    return pl.DataFrame(
+    frame = pl.DataFrame(
         [(row, text) for row, text in texts if text], schema={"row": pl.Int64, "login": pl.String}, orient="row"
     )
+    return InputTable(frame, ["login"])

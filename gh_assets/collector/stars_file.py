@@ -14,7 +14,8 @@ from pathlib import Path
 
 import polars as pl
 
-from gh_assets.collector.input_tables import read_table
+from gh_assets.collector.awesome import RESERVED_OWNERS
+from gh_assets.collector.input_tables import InputTable, read_table
 from gh_assets.collector.times import GITHUB_BEGAN
 from gh_assets.errors import InputError
 from gh_assets.schemas import UTC_TIME
@@ -28,7 +29,7 @@ TIME_FORMS = (
 )
 """The understood forms of a time, for people."""
 
-LOGIN = "login of GitHub's"
+LOGIN = "a GitHub login"
 """What errors say that a text is not."""
 
 _LOGIN = r"[A-Za-z0-9][A-Za-z0-9_-]{0,38}"
@@ -50,6 +51,15 @@ _ISO = (
 )
 _NUMBER = r"^[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?$"
 _WHOLE = r"^\+?(\d{1,19})(?:\.0*)?$"
+_EXPONENT = r"^[+-]?\d+(?:\.(\d*))?[eE]([+-]?\d{1,4})$"
+
+_FAR = dt.datetime(9999, 12, 31, tzinfo=dt.UTC)
+"""Times of Parquet after it are shown as the numbers that the file has."""
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun in the singular or plural, for people."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 @dataclass(frozen=True)
@@ -80,8 +90,8 @@ class SkippedRows:
             return ""
         more = "" if self.count == len(self.named) else "; …"
         return (
-            f"{self.count:,} of {self.total:,} rows of {self.file} were skipped: {', '.join(self.reasons)} "
-            f"({'; '.join(self.named)}{more})."
+            f"{self.count:,} of {counted(self.total, 'row')} of {self.file} {'was' if self.count == 1 else 'were'} "
+            f"skipped: {'; '.join(self.reasons)} ({'; '.join(self.named)}{more})."
         )
 
 
@@ -143,8 +153,9 @@ def read_stars(path: Path | str) -> StarsFileContents:
     """
     path = Path(path)
     columns = ("repo", "login", "repo_id", "user_id", "starred_at")
-    frame = read_table(path, columns, {"repo", "login"}, "stars file").frame
-    if frame.is_empty():
+    file = read_table(path, columns, {"repo", "login"}, "stars file")
+    frame = file.frame
+    if frame.is_empty() and not file.ragged:
         raise InputError(f"The stars file {path} has no stars in it.")
     for name in ("repo", "login"):
         if frame.schema[name] != pl.String:
@@ -153,7 +164,7 @@ def read_stars(path: Path | str) -> StarsFileContents:
     frame = _spelled(frame, "login", logins(pl.col("login")))
     usable = pl.col("repo_name").is_not_null() & pl.col("login_name").is_not_null()
     stars = frame.filter(usable)
-    skipped = skipped_rows(path, frame.filter(~usable), frame.height, {"repo": "owner/name", "login": LOGIN})
+    skipped = skipped_rows(path, frame.filter(~usable), file, {"repo": "owner/name", "login": LOGIN})
     if stars.is_empty():
         raise InputError(f"The stars file {path} has no star that can be used. {skipped.sentence()}")
     times = _times(stars, path)
@@ -170,19 +181,30 @@ def read_stars(path: Path | str) -> StarsFileContents:
         stars, former = _newest_name(stars, "repo_id", "repo_name")
     if user_ids is not None:
         stars, _ = _newest_name(stars, "user_id", "login_name")
-    table = stars.unique(["repo_id", "user_id"], keep="first", maintain_order=True).select(
+    table = one_row_a_star(stars, ["repo_id", "user_id"]).select(
         pl.col("repo_name").alias("repo"), pl.col("login_name").alias("login"), "repo_id", "user_id", "starred_at"
     )
     return StarsFileContents(table, skipped, repo_ids is not None, user_ids is not None, former)
+
+
+def one_row_a_star(stars: pl.DataFrame, identity: Sequence[str]) -> pl.DataFrame:
+    """The first row of each star, with its time, or else the first time that a later row has."""
+    first = stars.unique(identity, keep="first", maintain_order=True)
+    if first.height == stars.height or not first["starred_at"].null_count():
+        return first
+    timed = stars.drop_nulls("starred_at").unique(identity, keep="first", maintain_order=True)
+    times = timed.select(*identity, pl.col("starred_at").alias("time"))
+    first = first.join(times, on=identity, how="left", maintain_order="left")
+    return first.with_columns(pl.coalesce("starred_at", "time").alias("starred_at")).drop("time")
 
 
 # -- names ---------------------------------------------------------------------------------------------------------
 
 
 def repository_names(texts: pl.Expr) -> pl.Expr:
-    """``owner/name`` out of names and addresses; null where a text is neither."""
+    """``owner/name`` out of names and addresses; null where a text is neither, or the address of a GitHub page."""
     texts = texts.str.strip_chars(_AROUND)
-    owner = pl.coalesce(texts.str.extract(_REPO, 1), texts.str.extract(_REPO_ADDRESS, 1))
+    owner = pl.coalesce(texts.str.extract(_REPO, 1), _no_page(texts.str.extract(_REPO_ADDRESS, 1)))
     name = pl.coalesce(texts.str.extract(_REPO, 2), texts.str.extract(_REPO_ADDRESS, 2)).str.replace(r"(?i)\.git$", "")
     # GitHub has no repository of these names: in a path they mean a folder.
     fine = ~name.is_in(["", ".", ".."]) & (name.str.len_chars() <= 100) & name.str.contains(r"^[A-Za-z0-9._-]+$")
@@ -195,7 +217,12 @@ def logins(texts: pl.Expr) -> pl.Expr:
     ``_`` is in the logins of enterprise-managed users, ``[bot]`` ends those of apps.
     """
     texts = texts.str.strip_chars(_AROUND)
-    return pl.coalesce(texts.str.extract(_PLAIN_LOGIN, 1), texts.str.extract(_LOGIN_ADDRESS, 1))
+    return pl.coalesce(texts.str.extract(_PLAIN_LOGIN, 1), _no_page(texts.str.extract(_LOGIN_ADDRESS, 1)))
+
+
+def _no_page(owners: pl.Expr) -> pl.Expr:
+    """Owners in addresses; null where GitHub has a page of its own, such as github.com/topics/python."""
+    return pl.when(~owners.str.to_lowercase().is_in(sorted(RESERVED_OWNERS))).then(owners)
 
 
 def _spelled(frame: pl.DataFrame, column: str, understood: pl.Expr) -> pl.DataFrame:
@@ -212,21 +239,25 @@ def _spelled(frame: pl.DataFrame, column: str, understood: pl.Expr) -> pl.DataFr
     return frame.join(texts, on=column, how="left", maintain_order="left", nulls_equal=True)
 
 
-def skipped_rows(path: Path, rows: pl.DataFrame, total: int, wanted: dict[str, str]) -> SkippedRows:
-    """Describe rows that have no usable name in one of the columns.
+def skipped_rows(path: Path, rows: pl.DataFrame, file: InputTable, wanted: dict[str, str]) -> SkippedRows:
+    """Describe rows that have no usable name in one of the columns, or more fields than the header.
 
     Parameters
     ----------
     path : Path
     rows : polars.DataFrame
         With ``row``, the texts, and what was understood of each (``…_name``, null where it was nothing).
-    total : int
-        Rows of the file.
+    file : InputTable
+        All rows of the file.
     wanted : dict
         By column, what its texts should be; the first column that is unusable counts.
     """
     reasons: list[str] = []
     named: list[tuple[int, str]] = []
+    if file.ragged:
+        reasons.append(f"{_rows_have(len(file.ragged))} more fields than the header")
+        named += [(row, f"row {row} has {counted(fields, 'field')}, the header {len(file.header)}")
+                  for row, fields in file.ragged[:NAMED]]  # fmt: skip
     left = rows
     for column, form in wanted.items():
         bad = left.filter(pl.col(f"{column}_name").is_null())
@@ -234,13 +265,18 @@ def skipped_rows(path: Path, rows: pl.DataFrame, total: int, wanted: dict[str, s
         is_empty = pl.col(column).fill_null("").str.strip_chars() == ""
         empty, wrong = bad.filter(is_empty), bad.filter(~is_empty)
         if empty.height:
-            reasons.append(f"the {column} of {empty.height:,} is empty")
+            reasons.append(f"{_rows_have(empty.height)} no {column}")
             named += [(row, f"row {row}: the {column} is empty") for row in empty["row"].head(NAMED)]
         if wrong.height:
-            reasons.append(f"the {column} of {wrong.height:,} is no {form}")
-            named += [(row, f"row {row}: {_shown(text)} is no {form}")
+            reasons.append(f"{_rows_have(wrong.height)} a {column} that is not {form}")
+            named += [(row, f"row {row}: {_shown(text)} is not {form}")
                       for row, text in wrong.select("row", column).head(NAMED).rows()]  # fmt: skip
-    return SkippedRows(path.name, rows.height, total, reasons, [words for _, words in sorted(named)[:NAMED]])
+    count, total = rows.height + len(file.ragged), file.frame.height + len(file.ragged)
+    return SkippedRows(path.name, count, total, reasons, [words for _, words in sorted(named)[:NAMED]])
+
+
+def _rows_have(number: int) -> str:
+    return f"{counted(number, 'row')} {'has' if number == 1 else 'have'}"
 
 
 def _shown(text: object) -> str:
@@ -335,7 +371,9 @@ def _times(rows: pl.DataFrame, path: Path) -> pl.Series:
         given = texts.is_not_null()
     else:
         zoned = isinstance(column.dtype, pl.Datetime) and column.dtype.time_zone is not None
-        times = (column if zoned else column.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")).cast(UTC_TIME)
+        # A column may be typed in another unit than that of its numbers: what then is out of range becomes null.
+        utc = column if zoned else column.cast(pl.Datetime("us"), strict=False).dt.replace_time_zone("UTC")
+        times = utc.cast(UTC_TIME, strict=False)
         given = column.is_not_null()
     latest = dt.datetime.now(dt.UTC) + dt.timedelta(days=1)
     possible = ((times >= GITHUB_BEGAN) & (times <= latest)).fill_null(value=False)
@@ -352,15 +390,34 @@ def _times(rows: pl.DataFrame, path: Path) -> pl.Series:
 
 def _problem_of(value: pl.Series, times: pl.Series) -> str:
     """What is wrong with a value of ``starred_at`` that was understood as the first of `times`, or not at all."""
-    shown = _shown(value[:1].cast(pl.String)[0])
-    if times[:1].null_count() == 0:
+    value, times = value[:1], times[:1]
+    typed = value.dtype != pl.String
+    if typed and (times.null_count() or (times > _FAR).all()):
+        # Such times cannot be written as text, and it is the number that shows which unit was meant.
+        return f"the starred_at {value.to_physical()[0]}, which is out of range as a number of {_unit_of(value.dtype)}"
+    text = str(value.cast(pl.String)[0])
+    shown = _shown(text)
+    if times.null_count() == 0:
         # As text: Python has no years after 9999.
-        day = times[:1].dt.strftime("%Y-%m-%d")[0]
-        when = "before GitHub began" if (times[:1] < GITHUB_BEGAN).all() else "in the future"
+        day = times.dt.strftime("%Y-%m-%d")[0]
+        when = "before GitHub began" if (times < GITHUB_BEGAN).all() else "in the future"
         return f"the impossible starred_at {shown}: that is {day}, {when}"
-    if re.match(r"\s*\d{1,2}[/.-]\d{1,2}[/.-]\d", str(value[:1].cast(pl.String)[0])):
+    text = text.strip()
+    if re.match(_ISO, text):
+        return f"the impossible starred_at {shown}: there is no such day or time"
+    if re.match(_EXPONENT, text) and float(text) < 1e19:
+        return f"the starred_at {shown}, whose last digits are lost: write numbers out, without an exponent"
+    day_or_month = re.match(r"(\d{1,2})[/.-](\d{1,2})[/.-]\d", text)
+    # Of 13/01/2020 and 02/02/2020 everybody can tell the day, but they are in none of the forms.
+    if day_or_month and int(day_or_month[1]) != int(day_or_month[2]) and max(map(int, day_or_month.groups())) <= 12:
         return f"the ambiguous starred_at {shown}: nobody can tell its day from its month"
-    return f"the starred_at {shown}, which is no time that is understood"
+    return f"the starred_at {shown}, which is not in a form that is understood"
+
+
+def _unit_of(dtype: pl.DataType) -> str:
+    """The unit of a type of Parquet's times, for people."""
+    units = {"ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+    return f"{units[dtype.time_unit]} since 1970" if isinstance(dtype, pl.Datetime) else "days since 1970"
 
 
 def _times_of(texts: pl.Series) -> pl.Series:
@@ -385,20 +442,26 @@ def _times_of(texts: pl.Series) -> pl.Series:
     number = text.str.contains(_NUMBER)
     whole = pl.when(number).then(text.str.extract(_WHOLE, 1)).cast(pl.Int64, strict=False)
     exact = pl.when(number).then(text).cast(pl.Float64, strict=False)
-    return frame.select(pl.coalesce(iso, _since_1970(whole, exact))).to_series().cast(UTC_TIME)
+    decimals, exponent = (text.str.extract(_EXPONENT, group) for group in (1, 2))
+    # The power of ten of the last digit that is there: of 1.57793E+12 it is 7. Spreadsheets shorten numbers so.
+    last_digit = exponent.cast(pl.Int64, strict=False) - decimals.fill_null("").str.len_chars().cast(pl.Int64)
+    return frame.select(pl.coalesce(iso, _since_1970(whole, exact, last_digit.fill_null(0)))).to_series().cast(UTC_TIME)
 
 
-def _since_1970(whole: pl.Expr, exact: pl.Expr) -> pl.Expr:
-    """Times out of numbers. Of GitHub's years the four units have magnitudes that no two share."""
+def _since_1970(whole: pl.Expr, exact: pl.Expr, last_digit: pl.Expr) -> pl.Expr:
+    """Times out of numbers. Of GitHub's years the four units have magnitudes that no two share.
+
+    Null where the last digit stands for more than a second: the time would be wrong by minutes or years.
+    """
     size = exact.abs()
     times = (
-        pl.when(size < 1e11)
+        pl.when((size < 1e11) & (last_digit <= 0))
         .then(pl.coalesce(whole * 1_000_000, (exact * 1e6).round().cast(pl.Int64, strict=False)))
-        .when(size < 1e14)
+        .when((size >= 1e11) & (size < 1e14) & (last_digit <= 3))
         .then(pl.coalesce(whole * 1_000, (exact * 1e3).round().cast(pl.Int64, strict=False)))
-        .when(size < 1e17)
+        .when((size >= 1e14) & (size < 1e17) & (last_digit <= 6))
         .then(pl.coalesce(whole, exact.round().cast(pl.Int64, strict=False)))
-        .when(size < 1e19)
+        .when((size >= 1e17) & (size < 1e19) & (last_digit <= 9))
         .then(pl.coalesce(whole // 1000, (exact / 1e3).round().cast(pl.Int64, strict=False)))
     )
     return times.cast(UTC_TIME)

@@ -387,7 +387,7 @@ def test_events_of_the_archive_tell_whom_to_ask() -> None:
     [
         ("users.csv", "name\nx\n", "has no column 'login'"),
         ("users.csv", "login\n", "names nobody"),
-        ("users.txt", "not a login\n", "names nobody. 1 of 1 rows .* 'not a login' is no login of GitHub's"),
+        ("users.txt", "not a login\n", "names nobody. 1 of 1 row of .* 'not a login' is not a GitHub login"),
         (
             "users.csv",
             "login,user_id\nann,99999999999999999999\n",
@@ -395,6 +395,7 @@ def test_events_of_the_archive_tell_whom_to_ask() -> None:
         ),
         ("users.txt", "", "names nobody"),
         ("users.parquet", "no parquet", "cannot be read"),
+        ("users.csv", "ann\nbob\n", "Its first line must name the column login."),
     ],
 )
 def test_a_wrong_file_of_users_is_one_clear_error(tmp_path: Path, name: str, content: str, words: str) -> None:
@@ -402,6 +403,15 @@ def test_a_wrong_file_of_users_is_one_clear_error(tmp_path: Path, name: str, con
     path.write_text(content)
     with pytest.raises(InputError, match=words):
         read_seeds_file(path)
+
+
+@pytest.mark.parametrize("name", ["users.txt", "users.csv"])
+def test_a_file_of_users_that_is_not_there_or_is_a_folder_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match=rf"^The file of users .*{name} does not exist\.$"):
+        read_seeds_file(tmp_path / name)
+    (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match=rf"^The file of users .*{name} is a folder: name the file in it\.$"):
+        read_seeds_file(tmp_path / name)
 
 
 def test_users_of_a_stars_file_weigh_by_their_stars(tmp_path: Path) -> None:
@@ -416,8 +426,8 @@ def test_logins_are_read_however_they_are_written_and_what_names_nobody_is_said(
     found = read_seeds_file(path)
     assert found.seeds == [Seed("ANN", None, 2), Seed("bob"), Seed("Cid"), Seed("1000")]
     assert found.skipped.sentence() == (
-        "1 of 6 rows of users.txt were skipped: the login of 1 is no login of GitHub's "
-        "(row 6: '../..' is no login of GitHub's)."
+        "1 of 6 rows of users.txt was skipped: 1 row has a login that is not a GitHub login "
+        "(row 6: '../..' is not a GitHub login)."
     )
     path.write_text("ann\r\nbob", encoding="utf-16")
     assert [seed.login for seed in read_seeds_file(path).seeds] == ["ann", "bob"]

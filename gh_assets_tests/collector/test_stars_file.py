@@ -95,9 +95,9 @@ def test_the_names_in_the_examples() -> None:
     assert pairs(CASES / "addresses.csv") == [("alpha/one", "ann"), ("alpha/two", "bob"), ("alpha/three", "cid")]
     assert pairs(CASES / "impossible.csv") == [("alpha/one", "ann"), ("alpha/three", "bob")]
     assert read_stars(CASES / "impossible.csv").skipped.sentence() == (
-        "6 of 8 rows of impossible.csv were skipped: the repo of 2 is no owner/name, the login of 3 is empty, "
-        "the login of 1 is no login of GitHub's (row 3: '../..' is no owner/name; row 4: 'alpha/..' is no owner/name; "
-        "row 5: the login is empty; …)."
+        "6 of 8 rows of impossible.csv were skipped: 2 rows have a repo that is not owner/name; 3 rows have no login; "
+        "1 row has a login that is not a GitHub login (row 3: '../..' is not owner/name; "
+        "row 4: 'alpha/..' is not owner/name; row 5: the login is empty; …)."
     )
     assert [seed.login for seed in read_seeds_file(CASES / "seed-users-with-bom.txt").seeds] == ["ann", "bob"]
 
@@ -184,7 +184,7 @@ def test_what_names_nobody_is_skipped_and_counted(tmp_path: Path, name: str, rep
     assert contents.table.select("repo", "login").rows() == [("beta/fine", "bob")]
     assert (contents.skipped.count, contents.skipped.total) == (1, 2)
     assert f"row {3 if name == 's.csv' else 2}: " in contents.skipped.sentence()
-    with pytest.raises(InputError, match=r"no star that can be used\. 1 of 1 rows"):
+    with pytest.raises(InputError, match=r"no star that can be used\. 1 of 1 row of"):
         read_stars(write(tmp_path / f"all-{name}", repo=pl.Series([repo], dtype=pl.String), login=[login or ""]))
 
 
@@ -196,7 +196,7 @@ def test_what_names_nobody_is_skipped_and_counted(tmp_path: Path, name: str, rep
     ["2020-01-02T03:04:05Z", "2020-01-02 03:04:05", "2020-01-02 03:04:05 UTC", "2020-01-02T03:04:05.000000+00:00",
      "2020-01-02T04:04:05+01:00", "2020-01-02 04:04:05 +0100", "2020-01-02T04:04:05+01", "2020-01-02t03:04:05z",
      "2020-01-02T03:04:05.000000000Z", " 2020-01-02 03:04:05 ", "1577934245", "1577934245000", "1577934245000000",
-     "1577934245000000000", "1577934245.0", "1.577934245e9", "1577934245000.0", "+1577934245"],
+     "1577934245000000000", "1577934245.0", "1.577934245e9", "1.577934245E+12", "1577934245000.0", "+1577934245"],
 )  # fmt: skip
 def test_a_time_however_it_is_written(tmp_path: Path, written: str) -> None:
     path = write(tmp_path / "s.csv", repo=["a/b", "a/c"], login=["x", "x"], starred_at=[written, "1483228800123"])
@@ -208,10 +208,13 @@ def test_a_time_however_it_is_written(tmp_path: Path, written: str) -> None:
     [("0", "that is 1970-01-01, before GitHub began"), ("-1", "1969-12-31, before"), ("20200102", "1970-08-22, before"),
      ("4102444800", "2100-01-01, in the future"), ("4102444800000", "2100-01-01, in the future"),
      ("2007-12-31", "2007-12-31, before"), ("2099-01-01T00:00:00Z", "2099-01-01, in the future"),
-     ("2020-13-01", "no time"), ("2020-02-30 10:00:00", "no time"), ("2020-01-02T25:00:00", "no time"),
-     ("1/2/2020", "ambiguous"), ("01.02.2020 03:04", "ambiguous"), ("01-02-20", "ambiguous"), ("yesterday", "no time"),
-     ("Jan 2 2020", "no time"), ("1e400", "no time"), ("2020-01-02T03:04:05 CET", "no time"),
-     ("99999999999999999999999", "no time")],
+     ("2020-13-01", "no such day"), ("2020-02-30 10:00:00", "no such day"), ("2020-01-02T25:00:00", "day or time"),
+     ("1/2/2020", "ambiguous"), ("01.02.2020 03:04", "ambiguous"), ("01-02-20", "ambiguous"),
+     ("13/01/2020", "not in a form"), ("12/31/2019", "not in a form"), ("02.02.2020", "not in a form"),
+     ("yesterday", "is not in a form that is understood"), ("Jan 2 2020", "not in a form"), ("1e400", "not in a form"),
+     ("2020-01-02T03:04:05 CET", "not in a form"), ("99999999999999999999999", "not in a form"),
+     ("1.57793E+12", "whose last digits are lost"), ("1.57793E+09", "digits are lost"), ("1.58e15", "digits are lost"),
+     ("1.5779342E+18", "digits are lost")],
 )  # fmt: skip
 def test_an_impossible_time_is_refused_with_its_row(tmp_path: Path, written: str, words: str) -> None:
     path = write(tmp_path / "s.csv", repo=["a/b", "a/c"], login=["x", "x"], starred_at=["2020-01-02", written])
@@ -242,11 +245,18 @@ def test_times_of_every_type_of_parquet(tmp_path: Path, column: pl.Series) -> No
     assert read_stars_file(path)["starred_at"].to_list() == [FIRST]
 
 
+NANOSECONDS = 1577934245 * 10**9
+
+
 @pytest.mark.parametrize(
     ("column", "words"),
     [(pl.Series([dt.date(1970, 1, 1)]), "1970-01-01, before GitHub began"), (pl.Series([True]), "is Boolean, not text"),
-     (pl.Series([dt.time(1)]), "is Time, not text"), (pl.Series([2**60]).cast(pl.Datetime("us")), "in the future"),
-     (pl.Series([[1]]), "is List.*, not text"), (pl.Series([float("inf")]), "no time")],
+     (pl.Series([dt.time(1)]), "is Time, not text"), (pl.Series([2**52]).cast(pl.Datetime("us")), "in the future"),
+     (pl.Series([[1]]), "is List.*, not text"), (pl.Series([float("inf")]), "not in a form"),
+     (pl.Series([NANOSECONDS]).cast(pl.Datetime("ms")), f"starred_at {NANOSECONDS}, .* a number of milliseconds"),
+     (pl.Series([NANOSECONDS]).cast(pl.Datetime("ms", "Asia/Kolkata")), f"starred_at {NANOSECONDS}, "),
+     (pl.Series([NANOSECONDS]).cast(pl.Datetime("us", "UTC")), f"starred_at {NANOSECONDS}, .* of microseconds"),
+     (pl.Series([1577934245], dtype=pl.Int32).cast(pl.Date), "starred_at 1577934245, .* range as a number of days")],
 )  # fmt: skip
 def test_types_that_hold_no_time_are_refused(tmp_path: Path, column: pl.Series, words: str) -> None:
     with pytest.raises(InputError, match=words):
@@ -305,7 +315,7 @@ PLAIN = "repo,login,note\nalpha/one,ann,x\nalpha/two,bob,y\n"
      ("s.csv", gzip.compress(PLAIN.encode())), ("s.csv", b"\n\n" + PLAIN.encode() + b"\n\n"),
      ("s.csv", PLAIN.replace("repo,login,note", ' "Repo" , LOGIN ,"a;b;repo;login"').encode()),
      ("s.csv", PLAIN.replace("x", '"1\n2, ""3"" "').encode()), ("s.csv", PLAIN.replace(",x", "").encode()),
-     ("s.csv", PLAIN.replace(",y", ",y,z,,").encode()), ("s.csv", PLAIN.replace(",ann", ', "ann"').encode()),
+     ("s.csv", PLAIN.replace(",y", ",y,, ,").encode()), ("s.csv", PLAIN.replace(",ann", ', "ann"').encode()),
      ("s.csv", PLAIN.replace("x", "\0").encode()), ("s.csv", PLAIN.rstrip().encode())],
     ids=range(25),
 )  # fmt: skip
@@ -342,7 +352,7 @@ def test_logins_of_digits_alone_may_be_numbers_in_parquet(tmp_path: Path, column
         ({"repo": ["a/b"]}, "no column 'login'; it has: repo. Its first line must name the columns repo and login"),
         ({"repo": [dt.date(2020, 1, 1)], "login": ["x"]}, "column 'repo' .* is Date, not text"),
         ({"repo": [["a/b"]], "login": ["x"]}, "column 'repo' .* is List.*, not text"),
-        ({"repo": ["ab"], "login": ["x"]}, "'ab' is no owner/name"),
+        ({"repo": ["ab"], "login": ["x"]}, "'ab' is not owner/name"),
         ({"repo": ["a/b"], "login": ["x"], "user_id": [dt.date(2020, 1, 1)]}, "'user_id' .* is Date, not whole"),
         ({"repo": ["a/b"], "login": ["x"], "Repo": ["a/c"]}, "has the column 'repo' 2 times"),
     ],
@@ -354,15 +364,17 @@ def test_a_wrong_file_is_one_error_that_names_what(tmp_path: Path, columns: dict
 
 @pytest.mark.parametrize(
     ("name", "content", "words"),
-    [("stars.xlsx", b"", r"neither \.parquet nor \.csv"), ("bad.parquet", b"not parquet", r"cannot be read as parquet"),
+    [("stars.xlsx", b"", r"none of the endings \.parquet, \.csv, \.tsv, \.tab \(a text may also end in \.gz\)"),
+     ("bad.parquet", b"not parquet", r"read as parquet: its content is of another form"),
      ("none.csv", b"", "is empty"), ("none.csv", b" \n\n", "is empty"), ("none.csv", b"\xef\xbb\xbf", "is empty"),
      ("head.csv", b"repo,login\n", "has no stars in it"), ("head.csv", b"repo,login", "has no stars in it"),
      ("bare.csv", b"alpha/one,ann\n", "no column 'repo'; it has: alpha/one, ann"),
      ("two.csv", b"repo,login,login\na/b,x,y\n", "has the column 'login' 2 times"),
-     ("bad.csv.gz", b"\x1f\x8bno", "read"),
-     ("open.csv", b'repo,login\na/b,"x\na/c,y\na/d,z\n', "cannot be read as csv"),
-     ("bytes.csv", bytes(range(1, 256)), "no column 'repo'"), ("bytes.csv", bytes(range(256)), "cannot be read as csv"),
-     ("other.json.gz", b"\x1f\x8b", "neither")],
+     ("bad.csv.gz", b"\x1f\x8bno", "cannot be read as csv: its gzip compression is broken"),
+     ("open.csv", b'repo,login\na/b,"x\na/c,y\na/d,z\n', "a quote that is never closed, .* at line 2: close"),
+     ("bytes.csv", bytes(range(1, 256)), "no column 'repo'"),
+     ("bytes.csv", bytes(range(256)), "read as csv: it is no text in UTF-8 or UTF-16"),
+     ("other.json.gz", b"\x1f\x8b", "none of the endings")],
 )  # fmt: skip
 def test_unreadable_files_are_named(tmp_path: Path, name: str, content: bytes, words: str) -> None:
     with pytest.raises(InputError, match=words) as caught:
@@ -381,7 +393,7 @@ def test_a_file_that_is_not_there_or_is_a_folder_is_named(tmp_path: Path) -> Non
 def test_lines_without_values_are_no_rows_but_rows_of_delimiters_are(tmp_path: Path) -> None:
     contents = read_stars(text(tmp_path, "repo,login\n\na/b,x\n,\n\na/c,-\n"))
     assert (contents.table.height, contents.skipped.count, contents.skipped.total) == (1, 2, 3)
-    assert "row 4: the repo is empty; row 6: '-' is no login of GitHub's" in contents.skipped.sentence()
+    assert "row 4: the repo is empty; row 6: '-' is not a GitHub login" in contents.skipped.sentence()
 
 
 def test_rows_are_named_by_the_line_at_which_they_begin(tmp_path: Path) -> None:
@@ -389,8 +401,74 @@ def test_rows_are_named_by_the_line_at_which_they_begin(tmp_path: Path) -> None:
     contents = read_stars(text(tmp_path, content))
     assert (contents.table.height, contents.skipped.count, contents.skipped.total) == (2, 4, 6)
     assert contents.skipped.named == (
-        ["row 9: '-' is no login of GitHub's", "row 10: the repo is empty", "row 12: the repo is empty"]
+        ["row 9: '-' is not a GitHub login", "row 10: the repo is empty", "row 12: the repo is empty"]
     )
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    "notes",
+    [("5'10\" tall", "plain", '6" long'), ('12" disk', '24" disk', ""), ('say "hi" now', "", ""),
+     ('"a "quoted" word"', "x", "y"), ('"a \\"q\\" b"', "x", "y"), ('5" disk', "", ""),
+     ('"two\nlines, ""so"""', '"', '"')],
+)  # fmt: skip
+def test_a_quote_inside_a_value_takes_no_other_row(tmp_path: Path, notes: tuple[str, ...], end: str) -> None:
+    rows = ["repo,login,note", *(f"a/{n},u{n},{note}" for n, note in enumerate(notes))]
+    if notes[1] == '"':
+        rows[2:] = ["a/1,u1,x", "a/2,u2,y"]
+    contents = read_stars(text(tmp_path, end.join(rows) + end))
+    assert contents.table.select("repo", "login").rows() == [("a/0", "u0"), ("a/1", "u1"), ("a/2", "u2")]
+    assert contents.skipped.count == 0
+    first = 'note,repo,login\nthe 5" one,a/b,ann\nx,a/c,bob\na 3" one,a/d,cid\n'
+    assert pairs(text(tmp_path, first)) == [("a/b", "ann"), ("a/c", "bob"), ("a/d", "cid")]
+
+
+def test_long_values_and_carriage_returns_in_columns_that_are_not_read_do_no_harm(tmp_path: Path) -> None:
+    long = "x" * 200_000
+    content = f'repo,login,note\na/b,ann,"{long}"\na/c,bob,one\rtwo\na/d,cid,"one\rtwo"\n'
+    assert pairs(text(tmp_path, content)) == [("a/b", "ann"), ("a/c", "bob"), ("a/d", "cid")]
+    assert pairs(text(tmp_path, content.replace('"', ""))) == [("a/b", "ann"), ("a/c", "bob"), ("a/d", "cid")]
+    mixed = "repo,login\ra/b,ann\r\na/c,bob\n"
+    assert pairs(text(tmp_path, mixed)) == [("a/b", "ann"), ("a/c", "bob")]
+
+
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_rows_with_more_values_than_columns_are_skipped_and_named(tmp_path: Path, quote: str) -> None:
+    content = f"name,repo,login\n{quote}js{quote},a/b,ann\nSmith, J,a/b,js\nx,a/c,bob,, \nDoe, a/c,bob,x\ny,-,cid\n"
+    contents = read_stars(text(tmp_path, content))
+    assert contents.table.select("repo", "login").rows() == [("a/b", "ann"), ("a/c", "bob")]
+    assert contents.skipped.sentence() == (
+        "3 of 5 rows of s.csv were skipped: 2 rows have more fields than the header; 1 row has a repo that is not "
+        "owner/name (row 3 has 4 fields, the header 3; row 5 has 4 fields, the header 3; row 6: '-' is not owner/name)."
+    )
+    with pytest.raises(InputError, match=r"can be used\. 1 of 1 row of .* \(row 2 has 3 fields, the header 2"):
+        read_stars(text(tmp_path, f"repo,login\na/b,ann,{quote}extra{quote}"))
+    users = read_seeds_file(text(tmp_path, f"login,name\nann,{quote}Ann{quote}\nSmith, bob,Bob\n"))
+    assert [seed.login for seed in users.seeds] == ["ann"]
+    assert "row 3 has 3 fields, the header 2" in users.skipped.sentence()
+
+
+@pytest.mark.parametrize(
+    ("rows", "time"),
+    [(["", "2020-01-02T03:04:05Z"], FIRST), (["", "2020-01-02T03:04:05Z", "2017-01-01"], FIRST),
+     (["2017-01-01", "", "2020-01-02"], SECOND), (["", ""], None)],
+)  # fmt: skip
+def test_a_repeated_star_keeps_its_time(tmp_path: Path, rows: list[str], time: dt.datetime | None) -> None:
+    content = "repo,login,starred_at\n" + "".join(f"a/b,ann,{row}\nc/{n},ann,\n" for n, row in enumerate(rows))
+    table = read_stars_file(text(tmp_path, content))
+    assert table["repo"].to_list() == ["a/b", *(f"c/{n}" for n in range(len(rows)))]
+    assert table["starred_at"].to_list() == [time, *([None] * len(rows))]
+
+
+@pytest.mark.parametrize(
+    ("repo", "login"),
+    [(f"https://github.com/{page}", "bob") for page in ("topics/python", "orgs/x", "Sponsors/x", "stars/ann/lists/x")]
+    + [("a/b", "https://github.com/stars"), ("a/b", "github.com/topics/")],
+)
+def test_pages_of_github_are_no_repositories_and_no_logins(tmp_path: Path, repo: str, login: str) -> None:
+    contents = read_stars(text(tmp_path, f"repo,login\na/b,ann\ntopics/python,stars\n{repo},{login}\n"))
+    assert contents.table.select("repo", "login").rows() == [("a/b", "ann"), ("topics/python", "stars")]
+    assert contents.skipped.count == 1
 
 
 # -- every spelling of the same stars ----------------------------------------------------------------------------------
