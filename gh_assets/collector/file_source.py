@@ -25,7 +25,7 @@ from gh_assets.collector.identities import identified, ids_of_logins
 from gh_assets.collector.outcomes import Outcome
 from gh_assets.collector.sources import PreviousStars, RepositoryRef, StarCollection, Work, merge_stars, missing_from
 from gh_assets.collector.starred import StarredState, UserState
-from gh_assets.collector.stars_file import read_stars
+from gh_assets.collector.stars_file import NAMED, counted, one_row_a_star, read_stars
 from gh_assets.errors import BudgetSpentError, GitHubError, GraphQLUnavailableError, ServiceUnavailableError
 from gh_assets.ingest import Consumer, Message, UserInsert
 
@@ -223,9 +223,11 @@ class StarsFile:
         said = [self.skipped.sentence()] if self.skipped.count else []
         if self._stars_of_nobody:
             nobody = self._nobody()
+            names = ", ".join(repr(login) for login in nobody[:NAMED]) + (", …" if len(nobody) > NAMED else "")
             said.append(
-                f"{self._stars_of_nobody:,} stars of {self.path.name} were left out: no user of GitHub has the logins "
-                f"of {len(nobody):,} people in it ({', '.join(nobody[:3])}{', …' if len(nobody) > 3 else ''})."
+                f"{counted(self._stars_of_nobody, 'star')} of {self.path.name} "
+                f"{'was' if self._stars_of_nobody == 1 else 'were'} left out: GitHub has "
+                + (f"no user {names}." if len(nobody) == 1 else f"none of the {len(nobody):,} users {names}.")
             )
         return said
 
@@ -265,15 +267,16 @@ class StarsFile:
         if self._logins is not None:
             rows, reason = self._identified(rows)
             if rows.is_empty():
-                reason = reason or f"no user of GitHub has a login of those who starred it in {self.path.name}"
+                reason = reason or f"GitHub has none of the users who starred it in {self.path.name}"
                 return StarCollection(repository, Outcome.UNKNOWN, reason)
-        rows = rows.select(
+        stars = rows.select(
             pl.lit(repository.repo_id, pl.Int64).alias("repo_id"),
             "user_id",
             "login",
             "starred_at",
             pl.lit(self.name).alias("source"),
-        ).unique("user_id", keep="first", maintain_order=True)
+        )
+        rows = one_row_a_star(stars, ["user_id"])
         if self.own_world and (before is None or before.source == self.name):
             table, unstarred = rows, missing_from(rows, before)
         else:
@@ -308,13 +311,34 @@ class StarsFile:
 
 
 def _added(rows: pl.DataFrame, before: PreviousStars | None) -> tuple[pl.DataFrame, pl.DataFrame | None]:
-    """Rows of a file beside the stars that are known; a known time stays where the file has none."""
+    """Rows of a file beside the stars that are known.
+
+    What another source told of a star stays as it is, since a file and its logins may be old: it adds a time only where
+    none is known. Of stars that the file itself told, its newest rows count; a known time stays where they have none.
+    """
     if before is None:
         return merge_stars(rows, None)
     known = identified(before.table, ids_of_logins(rows)).unique("user_id", keep="first", maintain_order=True)
-    times = known.select("user_id", pl.col("starred_at").alias("known"))
-    rows = rows.join(times, on="user_id", how="left", maintain_order="left")
-    rows = rows.with_columns(pl.coalesce("starred_at", "known").alias("starred_at")).drop("known")
+    told = known.select(
+        "user_id",
+        pl.col("starred_at").alias("known_time"),
+        pl.col("login").alias("known_login"),
+        pl.col("source").alias("known_source"),
+    )
+    elsewhere = (pl.col("known_source") != StarsFile.name).fill_null(value=False)
+    rows = (
+        rows.join(told, on="user_id", how="left", maintain_order="left")
+        .with_columns(
+            pl.when(elsewhere)
+            .then(pl.coalesce("known_time", "starred_at"))
+            .otherwise(pl.coalesce("starred_at", "known_time"))
+            .alias("starred_at"),
+            pl.when(elsewhere).then("known_login").otherwise("login").alias("login"),
+            # With the source of the star, so that the next reading of the file leaves the login alone, too.
+            pl.when(elsewhere).then("known_source").otherwise("source").alias("source"),
+        )
+        .select(rows.columns)
+    )
     return merge_stars(rows, replace(before, table=known))
 
 

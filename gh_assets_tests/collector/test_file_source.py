@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import polars as pl
@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from gh_assets.collection import Collected, CollectionOptions, collect
 from gh_assets.collector.client import GitHubClient
-from gh_assets.collector.file_source import Logins, StarsFile
+from gh_assets.collector.file_source import Logins, LookedUp, StarsFile
 from gh_assets.collector.gharchive import id_of_name
 from gh_assets.collector.outcomes import Outcome
 from gh_assets.collector.repositories import KnownRepositories, collect_repositories
@@ -109,7 +109,7 @@ def test_without_graphql_they_are_asked_by_rest_and_organizations_are_nobody(ser
         collected = run(path, refs(world), client)
         assert ids_in(run, world) == right_ids(world)
         assert collected.sentences()[0] == (
-            "2 stars of stars.csv were left out: no user of GitHub has the logins of 2 people in it (a, not-there)."
+            "2 stars of stars.csv were left out: GitHub has none of the 2 users 'a', 'not-there'."
         )
         asked = standin.served["user"]
         assert run(path, refs(world), client).sentences() == collected.sentences()
@@ -123,8 +123,9 @@ def test_logins_that_nobody_has_are_left_out_said_and_not_asked_again_for_a_whil
     collected = run(path, refs(world), client)
     assert ids_in(run, world) == right_ids(world)
     assert collected.sentences() == [
-        "1 of 7 rows of stars.csv were skipped: the repo of 1 is no owner/name (row 8: '-/-' is no owner/name).",
-        "3 stars of stars.csv were left out: no user of GitHub has the logins of 2 people in it (gone-1, gone-2).",
+        "1 of 7 rows of stars.csv was skipped: 1 row has a repo that is not owner/name "
+        "(row 8: '-/-' is not owner/name).",
+        "3 stars of stars.csv were left out: GitHub has none of the 2 users 'gone-1', 'gone-2'.",
     ]
     spent = standin.quota.spent["graphql"]
     assert run(path, refs(world), client).sentences() == collected.sentences()
@@ -139,7 +140,7 @@ def test_a_repository_whose_fans_nobody_knows_is_unknown(github_of, run: Run, fi
     _, client = github_of(world_of({"a/b": [0]}))
     report = run(file("repo,login\na/b,gone\n"), [RepositoryRef(1, "a/b", "a/b", 1, Outcome.OK)], client).report
     assert report.outcomes == {"unknown": 1}
-    assert "no user of GitHub has a login" in str(report.states["a/b"].reason)
+    assert "GitHub has none of the users who starred it" in str(report.states["a/b"].reason)
 
 
 def test_a_cap_leaves_what_is_not_whole_and_the_next_run_goes_on(serve_world, run: Run, file) -> None:
@@ -291,6 +292,49 @@ def test_a_file_takes_no_star_and_no_time_from_what_github_told(github_of, run: 
     assert set(stars["user_id"]) == {5000, 5001, 5002, 5004}
     assert stars.filter(pl.col("user_id") != 5004).sort("user_id").equals(told.sort("user_id"))
     assert not report.states["a/b"].complete, "GitHub counts three"
+
+
+KNOWN, EARLIER, LATER = (dt.datetime(year, 1, 1, tzinfo=dt.UTC) for year in (2020, 2019, 2021))
+
+
+@pytest.mark.parametrize("source", ["graphql", "starred", "file"])
+@pytest.mark.parametrize("in_file", [EARLIER, LATER, None])
+@pytest.mark.parametrize("known", [KNOWN, None])
+def test_a_file_overwrites_only_what_it_told_itself(
+    tmp_path: Path, database, source: str, in_file: dt.datetime | None, known: dt.datetime | None
+) -> None:
+    path = tmp_path / "s.csv"
+    path.write_text(f"repo,login,repo_id,user_id,starred_at\na/b,file-login,1,5,{in_file or ''}\n")
+    table = stars_table(1, [(5, "known-login")], [f"{known:%Y-%m-%dT%H:%M:%SZ}" if known else None], source)
+    for _ in range(2):  # the second reading finds what the first one stored
+        before = PreviousStars(table, [], source=source)
+        work = Work(RepositoryRef(1, "a/b", "a/b", 1, Outcome.OK), lambda before=before: before)
+        (collection,) = StarsFile(path, logins=Logins(database, None)).collect([work], 1)
+        assert collection.table is not None
+        table = collection.table
+        (row,) = table.select("user_id", "login", "starred_at", "source").rows()
+        if source == "file":
+            login = "file-login" if in_file else "known-login"  # without a time the row says nothing new
+            assert row == (5, login, in_file or known, "file")
+        else:
+            assert row == (5, "known-login", known or in_file, source)
+    assert collection.unchanged
+
+
+class OnePerson(Logins):
+    """GitHub where all logins lead to the same user."""
+
+    def look_up(self, logins: Iterable[str], workers: int) -> tuple[dict[str, LookedUp], Exception | None]:
+        return {login: LookedUp(login, 5, "ann") for login in logins}, None
+
+
+def test_two_logins_of_one_user_are_one_star_with_its_time(tmp_path: Path, database) -> None:
+    path = tmp_path / "s.csv"
+    path.write_text("repo,login,starred_at\na/b,ann,\na/b,former-ann,2020-01-01\n")
+    work = Work(RepositoryRef(1, "a/b", "a/b", 1, Outcome.OK), lambda: None)
+    (collection,) = StarsFile(path, logins=OnePerson(database, None)).collect([work], 1)
+    assert collection.table is not None
+    assert collection.table.select("user_id", "starred_at").rows() == [(5, KNOWN)]
 
 
 @pytest.mark.parametrize("source", ["file", "graphql"])
