@@ -20,6 +20,7 @@ from gh_assets.assets.running import without_retries
 from gh_assets.assets.star_events import read_days_of_the_archive
 from gh_assets.automation.jobs import archive_job, range_tags, refresh_job, repos_job
 from gh_assets.collector.archive_days import days_of
+from gh_assets.collector.seeds import read_seeds_file
 from gh_assets.collector.stars_file import read_stars
 from gh_assets.dagster_home import open_instance
 from gh_assets.dagster_runs import OWN_PROCESS, fail_dead_runs
@@ -152,12 +153,16 @@ def _prepare_world(settings: Settings, options: ChainOptions) -> str:
         raise ConfigurationError("--source file needs the file: --stars FILE.")
     if options.archive:
         days_of(options.archive)
+    seed_users = options.seed_users or settings.seed_users
+    if seed_users is not None:
+        # It is read where lists are closed; that it cannot be read must be said also where none is.
+        read_seeds_file(seed_users.expanduser())
     if options.stars is None:
         only_archive = options.source == "gharchive" and not options.awesome and settings.uses_standin
         if only_archive and not has_only_archive(settings):
             _choose(settings, HomeWorld(archive=True))
         return ""
-    skipped = read_stars(options.stars).skipped.sentence()
+    skipped = read_stars(options.stars.expanduser()).skipped.sentence()
     if not settings.uses_standin:
         if options.source != "file":
             raise ConfigurationError(

@@ -41,6 +41,16 @@ def test_an_impossible_value_is_one_line_before_anything_is_started(
     assert list(fresh_home.iterdir()) == []
 
 
+@pytest.mark.parametrize("arguments", [["run"], ["run", "--source", "graphql"]], ids=" ".join)
+def test_a_missing_file_of_users_is_said_before_anything_is_started(
+    fresh_home: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    code, said = fails([*arguments, "--seed-users", "nope.txt"], capsys)
+    assert code == 1
+    assert "The file of users nope.txt does not exist." in " ".join(said.split())
+    assert list(fresh_home.iterdir()) == []
+
+
 def test_the_stand_in_says_which_rows_it_leaves_out(tmp_path: Path) -> None:
     command_line = [sys.executable, "-m", "gh_assets.cli", "github-standin", "--stars", str(CASES / "impossible.csv")]
     environment = {name: value for name, value in os.environ.items() if name not in SETTINGS}
@@ -54,7 +64,8 @@ def test_the_stand_in_says_which_rows_it_leaves_out(tmp_path: Path) -> None:
         while "Serving" not in said and (line := process.stderr.readline()):
             said += line
         process.terminate()
-    assert "6 of 8 rows of impossible.csv were skipped: the repo of 2 is no owner/name" in " ".join(said.split())
+    skipped = "6 of 8 rows of impossible.csv were skipped: 2 rows have a repo that is not owner/name"
+    assert skipped in " ".join(said.split())
 
 
 @pytest.mark.slow
@@ -71,9 +82,9 @@ def test_a_file_of_logins_beside_github_by_the_command(serve_world, fresh_home: 
     )
     assert done.returncode == 0, done.stderr
     words = " ".join(done.stderr.split())
-    skipped = f"1 of {len(rows) + 2} rows of stars.csv were skipped: the repo of 1 is no owner/name"
+    skipped = f"1 of {len(rows) + 2} rows of stars.csv was skipped: 1 row has a repo that is not owner/name"
     assert words.count(skipped) == 1
-    nobody = "1 stars of stars.csv were left out: no user of GitHub has the logins of 1 people in it (nobody-1)."
+    nobody = "1 star of stars.csv was left out: GitHub has no user 'nobody-1'."
     assert nobody in words
     database = connect_mongo(load_settings())
     assert {d["_id"]: d["login"] for d in database["users"].find()} == dict(
