@@ -54,7 +54,7 @@ def cli() -> None:
 @click.option(
     "--stars",
     type=click.Path(path_type=Path),
-    help="Parquet or CSV with repo and login: served as the world "
+    help="Parquet, CSV or TSV with repo and login: served as the world "
     "by the GitHub stand-in, or read directly with --source file.",
 )
 @click.option(
@@ -72,22 +72,26 @@ def cli() -> None:
 @click.option(
     "--seed-users",
     type=click.Path(path_type=Path),
-    help="Users to ask first for their starred lists: Parquet or CSV with login, or a text with a login a line.",
+    help="Users to ask first for their starred lists: Parquet, CSV or TSV with login, or a text with a login a line.",
 )
 @click.option("--max-users", type=click.IntRange(1), help="At most so many users are asked for their starred lists.")
 @click.option(
-    "--max-pages", type=click.IntRange(1, MOST_PAGES), help="At most so many pages of 100 stars a repository or user."
+    "--max-pages",
+    type=click.IntRange(1, MOST_PAGES),
+    help="Maximum number of pages of 100 stars per repository or user.",
 )
 @click.option(
     "--max-requests",
     type=click.IntRange(1),
     help="Stop collecting cleanly when so many requests were sent; the next run goes on from there.",
 )
-@click.option("--full", is_flag=True, help="Read all lists again, to their end: stars taken back are noticed so.")
+@click.option("--full", is_flag=True, help="Read all lists again, to their end, which also notices stars taken back.")
 @click.option("--epochs", type=click.IntRange(1), help="At most so many epochs of training.")
 @click.option("--retrain", is_flag=True, help="Train even if the same data were trained before.")
 @click.option(
-    "--accept-matrix", is_flag=True, help="Train even if users, repositories or stars are less than half of last time."
+    "--accept-matrix",
+    is_flag=True,
+    help="Train even if users, repositories or stars are fewer than half as many as last time.",
 )
 @json_option
 def run(

@@ -242,8 +242,8 @@ def claim_world(settings: Settings, database: MongoDatabase, standin: embedded.H
     )
     if claimed is not None and claimed["identity"] != identity:
         raise WorldMismatchError(
-            f"This home holds the data of {claimed['title']}; {title} needs a home of its own. Set GH_ASSETS_HOME to "
-            "a new folder (and with your own services, other MONGO_DATABASE and GCS_BUCKET)."
+            f"This home holds the data of {claimed['title']}; the data of {title} need a home of their own. Set "
+            "GH_ASSETS_HOME to a new folder (and with your own services, other MONGO_DATABASE and GCS_BUCKET)."
         )
 
 

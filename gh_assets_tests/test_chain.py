@@ -355,6 +355,8 @@ def test_a_blocking_check_ends_the_command_in_its_own_sentence(
     assert code == 1
     words = " ".join(said.split())
     assert "The check matrix_is_like_the_last of user_item_matrix did not pass" in words
-    assert f"{USERS} users; {newest['name']} {newest['version']} was trained on {10 * USERS:,}" in words
+    trained = f"{newest['name']} {newest['version']} was trained on {10 * USERS:,}."
+    assert f"There are only {USERS} users, but {trained}" in words
+    assert "If that is intended, run" in words
     assert "gh-assets run --accept-matrix" in words
     assert "users_share 0.1" in words

@@ -133,7 +133,10 @@ def test_data_of_two_worlds_are_never_mixed(database, settings, monkeypatch: pyt
     claim_world(settings, database)
     claim_world(settings, database)
     monkeypatch.setenv("GITHUB_TOKENS", "a-token")
-    with pytest.raises(WorldMismatchError, match=r"synthetic world .* needs a home of its own. Set GH_ASSETS_HOME"):
+    with pytest.raises(
+        WorldMismatchError,
+        match=r"synthetic world .*; the data of GitHub .* need a home of their own. Set GH_ASSETS_HOME",
+    ):
         claim_world(load_settings(), database)
 
 

@@ -129,9 +129,9 @@ def matrix_is_like_the_last(
             passed=False,
             severity=dg.AssetCheckSeverity.ERROR,
             description=(
-                f"{now[lost]:,} {lost}; {newest.title} was trained on {then[lost]:,}. Look at repos and stargazers: "
-                "were they read whole? If it is meant to be so, run gh-assets run --accept-matrix, or launch the check "
-                "with the config accept: true."
+                f"There are only {now[lost]:,} {lost}, but {newest.title} was trained on {then[lost]:,}. Look at repos "
+                "and stargazers: were all lists read? If that is intended, run gh-assets run --accept-matrix, or "
+                "launch the check with the config accept: true."
             ),
             metadata=metadata,
         )

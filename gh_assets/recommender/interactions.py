@@ -273,6 +273,10 @@ class StrongGeneralizationSplit:
         return self.test_fold_in, self.test_held_out
 
 
+def _users_are(number: int) -> str:
+    return "1 user is" if number == 1 else f"{number:,} users are"
+
+
 def strong_generalization_split(
     matrix: Csr,
     *,
@@ -313,8 +317,9 @@ def strong_generalization_split(
     wanted_test = default if test_users is None else test_users
     if len(eligible) < wanted_validation + wanted_test or stars.shape[0] <= wanted_validation + wanted_test:
         raise InvalidInteractionsError(
-            f"{len(eligible)} of {stars.shape[0]} users have at least {max(2, min_stars)} stars: too few to hold "
-            f"{wanted_validation} for validation and {wanted_test} for test out and train on the others. "
+            f"Only {len(eligible):,} of {stars.shape[0]:,} users {'has' if len(eligible) == 1 else 'have'} at least "
+            f"{max(2, min_stars)} stars. Training needs at least {wanted_validation + wanted_test:,}, and another user "
+            f"to train on: {_users_are(wanted_validation)} held out for validation, {wanted_test:,} for the test. "
             "Collect more stars."
         )
     if users is None:
