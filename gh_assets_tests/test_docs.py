@@ -58,7 +58,10 @@ def test_every_make_target_that_is_shown_exists(name: str) -> None:
 
 def test_pictures_and_scripts_that_are_named_exist() -> None:
     for path in re.findall(r"\]\((docs/[^)]+|LICENSE)\)", README) + re.findall(r"(benchmarks/\w+\.py)", README):
-        assert (ROOT / path).exists(), path
+        file, _, section = path.partition("#")
+        assert (ROOT / file).exists(), path
+        headings = re.findall(r"^#+ (.+)$", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE) if section else []
+        assert not section or section in [heading.lower().replace(" ", "-") for heading in headings], path
 
 
 def test_the_rooms_of_the_architecture_exist() -> None:
