@@ -15,17 +15,19 @@ from gh_assets.collector.links import html_links, without_punctuation
 _BLOCK = re.compile(r"\s*#\+begin_(\S+)(.*)", re.IGNORECASE)
 _NOT_TEXT = frozenset({"src", "example", "comment", "export", "html", "latex", "ascii"})
 _HEADING = re.compile(r"(\*+)\s+(.*)")
-_NOT_EXPORTED = re.compile(r"(?:[A-Z]+ )?COMMENT\b|.*\s:(?:\S+:)?noexport:(?:\S+:)?\s*$")
+_COMMENTED = re.compile(r"(?:[A-Z]+ )?COMMENT\b")
 _KEYWORD = re.compile(r"\s*#\+(\w+):\s*(.*)")
 _DRAWER = re.compile(r"\s*:(?:properties|logbook):\s*", re.IGNORECASE)
 _COMMENT_OR_FIXED_WIDTH = re.compile(r"\s*[#:](?:\s|$)")
+MAX_DESCRIPTION = 2000
+"""Characters of a link's description."""
+
 _INLINE = re.compile(
     r"""
     # Verbatim and code: the markers stand beside white space or punctuation.
-      (?<![^\s\-({'"|]) (?P<marker>[=~]) (?=\S) [^\n]{1,2000}? (?<=\S) (?P=marker) (?=$|[\s\-.,:!?;'")}\[|])
-    | src_\w+ (?:\[[^\]\n]*\])? \{[^}\n]*\}
-    # A link's description is skipped: an address in it is what is shown, such as a picture.
-    | \[\[ (?P<target>(?:[^\[\]\\]|\\.)+) \] (?:\]|\[(?:[^\]]|\](?!\])){0,2000}\]\])
+      (?<![^\s\-({'"|]) (?P<marker>[=~]) (?=\S) [^\n]{1,250}? (?<=\S) (?P=marker) (?=$|[\s\-.,:!?;'")}\[|])
+    | src_\w{1,100} (?:\[[^\]\n]{0,500}\])? \{[^}\n]{0,2000}\}
+    | \[\[ (?P<target>(?:[^\[\]\\]|\\.)+) \] (?:\]|(?P<described>\[))
     | < (?P<angle>https?://[^<>\n]+) >
     | (?<![\w\\]) (?P<bare>https?://[^\s\[\]<>"|{}]+)
     """,
@@ -36,7 +38,8 @@ _INLINE = re.compile(
 def org_links(text: str) -> list[str]:
     """Targets of all links that Org shows: in brackets, angle brackets or bare; relative paths among them.
 
-    Not in source and example blocks, verbatim and code, comments, drawers, and what is not exported.
+    Not in source and example blocks, verbatim and code, comments and drawers. Headings with the tag ``noexport`` are
+    shown by GitHub, so their links count.
     """
     lines = text.splitlines()
     abbreviations: dict[str, str] = {}
@@ -49,7 +52,16 @@ def org_links(text: str) -> list[str]:
     shown: list[str] = []
     for line in _shown(lines, found):
         shown.append(line)
-    for match in _INLINE.finditer("\n".join(shown)):
+    text = "\n".join(shown)
+    position = 0
+    while (match := _INLINE.search(text, position)) is not None:
+        position = match.end()
+        if match["described"]:
+            # A description is skipped: an address in it is what is shown, such as a picture.
+            end = text.find("]]", position, position + MAX_DESCRIPTION)
+            position = match.start() + 2 if end == -1 else end + 2
+            if end == -1:
+                continue
         if match["target"] is not None:
             found.append(_target(match["target"], abbreviations))
         elif match["angle"] or match["bare"]:
@@ -60,14 +72,14 @@ def org_links(text: str) -> list[str]:
 def _shown(lines: list[str], html: list[str]) -> Iterator[str]:
     """Lines whose text is shown; links of blocks that are HTML go to `html`."""
     number = 0
-    hidden: int | None = None  # level of the heading whose subtree is not exported
-    unclosed: set[str] = set()
+    hidden: int | None = None  # level of the heading whose subtree is commented out
+    unclosed: set[str] = set()  # what has no end in all that follows
     while number < len(lines):
         line = lines[number]
         number += 1
         heading = _HEADING.match(line)
         if heading is not None and (hidden is None or len(heading[1]) <= hidden):
-            hidden = len(heading[1]) if _NOT_EXPORTED.match(heading[2]) else None
+            hidden = len(heading[1]) if _COMMENTED.match(heading[2]) else None
         if hidden is not None:
             continue
         block, keyword = _BLOCK.match(line), _KEYWORD.match(line)
@@ -88,7 +100,9 @@ def _shown(lines: list[str], html: list[str]) -> Iterator[str]:
             elif keyword[1].upper() == "TITLE":
                 yield keyword[2]
         elif _DRAWER.fullmatch(line):
-            end = _end_of(lines, number, r"\s*:end:\s*")
+            end = None if ":end:" in unclosed else _end_of(lines, number, r"\s*:end:\s*")
+            if end is None:
+                unclosed.add(":end:")
             number = number if end is None else end + 1
         elif not _COMMENT_OR_FIXED_WIDTH.match(line):
             yield line

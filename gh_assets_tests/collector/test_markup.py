@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from contextlib import suppress
 
 import pytest
@@ -51,7 +52,7 @@ https://github.com/no/commented-tree
 *** below it
 https://github.com/no/below
 ** Private :noexport:
-https://github.com/no/export
+https://github.com/a/not-exported-but-shown-by-github
 ** Last
 https://github.com/a/last
 #+BEGIN_SRC that never ends
@@ -68,7 +69,9 @@ ADOC = """= Tools
 * {blank}https://github.com/a/blank and *https://github.com/a/bold* and _https://github.com/a/italic_
 * image:https://img.example/b.svg[link=https://github.com/a/picture] link:++https://github.com/a/plus++[x]
 * https://github.com/a/badge[image:https://github.com/no/badge.svg[x]]
-* `https://github.com/no/monospaced` +https://github.com/no/pass+ pass:[https://github.com/no/pass-macro]
+* `https://github.com/a/monospaced` `link:https://github.com/a/code[x]` ``https://github.com/a/double[x]``
+* '`https://github.com/a/quoted[x]`' `+https://github.com/no/literal-code+` `pass:[https://github.com/no/code-pass]`
+* +https://github.com/no/pass+ pass:[https://github.com/no/pass-macro]
 * \\https://github.com/no/escaped and github.com/no/scheme
 +
 ----
@@ -115,6 +118,47 @@ ifndef::env-github[]
 https://github.com/no/elsewhere
 endif::[]
 ifdef::env-github[https://github.com/a/conditional]
+ifdef::asciidoctor[https://github.com/a/asciidoctor]
+ifdef::backend-html5[https://github.com/a/html5]
+
+[link=https://github.com/a/linked-image]
+image::x.png[]
+
+image::x.png[Alt, link='https://github.com/a/single-quotes']
+
+[%header,format=csv]
+|===
+https://github.com/a/csv,https://github.com/a/csv2[x]
+|===
+
+,===
+https://github.com/a/csv3,https://github.com/a/csv4
+,===
+
+.Title https://github.com/a/title
+[source]
+https://github.com/no/source-below-title
+
+.Title
+ https://github.com/no/indented-below-title
+
+====
+[source]
+https://github.com/no/source-in-example
+====
+====
+ https://github.com/no/indented-in-example
+====
+
+--
+ https://github.com/no/indented-in-block
+--
+
+|===
+| cell
+
+ https://github.com/a/indented-cell
+|===
 """
 
 RST = """
@@ -126,6 +170,9 @@ Tools
 
 .. _Catalog: https://github.com/a/target
 .. _one of two words: https://github.com/a/words
+.. |unused| image:: https://img.example/b.svg
+   :target: https://github.com/no/unused
+
 .. |badge| image:: https://img.example/b.svg
    :target: https://github.com/a/picture
 
@@ -200,6 +247,9 @@ def test_repositories_written_in_any_way_at_any_depth_are_read_back(
     for repository in wanted:
         depth = data.draw(st.integers(0, depth + 1)) if lines and depth < 8 else 0
         link = data.draw(st.sampled_from(WRITTEN[name])).format(repository)
+        if name == "list.rst" and re.search(r"_[.-]", repository):
+            # In a bare address "a_." is a reference to "a", for docutils as on GitHub.
+            link = WRITTEN[name][0].format(repository)
         before = data.draw(st.sampled_from(["", "see ", "words and ", "("]))
         after = ")" if before == "(" else data.draw(st.sampled_from(["", " - some words", "\n"]))
         marker = "*" * (depth + 1) if name == "list.adoc" else "  " * depth + "-"
@@ -285,6 +335,52 @@ def test_bare_addresses_are_links_as_on_github() -> None:
 def test_html_that_github_does_not_let_through_hides_nothing() -> None:
     text = "<title>\n\nwords <script> https://github.com/a/one\n\n<!-- x -->\n\n<xmp> <a href='https://github.com/a/two'>x</a>"
     assert linked_repositories(text) == ["a/one", "a/two"]
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        "[x](https://github.com/m/a)",
+        "www.github.com/m/a",
+        "**https://github.com/m/a**",
+        "\n    [x](https://github.com/m/a)",
+        "one\n\n    https://github.com/m/a",
+    ],
+)
+def test_links_of_footnotes_are_found(note: str) -> None:
+    assert linked_repositories(f"x[^1] https://github.com/first/one\n\n[^1]: {note}") == ["first/one", "m/a"]
+
+
+DOUBLING = ":a0: https://github.com/m/a\n" + "".join(f":a{n}: {{a{n - 1}}} {{a{n - 1}}}\n" for n in range(1, 41))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "text"),
+    [
+        *[(".adoc", part) for part in ("image:a", "image:a[", "pass:[", "link:a", "link:++a", "`a ", "https://a[")],
+        *[(".org", part) for part in ("[[a]", "[[a][b ", "=a ", "src_a[", "<https://", ":properties:\n")],
+        *[(".html", part) for part in ('<a href="', "<!--", "<a ", "</", "<", "<script>")],
+        *[(".md", part) for part in ("[", "![", '<a href="', "<!--", "https://a.", "https://a", "www.a.b/", "[^a]: ")],
+        *[(".rst", part) for part in ("*a ", "`a ", "|a ")],
+        (".adoc", DOUBLING + "{a40}"),
+    ],
+)
+def test_a_text_made_to_be_slow_is_read_or_refused_in_seconds(suffix: str, text: str) -> None:
+    started = time.process_time()
+    with suppress(InputError):
+        links_in(text * (100_000 // len(text)), f"list{suffix}")
+    assert time.process_time() - started < 6, "about a second; a minute where time grows with the square"
+
+
+def test_attributes_of_asciidoc_that_double_are_cut() -> None:
+    assert linked_repositories(DOUBLING + "{a40}", "list.adoc") == ["m/a"]
+    with pytest.raises(InputError, match="its attributes expand to more than 2,000,000 characters"):
+        links_in(DOUBLING + "{a40}\n" * 1000, "list.adoc")
+
+
+def test_a_text_that_is_too_large_is_refused() -> None:
+    with pytest.raises(InputError, match="larger than 5 MB: split it into several lists"):
+        links_in("x" * 5_000_001, "list.md")
 
 
 def test_a_markup_that_only_github_renders_is_refused_by_name() -> None:
