@@ -539,8 +539,8 @@ def _tell_copied(copied: Any, words: str, as_json: bool) -> None:
 @click.option(
     "--awesome",
     multiple=True,
-    type=click.Path(path_type=Path),
-    help="File to serve as a list, as the README of a repository. Repeatable.",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="File to serve as a list, as the README of a repository; needs --stars. Repeatable.",
 )
 @click.option("--port", type=click.IntRange(1, 65535), default=8085, show_default=True)
 @click.option("--token", "tokens", multiple=True, help="An accepted token. Repeatable; by default: standin")
@@ -578,6 +578,10 @@ def github_standin(
     from gh_assets.embedded.standin.faults import Faults
     from gh_assets.embedded.standin.limits import Limits
 
+    if awesome and stars is None:
+        raise click.UsageError(
+            "--awesome needs --stars: the synthetic world has its own list, whose repositories are its own."
+        )
     world = load_world(stars, awesome, seed)
     limits = Limits.of_github() if github_limits else Limits(requests=limit)
     limits.query_budget = query_budget

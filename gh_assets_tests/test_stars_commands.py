@@ -14,6 +14,7 @@ import pytest
 from gh_assets.assets.common import REPO_PARTITIONS
 from gh_assets.automation.jobs import range_tags, refresh_job, repos_job
 from gh_assets.chain import _execute
+from gh_assets.cli import main
 from gh_assets.dagster_home import open_instance
 from gh_assets.embedded.services import HomeWorld, choose_world
 from gh_assets.errors import WorldMismatchError
@@ -49,6 +50,21 @@ def test_a_missing_file_of_users_is_said_before_anything_is_started(
     assert code == 1
     assert "The file of users nope.txt does not exist." in " ".join(said.split())
     assert list(fresh_home.iterdir()) == []
+
+
+def test_a_list_for_the_stand_in_needs_stars_and_has_to_be_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    list_file = tmp_path / "list.md"
+    list_file.write_text("https://github.com/a/b")
+    for arguments, words in (
+        (["--awesome", str(list_file)], "--awesome needs --stars"),
+        (["--awesome", "nope.md", "--stars", str(CASES / "impossible.csv")], "File 'nope.md' does not exist."),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main(["github-standin", *arguments])
+        assert caught.value.code == 2
+        assert words in capsys.readouterr().err
 
 
 def test_the_stand_in_says_which_rows_it_leaves_out(tmp_path: Path) -> None:
