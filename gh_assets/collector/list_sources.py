@@ -14,14 +14,15 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 import orjson
 
 from gh_assets.collector.awesome import is_full_name, repositories_of, repository_of
 from gh_assets.collector.client import HTML, JSON, RAW, Answer, GitHubClient
+from gh_assets.collector.input_tables import read_text
 from gh_assets.collector.links import html_links
-from gh_assets.collector.markup import MARKUP_SUFFIXES, links_in, suffix_of
+from gh_assets.collector.markup import MARKUP_SUFFIXES, MAX_SIZE, READABLE_MARKUPS, TOO_LARGE, links_in, suffix_of
 from gh_assets.errors import InputError
 
 FEW = 5
@@ -44,7 +45,11 @@ _REDIRECTS = (301, 302, 307)
 _NOT_RENDERED = (403, 406, 415, 422)
 """What a server answers that cannot render, or not this file: GitHub, where it is larger than a megabyte."""
 
-FORMS = "a file, owner/name, owner/name/path of a file or folder, or an address on GitHub"
+FORMS = (
+    "a file or folder of this machine, owner/name for a README on GitHub, owner/name/path for a file or folder in a "
+    "repository, or the address of one of these on GitHub"
+)
+"""What a list may be given as; ends a sentence that asks for one."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,9 @@ class ListContent:
     repositories : list of str
         In order of appearance, without repetitions.
     files : list of str
-        Files in a known markup, in the same place, that it links to; as sources that can be read.
+        Files in a known markup and folders, in the same place, that it links to; as sources that can be read.
+    pages : list of str
+        The same on GitHub, of a list on this machine.
     missing : list of str
         The same, of a list on this machine, where the file is not there; as the list has them.
     notes : list of str
@@ -92,6 +99,7 @@ class ListContent:
     source: ListSource
     repositories: list[str]
     files: list[str] = field(default_factory=list)
+    pages: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -159,18 +167,25 @@ def _on_github(text: str, api_url: str) -> str | None:
         if rest:
             if rest[0] not in _PAGES_OF_FILES or len(rest) < 2:
                 return None
-            rest = rest[4:] if rest[1:3] == ["refs", "heads"] else rest[2:]
+            rest = _path_of_page(rest)
     elif "//" in text:
         return None
     else:
         parts = text.rstrip("/").split("/")
         rest = parts[2:]
+        if rest[:1] in (["blob"], ["tree"]) and len(rest) > 1:  # an address without its host
+            rest = _path_of_page(rest)
     owner_and_name = "/".join(parts[:2]).removesuffix(".git")
     if not is_full_name(owner_and_name) or any(part in ("", ".", "..") for part in rest):
         return None
     if not rest and suffix_of(owner_and_name) in _NEVER_A_REPOSITORY:
         return None
     return "/".join([owner_and_name, *rest])
+
+
+def _path_of_page(parts: list[str]) -> list[str]:
+    """The path in a repository of its page ``blob/main/path`` or ``tree/refs/tags/v1/path``."""
+    return parts[4:] if parts[1:3] in (["refs", "heads"], ["refs", "tags"]) else parts[2:]
 
 
 def read_list(source: str | ListSource, client: GitHubClient) -> ListContent:
@@ -193,17 +208,17 @@ def read_list(source: str | ListSource, client: GitHubClient) -> ListContent:
     try:
         documents = list(_local(source, notes) if source.local is not None else _remote(source, client, notes))
     except _UnreadableError as error:
-        raise InputError(f"The awesome list {source.name} cannot be read{error}.") from error
+        raise InputError(f"The awesome list {source.name} {error}.") from error
     if not documents:
-        known = ", ".join(sorted(MARKUP_SUFFIXES))
-        raise InputError(f"The folder {source.name} has no list: no file in it ends with {known}.")
-    missing: list[str] = []
-    if source.local is not None:
-        files, missing = _local_files(documents)
-    else:
-        files = _files_beside(source.repository, documents)
+        reason = " ".join(notes) or f"No file in it is written in {READABLE_MARKUPS}."
+        raise InputError(f"The folder {source.name} has no list that can be read. {reason}")
     urls = [url for document in documents for url in document.urls]
-    return ListContent(source, repositories_of(urls), files, missing, notes)
+    content = ListContent(source, repositories_of(urls), notes=notes)
+    if source.local is not None:
+        _find_local_files(documents, content)
+    else:
+        content.files = _files_beside(source.repository, documents)
+    return content
 
 
 def note_of_other_files(content: ListContent, sources: Iterable[str] = ()) -> str | None:
@@ -222,34 +237,44 @@ def note_of_other_files(content: ListContent, sources: Iterable[str] = ()) -> st
     found = len(content.repositories)
     if content.source.local is None:
         found -= own in (name.lower() for name in content.repositories)
-    if found >= FEW or not (files or content.missing):
+    pages = [name for name in content.pages if not any(name == one or name.startswith(f"{one}/") for one in read)]
+    if found >= FEW or not (files or pages or content.missing):
         return None
     many = f"{found or 'no'} {'repository' if found == 1 else 'repositories'}"
-    told = files or content.missing
+    told = [*files, *pages] or content.missing
     named = ", ".join(told[:NAMED]) + (f" and {len(told) - NAMED} more" if len(told) > NAMED else "")
-    start = f"The awesome list {content.source.name} links to {many} on GitHub and to other files that may be lists"
-    if not files:
+    start = (
+        f"The awesome list {content.source.name} links to {many} on GitHub and to other files or folders that may be "
+        "lists"
+    )
+    if not (files or pages):
         return (
             f"{start} but are not on this machine, {named}: save them beside it, or name each as it is on GitHub, "
             f"owner/name/{told[0]}, or their folder."
         )
-    folder = _folder_of(content.source, files)
+    folder = _folder_of(content.source, files) if not pages else _common_folder(pages) if not files else ""
     whole = f", or their folder {folder}" if folder else ""
     return f"{start}: to read these, name them as lists, too: {named}{whole}."
 
 
 def _folder_of(source: ListSource, files: Sequence[str]) -> str:
     """The folder of several files, as it can be named; empty if there is none, or it is the list's own."""
+    if source.local is None:
+        return _common_folder(files)
     folders = {name.rpartition("/")[0] for name in files}
     if len(files) < 2 or len(folders) > 1:
         return ""
     folder = folders.pop()
-    if source.local is None:
-        return folder if folder != source.repository else ""
     if not folder or Path(folder) == source.local.parent:
         return ""
-    # Of two words it would be a name on GitHub.
-    return folder if folder.startswith(("/", "~", ".")) else f"./{folder}"
+    return _local_folder(folder)
+
+
+def _common_folder(names: Sequence[str]) -> str:
+    """The folder in a repository of several files, as ``owner/name/path``; empty if there is none."""
+    folders = {name.rpartition("/")[0] for name in names}
+    folder = folders.pop()
+    return folder if len(names) > 1 and not folders and folder.count("/") > 1 else ""
 
 
 def fingerprint_of_list(source: str, client: GitHubClient, seen: str | None) -> str:
@@ -286,7 +311,7 @@ def fingerprint_of_list(source: str, client: GitHubClient, seen: str | None) -> 
         _check(found, answer)
         return (_RAW_MARK if raw else "") + (answer.etag or hashlib.sha256(answer.content).hexdigest())
     except (_UnreadableError, OSError) as error:
-        raise InputError(f"The awesome list {found.name} cannot be read{_reason(error)}.") from error
+        raise InputError(f"The awesome list {found.name} {_reason(error)}.") from error
 
 
 _RAW_MARK = "raw:"
@@ -294,11 +319,15 @@ _RAW_MARK = "raw:"
 
 
 class _UnreadableError(Exception):
-    """Why a list cannot be read, as the end of a sentence."""
+    """Why a list cannot be read, as the end of a sentence about it, such as "cannot be read: …"."""
+
+
+class _UnreadableTextError(_UnreadableError):
+    """A file is there, but its text is not understood; the other files of its folder may be."""
 
 
 def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, _UnreadableError) else f": {error}"
+    return str(error) if isinstance(error, _UnreadableError) else f"cannot be read: {error}"
 
 
 # -- on GitHub -------------------------------------------------------------------------------------------------------
@@ -323,16 +352,22 @@ def _ask(source: ListSource, client: GitHubClient, accept: str, *, etag: str | N
 def _check(source: ListSource, answer: Answer) -> None:
     if answer.status == 200:
         return
-    if answer.status != 404:
-        raise _UnreadableError(f" from GitHub (status {answer.status})")
-    if source.path:
-        raise _UnreadableError(
-            " from GitHub (status 404): check its name and path, which has to be on the repository's default branch"
+    if answer.status == 451:
+        raise _UnreadableError("is blocked by GitHub for legal reasons (status 451): leave it out")
+    if answer.status == 404 and source.path:
+        advice = ": check its name and path, which has to be on the repository's default branch"
+    elif answer.status == 404:
+        advice = (
+            ": check its name, and if the repository has no README, name a file or folder of it, such as "
+            f"{source.name}/lists"
         )
-    raise _UnreadableError(
-        " from GitHub (status 404): check its name, and if the repository has no README, name a file or folder of it, "
-        f"such as {source.name}/lists"
-    )
+    elif answer.status in (401, 403):
+        advice = ": give a token that may read this repository, or leave the list out"
+    elif answer.status >= 500:
+        advice = ": the server failed; try again later, and see githubstatus.com whether GitHub has an outage"
+    else:
+        advice = ""
+    raise _UnreadableError(f"cannot be read from GitHub (status {answer.status}){advice}")
 
 
 def _remote(source: ListSource, client: GitHubClient, notes: list[str]) -> Iterator[_Document]:
@@ -367,7 +402,7 @@ def _file(source: ListSource, client: GitHubClient, answer: Answer | None = None
     try:
         return _Document(path, links_in(text.content.decode("utf-8", errors="replace"), path))
     except InputError as error:
-        raise _UnreadableError(f": GitHub did not render {path}, and {error}") from error
+        raise _UnreadableTextError(f"cannot be read: GitHub did not render {path}, and {error}") from error
 
 
 def _json_of(answer: Answer) -> object:
@@ -399,13 +434,22 @@ def _folder(
                     notes.append(_too_many(source))
                     return
                 left -= 1
-                yield _file(inner, client)
+                try:
+                    document = _file(inner, client)
+                except _UnreadableTextError as error:
+                    notes.append(_left_out(inner.name, error))
+                else:
+                    yield document
 
 
 def _too_many(source: ListSource) -> str:
     return (
         f"Of the folder {source.name} only {MAX_FILES} files were read: name the folders or files in it that are lists."
     )
+
+
+def _left_out(name: str, error: _UnreadableTextError) -> str:
+    return f"The file {name} was left out because it {error}."
 
 
 def may_be_a_list(path: str) -> bool:
@@ -415,32 +459,52 @@ def may_be_a_list(path: str) -> bool:
 
 
 def _files_beside(repository: str, documents: Sequence[_Document]) -> list[str]:
-    """Files of the same repository that documents link to, relative or by their address on GitHub."""
+    """Files and folders of the same repository that documents link to, relative or by their address on GitHub."""
     own = {document.path for document in documents}
     found: dict[str, None] = {}
     for document in documents:
         for url in document.urls:
             path = _path_in(repository, document.path, url)
-            if path is not None and path not in own and may_be_a_list(path):
+            if path is not None and path not in own:
                 found[f"{repository}/{path}"] = None
     return list(found)
 
 
 def _path_in(repository: str, base: str, url: str) -> str | None:
-    """The path in a repository that a link in its file `base` points to; None if it points elsewhere."""
+    """The path in a repository of what may be a list and a link in its file `base` points to."""
     try:
         address = urlsplit(url)
     except ValueError:
         return None
+    page = _page_of(address)
+    if page is not None:
+        return page[1] if page[0].lower() == repository.lower() else None
     path = unquote(address.path)
-    parts = [part for part in path.split("/") if part]
-    is_page = [part.lower() for part in parts[:2]] == repository.lower().split("/") and parts[2:3] == ["blob"]
-    if is_page and address.netloc.lower() in ("", "github.com", "www.github.com"):
-        return "/".join(parts[4:]) or None
     if address.scheme or address.netloc or not path:
         return None
     joined = posixpath.normpath(posixpath.join("/", posixpath.dirname(base), path)).lstrip("/")
-    return joined if joined not in ("", ".") else None
+    return joined if may_be_a_list(joined) or _may_be_a_folder(joined, path) else None
+
+
+def _page_of(address: SplitResult) -> tuple[str, str] | None:
+    """The repository, and the path of what may be a list in it, that an address of GitHub's page shows."""
+    parts = [part for part in unquote(address.path).split("/") if part]
+    is_here = address.netloc.lower() in ("github.com", "www.github.com") or (
+        not address.netloc and address.path.startswith("/")
+    )
+    if not is_here or parts[2:3] not in (["blob"], ["tree"]):
+        return None
+    path = "/".join(_path_of_page(parts[2:]))
+    if not path or not (parts[2] == "tree" or may_be_a_list(path)):
+        return None
+    return f"{parts[0]}/{parts[1]}", path
+
+
+def _may_be_a_folder(path: str, link: str) -> bool:
+    """Whether a relative link may lead to a folder of lists: it ends in a slash, or its name has no suffix."""
+    name = posixpath.basename(path)
+    is_named = name not in ("", ".", "..") and not name.startswith(".")
+    return is_named and (link.endswith("/") or (not suffix_of(name) and _NOT_LISTS.match(name.lower()) is None))
 
 
 # -- on this machine -------------------------------------------------------------------------------------------------
@@ -462,30 +526,64 @@ def _local_paths(place: Path, notes: list[str]) -> list[Path]:
 def _local(source: ListSource, notes: list[str]) -> Iterator[_Document]:
     assert source.local is not None
     for path in _local_paths(source.local, notes):
-        inside = "" if path == source.local else f": {path}"
         try:
-            yield _Document(str(path), links_in(path.read_text(encoding="utf-8"), path.name))
-        except (OSError, UnicodeDecodeError, InputError) as error:
-            raise _UnreadableError(f"{inside}: {error}") from error
+            document = _Document(str(path), links_in(_local_text(path), path.name))
+        except OSError as error:
+            inside = "" if path == source.local else f"{path}: "
+            raise _UnreadableError(f"cannot be read: {inside}{error}") from error
+        except InputError as error:
+            unreadable = _UnreadableTextError(f"cannot be read: {error}")
+            if path == source.local:
+                raise unreadable from error
+            notes.append(_left_out(str(path), unreadable))
+        else:
+            yield document
 
 
-def _local_files(documents: Sequence[_Document]) -> tuple[list[str], list[str]]:
-    """Files that documents link to: those that are there, and the rest as they are linked to."""
+def _local_text(path: Path) -> str:
+    """A file's text, in UTF-8 or UTF-16."""
+    if path.stat().st_size > MAX_SIZE:
+        raise InputError(TOO_LARGE)
+    with path.open("rb") as file:
+        is_compressed = file.read(2) == b"\x1f\x8b"
+    try:
+        if not is_compressed:
+            return read_text(path).decode()
+    except UnicodeDecodeError:
+        pass
+    raise InputError("it is not UTF-8: save it as UTF-8")
+
+
+def _find_local_files(documents: Sequence[_Document], content: ListContent) -> None:
+    """Note files and folders that documents link to: on this machine, on GitHub, or missing."""
     own = {Path(document.path) for document in documents}
     found: dict[str, None] = {}
+    pages: dict[str, None] = {}
     missing: dict[str, None] = {}
     for document in documents:
         for url in document.urls:
             try:
                 address = urlsplit(url)
-                name = posixpath.normpath(unquote(address.path)).lstrip("/")
-                path = Path(document.path).parent / name
-                if address.scheme or address.netloc or path in own or not may_be_a_list(name):
+                page = _page_of(address)
+                if page is not None:
+                    pages["/".join(page)] = None
                     continue
-                if path.is_file():
+                link = unquote(address.path)
+                name = posixpath.normpath(link).lstrip("/")
+                path = Path(document.path).parent / name
+                if address.scheme or address.netloc or not link or path in own:
+                    continue
+                if may_be_a_list(name) and path.is_file():
                     found[str(path)] = None
-                else:
+                elif _may_be_a_folder(name, link) and path.is_dir():
+                    found[_local_folder(str(path))] = None
+                elif (may_be_a_list(name) or _may_be_a_folder(name, link)) and not path.exists():
                     missing[name] = None
             except (OSError, ValueError):  # no address, or no path
                 continue
-    return list(found), list(missing)
+    content.files, content.pages, content.missing = list(found), list(pages), list(missing)
+
+
+def _local_folder(folder: str) -> str:
+    """A folder as it can be named: of two words it would be a name on GitHub."""
+    return folder if folder.startswith(("/", "~", ".")) else f"./{folder}"

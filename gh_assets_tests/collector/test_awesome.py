@@ -147,6 +147,6 @@ def test_a_list_that_cannot_be_read_is_named(github_of, source: str, words: str)
 def test_a_list_file_that_is_not_text_is_named(github_of, tmp_path: Path) -> None:
     _, client = github_of(world_of({"a/b": [0]}))
     file = tmp_path / "binary.md"
-    file.write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(InputError, match=r"binary\.md cannot be read"):
+    file.write_bytes(b"\xff\xfe\x00\xd8")
+    with pytest.raises(InputError, match=r"binary\.md cannot be read: it is not UTF-8: save it as UTF-8\."):
         read_list(str(file), client)

@@ -101,6 +101,10 @@ def split_list() -> Repository:
         ("https://raw.githubusercontent.com/o/n/main/x.md", "o/n/x.md"),
         ("owner/name/lists/x.org", "owner/name/lists/x.org"),
         ("owner/name/lists/", "owner/name/lists"),
+        ("o/n/blob/main/lists/x.md", "o/n/lists/x.md"),
+        ("o/n/tree/main/lists", "o/n/lists"),
+        ("o/n/blob/refs/tags/v1/x.md", "o/n/x.md"),
+        ("https://github.com/o/n/blob/refs/tags/v1/x.md", "o/n/x.md"),
         ("nodejs/nodejs.org", "nodejs/nodejs.org"),
     ],
 )
@@ -223,9 +227,9 @@ def test_a_list_that_lies_in_other_files_says_so(github_of) -> None:
     said: list[str] = []
     read_lists(["tools/list"], client, said.append)
     assert said == [
-        "The awesome list tools/list links to 1 repository on GitHub and to other files that may be lists: to read "
-        "these, name them as lists, too: tools/list/lists/planning.md, tools/list/lists/seeds.md, or their folder "
-        "tools/list/lists."
+        "The awesome list tools/list links to 1 repository on GitHub and to other files or folders that may be lists: "
+        "to read these, name them as lists, too: tools/list/lists/planning.md, tools/list/lists/seeds.md, or their "
+        "folder tools/list/lists."
     ]
     read_lists(["tools/list", "tools/list/lists"], client, said.append)
     assert len(said) == 1, "who names them, too, is not told"
@@ -236,6 +240,78 @@ def test_a_readme_in_a_folder_and_links_by_address_say_so_too(github_of) -> None
     _, client = github_of(world(Repository(1, "a/list", readme=text, readme_name="docs/README.md")))
     files = read_list("a/list", client).files
     assert files == ["a/list/docs/more.md", "a/list/lists/b.org", "a/list/c.adoc", "a/list/d.rst"]
+
+
+def test_an_index_of_folders_names_them(github_of) -> None:
+    text = "[a](lists/) [b](/a/list/tree/main/more) [c](lists/c) [e](LICENSE) "
+    text += "[d](https://github.com/a/list/tree/refs/tags/v1/d)"
+    _, client = github_of(world(Repository(1, "a/list", readme=text)))
+    said: list[str] = []
+    read_lists(["a/list"], client, said.append)
+    assert said[0].startswith("The awesome list a/list links to no repositories on GitHub and to other files or")
+    assert said[0].endswith("name them as lists, too: a/list/lists, a/list/more, a/list/lists/c, a/list/d.")
+
+
+def test_a_local_index_names_folders_and_pages_on_github(github_of, tmp_path: Path) -> None:
+    _, client = github_of(world(split_list()))
+    said: list[str] = []
+    (tmp_path / "saved.md").write_text(
+        "[a](https://github.com/o/n/blob/main/lists/a.md) [b](https://github.com/o/n/blob/main/lists/b.md)"
+    )
+    read_lists(["saved.md"], client, said.append)
+    assert said[0].endswith("name them as lists, too: o/n/lists/a.md, o/n/lists/b.md, or their folder o/n/lists.")
+    (tmp_path / "sub" / "lists").mkdir(parents=True)
+    (tmp_path / "sub" / "index.md").write_text("[a](lists/) https://github.com/a/b")
+    read_lists(["sub/index.md"], client, said.append)
+    assert said[1].endswith("name them as lists, too: ./sub/lists.")
+    assert find_source("./sub/lists", GITHUB).local is not None
+
+
+def test_text_in_utf_16_is_read_and_other_text_is_refused(github_of, tmp_path: Path) -> None:
+    _, client = github_of(world(split_list()))
+    for name, encoding in (("le.md", "utf-16"), ("be.md", "utf-16-be"), ("mark.md", "utf-8-sig")):
+        (tmp_path / name).write_bytes(("\ufeff" * (encoding == "utf-16-be") + PLANNING).encode(encoding))
+        assert read_list(name, client).repositories == ["garden/planner"]
+    (tmp_path / "latin.md").write_bytes("é https://github.com/a/b".encode("latin-1"))
+    with pytest.raises(InputError, match=r"latin\.md cannot be read: it is not UTF-8: save it as UTF-8\."):
+        read_list("latin.md", client)
+
+
+def test_a_file_of_a_folder_that_cannot_be_read_is_left_out_with_a_note(github_of, tmp_path: Path) -> None:
+    files = {"lists/a.md": PLANNING, "lists/b.textile": "x"}
+    _, client = github_of(world(Repository(7, "tools/list", readme=SPLIT, files=files)))
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "a.md").write_text(PLANNING)
+    (tmp_path / "lists" / "b.textile").write_text("x")
+    (tmp_path / "lists" / "c.md").write_bytes(b"\xe9")
+    for source, count in (("./lists", 2), ("tools/list/lists", 1)):
+        content = read_list(source, client)
+        assert content.repositories == ["garden/planner"]
+        assert len(content.notes) == count
+        assert "lists/b.textile was left out because it cannot be read: " in content.notes[0]
+    (tmp_path / "lists" / "a.md").unlink()
+    with pytest.raises(InputError, match=r"has no list that can be read\. The file lists/b\.textile was left out"):
+        read_list("./lists", client)
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (451, "The awesome list a/list is blocked by GitHub for legal reasons .status 451.: leave it out"),
+        (403, "a/list cannot be read from GitHub .status 403.: give a token that may read this repository"),
+        (410, r"a/list cannot be read from GitHub .status 410.\."),
+    ],
+)
+def test_what_github_refuses_says_what_to_do(status: int, words: str) -> None:
+    def answer(_request: Request) -> Response:
+        return Response(b"{}", status_code=status, media_type="application/json")
+
+    with (
+        serving(Starlette(routes=[Route("/{path:path}", answer)])) as url,
+        GitHubClient(url, [SecretStr("token")], policy=QUICK) as client,
+        pytest.raises(InputError, match=words),
+    ):
+        read_list("a/list", client)
 
 
 def test_a_list_without_any_repository_names_its_files_in_the_error(github_of) -> None:
@@ -279,7 +355,10 @@ def test_the_run_is_told_of_notes_and_the_table_names_lists_as_before(github_of)
             "tools/list/lists/none.md",
             r"lists/none\.md cannot be read from GitHub .status 404.: check its name and path",
         ),
-        ("tools/list/code", r"The folder tools/list/code has no list: no file in it ends with \.adoc"),
+        (
+            "tools/list/code",
+            r"tools/list/code has no list that can be read\. No file in it is written in Markdown, ",
+        ),
     ],
 )
 def test_a_list_that_is_not_there_is_named(github_of, source: str, words: str) -> None:
