@@ -26,6 +26,7 @@ from gh_assets_tests.worlds import LIST, world_of
 SECRET = "ghp_verysecret0123456789wxyz"
 
 
+@pytest.mark.slow
 def test_a_search_is_recorded_and_later_runs_train_with_what_it_found(
     tmp_path: Path,
 ) -> None:

@@ -195,7 +195,7 @@ def check_truth(world: World, home: Home) -> None:
 
 
 FEW = hypothesis_settings(
-    max_examples=12, deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=True
+    max_examples=10, deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=True
 )
 MANY = hypothesis_settings(max_examples=80, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 

@@ -176,13 +176,14 @@ def test_few_touched_items_are_updated_lazily_and_many_are_not() -> None:
 
 TOGETHER = """
 import sys
+from dataclasses import replace
 import torch.distributed as dist
 from gh_assets_tests.recommender.test_training import CASES, split_of
 case, rank, count, port, folder = sys.argv[1], *map(int, sys.argv[2:5]), sys.argv[5]
 dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=count)
 kind, config, matrix = CASES[case]
 split = split_of(matrix)
-kind(config).fit(split.train, split.validation).save(f"{folder}/{rank}")
+kind(replace(config, precision="float32")).fit(split.train, split.validation).save(f"{folder}/{rank}")
 dist.barrier()  # whoever leaves first would cut off the other's last sum
 dist.destroy_process_group()
 """
@@ -208,7 +209,8 @@ def test_several_processes_train_as_one(case: str, tmp_path: Path) -> None:
     first, second = (load_file(tmp_path / str(rank) / WEIGHTS_FILE) for rank in range(2))
     kind, config, matrix = CASES[case]
     split = split_of(matrix)
-    alone = kind(config).fit(split.train, split.validation)  # type: ignore[arg-type]
+    # In bfloat16 some processors round products of half a batch so differently that another epoch is the best one.
+    alone = kind(replace(config, precision="float32")).fit(split.train, split.validation)  # type: ignore[arg-type]
     for name, array in first.items():
         np.testing.assert_array_equal(array, second[name], err_msg=name)
     together = kind.load(tmp_path / "0")
