@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,9 +166,6 @@ class _Forks(Listing[ForkersOf]):
     def is_whole(self, node: Any) -> bool:
         forks = node.get("forks") if isinstance(node, Mapping) else None
         return isinstance(forks, Mapping) and isinstance(forks.get("nodes"), list)
-
-    def without(self, node: Any, failed: Collection[int]) -> Any | None:
-        return node if self.is_whole(node) else None
 
     def take(self, node: Any) -> ForkersOf:
         return self.key, _forkers("databaseId", [(fork or {}).get("owner") for fork in node["forks"]["nodes"]])

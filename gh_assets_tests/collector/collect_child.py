@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 
 from pydantic import SecretStr
 
@@ -27,7 +28,9 @@ def main() -> int:
     tokens = [SecretStr(token) for token in asked["tokens"]]
     with open_mongo(settings) as database:
         ledger = MongoLedger(database["github_budgets"])
-        with GitHubClient(asked["url"], tokens, policy=QUICK, ledger=ledger) as client:
+        # Beside others, on a bad day, seconds may pass without a good answer: that is no limit without end.
+        policy = replace(QUICK, longest_quota_wait=120.0)
+        with GitHubClient(asked["url"], tokens, policy=policy, ledger=ledger) as client:
             sys.stdout.write("ready\n")
             sys.stdout.flush()
             options = CollectionOptions(asked["source"], 20, workers=4)
