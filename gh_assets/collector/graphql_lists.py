@@ -157,15 +157,15 @@ class Listing(ABC, Generic[Result]):
         How often it was asked for.
     failures : int
         Since the last page.
-    persistent : set of int or None
-        Places of the entries that GitHub failed on in all of these answers.
+    persistent : list of set of int
+        Places of the entries that GitHub failed on, in each of these answers that had a page.
     """
 
     def __init__(self, key: int) -> None:
         self.key = key
         self.requests = 0
         self.failures = 0
-        self.persistent: set[int] | None = None
+        self.persistent: list[set[int]] = []
 
     @abstractmethod
     def pages_left(self) -> int:
@@ -369,7 +369,7 @@ class GraphQLLists(Generic[Result]):
                 except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
                     mine = [{"message": f"an answer that cannot be understood ({type(error).__name__})"}]
                 else:
-                    entry.failures, entry.persistent, pages = 0, None, pages + 1
+                    entry.failures, entry.persistent, pages = 0, [], pages + 1
                     yield entry, found
                     continue
             mine = mine or errors.get("") or [{"message": "a part of the answer is missing"}]
@@ -406,18 +406,18 @@ class GraphQLLists(Generic[Result]):
         limited = any(error.get("type") == RESOURCE_LIMITS for error in errors)
         places = [_entry_of(_path_of(error)) for error in errors]
         failed = {place for place in places if place is not None}
-        if failed:
-            entry.persistent = failed if entry.persistent is None else entry.persistent & failed
-        if size == 1 and entry.failures >= PERSISTENT and not limited and None not in places:
+        if failed and not limited and None not in places:
+            entry.persistent.append(failed)
             # Entries that fail now and then are not given up: only those that failed each time.
-            rest = entry.without(node, failed) if failed == entry.persistent else None
+            each_time = len(entry.persistent) >= PERSISTENT and all(one == failed for one in entry.persistent)
+            rest = entry.without(node, failed) if size == 1 and each_time else None
             if rest is not None:
-                entry.failures, entry.persistent = 0, None
+                entry.failures, entry.persistent = 0, []
                 return entry.take(rest), True
         if entry.failures >= (ATTEMPTS_ALONE if size == 1 else ATTEMPTS):
             return entry.give_up(str(errors[0].get("message", "no data"))), True
         if size == 1 and limited and entry.lighten():
-            entry.failures, entry.persistent = 1, None
+            entry.failures, entry.persistent = 1, []
         return None, False
 
 
