@@ -40,9 +40,9 @@ class ArchivedStars:
         known = pl.DataFrame(list(users), schema={"user_id": pl.Int64, "login": pl.String}, orient="row")
         self._ids = ids_of_logins(pl.concat([named, known]))
         stars = identified(events, self._ids).with_columns(pl.lit(self.name).alias("source"))
-        self._by_id = _grouped(stars.filter(pl.col("repo_id").is_not_null()), pl.col("repo_id"))
+        self._by_id = grouped(stars.filter(pl.col("repo_id").is_not_null()), pl.col("repo_id"))
         nameless = stars.filter(pl.col("repo_id").is_null())
-        self._by_name = _grouped(nameless, pl.col("full_name").str.to_lowercase())
+        self._by_name = grouped(nameless, pl.col("full_name").str.to_lowercase())
 
     def may_have_news(self, *, closed: bool) -> bool:
         """More hours may have been read."""
@@ -80,7 +80,8 @@ class ArchivedStars:
         return replace(collected, unchanged=collected.table is not None and collected.table.equals(before.table))
 
 
-def _grouped(stars: pl.DataFrame, key: pl.Expr) -> dict[object, pl.DataFrame]:
+def grouped(stars: pl.DataFrame, key: pl.Expr) -> dict[object, pl.DataFrame]:
+    """Return the stars of each value of `key`."""
     parts = stars.with_columns(key.alias("key")).partition_by("key", as_dict=True, include_key=False)
     return {group[0]: rows for group, rows in parts.items()}
 

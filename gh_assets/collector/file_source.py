@@ -17,6 +17,7 @@ from typing import Any
 import polars as pl
 from pymongo.database import Database
 
+from gh_assets.collector.archive_stars import grouped
 from gh_assets.collector.client import GitHubClient
 from gh_assets.collector.concurrency import map_bounded
 from gh_assets.collector.gharchive import id_of_name
@@ -213,8 +214,8 @@ class StarsFile:
         self.skipped = contents.skipped
         self._logins = None if own_world or contents.has_user_ids else logins
         self._has_ids = contents.has_repo_ids or own_world
-        self._by_id = _grouped(contents.table, pl.col("repo_id"))
-        self._by_name = _grouped(contents.table, pl.col("repo").str.to_lowercase())
+        self._by_id = grouped(contents.table, pl.col("repo_id"))
+        self._by_name = grouped(contents.table, pl.col("repo").str.to_lowercase())
         self._users: dict[str, LookedUp] = {}
         self._stars_of_nobody = 0
 
@@ -340,8 +341,3 @@ def _added(rows: pl.DataFrame, before: PreviousStars | None) -> tuple[pl.DataFra
         .select(rows.columns)
     )
     return merge_stars(rows, replace(before, table=known))
-
-
-def _grouped(stars: pl.DataFrame, key: pl.Expr) -> dict[object, pl.DataFrame]:
-    parts = stars.with_columns(key.alias("key")).partition_by("key", as_dict=True, include_key=False)
-    return {group[0]: rows for group, rows in parts.items()}
