@@ -175,8 +175,9 @@ class InMemory:
         return self.tables[partition][1]
 
 
-def accounting(url: str) -> dict[str, Any]:
-    answer: dict[str, Any] = requests.get(f"{url}/__standin__", timeout=60).json()
+def accounting(url: str, token: str) -> dict[str, Any]:
+    own = {"authorization": f"Bearer {token}"}
+    answer: dict[str, Any] = requests.get(f"{url}/__standin__", headers=own, timeout=60).json()
     return answer
 
 
@@ -207,11 +208,11 @@ def economy(options: argparse.Namespace) -> None:
                 ledger = MongoLedger(database["github_budgets"])
                 with client_of(url, ["token"], ledger=ledger) as client:
                     found = collect_repositories(client, [shape.listed()], KnownRepositories(known))
-                    metadata = Counter(accounting(url)["spent"])
+                    metadata = Counter(accounting(url, "token")["spent"])
                     known = {document["_id"]: document for document in found.documents}
                     source = RestStargazers(client, 10) if name == "stargazers" else GraphQLStargazers(client, 10)
                     report = place.collect(world, source, 10)
-                spent = Counter(accounting(url)["spent"])
+                spent = Counter(accounting(url, "token")["spent"])
             first = first or spent
             share = f"; {spent.total() / first.total():.2%} of the first" if spent is not first else ""
             print(
@@ -227,7 +228,7 @@ def economy(options: argparse.Namespace) -> None:
         place = Place(workers=8)
         place.tables = InMemory()  # type: ignore[assignment]
         place.collect(shape, GraphQLStargazers(client, 10), 10)
-        points = accounting(url)["spent"]["graphql"]
+        points = accounting(url, "token")["spent"]["graphql"]
     print(f"  {points:,} points, {points / (pages / 37):.2f} x those of the best fixed size")
 
 
@@ -242,7 +243,7 @@ def quota(options: argparse.Namespace) -> None:
         last = pages - windows * 5000 * count
         bound = windows * 3600 + last / (900 * count) * 60
         with standin(shape, Limits.of_github(), tokens, virtual=True) as url:
-            clock = RemoteClock(url)
+            clock = RemoteClock(url, tokens[0])
             started, wall = clock.now(), time.perf_counter()
             with client_of(url, tokens, clock=clock, paced=True) as client:
                 clock.busy = lambda client=client: client.pool.in_flight > 0  # type: ignore[misc]
@@ -250,7 +251,7 @@ def quota(options: argparse.Namespace) -> None:
                 place.tables = InMemory()  # type: ignore[assignment]
                 report = place.collect(shape, RestStargazers(client, 10), 10)
             took = clock.now() - started
-            told = accounting(url)
+            told = accounting(url, tokens[0])
         print(
             f"{count:2} tokens: {took / 3600:.2f} h, {took / bound:.3f} x the quota's bound of {bound / 3600:.2f} h; "
             f"{told['spent']['core']:,} requests for {pages:,} pages, {report.stars:,} stars, violations "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from rich.table import Column, Table
 from gh_assets import __version__
 from gh_assets.embedded.standin.kinds import KINDS
 from gh_assets.errors import GhAssetsError
+from gh_assets.home import keep_private
 from gh_assets.settings import MOST_PAGES, Settings, load_settings, setting_rows, split_words
 
 if TYPE_CHECKING:
@@ -471,20 +473,35 @@ def data() -> None:
 @click.argument("asset")
 @click.option(
     "--before",
-    type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S"]),
+    callback=lambda _context, _option, text: _moment(text),
     required=True,
-    help="The moment, in UTC, to which ASSET returns: before the bad run began.",
+    help="The moment to which ASSET returns, before the bad run began: 2026-11-26T14:30 (UTC), or with an offset.",
 )
 @json_option
 def undo(asset: str, before: datetime, as_json: bool) -> None:
     """Bring ASSET, with all its partitions, back to what it was; what is there now is kept, too."""
     from gh_assets.services import asset_store
 
-    changed = asset_store(load_settings()).undo(asset, before.replace(tzinfo=UTC))
+    changed = asset_store(load_settings()).undo(asset, before)
     if as_json:
         _print_json(changed)
     else:
         _output().print(f"{len(changed)} objects of {asset} are what they were before {before:%Y-%m-%d %H:%M:%S} UTC.")
+
+
+def _moment(text: str) -> datetime:
+    """A time of the past; UTC where it says nothing else."""
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise click.BadParameter(
+            f"{text!r} is no time: write 2026-11-26, 2026-11-26T14:30 or 2026-11-26T14:30:00+00:00 (UTC if no offset "
+            "is given)."
+        ) from None
+    moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    if moment > datetime.now(UTC):
+        raise click.BadParameter(f"{text} has not come yet: name the moment before the bad run began.")
+    return moment
 
 
 @data.command("backup")
@@ -543,7 +560,7 @@ def _tell_copied(copied: Any, words: str, as_json: bool) -> None:
     help="File to serve as a list, as the README of a repository; needs --stars. Repeatable.",
 )
 @click.option("--port", type=click.IntRange(1, 65535), default=8085, show_default=True)
-@click.option("--token", "tokens", multiple=True, help="An accepted token. Repeatable; by default: standin")
+@click.option("--token", "tokens", multiple=True, help="An accepted token. Repeatable; by default a new one.")
 @click.option("--limit", type=click.IntRange(1), default=5000, show_default=True, help="Requests an hour and token.")
 @click.option(
     "--github-limits", is_flag=True, help="GitHub's own limits, secondary ones included, instead of --limit alone."
@@ -587,14 +604,14 @@ def github_standin(
     limits.query_budget = query_budget
     if world.skipped:
         errors.print(world.skipped, style="yellow")
+    accepted = list(tokens) or [f"standin_{secrets.token_hex(16)}"]
     errors.print(
         f"Serving {world.description}: {len(world.repositories):,} repositories, {len(world.logins):,} users, "
         f"{world.star_count:,} stars. Lists: {', '.join(world.lists)}.\n"
-        f"Use it with GITHUB_API_URL=http://127.0.0.1:{port} GITHUB_TOKENS=…"
-        + ("" if tokens else " (the token is: standin)")
+        f"Use it with GITHUB_API_URL=http://127.0.0.1:{port} GITHUB_TOKENS={'…' if tokens else accepted[0]}"
     )
-    standin = Standin(world, list(tokens) or ["standin"], limits, restricted=restricted, faults=Faults(_shares(faults)))
-    serve(standin, port)
+    standin = Standin(world, accepted, limits, restricted=restricted, faults=Faults(_shares(faults)))
+    serve(standin, port=port)
 
 
 def _shares(texts: Sequence[str]) -> dict[str, float]:
@@ -666,6 +683,7 @@ def doctor(only_settings: bool, as_json: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: errors that a person can act on become one line and exit code 1."""
     _quieten()
+    keep_private()
     try:
         cli.main(args=None if arguments is None else list(arguments), standalone_mode=False)
     except click.ClickException as error:

@@ -26,6 +26,7 @@ from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData
 from sqlalchemy import insert
 
+from gh_assets.home import keep_private, make_private, open_home
 from gh_assets.settings import load_settings
 
 # Dagster reads this in every process that executes steps, and has no other way to set it. This module is loaded by
@@ -33,6 +34,8 @@ from gh_assets.settings import load_settings
 os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "1000")
 # One planned event an asset and run, not one a partition: our SQLite storage says so by itself, Postgres by this.
 os.environ.setdefault("DAGSTER_EMIT_PARTITION_SUBSET_IN_PLANNED_EVENTS", "1")
+# And what it writes under the home is for nobody else on this machine.
+keep_private()
 
 
 class BatchedSqliteEventLogStorage(SqliteEventLogStorage):
@@ -95,7 +98,7 @@ class HomeStorage(DagsterSqliteStorage):
 
     def __init__(self, base_dir: str | None = None, inst_data: ConfigurableClassData | None = None) -> None:
         folder = Path(base_dir) if base_dir is not None else load_settings().dagster_home
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private(open_home(folder.parent) / folder.name)
         super().__init__(str(folder), inst_data=inst_data)
         self._event_log_storage = BatchedSqliteEventLogStorage(str(folder / "history" / "runs"))
 
@@ -146,7 +149,7 @@ def open_instance() -> Iterator[DagsterInstance]:
             yield instance
         return
     folder = load_settings().dagster_home
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private(open_home(folder.parent) / folder.name)
     reference = InstanceRef.from_dir(str(folder), overrides=INSTANCE_CONFIGURATION)
     with DagsterInstance.from_ref(reference) as instance:
         yield instance

@@ -10,6 +10,7 @@ from typing import Any
 
 from gh_assets.collector.limits import Resource
 from gh_assets.errors import GhAssetsError
+from gh_assets.home import open_home
 from gh_assets.services import (
     connect_gcs,
     connect_github,
@@ -54,8 +55,7 @@ def examine(settings: Settings) -> list[Finding]:
 
 
 def _home(settings: Settings) -> str:
-    home = settings.home_path
-    home.mkdir(parents=True, exist_ok=True)
+    home = open_home(settings.home_path)
     probe = home / ".doctor"
     probe.write_bytes(b"can be written")
     probe.unlink()

@@ -32,6 +32,8 @@ from google.auth.exceptions import GoogleAuthError
 from google.cloud import storage
 from google.cloud.storage.exceptions import DataCorruption
 from google.cloud.storage.retry import DEFAULT_RETRY
+from google.oauth2.credentials import Credentials
+from pydantic import SecretStr
 
 from gh_assets.errors import (
     AuthenticationError,
@@ -51,8 +53,21 @@ ABSENT = 0
 """The generation of an object that does not exist: as a precondition, only create."""
 
 
-def make_client(project: str | None = None, endpoint: str | None = None, connections: int = 16) -> storage.Client:
-    """A client of the real service (with Google's own credentials), or of an emulator at `endpoint`.
+def make_client(
+    project: str | None = None,
+    endpoint: str | None = None,
+    token: SecretStr | None = None,
+    connections: int = 16,
+) -> storage.Client:
+    """A client of the real service (with Google's own credentials), or of the server at `endpoint`.
+
+    Parameters
+    ----------
+    project, endpoint : str, optional
+    token : SecretStr, optional
+        What the server at `endpoint` wants to see; None: nothing.
+    connections : int
+        Kept open.
 
     Raises
     ------
@@ -65,7 +80,7 @@ def make_client(project: str | None = None, endpoint: str | None = None, connect
         else:
             client = storage.Client(
                 project=project or "gh-assets",
-                credentials=AnonymousCredentials(),  # type: ignore[no-untyped-call]
+                credentials=_credentials(token),
                 client_options=ClientOptions(api_endpoint=endpoint),
             )
     except (GoogleAuthError, OSError) as error:
@@ -77,6 +92,12 @@ def make_client(project: str | None = None, endpoint: str | None = None, connect
     for scheme in ("http://", "https://"):
         client._http.mount(scheme, adapter)
     return client
+
+
+def _credentials(token: SecretStr | None) -> AnonymousCredentials | Credentials:
+    if token is None:
+        return AnonymousCredentials()  # type: ignore[no-untyped-call]
+    return Credentials(token.get_secret_value())  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)
@@ -231,16 +252,36 @@ class ObjectStore:
             except NotFound:
                 return None
 
-    def copy(self, source: StoredObject, name: str) -> None:
+    def copy(
+        self,
+        source: StoredObject,
+        name: str,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        if_generation: int | None = None,
+    ) -> None:
         """Copy an object of this bucket under another name, without its bytes coming here.
+
+        Parameters
+        ----------
+        source : StoredObject
+        name : str
+        metadata : mapping of str to str, optional
+            Of the copy; by default those of the source.
+        if_generation : int, optional
+            The generation that is to be replaced; `ABSENT`: only if there is none.
 
         Raises
         ------
         StoredDataError
             If it is not there any more.
+        ConcurrentWriteError
+            If the object of that name has another generation.
         """
         with _explained(source.uri):
-            self._retry(self._wire.copy)(self.name, source.name, name, source.generation)
+            self._retry(self._wire.copy)(
+                self.name, source.name, name, source.generation, metadata=metadata, if_generation=if_generation
+            )
 
     def delete(self, name: str, *, if_generation: int | None = None) -> None:
         """Delete an object; one that is not there is no error: somebody else may have deleted it.

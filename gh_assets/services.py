@@ -114,8 +114,11 @@ def open_mongo(settings: Settings) -> Iterator[MongoDatabase]:
 
 def connect_gcs(settings: Settings) -> storage.Client:
     """A Cloud Storage client: Google's with its own credentials, or of the embedded server."""
-    endpoint = embedded.gcs_endpoint(settings.home_path) if settings.uses_embedded_gcs else None
-    return make_client(settings.gcs_project, endpoint, connections=settings.workers + 2)
+    connections = settings.workers + 2
+    if not settings.uses_embedded_gcs:
+        return make_client(settings.gcs_project, connections=connections)
+    endpoint, token = embedded.cloud_storage(settings.home_path)
+    return make_client(settings.gcs_project, endpoint, SecretStr(token), connections)
 
 
 def data_store(settings: Settings, client: storage.Client | None = None) -> ObjectStore:
@@ -187,7 +190,9 @@ def awesome_lists(settings: Settings, client: GitHubClient) -> list[str]:
         return settings.awesome_lists
     if settings.uses_standin:
         try:
-            accounting = requests.get(f"{client.api_url}/__standin__", timeout=30).json()
+            _, token = embedded.github_standin(settings.home_path)
+            headers = {"authorization": f"Bearer {token}"}
+            accounting = requests.get(f"{client.api_url}/__standin__", headers=headers, timeout=30).json()
         except requests.RequestException as error:
             raise ServiceUnavailableError(
                 f"The GitHub stand-in does not answer ({type(error).__name__}). Run again."

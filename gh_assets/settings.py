@@ -63,7 +63,7 @@ class Settings(BaseSettings):
     gcs_bucket: str | None = Field(
         default=None,
         validation_alias="GCS_BUCKET",
-        description="Bucket for the assets' data; unset: the embedded fake-gcs-server.",
+        description="Bucket for the assets' data; unset: the embedded server.",
     )
     gcs_model_bucket: str = Field(
         default="model-save",

@@ -85,13 +85,29 @@ class Wire:
         described: dict[str, Any] = json.loads(answer.data)
         return described
 
-    def copy(self, bucket: str, name: str, target: str, generation: int) -> None:
+    def copy(
+        self,
+        bucket: str,
+        name: str,
+        target: str,
+        generation: int,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        if_generation: int | None = None,
+    ) -> None:
         """Copy an object within its bucket; the service does it in one step."""
+        body, headers = None, {}
+        if metadata is not None:
+            # With a description of its own the copy has nothing from the source, not even the type.
+            described = {"contentType": self.describe(bucket, name)["contentType"], "metadata": dict(metadata)}
+            body, headers = json.dumps(described).encode(), {"content-type": "application/json"}
+        condition = {} if if_generation is None else {"ifGenerationMatch": str(if_generation)}
         place, there = (f"/b/{quote(bucket)}/o/{quote(one, safe='')}" for one in (name, target))
         token: dict[str, str] = {}
         while True:
-            query = urlencode({"sourceGeneration": str(generation), **token})
-            answer = self._ask("POST", f"{self._base}/storage/v1{place}/rewriteTo{there}?{query}", {}, None)
+            query = urlencode({"sourceGeneration": str(generation), **condition, **token})
+            url = f"{self._base}/storage/v1{place}/rewriteTo{there}?{query}"
+            answer = self._ask("POST", url, dict(headers), body)
             said = json.loads(answer.data)
             if said.get("done", True):
                 return

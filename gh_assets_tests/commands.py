@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +54,15 @@ def run_json(home: Path, *arguments: str) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
+def stored_file(home: Path, bucket: str, name: str) -> Path:
+    """Where the embedded bucket of a home keeps the content of an object."""
+    with closing(sqlite3.connect(f"file:{home}/bucket/index.sqlite?mode=ro", uri=True)) as index:
+        (file,) = index.execute("SELECT file FROM objects WHERE bucket = ? AND name = ?", (bucket, name)).fetchone()
+    return home / "bucket" / "content" / file[:2] / file
+
+
 def let_go(home: Path) -> None:
-    for key in ("mongo", "gcs"):
+    for key in ("mongo", "bucket"):
         release(key, home)
     for path in (home / "run").glob("github-*.users"):
         release(path.stem, home)

@@ -20,6 +20,8 @@ from gh_assets.asset_store import AssetStore
 from gh_assets.collector.client import GitHubClient
 from gh_assets.collector.limits import RetryPolicy
 from gh_assets.embedded import services as embedded
+from gh_assets.embedded.bucket.app import BucketServer
+from gh_assets.embedded.bucket.files import Files
 from gh_assets.embedded.standin.app import Standin
 from gh_assets.embedded.standin.faults import FaultyProtocol
 from gh_assets.embedded.standin.limits import Limits
@@ -164,6 +166,20 @@ def serving(app: object) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join(10)
+
+
+@pytest.fixture
+def emulator(tmp_path: Path) -> Iterator[str]:
+    """Address of a Cloud Storage that asks nobody for a token, as emulators do, for Google's own variable."""
+    files = Files(tmp_path / "emulator")
+    server = BucketServer(files, "token")
+
+    async def open_to_all(scope: Any, receive: Any, send: Any) -> None:
+        await server({**scope, "headers": [*scope["headers"], (b"authorization", b"Bearer token")]}, receive, send)
+
+    with serving(open_to_all) as url:
+        yield url
+    files.close()
 
 
 @pytest.fixture

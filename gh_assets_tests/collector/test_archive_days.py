@@ -26,6 +26,7 @@ from gh_assets.collector.sources import RepositoryRef, Work
 from gh_assets.collector.stargazers import CollectionState, collect_stargazers
 from gh_assets.errors import InputError, StoredDataError
 from gh_assets.schemas import REPOS, STAR_EVENTS
+from gh_assets_tests.commands import stored_file
 from gh_assets_tests.conftest import serving
 
 DAY = dt.date(2024, 5, 1)
@@ -198,8 +199,8 @@ def test_a_damaged_day_is_left_out_and_stops_nothing(asset_store, home: Path, ca
     for number, day in enumerate(("2015-01-01", "2015-01-02"), start=1):
         rows = [(number, f"a/{number}", 7, "seven", at + dt.timedelta(days=number - 1))]
         asset_store.write_table("star_events", pl.DataFrame(rows, schema=STAR_EVENTS.dtypes, orient="row"), day)
-    path = home / "gcs" / asset_store.objects.name / "assets/star_events/2015-01-01.parquet"
-    path.write_bytes(b"garbage")
+    name = "assets/star_events/2015-01-01.parquet"
+    stored_file(home, asset_store.objects.name, name).write_bytes(b"garbage")
     assert read_star_events(asset_store)["repo_id"].to_list() == [2]
     assert "2015-01-01 of star_events is put back" in caplog.text
     assert asset_store.partitions("star_events") == {"2015-01-02"}, "read_archive reads it anew"

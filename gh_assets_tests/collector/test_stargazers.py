@@ -37,6 +37,7 @@ from gh_assets.collector.stargazers import CollectionReport, CollectionState, co
 from gh_assets.embedded.standin.world import World
 from gh_assets.schemas import STARGAZERS
 from gh_assets_tests.collector.test_client import client_of
+from gh_assets_tests.commands import stored_file
 from gh_assets_tests.conftest import QUICK, serving
 from gh_assets_tests.worlds import LIST, troubled_world, world_of
 
@@ -557,7 +558,7 @@ def test_a_damaged_table_is_collected_again(
 def damage(collecting: Collecting, home: Path, name: str, content: bytes, *, behind_its_back: bool) -> None:
     objects = collecting.tables.store.objects
     if behind_its_back:
-        (home / "gcs" / objects.name / name).write_bytes(content)
+        stored_file(home, objects.name, name).write_bytes(content)
     else:
         objects.write(name, content)
 

@@ -27,6 +27,7 @@ from gh_assets.errors import InputError
 from gh_assets.schemas import STAR_EVENTS
 from gh_assets_tests.collector.test_client import client_of
 from gh_assets_tests.collector.test_stargazers import Collecting, refs
+from gh_assets_tests.commands import stored_file
 from gh_assets_tests.conftest import QUICK
 from gh_assets_tests.worlds import world_of
 
@@ -217,7 +218,7 @@ def test_a_damaged_segment_costs_its_users_another_reading_and_no_run(
     collecting = Collecting(asset_store, CollectionState(lists.database))
     collecting.run(refs(world), lists.source(client, everybody(world)))
     (segment,) = lists.segments.names()
-    (home / "gcs" / asset_store.objects.name / f"assets/starred/{segment}.parquet").write_bytes(b"garbage")
+    stored_file(home, asset_store.objects.name, f"assets/starred/{segment}.parquet").write_bytes(b"garbage")
     report = collecting.run(refs(world), lists.source(client, everybody(world)))
     assert (report.stars, report.unstarred) == (4, 0), "what is stored of repositories stays"
     assert "read again by the next run" in caplog.text

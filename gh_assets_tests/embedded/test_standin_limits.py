@@ -42,13 +42,16 @@ def test_in_virtual_time_an_hour_passes_when_somebody_waits(serve_world) -> None
 
 def test_the_virtual_time_of_a_stand_in_is_set_from_outside(serve_world) -> None:
     _, url = serve_world(world_of({"a/b": [0]}), clock=VirtualClock(5000.0))
-    clock = RemoteClock(url)
+    clock = RemoteClock(url, "token")
     assert clock.now() == 5000.0
     clock.wait(3600.0)
-    assert requests.get(f"{url}/__standin__/clock", timeout=5).json() == {"now": 8600.0}
-    assert RemoteClock(url).now() == 8600.0
+    own = {"authorization": "Bearer token"}
+    assert requests.get(f"{url}/__standin__/clock", headers=own, timeout=5).json() == {"now": 8600.0}
+    assert RemoteClock(url, "token").now() == 8600.0
     _, real = serve_world(world_of({"a/b": [0]}))
-    assert requests.post(f"{real}/__standin__/clock", json={"now": 1}, timeout=5).status_code == 422
+    assert requests.post(f"{real}/__standin__/clock", json={"now": 1}, headers=own, timeout=5).status_code == 422
+    assert requests.post(f"{url}/__standin__/clock", json={"now": 9999}, timeout=5).status_code == 401
+    assert requests.get(f"{url}/__standin__", timeout=5).status_code == 401
 
 
 def test_the_points_a_minute_are_counted_and_refused(serve_world) -> None:

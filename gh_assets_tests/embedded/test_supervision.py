@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pymongo
 import pytest
+from pydantic import SecretStr
 
 from gh_assets.embedded import services, supervision
-from gh_assets.embedded.guardian import answers
+from gh_assets.embedded.guardian import accepts
 from gh_assets.embedded.supervision import ServerSpec, ensure_running, read_state, release
 from gh_assets.errors import ServiceUnavailableError
 from gh_assets.locks import is_locked
@@ -62,7 +63,7 @@ def test_a_server_is_started_once_and_shared(place: Path) -> None:
         ports = set(executor.map(lambda _: ensure_running(spec(), place), range(16)))
     assert len(ports) == 1
     port = ports.pop()
-    wait_for(lambda: answers(port))  # it is one thread, and all sixteen have just knocked
+    wait_for(lambda: accepts(port))  # it is one thread, and all sixteen have just knocked
 
 
 def test_several_processes_share_one_server(place: Path) -> None:
@@ -85,9 +86,9 @@ def test_it_ends_when_nobody_uses_it_and_starts_again(place: Path) -> None:
     state = read_state(place / "run" / "echo")
     release("echo", place)
     wait_for(lambda: not is_locked(place / "run" / "echo.guard"))
-    assert not answers(port)
+    assert not accepts(port)
     assert not is_alive(state["server_pid"])
-    assert answers(ensure_running(spec(), place))
+    assert accepts(ensure_running(spec(), place))
 
 
 def test_it_stays_while_somebody_uses_it(place: Path) -> None:
@@ -97,7 +98,7 @@ def test_it_stays_while_somebody_uses_it(place: Path) -> None:
     with pytest.raises(AssertionError):
         wait_for(lambda: not is_locked(place / "run" / "echo.guard"), seconds=1.0)
     assert is_alive(guardian)
-    assert answers(port)
+    assert accepts(port)
 
 
 def test_a_killed_server_is_restarted_on_its_port(place: Path) -> None:
@@ -114,7 +115,7 @@ def test_a_killed_guardian_is_replaced_and_its_server_does_not_linger(place: Pat
     os.kill(state["guardian_pid"], signal.SIGKILL)
     wait_for(lambda: not is_locked(place / "run" / "echo.guard"))
     port = ensure_running(spec(), place)
-    assert answers(port)
+    assert accepts(port)
     after = read_state(place / "run" / "echo")
     assert after["guardian_pid"] != state["guardian_pid"]
     wait_for(lambda: not is_alive(state["server_pid"]))
@@ -126,7 +127,7 @@ def test_both_killed_at_once_is_survived(place: Path) -> None:
     os.kill(state["guardian_pid"], signal.SIGKILL)
     os.kill(state["server_pid"], signal.SIGKILL)
     wait_for(lambda: not is_locked(place / "run" / "echo.guard"))
-    assert answers(ensure_running(spec(), place))
+    assert accepts(ensure_running(spec(), place))
 
 
 def test_a_user_that_is_killed_does_not_keep_it_alive(place: Path) -> None:
@@ -150,8 +151,8 @@ def test_a_home_deleted_under_it_ends_it(tmp_path: Path) -> None:
     place = tmp_path / "home"
     port = ensure_running(spec(idle_seconds=60.0), place)
     shutil.rmtree(place)
-    wait_for(lambda: not answers(port))
-    assert answers(ensure_running(spec(), place))
+    wait_for(lambda: not accepts(port))
+    assert accepts(ensure_running(spec(), place))
     release("echo", place)
 
 
@@ -196,13 +197,18 @@ def test_what_mongo_acknowledged_survives_kill_9(place: Path) -> None:
     after.close()
 
 
+def bucket(place: Path) -> ObjectStore:
+    endpoint, token = services.cloud_storage(place)
+    return ObjectStore(make_client(endpoint=endpoint, token=SecretStr(token)), "kept", create=True)
+
+
 def test_what_the_bucket_acknowledged_survives_kill_9_of_everything(place: Path) -> None:
-    store = ObjectStore(make_client(endpoint=services.gcs_endpoint(place)), "kept", create=True)
+    store = bucket(place)
     stored = store.write("folder/object", b"content" * 1000, metadata={"a": "b"})
-    state = read_state(place / "run" / "gcs")
+    state = read_state(place / "run" / "bucket")
     os.kill(state["guardian_pid"], signal.SIGKILL)
     os.kill(state["server_pid"], signal.SIGKILL)
-    wait_for(lambda: not is_locked(place / "run" / "gcs.guard"))
-    again = ObjectStore(make_client(endpoint=services.gcs_endpoint(place)), "kept", create=True)
+    wait_for(lambda: not is_locked(place / "run" / "bucket.guard"))
+    again = bucket(place)
     assert again.read("folder/object") == b"content" * 1000
     assert again.describe("folder/object") == stored

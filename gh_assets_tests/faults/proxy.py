@@ -10,9 +10,11 @@ import contextlib
 import os
 import signal
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 import bson
@@ -95,10 +97,24 @@ class Proxy:
         Of the server, on 127.0.0.1.
     plan : Plan
         Can be replaced at any time.
+    certificate : tuple of Path, optional
+        Of the home, with its key and alone: the server talks TLS, and so does the proxy, to both sides.
     """
 
-    def __init__(self, kind: Literal["mongo", "http"], port: int, plan: Plan) -> None:
+    def __init__(
+        self,
+        kind: Literal["mongo", "http"],
+        port: int,
+        plan: Plan,
+        certificate: tuple[Path, Path] | None = None,
+    ) -> None:
         self.kind, self.upstream, self.plan = kind, port, plan
+        self.contexts: tuple[ssl.SSLContext, ssl.SSLContext] | None = None
+        if certificate is not None:
+            self.contexts = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            for context in self.contexts:
+                context.load_cert_chain(certificate[0])
+                context.load_verify_locations(certificate[1])
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port = int(self.listener.getsockname()[1])
         threading.Thread(target=self._accept, daemon=True).start()
@@ -118,7 +134,7 @@ class Proxy:
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        with client, contextlib.suppress(OSError, EOFError, struct.error):
+        with contextlib.suppress(OSError, EOFError, struct.error), self._dressed(client) as client:
             server = self._connect()
             with server:
                 while True:
@@ -126,8 +142,12 @@ class Proxy:
                     if not self._exchange(client, server, request):
                         return
 
+    def _dressed(self, client: socket.socket) -> socket.socket:
+        return client if self.contexts is None else self.contexts[0].wrap_socket(client, server_side=True)
+
     def _connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.upstream))
+        plain = socket.create_connection(("127.0.0.1", self.upstream))
+        return plain if self.contexts is None else self.contexts[1].wrap_socket(plain, server_hostname="127.0.0.1")
 
     def _exchange(self, client: socket.socket, server: socket.socket, request: bytes) -> bool:
         """One call; False when the connection is to be closed."""

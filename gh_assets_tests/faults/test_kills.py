@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from gh_assets.embedded import services as embedded
+from gh_assets.embedded.certificate import home_certificate
 from gh_assets.errors import ModelNotFoundError
 from gh_assets.registry import CHAMPION, PURPOSE
 from gh_assets_tests.faults.proxy import KillAt, Proxy, listen_to_steps
@@ -35,7 +36,7 @@ NEVER = 1 << 30
 class Stage:
     """Servers, proxies before them, and what was acknowledged so far."""
 
-    ports: tuple[int, int]
+    ports: tuple[Path, int, int]
     database: str
     bucket: str
     folder: Path
@@ -57,7 +58,7 @@ class Stage:
         for proxy in self.proxies:
             proxy.plan = KillAt(NEVER)
         place = self.database, self.bucket, self.folder / "work"
-        ports = self.proxies[0].port, self.proxies[1].port
+        ports = self.ports[0], self.proxies[0].port, self.proxies[1].port
         process = FORKS.Process(target=run, args=(work, self.number, ports, place, saying, theirs))
         process.start()
         theirs.close()
@@ -154,13 +155,13 @@ class Stage:
 @pytest.fixture
 def stage(home: Path, tmp_path: Path, gcs_client, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     mongo = int(embedded.mongo_uri(home).split(":")[2].split("/")[0])
-    gcs = int(embedded.gcs_endpoint(home).rsplit(":", 1)[1])
+    gcs = int(embedded.cloud_storage(home)[0].rsplit(":", 1)[1])
     # The server that forks imports the work once; it is not told the path of the modules otherwise.
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     forkserver.ensure_running()
-    proxies = Proxy("mongo", mongo, KillAt(NEVER)), Proxy("http", gcs, KillAt(NEVER))
+    proxies = Proxy("mongo", mongo, KillAt(NEVER), home_certificate(home)), Proxy("http", gcs, KillAt(NEVER))
     name = secrets.token_hex(6)
-    made = Stage((mongo, gcs), f"test_{name}", f"test-{name}", tmp_path, proxies)
+    made = Stage((home, mongo, gcs), f"test_{name}", f"test-{name}", tmp_path, proxies)
     yield made
     for proxy in proxies:
         proxy.close()

@@ -11,6 +11,7 @@ import pytest
 from pymongo.errors import PyMongoError
 
 from gh_assets.embedded import services as embedded
+from gh_assets.embedded.certificate import home_certificate
 from gh_assets.errors import ConcurrentWriteError, GhAssetsError, StoredDataError
 from gh_assets.registry import CHAMPION, PURPOSE
 from gh_assets_tests.faults.proxy import FailAt, Fault, Plan, Proxy
@@ -40,11 +41,11 @@ def place(
     quick = DEFAULT_RETRY.with_delay(initial=0.01, maximum=0.05, multiplier=2)
     monkeypatch.setattr(objects, "DEFAULT_RETRY", quick)
     mongo = int(embedded.mongo_uri(home).split(":")[2].split("/")[0])
-    gcs = int(embedded.gcs_endpoint(home).rsplit(":", 1)[1])
-    proxies = [Proxy("mongo", mongo, Plan()), Proxy("http", gcs, Plan())]
+    gcs = int(embedded.cloud_storage(home)[0].rsplit(":", 1)[1])
+    proxies = [Proxy("mongo", mongo, Plan(), home_certificate(home)), Proxy("http", gcs, Plan())]
     name = secrets.token_hex(6)
-    direct = Bench(mongo, gcs, f"test_{name}", f"test-{name}", tmp_path / "direct")
-    behind = Bench(proxies[0].port, proxies[1].port, f"test_{name}", f"test-{name}", tmp_path / "behind")
+    direct = Bench(home, mongo, gcs, f"test_{name}", f"test-{name}", tmp_path / "direct")
+    behind = Bench(home, proxies[0].port, proxies[1].port, f"test_{name}", f"test-{name}", tmp_path / "behind")
     yield behind, direct, proxies
     direct.client.drop_database(f"test_{name}")
     for bench in (behind, direct):

@@ -12,8 +12,10 @@ import numpy as np
 import polars as pl
 import pymongo
 import scipy.sparse as sp
+from pydantic import SecretStr
 
 from gh_assets.asset_store import AssetStore
+from gh_assets.embedded import services as embedded
 from gh_assets.objects import ObjectStore, make_client
 from gh_assets.recommender.interactions import UserItemMatrix
 from gh_assets.registry import ModelRegistry
@@ -26,12 +28,16 @@ ROWS = 400
 class Bench:
     """Registry, assets and cache behind given ports."""
 
-    def __init__(self, mongo: int, gcs: int, database: str, bucket: str, folder: Path) -> None:
-        uri = f"mongodb://127.0.0.1:{mongo}/?directConnection=true&serverMonitoringMode=poll"
+    def __init__(self, home: Path, mongo: int, gcs: int, database: str, bucket: str, folder: Path) -> None:
         self.client: pymongo.MongoClient = pymongo.MongoClient(
-            uri, tz_aware=True, w="majority", serverSelectionTimeoutMS=5000, socketTimeoutMS=5000
+            f"{embedded.mongo_uri_at(home, mongo)}&serverMonitoringMode=poll",
+            tz_aware=True,
+            w="majority",
+            serverSelectionTimeoutMS=5000,
+            socketTimeoutMS=5000,
         )
-        self.objects = ObjectStore(make_client(endpoint=f"http://127.0.0.1:{gcs}"), bucket, create=True)
+        token = SecretStr((home / "run" / "bucket-token").read_text())
+        self.objects = ObjectStore(make_client(endpoint=f"http://127.0.0.1:{gcs}", token=token), bucket, create=True)
         self.registry = ModelRegistry(self.objects, self.client[database]["models"])
         self.assets = AssetStore(ObjectStore(self.objects.client, f"{bucket}-data", create=True), workers=2)
         self.cache = ModelCache(folder / "cache")
@@ -143,7 +149,12 @@ WORKS: dict[str, Callable[[Bench, int], object]] = {
 
 
 def run(
-    name: str, number: int, ports: tuple[int, int], place: tuple[str, str, Path], said: Connection, steps: socket.socket
+    name: str,
+    number: int,
+    ports: tuple[Path, int, int],
+    place: tuple[str, str, Path],
+    said: Connection,
+    steps: socket.socket,
 ) -> None:
     """In a process of its own: do the work, with every step watched, and say what was acknowledged."""
     bench = Bench(*ports, *place)

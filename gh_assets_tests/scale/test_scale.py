@@ -17,6 +17,7 @@ import polars as pl
 import pytest
 import yaml
 from dagster import DagsterInstance
+from pydantic import SecretStr
 
 from gh_assets.asset_store import AssetStore
 from gh_assets.embedded import services as embedded
@@ -96,6 +97,7 @@ class Team:
 @pytest.fixture
 def team(
     fresh_home: Path,
+    emulator: str,
     tmp_path: Path,
     serve_world: Callable[..., tuple[Standin, str]],
     request: pytest.FixtureRequest,
@@ -109,8 +111,7 @@ def team(
         told = yaml.safe_load((ROOT / "deploy/team/dagster.yaml").read_text())
         told["storage"]["postgres"]["postgres_db"]["port"] = pg
         (configuration / "dagster.yaml").write_text(yaml.safe_dump(told))
-        endpoint = embedded.gcs_endpoint(fresh_home)
-        client = make_client(endpoint=endpoint)
+        client = make_client(endpoint=emulator)
         for bucket in ("team-data", "team-models"):
             client.create_bucket(bucket)
         clean = {name: value for name, value in os.environ.items() if name not in SETTINGS}
@@ -128,14 +129,14 @@ def team(
             "GCS_BUCKET": "team-data",
             "GCS_MODEL_BUCKET": "team-models",
             "GCS_PROJECT": "team",
-            "STORAGE_EMULATOR_HOST": endpoint,
+            "STORAGE_EMULATOR_HOST": emulator,
             "GITHUB_API_URL": url,
             "GITHUB_TOKENS": "token",
             "GH_ASSETS_AWESOME": served.lists[0],
             "GH_ASSETS_SOURCE": "stargazers",
             "GH_ASSETS_WORKERS": "2",
         }
-        team = Team(tmp_path, environment, endpoint, "team-data")
+        team = Team(tmp_path, environment, emulator, "team-data")
         try:
             yield team, standin
         finally:
@@ -155,7 +156,8 @@ def alone(folder: Path, chosen: dict[str, str]) -> dict[str, pl.DataFrame]:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["stars"] > 0
-    store = AssetStore(ObjectStore(make_client(endpoint=embedded.gcs_endpoint(home)), "gh-assets"))
+    endpoint, token = embedded.cloud_storage(home)
+    store = AssetStore(ObjectStore(make_client(endpoint=endpoint, token=SecretStr(token)), "gh-assets"))
     return contents(store)
 
 

@@ -178,10 +178,11 @@ def gates(own_shop: Shop, github: str, monkeypatch: pytest.MonkeyPatch) -> Itera
     """Doors in front of all three."""
     home = own_shop.settings.home_path
     mongo = Gate(urlsplit(embedded.mongo_uri(home)).port or 0)
-    gcs = Gate(urlsplit(embedded.gcs_endpoint(home)).port or 0)
+    endpoint, token = embedded.cloud_storage(home)
+    gcs = Gate(urlsplit(endpoint).port or 0)
     hub = Gate(urlsplit(github).port or 0)
-    monkeypatch.setattr(embedded, "mongo_uri", lambda _: f"mongodb://127.0.0.1:{mongo.port}/?directConnection=true")
-    monkeypatch.setattr(embedded, "gcs_endpoint", lambda _: f"http://127.0.0.1:{gcs.port}")
+    monkeypatch.setattr(embedded, "mongo_uri", lambda home: embedded.mongo_uri_at(home, mongo.port))
+    monkeypatch.setattr(embedded, "cloud_storage", lambda _: (f"http://127.0.0.1:{gcs.port}", token))
     monkeypatch.setattr("gh_assets.web.keeper.PATIENCE", 1.0)
     found = {"MongoDB": mongo, "Cloud Storage": gcs, "GitHub": hub}
     yield found
@@ -243,7 +244,7 @@ def test_a_server_that_starts_without_mongo_serves_what_was_used_here_last(
 def test_an_embedded_server_that_is_killed_comes_back_by_itself(own_shop: Shop) -> None:
     """kill -9 of the servers themselves, as they are started for a laptop."""
     with opened(own_shop.settings) as server:
-        for key in ("mongo", "gcs"):
+        for key in ("mongo", "bucket"):
             state = next((own_shop.settings.home_path / "run").glob(f"{key}*.json"))
             pid = json.loads(state.read_text())["server_pid"]
             os.kill(pid, signal.SIGKILL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,9 +23,9 @@ def load_world(stars: Path | None, awesome: Sequence[Path], seed: int) -> World:
     return synthetic_world(seed) if stars is None else read_world(stars, awesome)
 
 
-def serve(standin: Standin, port: int) -> None:
-    """Serve on 127.0.0.1 until told to stop."""
-    uvicorn.run(
+def serve(standin: Standin, *, port: int = 0, fd: int | None = None) -> None:
+    """Serve on 127.0.0.1, or on a socket that listens already, until told to stop."""
+    config = uvicorn.Config(
         standin.app(),
         host="127.0.0.1",
         port=port,
@@ -35,11 +36,12 @@ def serve(standin: Standin, port: int) -> None:
         http=FaultyProtocol,
         timeout_graceful_shutdown=2,
     )
+    uvicorn.Server(config).run(None if fd is None else [socket.socket(fileno=fd)])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="GitHub stand-in of gh_assets")
-    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--fd", type=int, required=True, help="descriptor of the listening socket")
     parser.add_argument("--token-file", type=Path, required=True, help="file with the accepted tokens, one a line")
     parser.add_argument("--stars", type=Path)
     parser.add_argument("--awesome", type=Path, action="append", default=[])
@@ -52,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)  # noqa: T201 - its log, which the error of the starter quotes
         return 1
     tokens = options.token_file.read_text(encoding="utf-8").split()
-    serve(Standin(world, tokens, Limits(requests=options.limit)), options.port)
+    serve(Standin(world, tokens, Limits(requests=options.limit)), fd=options.fd)
     return 0
 
 

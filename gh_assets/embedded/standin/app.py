@@ -189,8 +189,8 @@ class Standin:
         routes = [Route(path, self._endpoint(handler, counted)) for path, handler, counted in get]
         if self.graphql:
             routes.append(Route("/graphql", self._guarded(self._graphql), methods=["POST"]))
-        routes.append(Route("/__standin__", self.accounting))
-        routes.append(Route("/__standin__/clock", self.set_clock, methods=["GET", "POST"]))
+        routes.append(Route("/__standin__", self._admitted(self.accounting)))
+        routes.append(Route("/__standin__/clock", self._admitted(self.set_clock), methods=["GET", "POST"]))
         return Starlette(
             routes=[*routes, Route("/{path:path}", self._endpoint(self.unknown_path, True), methods=["GET", "POST"])],
         )
@@ -239,6 +239,16 @@ class Standin:
                 self.quota.in_flight -= 1
             response.headers["date"] = formatdate(self.clock.now() + self.faults.clock_skew, usegmt=True)
             return response
+
+        return endpoint
+
+    def _admitted(self, handler: Endpoint) -> Endpoint:
+        """The stand-in's own pages, for those who have one of its tokens; no fault comes between."""
+
+        async def endpoint(request: Request) -> Response:
+            if _token_of(request) not in self.users:
+                return _error(401, "Requires authentication")
+            return await handler(request)
 
         return endpoint
 

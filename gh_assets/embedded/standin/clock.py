@@ -68,10 +68,13 @@ class RemoteClock(VirtualClock):
     ----------
     url : str
         The stand-in's address.
+    token : str
+        One that it accepts.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, token: str) -> None:
         self._session = requests.Session()
+        self._session.headers["authorization"] = f"Bearer {token}"
         self._url = f"{url}/__standin__/clock"
         super().__init__(float(self._session.get(self._url, timeout=30).json()["now"]))
 

@@ -1,0 +1,499 @@
+"""Buckets and objects on disk: an index in SQLite, and one file for the content of each object.
+
+No part of a request ever becomes a part of a path: the files have random names. A file is written and synced before the
+index names it and removed after the index has forgotten it, so that an object is there as a whole or not at all,
+whatever ends the process. A file that no entry names is left of such an end, and goes at the next start.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import hashlib
+import os
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import orjson
+
+SESSION_SECONDS = 7 * 86_400
+"""An upload that was begun can be continued for this long, as at Google."""
+
+FOLDERS = 256
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS buckets (name TEXT PRIMARY KEY, created TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS objects (
+    bucket TEXT NOT NULL, name TEXT NOT NULL, generation INTEGER NOT NULL, metageneration INTEGER NOT NULL,
+    size INTEGER NOT NULL, crc32c TEXT NOT NULL, md5 TEXT NOT NULL, created TEXT NOT NULL, updated TEXT NOT NULL,
+    properties TEXT NOT NULL, file TEXT NOT NULL, PRIMARY KEY (bucket, name)
+) WITHOUT ROWID;
+"""
+
+
+class BucketError(Exception):
+    """A refusal, as Google words it: an HTTP status, a reason and a sentence."""
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+
+
+def not_found(what: str) -> BucketError:
+    return BucketError(404, "notFound", f"{what} does not exist.")
+
+
+@dataclass(frozen=True)
+class Preconditions:
+    """What must hold of the present object for a request to be carried out (``ifGenerationMatch`` and so on).
+
+    Attributes
+    ----------
+    generation, generation_not, metageneration, metageneration_not : int or None
+        None: anything. The generation 0 stands for no object.
+    """
+
+    generation: int | None = None
+    generation_not: int | None = None
+    metageneration: int | None = None
+    metageneration_not: int | None = None
+
+    def check(self, found: Entry | None, *, reading: bool = False) -> None:
+        """Compare them with an object.
+
+        Raises
+        ------
+        BucketError
+            412 if one does not hold; 304 if it is one of "not", and the object is only to be read.
+        """
+        generation, metageneration = (found.generation, found.metageneration) if found else (0, 0)
+        if self.generation not in (None, generation) or self.metageneration not in (None, metageneration):
+            raise BucketError(412, "conditionNotMet", "At least one of the pre-conditions you specified did not hold.")
+        if generation == self.generation_not or (found and metageneration == self.metageneration_not):
+            if reading:
+                raise BucketError(304, "notModified", "The object has not changed.")
+            raise BucketError(412, "conditionNotMet", "At least one of the pre-conditions you specified did not hold.")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An object, as the index has it. `properties` are the fields that a client may set, by Google's names."""
+
+    bucket: str
+    name: str
+    generation: int
+    metageneration: int
+    size: int
+    crc32c: str
+    md5: str
+    created: str
+    updated: str
+    properties: Mapping[str, Any]
+    file: str
+
+
+@dataclass
+class Draft:
+    """Content on its way to the disk, with its checksums."""
+
+    path: Path
+    size: int = 0
+    crc32c: int = 0
+    md5: Any = field(default_factory=lambda: hashlib.md5(usedforsecurity=False))
+
+    def append(self, content: bytes) -> None:
+        """Add content at the end; what a full disk cut off in the middle is taken away again."""
+        try:
+            with self.path.open("ab") as file:
+                file.write(content)
+        except OSError:
+            os.truncate(self.path, self.size)
+            raise
+        self.count(content)
+
+    def count(self, content: bytes) -> None:
+        """Take content into account that was appended to the file."""
+        self.size += len(content)
+        self.crc32c = google_crc32c.extend(self.crc32c, content)
+        self.md5.update(content)
+
+    @classmethod
+    def of(cls, path: Path) -> Draft:
+        """One that an earlier process began."""
+        draft = cls(path)
+        with path.open("rb") as file:
+            while part := file.read(1 << 20):
+                draft.count(part)
+        return draft
+
+
+@dataclass(frozen=True)
+class Content:
+    """A file whose checksums are known."""
+
+    path: Path
+    size: int
+    crc32c: str
+    md5: str
+
+
+class Files:
+    """All buckets of a home. May be used by any number of threads of one process.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if need be. One process at a time may use it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.content, self.uploads = folder / "content", folder / "uploads"
+        for made in (folder, self.content, self.uploads):
+            made.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for number in range(FOLDERS):
+            (self.content / f"{number:02x}").mkdir(exist_ok=True, mode=0o700)
+        self._lock = threading.Lock()
+        self._index = sqlite3.connect(folder / "index.sqlite", check_same_thread=False, isolation_level=None)
+        self._index.execute("PRAGMA journal_mode = WAL")
+        self._index.execute("PRAGMA synchronous = FULL")
+        self._index.executescript(_SCHEMA)
+        (newest,) = self._index.execute("SELECT max(generation) FROM objects").fetchone()
+        self._newest = int(newest or 0)
+        self._sweep()
+
+    def close(self) -> None:
+        self._index.close()
+
+    # -- buckets ---------------------------------------------------------------------------------------------------
+
+    def create_bucket(self, name: str) -> str:
+        """Create a bucket; gives the time of it.
+
+        Raises
+        ------
+        BucketError
+            409 if there is one of that name.
+        """
+        created = _now()
+        with self._changing() as index:
+            if index.execute("INSERT OR IGNORE INTO buckets VALUES (?, ?)", (name, created)).rowcount == 0:
+                raise BucketError(409, "conflict", "Your previous request to create the named bucket succeeded.")
+        return created
+
+    def bucket(self, name: str) -> str:
+        """When a bucket was created.
+
+        Raises
+        ------
+        BucketError
+            404 if there is none.
+        """
+        with self._lock:
+            return self._bucket(name)
+
+    def _bucket(self, name: str) -> str:
+        row = self._index.execute("SELECT created FROM buckets WHERE name = ?", (name,)).fetchone()
+        if row is None:
+            raise BucketError(404, "notFound", "The specified bucket does not exist.")
+        return str(row[0])
+
+    def buckets(self) -> list[tuple[str, str]]:
+        """Names and times of creation of all buckets, in order."""
+        with self._lock:
+            return list(self._index.execute("SELECT name, created FROM buckets ORDER BY name"))
+
+    def delete_bucket(self, name: str) -> None:
+        """Delete a bucket.
+
+        Raises
+        ------
+        BucketError
+            404 if there is none, 409 if objects are in it.
+        """
+        with self._changing() as index:
+            self._bucket(name)
+            if index.execute("SELECT 1 FROM objects WHERE bucket = ? LIMIT 1", (name,)).fetchone():
+                raise BucketError(409, "conflict", "The bucket you tried to delete is not empty.")
+            index.execute("DELETE FROM buckets WHERE name = ?", (name,))
+
+    # -- objects ---------------------------------------------------------------------------------------------------
+
+    def find(self, bucket: str, name: str, conditions: Preconditions, generation: int | None = None) -> Entry:
+        """The object of a name, to be read.
+
+        Raises
+        ------
+        BucketError
+            404 if it or its bucket is not there, or has another generation; 412 or 304 by the preconditions.
+        """
+        with self._lock:
+            found = self._found(bucket, name)
+        conditions.check(found, reading=True)
+        return _present(found, bucket, name, generation)
+
+    def _found(self, bucket: str, name: str) -> Entry | None:
+        row = self._index.execute("SELECT * FROM objects WHERE bucket = ? AND name = ?", (bucket, name)).fetchone()
+        if row is None:
+            self._bucket(bucket)
+        return None if row is None else _entry(row)
+
+    def open(self, entry: Entry) -> int:
+        """A descriptor of an object's content. Content that is replaced meanwhile stays readable by it.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the object was replaced or deleted since it was found, or its file is lost.
+        """
+        return os.open(self.path(entry), os.O_RDONLY)
+
+    def path(self, entry: Entry) -> Path:
+        """Where an object's content lies."""
+        return self.content / entry.file[:2] / entry.file
+
+    def entries(self, bucket: str, prefix: str, start: str, after: str) -> Iterator[Entry]:
+        """The objects whose names begin with `prefix`, in order of their names.
+
+        Parameters
+        ----------
+        bucket, prefix : str
+        start, after : str
+            Only names that are not before `start`, and are behind `after`; empty: all.
+        """
+        with self._lock:
+            self._bucket(bucket)
+        first, rest = max(prefix, start), "name >= ?"
+        if after >= first:
+            first, rest = after, "name > ?"
+        while True:
+            with self._lock:
+                query = f"SELECT * FROM objects WHERE bucket = ? AND {rest} ORDER BY name LIMIT 1000"  # noqa: S608
+                rows = self._index.execute(query, (bucket, first)).fetchall()
+            for row in rows:
+                entry = _entry(row)
+                if not entry.name.startswith(prefix):
+                    return
+                yield entry
+            if len(rows) < 1000:
+                return
+            first, rest = rows[-1][1], "name > ?"
+
+    def place(self) -> Path:
+        """Where content may lie that is to become an object."""
+        name = secrets.token_hex(16)
+        return self.content / name[:2] / name
+
+    def draft(self, parts: Iterable[bytes]) -> Draft:
+        """A file of content that is to become an object."""
+        draft = Draft(self.place())
+        try:
+            for part in parts:
+                draft.append(part)
+        except BaseException:
+            draft.path.unlink(missing_ok=True)
+            raise
+        return draft
+
+    def store(
+        self, bucket: str, name: str, draft: Draft, properties: Mapping[str, Any], conditions: Preconditions
+    ) -> Entry:
+        """Make a draft the object of a name, in one step. The draft is gone if that is refused.
+
+        Raises
+        ------
+        BucketError
+            404 if there is no such bucket, 412 by the preconditions, 400 if a checksum in `properties` is another.
+        """
+        content = Content(draft.path, draft.size, encoded(draft.crc32c.to_bytes(4, "big")), encoded(draft.md5.digest()))
+        draft.path.touch(0o600)  # there is no file yet of an object without content
+        return self._commit(bucket, name, content, properties, conditions)
+
+    def copy(
+        self, source: Entry, bucket: str, name: str, properties: Mapping[str, Any], conditions: Preconditions
+    ) -> Entry:
+        """Make the content of an object another object's, too. It is linked: damage stays what it is, and is found.
+
+        Raises
+        ------
+        BucketError
+            As `store` does; 404 if the source has been replaced or deleted meanwhile.
+        """
+        path = self.place()
+        try:
+            path.hardlink_to(self.path(source))
+        except FileNotFoundError:
+            raise not_found(f"The generation {source.generation} of {source.bucket}/{source.name}") from None
+        content = Content(path, source.size, source.crc32c, source.md5)
+        return self._commit(bucket, name, content, properties, conditions)
+
+    def _commit(
+        self, bucket: str, name: str, content: Content, properties: Mapping[str, Any], conditions: Preconditions
+    ) -> Entry:
+        try:
+            for key, value in (("crc32c", content.crc32c), ("md5Hash", content.md5)):
+                if properties.get(key, value) != value:
+                    raise BucketError(400, "invalid", f"Provided {key} {properties[key]!r} doesn't match {value!r}.")
+            sync(content.path)
+            sync(content.path.parent)
+            own = {key: value for key, value in properties.items() if key not in ("crc32c", "md5Hash")}
+            now = _now()
+            with self._changing() as index:
+                replaced = self._found(bucket, name)
+                conditions.check(replaced)
+                self._newest = generation = max(self._newest + 1, time.time_ns() // 1000)
+                checksums = content.size, content.crc32c, content.md5
+                entry = Entry(bucket, name, generation, 1, *checksums, now, now, own, content.path.name)
+                _put(index, entry)
+        except BaseException:
+            content.path.unlink(missing_ok=True)
+            raise
+        self._forget(replaced)
+        return entry
+
+    def update(
+        self,
+        bucket: str,
+        name: str,
+        properties: Mapping[str, Any],
+        conditions: Preconditions,
+        generation: int | None,
+        *,
+        whole: bool,
+    ) -> Entry:
+        """Change what is said of an object: all of it, or (of `metadata`, key by key) only what is given.
+
+        Raises
+        ------
+        BucketError
+            404 if it is not there, 412 by the preconditions.
+        """
+        with self._changing() as index:
+            found = self._found(bucket, name)
+            conditions.check(found)
+            found = _present(found, bucket, name, generation)
+            merged = dict(properties) if whole else _merged(found.properties, properties)
+            entry = replace(found, metageneration=found.metageneration + 1, updated=_now(), properties=merged)
+            _put(index, entry)
+        return entry
+
+    def delete(self, bucket: str, name: str, conditions: Preconditions, generation: int | None) -> None:
+        """Delete an object.
+
+        Raises
+        ------
+        BucketError
+            404 if it is not there, 412 by the preconditions.
+        """
+        with self._changing() as index:
+            found = self._found(bucket, name)
+            conditions.check(found)
+            found = _present(found, bucket, name, generation)
+            index.execute("DELETE FROM objects WHERE bucket = ? AND name = ?", (bucket, name))
+        self._forget(found)
+
+    def adopt(self, buckets: Mapping[str, str], objects: list[tuple[Entry, Path]]) -> None:
+        """Take over buckets and objects of another program: their files are linked, not copied.
+
+        An object that is here already is left alone, so that it can be done again after it was cut off.
+        """
+        with self._changing() as index:
+            index.executemany("INSERT OR IGNORE INTO buckets VALUES (?, ?)", list(buckets.items()))
+            for entry, path in objects:
+                if self._found(entry.bucket, entry.name) is None:
+                    self.path(entry).hardlink_to(path)
+                    self.path(entry).chmod(0o600)
+                    _put(index, entry)
+                    self._newest = max(self._newest, entry.generation)
+            for number in range(FOLDERS):
+                sync(self.content / f"{number:02x}")
+
+    @contextmanager
+    def _changing(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                self._index.execute("BEGIN IMMEDIATE")
+                yield self._index
+                self._index.execute("COMMIT")
+            except BaseException:
+                if self._index.in_transaction:
+                    self._index.execute("ROLLBACK")
+                raise
+
+    def _forget(self, entry: Entry | None) -> None:
+        if entry is not None:
+            self.path(entry).unlink(missing_ok=True)
+
+    def _sweep(self) -> None:
+        """Remove files that no entry names, and uploads that nobody continues."""
+        known = {str(row[0]) for row in self._index.execute("SELECT file FROM objects")}
+        for folder in self.content.iterdir():
+            for path in folder.iterdir():
+                if path.name not in known:
+                    path.unlink()
+        oldest = time.time() - SESSION_SECONDS
+        for path in self.uploads.iterdir():
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime < oldest:
+                    path.unlink()
+
+
+def _present(found: Entry | None, bucket: str, name: str, generation: int | None) -> Entry:
+    if found is None or generation not in (None, found.generation):
+        raise BucketError(404, "notFound", f"No such object: {bucket}/{name}")
+    return found
+
+
+_COLUMNS = tuple(column.name for column in fields(Entry))
+
+
+def _entry(row: tuple[Any, ...]) -> Entry:
+    values = dict(zip(_COLUMNS, row, strict=True))
+    return Entry(**values | {"properties": orjson.loads(values["properties"])})
+
+
+def _put(index: sqlite3.Connection, entry: Entry) -> None:
+    values = asdict(entry) | {"properties": orjson.dumps(entry.properties).decode()}
+    marks = ", ".join(f":{column}" for column in _COLUMNS)
+    columns = ", ".join(_COLUMNS)
+    index.execute(f"INSERT OR REPLACE INTO objects ({columns}) VALUES ({marks})", values)  # noqa: S608
+
+
+def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Properties after a PATCH: null takes a key away."""
+    merged = dict(old)
+    for key, value in new.items():
+        if key == "metadata" and isinstance(value, Mapping):
+            both = {**(old.get("metadata") or {}), **value}
+            merged[key] = {name: one for name, one in both.items() if one is not None}
+        elif value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _now() -> str:
+    return dt.datetime.now(dt.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def encoded(digest: bytes) -> str:
+    """A checksum as Cloud Storage writes it."""
+    return base64.b64encode(digest).decode()
+
+
+def sync(path: Path) -> None:
+    """Bring a file, or a folder's list of files, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

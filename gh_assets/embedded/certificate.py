@@ -1,0 +1,48 @@
+"""The certificate by which the embedded MongoDB and its clients know each other: one a home, made once.
+
+No authority signs it and no user table holds it: who can read the home's own files is let in, and nobody else.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+from gh_assets.locks import made_once
+
+
+def home_certificate(home: Path) -> tuple[Path, Path]:
+    """The files of a home's certificate with its key, and of the certificate alone; made if they are not there."""
+    pair, alone = home / "run" / "home.pem", home / "run" / "home-certificate.pem"
+    if not (pair.exists() and alone.exists()):
+        whole = made_once(pair, _made())
+        made_once(alone, x509.load_pem_x509_certificate(whole).public_bytes(Encoding.PEM))
+    return pair, alone
+
+
+def _made() -> bytes:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "gh_assets home")])
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        # Whatever the clock of this machine says: it is good for as long as the home is.
+        .not_valid_before(dt.datetime(1970, 1, 2, tzinfo=dt.UTC))
+        .not_valid_after(dt.datetime(9999, 12, 31, tzinfo=dt.UTC))
+        .add_extension(address, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return private + certificate.public_bytes(Encoding.PEM)

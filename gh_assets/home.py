@@ -1,0 +1,54 @@
+"""The home, the folder in which everything of this machine lies: only its owner gets in."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+OURS = ("bucket", "cache", "checkpoints", "dagster", "gcs", "mongo", "run", "web", "world.json")
+"""What the product keeps in a home."""
+
+OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+def keep_private() -> None:
+    """Make all files that this process and its children create readable by their owner only."""
+    os.umask(os.umask(OTHERS) | OTHERS)
+
+
+def open_home(home: Path) -> Path:
+    """Make a home if there is none, and close it to others if an earlier version left it open.
+
+    Where the home is a folder with other things in it, only what is ours is closed.
+    """
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if home.stat().st_mode & OTHERS and home.stat().st_uid == os.getuid():
+        mixed = any(path.name not in OURS for path in home.iterdir())
+        for name in OURS:
+            _close(home / name)
+        if not mixed:
+            home.chmod(0o700)
+    return home
+
+
+def owner_only(path: str, flags: int) -> int:
+    """An opener, for `open`, of files that nobody else may read."""
+    return os.open(path, flags, 0o600)
+
+
+def make_private(folder: Path) -> Path:
+    """Make a folder of a home that nobody else may enter."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
+
+
+def _close(path: Path) -> None:
+    """Take every right of others away, the folder's own at last: what was cut off is done again."""
+    if not path.is_symlink() and path.is_dir():
+        for inner in path.iterdir():
+            _close(inner)
+    with suppress(FileNotFoundError):  # a server of an earlier version may be at work
+        if not path.is_symlink():
+            path.chmod(path.stat().st_mode & ~OTHERS)
