@@ -36,6 +36,12 @@ DAMAGED = "damaged"
 KEEP = 3
 """Earlier contents of each object that are kept."""
 
+REPLACES = "replaces"
+"""In an object's metadata: the generation that was there before it; 0 if there was none."""
+
+WRITTEN = "written"
+"""In the metadata of an object that was brought back: when its content had been written."""
+
 STAMP = "%Y%m%dT%H%M%S.%f"
 PARQUET = "application/vnd.apache.parquet"
 
@@ -231,7 +237,10 @@ class AssetStore:
             self._forget_old(name)
         expected = ABSENT if found is None else found.generation
         try:
-            return self.objects.write(name, content, if_generation=expected, content_type=content_type)
+            replaces = {REPLACES: str(expected)}
+            return self.objects.write(
+                name, content, if_generation=expected, content_type=content_type, metadata=replaces
+            )
         except ConcurrentWriteError:
             now = self.objects.describe(name)
             if now is not None and now.crc32c == crc32c:
@@ -276,36 +285,43 @@ class AssetStore:
         Returns
         -------
         list of str
-            Objects that changed.
+            Objects that changed. Begun and interrupted, it is simply run again: what is right already stays.
 
         Raises
         ------
         InputError
-            If one was overwritten more often since then than versions are kept. Nothing is changed then.
+            If there is no such asset, or it is not known any more what one of its objects was. Nothing is changed then.
         """
-        places = [f"{PREFIX}/{asset}.", f"{PREFIX}/{asset}/"]
-        newer = [
-            found
-            for place in places
-            for found in self.objects.list(place)
-            if found.created is not None and found.created > before
+        present = [
+            found for place in (f"{PREFIX}/{asset}.", f"{PREFIX}/{asset}/") for found in self.objects.list(place)
         ]
+        if not present:
+            stored = sorted(
+                {name.removeprefix(f"{PREFIX}/").split("/")[0] for name in self.objects.names(f"{PREFIX}/")}
+            )
+            known = ", ".join(dict.fromkeys(name.split(".")[0] for name in stored)) or "none"
+            raise InputError(f"No asset {asset!r} is stored. Stored are: {known}.")
         plan: list[tuple[StoredObject, Version | None]] = []
-        for found in newer:
-            kept = self._versions(found.name)
-            earlier = next((version for version in kept if version.written <= before), None)
-            if earlier is None and len(kept) >= self.keep:
+        for found in present:
+            if found.created is None or found.created <= before:
+                continue
+            history = [Version(found, _written(found)), *self._versions(found.name)]
+            earlier = max((one for one in history if one.written <= before), key=lambda one: one.written, default=None)
+            oldest = min(history, key=lambda one: one.written)
+            if earlier is None and oldest.object.metadata.get(REPLACES) != str(ABSENT):
                 raise InputError(
-                    f"{found.uri} was written more than {self.keep} times since {before:%Y-%m-%d %H:%M:%S}: what it "
-                    "was before is not kept any more. Nothing was changed."
+                    f"What {found.uri} was at {before:%Y-%m-%d %H:%M:%S} UTC is not kept any more: the oldest of its "
+                    f"contents that is kept was written at {oldest.written:%Y-%m-%d %H:%M:%S} UTC. Nothing was changed."
                 )
-            plan.append((found, earlier))
+            if earlier is None or earlier.object is not found:
+                plan.append((found, earlier))
         for found, earlier in plan:
             self.objects.copy(found, _version_name(found))
             if earlier is None:
                 self.objects.delete(found.name, if_generation=found.generation)
             else:
-                self.objects.copy(earlier.object, found.name)
+                metadata = {**earlier.object.metadata, WRITTEN: earlier.written.isoformat()}
+                self.objects.copy(earlier.object, found.name, metadata=metadata, if_generation=found.generation)
             self._forget_old(found.name)
         return [found.name for found, _ in plan]
 
@@ -394,6 +410,13 @@ class Version:
 
     object: StoredObject
     written: dt.datetime
+
+
+def _written(stored: StoredObject) -> dt.datetime:
+    """When the content of an object was written: one that was brought back says so itself."""
+    assert stored.created is not None, "the bucket says when"
+    written = stored.metadata.get(WRITTEN)
+    return stored.created if written is None else dt.datetime.fromisoformat(written)
 
 
 def _version_name(stored: StoredObject) -> str:

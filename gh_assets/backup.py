@@ -18,6 +18,7 @@ from typing import Any, cast
 import bson
 from pymongo import UpdateOne
 
+from gh_assets.asset_store import WRITTEN
 from gh_assets.collector.concurrency import map_bounded
 from gh_assets.errors import InputError, StoredDataError
 from gh_assets.objects import ABSENT, ObjectStore, StoredObject
@@ -69,7 +70,10 @@ def back_up(database: MongoDatabase, stores: dict[str, ObjectStore], folder: Pat
                 name = hashlib.sha256(found.name.encode()).hexdigest()
                 sha256 = store.read_to(found.name, place / name)
                 size = (place / name).stat().st_size
-                return {"name": found.name, "file": name, "sha256": sha256, "size": size, "meta": dict(found.metadata)}
+                # When the bucket says that it was written will be when it was restored.
+                meta = dict(found.metadata) if found.created is None else {WRITTEN: found.created.isoformat()}
+                meta |= found.metadata
+                return {"name": found.name, "file": name, "sha256": sha256, "size": size, "meta": meta}
 
             described = list(map_bounded(fetch, store.list(""), workers))
             objects += [{"bucket": kind, **entry} for entry in described]

@@ -61,10 +61,13 @@ def test_all_is_there_again(
     fill(database, stores, tmp_path)
     copied = back_up(database, stores, tmp_path / "copy")
     assert copied.objects == 4
+    (written,) = (found.created for found in stores["data"].list("assets/users"))
     other, places = empty
     assert restore(tmp_path / "copy", other, places).objects == 4
+    assert written is not None
+    assert AssetStore(places["data"]).undo("users", written) == [], "it is as old as it was"
     assert AssetStore(places["data"]).read_table("users").equals(USERS_TABLE)
-    assert places["data"].describe("assets/o\\d name/\u00fc.parquet").metadata == {"k": "v"}  # type: ignore[union-attr]
+    assert places["data"].describe("assets/o\\d name/\u00fc.parquet").metadata["k"] == "v"  # type: ignore[union-attr]
     assert list(other["users"].find().sort("_id", 1)) == list(database["users"].find().sort("_id", 1))
     registry = ModelRegistry(places["models"], other["models"])
     champion = registry.champion()

@@ -1,15 +1,22 @@
 """The typed IO manager, driven by Dagster."""
 
 import datetime as dt
+import secrets
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from io import BytesIO
 
 import dagster as dg
 import polars as pl
 import pytest
+from google.cloud import storage
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gh_assets.asset_store import AssetStore, TableParts
 from gh_assets.errors import ConcurrentWriteError, InputError, StoredDataError
 from gh_assets.io_managers import GcsTypedIOManager
+from gh_assets.objects import ObjectStore
 from gh_assets.recommender import UserItemMatrix, build_user_item_matrix
 from gh_assets.resources import GcsResource
 from gh_assets.schemas import REPOS, STARGAZERS, USERS
@@ -303,9 +310,108 @@ def test_a_bad_run_is_undone_for_all_its_partitions(asset_store: AssetStore) -> 
     assert asset_store.read_table("parts_of_another")["a"].item() == 2, "another asset stays as it is"
     for number in range(4):
         parts(x=100 + number)
-    with pytest.raises(InputError, match="written more than 3 times since"):
+    with pytest.raises(InputError, match="is not kept any more"):
         asset_store.undo("parts", good)
     assert now()["x"] == 103
+
+
+class KilledError(Exception):
+    """Stands for the end of a process."""
+
+
+def dying_after(calls: int, store: AssetStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let that many changes of the bucket be made, and no more."""
+    left = [calls]
+
+    def counted(real: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object, **more: object) -> object:
+            if left[0] == 0:
+                raise KilledError
+            left[0] -= 1
+            return real(*arguments, **more)
+
+        return call
+
+    for name in ("copy", "delete", "write"):
+        monkeypatch.setattr(store.objects, name, counted(getattr(ObjectStore, name).__get__(store.objects)))
+
+
+def numbers_of(store: AssetStore, asset: str) -> dict[str, int]:
+    return {key: table["a"].item() for key, table in store.read_tables(asset, sorted(store.partitions(asset))).items()}
+
+
+def write_numbers(store: AssetStore, asset: str, numbers: Mapping[str, int]) -> dt.datetime:
+    """Write partitions of a number each; gives a moment after it."""
+    list(store.write_tables(asset, ((key, pl.DataFrame({"a": [number]})) for key, number in numbers.items())))
+    newest = max(found.created for found in store.objects.list(f"assets/{asset}/") if found.created is not None)
+    return newest + dt.timedelta(microseconds=1)
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    first=st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 3), min_size=1),
+    later=st.lists(st.dictionaries(st.sampled_from("abcdef"), st.integers(4, 9), min_size=1), min_size=1, max_size=2),
+    calls=st.integers(3, 5),
+)
+def test_an_undo_that_is_killed_again_and_again_converges(
+    gcs_client: storage.Client, first: dict[str, int], later: list[dict[str, int]], calls: int
+) -> None:
+    store = AssetStore(ObjectStore(gcs_client, f"undone-{secrets.token_hex(8)}", create=True), workers=2)
+    good = write_numbers(store, "parts", first)
+    for numbers in later:
+        write_numbers(store, "parts", numbers)
+    bad = numbers_of(store, "parts")
+    for _ in range(30):  # each attempt goes on where the last one was killed
+        with pytest.MonkeyPatch.context() as patch, suppress(KilledError):
+            dying_after(calls, store, patch)
+            store.undo("parts", good)
+            break
+    else:
+        pytest.fail("it does not converge")
+    assert numbers_of(store, "parts") == first
+    assert store.undo("parts", good) == [], "what is right already is not written again"
+    for key, number in bad.items():
+        kept = [store.objects.read(one.object.name) for one in store.versions("parts", "parquet", key)]
+        if first.get(key) != number:
+            found = [pl.read_parquet(BytesIO(content))["a"].item() for content in kept]
+            assert number in found, "what was undone is kept, too"
+
+
+def test_an_undo_is_undone(asset_store: AssetStore) -> None:
+    good = write_numbers(asset_store, "parts", {"x": 1})
+    bad = write_numbers(asset_store, "parts", {"x": 2})
+    asset_store.undo("parts", good)
+    assert numbers_of(asset_store, "parts") == {"x": 1}
+    assert asset_store.undo("parts", bad) == ["assets/parts/x.parquet"]
+    assert numbers_of(asset_store, "parts") == {"x": 2}
+
+
+def test_an_undo_refuses_rather_than_deletes_what_it_does_not_know_the_past_of(objects: ObjectStore) -> None:
+    """Of six writings two are kept; that more are kept from now on brings no past back."""
+    good = write_numbers(AssetStore(objects, keep=2), "parts", {"x": 0})
+    for number in range(1, 6):
+        write_numbers(AssetStore(objects, keep=2), "parts", {"x": number, "new": number})
+    store = AssetStore(objects, keep=10)
+    with pytest.raises(InputError, match=r"parquet was at .* is not kept any more: .* Nothing was changed"):
+        store.undo("parts", good)
+    assert numbers_of(store, "parts") == {"x": 5, "new": 5}
+
+
+def test_an_undo_does_not_delete_what_an_earlier_version_wrote(asset_store: AssetStore) -> None:
+    """Its objects do not say whether something was there before them."""
+    moment = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
+    buffer = BytesIO()
+    pl.DataFrame({"a": [1]}).write_parquet(buffer)
+    asset_store.objects.write("assets/parts/x.parquet", buffer.getvalue())
+    with pytest.raises(InputError, match="Nothing was changed"):
+        asset_store.undo("parts", moment)
+
+
+def test_an_undo_of_an_unknown_asset_names_those_that_there_are(asset_store: AssetStore) -> None:
+    write_numbers(asset_store, "parts", {"x": 1})
+    asset_store.write_table("whole", pl.DataFrame({"a": [1]}))
+    with pytest.raises(InputError, match=r"No asset 'stargazer' is stored\. Stored are: parts, whole\."):
+        asset_store.undo("stargazer", dt.datetime.now(dt.UTC))
 
 
 def test_somebody_elses_write_is_not_written_over(asset_store: AssetStore, monkeypatch: pytest.MonkeyPatch) -> None:
