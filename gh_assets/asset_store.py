@@ -15,13 +15,14 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 import polars as pl
+from pyarrow import ArrowException
 
 from gh_assets.collector.concurrency import map_bounded
 from gh_assets.errors import ConcurrentWriteError, InputError, StoredDataError
-from gh_assets.objects import ABSENT, ObjectStore, StoredObject, digest_of
+from gh_assets.memory import check_parquet, check_zip
+from gh_assets.objects import ABSENT, ObjectStore, StoredObject, checksum, digest_of
 from gh_assets.recommender.interactions import UserItemMatrix
 from gh_assets.schemas import TABLES
-from gh_assets.wire import checksum
 
 logger = logging.getLogger(__name__)
 
@@ -121,8 +122,9 @@ class AssetStore:
 
     def _parsed(self, asset: str, name: str, content: bytes, view: View | None = None) -> pl.DataFrame:
         try:
+            check_parquet(self.objects.uri(name), content)
             table = _decoded([content], view)
-        except (pl.exceptions.PolarsError, OSError) as error:
+        except (pl.exceptions.PolarsError, OSError, ArrowException) as error:
             wanted = "" if view is None else f" with {view}"
             raise StoredDataError(f"{self.objects.uri(name)} is no readable Parquet{wanted}: {error}.") from error
         if view is None and asset in TABLES:
@@ -173,9 +175,11 @@ class AssetStore:
         found: dict[int, pl.DataFrame] = {}
         for number, contents in map_bounded(fetch, range(len(bunches)), self.workers, window=self.workers + 2):
             try:
+                for name, content in zip(bunches[number], contents, strict=True):
+                    check_parquet(self.objects.uri(name), content)
                 table = _decoded(contents, view)
                 _check(asset, table, "does not fit this version", view)
-            except (pl.exceptions.PolarsError, OSError, StoredDataError):
+            except (pl.exceptions.PolarsError, OSError, ArrowException, StoredDataError):
                 # One by one, to find out which it is.
                 pairs = zip(bunches[number], contents, strict=True)
                 table = self._joined({name: self._parsed(asset, name, content, view) for name, content in pairs})
@@ -208,7 +212,9 @@ class AssetStore:
         return self.write_bytes(asset, "npz", matrix.to_bytes())
 
     def read_matrix(self, asset: str) -> UserItemMatrix:
-        return UserItemMatrix.from_bytes(self.read_bytes(asset, "npz"))
+        content = self.read_bytes(asset, "npz")
+        check_zip(self.objects.uri(object_name(asset, "npz")), content)
+        return UserItemMatrix.from_bytes(content)
 
     def write_bytes(self, asset: str, suffix: str, content: bytes, partition: str | None = None) -> StoredObject:
         """Replace an asset (or a partition) that is stored as it is."""

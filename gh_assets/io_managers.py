@@ -25,6 +25,7 @@ from dagster import ConfigurableIOManager, InputContext, MetadataValue, OutputCo
 
 from gh_assets.asset_store import AssetStore, TableParts, View
 from gh_assets.errors import StoredDataError
+from gh_assets.memory import check_zip
 from gh_assets.objects import StoredObject
 from gh_assets.recommender.base import Recommender
 from gh_assets.recommender.interactions import UserItemMatrix
@@ -170,7 +171,10 @@ def _unpacked(content: bytes, asset: str) -> Recommender:
 
 def _matrix(content: bytes, wanted: type, asset: str) -> Any:
     try:
+        check_zip(f"The asset {asset}", content)
         return wanted(sp.load_npz(BytesIO(content)))
+    except StoredDataError:
+        raise
     except Exception as error:
         raise StoredDataError(f"The asset {asset} is no readable sparse matrix: {error}.") from error
 

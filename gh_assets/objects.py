@@ -6,33 +6,39 @@ reading. Retries follow Google's own policy. `if_generation` makes a write condi
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
+import google.auth
 import google_crc32c
 import requests.adapters
 from google.api_core.client_options import ClientOptions
 from google.api_core.exceptions import (
+    ClientError,
     Conflict,
+    DataLoss,
     Forbidden,
     GoogleAPICallError,
     NotFound,
     PreconditionFailed,
     RetryError,
+    TooManyRequests,
     Unauthorized,
 )
-from google.auth.credentials import AnonymousCredentials
+from google.auth.credentials import AnonymousCredentials, Credentials
 from google.auth.exceptions import GoogleAuthError
 from google.cloud import storage
 from google.cloud.storage.exceptions import DataCorruption
 from google.cloud.storage.retry import DEFAULT_RETRY
-from google.oauth2.credentials import Credentials
+from google.oauth2.credentials import Credentials as TokenCredentials
 from pydantic import SecretStr
 
 from gh_assets.errors import (
@@ -42,10 +48,13 @@ from gh_assets.errors import (
     ServiceUnavailableError,
     StoredDataError,
 )
-from gh_assets.wire import Download, Wire, encoded
+from gh_assets.object_reader import GOOGLE, ObjectReader
 
-RETRY_SECONDS = 60.0
-"""How long one operation is tried for."""
+RETRY_SECONDS = 45.0
+"""How long one request is tried for; a file goes in several."""
+
+UPLOADED_AT_ONCE = 16 << 20
+"""Bytes of a file in a request: what has arrived is not sent again."""
 
 CHUNK = 1 << 20
 
@@ -53,17 +62,42 @@ ABSENT = 0
 """The generation of an object that does not exist: as a precondition, only create."""
 
 
+class CloudStorageClient(storage.Client):  # type: ignore[misc]
+    """Google's client, and beside it what reads many objects fast; both show the same tokens.
+
+    Parameters
+    ----------
+    credentials : google.auth.credentials.Credentials
+    project : str or None
+    endpoint : str, optional
+        Of another service than Google's.
+    connections : int
+        Kept open.
+    """
+
+    def __init__(
+        self, credentials: Credentials, project: str | None, endpoint: str | None = None, connections: int = 16
+    ) -> None:
+        options = None if endpoint is None else ClientOptions(api_endpoint=endpoint)
+        super().__init__(project, credentials, client_options=options)
+        self.reader = ObjectReader(credentials, self.api_endpoint, tried_seconds=RETRY_SECONDS)
+        adapter = requests.adapters.HTTPAdapter(pool_connections=4, pool_maxsize=connections)
+        for scheme in ("http://", "https://"):
+            self._http.mount(scheme, adapter)
+
+
 def make_client(
     project: str | None = None,
     endpoint: str | None = None,
     token: SecretStr | None = None,
     connections: int = 16,
-) -> storage.Client:
+) -> CloudStorageClient:
     """A client of the real service (with Google's own credentials), or of the server at `endpoint`.
 
     Parameters
     ----------
     project, endpoint : str, optional
+        ``STORAGE_EMULATOR_HOST``, Google's own variable for emulators, stands for `endpoint`, too.
     token : SecretStr, optional
         What the server at `endpoint` wants to see; None: nothing.
     connections : int
@@ -74,30 +108,25 @@ def make_client(
     ConfigurationError
         If there are no credentials.
     """
+    emulator = os.environ.get("STORAGE_EMULATOR_HOST")
+    if endpoint is None and emulator:
+        endpoint = emulator if "://" in emulator else f"http://{emulator}"
+    if endpoint is not None:
+        return CloudStorageClient(_credentials(token), project or "gh-assets", endpoint, connections)
     try:
-        if endpoint is None:
-            client = storage.Client(project=project)
-        else:
-            client = storage.Client(
-                project=project or "gh-assets",
-                credentials=_credentials(token),
-                client_options=ClientOptions(api_endpoint=endpoint),
-            )
+        credentials, own = google.auth.default(scopes=storage.Client.SCOPE)
     except (GoogleAuthError, OSError) as error:
         raise ConfigurationError(
             f"Google Cloud Storage has no usable credentials: {error} Set GOOGLE_APPLICATION_CREDENTIALS, or unset "
             "GCS_BUCKET to use the embedded server."
         ) from error
-    adapter = requests.adapters.HTTPAdapter(pool_connections=4, pool_maxsize=connections)
-    for scheme in ("http://", "https://"):
-        client._http.mount(scheme, adapter)
-    return client
+    return CloudStorageClient(credentials, project or own, connections=connections)
 
 
-def _credentials(token: SecretStr | None) -> AnonymousCredentials | Credentials:
+def _credentials(token: SecretStr | None) -> Credentials:
     if token is None:
         return AnonymousCredentials()  # type: ignore[no-untyped-call]
-    return Credentials(token.get_secret_value())  # type: ignore[no-untyped-call]
+    return TokenCredentials(token.get_secret_value())  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)
@@ -111,6 +140,7 @@ class StoredObject:
     crc32c: str
     metadata: Mapping[str, str]
     created: dt.datetime | None = None
+    content_type: str | None = None
 
     @property
     def uri(self) -> str:
@@ -131,18 +161,17 @@ class ObjectStore:
 
     Parameters
     ----------
-    client : google.cloud.storage.Client
+    client : CloudStorageClient
     bucket : str
     create : bool
         Make the bucket when something is written and it does not exist (on the embedded server).
     """
 
-    def __init__(self, client: storage.Client, bucket: str, *, create: bool = False) -> None:
+    def __init__(self, client: CloudStorageClient, bucket: str, *, create: bool = False) -> None:
         self.client = client
         self.bucket = client.bucket(bucket)
         self._retry = DEFAULT_RETRY.with_timeout(RETRY_SECONDS)
         self._create = create
-        self._wire = wire_of(client)
 
     @property
     def name(self) -> str:
@@ -153,7 +182,7 @@ class ObjectStore:
 
     def page(self, name: str) -> str | None:
         """Where a person sees an object (or a folder, if the name ends in ``/``): Google's console. None: embedded."""
-        if urlsplit(self._wire.address).hostname != "storage.googleapis.com":
+        if self.client.api_endpoint != GOOGLE:
             return None
         kind = "browser" if name.endswith("/") else "browser/_details"
         return f"https://console.cloud.google.com/storage/{kind}/{quote(self.name)}/{quote(name)}"
@@ -186,25 +215,20 @@ class ObjectStore:
         """
 
         def upload() -> StoredObject:
-            if isinstance(content, bytes):
-                answer = self._retry(self._wire.upload)(
-                    self.name,
-                    name,
-                    content,
-                    content_type=content_type,
-                    metadata=metadata or {},
-                    if_generation=if_generation,
-                )
-                return _stated(self.name, answer)
             blob = self.bucket.blob(name)
-            blob.metadata = dict(metadata or {}) or None
-            blob.upload_from_filename(
-                str(content),
-                if_generation_match=if_generation,
-                checksum="crc32c",
-                retry=self._retry,
-                content_type=content_type,
-            )
+            if metadata:
+                blob.metadata = dict(metadata)
+            how: dict[str, Any] = {
+                "content_type": content_type,
+                "if_generation_match": if_generation,
+                "checksum": "crc32c",
+                "retry": self._retry,
+            }
+            if isinstance(content, bytes):
+                blob.upload_from_string(content, **how)
+            else:
+                blob.chunk_size = UPLOADED_AT_ONCE
+                blob.upload_from_filename(str(content), **how)
             return _described(blob)
 
         with _explained(self.uri(name), writing=True):
@@ -229,14 +253,16 @@ class ObjectStore:
             If there is no such object, or what arrives does not have its checksum.
         """
         with _explained(self.uri(name)):
-            content: bytes = self._retry(self._wire.download)(self.name, name)
-        return content
+            return self.client.reader.read(self.name, name)
 
-    def read_to(self, name: str, path: Path, *, generation: int | None = None) -> str:
+    def read_to(self, name: str, path: Path) -> str:
         """Stream an object into a file, its checksum verified; gives the SHA-256 of what arrived, in hexadecimal."""
-        with _explained(self.uri(name)), path.open("wb", buffering=0) as file:
-            sha256: str = self._retry(Download(self._wire, self.name, name, file, generation))()
-            return sha256
+        sha256 = hashlib.sha256()
+        with _explained(self.uri(name)), path.open("wb") as file:
+            for part in self.client.reader.parts(self.name, name):
+                file.write(part)
+                sha256.update(part)
+        return sha256.hexdigest()
 
     @contextmanager
     def open_elsewhere(self, bucket: str, name: str) -> Iterator[IO[bytes]]:
@@ -247,10 +273,8 @@ class ObjectStore:
     def describe(self, name: str) -> StoredObject | None:
         """What the bucket knows of an object; None if there is none."""
         with _explained(self.uri(name)):
-            try:
-                return _stated(self.name, self._retry(self._wire.describe)(self.name, name))
-            except NotFound:
-                return None
+            blob = self.bucket.get_blob(name, retry=self._retry)
+            return None if blob is None else _described(blob)
 
     def copy(
         self,
@@ -279,9 +303,14 @@ class ObjectStore:
             If the object of that name has another generation.
         """
         with _explained(source.uri):
-            self._retry(self._wire.copy)(
-                self.name, source.name, name, source.generation, metadata=metadata, if_generation=if_generation
-            )
+            original, target = self.bucket.blob(source.name, generation=source.generation), self.bucket.blob(name)
+            target.content_type = source.content_type
+            target.metadata = dict(source.metadata if metadata is None else metadata)
+            token: str | None = ""
+            while token is not None:  # a large one between classes takes several calls
+                token, _, _ = target.rewrite(
+                    original, token=token or None, if_generation_match=if_generation, retry=self._retry
+                )
 
     def delete(self, name: str, *, if_generation: int | None = None) -> None:
         """Delete an object; one that is not there is no error: somebody else may have deleted it.
@@ -312,21 +341,6 @@ class ObjectStore:
         return (found.name for found in self.list(prefix))
 
 
-def wire_of(client: storage.Client) -> Wire:
-    """The wire of a client: one for all stores, so that connections are shared."""
-    found = getattr(client, "_gh_assets_wire", None)
-    if not isinstance(found, Wire):
-        found = Wire(client)
-        client._gh_assets_wire = found
-    return found
-
-
-def _stated(bucket: str, answer: Mapping[str, Any]) -> StoredObject:
-    created = dt.datetime.fromisoformat(answer["timeCreated"])
-    place = bucket, str(answer["name"]), int(answer["generation"]), int(answer["size"])
-    return StoredObject(*place, str(answer["crc32c"]), dict(answer.get("metadata") or {}), created)
-
-
 def _described(blob: storage.Blob) -> StoredObject:
     return StoredObject(
         blob.bucket.name,
@@ -336,7 +350,17 @@ def _described(blob: storage.Blob) -> StoredObject:
         str(blob.crc32c),
         dict(blob.metadata or {}),
         blob.time_created,
+        blob.content_type,
     )
+
+
+def checksum(content: bytes) -> str:
+    """CRC32C in base64, as Cloud Storage writes it."""
+    return _encoded(google_crc32c.value(content))
+
+
+def _encoded(crc32c: int) -> str:
+    return base64.b64encode(crc32c.to_bytes(4, "big")).decode()
 
 
 def digest_of(path: Path) -> Digest:
@@ -347,7 +371,7 @@ def digest_of(path: Path) -> Digest:
             sha256.update(chunk)
             crc32c = google_crc32c.extend(crc32c, chunk)
             size += len(chunk)
-    return Digest(sha256.hexdigest(), encoded(crc32c), size)
+    return Digest(sha256.hexdigest(), _encoded(crc32c), size)
 
 
 class _explained:  # noqa: N801 - used as a statement
@@ -369,14 +393,31 @@ class _explained:  # noqa: N801 - used as a statement
             if self.writing:  # only the bucket can be what is not there
                 raise ConfigurationError(f"The bucket of {self.uri} does not exist: create it.") from error
             raise StoredDataError(f"There is no object {self.uri}.") from error
-        if isinstance(error, (Forbidden, Unauthorized, GoogleAuthError)):
-            raise AuthenticationError(
-                f"Google Cloud Storage refused access to {self.uri}. Give the account the role "
-                "'Storage Object Admin' on the bucket."
-            ) from error
-        if isinstance(error, DataCorruption):
+        if isinstance(error, (DataCorruption, DataLoss)):
             raise StoredDataError(f"{self.uri} arrived damaged: its checksum does not match.") from error
+        if isinstance(error, (Forbidden, Unauthorized, GoogleAuthError)):
+            raise AuthenticationError(f"Google Cloud Storage refused access to {self.uri}. {_reason(error)}") from error
+        if isinstance(error, ClientError) and not isinstance(error, TooManyRequests):
+            raise ConfigurationError(f"Google Cloud Storage refused {self.uri}. {_reason(error)}") from error
         if isinstance(error, (GoogleAPICallError, RetryError, requests.RequestException, ConnectionError)):
             raise ServiceUnavailableError(
                 f"Google Cloud Storage did not serve {self.uri} ({type(error).__name__}). Run again: nothing is lost."
             ) from error
+
+
+ROLE = "Give the account the role 'Storage Object Admin' on the bucket."
+
+
+def _reason(error: Exception) -> str:
+    """What Google says of a refusal, and what helps: a role does where one is missing, and nowhere else."""
+    message, reason = str(getattr(error, "message", "") or ""), ""
+    response = getattr(error, "response", None)
+    try:
+        stated = {"errors": getattr(error, "errors", [])} if response is None else response.json()["error"]
+        message, reason = str(stated.get("message", message)), str(stated["errors"][0]["reason"])
+    except (AttributeError, ValueError, KeyError, IndexError, TypeError):
+        pass  # no words of Google's: a proxy's page, or an answer that was cut
+    message = message.split("\n")[0][:300].rstrip(".")
+    said = f"It says: {message}{f' ({reason})' if reason else ''}." if message else ""
+    lacks = isinstance(error, Unauthorized | GoogleAuthError) or reason in ("", "forbidden", "insufficientPermissions")
+    return f"{said} {ROLE}".strip() if lacks and "billing" not in message.lower() else said

@@ -14,7 +14,6 @@ from typing import Any
 
 import pymongo
 import requests
-from google.cloud import storage
 from pydantic import SecretStr
 from pymongo.database import Database
 from pymongo.errors import ConfigurationError as MongoConfigurationError
@@ -32,7 +31,7 @@ from gh_assets.errors import (
     ServiceUnavailableError,
     WorldMismatchError,
 )
-from gh_assets.objects import ObjectStore, make_client
+from gh_assets.objects import CloudStorageClient, ObjectStore, make_client
 from gh_assets.settings import DEFAULT_AWESOME_LISTS, GITHUB_COM_API, Settings
 
 MONGO_SECONDS = 15.0
@@ -112,7 +111,7 @@ def open_mongo(settings: Settings) -> Iterator[MongoDatabase]:
         database.client.close()
 
 
-def connect_gcs(settings: Settings) -> storage.Client:
+def connect_gcs(settings: Settings) -> CloudStorageClient:
     """A Cloud Storage client: Google's with its own credentials, or of the embedded server."""
     connections = settings.workers + 2
     if not settings.uses_embedded_gcs:
@@ -121,17 +120,17 @@ def connect_gcs(settings: Settings) -> storage.Client:
     return make_client(settings.gcs_project, endpoint, SecretStr(token), connections)
 
 
-def data_store(settings: Settings, client: storage.Client | None = None) -> ObjectStore:
+def data_store(settings: Settings, client: CloudStorageClient | None = None) -> ObjectStore:
     """The bucket of the assets' data."""
     return ObjectStore(client or connect_gcs(settings), settings.data_bucket, create=settings.uses_embedded_gcs)
 
 
-def asset_store(settings: Settings, client: storage.Client | None = None) -> AssetStore:
+def asset_store(settings: Settings, client: CloudStorageClient | None = None) -> AssetStore:
     """Typed access to the assets' data."""
     return AssetStore(data_store(settings, client), settings.workers, settings.keep_versions)
 
 
-def model_store(settings: Settings, client: storage.Client | None = None) -> ObjectStore:
+def model_store(settings: Settings, client: CloudStorageClient | None = None) -> ObjectStore:
     """The bucket of the models."""
     return ObjectStore(client or connect_gcs(settings), settings.gcs_model_bucket, create=settings.uses_embedded_gcs)
 

@@ -189,7 +189,7 @@ def test_damaged_objects_are_named(asset_store: AssetStore) -> None:
     with pytest.raises(StoredDataError, match=r"assets/users\.parquet is no readable Parquet"):
         asset_store.read_table("users")
     asset_store.objects.write("assets/user_item_matrix.npz", b"PK no")
-    with pytest.raises(StoredDataError, match="matrix cannot be read"):
+    with pytest.raises(StoredDataError, match=r"user_item_matrix\.npz cannot be read"):
         asset_store.read_matrix("user_item_matrix")
 
 

@@ -19,7 +19,7 @@ from gh_assets.recommender import EASE, Popularity, Recommender
 from gh_assets.recommender.interactions import UserItemMatrix
 from gh_assets.recommender.training import TrainedModel, result_of, split_of
 from gh_assets.registry import CANDIDATE, CHAMPION, PURPOSE, ModelRegistry, RegisteredModel
-from gh_assets.registry.cache import ModelCache
+from gh_assets.registry.cache import CHECKSUMS, ModelCache
 from gh_assets.services import model_store, open_mongo
 from gh_assets_tests.recommender.matrices import taste_matrix
 
@@ -217,6 +217,31 @@ def test_what_is_read_is_not_removed_and_the_newest_stay(registry, tmp_path: Pat
 def test_what_is_not_here_and_may_not_be_fetched_is_one_error(registry, cache, file: Path) -> None:
     model = registry.save(file, "recvae", 0.5)
     with pytest.raises(StoredDataError, match="recvae 1 is not on this machine"), cache.fetched(None, model):
+        pass
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "forget the checksums"])
+def test_what_was_changed_on_this_machine_is_never_loaded(
+    registry, cache, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "weights.bin").write_bytes(b"weights" * 1000)
+    model = registry.save(folder, "recvae", 0.5, tar_zip=True)
+    with cache.fetched(registry, model) as path:
+        kept = path / "weights.bin"
+    if damage == "flip":
+        kept.write_bytes(b"Weights" + b"weights" * 999)
+    elif damage == "truncate":
+        kept.write_bytes(b"")
+    else:
+        (kept.parent.parent / CHECKSUMS).unlink()
+    with pytest.raises(StoredDataError, match="recvae 1 is damaged on this machine"), cache.fetched(None, model):
+        pass
+    with cache.fetched(registry, model) as path:
+        assert (path / "weights.bin").read_bytes() == b"weights" * 1000
+    assert "recvae 1 on this machine is not as it was fetched: it is fetched again." in caplog.text
+    with cache.fetched(None, model):
         pass
 
 

@@ -12,10 +12,12 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 import zstandard
 
+from gh_assets.asset_store import AssetStore
 from gh_assets.errors import InputError, StoredDataError
 from gh_assets.registry import ModelRegistry, extract_archive, load_weights, write_archive
 
@@ -34,7 +36,7 @@ class Bomb:
 def test_a_pickle_by_any_name_is_refused_and_does_nothing(tmp_path: Path, name: str) -> None:
     mark, path = tmp_path / "exploded", tmp_path / name
     path.write_bytes(pickle.dumps(Bomb(mark)))
-    with pytest.raises(StoredDataError, match=f"{name} cannot be loaded as plain weights"):
+    with pytest.raises(StoredDataError, match=f"{name} cannot be (loaded as plain weights|read)"):
         load_weights(path)
     assert not mark.exists()
 
@@ -112,6 +114,61 @@ def test_a_header_that_claims_gigabytes_is_refused(tmp_path: Path) -> None:
     path = packed(tmp_path / "long.tar.gz", entry.tobuf(tarfile.GNU_FORMAT) + b"\0" * 1024)
     with pytest.raises(StoredDataError, match="header of it is larger than 64 KiB"):
         extract_archive(path, tmp_path / "long")
+
+
+def test_names_nested_thousands_deep_are_one_error(tmp_path: Path) -> None:
+    """Each long name's header is followed by another's, and tarfile calls itself for each."""
+    block = tarfile.TarInfo("././@LongLink")
+    block.type, block.size = tarfile.GNUTYPE_LONGNAME, 4
+    entry = block.tobuf(tarfile.GNU_FORMAT) + b"abc\0".ljust(512, b"\0")
+    archive = tmp_path / "model.tar.gz"
+    archive.write_bytes(gzip.compress(entry * 20_000))
+    with pytest.raises(StoredDataError, match=r"model\.tar\.gz cannot be unpacked"):
+        extract_archive(archive, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine of 16 MB."""
+    monkeypatch.setattr("gh_assets.memory.most_memory", lambda: 16 << 20)
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_a_table_of_billions_of_rows_in_a_few_bytes_is_refused(asset_store: AssetStore) -> None:
+    buffer = io.BytesIO()
+    pl.DataFrame({"a": pl.repeat(7, 50_000_000, eager=True, dtype=pl.Int8)}).write_parquet(buffer, compression="zstd")
+    assert len(buffer.getvalue()) < 1 << 18
+    asset_store.objects.write("assets/anything.parquet", buffer.getvalue())
+    asset_store.objects.write("assets/parts/x.parquet", buffer.getvalue())
+    for read in (
+        lambda: asset_store.read_table("anything"),
+        lambda: asset_store.read_table("parts", "x"),
+        lambda: asset_store.read_whole("parts", ["x"]),
+    ):
+        with pytest.raises(StoredDataError, match=r"takes 0\.8 GB of memory, more than"):
+            read()
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_arrays_that_unpack_to_gigabytes_are_refused(asset_store: AssetStore, tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "bomb.npz", indptr=np.zeros(10_000_000))
+    content = (tmp_path / "bomb.npz").read_bytes()
+    assert len(content) < 1 << 20
+    asset_store.objects.write("assets/user_item_matrix.npz", content)
+    with pytest.raises(StoredDataError, match=r"more than the 0\.0 GB that one stored object may take"):
+        asset_store.read_matrix("user_item_matrix")
+    with pytest.raises(StoredDataError, match="may take on this machine"):
+        load_weights(tmp_path / "bomb.npz")
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_an_object_that_is_larger_than_the_memory_is_not_read(asset_store: AssetStore, tmp_path: Path) -> None:
+    asset_store.objects.write("large", bytes(20 << 20))
+    with pytest.raises(StoredDataError, match="may take on this machine: it is not read"):
+        asset_store.objects.read("large")
+    asset_store.objects.read_to("large", tmp_path / "large")
+    assert (tmp_path / "large").stat().st_size == 20 << 20, "into a file of any size"
 
 
 @pytest.mark.parametrize("suffix", [".tar.gz", ".tar.zst"])

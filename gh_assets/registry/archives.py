@@ -140,7 +140,7 @@ def extract_archive(archive: Path, folder: Path, *, most_bytes: int | None = Non
             folder.rename(old)
         draft.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
-    except (tarfile.TarError, zlib.error, zstandard.ZstdError, OSError, EOFError, ValueError) as error:
+    except (tarfile.TarError, zlib.error, zstandard.ZstdError, OSError, EOFError, ValueError, RecursionError) as error:
         raise StoredDataError(f"{archive.name} cannot be unpacked: {error}.") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)

@@ -1,9 +1,13 @@
-"""Models on this machine: fetched once whoever asks, whole or not at all, and good when the services are away."""
+"""Models on this machine: fetched once whoever asks, whole or not at all, and good when the services are away.
+
+Beside each lie the checksums of its files as they were fetched: a file that has changed since is never loaded.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -18,6 +22,10 @@ from gh_assets.locks import open_lock, try_lock, wait_lock
 from gh_assets.registry.archives import is_archive, stem_of
 from gh_assets.registry.documents import RegisteredModel
 from gh_assets.registry.store import ModelRegistry
+
+logger = logging.getLogger(__name__)
+
+CHECKSUMS = ".checksums.json"
 
 KEEP = 4
 """Models that stay when another one comes: the champion, the one before it, and what is being compared."""
@@ -50,7 +58,7 @@ class ModelCache:
         Raises
         ------
         StoredDataError, ServiceUnavailableError
-            If it is not there and cannot be fetched.
+            If it is not there as it was fetched, and cannot be fetched.
         """
         place = self._place(model)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -58,18 +66,37 @@ class ModelCache:
         try:
             while True:
                 wait_lock(lock, shared=True)
-                if self._content(model).exists():
+                if self._is_sound(model):
                     break
                 if registry is None:
-                    raise StoredDataError(f"{model.title} is not on this machine, and its bucket was not to be asked.")
+                    state = "is damaged" if self._content(model).exists() else "is not"
+                    raise StoredDataError(f"{model.title} {state} on this machine, and its bucket was not to be asked.")
                 wait_lock(lock)  # one fetches, the others wait for it; changing a lock lets go of it for a moment
-                if not self._content(model).exists():
-                    registry.download(model, place, unpack=is_archive(model.file_name))
+                if not self._is_sound(model):
+                    self._fetch(registry, model)
             os.utime(place)
             yield self._content(model)
         finally:
             os.close(lock)
         self._make_room()
+
+    def _fetch(self, registry: ModelRegistry, model: RegisteredModel) -> None:
+        place = self._place(model)
+        if self._content(model).exists():
+            logger.warning("%s on this machine is not as it was fetched: it is fetched again.", model.title)
+        (place / CHECKSUMS).unlink(missing_ok=True)  # without them what is there counts as nothing
+        content = registry.download(model, place, unpack=is_archive(model.file_name))
+        draft = place / f"{CHECKSUMS}.new"
+        draft.write_text(json.dumps(_checksums(content)), encoding="utf-8")
+        draft.replace(place / CHECKSUMS)
+
+    def _is_sound(self, model: RegisteredModel) -> bool:
+        """Whether the model is there, each of its files as it was when the registry's checksum was compared."""
+        try:
+            kept = json.loads((self._place(model) / CHECKSUMS).read_text(encoding="utf-8"))
+            return bool(kept) and kept == _checksums(self._content(model))
+        except (OSError, ValueError):
+            return False
 
     def has(self, model: RegisteredModel) -> bool:
         """Whether it need not be fetched."""
@@ -122,3 +149,13 @@ class ModelCache:
 
     def _answer(self, question: str) -> Path:
         return self.folder / f"{hashlib.sha256(question.encode()).hexdigest()[:16]}.json"
+
+
+def _checksums(content: Path) -> dict[str, str]:
+    """SHA-256 of a file, or of each file of a folder, by its name in there."""
+    files = sorted(path for path in content.rglob("*") if path.is_file()) if content.is_dir() else [content]
+    found = {}
+    for path in files:
+        with path.open("rb") as file:
+            found[path.relative_to(content).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found

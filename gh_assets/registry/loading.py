@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gh_assets.errors import StoredDataError
+from gh_assets.memory import check_memory, check_zip
 
 PICKLES = {".pkl", ".pickle", ".joblib", ".dill", ".ckpt"}
 
@@ -35,10 +36,14 @@ def load_weights(path: Path) -> Any:
         if suffix == ".safetensors":
             from safetensors.numpy import load_file
 
+            check_memory(path.name, path.stat().st_size)
             return load_file(path)
         if suffix in (".npz", ".npy"):
             import numpy as np
 
+            if suffix == ".npz":
+                check_zip(path.name, path)
+            check_memory(path.name, path.stat().st_size)
             found = np.load(path, allow_pickle=False)
             return {name: found[name] for name in found.files} if suffix == ".npz" else found
         if suffix == ".json":
@@ -47,6 +52,8 @@ def load_weights(path: Path) -> Any:
             import torch
 
             return torch.load(path, map_location="cpu", weights_only=True)
+    except StoredDataError:
+        raise
     except Exception as error:
         words = str(error).split("\n")[0][:200]
         raise StoredDataError(f"{path.name} cannot be loaded as plain weights: {words}") from error

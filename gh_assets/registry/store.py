@@ -612,7 +612,7 @@ class ModelRegistry:
         os.close(descriptor)
         draft, target = Path(draft_name), directory / model.file_name
         try:
-            sha256 = self.store.read_to(model.object, draft, generation=model.generation)
+            sha256 = self.store.read_to(model.object, draft)
             # Original documents do not say what it should be: there the bucket's checksum has to do.
             if model.sha256 not in (None, sha256):
                 raise StoredDataError(f"{model.uri} is not what was registered: its SHA-256 differs.")

@@ -4,10 +4,9 @@ from contextlib import AbstractContextManager
 from typing import IO
 
 from dagster_gcp import GCSResource
-from google.cloud import storage
 
 from gh_assets.asset_store import AssetStore
-from gh_assets.objects import ObjectStore
+from gh_assets.objects import CloudStorageClient, ObjectStore
 from gh_assets.services import asset_store, connect_gcs, model_store
 from gh_assets.settings import load_settings
 
@@ -15,7 +14,7 @@ from gh_assets.settings import load_settings
 class GcsResource(GCSResource):
     """Cloud Storage: the buckets of data and models. ``GCS_BUCKET`` switches from the embedded server to Google."""
 
-    def get_client(self) -> storage.Client:
+    def get_client(self) -> CloudStorageClient:
         settings = load_settings()
         if self.project is not None:
             settings = settings.model_copy(update={"gcs_project": self.project})

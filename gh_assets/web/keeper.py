@@ -15,13 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from google.cloud import storage
 from pymongo.errors import PyMongoError
 
 from gh_assets.champion import QUESTION, Serving, champion_or_best, load_model, model_cache
 from gh_assets.desk import Desk, Stamp, former_names, generations_of, open_desk, stamp_of
 from gh_assets.errors import GhAssetsError, ModelNotFoundError, ServiceUnavailableError, StoredDataError
 from gh_assets.live import LiveLookups
+from gh_assets.objects import CloudStorageClient
 from gh_assets.registry import CHAMPION, PURPOSE, ModelRegistry, Move, RegisteredModel
 from gh_assets.services import MongoDatabase, asset_store, connect_gcs, connect_mongo, model_store
 from gh_assets.settings import Settings
@@ -117,7 +117,7 @@ class Keeper:
         self._stop, self._changed = threading.Event(), threading.Event()
         self._cache = model_cache(settings)
         self._database: MongoDatabase | None = None
-        self._gcs: storage.Client | None = None
+        self._gcs: CloudStorageClient | None = None
         self._wanted: RegisteredModel | None = None
         self._generations: tuple[int, ...] | None = None
         self._names: Mapping[str, int] = {}
@@ -206,7 +206,7 @@ class Keeper:
         except ServiceUnavailableError:
             return None
 
-    def _client(self) -> storage.Client:
+    def _client(self) -> CloudStorageClient:
         if self._gcs is None:
             self._gcs = connect_gcs(self.settings)
         return self._gcs

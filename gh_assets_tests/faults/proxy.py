@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import ssl
@@ -184,7 +185,8 @@ class Proxy:
         """A call for people; None: nobody wants to know of it."""
         if self.kind == "http":
             method, path, _ = request.split(b"\r\n", 1)[0].decode().split(" ")
-            return f"{method} {path.split('?')[0]}"
+            part = re.search(rb"\r\nrange: *bytes=(\d+)-\r\n", request, re.IGNORECASE)
+            return f"{method} {path.split('?')[0]}{f' from {int(part[1])}' if part else ''}"
         if struct.unpack_from("<i", request, 12)[0] != 2013:
             return None
         size = struct.unpack_from("<i", request, 21)[0]

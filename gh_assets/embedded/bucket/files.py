@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import google_crc32c
 import orjson
@@ -246,15 +246,15 @@ class Files:
             self._bucket(bucket)
         return None if row is None else _entry(row)
 
-    def open(self, entry: Entry) -> int:
-        """A descriptor of an object's content. Content that is replaced meanwhile stays readable by it.
+    def open(self, entry: Entry) -> BinaryIO:
+        """An object's content, to be read. Content that is replaced meanwhile stays readable by it.
 
         Raises
         ------
         FileNotFoundError
             If the object was replaced or deleted since it was found, or its file is lost.
         """
-        return os.open(self.path(entry), os.O_RDONLY)
+        return self.path(entry).open("rb")
 
     def path(self, entry: Entry) -> Path:
         """Where an object's content lies."""
