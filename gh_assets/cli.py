@@ -24,6 +24,7 @@ from gh_assets import __version__
 from gh_assets.embedded.standin.kinds import KINDS
 from gh_assets.errors import GhAssetsError
 from gh_assets.home import keep_private
+from gh_assets.network import prepare_network
 from gh_assets.settings import MOST_PAGES, Settings, load_settings, setting_rows, split_words
 
 if TYPE_CHECKING:
@@ -685,6 +686,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _quieten()
     keep_private()
     try:
+        prepare_network()
         cli.main(args=None if arguments is None else list(arguments), standalone_mode=False)
     except click.ClickException as error:
         error.show()

@@ -27,6 +27,7 @@ from dagster._serdes import ConfigurableClassData
 from sqlalchemy import insert
 
 from gh_assets.home import keep_private, make_private, open_home
+from gh_assets.network import prepare_network
 from gh_assets.settings import load_settings
 
 # Dagster reads this in every process that executes steps, and has no other way to set it. This module is loaded by
@@ -36,6 +37,7 @@ os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "1000")
 os.environ.setdefault("DAGSTER_EMIT_PARTITION_SUBSET_IN_PLANNED_EVENTS", "1")
 # And what it writes under the home is for nobody else on this machine.
 keep_private()
+prepare_network()
 
 
 class BatchedSqliteEventLogStorage(SqliteEventLogStorage):

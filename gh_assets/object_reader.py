@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import google.auth.transport.requests
 from google.api_core import exceptions
 from google.auth.credentials import AnonymousCredentials, Credentials
+from requests.exceptions import SSLError
 
 from gh_assets.memory import check_memory
 
@@ -142,6 +143,8 @@ class ObjectReader:
             raise exceptions.NotFound(_status(error)[1]) from error  # type: ignore[no-untyped-call]
         except (OSError, pa.ArrowException) as error:
             code, message = _status(error)
+            if "CURL error [60]" in message or "CURL error [77]" in message:  # no known authority has signed it
+                raise SSLError(f"CERTIFICATE_VERIFY_FAILED: {message}") from error
             reason = _REASON.search(str(error))
             errors = [{"reason": reason[1]}] if reason else []
             raise _KNOWN.get(code, exceptions.ServiceUnavailable)(message, errors) from error

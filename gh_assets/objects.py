@@ -48,6 +48,7 @@ from gh_assets.errors import (
     ServiceUnavailableError,
     StoredDataError,
 )
+from gh_assets.network import UNTRUSTED_HELP, is_untrusted
 from gh_assets.object_reader import GOOGLE, ObjectReader
 
 RETRY_SECONDS = 45.0
@@ -170,7 +171,7 @@ class ObjectStore:
     def __init__(self, client: CloudStorageClient, bucket: str, *, create: bool = False) -> None:
         self.client = client
         self.bucket = client.bucket(bucket)
-        self._retry = DEFAULT_RETRY.with_timeout(RETRY_SECONDS)
+        self._retry = DEFAULT_RETRY.with_predicate(_may_pass).with_timeout(RETRY_SECONDS)
         self._create = create
 
     @property
@@ -393,6 +394,10 @@ class _explained:  # noqa: N801 - used as a statement
             if self.writing:  # only the bucket can be what is not there
                 raise ConfigurationError(f"The bucket of {self.uri} does not exist: create it.") from error
             raise StoredDataError(f"There is no object {self.uri}.") from error
+        if is_untrusted(error):
+            raise ConfigurationError(
+                f"The certificate on the way to {self.uri} is signed by no known authority. {UNTRUSTED_HELP}"
+            ) from error
         if isinstance(error, (DataCorruption, DataLoss)):
             raise StoredDataError(f"{self.uri} arrived damaged: its checksum does not match.") from error
         if isinstance(error, (Forbidden, Unauthorized, GoogleAuthError)):
@@ -403,6 +408,11 @@ class _explained:  # noqa: N801 - used as a statement
             raise ServiceUnavailableError(
                 f"Google Cloud Storage did not serve {self.uri} ({type(error).__name__}). Run again: nothing is lost."
             ) from error
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether to try again: as Google's policy has it, but no certificate becomes better by it."""
+    return not is_untrusted(error) and bool(DEFAULT_RETRY._predicate(error))
 
 
 ROLE = "Give the account the role 'Storage Object Admin' on the bucket."

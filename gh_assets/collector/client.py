@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import os
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -40,6 +41,7 @@ from gh_assets.collector.limits import (
 from gh_assets.collector.reading import number_of
 from gh_assets.errors import (
     BudgetSpentError,
+    ConfigurationError,
     GhAssetsError,
     GitHubError,
     GraphQLUnavailableError,
@@ -47,6 +49,7 @@ from gh_assets.errors import (
     QueryTooHeavyError,
     ServiceUnavailableError,
 )
+from gh_assets.network import UNTRUSTED_HELP, is_untrusted
 
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 30.0
@@ -718,12 +721,19 @@ class GitHubClient:
         request.headers = requests.structures.CaseInsensitiveDict(self._headers | dict(headers))
         if body is not None:
             request.prepare_body(body, None)
-        response = session.get_adapter(url).send(
-            request,
-            timeout=(CONNECT_SECONDS, READ_SECONDS),
-            verify=True,
-            proxies=session.proxies,
-        )
+        try:
+            response = session.get_adapter(url).send(
+                request,
+                timeout=(CONNECT_SECONDS, READ_SECONDS),
+                verify=os.environ.get("REQUESTS_CA_BUNDLE") or True,
+                proxies=session.proxies,
+            )
+        except requests.exceptions.SSLError as error:
+            if not is_untrusted(error):
+                raise
+            raise ConfigurationError(
+                f"The certificate of GitHub at {self.api_url} is signed by no known authority. {UNTRUSTED_HELP}"
+            ) from None
         _ = response.content  # read now: the connection is free for the next request
         return response
 
