@@ -23,8 +23,8 @@ from gh_assets.memory import check_memory
 
 GOOGLE = "https://storage.googleapis.com"
 
-PART = 1 << 20
-"""Bytes that are taken at once."""
+FIRST_PART, PART = 1 << 16, 1 << 20
+"""Bytes that are taken at once: most objects are small, and many are read beside one another."""
 
 EARLY = dt.timedelta(minutes=5)
 """A token is renewed so long before it ends."""
@@ -98,8 +98,10 @@ class ObjectReader:
                 self._renew()
                 file = self._filesystem().open_input_stream(f"{bucket}/{name}", compression=None)
             with file:
-                while part := file.read(PART):
+                size = FIRST_PART
+                while part := file.read(size):
                     yield part
+                    size = PART
 
     def _filesystem(self) -> Any:
         """The client for the token that holds now."""
