@@ -22,6 +22,7 @@ from gh_assets.asset_store import WRITTEN
 from gh_assets.collector.concurrency import map_bounded
 from gh_assets.errors import InputError, StoredDataError
 from gh_assets.objects import ABSENT, ObjectStore, StoredObject
+from gh_assets.registry.store import add_original_fields, number_documents
 from gh_assets.services import MongoDatabase
 
 MANIFEST = "manifest.json"
@@ -138,6 +139,8 @@ def restore(folder: Path, database: MongoDatabase, stores: dict[str, ObjectStore
     stored = list(map_bounded(upload, manifest["objects"], workers))
     for name in manifest["collections"]:
         _load(database, name, folder / "mongo" / f"{name}.bson")
+    number_documents(database["models"])  # a backup of an earlier version has models without these
+    add_original_fields(database["models"])
     _tell_models(database, {found.name: found for found in stored if found.bucket == stores["models"].name})
     database["meta"].delete_one({"_id": "restoring"})
     return Copied(sum(manifest["collections"].values()), len(stored), sum(found.size for found in stored))
@@ -186,9 +189,15 @@ def _insert(database: MongoDatabase, name: str, documents: list[dict[str, Any]])
 
 def _tell_models(database: MongoDatabase, objects: dict[str, StoredObject]) -> None:
     changes = [
-        UpdateOne({"_id": found["_id"]}, {"$set": {"generation": stored.generation, "bucket": stored.bucket}})
-        for found in database["models"].find({"object": {"$exists": True}}, {"object": 1})
+        UpdateOne({"_id": found["_id"]}, {"$set": _place_of(stored, "bucket_name" in found)})
+        for found in database["models"].find({"object": {"$exists": True}}, {"object": 1, "bucket_name": 1})
         if (stored := objects.get(str(found["object"]))) is not None
     ]
     if changes:
         database["models"].bulk_write(changes, ordered=False)
+
+
+def _place_of(stored: StoredObject, original: bool) -> dict[str, Any]:
+    """Where a model's object is now; also in the original system's words, where its document speaks them."""
+    place = {"generation": stored.generation, "bucket": stored.bucket}
+    return place | ({"bucket_name": stored.bucket} if original else {})

@@ -10,7 +10,7 @@ from pymongo.errors import CollectionInvalid, OperationFailure
 from gh_assets.errors import ConfigurationError
 from gh_assets.registry.aliases import create_move_index
 from gh_assets.registry.documents import SCHEMA
-from gh_assets.registry.store import create_indexes
+from gh_assets.registry.store import add_original_fields, create_indexes, number_documents
 from gh_assets.services import MongoDatabase
 
 MODELS = "models"
@@ -38,7 +38,20 @@ def _index_feedback(database: MongoDatabase) -> None:
     database["feedback"].create_index([("said.person", pymongo.ASCENDING), ("said.at", pymongo.DESCENDING)])
 
 
-MIGRATIONS: Sequence[Callable[[MongoDatabase], None]] = (_index_models, _validate_models, _index_feedback)
+def _number_models(database: MongoDatabase) -> None:
+    """Models have an order over all names, and the fields that the original system's queries ask for."""
+    _index_models(database)
+    number_documents(database[MODELS])
+    add_original_fields(database[MODELS])
+    _validate_models(database)
+
+
+MIGRATIONS: Sequence[Callable[[MongoDatabase], None]] = (
+    _index_models,
+    _validate_models,
+    _index_feedback,
+    _number_models,
+)
 """In order; only ever added to."""
 
 

@@ -2,6 +2,7 @@
 
 from gh_assets.registry.aliases import CANDIDATE, CHAMPION, PURPOSE, SERVED, Move
 from gh_assets.registry.archives import extract_archive, write_archive
+from gh_assets.registry.decisions import Decision
 from gh_assets.registry.documents import RegisteredModel
 from gh_assets.registry.functions import configured_registry, download_file, file_to_storage
 from gh_assets.registry.loading import load_weights
@@ -13,6 +14,7 @@ __all__ = [
     "GRACE",
     "PURPOSE",
     "SERVED",
+    "Decision",
     "Documents",
     "ModelRegistry",
     "Move",

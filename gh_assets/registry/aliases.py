@@ -121,9 +121,10 @@ class Aliases:
         fields = {"name": name, "version": version, "action": "promote", "below": below, "evidence": evidence or {}}
         return self._append(after, **_wanted(purpose, alias), **fields, by=by, why=why)
 
-    def rollback(self, to: Move, *, by: str, why: str, after: Move) -> Move:
+    def rollback(self, to: Move, *, by: str, why: str, after: Move, evidence: Mapping[str, Any] | None = None) -> Move:
         """Return to an earlier move of the same alias; a further rollback goes on to what was below that one."""
         fields = {"name": to.name, "version": to.version, "action": "rollback", "below": to.below}
+        fields["evidence"] = dict(evidence or {})
         return self._append(after, **_wanted(to.purpose, to.alias), **fields, by=by, why=why)
 
     def _append(self, after: Move | None, **fields: Any) -> Move:

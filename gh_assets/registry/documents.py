@@ -46,6 +46,8 @@ class RegisteredModel(BaseModel):
     name : str
     version : int
         1, 2, 3, … of a name, in the order in which they became visible; 0: from before there were versions.
+    serial : int
+        1, 2, 3, … over all names, in the order in which they became visible; 0: from before there were versions.
     tags : tuple of str
     score : float or None
         Of the metric; None: not scored.
@@ -56,7 +58,8 @@ class RegisteredModel(BaseModel):
     metrics, intervals : mapping
         All figures of the held-out users, and the 95 % intervals (low, high) of some.
     time : datetime
-        When it was registered, by the clock of whoever did (UTC). Order is by version: clocks run back.
+        When it was registered, by the clock of whoever did (UTC). Order is by version, and over all names by serial
+        number: clocks run back.
     bucket, object, generation, sha256, crc32c, size : str or int
         Where its bytes are, and what they are. The original documents have no checksums.
     file_name : str
@@ -76,6 +79,7 @@ class RegisteredModel(BaseModel):
 
     name: str
     version: int = 0
+    serial: int = 0
     tags: tuple[str, ...] = ()
     score: Annotated[float | None, BeforeValidator(_score)] = None
     metric: str = ""
@@ -125,11 +129,11 @@ class RegisteredModel(BaseModel):
             ) from None
 
     def to_document(self) -> dict[str, Any]:
-        """As Mongo keeps it; with the field ``tag`` of the original system beside ``tags``."""
+        """As Mongo keeps it; with the fields ``tag`` and ``bucket_name`` of the original system beside our own."""
         document = self.model_dump()
         document["tags"] = list(self.tags)
         document["intervals"] = {name: list(ends) for name, ends in self.intervals.items()}
-        return {**document, "tag": self.tag}
+        return {**document, "tag": self.tag, "bucket_name": self.bucket}
 
     @property
     def tag(self) -> str:
@@ -178,6 +182,7 @@ SCHEMA: Mapping[str, Any] = {
         "properties": {
             "name": {"bsonType": "string", "minLength": 1, "maxLength": 200},
             "version": {"bsonType": ["int", "long"], "minimum": 1},
+            "serial": {"bsonType": ["int", "long"], "minimum": 1},
             "tags": {"bsonType": "array", "items": {"bsonType": "string", "maxLength": 200}},
             "score": {"bsonType": ["double", "int", "long", "null"]},
             "metric": {"bsonType": "string"},

@@ -4,7 +4,8 @@ The document is the commit point: it is written last, after the object is there 
 their content's SHA-256 and never replaced, so a crash leaves a whole model or nothing that anybody sees.
 
 Versions of a name are given at the commit, under a unique index: 1, 2, 3, … without gap, whoever saves at once, and
-whatever the clocks say. A deleted model leaves its document behind, marked: its version is never given again.
+whatever the clocks say. So is the serial number over all names. A deleted model leaves its document behind, marked: its
+version is never given again.
 
 An object that no document names is an orphan: of a crash, or of a deleted model. `sweep` removes those that are older
 than a grace time. It and `save` agree through one document an object (the collection ``…_objects``): `save` writes down
@@ -17,6 +18,7 @@ from __future__ import annotations
 import datetime as dt
 import getpass
 import itertools
+import logging
 import math
 import os
 import re
@@ -50,6 +52,7 @@ from gh_assets.registry.archives import (
     stem_of,
     write_archive,
 )
+from gh_assets.registry.decisions import Decisions
 from gh_assets.registry.documents import (
     MOST_DESCRIPTION,
     Direction,
@@ -66,11 +69,19 @@ GRACE = dt.timedelta(hours=1)
 NEWEST = [("version", pymongo.DESCENDING), ("time", pymongo.DESCENDING), ("_id", pymongo.DESCENDING)]
 """By version; those from before there were versions come after all that have one, by their time."""
 
+NEWEST_OF_ALL = [("serial", pymongo.DESCENDING), *NEWEST[1:]]
+"""Of several names: by the order in which they were registered, which no clock decides."""
+
+ORIGINAL = ("tag", "bucket_name")
+"""Fields of the original system that a visible model's document has beside our own."""
+
 Removed = list[StoredObject]
 Names = list[str]
 
 OURS = re.compile(r"[^/]+/[0-9a-f]{64}(-\d+)?/[^/]+")
 """Names of objects that `save` gives."""
+
+log = logging.getLogger(__name__)
 
 
 class ModelRegistry:
@@ -81,7 +92,7 @@ class ModelRegistry:
     store : ObjectStore
         Bucket of the models.
     documents : pymongo.collection.Collection
-        One document a model. Beside it, ``…_aliases`` and ``…_objects``.
+        One document a model. Beside it, ``…_aliases``, ``…_decisions`` and ``…_objects``.
     """
 
     def __init__(self, store: ObjectStore, documents: Documents) -> None:
@@ -97,6 +108,7 @@ class ModelRegistry:
         self.documents = firmly(documents)
         self._objects = firmly(documents.database[f"{documents.name}_objects"])
         self.aliases = Aliases(firmly(documents.database[f"{documents.name}_aliases"]))
+        self.decisions = Decisions(firmly(documents.database[f"{documents.name}_decisions"]))
         self._identity: str | None = None
 
     # -- saving --------------------------------------------------------------------------------------------------
@@ -248,11 +260,13 @@ class ModelRegistry:
             last = self.documents.find_one(
                 {"name": model.name, "version": {"$exists": True}}, {"version": 1}, sort=[("version", -1)]
             )
-            numbered = model.model_copy(update={"version": 1 + (int(last["version"]) if last else 0)})
+            numbers = {"version": 1 + (int(last["version"]) if last else 0), "serial": last_serial(self.documents) + 1}
+            numbered = model.model_copy(update=numbers)
             try:
                 self.documents.insert_one({"_id": key, **numbered.to_document()})
             except DuplicateKeyError:
-                # Somebody else has the version; or the answer to our own insert was lost, and the driver tried again.
+                # Somebody else has one of the numbers; or the answer to our own insert was lost, and the driver tried
+                # again.
                 if self.documents.find_one({"_id": key}) is None:
                     continue
             return numbered
@@ -271,9 +285,11 @@ class ModelRegistry:
     # -- finding -------------------------------------------------------------------------------------------------
 
     def list(self, name: str | None = None, tag: str | None = None) -> Sequence[RegisteredModel]:
-        """Models, newest first: those of one name by version, those of all by time."""
-        order = NEWEST if name is not None else [("time", pymongo.DESCENDING), *NEWEST[::2]]
-        return [RegisteredModel.from_document(document) for document in self._find(name, tag, order)]
+        """Models, newest first: those of one name by version, those of all in the order of their registration.
+
+        One whose document cannot be read is left out, with a warning in the log.
+        """
+        return [*self._readable(self._find(name, tag, NEWEST if name is not None else NEWEST_OF_ALL))]
 
     def get(self, name: str, version: int) -> RegisteredModel:
         """One model.
@@ -311,13 +327,23 @@ class ModelRegistry:
         ------
         ModelNotFoundError
         """
+        return self.ranked(name, tag)[0]
+
+    def ranked(self, name: str, tag: str = "") -> Sequence[RegisteredModel]:
+        """The best model of a name (and tag), and those that come after it, as `best` decides.
+
+        Raises
+        ------
+        ModelNotFoundError
+            If there is no scored one.
+        """
         found = self._find(check_text("name", name), tag or None, NEWEST, {"score": {"$type": "number"}})
-        models = [RegisteredModel.from_document(document) for document in found]
-        scored = [model for model in models if model.score is not None]  # a stored NaN is a number, and no score
+        # A stored NaN is a number, and no score.
+        scored = [model for model in self._readable(found) if model.score is not None]
         if not scored:
             raise self._missing(name, tag, "scored ")
         alike = [m for m in scored if (m.metric, m.direction) == (scored[0].metric, scored[0].direction)]
-        return max(alike, key=lambda model: model.worth)  # of equal ones the first: the newest
+        return sorted(alike, key=lambda model: -model.worth)  # stable: of equal ones the newest comes first
 
     def find(self, name: str, fingerprint: str) -> RegisteredModel | None:
         """The newest model of a name with this fingerprint of data, configuration and code.
@@ -345,6 +371,14 @@ class ModelRegistry:
             wanted["$or"] = [{"tags": tag}, {"tag": tag}]  # documents of the original system have one
         yield from self.documents.find(wanted).sort([*order])
 
+    def _readable(self, documents: Iterator[dict[str, Any]]) -> Iterator[RegisteredModel]:
+        """One damaged document does not hide the others."""
+        for document in documents:
+            try:
+                yield RegisteredModel.from_document(document)
+            except StoredDataError as error:
+                log.warning("%s It is left out.", error)
+
     def _missing(self, name: str, tag: str, scored: str) -> ModelNotFoundError:
         names = ", ".join(sorted(str(one) for one in self.documents.distinct("name", {"deleted": None}))) or "none"
         return ModelNotFoundError(
@@ -362,11 +396,18 @@ class ModelRegistry:
         ModelNotFoundError
             If it was never promoted.
         """
-        for move in self.aliases.holding(purpose, alias):
-            model = self._visible(move)
-            if model is not None:  # one may be deleted by whoever did not see the promotion
-                return model
+        for model in self.holders(purpose, alias):
+            return model
         raise no_alias(purpose, alias)
+
+    def holders(self, purpose: str = PURPOSE, alias: str = CHAMPION) -> Iterator[RegisteredModel]:
+        """The model that an alias points to, and then those to which one rollback after the other would return."""
+        seen: set[tuple[str, int]] = set()
+        for move in self.aliases.holding(purpose, alias):
+            model = self._visible(move)  # one may be deleted by whoever did not see the promotion
+            if model is not None and (model.name, model.version) not in seen:
+                seen.add((model.name, model.version))
+                yield model
 
     def promote(
         self,
@@ -418,28 +459,58 @@ class ModelRegistry:
     def rollback(self, *, why: str, by: str | None = None, purpose: str = PURPOSE, alias: str = CHAMPION) -> Move:
         """Return an alias to the model before the present one; again, to the one before that.
 
+        Models that were deleted, or whose object is not what was registered, are passed over; the evidence of the move
+        says which, and why (``passed_over``).
+
         Raises
         ------
         ModelNotFoundError
-            If there is none to return to.
+            If there is none to return to; the message says what became of those that there were.
         """
         _check_reason(why)
         moves = [*self.aliases.holding(purpose, alias)]
         if not moves:
             raise no_alias(purpose, alias)
-        held, *below = moves
+        # A champion that was deleted behind the registry's back is none: the present one is the first that is there.
+        present = next((place for place, move in enumerate(moves) if self._visible(move) is not None), 0)
+        held, below = moves[present], moves[present + 1 :]
+        passed_over: Names = []
         for move in below:
-            model = self._visible(move)
-            if model is not None and self.is_stored(model):
-                return self.aliases.rollback(move, by=by or _somebody(), why=why, after=held)
+            problem = self._gone(move)
+            if problem is None:
+                evidence = {"passed_over": passed_over} if passed_over else {}
+                return self.aliases.rollback(move, by=by or _somebody(), why=why, after=moves[0], evidence=evidence)
+            if problem not in passed_over:
+                passed_over.append(problem)
+        if passed_over:
+            raise ModelNotFoundError(
+                f"There is nothing to return to: before {held.name} {held.version}, {'; '.join(passed_over)}. Promote "
+                "another model: gh-assets models promote NAME VERSION --why TEXT."
+            )
         raise ModelNotFoundError(
             f"There was no {alias} before {held.name} {held.version}: there is nothing to return to."
         )
 
+    def _gone(self, move: Move) -> str | None:
+        """Why one cannot return to a move's model, in words; None: one can."""
+        model = self._visible(move)
+        title = f"{move.name} {move.version}"
+        if model is not None:
+            problem = self.problem(model)
+            return None if problem is None else f"{title} cannot be read any more ({problem})"
+        document = self.documents.find_one({"name": move.name, "version": move.version}, {"deleted": 1}) or {}
+        if not document:
+            return f"{title} has no document any more"
+        note = document.get("deleted")
+        if note is None:
+            return f"{title} has a document that cannot be read"
+        reason = note.get("why") if isinstance(note, dict) else None
+        return f"{title} was deleted" + (f" ({reason})" if reason else "")
+
     def _visible(self, move: Move) -> RegisteredModel | None:
         try:
             return self.get(move.name, move.version)
-        except ModelNotFoundError:
+        except (ModelNotFoundError, StoredDataError):
             return None
 
     # -- looking after -------------------------------------------------------------------------------------------
@@ -490,11 +561,13 @@ class ModelRegistry:
         self._refuse_if_held(model)
         place = {"name": name, "version": version}
         note = {"by": by or _somebody(), "why": why, "time": as_stored(dt.datetime.now(dt.UTC))}
-        self.documents.update_one(place, {"$set": {"deleted": note}})
+        # Whoever looks for models as the original system did must not find a deleted one.
+        self.documents.update_one(place, {"$set": {"deleted": note}, "$unset": dict.fromkeys(ORIGINAL, 1)})
         try:
             self._refuse_if_held(model)  # promoted between the look and the deed
         except InputError:
-            self.documents.update_one(place, {"$unset": {"deleted": 1}})
+            again = {field: model.to_document()[field] for field in ORIGINAL}
+            self.documents.update_one(place, {"$unset": {"deleted": 1}, "$set": again})
             raise
         return model
 
@@ -638,8 +711,51 @@ def create_indexes(documents: Documents) -> None:
         # Documents of the original system have no version.
         partialFilterExpression={"version": {"$type": "number"}},
     )
+    documents.create_index(
+        [("serial", pymongo.DESCENDING)], unique=True, partialFilterExpression={"serial": {"$type": "number"}}
+    )
     documents.create_index([("name", pymongo.ASCENDING), ("time", pymongo.DESCENDING)])
     documents.create_index([("object", pymongo.ASCENDING)])
+
+
+def last_serial(documents: Documents) -> int:
+    """The highest serial number that was given; 0, if none was."""
+    last = documents.find_one({"serial": {"$type": "number"}}, {"serial": 1}, sort=[("serial", pymongo.DESCENDING)])
+    return int(last["serial"]) if last else 0
+
+
+def number_documents(documents: Documents) -> None:
+    """Give a serial number to models that were registered before there were any; doing it twice changes nothing.
+
+    Their times decide, as far as the versions of a name agree: one that was registered by a clock that is behind comes
+    after the version before it all the same.
+    """
+    fields = {"name": 1, "version": 1, "time": 1}
+    while True:
+        wanted = {"version": {"$type": "number"}, "serial": {"$exists": False}}
+        latest: dict[str, float] = {}
+        places = []
+        for document in documents.find(wanted, fields).sort("version", pymongo.ASCENDING):
+            name, time = str(document["name"]), document.get("time")
+            moment = time.timestamp() if isinstance(time, dt.datetime) else 0.0
+            latest[name] = max(moment, latest.get(name, moment))
+            places.append((latest[name], name, int(document["version"]), document["_id"]))
+        if not places:
+            return
+        with suppress(DuplicateKeyError):  # somebody saves, or numbers, at the same moment: look again
+            for serial, (*_, key) in enumerate(sorted(places, key=lambda place: place[:3]), last_serial(documents) + 1):
+                documents.update_one({"_id": key, "serial": {"$exists": False}}, {"$set": {"serial": serial}})
+
+
+def add_original_fields(documents: Documents) -> None:
+    """Give visible models the fields of the original system; doing it twice changes nothing."""
+    unnamed = {"bucket": {"$type": "string"}, "deleted": None, "bucket_name": {"$exists": False}}
+    documents.update_many(unnamed, [{"$set": {"bucket_name": "$bucket"}}])
+    first_tag = {"$ifNull": [{"$arrayElemAt": [{"$ifNull": ["$tags", []]}, 0]}, ""]}
+    untagged = {"bucket": {"$type": "string"}, "deleted": None, "tag": {"$exists": False}}
+    documents.update_many(untagged, [{"$set": {"tag": first_tag}}])
+    ours = {"bucket": {"$exists": True}, "deleted": {"$ne": None}}
+    documents.update_many(ours, {"$unset": dict.fromkeys(ORIGINAL, 1)})
 
 
 def _not_written(directory: Path, error: OSError) -> StoredDataError:
