@@ -458,6 +458,8 @@ def _tell_move(move: Move, as_json: bool) -> None:
         _print_json(move.model_dump(mode="json"))
     else:
         _output().print(f"The champion is {move.name} {move.version} now (move {move.revision}).")
+        for problem in move.evidence.get("passed_over", ()):
+            _output().print(_plain(f"Passed over: {problem}."))
 
 
 def _shown(value: Any) -> str:
@@ -826,6 +828,13 @@ def _print_status(status: dict[str, Any]) -> None:
         "matrix",
         f"{matrix['rows']:,} × {matrix['cols']:,} with {matrix['nnz']:,} ones" if matrix else "none yet",
     )
+    serving = status["serving"]
+    if serving is not None:
+        role = " (the champion)" if serving["champion"] else ""
+        table.add_row("serves", _plain(f"{serving['model'] or 'no model'}{role}: {serving['why']}"))
+        table.add_row("newest model", _plain(f"{serving['newest']}: {serving['decision']}"))
+        for words in serving["skipped"]:
+            table.add_row("skipped", f"[yellow]{_plain(words)}[/]")
     console.print(table)
     if status["models"]:
         console.print(_models_table(status["models"]))

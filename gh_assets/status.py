@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from gh_assets.collection import STAR_EVENTS_ASSET
@@ -12,7 +13,8 @@ from gh_assets.collector.outcomes import Outcome
 from gh_assets.collector.stargazers import CollectionState
 from gh_assets.collector.starred import StarredState
 from gh_assets.dagster_home import open_instance
-from gh_assets.registry import ModelRegistry, RegisteredModel
+from gh_assets.errors import ModelNotFoundError
+from gh_assets.registry import CHAMPION, PURPOSE, Decision, ModelRegistry, Move, RegisteredModel
 from gh_assets.services import (
     asset_store,
     connect_gcs,
@@ -34,7 +36,8 @@ def read_status(settings: Settings) -> dict[str, Any]:
         their stars are from), ``lists_closed`` (repositories that do not let their stargazers be listed),
         ``lists_unproven`` (whose stored stars may lack some: the next run asks again); ``stars``,
         ``stars_taken_back``, ``users``, ``users_asked`` (for their own lists), ``archive_days``; ``quota`` by account
-        and resource; ``matrix`` with ``rows``, ``cols``, ``nnz``, or None; ``models``; ``runs`` of Dagster by status.
+        and resource; ``matrix`` with ``rows``, ``cols``, ``nnz``, or None; ``models``; ``serving``, see `serving_json`;
+        ``runs`` of Dagster by status.
     """
     with open_mongo(settings) as database:
         gcs = connect_gcs(settings)
@@ -68,6 +71,7 @@ def read_status(settings: Settings) -> dict[str, Any]:
             if matrix is None
             else {"rows": matrix.shape[0], "cols": matrix.shape[1], "nnz": int(matrix.nnz)},
             "models": [model_json(model, held) for model in registry.list()],
+            "serving": serving_json(registry),
         }
     with open_instance() as instance:
         partitions = set(instance.get_dynamic_partitions("repo"))
@@ -77,6 +81,76 @@ def read_status(settings: Settings) -> dict[str, Any]:
             found["partition_outcomes"][Outcome.UNLISTED.value] = unlisted
         found["runs"] = dict(Counter(run.status.value for run in instance.get_runs()))
     return found
+
+
+def serving_json(registry: ModelRegistry) -> dict[str, Any] | None:
+    """Which model serves people, and why the newest one does not.
+
+    The bucket is asked whether a model is there, and what the gate could not load counts as such; no model is read.
+
+    Returns
+    -------
+    dict or None
+        ``model``, ``name`` and ``version`` (None: none can be loaded); ``champion`` (whether it was promoted) and
+        ``why``; ``newest``, the model that was registered last; ``decision`` in sentences, its ``outcome``, ``by`` whom
+        and ``at`` what time (None: there was none); ``skipped``: what is said of models that would serve, or would have
+        competed, if they could be loaded. None where no model is registered.
+    """
+    # torch takes seconds to import: whoever only counts need not wait for it.
+    from gh_assets.champion import may_serve
+
+    models, decision, move = registry.list(), registry.decisions.last(), registry.aliases.current(PURPOSE, CHAMPION)
+    if not models:
+        return None
+    unloadable = {} if decision is None else dict(decision.skipped)
+    serves: RegisteredModel | None = None
+    with suppress(ModelNotFoundError):
+        for model in may_serve(registry):
+            problem = registry.problem(model)
+            if problem is not None:
+                unloadable[model.title] = f"{model.title} cannot be loaded and is skipped: {problem}."
+            elif model.title not in unloadable:
+                serves = model
+                break
+    promoted = serves is not None and any(model == serves for model in registry.holders())
+    held = move is not None and serves is not None and (move.name, move.version) == (serves.name, serves.version)
+    why = "None can be loaded." if serves is None else "It has the best score; none was promoted."
+    if promoted:
+        why = (
+            move.why if move is not None and held else "The champion cannot be loaded, and this was champion before it."
+        )
+    return {
+        "model": None if serves is None else serves.title,
+        "name": None if serves is None else serves.name,
+        "version": None if serves is None else serves.version,
+        "champion": promoted,
+        "why": why,
+        "newest": models[0].title,
+        "decision": _decided(models[0], serves, decision, move),
+        "outcome": None if decision is None else decision.outcome,
+        "by": None if decision is None else decision.by,
+        "at": None if decision is None else decision.time.isoformat(),
+        "skipped": list(unloadable.values()),
+    }
+
+
+def _decided(
+    newest: RegisteredModel, serves: RegisteredModel | None, decision: Decision | None, move: Move | None
+) -> str:
+    """Why the newest model serves or does not, in sentences."""
+    if decision is None:
+        return f"{newest.title} has not been judged yet: the next run, or the asset champion, does."
+    said = [decision.words]
+    if decision.newest.get(newest.name, 0) < newest.version:
+        said.append(f"{newest.title} was registered after that and has not been judged yet: the next run does.")
+    elif newest.title not in decision.validation and newest.title not in decision.skipped and decision.validation:
+        said.append(f"{newest.title} did not compete: the matrix is another one than it was trained on.")
+    if decision.undecided:
+        said.append("The next run, or the asset champion, judges again.")
+    expected = decision.candidate if decision.outcome in ("promoted", "champion already") else decision.champion
+    if move is not None and expected != f"{move.name} {move.version}" and serves is not None:
+        said.append(f"Since then {move.by} made {move.name} {move.version} champion ({move.action}): {move.why}")
+    return " ".join(said)
 
 
 def model_json(

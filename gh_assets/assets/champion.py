@@ -39,8 +39,9 @@ class ChampionConfig(dg.Config):
     description=(
         "The model that serves people. The newest RecVAE, hybrid and (if one is the best) baseline compete: the best "
         "on the validation users is put against the champion on test users whom neither has seen, and replaces it if "
-        "the 95 % interval of the difference lies above zero, its weights are finite, it is fast enough and knows the "
-        "champion's repositories. By hand, with a reason: gh-assets models promote; back in one step: rollback."
+        "the 95 % interval of the difference lies above zero, its weights are finite, it takes not many times the "
+        "champion's processor time and knows its repositories. What cannot be loaded is skipped and named. "
+        "By hand, with a reason: gh-assets models promote; back in one step: rollback."
     ),
 )
 @retried
@@ -52,27 +53,32 @@ def champion(
     mongo: MongoResource,
 ) -> dg.MaterializeResult[None]:
     """The champion, and why."""
-    from gh_assets.champion import champion_or_best, model_cache
+    from gh_assets.champion import load_first, may_serve, model_cache
     from gh_assets.promotion import promote_if_better
 
     with mongo.database() as database, stopwatch() as timing:
-        registry = ModelRegistry(gcs.model_store(), database["models"])
+        registry, cache = ModelRegistry(gcs.model_store(), database["models"]), model_cache(load_settings())
         verdict, move = promote_if_better(
             registry,
-            model_cache(load_settings()),
+            cache,
             user_item_matrix,
             tag=config.tag,
             seed=config.seed,
             by=f"run {context.run.run_id}",
         )
-        now = champion_or_best(registry)
+        serves = load_first(registry, may_serve(registry), cache)
         moves, models = registry.aliases.history(PURPOSE, CHAMPION), registry.list()
+    now = serves.registered
     progress.report("champion", 1, 1, now.title)
     context.log.info(verdict.words)
+    unloadable = list(dict.fromkeys([*verdict.skipped.values(), *serves.warnings]))
+    for words in unloadable:
+        context.log.warning(words)
     metadata: dict[str, Any] = {
         "champion": now.title,
         "promoted": move is not None,
         "decision": verdict.words,
+        "outcome": verdict.outcome,
         "score": float(now.score or 0.0),
         "uri": dg.MetadataValue.path(now.uri),
         "history": _history(moves),
@@ -82,6 +88,8 @@ def champion(
             [(name, "yes" if check.passed else "no", check.words) for name, check in verdict.checks.items()],
         ),
     }
+    if unloadable:
+        metadata["skipped"] = unloadable
     if verdict.difference is not None:
         metadata |= {
             "difference": verdict.difference.mean,
@@ -101,16 +109,23 @@ def _history(moves: Sequence[Move]) -> dg.MarkdownMetadataValue:
 
 
 def score_history(models: Sequence[RegisteredModel], moves: Sequence[Move]) -> dg.MarkdownMetadataValue:
-    """Scores of all models by the time of their registration, with their intervals; promotions marked."""
+    """Scores of all models in the order of their registration, with their intervals; promotions marked.
+
+    Parameters
+    ----------
+    models : sequence of RegisteredModel
+        The newest first.
+    moves : sequence of Move
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.add_subplot()
     metric = next((model.metric for model in models if model.score is not None), "score")
-    places: dict[tuple[str, int], tuple[Any, float]] = {}
+    order = {(model.name, model.version): place for place, model in enumerate(reversed(models), start=1)}
+    places: dict[tuple[str, int], tuple[int, float]] = {}
     for name in sorted({model.name for model in models}):
-        scored = [m for m in models if m.name == name and m.score is not None and m.metric == metric]
-        scored.sort(key=lambda model: (model.version, model.time))
+        scored = [m for m in reversed(models) if m.name == name and m.score is not None and m.metric == metric]
         if not scored:
             continue
         scores = [float(model.score or 0.0) for model in scored]
@@ -119,14 +134,15 @@ def score_history(models: Sequence[RegisteredModel], moves: Sequence[Move]) -> d
             [max(score - low, 0.0) for score, (low, _) in zip(scores, ends, strict=True)],
             [max(high - score, 0.0) for score, (_, high) in zip(scores, ends, strict=True)],
         ]
-        axes.errorbar([m.time for m in scored], scores, yerr=errors, marker="o", capsize=3, label=name)  # type: ignore[arg-type]
-        places |= {(m.name, m.version): (m.time, score) for m, score in zip(scored, scores, strict=True)}
+        numbers = [order[m.name, m.version] for m in scored]
+        axes.errorbar(numbers, scores, yerr=errors, marker="o", capsize=3, label=name)
+        places |= {(m.name, m.version): (at, score) for m, at, score in zip(scored, numbers, scores, strict=True)}
     for move in moves:
         place = places.get((move.name, move.version))
         if place is not None:
             axes.plot(*place, marker="*", markersize=14, color="tab:orange", linestyle="none")
     axes.set_ylabel(f"{metric}, held-out users")
-    axes.tick_params(axis="x", rotation=20)
+    axes.set_xlabel("models in the order of their registration")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(title="★ was champion", loc="best")
     return picture(figure, "Score history")

@@ -45,7 +45,7 @@ def hybrid_model(
     mongo: MongoResource,
 ) -> dg.MaterializeResult[None]:
     """The registered hybrid of the current matrix."""
-    from gh_assets.champion import load_model, model_cache
+    from gh_assets.champion import UNLOADABLE, load_model, model_cache
     from gh_assets.recommender.hybrid import Hybrid
     from gh_assets.recommender.training import train_hybrid
 
@@ -59,9 +59,14 @@ def hybrid_model(
                 f"The newest {MODEL_NAME} was trained on another user-item matrix: materialize recvae_model first."
             )
         fingerprint = f"hybrid of {base.sha256} less popularity, split {config.seed}"
-        registered = registry.find(HYBRID_NAME, fingerprint)
+        registered, before = registry.find(HYBRID_NAME, fingerprint), None
         if registered is not None:
-            hybrid, reused = load_model(registry, registered, cache).model, True
+            try:
+                before = load_model(registry, registered, cache).model
+            except UNLOADABLE as error:
+                context.log.warning(f"{registered.title} cannot be loaded, so it is blended again: {error}")
+        if registered is not None and before is not None:
+            hybrid, reused = before, True
         else:
             progress.report("hybrid_model", 0, 1, "the linear part")
             result = train_hybrid(user_item_matrix, recvae.model, split_seed=config.seed)

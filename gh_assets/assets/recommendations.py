@@ -1,5 +1,7 @@
 """`recommendations`: for every user the best repositories that the user has not starred, with reasons."""
 
+from collections.abc import Iterable
+
 import dagster as dg
 import polars as pl
 from pydantic import Field
@@ -53,7 +55,7 @@ def recommendations(
     mongo: MongoResource,
 ) -> dg.MaterializeResult[TableParts]:
     """One row a user and recommended repository."""
-    from gh_assets.champion import best_of, champion_or_best, load_model, model_cache
+    from gh_assets.champion import best_first, load_first, may_serve, model_cache
     from gh_assets.recommender.catalogue import Catalogue, Filters
     from gh_assets.recommender.inference import Advisor
 
@@ -61,11 +63,16 @@ def recommendations(
         with mongo.database() as database:
             registry = ModelRegistry(gcs.model_store(), database["models"])
             if config.model or config.tag:
-                registered = best_of(registry, (config.model,) if config.model else SERVED, config.tag)
+                wanted: Iterable[RegisteredModel] = best_first(
+                    registry, (config.model,) if config.model else SERVED, config.tag
+                )
             else:
-                registered = champion_or_best(registry)
+                wanted = may_serve(registry)
             holding = next(registry.aliases.holding(PURPOSE, CHAMPION), None)
-            trained = load_model(registry, registered, model_cache(load_settings()))
+            serves = load_first(registry, wanted, model_cache(load_settings()))
+        registered, trained = serves.registered, serves.trained
+        for warning in serves.warnings:
+            context.log.warning(warning)
         total = user_item_matrix.stars.shape[0]
         parts = TableParts(RECOMMENDATIONS.name)
         first: pl.DataFrame | None = None
@@ -86,6 +93,7 @@ def recommendations(
             "users": users,
             "repositories_recommended": len(recommended),
             "model": registered.title,
+            **({"skipped": list(serves.warnings)} if serves.warnings else {}),
             **({} if holding is None or not _holds(holding, registered) else {"champion_revision": holding.revision}),
             "model_uri": dg.MetadataValue.path(registered.uri),
             "model_score": float(registered.score or 0.0),

@@ -77,7 +77,7 @@ def recvae_model(
 ) -> dg.MaterializeResult[None]:
     """The registered RecVAE of the current matrix."""
     # torch takes seconds to import: whoever only looks at the definitions need not wait for it.
-    from gh_assets.champion import load_model, model_cache
+    from gh_assets.champion import UNLOADABLE, load_model, model_cache
     from gh_assets.recommender.recvae import RecVAEConfig
     from gh_assets.recommender.training import train_recvae, training_fingerprint
 
@@ -100,10 +100,15 @@ def recvae_model(
             wanted = replace(wanted, gamma=config.gamma)
         fingerprint = training_fingerprint(user_item_matrix, wanted, config.seed)
         before = None if config.retrain else registry.find(MODEL_NAME, fingerprint)
+        trained = None
         if before is not None:
-            context.log.info("The same data and configuration were trained before: that model is taken.")
             with stopwatch() as timing:
-                trained = load_model(registry, before, model_cache(settings))
+                try:
+                    trained = load_model(registry, before, model_cache(settings))
+                except UNLOADABLE as error:
+                    context.log.warning(f"{before.title} cannot be loaded, so it is trained again: {error}")
+        if before is not None and trained is not None:
+            context.log.info("The same data and configuration were trained before: that model is taken.")
             history = trained.model.history
             return dg.MaterializeResult(metadata={"reused": True, **model_metadata(before, history), **timing})
         with stopwatch() as timing:

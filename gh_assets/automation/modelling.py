@@ -4,7 +4,7 @@ import datetime as dt
 
 import dagster as dg
 
-from gh_assets.assets import champion, collection_plan, recommendations, users
+from gh_assets.assets import collection_plan, recommendations, users
 from gh_assets.assets.collection_plan import STARS_COLLECTED
 from gh_assets.automation.jobs import REBUILDING, judge_job, rebuild_job, recommend_job
 from gh_assets.automation.ticks import interval, last_materialization, metadata_of, one_run, pause_of
@@ -56,27 +56,31 @@ def enough_new_stars(context: dg.SensorEvaluationContext) -> dg.SensorResult | d
     minimum_interval_seconds=interval(60),
     default_status=dg.DefaultSensorStatus.STOPPED,
     description=(
-        "When a model was registered after the champion was judged last, such as by gh-assets tune: judges it on the "
-        "same held-out users, and promotes it if it is better. Off until you turn it on."
+        "When a model was registered that was not judged, such as by gh-assets tune, or one was refused or could not "
+        "be judged: judges it on the same held-out users, and promotes it if it is better. Off until you turn it on."
     ),
 )
 def models_to_judge(
     context: dg.SensorEvaluationContext, gcs: GcsResource, mongo: MongoResource
 ) -> dg.SensorResult | dg.SkipReason:
-    """One run for each newest model."""
-    last = last_materialization(context.instance, champion.key)
+    """One run for each newest model; and again, later and later, as long as there is no decision about it."""
     with mongo.database() as database:
-        models = [m for m in ModelRegistry(gcs.model_store(), database["models"]).list() if m.name in SERVED]
+        registry = ModelRegistry(gcs.model_store(), database["models"])
+        models, last = [model for model in registry.list() if model.name in SERVED], registry.decisions.last()
     if not models:
         return dg.SkipReason("No model is registered yet.")
-    newest = max(models, key=lambda model: model.time)
-    if last is not None and newest.time.timestamp() <= last.timestamp:
-        return dg.SkipReason(f"{newest.title}, the newest model, has been judged.")
+    newest = {model.name: model for model in reversed(models)}
+    unseen = [model for model in newest.values() if last is None or last.newest.get(model.name, 0) < model.version]
+    if not unseen and last is not None and not last.undecided:
+        return dg.SkipReason(f"{models[0].title}, the newest model, has been judged.")
+    why = " ".join(f"{model.title} is new." for model in unseen)
+    if not unseen and last is not None:
+        why = f"Nothing was decided the last time: {last.words}"
     return one_run(
         context,
         judge_job.name,
-        f"model {newest.title}",
-        f"{newest.title} is new.",
+        f"models {', '.join(model.title for model in newest.values())}",
+        why,
         pause=pause_of(PAUSE, 4),
         unless=REBUILDING,
     )

@@ -8,16 +8,26 @@ one. While a service is away everything goes on from what is loaded, and `servic
 from __future__ import annotations
 
 import gc
+import itertools
 import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from pymongo.errors import PyMongoError
 
-from gh_assets.champion import QUESTION, Serving, champion_or_best, load_model, model_cache
+from gh_assets.champion import (
+    QUESTION,
+    UNLOADABLE,
+    Serving,
+    champion_or_best,
+    load_model,
+    may_serve,
+    model_cache,
+    skipped,
+)
 from gh_assets.desk import Desk, Stamp, former_names, generations_of, open_desk, stamp_of
 from gh_assets.errors import GhAssetsError, ModelNotFoundError, ServiceUnavailableError, StoredDataError
 from gh_assets.live import LiveLookups
@@ -252,25 +262,28 @@ class Keeper:
         if wanted is None or generations is None:
             return
         stamp = Stamp(stamp_of(wanted), generations)
-        if desk is not None and desk.stamp == stamp:
+        if desk is not None and desk.stamp == stamp and not desk.served.warnings:
             return
         if self._failed is not None and self._failed[0] == stamp and time.monotonic() < self._failed[1]:
             return
         started = time.perf_counter()
         try:
-            if desk is not None and desk.stamp.model == stamp.model:
-                served = desk.served
-            else:
-                registry = None if database is None else self._registry(database)
-                served = Serving(wanted, load_model(registry, wanted, self._cache))
+            served = self._served(wanted, None if database is None else self._registry(database), desk)
+            current = Stamp(stamp_of(served.registered), generations)
+            if desk is not None and desk.stamp == current and desk.served.warnings == served.warnings:
+                self._wait_with(stamp)  # there is still nothing better than what stands in for the champion
+                return
             fresh = open_desk(self.settings, served, asset_store(self.settings, self._client()), self._names, desk)
             fresh.advisor.prepare()
         except BaseException:
-            # What is wrong with it stays wrong for a while: it is not fetched every few seconds.
-            wait = min(2 * self._failed[2], LONGEST_WAIT) if self._failed and self._failed[0] == stamp else FIRST_WAIT
-            self._failed = stamp, time.monotonic() + wait, wait
+            self._wait_with(stamp)
             raise
-        self._failed, self.problem = None, None
+        if served.warnings:
+            self.problem = " ".join(served.warnings)
+            self._wait_with(stamp)
+        else:
+            self._failed, self.problem = None, None
+        wanted = served.registered
         self._cache.remember(QUESTION, wanted)
         self.desk = fresh
         if desk is not None:
@@ -285,3 +298,32 @@ class Keeper:
             "serving",
             extra={"fields": {"model": wanted.title, "seconds": round(time.perf_counter() - started, 2)}},
         )
+
+    def _served(self, wanted: RegisteredModel, registry: ModelRegistry | None, desk: Desk | None) -> Serving:
+        """The wanted model; if it cannot be loaded, the next best that can be, with a warning that says so.
+
+        Raises
+        ------
+        StoredDataError
+            If none can be.
+        """
+        warnings: list[str] = []
+        tried = set()
+        for model in itertools.chain([wanted], () if registry is None else may_serve(registry)):
+            stamp = stamp_of(model)
+            if stamp in tried:
+                continue
+            tried.add(stamp)
+            try:
+                if desk is not None and desk.stamp.model == stamp:
+                    return replace(desk.served, warnings=tuple(warnings))
+                return Serving(model, load_model(registry, model, self._cache), tuple(warnings))
+            except UNLOADABLE as error:
+                skipped(model, str(error))  # the log says why; people need not know where it lies
+                warnings.append(f"{model.title} cannot be loaded: the next best serves in its place.")
+        raise StoredDataError(f"No model can be loaded. {' '.join(warnings)}")
+
+    def _wait_with(self, stamp: Stamp) -> None:
+        """What is wrong with a model stays wrong for a while: it is not fetched every few seconds."""
+        wait = min(2 * self._failed[2], LONGEST_WAIT) if self._failed and self._failed[0] == stamp else FIRST_WAIT
+        self._failed = stamp, time.monotonic() + wait, wait
