@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import secrets
 import threading
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -140,6 +142,21 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "weights.bin"
     path.write_bytes(b"weights " * 10_000)
     return path
+
+
+@contextmanager
+def clock_behind(monkeypatch: pytest.MonkeyPatch, behind: dt.timedelta = dt.timedelta(hours=1)) -> Iterator[None]:
+    """Register models as a machine does whose clock is wrong."""
+
+    class Behind(dt.datetime):
+        @classmethod
+        def now(cls, tz: dt.tzinfo | None = None) -> dt.datetime:
+            return dt.datetime.now(tz) - behind
+
+    module = SimpleNamespace(datetime=Behind, timedelta=dt.timedelta, UTC=dt.UTC)
+    with monkeypatch.context() as patch:
+        patch.setattr("gh_assets.registry.store.dt", module)
+        yield
 
 
 @contextmanager

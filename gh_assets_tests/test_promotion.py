@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
+import subprocess
+import sys
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from pydantic import SecretStr
 
-from gh_assets.champion import best_of, champion_or_best, load_model, serving
+from gh_assets.champion import best_of, champion_or_best, load_first, load_model, may_serve, serving
 from gh_assets.embedded import supervision
 from gh_assets.errors import ModelNotFoundError, ServiceUnavailableError, StoredDataError
-from gh_assets.promotion import OnMatrix, judge, promote_if_better
+from gh_assets.promotion import FEWEST_USERS, OnMatrix, judge, promote_if_better
 from gh_assets.recommender import EASE, Popularity, Recommender
-from gh_assets.recommender.interactions import UserItemMatrix
+from gh_assets.recommender.interactions import Csr, UserItemMatrix
 from gh_assets.recommender.training import TrainedModel, result_of, split_of
 from gh_assets.registry import CANDIDATE, CHAMPION, PURPOSE, ModelRegistry, RegisteredModel
 from gh_assets.registry.cache import CHECKSUMS, ModelCache
 from gh_assets.services import model_store, open_mongo
+from gh_assets.status import serving_json
+from gh_assets_tests.conftest import clock_behind
 from gh_assets_tests.recommender.matrices import taste_matrix
 
 
@@ -122,7 +131,7 @@ def loaded(matrix: UserItemMatrix, model: Recommender, **change: object) -> tupl
     return RegisteredModel.from_document(now), replace(trained, **change)  # type: ignore[arg-type]
 
 
-def test_what_cannot_serve_cannot_become_champion(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_serve_cannot_become_champion() -> None:
     matrix = matrix_of()
     split = split_of(matrix, 0)
     good, bad = loaded(matrix, fitted(matrix, EASE((10.0,)))), loaded(matrix, fitted(matrix, EASE((10.0,))))
@@ -133,8 +142,309 @@ def test_what_cannot_serve_cannot_become_champion(monkeypatch: pytest.MonkeyPatc
     assert "it knows 0% of the champion's repositories" in judge(stranger, good, matrix, split).words
     unknown = loaded(matrix, fitted(matrix, EASE((10.0,))), data={})
     assert "0 users were held out of both trainings" in judge(unknown, good, matrix, split).words
-    monkeypatch.setattr("gh_assets.promotion.SLOWEST", 0.0)
-    assert "a list takes" in judge(good, None, matrix, split).words
+
+
+# -- what a model may cost ---------------------------------------------------------------------------------------------
+
+
+class Burning(EASE):
+    """Takes so much processor time more for a prediction."""
+
+    seconds = 0.01
+
+    def _predict(self, stars: Csr) -> NDArray[np.float32]:
+        end = time.thread_time() + self.seconds
+        while time.thread_time() < end:
+            pass
+        return super()._predict(stars)
+
+
+class Waiting(EASE):
+    """Takes its time, and no processor."""
+
+    def _predict(self, stars: Csr) -> NDArray[np.float32]:
+        time.sleep(0.01)
+        return super()._predict(stars)
+
+
+@contextmanager
+def busy_machine() -> Iterator[None]:
+    """Threads of this process and another process that compute for as long as the block takes."""
+    over = threading.Event()
+    block = np.ones((300, 300))
+
+    def compute() -> None:
+        while not over.is_set():
+            block @ block
+
+    threads = [threading.Thread(target=compute) for _ in range(4)]
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join()
+            other.kill()
+
+
+@pytest.fixture
+def strict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three times the champion's cost is too much, and popularity's excuses nothing."""
+    monkeypatch.setattr("gh_assets.promotion.SLOWER", 3.0)
+    monkeypatch.setattr("gh_assets.promotion.SLOWER_THAN_PLAIN", 0.0)
+
+
+@pytest.mark.usefixtures("strict")
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+def test_cost_is_processor_time_against_the_champions_however_busy_the_machine(busy: bool) -> None:
+    matrix = matrix_of()
+    split = split_of(matrix, 0)
+    plain = loaded(matrix, fitted(matrix, EASE((10.0,))))
+    with busy_machine() if busy else nullcontext():
+        for model, passes in ((EASE((10.0,)), True), (Waiting((10.0,)), True), (Burning((10.0,)), False)):
+            verdict = judge(loaded(matrix, fitted(matrix, model)), plain, matrix, split)
+            assert verdict.checks["cost"].passed is passes, (type(model), verdict.checks["cost"].words)
+            assert verdict.outcome == ("not better" if passes else "refused")
+            assert ("of a processor" in verdict.words) is not passes, "what is refused says why"
+
+
+@pytest.mark.usefixtures("strict")
+def test_a_wall_clock_that_runs_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if each list took a minute."""
+    matrix = matrix_of()
+    minutes = itertools.count(step=60.0)
+    for clock in ("perf_counter", "monotonic"):
+        monkeypatch.setattr(f"gh_assets.promotion.time.{clock}", lambda: next(minutes))
+    ease, split = loaded(matrix, fitted(matrix, EASE((10.0,)))), split_of(matrix, 0)
+    assert judge(ease, ease, matrix, split).checks["cost"].passed
+    assert judge(ease, None, matrix, split).outcome == "promoted"
+
+
+@pytest.mark.usefixtures("strict")
+def test_the_first_champion_is_not_refused_for_its_cost() -> None:
+    matrix = matrix_of()
+    verdict = judge(loaded(matrix, fitted(matrix, Burning((10.0,)))), None, matrix, split_of(matrix, 0))
+    assert verdict.better, verdict.words
+    assert "times as much as popularity's (the first champion is not refused for that)" in verdict.checks["cost"].words
+
+
+def test_a_dear_model_may_replace_a_cheap_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Burning, "seconds", 0.02)
+    matrix = matrix_of()
+    split = split_of(matrix, 0)
+    dear, cheap = loaded(matrix, fitted(matrix, Burning((10.0,)))), loaded(matrix, fitted(matrix, Popularity()))
+    monkeypatch.setattr("gh_assets.promotion.SLOWER", 1.5)
+    assert judge(dear, cheap, matrix, split).better
+    monkeypatch.setattr("gh_assets.promotion.SLOWER_THAN_PLAIN", 1.5)
+    assert judge(dear, cheap, matrix, split).outcome == "refused"
+
+
+def test_who_was_refused_or_not_judged_is_judged_again_though_nothing_was_trained(
+    registry, cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matrix = matrix_of()
+    register(registry, tmp_path, matrix, fitted(matrix, Popularity()))
+    registry.promote("popularity", 1, why="by hand, to begin with")
+    register(registry, tmp_path, matrix, fitted(matrix, EASE((10.0,))))
+    with monkeypatch.context() as patch:
+        for limit in ("SLOWER", "SLOWER_THAN_PLAIN"):
+            patch.setattr(f"gh_assets.promotion.{limit}", 0.0)
+        verdict, move = promote_if_better(registry, cache, matrix, by="run 1")
+        assert (verdict.outcome, move) == ("refused", None)
+        decision = registry.decisions.last()
+        assert (decision.outcome, decision.candidate, decision.by) == ("refused", "ease 1", "run 1")
+        assert "ease 1 cannot become champion: a list takes" in decision.words
+        assert decision.undecided
+    with monkeypatch.context() as patch:
+
+        def unreadable(*_: object) -> TrainedModel:
+            raise StoredDataError("the disk is gone")
+
+        patch.setattr("gh_assets.promotion.load_model", unreadable)
+        verdict, move = promote_if_better(registry, cache, matrix, by="run 2")
+        assert (verdict.outcome, move) == ("not judged", None)
+        assert registry.decisions.last().skipped.keys() == {"popularity 1", "ease 1"}
+    verdict, move = promote_if_better(registry, cache, matrix, by="run 3")
+    assert (verdict.outcome, registry.champion().title) == ("promoted", "ease 1")
+    decision = registry.decisions.last()
+    assert (decision.outcome, decision.champion, decision.newest) == (
+        "promoted",
+        "popularity 1",
+        {"ease": 1, "popularity": 1},
+    )
+    assert "was ahead of popularity 1" in decision.words
+
+
+# -- whom it is compared for -------------------------------------------------------------------------------------------
+
+
+def test_a_better_mean_is_not_enough_to_replace_a_champion(registry, cache, tmp_path: Path) -> None:
+    """The lower end of the interval decides."""
+    matrix = matrix_of()
+    split = split_of(matrix, 0)
+    one, other = (fitted(matrix, EASE((weight,))) for weight in (10.0, 12.0))
+    verdict = judge(loaded(matrix, one), loaded(matrix, other), matrix, split)
+    assert verdict.difference is not None
+    if verdict.difference.mean < 0:
+        one, other = other, one
+        verdict = judge(loaded(matrix, one), loaded(matrix, other), matrix, split)
+    assert verdict.difference is not None
+    assert verdict.difference.mean > 0 > verdict.difference.low, "the models of this test must be so"
+    assert not verdict.better
+    register(registry, tmp_path, matrix, other)
+    registry.promote("ease", 1, why="it was the first")
+    register(registry, tmp_path, matrix, one)
+    assert promote_if_better(registry, cache, matrix, by="a test")[1] is None
+    assert registry.champion().version == 1
+
+
+def test_users_whom_the_champion_was_trained_on_are_left_out() -> None:
+    matrix = matrix_of()
+    split = split_of(matrix, 0)
+    test_users = matrix.user_ids[split.test_users]
+    good, poor = fitted(matrix, EASE((10.0,))), fitted(matrix, Popularity())
+    held_out = {"test_users": [*test_users[: FEWEST_USERS + 5].tolist(), -1]}
+    verdict = judge(loaded(matrix, good), loaded(matrix, poor, data=held_out), matrix, split)
+    assert verdict.users == FEWEST_USERS + 5
+    assert f"for {FEWEST_USERS + 5} users whom neither has seen" in verdict.words
+    seen = split_of(matrix, 1)
+    others = {"test_users": matrix.user_ids[seen.test_users].tolist()}
+    both = len(set(others["test_users"]) & set(test_users.tolist()))
+    assert 0 < both < FEWEST_USERS, "the seeds of this test must be so"
+    verdict = judge(loaded(matrix, good), loaded(matrix, poor, data=others), matrix, split)
+    assert verdict.outcome == "refused", "too few are left to say anything"
+    assert f"{both} users were held out of both trainings (at least {FEWEST_USERS})" in verdict.words
+
+
+def test_a_model_of_another_matrix_does_not_compete_though_its_document_does_not_say_so(
+    registry, cache, tmp_path: Path
+) -> None:
+    """Documents of earlier versions do not name the matrix; the model itself does."""
+    old, new = matrix_of(540), matrix_of(600)
+    register(registry, tmp_path, old, fitted(old, EASE((10.0,))))
+    registry.documents.update_one({"name": "ease"}, {"$unset": {"data.matrix_sha256": 1}})
+    with pytest.raises(ModelNotFoundError, match="was trained on the present user-item matrix"):
+        promote_if_better(registry, cache, new, by="a test")
+    assert registry.aliases.current(PURPOSE, CANDIDATE) is None
+    assert registry.decisions.last().outcome == "not judged"
+
+
+# -- clocks, and models that cannot be loaded --------------------------------------------------------------------------
+
+
+def test_a_model_that_a_clock_behind_registered_is_judged(
+    registry, cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matrix = matrix_of()
+    register(registry, tmp_path, matrix, fitted(matrix, Popularity()))
+    registry.promote("popularity", 1, why="by hand, to begin with")
+    register(registry, tmp_path, matrix, fitted(matrix, EASE((1e9,))))
+    with clock_behind(monkeypatch):
+        register(registry, tmp_path, matrix, fitted(matrix, EASE((10.0,))))
+    assert [model.title for model in registry.list()] == ["ease 2", "ease 1", "popularity 1"]
+    assert promote_if_better(registry, cache, matrix, by="a test")[0].candidate.version == 2
+    assert serving_json(registry)["newest"] == "ease 2"
+    assert registry.decisions.last().newest == {"ease": 2, "popularity": 1}
+
+
+def damage(registry: ModelRegistry, folder: Path, model: RegisteredModel, how: str) -> None:
+    """Let a model be one that cannot be loaded."""
+    place = {"name": model.name, "version": model.version}
+    if how == "missing":
+        registry.store.delete(model.object)
+    elif how == "damaged":
+        registry.store.write(model.object, b"something else")
+    elif how == "another format":
+        (folder / "strange").mkdir()
+        (folder / "strange" / "index.json").write_text('{"model": "transformer", "repo_ids": []}')
+        other = registry.save(folder / "strange", "strange", None, tar_zip=True, file_name=model.file_name)
+        changes = other.to_document() | place | {"serial": model.serial, "score": model.score, "data": model.data}
+        registry.documents.delete_one({"name": "strange"})
+        registry.documents.update_one(place, {"$set": changes})
+    else:
+        registry.documents.update_one(place, {"$set": {"time": "never"}})
+
+
+HOW = ("missing", "damaged", "another format", "a document that is none")
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_a_candidate_that_cannot_be_loaded_is_skipped_and_named(registry, cache, tmp_path: Path, how: str) -> None:
+    matrix = matrix_of()
+    register(registry, tmp_path, matrix, fitted(matrix, EASE((10.0,))))
+    damage(registry, tmp_path, register(registry, tmp_path, matrix, fitted(matrix, EASE((11.0,)))), how)
+    verdict, move = promote_if_better(registry, cache, matrix, by="a test")
+    assert move is not None
+    assert registry.champion().version == 1, "the next of its name stands in for it"
+    if how != HOW[-1]:
+        assert "ease 2 cannot be loaded and is skipped" in verdict.skipped["ease 2"]
+        assert registry.decisions.last().skipped == verdict.skipped
+        assert serving_json(registry)["skipped"] == list(verdict.skipped.values())
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_a_champion_that_cannot_be_loaded_gives_way_to_the_one_before(
+    registry, cache, tmp_path: Path, how: str
+) -> None:
+    matrix = matrix_of()
+    register(registry, tmp_path, matrix, fitted(matrix, EASE((10.0,))))
+    broken = register(registry, tmp_path, matrix, fitted(matrix, EASE((11.0,))))
+    for version in (1, 2):
+        registry.promote("ease", version, why=f"version {version}")
+    damage(registry, tmp_path, broken, how)
+    found = load_first(registry, may_serve(registry), cache)
+    assert found.registered.version == 1
+    assert [words.startswith("ease 2 cannot be loaded and is skipped") for words in found.warnings] == (
+        [] if how == HOW[-1] else [True]
+    )
+    verdict, move = promote_if_better(registry, cache, matrix, by="a test")
+    assert (verdict.outcome, move) == ("champion already", None)
+    told = serving_json(registry)
+    assert (told["model"], told["champion"]) == ("ease 1", True)
+    assert told["why"] == "The champion cannot be loaded, and this was champion before it."
+    better = register(registry, tmp_path, matrix, fitted(matrix, EASE((10.0,))))
+    assert promote_if_better(registry, cache, matrix, by="a test")[0].champion.version == 1
+    registry.promote("ease", better.version, why="by hand")
+    assert load_first(registry, may_serve(registry), cache).warnings == ()
+
+
+def test_where_nothing_can_be_loaded_that_is_said(registry, cache, tmp_path: Path) -> None:
+    matrix = matrix_of()
+    only = register(registry, tmp_path, matrix, fitted(matrix, EASE((10.0,))))
+    registry.promote("ease", 1, why="the first")
+    damage(registry, tmp_path, only, "damaged")
+    verdict, move = promote_if_better(registry, cache, matrix, by="a test")
+    assert (verdict.outcome, verdict.candidate, move) == ("not judged", None, None)
+    with pytest.raises(StoredDataError, match=r"No model can be loaded\. ease 1 cannot be loaded"):
+        load_first(registry, may_serve(registry), cache)
+    told = serving_json(registry)
+    assert (told["model"], told["why"], told["outcome"]) == (None, "None can be loaded.", "not judged")
+    assert "judges again" in told["decision"]
+
+
+def test_status_says_what_serves_and_why_the_newest_does_not(registry, cache, tmp_path: Path) -> None:
+    assert serving_json(registry) is None
+    matrix = matrix_of()
+    register(registry, tmp_path, matrix, fitted(matrix, EASE((10.0,))))
+    assert serving_json(registry)["decision"] == (
+        "ease 1 has not been judged yet: the next run, or the asset champion, does."
+    )
+    promote_if_better(registry, cache, matrix, by="run 1")
+    register(registry, tmp_path, matrix, fitted(matrix, EASE((10.5,))))
+    assert serving_json(registry)["decision"].endswith(
+        "ease 2 was registered after that and has not been judged yet: the next run does."
+    )
+    promote_if_better(registry, cache, matrix, by="run 2")
+    told = serving_json(registry)
+    assert (told["model"], told["newest"], told["outcome"], told["by"]) == ("ease 1", "ease 2", "not better", "run 2")
+    assert told["decision"].startswith("ease 2 is not certainly better than ease 1 for ")
+    registry.promote("ease", 2, why="I like it", by="somebody")
+    told = serving_json(registry)
+    assert (told["model"], told["why"]) == ("ease 2", "I like it")
+    assert told["decision"].endswith("Since then somebody made ease 2 champion (promote): I like it")
 
 
 def test_a_model_is_scored_on_the_columns_of_another_matrix() -> None:

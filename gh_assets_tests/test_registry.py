@@ -44,16 +44,34 @@ def test_the_document_says_everything(registry, database, file: Path) -> None:
     assert document["crc32c"] == stored.crc32c
 
 
-def test_latest_is_by_time_and_best_is_by_score(registry, file: Path) -> None:
+def test_latest_is_by_version_and_best_is_by_score(registry, file: Path) -> None:
     for number, score in enumerate([0.3, 0.9, 0.5, None, float("nan")]):
         file.write_bytes(b"version %d" % number)
         registry.save(file, "recvae", score, tag=f"v{number}")
+    # The later version, the earlier time: no clock decides.
+    days = [dt.datetime(2026, 1, 9 - number, tzinfo=dt.UTC) for number in range(5)]
+    for version, day in enumerate(days, start=1):
+        registry.documents.update_one({"version": version}, {"$set": {"time": day}})
     assert registry.latest("recvae").tag == "v4"
     assert registry.latest("recvae").score is None, "NaN is no score"
     assert registry.best("recvae").tag == "v1"
     assert registry.best("recvae", tag="v2").score == 0.5
     with pytest.raises(ModelNotFoundError, match=r"No scored model 'recvae' with tag 'v3'"):
         registry.best("recvae", tag="v3")
+
+
+def test_what_is_not_the_registered_bytes_is_not_delivered_whatever_the_bucket_says(
+    registry, file: Path, tmp_path: Path
+) -> None:
+    """Of the object's name, generation, size and checksum nothing is wrong: only the SHA-256 tells."""
+    registry.save(file, "recvae", 0.5)
+    registry.documents.update_one({"name": "recvae"}, {"$set": {"sha256": "0" * 64}})
+    model = registry.get("recvae", 1)
+    assert registry.problem(model) is None
+    with pytest.raises(StoredDataError, match=r"is not what was registered: its SHA-256 differs"):
+        registry.download(model, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+    assert "SHA-256" in str(registry.verify(model))
 
 
 def test_of_equal_scores_the_newest_is_the_best(registry, file: Path) -> None:

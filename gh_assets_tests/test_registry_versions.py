@@ -10,12 +10,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gh_assets import migrations
 from gh_assets.errors import ConcurrentWriteError, InputError, ModelNotFoundError, StoredDataError
 from gh_assets.objects import ObjectStore, StoredObject
 from gh_assets.registry import CHAMPION, PURPOSE, ModelRegistry, RegisteredModel
+from gh_assets_tests.conftest import clock_behind
 
 CHECKOUT = Path(__file__).parents[1]
 NOW, HOUR = dt.timedelta(0), dt.timedelta(hours=1)
@@ -55,6 +58,75 @@ def test_the_latest_is_by_version_even_if_clocks_run_back(save: Save, registry, 
     assert [model.version for model in registry.list("recvae")] == [2, 1]
 
 
+def test_over_all_names_the_newest_is_what_was_registered_last_whatever_the_clock(
+    save: Save, registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save("a"), save("b")
+    with clock_behind(monkeypatch):
+        save("a"), save("c")
+    save("b")
+    assert [model.title for model in registry.list()] == ["b 2", "c 1", "a 2", "b 1", "a 1"]
+    assert [model.serial for model in registry.list()] == [5, 4, 3, 2, 1]
+    assert [model.title for model in registry.list("a")] == ["a 2", "a 1"]
+    registry.delete("b", 2, why="broken")
+    assert save("d").serial == 6, "the number of a deleted model is not given again"
+
+
+def test_models_from_before_there_were_serial_numbers_get_them_once(save: Save, registry, database) -> None:
+    """By their times, as far as versions agree; the original system's come after all that have a version."""
+    titles = [save(name).title for name in ("a", "b", "a", "c", "a")]
+    times = [5, 4, 3, 6, 7]  # a 2 was registered by a clock behind: it comes after a 1 all the same
+    for title, hour in zip(titles, times, strict=True):
+        name, version = title.split()
+        time = dt.datetime(2026, 1, 1, hour, tzinfo=dt.UTC)
+        change = {"$set": {"time": time}, "$unset": {"serial": 1, "tag": 1, "bucket_name": 1}}
+        database["models"].update_one({"name": name, "version": int(version)}, change)
+    database["models"].insert_one(
+        {"name": "old", "bucket_name": "b", "file_name": "f", "tag": "v0", "time": dt.datetime(2027, 1, 1)}
+    )
+    registry.delete("c", 1, why="old")
+    database["models"].update_one({"name": "c"}, {"$set": {"tag": "", "bucket_name": "b"}})
+    migrations.MIGRATIONS[3](database)
+    expected = ["a 3", "a 2", "a 1", "b 1", "old of 2027-01-01 00:00"]
+    assert [model.title for model in registry.list()] == expected
+    before = list(database["models"].find().sort("_id"))
+    migrations.MIGRATIONS[3](database)
+    assert list(database["models"].find().sort("_id")) == before, "doing it twice changes nothing"
+    assert save("a").serial == 6
+    visible = {"deleted": None, "version": {"$exists": True}}
+    assert {document["bucket_name"] for document in database["models"].find(visible)} == {registry.store.name}
+    assert all(document["tag"] == "" for document in database["models"].find(visible))
+    assert "tag" not in (database["models"].find_one({"name": "c"}) or {})
+
+
+def test_a_query_of_the_original_system_finds_what_it_looks_for(save: Save, registry, database, tmp_path: Path) -> None:
+    def asked(**wanted: str) -> list[dict[str, Any]]:
+        return list(database["models"].find(wanted).sort("time", -1))
+
+    for number, tag in enumerate(("v1", "v2", "v1", "v1", "")):
+        saved = save(tag=tag, tags=("more",) if tag else ())
+        time = saved.time + dt.timedelta(seconds=number)  # two may fall into one millisecond
+        database["models"].update_one({"version": saved.version}, {"$set": {"time": time}})
+    registry.delete("recvae", 4, why="broken")
+    found = asked(name="recvae", tag="v1")
+    assert [document["version"] for document in found] == [3, 1]
+    assert [document["version"] for document in asked(name="recvae", tag="")] == [5]
+    newest = found[0]
+    assert newest["bucket_name"] == registry.store.name
+    assert isinstance(newest["time"], dt.datetime)
+    again = RegisteredModel.from_document(newest)
+    assert (again.tags, again.bucket, again.file_name) == (("v1", "more"), registry.store.name, "model.bin")
+    assert registry.download(again, tmp_path / "out").exists()
+
+
+def test_one_damaged_document_hides_no_other_model(save: Save, registry, database, caplog) -> None:
+    save(score=0.1), save(score=0.9)
+    database["models"].update_one({"version": 2}, {"$set": {"time": "never"}})
+    assert [model.version for model in registry.list()] == [1]
+    assert (registry.latest("recvae").version, registry.best("recvae").version) == (1, 1)
+    assert "The document of model 'recvae' is wrong at 'time'" in caplog.text
+
+
 def test_less_can_be_better_and_other_metrics_do_not_compare(save: Save, registry) -> None:
     save(score=0.9, metric="ndcg@100")
     for loss in (3.0, 1.0, 2.0, float("nan")):
@@ -87,7 +159,8 @@ def test_documents_of_the_original_system_are_read(registry, database, objects, 
             {**original, "score": None, "time": 1_600_000_000},
         ]
     )
-    assert registry.latest("recvae").time == dt.datetime(2021, 6, 1, tzinfo=dt.UTC) or registry.latest("recvae")
+    # Mongo orders by type first, dates before text: of one type they come by their time.
+    assert registry.latest("recvae").time == dt.datetime(2021, 5, 1, tzinfo=dt.UTC)
     best = registry.best("recvae", tag="v0")
     assert (best.score, best.version, best.file_name) == (0.7, 0, "model.bin")
     assert registry.download(best, tmp_path / "out").read_bytes() == b"old weights"
@@ -242,6 +315,53 @@ def test_a_champion_deleted_behind_the_registrys_back_is_the_one_before(save: Sa
     registry.promote("recvae", 2, why="second")
     database["models"].update_one({"version": 2}, {"$set": {"deleted": {"why": "by hand"}}})
     assert registry.champion().version == 1
+    with pytest.raises(ModelNotFoundError, match=r"There was no champion before recvae 1: there is nothing"):
+        registry.rollback(why="one more")
+
+
+def test_a_rollback_says_what_became_of_the_models_that_it_cannot_return_to(save: Save, registry) -> None:
+    for version in (1, 2, 3, 4):
+        save()
+        registry.promote("recvae", version, why=f"version {version}")
+    registry.delete("recvae", 3, why="it recommended nonsense")
+    registry.store.delete(registry.get("recvae", 2).object)
+    move = registry.rollback(why="worse")
+    assert (move.version, registry.champion().version) == (1, 1)
+    deleted, missing = move.evidence["passed_over"]
+    assert deleted == "recvae 3 was deleted (it recommended nonsense)"
+    assert missing.startswith("recvae 2 cannot be read any more (gs://")
+    assert registry.aliases.history(PURPOSE, CHAMPION)[0].evidence == move.evidence
+    registry.promote("recvae", 4, why="not so bad")
+    registry.delete("recvae", 1, why="old")
+    with pytest.raises(ModelNotFoundError) as raised:
+        registry.rollback(why="worse after all")
+    assert str(raised.value) == (
+        "There is nothing to return to: before recvae 4, recvae 1 was deleted (old). Promote another model: gh-assets "
+        "models promote NAME VERSION --why TEXT."
+    )
+    assert registry.champion().version == 4
+
+
+def test_a_model_that_is_promoted_while_it_is_deleted_stays(
+    save: Save, registry, database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look and the deed: the second look sees it, and takes the deed back."""
+    save(tag="good")
+    before = database["models"].find_one({})
+    real = registry._refuse_if_held
+    looks = []
+
+    def look(model: RegisteredModel) -> None:
+        looks.append(model.title)
+        real(model)
+        if len(looks) == 1:
+            registry.promote("recvae", 1, why="at the same moment")
+
+    monkeypatch.setattr(registry, "_refuse_if_held", look)
+    with pytest.raises(InputError, match="recvae 1 is the champion"):
+        registry.delete("recvae", 1, why="old")
+    assert registry.champion().title == "recvae 1"
+    assert database["models"].find_one({}) == before, "nothing of the deletion is left"
 
 
 def test_orphans_go_after_the_grace_time_and_nothing_else(save: Save, registry, objects, tmp_path: Path) -> None:

@@ -313,9 +313,14 @@ class ModelRegistry:
         Raises
         ------
         ModelNotFoundError
+        StoredDataError
+            If there are models, and no document of them can be read.
         """
-        for document in self._find(check_text("name", name), tag or None, NEWEST):
-            return RegisteredModel.from_document(document)
+        documents = [*self._find(check_text("name", name), tag or None, NEWEST)]
+        for model in self._readable(iter(documents)):
+            return model
+        for document in documents:
+            RegisteredModel.from_document(document)
         raise self._missing(name, tag, "")
 
     def best(self, name: str, tag: str = "") -> RegisteredModel:
@@ -351,8 +356,7 @@ class ModelRegistry:
         None if there is none, or its object is not there as it was registered: then it has to be made again.
         """
         more = {"fingerprint": check_text("fingerprint", fingerprint)}
-        for document in self._find(check_text("name", name), None, NEWEST, more):
-            model = RegisteredModel.from_document(document)
+        for model in self._readable(self._find(check_text("name", name), None, NEWEST, more)):
             return model if self.is_stored(model) else None
         return None
 
