@@ -3,6 +3,9 @@
 The copy is whole or not there: it is made beside, and gets its name at the end. What is written while it is made may be
 in it or not, but no object is half of one and half of another: documents are read before the objects that they name,
 and objects are never changed, only replaced.
+
+Whoever makes one holds a lock beside the draft, which the kernel drops with its holder: of a backup that was killed,
+the next one in the same folder clears what is left.
 """
 
 from __future__ import annotations
@@ -10,7 +13,10 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +27,7 @@ from pymongo import UpdateOne
 from gh_assets.asset_store import WRITTEN
 from gh_assets.collector.concurrency import map_bounded
 from gh_assets.errors import InputError, StoredDataError
+from gh_assets.locks import open_lock, try_lock
 from gh_assets.objects import ABSENT, ObjectStore, StoredObject
 from gh_assets.registry.store import add_original_fields, number_documents
 from gh_assets.services import MongoDatabase
@@ -57,40 +64,96 @@ def back_up(database: MongoDatabase, stores: dict[str, ObjectStore], folder: Pat
     """
     if folder.exists():
         raise InputError(f"{folder} exists: name a new folder for the backup.")
-    draft = folder.with_name(f".{folder.name}.draft")
     try:
-        shutil.rmtree(draft, ignore_errors=True)
-        (draft / "mongo").mkdir(parents=True)
-        collections = {name: _dump(database, name, draft / "mongo") for name in _collections(database)}
-        objects: list[dict[str, Any]] = []
-        for kind, store in stores.items():
-            place = draft / kind
-            place.mkdir()
-
-            def fetch(found: StoredObject, store: ObjectStore = store, place: Path = place) -> dict[str, Any]:
-                name = hashlib.sha256(found.name.encode()).hexdigest()
-                sha256 = store.read_to(found.name, place / name)
-                size = (place / name).stat().st_size
-                # When the bucket says that it was written will be when it was restored.
-                meta = dict(found.metadata) if found.created is None else {WRITTEN: found.created.isoformat()}
-                meta |= found.metadata
-                return {"name": found.name, "file": name, "sha256": sha256, "size": size, "meta": meta}
-
-            described = list(map_bounded(fetch, store.list(""), workers))
-            objects += [{"bucket": kind, **entry} for entry in described]
-        manifest = {
-            "format": FORMAT,
-            "made_at": dt.datetime.now(dt.UTC).isoformat(),
-            "collections": collections,
-            "objects": sorted(objects, key=lambda entry: (entry["bucket"], entry["name"])),
-        }
-        (draft / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
-        draft.rename(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        clear_dead_drafts(folder.parent)
+        with _draft_of(folder) as draft:
+            return _write(database, stores, draft, folder, workers)
     except OSError as error:
         raise InputError(f"The backup {folder} cannot be written ({error.strerror}): make room.") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _write(database: MongoDatabase, stores: dict[str, ObjectStore], draft: Path, folder: Path, workers: int) -> Copied:
+    (draft / "mongo").mkdir(parents=True)
+    collections = {name: _dump(database, name, draft / "mongo") for name in _collections(database)}
+    objects: list[dict[str, Any]] = []
+    for kind, store in stores.items():
+        place = draft / kind
+        place.mkdir()
+
+        def fetch(found: StoredObject, store: ObjectStore = store, place: Path = place) -> dict[str, Any]:
+            name = hashlib.sha256(found.name.encode()).hexdigest()
+            sha256 = store.read_to(found.name, place / name)
+            size = (place / name).stat().st_size
+            # When the bucket says that it was written will be when it was restored.
+            meta = dict(found.metadata) if found.created is None else {WRITTEN: found.created.isoformat()}
+            meta |= found.metadata
+            return {"name": found.name, "file": name, "sha256": sha256, "size": size, "meta": meta}
+
+        described = list(map_bounded(fetch, store.list(""), workers))
+        objects += [{"bucket": kind, **entry} for entry in described]
+    manifest = {
+        "format": FORMAT,
+        "made_at": dt.datetime.now(dt.UTC).isoformat(),
+        "collections": collections,
+        "objects": sorted(objects, key=lambda entry: (entry["bucket"], entry["name"])),
+    }
+    (draft / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    draft.rename(folder)
     return Copied(sum(collections.values()), len(objects), sum(entry["size"] for entry in objects))
+
+
+def clear_dead_drafts(folder: Path) -> list[Path]:
+    """Remove what killed backups left in a folder; those that are being made stay, and so does what is no backup.
+
+    Returns
+    -------
+    list of Path
+        The drafts that went.
+    """
+    drafts = {path for path in folder.glob(".*.draft") if (path / "mongo").is_dir()}  # earlier versions had no lock
+    drafts |= {path.with_suffix("") for path in folder.glob(".*.draft.lock")}
+    cleared = []
+    for draft in sorted(drafts):
+        with suppress(OSError), _held(draft) as mine:  # what is somebody else's is not ours to remove
+            if mine and (draft / "mongo").is_dir():
+                shutil.rmtree(draft)
+                cleared.append(draft)
+    return cleared
+
+
+@contextmanager
+def _draft_of(folder: Path) -> Iterator[Path]:
+    """The place of a backup while it is made; it goes with the block."""
+    draft = folder.with_name(f".{folder.name}.draft")
+    with _held(draft) as mine:
+        if not mine:
+            raise InputError(f"{folder} is being written by another process: name another folder for the backup.")
+        try:
+            yield draft
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def _held(draft: Path) -> Iterator[bool]:
+    """The lock of a draft's maker for the length of a block; False if another process holds it. Its file goes after."""
+    lock = draft.with_name(f"{draft.name}.lock")
+    while True:
+        descriptor = open_lock(lock)
+        try:
+            if not try_lock(descriptor):
+                yield False
+                return
+            # Whoever held it before may have removed the file between our opening and our locking it.
+            if lock.exists() and os.path.samestat(os.fstat(descriptor), lock.stat()):
+                try:
+                    yield True
+                finally:
+                    lock.unlink(missing_ok=True)
+                return
+        finally:
+            os.close(descriptor)
 
 
 def restore(folder: Path, database: MongoDatabase, stores: dict[str, ObjectStore], *, workers: int = 8) -> Copied:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import bson
@@ -115,6 +120,83 @@ def test_a_restoration_that_was_interrupted_goes_on(
     restore(tmp_path / "copy", other, places)
     assert other["users"].count_documents({}) == 2500
     assert ModelRegistry(places["models"], other["models"]).champion().version == 2
+
+
+MAKER = """
+import sys
+from pathlib import Path
+from gh_assets import backup
+from gh_assets.objects import ObjectStore
+from gh_assets.services import connect_gcs, connect_mongo
+from gh_assets.settings import load_settings
+settings, real = load_settings(), ObjectStore.read_to
+def slow(self, name, path, **more):
+    found = real(self, name, path, **more)
+    print("copied", flush=True)
+    sys.stdin.readline()
+    return found
+ObjectStore.read_to = slow
+database = connect_mongo(settings.model_copy(update={"mongo_database": sys.argv[1]}))
+store = ObjectStore(connect_gcs(settings), sys.argv[2])
+backup.back_up(database, {"data": store}, Path(sys.argv[3]), workers=1)
+"""
+
+
+@contextmanager
+def making(database: MongoDatabase, store: ObjectStore, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process in the middle of a backup; in the end it is killed as by kill -9."""
+    command = [sys.executable, "-W", "ignore", "-c", MAKER, database.name, store.name, str(folder)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "copied\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_a_killed_backup_left_is_cleared_by_the_next_whatever_its_name(
+    database: MongoDatabase, stores: dict[str, ObjectStore], tmp_path: Path
+) -> None:
+    fill(database, stores, tmp_path)
+    place = tmp_path / "backups"
+    strange = place / ".notes.draft"
+    strange.mkdir(parents=True)
+    (strange / "todo").write_text("nobody's backup")
+    with making(database, stores["data"], place / "monday"):
+        assert names_in(place) == [".monday.draft", ".monday.draft.lock", ".notes.draft"]
+        back_up(database, stores, place / "tuesday")
+        assert names_in(place) == [".monday.draft", ".monday.draft.lock", ".notes.draft", "tuesday"], "it is being made"
+        with pytest.raises(InputError, match="monday is being written by another process"):
+            back_up(database, stores, place / "monday")
+    assert (place / ".monday.draft" / "mongo" / "users.bson").stat().st_size > 0, "kill -9 leaves a copy behind"
+    (place / ".sunday.draft" / "mongo").mkdir(parents=True)  # as an earlier version, which had no lock, left it
+    back_up(database, stores, place / "wednesday")
+    assert names_in(place) == [".notes.draft", "tuesday", "wednesday"]
+    assert (strange / "todo").exists()
+
+
+def test_a_backup_that_fails_leaves_nothing(
+    database: MongoDatabase, stores: dict[str, ObjectStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(database, stores, tmp_path)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectStore, "read_to", full)
+        with pytest.raises(InputError, match=r"cannot be written \(No space left on device\): make room"):
+            back_up(database, stores, tmp_path / "backups" / "monday")
+    assert names_in(tmp_path / "backups") == []
+    assert back_up(database, stores, tmp_path / "backups" / "monday").objects == 4
 
 
 def test_nothing_is_written_over_and_nothing_damaged_is_taken(
