@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import numpy as np
 import polars as pl
 import pytest
 import requests
+import zstandard
 
 from gh_assets.asset_store import AssetStore
 from gh_assets.cli import main
@@ -24,10 +29,11 @@ from gh_assets.dagster_home import open_instance
 from gh_assets.embedded import services as embedded
 from gh_assets.embedded.supervision import read_state
 from gh_assets.registry import SERVED
-from gh_assets.services import connect_gcs, connect_mongo, data_store
+from gh_assets.services import connect_gcs, connect_mongo, data_store, model_store
 from gh_assets.settings import load_settings
 from gh_assets_tests.commands import USERS, command, fails, let_go, run_json, write_stars
 from gh_assets_tests.conftest import SETTINGS
+from gh_assets_tests.pickles import parts_of, pickles_in
 
 
 def contents(home: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
@@ -116,6 +122,60 @@ def test_a_second_run_asks_for_nothing_twice_and_changes_no_byte(ran: Ran, monke
         assert list(database[name].find().sort("_id")) == expected, f"documents of {name} changed"
     database.client.close()
     assert second["models"] == ran.first["models"], "the same data are not trained again"
+
+
+def test_nothing_is_pickled(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all that a whole run stores: every object of both buckets, to the last layer of each archive."""
+    monkeypatch.setenv("GH_ASSETS_HOME", str(ran.home))
+    settings = load_settings()
+    client = connect_gcs(settings)
+    seen, layers = set(), 0
+    for store in (data_store(settings, client), model_store(settings, client)):
+        for name in store.names(""):
+            content = store.read(name)
+            assert pickles_in(name, content) == []
+            layers += len([*parts_of(name, content)])
+            seen.add(name.split("/")[0 if store.name == settings.gcs_model_bucket else 1].split(".")[0])
+    assert {"stargazers", "users", "user_item_matrix", "leaderboard", "recommendations", "recvae", "hybrid"} <= seen
+    assert layers > 50
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_pickle_would_be_found_in_any_layer(protocol: int) -> None:
+    content = pickle.dumps({"weights": [1.0, 2.0]}, protocol)
+    arrays, table, archive = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    np.savez(arrays, objects=np.array([{"a": 1}], object), plain=np.arange(3))
+    pl.DataFrame({"plain": ["x"], "bytes": [content]}).write_parquet(table)
+    with tarfile.open(fileobj=archive, mode="w:gz") as packed:
+        entry = tarfile.TarInfo("model.bin")
+        entry.size = len(content)
+        packed.addfile(entry, io.BytesIO(content))
+    assert pickles_in("x", content) == ["x"]
+    assert pickles_in("x", arrays.getvalue()) == ["x/objects.npy"]
+    assert pickles_in("x", table.getvalue()) == ["x: bytes"]
+    assert pickles_in("x", archive.getvalue()) == ["x unpacked/model.bin"]
+    assert pickles_in("x", zstandard.compress(content)) == ["x unpacked"]
+    assert pickles_in("x", b'{"config": 1}') == pickles_in("x", b"") == []
+
+
+def test_run_and_status_say_who_serves_and_why_the_newest_does_not(
+    ran: Ran, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = ran.first["serving"]
+    champion = next(model for model in ran.first["models"] if "champion" in model["aliases"])
+    assert (told["model"], told["champion"]) == (f"{champion['name']} {champion['version']}", True)
+    assert told["outcome"] == "promoted"
+    assert f"{told['model']} is better than popularity for" in told["why"]
+    assert "was ahead of" in told["decision"]
+    assert told["newest"] == f"{ran.first['models'][0]['name']} 1"
+    now = run_json(ran.home, "status")["serving"]
+    assert now.keys() == told.keys()
+    assert now["model"] == told["model"]
+    monkeypatch.setenv("GH_ASSETS_HOME", str(ran.home))
+    main(["status"])
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert f"serves {told['model']} (the champion):" in said
+    assert f"newest model {told['newest']}:" in said
 
 
 def test_recommendations_are_new_to_the_user_and_explained_by_own_stars(ran: Ran) -> None:

@@ -193,18 +193,6 @@ def test_damaged_objects_are_named(asset_store: AssetStore) -> None:
         asset_store.read_matrix("user_item_matrix")
 
 
-def test_nothing_is_pickled(io: GcsTypedIOManager, asset_store: AssetStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    import pickle
-
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("pickled")
-
-    for name in ("dump", "dumps", "load", "loads"):
-        monkeypatch.setattr(pickle, name, refuse)
-    asset_store.write_table("stargazers", stars(1, 5), "x")
-    asset_store.read_table("stargazers", "x")
-
-
 def test_each_type_comes_back_as_it_was(io: GcsTypedIOManager) -> None:
     import numpy as np
     import pyarrow as pa

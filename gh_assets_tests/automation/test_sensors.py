@@ -11,17 +11,18 @@ import dagster as dg
 import pytest
 from dagster import DagsterInstance
 
-from gh_assets.assets import champion, collection_plan, recommendations, stargazers, users
+from gh_assets.assets import collection_plan, recommendations, stargazers, users
 from gh_assets.assets.collection_plan import STARS_COLLECTED
 from gh_assets.automation.collecting import lists_changed, new_repositories, stale_stars
 from gh_assets.automation.modelling import champion_changed, enough_new_stars, models_to_judge
 from gh_assets.dagster_home import open_instance
 from gh_assets.definitions import defs
 from gh_assets.embedded.standin.app import Standin
-from gh_assets.registry import ModelRegistry
+from gh_assets.registry import Decision, ModelRegistry
 from gh_assets.resources import GcsResource, GitHubResource, MongoResource
 from gh_assets.services import asset_store, connect_mongo, model_store
 from gh_assets.settings import load_settings
+from gh_assets_tests.conftest import clock_behind
 from gh_assets_tests.worlds import LIST, world_of
 
 RESOURCES = {"gcs": GcsResource(), "mongo": MongoResource(), "github": GitHubResource()}
@@ -248,7 +249,9 @@ def test_retraining_waits_for_enough_new_stars(place: Place) -> None:
     assert isinstance(place.tick(enough_new_stars), dg.RunRequest), "stars that went count like stars that came"
 
 
-def test_judging_and_recommending_follow_the_registry(place: Place, tmp_path: Path) -> None:
+def test_judging_and_recommending_follow_the_registry(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert place.tick(models_to_judge) == "No model is registered yet."
     assert place.tick(champion_changed) == "There is no champion yet."
     settings = load_settings()
@@ -259,8 +262,21 @@ def test_judging_and_recommending_follow_the_registry(place: Place, tmp_path: Pa
     registry.save(weights, "recvae", 0.4)
     request = place.tick(models_to_judge)
     assert isinstance(request, dg.RunRequest)
-    place.instance.report_runless_asset_event(dg.AssetMaterialization(champion.key))
+    judged = Decision(outcome="not better", words="It is not better.", newest={"recvae": 1}, by="a test")
+    registry.decisions.record(judged)
     assert place.tick(models_to_judge) == "recvae 1, the newest model, has been judged."
+    with clock_behind(monkeypatch):
+        registry.save(weights, "recvae", 0.5)
+    behind = place.tick(models_to_judge)
+    assert isinstance(behind, dg.RunRequest), "no clock decides what is new"
+    assert behind.tags["gh_assets/why"] == "recvae 2 is new."
+    undecided = {"outcome": "refused", "words": "It is too slow.", "newest": {"recvae": 2}}
+    registry.decisions.record(judged.model_copy(update=undecided))
+    again = place.tick(models_to_judge)
+    assert isinstance(again, dg.RunRequest), "who was refused is judged again"
+    assert again.tags["gh_assets/why"] == "Nothing was decided the last time: It is too slow."
+    registry.decisions.record(judged.model_copy(update={"newest": {"recvae": 2}}))
+    assert place.tick(models_to_judge) == "recvae 2, the newest model, has been judged."
     registry.promote("recvae", 1, why="a test")
     request = place.tick(champion_changed)
     assert isinstance(request, dg.RunRequest)

@@ -11,16 +11,19 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 import requests
 
+from gh_assets.champion import serving
 from gh_assets.embedded import services as embedded
 from gh_assets.registry import CHAMPION, PURPOSE
 from gh_assets.services import asset_store, connect_gcs
 from gh_assets.settings import Settings
+from gh_assets.status import serving_json
 from gh_assets_tests.web.gate import Gate
 from gh_assets_tests.web.shop import (
     PEOPLE,
@@ -39,6 +42,11 @@ from gh_assets_tests.web.shop import (
 
 def version(server: Running) -> int:
     return int(server.get("/readyz").json()["model"]["version"])
+
+
+def asked(server: Running) -> dict[str, Any]:
+    """What somebody gets, with its warnings."""
+    return dict(server.get("/api/v1/users/person-1/recommendations").json())
 
 
 def test_a_promotion_and_a_rollback_are_served_without_restart(own_shop: Shop) -> None:
@@ -149,11 +157,41 @@ def test_a_corrupt_champion_is_not_served(own_shop: Shop, tmp_path: Path) -> Non
             )
             until(lambda: server.site.keeper.problem)
             assert version(server) == 1
-            assert server.get("/api/v1/users/person-1/recommendations").json()["model"]["version"] == 1
+            answer = until(lambda: (found := asked(server))["warnings"] and found)
+            assert answer["model"]["version"] == 1
+            assert answer["warnings"] == ["hybrid 2 cannot be loaded: the next best serves in its place."]
+            assert answer["warnings"][0] in server.get("/u/person-1").text
             registry.rollback(why="it cannot be read")
+            until(lambda: asked(server)["warnings"] == [])
             own_shop.register(trained_on(own_shop.matrix, seed=6), 0.41)
             registry.promote("hybrid", 3, why="whole")
             until(lambda: version(server) == 3)
+
+
+@pytest.mark.parametrize("promoted", [True, False], ids=["champion", "best"])
+def test_a_server_that_starts_with_a_model_that_cannot_be_loaded_serves_the_next_best(
+    own_shop: Shop, promoted: bool
+) -> None:
+    """Where none was promoted, the best by its score is the one that cannot be loaded."""
+    settings = own_shop.settings.model_copy(update={"mongo_database": f"broken_{promoted}"})
+    shop = Shop(settings, own_shop.matrix, own_shop.rows, own_shop.folder / f"broken-{promoted}")
+    for seed, score in ((1, 0.2), (2, 0.3), (3, 0.9)):
+        shop.register(trained_on(shop.matrix, seed=seed), score)
+    with shop.registry() as registry:
+        if promoted:
+            for number in (1, 2, 3):
+                registry.promote("hybrid", number, why=f"number {number}")
+        registry.store.delete(shop.models[2].object)
+        with opened(settings) as server:
+            assert version(server) == 2
+            assert asked(server)["warnings"] == ["hybrid 3 cannot be loaded: the next best serves in its place."]
+            assert asked(server)["recommendations"]
+        document = serving_json(registry)
+    assert document is not None
+    assert (document["model"], document["champion"]) == ("hybrid 2", promoted)
+    found = serving(settings)
+    assert found.registered.version == 2
+    assert found.warnings[0].startswith("hybrid 3 cannot be loaded and is skipped: There is no object")
 
 
 def test_without_a_champion_the_best_serves(own_shop: Shop) -> None:

@@ -16,6 +16,7 @@ from gh_assets.collector.client import GitHubClient
 from gh_assets.embedded.standin.app import Standin
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.world import Repository, World
+from gh_assets.errors import ServiceUnavailableError
 from gh_assets.live import Budget, Found, LiveLookups, Lookup, is_login
 from gh_assets.recommender.catalogue import Description
 from gh_assets_tests.conftest import QUICK
@@ -144,6 +145,29 @@ def test_a_budget_is_never_overdrawn(taken: list[tuple[int, float, bool]], an_ho
                 spent.append((clock.now, requests))
     for start, _ in spent:
         assert sum(requests for at, requests in spent if start <= at < start + 3600) <= 2 * an_hour
+
+
+def test_what_a_lookup_did_not_need_is_given_back_to_the_budget(lookups: Any) -> None:
+    """Of a person's four requests and a repository's two, what was not sent; in an hour that stands still."""
+    live, standin = lookups(requests_an_hour=8, pages=3, clock=Clock())
+    found = [finished(live.look_up(f"nobody-{number}")).found for number in range(7)]
+    assert found == [Found.NOBODY] * 5 + [Found.BUDGET_SPENT] * 2, "each took one: of 8, 4 are wanted at 8, 7, 6, 5, 4"
+    assert standin.used("token") == 5
+    assert [live.describe(f"no/such-{number}") for number in range(3)] == [Found.NOBODY] * 2 + [Found.BUDGET_SPENT]
+    assert standin.used("token") == 7
+
+
+def test_what_could_not_be_sent_costs_nothing() -> None:
+    def refuse() -> GitHubClient:
+        raise ServiceUnavailableError("there is no GitHub")
+
+    live = LiveLookups(refuse, requests_an_hour=4, pages=3, keep=60.0, clock=Clock())
+    try:
+        for number in range(3):
+            assert finished(live.look_up(f"somebody-{number}")).found is Found.UNAVAILABLE
+            assert live.describe(f"o/r{number}") is Found.UNAVAILABLE
+    finally:
+        live.close()
 
 
 def test_failures_are_told_and_tried_again_soon(lookups: Any) -> None:
