@@ -6,6 +6,7 @@ import gzip
 import io
 import pickletools
 import tarfile
+import warnings
 import zipfile
 from collections.abc import Iterator
 
@@ -56,6 +57,8 @@ def parts_of(name: str, content: bytes) -> Iterator[tuple[str, bytes]]:
 
 def _is_pickle(content: bytes) -> bool:
     try:
-        return [position for _, _, position in pickletools.genops(content)][-1] == len(content) - 1
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is read as a pickle and is none has strange strings
+            return [position for _, _, position in pickletools.genops(content)][-1] == len(content) - 1
     except Exception:  # noqa: BLE001 - it ends where the content is no pickle, in many ways
         return False

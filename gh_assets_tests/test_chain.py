@@ -28,8 +28,8 @@ from gh_assets.collector.stargazers import CollectionState
 from gh_assets.dagster_home import open_instance
 from gh_assets.embedded import services as embedded
 from gh_assets.embedded.supervision import read_state
-from gh_assets.registry import SERVED
-from gh_assets.services import connect_gcs, connect_mongo, data_store, model_store
+from gh_assets.registry import SERVED, ModelRegistry
+from gh_assets.services import connect_gcs, connect_mongo, data_store, model_store, open_mongo
 from gh_assets.settings import load_settings
 from gh_assets_tests.commands import USERS, command, fails, let_go, run_json, write_stars
 from gh_assets_tests.conftest import SETTINGS
@@ -422,3 +422,58 @@ def test_a_blocking_check_ends_the_command_in_its_own_sentence(
     assert "If that is intended, run" in words
     assert "gh-assets run --accept-matrix" in words
     assert "users_share 0.1" in words
+
+
+def test_a_champion_that_cannot_be_loaded_stops_no_asset(
+    ran: Ran, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A newer hybrid of another format, promoted by hand: the gate, the recommendations and the command go on."""
+    from gh_assets.definitions import defs
+
+    monkeypatch.setenv("GH_ASSETS_HOME", str(ran.home))
+    settings = load_settings()
+    before = run_json(ran.home, "status")["serving"]["model"]
+    (tmp_path / "strange").mkdir()
+    (tmp_path / "strange" / "index.json").write_text('{"model": "transformer"}')
+    with open_mongo(settings) as database, open_instance() as instance:
+        registry = ModelRegistry(model_store(settings), database["models"])
+        data = registry.latest("hybrid").data
+        strange = registry.save(tmp_path / "strange", "hybrid", 0.99, metric="ndcg@100", tar_zip=True, data=data)
+        registry.promote("hybrid", strange.version, why="a try")
+        for job, asset in (("judge_models", "champion"), ("recommend", "recommendations")):
+            assert defs.resolve_job_def(job).execute_in_process(instance=instance).success
+            event = instance.get_latest_materialization_event(dg.AssetKey(asset))
+            assert event is not None
+            assert event.asset_materialization is not None
+            metadata = event.asset_materialization.metadata
+            (words,) = [str(words) for words in metadata["skipped"].value]  # type: ignore[union-attr]
+            assert words.startswith(f"{strange.title} cannot be loaded and is skipped: ")
+            assert metadata["champion" if asset == "champion" else "model"].value == before
+        main(["recommend", "--popular"])
+        captured = capsys.readouterr()
+        assert f"{strange.title} cannot be loaded and is skipped" in " ".join(captured.err.split())
+        told = run_json(ran.home, "status")["serving"]
+        assert (told["model"], told["champion"], len(told["skipped"])) == (before, True, 1)
+        registry.rollback(why="it was a try")
+        registry.delete("hybrid", strange.version, why="it was a try")
+
+
+def test_a_model_that_was_trained_before_and_cannot_be_loaded_is_trained_again(
+    ran: Ran, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gh_assets.assets.hybrid_model import hybrid_model
+    from gh_assets.definitions import defs
+
+    monkeypatch.setenv("GH_ASSETS_HOME", str(ran.home))
+    settings = load_settings()
+    with open_mongo(settings) as database, open_instance() as instance:
+        registry = ModelRegistry(model_store(settings), database["models"])
+        before = registry.latest("hybrid")
+        database["models"].update_one({"name": "hybrid", "version": before.version}, {"$set": {"sha256": "0" * 64}})
+        result = defs.resolve_implicit_global_asset_job_def().execute_in_process(
+            asset_selection=[hybrid_model.key], instance=instance
+        )
+        assert result.success
+        again = registry.latest("hybrid")
+        assert again.version > before.version
+        assert registry.verify(again) is None

@@ -27,6 +27,7 @@ from gh_assets.resources import GcsResource, MongoResource
 from gh_assets.schemas import LEADERBOARD, REPOS
 from gh_assets.services import MongoDatabase, connect_mongo, model_store
 from gh_assets.settings import load_settings
+from gh_assets_tests.conftest import clock_behind
 
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
 
@@ -144,6 +145,22 @@ def test_a_matrix_unlike_the_last_trains_nothing(
     assert told.passed is passed, told.description
     if severity is not None:
         assert told.severity is severity
+
+
+def test_the_last_matrix_is_that_of_the_last_model_whatever_the_clock(
+    mongo: MongoDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(b"1")
+    registry = ModelRegistry(model_store(load_settings()), mongo["models"])
+    now = matrix_of(100, 40, 0.2)
+    sizes = {"repositories": 40, "stars": int(now.stars.nnz)}
+    registry.save(weights, "hybrid", 0.5, data={**sizes, "users": 1000})
+    with clock_behind(monkeypatch):
+        registry.save(weights, "recvae", 0.5, data={**sizes, "users": 100})
+    told = matrix_is_like_the_last(LikenessConfig(), now, MongoResource(), GcsResource())
+    assert told.passed, told.description
+    assert told.metadata["compared_with"].value == "recvae 1"
 
 
 def test_blocking_checks() -> None:
