@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import secrets
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from google.cloud import storage
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from gh_assets import migrations
 from gh_assets.errors import ConcurrentWriteError, InputError, ModelNotFoundError, StoredDataError
 from gh_assets.objects import ObjectStore, StoredObject
 from gh_assets.registry import CHAMPION, PURPOSE, ModelRegistry, RegisteredModel
+from gh_assets.services import MongoDatabase
 from gh_assets_tests.conftest import clock_behind
 
 CHECKOUT = Path(__file__).parents[1]
@@ -423,16 +429,110 @@ def test_a_save_and_a_sweep_of_the_same_bytes_never_lose_them(
             assert registry.verify(saved) is None, (name, after)
 
 
-def test_bytes_that_are_being_deleted_are_stored_beside(save: Save, registry, tmp_path: Path) -> None:
+class Turns:
+    """Lets two threads go on by turns, as a schedule says; who is left alone goes on as it likes."""
+
+    def __init__(self, schedule: Sequence[bool]) -> None:
+        self.schedule, self.place, self.ended = list(schedule), 0, set[bool]()
+        self.changed = threading.Condition()
+
+    def take(self, who: bool) -> None:
+        """Wait for a turn."""
+        with self.changed:
+            assert self.changed.wait_for(lambda: self._may(who), 20)
+            self.place += 1
+            self.changed.notify_all()
+
+    def end(self, who: bool) -> None:
+        with self.changed:
+            self.ended.add(who)
+            self.changed.notify_all()
+
+    def _may(self, who: bool) -> bool:
+        return self.place >= len(self.schedule) or (not who) in self.ended or self.schedule[self.place] == who
+
+
+class ByTurns:
+    """A collection, or a bucket, each of whose calls waits for its thread's turn."""
+
+    def __init__(self, real: Any, turns: Turns, who: bool) -> None:
+        self.real, self.turns, self.who = real, turns, who
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.real, name)
+        if not callable(found):
+            return found
+
+        def call(*arguments: object, **more: object) -> object:
+            self.turns.take(self.who)
+            return found(*arguments, **more)
+
+        return call
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(schedule=st.lists(st.booleans(), min_size=8, max_size=24))
+@example(schedule=[True] + [False] * 4 + [True] * 6)
+@example(schedule=[False] * 2 + [True] * 3 + [False] * 12)
+def test_a_save_and_a_sweep_agree_however_their_statements_alternate(
+    gcs_client: storage.Client, database: MongoDatabase, tmp_path_factory: pytest.TempPathFactory, schedule: list[bool]
+) -> None:
+    """Of bytes that are an orphan when both begin."""
+
+    class Older(ObjectStore):
+        def list(self, prefix: str) -> Iterator[StoredObject]:
+            for found in super().list(prefix):
+                yield replace(found, created=found.created - dt.timedelta(days=1))
+
+    name = f"turns-{secrets.token_hex(8)}"
+    saver, sweeper = (
+        ModelRegistry(kind(gcs_client, name, create=True), database[name]) for kind in (ObjectStore, Older)
+    )
+    path = tmp_path_factory.mktemp("turns") / "model.bin"
+    path.write_bytes(b"weights")
+    orphan = saver.save(path, "recvae", 0.5)
+    saver.delete("recvae", 1, why="an orphan")
+    old = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
+    saver._objects.update_one({"_id": orphan.object}, {"$set": {"wanted_at": old}})
+    assert sweeper.identity == saver.identity
+    turns = Turns(schedule)
+    for registry, who in ((saver, True), (sweeper, False)):
+        for owner in ("_objects", "documents", "store"):
+            setattr(registry, owner, ByTurns(getattr(registry, owner), turns, who))
+
+    def swept() -> None:
+        try:
+            sweeper.sweep(HOUR)
+        finally:
+            turns.end(False)
+
+    with ThreadPoolExecutor(1) as pool:
+        sweeping = pool.submit(swept)
+        try:
+            saved = saver.save(path, "recvae", 0.5)
+        finally:
+            turns.end(True)
+        sweeping.result()
+    assert ModelRegistry(ObjectStore(gcs_client, name), database[name]).verify(saved) is None
+
+
+@pytest.mark.parametrize("form", ["a note of its own", "a field, as before"])
+def test_bytes_that_are_being_deleted_are_stored_beside(save: Save, registry, tmp_path: Path, form: str) -> None:
     """A sweep was killed between its note and its deed; whoever saves the same bytes need not wait for it."""
     first = save()
     registry.delete("recvae", 1, why="old")
-    registry._objects.update_one({"_id": first.object}, {"$currentDate": {"deleting": True}})
+    if form == "a note of its own":
+        registry._objects.insert_one({"_id": f"deleting:{first.object}:of-one-that-was-killed"})
+    else:
+        registry._objects.update_one({"_id": first.object}, {"$currentDate": {"deleting": True}})
     second = registry.save(tmp_path / "model.bin", "recvae", 0.5)
     assert second.object != first.object
     assert second.sha256 == first.sha256
     assert [found.name for found in registry.sweep(NOW)] == [first.object], "the next sweep does it"
     assert registry.verify(second) is None
+    third = registry.save(tmp_path / "model.bin", "recvae", 0.5)
+    assert third.object in (first.object, second.object), "its notes have gone with it"
+    assert list(registry._objects.find({"_id": {"$regex": "^deleting:"}})) == []
 
 
 @pytest.mark.parametrize("what", ["model name", "tag", "file name"])

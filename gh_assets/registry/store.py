@@ -8,9 +8,8 @@ whatever the clocks say. So is the serial number over all names. A deleted model
 version is never given again.
 
 An object that no document names is an orphan: of a crash, or of a deleted model. `sweep` removes those that are older
-than a grace time. It and `save` agree through one document an object (the collection ``…_objects``): `save` writes down
-that it wants the object before it looks whether it is there, `sweep` that it deletes it, and both in one atomic step
-that fails if the other was first.
+than a grace time. It and `save` agree through notes (the collection ``…_objects``): `save` writes down that it wants
+the object, `sweep` that it deletes it, each in a document of its own, and only then does each look for the other's.
 """
 
 from __future__ import annotations
@@ -77,6 +76,9 @@ ORIGINAL = ("tag", "bucket_name")
 
 Removed = list[StoredObject]
 Names = list[str]
+
+_DELETING = "deleting:"
+"""How notes begin that say that a sweep deletes an object."""
 
 OURS = re.compile(r"[^/]+/[0-9a-f]{64}(-\d+)?/[^/]+")
 """Names of objects that `save` gives."""
@@ -245,14 +247,15 @@ class ModelRegistry:
         raise AssertionError("there is always a further name")
 
     def _want(self, target: str) -> bool:
-        """Write down, by the server's clock, that the object is needed; False if it is being deleted."""
-        try:
-            self._objects.update_one(
-                {"_id": target, "deleting": None}, {"$currentDate": {"wanted_at": True}}, upsert=True
-            )
-        except DuplicateKeyError:
-            return False
-        return True
+        """Write down, by the server's clock, that the object is needed; False if it is being deleted.
+
+        First the own note, then a look at the other side's, as in `_remove`: so at least one of two sees the other,
+        whatever a server makes of conditions in updates.
+        """
+        self._objects.update_one({"_id": target}, {"$currentDate": {"wanted_at": True}}, upsert=True)
+        note = self._objects.find_one({"_id": target}) or {}
+        # The field is of the first form of these notes: a sweep that was killed may have left it.
+        return note.get("deleting") is None and self._objects.find_one(_deletions(target)) is None
 
     def _commit(self, model: RegisteredModel) -> RegisteredModel:
         key = bson.ObjectId()
@@ -626,21 +629,21 @@ class ModelRegistry:
 
     def _remove(self, orphan: StoredObject, wanted_before: dt.datetime) -> bool:
         """Delete an object unless a save wants it, in an order in which either side sees the other."""
-        try:
-            self._objects.update_one(
-                {"_id": orphan.name, "$or": [{"wanted_at": {"$lt": wanted_before}}, {"deleting": {"$ne": None}}]},
-                {"$currentDate": {"deleting": True}},
-                upsert=True,
-            )
-        except DuplicateKeyError:
-            return False  # somebody is about to use it
+        own = {"_id": f"{_DELETING}{orphan.name}:{uuid4().hex}"}
+        self._objects.update_one(own, {"$currentDate": {"at": True}}, upsert=True)
         # From here on no save takes it. One that did before the grace time, and slept, has its document by now.
-        if orphan.name not in self._named(orphan.name):
-            self.store.delete(orphan.name, if_generation=orphan.generation)
-            self._objects.delete_one({"_id": orphan.name, "deleting": {"$ne": None}})
-            return True
-        self._objects.update_one({"_id": orphan.name}, {"$unset": {"deleting": 1}})
-        return False
+        wanted_at = (self._objects.find_one({"_id": orphan.name}) or {}).get("wanted_at")
+        if wanted_at is not None and not wanted_at.tzinfo:
+            wanted_at = wanted_at.replace(tzinfo=dt.UTC)
+        if (wanted_at is not None and wanted_at >= wanted_before) or orphan.name in self._named(orphan.name):
+            self._objects.update_one({"_id": orphan.name}, {"$unset": {"deleting": 1}})
+            self._objects.delete_one(own)
+            return False
+        self.store.delete(orphan.name, if_generation=orphan.generation)
+        # The notes go last, those of sweeps that were killed with them: until then no save takes the name.
+        self._objects.delete_one({"_id": orphan.name})
+        self._objects.delete_many(_deletions(orphan.name))
+        return True
 
     def _named(self, name: str | None = None) -> set[str]:
         """Objects that visible models name; or whether this one is."""
@@ -707,6 +710,11 @@ class ModelRegistry:
         return target
 
 
+def _deletions(name: str) -> dict[str, Any]:
+    """The notes of sweeps that delete an object."""
+    return {"_id": {"$gte": f"{_DELETING}{name}:", "$lt": f"{_DELETING}{name};"}}
+
+
 def create_indexes(documents: Documents) -> None:
     """What queries and versions need; doing it twice changes nothing."""
     documents.create_index(
@@ -753,11 +761,11 @@ def number_documents(documents: Documents) -> None:
 
 def add_original_fields(documents: Documents) -> None:
     """Give visible models the fields of the original system; doing it twice changes nothing."""
-    unnamed = {"bucket": {"$type": "string"}, "deleted": None, "bucket_name": {"$exists": False}}
-    documents.update_many(unnamed, [{"$set": {"bucket_name": "$bucket"}}])
-    first_tag = {"$ifNull": [{"$arrayElemAt": [{"$ifNull": ["$tags", []]}, 0]}, ""]}
-    untagged = {"bucket": {"$type": "string"}, "deleted": None, "tag": {"$exists": False}}
-    documents.update_many(untagged, [{"$set": {"tag": first_tag}}])
+    # One by one: not all servers of this protocol compute a value from another field.
+    for document in documents.find({"bucket": {"$type": "string"}, "deleted": None}, {"bucket": 1, "tags": 1}):
+        tag = next(iter(document.get("tags") or []), "")
+        for name, value in (("bucket_name", document["bucket"]), ("tag", tag)):
+            documents.update_one({"_id": document["_id"], name: {"$exists": False}}, {"$set": {name: value}})
     ours = {"bucket": {"$exists": True}, "deleted": {"$ne": None}}
     documents.update_many(ours, {"$unset": dict.fromkeys(ORIGINAL, 1)})
 
