@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from pymongo.errors import PyMongoError
+from pymongo.errors import ConnectionFailure, PyMongoError
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -697,9 +697,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         errors.print("Stopped. What was collected is kept; run again to go on.")
         sys.exit(1)
     except PyMongoError as error:
-        # Its text may repeat addresses; its kind says enough.
+        from gh_assets.services import mongo_reason
+
+        passing = isinstance(error, ConnectionFailure) or error.has_error_label("RetryableWriteError")
+        remedy = "Run again: nothing is lost." if passing else "What was collected is kept."
         errors.print(
-            f"[red]Error:[/] MongoDB failed in the middle ({type(error).__name__}). Run again: nothing is lost.",
+            f"[red]Error:[/] MongoDB failed in the middle: {_plain(mongo_reason(error))}. {remedy}",
             soft_wrap=True,
         )
         sys.exit(1)

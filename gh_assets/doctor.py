@@ -11,6 +11,7 @@ from typing import Any
 from gh_assets.collector.limits import Resource
 from gh_assets.errors import GhAssetsError
 from gh_assets.home import open_home
+from gh_assets.migrations import MODELS
 from gh_assets.services import (
     connect_gcs,
     connect_github,
@@ -66,7 +67,13 @@ def _mongo(settings: Settings) -> str:
     with open_mongo(settings) as database:
         kind = "embedded" if settings.uses_embedded_mongo else "of MONGO_URI"
         version = database.client.server_info().get("version", "unknown")
-        return f"{kind}, version {version}, database {database.name}"
+        found = f"{kind}, version {version}, database {database.name}"
+        if "validator" in database[MODELS].options():
+            return found
+        return (
+            f"{found}. The collection {MODELS} has no validator: the server has none, or the user may not set one. "
+            "What other programs write there is checked when it is read."
+        )
 
 
 def _gcs(settings: Settings) -> str:

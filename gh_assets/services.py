@@ -6,6 +6,7 @@ The one place that decides between them. Dagster's resources, the registry's fun
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,7 +18,7 @@ import requests
 from pydantic import SecretStr
 from pymongo.database import Database
 from pymongo.errors import ConfigurationError as MongoConfigurationError
-from pymongo.errors import InvalidURI, OperationFailure, PyMongoError
+from pymongo.errors import InvalidURI, OperationFailure, PyMongoError, WriteConcernError
 
 from gh_assets.asset_store import AssetStore
 from gh_assets.collector.client import AppCredentials, GitHubClient
@@ -36,6 +37,9 @@ from gh_assets.settings import DEFAULT_AWESOME_LISTS, GITHUB_COM_API, Settings
 
 MONGO_SECONDS = 15.0
 """How long MongoDB is waited for."""
+
+_WORDS_OF_THE_SERVER = {13, 18, 20, 59, 64, 72, 79, 91, 100, 115, 189, 8000, 10107, 11600}
+"""Codes of refusals that are about rights, commands, write concerns and the server's state, never about a document."""
 
 _SYNTHETIC, _OF_A_FILE = "synthetic ", "file "
 """How the identities begin of worlds whose ids are made up."""
@@ -62,17 +66,19 @@ def connect_mongo(settings: Settings, seconds: float | None = None) -> MongoData
     else:
         uri, where = settings.mongo_uri.get_secret_value(), "the MongoDB of MONGO_URI"
     wait = int(1000 * (MONGO_SECONDS if seconds is None else seconds))
+    defaults: dict[str, Any] = {
+        "appname": "gh_assets",
+        "w": "majority",
+        "retryWrites": True,
+        "retryReads": True,
+        "serverSelectionTimeoutMS": wait,
+        "connectTimeoutMS": wait,
+    }
+    # What the connection string says wins: pymongo would have it the other way round.
+    said = {option.partition("=")[0].lower() for option in re.split("[&;]", uri.partition("?")[2])}
+    own = {name: value for name, value in defaults.items() if name.lower() not in said}
     try:
-        client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(
-            uri,
-            appname="gh_assets",
-            tz_aware=True,
-            w="majority",
-            retryWrites=True,
-            retryReads=True,
-            serverSelectionTimeoutMS=wait,
-            connectTimeoutMS=wait,
-        )
+        client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(uri, tz_aware=True, **own)
     except (InvalidURI, MongoConfigurationError, ValueError) as error:
         raise ConfigurationError(
             f"MONGO_URI is no valid connection string ({type(error).__name__}): "
@@ -80,9 +86,9 @@ def connect_mongo(settings: Settings, seconds: float | None = None) -> MongoData
         ) from None
     try:
         client.admin.command("ping")
-    except OperationFailure:
+    except OperationFailure as error:
         client.close()
-        raise AuthenticationError(f"{where} refused the user or password: check MONGO_URI.") from None
+        raise AuthenticationError(f"{where} refused: {mongo_reason(error)}. Check MONGO_URI.") from None
     except PyMongoError as error:
         hosts = ", ".join(f"{host}:{port}" for host, port in sorted(client.topology_description.server_descriptions()))
         client.close()
@@ -99,6 +105,20 @@ def connect_mongo(settings: Settings, seconds: float | None = None) -> MongoData
         client.close()
         raise
     return database
+
+
+def mongo_reason(error: PyMongoError) -> str:
+    """What MongoDB says of a refusal: code, name and, where no document can be in it, its words."""
+    if not isinstance(error, OperationFailure):
+        return type(error).__name__
+    details = error.details or {}
+    concern = details.get("writeConcernError") if isinstance(error, WriteConcernError) else None
+    stated = concern if isinstance(concern, dict) else details
+    name = str(stated.get("codeName") or type(error).__name__)
+    words = str(stated.get("errmsg") or "").split("\n")[0][:200].rstrip(".")
+    # A duplicate key or a document that is not valid is repeated by the server, and may be about a person.
+    told = f": {words}" if words and error.code in _WORDS_OF_THE_SERVER else ""
+    return f"{name}{'' if error.code is None else f' (code {error.code})'}{told}"
 
 
 @contextmanager

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 
+import pymongo
 import pytest
 from pydantic import SecretStr
+from pymongo.errors import AutoReconnect, OperationFailure, WriteConcernError
 
+from gh_assets.doctor import _mongo
 from gh_assets.embedded import services as embedded
 from gh_assets.errors import ConfigurationError, WorldMismatchError
+from gh_assets.objects import ObjectStore
+from gh_assets.registry import ModelRegistry
 from gh_assets.services import (
     awesome_lists,
     claim_world,
@@ -17,6 +23,7 @@ from gh_assets.services import (
     connect_mongo,
     data_store,
     model_store,
+    mongo_reason,
 )
 from gh_assets.settings import DEFAULT_AWESOME_LISTS, load_settings
 from gh_assets_tests.worlds import LIST, world_of
@@ -152,3 +159,87 @@ def test_documents_are_written_only_when_they_change(database) -> None:
     documents[7]["value"] = 0
     assert sync_documents(things, [*documents, {"_id": "new"}]) == SyncCounts(1, 1, 2499)
     assert things.count_documents({}) == 2501
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "expected"),
+    [
+        ("retryWrites=false", "retry_writes", False),
+        ("retryReads=false", "retry_reads", False),
+        ("W=1", "write_concern", pymongo.WriteConcern(w=1)),
+        ("serverselectiontimeoutms=1234", "server_selection_timeout", 1.234),
+        ("appName=theirs", "pool_options.appname", "theirs"),
+    ],
+)
+def test_what_the_connection_string_says_wins(
+    home: Path, monkeypatch: pytest.MonkeyPatch, option: str, name: str, expected: object
+) -> None:
+    monkeypatch.setenv("MONGO_URI", f"{embedded.mongo_uri(home)}&{option}")
+    database = connect_mongo(load_settings())
+    try:
+        found: object = database.client.options
+        for part in name.split("."):
+            found = getattr(found, part)
+        assert found == expected
+    finally:
+        database.client.close()
+
+
+def test_a_write_concern_of_the_connection_string_holds_for_the_registry(
+    home: Path, objects: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = {"w": "majority", "wtimeout": 30_000}, {"w": 1, "wtimeout": 777}
+    for option, expected in (("", ours), ("&w=1&wtimeoutMS=777", theirs)):
+        monkeypatch.setenv("MONGO_URI", embedded.mongo_uri(home) + option)
+        database = connect_mongo(load_settings())
+        assert ModelRegistry(objects, database["models"]).documents.write_concern.document == expected
+        database.client.close()
+
+
+def test_a_refusal_of_mongo_shows_code_and_reason_and_nothing_of_a_document() -> None:
+    unauthorized = OperationFailure("x", 13, {"codeName": "Unauthorized", "errmsg": "not authorized to insert"})
+    assert mongo_reason(unauthorized) == "Unauthorized (code 13): not authorized to insert"
+    duplicate = OperationFailure("x", 11000, {"codeName": "DuplicateKey", "errmsg": 'dup key: { login: "somebody" }'})
+    assert mongo_reason(duplicate) == "DuplicateKey (code 11000)"
+    assert mongo_reason(AutoReconnect("mongodb://user:secret@host")) == "AutoReconnect"
+
+
+def test_a_save_that_is_visible_but_not_confirmed_is_no_failure(
+    registry: ModelRegistry, file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on a replica set whose secondary is away: the write is there, and the write concern is not met."""
+    real = registry.documents.insert_one
+
+    class Unconfirmed:
+        def __getattr__(self, name: str) -> object:
+            return getattr(documents, name)
+
+        def insert_one(self, document: dict[str, object]) -> None:
+            real(document)
+            details = {"writeConcernError": {"code": 64, "codeName": "WriteConcernTimeout", "errmsg": "waiting"}}
+            raise WriteConcernError("waiting", 64, details)
+
+    documents = registry.documents
+    monkeypatch.setattr(registry, "documents", Unconfirmed())
+    saved = registry.save(file, "recvae", 0.5)
+    assert saved.version == 1
+    assert registry.verify(saved) is None
+    assert "recvae 1 is saved, but not confirmed by as many servers" in caplog.text
+
+
+def test_doctor_says_where_a_validator_is_missing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MONGO_DATABASE", f"test_{secrets.token_hex(6)}")
+    database = connect_mongo(load_settings())
+    try:
+        assert "no validator" not in _mongo(load_settings())
+        database.drop_collection("models")
+        database["models"].insert_one({"name": "by another program"})
+        assert "The collection models has no validator" in _mongo(load_settings())
+    finally:
+        database.client.drop_database(database.name)
+        database.client.close()
+
+
+def test_a_collection_is_created_with_its_validator(registry: ModelRegistry, file: Path) -> None:
+    registry.save(file, "recvae", 0.5)
+    assert "validator" in registry.documents.options()

@@ -31,7 +31,7 @@ from uuid import uuid4
 import bson
 import pymongo
 from pymongo.collection import Collection
-from pymongo.errors import DuplicateKeyError
+from pymongo.errors import CollectionInvalid, DuplicateKeyError, OperationFailure, WriteConcernError
 
 from gh_assets import __version__
 from gh_assets.documents import as_stored
@@ -54,6 +54,7 @@ from gh_assets.registry.archives import (
 from gh_assets.registry.decisions import Decisions
 from gh_assets.registry.documents import (
     MOST_DESCRIPTION,
+    SCHEMA,
     Direction,
     RegisteredModel,
     check_name,
@@ -80,6 +81,9 @@ Names = list[str]
 _DELETING = "deleting:"
 """How notes begin that say that a sweep deletes an object."""
 
+_OTHER_OPTIONS = (85, 86)
+"""Codes of a refusal to create an index that is there with other options."""
+
 OURS = re.compile(r"[^/]+/[0-9a-f]{64}(-\d+)?/[^/]+")
 """Names of objects that `save` gives."""
 
@@ -101,10 +105,12 @@ class ModelRegistry:
         self.store = store
 
         def firmly(collection: Documents) -> Documents:
-            # What a save acknowledges must survive the loss of a server, whatever the connection's default is.
+            # What a save acknowledges must survive the loss of a server, unless the connection says what is enough.
+            told = collection.write_concern
+            firm = pymongo.WriteConcern(w="majority", wtimeout=30_000)
             return collection.with_options(
                 read_preference=pymongo.ReadPreference.PRIMARY,
-                write_concern=pymongo.WriteConcern(w="majority", wtimeout=30_000),
+                write_concern=firm if told.is_server_default or told.document == {"w": "majority"} else told,
             )
 
         self.documents = firmly(documents)
@@ -267,6 +273,15 @@ class ModelRegistry:
             numbered = model.model_copy(update=numbers)
             try:
                 self.documents.insert_one({"_id": key, **numbered.to_document()})
+            except WriteConcernError as error:
+                # It was written, and not confirmed by as many servers as wanted: it may be taken back, or stay.
+                if self.documents.find_one({"_id": key}) is None:
+                    raise
+                log.warning(
+                    "%s is saved, but not confirmed by as many servers as its write concern wants (code %s).",
+                    numbered.title,
+                    error.code,
+                )
             except DuplicateKeyError:
                 # Somebody else has one of the numbers; or the answer to our own insert was lost, and the driver tried
                 # again.
@@ -716,16 +731,22 @@ def _deletions(name: str) -> dict[str, Any]:
 
 
 def create_indexes(documents: Documents) -> None:
-    """What queries and versions need; doing it twice changes nothing."""
-    documents.create_index(
-        [("name", pymongo.ASCENDING), ("version", pymongo.DESCENDING)],
-        unique=True,
-        # Documents of the original system have no version.
-        partialFilterExpression={"version": {"$type": "number"}},
-    )
-    documents.create_index(
-        [("serial", pymongo.DESCENDING)], unique=True, partialFilterExpression={"serial": {"$type": "number"}}
-    )
+    """The collection with its validator, and what queries and versions need; doing it twice changes nothing."""
+    # Where the server has no validators, or the user may not set one, the code checks all the same.
+    with suppress(CollectionInvalid, OperationFailure):
+        documents.database.create_collection(documents.name, validator=SCHEMA, validationLevel="moderate")
+    for number in ("version", "serial"):
+        keys = [(number, pymongo.DESCENDING)]
+        try:
+            documents.create_index(
+                [("name", pymongo.ASCENDING), *keys] if number == "version" else keys,
+                unique=True,
+                # Documents of the original system have none. DocumentDB and Atlas know no $type here.
+                partialFilterExpression={number: {"$gte": 1}},
+            )
+        except OperationFailure as error:
+            if error.code not in _OTHER_OPTIONS:  # an earlier version's, which says the same in other words
+                raise
     documents.create_index([("name", pymongo.ASCENDING), ("time", pymongo.DESCENDING)])
     documents.create_index([("object", pymongo.ASCENDING)])
 
