@@ -19,8 +19,9 @@ from gh_assets import __version__
 from gh_assets.collector.client import GitHubClient
 from gh_assets.live import IMPATIENT, LiveLookups
 from gh_assets.services import connect_github, has_only_archive
-from gh_assets.settings import Settings
+from gh_assets.settings import Settings, split_words
 from gh_assets.web import api, pages
+from gh_assets.web.addresses import Addresses, local_path
 from gh_assets.web.api import as_json, site_of
 from gh_assets.web.asking import ProblemError, Site, home_page_of
 from gh_assets.web.batching import Batcher
@@ -64,7 +65,7 @@ def site_of_settings(settings: Settings) -> Site:
     )
 
 
-def build_app(settings: Settings, *, hosts: tuple[str, ...] | None = None) -> FastAPI:
+def build_app(settings: Settings, *, hosts: tuple[str, ...] | None = None, root_path: str = "") -> FastAPI:
     """The application; everything it needs is started with it, and stopped.
 
     Parameters
@@ -72,6 +73,8 @@ def build_app(settings: Settings, *, hosts: tuple[str, ...] | None = None) -> Fa
     settings : Settings
     hosts : tuple of str, optional
         Host names that it answers to; empty: any. Unset: this machine's own, and those of the settings.
+    root_path : str
+        Path below which a proxy shows the application, such as `/recs`; empty: the root.
     """
     site = site_of_settings(settings)
 
@@ -101,8 +104,8 @@ def build_app(settings: Settings, *, hosts: tuple[str, ...] | None = None) -> Fa
     app.state.site = site
     app.router.routes.extend(api.router.routes)  # an included router would be looked through twice at each request
     pages.add_pages(app)
-    app.add_api_route("/healthz", healthz, methods=["GET", "HEAD"], include_in_schema=False)
-    app.add_api_route("/readyz", readyz, methods=["GET", "HEAD"], include_in_schema=False)
+    app.add_api_route("/healthz", healthz, methods=["GET"], include_in_schema=False)
+    app.add_api_route("/readyz", readyz, methods=["GET"], include_in_schema=False)
     app.add_api_route("/metrics", metrics_page, methods=["GET"], include_in_schema=False)
     app.mount("/static", Static(packages=[("gh_assets.web", "static")]), name="static")
     app.add_exception_handler(ProblemError, told_problem)  # type: ignore[arg-type]
@@ -117,6 +120,8 @@ def build_app(settings: Settings, *, hosts: tuple[str, ...] | None = None) -> Fa
         keys=settings.api_keys,
         a_minute=settings.serve_rate,
     )
+    # Added last, it comes first: the guard counts the clients of a proxy, and not the proxy.
+    app.add_middleware(Addresses, proxies=split_words(settings.trusted_proxies or ""), prefix=root_path)
     return app
 
 
@@ -138,9 +143,12 @@ async def healthz() -> Response:
 
 
 async def readyz(request: Request) -> Response:
-    """Whether it can answer, and what is missing; 503 only if nothing is loaded."""
+    """Whether it can answer; 503 only if nothing is loaded. What is loaded and missing is for those with a key."""
     keeper = site_of(request).keeper
     desk = keeper.desk
+    if not request.state.has_key:
+        # Behind a proxy strangers come from this machine, too: an address proves nothing.
+        return as_json({"ready": desk is not None}, 200 if desk is not None else 503)
     services = {
         name: {
             "answers": service.answers,
@@ -168,7 +176,7 @@ async def metrics_page(request: Request) -> Response:
 
 
 def _told(request: Request, problem: ProblemError, headers: dict[str, str] | None = None) -> Response:
-    if request.url.path.startswith("/api/"):
+    if local_path(request.scope).startswith("/api/"):
         document = {"error": {"code": problem.code, "message": problem.message}}
         response = as_json(document, problem.status)
     else:

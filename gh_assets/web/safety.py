@@ -22,6 +22,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gh_assets.web.addresses import local_path, network_of
 from gh_assets.web.metrics import Metrics
 
 MOST_BODY = 64 * 1024
@@ -29,6 +30,9 @@ MOST_BODY = 64 * 1024
 
 MOST_ADDRESS = 16 * 1024
 """Bytes of an address with its query: a cursor and a few dozen repositories."""
+
+MOST_HEAD = 2 * MOST_ADDRESS
+"""Bytes of a request's head: its address and its headers."""
 
 BODY_SECONDS = 10.0
 """How long a body may take."""
@@ -131,7 +135,9 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started, status = time.perf_counter(), 500
+        started, status, method = time.perf_counter(), 500, scope["method"]
+        if method == "HEAD":
+            scope = {**scope, "method": "GET"}  # the same answer, of which the server sends no body
 
         async def tell(message: Message) -> None:
             nonlocal status
@@ -150,11 +156,11 @@ class Guard:
                     receive = _again(await _body_of(receive), receive)
                 except TooLargeError:
                     words = f"The request's body is larger than {MOST_BODY // 1024} kB."
-                    await self._refuse((413, "too_large", words, {"connection": "close"}), scope, receive, tell)
+                    await self._refuse((413, "too_large", words, {}), scope, receive, tell)
                     return
                 except TooSlowError:
                     words = f"The request's body took longer than {BODY_SECONDS:.0f} seconds."
-                    await self._refuse((408, "too_slow", words, {"connection": "close"}), scope, receive, tell)
+                    await self._refuse((408, "too_slow", words, {}), scope, receive, tell)
                     return
             await self.app(scope, receive, tell)
         finally:
@@ -164,14 +170,16 @@ class Guard:
             self.metrics.requests.labels(path, str(status)).inc()
             self.metrics.seconds.labels(path).observe(seconds)
             if log.isEnabledFor(logging.INFO):
-                fields = {"route": path, "status": status, "ms": round(1000 * seconds, 1), "method": scope["method"]}
+                fields = {"route": path, "status": status, "ms": round(1000 * seconds, 1), "method": method}
                 log.info("request", extra={"fields": fields})
 
     async def _refuse(self, told: Told, scope: Scope, receive: Receive, send: Send) -> None:
         status, code, words, headers = told
         self.metrics.refused.labels(code).inc()
+        # What else is on its way over this connection is not worth reading.
+        headers = {**headers, "connection": "close"}
         response: Response
-        if str(scope["path"]).startswith("/api/"):
+        if local_path(scope).startswith("/api/"):
             content = orjson.dumps({"error": {"code": code, "message": words}})
             response = Response(content, status, headers, "application/json")
         else:
@@ -179,11 +187,23 @@ class Guard:
         await response(scope, receive, send)
 
     def _refused(self, scope: Scope) -> Told | None:
-        if len(scope["raw_path"]) + len(scope["query_string"]) > MOST_ADDRESS:
-            return 414, "too_long", f"The address is longer than {MOST_ADDRESS // 1024} kB.", {"connection": "close"}
-        if scope["path"] in OPEN:
-            return None
+        path = local_path(scope)
+        address = len(scope["raw_path"]) + len(scope["query_string"])
+        if address > MOST_ADDRESS:
+            return 414, "too_long", f"The address is longer than {MOST_ADDRESS // 1024} kB.", {}
+        if address + sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > MOST_HEAD:
+            return 431, "too_long", f"The request's headers are longer than {MOST_HEAD // 1024} kB.", {}
+        if scope["http_version"] not in ("1.0", "1.1"):
+            return 505, "wrong_version", "This server speaks HTTP/1.1.", {}
         headers = dict(scope["headers"])
+        if b"content-length" in headers and b"transfer-encoding" in headers:
+            # A proxy that believes the other one sees other requests on the same connection.
+            return 400, "two_lengths", "The request says twice how long its body is.", {}
+        key = _key_of(headers)
+        known = bool(self._keys) and _matches(key, self._keys)
+        scope.setdefault("state", {})["has_key"] = known
+        if path in OPEN and (known or not key or not self._keys):
+            return None
         if self._hosts:
             host = headers.get(b"host", b"").decode("latin-1").lower()
             name = host if host.endswith("]") else host.rpartition(":")[0] or host
@@ -195,19 +215,19 @@ class Guard:
             unquote_to_bytes(scope["query_string"]).decode()
         except UnicodeDecodeError:
             return 400, "not_utf8", "The address is not UTF-8.", {}
-        if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+        if "\0" in path or b"%00" in scope["query_string"]:
             return 400, "not_text", "The address holds a NUL.", {}
-        key = _key_of(headers)
-        if self._keys and not _matches(key, self._keys):
-            wait = self._rate.wait(f"unknown {_address(scope)}")
+        client = _client_of(scope)
+        if self._keys and not known:
+            wait = self._rate.wait(f"unknown {client}")
             if wait:
                 return _later(wait)
-            wanted = "Bearer" if str(scope["path"]).startswith("/api/") else 'Basic realm="gh_assets", charset="UTF-8"'
+            wanted = "Bearer" if path.startswith("/api/") else 'Basic realm="gh_assets", charset="UTF-8"'
             words = "A key is wanted: Authorization: Bearer KEY, or as the password where a browser asks for one."
             return 401, "no_key", words, {"www-authenticate": wanted}
-        if scope["path"].startswith("/static/"):
+        if path.startswith("/static/"):
             return None
-        wait = self._rate.wait(_address(scope))
+        wait = self._rate.wait(client)
         return _later(wait) if wait else None
 
 
@@ -254,9 +274,9 @@ def _again(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-def _address(scope: Scope) -> str:
+def _client_of(scope: Scope) -> str:
     client = scope.get("client")
-    return str(client[0]) if client else "unknown"
+    return network_of(str(client[0])) if client else "unknown"
 
 
 def _later(wait: float) -> Told:

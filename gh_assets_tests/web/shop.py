@@ -27,7 +27,7 @@ from gh_assets.schemas import REPOS
 from gh_assets.services import asset_store, connect_gcs, model_store, open_mongo
 from gh_assets.settings import Settings
 from gh_assets.web.asking import Site
-from gh_assets.web.server import configuration
+from gh_assets.web.server import make_server
 
 FIRST = 1000
 """Id of the first repository."""
@@ -213,15 +213,14 @@ def until(what: Callable[[], Any], seconds: float = 30.0) -> Any:
 
 
 @contextmanager
-def opened(settings: Settings, *, loaded: bool = True) -> Iterator[Running]:
+def opened(settings: Settings, *, loaded: bool = True, root_path: str = "") -> Iterator[Running]:
     """Serve as the command does, in a thread."""
-    config = configuration(settings, "127.0.0.1", 0)
-    server = uvicorn.Server(config)
+    server = make_server(settings, "127.0.0.1", 0, root_path=root_path)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     until(lambda: server.started)
     port = server.servers[0].sockets[0].getsockname()[1]
-    running = Running(f"http://127.0.0.1:{port}", config.app.state.site, server)
+    running = Running(f"http://127.0.0.1:{port}", server.config.app.state.site, server)
     try:
         if loaded:
             until(lambda: running.get("/readyz").status_code == 200)

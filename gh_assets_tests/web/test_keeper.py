@@ -41,7 +41,12 @@ from gh_assets_tests.web.shop import (
 
 
 def version(server: Running) -> int:
-    return int(server.get("/readyz").json()["model"]["version"])
+    return int(server.get("/api/v1/model").json()["version"])
+
+
+def missing(server: Running) -> list[str]:
+    """Services that do not answer."""
+    return list(server.get("/api/v1/model").json()["missing"])
 
 
 def asked(server: Running) -> dict[str, Any]:
@@ -231,13 +236,13 @@ def gates(own_shop: Shop, github: str, monkeypatch: pytest.MonkeyPatch) -> Itera
 def test_answers_go_on_while_services_are_killed_one_after_another(own_shop: Shop, gates: dict[str, Gate]) -> None:
     settings: Settings = with_github(own_shop.settings, f"http://127.0.0.1:{gates['GitHub'].port}")
     with opened(settings) as server:
-        until(lambda: server.get("/readyz").json()["missing"] == [])
+        until(lambda: missing(server) == [])
         usual = server.get("/api/v1/users/person-6/recommendations").json()
         gone: list[str] = []
         for name, gate in gates.items():
             gate.shut()
             gone.append(name)
-            until(lambda: server.get("/readyz").json()["missing"] == gone)
+            until(lambda: missing(server) == gone)
             ready = server.get("/readyz")
             assert (ready.status_code, ready.json()["ready"]) == (200, True)
             answer = server.get("/api/v1/users/person-6/recommendations")
@@ -253,7 +258,7 @@ def test_answers_go_on_while_services_are_killed_one_after_another(own_shop: Sho
         assert fewer["recommendations"][0]["full_name"] == usual["recommendations"][1]["full_name"]
         for name, gate in gates.items():
             gate.open()
-            until(lambda name=name: name not in server.get("/readyz").json()["missing"], 60)
+            until(lambda name=name: name not in missing(server), 60)
         assert server.get("/api/v1/users/person-6/recommendations").json()["warnings"] == usual["warnings"]
         until(lambda: server.get(f"/api/v1/users/{STRANGER}/recommendations").status_code == 200, 30)
         database = server.site.keeper.database()
@@ -274,9 +279,9 @@ def test_a_server_that_starts_without_mongo_serves_what_was_used_here_last(
     with opened(own_shop.settings) as server:
         assert version(server) == 1
         assert server.get("/api/v1/users/person-6/recommendations").status_code == 200
-        until(lambda: server.get("/readyz").json()["missing"] == ["MongoDB"])
+        until(lambda: missing(server) == ["MongoDB"])
         gates["MongoDB"].open()
-        until(lambda: server.get("/readyz").json()["missing"] == [], 60)
+        until(lambda: missing(server) == [], 60)
 
 
 def test_an_embedded_server_that_is_killed_comes_back_by_itself(own_shop: Shop) -> None:
@@ -292,4 +297,4 @@ def test_an_embedded_server_that_is_killed_comes_back_by_itself(own_shop: Shop) 
         with own_shop.registry() as registry:
             registry.promote("hybrid", 2, why="after a kill")
         until(lambda: version(server) == 2, 60)
-        until(lambda: server.get("/readyz").json()["missing"] == [], 60)
+        until(lambda: missing(server) == [], 60)

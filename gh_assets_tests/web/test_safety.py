@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from gh_assets.errors import InputError
 from gh_assets.web import safety
 from gh_assets.web import server as serving
+from gh_assets.web.addresses import network_of
 from gh_assets.web.cursors import MOST, read_cursor, write_cursor
 from gh_assets.web.logs import JsonLines
 from gh_assets.web.pages import plain
@@ -208,7 +209,7 @@ def test_ten_thousand_repositories_in_one_request(server: Running) -> None:
 )
 def test_malformed_http_is_refused(server: Running, content: bytes) -> None:
     answer = raw(server, content, wait=3)
-    assert answer == b"" or answer.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4")), answer[:200]
+    assert answer == b"" or answer.startswith((b"HTTP/1.1 4", b"HTTP/1.1 505")), answer[:200]
     alive(server)
 
 
@@ -227,7 +228,7 @@ def test_slow_clients_are_let_go(shop: Shop, monkeypatch: pytest.MonkeyPatch) ->
         assert body.startswith(b"HTTP/1.1 408")
         assert time.monotonic() - started < 8
         endless = raw(server, b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\n" + b"x: y\r\n" * 20_000, wait=3)
-        assert endless.startswith((b"HTTP/1.1 431", b"HTTP/1.1 408")) or endless == b""
+        assert endless.startswith((b"HTTP/1.1 400", b"HTTP/1.1 408")) or endless == b""
         alive(server)
 
 
@@ -239,6 +240,199 @@ def test_many_who_open_and_say_nothing_do_not_keep_others_out(server: Running) -
     finally:
         for stream in silent:
             stream.close()
+
+
+# -- what a connection may cost ---------------------------------------------------------------------------------------
+
+REFUSED = b"POST /api/v1/recommendations HTTP/1.1\r\nhost: elsewhere.example\r\ntransfer-encoding: chunked\r\n\r\n"
+"""A request that is refused before its body is read."""
+
+
+def connect(server: Running, source: str = "127.0.0.1", receive: int | None = None) -> socket.socket:
+    """A connection of some client; the whole of 127/8 is this machine."""
+    host, port = server.url.removeprefix("http://").split(":")
+    stream = socket.socket()
+    if receive is not None:
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive)
+    stream.bind((source, 0))
+    stream.settimeout(10)
+    stream.connect((host, int(port)))
+    return stream
+
+
+def sent_until_closed(server: Running, begin: bytes, endless: bytes, most: int = 20 << 20) -> int:
+    """Bytes that the server takes before it closes the connection; `most` if it never does."""
+    with connect(server) as stream:
+        sent = 0
+        try:
+            stream.sendall(begin)
+            while sent < most:
+                sent += stream.send(endless)
+        except OSError:
+            pass
+        return sent
+
+
+@pytest.mark.parametrize(
+    ("begin", "endless"),
+    [
+        pytest.param(REFUSED + b"0\r\n", b"x: " + b"y" * 1000 + b"\r\n", id="trailers after a refusal"),
+        pytest.param(REFUSED.replace(b"elsewhere.example", b"127.0.0.1") + b"0\r\n", b"x: y\r\n" * 999, id="trailers"),
+        pytest.param(REFUSED, b"3e8\r\n" + b"y" * 1000 + b"\r\n", id="a body after a refusal"),
+        pytest.param(REFUSED.replace(b"elsewhere.example", b"127.0.0.1"), b"1;" + b"x" * 999, id="a chunk's extension"),
+        pytest.param(b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\n", b"x: " + b"y" * 1000 + b"\r\n", id="a head"),
+        pytest.param(b"GET /", b"y" * 1000, id="an address"),
+    ],
+)
+def test_what_never_ends_is_cut_off(server: Running, begin: bytes, endless: bytes) -> None:
+    assert sent_until_closed(server, begin, endless) < 8 << 20
+    alive(server)
+
+
+def test_a_head_that_is_too_large_is_refused_also_when_it_comes_at_once(server: Running) -> None:
+    head = b"GET /api/v1/model HTTP/1.1\r\nhost: 127.0.0.1\r\n"
+    line = b"x: " + b"y" * 995 + b"\r\n"
+    assert raw(server, head + 25 * line + b"\r\n").startswith(b"HTTP/1.1 200")
+    refused = raw(server, head + 50 * line + b"\r\n")
+    assert refused.startswith(b"HTTP/1.1 4")
+    assert b"connection: close" in refused.lower()
+
+
+@pytest.mark.parametrize("hosts", [("127.0.0.1", "evil.example"), ("evil.example", "127.0.0.1"), ("127.0.0.1",) * 2])
+def test_two_host_headers_are_refused(server: Running, hosts: tuple[str, ...]) -> None:
+    lines = "".join(f"host: {host}\r\n" for host in hosts)
+    assert raw(server, f"GET / HTTP/1.1\r\n{lines}\r\n".encode()).startswith(b"HTTP/1.1 400")
+
+
+def test_a_body_of_two_lengths_is_refused(server: Running) -> None:
+    """A proxy that believes the one and a server that believes the other see different requests."""
+    head = b"POST /feedback HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n"
+    assert raw(server, head + b"0\r\n\r\n").startswith(b"HTTP/1.1 400")
+
+
+@pytest.mark.parametrize("request_line", [b"GET /u/%ff", b"GET /u/%00", b"GET /" + b"x" * 20_000])
+def test_a_connection_ends_with_a_refusal(server: Running, request_line: bytes) -> None:
+    with connect(server) as stream:
+        stream.sendall(request_line + b" HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+        received = b""
+        while part := stream.recv(65536):
+            received += part
+    assert b"connection: close" in received.lower()
+
+
+def test_one_address_cannot_take_all_connections(server: Running) -> None:
+    taken = [connect(server, "127.0.0.3") for _ in range(3 * serving.ADDRESS_CONNECTIONS)]
+    try:
+        until(lambda: len(server.server.server_state.connections) <= serving.ADDRESS_CONNECTIONS, 5)
+        alive(server)
+        with connect(server, "127.0.0.3") as stream:
+            stream.sendall(b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+            assert stream.recv(65536).startswith(b"HTTP/1.1 200"), "its own idle connections make room"
+    finally:
+        for stream in taken:
+            stream.close()
+
+
+def test_connections_of_a_trusted_proxy_are_those_of_its_clients(shop: Shop) -> None:
+    with opened(shop.settings.model_copy(update={"trusted_proxies": "127.0.0.3"})) as server:
+        wanted = 2 * serving.ADDRESS_CONNECTIONS
+        streams = [connect(server, "127.0.0.3") for _ in range(wanted)]
+        try:
+            until(lambda: len(server.server.server_state.connections) >= wanted)
+            time.sleep(0.5)  # several looks at the connections
+            assert len(server.server.server_state.connections) >= wanted
+        finally:
+            for stream in streams:
+                stream.close()
+
+
+def test_a_client_that_never_reads_is_dropped(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "WRITE_SECONDS", 0.5)
+    with opened(shop.settings) as server:
+        streams = [connect(server, "127.0.0.3", receive=2048) for _ in range(5)]
+        connections = server.server.server_state.connections
+        try:
+            for stream in streams:
+                stream.sendall(b"GET /popular?n=100 HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n" * 40)
+            until(lambda: any(connection.transport.get_write_buffer_size() for connection in list(connections)))
+            until(lambda: not connections, 15)
+        finally:
+            for stream in streams:
+                stream.close()
+
+
+def test_a_client_that_reads_slowly_gets_its_answer(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "WRITE_SECONDS", 5.0)
+    with opened(shop.settings) as server, connect(server, receive=4096) as stream:
+        stream.sendall(b"GET /popular?n=100 HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n")
+        received = b""
+        while part := stream.recv(8192):
+            received += part
+            time.sleep(0.01)
+    assert received.endswith(b"</html>") or received.rstrip().endswith((b"</html>", b"0"))
+
+
+def test_a_head_that_trickles_is_cut_off(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "HEAD_SECONDS", 0.5)
+    with opened(shop.settings) as server:
+        for before in (b"", b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"):
+            with connect(server) as stream:
+                stream.sendall(before)
+                if before:
+                    assert stream.recv(65536).startswith(b"HTTP/1.1 200")
+                stream.sendall(b"GET / HTTP/1.1\r\n")
+                started, answer = time.monotonic(), b""
+                stream.settimeout(0.05)
+                while time.monotonic() < started + 10 and not answer:
+                    try:
+                        answer = stream.recv(65536)
+                    except TimeoutError:
+                        stream.sendall(b"x")
+                assert answer.startswith(b"HTTP/1.1 408")
+
+
+def test_limits_count_networks_of_version_6_and_addresses_of_version_4() -> None:
+    assert network_of("2001:db8:1:2::1") == network_of("2001:db8:1:2:ffff::2")
+    assert network_of("2001:db8:1:2::1") != network_of("2001:db8:1:3::1")
+    assert network_of("::ffff:192.0.2.1") == network_of("192.0.2.1") != network_of("192.0.2.2")
+    assert network_of("fe80::1%eth0") == network_of("fe80::2")
+    assert network_of("no address") == "no address"
+
+
+@given(st.ip_addresses(v=6), st.integers(0, 2**64 - 1))
+def test_every_address_of_a_network_is_one_client(address: Any, host: int) -> None:
+    other = type(address)(int(address) >> 64 << 64 | host)
+    if address.ipv4_mapped is None and other.ipv4_mapped is None:
+        assert network_of(str(address)) == network_of(str(other))
+
+
+def test_many_addresses_of_one_network_share_a_rate(shop: Shop) -> None:
+    settings = shop.settings.model_copy(update={"serve_rate": 3, "trusted_proxies": "127.0.0.1"})
+    with opened(settings) as server:
+
+        def ask(address: str) -> int:
+            return server.get("/api/v1/model", headers={"x-forwarded-for": address}).status_code
+
+        assert [ask(f"2001:db8::{host}") for host in range(1, 6)] == [200] * 3 + [429] * 2
+        assert [ask(address) for address in ("::ffff:192.0.2.1", "192.0.2.1") * 2] == [200] * 3 + [429]
+        assert ask("2001:db8:0:1::1") == 200
+
+
+# -- what strangers are told ------------------------------------------------------------------------------------------
+
+
+def test_strangers_learn_only_whether_it_is_ready(server: Running, shop: Shop) -> None:
+    for more in ({}, {"authorization": "Bearer guess"}, {"x-forwarded-for": "127.0.0.1"}):
+        answer = server.get("/readyz", headers=more)
+        assert (answer.status_code, answer.json()) == (200, {"ready": True})
+    keyed = shop.settings.model_copy(update={"api_keys_text": SecretStr("a-key"), "serve_rate": 5})
+    with opened(keyed, loaded=False) as other:
+        until(lambda: other.get("/readyz").json() == {"ready": True})
+        told = other.get("/readyz", headers={"authorization": "Bearer a-key"}).json()
+        assert told.keys() >= {"ready", "model", "loaded", "missing", "services", "version"}
+        guesses = [other.get("/readyz", headers={"x-api-key": f"guess {n}"}).status_code for n in range(8)]
+        assert guesses == [401] * 5 + [429] * 3, "guessing here is no faster than elsewhere"
+        assert all(other.get("/readyz").status_code == 200 for _ in range(8))
 
 
 # -- who may ask ------------------------------------------------------------------------------------------------------
