@@ -634,12 +634,19 @@ def _shares(texts: Sequence[str]) -> dict[str, float]:
 @cli.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0: all of them.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any that is free.")
-def serve(host: str, port: int) -> None:
+@click.option(
+    "--root-path", default="", metavar="PATH", help="Path below which a proxy shows the server, such as /recs."
+)
+def serve(host: str, port: int, root_path: str) -> None:
     """Serve the page and the API, from the champion, until Ctrl-C. Logs are JSON lines on stderr."""
     # One processor a batch: BLAS reads this when it is loaded, and its threads would wait for one another.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from gh_assets.web.addresses import read_prefix
     from gh_assets.web.server import serve as run_server
 
+    prefix = read_prefix(root_path)
+    if prefix is None:
+        raise click.UsageError(f"--root-path {root_path!r} is not a path such as /recs: letters, digits and . _ ~ -")
     settings = load_settings()
     if host not in ("127.0.0.1", "::1", "localhost") and not settings.api_keys:
         errors.print(
@@ -648,7 +655,9 @@ def serve(host: str, port: int) -> None:
         )
     # Ctrl-C is how it ends: there is nothing to go on with.
     with suppress(KeyboardInterrupt):
-        run_server(settings, host, port, lambda url: errors.print(f"Serving on {url}", soft_wrap=True))
+        run_server(
+            settings, host, port, lambda url: errors.print(f"Serving on {url}", soft_wrap=True), root_path=prefix
+        )
 
 
 @cli.command()

@@ -23,6 +23,7 @@ from gh_assets.desk import Answer, Desk
 from gh_assets.live import Lookup
 from gh_assets.registry import SERVED
 from gh_assets.web import plots
+from gh_assets.web.addresses import root_of
 from gh_assets.web.api import interval_of, question_of, record, site_of
 from gh_assets.web.asking import (
     Choices,
@@ -99,8 +100,8 @@ def templates() -> jinja2.Environment:
     environment.globals |= {
         "static": lambda name: f"/static/{name}?v={static_version(name)}",
         "repo_path": repo_path,
-        "user_path": lambda login: f"/u/{quote(login, safe='')}",
-        "for_path": lambda names: f"/for?{urlencode([('repo', name) for name in names])}",
+        "user_path": user_path,
+        "for_path": lambda names: link("/for", [("repo", name) for name in names]),
         "version": __version__,
         "plots": plots,
         "SHOWN_TOPICS": SHOWN_TOPICS,
@@ -113,19 +114,21 @@ def repo_path(full_name: str) -> str:
     return f"/r/{quote(full_name)}"
 
 
+def user_path(login: str) -> str:
+    """The page of somebody's recommendations."""
+    return f"/u/{quote(login, safe='')}"
+
+
 def render(
     request: Request, template: str, *, status: int = 200, visitor: Visitor | None = None, **context: Any
 ) -> Response:
     """A page; with the visitor's cookie, if the browser has none yet and the page has forms."""
-    site = site_of(request)
-    content = (
-        templates()
-        .get_template(template)
-        .render(request=request, site=site, desk=site.keeper.desk, notices=site.notices(), visitor=visitor, **context)
-    )
+    site, root = site_of(request), root_of(request)
+    context |= {"site": site, "root": root, "desk": site.keeper.desk, "notices": site.notices(), "visitor": visitor}
+    content = templates().get_template(template).render(context)
     response = Response(content, status, {"cache-control": "private, no-cache"}, "text/html")
     if visitor is not None and not visitor.known:
-        site.visitors.keep(response, visitor, secure=request.url.scheme == "https")
+        site.visitors.keep(response, visitor, secure=request.url.scheme == "https", path=root or "/")
     return response
 
 
@@ -183,16 +186,17 @@ def famous(desk: Desk, n: int) -> tuple[int, ...]:
 
 async def go(request: Request) -> Response:
     """Where the forms of the first page lead: to an address that can be shared."""
+    root = root_of(request)
     login, repo = (request.query_params.get(name, "").strip() for name in ("login", "similar"))
     login = login.removeprefix("https://github.com/").removeprefix("@").strip("/")
     repo = repo.removeprefix("https://github.com/").removesuffix(".git").strip("/")
     if login:
-        return RedirectResponse(f"/u/{quote(login, safe='')}", 303)
+        return RedirectResponse(root + user_path(login), 303)
     if repo and is_full_name(repo):
-        return RedirectResponse(repo_path(repo), 303)
+        return RedirectResponse(root + repo_path(repo), 303)
     if repo:
-        return RedirectResponse(link("/for", [("q", repo)]), 303)
-    return RedirectResponse("/", 303)
+        return RedirectResponse(root + link("/for", [("q", repo)]), 303)
+    return RedirectResponse(f"{root}/", 303)
 
 
 async def user(request: Request) -> Response:
@@ -311,7 +315,7 @@ async def hidden(request: Request) -> Response:
     site = site_of(request)
     visitor = site.visitors.of(request)
     said = await _verdicts(site, visitor)
-    return render(request, "hidden.html", visitor=visitor, said=said, here="/hidden")
+    return render(request, "hidden.html", visitor=visitor, said=said, here=_here(request))
 
 
 async def _verdicts(site: Site, visitor: Visitor) -> list[tuple[str, str]]:
@@ -345,13 +349,14 @@ async def feedback(request: Request) -> Response:
     if verdict is None or repo_id is None:
         raise ProblemError(422, "wrong_form", "The form names no repository that is known, or no verdict.")
     await record(site, visitor.person, repo_id, desk.full_name(repo_id) or name, verdict)
-    return RedirectResponse(_local(fields.get("back", "/")), 303)
+    return RedirectResponse(_local(fields.get("back", ""), root_of(request)), 303)
 
 
-def _local(path: str) -> str:
-    """A path of this site; whatever else a form says leads to the first page."""
-    ours = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable() and path.isascii()
-    return path if ours and "\\" not in path else "/"
+def _local(path: str, root: str) -> str:
+    """A path of this site below its root; whatever else a form says leads to the first page."""
+    below = path.removeprefix(root) if path.startswith(f"{root}/") else ""
+    ours = below.startswith("/") and not below.startswith(("//", "/\\")) and path.isprintable() and path.isascii()
+    return path if ours and "\\" not in path and "/.." not in path else f"{root}/"
 
 
 def _begin(request: Request) -> tuple[Site, Visitor, Choices]:
@@ -384,5 +389,5 @@ def add_pages(app: FastAPI) -> None:
         "/api": api_page,
     }
     for path, endpoint in pages.items():
-        app.add_api_route(path, endpoint, methods=["GET", "HEAD"], include_in_schema=False, response_class=Response)
+        app.add_api_route(path, endpoint, methods=["GET"], include_in_schema=False, response_class=Response)
     app.add_api_route("/feedback", feedback, methods=["POST"], include_in_schema=False, response_class=Response)

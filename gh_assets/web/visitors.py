@@ -58,8 +58,8 @@ class Visitors:
             person = secrets.token_urlsafe(16)
         return Visitor(person, known, self._sign(person))
 
-    def keep(self, response: Response, visitor: Visitor, *, secure: bool) -> None:
-        """Let the browser keep the id."""
+    def keep(self, response: Response, visitor: Visitor, *, secure: bool, path: str = "/") -> None:
+        """Let the browser keep the id, for addresses below a path."""
         response.set_cookie(
             COOKIE,
             visitor.person,
@@ -67,7 +67,7 @@ class Visitors:
             httponly=True,
             samesite="strict",
             secure=secure,
-            path="/",
+            path=path,
         )
 
     def signed(self, visitor: Visitor, token: str) -> bool:
