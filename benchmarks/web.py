@@ -83,11 +83,11 @@ def furnish(settings: Settings, stars: Csr, folder: Path) -> None:
 
 
 @contextmanager
-def served(settings: Settings, refresh: str = "5s") -> Iterator[tuple[int, int]]:
+def served(settings: Settings, refresh: str = "5s", rate: int = 0) -> Iterator[tuple[int, int]]:
     """`gh-assets serve` as a process of its own; gives its port and process id."""
     environment = os.environ | {
         "GH_ASSETS_HOME": str(settings.home_path),
-        "GH_ASSETS_SERVE_RATE": "0",
+        "GH_ASSETS_SERVE_RATE": str(rate),
         "GH_ASSETS_SERVE_REFRESH": refresh,
         "GH_ASSETS_LIVE_REQUESTS": "0",
     }

@@ -12,7 +12,8 @@ import hmac
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from http import HTTPStatus
 from urllib.parse import unquote_to_bytes
 
@@ -38,6 +39,12 @@ BODY_SECONDS = 10.0
 """How long a body may take."""
 
 MOST_CLIENTS = 10_000
+
+AT_ONCE = 16
+"""Requests of one client that are worked on at once: both threads of the batcher full."""
+
+MOST_WAITING = 100
+"""Requests of one client that are worked on or wait."""
 
 OPEN = ("/healthz", "/readyz")
 """What a supervisor asks, without a key and however often."""
@@ -102,6 +109,32 @@ class Rate:
         return wait
 
 
+class Turns:
+    """Requests of a client that are worked on at once: more of them wait, so that others' requests come in between."""
+
+    def __init__(self) -> None:
+        self._clients: dict[str, tuple[asyncio.Semaphore, int]] = {}
+
+    def full(self, client: str) -> bool:
+        """Whether too many requests of a client wait already."""
+        return client in self._clients and self._clients[client][1] >= MOST_WAITING
+
+    @asynccontextmanager
+    async def turn(self, client: str) -> AsyncIterator[None]:
+        """Wait for a client's turn, and have it."""
+        semaphore, taken = self._clients.get(client) or (asyncio.Semaphore(AT_ONCE), 0)
+        self._clients[client] = semaphore, taken + 1
+        try:
+            async with semaphore:
+                yield
+        finally:
+            taken = self._clients[client][1] - 1
+            if taken:
+                self._clients[client] = semaphore, taken
+            else:
+                del self._clients[client]
+
+
 class Guard:
     """Middleware: refuses what no request should be, and says of every answer what a browser may do with it.
 
@@ -114,7 +147,7 @@ class Guard:
     keys : sequence of SecretStr
         One of which every request has to bring; empty: none is wanted.
     a_minute : int
-        Requests of a client; 0: any number.
+        Requests of a client; 0: any number, also at once.
     """
 
     def __init__(
@@ -130,6 +163,7 @@ class Guard:
         self._hosts = frozenset(host.lower() for host in hosts)
         self._keys = [key.get_secret_value().encode() for key in keys]
         self._rate = Rate(a_minute)
+        self._turns = Turns() if a_minute else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -162,7 +196,8 @@ class Guard:
                     words = f"The request's body took longer than {BODY_SECONDS:.0f} seconds."
                     await self._refuse((408, "too_slow", words, {}), scope, receive, tell)
                     return
-            await self.app(scope, receive, tell)
+            async with self._turn(scope):
+                await self.app(scope, receive, tell)
         finally:
             seconds = time.perf_counter() - started
             route = scope.get("route")
@@ -172,6 +207,12 @@ class Guard:
             if log.isEnabledFor(logging.INFO):
                 fields = {"route": path, "status": status, "ms": round(1000 * seconds, 1), "method": method}
                 log.info("request", extra={"fields": fields})
+
+    def _turn(self, scope: Scope) -> AbstractAsyncContextManager[None]:
+        path = local_path(scope)
+        if self._turns is None or path in OPEN or path.startswith("/static/"):
+            return nullcontext()
+        return self._turns.turn(_client_of(scope))
 
     async def _refuse(self, told: Told, scope: Scope, receive: Receive, send: Send) -> None:
         status, code, words, headers = told
@@ -227,6 +268,8 @@ class Guard:
             return 401, "no_key", words, {"www-authenticate": wanted}
         if path.startswith("/static/"):
             return None
+        if self._turns is not None and self._turns.full(client):
+            return _later(1.0)
         wait = self._rate.wait(client)
         return _later(wait) if wait else None
 

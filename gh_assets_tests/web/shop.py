@@ -220,7 +220,8 @@ def opened(settings: Settings, *, loaded: bool = True, root_path: str = "") -> I
     thread.start()
     until(lambda: server.started)
     port = server.servers[0].sockets[0].getsockname()[1]
-    running = Running(f"http://127.0.0.1:{port}", server.config.app.state.site, server)
+    site: Site = server.config.app.state.site  # type: ignore[union-attr]
+    running = Running(f"http://127.0.0.1:{port}", site, server)
     try:
         if loaded:
             until(lambda: running.get("/readyz").status_code == 200)

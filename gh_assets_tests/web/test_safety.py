@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -23,7 +24,7 @@ from gh_assets.web.addresses import network_of
 from gh_assets.web.cursors import MOST, read_cursor, write_cursor
 from gh_assets.web.logs import JsonLines
 from gh_assets.web.pages import plain
-from gh_assets.web.safety import Rate
+from gh_assets.web.safety import AT_ONCE, MOST_WAITING, Rate, Turns
 from gh_assets_tests.web.shop import Running, Shop, furnish, name_of, opened, until
 
 JSON = {"content-type": "application/json"}
@@ -416,6 +417,35 @@ def test_many_addresses_of_one_network_share_a_rate(shop: Shop) -> None:
         assert [ask(f"2001:db8::{host}") for host in range(1, 6)] == [200] * 3 + [429] * 2
         assert [ask(address) for address in ("::ffff:192.0.2.1", "192.0.2.1") * 2] == [200] * 3 + [429]
         assert ask("2001:db8:0:1::1") == 200
+
+
+def test_one_client_has_so_many_requests_worked_on_at_once_and_others_come_in_between() -> None:
+    async def ask() -> None:
+        turns, running, most = Turns(), 0, 0
+        done: list[str] = []
+
+        async def one(client: str) -> None:
+            nonlocal running, most
+            async with turns.turn(client):
+                running += 1
+                most = max(most, running)
+                await asyncio.sleep(0.01)
+                running -= 1
+            done.append(client)
+
+        greedy = [asyncio.create_task(one("greedy")) for _ in range(MOST_WAITING)]
+        await asyncio.sleep(0)
+        assert turns.full("greedy")
+        assert not turns.full("other")
+        greedy[-1].cancel()
+        await one("other")
+        assert len(done) <= AT_ONCE + 1
+        await asyncio.gather(*greedy, return_exceptions=True)
+        assert most == AT_ONCE + 1
+        assert not turns.full("greedy")
+        assert not turns._clients, "nobody is remembered who waits for nothing"
+
+    asyncio.run(ask())
 
 
 # -- what strangers are told ------------------------------------------------------------------------------------------
