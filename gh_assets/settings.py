@@ -244,7 +244,7 @@ class Settings(BaseSettings):
     trusted_proxies: str | None = Field(
         default=None,
         validation_alias="GH_ASSETS_TRUSTED_PROXIES",
-        description="Addresses of proxies whose X-Forwarded-For is believed, separated by commas.",
+        description="Addresses of proxies whose X-Forwarded-For and -Prefix are believed, separated by commas.",
     )
     serve_rate: int = Field(
         default=600,
