@@ -66,7 +66,8 @@ async def over(port: int, connections: int, use: Use, receive: int = 0) -> None:
                 await use(reader, writer)
             if writer is not None:
                 writer.transport.abort()
-            await asyncio.sleep(0.05)
+            # 200 new connections a second at most: a flood of them is for the proxy, or the kernel.
+            await asyncio.sleep(connections / 200)
 
     await asyncio.gather(*(one() for _ in range(connections)))
 

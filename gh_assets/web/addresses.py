@@ -8,11 +8,11 @@ from __future__ import annotations
 import functools
 import ipaddress
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from starlette.requests import Request
-from starlette.types import ASGIApp, Scope
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 LONGEST_PREFIX = 200
@@ -79,6 +79,21 @@ def network_of(address: str) -> str:
 def unmapped(address: str) -> str:
     """The same address, as one of IPv4 if it is one: on a socket for both versions a proxy must be recognized."""
     return network_of(address) if address.lower().startswith("::ffff:") else address
+
+
+def trusts(proxies: Sequence[str]) -> Callable[[str], bool]:
+    """Whether an address is one of the trusted proxies.
+
+    Parameters
+    ----------
+    proxies : sequence of str
+        Addresses and networks.
+    """
+    return Addresses(_nothing, proxies=proxies).trusted_hosts.__contains__
+
+
+async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
+    """An application that is never called."""
 
 
 class Addresses(ProxyHeadersMiddleware):

@@ -40,8 +40,8 @@ BODY_SECONDS = 10.0
 
 MOST_CLIENTS = 10_000
 
-AT_ONCE = 16
-"""Requests of one client that are worked on at once: both threads of the batcher full."""
+AT_ONCE = 4
+"""Requests of one client that are worked on at once: another client waits for no more than these."""
 
 MOST_WAITING = 100
 """Requests of one client that are worked on or wait."""

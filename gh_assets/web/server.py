@@ -7,21 +7,19 @@ these are the `ConnectionLimits`.
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import os
 import socket
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import uvicorn
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gh_assets.errors import ConfigurationError
 from gh_assets.settings import Settings, split_words
-from gh_assets.web.addresses import network_of, unmapped
+from gh_assets.web.addresses import network_of, trusts, unmapped
 from gh_assets.web.app import build_app
 from gh_assets.web.logs import log_json
 from gh_assets.web.safety import LOCAL, MOST_HEAD
@@ -38,8 +36,14 @@ CONNECTIONS = 1000
 ADDRESS_CONNECTIONS = 100
 """Limit on the connections of one client, see `network_of`; a trusted proxy has none."""
 
-SOCKET_BUFFER = 128 * 1024
-"""Bytes of a connection that the kernel keeps in each direction (Linux doubles it for its own use)."""
+WAIT_SECONDS = 1.0
+"""A connection that has waited for its client for so long makes room for another of that client."""
+
+RECEIVE_BUFFER, SEND_BUFFER = 32 * 1024, 128 * 1024
+"""Bytes of a connection that the kernel keeps in each direction (Linux doubles them for its own use).
+
+No more than what has come is read at once: so a head is never parsed that is much larger than `MOST_HEAD`.
+"""
 
 STOP_SECONDS = 15
 """How long requests that have begun may take when the server stops."""
@@ -77,11 +81,44 @@ class ConnectionLimits:
 
     def __init__(self, is_exempt: Callable[[str], bool]) -> None:
         self._is_exempt = is_exempt
+        self._clients: dict[str, dict[H11Protocol, None]] = {}
         # The request belongs to it: whoever asks again and again is not in one phase all the time.
         self._since: dict[H11Protocol, tuple[Phase, object, float]] = {}
 
-    def enforce(self, connections: Iterable[H11Protocol], now: float) -> None:
-        """Look at all connections, and end those beyond a limit.
+    def admit(self, connection: H11Protocol) -> None:
+        """Count a new connection; beyond the limit it takes the place of one that only waits, or ends."""
+        address = connection.client[0] if connection.client is not None else ""
+        if self._is_exempt(unmapped(address)):
+            return
+        own = self._clients.setdefault(network_of(address), {})
+        own[connection] = None
+        if len(own) > ADDRESS_CONNECTIONS:
+            excess = next((one for one in own if self._only_waits(one)), connection)
+            self.release(excess)
+            excess.connections.discard(excess)  # at once: it must not count against other clients' requests
+            excess.transport.abort()
+
+    def release(self, connection: H11Protocol) -> None:
+        """Count a connection no more."""
+        client = network_of(connection.client[0] if connection.client is not None else "")
+        own = self._clients.get(client, {})
+        own.pop(connection, None)
+        if not own:
+            self._clients.pop(client, None)
+
+    def _only_waits(self, connection: H11Protocol) -> bool:
+        """Whether a connection never asked, or has waited for its client for a while."""
+        if connection.cycle is None:
+            return True
+        phase, cycle, began = self._since.get(connection, (Phase.ANSWERING, None, 0.0))
+        return (
+            cycle is connection.cycle
+            and phase is phase_of(connection) is not Phase.ANSWERING
+            and time.monotonic() - began > WAIT_SECONDS
+        )
+
+    def end_slow(self, connections: Iterable[H11Protocol], now: float) -> None:
+        """End the connections whose client takes too long.
 
         Parameters
         ----------
@@ -90,7 +127,6 @@ class ConnectionLimits:
             Seconds of a clock that only goes forward.
         """
         since: dict[H11Protocol, tuple[Phase, object, float]] = {}
-        clients: dict[str, list[H11Protocol]] = defaultdict(list)
         for connection in connections:
             state = phase_of(connection), connection.cycle
             before = self._since.get(connection)
@@ -102,26 +138,32 @@ class ConnectionLimits:
                 connection.transport.abort()
             else:
                 since[connection] = *state, began
-                if connection.client is not None and not self._is_exempt(unmapped(connection.client[0])):
-                    clients[network_of(connection.client[0])].append(connection)
-        for found in clients.values():
-            excess = len(found) - ADDRESS_CONNECTIONS
-            if excess > 0:
-                # First those that wait for something of the client, the longest first; then the newest requests.
-                found.sort(
-                    key=lambda one: (-since[one][2], 0) if since[one][0] is Phase.ANSWERING else (0, since[one][2])
-                )
-                for connection in found[:excess]:
-                    connection.transport.abort()
         self._since = since
 
 
-def configuration(settings: Settings, host: str, port: int, *, root_path: str = "", **more: Any) -> uvicorn.Config:
+class LimitedProtocol(H11Protocol):
+    """uvicorn's protocol, which says when a connection comes and goes."""
+
+    limits: ConnectionLimits
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.limits.admit(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.limits.release(self)
+        super().connection_lost(exc)
+
+
+def configuration(
+    settings: Settings, limits: ConnectionLimits, host: str, port: int, *, root_path: str = ""
+) -> uvicorn.Config:
     """How the application is served.
 
     Parameters
     ----------
     settings : Settings
+    limits : ConnectionLimits
     host, port : str, int
         Where it listens.
     root_path : str
@@ -133,7 +175,8 @@ def configuration(settings: Settings, host: str, port: int, *, root_path: str = 
         build_app(settings, hosts=hosts, root_path=root_path),
         host=host,
         port=port,
-        http="h11",  # unlike httptools it bounds what it has not understood yet, and refuses a second Host
+        # Unlike httptools, h11 bounds what it has not understood yet, and refuses a second Host.
+        http=type("Protocol", (LimitedProtocol,), {"limits": limits}),
         h11_max_incomplete_event_size=MOST_HEAD,
         ws="none",
         loop="uvloop",
@@ -144,7 +187,6 @@ def configuration(settings: Settings, host: str, port: int, *, root_path: str = 
         limit_concurrency=CONNECTIONS,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=STOP_SECONDS,
-        **more,
     )
 
 
@@ -154,18 +196,16 @@ class LimitedServer(uvicorn.Server):
     Parameters
     ----------
     config : uvicorn.Config
-    proxies : sequence of str
-        Addresses and networks of trusted proxies.
+    limits : ConnectionLimits
     on_listening : callable, optional
         Called with each address.
     """
 
     def __init__(
-        self, config: uvicorn.Config, proxies: list[str], on_listening: Callable[[str], None] | None = None
+        self, config: uvicorn.Config, limits: ConnectionLimits, on_listening: Callable[[str], None] | None = None
     ) -> None:
         super().__init__(config)
-        trusted = ProxyHeadersMiddleware(config.app, proxies).trusted_hosts  # type: ignore[arg-type]
-        self._limits = ConnectionLimits(trusted.__contains__)
+        self._limits = limits
         self._on_listening = on_listening
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -178,14 +218,14 @@ class LimitedServer(uvicorn.Server):
                     self._on_listening(f"http://{f'[{host}]' if ':' in host else host}:{port}")
 
     async def on_tick(self, counter: int) -> bool:
-        self._limits.enforce(list(self.server_state.connections), time.monotonic())  # type: ignore[arg-type]
+        self._limits.end_slow(list(self.server_state.connections), time.monotonic())  # type: ignore[arg-type]
         return await super().on_tick(counter)
 
 
 def bound_connections(listening: socket.socket) -> None:
     """Bound what the kernel keeps for each connection that a socket accepts, and how long."""
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: also after the process has closed its side
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * WRITE_SECONDS))
 
@@ -199,8 +239,8 @@ def make_server(
     on_listening: Callable[[str], None] | None = None,
 ) -> LimitedServer:
     """The server of `gh-assets serve`, not started yet; the parameters are those of `serve`."""
-    config = configuration(settings, host, port, root_path=root_path)
-    return LimitedServer(config, split_words(settings.trusted_proxies or ""), on_listening)
+    limits = ConnectionLimits(trusts(split_words(settings.trusted_proxies or "")))
+    return LimitedServer(configuration(settings, limits, host, port, root_path=root_path), limits, on_listening)
 
 
 def serve(
