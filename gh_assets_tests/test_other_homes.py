@@ -126,6 +126,7 @@ def test_ctrl_c_ends_a_run_that_waits_for_new_quota(serve_world, fresh_home: Pat
     let_go(fresh_home)
 
 
+@pytest.mark.slow
 def test_the_archive_alone_gives_exactly_its_stars(fresh_home: Path, tmp_path: Path) -> None:
     """No list, no token, no GitHub: repositories and stars are those of the hours."""
     rng = np.random.default_rng(2)
@@ -163,6 +164,7 @@ def test_the_archive_alone_gives_exactly_its_stars(fresh_home: Path, tmp_path: P
     let_go(fresh_home)
 
 
+@pytest.mark.slow
 def test_with_every_list_closed_a_model_is_built_from_users_and_it_is_said(
     serve_world, fresh_home: Path, tmp_path: Path
 ) -> None:

@@ -89,6 +89,7 @@ def stored(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, b
     database.client.close()
 
 
+@pytest.mark.slow
 def test_runs_with_every_kind_of_failure_leave_no_token_anywhere(
     serve_world: Callable[..., tuple[Standin, str]], fresh_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

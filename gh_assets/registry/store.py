@@ -742,7 +742,7 @@ def create_indexes(documents: Documents) -> None:
                 [("name", pymongo.ASCENDING), *keys] if number == "version" else keys,
                 unique=True,
                 # Documents of the original system have none. DocumentDB and Atlas know no $type here.
-                partialFilterExpression={number: {"$gte": 1}},
+                partialFilterExpression={number: {"$exists": True}},
             )
         except OperationFailure as error:
             if error.code not in _OTHER_OPTIONS:  # an earlier version's, which says the same in other words
