@@ -319,6 +319,7 @@ def test_another_world_needs_another_home(
     assert run_json(ran.home, "status")["world"] == "the stars of stars.parquet"
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_collecting_goes_on_and_ends_with_the_same_data(
     ran: Ran, fresh_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
