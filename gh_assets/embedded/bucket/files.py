@@ -240,6 +240,11 @@ class Files:
         conditions.check(found, reading=True)
         return _present(found, bucket, name, generation)
 
+    def _changeable(self, bucket: str, name: str, conditions: Preconditions, generation: int | None) -> Entry:
+        found = self._found(bucket, name)
+        conditions.check(found)
+        return _present(found, bucket, name, generation)
+
     def _found(self, bucket: str, name: str) -> Entry | None:
         row = self._index.execute("SELECT * FROM objects WHERE bucket = ? AND name = ?", (bucket, name)).fetchone()
         if row is None:
@@ -377,9 +382,7 @@ class Files:
             404 if it is not there, 412 by the preconditions.
         """
         with self._changing() as index:
-            found = self._found(bucket, name)
-            conditions.check(found)
-            found = _present(found, bucket, name, generation)
+            found = self._changeable(bucket, name, conditions, generation)
             merged = dict(properties) if whole else _merged(found.properties, properties)
             entry = replace(found, metageneration=found.metageneration + 1, updated=_now(), properties=merged)
             _put(index, entry)
@@ -394,9 +397,7 @@ class Files:
             404 if it is not there, 412 by the preconditions.
         """
         with self._changing() as index:
-            found = self._found(bucket, name)
-            conditions.check(found)
-            found = _present(found, bucket, name, generation)
+            found = self._changeable(bucket, name, conditions, generation)
             index.execute("DELETE FROM objects WHERE bucket = ? AND name = ?", (bucket, name))
         self._forget(found)
 
