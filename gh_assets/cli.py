@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import logging
 import os
 import secrets
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
-from pymongo.errors import ConnectionFailure, PyMongoError
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
     from gh_assets.registry import ModelRegistry, Move, RegisteredModel
 
 errors = Console(stderr=True, highlight=False)
+
+PLAIN_CHARACTERS = {"★": "*", "×": "x", "–": "-", "…": "...", "→": "->", "’": "'", "“": '"', "”": '"', "·": "-"}
+"""What stands for a character on a terminal that does not have it."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 number_option = click.option("-n", "n", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many.")
@@ -693,39 +698,84 @@ def doctor(only_settings: bool, as_json: bool) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: errors that a person can act on become one line and exit code 1."""
+    """Run the command: whatever goes wrong becomes one sentence and exit code 1.
+
+    Raises
+    ------
+    SystemExit
+    KeyboardInterrupt
+        At Ctrl-C, which the caller explains.
+    """
     _quieten()
     keep_private()
+    _prepare_terminal()
     try:
         prepare_network()
         cli.main(args=None if arguments is None else list(arguments), standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        errors.print("Stopped. What was collected is kept; run again to go on.")
-        sys.exit(1)
-    except PyMongoError as error:
-        from gh_assets.services import mongo_reason
-
-        passing = isinstance(error, ConnectionFailure) or error.has_error_label("RetryableWriteError")
-        remedy = "Run again: nothing is lost." if passing else "What was collected is kept."
-        errors.print(
-            f"[red]Error:[/] MongoDB failed in the middle: {_plain(mongo_reason(error))}. {remedy}",
-            soft_wrap=True,
-        )
-        sys.exit(1)
-    except GhAssetsError as error:
-        errors.print(f"[red]Error:[/] {_plain(str(error))}", soft_wrap=True)
-        sys.exit(1)
+    except click.Abort:
+        raise KeyboardInterrupt from None
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         sys.exit(1)
+    except Exception as error:  # noqa: BLE001 - no traceback for anything that can happen
+        _fail(error)
+
+
+def _fail(error: Exception) -> NoReturn:
+    """Say what happened in one sentence, name the log that has the details, and exit with 1."""
+    from gh_assets.dagster_home import history_folder
+    from gh_assets.failures import cause_of, explain, has_details, write_log
+
+    try:
+        settings = load_settings()
+        home, history = settings.home_path, history_folder(settings)
+    except (GhAssetsError, OSError, RuntimeError):  # not even the settings can be read
+        home = history = Path(tempfile.gettempdir())
+    cause = cause_of(error)
+    sentence = explain(cause, history)
+    if has_details(cause):
+        log = write_log(error, home)
+        sentence += f" Details: {log}" if log is not None else ""
+    with suppress(OSError):
+        errors.print(f"[red]Error:[/] {_plain(sentence)}", soft_wrap=True)
+    _discard_output()
+    sys.exit(1)
+
+
+def _discard_output() -> None:
+    """Keep Python from trying once more, at its end, to write what could not be written."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+            continue
+        with suppress(OSError, ValueError, AttributeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _prepare_terminal() -> None:
+    """Let a terminal that has no Unicode show what it can in place of what it cannot."""
+    codecs.register_error("gh_assets.transliterate", _transliterate)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="gh_assets.transliterate")
+
+
+def _transliterate(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    return "".join(PLAIN_CHARACTERS.get(character, "?") for character in text), error.end
 
 
 def _quieten() -> None:
     """Dagster logs every event to stderr; a person at a terminal has the progress instead."""
-    logging.getLogger("dagster").setLevel(logging.CRITICAL)
+    for name in ("dagster", "sqlalchemy"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _plain(text: str) -> str:
@@ -746,7 +796,8 @@ def _folded(name: str) -> Column:
 
 
 def _print_json(document: Any) -> None:
-    click.echo(json.dumps(document, ensure_ascii=False, indent=2))
+    unicode = (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf")
+    click.echo(json.dumps(document, ensure_ascii=not unicode, indent=2))
 
 
 @contextmanager

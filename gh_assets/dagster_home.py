@@ -11,24 +11,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from dagster import DagsterInstance
+from dagster import DagsterError, DagsterInstance
 from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS, EVENT_TYPE_TO_PIPELINE_RUN_STATUS
 from dagster._core.events.log import EventLogEntry
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
+from dagster._core.storage.event_log.sqlite import sqlite_event_log
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
+from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
+from dagster._core.storage.runs.sqlite import sqlite_run_storage
+from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData
 from sqlalchemy import insert
+from yaml import YAMLError
 
+from gh_assets.errors import ConfigurationError
 from gh_assets.home import keep_private, make_private, open_home
 from gh_assets.network import prepare_network
-from gh_assets.settings import load_settings
+from gh_assets.settings import Settings, load_settings
 
 # Dagster reads this in every process that executes steps, and has no other way to set it. This module is loaded by
 # each process that opens the instance, so it is the one place that reaches them all; a value of the user's wins.
@@ -143,15 +149,75 @@ INSTANCE_CONFIGURATION: dict[str, Any] = {
 """What the checkout's ``dagster.yaml`` says, for processes that don't run in the checkout."""
 
 
+def _connection_string(folder: str, name: str) -> str:
+    """Address of an SQLite database. Dagster's own takes ``?`` and ``%`` in a path for parts of an address."""
+    path = Path(folder).absolute() / f"{name}.db"
+    return "sqlite:///" + str(path).replace("%", "%25").replace("?", "%3F")
+
+
+for _module in (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage):
+    vars(_module)["create_db_conn_string"] = _connection_string
+
+
+NOT_CAPTURED = {"module": NoOpComputeLogManager.__module__, "class": NoOpComputeLogManager.__name__}
+
+
+def history_folder(settings: Settings) -> Path:
+    """Folder of Dagster's history: that of ``DAGSTER_HOME`` if it is set, else the home's own."""
+    return Path(os.environ.get("DAGSTER_HOME") or settings.dagster_home)
+
+
+def other_instance_warning() -> str | None:
+    """Say that this process was started by a `dagster dev` whose instance is not the one that the command uses.
+
+    Without ``DAGSTER_HOME``, `dagster dev` uses the ``dagster.yaml`` of the folder it was started in, and a temporary
+    instance where there is none; `gh-assets` uses the home's.
+    """
+    if not os.environ.get("DAGSTER_IS_DEV_CLI") or os.environ.get("DAGSTER_HOME"):
+        return None
+    with suppress(OSError, UnicodeDecodeError):
+        if HomeStorage.__module__ in Path("dagster.yaml").read_text(encoding="utf-8"):
+            return None
+    return (
+        f"dagster dev was started in {Path.cwd()}, which has no dagster.yaml of gh_assets: its runs, partitions and "
+        f"sensors are not those of the home {load_settings().home_path}. Start it in the checkout, or copy the "
+        "checkout's dagster.yaml into this folder."
+    )
+
+
 @contextmanager
 def open_instance() -> Iterator[DagsterInstance]:
     """The instance that `dagster dev` in the checkout uses: that of ``DAGSTER_HOME`` if set, else the home's own."""
-    if os.environ.get("DAGSTER_HOME"):
-        with DagsterInstance.get() as instance:
+    chosen = os.environ.get("DAGSTER_HOME")
+    if chosen:
+        with _opened(chosen) as instance:
             yield instance
         return
     folder = load_settings().dagster_home
     make_private(open_home(folder.parent) / folder.name)
-    reference = InstanceRef.from_dir(str(folder), overrides=INSTANCE_CONFIGURATION)
+    # What a command prints stands on its terminal; capturing it takes two processes a step, which Ctrl-C would reach.
+    configuration = {**INSTANCE_CONFIGURATION, "compute_logs": NOT_CAPTURED}
+    reference = InstanceRef.from_dir(str(folder), overrides=configuration)
     with DagsterInstance.from_ref(reference) as instance:
         yield instance
+
+
+def _opened(dagster_home: str) -> DagsterInstance:
+    """The instance of ``DAGSTER_HOME``; says in one sentence why there is none."""
+    problem = ""
+    if not Path(dagster_home).is_absolute():
+        problem = "it is not an absolute path"
+    elif not Path(dagster_home).is_dir():
+        problem = "there is no such folder"
+    if problem:
+        raise ConfigurationError(
+            f"DAGSTER_HOME ({dagster_home}) cannot be used: {problem}. Set it to an existing folder, or unset it "
+            "to use the home's own instance."
+        )
+    try:
+        return DagsterInstance.get()
+    except (DagsterError, YAMLError, TypeError) as error:
+        raise ConfigurationError(
+            f"DAGSTER_HOME ({dagster_home}) cannot be used: its dagster.yaml is not what Dagster expects "
+            f"({type(error).__name__}). `dagster instance info` says more."
+        ) from error

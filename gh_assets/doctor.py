@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from pymongo.errors import PyMongoError
+
 from gh_assets.collector.limits import Resource
+from gh_assets.dagster_home import history_folder, open_instance
 from gh_assets.errors import GhAssetsError
+from gh_assets.failures import SYSTEM_ERRORS, explain
 from gh_assets.home import open_home
 from gh_assets.migrations import MODELS
 from gh_assets.services import (
@@ -21,6 +28,8 @@ from gh_assets.services import (
     open_mongo,
 )
 from gh_assets.settings import Settings
+
+HISTORY_DATABASES = ("history/runs.db", "history/runs/index.db", "schedules/schedules.db")
 
 
 @dataclass(frozen=True)
@@ -36,22 +45,21 @@ class Finding:
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """Examine home, MongoDB, Cloud Storage and GitHub; never raises for what a finding can say."""
+    """Examine home, MongoDB, Cloud Storage, GitHub and Dagster; never raises for what a finding can say."""
     checks: list[tuple[str, Callable[[Settings], str]]] = [
         ("home", _home),
         ("MongoDB", _mongo),
         ("Cloud Storage", _gcs),
         ("GitHub", _github),
+        ("Dagster", _dagster),
         ("compute", _compute),
     ]
     findings = []
     for service, check in checks:
         try:
             findings.append(Finding(service, True, check(settings)))
-        except GhAssetsError as error:
-            findings.append(Finding(service, False, str(error)))
-        except OSError as error:
-            findings.append(Finding(service, False, f"{error}. Set GH_ASSETS_HOME to a folder that can be written to."))
+        except (GhAssetsError, PyMongoError, *SYSTEM_ERRORS) as error:
+            findings.append(Finding(service, False, explain(error, history_folder(settings))))
     return findings
 
 
@@ -105,6 +113,18 @@ def _github(settings: Settings) -> str:
             parts.append(f"token {labels}: {' and '.join(left) or 'no limit'} left this hour")
         parts += [f"token {label} is refused" for label in pool.retired]
         return f"{'the stand-in' if settings.uses_standin else settings.github_api_url}, {'; '.join(parts)}"
+
+
+def _dagster(settings: Settings) -> str:
+    folder = history_folder(settings)
+    with open_instance() as instance:
+        runs = instance.get_runs_count()
+        for path in filter(Path.exists, (folder / name for name in HISTORY_DATABASES)):
+            with closing(sqlite3.connect(path)) as database:
+                (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+            if found != "ok":
+                raise sqlite3.DatabaseError(f"{path.name} is malformed")
+    return f"{runs:,} runs in {folder}"
 
 
 def _compute(settings: Settings) -> str:

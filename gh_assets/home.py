@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import suppress
 from pathlib import Path
 
-OURS = ("bucket", "cache", "checkpoints", "dagster", "gcs", "mongo", "run", "web", "world.json")
+from gh_assets.errors import ConfigurationError
+
+OURS = ("bucket", "cache", "checkpoints", "dagster", "errors.log", "gcs", "mongo", "run", "web", "world.json")
 """What the product keeps in a home."""
 
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -22,14 +25,28 @@ def open_home(home: Path) -> Path:
     """Make a home if there is none, and close it to others if an earlier version left it open.
 
     Where the home is a folder with other things in it, only what is ours is closed.
+
+    Raises
+    ------
+    ConfigurationError
+        If there can be no home: it is a file, lies below one, or may not be written to.
     """
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if home.stat().st_mode & OTHERS and home.stat().st_uid == os.getuid():
-        mixed = any(path.name not in OURS for path in home.iterdir())
-        for name in OURS:
-            _close(home / name)
-        if not mixed:
-            home.chmod(0o700)
+    try:
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not os.access(home, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "it cannot be written to", str(home))
+        if home.stat().st_mode & OTHERS and home.stat().st_uid == os.getuid():
+            mixed = any(path.name not in OURS for path in home.iterdir())
+            for name in OURS:
+                _close(home / name)
+            if not mixed:
+                home.chmod(0o700)
+    except OSError as error:
+        shown = f"{str(home)[:200]}{'…' if len(str(home)) > 200 else ''}"
+        reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
+        raise ConfigurationError(
+            f"GH_ASSETS_HOME ({shown}) cannot be used: {reason}. Set it to a folder that you can write to."
+        ) from error
     return home
 
 

@@ -99,7 +99,7 @@ def github_standin(home: Path) -> tuple[str, str]:
 
 def read_world(home: Path) -> HomeWorld:
     """The world that this home's stand-in serves: the one last chosen, else the synthetic one."""
-    path = home / "world.json"
+    path = open_home(home) / "world.json"
     try:
         chosen = json.loads(path.read_text(encoding="utf-8"))
         archive = bool(chosen.get("archive", False))

@@ -24,6 +24,8 @@ from gh_assets.locks import is_locked, open_lock, unlock, wait_lock
 IDLE_SECONDS = 10.0
 """How long a server goes on without users before it ends."""
 
+SIGNS_OF_DAMAGE = ("corrupt", "malformed", "not a database", "salvage")
+
 _ENVIRONMENT_KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
 
 _user_locks: dict[Path, int] = {}
@@ -155,15 +157,23 @@ def _start(spec: ServerSpec, base: Path) -> int:
         if guardian is not None and guardian.poll() is not None:
             break
         time.sleep(0.02)
+    end = _last_words(base.with_suffix(".log"))
+    remedy = ""
+    if any(sign in end.lower() for sign in SIGNS_OF_DAMAGE):
+        remedy = (
+            " Its data are damaged: move the home away and restore a backup with gh-assets data restore, "
+            "or collect again."
+        )
     raise ServiceUnavailableError(
-        f"The embedded {spec.title} did not start. Its log, {base.with_suffix('.log')}, ends: "
-        f"{_last_lines(base.with_suffix('.log'))}"
+        f"The embedded {spec.title} did not start. Its log, {base.with_suffix('.log')}, ends: {end}.{remedy}"
     )
 
 
-def _last_lines(path: Path, count: int = 3) -> str:
+def _last_words(path: Path, count: int = 2) -> str:
+    """The last lines that are not part of a stack trace."""
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
-    return " | ".join(lines[-count:]) or "(nothing)"
+    told = [line.rstrip(" .") for line in lines if line.strip() and not line[0].isspace()]
+    return "; ".join(told[-count:]) or "(nothing)"

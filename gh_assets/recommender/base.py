@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from gh_assets.errors import GhAssetsError, InvalidInteractionsError, StoredDataError
+from gh_assets.recommender.files import system_errors
 from gh_assets.recommender.interactions import Csr, check_interactions
 from gh_assets.recommender.metrics import rank_items
 
@@ -154,7 +155,8 @@ class Recommender(ABC):
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
         weights = {key: np.ascontiguousarray(value) for key, value in self._weights().items()}
-        save_file(weights, folder / WEIGHTS_FILE)
+        with system_errors(folder / WEIGHTS_FILE):
+            save_file(weights, folder / WEIGHTS_FILE)
         document = {
             "model": self.name,
             "items": self.items,

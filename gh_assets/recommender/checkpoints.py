@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from gh_assets.recommender.files import system_errors
 from gh_assets.recommender.interactions import Csr
 
 FILE = "training.safetensors"
@@ -47,7 +48,9 @@ class Checkpoints:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         draft = self.path.with_suffix(".draft")
         said = json.dumps({**checkpoint.document, "fingerprint": self.fingerprint})
-        save_file({name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}, draft, {"document": said})
+        tensors = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
+        with system_errors(draft):
+            save_file(tensors, draft, {"document": said})
         with draft.open("rb") as file:
             os.fsync(file.fileno())
         draft.replace(self.path)
