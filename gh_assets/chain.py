@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from dagster import DagsterExecutionInterruptedError, DagsterInstance, ExecuteInProcessResult
+from dagster import DagsterExecutionInterruptedError, DagsterInstance
 from dagster._core.errors import DagsterAssetCheckFailedError
 from pymongo.errors import PyMongoError
 
@@ -23,9 +23,10 @@ from gh_assets.collector.archive_days import days_of
 from gh_assets.collector.seeds import read_seeds_file
 from gh_assets.collector.stars_file import read_stars
 from gh_assets.dagster_home import open_instance
-from gh_assets.dagster_runs import OWN_PROCESS, fail_dead_runs
+from gh_assets.dagster_runs import OWN_PROCESS, execute_job, fail_dead_runs
 from gh_assets.embedded.services import HomeWorld, choose_world, read_world
 from gh_assets.errors import CheckFailedError, ConfigurationError, GhAssetsError, InputError
+from gh_assets.failures import cause_of
 from gh_assets.services import (
     asset_store,
     claim_world,
@@ -135,7 +136,7 @@ def run_chain(
     return {"leaderboard": _leaderboard(settings), "examples": _examples(settings), "checks_failed": failed}
 
 
-def _requests_of(result: ExecuteInProcessResult) -> int:
+def _requests_of(result: dg.JobExecutionResult) -> int:
     """Requests that the run of `repos` sent, as its metadata say."""
     for event in result.get_asset_materialization_events():
         sent = event.materialization.metadata.get("requests")
@@ -209,29 +210,27 @@ def _absolute(path: Path | None) -> str | None:
 
 def _execute(
     defs: dg.Definitions, job: str, instance: DagsterInstance, ops: dict[str, Any], tags: dict[str, str]
-) -> ExecuteInProcessResult:
+) -> dg.JobExecutionResult:
     """Run a job in this process; an error of ours comes out as it is, not wrapped in Dagster's."""
     run_id = str(uuid.uuid4())
     try:
         with without_retries():
-            return defs.resolve_job_def(job).execute_in_process(
+            return execute_job(
+                defs.resolve_job_def(job),
+                instance,
+                run_id=run_id,
                 # Events go to Dagster's storage all the same; the terminal shows our progress instead.
                 run_config={"ops": ops, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-                instance=instance,
                 tags={**tags, **OWN_PROCESS},
-                run_id=run_id,
-                raise_on_error=True,
             )
     except DagsterExecutionInterruptedError:
         raise KeyboardInterrupt from None
     except DagsterAssetCheckFailedError:
         raise _failed_check(instance, run_id) from None
     except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, (GhAssetsError, PyMongoError)):
-                raise cause from None
-            cause = cause.__cause__
+        cause = cause_of(error)
+        if isinstance(cause, (GhAssetsError, PyMongoError)):
+            raise cause from None
         raise
 
 

@@ -8,17 +8,34 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+from dagster import (
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    JobDefinition,
+    JobExecutionResult,
+    RunsFilter,
+    in_process_executor,
+)
+from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.definitions.repository_definition import SINGLETON_REPOSITORY_NAME
 from dagster._core.events import DagsterEventType
+from dagster._core.execution.api import execute_run
 from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, WorkerStatus
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepositoryOrigin
 from dagster._core.storage.tags import MAX_RETRIES_TAG
 
 import gh_assets.dagster_home  # noqa: F401 - sets how events are written, whatever stores them
 
 WORKER_EVENTS = 20
 """Engine events of a run that may name its process: it is among the first."""
+
+CODE_LOCATION = "gh_assets"
+"""The name of the code location in workspace.yaml."""
 
 OWN_PROCESS = {MAX_RETRIES_TAG: "0"}
 """Tags of runs that a command executes itself: the daemon has no way to start them again."""
@@ -38,6 +55,31 @@ class HomeRunLauncher(DefaultRunLauncher):
         if is_alive(*pid):
             return CheckRunHealthResult(WorkerStatus.RUNNING)
         return CheckRunHealthResult(WorkerStatus.FAILED, f"the process {pid[0]} is gone")
+
+
+def execute_job(
+    job: JobDefinition,
+    instance: DagsterInstance,
+    *,
+    run_id: str,
+    run_config: Mapping[str, Any],
+    tags: Mapping[str, str],
+) -> JobExecutionResult:
+    """Execute a job in this process, as a run that the UI shows like those that it started itself.
+
+    `JobDefinition.execute_in_process` does not say which code location a run belongs to, so that the UI shows such runs
+    neither on its timeline nor beside their jobs.
+    """
+    here = job.with_executor_def(in_process_executor)
+    location = RegisteredCodeLocationOrigin(CODE_LOCATION)
+    run = instance.create_run_for_job(
+        job_def=here,
+        run_id=run_id,
+        run_config=run_config,
+        tags={**job.run_tags, **tags},
+        remote_job_origin=RemoteRepositoryOrigin(location, SINGLETON_REPOSITORY_NAME).get_job_origin(job.name),
+    )
+    return execute_run(InMemoryJob(here), run, instance, raise_on_error=True)
 
 
 def process_of(instance: DagsterInstance, run_id: str) -> tuple[int, float] | None:

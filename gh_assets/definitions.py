@@ -5,7 +5,6 @@ import warnings
 
 import dagster as dg
 
-import gh_assets.dagster_home  # noqa: F401 - sets how events are written, in each process that executes steps
 from gh_assets.assets import ALL_ASSETS
 from gh_assets.assets.collecting import SHARES_IO, SharesIOManager
 from gh_assets.automation.executors import executor_of
@@ -13,11 +12,17 @@ from gh_assets.automation.jobs import ALL_JOBS
 from gh_assets.automation.schedules import ALL_SCHEDULES
 from gh_assets.automation.sensors import ALL_SENSORS
 from gh_assets.checks import ALL_CHECKS
+
+# Importing it also sets how events are written, in each process that executes steps.
+from gh_assets.dagster_home import other_instance_warning
 from gh_assets.io_managers import GcsTypedIOManager
 from gh_assets.resources import GcsResource, GitHubResource, MongoResource
 from gh_assets.settings import load_settings
 
 _gcs = GcsResource()
+_warning = other_instance_warning()
+if _warning is not None:
+    dg.get_dagster_logger().warning(_warning)
 
 
 def _with_place(asset: dg.AssetsDefinition | dg.AssetSpec) -> dg.AssetsDefinition | dg.AssetSpec:

@@ -93,6 +93,20 @@ def test_status_has_the_figures_of_the_file(ran: Ran) -> None:
     assert set(ran.first["run"]["checks_failed"]) <= {"leaderboard: recvae_is_the_best"}
 
 
+def test_runs_of_the_command_belong_to_the_code_location(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The UI shows a run on its timeline and beside its job only where it knows which code location it is of."""
+    monkeypatch.setenv("GH_ASSETS_HOME", str(ran.home))
+    with open_instance() as instance:
+        runs = list(instance.get_runs())
+        of_jobs = list(instance.get_runs(dg.RunsFilter(tags={".dagster/repository": "__repository__@gh_assets"})))
+    assert len(runs) >= 2
+    assert {run.run_id for run in of_jobs} == {run.run_id for run in runs}
+    for run in runs:
+        assert run.remote_job_origin is not None
+        assert run.remote_job_origin.job_name == run.job_name
+        assert run.remote_job_origin.location_name == "gh_assets"
+
+
 def test_the_leaderboard_has_every_recommender(ran: Ran) -> None:
     board = ran.first["run"]["leaderboard"]
     assert set(board) == {"recvae", "hybrid", "popularity", "itemknn", "ease", "ials", "multvae"}
