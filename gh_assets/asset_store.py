@@ -18,7 +18,7 @@ import polars as pl
 from pyarrow import ArrowException
 
 from gh_assets.collector.concurrency import map_bounded
-from gh_assets.errors import ConcurrentWriteError, InputError, StoredDataError
+from gh_assets.errors import InputError, StoredDataError
 from gh_assets.memory import check_parquet, check_zip
 from gh_assets.objects import ABSENT, ObjectStore, StoredObject, checksum, digest_of
 from gh_assets.recommender.interactions import UserItemMatrix
@@ -242,16 +242,8 @@ class AssetStore:
             self.objects.copy(found, _version_name(found))
             self._forget_old(name)
         expected = ABSENT if found is None else found.generation
-        try:
-            replaces = {REPLACES: str(expected)}
-            return self.objects.write(
-                name, content, if_generation=expected, content_type=content_type, metadata=replaces
-            )
-        except ConcurrentWriteError:
-            now = self.objects.describe(name)
-            if now is not None and now.crc32c == crc32c:
-                return now  # our own, of which the answer was lost; or the same by another
-            raise
+        replaces = {REPLACES: str(expected)}
+        return self.objects.write(name, content, if_generation=expected, content_type=content_type, metadata=replaces)
 
     def _is_sound(self, name: str) -> bool:
         """Whether an object still has the content that its checksum speaks of: damage is written over, too."""

@@ -10,11 +10,11 @@ import base64
 import datetime as dt
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 from urllib.parse import quote
 
 import google.auth
@@ -58,6 +58,8 @@ UPLOADED_AT_ONCE = 16 << 20
 """Bytes of a file in a request: what has arrived is not sent again."""
 
 CHUNK = 1 << 20
+
+Result = TypeVar("Result")
 
 ABSENT = 0
 """The generation of an object that does not exist: as a precondition, only create."""
@@ -210,7 +212,8 @@ class ObjectStore:
         Raises
         ------
         ConcurrentWriteError
-            If the object has another generation: somebody else wrote it.
+            If the object has another generation: somebody else wrote it. What has this content and metadata already
+            is ours: a retry cannot know whether it was written by an attempt whose answer was lost.
         ServiceUnavailableError, AuthenticationError, ConfigurationError
             If the bucket cannot be reached, refuses us, or does not exist.
         """
@@ -234,12 +237,32 @@ class ObjectStore:
 
         with _explained(self.uri(name), writing=True):
             try:
-                return upload()
-            except NotFound:
-                if not self._create:
+                return self._stored(upload)
+            except PreconditionFailed:
+                size, crc32c = _measured(content)
+                found = self._present(name, size, crc32c, metadata or {})
+                if found is None:
                     raise
-                self._make_bucket()
-                return upload()
+                return found
+
+    def _stored(self, upload: Callable[[], StoredObject]) -> StoredObject:
+        """Upload, and make the bucket if it is not there."""
+        # Google's client reads the answer when it has stopped trying.
+        arrive: Callable[[], StoredObject] = self._retry.with_predicate(_is_cut)(upload)
+        try:
+            return arrive()
+        except NotFound:
+            if not self._create:
+                raise
+            self._make_bucket()
+            return arrive()
+
+    def _present(self, name: str, size: int, crc32c: str, metadata: Mapping[str, str]) -> StoredObject | None:
+        """What was to be written, if a refused attempt finds it there: an earlier attempt's answer was lost."""
+        found = self.describe(name)
+        if found is None or (found.size, found.crc32c) != (size, crc32c):
+            return None
+        return found if metadata.items() <= found.metadata.items() else None
 
     def _make_bucket(self) -> None:
         with suppress(Conflict):  # another process made it meanwhile
@@ -254,16 +277,21 @@ class ObjectStore:
             If there is no such object, or what arrives does not have its checksum.
         """
         with _explained(self.uri(name)):
-            return self.client.reader.read(self.name, name)
+            return _undamaged(lambda: self.client.reader.read(self.name, name))
 
     def read_to(self, name: str, path: Path) -> str:
         """Stream an object into a file, its checksum verified; gives the SHA-256 of what arrived, in hexadecimal."""
-        sha256 = hashlib.sha256()
-        with _explained(self.uri(name)), path.open("wb") as file:
-            for part in self.client.reader.parts(self.name, name):
-                file.write(part)
-                sha256.update(part)
-        return sha256.hexdigest()
+
+        def fetch() -> str:
+            sha256 = hashlib.sha256()
+            with path.open("wb") as file:
+                for part in self.client.reader.parts(self.name, name):
+                    file.write(part)
+                    sha256.update(part)
+            return sha256.hexdigest()
+
+        with _explained(self.uri(name)):
+            return _undamaged(fetch)
 
     @contextmanager
     def open_elsewhere(self, bucket: str, name: str) -> Iterator[IO[bytes]]:
@@ -308,10 +336,14 @@ class ObjectStore:
             target.content_type = source.content_type
             target.metadata = dict(source.metadata if metadata is None else metadata)
             token: str | None = ""
-            while token is not None:  # a large one between classes takes several calls
-                token, _, _ = target.rewrite(
-                    original, token=token or None, if_generation_match=if_generation, retry=self._retry
-                )
+            try:
+                while token is not None:  # a large one between classes takes several calls
+                    token, _, _ = target.rewrite(
+                        original, token=token or None, if_generation_match=if_generation, retry=self._retry
+                    )
+            except PreconditionFailed:
+                if self._present(name, source.size, source.crc32c, target.metadata) is None:
+                    raise
 
     def delete(self, name: str, *, if_generation: int | None = None) -> None:
         """Delete an object; one that is not there is no error: somebody else may have deleted it.
@@ -342,6 +374,14 @@ class ObjectStore:
         return (found.name for found in self.list(prefix))
 
 
+def _undamaged(read: Callable[[], Result]) -> Result:
+    """Read once more what arrived damaged: what the way did to it passes, and what the bucket did stays."""
+    try:
+        return read()
+    except DataLoss:
+        return read()
+
+
 def _described(blob: storage.Blob) -> StoredObject:
     return StoredObject(
         blob.bucket.name,
@@ -358,6 +398,14 @@ def _described(blob: storage.Blob) -> StoredObject:
 def checksum(content: bytes) -> str:
     """CRC32C in base64, as Cloud Storage writes it."""
     return _encoded(google_crc32c.value(content))
+
+
+def _measured(content: bytes | Path) -> tuple[int, str]:
+    """Size and checksum."""
+    if isinstance(content, bytes):
+        return len(content), checksum(content)
+    digest = digest_of(content)
+    return digest.size, digest.crc32c
 
 
 def _encoded(crc32c: int) -> str:
@@ -412,7 +460,12 @@ class _explained:  # noqa: N801 - used as a statement
 
 def _may_pass(error: Exception) -> bool:
     """Whether to try again: as Google's policy has it, but no certificate becomes better by it."""
-    return not is_untrusted(error) and bool(DEFAULT_RETRY._predicate(error))
+    return not is_untrusted(error) and (_is_cut(error) or bool(DEFAULT_RETRY._predicate(error)))
+
+
+def _is_cut(error: Exception) -> bool:
+    """Whether an answer arrived whose JSON is not whole."""
+    return isinstance(error, requests.JSONDecodeError)
 
 
 ROLE = "Give the account the role 'Storage Object Admin' on the bucket."

@@ -20,7 +20,7 @@ from typing import Literal
 
 import bson
 
-Fault = Literal["pass", "refuse", "cut", "truncate", "delay", "duplicate"]
+Fault = Literal["pass", "refuse", "cut", "truncate", "delay", "duplicate", "damage"]
 
 UNINTERESTING = {"hello", "ismaster", "isMaster", "ping", "endSessions", "buildInfo"}
 
@@ -176,6 +176,8 @@ class Proxy:
         if fault == "truncate":
             client.sendall(response[: len(response) // 2])
             return False
+        if fault == "damage" and self.kind == "http" and not response.endswith(b"\r\n\r\n"):
+            response = response[:-1] + bytes([response[-1] ^ 1])
         client.sendall(response)
         return True
 

@@ -14,6 +14,7 @@ from gh_assets.embedded import services as embedded
 from gh_assets.embedded.certificate import home_certificate
 from gh_assets.errors import ConcurrentWriteError, GhAssetsError, StoredDataError
 from gh_assets.object_reader import ObjectReader
+from gh_assets.objects import ABSENT
 from gh_assets.registry import CHAMPION, PURPOSE
 from gh_assets_tests.faults.proxy import FailAt, Fault, Plan, Proxy
 from gh_assets_tests.faults.work import Bench, content, table
@@ -26,7 +27,7 @@ class Away(Plan):
         return "refuse"
 
 
-FAULTS: list[Fault] = ["refuse", "cut", "truncate", "delay", "duplicate"]
+FAULTS: list[Fault] = ["refuse", "cut", "truncate", "delay", "duplicate", "damage"]
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ def everything(bench: Bench, number: int) -> dict[str, object]:
     return done
 
 
-SHOWN = "refuse", "truncate"
+SHOWN = "refuse", "truncate", "damage"
 """Faults that the fast tests show; the others run with the slow ones."""
 
 
@@ -119,6 +120,8 @@ def test_a_fault_at_any_call_is_survived_or_told(place: tuple[Bench, Bench, list
     for proxy in proxies:
         proxy.plan = Plan()
     assert "error" not in everything(behind, number), "a rerun does not succeed"
+    if fault == "damage":
+        assert told == 0, "what arrived damaged is asked for again"
     assert told <= calls // 4, "drivers and clients are to try again: nearly all faults are survived"
     print(f"{fault}: {calls} calls, {told} faults were told, the others survived")
 
@@ -139,6 +142,25 @@ def test_a_promotion_whose_answer_was_lost_is_not_made_twice(place: tuple[Bench,
     except (PyMongoError, ConcurrentWriteError):
         pytest.fail("a retryable write was not tried again")
     assert [move.why for move in direct.registry.aliases.history(PURPOSE, CHAMPION)] == ["second", "first"]
+
+
+def test_a_write_whose_answer_was_lost_is_no_conflict(place: tuple[Bench, Bench, list[Proxy]]) -> None:
+    behind, direct, proxies = place
+    present = direct.objects.write("a", b"old")
+    proxies[1].plan = FailAt(1, "cut")
+    written = behind.objects.write("a", b"new", if_generation=present.generation, metadata={"k": "v"})
+    assert written == direct.objects.describe("a")
+    assert (direct.objects.read("a"), written.metadata) == (b"new", {"k": "v"})
+    proxies[1].plan = FailAt(1, "cut")
+    behind.objects.copy(written, "b", if_generation=ABSENT)
+    assert direct.objects.read("b") == b"new"
+    proxies[1].plan = Plan()
+    for other, metadata in ((b"new", {"k": "another"}), (b"other", {"k": "v"})):
+        with pytest.raises(ConcurrentWriteError):
+            behind.objects.write("a", other, if_generation=ABSENT, metadata=metadata)
+        with pytest.raises(ConcurrentWriteError):
+            behind.objects.copy(written, "b", if_generation=ABSENT, metadata={"k": "another"})
+    assert direct.objects.describe("a") == written
 
 
 def test_a_download_that_was_cut_goes_on_where_it_was(place: tuple[Bench, Bench, list[Proxy]], tmp_path: Path) -> None:
