@@ -268,7 +268,13 @@ def test_an_upload_goes_on_after_the_server_was_killed(fresh_home: Path) -> None
     assert not bucket.blob("large").exists(), "nothing of it is seen before it is whole"
     assert send(1 << 19, 1 << 20).status_code == 200
     assert bucket.blob("large").download_as_bytes() == content
-    assert send(1 << 19, 1 << 20).status_code == 404, "it is finished"
+    whole = bucket.get_blob("large")
+    assert whole is not None
+    asked = requests.put(place, headers=own | {"content-range": f"bytes */{len(content)}"}, timeout=10)
+    for answer in (asked, send(1 << 19, 1 << 20)):
+        assert (answer.status_code, answer.json()["generation"]) == (200, str(whole.generation)), "it is finished"
+    assert bucket.get_blob("large").generation == whole.generation, "nothing is written again"
+    assert requests.delete(place, headers=own, timeout=10).status_code == 404
 
 
 @settings(deadline=None, max_examples=10)

@@ -366,6 +366,10 @@ class BucketServer:
             await run_in_threadpool(self.sessions.end, key)
             return Response(status_code=499)
         _only(call, "PUT", "POST")
+        if (result := await run_in_threadpool(self.sessions.result, key)) is not None:
+            async for _ in call.request.stream():
+                pass  # a piece that is sent again, because the answer was lost
+            return _json(result)
         session, draft = await run_in_threadpool(self.sessions.find, key)
         if session.bucket != bucket:
             raise not_found("The upload")
@@ -392,11 +396,14 @@ class BucketServer:
         if draft.size > total:
             raise BucketError(400, "invalid", f"The upload has {draft.size} bytes, more than the {total} announced.")
 
-        def store() -> Entry:
+        def store() -> dict[str, Any]:
             whole = self.sessions.finish(key, draft, self.files.place())
-            return self.files.store(session.bucket, session.name, whole, session.properties, session.conditions)
+            entry = self.files.store(session.bucket, session.name, whole, session.properties, session.conditions)
+            made = _object(entry, _address(call))
+            self.sessions.keep_result(key, made)
+            return made
 
-        return _json(_object(await run_in_threadpool(store), _address(call)))
+        return _json(await run_in_threadpool(store))
 
 
 def _call(request: Request) -> Call:

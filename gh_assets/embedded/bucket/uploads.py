@@ -1,4 +1,7 @@
-"""Resumable uploads: begun, continued piece by piece, also by the next process after a kill."""
+"""Resumable uploads: begun, continued piece by piece, also by the next process after a kill.
+
+What became of one that is finished is kept as long as the others: a client whose last answer was lost asks for it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import re
 import secrets
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,9 @@ from typing import Any
 import orjson
 
 from gh_assets.embedded.bucket.files import Draft, Preconditions, not_found, sync
+
+RESULT = "result"
+"""The only field of the description of an upload that is finished."""
 
 
 @dataclass(frozen=True)
@@ -55,19 +62,44 @@ class Sessions:
         Raises
         ------
         BucketError
-            404 if there is none of that key.
+            404 if there is none of that key, or it is finished.
         """
-        if not re.fullmatch(r"[0-9a-f]{32}", key):
+        described = self._described(key)
+        if RESULT in described:
             raise not_found("The upload")
         try:
-            described = orjson.loads((self.folder / f"{key}.json").read_bytes())
             with self._lock:
                 if key not in self._drafts:
                     self._drafts[key] = Draft.of(self.folder / key)
                 draft = self._drafts[key]
-        except (FileNotFoundError, orjson.JSONDecodeError):
+        except FileNotFoundError:
             raise not_found("The upload") from None
         return Session(**described | {"conditions": Preconditions(**described["conditions"])}), draft
+
+    def result(self, key: str) -> dict[str, Any] | None:
+        """What a finished upload became, as it was described then; None if it is not finished.
+
+        Raises
+        ------
+        BucketError
+            404 if there is none of that key.
+        """
+        found: dict[str, Any] | None = self._described(key).get(RESULT)
+        return found
+
+    def keep_result(self, key: str, described: Mapping[str, Any]) -> None:
+        """Write down what a finished upload became; where the disk is full, whoever asks again begins again."""
+        with suppress(OSError):
+            (self.folder / f"{key}.json").write_bytes(orjson.dumps({RESULT: described}))
+
+    def _described(self, key: str) -> dict[str, Any]:
+        try:
+            if re.fullmatch(r"[0-9a-f]{32}", key):
+                found: dict[str, Any] = orjson.loads((self.folder / f"{key}.json").read_bytes())
+                return found
+        except (FileNotFoundError, orjson.JSONDecodeError):
+            pass
+        raise not_found("The upload")
 
     def finish(self, key: str, draft: Draft, place: Path) -> Draft:
         """Move the content to where objects lie, and forget the upload."""
