@@ -1,0 +1,314 @@
+"""Google's own testbench of Cloud Storage, and a proxy before it by which its faults answer calls of ours.
+
+The testbench (github.com/googleapis/storage-testbench) is fetched by whoever runs the tests: a checkout, and a Python
+with its requirements. It fails where a header of a request says so, and our clients send no such header: the proxy adds
+it to the calls that a plan chooses, and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
+import requests
+
+from gh_assets_tests.dev import until
+from gh_assets_tests.faults.proxy import _http_message
+from gh_assets_tests.scale.services import free_port
+
+CHECKOUT, PYTHON = "GH_ASSETS_STORAGE_TESTBENCH", "GH_ASSETS_STORAGE_TESTBENCH_PYTHON"
+
+needed = pytest.mark.skipif(
+    not os.environ.get(CHECKOUT),
+    reason=f"{CHECKOUT} names no checkout of github.com/googleapis/storage-testbench ({PYTHON}: a Python in which "
+    "pip has installed it)",
+)
+
+METHODS = {
+    "upload": "storage.objects.insert",
+    "start": "storage.objects.insert",
+    "piece": "storage.objects.insert",
+    "list": "storage.objects.list",
+    "describe": "storage.objects.get",
+    "read": "storage.objects.get",
+    "rewrite": "storage.objects.rewrite",
+    "delete": "storage.objects.delete",
+}
+"""The calls that the product makes, and what the testbench calls them. A `piece` is one of a resumable upload."""
+
+SURVIVED = {
+    kind: [
+        *("return-408", "return-429", "return-500", "return-502", "return-503", "return-504"),
+        "return-reset-connection",
+        # An answer without content cannot break in the middle.
+        *(() if kind in ("start", "delete") else ("return-broken-stream",)),
+        *(("stall-for-1s-after-0K",) if kind in ("list", "describe", "read", "rewrite", "upload") else ()),
+    ]
+    for kind in METHODS
+}
+"""Faults that a client can survive, by the kind of call; those with ``header:`` are no retry test of the testbench."""
+
+SURVIVED["upload"] += ["return-503-after-256K"]
+SURVIVED["piece"] += [
+    "return-503-after-1280K",
+    "return-broken-stream-final-chunk-after-10B",
+    "stall-for-1s-after-1280K",
+    "header:return-503-after-256K",
+]
+SURVIVED["read"] += [
+    "return-broken-stream-after-256K",
+    "stall-for-1s-after-256K",
+    "header:return-broken-stream",
+    "header:return-corrupted-data",
+    "header:return-503-after-256K",
+    "header:return-503-after-256K/retry-1",
+]
+
+LONG = ["header:stall-always", "header:stall-at-256KiB"]
+"""These take 10 s each."""
+
+REFUSED = ["return-400", "return-401"]
+"""These are no faults that pass: they are to be told."""
+
+
+@contextmanager
+def running() -> Iterator[int]:
+    """Start it; gives its port."""
+    checkout, python = Path(os.environ[CHECKOUT]), Path(os.environ.get(PYTHON, sys.executable))
+    port = free_port()
+    process = subprocess.Popen(
+        [python, "testbench_run.py", "127.0.0.1", str(port), "10"],
+        cwd=checkout,
+        env=os.environ | {"PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"},  # it calls gunicorn
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+    def answers() -> bool:
+        assert process.poll() is None, f"the testbench in {checkout} did not start: does {python} have what it needs?"
+        with contextlib.suppress(requests.ConnectionError):
+            return requests.get(f"http://127.0.0.1:{port}/", timeout=5).text == "OK"
+        return False
+
+    try:
+        until(answers, 60)
+        yield port
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request on its way.
+
+    Attributes
+    ----------
+    kind : str
+        One of `METHODS`; another for what is not an object's.
+    bucket, name : str
+        The object; in a rewrite the one that is written; without a name where that is in the body.
+    sent : int
+        Bytes of the body.
+    start : int
+        The first byte that is asked for.
+    last : bool
+        Whether a piece is the last one of its upload.
+    """
+
+    kind: str
+    bucket: str
+    name: str
+    sent: int
+    start: int
+    last: bool
+
+
+def fits(fault: str, call: Call) -> bool:
+    """Whether a server that is broken could answer so.
+
+    Of a piece that is not the last, `return-broken-stream` says 200 in place of 308: all was stored.
+    """
+    return call.last or (call.kind, fault) != ("piece", "return-broken-stream")
+
+
+@dataclass
+class Answer:
+    """What came of a call: the fault that was asked for, whether it came, and what our client was told."""
+
+    call: Call
+    fault: str | None
+    came: bool
+    status: int | None
+    described: dict[str, Any] | None
+
+    @property
+    def written(self) -> dict[str, Any] | None:
+        """The object of which our client knows now that it is stored."""
+        if self.call.kind == "rewrite" and self.described is not None:
+            return self.described.get("resource")
+        return self.described if self.call.kind in ("upload", "piece") else None
+
+
+class Injector:
+    """Listens on 127.0.0.1 and passes on to the testbench, with the header that `plan` wants for a call.
+
+    Parameters
+    ----------
+    upstream : int
+        The testbench's port.
+    plan : callable
+        Gives the fault of a call, or None; can be replaced at any time.
+    """
+
+    def __init__(self, upstream: int, plan: Callable[[Call], str | None] = lambda _: None) -> None:
+        self.upstream, self.plan = upstream, plan
+        self.answers: list[Answer] = []
+        self._in_flight = 0
+        self._lock = threading.Condition()
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def settle(self) -> Counter[str]:
+        """Wait for the end of all calls; gives the faults that came, by the kind of call and their name."""
+        with self._lock:
+            assert self._lock.wait_for(lambda: self._in_flight == 0, 60)
+            return self.faults()
+
+    def wait_for_others(self) -> None:
+        """For a plan: wait until it is known what came of the calls before this one."""
+        self._lock.wait_for(lambda: self._in_flight == 1, 5)
+
+    def faults(self) -> Counter[str]:
+        """Those that came so far."""
+        return Counter(f"{answer.call.kind} {answer.fault}" for answer in self.answers if answer.came)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        """One call a connection: its end is the answer's end, or the fault."""
+        with client, contextlib.suppress(OSError, EOFError):
+            head, _, body = _http_message(client).partition(b"\r\n\r\n")
+            call = _call(head.decode("latin-1"), body)
+            with self._lock:
+                self._in_flight += 1
+                fault = self.plan(call) if call.kind in METHODS else None
+            try:
+                self._pass_on(client, head, body, call, fault)
+            finally:
+                with self._lock:
+                    self._in_flight -= 1
+                    self._lock.notify_all()
+
+    def _pass_on(self, client: socket.socket, head: bytes, body: bytes, call: Call, fault: str | None) -> None:
+        added, test = self._header(call, fault)
+        lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"connection:")]
+        received, reset = bytearray(), False
+        with socket.create_connection(("127.0.0.1", self.upstream)) as server:
+            try:
+                server.sendall(b"\r\n".join([*lines, b"Connection: close", *added]) + b"\r\n\r\n" + body)
+                while part := server.recv(1 << 16):
+                    received += part
+                    client.sendall(part)
+            except ConnectionError:
+                reset = True
+        status, described = _answer(bytes(received))
+        if test is None:
+            came = fault is not None and _is_seen(fault, call, len(received), reset)
+        else:
+            told = requests.get(f"http://127.0.0.1:{self.upstream}/retry_test/{test}", timeout=30).json()
+            came = bool(told["completed"])
+        with self._lock:
+            self.answers.append(Answer(call, fault, came, status, described))
+        if reset:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    def _header(self, call: Call, fault: str | None) -> tuple[list[bytes], str | None]:
+        if fault is None:
+            return [], None
+        if fault.startswith("header:"):
+            return [f"x-goog-emulator-instructions: {fault.removeprefix('header:')}".encode()], None
+        wanted = {"instructions": {METHODS[call.kind]: [fault]}}
+        made = requests.post(f"http://127.0.0.1:{self.upstream}/retry_test", json=wanted, timeout=30)
+        made.raise_for_status()
+        test = str(made.json()["id"])
+        return [f"x-retry-test-id: {test}".encode()], test
+
+
+def _call(head: str, body: bytes) -> Call:
+    method, target, _ = head.split("\r\n", 1)[0].split(" ")
+    url = urlsplit(target)
+    query = {name: values[-1] for name, values in parse_qs(url.query).items()}
+    parts = [unquote(part) for part in url.path.strip("/").split("/")]
+    start = re.search(r"\r\nrange: *bytes=(\d+)-", head, re.IGNORECASE)
+    bucket = parts[parts.index("b") + 1] if "b" in parts[:-1] else ""
+    name, kind = "", "other"
+    match parts:
+        case ["upload", "storage", "v1", "b", _, "o"]:
+            kind = "piece" if "upload_id" in query else "start" if query.get("uploadType") == "resumable" else "upload"
+        case ["storage", "v1", "b", _, "o"]:
+            kind = "list"
+        case [*_, "o", name, "rewriteTo", "b", bucket, "o", target]:
+            kind, name = "rewrite", target
+        case ["storage", "v1", "b", _, "o", name] if method == "GET":
+            kind = "read" if query.get("alt") == "media" else "describe"
+        case ["download", "storage", "v1", "b", _, "o", name]:
+            kind = "read"
+        case ["storage", "v1", "b", _, "o", name] if method == "DELETE":
+            kind = "delete"
+    piece = re.search(r"\r\ncontent-range: *bytes \d+-(\d+)/(\d+)", head, re.IGNORECASE)
+    last = piece is not None and int(piece[1]) + 1 == int(piece[2])
+    return Call(kind, bucket, name, len(body), int(start[1]) if start else 0, last)
+
+
+def _answer(received: bytes) -> tuple[int | None, dict[str, Any] | None]:
+    """Status of an answer, and its JSON if that arrived whole."""
+    head, _, body = received.partition(b"\r\n\r\n")
+    if not head.startswith(b"HTTP/1.1 "):
+        return None, None
+    status = int(head[9:12])
+    try:
+        described = json.loads(body) if status == 200 and b"application/json" in head else None
+    except ValueError:
+        described = None
+    return status, described if isinstance(described, dict) else None
+
+
+def _is_seen(fault: str, call: Call, received: int, reset: bool) -> bool:
+    """Whether a fault that the testbench does not account for came: it needs a content of some length."""
+    if fault.endswith("/retry-1"):
+        return call.start > 0
+    if fault.endswith(("return-corrupted-data", "stall-always")):
+        return received > 0
+    if fault.endswith("stall-at-256KiB"):
+        return received > 256 << 10
+    return reset or (call.kind == "piece" and call.sent >= 256 << 10)

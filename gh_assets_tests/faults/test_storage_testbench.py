@@ -1,0 +1,283 @@
+"""The product against Google's testbench of Cloud Storage, and every fault that it can make, at each kind of call."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import itertools
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import requests
+
+from gh_assets.asset_store import AssetStore
+from gh_assets.errors import GhAssetsError
+from gh_assets.objects import ObjectStore, checksum, make_client
+from gh_assets.registry import ModelRegistry
+from gh_assets.services import MongoDatabase, open_mongo
+from gh_assets.settings import load_settings
+from gh_assets_tests.commands import command, let_go, write_stars
+from gh_assets_tests.faults.storage_testbench import LONG, REFUSED, SURVIVED, Call, Injector, fits, needed, running
+
+pytestmark = [pytest.mark.slow, needed]
+
+SMALL, LARGE = 400 << 10, 3 << 20
+"""Sizes of an asset, and of a model that goes in a resumable upload."""
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[int]:
+    with running() as port:
+        yield port
+
+
+@pytest.fixture
+def injector(upstream: int) -> Iterator[Injector]:
+    injector = Injector(upstream)
+    yield injector
+    injector.close()
+
+
+def create(upstream: int, *names: str) -> None:
+    for name in names:
+        url = f"http://127.0.0.1:{upstream}/storage/v1/b?project=p"
+        assert requests.post(url, json={"name": name}, timeout=30).status_code in (200, 409)
+
+
+def torn(store: ObjectStore) -> list[str]:
+    """Objects whose content is not what the testbench says of it."""
+    found = list(store.list(""))
+    contents = [store.bucket.blob(one.name).download_as_bytes(checksum=None) for one in found]
+    return [
+        one.name
+        for one, content in zip(found, contents, strict=True)
+        if (checksum(content), len(content)) != (one.crc32c, one.size)
+    ]
+
+
+class Work:
+    """What the product does with a bucket, once and then behind faults; all kinds of calls are in it."""
+
+    def __init__(self, url: str, database: MongoDatabase, folder: Path) -> None:
+        client = make_client(endpoint=url)
+        self.assets = AssetStore(ObjectStore(client, buckets_of(database)[0]), keep=1)
+        self.registry = ModelRegistry(ObjectStore(client, buckets_of(database)[1]), database["models"])
+        self.path, self.folder = folder / "weights.bin", folder
+
+    def do(self, number: int) -> int:
+        """Replace an asset and read it, save a model and read it; gives the model's version."""
+        content = bytes([number]) + os.urandom(SMALL)
+        self.assets.write_bytes("thing", "bin", content)
+        assert self.assets.read_bytes("thing", "bin") == content
+        self.path.write_bytes(os.urandom(LARGE))
+        model = self.registry.save(self.path, "recvae", float(number))
+        copy = self.registry.download(model, self.folder / f"copy-{number}")
+        assert copy.read_bytes() == self.path.read_bytes()
+        return model.version
+
+
+@pytest.fixture
+def works(upstream: int, injector: Injector, database: MongoDatabase, tmp_path: Path) -> Iterator[tuple[Work, Work]]:
+    """Behind the injector, and with a direct way; the latter has done it twice, so that there are earlier contents."""
+    create(upstream, *buckets_of(database))
+    direct = Work(f"http://127.0.0.1:{upstream}", database, tmp_path)
+    for number in (1, 2):
+        direct.do(number)
+    yield Work(injector.url, database, tmp_path), direct
+    for store in (direct.assets.objects, direct.registry.store):
+        for name in list(store.names("")):
+            store.delete(name)
+
+
+def buckets_of(database: MongoDatabase) -> tuple[str, str]:
+    name = database.name.replace("_", "-")
+    return f"{name}-data", f"{name}-models"
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Google's own policy without its waits of seconds, and uploads of several small pieces."""
+    from google.cloud.storage import blob
+    from google.cloud.storage.retry import DEFAULT_RETRY
+
+    from gh_assets import objects
+
+    monkeypatch.setattr(objects, "DEFAULT_RETRY", DEFAULT_RETRY.with_delay(initial=0.01, maximum=0.05, multiplier=2))
+    monkeypatch.setattr(objects, "UPLOADED_AT_ONCE", 1 << 20)
+    monkeypatch.setattr(blob, "_MAX_MULTIPART_SIZE", 1 << 20)
+
+
+class Once:
+    """One fault, at the first call of a kind at which it comes."""
+
+    def __init__(self, kind: str, fault: str, injector: Injector) -> None:
+        self.kind, self.fault, self.injector = kind, fault, injector
+        self.interrupted = False
+
+    def __call__(self, call: Call) -> str | None:
+        if self.fault.endswith("/retry-1") and not self.interrupted:
+            self.interrupted = call.kind == "read"
+            return "header:return-503-after-256K" if self.interrupted else None
+        self.injector.wait_for_others()
+        came = f"{self.kind} {self.fault}" in self.injector.faults()
+        return self.fault if call.kind == self.kind and not came and fits(self.fault, call) else None
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("kind", "fault"),
+    [(kind, fault) for kind, faults in SURVIVED.items() for fault in faults] + [("read", fault) for fault in LONG],
+)
+def test_a_fault_of_the_testbench_is_survived(
+    injector: Injector, works: tuple[Work, Work], kind: str, fault: str
+) -> None:
+    work, direct = works
+    injector.plan = Once(kind, fault, injector)
+    assert work.do(3) == 3
+    assert injector.settle()[f"{kind} {fault}"] == 1
+    assert [direct.registry.verify(model) for model in direct.registry.list()] == [None] * 3
+    assert torn(direct.assets.objects) == torn(direct.registry.store) == []
+    (version,) = direct.assets.versions("thing", "bin")
+    assert direct.assets.objects.read(version.object.name)[0] == 2
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("fault", REFUSED)
+@pytest.mark.parametrize("kind", SURVIVED)
+def test_a_refusal_is_told_and_nothing_is_half(
+    injector: Injector, works: tuple[Work, Work], kind: str, fault: str
+) -> None:
+    work, direct = works
+    injector.plan = Once(kind, fault, injector)
+    with pytest.raises(GhAssetsError):
+        work.do(3)
+    assert injector.settle()[f"{kind} {fault}"] == 1
+    assert direct.assets.read_bytes("thing", "bin")[0] in (2, 3)
+    assert torn(direct.assets.objects) == torn(direct.registry.store) == []
+    before = direct.registry.list()
+    assert [direct.registry.verify(model) for model in before] == [None] * len(before)
+    assert work.do(4) == len(before) + 1, "a rerun succeeds"
+
+
+# -- a whole run, undone, backed up and restored -----------------------------------------------------------------------
+
+
+class Mix:
+    """Every third call of each kind fails, by all faults in turn."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[str] = Counter()
+        self.faults = {kind: itertools.cycle(faults) for kind, faults in SURVIVED.items()}
+
+    def __call__(self, call: Call) -> str | None:
+        self.calls[call.kind] += 1
+        if self.calls[call.kind] % 3 != 1:
+            return None
+        fault = next(self.faults[call.kind])
+        return fault if fits(fault, call) else None
+
+
+def lost(injector: Injector, stores: list[ObjectStore]) -> list[str]:
+    """Objects of which our client was told that they are stored, and which are not there, or older, or another."""
+    told: dict[tuple[str, str], dict[str, Any]] = {}
+    for answer in injector.answers:
+        if answer.call.kind == "delete":
+            told.pop((answer.call.bucket, answer.call.name), None)
+        elif (written := answer.written) is not None:
+            told[written["bucket"], written["name"]] = written
+    assert told
+    present = {(store.name, found.name): found for store in stores for found in store.list("")}
+    missing = []
+    for place, written in told.items():
+        found = present.get(place)
+        if found is None or found.generation < int(written["generation"]):
+            missing.append(f"{place}: {found}")
+        elif found.generation == int(written["generation"]) and found.crc32c != written["crc32c"]:
+            missing.append(f"{place}: another content")
+    return missing
+
+
+def stars_in(store: ObjectStore) -> dict[str, list[str]]:
+    """Logins by repository."""
+    assets = AssetStore(store)
+    tables = assets.read_tables("stargazers", sorted(assets.partitions("stargazers")))
+    return {name.lower(): sorted(table["login"].str.to_lowercase()) for name, table in tables.items()}
+
+
+def contents(stores: list[ObjectStore]) -> list[tuple[int, str, str]]:
+    """Every object of the buckets: its name, and the SHA-256 of its bytes."""
+    return [
+        (number, found.name, hashlib.sha256(store.bucket.blob(found.name).download_as_bytes()).hexdigest())
+        for number, store in enumerate(stores)
+        for found in store.list("")
+    ]
+
+
+def test_a_whole_run_loses_nothing_behind_all_faults(
+    upstream: int, injector: Injector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, other, stars = tmp_path / "home", tmp_path / "other", tmp_path / "stars.parquet"
+    truth = write_stars(stars).unique().group_by("repo").agg(pl.col("login").str.to_lowercase().sort())
+    known = {repo.lower(): logins for repo, logins in truth.iter_rows()}
+    assert max(map(len, known.values())) > 100, "some have a second page"
+    buckets, restored = ("run-data", "run-models"), ("restored-data", "restored-models")
+    create(upstream, *buckets, *restored)
+    direct = make_client(endpoint=f"http://127.0.0.1:{upstream}")
+    stores, copies = ([ObjectStore(direct, name) for name in names] for names in (buckets, restored))
+    injector.plan = Mix()
+
+    def services(names: tuple[str, str]) -> dict[str, str]:
+        return {"STORAGE_EMULATOR_HOST": injector.url, "GCS_BUCKET": names[0], "GCS_MODEL_BUCKET": names[1]}
+
+    for name, value in services(buckets).items():
+        monkeypatch.setenv(name, value)
+    own = services(buckets)
+
+    def gh_assets(*arguments: str, at: Path = home, **environment: str) -> Any:
+        done = command(at, *arguments, "--json", **own | environment)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    gh_assets("run", "--stars", str(stars), "--epochs", "1", "--max-pages", "1")
+    before, moment = stars_in(stores[0]), dt.datetime.now(dt.UTC)
+    assert {repo: len(logins) for repo, logins in before.items()} == {
+        repo: min(len(logins), 100) for repo, logins in known.items()
+    }
+    found = gh_assets("run", "--stars", str(stars), "--epochs", "1", "--full")
+    assert stars_in(stores[0]) == known
+    assert found["stars"] == found["matrix"]["nnz"] == sum(map(len, known.values()))
+    monkeypatch.setenv("GH_ASSETS_HOME", str(home))
+    large = tmp_path / "own.bin"
+    large.write_bytes(os.urandom(LARGE * 3))
+    with open_mongo(load_settings()) as database:  # a team's own model, which goes in a resumable upload
+        registry = ModelRegistry(ObjectStore(make_client(endpoint=injector.url), buckets[1]), database["models"])
+        registry.save(large, "own", 0.1)
+    verified = gh_assets("models", "verify")
+    assert len(verified) > 3
+    assert all(model["ok"] for model in verified), verified
+    assert gh_assets("data", "undo", "stargazers", "--before", moment.isoformat())
+    assert stars_in(stores[0]) == before
+
+    copied = gh_assets("data", "backup", str(tmp_path / "copy"))
+    back = services(restored)
+    assert gh_assets("data", "restore", str(tmp_path / "copy"), at=other, **back) == copied
+    assert contents(copies) == contents(stores)
+    assert gh_assets("models", "verify", at=other, **back) == verified
+    mine, theirs = (gh_assets("status", at=at, **where) for at, where in ((home, own), (other, back)))
+    assert [model["sha256"] for model in theirs["models"]] == [model["sha256"] for model in mine["models"]]
+
+    came = injector.settle()
+    assert lost(injector, stores + copies) == []
+    assert [torn(store) for store in stores + copies] == [[]] * 4
+    for kind, count in came.most_common():
+        print(f"{count:4d} {kind}")
+    print(f"{len(injector.answers)} calls, {came.total()} faults, 0 lost, 0 torn")
+    assert {kind.split(" ")[0] for kind in came} >= {"upload", "start", "piece", "list", "describe", "read", "rewrite"}
+    for place in (home, other):
+        let_go(place)
