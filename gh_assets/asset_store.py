@@ -260,10 +260,7 @@ class AssetStore:
 
     def _versions(self, name: str) -> list[Version]:
         """Earlier contents of an object, the newest first."""
-        found = []
-        for stored in self.objects.list(f"{VERSIONS}/{name}/"):
-            stamp = stored.name.rsplit("/", 1)[1].split("-")[0]
-            found.append(Version(stored, dt.datetime.strptime(stamp, STAMP).replace(tzinfo=dt.UTC)))
+        found = map(_version_of, self.objects.list(f"{VERSIONS}/{name}/"))
         return sorted(found, key=lambda version: version.written, reverse=True)
 
     def versions(self, asset: str, suffix: str, partition: str | None = None) -> list[Version]:
@@ -278,7 +275,7 @@ class AssetStore:
         asset : str
         before : datetime
             With a time zone. Objects that were written since then are replaced by what they were; those that were not
-            there then go.
+            there then go, and those that an undoing has taken away since then come back.
 
         Returns
         -------
@@ -290,38 +287,45 @@ class AssetStore:
         InputError
             If there is no such asset, or it is not known any more what one of its objects was. Nothing is changed then.
         """
-        present = [
-            found for place in (f"{PREFIX}/{asset}.", f"{PREFIX}/{asset}/") for found in self.objects.list(place)
-        ]
-        if not present:
+        places = f"{PREFIX}/{asset}.", f"{PREFIX}/{asset}/"
+        present = {found.name: found for place in places for found in self.objects.list(place)}
+        kept: dict[str, list[Version]] = {}
+        for place in places:
+            for version in map(_version_of, self.objects.list(f"{VERSIONS}/{place}")):
+                kept.setdefault(version.of, []).append(version)
+        if not present and not kept:
             stored = sorted(
                 {name.removeprefix(f"{PREFIX}/").split("/")[0] for name in self.objects.names(f"{PREFIX}/")}
             )
             known = ", ".join(dict.fromkeys(name.split(".")[0] for name in stored)) or "none"
             raise InputError(f"No asset {asset!r} is stored. Stored are: {known}.")
-        plan: list[tuple[StoredObject, Version | None]] = []
-        for found in present:
-            if found.created is None or found.created <= before:
+        plan: list[tuple[str, StoredObject | None, Version | None]] = []
+        for name in sorted({*present, *kept}):
+            found, versions = present.get(name), kept.get(name, [])
+            if found is not None and (found.created is None or found.created <= before):
                 continue
-            history = [Version(found, _written(found)), *self._versions(found.name)]
-            earlier = max((one for one in history if one.written <= before), key=lambda one: one.written, default=None)
+            history = [*([] if found is None else [Version(found, _written(found))]), *versions]
             oldest = min(history, key=lambda one: one.written)
-            if earlier is None and oldest.object.metadata.get(REPLACES) != str(ABSENT):
+            if oldest.written > before and oldest.object.metadata.get(REPLACES) != str(ABSENT):
                 raise InputError(
-                    f"What {found.uri} was at {before:%Y-%m-%d %H:%M:%S} UTC is not kept any more: the oldest of its "
-                    f"contents that is kept was written at {oldest.written:%Y-%m-%d %H:%M:%S} UTC. Nothing was changed."
+                    f"What {self.objects.uri(name)} was at {before:%Y-%m-%d %H:%M:%S} UTC is not kept any more: the "
+                    f"oldest of its contents that is kept was written at {oldest.written:%Y-%m-%d %H:%M:%S} UTC. "
+                    "Nothing was changed."
                 )
-            if earlier is None or earlier.object is not found:
-                plan.append((found, earlier))
-        for found, earlier in plan:
-            self.objects.copy(found, _version_name(found))
-            if earlier is None:
-                self.objects.delete(found.name, if_generation=found.generation)
-            else:
+            earlier = _content_at(before, history)
+            if (None if earlier is None else earlier.object) is not found:
+                plan.append((name, found, earlier))
+        for name, found, earlier in plan:
+            if found is not None:
+                self.objects.copy(found, _version_name(found))
+            expected = ABSENT if found is None else found.generation
+            if earlier is not None:
                 metadata = {**earlier.object.metadata, WRITTEN: earlier.written.isoformat()}
-                self.objects.copy(earlier.object, found.name, metadata=metadata, if_generation=found.generation)
-            self._forget_old(found.name)
-        return [found.name for found, _ in plan]
+                self.objects.copy(earlier.object, name, metadata=metadata, if_generation=expected)
+            else:
+                self.objects.delete(name, if_generation=expected)
+            self._forget_old(name)
+        return [name for name, _, _ in plan]
 
     def read_sound_table(self, asset: str, partition: str) -> pl.DataFrame | None:
         """Read a partition, one that is damaged as `repair_table` leaves it; None if that leaves nothing."""
@@ -408,6 +412,27 @@ class Version:
 
     object: StoredObject
     written: dt.datetime
+
+    @property
+    def of(self) -> str:
+        """The name of the object whose content it was."""
+        return self.object.name.removeprefix(f"{VERSIONS}/").rsplit("/", 1)[0]
+
+
+def _version_of(stored: StoredObject) -> Version:
+    stamp = stored.name.rsplit("/", 1)[1].split("-")[0]
+    return Version(stored, dt.datetime.strptime(stamp, STAMP).replace(tzinfo=dt.UTC))
+
+
+def _content_at(moment: dt.datetime, history: Iterable[Version]) -> Version | None:
+    """What an object was at a moment; None if it was not there then."""
+    earlier = max((one for one in history if one.written <= moment), key=lambda one: one.written, default=None)
+    later = min((one for one in history if one.written > moment), key=lambda one: one.written, default=None)
+    if earlier is None or (later is not None and later.object.metadata.get(REPLACES) != str(ABSENT)):
+        return earlier
+    # What came next replaced nothing: this one was deleted before, at the moment at which it was put aside.
+    put_aside = earlier.object.created if earlier.object.name.startswith(f"{VERSIONS}/") else None
+    return None if put_aside is not None and put_aside <= moment else earlier
 
 
 def _written(stored: StoredObject) -> dt.datetime:

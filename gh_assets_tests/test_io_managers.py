@@ -374,6 +374,26 @@ def test_an_undo_is_undone(asset_store: AssetStore) -> None:
     assert numbers_of(asset_store, "parts") == {"x": 2}
 
 
+def test_an_undo_that_took_away_all_may_be_run_again_and_undone(asset_store: AssetStore) -> None:
+    before = dt.datetime.now(dt.UTC)
+    bad = write_numbers(asset_store, "parts", {"x": 1})
+    assert asset_store.undo("parts", before) == ["assets/parts/x.parquet"]
+    assert asset_store.undo("parts", before) == [], "one that was killed in its last moment is run again"
+    assert numbers_of(asset_store, "parts") == {}
+    assert asset_store.undo("parts", bad) == ["assets/parts/x.parquet"]
+    assert numbers_of(asset_store, "parts") == {"x": 1}
+
+
+def test_an_undo_does_not_bring_back_what_an_earlier_one_had_taken_away(asset_store: AssetStore) -> None:
+    """The same bad run again: what it adds was there before, but not any more at the moment that is asked for."""
+    write_numbers(asset_store, "parts", {"x": 1})
+    for number in (2, 3):
+        good = dt.datetime.now(dt.UTC)
+        write_numbers(asset_store, "parts", {"x": number, "new": number})
+        asset_store.undo("parts", good)
+        assert numbers_of(asset_store, "parts") == {"x": 1}
+
+
 def test_an_undo_refuses_rather_than_deletes_what_it_does_not_know_the_past_of(objects: ObjectStore) -> None:
     """Of six writings two are kept; that more are kept from now on brings no past back."""
     good = write_numbers(AssetStore(objects, keep=2), "parts", {"x": 0})
