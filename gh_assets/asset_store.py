@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
@@ -23,6 +22,7 @@ from gh_assets.memory import check_parquet, check_zip
 from gh_assets.objects import ABSENT, ObjectStore, StoredObject, checksum, digest_of
 from gh_assets.recommender.interactions import UserItemMatrix
 from gh_assets.schemas import TABLES
+from gh_assets.scratch import Scratch
 
 logger = logging.getLogger(__name__)
 
@@ -460,8 +460,8 @@ class TableParts:
 
     def __init__(self, asset: str) -> None:
         self.asset = asset
-        self._scratch = tempfile.TemporaryDirectory(prefix="gh-assets-")
-        self.folder = Path(self._scratch.name)
+        self._scratch = Scratch()
+        self.folder = self._scratch.path
         self.files: list[Path] = []
         self.rows = 0
 

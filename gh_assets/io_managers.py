@@ -13,10 +13,8 @@ nothing else is decoded. What is replaced is kept beside, a few versions deep: `
 """
 
 import sys
-import tempfile
 from collections.abc import Mapping
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -32,6 +30,7 @@ from gh_assets.recommender.interactions import UserItemMatrix
 from gh_assets.registry import extract_archive, write_archive
 from gh_assets.resources.gcs import GcsResource
 from gh_assets.schemas import TABLES
+from gh_assets.scratch import Scratch
 
 
 class GcsTypedIOManager(ConfigurableIOManager):
@@ -151,16 +150,16 @@ def _is_arrow(kind: object) -> bool:
 
 
 def _packed(model: Recommender) -> bytes:
-    with tempfile.TemporaryDirectory(prefix="gh-assets-") as scratch:
-        write_archive(model.save(Path(scratch) / "model"), Path(scratch) / "model.tar.gz")
-        return (Path(scratch) / "model.tar.gz").read_bytes()
+    with Scratch() as scratch:
+        write_archive(model.save(scratch / "model"), scratch / "model.tar.gz")
+        return (scratch / "model.tar.gz").read_bytes()
 
 
 def _unpacked(content: bytes, asset: str) -> Recommender:
     from gh_assets.recommender.models import MODELS
 
-    with tempfile.TemporaryDirectory(prefix="gh-assets-") as scratch:
-        archive, folder = Path(scratch) / f"{asset.replace('/', '-')}.tar.gz", Path(scratch) / "model"
+    with Scratch() as scratch:
+        archive, folder = scratch / f"{asset.replace('/', '-')}.tar.gz", scratch / "model"
         archive.write_bytes(content)
         extract_archive(archive, folder)
         name = Recommender.name_of(folder)

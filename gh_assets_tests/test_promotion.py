@@ -507,6 +507,18 @@ def test_many_at_once_fetch_a_model_once(registry, cache, tmp_path: Path, monkey
     assert len(fetched) == 1
 
 
+def test_what_a_killed_process_had_begun_to_fetch_goes_with_the_next_fetch(registry, cache, file: Path) -> None:
+    model = registry.save(file, "recvae", 0.5)
+    with cache.fetched(registry, model) as path:
+        place = path.parent
+    path.unlink()
+    (place / ".weights.bin.1234").write_bytes(b"half")
+    (place / ".weights.5678").mkdir()
+    with cache.fetched(registry, model) as again:
+        assert again.read_bytes() == file.read_bytes()
+        assert sorted(place.iterdir()) == sorted([place / CHECKSUMS, again])
+
+
 def test_what_is_read_is_not_removed_and_the_newest_stay(registry, tmp_path: Path) -> None:
     cache = ModelCache(tmp_path / "cache", keep=2)
     models = []

@@ -1,9 +1,7 @@
 """`recvae_model`: RecVAE trained on the matrix, proven on held-out users, put into the registry."""
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -28,6 +26,7 @@ from gh_assets.recommender.metrics import MAIN_METRIC
 from gh_assets.registry import ModelRegistry, RegisteredModel
 from gh_assets.registry.documents import flat_metrics, leaderboard
 from gh_assets.resources import GcsResource, MongoResource
+from gh_assets.scratch import Scratch
 from gh_assets.settings import load_settings
 
 if TYPE_CHECKING:
@@ -161,9 +160,9 @@ def register(
 ) -> RegisteredModel:
     """Put a trained model under its own name into the registry, scored by the main metric."""
     name = result.trained.model.name
-    with tempfile.TemporaryDirectory(prefix="gh-assets-") as scratch:
+    with Scratch() as scratch:
         return registry.save(
-            result.trained.save(Path(scratch) / name),
+            result.trained.save(scratch / name),
             name,
             result.trained.metrics[MAIN_METRIC],
             tag=tag,

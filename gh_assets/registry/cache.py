@@ -84,7 +84,7 @@ class ModelCache:
         place = self._place(model)
         if self._content(model).exists():
             logger.warning("%s on this machine is not as it was fetched: it is fetched again.", model.title)
-        (place / CHECKSUMS).unlink(missing_ok=True)  # without them what is there counts as nothing
+        shutil.rmtree(place, ignore_errors=True)  # also what killed processes had begun to fetch
         content = registry.download(model, place, unpack=is_archive(model.file_name))
         draft = place / f"{CHECKSUMS}.new"
         draft.write_text(json.dumps(_checksums(content)), encoding="utf-8")

@@ -60,6 +60,7 @@ from gh_assets.registry.documents import (
     check_name,
     check_text,
 )
+from gh_assets.scratch import Scratch
 
 Documents = Collection[dict[str, Any]]
 
@@ -202,10 +203,10 @@ class ModelRegistry:
             kept_name = Path(kept_name).stem + SUFFIXES[compression]
         check_name("file name", kept_name)
         create_indexes(self.documents)
-        with tempfile.TemporaryDirectory(prefix="gh-assets-") as scratch:
+        with Scratch() as scratch:
             source, unpacked = path, None
             if tar_zip:
-                source = Path(scratch) / "archive"
+                source = scratch / "archive"
                 unpacked = write_archive(path, source, compression)
             digest = digest_of(source)
             stored = self._upload(source, name, kept_name, digest)
@@ -563,8 +564,8 @@ class ModelRegistry:
         Archives are unpacked to see that they can be.
         """
         try:
-            with tempfile.TemporaryDirectory(prefix="gh-assets-") as scratch:
-                self.download(model, Path(scratch), unpack=is_archive(model.file_name))
+            with Scratch() as scratch:
+                self.download(model, scratch, unpack=is_archive(model.file_name))
         except (StoredDataError, InputError) as error:
             return self.problem(model) or str(error)
         return self.problem(model)
