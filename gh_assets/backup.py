@@ -183,6 +183,9 @@ def restore(folder: Path, database: MongoDatabase, stores: dict[str, ObjectStore
     if database["meta"].find_one(marker) is None:
         full = next((name for name in manifest["collections"] if _has_documents(database, name)), None)
         if full is not None:
+            done = database["meta"].find_one({"_id": "restored", "backup": manifest["made_at"]})
+            if done is not None:
+                raise InputError(f"{folder} was restored here, whole, at {done['at']}: there is nothing left to do.")
             raise InputError(f"The collection {full} of {database.name} has documents: restore into an empty database.")
         database["meta"].insert_one(dict(marker))
 
@@ -205,6 +208,9 @@ def restore(folder: Path, database: MongoDatabase, stores: dict[str, ObjectStore
     number_documents(database["models"])  # a backup of an earlier version has models without these
     add_original_fields(database["models"])
     _tell_models(database, {found.name: found for found in stored if found.bucket == stores["models"].name})
+    # Whoever was killed now, and runs it again, is told that it was done.
+    done = {"backup": manifest["made_at"], "at": f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M:%S} UTC"}
+    database["meta"].replace_one({"_id": "restored"}, done, upsert=True)
     database["meta"].delete_one({"_id": "restoring"})
     return Copied(sum(manifest["collections"].values()), len(stored), sum(found.size for found in stored))
 

@@ -120,6 +120,11 @@ def test_a_restoration_that_was_interrupted_goes_on(
     restore(tmp_path / "copy", other, places)
     assert other["users"].count_documents({}) == 2500
     assert ModelRegistry(places["models"], other["models"]).champion().version == 2
+    with pytest.raises(InputError, match=r"copy was restored here, whole, at .* UTC: there is nothing left to do"):
+        restore(tmp_path / "copy", other, places)  # as somebody does who was killed in the last moment
+    back_up(database, stores, tmp_path / "another")
+    with pytest.raises(InputError, match="restore into an empty database"):
+        restore(tmp_path / "another", other, places)
 
 
 MAKER = """
