@@ -3,8 +3,11 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
+# Every package is checked against hashes: pip takes them from constraints since 26.1, so it comes first.
+PIP := -m pip install --quiet --disable-pip-version-check --require-hashes
+LOCKED := $(BIN)/python $(PIP) -c constraints.txt
 
-.PHONY: help run serve test test-slow lint dev screenshots lock clean
+.PHONY: help run serve test test-slow lint dev screenshots lock licences clean
 
 help:
 	@echo "make run          set up, and run the whole chain on the synthetic world"
@@ -14,12 +17,18 @@ help:
 	@echo "make serve        the page and the API on http://127.0.0.1:8000"
 	@echo "make lint         ruff and mypy"
 	@echo "make screenshots  pictures for the documentation (needs Debian's chromium)"
+	@echo "make lock         constraints.txt anew, after a change of pyproject.toml (UPGRADE=--upgrade: newest versions)"
+	@echo "make licences     docs/licences.md anew, from what is installed"
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt requirements-build.txt requirements-cpu.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 		|| { echo "Python 3.11, 3.12 or 3.13 is needed: set PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python $(PIP) -r requirements-build.txt
+	@$(BIN)/python $(PIP) --no-deps -r requirements-cpu.txt 2>/dev/null \
+		|| echo "pip finds no torch built for the processor alone: taking PyPI's (see requirements-cpu.txt)"
+	$(BIN)/python -m pip install --quiet --quiet --no-deps --no-build-isolation -e .
+	$(LOCKED) 'gh_assets[dev]'
 	@touch $@
 
 run: $(READY)
@@ -40,17 +49,27 @@ test: lint
 	$(BIN)/python -m pytest -n 2 -m 'not slow' --dist loadscope --no-loadscope-reorder
 
 test-slow: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[scale,kubernetes,rendering,screenshots]'
+	$(LOCKED) 'gh_assets[scale,kubernetes,rendering,screenshots]'
 	$(BIN)/python -m pytest -n 2 -m slow --dist loadscope --no-loadscope-reorder
 
 screenshots: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[screenshots]'
+	$(LOCKED) 'gh_assets[screenshots]'
 	$(BIN)/python docs/screenshots.py
 
-lock: $(READY)
-	{ echo "# Every package of the environment, pinned. Made from a working one by: make lock"; \
-	  $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//' | grep -v '^-e'; } > constraints.txt.new
-	mv constraints.txt.new constraints.txt
+# In an environment of its own: a new dependency that is not locked yet cannot be installed into .venv.
+LOCK := .venv-lock/bin/uv pip compile $(UPGRADE) --quiet --universal --generate-hashes --annotation-style line \
+	--no-emit-index-url --custom-compile-command 'make lock'
+
+lock:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python $(PIP) -r requirements-build.txt
+	.venv-lock/bin/python $(PIP) -c constraints.txt uv
+	$(LOCK) --all-extras --output-file constraints.txt pyproject.toml
+	printf 'pip>=26.1\nsetuptools>=77\n' | $(LOCK) -c constraints.txt --output-file requirements-build.txt -
+
+licences: $(READY)
+	$(LOCKED) 'gh_assets[scale,kubernetes,rendering,screenshots,lock]'
+	$(BIN)/python docs/licences.py
 
 clean:
-	rm -rf .venv .gh_assets .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-lock .gh_assets .mypy_cache .pytest_cache .ruff_cache

@@ -51,6 +51,10 @@ def mongo_uri(home: Path) -> str:
     made_once(configuration, b"")
     pair, certificate = home_certificate(home)
     program = Path(sysconfig.get_path("scripts")) / "secantusd-py"
+    if not program.exists():
+        raise ConfigurationError(
+            "This installation has no embedded MongoDB (SecantusDB). Set MONGO_URI to a MongoDB of your own."
+        )
     command: tuple[str, ...] = (str(program), "--host", "127.0.0.1", "--port", "{port}", "--config", str(configuration))
     command += ("--storage-path", str(home / "mongo"), "--sync-on-commit", "--log-level", "ERROR")
     command += ("--cache-size", "256M", "--tls-cert-file", str(pair), "--tls-key-file", str(pair))

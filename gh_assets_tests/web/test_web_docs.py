@@ -101,7 +101,7 @@ def test_what_the_image_installs_serves_from_a_folder_that_it_may_not_write_to(t
     """The steps of the Containerfile without an engine: only what it copies, and a program without rights."""
     source, place = tmp_path / "source", tmp_path / "installed"
     source.mkdir()
-    for name in ("pyproject.toml", "constraints.txt", "README.md", "LICENSE", "gh_assets"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "gh_assets"):
         subprocess.run(["cp", "-r", str(ROOT / name), str(source)], check=True)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     subprocess.run([*pip, "--no-deps", "--target", str(place), str(source)], check=True)

@@ -1,0 +1,145 @@
+"""Every dependency is pinned and hashed, installed by its hash, and under a licence that is known."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import sys
+import sysconfig
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from gh_assets.embedded.services import mongo_uri
+from gh_assets.errors import ConfigurationError
+
+ROOT = Path(__file__).parent.parent
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+CONTAINERFILE = (ROOT / "deploy" / "Containerfile").read_text(encoding="utf-8")
+LICENCES = runpy.run_path(str(ROOT / "docs" / "licences.py"))
+normal, licence, unknown = LICENCES["normal"], LICENCES["licence"], LICENCES["unknown"]
+ROWS = dict(
+    re.findall(r"^\| (\S+) \| ([^|]+) \|$", (ROOT / "docs" / "licences.md").read_text(encoding="utf-8"), re.MULTILINE)
+)
+
+
+def installed() -> set[str]:
+    """What gh_assets needs, directly or not, with every extra: as far as it is installed here."""
+    due = [("gh_assets", extra) for extra in ["", *(metadata.metadata("gh_assets").get_all("Provides-Extra") or [])]]
+    seen: set[tuple[str, str]] = set()
+    while due:
+        name, extra = due.pop()
+        if (name, extra) in seen:
+            continue
+        try:
+            needs = [Requirement(line) for line in metadata.requires(name) or []]
+        except metadata.PackageNotFoundError:
+            continue
+        seen.add((name, extra))
+        for need in needs:
+            if need.marker is None or need.marker.evaluate({"extra": extra}):
+                due += [(normal(need.name), wanted) for wanted in ["", *need.extras]]
+    return {name for name, _ in seen} - {"gh_assets"}
+
+
+@pytest.mark.parametrize("file", ["constraints.txt", "requirements-build.txt", "requirements-cpu.txt"])
+def test_every_locked_package_has_a_version_and_a_hash(file: str) -> None:
+    text = (ROOT / file).read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    assert lines
+    for line in lines:
+        assert re.match(r"[\w.-]+==[\w.+]+ ( *;[^\\]*?)? *(--hash=sha256:[0-9a-f]{64} *)+$", line), line[:80]
+    assert "://" not in text, "the lock names no address of an index"
+
+
+def test_what_is_installed_is_locked() -> None:
+    assert {"torch", "dagster", "pydantic-core"} <= installed()
+    assert installed() <= set(LICENCES["locked"]())
+
+
+def test_the_build_uses_the_setuptools_that_is_locked() -> None:
+    pinned = r"^setuptools==(\S+)"
+    texts = [(ROOT / name).read_text(encoding="utf-8") for name in ("constraints.txt", "requirements-build.txt")]
+    first, second = (re.findall(pinned, text, re.MULTILINE) for text in texts)
+    assert first == second != []
+
+
+def test_make_and_the_image_install_by_hash_alone() -> None:
+    recipe = MAKEFILE.replace("$(LOCKED)", "$(BIN)/python $(PIP) -c constraints.txt")
+    recipe = recipe.replace("$(PIP)", re.search(r"^PIP := (.*)$", MAKEFILE, re.MULTILINE)[1])  # type: ignore[index]
+    for text in (recipe, CONTAINERFILE):
+        calls = re.findall(r"pip install\b[^\n&|}]*", text)
+        assert len(calls) >= 4
+        for call in calls:
+            own = "--no-deps --no-build-isolation" in call  # the project itself: a folder has no hash
+            assert own or "--require-hashes" in call, call
+
+
+def test_the_licence_of_every_package_is_known_and_in_the_document() -> None:
+    locked = LICENCES["locked"]()
+    assert set(ROWS) - {"package"} == set(locked)
+    for name in installed():
+        assert licence(name) == ROWS[name], f"{name}: run make licences"
+    for name in locked:
+        spdx = ROWS[name]
+        assert not unknown(spdx) or name in LICENCES["EXCEPTIONS"], f"{name} is under {spdx}: is that acceptable?"
+    for name in LICENCES["EXCEPTIONS"]:
+        assert unknown(ROWS[name]), f"{name} is no exception"
+    assert LICENCES["document"]({name: ROWS[name] for name in locked}) == (ROOT / "docs" / "licences.md").read_text(
+        encoding="utf-8"
+    )
+
+
+@pytest.mark.parametrize(
+    ("about", "known"),
+    [
+        ("License-Expression: MIT", "MIT"),
+        ("License: Apache 2.0", "Apache-2.0"),
+        ("Classifier: License :: OSI Approved :: MIT License", "MIT"),
+        ("License: Our Own Terms", None),
+        ("Classifier: License :: OSI Approved :: BSD License", None),  # which of them?
+        ("License: GPL", None),
+        ("Summary: says nothing", None),
+    ],
+)
+def test_a_new_package_whose_licence_is_not_known_is_noticed(
+    about: str, known: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "newcomer-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.4\nName: newcomer\nVersion: 1.0\n{about}\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    assert licence("newcomer") == known
+
+
+@pytest.mark.parametrize(
+    ("expression", "parts"),
+    [
+        ("MIT", set()),
+        ("MIT OR GPL-3.0-only", set()),
+        ("MPL-2.0 AND (Apache-2.0 OR MIT)", {"MPL-2.0"}),
+        ("BSD-2-Clause AND Apache-2.0 WITH LLVM-exception", set()),
+        ("MIT AND (GPL-2.0-only OR AGPL-3.0-only)", {"GPL-2.0-only", "AGPL-3.0-only"}),
+        ("GPL-2.0-only AND CC-BY-4.0", {"GPL-2.0-only", "CC-BY-4.0"}),
+    ],
+)
+def test_of_alternatives_one_permissive_licence_is_enough(expression: str, parts: set[str]) -> None:
+    assert unknown(expression) == parts
+
+
+def test_the_gpl_of_what_an_image_ships_is_named_where_it_is_built() -> None:
+    assert "GPL" in ROWS["secantusdb"]
+    assert "SecantusDB" in CONTAINERFILE
+    assert ROWS["secantusdb"].split(" AND ")[0] in re.search(r"image\.licenses=\"(.*)\"", CONTAINERFILE)[1]  # type: ignore[index]
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "gh_assets").rglob("*.py")]
+    assert not [
+        text for text in sources if re.search(r"^\s*(import|from) secantus", text, re.MULTILINE | re.IGNORECASE)
+    ]
+
+
+def test_an_installation_without_the_embedded_mongodb_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sysconfig, "get_path", lambda _name: str(tmp_path / "bin"))
+    with pytest.raises(ConfigurationError, match="MONGO_URI"):
+        mongo_uri(tmp_path / "home")
