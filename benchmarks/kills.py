@@ -427,7 +427,7 @@ class Moves:
         why = f"kill {self.number}"
         if self.action == "promote":
             wanted = self.place.random.choice([version for version in (1, 2, 3) if version != held.version])
-            command = ("models", "promote", "recvae", str(wanted), "--why", why)
+            command: tuple[str, ...] = ("models", "promote", "recvae", str(wanted), "--why", why)
         else:
             other = 1 + held.version % 3
             for version in (other, 1 + other % 3):
@@ -551,7 +551,7 @@ def check_backup(folder: Path, objects: Mapping[str, str], documents: Mapping[st
         crc32c = b64encode(google_crc32c.value(content).to_bytes(4, "big")).decode()
         found[f"{entry['bucket']}/{entry['name']}"] = crc32c
     lost(found != objects, f"{folder.name} has other objects: {len(found)}, not {len(objects)}")
-    options = bson.CodecOptions(tz_aware=True)
+    options: bson.CodecOptions[dict[str, Any]] = bson.CodecOptions(tz_aware=True)
     kept = {}
     for name in manifest["collections"]:
         for document in bson.decode_all((folder / "mongo" / f"{name}.bson").read_bytes(), options):
