@@ -7,7 +7,7 @@ READY := .venv/.ready
 PIP := -m pip install --quiet --disable-pip-version-check --require-hashes
 LOCKED := $(BIN)/python $(PIP) -c constraints.txt
 
-.PHONY: help run serve test test-slow lint dev screenshots lock licences clean
+.PHONY: help run serve test test-slow lint dev screenshots mutants lock licences clean
 
 help:
 	@echo "make run          set up, and run the whole chain on the synthetic world"
@@ -16,6 +16,7 @@ help:
 	@echo "make dev          the Dagster UI on http://127.0.0.1:3000"
 	@echo "make serve        the page and the API on http://127.0.0.1:8000"
 	@echo "make lint         ruff and mypy"
+	@echo "make mutants      whether the tests notice small faults in the code; takes an hour"
 	@echo "make screenshots  pictures for the documentation (needs Debian's chromium)"
 	@echo "make lock         constraints.txt anew, after a change of pyproject.toml (UPGRADE=--upgrade: newest versions)"
 	@echo "make licences     docs/licences.md anew, from what is installed"
@@ -55,6 +56,10 @@ test-slow: $(READY)
 screenshots: $(READY)
 	$(LOCKED) 'gh_assets[screenshots]'
 	$(BIN)/python docs/screenshots.py
+
+mutants: $(READY)
+	$(LOCKED) 'gh_assets[mutants]'
+	$(BIN)/python benchmarks/mutants.py $(TARGETS)
 
 # In an environment of its own: a new dependency that is not locked yet cannot be installed into .venv.
 LOCK := .venv-lock/bin/uv pip compile $(UPGRADE) --quiet --universal --generate-hashes --annotation-style line \

@@ -54,6 +54,9 @@ QUICK = RetryPolicy(
 TEST_MONGO, TEST_GCS = "GH_ASSETS_TEST_MONGO_URI", "GH_ASSETS_TEST_GCS_PROJECT"
 """Point the tests to other services than the embedded ones: a MongoDB, and Google's own with its credentials."""
 
+TEST_HOME = "GH_ASSETS_TEST_HOME"
+"""A home whose embedded servers already run, for many short runs of the tests."""
+
 
 def pytest_report_header() -> str:
     """Which services the tests use; a connection string may hold a password, and is not repeated."""
@@ -64,8 +67,8 @@ def pytest_report_header() -> str:
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home whose embedded servers all tests of this process share."""
-    return tmp_path_factory.mktemp("home")
+    """A home whose embedded servers all tests of this process share, or those of several runs."""
+    return Path(os.environ.get(TEST_HOME) or tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture(autouse=True)

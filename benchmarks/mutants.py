@@ -1,0 +1,272 @@
+"""Share of small faults in the code that the tests find: mutation testing with mutmut's operators.
+
+Each mutant runs only the tests that reach the changed statement, in a fork of a process that has the third-party
+packages loaded, against servers that stay up between mutants. Changes of mere strings, of what an exception or a
+log says, and of annotations are left out. Run by: make mutants
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import difflib
+import functools
+import hashlib
+import importlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import coverage
+import libcst as cst
+import pytest
+from libcst.metadata import MetadataWrapper, PositionProvider
+from mutmut.mutation.mutators import mutation_operators, operator_string
+
+ROOT = Path(__file__).resolve().parent.parent
+TESTS = "gh_assets_tests"
+TARGETS: dict[str, tuple[Sequence[str], Sequence[str]]] = {
+    "registry": (
+        [str(path.relative_to(ROOT)) for path in sorted((ROOT / "gh_assets/registry").glob("[a-z]*.py"))],
+        ["test_registry.py", "test_registry_hostile.py", "test_registry_versions.py"],
+    ),
+    "promotion": (["gh_assets/promotion.py"], ["test_promotion.py"]),
+    "limits": (
+        ["gh_assets/collector/limits.py"],
+        ["collector/test_limits.py", "collector/test_client.py", "collector/test_answers.py"],
+    ),
+    "objects": (["gh_assets/objects.py", "gh_assets/object_reader.py"], ["test_objects.py", "test_services.py"]),
+    "metrics": (["gh_assets/recommender/metrics.py"], ["recommender/test_metrics.py"]),
+}
+LONGEST_TEST = 15.0
+"""Seconds: longer tests, which start processes or train, are left to `make test`."""
+TIMEOUT = 40.0
+"""Seconds: a mutant that takes longer hangs, and counts as killed."""
+
+
+class Mutant(NamedTuple):
+    """One change of one file; its key stays the same when other lines change."""
+
+    key: str
+    path: str
+    lines: range
+    diff: str
+    code: str
+
+
+class Finder(cst.CSTVisitor):  # type: ignore[misc]
+    """All changes that mutmut's operators make, with the lines of the statement that each is in."""
+
+    METADATA_DEPENDENCIES = (PositionProvider,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[cst.CSTNode, cst.CSTNode, range]] = []
+        self.spans = [range(0)]
+
+    def on_visit(self, node: cst.CSTNode) -> bool:
+        if isinstance(node, cst.Annotation | cst.Raise | cst.Decorator | cst.Assert):
+            return False
+        if isinstance(node, cst.Call):
+            called = cst.Module([]).code_for_node(node.func)
+            if called in ("len", "isinstance") or called.startswith("logger."):
+                return False
+        if isinstance(node, cst.BaseStatement):
+            place = self.get_metadata(PositionProvider, node)
+            body = getattr(node, "body", None)
+            last = place.end.line
+            if isinstance(body, cst.BaseSuite):  # of a compound statement only the head
+                last = max(place.start.line, self.get_metadata(PositionProvider, body).start.line - 1)
+            self.spans.append(range(place.start.line, last + 1))
+        for kind, operator in mutation_operators:
+            if isinstance(node, kind) and operator is not operator_string:
+                self.found += [(node, changed, self.spans[-1]) for changed in operator(node)]
+        return True
+
+    def on_leave(self, original_node: cst.CSTNode) -> None:
+        if isinstance(original_node, cst.BaseStatement):
+            self.spans.pop()
+
+
+def mutants_of(paths: Sequence[str], sample: int, seed: int) -> tuple[int, list[Mutant]]:
+    """How many mutants files have, and a random sample of them: the same ones as long as the code around them lasts."""
+    every = []
+    seen: Counter[str] = Counter()
+    for path in paths:
+        wrapper = MetadataWrapper(cst.parse_module((ROOT / path).read_text()), unsafe_skip_copy=True)
+        finder = Finder()
+        wrapper.visit(finder)
+        for node, changed, lines in finder.found:
+            words = f"{path}\n- {wrapper.module.code_for_node(node)}\n+ {wrapper.module.code_for_node(changed)}"
+            seen[words] += 1
+            key = hashlib.sha256(f"{seed} {words} {seen[words]}".encode()).hexdigest()[:16]
+            every.append((key, path, wrapper.module, node, changed, lines))
+    chosen: list[Mutant] = []
+    for key, path, module, node, changed, lines in sorted(every, key=lambda one: one[0]):
+        code = module.deep_replace(node, changed).code
+        try:
+            compile(code, path, "exec")
+        except SyntaxError:
+            continue
+        diff = difflib.unified_diff(module.code.splitlines(), code.splitlines(), lineterm="", n=0)
+        chosen.append(Mutant(key, path, lines, "\n".join([*diff][3:]), code))
+        if len(chosen) == sample:
+            break
+    return len(every), chosen
+
+
+class Recorder:
+    """Notes for pytest: which test ran which lines, and how long each took."""
+
+    def __init__(self, measured: coverage.Coverage) -> None:
+        self.measured = measured
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Any:
+        self.measured.switch_context(item.nodeid)
+        return (yield)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.seconds[report.nodeid] += report.duration if report.when == "call" else 0.0
+
+
+def pytest_arguments(tests: Sequence[str]) -> list[str]:
+    return ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", "--hypothesis-seed=0", "--tb=line", *tests]
+
+
+def record(folder: Path, sources: Sequence[str], tests: Sequence[str]) -> int:
+    """Run the tests as they are, and write down the lines of each, and the packages that were loaded."""
+    sys.dont_write_bytecode = False
+    measured = coverage.Coverage(data_file=None, config_file=False, include=[str(folder / path) for path in sources])
+    recorder = Recorder(measured)
+    measured.start()
+    code = pytest.main(pytest_arguments(tests), plugins=[recorder])
+    measured.stop()
+    data = measured.get_data()
+    lines = {path: data.contexts_by_lineno(str(folder / path)) for path in sources}
+    own = ("gh_assets", "_pytest", "__main__")
+    packages = [module for module in list(sys.modules) if not module.startswith(own)]
+    (folder / "recorded.json").write_text(
+        json.dumps({"seconds": recorder.seconds, "lines": lines, "packages": packages})
+    )
+    return int(code)
+
+
+def in_fork(work: Any, timeout: float, log: Path) -> int:
+    """Exit code of work done in a fork; 124, if it took too long."""
+    child = os.fork()
+    if not child:
+        os.setsid()
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        code = 1
+        try:
+            code = work()
+        finally:
+            os._exit(code)
+    status, until = None, time.monotonic() + timeout
+    while status is None and time.monotonic() < until:
+        ended, found = os.waitpid(child, os.WNOHANG)
+        status = found if ended else None
+        time.sleep(0.01)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
+    if status is None:
+        os.waitpid(child, 0)
+        return 124
+    return os.waitstatus_to_exitcode(status)
+
+
+def run(name: str, sample: int, seed: int, folder: Path, skip: set[str], results: Path) -> None:
+    """Try a sample of the mutants of one target; one line of JSON each."""
+    sources, files = TARGETS[name]
+    tests = [f"{TESTS}/{file}" for file in files]
+    log = folder / "log"
+    if code := in_fork(functools.partial(record, folder, sources, tests), 1800, log):
+        sys.exit(f"The tests fail without any change (exit code {code}):\n{log.read_text()[-3000:]}")
+    recorded = json.loads((folder / "recorded.json").read_text())
+    for package in recorded["packages"]:
+        with contextlib.suppress(Exception):
+            importlib.import_module(package)
+    seconds: dict[str, float] = recorded["seconds"]
+    quick = [test for test in sorted(seconds, key=lambda test: seconds[test]) if seconds[test] <= LONGEST_TEST]
+    count, chosen = mutants_of(sources, sample, seed)
+    outcomes: Counter[str] = Counter()
+    for mutant in chosen:
+        if mutant.key in skip:
+            outcomes["killed"] += 1
+            continue
+        by_line = recorded["lines"][mutant.path]
+        reached = {test for line in mutant.lines for test in by_line.get(str(line), [])}
+        wanted = quick if "" in reached else [test for test in quick if test in reached]
+        target, began = folder / mutant.path, time.monotonic()
+        target.write_text(mutant.code)
+        code = in_fork(lambda: int(pytest.main(pytest_arguments(wanted))), TIMEOUT, log) if wanted else 0  # noqa: B023
+        shutil.copy2(ROOT / mutant.path, target)
+        took = round(time.monotonic() - began, 1)
+        outcome = "killed" if code else "lived" if wanted else "not reached"
+        outcomes[outcome] += 1
+        tried = {"target": name, "key": mutant.key, "path": mutant.path, "line": mutant.lines.start}
+        tried |= {"diff": mutant.diff, "outcome": outcome, "exit": code, "seconds": took}
+        with results.open("a") as file:
+            file.write(json.dumps(tried) + "\n")
+    share = outcomes["killed"] / len(chosen)
+    print(f"{name}: {outcomes['killed']} of {len(chosen)} killed ({share:.0%}), of {count} mutants", flush=True)
+
+
+def main() -> None:
+    """Print the share for each target; the mutants go to the results file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("targets", nargs="*", default=list(TARGETS), help=", ".join(TARGETS))
+    parser.add_argument("--sample", type=int, default=120, help="mutants of each target, chosen at random")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--results", type=Path, default=ROOT / "mutants.jsonl")
+    parser.add_argument("--again", type=Path, help="results of an earlier run: what it killed is not tried again")
+    asked = parser.parse_args()
+    skip = set()
+    if asked.again:
+        tried = [json.loads(line) for line in asked.again.read_text().splitlines()]
+        skip = {one["key"] for one in tried if one["outcome"] == "killed"}
+    results = asked.results.resolve()
+    with tempfile.TemporaryDirectory(prefix="mutants-") as place:
+        folder = Path(place, "checkout")
+        for part in ("gh_assets", TESTS):
+            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        for part in ("pyproject.toml", "README.md", "docs"):
+            (folder / part).symlink_to(ROOT / part)
+        os.chdir(folder)
+        # Mutants of equal size that change within a second would be taken for one another by their byte code.
+        sys.dont_write_bytecode = True
+        os.environ |= {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+        os.environ["GH_ASSETS_TEST_HOME"] = home = f"{place}/home"
+        sys.path[:0] = [str(folder)]
+        start = "import sys; from gh_assets.settings import *; from gh_assets.services import *; s = load_settings()"
+        hold = f"{start}; connect_gcs(s), connect_mongo(s); print(flush=True); sys.stdin.read()"
+        keeper = subprocess.Popen(
+            [sys.executable, "-c", hold],
+            env=os.environ | {"GH_ASSETS_HOME": home},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert keeper.stdout is not None
+        keeper.stdout.readline()
+        try:
+            for name in asked.targets:
+                run(name, asked.sample, asked.seed, folder, skip, results)
+        finally:
+            keeper.kill()
+
+
+if __name__ == "__main__":
+    main()
