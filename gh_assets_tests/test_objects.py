@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from google.auth.exceptions import RefreshError
 from google.oauth2.credentials import Credentials
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 
 from gh_assets.embedded.bucket.app import BucketServer
 from gh_assets.embedded.bucket.files import Files
@@ -22,7 +25,7 @@ from gh_assets.errors import (
     ServiceUnavailableError,
     StoredDataError,
 )
-from gh_assets.objects import ABSENT, CloudStorageClient, ObjectStore, make_client
+from gh_assets.objects import ABSENT, CloudStorageClient, Digest, ObjectStore, checksum, digest_of, make_client
 from gh_assets_tests.conftest import serving
 
 
@@ -34,9 +37,79 @@ def test_content_metadata_and_generation(objects: ObjectStore, tmp_path: Path) -
     assert (first.size, second.size, first.metadata) == (3, 7, {"k": "v"})
     assert objects.describe("a/b") == second
     assert objects.describe("a/c") is None
-    objects.read_to("a/b", tmp_path / "file")
+    assert objects.read_to("a/b", tmp_path / "file") == hashlib.sha256(b"two two").hexdigest()
     assert (tmp_path / "file").read_bytes() == b"two two"
     assert list(objects.names("a/")) == ["a/b"]
+    assert second.uri == objects.uri("a/b") == f"gs://{objects.name}/a/b"
+    assert second.created is not None
+    assert abs(dt.datetime.now(dt.UTC) - second.created) < dt.timedelta(minutes=5)
+
+
+@pytest.mark.parametrize("size", [0, 7, 3_000_000])
+def test_a_file_is_stored_as_its_bytes_are(objects: ObjectStore, tmp_path: Path, size: int) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(random.Random(size).randbytes(size))
+    stored = objects.write("x", path, metadata={"k": "v"}, content_type="text/plain", if_generation=ABSENT)
+    digest = digest_of(path)
+    assert digest == Digest(hashlib.sha256(path.read_bytes()).hexdigest(), checksum(path.read_bytes()), size)
+    assert (stored.size, stored.crc32c, stored.metadata, stored.content_type) == (
+        size,
+        digest.crc32c,
+        {"k": "v"},
+        "text/plain",
+    )
+    assert objects.read("x") == path.read_bytes()
+    assert objects.read_to("x", tmp_path / "again") == digest.sha256
+    with pytest.raises(ConcurrentWriteError):
+        objects.write("x", path, if_generation=ABSENT)
+
+
+def test_a_checksum_is_that_of_cloud_storage() -> None:
+    assert checksum(b"123456789") == "4waSgw==", "the check value of CRC-32C, 0xE3069283, in base64"
+
+
+def test_a_copy_is_like_its_source_but_for_what_is_said(objects: ObjectStore) -> None:
+    source = objects.write("a", b"content", metadata={"k": "v"}, content_type="text/plain")
+    objects.copy(source, "b")
+    objects.copy(source, "c", metadata={"other": "one"}, if_generation=ABSENT)
+    copies = [objects.describe("b"), objects.describe("c")]
+    assert [copied and copied.metadata for copied in copies] == [{"k": "v"}, {"other": "one"}]
+    assert [copied and copied.content_type for copied in copies] == ["text/plain"] * 2
+    assert [objects.read(name) for name in "bc"] == [b"content"] * 2
+    with pytest.raises(ConcurrentWriteError):
+        objects.copy(source, "b", if_generation=ABSENT)
+    objects.delete("a")
+    with pytest.raises(StoredDataError, match=f"There is no object {source.uri}"):
+        objects.copy(source, "d")
+
+
+def test_what_is_not_there_is_deleted_and_listed_as_nothing(objects: ObjectStore, gcs_client) -> None:
+    assert list(objects.list("")) == [], "the bucket is made by the first write"
+    objects.write("a/1", b"x"), objects.write("a/2", b"y"), objects.write("b", b"z")
+    assert list(objects.names("a/")) == ["a/1", "a/2"]
+    objects.delete("a/1")
+    objects.delete("a/1")
+    assert list(objects.names("")) == ["a/2", "b"]
+    with pytest.raises(ConfigurationError, match="does not exist: create it"):
+        list(ObjectStore(gcs_client, "no-such-bucket-here").list(""))
+
+
+def test_an_object_of_another_bucket_is_streamed(objects: ObjectStore, gcs_client) -> None:
+    other = ObjectStore(gcs_client, f"{objects.name}-other", create=True)
+    other.write("x", b"of the other bucket")
+    with objects.open_elsewhere(other.name, "x") as file:
+        assert file.read() == b"of the other bucket"
+    with pytest.raises(StoredDataError, match=f"There is no object gs://{other.name}/y"):  # noqa: SIM117
+        with objects.open_elsewhere(other.name, "y") as file:
+            file.read()
+
+
+def test_googles_console_shows_objects_and_folders_and_no_emulator_has_one(objects: ObjectStore) -> None:
+    assert objects.page("a b") is None
+    store = ObjectStore(CloudStorageClient(Renewing(), "project"), "bucket")
+    console = "https://console.cloud.google.com/storage"
+    assert store.page("a b/c?d") == f"{console}/browser/_details/bucket/a%20b/c%3Fd"
+    assert store.page("folder/") == f"{console}/browser/bucket/folder/"
 
 
 def test_a_condition_that_does_not_hold_changes_nothing(objects: ObjectStore) -> None:
@@ -68,6 +141,8 @@ REFUSALS = {
     "billing": (403, "accountDisabled", "The billing account for the owning project is disabled.", False),
     "retention": (403, "retentionPolicyNotMet", "Object 'b/x' is subject to bucket's retention policy.", False),
     "requester": (400, "required", "Bucket is a requester pays bucket but no user project provided.", False),
+    "scope": (403, "insufficientPermissions", "...Insufficient Permission", True),
+    "long": (400, "invalid", "x" * 299 + ".yz\nIn detail: ...", False),
 }
 
 
@@ -95,10 +170,35 @@ def test_googles_own_reason_is_in_the_message(tmp_path: Path, kind: str, call: s
     }
     with serving(refuse) as url, pytest.raises(GhAssetsError) as caught:
         calls[call](ObjectStore(make_client(endpoint=url), "bucket"))
-    assert message.rstrip(".") in str(caught.value)
+    said = message.split("\n")[0][:300].rstrip(".")
+    assert f"It says: {said} ({reason})." in str(caught.value)
     assert ("Storage Object Admin" in str(caught.value)) == helps
     assert "un again" not in str(caught.value)
     assert isinstance(caught.value, AuthenticationError if status == 403 else ConfigurationError)
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (401, AuthenticationError),
+        (408, ServiceUnavailableError),
+        (409, ConcurrentWriteError),
+        (405, ConfigurationError),
+        (412, ConcurrentWriteError),
+        (429, ServiceUnavailableError),
+        (503, ServiceUnavailableError),
+    ],
+)
+def test_an_answer_is_the_error_that_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, status: int, expected: type[GhAssetsError]
+) -> None:
+    """Also where a proxy answers with a page instead of Google."""
+    monkeypatch.setattr("gh_assets.objects.RETRY_SECONDS", 0.2)
+    with serving(PlainTextResponse("a page of a proxy", status)) as url, pytest.raises(GhAssetsError) as caught:
+        ObjectStore(make_client(endpoint=url), "bucket").write("x", b"content")
+    assert type(caught.value) is expected
+    assert "gs://bucket/x" in str(caught.value)
+    assert ("Storage Object Admin" in str(caught.value)) == (expected in (AuthenticationError, ConfigurationError))
 
 
 class Renewing(Credentials):
@@ -152,14 +252,34 @@ def test_a_token_that_is_refused_before_its_time_is_renewed_once(picky: tuple[st
     assert credentials.renewed == 3, "once, not for ever"
 
 
-def test_a_token_is_renewed_before_it_ends(picky: tuple[str, list[str]]) -> None:
+@pytest.mark.parametrize(("minutes", "renewed"), [(-1, 1), (0.5, 1), (4.9, 1), (5.2, 0), (60, 0)])
+def test_a_token_is_renewed_before_it_ends(picky: tuple[str, list[str]], minutes: float, renewed: int) -> None:
     url, accepted = picky
     credentials = Renewing()
     store = ObjectStore(CloudStorageClient(credentials, "project", url), "bucket", create=True)
     store.write("x", b"content")
-    credentials.expiry = dt.datetime.now(dt.UTC).replace(tzinfo=None) + dt.timedelta(seconds=30)
-    accepted[0] = "token-1"
+    credentials.expiry = dt.datetime.now(dt.UTC).replace(tzinfo=None) + dt.timedelta(minutes=minutes)
+    accepted[0] = f"token-{renewed}"
     assert store.read("x") == b"content"
+    assert credentials.renewed == renewed
+
+
+def test_a_first_token_is_fetched_and_one_that_nobody_gives_is_a_refusal(picky: tuple[str, list[str]]) -> None:
+    url, accepted = picky
+    credentials = Renewing()
+    ObjectStore(CloudStorageClient(credentials, "project", url), "bucket", create=True).write("x", b"content")
+    credentials.token = None
+    accepted[0] = "token-1"
+    store = ObjectStore(CloudStorageClient(credentials, "project", url), "bucket")
+    assert store.read("x") == b"content"
+
+    class Refused(Renewing):
+        def refresh(self, _request: object) -> None:
+            raise RefreshError("the key was deleted")  # type: ignore[no-untyped-call]
+
+    store = ObjectStore(CloudStorageClient(Refused(), "project", url), "bucket")
+    with pytest.raises(AuthenticationError, match="Storage Object Admin"):
+        store.read("x")
 
 
 def test_metadata_that_are_not_given_are_not_sent(tmp_path: Path) -> None:

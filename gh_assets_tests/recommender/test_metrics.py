@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gh_assets.errors import InvalidInteractionsError, StoredDataError
 from gh_assets.recommender import UserItemMatrix, build_user_item_matrix, evaluate, strong_generalization_split
-from gh_assets.recommender.metrics import evaluate_users, rank_items
+from gh_assets.recommender.metrics import contains, evaluate_users, rank_items
 from gh_assets.schemas import REPOS, STARGAZERS, USERS
 from gh_assets_tests.recommender.matrices import taste_matrix
 
@@ -22,8 +22,10 @@ class Fixed:
     def __init__(self, scores: np.ndarray) -> None:
         self.scores = scores.astype(np.float32)
         self.at = 0
+        self.batches: list[int] = []
 
     def predict(self, fold_in: sp.csr_array) -> np.ndarray:
+        self.batches.append(fold_in.shape[0])
         part = self.scores[self.at : self.at + fold_in.shape[0]].copy()
         self.at += fold_in.shape[0]
         return part
@@ -75,6 +77,62 @@ def test_users_without_held_out_items_do_not_count() -> None:
 def test_equal_scores_are_ordered_by_item() -> None:
     items, _ = rank_items(np.zeros((1, 6), np.float32), sp.csr_array((1, 6), dtype=np.float32), 6)
     assert items.tolist() == [[0, 1, 2, 3, 4, 5]]
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 4), st.integers(1, 9), st.integers(1, 12))
+def test_the_best_are_ordered_by_score_and_then_by_item(seed: int, users: int, items: int, n: int) -> None:
+    """Also where the list ends among equal scores, where it is longer than what is left, and where nothing is."""
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(0, 3, (users, items)).astype(np.float32)
+    scores[rng.random(scores.shape) < 0.1] = -np.inf
+    seen = rng.random(scores.shape) < 0.3
+    ranked, values = rank_items(scores.copy(), sp.csr_array(seen.astype(np.float32)), n)
+    for user in range(users):
+        left = [item for item in range(items) if not seen[user, item] and np.isfinite(scores[user, item])]
+        best = sorted(left, key=lambda item, user=user: (-scores[user, item], item))[:n]
+        none = n - len(best)
+        assert ranked[user].tolist() == best + [-1] * none
+        assert values[user].tolist() == [scores[user, item] for item in best] + [-np.inf] * none
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 4), st.integers(1, 5), st.sampled_from([0.0, 0.2, 0.7]))
+def test_a_row_contains_its_own_items_only(seed: int, users: int, items: int, share: float) -> None:
+    rng = np.random.default_rng(seed)
+    there = rng.random((users, items)) < share
+    asked = rng.integers(-1, items, (users, 6))
+    found = contains(sp.csr_array(there.astype(np.float32)), asked)
+    expected = [[item >= 0 and bool(there[user, item]) for item in row] for user, row in enumerate(asked.tolist())]
+    assert found.tolist() == expected
+
+
+@pytest.mark.parametrize(("size", "batches"), [(2, [2, 2, 1]), (4, [3, 2]), (5, [5]), (9, [5])])
+def test_users_are_scored_in_batches_of_at_most_that_size(size: int, batches: list[int]) -> None:
+    rng = np.random.default_rng(0)
+    fold_in, held_out = sp.csr_array((5, 8), dtype=np.float32), sp.csr_array(np.eye(5, 8, dtype=np.float32))
+    model, at_once = (Fixed(rng.permutation(40).reshape(5, 8)) for _ in range(2))
+    at_once.scores = model.scores
+    means = evaluate(model, fold_in, held_out, batch_size=size)
+    assert model.batches == batches
+    assert means == pytest.approx(evaluate(at_once, fold_in, held_out))
+    assert at_once.batches == [5]
+
+
+@pytest.mark.parametrize(
+    ("fold_in", "held_out", "message"),
+    [
+        ((2, 4), (3, 4), "differ in their users"),
+        ((2, 4), (2, 5), "held-out matrix"),
+        ((0, 4), (0, 4), "fold-in matrix"),
+    ],
+)
+def test_matrices_that_do_not_go_together_are_refused(
+    fold_in: tuple[int, int], held_out: tuple[int, int], message: str
+) -> None:
+    given_items, hidden = (sp.csr_array(np.ones(shape, np.float32)) for shape in (fold_in, held_out))
+    with pytest.raises(InvalidInteractionsError, match=message):
+        evaluate(Fixed(np.ones((3, 5))), given_items, hidden)
 
 
 @settings(deadline=None)
