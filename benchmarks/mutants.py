@@ -49,8 +49,9 @@ TARGETS: dict[str, tuple[Sequence[str], Sequence[str]]] = {
 }
 LONGEST_TEST = 15.0
 """Seconds: longer tests, which start processes or train, are left to `make test`."""
-TIMEOUT = 40.0
-"""Seconds: a mutant that takes longer hangs, and counts as killed."""
+HUNG = 124
+TIMEOUT, SLOWER = 30.0, 4.0
+"""Seconds, and times as long as the tests took without a change: what takes longer hangs, and counts as killed."""
 
 
 class Mutant(NamedTuple):
@@ -163,7 +164,7 @@ def record(folder: Path, sources: Sequence[str], tests: Sequence[str]) -> int:
 
 
 def in_fork(work: Any, timeout: float, log: Path) -> int:
-    """Exit code of work done in a fork; 124, if it took too long."""
+    """Exit code of work done in a fork; `HUNG`, if it took too long."""
     child = os.fork()
     if not child:
         os.setsid()
@@ -172,7 +173,7 @@ def in_fork(work: Any, timeout: float, log: Path) -> int:
         os.dup2(output, 2)
         code = 1
         try:
-            code = work()
+            code = int(work())
         finally:
             os._exit(code)
     status, until = None, time.monotonic() + timeout
@@ -184,7 +185,7 @@ def in_fork(work: Any, timeout: float, log: Path) -> int:
         os.killpg(child, signal.SIGKILL)
     if status is None:
         os.waitpid(child, 0)
-        return 124
+        return HUNG
     return os.waitstatus_to_exitcode(status)
 
 
@@ -212,7 +213,9 @@ def run(name: str, sample: int, seed: int, folder: Path, skip: set[str], results
         wanted = quick if "" in reached else [test for test in quick if test in reached]
         target, began = folder / mutant.path, time.monotonic()
         target.write_text(mutant.code)
-        code = in_fork(lambda: int(pytest.main(pytest_arguments(wanted))), TIMEOUT, log) if wanted else 0  # noqa: B023
+        timeout = TIMEOUT + SLOWER * sum(seconds[test] for test in wanted)
+        work = functools.partial(pytest.main, pytest_arguments(wanted))
+        code = in_fork(work, timeout, log) if wanted else 0
         shutil.copy2(ROOT / mutant.path, target)
         took = round(time.monotonic() - began, 1)
         outcome = "killed" if code else "lived" if wanted else "not reached"
@@ -237,7 +240,7 @@ def main() -> None:
     skip = set()
     if asked.again:
         tried = [json.loads(line) for line in asked.again.read_text().splitlines()]
-        skip = {one["key"] for one in tried if one["outcome"] == "killed"}
+        skip = {one["key"] for one in tried if one["outcome"] == "killed" and one["exit"] != HUNG}
     results = asked.results.resolve()
     with tempfile.TemporaryDirectory(prefix="mutants-") as place:
         folder = Path(place, "checkout")

@@ -353,7 +353,7 @@ class ObjectStore:
         ConcurrentWriteError
             If it has another generation than `if_generation` (the embedded server does not look at it).
         """
-        with _explained(self.uri(name), writing=True):
+        with _explained(self.uri(name)):
             try:
                 self.bucket.blob(name).delete(if_generation_match=if_generation, retry=self._retry)
             except NotFound:

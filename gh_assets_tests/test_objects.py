@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import json
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -140,6 +141,7 @@ REFUSALS = {
     "role": (403, "forbidden", "robot@project.iam.gserviceaccount.com does not have storage.objects.get access.", True),
     "billing": (403, "accountDisabled", "The billing account for the owning project is disabled.", False),
     "retention": (403, "retentionPolicyNotMet", "Object 'b/x' is subject to bucket's retention policy.", False),
+    "billing, too": (403, "forbidden", "The Billing account for the owning project is disabled.", False),
     "requester": (400, "required", "Bucket is a requester pays bucket but no user project provided.", False),
     "scope": (403, "insufficientPermissions", "...Insufficient Permission", True),
     "long": (400, "invalid", "x" * 299 + ".yz\nIn detail: ...", False),
@@ -172,6 +174,7 @@ def test_googles_own_reason_is_in_the_message(tmp_path: Path, kind: str, call: s
         calls[call](ObjectStore(make_client(endpoint=url), "bucket"))
     said = message.split("\n")[0][:300].rstrip(".")
     assert f"It says: {said} ({reason})." in str(caught.value)
+    assert "gs://bucket/x" in str(caught.value)
     assert ("Storage Object Admin" in str(caught.value)) == helps
     assert "un again" not in str(caught.value)
     assert isinstance(caught.value, AuthenticationError if status == 403 else ConfigurationError)
@@ -278,8 +281,63 @@ def test_a_first_token_is_fetched_and_one_that_nobody_gives_is_a_refusal(picky: 
             raise RefreshError("the key was deleted")  # type: ignore[no-untyped-call]
 
     store = ObjectStore(CloudStorageClient(Refused(), "project", url), "bucket")
-    with pytest.raises(AuthenticationError, match="Storage Object Admin"):
+    with pytest.raises(AuthenticationError, match=r"refused access to gs://bucket/x\. Give the account the role"):
         store.read("x")
+
+
+@pytest.mark.parametrize("call", ["write", "describe", "delete", "list"])
+def test_a_fault_that_passes_is_tried_again_and_one_that_does_not_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: str
+) -> None:
+    calls: dict[str, Callable[[ObjectStore], object]] = {
+        "write": lambda store: store.write("x", b"content"),
+        "describe": lambda store: store.describe("x"),
+        "delete": lambda store: store.delete("x", if_generation=17),
+        "list": lambda store: list(store.list("x")),
+    }
+    faults, seen = [True], []
+    files = Files(tmp_path / "files")
+    server = BucketServer(files, "token")
+
+    async def serve(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["query_string"])
+        if faults[0]:
+            faults[0] = False
+            await JSONResponse({}, 503)(scope, receive, send)
+            return
+        await server({**scope, "headers": [*scope["headers"], (b"authorization", b"Bearer token")]}, receive, send)
+
+    with serving(serve) as url:
+        calls[call](ObjectStore(make_client(endpoint=url), "bucket", create=True))
+    files.close()
+    assert len(seen) >= 2
+    assert (b"ifGenerationMatch=17" in seen[0]) == (call == "delete")
+    monkeypatch.setattr("gh_assets.objects.RETRY_SECONDS", 0.2)
+    with serving(JSONResponse({}, 503)) as url, pytest.raises(ServiceUnavailableError, match="gs://bucket/x"):
+        calls[call](ObjectStore(make_client(endpoint=url), "bucket"))
+
+
+def test_a_large_object_arrives_in_parts(objects: ObjectStore, gcs_client) -> None:
+    content = random.Random(0).randbytes(3 << 20)
+    objects.write("large", content)
+    parts = list(gcs_client.reader.parts(objects.name, "large"))
+    assert b"".join(parts) == content
+    assert len(parts[0]) <= 1 << 16, "most objects are small"
+    assert max(len(part) for part in parts) <= 1 << 20
+
+
+def test_googles_own_variables_name_credentials_and_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
+    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "of-google")
+    with pytest.raises(ConfigurationError, match="has no usable credentials: File"):
+        make_client()
+    user = {"type": "authorized_user", "client_id": "i", "client_secret": "s", "refresh_token": "r"}
+    (tmp_path / "key.json").write_text(json.dumps(user))
+    assert [make_client(project).project for project in (None, "mine")] == ["of-google", "mine"]
+    assert make_client().api_endpoint == "https://storage.googleapis.com"
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "127.0.0.1:1")
+    assert make_client().api_endpoint == "http://127.0.0.1:1"
+    assert make_client(endpoint="http://127.0.0.1:2").api_endpoint == "http://127.0.0.1:2", "what is given counts"
 
 
 def test_metadata_that_are_not_given_are_not_sent(tmp_path: Path) -> None:

@@ -364,7 +364,6 @@ class TokenPool:
         self.ledger = ledger
         self.cancelled = threading.Event()
         self.accounts: dict[str, Account] = {}
-        self.slept_for_quota = 0.0
         self.notify: Callable[[str], None] = logger.warning
         """Hears what is waited for, before a wait that a person would notice."""
         self._announced = 0.0
@@ -608,8 +607,6 @@ class TokenPool:
                 until = max(moment, self._paused_until) if pausing else moment
             if now >= until:
                 return
-            if not pausing:
-                self.slept_for_quota += until - now
             # In steps: a token may be identified or retired meanwhile, and the machine's clock may be set.
             self.clock.wait(min(until - now, 60.0), self.cancelled)
             if not pausing and until - now > 60.0:

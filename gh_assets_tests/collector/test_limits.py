@@ -23,7 +23,16 @@ from starlette.routing import Route
 
 from gh_assets.collector.client import AppCredentials, GitHubClient
 from gh_assets.collector.ledger import LEASE_SECONDS, MongoLedger
-from gh_assets.collector.limits import Observation, Resource, RetryPolicy, Token, TokenPool, skew_of
+from gh_assets.collector.limits import (
+    LONGEST_WINDOW,
+    Observation,
+    Resource,
+    RetryPolicy,
+    Token,
+    TokenPool,
+    observation_of,
+    skew_of,
+)
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.errors import (
     AuthenticationError,
@@ -467,3 +476,200 @@ def test_an_answer_that_took_half_a_minute_is_no_sign_of_a_wrong_clock(written: 
     """Else its reset would be taken for half a minute later, and quota be slept over."""
     headers = {"date": formatdate(written, usegmt=True)}
     assert skew_of(headers, 1000.0, 1030.0) == skew
+
+
+# -- what is known of budgets, and what is said of them ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("told", "skew", "expected"),
+    [
+        (("5000", "4999", "1060"), 0.0, (5000, 4999, 1060.0)),
+        ((60, 60, 1060), 50.0, (60, 60, 1010.0)),
+        ((60, 61, 1060), 0.0, (60, 60, 1060.0)),
+        ((1, 0, 996), 0.0, (1, 0, 996.0)),
+        ((1, 1, 995), 0.0, (1, 1, 995.0)),
+        ((1, 1, 1000 + LONGEST_WINDOW), 0.0, (1, 1, 1000 + LONGEST_WINDOW)),
+        ((1, 0, 995), 0.0, None),
+        ((0, 0, 1060), 0.0, None),
+        ((1, -1, 1060), 0.0, None),
+        ((1, 1, 1001 + LONGEST_WINDOW), 0.0, None),
+        ((1, 1, float("nan")), 0.0, None),
+        (("many", 1, 1060), 0.0, None),
+        ((1, None, 1060), 0.0, None),
+    ],
+)
+def test_figures_that_cannot_be_true_are_not_believed(
+    told: tuple[object, object, object], skew: float, expected: tuple[int, int, float] | None
+) -> None:
+    seen = observation_of(*told, 1000.0, skew)
+    assert seen == (None if expected is None else Observation(*expected, at=1000.0))
+
+
+@given(st.integers(1, 40))
+def test_waits_double_with_jitter_as_far_as_the_policy_goes(attempt: int) -> None:
+    policy = RetryPolicy(first_wait=0.5, longest_wait=30.0, secondary_wait=60.0, longest_secondary_wait=960.0)
+    ceiling = min(30.0, 0.5 * 2 ** (attempt - 1))
+    assert ceiling / 2 <= policy.wait_before(attempt) <= ceiling
+    least = min(960.0, 60.0 * 2 ** (attempt - 1))
+    assert least <= policy.secondary_wait_before(attempt) <= 1.1 * least
+
+
+def test_the_usual_policy_stays_below_what_github_allows() -> None:
+    usual = RetryPolicy()
+    assert usual.points_a_minute[Resource.REST] < 900
+    assert usual.points_a_minute[Resource.GRAPHQL] < 2000
+    assert usual.in_flight < 100
+    assert usual.secondary_wait >= 60
+    assert usual.longest_quota_wait > 3600, "a window is waited for"
+
+
+def test_sums_are_over_the_accounts_in_use() -> None:
+    clock = FakeClock()
+    pool = pool_of("user:1", "user:1", "user:2", "user:3", clock=clock)
+    assert (pool.remaining(), pool.limit(), pool.next_reset(), pool.retired) == (None, None, None, [])
+    resets = {"user:1": clock.now() + 900, "user:2": clock.now() + 800, "user:3": clock.now() + 700}
+    asked = [ask(pool, lambda account: headers(40, resets[account], limit=50)) for _ in range(3)]
+    assert sorted(asked) == ["user:1", "user:2", "user:3"], "none is idle while another one is used"
+    assert (pool.remaining(), pool.limit(), pool.next_reset()) == (120, 150, clock.now() + 700)
+    assert (pool.remaining(Resource.GRAPHQL), pool.limit(Resource.GRAPHQL)) == (None, None)
+    pool.retire(pool.tokens[3])
+    assert pool.retired == ["…en-3"]
+    assert (pool.remaining(), pool.limit(), pool.next_reset()) == (80, 100, clock.now() + 800)
+    clock.time += 801
+    assert pool.remaining() == 90, "a window that is over begins anew"
+    assert pool.next_reset() == resets["user:1"], "when the new one ends, its first answer tells"
+
+
+def test_an_account_is_kept_as_long_as_it_has_quota() -> None:
+    clock = FakeClock()
+    server = Server(clock, limit=5)
+    pool = pool_of("user:1", "user:2", clock=clock, server=server)
+    ask(pool, server.answer), ask(pool, server.answer)
+    kept, charged = pool.accounts["user:2"], []
+    for _ in range(5):
+        with pool.lease(Resource.REST, keep=kept) as (lease, settle):
+            settle(server.answer(lease.account.identity))
+            charged.append(lease.account.identity)
+    assert charged == ["user:2"] * 4 + ["user:1"]
+    assert clock.waits == []
+    with pool.lease(Resource.REST, 3) as (lease, settle):
+        assert pool.has_points(lease) is False, "all that is left is for this request"
+        settle(None, 0)
+    assert pool.has_points(lease)
+
+
+def test_what_is_asked_at_once_is_counted_before_the_answers() -> None:
+    clock = FakeClock()
+    server = Server(clock, limit=3)
+    pool = pool_of("user:1", "user:2", clock=clock, server=server)
+    with (
+        pool.lease(Resource.REST, 2) as (first, _),
+        pool.lease(Resource.REST, 2) as (second, _),
+        pool.lease(Resource.REST, 1) as (third, _),
+        pool.lease(Resource.REST, 1) as (fourth, _),
+    ):
+        assert pool.in_flight == 4
+        assert {lease.account.identity for lease in (first, second)} == {"user:1", "user:2"}
+        assert {lease.account.identity for lease in (third, fourth)} == {"user:1", "user:2"}
+    assert clock.waits == []
+    assert pool.in_flight == 0
+    assert pool.remaining() == 0, "of what was not answered, nobody knows whether it was counted"
+
+
+def test_a_long_wait_is_announced_once_and_a_short_one_not() -> None:
+    clock = FakeClock()
+    server = Server(clock, limit=2)
+    pool = pool_of("user:1", clock=clock, server=server)
+    told: list[str] = []
+    pool.notify = told.append
+    pool.pause(4.0)
+    ask(pool, server.answer)
+    assert (told, clock.waits) == ([], [4.0])
+    ask(pool, server.answer)
+    ask(pool, server.answer)
+    (only,) = told
+    until = dt.datetime.fromtimestamp(clock.now(), dt.UTC)
+    assert only == f"The quota of all tokens is spent: waiting 3601 s, until {until:%H:%M:%S} UTC."
+    assert max(clock.waits) <= 60, "in steps: a token may become free meanwhile"
+
+
+def test_a_secondary_limit_stops_all_and_ends_in_an_error_where_it_does_not_end() -> None:
+    clock = FakeClock()
+    pool = pool_of("user:1", "user:2", clock=clock, policy=replace(UNPACED, longest_quota_wait=500.0))
+    told: list[str] = []
+    pool.notify = told.append
+    began = clock.now()
+    pool.pause(100.0)
+    pool.pause(20.0)  # of several that are in flight, the longest holds
+    ask(pool, lambda _: {})
+    assert clock.now() == began + 100
+    assert [words.split(":")[0] for words in told] == ["GitHub's secondary rate limit was reached"]
+    pool.pause(450.0)
+    ask(pool, lambda _: {})
+    with pytest.raises(RateLimitedError, match="nothing but its secondary rate limit for 10 minutes"):
+        pool.pause(1.0)
+    pool.answered()
+    pool.pause(1.0)
+    ask(pool, lambda _: {})
+    assert clock.now() == began + 551
+
+
+def test_no_more_are_in_flight_than_the_policy_allows() -> None:
+    pool = TokenPool([SecretStr("one")], RetryPolicy(in_flight=2, points_a_minute={}))
+    pair = threading.Barrier(2)
+    peaks: list[int] = []
+
+    def work() -> None:
+        for _ in range(4):
+            with pool.lease(Resource.REST) as (_, settle):
+                pair.wait(10)
+                peaks.append(pool.in_flight)
+                pair.wait(10)
+                settle({})
+
+    workers = [threading.Thread(target=work) for _ in range(6)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert peaks == [2] * 24
+    assert pool.in_flight == 0
+
+
+def test_what_was_claimed_and_not_used_is_given_back(ledgers) -> None:
+    clock = FakeClock()
+    server = Server(clock, limit=100)
+    first, second = (pool_of("user:1", clock=clock, ledger=ledgers(), server=server) for _ in range(2))
+    for _ in range(5):
+        ask(first, server.answer)
+    first.close()
+    with pytest.raises(CancelledError):
+        ask(first, server.answer)
+    for _ in range(95):
+        ask(second, server.answer)
+    assert sum(clock.waits) < LEASE_SECONDS, "waited until what the first one held was over"
+    assert server.refused == 0
+
+
+def test_without_any_valid_token_all_are_named() -> None:
+    pool = pool_of("user:1", "user:2", clock=FakeClock())
+    for token in pool.tokens:
+        pool.retire(token)
+    with pytest.raises(AuthenticationError, match=r"refused the tokens ending in …en-0, …en-1 \(401"):
+        ask(pool, lambda _: {})
+
+
+def test_a_token_whose_user_cannot_be_found_out_yet_is_waited_for() -> None:
+    clock = FakeClock()
+    later = clock.now() + 100
+
+    def identify(token: Token) -> None:
+        if clock.now() < later:
+            pool.postpone(token, later)
+        else:
+            pool.identify(token, "user:1")
+
+    pool = TokenPool([SecretStr("one")], UNPACED, clock, identifier=identify)
+    assert ask(pool, lambda _: {}) == "user:1"
+    assert 100 <= sum(clock.waits) <= 102
