@@ -1,0 +1,87 @@
+"""Models that are kept on this machine: fetched whole, checked before they are used, removed when nobody reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gh_assets.errors import StoredDataError
+from gh_assets.registry.cache import CHECKSUMS, ModelCache
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> ModelCache:
+    return ModelCache(tmp_path / "cache")
+
+
+def test_what_a_killed_process_had_begun_to_fetch_goes_with_the_next_fetch(registry, cache, file: Path) -> None:
+    model = registry.save(file, "recvae", 0.5)
+    with cache.fetched(registry, model) as path:
+        place = path.parent
+    path.unlink()
+    (place / ".weights.bin.1234").write_bytes(b"half")
+    (place / ".weights.5678").mkdir()
+    with cache.fetched(registry, model) as again:
+        assert again.read_bytes() == file.read_bytes()
+        assert sorted(place.iterdir()) == sorted([place / CHECKSUMS, again])
+
+
+def test_what_is_read_is_not_removed_and_the_newest_stay(registry, tmp_path: Path) -> None:
+    cache = ModelCache(tmp_path / "cache", keep=2)
+    models = []
+    for number in range(5):
+        path = tmp_path / "model.bin"
+        path.write_bytes(b"model %d" % number)
+        models.append(registry.save(path, "recvae", 0.5))
+    with cache.fetched(registry, models[0]) as first:
+        for model in models[1:]:
+            with cache.fetched(registry, model) as path:
+                assert path.read_bytes().startswith(b"model")
+        assert first.read_bytes() == b"model 0", "it was removed while it was read"
+    with cache.fetched(registry, models[4]):
+        pass
+    assert [cache.has(model) for model in models] == [False, False, False, True, True]
+
+
+def test_what_is_not_here_and_may_not_be_fetched_is_one_error(registry, cache, file: Path) -> None:
+    model = registry.save(file, "recvae", 0.5)
+    with pytest.raises(StoredDataError, match="recvae 1 is not on this machine"), cache.fetched(None, model):
+        pass
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "forget the checksums"])
+def test_what_was_changed_on_this_machine_is_never_loaded(
+    registry, cache, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "weights.bin").write_bytes(b"weights" * 1000)
+    model = registry.save(folder, "recvae", 0.5, tar_zip=True)
+    with cache.fetched(registry, model) as path:
+        kept = path / "weights.bin"
+    if damage == "flip":
+        kept.write_bytes(b"Weights" + b"weights" * 999)
+    elif damage == "truncate":
+        kept.write_bytes(b"")
+    else:
+        (kept.parent.parent / CHECKSUMS).unlink()
+    with pytest.raises(StoredDataError, match="recvae 1 is damaged on this machine"), cache.fetched(None, model):
+        pass
+    with cache.fetched(registry, model) as path:
+        assert (path / "weights.bin").read_bytes() == b"weights" * 1000
+    assert "recvae 1 on this machine is not as it was fetched: it is fetched again." in caplog.text
+    with cache.fetched(None, model):
+        pass
+
+
+def test_an_answer_is_remembered_with_its_model_only(registry, cache, file: Path) -> None:
+    model = registry.save(file, "recvae", 0.5, tag="a", config={"epochs": 3})
+    cache.remember("who serves", model)
+    assert cache.remembered("who serves") is None, "its bytes are not here"
+    with cache.fetched(registry, model):
+        pass
+    assert cache.remembered("who serves") == model
+    assert cache.remembered("something else") is None
+    (cache.folder / next(path.name for path in cache.folder.glob("*.json"))).write_text("half a docu")
+    assert cache.remembered("who serves") is None
