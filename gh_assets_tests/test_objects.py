@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import google.auth.transport
 import pytest
 from google.auth.exceptions import RefreshError
 from google.oauth2.credentials import Credentials
@@ -211,7 +212,8 @@ class Renewing(Credentials):
         super().__init__("token-0")  # type: ignore[no-untyped-call]
         self.renewed = 0
 
-    def refresh(self, _request: object) -> None:
+    def refresh(self, request: object) -> None:
+        assert isinstance(request, google.auth.transport.Request), "what Google's credentials ask with"
         self.renewed += 1
         self.token = f"token-{self.renewed}"
         self.expiry = dt.datetime.now(dt.UTC).replace(tzinfo=None) + dt.timedelta(hours=1)
@@ -324,6 +326,17 @@ def test_a_large_object_arrives_in_parts(objects: ObjectStore, gcs_client) -> No
     assert b"".join(parts) == content
     assert len(parts[0]) <= 1 << 16, "most objects are small"
     assert max(len(part) for part in parts) <= 1 << 20
+
+
+def test_an_object_may_take_as_much_memory_as_there_is_and_no_more(
+    objects: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gh_assets.memory.most_memory", lambda: 2 << 20)
+    objects.write("fits", bytes(2 << 20))
+    assert len(objects.read("fits")) == 2 << 20
+    uri = objects.write("large", bytes((2 << 20) + 1)).uri
+    with pytest.raises(StoredDataError, match=f"^{uri} takes .* it is not read"):
+        objects.read("large")
 
 
 def test_googles_own_variables_name_credentials_and_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
