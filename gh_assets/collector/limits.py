@@ -609,7 +609,7 @@ class TokenPool:
                 return
             # In steps: a token may be identified or retired meanwhile, and the machine's clock may be set.
             self.clock.wait(min(until - now, 60.0), self.cancelled)
-            if not pausing and until - now > 60.0:
+            if not pausing:
                 return
 
     def _announce(self, until: float, now: float, why: str) -> None:
@@ -622,7 +622,7 @@ class TokenPool:
     def _enter(self) -> None:
         """Wait for a place among the requests in flight."""
         with self._changed:
-            processes = max((b.processes for a in self.accounts.values() for b in a.budgets.values()), default=1)
+            processes = max(b.processes for a in self.accounts.values() for b in a.budgets.values())
             places = max(1, self.policy.in_flight // processes)
             while self._in_flight >= places:
                 self._check_cancelled()

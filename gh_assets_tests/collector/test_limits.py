@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from email.utils import formatdate
@@ -469,8 +470,8 @@ def test_a_spent_token_is_found_out_about_without_being_asked_again(serve_world)
 
 @pytest.mark.parametrize(
     ("written", "skew"),
-    [(1000, 0), (1030, 0), (999, 0), (1032, 0), (1100, 70), (400, -600)],
-    ids=["at once", "slow", "whole seconds", "whole seconds", "ahead", "behind"],
+    [(1000, 0), (1030, 0), (998, 0), (1032, 0), (1033, 3), (1100, 70), (997, -3), (400, -600)],
+    ids=["at once", "slow", "whole seconds", "whole seconds", "just ahead", "ahead", "just behind", "behind"],
 )
 def test_an_answer_that_took_half_a_minute_is_no_sign_of_a_wrong_clock(written: int, skew: float) -> None:
     """Else its reset would be taken for half a minute later, and quota be slept over."""
@@ -577,6 +578,17 @@ def test_what_is_asked_at_once_is_counted_before_the_answers() -> None:
     assert pool.remaining() == 0, "of what was not answered, nobody knows whether it was counted"
 
 
+@pytest.fixture
+def tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine whose time is not UTC."""
+    with monkeypatch.context() as patched:
+        patched.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("tokyo")
 def test_a_long_wait_is_announced_once_and_a_short_one_not() -> None:
     clock = FakeClock()
     server = Server(clock, limit=2)
