@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,35 @@ def test_what_was_changed_on_this_machine_is_never_loaded(
         pass
 
 
+def test_the_last_models_stay_by_default(registry, cache, tmp_path: Path) -> None:
+    models = []
+    for number in range(6):
+        (tmp_path / "model.bin").write_bytes(b"model %d" % number)
+        models.append(registry.save(tmp_path / "model.bin", "recvae", 0.5))
+        with cache.fetched(registry, models[-1]):
+            assert cache.has(models[-1])
+    assert [cache.has(model) for model in models] == [False, False, True, True, True, True]
+    with cache.fetched(None, models[2]):
+        pass
+    with cache.fetched(registry, models[0]):
+        pass
+    assert [cache.has(model) for model in models] == [True, False, True, False, True, True], "what was used last stays"
+
+
+def test_models_of_the_original_system_are_told_apart(registry, cache, objects, database) -> None:
+    """Their documents have no checksum, and their objects may be replaced."""
+    found = []
+    for month in (1, 2):
+        objects.write("model.bin", b"weights %d" % month)
+        time = dt.datetime(2021, month, 1)
+        database["models"].insert_one(
+            {"name": "old", "bucket_name": objects.name, "file_name": "model.bin", "score": 1.0, "time": time}
+        )
+        with cache.fetched(registry, registry.latest("old")) as path:
+            found.append(path.read_bytes())
+    assert found == [b"weights 1", b"weights 2"]
+
+
 def test_an_answer_is_remembered_with_its_model_only(registry, cache, file: Path) -> None:
     model = registry.save(file, "recvae", 0.5, tag="a", config={"epochs": 3})
     cache.remember("who serves", model)
@@ -83,5 +113,12 @@ def test_an_answer_is_remembered_with_its_model_only(registry, cache, file: Path
         pass
     assert cache.remembered("who serves") == model
     assert cache.remembered("something else") is None
-    (cache.folder / next(path.name for path in cache.folder.glob("*.json"))).write_text("half a docu")
+    better = registry.save(file, "recvae", 0.6)
+    cache.remember("something else", model)
+    cache.remember("who serves", better)
+    assert (cache.remembered("who serves"), cache.remembered("something else")) == (better, model)
+    assert len(list(cache.folder.glob("*.json"))) == 2
+    assert not list(cache.folder.glob(".answer*")), "drafts were left behind"
+    for path in cache.folder.glob("*.json"):
+        path.write_text("half a docu")
     assert cache.remembered("who serves") is None

@@ -23,7 +23,9 @@ from gh_assets.embedded import supervision
 from gh_assets.errors import ModelNotFoundError, ServiceUnavailableError, StoredDataError
 from gh_assets.promotion import FEWEST_USERS, OnMatrix, judge, promote_if_better
 from gh_assets.recommender import EASE, Popularity, Recommender
+from gh_assets.recommender.evaluation import bootstrap
 from gh_assets.recommender.interactions import Csr, UserItemMatrix
+from gh_assets.recommender.metrics import evaluate_users
 from gh_assets.recommender.training import TrainedModel, result_of, split_of
 from gh_assets.registry import CANDIDATE, CHAMPION, PURPOSE, ModelRegistry, RegisteredModel
 from gh_assets.registry.cache import ModelCache
@@ -142,6 +144,101 @@ def test_what_cannot_serve_cannot_become_champion() -> None:
     assert "it knows 0% of the champion's repositories" in judge(stranger, good, matrix, split).words
     unknown = loaded(matrix, fitted(matrix, EASE((10.0,))), data={})
     assert "0 users were held out of both trainings" in judge(unknown, good, matrix, split).words
+
+
+def test_of_the_champions_repositories_half_must_be_known() -> None:
+    matrix = matrix_of()
+    split = split_of(matrix, 0)
+    good, other = (loaded(matrix, fitted(matrix, EASE((10.0,)))) for _ in range(2))
+    count = len(matrix.repo_ids)
+    for known, passed in ((count // 2, True), (count // 2 - 1, False)):
+        ids = matrix.repo_ids.copy()
+        ids[known:] += 10_000
+        check = judge(good, (other[0], replace(other[1], repo_ids=ids)), matrix, split).checks["overlap"]
+        assert check.passed is passed
+        assert check.words == f"it knows {known / count:.0%} of the champion's repositories (at least 50%)"
+
+
+def test_what_the_comparison_found_is_kept_as_evidence() -> None:
+    matrix = matrix_of()
+    split = split_of(matrix, 0)
+    good, poor = loaded(matrix, fitted(matrix, EASE((10.0,)))), loaded(matrix, fitted(matrix, Popularity()))
+    verdict = judge(good, poor, matrix, split)
+    by_user = [
+        evaluate_users(OnMatrix(one[1], matrix.repo_ids), split.test_fold_in, split.test_held_out)["ndcg@100"]
+        for one in (good, poor)
+    ]
+    assert verdict.means == {"ease": by_user[0].mean(), "champion": by_user[1].mean()}
+    assert verdict.difference == bootstrap(by_user[0] - by_user[1])
+    assert (verdict.better, verdict.outcome, verdict.users) == (True, "promoted", len(split.test_users))
+    assert (verdict.candidate, verdict.champion) == (good[0], poor[0])
+    assert verdict.words.startswith(f"ease 1 is certainly better than popularity 1 for {verdict.users} users whom")
+    assert f"ndcg@100 {by_user[0].mean():.4f} against {by_user[1].mean():.4f}" in verdict.words
+    evidence = verdict.evidence()
+    assert evidence["difference"] == [verdict.difference.mean, verdict.difference.low, verdict.difference.high]
+    assert (evidence["users"], evidence["metric"], evidence["champion"]) == (verdict.users, "ndcg@100", "popularity 1")
+    assert evidence["means"] == verdict.means
+    assert evidence["checks"].keys() == {"weights", "cost", "overlap", "users"}
+    assert evidence["checks"]["weights"] == "all weights are finite"
+    first = judge(good, None, matrix, split)
+    assert first.words.startswith("ease 1 is better than popularity for ")
+    assert first.means == {"ease": verdict.means["ease"], "popularity": pytest.approx(verdict.means["champion"])}
+    assert (first.champion, first.evidence()["champion"], first.checks.keys()) == (
+        None,
+        None,
+        {"weights", "cost", "users"},
+    )
+    refused = judge((good[0], replace(good[1], data={})), None, matrix, split)
+    assert refused.words == ("ease 1 cannot become champion: 0 users were held out of both trainings (at least 1).")
+    assert (refused.candidate, refused.outcome, refused.better, refused.users) == (good[0], "refused", False, 0)
+    assert refused.evidence()["difference"] is None
+
+
+def test_the_best_on_the_validation_users_is_the_candidate(registry, cache, tmp_path: Path) -> None:
+    matrix = matrix_of()
+    for model in (Popularity(), EASE((1e9,)), EASE((10.0,))):
+        register(registry, tmp_path, matrix, fitted(matrix, model))
+    split = split_of(matrix, 0)
+    fold_in, held_out = split.validation
+    verdict, move = promote_if_better(registry, cache, matrix, by="run 1", names=("popularity", "ease"))
+    assert verdict.validation.keys() == {"popularity 1", "ease 2"}, "of each name the newest"
+    for model, title in ((Popularity(), "popularity 1"), (EASE((10.0,)), "ease 2")):
+        score = evaluate_users(fitted(matrix, model), fold_in, held_out)["ndcg@100"].mean()
+        assert verdict.validation[title] == pytest.approx(score, rel=1e-4)
+    assert (move.name, move.version, move.by, move.why, move.evidence) == (
+        "ease",
+        2,
+        "run 1",
+        verdict.words,
+        verdict.evidence(),
+    )
+    pointed = registry.aliases.current(PURPOSE, CANDIDATE)
+    assert (pointed.name, pointed.version, pointed.by, pointed.why) == (
+        "ease",
+        2,
+        "run 1",
+        "best on the validation users",
+    )
+    decision = registry.decisions.last()
+    assert (decision.validation, decision.checks) == (verdict.validation, verdict.evidence()["checks"])
+    assert decision.words.startswith(verdict.words)
+    ahead, other = verdict.validation["ease 2"], verdict.validation["popularity 1"]
+    assert decision.words.endswith(
+        f" On the validation users ease 2 ({ahead:.4f}) was ahead of popularity 1 ({other:.4f})."
+    )
+    again, _ = promote_if_better(registry, cache, matrix, by="run 2", names=("ease", "popularity"))
+    assert (again.outcome, again.validation) == ("champion already", verdict.validation)
+    assert len(registry.aliases.history(PURPOSE, CANDIDATE)) == 1, "it points there already"
+
+
+def test_only_models_with_the_tag_compete(registry, cache, tmp_path: Path) -> None:
+    matrix = matrix_of()
+    register(registry, tmp_path, matrix, fitted(matrix, EASE((10.0,))))
+    with pytest.raises(ModelNotFoundError, match=r"^None of the newest models \(ease\) was trained on the present"):
+        promote_if_better(registry, cache, matrix, by="run 1", names=("ease",), tag="production")
+    assert registry.decisions.last().newest == {"ease": 1}
+    registry.documents.update_one({"name": "ease"}, {"$set": {"tags": ["production"]}})
+    assert promote_if_better(registry, cache, matrix, by="run 2", names=("ease",), tag="production")[1] is not None
 
 
 # -- what a model may cost ---------------------------------------------------------------------------------------------

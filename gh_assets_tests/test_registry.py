@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import io
+import math
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,9 +14,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import gh_assets
 from gh_assets.errors import InputError, ModelNotFoundError, StoredDataError
-from gh_assets.registry import ModelRegistry, download_file, extract_archive, file_to_storage, write_archive
+from gh_assets.registry import (
+    Decision,
+    ModelRegistry,
+    RegisteredModel,
+    download_file,
+    extract_archive,
+    file_to_storage,
+    write_archive,
+)
 from gh_assets.registry import store as registry_module
+from gh_assets.registry.documents import flat_metrics, leaderboard
 
 
 def test_a_file_comes_back_as_it_was_under_its_registered_name(registry, file: Path, tmp_path: Path) -> None:
@@ -42,6 +53,100 @@ def test_the_document_says_everything(registry, database, file: Path) -> None:
     stored = registry.store.describe(document["object"])
     assert (document["bucket"], document["generation"]) == (registry.store.name, stored.generation)
     assert document["crc32c"] == stored.crc32c
+
+
+def test_all_that_is_said_of_a_model_comes_back(registry, file: Path) -> None:
+    said = {
+        "metric": "loss",
+        "direction": "min",
+        "run_id": "run-1",
+        "config": {"epochs": 3},
+        "metrics": {"ndcg@100": 1},
+        "intervals": {"ndcg@100": (0.5, 1.5)},
+        "data": {"users": 3, "names": ["a", "b"]},
+        "lineage": {"matrix": "gs://b/o"},
+        "fingerprint": "f",
+    }
+    model = registry.save(file, "recvae", 2.5, **said)
+    assert registry.get("recvae", 1) == model
+    assert {key: getattr(model, key) for key in said} == said
+    assert (model.version, model.serial, model.unpacked, model.tags) == (1, 1, None, ())
+    assert (model.worth, model.title, model.tag) == (-2.5, "recvae 1", "")
+    assert model.uri == f"gs://{registry.store.name}/recvae/{model.sha256}/weights.bin"
+    assert model.code_version == gh_assets.__version__
+    archive = registry.save(file, "recvae", None, tar_zip=True, compression="zstd", file_name="mine.bin")
+    assert (archive.file_name, archive.unpacked) == ("mine.tar.zst", file.stat().st_size)
+    assert archive.worth == -math.inf
+    assert registry.store.describe(archive.object).metadata["registry"] == registry.identity
+
+
+@pytest.mark.parametrize("more", [{"direction": "up"}, {"tar_zip": True, "compression": "rar"}])
+def test_what_is_none_of_the_choices_is_refused(registry, file: Path, more: dict[str, object]) -> None:
+    with pytest.raises(InputError, match="is neither"):
+        registry.save(file, "recvae", 0.5, **more)
+    assert registry.list() == []
+    assert list(registry.store.names("")) == []
+
+
+@pytest.mark.parametrize("name", ["a", "x" * 200, "A-b_c.d+e=f@g h", "0"])
+def test_usual_names_are_taken(registry, file: Path, name: str) -> None:
+    model = registry.save(file, name, 0.5, tag=name, file_name=name)
+    assert (model.name, model.tag, model.file_name) == (name, name, name)
+    assert registry.latest(name, name) == model
+
+
+@given(st.dictionaries(st.sampled_from(["recvae", "ease", "als 2"]), st.just({"ndcg@100": 0.5, "recall@20": 0.25})))
+def test_a_leaderboard_goes_into_flat_metrics_and_back(board: dict[str, dict[str, float]]) -> None:
+    now = {"time": "2026-01-01", "bucket": "b", "object": "o", "file_name": "f"}
+    flat = flat_metrics("recvae", board)
+    assert flat.keys() >= ({"ndcg@100", "recall@20"} if "recvae" in board else set())
+    assert leaderboard(RegisteredModel(name="recvae", metrics=flat, **now)) == board
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        1_700_000_000,
+        1_700_000_000.0,
+        "2023-11-14T22:13:20",
+        "2023-11-14T23:13:20+01:00",
+        dt.datetime(2023, 11, 14, 22, 13, 20),
+        dt.datetime(2023, 11, 15, 7, 13, 20, tzinfo=dt.timezone(dt.timedelta(hours=9))),
+    ],
+)
+def test_times_of_documents_are_utc_however_they_are_written(time: object) -> None:
+    document = {"name": "old", "time": time, "bucket_name": "b", "file_name": "folder/f", "tag": "t"}
+    model = RegisteredModel.from_document(document)
+    assert model.time == dt.datetime(2023, 11, 14, 22, 13, 20, tzinfo=dt.UTC)
+    assert model.time.tzinfo is dt.UTC
+    assert (model.title, model.tags, model.bucket) == ("old of 2023-11-14 22:13", ("t",), "b")
+    assert (model.object, model.file_name) == ("folder/f", "f")
+
+
+@pytest.mark.parametrize("time", ["never", True, None])
+def test_what_is_no_time_is_named(time: object) -> None:
+    with pytest.raises(StoredDataError, match=f"The document of model '{'x' * 60}' is wrong at 'time'"):
+        RegisteredModel.from_document({"name": "x" * 99, "time": time, "bucket_name": "b", "file_name": "f"})
+
+
+def test_the_last_decision_is_kept_whatever_names_it_has(registry) -> None:
+    assert registry.decisions.last() is None
+    for outcome in ("refused", "promoted"):
+        decision = Decision(
+            outcome=outcome,
+            candidate="a.b 1",
+            champion="$c 2",
+            words="so it is",
+            newest={"a.b": 1, "$c": 2},
+            validation={"a.b 1": 0.5},
+            checks={"cost": "little"},
+            skipped={"d.e 1": "broken"},
+            by="run 1",
+        )
+        registry.decisions.record(decision)
+        assert registry.decisions.last() == decision
+        assert decision.undecided == (outcome == "refused")
+    assert registry.decisions.last("another purpose") is None
 
 
 def test_latest_is_by_version_and_best_is_by_score(registry, file: Path) -> None:

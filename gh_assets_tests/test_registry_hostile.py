@@ -108,6 +108,40 @@ def test_an_archive_of_countless_members_is_refused(tmp_path: Path, monkeypatch:
         extract_archive(path, tmp_path / "many")
 
 
+def test_an_archive_may_hold_what_it_is_said_to_hold_and_no_byte_more(tmp_path: Path) -> None:
+    path = tmp_path / "model.tar.gz"
+    (tmp_path / "model").mkdir()
+    for name, size in (("a", 3000), ("b", 2000)):
+        (tmp_path / "model" / name).write_bytes(bytes(size))
+    assert write_archive(tmp_path / "model", path) == 5000
+    extract_archive(path, tmp_path / "out", most_bytes=5000)
+    assert [(tmp_path / "out" / name).stat().st_size for name in "ab"] == [3000, 2000]
+    with pytest.raises(StoredDataError, match="it unpacks to more than it was said to hold"):
+        extract_archive(path, tmp_path / "less", most_bytes=4999)
+    assert not (tmp_path / "less").exists()
+
+
+def test_an_archive_holds_plain_files_only(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    (folder / "empty").mkdir(parents=True)
+    (tmp_path / "secret").write_text("secret")
+    (folder / "link").symlink_to(tmp_path / "secret")
+    with pytest.raises(InputError, match="holds no file: there is nothing to store"):
+        write_archive(folder, tmp_path / "model.tar.gz")
+    (folder / "deep").mkdir()
+    (folder / "deep" / "one").write_text("one")
+    assert write_archive(folder, tmp_path / "model.tar.zst", "zstd") == 3
+    extract_archive(tmp_path / "model.tar.zst", tmp_path / "made" / "out")
+    files = {path.relative_to(tmp_path / "made").as_posix() for path in (tmp_path / "made").rglob("*")}
+    assert files == {"out", "out/deep", "out/deep/one"}
+    assert write_archive(folder / "deep" / "one", tmp_path / "one.tar.gz") == 3
+    extract_archive(tmp_path / "one.tar.gz", tmp_path / "made" / "out")
+    assert [path.name for path in (tmp_path / "made" / "out").iterdir()] == ["one"], "the folder is replaced"
+    assert [path.name for path in (tmp_path / "made").iterdir()] == ["out"]
+    with pytest.raises(InputError, match="neither gzip nor zstd"):
+        write_archive(folder, tmp_path / "x", "rar")  # type: ignore[arg-type]
+
+
 def test_a_header_that_claims_gigabytes_is_refused(tmp_path: Path) -> None:
     entry = member("x", 1 << 33)
     entry.type = tarfile.XHDTYPE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 import secrets
 import subprocess
 import sys
@@ -283,6 +284,115 @@ def test_promotion_and_rollback_go_up_and_down_a_stack(save: Save, registry) -> 
     assert (moves[-1].by, moves[-1].why, moves[-1].action) == ("somebody", "newer", "promote")
     with pytest.raises(InputError, match="Say why"):
         registry.promote("recvae", 1, why=" ")
+
+
+def test_a_move_says_who_when_why_and_on_what(save: Save, registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGNAME", "somebody")
+    model = save(), save()
+    began = dt.datetime.now(dt.UTC) - dt.timedelta(milliseconds=1)
+    registry.promote("recvae", 1, why="first", by="run 7", evidence={"users": 30})
+    registry.promote("recvae", 2, why="second")
+    registry.promote("recvae", 2, why="the next one", alias="candidate")
+    second, first = registry.aliases.history(PURPOSE, CHAMPION)
+    assert first.model_dump(exclude={"time"}) == {
+        "purpose": PURPOSE,
+        "alias": CHAMPION,
+        "revision": 1,
+        "name": "recvae",
+        "version": 1,
+        "action": "promote",
+        "below": None,
+        "by": "run 7",
+        "why": "first",
+        "evidence": {"users": 30},
+    }
+    assert (second.revision, second.below, second.by, second.evidence) == (2, 1, "somebody", {})
+    assert began <= first.time <= second.time <= dt.datetime.now(dt.UTC)
+    assert registry.aliases.current(PURPOSE, CHAMPION) == second
+    assert registry.held() == {("recvae", 2): ["candidate", "champion"]}
+    back = registry.rollback(why="worse")
+    assert (back.action, back.version, back.below, back.by, back.evidence) == ("rollback", 1, None, "somebody", {})
+    assert registry.aliases.current(PURPOSE, CHAMPION) == back
+    assert registry.held() == {("recvae", 2): ["candidate"], ("recvae", 1): ["champion"]}
+    assert [held.version for held in registry.holders()] == [1]
+    assert [held.version for held in registry.holders(alias="candidate")] == [2]
+    with pytest.raises(ModelNotFoundError, match="There is no champion to predict the weather yet"):
+        registry.champion("predict the weather")
+    with pytest.raises(ModelNotFoundError, match="There is no other to recommend repositories yet"):
+        registry.rollback(why="worse", alias="other")
+    assert registry.get("recvae", 1) == model[0], "a move changes no model"
+
+
+@pytest.mark.parametrize("why", ["", " ", "x" * 2001, {"$ne": ""}])
+def test_a_decision_without_a_reason_is_refused(save: Save, registry, why: object) -> None:
+    save(), save()
+    registry.promote("recvae", 1, why="x" * 2000)
+    for decide in (
+        lambda: registry.promote("recvae", 2, why=why),
+        lambda: registry.rollback(why=why),
+        lambda: registry.delete("recvae", 2, why=why),
+    ):
+        with pytest.raises(InputError, match=r"Say why|must be text"):
+            decide()
+    assert (registry.latest("recvae").version, registry.champion().version) == (2, 1)
+
+
+def test_what_was_deleted_says_by_whom_and_why(save: Save, registry, database) -> None:
+    model = save(tag="a")
+    registry.delete("recvae", 1, why="broken", by="somebody")
+    document = database["models"].find_one({"name": "recvae"})
+    assert {key: document["deleted"][key] for key in ("by", "why")} == {"by": "somebody", "why": "broken"}
+    assert abs(document["deleted"]["time"] - model.time) < dt.timedelta(minutes=1)
+    assert not {"tag", "bucket_name"} & set(document), "no query of the original system finds it"
+    assert (registry.list(), registry.list("recvae"), registry.list(tag="a")) == ([], [], [])
+    with pytest.raises(ModelNotFoundError):
+        registry.delete("recvae", 1, why="again")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"size": 1}, "has the size 7 instead of 1"),
+        ({"crc32c": "AAAAAA=="}, "has the crc32c .* instead of AAAAAA=="),
+        ({"generation": 1}, r"has the generation \d+ instead of 1$"),
+        ({"bucket": "another"}, "^it lies in another bucket, gs://another$"),
+        ({"object": "nowhere"}, "^gs://.*/nowhere is missing$"),
+        ({"size": None, "crc32c": None, "generation": None, "sha256": None}, None),
+    ],
+)
+def test_what_is_wrong_with_an_object_is_said(save: Save, registry, change: dict[str, Any], words: str | None) -> None:
+    model = save().model_copy(update=change)
+    problem = registry.problem(model)
+    assert registry.is_stored(model) == (words is None)
+    assert problem is None if words is None else re.search(words, str(problem))
+    assert registry.verify(model) == problem
+
+
+def test_an_archive_that_cannot_be_unpacked_is_found_by_reading_it(registry, tmp_path: Path) -> None:
+    path = tmp_path / "model.tar.gz"
+    path.write_bytes(b"no archive")
+    model = registry.save(path, "recvae", 0.5)
+    assert registry.problem(model) is None
+    assert "model.tar.gz cannot be unpacked" in str(registry.verify(model))
+
+
+def test_the_same_training_is_found_by_its_fingerprint(save: Save, registry) -> None:
+    save(fingerprint="a"), save(fingerprint="a"), save(fingerprint="b"), save("other", fingerprint="a")
+    assert (registry.find("recvae", "a").version, registry.find("recvae", "c")) == (2, None)
+    registry.store.delete(registry.get("recvae", 2).object)
+    assert registry.find("recvae", "a") is None, "it has to be made again"
+
+
+def test_tags_are_in_the_order_in_which_they_were_given(save: Save, registry) -> None:
+    save(tag="a", tags=("b", "a", "c")), save(tags=("b",)), save()
+    assert registry.get("recvae", 1).tags == ("a", "b", "c")
+    assert [model.tag for model in registry.list("recvae")] == ["", "b", "a"]
+    assert [model.version for model in registry.list(tag="b")] == [2, 1]
+    assert registry.latest("recvae", "c").version == 1
+    with pytest.raises(
+        ModelNotFoundError, match=r"^No model 'recvae' with tag 'd' is registered \(registered: recvae\)"
+    ):
+        registry.latest("recvae", "d")
 
 
 def test_a_decision_against_an_older_champion_is_refused(save: Save, registry) -> None:
