@@ -217,6 +217,8 @@ def test_other_resources_leave_the_budget_alone() -> None:
     assert pool.remaining() == 49, "counted by ourselves"
     ask(pool, lambda _: headers(100, clock.now() + 1000, resource="graphql"))
     assert (pool.remaining(), pool.remaining(Resource.GRAPHQL)) == (48, 100)
+    ask(pool, lambda _: {})
+    assert pool.remaining() == 47, "an answer that tells nothing is counted, too"
 
 
 def test_without_limits_nobody_waits() -> None:
@@ -224,8 +226,26 @@ def test_without_limits_nobody_waits() -> None:
     pool = TokenPool([SecretStr("one")], RetryPolicy(points_a_minute={Resource.REST: 1}), clock)
     for _ in range(50):
         ask(pool, lambda _: {})
+    with pool.lease(Resource.REST) as (lease, settle):
+        assert pool.has_points(lease)
+        settle({})
     assert clock.waits == []
     assert pool.remaining() is None
+
+
+def test_a_new_window_begins_whole_and_is_counted_until_its_first_answer() -> None:
+    clock = FakeClock()
+    pool = pool_of("user:1", clock=clock)
+    ask(pool, lambda _: headers(3, clock.now() + 100, limit=50))
+    clock.time += 100.5
+    assert pool.remaining() == 3, "resets are given in whole seconds"
+    clock.time += 0.5
+    assert pool.remaining() == 50
+    ask(pool, lambda _: {})
+    ask(pool, lambda _: headers(50, clock.now() + 3600, limit=50))
+    assert pool.remaining() == 49, "an answer that was overtaken raises nothing"
+    ask(pool, lambda _: headers(44, clock.now() + 3600, limit=50))
+    assert (pool.remaining(), pool.next_reset()) == (44, clock.now() + 3600)
 
 
 def test_secondary_limits_are_waited_for_longer_each_time() -> None:
