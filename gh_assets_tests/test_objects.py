@@ -84,6 +84,24 @@ def test_a_copy_is_like_its_source_but_for_what_is_said(objects: ObjectStore) ->
         objects.copy(source, "d")
 
 
+def test_a_copy_that_takes_several_calls_goes_on_where_it_was(objects: ObjectStore) -> None:
+    source, seen = objects.write("a", b"content"), []
+
+    async def rewrite(scope: Any, receive: Any, send: Any) -> None:
+        if scope["method"] != "POST":  # the copied metadata
+            await JSONResponse({"name": "b"})(scope, receive, send)
+            return
+        seen.append(scope["query_string"])
+        answer: dict[str, Any] = {"done": len(seen) == 3, "totalBytesRewritten": len(seen), "objectSize": 3}
+        answer |= {"resource": {"name": "b"}} if answer["done"] else {"rewriteToken": f"token-{len(seen)}"}
+        await JSONResponse(answer)(scope, receive, send)
+
+    with serving(rewrite) as url:
+        ObjectStore(make_client(endpoint=url), "bucket").copy(source, "b")
+    assert [b"rewriteToken=" in query for query in seen] == [False, True, True]
+    assert [f"rewriteToken=token-{turn}".encode() in seen[turn] for turn in (1, 2)] == [True, True]
+
+
 def test_what_is_not_there_is_deleted_and_listed_as_nothing(objects: ObjectStore, gcs_client) -> None:
     assert list(objects.list("")) == [], "the bucket is made by the first write"
     objects.write("a/1", b"x"), objects.write("a/2", b"y"), objects.write("b", b"z")

@@ -553,7 +553,8 @@ def test_sums_are_over_the_accounts_in_use() -> None:
     asked = [ask(pool, lambda account: headers(40, resets[account], limit=50)) for _ in range(3)]
     assert sorted(asked) == ["user:1", "user:2", "user:3"], "none is idle while another one is used"
     assert (pool.remaining(), pool.limit(), pool.next_reset()) == (120, 150, clock.now() + 700)
-    assert (pool.remaining(Resource.GRAPHQL), pool.limit(Resource.GRAPHQL)) == (None, None)
+    unknown = Resource.GRAPHQL
+    assert (pool.remaining(unknown), pool.limit(unknown), pool.next_reset(unknown)) == (None, None, None)
     pool.retire(pool.tokens[3])
     assert pool.retired == ["…en-3"]
     assert (pool.remaining(), pool.limit(), pool.next_reset()) == (80, 100, clock.now() + 800)
