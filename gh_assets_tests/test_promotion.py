@@ -228,6 +228,8 @@ def test_the_best_on_the_validation_users_is_the_candidate(registry, cache, tmp_
     )
     again, _ = promote_if_better(registry, cache, matrix, by="run 2", names=("ease", "popularity"))
     assert (again.outcome, again.validation) == ("champion already", verdict.validation)
+    assert again.candidate == again.champion == registry.champion()
+    assert (again.better, again.skipped) == (False, {})
     assert len(registry.aliases.history(PURPOSE, CANDIDATE)) == 1, "it points there already"
 
 
@@ -337,6 +339,34 @@ def test_a_dear_model_may_replace_a_cheap_baseline(monkeypatch: pytest.MonkeyPat
     assert judge(dear, cheap, matrix, split).better
     monkeypatch.setattr("gh_assets.promotion.SLOWER_THAN_PLAIN", 1.5)
     assert judge(dear, cheap, matrix, split).outcome == "refused"
+
+
+class Failing(EASE):
+    """Can be trained, and some time later recommends nothing."""
+
+    failing = False
+
+    def _predict(self, stars: Csr) -> NDArray[np.float32]:
+        if self.failing:
+            raise StoredDataError("there is nothing to predict from")
+        return super()._predict(stars)
+
+
+@pytest.mark.usefixtures("strict")
+def test_a_champion_that_cannot_recommend_excuses_any_cost_and_a_candidate_must(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    matrix = matrix_of()
+    split = split_of(matrix, 0)
+    dear, failing = loaded(matrix, fitted(matrix, Burning((10.0,)))), loaded(matrix, fitted(matrix, Failing((10.0,))))
+    monkeypatch.setattr(Failing, "failing", True)
+    # Of no known test users, so that it ends with the checks.
+    check = judge((dear[0], replace(dear[1], data={})), failing, matrix, split).checks["cost"]
+    assert check.passed
+    assert check.words.endswith(" times as much as popularity's (ease 1 cannot recommend at all)")
+    check = judge(failing, dear, matrix, split).checks["cost"]
+    assert not check.passed
+    assert check.words == "it cannot recommend: there is nothing to predict from"
 
 
 def test_who_was_refused_or_not_judged_is_judged_again_though_nothing_was_trained(

@@ -19,6 +19,7 @@ import pytest
 from google.cloud import storage
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from pymongo.errors import DuplicateKeyError
 
 from gh_assets import migrations
 from gh_assets.errors import ConcurrentWriteError, InputError, ModelNotFoundError, StoredDataError
@@ -104,6 +105,11 @@ def test_models_from_before_there_were_serial_numbers_get_them_once(save: Save, 
     assert {document["bucket_name"] for document in database["models"].find(visible)} == {registry.store.name}
     assert all(document["tag"] == "" for document in database["models"].find(visible))
     assert "tag" not in (database["models"].find_one({"name": "c"}) or {})
+    tagged = save("a", tags=("first", "second"))
+    database["models"].update_one({"version": tagged.version, "name": "a"}, {"$unset": {"tag": 1, "bucket_name": 1}})
+    migrations.MIGRATIONS[3](database)
+    document = database["models"].find_one({"version": tagged.version, "name": "a"})
+    assert (document["tag"], document["bucket_name"]) == ("first", registry.store.name)
 
 
 def test_a_query_of_the_original_system_finds_what_it_looks_for(save: Save, registry, database, tmp_path: Path) -> None:
@@ -675,6 +681,18 @@ def test_mongo_itself_refuses_what_is_no_model(registry, database, save: Save) -
         with pytest.raises(WriteError, match="failed validation"):
             database["models"].insert_one({"time": dt.datetime.now(dt.UTC), **wrong})
     assert save().version == 2
+
+
+@pytest.mark.parametrize("number", ["version", "serial"])
+def test_mongo_itself_refuses_a_number_that_was_given(save: Save, database, number: str) -> None:
+    save(), save()
+    again = database["models"].find_one({"version": 1}, {"_id": 0})
+    free = {"version": 9, "serial": 9} | {number: 1}
+    with pytest.raises(DuplicateKeyError):
+        database["models"].insert_one(again | free)
+    database["models"].insert_one({"name": "recvae", "time": again["time"]})
+    database["models"].insert_one({"name": "recvae", "time": again["time"]})
+    assert save().version == 3, "documents without numbers are in nobody's way"
 
 
 def test_a_database_of_a_newer_version_is_refused(database) -> None:

@@ -80,14 +80,15 @@ def test_equal_scores_are_ordered_by_item() -> None:
 
 
 @settings(deadline=None)
-@given(st.integers(0, 10_000), st.integers(1, 4), st.integers(1, 9), st.integers(1, 12))
-def test_the_best_are_ordered_by_score_and_then_by_item(seed: int, users: int, items: int, n: int) -> None:
+@given(st.integers(0, 10_000), st.integers(1, 4), st.integers(1, 60), st.integers(1, 4), st.integers(1, 12))
+def test_the_best_are_ordered_by_score_and_then_by_item(seed: int, users: int, items: int, kinds: int, n: int) -> None:
     """Also where the list ends among equal scores, where it is longer than what is left, and where nothing is."""
     rng = np.random.default_rng(seed)
-    scores = rng.integers(0, 3, (users, items)).astype(np.float32)
+    scores = rng.integers(0, kinds, (users, items)).astype(np.float32)
     scores[rng.random(scores.shape) < 0.1] = -np.inf
     seen = rng.random(scores.shape) < 0.3
     ranked, values = rank_items(scores.copy(), sp.csr_array(seen.astype(np.float32)), n)
+    assert ranked.shape == values.shape == (users, n)
     for user in range(users):
         left = [item for item in range(items) if not seen[user, item] and np.isfinite(scores[user, item])]
         best = sorted(left, key=lambda item, user=user: (-scores[user, item], item))[:n]
@@ -104,6 +105,7 @@ def test_a_row_contains_its_own_items_only(seed: int, users: int, items: int, sh
     asked = rng.integers(-1, items, (users, 6))
     found = contains(sp.csr_array(there.astype(np.float32)), asked)
     expected = [[item >= 0 and bool(there[user, item]) for item in row] for user, row in enumerate(asked.tolist())]
+    assert found.dtype == bool
     assert found.tolist() == expected
 
 
