@@ -319,8 +319,10 @@ def test_a_fault_that_passes_is_tried_again_and_one_that_does_not_is_an_error(
     server = BucketServer(files, "token")
 
     async def serve(scope: Any, receive: Any, send: Any) -> None:
-        seen.append(scope["query_string"])
-        if faults[0]:
+        own = not scope["path"].endswith("/b/bucket")  # Google's client looks at the bucket whenever it likes
+        if own:
+            seen.append(scope["query_string"])
+        if own and faults[0]:
             faults[0] = False
             await JSONResponse({}, 503)(scope, receive, send)
             return
