@@ -37,7 +37,13 @@ TESTS = "gh_assets_tests"
 TARGETS: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     "registry": (
         [str(path.relative_to(ROOT)) for path in sorted((ROOT / "gh_assets/registry").glob("[a-z]*.py"))],
-        ["test_registry.py", "test_registry_hostile.py", "test_registry_versions.py", "test_model_cache.py"],
+        [
+            "test_registry.py",
+            "test_registry_hostile.py",
+            "test_registry_versions.py",
+            "test_model_cache.py",
+            "test_services.py",
+        ],
     ),
     "promotion": (["gh_assets/promotion.py"], ["test_promotion.py"]),
     "limits": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import secrets
 import subprocess
 import sys
@@ -308,6 +309,9 @@ def test_cost_is_processor_time_against_the_champions_however_busy_the_machine(b
             assert verdict.checks["cost"].passed is passes, (type(model), verdict.checks["cost"].words)
             assert verdict.outcome == ("not better" if passes else "refused")
             assert ("of a processor" in verdict.words) is not passes, "what is refused says why"
+            took = re.match(r"a list takes ([\d.]+) ms of a processor", verdict.checks["cost"].words)
+            assert took
+            assert passes or 10.0 <= float(took[1]) < 1000.0
 
 
 @pytest.mark.usefixtures("strict")
@@ -508,6 +512,7 @@ def test_a_candidate_that_cannot_be_loaded_is_skipped_and_named(registry, cache,
     assert registry.champion().version == 1, "the next of its name stands in for it"
     if how != HOW[-1]:
         assert "ease 2 cannot be loaded and is skipped" in verdict.skipped["ease 2"]
+        assert "None" not in verdict.skipped["ease 2"], "it says why"
         assert registry.decisions.last().skipped == verdict.skipped
         assert serving_json(registry)["skipped"] == list(verdict.skipped.values())
 
@@ -536,6 +541,23 @@ def test_a_champion_that_cannot_be_loaded_gives_way_to_the_one_before(
     assert promote_if_better(registry, cache, matrix, by="a test")[0].champion.version == 1
     registry.promote("ease", better.version, why="by hand")
     assert load_first(registry, may_serve(registry), cache).warnings == ()
+
+
+def test_a_champion_stays_where_no_candidate_can_be_loaded(registry, cache, tmp_path: Path) -> None:
+    old, new = matrix_of(540), matrix_of(600)
+    held = register(registry, tmp_path, old, fitted(old, EASE((10.0,))))
+    registry.promote("ease", 1, why="the first")
+    damage(registry, tmp_path, register(registry, tmp_path, new, fitted(new, EASE((11.0,)))), "missing")
+    verdict, move = promote_if_better(registry, cache, new, by="a test")
+    assert (verdict.outcome, verdict.better, verdict.candidate, verdict.champion, move) == (
+        "not judged",
+        False,
+        None,
+        held,
+        None,
+    )
+    assert registry.decisions.last().champion == "ease 1"
+    assert verdict.words == f"No candidate could be judged. {verdict.skipped['ease 2']}"
 
 
 def test_where_nothing_can_be_loaded_that_is_said(registry, cache, tmp_path: Path) -> None:
