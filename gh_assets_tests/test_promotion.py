@@ -446,7 +446,7 @@ def test_users_whom_the_champion_was_trained_on_are_left_out() -> None:
     both = len(set(others["test_users"]) & set(test_users.tolist()))
     assert 0 < both < FEWEST_USERS, "the seeds of this test must be so"
     verdict = judge(loaded(matrix, good), loaded(matrix, poor, data=others), matrix, split)
-    assert verdict.outcome == "refused", "too few are left to say anything"
+    assert (verdict.outcome, verdict.users) == ("refused", both), "too few are left to say anything"
     assert f"{both} users were held out of both trainings (at least {FEWEST_USERS})" in verdict.words
 
 
@@ -607,6 +607,7 @@ def test_a_model_is_scored_on_the_columns_of_another_matrix() -> None:
     scores = OnMatrix(trained, ids).predict(stars)
     np.testing.assert_allclose(scores[:, :-1], trained.model.predict(matrix.stars[:5])[:, order], rtol=1e-5, atol=1e-6)
     assert np.isneginf(scores[:, -1]).all()
+    assert scores.dtype == np.float32
 
 
 def test_nothing_of_this_matrix_is_one_error(registry, cache, tmp_path: Path) -> None:
