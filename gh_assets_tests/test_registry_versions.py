@@ -633,6 +633,27 @@ def test_a_save_and_a_sweep_agree_however_their_statements_alternate(
     assert ModelRegistry(ObjectStore(gcs_client, name), database[name]).verify(saved) is None
 
 
+def test_a_model_that_becomes_visible_while_a_sweep_looks_keeps_its_object(
+    save: Save, registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its save wanted the object before the grace time, and slept until now."""
+    model = save()
+    registry.delete("recvae", 1, why="not visible yet")
+    long_ago = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
+    registry._objects.update_one({"_id": model.object}, {"$set": {"wanted_at": long_ago}})
+    real = registry.store.list
+
+    def listed(prefix: str) -> Iterator[StoredObject]:
+        found = list(real(prefix))
+        registry.documents.update_one({"name": "recvae"}, {"$unset": {"deleted": 1}})
+        yield from found
+
+    monkeypatch.setattr(registry.store, "list", listed)
+    assert registry.sweep(NOW) == []
+    assert registry.problem(model) is None
+    assert registry._objects.find_one({"_id": {"$regex": "^deleting:"}}) is None, "and others may save it again"
+
+
 @pytest.mark.parametrize("form", ["a note of its own", "a field, as before"])
 def test_bytes_that_are_being_deleted_are_stored_beside(save: Save, registry, tmp_path: Path, form: str) -> None:
     """A sweep was killed between its note and its deed; whoever saves the same bytes need not wait for it."""
