@@ -73,7 +73,7 @@ lock:
 	printf 'pip>=26.1\nsetuptools>=77\n' | $(LOCK) -c constraints.txt --output-file requirements-build.txt -
 
 licences: $(READY)
-	$(LOCKED) 'gh_assets[scale,kubernetes,rendering,screenshots,lock]'
+	$(LOCKED) 'gh_assets[scale,kubernetes,rendering,screenshots,lock,mutants]'
 	$(BIN)/python docs/licences.py
 
 clean:

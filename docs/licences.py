@@ -65,6 +65,7 @@ ELSEWHERE = {
     "nvidia-nvtx": "Apache-2.0",
     "psutil": "BSD-3-Clause",
     "pyreadline3": "BSD-3-Clause",
+    "pyyaml-ft": "MIT",
     "pywin32": "PSF-2.0",
     "triton": "MIT",
     **{name: "LicenseRef-NVIDIA-Proprietary" for name, reason in EXCEPTIONS.items() if reason == NVIDIA},
