@@ -121,6 +121,8 @@ def test_times_of_documents_are_utc_however_they_are_written(time: object) -> No
     assert model.time.tzinfo is dt.UTC
     assert (model.title, model.tags, model.bucket) == ("old of 2023-11-14 22:13", ("t",), "b")
     assert (model.object, model.file_name) == ("folder/f", "f")
+    unknown = (model.score, model.generation, model.sha256, model.crc32c, model.size, model.run_id, model.code_version)
+    assert unknown == (None,) * 7
 
 
 @pytest.mark.parametrize("time", ["never", True, None])
