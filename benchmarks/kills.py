@@ -141,7 +141,7 @@ def enter(arguments: list[str], environment: dict[str, str], folder: str, log: s
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     if fresh:
-        os.execv(sys.executable, [sys.executable, "-m", "gh_assets.cli", *arguments])
+        os.execv(sys.executable, [sys.executable, "-m", "gh_assets", *arguments])
     tempfile.tempdir = None
     from gh_assets.cli import main
 

@@ -926,7 +926,3 @@ def _models_table(found: Sequence[dict[str, Any]]) -> Table:
 
 def _counts(outcomes: dict[str, int]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in sorted(outcomes.items(), key=lambda entry: -entry[1]))
-
-
-if __name__ == "__main__":
-    main()

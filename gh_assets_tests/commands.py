@@ -39,7 +39,7 @@ def write_stars(path: Path) -> pl.DataFrame:
 def command(home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if name not in SETTINGS}
     return subprocess.run(
-        [sys.executable, "-m", "gh_assets.cli", *arguments],
+        [sys.executable, "-m", "gh_assets", *arguments],
         env=clean | {"GH_ASSETS_HOME": str(home)} | environment,
         cwd=home.parent,
         capture_output=True,

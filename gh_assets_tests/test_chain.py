@@ -340,7 +340,7 @@ def test_a_run_killed_while_collecting_goes_on_and_ends_with_the_same_data(
     # By REST: a page of one repository a request, so that there is something to be killed in.
     arguments = ["run", "--stars", str(ran.file), "--epochs", "4", "--source", "stargazers"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "gh_assets.cli", *arguments],
+        [sys.executable, "-m", "gh_assets", *arguments],
         env={name: value for name, value in os.environ.items() if name not in SETTINGS}
         | {"GH_ASSETS_HOME": str(fresh_home), "GH_ASSETS_WORKERS": "1"},
         cwd=fresh_home.parent,

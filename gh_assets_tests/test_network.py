@@ -263,7 +263,7 @@ def test_without_the_authority_nothing_is_believed(company: Company, tmp_path: P
         "PYTHONPATH": str(ROOT),
     }
     done = subprocess.run(
-        [sys.executable, "-m", "gh_assets.cli", "doctor", "--json"],
+        [sys.executable, "-m", "gh_assets", "doctor", "--json"],
         env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 1

@@ -62,7 +62,7 @@ def test_a_file_is_stored_as_its_bytes_are(objects: ObjectStore, tmp_path: Path,
     assert objects.read("x") == path.read_bytes()
     assert objects.read_to("x", tmp_path / "again") == digest.sha256
     with pytest.raises(ConcurrentWriteError):
-        objects.write("x", path, if_generation=ABSENT)
+        objects.write("x", b"another content", if_generation=ABSENT)
 
 
 def test_a_checksum_is_that_of_cloud_storage() -> None:
@@ -78,7 +78,7 @@ def test_a_copy_is_like_its_source_but_for_what_is_said(objects: ObjectStore) ->
     assert [copied and copied.content_type for copied in copies] == ["text/plain"] * 2
     assert [objects.read(name) for name in "bc"] == [b"content"] * 2
     with pytest.raises(ConcurrentWriteError):
-        objects.copy(source, "b", if_generation=ABSENT)
+        objects.copy(source, "b", metadata={"another": "one"}, if_generation=ABSENT)
     objects.delete("a")
     with pytest.raises(StoredDataError, match=f"There is no object {source.uri}"):
         objects.copy(source, "d")

@@ -87,7 +87,7 @@ def test_doctor_finds_what_is_wrong(
     main(["doctor", "--settings", "--json"])
     assert json.loads(capsys.readouterr().out)["GH_ASSETS_HOME"] == str(fresh_home)
     assert {finding["service"]: finding["ok"] for finding in findings} == dict.fromkeys(
-        ["home", "MongoDB", "Cloud Storage", "GitHub", "compute"], True
+        ["home", "MongoDB", "Cloud Storage", "GitHub", "Dagster", "compute"], True
     )
     monkeypatch.setattr("gh_assets.services.MONGO_SECONDS", 0.3)
     monkeypatch.setenv("MONGO_URI", "mongodb://127.0.0.1:9/")
@@ -106,7 +106,7 @@ def test_ctrl_c_ends_a_run_that_waits_for_new_quota(serve_world, fresh_home: Pat
     standin, url = serve_world(world, limits=Limits(requests=30))
     environment = {name: value for name, value in os.environ.items() if name not in SETTINGS}
     process = subprocess.Popen(
-        [sys.executable, "-m", "gh_assets.cli", "run", "--awesome", LIST, "--source", "stargazers"],
+        [sys.executable, "-m", "gh_assets", "run", "--awesome", LIST, "--source", "stargazers"],
         env=environment | {"GH_ASSETS_HOME": str(fresh_home), "GITHUB_API_URL": url, "GITHUB_TOKENS": "token"},
         cwd=fresh_home.parent,
         stderr=subprocess.PIPE,

@@ -68,7 +68,7 @@ def test_a_list_for_the_stand_in_needs_stars_and_has_to_be_there(
 
 
 def test_the_stand_in_says_which_rows_it_leaves_out(tmp_path: Path) -> None:
-    command_line = [sys.executable, "-m", "gh_assets.cli", "github-standin", "--stars", str(CASES / "impossible.csv")]
+    command_line = [sys.executable, "-m", "gh_assets", "github-standin", "--stars", str(CASES / "impossible.csv")]
     environment = {name: value for name, value in os.environ.items() if name not in SETTINGS}
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from gh_assets.embedded import services, supervision
 from gh_assets.embedded.guardian import accepts
 from gh_assets.embedded.supervision import ServerSpec, ensure_running, read_state, release
-from gh_assets.errors import ServiceUnavailableError
+from gh_assets.errors import ConfigurationError, ServiceUnavailableError
 from gh_assets.locks import is_locked
 from gh_assets.objects import ObjectStore, make_client
 
@@ -165,7 +165,7 @@ def test_a_server_that_cannot_start_is_an_error_with_its_last_words(place: Path)
 def test_a_home_that_cannot_be_made_is_one_error(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("a file, no folder")
-    with pytest.raises(ServiceUnavailableError, match="GH_ASSETS_HOME"):
+    with pytest.raises(ConfigurationError, match="GH_ASSETS_HOME"):
         ensure_running(spec(), blocked)
 
 

@@ -151,7 +151,7 @@ def alone(folder: Path, chosen: dict[str, str]) -> dict[str, pl.DataFrame]:
     clean = {name: value for name, value in os.environ.items() if name not in SETTINGS}
     environment = {**clean, **chosen, "GH_ASSETS_HOME": str(home)}
     done = subprocess.run(
-        [sys.executable, "-m", "gh_assets.cli", "run", "--epochs", "2", "--json"],
+        [sys.executable, "-m", "gh_assets", "run", "--epochs", "2", "--json"],
         env=environment, cwd=ROOT, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
