@@ -32,6 +32,7 @@ from gh_assets.errors import ConfigurationError
 from gh_assets.network import prepare_network
 from gh_assets_tests.conftest import SETTINGS
 from gh_assets_tests.dev import ROOT, until
+from gh_assets_tests.faults.listener import Listener
 from gh_assets_tests.worlds import world_of
 
 BUCKET, OAUTH, GITHUB, HOOKS = (
@@ -89,7 +90,7 @@ def _key_and_certificate(
     return key, builder.sign(issuer[1] if issuer else key, hashes.SHA256())
 
 
-class Company:
+class Company(Listener):
     """A network from which the world is seen through one proxy only.
 
     Attributes
@@ -119,7 +120,7 @@ class Company:
         self.bucket = BucketServer(self.files, "oauth-token")
         self.github = Standin(world_of({"a/b": [1]}), ["token"]).app()
         config = uvicorn.Config(
-            self.serve,
+            self.answer,
             host="127.0.0.1",
             port=0,
             log_level="error",
@@ -131,19 +132,16 @@ class Company:
         self.thread = threading.Thread(target=self.server.run, daemon=True)
         self.thread.start()
         until(lambda: self.server.started)
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.proxy = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__()
+        self.proxy = f"http://127.0.0.1:{self.port}"
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
+        super().close()
         self.server.should_exit = True
         self.thread.join(10)
         self.files.close()
 
-    async def serve(self, scope: Any, receive: Any, send: Any) -> None:
+    async def answer(self, scope: Any, receive: Any, send: Any) -> None:
         host = dict(scope["headers"]).get(b"host", b"").decode().split(":")[0]
         self.asked.append(f"{scope['method']} {host}")
         inside = [(name, value) for name, value in scope["headers"] if name != b"host"]
@@ -168,15 +166,7 @@ class Company:
         else:
             await JSONResponse({})(scope, receive, send)
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self.listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._connect, args=(client,), daemon=True).start()
-
-    def _connect(self, client: socket.socket) -> None:
+    def serve(self, client: socket.socket) -> None:
         with contextlib.suppress(OSError, IndexError):
             head = b""
             while not head.endswith(b"\r\n\r\n"):

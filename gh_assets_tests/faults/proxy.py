@@ -20,6 +20,8 @@ from typing import Literal
 
 import bson
 
+from gh_assets_tests.faults.listener import Listener
+
 Fault = Literal["pass", "refuse", "cut", "truncate", "delay", "duplicate", "damage"]
 
 UNINTERESTING = {"hello", "ismaster", "isMaster", "ping", "endSessions", "buildInfo"}
@@ -88,7 +90,7 @@ class KillAt(Plan):
             return True
 
 
-class Proxy:
+class Proxy(Listener):
     """Listens on 127.0.0.1 and passes on to a server, but for what the plan says.
 
     Parameters
@@ -116,25 +118,9 @@ class Proxy:
             for context in self.contexts:
                 context.load_cert_chain(certificate[0])
                 context.load_verify_locations(certificate[1])
-        self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-        self.port = int(self.listener.getsockname()[1])
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__()
 
-    def close(self) -> None:
-        # Closing alone would not wake the thread that waits.
-        with contextlib.suppress(OSError):
-            self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self.listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
-
-    def _serve(self, client: socket.socket) -> None:
+    def serve(self, client: socket.socket) -> None:
         with contextlib.suppress(OSError, EOFError, struct.error), self._dressed(client) as client:
             server = self._connect()
             with server:

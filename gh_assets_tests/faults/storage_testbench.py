@@ -29,6 +29,7 @@ import pytest
 import requests
 
 from gh_assets_tests.dev import until
+from gh_assets_tests.faults.listener import Listener
 from gh_assets_tests.faults.proxy import _http_message
 from gh_assets_tests.scale.services import free_port
 
@@ -84,7 +85,7 @@ LONG = ["header:stall-always", "header:stall-at-256KiB"]
 """These take 10 s each."""
 
 REFUSED = ["return-400", "return-401"]
-"""These are no faults that pass: they are to be told."""
+"""Errors that do not pass: they are reported, not retried."""
 
 
 @contextmanager
@@ -151,7 +152,7 @@ def fits(fault: str, call: Call) -> bool:
 
 @dataclass
 class Answer:
-    """What came of a call: the fault that was asked for, whether it came, and what our client was told."""
+    """What came of a call: the fault that was asked for, whether it came, and what our client received."""
 
     call: Call
     fault: str | None
@@ -167,7 +168,7 @@ class Answer:
         return self.described if self.call.kind in ("upload", "piece") else None
 
 
-class Injector:
+class Injector(Listener):
     """Listens on 127.0.0.1 and passes on to the testbench, with the header that `plan` wants for a call.
 
     Parameters
@@ -183,14 +184,8 @@ class Injector:
         self.answers: list[Answer] = []
         self._in_flight = 0
         self._lock = threading.Condition()
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        super().__init__()
+        self.url = f"http://127.0.0.1:{self.port}"
 
     def settle(self) -> Counter[str]:
         """Wait for the end of all calls; gives the faults that came, by the kind of call and their name."""
@@ -206,15 +201,7 @@ class Injector:
         """Those that came so far."""
         return Counter(f"{answer.call.kind} {answer.fault}" for answer in self.answers if answer.came)
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
-
-    def _serve(self, client: socket.socket) -> None:
+    def serve(self, client: socket.socket) -> None:
         """One call a connection: its end is the answer's end, or the fault."""
         with client, contextlib.suppress(OSError, EOFError):
             head, _, body = _http_message(client).partition(b"\r\n\r\n")
@@ -245,8 +232,8 @@ class Injector:
         if test is None:
             came = fault is not None and _is_seen(fault, call, len(received), reset)
         else:
-            told = requests.get(f"http://127.0.0.1:{self.upstream}/retry_test/{test}", timeout=30).json()
-            came = bool(told["completed"])
+            status_of_fault = requests.get(f"http://127.0.0.1:{self.upstream}/retry_test/{test}", timeout=30).json()
+            came = bool(status_of_fault["completed"])
         with self._lock:
             self.answers.append(Answer(call, fault, came, status, described))
         if reset:

@@ -150,7 +150,7 @@ def test_a_fault_of_the_testbench_is_survived(
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("fault", REFUSED)
 @pytest.mark.parametrize("kind", SURVIVED)
-def test_a_refusal_is_told_and_nothing_is_half(
+def test_a_refusal_is_reported_and_nothing_is_half(
     injector: Injector, works: tuple[Work, Work], kind: str, fault: str
 ) -> None:
     work, direct = works
@@ -184,17 +184,17 @@ class Mix:
 
 
 def lost(injector: Injector, stores: list[ObjectStore]) -> list[str]:
-    """Objects of which our client was told that they are stored, and which are not there, or older, or another."""
-    told: dict[tuple[str, str], dict[str, Any]] = {}
+    """Objects whose storing was acknowledged to our client, and which are missing, older, or another."""
+    acknowledged: dict[tuple[str, str], dict[str, Any]] = {}
     for answer in injector.answers:
         if answer.call.kind == "delete":
-            told.pop((answer.call.bucket, answer.call.name), None)
+            acknowledged.pop((answer.call.bucket, answer.call.name), None)
         elif (written := answer.written) is not None:
-            told[written["bucket"], written["name"]] = written
-    assert told
+            acknowledged[written["bucket"], written["name"]] = written
+    assert acknowledged
     present = {(store.name, found.name): found for store in stores for found in store.list("")}
     missing = []
-    for place, written in told.items():
+    for place, written in acknowledged.items():
         found = present.get(place)
         if found is None or found.generation < int(written["generation"]):
             missing.append(f"{place}: {found}")
