@@ -4,7 +4,7 @@ Run: python benchmarks/kills.py [--kills 200] [--what run,serve,promote,rollback
 
 Each kind has a home of its own with small synthetic data. A command is started as people start it, in a process of its
 own, and killed at a uniformly random moment of the time that it needs; then it is started again, and killed again or
-left to end. After each kill somebody who was not there looks: all that was acknowledged before is there with the same
+left to end. After each kill the whole is checked from outside: all that was acknowledged before is there with the same
 content, nothing is half. After each command that ended by itself: exit code 0, the state that was asked for, no file of
 a killed process left. `bucket` and `mongodb` kill the embedded server instead, while `gh-assets run` and a program that
 saves models, promotes them and writes objects are at work: these may fail with one sentence, and then do it again.
@@ -375,7 +375,7 @@ class Run:
         matrix = assets.read_matrix("user_item_matrix")
         self.matrix = self.matrix or matrix.fingerprint
         differs(matrix.fingerprint != self.matrix, "the matrix is another one")
-        differs(set(assets.read_table("recommendations")["login"]) != everybody, "somebody has no recommendations")
+        differs(set(assets.read_table("recommendations")["login"]) != everybody, "a user has no recommendations")
         self.watcher.check_models(self.models, whole=True)
         champion = self.watcher.registry.champion()
         differs(self.watcher.moves()[-1].version != champion.version, "the champion")
@@ -398,7 +398,7 @@ class Run:
             os.environ.pop("GH_ASSETS_HOME")
             if before is not None:
                 os.environ["GH_ASSETS_HOME"] = before
-        differs(bool(going), f"Dagster has runs that nobody executes: {going}")
+        differs(bool(going), f"Dagster has runs that no process executes: {going}")
 
 
 class Moves:
@@ -445,7 +445,7 @@ class Moves:
         differs(len(between) > len(before) + 1, "it moved twice")
         moved = len(between) > len(before)
         if moved:
-            differs((between[-1].version, between[-1].why) != (wanted, why), "a move that nobody asked for")
+            differs((between[-1].version, between[-1].why) != (wanted, why), "a move that was not requested")
             self.tally.note("killed after it was done")
         differs(self.watcher.registry.champion().version != (wanted if moved else held), "the champion is neither")
         if not moved or self.action == "promote":  # a second rollback goes on to the one before
@@ -799,7 +799,7 @@ class Beneath:
             work()
         except WrongError as error:
             self.failure = error
-        except BaseException:  # noqa: BLE001 - whatever it is, it is told
+        except BaseException:  # noqa: BLE001 - anything is reported
             self.failure = WrongError(traceback.format_exc(), lost=False)
 
     def write(self) -> None:
@@ -826,7 +826,7 @@ class Beneath:
             self.ending.wait(0.05)
 
     def promote(self, version: int) -> Move:
-        """An alias of its own: nobody could recommend by these models."""
+        """An alias of its own: these models cannot recommend."""
         aliases = self.watcher.registry.aliases
         after = aliases.current(*ALIAS)
         return aliases.promote(*ALIAS, "written", version, by="kills", why="it is newer", after=after)

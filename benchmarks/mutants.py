@@ -262,19 +262,19 @@ def main() -> None:
         sys.path[:0] = [str(folder)]
         start = "import sys; from gh_assets.settings import *; from gh_assets.services import *; s = load_settings()"
         hold = f"{start}; connect_gcs(s), connect_mongo(s); print(flush=True); sys.stdin.read()"
-        keeper = subprocess.Popen(
+        holder = subprocess.Popen(
             [sys.executable, "-c", hold],
             env=os.environ | {"GH_ASSETS_HOME": home},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        assert keeper.stdout is not None
-        keeper.stdout.readline()
+        assert holder.stdout is not None
+        holder.stdout.readline()
         try:
             for name in asked.targets:
                 run(name, asked.sample, asked.seed, folder, skip, results)
         finally:
-            keeper.kill()
+            holder.kill()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 DOCUMENT = ROOT / "docs" / "licences.md"
 
-#: SPDX identifiers that ask for no more than their text and names, of whoever passes a package on.
+#: SPDX identifiers that ask for no more than their text and names, of those who redistribute a package.
 PERMISSIVE = {
     *("0BSD", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0"),
     *("HPND", "ISC", "MIT", "MIT-0", "MIT-CMU", "PSF-2.0", "Unlicense", "Zlib"),
@@ -21,7 +21,7 @@ PERMISSIVE = {
 NVIDIA = "proprietary: NVIDIA's agreement for CUDA says what may be passed on"
 #: Every other package, and why it is there all the same.
 EXCEPTIONS = {
-    "secantusdb": "copyleft: a process of its own, not imported and not linked; whoever ships it offers its source",
+    "secantusdb": "copyleft: a process of its own, not imported and not linked; those who ship it offer its source",
     "psycopg2-binary": "weak copyleft: imported, unchanged, by Dagster's Postgres storage (extra `scale`)",
     "certifi": "weak copyleft by file: a list of certificates, used unchanged",
     "hypothesis": "weak copyleft by file: for tests alone (extra `dev`)",
@@ -94,9 +94,9 @@ Made by `make licences`; a test compares it with what is installed and refuses a
 licence is the one in a package's metadata; libraries inside a wheel may have further ones, in the files beside them.
 
 The project itself is under Apache 2.0 and contains none of these packages: `pip` fetches them. **An image contains
-them**, and whoever passes it on has duties: to keep the licence files (pip leaves them in `*.dist-info`), to offer
-SecantusDB's source (GPL) with the image, and to observe what "Exceptions" names. For a team that has its own MongoDB,
-`--build-arg EMBEDDED=no` leaves SecantusDB out; PyTorch's build without CUDA leaves out NVIDIA's.
+them**, and those who redistribute it have duties: to keep the licence files (pip leaves them in `*.dist-info`), to
+offer SecantusDB's source (GPL) with the image, and to observe what "Exceptions" names. For a team that has its own
+MongoDB, `--build-arg EMBEDDED=no` leaves SecantusDB out; PyTorch's build without CUDA leaves out NVIDIA's.
 """
 
 

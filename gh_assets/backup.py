@@ -208,7 +208,7 @@ def restore(folder: Path, database: MongoDatabase, stores: dict[str, ObjectStore
     number_documents(database["models"])  # a backup of an earlier version has models without these
     add_original_fields(database["models"])
     _tell_models(database, {found.name: found for found in stored if found.bucket == stores["models"].name})
-    # Whoever was killed now, and runs it again, is told that it was done.
+    # A rerun after a kill at this point reports that the restoration was complete.
     done = {"backup": manifest["made_at"], "at": f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M:%S} UTC"}
     database["meta"].replace_one({"_id": "restored"}, done, upsert=True)
     database["meta"].delete_one({"_id": "restoring"})

@@ -11,7 +11,6 @@ from typing import Any
 import dagster as dg
 from dagster import DagsterExecutionInterruptedError, DagsterInstance
 from dagster._core.errors import DagsterAssetCheckFailedError
-from pymongo.errors import PyMongoError
 
 from gh_assets import progress
 from gh_assets.assets.common import REPO_PARTITIONS
@@ -25,8 +24,8 @@ from gh_assets.collector.stars_file import read_stars
 from gh_assets.dagster_home import open_instance
 from gh_assets.dagster_runs import OWN_PROCESS, execute_job, fail_dead_runs
 from gh_assets.embedded.services import HomeWorld, choose_world, read_world
-from gh_assets.errors import CheckFailedError, ConfigurationError, GhAssetsError, InputError
-from gh_assets.failures import cause_of
+from gh_assets.errors import CheckFailedError, ConfigurationError, InputError
+from gh_assets.failures import EXPLAINED_ERRORS, cause_of
 from gh_assets.services import (
     asset_store,
     claim_world,
@@ -229,7 +228,7 @@ def _execute(
         raise _failed_check(instance, run_id) from None
     except Exception as error:
         cause = cause_of(error)
-        if isinstance(cause, (GhAssetsError, PyMongoError)):
+        if isinstance(cause, EXPLAINED_ERRORS):
             raise cause from None
         raise
 

@@ -11,12 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pymongo.errors import PyMongoError
-
 from gh_assets.collector.limits import Resource
 from gh_assets.dagster_home import history_folder, open_instance
-from gh_assets.errors import GhAssetsError
-from gh_assets.failures import SYSTEM_ERRORS, explain
+from gh_assets.failures import EXPLAINED_ERRORS, SYSTEM_ERRORS, explain
 from gh_assets.home import open_home
 from gh_assets.migrations import MODELS
 from gh_assets.services import (
@@ -58,7 +55,7 @@ def examine(settings: Settings) -> list[Finding]:
     for service, check in checks:
         try:
             findings.append(Finding(service, True, check(settings)))
-        except (GhAssetsError, PyMongoError, *SYSTEM_ERRORS) as error:
+        except (*EXPLAINED_ERRORS, *SYSTEM_ERRORS) as error:
             findings.append(Finding(service, False, explain(error, history_folder(settings))))
     return findings
 

@@ -22,6 +22,9 @@ from gh_assets.services import mongo_reason
 LOG_BYTES = 1_000_000
 """A log of this size is started anew."""
 
+EXPLAINED_ERRORS = (GhAssetsError, PyMongoError)
+"""Errors whose own sentence says what happened; a stack trace adds nothing to it."""
+
 SYSTEM_ERRORS = (OSError, DBAPIError, sqlite3.Error, MemoryError)
 """Failures of the machine. What they say is about files and devices, never about people."""
 
@@ -37,7 +40,7 @@ def cause_of(error: BaseException) -> BaseException:
     one that was raised first.
     """
     chain = list(_chain(error))
-    for kinds in ((GhAssetsError, PyMongoError), SYSTEM_ERRORS):
+    for kinds in (EXPLAINED_ERRORS, SYSTEM_ERRORS):
         for link in chain:
             if isinstance(link, kinds):
                 return link
@@ -76,7 +79,7 @@ def explain(error: BaseException, history: Path) -> str:
 
 def has_details(error: BaseException) -> bool:
     """Whether a log says more about an error than its sentence does."""
-    return not isinstance(error, GhAssetsError | PyMongoError)
+    return not isinstance(error, EXPLAINED_ERRORS)
 
 
 def write_log(error: BaseException, home: Path) -> Path | None:
