@@ -22,7 +22,9 @@ def tokens(markdown: str) -> list[Token]:
     return [inner for token in found for inner in (token, *(token.children or ()))]
 
 
-@given(st.text())
+@given(st.text() | st.text(alphabet="_*~`|\\[]()<>!#+-w./0a \n"))
+@example("_0_")
+@example("Www.example.org")
 @example("<script>alert(1)</script>")
 @example("[here](javascript:alert(1))")
 @example("![](http://127.0.0.1/x.png)")

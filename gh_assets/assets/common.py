@@ -39,8 +39,8 @@ REPO_PARTITIONS = dg.DynamicPartitionsDefinition(name="repo")
 
 LOG_SECONDS = 5.0
 
-PLAIN = re.compile(r"[\w .,%+/-]*")
-"""Text of which Markdown makes nothing else."""
+PLAIN = re.compile(r"(?!.*www\.)(?:[^\W_]|[ .,%+/-])*", re.IGNORECASE)
+"""Text of which Markdown makes nothing else: no emphasis (`_a_`) and no link (`www.`)."""
 
 
 def column_schema(schema: TableSchema) -> dg.TableSchema:
