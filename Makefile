@@ -47,7 +47,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -n 2 -m 'not slow' --dist loadscope --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 -m 'not slow' --dist loadscope --no-loadscope-reorder
 
 test-slow: $(READY)
 	$(LOCKED) 'gh_assets[scale,kubernetes,rendering,screenshots]'

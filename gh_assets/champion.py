@@ -9,15 +9,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pymongo.errors import PyMongoError
 
 from gh_assets.errors import InputError, ModelNotFoundError, ServiceUnavailableError, StoredDataError
-from gh_assets.recommender.training import TrainedModel
 from gh_assets.registry import SERVED, ModelRegistry, RegisteredModel
 from gh_assets.registry.cache import ModelCache
 from gh_assets.services import model_store, open_mongo
 from gh_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from gh_assets.recommender.training import TrainedModel
 
 QUESTION = "the model that serves people"
 
@@ -173,5 +176,8 @@ def load_model(registry: ModelRegistry | None, registered: RegisteredModel, cach
     StoredDataError, ServiceUnavailableError
         If it cannot be fetched, or is no model.
     """
+    # torch takes seconds to import: whoever only asks which model serves need not wait for it.
+    from gh_assets.recommender.training import TrainedModel
+
     with cache.fetched(registry, registered) as folder:
         return TrainedModel.load(folder)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from gh_assets.champion import may_serve
 from gh_assets.collection import STAR_EVENTS_ASSET
 from gh_assets.collector.ledger import MongoLedger
 from gh_assets.collector.outcomes import Outcome
@@ -96,9 +97,6 @@ def serving_json(registry: ModelRegistry) -> dict[str, Any] | None:
         and ``at`` what time (None: there was none); ``skipped``: what is said of models that would serve, or would have
         competed, if they could be loaded. None where no model is registered.
     """
-    # torch takes seconds to import: whoever only counts need not wait for it.
-    from gh_assets.champion import may_serve
-
     models, decision, move = registry.list(), registry.decisions.last(), registry.aliases.current(PURPOSE, CHAMPION)
     if not models:
         return None

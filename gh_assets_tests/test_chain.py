@@ -31,7 +31,7 @@ from gh_assets.embedded.supervision import read_state
 from gh_assets.registry import SERVED, ModelRegistry
 from gh_assets.services import connect_gcs, connect_mongo, data_store, model_store, open_mongo
 from gh_assets.settings import load_settings
-from gh_assets_tests.commands import USERS, command, fails, let_go, run_json, write_stars
+from gh_assets_tests.commands import USERS, answer_json, command, fails, let_go, run_json, write_stars
 from gh_assets_tests.conftest import SETTINGS
 from gh_assets_tests.pickles import parts_of, pickles_in
 
@@ -112,7 +112,7 @@ def test_the_leaderboard_has_every_recommender(ran: Ran) -> None:
     assert set(board) == {"recvae", "hybrid", "popularity", "itemknn", "ease", "ials", "multvae"}
     scores = [metrics["ndcg@100"] for metrics in board.values()]
     assert scores == sorted(scores, reverse=True)
-    by_name = {model["name"]: model for model in run_json(ran.home, "status")["models"]}
+    by_name = {model["name"]: model for model in answer_json(ran.home, "status")["models"]}
     for name in ("recvae", "hybrid"):
         assert board[name]["ndcg@100"] == pytest.approx(by_name[name]["score"]), "the same users were held out"
 
@@ -182,7 +182,7 @@ def test_run_and_status_say_who_serves_and_why_the_newest_does_not(
     assert f"{told['model']} is better than popularity for" in told["why"]
     assert "was ahead of" in told["decision"]
     assert told["newest"] == f"{ran.first['models'][0]['name']} 1"
-    now = run_json(ran.home, "status")["serving"]
+    now = answer_json(ran.home, "status")["serving"]
     assert now.keys() == told.keys()
     assert now["model"] == told["model"]
     monkeypatch.setenv("GH_ASSETS_HOME", str(ran.home))
@@ -194,7 +194,7 @@ def test_run_and_status_say_who_serves_and_why_the_newest_does_not(
 
 def test_recommendations_are_new_to_the_user_and_explained_by_own_stars(ran: Ran) -> None:
     mine = set(ran.stars.filter(pl.col("login") == "Login-7")["repo"])
-    answer = run_json(ran.home, "recommend", "login-7", "-n", "10")
+    answer = answer_json(ran.home, "recommend", "login-7", "-n", "10")
     assert answer["known_stars"] == len(mine)
     assert [entry["rank"] for entry in answer["recommendations"]] == list(range(1, 11))
     for entry in answer["recommendations"]:
@@ -209,7 +209,7 @@ def test_command_and_asset_agree(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> N
     table = AssetStore(data_store(settings, connect_gcs(settings))).read_table("recommendations")
     assert table["login"].n_unique() == USERS
     mine = table.filter(pl.col("login") == "Login-7").sort("rank").head(10)
-    answer = run_json(ran.home, "recommend", "Login-7", "-n", "10")
+    answer = answer_json(ran.home, "recommend", "Login-7", "-n", "10")
     assert [entry["full_name"] for entry in answer["recommendations"]] == mine["full_name"].to_list()
     because = [[reason["full_name"] for reason in entry["because"]] for entry in answer["recommendations"]]
     assert because == mine["because"].to_list()
@@ -218,7 +218,7 @@ def test_command_and_asset_agree(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_repositories_in_place_of_a_login(ran: Ran) -> None:
-    answer = run_json(ran.home, "recommend", "--repos", "owner4/REPO-9,Owner2/repo-12,no/such", "-n", "5")
+    answer = answer_json(ran.home, "recommend", "--repos", "owner4/REPO-9,Owner2/repo-12,no/such", "-n", "5")
     assert answer["known_stars"] == 2
     assert answer["warnings"] == ["Not known, ignored: no/such."]
     names = {entry["full_name"] for entry in answer["recommendations"]}
@@ -227,7 +227,7 @@ def test_repositories_in_place_of_a_login(ran: Ran) -> None:
 
 
 def test_anybody_gets_popular_ones_and_is_told_so(ran: Ran) -> None:
-    answer = run_json(ran.home, "recommend", "--popular", "-n", "5")
+    answer = answer_json(ran.home, "recommend", "--popular", "-n", "5")
     assert {entry["kind"] for entry in answer["recommendations"]} == {"popular"}
     assert len(answer["recommendations"]) == 5
     assert any("what many starred" in warning for warning in answer["warnings"])
@@ -237,7 +237,7 @@ def test_the_model_is_downloaded(ran: Ran, tmp_path: Path) -> None:
     done = command(ran.home, "models", "download", "--directory", str(tmp_path), "--unpack")
     folder = Path(done.stdout.strip())
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "index.json", "weights.safetensors"]
-    one = run_json(ran.home, "models", "download", "recvae", "1", "--directory", str(tmp_path / "one"))
+    one = answer_json(ran.home, "models", "download", "recvae", "1", "--directory", str(tmp_path / "one"))
     assert (one["name"], one["version"]) == ("recvae", 1)
     assert Path(one["path"]) == tmp_path / "one" / "recvae.tar.gz"
 
@@ -330,7 +330,7 @@ def test_another_world_needs_another_home(
     code, said = fails(["run", "--stars", str(other)], capsys)
     assert code == 1
     assert "This home holds the data of the stars of stars.parquet" in said
-    assert run_json(ran.home, "status")["world"] == "the stars of stars.parquet"
+    assert answer_json(ran.home, "status")["world"] == "the stars of stars.parquet"
 
 
 @pytest.mark.slow
@@ -385,6 +385,7 @@ def test_a_run_killed_while_collecting_goes_on_and_ends_with_the_same_data(
     let_go(fresh_home)
 
 
+@pytest.mark.slow
 def test_the_file_source_gives_the_same_stars(ran: Ran, fresh_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_json(fresh_home, "run", "--stars", str(ran.file), "--source", "file", "--epochs", "1")
     expected, found = contents(ran.home, monkeypatch), contents(fresh_home, monkeypatch)
@@ -412,7 +413,7 @@ def test_a_partition_that_no_list_names_does_not_look_as_if_it_were_collected(
             metadata = event.asset_materialization.metadata
             assert (event.asset_materialization.partition, metadata["outcome"].value) == ("typed/by-hand", "unlisted")
             assert "No list names this repository" in str(metadata["reason"].value)
-            assert run_json(ran.home, "status")["partition_outcomes"]["unlisted"] == 1
+            assert answer_json(ran.home, "status")["partition_outcomes"]["unlisted"] == 1
         finally:
             instance.delete_dynamic_partition("repo", "typed/by-hand")
 
@@ -447,7 +448,7 @@ def test_a_champion_that_cannot_be_loaded_stops_no_asset(
 
     monkeypatch.setenv("GH_ASSETS_HOME", str(ran.home))
     settings = load_settings()
-    before = run_json(ran.home, "status")["serving"]["model"]
+    before = answer_json(ran.home, "status")["serving"]["model"]
     (tmp_path / "strange").mkdir()
     (tmp_path / "strange" / "index.json").write_text('{"model": "transformer"}')
     with open_mongo(settings) as database, open_instance() as instance:
@@ -467,7 +468,7 @@ def test_a_champion_that_cannot_be_loaded_stops_no_asset(
         main(["recommend", "--popular"])
         captured = capsys.readouterr()
         assert f"{strange.title} cannot be loaded and is skipped" in " ".join(captured.err.split())
-        told = run_json(ran.home, "status")["serving"]
+        told = answer_json(ran.home, "status")["serving"]
         assert (told["model"], told["champion"], len(told["skipped"])) == (before, True, 1)
         registry.rollback(why="it was a try")
         registry.delete("hybrid", strange.version, why="it was a try")

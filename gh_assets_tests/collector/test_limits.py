@@ -291,7 +291,7 @@ def ledgers(database) -> Callable[[], MongoLedger]:
 
 
 @hypothesis_settings(max_examples=6, deadline=None)
-@given(turns=st.lists(st.integers(0, 2), min_size=15, max_size=30), limit=st.integers(1, 30))
+@given(turns=st.lists(st.integers(0, 2), min_size=10, max_size=18), limit=st.integers(1, 18))
 def test_processes_that_share_a_ledger_overspend_nothing(home, turns: list[int], limit: int) -> None:
     from gh_assets.services import open_mongo
     from gh_assets.settings import load_settings

@@ -251,7 +251,7 @@ def test_outcomes_by_graphql(github_of, collecting: Collecting) -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("budget", "count"), [(100, 120), (700, 400), (3700, 800)])
+@pytest.mark.parametrize(("budget", "count"), [(100, 120), (700, 400), pytest.param(3700, 800, marks=pytest.mark.slow)])
 def test_the_size_that_fits_is_found(serve_world, collecting: Collecting, budget: int, count: int) -> None:
     """Against the best fixed size, which nobody knows before."""
     world = world_of({f"a/{n}": list(range(250)) for n in range(count)})

@@ -186,7 +186,11 @@ def prepared(stage: Stage, work: str) -> None:
         bench.close()
 
 
-@pytest.mark.parametrize("work", WORKS)
+SHOWN = "save", "promote", "sweep", "write_table"
+"""Works that the fast tests kill; the others are killed with the slow ones."""
+
+
+@pytest.mark.parametrize("work", [pytest.param(work, marks=[pytest.mark.slow] * (work not in SHOWN)) for work in WORKS])
 def test_a_kill_at_every_step_loses_nothing_and_leaves_nothing_half(stage: Stage, work: str) -> None:
     prepared(stage, work)
     plan = KillAt(NEVER)

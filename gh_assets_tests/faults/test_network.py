@@ -78,7 +78,7 @@ def everything(bench: Bench, number: int) -> dict[str, object]:
     return done
 
 
-SHOWN = "refuse", "truncate", "damage"
+SHOWN = "refuse", "damage"
 """Faults that the fast tests show; the others run with the slow ones."""
 
 
