@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 from gh_assets.assets.running import TAG
+from gh_assets.dagster_runs import fail_dead_runs
 from gh_assets.settings import load_settings
 
 ABOUT = f"{TAG}about"
@@ -69,6 +70,8 @@ def one_run(
     instance = context.instance
     for other in (job, *unless):
         alive = instance.get_run_records(dg.RunsFilter(job_name=other, statuses=_ALIVE), limit=1)
+        if alive and fail_dead_runs(instance):
+            alive = instance.get_run_records(dg.RunsFilter(job_name=other, statuses=_ALIVE), limit=1)
         if alive:
             return dg.SkipReason(f"{why} A run of {other} is under way: {alive[0].dagster_run.run_id[:8]}.")
     before = instance.get_run_records(dg.RunsFilter(job_name=job, tags={ABOUT: about}), limit=32)

@@ -1,9 +1,12 @@
 """How runs behave: what is tried again, what is not, and runs whose process died."""
 
+import datetime as dt
 import os
+import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,10 +16,12 @@ from dagster import DagsterInstance
 from dagster._core.events import EngineEventData
 from dagster._core.launcher import WorkerStatus
 
+from gh_assets import dagster_runs
 from gh_assets.assets import running
 from gh_assets.assets.running import retried, tag_run, without_retries
+from gh_assets.automation.ticks import one_run
 from gh_assets.dagster_home import open_instance
-from gh_assets.dagster_runs import HomeRunLauncher, fail_dead_runs, is_alive
+from gh_assets.dagster_runs import PROCESS, HomeRunLauncher, execute_job, fail_dead_runs, is_alive
 from gh_assets.errors import GhAssetsError, InputError, ServiceUnavailableError
 
 
@@ -110,6 +115,55 @@ def test_a_run_whose_process_died_does_not_stay_started(instance: DagsterInstanc
         dying.run_id: dg.DagsterRunStatus.FAILURE,
         unknown.run_id: dg.DagsterRunStatus.STARTED,
     }
+
+
+def test_a_run_whose_command_was_killed_before_it_began_does_not_stay_there(
+    instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon never looks at it, and sensors would wait for it for ever."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    job, _ = job_that()
+    left: dict[str, dg.DagsterRun] = {}
+    alive, dying, again = (str(uuid.uuid4()) for _ in range(3))
+
+    def killed(_: object, run: dg.DagsterRun, *__: object, **___: object) -> None:
+        left[run.run_id] = run
+
+    monkeypatch.setattr(dagster_runs, "execute_run", killed)
+    for pid, run_id in ((os.getpid(), alive), (child.pid, dying)):
+        monkeypatch.setattr(os, "getpid", lambda pid=pid: pid)
+        execute_job(job, instance, run_id=run_id, run_config={}, tags={})
+    monkeypatch.undo()
+    assert fail_dead_runs(instance) == []
+    child.kill()
+    child.wait()
+    instance.create_run_for_job(job, run_id=again, tags=left[dying].tags)
+    monkeypatch.setattr(dagster_runs, "is_shared", lambda _: True)
+    monkeypatch.setattr(socket, "gethostname", lambda: "another")
+    assert fail_dead_runs(instance) == [], "another machine cannot know"
+    monkeypatch.undo()
+    assert fail_dead_runs(instance) == [dying]
+    statuses = {run.run_id: run.status for run in instance.get_runs()}
+    assert statuses == {
+        alive: dg.DagsterRunStatus.NOT_STARTED,
+        dying: dg.DagsterRunStatus.FAILURE,
+        again: dg.DagsterRunStatus.NOT_STARTED,
+    }, "a run that was started again from the UI has another process"
+
+
+def test_a_sensor_does_not_wait_for_a_command_that_was_killed(instance: DagsterInstance) -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    dead = str(uuid.uuid4())
+    tags = {PROCESS: f"{child.pid} on {socket.gethostname()} for {dead}"}
+    instance.create_run_for_job(job_that()[0], run_id=dead, tags=tags)
+    context = dg.build_sensor_context(instance=instance)
+    asked = one_run(context, "a_job", "state 1", "Why.", pause=dt.timedelta(hours=1))
+    assert isinstance(asked, dg.SensorResult)
+    assert len(asked.run_requests or ()) == 1
+    instance.create_run_for_job(job_that()[0])
+    waits = one_run(context, "a_job", "state 1", "Why.", pause=dt.timedelta(hours=1))
+    assert isinstance(waits, dg.SkipReason)
 
 
 def test_a_number_that_another_process_got_is_no_sign_of_life() -> None:
