@@ -745,8 +745,8 @@ class Serve:
         with self.lock:
             acknowledged = dict(self.said)
         deadline = time.monotonic() + 30
-        while missing := {key: verdict for key, verdict in acknowledged.items() if self.stored().get(key) != verdict}:
-            lost(time.monotonic() > deadline, f"{len(missing)} verdicts, such as {next(iter(missing))}")
+        while missing := acknowledged.items() - self.stored().items():
+            lost(time.monotonic() > deadline, f"{len(missing)} verdicts, such as {min(missing)}")
             time.sleep(0.5)
         broken = {status: count for status, count in self.answers.items() if status in (299, 500)}
         differs(bool(broken), f"answers {broken}: {self.place.said()}")
