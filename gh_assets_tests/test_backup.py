@@ -130,7 +130,7 @@ def test_a_restoration_that_was_interrupted_goes_on(
 MAKER = """
 import sys
 from pathlib import Path
-from gh_assets import backup
+from gh_assets.backup import back_up
 from gh_assets.objects import ObjectStore
 from gh_assets.services import connect_gcs, connect_mongo
 from gh_assets.settings import load_settings
@@ -143,7 +143,7 @@ def slow(self, name, path, **more):
 ObjectStore.read_to = slow
 database = connect_mongo(settings.model_copy(update={"mongo_database": sys.argv[1]}))
 store = ObjectStore(connect_gcs(settings), sys.argv[2])
-backup.back_up(database, {"data": store}, Path(sys.argv[3]), workers=1)
+back_up(database, {"data": store}, Path(sys.argv[3]), workers=1)
 """
 
 

@@ -263,7 +263,7 @@ def test_an_unexpected_error_is_a_sentence_and_a_log_without_data(
     monkeypatch.setattr(gh_assets.status, "read_status", broken)
     code, said = fails(["status"], capsys)
     assert code == 1
-    assert "An unexpected KeyError at test_command_failures.py" in said
+    assert f"An unexpected KeyError at {Path(__file__).name}" in said
     log = fresh_home / "errors.log"
     assert said.strip().endswith(f"Details: {log}")
     assert "builtins.KeyError" in log.read_text()

@@ -9,6 +9,7 @@ import json
 import logging
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -622,7 +623,7 @@ def test_an_error_is_logged_by_kind_and_place_without_its_words() -> None:
         logger.exception("failed")
     line = json.loads(sink.getvalue())
     assert line["error"] == "ValueError"
-    assert line["where"].startswith("test_safety.py:")
+    assert line["where"].startswith(f"{Path(__file__).name}:")
     assert "password" not in sink.getvalue()
 
 
