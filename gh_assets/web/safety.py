@@ -250,7 +250,7 @@ class Guard:
             name = host if host.endswith("]") else host.rpartition(":")[0] or host
             if name not in self._hosts and host not in self._hosts:
                 # A page elsewhere whose name was made to point here must not read what this machine serves.
-                return 421, "wrong_host", "This server does not answer to that host name. See GH_ASSETS_SERVE_HOSTS.", {}
+                return 421, "wrong_host", "This server does not answer to that host: see GH_ASSETS_SERVE_HOSTS.", {}
         try:
             unquote_to_bytes(scope["raw_path"]).decode()
             unquote_to_bytes(scope["query_string"]).decode()
