@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 from interactions import read_interactions
 
-from gh_assets.recommender import RecVAE, RecVAEConfig, autoencoder, engine, evaluate_users, strong_generalization_split
-from gh_assets.recommender.evaluation import bootstrap
+from gh_assets.recommender import RecVAE, RecVAEConfig, evaluate_users, strong_generalization_split
+from gh_assets.recommender.evaluation.evaluation import bootstrap
+from gh_assets.recommender.models import autoencoder
+from gh_assets.recommender.training import engine
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "defaults": {},

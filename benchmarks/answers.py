@@ -25,14 +25,14 @@ from typing import Any
 import polars as pl
 import uvicorn
 
-from gh_assets.asset_store import AssetStore
 from gh_assets.embedded.standin.app import Standin
 from gh_assets.embedded.standin.faults import Faults, FaultyProtocol
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.synthetic import synthetic_world
 from gh_assets.embedded.standin.world import read_world
-from gh_assets.services import connect_gcs, connect_mongo, data_store
+from gh_assets.services.connections import connect_gcs, connect_mongo, data_store
 from gh_assets.settings import load_settings
+from gh_assets.storage.asset_store import AssetStore
 
 KINDS = {
     "partial answers": ("failed entries", "null edges", "null connection"),

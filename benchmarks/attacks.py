@@ -231,7 +231,7 @@ def main() -> None:
     from web import served
 
     from gh_assets.settings import load_settings
-    from gh_assets_tests.web.shop import furnish
+    from gh_assets_tests.support.served_home import furnish
 
     with tempfile.TemporaryDirectory() as place:
         os.environ["GH_ASSETS_HOME"] = str(Path(place) / "home")

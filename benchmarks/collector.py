@@ -27,21 +27,21 @@ import numpy as np
 import requests
 from pydantic import SecretStr
 
-from gh_assets.asset_store import AssetStore, PartitionTables
-from gh_assets.collector.client import GitHubClient
-from gh_assets.collector.graphql_stargazers import GraphQLStargazers
-from gh_assets.collector.ledger import MongoLedger
-from gh_assets.collector.limits import Clock, Ledger, RetryPolicy
-from gh_assets.collector.outcomes import Outcome
+from gh_assets.collector.pipeline import CollectionReport, CollectionState, collect_stargazers
 from gh_assets.collector.repositories import KnownRepositories, collect_repositories
-from gh_assets.collector.sources import RepositoryRef, RestStargazers, StarSource
-from gh_assets.collector.stargazers import CollectionReport, CollectionState, collect_stargazers
+from gh_assets.collector.star_sources.base import RepositoryRef, RestStargazers, StarSource
+from gh_assets.collector.star_sources.graphql import GraphQLStargazers
 from gh_assets.embedded.standin.clock import RemoteClock, VirtualClock
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.world import Repository, World
-from gh_assets.objects import ObjectStore
-from gh_assets.services import connect_gcs, open_mongo
+from gh_assets.github.client import GitHubClient
+from gh_assets.github.ledger import MongoLedger
+from gh_assets.github.outcomes import Outcome
+from gh_assets.github.rate_limits import Clock, Ledger, RetryPolicy
+from gh_assets.services.connections import connect_gcs, open_mongo
 from gh_assets.settings import load_settings
+from gh_assets.storage.asset_store import AssetStore, PartitionTables
+from gh_assets.storage.objects import ObjectStore
 
 USERS = 50_000
 

@@ -18,10 +18,10 @@ import numpy as np
 from interactions import read_interactions
 
 from gh_assets.recommender import EASE, Hybrid, RecVAE, RecVAEConfig, strong_generalization_split
-from gh_assets.recommender.inference import Advisor, Question
-from gh_assets.recommender.interactions import Csr
-from gh_assets.recommender.metrics import contains
-from gh_assets.recommender.training import TrainedModel
+from gh_assets.recommender.data.interactions import Csr
+from gh_assets.recommender.evaluation.metrics import contains
+from gh_assets.recommender.training.training import TrainedModel
+from gh_assets.serving.ranking import Advisor, Question
 
 LENGTH = 20
 SETTINGS: list[tuple[str, dict[str, float]]] = [

@@ -21,7 +21,7 @@ from pathlib import Path
 import dagster as dg
 from dagster._core.instance.ref import InstanceRef
 
-from gh_assets.dagster_home import INSTANCE_CONFIGURATION
+from gh_assets.instance.storage import INSTANCE_CONFIGURATION
 
 PARTITIONS = dg.DynamicPartitionsDefinition(name="thing")
 

@@ -40,8 +40,8 @@ from gh_assets.recommender import (
     evaluate_users,
     strong_generalization_split,
 )
-from gh_assets.recommender.evaluation import bootstrap
-from gh_assets.recommender.interactions import Csr, StrongGeneralizationSplit
+from gh_assets.recommender.data.interactions import Csr, StrongGeneralizationSplit
+from gh_assets.recommender.evaluation.evaluation import bootstrap
 
 MAIN = "ndcg@100"
 LAMBDAS = (100.0, 200.0, 300.0, 500.0, 700.0, 1000.0)

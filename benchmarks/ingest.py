@@ -18,9 +18,9 @@ from typing import Any
 
 from pymongo.database import Database
 
-from gh_assets.ingest import Consumer, Message, UserInsert, versioned
-from gh_assets.services import open_mongo
+from gh_assets.services.connections import open_mongo
 from gh_assets.settings import load_settings
+from gh_assets.storage.messages import Consumer, Message, UserInsert, versioned
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 

@@ -9,7 +9,7 @@ import polars as pl
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from gh_assets.recommender.interactions import Csr
+from gh_assets.recommender.data.interactions import Csr
 
 
 def read_interactions(path: Path, minimum: int = 1) -> Csr:

@@ -43,22 +43,40 @@ import polars as pl
 import requests
 from pymongo.errors import PyMongoError
 
-from gh_assets.asset_store import AssetStore
-from gh_assets.backup import MANIFEST, back_up
-from gh_assets.dagster_home import open_instance
-from gh_assets.embedded import services as embedded
+from gh_assets.embedded import servers as embedded
 from gh_assets.embedded.supervision import read_state, release
 from gh_assets.errors import GhAssetsError
-from gh_assets.objects import ObjectStore
+from gh_assets.instance.storage import open_instance
 from gh_assets.registry import CHAMPION, PURPOSE, ModelRegistry, Move
-from gh_assets.services import MongoDatabase, asset_store, connect_gcs, connect_mongo, data_store, model_store
+from gh_assets.services.connections import (
+    MongoDatabase,
+    asset_store,
+    connect_gcs,
+    connect_mongo,
+    data_store,
+    model_store,
+)
 from gh_assets.settings import Settings, load_settings
+from gh_assets.storage.asset_store import AssetStore
+from gh_assets.storage.backup import MANIFEST, back_up
+from gh_assets.storage.objects import ObjectStore
 
 FORKS = multiprocessing.get_context("forkserver")
 PRELOADED = (
-    *("matplotlib.figure", "rich.progress", "pyarrow.parquet", "safetensors.torch", "gh_assets.backup"),
-    *("gh_assets.recommender.training", "gh_assets.recommender.hybrid", "gh_assets.cli", "gh_assets.web.server"),
-    *("gh_assets.champion", "gh_assets.definitions", "gh_assets.chain", "gh_assets.status", "gh_assets.doctor"),
+    *("matplotlib.figure", "rich.progress", "pyarrow.parquet", "safetensors.torch", "gh_assets.storage.backup"),
+    *(
+        "gh_assets.recommender.training.training",
+        "gh_assets.recommender.models.hybrid",
+        "gh_assets.cli",
+        "gh_assets.web.server",
+    ),
+    *(
+        "gh_assets.serving.current_model",
+        "gh_assets.definitions",
+        "gh_assets.cli.chain",
+        "gh_assets.cli.status",
+        "gh_assets.cli.doctor",
+    ),
 )
 USERS, REPOSITORIES = 40, 16
 EVERY = 10
@@ -662,7 +680,7 @@ class Serve:
     CLIENTS = 4
 
     def __init__(self, place: Place, tally: Tally) -> None:
-        from gh_assets_tests.web.shop import furnish
+        from gh_assets_tests.support.served_home import furnish
 
         self.place, self.tally = place, tally
         place.environment |= {"GH_ASSETS_SERVE_RATE": "0", "GH_ASSETS_LIVE_REQUESTS": "0"}

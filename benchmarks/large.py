@@ -23,9 +23,9 @@ import numpy as np
 from interactions import generated, read_interactions
 
 from gh_assets.recommender import ALS, RecVAE, RecVAEConfig, evaluate, strong_generalization_split
-from gh_assets.recommender.autoencoder import TrainingRun
-from gh_assets.recommender.interactions import StrongGeneralizationSplit
-from gh_assets.recommender.memory import freed_memory_kept
+from gh_assets.recommender.cpu.allocator import freed_memory_kept
+from gh_assets.recommender.data.interactions import StrongGeneralizationSplit
+from gh_assets.recommender.models.autoencoder import TrainingRun
 
 Size = tuple[int, int, int]
 

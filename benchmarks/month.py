@@ -36,14 +36,14 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from gh_assets.collector.stargazers import CollectionState
-from gh_assets.dagster_home import open_instance
+from gh_assets.collector.pipeline import CollectionState
 from gh_assets.embedded.standin.app import Standin
 from gh_assets.embedded.standin.faults import FaultyProtocol
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.world import Repository, World, list_markdown
+from gh_assets.instance.storage import open_instance
 from gh_assets.registry import CHAMPION, PURPOSE, ModelRegistry
-from gh_assets.services import connect_mongo, model_store
+from gh_assets.services.connections import connect_mongo, model_store
 from gh_assets.settings import load_settings
 
 ROOT = Path(__file__).parent.parent

@@ -38,20 +38,23 @@ TARGETS: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     "registry": (
         [str(path.relative_to(ROOT)) for path in sorted((ROOT / "gh_assets/registry").glob("[a-z]*.py"))],
         [
-            "test_registry.py",
-            "test_registry_hostile.py",
-            "test_registry_versions.py",
-            "test_model_cache.py",
-            "test_services.py",
+            "registry/test_store.py",
+            "registry/test_archives.py",
+            "registry/test_store_versions.py",
+            "registry/test_cache.py",
+            "services/test_connections.py",
         ],
     ),
-    "promotion": (["gh_assets/promotion.py"], ["test_promotion.py"]),
+    "promotion": (["gh_assets/serving/promotion.py"], ["serving/test_promotion.py"]),
     "limits": (
-        ["gh_assets/collector/limits.py"],
-        ["collector/test_limits.py", "collector/test_client.py", "collector/test_answers.py"],
+        ["gh_assets/github/rate_limits.py"],
+        ["github/test_token_pool.py", "github/test_client.py", "github/test_answers.py"],
     ),
-    "objects": (["gh_assets/objects.py", "gh_assets/object_reader.py"], ["test_objects.py", "test_services.py"]),
-    "metrics": (["gh_assets/recommender/metrics.py"], ["recommender/test_metrics.py"]),
+    "objects": (
+        ["gh_assets/storage/objects.py", "gh_assets/storage/object_reader.py"],
+        ["storage/test_objects.py", "services/test_connections.py"],
+    ),
+    "metrics": (["gh_assets/recommender/evaluation/metrics.py"], ["recommender/evaluation/test_metrics.py"]),
 }
 LONGEST_TEST = 15.0
 """Seconds: longer tests, which start processes or train, are left to `make test`."""
@@ -260,7 +263,8 @@ def main() -> None:
         os.environ |= {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
         os.environ["GH_ASSETS_TEST_HOME"] = home = f"{place}/home"
         sys.path[:0] = [str(folder)]
-        start = "import sys; from gh_assets.settings import *; from gh_assets.services import *; s = load_settings()"
+        imports = "from gh_assets.settings import *; from gh_assets.services.connections import *"
+        start = f"import sys; {imports}; s = load_settings()"
         hold = f"{start}; connect_gcs(s), connect_mongo(s); print(flush=True); sys.stdin.read()"
         holder = subprocess.Popen(
             [sys.executable, "-c", hold],

@@ -34,9 +34,9 @@ from interactions import read_interactions
 from numpy.typing import NDArray
 
 from gh_assets.recommender import RecVAE, RecVAEConfig, evaluate, strong_generalization_split
-from gh_assets.recommender.autoencoder import TrainingRun
-from gh_assets.recommender.interactions import Csr, StrongGeneralizationSplit
-from gh_assets.recommender.memory import freed_memory_kept
+from gh_assets.recommender.cpu.allocator import freed_memory_kept
+from gh_assets.recommender.data.interactions import Csr, StrongGeneralizationSplit
+from gh_assets.recommender.models.autoencoder import TrainingRun
 
 PATIENCE = 8
 MAIN = "ndcg@100"

@@ -22,11 +22,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from gh_assets.asset_store import AssetStore
-from gh_assets.objects import ObjectStore
 from gh_assets.schemas import STARGAZERS
-from gh_assets.services import connect_gcs
+from gh_assets.services.connections import connect_gcs
 from gh_assets.settings import load_settings
+from gh_assets.storage.asset_store import AssetStore
+from gh_assets.storage.objects import ObjectStore
 
 
 def tables(partitions: int, stars: int) -> dict[str, pl.DataFrame]:

@@ -20,11 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
-from gh_assets.objects import ObjectStore
 from gh_assets.recommender import EASE, Hybrid, RecVAE, RecVAEConfig
 from gh_assets.registry import ModelRegistry, write_archive
-from gh_assets.services import connect_gcs, connect_mongo
+from gh_assets.services.connections import connect_gcs, connect_mongo
 from gh_assets.settings import load_settings
+from gh_assets.storage.objects import ObjectStore
 
 
 def timed(what: Callable[[], object]) -> float:

@@ -17,9 +17,9 @@ import torch
 from interactions import generated
 
 from gh_assets.recommender import EASE, Hybrid, Recommender, RecVAE, RecVAEConfig
-from gh_assets.recommender.inference import Advisor, Question
-from gh_assets.recommender.interactions import Csr, UserItemMatrix
-from gh_assets.recommender.training import TrainedModel
+from gh_assets.recommender.data.interactions import Csr, UserItemMatrix
+from gh_assets.recommender.training.training import TrainedModel
+from gh_assets.serving.ranking import Advisor, Question
 
 
 def named(stars: Csr) -> UserItemMatrix:

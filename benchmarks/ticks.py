@@ -22,11 +22,11 @@ from dagster import DagsterInstance
 from gh_assets.assets import CHAIN_ASSETS, stargazers
 from gh_assets.assets.collection_plan import STARS_COLLECTED
 from gh_assets.automation.sensors import ALL_SENSORS
-from gh_assets.dagster_home import open_instance
 from gh_assets.definitions import defs
+from gh_assets.instance.storage import open_instance
 from gh_assets.resources import GcsResource, GitHubResource, MongoResource
 from gh_assets.schemas import COLLECTION_PLAN, REPOS
-from gh_assets.services import asset_store
+from gh_assets.services.connections import asset_store
 from gh_assets.settings import load_settings
 
 RESOURCES = {"gcs": GcsResource(), "mongo": MongoResource(), "github": GitHubResource()}
@@ -71,7 +71,7 @@ def fill(instance: DagsterInstance, count: int) -> None:
 
 def _report(instance: DagsterInstance, events: list[dg.AssetMaterialization]) -> None:
     """In one run, as the collector does."""
-    from gh_assets.assets.common import report_materializations
+    from gh_assets.assets.metadata import report_materializations
 
     @dg.op
     def report(context: dg.OpExecutionContext) -> None:

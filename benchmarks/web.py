@@ -35,11 +35,11 @@ import torch
 from interactions import generated
 
 from gh_assets.recommender import EASE, Hybrid, RecVAE, RecVAEConfig
-from gh_assets.recommender.interactions import Csr, UserItemMatrix
-from gh_assets.recommender.training import TrainedModel
+from gh_assets.recommender.data.interactions import Csr, UserItemMatrix
+from gh_assets.recommender.training.training import TrainedModel
 from gh_assets.registry import ModelRegistry
 from gh_assets.schemas import REPOS
-from gh_assets.services import asset_store, connect_gcs, model_store, open_mongo
+from gh_assets.services.connections import asset_store, connect_gcs, model_store, open_mongo
 from gh_assets.settings import Settings, load_settings
 
 CONNECTIONS = 32

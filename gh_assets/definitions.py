@@ -6,15 +6,15 @@ import warnings
 import dagster as dg
 
 from gh_assets.assets import ALL_ASSETS
-from gh_assets.assets.collecting import SHARES_IO, SharesIOManager
-from gh_assets.automation.executors import executor_of
+from gh_assets.automation.collect_ops import SHARES_IO, SharesIOManager
 from gh_assets.automation.jobs import ALL_JOBS
 from gh_assets.automation.schedules import ALL_SCHEDULES
 from gh_assets.automation.sensors import ALL_SENSORS
 from gh_assets.checks import ALL_CHECKS
+from gh_assets.instance.executors import executor_of
 
 # Importing it also sets how events are written, in each process that executes steps.
-from gh_assets.dagster_home import other_instance_warning
+from gh_assets.instance.storage import other_instance_warning
 from gh_assets.io_managers import GcsTypedIOManager
 from gh_assets.resources import GcsResource, GitHubResource, MongoResource
 from gh_assets.settings import load_settings

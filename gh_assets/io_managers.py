@@ -21,16 +21,16 @@ import polars as pl
 import scipy.sparse as sp
 from dagster import ConfigurableIOManager, InputContext, MetadataValue, OutputContext, ResourceDependency
 
-from gh_assets.asset_store import AssetStore, TableParts, View
 from gh_assets.errors import StoredDataError
-from gh_assets.memory import check_zip
-from gh_assets.objects import StoredObject
-from gh_assets.recommender.base import Recommender
-from gh_assets.recommender.interactions import UserItemMatrix
+from gh_assets.local.memory import check_zip
+from gh_assets.local.scratch import Scratch
+from gh_assets.recommender.data.interactions import UserItemMatrix
+from gh_assets.recommender.models.base import Recommender
 from gh_assets.registry import extract_archive, write_archive
 from gh_assets.resources.gcs import GcsResource
 from gh_assets.schemas import TABLES
-from gh_assets.scratch import Scratch
+from gh_assets.storage.asset_store import AssetStore, TableParts, View
+from gh_assets.storage.objects import StoredObject
 
 
 class GcsTypedIOManager(ConfigurableIOManager):
@@ -156,7 +156,7 @@ def _packed(model: Recommender) -> bytes:
 
 
 def _unpacked(content: bytes, asset: str) -> Recommender:
-    from gh_assets.recommender.models import MODELS
+    from gh_assets.recommender.models.loading import MODELS
 
     with Scratch() as scratch:
         archive, folder = scratch / f"{asset.replace('/', '-')}.tar.gz", scratch / "model"

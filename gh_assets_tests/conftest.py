@@ -18,20 +18,22 @@ import uvicorn
 from google.cloud import storage
 from pydantic import SecretStr
 
-from gh_assets.asset_store import AssetStore
-from gh_assets.collector.client import GitHubClient
-from gh_assets.collector.limits import RetryPolicy
-from gh_assets.embedded import services as embedded
+from gh_assets.embedded import servers as embedded
 from gh_assets.embedded.bucket.app import BucketServer
 from gh_assets.embedded.bucket.files import Files
 from gh_assets.embedded.standin.app import Standin
 from gh_assets.embedded.standin.faults import FaultyProtocol
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.world import World
-from gh_assets.objects import ObjectStore, make_client
+from gh_assets.github.client import GitHubClient
+from gh_assets.github.rate_limits import RetryPolicy
 from gh_assets.registry import ModelRegistry
-from gh_assets.services import MongoDatabase, connect_gcs, connect_mongo
+from gh_assets.services.connections import MongoDatabase, connect_gcs, connect_mongo
 from gh_assets.settings import Settings, load_settings
+from gh_assets.storage.asset_store import AssetStore
+from gh_assets.storage.objects import ObjectStore, make_client
+
+pytest_plugins = ["gh_assets_tests.support.served_home_fixtures"]
 
 os.environ.setdefault("HYPOTHESIS_MAX_EXAMPLES", "50")
 # Tests run side by side, a process a core: two threads each would wait for one another, spinning.

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from gh_assets.embedded.services import mongo_uri
+from gh_assets.embedded.servers import mongo_uri
 from gh_assets.errors import ConfigurationError
+from gh_assets_tests.support.paths import CHECKOUT
 
-ROOT = Path(__file__).parent.parent
+ROOT = CHECKOUT
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 CONTAINERFILE = (ROOT / "deploy" / "Containerfile").read_text(encoding="utf-8")
 LICENCES = runpy.run_path(str(ROOT / "docs" / "licences.py"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import re
 import subprocess
-from pathlib import Path
 
 import click
 import pytest
@@ -13,8 +12,9 @@ import pytest
 from gh_assets.cli import cli
 from gh_assets.errors import ConfigurationError
 from gh_assets.settings import load_settings, setting_rows
+from gh_assets_tests.support.paths import CHECKOUT
 
-ROOT = Path(__file__).parent.parent
+ROOT = CHECKOUT
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
 

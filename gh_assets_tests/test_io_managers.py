@@ -13,13 +13,13 @@ from google.cloud import storage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gh_assets.asset_store import AssetStore, TableParts
 from gh_assets.errors import ConcurrentWriteError, InputError, StoredDataError
 from gh_assets.io_managers import GcsTypedIOManager
-from gh_assets.objects import ObjectStore
 from gh_assets.recommender import UserItemMatrix, build_user_item_matrix
 from gh_assets.resources import GcsResource
 from gh_assets.schemas import REPOS, STARGAZERS, USERS
+from gh_assets.storage.asset_store import AssetStore, TableParts
+from gh_assets.storage.objects import ObjectStore
 
 PARTS = dg.StaticPartitionsDefinition(["a/one", "b/two#7", "c/three", "d/näme"])
 
@@ -199,7 +199,7 @@ def test_each_type_comes_back_as_it_was(io: GcsTypedIOManager) -> None:
     import scipy.sparse as sp
 
     from gh_assets.recommender import EASE
-    from gh_assets_tests.recommender.matrices import taste_matrix
+    from gh_assets_tests.support.matrices import taste_matrix
 
     made: dict[str, object] = {
         "csr": sp.csr_array(np.eye(3, 4, dtype=np.float32)),

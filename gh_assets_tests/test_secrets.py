@@ -14,15 +14,15 @@ import pytest
 from bson.json_util import dumps
 from pydantic import SecretStr
 
-from gh_assets.collector.client import OUTAGE, GitHubClient
 from gh_assets.embedded.standin.app import Standin
 from gh_assets.embedded.standin.faults import Faults
 from gh_assets.errors import GhAssetsError, OutageError, ServiceUnavailableError
-from gh_assets.services import connect_mongo
+from gh_assets.github.client import OUTAGE, GitHubClient
+from gh_assets.services.connections import connect_mongo
 from gh_assets.settings import load_settings
-from gh_assets_tests.commands import let_go
 from gh_assets_tests.conftest import QUICK, SETTINGS
-from gh_assets_tests.worlds import LIST, World, world_of
+from gh_assets_tests.support.commands import let_go
+from gh_assets_tests.support.worlds import LIST, World, world_of
 
 GOOD, REFUSED = "ghp_goodgoodgood0123456789GOOD", "ghp_refusedrefused9876543210NONE"
 TOKENS = {GOOD, REFUSED}

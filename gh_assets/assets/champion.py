@@ -6,14 +6,14 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from gh_assets import progress
-from gh_assets.assets.common import OWNERS, RECOMMENDER, markdown_table, picture, stopwatch
 from gh_assets.assets.conditions import CHAIN_FRESH, follows
 from gh_assets.assets.hybrid_model import hybrid_model
 from gh_assets.assets.leaderboard import leaderboard
+from gh_assets.assets.metadata import OWNERS, RECOMMENDER, markdown_table, picture, stopwatch
 from gh_assets.assets.recvae_model import recvae_model
-from gh_assets.assets.running import retried
-from gh_assets.recommender.interactions import UserItemMatrix
+from gh_assets.assets.retries import retried
+from gh_assets.local import progress
+from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.registry import CHAMPION, PURPOSE, ModelRegistry, Move, RegisteredModel
 from gh_assets.resources import GcsResource, MongoResource
 from gh_assets.settings import load_settings
@@ -53,8 +53,8 @@ def champion(
     mongo: MongoResource,
 ) -> dg.MaterializeResult[None]:
     """The champion, and why."""
-    from gh_assets.champion import load_first, may_serve, model_cache
-    from gh_assets.promotion import promote_if_better
+    from gh_assets.serving.current_model import load_first, may_serve, model_cache
+    from gh_assets.serving.promotion import promote_if_better
 
     with mongo.database() as database, stopwatch() as timing:
         registry, cache = ModelRegistry(gcs.model_store(), database["models"]), model_cache(load_settings())

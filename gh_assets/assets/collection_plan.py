@@ -9,16 +9,24 @@ import numpy as np
 import polars as pl
 from dagster._core.definitions.metadata import RawMetadataValue
 
-from gh_assets.assets.common import COLLECTION, OWNERS, github_link, markdown_table, picture, stopwatch, table_metadata
 from gh_assets.assets.conditions import LISTS_FRESH, follows
-from gh_assets.assets.running import retried
+from gh_assets.assets.metadata import (
+    COLLECTION,
+    OWNERS,
+    github_link,
+    markdown_table,
+    picture,
+    stopwatch,
+    table_metadata,
+)
+from gh_assets.assets.retries import retried
 from gh_assets.assets.stargazers import stargazers
-from gh_assets.collection import QuotaSample
-from gh_assets.collector import planning
+from gh_assets.collector import plan as planning
+from gh_assets.collector.collection import QuotaSample
+from gh_assets.collector.upkeep import Plan, make_plan, patience_of
 from gh_assets.resources import MongoResource
 from gh_assets.schemas import COLLECTION_PLAN, UTC_TIME
 from gh_assets.settings import Settings, load_settings
-from gh_assets.upkeep import Plan, make_plan, patience_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

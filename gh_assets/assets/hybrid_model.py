@@ -3,13 +3,13 @@
 import dagster as dg
 from pydantic import Field
 
-from gh_assets import progress
-from gh_assets.assets.common import OWNERS, RECOMMENDER, stopwatch
 from gh_assets.assets.conditions import CHAIN_FRESH, follows
+from gh_assets.assets.metadata import OWNERS, RECOMMENDER, stopwatch
 from gh_assets.assets.recvae_model import MODEL_NAME, matrix_lineage, model_metadata, recvae_model, register
-from gh_assets.assets.running import retried
+from gh_assets.assets.retries import retried
 from gh_assets.errors import ModelNotFoundError
-from gh_assets.recommender.interactions import UserItemMatrix
+from gh_assets.local import progress
+from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.registry import ModelRegistry
 from gh_assets.resources import GcsResource, MongoResource
 from gh_assets.settings import load_settings
@@ -45,9 +45,9 @@ def hybrid_model(
     mongo: MongoResource,
 ) -> dg.MaterializeResult[None]:
     """The registered hybrid of the current matrix."""
-    from gh_assets.champion import UNLOADABLE, load_model, model_cache
-    from gh_assets.recommender.hybrid import Hybrid
-    from gh_assets.recommender.training import train_hybrid
+    from gh_assets.recommender.models.hybrid import Hybrid
+    from gh_assets.recommender.training.training import train_hybrid
+    from gh_assets.serving.current_model import UNLOADABLE, load_model, model_cache
 
     with mongo.database() as database, stopwatch() as timing:
         registry = ModelRegistry(gcs.model_store(), database["models"])

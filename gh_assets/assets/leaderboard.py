@@ -7,23 +7,23 @@ import dagster as dg
 import polars as pl
 from pydantic import Field
 
-from gh_assets import progress
-from gh_assets.assets.common import OWNERS, RECOMMENDER, markdown_table, picture, stopwatch, table_metadata
 from gh_assets.assets.conditions import CHAIN_FRESH, follows
 from gh_assets.assets.hybrid_model import HYBRID_NAME, hybrid_model
+from gh_assets.assets.metadata import OWNERS, RECOMMENDER, markdown_table, picture, stopwatch, table_metadata
 from gh_assets.assets.recvae_model import MODEL_NAME, matrix_lineage, register
-from gh_assets.assets.running import retried
+from gh_assets.assets.retries import retried
 from gh_assets.errors import InvalidInteractionsError, ModelNotFoundError
-from gh_assets.recommender.interactions import UserItemMatrix
-from gh_assets.recommender.metrics import MAIN_METRIC
+from gh_assets.local import progress
+from gh_assets.recommender.data.interactions import UserItemMatrix
+from gh_assets.recommender.evaluation.metrics import MAIN_METRIC
 from gh_assets.registry import SERVED, ModelRegistry
 from gh_assets.resources import GcsResource, MongoResource
 from gh_assets.schemas import LEADERBOARD
 from gh_assets.settings import load_settings
 
 if TYPE_CHECKING:
-    from gh_assets.recommender.base import Recommender
-    from gh_assets.recommender.evaluation import Evaluation
+    from gh_assets.recommender.evaluation.evaluation import Evaluation
+    from gh_assets.recommender.models.base import Recommender
 
 
 USERS_HELD_OUT = "users held out"
@@ -63,10 +63,10 @@ def leaderboard(
     mongo: MongoResource,
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """Metrics of all recommenders, best first."""
-    from gh_assets.champion import load_model, model_cache
-    from gh_assets.recommender.hybrid import Hybrid
-    from gh_assets.recommender.recvae import RecVAE
-    from gh_assets.recommender.training import compare, compare_in_time
+    from gh_assets.recommender.models.hybrid import Hybrid
+    from gh_assets.recommender.models.recvae import RecVAE
+    from gh_assets.recommender.training.training import compare, compare_in_time
+    from gh_assets.serving.current_model import load_model, model_cache
 
     with stopwatch() as timing:
         with mongo.database() as database:
@@ -127,7 +127,7 @@ def _register_baseline(
     gcs: GcsResource,
     mongo: MongoResource,
 ) -> None:
-    from gh_assets.recommender.training import result_of, split_of
+    from gh_assets.recommender.training.training import result_of, split_of
 
     fingerprint = f"{model.name} of {matrix.fingerprint}, split {config.seed}"
     with mongo.database() as database:

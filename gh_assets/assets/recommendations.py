@@ -6,17 +6,17 @@ import dagster as dg
 import polars as pl
 from pydantic import Field
 
-from gh_assets import progress
-from gh_assets.asset_store import TableParts
 from gh_assets.assets.champion import champion
-from gh_assets.assets.common import OWNERS, RECOMMENDER, preview, stopwatch, table_metadata
 from gh_assets.assets.conditions import CHAIN_FRESH, follows
-from gh_assets.assets.running import retried
-from gh_assets.recommender.interactions import UserItemMatrix
+from gh_assets.assets.metadata import OWNERS, RECOMMENDER, preview, stopwatch, table_metadata
+from gh_assets.assets.retries import retried
+from gh_assets.local import progress
+from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.registry import CHAMPION, PURPOSE, SERVED, ModelRegistry, Move, RegisteredModel
 from gh_assets.resources import GcsResource, MongoResource
 from gh_assets.schemas import RECOMMENDATIONS
 from gh_assets.settings import load_settings
+from gh_assets.storage.asset_store import TableParts
 
 
 class RecommendationsConfig(dg.Config):
@@ -55,9 +55,9 @@ def recommendations(
     mongo: MongoResource,
 ) -> dg.MaterializeResult[TableParts]:
     """One row a user and recommended repository."""
-    from gh_assets.champion import best_first, load_first, may_serve, model_cache
-    from gh_assets.recommender.catalogue import Catalogue, Filters
-    from gh_assets.recommender.inference import Advisor
+    from gh_assets.serving.catalogue import Catalogue, Filters
+    from gh_assets.serving.current_model import best_first, load_first, may_serve, model_cache
+    from gh_assets.serving.ranking import Advisor
 
     with stopwatch() as timing:
         with mongo.database() as database:

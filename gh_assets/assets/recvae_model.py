@@ -8,9 +8,8 @@ import dagster as dg
 from dagster._core.definitions.metadata import RawMetadataValue
 from pydantic import Field
 
-from gh_assets import progress
-from gh_assets.asset_store import AssetStore
-from gh_assets.assets.common import (
+from gh_assets.assets.conditions import CHAIN_FRESH, follows
+from gh_assets.assets.metadata import (
     OWNERS,
     RECOMMENDER,
     learning_curve,
@@ -18,19 +17,20 @@ from gh_assets.assets.common import (
     now_and_then,
     stopwatch,
 )
-from gh_assets.assets.conditions import CHAIN_FRESH, follows
-from gh_assets.assets.running import retried
+from gh_assets.assets.retries import retried
 from gh_assets.errors import ModelNotFoundError
-from gh_assets.recommender.interactions import UserItemMatrix
-from gh_assets.recommender.metrics import MAIN_METRIC
+from gh_assets.local import progress
+from gh_assets.local.scratch import Scratch
+from gh_assets.recommender.data.interactions import UserItemMatrix
+from gh_assets.recommender.evaluation.metrics import MAIN_METRIC
 from gh_assets.registry import ModelRegistry, RegisteredModel
 from gh_assets.registry.documents import flat_metrics, leaderboard
 from gh_assets.resources import GcsResource, MongoResource
-from gh_assets.scratch import Scratch
 from gh_assets.settings import load_settings
+from gh_assets.storage.asset_store import AssetStore
 
 if TYPE_CHECKING:
-    from gh_assets.recommender.training import TrainingResult
+    from gh_assets.recommender.training.training import TrainingResult
 
 MODEL_NAME = "recvae"
 
@@ -76,9 +76,9 @@ def recvae_model(
 ) -> dg.MaterializeResult[None]:
     """The registered RecVAE of the current matrix."""
     # torch takes seconds to import: whoever only looks at the definitions need not wait for it.
-    from gh_assets.champion import UNLOADABLE, load_model, model_cache
-    from gh_assets.recommender.recvae import RecVAEConfig
-    from gh_assets.recommender.training import train_recvae, training_fingerprint
+    from gh_assets.recommender.models.recvae import RecVAEConfig
+    from gh_assets.recommender.training.training import train_recvae, training_fingerprint
+    from gh_assets.serving.current_model import UNLOADABLE, load_model, model_cache
 
     log = now_and_then(context.log.info)
     settings = load_settings()
@@ -139,7 +139,7 @@ def recvae_model(
 
 def tuned_hyperparameters(registry: ModelRegistry) -> dict[str, Any]:
     """What the newest search found to be best; nothing, if there was none."""
-    from gh_assets.recommender.search import SEARCHED
+    from gh_assets.recommender.training.search import SEARCHED
 
     try:
         found = registry.latest(MODEL_NAME, TUNED)

@@ -4,8 +4,8 @@ import dagster as dg
 import polars as pl
 from pydantic import Field
 
-from gh_assets import progress
-from gh_assets.assets.common import (
+from gh_assets.assets.conditions import LISTS_FRESH
+from gh_assets.assets.metadata import (
     COLLECTION,
     OWNERS,
     REPO_PARTITIONS,
@@ -15,16 +15,16 @@ from gh_assets.assets.common import (
     stopwatch,
     table_metadata,
 )
-from gh_assets.assets.conditions import LISTS_FRESH
-from gh_assets.assets.running import GITHUB_POOL, retried, tag_run
-from gh_assets.collection import read_star_events
-from gh_assets.collector.archive_stars import repositories_of_events
-from gh_assets.collector.client import Usage
+from gh_assets.assets.retries import GITHUB_POOL, retried, tag_run
+from gh_assets.collector.collection import read_star_events
 from gh_assets.collector.repositories import KnownRepositories, collect_repositories
-from gh_assets.documents import sync_documents
+from gh_assets.collector.star_sources.gharchive import repositories_of_events
+from gh_assets.github.client import Usage
+from gh_assets.local import progress
 from gh_assets.resources import GcsResource, GitHubResource, MongoResource
 from gh_assets.schemas import REPOS
 from gh_assets.settings import load_settings
+from gh_assets.storage.documents import sync_documents
 
 
 class ReposConfig(dg.Config):

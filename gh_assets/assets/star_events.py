@@ -12,11 +12,11 @@ import dagster as dg
 import polars as pl
 from pydantic import Field
 
-from gh_assets import progress
-from gh_assets.assets.common import COLLECTION, OWNERS, now_and_then, preview, stopwatch, table_metadata
+from gh_assets.assets.metadata import COLLECTION, OWNERS, now_and_then, preview, stopwatch, table_metadata
 from gh_assets.collector.archive_days import days_between, days_of, read_days
 from gh_assets.collector.gharchive import WantedRepositories
 from gh_assets.errors import ConfigurationError
+from gh_assets.local import progress
 from gh_assets.resources import GcsResource, MongoResource
 from gh_assets.schemas import STAR_EVENTS
 from gh_assets.settings import load_settings

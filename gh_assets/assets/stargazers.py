@@ -10,9 +10,7 @@ import polars as pl
 from dagster._core.definitions.metadata import RawMetadataValue
 from pydantic import Field
 
-from gh_assets import progress
-from gh_assets.asset_store import PartitionTables
-from gh_assets.assets.common import (
+from gh_assets.assets.metadata import (
     COLLECTION,
     OWNERS,
     REPO_PARTITIONS,
@@ -22,15 +20,17 @@ from gh_assets.assets.common import (
     stopwatch,
     table_metadata,
 )
-from gh_assets.assets.running import GITHUB_POOL, retried, tag_run
+from gh_assets.assets.retries import GITHUB_POOL, retried, tag_run
 from gh_assets.assets.star_events import star_events
-from gh_assets.collection import Collected, CollectionOptions, collect
-from gh_assets.collector.outcomes import Outcome
-from gh_assets.collector.sources import RepositoryRef
-from gh_assets.collector.stargazers import RepositoryState
+from gh_assets.collector.collection import Collected, CollectionOptions, collect
+from gh_assets.collector.pipeline import RepositoryState
+from gh_assets.collector.star_sources.base import RepositoryRef
+from gh_assets.github.outcomes import Outcome
+from gh_assets.local import progress
 from gh_assets.resources import GcsResource, GitHubResource, MongoResource
 from gh_assets.schemas import STARGAZERS
 from gh_assets.settings import MOST_PAGES, Settings, load_settings
+from gh_assets.storage.asset_store import PartitionTables
 
 
 class StargazersConfig(dg.Config):

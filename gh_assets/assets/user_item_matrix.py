@@ -5,11 +5,11 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from gh_assets import progress
-from gh_assets.assets.common import OWNERS, RECOMMENDER, lengths, markdown_table, stopwatch
 from gh_assets.assets.conditions import CHAIN_FRESH, follows
-from gh_assets.assets.running import retried
-from gh_assets.recommender.interactions import UserItemMatrix, build_user_item_matrix
+from gh_assets.assets.metadata import OWNERS, RECOMMENDER, lengths, markdown_table, stopwatch
+from gh_assets.assets.retries import retried
+from gh_assets.local import progress
+from gh_assets.recommender.data.interactions import UserItemMatrix, build_user_item_matrix
 
 
 class MatrixConfig(dg.Config):

@@ -5,16 +5,16 @@ import datetime as dt
 import dagster as dg
 import polars as pl
 
-from gh_assets import progress
 from gh_assets.assets.collection_plan import STARS_COLLECTED
-from gh_assets.assets.common import COLLECTION, OWNERS, lengths, preview, stopwatch, table_metadata
 from gh_assets.assets.conditions import CHAIN_FRESH
-from gh_assets.assets.running import retried
-from gh_assets.collector.stargazers import CollectionState
+from gh_assets.assets.metadata import COLLECTION, OWNERS, lengths, preview, stopwatch, table_metadata
+from gh_assets.assets.retries import retried
+from gh_assets.collector.pipeline import CollectionState
 from gh_assets.collector.users import merge_users, user_messages
-from gh_assets.ingest import Consumer
+from gh_assets.local import progress
 from gh_assets.resources import MongoResource
 from gh_assets.schemas import USERS
+from gh_assets.storage.messages import Consumer
 
 
 @dg.asset(

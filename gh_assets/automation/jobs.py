@@ -5,8 +5,8 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
 from gh_assets.assets import CHAIN_ASSETS, champion, collection_plan, recommendations, repos, stargazers
-from gh_assets.assets.collecting import choose_due, collect_share, write_plan
 from gh_assets.assets.star_events import read_days_of_the_archive
+from gh_assets.automation.collect_ops import choose_due, collect_share, write_plan
 
 repos_job = dg.define_asset_job(
     "read_lists",
@@ -45,7 +45,7 @@ def archive_job() -> None:
     ),
 )
 def collect_due_job() -> None:
-    """See `gh_assets.assets.collecting`."""
+    """See `gh_assets.automation.collect_ops`."""
     write_plan(choose_due().map(collect_share).collect())
 
 

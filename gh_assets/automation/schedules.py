@@ -3,8 +3,8 @@
 import dagster as dg
 
 from gh_assets.assets import repos
-from gh_assets.assets.collecting import choose_due
-from gh_assets.assets.common import REPO_PARTITIONS
+from gh_assets.assets.metadata import REPO_PARTITIONS
+from gh_assets.automation.collect_ops import choose_due
 from gh_assets.automation.jobs import chain_job, collect_due_job, range_tags, rebuild_job, repos_job
 
 

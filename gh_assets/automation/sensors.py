@@ -4,10 +4,10 @@ import warnings
 
 import dagster as dg
 
-from gh_assets.automation.alarms import run_alerts
-from gh_assets.automation.collecting import lists_changed, new_repositories, stale_stars
-from gh_assets.automation.modelling import champion_changed, enough_new_stars, models_to_judge
-from gh_assets.automation.ticks import interval
+from gh_assets.automation.alert_sensor import run_alerts
+from gh_assets.automation.collection_sensors import lists_changed, new_repositories, stale_stars
+from gh_assets.automation.model_sensors import champion_changed, enough_new_stars, models_to_judge
+from gh_assets.automation.run_requests import interval
 
 # Dagster copies the sensor below with a parameter that it calls beta; nothing here uses that.
 warnings.filterwarnings(

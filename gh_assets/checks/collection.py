@@ -6,10 +6,10 @@ import dagster as dg
 import polars as pl
 
 from gh_assets.assets import repos, stargazers, users
-from gh_assets.assets.common import markdown_table
+from gh_assets.assets.metadata import markdown_table
 from gh_assets.collector.forecast import PAGE
-from gh_assets.collector.outcomes import REACHABLE, Outcome
-from gh_assets.collector.stargazers import CollectionState, RepositoryState
+from gh_assets.collector.pipeline import CollectionState, RepositoryState
+from gh_assets.github.outcomes import REACHABLE, Outcome
 from gh_assets.resources import MongoResource
 
 GONE_SHARE = 0.1

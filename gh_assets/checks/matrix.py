@@ -6,7 +6,7 @@ import polars as pl
 from pydantic import Field
 
 from gh_assets.assets import user_item_matrix
-from gh_assets.recommender.interactions import UserItemMatrix
+from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.registry import SERVED, ModelRegistry
 from gh_assets.resources import GcsResource, MongoResource
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from gh_assets.collector.limits import Resource, TokenPool
+from gh_assets.github.rate_limits import Resource, TokenPool
 
 PAGE = 100
 CONNECTIONS_A_POINT = 100

@@ -27,8 +27,8 @@ import requests
 from isal import isal_zlib
 from urllib3.exceptions import HTTPError
 
-from gh_assets.collector.concurrency import map_bounded
 from gh_assets.errors import InputError, MissingHourError, ServiceUnavailableError, StoredDataError
+from gh_assets.local.concurrency import map_bounded
 from gh_assets.schemas import STAR_EVENTS
 
 CHUNK = 64 * 1024

@@ -15,14 +15,7 @@ from typing import Any
 
 import polars as pl
 
-from gh_assets.collector.client import Answer, GitHubClient
-from gh_assets.collector.concurrency import map_bounded
-from gh_assets.collector.graphql_lists import BatchSize, GraphQLLists, Listing
-from gh_assets.collector.list_sources import FORMS, find_source, note_of_other_files, read_list
-from gh_assets.collector.outcomes import REACHABLE, Outcome
-from gh_assets.collector.reading import number_of
-from gh_assets.collector.times import parse_time
-from gh_assets.documents import as_stored
+from gh_assets.collector.lists.sources import FORMS, find_source, note_of_other_files, read_list
 from gh_assets.errors import (
     BudgetSpentError,
     GitHubError,
@@ -30,7 +23,14 @@ from gh_assets.errors import (
     InputError,
     ServiceUnavailableError,
 )
+from gh_assets.github.client import Answer, GitHubClient
+from gh_assets.github.graphql import BatchSize, GraphQLLists, Listing
+from gh_assets.github.list_reading import number_of
+from gh_assets.github.outcomes import REACHABLE, Outcome
+from gh_assets.github.times import parse_time
+from gh_assets.local.concurrency import map_bounded
 from gh_assets.schemas import REPOS
+from gh_assets.storage.documents import as_stored
 
 MAX_REDIRECTS = 5
 
@@ -101,7 +101,7 @@ def read_lists(
     Parameters
     ----------
     sources : sequence of str
-        See `gh_assets.collector.list_sources.find_source`.
+        See `gh_assets.collector.lists.sources.find_source`.
     client : GitHubClient
     notify : callable, optional
         Called with a sentence for each thing that a person should know, such as that a list only links to others.
@@ -150,7 +150,7 @@ def collect_repositories(
     ----------
     client : GitHubClient
     sources : sequence of str
-        Awesome lists; see `gh_assets.collector.list_sources.find_source`.
+        Awesome lists; see `gh_assets.collector.lists.sources.find_source`.
     known : KnownRepositories
         What earlier runs found: unchanged metadata answer 304, partition keys stay.
     workers : int

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import polars as pl
 
-from gh_assets.collector.awesome import RESERVED_OWNERS
 from gh_assets.collector.input_tables import InputTable, read_table
-from gh_assets.collector.times import GITHUB_BEGAN
+from gh_assets.collector.lists.awesome import RESERVED_OWNERS
 from gh_assets.errors import InputError
+from gh_assets.github.times import GITHUB_BEGAN
 from gh_assets.schemas import UTC_TIME
 
 NAMED = 3

@@ -8,8 +8,8 @@ from typing import Any
 
 import polars as pl
 
-from gh_assets.ingest import Message, UserInsert, versioned
 from gh_assets.schemas import USERS, UTC_TIME
+from gh_assets.storage.messages import Message, UserInsert, versioned
 
 
 def merge_users(stargazers: pl.DataFrame, read_at: Mapping[int, dt.datetime | None]) -> pl.DataFrame:

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from gh_assets.locks import made_once
+from gh_assets.local.locks import made_once
 
 
 def home_certificate(home: Path) -> tuple[Path, Path]:

@@ -28,8 +28,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gh_assets.home import keep_private
-from gh_assets.locks import open_lock, try_lock, unlock, wait_lock
+from gh_assets.local.home import keep_private
+from gh_assets.local.locks import open_lock, try_lock, unlock, wait_lock
 
 POLL_SECONDS = 0.2
 START_SECONDS = 60.0

@@ -18,8 +18,8 @@ from typing import Any
 
 from gh_assets.embedded.guardian import START_SECONDS, accepts
 from gh_assets.errors import ServiceUnavailableError
-from gh_assets.home import make_private, open_home, owner_only
-from gh_assets.locks import is_locked, open_lock, unlock, wait_lock
+from gh_assets.local.home import make_private, open_home, owner_only
+from gh_assets.local.locks import is_locked, open_lock, unlock, wait_lock
 
 IDLE_SECONDS = 10.0
 """How long a server goes on without users before it ends."""

@@ -3,21 +3,21 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from gh_assets.recommender.base import Recommender
-from gh_assets.recommender.interactions import (
+from gh_assets.recommender.data.interactions import (
     StrongGeneralizationSplit,
     UserItemMatrix,
     build_user_item_matrix,
     strong_generalization_split,
 )
-from gh_assets.recommender.metrics import evaluate, evaluate_users
+from gh_assets.recommender.evaluation.metrics import evaluate, evaluate_users
+from gh_assets.recommender.models.base import Recommender
 
 if TYPE_CHECKING:
-    from gh_assets.recommender.als import ALS
-    from gh_assets.recommender.baselines import EASE, ItemKNN, Popularity
-    from gh_assets.recommender.hybrid import Hybrid
-    from gh_assets.recommender.multvae import MultVAE, MultVAEConfig
-    from gh_assets.recommender.recvae import RecVAE, RecVAEConfig
+    from gh_assets.recommender.models.als import ALS
+    from gh_assets.recommender.models.baselines import EASE, ItemKNN, Popularity
+    from gh_assets.recommender.models.hybrid import Hybrid
+    from gh_assets.recommender.models.multvae import MultVAE, MultVAEConfig
+    from gh_assets.recommender.models.recvae import RecVAE, RecVAEConfig
 
 __all__ = [
     "ALS",
@@ -39,15 +39,15 @@ __all__ = [
 ]
 
 _LATER = {
-    "ALS": "als",
-    "EASE": "baselines",
-    "Hybrid": "hybrid",
-    "ItemKNN": "baselines",
-    "MultVAE": "multvae",
-    "MultVAEConfig": "multvae",
-    "Popularity": "baselines",
-    "RecVAE": "recvae",
-    "RecVAEConfig": "recvae",
+    "ALS": "models.als",
+    "EASE": "models.baselines",
+    "Hybrid": "models.hybrid",
+    "ItemKNN": "models.baselines",
+    "MultVAE": "models.multvae",
+    "MultVAEConfig": "models.multvae",
+    "Popularity": "models.baselines",
+    "RecVAE": "models.recvae",
+    "RecVAEConfig": "models.recvae",
 }
 
 

@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError
 
-from gh_assets.documents import as_stored
 from gh_assets.errors import ConcurrentWriteError, ModelNotFoundError
 from gh_assets.registry.documents import check_text
+from gh_assets.storage.documents import as_stored
 
 PURPOSE = "recommend repositories"
 CHAMPION = "champion"

@@ -18,7 +18,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from gh_assets.errors import StoredDataError
-from gh_assets.locks import open_lock, try_lock, wait_lock
+from gh_assets.local.locks import open_lock, try_lock, wait_lock
 from gh_assets.registry.archives import is_archive, stem_of
 from gh_assets.registry.documents import RegisteredModel
 from gh_assets.registry.store import ModelRegistry

@@ -12,8 +12,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pymongo.collection import Collection
 
-from gh_assets.documents import as_stored
 from gh_assets.registry.aliases import PURPOSE
+from gh_assets.storage.documents import as_stored
 
 Outcome = Literal["promoted", "champion already", "not better", "refused", "not judged"]
 

@@ -81,7 +81,7 @@ def download_file(
 
 def configured_registry(documents: Documents | None = None) -> ModelRegistry:
     """The registry of the settings; with another collection, if one is given."""
-    from gh_assets.services import connect_mongo, model_store
+    from gh_assets.services.connections import connect_mongo, model_store
     from gh_assets.settings import load_settings
 
     settings = load_settings()

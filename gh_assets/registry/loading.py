@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gh_assets.errors import StoredDataError
-from gh_assets.memory import check_memory, check_zip
+from gh_assets.local.memory import check_memory, check_zip
 
 PICKLES = {".pkl", ".pickle", ".joblib", ".dill", ".ckpt"}
 

@@ -34,14 +34,13 @@ from pymongo.collection import Collection
 from pymongo.errors import CollectionInvalid, DuplicateKeyError, OperationFailure, WriteConcernError
 
 from gh_assets import __version__
-from gh_assets.documents import as_stored
 from gh_assets.errors import (
     ConcurrentWriteError,
     InputError,
     ModelNotFoundError,
     StoredDataError,
 )
-from gh_assets.objects import ABSENT, Digest, ObjectStore, StoredObject, digest_of
+from gh_assets.local.scratch import Scratch
 from gh_assets.registry.aliases import CHAMPION, PURPOSE, Aliases, Move, no_alias
 from gh_assets.registry.archives import (
     SUFFIXES,
@@ -60,7 +59,8 @@ from gh_assets.registry.documents import (
     check_name,
     check_text,
 )
-from gh_assets.scratch import Scratch
+from gh_assets.storage.documents import as_stored
+from gh_assets.storage.objects import ABSENT, Digest, ObjectStore, StoredObject, digest_of
 
 Documents = Collection[dict[str, Any]]
 

@@ -5,10 +5,10 @@ from typing import IO
 
 from dagster_gcp import GCSResource
 
-from gh_assets.asset_store import AssetStore
-from gh_assets.objects import CloudStorageClient, ObjectStore
-from gh_assets.services import asset_store, connect_gcs, model_store
+from gh_assets.services.connections import asset_store, connect_gcs, model_store
 from gh_assets.settings import load_settings
+from gh_assets.storage.asset_store import AssetStore
+from gh_assets.storage.objects import CloudStorageClient, ObjectStore
 
 
 class GcsResource(GCSResource):

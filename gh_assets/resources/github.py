@@ -5,8 +5,8 @@ from contextlib import contextmanager
 
 from dagster import ConfigurableResource
 
-from gh_assets.collector.client import GitHubClient
-from gh_assets.services import MongoDatabase, awesome_lists, connect_github, has_only_archive
+from gh_assets.github.client import GitHubClient
+from gh_assets.services.connections import MongoDatabase, awesome_lists, connect_github, has_only_archive
 from gh_assets.settings import load_settings
 
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from dagster import ConfigurableResource
 
-from gh_assets.services import MongoDatabase, claim_world, open_mongo
+from gh_assets.services.connections import MongoDatabase, claim_world, open_mongo
 from gh_assets.settings import load_settings
 
 

@@ -11,12 +11,14 @@ from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from gh_assets.desk import Answer, Desk, described_json, model_title_json
 from gh_assets.errors import InputError
-from gh_assets.live import Lookup
-from gh_assets.recommender.inference import Question
 from gh_assets.registry import RegisteredModel
-from gh_assets.web.asking import (
+from gh_assets.serving.live_lookups import Lookup
+from gh_assets.serving.ranking import Question
+from gh_assets.serving.snapshot import Answer, Desk, described_json, model_title_json
+from gh_assets.web.cursors import write_cursor
+from gh_assets.web.feedback import JournalError
+from gh_assets.web.queries import (
     MOST_REPOSITORIES,
     Choices,
     Name,
@@ -30,8 +32,6 @@ from gh_assets.web.asking import (
     read_query,
     similar,
 )
-from gh_assets.web.cursors import write_cursor
-from gh_assets.web.feedback import JournalError
 
 PREFIX = "/api/v1"
 

@@ -16,19 +16,19 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.staticfiles import StaticFiles
 
 from gh_assets import __version__
-from gh_assets.collector.client import GitHubClient
-from gh_assets.live import IMPATIENT, LiveLookups
-from gh_assets.services import connect_github, has_only_archive
+from gh_assets.github.client import GitHubClient
+from gh_assets.services.connections import connect_github, has_only_archive
+from gh_assets.serving.live_lookups import IMPATIENT, LiveLookups
+from gh_assets.serving.refresher import Keeper
 from gh_assets.settings import Settings, split_words
 from gh_assets.web import api, pages
 from gh_assets.web.addresses import Addresses, local_path
 from gh_assets.web.api import as_json, site_of
-from gh_assets.web.asking import ProblemError, Site, home_page_of
 from gh_assets.web.batching import Batcher
 from gh_assets.web.feedback import Feedback
-from gh_assets.web.keeper import Keeper
+from gh_assets.web.guard import LOCAL, Guard
 from gh_assets.web.metrics import Metrics
-from gh_assets.web.safety import LOCAL, Guard
+from gh_assets.web.queries import ProblemError, Site, home_page_of
 from gh_assets.web.visitors import Visitors
 
 log = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from typing import TypeVar
 
 import torch
 
-from gh_assets.desk import Answer, Case, Desk
 from gh_assets.errors import GhAssetsError
+from gh_assets.serving.snapshot import Answer, Case, Desk
 from gh_assets.web.metrics import Metrics
 
 Result = TypeVar("Result")

@@ -24,9 +24,9 @@ from typing import Any, Literal
 from pymongo.errors import PyMongoError
 
 from gh_assets.errors import GhAssetsError
-from gh_assets.ingest import Consumer, Message, versioned
-from gh_assets.locks import open_lock, try_lock
-from gh_assets.services import MongoDatabase
+from gh_assets.local.locks import open_lock, try_lock
+from gh_assets.services.connections import MongoDatabase
+from gh_assets.storage.messages import Consumer, Message, versioned
 
 Verdict = Literal["not_interested", "known", "none"]
 

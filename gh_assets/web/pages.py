@@ -18,14 +18,17 @@ from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse, Response
 
 from gh_assets import __version__
-from gh_assets.collector.awesome import is_full_name
-from gh_assets.desk import Answer, Desk
-from gh_assets.live import Lookup
+from gh_assets.collector.lists.awesome import is_full_name
 from gh_assets.registry import SERVED
+from gh_assets.serving.live_lookups import Lookup
+from gh_assets.serving.snapshot import Answer, Desk
 from gh_assets.web import plots
 from gh_assets.web.addresses import root_of
 from gh_assets.web.api import interval_of, question_of, record, site_of
-from gh_assets.web.asking import (
+from gh_assets.web.cursors import write_cursor
+from gh_assets.web.feedback import verdict_of
+from gh_assets.web.guard import same_origin
+from gh_assets.web.queries import (
     Choices,
     ProblemError,
     Site,
@@ -35,9 +38,6 @@ from gh_assets.web.asking import (
     read_query,
     similar,
 )
-from gh_assets.web.cursors import write_cursor
-from gh_assets.web.feedback import verdict_of
-from gh_assets.web.safety import same_origin
 from gh_assets.web.visitors import Visitor
 
 FIRST_WAIT = 0.6

@@ -21,8 +21,8 @@ from gh_assets.errors import ConfigurationError
 from gh_assets.settings import Settings, split_words
 from gh_assets.web.addresses import network_of, trusts, unmapped
 from gh_assets.web.app import build_app
+from gh_assets.web.guard import LOCAL, MOST_HEAD
 from gh_assets.web.logs import log_json
-from gh_assets.web.safety import LOCAL, MOST_HEAD
 
 HEAD_SECONDS = 10.0
 """Limit on the time that a request's head may take, from the connection or its first byte."""

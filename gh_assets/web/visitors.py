@@ -16,7 +16,7 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gh_assets.locks import made_once
+from gh_assets.local.locks import made_once
 
 COOKIE = "visitor"
 DAYS = 180

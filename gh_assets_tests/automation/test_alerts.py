@@ -17,8 +17,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from gh_assets.alerts import Alert, Alerts
-from gh_assets.automation.alarms import run_alerts
+from gh_assets.automation.alert_sensor import run_alerts
+from gh_assets.automation.alerts import Alert, Alerts
 from gh_assets.errors import InputError
 from gh_assets_tests.conftest import serving
 

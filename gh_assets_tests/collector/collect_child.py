@@ -8,15 +8,15 @@ from dataclasses import replace
 
 from pydantic import SecretStr
 
-from gh_assets.asset_store import AssetStore
-from gh_assets.collection import CollectionOptions, collect
-from gh_assets.collector.client import GitHubClient
-from gh_assets.collector.ledger import MongoLedger
-from gh_assets.collector.outcomes import Outcome
-from gh_assets.collector.sources import RepositoryRef
-from gh_assets.objects import ObjectStore
-from gh_assets.services import connect_gcs, open_mongo
+from gh_assets.collector.collection import CollectionOptions, collect
+from gh_assets.collector.star_sources.base import RepositoryRef
+from gh_assets.github.client import GitHubClient
+from gh_assets.github.ledger import MongoLedger
+from gh_assets.github.outcomes import Outcome
+from gh_assets.services.connections import connect_gcs, open_mongo
 from gh_assets.settings import load_settings
+from gh_assets.storage.asset_store import AssetStore
+from gh_assets.storage.objects import ObjectStore
 from gh_assets_tests.conftest import QUICK
 
 

@@ -15,19 +15,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gh_assets.asset_store import PartitionTables
-from gh_assets.collection import read_star_events
 from gh_assets.collector.archive_days import days_of, read_days
-from gh_assets.collector.archive_stars import ArchivedStars, repositories_of_events
+from gh_assets.collector.collection import read_star_events
 from gh_assets.collector.gharchive import WantedRepositories, id_of_name
-from gh_assets.collector.outcomes import Outcome
+from gh_assets.collector.pipeline import CollectionState, collect_stargazers
 from gh_assets.collector.repositories import KnownRepositories
-from gh_assets.collector.sources import RepositoryRef, Work
-from gh_assets.collector.stargazers import CollectionState, collect_stargazers
+from gh_assets.collector.star_sources.base import RepositoryRef, Work
+from gh_assets.collector.star_sources.gharchive import ArchivedStars, repositories_of_events
 from gh_assets.errors import InputError, StoredDataError
+from gh_assets.github.outcomes import Outcome
 from gh_assets.schemas import REPOS, STAR_EVENTS
-from gh_assets_tests.commands import stored_file
+from gh_assets.storage.asset_store import PartitionTables
 from gh_assets_tests.conftest import serving
+from gh_assets_tests.support.commands import stored_file
 
 DAY = dt.date(2024, 5, 1)
 

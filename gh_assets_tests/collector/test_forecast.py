@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 from pydantic import SecretStr
 
-from gh_assets.collector.client import GitHubClient
 from gh_assets.collector.forecast import Expected, duration, expected_pages, forecast
-from gh_assets.collector.limits import Resource, RetryPolicy
-from gh_assets.collector.sources import RestStargazers
-from gh_assets.collector.stargazers import CollectionState
+from gh_assets.collector.pipeline import CollectionState
+from gh_assets.collector.star_sources.base import RestStargazers
 from gh_assets.embedded.standin.clock import VirtualClock
 from gh_assets.embedded.standin.limits import Limits
-from gh_assets_tests.collector.test_stargazers import Collecting, refs
-from gh_assets_tests.worlds import world_of
+from gh_assets.github.client import GitHubClient
+from gh_assets.github.rate_limits import Resource, RetryPolicy
+from gh_assets_tests.collector.test_pipeline import Collecting, refs
+from gh_assets_tests.support.worlds import world_of
 
 
 def test_pages_of_what_is_new_and_of_what_is_known() -> None:

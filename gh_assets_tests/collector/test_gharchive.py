@@ -34,6 +34,7 @@ from gh_assets.collector.gharchive import (
 from gh_assets.errors import InputError, ServiceUnavailableError
 from gh_assets.schemas import STAR_EVENTS
 from gh_assets_tests.conftest import serving
+from gh_assets_tests.support.paths import CHECKOUT
 
 START = dt.datetime(2015, 1, 1, 3, tzinfo=dt.UTC)
 
@@ -265,7 +266,7 @@ def test_an_hour_comes_from_a_bucket(objects) -> None:
     assert read_hour(hour)[0]["repo_id"].to_list() == [1]
 
 
-REAL = Path(__file__).parents[3] / "shared" / "data" / "gharchive" / "2015-01-01-0.json.gz"
+REAL = CHECKOUT.parent / "shared" / "data" / "gharchive" / "2015-01-01-0.json.gz"
 
 
 @pytest.mark.skipif(

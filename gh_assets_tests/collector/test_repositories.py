@@ -7,15 +7,15 @@ import polars as pl
 import pytest
 from pydantic import SecretStr
 
-from gh_assets.collector.client import GitHubClient
-from gh_assets.collector.outcomes import Outcome
 from gh_assets.collector.repositories import CollectedRepositories, KnownRepositories, collect_repositories
-from gh_assets.documents import sync_documents
 from gh_assets.errors import InputError
+from gh_assets.github.client import GitHubClient
+from gh_assets.github.outcomes import Outcome
 from gh_assets.schemas import REPOS
-from gh_assets_tests.collector.test_client import client_of
+from gh_assets.storage.documents import sync_documents
 from gh_assets_tests.conftest import QUICK
-from gh_assets_tests.worlds import LIST, troubled_world, world_of
+from gh_assets_tests.github.test_client import client_of
+from gh_assets_tests.support.worlds import LIST, troubled_world, world_of
 
 
 def known_after(collected: CollectedRepositories) -> KnownRepositories:

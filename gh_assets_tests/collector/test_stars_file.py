@@ -15,11 +15,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gh_assets.collector.seeds import read_seeds_file
+from gh_assets.collector.seed_users import read_seeds_file
 from gh_assets.collector.stars_file import read_stars, read_stars_file
 from gh_assets.errors import InputError
+from gh_assets_tests.support.paths import CHECKOUT
 
-CASES = Path(__file__).parent.parent / "cases" / "stars"
+CASES = CHECKOUT / "gh_assets_tests" / "cases" / "stars"
 
 
 def write(path: Path, **columns: Any) -> Path:

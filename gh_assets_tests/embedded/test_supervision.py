@@ -16,12 +16,13 @@ import pymongo
 import pytest
 from pydantic import SecretStr
 
-from gh_assets.embedded import services, supervision
+from gh_assets.embedded import servers as services
+from gh_assets.embedded import supervision
 from gh_assets.embedded.guardian import accepts
 from gh_assets.embedded.supervision import ServerSpec, ensure_running, read_state, release
 from gh_assets.errors import ConfigurationError, ServiceUnavailableError
-from gh_assets.locks import is_locked
-from gh_assets.objects import ObjectStore, make_client
+from gh_assets.local.locks import is_locked
+from gh_assets.storage.objects import ObjectStore, make_client
 
 ECHO = (
     "import http.server, sys, os;"

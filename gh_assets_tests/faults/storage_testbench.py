@@ -28,10 +28,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 import requests
 
-from gh_assets_tests.dev import until
 from gh_assets_tests.faults.listener import Listener
 from gh_assets_tests.faults.proxy import _http_message
-from gh_assets_tests.scale.services import free_port
+from gh_assets_tests.support.dagster_dev import until
+from gh_assets_tests.support.scale_services import free_port
 
 CHECKOUT, PYTHON = "GH_ASSETS_STORAGE_TESTBENCH", "GH_ASSETS_STORAGE_TESTBENCH_PYTHON"
 

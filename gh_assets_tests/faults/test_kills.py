@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from gh_assets.embedded import services as embedded
+from gh_assets.embedded import servers as embedded
 from gh_assets.embedded.certificate import home_certificate
 from gh_assets.errors import ModelNotFoundError
 from gh_assets.registry import CHAMPION, PURPOSE

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from pymongo.errors import PyMongoError
 
-from gh_assets.embedded import services as embedded
+from gh_assets.embedded import servers as embedded
 from gh_assets.embedded.certificate import home_certificate
 from gh_assets.errors import ConcurrentWriteError, GhAssetsError, StoredDataError
-from gh_assets.object_reader import ObjectReader
-from gh_assets.objects import ABSENT
 from gh_assets.registry import CHAMPION, PURPOSE
+from gh_assets.storage.object_reader import ObjectReader
+from gh_assets.storage.objects import ABSENT
 from gh_assets_tests.faults.proxy import FailAt, Fault, Plan, Proxy
 from gh_assets_tests.faults.work import Bench, content, table
 
@@ -37,7 +37,7 @@ def place(
     """A bench behind proxies, one with a direct way, and the proxies."""
     from google.cloud.storage.retry import DEFAULT_RETRY
 
-    from gh_assets import objects
+    from gh_assets.storage import objects
 
     # Google's own policy, without its waits of seconds.
     quick = DEFAULT_RETRY.with_delay(initial=0.01, maximum=0.05, multiplier=2)
@@ -198,8 +198,8 @@ def test_a_download_never_joins_two_contents(place: tuple[Bench, Bench, list[Pro
 
 def test_a_bucket_that_is_missing_is_one_error(place: tuple[Bench, Bench, list[Proxy]], tmp_path: Path) -> None:
     from gh_assets.errors import ConfigurationError
-    from gh_assets.objects import ObjectStore
     from gh_assets.registry import ModelRegistry
+    from gh_assets.storage.objects import ObjectStore
 
     _, direct, _ = place
     path = tmp_path / "model.bin"

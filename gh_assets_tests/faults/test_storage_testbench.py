@@ -16,14 +16,14 @@ import polars as pl
 import pytest
 import requests
 
-from gh_assets.asset_store import AssetStore
 from gh_assets.errors import GhAssetsError
-from gh_assets.objects import ObjectStore, checksum, make_client
 from gh_assets.registry import ModelRegistry
-from gh_assets.services import MongoDatabase, open_mongo
+from gh_assets.services.connections import MongoDatabase, open_mongo
 from gh_assets.settings import load_settings
-from gh_assets_tests.commands import command, let_go, write_stars
+from gh_assets.storage.asset_store import AssetStore
+from gh_assets.storage.objects import ObjectStore, checksum, make_client
 from gh_assets_tests.faults.storage_testbench import LONG, REFUSED, SURVIVED, Call, Injector, fits, needed, running
+from gh_assets_tests.support.commands import command, let_go, write_stars
 
 pytestmark = [pytest.mark.slow, needed]
 
@@ -106,7 +106,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     from google.cloud.storage import blob
     from google.cloud.storage.retry import DEFAULT_RETRY
 
-    from gh_assets import objects
+    from gh_assets.storage import objects
 
     monkeypatch.setattr(objects, "DEFAULT_RETRY", DEFAULT_RETRY.with_delay(initial=0.01, maximum=0.05, multiplier=2))
     monkeypatch.setattr(objects, "UPLOADED_AT_ONCE", 1 << 20)

@@ -14,12 +14,12 @@ import pymongo
 import scipy.sparse as sp
 from pydantic import SecretStr
 
-from gh_assets.asset_store import AssetStore
-from gh_assets.embedded import services as embedded
-from gh_assets.objects import ObjectStore, make_client
-from gh_assets.recommender.interactions import UserItemMatrix
+from gh_assets.embedded import servers as embedded
+from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.registry import ModelRegistry
 from gh_assets.registry.cache import ModelCache
+from gh_assets.storage.asset_store import AssetStore
+from gh_assets.storage.objects import ObjectStore, make_client
 from gh_assets_tests.faults.proxy import watched
 
 ROWS = 400

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gh_assets.cli import cli
-from gh_assets.desk import open_desk
-from gh_assets.recommender.catalogue import Filters
-from gh_assets_tests.web.shop import FIRST, PEOPLE, STRANGER, SUBJECTS, Running, Shop, name_of, until
+from gh_assets.serving.catalogue import Filters
+from gh_assets.serving.snapshot import open_desk
+from gh_assets_tests.support.served_home import FIRST, PEOPLE, STRANGER, SUBJECTS, Running, Shop, name_of, until
 
 
 def listed(server: Running, path: str, **parameters: Any) -> dict[str, Any]:
@@ -201,7 +201,7 @@ def test_diversity_brings_other_kinds(server: Running) -> None:
 
 
 def test_what_a_person_owns_and_forks_of_stars_are_left_out_unless_wanted(own_shop: Shop) -> None:
-    from gh_assets_tests.web.shop import opened, rows_of
+    from gh_assets_tests.support.served_home import opened, rows_of
 
     mine = own_shop.matrix.stars[[7]].indices
     others = [place for place in range(60) if place not in mine and place % 17 != 16][:2]

@@ -1,4 +1,4 @@
-"""The bucket's process: ``python -m gh_assets.embedded.bucket``, as `gh_assets.embedded.services` starts it."""
+"""The bucket's process: ``python -m gh_assets.embedded.bucket``, as `gh_assets.embedded.servers` starts it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import uvicorn
 from gh_assets.embedded.bucket.adoption import adopt
 from gh_assets.embedded.bucket.app import BucketServer
 from gh_assets.embedded.bucket.files import Files
-from gh_assets.home import keep_private
+from gh_assets.local.home import keep_private
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

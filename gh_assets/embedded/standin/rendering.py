@@ -6,7 +6,7 @@ from html import escape
 
 from docutils.core import publish_parts
 
-from gh_assets.collector.markup import RST_SETTINGS, markdown_to_html, suffix_of
+from gh_assets.collector.lists.markup import RST_SETTINGS, markdown_to_html, suffix_of
 
 _MARKDOWN = (".md", ".markdown", ".mdown", ".mdwn", ".mkd", ".mkdn")
 _RST = (".rst", ".rest")

@@ -1,0 +1,83 @@
+"""Several processes train one RecVAE: ``torchrun --nproc-per-node 2 -m gh_assets.cli.train_together``.
+
+Reads the stored user-item matrix, shares out the users of each batch, and registers the model once. The asset
+`recvae_model` then finds that this matrix and configuration were trained, and goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+
+import torch
+import torch.distributed as dist
+
+from gh_assets.assets.recvae_model import MODEL_NAME, matrix_lineage, register, tuned_hyperparameters
+from gh_assets.errors import GhAssetsError
+from gh_assets.recommender.models.recvae import RecVAEConfig
+from gh_assets.recommender.training.training import train_recvae, training_fingerprint
+from gh_assets.registry import ModelRegistry
+from gh_assets.services.connections import asset_store, connect_gcs, model_store, open_mongo
+from gh_assets.settings import load_settings
+
+
+def train(epochs: int, seed: int, tag: str) -> str | None:
+    """Train with the other processes of the group; the first registers, and gives the model's title."""
+    settings = load_settings()
+    first = dist.get_rank() == 0
+    client = connect_gcs(settings)
+    store = asset_store(settings, client)
+    matrix = store.read_matrix("user_item_matrix")
+    with open_mongo(settings) as database:
+        registry = ModelRegistry(model_store(settings, client), database["models"])
+        config = replace(RecVAEConfig(epochs=epochs, seed=seed), **tuned_hyperparameters(registry))
+        fingerprint = training_fingerprint(matrix, config, seed)
+        before = registry.find(MODEL_NAME, fingerprint)
+        if before is not None:
+            return f"{before.title}, trained before" if first else None
+
+        def tell(row: dict[str, float]) -> None:
+            if first:
+                sys.stderr.write(f"epoch {row['epoch']:.0f} of {epochs}: loss {row['loss']:.1f}\n")
+
+        result = train_recvae(matrix, config, split_seed=seed, on_epoch=tell)
+        if not first:
+            return None
+        registered = register(
+            registry, result, tag=tag, config=asdict(config), fingerprint=fingerprint, lineage=matrix_lineage(store)
+        )
+        return registered.title
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="torchrun … -m gh_assets.cli.train_together", description=__doc__)
+    parser.add_argument("--epochs", type=int, default=25)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tag", default="")
+    options = parser.parse_args(arguments)
+    if not dist.is_torchelastic_launched():
+        parser.error("start it by torchrun, which says how many processes there are")
+    if torch.cuda.is_available():
+        mine, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if mine >= there:
+            parser.error(f"start no more processes on this machine than it has GPUs: {there}")
+        torch.cuda.set_device(mine)
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        title = train(options.epochs, options.seed, options.tag)
+        dist.barrier()  # whoever left first would cut off the others' last sum
+    except GhAssetsError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    finally:
+        dist.destroy_process_group()
+    if title is not None:
+        sys.stdout.write(f"{title}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,589 @@
+"""Awesome lists: where each is, its repositories, and what tells that it changed.
+
+A list is a file or folder of this machine, or on GitHub the README, a file or a folder of a repository. Files on GitHub
+are read as GitHub renders them, so that every markup it knows can be read; where a server does not render, the text is.
+
+Source: docs.github.com/rest/repos/contents.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import SplitResult, quote, unquote, urlsplit
+
+import orjson
+
+from gh_assets.collector.input_tables import read_text
+from gh_assets.collector.lists.awesome import is_full_name, repositories_of, repository_of
+from gh_assets.collector.lists.links import html_links
+from gh_assets.collector.lists.markup import MARKUP_SUFFIXES, MAX_SIZE, READABLE_MARKUPS, TOO_LARGE, links_in, suffix_of
+from gh_assets.errors import InputError
+from gh_assets.github.client import HTML, JSON, RAW, Answer, GitHubClient
+
+FEW = 5
+"""A list with fewer repositories than this, that links to other files, is probably an index of lists."""
+
+NAMED = 5
+"""Files that a note names."""
+
+MAX_FILES = 100
+MAX_DEPTH = 3
+"""How much of a folder is read: files, and folders in folders."""
+
+_NOT_LISTS = re.compile(
+    r"(?:contribut|codeofconduct|licen[sc]e|copying|notice|changelog|changes$|history$|releasenotes|security|support$|"
+    r"authors$|maintainers$|governance|citation|pullrequesttemplate|issuetemplate|funding$|codeowners$)"
+)
+_PAGES_OF_FILES = ("blob", "tree", "raw", "edit", "blame")
+_NEVER_A_REPOSITORY = MARKUP_SUFFIXES - {".org", ".rest", ".wiki", ".pod"}
+_REDIRECTS = (301, 302, 307)
+_NOT_RENDERED = (403, 406, 415, 422)
+"""What a server answers that cannot render, or not this file: GitHub, where it is larger than a megabyte."""
+
+FORMS = (
+    "a file or folder of this machine, owner/name for a README on GitHub, owner/name/path for a file or folder in a "
+    "repository, or the address of one of these on GitHub"
+)
+"""What a list may be given as; ends a sentence that asks for one."""
+
+
+@dataclass(frozen=True)
+class ListSource:
+    """Where a list is.
+
+    Attributes
+    ----------
+    name : str
+        ``owner/name`` or ``owner/name/path`` on GitHub; a file of this machine as it was given.
+    local : Path or None
+        The file or folder, if it is of this machine.
+    """
+
+    name: str
+    local: Path | None = None
+
+    @property
+    def repository(self) -> str:
+        return "/".join(self.name.split("/")[:2])
+
+    @property
+    def path(self) -> str:
+        """The path in the repository; empty: its README."""
+        return "/".join(self.name.split("/")[2:])
+
+
+@dataclass
+class ListContent:
+    """What a list says.
+
+    Attributes
+    ----------
+    source : ListSource
+    repositories : list of str
+        In order of appearance, without repetitions.
+    files : list of str
+        Files in a known markup and folders, in the same place, that it links to; as sources that can be read.
+    pages : list of str
+        The same on GitHub, of a list on this machine.
+    missing : list of str
+        The same, of a list on this machine, where the file is not there; as the list has them.
+    notes : list of str
+        What a person should know of it, in whole sentences.
+    """
+
+    source: ListSource
+    repositories: list[str]
+    files: list[str] = field(default_factory=list)
+    pages: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Document:
+    """Links of one file: its path tells what relative ones point to."""
+
+    path: str
+    urls: list[str]
+
+
+def find_source(text: str, api_url: str) -> ListSource:
+    """What a person means by the name or address of a list.
+
+    Parameters
+    ----------
+    text : str
+        A file, ``owner/name``, ``owner/name/path``, or an address of a repository, file or folder. A file that exists
+        is preferred; a folder of this machine begins with ``./``, ``/`` or ``~`` where it could be a name on GitHub.
+    api_url : str
+        The API's address, whose host is understood beside github.com.
+
+    Raises
+    ------
+    InputError
+        If it is none of these.
+    """
+    text = text.strip()
+    path = Path(text).expanduser()
+    is_local_form = text.startswith((".", "/", "~"))
+    try:
+        if path.is_file():
+            return ListSource(text, path)
+        is_folder = bool(text) and path.is_dir()
+    except OSError:  # a name too long for a file
+        is_folder = False
+    name = None if is_local_form else _on_github(text, api_url)
+    if name is not None:
+        return ListSource(name)
+    if is_folder:
+        return ListSource(text, path)
+    raise InputError(f"The awesome list {text!r} is neither a file that exists nor owner/name on GitHub: give {FORMS}.")
+
+
+def _on_github(text: str, api_url: str) -> str | None:
+    """``owner/name[/path]`` of a name or an address; None if it is none."""
+    host = urlsplit(api_url).hostname or ""
+    hosts = {"github.com", "www.github.com", "raw.githubusercontent.com", host, host.removeprefix("api.")}
+    ssh = re.fullmatch(r"(?:ssh://)?git@([^:/]+)[:/](.+)", text)
+    if ssh is not None:
+        text = f"https://{ssh[1]}/{ssh[2]}"
+    try:
+        address = urlsplit(text if "//" in text else f"//{text}")
+        found = address.hostname
+    except ValueError:
+        return None
+    if found in hosts:
+        parts = [unquote(part) for part in address.path.split("/") if part]
+        if found == "raw.githubusercontent.com":
+            parts.insert(2, "raw")
+        if len(parts) < 2 or repository_of(f"https://github.com/{parts[0]}/{parts[1]}") is None:
+            return None
+        rest = parts[2:]
+        if rest:
+            if rest[0] not in _PAGES_OF_FILES or len(rest) < 2:
+                return None
+            rest = _path_of_page(rest)
+    elif "//" in text:
+        return None
+    else:
+        parts = text.rstrip("/").split("/")
+        rest = parts[2:]
+        if rest[:1] in (["blob"], ["tree"]) and len(rest) > 1:  # an address without its host
+            rest = _path_of_page(rest)
+    owner_and_name = "/".join(parts[:2]).removesuffix(".git")
+    if not is_full_name(owner_and_name) or any(part in ("", ".", "..") for part in rest):
+        return None
+    if not rest and suffix_of(owner_and_name) in _NEVER_A_REPOSITORY:
+        return None
+    return "/".join([owner_and_name, *rest])
+
+
+def _path_of_page(parts: list[str]) -> list[str]:
+    """The path in a repository of its page ``blob/main/path`` or ``tree/refs/tags/v1/path``."""
+    return parts[4:] if parts[1:3] in (["refs", "heads"], ["refs", "tags"]) else parts[2:]
+
+
+def read_list(source: str | ListSource, client: GitHubClient) -> ListContent:
+    """Read a list.
+
+    Parameters
+    ----------
+    source : str or ListSource
+        See `find_source`.
+    client : GitHubClient
+
+    Raises
+    ------
+    InputError
+        If it does not exist, cannot be read, or is a folder without lists.
+    """
+    if isinstance(source, str):
+        source = find_source(source, client.api_url)
+    notes: list[str] = []
+    try:
+        documents = list(_local(source, notes) if source.local is not None else _remote(source, client, notes))
+    except _UnreadableError as error:
+        raise InputError(f"The awesome list {source.name} {error}.") from error
+    if not documents:
+        reason = " ".join(notes) or f"No file in it is written in {READABLE_MARKUPS}."
+        raise InputError(f"The folder {source.name} has no list that can be read. {reason}")
+    urls = [url for document in documents for url in document.urls]
+    content = ListContent(source, repositories_of(urls), notes=notes)
+    if source.local is not None:
+        _find_local_files(documents, content)
+    else:
+        content.files = _files_beside(source.repository, documents)
+    return content
+
+
+def note_of_other_files(content: ListContent, sources: Iterable[str] = ()) -> str | None:
+    """What to say of a list that has few repositories and links to other files; None if there is nothing to say.
+
+    Parameters
+    ----------
+    content : ListContent
+    sources : iterable of str
+        Names of all lists that are read anyhow.
+    """
+    read = list(sources)
+    files = [name for name in content.files if not any(name == one or name.startswith(f"{one}/") for one in read
+                                                       if one != content.source.repository)]  # fmt: skip
+    own = content.source.repository.lower()
+    found = len(content.repositories)
+    if content.source.local is None:
+        found -= own in (name.lower() for name in content.repositories)
+    pages = [name for name in content.pages if not any(name == one or name.startswith(f"{one}/") for one in read)]
+    if found >= FEW or not (files or pages or content.missing):
+        return None
+    many = f"{found or 'no'} {'repository' if found == 1 else 'repositories'}"
+    told = [*files, *pages] or content.missing
+    named = ", ".join(told[:NAMED]) + (f" and {len(told) - NAMED} more" if len(told) > NAMED else "")
+    start = (
+        f"The awesome list {content.source.name} links to {many} on GitHub and to other files or folders that may be "
+        "lists"
+    )
+    if not (files or pages):
+        return (
+            f"{start} but are not on this machine, {named}: save them beside it, or name each as it is on GitHub, "
+            f"owner/name/{told[0]}, or their folder."
+        )
+    folder = _folder_of(content.source, files) if not pages else _common_folder(pages) if not files else ""
+    whole = f", or their folder {folder}" if folder else ""
+    return f"{start}: to read these, name them as lists, too: {named}{whole}."
+
+
+def _folder_of(source: ListSource, files: Sequence[str]) -> str:
+    """The folder of several files, as it can be named; empty if there is none, or it is the list's own."""
+    if source.local is None:
+        return _common_folder(files)
+    folders = {name.rpartition("/")[0] for name in files}
+    if len(files) < 2 or len(folders) > 1:
+        return ""
+    folder = folders.pop()
+    if not folder or Path(folder) == source.local.parent:
+        return ""
+    return _local_folder(folder)
+
+
+def _common_folder(names: Sequence[str]) -> str:
+    """The folder in a repository of several files, as ``owner/name/path``; empty if there is none."""
+    folders = {name.rpartition("/")[0] for name in names}
+    folder = folders.pop()
+    return folder if len(names) > 1 and not folders and folder.count("/") > 1 else ""
+
+
+def fingerprint_of_list(source: str, client: GitHubClient, seen: str | None) -> str:
+    """What tells one state of a list from another: an ETag of GitHub, or the hash of local files.
+
+    Parameters
+    ----------
+    source : str
+        As for `read_list`.
+    client : GitHubClient
+    seen : str or None
+        What it was; if it still is that, asking costs no quota.
+
+    Raises
+    ------
+    InputError
+        If the list cannot be read.
+    """
+    found = find_source(source, client.api_url)
+    try:
+        if found.local is not None:
+            digest = hashlib.sha256()
+            for path in _local_paths(found.local, []):
+                digest.update(f"{path}\0".encode() + path.read_bytes())
+            return digest.hexdigest()
+        # A folder's listing has the hash of each file and folder in it, so that its ETag tells of all of them.
+        raw = seen is not None and seen.startswith(_RAW_MARK)
+        tag = seen.removeprefix(_RAW_MARK) if seen is not None else None
+        answer = _ask(found, client, RAW if raw else _media_type(found.path), etag=tag)
+        if not raw and answer.status in _NOT_RENDERED:
+            raw, answer = True, _ask(found, client, RAW)
+        if answer.status == 304 and seen is not None:
+            return seen
+        _check(found, answer)
+        return (_RAW_MARK if raw else "") + (answer.etag or hashlib.sha256(answer.content).hexdigest())
+    except (_UnreadableError, OSError) as error:
+        raise InputError(f"The awesome list {found.name} {_reason(error)}.") from error
+
+
+_RAW_MARK = "raw:"
+"""Marks the ETag of a text that the server did not render."""
+
+
+class _UnreadableError(Exception):
+    """Why a list cannot be read, as the end of a sentence about it, such as "cannot be read: …"."""
+
+
+class _UnreadableTextError(_UnreadableError):
+    """A file is there, but its text is not understood; the other files of its folder may be."""
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, _UnreadableError) else f"cannot be read: {error}"
+
+
+# -- on GitHub -------------------------------------------------------------------------------------------------------
+
+
+def _media_type(path: str) -> str:
+    """What to ask for: a folder has a listing only, a file in a markup is rendered."""
+    return HTML if not path or suffix_of(path) in MARKUP_SUFFIXES else JSON
+
+
+def _ask(source: ListSource, client: GitHubClient, accept: str, *, etag: str | None = None) -> Answer:
+    location = f"/repos/{source.repository}/"
+    location += f"contents/{quote(source.path)}" if source.path else "readme"
+    for _ in range(5):
+        answer = client.get(location, accept=accept, etag=etag)
+        if answer.status not in _REDIRECTS or not answer.headers.get("location"):
+            break
+        location = answer.headers["location"]
+    return answer
+
+
+def _check(source: ListSource, answer: Answer) -> None:
+    if answer.status == 200:
+        return
+    if answer.status == 451:
+        raise _UnreadableError("is blocked by GitHub for legal reasons (status 451): leave it out")
+    if answer.status == 404 and source.path:
+        advice = ": check its name and path, which has to be on the repository's default branch"
+    elif answer.status == 404:
+        advice = (
+            ": check its name, and if the repository has no README, name a file or folder of it, such as "
+            f"{source.name}/lists"
+        )
+    elif answer.status in (401, 403):
+        advice = ": give a token that may read this repository, or leave the list out"
+    elif answer.status >= 500:
+        advice = ": the server failed; try again later, and see githubstatus.com whether GitHub has an outage"
+    else:
+        advice = ""
+    raise _UnreadableError(f"cannot be read from GitHub (status {answer.status}){advice}")
+
+
+def _remote(source: ListSource, client: GitHubClient, notes: list[str]) -> Iterator[_Document]:
+    accept = _media_type(source.path)
+    answer = _ask(source, client, accept)
+    if answer.status not in _NOT_RENDERED:
+        _check(source, answer)
+        entries = _json_of(answer)
+        if isinstance(entries, list):
+            yield from _folder(source, client, entries, notes)
+            return
+    yield _file(source, client, answer if accept == HTML else _ask(source, client, HTML))
+
+
+def _file(source: ListSource, client: GitHubClient, answer: Answer | None = None) -> _Document:
+    """Links of a file or a README, as GitHub renders it, or of its text where the server does not."""
+    answer = answer or _ask(source, client, HTML)
+    path = source.path
+    if answer.status not in _NOT_RENDERED:
+        _check(source, answer)
+        if "html" in answer.headers.get("content-type", "") and answer.content.lstrip()[:1] in (b"<", b""):
+            found = html_links(answer.content.decode("utf-8", errors="replace"))
+            path = path or found.path
+            if not found.is_plain:
+                return _Document(path, found.urls)
+    if not path:
+        described = _ask(source, client, JSON)
+        _check(source, described)
+        path = str(described.payload.get("path", "")) if isinstance(described.payload, dict) else ""
+    text = _ask(source, client, RAW)
+    _check(source, text)
+    try:
+        return _Document(path, links_in(text.content.decode("utf-8", errors="replace"), path))
+    except InputError as error:
+        raise _UnreadableTextError(f"cannot be read: GitHub did not render {path}, and {error}") from error
+
+
+def _json_of(answer: Answer) -> object:
+    if answer.payload is not None or "json" not in answer.headers.get("content-type", ""):
+        return answer.payload
+    try:
+        return orjson.loads(answer.content)
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _folder(
+    source: ListSource, client: GitHubClient, listing: Sequence[object], notes: list[str]
+) -> Iterator[_Document]:
+    """All files of a folder that are in a known markup, folders in it after the files."""
+    folders = [(listing, 1)]
+    left = MAX_FILES
+    while folders:
+        entries, depth = folders.pop(0)
+        told = [entry for entry in entries if isinstance(entry, dict) and entry.get("path")]
+        for entry in sorted(told, key=lambda entry: str(entry["path"])):
+            inner = ListSource(f"{source.repository}/{entry['path']}")
+            if entry.get("type") == "dir" and depth < MAX_DEPTH:
+                answer = _ask(inner, client, JSON)
+                _check(inner, answer)
+                folders.append((answer.payload if isinstance(answer.payload, list) else [], depth + 1))
+            elif entry.get("type") == "file" and may_be_a_list(inner.path):
+                if not left:
+                    notes.append(_too_many(source))
+                    return
+                left -= 1
+                try:
+                    document = _file(inner, client)
+                except _UnreadableTextError as error:
+                    notes.append(_left_out(inner.name, error))
+                else:
+                    yield document
+
+
+def _too_many(source: ListSource) -> str:
+    return (
+        f"Of the folder {source.name} only {MAX_FILES} files were read: name the folders or files in it that are lists."
+    )
+
+
+def _left_out(name: str, error: _UnreadableTextError) -> str:
+    return f"The file {name} was left out because it {error}."
+
+
+def may_be_a_list(path: str) -> bool:
+    """Whether a file is in a known markup and none of those that tell how a repository is run."""
+    stem = re.sub(r"[^a-z]", "", posixpath.basename(path).lower().rsplit(".", 1)[0])
+    return suffix_of(path) in MARKUP_SUFFIXES and _NOT_LISTS.match(stem) is None
+
+
+def _files_beside(repository: str, documents: Sequence[_Document]) -> list[str]:
+    """Files and folders of the same repository that documents link to, relative or by their address on GitHub."""
+    own = {document.path for document in documents}
+    found: dict[str, None] = {}
+    for document in documents:
+        for url in document.urls:
+            path = _path_in(repository, document.path, url)
+            if path is not None and path not in own:
+                found[f"{repository}/{path}"] = None
+    return list(found)
+
+
+def _path_in(repository: str, base: str, url: str) -> str | None:
+    """The path in a repository of what may be a list and a link in its file `base` points to."""
+    try:
+        address = urlsplit(url)
+    except ValueError:
+        return None
+    page = _page_of(address)
+    if page is not None:
+        return page[1] if page[0].lower() == repository.lower() else None
+    path = unquote(address.path)
+    if address.scheme or address.netloc or not path:
+        return None
+    joined = posixpath.normpath(posixpath.join("/", posixpath.dirname(base), path)).lstrip("/")
+    return joined if may_be_a_list(joined) or _may_be_a_folder(joined, path) else None
+
+
+def _page_of(address: SplitResult) -> tuple[str, str] | None:
+    """The repository, and the path of what may be a list in it, that an address of GitHub's page shows."""
+    parts = [part for part in unquote(address.path).split("/") if part]
+    is_here = address.netloc.lower() in ("github.com", "www.github.com") or (
+        not address.netloc and address.path.startswith("/")
+    )
+    if not is_here or parts[2:3] not in (["blob"], ["tree"]):
+        return None
+    path = "/".join(_path_of_page(parts[2:]))
+    if not path or not (parts[2] == "tree" or may_be_a_list(path)):
+        return None
+    return f"{parts[0]}/{parts[1]}", path
+
+
+def _may_be_a_folder(path: str, link: str) -> bool:
+    """Whether a relative link may lead to a folder of lists: it ends in a slash, or its name has no suffix."""
+    name = posixpath.basename(path)
+    is_named = name not in ("", ".", "..") and not name.startswith(".")
+    return is_named and (link.endswith("/") or (not suffix_of(name) and _NOT_LISTS.match(name.lower()) is None))
+
+
+# -- on this machine -------------------------------------------------------------------------------------------------
+
+
+def _local_paths(place: Path, notes: list[str]) -> list[Path]:
+    if place.is_file():
+        return [place]
+    paths = [
+        path
+        for path in sorted(place.rglob("*"), key=lambda path: (len(path.parts), path))
+        if len(path.relative_to(place).parts) <= MAX_DEPTH and may_be_a_list(path.name) and path.is_file()
+    ]
+    if len(paths) > MAX_FILES:
+        notes.append(_too_many(ListSource(str(place), place)))
+    return paths[:MAX_FILES]
+
+
+def _local(source: ListSource, notes: list[str]) -> Iterator[_Document]:
+    assert source.local is not None
+    for path in _local_paths(source.local, notes):
+        try:
+            document = _Document(str(path), links_in(_local_text(path), path.name))
+        except OSError as error:
+            inside = "" if path == source.local else f"{path}: "
+            raise _UnreadableError(f"cannot be read: {inside}{error}") from error
+        except InputError as error:
+            unreadable = _UnreadableTextError(f"cannot be read: {error}")
+            if path == source.local:
+                raise unreadable from error
+            notes.append(_left_out(str(path), unreadable))
+        else:
+            yield document
+
+
+def _local_text(path: Path) -> str:
+    """A file's text, in UTF-8 or UTF-16."""
+    if path.stat().st_size > MAX_SIZE:
+        raise InputError(TOO_LARGE)
+    with path.open("rb") as file:
+        is_compressed = file.read(2) == b"\x1f\x8b"
+    try:
+        if not is_compressed:
+            return read_text(path).decode()
+    except UnicodeDecodeError:
+        pass
+    raise InputError("it is not UTF-8: save it as UTF-8")
+
+
+def _find_local_files(documents: Sequence[_Document], content: ListContent) -> None:
+    """Note files and folders that documents link to: on this machine, on GitHub, or missing."""
+    own = {Path(document.path) for document in documents}
+    found: dict[str, None] = {}
+    pages: dict[str, None] = {}
+    missing: dict[str, None] = {}
+    for document in documents:
+        for url in document.urls:
+            try:
+                address = urlsplit(url)
+                page = _page_of(address)
+                if page is not None:
+                    pages["/".join(page)] = None
+                    continue
+                link = unquote(address.path)
+                name = posixpath.normpath(link).lstrip("/")
+                path = Path(document.path).parent / name
+                if address.scheme or address.netloc or not link or path in own:
+                    continue
+                if may_be_a_list(name) and path.is_file():
+                    found[str(path)] = None
+                elif _may_be_a_folder(name, link) and path.is_dir():
+                    found[_local_folder(str(path))] = None
+                elif (may_be_a_list(name) or _may_be_a_folder(name, link)) and not path.exists():
+                    missing[name] = None
+            except (OSError, ValueError):  # no address, or no path
+                continue
+    content.files, content.pages, content.missing = list(found), list(pages), list(missing)
+
+
+def _local_folder(folder: str) -> str:
+    """A folder as it can be named: of two words it would be a name on GitHub."""
+    return folder if folder.startswith(("/", "~", ".")) else f"./{folder}"

@@ -1,0 +1,259 @@
+"""Users to begin with, where repositories' own lists of stargazers are closed: who forked, who is known, who is named.
+
+Source: docs.github.com/rest/repos/forks; docs.github.com/graphql/reference/objects#repository (``forks``).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from pymongo.database import Database
+
+from gh_assets.collector.input_tables import InputTable, is_table, naming_errors, read_table, read_text
+from gh_assets.collector.star_sources.base import PER_PAGE, RepositoryRef
+from gh_assets.collector.star_sources.graphql import node_id_of
+from gh_assets.collector.star_sources.starred import Seed, StarredState
+from gh_assets.collector.stars_file import LOGIN, SkippedRows, ids_of, logins, skipped_rows
+from gh_assets.errors import GitHubError, GraphQLUnavailableError, InputError, ServiceUnavailableError
+from gh_assets.github.client import GitHubClient
+from gh_assets.github.graphql import GraphQLLists, Listing
+from gh_assets.github.list_reading import number_of
+from gh_assets.local.concurrency import map_bounded
+from gh_assets.storage.messages import Consumer, Message, versioned
+
+FORKS_FRESH = dt.timedelta(days=30)
+"""A repository's forks are not asked for again within this time."""
+
+Forker = tuple[int, str]
+ForkersOf = tuple[int, list[Forker] | None]
+"""A repository's id and who forked it; None if it could not be asked."""
+
+
+class Seeds:
+    """Where users come from, in this order: a file, those known already, events of the archive, then forks.
+
+    Parameters
+    ----------
+    client : GitHubClient
+    database : pymongo.database.Database
+        Collections ``users`` (collected), ``starred_state`` (seen) and ``stargazer_state`` (whose forks were asked).
+    file : Path, optional
+        See `read_seeds_file`.
+    events : polars.DataFrame, optional
+        Of schema `STAR_EVENTS`.
+    enough : int
+        Forks are asked for only while fewer users are known than this.
+    workers : int
+
+    Attributes
+    ----------
+    unread : int
+        Repositories whose forks could not be read: they are asked again next time.
+    """
+
+    def __init__(
+        self,
+        client: GitHubClient,
+        database: Database[dict[str, Any]],
+        *,
+        file: Path | None = None,
+        events: pl.DataFrame | None = None,
+        enough: int = 5000,
+        workers: int = 8,
+    ) -> None:
+        self.client = client
+        self.database = database
+        self.state = StarredState(database)
+        self.from_file = read_seeds_file(file) if file is not None else SeedsFile([], SkippedRows("", 0, 0))
+        self.events = events
+        self.enough = enough
+        self.workers = workers
+        self.unread = 0
+
+    def __call__(self, repositories: Sequence[RepositoryRef]) -> list[Seed]:
+        """The users who may have starred some of the repositories."""
+        # Those whom a person names come before all others.
+        seeds = [Seed(seed.login, seed.user_id, seed.weight + 1_000_000) for seed in self.from_file.seeds]
+        seeds += [
+            Seed(document["login"], document["_id"], int(document["collected"]["stars"]))
+            for document in self.database["users"].find({"collected": {"$exists": True}})
+        ]
+        if self.events is not None:
+            seeds += seeds_of_events(self.events, repositories)
+        seeds += self.state.seeds()
+        if len(seeds) < self.enough:
+            seeds += self._forkers(repositories)
+        return seeds
+
+    def _forkers(self, repositories: Sequence[RepositoryRef]) -> list[Seed]:
+        """Owners of forks, of repositories whose forks were not asked for lately; they are remembered."""
+        now = dt.datetime.now(dt.UTC)
+        asked = {
+            document["_id"]: document["forks"]["asked_at"]
+            for document in self.database["stargazer_state"].find({"forks": {"$exists": True}}, {"forks": 1})
+        }
+        wanted = [r for r in repositories if r.repo_id not in asked or now - asked[r.repo_id] > FORKS_FRESH]
+        logins: dict[int, str] = {}
+        weights: Counter[int] = Counter()
+        done: list[Message] = []
+        try:
+            for repo_id, forkers in self._read_forks(wanted):
+                if forkers is None:
+                    self.unread += 1  # it is asked another time
+                    continue
+                for user_id, login in forkers:
+                    logins[user_id] = login
+                    weights[user_id] += 1
+                value = {"asked_at": now, "seen": len(forkers)}
+                done.append(Message(update=versioned("stargazer_state", repo_id, "forks", value, now)))
+        finally:
+            seeds = [Seed(logins[user_id], user_id, weight) for user_id, weight in weights.items()]
+            # Users first: a repository that is marked is not asked again.
+            self.state.remember_seeds(seeds, now)
+            Consumer(self.database).apply(done)
+        return seeds
+
+    def _read_forks(self, repositories: Sequence[RepositoryRef]) -> Iterator[ForkersOf]:
+        lists: GraphQLLists[ForkersOf] = GraphQLLists(self.client, forks_query)
+        try:
+            yield from lists.read((_Forks(repository) for repository in repositories), self.workers)
+        except GraphQLUnavailableError:
+            yield from map_bounded(self._forks_by_rest, repositories, self.workers)
+
+    def _forks_by_rest(self, repository: RepositoryRef) -> ForkersOf:
+        """The newest page of forks."""
+        try:
+            answer = self.client.get(
+                f"/repositories/{repository.repo_id}/forks", parameters={"per_page": PER_PAGE, "sort": "newest"}
+            )
+        except (ServiceUnavailableError, GitHubError):
+            return repository.repo_id, None
+        if answer.status in (404, 410, 451):
+            return repository.repo_id, []
+        if answer.status != 200 or not isinstance(answer.payload, list):
+            return repository.repo_id, None
+        owners = [entry.get("owner") for entry in answer.payload if isinstance(entry, dict)]
+        return repository.repo_id, _forkers(
+            "id", [o for o in owners if isinstance(o, dict) and o.get("type") == "User"]
+        )
+
+
+def _forkers(key: str, owners: Sequence[Any]) -> list[Forker]:
+    """Users among owners of forks. Organizations fork, too, but star nothing: they have no database id by GraphQL."""
+    found = [(number_of(owner.get(key)), owner.get("login")) for owner in owners if isinstance(owner, dict)]
+    return [(number, login) for number, login in found if number is not None and isinstance(login, str)]
+
+
+class _Forks(Listing[ForkersOf]):
+    """The newest forks of one repository."""
+
+    def __init__(self, repository: RepositoryRef) -> None:
+        super().__init__(repository.repo_id)
+        self.repository = repository
+
+    def pages_left(self) -> int:
+        return 1
+
+    def variables(self) -> Mapping[str, Any]:
+        return {"i": node_id_of(self.repository)}
+
+    def is_whole(self, node: Any) -> bool:
+        forks = node.get("forks") if isinstance(node, Mapping) else None
+        return isinstance(forks, Mapping) and isinstance(forks.get("nodes"), list)
+
+    def take(self, node: Any) -> ForkersOf:
+        return self.key, _forkers("databaseId", [(fork or {}).get("owner") for fork in node["forks"]["nodes"]])
+
+    def refuse(self, kind: str, message: str) -> ForkersOf | None:
+        return (self.key, []) if kind in ("NOT_FOUND", "FORBIDDEN") else None
+
+    def give_up(self, reason: str) -> ForkersOf:
+        return self.key, None
+
+
+def forks_query(size: int) -> str:
+    """The query for the newest forks of each of `size` repositories: variables ``i0…`` are their ids."""
+    declared = ", ".join(f"$i{n}: ID!" for n in range(size))
+    asked = "\n".join(
+        f"r{n}: node(id: $i{n}) {{ ... on Repository {{ "
+        f"forks(first: {PER_PAGE}, orderBy: {{field: CREATED_AT, direction: DESC}}) {{ "
+        "nodes { owner { login ... on User { databaseId } } } } } }"
+        for n in range(size)
+    )
+    return f"query({declared}) {{\n{asked}\nrateLimit {{ cost limit remaining resetAt }}\n}}"
+
+
+def seeds_of_events(events: pl.DataFrame, repositories: Sequence[RepositoryRef]) -> list[Seed]:
+    """Users whose stars for the repositories the archive has."""
+    ids = pl.Series([repository.repo_id for repository in repositories], dtype=pl.Int64)
+    names = pl.Series([repository.full_name.lower() for repository in repositories], dtype=pl.String)
+    wanted = events.filter(
+        pl.col("repo_id").is_in(ids.implode()) | pl.col("full_name").str.to_lowercase().is_in(names.implode())
+    )
+    users = wanted.group_by("user_id").agg(pl.col("login").last(), pl.len().alias("weight"))
+    return [Seed(login, user_id, weight) for user_id, login, weight in users.sort("user_id").rows()]
+
+
+@dataclass(frozen=True)
+class SeedsFile:
+    """Users that a person names.
+
+    Attributes
+    ----------
+    seeds : list of Seed
+        Each weighs as many rows as name it.
+    skipped : SkippedRows
+    """
+
+    seeds: list[Seed]
+    skipped: SkippedRows
+
+
+def read_seeds_file(path: Path) -> SeedsFile:
+    """Read a file of users: Parquet or CSV with `login` (and `user_id`, if known), or a text with a login a line.
+
+    Logins may be written ``@login`` or as addresses; in a text ``#`` begins a comment. Rows that name nobody are left
+    out, counted and named. A file of stars will do.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, names nobody, or has an impossible id.
+    """
+    what = "file of users"
+    file = read_table(path, ("login", "user_id"), {"login"}, what) if is_table(path) else _login_a_line(path, what)
+    table = file.frame
+    if not table.is_empty() and table.schema["login"] != pl.String:
+        raise InputError(f"The column 'login' of the file of users {path} is {table.schema['login']}, not text.")
+    table = table.with_columns(logins(pl.col("login")).alias("login_name"))
+    users = table.drop_nulls("login_name")
+    skipped = skipped_rows(path, table.filter(pl.col("login_name").is_null()), file, {"login": LOGIN})
+    if users.is_empty():
+        raise InputError(f"The file of users {path} names nobody. {skipped.sentence()}".rstrip())
+    ids = ids_of(users, "user_id", f"file of users {path}", partly=True)
+    unknown = pl.Series("user_id", [None] * users.height, dtype=pl.Int64)
+    # Without an id the login, in any case, is all there is.
+    nameless = pl.when(pl.col("user_id").is_null()).then(pl.col("login").str.to_lowercase())
+    found = (
+        pl.DataFrame([users["login_name"].alias("login"), unknown if ids is None else ids.alias("user_id")])
+        .group_by("user_id", nameless.alias("key"), maintain_order=True)
+        .agg(pl.col("login").last(), pl.len().alias("weight"))
+    )
+    return SeedsFile([Seed(*row) for row in found.select("login", "user_id", "weight").rows()], skipped)
+
+
+def _login_a_line(path: Path, what: str) -> InputTable:
+    """Lines with a login, without comments and empty ones: columns ``row`` and ``login``."""
+    with naming_errors(f"The {what} {path}"):
+        lines = read_text(path).decode("utf-8", "replace").splitlines()
+    texts = [(row, line.partition("#")[0].strip()) for row, line in enumerate(lines, start=1)]
+    frame = pl.DataFrame(
+        [(row, text) for row, text in texts if text], schema={"row": pl.Int64, "login": pl.String}, orient="row"
+    )
+    return InputTable(frame, ["login"])

@@ -1,0 +1,1 @@
+"""Where stars come from, one source a file."""

@@ -1,0 +1,121 @@
+"""Stars out of events that were read from GH Archive (`gh_assets.collector.gharchive`), as a source like others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import polars as pl
+
+from gh_assets.collector.gharchive import id_of_name
+from gh_assets.collector.identities import identified, ids_of_logins
+from gh_assets.collector.repositories import CollectedRepositories, Document, KnownRepositories, tabulated
+from gh_assets.collector.star_sources.base import StarCollection, Work
+from gh_assets.collector.star_sources.starred import told_by_others
+from gh_assets.github.outcomes import Outcome
+from gh_assets.local.concurrency import map_bounded
+from gh_assets.schemas import REPOS
+
+
+class ArchivedStars:
+    """The stars that some hours of GH Archive tell of: never all of a repository's.
+
+    An event is a repository's by id; those of before 2015 that have no id, by name (any case). So it is with users:
+    where a later event, or somebody else, knows whose a login is, the star is that user's.
+
+    Parameters
+    ----------
+    events : polars.DataFrame
+        Of schema `STAR_EVENTS`.
+    users : iterable of tuple
+        Ids and logins that are known otherwise.
+    """
+
+    name = "gharchive"
+    sees_all = False
+
+    def __init__(self, events: pl.DataFrame, users: Iterable[tuple[int, str]] = ()) -> None:
+        self.total = events.height
+        named = events.filter(pl.col("user_id") > 0).sort("starred_at").select("user_id", "login")
+        known = pl.DataFrame(list(users), schema={"user_id": pl.Int64, "login": pl.String}, orient="row")
+        self._ids = ids_of_logins(pl.concat([named, known]))
+        stars = identified(events, self._ids).with_columns(pl.lit(self.name).alias("source"))
+        self._by_id = grouped(stars.filter(pl.col("repo_id").is_not_null()), pl.col("repo_id"))
+        nameless = stars.filter(pl.col("repo_id").is_null())
+        self._by_name = grouped(nameless, pl.col("full_name").str.to_lowercase())
+
+    def may_have_news(self, *, closed: bool) -> bool:
+        """More hours may have been read."""
+        return True
+
+    def collect(self, works: Iterable[Work], workers: int) -> Iterator[StarCollection]:
+        """One pass: the events are grouped already."""
+        return map_bounded(self._collect, works, workers)
+
+    def _collect(self, work: Work) -> StarCollection:
+        repository = work.repository
+        parts = [
+            rows
+            for rows in (self._by_id.get(repository.repo_id), self._by_name.get(repository.full_name.lower()))
+            if rows is not None
+        ]
+        rows = None
+        if parts:
+            rows = (
+                pl.concat(parts)
+                .with_columns(pl.lit(repository.repo_id, pl.Int64).alias("repo_id"))
+                .select("repo_id", "user_id", "login", "starred_at", "source")
+                .sort("starred_at", "user_id")
+                # Of several events of a user (who took the star back between) the first is when it was given.
+                .unique("user_id", keep="first", maintain_order=True)
+            )
+        nothing = f"none of the {self.total:,} stars read from the archive is for it"
+        before = work.load_previous()
+        if before is None:
+            return told_by_others(repository, rows, None, {}, nothing)
+        known = identified(before.table, self._ids).unique("user_id", maintain_order=True)
+        if rows is not None:
+            rows = identified(rows, ids_of_logins(known)).unique("user_id", keep="first", maintain_order=True)
+        collected = told_by_others(repository, rows, replace(before, table=known), {}, nothing)
+        return replace(collected, unchanged=collected.table is not None and collected.table.equals(before.table))
+
+
+def grouped(stars: pl.DataFrame, key: pl.Expr) -> dict[object, pl.DataFrame]:
+    """Return the stars of each value of `key`."""
+    parts = stars.with_columns(key.alias("key")).partition_by("key", as_dict=True, include_key=False)
+    return {group[0]: rows for group, rows in parts.items()}
+
+
+def repositories_of_events(events: pl.DataFrame, known: KnownRepositories) -> CollectedRepositories:
+    """The repositories that events name, where nobody gave a list and nobody need be asked.
+
+    Those of before 2015 without an id have a negative one, made from the name, unless a later event of the same name
+    has one.
+    """
+    events = events.sort("starred_at").with_columns(pl.col("full_name").str.to_lowercase().alias("key"))
+    with_id = events.drop_nulls("repo_id")
+    nameless = events.filter(pl.col("repo_id").is_null()).join(with_id, on="key", how="anti")
+    documents = []
+    for repo_id, full_name, names in with_id.group_by("repo_id").agg(
+        pl.col("full_name").last(), pl.col("key").unique().sort()
+    ).rows():  # fmt: skip
+        documents.append(_document(repo_id, full_name, names))
+    for name, full_name in nameless.group_by("key").agg(pl.col("full_name").last()).rows():
+        documents.append(_document(id_of_name(name), full_name, [name]))
+    documents.sort(key=lambda document: int(document["repo_id"]))
+    return tabulated(documents, known)
+
+
+def _document(repo_id: int, full_name: str, names: list[str]) -> Document:
+    nothing = dict.fromkeys(REPOS.columns)
+    return nothing | {
+        "_id": repo_id,
+        "repo_id": repo_id,
+        "full_name": full_name,
+        "topics": [],
+        "lists": ["GH Archive"],
+        "names": names,
+        "outcome": Outcome.OK.value,
+        "etag": None,
+        "topics_at": None,
+    }

@@ -1,0 +1,145 @@
+"""The three embedded servers: their programs, and where each keeps its data under the home."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import sys
+import sysconfig
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import quote, urlencode
+
+from gh_assets.embedded.certificate import home_certificate
+from gh_assets.embedded.supervision import ServerSpec, ensure_running
+from gh_assets.errors import ConfigurationError
+from gh_assets.local.home import make_private, open_home
+from gh_assets.local.locks import made_once
+
+
+@dataclass(frozen=True)
+class HomeWorld:
+    """What a home without tokens collects from: a world that the embedded GitHub stand-in serves, or GH Archive alone.
+
+    Parameters
+    ----------
+    stars : str or None
+        Path of a ``repo, login`` table (Parquet or CSV); None: the synthetic world.
+    awesome : tuple of str
+        Markdown files to serve as lists; empty: a generated list that names all repositories.
+    seed : int
+        Seed of the synthetic world.
+    archive : bool
+        No stand-in: repositories and stars are those of github.com that hours of GH Archive tell of.
+    """
+
+    stars: str | None = None
+    awesome: tuple[str, ...] = ()
+    seed: int = 0
+    archive: bool = False
+
+
+def mongo_uri(home: Path) -> str:
+    """Connection string of the embedded MongoDB, started if need be.
+
+    It talks TLS only, and only with who has the home's own certificate: both sides know each other by it.
+    """
+    run = make_private(open_home(home) / "run")
+    # An explicit, empty configuration file keeps the server from picking up one that lies about elsewhere.
+    configuration = run / "mongo.toml"
+    made_once(configuration, b"")
+    pair, certificate = home_certificate(home)
+    program = Path(sysconfig.get_path("scripts")) / "secantusd-py"
+    if not program.exists():
+        raise ConfigurationError(
+            "This installation has no embedded MongoDB (SecantusDB). Set MONGO_URI to a MongoDB of your own."
+        )
+    command: tuple[str, ...] = (str(program), "--host", "127.0.0.1", "--port", "{port}", "--config", str(configuration))
+    command += ("--storage-path", str(home / "mongo"), "--sync-on-commit", "--log-level", "ERROR")
+    command += ("--cache-size", "256M", "--tls-cert-file", str(pair), "--tls-key-file", str(pair))
+    command += ("--tls-ca-file", str(certificate), "--tls-require-client-cert")
+    port = ensure_running(ServerSpec("mongo", "MongoDB (SecantusDB)", command), home)
+    return mongo_uri_at(home, port)
+
+
+def mongo_uri_at(home: Path, port: int) -> str:
+    """Connection string of the embedded MongoDB of a home, reached at a port."""
+    pair, certificate = home_certificate(home)
+    options = {"directConnection": "true", "tls": "true", "tlsCAFile": certificate, "tlsCertificateKeyFile": pair}
+    return f"mongodb://127.0.0.1:{port}/?{urlencode(options, quote_via=quote, safe='')}"
+
+
+def cloud_storage(home: Path) -> tuple[str, str]:
+    """Base address and bearer token of the embedded Cloud Storage, started if need be."""
+    token = make_private(open_home(home) / "run") / "bucket-token"
+    secret = made_once(token, secrets.token_hex(32).encode()).decode().strip()
+    command: tuple[str, ...] = (sys.executable, "-m", "gh_assets.embedded.bucket", "--fd", "{fd}")
+    command += ("--folder", str(home / "bucket"), "--old-folder", str(home / "gcs"), "--token-file", str(token))
+    port = ensure_running(ServerSpec("bucket", "Cloud Storage", command), home)
+    return f"http://127.0.0.1:{port}", secret
+
+
+def github_standin(home: Path) -> tuple[str, str]:
+    """Base address and token of the home's GitHub stand-in, started if need be."""
+    world = read_world(home)
+    if world.archive:
+        raise ConfigurationError(
+            "This home holds the stars of GH Archive and has no GitHub to ask: set GITHUB_TOKENS, or use the source "
+            "gharchive."
+        )
+    token = _standin_token(home)
+    described = json.dumps(asdict(world), sort_keys=True) + _content_stamp(world)
+    key = "github-" + hashlib.sha256(described.encode()).hexdigest()[:12]
+    command = [sys.executable, "-m", "gh_assets.embedded.standin", "--fd", "{fd}"]
+    command += ["--token-file", str(home / "run" / "standin-token"), "--seed", str(world.seed)]
+    if world.stars is not None:
+        command += ["--stars", world.stars]
+    for path in world.awesome:
+        command += ["--awesome", path]
+    port = ensure_running(ServerSpec(key, "GitHub stand-in", tuple(command)), home)
+    return f"http://127.0.0.1:{port}", token
+
+
+def read_world(home: Path) -> HomeWorld:
+    """The world that this home's stand-in serves: the one last chosen, else the synthetic one."""
+    path = open_home(home) / "world.json"
+    try:
+        chosen = json.loads(path.read_text(encoding="utf-8"))
+        archive = bool(chosen.get("archive", False))
+        return HomeWorld(chosen["stars"], tuple(chosen["awesome"]), int(chosen["seed"]), archive)
+    except FileNotFoundError:
+        return HomeWorld()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError(
+            f"{path} does not describe a world ({error!r}): delete it, or run again with --stars."
+        ) from error
+
+
+def choose_world(home: Path, world: HomeWorld) -> None:
+    """Make `world` the one that this home's stand-in serves from now on."""
+    open_home(home)
+    draft = home / "world.json.new"
+    draft.write_text(json.dumps(asdict(world)), encoding="utf-8")
+    draft.replace(home / "world.json")
+
+
+def _standin_token(home: Path) -> str:
+    """The token that the stand-in of this home accepts: made once, readable by its owner only."""
+    token = f"standin_{secrets.token_hex(16)}"
+    return made_once(home / "run" / "standin-token", token.encode()).decode().strip()
+
+
+def _content_stamp(world: HomeWorld) -> str:
+    """Changes when a file of the world does, so that a changed file gets a new stand-in."""
+    paths = [*([world.stars] if world.stars else []), *world.awesome]
+    stamps = []
+    for path in paths:
+        try:
+            status = Path(path).stat()
+        except OSError as error:
+            raise ConfigurationError(
+                f"{path}, a part of this home's world, cannot be read: {error.strerror}."
+            ) from error
+        stamps.append(f"{status.st_size}:{status.st_mtime_ns}")
+    return ",".join(stamps)

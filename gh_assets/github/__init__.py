@@ -1,0 +1,1 @@
+"""How GitHub is asked: client, tokens and rate limits, the quota ledger, GraphQL paging, outcomes."""

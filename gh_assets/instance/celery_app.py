@@ -1,0 +1,6 @@
+"""What the Celery workers load: ``celery -A gh_assets.instance.celery_app worker``. See docs/operations.md."""
+
+from gh_assets.instance.executors import celery_app
+from gh_assets.settings import load_settings
+
+app = celery_app(load_settings())

@@ -1,0 +1,87 @@
+"""Where the steps of a run are executed."""
+
+from typing import Any
+
+import dagster as dg
+
+from gh_assets.errors import ConfigurationError
+from gh_assets.settings import Settings
+
+BROKER = "GH_ASSETS_CELERY_BROKER"
+
+
+def executor_of(settings: Settings) -> dg.ExecutorDefinition:
+    """The executor that the settings name.
+
+    In one process by default: the chain is a line, and each further process would load torch and polars anew, seconds
+    for each asset and check.
+
+    Raises
+    ------
+    ConfigurationError
+        If it needs a package that is not installed, or a broker that is not named.
+    """
+    if settings.executor == "multiprocess":
+        return dg.multiprocess_executor
+    if settings.executor == "celery":
+        try:
+            from dagster_celery import celery_executor
+        except ImportError:
+            raise ConfigurationError(
+                "GH_ASSETS_EXECUTOR is celery, but dagster-celery is not installed: pip install 'gh-assets[scale]'."
+            ) from None
+        _broker(settings)
+        # The address may hold a password: Dagster is told the variable's name only.
+        address = {"env": BROKER}
+        executor: dg.ExecutorDefinition = celery_executor.configured(
+            {"broker": address, "backend": address, "config_source": celery_options(settings)}, name="celery"
+        )
+        return executor
+    if settings.executor == "kubernetes":
+        try:
+            from dagster_k8s import k8s_job_executor
+        except ImportError:
+            raise ConfigurationError(
+                "GH_ASSETS_EXECUTOR is kubernetes, but dagster-k8s is not installed: pip install "
+                "'gh-assets[kubernetes]'."
+            ) from None
+        pods: dg.ExecutorDefinition = k8s_job_executor
+        return pods
+    return dg.in_process_executor
+
+
+def celery_options(settings: Settings) -> dict[str, Any]:
+    """How tasks are handled, for workers and for those who submit: one that a dead worker had is given to another."""
+    return {
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        "worker_prefetch_multiplier": 1,
+        "broker_connection_retry_on_startup": True,
+        "broker_transport_options": {"visibility_timeout": settings.celery_lost_after.total_seconds()},
+        "result_expires": 86_400,
+    }
+
+
+def celery_app(settings: Settings) -> Any:
+    """The Celery application of the workers: ``celery -A gh_assets.instance.celery_app worker``.
+
+    Raises
+    ------
+    ConfigurationError
+        If no broker is named.
+    """
+    from dagster_celery.executor import CeleryExecutor
+    from dagster_celery.make_app import make_app
+    from dagster_celery.tasks import create_task
+
+    broker = _broker(settings)
+    executor = CeleryExecutor.for_cli(broker=broker, backend=broker, config_source=celery_options(settings))
+    app = make_app(executor.app_args())
+    create_task(app)
+    return app
+
+
+def _broker(settings: Settings) -> str:
+    if settings.celery_broker is None:
+        raise ConfigurationError(f"{BROKER} is not set: name the Redis of the workers, redis://host:6379/0.")
+    return settings.celery_broker.get_secret_value()

@@ -1,0 +1,66 @@
+"""Scratch folders: they go with the block or object that made them, and those of killed processes with the next one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import weakref
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+from gh_assets.local.locks import try_lock
+
+PREFIX = "gh-assets-scratch-"
+
+
+class Scratch:
+    """A folder in the place for temporary files, which exists as long as this object does.
+
+    Its maker holds a lock on it, which the kernel drops with the process: what nobody holds is left over.
+    """
+
+    def __init__(self) -> None:
+        clear_dead_scratch()
+        while True:
+            self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
+            lock = _locked(self.path)
+            if lock is not None:
+                break  # else somebody who was clearing came between making and locking it
+        self._remove = weakref.finalize(self, _remove, self.path, lock)
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._remove()
+
+
+def clear_dead_scratch() -> list[Path]:
+    """Remove the scratch folders of processes that were killed; gives those that went."""
+    cleared = []
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        lock = _locked(path)
+        if lock is not None:
+            _remove(path, lock)
+            cleared.append(path)
+    return cleared
+
+
+def _locked(path: Path) -> int | None:
+    """A descriptor that holds the lock of a folder; None if another one has it, or it is not ours, or gone."""
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        with suppress(OSError):
+            if try_lock(descriptor) and os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        os.close(descriptor)
+    return None
+
+
+def _remove(path: Path, lock: int) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    os.close(lock)

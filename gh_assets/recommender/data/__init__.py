@@ -1,0 +1,1 @@
+"""Matrices, splits and files."""

@@ -1,0 +1,1 @@
+"""Metrics and evaluation on held-out users."""

@@ -1,0 +1,143 @@
+"""Figures that nobody can doubt: paired confidence intervals, groups of users, coverage and popularity bias."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gh_assets.recommender.data.interactions import Csr, check_interactions
+from gh_assets.recommender.evaluation.metrics import MAIN_METRIC, evaluate_users
+from gh_assets.recommender.models.base import Recommender
+
+LIST = 20
+"""Length of the lists whose coverage and novelty are measured: what people see."""
+
+HISTORIES: Sequence[tuple[int, int | None]] = ((1, 4), (5, 20), (21, None))
+"""Groups of users by how many stars are given of them."""
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95 % bootstrap confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4f} [{self.low:.4f}, {self.high:.4f}]"
+
+
+def bootstrap(values: NDArray[np.float64], *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+    """Percentile bootstrap of a mean over users (Efron 1979). For a difference, give the paired differences."""
+    rng = np.random.default_rng(seed)
+    means = np.concatenate(
+        [
+            values[rng.integers(0, len(values), (count, len(values)))].mean(axis=1)
+            for count in np.diff(np.linspace(0, resamples, 11).astype(int))
+        ]
+    )
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Interval(float(values.mean()), float(low), float(high))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model does on held-out users.
+
+    Attributes
+    ----------
+    name : str
+    users : mapping of ndarray
+        Each metric of each user that has a held-out item: for paired comparisons.
+    histories : ndarray of int64
+        Number of given items of these users.
+    coverage : float
+        Share of all items that appear in anybody's first 20.
+    novelty : float
+        Mean self-information of the items in the first 20, in bits: −log2 of the share of training users that have
+        the item (Vargas & Castells, RecSys 2011). Popular lists have low values.
+    popularity_percentile : float
+        Mean percentile of these items by their number of stars: 1 would be the most popular only.
+    """
+
+    name: str
+    users: Mapping[str, NDArray[np.float64]]
+    histories: NDArray[np.int64]
+    coverage: float
+    novelty: float
+    popularity_percentile: float
+
+    def interval(self, metric: str) -> Interval:
+        return bootstrap(self.users[metric])
+
+    def against(self, other: Evaluation, metric: str) -> Interval:
+        """Mean difference to another model on the same users, with its interval."""
+        return bootstrap(self.users[metric] - other.users[metric])
+
+    @property
+    def means(self) -> dict[str, float]:
+        return {name: float(values.mean()) for name, values in self.users.items()}
+
+    def by_history(self, metric: str) -> dict[str, float | None]:
+        """The metric's mean for users with few, some and many given stars; None for groups without users."""
+        found: dict[str, float | None] = {}
+        for low, high in HISTORIES:
+            inside = (self.histories >= low) & (self.histories <= (high or np.inf))
+            found[f"{low}_to_{high}" if high else f"{low}_up"] = (
+                float(self.users[metric][inside].mean()) if inside.any() else None
+            )
+        return found
+
+    def summary(self) -> dict[str, float | None]:
+        """One flat row, with the columns of the table ``LEADERBOARD``."""
+        interval, column = self.interval(MAIN_METRIC), MAIN_METRIC.replace("@", "_at_")
+        return {
+            **{name.replace("@", "_at_"): value for name, value in self.means.items()},
+            f"{column}_low": interval.low,
+            f"{column}_high": interval.high,
+            **{f"{column}_of_{group}": value for group, value in self.by_history(MAIN_METRIC).items()},
+            f"coverage_at_{LIST}": self.coverage,
+            f"novelty_at_{LIST}": self.novelty,
+            f"popularity_percentile_at_{LIST}": self.popularity_percentile,
+        }
+
+
+def evaluate_in_full(model: Recommender, fold_in: Csr, held_out: Csr, train: Csr) -> Evaluation:
+    """Evaluate a model on held-out users.
+
+    Parameters
+    ----------
+    model : Recommender
+        Fitted.
+    fold_in, held_out : scipy.sparse CSR, shape (users, items)
+        See `evaluate`.
+    train : scipy.sparse CSR, shape (training users, items)
+        Says how popular items are.
+
+    Raises
+    ------
+    InvalidInteractionsError
+        If nobody has a held-out item.
+    """
+    users = evaluate_users(model, fold_in, held_out)
+    given = check_interactions(fold_in, name="fold-in matrix")[np.flatnonzero(np.diff(held_out.indptr))]
+    items, _ = model.recommend(given, min(LIST, model.items))
+    shown = items[items >= 0]
+    counts = np.bincount(train.indices, minlength=model.items)
+    # An item that nobody has is as surprising as half a user of it.
+    information = -np.log2(np.maximum(counts, 0.5) / train.shape[0])
+    percentile = (counts.argsort(kind="stable").argsort() + 1) / model.items
+    return Evaluation(
+        name=model.name,
+        users=users,
+        histories=np.diff(given.indptr).astype(np.int64),
+        coverage=len(np.unique(shown)) / model.items,
+        novelty=float(information[shown].mean()) if len(shown) else 0.0,
+        popularity_percentile=float(percentile[shown].mean()) if len(shown) else 0.0,
+    )

@@ -1,0 +1,148 @@
+"""Ranking metrics of Liang et al. 2018 (arXiv 1802.05814, section 4.2), seen items masked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gh_assets.errors import InvalidInteractionsError
+from gh_assets.recommender.data.interactions import Csr, check_interactions
+
+NDCG_AT = 100
+RECALL_AT = (20, 50)
+MAIN_METRIC = f"ndcg@{NDCG_AT}"
+"""What models are chosen, stopped and registered by."""
+DEPTH = max(NDCG_AT, *RECALL_AT)
+
+
+class Predictor(Protocol):
+    """Anything that scores items for users."""
+
+    def predict(self, fold_in: Csr) -> NDArray[np.float32]:
+        """Scores, shape (users, items)."""
+
+
+def evaluate(model: Predictor, fold_in: Csr, held_out: Csr, *, batch_size: int = 500) -> dict[str, float]:
+    """Mean ranking metrics over users.
+
+    Parameters
+    ----------
+    model : Predictor
+    fold_in, held_out : scipy.sparse CSR, shape (users, items)
+        What is given of each user, and what is to be predicted. Users without held-out items don't count.
+    batch_size : int
+        Users scored at once.
+
+    Returns
+    -------
+    dict
+        ``ndcg@100``, ``recall@20``, ``recall@50``.
+    """
+    rows = evaluate_users(model, fold_in, held_out, batch_size=batch_size)
+    return {name: float(values.mean()) for name, values in rows.items()}
+
+
+def evaluate_users(
+    model: Predictor, fold_in: Csr, held_out: Csr, *, batch_size: int = 500
+) -> Mapping[str, NDArray[np.float64]]:
+    """The metrics of each user that has held-out items, for paired comparisons. See `evaluate`."""
+    given = check_interactions(fold_in, name="fold-in matrix")
+    hidden = check_interactions(held_out, items=given.shape[1], name="held-out matrix")
+    if given.shape != hidden.shape:
+        raise InvalidInteractionsError(
+            f"Fold-in {given.shape} and held-out {hidden.shape} matrices differ in their users."
+        )
+    users = np.flatnonzero(np.diff(hidden.indptr))
+    if len(users) == 0:
+        raise InvalidInteractionsError("No user has a held-out item: there is nothing to predict.")
+    parts = [
+        ranking_metrics(model.predict(given[batch]), given[batch], hidden[batch])
+        for batch in np.array_split(users, -(-len(users) // batch_size))
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def ranking_metrics(scores: NDArray[np.float32], given: Csr, hidden: Csr) -> dict[str, NDArray[np.float64]]:
+    """The metrics of some users from their scores.
+
+    Parameters
+    ----------
+    scores : ndarray of float32, shape (users, items)
+        Overwritten.
+    given, hidden : scipy.sparse CSR, shape (users, items)
+        Every user has a hidden item.
+    """
+    depth = min(DEPTH, given.shape[1])
+    discount = 1.0 / np.log2(np.arange(2, depth + 2))
+    ideal = np.cumsum(discount)
+    ranked = rank_items(scores, given, depth)[0]
+    hits = contains(hidden, ranked)
+    relevant = np.diff(hidden.indptr)
+    gains = (hits[:, :NDCG_AT] * discount[:NDCG_AT]).sum(axis=1)
+    metrics = {MAIN_METRIC: gains / ideal[np.minimum(relevant, min(NDCG_AT, depth)) - 1]}
+    for k in RECALL_AT:
+        metrics[f"recall@{k}"] = hits[:, :k].sum(axis=1) / np.minimum(relevant, k)
+    return metrics
+
+
+def contains(matrix: Csr, items: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether each row of the matrix has each of the row's items; -1 is had by nobody. Shape of `items`."""
+    width = matrix.shape[1]
+    rows = np.repeat(np.arange(matrix.shape[0], dtype=np.int64), np.diff(matrix.indptr))
+    there = np.sort(rows * width + matrix.indices)
+    if len(there) == 0:
+        return np.zeros(items.shape, bool)
+    wanted = np.arange(len(items), dtype=np.int64)[:, None] * width + items
+    found: NDArray[np.bool_] = there[np.searchsorted(there, wanted).clip(max=len(there) - 1)] == wanted
+    return found & (items >= 0)
+
+
+def rank_items(scores: NDArray[np.float32], seen: Csr, n: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The n best unseen items of each user, best first.
+
+    Parameters
+    ----------
+    scores : ndarray of float32, shape (users, items)
+        Overwritten.
+    seen : scipy.sparse CSR, shape (users, items)
+        Items never to rank.
+    n : int
+
+    Returns
+    -------
+    items : ndarray of int64, shape (users, n)
+        -1 where a user has fewer than n unseen items. Equal scores are ordered by item.
+    scores : ndarray of float32, shape (users, n)
+        -inf in these places.
+    """
+    scores[np.repeat(np.arange(seen.shape[0]), np.diff(seen.indptr)), seen.indices] = -np.inf
+    return best_items(scores, n)
+
+
+def best_items(scores: NDArray[np.float32], n: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The n best items of each user, best first; those of score -inf are none. See `rank_items`."""
+    import torch  # whoever only looks at the definitions need not wait for it
+
+    width = scores.shape[1]
+    take = min(n, width)
+    table = torch.from_numpy(scores)
+    best = torch.topk(table, take, dim=1, sorted=True)
+    values, candidates = best.values.numpy(), best.indices.numpy()
+    if take < width:
+        # Of equal scores at the end of the list, topk takes any: such rows are ranked whole.
+        last = best.values[:, -1:]
+        more = ((table == last).sum(dim=1) > (best.values == last).sum(dim=1)) & ~torch.isneginf(last[:, 0])
+        for row in np.flatnonzero(more.numpy()):
+            candidates[row] = np.argsort(-scores[row], kind="stable")[:take]
+            values[row] = scores[row, candidates[row]]
+    order = np.lexsort((candidates, -values), axis=1)
+    items = np.take_along_axis(candidates, order, axis=1)
+    values = np.take_along_axis(values, order, axis=1)
+    items[np.isneginf(values)] = -1
+    if take < n:
+        items = np.pad(items, ((0, 0), (0, n - take)), constant_values=-1)
+        values = np.pad(values, ((0, 0), (0, n - take)), constant_values=-np.inf)
+    return items, values

@@ -1,0 +1,142 @@
+"""Mult-VAE (Liang, Krishnan, Hoffman & Jebara, WWW 2018, arXiv 1802.05814) on the engine of RecVAE."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - the field's name for it
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from gh_assets.errors import ConfigurationError
+from gh_assets.recommender.data.interactions import Csr
+from gh_assets.recommender.models.autoencoder import Autoencoder, SparseEncoder, TrainingConfig, TrainingRun
+from gh_assets.recommender.training.engine import Bags, SoftmaxOutput
+
+
+@dataclass(frozen=True)
+class MultVAEConfig(TrainingConfig):
+    """Everything that decides what is trained."""
+
+    epochs: int = 60
+    learning_rate: float = 1e-3  # as published
+    beta: float = 0.2  # weight of the KL divergence in the end, as published
+    annealing: float = 0.5  # share of the training over which it rises from 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.beta < 0 or not 0 < self.annealing <= 1:
+            raise ConfigurationError("beta must not be below 0, and annealing must be in (0, 1].")
+
+
+class Encoder(SparseEncoder):
+    """items → hidden → latent, and the generator's hidden layer behind it: latent → hidden → items."""
+
+    def __init__(self, items: int, hidden: int, latent: int) -> None:
+        super().__init__(items, hidden)
+        self.posterior = nn.Linear(hidden, 2 * latent)
+        self.generator = nn.Linear(latent, hidden)
+
+    def rest(self, first: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        hidden = torch.tanh(first).to(dtype)
+        both = F.linear(hidden, self.posterior.weight.to(dtype), self.posterior.bias.to(dtype)).to(first.dtype)
+        mean, log_variance = both.chunk(2, dim=1)
+        return mean, log_variance
+
+    def represent(self, z: Tensor, dtype: torch.dtype) -> Tensor:
+        hidden = F.linear(z.to(dtype), self.generator.weight.to(dtype), self.generator.bias.to(dtype))
+        return torch.tanh(hidden.to(z.dtype))
+
+
+class MultVAE(Autoencoder):
+    """Mult-VAE with the recommender interface.
+
+    See `Autoencoder` for its parameters.
+    """
+
+    name: ClassVar[str] = "multvae"
+    config_type: ClassVar[type[TrainingConfig]] = MultVAEConfig
+    config: MultVAEConfig
+
+    def _networks(self) -> tuple[SparseEncoder, nn.Linear]:
+        config = self.config
+        encoder = Encoder(self.items, config.hidden_size, config.latent_size)
+        return encoder, nn.Linear(config.hidden_size, self.items)
+
+    def _epoch(self, epoch: int, run: TrainingRun) -> float:
+        users, loss = int(run.stars.shape[0]), 0.0
+        batches = -(-users // self.config.batch_size)
+        for number, batch in enumerate(run.batches(users)):
+            done = (epoch - 1 + number / batches) / self.config.epochs
+            kl_weight = self.config.beta * min(1.0, done / self.config.annealing)
+            loss += len(batch) * self._step(run, batch, kl_weight)
+        return loss / users
+
+    def _step(self, run: TrainingRun, batch: NDArray[np.int64], kl_weight: float) -> float:
+        users = len(batch)
+        bags, dropped, noise = run.draw(batch, self.config.dropout)
+        low, high = run.workers.part(users)
+        self.encoder.zero_grad()
+        parts = bags.part(low, high), dropped.part(low, high), noise[low:high]
+        loss, first_gradient, *decoder = self.gradients(run.output, *parts, kl_weight, users)
+        run.step_encoder(dropped, first_gradient)
+        run.step_decoder(*decoder)
+        return loss
+
+    def gradients(
+        self, output: SoftmaxOutput, bags: Bags, dropped: Bags, noise: Tensor, kl_weight: float, users: int
+    ) -> tuple[float, Tensor, Tensor, Tensor]:
+        """Negative ELBO (eq. 6) with its gradients.
+
+        Parameters
+        ----------
+        output : SoftmaxOutput
+            The last layer.
+        bags, dropped : Bags
+            What the users have, and what of it the encoder sees.
+        noise : Tensor, shape (users here, latent)
+        kl_weight : float
+            Beta, now.
+        users : int
+            In the whole batch: the objective is their mean.
+
+        Returns
+        -------
+        loss : float
+        first_gradient : Tensor, shape (users here, hidden)
+            In the first layer's sums.
+        weight_gradient, bias_gradient : Tensor
+            Of the last layer. The gradients between are added at the parameters.
+        """
+        first = self.encoder.first(dropped).requires_grad_()
+        mean, log_variance = self.encoder.rest(first, output.dtype)
+        hidden = self.encoder.represent(mean + noise * (0.5 * log_variance).exp(), output.dtype)
+        divergence = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum() * (kl_weight / users)
+        weight, bias, likelihood, inner = output.likelihood_gradients(hidden.detach(), bags, -1 / users)
+        assert likelihood is not None
+        torch.autograd.backward([hidden, divergence], [inner, torch.ones_like(divergence)])
+        assert first.grad is not None
+        return float(divergence.detach() - likelihood.sum() / users), first.grad, weight, bias
+
+    # -- use -----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _contributions(self, stars: Csr, items: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Leave one out: what an item's score above the mean item's loses without a star, the others as they were."""
+        bags = Bags.of(stars, self.device, self._exact)
+        decoder, wanted = self.decoder.weight, torch.from_numpy(items).to(self.device)
+        mean_item = decoder.mean(dim=0)
+        first = self.encoder.first(bags)
+        contributions = first.new_empty((stars.nnz, items.shape[1]))
+        for user, (low, high) in enumerate(pairwise(stars.indptr.tolist())):
+            own = slice(low, high)
+            per_star = self.encoder.embeddings[bags.items[own]] * bags.weights[own, None]
+            mean = self.encoder.latent_mean(torch.cat([first[[user]], first[user] - per_star]), self._exact)
+            hidden = self.encoder.represent(mean, self._exact)
+            contributions[own] = (hidden[0] - hidden[1:]) @ (decoder[wanted[user]] - mean_item).T
+        found: NDArray[np.float32] = contributions.float().cpu().numpy()
+        return found

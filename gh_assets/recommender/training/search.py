@@ -1,0 +1,148 @@
+"""Searching RecVAE's hyper-parameters within a budget of minutes, by the validation users alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import optuna
+
+from gh_assets.errors import InvalidInteractionsError
+from gh_assets.recommender.data.interactions import Csr, StrongGeneralizationSplit
+from gh_assets.recommender.evaluation.metrics import MAIN_METRIC
+from gh_assets.recommender.models.recvae import RecVAE, RecVAEConfig
+
+STARTUP = 8
+"""Trials after which the search believes what it saw; a trial that falls behind their median is ended."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One configuration that was tried.
+
+    Attributes
+    ----------
+    number : int
+        0 is the configuration that the search began with.
+    parameters : dict
+        What differs from it.
+    score : float or None
+        Best validation NDCG@100; None: ended early, because others were ahead or the time was over.
+    epochs : int
+        That were trained.
+    seconds : float
+    """
+
+    number: int
+    parameters: Mapping[str, Any]
+    score: float | None
+    epochs: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The best configuration, and all that were tried."""
+
+    config: RecVAEConfig
+    score: float
+    model: RecVAE
+    trials: Sequence[Trial]
+
+
+def search(
+    split: StrongGeneralizationSplit,
+    base: RecVAEConfig,
+    minutes: float,
+    *,
+    most: int | None = None,
+    on_trial: Callable[[Trial, float], None] | None = None,
+) -> SearchResult:
+    """Try configurations for some minutes.
+
+    Tree-structured Parzen estimator with median pruning (Akiba et al., KDD 2019). The first trial is `base` as it
+    is, and it is finished whatever the budget: there is always a result.
+
+    Parameters
+    ----------
+    split : StrongGeneralizationSplit
+        Trained on its training users, judged by its validation users; its test users are not looked at.
+    base : RecVAEConfig
+        Gives what is not searched: epochs, patience, seed, device.
+    minutes : float
+        Budget. An epoch that has begun is finished.
+    most : int, optional
+        At most so many trials.
+    on_trial : callable, optional
+        Called with each trial and the best score so far.
+
+    Raises
+    ------
+    InvalidInteractionsError
+        If no trial could be trained.
+    """
+    deadline = time.monotonic() + 60 * minutes
+    found: list[Trial] = []
+    best: SearchResult | None = None
+
+    def attempt(trial: optuna.Trial) -> float:
+        nonlocal best
+        config = replace(base, **_suggested(trial, split.train))
+        number, started, seen = trial.number, time.monotonic(), 0
+        highest = 0.0
+
+        def watch(row: dict[str, float]) -> None:
+            nonlocal seen, highest
+            seen, highest = seen + 1, max(highest, row[MAIN_METRIC])
+            trial.report(highest, seen)
+            if number > 0 and (time.monotonic() > deadline or trial.should_prune()):
+                raise optuna.TrialPruned
+
+        score: float | None = None
+        try:
+            model = RecVAE(config, on_epoch=watch).fit(split.train, split.validation)
+            score = highest
+            if best is None or score > best.score:
+                best = SearchResult(config, score, model, found)
+        except InvalidInteractionsError as error:  # it diverged
+            raise optuna.TrialPruned from error
+        finally:
+            found.append(Trial(number, dict(trial.params), score, seen, time.monotonic() - started))
+            if on_trial is not None:
+                on_trial(found[-1], best.score if best is not None else 0.0)
+        return score
+
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        study = optuna.create_study(
+            direction="maximize",
+            sampler=optuna.samplers.TPESampler(seed=base.seed, n_startup_trials=STARTUP),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=3),
+        )
+        study.enqueue_trial({name: getattr(base, name) for name in SEARCHED})
+        while not found or ((most is None or len(found) < most) and time.monotonic() < deadline):
+            study.optimize(attempt, n_trials=1)
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+    if best is None:
+        raise InvalidInteractionsError("No configuration could be trained: all diverged.")
+    return best
+
+
+SEARCHED = ("gamma", "dropout", "learning_rate", "initial_scale", "latent_size", "batch_size")
+
+
+def _suggested(trial: optuna.Trial, stars: Csr) -> dict[str, Any]:
+    """Ranges around the published values; batches not larger than the data."""
+    sizes = [size for size in (100, 250, 500, 1000) if size <= max(500, stars.shape[0])]
+    return {
+        "gamma": trial.suggest_float("gamma", 5e-4, 0.05, log=True),
+        "dropout": trial.suggest_float("dropout", 0.3, 0.8),
+        "learning_rate": trial.suggest_float("learning_rate", 1e-4, 3e-3, log=True),
+        "initial_scale": trial.suggest_float("initial_scale", 0.1, 2.0, log=True),
+        "latent_size": trial.suggest_categorical("latent_size", [64, 128, 200, 300]),
+        "batch_size": trial.suggest_categorical("batch_size", sizes),
+    }

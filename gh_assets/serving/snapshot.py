@@ -1,0 +1,518 @@
+"""All that it takes to answer people, as it was at one moment: a model, repositories, and whose stars are known.
+
+A `Desk` never changes. The command opens one for a question; the server keeps one, and takes another when there is
+a newer model or newer data. `Case` is a question in the words of whoever asks: it names what is not known and what
+that means; `Answer` is what people and programs get.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pymongo.errors import PyMongoError
+
+from gh_assets.collector.lists.awesome import is_full_name
+from gh_assets.errors import (
+    InputError,
+    ServiceUnavailableError,
+    StoredDataError,
+    UnknownRepositoryError,
+    UnknownUserError,
+)
+from gh_assets.recommender.data.interactions import UserItemMatrix
+from gh_assets.registry import RegisteredModel
+from gh_assets.services.connections import MongoDatabase, asset_store, open_mongo
+from gh_assets.serving.catalogue import Catalogue, Description, Neighbour
+from gh_assets.serving.current_model import Serving, serving
+from gh_assets.serving.ranking import PLAIN, Advisor, Question, Recommendation, Similar
+from gh_assets.settings import Settings
+from gh_assets.storage.asset_store import AssetStore
+
+NEW = 3
+"""Repositories beside a list that the model does not know yet."""
+
+FEW = 5
+"""With fewer known stars than these a list is a first guess."""
+
+SAID = 3
+"""Unknown stars that are spoken of one by one."""
+
+DATA_OF = (("repos", "parquet"), ("user_item_matrix", "npz"))
+"""The assets that a desk holds beside the model."""
+
+FOLLOWS = 500
+"""Recommendations that one may page through."""
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody whose stars are known.
+
+    Attributes
+    ----------
+    login : str
+        As GitHub writes it.
+    stars : sequence of int
+        Ids of repositories.
+    """
+
+    login: str
+    stars: Sequence[int]
+
+
+class People:
+    """The users of a matrix, found by login or id.
+
+    Parameters
+    ----------
+    matrix : UserItemMatrix
+    """
+
+    def __init__(self, matrix: UserItemMatrix) -> None:
+        self._matrix = matrix
+        lower = np.char.lower(matrix.logins)
+        self._order = np.argsort(lower, kind="stable")
+        self._logins = lower[self._order]
+
+    def __len__(self) -> int:
+        return len(self._logins)
+
+    @property
+    def stars(self) -> int:
+        """Number of stars of them all."""
+        return int(self._matrix.stars.nnz)
+
+    @property
+    def repositories(self) -> int:
+        return int(self._matrix.stars.shape[1])
+
+    def by_login(self, login: str) -> Person | None:
+        """Whoever has a login, in any case."""
+        wanted = login.lower()
+        place = int(np.searchsorted(self._logins, wanted))
+        if place == len(self._logins) or self._logins[place] != wanted:
+            return None
+        return self._person(int(self._order[place]))
+
+    def by_id(self, user_id: int) -> Person | None:
+        """Whoever has GitHub's database id, whatever the login is now."""
+        ids = self._matrix.user_ids
+        row = int(np.searchsorted(ids, user_id))
+        return self._person(row) if row < len(ids) and ids[row] == user_id else None
+
+    def _person(self, row: int) -> Person:
+        stars = self._matrix.stars
+        columns = stars.indices[stars.indptr[row] : stars.indptr[row + 1]]
+        return Person(str(self._matrix.logins[row]), self._matrix.repo_ids[columns].tolist())
+
+    def examples(self, n: int) -> list[str]:
+        """Logins of some with middling numbers of stars, the same ones always."""
+        counts = np.diff(self._matrix.stars.indptr)
+        order = np.argsort(np.abs(counts - np.median(counts)), kind="stable")[:n]
+        return [str(login) for login in self._matrix.logins[order]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A question, whom it is for, and what is to be said before it is answered.
+
+    Attributes
+    ----------
+    title : str
+        Whom it is for, for people.
+    question : Question
+    known_stars : int
+        Stars of the person that are known at all.
+    used_stars : int
+        Those among them that the model, or the catalogue in its place, can use.
+    warnings : sequence of str
+    """
+
+    title: str
+    question: Question
+    known_stars: int
+    used_stars: int
+    warnings: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Card:
+    """A recommendation with what people want to know of the repository."""
+
+    recommendation: Recommendation
+    described: Description | None
+
+    def to_json(self, **more: Any) -> dict[str, Any]:
+        entry = self.recommendation
+        return {
+            "rank": entry.rank,
+            "repo_id": entry.repo_id,
+            "full_name": entry.full_name,
+            "score": entry.score,
+            "kind": entry.kind,
+            "cold_start": entry.kind != "personal",
+            "because": [{"full_name": reason.full_name, "share": reason.share} for reason in entry.because],
+            **described_json(self.described),
+            **more,
+        }
+
+
+_UNKNOWN = Description("")
+
+
+def described_json(described: Description | None) -> dict[str, Any]:
+    """What is known of a repository, for programs."""
+    known = described or _UNKNOWN
+    return {
+        "description": known.description,
+        "language": known.language,
+        "topics": list(known.topics),
+        "stars": known.stars,
+        "archived": known.archived,
+        "pushed_at": None if known.pushed_at is None else known.pushed_at.isoformat(),
+    }
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Recommendations, and what one should know about them.
+
+    Attributes
+    ----------
+    title : str
+    model : RegisteredModel
+        By which it is.
+    cards : sequence of Card
+    known_stars, used_stars : int
+        See `Case`.
+    warnings : sequence of str
+    new : sequence of Card
+        Repositories that the model does not know yet, placed by what they are about.
+    shown : sequence of int
+        Ids of all that was shown so far, this list included; empty where the list ends here.
+    """
+
+    title: str
+    model: RegisteredModel
+    cards: Sequence[Card]
+    known_stars: int
+    used_stars: int
+    warnings: Sequence[str] = field(default_factory=list)
+    new: Sequence[Card] = field(default_factory=list)
+    shown: Sequence[int] = ()
+
+    def to_json(self, url: Callable[[str], str | None] | None = None) -> dict[str, Any]:
+        """For programs; `url` gives the page of a repository."""
+
+        def told(card: Card) -> dict[str, Any]:
+            return card.to_json() if url is None else card.to_json(url=url(card.recommendation.full_name))
+
+        return {
+            "for": self.title,
+            "model": model_title_json(self.model),
+            "known_stars": self.known_stars,
+            "used_stars": self.used_stars,
+            "cold_start": bool(self.cards) and self.cards[0].recommendation.kind != "personal",
+            "warnings": list(self.warnings),
+            "recommendations": [told(card) for card in self.cards],
+            "new": [told(card) for card in self.new],
+        }
+
+
+def model_title_json(model: RegisteredModel) -> dict[str, Any]:
+    """Which model it was, for programs."""
+    return {"name": model.name, "version": model.version, "score": model.score, "metric": model.metric}
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What a desk was made of: another one is needed when that changes."""
+
+    model: tuple[str, int, str | None]
+    generations: tuple[int, ...]
+
+
+class Desk:
+    """A model, repositories and people, as they were at one moment.
+
+    Parameters
+    ----------
+    served : Serving
+    catalogue : Catalogue
+    people : People
+    former_names : mapping of str to int
+        Ids by lower-case names that repositories had.
+    generations : sequence of int
+        Of the objects of `DATA_OF`.
+    data_time : datetime or None
+        When the stars were put together (UTC).
+    """
+
+    def __init__(
+        self,
+        served: Serving,
+        catalogue: Catalogue,
+        people: People,
+        former_names: Mapping[str, int],
+        generations: Sequence[int] = (),
+        data_time: dt.datetime | None = None,
+    ) -> None:
+        self.served = served
+        self.catalogue = catalogue
+        self.people = people
+        self.data_time = data_time
+        self.loaded_at = dt.datetime.now(dt.UTC)
+        self.advisor = Advisor(served.trained, catalogue)
+        names = dict(former_names)
+        names |= _by_lower_name(served.trained.full_names.tolist(), served.trained.repo_ids)
+        names |= _by_lower_name(catalogue.full_names, catalogue.repo_ids)
+        self._ids = names
+        self.stamp = Stamp(stamp_of(served.registered), tuple(generations))
+
+    @property
+    def model(self) -> RegisteredModel:
+        return self.served.registered
+
+    def repo_id(self, name: str) -> int | None:
+        """Id of a repository by its name, in any case; former names count, too."""
+        return self._ids.get(name.lower())
+
+    def full_name(self, repo_id: int) -> str | None:
+        """Name of a repository that the catalogue or the model knows."""
+        described = self.catalogue.describe(repo_id)
+        if described is not None:
+            return described.full_name
+        trained = self.served.trained
+        place = int(trained.positions(np.array([repo_id]))[0])
+        return None if place < 0 else str(trained.full_names[place])
+
+    # -- questions ---------------------------------------------------------------------------------------------------
+
+    def of_login(self, login: str, wish: Question = PLAIN) -> Case:
+        """For a collected user.
+
+        Raises
+        ------
+        UnknownUserError
+            If the login is not among the users of the matrix.
+        """
+        person = self.people.by_login(login)
+        if person is None:
+            raise UnknownUserError(
+                f"The user {login!r} is not among the {len(self.people):,} collected users: nobody by that login "
+                "starred a collected repository. Try --repos with some that the person likes, or --popular."
+            )
+        return self.of_person(person, wish)
+
+    def of_person(self, person: Person, wish: Question = PLAIN) -> Case:
+        """For somebody whose stars are known."""
+        stars = list(person.stars)
+        title = f"{person.login} ({len(stars):,} known stars)"
+        question = replace(wish, stars=stars, login=person.login)
+        alike = self.advisor.stand_ins(stars)
+        used = _used(stars, alike)
+        warnings = []
+        if stars and used == 0:
+            warnings.append(f"None of the {len(stars):,} stars of {person.login} is of a repository that is known.")
+        elif 0 < used < FEW:
+            warnings.append(
+                f"Only {used} star{'s' * (used > 1)} of {person.login} {'say' if used > 1 else 'says'} anything to the "
+                "model: take this as a first guess."
+            )
+        return Case(title, question, len(stars), used, [*warnings, *self._strange(stars, alike)])
+
+    def of_repositories(self, repositories: Sequence[str], wish: Question = PLAIN) -> Case:
+        """For somebody who likes the named repositories.
+
+        Those that the model does not know count as those that it knows and that are about the same.
+
+        Raises
+        ------
+        InputError
+            If a name is not of the form owner/name.
+        UnknownRepositoryError
+            If neither the model nor the collected metadata know any of them.
+        """
+        names = list(dict.fromkeys(name.strip() for name in repositories if name.strip()))
+        malformed = [name for name in names if not is_full_name(name)]
+        if malformed or not names:
+            raise InputError(
+                f"{(malformed or ['' if not repositories else repositories[0]])[0][:100]!r} is no repository: give "
+                "owner/name, separated by commas."
+            )
+        ids = {name: found for name in names if (found := self.repo_id(name)) is not None}
+        unknown = [name for name in names if name not in ids]
+        if not ids:
+            raise UnknownRepositoryError(
+                f"The model knows none of {_some(names)}: it was trained on "
+                f"{len(self.served.trained.repo_ids):,} repositories."
+            )
+        warnings = [f"Not known, ignored: {_some(unknown)}."] if unknown else []
+        stars = list(dict.fromkeys(ids.values()))
+        question = replace(wish, stars=stars)
+        alike = self.advisor.stand_ins(stars)
+        said = [*warnings, *self._strange(stars, alike)]
+        return Case(_some(names), question, len(stars), _used(stars, alike), said)
+
+    def of_anybody(self, wish: Question = PLAIN) -> Case:
+        """For somebody of whom nothing is known: what is popular, of all kinds."""
+        return Case("anybody", wish, 0, 0)
+
+    def _strange(self, stars: Sequence[int], alike: Mapping[int, Sequence[Neighbour]]) -> list[str]:
+        """What is to be said of stars that the model does not know."""
+        if len(alike) > SAID:
+            counted = sum(bool(found) for found in alike.values())
+            return [
+                f"The model does not know {len(alike):,} of the {len(stars):,} stars: {counted:,} of them count as "
+                "what it knows that is about the same, the others say nothing."
+            ]
+        said = []
+        for star, found in alike.items():
+            like = ", ".join(one.full_name for one in found)
+            rest = (
+                f"it counts as {like}, which are about the same."
+                if found
+                else "nothing that it knows is about the same, so it says nothing."
+            )
+            said.append(f"The model does not know {self.full_name(star) or f'the repository {star}'}: {rest}")
+        return said
+
+    # -- answers -----------------------------------------------------------------------------------------------------
+
+    def answer(self, case: Case) -> Answer:
+        """Answer one question."""
+        return self.answers([case])[0]
+
+    def answers(self, cases: Sequence[Case]) -> list[Answer]:
+        """Answer several, scored together."""
+        found = self.advisor.ask([case.question for case in cases])
+        return [self._told(case, entries) for case, entries in zip(cases, found, strict=True)]
+
+    def _told(self, case: Case, found: Sequence[Recommendation]) -> Answer:
+        question = case.question
+        warnings = [*self.served.warnings, *case.warnings]
+        if found and found[0].kind == "popular":
+            warnings.append("No star that says anything is known: this is what many starred, of all kinds.")
+        new = []
+        if question.new and not question.shown:
+            new = self.advisor.new_to_the_model(replace(question, n=NEW))
+        shown = [*question.shown, *(entry.repo_id for entry in found)]
+        ended = len(found) < question.n or len(shown) >= FOLLOWS
+        return Answer(
+            case.title,
+            self.model,
+            self._cards(found),
+            case.known_stars,
+            case.used_stars,
+            warnings,
+            self._cards(new),
+            () if ended else shown,
+        )
+
+    def _cards(self, found: Sequence[Recommendation]) -> list[Card]:
+        described = self.catalogue.describe_all([entry.repo_id for entry in found])
+        return [Card(entry, about) for entry, about in zip(found, described, strict=True)]
+
+    def similar(
+        self, repository: int | Description, question: Question = PLAIN
+    ) -> list[tuple[Similar, Description | None]]:
+        """Repositories like one, with what is known of them; see `Advisor.similar`."""
+        found = self.advisor.similar(repository, question.n, question.filters, question.hidden)
+        described = self.catalogue.describe_all([entry.repo_id for entry in found])
+        return list(zip(found, described, strict=True))
+
+
+def _used(stars: Sequence[int], alike: Mapping[int, Sequence[Neighbour]]) -> int:
+    """How many stars say something; those that the model does not know only if something is like them."""
+    return len(stars) - sum(not found for found in alike.values())
+
+
+def stamp_of(model: RegisteredModel) -> tuple[str, int, str | None]:
+    """What tells one registered model from another."""
+    return model.name, model.version, model.sha256
+
+
+def generations_of(store: AssetStore) -> tuple[tuple[int, ...], dt.datetime | None]:
+    """Generations of the objects of `DATA_OF`, and when the last of them, the stars, was written.
+
+    Raises
+    ------
+    StoredDataError
+        If one is missing.
+    """
+    found = []
+    for asset, suffix in DATA_OF:
+        described = store.describe(asset, suffix)
+        if described is None:
+            raise StoredDataError(f"There is no {asset} yet: run gh-assets run, or materialize it.")
+        found.append(described)
+    return tuple(described.generation for described in found), found[-1].created
+
+
+def open_desk(
+    settings: Settings,
+    served: Serving | None = None,
+    store: AssetStore | None = None,
+    names: Mapping[str, int] | None = None,
+    before: Desk | None = None,
+) -> Desk:
+    """All that is needed, as it is now.
+
+    Parameters
+    ----------
+    settings : Settings
+    served : Serving, optional
+        The model, if it is loaded.
+    store : AssetStore, optional
+        Where the data are.
+    names : mapping of str to int, optional
+        Ids by former names, if they are known; else Mongo is asked, if it answers.
+    before : Desk, optional
+        One whose repositories and people are taken over if they are still the newest.
+
+    Raises
+    ------
+    ModelNotFoundError, StoredDataError
+        If there is no model, or no data.
+    ServiceUnavailableError
+        If the services are away; see `champion.serving` for what is on this machine.
+    """
+    served = served or serving(settings)
+    store = store or asset_store(settings)
+    generations, data_time = generations_of(store)
+    if before is not None and before.stamp.generations == generations:
+        catalogue, people = before.catalogue, before.people
+    else:
+        catalogue = Catalogue(store.read_table("repos"))
+        people = People(store.read_matrix("user_item_matrix"))
+    return Desk(served, catalogue, people, _names_of(settings) if names is None else names, generations, data_time)
+
+
+def former_names(database: MongoDatabase) -> dict[str, int]:
+    """Ids by the lower-case names under which repositories were ever asked for."""
+    found = database["repos"].find({"repo_id": {"$ne": None}}, {"names": 1, "repo_id": 1})
+    return {name: document["repo_id"] for document in found for name in document.get("names", ())}
+
+
+def _names_of(settings: Settings) -> dict[str, int]:
+    """Former names; without Mongo the present ones have to do."""
+    try:
+        with open_mongo(settings) as database:
+            return former_names(database)
+    except (ServiceUnavailableError, PyMongoError):
+        return {}
+
+
+def _by_lower_name(names: Sequence[str], repo_ids: NDArray[np.int64]) -> dict[str, int]:
+    return {str(name).lower(): int(repo_id) for name, repo_id in zip(names, repo_ids, strict=True)}
+
+
+def _some(names: Collection[str]) -> str:
+    """Names for people: not all of ten thousand."""
+    listed = [name[:100] for name in names]
+    return ", ".join(listed) if len(listed) <= 8 else f"{', '.join(listed[:8])} and {len(listed) - 8:,} more"

@@ -1,0 +1,1 @@
+"""The object store, the typed asset store, MongoDB, messages and their consumer, migrations, backup."""

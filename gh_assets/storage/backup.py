@@ -1,0 +1,272 @@
+"""A copy of everything that is kept: Mongo's collections as BSON (as ``mongodump`` writes them), the buckets as files.
+
+The copy is whole or not there: it is made beside, and gets its name at the end. What is written while it is made may be
+in it or not, but no object is half of one and half of another: documents are read before the objects that they name,
+and objects are never changed, only replaced.
+
+Whoever makes one holds a lock beside the draft, which the kernel drops with its holder: of a backup that was killed,
+the next one in the same folder clears what is left.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import bson
+from pymongo import UpdateOne
+
+from gh_assets.errors import InputError, StoredDataError
+from gh_assets.local.concurrency import map_bounded
+from gh_assets.local.locks import open_lock, try_lock
+from gh_assets.registry.store import add_original_fields, number_documents
+from gh_assets.services.connections import MongoDatabase
+from gh_assets.storage.asset_store import WRITTEN
+from gh_assets.storage.objects import ABSENT, ObjectStore, StoredObject
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+BATCH = 1000
+
+
+@dataclass(frozen=True)
+class Copied:
+    """What a backup or a restoration moved."""
+
+    documents: int
+    objects: int
+    bytes: int
+
+
+def back_up(database: MongoDatabase, stores: dict[str, ObjectStore], folder: Path, *, workers: int = 8) -> Copied:
+    """Write everything into a folder that does not exist yet.
+
+    Parameters
+    ----------
+    database : pymongo database
+    stores : dict of str to ObjectStore
+        Buckets by what they hold: ``data``, ``models``.
+    folder : Path
+    workers : int
+
+    Raises
+    ------
+    InputError
+        If the folder exists, or cannot be written to.
+    """
+    if folder.exists():
+        raise InputError(f"{folder} exists: name a new folder for the backup.")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        clear_dead_drafts(folder.parent)
+        with _draft_of(folder) as draft:
+            return _write(database, stores, draft, folder, workers)
+    except OSError as error:
+        raise InputError(f"The backup {folder} cannot be written ({error.strerror}): make room.") from error
+
+
+def _write(database: MongoDatabase, stores: dict[str, ObjectStore], draft: Path, folder: Path, workers: int) -> Copied:
+    (draft / "mongo").mkdir(parents=True)
+    collections = {name: _dump(database, name, draft / "mongo") for name in _collections(database)}
+    objects: list[dict[str, Any]] = []
+    for kind, store in stores.items():
+        place = draft / kind
+        place.mkdir()
+
+        def fetch(found: StoredObject, store: ObjectStore = store, place: Path = place) -> dict[str, Any]:
+            name = hashlib.sha256(found.name.encode()).hexdigest()
+            sha256 = store.read_to(found.name, place / name)
+            size = (place / name).stat().st_size
+            # When the bucket says that it was written will be when it was restored.
+            meta = dict(found.metadata) if found.created is None else {WRITTEN: found.created.isoformat()}
+            meta |= found.metadata
+            return {"name": found.name, "file": name, "sha256": sha256, "size": size, "meta": meta}
+
+        described = list(map_bounded(fetch, store.list(""), workers))
+        objects += [{"bucket": kind, **entry} for entry in described]
+    manifest = {
+        "format": FORMAT,
+        "made_at": dt.datetime.now(dt.UTC).isoformat(),
+        "collections": collections,
+        "objects": sorted(objects, key=lambda entry: (entry["bucket"], entry["name"])),
+    }
+    (draft / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    draft.rename(folder)
+    return Copied(sum(collections.values()), len(objects), sum(entry["size"] for entry in objects))
+
+
+def clear_dead_drafts(folder: Path) -> list[Path]:
+    """Remove what killed backups left in a folder; those that are being made stay, and so does what is no backup.
+
+    Returns
+    -------
+    list of Path
+        The drafts that went.
+    """
+    drafts = {path for path in folder.glob(".*.draft") if (path / "mongo").is_dir()}  # earlier versions had no lock
+    drafts |= {path.with_suffix("") for path in folder.glob(".*.draft.lock")}
+    cleared = []
+    for draft in sorted(drafts):
+        with suppress(OSError), _held(draft) as mine:  # what is somebody else's is not ours to remove
+            if mine and (draft / "mongo").is_dir():
+                shutil.rmtree(draft)
+                cleared.append(draft)
+    return cleared
+
+
+@contextmanager
+def _draft_of(folder: Path) -> Iterator[Path]:
+    """The place of a backup while it is made; it goes with the block."""
+    draft = folder.with_name(f".{folder.name}.draft")
+    with _held(draft) as mine:
+        if not mine:
+            raise InputError(f"{folder} is being written by another process: name another folder for the backup.")
+        try:
+            yield draft
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def _held(draft: Path) -> Iterator[bool]:
+    """The lock of a draft's maker for the length of a block; False if another process holds it. Its file goes after."""
+    lock = draft.with_name(f"{draft.name}.lock")
+    while True:
+        descriptor = open_lock(lock)
+        try:
+            if not try_lock(descriptor):
+                yield False
+                return
+            # Whoever held it before may have removed the file between our opening and our locking it.
+            if lock.exists() and os.path.samestat(os.fstat(descriptor), lock.stat()):
+                try:
+                    yield True
+                finally:
+                    lock.unlink(missing_ok=True)
+                return
+        finally:
+            os.close(descriptor)
+
+
+def restore(folder: Path, database: MongoDatabase, stores: dict[str, ObjectStore], *, workers: int = 8) -> Copied:
+    """Put a backup into an empty database and empty buckets. Begun and interrupted, it is simply run again.
+
+    Objects get new generations there; the models' documents are told.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no backup, or what is there already is not of this backup.
+    StoredDataError
+        If a file of the backup is not what it was.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder} holds no whole backup: {MANIFEST} cannot be read.") from error
+    if manifest.get("format") != FORMAT:
+        raise InputError(f"{folder} was written by another version (format {manifest.get('format')}, not {FORMAT}).")
+    wanted = {(entry["bucket"], entry["name"]) for entry in manifest["objects"]}
+    for kind, store in stores.items():
+        foreign = next((name for name in store.names("") if (kind, name) not in wanted), None)
+        if foreign is not None:
+            raise InputError(f"{store.uri(foreign)} is there already: restore into empty buckets.")
+    marker = {"_id": "restoring", "backup": manifest["made_at"]}
+    if database["meta"].find_one(marker) is None:
+        full = next((name for name in manifest["collections"] if _has_documents(database, name)), None)
+        if full is not None:
+            done = database["meta"].find_one({"_id": "restored", "backup": manifest["made_at"]})
+            if done is not None:
+                raise InputError(f"{folder} was restored here, whole, at {done['at']}: there is nothing left to do.")
+            raise InputError(f"The collection {full} of {database.name} has documents: restore into an empty database.")
+        database["meta"].insert_one(dict(marker))
+
+    def upload(entry: dict[str, Any]) -> StoredObject:
+        path = folder / entry["bucket"] / entry["file"]
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
+                raise StoredDataError(f"{path} is not what was backed up: its SHA-256 differs.")
+        store = stores[entry["bucket"]]
+        present = store.describe(entry["name"])
+        if present is not None and present.size == entry["size"]:
+            return present
+        generation = ABSENT if present is None else present.generation
+        content = path.read_bytes() if entry["size"] < 1 << 20 else path
+        return store.write(entry["name"], content, if_generation=generation, metadata=entry["meta"])
+
+    stored = list(map_bounded(upload, manifest["objects"], workers))
+    for name in manifest["collections"]:
+        _load(database, name, folder / "mongo" / f"{name}.bson")
+    number_documents(database["models"])  # a backup of an earlier version has models without these
+    add_original_fields(database["models"])
+    _tell_models(database, {found.name: found for found in stored if found.bucket == stores["models"].name})
+    # A rerun after a kill at this point reports that the restoration was complete.
+    done = {"backup": manifest["made_at"], "at": f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M:%S} UTC"}
+    database["meta"].replace_one({"_id": "restored"}, done, upsert=True)
+    database["meta"].delete_one({"_id": "restoring"})
+    return Copied(sum(manifest["collections"].values()), len(stored), sum(found.size for found in stored))
+
+
+def _collections(database: MongoDatabase) -> list[str]:
+    return sorted(name for name in database.list_collection_names() if not name.startswith("system."))
+
+
+def _has_documents(database: MongoDatabase, name: str) -> bool:
+    # A database that was only looked at knows which migrations it has seen.
+    return database[name].find_one({"_id": {"$nin": ["schema", "world"]}}) is not None
+
+
+def _dump(database: MongoDatabase, name: str, folder: Path) -> int:
+    count = 0
+    with (folder / f"{name}.bson").open("wb") as file:
+        # Each is a run of documents as they are on the wire; pymongo types it as one document.
+        for batch in database[name].find_raw_batches({}, batch_size=BATCH):
+            documents = cast("bytes", batch)
+            file.write(documents)
+            count += len(bson.decode_all(documents))
+    return count
+
+
+def _load(database: MongoDatabase, name: str, path: Path) -> None:
+    with path.open("rb") as file:
+        batch: list[dict[str, Any]] = []
+        for document in bson.decode_file_iter(file):
+            batch.append(document)
+            if len(batch) == BATCH:
+                _insert(database, name, batch)
+                batch = []
+        _insert(database, name, batch)
+
+
+def _insert(database: MongoDatabase, name: str, documents: list[dict[str, Any]]) -> None:
+    """Those that are not there yet: a restoration that was interrupted goes on."""
+    if documents:
+        wanted = {"_id": {"$in": [document["_id"] for document in documents]}}
+        present = {found["_id"] for found in database[name].find(wanted, {"_id": 1})}
+        missing = [document for document in documents if document["_id"] not in present]
+        if missing:
+            database[name].insert_many(missing, ordered=False)
+
+
+def _tell_models(database: MongoDatabase, objects: dict[str, StoredObject]) -> None:
+    changes = [
+        UpdateOne({"_id": found["_id"]}, {"$set": _place_of(stored, "bucket_name" in found)})
+        for found in database["models"].find({"object": {"$exists": True}}, {"object": 1, "bucket_name": 1})
+        if (stored := objects.get(str(found["object"]))) is not None
+    ]
+    if changes:
+        database["models"].bulk_write(changes, ordered=False)
+
+
+def _place_of(stored: StoredObject, original: bool) -> dict[str, Any]:
+    """Where a model's object is now; also in the original system's words, where its document speaks them."""
+    place = {"generation": stored.generation, "bucket": stored.bucket}
+    return place | ({"bucket_name": stored.bucket} if original else {})

@@ -1,0 +1,375 @@
+"""From a request to an answer, for the page and the API alike."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import quote
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from gh_assets.collector.lists.awesome import is_full_name
+from gh_assets.embedded.servers import read_world
+from gh_assets.errors import GhAssetsError, InputError, UnknownRepositoryError
+from gh_assets.serving.catalogue import Description, Filters
+from gh_assets.serving.live_lookups import Found, LiveLookups, Lookup, is_login
+from gh_assets.serving.ranking import Question, Similar
+from gh_assets.serving.refresher import Keeper
+from gh_assets.serving.snapshot import Answer, Case, Desk, Person
+from gh_assets.settings import GITHUB_COM_API, Settings
+from gh_assets.web.batching import Batcher, BusyError
+from gh_assets.web.cursors import LONGEST, read_cursor
+from gh_assets.web.feedback import Feedback
+from gh_assets.web.metrics import Metrics
+from gh_assets.web.visitors import Visitors
+
+MOST_REPOSITORIES = 1000
+"""Repositories in one question."""
+
+POLL_SECONDS = 0.03
+
+Word = Annotated[str, StringConstraints(strip_whitespace=True, max_length=100)]
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+
+
+class ProblemError(GhAssetsError):
+    """What a client gets told in place of an answer."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message = status, code, message
+
+
+class Choices(BaseModel):
+    """What is to be shown: filters, and two controls of the order."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    n: Annotated[int, Field(ge=1, le=100, description="How many.")] = 20
+    language: Annotated[Word, Field(description="Only repositories of this main language, in any case.")] = ""
+    topic: Annotated[
+        tuple[Word, ...],
+        Field(max_length=10, description="Only repositories with this topic; repeatable: with all of them."),
+    ] = ()
+    owner: Annotated[Word, Field(description="Only repositories of this owner.")] = ""
+    min_stars: Annotated[int | None, Field(ge=0, le=10**9, description="At least so many stars on GitHub.")] = None
+    max_stars: Annotated[int | None, Field(ge=0, le=10**9, description="At most so many stars on GitHub.")] = None
+    archived: Annotated[
+        Literal["no", "yes", "only"], Field(description="Whether archived repositories are shown, or only those.")
+    ] = "no"
+    own: Annotated[bool, Field(description="Also what the person owns.")] = False
+    forks: Annotated[bool, Field(description="Also forks of what the person starred, and their origins.")] = False
+    popularity: Annotated[
+        float,
+        Field(
+            ge=-1,
+            le=1,
+            allow_inf_nan=False,
+            description="Below 0 little-known ones come up, above 0 famous ones.",
+        ),
+    ] = 0.0
+    diversity: Annotated[
+        float | None,
+        Field(ge=0, le=1, allow_inf_nan=False, description="How much likeness to what is above it costs a repository."),
+    ] = None
+    cursor: Annotated[
+        str, Field(max_length=LONGEST, description="`next` of the list before: goes on with what was not shown.")
+    ] = ""
+
+    def filters(self) -> Filters:
+        return Filters(
+            self.own,
+            self.forks,
+            self.archived,
+            self.language,
+            tuple(topic for topic in self.topic if topic),
+            self.owner,
+            self.min_stars,
+            self.max_stars,
+        )
+
+    def question(self, hidden: Collection[int]) -> Question:
+        """As the desk wants it.
+
+        Raises
+        ------
+        InputError
+            If the cursor is none.
+        """
+        return Question(
+            n=self.n,
+            filters=self.filters(),
+            hidden=hidden,
+            shown=read_cursor(self.cursor),
+            popularity=self.popularity,
+            diversity=self.diversity,
+        )
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def read_query(model: type[Model], pairs: Iterable[tuple[str, str]], *, lenient: bool = False) -> Model:
+    """What an address says, as a model; fields of several values may be repeated.
+
+    Parameters
+    ----------
+    model : type
+        Of pydantic.
+    pairs : iterable of (str, str)
+        Names and values.
+    lenient : bool
+        What is empty, or has an unknown name, is nothing: forms send all their fields.
+
+    Raises
+    ------
+    ProblemError
+        If a value is none that can be; the message names it.
+    """
+    fields: dict[str, Any] = {}
+    for name, value in pairs:
+        known = model.model_fields.get(name)
+        if lenient and (known is None or not value.strip()):
+            continue
+        if known is not None and isinstance(known.default, tuple):
+            fields.setdefault(name, []).append(value)
+        else:
+            fields[name] = value
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        place = ".".join(str(part)[:60] for part in first["loc"])
+        raise ProblemError(422, "wrong_parameter", f"{place}: {first['msg']}.") from None
+
+
+def described_query(model: type[BaseModel]) -> dict[str, Any]:
+    """The same for OpenAPI."""
+    schema = model.model_json_schema()
+    required = schema.get("required", ())
+    parameters = []
+    for name, described in schema["properties"].items():
+        words = described.pop("description", "")
+        described.pop("title", None)
+        parameters.append(
+            {"name": name, "in": "query", "required": name in required, "description": words, "schema": described}
+        )
+    return {"parameters": parameters}
+
+
+@dataclass
+class Site:
+    """Everything that a server has."""
+
+    settings: Settings
+    metrics: Metrics
+    keeper: Keeper
+    batcher: Batcher
+    live: LiveLookups | None
+    feedback: Feedback
+    visitors: Visitors
+    home_page: str | None
+
+    def desk(self) -> Desk:
+        """What serves now: to be asked once a request, so that an answer is of one moment.
+
+        Raises
+        ------
+        ProblemError
+            If nothing is loaded.
+        """
+        desk = self.keeper.desk
+        if desk is None:
+            missing = self.keeper.missing()
+            reason = f"{' and '.join(missing)} cannot be reached." if missing else "There is no model yet."
+            raise ProblemError(503, "not_ready", f"Nothing is loaded: {reason} Try again in a minute.")
+        return desk
+
+    def url(self, full_name: str) -> str | None:
+        """The repository's own page; None where it is made up."""
+        return None if self.home_page is None else f"{self.home_page}/{quote(full_name)}"
+
+    def notices(self) -> list[str]:
+        """What is to be said of the services, without telling where they are."""
+        missing = self.keeper.missing()
+        if not missing:
+            return []
+        return [f"{' and '.join(missing)} cannot be reached at the moment: this is the last that was loaded."]
+
+
+def home_page_of(settings: Settings) -> str | None:
+    """Where people look at repositories; None in a made-up world."""
+    if settings.uses_standin:
+        world = read_world(settings.home_path)
+        return "https://github.com" if world.stars is not None or world.archive else None
+    if settings.github_api_url.rstrip("/") == GITHUB_COM_API:
+        return "https://github.com"
+    # An Enterprise server's pages are beside its API; what else there is has none.
+    base, api, _ = settings.github_api_url.rstrip("/").partition("/api/v3")
+    return base if api else None
+
+
+async def hidden_of(site: Site, person: str | None) -> frozenset[int]:
+    """What somebody does not want to see, or knows."""
+    if person is None:
+        return frozenset()
+    return frozenset(await asyncio.to_thread(site.feedback.of, person))
+
+
+async def answer(site: Site, desk: Desk, case: Case) -> Answer:
+    """Have a case answered, together with others that wait.
+
+    Raises
+    ------
+    ProblemError
+        If there are too many.
+    """
+    try:
+        found = await site.batcher.answer(desk, case)
+    except BusyError as error:
+        raise ProblemError(503, "busy", str(error)) from None
+    kind = found.cards[0].recommendation.kind if found.cards else "none"
+    site.metrics.answers.labels(kind).inc()
+    return found
+
+
+async def case_of_login(site: Site, desk: Desk, login: str, question: Question, wait: float) -> Case | Lookup:
+    """Somebody's case; or how far the looking up is, if that takes longer than `wait` seconds.
+
+    Raises
+    ------
+    ProblemError
+        If there is nobody by that login, or nobody who could star something.
+    """
+    if not is_login(login):
+        raise ProblemError(422, "no_login", f"{login[:100]!r} is no GitHub login: letters, digits and '-'.")
+    person = desk.people.by_login(login)
+    if person is not None:
+        return desk.of_person(person, question)
+    if site.live is None:
+        raise ProblemError(
+            404, "unknown_user", f"{login} is not among the {len(desk.people):,} people whose stars were collected."
+        )
+    lookup = site.live.look_up(login)
+    if not lookup.done.is_set():
+        deadline = time.monotonic() + wait
+        while not lookup.done.is_set() and time.monotonic() < deadline:
+            await asyncio.sleep(POLL_SECONDS)
+        if not lookup.done.is_set():
+            return lookup
+        site.metrics.lookups.labels(lookup.found.value).inc()
+    return _case_of_lookup(desk, lookup, question)
+
+
+def _case_of_lookup(desk: Desk, lookup: Lookup, question: Question) -> Case:
+    login = lookup.login
+    if lookup.found is Found.NOBODY:
+        raise ProblemError(404, "unknown_user", f"GitHub knows nobody by the login {login}: renamed, or mistyped?")
+    if lookup.found is Found.ORGANIZATION:
+        raise ProblemError(
+            404, "organization", f"{login} is an organization: it stars nothing. Give a person, or some repositories."
+        )
+    if lookup.found is Found.BLOCKED:
+        raise ProblemError(404, "blocked", f"GitHub does not show the stars of {login}.")
+    if lookup.found is Found.BUDGET_SPENT:
+        raise ProblemError(
+            503,
+            "budget_spent",
+            f"{login} was not collected, and what may be asked of GitHub for visitors is used up for now. Try again in "
+            "a few minutes, or give some repositories.",
+        )
+    if lookup.found is not Found.OK and lookup.found is not Found.STARLESS:
+        raise ProblemError(
+            503, "github_away", f"{login} was not collected, and GitHub cannot be asked at the moment. Try again later."
+        )
+    if lookup.found is Found.STARLESS:
+        case = desk.of_anybody(question)
+        starless = f"{login} has no public stars, so nothing is known of what {login} likes."
+        return replace(case, title=f"{login} (no public stars)", warnings=[starless])
+    case = desk.of_person(Person(login, lookup.stars), question)
+    said: list[str] = []
+    known = None if lookup.user_id is None else desk.people.by_id(lookup.user_id)
+    if known is not None and known.login.lower() != login.lower():
+        said.append(f"{login} was collected as {known.login}.")
+    if not lookup.complete:
+        said.append(f"Only the newest {len(lookup.stars):,} stars of {login} were read.")
+    return replace(case, warnings=[*said, *case.warnings])
+
+
+def case_of_repositories(desk: Desk, names: Sequence[str], question: Question) -> Case:
+    """The case of somebody who likes these.
+
+    Raises
+    ------
+    ProblemError
+        If there are too many, none is known, or one is none.
+    """
+    if len(names) > MOST_REPOSITORIES:
+        raise ProblemError(
+            422, "too_many_repositories", f"{len(names):,} repositories are more than {MOST_REPOSITORIES:,}."
+        )
+    try:
+        return desk.of_repositories(names, question)
+    except UnknownRepositoryError as error:
+        raise ProblemError(404, "unknown_repository", str(error)) from None
+    except InputError as error:
+        raise ProblemError(422, "no_repository", str(error)) from None
+
+
+@dataclass(frozen=True)
+class Likes:
+    """Repositories like one.
+
+    Attributes
+    ----------
+    name : str
+        The one.
+    repo_id : int or None
+    described : Description or None
+    collected : bool
+        Whether it was; else GitHub was asked.
+    found : sequence of (Similar, Description or None)
+    """
+
+    name: str
+    repo_id: int | None
+    described: Description | None
+    collected: bool
+    found: Sequence[tuple[Similar, Description | None]]
+
+
+async def similar(site: Site, desk: Desk, full_name: str, question: Question) -> Likes:
+    """Repositories like one, whether it was collected or not.
+
+    Raises
+    ------
+    ProblemError
+        If nobody knows it.
+    """
+    if not is_full_name(full_name):
+        raise ProblemError(422, "no_repository", f"{full_name[:100]!r} is no repository: give owner/name.")
+    repo_id = desk.repo_id(full_name)
+    if repo_id is not None:
+        name = desk.full_name(repo_id) or full_name
+        found = await site.batcher.run(lambda: desk.similar(repo_id, question))
+        return Likes(name, repo_id, desk.catalogue.describe(repo_id), True, found)
+    if site.live is None:
+        raise ProblemError(404, "unknown_repository", f"{full_name} was not collected.")
+    known = await asyncio.to_thread(site.live.describe, full_name)
+    if isinstance(known, Found):
+        if known is Found.BUDGET_SPENT:
+            words = "what may be asked of GitHub for visitors is used up for now. Try again in a few minutes."
+            raise ProblemError(503, "budget_spent", f"{full_name} was not collected, and {words}")
+        if known is Found.UNAVAILABLE:
+            words = "GitHub cannot be asked at the moment. Try again later."
+            raise ProblemError(503, "github_away", f"{full_name} was not collected, and {words}")
+        raise ProblemError(404, "unknown_repository", f"GitHub shows no repository {full_name}.")
+    there, described = known
+    if desk.full_name(there) is not None:  # renamed since it was collected
+        found = await site.batcher.run(lambda: desk.similar(there, question))
+        return Likes(described.full_name, there, described, True, found)
+    found = await site.batcher.run(lambda: desk.similar(described, question))
+    return Likes(described.full_name, there, described, False, found)

@@ -1,0 +1,132 @@
+"""`gh-assets serve` as people start it: a process that says where it is, logs JSON, and ends when it is asked to."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from gh_assets_tests.conftest import SETTINGS
+from gh_assets_tests.support.served_home import Shop, until
+
+COMMAND = str(Path(sys.executable).parent / "gh-assets")
+
+
+def environment(shop: Shop, **more: str) -> dict[str, str]:
+    clean = {name: value for name, value in os.environ.items() if name not in SETTINGS}
+    return clean | {"GH_ASSETS_HOME": str(shop.settings.home), "GH_ASSETS_SERVE_RATE": "0"} | more
+
+
+@contextmanager
+def started(shop: Shop, *arguments: str, **more: str) -> Iterator[tuple[subprocess.Popen[str], str, list[str]]]:
+    """The process, its address, and what it logs."""
+    process = subprocess.Popen(
+        [COMMAND, "serve", "--port", "0", *arguments],
+        env=environment(shop, **more),
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=shop.folder,
+    )
+    assert process.stderr is not None
+    lines: list[str] = []
+    stream = process.stderr
+    reader = threading.Thread(target=lambda: lines.extend(iter(stream.readline, "")), daemon=True)
+    reader.start()
+    try:
+        line = until(lambda: next((line for line in list(lines) if line.startswith("Serving on")), None))
+        yield process, line.split()[-1], lines
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait(30)
+        reader.join(10)
+        stream.close()
+
+
+def ready(url: str) -> bool:
+    return requests.get(f"{url}/readyz", timeout=10).status_code == 200
+
+
+@pytest.mark.parametrize("how", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
+def test_requests_that_have_begun_are_answered_when_it_is_ended(shop: Shop, how: signal.Signals) -> None:
+    with started(shop, GH_ASSETS_LIVE_REQUESTS="0") as (process, url, lines):
+        until(lambda: ready(url))
+        answers: list[Any] = []
+
+        def ask(user: int) -> None:
+            answers.append(requests.get(f"{url}/api/v1/users/person-{user}/recommendations", timeout=30))
+
+        # One whose body is still on its way when the end is asked for.
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=20) as stream:
+            body = json.dumps({"repositories": ["painters/painting-0"], "n": 3}).encode()
+            head = f"POST /api/v1/recommendations HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
+            stream.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body[:5])
+            threads = [threading.Thread(target=ask, args=(user,)) for user in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            process.send_signal(how)
+            until(lambda: any("Shutting down" in line or "Waiting" in line for line in list(lines)))
+            stream.sendall(body[5:])
+            received = b""
+            while part := stream.recv(65536):
+                received += part
+        assert received.startswith(b"HTTP/1.1 200")
+        assert received.endswith(b"}")
+        assert [answer.status_code for answer in answers] == [200] * 8
+        assert process.wait(30) in (0, -how)
+    logged = [json.loads(line) for line in lines if line.startswith("{")]
+    assert {"time", "level", "logger", "event"} <= set(logged[0])
+    assert any(line["event"] == "serving" and line["model"] == "hybrid 1" for line in logged)
+    assert sum(line["event"] == "request" for line in logged) >= 9
+    assert all(line.startswith(("{", "Serving on")) for line in lines), "nothing else is printed"
+
+
+def test_killed_and_started_again_it_serves_the_same(shop: Shop) -> None:
+    path = "/api/v1/users/person-11/recommendations"
+    found = []
+    for _ in range(2):
+        with started(shop, GH_ASSETS_LIVE_REQUESTS="0") as (process, url, _lines):
+            until(lambda url=url: ready(url))
+            found.append(requests.get(url + path, timeout=30).json())
+            process.send_signal(signal.SIGKILL)
+            process.wait(30)
+    assert found[0] == found[1]
+
+
+def test_a_port_that_is_taken_is_one_clear_error(shop: Shop) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        told = subprocess.run(
+            [COMMAND, "serve", "--port", str(port)],
+            env=environment(shop),
+            capture_output=True,
+            text=True,
+            cwd=shop.folder,
+        )
+    assert told.returncode == 1
+    assert told.stderr.strip().endswith(f"Nobody can listen on 127.0.0.1 port {port}: Address already in use.")
+    assert "Traceback" not in told.stderr
+
+
+def test_listening_to_others_without_a_key_is_said(shop: Shop) -> None:
+    with started(shop, "--host", "0.0.0.0", GH_ASSETS_LIVE_REQUESTS="0") as (_, url, lines):
+        assert "without a key" in lines[0]
+        address = url.replace("0.0.0.0", "127.0.0.1")
+        assert requests.get(f"{address}/healthz", headers={"host": "any.example"}, timeout=10).status_code == 200
+    with started(shop, "--host", "0.0.0.0", GH_ASSETS_API_KEYS="k", GH_ASSETS_LIVE_REQUESTS="0") as (_, url, lines):
+        assert "without a key" not in "".join(lines)
+        assert requests.get(url.replace("0.0.0.0", "127.0.0.1") + "/", timeout=10).status_code == 401

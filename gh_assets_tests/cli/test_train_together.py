@@ -1,0 +1,82 @@
+"""The trainer under `torchrun`: two processes, one model, which the asset takes over."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from gh_assets.cli import train_together
+from gh_assets.recommender.data.interactions import UserItemMatrix
+from gh_assets.registry import ModelRegistry
+from gh_assets.services.connections import asset_store, connect_mongo, model_store
+from gh_assets.settings import load_settings
+from gh_assets_tests.support.dagster_dev import BIN, ROOT
+from gh_assets_tests.support.matrices import taste_matrix
+
+
+@pytest.mark.slow
+def test_two_processes_register_one_model(fresh_home: Path) -> None:
+    import numpy as np
+
+    settings = load_settings()
+    stars = taste_matrix(users=300)
+    users, items = stars.shape
+    matrix = UserItemMatrix(
+        stars,
+        np.arange(users),
+        np.array([f"u{number}" for number in range(users)]),
+        np.arange(items),
+        np.array([f"o/{number}" for number in range(items)]),
+    )
+    asset_store(settings).write_matrix("user_item_matrix", matrix)
+    command = [
+        BIN / "torchrun", "--nproc-per-node", "2", "--standalone", "-m", "gh_assets.cli.train_together", "--epochs", "3"
+    ]  # fmt: skip
+    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip() == "recvae 1"
+    database = connect_mongo(settings)
+    registry = ModelRegistry(model_store(settings), database["models"])
+    (model,) = registry.list()
+    assert model.data["users"] == 300
+    assert "matrix" in model.lineage
+    again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+    assert again.stdout.strip() == "recvae 1, trained before"
+    database.client.close()
+
+
+@pytest.mark.slow
+def test_without_torchrun_it_says_how_to_start_it() -> None:
+    done = subprocess.run(
+        [BIN / "python", "-m", "gh_assets.cli.train_together"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert "start it by torchrun" in done.stderr
+
+
+def test_each_process_has_a_gpu_of_its_own_and_too_many_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen: list[int] = []
+
+    def begun(backend: str) -> None:
+        raise InterruptedError(backend)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(train_together.dist, "is_torchelastic_launched", lambda: True)
+    monkeypatch.setattr(train_together.dist, "init_process_group", begun)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(InterruptedError, match="nccl"):
+        train_together.main([])
+    assert chosen == [1]
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(SystemExit):
+        train_together.main([])
+    assert "no more processes on this machine than it has GPUs: 2" in capsys.readouterr().err

@@ -1,0 +1,418 @@
+"""Where lists are read from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gh_assets.collector.lists.sources import find_source, fingerprint_of_list, read_list
+from gh_assets.collector.repositories import KnownRepositories, collect_repositories, read_lists
+from gh_assets.embedded.standin.world import Repository, World
+from gh_assets.errors import InputError
+from gh_assets.github.client import GitHubClient
+from gh_assets_tests.conftest import QUICK, serving
+from gh_assets_tests.support.worlds import LIST, world_of
+
+GITHUB = "https://api.github.com"
+
+ORG = """* Planning
+  - [[https://github.com/garden/planner][planner]]
+    - [[https://github.com/garden/planner-el][an editor's mode]]
+  - https://github.com/soil/probe - moisture
+  - =https://github.com/seeds/verbatim=
+"""
+# As org-ruby renders it and GitHub links bare addresses afterwards.
+ORG_HTML = """<h1><a id="user-content-planning" class="anchor" href="#planning"></a>Planning</h1>
+<ul>
+  <li><a href="https://github.com/garden/planner">planner</a>
+    <ul>
+      <li><a href="https://github.com/garden/planner-el">an editor&#8217;s mode</a></li>
+    </ul>
+  </li>
+  <li><a href="https://github.com/soil/probe" rel="nofollow">https://github.com/soil/probe</a> - moisture</li>
+  <li><code>https://github.com/seeds/verbatim</code></li>
+</ul>
+"""
+ADOC = """= Tools
+
+* https://github.com/garden/planner[planner] - beds by the season
+* link:https://github.com/seeds/catalog[Catalog]
+* {blank}https://github.com/soil/probe
+"""
+# As asciidoctor renders it.
+ADOC_HTML = """<h1>Tools</h1>
+<div><ul>
+<li><p><a href="https://github.com/garden/planner">planner</a> - beds by the season</p></li>
+<li><p><a href="https://github.com/seeds/catalog">Catalog</a></p></li>
+<li><p><a href="https://github.com/soil/probe">https://github.com/soil/probe</a></p></li>
+</ul></div>
+"""
+RST = "* `planner <https://github.com/garden/planner>`_\n* Catalog_\n\n.. _Catalog: https://github.com/seeds/catalog\n"
+SPLIT = """# Tools
+
+- [Planning](lists/planning.md) and [Seeds](./lists/seeds.md#top), [how to contribute](CONTRIBUTING.md)
+- [Licence](LICENSE.md) [conduct](.github/code-of-conduct.md) [headings](#tools) [picture](logo.png)
+
+Made with [listmaker](https://github.com/tools/listmaker).
+"""
+PLANNING = "- [x](https://github.com/garden/planner)\n"
+SEEDS = "`x <https://github.com/seeds/catalog>`_\n"
+
+
+def world(*lists: Repository) -> World:
+    return World(lists, [], [], [entry.full_name for entry in lists], "a test")
+
+
+def split_list() -> Repository:
+    files = {
+        "lists/planning.md": PLANNING,
+        "lists/more/seeds.rst": SEEDS,
+        "lists/CONTRIBUTING.md": "https://github.com/no/contributing",
+        "lists/script.py": "# https://github.com/no/script",
+        "docs/notes.txt": "https://github.com/a/text",
+        "code/main.py": "",
+    }
+    return Repository(7, "tools/list", readme=SPLIT, files=files)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("owner/name", "owner/name"),
+        ("https://github.com/owner/name", "owner/name"),
+        ("http://www.github.com/owner/name/", "owner/name"),
+        ("github.com/owner/name", "owner/name"),
+        ("  https://github.com/owner/name?tab=readme-ov-file#contents ", "owner/name"),
+        ("git@github.com:owner/name.git", "owner/name"),
+        ("ssh://git@github.com/owner/name.git", "owner/name"),
+        ("https://github.com/owner/name.git", "owner/name"),
+        ("https://github.com/owner/name/tree/main", "owner/name"),
+        ("https://github.com/owner/name/tree/main/lists/", "owner/name/lists"),
+        ("https://github.com/o/n/blob/main/lists/x.md#top", "o/n/lists/x.md"),
+        ("https://github.com/o/n/blob/main/a%20list.md", "o/n/a list.md"),
+        ("https://raw.githubusercontent.com/o/n/refs/heads/main/lists/x.md", "o/n/lists/x.md"),
+        ("https://raw.githubusercontent.com/o/n/main/x.md", "o/n/x.md"),
+        ("owner/name/lists/x.org", "owner/name/lists/x.org"),
+        ("owner/name/lists/", "owner/name/lists"),
+        ("o/n/blob/main/lists/x.md", "o/n/lists/x.md"),
+        ("o/n/tree/main/lists", "o/n/lists"),
+        ("o/n/blob/refs/tags/v1/x.md", "o/n/x.md"),
+        ("https://github.com/o/n/blob/refs/tags/v1/x.md", "o/n/x.md"),
+        ("nodejs/nodejs.org", "nodejs/nodejs.org"),
+    ],
+)
+def test_names_and_addresses_of_lists_on_github(text: str, name: str) -> None:
+    assert find_source(text, GITHUB).name == name
+
+
+def test_addresses_on_an_enterprise_server() -> None:
+    for api, address in [
+        ("https://ghe.example/api/v3", "https://ghe.example/o/n/blob/main/x.md"),
+        ("https://api.octo.ghe.com", "octo.ghe.com/o/n/blob/main/x.md"),
+    ]:
+        assert find_source(address, api).name == "o/n/x.md"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "word",
+        "missing.md",
+        "lists/missing.rst",
+        "./a/b",
+        "~/a/b",
+        "https://example.com/owner/name",
+        "https://github.com/owner",
+        "https://github.com/topics/python",
+        "https://github.com/owner/name/issues",
+        "https://[github.com/owner/name",
+        "owner/name/../x",
+        "x" * 5000,
+        "",
+    ],
+)
+def test_what_is_no_list_is_refused_with_what_would_be(text: str) -> None:
+    with pytest.raises(InputError, match="neither a file that exists nor owner/name on GitHub: give a file"):
+        find_source(text, GITHUB)
+
+
+def test_a_file_that_exists_is_preferred_to_a_name_on_github(tmp_path: Path) -> None:
+    (tmp_path / "owner").mkdir()
+    (tmp_path / "owner" / "name").write_text("https://github.com/a/b")
+    assert find_source("owner/name", GITHUB).local is not None
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "folder").mkdir()
+    assert find_source("other/folder", GITHUB).local is None, "a folder may be a clone of what is meant"
+    assert find_source("./other/folder", GITHUB).local is not None
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "html", "repositories"),
+    [
+        ("README.org", ORG, ORG_HTML, ["garden/planner", "garden/planner-el", "soil/probe"]),
+        ("readme.adoc", ADOC, ADOC_HTML, ["garden/planner", "seeds/catalog", "soil/probe"]),
+        ("Readme.rst", RST, None, ["garden/planner", "seeds/catalog"]),
+        ("README.rest", RST, None, ["garden/planner", "seeds/catalog"]),
+        ("ReadMe.mdown", "- https://github.com/a/b", None, ["a/b"]),
+        ("README", "- https://github.com/a/b and [x](https://github.com/c/d)", None, ["a/b", "c/d"]),
+        ("README.txt", "https://github.com/a/b.\n", None, ["a/b"]),
+        ("docs/README.md", "https://github.com/a/b.\n", None, ["a/b"]),
+    ],
+)
+def test_a_readme_in_any_markup_is_read_as_the_same_file_here(
+    github_of, tmp_path: Path, file: str, text: str, html: str | None, repositories: list[str]
+) -> None:
+    rendered = {} if html is None else {file: html}
+    _, client = github_of(world(Repository(1, "a/list", readme=text, readme_name=file, rendered=rendered)))
+    local = tmp_path / Path(file).name
+    local.write_text("\ufeff" + text)
+    assert read_list("a/list", client).repositories == repositories
+    assert read_list(f"a/list/{file}", client).repositories == repositories
+    assert read_list(str(local), client).repositories == repositories
+
+
+@pytest.mark.parametrize(("file", "text"), [("README.org", ORG), ("README.adoc", ADOC)])
+def test_the_text_is_read_where_the_server_does_not_render(github_of, file: str, text: str) -> None:
+    standin, client = github_of(world(Repository(1, "a/list", readme=text, readme_name=file)))
+    assert "garden/planner" in read_list("a/list", client).repositories
+    assert standin.served["readme 415"] == 1
+
+
+@pytest.mark.parametrize("media_type", ["text/plain", "application/vnd.github.raw+json", "application/json"])
+def test_a_server_that_ignores_what_it_is_asked_for_is_understood(media_type: str) -> None:
+    def answer(request: Request) -> Response:
+        if request.headers["accept"] == "application/vnd.github+json":
+            return Response(b'{"type": "file", "path": "README.org"}', media_type="application/json")
+        return Response(ORG.encode(), media_type=media_type)
+
+    with (
+        serving(Starlette(routes=[Route("/{path:path}", answer)])) as url,
+        GitHubClient(url, [SecretStr("token")], policy=QUICK) as client,
+    ):
+        found = read_list("a/list", client).repositories
+    assert found == ["garden/planner", "garden/planner-el", "soil/probe"]
+
+
+def test_a_folder_is_all_lists_in_it(github_of) -> None:
+    _, client = github_of(world(split_list()))
+    named = read_lists(["https://github.com/tools/list/tree/main/lists"], client)
+    assert named == {
+        "garden/planner": ["garden/planner", "tools/list/lists"],
+        "seeds/catalog": ["seeds/catalog", "tools/list/lists"],
+    }
+    assert read_list("tools/list/docs/notes.txt", client).repositories == ["a/text"]
+
+
+def test_a_folder_of_this_machine_is_all_lists_in_it(github_of, tmp_path: Path) -> None:
+    _, client = github_of(world(split_list()))
+    for name, text in split_list().files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert read_list("./lists", client).repositories == ["garden/planner", "seeds/catalog"]
+    before = fingerprint_of_list("./lists", client, None)
+    (tmp_path / "lists" / "more" / "seeds.rst").write_text(PLANNING)
+    assert fingerprint_of_list("./lists", client, before) != before
+
+
+def test_a_list_that_lies_in_other_files_says_so(github_of) -> None:
+    _, client = github_of(world(split_list()))
+    said: list[str] = []
+    read_lists(["tools/list"], client, said.append)
+    assert said == [
+        "The awesome list tools/list links to 1 repository on GitHub and to other files or folders that may be lists: "
+        "to read these, name them as lists, too: tools/list/lists/planning.md, tools/list/lists/seeds.md, or their "
+        "folder tools/list/lists."
+    ]
+    read_lists(["tools/list", "tools/list/lists"], client, said.append)
+    assert len(said) == 1, "who names them, too, is not told"
+
+
+def test_a_readme_in_a_folder_and_links_by_address_say_so_too(github_of) -> None:
+    text = "[a](more.md) [b](/lists/b.org) [c](https://github.com/A/List/blob/main/c.adoc) [d](/a/list/blob/HEAD/d.rst)"
+    _, client = github_of(world(Repository(1, "a/list", readme=text, readme_name="docs/README.md")))
+    files = read_list("a/list", client).files
+    assert files == ["a/list/docs/more.md", "a/list/lists/b.org", "a/list/c.adoc", "a/list/d.rst"]
+
+
+def test_an_index_of_folders_names_them(github_of) -> None:
+    text = "[a](lists/) [b](/a/list/tree/main/more) [c](lists/c) [e](LICENSE) "
+    text += "[d](https://github.com/a/list/tree/refs/tags/v1/d)"
+    _, client = github_of(world(Repository(1, "a/list", readme=text)))
+    said: list[str] = []
+    read_lists(["a/list"], client, said.append)
+    assert said[0].startswith("The awesome list a/list links to no repositories on GitHub and to other files or")
+    assert said[0].endswith("name them as lists, too: a/list/lists, a/list/more, a/list/lists/c, a/list/d.")
+
+
+def test_a_local_index_names_folders_and_pages_on_github(github_of, tmp_path: Path) -> None:
+    _, client = github_of(world(split_list()))
+    said: list[str] = []
+    (tmp_path / "saved.md").write_text(
+        "[a](https://github.com/o/n/blob/main/lists/a.md) [b](https://github.com/o/n/blob/main/lists/b.md)"
+    )
+    read_lists(["saved.md"], client, said.append)
+    assert said[0].endswith("name them as lists, too: o/n/lists/a.md, o/n/lists/b.md, or their folder o/n/lists.")
+    (tmp_path / "sub" / "lists").mkdir(parents=True)
+    (tmp_path / "sub" / "index.md").write_text("[a](lists/) https://github.com/a/b")
+    read_lists(["sub/index.md"], client, said.append)
+    assert said[1].endswith("name them as lists, too: ./sub/lists.")
+    assert find_source("./sub/lists", GITHUB).local is not None
+
+
+def test_text_in_utf_16_is_read_and_other_text_is_refused(github_of, tmp_path: Path) -> None:
+    _, client = github_of(world(split_list()))
+    for name, encoding in (("le.md", "utf-16"), ("be.md", "utf-16-be"), ("mark.md", "utf-8-sig")):
+        (tmp_path / name).write_bytes(("\ufeff" * (encoding == "utf-16-be") + PLANNING).encode(encoding))
+        assert read_list(name, client).repositories == ["garden/planner"]
+    (tmp_path / "latin.md").write_bytes("é https://github.com/a/b".encode("latin-1"))
+    with pytest.raises(InputError, match=r"latin\.md cannot be read: it is not UTF-8: save it as UTF-8\."):
+        read_list("latin.md", client)
+
+
+def test_a_file_of_a_folder_that_cannot_be_read_is_left_out_with_a_note(github_of, tmp_path: Path) -> None:
+    files = {"lists/a.md": PLANNING, "lists/b.textile": "x"}
+    _, client = github_of(world(Repository(7, "tools/list", readme=SPLIT, files=files)))
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "a.md").write_text(PLANNING)
+    (tmp_path / "lists" / "b.textile").write_text("x")
+    (tmp_path / "lists" / "c.md").write_bytes(b"\xe9")
+    for source, count in (("./lists", 2), ("tools/list/lists", 1)):
+        content = read_list(source, client)
+        assert content.repositories == ["garden/planner"]
+        assert len(content.notes) == count
+        assert "lists/b.textile was left out because it cannot be read: " in content.notes[0]
+    (tmp_path / "lists" / "a.md").unlink()
+    with pytest.raises(InputError, match=r"has no list that can be read\. The file lists/b\.textile was left out"):
+        read_list("./lists", client)
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (451, "The awesome list a/list is blocked by GitHub for legal reasons .status 451.: leave it out"),
+        (403, "a/list cannot be read from GitHub .status 403.: give a token that may read this repository"),
+        (410, r"a/list cannot be read from GitHub .status 410.\."),
+    ],
+)
+def test_what_github_refuses_says_what_to_do(status: int, words: str) -> None:
+    def answer(_request: Request) -> Response:
+        return Response(b"{}", status_code=status, media_type="application/json")
+
+    with (
+        serving(Starlette(routes=[Route("/{path:path}", answer)])) as url,
+        GitHubClient(url, [SecretStr("token")], policy=QUICK) as client,
+        pytest.raises(InputError, match=words),
+    ):
+        read_list("a/list", client)
+
+
+def test_a_list_without_any_repository_names_its_files_in_the_error(github_of) -> None:
+    _, client = github_of(world(Repository(1, "a/list", readme="[x](one.md)"), Repository(2, "a/empty", readme="# x")))
+    with pytest.raises(InputError, match=r"links to no repositories on GitHub.*: a/list/one\.md\."):
+        read_lists(["a/list"], client)
+    with pytest.raises(InputError, match="a/empty links to no repository on GitHub"):
+        read_lists(["a/empty"], client)
+
+
+def test_a_local_list_that_lies_in_other_files_says_so(github_of, tmp_path: Path) -> None:
+    _, client = github_of(world(split_list()))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "split.md").write_text(SPLIT)
+    said: list[str] = []
+    read_lists(["mine/split.md"], client, said.append)
+    assert "not on this machine, lists/planning.md, lists/seeds.md: save them beside it, or name each" in said[0]
+    (tmp_path / "mine" / "lists").mkdir()
+    for name in ("planning", "seeds"):
+        (tmp_path / "mine" / "lists" / f"{name}.md").write_text(PLANNING)
+    read_lists(["mine/split.md"], client, said.append)
+    assert "too: mine/lists/planning.md, mine/lists/seeds.md, or their folder ./mine/lists." in said[1]
+
+
+def test_the_run_is_told_of_notes_and_the_table_names_lists_as_before(github_of) -> None:
+    standin, client = github_of(world_of({"tools/listmaker": [0]}))
+    standin.world = world(*standin.world.repositories, split_list())
+    said: list[str] = []
+    collected = collect_repositories(
+        client, ["https://github.com/tools/list/", "tools/list"], KnownRepositories(), by_rest=True, notify=said.append
+    )
+    assert len(said) == 1
+    assert collected.table["lists"].to_list() == [["tools/list"]]
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("nobody/nothing", "nobody/nothing cannot be read from GitHub .status 404.: check its name, and if"),
+        (
+            "tools/list/lists/none.md",
+            r"lists/none\.md cannot be read from GitHub .status 404.: check its name and path",
+        ),
+        (
+            "tools/list/code",
+            r"tools/list/code has no list that can be read\. No file in it is written in Markdown, ",
+        ),
+    ],
+)
+def test_a_list_that_is_not_there_is_named(github_of, source: str, words: str) -> None:
+    _, client = github_of(world(split_list()))
+    with pytest.raises(InputError, match=words):
+        read_list(source, client)
+
+
+def test_a_local_list_that_cannot_be_understood_is_named(github_of, tmp_path: Path) -> None:
+    _, client = github_of(world(split_list()))
+    (tmp_path / "deep.md").write_text("> " * 5000 + "x")
+    (tmp_path / "list.textile").write_text("x")
+    with pytest.raises(InputError, match=r"The awesome list deep\.md cannot be read: it is nested deeper than 300"):
+        read_list("deep.md", client)
+    with pytest.raises(InputError, match=r"list\.textile cannot be read: it is written in Textile"):
+        read_list("list.textile", client)
+
+
+def test_a_renamed_repositorys_list_is_read(github_of) -> None:
+    entry = split_list()
+    entry.former_names = ("old/list",)
+    _, client = github_of(world(entry))
+    assert read_list("old/list", client).repositories == ["tools/listmaker"]
+    assert read_list("old/list/lists/planning.md", client).repositories == ["garden/planner"]
+
+
+@pytest.mark.parametrize(
+    ("source", "change"),
+    [
+        ("tools/list", lambda entry: setattr(entry, "readme", "https://github.com/a/b")),
+        ("github.com/tools/list/blob/main/lists/planning.md",
+         lambda entry: entry.files.update({"lists/planning.md": "x"})),
+        ("tools/list/lists", lambda entry: entry.files.update({"lists/planning.md": "x"})),
+        ("tools/list/lists", lambda entry: entry.files.update({"lists/more/seeds.rst": "x"})),
+        ("tools/list/lists", lambda entry: entry.files.update({"lists/new.md": "x"})),
+        ("a/org", lambda entry: None),
+    ],
+)  # fmt: skip
+def test_an_unchanged_list_costs_no_quota_and_a_change_is_seen(
+    github_of, source: str, change: Callable[[Repository], None]
+) -> None:
+    entry = split_list()
+    org = Repository(8, "a/org", readme=ORG, readme_name="README.org")  # not rendered
+    standin, client = github_of(world(entry, org))
+    first = fingerprint_of_list(source, client, None)
+    used = standin.used("token")
+    assert fingerprint_of_list(source, client, first) == first
+    assert standin.used("token") == used
+    change(entry)
+    org.readme = ORG + "x"
+    assert fingerprint_of_list(source, client, first) != first
+
+
+def test_a_fingerprint_of_what_is_not_there_is_refused(github_of) -> None:
+    _, client = github_of(world(split_list()))
+    with pytest.raises(InputError, match="status 404"):
+        fingerprint_of_list(f"{LIST}/none.md", client, None)

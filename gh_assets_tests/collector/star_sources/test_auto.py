@@ -1,0 +1,147 @@
+"""The source that finds out which one works."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from pydantic import SecretStr
+
+from gh_assets.collector.pipeline import CollectionReport, CollectionState
+from gh_assets.collector.star_sources.auto import CLOSED_FOR, AutoSource, OwnLists
+from gh_assets.collector.star_sources.base import RestStargazers
+from gh_assets.collector.star_sources.graphql import GraphQLStargazers
+from gh_assets.collector.star_sources.starred import GraphQLStarred, Seed, StarredLists, StarredState
+from gh_assets.embedded.standin.world import World
+from gh_assets.github.client import GitHubClient
+from gh_assets.github.outcomes import Outcome
+from gh_assets.storage.asset_store import Segments
+from gh_assets_tests.collector.test_pipeline import Collecting, refs
+from gh_assets_tests.conftest import QUICK
+from gh_assets_tests.github.test_client import client_of
+from gh_assets_tests.support.worlds import world_of
+
+
+def auto(collecting: Collecting, world: World, client: GitHubClient, now: dt.datetime | None = None) -> AutoSource:
+    def users_lists() -> StarredLists:
+        seeds = [Seed(login, user_id) for login, user_id in zip(world.logins, world.user_ids, strict=True)]
+        database = collecting.state.collection.database
+        segments = Segments(collecting.tables.store, "starred")
+        return StarredLists(GraphQLStarred(client, 10), StarredState(database), segments, lambda _: seeds)
+
+    closed = {s.repo_id: s.closed_at for s in collecting.state.load().values() if s.closed_at is not None}
+    return AutoSource(
+        OwnLists(GraphQLStargazers(client, 10), RestStargazers(client, 10)),
+        users_lists,
+        closed=closed,
+        total=len(refs(world)),
+        now=now,
+    )
+
+
+def run(collecting: Collecting, world: World, client: GitHubClient, **options) -> CollectionReport:
+    return collecting.run(refs(world), auto(collecting, world, client, options.get("now")))
+
+
+def close(world: World, names: set[str]) -> World:
+    for repository in world.repositories:
+        repository.restricted = repository.full_name in names
+    return world
+
+
+def collecting_of(asset_store, database) -> Collecting:
+    return Collecting(asset_store, CollectionState(database))
+
+
+def test_open_and_closed_lists_side_by_side(github_of, asset_store, database) -> None:
+    collecting = collecting_of(asset_store, database)
+    world = close(world_of({"a/open": [0, 1, 2], "b/closed": [1, 2], "c/closed": [0]}), {"b/closed", "c/closed"})
+    _, client = github_of(world)
+    report = run(collecting, world, client)
+    assert report.outcomes == {"ok": 3}
+    assert {key: (state.source, state.complete) for key, state in report.states.items()} == {
+        "a/open": ("graphql", True), "b/closed": ("starred", False), "c/closed": ("starred", False),
+    }  # fmt: skip
+    assert report.closed == 2
+    assert collecting.tables.read("b/closed")[0]["user_id"].to_list() == [5001, 5002]
+
+
+def test_a_closed_list_is_asked_once_and_again_after_a_week(github_of, asset_store, database) -> None:
+    collecting = collecting_of(asset_store, database)
+    world = close(world_of({"a/b": [0, 1], "c/d": [1]}), {"a/b", "c/d"})
+    standin, client = github_of(world)
+    run(collecting, world, client)
+    standin.quota.spent.clear()
+    report = run(collecting, world, client)
+    assert standin.quota.spent.total() == 0
+    assert (report.outcomes, report.closed) == ({"ok": 2}, 2)
+    close(world, set())
+    later = dt.datetime.now(dt.UTC) + CLOSED_FOR + dt.timedelta(hours=1)
+    report = run(collecting, world, client, now=later)
+    assert {state.source for state in report.states.values()} == {"graphql"}
+    assert report.closed == 0
+
+
+def test_users_are_not_asked_for_the_sake_of_a_few(github_of, asset_store, database) -> None:
+    collecting = collecting_of(asset_store, database)
+    world = close(world_of({f"a/{n}": [0, 1] for n in range(20)}), {"a/3"})
+    standin, client = github_of(world)
+    for _ in range(2):
+        report = run(collecting, world, client)
+        assert report.outcomes == {"ok": 19, "restricted": 1}
+        assert StarredState(database).load() == {}
+    assert standin.quota.spent["graphql"] == 2, "whose the token is, and one query"
+    assert "closed lately" in str(report.states["a/3"].reason)
+
+
+def test_a_repository_that_closes_keeps_its_stars_and_gets_more(github_of, asset_store, database) -> None:
+    collecting = collecting_of(asset_store, database)
+    old = world_of({"a/b": [0, 1, 2]}, users=9)
+    run(collecting, old, github_of(old)[1])
+    new = close(world_of({"a/b": [0, 1, 2, 5]}, users=9), {"a/b"})
+    new.logins[2] = "nobody-knows-me-any-more"
+    _, client = github_of(new)
+    report = run(collecting, new, client)
+    table = collecting.tables.read("a/b")[0]
+    assert table["user_id"].to_list() == [5000, 5001, 5002, 5005]
+    assert report.states["a/b"].outcome is Outcome.OK
+
+
+def test_nobody_known_starred_it(github_of, asset_store, database) -> None:
+    collecting = collecting_of(asset_store, database)
+    world = close(world_of({"a/b": [0]}), {"a/b"})
+    _, client = github_of(world)
+    source = auto(collecting, world, client)
+    source.others = lambda: StarredLists(
+        GraphQLStarred(client, 10), StarredState(database), Segments(asset_store, "starred"), lambda _: []
+    )
+    state = collecting.run(refs(world), source).states["a/b"]
+    assert state.outcome is Outcome.RESTRICTED
+    assert "none of the 0 users" in str(state.reason)
+    assert "a/b" not in collecting.tables.partitions()
+
+
+def test_without_graphql_lists_are_read_by_rest(serve_world, asset_store, database) -> None:
+    collecting = collecting_of(asset_store, database)
+    world = world_of({f"a/{n}": list(range(n, n + 130)) for n in range(30)})
+    _, url = serve_world(world, graphql=False)
+    with client_of(url, "token") as client:
+        report = run(collecting, world, client)
+    assert report.stars == world.star_count
+    assert report.outcomes == {"ok": 30}
+
+
+def test_pages_that_another_reader_kept_are_not_taken_for_ones_own(serve_world, asset_store, database) -> None:
+    """GraphQL's newest pages are not REST's oldest ones, though both are kept for the same source."""
+    collecting = collecting_of(asset_store, database)
+    world = world_of({"a/b": list(range(1800))})
+    _, url = serve_world(world)
+    with GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=2 + 12) as client:
+        source = AutoSource(GraphQLStargazers(client, 30), None)
+        assert collecting.run(refs(world), source, max_pages=30).stopped
+    assert collecting.state.interrupted() == {1}
+    _, url = serve_world(world, graphql=False)
+    with client_of(url, "token") as client:
+        source = AutoSource(OwnLists(GraphQLStargazers(client, 30), RestStargazers(client, 30)), None)
+        report = collecting.run(refs(world), source, max_pages=30)
+    assert (report.stars, report.states["a/b"].complete) == (1800, True)
+    assert collecting.tables.read("a/b")[0]["user_id"].to_list() == [5000 + user for user in range(1800)]

@@ -1,0 +1,353 @@
+"""A file of stars beside GitHub: whose ids its rows get, what is asked for them, and what they never overwrite."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import polars as pl
+import pytest
+from pydantic import SecretStr
+
+from gh_assets.collector.collection import Collected, CollectionOptions, collect
+from gh_assets.collector.gharchive import id_of_name
+from gh_assets.collector.repositories import KnownRepositories, collect_repositories
+from gh_assets.collector.star_sources.base import PreviousStars, RepositoryRef, Work, stars_table
+from gh_assets.collector.star_sources.file import Logins, LookedUp, StarsFile
+from gh_assets.embedded.standin.faults import Faults
+from gh_assets.embedded.standin.world import World, read_world
+from gh_assets.errors import WorldMismatchError
+from gh_assets.github.client import GitHubClient
+from gh_assets.github.outcomes import Outcome
+from gh_assets.services.connections import identity_of_file
+from gh_assets_tests.collector.test_pipeline import refs
+from gh_assets_tests.conftest import QUICK
+from gh_assets_tests.github.test_client import client_of
+from gh_assets_tests.support.paths import CHECKOUT
+from gh_assets_tests.support.worlds import world_of
+
+CASES = CHECKOUT / "gh_assets_tests" / "cases" / "stars"
+
+
+class Run:
+    """Collects from a file, and keeps what was said."""
+
+    def __init__(self, database, store) -> None:
+        self.database, self.store = database, store
+
+    def __call__(
+        self, path: Path, repositories: list[RepositoryRef], client: GitHubClient | None, source: str = "file"
+    ) -> Collected:
+        return collect(
+            CollectionOptions(source, 10, stars_file=path),
+            repositories,
+            client,
+            self.database,
+            self.store,
+            tell=lambda *_: None,
+            say=lambda _: None,
+        )
+
+    def stars(self, partition: str) -> pl.DataFrame:
+        return self.store.read_table("stargazers", partition)
+
+
+@pytest.fixture
+def run(database, asset_store) -> Run:
+    return Run(database, asset_store)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Callable[[str], Path]:
+    def write(content: str) -> Path:
+        path = tmp_path / "stars.csv"
+        path.write_text(content)
+        return path
+
+    return write
+
+
+def stars_of(world: World) -> str:
+    """All stars of a world, by names alone."""
+    rows = [f"{r.full_name.upper()},{world.logins[user]}" for r in world.repositories for user in r.stargazers]
+    return "repo,login\n" + "\n".join(rows) + "\n"
+
+
+def ids_in(run: Run, world: World) -> dict[str, set[int]]:
+    return {r.full_name: set(run.stars(r.full_name)["user_id"]) for r in world.repositories[:-1]}
+
+
+def right_ids(world: World) -> dict[str, set[int]]:
+    return {r.full_name: {world.user_ids[user] for user in r.stargazers} for r in world.repositories[:-1]}
+
+
+def many() -> World:
+    return world_of({f"a/{n}": list(range(n * 20, n * 20 + 60)) for n in range(8)}, users=220)
+
+
+def test_logins_become_githubs_users_a_hundred_a_point_and_nobody_is_asked_twice(github_of, run: Run, file) -> None:
+    world = many()
+    standin, client = github_of(world)
+    path = file(stars_of(world))
+    collected = run(path, refs(world), client)
+    assert ids_in(run, world) == right_ids(world)
+    assert collected.report.outcomes == {"ok": 8}
+    assert all(state.proven and not state.complete for state in collected.report.states.values())
+    assert standin.quota.spent["graphql"] == 1 + 2, "whose the token is, and 200 people"
+    known = {document["_id"]: document["login"] for document in run.database["users"].find()}
+    assert known == dict(zip(world.user_ids[:200], world.logins[:200], strict=True))
+    again = run(path, refs(world), client)
+    assert standin.quota.spent["graphql"] == 1 + 2
+    assert again.report.unstarred == 0
+
+
+def test_without_graphql_they_are_asked_by_rest_and_organizations_are_nobody(serve_world, run: Run, file) -> None:
+    world = world_of({"a/b": [0, 1]})
+    standin, url = serve_world(world, graphql=False)
+    path = file(stars_of(world) + "a/b,A\na/b,not-there\n")
+    with client_of(url, "token") as client:
+        collected = run(path, refs(world), client)
+        assert ids_in(run, world) == right_ids(world)
+        assert collected.sentences()[0] == (
+            "2 stars of stars.csv were left out: GitHub has none of the 2 users 'a', 'not-there'."
+        )
+        asked = standin.served["user"]
+        assert run(path, refs(world), client).sentences() == collected.sentences()
+    assert standin.served["user"] == asked
+
+
+def test_logins_that_nobody_has_are_left_out_said_and_not_asked_again_for_a_while(github_of, run: Run, file) -> None:
+    world = world_of({"a/b": [0, 1], "c/d": [2]})
+    standin, client = github_of(world)
+    path = file(stars_of(world) + "a/b,gone-1\nA/b,Gone-2\nc/d,gone-1\n-/-,x\n")
+    collected = run(path, refs(world), client)
+    assert ids_in(run, world) == right_ids(world)
+    assert collected.sentences() == [
+        "1 of 7 rows of stars.csv was skipped: 1 row has a repo that is not owner/name "
+        "(row 8: '-/-' is not owner/name).",
+        "3 stars of stars.csv were left out: GitHub has none of the 2 users 'gone-1', 'gone-2'.",
+    ]
+    spent = standin.quota.spent["graphql"]
+    assert run(path, refs(world), client).sentences() == collected.sentences()
+    assert standin.quota.spent["graphql"] == spent
+    long_ago = dt.datetime.now(dt.UTC) - dt.timedelta(days=40)
+    run.database["starred_state"].update_many({}, {"$set": {"state.asked_at": long_ago}})
+    run(path, refs(world), client)
+    assert standin.quota.spent["graphql"] == spent + 1
+
+
+def test_a_repository_whose_fans_nobody_knows_is_unknown(github_of, run: Run, file) -> None:
+    _, client = github_of(world_of({"a/b": [0]}))
+    report = run(file("repo,login\na/b,gone\n"), [RepositoryRef(1, "a/b", "a/b", 1, Outcome.OK)], client).report
+    assert report.outcomes == {"unknown": 1}
+    assert "GitHub has none of the users who starred it" in str(report.states["a/b"].reason)
+
+
+def test_a_cap_leaves_what_is_not_whole_and_the_next_run_goes_on(serve_world, run: Run, file) -> None:
+    world = many()
+    _, url = serve_world(world)
+    path = file(stars_of(world))
+    with GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=2 + 1) as client:
+        first = run(path, refs(world), client)
+    assert first.report.stopped
+    assert any("reached" in sentence for sentence in first.sentences())
+    partial = [state for state in first.report.states.values() if not state.proven]
+    assert partial
+    assert all("could not be looked up (the run had ended)" in str(state.reason) for state in partial)
+    stored = run.store.partitions("stargazers")
+    assert all(set(run.stars(key)["user_id"]) <= right_ids(world)[key] for key in stored)
+    with client_of(url, "token") as client:
+        second = run(path, refs(world), client)
+    assert second.report.stopped is None
+    assert ids_in(run, world) == right_ids(world)
+    assert all(state.proven and state.reason is None for state in second.report.states.values())
+
+
+def test_logins_that_a_fault_kept_from_being_asked_are_due_again(serve_world, run: Run, file) -> None:
+    world = world_of({"a/b": [0, 1, 2]})
+    standin, url = serve_world(world, graphql=False)
+    path = file(stars_of(world))
+    run.database["users"].insert_one({"_id": 5000, "login": "User-0"})
+    standin.faults = Faults(probabilities={"500": 1.0}, seed=1)
+    with client_of(url, "token") as client:
+        state = run(path, refs(world), client).report.states["a/b"]
+        assert (state.outcome, state.stars, state.proven) == (Outcome.OK, 1, False)
+        assert "2 of the 3 logins in stars.csv could not be looked up" in str(state.reason)
+        standin.faults = Faults()
+        state = run(path, refs(world), client).report.states["a/b"]
+    assert (state.stars, state.proven, state.reason) == (3, True, None)
+
+
+def test_who_is_known_is_not_asked(github_of, run: Run, file) -> None:
+    world = world_of({"a/b": [0, 1]})
+    standin, client = github_of(world)
+    run.database["users"].insert_many(
+        [
+            {"_id": 9, "login": "user-0", "seen": "2020-01-01T00:00:00.000000Z user-0"},
+            {"_id": 5000, "login": "USER-0", "seen": "2024-01-01T00:00:00.000000Z USER-0"},
+            {"_id": 5001, "login": "user-1", "seen": "2024-01-01T00:00:00.000000Z user-1"},
+        ]
+    )
+    run(file(stars_of(world)), refs(world), client)
+    assert run.stars("a/b")["user_id"].to_list() == [5000, 5001], "the one who was seen last with the login"
+    assert standin.quota.spent["graphql"] == 0
+
+
+def test_ids_of_the_file_are_githubs_and_tell_repositories_apart(github_of, run: Run, file) -> None:
+    standin, client = github_of(world_of({"a/b": [0]}))
+    path = file(
+        "repo,login,repo_id,user_id\na/b,ann,10,1\nformer/name,bob,11,2\na/b,cid,11,3\n"  # a/b was 10's name before
+    )
+    repositories = [
+        RepositoryRef(11, "p11", "a/b", 2, Outcome.OK),
+        RepositoryRef(12, "p12", "former/name", 1, Outcome.OK),
+    ]
+    report = run(path, repositories, client).report
+    assert run.stars("p11")["user_id"].to_list() == [2, 3]
+    assert report.states["p11"].proven
+    assert report.states["p12"].outcome is Outcome.UNKNOWN
+    assert standin.served["user"] == standin.quota.spent["graphql"] == 0
+
+
+# -- worlds of their own -----------------------------------------------------------------------------------------------
+
+
+def claim(run: Run, identity: str) -> None:
+    run.database["meta"].insert_one({"_id": "world", "identity": identity, "title": "the synthetic world (seed 0)"})
+
+
+def test_the_homes_own_file_is_taken_as_it_is(github_of, run: Run) -> None:
+    path = CASES / "one-id-two-names.csv"
+    world = read_world(path)
+    _, client = github_of(world)
+    claim(run, identity_of_file(path))
+    repositories = [ref for ref in refs(world) if ref.full_name != "standin/awesome-all"]
+    counts = {}
+    for source in ("graphql", "file"):
+        report = run(path, repositories, client, source).report
+        counts[source] = {state.repo_id: (state.full_name, state.stars) for state in report.states.values()}
+        assert all(state.complete for state in report.states.values())
+        run.database["stargazer_state"].delete_many({})
+    assert counts["graphql"] == counts["file"]
+    assert counts["file"] == {10: ("new/name", 2), 11: ("other/one-11", 1), 12: ("other/one", 1)}
+
+
+def test_the_stand_ins_list_leads_to_every_repository_of_a_name_and_former_names_lead_on(github_of, file) -> None:
+    # GitHub has the page github.com/new: as the owner of a repository it would be an example of something else.
+    path = file((CASES / "one-id-two-names.csv").read_text().replace("new/", "fresh/"))
+    _, client = github_of(read_world(path))
+    table = collect_repositories(client, ["standin/awesome-all"], KnownRepositories()).table.sort("repo_id")
+    assert table.select("repo_id", "full_name", "stargazer_count").rows() == [
+        (10, "fresh/name", 2), (11, "other/one-11", 1), (12, "other/one", 1),
+    ]  # fmt: skip
+    awesome = path.with_suffix(".md")
+    awesome.write_text("https://github.com/old/name")
+    (found,) = collect_repositories(client, [str(awesome)], KnownRepositories()).documents
+    assert (found["repo_id"], found["outcome"]) == (10, "moved")
+
+
+def test_numbers_of_the_homes_own_file_are_ids_of_its_world(github_of, run: Run, file) -> None:
+    path = file("repo,login\nb/x,zoe\nA/y,ann\na/y,zoe\n")
+    world = read_world(path)
+    standin, client = github_of(world)
+    claim(run, identity_of_file(path))
+    run(path, refs(world)[:2], client)
+    assert run.stars("A/y").select("repo_id", "user_id", "login").rows() == [(2, 2, "ann"), (2, 1, "zoe")]
+    assert standin.quota.spent["graphql"] == 0
+
+
+@pytest.mark.parametrize("identity", ["synthetic 0", "file 0123"])
+def test_a_file_beside_another_world_of_made_up_ids_is_refused(github_of, run: Run, file, identity: str) -> None:
+    world = world_of({"a/b": [0]})
+    claim(run, identity)
+    with pytest.raises(WorldMismatchError, match=r"the stars of stars\.csv cannot be added .* Set GH_ASSETS_HOME"):
+        run(file(stars_of(world)), refs(world), github_of(world)[1])
+    assert run.database["stargazer_state"].count_documents({}) == 0
+    assert run.database["users"].count_documents({}) == 0
+
+
+def test_where_only_the_archive_is_people_have_its_negative_ids_until_they_are_known(run: Run, file, github_of) -> None:
+    world = world_of({"a/b": [0, 1]})
+    path = file("repo,login\na/b,User-0\na/b,user-1\n")
+    run.database["users"].insert_one({"_id": 5001, "login": "user-1"})
+    run(path, refs(world), None)
+    assert set(run.stars("a/b")["user_id"]) == {id_of_name("user-0"), 5001}
+    nameless = RepositoryRef(id_of_name("a/b"), "a/b", "A/b", None, Outcome.OK)
+    assert run(path, [nameless], None).report.stars == 2
+    run(path, refs(world), github_of(world)[1])
+    assert set(run.stars("a/b")["user_id"]) == {5000, 5001}
+
+
+# -- beside what other sources told ------------------------------------------------------------------------------------
+
+
+def test_a_file_takes_no_star_and_no_time_from_what_github_told(github_of, run: Run, file) -> None:
+    world = world_of({"a/b": [0, 1, 2]}, users=5)
+    _, client = github_of(world)
+    run(file("repo,login\n"), refs(world), client, "graphql")
+    told = run.stars("a/b")
+    report = run(file("repo,login\na/b,user-1\na/b,user-4\n"), refs(world), client).report
+    assert report.unstarred == 0
+    stars = run.stars("a/b")
+    assert set(stars["user_id"]) == {5000, 5001, 5002, 5004}
+    assert stars.filter(pl.col("user_id") != 5004).sort("user_id").equals(told.sort("user_id"))
+    assert not report.states["a/b"].complete, "GitHub counts three"
+
+
+KNOWN, EARLIER, LATER = (dt.datetime(year, 1, 1, tzinfo=dt.UTC) for year in (2020, 2019, 2021))
+
+
+@pytest.mark.parametrize("source", ["graphql", "starred", "file"])
+@pytest.mark.parametrize("in_file", [EARLIER, LATER, None])
+@pytest.mark.parametrize("known", [KNOWN, None])
+def test_a_file_overwrites_only_what_it_told_itself(
+    tmp_path: Path, database, source: str, in_file: dt.datetime | None, known: dt.datetime | None
+) -> None:
+    path = tmp_path / "s.csv"
+    path.write_text(f"repo,login,repo_id,user_id,starred_at\na/b,file-login,1,5,{in_file or ''}\n")
+    table = stars_table(1, [(5, "known-login")], [f"{known:%Y-%m-%dT%H:%M:%SZ}" if known else None], source)
+    for _ in range(2):  # the second reading finds what the first one stored
+        before = PreviousStars(table, [], source=source)
+        work = Work(RepositoryRef(1, "a/b", "a/b", 1, Outcome.OK), lambda before=before: before)
+        (collection,) = StarsFile(path, logins=Logins(database, None)).collect([work], 1)
+        assert collection.table is not None
+        table = collection.table
+        (row,) = table.select("user_id", "login", "starred_at", "source").rows()
+        if source == "file":
+            login = "file-login" if in_file else "known-login"  # without a time the row says nothing new
+            assert row == (5, login, in_file or known, "file")
+        else:
+            assert row == (5, "known-login", known or in_file, source)
+    assert collection.unchanged
+
+
+class OnePerson(Logins):
+    """GitHub where all logins lead to the same user."""
+
+    def look_up(self, logins: Iterable[str], workers: int) -> tuple[dict[str, LookedUp], Exception | None]:
+        return {login: LookedUp(login, 5, "ann") for login in logins}, None
+
+
+def test_two_logins_of_one_user_are_one_star_with_its_time(tmp_path: Path, database) -> None:
+    path = tmp_path / "s.csv"
+    path.write_text("repo,login,starred_at\na/b,ann,\na/b,former-ann,2020-01-01\n")
+    work = Work(RepositoryRef(1, "a/b", "a/b", 1, Outcome.OK), lambda: None)
+    (collection,) = StarsFile(path, logins=OnePerson(database, None)).collect([work], 1)
+    assert collection.table is not None
+    assert collection.table.select("user_id", "starred_at").rows() == [(5, KNOWN)]
+
+
+@pytest.mark.parametrize("source", ["file", "graphql"])
+def test_only_the_homes_own_file_takes_back_what_it_told_before(tmp_path: Path, source: str, database) -> None:
+    path = tmp_path / "s.csv"
+    path.write_text("repo,login,user_id\na/b,ann,1\n")
+    repository = RepositoryRef(1, "a/b", "a/b", 1, Outcome.OK)
+    table = stars_table(1, [(1, "ann"), (2, "bob")], [None, None], source)
+    work = Work(repository, lambda: PreviousStars(table, [], source=source))
+    (own,) = StarsFile(path, own_world=True).collect([work], 1)
+    assert (own.unstarred is not None) == (source == "file")
+    (beside,) = StarsFile(path, logins=Logins(database, None)).collect([work], 1)
+    assert beside.unstarred is None
+    assert beside.table is not None
+    assert set(beside.table["user_id"]) == {1, 2}

@@ -1,0 +1,168 @@
+"""Collections as settings and options say: every source by its name, what is said, what is remembered."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from gh_assets.collector.archive_days import read_days
+from gh_assets.collector.collection import CollectionOptions, collect, read_star_events
+from gh_assets.embedded.standin.limits import Limits
+from gh_assets.embedded.standin.world import World
+from gh_assets.errors import ConfigurationError
+from gh_assets.github.client import GitHubClient
+from gh_assets.github.outcomes import Outcome
+from gh_assets_tests.collector.star_sources.test_stargazers import write_hour
+from gh_assets_tests.collector.test_pipeline import refs
+from gh_assets_tests.conftest import QUICK
+from gh_assets_tests.github.test_client import client_of
+from gh_assets_tests.support.worlds import world_of
+
+
+class Run:
+    """Collects, and keeps what was said."""
+
+    def __init__(self, database, store) -> None:
+        self.database, self.store = database, store
+        self.said: list[str] = []
+        self.told: list[tuple[int, int, str]] = []
+
+    def __call__(self, world: World, client: GitHubClient | None, source: str = "auto", **options):
+        return collect(
+            CollectionOptions(source, options.pop("max_pages", 10), **options),
+            refs(world),
+            client,
+            self.database,
+            self.store,
+            tell=lambda *words: self.told.append(words),
+            say=self.said.append,
+        )
+
+
+@pytest.fixture
+def run(database, asset_store) -> Run:
+    return Run(database, asset_store)
+
+
+def small() -> World:
+    return world_of({f"a/{n}": list(range(n, n + 12)) for n in range(8)}, users=20)
+
+
+@pytest.mark.parametrize("source", ["auto", "graphql", "stargazers", "starred"])
+def test_every_source_by_its_name(source: str, github_of, run: Run) -> None:
+    world = small()
+    _, client = github_of(world)
+    seeds = [{"_id": 5000 + n, "login": f"user-{n}", "collected": {"stars": 1}} for n in range(20)]
+    run.database["users"].insert_many(seeds)
+    collected = run(world, client, source)
+    assert (collected.report.stars, collected.report.outcomes) == (world.star_count, {"ok": 8})
+    assert collected.requests > 0
+    assert (collected.users is not None) == (source == "starred")
+
+
+def test_the_forecast_is_said_before_and_progress_tells_the_quota(serve_world, run: Run) -> None:
+    world = world_of({f"a/{n}": list(range(100)) for n in range(300)})
+    _, url = serve_world(world, limits=Limits(requests=5000, graphql_points=5000))
+    with client_of(url, "token") as client:
+        run(world, client, "stargazers")
+    assert re.match(r"300 of 300 repositories may have news: 300 pages; about 300 requests of 5,000 left", run.said[0])
+    done, total, words = run.told[200]
+    assert (done, total) == (201, 300)
+    assert re.search(r"stars, \d+ pages, \d+ requests, 4,\d+ points left until \d\d:\d\d UTC", words)
+
+
+def test_restricted_lists_are_completed_from_users_seeded_by_forks_and_it_is_said(github_of, run: Run) -> None:
+    world = world_of({f"a/{n}": list(range(n, n + 60)) for n in range(6)}, users=80)
+    standin, client = github_of(world)
+    standin.restricted = True
+    collected = run(world, client)
+    assert collected.report.outcomes == {"ok": 6}
+    assert collected.users is not None
+    assert collected.users.asked == len({u for r in world.repositories[:-1] for u in world.forkers(r)})
+    said = " ".join(collected.sentences())
+    assert "6 of 6 repositories do not let their stargazers be listed; 6 of them were completed" in said
+    assert f"{collected.users.asked:,} users were asked" in said
+
+
+def test_a_file_of_users_is_enough(github_of, run: Run, tmp_path: Path) -> None:
+    world = small()
+    standin, client = github_of(world)
+    standin.restricted = True
+    named = tmp_path / "users.csv"
+    named.write_text("login\n" + "\n".join(f"user-{n}" for n in range(20)))
+    collected = run(world, client, seed_users=named, max_users=20)
+    assert collected.report.stars == world.star_count
+    assert standin.served["forks"] == 0
+
+
+def test_the_archive_is_a_source_and_tells_whom_to_ask(github_of, run: Run, tmp_path: Path) -> None:
+    world = small()
+    path = tmp_path / "2017-07-14-2.json.gz"
+    write_hour(path, world)
+    ((report, table),) = read_days([dt.date(2017, 7, 14)], [str(path)], "", lambda _: None)
+    run.store.write_table("star_events", table, report.day.isoformat())
+    assert read_star_events(run.store).height == world.star_count
+    assert run(world, None).report.stars == world.star_count, "nobody to ask: the archive it is"
+    assert run(world, None, "gharchive").report.outcomes == {"ok": 8}
+    with pytest.raises(ConfigurationError, match="no GitHub to ask for the source 'graphql'"):
+        run(world, None, "graphql")
+    standin, client = github_of(world)
+    standin.restricted = True
+    run.database["stargazer_state"].delete_many({})
+    collected = run(world, client, max_users=19)
+    assert collected.users is not None
+    assert collected.users.asked == 19
+    assert {state.source for state in collected.report.states.values()} == {"starred"}
+
+
+@pytest.mark.parametrize(("source", "words"), [("gharchive", "has no hours"), ("file", "needs a file")])
+def test_what_a_source_lacks_is_named(source: str, words: str, github_of, run: Run) -> None:
+    _, client = github_of(small())
+    with pytest.raises(ConfigurationError, match=words):
+        run(small(), client, source)
+
+
+def test_a_cap_ends_cleanly_says_so_and_the_next_run_goes_on(serve_world, run: Run) -> None:
+    world = small()
+    _, url = serve_world(world)
+    with GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=2 + 3) as client:
+        collected = run(world, client, "stargazers")
+    assert collected.report.outcomes[Outcome.OK.value] == 3
+    assert "reached: 5 were sent" in collected.sentences()[-1]
+    assert "3 of 8 repositories are up to date" in collected.sentences()[-1]
+    with client_of(url, "token") as client:
+        assert run(world, client, "stargazers").report.outcomes == {"ok": 8}
+
+
+def test_the_size_of_queries_that_fitted_is_remembered(serve_world, run: Run) -> None:
+    world = world_of({f"a/{n}": [1, 2] for n in range(400)})
+    standin, url = serve_world(world, limits=Limits(query_budget=2500))
+    with client_of(url, "token") as client:
+        run(world, client, "graphql")
+        first = standin.quota.spent["graphql"]
+        run.database["stargazer_state"].delete_many({})
+        run(world, client, "graphql")
+    second = standin.quota.spent["graphql"] - first
+    assert first <= 400 / 25 * 1.5
+    assert second == 400 / 25
+
+
+def test_a_small_run_is_no_reason_for_small_queries(github_of, run: Run) -> None:
+    few, many = world_of({"a/0": [1]}), world_of({f"a/{n}": [1, 2] for n in range(300)})
+    run(few, github_of(few)[1], "graphql")
+    standin, client = github_of(many)
+    run(many, client, "graphql")
+    assert standin.quota.spent["graphql"] == 1 + 3
+
+
+def test_a_full_pass_notices_what_was_taken_back(github_of, run: Run) -> None:
+    old = world_of({"a/b": [0, 1, 2], "c/d": [0]}, users=5)
+    run(old, github_of(old)[1])
+    new = world_of({"a/b": [0, 2], "c/d": [0]}, users=5)
+    collected = run(new, github_of(new)[1], full=True)
+    assert collected.report.unstarred == 1
+    assert "1 stars were taken back" in " ".join(collected.sentences())

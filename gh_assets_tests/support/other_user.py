@@ -1,0 +1,118 @@
+"""What another user of the machine can try: ``python -m gh_assets_tests.support.other_user HOME PORT…``, as root.
+
+It gives up root's rights as `setpriv --reuid=nobody --clear-groups` does, and then tries every way in that it knows:
+the files of the home, Google's JSON API (also with names that climb out of the folder), MongoDB's wire protocol, and
+GitHub's endpoints. It knows ports and paths, and no secret. Prints, as JSON, what it got.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+import sys
+from contextlib import suppress
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+
+import bson
+
+NOBODY = 65_534
+
+MARK = "a stranger was here"
+
+CLIMBING = "../../../../../../../../../../tmp/gh-assets-stranger"
+
+HTTP = [
+    ("GET", "/storage/v1/b?project=x"),
+    ("GET", "/storage/v1/b/gh-assets/o"),
+    ("GET", "/storage/v1/b/gh-assets/o/secret?alt=media"),
+    ("GET", "/download/storage/v1/b/gh-assets/o/secret?alt=media"),
+    ("GET", "/gh-assets/secret"),
+    ("GET", "/_internal/config"),
+    ("PUT", "/_internal/config"),
+    ("POST", "/storage/v1/b"),
+    ("POST", "/upload/storage/v1/b/gh-assets/o?uploadType=media&name=secret"),
+    ("POST", f"/upload/storage/v1/b/gh-assets/o?uploadType=media&name={CLIMBING}"),
+    ("POST", "/upload/storage/v1/b/gh-assets/o?uploadType=resumable&name=secret"),
+    ("DELETE", "/storage/v1/b/gh-assets/o/secret"),
+    ("DELETE", "/storage/v1/b/gh-assets"),
+    ("GET", "/__standin__"),
+    ("GET", "/__standin__/clock"),
+    ("POST", "/__standin__/clock"),
+    ("GET", "/rate_limit"),
+    ("GET", "/user"),
+    ("GET", "/users/person-1/starred"),
+    ("POST", "/graphql"),
+]
+
+COMMANDS = [
+    {"listDatabases": 1, "$db": "admin"},
+    {"find": "users", "filter": {}, "$db": "gh_assets"},
+    {"insert": "users", "documents": [{"_id": MARK}], "$db": "gh_assets"},
+    {"delete": "users", "deletes": [{"q": {}, "limit": 0}], "$db": "gh_assets"},
+    {"dropDatabase": 1, "$db": "gh_assets"},
+    {"createUser": "stranger", "pwd": "x", "roles": ["root"], "$db": "admin"},
+    {"shutdown": 1, "force": True, "$db": "admin"},
+]
+
+
+def give_up_rights() -> None:
+    """Become a user who owns nothing."""
+    "localhost".encode("idna")  # what is loaded late, perhaps from where only root may read
+    os.setgroups([])
+    os.setgid(NOBODY)
+    os.setuid(NOBODY)
+
+
+def files(home: Path) -> list[str]:
+    """What can be seen, read or written in a home."""
+    got = []
+    for path in (home, home / "run", home / "bucket", home / "mongo", home / "run" / "bucket-token"):
+        with suppress(OSError):
+            got.append(f"saw {[entry.name for entry in path.iterdir()] if path.is_dir() else path.read_bytes()[:9]!r}")
+        with suppress(OSError):
+            (path / "stranger").write_text(MARK)
+            got.append(f"wrote into {path}")
+    return got
+
+
+def http(port: int) -> list[str]:
+    """Requests that were answered with what they asked for."""
+    got = []
+    for method, path in HTTP:
+        for headers in ({}, {"Authorization": "Bearer standin"}, {"Origin": "http://evil.example"}):
+            connection = HTTPConnection("127.0.0.1", port, timeout=5)
+            with suppress(OSError, HTTPException):
+                connection.request(method, path, MARK if method in ("POST", "PUT") else None, headers)
+                answer = connection.getresponse()
+                body = answer.read(200)
+                if answer.status < 400 or answer.getheader("access-control-allow-origin"):
+                    got.append(f"{method} {path}: {answer.status} {body!r}")
+            connection.close()
+    return got
+
+
+def mongo(port: int) -> list[str]:
+    """Commands that were carried out."""
+    got = []
+    for command in COMMANDS:
+        document = bson.encode(command)
+        message = struct.pack("<iiiiIB", 21 + len(document), 1, 0, 2013, 0, 0) + document
+        with (
+            suppress(OSError, ValueError, bson.errors.BSONError),
+            socket.create_connection(("127.0.0.1", port), 5) as link,
+        ):
+            link.settimeout(5)
+            link.sendall(message)
+            answer = link.recv(1 << 16)
+            if len(answer) > 21 and bson.decode(answer[21:]).get("ok") == 1:
+                got.append(f"{next(iter(command))}: carried out")
+    return got
+
+
+if __name__ == "__main__":
+    give_up_rights()
+    found = files(Path(sys.argv[1])) + [one for port in sys.argv[2:] for one in http(int(port)) + mongo(int(port))]
+    sys.stdout.write(json.dumps(found))

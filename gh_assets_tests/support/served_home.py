@@ -1,0 +1,236 @@
+"""A small world that is served: repositories with descriptions, people with stars, a model; and a GitHub beside it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import requests
+import scipy.sparse as sp
+import uvicorn
+from pydantic import SecretStr
+
+from gh_assets.embedded.standin.world import Repository, World
+from gh_assets.recommender import EASE, Hybrid, RecVAE, RecVAEConfig
+from gh_assets.recommender.data.interactions import UserItemMatrix
+from gh_assets.recommender.training.training import TrainedModel
+from gh_assets.registry import ModelRegistry, RegisteredModel
+from gh_assets.schemas import REPOS
+from gh_assets.services.connections import asset_store, connect_gcs, model_store, open_mongo
+from gh_assets.settings import Settings
+from gh_assets.web.queries import Site
+from gh_assets.web.server import make_server
+
+FIRST = 1000
+"""Id of the first repository."""
+
+SUBJECTS = (
+    ("painters", "painting", "Draw with brushes and colours", "Python"),
+    ("plumbers", "plumbing", "Pipes, valves and taps for data", "Go"),
+    ("bakers", "baking", "Bread and cake, kneaded by machines", "Rust"),
+)
+EACH = 24
+PEOPLE = 90
+
+
+def name_of(place: int) -> str:
+    owner, topic, _, _ = SUBJECTS[place % len(SUBJECTS)]
+    return f"{owner}/{topic}-{place // len(SUBJECTS)}"
+
+
+def rows_of(changes: dict[int, dict[str, Any]] | None = None) -> list[dict[str, Any]]:
+    """Repositories: three kinds in turn; the last three are new to every model."""
+    blank = dict.fromkeys(REPOS.columns) | {"lists": ["some/awesome"], "outcome": "ok", "archived": False}
+    rows = []
+    for place in range(len(SUBJECTS) * EACH + len(SUBJECTS)):
+        _, topic, description, language = SUBJECTS[place % len(SUBJECTS)]
+        rows.append(
+            blank
+            | {
+                "repo_id": FIRST + place,
+                "full_name": name_of(place),
+                "description": f"{description}, number {place}",
+                "language": language,
+                "topics": [topic, "awesome"] if place % 2 else [topic],
+                "stargazer_count": 10 * (place + 1),
+                "pushed_at": dt.datetime(2026, 1, 1 + place % 28, tzinfo=dt.UTC),
+                "archived": place % 17 == 16,
+            }
+            | (changes or {}).get(place, {})
+        )
+    return rows
+
+
+def matrix_of(rows: Sequence[dict[str, Any]], seed: int = 0) -> UserItemMatrix:
+    """People who star what is of their kind, the first ones more often."""
+    rng = np.random.default_rng(seed)
+    items = len(SUBJECTS) * EACH
+    places = np.arange(items)
+    users, columns = [], []
+    for user in range(PEOPLE):
+        alike = places % len(SUBJECTS) == user % len(SUBJECTS)
+        chance = np.where(alike, 1.0, 0.05) / (1 + places // len(SUBJECTS)) ** 0.5
+        chosen = rng.choice(items, size=4 + user % 9, replace=False, p=chance / chance.sum())
+        users += [user] * len(chosen)
+        columns += chosen.tolist()
+    stars = sp.csr_array((np.ones(len(users), np.float32), (users, columns)), shape=(PEOPLE, items))
+    stars.sort_indices()
+    names = np.array([str(row["full_name"]) for row in rows[:items]])
+    logins = np.array([f"Person-{user}" for user in range(PEOPLE)])
+    return UserItemMatrix(stars, 5000 + np.arange(PEOPLE), logins, FIRST + places, names)
+
+
+def trained_on(matrix: UserItemMatrix, seed: int = 0, weight: float = 0.5) -> TrainedModel:
+    """A small hybrid."""
+    config = RecVAEConfig(epochs=8, hidden_size=24, latent_size=8, batch_size=30, seed=seed)
+    model = Hybrid(RecVAE(config), EASE((20.0,)), weight).fit(matrix.stars)
+    counts = np.bincount(matrix.stars.indices, minlength=matrix.stars.shape[1]).tolist()
+    return TrainedModel(model, matrix.repo_ids, matrix.full_names, data={"stars_of": counts})
+
+
+@dataclass
+class Shop:
+    """A furnished home.
+
+    Attributes
+    ----------
+    settings : Settings
+    matrix : UserItemMatrix
+    rows : list of dict
+        The repositories.
+    """
+
+    settings: Settings
+    matrix: UserItemMatrix
+    rows: list[dict[str, Any]]
+    folder: Path
+    models: list[RegisteredModel] = field(default_factory=list)
+
+    def register(self, trained: TrainedModel, score: float, **more: Any) -> RegisteredModel:
+        path = trained.save(self.folder / f"model-{len(self.models)}")
+        with self.registry() as registry:
+            model = registry.save(
+                path,
+                "hybrid",
+                score,
+                metric="ndcg@100",
+                tar_zip=True,
+                metrics={"ndcg@100": score, "ease ndcg@100": score - 0.02, "recall@20": 0.2},
+                intervals={"ndcg@100": (score - 0.01, score + 0.01)},
+                **more,
+            )
+        self.models.append(model)
+        return model
+
+    @contextmanager
+    def registry(self) -> Iterator[ModelRegistry]:
+        with open_mongo(self.settings) as database:
+            yield ModelRegistry(model_store(self.settings), database["models"])
+
+    def write_repositories(self, rows: list[dict[str, Any]]) -> None:
+        self.rows = rows
+        store = asset_store(self.settings, connect_gcs(self.settings))
+        store.write_table("repos", pl.DataFrame(rows, schema=REPOS.dtypes))
+
+
+def furnish(settings: Settings, folder: Path, changes: dict[int, dict[str, Any]] | None = None) -> Shop:
+    """Data and a champion."""
+    rows = rows_of(changes)
+    matrix = matrix_of(rows)
+    shop = Shop(settings, matrix, rows, folder)
+    shop.write_repositories(rows)
+    asset_store(settings, connect_gcs(settings)).write_matrix("user_item_matrix", matrix)
+    shop.register(trained_on(matrix), 0.3)
+    with shop.registry() as registry:
+        registry.promote("hybrid", 1, why="the first one", by="a test")
+    return shop
+
+
+STRANGER = "stranger-1"
+"""Somebody whom only GitHub knows."""
+
+
+def github_world() -> World:
+    """A GitHub with people who were not collected, one who starred nothing, and a repository that nobody collected."""
+    rows = rows_of()
+    logins = [STRANGER, "starless", "Renamed-Now", "busy-one"]
+    ids = [9001, 9002, 5000 + 3, 9004]
+    stars = {place: [0, 2] for place in range(0, 9, 3)} | {place: [3] for place in range(1, 70, 3)}
+    repositories = [
+        Repository(
+            row["repo_id"],
+            row["full_name"],
+            row["description"],
+            row["language"],
+            row["topics"],
+            stargazers=np.array(stars.get(place, []), np.int64),
+            starred_at=np.arange(len(stars.get(place, [])), dtype=np.int64) + 1_700_000_000 + place,
+        )
+        for place, row in enumerate(rows)
+    ]
+    repositories.append(
+        Repository(99_001, "outside/plumbing-hall", "Pipes, valves and taps for everybody", "Go", ["plumbing"])
+    )
+    repositories.append(
+        Repository(99_002, "outside/now", "Draw with colours", "Python", ["painting"], former_names=["outside/before"])
+    )
+    return World(repositories, logins, ids, [], "a world of a test")
+
+
+@dataclass
+class Running:
+    """A server that runs in a thread of this process."""
+
+    url: str
+    site: Site
+    server: uvicorn.Server
+
+    def get(self, path: str, **more: Any) -> requests.Response:
+        return requests.get(self.url + path, timeout=30, **more)
+
+    def post(self, path: str, **more: Any) -> requests.Response:
+        return requests.post(self.url + path, timeout=30, **more)
+
+    def until(self, what: Callable[[], Any], seconds: float = 30.0) -> Any:
+        return until(what, seconds)
+
+
+def until(what: Callable[[], Any], seconds: float = 30.0) -> Any:
+    """Ask until there is an answer that is true."""
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s"
+        time.sleep(0.02)
+    return found
+
+
+@contextmanager
+def opened(settings: Settings, *, loaded: bool = True, root_path: str = "") -> Iterator[Running]:
+    """Serve as the command does, in a thread."""
+    server = make_server(settings, "127.0.0.1", 0, root_path=root_path)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    until(lambda: server.started)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    site: Site = server.config.app.state.site  # type: ignore[union-attr]
+    running = Running(f"http://127.0.0.1:{port}", site, server)
+    try:
+        if loaded:
+            until(lambda: running.get("/readyz").status_code == 200)
+        yield running
+    finally:
+        server.should_exit = True
+        thread.join(30)
+
+
+def with_github(settings: Settings, url: str) -> Settings:
+    """Settings that point to a stand-in."""
+    return settings.model_copy(update={"github_api_url": url, "github_tokens_text": SecretStr("token")})
