@@ -48,17 +48,11 @@ from gh_assets.embedded.supervision import read_state, release
 from gh_assets.errors import GhAssetsError
 from gh_assets.instance.storage import open_instance
 from gh_assets.registry import CHAMPION, PURPOSE, ModelRegistry, Move
-from gh_assets.services.connections import (
-    MongoDatabase,
-    asset_store,
-    connect_gcs,
-    connect_mongo,
-    data_store,
-    model_store,
-)
+from gh_assets.services.connections import asset_store, connect_gcs, connect_mongo, data_store, model_store
 from gh_assets.settings import Settings, load_settings
 from gh_assets.storage.asset_store import AssetStore
 from gh_assets.storage.backup import MANIFEST, back_up
+from gh_assets.storage.mongo import MongoDatabase
 from gh_assets.storage.objects import ObjectStore
 
 FORKS = multiprocessing.get_context("forkserver")

@@ -28,9 +28,10 @@ from gh_assets.embedded.standin.world import World
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.rate_limits import RetryPolicy
 from gh_assets.registry import ModelRegistry
-from gh_assets.services.connections import MongoDatabase, connect_gcs, connect_mongo
+from gh_assets.services.connections import connect_gcs, connect_mongo
 from gh_assets.settings import Settings, load_settings
 from gh_assets.storage.asset_store import AssetStore
+from gh_assets.storage.mongo import MongoDatabase
 from gh_assets.storage.objects import ObjectStore, make_client
 
 pytest_plugins = ["gh_assets_tests.support.served_home_fixtures"]

@@ -728,8 +728,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _fail(error: Exception) -> NoReturn:
     """Say what happened in one sentence, name the log that has the details, and exit with 1."""
+    from gh_assets.cli.failures import cause_of, explain, has_details, write_log
     from gh_assets.instance.storage import history_folder
-    from gh_assets.local.failures import cause_of, explain, has_details, write_log
 
     try:
         settings = load_settings()

@@ -1,5 +1,5 @@
 """`python -m gh_assets.cli`, as before."""
 
-from gh_assets.__main__ import main
+from gh_assets.cli import main
 
 main()

@@ -17,6 +17,7 @@ from gh_assets.assets.metadata import REPO_PARTITIONS
 from gh_assets.assets.retries import without_retries
 from gh_assets.assets.star_events import read_days_of_the_archive
 from gh_assets.automation.jobs import archive_job, range_tags, refresh_job, repos_job
+from gh_assets.cli.failures import EXPLAINED_ERRORS, cause_of
 from gh_assets.collector.archive_days import days_of
 from gh_assets.collector.seed_users import read_seeds_file
 from gh_assets.collector.stars_file import read_stars
@@ -25,14 +26,8 @@ from gh_assets.errors import CheckFailedError, ConfigurationError, InputError
 from gh_assets.instance.launcher import OWN_PROCESS, execute_job, fail_dead_runs
 from gh_assets.instance.storage import open_instance
 from gh_assets.local import progress
-from gh_assets.local.failures import EXPLAINED_ERRORS, cause_of
-from gh_assets.services.connections import (
-    asset_store,
-    claim_world,
-    has_only_archive,
-    open_mongo,
-    world_identity,
-)
+from gh_assets.services.connections import asset_store, open_mongo
+from gh_assets.services.world import claim_world, has_only_archive, world_identity
 from gh_assets.settings import Settings
 
 LIKENESS_OP = "user_item_matrix_matrix_is_like_the_last"

@@ -11,18 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from gh_assets.cli.failures import EXPLAINED_ERRORS, SYSTEM_ERRORS, explain
 from gh_assets.github.rate_limits import Resource
 from gh_assets.instance.storage import history_folder, open_instance
-from gh_assets.local.failures import EXPLAINED_ERRORS, SYSTEM_ERRORS, explain
 from gh_assets.local.home import open_home
-from gh_assets.services.connections import (
-    connect_gcs,
-    connect_github,
-    data_store,
-    has_only_archive,
-    model_store,
-    open_mongo,
-)
+from gh_assets.services.connections import connect_gcs, connect_github, data_store, model_store, open_mongo
+from gh_assets.services.world import has_only_archive
 from gh_assets.settings import Settings
 from gh_assets.storage.migrations import MODELS
 

@@ -15,13 +15,8 @@ from gh_assets.github.ledger import MongoLedger
 from gh_assets.github.outcomes import Outcome
 from gh_assets.instance.storage import open_instance
 from gh_assets.registry import CHAMPION, PURPOSE, Decision, ModelRegistry, Move, RegisteredModel
-from gh_assets.services.connections import (
-    asset_store,
-    connect_gcs,
-    model_store,
-    open_mongo,
-    world_identity,
-)
+from gh_assets.services.connections import asset_store, connect_gcs, model_store, open_mongo
+from gh_assets.services.world import world_identity
 from gh_assets.serving.current_model import may_serve
 from gh_assets.settings import Settings
 

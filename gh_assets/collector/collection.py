@@ -30,13 +30,14 @@ from gh_assets.collector.star_sources.starred import (
     StarredReport,
     StarredState,
 )
+from gh_assets.collector.worlds import is_world_of
 from gh_assets.errors import ConfigurationError
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.graphql import BatchSize
 from gh_assets.github.rate_limits import Resource
 from gh_assets.schemas import STAR_EVENTS
-from gh_assets.services.connections import MongoDatabase, is_world_of
 from gh_assets.storage.asset_store import AssetStore, PartitionTables, Segments
+from gh_assets.storage.mongo import MongoDatabase
 
 STAR_EVENTS_ASSET = "star_events"
 STARRED_SEGMENTS = "starred"

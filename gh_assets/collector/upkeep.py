@@ -21,9 +21,9 @@ from gh_assets.collector.pipeline import CollectionState
 from gh_assets.errors import StoredDataError
 from gh_assets.github.rate_limits import Resource
 from gh_assets.schemas import COLLECTION_PLAN
-from gh_assets.services.connections import MongoDatabase
 from gh_assets.settings import Settings
 from gh_assets.storage.asset_store import AssetStore
+from gh_assets.storage.mongo import MongoDatabase
 
 PLAN = COLLECTION_PLAN.name
 

@@ -20,6 +20,7 @@ from pymongo.errors import DuplicateKeyError
 from gh_assets.errors import ConcurrentWriteError, ModelNotFoundError
 from gh_assets.registry.documents import check_text
 from gh_assets.storage.documents import as_stored
+from gh_assets.storage.model_collection import create_move_index
 
 PURPOSE = "recommend repositories"
 CHAMPION = "champion"
@@ -143,12 +144,6 @@ class Aliases:
                 f"The {move.alias} was moved by somebody else meanwhile, to {holder}. Look at it, and decide again."
             ) from None
         return move
-
-
-def create_move_index(moves: Collection[dict[str, Any]]) -> None:
-    """What lets only one move be the next; doing it twice changes nothing."""
-    keys = [("purpose", pymongo.ASCENDING), ("alias", pymongo.ASCENDING), ("revision", pymongo.DESCENDING)]
-    moves.create_index(keys, unique=True)
 
 
 def _wanted(purpose: str, alias: str) -> dict[str, str]:

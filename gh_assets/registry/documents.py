@@ -175,28 +175,6 @@ def leaderboard(model: RegisteredModel) -> dict[str, dict[str, float]]:
     return board
 
 
-SCHEMA: Mapping[str, Any] = {
-    "$jsonSchema": {
-        "bsonType": "object",
-        "required": ["name", "time"],
-        "properties": {
-            "name": {"bsonType": "string", "minLength": 1, "maxLength": 200},
-            "version": {"bsonType": ["int", "long"], "minimum": 1},
-            "serial": {"bsonType": ["int", "long"], "minimum": 1},
-            "tags": {"bsonType": "array", "items": {"bsonType": "string", "maxLength": 200}},
-            "score": {"bsonType": ["double", "int", "long", "null"]},
-            "metric": {"bsonType": "string"},
-            "direction": {"enum": ["max", "min"]},
-            "bucket": {"bsonType": "string"},
-            "object": {"bsonType": "string"},
-            "sha256": {"bsonType": ["string", "null"], "pattern": "^[0-9a-f]{64}$"},
-            "size": {"bsonType": ["int", "long", "null"], "minimum": 0},
-        },
-    }
-}
-"""What Mongo itself refuses, whoever writes. Documents of the original system pass."""
-
-
 def check_name(what: str, value: object) -> str:
     """A name that is safe in paths, queries and on a terminal.
 

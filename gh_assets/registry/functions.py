@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gh_assets.registry.store import Documents, ModelRegistry
+from gh_assets.registry.store import ModelRegistry
+from gh_assets.storage.mongo import Documents
 
 
 def file_to_storage(

@@ -6,8 +6,10 @@ from contextlib import contextmanager
 from dagster import ConfigurableResource
 
 from gh_assets.github.client import GitHubClient
-from gh_assets.services.connections import MongoDatabase, awesome_lists, connect_github, has_only_archive
+from gh_assets.services.connections import awesome_lists, connect_github
+from gh_assets.services.world import has_only_archive
 from gh_assets.settings import load_settings
+from gh_assets.storage.mongo import MongoDatabase
 
 
 class GitHubResource(ConfigurableResource):  # type: ignore[type-arg]

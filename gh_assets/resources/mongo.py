@@ -5,8 +5,10 @@ from contextlib import contextmanager
 
 from dagster import ConfigurableResource
 
-from gh_assets.services.connections import MongoDatabase, claim_world, open_mongo
+from gh_assets.services.connections import open_mongo
+from gh_assets.services.world import claim_world
 from gh_assets.settings import load_settings
+from gh_assets.storage.mongo import MongoDatabase
 
 
 class MongoResource(ConfigurableResource):  # type: ignore[type-arg]

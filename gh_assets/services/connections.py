@@ -5,46 +5,35 @@ The one place that decides between them. Dagster's resources, the registry's fun
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pymongo
 import requests
 from pydantic import SecretStr
-from pymongo.database import Database
 from pymongo.errors import ConfigurationError as MongoConfigurationError
-from pymongo.errors import InvalidURI, OperationFailure, PyMongoError, WriteConcernError
+from pymongo.errors import InvalidURI, OperationFailure, PyMongoError
 
 from gh_assets.embedded import servers as embedded
 from gh_assets.errors import (
     AuthenticationError,
     ConfigurationError,
-    InputError,
     ServiceUnavailableError,
-    WorldMismatchError,
 )
 from gh_assets.github.client import AppCredentials, GitHubClient
 from gh_assets.github.ledger import MongoLedger
 from gh_assets.github.rate_limits import RetryPolicy
 from gh_assets.settings import DEFAULT_AWESOME_LISTS, GITHUB_COM_API, Settings
 from gh_assets.storage.asset_store import AssetStore
+from gh_assets.storage.migrations import migrate
+from gh_assets.storage.mongo import MongoDatabase, mongo_reason
 from gh_assets.storage.objects import CloudStorageClient, ObjectStore, make_client
 
 MONGO_SECONDS = 15.0
 """How long MongoDB is waited for."""
-
-_WORDS_OF_THE_SERVER = {13, 18, 20, 59, 64, 72, 79, 91, 100, 115, 189, 8000, 10107, 11600}
-"""Codes of refusals that are about rights, commands, write concerns and the server's state, never about a document."""
-
-_SYNTHETIC, _OF_A_FILE = "synthetic ", "file "
-"""How the identities begin of worlds whose ids are made up."""
-
-MongoDatabase = Database[dict[str, Any]]
 
 
 def connect_mongo(settings: Settings, seconds: float | None = None) -> MongoDatabase:
@@ -96,8 +85,6 @@ def connect_mongo(settings: Settings, seconds: float | None = None) -> MongoData
             f"{where} at {hosts} does not answer ({type(error).__name__}). Start it, or correct MONGO_URI; "
             "unset it to use the embedded server."
         ) from None
-    from gh_assets.storage.migrations import migrate  # which builds on this module
-
     database = client[settings.mongo_database]
     try:
         migrate(database)
@@ -105,20 +92,6 @@ def connect_mongo(settings: Settings, seconds: float | None = None) -> MongoData
         client.close()
         raise
     return database
-
-
-def mongo_reason(error: PyMongoError) -> str:
-    """What MongoDB says of a refusal: code, name and, where no document can be in it, its words."""
-    if not isinstance(error, OperationFailure):
-        return type(error).__name__
-    details = error.details or {}
-    concern = details.get("writeConcernError") if isinstance(error, WriteConcernError) else None
-    stated = concern if isinstance(concern, dict) else details
-    name = str(stated.get("codeName") or type(error).__name__)
-    words = str(stated.get("errmsg") or "").split("\n")[0][:200].rstrip(".")
-    # A duplicate key or a document that is not valid is repeated by the server, and may be about a person.
-    told = f": {words}" if words and error.code in _WORDS_OF_THE_SERVER else ""
-    return f"{name}{'' if error.code is None else f' (code {error.code})'}{told}"
 
 
 @contextmanager
@@ -198,11 +171,6 @@ def connect_github(
     return GitHubClient(url, [SecretStr(token)], policy=policy, ledger=ledger, max_requests=max_requests)
 
 
-def has_only_archive(settings: Settings) -> bool:
-    """Whether there is no GitHub to ask, only hours of GH Archive."""
-    return settings.uses_standin and embedded.read_world(settings.home_path).archive
-
-
 def awesome_lists(settings: Settings, client: GitHubClient) -> list[str]:
     """The lists to read: those of the settings, else the stand-in's own, else three well-known ones."""
     if settings.awesome_lists:
@@ -218,80 +186,3 @@ def awesome_lists(settings: Settings, client: GitHubClient) -> list[str]:
             ) from None
         return [str(name) for name in accounting["lists"]]
     return list(DEFAULT_AWESOME_LISTS)
-
-
-def world_identity(settings: Settings, standin: embedded.HomeWorld | None = None) -> tuple[str, str]:
-    """Which GitHub the settings point to: an identity that is equal for equal worlds, and words for people.
-
-    `standin` is a world to be served in place of the one that the home's stand-in serves now.
-    """
-    if not settings.uses_standin:
-        return settings.github_api_url.rstrip("/"), f"GitHub at {settings.github_api_url}"
-    world = standin or embedded.read_world(settings.home_path)
-    if world.archive:
-        # The same repositories and users as GitHub's own: with tokens the home goes on from there.
-        return GITHUB_COM_API, "github.com, as GH Archive tells of it"
-    if world.stars is None:
-        return f"{_SYNTHETIC}{world.seed}", f"the synthetic world (seed {world.seed})"
-    path = Path(world.stars)
-    try:
-        identity = identity_of_file(path)
-    except OSError as error:
-        raise ConfigurationError(f"{path}, this home's world, cannot be read: {error.strerror}.") from error
-    return identity, f"the stars of {path.name}"
-
-
-def identity_of_file(path: Path) -> str:
-    """The identity of the world that a file of stars makes: that of its content, wherever it lies."""
-    with path.open("rb") as file:
-        return f"{_OF_A_FILE}{hashlib.file_digest(file, 'sha256').hexdigest()}"
-
-
-def claim_world(settings: Settings, database: MongoDatabase, standin: embedded.HomeWorld | None = None) -> None:
-    """Make sure that the data in this database come from one GitHub only.
-
-    Ids of the synthetic world, of a file and of GitHub collide: mixing them would make wrong people out of them.
-
-    Raises
-    ------
-    WorldMismatchError
-        If the database holds data of another world.
-    """
-    identity, title = world_identity(settings, standin)
-    claimed = database["meta"].find_one_and_update(
-        {"_id": "world"},
-        {"$setOnInsert": {"identity": identity, "title": title}},
-        upsert=True,
-        return_document=pymongo.ReturnDocument.AFTER,
-    )
-    if claimed is not None and claimed["identity"] != identity:
-        raise WorldMismatchError(
-            f"This home holds the data of {claimed['title']}; the data of {title} need a home of their own. Set "
-            "GH_ASSETS_HOME to a new folder (and with your own services, other MONGO_DATABASE and GCS_BUCKET)."
-        )
-
-
-def is_world_of(database: MongoDatabase, stars: Path) -> bool:
-    """Whether the data in this database are of that very file of stars; False if they are GitHub's.
-
-    Raises
-    ------
-    WorldMismatchError
-        If they are of another world whose ids are made up: no row of the file could be matched to it.
-    InputError
-        If the file cannot be read.
-    """
-    claimed = database["meta"].find_one({"_id": "world"})
-    if claimed is None or not claimed["identity"].startswith((_SYNTHETIC, _OF_A_FILE)):
-        return False
-    try:
-        same = claimed["identity"] == identity_of_file(stars)
-    except OSError as error:
-        raise InputError(f"The stars file {stars} cannot be read: {error.strerror}.") from error
-    if not same:
-        raise WorldMismatchError(
-            f"This home holds the data of {claimed['title']}, whose ids are made up: the stars of {stars.name} cannot "
-            "be added to them. Set GH_ASSETS_HOME to a new folder (and with your own services, other MONGO_DATABASE "
-            f"and GCS_BUCKET), and run gh-assets run --stars {stars.name} there, or set GITHUB_TOKENS."
-        )
-    return True

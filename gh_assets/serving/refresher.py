@@ -15,12 +15,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Protocol
 
 from pymongo.errors import PyMongoError
 
 from gh_assets.errors import GhAssetsError, ModelNotFoundError, ServiceUnavailableError, StoredDataError
 from gh_assets.registry import CHAMPION, PURPOSE, ModelRegistry, Move, RegisteredModel
-from gh_assets.services.connections import MongoDatabase, asset_store, connect_gcs, connect_mongo, model_store
+from gh_assets.services.connections import asset_store, connect_gcs, connect_mongo, model_store
 from gh_assets.serving.current_model import (
     QUESTION,
     UNLOADABLE,
@@ -34,8 +35,8 @@ from gh_assets.serving.current_model import (
 from gh_assets.serving.live_lookups import LiveLookups
 from gh_assets.serving.snapshot import Desk, Stamp, former_names, generations_of, open_desk, stamp_of
 from gh_assets.settings import Settings
+from gh_assets.storage.mongo import MongoDatabase
 from gh_assets.storage.objects import CloudStorageClient
-from gh_assets.web.metrics import Metrics
 
 MONGO, GCS, GITHUB = "MongoDB", "Cloud Storage", "GitHub"
 
@@ -95,13 +96,23 @@ class Models:
     registered: Sequence[RegisteredModel] = ()
 
 
+class RefreshObserver(Protocol):
+    """What is told of services and models, such as the metrics of a server."""
+
+    def service_answers(self, name: str, answers: bool) -> None:
+        """Take note whether a service answers."""
+
+    def model_changed(self, former: RegisteredModel | None, current: RegisteredModel, loaded_at: datetime) -> None:
+        """Take note that a model, or newer data of the same one, serves from now on."""
+
+
 class Keeper:
     """Keeps the desk current.
 
     Parameters
     ----------
     settings : Settings
-    metrics : Metrics
+    observer : RefreshObserver
     live : LiveLookups or None
         Who knows whether GitHub answers; None: nobody is asked.
 
@@ -114,8 +125,8 @@ class Keeper:
         Why there is no desk, or no newer one.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, live: LiveLookups | None) -> None:
-        self.settings, self.metrics = settings, metrics
+    def __init__(self, settings: Settings, observer: RefreshObserver, live: LiveLookups | None) -> None:
+        self.settings, self.observer = settings, observer
         self.desk: Desk | None = None
         self.models = Models()
         self.problem: str | None = None
@@ -177,7 +188,7 @@ class Keeper:
                 log.exception("watching failed", extra={"fields": {"service": name}})
                 ok = False
             service.tell(ok)
-            self.metrics.up.labels(name).set(float(ok))
+            self.observer.service_answers(name, ok)
             self._stop.wait(self._interval)
 
     def _ask_mongo(self) -> bool:
@@ -286,11 +297,7 @@ class Keeper:
         wanted = served.registered
         self._cache.remember(QUESTION, wanted)
         self.desk = fresh
-        if desk is not None:
-            self.metrics.swaps.inc()
-            self.metrics.model.remove(desk.model.name, str(desk.model.version))
-        self.metrics.model.labels(wanted.name, str(wanted.version)).set(1)
-        self.metrics.loaded.set(fresh.loaded_at.timestamp())
+        self.observer.model_changed(None if desk is None else desk.model, wanted, fresh.loaded_at)
         # What stays for hours is not looked through for garbage at each collection: that would stop all answers.
         gc.collect(1)
         gc.freeze()

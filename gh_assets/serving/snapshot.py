@@ -26,12 +26,13 @@ from gh_assets.errors import (
 )
 from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.registry import RegisteredModel
-from gh_assets.services.connections import MongoDatabase, asset_store, open_mongo
+from gh_assets.services.connections import asset_store, open_mongo
 from gh_assets.serving.catalogue import Catalogue, Description, Neighbour
 from gh_assets.serving.current_model import Serving, serving
 from gh_assets.serving.ranking import PLAIN, Advisor, Question, Recommendation, Similar
 from gh_assets.settings import Settings
 from gh_assets.storage.asset_store import AssetStore
+from gh_assets.storage.mongo import MongoDatabase
 
 NEW = 3
 """Repositories beside a list that the model does not know yet."""

@@ -27,9 +27,9 @@ from pymongo import UpdateOne
 from gh_assets.errors import InputError, StoredDataError
 from gh_assets.local.concurrency import map_bounded
 from gh_assets.local.locks import open_lock, try_lock
-from gh_assets.registry.store import add_original_fields, number_documents
-from gh_assets.services.connections import MongoDatabase
 from gh_assets.storage.asset_store import WRITTEN
+from gh_assets.storage.model_collection import add_original_fields, number_documents
+from gh_assets.storage.mongo import MongoDatabase
 from gh_assets.storage.objects import ABSENT, ObjectStore, StoredObject
 
 MANIFEST = "manifest.json"

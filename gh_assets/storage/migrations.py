@@ -8,10 +8,14 @@ import pymongo
 from pymongo.errors import CollectionInvalid, OperationFailure
 
 from gh_assets.errors import ConfigurationError
-from gh_assets.registry.aliases import create_move_index
-from gh_assets.registry.documents import SCHEMA
-from gh_assets.registry.store import add_original_fields, create_indexes, number_documents
-from gh_assets.services.connections import MongoDatabase
+from gh_assets.storage.model_collection import (
+    SCHEMA,
+    add_original_fields,
+    create_indexes,
+    create_move_index,
+    number_documents,
+)
+from gh_assets.storage.mongo import MongoDatabase
 
 MODELS = "models"
 

@@ -17,7 +17,8 @@ from starlette.staticfiles import StaticFiles
 
 from gh_assets import __version__
 from gh_assets.github.client import GitHubClient
-from gh_assets.services.connections import connect_github, has_only_archive
+from gh_assets.services.connections import connect_github
+from gh_assets.services.world import has_only_archive
 from gh_assets.serving.live_lookups import IMPATIENT, LiveLookups
 from gh_assets.serving.refresher import Keeper
 from gh_assets.settings import Settings, split_words

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from gh_assets.registry import RegisteredModel
 
 SECONDS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.06, 0.1, 0.2, 0.5, 1, 2, 5, 15, 30)
 
@@ -42,3 +46,15 @@ class Metrics:
         self.refused = Counter(
             "gh_assets_refused", "Requests refused before they were looked at, by why", ("why",), registry=registry
         )
+
+    def service_answers(self, name: str, answers: bool) -> None:
+        """See `RefreshObserver`."""
+        self.up.labels(name).set(float(answers))
+
+    def model_changed(self, former: RegisteredModel | None, current: RegisteredModel, loaded_at: datetime) -> None:
+        """See `RefreshObserver`."""
+        if former is not None:
+            self.swaps.inc()
+            self.model.remove(former.name, str(former.version))
+        self.model.labels(current.name, str(current.version)).set(1)
+        self.loaded.set(loaded_at.timestamp())

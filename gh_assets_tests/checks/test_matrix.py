@@ -25,8 +25,9 @@ from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.registry import ModelRegistry
 from gh_assets.resources import GcsResource, MongoResource
 from gh_assets.schemas import LEADERBOARD, REPOS
-from gh_assets.services.connections import MongoDatabase, connect_mongo, model_store
+from gh_assets.services.connections import connect_mongo, model_store
 from gh_assets.settings import load_settings
+from gh_assets.storage.mongo import MongoDatabase
 from gh_assets_tests.conftest import clock_behind
 
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN

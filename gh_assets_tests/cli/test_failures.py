@@ -16,8 +16,8 @@ import torch
 
 import gh_assets.cli.status
 from gh_assets import cli
+from gh_assets.cli.failures import cause_of
 from gh_assets.instance.storage import open_instance, other_instance_warning
-from gh_assets.local.failures import cause_of
 from gh_assets.recommender.training.checkpoints import Checkpoint, Checkpoints
 from gh_assets_tests.conftest import SETTINGS
 from gh_assets_tests.support.commands import fails, let_go, write_stars

@@ -23,8 +23,9 @@ from gh_assets.embedded.standin.faults import Faults
 from gh_assets.embedded.standin.kinds import KINDS, REST_KINDS
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.world import World
-from gh_assets.services.connections import MongoDatabase, connect_mongo
+from gh_assets.services.connections import connect_mongo
 from gh_assets.storage.asset_store import AssetStore, PartitionTables
+from gh_assets.storage.mongo import MongoDatabase
 from gh_assets.storage.objects import ObjectStore
 from gh_assets_tests.collector.test_pipeline import refs
 from gh_assets_tests.support.worlds import world_of

@@ -18,9 +18,10 @@ import requests
 
 from gh_assets.errors import GhAssetsError
 from gh_assets.registry import ModelRegistry
-from gh_assets.services.connections import MongoDatabase, open_mongo
+from gh_assets.services.connections import open_mongo
 from gh_assets.settings import load_settings
 from gh_assets.storage.asset_store import AssetStore
+from gh_assets.storage.mongo import MongoDatabase
 from gh_assets.storage.objects import ObjectStore, checksum, make_client
 from gh_assets_tests.faults.storage_testbench import LONG, REFUSED, SURVIVED, Call, Injector, fits, needed, running
 from gh_assets_tests.support.commands import command, let_go, write_stars

@@ -23,8 +23,8 @@ from pymongo.errors import DuplicateKeyError
 
 from gh_assets.errors import ConcurrentWriteError, InputError, ModelNotFoundError, StoredDataError
 from gh_assets.registry import CHAMPION, PURPOSE, ModelRegistry, RegisteredModel
-from gh_assets.services.connections import MongoDatabase
 from gh_assets.storage import migrations
+from gh_assets.storage.mongo import MongoDatabase
 from gh_assets.storage.objects import ObjectStore, StoredObject
 from gh_assets_tests.conftest import clock_behind
 from gh_assets_tests.support.paths import CHECKOUT

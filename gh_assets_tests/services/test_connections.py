@@ -16,15 +16,15 @@ from gh_assets.errors import ConfigurationError, WorldMismatchError
 from gh_assets.registry import ModelRegistry
 from gh_assets.services.connections import (
     awesome_lists,
-    claim_world,
     connect_gcs,
     connect_github,
     connect_mongo,
     data_store,
     model_store,
-    mongo_reason,
 )
+from gh_assets.services.world import claim_world
 from gh_assets.settings import DEFAULT_AWESOME_LISTS, load_settings
+from gh_assets.storage.mongo import mongo_reason
 from gh_assets.storage.objects import ObjectStore
 from gh_assets_tests.support.worlds import LIST, world_of
 

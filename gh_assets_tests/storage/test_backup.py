@@ -18,10 +18,11 @@ import pytest
 from gh_assets.errors import InputError, StoredDataError
 from gh_assets.registry import CHAMPION, PURPOSE, ModelRegistry
 from gh_assets.schemas import USERS
-from gh_assets.services.connections import MongoDatabase, connect_mongo
+from gh_assets.services.connections import connect_mongo
 from gh_assets.settings import Settings
 from gh_assets.storage.asset_store import AssetStore
 from gh_assets.storage.backup import back_up, restore
+from gh_assets.storage.mongo import MongoDatabase
 from gh_assets.storage.objects import ObjectStore
 from gh_assets_tests.support.paths import CHECKOUT
 

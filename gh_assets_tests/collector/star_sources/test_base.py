@@ -34,9 +34,10 @@ from gh_assets.embedded.standin.world import World
 from gh_assets.errors import GhAssetsError
 from gh_assets.github import graphql as graphql_lists
 from gh_assets.github.client import GitHubClient
-from gh_assets.services.connections import MongoDatabase, connect_mongo
+from gh_assets.services.connections import connect_mongo
 from gh_assets.settings import load_settings
 from gh_assets.storage.asset_store import AssetStore, PartitionTables
+from gh_assets.storage.mongo import MongoDatabase
 from gh_assets.storage.objects import ObjectStore
 from gh_assets_tests.collector.test_pipeline import refs
 from gh_assets_tests.conftest import QUICK, serving

@@ -15,12 +15,12 @@ from gh_assets.collector.gharchive import id_of_name
 from gh_assets.collector.repositories import KnownRepositories, collect_repositories
 from gh_assets.collector.star_sources.base import PreviousStars, RepositoryRef, Work, stars_table
 from gh_assets.collector.star_sources.file import Logins, LookedUp, StarsFile
+from gh_assets.collector.worlds import identity_of_file
 from gh_assets.embedded.standin.faults import Faults
 from gh_assets.embedded.standin.world import World, read_world
 from gh_assets.errors import WorldMismatchError
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.outcomes import Outcome
-from gh_assets.services.connections import identity_of_file
 from gh_assets_tests.collector.test_pipeline import refs
 from gh_assets_tests.conftest import QUICK
 from gh_assets_tests.github.test_client import client_of

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from gh_assets.errors import GhAssetsError
 from gh_assets.local.home import owner_only
-from gh_assets.services.connections import mongo_reason
+from gh_assets.storage.mongo import mongo_reason
 
 LOG_BYTES = 1_000_000
 """A log of this size is started anew."""

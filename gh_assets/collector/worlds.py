@@ -1,0 +1,44 @@
+"""Worlds whose ids are made up, and whose data are therefore never mixed with others: by the identity of a file."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from gh_assets.errors import InputError, WorldMismatchError
+from gh_assets.storage.mongo import MongoDatabase
+
+SYNTHETIC, OF_A_FILE = "synthetic ", "file "
+"""How the identities begin of worlds whose ids are made up."""
+
+
+def identity_of_file(path: Path) -> str:
+    """The identity of the world that a file of stars makes: that of its content, wherever it lies."""
+    with path.open("rb") as file:
+        return f"{OF_A_FILE}{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def is_world_of(database: MongoDatabase, stars: Path) -> bool:
+    """Whether the data in this database are of that very file of stars; False if they are GitHub's.
+
+    Raises
+    ------
+    WorldMismatchError
+        If they are of another world whose ids are made up: no row of the file could be matched to it.
+    InputError
+        If the file cannot be read.
+    """
+    claimed = database["meta"].find_one({"_id": "world"})
+    if claimed is None or not claimed["identity"].startswith((SYNTHETIC, OF_A_FILE)):
+        return False
+    try:
+        same = claimed["identity"] == identity_of_file(stars)
+    except OSError as error:
+        raise InputError(f"The stars file {stars} cannot be read: {error.strerror}.") from error
+    if not same:
+        raise WorldMismatchError(
+            f"This home holds the data of {claimed['title']}, whose ids are made up: the stars of {stars.name} cannot "
+            "be added to them. Set GH_ASSETS_HOME to a new folder (and with your own services, other MONGO_DATABASE "
+            f"and GCS_BUCKET), and run gh-assets run --stars {stars.name} there, or set GITHUB_TOKENS."
+        )
+    return True

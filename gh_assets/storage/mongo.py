@@ -1,0 +1,29 @@
+"""MongoDB: the type of the database, and what is said of its refusals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pymongo.collection import Collection
+from pymongo.database import Database
+from pymongo.errors import OperationFailure, PyMongoError, WriteConcernError
+
+MongoDatabase = Database[dict[str, Any]]
+Documents = Collection[dict[str, Any]]
+
+_WORDS_OF_THE_SERVER = {13, 18, 20, 59, 64, 72, 79, 91, 100, 115, 189, 8000, 10107, 11600}
+"""Codes of refusals that are about rights, commands, write concerns and the server's state, never about a document."""
+
+
+def mongo_reason(error: PyMongoError) -> str:
+    """What MongoDB says of a refusal: code, name and, where no document can be in it, its words."""
+    if not isinstance(error, OperationFailure):
+        return type(error).__name__
+    details = error.details or {}
+    concern = details.get("writeConcernError") if isinstance(error, WriteConcernError) else None
+    stated = concern if isinstance(concern, dict) else details
+    name = str(stated.get("codeName") or type(error).__name__)
+    words = str(stated.get("errmsg") or "").split("\n")[0][:200].rstrip(".")
+    # A duplicate key or a document that is not valid is repeated by the server, and may be about a person.
+    told = f": {words}" if words and error.code in _WORDS_OF_THE_SERVER else ""
+    return f"{name}{'' if error.code is None else f' (code {error.code})'}{told}"
