@@ -15,7 +15,7 @@ help:
 	@echo "make test-slow    tests that take minutes: the UI, and real data if they are there"
 	@echo "make dev          the Dagster UI on http://127.0.0.1:3000"
 	@echo "make serve        the page and the API on http://127.0.0.1:8000"
-	@echo "make lint         ruff and mypy"
+	@echo "make lint         ruff, mypy, and which module may import which"
 	@echo "make mutants      whether the tests notice small faults in the code; takes an hour"
 	@echo "make screenshots  pictures for the documentation (needs Debian's chromium)"
 	@echo "make lock         constraints.txt anew, after a change of pyproject.toml (UPGRADE=--upgrade: newest versions)"
@@ -44,6 +44,7 @@ dev: $(READY)
 lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 
 test: lint

@@ -43,6 +43,8 @@ BY_HAND = {
     "antlr4-python3-runtime": "BSD-3-Clause",
     "cycler": "BSD-3-Clause",
     "docutils": "BSD-2-Clause",
+    "grimp": "BSD-2-Clause",
+    "import-linter": "BSD-2-Clause",
     "jinja2": "BSD-3-Clause",
     "kiwisolver": "BSD-3-Clause",
     "matplotlib": "PSF-2.0",

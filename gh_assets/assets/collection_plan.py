@@ -23,7 +23,7 @@ from gh_assets.assets.retries import retried
 from gh_assets.assets.stargazers import stargazers
 from gh_assets.collector import plan as planning
 from gh_assets.collector.collection import QuotaSample
-from gh_assets.collector.upkeep import Plan, make_plan, patience_of
+from gh_assets.collector.upkeep import Plan, make_plan
 from gh_assets.resources import MongoResource
 from gh_assets.schemas import COLLECTION_PLAN, UTC_TIME
 from gh_assets.settings import Settings, load_settings
@@ -36,6 +36,17 @@ STARS_COLLECTED = "stars_collected"
 
 SHOWN = 12
 """Repositories that the preview names."""
+
+
+def patience_of(settings: Settings) -> planning.Patience:
+    """As the settings say."""
+    return planning.Patience(
+        refresh_after=settings.refresh_after,
+        moved_after=settings.moved_after,
+        retry_after=settings.retry_after,
+        least_news=settings.least_news,
+        max_pages=settings.max_pages,
+    )
 
 
 @dg.asset(

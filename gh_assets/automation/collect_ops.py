@@ -13,12 +13,12 @@ import dagster as dg
 import polars as pl
 from pydantic import Field
 
-from gh_assets.assets.collection_plan import collection_plan, plan_metadata
+from gh_assets.assets.collection_plan import collection_plan, patience_of, plan_metadata
 from gh_assets.assets.metadata import REPO_PARTITIONS, report_materializations
 from gh_assets.assets.retries import GITHUB_POOL, retried
 from gh_assets.assets.stargazers import StargazersConfig, bring_up_to_date, stargazers
 from gh_assets.collector import plan as planning
-from gh_assets.collector.upkeep import PLAN, make_plan, patience_of, quota_of
+from gh_assets.collector.upkeep import PLAN, make_plan, quota_of
 from gh_assets.github.ledger import MongoLedger
 from gh_assets.resources import GcsResource, GitHubResource, MongoResource
 from gh_assets.settings import load_settings
@@ -165,4 +165,7 @@ def _wanted(config: CollectDueConfig, plan: pl.DataFrame, ledger: MongoLedger) -
     kinds = planning.kinds_of(config.which)
     if not config.patient:
         return planning.due(plan, now, patience.none(), kinds)
-    return planning.affordable(planning.due(plan, now, patience, kinds), quota_of(settings, ledger.known(), now).pages)
+    return planning.affordable(
+        planning.due(plan, now, patience, kinds),
+        quota_of(settings.source, settings.quota_reserve, ledger.known(), now).pages,
+    )

@@ -8,13 +8,14 @@ import time
 import dagster as dg
 
 from gh_assets.assets import repos
+from gh_assets.assets.collection_plan import patience_of
 from gh_assets.automation.collect_ops import choose_due
 from gh_assets.automation.jobs import collect_due_job, repos_job
 from gh_assets.automation.run_requests import ABOUT, interval, last_materialization, one_run, pause_of
 from gh_assets.collector import plan as planning
 from gh_assets.collector.lists.sources import fingerprint_of_list
 from gh_assets.collector.plan import Why
-from gh_assets.collector.upkeep import patience_of, quota_of, read_plan
+from gh_assets.collector.upkeep import quota_of, read_plan
 from gh_assets.errors import GhAssetsError
 from gh_assets.github.ledger import MongoLedger
 from gh_assets.resources import GcsResource, GitHubResource, MongoResource
@@ -90,7 +91,7 @@ def _collect(
     if not wanted.height:
         return dg.SkipReason(f"Nothing is due of {plan.table.height:,} repositories.")
     with mongo.database() as database:
-        quota = quota_of(settings, MongoLedger(database["github_budgets"]).known(), now)
+        quota = quota_of(settings.source, settings.quota_reserve, MongoLedger(database["github_budgets"]).known(), now)
     chosen = planning.affordable(wanted, quota.pages)
     if not chosen.height:
         return dg.SkipReason(f"Due: {planning.in_words(wanted)}. The quota does not allow it: {quota.words()}.")

@@ -21,22 +21,10 @@ from gh_assets.collector.pipeline import CollectionState
 from gh_assets.errors import StoredDataError
 from gh_assets.github.rate_limits import Resource
 from gh_assets.schemas import COLLECTION_PLAN
-from gh_assets.settings import Settings
 from gh_assets.storage.asset_store import AssetStore
 from gh_assets.storage.mongo import MongoDatabase
 
 PLAN = COLLECTION_PLAN.name
-
-
-def patience_of(settings: Settings) -> planning.Patience:
-    """As the settings say."""
-    return planning.Patience(
-        refresh_after=settings.refresh_after,
-        moved_after=settings.moved_after,
-        retry_after=settings.retry_after,
-        least_news=settings.least_news,
-        max_pages=settings.max_pages,
-    )
 
 
 @dataclass(frozen=True)
@@ -134,18 +122,20 @@ class Quota:
         return f"{self.left:,} of {self.limit:,} {unit} left{until}, {self.reserved:,} of them reserved for people"
 
 
-def quota_of(settings: Settings, known: Sequence[dict[str, Any]], now: dt.datetime) -> Quota:
-    """What the settings' source may spend.
+def quota_of(source: str, reserve: float, known: Sequence[dict[str, Any]], now: dt.datetime) -> Quota:
+    """What a source of stars may spend.
 
     Parameters
     ----------
-    settings : Settings
+    source : str
+    reserve : float
+        Share of the limit that is left to people.
     known : sequence of dict
         `gh_assets.github.ledger.MongoLedger.known`.
     now : datetime
         With a time zone.
     """
-    resource = resource_of(settings.source)
+    resource = resource_of(source)
     if resource is None:
         return Quota(None, None, None, 0, None)
     left = limit = 0
@@ -163,4 +153,4 @@ def quota_of(settings: Settings, known: Sequence[dict[str, Any]], now: dt.dateti
             resets.append(reset)
     if not limit:
         return Quota(resource, None, None, 0, None)
-    return Quota(resource, left, limit, math.ceil(limit * settings.quota_reserve), min(resets, default=None))
+    return Quota(resource, left, limit, math.ceil(limit * reserve), min(resets, default=None))

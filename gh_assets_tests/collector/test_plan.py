@@ -143,19 +143,19 @@ def test_the_quota_of_all_accounts_is_counted_and_a_reserve_is_left(monkeypatch:
         reset = (NOW + dt.timedelta(minutes=minutes)).isoformat()
         return {"account": "a", "resource": resource, "limit": limit, "left": left, "reset": reset}
 
-    settings = load_settings()
+    source, reserve = load_settings().source, load_settings().quota_reserve
     known = [budget(100, 20), budget(1900, 10), budget(7, 50, "core")]
-    quota = quota_of(settings, known, NOW)
+    quota = quota_of(source, reserve, known, NOW)
     assert (quota.left, quota.limit, quota.reserved, quota.spendable, quota.pages) == (2000, 10_000, 2000, 0, 0)
     assert quota.words() == "2,000 of 10,000 GraphQL points left until 12:10 UTC, 2,000 of them reserved for people"
-    over = quota_of(settings, [budget(100, -1), budget(1900, 10)], NOW)
+    over = quota_of(source, reserve, [budget(100, -1), budget(1900, 10)], NOW)
     assert over.spendable == 5000 + 1900 - 2000, "a window that is over is full again"
-    assert quota_of(settings, [], NOW).pages is None, "nobody has asked yet: the first run finds out"
-    assert quota_of(settings, [budget(4_999_999, 10, limit=5_000_000)], NOW).pages is None
+    assert quota_of(source, reserve, [], NOW).pages is None, "nobody has asked yet: the first run finds out"
+    assert quota_of(source, reserve, [budget(4_999_999, 10, limit=5_000_000)], NOW).pages is None
     monkeypatch.setenv("GH_ASSETS_SOURCE", "stargazers")
-    for source in ("file", "gharchive"):
-        free = quota_of(settings.model_copy(update={"source": source}), [budget(0, 10)], NOW)
+    for other in ("file", "gharchive"):
+        free = quota_of(other, reserve, [budget(0, 10)], NOW)
         assert (free.resource, free.pages) == (None, None), "what spends nothing waits for nothing"
-        assert free.resource is resource_of(source)
-    by_rest = quota_of(load_settings(), [budget(3000, 10, "core")], NOW)
+        assert free.resource is resource_of(other)
+    by_rest = quota_of(load_settings().source, reserve, [budget(3000, 10, "core")], NOW)
     assert by_rest.pages == 2000, "a page is a request there"
