@@ -85,8 +85,13 @@ class CloudStorageClient(storage.Client):  # type: ignore[misc]
         super().__init__(project, credentials, client_options=options)
         self.reader = ObjectReader(credentials, self.api_endpoint, tried_seconds=RETRY_SECONDS)
         adapter = requests.adapters.HTTPAdapter(pool_connections=4, pool_maxsize=connections)
+        session = self._http
         for scheme in ("http://", "https://"):
-            self._http.mount(scheme, adapter)
+            session.mount(scheme, adapter)
+        # What the environment says of proxies and authorities is the same for all requests to this address; to look
+        # through it for each of them, as requests would, is a fifth of what a small write costs.
+        found = session.merge_environment_settings(self.api_endpoint, {}, None, None, None)
+        session.proxies, session.verify, session.trust_env = found["proxies"], found["verify"], False
 
 
 def make_client(
