@@ -50,16 +50,17 @@ class TableSchema:
 
     def problem(self, frame: pl.DataFrame, only: Collection[str] | None = None) -> str | None:
         """Say what is wrong with `frame`, naming the column; None if it fits. `only`: if it has only these columns."""
+        present = frame.schema
         for name, column in self.columns.items():
             if only is not None and name not in only:
                 continue
-            if name not in frame.columns:
+            if name not in present:
                 return f"the column {name!r} of table {self.name!r} is missing"
-            if frame.schema[name] != column.dtype:
-                return f"the column {name!r} of table {self.name!r} is {frame.schema[name]}, not {column.dtype}"
+            if present[name] != column.dtype:
+                return f"the column {name!r} of table {self.name!r} is {present[name]}, not {column.dtype}"
             if not column.nullable and frame[name].null_count():
                 return f"the column {name!r} of table {self.name!r} has {frame[name].null_count()} empty values"
-        extra = [name for name in frame.columns if name not in self.columns]
+        extra = [name for name in present if name not in self.columns]
         if extra:
             return f"table {self.name!r} has the unknown column {extra[0]!r}"
         return None

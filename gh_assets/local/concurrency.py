@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 GRACE = 3.0
@@ -41,35 +42,46 @@ def map_bounded(
     """
     window = window or workers * 4
     source = iter(items)
-    pending: set[Future[Result]] = set()
+    running: set[Future[Result]] = set()
+    ended: SimpleQueue[Future[Result]] = SimpleQueue()
     failure: BaseException | None = None
     exhausted = False
+
+    def give_up(error: BaseException) -> None:
+        nonlocal failure
+        failure = failure or error
+        for future in list(running):
+            future.cancel()
+
     with workers_of(workers, "gh-assets") as executor:
         while True:
-            while failure is None and not exhausted and len(pending) < window:
+            while failure is None and not exhausted and len(running) < window:
                 try:
-                    pending.add(executor.submit(function, next(source)))
+                    future = executor.submit(function, next(source))
                 except StopIteration:
                     exhausted = True
                 except BaseException as error:  # noqa: BLE001 - raised below, when the results are out
                     failure = error
-            if not pending:
+                else:
+                    running.add(future)
+                    future.add_done_callback(ended.put)
+            if not running:
                 break
             stopped = failure is not None and not isinstance(failure, Exception)
             try:
-                done, pending = wait(pending, timeout=GRACE if stopped else None, return_when=FIRST_COMPLETED)
-            except BaseException as error:  # noqa: BLE001
-                failure = failure or error
-                pending = {other for other in pending if not other.cancel()}
-                continue
-            if not done:
+                future = ended.get(timeout=GRACE if stopped else None)
+            except Empty:
                 break
-            for future in done:
-                fault = None if future.cancelled() else future.exception()
-                if fault is not None:
-                    failure = failure or fault
-                    pending = {other for other in pending if not other.cancel()}
-                elif not future.cancelled():
-                    yield future.result()
+            except BaseException as error:  # noqa: BLE001
+                give_up(error)
+                continue
+            running.discard(future)
+            if future.cancelled():
+                continue
+            fault = future.exception()
+            if fault is None:
+                yield future.result()
+            else:
+                give_up(fault)
         if failure is not None:
             raise failure
