@@ -21,7 +21,7 @@ from gh_assets.recommender import EASE, Hybrid, RecVAE, RecVAEConfig, strong_gen
 from gh_assets.recommender.data.interactions import Csr
 from gh_assets.recommender.evaluation.metrics import contains
 from gh_assets.recommender.training.training import TrainedModel
-from gh_assets.serving.ranking import Advisor, Question
+from gh_assets.serving.ranking import Question, Ranker
 
 LENGTH = 20
 SETTINGS: list[tuple[str, dict[str, float]]] = [
@@ -31,22 +31,22 @@ SETTINGS: list[tuple[str, dict[str, float]]] = [
 ]
 
 
-def figures(advisor: Advisor, given: Csr, hidden: Csr, choice: dict[str, float]) -> list[float]:
-    ids = advisor.trained.repo_ids
+def figures(ranker: Ranker, given: Csr, hidden: Csr, choice: dict[str, float]) -> list[float]:
+    ids = ranker.trained.repo_ids
     lists = np.full((given.shape[0], LENGTH), -1, np.int64)
     for start in range(0, given.shape[0], 64):
         some = range(start, min(start + 64, given.shape[0]))
         stars = [ids[given.indices[given.indptr[row] : given.indptr[row + 1]]].tolist() for row in some]
         questions = [Question(stars=own, n=LENGTH, **choice) for own in stars]  # type: ignore[arg-type]
-        for row, found in zip(some, advisor.ask(questions, reasons=0), strict=True):
+        for row, found in zip(some, ranker.ask(questions, reasons=0), strict=True):
             lists[row, : len(found)] = [entry.repo_id for entry in found]
     hits = contains(hidden, lists)
     relevant = np.minimum(np.diff(hidden.indptr), LENGTH)
     discount = 1 / np.log2(np.arange(2, LENGTH + 2))
     gains = (hits * discount).sum(axis=1) / np.cumsum(discount)[relevant - 1]
-    percentile = np.argsort(np.argsort(advisor.popularity)) / (len(ids) - 1)
+    percentile = np.argsort(np.argsort(ranker.popularity)) / (len(ids) - 1)
     shown = lists[lists >= 0]
-    directions = advisor._directions
+    directions = ranker._directions
     alike = []
     for row in lists:
         vectors = directions[row[row >= 0]]
@@ -73,14 +73,14 @@ def main() -> None:
     items = stars.shape[1]
     names = np.array([f"o/r{item}" for item in range(items)])
     counts = np.bincount(split.train.indices, minlength=items).tolist()
-    advisor = Advisor(TrainedModel(model, np.arange(items), names, data={"stars_of": counts}))
+    ranker = Ranker(TrainedModel(model, np.arange(items), names, data={"stars_of": counts}))
     given, hidden = split.test_fold_in, split.test_held_out
     there = np.flatnonzero((np.diff(hidden.indptr) > 0) & (np.diff(given.indptr) > 0))
     print(f"{len(there)} held-out users, {items:,} repositories")
     print("| order | recall@20 | NDCG@20 | popularity percentile | repositories shown | likeness within a list |")
     print("|---|---|---|---|---|---|")
     for name, choice in SETTINGS:
-        recall, gain, percentile, shown, alike = figures(advisor, given[there], hidden[there], choice)
+        recall, gain, percentile, shown, alike = figures(ranker, given[there], hidden[there], choice)
         print(f"| {name} | {recall:.3f} | {gain:.3f} | {percentile:.1f} | {shown:.1f} % | {alike:.3f} |", flush=True)
 
 

@@ -90,7 +90,7 @@ def main() -> None:
             found[model.name].append(users[MAIN])
             figures = "  ".join(f"{metric} {values.mean():.4f}" for metric, values in users.items())
             elapsed = time.perf_counter() - started
-            print(f"split {seed}  {model.name:<10}  {figures}  {elapsed:6.1f} s  {_said(model)}", flush=True)
+            print(f"split {seed}  {model.name:<10}  {figures}  {elapsed:6.1f} s  {_reported(model)}", flush=True)
 
         factors = [lambda count=count: ALS(count, (0.1, 0.3, 1.0), (0.003, 0.01, 0.03)) for count in options.factors]
         configs = [RecVAEConfig(epochs=options.epochs, seed=seed, gamma=gamma) for gamma in options.gammas]
@@ -118,7 +118,7 @@ def main() -> None:
         print(f"{ours} - {best}: {difference}; ratio of the means {means[ours] / means[best]:.3f}")
 
 
-def _said(model: Recommender) -> str:
+def _reported(model: Recommender) -> str:
     """What was chosen on the validation users."""
     if isinstance(model, RecVAE):
         return f"gamma {model.config.gamma:g}"

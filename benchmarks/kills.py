@@ -435,21 +435,21 @@ class Moves:
         self.number += 1
         registry = self.watcher.registry
         before = self.watcher.moves()
-        held = before[-1]
+        current = before[-1]
         why = f"kill {self.number}"
         if self.action == "promote":
-            wanted = self.place.random.choice([version for version in (1, 2, 3) if version != held.version])
+            wanted = self.place.random.choice([version for version in (1, 2, 3) if version != current.version])
             command: tuple[str, ...] = ("models", "promote", "recvae", str(wanted), "--why", why)
         else:
-            other = 1 + held.version % 3
+            other = 1 + current.version % 3
             for version in (other, 1 + other % 3):
                 registry.promote("recvae", version, why="to be rolled back")
             before = self.watcher.moves()
-            held, wanted = before[-1], other
+            current, wanted = before[-1], other
             command = ("models", "rollback", "--why", why)
-        self.check(command, before, held.version, wanted, why)
+        self.check(command, before, current.version, wanted, why)
 
-    def check(self, command: tuple[str, ...], before: list[Move], held: int, wanted: int, why: str) -> None:
+    def check(self, command: tuple[str, ...], before: list[Move], current: int, wanted: int, why: str) -> None:
         if self.place.kill(self.seconds, *command):
             self.tally.killed()
         between = self.watcher.moves()
@@ -459,7 +459,7 @@ class Moves:
         if moved:
             differs((between[-1].version, between[-1].why) != (wanted, why), "a move that was not requested")
             self.tally.note("killed after it was done")
-        differs(self.watcher.registry.champion().version != (wanted if moved else held), "the champion is neither")
+        differs(self.watcher.registry.champion().version != (wanted if moved else current), "the champion is neither")
         if not moved or self.action == "promote":  # a second rollback goes on to the one before
             self.place.run(*command)
             self.tally.reruns += 1
@@ -678,7 +678,7 @@ class Serve:
 
         self.place, self.tally = place, tally
         place.environment |= {"GH_ASSETS_SERVE_RATE": "0", "GH_ASSETS_LIVE_REQUESTS": "0"}
-        self.shop = furnish(place.settings, place.folder)
+        self.served_home = furnish(place.settings, place.folder)
         self.watcher = Watcher(place)
         self.port = free_port()
         self.said: dict[str, str] = {}
@@ -703,7 +703,7 @@ class Serve:
 
     def use(self, number: int) -> None:
         base = f"http://127.0.0.1:{self.port}/api/v1"
-        names = [row["full_name"] for row in self.shop.rows[:60]]
+        names = [row["full_name"] for row in self.served_home.rows[:60]]
         count = 0
         while not self.ending.wait(0.01):
             count += 1

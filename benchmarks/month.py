@@ -385,8 +385,8 @@ def main() -> None:
         found = live(options.days, options.day_seconds, home)
     if options.json is not None:
         options.json.write_text(json.dumps(found, indent=1))
-    if options.picture is not None:
-        draw(found, options.picture)
+    if options.figure_metadata is not None:
+        draw(found, options.figure_metadata)
     for name in ("runs", "not_ended", "failed", "alerts", "alert_texts", "quota_overruns", "quota_spent_a_day",
                  "quota_a_day", "run_keys_used_twice", "states_acted_on_twice_with_success", "runs_of_a_job_at_once",
                  "models", "promotions", "behind_at_the_end"):  # fmt: skip

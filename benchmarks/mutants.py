@@ -59,7 +59,7 @@ TARGETS: dict[str, tuple[Sequence[str], Sequence[str]]] = {
 LONGEST_TEST = 15.0
 """Seconds: longer tests, which start processes or train, are left to `make test`."""
 HUNG = 124
-TIMEOUT, SLOWER = 30.0, 4.0
+TIMEOUT, MAX_COST_RATIO = 30.0, 4.0
 """Seconds, and times as long as the tests took without a change: what takes longer hangs, and counts as killed."""
 
 
@@ -222,7 +222,7 @@ def run(name: str, sample: int, seed: int, folder: Path, skip: set[str], results
         wanted = quick if "" in reached else [test for test in quick if test in reached]
         target, began = folder / mutant.path, time.monotonic()
         target.write_text(mutant.code)
-        timeout = TIMEOUT + SLOWER * sum(seconds[test] for test in wanted)
+        timeout = TIMEOUT + MAX_COST_RATIO * sum(seconds[test] for test in wanted)
         work = functools.partial(pytest.main, pytest_arguments(wanted))
         code = in_fork(work, timeout, log) if wanted else 0
         shutil.copy2(ROOT / mutant.path, target)

@@ -3,7 +3,7 @@
 Run: python benchmarks/serving.py [--repositories 10000] [--users 350000] [--people 500]
 
 Prints, for RecVAE and the hybrid, median and 99th percentile of one list on one core, and the seconds and peak
-memory of `Advisor.for_everybody` without reasons and with them. The stars are generated (benchmarks/interactions.py).
+memory of `Ranker.recommend_all` without reasons and with them. The stars are generated (benchmarks/interactions.py).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from interactions import generated
 from gh_assets.recommender import EASE, Hybrid, Recommender, RecVAE, RecVAEConfig
 from gh_assets.recommender.data.interactions import Csr, UserItemMatrix
 from gh_assets.recommender.training.training import TrainedModel
-from gh_assets.serving.ranking import Advisor, Question
+from gh_assets.serving.ranking import Question, Ranker
 
 
 def named(stars: Csr) -> UserItemMatrix:
@@ -35,11 +35,11 @@ def one_person(trained: TrainedModel, stars: Csr, people: int) -> None:
     rng = np.random.default_rng(0)
     chosen = rng.choice(stars.shape[0], people, replace=False)
     seconds = []
-    advisor = Advisor(trained)
+    ranker = Ranker(trained)
     for user in chosen:
         own = stars.indices[stars.indptr[user] : stars.indptr[user + 1]].tolist()
         started = time.perf_counter()
-        advisor.recommend(Question(stars=own))
+        ranker.recommend(Question(stars=own))
         seconds.append(time.perf_counter() - started)
     milliseconds = 1000 * np.array(seconds[10:])
     print(
@@ -53,7 +53,7 @@ def one_person(trained: TrainedModel, stars: Csr, people: int) -> None:
 def everybody(trained: TrainedModel, matrix: UserItemMatrix, reasons: int) -> None:
     torch.set_num_threads(2)
     started, rows = time.perf_counter(), 0
-    for table in Advisor(trained).for_everybody(matrix, 100, reasons=reasons):
+    for table in Ranker(trained).recommend_all(matrix, 100, reasons=reasons):
         rows += table.height
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(

@@ -115,7 +115,7 @@ class Tally:
     mixed: int = 0
     versions: set[int] = field(default_factory=set)
 
-    def judge(self, status: int, body: bytes, seconds: float, whole: bool) -> None:
+    def compare_with_champion(self, status: int, body: bytes, seconds: float, whole: bool) -> None:
         self.seconds.append(seconds)
         if status != 200:
             self.failed += 1
@@ -185,7 +185,7 @@ async def at_a_rate(port: int, users: int, rate: float, seconds: float, seed: in
         await asyncio.sleep(max(due - time.perf_counter(), 0))
         connection = await free.get()
         status, body = await connection.get(next(wanted))
-        tally.judge(status, body, time.perf_counter() - due, True)
+        tally.compare_with_champion(status, body, time.perf_counter() - due, True)
         free.put_nowait(connection)
 
     await asyncio.gather(*(one(number) for number in range(int(rate * seconds))))
@@ -203,7 +203,7 @@ async def as_fast_as_it_goes(port: int, users: int, requests: int, seed: int, wh
         for _ in left:
             started = time.perf_counter()
             status, body = await connection.get(next(wanted))
-            tally.judge(status, body, time.perf_counter() - started, whole)
+            tally.compare_with_champion(status, body, time.perf_counter() - started, whole)
         connection.writer.close()
 
     await asyncio.gather(*(one() for _ in range(CONNECTIONS)))

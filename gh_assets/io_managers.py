@@ -29,7 +29,7 @@ from gh_assets.recommender.models.base import Recommender
 from gh_assets.registry import extract_archive, write_archive
 from gh_assets.resources.gcs import GcsResource
 from gh_assets.schemas import TABLES
-from gh_assets.storage.asset_store import AssetStore, TableParts, View
+from gh_assets.storage.asset_store import AssetStore, TableParts, TableView
 from gh_assets.storage.objects import StoredObject
 
 
@@ -106,7 +106,7 @@ class GcsTypedIOManager(ConfigurableIOManager):
         found = self._table(context, store, asset, _view(context))
         return found.to_arrow() if _is_arrow(wanted) else found
 
-    def _table(self, context: InputContext, store: AssetStore, asset: str, view: View | None) -> Any:
+    def _table(self, context: InputContext, store: AssetStore, asset: str, view: TableView | None) -> Any:
         wanted = pl.DataFrame if _is_arrow(context.dagster_type.typing_type) else context.dagster_type.typing_type
         if not context.has_asset_partitions:
             return store.read_table(asset, view=view)
@@ -136,11 +136,11 @@ def _only_partition(context: InputContext) -> str | None:
     return str(next(iter(context.asset_partition_keys)))
 
 
-def _view(context: InputContext) -> View | None:
+def _view(context: InputContext) -> TableView | None:
     columns, where = ((context.definition_metadata or {}).get(name) for name in ("columns", "where"))
     if columns is None and where is None:
         return None
-    return View(None if columns is None else tuple(columns), where)
+    return TableView(None if columns is None else tuple(columns), where)
 
 
 def _is_arrow(kind: object) -> bool:

@@ -19,7 +19,7 @@ from gh_assets.errors import ConfigurationError
 
 GITHUB_COM_API = "https://api.github.com"
 
-MOST_PAGES = 10_000
+MAX_PAGES = 10_000
 """A million stars a repository: more than any has."""
 
 StarSourceName = Literal["auto", "stargazers", "graphql", "starred", "gharchive", "file"]
@@ -115,7 +115,7 @@ class Settings(BaseSettings):
     max_pages: int = Field(
         default=10,
         ge=1,
-        le=MOST_PAGES,
+        le=MAX_PAGES,
         validation_alias="GH_ASSETS_MAX_PAGES",
         description="At most this many pages of 100 stars a repository or user (1 to 10,000).",
     )
@@ -280,12 +280,12 @@ class Settings(BaseSettings):
     def api_keys(self) -> list[SecretStr]:
         """Keys of which the server wants one; empty: it wants none."""
         text = "" if self.api_keys_text is None else self.api_keys_text.get_secret_value()
-        return [SecretStr(word) for word in split_words(text)]
+        return [SecretStr(word) for word in split_list(text)]
 
     @property
     def serve_hosts(self) -> list[str]:
         """Host names that the server answers to; empty: unset."""
-        return split_words(self.serve_hosts_text or "")
+        return split_list(self.serve_hosts_text or "")
 
     @property
     def home_path(self) -> Path:
@@ -317,12 +317,12 @@ class Settings(BaseSettings):
     @property
     def awesome_lists(self) -> list[str]:
         """The lists that the settings name; empty when they name none."""
-        return split_words(self.awesome_text or "")
+        return split_list(self.awesome_text or "")
 
     @property
     def github_app_installations(self) -> list[str]:
         """Ids of the app's installations."""
-        return split_words(self.github_app_installations_text or "")
+        return split_list(self.github_app_installations_text or "")
 
     def github_tokens(self) -> list[SecretStr]:
         """The tokens, without duplicates, in the order given.
@@ -345,7 +345,7 @@ class Settings(BaseSettings):
             origin, text = "GITHUB_TOKENS", self.github_tokens_text.get_secret_value()
         else:
             return []
-        words = list(dict.fromkeys(split_words(text)))
+        words = list(dict.fromkeys(split_list(text)))
         if not words:
             raise ConfigurationError(f"{origin} holds no token: write one or more, separated by commas.")
         return [SecretStr(word) for word in words]
@@ -414,7 +414,7 @@ def _shown(value: object) -> str:
     return str(value)
 
 
-def split_words(text: str) -> list[str]:
+def split_list(text: str) -> list[str]:
     """Split at commas and white space, dropping what is empty."""
     return [word for word in re.split(r"[,\s]+", text) if word]
 

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from gh_assets.embedded.standin.app import Standin
 from gh_assets.embedded.standin.faults import Faults
 from gh_assets.errors import GhAssetsError, OutageError, ServiceUnavailableError
-from gh_assets.github.client import OUTAGE, GitHubClient
+from gh_assets.github.client import OUTAGE_AFTER, GitHubClient
 from gh_assets.services.connections import connect_mongo
 from gh_assets.settings import load_settings
 from gh_assets_tests.conftest import QUICK, SETTINGS
@@ -147,8 +147,8 @@ def test_no_exception_and_no_log_holds_a_token(serve_world, kind: str, caplog: p
 def test_an_outage_ends_what_would_be_tried_in_vain(serve_world) -> None:
     _, url = serve_world(tastes(), tokens=[GOOD], faults=Faults({"500": 1.0}))
     with GitHubClient(url, [SecretStr(GOOD)], policy=QUICK) as client:
-        for _ in range(OUTAGE - 1):
+        for _ in range(OUTAGE_AFTER - 1):
             with pytest.raises(ServiceUnavailableError):
                 client.get("/user")
-        with pytest.raises(OutageError, match=f"has not answered {OUTAGE} requests in a row"):
+        with pytest.raises(OutageError, match=f"has not answered {OUTAGE_AFTER} requests in a row"):
             client.get("/user")

@@ -6,12 +6,12 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from gh_assets.assets.conditions import CHAIN_FRESH, follows
+from gh_assets.assets.conditions import CHAIN_FRESH, when_upstream_updated
 from gh_assets.assets.hybrid_model import hybrid_model
 from gh_assets.assets.leaderboard import leaderboard
-from gh_assets.assets.metadata import OWNERS, RECOMMENDER, markdown_table, picture, stopwatch
+from gh_assets.assets.metadata import OWNERS, RECOMMENDER, figure_metadata, markdown_table, measure_seconds
 from gh_assets.assets.recvae_model import recvae_model
-from gh_assets.assets.retries import retried
+from gh_assets.assets.retries import retry_transient
 from gh_assets.local import progress
 from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.registry import CHAMPION, PURPOSE, ModelRegistry, Move, RegisteredModel
@@ -31,7 +31,7 @@ class ChampionConfig(dg.Config):
 
 @dg.asset(
     deps=[recvae_model, hybrid_model, leaderboard],
-    automation_condition=follows(),
+    automation_condition=when_upstream_updated(),
     freshness_policy=CHAIN_FRESH,
     group_name=RECOMMENDER,
     kinds={"pytorch", "mongodb"},
@@ -44,7 +44,7 @@ class ChampionConfig(dg.Config):
         "By hand, with a reason: gh-assets models promote; back in one step: rollback."
     ),
 )
-@retried
+@retry_transient
 def champion(
     context: dg.AssetExecutionContext,
     config: ChampionConfig,
@@ -53,10 +53,10 @@ def champion(
     mongo: MongoResource,
 ) -> dg.MaterializeResult[None]:
     """The champion, and why."""
-    from gh_assets.serving.current_model import load_first, may_serve, model_cache
+    from gh_assets.serving.current_model import load_first_usable, model_cache, serving_candidates
     from gh_assets.serving.promotion import promote_if_better
 
-    with mongo.database() as database, stopwatch() as timing:
+    with mongo.database() as database, measure_seconds() as timing:
         registry, cache = ModelRegistry(gcs.model_store(), database["models"]), model_cache(load_settings())
         verdict, move = promote_if_better(
             registry,
@@ -66,7 +66,7 @@ def champion(
             seed=config.seed,
             by=f"run {context.run.run_id}",
         )
-        serves = load_first(registry, may_serve(registry), cache)
+        serves = load_first_usable(registry, serving_candidates(registry), cache)
         moves, models = registry.aliases.history(PURPOSE, CHAMPION), registry.list()
     now = serves.registered
     progress.report("champion", 1, 1, now.title)
@@ -145,4 +145,4 @@ def score_history(models: Sequence[RegisteredModel], moves: Sequence[Move]) -> d
     axes.set_xlabel("models in the order of their registration")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(title="★ was champion", loc="best")
-    return picture(figure, "Score history")
+    return figure_metadata(figure, "Score history")

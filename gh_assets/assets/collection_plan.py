@@ -9,17 +9,17 @@ import numpy as np
 import polars as pl
 from dagster._core.definitions.metadata import RawMetadataValue
 
-from gh_assets.assets.conditions import LISTS_FRESH, follows
+from gh_assets.assets.conditions import LISTS_FRESH, when_upstream_updated
 from gh_assets.assets.metadata import (
     COLLECTION,
     OWNERS,
+    figure_metadata,
     github_link,
     markdown_table,
-    picture,
-    stopwatch,
+    measure_seconds,
     table_metadata,
 )
-from gh_assets.assets.retries import retried
+from gh_assets.assets.retries import retry_transient
 from gh_assets.assets.stargazers import stargazers
 from gh_assets.collector import plan as planning
 from gh_assets.collector.collection import QuotaSample
@@ -38,9 +38,9 @@ SHOWN = 12
 """Repositories that the preview names."""
 
 
-def patience_of(settings: Settings) -> planning.Patience:
+def refresh_policy(settings: Settings) -> planning.RefreshPolicy:
     """As the settings say."""
-    return planning.Patience(
+    return planning.RefreshPolicy(
         refresh_after=settings.refresh_after,
         moved_after=settings.moved_after,
         retry_after=settings.retry_after,
@@ -51,7 +51,7 @@ def patience_of(settings: Settings) -> planning.Patience:
 
 @dg.asset(
     deps=[dg.AssetDep(stargazers, partition_mapping=dg.AllPartitionMapping())],
-    automation_condition=follows("stargazers"),
+    automation_condition=when_upstream_updated("stargazers"),
     freshness_policy=LISTS_FRESH,
     group_name=COLLECTION,
     kinds={"polars", "parquet"},
@@ -63,12 +63,12 @@ def patience_of(settings: Settings) -> planning.Patience:
         "first of which a page is expected to tell most."
     ),
 )
-@retried
+@retry_transient
 def collection_plan(
     context: dg.AssetExecutionContext, repos: pl.DataFrame, mongo: MongoResource
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """One row a repository that can be asked."""
-    with stopwatch() as timing, mongo.database() as database:
+    with measure_seconds() as timing, mongo.database() as database:
         plan = make_plan(database, repos)
     return dg.MaterializeResult(value=plan.table, metadata={**plan_metadata(plan, load_settings()), **timing})
 
@@ -76,7 +76,7 @@ def collection_plan(
 def plan_metadata(plan: Plan, settings: Settings) -> dict[str, RawMetadataValue]:
     """What the UI shows of a plan: who is due now, how old the stars are."""
     now = dt.datetime.now(dt.UTC)
-    wanted = planning.due(plan.table, now, patience_of(settings))
+    wanted = planning.due(plan.table, now, refresh_policy(settings))
     counts: Mapping[str, int] = dict(wanted["why"].value_counts().rows())
     rows = [
         (github_link(name, settings), why, round(news, 1), pages)
@@ -86,10 +86,10 @@ def plan_metadata(plan: Plan, settings: Settings) -> dict[str, RawMetadataValue]
         "dagster/row_count": plan.table.height,
         "due": wanted.height,
         "due_pages": int(wanted["pages"].sum()),
-        **{f"due_{why.value}": counts.get(why.value, 0) for why in planning.EVERY_WHY},
+        **{f"due_{why.value}": counts.get(why.value, 0) for why in planning.ALL_REASONS},
         "next": markdown_table(["repository", "why", "news expected", "pages"], rows),
         STARS_COLLECTED: plan.stars_collected,
-        "overview": picture(_overview(plan.table, now), "Ages and sizes"),
+        "overview": figure_metadata(_overview(plan.table, now), "Ages and sizes"),
         **_quota(plan.quota),
     }
 
@@ -130,4 +130,4 @@ def _quota(samples: Sequence[QuotaSample]) -> dict[str, RawMetadataValue]:
     axes.set_ylabel("% of the quota left")
     axes.tick_params(axis="x", rotation=20)
     axes.legend(loc="lower left")
-    return {"quota": picture(figure, "Quota left after each collection"), **newest}
+    return {"quota": figure_metadata(figure, "Quota left after each collection"), **newest}

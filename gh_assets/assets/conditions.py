@@ -12,7 +12,7 @@ CHAIN_FRESH = dg.FreshnessPolicy.time_window(fail_window=dt.timedelta(days=45), 
 """Without enough new stars nothing is trained, for long; what nobody has touched for a month is forgotten."""
 
 
-def follows(*ignored: str) -> dg.AutomationCondition:  # type: ignore[type-arg]
+def when_upstream_updated(*ignored: str) -> dg.AutomationCondition:  # type: ignore[type-arg]
     """When what it is made from is newer, whole, and has passed its blocking checks.
 
     Parameters

@@ -3,10 +3,10 @@
 import dagster as dg
 from pydantic import Field
 
-from gh_assets.assets.conditions import CHAIN_FRESH, follows
-from gh_assets.assets.metadata import OWNERS, RECOMMENDER, stopwatch
+from gh_assets.assets.conditions import CHAIN_FRESH, when_upstream_updated
+from gh_assets.assets.metadata import OWNERS, RECOMMENDER, measure_seconds
 from gh_assets.assets.recvae_model import MODEL_NAME, matrix_lineage, model_metadata, recvae_model, register
-from gh_assets.assets.retries import retried
+from gh_assets.assets.retries import retry_transient
 from gh_assets.errors import ModelNotFoundError
 from gh_assets.local import progress
 from gh_assets.recommender.data.interactions import UserItemMatrix
@@ -26,7 +26,7 @@ class HybridModelConfig(dg.Config):
 
 @dg.asset(
     deps=[recvae_model],
-    automation_condition=follows(),
+    automation_condition=when_upstream_updated(),
     freshness_policy=CHAIN_FRESH,
     group_name=RECOMMENDER,
     kinds={"pytorch", "scipy", "gcs", "mongodb"},
@@ -36,7 +36,7 @@ class HybridModelConfig(dg.Config):
         "users. Linear and neural models miss different things; the blend beats both. Registered under its own name."
     ),
 )
-@retried
+@retry_transient
 def hybrid_model(
     context: dg.AssetExecutionContext,
     config: HybridModelConfig,
@@ -49,7 +49,7 @@ def hybrid_model(
     from gh_assets.recommender.training.training import train_hybrid
     from gh_assets.serving.current_model import UNLOADABLE, load_model, model_cache
 
-    with mongo.database() as database, stopwatch() as timing:
+    with mongo.database() as database, measure_seconds() as timing:
         registry = ModelRegistry(gcs.model_store(), database["models"])
         base = registry.latest(MODEL_NAME, config.tag)
         cache = model_cache(load_settings())

@@ -7,11 +7,18 @@ import dagster as dg
 import polars as pl
 from pydantic import Field
 
-from gh_assets.assets.conditions import CHAIN_FRESH, follows
+from gh_assets.assets.conditions import CHAIN_FRESH, when_upstream_updated
 from gh_assets.assets.hybrid_model import HYBRID_NAME, hybrid_model
-from gh_assets.assets.metadata import OWNERS, RECOMMENDER, markdown_table, picture, stopwatch, table_metadata
+from gh_assets.assets.metadata import (
+    OWNERS,
+    RECOMMENDER,
+    figure_metadata,
+    markdown_table,
+    measure_seconds,
+    table_metadata,
+)
 from gh_assets.assets.recvae_model import MODEL_NAME, matrix_lineage, register
-from gh_assets.assets.retries import retried
+from gh_assets.assets.retries import retry_transient
 from gh_assets.errors import InvalidInteractionsError, ModelNotFoundError
 from gh_assets.local import progress
 from gh_assets.recommender.data.interactions import UserItemMatrix
@@ -42,7 +49,7 @@ class LeaderboardConfig(dg.Config):
 
 @dg.asset(
     deps=[hybrid_model],
-    automation_condition=follows(),
+    automation_condition=when_upstream_updated(),
     freshness_policy=CHAIN_FRESH,
     group_name=RECOMMENDER,
     kinds={"pytorch", "scipy", "polars", "parquet"},
@@ -54,7 +61,7 @@ class LeaderboardConfig(dg.Config):
         "and Mult-VAE trained and tuned on the same users. With confidence intervals, coverage and popularity bias."
     ),
 )
-@retried
+@retry_transient
 def leaderboard(
     context: dg.AssetExecutionContext,
     config: LeaderboardConfig,
@@ -68,7 +75,7 @@ def leaderboard(
     from gh_assets.recommender.training.training import compare, compare_in_time
     from gh_assets.serving.current_model import load_model, model_cache
 
-    with stopwatch() as timing:
+    with measure_seconds() as timing:
         with mongo.database() as database:
             registry = ModelRegistry(gcs.model_store(), database["models"])
             hybrid = load_model(registry, registry.latest(HYBRID_NAME, config.tag), model_cache(load_settings()))
@@ -185,4 +192,4 @@ def _plot(rows: "Sequence[Evaluation]", metric: str) -> dg.MarkdownMetadataValue
     colors = ["tab:blue" if name in SERVED else "tab:gray" for name in names]
     axes.barh(names, means, xerr=errors, color=colors, ecolor="black", capsize=3)
     axes.set_xlabel(f"{metric} on held-out users, 95 % intervals")
-    return picture(figure, "Leaderboard")
+    return figure_metadata(figure, "Leaderboard")

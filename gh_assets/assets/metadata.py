@@ -39,7 +39,7 @@ REPO_PARTITIONS = dg.DynamicPartitionsDefinition(name="repo")
 
 LOG_SECONDS = 5.0
 
-PLAIN = re.compile(r"(?!.*www\.)(?:[^\W_]|[ .,%+/-])*", re.IGNORECASE)
+SAFE_MARKDOWN = re.compile(r"(?!.*www\.)(?:[^\W_]|[ .,%+/-])*", re.IGNORECASE)
 """Text of which Markdown makes nothing else: no emphasis (`_a_`) and no link (`www.`)."""
 
 
@@ -103,7 +103,7 @@ def _cell(value: Any) -> str:
     # Descriptions come from strangers: what Markdown or HTML would make of them must not happen in the UI. Within a
     # code span nothing means anything but its end, and the end of the cell.
     text = " ".join(str(value).split())[:120]
-    if PLAIN.fullmatch(text):
+    if SAFE_MARKDOWN.fullmatch(text):
         return text
     return "`" + text.replace("`", "'").replace("\\", "/").replace("|", "¦") + "`"
 
@@ -126,10 +126,10 @@ def learning_curve(history: Sequence[Mapping[str, float]], metric: str) -> dg.Ma
         right.plot(epochs[best], values[best], "o", color="tab:blue")
         right.annotate(f"{values[best]:.4f}", (epochs[best], values[best]), xytext=(6, -12), textcoords="offset points")
         right.set_ylabel(f"validation {metric}", color="tab:blue")
-    return picture(figure, "Learning curve")
+    return figure_metadata(figure, "Learning curve")
 
 
-def lengths(values: "NDArray[np.int64]", label: str, title: str) -> dg.MarkdownMetadataValue:
+def length_histogram(values: "NDArray[np.int64]", label: str, title: str) -> dg.MarkdownMetadataValue:
     """How long something is, from one to many, as a picture with logarithmic axes."""
     from matplotlib.figure import Figure
 
@@ -142,10 +142,10 @@ def lengths(values: "NDArray[np.int64]", label: str, title: str) -> dg.MarkdownM
         axes.set_yscale("log")
         axes.legend()
     axes.set_xlabel(label)
-    return picture(figure, title)
+    return figure_metadata(figure, title)
 
 
-def picture(figure: "Figure", title: str) -> dg.MarkdownMetadataValue:
+def figure_metadata(figure: "Figure", title: str) -> dg.MarkdownMetadataValue:
     """A matplotlib figure that the UI shows within the metadata."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=90)
@@ -189,7 +189,7 @@ def report_materializations(
 
 
 @contextmanager
-def stopwatch() -> Iterator[dict[str, dg.FloatMetadataValue]]:
+def measure_seconds() -> Iterator[dict[str, dg.FloatMetadataValue]]:
     """Gives metadata that hold the seconds of the block when it has ended."""
     metadata: dict[str, dg.FloatMetadataValue] = {}
     started = time.perf_counter()
@@ -197,7 +197,7 @@ def stopwatch() -> Iterator[dict[str, dg.FloatMetadataValue]]:
     metadata["seconds"] = dg.MetadataValue.float(round(time.perf_counter() - started, 2))
 
 
-def now_and_then(log: Callable[[str], None], seconds: float = LOG_SECONDS) -> Callable[[str], None]:
+def throttled(log: Callable[[str], None], seconds: float = LOG_SECONDS) -> Callable[[str], None]:
     """A log that takes one message in so many seconds and drops those between: events are dear in Dagster."""
     last = time.monotonic()
 

@@ -7,9 +7,9 @@ import polars as pl
 from pydantic import Field
 
 from gh_assets.assets.champion import champion
-from gh_assets.assets.conditions import CHAIN_FRESH, follows
-from gh_assets.assets.metadata import OWNERS, RECOMMENDER, preview, stopwatch, table_metadata
-from gh_assets.assets.retries import retried
+from gh_assets.assets.conditions import CHAIN_FRESH, when_upstream_updated
+from gh_assets.assets.metadata import OWNERS, RECOMMENDER, measure_seconds, preview, table_metadata
+from gh_assets.assets.retries import retry_transient
 from gh_assets.local import progress
 from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.registry import CHAMPION, PURPOSE, SERVED, ModelRegistry, Move, RegisteredModel
@@ -33,7 +33,7 @@ class RecommendationsConfig(dg.Config):
 
 @dg.asset(
     deps=[champion],
-    automation_condition=follows("repos", "champion"),
+    automation_condition=when_upstream_updated("repos", "champion"),
     freshness_policy=CHAIN_FRESH,
     group_name=RECOMMENDER,
     kinds={"pytorch", "polars", "parquet"},
@@ -45,7 +45,7 @@ class RecommendationsConfig(dg.Config):
         "configured."
     ),
 )
-@retried
+@retry_transient
 def recommendations(
     context: dg.AssetExecutionContext,
     config: RecommendationsConfig,
@@ -56,20 +56,20 @@ def recommendations(
 ) -> dg.MaterializeResult[TableParts]:
     """One row a user and recommended repository."""
     from gh_assets.serving.catalogue import Catalogue, Filters
-    from gh_assets.serving.current_model import best_first, load_first, may_serve, model_cache
-    from gh_assets.serving.ranking import Advisor
+    from gh_assets.serving.current_model import load_first_usable, model_cache, rank_models, serving_candidates
+    from gh_assets.serving.ranking import Ranker
 
-    with stopwatch() as timing:
+    with measure_seconds() as timing:
         with mongo.database() as database:
             registry = ModelRegistry(gcs.model_store(), database["models"])
             if config.model or config.tag:
-                wanted: Iterable[RegisteredModel] = best_first(
+                wanted: Iterable[RegisteredModel] = rank_models(
                     registry, (config.model,) if config.model else SERVED, config.tag
                 )
             else:
-                wanted = may_serve(registry)
+                wanted = serving_candidates(registry)
             holding = next(registry.aliases.holding(PURPOSE, CHAMPION), None)
-            serves = load_first(registry, wanted, model_cache(load_settings()))
+            serves = load_first_usable(registry, wanted, model_cache(load_settings()))
         registered, trained = serves.registered, serves.trained
         for warning in serves.warnings:
             context.log.warning(warning)
@@ -77,9 +77,9 @@ def recommendations(
         parts = TableParts(RECOMMENDATIONS.name)
         first: pl.DataFrame | None = None
         users, recommended = 0, set[int]()
-        advisor = Advisor(trained, Catalogue(repos))
+        ranker = Ranker(trained, Catalogue(repos))
         filters = Filters(own=config.own, forks=config.forks, archived="yes" if config.archived else "no")
-        for part in advisor.for_everybody(user_item_matrix, config.n, reasons=config.reasons, filters=filters):
+        for part in ranker.recommend_all(user_item_matrix, config.n, reasons=config.reasons, filters=filters):
             parts.add(part)
             first = part if first is None else first
             users += part["user_id"].n_unique()

@@ -8,23 +8,23 @@ import dagster as dg
 from dagster._core.definitions.metadata import RawMetadataValue
 from pydantic import Field
 
-from gh_assets.assets.conditions import CHAIN_FRESH, follows
+from gh_assets.assets.conditions import CHAIN_FRESH, when_upstream_updated
 from gh_assets.assets.metadata import (
     OWNERS,
     RECOMMENDER,
     learning_curve,
     markdown_table,
-    now_and_then,
-    stopwatch,
+    measure_seconds,
+    throttled,
 )
-from gh_assets.assets.retries import retried
+from gh_assets.assets.retries import retry_transient
 from gh_assets.errors import ModelNotFoundError
 from gh_assets.local import progress
 from gh_assets.local.scratch import Scratch
 from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.recommender.evaluation.metrics import MAIN_METRIC
 from gh_assets.registry import ModelRegistry, RegisteredModel
-from gh_assets.registry.documents import flat_metrics, leaderboard
+from gh_assets.registry.documents import flatten_metrics, leaderboard
 from gh_assets.resources import GcsResource, MongoResource
 from gh_assets.settings import load_settings
 from gh_assets.storage.asset_store import AssetStore
@@ -55,7 +55,7 @@ class RecVAEModelConfig(dg.Config):
 
 
 @dg.asset(
-    automation_condition=follows(),
+    automation_condition=when_upstream_updated(),
     freshness_policy=CHAIN_FRESH,
     group_name=RECOMMENDER,
     kinds={"pytorch", "gcs", "mongodb"},
@@ -66,7 +66,7 @@ class RecVAEModelConfig(dg.Config):
         "configuration that were trained before are not trained again; a training that was interrupted goes on."
     ),
 )
-@retried
+@retry_transient
 def recvae_model(
     context: dg.AssetExecutionContext,
     config: RecVAEModelConfig,
@@ -80,7 +80,7 @@ def recvae_model(
     from gh_assets.recommender.training.training import train_recvae, training_fingerprint
     from gh_assets.serving.current_model import UNLOADABLE, load_model, model_cache
 
-    log = now_and_then(context.log.info)
+    log = throttled(context.log.info)
     settings = load_settings()
     home = settings.home_path
 
@@ -101,7 +101,7 @@ def recvae_model(
         before = None if config.retrain else registry.find(MODEL_NAME, fingerprint)
         trained = None
         if before is not None:
-            with stopwatch() as timing:
+            with measure_seconds() as timing:
                 try:
                     trained = load_model(registry, before, model_cache(settings))
                 except UNLOADABLE as error:
@@ -110,7 +110,7 @@ def recvae_model(
             context.log.info("The same data and configuration were trained before: that model is taken.")
             history = trained.model.history
             return dg.MaterializeResult(metadata={"reused": True, **model_metadata(before, history), **timing})
-        with stopwatch() as timing:
+        with measure_seconds() as timing:
             result = train_recvae(
                 user_item_matrix,
                 wanted,
@@ -170,7 +170,7 @@ def register(
             tar_zip=True,
             run_id=run_id,
             config=config,
-            metrics=flat_metrics(name, result.leaderboard),
+            metrics=flatten_metrics(name, result.leaderboard),
             intervals={metric: (interval.low, interval.high) for metric, interval in result.intervals.items()},
             data={key: value for key, value in result.trained.data.items() if not isinstance(value, list)},
             fingerprint=fingerprint,

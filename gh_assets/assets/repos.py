@@ -10,12 +10,12 @@ from gh_assets.assets.metadata import (
     OWNERS,
     REPO_PARTITIONS,
     markdown_table,
-    now_and_then,
+    measure_seconds,
     preview,
-    stopwatch,
     table_metadata,
+    throttled,
 )
-from gh_assets.assets.retries import GITHUB_POOL, retried, tag_run
+from gh_assets.assets.retries import GITHUB_POOL, retry_transient, tag_run
 from gh_assets.collector.collection import read_star_events
 from gh_assets.collector.repositories import KnownRepositories, collect_repositories
 from gh_assets.collector.star_sources.gharchive import repositories_of_events
@@ -61,7 +61,7 @@ class ReposConfig(dg.Config):
         "Where there is no GitHub to ask, those that GH Archive tells of."
     ),
 )
-@retried
+@retry_transient
 def repos(
     context: dg.AssetExecutionContext,
     config: ReposConfig,
@@ -70,7 +70,7 @@ def repos(
     gcs: GcsResource,
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """One row a repository that an awesome list names."""
-    log = now_and_then(context.log.info)
+    log = throttled(context.log.info)
 
     def tell(done: int, total: int) -> None:
         progress.report("repos", done, total)
@@ -84,7 +84,7 @@ def repos(
         notes.append(words)
 
     with (
-        stopwatch() as timing,
+        measure_seconds() as timing,
         mongo.database(claim=True) as database,
         github.client_if_any(database, max_requests=config.max_requests) as client,
     ):

@@ -41,7 +41,7 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 
-def retried(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+def retry_transient(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
     """Of a computation: let Dagster start it again after a `TRANSIENT` error, later and later.
 
     Not by a `dagster.RetryPolicy`: that would start a run again that somebody cancelled, too.

@@ -12,7 +12,7 @@ import dagster as dg
 import polars as pl
 from pydantic import Field
 
-from gh_assets.assets.metadata import COLLECTION, OWNERS, now_and_then, preview, stopwatch, table_metadata
+from gh_assets.assets.metadata import COLLECTION, OWNERS, measure_seconds, preview, table_metadata, throttled
 from gh_assets.collector.archive_days import days_between, days_of, read_days
 from gh_assets.collector.gharchive import WantedRepositories
 from gh_assets.errors import ConfigurationError
@@ -77,7 +77,7 @@ def read_days_of_the_archive(
     """Stars of the archive's days."""
     settings = load_settings()
     days = config.days()
-    log = now_and_then(context.log.info)
+    log = throttled(context.log.info)
     store = gcs.asset_store()
     present = store.partitions("star_events")
     hours = stars = 0
@@ -85,7 +85,7 @@ def read_days_of_the_archive(
     def before(day: dt.date) -> pl.DataFrame | None:
         return store.read_sound_table("star_events", day.isoformat()) if day.isoformat() in present else None
 
-    with stopwatch() as timing, mongo.database(claim=True) as database:
+    with measure_seconds() as timing, mongo.database(claim=True) as database:
         wanted = WantedRepositories.of_documents(database["repos"].find()) if config.only_listed else None
         days_read = read_days(days, config.places, settings.archive, before, wanted=wanted, open_gs=gcs.open_object)
         for number, (report, table) in enumerate(days_read, start=1):

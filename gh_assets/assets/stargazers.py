@@ -15,21 +15,21 @@ from gh_assets.assets.metadata import (
     OWNERS,
     REPO_PARTITIONS,
     add_partition_metadata,
-    now_and_then,
+    measure_seconds,
     preview,
-    stopwatch,
     table_metadata,
+    throttled,
 )
-from gh_assets.assets.retries import GITHUB_POOL, retried, tag_run
+from gh_assets.assets.retries import GITHUB_POOL, retry_transient, tag_run
 from gh_assets.assets.star_events import star_events
-from gh_assets.collector.collection import Collected, CollectionOptions, collect
+from gh_assets.collector.collection import CollectionOptions, CollectionResult, collect
 from gh_assets.collector.pipeline import RepositoryState
 from gh_assets.collector.star_sources.base import RepositoryRef
 from gh_assets.github.outcomes import Outcome
 from gh_assets.local import progress
 from gh_assets.resources import GcsResource, GitHubResource, MongoResource
 from gh_assets.schemas import STARGAZERS
-from gh_assets.settings import MOST_PAGES, Settings, load_settings
+from gh_assets.settings import MAX_PAGES, Settings, load_settings
 from gh_assets.storage.asset_store import PartitionTables
 
 
@@ -47,7 +47,7 @@ class StargazersConfig(dg.Config):
     seed_users: str | None = Field(default=None, description="A file of users to ask first for their starred lists.")
     max_users: int | None = Field(default=None, ge=1, description="At most so many users are asked for their lists.")
     max_pages: int | None = Field(
-        default=None, ge=1, le=MOST_PAGES, description="At most this many pages of 100 stars a repository or user."
+        default=None, ge=1, le=MAX_PAGES, description="At most this many pages of 100 stars a repository or user."
     )
     max_requests: int | None = Field(
         default=None,
@@ -93,7 +93,7 @@ with warnings.catch_warnings():
             "Repositories whose star count did not change are not asked again."
         ),
     )
-    @retried
+    @retry_transient
     def stargazers(
         context: dg.AssetExecutionContext,
         config: StargazersConfig,
@@ -104,7 +104,7 @@ with warnings.catch_warnings():
     ) -> dg.MaterializeResult[None]:
         """One row a star of the partition's repository."""
         partitions = list(context.partition_keys)
-        _, told, metadata = bring_up_to_date(context, config, repos, partitions, github, mongo, gcs)
+        _, told, metadata = collect_partitions(context, config, repos, partitions, github, mongo, gcs)
         add_partition_metadata(context, told)
         tables = PartitionTables(gcs.asset_store(), "stargazers")
         if len(partitions) == 1 and partitions[0] in tables.partitions():
@@ -112,7 +112,7 @@ with warnings.catch_warnings():
         return dg.MaterializeResult(metadata=metadata)
 
 
-def bring_up_to_date(
+def collect_partitions(
     context: dg.AssetExecutionContext | dg.OpExecutionContext,
     config: StargazersConfig,
     repos: pl.DataFrame,
@@ -122,7 +122,7 @@ def bring_up_to_date(
     gcs: GcsResource,
     *,
     ask: Collection[int] = frozenset(),
-) -> tuple[Collected, dict[str, dict[str, str | int]], dict[str, RawMetadataValue]]:
+) -> tuple[CollectionResult, dict[str, dict[str, str | int]], dict[str, RawMetadataValue]]:
     """Collect the stars of partitions; gives what was done, the metadata of each partition, and those of the run.
 
     Parameters
@@ -131,9 +131,9 @@ def bring_up_to_date(
         Repositories, by id, to ask whatever is known of them.
     """
     settings = load_settings()
-    log = now_and_then(context.log.info)
+    log = throttled(context.log.info)
 
-    def tell(done: int, total: int, words: str) -> None:
+    def on_progress(done: int, total: int, words: str) -> None:
         progress.report("stargazers", done, total, words)
         log(f"{done} of {total}: {words}")
 
@@ -142,7 +142,7 @@ def bring_up_to_date(
         context.log.info(words)
 
     with (
-        stopwatch() as timing,
+        measure_seconds() as timing,
         mongo.database(claim=True) as database,
         github.client_if_any(database, max_requests=config.max_requests) as client,
     ):
@@ -153,7 +153,7 @@ def bring_up_to_date(
             client,
             database,
             gcs.asset_store(),
-            tell=tell,
+            on_progress=on_progress,
             say=say,
             ask=ask,
         )
@@ -165,7 +165,7 @@ def bring_up_to_date(
             f"{len(missing)} partitions are of repositories that no list names, and were not asked for; what was "
             f"collected of them before is kept: {missing[:5]}"
         )
-    for words in collected.sentences():
+    for words in collected.summary_lines():
         say(words)
     told = {key: _partition_metadata(state) for key, state in report.states.items()}
     told |= dict.fromkeys(missing, UNLISTED)

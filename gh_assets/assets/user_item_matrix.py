@@ -5,9 +5,9 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from gh_assets.assets.conditions import CHAIN_FRESH, follows
-from gh_assets.assets.metadata import OWNERS, RECOMMENDER, lengths, markdown_table, stopwatch
-from gh_assets.assets.retries import retried
+from gh_assets.assets.conditions import CHAIN_FRESH, when_upstream_updated
+from gh_assets.assets.metadata import OWNERS, RECOMMENDER, length_histogram, markdown_table, measure_seconds
+from gh_assets.assets.retries import retry_transient
 from gh_assets.local import progress
 from gh_assets.recommender.data.interactions import UserItemMatrix, build_user_item_matrix
 
@@ -20,7 +20,7 @@ class MatrixConfig(dg.Config):
 
 
 @dg.asset(
-    automation_condition=follows("stargazers", "repos"),
+    automation_condition=when_upstream_updated("stargazers", "repos"),
     freshness_policy=CHAIN_FRESH,
     group_name=RECOMMENDER,
     kinds={"scipy", "numpy", "gcs"},
@@ -30,7 +30,7 @@ class MatrixConfig(dg.Config):
         "float32, with the ids and names of its rows and columns. Every user has at least one star in it."
     ),
 )
-@retried
+@retry_transient
 def user_item_matrix(
     context: dg.AssetExecutionContext,
     config: MatrixConfig,
@@ -39,7 +39,7 @@ def user_item_matrix(
     repos: pl.DataFrame,
 ) -> dg.MaterializeResult[UserItemMatrix]:
     """Users × repositories, binary, sparse."""
-    with stopwatch() as timing:
+    with measure_seconds() as timing:
         matrix = build_user_item_matrix(
             stargazers,
             users,
@@ -61,7 +61,7 @@ def user_item_matrix(
             "density": float(matrix.stars.nnz / (rows * columns)),
             "median_stars_a_user": float(np.median(a_user)),
             "sha256": matrix.fingerprint,
-            "stars_a_repository": lengths(popular, "stars a repository", "Stars a repository"),
+            "stars_a_repository": length_histogram(popular, "stars a repository", "Stars a repository"),
             "preview": markdown_table(
                 ["repository", "users"], [(str(matrix.full_names[item]), int(popular[item])) for item in top]
             ),

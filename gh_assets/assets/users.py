@@ -7,8 +7,8 @@ import polars as pl
 
 from gh_assets.assets.collection_plan import STARS_COLLECTED
 from gh_assets.assets.conditions import CHAIN_FRESH
-from gh_assets.assets.metadata import COLLECTION, OWNERS, lengths, preview, stopwatch, table_metadata
-from gh_assets.assets.retries import retried
+from gh_assets.assets.metadata import COLLECTION, OWNERS, length_histogram, measure_seconds, preview, table_metadata
+from gh_assets.assets.retries import retry_transient
 from gh_assets.collector.pipeline import CollectionState
 from gh_assets.collector.users import merge_users, user_messages
 from gh_assets.local import progress
@@ -28,13 +28,13 @@ from gh_assets.storage.messages import Consumer
         "over all repositories: a user who was renamed is still one user, with the login read last."
     ),
 )
-@retried
+@retry_transient
 def users(
     context: dg.AssetExecutionContext, stargazers: pl.DataFrame, mongo: MongoResource
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """One row a user."""
     progress.report("users", 0, 1, f"merging {stargazers.height:,} stars")
-    with stopwatch() as timing, mongo.database(claim=True) as database:
+    with measure_seconds() as timing, mongo.database(claim=True) as database:
         states = CollectionState(database).load()
         table = merge_users(stargazers, {key: state.collected_at for key, state in states.items()})
         present = {document["_id"]: document for document in database["users"].find()}
@@ -46,7 +46,9 @@ def users(
             "dagster/row_count": table.height,
             "preview": preview(table.sort("stars", descending=True)),
             "stars": stargazers.height,
-            "history_lengths": lengths(table["stars"].to_numpy(), "stars a user", "Lengths of users' histories"),
+            "history_lengths": length_histogram(
+                table["stars"].to_numpy(), "stars a user", "Lengths of users' histories"
+            ),
             STARS_COLLECTED: sum(state.stars or 0 for state in states.values()),
             "documents_inserted": applied.inserted,
             "documents_changed": applied.changed,

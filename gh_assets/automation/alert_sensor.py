@@ -10,11 +10,11 @@ from dagster._core.scheduler.instigation import TickStatus
 from dagster_shared.error import SerializableErrorInfo
 
 from gh_assets.automation.alerts import Alert, Alerts
-from gh_assets.automation.jobs import BY_HAND
+from gh_assets.automation.jobs import ASSET_JOB
 from gh_assets.automation.run_requests import interval
 from gh_assets.settings import load_settings
 
-AT_ONCE = 200
+MAX_RUNS_PER_TICK = 200
 """Runs that one look goes through."""
 
 MOMENT = dt.timedelta(seconds=1)
@@ -49,7 +49,7 @@ def run_alerts(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     waiting = alerts.flush()
     at, seen = dt.datetime.fromisoformat(cursor["at"]), set(cursor["seen"])
     found = _ended_since(context.instance, at)
-    records = [record for record in found if record.dagster_run.run_id not in seen][:AT_ONCE]
+    records = [record for record in found if record.dagster_run.run_id not in seen][:MAX_RUNS_PER_TICK]
     failed = 0
     for record in records:
         run = record.dagster_run
@@ -69,13 +69,13 @@ def run_alerts(context: dg.SensorEvaluationContext) -> dg.SkipReason:
             seen = set()
         at = max(at, ended)
         seen.add(run.run_id)
-    _tell_of_ticks(context, alerts)
+    _alert_failing_ticks(context, alerts)
     context.update_cursor(json.dumps({"at": at.isoformat(), "seen": sorted(seen)}))
     late = f" {waiting} alerts wait for the webhook to answer." if waiting else ""
     return dg.SkipReason(f"{len(records)} runs ended, {failed} of them failed.{late}")
 
 
-def _tell_of_ticks(context: dg.SensorEvaluationContext, alerts: Alerts) -> None:
+def _alert_failing_ticks(context: dg.SensorEvaluationContext, alerts: Alerts) -> None:
     """Sensors and schedules whose looks fail one after the other: no run of theirs would ever tell."""
     for state in context.instance.all_instigator_state():
         ticks = context.instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=TICKS)
@@ -98,7 +98,7 @@ def _ended_since(instance: dg.DagsterInstance, at: dt.datetime) -> Sequence[dg.R
 
 
 def _title(run: dg.DagsterRun) -> str:
-    if run.job_name == BY_HAND:
+    if run.job_name == ASSET_JOB:
         assets = sorted(key.to_user_string() for key in run.asset_selection or ())
         return f"Materializing {', '.join(assets[:3]) or 'assets'}{' and more' if len(assets) > 3 else ''}"
     return f"The job {run.job_name}"

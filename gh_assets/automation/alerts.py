@@ -22,8 +22,8 @@ from pydantic import BaseModel, SecretStr
 from gh_assets.local.locks import open_lock, wait_lock
 
 TIMEOUT = 10.0
-MOST_TEXT = 1500
-MOST_PENDING = 50
+MAX_TEXT = 1500
+MAX_PENDING = 50
 """Alerts that wait for a webhook that does not answer; older ones go."""
 
 
@@ -48,7 +48,7 @@ class Alert:
 
     def payload(self, left_out: int) -> dict[str, Any]:
         more = f" ({left_out} more since the last alert)" if left_out else ""
-        return {"text": self.text[:MOST_TEXT] + more, "kind": self.kind, "subject": self.subject, **self.details}
+        return {"text": self.text[:MAX_TEXT] + more, "kind": self.kind, "subject": self.subject, **self.details}
 
 
 class _State(BaseModel):
@@ -114,7 +114,7 @@ class Alerts:
         if self.webhook is None:
             return
         if state.pending:  # in the order in which they happened, and no wait for each while nobody answers
-            state.pending = [*state.pending, payload][-MOST_PENDING:]
+            state.pending = [*state.pending, payload][-MAX_PENDING:]
             return
         try:
             answer = requests.post(self.webhook.get_secret_value(), json=payload, timeout=TIMEOUT)

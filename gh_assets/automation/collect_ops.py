@@ -13,10 +13,10 @@ import dagster as dg
 import polars as pl
 from pydantic import Field
 
-from gh_assets.assets.collection_plan import collection_plan, patience_of, plan_metadata
+from gh_assets.assets.collection_plan import collection_plan, plan_metadata, refresh_policy
 from gh_assets.assets.metadata import REPO_PARTITIONS, report_materializations
-from gh_assets.assets.retries import GITHUB_POOL, retried
-from gh_assets.assets.stargazers import StargazersConfig, bring_up_to_date, stargazers
+from gh_assets.assets.retries import GITHUB_POOL, retry_transient
+from gh_assets.assets.stargazers import StargazersConfig, collect_partitions, stargazers
 from gh_assets.collector import plan as planning
 from gh_assets.collector.upkeep import PLAN, make_plan, quota_of
 from gh_assets.github.ledger import MongoLedger
@@ -25,7 +25,7 @@ from gh_assets.settings import load_settings
 
 SHARES_IO = "shares_io_manager"
 
-LEAST_SHARE = 25
+MIN_SHARE_SIZE = 25
 """Fewer repositories are not worth a step of their own."""
 
 
@@ -33,7 +33,7 @@ class CollectDueConfig(StargazersConfig):
     """Which repositories are asked, and how."""
 
     which: list[str] = Field(
-        default=[why.value for why in planning.EVERY_WHY],
+        default=[why.value for why in planning.ALL_REASONS],
         description="Why a repository is asked. new: never asked before; failed: it could not be asked; restricted: "
         "its list was closed; moved: GitHub counts other stars than are stored; incomplete: what is stored was not "
         "proven to be whole; old: not asked for GH_ASSETS_REFRESH_AFTER.",
@@ -58,7 +58,7 @@ class CollectDueConfig(StargazersConfig):
     out=dg.DynamicOut(io_manager_key=SHARES_IO),
     description="Finds the repositories that are due, and shares them out.",
 )
-@retried
+@retry_transient
 def choose_due(
     context: dg.OpExecutionContext, config: CollectDueConfig, mongo: MongoResource, gcs: GcsResource
 ) -> list[dg.DynamicOutput[dict[str, Any]]]:
@@ -68,10 +68,10 @@ def choose_due(
         plan = make_plan(database, gcs.asset_store().read_table("repos")).table
         plan = plan.filter(pl.col("partition").is_in(sorted(present)))
         wanted = _wanted(config, plan, MongoLedger(database["github_budgets"]))
-    context.log.info(planning.in_words(wanted))
+    context.log.info(planning.summarize(wanted))
     settings = load_settings()
     shares = config.shares or (16 if settings.executor == "celery" else 1)
-    shares = max(1, min(shares, wanted.height // LEAST_SHARE)) if wanted.height else 0
+    shares = max(1, min(shares, wanted.height // MIN_SHARE_SIZE)) if wanted.height else 0
     how = {name: getattr(config, name) for name in StargazersConfig.model_fields}
     if how["max_requests"] is not None and shares:
         how["max_requests"] = max(1, how["max_requests"] // shares)
@@ -90,7 +90,7 @@ def choose_due(
     pool=GITHUB_POOL,
     description="Asks the repositories of a share, and reports a materialization for each.",
 )
-@retried
+@retry_transient
 def collect_share(
     context: dg.OpExecutionContext,
     share: dict[str, Any],
@@ -103,7 +103,7 @@ def collect_share(
     repos = gcs.asset_store().read_table("repos")
     config = StargazersConfig(**share["how"])
     partitions: list[str] = share["partitions"]
-    collected, told, metadata = bring_up_to_date(
+    collected, told, metadata = collect_partitions(
         context, config, repos, partitions, github, mongo, gcs, ask=set(share["ask"])
     )
     asked = {
@@ -119,7 +119,7 @@ def collect_share(
     ins={"collected": dg.In(dg.Nothing)},
     description="Writes the plan of the collection anew: what is known now.",
 )
-@retried
+@retry_transient
 def write_plan(context: dg.OpExecutionContext, mongo: MongoResource, gcs: GcsResource) -> None:
     """The asset `collection_plan`, after a collection."""
     store = gcs.asset_store()
@@ -159,13 +159,13 @@ def _name(context: dg.OutputContext) -> str:
 def _wanted(config: CollectDueConfig, plan: pl.DataFrame, ledger: MongoLedger) -> pl.DataFrame:
     settings = load_settings()
     now = dt.datetime.now(dt.UTC)
-    patience = patience_of(settings)
+    policy = refresh_policy(settings)
     if config.repositories:
-        return planning.named(plan, config.repositories, now, patience.max_pages)
-    kinds = planning.kinds_of(config.which)
+        return planning.named(plan, config.repositories, now, policy.max_pages)
+    kinds = planning.parse_reasons(config.which)
     if not config.patient:
-        return planning.due(plan, now, patience.none(), kinds)
-    return planning.affordable(
-        planning.due(plan, now, patience, kinds),
+        return planning.due(plan, now, policy.none(), kinds)
+    return planning.affordable_prefix(
+        planning.due(plan, now, policy, kinds),
         quota_of(settings.source, settings.quota_reserve, ledger.known(), now).pages,
     )

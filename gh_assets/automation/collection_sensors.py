@@ -8,13 +8,13 @@ import time
 import dagster as dg
 
 from gh_assets.assets import repos
-from gh_assets.assets.collection_plan import patience_of
+from gh_assets.assets.collection_plan import refresh_policy
 from gh_assets.automation.collect_ops import choose_due
 from gh_assets.automation.jobs import collect_due_job, repos_job
-from gh_assets.automation.run_requests import ABOUT, interval, last_materialization, one_run, pause_of
+from gh_assets.automation.run_requests import ABOUT, interval, last_materialization, request_run, retry_pause
 from gh_assets.collector import plan as planning
 from gh_assets.collector.lists.sources import fingerprint_of_list
-from gh_assets.collector.plan import Why
+from gh_assets.collector.plan import DueReason
 from gh_assets.collector.upkeep import quota_of, read_plan
 from gh_assets.errors import GhAssetsError
 from gh_assets.github.ledger import MongoLedger
@@ -61,14 +61,14 @@ def lists_changed(
     # Lists may become what they once were: that is a change, too.
     about = f"lists {changes} {hashlib.sha256(json.dumps(now, sort_keys=True).encode()).hexdigest()[:16]}"
     if not _was_read(context, about):
-        return one_run(
-            context, repos_job.name, about, f"{len(now)} lists, at least one changed.", pause=pause_of(PAUSE, 2)
+        return request_run(
+            context, repos_job.name, about, f"{len(now)} lists, at least one changed.", pause=retry_pause(PAUSE, 2)
         )
     last = last_materialization(context.instance, repos.key)
-    patience = load_settings().counts_after.total_seconds()
-    if last is not None and time.time() - last.timestamp >= patience:
+    policy = load_settings().counts_after.total_seconds()
+    if last is not None and time.time() - last.timestamp >= policy:
         why = f"GitHub's counts are of {dt.datetime.fromtimestamp(last.timestamp, dt.UTC):%Y-%m-%d %H:%M} UTC."
-        return one_run(context, repos_job.name, f"counts {last.timestamp:.3f}", why, pause=pause_of(PAUSE, 2))
+        return request_run(context, repos_job.name, f"counts {last.timestamp:.3f}", why, pause=retry_pause(PAUSE, 2))
     unread = f" {len(failed)} could not be looked at: {failed[0]}" if failed else ""
     return dg.SkipReason(f"The {len(now)} lists are as they were read.{unread}")
 
@@ -79,7 +79,7 @@ def _was_read(context: dg.SensorEvaluationContext, about: str) -> bool:
 
 
 def _collect(
-    context: dg.SensorEvaluationContext, gcs: GcsResource, mongo: MongoResource, kinds: tuple[Why, ...]
+    context: dg.SensorEvaluationContext, gcs: GcsResource, mongo: MongoResource, kinds: tuple[DueReason, ...]
 ) -> dg.SensorResult | dg.SkipReason:
     settings = load_settings()
     store = gcs.asset_store()
@@ -87,22 +87,22 @@ def _collect(
     if plan is None:
         return dg.SkipReason("There is no plan yet: materialize repos and collection_plan (the job read_lists).")
     now = dt.datetime.now(dt.UTC)
-    wanted = planning.due(plan.table, now, patience_of(settings), kinds)
+    wanted = planning.due(plan.table, now, refresh_policy(settings), kinds)
     if not wanted.height:
         return dg.SkipReason(f"Nothing is due of {plan.table.height:,} repositories.")
     with mongo.database() as database:
         quota = quota_of(settings.source, settings.quota_reserve, MongoLedger(database["github_budgets"]).known(), now)
-    chosen = planning.affordable(wanted, quota.pages)
+    chosen = planning.affordable_prefix(wanted, quota.pages)
     if not chosen.height:
-        return dg.SkipReason(f"Due: {planning.in_words(wanted)}. The quota does not allow it: {quota.words()}.")
+        return dg.SkipReason(f"Due: {planning.summarize(wanted)}. The quota does not allow it: {quota.words()}.")
     config = {"which": [kind.value for kind in kinds], "patient": True}
-    why = f"{planning.in_words(chosen)}" + (f" (of {wanted.height:,} due)." if chosen.height < wanted.height else ".")
-    return one_run(
+    why = f"{planning.summarize(chosen)}" + (f" (of {wanted.height:,} due)." if chosen.height < wanted.height else ".")
+    return request_run(
         context,
         collect_due_job.name,
         f"plan {plan.generation}",
         why,
-        pause=pause_of(PAUSE, 2),
+        pause=retry_pause(PAUSE, 2),
         run_config={"ops": {choose_due.name: {"config": config}}},
     )
 
@@ -121,7 +121,7 @@ def new_repositories(
     context: dg.SensorEvaluationContext, gcs: GcsResource, mongo: MongoResource
 ) -> dg.SensorResult | dg.SkipReason:
     """Never asked."""
-    return _collect(context, gcs, mongo, (Why.NEW,))
+    return _collect(context, gcs, mongo, (DueReason.NEW,))
 
 
 @dg.sensor(
@@ -140,4 +140,9 @@ def stale_stars(
     context: dg.SensorEvaluationContext, gcs: GcsResource, mongo: MongoResource
 ) -> dg.SensorResult | dg.SkipReason:
     """Asked before, and due again."""
-    return _collect(context, gcs, mongo, (Why.FAILED, Why.RESTRICTED, Why.MOVED, Why.INCOMPLETE, Why.OLD))
+    return _collect(
+        context,
+        gcs,
+        mongo,
+        (DueReason.FAILED, DueReason.RESTRICTED, DueReason.MOVED, DueReason.INCOMPLETE, DueReason.OLD),
+    )

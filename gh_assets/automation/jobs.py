@@ -79,10 +79,10 @@ ALL_JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
 ]
 
 
-BY_HAND = "__ASSET_JOB"
+ASSET_JOB = "__ASSET_JOB"
 """Dagster's own name for the job of assets that are materialized by hand or by their conditions."""
 
-REBUILDING = (rebuild_job.name, refresh_job.name, chain_job.name, BY_HAND)
+REBUILDING = (rebuild_job.name, refresh_job.name, chain_job.name, ASSET_JOB)
 """Jobs that may end in a new champion and new recommendations."""
 
 

@@ -7,7 +7,7 @@ import dagster as dg
 from gh_assets.assets import collection_plan, recommendations, users
 from gh_assets.assets.collection_plan import STARS_COLLECTED
 from gh_assets.automation.jobs import REBUILDING, judge_job, rebuild_job, recommend_job
-from gh_assets.automation.run_requests import interval, last_materialization, metadata_of, one_run, pause_of
+from gh_assets.automation.run_requests import interval, last_materialization, metadata_of, request_run, retry_pause
 from gh_assets.registry import CHAMPION, PURPOSE, SERVED, ModelRegistry
 from gh_assets.resources import GcsResource, MongoResource
 from gh_assets.settings import load_settings
@@ -40,13 +40,13 @@ def enough_new_stars(context: dg.SensorEvaluationContext) -> dg.SensorResult | d
     if changed < share * used:
         return dg.SkipReason(f"{changed:,} stars changed since the last matrix; {share * used:,.0f} are enough.")
     about = "stars of the first matrix" if last is None else f"stars since {last.timestamp:.3f}"
-    return one_run(
+    return request_run(
         context,
         rebuild_job.name,
         about,
         f"{changed:,} of {stored:,} stars are new.",
-        pause=pause_of(PAUSE, 4),
-        unless=REBUILDING,
+        pause=retry_pause(PAUSE, 4),
+        blocked_by=REBUILDING,
     )
 
 
@@ -76,13 +76,13 @@ def models_to_judge(
     why = " ".join(f"{model.title} is new." for model in unseen)
     if not unseen and last is not None:
         why = f"Nothing was decided the last time: {last.words}"
-    return one_run(
+    return request_run(
         context,
         judge_job.name,
         f"models {', '.join(model.title for model in newest.values())}",
         why,
-        pause=pause_of(PAUSE, 4),
-        unless=REBUILDING,
+        pause=retry_pause(PAUSE, 4),
+        blocked_by=REBUILDING,
     )
 
 
@@ -109,6 +109,11 @@ def champion_changed(
     if last is not None and metadata_of(last).get("champion_revision", -1) >= move.revision:
         return dg.SkipReason(f"The recommendations are those of {move.name} {move.version}.")
     why = f"{move.name} {move.version} is the champion ({move.action})."
-    return one_run(
-        context, recommend_job.name, f"champion {move.revision}", why, pause=pause_of(PAUSE, 4), unless=REBUILDING
+    return request_run(
+        context,
+        recommend_job.name,
+        f"champion {move.revision}",
+        why,
+        pause=retry_pause(PAUSE, 4),
+        blocked_by=REBUILDING,
     )

@@ -32,20 +32,20 @@ def interval(seconds: int) -> int:
     return seconds if chosen is None else max(1, int(chosen.total_seconds()))
 
 
-def pause_of(usual: dt.timedelta, looks: int) -> dt.timedelta:
+def retry_pause(usual: dt.timedelta, ticks: int) -> dt.timedelta:
     """How long to wait before a run that changed nothing is tried again; shorter where the sensors look more often."""
     chosen = load_settings().sensor_interval
-    return usual if chosen is None else min(usual, chosen * looks)
+    return usual if chosen is None else min(usual, chosen * ticks)
 
 
-def one_run(
+def request_run(
     context: dg.SensorEvaluationContext,
     job: str,
     about: str,
     why: str,
     *,
     pause: dt.timedelta,
-    unless: Collection[str] = (),
+    blocked_by: Collection[str] = (),
     run_config: Mapping[str, Any] | None = None,
 ) -> dg.SensorResult | dg.SkipReason:
     """Ask for one run because of a state of things, unless there was one.
@@ -68,7 +68,7 @@ def one_run(
     run_config : mapping, optional
     """
     instance = context.instance
-    for other in (job, *unless):
+    for other in (job, *blocked_by):
         alive = instance.get_run_records(dg.RunsFilter(job_name=other, statuses=_ALIVE), limit=1)
         if alive and fail_dead_runs(instance):
             alive = instance.get_run_records(dg.RunsFilter(job_name=other, statuses=_ALIVE), limit=1)

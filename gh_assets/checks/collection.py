@@ -24,7 +24,7 @@ UNKNOWN_SHARE = 0.05
 OWN_LISTS = ("graphql", "stargazers")
 """Sources that see all stars of a repository: others cannot match GitHub's count."""
 
-TOLERANCE, LEAST = 0.02, 5
+TOLERANCE, MIN_DIFFERENCE = 0.02, 5
 """Stars come and go while a list is read: so much of GitHub's count, or so many, may be missing or too many."""
 
 MATCHING_SHARE, ALARMING_SHARE = 0.95, 0.5
@@ -128,7 +128,7 @@ def _comparable(state: RepositoryState) -> bool:
 def _matches(state: RepositoryState) -> bool:
     assert state.stars is not None
     assert state.stargazer_count is not None
-    return abs(state.stars - state.stargazer_count) <= max(LEAST, TOLERANCE * state.stargazer_count)
+    return abs(state.stars - state.stargazer_count) <= max(MIN_DIFFERENCE, TOLERANCE * state.stargazer_count)
 
 
 @dg.asset_check(

@@ -10,7 +10,7 @@ from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.registry import SERVED, ModelRegistry
 from gh_assets.resources import GcsResource, MongoResource
 
-HALF = 0.5
+MIN_MATRIX_SHARE = 0.5
 """A matrix with less than this share of the users, repositories or stars of the last trained one is not believed."""
 
 DRIFT = 0.2
@@ -124,7 +124,7 @@ def matrix_is_like_the_last(
         "density_share": density,
         "stars_a_user_share": history,
     }
-    if shares[lost] < HALF and not config.accept:
+    if shares[lost] < MIN_MATRIX_SHARE and not config.accept:
         return dg.AssetCheckResult(
             passed=False,
             severity=dg.AssetCheckSeverity.ERROR,

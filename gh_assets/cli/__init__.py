@@ -27,7 +27,7 @@ from gh_assets.embedded.standin.kinds import KINDS
 from gh_assets.errors import GhAssetsError
 from gh_assets.local.home import keep_private
 from gh_assets.local.network import prepare_network
-from gh_assets.settings import MOST_PAGES, Settings, load_settings, setting_rows, split_words
+from gh_assets.settings import MAX_PAGES, Settings, load_settings, setting_rows, split_list
 
 if TYPE_CHECKING:
     from gh_assets.registry import ModelRegistry, Move, RegisteredModel
@@ -85,7 +85,7 @@ def cli() -> None:
 @click.option("--max-users", type=click.IntRange(1), help="At most so many users are asked for their starred lists.")
 @click.option(
     "--max-pages",
-    type=click.IntRange(1, MOST_PAGES),
+    type=click.IntRange(1, MAX_PAGES),
     help="Maximum number of pages of 100 stars per repository or user.",
 )
 @click.option(
@@ -205,31 +205,31 @@ def recommend(
         raise click.UsageError("Give either a login, --repos a/b,c/d, or --popular.")
     from gh_assets.serving.catalogue import Filters
     from gh_assets.serving.ranking import Question
-    from gh_assets.serving.snapshot import open_desk
+    from gh_assets.serving.snapshot import load_snapshot
 
     filters = Filters(own, forks, "yes" if archived else "no", language, topics, owner, min_stars, max_stars)
     wish = Question(n=n, filters=filters, popularity=popularity, diversity=diversity)
-    desk = open_desk(load_settings())
+    snapshot = load_snapshot(load_settings())
     if login is not None:
-        case = desk.of_login(login, wish)
+        case = snapshot.for_login(login, wish)
     elif repos is not None:
-        case = desk.of_repositories(split_words(repos) or [repos], wish)
+        case = snapshot.for_repositories(split_list(repos) or [repos], wish)
     else:
-        case = desk.of_anybody(wish)
-    answer = desk.answer(case)
+        case = snapshot.for_new_user(wish)
+    answer = snapshot.answer(case)
     for warning in answer.warnings:
         errors.print(warning, style="yellow")
     if as_json:
         _print_json(answer.to_json())
         return
     table = Table("#", _folded("repository"), _folded("because of"), title=answer.title, title_justify="left")
-    for entry in (card.recommendation for card in answer.cards):
+    for entry in (item.recommendation for item in answer.items):
         reasons = ", ".join(f"{reason.full_name} ({reason.share:.0%})" for reason in entry.because)
         table.add_row(str(entry.rank), entry.full_name, reasons)
     _output().print(table)
     if answer.new:
         table = Table(_folded("repository"), _folded("about the same as"), title="New", title_justify="left")
-        for entry in (card.recommendation for card in answer.new):
+        for entry in (item.recommendation for item in answer.new):
             table.add_row(entry.full_name, ", ".join(reason.full_name for reason in entry.because))
         _output().print(table)
 
@@ -281,8 +281,8 @@ def list_models(name: str | None, tag: str | None, as_json: bool) -> None:
     from gh_assets.cli.status import model_json
 
     with _registry() as registry:
-        held = registry.held()
-        found = [model_json(model, held) for model in registry.list(name, tag)]
+        alias_holders = registry.alias_holders()
+        found = [model_json(model, alias_holders) for model in registry.list(name, tag)]
     if as_json:
         _print_json(found)
     else:
@@ -298,7 +298,7 @@ def show(name: str | None, version: int | None, as_json: bool) -> None:
     from gh_assets.cli.status import model_json
 
     with _registry() as registry:
-        document = model_json(_chosen(registry, name, version), registry.held(), whole=True)
+        document = model_json(_chosen(registry, name, version), registry.alias_holders(), whole=True)
     if as_json:
         _print_json(document)
         return
@@ -349,7 +349,7 @@ by_option = click.option("--by", help="Who decides. By default you.")
 def promote(name: str, version: int, why: str, by: str | None, as_json: bool) -> None:
     """Make VERSION of NAME the champion, whatever the comparison says."""
     with _registry() as registry:
-        _tell_move(registry.promote(name, version, why=why, by=by), as_json)
+        _print_move(registry.promote(name, version, why=why, by=by), as_json)
 
 
 @models.command()
@@ -359,7 +359,7 @@ def promote(name: str, version: int, why: str, by: str | None, as_json: bool) ->
 def rollback(why: str, by: str | None, as_json: bool) -> None:
     """Return to the champion before the present one."""
     with _registry() as registry:
-        _tell_move(registry.rollback(why=why, by=by), as_json)
+        _print_move(registry.rollback(why=why, by=by), as_json)
 
 
 @models.command()
@@ -415,7 +415,7 @@ def sweep(grace: float, dry_run: bool, as_json: bool) -> None:
     import datetime as dt
 
     with _registry() as registry:
-        gone = registry.sweep(dt.timedelta(minutes=grace), only_look=dry_run)
+        gone = registry.sweep(dt.timedelta(minutes=grace), dry_run=dry_run)
     if as_json:
         _print_json([{"object": found.name, "size": found.size, "removed": not dry_run} for found in gone])
         return
@@ -451,14 +451,14 @@ def _registry() -> Iterator[ModelRegistry]:
 
 
 def _chosen(registry: ModelRegistry, name: str | None, version: int | None) -> RegisteredModel:
-    from gh_assets.serving.current_model import champion_or_best
+    from gh_assets.serving.current_model import current_model
 
     if name is None:
-        return champion_or_best(registry)
+        return current_model(registry)
     return registry.latest(name) if version is None else registry.get(name, version)
 
 
-def _tell_move(move: Move, as_json: bool) -> None:
+def _print_move(move: Move, as_json: bool) -> None:
     if as_json:
         _print_json(move.model_dump(mode="json"))
     else:
@@ -523,7 +523,7 @@ def backup_command(folder: Path, as_json: bool) -> None:
     settings = load_settings()
     with open_mongo(settings) as database:
         copied = back_up(database, _stores(settings), folder, workers=settings.workers)
-    _tell_copied(copied, f"are in {folder}", as_json)
+    _print_copied(copied, f"are in {folder}", as_json)
 
 
 @data.command("restore")
@@ -537,7 +537,7 @@ def restore_command(folder: Path, as_json: bool) -> None:
     settings = load_settings()
     with open_mongo(settings) as database:
         copied = restore(folder, database, _stores(settings), workers=settings.workers)
-    _tell_copied(copied, "are where the settings say. Next: gh-assets models verify", as_json)
+    _print_copied(copied, "are where the settings say. Next: gh-assets models verify", as_json)
 
 
 def _stores(settings: Settings) -> dict[str, Any]:
@@ -547,7 +547,7 @@ def _stores(settings: Settings) -> dict[str, Any]:
     return {"data": data_store(settings, client), "models": model_store(settings, client)}
 
 
-def _tell_copied(copied: Any, words: str, as_json: bool) -> None:
+def _print_copied(copied: Any, words: str, as_json: bool) -> None:
     if as_json:
         _print_json(asdict(copied))
     else:

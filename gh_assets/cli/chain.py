@@ -78,7 +78,7 @@ class ChainOptions:
 
 
 def run_chain(
-    settings: Settings, options: ChainOptions, listener: progress.Listener, say: Callable[[str], None]
+    settings: Settings, options: ChainOptions, listener: progress.ProgressListener, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Materialize the chain, in two Dagster runs: the lists, then everything that follows from them.
 
@@ -100,7 +100,7 @@ def run_chain(
     if skipped and options.source != "file":  # the source says it itself
         say(skipped)
     say(f"Collecting from {world_identity(settings)[1]} into {settings.home_path}")
-    with open_instance() as instance, progress.listening(listener, say):
+    with open_instance() as instance, progress.use_progress(listener, say):
         fail_dead_runs(instance)
         if options.archive:
             config = {read_days_of_the_archive.name: {"config": {"places": list(options.archive)}}}

@@ -89,7 +89,7 @@ def _github(settings: Settings) -> str:
         return "nobody to ask: this home holds what GH Archive tells of github.com"
     with connect_github(settings) as client:
         pool = client.pool
-        client.find_out()
+        client.refresh_budgets()
         parts = []
         for account in pool.accounts.values():
             labels = ", ".join(token.label for token in pool.tokens if token.account is account)

@@ -17,7 +17,7 @@ from gh_assets.instance.storage import open_instance
 from gh_assets.registry import CHAMPION, PURPOSE, Decision, ModelRegistry, Move, RegisteredModel
 from gh_assets.services.connections import asset_store, connect_gcs, model_store, open_mongo
 from gh_assets.services.world import world_identity
-from gh_assets.serving.current_model import may_serve
+from gh_assets.serving.current_model import serving_candidates
 from gh_assets.settings import Settings
 
 
@@ -47,7 +47,7 @@ def read_status(settings: Settings) -> dict[str, Any]:
         claimed = database["meta"].find_one({"_id": "world"})
         matrix = store.read_matrix("user_item_matrix").stars if store.exists("user_item_matrix", "npz") else None
         registry = ModelRegistry(model_store(settings, gcs), database["models"])
-        held = registry.held()
+        alias_holders = registry.alias_holders()
         found: dict[str, Any] = {
             "world": claimed["title"] if claimed else f"{world_identity(settings)[1]} (nothing collected yet)",
             "repos": listed.total(),
@@ -66,7 +66,7 @@ def read_status(settings: Settings) -> dict[str, Any]:
             "matrix": None
             if matrix is None
             else {"rows": matrix.shape[0], "cols": matrix.shape[1], "nnz": int(matrix.nnz)},
-            "models": [model_json(model, held) for model in registry.list()],
+            "models": [model_json(model, alias_holders) for model in registry.list()],
             "serving": serving_json(registry),
         }
     with open_instance() as instance:
@@ -98,7 +98,7 @@ def serving_json(registry: ModelRegistry) -> dict[str, Any] | None:
     unloadable = {} if decision is None else dict(decision.skipped)
     serves: RegisteredModel | None = None
     with suppress(ModelNotFoundError):
-        for model in may_serve(registry):
+        for model in serving_candidates(registry):
             problem = registry.problem(model)
             if problem is not None:
                 unloadable[model.title] = f"{model.title} cannot be loaded and is skipped: {problem}."
@@ -106,11 +106,13 @@ def serving_json(registry: ModelRegistry) -> dict[str, Any] | None:
                 serves = model
                 break
     promoted = serves is not None and any(model == serves for model in registry.holders())
-    held = move is not None and serves is not None and (move.name, move.version) == (serves.name, serves.version)
+    is_champion = move is not None and serves is not None and (move.name, move.version) == (serves.name, serves.version)
     why = "None can be loaded." if serves is None else "It has the best score; none was promoted."
     if promoted:
         why = (
-            move.why if move is not None and held else "The champion cannot be loaded, and this was champion before it."
+            move.why
+            if move is not None and is_champion
+            else "The champion cannot be loaded, and this was champion before it."
         )
     return {
         "model": None if serves is None else serves.title,
@@ -147,7 +149,7 @@ def _decided(
 
 
 def model_json(
-    model: RegisteredModel, held: Mapping[tuple[str, int], Sequence[str]], *, whole: bool = False
+    model: RegisteredModel, alias_holders: Mapping[tuple[str, int], Sequence[str]], *, whole: bool = False
 ) -> dict[str, Any]:
     """A model for people and programs; times as ISO 8601 in UTC.
 
@@ -155,7 +157,7 @@ def model_json(
     ----------
     model : RegisteredModel
     held : mapping
-        `ModelRegistry.held`.
+        `ModelRegistry.alias_holders`.
     whole : bool
         With all that its document says.
     """
@@ -165,6 +167,6 @@ def model_json(
     return {
         **shown,
         "tag": model.tag,
-        "aliases": list(held.get((model.name, model.version), ())),
+        "aliases": list(alias_holders.get((model.name, model.version), ())),
         **({name: value for name, value in document.items() if name not in shown} if whole else {}),
     }

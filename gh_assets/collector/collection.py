@@ -17,10 +17,10 @@ import polars as pl
 
 from gh_assets.collector.forecast import Forecast, clock_time, duration, expected_pages, forecast, seconds_for
 from gh_assets.collector.pipeline import CollectionReport, CollectionState, RepositoryState, collect_stargazers
-from gh_assets.collector.seed_users import Seeds
+from gh_assets.collector.seed_users import SeedUsers
 from gh_assets.collector.star_sources.auto import AutoReport, AutoSource, OwnLists
 from gh_assets.collector.star_sources.base import RepositoryRef, RestStargazers, StarSource
-from gh_assets.collector.star_sources.file import Logins, StarsFile
+from gh_assets.collector.star_sources.file import StarsFile, UserLookup
 from gh_assets.collector.star_sources.gharchive import ArchivedStars
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
 from gh_assets.collector.star_sources.starred import (
@@ -33,7 +33,7 @@ from gh_assets.collector.star_sources.starred import (
 from gh_assets.collector.worlds import is_world_of
 from gh_assets.errors import ConfigurationError
 from gh_assets.github.client import GitHubClient
-from gh_assets.github.graphql import BatchSize
+from gh_assets.github.graphql import QuerySize
 from gh_assets.github.rate_limits import Resource
 from gh_assets.schemas import STAR_EVENTS
 from gh_assets.storage.asset_store import AssetStore, PartitionTables, Segments
@@ -50,7 +50,7 @@ QUOTA_SAMPLES = 400
 PAGES_A_USER = 3
 """What a user's list is expected to have, before it is read."""
 
-Tell = Callable[[int, int, str], None]
+ProgressCallback = Callable[[int, int, str], None]
 """Hears how far a collection is: what is done, of how many, in words."""
 
 
@@ -86,7 +86,7 @@ class CollectionOptions:
 
 
 @dataclass
-class Collected:
+class CollectionResult:
     """What a collection did.
 
     Attributes
@@ -118,7 +118,7 @@ class Collected:
     forks_unread: int = 0
     left_out: list[str] = field(default_factory=list)
 
-    def sentences(self) -> list[str]:
+    def summary_lines(self) -> list[str]:
         """What a person wants to know afterwards, beside the numbers."""
         said = list(self.left_out)
         if self.ways is not None and self.ways.closed:
@@ -160,10 +160,10 @@ def collect(
     database: MongoDatabase,
     store: AssetStore,
     *,
-    tell: Tell,
+    on_progress: ProgressCallback,
     say: Callable[[str], None],
     ask: AbstractCollection[int] = frozenset(),
-) -> Collected:
+) -> CollectionResult:
     """Bring the stars of the repositories up to date.
 
     Parameters
@@ -188,17 +188,17 @@ def collect(
         If nobody can be asked any more; what was collected until then is kept.
     """
     state = CollectionState(database)
-    watch = _Watch(client, None if client is None else resource_of(options.source), tell, say)
+    progress = CollectionProgress(client, None if client is None else resource_of(options.source), on_progress, say)
     if client is not None:
         client.pool.notify = say
-    sizes = _QuerySizes(database)
-    source = _source(options, repositories, client, database, store, state, watch, sizes, ask)
+    sizes = QuerySizeStore(database)
+    source = _source(options, repositories, client, database, store, state, progress, sizes, ask)
 
     def prepare(
-        report: CollectionReport, to_ask: Sequence[RepositoryRef], known: Mapping[int, RepositoryState]
+        report: CollectionReport, pending: Sequence[RepositoryRef], known: Mapping[int, RepositoryState]
     ) -> None:
         counts = []
-        for repository in to_ask:
+        for repository in pending:
             before = known.get(repository.repo_id)
             same = before is not None and before.proven and before.source in (source.name, "graphql", "stargazers")
             same = same and not options.full
@@ -209,7 +209,7 @@ def collect(
                     before.stars if before is not None and same else None,
                 )
             )
-        watch.begin(report, expected_pages(counts, options.max_pages).pages if source.name != "starred" else 0)
+        progress.begin(report, expected_pages(counts, options.max_pages).pages if source.name != "starred" else 0)
 
     try:
         report = collect_stargazers(
@@ -222,7 +222,7 @@ def collect(
             ask_all=options.full,
             ask=ask,
             prepare=prepare,
-            progress=watch.tell_of_repositories,
+            progress=progress.on_repositories,
         )
     finally:
         sizes.remember()
@@ -230,16 +230,16 @@ def collect(
     if client is not None:
         _remember_quota(database, client)
     quota = {r.value: left for r in Resource if client is not None and (left := client.pool.remaining(r)) is not None}
-    return Collected(
+    return CollectionResult(
         report,
-        watch.forecast,
-        watch.users,
+        progress.forecast,
+        progress.users,
         source.report if isinstance(source, AutoSource) else None,
         usage.requests if usage is not None else 0,
         usage.graphql_points if usage is not None else 0,
         quota,
-        watch.seeds.unread if watch.seeds is not None else 0,
-        [*watch.left_out, *(source.sentences() if isinstance(source, StarsFile) else ())],
+        progress.seeds.unread if progress.seeds is not None else 0,
+        [*progress.left_out, *(source.summary_lines() if isinstance(source, StarsFile) else ())],
     )
 
 
@@ -302,18 +302,18 @@ def quota_samples(database: MongoDatabase) -> list[QuotaSample]:
     return [QuotaSample(**sample) for sample in found.get("samples", ())]
 
 
-class _QuerySizes:
+class QuerySizeStore:
     """The sizes of GraphQL queries that GitHub bore last time, by kind of list, in the collection ``meta``."""
 
     def __init__(self, database: MongoDatabase) -> None:
         self._meta = database["meta"]
         self._known = (self._meta.find_one({"_id": "graphql query sizes"}) or {}).get("sizes", {})
-        self._used: dict[str, BatchSize] = {}
+        self._used: dict[str, QuerySize] = {}
 
-    def of(self, kind: str) -> BatchSize:
+    def of(self, kind: str) -> QuerySize:
         """To begin with what fitted."""
         known = self._known.get(kind)
-        return self._used.setdefault(kind, BatchSize() if known is None else BatchSize.remembered(int(known)))
+        return self._used.setdefault(kind, QuerySize() if known is None else QuerySize.remembered(int(known)))
 
     def remember(self) -> None:
         """For the next run."""
@@ -337,8 +337,8 @@ def _source(
     database: MongoDatabase,
     store: AssetStore,
     state: CollectionState,
-    watch: _Watch,
-    sizes: _QuerySizes,
+    progress: CollectionProgress,
+    sizes: QuerySizeStore,
     ask: AbstractCollection[int],
 ) -> StarSource:
     name, pages = options.source, options.max_pages
@@ -346,7 +346,7 @@ def _source(
         if options.stars_file is None:
             raise ConfigurationError("The source 'file' needs a file: set stars_file (--stars FILE).")
         own_world = is_world_of(database, options.stars_file)
-        return StarsFile(options.stars_file, own_world=own_world, logins=Logins(database, client))
+        return StarsFile(options.stars_file, own_world=own_world, logins=UserLookup(database, client))
     if name == "gharchive" or client is None:
         if name not in ("auto", "gharchive"):
             raise ConfigurationError(
@@ -371,7 +371,7 @@ def _source(
 
     def users_lists() -> StarredLists:
         events = read_star_events(store, repositories)
-        watch.seeds = Seeds(
+        progress.seeds = SeedUsers(
             client,
             database,
             file=options.seed_users,
@@ -379,17 +379,17 @@ def _source(
             enough=options.max_users,
             workers=options.workers,
         )
-        watch.left_out += [sentence] if (sentence := watch.seeds.from_file.skipped.sentence()) else []
+        progress.left_out += [sentence] if (sentence := progress.seeds.from_file.skipped.sentence()) else []
         return StarredLists(
             GraphQLStarred(client, pages, batch=sizes.of("starred")),
             StarredState(database),
             Segments(store, STARRED_SEGMENTS),
-            watch.seeds,
+            progress.seeds,
             fallback=RestStarred(client, pages),
             max_users=options.max_users,
             max_pages=pages,
             full=options.full,
-            progress=watch.tell_of_users,
+            progress=progress.on_users,
         )
 
     if name == "starred":
@@ -404,18 +404,22 @@ def _source(
     )
 
 
-class _Watch:
+class CollectionProgress:
     """Turns what the collector reports into words: what is done, what is left of the quota, when it will end."""
 
     def __init__(
-        self, client: GitHubClient | None, resource: Resource | None, tell: Tell, say: Callable[[str], None]
+        self,
+        client: GitHubClient | None,
+        resource: Resource | None,
+        on_progress: ProgressCallback,
+        say: Callable[[str], None],
     ) -> None:
         self.client = client
         self.resource = resource
-        self.tell = tell
+        self.on_progress = on_progress
         self.say = say
         self.users: StarredReport | None = None
-        self.seeds: Seeds | None = None
+        self.seeds: SeedUsers | None = None
         self.left_out: list[str] = []
         self.forecast = Forecast(None, 0, 0.0, None)
         self._pages = 0
@@ -426,37 +430,37 @@ class _Watch:
         """Say what it will cost."""
         self._started, self._pages = time.monotonic(), pages
         if pages and self.client is not None and self.resource is not None:
-            self.client.find_out()
+            self.client.refresh_budgets()
         self.forecast = forecast(self.client.pool if self.client else None, self.resource if pages else None, pages)
-        if report.to_ask:
+        if report.pending:
             self.say(
-                f"{report.to_ask:,} of {report.total:,} repositories may have news: {pages:,} pages; "
+                f"{report.pending:,} of {report.total:,} repositories may have news: {pages:,} pages; "
                 f"{self.forecast.words()}"
                 if pages and self.resource is not None
-                else f"{report.to_ask:,} of {report.total:,} repositories may have news"
+                else f"{report.pending:,} of {report.total:,} repositories may have news"
             )
 
-    def tell_of_repositories(self, report: CollectionReport) -> None:
+    def on_repositories(self, report: CollectionReport) -> None:
         if self._users_first:  # their time is no measure for the repositories'
             self._users_first, self._started = False, time.monotonic()
         words = f"{report.stars:,} stars, {report.pages:,} pages"
-        self.tell(
-            report.done, report.total, words + self._quota(report.pages, self._pages, report.asked, report.to_ask)
+        self.on_progress(
+            report.done, report.total, words + self._quota(report.pages, self._pages, report.asked, report.pending)
         )
 
-    def tell_of_users(self, report: StarredReport) -> None:
+    def on_users(self, report: StarredReport) -> None:
         self.users = report
         pages = report.total * PAGES_A_USER
         if report.asked == 0:
             self._users_first, self._started = True, time.monotonic()
             if self.client is not None:
-                self.client.find_out()
+                self.client.refresh_budgets()
             self.forecast = forecast(self.client.pool if self.client else None, self.resource, pages)
             self.say(f"{report.total:,} users to be asked for their starred repositories: {self.forecast.words()}")
         words = f"{report.asked:,} of {report.total:,} users asked, {report.stars:,} stars"
-        self.tell(report.asked, report.total, words + self._quota(0, 0, report.asked, report.total))
+        self.on_progress(report.asked, report.total, words + self._quota(0, 0, report.asked, report.total))
 
-    def _quota(self, pages: int, expected: int, asked: int, to_ask: int) -> str:
+    def _quota(self, pages: int, expected: int, asked: int, pending: int) -> str:
         if self.client is None or self.resource is None:
             return ""
         usage, pool = self.client.usage, self.client.pool
@@ -465,7 +469,7 @@ class _Watch:
         if left is not None and (pool.limit(self.resource) or 0) < UNLIMITED:
             said += f", {left:,} points left"
             said += f" until {clock_time(reset)}" if reset is not None else ""
-        share = asked / to_ask if to_ask and not expected else min(1.0, pages / max(1, expected))
+        share = asked / pending if pending and not expected else min(1.0, pages / max(1, expected))
         elapsed = time.monotonic() - self._started
         # What the first few took says nothing.
         if 0.01 < share < 1 and elapsed > 2:

@@ -25,13 +25,13 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 
 from gh_assets.collector.star_sources.base import (
+    CollectionTask,
     Page,
     PreviousStars,
     RepositoryRef,
     StarCollection,
     StarRows,
     StarSource,
-    Work,
 )
 from gh_assets.errors import BudgetSpentError, StoredDataError
 from gh_assets.github.outcomes import REACHABLE, Outcome
@@ -318,7 +318,7 @@ class CollectionReport:
     unstarred: int = 0
     closed: int = 0
     unproven: int = 0
-    to_ask: int = 0
+    pending: int = 0
     stopped: str | None = None
     outcomes: Counter[str] = field(default_factory=Counter)
     states: dict[str, RepositoryState] = field(default_factory=dict)
@@ -328,7 +328,7 @@ class CollectionReport:
         return len(self.states)
 
 
-def needs_asking(
+def needs_collection(
     repository: RepositoryRef,
     state: RepositoryState | None,
     source: StarSource,
@@ -344,7 +344,7 @@ def needs_asking(
         return False
     if state is None or state.outcome is not Outcome.OK or checksum is None or checksum != state.checksum:
         return True
-    if not state.proven or source.may_have_news(closed=state.closed_at is not None):
+    if not state.proven or source.may_have_changed(closed=state.closed_at is not None):
         return True
     if state.stargazer_count != repository.stargazer_count or repository.stargazer_count is None:
         return True
@@ -404,35 +404,35 @@ def collect_stargazers(
     stored = _sound_tables(repositories, known, store)
     interrupted = state.interrupted()
     report = CollectionReport(total=len(repositories))
-    to_ask = []
+    pending = []
     unasked: list[RepositoryState] = []
     for repository in repositories:
         before = known.get(repository.repo_id)
         checksum = stored.get(repository.partition)
-        wanted = needs_asking(repository, before, source, max_pages, checksum)
+        wanted = needs_collection(repository, before, source, max_pages, checksum)
         if wanted or ((ask_all or repository.repo_id in ask) and repository.outcome in REACHABLE):
-            to_ask.append(repository)
+            pending.append(repository)
             continue
-        after = _unasked(repository, before)
+        after = _state_without_request(repository, before)
         if after != before:
             unasked.append(after)
         report.unchanged += after.outcome is Outcome.OK
         _count(report, after)
     # Those without anything first, then the stalest: a run that is cut short has then bought the most.
-    to_ask.sort(key=lambda repository: _staleness(repository, known.get(repository.repo_id), interrupted))
-    report.to_ask = len(to_ask)
+    pending.sort(key=lambda repository: _staleness(repository, known.get(repository.repo_id), interrupted))
+    report.pending = len(pending)
     state.save(unasked)
     if prepare is not None:
-        prepare(report, to_ask, known)
+        prepare(report, pending, known)
     commits = _Commits(state, interrupted)
 
-    def works() -> Iterator[Work]:
-        for repository in to_ask:
+    def tasks() -> Iterator[CollectionTask]:
+        for repository in pending:
             repo_id = repository.repo_id
             checkpoint = MongoCheckpoint(state.pages, repository, resume=repo_id in interrupted)
             commits.open(checkpoint)
             before = known.get(repo_id) if repository.partition in stored else None
-            yield Work(repository, partial(_previous, store, before), checkpoint, ask_all)
+            yield CollectionTask(repository, partial(_previous, store, before), checkpoint, ask_all)
 
     def keep(collected: StarCollection) -> tuple[RepositoryState, StarCollection]:
         before = known.get(collected.repository.repo_id)
@@ -449,7 +449,7 @@ def collect_stargazers(
         return after, collected
 
     try:
-        for after, collected in map_bounded(keep, source.collect(works(), workers), workers):
+        for after, collected in map_bounded(keep, source.collect(tasks(), workers), workers):
             report.asked += 1
             report.pages += collected.requests
             report.pages_not_modified += collected.not_modified
@@ -462,7 +462,7 @@ def collect_stargazers(
     finally:
         # Whatever ended the loop, what has been collected and stored is remembered as such, and so is what had begun.
         commits.close()
-    for repository in to_ask:  # the cap was reached before them
+    for repository in pending:  # the cap was reached before them
         before = known.get(repository.repo_id)
         if repository.partition not in report.states and before is not None:
             _count(report, before)
@@ -613,7 +613,7 @@ def _count(report: CollectionReport, state: RepositoryState) -> None:
     report.states[state.partition] = state
 
 
-def _unasked(repository: RepositoryRef, before: RepositoryState | None) -> RepositoryState:
+def _state_without_request(repository: RepositoryRef, before: RepositoryState | None) -> RepositoryState:
     """The state of a repository that is not asked: as before, or what its metadata say about it."""
     if repository.outcome in REACHABLE and before is not None:
         return before

@@ -25,7 +25,7 @@ CHURN_A_DAY = 1e-4
 """Share of a repository's stars that change unseen in a day, some given and as many taken back: a guess."""
 
 
-class Why(StrEnum):
+class DueReason(StrEnum):
     """Why a repository is due. The order is that in which the rules are tried."""
 
     NEW = "new"
@@ -44,11 +44,11 @@ class Why(StrEnum):
     """A person named it."""
 
 
-EVERY_WHY = tuple(why for why in Why if why is not Why.NAMED)
+ALL_REASONS = tuple(why for why in DueReason if why is not DueReason.NAMED)
 
 
 @dataclass(frozen=True)
-class Patience:
+class RefreshPolicy:
     """How long a repository is left alone.
 
     Attributes
@@ -69,10 +69,10 @@ class Patience:
     least_news: int = 5
     max_pages: int = 10
 
-    def none(self) -> Patience:
+    def none(self) -> RefreshPolicy:
         """For a person who wants them now: only those that nothing speaks for are left alone."""
         zero = dt.timedelta(0)
-        return Patience(self.refresh_after, zero, zero, zero, 1, self.max_pages)
+        return RefreshPolicy(self.refresh_after, zero, zero, zero, 1, self.max_pages)
 
 
 def facts(repos: pl.DataFrame, states: Mapping[int, RepositoryState]) -> pl.DataFrame:
@@ -109,7 +109,9 @@ def facts(repos: pl.DataFrame, states: Mapping[int, RepositoryState]) -> pl.Data
     return reachable.with_columns(added).select(list(COLLECTION_PLAN.dtypes))
 
 
-def due(plan: pl.DataFrame, now: dt.datetime, patience: Patience, kinds: Iterable[Why] = EVERY_WHY) -> pl.DataFrame:
+def due(
+    plan: pl.DataFrame, now: dt.datetime, policy: RefreshPolicy, kinds: Iterable[DueReason] = ALL_REASONS
+) -> pl.DataFrame:
     """Repositories that should be asked, those first of which a page is expected to tell most.
 
     Parameters
@@ -118,8 +120,8 @@ def due(plan: pl.DataFrame, now: dt.datetime, patience: Patience, kinds: Iterabl
         As `facts` gives it.
     now : datetime
         With a time zone.
-    patience : Patience
-    kinds : iterable of Why
+    patience : RefreshPolicy
+    kinds : iterable of DueReason
 
     Returns
     -------
@@ -131,24 +133,24 @@ def due(plan: pl.DataFrame, now: dt.datetime, patience: Patience, kinds: Iterabl
     moved = (pl.col("stargazer_count").fill_null(0) - pl.col("counted_then").fill_null(0)).abs()
     why = (
         pl.when(pl.col("asked_at").is_null())
-        .then(pl.lit(Why.NEW.value))
+        .then(pl.lit(DueReason.NEW.value))
         .when(pl.col("outcome") == Outcome.RESTRICTED.value)
-        .then(pl.when(since >= patience.closed_for).then(pl.lit(Why.RESTRICTED.value)))
+        .then(pl.when(since >= policy.closed_for).then(pl.lit(DueReason.RESTRICTED.value)))
         .when(pl.col("outcome") != Outcome.OK.value)
-        .then(pl.when(since >= patience.retry_after).then(pl.lit(Why.FAILED.value)))
-        .when((moved >= patience.least_news) & (since >= patience.moved_after))
-        .then(pl.lit(Why.MOVED.value))
-        .when(~pl.col("proven").fill_null(value=False) & (since >= patience.moved_after))
-        .then(pl.lit(Why.INCOMPLETE.value))
-        .when(since >= patience.refresh_after)
-        .then(pl.lit(Why.OLD.value))
+        .then(pl.when(since >= policy.retry_after).then(pl.lit(DueReason.FAILED.value)))
+        .when((moved >= policy.least_news) & (since >= policy.moved_after))
+        .then(pl.lit(DueReason.MOVED.value))
+        .when(~pl.col("proven").fill_null(value=False) & (since >= policy.moved_after))
+        .then(pl.lit(DueReason.INCOMPLETE.value))
+        .when(since >= policy.refresh_after)
+        .then(pl.lit(DueReason.OLD.value))
     )
     wanted = plan.with_columns(why.alias("why")).filter(pl.col("why").is_in([kind.value for kind in kinds]))
-    return _ranked(wanted, now, patience.max_pages)
+    return _ranked(wanted, now, policy.max_pages)
 
 
 def named(plan: pl.DataFrame, partitions: Sequence[str], now: dt.datetime, max_pages: int) -> pl.DataFrame:
-    """Repositories that a person named, as `due` gives them; `Why` is what the person has to know.
+    """Repositories that a person named, as `due` gives them; `DueReason` is what the person has to know.
 
     Raises
     ------
@@ -158,7 +160,7 @@ def named(plan: pl.DataFrame, partitions: Sequence[str], now: dt.datetime, max_p
     unknown = set(partitions) - set(plan["partition"])
     if unknown:
         raise InputError(f"{min(unknown)!r} is no partition of a repository that can be asked: see collection_plan.")
-    wanted = plan.filter(pl.col("partition").is_in(partitions)).with_columns(pl.lit(Why.NAMED.value).alias("why"))
+    wanted = plan.filter(pl.col("partition").is_in(partitions)).with_columns(pl.lit(DueReason.NAMED.value).alias("why"))
     return _ranked(wanted, now, max_pages)
 
 
@@ -171,11 +173,11 @@ def _ranked(wanted: pl.DataFrame, now: dt.datetime, max_pages: int) -> pl.DataFr
     known_news = (count - then).abs().clip(0, most).cast(pl.Float64) + pl.col("stars") * CHURN_A_DAY * days
     news = pl.when(never_read).then(count.clip(1, most).cast(pl.Float64)).otherwise(known_news)
     # A list that may lack something is read anew, to its end.
-    incomplete = (pl.col("why") == Why.INCOMPLETE.value) & ~never_read
+    incomplete = (pl.col("why") == DueReason.INCOMPLETE.value) & ~never_read
     missing = (count - pl.col("stars")).abs().clip(0, most).cast(pl.Float64)
     news = pl.when(incomplete).then(missing + known_news).otherwise(news)
     # A closed list has hardly ever been opened.
-    hope = pl.when(pl.col("why") == Why.RESTRICTED.value).then(0.01).otherwise(1.0)
+    hope = pl.when(pl.col("why") == DueReason.RESTRICTED.value).then(0.01).otherwise(1.0)
     new = pl.when(never_read | incomplete).then(count).otherwise((count - then).clip(0))
     pages = (new / PAGE).ceil().cast(pl.Int64).clip(1, max_pages)
     return (
@@ -185,23 +187,23 @@ def _ranked(wanted: pl.DataFrame, now: dt.datetime, max_pages: int) -> pl.DataFr
     )
 
 
-def affordable(wanted: pl.DataFrame, pages: int | None) -> pl.DataFrame:
+def affordable_prefix(wanted: pl.DataFrame, pages: int | None) -> pl.DataFrame:
     """The first of those that are due, as many as so many pages buy; None: all."""
     if pages is None:
         return wanted
     return wanted.filter(pl.col("pages").cum_sum() <= pages)
 
 
-def in_words(wanted: pl.DataFrame) -> str:
+def summarize(wanted: pl.DataFrame) -> str:
     """``12 new, 3 moved: 40 pages``."""
     if not wanted.height:
         return "nothing is due"
     counts = dict(wanted["why"].value_counts().rows())
-    parts = [f"{counts[why.value]:,} {why.value}" for why in Why if why.value in counts]
+    parts = [f"{counts[why.value]:,} {why.value}" for why in DueReason if why.value in counts]
     return f"{', '.join(parts)}: {wanted['pages'].sum():,} pages"
 
 
-def kinds_of(names: Collection[str]) -> tuple[Why, ...]:
+def parse_reasons(names: Collection[str]) -> tuple[DueReason, ...]:
     """By their names.
 
     Raises
@@ -209,7 +211,7 @@ def kinds_of(names: Collection[str]) -> tuple[Why, ...]:
     InputError
         If one is none.
     """
-    known = {why.value: why for why in EVERY_WHY}
+    known = {why.value: why for why in ALL_REASONS}
     unknown = sorted(set(names) - set(known))
     if unknown:
         raise InputError(f"{unknown[0]!r} is no reason to ask a repository: {', '.join(known)} are.")

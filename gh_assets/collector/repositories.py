@@ -23,8 +23,8 @@ from gh_assets.errors import (
     InputError,
     ServiceUnavailableError,
 )
-from gh_assets.github.client import Answer, GitHubClient
-from gh_assets.github.graphql import BatchSize, GraphQLLists, Listing
+from gh_assets.github.client import GitHubClient, GitHubResponse
+from gh_assets.github.graphql import GraphQLLists, Listing, QuerySize
 from gh_assets.github.list_reading import number_of
 from gh_assets.github.outcomes import REACHABLE, Outcome
 from gh_assets.github.times import parse_time
@@ -37,7 +37,7 @@ MAX_REDIRECTS = 5
 IDS_A_FIELD = 100
 """GitHub takes so many ids in one ``nodes``; a query may have many of these, and still costs one point."""
 
-TOPICS_FRESH = dt.timedelta(days=30)
+TOPICS_TTL = dt.timedelta(days=30)
 """Topics cost a connection each: those of known repositories are asked for again when they are older than this."""
 
 Document = dict[str, Any]
@@ -178,18 +178,18 @@ def collect_repositories(
     answers: list[_Metadata] = []
     spellings = [entry[0] for entry in named.values()]
     try:
-        for answer in _ask_all(client, spellings, known, workers, by_rest):
-            answers.append(answer)
+        for response in _fetch_metadata(client, spellings, known, workers, by_rest):
+            answers.append(response)
             if progress is not None:
                 progress(len(answers), len(spellings))
     except BudgetSpentError as error:
-        told = {answer.name for answer in answers}
+        told = {response.name for response in answers}
         left = [name for name in spellings if name not in told]
         answers += [
             _Metadata(name, Outcome.UNKNOWN, str(error), unchanged=known.by_name.get(name.lower())) for name in left
         ]
     # Answers come in any order; the result must not depend on it.
-    answers.sort(key=lambda answer: answer.name.lower())
+    answers.sort(key=lambda response: response.name.lower())
     documents = _merge(answers, named, known)
     if not any(document["outcome"] in REACHABLE for document in documents):
         reasons = sorted({str(document["reason"]) for document in documents})
@@ -208,16 +208,16 @@ def tabulated(documents: list[Document], known: KnownRepositories) -> CollectedR
     return CollectedRepositories(table, documents, new)
 
 
-def _ask_all(
+def _fetch_metadata(
     client: GitHubClient, names: Sequence[str], known: KnownRepositories, workers: int, by_rest: bool
 ) -> Iterator[_Metadata]:
     """Those that nobody knows first; then a look whether the others changed."""
     done: set[str] = set()
     if not by_rest:
         try:
-            for answer in _ask_by_graphql(client, names, known, workers):
-                done.add(answer.name)
-                yield answer
+            for response in _fetch_by_graphql(client, names, known, workers):
+                done.add(response.name)
+                yield response
             return
         except GraphQLUnavailableError:
             pass
@@ -225,10 +225,10 @@ def _ask_all(
     yield from map_bounded(lambda name: _ask(client, name, known), left, workers)
 
 
-def _ask_by_graphql(
+def _fetch_by_graphql(
     client: GitHubClient, names: Sequence[str], known: KnownRepositories, workers: int
 ) -> Iterator[_Metadata]:
-    oldest = dt.datetime.now(dt.UTC) - TOPICS_FRESH
+    oldest = dt.datetime.now(dt.UTC) - TOPICS_TTL
     by_id: dict[int, tuple[str, Document]] = {}
     by_name: list[str] = []
     for name in names:
@@ -245,32 +245,32 @@ def _ask_by_graphql(
             by_id[document["repo_id"]] = (name, document)
         else:
             by_name.append(name)
-    yield from _ask_by_name(client, by_name, known, workers)
+    yield from _fetch_by_name(client, by_name, known, workers)
     unclear: list[str] = []
     ids = list(by_id)
     chunks = [_Nodes(place, [by_id[i] for i in ids[place : place + IDS_A_FIELD]])
               for place in range(0, len(ids), IDS_A_FIELD)]  # fmt: skip
-    lists: GraphQLLists[list[_Metadata]] = GraphQLLists(client, nodes_query, batch=BatchSize(most=50, start=50))
+    lists: GraphQLLists[list[_Metadata]] = GraphQLLists(client, nodes_query, batch=QuerySize(most=50, start=50))
     for answers in lists.read(chunks, workers):
-        for answer in answers:
-            if answer.document is None:
-                unclear.append(answer.name)
+        for response in answers:
+            if response.document is None:
+                unclear.append(response.name)
             else:
-                yield answer
-    yield from _ask_by_name(client, unclear, known, workers)
+                yield response
+    yield from _fetch_by_name(client, unclear, known, workers)
 
 
-def _ask_by_name(
+def _fetch_by_name(
     client: GitHubClient, names: Sequence[str], known: KnownRepositories, workers: int
 ) -> Iterator[_Metadata]:
     refused: list[str] = []
     lists: GraphQLLists[_Metadata] = GraphQLLists(client, repositories_query)
     named = (_Named(number, name) for number, name in enumerate(names))
-    for answer in lists.read(named, workers):
-        if answer.document is None:
-            refused.append(answer.name)
+    for response in lists.read(named, workers):
+        if response.document is None:
+            refused.append(response.name)
         else:
-            yield answer
+            yield response
     # Gone or blocked, or GraphQL could not tell: REST says which.
     yield from map_bounded(lambda name: _ask(client, name, known), refused, workers)
 
@@ -294,7 +294,7 @@ class _Named(Listing[_Metadata]):
         has_name = isinstance(node, Mapping) and isinstance(node.get("nameWithOwner"), str)
         return has_name and isinstance(topics, Mapping) and isinstance(node.get("stargazerCount"), int)
 
-    def take(self, node: Any) -> _Metadata:
+    def parse_page(self, node: Any) -> _Metadata:
         topics = [((entry or {}).get("topic") or {}).get("name") for entry in node["repositoryTopics"]["nodes"] or []]
         document = _document_of(node, [topic for topic in topics if topic], dt.datetime.now(dt.UTC))
         if document is None:
@@ -302,7 +302,7 @@ class _Named(Listing[_Metadata]):
         moved = document["full_name"].lower() != self.name.lower()
         return _Metadata(self.name, Outcome.MOVED if moved else Outcome.OK, None, document)
 
-    def refuse(self, kind: str, message: str) -> _Metadata | None:
+    def parse_refusal(self, kind: str, message: str) -> _Metadata | None:
         return self.give_up(message) if kind in ("NOT_FOUND", "FORBIDDEN") else None
 
     def give_up(self, reason: str) -> _Metadata:
@@ -329,7 +329,7 @@ class _Nodes(Listing[list[_Metadata]]):
         # Of a node that is not there any more; who has the name now is asked by the name.
         return error.get("type") in ("NOT_FOUND", "FORBIDDEN") and len(error.get("path") or ()) == 2
 
-    def take(self, node: Any) -> list[_Metadata]:
+    def parse_page(self, node: Any) -> list[_Metadata]:
         found = []
         for (name, before), told in zip(self.entries, node, strict=True):
             document = _document_of(told or {}, before["topics"], before["topics_at"])
@@ -339,7 +339,7 @@ class _Nodes(Listing[list[_Metadata]]):
             found.append(_Metadata(name, Outcome.OK, None, document if same and stays else None))
         return found
 
-    def refuse(self, kind: str, message: str) -> list[_Metadata] | None:
+    def parse_refusal(self, kind: str, message: str) -> list[_Metadata] | None:
         return None
 
     def give_up(self, reason: str) -> list[_Metadata]:
@@ -396,34 +396,38 @@ def _ask(client: GitHubClient, name: str, known: KnownRepositories) -> _Metadata
     path, moved = f"/repos/{name}", False
     try:
         for _ in range(MAX_REDIRECTS):
-            answer = client.get(path, etag=etag)
-            if answer.status not in (301, 302, 307) or not answer.headers.get("location"):
+            response = client.get(path, etag=etag)
+            if response.status not in (301, 302, 307) or not response.headers.get("location"):
                 break
-            path, moved = answer.headers["location"], True
+            path, moved = response.headers["location"], True
     except (ServiceUnavailableError, GitHubError) as error:
         return _Metadata(name, Outcome.UNKNOWN, str(error), unchanged=previous)
     outcome = Outcome.MOVED if moved else Outcome.OK
-    if answer.status == 304 and previous is not None:
+    if response.status == 304 and previous is not None:
         return _Metadata(name, outcome, unchanged=previous)
-    if answer.status == 200 and isinstance(answer.payload, dict) and number_of(answer.payload.get("id")) is not None:
+    if (
+        response.status == 200
+        and isinstance(response.payload, dict)
+        and number_of(response.payload.get("id")) is not None
+    ):
         try:
-            return _Metadata(name, outcome, None, _document(answer.payload, answer.etag))
+            return _Metadata(name, outcome, None, _document(response.payload, response.etag))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             reason = f"metadata that cannot be understood ({type(error).__name__})"
             return _Metadata(name, Outcome.UNKNOWN, reason, unchanged=previous)
-    outcome, reason = classify_refusal(answer)
+    outcome, reason = classify_refusal(response)
     return _Metadata(name, outcome, reason, unchanged=previous)
 
 
-def classify_refusal(answer: Answer) -> tuple[Outcome, str]:
+def classify_refusal(response: GitHubResponse) -> tuple[Outcome, str]:
     """What an answer without data means for a repository: gone, blocked, restricted or unknown, and why."""
-    blocked = answer.status == 451 or (isinstance(answer.payload, dict) and "block" in answer.payload)
-    reason = f"{answer.status} {answer.message}".strip()
+    blocked = response.status == 451 or (isinstance(response.payload, dict) and "block" in response.payload)
+    reason = f"{response.status} {response.message}".strip()
     if blocked:
         return Outcome.BLOCKED, reason
-    if answer.status in (404, 410):
+    if response.status in (404, 410):
         return Outcome.GONE, reason
-    if answer.status == 403:
+    if response.status == 403:
         return Outcome.RESTRICTED, reason
     return Outcome.UNKNOWN, reason
 
@@ -431,16 +435,16 @@ def classify_refusal(answer: Answer) -> tuple[Outcome, str]:
 def _merge(answers: Iterable[_Metadata], named: Mapping[str, list[str]], known: KnownRepositories) -> list[Document]:
     """One document a repository: by database id where there is one, else by name."""
     merged: dict[int | str, Document] = {}
-    for answer in answers:
-        key = answer.name.lower()
-        if answer.document is not None:
-            fresh = answer.document
-        elif answer.unchanged is not None:
-            fresh = {name: answer.unchanged.get(name) for name in (*REPOS.columns, "_id", "etag", "topics_at")}
+    for response in answers:
+        key = response.name.lower()
+        if response.document is not None:
+            fresh = response.document
+        elif response.unchanged is not None:
+            fresh = {name: response.unchanged.get(name) for name in (*REPOS.columns, "_id", "etag", "topics_at")}
         else:
             fresh = dict.fromkeys(REPOS.columns) | {
                 "_id": f"name:{key}",
-                "full_name": answer.name,
+                "full_name": response.name,
                 "topics": [],
                 "etag": None,
                 "topics_at": None,
@@ -450,11 +454,11 @@ def _merge(answers: Iterable[_Metadata], named: Mapping[str, list[str]], known: 
             fresh = fresh | {"topics_at": before["topics_at"]}
         document = merged.setdefault(
             fresh["_id"],
-            fresh | {"lists": [], "names": [], "outcome": answer.outcome.value, "reason": answer.reason},
+            fresh | {"lists": [], "names": [], "outcome": response.outcome.value, "reason": response.reason},
         )
         document["names"].append(key)
         document["lists"] = sorted({*document["lists"], *named[key][1:]})
-        if answer.outcome is Outcome.OK:  # a link with the present name outweighs links with former ones
+        if response.outcome is Outcome.OK:  # a link with the present name outweighs links with former ones
             document["outcome"], document["reason"] = Outcome.OK.value, None
     return list(merged.values())
 
@@ -479,7 +483,7 @@ def _assign_partitions(documents: Iterable[Document], known: KnownRepositories) 
 def _topics_still_hold(before: Document, fresh: Document) -> bool:
     """Whether nothing is gained by noting that the same topics were told once more."""
     then, now = before.get("topics_at"), fresh["topics_at"]
-    return then is not None and now is not None and now - then < TOPICS_FRESH and before["topics"] == fresh["topics"]
+    return then is not None and now is not None and now - then < TOPICS_TTL and before["topics"] == fresh["topics"]
 
 
 def _document(repository: Mapping[str, Any], etag: str | None) -> Document:

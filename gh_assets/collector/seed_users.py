@@ -18,7 +18,7 @@ from pymongo.database import Database
 from gh_assets.collector.input_tables import InputTable, is_table, naming_errors, read_table, read_text
 from gh_assets.collector.star_sources.base import PER_PAGE, RepositoryRef
 from gh_assets.collector.star_sources.graphql import node_id_of
-from gh_assets.collector.star_sources.starred import Seed, StarredState
+from gh_assets.collector.star_sources.starred import SeedUser, StarredState
 from gh_assets.collector.stars_file import LOGIN, SkippedRows, ids_of, logins, skipped_rows
 from gh_assets.errors import GitHubError, GraphQLUnavailableError, InputError, ServiceUnavailableError
 from gh_assets.github.client import GitHubClient
@@ -27,7 +27,7 @@ from gh_assets.github.list_reading import number_of
 from gh_assets.local.concurrency import map_bounded
 from gh_assets.storage.messages import Consumer, Message, versioned
 
-FORKS_FRESH = dt.timedelta(days=30)
+FORKS_TTL = dt.timedelta(days=30)
 """A repository's forks are not asked for again within this time."""
 
 Forker = tuple[int, str]
@@ -35,7 +35,7 @@ ForkersOf = tuple[int, list[Forker] | None]
 """A repository's id and who forked it; None if it could not be asked."""
 
 
-class Seeds:
+class SeedUsers:
     """Where users come from, in this order: a file, those known already, events of the archive, then forks.
 
     Parameters
@@ -76,12 +76,12 @@ class Seeds:
         self.workers = workers
         self.unread = 0
 
-    def __call__(self, repositories: Sequence[RepositoryRef]) -> list[Seed]:
+    def __call__(self, repositories: Sequence[RepositoryRef]) -> list[SeedUser]:
         """The users who may have starred some of the repositories."""
         # Those whom a person names come before all others.
-        seeds = [Seed(seed.login, seed.user_id, seed.weight + 1_000_000) for seed in self.from_file.seeds]
+        seeds = [SeedUser(seed.login, seed.user_id, seed.weight + 1_000_000) for seed in self.from_file.seeds]
         seeds += [
-            Seed(document["login"], document["_id"], int(document["collected"]["stars"]))
+            SeedUser(document["login"], document["_id"], int(document["collected"]["stars"]))
             for document in self.database["users"].find({"collected": {"$exists": True}})
         ]
         if self.events is not None:
@@ -91,14 +91,14 @@ class Seeds:
             seeds += self._forkers(repositories)
         return seeds
 
-    def _forkers(self, repositories: Sequence[RepositoryRef]) -> list[Seed]:
+    def _forkers(self, repositories: Sequence[RepositoryRef]) -> list[SeedUser]:
         """Owners of forks, of repositories whose forks were not asked for lately; they are remembered."""
         now = dt.datetime.now(dt.UTC)
         asked = {
             document["_id"]: document["forks"]["asked_at"]
             for document in self.database["stargazer_state"].find({"forks": {"$exists": True}}, {"forks": 1})
         }
-        wanted = [r for r in repositories if r.repo_id not in asked or now - asked[r.repo_id] > FORKS_FRESH]
+        wanted = [r for r in repositories if r.repo_id not in asked or now - asked[r.repo_id] > FORKS_TTL]
         logins: dict[int, str] = {}
         weights: Counter[int] = Counter()
         done: list[Message] = []
@@ -113,7 +113,7 @@ class Seeds:
                 value = {"asked_at": now, "seen": len(forkers)}
                 done.append(Message(update=versioned("stargazer_state", repo_id, "forks", value, now)))
         finally:
-            seeds = [Seed(logins[user_id], user_id, weight) for user_id, weight in weights.items()]
+            seeds = [SeedUser(logins[user_id], user_id, weight) for user_id, weight in weights.items()]
             # Users first: a repository that is marked is not asked again.
             self.state.remember_seeds(seeds, now)
             Consumer(self.database).apply(done)
@@ -129,16 +129,16 @@ class Seeds:
     def _forks_by_rest(self, repository: RepositoryRef) -> ForkersOf:
         """The newest page of forks."""
         try:
-            answer = self.client.get(
+            response = self.client.get(
                 f"/repositories/{repository.repo_id}/forks", parameters={"per_page": PER_PAGE, "sort": "newest"}
             )
         except (ServiceUnavailableError, GitHubError):
             return repository.repo_id, None
-        if answer.status in (404, 410, 451):
+        if response.status in (404, 410, 451):
             return repository.repo_id, []
-        if answer.status != 200 or not isinstance(answer.payload, list):
+        if response.status != 200 or not isinstance(response.payload, list):
             return repository.repo_id, None
-        owners = [entry.get("owner") for entry in answer.payload if isinstance(entry, dict)]
+        owners = [entry.get("owner") for entry in response.payload if isinstance(entry, dict)]
         return repository.repo_id, _forkers(
             "id", [o for o in owners if isinstance(o, dict) and o.get("type") == "User"]
         )
@@ -167,10 +167,10 @@ class _Forks(Listing[ForkersOf]):
         forks = node.get("forks") if isinstance(node, Mapping) else None
         return isinstance(forks, Mapping) and isinstance(forks.get("nodes"), list)
 
-    def take(self, node: Any) -> ForkersOf:
+    def parse_page(self, node: Any) -> ForkersOf:
         return self.key, _forkers("databaseId", [(fork or {}).get("owner") for fork in node["forks"]["nodes"]])
 
-    def refuse(self, kind: str, message: str) -> ForkersOf | None:
+    def parse_refusal(self, kind: str, message: str) -> ForkersOf | None:
         return (self.key, []) if kind in ("NOT_FOUND", "FORBIDDEN") else None
 
     def give_up(self, reason: str) -> ForkersOf:
@@ -189,7 +189,7 @@ def forks_query(size: int) -> str:
     return f"query({declared}) {{\n{asked}\nrateLimit {{ cost limit remaining resetAt }}\n}}"
 
 
-def seeds_of_events(events: pl.DataFrame, repositories: Sequence[RepositoryRef]) -> list[Seed]:
+def seeds_of_events(events: pl.DataFrame, repositories: Sequence[RepositoryRef]) -> list[SeedUser]:
     """Users whose stars for the repositories the archive has."""
     ids = pl.Series([repository.repo_id for repository in repositories], dtype=pl.Int64)
     names = pl.Series([repository.full_name.lower() for repository in repositories], dtype=pl.String)
@@ -197,7 +197,7 @@ def seeds_of_events(events: pl.DataFrame, repositories: Sequence[RepositoryRef])
         pl.col("repo_id").is_in(ids.implode()) | pl.col("full_name").str.to_lowercase().is_in(names.implode())
     )
     users = wanted.group_by("user_id").agg(pl.col("login").last(), pl.len().alias("weight"))
-    return [Seed(login, user_id, weight) for user_id, login, weight in users.sort("user_id").rows()]
+    return [SeedUser(login, user_id, weight) for user_id, login, weight in users.sort("user_id").rows()]
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ class SeedsFile:
     skipped : SkippedRows
     """
 
-    seeds: list[Seed]
+    seeds: list[SeedUser]
     skipped: SkippedRows
 
 
@@ -245,7 +245,7 @@ def read_seeds_file(path: Path) -> SeedsFile:
         .group_by("user_id", nameless.alias("key"), maintain_order=True)
         .agg(pl.col("login").last(), pl.len().alias("weight"))
     )
-    return SeedsFile([Seed(*row) for row in found.select("login", "user_id", "weight").rows()], skipped)
+    return SeedsFile([SeedUser(*row) for row in found.select("login", "user_id", "weight").rows()], skipped)
 
 
 def _login_a_line(path: Path, what: str) -> InputTable:

@@ -15,15 +15,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from gh_assets.local.locks import made_once
+from gh_assets.local.locks import create_once
 
 
 def home_certificate(home: Path) -> tuple[Path, Path]:
     """The files of a home's certificate with its key, and of the certificate alone; made if they are not there."""
     pair, alone = home / "run" / "home.pem", home / "run" / "home-certificate.pem"
     if not (pair.exists() and alone.exists()):
-        whole = made_once(pair, _made())
-        made_once(alone, x509.load_pem_x509_certificate(whole).public_bytes(Encoding.PEM))
+        whole = create_once(pair, _made())
+        create_once(alone, x509.load_pem_x509_certificate(whole).public_bytes(Encoding.PEM))
     return pair, alone
 
 

@@ -189,7 +189,7 @@ class Guardian:
     def _watch(self) -> int:
         restarts: list[float] = []
         idle_since: float | None = None
-        while not self.stopping and self._home_is_ours():
+        while not self.stopping and self._owns_home():
             time.sleep(POLL_SECONDS)
             if self.process is None or self.process.poll() is not None:
                 now = time.monotonic()
@@ -211,7 +211,7 @@ class Guardian:
             unlock(self.users)
         return 0
 
-    def _home_is_ours(self) -> bool:
+    def _owns_home(self) -> bool:
         """False when the home was deleted, or deleted and made again, under us."""
         try:
             return self.users_path.stat().st_ino == os.fstat(self.users).st_ino

@@ -15,7 +15,7 @@ from gh_assets.embedded.certificate import home_certificate
 from gh_assets.embedded.supervision import ServerSpec, ensure_running
 from gh_assets.errors import ConfigurationError
 from gh_assets.local.home import make_private, open_home
-from gh_assets.local.locks import made_once
+from gh_assets.local.locks import create_once
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def mongo_uri(home: Path) -> str:
     run = make_private(open_home(home) / "run")
     # An explicit, empty configuration file keeps the server from picking up one that lies about elsewhere.
     configuration = run / "mongo.toml"
-    made_once(configuration, b"")
+    create_once(configuration, b"")
     pair, certificate = home_certificate(home)
     program = Path(sysconfig.get_path("scripts")) / "secantusd-py"
     if not program.exists():
@@ -73,7 +73,7 @@ def mongo_uri_at(home: Path, port: int) -> str:
 def cloud_storage(home: Path) -> tuple[str, str]:
     """Base address and bearer token of the embedded Cloud Storage, started if need be."""
     token = make_private(open_home(home) / "run") / "bucket-token"
-    secret = made_once(token, secrets.token_hex(32).encode()).decode().strip()
+    secret = create_once(token, secrets.token_hex(32).encode()).decode().strip()
     command: tuple[str, ...] = (sys.executable, "-m", "gh_assets.embedded.bucket", "--fd", "{fd}")
     command += ("--folder", str(home / "bucket"), "--old-folder", str(home / "gcs"), "--token-file", str(token))
     port = ensure_running(ServerSpec("bucket", "Cloud Storage", command), home)
@@ -127,7 +127,7 @@ def choose_world(home: Path, world: HomeWorld) -> None:
 def _standin_token(home: Path) -> str:
     """The token that the stand-in of this home accepts: made once, readable by its owner only."""
     token = f"standin_{secrets.token_hex(16)}"
-    return made_once(home / "run" / "standin-token", token.encode()).decode().strip()
+    return create_once(home / "run" / "standin-token", token.encode()).decode().strip()
 
 
 def _content_stamp(world: HomeWorld) -> str:

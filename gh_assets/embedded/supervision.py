@@ -157,7 +157,7 @@ def _start(spec: ServerSpec, base: Path) -> int:
         if guardian is not None and guardian.poll() is not None:
             break
         time.sleep(0.02)
-    end = _last_words(base.with_suffix(".log"))
+    end = _log_tail(base.with_suffix(".log"))
     remedy = ""
     if any(sign in end.lower() for sign in SIGNS_OF_DAMAGE):
         remedy = (
@@ -169,7 +169,7 @@ def _start(spec: ServerSpec, base: Path) -> int:
     )
 
 
-def _last_words(path: Path, count: int = 2) -> str:
+def _log_tail(path: Path, count: int = 2) -> str:
     """The last lines that are not part of a stack trace."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()

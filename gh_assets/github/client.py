@@ -54,10 +54,10 @@ from gh_assets.local.network import UNTRUSTED_HELP, is_untrusted
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 30.0
 
-OUTAGE = 20
+OUTAGE_AFTER = 20
 """After so many requests without an answer, each tried several times, nobody is asked any more."""
 
-ENDLESS = 50
+MAX_LIMIT_RETRIES = 50
 """A request that met a limit so often in a row is given up: whatever it waited for did not come."""
 
 JSON = "application/vnd.github+json"
@@ -71,7 +71,7 @@ _RETRIED = frozenset({500, 502, 503, 504})
 _TOO_HEAVY = frozenset({408, 413, 502, 504})
 """Answers to a query that took GitHub too long, or is too large for what stands before it."""
 
-_LIMIT_WORDS = (b"secondary rate limit", b"abuse detection", b"rate limit exceeded", b"secondary-rate-limit",
+_LIMIT_PHRASES = (b"secondary rate limit", b"abuse detection", b"rate limit exceeded", b"secondary-rate-limit",
                 b"abuse-rate-limit")  # fmt: skip
 """What GitHub has called its limits over the years, in messages and in the pages that these name."""
 
@@ -79,7 +79,7 @@ _MEANINGFUL = frozenset({200, 301, 302, 304, 307, 404, 406, 409, 410, 415, 422, 
 
 
 @dataclass(frozen=True)
-class Answer:
+class GitHubResponse:
     """An answer of GitHub that means something: 200, 301, 302, 304, 307, 403, 404, 406, 409, 410, 415, 422 or 451."""
 
     status: int
@@ -113,7 +113,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class GraphQLAnswer:
+class GraphQLResponse:
     """What a query brought: partial data and errors can come together.
 
     Attributes
@@ -176,7 +176,7 @@ class _Reply:
     spent: bool = False
 
 
-_AGAIN = "again"
+_RETRY = "again"
 
 _VIEWER = orjson.dumps({"query": "{ viewer { databaseId } rateLimit { cost limit remaining resetAt } }"})
 
@@ -249,7 +249,7 @@ class GitHubClient:
         """Make every worker stop: those who wait at once, those in a request after it."""
         self.pool.cancel()
 
-    def find_out(self) -> None:
+    def refresh_budgets(self) -> None:
         """Learn whose the tokens are and what is left of their quota, without spending any of it.
 
         Raises
@@ -258,7 +258,7 @@ class GitHubClient:
             If GitHub refuses every token.
         """
         for resource in Resource:
-            self.pool.find_out(resource)
+            self.pool.refresh_budgets(resource)
 
     @property
     def graphql_url(self) -> str:
@@ -272,7 +272,7 @@ class GitHubClient:
         parameters: Mapping[str, str | int] | None = None,
         accept: str = JSON,
         etag: str | None = None,
-    ) -> Answer:
+    ) -> GitHubResponse:
         """Ask for one resource.
 
         Parameters
@@ -302,7 +302,7 @@ class GitHubClient:
         ServiceUnavailableError
             If GitHub cannot be reached or keeps answering with errors.
         OutageError
-            If it was so for the last `OUTAGE` requests, too.
+            If it was so for the last `OUTAGE_AFTER` requests, too.
         GitHubError
             If an answer is none that GitHub documents.
         """
@@ -314,7 +314,7 @@ class GitHubClient:
         def send(authorized: dict[str, str]) -> requests.Response:
             return self._send("GET", url, authorized, parameters=parameters)
 
-        def understand(response: requests.Response, _reply: _Reply) -> Answer | str:
+        def understand(response: requests.Response, _reply: _Reply) -> GitHubResponse | str:
             payload = None
             if response.content and accept not in (RAW, HTML) and response.status_code != 304:
                 try:
@@ -322,11 +322,11 @@ class GitHubClient:
                 except orjson.JSONDecodeError:
                     if response.status_code == 200:
                         return "an answer that is not JSON"
-            return Answer(response.status_code, response.headers, response.content, payload, url)
+            return GitHubResponse(response.status_code, response.headers, response.content, payload, url)
 
-        return self._ask(Resource.REST, url, headers, send, understand, 1)
+        return self._request(Resource.REST, url, headers, send, understand, 1)
 
-    def graphql(self, query: str, variables: Mapping[str, Any], *, points: int = 1) -> GraphQLAnswer:
+    def graphql(self, query: str, variables: Mapping[str, Any], *, points: int = 1) -> GraphQLResponse:
         """Ask a GraphQL query. It should ask for ``rateLimit { cost limit remaining resetAt }``.
 
         Parameters
@@ -352,7 +352,7 @@ class GitHubClient:
         def send(authorized: dict[str, str]) -> requests.Response:
             return self._send("POST", self.graphql_url, authorized, body=body)
 
-        def understand(response: requests.Response, reply: _Reply) -> GraphQLAnswer | str:
+        def understand(response: requests.Response, reply: _Reply) -> GraphQLResponse | str:
             nonlocal refusals
             status = response.status_code
             if status in _TOO_HEAVY:
@@ -384,17 +384,17 @@ class GitHubClient:
                 message = str(error.get("message", "")).encode()
                 if error.get("type") in ("RATE_LIMITED", "RATE_LIMIT"):
                     reply.limited = True
-                    return _AGAIN
+                    return _RETRY
                 if _names_a_limit(message):
                     reply.secondary = True
-                    return _AGAIN
+                    return _RETRY
             answered = {name: value for name, value in data.items() if name != "rateLimit"}
             if errors and not any(value is not None for value in answered.values()):
                 self._check_refused_query(errors)
             self._has_graphql = True
-            return GraphQLAnswer(answered, errors, reply.cost)
+            return GraphQLResponse(answered, errors, reply.cost)
 
-        return self._ask(Resource.GRAPHQL, self.graphql_url, headers, send, understand, points)
+        return self._request(Resource.GRAPHQL, self.graphql_url, headers, send, understand, points)
 
     def _check_refused_query(self, errors: Sequence[Mapping[str, Any]]) -> None:
         """Understand errors beside no data at all.
@@ -419,7 +419,7 @@ class GitHubClient:
 
     # -- one request and its repetitions -------------------------------------------------------------------------
 
-    def _ask(
+    def _request(
         self,
         resource: Resource,
         url: str,
@@ -447,7 +447,7 @@ class GitHubClient:
                     continue
                 reply = _Reply(points)
                 try:
-                    verdict = self._verdict(response, lease, reply)
+                    verdict = self._classify(response, lease, reply)
                     result = understand(response, reply) if verdict is None else verdict
                 finally:
                     self._settle(settle, response, reply)
@@ -458,9 +458,9 @@ class GitHubClient:
             # A refused token is not asked again before the others; a limit is waited for, not gone around.
             keep = lease.account if response.status_code != 401 else None
             if isinstance(result, str):
-                limited = limited + 1 if result == _AGAIN else 0
-                if result != _AGAIN or limited >= ENDLESS:
-                    problem = "limits without end" if result == _AGAIN else result
+                limited = limited + 1 if result == _RETRY else 0
+                if result != _RETRY or limited >= MAX_LIMIT_RETRIES:
+                    problem = "limits without end" if result == _RETRY else result
                     failures += 1
                 self.usage.add(retries=1)
                 continue
@@ -468,9 +468,9 @@ class GitHubClient:
             self.pool.answered()
             self._unanswered = 0
             return result
-        raise self._given_up(urlsplit(url).path, problem)
+        raise self._unanswered_error(urlsplit(url).path, problem)
 
-    def _given_up(self, path: str, problem: str) -> GhAssetsError:
+    def _unanswered_error(self, path: str, problem: str) -> GhAssetsError:
         """What to say of a request that was not answered: it may be this one, or all."""
         if path == urlsplit(self.graphql_url).path and problem == "status 401":
             return GraphQLUnavailableError(
@@ -479,12 +479,12 @@ class GitHubClient:
             )
         with self._lock:
             self._unanswered += 1
-            outage = self._unanswered >= OUTAGE
+            outage = self._unanswered >= OUTAGE_AFTER
         advice = "Check GITHUB_API_URL and the network, then run again: what was collected is kept."
         if outage:
             # Trying each of ten thousand repositories in vain would take a day.
             return OutageError(
-                f"GitHub at {self.api_url} has not answered {OUTAGE} requests in a row ({problem}). {advice}"
+                f"GitHub at {self.api_url} has not answered {OUTAGE_AFTER} requests in a row ({problem}). {advice}"
             )
         return ServiceUnavailableError(
             f"GitHub at {self.api_url} did not answer {path} in {self.policy.attempts} tries ({problem}). {advice}"
@@ -516,27 +516,27 @@ class GitHubClient:
         useful = "x-ratelimit-limit" in headers or response.status_code < 400
         settle(headers if useful else None, cost)
 
-    def _verdict(self, response: requests.Response, lease: Lease, reply: _Reply) -> str | None:
-        """None for an answer to use, `_AGAIN` for one more try that counts as no failure, else the failure."""
+    def _classify(self, response: requests.Response, lease: Lease, reply: _Reply) -> str | None:
+        """None for an answer to use, `_RETRY` for one more try that counts as no failure, else the failure."""
         status = response.status_code
         graphql = response.url.startswith(self.graphql_url)
         if status in _MEANINGFUL:
             return None
         if status == 401:
-            return _AGAIN if self._refused(lease.token) else "status 401"
+            return _RETRY if self._refused(lease.token) else "status 401"
         if status in (403, 429):
             if graphql and response.headers.get("x-ratelimit-limit") == "0":
                 return None  # a budget of nothing: GraphQL is not to be had
             after = _retry_after(response, self.pool.clock.now())
             if after is not None:
                 self.pool.pause(after)
-                return _AGAIN
+                return _RETRY
             if response.headers.get("x-ratelimit-remaining") == "0":
                 reply.spent = True  # the pool reads the headers, and rotates or waits for the reset
-                return _AGAIN
+                return _RETRY
             if status == 429 or _names_a_limit(response.content):
                 self.pool.pause()
-                return _AGAIN
+                return _RETRY
             return None
         if graphql and (status in _TOO_HEAVY or 400 <= status < 500 or status == 501):
             return None  # the caller has to know: a smaller query may succeed, or there is no GraphQL
@@ -567,10 +567,10 @@ class GitHubClient:
             secret = token.credential.secret(self.pool.clock.now()).get_secret_value()
             self._count_request()
             try:
-                answer = self._send("GET", self.api_url + "/rate_limit", {"authorization": f"Bearer {secret}"})
+                response = self._send("GET", self.api_url + "/rate_limit", {"authorization": f"Bearer {secret}"})
             except requests.RequestException:
                 return False  # unknown: it stays in use
-            if answer.status_code != 401:
+            if response.status_code != 401:
                 token.refusals = 0
                 return False
         return True
@@ -583,7 +583,7 @@ class GitHubClient:
             self.pool.identify(token, token.credential.identity)
             return
         # First what costs nothing: a token without quota must not be asked more.
-        limits = self._ask_about(token, "/rate_limit")
+        limits = self._request_with_token(token, "/rate_limit")
         if limits is None:
             return
         budgets = _budgets(limits, self.pool.clock.now())
@@ -596,7 +596,7 @@ class GitHubClient:
         ledger = self.pool.ledger
         identity = ledger.identity_of(digest) if ledger is not None else None
         if identity is None:
-            told = self._ask_whose(token, budgets)
+            told = self._request_identity(token, budgets)
             if told is None:
                 return
             identity = f"user:{told}" if told > 0 else f"token:{digest}"
@@ -606,16 +606,16 @@ class GitHubClient:
         assert token.account is not None
         self.pool.observe(token.account, budgets)
 
-    def _ask_whose(self, token: Token, budgets: dict[Resource, Observation]) -> int | None:
+    def _request_identity(self, token: Token, budgets: dict[Resource, Observation]) -> int | None:
         """Id of a token's user, 0 if it has none; None if that has to be asked again later, or never.
 
         Where there is GraphQL a point of that is spent: requests of REST are what runs are short of.
         """
         points = budgets.get(Resource.GRAPHQL)
         spent = Resource.GRAPHQL if points is not None and points.remaining >= 1 else Resource.REST
-        user = self._ask_about(token, "/graphql", _VIEWER) if spent is Resource.GRAPHQL else None
+        user = self._request_with_token(token, "/graphql", _VIEWER) if spent is Resource.GRAPHQL else None
         if user is None or user.status != 200:
-            spent, user = Resource.REST, self._ask_about(token, "/user")
+            spent, user = Resource.REST, self._request_with_token(token, "/user")
         if user is None:
             return None
         found: Any = user.payload if user.status == 200 else None
@@ -629,12 +629,12 @@ class GitHubClient:
 
     def _probe(self, token: Token) -> None:
         """Find out what is left of a token's budgets, which costs nothing."""
-        limits = self._ask_about(token, "/rate_limit")
+        limits = self._request_with_token(token, "/rate_limit")
         if limits is not None and token.account is not None:
             # An Enterprise server without limits answers 404.
             self.pool.observe(token.account, _budgets(limits, self.pool.clock.now()))
 
-    def _ask_about(self, token: Token, path: str, body: bytes | None = None) -> Answer | None:
+    def _request_with_token(self, token: Token, path: str, body: bytes | None = None) -> GitHubResponse | None:
         """Ask with this very token; None if that has to be done again later, or never."""
         url = self.graphql_url if path == "/graphql" else self.api_url + path
         failures = 0
@@ -672,8 +672,8 @@ class GitHubClient:
             if status in _RETRIED:
                 problem, failures = f"status {status}", failures + 1
                 continue
-            return Answer(status, response.headers, response.content, payload, response.url, sent)
-        raise self._given_up(path, problem)
+            return GitHubResponse(status, response.headers, response.content, payload, response.url, sent)
+        raise self._unanswered_error(path, problem)
 
     def _exchange(self, installation: str, signed: str) -> tuple[str, str]:
         """A token for an app's installation, and when it ends."""
@@ -749,10 +749,10 @@ class GitHubClient:
         return session
 
 
-def _budgets(answer: Answer, now: float) -> dict[Resource, Observation]:
+def _budgets(response: GitHubResponse, now: float) -> dict[Resource, Observation]:
     """The budgets in an answer of ``/rate_limit``; none where the server has no limits."""
-    found = answer.payload.get("resources") if isinstance(answer.payload, dict) else None
-    skew = skew_of(answer.headers, answer.sent, now)
+    found = response.payload.get("resources") if isinstance(response.payload, dict) else None
+    skew = skew_of(response.headers, response.sent, now)
     budgets = {}
     for resource in Resource:
         figures = found.get(resource.value) if isinstance(found, dict) else None
@@ -786,4 +786,4 @@ def _seconds_of(text: object) -> float | None:
 def _names_a_limit(content: bytes) -> bool:
     """Whether a refusal is a rate limit's, by its words."""
     text = content[:10_000].lower()
-    return any(words in text for words in _LIMIT_WORDS)
+    return any(words in text for words in _LIMIT_PHRASES)

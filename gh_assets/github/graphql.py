@@ -33,14 +33,14 @@ from gh_assets.errors import (
     RateLimitedError,
     ServiceUnavailableError,
 )
-from gh_assets.github.client import GitHubClient, GraphQLAnswer
+from gh_assets.github.client import GitHubClient, GraphQLResponse
 from gh_assets.github.list_reading import number_of
 from gh_assets.local.concurrency import workers_of
 
-MOST = 100
+MAX_CONNECTIONS = 100
 """Connections a query: so many cost one point."""
 
-FIRST_PATIENCE, LONGEST_PATIENCE = 12, 96
+FIRST_PROBE_AFTER, LONGEST_PROBE_AFTER = 12, 96
 """Answers of a size after which a larger one is tried again; twice as many each time, up to the second number."""
 
 RESOURCE_LIMITS = "RESOURCE_LIMITS_EXCEEDED"
@@ -57,13 +57,13 @@ LIGHT_PAGE = 25
 FAILED = "failed entries"
 """Key of a node that `page_without` made: the places of the entries."""
 
-OUTAGE = 60
+OUTAGE_AFTER = 60
 """Failed queries in a row after which the collection ends."""
 
 OPTIONAL = frozenset({"endCursor", "description", "primaryLanguage", "parent", "pushedAt"})
 """Fields that are null on whole pages, too."""
 
-STOPPING = (
+FATAL_ERRORS = (
     AuthenticationError,
     BudgetSpentError,
     CancelledError,
@@ -76,7 +76,7 @@ STOPPING = (
 Result = TypeVar("Result")
 
 
-class BatchSize:
+class QuerySize:
     """The size of queries that GitHub bears, found by bisection and remembered.
 
     What GitHub bears changes: after a while a larger size is tried again, later each time that it fails.
@@ -89,18 +89,18 @@ class BatchSize:
         Larger queries are never worth it.
     """
 
-    def __init__(self, start: int = MOST, most: int = MOST) -> None:
+    def __init__(self, start: int = MAX_CONNECTIONS, most: int = MAX_CONNECTIONS) -> None:
         self._most = most
         self._fits = 0
         self._fails = most + 1
         self._size = max(1, min(most, start))
         self._answers = 0
-        self._patience = FIRST_PATIENCE
+        self._patience = FIRST_PROBE_AFTER
         self._doubted: int | None = None
         self._lock = threading.Lock()
 
     @classmethod
-    def remembered(cls, size: int) -> BatchSize:
+    def remembered(cls, size: int) -> QuerySize:
         """Begin with what fitted last time; larger ones are tried only after a while."""
         batch = cls(size)
         if batch._size < batch._most:
@@ -129,7 +129,7 @@ class BatchSize:
                 self._size, self._answers = min(self._most, (self._fits + self._fails) // 2), 0
             elif self._fails <= self._most and self._answers >= self._patience:
                 self._fails = min(self._most + 1, self._fails + max(2, self._fails // 8))
-                self._patience, self._answers = min(LONGEST_PATIENCE, 2 * self._patience), 0
+                self._patience, self._answers = min(LONGEST_PROBE_AFTER, 2 * self._patience), 0
 
     def failed(self, size: int) -> None:
         """A query of so many connections was too heavy."""
@@ -140,7 +140,7 @@ class BatchSize:
                     self._doubted = size
                     return
                 size = max(size, self._doubted)
-                self._fits, self._doubted, self._patience = 0, None, FIRST_PATIENCE
+                self._fits, self._doubted, self._patience = 0, None, FIRST_PROBE_AFTER
             self._fails = min(self._fails, max(2, size))
             middle = (self._fits + self._fails) // 2 if self._fits else size // 2
             self._size, self._answers = max(1, min(self._size, middle)), 0
@@ -180,18 +180,18 @@ class Listing(ABC, Generic[Result]):
         """Whether a page has all the parts that were asked for, each of its kind; no error is about it."""
 
     @abstractmethod
-    def take(self, node: Any) -> Result | None:
+    def parse_page(self, node: Any) -> Result | None:
         """Understand a page that is whole. None: there are more."""
 
     @abstractmethod
-    def refuse(self, kind: str, message: str) -> Result | None:
+    def parse_refusal(self, kind: str, message: str) -> Result | None:
         """Understand GitHub's refusal of this list. None: it is no answer, to be asked again."""
 
     @abstractmethod
     def give_up(self, reason: str) -> Result:
         """What to say when it could not be asked."""
 
-    def lighten(self) -> bool:
+    def shrink_page(self) -> bool:
         """Ask for less a page, where a page of this very list is too heavy. False if that cannot be."""
         return False
 
@@ -205,11 +205,11 @@ class Listing(ABC, Generic[Result]):
 
 
 @dataclass(frozen=True)
-class _Asked(Generic[Result]):
+class _QueryResult(Generic[Result]):
     """A query that was sent, and what came of it."""
 
     batch: Sequence[Listing[Result]]
-    answer: GraphQLAnswer | None
+    response: GraphQLResponse | None
     too_heavy: bool = False
     problem: str = ""
 
@@ -223,7 +223,7 @@ class GraphQLLists(Generic[Result]):
     query : callable
         The query for a page of each of so many lists: aliases ``r0…``; variables as `Listing.variables` names them,
         with the list's number.
-    batch : BatchSize, optional
+    batch : QuerySize, optional
         What is known of the size of queries that GitHub bears.
     in_flight : int
         Queries at once: GitHub allows a minute of computing a minute.
@@ -234,12 +234,12 @@ class GraphQLLists(Generic[Result]):
         client: GitHubClient,
         query: Callable[[int], str],
         *,
-        batch: BatchSize | None = None,
+        batch: QuerySize | None = None,
         in_flight: int = 4,
     ) -> None:
         self.client = client
         self.query = query
-        self.batch = batch or BatchSize()
+        self.batch = batch or QuerySize()
         self.in_flight = in_flight
         self._faults = 0
 
@@ -250,7 +250,7 @@ class GraphQLLists(Generic[Result]):
         ready: list[tuple[int, int, Listing[Result]]] = []
         # Queries that failed are asked again in halves, until what makes them heavy stands alone.
         suspects: deque[Sequence[Listing[Result]]] = deque()
-        pending: set[Future[_Asked[Result]]] = set()
+        pending: set[Future[_QueryResult[Result]]] = set()
         failure: BaseException | None = None
         slots = max(1, min(workers, self.in_flight))
 
@@ -288,10 +288,10 @@ class GraphQLLists(Generic[Result]):
                         continue
                     asked = future.result()
                     try:
-                        if asked.answer is None:
+                        if asked.response is None:
                             yield from self._unanswered(asked, suspects)
                             continue
-                        for entry, found in self._understood(asked, asked.answer, suspects):
+                        for entry, found in self._understood(asked, asked.response, suspects):
                             if found is not None:
                                 yield found
                             else:
@@ -301,7 +301,7 @@ class GraphQLLists(Generic[Result]):
         if failure is not None:
             raise failure
 
-    def _ask(self, batch: Sequence[Listing[Result]]) -> _Asked[Result]:
+    def _ask(self, batch: Sequence[Listing[Result]]) -> _QueryResult[Result]:
         again = max(entry.failures for entry in batch)
         if again:
             # What GitHub has just failed on is not asked again in the same second.
@@ -310,15 +310,15 @@ class GraphQLLists(Generic[Result]):
         variables = {f"{name}{number}": value for number, entry in enumerate(batch)
                      for name, value in entry.variables().items()}  # fmt: skip
         try:
-            return _Asked(batch, self.client.graphql(self.query(len(batch)), variables))
+            return _QueryResult(batch, self.client.graphql(self.query(len(batch)), variables))
         except QueryTooHeavyError as error:
-            return _Asked(batch, None, True, str(error))
-        except STOPPING:
+            return _QueryResult(batch, None, True, str(error))
+        except FATAL_ERRORS:
             raise
         except (ServiceUnavailableError, GitHubError) as error:
-            return _Asked(batch, None, False, str(error))
+            return _QueryResult(batch, None, False, str(error))
 
-    def _unanswered(self, asked: _Asked[Result], suspects: deque[Sequence[Listing[Result]]]) -> Iterator[Result]:
+    def _unanswered(self, asked: _QueryResult[Result], suspects: deque[Sequence[Listing[Result]]]) -> Iterator[Result]:
         batch, size = asked.batch, len(asked.batch)
         limited = "resource limits" in asked.problem
         if limited and size > 1:
@@ -327,45 +327,45 @@ class GraphQLLists(Generic[Result]):
         again = []
         for entry in batch:
             entry.failures += 1
-            if size == 1 and asked.too_heavy and entry.lighten():
+            if size == 1 and asked.too_heavy and entry.shrink_page():
                 entry.failures = 1
             if entry.failures >= (ATTEMPTS_ALONE if size == 1 else ATTEMPTS):
                 yield entry.give_up(asked.problem)
             else:
                 again.append(entry)
-        _ask_again(again, suspects)
+        _requeue(again, suspects)
 
     def _count_fault(self, size: int, *, shrinks: bool) -> None:
         """Count a query that brought nothing: several in a row are too large, and many are an outage."""
         self._faults += 1
         if shrinks and size > 1 and self._faults >= PERSISTENT:
             self.batch.failed(size)
-        if self._faults >= OUTAGE:
+        if self._faults >= OUTAGE_AFTER:
             raise OutageError(
-                f"GitHub at {self.client.api_url} has failed on {OUTAGE} GraphQL queries in a row. What was collected "
-                "is kept: run again later."
+                f"GitHub at {self.client.api_url} has failed on {OUTAGE_AFTER} GraphQL queries in a row. "
+                "What was collected is kept: run again later."
             )
 
     def _understood(
-        self, asked: _Asked[Result], answer: GraphQLAnswer, suspects: deque[Sequence[Listing[Result]]]
+        self, asked: _QueryResult[Result], response: GraphQLResponse, suspects: deque[Sequence[Listing[Result]]]
     ) -> Iterator[tuple[Listing[Result], Result | None]]:
         """Lists of a query, each with its result if it is done, else None: it has to be asked again.
 
         Those that failed before go to `suspects` instead, to be asked alone.
         """
         size = len(asked.batch)
-        errors = _by_alias(answer.errors, size)
-        limited = any(error.get("type") == RESOURCE_LIMITS for error in answer.errors)
+        errors = _by_alias(response.errors, size)
+        limited = any(error.get("type") == RESOURCE_LIMITS for error in response.errors)
         again: list[Listing[Result]] = []
         pages = 0
         for number, entry in enumerate(asked.batch):
             entry.requests += 1
-            node = answer.data.get(f"r{number}")
+            node = response.data.get(f"r{number}")
             mine = [error for error in errors.get(f"r{number}", []) if not entry.expects(error)]
             # An error without a path may be about any list that has a hole.
             if not mine and entry.is_whole(node) and not ("" in errors and _has_hole(node)):
                 try:
-                    found = entry.take(node)
+                    found = entry.parse_page(node)
                 except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
                     mine = [{"message": f"an answer that cannot be understood ({type(error).__name__})"}]
                 else:
@@ -382,7 +382,7 @@ class GraphQLLists(Generic[Result]):
                 yield entry, refused
             else:
                 again.append(entry)
-        _ask_again(again, suspects)
+        _requeue(again, suspects)
         if limited:
             self.batch.failed(size)
         if pages == 0 or ("" in errors and pages < size):
@@ -399,7 +399,7 @@ class GraphQLLists(Generic[Result]):
         for error in errors:
             # Only what is said of the list as a whole is a refusal; below it, an entry failed.
             if 1 <= len(_path_of(error)) <= 2:
-                found = entry.refuse(str(error.get("type") or ""), str(error.get("message", "no data")))
+                found = entry.parse_refusal(str(error.get("type") or ""), str(error.get("message", "no data")))
                 if found is not None:
                     return found, True
         entry.failures += 1
@@ -413,10 +413,10 @@ class GraphQLLists(Generic[Result]):
             rest = entry.without(node, failed) if size == 1 and each_time else None
             if rest is not None:
                 entry.failures, entry.persistent = 0, []
-                return entry.take(rest), True
+                return entry.parse_page(rest), True
         if entry.failures >= (ATTEMPTS_ALONE if size == 1 else ATTEMPTS):
             return entry.give_up(str(errors[0].get("message", "no data"))), True
-        if size == 1 and limited and entry.lighten():
+        if size == 1 and limited and entry.shrink_page():
             entry.failures, entry.persistent = 1, []
         return None, False
 
@@ -475,7 +475,7 @@ def page_without(node: Any, connection: str, name: str, failed: Collection[int],
     return {**node, connection: {**node[connection], "edges": rest}, FAILED: sorted(failed)}
 
 
-def _ask_again(entries: Sequence[Listing[Result]], suspects: deque[Sequence[Listing[Result]]]) -> None:
+def _requeue(entries: Sequence[Listing[Result]], suspects: deque[Sequence[Listing[Result]]]) -> None:
     """Ask once more together, since most faults are bad moments; then in halves, until what is at fault is alone."""
     if len(entries) > 1 and any(entry.failures > 1 for entry in entries):
         suspects.append(entries[: len(entries) // 2])

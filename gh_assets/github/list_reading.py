@@ -12,7 +12,7 @@ from typing import Any
 Identity = tuple[int, Any]
 """Id of the user, or of the repository, and when the star was given."""
 
-FEW_NULLS = 3
+MAX_PLAUSIBLE_NULLS = 3
 """So many entries without a user are believed of any list; more only if they are not most of it."""
 
 
@@ -109,7 +109,7 @@ class Progress:
             Whether the list was read to its end, now or (the part that was met) before: then the count has to agree
             with GitHub's. It may move while pages are read; between its bounds nothing is missing.
         """
-        if not are_believable(self.null_entries, self.count, self.known_nulls):
+        if not are_null_entries_plausible(self.null_entries, self.count, self.known_nulls):
             return False
         if not self.totals:
             return True
@@ -118,12 +118,12 @@ class Progress:
         return self.met or self.count >= min(self.limit, *self.totals)
 
 
-def are_believable(nulls: int, count: int, known: int = 0) -> bool:
+def are_null_entries_plausible(nulls: int, count: int, known: int = 0) -> bool:
     """Whether so many of a list's entries can be deleted accounts: else its answers were broken without a word."""
-    return nulls <= max(FEW_NULLS, known) or 2 * nulls <= count
+    return nulls <= max(MAX_PLAUSIBLE_NULLS, known) or 2 * nulls <= count
 
 
-def placed(identities: Iterable[Identity], places: Sequence[int], size: int) -> list[Identity | None]:
+def by_position(identities: Iterable[Identity], places: Sequence[int], size: int) -> list[Identity | None]:
     """A page of `size` entries of which those at `places` have identities."""
     page: list[Identity | None] = [None] * size
     for place, identity in zip(places, identities, strict=True):

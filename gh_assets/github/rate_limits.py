@@ -375,7 +375,7 @@ class TokenPool:
         self._changed = threading.Condition(threading.Lock())
         self._identifier = identifier or self._identify_apart
         self._prober = prober
-        self._asking_about = threading.Lock()
+        self._probe_lock = threading.Lock()
 
     # -- tokens and accounts -------------------------------------------------------------------------------------
 
@@ -406,7 +406,7 @@ class TokenPool:
     def _identify_apart(self, token: Token) -> None:
         self.identify(token, f"token {self.tokens.index(token)}")
 
-    def find_out(self, resource: Resource) -> None:
+    def refresh_budgets(self, resource: Resource) -> None:
         """Learn whose tokens are, and what is left of the budgets of which nothing is known.
 
         Raises
@@ -414,11 +414,11 @@ class TokenPool:
         AuthenticationError
             If GitHub has refused every token.
         """
-        self._alive()
+        self._usable_tokens()
         now = self.clock.now()
         if now < self._paused_until or not self._unknown(resource, now):
             return
-        with self._asking_about:  # one worker asks, the others wait for what it finds out
+        with self._probe_lock:  # one worker asks, the others wait for what it finds out
             for token in self._unknown(resource, now):
                 self._check_cancelled()
                 if token.account is None:
@@ -431,7 +431,7 @@ class TokenPool:
                         budget.unmetered = True
                     else:
                         self._prober(token)
-        self._alive()
+        self._usable_tokens()
 
     def _unknown(self, resource: Resource, now: float) -> list[Token]:
         unknown = []
@@ -494,7 +494,7 @@ class TokenPool:
             If the collector was cancelled.
         """
         while True:
-            self.find_out(resource)
+            self.refresh_budgets(resource)
             with self._changed:
                 self._check_cancelled()
                 now = self.clock.now()
@@ -514,12 +514,12 @@ class TokenPool:
                     f"GitHub lets no token ask for another {math.ceil(wait / 60)} minutes: the quota is spent, or it "
                     "asked us to wait. Run again then: what was collected is kept."
                 )
-            self._announce(ready, now, "The quota of all tokens is spent")
+            self._notify_wait(ready, now, "The quota of all tokens is spent")
             self._wait_until(ready, pausing=False)
 
     def _choose(self, resource: Resource, points: int, keep: Account | None, now: float) -> tuple[Lease | None, float]:
         """A lease and the time at which it may be used; or None and the time at which to ask again."""
-        alive = self._alive()
+        alive = self._usable_tokens()
         if now < self._paused_until:
             return None, self._paused_until
         known = list({id(token.account): token for token in reversed(alive) if token.account is not None}.values())
@@ -550,7 +550,7 @@ class TokenPool:
         assert token.account is not None
         return Lease(token, token.account, resource, points), ready
 
-    def _alive(self) -> list[Token]:
+    def _usable_tokens(self) -> list[Token]:
         alive = [token for token in self.tokens if not token.retired]
         if not alive:
             labels = ", ".join(token.label for token in self.tokens)
@@ -612,7 +612,7 @@ class TokenPool:
             if not pausing:
                 return
 
-    def _announce(self, until: float, now: float, why: str) -> None:
+    def _notify_wait(self, until: float, now: float, why: str) -> None:
         """Report what is waited for, once a wait."""
         if until - now >= NOTICED_SECONDS and until > self._announced + NOTICED_SECONDS:
             self._announced = until
@@ -701,7 +701,7 @@ class TokenPool:
                 for budget in account.budgets.values():
                     # No burst afterwards: everybody coming back at once would meet the limit again.
                     budget.next_slot = max(budget.next_slot, self._paused_until)
-        self._announce(until, now, "GitHub's secondary rate limit was reached")
+        self._notify_wait(until, now, "GitHub's secondary rate limit was reached")
         if self.ledger is not None:
             self.ledger.pause(until)
 

@@ -10,15 +10,15 @@ from pathlib import Path
 
 from gh_assets.errors import ConfigurationError
 
-OURS = ("bucket", "cache", "checkpoints", "dagster", "errors.log", "gcs", "mongo", "run", "web", "world.json")
+HOME_ENTRIES = ("bucket", "cache", "checkpoints", "dagster", "errors.log", "gcs", "mongo", "run", "web", "world.json")
 """What the product keeps in a home."""
 
-OTHERS = stat.S_IRWXG | stat.S_IRWXO
+GROUP_AND_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def keep_private() -> None:
     """Make all files that this process and its children create readable by their owner only."""
-    os.umask(os.umask(OTHERS) | OTHERS)
+    os.umask(os.umask(GROUP_AND_OTHERS) | GROUP_AND_OTHERS)
 
 
 def open_home(home: Path) -> Path:
@@ -35,9 +35,9 @@ def open_home(home: Path) -> Path:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not os.access(home, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, "it cannot be written to", str(home))
-        if home.stat().st_mode & OTHERS and home.stat().st_uid == os.getuid():
-            mixed = any(path.name not in OURS for path in home.iterdir())
-            for name in OURS:
+        if home.stat().st_mode & GROUP_AND_OTHERS and home.stat().st_uid == os.getuid():
+            mixed = any(path.name not in HOME_ENTRIES for path in home.iterdir())
+            for name in HOME_ENTRIES:
                 _close(home / name)
             if not mixed:
                 home.chmod(0o700)
@@ -68,4 +68,4 @@ def _close(path: Path) -> None:
             _close(inner)
     with suppress(FileNotFoundError):  # a server of an earlier version may be at work
         if not path.is_symlink():
-            path.chmod(path.stat().st_mode & ~OTHERS)
+            path.chmod(path.stat().st_mode & ~GROUP_AND_OTHERS)

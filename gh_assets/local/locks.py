@@ -42,7 +42,7 @@ def is_locked(path: Path) -> bool:
         os.close(descriptor)
 
 
-def made_once(path: Path, content: bytes) -> bytes:
+def create_once(path: Path, content: bytes) -> bytes:
     """What a file holds, readable by its owner only: `content`, or what another process put there first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():

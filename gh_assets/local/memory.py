@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gh_assets.errors import StoredDataError
 
-SHARE = 0.5
+MAX_MEMORY_SHARE = 0.5
 """Of this machine's memory, or of the container's."""
 
 BYTES_A_VALUE = 16
@@ -18,14 +18,14 @@ BYTES_A_VALUE = 16
 _CONTAINER = Path("/sys/fs/cgroup/memory.max")
 
 
-def most_memory() -> int:
+def memory_limit() -> int:
     """Bytes that one object may take."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
         container = int(_CONTAINER.read_text(encoding="ascii"))
     except (OSError, ValueError):  # no container, or one without a limit
         container = machine
-    return int(SHARE * min(machine, container))
+    return int(MAX_MEMORY_SHARE * min(machine, container))
 
 
 def check_memory(what: str, size: int) -> None:
@@ -35,7 +35,7 @@ def check_memory(what: str, size: int) -> None:
     ------
     StoredDataError
     """
-    limit = most_memory() if size > 1 << 20 else size
+    limit = memory_limit() if size > 1 << 20 else size
     if size > limit:
         raise StoredDataError(
             f"{what} takes {size / 1e9:,.1f} GB of memory, more than the {limit / 1e9:,.1f} GB that one stored object "

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-Listener = Callable[[str, int, int, str], None]
+ProgressListener = Callable[[str, int, int, str], None]
 """Called with the asset's name, what is done, what there is in all, and words about it."""
 
-_process_listener: Listener | None = None
+_process_listener: ProgressListener | None = None
 _process_sayer: Callable[[str], None] | None = None
 
 
@@ -25,12 +25,12 @@ def say(words: str) -> None:
 
 
 @contextmanager
-def listening(listener: Listener, sayer: Callable[[str], None]) -> Iterator[None]:
-    """Let `listener` hear all reports of this process during the block, and `sayer` all sentences."""
+def use_progress(listener: ProgressListener, notify: Callable[[str], None]) -> Iterator[None]:
+    """Let `listener` hear all reports of this process during the block, and `notify` all sentences."""
     # Dagster runs steps in threads of its own: a context variable would not reach them.
     global _process_listener, _process_sayer
     before = _process_listener, _process_sayer
-    _process_listener, _process_sayer = listener, sayer
+    _process_listener, _process_sayer = listener, notify
     try:
         yield
     finally:

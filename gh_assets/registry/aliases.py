@@ -138,8 +138,8 @@ class Aliases:
         except DuplicateKeyError:
             if self.moves.find_one({"_id": key}) is not None:
                 return move  # the answer to our own insert was lost, and the driver tried again
-            held = self.current(move.purpose, move.alias)
-            holder = "nobody knows" if held is None else f"{held.name} {held.version} ({held.why})"
+            current = self.current(move.purpose, move.alias)
+            holder = "nobody knows" if current is None else f"{current.name} {current.version} ({current.why})"
             raise ConcurrentWriteError(
                 f"The {move.alias} was moved by somebody else meanwhile, to {holder}. Look at it, and decide again."
             ) from None

@@ -22,10 +22,10 @@ SUFFIXES: dict[Compression, str] = {"gzip": ".tar.gz", "zstd": ".tar.zst"}
 
 CHUNK = 1 << 20
 
-MOST_BYTES = 64 << 30
+MAX_BYTES = 64 << 30
 """An archive may unpack to so much, if it is not known how much it holds."""
 
-MOST_MEMBERS = 10_000
+MAX_MEMBERS = 10_000
 
 
 def stem_of(name: str) -> str:
@@ -111,14 +111,14 @@ def extract_archive(archive: Path, folder: Path, *, most_bytes: int | None = Non
         Its name says how it is compressed.
     folder : Path
     most_bytes : int, optional
-        What it is known to hold: one that unpacks to more is a bomb. By default `MOST_BYTES`.
+        What it is known to hold: one that unpacks to more is a bomb. By default `MAX_BYTES`.
 
     Raises
     ------
     StoredDataError
         If it is no archive, has members of other kinds or paths, or too many, or unpacks to too much.
     """
-    limit = MOST_BYTES if most_bytes is None else most_bytes
+    limit = MAX_BYTES if most_bytes is None else most_bytes
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -128,8 +128,8 @@ def extract_archive(archive: Path, folder: Path, *, most_bytes: int | None = Non
             tarfile.open(fileobj=content, mode="r|", tarinfo=_Modest) as opened,
         ):
             for number, member in enumerate(opened):
-                if number >= MOST_MEMBERS:
-                    raise tarfile.TarError(f"it has more than {MOST_MEMBERS:,} members")
+                if number >= MAX_MEMBERS:
+                    raise tarfile.TarError(f"it has more than {MAX_MEMBERS:,} members")
                 limit -= member.size
                 if limit < 0 or member.size < 0:
                     raise tarfile.TarError("it unpacks to more than it was said to hold")

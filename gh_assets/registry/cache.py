@@ -127,7 +127,7 @@ class ModelCache:
 
     # -- what was asked for last -----------------------------------------------------------------------------------
 
-    def remember(self, question: str, model: RegisteredModel) -> None:
+    def save_selection(self, question: str, model: RegisteredModel) -> None:
         """Write down what the answer to a question was, for when nobody can be asked."""
         self.folder.mkdir(parents=True, exist_ok=True)
         target = self._answer(question)
@@ -138,7 +138,7 @@ class ModelCache:
             file.write(model.model_dump_json())
         Path(draft).replace(target)
 
-    def remembered(self, question: str) -> RegisteredModel | None:
+    def load_selection(self, question: str) -> RegisteredModel | None:
         """What the answer was, if that model is still here."""
         try:
             found = json.loads(self._answer(question).read_text(encoding="utf-8"))

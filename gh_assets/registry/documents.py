@@ -15,7 +15,7 @@ from gh_assets.errors import InputError, StoredDataError
 
 Direction = Literal["max", "min"]
 
-MOST_DESCRIPTION = 1 << 20
+MAX_DESCRIPTION = 1 << 20
 """Bytes that configuration, metrics and data of a model may take in its document."""
 
 
@@ -150,14 +150,14 @@ class RegisteredModel(BaseModel):
         return f"{self.name} {self.version}" if self.version else f"{self.name} of {self.time:%Y-%m-%d %H:%M}"
 
     @property
-    def worth(self) -> float:
+    def comparable_score(self) -> float:
         """The score such that more is better, whatever the direction; -inf without one."""
         if self.score is None:
             return -math.inf
         return self.score if self.direction == "max" else -self.score
 
 
-def flat_metrics(name: str, board: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+def flatten_metrics(name: str, board: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """Metrics of a model and of the baselines beside it as a document keeps them: ``ndcg@100``, ``ease ndcg@100``."""
     return {
         metric if model == name else f"{model} {metric}": value
@@ -167,7 +167,7 @@ def flat_metrics(name: str, board: Mapping[str, Mapping[str, float]]) -> dict[st
 
 
 def leaderboard(model: RegisteredModel) -> dict[str, dict[str, float]]:
-    """The inverse of `flat_metrics`: metrics by model, this one and its baselines."""
+    """The inverse of `flatten_metrics`: metrics by model, this one and its baselines."""
     board: dict[str, dict[str, float]] = {}
     for key, value in model.metrics.items():
         name, _, metric = key.rpartition(" ")

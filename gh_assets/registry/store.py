@@ -51,14 +51,14 @@ from gh_assets.registry.archives import (
 )
 from gh_assets.registry.decisions import Decisions
 from gh_assets.registry.documents import (
-    MOST_DESCRIPTION,
+    MAX_DESCRIPTION,
     Direction,
     RegisteredModel,
     check_name,
     check_text,
 )
 from gh_assets.storage.documents import as_stored
-from gh_assets.storage.model_collection import ORIGINAL, create_indexes, last_serial
+from gh_assets.storage.model_collection import LEGACY_FIELDS, create_indexes, last_serial
 from gh_assets.storage.mongo import Documents
 from gh_assets.storage.objects import ABSENT, Digest, ObjectStore, StoredObject, digest_of
 
@@ -68,7 +68,7 @@ GRACE = dt.timedelta(hours=1)
 NEWEST = [("version", pymongo.DESCENDING), ("time", pymongo.DESCENDING), ("_id", pymongo.DESCENDING)]
 """By version; those from before there were versions come after all that have one, by their time."""
 
-NEWEST_OF_ALL = [("serial", pymongo.DESCENDING), *NEWEST[1:]]
+NEWEST_OVERALL = [("serial", pymongo.DESCENDING), *NEWEST[1:]]
 """Of several names: by the order in which they were registered, which no clock decides."""
 
 Removed = list[StoredObject]
@@ -77,7 +77,7 @@ Names = list[str]
 _DELETING = "deleting:"
 """How notes begin that say that a sweep deletes an object."""
 
-OURS = re.compile(r"[^/]+/[0-9a-f]{64}(-\d+)?/[^/]+")
+MANAGED_OBJECT = re.compile(r"[^/]+/[0-9a-f]{64}(-\d+)?/[^/]+")
 """Names of objects that `save` gives."""
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class ModelRegistry:
     def __init__(self, store: ObjectStore, documents: Documents) -> None:
         self.store = store
 
-        def firmly(collection: Documents) -> Documents:
+        def with_majority_writes(collection: Documents) -> Documents:
             # What a save acknowledges must survive the loss of a server, unless the connection says what is enough.
             told = collection.write_concern
             firm = pymongo.WriteConcern(w="majority", wtimeout=30_000)
@@ -106,10 +106,10 @@ class ModelRegistry:
                 write_concern=firm if told.is_server_default or told.document == {"w": "majority"} else told,
             )
 
-        self.documents = firmly(documents)
-        self._objects = firmly(documents.database[f"{documents.name}_objects"])
-        self.aliases = Aliases(firmly(documents.database[f"{documents.name}_aliases"]))
-        self.decisions = Decisions(firmly(documents.database[f"{documents.name}_decisions"]))
+        self.documents = with_majority_writes(documents)
+        self._objects = with_majority_writes(documents.database[f"{documents.name}_objects"])
+        self.aliases = Aliases(with_majority_writes(documents.database[f"{documents.name}_aliases"]))
+        self.decisions = Decisions(with_majority_writes(documents.database[f"{documents.name}_decisions"]))
         self._identity: str | None = None
 
     # -- saving --------------------------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ class ModelRegistry:
         metadata = {"sha256": digest.sha256, "registry": self.identity}
         for attempt in itertools.count():
             target = f"{name}/{digest.sha256}{f'-{attempt}' if attempt else ''}/{file_name}"
-            if not self._want(target):
+            if not self._claim_object(target):
                 continue  # it is being deleted: the bytes go beside it
             try:
                 stored = self.store.write(target, source, if_generation=ABSENT, metadata=metadata)
@@ -245,7 +245,7 @@ class ModelRegistry:
                 return stored
         raise AssertionError("there is always a further name")
 
-    def _want(self, target: str) -> bool:
+    def _claim_object(self, target: str) -> bool:
         """Write down, by the server's clock, that the object is needed; False if it is being deleted.
 
         First the own note, then a look at the other side's, as in `_remove`: so at least one of two sees the other,
@@ -300,7 +300,7 @@ class ModelRegistry:
 
         One whose document cannot be read is left out, with a warning in the log.
         """
-        return [*self._readable(self._find(name, tag, NEWEST if name is not None else NEWEST_OF_ALL))]
+        return [*self._readable(self._find(name, tag, NEWEST if name is not None else NEWEST_OVERALL))]
 
     def get(self, name: str, version: int) -> RegisteredModel:
         """One model.
@@ -359,7 +359,7 @@ class ModelRegistry:
         if not scored:
             raise self._missing(name, tag, "scored ")
         alike = [m for m in scored if (m.metric, m.direction) == (scored[0].metric, scored[0].direction)]
-        return sorted(alike, key=lambda model: -model.worth)  # stable: of equal ones the newest comes first
+        return sorted(alike, key=lambda model: -model.comparable_score)  # stable: of equal ones the newest comes first
 
     def find(self, name: str, fingerprint: str) -> RegisteredModel | None:
         """The newest model of a name with this fingerprint of data, configuration and code.
@@ -462,10 +462,10 @@ class ModelRegistry:
         model = self.get(name, version)
         if not self.is_stored(model):
             raise StoredDataError(f"{model.uri} is missing or not what was registered: {model.title} stays as it is.")
-        held = self.aliases.current(purpose, alias) if after == "present" else after
-        assert held is None or isinstance(held, Move), "only the word stands for the present one"
+        current = self.aliases.current(purpose, alias) if after == "present" else after
+        assert current is None or isinstance(current, Move), "only the word stands for the present one"
         move = self.aliases.promote(
-            purpose, alias, name, version, by=by or _somebody(), why=why, after=held, evidence=evidence
+            purpose, alias, name, version, by=by or _current_user(), why=why, after=current, evidence=evidence
         )
         if self._visible(move) is None:
             raise ModelNotFoundError(f"{model.title} was deleted while it was promoted: the {alias} is what it was.")
@@ -488,25 +488,25 @@ class ModelRegistry:
             raise no_alias(purpose, alias)
         # A champion that was deleted behind the registry's back is none: the present one is the first that is there.
         present = next((place for place, move in enumerate(moves) if self._visible(move) is not None), 0)
-        held, below = moves[present], moves[present + 1 :]
+        current, below = moves[present], moves[present + 1 :]
         passed_over: Names = []
         for move in below:
-            problem = self._gone(move)
+            problem = self._unavailable_reason(move)
             if problem is None:
                 evidence = {"passed_over": passed_over} if passed_over else {}
-                return self.aliases.rollback(move, by=by or _somebody(), why=why, after=moves[0], evidence=evidence)
+                return self.aliases.rollback(move, by=by or _current_user(), why=why, after=moves[0], evidence=evidence)
             if problem not in passed_over:
                 passed_over.append(problem)
         if passed_over:
             raise ModelNotFoundError(
-                f"There is nothing to return to: before {held.name} {held.version}, {'; '.join(passed_over)}. Promote "
-                "another model: gh-assets models promote NAME VERSION --why TEXT."
+                f"There is nothing to return to: before {current.name} {current.version}, {'; '.join(passed_over)}. "
+                "Promote another model: gh-assets models promote NAME VERSION --why TEXT."
             )
         raise ModelNotFoundError(
-            f"There was no {alias} before {held.name} {held.version}: there is nothing to return to."
+            f"There was no {alias} before {current.name} {current.version}: there is nothing to return to."
         )
 
-    def _gone(self, move: Move) -> str | None:
+    def _unavailable_reason(self, move: Move) -> str | None:
         """Why one cannot return to a move's model, in words; None: one can."""
         model = self._visible(move)
         title = f"{move.name} {move.version}"
@@ -575,13 +575,13 @@ class ModelRegistry:
         model = self.get(name, version)
         self._refuse_if_held(model)
         place = {"name": name, "version": version}
-        note = {"by": by or _somebody(), "why": why, "time": as_stored(dt.datetime.now(dt.UTC))}
+        note = {"by": by or _current_user(), "why": why, "time": as_stored(dt.datetime.now(dt.UTC))}
         # Whoever looks for models as the original system did must not find a deleted one.
-        self.documents.update_one(place, {"$set": {"deleted": note}, "$unset": dict.fromkeys(ORIGINAL, 1)})
+        self.documents.update_one(place, {"$set": {"deleted": note}, "$unset": dict.fromkeys(LEGACY_FIELDS, 1)})
         try:
             self._refuse_if_held(model)  # promoted between the look and the deed
         except InputError:
-            again = {field: model.to_document()[field] for field in ORIGINAL}
+            again = {field: model.to_document()[field] for field in LEGACY_FIELDS}
             self.documents.update_one(place, {"$unset": {"deleted": 1}, "$set": again})
             raise
         return model
@@ -594,7 +594,7 @@ class ModelRegistry:
                     "is deleted."
                 )
 
-    def held(self) -> Mapping[tuple[str, int], Sequence[str]]:
+    def alias_holders(self) -> Mapping[tuple[str, int], Sequence[str]]:
         """Aliases by name and version of the models that they point to."""
         found: dict[tuple[str, int], Names] = {}
         for move in self._holding_moves():
@@ -608,7 +608,7 @@ class ModelRegistry:
             if move is not None:
                 yield move
 
-    def sweep(self, grace: dt.timedelta = GRACE, *, only_look: bool = False) -> Sequence[StoredObject]:
+    def sweep(self, grace: dt.timedelta = GRACE, *, dry_run: bool = False) -> Sequence[StoredObject]:
         """Remove objects that no visible model names: of crashes, and of deleted models.
 
         Parameters
@@ -628,10 +628,10 @@ class ModelRegistry:
         removed: Removed = []
         for found in self.store.list(""):
             old = found.created is not None and now - found.created >= grace
-            mine = OURS.fullmatch(found.name) and found.metadata.get("registry") == self.identity
+            mine = MANAGED_OBJECT.fullmatch(found.name) and found.metadata.get("registry") == self.identity
             if not mine or not old or found.name in named:
                 continue
-            if only_look or self._remove(found, now - grace):
+            if dry_run or self._remove(found, now - grace):
                 removed.append(found)
         return removed
 
@@ -735,9 +735,9 @@ def _check_description(name: str, described: Mapping[str, Any]) -> None:
         size = len(bson.encode(dict(described)))
     except (bson.errors.InvalidDocument, OverflowError, ValueError) as error:
         raise InputError(f"What describes model {name!r} cannot be kept by Mongo: {str(error)[:200]}.") from None
-    if size > MOST_DESCRIPTION:
+    if size > MAX_DESCRIPTION:
         raise InputError(
-            f"What describes model {name!r} takes {size / 1e6:.1f} MB: {MOST_DESCRIPTION / 1e6:.0f} MB at most. Put it "
+            f"What describes model {name!r} takes {size / 1e6:.1f} MB: {MAX_DESCRIPTION / 1e6:.0f} MB at most. Put it "
             "into the model's file."
         )
 
@@ -747,7 +747,7 @@ def _check_reason(why: str) -> None:
         raise InputError("Say why, in 2,000 characters at most: it is kept with the decision.")
 
 
-def _somebody() -> str:
+def _current_user() -> str:
     try:
         return getpass.getuser()
     except (OSError, KeyError):

@@ -27,7 +27,7 @@ class GcsResource(GCSResource):
 
     def open_object(self, bucket: str, name: str) -> AbstractContextManager[IO[bytes]]:
         """Stream an object of any bucket that the same credentials may read."""
-        return self.asset_store().objects.open_elsewhere(bucket, name)
+        return self.asset_store().objects.open_in_bucket(bucket, name)
 
     def model_store(self) -> ObjectStore:
         """The bucket of the models."""

@@ -20,13 +20,13 @@ from gh_assets.recommender.evaluation.metrics import best_items
 TOPIC, LANGUAGE = 3.0, 1.0
 """How often a topic and the language count for once that a word of the description does."""
 
-ALIKE = 0.1
+MIN_SIMILARITY = 0.1
 """Cosine below which two repositories have nothing to do with each other."""
 
 
 DESCRIBED = ("full_name", "description", "language", "topics", "stargazer_count", "archived", "pushed_at")
 
-AT_ONCE = 256
+CHUNK_ROWS = 256
 """Repositories that are compared with all others at once."""
 
 
@@ -58,13 +58,13 @@ class Filters:
     language: str = ""
     topics: tuple[str, ...] = ()
     owner: str = ""
-    least_stars: int | None = None
-    most_stars: int | None = None
+    min_stars: int | None = None
+    max_stars: int | None = None
 
     @property
-    def asks_nothing(self) -> bool:
+    def is_empty(self) -> bool:
         """Whether a repository passes of which nothing is known."""
-        unlimited = self.least_stars is None and self.most_stars is None
+        unlimited = self.min_stars is None and self.max_stars is None
         return unlimited and self.archived != "only" and not (self.language or self.topics or self.owner)
 
 
@@ -195,10 +195,10 @@ class Catalogue:
             owned = np.zeros(len(self), bool)
             owned[self._owned.get(filters.owner.lower(), [])] = True
             found &= owned
-        if filters.least_stars is not None:
-            found &= self._stars >= max(filters.least_stars, 0)
-        if filters.most_stars is not None:
-            found &= (self._stars <= filters.most_stars) & (self._stars >= 0)
+        if filters.min_stars is not None:
+            found &= self._stars >= max(filters.min_stars, 0)
+        if filters.max_stars is not None:
+            found &= (self._stars <= filters.max_stars) & (self._stars >= 0)
         return found
 
     @cached_property
@@ -296,8 +296,8 @@ class Catalogue:
         candidates = candidates[candidates >= 0]
         content = self.content[candidates].T.tocsr()
         found: list[list[Neighbour]] = []
-        for start in range(0, len(repositories), AT_ONCE):
-            some = repositories[start : start + AT_ONCE]
+        for start in range(0, len(repositories), CHUNK_ROWS):
+            some = repositories[start : start + CHUNK_ROWS]
             rows = [self._vector(one) for one in some]
             own = self.places([one if isinstance(one, int) else -1 for one in some])
             there = np.array([row.shape[0] > 0 for row in rows])
@@ -309,9 +309,11 @@ class Catalogue:
             found += [
                 [
                     Neighbour(int(self.repo_ids[row]), self.full_names[row], float(value))
-                    for row, value in zip(candidates[places[near]], worth[near], strict=True)
+                    for row, value in zip(candidates[places[near]], comparable_score[near], strict=True)
                 ]
-                for places, worth, near in zip(items, values, (values >= ALIKE) & (items >= 0), strict=True)
+                for places, comparable_score, near in zip(
+                    items, values, (values >= MIN_SIMILARITY) & (items >= 0), strict=True
+                )
             ]
         return found
 
@@ -371,7 +373,7 @@ class Catalogue:
 def _counts(described: Description) -> Mapping[str, float]:
     """How often each term is in a description; topics count for several words."""
     counts: dict[str, float] = {}
-    for word in _words(f"{described.full_name.partition('/')[2]} {described.description or ''}"):
+    for word in _tokens(f"{described.full_name.partition('/')[2]} {described.description or ''}"):
         counts[word] = counts.get(word, 0.0) + 1.0
     if described.language:
         counts[f"language:{described.language.lower()}"] = LANGUAGE
@@ -380,7 +382,7 @@ def _counts(described: Description) -> Mapping[str, float]:
     return counts
 
 
-def _words(text: str) -> list[str]:
+def _tokens(text: str) -> list[str]:
     return [word for word in re.findall(r"[^\W_]{2,}", text.lower()) if word not in COMMON]
 
 

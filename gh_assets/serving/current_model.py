@@ -22,7 +22,7 @@ from gh_assets.settings import Settings
 if TYPE_CHECKING:
     from gh_assets.recommender.training.training import TrainedModel
 
-QUESTION = "the model that serves people"
+CURRENT_MODEL_KEY = "the model that serves people"
 
 UNLOADABLE = (StoredDataError, InputError)
 """What is raised for a model that is not there or not what it should be, however often one tries."""
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Serving:
+class LoadedModel:
     """A loaded model, how it is registered, and what one should know about that."""
 
     registered: RegisteredModel
@@ -44,7 +44,7 @@ def model_cache(settings: Settings) -> ModelCache:
     return ModelCache(settings.home_path / "cache" / "models")
 
 
-def serving(settings: Settings) -> Serving:
+def load_current_model(settings: Settings) -> LoadedModel:
     """The model that serves people now.
 
     Without Mongo or Cloud Storage it is the last one that was asked for, if it is on this machine; a warning says so.
@@ -63,30 +63,30 @@ def serving(settings: Settings) -> Serving:
     try:
         with open_mongo(settings) as database:
             registry = ModelRegistry(model_store(settings), database["models"])
-            found = load_first(registry, may_serve(registry), cache)
+            found = load_first_usable(registry, serving_candidates(registry), cache)
     except (ServiceUnavailableError, PyMongoError) as error:
-        kept = cache.remembered(QUESTION)
+        kept = cache.load_selection(CURRENT_MODEL_KEY)
         if kept is None:
             raise
         ours = isinstance(error, ServiceUnavailableError)
         reason = str(error) if ours else f"MongoDB failed ({type(error).__name__})."
         warning = f"{reason} This is by {kept.title}, the last model that was used here; there may be a newer one."
-        return Serving(kept, load_model(None, kept, cache), (warning,))
-    cache.remember(QUESTION, found.registered)
+        return LoadedModel(kept, load_model(None, kept, cache), (warning,))
+    cache.save_selection(CURRENT_MODEL_KEY, found.registered)
     return found
 
 
-def champion_or_best(registry: ModelRegistry) -> RegisteredModel:
+def current_model(registry: ModelRegistry) -> RegisteredModel:
     """The champion; where none was promoted, the best of `SERVED`.
 
     Raises
     ------
     ModelNotFoundError
     """
-    return next(may_serve(registry))
+    return next(serving_candidates(registry))
 
 
-def may_serve(registry: ModelRegistry) -> Iterator[RegisteredModel]:
+def serving_candidates(registry: ModelRegistry) -> Iterator[RegisteredModel]:
     """The champion, the models to which rollbacks would return, and those of `SERVED` from the best on.
 
     Raises
@@ -99,7 +99,7 @@ def may_serve(registry: ModelRegistry) -> Iterator[RegisteredModel]:
         seen.add((model.name, model.version))
         yield model
     try:
-        others = best_first(registry, SERVED)
+        others = rank_models(registry, SERVED)
     except ModelNotFoundError:
         if not seen:
             raise
@@ -117,10 +117,10 @@ def best_of(registry: ModelRegistry, names: tuple[str, ...], tag: str = "") -> R
     ModelNotFoundError
         If no name has a scored one.
     """
-    return best_first(registry, names, tag)[0]
+    return rank_models(registry, names, tag)[0]
 
 
-def best_first(registry: ModelRegistry, names: tuple[str, ...], tag: str = "") -> Sequence[RegisteredModel]:
+def rank_models(registry: ModelRegistry, names: tuple[str, ...], tag: str = "") -> Sequence[RegisteredModel]:
     """The scored models of some names, the best first; see `best_of`.
 
     Raises
@@ -137,10 +137,12 @@ def best_first(registry: ModelRegistry, names: tuple[str, ...], tag: str = "") -
             missing = error
     if not found:
         raise missing
-    return sorted(found, key=lambda model: -model.worth)  # stable: of equal ones those of the first name come first
+    return sorted(
+        found, key=lambda model: -model.comparable_score
+    )  # stable: of equal ones those of the first name come first
 
 
-def load_first(registry: ModelRegistry, models: Iterable[RegisteredModel], cache: ModelCache) -> Serving:
+def load_first_usable(registry: ModelRegistry, models: Iterable[RegisteredModel], cache: ModelCache) -> LoadedModel:
     """The first model that can be loaded; warnings name those before it.
 
     Raises
@@ -153,7 +155,7 @@ def load_first(registry: ModelRegistry, models: Iterable[RegisteredModel], cache
     warnings: list[str] = []
     for registered in models:
         try:
-            return Serving(registered, load_model(registry, registered, cache), tuple(warnings))
+            return LoadedModel(registered, load_model(registry, registered, cache), tuple(warnings))
         except UNLOADABLE as error:
             warnings.append(skipped(registered, str(error)))
     raise StoredDataError(

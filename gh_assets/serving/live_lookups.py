@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from gh_assets.collector.repositories import classify_refusal
-from gh_assets.collector.star_sources.starred import ListWork, RestStarred, Seed
+from gh_assets.collector.star_sources.starred import RestStarred, SeedUser, StarredListTask
 from gh_assets.errors import GhAssetsError
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.outcomes import Outcome
@@ -27,16 +27,16 @@ from gh_assets.serving.catalogue import Description
 
 HOUR = 3600.0
 
-IMPATIENT = RetryPolicy(
+INTERACTIVE_RETRY = RetryPolicy(
     attempts=2, first_wait=0.2, longest_wait=1.0, longest_quota_wait=2.0, confirmation_wait=0.5, in_flight=4
 )
 """Somebody waits: a plain answer now is better than the list in a quarter of an hour."""
 
-AT_ONCE = 4
+MAX_CONCURRENT = 4
 WAITING = 100
 """Lookups that may be under way or waiting; more are told to come back."""
 
-MOST_KEPT = 2000
+MAX_KEPT = 2000
 """People and repositories that are remembered at most."""
 
 LOGIN = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,98}[A-Za-z0-9_])?")
@@ -50,12 +50,12 @@ def is_login(text: str) -> bool:
     return LOGIN.fullmatch(text) is not None
 
 
-class Found(StrEnum):
+class LookupOutcome(StrEnum):
     """What became of looking somebody or something up."""
 
     READING = "reading"
     OK = "ok"
-    NOBODY = "nobody"
+    NOT_FOUND = "nobody"
     ORGANIZATION = "organization"
     STARLESS = "starless"
     BLOCKED = "blocked"
@@ -85,7 +85,7 @@ class Lookup:
     """
 
     login: str
-    found: Found = Found.READING
+    found: LookupOutcome = LookupOutcome.READING
     pages: int = 0
     stars_read: int = 0
     stars: Sequence[int] = ()
@@ -159,9 +159,9 @@ class LiveLookups:
         self._connect, self._clock = connect, clock
         self._client: GitHubClient | None = None
         self._kept: OrderedDict[str, Lookup] = OrderedDict()
-        self._repositories: OrderedDict[str, tuple[float, tuple[int, Description] | Found]] = OrderedDict()
+        self._repositories: OrderedDict[str, tuple[float, tuple[int, Description] | LookupOutcome]] = OrderedDict()
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="live")
+        self._pool = ThreadPoolExecutor(MAX_CONCURRENT, thread_name_prefix="live")
         self._closed = False
 
     def close(self) -> None:
@@ -194,7 +194,7 @@ class LiveLookups:
             waiting = sum(not other.done.is_set() for other in self._kept.values())
             most = self.pages + 1
             if self._closed or waiting >= WAITING or not self.budget.take(most):
-                lookup.found = Found.BUDGET_SPENT
+                lookup.found = LookupOutcome.BUDGET_SPENT
                 lookup.done.set()
                 return lookup  # not kept: the next try may find some budget
             self._kept[key] = lookup
@@ -206,7 +206,7 @@ class LiveLookups:
         now = self._clock()
         with self._lock:
             for kept in (self._kept, self._repositories):
-                while len(kept) > MOST_KEPT:
+                while len(kept) > MAX_KEPT:
                     kept.popitem(last=False)
             for key in [key for key, lookup in self._kept.items() if lookup.expires <= now]:
                 del self._kept[key]
@@ -222,36 +222,38 @@ class LiveLookups:
             self.failing_since = None
             payload = answer.payload if isinstance(answer.payload, dict) else {}
             if answer.status != 200 or not isinstance(payload.get("id"), int):
-                lookup.found = Found.BLOCKED if classify_refusal(answer)[0] is Outcome.BLOCKED else Found.NOBODY
+                lookup.found = (
+                    LookupOutcome.BLOCKED if classify_refusal(answer)[0] is Outcome.BLOCKED else LookupOutcome.NOT_FOUND
+                )
                 return
             lookup.user_id, lookup.login = payload["id"], str(payload["login"])
             if payload.get("type") == "Organization":
-                lookup.found = Found.ORGANIZATION
+                lookup.found = LookupOutcome.ORGANIZATION
                 return
 
             def tell(pages: int, stars: int) -> None:
                 lookup.pages, lookup.stars_read = pages, stars
 
             reader = RestStarred(client, self.pages, tell, prove=False)  # somebody waits, and nothing is stored
-            seed = Seed(lookup.login, lookup.user_id)
-            (read,) = reader.read([(ListWork(seed), False)], 1)
+            seed = SeedUser(lookup.login, lookup.user_id)
+            (read,) = reader.read([(StarredListTask(seed), False)], 1)
             used += read.requests
             if read.rows is None:
-                lookup.found = Found.BLOCKED if read.outcome is Outcome.BLOCKED else Found.UNAVAILABLE
+                lookup.found = LookupOutcome.BLOCKED if read.outcome is Outcome.BLOCKED else LookupOutcome.UNAVAILABLE
                 return
             lookup.stars, lookup.complete = read.rows["repo_id"].to_list(), read.complete
-            lookup.found = Found.OK if lookup.stars else Found.STARLESS
+            lookup.found = LookupOutcome.OK if lookup.stars else LookupOutcome.STARLESS
         except GhAssetsError as error:
-            lookup.found = Found.UNAVAILABLE
+            lookup.found = LookupOutcome.UNAVAILABLE
             self._failed(error)
         except Exception as error:
-            lookup.found = Found.UNAVAILABLE
+            lookup.found = LookupOutcome.UNAVAILABLE
             self._failed(error)
             raise
         finally:
             self.budget.give_back(max(taken - used, 0))
             # Failures are not held against anybody for long.
-            keep = 10.0 if lookup.found is Found.UNAVAILABLE else self.keep
+            keep = 10.0 if lookup.found is LookupOutcome.UNAVAILABLE else self.keep
             lookup.expires = self._clock() + keep
             if keep == 0:
                 with self._lock:
@@ -260,7 +262,7 @@ class LiveLookups:
 
     # -- repositories ------------------------------------------------------------------------------------------------
 
-    def describe(self, full_name: str) -> tuple[int, Description] | Found:
+    def describe(self, full_name: str) -> tuple[int, Description] | LookupOutcome:
         """Id and description of a repository that was not collected; waits for GitHub.
 
         Returns
@@ -275,9 +277,9 @@ class LiveLookups:
         if known is not None:
             return known[1]
         if self._closed or not self.budget.take(2):  # a renamed one takes two
-            return Found.BUDGET_SPENT
+            return LookupOutcome.BUDGET_SPENT
         used = 0
-        found: tuple[int, Description] | Found = Found.UNAVAILABLE
+        found: tuple[int, Description] | LookupOutcome = LookupOutcome.UNAVAILABLE
         try:
             client = self._connected()
             used = 1
@@ -289,13 +291,15 @@ class LiveLookups:
             if answer.status == 200 and isinstance(payload.get("id"), int):
                 found = payload["id"], _described(payload)
             else:
-                found = Found.BLOCKED if classify_refusal(answer)[0] is Outcome.BLOCKED else Found.NOBODY
+                found = (
+                    LookupOutcome.BLOCKED if classify_refusal(answer)[0] is Outcome.BLOCKED else LookupOutcome.NOT_FOUND
+                )
             self.failing_since = None
         except GhAssetsError as error:
             self._failed(error)
         finally:
             self.budget.give_back(2 - used)
-        if found is not Found.UNAVAILABLE:
+        if found is not LookupOutcome.UNAVAILABLE:
             with self._lock:
                 # A repository is nobody's private matter: it may be remembered for an hour.
                 self._repositories[key] = self._clock() + HOUR, found

@@ -31,22 +31,22 @@ from gh_assets.registry import CANDIDATE, CHAMPION, PURPOSE, Decision, ModelRegi
 from gh_assets.registry.cache import ModelCache
 from gh_assets.registry.decisions import Outcome
 from gh_assets.serving.current_model import UNLOADABLE, load_model, skipped
-from gh_assets.serving.ranking import Advisor, Question
+from gh_assets.serving.ranking import Question, Ranker
 
-FEWEST_USERS = 30
+MIN_TEST_USERS = 30
 """With fewer held-out users in common, a comparison says nothing."""
 
-LEAST_OVERLAP = 0.5
+MIN_ITEM_OVERLAP = 0.5
 """Share of the champion's repositories that a candidate must know, too."""
 
-SLOWER = 10.0
+MAX_COST_RATIO = 10.0
 """How many times as much processor time as the champion's a candidate's lists may take."""
 
-SLOWER_THAN_PLAIN = 500.0
+MAX_COST_RATIO_TO_POPULARITY = 500.0
 """How many times as much as popularity's they may take in any case: a neural model may replace a baseline that takes a
 hundredth of its time. On a processor of 2026 that is a quarter of a second a list."""
 
-ASKED = 20
+TIMED_USERS = 20
 """People for whom it is measured."""
 
 ROUNDS = 3
@@ -54,7 +54,7 @@ ROUNDS = 3
 
 
 @dataclass(frozen=True)
-class Check:
+class GateCheck:
     """One thing that a candidate must pass."""
 
     passed: bool
@@ -62,7 +62,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ComparisonResult:
     """What the comparison of a candidate with the champion gave.
 
     Attributes
@@ -97,7 +97,7 @@ class Verdict:
     metric: str = MAIN_METRIC
     means: Mapping[str, float] = field(default_factory=dict)
     difference: Interval | None = None
-    checks: Mapping[str, Check] = field(default_factory=dict)
+    checks: Mapping[str, GateCheck] = field(default_factory=dict)
     validation: Mapping[str, float] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
 
@@ -115,7 +115,7 @@ class Verdict:
         }
 
 
-class OnMatrix:
+class ModelOnColumns:
     """A trained model behind the columns of another matrix: what it does not know, it does not recommend.
 
     Parameters
@@ -140,12 +140,12 @@ class OnMatrix:
         return scores
 
 
-def judge(
+def compare_with_champion(
     candidate: tuple[RegisteredModel, TrainedModel],
     champion: tuple[RegisteredModel, TrainedModel] | None,
     matrix: UserItemMatrix,
     split: StrongGeneralizationSplit,
-) -> Verdict:
+) -> ComparisonResult:
     """Compare a candidate with the champion, and check that it can serve.
 
     Parameters
@@ -166,34 +166,41 @@ def judge(
     if champion is not None:
         unseen &= np.isin(test_ids, _held_out_of(champion[1]))
     rows = np.flatnonzero(unseen)
-    fewest = 1 if champion is None else FEWEST_USERS
-    checks["users"] = Check(
+    fewest = 1 if champion is None else MIN_TEST_USERS
+    checks["users"] = GateCheck(
         len(rows) >= fewest, f"{len(rows)} users were held out of both trainings (at least {fewest})"
     )
-    held = None if champion is None else champion[0]
+    incumbent = None if champion is None else champion[0]
     failed = [check.words for check in checks.values() if not check.passed]
     if failed:
         words = f"{registered.title} cannot become champion: {'; '.join(failed)}."
-        return Verdict(registered, held, False, words, "refused", len(rows), checks=checks)
+        return ComparisonResult(registered, incumbent, False, words, "refused", len(rows), checks=checks)
     fold_in, held_out = split.test_fold_in[rows], split.test_held_out[rows]
 
     def figures(model: Predictor) -> NDArray[np.float64]:
         return evaluate_users(model, fold_in, held_out)[MAIN_METRIC]
 
-    mine = figures(OnMatrix(trained, matrix.repo_ids))
-    other: Predictor = Popularity().fit(split.train) if champion is None else OnMatrix(champion[1], matrix.repo_ids)
+    mine = figures(ModelOnColumns(trained, matrix.repo_ids))
+    other: Predictor = (
+        Popularity().fit(split.train) if champion is None else ModelOnColumns(champion[1], matrix.repo_ids)
+    )
     theirs = figures(other)
     difference = bootstrap(mine - theirs)
-    opponent = "popularity" if held is None else held.title
+    opponent = "popularity" if incumbent is None else incumbent.title
     better = (difference.mean if champion is None else difference.low) > 0
     certainly = "" if champion is None else "certainly "
     words = (
         f"{registered.title} is {'' if better else 'not '}{certainly}better than {opponent} for {len(rows)} users "
         f"whom neither has seen: {MAIN_METRIC} {mine.mean():.4f} against {theirs.mean():.4f}, difference {difference}."
     )
-    means = {registered.name: float(mine.mean()), "popularity" if held is None else "champion": float(theirs.mean())}
+    means = {
+        registered.name: float(mine.mean()),
+        "popularity" if incumbent is None else "champion": float(theirs.mean()),
+    }
     outcome: Outcome = "promoted" if better else "not better"
-    return Verdict(registered, held, better, words, outcome, len(rows), MAIN_METRIC, means, difference, checks)
+    return ComparisonResult(
+        registered, incumbent, better, words, outcome, len(rows), MAIN_METRIC, means, difference, checks
+    )
 
 
 def promote_if_better(
@@ -205,7 +212,7 @@ def promote_if_better(
     tag: str = "",
     seed: int = 0,
     by: str,
-) -> tuple[Verdict, Move | None]:
+) -> tuple[ComparisonResult, Move | None]:
     """Let the newest model of each name compete, and make the best of them champion if it is better than the present.
 
     Which of them competes is decided on the validation users; against the champion it stands on the test users. Nothing
@@ -222,7 +229,7 @@ def promote_if_better(
 
     Returns
     -------
-    verdict : Verdict
+    verdict : ComparisonResult
         Names the models that could not be loaded: the next of their name, or the champion before, stand in for them.
     move : Move or None
         None: the champion stays.
@@ -237,11 +244,11 @@ def promote_if_better(
     names = names or tuple(MODELS)
     newest = {name: model.version for name in reversed(names) for model in registry.list(name)[:1]}
 
-    def record(verdict: Verdict) -> None:
+    def record(verdict: ComparisonResult) -> None:
         registry.decisions.record(_decision(verdict, newest, by))
 
     split = split_of(matrix, seed)
-    held = registry.aliases.current(PURPOSE, CHAMPION)
+    incumbent = registry.aliases.current(PURPOSE, CHAMPION)
     problems: dict[str, str] = {}
     champion = _champion(registry, cache, problems)
     candidate, validation = _best_candidate(registry, cache, matrix, split, names, tag, problems)
@@ -253,7 +260,7 @@ def promote_if_better(
         if problems:
             words = f"No candidate could be judged. {' '.join(problems.values())}"
         present = None if champion is None else champion[0]
-        verdict = Verdict(None, present, False, words, "not judged", skipped=problems)
+        verdict = ComparisonResult(None, present, False, words, "not judged", skipped=problems)
         record(verdict)
         if problems:
             return verdict, None
@@ -270,16 +277,21 @@ def promote_if_better(
         )
     if champion is not None and _same(candidate[0], champion[0]):
         words = f"{candidate[0].title} is the champion already."
-        verdict = Verdict(candidate[0], champion[0], False, words, "champion already")
+        verdict = ComparisonResult(candidate[0], champion[0], False, words, "champion already")
         verdict = replace(verdict, validation=validation, skipped=problems)
         record(verdict)
         return verdict, None
-    verdict = judge(candidate, champion, matrix, split)
+    verdict = compare_with_champion(candidate, champion, matrix, split)
     verdict = replace(verdict, validation=validation, skipped=problems)
     move = None
     if verdict.better:
         move = registry.promote(
-            candidate[0].name, candidate[0].version, why=verdict.words, by=by, evidence=verdict.evidence(), after=held
+            candidate[0].name,
+            candidate[0].version,
+            why=verdict.words,
+            by=by,
+            evidence=verdict.evidence(),
+            after=incumbent,
         )
     record(verdict)
     return verdict, move
@@ -328,7 +340,9 @@ def _best_candidate(
                 continue
             if trained.data.get("matrix_sha256") != matrix.fingerprint:
                 break
-            score = float(evaluate_users(OnMatrix(trained, matrix.repo_ids), fold_in, held_out)[MAIN_METRIC].mean())
+            score = float(
+                evaluate_users(ModelOnColumns(trained, matrix.repo_ids), fold_in, held_out)[MAIN_METRIC].mean()
+            )
             if best is None or score > max(scores.values()):
                 best = registered, trained
             scores[registered.title] = score
@@ -336,7 +350,7 @@ def _best_candidate(
     return best, scores
 
 
-def _decision(verdict: Verdict, newest: Mapping[str, int], by: str) -> Decision:
+def _decision(verdict: ComparisonResult, newest: Mapping[str, int], by: str) -> Decision:
     """What is kept of a verdict for those who ask why the newest model does not serve."""
     candidate, champion = verdict.candidate, verdict.champion
     words = verdict.words
@@ -367,68 +381,68 @@ def _held_out_of(trained: TrainedModel) -> NDArray[np.int64]:
     return np.array(trained.data.get("test_users", []), np.int64)
 
 
-def _weights(trained: TrainedModel) -> Check:
+def _weights(trained: TrainedModel) -> GateCheck:
     for name, array in trained.model._weights().items():
         if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-            return Check(False, f"its weights {name} are not all finite")
-    return Check(True, "all weights are finite")
+            return GateCheck(False, f"its weights {name} are not all finite")
+    return GateCheck(True, "all weights are finite")
 
 
 def _cost(
     trained: TrainedModel, champion: tuple[RegisteredModel, TrainedModel] | None, matrix: UserItemMatrix
-) -> Check:
+) -> GateCheck:
     """Whether a list takes not too many times the processor time of the champion's; the first champion is only told."""
     stars = matrix.stars
-    people = np.linspace(0, stars.shape[0] - 1, min(ASKED, stars.shape[0])).astype(int)
+    people = np.linspace(0, stars.shape[0] - 1, min(TIMED_USERS, stars.shape[0])).astype(int)
     questions = [
         Question(stars=matrix.repo_ids[stars.indices[stars.indptr[person] : stars.indptr[person + 1]]].tolist())
         for person in people
     ]
     counts = np.bincount(stars.indices, minlength=stars.shape[1]).tolist()
     plain = TrainedModel(Popularity().fit(stars), matrix.repo_ids, matrix.full_names, data={"stars_of": counts})
-    advisors = [Advisor(trained), Advisor(plain)]
+    rankers = [Ranker(trained), Ranker(plain)]
     if champion is not None:
-        advisors.append(Advisor(champion[1]))
-    for place, advisor in enumerate(advisors):
+        rankers.append(Ranker(champion[1]))
+    for place, ranker in enumerate(rankers):
         try:
-            advisor.ask(questions)
+            ranker.ask(questions)
         except GhAssetsError as error:
             if place == 0:
-                return Check(False, f"it cannot recommend: {error}")
-            del advisors[place]  # a champion that cannot is no measure of anything
+                return GateCheck(False, f"it cannot recommend: {error}")
+            del rankers[place]  # a champion that cannot is no measure of anything
     # On a thread of its own, whose products are not shared out: what other threads do is not counted as the model's.
     with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as alone:
-        own, plainest, *held = alone.submit(processor_times, advisors, questions).result()
+        own, plainest, *champions = alone.submit(processor_times, rankers, questions).result()
     words = f"a list takes {1000 * own:.1f} ms of a processor, {own / plainest:.1f} times as much as popularity's"
     if champion is None:
-        return Check(True, f"{words} (the first champion is not refused for that)")
-    if not held:
-        return Check(True, f"{words} ({champion[0].title} cannot recommend at all)")
-    most = max(SLOWER * held[0], SLOWER_THAN_PLAIN * plainest)
-    words += f" and {own / held[0]:.1f} times as much as {champion[0].title}'s (at most {1000 * most:.1f} ms)"
-    return Check(own <= most, words)
+        return GateCheck(True, f"{words} (the first champion is not refused for that)")
+    if not champions:
+        return GateCheck(True, f"{words} ({champion[0].title} cannot recommend at all)")
+    most = max(MAX_COST_RATIO * champions[0], MAX_COST_RATIO_TO_POPULARITY * plainest)
+    words += f" and {own / champions[0]:.1f} times as much as {champion[0].title}'s (at most {1000 * most:.1f} ms)"
+    return GateCheck(own <= most, words)
 
 
-def processor_times(advisors: Sequence[Advisor], questions: Sequence[Question]) -> list[float]:
+def processor_times(rankers: Sequence[Ranker], questions: Sequence[Question]) -> list[float]:
     """Seconds of this thread's processor time that a list by each takes in the mean.
 
     All are asked in turn, so that what slows the machine down hits them alike, and of each the least of several times
     counts.
     """
-    seconds = np.full((len(advisors), len(questions)), np.inf)
+    seconds = np.full((len(rankers), len(questions)), np.inf)
     for turn in range(ROUNDS):
         for column, question in enumerate(questions):
-            for place in range(len(advisors)):
-                row = (place + turn) % len(advisors)
+            for place in range(len(rankers)):
+                row = (place + turn) % len(rankers)
                 started = time.thread_time()
-                advisors[row].recommend(question)
+                rankers[row].recommend(question)
                 seconds[row, column] = min(seconds[row, column], time.thread_time() - started)
     return [max(float(row.mean()), 1e-9) for row in seconds]
 
 
-def _overlap(candidate: TrainedModel, champion: TrainedModel) -> Check:
+def _overlap(candidate: TrainedModel, champion: TrainedModel) -> GateCheck:
     known = positions_of(champion.repo_ids, candidate.repo_ids, np.argsort(candidate.repo_ids)) >= 0
-    return Check(
-        bool(known.mean() >= LEAST_OVERLAP),
-        f"it knows {known.mean():.0%} of the champion's repositories (at least {LEAST_OVERLAP:.0%})",
+    return GateCheck(
+        bool(known.mean() >= MIN_ITEM_OVERLAP),
+        f"it knows {known.mean():.0%} of the champion's repositories (at least {MIN_ITEM_OVERLAP:.0%})",
     )

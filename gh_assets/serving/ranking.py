@@ -1,6 +1,6 @@
 """From a trained model and somebody's stars to recommendations with reasons: for the asset, the CLI, the API, the page.
 
-One `Advisor` holds one model and what is known of repositories, and never changes: whoever has it gets answers of
+One `Ranker` holds one model and what is known of repositories, and never changes: whoever has it gets answers of
 one version. Everybody asks it, so that the same person gets the same list everywhere.
 """
 
@@ -25,7 +25,7 @@ from gh_assets.serving.catalogue import ANY, Catalogue, Description, Filters, Ne
 USERS_AT_ONCE = 1000
 REASONS = 3
 
-STAND_INS = 3
+SUBSTITUTES_PER_STAR = 3
 """Repositories that one counts as that the model does not know."""
 
 POPULAR_DIVERSITY = 0.5
@@ -37,7 +37,7 @@ POOL = 200
 POPULAR_POOL = 1000
 """The same for lists of what is popular."""
 
-FAME = 3.0
+POPULARITY_WEIGHT = 3.0
 """What 1 of `Question.popularity` weighs: about as much as the model's scores themselves differ at the top."""
 
 MASKS = 256
@@ -119,8 +119,8 @@ class Question:
     shown : collection of int
         Ids of what was shown already: the list goes on behind them.
     popularity : float
-        -1 to 1: adds so much of `FAME` times the standardized logarithm of the number of stars to the standardized
-        score. 0 leaves the model's own order, below 0 little-known repositories come up.
+        -1 to 1. The score of a repository is its standardized model score plus `popularity` times `POPULARITY_WEIGHT`
+        times its standardized log number of stars. 0 keeps the model's order; below 0, little-known repositories rise.
     diversity : float or None
         0 to 1: how much likeness to what is above it costs a repository (maximal marginal relevance). None: nothing,
         and `POPULAR_DIVERSITY` where nothing is known of the person.
@@ -139,7 +139,7 @@ class Question:
     new: bool = True
 
 
-PLAIN = Question()
+DEFAULT_REQUEST = Question()
 """Of somebody who chooses nothing."""
 
 
@@ -154,7 +154,7 @@ class _Lists:
     popular: NDArray[np.bool_]
 
 
-class Advisor:
+class Ranker:
     """Answers by one model.
 
     Parameters
@@ -172,13 +172,13 @@ class Advisor:
         self._item_of = trained.positions(self.catalogue.repo_ids)
         self._names: list[str] = trained.full_names.tolist()
         self._repo_ids: list[int] = trained.repo_ids.tolist()
-        self._stand_ins: dict[int, list[Neighbour]] = {}
+        self._substitutes: dict[int, list[Neighbour]] = {}
         self._masks: dict[Filters, NDArray[np.bool_]] = {}
 
     def prepare(self) -> None:
         """Work out now what the first questions would have to wait for."""
         self.ask([Question(stars=self.trained.repo_ids[:2].tolist(), n=1)])
-        self.new_to_the_model(Question(n=1))
+        self.unseen_recommendations(Question(n=1))
         self.similar(int(self.trained.repo_ids[0]), 1)
 
     # -- lists -------------------------------------------------------------------------------------------------------
@@ -201,13 +201,13 @@ class Advisor:
         given, hidden = [], []
         for question, mine, items, places in zip(questions, own, columns, rows, strict=True):
             known = items[items >= 0]
-            given.append(known if len(known) == len(items) else self._with_stand_ins(mine, items))
+            given.append(known if len(known) == len(items) else self._with_substitutes(mine, items))
             related = self._item_of[self.catalogue.related(question.login, question.filters, places)]
             hidden.append(np.concatenate([known, self._known(_ids(question.hidden)), related[related >= 0]]))
         lists = self._rank(_rows(given, self.items), hidden, questions, reasons)
         return [self._told(lists, row, len(question.shown)) for row, question in enumerate(questions)]
 
-    def for_everybody(
+    def recommend_all(
         self, matrix: UserItemMatrix, n: int, *, reasons: int = REASONS, filters: Filters = ANY
     ) -> Iterator[pl.DataFrame]:
         """Lists of every user of a matrix, a frame of schema ``RECOMMENDATIONS`` for some users at a time.
@@ -217,7 +217,7 @@ class Advisor:
         trained = self.trained
         places = trained.positions(matrix.repo_ids)
         strange = np.flatnonzero(places < 0)
-        alike = [self._known(_ids(self._stands_for(int(matrix.repo_ids[place])))) for place in strange]
+        alike = [self._known(_ids(self._substitutes_for(int(matrix.repo_ids[place])))) for place in strange]
         counts_as = sp.csr_array(
             (
                 np.ones(sum(map(len, alike)), np.float32),
@@ -245,15 +245,15 @@ class Advisor:
                 hidden.append(np.concatenate([columns, there[there >= 0]]))
             lists = self._rank(given, hidden, questions, reasons)
             users, ranks = np.nonzero(lists.items >= 0)
-            picked = lists.items[users, ranks]
+            from_repositories = lists.items[users, ranks]
             why, how_much = lists.reasons[users, ranks], lists.shares[users, ranks]
             yield pl.DataFrame(
                 {
                     "user_id": matrix.user_ids[start + users],
                     "login": logins.gather(start + users),
                     "rank": ranks + 1,
-                    "repo_id": trained.repo_ids[picked],
-                    "full_name": full_names.gather(picked),
+                    "repo_id": trained.repo_ids[from_repositories],
+                    "full_name": full_names.gather(from_repositories),
                     "score": lists.scores[users, ranks],
                     "because": _lists(full_names.gather(why[why >= 0]), why >= 0),
                     "because_share": _lists(pl.Series(how_much[why >= 0], dtype=pl.Float32), why >= 0),
@@ -272,7 +272,10 @@ class Advisor:
         allowed = np.empty(scores.shape, bool)
         for row, question in enumerate(questions):
             if question.popularity and not popular[row]:
-                scores[row] = _standardized(scores[row]) + np.float32(FAME * question.popularity) * self._fame
+                scores[row] = (
+                    _standardized(scores[row])
+                    + np.float32(POPULARITY_WEIGHT * question.popularity) * self._popularity_z
+                )
             allowed[row] = self._mask(question.filters)
             allowed[row, hidden[row]] = False
         np.copyto(scores, -np.inf, where=~allowed)
@@ -280,7 +283,7 @@ class Advisor:
         diverse = [bool(question.diversity) for question in questions]
         items, values = best_items(scores, min(max([*lengths, POOL * any(diverse)]), self.items))
         found = np.full((len(questions), max(question.n for question in questions)), -1, np.int64)
-        worth = np.full(found.shape, -np.inf, np.float32)
+        comparable_score = np.full(found.shape, -np.inf, np.float32)
         for row, question in enumerate(questions):
             length = lengths[row]
             if popular[row]:
@@ -294,9 +297,9 @@ class Advisor:
                 fresh = ~np.isin(order, self._known(_ids(question.shown)))
                 order, value = order[fresh], value[fresh]
             order, value = order[: question.n], value[: question.n]
-            found[row, : len(order)], worth[row, : len(order)] = order, value
+            found[row, : len(order)], comparable_score[row, : len(order)] = order, value
         why, shares = trained.model.explain(given, found, reasons)
-        return _Lists(found, worth, why, shares, popular)
+        return _Lists(found, comparable_score, why, shares, popular)
 
     def _told(self, lists: _Lists, row: int, before: int) -> list[Recommendation]:
         names, ids = self._names, self._repo_ids
@@ -323,24 +326,24 @@ class Advisor:
 
     # -- what counts, and what is left out ---------------------------------------------------------------------------
 
-    def _with_stand_ins(self, stars: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _with_substitutes(self, stars: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.int64]:
         """Items that somebody with these stars has, those that stand for others included."""
-        stands_for = [neighbour for star in stars[columns < 0].tolist() for neighbour in self._stands_for(star)]
+        stands_for = [neighbour for star in stars[columns < 0].tolist() for neighbour in self._substitutes_for(star)]
         return np.union1d(columns[columns >= 0], self._known(_ids(stands_for)))
 
-    def stand_ins(self, repo_ids: Sequence[int]) -> Mapping[int, Sequence[Neighbour]]:
+    def substitutes(self, repo_ids: Sequence[int]) -> Mapping[int, Sequence[Neighbour]]:
         """What repositories that the model does not know count as."""
         ids = _ids(repo_ids)
         strange = ids[self.trained.positions(ids) < 0].tolist()
-        missing = [repo_id for repo_id in strange if repo_id not in self._stand_ins]
+        missing = [repo_id for repo_id in strange if repo_id not in self._substitutes]
         in_catalogue = self.catalogue.places(missing) >= 0
         asked = [repo_id for repo_id, there in zip(missing, in_catalogue.tolist(), strict=True) if there]
-        found = self.catalogue.neighbours_of(asked, self.trained.repo_ids, STAND_INS)
-        self._stand_ins |= zip(asked, found, strict=True)  # only of what the catalogue holds: it has an end
-        return {repo_id: self._stand_ins.get(repo_id, []) for repo_id in strange}
+        found = self.catalogue.neighbours_of(asked, self.trained.repo_ids, SUBSTITUTES_PER_STAR)
+        self._substitutes |= zip(asked, found, strict=True)  # only of what the catalogue holds: it has an end
+        return {repo_id: self._substitutes.get(repo_id, []) for repo_id in strange}
 
-    def _stands_for(self, repo_id: int) -> list[int]:
-        return [neighbour.repo_id for neighbour in self.stand_ins([repo_id])[repo_id]]
+    def _substitutes_for(self, repo_id: int) -> list[int]:
+        return [neighbour.repo_id for neighbour in self.substitutes([repo_id])[repo_id]]
 
     def _known(self, repo_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         places = self.trained.positions(repo_ids)
@@ -358,7 +361,7 @@ class Advisor:
 
     def _passing(self, filters: Filters) -> NDArray[np.bool_]:
         passing = self.catalogue.passing(filters)
-        strange = filters.asks_nothing
+        strange = filters.is_empty
         return np.where(self._row_of >= 0, passing[self._row_of] if len(passing) else strange, strange)
 
     @cached_property
@@ -368,7 +371,7 @@ class Advisor:
         return counts if len(counts) == self.items else np.ones(self.items)
 
     @cached_property
-    def _fame(self) -> NDArray[np.float32]:
+    def _popularity_z(self) -> NDArray[np.float32]:
         return _standardized(np.log1p(self.popularity).astype(np.float32))
 
     @cached_property
@@ -408,22 +411,22 @@ class Advisor:
         if question.popularity < 0:
             order = order[min(int(-question.popularity * len(order)), len(order) - 1) :]
         candidates = order[allowed[order]][:POPULAR_POOL]
-        worth = self.popularity[candidates]
+        comparable_score = self.popularity[candidates]
         diversity = POPULAR_DIVERSITY if question.diversity is None else question.diversity
-        relevance = (worth / max(float(worth.max(initial=0.0)), 1e-12)).astype(np.float32)
+        relevance = (comparable_score / max(float(comparable_score.max(initial=0.0)), 1e-12)).astype(np.float32)
         chosen = _marginal_relevance(relevance, self._directions[candidates], min(length, len(candidates)), diversity)
-        return candidates[chosen], worth[chosen].astype(np.float32)
+        return candidates[chosen], comparable_score[chosen].astype(np.float32)
 
     # -- what the model does not know --------------------------------------------------------------------------------
 
-    def new_to_the_model(self, question: Question) -> list[Recommendation]:
+    def unseen_recommendations(self, question: Question) -> list[Recommendation]:
         """Repositories that the model doesn't know, where those stand that are about the same.
 
         A repository's score is the mean of the scores of its neighbours in the catalogue, weighted by how alike they
         are, and they are its reasons. For people, these stand beside the list of `recommend`: nobody's stars speak for
         them.
         """
-        ids, places, weights = self._strangers
+        ids, places, weights = self._unseen_items
         if len(ids) == 0:
             return []
         stars = np.unique(_ids(question.stars))
@@ -433,14 +436,14 @@ class Advisor:
         related = self.catalogue.related(question.login, question.filters, self.catalogue.places(stars.tolist()))
         hidden = {*self.catalogue.repo_ids[related].tolist(), *question.hidden, *question.shown, *stars.tolist()}
         fitting = self.catalogue.passing(question.filters)[rows] & ~np.isin(ids, _ids(hidden))
-        worth = np.where(fitting, (scores[places] * weights).sum(axis=1), -np.inf)
-        order = np.lexsort((ids, -worth))[: question.n]
+        comparable_score = np.where(fitting, (scores[places] * weights).sum(axis=1), -np.inf)
+        order = np.lexsort((ids, -comparable_score))[: question.n]
         return [
             Recommendation(
                 rank + 1,
                 int(ids[place]),
                 self.catalogue.full_names[rows[place]],
-                float(worth[place]),
+                float(comparable_score[place]),
                 [
                     Reason(str(self.trained.full_names[item]), float(weight))
                     for item, weight in zip(places[place], weights[place], strict=True)
@@ -453,13 +456,13 @@ class Advisor:
         ]
 
     @cached_property
-    def _strangers(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    def _unseen_items(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
         """Repositories that are like others that the model knows: their ids, those items, and weights of sum 1."""
         strange = self.catalogue.repo_ids[self._item_of < 0].tolist()
-        alike = self.stand_ins(strange)
+        alike = self.substitutes(strange)
         found = [repo_id for repo_id in strange if alike[repo_id]]
-        places = np.zeros((len(found), STAND_INS), np.int64)
-        weights = np.zeros((len(found), STAND_INS))
+        places = np.zeros((len(found), SUBSTITUTES_PER_STAR), np.int64)
+        weights = np.zeros((len(found), SUBSTITUTES_PER_STAR))
         for row, repo_id in enumerate(found):
             neighbours = alike[repo_id]
             places[row, : len(neighbours)] = self.trained.positions(_ids(one.repo_id for one in neighbours))

@@ -23,24 +23,31 @@ from gh_assets.errors import GhAssetsError, ModelNotFoundError, ServiceUnavailab
 from gh_assets.registry import CHAMPION, PURPOSE, ModelRegistry, Move, RegisteredModel
 from gh_assets.services.connections import asset_store, connect_gcs, connect_mongo, model_store
 from gh_assets.serving.current_model import (
-    QUESTION,
+    CURRENT_MODEL_KEY,
     UNLOADABLE,
-    Serving,
-    champion_or_best,
+    LoadedModel,
+    current_model,
     load_model,
-    may_serve,
     model_cache,
+    serving_candidates,
     skipped,
 )
 from gh_assets.serving.live_lookups import LiveLookups
-from gh_assets.serving.snapshot import Desk, Stamp, former_names, generations_of, open_desk, stamp_of
+from gh_assets.serving.snapshot import (
+    ServingSnapshot,
+    SnapshotVersion,
+    data_generations,
+    former_names,
+    load_snapshot,
+    model_identity,
+)
 from gh_assets.settings import Settings
 from gh_assets.storage.mongo import MongoDatabase
 from gh_assets.storage.objects import CloudStorageClient
 
 MONGO, GCS, GITHUB = "MongoDB", "Cloud Storage", "GitHub"
 
-PATIENCE = 4.0
+ANSWER_TIMEOUT = 4.0
 """Seconds after which a service that was asked counts as one that does not answer."""
 
 MONGO_SECONDS = 2.0
@@ -55,7 +62,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Service:
+class ServiceHealth:
     """Whether a service answers.
 
     Attributes
@@ -83,13 +90,13 @@ class Service:
     @property
     def answers(self) -> bool | None:
         """Whether it does; one that hangs does not."""
-        if self.asked is not None and time.monotonic() - self.asked > PATIENCE:
+        if self.asked is not None and time.monotonic() - self.asked > ANSWER_TIMEOUT:
             return False
         return self.ok
 
 
 @dataclass(frozen=True)
-class Models:
+class RegistryView:
     """What the registry says, as it was when it was asked last."""
 
     moves: Sequence[Move] = ()
@@ -106,7 +113,7 @@ class RefreshObserver(Protocol):
         """Take note that a model, or newer data of the same one, serves from now on."""
 
 
-class Keeper:
+class SnapshotRefresher:
     """Keeps the desk current.
 
     Parameters
@@ -118,7 +125,7 @@ class Keeper:
 
     Attributes
     ----------
-    desk : Desk or None
+    desk : ServingSnapshot or None
         What serves now; None: nothing is loaded yet.
     models : Models
     problem : str or None
@@ -127,13 +134,13 @@ class Keeper:
 
     def __init__(self, settings: Settings, observer: RefreshObserver, live: LiveLookups | None) -> None:
         self.settings, self.observer = settings, observer
-        self.desk: Desk | None = None
-        self.models = Models()
+        self.snapshot: ServingSnapshot | None = None
+        self.models = RegistryView()
         self.problem: str | None = None
-        asked: dict[str, Callable[[], bool]] = {MONGO: self._ask_mongo, GCS: self._ask_gcs}
+        asked: dict[str, Callable[[], bool]] = {MONGO: self._check_mongo, GCS: self._check_gcs}
         if live is not None:
             asked[GITHUB] = live.check
-        self.services: Mapping[str, Service] = {name: Service(name) for name in asked}
+        self.services: Mapping[str, ServiceHealth] = {name: ServiceHealth(name) for name in asked}
         self._interval = max(settings.serve_refresh.total_seconds(), 0.05)
         self._stop, self._changed = threading.Event(), threading.Event()
         self._cache = model_cache(settings)
@@ -142,12 +149,12 @@ class Keeper:
         self._wanted: RegisteredModel | None = None
         self._generations: tuple[int, ...] | None = None
         self._names: Mapping[str, int] = {}
-        self._failed: tuple[Stamp, float, float] | None = None
+        self._failed: tuple[SnapshotVersion, float, float] | None = None
         self._threads = [
             threading.Thread(target=self._watch, args=(name, ask), name=name, daemon=True)
             for name, ask in asked.items()
         ]
-        self._threads.append(threading.Thread(target=self._keep, name="desk", daemon=True))
+        self._threads.append(threading.Thread(target=self._keep, name="snapshot", daemon=True))
 
     def start(self) -> None:
         """Begin to watch; the desk comes when it is loaded."""
@@ -191,7 +198,7 @@ class Keeper:
             self.observer.service_answers(name, ok)
             self._stop.wait(self._interval)
 
-    def _ask_mongo(self) -> bool:
+    def _check_mongo(self) -> bool:
         if self._database is None:
             self._database = connect_mongo(self.settings, MONGO_SECONDS)
         database = self._database
@@ -202,14 +209,14 @@ class Keeper:
                 return True
             moves = registry.aliases.history(PURPOSE, CHAMPION)
             try:
-                wanted = champion_or_best(registry)
+                wanted = current_model(registry)
             except ModelNotFoundError as error:
                 self.problem = str(error)
                 return True
-            known = self._wanted is not None and stamp_of(wanted) == stamp_of(self._wanted)
+            known = self._wanted is not None and model_identity(wanted) == model_identity(self._wanted)
             if not known or moves[:1] != list(self.models.moves[:1]):
                 self._names = former_names(database)
-                self.models = Models(moves, registry.list()[:LISTED])
+                self.models = RegistryView(moves, registry.list()[:LISTED])
         except PyMongoError:
             # An embedded server that was started again has another port.
             self._database = None
@@ -232,9 +239,9 @@ class Keeper:
             self._gcs = connect_gcs(self.settings)
         return self._gcs
 
-    def _ask_gcs(self) -> bool:
+    def _check_gcs(self) -> bool:
         try:
-            generations, _ = generations_of(asset_store(self.settings, self._client()))
+            generations, _ = data_generations(asset_store(self.settings, self._client()))
         except StoredDataError as error:
             self.problem = str(error)
             return True
@@ -259,45 +266,47 @@ class Keeper:
             except (GhAssetsError, PyMongoError, OSError) as error:
                 ours = isinstance(error, GhAssetsError)
                 self.problem = str(error) if ours else f"It could not be loaded ({type(error).__name__})."
-                log.warning("the desk stays as it is", extra={"fields": {"error": type(error).__name__}})
+                log.warning("the snapshot stays as it is", extra={"fields": {"error": type(error).__name__}})
             except Exception:
                 # Whatever is wrong with the newest: what serves goes on serving.
                 self.problem = "It could not be loaded; the log says where."
-                log.exception("the desk stays as it is")
+                log.exception("the snapshot stays as it is")
 
     def _renew(self) -> None:
         """Make another desk if there is something newer, and let it serve."""
-        wanted, generations, desk, database = self._wanted, self._generations, self.desk, self.database()
-        if wanted is None and desk is None and self.services[MONGO].answers is False:
-            wanted = self._cache.remembered(QUESTION)  # the last one that was used here
+        wanted, generations, snapshot, database = self._wanted, self._generations, self.snapshot, self.database()
+        if wanted is None and snapshot is None and self.services[MONGO].answers is False:
+            wanted = self._cache.load_selection(CURRENT_MODEL_KEY)  # the last one that was used here
         if wanted is None or generations is None:
             return
-        stamp = Stamp(stamp_of(wanted), generations)
-        if desk is not None and desk.stamp == stamp and not desk.served.warnings:
+        version = SnapshotVersion(model_identity(wanted), generations)
+        if snapshot is not None and snapshot.version == version and not snapshot.served.warnings:
             return
-        if self._failed is not None and self._failed[0] == stamp and time.monotonic() < self._failed[1]:
+        if self._failed is not None and self._failed[0] == version and time.monotonic() < self._failed[1]:
             return
         started = time.perf_counter()
         try:
-            served = self._served(wanted, None if database is None else self._registry(database), desk)
-            current = Stamp(stamp_of(served.registered), generations)
-            if desk is not None and desk.stamp == current and desk.served.warnings == served.warnings:
-                self._wait_with(stamp)  # there is still nothing better than what stands in for the champion
+            served = self._served(wanted, None if database is None else self._registry(database), snapshot)
+            current = SnapshotVersion(model_identity(served.registered), generations)
+            if snapshot is not None and snapshot.version == current and snapshot.served.warnings == served.warnings:
+                self._wait_with(version)  # there is still nothing better than what stands in for the champion
                 return
-            fresh = open_desk(self.settings, served, asset_store(self.settings, self._client()), self._names, desk)
-            fresh.advisor.prepare()
+            fresh = load_snapshot(
+                self.settings, served, asset_store(self.settings, self._client()), self._names, snapshot
+            )
+            fresh.ranker.prepare()
         except BaseException:
-            self._wait_with(stamp)
+            self._wait_with(version)
             raise
         if served.warnings:
             self.problem = " ".join(served.warnings)
-            self._wait_with(stamp)
+            self._wait_with(version)
         else:
             self._failed, self.problem = None, None
         wanted = served.registered
-        self._cache.remember(QUESTION, wanted)
-        self.desk = fresh
-        self.observer.model_changed(None if desk is None else desk.model, wanted, fresh.loaded_at)
+        self._cache.save_selection(CURRENT_MODEL_KEY, wanted)
+        self.snapshot = fresh
+        self.observer.model_changed(None if snapshot is None else snapshot.model, wanted, fresh.loaded_at)
         # What stays for hours is not looked through for garbage at each collection: that would stop all answers.
         gc.collect(1)
         gc.freeze()
@@ -306,7 +315,9 @@ class Keeper:
             extra={"fields": {"model": wanted.title, "seconds": round(time.perf_counter() - started, 2)}},
         )
 
-    def _served(self, wanted: RegisteredModel, registry: ModelRegistry | None, desk: Desk | None) -> Serving:
+    def _served(
+        self, wanted: RegisteredModel, registry: ModelRegistry | None, snapshot: ServingSnapshot | None
+    ) -> LoadedModel:
         """The wanted model; if it cannot be loaded, the next best that can be, with a warning that says so.
 
         Raises
@@ -316,21 +327,21 @@ class Keeper:
         """
         warnings: list[str] = []
         tried = set()
-        for model in itertools.chain([wanted], () if registry is None else may_serve(registry)):
-            stamp = stamp_of(model)
-            if stamp in tried:
+        for model in itertools.chain([wanted], () if registry is None else serving_candidates(registry)):
+            version = model_identity(model)
+            if version in tried:
                 continue
-            tried.add(stamp)
+            tried.add(version)
             try:
-                if desk is not None and desk.stamp.model == stamp:
-                    return replace(desk.served, warnings=tuple(warnings))
-                return Serving(model, load_model(registry, model, self._cache), tuple(warnings))
+                if snapshot is not None and snapshot.version.model == version:
+                    return replace(snapshot.served, warnings=tuple(warnings))
+                return LoadedModel(model, load_model(registry, model, self._cache), tuple(warnings))
             except UNLOADABLE as error:
                 skipped(model, str(error))  # the log says why; people need not know where it lies
                 warnings.append(f"{model.title} cannot be loaded: the next best serves in its place.")
         raise StoredDataError(f"No model can be loaded. {' '.join(warnings)}")
 
-    def _wait_with(self, stamp: Stamp) -> None:
+    def _wait_with(self, version: SnapshotVersion) -> None:
         """What is wrong with a model stays wrong for a while: it is not fetched every few seconds."""
-        wait = min(2 * self._failed[2], LONGEST_WAIT) if self._failed and self._failed[0] == stamp else FIRST_WAIT
-        self._failed = stamp, time.monotonic() + wait, wait
+        wait = min(2 * self._failed[2], LONGEST_WAIT) if self._failed and self._failed[0] == version else FIRST_WAIT
+        self._failed = version, time.monotonic() + wait, wait

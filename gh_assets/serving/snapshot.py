@@ -1,8 +1,7 @@
-"""All that it takes to answer people, as it was at one moment: a model, repositories, and whose stars are known.
+"""A serving snapshot: the model, the repositories and the users with their stars, as they were at one moment.
 
-A `Desk` never changes. The command opens one for a question; the server keeps one, and takes another when there is
-a newer model or newer data. `Case` is a question in the words of whoever asks: it names what is not known and what
-that means; `Answer` is what people and programs get.
+A `ServingSnapshot` never changes. The command loads one for each call; the server holds one and replaces it when there
+is a newer model or newer data. `Case` is a prepared request with its warnings; `RecommendationList` is the response.
 """
 
 from __future__ import annotations
@@ -28,30 +27,30 @@ from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.registry import RegisteredModel
 from gh_assets.services.connections import asset_store, open_mongo
 from gh_assets.serving.catalogue import Catalogue, Description, Neighbour
-from gh_assets.serving.current_model import Serving, serving
-from gh_assets.serving.ranking import PLAIN, Advisor, Question, Recommendation, Similar
+from gh_assets.serving.current_model import LoadedModel, load_current_model
+from gh_assets.serving.ranking import DEFAULT_REQUEST, Question, Ranker, Recommendation, Similar
 from gh_assets.settings import Settings
 from gh_assets.storage.asset_store import AssetStore
 from gh_assets.storage.mongo import MongoDatabase
 
-NEW = 3
+MAX_UNSEEN_BESIDE = 3
 """Repositories beside a list that the model does not know yet."""
 
-FEW = 5
+COLD_START_STARS = 5
 """With fewer known stars than these a list is a first guess."""
 
-SAID = 3
+MAX_UNSEEN_NAMED = 3
 """Unknown stars that are spoken of one by one."""
 
-DATA_OF = (("repos", "parquet"), ("user_item_matrix", "npz"))
+SNAPSHOT_ASSETS = (("repos", "parquet"), ("user_item_matrix", "npz"))
 """The assets that a desk holds beside the model."""
 
-FOLLOWS = 500
+MAX_PAGED_RECOMMENDATIONS = 500
 """Recommendations that one may page through."""
 
 
 @dataclass(frozen=True)
-class Person:
+class User:
     """Somebody whose stars are known.
 
     Attributes
@@ -66,7 +65,7 @@ class Person:
     stars: Sequence[int]
 
 
-class People:
+class UserIndex:
     """The users of a matrix, found by login or id.
 
     Parameters
@@ -92,7 +91,7 @@ class People:
     def repositories(self) -> int:
         return int(self._matrix.stars.shape[1])
 
-    def by_login(self, login: str) -> Person | None:
+    def by_login(self, login: str) -> User | None:
         """Whoever has a login, in any case."""
         wanted = login.lower()
         place = int(np.searchsorted(self._logins, wanted))
@@ -100,16 +99,16 @@ class People:
             return None
         return self._person(int(self._order[place]))
 
-    def by_id(self, user_id: int) -> Person | None:
+    def by_id(self, user_id: int) -> User | None:
         """Whoever has GitHub's database id, whatever the login is now."""
         ids = self._matrix.user_ids
         row = int(np.searchsorted(ids, user_id))
         return self._person(row) if row < len(ids) and ids[row] == user_id else None
 
-    def _person(self, row: int) -> Person:
+    def _person(self, row: int) -> User:
         stars = self._matrix.stars
         columns = stars.indices[stars.indptr[row] : stars.indptr[row + 1]]
-        return Person(str(self._matrix.logins[row]), self._matrix.repo_ids[columns].tolist())
+        return User(str(self._matrix.logins[row]), self._matrix.repo_ids[columns].tolist())
 
     def examples(self, n: int) -> list[str]:
         """Logins of some with middling numbers of stars, the same ones always."""
@@ -142,7 +141,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Card:
+class RecommendationItem:
     """A recommendation with what people want to know of the repository."""
 
     recommendation: Recommendation
@@ -180,7 +179,7 @@ def described_json(described: Description | None) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Answer:
+class RecommendationList:
     """Recommendations, and what one should know about them.
 
     Attributes
@@ -188,11 +187,11 @@ class Answer:
     title : str
     model : RegisteredModel
         By which it is.
-    cards : sequence of Card
+    cards : sequence of RecommendationItem
     known_stars, used_stars : int
         See `Case`.
     warnings : sequence of str
-    new : sequence of Card
+    new : sequence of RecommendationItem
         Repositories that the model does not know yet, placed by what they are about.
     shown : sequence of int
         Ids of all that was shown so far, this list included; empty where the list ends here.
@@ -200,28 +199,28 @@ class Answer:
 
     title: str
     model: RegisteredModel
-    cards: Sequence[Card]
+    items: Sequence[RecommendationItem]
     known_stars: int
     used_stars: int
     warnings: Sequence[str] = field(default_factory=list)
-    new: Sequence[Card] = field(default_factory=list)
+    new: Sequence[RecommendationItem] = field(default_factory=list)
     shown: Sequence[int] = ()
 
     def to_json(self, url: Callable[[str], str | None] | None = None) -> dict[str, Any]:
         """For programs; `url` gives the page of a repository."""
 
-        def told(card: Card) -> dict[str, Any]:
-            return card.to_json() if url is None else card.to_json(url=url(card.recommendation.full_name))
+        def told(item: RecommendationItem) -> dict[str, Any]:
+            return item.to_json() if url is None else item.to_json(url=url(item.recommendation.full_name))
 
         return {
             "for": self.title,
             "model": model_title_json(self.model),
             "known_stars": self.known_stars,
             "used_stars": self.used_stars,
-            "cold_start": bool(self.cards) and self.cards[0].recommendation.kind != "personal",
+            "cold_start": bool(self.items) and self.items[0].recommendation.kind != "personal",
             "warnings": list(self.warnings),
-            "recommendations": [told(card) for card in self.cards],
-            "new": [told(card) for card in self.new],
+            "recommendations": [told(item) for item in self.items],
+            "new": [told(item) for item in self.new],
         }
 
 
@@ -231,34 +230,34 @@ def model_title_json(model: RegisteredModel) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Stamp:
+class SnapshotVersion:
     """What a desk was made of: another one is needed when that changes."""
 
     model: tuple[str, int, str | None]
     generations: tuple[int, ...]
 
 
-class Desk:
+class ServingSnapshot:
     """A model, repositories and people, as they were at one moment.
 
     Parameters
     ----------
-    served : Serving
+    served : LoadedModel
     catalogue : Catalogue
-    people : People
+    people : UserIndex
     former_names : mapping of str to int
         Ids by lower-case names that repositories had.
     generations : sequence of int
-        Of the objects of `DATA_OF`.
+        Of the objects of `SNAPSHOT_ASSETS`.
     data_time : datetime or None
         When the stars were put together (UTC).
     """
 
     def __init__(
         self,
-        served: Serving,
+        served: LoadedModel,
         catalogue: Catalogue,
-        people: People,
+        people: UserIndex,
         former_names: Mapping[str, int],
         generations: Sequence[int] = (),
         data_time: dt.datetime | None = None,
@@ -268,12 +267,12 @@ class Desk:
         self.people = people
         self.data_time = data_time
         self.loaded_at = dt.datetime.now(dt.UTC)
-        self.advisor = Advisor(served.trained, catalogue)
+        self.ranker = Ranker(served.trained, catalogue)
         names = dict(former_names)
         names |= _by_lower_name(served.trained.full_names.tolist(), served.trained.repo_ids)
         names |= _by_lower_name(catalogue.full_names, catalogue.repo_ids)
         self._ids = names
-        self.stamp = Stamp(stamp_of(served.registered), tuple(generations))
+        self.version = SnapshotVersion(model_identity(served.registered), tuple(generations))
 
     @property
     def model(self) -> RegisteredModel:
@@ -294,7 +293,7 @@ class Desk:
 
     # -- questions ---------------------------------------------------------------------------------------------------
 
-    def of_login(self, login: str, wish: Question = PLAIN) -> Case:
+    def for_login(self, login: str, wish: Question = DEFAULT_REQUEST) -> Case:
         """For a collected user.
 
         Raises
@@ -308,26 +307,26 @@ class Desk:
                 f"The user {login!r} is not among the {len(self.people):,} collected users: nobody by that login "
                 "starred a collected repository. Try --repos with some that the person likes, or --popular."
             )
-        return self.of_person(person, wish)
+        return self.for_user(person, wish)
 
-    def of_person(self, person: Person, wish: Question = PLAIN) -> Case:
+    def for_user(self, person: User, wish: Question = DEFAULT_REQUEST) -> Case:
         """For somebody whose stars are known."""
         stars = list(person.stars)
         title = f"{person.login} ({len(stars):,} known stars)"
         question = replace(wish, stars=stars, login=person.login)
-        alike = self.advisor.stand_ins(stars)
+        alike = self.ranker.substitutes(stars)
         used = _used(stars, alike)
         warnings = []
         if stars and used == 0:
             warnings.append(f"None of the {len(stars):,} stars of {person.login} is of a repository that is known.")
-        elif 0 < used < FEW:
+        elif 0 < used < COLD_START_STARS:
             warnings.append(
                 f"Only {used} star{'s' * (used > 1)} of {person.login} {'say' if used > 1 else 'says'} anything to the "
                 "model: take this as a first guess."
             )
-        return Case(title, question, len(stars), used, [*warnings, *self._strange(stars, alike)])
+        return Case(title, question, len(stars), used, [*warnings, *self._unseen_warnings(stars, alike)])
 
-    def of_repositories(self, repositories: Sequence[str], wish: Question = PLAIN) -> Case:
+    def for_repositories(self, repositories: Sequence[str], wish: Question = DEFAULT_REQUEST) -> Case:
         """For somebody who likes the named repositories.
 
         Those that the model does not know count as those that it knows and that are about the same.
@@ -356,17 +355,17 @@ class Desk:
         warnings = [f"Not known, ignored: {_some(unknown)}."] if unknown else []
         stars = list(dict.fromkeys(ids.values()))
         question = replace(wish, stars=stars)
-        alike = self.advisor.stand_ins(stars)
-        said = [*warnings, *self._strange(stars, alike)]
+        alike = self.ranker.substitutes(stars)
+        said = [*warnings, *self._unseen_warnings(stars, alike)]
         return Case(_some(names), question, len(stars), _used(stars, alike), said)
 
-    def of_anybody(self, wish: Question = PLAIN) -> Case:
+    def for_new_user(self, wish: Question = DEFAULT_REQUEST) -> Case:
         """For somebody of whom nothing is known: what is popular, of all kinds."""
         return Case("anybody", wish, 0, 0)
 
-    def _strange(self, stars: Sequence[int], alike: Mapping[int, Sequence[Neighbour]]) -> list[str]:
+    def _unseen_warnings(self, stars: Sequence[int], alike: Mapping[int, Sequence[Neighbour]]) -> list[str]:
         """What is to be said of stars that the model does not know."""
-        if len(alike) > SAID:
+        if len(alike) > MAX_UNSEEN_NAMED:
             counted = sum(bool(found) for found in alike.values())
             return [
                 f"The model does not know {len(alike):,} of the {len(stars):,} stars: {counted:,} of them count as "
@@ -385,26 +384,26 @@ class Desk:
 
     # -- answers -----------------------------------------------------------------------------------------------------
 
-    def answer(self, case: Case) -> Answer:
+    def answer(self, case: Case) -> RecommendationList:
         """Answer one question."""
         return self.answers([case])[0]
 
-    def answers(self, cases: Sequence[Case]) -> list[Answer]:
+    def answers(self, cases: Sequence[Case]) -> list[RecommendationList]:
         """Answer several, scored together."""
-        found = self.advisor.ask([case.question for case in cases])
+        found = self.ranker.ask([case.question for case in cases])
         return [self._told(case, entries) for case, entries in zip(cases, found, strict=True)]
 
-    def _told(self, case: Case, found: Sequence[Recommendation]) -> Answer:
+    def _told(self, case: Case, found: Sequence[Recommendation]) -> RecommendationList:
         question = case.question
         warnings = [*self.served.warnings, *case.warnings]
         if found and found[0].kind == "popular":
             warnings.append("No star that says anything is known: this is what many starred, of all kinds.")
         new = []
         if question.new and not question.shown:
-            new = self.advisor.new_to_the_model(replace(question, n=NEW))
+            new = self.ranker.unseen_recommendations(replace(question, n=MAX_UNSEEN_BESIDE))
         shown = [*question.shown, *(entry.repo_id for entry in found)]
-        ended = len(found) < question.n or len(shown) >= FOLLOWS
-        return Answer(
+        ended = len(found) < question.n or len(shown) >= MAX_PAGED_RECOMMENDATIONS
+        return RecommendationList(
             case.title,
             self.model,
             self._cards(found),
@@ -415,15 +414,15 @@ class Desk:
             () if ended else shown,
         )
 
-    def _cards(self, found: Sequence[Recommendation]) -> list[Card]:
+    def _cards(self, found: Sequence[Recommendation]) -> list[RecommendationItem]:
         described = self.catalogue.describe_all([entry.repo_id for entry in found])
-        return [Card(entry, about) for entry, about in zip(found, described, strict=True)]
+        return [RecommendationItem(entry, about) for entry, about in zip(found, described, strict=True)]
 
     def similar(
-        self, repository: int | Description, question: Question = PLAIN
+        self, repository: int | Description, question: Question = DEFAULT_REQUEST
     ) -> list[tuple[Similar, Description | None]]:
-        """Repositories like one, with what is known of them; see `Advisor.similar`."""
-        found = self.advisor.similar(repository, question.n, question.filters, question.hidden)
+        """Repositories like one, with what is known of them; see `Ranker.similar`."""
+        found = self.ranker.similar(repository, question.n, question.filters, question.hidden)
         described = self.catalogue.describe_all([entry.repo_id for entry in found])
         return list(zip(found, described, strict=True))
 
@@ -433,13 +432,13 @@ def _used(stars: Sequence[int], alike: Mapping[int, Sequence[Neighbour]]) -> int
     return len(stars) - sum(not found for found in alike.values())
 
 
-def stamp_of(model: RegisteredModel) -> tuple[str, int, str | None]:
+def model_identity(model: RegisteredModel) -> tuple[str, int, str | None]:
     """What tells one registered model from another."""
     return model.name, model.version, model.sha256
 
 
-def generations_of(store: AssetStore) -> tuple[tuple[int, ...], dt.datetime | None]:
-    """Generations of the objects of `DATA_OF`, and when the last of them, the stars, was written.
+def data_generations(store: AssetStore) -> tuple[tuple[int, ...], dt.datetime | None]:
+    """Generations of the objects of `SNAPSHOT_ASSETS`, and when the last of them, the stars, was written.
 
     Raises
     ------
@@ -447,7 +446,7 @@ def generations_of(store: AssetStore) -> tuple[tuple[int, ...], dt.datetime | No
         If one is missing.
     """
     found = []
-    for asset, suffix in DATA_OF:
+    for asset, suffix in SNAPSHOT_ASSETS:
         described = store.describe(asset, suffix)
         if described is None:
             raise StoredDataError(f"There is no {asset} yet: run gh-assets run, or materialize it.")
@@ -455,25 +454,25 @@ def generations_of(store: AssetStore) -> tuple[tuple[int, ...], dt.datetime | No
     return tuple(described.generation for described in found), found[-1].created
 
 
-def open_desk(
+def load_snapshot(
     settings: Settings,
-    served: Serving | None = None,
+    served: LoadedModel | None = None,
     store: AssetStore | None = None,
     names: Mapping[str, int] | None = None,
-    before: Desk | None = None,
-) -> Desk:
+    before: ServingSnapshot | None = None,
+) -> ServingSnapshot:
     """All that is needed, as it is now.
 
     Parameters
     ----------
     settings : Settings
-    served : Serving, optional
+    served : LoadedModel, optional
         The model, if it is loaded.
     store : AssetStore, optional
         Where the data are.
     names : mapping of str to int, optional
         Ids by former names, if they are known; else Mongo is asked, if it answers.
-    before : Desk, optional
+    before : ServingSnapshot, optional
         One whose repositories and people are taken over if they are still the newest.
 
     Raises
@@ -481,17 +480,19 @@ def open_desk(
     ModelNotFoundError, StoredDataError
         If there is no model, or no data.
     ServiceUnavailableError
-        If the services are away; see `champion.serving` for what is on this machine.
+        If the services are away; see `champion.load_current_model` for what is on this machine.
     """
-    served = served or serving(settings)
+    served = served or load_current_model(settings)
     store = store or asset_store(settings)
-    generations, data_time = generations_of(store)
-    if before is not None and before.stamp.generations == generations:
+    generations, data_time = data_generations(store)
+    if before is not None and before.version.generations == generations:
         catalogue, people = before.catalogue, before.people
     else:
         catalogue = Catalogue(store.read_table("repos"))
-        people = People(store.read_matrix("user_item_matrix"))
-    return Desk(served, catalogue, people, _names_of(settings) if names is None else names, generations, data_time)
+        people = UserIndex(store.read_matrix("user_item_matrix"))
+    return ServingSnapshot(
+        served, catalogue, people, _names_of(settings) if names is None else names, generations, data_time
+    )
 
 
 def former_names(database: MongoDatabase) -> dict[str, int]:

@@ -46,7 +46,7 @@ WRITTEN = "written"
 STAMP = "%Y%m%dT%H%M%S.%f"
 PARQUET = "application/vnd.apache.parquet"
 
-BUNCH = 64
+PARTITIONS_PER_FETCH = 64
 """Partitions that are fetched by one thread and parsed at once."""
 
 
@@ -103,7 +103,7 @@ class AssetStore:
         name = object_name(asset, "parquet")
         return self._replace(name, whole, PARQUET)
 
-    def read_table(self, asset: str, partition: str | None = None, view: View | None = None) -> pl.DataFrame:
+    def read_table(self, asset: str, partition: str | None = None, view: TableView | None = None) -> pl.DataFrame:
         """Read a table, or what is wanted of it, and check its columns.
 
         Raises
@@ -120,7 +120,7 @@ class AssetStore:
         content = self.objects.read(name)
         return self._parsed(asset, name, content), checksum(content)
 
-    def _parsed(self, asset: str, name: str, content: bytes, view: View | None = None) -> pl.DataFrame:
+    def _parsed(self, asset: str, name: str, content: bytes, view: TableView | None = None) -> pl.DataFrame:
         try:
             check_parquet(self.objects.uri(name), content)
             table = _decoded([content], view)
@@ -154,7 +154,7 @@ class AssetStore:
         found = dict(map_bounded(read, wanted, self.workers))
         return {partition: found[partition] for partition in wanted}
 
-    def read_whole(self, asset: str, partitions: Iterable[str], view: View | None = None) -> pl.DataFrame | None:
+    def read_whole(self, asset: str, partitions: Iterable[str], view: TableView | None = None) -> pl.DataFrame | None:
         """Many partitions as one frame, in the order given; None if none of them has an object.
 
         Several times as fast as one by one: they are fetched and parsed in bunches. Peak memory is below twice the
@@ -167,24 +167,24 @@ class AssetStore:
         """
         present = self.partitions(asset)
         names = [object_name(asset, "parquet", partition) for partition in partitions if partition in present]
-        bunches = [names[start : start + BUNCH] for start in range(0, len(names), BUNCH)]
+        batches = [names[start : start + PARTITIONS_PER_FETCH] for start in range(0, len(names), PARTITIONS_PER_FETCH)]
 
         def fetch(number: int) -> tuple[int, list[bytes]]:
-            return number, [self.objects.read(name) for name in bunches[number]]
+            return number, [self.objects.read(name) for name in batches[number]]
 
         found: dict[int, pl.DataFrame] = {}
-        for number, contents in map_bounded(fetch, range(len(bunches)), self.workers, window=self.workers + 2):
+        for number, contents in map_bounded(fetch, range(len(batches)), self.workers, window=self.workers + 2):
             try:
-                for name, content in zip(bunches[number], contents, strict=True):
+                for name, content in zip(batches[number], contents, strict=True):
                     check_parquet(self.objects.uri(name), content)
                 table = _decoded(contents, view)
                 _check(asset, table, "does not fit this version", view)
             except (pl.exceptions.PolarsError, OSError, ArrowException, StoredDataError):
                 # One by one, to find out which it is.
-                pairs = zip(bunches[number], contents, strict=True)
+                pairs = zip(batches[number], contents, strict=True)
                 table = self._joined({name: self._parsed(asset, name, content, view) for name, content in pairs})
             found[number] = table.rechunk()  # a chunk a partition would each hold 8 kB of text, filled or not
-        parts = {bunches[number][0]: found[number] for number in sorted(found)}
+        parts = {batches[number][0]: found[number] for number in sorted(found)}
         return self._joined(parts) if parts else None
 
     def _joined(self, tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
@@ -364,7 +364,7 @@ class AssetStore:
 
 
 @dataclass(frozen=True)
-class View:
+class TableView:
     """What is wanted of a table: the rest is not decoded.
 
     Attributes
@@ -379,7 +379,7 @@ class View:
     where: str | None = None
 
 
-def _decoded(contents: list[bytes], view: View | None) -> pl.DataFrame:
+def _decoded(contents: list[bytes], view: TableView | None) -> pl.DataFrame:
     if view is None:
         return pl.read_parquet(contents)
     frame = pl.scan_parquet(contents)
@@ -390,7 +390,7 @@ def _decoded(contents: list[bytes], view: View | None) -> pl.DataFrame:
     return frame.collect()
 
 
-def _check(asset: str, table: pl.DataFrame, what: str, view: View | None = None) -> None:
+def _check(asset: str, table: pl.DataFrame, what: str, view: TableView | None = None) -> None:
     schema = TABLES.get(asset)
     wanted = None if view is None else view.columns
     problem = schema.problem(table, wanted) if schema is not None else None

@@ -38,7 +38,7 @@ BATCH = 1000
 
 
 @dataclass(frozen=True)
-class Copied:
+class BackupSummary:
     """What a backup or a restoration moved."""
 
     documents: int
@@ -46,7 +46,9 @@ class Copied:
     bytes: int
 
 
-def back_up(database: MongoDatabase, stores: dict[str, ObjectStore], folder: Path, *, workers: int = 8) -> Copied:
+def back_up(
+    database: MongoDatabase, stores: dict[str, ObjectStore], folder: Path, *, workers: int = 8
+) -> BackupSummary:
     """Write everything into a folder that does not exist yet.
 
     Parameters
@@ -73,7 +75,9 @@ def back_up(database: MongoDatabase, stores: dict[str, ObjectStore], folder: Pat
         raise InputError(f"The backup {folder} cannot be written ({error.strerror}): make room.") from error
 
 
-def _write(database: MongoDatabase, stores: dict[str, ObjectStore], draft: Path, folder: Path, workers: int) -> Copied:
+def _write(
+    database: MongoDatabase, stores: dict[str, ObjectStore], draft: Path, folder: Path, workers: int
+) -> BackupSummary:
     (draft / "mongo").mkdir(parents=True)
     collections = {name: _dump(database, name, draft / "mongo") for name in _collections(database)}
     objects: list[dict[str, Any]] = []
@@ -100,7 +104,7 @@ def _write(database: MongoDatabase, stores: dict[str, ObjectStore], draft: Path,
     }
     (draft / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     draft.rename(folder)
-    return Copied(sum(collections.values()), len(objects), sum(entry["size"] for entry in objects))
+    return BackupSummary(sum(collections.values()), len(objects), sum(entry["size"] for entry in objects))
 
 
 def clear_dead_drafts(folder: Path) -> list[Path]:
@@ -156,7 +160,9 @@ def _held(draft: Path) -> Iterator[bool]:
             os.close(descriptor)
 
 
-def restore(folder: Path, database: MongoDatabase, stores: dict[str, ObjectStore], *, workers: int = 8) -> Copied:
+def restore(
+    folder: Path, database: MongoDatabase, stores: dict[str, ObjectStore], *, workers: int = 8
+) -> BackupSummary:
     """Put a backup into an empty database and empty buckets. Begun and interrupted, it is simply run again.
 
     Objects get new generations there; the models' documents are told.
@@ -207,12 +213,12 @@ def restore(folder: Path, database: MongoDatabase, stores: dict[str, ObjectStore
         _load(database, name, folder / "mongo" / f"{name}.bson")
     number_documents(database["models"])  # a backup of an earlier version has models without these
     add_original_fields(database["models"])
-    _tell_models(database, {found.name: found for found in stored if found.bucket == stores["models"].name})
+    _update_model_locations(database, {found.name: found for found in stored if found.bucket == stores["models"].name})
     # A rerun after a kill at this point reports that the restoration was complete.
     done = {"backup": manifest["made_at"], "at": f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M:%S} UTC"}
     database["meta"].replace_one({"_id": "restored"}, done, upsert=True)
     database["meta"].delete_one({"_id": "restoring"})
-    return Copied(sum(manifest["collections"].values()), len(stored), sum(found.size for found in stored))
+    return BackupSummary(sum(manifest["collections"].values()), len(stored), sum(found.size for found in stored))
 
 
 def _collections(database: MongoDatabase) -> list[str]:
@@ -256,7 +262,7 @@ def _insert(database: MongoDatabase, name: str, documents: list[dict[str, Any]])
             database[name].insert_many(missing, ordered=False)
 
 
-def _tell_models(database: MongoDatabase, objects: dict[str, StoredObject]) -> None:
+def _update_model_locations(database: MongoDatabase, objects: dict[str, StoredObject]) -> None:
     changes = [
         UpdateOne({"_id": found["_id"]}, {"$set": _place_of(stored, "bucket_name" in found)})
         for found in database["models"].find({"object": {"$exists": True}}, {"object": 1, "bucket_name": 1})

@@ -58,7 +58,7 @@ _FIELD = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _VERSION = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z-[0-9a-f]{16}")
 _DUPLICATE_KEY = 11000
 _PORTION = 100
-_KEPT_OF_POISON = 4096
+MAX_DEAD_LETTER_BYTES = 4096
 
 Document = dict[str, Any]
 DocumentId = int | str
@@ -139,10 +139,10 @@ class Update(BaseModel):
         return self
 
     def _check_register(self) -> None:
-        registers = self.change["$set"]
-        if len(self.change) != 1 or len(registers) != 1:
+        subdocuments = self.change["$set"]
+        if len(self.change) != 1 or len(subdocuments) != 1:
             raise ValueError("$set must stand alone and set one register")
-        ((name, value),) = registers.items()
+        ((name, value),) = subdocuments.items()
         if not isinstance(value, dict) or not isinstance(value.get("version"), str):
             raise ValueError(f"the register {name!r} has no version")
         version = value["version"]
@@ -217,7 +217,7 @@ def versioned(
 
 
 @dataclass
-class Applied:
+class ConsumerResult:
     """What a consumer did.
 
     Attributes
@@ -243,7 +243,7 @@ class Applied:
 class _Change:
     """All that the messages of a batch say about one document."""
 
-    registers: dict[str, Document] = field(default_factory=dict)
+    subdocuments: dict[str, Document] = field(default_factory=dict)
     greatest: Document = field(default_factory=dict)
     least: Document = field(default_factory=dict)
     user: UserInsert | None = None
@@ -251,9 +251,9 @@ class _Change:
 
     def add(self, update: Update) -> None:
         for name, value in update.change.get("$set", {}).items():
-            known = self.registers.get(name)
+            known = self.subdocuments.get(name)
             if known is None or known["version"] < value["version"]:
-                self.registers[name] = value
+                self.subdocuments[name] = value
         for name, value in update.change.get("$max", {}).items():
             self.greatest[name] = value if name not in self.greatest else _later(self.greatest[name], value)
         for name, value in update.change.get("$min", {}).items():
@@ -263,12 +263,12 @@ class _Change:
         """The document if there is none yet."""
         login: Document = {"login": self.user.login, "seen": self.user.seen} if self.user is not None else {}
         document: Document = {"_id": identity}
-        for part in (login, self.registers, self.greatest, self.least):
+        for part in (login, self.subdocuments, self.greatest, self.least):
             document.update(part)
         return document
 
     def fields(self) -> set[str]:
-        versions = {f"{name}.version" for name in self.registers}
+        versions = {f"{name}.version" for name in self.subdocuments}
         return versions | set(self.greatest) | set(self.least) | ({"seen"} if self.user is not None else set())
 
     def operations(self, identity: DocumentId, present: Mapping[str, Any]) -> list[pymongo.UpdateOne]:
@@ -277,7 +277,7 @@ class _Change:
         if self.user is not None and present.get("seen", "") < self.user.seen:
             change = {"login": self.user.login, "seen": self.user.seen}
             operations.append(_guarded(identity, "seen", present.get("seen"), self.user.seen, change))
-        for name, value in self.registers.items():
+        for name, value in self.subdocuments.items():
             known = present.get(name)
             version = known.get("version", "") if isinstance(known, dict) else None
             if version is None or version < value["version"]:
@@ -311,7 +311,7 @@ class Consumer:
         self.database = database
         self.batch = batch
 
-    def apply(self, stream: Iterable[Message | bytes | str]) -> Applied:
+    def apply(self, stream: Iterable[Message | bytes | str]) -> ConsumerResult:
         """Apply a stream of messages; poison goes to the collection `DEAD_LETTERS` with the reason.
 
         Raises
@@ -319,19 +319,19 @@ class Consumer:
         pymongo.errors.PyMongoError
             If Mongo fails. Apply the stream again then: what was applied is not applied twice.
         """
-        total = Applied()
+        total = ConsumerResult()
         for _ in self.batches(stream, total):
             pass
         return total
 
-    def batches(self, stream: Iterable[Message | bytes | str], total: Applied) -> Iterator[int]:
+    def batches(self, stream: Iterable[Message | bytes | str], total: ConsumerResult) -> Iterator[int]:
         """As `apply`; yields after each batch how many messages of the stream are safely in Mongo."""
         messages = iter(stream)
         while batch := list(islice(messages, self.batch)):
             self._apply_batch(batch, total)
             yield total.messages
 
-    def _apply_batch(self, batch: Sequence[Message | bytes | str], total: Applied) -> None:
+    def _apply_batch(self, batch: Sequence[Message | bytes | str], total: ConsumerResult) -> None:
         changes: dict[str, dict[DocumentId, _Change]] = defaultdict(lambda: defaultdict(_Change))
         dead: list[tuple[bytes, str]] = []
         for raw in batch:
@@ -351,13 +351,13 @@ class Consumer:
                 changes[message.update.collection][message.update.where["_id"]].add(message.update)
         for name, documents in changes.items():
             self._apply_changes(name, documents, total, dead)
-        self._bury(dead)
+        self._store_dead_letters(dead)
         total.dead += len(dead)
         # Last: who counts on this number may forget the messages.
         total.messages += len(batch)
 
     def _apply_changes(
-        self, name: str, changes: Mapping[DocumentId, _Change], total: Applied, dead: list[tuple[bytes, str]]
+        self, name: str, changes: Mapping[DocumentId, _Change], total: ConsumerResult, dead: list[tuple[bytes, str]]
     ) -> None:
         collection = self.database[name]
         # Inserts are several times faster than upserts, and most documents are new or have not changed.
@@ -373,7 +373,7 @@ class Consumer:
                     waiting.add(identity)
                 else:
                     refused += 1
-                    dead.append(self._letter(name, changes[identity].document(identity), fault))
+                    dead.append(self._dead_letter(name, changes[identity].document(identity), fault))
         total.inserted += len(changes) - len(waiting) - refused
         written: set[DocumentId] = set()
         refusing: set[DocumentId] = set()
@@ -391,7 +391,7 @@ class Consumer:
                 for fault in error.details["writeErrors"]:
                     identity = owners[fault["index"]]
                     refusing.add(identity)
-                    dead.append(self._letter(name, changes[identity].document(identity), fault))
+                    dead.append(self._dead_letter(name, changes[identity].document(identity), fault))
             written.update(owners)
             if matched == len(operations):
                 break
@@ -416,26 +416,26 @@ class Consumer:
         return operations, owners
 
     @staticmethod
-    def _letter(collection: str, document: Document, fault: Mapping[str, Any]) -> tuple[bytes, str]:
+    def _dead_letter(collection: str, document: Document, fault: Mapping[str, Any]) -> tuple[bytes, str]:
         content = orjson.dumps({"collection": collection, "document": document}, default=str)
         return content, f"Mongo refused it (code {fault['code']}): {str(fault.get('errmsg', ''))[:300]}"
 
-    def _bury(self, dead: Sequence[tuple[bytes, str]]) -> None:
+    def _store_dead_letters(self, dead: Sequence[tuple[bytes, str]]) -> None:
         """Keep poison, once each, whatever bytes it is made of."""
         now = dt.datetime.now(dt.UTC)
-        letters: dict[str, Document] = {}
+        dead_letters: dict[str, Document] = {}
         for raw, reason in dead:
             key = hashlib.blake2b(raw, digest_size=16).hexdigest()
-            kept = raw[:_KEPT_OF_POISON]
+            kept = raw[:MAX_DEAD_LETTER_BYTES]
             try:
                 text: Document = {"message": kept.decode()}
             except UnicodeDecodeError:
                 text = {"message_base64": base64.b64encode(kept).decode()}
-            letters.setdefault(key, {"_id": key, **text, "bytes": len(raw), "reason": reason[:500], "at": now})
-        if not letters:
+            dead_letters.setdefault(key, {"_id": key, **text, "bytes": len(raw), "reason": reason[:500], "at": now})
+        if not dead_letters:
             return
         try:
-            self.database[DEAD_LETTERS].insert_many(list(letters.values()), ordered=False)
+            self.database[DEAD_LETTERS].insert_many(list(dead_letters.values()), ordered=False)
         except BulkWriteError as error:
             if any(fault["code"] != _DUPLICATE_KEY for fault in error.details["writeErrors"]):
                 raise

@@ -12,7 +12,7 @@ from pymongo.errors import CollectionInvalid, DuplicateKeyError, OperationFailur
 
 from gh_assets.storage.mongo import Documents
 
-ORIGINAL = ("tag", "bucket_name")
+LEGACY_FIELDS = ("tag", "bucket_name")
 """Fields of the original system that a visible model's document has beside our own."""
 
 _OTHER_OPTIONS = (85, 86)
@@ -98,7 +98,7 @@ def add_original_fields(documents: Documents) -> None:
         for name, value in (("bucket_name", document["bucket"]), ("tag", tag)):
             documents.update_one({"_id": document["_id"], name: {"$exists": False}}, {"$set": {name: value}})
     ours = {"bucket": {"$exists": True}, "deleted": {"$ne": None}}
-    documents.update_many(ours, {"$unset": dict.fromkeys(ORIGINAL, 1)})
+    documents.update_many(ours, {"$unset": dict.fromkeys(LEGACY_FIELDS, 1)})
 
 
 def create_move_index(moves: Documents) -> None:

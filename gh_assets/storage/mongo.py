@@ -11,7 +11,7 @@ from pymongo.errors import OperationFailure, PyMongoError, WriteConcernError
 MongoDatabase = Database[dict[str, Any]]
 Documents = Collection[dict[str, Any]]
 
-_WORDS_OF_THE_SERVER = {13, 18, 20, 59, 64, 72, 79, 91, 100, 115, 189, 8000, 10107, 11600}
+_SAFE_ERROR_CODES = {13, 18, 20, 59, 64, 72, 79, 91, 100, 115, 189, 8000, 10107, 11600}
 """Codes of refusals that are about rights, commands, write concerns and the server's state, never about a document."""
 
 
@@ -25,5 +25,5 @@ def mongo_reason(error: PyMongoError) -> str:
     name = str(stated.get("codeName") or type(error).__name__)
     words = str(stated.get("errmsg") or "").split("\n")[0][:200].rstrip(".")
     # A duplicate key or a document that is not valid is repeated by the server, and may be about a person.
-    told = f": {words}" if words and error.code in _WORDS_OF_THE_SERVER else ""
+    told = f": {words}" if words and error.code in _SAFE_ERROR_CODES else ""
     return f"{name}{'' if error.code is None else f' (code {error.code})'}{told}"

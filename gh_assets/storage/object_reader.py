@@ -26,10 +26,10 @@ GOOGLE = "https://storage.googleapis.com"
 FIRST_PART, PART = 1 << 16, 1 << 20
 """Bytes that are taken at once: most objects are small, and many are read beside one another."""
 
-EARLY = dt.timedelta(minutes=5)
+RENEWAL_MARGIN = dt.timedelta(minutes=5)
 """A token is renewed so long before it ends."""
 
-FOREVER = dt.timedelta(days=3650)
+NO_EXPIRY = dt.timedelta(days=3650)
 
 _STATUS = re.compile(r"google::cloud::Status\((\w+): (.*?)(?: error_info=|\)$|$)", re.DOTALL)
 
@@ -57,9 +57,9 @@ class ObjectReader:
         How long an object is asked for that does not come; each part that arrives begins the time anew.
     """
 
-    def __init__(self, credentials: Credentials, endpoint: str = GOOGLE, *, tried_seconds: float) -> None:
+    def __init__(self, credentials: Credentials, endpoint: str = GOOGLE, *, retry_seconds: float) -> None:
         self._credentials, self._endpoint = credentials, endpoint
-        self._tried = dt.timedelta(seconds=tried_seconds)
+        self._tried = dt.timedelta(seconds=retry_seconds)
         self._lock = threading.Lock()
         self._opened: tuple[str | None, Any] | None = None
 
@@ -113,7 +113,7 @@ class ObjectReader:
                 address = urlsplit(self._endpoint)
                 options: dict[str, Any] = {"anonymous": True}
                 if token is not None:
-                    expiry = dt.datetime.now(dt.UTC) + FOREVER
+                    expiry = dt.datetime.now(dt.UTC) + NO_EXPIRY
                     options = {"access_token": token, "credential_token_expiration": expiry}
                 if self._endpoint != GOOGLE:
                     options |= {"endpoint_override": f"{address.netloc}{address.path}".rstrip("/")}
@@ -126,7 +126,7 @@ class ObjectReader:
         if isinstance(credentials, AnonymousCredentials):
             return None
         expiry = credentials.expiry  # naive, in UTC
-        soon = expiry is not None and expiry.replace(tzinfo=dt.UTC) - dt.datetime.now(dt.UTC) < EARLY
+        soon = expiry is not None and expiry.replace(tzinfo=dt.UTC) - dt.datetime.now(dt.UTC) < RENEWAL_MARGIN
         if credentials.token is None or soon:
             self._renew()
         return str(credentials.token)

@@ -83,7 +83,7 @@ class CloudStorageClient(storage.Client):  # type: ignore[misc]
     ) -> None:
         options = None if endpoint is None else ClientOptions(api_endpoint=endpoint)
         super().__init__(project, credentials, client_options=options)
-        self.reader = ObjectReader(credentials, self.api_endpoint, tried_seconds=RETRY_SECONDS)
+        self.reader = ObjectReader(credentials, self.api_endpoint, retry_seconds=RETRY_SECONDS)
         adapter = requests.adapters.HTTPAdapter(pool_connections=4, pool_maxsize=connections)
         session = self._http
         for scheme in ("http://", "https://"):
@@ -178,7 +178,7 @@ class ObjectStore:
     def __init__(self, client: CloudStorageClient, bucket: str, *, create: bool = False) -> None:
         self.client = client
         self.bucket = client.bucket(bucket)
-        self._retry = DEFAULT_RETRY.with_predicate(_may_pass).with_timeout(RETRY_SECONDS)
+        self._retry = DEFAULT_RETRY.with_predicate(_is_retryable).with_timeout(RETRY_SECONDS)
         self._create = create
 
     @property
@@ -253,7 +253,7 @@ class ObjectStore:
     def _stored(self, upload: Callable[[], StoredObject]) -> StoredObject:
         """Upload, and make the bucket if it is not there."""
         # Google's client reads the answer when it has stopped trying.
-        arrive: Callable[[], StoredObject] = self._retry.with_predicate(_is_cut)(upload)
+        arrive: Callable[[], StoredObject] = self._retry.with_predicate(_is_truncated)(upload)
         try:
             return arrive()
         except NotFound:
@@ -282,7 +282,7 @@ class ObjectStore:
             If there is no such object, or what arrives does not have its checksum.
         """
         with _explained(self.uri(name)):
-            return _undamaged(lambda: self.client.reader.read(self.name, name))
+            return _retry_if_damaged(lambda: self.client.reader.read(self.name, name))
 
     def read_to(self, name: str, path: Path) -> str:
         """Stream an object into a file, its checksum verified; gives the SHA-256 of what arrived, in hexadecimal."""
@@ -296,10 +296,10 @@ class ObjectStore:
             return sha256.hexdigest()
 
         with _explained(self.uri(name)):
-            return _undamaged(fetch)
+            return _retry_if_damaged(fetch)
 
     @contextmanager
-    def open_elsewhere(self, bucket: str, name: str) -> Iterator[IO[bytes]]:
+    def open_in_bucket(self, bucket: str, name: str) -> Iterator[IO[bytes]]:
         """Stream an object of any bucket that the same credentials may read."""
         with _explained(f"gs://{bucket}/{name}"), self.client.bucket(bucket).blob(name).open("rb") as file:
             yield file
@@ -379,7 +379,7 @@ class ObjectStore:
         return (found.name for found in self.list(prefix))
 
 
-def _undamaged(read: Callable[[], Result]) -> Result:
+def _retry_if_damaged(read: Callable[[], Result]) -> Result:
     """Read once more what arrived damaged: what the way did to it passes, and what the bucket did stays."""
     try:
         return read()
@@ -463,12 +463,12 @@ class _explained:  # noqa: N801 - used as a statement
             ) from error
 
 
-def _may_pass(error: Exception) -> bool:
+def _is_retryable(error: Exception) -> bool:
     """Whether to try again: as Google's policy has it, but no certificate becomes better by it."""
-    return not is_untrusted(error) and (_is_cut(error) or bool(DEFAULT_RETRY._predicate(error)))
+    return not is_untrusted(error) and (_is_truncated(error) or bool(DEFAULT_RETRY._predicate(error)))
 
 
-def _is_cut(error: Exception) -> bool:
+def _is_truncated(error: Exception) -> bool:
     """Whether an answer arrived whose JSON is not whole."""
     return isinstance(error, requests.JSONDecodeError)
 

@@ -1,1 +1,1 @@
-"""The page and the API: `gh-assets serve`. Answers come from `desk`; nothing here knows how a model works."""
+"""The page and the API: `gh-assets serve`. Answers come from `snapshot`; nothing here knows how a model works."""

@@ -15,21 +15,21 @@ from gh_assets.errors import InputError
 from gh_assets.registry import RegisteredModel
 from gh_assets.serving.live_lookups import Lookup
 from gh_assets.serving.ranking import Question
-from gh_assets.serving.snapshot import Answer, Desk, described_json, model_title_json
+from gh_assets.serving.snapshot import RecommendationList, ServingSnapshot, described_json, model_title_json
 from gh_assets.web.cursors import write_cursor
 from gh_assets.web.feedback import JournalError
 from gh_assets.web.queries import (
-    MOST_REPOSITORIES,
-    Choices,
+    MAX_REPOSITORIES,
+    AppState,
     Name,
-    ProblemError,
-    Site,
+    RecommendationParameters,
+    RequestProblemError,
     answer,
-    case_of_login,
-    case_of_repositories,
     described_query,
     hidden_of,
     read_query,
+    request_for_login,
+    request_for_repositories,
     similar,
 )
 
@@ -42,14 +42,14 @@ PersonId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 WHOSE = "Whoever the verdicts of `/feedback` are kept under: an id of your own choice, hard to guess."
 
 
-class ApiChoices(Choices):
-    """`Choices`, and whose verdicts count."""
+class ApiParameters(RecommendationParameters):
+    """`RecommendationParameters`, and whose verdicts count."""
 
     person: Annotated[PersonId | None, Field(description=WHOSE)] = None
 
 
-class LoginChoices(ApiChoices):
-    """`ApiChoices`, and how long one is ready to wait for GitHub."""
+class LoginParameters(ApiParameters):
+    """`ApiParameters`, and how long one is ready to wait for GitHub."""
 
     wait: Annotated[
         float,
@@ -62,8 +62,8 @@ class LoginChoices(ApiChoices):
     ] = 15.0
 
 
-class ListChoices(ApiChoices):
-    """`ApiChoices`, and what somebody likes."""
+class ListParameters(ApiParameters):
+    """`ApiParameters`, and what somebody likes."""
 
     repo: Annotated[
         tuple[Name, ...],
@@ -166,10 +166,10 @@ class FeedbackIn(BaseModel):
     verdict: Literal["not_interested", "known", "none"] = Field(description="`none` takes back what was said before")
 
 
-class ListIn(ApiChoices):
+class ListIn(ApiParameters):
     repositories: tuple[Name, ...] = Field(
         default=(),
-        max_length=MOST_REPOSITORIES,
+        max_length=MAX_REPOSITORIES,
         description="What somebody likes, as owner/name. None: what is popular, of all kinds.",
         examples=[["vuejs/vue", "vitejs/vite"]],
     )
@@ -201,22 +201,22 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     responses={**ERRORS, 202: {"model": ProgressOut, "description": "GitHub is still being asked: come back"}},
     summary="Recommendations for a login",
     tags=["recommendations"],
-    openapi_extra=described_query(LoginChoices),
+    openapi_extra=described_query(LoginParameters),
 )
 async def for_login(
     request: Request,
     login: Annotated[str, Path(max_length=100, examples=["octocat"])],
 ) -> Response:
     """For somebody whose stars were collected, or are read from GitHub now (within the server's own small budget)."""
-    choices = read_query(LoginChoices, request.query_params.multi_items())
-    site = site_of(request)
-    desk = site.desk()
-    question = await question_of(site, choices, choices.person)
-    case = await case_of_login(site, desk, login, question, choices.wait)
+    parameters = read_query(LoginParameters, request.query_params.multi_items())
+    state = app_state(request)
+    snapshot = state.snapshot()
+    question = await request_of(state, parameters, parameters.person)
+    case = await request_for_login(state, snapshot, login, question, parameters.wait)
     if isinstance(case, Lookup):
         progress = {"login": case.login, "found": case.found.value, "pages": case.pages, "stars": case.stars_read}
         return as_json(progress, 202, {"retry-after": "1"})
-    return as_json(list_json(site, await answer(site, desk, case)))
+    return as_json(list_json(state, await answer(state, snapshot, case)))
 
 
 @router.get(
@@ -225,12 +225,12 @@ async def for_login(
     responses=ERRORS,
     summary="Recommendations for a few repositories",
     tags=["recommendations"],
-    openapi_extra=described_query(ListChoices),
+    openapi_extra=described_query(ListParameters),
 )
 async def for_repositories(request: Request) -> Response:
     """For somebody who likes the given repositories; nobody's account is needed."""
-    choices = read_query(ListChoices, request.query_params.multi_items())
-    return await _for_list(request, choices.repo, choices)
+    parameters = read_query(ListParameters, request.query_params.multi_items())
+    return await _for_list(request, parameters.repo, parameters)
 
 
 @router.post(
@@ -245,12 +245,12 @@ async def for_many_repositories(request: Request, wanted: ListIn) -> Response:
     return await _for_list(request, wanted.repositories, wanted)
 
 
-async def _for_list(request: Request, names: Sequence[str], choices: ApiChoices) -> Response:
-    site = site_of(request)
-    desk = site.desk()
-    question = await question_of(site, choices, choices.person)
-    case = case_of_repositories(desk, names, question) if names else desk.of_anybody(question)
-    return as_json(list_json(site, await answer(site, desk, case)))
+async def _for_list(request: Request, names: Sequence[str], parameters: ApiParameters) -> Response:
+    state = app_state(request)
+    snapshot = state.snapshot()
+    question = await request_of(state, parameters, parameters.person)
+    case = request_for_repositories(snapshot, names, question) if names else snapshot.for_new_user(question)
+    return as_json(list_json(state, await answer(state, snapshot, case)))
 
 
 @router.get(
@@ -259,28 +259,28 @@ async def _for_list(request: Request, names: Sequence[str], choices: ApiChoices)
     responses=ERRORS,
     summary="Repositories like one",
     tags=["repositories"],
-    openapi_extra=described_query(ApiChoices),
+    openapi_extra=described_query(ApiParameters),
 )
-async def like_one(
+async def similar_repositories(
     request: Request,
     owner: Annotated[str, Path(max_length=100, examples=["vuejs"])],
     name: Annotated[str, Path(max_length=100, examples=["vue"])],
 ) -> Response:
     """By who stars them; where the model does not know the repository, by what it is about."""
-    choices = read_query(ApiChoices, request.query_params.multi_items())
-    site = site_of(request)
-    desk = site.desk()
-    found = await similar(site, desk, f"{owner}/{name}", await question_of(site, choices, choices.person))
+    parameters = read_query(ApiParameters, request.query_params.multi_items())
+    state = app_state(request)
+    snapshot = state.snapshot()
+    found = await similar(state, snapshot, f"{owner}/{name}", await request_of(state, parameters, parameters.person))
     repository = {
         "repo_id": found.repo_id,
         "full_name": found.name,
-        "url": site.url(found.name),
+        "url": state.url(found.name),
     } | described_json(found.described)
     entries = [
         {
             "repo_id": entry.repo_id,
             "full_name": entry.full_name,
-            "url": site.url(entry.full_name),
+            "url": state.url(entry.full_name),
             "likeness": entry.likeness,
             "kind": entry.kind,
             "shared": list(entry.shared),
@@ -292,7 +292,7 @@ async def like_one(
         {
             "repository": repository,
             "collected": found.collected,
-            "model": model_title_json(desk.model),
+            "model": model_title_json(snapshot.model),
             "similar": entries,
         }
     )
@@ -309,17 +309,17 @@ async def like_one(
 async def complete(request: Request) -> Response:
     """For completion: those whose name begins with it first, by stars."""
     wanted = read_query(SearchIn, request.query_params.multi_items())
-    site = site_of(request)
-    desk = site.desk()
-    found = await site.batcher.run(lambda: desk.catalogue.search(wanted.q, wanted.n))
-    return as_json([repository_json(site, desk, repo_id) for repo_id in found])
+    state = app_state(request)
+    snapshot = state.snapshot()
+    found = await state.batcher.run(lambda: snapshot.catalogue.search(wanted.q, wanted.n))
+    return as_json([repository_json(state, snapshot, repo_id) for repo_id in found])
 
 
 @router.get("/model", response_model=ModelOut, responses=ERRORS, summary="The model that serves", tags=["model"])
 async def model(request: Request) -> Response:
     """Which one it is, how good it was on held-out users, and what it was trained on."""
-    site = site_of(request)
-    return as_json(model_json(site, site.desk()))
+    state = app_state(request)
+    return as_json(model_json(state, state.snapshot()))
 
 
 @router.post(
@@ -332,25 +332,25 @@ async def model(request: Request) -> Response:
 )
 async def feedback(request: Request, said: FeedbackIn) -> Response:
     """From now on the repository is left out for this `person`; 204 means that it is written down."""
-    site = site_of(request)
-    desk = site.desk()
-    repo_id = desk.repo_id(said.repo)
+    state = app_state(request)
+    snapshot = state.snapshot()
+    repo_id = snapshot.repo_id(said.repo)
     if repo_id is None:
-        raise ProblemError(404, "unknown_repository", f"{said.repo} was not collected.")
-    await record(site, said.person, repo_id, desk.full_name(repo_id) or said.repo, said.verdict)
+        raise RequestProblemError(404, "unknown_repository", f"{said.repo} was not collected.")
+    await record(state, said.person, repo_id, snapshot.full_name(repo_id) or said.repo, said.verdict)
     return Response(status_code=204)
 
 
 # -- shared with the page ----------------------------------------------------------------------------------------------
 
 
-def site_of(request: Request) -> Site:
+def app_state(request: Request) -> AppState:
     """The server's own."""
-    site: Site = request.app.state.site
-    return site
+    state: AppState = request.app.state.state
+    return state
 
 
-async def question_of(site: Site, choices: Choices, person: str | None) -> Question:
+async def request_of(state: AppState, parameters: RecommendationParameters, person: str | None) -> Question:
     """What is asked for, without what the person hid.
 
     Raises
@@ -359,13 +359,13 @@ async def question_of(site: Site, choices: Choices, person: str | None) -> Quest
         If the cursor is none.
     """
     try:
-        return choices.question(await hidden_of(site, person))
+        return parameters.question(await hidden_of(state, person))
     except InputError as error:
-        raise ProblemError(422, "no_cursor", str(error)) from None
+        raise RequestProblemError(422, "no_cursor", str(error)) from None
 
 
 async def record(
-    site: Site, person: str, repo_id: int, full_name: str, verdict: Literal["not_interested", "known", "none"]
+    state: AppState, person: str, repo_id: int, full_name: str, verdict: Literal["not_interested", "known", "none"]
 ) -> None:
     """Write a verdict down.
 
@@ -375,28 +375,28 @@ async def record(
         If that fails.
     """
     try:
-        await asyncio.to_thread(site.feedback.say, person, repo_id, full_name, verdict)
+        await asyncio.to_thread(state.feedback.say, person, repo_id, full_name, verdict)
     except JournalError as error:
-        raise ProblemError(503, "not_written", str(error)) from None
-    site.metrics.feedback.labels(verdict).inc()
+        raise RequestProblemError(503, "not_written", str(error)) from None
+    state.metrics.feedback.labels(verdict).inc()
 
 
 def as_json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(orjson.dumps(content), status, headers, "application/json")
 
 
-def list_json(site: Site, found: Answer) -> dict[str, Any]:
+def list_json(state: AppState, found: RecommendationList) -> dict[str, Any]:
     """An answer for programs."""
-    document = found.to_json(site.url)
-    document["warnings"] = [*site.notices(), *document["warnings"]]
+    document = found.to_json(state.url)
+    document["warnings"] = [*state.notices(), *document["warnings"]]
     document["next"] = write_cursor(found.shown) if found.shown else None
     return document
 
 
-def repository_json(site: Site, desk: Desk, repo_id: int) -> dict[str, Any]:
-    name = desk.full_name(repo_id) or ""
-    return {"repo_id": repo_id, "full_name": name, "url": site.url(name)} | described_json(
-        desk.catalogue.describe(repo_id)
+def repository_json(state: AppState, snapshot: ServingSnapshot, repo_id: int) -> dict[str, Any]:
+    name = snapshot.full_name(repo_id) or ""
+    return {"repo_id": repo_id, "full_name": name, "url": state.url(name)} | described_json(
+        snapshot.catalogue.describe(repo_id)
     )
 
 
@@ -405,21 +405,21 @@ def interval_of(model: RegisteredModel) -> tuple[float, float] | None:
     return model.intervals.get(model.metric)
 
 
-def model_json(site: Site, desk: Desk) -> dict[str, Any]:
+def model_json(state: AppState, snapshot: ServingSnapshot) -> dict[str, Any]:
     """What is known of the model that serves."""
-    registered = desk.model
-    move = next(iter(site.keeper.models.moves), None)
-    held = move is not None and (move.name, move.version) == (registered.name, registered.version)
+    registered = snapshot.model
+    move = next(iter(state.refresher.models.moves), None)
+    is_champion = move is not None and (move.name, move.version) == (registered.name, registered.version)
     interval = interval_of(registered)
     return model_title_json(registered) | {
         "interval": None if interval is None else list(interval),
         "trained": registered.time.isoformat(),
-        "champion_since": move.time.isoformat() if move is not None and held else None,
-        "why": move.why if move is not None and held else None,
-        "data_time": None if desk.data_time is None else desk.data_time.isoformat(),
-        "users": len(desk.people),
-        "repositories": len(desk.served.trained.repo_ids),
-        "stars": desk.people.stars,
-        "loaded": desk.loaded_at.isoformat(),
-        "missing": site.keeper.missing(),
+        "champion_since": move.time.isoformat() if move is not None and is_champion else None,
+        "why": move.why if move is not None and is_champion else None,
+        "data_time": None if snapshot.data_time is None else snapshot.data_time.isoformat(),
+        "users": len(snapshot.people),
+        "repositories": len(snapshot.served.trained.repo_ids),
+        "stars": snapshot.people.stars,
+        "loaded": snapshot.loaded_at.isoformat(),
+        "missing": state.refresher.missing(),
     }

@@ -19,17 +19,17 @@ from gh_assets import __version__
 from gh_assets.github.client import GitHubClient
 from gh_assets.services.connections import connect_github
 from gh_assets.services.world import has_only_archive
-from gh_assets.serving.live_lookups import IMPATIENT, LiveLookups
-from gh_assets.serving.refresher import Keeper
-from gh_assets.settings import Settings, split_words
+from gh_assets.serving.live_lookups import INTERACTIVE_RETRY, LiveLookups
+from gh_assets.serving.refresher import SnapshotRefresher
+from gh_assets.settings import Settings, split_list
 from gh_assets.web import api, pages
 from gh_assets.web.addresses import Addresses, local_path
-from gh_assets.web.api import as_json, site_of
+from gh_assets.web.api import app_state, as_json
 from gh_assets.web.batching import Batcher
 from gh_assets.web.feedback import Feedback
 from gh_assets.web.guard import LOCAL, Guard
 from gh_assets.web.metrics import Metrics
-from gh_assets.web.queries import ProblemError, Site, home_page_of
+from gh_assets.web.queries import AppState, RequestProblemError, home_page_of
 from gh_assets.web.visitors import Visitors
 
 log = logging.getLogger(__name__)
@@ -42,13 +42,13 @@ Errors are `{"error": {"code": …, "message": …}}`; the message says what was
 STATIC_SECONDS = 365 * 86_400
 
 
-def site_of_settings(settings: Settings) -> Site:
+def build_state(settings: Settings) -> AppState:
     """Everything that a server has, not started yet."""
     metrics = Metrics()
 
     def connect() -> GitHubClient:
         # The quota is shared with whoever collects, while Mongo answers.
-        return connect_github(settings, keeper.database(), policy=IMPATIENT)
+        return connect_github(settings, refresher.database(), policy=INTERACTIVE_RETRY)
 
     live = None
     if settings.live_requests and not has_only_archive(settings):
@@ -58,11 +58,11 @@ def site_of_settings(settings: Settings) -> Site:
             pages=settings.live_pages,
             keep=settings.live_keep.total_seconds(),
         )
-    keeper = Keeper(settings, metrics, live)
+    refresher = SnapshotRefresher(settings, metrics, live)
     folder = settings.home_path / "web"
-    feedback = Feedback(folder / "feedback", keeper.database, metrics.unshipped.set)
-    return Site(
-        settings, metrics, keeper, Batcher(metrics), live, feedback, Visitors.of_home(folder), home_page_of(settings)
+    feedback = Feedback(folder / "feedback", refresher.database, metrics.unshipped.set)
+    return AppState(
+        settings, metrics, refresher, Batcher(metrics), live, feedback, Visitors.of_home(folder), home_page_of(settings)
     )
 
 
@@ -77,20 +77,20 @@ def build_app(settings: Settings, *, hosts: tuple[str, ...] | None = None, root_
     root_path : str
         Path below which a proxy shows the application, such as `/recs`; empty: the root.
     """
-    site = site_of_settings(settings)
+    state = build_state(settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        site.keeper.start()
-        site.feedback.start()
+        state.refresher.start()
+        state.feedback.start()
         try:
             yield
         finally:
-            site.feedback.close()
-            if site.live is not None:
-                site.live.close()
-            site.keeper.close()
-            site.batcher.close()
+            state.feedback.close()
+            if state.live is not None:
+                state.live.close()
+            state.refresher.close()
+            state.batcher.close()
 
     app = FastAPI(
         title="gh_assets",
@@ -102,27 +102,27 @@ def build_app(settings: Settings, *, hosts: tuple[str, ...] | None = None, root_
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    app.state.site = site
+    app.state.state = state
     app.router.routes.extend(api.router.routes)  # an included router would be looked through twice at each request
     pages.add_pages(app)
     app.add_api_route("/healthz", healthz, methods=["GET"], include_in_schema=False)
     app.add_api_route("/readyz", readyz, methods=["GET"], include_in_schema=False)
     app.add_api_route("/metrics", metrics_page, methods=["GET"], include_in_schema=False)
     app.mount("/static", Static(packages=[("gh_assets.web", "static")]), name="static")
-    app.add_exception_handler(ProblemError, told_problem)  # type: ignore[arg-type]
-    app.add_exception_handler(RequestValidationError, told_validation)  # type: ignore[arg-type]
-    app.add_exception_handler(HTTPException, told_http)  # type: ignore[arg-type]
-    app.add_exception_handler(Exception, told_failure)
+    app.add_exception_handler(RequestProblemError, handle_problem)  # type: ignore[arg-type]
+    app.add_exception_handler(RequestValidationError, handle_validation_error)  # type: ignore[arg-type]
+    app.add_exception_handler(HTTPException, handle_http_exception)  # type: ignore[arg-type]
+    app.add_exception_handler(Exception, handle_unexpected_error)
     app.add_middleware(GZipMiddleware, minimum_size=2000, compresslevel=4)
     app.add_middleware(
         Guard,
-        metrics=site.metrics,
+        metrics=state.metrics,
         hosts=(*LOCAL, *settings.serve_hosts) if hosts is None else hosts,
         keys=settings.api_keys,
         a_minute=settings.serve_rate,
     )
     # Added last, it comes first: the guard counts the clients of a proxy, and not the proxy.
-    app.add_middleware(Addresses, proxies=split_words(settings.trusted_proxies or ""), prefix=root_path)
+    app.add_middleware(Addresses, proxies=split_list(settings.trusted_proxies or ""), prefix=root_path)
     return app
 
 
@@ -145,38 +145,38 @@ async def healthz() -> Response:
 
 async def readyz(request: Request) -> Response:
     """Whether it can answer; 503 only if nothing is loaded. What is loaded and missing is for those with a key."""
-    keeper = site_of(request).keeper
-    desk = keeper.desk
+    refresher = app_state(request).refresher
+    snapshot = refresher.snapshot
     if not request.state.has_key:
         # Behind a proxy strangers come from this machine, too: an address proves nothing.
-        return as_json({"ready": desk is not None}, 200 if desk is not None else 503)
+        return as_json({"ready": snapshot is not None}, 200 if snapshot is not None else 503)
     services = {
         name: {
             "answers": service.answers,
             "since": service.changed.astimezone(dt.UTC).isoformat(timespec="seconds"),
         }
-        for name, service in keeper.services.items()
+        for name, service in refresher.services.items()
     }
     document = {
-        "ready": desk is not None,
-        "model": None if desk is None else {"name": desk.model.name, "version": desk.model.version},
-        "loaded": None if desk is None else desk.loaded_at.isoformat(timespec="seconds"),
-        "missing": keeper.missing(),
+        "ready": snapshot is not None,
+        "model": None if snapshot is None else {"name": snapshot.model.name, "version": snapshot.model.version},
+        "loaded": None if snapshot is None else snapshot.loaded_at.isoformat(timespec="seconds"),
+        "missing": refresher.missing(),
         "services": services,
         "version": __version__,
     }
-    return as_json(document, 200 if desk is not None else 503)
+    return as_json(document, 200 if snapshot is not None else 503)
 
 
 async def metrics_page(request: Request) -> Response:
     """For Prometheus."""
-    return Response(generate_latest(site_of(request).metrics.registry), 200, None, CONTENT_TYPE_LATEST)
+    return Response(generate_latest(app_state(request).metrics.registry), 200, None, CONTENT_TYPE_LATEST)
 
 
 # -- what goes wrong ---------------------------------------------------------------------------------------------------
 
 
-def _told(request: Request, problem: ProblemError, headers: dict[str, str] | None = None) -> Response:
+def _told(request: Request, problem: RequestProblemError, headers: dict[str, str] | None = None) -> Response:
     if local_path(request.scope).startswith("/api/"):
         document = {"error": {"code": problem.code, "message": problem.message}}
         response = as_json(document, problem.status)
@@ -189,24 +189,26 @@ def _told(request: Request, problem: ProblemError, headers: dict[str, str] | Non
     return response
 
 
-async def told_problem(request: Request, problem: ProblemError) -> Response:
+async def handle_problem(request: Request, problem: RequestProblemError) -> Response:
     return _told(request, problem)
 
 
-async def told_validation(request: Request, error: RequestValidationError) -> Response:
+async def handle_validation_error(request: Request, error: RequestValidationError) -> Response:
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"] if part not in ("query", "body", "path"))
     words = f"{place}: {first['msg']}." if place else f"{first['msg']}."
-    return _told(request, ProblemError(422, "wrong_parameter", words[:500]))
+    return _told(request, RequestProblemError(422, "wrong_parameter", words[:500]))
 
 
-async def told_http(request: Request, error: HTTPException) -> Response:
+async def handle_http_exception(request: Request, error: HTTPException) -> Response:
     words = {404: "There is nothing at this address.", 405: "This address does not take that method."}
-    problem = ProblemError(error.status_code, "http", words.get(error.status_code, str(error.detail)))
+    problem = RequestProblemError(error.status_code, "http", words.get(error.status_code, str(error.detail)))
     return _told(request, problem, dict(error.headers or {}))
 
 
-async def told_failure(request: Request, error: Exception) -> Response:
+async def handle_unexpected_error(request: Request, error: Exception) -> Response:
     """A mistake of ours: the log says where, the client that it was not theirs."""
     log.error("failed", exc_info=error)
-    return _told(request, ProblemError(500, "failed", "Something went wrong here. It has been noted; try again."))
+    return _told(
+        request, RequestProblemError(500, "failed", "Something went wrong here. It has been noted; try again.")
+    )

@@ -14,18 +14,18 @@ from typing import TypeVar
 import torch
 
 from gh_assets.errors import GhAssetsError
-from gh_assets.serving.snapshot import Answer, Case, Desk
+from gh_assets.serving.snapshot import Case, RecommendationList, ServingSnapshot
 from gh_assets.web.metrics import Metrics
 
 Result = TypeVar("Result")
 
-TOGETHER = 8
+MAX_BATCH_SIZE = 8
 """Lists scored at once at most: more would make the first wait for the last."""
 
 THREADS = 2
 """Batches that are worked on at once, each on a processor of its own. More would wait for the interpreter."""
 
-MOST_WAITING = 512
+MAX_WAITING = 512
 
 
 class BusyError(GhAssetsError):
@@ -33,11 +33,11 @@ class BusyError(GhAssetsError):
 
 
 @dataclass
-class _Waiting:
-    desk: Desk
+class _Pending:
+    snapshot: ServingSnapshot
     case: Case
     loop: asyncio.AbstractEventLoop
-    answer: asyncio.Future[Answer]
+    answer: asyncio.Future[RecommendationList]
 
 
 class Batcher:
@@ -53,14 +53,14 @@ class Batcher:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[_Pending] = deque()
         self._some = threading.Condition()
         self._closed = False
         self._others = ThreadPoolExecutor(1, thread_name_prefix="other", initializer=_on_one_processor)
         for number in range(min(THREADS, os.cpu_count() or 1)):
             threading.Thread(target=self._work, name=f"answers-{number}", daemon=True).start()
 
-    async def answer(self, desk: Desk, case: Case) -> Answer:
+    async def answer(self, snapshot: ServingSnapshot, case: Case) -> RecommendationList:
         """Answer a question by one desk: the model, the names and the reasons are of the same moment.
 
         Raises
@@ -69,9 +69,9 @@ class Batcher:
             If too many wait already.
         """
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(desk, case, loop, loop.create_future())
+        waiting = _Pending(snapshot, case, loop, loop.create_future())
         with self._some:
-            if self._closed or len(self._waiting) >= MOST_WAITING:
+            if self._closed or len(self._waiting) >= MAX_WAITING:
                 raise BusyError("Too much is asked for at once: try again in a few seconds.")
             self._waiting.append(waiting)
             self._some.notify()
@@ -93,13 +93,15 @@ class Batcher:
         while batch := self._next():
             self._metrics.batch.observe(len(batch))
             try:
-                found: list[Answer] | BaseException = batch[0].desk.answers([entry.case for entry in batch])
+                found: list[RecommendationList] | BaseException = batch[0].snapshot.answers(
+                    [entry.case for entry in batch]
+                )
             except Exception as error:  # noqa: BLE001 - whatever it is: whoever asked is told, and the thread goes on
                 found = error
             batch[0].loop.call_soon_threadsafe(_tell, batch, found)
             del batch, found  # a desk that was replaced is not held on to while nobody asks
 
-    def _next(self) -> list[_Waiting]:
+    def _next(self) -> list[_Pending]:
         """What waits for one desk; empty at the end."""
         with self._some:
             while True:
@@ -108,15 +110,15 @@ class Batcher:
                 if self._waiting or self._closed:
                     break
                 self._some.wait()
-            batch: list[_Waiting] = []
-            while self._waiting and len(batch) < TOGETHER:
-                if batch and self._waiting[0].desk is not batch[0].desk:
+            batch: list[_Pending] = []
+            while self._waiting and len(batch) < MAX_BATCH_SIZE:
+                if batch and self._waiting[0].snapshot is not batch[0].snapshot:
                     break
                 batch.append(self._waiting.popleft())
             return batch
 
 
-def _tell(batch: list[_Waiting], found: list[Answer] | BaseException) -> None:
+def _tell(batch: list[_Pending], found: list[RecommendationList] | BaseException) -> None:
     for place, entry in enumerate(batch):
         if entry.answer.done():
             continue

@@ -12,10 +12,10 @@ from collections.abc import Collection
 
 from gh_assets.errors import InputError
 
-MOST = 500
+MAX_IDS = 500
 """Ids in a cursor."""
 
-LONGEST = 8 * MOST
+LONGEST = 8 * MAX_IDS
 
 
 def write_cursor(shown: Collection[int]) -> str:
@@ -57,6 +57,6 @@ def read_cursor(text: str) -> tuple[int, ...]:
             value = shift = 0
         elif shift > 63:
             raise wrong
-    if shift or len(found) > MOST or (found and found[-1] >= 2**63):
+    if shift or len(found) > MAX_IDS or (found and found[-1] >= 2**63):
         raise wrong
     return tuple(found)

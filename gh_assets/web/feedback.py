@@ -33,10 +33,10 @@ Verdict = Literal["not_interested", "known", "none"]
 VERDICTS: tuple[Verdict, ...] = ("not_interested", "known", "none")
 """``none`` takes back what was said before."""
 
-MOST_PEOPLE = 5000
+MAX_PEOPLE = 5000
 """People whose verdicts are held in memory."""
 
-MOST_VERDICTS = 2000
+MAX_VERDICTS = 2000
 """Verdicts of one person that count, the latest."""
 
 RETRY_SECONDS = 5.0
@@ -52,7 +52,7 @@ class JournalError(GhAssetsError):
 
 
 @dataclass(frozen=True)
-class Said:
+class FeedbackEntry:
     """One verdict."""
 
     person: str
@@ -102,7 +102,7 @@ class Feedback:
         self._held = open_lock(folder / f"{self._name}.lock")
         try_lock(self._held)
         self._journal = folder / f"{self._name}.jsonl"
-        self._unshipped: dict[tuple[str, int], Said] = {}
+        self._unshipped: dict[tuple[str, int], FeedbackEntry] = {}
         self._thread = threading.Thread(target=self._ship_forever, name="feedback", daemon=True)
 
     def start(self) -> None:
@@ -134,7 +134,7 @@ class Feedback:
             found = {repo_id: entry for repo_id, entry in found.items() if entry[0] != "none"}
             if whole:
                 self._people[person] = found
-                while len(self._people) > MOST_PEOPLE:
+                while len(self._people) > MAX_PEOPLE:
                     self._people.popitem(last=False)
             return dict(found)
 
@@ -144,7 +144,7 @@ class Feedback:
         if database is None:
             return {}, False
         try:
-            documents = database["feedback"].find({"said.person": person}).sort("said.at", -1).limit(MOST_VERDICTS)
+            documents = database["feedback"].find({"said.person": person}).sort("said.at", -1).limit(MAX_VERDICTS)
             found = {d["said"]["repo_id"]: (d["said"]["verdict"], d["said"]["full_name"]) for d in documents}
         except PyMongoError:
             return {}, False
@@ -160,7 +160,7 @@ class Feedback:
         JournalError
             If it cannot be written down.
         """
-        said = Said(person, repo_id, full_name, verdict, dt.datetime.now(dt.UTC))
+        said = FeedbackEntry(person, repo_id, full_name, verdict, dt.datetime.now(dt.UTC))
         line = said.message().to_json() + b"\n"
         known = dict(self.of(person))
         with self._writing:
@@ -187,7 +187,7 @@ class Feedback:
                 known.pop(repo_id, None)
                 if verdict != "none":
                     known[repo_id] = verdict, full_name
-                while len(known) > MOST_VERDICTS:
+                while len(known) > MAX_VERDICTS:
                     known.pop(next(iter(known)))
                 if person in self._people:
                     self._people[person] = known

@@ -26,27 +26,27 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gh_assets.web.addresses import local_path, network_of
 from gh_assets.web.metrics import Metrics
 
-MOST_BODY = 64 * 1024
+MAX_BODY = 64 * 1024
 """Bytes of a request's body."""
 
-MOST_ADDRESS = 16 * 1024
+MAX_ADDRESS = 16 * 1024
 """Bytes of an address with its query: a cursor and a few dozen repositories."""
 
-MOST_HEAD = 2 * MOST_ADDRESS
+MAX_HEAD = 2 * MAX_ADDRESS
 """Bytes of a request's head: its address and its headers."""
 
 BODY_SECONDS = 10.0
 """How long a body may take."""
 
-MOST_CLIENTS = 10_000
+MAX_CLIENTS = 10_000
 
-AT_ONCE = 4
+MAX_CONCURRENT = 4
 """Requests of one client that are worked on at once: another client waits for no more than these."""
 
-MOST_WAITING = 100
+MAX_WAITING = 100
 """Requests of one client that are worked on or wait."""
 
-OPEN = ("/healthz", "/readyz")
+PUBLIC_PATHS = ("/healthz", "/readyz")
 """What a supervisor asks, without a key and however often."""
 
 POLICY = (
@@ -68,7 +68,7 @@ LOCAL = ("127.0.0.1", "localhost", "[::1]", "::1")
 
 log = logging.getLogger("gh_assets.web.access")
 
-Told = tuple[int, str, str, dict[str, str]]
+Refusal = tuple[int, str, str, dict[str, str]]
 """Status, code, words and headers of a refusal."""
 
 
@@ -80,7 +80,7 @@ class TooSlowError(Exception):
     """The body takes longer than anybody waits."""
 
 
-class Rate:
+class KeyedTokenBucket:
     """Requests that a client may send: a minute's worth at once, and then as they come back.
 
     Parameters
@@ -104,12 +104,12 @@ class Rate:
         left = min(float(self.a_minute), left + (now - at) * self.a_minute / 60)
         wait = 0.0 if left >= 1 else (1 - left) * 60 / self.a_minute
         self._left[client] = (left - 1 if wait == 0 else left), now
-        while len(self._left) > MOST_CLIENTS:
+        while len(self._left) > MAX_CLIENTS:
             self._left.popitem(last=False)
         return wait
 
 
-class Turns:
+class ClientConcurrency:
     """Requests of a client that are worked on at once: more of them wait, so that others' requests come in between."""
 
     def __init__(self) -> None:
@@ -117,12 +117,12 @@ class Turns:
 
     def full(self, client: str) -> bool:
         """Whether too many requests of a client wait already."""
-        return client in self._clients and self._clients[client][1] >= MOST_WAITING
+        return client in self._clients and self._clients[client][1] >= MAX_WAITING
 
     @asynccontextmanager
     async def turn(self, client: str) -> AsyncIterator[None]:
         """Wait for a client's turn, and have it."""
-        semaphore, taken = self._clients.get(client) or (asyncio.Semaphore(AT_ONCE), 0)
+        semaphore, taken = self._clients.get(client) or (asyncio.Semaphore(MAX_CONCURRENT), 0)
         self._clients[client] = semaphore, taken + 1
         try:
             async with semaphore:
@@ -162,8 +162,8 @@ class Guard:
         self.app, self.metrics = app, metrics
         self._hosts = frozenset(host.lower() for host in hosts)
         self._keys = [key.get_secret_value().encode() for key in keys]
-        self._rate = Rate(a_minute)
-        self._turns = Turns() if a_minute else None
+        self._rate = KeyedTokenBucket(a_minute)
+        self._concurrency = ClientConcurrency() if a_minute else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -189,7 +189,7 @@ class Guard:
                 try:
                     receive = _again(await _body_of(receive), receive)
                 except TooLargeError:
-                    words = f"The request's body is larger than {MOST_BODY // 1024} kB."
+                    words = f"The request's body is larger than {MAX_BODY // 1024} kB."
                     await self._refuse((413, "too_large", words, {}), scope, receive, tell)
                     return
                 except TooSlowError:
@@ -210,11 +210,11 @@ class Guard:
 
     def _turn(self, scope: Scope) -> AbstractAsyncContextManager[None]:
         path = local_path(scope)
-        if self._turns is None or path in OPEN or path.startswith("/static/"):
+        if self._concurrency is None or path in PUBLIC_PATHS or path.startswith("/static/"):
             return nullcontext()
-        return self._turns.turn(_client_of(scope))
+        return self._concurrency.turn(_client_of(scope))
 
-    async def _refuse(self, told: Told, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _refuse(self, told: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
         status, code, words, headers = told
         self.metrics.refused.labels(code).inc()
         # What else is on its way over this connection is not worth reading.
@@ -227,13 +227,13 @@ class Guard:
             response = Response(f"{HTTPStatus(status).phrase}. {words}\n", status, headers, "text/plain")
         await response(scope, receive, send)
 
-    def _refused(self, scope: Scope) -> Told | None:
+    def _refused(self, scope: Scope) -> Refusal | None:
         path = local_path(scope)
         address = len(scope["raw_path"]) + len(scope["query_string"])
-        if address > MOST_ADDRESS:
-            return 414, "too_long", f"The address is longer than {MOST_ADDRESS // 1024} kB.", {}
-        if address + sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > MOST_HEAD:
-            return 431, "too_long", f"The request's headers are longer than {MOST_HEAD // 1024} kB.", {}
+        if address > MAX_ADDRESS:
+            return 414, "too_long", f"The address is longer than {MAX_ADDRESS // 1024} kB.", {}
+        if address + sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > MAX_HEAD:
+            return 431, "too_long", f"The request's headers are longer than {MAX_HEAD // 1024} kB.", {}
         if scope["http_version"] not in ("1.0", "1.1"):
             return 505, "wrong_version", "This server speaks HTTP/1.1.", {}
         headers = dict(scope["headers"])
@@ -243,7 +243,7 @@ class Guard:
         key = _key_of(headers)
         known = bool(self._keys) and _matches(key, self._keys)
         scope.setdefault("state", {})["has_key"] = known
-        if path in OPEN and (known or not key or not self._keys):
+        if path in PUBLIC_PATHS and (known or not key or not self._keys):
             return None
         if self._hosts:
             host = headers.get(b"host", b"").decode("latin-1").lower()
@@ -268,7 +268,7 @@ class Guard:
             return 401, "no_key", words, {"www-authenticate": wanted}
         if path.startswith("/static/"):
             return None
-        if self._turns is not None and self._turns.full(client):
+        if self._concurrency is not None and self._concurrency.full(client):
             return _later(1.0)
         wait = self._rate.wait(client)
         return _later(wait) if wait else None
@@ -297,7 +297,7 @@ async def _body_of(receive: Receive) -> bytes:
             return b"".join(parts)  # the client has gone
         parts.append(message.get("body", b""))
         size += len(parts[-1])
-        if size > MOST_BODY:
+        if size > MAX_BODY:
             raise TooLargeError
         if not message.get("more_body", False):
             return b"".join(parts)
@@ -322,7 +322,7 @@ def _client_of(scope: Scope) -> str:
     return network_of(str(client[0])) if client else "unknown"
 
 
-def _later(wait: float) -> Told:
+def _later(wait: float) -> Refusal:
     seconds = max(1, round(wait + 0.5))
     words = f"Too many requests from this client: try again in {seconds} s."
     return 429, "too_many", words, {"retry-after": str(seconds)}
@@ -348,8 +348,8 @@ def _matches(key: bytes, keys: Sequence[bytes]) -> bool:
 
 def same_origin(request: Request) -> bool:
     """Whether a form was sent from a page of this server, as far as the browser says."""
-    site = request.headers.get("sec-fetch-site")
-    if site is not None:
-        return site in ("same-origin", "none")
+    state = request.headers.get("sec-fetch-site")
+    if state is not None:
+        return state in ("same-origin", "none")
     origin = request.headers.get("origin")
     return origin is None or origin.partition("://")[2] == request.headers.get("host", "")

@@ -21,21 +21,21 @@ from gh_assets import __version__
 from gh_assets.collector.lists.awesome import is_full_name
 from gh_assets.registry import SERVED
 from gh_assets.serving.live_lookups import Lookup
-from gh_assets.serving.snapshot import Answer, Desk
+from gh_assets.serving.snapshot import RecommendationList, ServingSnapshot
 from gh_assets.web import plots
 from gh_assets.web.addresses import root_of
-from gh_assets.web.api import interval_of, question_of, record, site_of
+from gh_assets.web.api import app_state, interval_of, record, request_of
 from gh_assets.web.cursors import write_cursor
 from gh_assets.web.feedback import verdict_of
 from gh_assets.web.guard import same_origin
 from gh_assets.web.queries import (
-    Choices,
-    ProblemError,
-    Site,
+    AppState,
+    RecommendationParameters,
+    RequestProblemError,
     answer,
-    case_of_login,
-    case_of_repositories,
     read_query,
+    request_for_login,
+    request_for_repositories,
     similar,
 )
 from gh_assets.web.visitors import Visitor
@@ -43,7 +43,7 @@ from gh_assets.web.visitors import Visitor
 FIRST_WAIT = 0.6
 """Seconds for which a page waits for GitHub before it shows how far that is."""
 
-MOST_PICKED = 50
+MAX_PICKED = 50
 SUGGESTED = 8
 LANGUAGES = 60
 SHOWN_TOPICS = 6
@@ -123,21 +123,27 @@ def render(
     request: Request, template: str, *, status: int = 200, visitor: Visitor | None = None, **context: Any
 ) -> Response:
     """A page; with the visitor's cookie, if the browser has none yet and the page has forms."""
-    site, root = site_of(request), root_of(request)
-    context |= {"site": site, "root": root, "desk": site.keeper.desk, "notices": site.notices(), "visitor": visitor}
+    state, root = app_state(request), root_of(request)
+    context |= {
+        "state": state,
+        "root": root,
+        "snapshot": state.refresher.snapshot,
+        "notices": state.notices(),
+        "visitor": visitor,
+    }
     content = templates().get_template(template).render(context)
     response = Response(content, status, {"cache-control": "private, no-cache"}, "text/html")
     if visitor is not None and not visitor.known:
-        site.visitors.keep(response, visitor, secure=request.url.scheme == "https", path=root or "/")
+        state.visitors.keep(response, visitor, secure=request.url.scheme == "https", path=root or "/")
     return response
 
 
-def problem_page(request: Request, problem: ProblemError) -> Response:
+def problem_page(request: Request, problem: RequestProblemError) -> Response:
     """What went wrong, in words, with ways to go on."""
     return render(request, "problem.html", status=problem.status, problem=problem)
 
 
-def read_choices(parameters: Sequence[tuple[str, str]]) -> Choices:
+def read_choices(parameters: Sequence[tuple[str, str]]) -> RecommendationParameters:
     """What a form or a link says; several topics may stand in one field.
 
     Raises
@@ -149,12 +155,12 @@ def read_choices(parameters: Sequence[tuple[str, str]]) -> Choices:
     for name, value in parameters:
         several = name == "topic"
         pairs += [(name, word) for word in re.split(r"[,\s]+", value)] if several else [(name, value)]
-    return read_query(Choices, pairs, lenient=True)
+    return read_query(RecommendationParameters, pairs, lenient=True)
 
 
-def query_of(choices: Choices, **changes: Any) -> list[tuple[str, str]]:
+def query_of(parameters: RecommendationParameters, **changes: Any) -> list[tuple[str, str]]:
     """A link's parameters: only what somebody chose."""
-    chosen = choices.model_copy(update={"cursor": "", **changes}).model_dump(exclude_defaults=True)
+    chosen = parameters.model_copy(update={"cursor": "", **changes}).model_dump(exclude_defaults=True)
     pairs: list[tuple[str, str]] = []
     for name, value in chosen.items():
         for one in value if isinstance(value, (list, tuple)) else [value]:
@@ -170,18 +176,18 @@ def link(path: str, parameters: Sequence[tuple[str, str]]) -> str:
 
 
 async def home(request: Request) -> Response:
-    site = site_of(request)
-    desk = site.keeper.desk
+    state = app_state(request)
+    snapshot = state.refresher.snapshot
     # Real people did not ask to be examples.
-    people = desk.people.examples(3) if desk is not None and site.settings.uses_standin else []
-    popular = [] if desk is None else [desk.full_name(repo_id) for repo_id in famous(desk, 4)]
+    people = snapshot.people.examples(3) if snapshot is not None and state.settings.uses_standin else []
+    popular = [] if snapshot is None else [snapshot.full_name(repo_id) for repo_id in most_starred(snapshot, 4)]
     return render(request, "home.html", people=people, popular=popular)
 
 
-def famous(desk: Desk, n: int) -> tuple[int, ...]:
+def most_starred(snapshot: ServingSnapshot, n: int) -> tuple[int, ...]:
     """Ids of what most people starred."""
-    order = (-desk.advisor.popularity).argsort(kind="stable")[:n]
-    return tuple(int(repo_id) for repo_id in desk.served.trained.repo_ids[order])
+    order = (-snapshot.ranker.popularity).argsort(kind="stable")[:n]
+    return tuple(int(repo_id) for repo_id in snapshot.served.trained.repo_ids[order])
 
 
 async def go(request: Request) -> Response:
@@ -200,57 +206,63 @@ async def go(request: Request) -> Response:
 
 
 async def user(request: Request) -> Response:
-    site, visitor, choices = _begin(request)
-    desk = site.desk()
+    state, visitor, parameters = _begin(request)
+    snapshot = state.snapshot()
     login = str(request.path_params["login"])
-    question = await question_of(site, choices, _known(visitor))
+    question = await request_of(state, parameters, _known(visitor))
     wait = 0.0 if "hx-request" in request.headers else FIRST_WAIT
-    case = await case_of_login(site, desk, login, question, wait)
+    case = await request_for_login(state, snapshot, login, question, wait)
     if isinstance(case, Lookup):
         return render(request, "reading.html", status=202, lookup=case, here=_here(request), visitor=visitor)
-    return _listed(request, visitor, desk, choices, await answer(site, desk, case), login=login)
+    return _listed(request, visitor, snapshot, parameters, await answer(state, snapshot, case), login=login)
 
 
 async def popular(request: Request) -> Response:
-    site, visitor, choices = _begin(request)
-    desk = site.desk()
-    case = desk.of_anybody(await question_of(site, choices, _known(visitor)))
-    return _listed(request, visitor, desk, choices, await answer(site, desk, case), login=None)
+    state, visitor, parameters = _begin(request)
+    snapshot = state.snapshot()
+    case = snapshot.for_new_user(await request_of(state, parameters, _known(visitor)))
+    return _listed(request, visitor, snapshot, parameters, await answer(state, snapshot, case), login=None)
 
 
 async def picked(request: Request) -> Response:
     """What somebody likes, picked one by one, and what goes with it."""
-    site, visitor, choices = _begin(request)
-    desk = site.desk()
+    state, visitor, parameters = _begin(request)
+    snapshot = state.snapshot()
     removed = request.query_params.getlist("remove")
     wanted = [name.strip() for text in request.query_params.getlist("repo") for name in text.split(",")]
     names = list(dict.fromkeys(name for name in wanted if name and name not in removed))
-    if len(names) > MOST_PICKED:
-        raise ProblemError(422, "too_many_repositories", f"At most {MOST_PICKED} repositories can be picked here.")
+    if len(names) > MAX_PICKED:
+        raise RequestProblemError(
+            422, "too_many_repositories", f"At most {MAX_PICKED} repositories can be picked here."
+        )
     text = request.query_params.get("q", "")[:100]
-    suggestions = await _suggestions(site, desk, text, names)
+    suggestions = await _suggestions(state, snapshot, text, names)
     found = None
     if names:
-        case = case_of_repositories(desk, names, await question_of(site, choices, _known(visitor)))
-        found = await answer(site, desk, case)
-    return _listed(request, visitor, desk, choices, found, login=None, names=names, text=text, suggestions=suggestions)
+        case = request_for_repositories(snapshot, names, await request_of(state, parameters, _known(visitor)))
+        found = await answer(state, snapshot, case)
+    return _listed(
+        request, visitor, snapshot, parameters, found, login=None, names=names, text=text, suggestions=suggestions
+    )
 
 
-async def _suggestions(site: Site, desk: Desk, text: str, names: Sequence[str]) -> Sequence[Mapping[str, Any]]:
+async def _suggestions(
+    state: AppState, snapshot: ServingSnapshot, text: str, names: Sequence[str]
+) -> Sequence[Mapping[str, Any]]:
     if not text.strip():
         return []
-    found = await site.batcher.run(lambda: desk.catalogue.search(text, SUGGESTED + len(names)))
+    found = await state.batcher.run(lambda: snapshot.catalogue.search(text, SUGGESTED + len(names)))
     taken = {name.lower() for name in names}
-    entries = [(desk.full_name(repo_id) or "", desk.catalogue.describe(repo_id)) for repo_id in found]
+    entries = [(snapshot.full_name(repo_id) or "", snapshot.catalogue.describe(repo_id)) for repo_id in found]
     return [{"name": name, "about": about} for name, about in entries if name.lower() not in taken][:SUGGESTED]
 
 
 def _listed(
     request: Request,
     visitor: Visitor,
-    desk: Desk,
-    choices: Choices,
-    found: Answer | None,
+    snapshot: ServingSnapshot,
+    parameters: RecommendationParameters,
+    found: RecommendationList | None,
     *,
     login: str | None,
     names: Sequence[str] | None = None,
@@ -261,65 +273,65 @@ def _listed(
     kept = [("repo", name) for name in names or ()]
     more = None
     if found is not None and found.shown:
-        more = link(path, [*kept, *query_of(choices, cursor=write_cursor(found.shown))])
+        more = link(path, [*kept, *query_of(parameters, cursor=write_cursor(found.shown))])
     return render(
         request,
         "list.html",
         visitor=visitor,
         answer=found,
-        choices=choices,
+        parameters=parameters,
         login=login,
         names=names,
         text=text,
         suggestions=suggestions,
-        languages=[language for language, _ in desk.catalogue.languages[:LANGUAGES]],
+        languages=[language for language, _ in snapshot.catalogue.languages[:LANGUAGES]],
         path=path,
         kept=kept,
-        start=link(path, [*kept, *query_of(choices)]),
+        start=link(path, [*kept, *query_of(parameters)]),
         bare=link(path, kept),
         more=more,
         here=_here(request),
-        chosen=bool(query_of(choices)),
+        chosen=bool(query_of(parameters)),
     )
 
 
 async def repository(request: Request) -> Response:
     """A repository, and others like it."""
-    site, visitor, choices = _begin(request)
-    desk = site.desk()
+    state, visitor, parameters = _begin(request)
+    snapshot = state.snapshot()
     full_name = f"{request.path_params['owner']}/{request.path_params['name']}"
-    likes = await similar(site, desk, full_name, await question_of(site, choices, _known(visitor)))
+    likes = await similar(state, snapshot, full_name, await request_of(state, parameters, _known(visitor)))
     return render(request, "repository.html", visitor=visitor, likes=likes, here=_here(request))
 
 
 async def model(request: Request) -> Response:
     """Which model serves, how good it is, and what was before it."""
-    site = site_of(request)
-    desk = site.desk()
-    known = site.keeper.models
-    held = {(move.name, move.version) for move in known.moves}
-    served = [entry for entry in known.registered if entry.name in SERVED or (entry.name, entry.version) in held]
+    state = app_state(request)
+    snapshot = state.snapshot()
+    known = state.refresher.models
+    held_once = {(move.name, move.version) for move in known.moves}
+    served = [entry for entry in known.registered if entry.name in SERVED or (entry.name, entry.version) in held_once]
     return render(
         request,
         "model.html",
-        model=desk.model,
-        interval=interval_of(desk.model),
-        board=plots.leaderboard_plot(desk.model),
-        history=plots.history_plot(served, desk.model.metric, held),
+        model=snapshot.model,
+        interval=interval_of(snapshot.model),
+        board=plots.leaderboard_plot(snapshot.model),
+        history=plots.history_plot(served, snapshot.model.metric, held_once),
         moves=known.moves[:20],
     )
 
 
 async def hidden(request: Request) -> Response:
     """What a visitor does not want to see, to take it back."""
-    site = site_of(request)
-    visitor = site.visitors.of(request)
-    said = await _verdicts(site, visitor)
+    state = app_state(request)
+    visitor = state.visitors.of(request)
+    said = await _verdicts(state, visitor)
     return render(request, "hidden.html", visitor=visitor, said=said, here=_here(request))
 
 
-async def _verdicts(site: Site, visitor: Visitor) -> list[tuple[str, str]]:
-    found = await asyncio.to_thread(site.feedback.of, visitor.person)
+async def _verdicts(state: AppState, visitor: Visitor) -> list[tuple[str, str]]:
+    found = await asyncio.to_thread(state.feedback.of, visitor.person)
     return sorted((name, verdict) for verdict, name in found.values())
 
 
@@ -331,24 +343,24 @@ async def api_page(request: Request) -> Response:
 
 async def feedback(request: Request) -> Response:
     """A verdict from a form: written down, and back to the page, where the list has changed."""
-    site = site_of(request)
+    state = app_state(request)
     if not same_origin(request):
-        raise ProblemError(403, "foreign_form", "This form was sent from another site.")
+        raise RequestProblemError(403, "foreign_form", "This form was sent from another site.")
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/x-www-form-urlencoded":
-        raise ProblemError(415, "no_form", "This address takes forms.")
+        raise RequestProblemError(415, "no_form", "This address takes forms.")
     fields = dict(parse_qsl((await request.body()).decode("utf-8", "replace"), max_num_fields=20))
-    visitor = site.visitors.of(request)
-    if not site.visitors.signed(visitor, fields.get("token", "")):
-        raise ProblemError(
+    visitor = state.visitors.of(request)
+    if not state.visitors.signed(visitor, fields.get("token", "")):
+        raise RequestProblemError(
             403, "stale_form", "This form is out of date, or cookies are switched off: go back, reload, and try again."
         )
     verdict = verdict_of(fields.get("verdict"))
     name = fields.get("repo", "")
-    desk = site.desk()
-    repo_id = desk.repo_id(name)
+    snapshot = state.snapshot()
+    repo_id = snapshot.repo_id(name)
     if verdict is None or repo_id is None:
-        raise ProblemError(422, "wrong_form", "The form names no repository that is known, or no verdict.")
-    await record(site, visitor.person, repo_id, desk.full_name(repo_id) or name, verdict)
+        raise RequestProblemError(422, "wrong_form", "The form names no repository that is known, or no verdict.")
+    await record(state, visitor.person, repo_id, snapshot.full_name(repo_id) or name, verdict)
     return RedirectResponse(_local(fields.get("back", ""), root_of(request)), 303)
 
 
@@ -359,9 +371,9 @@ def _local(path: str, root: str) -> str:
     return path if ours and "\\" not in path and "/.." not in path else f"{root}/"
 
 
-def _begin(request: Request) -> tuple[Site, Visitor, Choices]:
-    site = site_of(request)
-    return site, site.visitors.of(request), read_choices(request.query_params.multi_items())
+def _begin(request: Request) -> tuple[AppState, Visitor, RecommendationParameters]:
+    state = app_state(request)
+    return state, state.visitors.of(request), read_choices(request.query_params.multi_items())
 
 
 def _known(visitor: Visitor) -> str | None:

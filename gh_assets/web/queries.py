@@ -15,10 +15,10 @@ from gh_assets.collector.lists.awesome import is_full_name
 from gh_assets.embedded.servers import read_world
 from gh_assets.errors import GhAssetsError, InputError, UnknownRepositoryError
 from gh_assets.serving.catalogue import Description, Filters
-from gh_assets.serving.live_lookups import Found, LiveLookups, Lookup, is_login
+from gh_assets.serving.live_lookups import LiveLookups, Lookup, LookupOutcome, is_login
 from gh_assets.serving.ranking import Question, Similar
-from gh_assets.serving.refresher import Keeper
-from gh_assets.serving.snapshot import Answer, Case, Desk, Person
+from gh_assets.serving.refresher import SnapshotRefresher
+from gh_assets.serving.snapshot import Case, RecommendationList, ServingSnapshot, User
 from gh_assets.settings import GITHUB_COM_API, Settings
 from gh_assets.web.batching import Batcher, BusyError
 from gh_assets.web.cursors import LONGEST, read_cursor
@@ -26,7 +26,7 @@ from gh_assets.web.feedback import Feedback
 from gh_assets.web.metrics import Metrics
 from gh_assets.web.visitors import Visitors
 
-MOST_REPOSITORIES = 1000
+MAX_REPOSITORIES = 1000
 """Repositories in one question."""
 
 POLL_SECONDS = 0.03
@@ -35,7 +35,7 @@ Word = Annotated[str, StringConstraints(strip_whitespace=True, max_length=100)]
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 
 
-class ProblemError(GhAssetsError):
+class RequestProblemError(GhAssetsError):
     """What a client gets told in place of an answer."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
@@ -43,7 +43,7 @@ class ProblemError(GhAssetsError):
         self.status, self.code, self.message = status, code, message
 
 
-class Choices(BaseModel):
+class RecommendationParameters(BaseModel):
     """What is to be shown: filters, and two controls of the order."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -143,7 +143,7 @@ def read_query(model: type[Model], pairs: Iterable[tuple[str, str]], *, lenient:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
         place = ".".join(str(part)[:60] for part in first["loc"])
-        raise ProblemError(422, "wrong_parameter", f"{place}: {first['msg']}.") from None
+        raise RequestProblemError(422, "wrong_parameter", f"{place}: {first['msg']}.") from None
 
 
 def described_query(model: type[BaseModel]) -> dict[str, Any]:
@@ -161,19 +161,19 @@ def described_query(model: type[BaseModel]) -> dict[str, Any]:
 
 
 @dataclass
-class Site:
+class AppState:
     """Everything that a server has."""
 
     settings: Settings
     metrics: Metrics
-    keeper: Keeper
+    refresher: SnapshotRefresher
     batcher: Batcher
     live: LiveLookups | None
     feedback: Feedback
     visitors: Visitors
     home_page: str | None
 
-    def desk(self) -> Desk:
+    def snapshot(self) -> ServingSnapshot:
         """What serves now: to be asked once a request, so that an answer is of one moment.
 
         Raises
@@ -181,12 +181,12 @@ class Site:
         ProblemError
             If nothing is loaded.
         """
-        desk = self.keeper.desk
-        if desk is None:
-            missing = self.keeper.missing()
+        snapshot = self.refresher.snapshot
+        if snapshot is None:
+            missing = self.refresher.missing()
             reason = f"{' and '.join(missing)} cannot be reached." if missing else "There is no model yet."
-            raise ProblemError(503, "not_ready", f"Nothing is loaded: {reason} Try again in a minute.")
-        return desk
+            raise RequestProblemError(503, "not_ready", f"Nothing is loaded: {reason} Try again in a minute.")
+        return snapshot
 
     def url(self, full_name: str) -> str | None:
         """The repository's own page; None where it is made up."""
@@ -194,7 +194,7 @@ class Site:
 
     def notices(self) -> list[str]:
         """What is to be said of the services, without telling where they are."""
-        missing = self.keeper.missing()
+        missing = self.refresher.missing()
         if not missing:
             return []
         return [f"{' and '.join(missing)} cannot be reached at the moment: this is the last that was loaded."]
@@ -212,14 +212,14 @@ def home_page_of(settings: Settings) -> str | None:
     return base if api else None
 
 
-async def hidden_of(site: Site, person: str | None) -> frozenset[int]:
+async def hidden_of(state: AppState, person: str | None) -> frozenset[int]:
     """What somebody does not want to see, or knows."""
     if person is None:
         return frozenset()
-    return frozenset(await asyncio.to_thread(site.feedback.of, person))
+    return frozenset(await asyncio.to_thread(state.feedback.of, person))
 
 
-async def answer(site: Site, desk: Desk, case: Case) -> Answer:
+async def answer(state: AppState, snapshot: ServingSnapshot, case: Case) -> RecommendationList:
     """Have a case answered, together with others that wait.
 
     Raises
@@ -228,15 +228,17 @@ async def answer(site: Site, desk: Desk, case: Case) -> Answer:
         If there are too many.
     """
     try:
-        found = await site.batcher.answer(desk, case)
+        found = await state.batcher.answer(snapshot, case)
     except BusyError as error:
-        raise ProblemError(503, "busy", str(error)) from None
-    kind = found.cards[0].recommendation.kind if found.cards else "none"
-    site.metrics.answers.labels(kind).inc()
+        raise RequestProblemError(503, "busy", str(error)) from None
+    kind = found.items[0].recommendation.kind if found.items else "none"
+    state.metrics.answers.labels(kind).inc()
     return found
 
 
-async def case_of_login(site: Site, desk: Desk, login: str, question: Question, wait: float) -> Case | Lookup:
+async def request_for_login(
+    state: AppState, snapshot: ServingSnapshot, login: str, question: Question, wait: float
+) -> Case | Lookup:
     """Somebody's case; or how far the looking up is, if that takes longer than `wait` seconds.
 
     Raises
@@ -245,53 +247,55 @@ async def case_of_login(site: Site, desk: Desk, login: str, question: Question, 
         If there is nobody by that login, or nobody who could star something.
     """
     if not is_login(login):
-        raise ProblemError(422, "no_login", f"{login[:100]!r} is no GitHub login: letters, digits and '-'.")
-    person = desk.people.by_login(login)
+        raise RequestProblemError(422, "no_login", f"{login[:100]!r} is no GitHub login: letters, digits and '-'.")
+    person = snapshot.people.by_login(login)
     if person is not None:
-        return desk.of_person(person, question)
-    if site.live is None:
-        raise ProblemError(
-            404, "unknown_user", f"{login} is not among the {len(desk.people):,} people whose stars were collected."
+        return snapshot.for_user(person, question)
+    if state.live is None:
+        raise RequestProblemError(
+            404, "unknown_user", f"{login} is not among the {len(snapshot.people):,} people whose stars were collected."
         )
-    lookup = site.live.look_up(login)
+    lookup = state.live.look_up(login)
     if not lookup.done.is_set():
         deadline = time.monotonic() + wait
         while not lookup.done.is_set() and time.monotonic() < deadline:
             await asyncio.sleep(POLL_SECONDS)
         if not lookup.done.is_set():
             return lookup
-        site.metrics.lookups.labels(lookup.found.value).inc()
-    return _case_of_lookup(desk, lookup, question)
+        state.metrics.lookups.labels(lookup.found.value).inc()
+    return _request_of_lookup(snapshot, lookup, question)
 
 
-def _case_of_lookup(desk: Desk, lookup: Lookup, question: Question) -> Case:
+def _request_of_lookup(snapshot: ServingSnapshot, lookup: Lookup, question: Question) -> Case:
     login = lookup.login
-    if lookup.found is Found.NOBODY:
-        raise ProblemError(404, "unknown_user", f"GitHub knows nobody by the login {login}: renamed, or mistyped?")
-    if lookup.found is Found.ORGANIZATION:
-        raise ProblemError(
+    if lookup.found is LookupOutcome.NOT_FOUND:
+        raise RequestProblemError(
+            404, "unknown_user", f"GitHub knows nobody by the login {login}: renamed, or mistyped?"
+        )
+    if lookup.found is LookupOutcome.ORGANIZATION:
+        raise RequestProblemError(
             404, "organization", f"{login} is an organization: it stars nothing. Give a person, or some repositories."
         )
-    if lookup.found is Found.BLOCKED:
-        raise ProblemError(404, "blocked", f"GitHub does not show the stars of {login}.")
-    if lookup.found is Found.BUDGET_SPENT:
-        raise ProblemError(
+    if lookup.found is LookupOutcome.BLOCKED:
+        raise RequestProblemError(404, "blocked", f"GitHub does not show the stars of {login}.")
+    if lookup.found is LookupOutcome.BUDGET_SPENT:
+        raise RequestProblemError(
             503,
             "budget_spent",
             f"{login} was not collected, and what may be asked of GitHub for visitors is used up for now. Try again in "
             "a few minutes, or give some repositories.",
         )
-    if lookup.found is not Found.OK and lookup.found is not Found.STARLESS:
-        raise ProblemError(
+    if lookup.found is not LookupOutcome.OK and lookup.found is not LookupOutcome.STARLESS:
+        raise RequestProblemError(
             503, "github_away", f"{login} was not collected, and GitHub cannot be asked at the moment. Try again later."
         )
-    if lookup.found is Found.STARLESS:
-        case = desk.of_anybody(question)
+    if lookup.found is LookupOutcome.STARLESS:
+        case = snapshot.for_new_user(question)
         starless = f"{login} has no public stars, so nothing is known of what {login} likes."
         return replace(case, title=f"{login} (no public stars)", warnings=[starless])
-    case = desk.of_person(Person(login, lookup.stars), question)
+    case = snapshot.for_user(User(login, lookup.stars), question)
     said: list[str] = []
-    known = None if lookup.user_id is None else desk.people.by_id(lookup.user_id)
+    known = None if lookup.user_id is None else snapshot.people.by_id(lookup.user_id)
     if known is not None and known.login.lower() != login.lower():
         said.append(f"{login} was collected as {known.login}.")
     if not lookup.complete:
@@ -299,7 +303,7 @@ def _case_of_lookup(desk: Desk, lookup: Lookup, question: Question) -> Case:
     return replace(case, warnings=[*said, *case.warnings])
 
 
-def case_of_repositories(desk: Desk, names: Sequence[str], question: Question) -> Case:
+def request_for_repositories(snapshot: ServingSnapshot, names: Sequence[str], question: Question) -> Case:
     """The case of somebody who likes these.
 
     Raises
@@ -307,20 +311,20 @@ def case_of_repositories(desk: Desk, names: Sequence[str], question: Question) -
     ProblemError
         If there are too many, none is known, or one is none.
     """
-    if len(names) > MOST_REPOSITORIES:
-        raise ProblemError(
-            422, "too_many_repositories", f"{len(names):,} repositories are more than {MOST_REPOSITORIES:,}."
+    if len(names) > MAX_REPOSITORIES:
+        raise RequestProblemError(
+            422, "too_many_repositories", f"{len(names):,} repositories are more than {MAX_REPOSITORIES:,}."
         )
     try:
-        return desk.of_repositories(names, question)
+        return snapshot.for_repositories(names, question)
     except UnknownRepositoryError as error:
-        raise ProblemError(404, "unknown_repository", str(error)) from None
+        raise RequestProblemError(404, "unknown_repository", str(error)) from None
     except InputError as error:
-        raise ProblemError(422, "no_repository", str(error)) from None
+        raise RequestProblemError(422, "no_repository", str(error)) from None
 
 
 @dataclass(frozen=True)
-class Likes:
+class SimilarRepositories:
     """Repositories like one.
 
     Attributes
@@ -341,7 +345,9 @@ class Likes:
     found: Sequence[tuple[Similar, Description | None]]
 
 
-async def similar(site: Site, desk: Desk, full_name: str, question: Question) -> Likes:
+async def similar(
+    state: AppState, snapshot: ServingSnapshot, full_name: str, question: Question
+) -> SimilarRepositories:
     """Repositories like one, whether it was collected or not.
 
     Raises
@@ -350,26 +356,26 @@ async def similar(site: Site, desk: Desk, full_name: str, question: Question) ->
         If nobody knows it.
     """
     if not is_full_name(full_name):
-        raise ProblemError(422, "no_repository", f"{full_name[:100]!r} is no repository: give owner/name.")
-    repo_id = desk.repo_id(full_name)
+        raise RequestProblemError(422, "no_repository", f"{full_name[:100]!r} is no repository: give owner/name.")
+    repo_id = snapshot.repo_id(full_name)
     if repo_id is not None:
-        name = desk.full_name(repo_id) or full_name
-        found = await site.batcher.run(lambda: desk.similar(repo_id, question))
-        return Likes(name, repo_id, desk.catalogue.describe(repo_id), True, found)
-    if site.live is None:
-        raise ProblemError(404, "unknown_repository", f"{full_name} was not collected.")
-    known = await asyncio.to_thread(site.live.describe, full_name)
-    if isinstance(known, Found):
-        if known is Found.BUDGET_SPENT:
+        name = snapshot.full_name(repo_id) or full_name
+        found = await state.batcher.run(lambda: snapshot.similar(repo_id, question))
+        return SimilarRepositories(name, repo_id, snapshot.catalogue.describe(repo_id), True, found)
+    if state.live is None:
+        raise RequestProblemError(404, "unknown_repository", f"{full_name} was not collected.")
+    known = await asyncio.to_thread(state.live.describe, full_name)
+    if isinstance(known, LookupOutcome):
+        if known is LookupOutcome.BUDGET_SPENT:
             words = "what may be asked of GitHub for visitors is used up for now. Try again in a few minutes."
-            raise ProblemError(503, "budget_spent", f"{full_name} was not collected, and {words}")
-        if known is Found.UNAVAILABLE:
+            raise RequestProblemError(503, "budget_spent", f"{full_name} was not collected, and {words}")
+        if known is LookupOutcome.UNAVAILABLE:
             words = "GitHub cannot be asked at the moment. Try again later."
-            raise ProblemError(503, "github_away", f"{full_name} was not collected, and {words}")
-        raise ProblemError(404, "unknown_repository", f"GitHub shows no repository {full_name}.")
+            raise RequestProblemError(503, "github_away", f"{full_name} was not collected, and {words}")
+        raise RequestProblemError(404, "unknown_repository", f"GitHub shows no repository {full_name}.")
     there, described = known
-    if desk.full_name(there) is not None:  # renamed since it was collected
-        found = await site.batcher.run(lambda: desk.similar(there, question))
-        return Likes(described.full_name, there, described, True, found)
-    found = await site.batcher.run(lambda: desk.similar(described, question))
-    return Likes(described.full_name, there, described, False, found)
+    if snapshot.full_name(there) is not None:  # renamed since it was collected
+        found = await state.batcher.run(lambda: snapshot.similar(there, question))
+        return SimilarRepositories(described.full_name, there, described, True, found)
+    found = await state.batcher.run(lambda: snapshot.similar(described, question))
+    return SimilarRepositories(described.full_name, there, described, False, found)

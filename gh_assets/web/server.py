@@ -18,10 +18,10 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gh_assets.errors import ConfigurationError
-from gh_assets.settings import Settings, split_words
+from gh_assets.settings import Settings, split_list
 from gh_assets.web.addresses import network_of, trusts, unmapped
 from gh_assets.web.app import build_app
-from gh_assets.web.guard import LOCAL, MOST_HEAD
+from gh_assets.web.guard import LOCAL, MAX_HEAD
 from gh_assets.web.logs import log_json
 
 HEAD_SECONDS = 10.0
@@ -42,7 +42,7 @@ WAIT_SECONDS = 1.0
 RECEIVE_BUFFER, SEND_BUFFER = 32 * 1024, 128 * 1024
 """Bytes of a connection that the kernel keeps in each direction (Linux doubles them for its own use).
 
-No more than what has come is read at once: so a head is never parsed that is much larger than `MOST_HEAD`.
+No more than what has come is read at once: so a head is never parsed that is much larger than `MAX_HEAD`.
 """
 
 STOP_SECONDS = 15
@@ -177,7 +177,7 @@ def configuration(
         port=port,
         # Unlike httptools, h11 bounds what it has not understood yet, and refuses a second Host.
         http=type("Protocol", (LimitedProtocol,), {"limits": limits}),
-        h11_max_incomplete_event_size=MOST_HEAD,
+        h11_max_incomplete_event_size=MAX_HEAD,
         ws="none",
         loop="uvloop",
         log_config=None,
@@ -211,9 +211,9 @@ class LimitedServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for server in self.servers:
-            for listening in server.sockets:
-                bound_connections(listening)
-                host, port = listening.getsockname()[:2]
+            for use_progress in server.sockets:
+                bound_connections(use_progress)
+                host, port = use_progress.getsockname()[:2]
                 if self._on_listening is not None:
                     self._on_listening(f"http://{f'[{host}]' if ':' in host else host}:{port}")
 
@@ -222,12 +222,12 @@ class LimitedServer(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def bound_connections(listening: socket.socket) -> None:
+def bound_connections(use_progress: socket.socket) -> None:
     """Bound what the kernel keeps for each connection that a socket accepts, and how long."""
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+    use_progress.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+    use_progress.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: also after the process has closed its side
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * WRITE_SECONDS))
+        use_progress.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * WRITE_SECONDS))
 
 
 def make_server(
@@ -239,7 +239,7 @@ def make_server(
     on_listening: Callable[[str], None] | None = None,
 ) -> LimitedServer:
     """The server of `gh-assets serve`, not started yet; the parameters are those of `serve`."""
-    limits = ConnectionLimits(trusts(split_words(settings.trusted_proxies or "")))
+    limits = ConnectionLimits(trusts(split_list(settings.trusted_proxies or "")))
     return LimitedServer(configuration(settings, limits, host, port, root_path=root_path), limits, on_listening)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gh_assets.local.locks import made_once
+from gh_assets.local.locks import create_once
 
 COOKIE = "visitor"
 DAYS = 180
@@ -48,7 +48,7 @@ class Visitors:
     @classmethod
     def of_home(cls, folder: Path) -> Visitors:
         """With the home's secret, made once: forms outlive the server's restart."""
-        return cls(made_once(folder / "form-secret", secrets.token_bytes(32)))
+        return cls(create_once(folder / "form-secret", secrets.token_bytes(32)))
 
     def of(self, request: Request) -> Visitor:
         """Whoever asks; somebody new, if no cookie says."""

@@ -17,8 +17,8 @@ from dagster._core.events import EngineEventData
 from dagster._core.launcher import WorkerStatus
 
 from gh_assets.assets import retries as running
-from gh_assets.assets.retries import retried, tag_run, without_retries
-from gh_assets.automation.run_requests import one_run
+from gh_assets.assets.retries import retry_transient, tag_run, without_retries
+from gh_assets.automation.run_requests import request_run
 from gh_assets.errors import GhAssetsError, InputError, ServiceUnavailableError
 from gh_assets.instance import launcher as dagster_runs
 from gh_assets.instance.launcher import PROCESS, HomeRunLauncher, execute_job, fail_dead_runs, is_alive
@@ -37,7 +37,7 @@ def job_that(*raised: BaseException) -> tuple[dg.JobDefinition, list[int]]:
     attempts: list[int] = []
 
     @dg.op
-    @retried
+    @retry_transient
     def step(context: dg.OpExecutionContext) -> None:
         attempts.append(context.retry_number)
         tag_run(context, {"attempts": len(attempts)})
@@ -158,11 +158,11 @@ def test_a_sensor_does_not_wait_for_a_command_that_was_killed(instance: DagsterI
     tags = {PROCESS: f"{child.pid} on {socket.gethostname()} for {dead}"}
     instance.create_run_for_job(job_that()[0], run_id=dead, tags=tags)
     context = dg.build_sensor_context(instance=instance)
-    asked = one_run(context, "a_job", "state 1", "Why.", pause=dt.timedelta(hours=1))
+    asked = request_run(context, "a_job", "state 1", "Why.", pause=dt.timedelta(hours=1))
     assert isinstance(asked, dg.SensorResult)
     assert len(asked.run_requests or ()) == 1
     instance.create_run_for_job(job_that()[0])
-    waits = one_run(context, "a_job", "state 1", "Why.", pause=dt.timedelta(hours=1))
+    waits = request_run(context, "a_job", "state 1", "Why.", pause=dt.timedelta(hours=1))
     assert isinstance(waits, dg.SkipReason)
 
 

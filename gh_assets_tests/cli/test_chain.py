@@ -53,7 +53,7 @@ def collected_stars(home: Path, monkeypatch: pytest.MonkeyPatch) -> pl.DataFrame
     return pl.concat(tables.values()).drop("source")
 
 
-class Ran:
+class ChainRun:
     """A home in which the chain has run once."""
 
     def __init__(self, base: Path) -> None:
@@ -64,13 +64,13 @@ class Ran:
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
-    ran = Ran(tmp_path_factory.mktemp("chain"))
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChainRun]:
+    ran = ChainRun(tmp_path_factory.mktemp("chain"))
     yield ran
     let_go(ran.home)
 
 
-def test_status_has_the_figures_of_the_file(ran: Ran) -> None:
+def test_status_has_the_figures_of_the_file(ran: ChainRun) -> None:
     status = run_json(ran.home, "status")
     repos, users = ran.stars["repo"].n_unique(), ran.stars["login"].n_unique()
     assert (status["repos"], status["partitions"], status["users"]) == (repos, repos, users)
@@ -93,7 +93,7 @@ def test_status_has_the_figures_of_the_file(ran: Ran) -> None:
     assert set(ran.first["run"]["checks_failed"]) <= {"leaderboard: recvae_is_the_best"}
 
 
-def test_runs_of_the_command_belong_to_the_code_location(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_of_the_command_belong_to_the_code_location(ran: ChainRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """The UI shows a run on its timeline and beside its job only where it knows which code location it is of."""
     monkeypatch.setenv("GH_ASSETS_HOME", str(ran.home))
     with open_instance() as instance:
@@ -107,7 +107,7 @@ def test_runs_of_the_command_belong_to_the_code_location(ran: Ran, monkeypatch: 
         assert run.remote_job_origin.location_name == "gh_assets"
 
 
-def test_the_leaderboard_has_every_recommender(ran: Ran) -> None:
+def test_the_leaderboard_has_every_recommender(ran: ChainRun) -> None:
     board = ran.first["run"]["leaderboard"]
     assert set(board) == {"recvae", "hybrid", "popularity", "itemknn", "ease", "ials", "multvae"}
     scores = [metrics["ndcg@100"] for metrics in board.values()]
@@ -117,7 +117,9 @@ def test_the_leaderboard_has_every_recommender(ran: Ran) -> None:
         assert board[name]["ndcg@100"] == pytest.approx(by_name[name]["score"]), "the same users were held out"
 
 
-def test_a_second_run_asks_for_nothing_twice_and_changes_no_byte(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_run_asks_for_nothing_twice_and_changes_no_byte(
+    ran: ChainRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GH_ASSETS_HOME", str(ran.home))
     url, token = embedded.github_standin(ran.home)
     own = {"authorization": f"Bearer {token}"}
@@ -138,7 +140,7 @@ def test_a_second_run_asks_for_nothing_twice_and_changes_no_byte(ran: Ran, monke
     assert second["models"] == ran.first["models"], "the same data are not trained again"
 
 
-def test_nothing_is_pickled(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_pickled(ran: ChainRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of all that a whole run stores: every object of both buckets, to the last layer of each archive."""
     monkeypatch.setenv("GH_ASSETS_HOME", str(ran.home))
     settings = load_settings()
@@ -173,7 +175,7 @@ def test_a_pickle_would_be_found_in_any_layer(protocol: int) -> None:
 
 
 def test_run_and_status_say_who_serves_and_why_the_newest_does_not(
-    ran: Ran, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ran: ChainRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = ran.first["serving"]
     champion = next(model for model in ran.first["models"] if "champion" in model["aliases"])
@@ -192,7 +194,7 @@ def test_run_and_status_say_who_serves_and_why_the_newest_does_not(
     assert f"newest model {told['newest']}:" in said
 
 
-def test_recommendations_are_new_to_the_user_and_explained_by_own_stars(ran: Ran) -> None:
+def test_recommendations_are_new_to_the_user_and_explained_by_own_stars(ran: ChainRun) -> None:
     mine = set(ran.stars.filter(pl.col("login") == "Login-7")["repo"])
     answer = answer_json(ran.home, "recommend", "login-7", "-n", "10")
     assert answer["known_stars"] == len(mine)
@@ -203,7 +205,7 @@ def test_recommendations_are_new_to_the_user_and_explained_by_own_stars(ran: Ran
         assert 0 < sum(reason["share"] for reason in entry["because"]) <= 1.001
 
 
-def test_command_and_asset_agree(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_and_asset_agree(ran: ChainRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GH_ASSETS_HOME", str(ran.home))
     settings = load_settings()
     table = AssetStore(data_store(settings, connect_gcs(settings))).read_table("recommendations")
@@ -217,7 +219,7 @@ def test_command_and_asset_agree(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> N
     assert not starred & set(zip(table["login"], table["full_name"], strict=True)), "somebody got what they starred"
 
 
-def test_repositories_in_place_of_a_login(ran: Ran) -> None:
+def test_repositories_in_place_of_a_login(ran: ChainRun) -> None:
     answer = answer_json(ran.home, "recommend", "--repos", "owner4/REPO-9,Owner2/repo-12,no/such", "-n", "5")
     assert answer["known_stars"] == 2
     assert answer["warnings"] == ["Not known, ignored: no/such."]
@@ -226,14 +228,14 @@ def test_repositories_in_place_of_a_login(ran: Ran) -> None:
     assert not names & {"Owner4/repo-9", "Owner2/repo-12"}
 
 
-def test_anybody_gets_popular_ones_and_is_told_so(ran: Ran) -> None:
+def test_anybody_gets_popular_ones_and_is_told_so(ran: ChainRun) -> None:
     answer = answer_json(ran.home, "recommend", "--popular", "-n", "5")
     assert {entry["kind"] for entry in answer["recommendations"]} == {"popular"}
     assert len(answer["recommendations"]) == 5
     assert any("what many starred" in warning for warning in answer["warnings"])
 
 
-def test_the_model_is_downloaded(ran: Ran, tmp_path: Path) -> None:
+def test_the_model_is_downloaded(ran: ChainRun, tmp_path: Path) -> None:
     done = command(ran.home, "models", "download", "--directory", str(tmp_path), "--unpack")
     folder = Path(done.stdout.strip())
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "index.json", "weights.safetensors"]
@@ -243,7 +245,7 @@ def test_the_model_is_downloaded(ran: Ran, tmp_path: Path) -> None:
 
 
 def test_the_models_command_shows_moves_and_verifies(
-    ran: Ran, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ran: ChainRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Everything by the command, and put back as it was."""
     monkeypatch.setenv("GH_ASSETS_HOME", str(ran.home))
@@ -292,7 +294,7 @@ def test_the_models_command_shows_moves_and_verifies(
     ],
 )
 def test_what_a_person_gets_wrong_is_one_line_and_exit_code_1(
-    ran: Ran, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+    ran: ChainRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
     monkeypatch.setenv("GH_ASSETS_HOME", str(ran.home))
     code, said = fails(arguments, capsys)
@@ -311,7 +313,7 @@ def test_wrong_usage_is_exit_code_2(arguments: list[str], capsys: pytest.Capture
 
 
 def test_an_empty_list_is_one_line(
-    ran: Ran, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ran: ChainRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setenv("GH_ASSETS_HOME", str(ran.home))
     empty = tmp_path / "empty.md"
@@ -322,7 +324,7 @@ def test_an_empty_list_is_one_line(
 
 
 def test_another_world_needs_another_home(
-    ran: Ran, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ran: ChainRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setenv("GH_ASSETS_HOME", str(ran.home))
     other = tmp_path / "other.csv"
@@ -335,7 +337,7 @@ def test_another_world_needs_another_home(
 
 @pytest.mark.slow
 def test_a_run_killed_while_collecting_goes_on_and_ends_with_the_same_data(
-    ran: Ran, fresh_home: Path, monkeypatch: pytest.MonkeyPatch
+    ran: ChainRun, fresh_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # By REST: a page of one repository a request, so that there is something to be killed in.
     arguments = ["run", "--stars", str(ran.file), "--epochs", "4", "--source", "stargazers"]
@@ -386,7 +388,7 @@ def test_a_run_killed_while_collecting_goes_on_and_ends_with_the_same_data(
 
 
 @pytest.mark.slow
-def test_the_file_source_gives_the_same_stars(ran: Ran, fresh_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_source_gives_the_same_stars(ran: ChainRun, fresh_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_json(fresh_home, "run", "--stars", str(ran.file), "--source", "file", "--epochs", "1")
     expected, found = contents(ran.home, monkeypatch), contents(fresh_home, monkeypatch)
     for name in ("assets/users.parquet", "assets/user_item_matrix.npz"):
@@ -395,7 +397,7 @@ def test_the_file_source_gives_the_same_stars(ran: Ran, fresh_home: Path, monkey
 
 
 def test_a_partition_that_no_list_names_does_not_look_as_if_it_were_collected(
-    ran: Ran, monkeypatch: pytest.MonkeyPatch
+    ran: ChainRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GH_ASSETS_HOME", str(ran.home))
     from gh_assets.definitions import defs
@@ -419,7 +421,7 @@ def test_a_partition_that_no_list_names_does_not_look_as_if_it_were_collected(
 
 
 def test_a_blocking_check_ends_the_command_in_its_own_sentence(
-    ran: Ran, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ran: ChainRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("GH_ASSETS_HOME", str(ran.home))
     database = connect_mongo(load_settings())
@@ -441,7 +443,7 @@ def test_a_blocking_check_ends_the_command_in_its_own_sentence(
 
 
 def test_a_champion_that_cannot_be_loaded_stops_no_asset(
-    ran: Ran, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ran: ChainRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A newer hybrid of another format, promoted by hand: the gate, the recommendations and the command go on."""
     from gh_assets.definitions import defs
@@ -475,7 +477,7 @@ def test_a_champion_that_cannot_be_loaded_stops_no_asset(
 
 
 def test_a_model_that_was_trained_before_and_cannot_be_loaded_is_trained_again(
-    ran: Ran, monkeypatch: pytest.MonkeyPatch
+    ran: ChainRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from gh_assets.assets.hybrid_model import hybrid_model
     from gh_assets.definitions import defs

@@ -18,25 +18,27 @@ import pytest
 import requests
 
 from gh_assets_tests.conftest import SETTINGS
-from gh_assets_tests.support.served_home import Shop, until
+from gh_assets_tests.support.served_home import ServedHome, until
 
 COMMAND = str(Path(sys.executable).parent / "gh-assets")
 
 
-def environment(shop: Shop, **more: str) -> dict[str, str]:
+def environment(served_home: ServedHome, **more: str) -> dict[str, str]:
     clean = {name: value for name, value in os.environ.items() if name not in SETTINGS}
-    return clean | {"GH_ASSETS_HOME": str(shop.settings.home), "GH_ASSETS_SERVE_RATE": "0"} | more
+    return clean | {"GH_ASSETS_HOME": str(served_home.settings.home), "GH_ASSETS_SERVE_RATE": "0"} | more
 
 
 @contextmanager
-def started(shop: Shop, *arguments: str, **more: str) -> Iterator[tuple[subprocess.Popen[str], str, list[str]]]:
+def started(
+    served_home: ServedHome, *arguments: str, **more: str
+) -> Iterator[tuple[subprocess.Popen[str], str, list[str]]]:
     """The process, its address, and what it logs."""
     process = subprocess.Popen(
         [COMMAND, "serve", "--port", "0", *arguments],
-        env=environment(shop, **more),
+        env=environment(served_home, **more),
         stderr=subprocess.PIPE,
         text=True,
-        cwd=shop.folder,
+        cwd=served_home.folder,
     )
     assert process.stderr is not None
     lines: list[str] = []
@@ -59,8 +61,8 @@ def ready(url: str) -> bool:
 
 
 @pytest.mark.parametrize("how", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
-def test_requests_that_have_begun_are_answered_when_it_is_ended(shop: Shop, how: signal.Signals) -> None:
-    with started(shop, GH_ASSETS_LIVE_REQUESTS="0") as (process, url, lines):
+def test_requests_that_have_begun_are_answered_when_it_is_ended(served_home: ServedHome, how: signal.Signals) -> None:
+    with started(served_home, GH_ASSETS_LIVE_REQUESTS="0") as (process, url, lines):
         until(lambda: ready(url))
         answers: list[Any] = []
 
@@ -95,11 +97,11 @@ def test_requests_that_have_begun_are_answered_when_it_is_ended(shop: Shop, how:
     assert all(line.startswith(("{", "Serving on")) for line in lines), "nothing else is printed"
 
 
-def test_killed_and_started_again_it_serves_the_same(shop: Shop) -> None:
+def test_killed_and_started_again_it_serves_the_same(served_home: ServedHome) -> None:
     path = "/api/v1/users/person-11/recommendations"
     found = []
     for _ in range(2):
-        with started(shop, GH_ASSETS_LIVE_REQUESTS="0") as (process, url, _lines):
+        with started(served_home, GH_ASSETS_LIVE_REQUESTS="0") as (process, url, _lines):
             until(lambda url=url: ready(url))
             found.append(requests.get(url + path, timeout=30).json())
             process.send_signal(signal.SIGKILL)
@@ -107,26 +109,30 @@ def test_killed_and_started_again_it_serves_the_same(shop: Shop) -> None:
     assert found[0] == found[1]
 
 
-def test_a_port_that_is_taken_is_one_clear_error(shop: Shop) -> None:
+def test_a_port_that_is_taken_is_one_clear_error(served_home: ServedHome) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         told = subprocess.run(
             [COMMAND, "serve", "--port", str(port)],
-            env=environment(shop),
+            env=environment(served_home),
             capture_output=True,
             text=True,
-            cwd=shop.folder,
+            cwd=served_home.folder,
         )
     assert told.returncode == 1
     assert told.stderr.strip().endswith(f"Nobody can listen on 127.0.0.1 port {port}: Address already in use.")
     assert "Traceback" not in told.stderr
 
 
-def test_listening_to_others_without_a_key_is_said(shop: Shop) -> None:
-    with started(shop, "--host", "0.0.0.0", GH_ASSETS_LIVE_REQUESTS="0") as (_, url, lines):
+def test_listening_to_others_without_a_key_is_said(served_home: ServedHome) -> None:
+    with started(served_home, "--host", "0.0.0.0", GH_ASSETS_LIVE_REQUESTS="0") as (_, url, lines):
         assert "without a key" in lines[0]
         address = url.replace("0.0.0.0", "127.0.0.1")
         assert requests.get(f"{address}/healthz", headers={"host": "any.example"}, timeout=10).status_code == 200
-    with started(shop, "--host", "0.0.0.0", GH_ASSETS_API_KEYS="k", GH_ASSETS_LIVE_REQUESTS="0") as (_, url, lines):
+    with started(served_home, "--host", "0.0.0.0", GH_ASSETS_API_KEYS="k", GH_ASSETS_LIVE_REQUESTS="0") as (
+        _,
+        url,
+        lines,
+    ):
         assert "without a key" not in "".join(lines)
         assert requests.get(url.replace("0.0.0.0", "127.0.0.1") + "/", timeout=10).status_code == 401

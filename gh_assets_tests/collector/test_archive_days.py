@@ -20,7 +20,7 @@ from gh_assets.collector.collection import read_star_events
 from gh_assets.collector.gharchive import WantedRepositories, id_of_name
 from gh_assets.collector.pipeline import CollectionState, collect_stargazers
 from gh_assets.collector.repositories import KnownRepositories
-from gh_assets.collector.star_sources.base import RepositoryRef, Work
+from gh_assets.collector.star_sources.base import CollectionTask, RepositoryRef
 from gh_assets.collector.star_sources.gharchive import ArchivedStars, repositories_of_events
 from gh_assets.errors import InputError, StoredDataError
 from gh_assets.github.outcomes import Outcome
@@ -189,7 +189,7 @@ def test_users_of_before_2015_are_who_they_turn_out_to_be(asset_store, database)
 
 def test_a_source_of_events_alone_reads_no_page() -> None:
     (collected,) = ArchivedStars(events((5, "a/b", 1, "a", 0))).collect(
-        [Work(RepositoryRef(5, "a/b", "a/b", 3, Outcome.OK))], 1
+        [CollectionTask(RepositoryRef(5, "a/b", "a/b", 3, Outcome.OK))], 1
     )
     assert (collected.requests, collected.complete) == (0, False)
 

@@ -83,7 +83,7 @@ def test_restricted_lists_are_completed_from_users_seeded_by_forks_and_it_is_sai
     assert collected.report.outcomes == {"ok": 6}
     assert collected.users is not None
     assert collected.users.asked == len({u for r in world.repositories[:-1] for u in world.forkers(r)})
-    said = " ".join(collected.sentences())
+    said = " ".join(collected.summary_lines())
     assert "6 of 6 repositories do not let their stargazers be listed; 6 of them were completed" in said
     assert f"{collected.users.asked:,} users were asked" in said
 
@@ -132,8 +132,8 @@ def test_a_cap_ends_cleanly_says_so_and_the_next_run_goes_on(serve_world, run: R
     with GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=2 + 3) as client:
         collected = run(world, client, "stargazers")
     assert collected.report.outcomes[Outcome.OK.value] == 3
-    assert "reached: 5 were sent" in collected.sentences()[-1]
-    assert "3 of 8 repositories are up to date" in collected.sentences()[-1]
+    assert "reached: 5 were sent" in collected.summary_lines()[-1]
+    assert "3 of 8 repositories are up to date" in collected.summary_lines()[-1]
     with client_of(url, "token") as client:
         assert run(world, client, "stargazers").report.outcomes == {"ok": 8}
 
@@ -165,4 +165,4 @@ def test_a_full_pass_notices_what_was_taken_back(github_of, run: Run) -> None:
     new = world_of({"a/b": [0, 2], "c/d": [0]}, users=5)
     collected = run(new, github_of(new)[1], full=True)
     assert collected.report.unstarred == 1
-    assert "1 stars were taken back" in " ".join(collected.sentences())
+    assert "1 stars were taken back" in " ".join(collected.summary_lines())

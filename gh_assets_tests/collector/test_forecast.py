@@ -43,7 +43,7 @@ def test_the_forecast_is_what_it_then_takes(serve_world, asset_store, database, 
     secrets = [SecretStr(name) for name in names]
     with GitHubClient(url, secrets, policy=RetryPolicy(), clock=clock) as client:
         clock.busy = lambda: client.pool.in_flight > 0
-        client.find_out()
+        client.refresh_budgets()
         told = forecast(client.pool, Resource.REST, 250 * tokens)
         assert told.cost == 250 * tokens
         assert told.left is not None

@@ -262,7 +262,7 @@ def test_an_hour_that_is_not_there_and_one_that_never_comes_are_one_clear_error(
 
 def test_an_hour_comes_from_a_bucket(objects) -> None:
     objects.write("hours/2015-01-01-3.json.gz", packed(star(1, 2)))
-    (hour,) = archive_hours([f"gs://{objects.name}/hours/2015-01-01-3.json.gz"], objects.open_elsewhere)
+    (hour,) = archive_hours([f"gs://{objects.name}/hours/2015-01-01-3.json.gz"], objects.open_in_bucket)
     assert read_hour(hour)[0]["repo_id"].to_list() == [1]
 
 

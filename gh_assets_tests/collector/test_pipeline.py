@@ -22,13 +22,13 @@ import gh_assets.embedded.standin.app as standin_module
 from gh_assets.collector.pipeline import CollectionReport, CollectionState, collect_stargazers
 from gh_assets.collector.repositories import KnownRepositories, collect_repositories
 from gh_assets.collector.star_sources.base import (
+    CollectionTask,
     Page,
     RepositoryRef,
     RestStargazers,
     StarCollection,
     StarRows,
     StarSource,
-    Work,
 )
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
 from gh_assets.embedded.standin.world import World
@@ -275,7 +275,7 @@ def test_a_run_that_is_cut_short_goes_on_where_it_was(serve_world, collecting: C
     with GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=2 + 15) as client:
         stopped = collecting.rest(world, client)
     assert "reached: 17 were sent" in str(stopped.stopped)
-    assert (stopped.done, stopped.to_ask) == (15, 40)
+    assert (stopped.done, stopped.pending) == (15, 40)
     assert len(collecting.state.load()) == 15, "all that was paid for is kept"
     standin.served.clear()
     report = collecting.rest(world, client_of(url, "token"))
@@ -305,7 +305,7 @@ def test_pages_of_long_repositories_are_safe_before_the_run_ends(serve_world, co
     pages: list[int] = []
 
     class Watched(RestStargazers):
-        def _collect(self, work: Work) -> StarCollection:
+        def _collect(self, work: CollectionTask) -> StarCollection:
             add = work.checkpoint.add
 
             def watched(source: str, number: int, page: Page, rows: StarRows) -> None:
@@ -347,11 +347,11 @@ def test_those_without_anything_come_first_then_the_stalest(serve_world, collect
         def __init__(self) -> None:
             self.order: list[int] = []
 
-        def may_have_news(self, *, closed: bool) -> bool:
+        def may_have_changed(self, *, closed: bool) -> bool:
             return True
 
-        def collect(self, works: Iterable[Work], workers: int) -> Iterator[StarCollection]:
-            for work in works:
+        def collect(self, tasks: Iterable[CollectionTask], workers: int) -> Iterator[StarCollection]:
+            for work in tasks:
                 self.order.append(work.repository.repo_id)
                 yield StarCollection(work.repository, Outcome.UNKNOWN, "only noted")
 

@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gh_assets.collector.collection import resource_of
-from gh_assets.collector.plan import EVERY_WHY, Patience, Why, affordable, due, in_words, kinds_of, named
+from gh_assets.collector.plan import (
+    ALL_REASONS,
+    DueReason,
+    RefreshPolicy,
+    affordable_prefix,
+    due,
+    named,
+    parse_reasons,
+    summarize,
+)
 from gh_assets.collector.upkeep import quota_of
 from gh_assets.errors import InputError
 from gh_assets.schemas import COLLECTION_PLAN
@@ -47,24 +56,24 @@ def plan_of(*rows: dict[str, Any]) -> pl.DataFrame:
     ("row", "why"),
     [
         ({}, None),
-        ({"never": True}, Why.NEW),
-        ({"outcome": "unknown"}, Why.FAILED),
+        ({"never": True}, DueReason.NEW),
+        ({"outcome": "unknown"}, DueReason.FAILED),
         ({"outcome": "unknown", "asked_at": NOW - HOUR / 2}, None),
-        ({"outcome": "restricted", "asked_at": NOW - 8 * DAY}, Why.RESTRICTED),
+        ({"outcome": "restricted", "asked_at": NOW - 8 * DAY}, DueReason.RESTRICTED),
         ({"outcome": "restricted", "asked_at": NOW - 6 * DAY}, None),
-        ({"stargazer_count": 105, "asked_at": NOW - DAY}, Why.MOVED),
-        ({"stargazer_count": 95, "asked_at": NOW - DAY}, Why.MOVED),
+        ({"stargazer_count": 105, "asked_at": NOW - DAY}, DueReason.MOVED),
+        ({"stargazer_count": 95, "asked_at": NOW - DAY}, DueReason.MOVED),
         ({"stargazer_count": 104, "asked_at": NOW - DAY}, None),
         ({"stargazer_count": 105}, None),
-        ({"proven": False, "asked_at": NOW - DAY}, Why.INCOMPLETE),
-        ({"proven": None, "asked_at": NOW - DAY}, Why.INCOMPLETE),
+        ({"proven": False, "asked_at": NOW - DAY}, DueReason.INCOMPLETE),
+        ({"proven": None, "asked_at": NOW - DAY}, DueReason.INCOMPLETE),
         ({"proven": False}, None),
-        ({"asked_at": NOW - 30 * DAY}, Why.OLD),
+        ({"asked_at": NOW - 30 * DAY}, DueReason.OLD),
         ({"asked_at": NOW - 29 * DAY}, None),
     ],
 )
-def test_why_a_repository_is_due(row: dict[str, Any], why: Why | None) -> None:
-    found = due(plan_of(row), NOW, Patience())
+def test_why_a_repository_is_due(row: dict[str, Any], why: DueReason | None) -> None:
+    found = due(plan_of(row), NOW, RefreshPolicy())
     assert found["why"].to_list() == ([] if why is None else [why.value])
 
 
@@ -75,7 +84,7 @@ def test_a_person_need_not_wait() -> None:
         {"outcome": "restricted", "asked_at": NOW},
         {"stargazer_count": 101},
     )
-    found = due(plan, NOW, Patience().none())
+    found = due(plan, NOW, RefreshPolicy().none())
     assert dict(found.select("partition", "why").rows()) == {"o/2": "failed", "o/3": "restricted", "o/4": "moved"}
 
 
@@ -88,15 +97,15 @@ def test_the_quota_is_spent_where_it_buys_most() -> None:
         {"outcome": "restricted", "asked_at": NOW - 8 * DAY, "stars": None, "counted_then": None},
         {"never": True, "stargazer_count": 90_000},
     )
-    found = due(plan, NOW, Patience())
+    found = due(plan, NOW, RefreshPolicy())
     assert found["partition"].to_list() == ["o/6", "o/2", "o/3", "o/4", "o/5", "o/1"]
     assert dict(found.select("partition", "pages").rows()) == {
         "o/6": 10, "o/2": 10, "o/3": 1, "o/4": 1, "o/5": 1, "o/1": 1,
     }  # fmt: skip
-    assert affordable(found, 21)["partition"].to_list() == ["o/6", "o/2", "o/3"]
-    assert affordable(found, 0).height == 0
-    assert affordable(found, None).height == 6
-    assert in_words(found) == "2 new, 1 restricted, 2 moved, 1 old: 24 pages"
+    assert affordable_prefix(found, 21)["partition"].to_list() == ["o/6", "o/2", "o/3"]
+    assert affordable_prefix(found, 0).height == 0
+    assert affordable_prefix(found, None).height == 6
+    assert summarize(found) == "2 new, 1 restricted, 2 moved, 1 old: 24 pages"
 
 
 rows = st.fixed_dictionaries(
@@ -113,20 +122,20 @@ rows = st.fixed_dictionaries(
 )  # fmt: skip
 
 
-@given(st.lists(rows, max_size=20), st.integers(0, 60), st.sets(st.sampled_from(EVERY_WHY)))
-def test_plans_hold_whatever_is_known(drawn: list[dict[str, Any]], budget: int, kinds: set[Why]) -> None:
+@given(st.lists(rows, max_size=20), st.integers(0, 60), st.sets(st.sampled_from(ALL_REASONS)))
+def test_plans_hold_whatever_is_known(drawn: list[dict[str, Any]], budget: int, kinds: set[DueReason]) -> None:
     plan = plan_of(*drawn)
-    found = due(plan, NOW, Patience(), kinds)
+    found = due(plan, NOW, RefreshPolicy(), kinds)
     assert set(found["why"]) <= {kind.value for kind in kinds}
     assert found["partition"].is_unique().all()
     assert found["pages"].is_between(1, 10).all()
     assert found["news"].null_count() == 0
     value = (found["news"] / found["pages"]).to_list()
     assert value == sorted(value, reverse=True)
-    chosen = affordable(found, budget)
+    chosen = affordable_prefix(found, budget)
     assert int(chosen["pages"].sum()) <= budget
     assert chosen.equals(found.head(chosen.height)), "the best ones, none passed over"
-    assert due(plan, NOW, Patience().none(), kinds).height >= found.height, "a person never gets fewer"
+    assert due(plan, NOW, RefreshPolicy().none(), kinds).height >= found.height, "a person never gets fewer"
 
 
 def test_names_of_people_are_checked() -> None:
@@ -135,7 +144,7 @@ def test_names_of_people_are_checked() -> None:
     with pytest.raises(InputError, match="'o/3' is no partition"):
         named(plan, ["o/3"], NOW, 10)
     with pytest.raises(InputError, match="'sometimes' is no reason"):
-        kinds_of(["new", "sometimes"])
+        parse_reasons(["new", "sometimes"])
 
 
 def test_the_quota_of_all_accounts_is_counted_and_a_reserve_is_left(monkeypatch: pytest.MonkeyPatch) -> None:

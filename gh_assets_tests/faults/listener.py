@@ -7,7 +7,7 @@ import socket
 import threading
 
 
-class Listener:
+class ProgressListener:
     """Accepts connections until it is closed.
 
     A subclass sets up all that `serve` needs before it calls ``super().__init__()``, which begins to accept.

@@ -20,7 +20,7 @@ from typing import Literal
 
 import bson
 
-from gh_assets_tests.faults.listener import Listener
+from gh_assets_tests.faults.listener import ProgressListener
 
 Fault = Literal["pass", "refuse", "cut", "truncate", "delay", "duplicate", "damage"]
 
@@ -90,7 +90,7 @@ class KillAt(Plan):
             return True
 
 
-class Proxy(Listener):
+class Proxy(ProgressListener):
     """Listens on 127.0.0.1 and passes on to a server, but for what the plan says.
 
     Parameters

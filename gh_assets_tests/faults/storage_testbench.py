@@ -28,7 +28,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 import requests
 
-from gh_assets_tests.faults.listener import Listener
+from gh_assets_tests.faults.listener import ProgressListener
 from gh_assets_tests.faults.proxy import _http_message
 from gh_assets_tests.support.dagster_dev import until
 from gh_assets_tests.support.scale_services import free_port
@@ -151,7 +151,7 @@ def fits(fault: str, call: Call) -> bool:
 
 
 @dataclass
-class Answer:
+class GitHubResponse:
     """What came of a call: the fault that was asked for, whether it came, and what our client received."""
 
     call: Call
@@ -168,7 +168,7 @@ class Answer:
         return self.described if self.call.kind in ("upload", "piece") else None
 
 
-class Injector(Listener):
+class Injector(ProgressListener):
     """Listens on 127.0.0.1 and passes on to the testbench, with the header that `plan` wants for a call.
 
     Parameters
@@ -181,7 +181,7 @@ class Injector(Listener):
 
     def __init__(self, upstream: int, plan: Callable[[Call], str | None] = lambda _: None) -> None:
         self.upstream, self.plan = upstream, plan
-        self.answers: list[Answer] = []
+        self.answers: list[GitHubResponse] = []
         self._in_flight = 0
         self._lock = threading.Condition()
         super().__init__()
@@ -235,7 +235,7 @@ class Injector(Listener):
             status_of_fault = requests.get(f"http://127.0.0.1:{self.upstream}/retry_test/{test}", timeout=30).json()
             came = bool(status_of_fault["completed"])
         with self._lock:
-            self.answers.append(Answer(call, fault, came, status, described))
+            self.answers.append(GitHubResponse(call, fault, came, status, described))
         if reset:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 

@@ -24,7 +24,7 @@ from gh_assets.embedded.certificate import home_certificate
 from gh_assets.errors import ModelNotFoundError
 from gh_assets.registry import CHAMPION, PURPOSE
 from gh_assets_tests.faults.proxy import KillAt, Proxy, listen_to_steps
-from gh_assets_tests.faults.work import ROWS, WORKS, Bench, content, matrix, run, table
+from gh_assets_tests.faults.work import ROWS, WORKS, ServiceSet, content, matrix, run, table
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["gh_assets_tests.faults.work"])
@@ -33,7 +33,7 @@ NEVER = 1 << 30
 
 
 @dataclass
-class Stage:
+class KillScenario:
     """Servers, proxies before them, and what was acknowledged so far."""
 
     ports: tuple[Path, int, int]
@@ -45,9 +45,9 @@ class Stage:
     acknowledged: dict[str, list[Any]] = field(default_factory=dict)
     began: dict[str, list[int]] = field(default_factory=dict)
 
-    def bench(self) -> Bench:
+    def bench(self) -> ServiceSet:
         """A direct way to the servers."""
-        return Bench(*self.ports, self.database, self.bucket, self.folder / "direct")
+        return ServiceSet(*self.ports, self.database, self.bucket, self.folder / "direct")
 
     def do(self, work: str, plan: KillAt, *, kill_after: float | None = None) -> object:
         """Let a process do it, and be killed as planned; gives what it acknowledged, None if it was killed."""
@@ -91,7 +91,7 @@ class Stage:
         finally:
             bench.close()
 
-    def _check_models(self, bench: Bench) -> None:
+    def _check_models(self, bench: ServiceSet) -> None:
         registry = bench.registry
         models = registry.list()
         for model in models:
@@ -113,7 +113,7 @@ class Stage:
             path = registry.download(model, self.folder / "check", unpack=True)
             assert (path / "weights.bin").read_bytes() == content(int(model.score or 0))
 
-    def _check_champion(self, bench: Bench) -> None:
+    def _check_champion(self, bench: ServiceSet) -> None:
         moves = bench.registry.aliases.history(PURPOSE, CHAMPION)
         assert [move.revision for move in moves] == list(range(len(moves), 0, -1))
         by_revision = {move.revision: move for move in moves}
@@ -123,7 +123,7 @@ class Stage:
         if moves:
             assert bench.registry.champion().version == moves[0].version
 
-    def _check_assets(self, bench: Bench) -> None:
+    def _check_assets(self, bench: ServiceSet) -> None:
         data = bench.assets
         if bench.assets.exists("anything", "parquet"):
             found = data.read_table("anything")
@@ -143,7 +143,7 @@ class Stage:
         assert number in self.began[work]
         return number
 
-    def _check_files(self, bench: Bench) -> None:
+    def _check_files(self, bench: ServiceSet) -> None:
         """Whatever a reader can see by its name is whole."""
         work = self.folder / "work"
         for folder in [work / "out" / "model", *(work / "cache").glob("*/model")]:
@@ -153,7 +153,7 @@ class Stage:
 
 
 @pytest.fixture
-def stage(home: Path, tmp_path: Path, gcs_client, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+def stage(home: Path, tmp_path: Path, gcs_client, monkeypatch: pytest.MonkeyPatch) -> Iterator[KillScenario]:
     mongo = int(embedded.mongo_uri(home).split(":")[2].split("/")[0])
     gcs = int(embedded.cloud_storage(home)[0].rsplit(":", 1)[1])
     # The server that forks imports the work once; it is not told the path of the modules otherwise.
@@ -161,7 +161,7 @@ def stage(home: Path, tmp_path: Path, gcs_client, monkeypatch: pytest.MonkeyPatc
     forkserver.ensure_running()
     proxies = Proxy("mongo", mongo, KillAt(NEVER), home_certificate(home)), Proxy("http", gcs, KillAt(NEVER))
     name = secrets.token_hex(6)
-    made = Stage((home, mongo, gcs), f"test_{name}", f"test-{name}", tmp_path, proxies)
+    made = KillScenario((home, mongo, gcs), f"test_{name}", f"test-{name}", tmp_path, proxies)
     yield made
     for proxy in proxies:
         proxy.close()
@@ -170,7 +170,7 @@ def stage(home: Path, tmp_path: Path, gcs_client, monkeypatch: pytest.MonkeyPatc
     bench.close()
 
 
-def prepared(stage: Stage, work: str) -> None:
+def prepared(stage: KillScenario, work: str) -> None:
     """What the work needs to have something to do."""
     if work in ("promote", "rollback", "download"):
         stage.do("save", KillAt(NEVER))
@@ -191,7 +191,7 @@ SHOWN = "save", "promote", "sweep", "write_table"
 
 
 @pytest.mark.parametrize("work", [pytest.param(work, marks=[pytest.mark.slow] * (work not in SHOWN)) for work in WORKS])
-def test_a_kill_at_every_step_loses_nothing_and_leaves_nothing_half(stage: Stage, work: str) -> None:
+def test_a_kill_at_every_step_loses_nothing_and_leaves_nothing_half(stage: KillScenario, work: str) -> None:
     prepared(stage, work)
     plan = KillAt(NEVER)
     assert stage.do(work, plan) is not None
@@ -212,14 +212,14 @@ def test_a_kill_at_every_step_loses_nothing_and_leaves_nothing_half(stage: Stage
     print(f"{work}: killed at {steps} steps: {', '.join(sorted(killed))}")
 
 
-def random_kills(stage: Stage, count: int) -> int:
+def random_kills(stage: KillScenario, count: int) -> int:
     """Kill random works at random moments; gives how many were killed."""
     rng = random.Random(count)
-    works = [work for work in WORKS if work != "rollback"]
+    tasks = [work for work in WORKS if work != "rollback"]
     stage.do("save", KillAt(NEVER))
     killed = 0
     for _ in range(10 * count):
-        result = stage.do(rng.choice(works), KillAt(NEVER), kill_after=rng.uniform(0.0, 0.08))
+        result = stage.do(rng.choice(tasks), KillAt(NEVER), kill_after=rng.uniform(0.0, 0.08))
         killed += result is None
         if killed % 5 == 0:
             stage.check()
@@ -239,16 +239,16 @@ def random_kills(stage: Stage, count: int) -> int:
     return killed
 
 
-def test_kills_at_random_moments(stage: Stage) -> None:
+def test_kills_at_random_moments(stage: KillScenario) -> None:
     assert random_kills(stage, 20) == 20
 
 
 @pytest.mark.slow
-def test_two_hundred_kills_at_random_moments(stage: Stage) -> None:
+def test_two_hundred_kills_at_random_moments(stage: KillScenario) -> None:
     assert random_kills(stage, 200) == 200
 
 
-def test_the_watch_sees_a_kill_that_matters(stage: Stage) -> None:
+def test_the_watch_sees_a_kill_that_matters(stage: KillScenario) -> None:
     """The harness itself: a save whose document is never sent leaves nothing visible, and an orphan."""
     plan = KillAt(NEVER)
     stage.do("save", plan)
@@ -264,5 +264,5 @@ def test_the_watch_sees_a_kill_that_matters(stage: Stage) -> None:
             break
     with pytest.raises(ModelNotFoundError):
         bench.registry.get("recvae", 1 + len(stage.acknowledged["save"]))
-    assert len(bench.registry.sweep(dt.timedelta(0), only_look=True)) >= 1
+    assert len(bench.registry.sweep(dt.timedelta(0), dry_run=True)) >= 1
     bench.close()

@@ -17,7 +17,7 @@ from gh_assets.registry import CHAMPION, PURPOSE
 from gh_assets.storage.object_reader import ObjectReader
 from gh_assets.storage.objects import ABSENT
 from gh_assets_tests.faults.proxy import FailAt, Fault, Plan, Proxy
-from gh_assets_tests.faults.work import Bench, content, table
+from gh_assets_tests.faults.work import ServiceSet, content, table
 
 
 class Away(Plan):
@@ -33,7 +33,7 @@ FAULTS: list[Fault] = ["refuse", "cut", "truncate", "delay", "duplicate", "damag
 @pytest.fixture
 def place(
     home: Path, tmp_path: Path, gcs_client, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[tuple[Bench, Bench, list[Proxy]]]:
+) -> Iterator[tuple[ServiceSet, ServiceSet, list[Proxy]]]:
     """A bench behind proxies, one with a direct way, and the proxies."""
     from google.cloud.storage.retry import DEFAULT_RETRY
 
@@ -46,8 +46,8 @@ def place(
     gcs = int(embedded.cloud_storage(home)[0].rsplit(":", 1)[1])
     proxies = [Proxy("mongo", mongo, Plan(), home_certificate(home)), Proxy("http", gcs, Plan())]
     name = secrets.token_hex(6)
-    direct = Bench(home, mongo, gcs, f"test_{name}", f"test-{name}", tmp_path / "direct")
-    behind = Bench(home, proxies[0].port, proxies[1].port, f"test_{name}", f"test-{name}", tmp_path / "behind")
+    direct = ServiceSet(home, mongo, gcs, f"test_{name}", f"test-{name}", tmp_path / "direct")
+    behind = ServiceSet(home, proxies[0].port, proxies[1].port, f"test_{name}", f"test-{name}", tmp_path / "behind")
     yield behind, direct, proxies
     direct.client.drop_database(f"test_{name}")
     for bench in (behind, direct):
@@ -56,7 +56,7 @@ def place(
         proxy.close()
 
 
-def everything(bench: Bench, number: int) -> dict[str, object]:
+def everything(bench: ServiceSet, number: int) -> dict[str, object]:
     """All kinds of calls, one after the other; gives what was acknowledged, and stops at the first error."""
     done: dict[str, object] = {}
     try:
@@ -85,7 +85,9 @@ SHOWN = "refuse", "damage"
 @pytest.mark.parametrize(
     "fault", [pytest.param(fault, marks=[pytest.mark.slow] * (fault not in SHOWN)) for fault in FAULTS]
 )
-def test_a_fault_at_any_call_is_survived_or_told(place: tuple[Bench, Bench, list[Proxy]], fault: Fault) -> None:
+def test_a_fault_at_any_call_is_survived_or_told(
+    place: tuple[ServiceSet, ServiceSet, list[Proxy]], fault: Fault
+) -> None:
     behind, direct, proxies = place
     plan = Plan()
     for proxy in proxies:
@@ -126,7 +128,7 @@ def test_a_fault_at_any_call_is_survived_or_told(place: tuple[Bench, Bench, list
     print(f"{fault}: {calls} calls, {told} faults were told, the others survived")
 
 
-def test_a_promotion_whose_answer_was_lost_is_not_made_twice(place: tuple[Bench, Bench, list[Proxy]]) -> None:
+def test_a_promotion_whose_answer_was_lost_is_not_made_twice(place: tuple[ServiceSet, ServiceSet, list[Proxy]]) -> None:
     behind, direct, proxies = place
     folder = behind.folder / "model.bin"
     folder.write_bytes(b"x")
@@ -144,7 +146,7 @@ def test_a_promotion_whose_answer_was_lost_is_not_made_twice(place: tuple[Bench,
     assert [move.why for move in direct.registry.aliases.history(PURPOSE, CHAMPION)] == ["second", "first"]
 
 
-def test_a_write_whose_answer_was_lost_is_no_conflict(place: tuple[Bench, Bench, list[Proxy]]) -> None:
+def test_a_write_whose_answer_was_lost_is_no_conflict(place: tuple[ServiceSet, ServiceSet, list[Proxy]]) -> None:
     behind, direct, proxies = place
     present = direct.objects.write("a", b"old")
     proxies[1].plan = FailAt(1, "cut")
@@ -163,7 +165,9 @@ def test_a_write_whose_answer_was_lost_is_no_conflict(place: tuple[Bench, Bench,
     assert direct.objects.describe("a") == written
 
 
-def test_a_download_that_was_cut_goes_on_where_it_was(place: tuple[Bench, Bench, list[Proxy]], tmp_path: Path) -> None:
+def test_a_download_that_was_cut_goes_on_where_it_was(
+    place: tuple[ServiceSet, ServiceSet, list[Proxy]], tmp_path: Path
+) -> None:
     behind, direct, proxies = place
     whole = bytes(range(256)) * 20_000
     direct.objects.write("large", whole)
@@ -181,7 +185,7 @@ def test_a_download_that_was_cut_goes_on_where_it_was(place: tuple[Bench, Bench,
     assert 0 == starts[0] < len(whole) // 3 < starts[1] < starts[2] < len(whole), "each attempt asks for the rest only"
 
 
-def test_a_download_never_joins_two_contents(place: tuple[Bench, Bench, list[Proxy]], tmp_path: Path) -> None:
+def test_a_download_never_joins_two_contents(place: tuple[ServiceSet, ServiceSet, list[Proxy]], tmp_path: Path) -> None:
     behind, direct, proxies = place
     direct.objects.write("large", bytes(1 << 20))
 
@@ -196,7 +200,9 @@ def test_a_download_never_joins_two_contents(place: tuple[Bench, Bench, list[Pro
         behind.objects.read_to("large", tmp_path / "copy")
 
 
-def test_a_bucket_that_is_missing_is_one_error(place: tuple[Bench, Bench, list[Proxy]], tmp_path: Path) -> None:
+def test_a_bucket_that_is_missing_is_one_error(
+    place: tuple[ServiceSet, ServiceSet, list[Proxy]], tmp_path: Path
+) -> None:
     from gh_assets.errors import ConfigurationError
     from gh_assets.registry import ModelRegistry
     from gh_assets.storage.objects import ObjectStore
@@ -210,7 +216,7 @@ def test_a_bucket_that_is_missing_is_one_error(place: tuple[Bench, Bench, list[P
     assert registry.list() == []
 
 
-def test_servers_that_are_away_are_one_error(place: tuple[Bench, Bench, list[Proxy]], tmp_path: Path) -> None:
+def test_servers_that_are_away_are_one_error(place: tuple[ServiceSet, ServiceSet, list[Proxy]], tmp_path: Path) -> None:
     from gh_assets.errors import ServiceUnavailableError
 
     behind, _, proxies = place
@@ -219,7 +225,7 @@ def test_servers_that_are_away_are_one_error(place: tuple[Bench, Bench, list[Pro
     model = behind.registry.save(path, "recvae", 0.5)
     behind.objects._retry = behind.objects._retry.with_timeout(0.2)
     client = behind.objects.client
-    client.reader = ObjectReader(client._credentials, client.api_endpoint, tried_seconds=0.2)
+    client.reader = ObjectReader(client._credentials, client.api_endpoint, retry_seconds=0.2)
     for proxy in proxies:
         proxy.plan = Away()
     with pytest.raises(ServiceUnavailableError, match="Run again: nothing is lost"):

@@ -62,7 +62,7 @@ def torn(store: ObjectStore) -> list[str]:
     ]
 
 
-class Work:
+class CollectionTask:
     """What the product does with a bucket, once and then behind faults; all kinds of calls are in it."""
 
     def __init__(self, url: str, database: MongoDatabase, folder: Path) -> None:
@@ -84,13 +84,15 @@ class Work:
 
 
 @pytest.fixture
-def works(upstream: int, injector: Injector, database: MongoDatabase, tmp_path: Path) -> Iterator[tuple[Work, Work]]:
+def tasks(
+    upstream: int, injector: Injector, database: MongoDatabase, tmp_path: Path
+) -> Iterator[tuple[CollectionTask, CollectionTask]]:
     """Behind the injector, and with a direct way; the latter has done it twice, so that there are earlier contents."""
     create(upstream, *buckets_of(database))
-    direct = Work(f"http://127.0.0.1:{upstream}", database, tmp_path)
+    direct = CollectionTask(f"http://127.0.0.1:{upstream}", database, tmp_path)
     for number in (1, 2):
         direct.do(number)
-    yield Work(injector.url, database, tmp_path), direct
+    yield CollectionTask(injector.url, database, tmp_path), direct
     for store in (direct.assets.objects, direct.registry.store):
         for name in list(store.names("")):
             store.delete(name)
@@ -136,9 +138,9 @@ class Once:
     [(kind, fault) for kind, faults in SURVIVED.items() for fault in faults] + [("read", fault) for fault in LONG],
 )
 def test_a_fault_of_the_testbench_is_survived(
-    injector: Injector, works: tuple[Work, Work], kind: str, fault: str
+    injector: Injector, tasks: tuple[CollectionTask, CollectionTask], kind: str, fault: str
 ) -> None:
-    work, direct = works
+    work, direct = tasks
     injector.plan = Once(kind, fault, injector)
     assert work.do(3) == 3
     assert injector.settle()[f"{kind} {fault}"] == 1
@@ -152,9 +154,9 @@ def test_a_fault_of_the_testbench_is_survived(
 @pytest.mark.parametrize("fault", REFUSED)
 @pytest.mark.parametrize("kind", SURVIVED)
 def test_a_refusal_is_reported_and_nothing_is_half(
-    injector: Injector, works: tuple[Work, Work], kind: str, fault: str
+    injector: Injector, tasks: tuple[CollectionTask, CollectionTask], kind: str, fault: str
 ) -> None:
-    work, direct = works
+    work, direct = tasks
     injector.plan = Once(kind, fault, injector)
     with pytest.raises(GhAssetsError):
         work.do(3)

@@ -25,7 +25,7 @@ from gh_assets_tests.faults.proxy import watched
 ROWS = 400
 
 
-class Bench:
+class ServiceSet:
     """Registry, assets and cache behind given ports."""
 
     def __init__(self, home: Path, mongo: int, gcs: int, database: str, bucket: str, folder: Path) -> None:
@@ -66,7 +66,7 @@ def matrix(number: int) -> UserItemMatrix:
     )
 
 
-def save(bench: Bench, number: int) -> object:
+def save(bench: ServiceSet, number: int) -> object:
     folder = bench.folder / f"to save {number}"
     folder.mkdir(exist_ok=True)
     (folder / "weights.bin").write_bytes(content(number))
@@ -74,25 +74,25 @@ def save(bench: Bench, number: int) -> object:
     return [model.version, number]
 
 
-def save_again(bench: Bench, _number: int) -> object:
+def save_again(bench: ServiceSet, _number: int) -> object:
     """The same bytes as many others: their object is there, and may be an orphan."""
     path = bench.folder / "same.bin"
     path.write_bytes(content(0))
     return [bench.registry.save(path, "same", 0.5).version, 0]
 
 
-def promote(bench: Bench, number: int) -> object:
+def promote(bench: ServiceSet, number: int) -> object:
     model = bench.registry.latest("recvae")
     move = bench.registry.promote(model.name, model.version, why=f"work {number}")
     return [move.revision, move.version]
 
 
-def rollback(bench: Bench, number: int) -> object:
+def rollback(bench: ServiceSet, number: int) -> object:
     move = bench.registry.rollback(why=f"work {number}")
     return [move.revision, move.version]
 
 
-def delete(bench: Bench, number: int) -> object:
+def delete(bench: ServiceSet, number: int) -> object:
     path = bench.folder / "to delete.bin"
     path.write_bytes(content(number))
     version = bench.registry.save(path, "deleted", 0.5).version
@@ -100,38 +100,38 @@ def delete(bench: Bench, number: int) -> object:
     return version
 
 
-def sweep(bench: Bench, _number: int) -> object:
+def sweep(bench: ServiceSet, _number: int) -> object:
     import datetime as dt
 
     return len(bench.registry.sweep(dt.timedelta(0)))
 
 
-def download(bench: Bench, _number: int) -> object:
+def download(bench: ServiceSet, _number: int) -> object:
     model = bench.registry.best("recvae")
     path = bench.registry.download(model, bench.folder / "out", unpack=True)
     assert (path / "weights.bin").read_bytes() == content(int(model.score or 0))
     with bench.cache.fetched(bench.registry, model) as kept:
         assert (kept / "weights.bin").read_bytes() == content(int(model.score or 0))
-    bench.cache.remember("best", model)
+    bench.cache.save_selection("best", model)
     return model.version
 
 
-def write_table(bench: Bench, number: int) -> object:
+def write_table(bench: ServiceSet, number: int) -> object:
     bench.assets.write_table("anything", table(number))
     return number
 
 
-def write_partitions(bench: Bench, number: int) -> object:
+def write_partitions(bench: ServiceSet, number: int) -> object:
     tables = ((f"owner/{name}", table(number)) for name in "abc")
     return [stored.name for stored in bench.assets.write_tables("parts", tables)] and number
 
 
-def write_matrix(bench: Bench, number: int) -> object:
+def write_matrix(bench: ServiceSet, number: int) -> object:
     bench.assets.write_matrix("user_item_matrix", matrix(number))
     return number
 
 
-WORKS: dict[str, Callable[[Bench, int], object]] = {
+WORKS: dict[str, Callable[[ServiceSet, int], object]] = {
     work.__name__: work
     for work in (
         save,
@@ -157,7 +157,7 @@ def run(
     steps: socket.socket,
 ) -> None:
     """In a process of its own: do the work, with every step watched, and say what was acknowledged."""
-    bench = Bench(*ports, *place)
+    bench = ServiceSet(*ports, *place)
     said.send("ready")
     said.recv()
     with watched(steps):

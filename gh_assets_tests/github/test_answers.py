@@ -15,15 +15,15 @@ from starlette.routing import Route
 
 from gh_assets.collector.star_sources.auto import OwnLists
 from gh_assets.collector.star_sources.base import (
+    CollectionTask,
     PreviousStars,
     RepositoryRef,
     RestStargazers,
     StarCollection,
-    Work,
     stars_table,
 )
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
-from gh_assets.collector.star_sources.starred import GraphQLStarred, ListWork, Seed, UserList
+from gh_assets.collector.star_sources.starred import GraphQLStarred, SeedUser, StarredListTask, UserList
 from gh_assets.embedded.standin.graphql import read_node_id
 from gh_assets.errors import AuthenticationError, OutageError, RateLimitedError
 from gh_assets.github.client import GitHubClient
@@ -38,16 +38,16 @@ CASES = CHECKOUT / "gh_assets_tests" / "cases" / "answers"
 STARS = {1: 4, 2: 6}
 """Repositories of the cases, by id, and how many people starred them."""
 
-Answer = dict[str, Any]
-Script = Callable[[list[int]], Answer | None]
+GitHubResponse = dict[str, Any]
+Script = Callable[[list[int]], GitHubResponse | None]
 """Given the repositories that a query is about: the answer; None for a good one."""
 
 
-def case(name: str) -> Answer:
+def case(name: str) -> GitHubResponse:
     return json.loads((CASES / f"{name}.json").read_text())
 
 
-def page(count: int, entries: str = "edges") -> Answer:
+def page(count: int, entries: str = "edges") -> GitHubResponse:
     edges = [
         {"starredAt": f"2024-03-{n + 1:02d}T00:00:00Z", "node": {"databaseId": 100 + n, "login": f"user{n}"}}
         for n in range(count)
@@ -80,16 +80,16 @@ def github(script: Script, asked: list[list[int]] | None = None) -> Iterator[Git
         yield client
 
 
-def first(*answers: Answer) -> Script:
+def first(*answers: GitHubResponse) -> Script:
     """These answers, then good ones."""
     left = list(answers)
     return lambda _: left.pop(0) if left else None
 
 
-def always(answer: Answer) -> Script:
+def always(answer: GitHubResponse) -> Script:
     """This answer whenever the first repository is asked for alone or first; the others are well."""
 
-    def script(ids: list[int]) -> Answer | None:
+    def script(ids: list[int]) -> GitHubResponse | None:
         if 1 not in ids:
             return None
         place = ids.index(1)
@@ -102,8 +102,8 @@ def always(answer: Answer) -> Script:
 
 def collect(client: GitHubClient, *ids: int, before: PreviousStars | None = None) -> dict[int, StarCollection]:
     refs = [RepositoryRef(n, f"a/{n}", f"a/{n}", STARS[n], Outcome.OK) for n in ids or STARS]
-    works = [Work(ref, lambda: before, full=before is not None) for ref in refs]
-    return {c.repository.repo_id: c for c in GraphQLStargazers(client, 10).collect(works, 1)}
+    tasks = [CollectionTask(ref, lambda: before, full=before is not None) for ref in refs]
+    return {c.repository.repo_id: c for c in GraphQLStargazers(client, 10).collect(tasks, 1)}
 
 
 def people(collected: StarCollection) -> list[int]:
@@ -208,7 +208,7 @@ def test_a_page_without_its_edges_is_asked_for_again_though_nobody_speaks_of_an_
 
 @pytest.mark.parametrize("depth", [["r0", "starredRepositories", "edges", 1, "node"], ["r0", "starredRepositories"]])
 def test_a_users_list_is_whole_only_if_nothing_in_it_failed(depth: list[Any]) -> None:
-    def user(broken: bool) -> Answer:
+    def user(broken: bool) -> GitHubResponse:
         edges: list[Any] = [
             {"starredAt": f"2024-01-{n + 1:02d}T00:00:00Z", "node": {"databaseId": n, "nameWithOwner": f"a/{n}"}}
             for n in range(1, 5)
@@ -233,7 +233,7 @@ def test_a_users_list_is_whole_only_if_nothing_in_it_failed(depth: list[Any]) ->
     app = Starlette(routes=[Route("/graphql", graphql, methods=["POST"]), Route("/{path:path}", other)])
     with serving(app) as url, client_of(url, "token") as client:
         found: UserList
-        (found,) = GraphQLStarred(client, 10).read([(ListWork(Seed("octo", 5)), False)], 1)
+        (found,) = GraphQLStarred(client, 10).read([(StarredListTask(SeedUser("octo", 5)), False)], 1)
     assert found.rows is not None
     assert (found.rows["repo_id"].to_list(), found.complete, found.proven) == ([1, 2, 3, 4], True, True)
 
@@ -350,7 +350,7 @@ def test_lists_are_read_by_rest_where_there_is_no_graphql(status: int) -> None:
         client_of(url, "token") as client,
     ):
         source = OwnLists(GraphQLStargazers(client, 10), RestStargazers(client, 10))
-        (collected,) = source.collect([Work(RepositoryRef(1, "a/1", "a/1", 4, Outcome.OK))], 1)
+        (collected,) = source.collect([CollectionTask(RepositoryRef(1, "a/1", "a/1", 4, Outcome.OK))], 1)
     assert (people(collected), collected.complete, collected.source) == ([0, 1, 2, 3], True, "stargazers")
 
 
@@ -366,7 +366,7 @@ def edges_of(*users: int | None) -> list[Any]:
     ]
 
 
-def list_of(edges: list[Any], total: int, after: str | None = None) -> Answer:
+def list_of(edges: list[Any], total: int, after: str | None = None) -> GitHubResponse:
     info = {"hasNextPage": after is not None, "endCursor": after}
     return {"data": {"r0": {"stargazers": {"totalCount": total, "pageInfo": info, "edges": edges}}}}
 
@@ -436,10 +436,10 @@ def test_cursors_that_lead_in_a_circle_end() -> None:
 
 def test_an_outage_under_200_ends_the_run() -> None:
     nothing: Script = lambda _: {"data": None, "errors": [{"message": "Something went wrong"}]}  # noqa: E731
-    works = [Work(RepositoryRef(n, f"a/{n}", f"a/{n}", 4, Outcome.OK)) for n in range(1, 200)]
+    tasks = [CollectionTask(RepositoryRef(n, f"a/{n}", f"a/{n}", 4, Outcome.OK)) for n in range(1, 200)]
     asked: list[list[int]] = []
     with github(nothing, asked) as client, pytest.raises(OutageError, match="failed on 60 GraphQL queries in a row"):
-        list(GraphQLStargazers(client, 10).collect(works, 1))
+        list(GraphQLStargazers(client, 10).collect(tasks, 1))
     assert len(asked) <= 70
 
 
@@ -490,7 +490,7 @@ def test_a_star_that_moves_to_a_page_that_was_read_is_not_lost_by_rest(more: lis
     before = PreviousStars(table, [], complete=True, max_pages=10, source="stargazers", proven=True, entries=201)
     with serving(server.app()) as url, client_of(url) as client:
         repository = RepositoryRef(1, "a/b", "a/b", 201, Outcome.OK)
-        work = Work(repository, lambda: before, full=True)
+        work = CollectionTask(repository, lambda: before, full=True)
         (collected,) = RestStargazers(client, 10).collect([work], 1)
         assert (collected.proven, collected.unstarred) == (False, None)
         assert collected.table is not None

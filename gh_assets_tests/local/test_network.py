@@ -31,7 +31,7 @@ from gh_assets.embedded.standin.app import Standin
 from gh_assets.errors import ConfigurationError
 from gh_assets.local.network import prepare_network
 from gh_assets_tests.conftest import SETTINGS
-from gh_assets_tests.faults.listener import Listener
+from gh_assets_tests.faults.listener import ProgressListener
 from gh_assets_tests.support.dagster_dev import ROOT, until
 from gh_assets_tests.support.worlds import world_of
 
@@ -90,7 +90,7 @@ def _key_and_certificate(
     return key, builder.sign(issuer[1] if issuer else key, hashes.SHA256())
 
 
-class Company(Listener):
+class Company(ProgressListener):
     """A network from which the world is seen through one proxy only.
 
     Attributes

@@ -102,7 +102,7 @@ def test_a_bomb_is_refused_before_it_fills_the_disk(tmp_path: Path, suffix: str)
 def test_an_archive_of_countless_members_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from gh_assets.registry import archives
 
-    monkeypatch.setattr(archives, "MOST_MEMBERS", 10)
+    monkeypatch.setattr(archives, "MAX_MEMBERS", 10)
     path = packed(tmp_path / "many.tar.gz", tar_of(*((member(f"{n}", 0), b"") for n in range(11))))
     with pytest.raises(StoredDataError, match="more than 10 members"):
         extract_archive(path, tmp_path / "many")
@@ -165,7 +165,7 @@ def test_names_nested_thousands_deep_are_one_error(tmp_path: Path) -> None:
 @pytest.fixture
 def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine of 16 MB."""
-    monkeypatch.setattr("gh_assets.local.memory.most_memory", lambda: 16 << 20)
+    monkeypatch.setattr("gh_assets.local.memory.memory_limit", lambda: 16 << 20)
 
 
 @pytest.mark.usefixtures("little_memory")

@@ -107,18 +107,18 @@ def test_models_of_the_original_system_are_told_apart(registry, cache, objects, 
 
 def test_an_answer_is_remembered_with_its_model_only(registry, cache, file: Path) -> None:
     model = registry.save(file, "recvae", 0.5, tag="a", config={"epochs": 3})
-    cache.remember("who serves", model)
-    assert cache.remembered("who serves") is None, "its bytes are not here"
+    cache.save_selection("who serves", model)
+    assert cache.load_selection("who serves") is None, "its bytes are not here"
     with cache.fetched(registry, model):
         pass
-    assert cache.remembered("who serves") == model
-    assert cache.remembered("something else") is None
+    assert cache.load_selection("who serves") == model
+    assert cache.load_selection("something else") is None
     better = registry.save(file, "recvae", 0.6)
-    cache.remember("something else", model)
-    cache.remember("who serves", better)
-    assert (cache.remembered("who serves"), cache.remembered("something else")) == (better, model)
+    cache.save_selection("something else", model)
+    cache.save_selection("who serves", better)
+    assert (cache.load_selection("who serves"), cache.load_selection("something else")) == (better, model)
     assert len(list(cache.folder.glob("*.json"))) == 2
     assert not list(cache.folder.glob(".answer*")), "drafts were left behind"
     for path in cache.folder.glob("*.json"):
         path.write_text("half a docu")
-    assert cache.remembered("who serves") is None
+    assert cache.load_selection("who serves") is None

@@ -26,7 +26,7 @@ from gh_assets.registry import (
     write_archive,
 )
 from gh_assets.registry import store as registry_module
-from gh_assets.registry.documents import flat_metrics, leaderboard
+from gh_assets.registry.documents import flatten_metrics, leaderboard
 
 
 def test_a_file_comes_back_as_it_was_under_its_registered_name(registry, file: Path, tmp_path: Path) -> None:
@@ -71,12 +71,12 @@ def test_all_that_is_said_of_a_model_comes_back(registry, file: Path) -> None:
     assert registry.get("recvae", 1) == model
     assert {key: getattr(model, key) for key in said} == said
     assert (model.version, model.serial, model.unpacked, model.tags) == (1, 1, None, ())
-    assert (model.worth, model.title, model.tag) == (-2.5, "recvae 1", "")
+    assert (model.comparable_score, model.title, model.tag) == (-2.5, "recvae 1", "")
     assert model.uri == f"gs://{registry.store.name}/recvae/{model.sha256}/weights.bin"
     assert model.code_version == gh_assets.__version__
     archive = registry.save(file, "recvae", None, tar_zip=True, compression="zstd", file_name="mine.bin")
     assert (archive.file_name, archive.unpacked) == ("mine.tar.zst", file.stat().st_size)
-    assert archive.worth == -math.inf
+    assert archive.comparable_score == -math.inf
     assert registry.store.describe(archive.object).metadata["registry"] == registry.identity
 
 
@@ -98,7 +98,7 @@ def test_usual_names_are_taken(registry, file: Path, name: str) -> None:
 @given(st.dictionaries(st.sampled_from(["recvae", "ease", "als 2"]), st.just({"ndcg@100": 0.5, "recall@20": 0.25})))
 def test_a_leaderboard_goes_into_flat_metrics_and_back(board: dict[str, dict[str, float]]) -> None:
     now = {"time": "2026-01-01", "bucket": "b", "object": "o", "file_name": "f"}
-    flat = flat_metrics("recvae", board)
+    flat = flatten_metrics("recvae", board)
     assert flat.keys() >= ({"ndcg@100", "recall@20"} if "recvae" in board else set())
     assert leaderboard(RegisteredModel(name="recvae", metrics=flat, **now)) == board
 

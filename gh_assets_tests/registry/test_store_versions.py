@@ -315,13 +315,13 @@ def test_a_move_says_who_when_why_and_on_what(save: Save, registry, monkeypatch:
     assert (second.revision, second.below, second.by, second.evidence) == (2, 1, "somebody", {})
     assert began <= first.time <= second.time <= dt.datetime.now(dt.UTC)
     assert registry.aliases.current(PURPOSE, CHAMPION) == second
-    assert registry.held() == {("recvae", 2): ["candidate", "champion"]}
+    assert registry.alias_holders() == {("recvae", 2): ["candidate", "champion"]}
     back = registry.rollback(why="worse")
     assert (back.action, back.version, back.below, back.by, back.evidence) == ("rollback", 1, None, "somebody", {})
     assert registry.aliases.current(PURPOSE, CHAMPION) == back
-    assert registry.held() == {("recvae", 2): ["candidate"], ("recvae", 1): ["champion"]}
-    assert [held.version for held in registry.holders()] == [1]
-    assert [held.version for held in registry.holders(alias="candidate")] == [2]
+    assert registry.alias_holders() == {("recvae", 2): ["candidate"], ("recvae", 1): ["champion"]}
+    assert [move.version for move in registry.holders()] == [1]
+    assert [move.version for move in registry.holders(alias="candidate")] == [2]
     with pytest.raises(ModelNotFoundError, match="There is no champion to predict the weather yet"):
         registry.champion("predict the weather")
     with pytest.raises(ModelNotFoundError, match="There is no other to recommend repositories yet"):
@@ -497,7 +497,7 @@ def test_orphans_go_after_the_grace_time_and_nothing_else(save: Save, registry, 
     assert registry.sweep(NOW) == [], "another model has the same bytes"
     registry.delete("recvae", shared.version, why="old")
     assert registry.sweep(dt.timedelta(hours=1)) == [], "too young"
-    assert [found.name for found in registry.sweep(NOW, only_look=True)] == [deleted.object]
+    assert [found.name for found in registry.sweep(NOW, dry_run=True)] == [deleted.object]
     assert objects.describe(deleted.object) is not None
     assert [found.name for found in registry.sweep(NOW)] == [deleted.object]
     assert sorted(objects.names("")) == sorted([kept.object, "somebody/elses.bin", f"recvae/{'0' * 64}/model.bin"])
@@ -526,7 +526,12 @@ def test_a_save_and_a_sweep_of_the_same_bytes_never_lose_them(
                 yield replace(found, created=found.created - day)
 
     sweeper = ModelRegistry(Older(registry.store.client, registry.store.name), registry.documents)
-    moments = [(registry, "_want"), (registry.store, "write"), (registry.store, "describe"), (registry, "_commit")]
+    moments = [
+        (registry, "_claim_object"),
+        (registry.store, "write"),
+        (registry.store, "describe"),
+        (registry, "_commit"),
+    ]
     for owner, name in moments:
         for after in (False, True):
             orphan()
@@ -546,7 +551,7 @@ def test_a_save_and_a_sweep_of_the_same_bytes_never_lose_them(
             assert registry.verify(saved) is None, (name, after)
 
 
-class Turns:
+class ClientConcurrency:
     """Lets two threads go on by turns, as a schedule says; who is left alone goes on as it likes."""
 
     def __init__(self, schedule: Sequence[bool]) -> None:
@@ -572,7 +577,7 @@ class Turns:
 class ByTurns:
     """A collection, or a bucket, each of whose calls waits for its thread's turn."""
 
-    def __init__(self, real: Any, turns: Turns, who: bool) -> None:
+    def __init__(self, real: Any, turns: ClientConcurrency, who: bool) -> None:
         self.real, self.turns, self.who = real, turns, who
 
     def __getattr__(self, name: str) -> Any:
@@ -612,7 +617,7 @@ def test_a_save_and_a_sweep_agree_however_their_statements_alternate(
     old = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
     saver._objects.update_one({"_id": orphan.object}, {"$set": {"wanted_at": old}})
     assert sweeper.identity == saver.identity
-    turns = Turns(schedule)
+    turns = ClientConcurrency(schedule)
     for registry, who in ((saver, True), (sweeper, False)):
         for owner in ("_objects", "documents", "store"):
             setattr(registry, owner, ByTurns(getattr(registry, owner), turns, who))

@@ -18,9 +18,9 @@ from gh_assets.embedded.standin.world import Repository, World
 from gh_assets.errors import ServiceUnavailableError
 from gh_assets.github.client import GitHubClient
 from gh_assets.serving.catalogue import Description
-from gh_assets.serving.live_lookups import Budget, Found, LiveLookups, Lookup, is_login
+from gh_assets.serving.live_lookups import Budget, LiveLookups, Lookup, LookupOutcome, is_login
 from gh_assets_tests.conftest import QUICK
-from gh_assets_tests.support.served_home import Shop, github_world, opened, until
+from gh_assets_tests.support.served_home import ServedHome, github_world, opened, until
 
 
 class Clock:
@@ -68,7 +68,7 @@ def great(stars: int) -> World:
 def test_a_person_is_read_once_and_newest_first(lookups: Any) -> None:
     live, standin = lookups(great(250))
     found = finished(live.look_up("FAN"))
-    assert (found.found, found.login, found.user_id, found.complete) == (Found.OK, "fan", 77, True)
+    assert (found.found, found.login, found.user_id, found.complete) == (LookupOutcome.OK, "fan", 77, True)
     assert (found.pages, found.stars_read) == (3, 250)
     assert list(found.stars) == list(range(250, 0, -1))
     used = standin.used("token")
@@ -85,13 +85,13 @@ def test_a_long_list_is_read_as_far_as_the_setting_says(lookups: Any) -> None:
 @pytest.mark.parametrize(
     ("login", "found"),
     [
-        ("nobody", Found.NOBODY),
-        ("starless", Found.STARLESS),
-        ("painters", Found.ORGANIZATION),
-        ("stranger-1", Found.OK),
+        ("nobody", LookupOutcome.NOT_FOUND),
+        ("starless", LookupOutcome.STARLESS),
+        ("painters", LookupOutcome.ORGANIZATION),
+        ("stranger-1", LookupOutcome.OK),
     ],
 )
-def test_what_can_be_found(lookups: Any, login: str, found: Found) -> None:
+def test_what_can_be_found(lookups: Any, login: str, found: LookupOutcome) -> None:
     live, _ = lookups()
     assert finished(live.look_up(login)).found is found
 
@@ -112,23 +112,23 @@ def test_who_was_read_is_forgotten_after_the_time_that_is_set(lookups: Any) -> N
 
 def test_with_zero_nobody_is_remembered(lookups: Any) -> None:
     live, _ = lookups(keep=0.0)
-    assert finished(live.look_up("stranger-1")).found is Found.OK
+    assert finished(live.look_up("stranger-1")).found is LookupOutcome.OK
     until(lambda: not live._kept)
 
 
 def test_the_budget_is_its_own_and_comes_back(lookups: Any) -> None:
     clock = Clock()
     live, standin = lookups(requests_an_hour=8, pages=3, clock=clock)
-    assert finished(live.look_up("stranger-1")).found is Found.OK
+    assert finished(live.look_up("stranger-1")).found is LookupOutcome.OK
     used = standin.used("token")
     assert used <= 3, "what was not needed was given back"
     for login in ("a1", "a2", "a3", "a4", "a5", "a6", "a7"):
         last = finished(live.look_up(login))
-    assert last.found is Found.BUDGET_SPENT
+    assert last.found is LookupOutcome.BUDGET_SPENT
     assert standin.used("token") <= 8
-    assert isinstance(live.describe("o/r"), Found)
+    assert isinstance(live.describe("o/r"), LookupOutcome)
     clock.now = 3600
-    assert finished(live.look_up("a7")).found is Found.NOBODY
+    assert finished(live.look_up("a7")).found is LookupOutcome.NOT_FOUND
 
 
 @given(st.lists(st.tuples(st.integers(1, 10), st.floats(0, 2000), st.booleans()), max_size=40), st.integers(1, 60))
@@ -151,9 +151,13 @@ def test_what_a_lookup_did_not_need_is_given_back_to_the_budget(lookups: Any) ->
     """Of a person's four requests and a repository's two, what was not sent; in an hour that stands still."""
     live, standin = lookups(requests_an_hour=8, pages=3, clock=Clock())
     found = [finished(live.look_up(f"nobody-{number}")).found for number in range(7)]
-    assert found == [Found.NOBODY] * 5 + [Found.BUDGET_SPENT] * 2, "each took one: of 8, 4 are wanted at 8, 7, 6, 5, 4"
+    assert found == [LookupOutcome.NOT_FOUND] * 5 + [LookupOutcome.BUDGET_SPENT] * 2, (
+        "each took one: of 8, 4 are wanted at 8, 7, 6, 5, 4"
+    )
     assert standin.used("token") == 5
-    assert [live.describe(f"no/such-{number}") for number in range(3)] == [Found.NOBODY] * 2 + [Found.BUDGET_SPENT]
+    assert [live.describe(f"no/such-{number}") for number in range(3)] == [LookupOutcome.NOT_FOUND] * 2 + [
+        LookupOutcome.BUDGET_SPENT
+    ]
     assert standin.used("token") == 7
 
 
@@ -164,8 +168,8 @@ def test_what_could_not_be_sent_costs_nothing() -> None:
     live = LiveLookups(refuse, requests_an_hour=4, pages=3, keep=60.0, clock=Clock())
     try:
         for number in range(3):
-            assert finished(live.look_up(f"somebody-{number}")).found is Found.UNAVAILABLE
-            assert live.describe(f"o/r{number}") is Found.UNAVAILABLE
+            assert finished(live.look_up(f"somebody-{number}")).found is LookupOutcome.UNAVAILABLE
+            assert live.describe(f"o/r{number}") is LookupOutcome.UNAVAILABLE
     finally:
         live.close()
 
@@ -175,12 +179,12 @@ def test_failures_are_told_and_tried_again_soon(lookups: Any) -> None:
     live, _ = lookups(clock=clock)
     good = live._connect
     live._connect = lambda: GitHubClient("http://127.0.0.1:9", [SecretStr("token")], policy=QUICK)
-    assert finished(live.look_up("stranger-1")).found is Found.UNAVAILABLE
+    assert finished(live.look_up("stranger-1")).found is LookupOutcome.UNAVAILABLE
     assert live.failing_since is not None
     assert not live.check()
     live._connect = good
     clock.now = 11
-    assert finished(live.look_up("stranger-1")).found is Found.OK
+    assert finished(live.look_up("stranger-1")).found is LookupOutcome.OK
     assert live.failing_since is None
     assert live.check()
 
@@ -198,7 +202,7 @@ def test_repositories_are_described_and_renames_followed(lookups: Any) -> None:
     renamed = live.describe("outside/before")
     assert isinstance(renamed, tuple)
     assert renamed[1].full_name == "outside/now"
-    assert live.describe("no/such") is Found.NOBODY
+    assert live.describe("no/such") is LookupOutcome.NOT_FOUND
 
 
 def test_what_a_login_can_be() -> None:
@@ -207,11 +211,11 @@ def test_what_a_login_can_be() -> None:
 
 
 def test_progress_is_told_while_it_is_read(
-    own_shop: Shop, serve_world: Callable[..., tuple[Standin, str]], monkeypatch: pytest.MonkeyPatch
+    own_served_home: ServedHome, serve_world: Callable[..., tuple[Standin, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """GitHub is held up between two pages: API and page say how far it is."""
     _, url = serve_world(great(250), limits=Limits())
-    settings = own_shop.settings.model_copy(update={"github_api_url": url})
+    settings = own_served_home.settings.model_copy(update={"github_api_url": url})
     go_on, real = threading.Event(), GitHubClient.get
 
     def held(self: GitHubClient, path: str, **more: Any) -> Any:
@@ -236,7 +240,7 @@ def test_progress_is_told_while_it_is_read(
         go_on.set()
         done = server.get("/api/v1/users/fan/recommendations?wait=20")
         assert (done.status_code, done.json()["known_stars"]) == (200, 250)
-        names = server.site.keeper.database()
+        names = server.state.refresher.database()
         assert names is not None
         for name in names.list_collection_names():
             for document in names[name].find():

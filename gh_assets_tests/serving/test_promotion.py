@@ -30,8 +30,15 @@ from gh_assets.recommender.training.training import TrainedModel, result_of, spl
 from gh_assets.registry import CANDIDATE, CHAMPION, PURPOSE, ModelRegistry, RegisteredModel
 from gh_assets.registry.cache import ModelCache
 from gh_assets.services.connections import model_store, open_mongo
-from gh_assets.serving.current_model import best_of, champion_or_best, load_first, load_model, may_serve, serving
-from gh_assets.serving.promotion import FEWEST_USERS, OnMatrix, judge, promote_if_better
+from gh_assets.serving.current_model import (
+    best_of,
+    current_model,
+    load_current_model,
+    load_first_usable,
+    load_model,
+    serving_candidates,
+)
+from gh_assets.serving.promotion import MIN_TEST_USERS, ModelOnColumns, compare_with_champion, promote_if_better
 from gh_assets_tests.conftest import clock_behind
 from gh_assets_tests.support.matrices import taste_matrix
 
@@ -122,9 +129,9 @@ def test_a_better_one_replaces_a_bad_champion_and_rollback_returns(registry, cac
     register(registry, tmp_path, matrix, fitted(matrix, EASE((10.0,))))
     _, move = promote_if_better(registry, cache, matrix, by="a test")
     assert move is not None
-    assert champion_or_best(registry).name == "ease"
+    assert current_model(registry).name == "ease"
     registry.rollback(why="it was a try")
-    assert champion_or_best(registry).name == "popularity"
+    assert current_model(registry).name == "popularity"
     assert [entry.action for entry in registry.aliases.history(PURPOSE, CHAMPION)] == ["rollback", "promote", "promote"]
 
 
@@ -140,11 +147,11 @@ def test_what_cannot_serve_cannot_become_champion() -> None:
     good, bad = loaded(matrix, fitted(matrix, EASE((10.0,)))), loaded(matrix, fitted(matrix, EASE((10.0,))))
     assert isinstance(bad[1].model, EASE)
     bad[1].model.B[3, 4] = np.nan
-    assert "its weights B are not all finite" in judge(bad, good, matrix, split).words
+    assert "its weights B are not all finite" in compare_with_champion(bad, good, matrix, split).words
     stranger = loaded(matrix, fitted(matrix, EASE((10.0,))), repo_ids=np.arange(len(matrix.repo_ids)) + 10_000)
-    assert "it knows 0% of the champion's repositories" in judge(stranger, good, matrix, split).words
+    assert "it knows 0% of the champion's repositories" in compare_with_champion(stranger, good, matrix, split).words
     unknown = loaded(matrix, fitted(matrix, EASE((10.0,))), data={})
-    assert "0 users were held out of both trainings" in judge(unknown, good, matrix, split).words
+    assert "0 users were held out of both trainings" in compare_with_champion(unknown, good, matrix, split).words
 
 
 def test_of_the_champions_repositories_half_must_be_known() -> None:
@@ -155,7 +162,9 @@ def test_of_the_champions_repositories_half_must_be_known() -> None:
     for known, passed in ((count // 2, True), (count // 2 - 1, False)):
         ids = matrix.repo_ids.copy()
         ids[known:] += 10_000
-        check = judge(good, (other[0], replace(other[1], repo_ids=ids)), matrix, split).checks["overlap"]
+        check = compare_with_champion(good, (other[0], replace(other[1], repo_ids=ids)), matrix, split).checks[
+            "overlap"
+        ]
         assert check.passed is passed
         assert check.words == f"it knows {known / count:.0%} of the champion's repositories (at least 50%)"
 
@@ -164,9 +173,9 @@ def test_what_the_comparison_found_is_kept_as_evidence() -> None:
     matrix = matrix_of()
     split = split_of(matrix, 0)
     good, poor = loaded(matrix, fitted(matrix, EASE((10.0,)))), loaded(matrix, fitted(matrix, Popularity()))
-    verdict = judge(good, poor, matrix, split)
+    verdict = compare_with_champion(good, poor, matrix, split)
     by_user = [
-        evaluate_users(OnMatrix(one[1], matrix.repo_ids), split.test_fold_in, split.test_held_out)["ndcg@100"]
+        evaluate_users(ModelOnColumns(one[1], matrix.repo_ids), split.test_fold_in, split.test_held_out)["ndcg@100"]
         for one in (good, poor)
     ]
     assert verdict.means == {"ease": by_user[0].mean(), "champion": by_user[1].mean()}
@@ -181,7 +190,7 @@ def test_what_the_comparison_found_is_kept_as_evidence() -> None:
     assert evidence["means"] == verdict.means
     assert evidence["checks"].keys() == {"weights", "cost", "overlap", "users"}
     assert evidence["checks"]["weights"] == "all weights are finite"
-    first = judge(good, None, matrix, split)
+    first = compare_with_champion(good, None, matrix, split)
     assert first.words.startswith("ease 1 is better than popularity for ")
     assert first.means == {"ease": verdict.means["ease"], "popularity": pytest.approx(verdict.means["champion"])}
     assert (first.champion, first.evidence()["champion"], first.checks.keys()) == (
@@ -189,7 +198,7 @@ def test_what_the_comparison_found_is_kept_as_evidence() -> None:
         None,
         {"weights", "cost", "users"},
     )
-    refused = judge((good[0], replace(good[1], data={})), None, matrix, split)
+    refused = compare_with_champion((good[0], replace(good[1], data={})), None, matrix, split)
     assert refused.words == ("ease 1 cannot become champion: 0 users were held out of both trainings (at least 1).")
     assert (refused.candidate, refused.outcome, refused.better, refused.users) == (good[0], "refused", False, 0)
     assert refused.evidence()["difference"] is None
@@ -293,8 +302,8 @@ def busy_machine() -> Iterator[None]:
 @pytest.fixture
 def strict(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three times the champion's cost is too much, and popularity's excuses nothing."""
-    monkeypatch.setattr("gh_assets.serving.promotion.SLOWER", 3.0)
-    monkeypatch.setattr("gh_assets.serving.promotion.SLOWER_THAN_PLAIN", 0.0)
+    monkeypatch.setattr("gh_assets.serving.promotion.MAX_COST_RATIO", 3.0)
+    monkeypatch.setattr("gh_assets.serving.promotion.MAX_COST_RATIO_TO_POPULARITY", 0.0)
 
 
 @pytest.mark.usefixtures("strict")
@@ -305,7 +314,7 @@ def test_cost_is_processor_time_against_the_champions_however_busy_the_machine(b
     plain = loaded(matrix, fitted(matrix, EASE((10.0,))))
     with busy_machine() if busy else nullcontext():
         for model, passes in ((EASE((10.0,)), True), (Waiting((10.0,)), True), (Burning((10.0,)), False)):
-            verdict = judge(loaded(matrix, fitted(matrix, model)), plain, matrix, split)
+            verdict = compare_with_champion(loaded(matrix, fitted(matrix, model)), plain, matrix, split)
             assert verdict.checks["cost"].passed is passes, (type(model), verdict.checks["cost"].words)
             assert verdict.outcome == ("not better" if passes else "refused")
             assert ("of a processor" in verdict.words) is not passes, "what is refused says why"
@@ -322,14 +331,14 @@ def test_a_wall_clock_that_runs_decides_nothing(monkeypatch: pytest.MonkeyPatch)
     for clock in ("perf_counter", "monotonic"):
         monkeypatch.setattr(f"gh_assets.serving.promotion.time.{clock}", lambda: next(minutes))
     ease, split = loaded(matrix, fitted(matrix, EASE((10.0,)))), split_of(matrix, 0)
-    assert judge(ease, ease, matrix, split).checks["cost"].passed
-    assert judge(ease, None, matrix, split).outcome == "promoted"
+    assert compare_with_champion(ease, ease, matrix, split).checks["cost"].passed
+    assert compare_with_champion(ease, None, matrix, split).outcome == "promoted"
 
 
 @pytest.mark.usefixtures("strict")
 def test_the_first_champion_is_not_refused_for_its_cost() -> None:
     matrix = matrix_of()
-    verdict = judge(loaded(matrix, fitted(matrix, Burning((10.0,)))), None, matrix, split_of(matrix, 0))
+    verdict = compare_with_champion(loaded(matrix, fitted(matrix, Burning((10.0,)))), None, matrix, split_of(matrix, 0))
     assert verdict.better, verdict.words
     assert "times as much as popularity's (the first champion is not refused for that)" in verdict.checks["cost"].words
 
@@ -339,10 +348,10 @@ def test_a_dear_model_may_replace_a_cheap_baseline(monkeypatch: pytest.MonkeyPat
     matrix = matrix_of()
     split = split_of(matrix, 0)
     dear, cheap = loaded(matrix, fitted(matrix, Burning((10.0,)))), loaded(matrix, fitted(matrix, Popularity()))
-    monkeypatch.setattr("gh_assets.serving.promotion.SLOWER", 1.5)
-    assert judge(dear, cheap, matrix, split).better
-    monkeypatch.setattr("gh_assets.serving.promotion.SLOWER_THAN_PLAIN", 1.5)
-    assert judge(dear, cheap, matrix, split).outcome == "refused"
+    monkeypatch.setattr("gh_assets.serving.promotion.MAX_COST_RATIO", 1.5)
+    assert compare_with_champion(dear, cheap, matrix, split).better
+    monkeypatch.setattr("gh_assets.serving.promotion.MAX_COST_RATIO_TO_POPULARITY", 1.5)
+    assert compare_with_champion(dear, cheap, matrix, split).outcome == "refused"
 
 
 class Failing(EASE):
@@ -365,10 +374,10 @@ def test_a_champion_that_cannot_recommend_excuses_any_cost_and_a_candidate_must(
     dear, failing = loaded(matrix, fitted(matrix, Burning((10.0,)))), loaded(matrix, fitted(matrix, Failing((10.0,))))
     monkeypatch.setattr(Failing, "failing", True)
     # Of no known test users, so that it ends with the checks.
-    check = judge((dear[0], replace(dear[1], data={})), failing, matrix, split).checks["cost"]
+    check = compare_with_champion((dear[0], replace(dear[1], data={})), failing, matrix, split).checks["cost"]
     assert check.passed
     assert check.words.endswith(" times as much as popularity's (ease 1 cannot recommend at all)")
-    check = judge(failing, dear, matrix, split).checks["cost"]
+    check = compare_with_champion(failing, dear, matrix, split).checks["cost"]
     assert not check.passed
     assert check.words == "it cannot recommend: there is nothing to predict from"
 
@@ -381,7 +390,7 @@ def test_who_was_refused_or_not_judged_is_judged_again_though_nothing_was_traine
     registry.promote("popularity", 1, why="by hand, to begin with")
     register(registry, tmp_path, matrix, fitted(matrix, EASE((10.0,))))
     with monkeypatch.context() as patch:
-        for limit in ("SLOWER", "SLOWER_THAN_PLAIN"):
+        for limit in ("MAX_COST_RATIO", "MAX_COST_RATIO_TO_POPULARITY"):
             patch.setattr(f"gh_assets.serving.promotion.{limit}", 0.0)
         verdict, move = promote_if_better(registry, cache, matrix, by="run 1")
         assert (verdict.outcome, move) == ("refused", None)
@@ -417,11 +426,11 @@ def test_a_better_mean_is_not_enough_to_replace_a_champion(registry, cache, tmp_
     matrix = matrix_of()
     split = split_of(matrix, 0)
     one, other = (fitted(matrix, EASE((weight,))) for weight in (10.0, 12.0))
-    verdict = judge(loaded(matrix, one), loaded(matrix, other), matrix, split)
+    verdict = compare_with_champion(loaded(matrix, one), loaded(matrix, other), matrix, split)
     assert verdict.difference is not None
     if verdict.difference.mean < 0:
         one, other = other, one
-        verdict = judge(loaded(matrix, one), loaded(matrix, other), matrix, split)
+        verdict = compare_with_champion(loaded(matrix, one), loaded(matrix, other), matrix, split)
     assert verdict.difference is not None
     assert verdict.difference.mean > 0 > verdict.difference.low, "the models of this test must be so"
     assert not verdict.better
@@ -437,17 +446,17 @@ def test_users_whom_the_champion_was_trained_on_are_left_out() -> None:
     split = split_of(matrix, 0)
     test_users = matrix.user_ids[split.test_users]
     good, poor = fitted(matrix, EASE((10.0,))), fitted(matrix, Popularity())
-    held_out = {"test_users": [*test_users[: FEWEST_USERS + 5].tolist(), -1]}
-    verdict = judge(loaded(matrix, good), loaded(matrix, poor, data=held_out), matrix, split)
-    assert verdict.users == FEWEST_USERS + 5
-    assert f"for {FEWEST_USERS + 5} users whom neither has seen" in verdict.words
+    held_out = {"test_users": [*test_users[: MIN_TEST_USERS + 5].tolist(), -1]}
+    verdict = compare_with_champion(loaded(matrix, good), loaded(matrix, poor, data=held_out), matrix, split)
+    assert verdict.users == MIN_TEST_USERS + 5
+    assert f"for {MIN_TEST_USERS + 5} users whom neither has seen" in verdict.words
     seen = split_of(matrix, 1)
     others = {"test_users": matrix.user_ids[seen.test_users].tolist()}
     both = len(set(others["test_users"]) & set(test_users.tolist()))
-    assert 0 < both < FEWEST_USERS, "the seeds of this test must be so"
-    verdict = judge(loaded(matrix, good), loaded(matrix, poor, data=others), matrix, split)
+    assert 0 < both < MIN_TEST_USERS, "the seeds of this test must be so"
+    verdict = compare_with_champion(loaded(matrix, good), loaded(matrix, poor, data=others), matrix, split)
     assert (verdict.outcome, verdict.users) == ("refused", both), "too few are left to say anything"
-    assert f"{both} users were held out of both trainings (at least {FEWEST_USERS})" in verdict.words
+    assert f"{both} users were held out of both trainings (at least {MIN_TEST_USERS})" in verdict.words
 
 
 def test_a_model_of_another_matrix_does_not_compete_though_its_document_does_not_say_so(
@@ -527,7 +536,7 @@ def test_a_champion_that_cannot_be_loaded_gives_way_to_the_one_before(
     for version in (1, 2):
         registry.promote("ease", version, why=f"version {version}")
     damage(registry, tmp_path, broken, how)
-    found = load_first(registry, may_serve(registry), cache)
+    found = load_first_usable(registry, serving_candidates(registry), cache)
     assert found.registered.version == 1
     assert [words.startswith("ease 2 cannot be loaded and is skipped") for words in found.warnings] == (
         [] if how == HOW[-1] else [True]
@@ -540,12 +549,12 @@ def test_a_champion_that_cannot_be_loaded_gives_way_to_the_one_before(
     better = register(registry, tmp_path, matrix, fitted(matrix, EASE((10.0,))))
     assert promote_if_better(registry, cache, matrix, by="a test")[0].champion.version == 1
     registry.promote("ease", better.version, why="by hand")
-    assert load_first(registry, may_serve(registry), cache).warnings == ()
+    assert load_first_usable(registry, serving_candidates(registry), cache).warnings == ()
 
 
 def test_a_champion_stays_where_no_candidate_can_be_loaded(registry, cache, tmp_path: Path) -> None:
     old, new = matrix_of(540), matrix_of(600)
-    held = register(registry, tmp_path, old, fitted(old, EASE((10.0,))))
+    incumbent = register(registry, tmp_path, old, fitted(old, EASE((10.0,))))
     registry.promote("ease", 1, why="the first")
     damage(registry, tmp_path, register(registry, tmp_path, new, fitted(new, EASE((11.0,)))), "missing")
     verdict, move = promote_if_better(registry, cache, new, by="a test")
@@ -553,7 +562,7 @@ def test_a_champion_stays_where_no_candidate_can_be_loaded(registry, cache, tmp_
         "not judged",
         False,
         None,
-        held,
+        incumbent,
         None,
     )
     assert registry.decisions.last().champion == "ease 1"
@@ -568,7 +577,7 @@ def test_where_nothing_can_be_loaded_that_is_said(registry, cache, tmp_path: Pat
     verdict, move = promote_if_better(registry, cache, matrix, by="a test")
     assert (verdict.outcome, verdict.candidate, move) == ("not judged", None, None)
     with pytest.raises(StoredDataError, match=r"No model can be loaded\. ease 1 cannot be loaded"):
-        load_first(registry, may_serve(registry), cache)
+        load_first_usable(registry, serving_candidates(registry), cache)
     told = serving_json(registry)
     assert (told["model"], told["why"], told["outcome"]) == (None, "None can be loaded.", "not judged")
     assert "judges again" in told["decision"]
@@ -604,7 +613,7 @@ def test_a_model_is_scored_on_the_columns_of_another_matrix() -> None:
     import scipy.sparse as sp
 
     stars = sp.csr_array(sp.hstack([matrix.stars[:5][:, order], sp.csr_array((5, 1), dtype=np.float32)]))
-    scores = OnMatrix(trained, ids).predict(stars)
+    scores = ModelOnColumns(trained, ids).predict(stars)
     np.testing.assert_allclose(scores[:, :-1], trained.model.predict(matrix.stars[:5])[:, order], rtol=1e-5, atol=1e-6)
     assert np.isneginf(scores[:, -1]).all()
     assert scores.dtype == np.float32
@@ -667,14 +676,14 @@ def test_with_the_services_away_the_last_model_serves_and_says_so(
     away = own.model_copy(update={"mongo_uri": SecretStr("mongodb://somebody:secret@127.0.0.1:1/")})
     monkeypatch.setattr("gh_assets.services.connections.MONGO_SECONDS", 0.2)
     with pytest.raises(ServiceUnavailableError):
-        serving(away)
+        load_current_model(away)
     matrix = matrix_of()
     with open_mongo(own) as database:
         registry = ModelRegistry(model_store(own), database["models"])
         register(registry, tmp_path, matrix, fitted(matrix, EASE((10.0,))))
         registry.promote("ease", 1, why="the first")
-        assert serving(own).warnings == ()
-        found = serving(away)
+        assert load_current_model(own).warnings == ()
+        found = load_current_model(away)
         assert (found.registered.name, found.registered.version, found.trained.model.name) == ("ease", 1, "ease")
         (warning,) = found.warnings
         assert "does not answer" in warning

@@ -14,7 +14,7 @@ from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.recommender.training.training import TrainedModel
 from gh_assets.schemas import RECOMMENDATIONS, REPOS
 from gh_assets.serving.catalogue import Catalogue, Filters
-from gh_assets.serving.ranking import Advisor, Question, Recommendation
+from gh_assets.serving.ranking import Question, Ranker, Recommendation
 from gh_assets_tests.support.matrices import checkerboard
 
 FIRST = 1000
@@ -38,13 +38,13 @@ def row(item: int, **more: Any) -> dict[str, Any]:
     } | more
 
 
-PLAIN = [row(item) for item in range(20)]
+DEFAULT_REQUEST = [row(item) for item in range(20)]
 
 
 @pytest.fixture(scope="module")
 def matrix() -> UserItemMatrix:
     stars = checkerboard()
-    names = np.array([entry["full_name"] for entry in PLAIN])
+    names = np.array([entry["full_name"] for entry in DEFAULT_REQUEST])
     logins = np.array([f"user-{user}" for user in range(stars.shape[0])])
     return UserItemMatrix(stars, np.arange(stars.shape[0]), logins, FIRST + np.arange(20), names)
 
@@ -62,7 +62,7 @@ def trained(request: pytest.FixtureRequest, matrix: UserItemMatrix) -> TrainedMo
 def recommend_to(
     trained: TrainedModel, stars: Sequence[int], n: int, catalogue: Catalogue | None = None, **more: Any
 ) -> list[Recommendation]:
-    return Advisor(trained, catalogue).recommend(Question(stars=stars, n=n, **more))
+    return Ranker(trained, catalogue).recommend(Question(stars=stars, n=n, **more))
 
 
 def ids(found: Sequence[Any]) -> list[int]:
@@ -108,24 +108,24 @@ def test_what_a_person_owns_and_forks_and_archived_ones_are_left_out(
         second: {"fork_of": mine[0]},
         third: {"archived": True},
     }
-    catalogue = catalogue_of([entry | changes.get(entry["repo_id"], {}) for entry in PLAIN])
-    advisor = Advisor(trained, catalogue)
+    catalogue = catalogue_of([entry | changes.get(entry["repo_id"], {}) for entry in DEFAULT_REQUEST])
+    ranker = Ranker(trained, catalogue)
     for own_too, forks_too, archived_too in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1)):
         filters = Filters(own=bool(own_too), forks=bool(forks_too), archived="yes" if archived_too else "no")
         expected = set() if own_too else {first}
         expected |= set() if forks_too else {second}
         expected |= set() if archived_too else {third}
         question = Question(stars=mine, login="user-3", n=20, filters=filters)
-        alone = [entry.repo_id for entry in advisor.recommend(question)]
+        alone = [entry.repo_id for entry in ranker.recommend(question)]
         assert not expected & set(alone)
         assert len(alone) == 20 - len(mine) - len(expected)
-        table = pl.concat(list(advisor.for_everybody(matrix, 20, filters=filters)))
+        table = pl.concat(list(ranker.recommend_all(matrix, 20, filters=filters)))
         assert RECOMMENDATIONS.problem(table) is None
         assert table.filter(pl.col("login") == "user-3")["repo_id"].to_list() == alone, "one rule for one and for all"
 
 
 def test_origins_of_starred_forks_are_left_out_too(trained: TrainedModel) -> None:
-    catalogue = catalogue_of([row(0), row(1, fork_of=FIRST), *PLAIN[2:]])
+    catalogue = catalogue_of([row(0), row(1, fork_of=FIRST), *DEFAULT_REQUEST[2:]])
     for starred, related in ((1, 0), (0, 1)):
         assert related not in ids(recommend_to(trained, [FIRST + starred], 20, catalogue))
         wanted = recommend_to(trained, [FIRST + starred], 20, catalogue, filters=Filters(forks=True))
@@ -135,7 +135,7 @@ def test_origins_of_starred_forks_are_left_out_too(trained: TrainedModel) -> Non
 
 
 def test_all_people_at_once_are_as_one_by_one(trained: TrainedModel, matrix: UserItemMatrix) -> None:
-    table = pl.concat(list(Advisor(trained).for_everybody(matrix, 5)))
+    table = pl.concat(list(Ranker(trained).recommend_all(matrix, 5)))
     for user in (0, 7, 21):
         rows = table.filter(pl.col("user_id") == user)
         alone = recommend_to(trained, own(matrix, user), 5)
@@ -145,7 +145,7 @@ def test_all_people_at_once_are_as_one_by_one(trained: TrainedModel, matrix: Use
         shares = [[reason.share for reason in entry.because] for entry in alone]
         for found, expected in zip(rows["because_share"].to_list(), shares, strict=True):
             assert found == pytest.approx(expected, abs=1e-4)
-    bare = pl.concat(list(Advisor(trained).for_everybody(matrix, 5, reasons=0)))
+    bare = pl.concat(list(Ranker(trained).recommend_all(matrix, 5, reasons=0)))
     assert bare["repo_id"].to_list() == table["repo_id"].to_list()
     assert bare["because"].list.len().to_list() == [0] * bare.height
 
@@ -159,7 +159,7 @@ def test_a_model_serves_a_matrix_with_other_columns(trained: TrainedModel, matri
         matrix.repo_ids[order],
         matrix.full_names[order],
     )
-    table = pl.concat(list(Advisor(trained).for_everybody(moved, 3)))
+    table = pl.concat(list(Ranker(trained).recommend_all(moved, 3)))
     for user in (0, 9):
         known = [repo_id for repo_id in own(matrix, user) if repo_id - FIRST not in (1, 2)]
         rows = table.filter(pl.col("user_id") == user)
@@ -167,7 +167,7 @@ def test_a_model_serves_a_matrix_with_other_columns(trained: TrainedModel, matri
 
 
 def test_a_star_that_the_model_does_not_know_counts_as_its_neighbours(trained: TrainedModel) -> None:
-    catalogue = catalogue_of([*PLAIN, row(777, full_name="new/plumber")])
+    catalogue = catalogue_of([*DEFAULT_REQUEST, row(777, full_name="new/plumber")])
     found = recommend_to(trained, [FIRST + 777], 3, catalogue)
     assert {entry.kind for entry in found} == {"personal"}
     assert all(item % 2 == 1 for item in ids(found)), "of the kind of its neighbours"
@@ -179,22 +179,22 @@ def test_a_repository_that_the_model_does_not_know_stands_where_its_neighbours_d
 ) -> None:
     catalogue = catalogue_of(
         [
-            *PLAIN,
+            *DEFAULT_REQUEST,
             row(777, full_name="new/plumber"),
             row(778, full_name="new/painter"),
             {"repo_id": 5, "full_name": "x/y"},
         ]
     )
     plumber = own(matrix, 3)
-    advisor = Advisor(trained, catalogue)
-    found = advisor.new_to_the_model(Question(stars=plumber, n=5))
+    ranker = Ranker(trained, catalogue)
+    found = ranker.unseen_recommendations(Question(stars=plumber, n=5))
     assert [entry.full_name for entry in found] == ["new/plumber", "new/painter"], "nothing is like x/y"
     assert {entry.kind for entry in found} == {"new"}
     assert found[0].because
     assert sum(reason.share for reason in found[0].because) == pytest.approx(1.0)
-    painter = advisor.new_to_the_model(Question(stars=own(matrix, 2), n=1))
+    painter = ranker.unseen_recommendations(Question(stars=own(matrix, 2), n=1))
     assert [entry.full_name for entry in painter] == ["new/painter"]
-    assert advisor.new_to_the_model(Question(stars=plumber, n=5, hidden=[FIRST + 777, FIRST + 778])) == []
+    assert ranker.unseen_recommendations(Question(stars=plumber, n=5, hidden=[FIRST + 777, FIRST + 778])) == []
 
 
 def test_neighbours_are_about_the_same() -> None:

@@ -22,14 +22,14 @@ from gh_assets.cli.status import serving_json
 from gh_assets.embedded import servers as embedded
 from gh_assets.registry import CHAMPION, PURPOSE
 from gh_assets.services.connections import asset_store, connect_gcs
-from gh_assets.serving.current_model import serving
+from gh_assets.serving.current_model import load_current_model
 from gh_assets.settings import Settings
 from gh_assets_tests.support.gate import Gate
 from gh_assets_tests.support.served_home import (
     PEOPLE,
-    STRANGER,
+    UNCOLLECTED_LOGIN,
     Running,
-    Shop,
+    ServedHome,
     matrix_of,
     name_of,
     opened,
@@ -54,9 +54,9 @@ def asked(server: Running) -> dict[str, Any]:
     return dict(server.get("/api/v1/users/person-1/recommendations").json())
 
 
-def test_a_promotion_and_a_rollback_are_served_without_restart(own_shop: Shop) -> None:
-    own_shop.register(trained_on(own_shop.matrix, seed=7, weight=0.1), 0.35)
-    with opened(own_shop.settings) as server, own_shop.registry() as registry:
+def test_a_promotion_and_a_rollback_are_served_without_restart(own_served_home: ServedHome) -> None:
+    own_served_home.register(trained_on(own_served_home.matrix, seed=7, weight=0.1), 0.35)
+    with opened(own_served_home.settings) as server, own_served_home.registry() as registry:
         assert version(server) == 1
         before = server.get("/api/v1/users/person-1/recommendations").json()
         registry.promote("hybrid", 2, why="better")
@@ -75,15 +75,15 @@ def test_a_promotion_and_a_rollback_are_served_without_restart(own_shop: Shop) -
         assert 'version="2"' not in text
 
 
-def test_a_desk_that_was_replaced_leaves_the_memory_at_once(own_shop: Shop) -> None:
+def test_a_desk_that_was_replaced_leaves_the_memory_at_once(own_served_home: ServedHome) -> None:
     """Nothing refers to it in a circle: a model may have a gigabyte, and nobody looks for circles among what stays."""
-    own_shop.register(trained_on(own_shop.matrix, seed=7), 0.35)
-    with opened(own_shop.settings) as server, own_shop.registry() as registry:
+    own_served_home.register(trained_on(own_served_home.matrix, seed=7), 0.35)
+    with opened(own_served_home.settings) as server, own_served_home.registry() as registry:
         for path in ("/u/person-1?language=go", f"/r/{name_of(1)}", "/popular", "/model", "/api/v1/model"):
             assert server.get(path).status_code == 200
         gc.disable()
         try:
-            replaced = weakref.ref(server.site.keeper.desk)
+            replaced = weakref.ref(server.state.refresher.snapshot)
             registry.promote("hybrid", 2, why="there")
             until(lambda: version(server) == 2)
             server.get("/u/person-1")
@@ -92,11 +92,11 @@ def test_a_desk_that_was_replaced_leaves_the_memory_at_once(own_shop: Shop) -> N
             gc.enable()
 
 
-def test_no_request_fails_or_mixes_while_models_change(own_shop: Shop) -> None:
+def test_no_request_fails_or_mixes_while_models_change(own_served_home: ServedHome) -> None:
     """The second model calls repositories by other names, so that an answer made of both would be seen."""
-    other = trained_on(own_shop.matrix, seed=3)
+    other = trained_on(own_served_home.matrix, seed=3)
     names = np.array([f"second/{number}" for number in range(len(other.full_names))])
-    own_shop.register(replace(other, full_names=names), 0.35)
+    own_served_home.register(replace(other, full_names=names), 0.35)
     stop = threading.Event()
     faults: list[str] = []
     seen: set[int] = set()
@@ -121,7 +121,7 @@ def test_no_request_fails_or_mixes_while_models_change(own_shop: Shop) -> None:
                 if not (all(second) if found["model"]["version"] == 2 else not any(second)):
                     faults.append(f"mixed: {said}")
 
-    with opened(own_shop.settings) as server, own_shop.registry() as registry:
+    with opened(own_served_home.settings) as server, own_served_home.registry() as registry:
         threads = [threading.Thread(target=ask, args=(number,)) for number in range(6)]
         for thread in threads:
             thread.start()
@@ -138,29 +138,31 @@ def test_no_request_fails_or_mixes_while_models_change(own_shop: Shop) -> None:
     assert seen == {1, 2}
 
 
-def test_newer_data_are_served_without_restart(own_shop: Shop) -> None:
-    with opened(own_shop.settings) as server:
+def test_newer_data_are_served_without_restart(own_served_home: ServedHome) -> None:
+    with opened(own_served_home.settings) as server:
         assert server.get(f"/api/v1/repositories?q={name_of(0)}").json()[0]["description"].startswith("Draw")
-        own_shop.write_repositories(rows_of({0: {"description": "Something else"}}))
+        own_served_home.write_repositories(rows_of({0: {"description": "Something else"}}))
         until(lambda: server.get(f"/api/v1/repositories?q={name_of(0)}").json()[0]["description"] == "Something else")
-        matrix = matrix_of(own_shop.rows, seed=9)
-        asset_store(own_shop.settings, connect_gcs(own_shop.settings)).write_matrix("user_item_matrix", matrix)
+        matrix = matrix_of(own_served_home.rows, seed=9)
+        asset_store(own_served_home.settings, connect_gcs(own_served_home.settings)).write_matrix(
+            "user_item_matrix", matrix
+        )
         until(lambda: server.get("/api/v1/model").json()["stars"] == matrix.stars.nnz)
 
 
-def test_a_corrupt_champion_is_not_served(own_shop: Shop, tmp_path: Path) -> None:
-    own_shop.register(trained_on(own_shop.matrix, seed=5), 0.4)
-    broken = own_shop.models[-1]
-    with own_shop.registry() as registry:
+def test_a_corrupt_champion_is_not_served(own_served_home: ServedHome, tmp_path: Path) -> None:
+    own_served_home.register(trained_on(own_served_home.matrix, seed=5), 0.4)
+    broken = own_served_home.models[-1]
+    with own_served_home.registry() as registry:
         path = tmp_path / "junk"
         path.write_bytes(b"junk" * 1000)
         registry.store.write(broken.object, path)
-        with opened(own_shop.settings) as server:
-            held = registry.aliases.current(PURPOSE, CHAMPION)
+        with opened(own_served_home.settings) as server:
+            current = registry.aliases.current(PURPOSE, CHAMPION)
             registry.aliases.promote(
-                PURPOSE, CHAMPION, broken.name, broken.version, by="a test", why="untried", after=held
+                PURPOSE, CHAMPION, broken.name, broken.version, by="a test", why="untried", after=current
             )
-            until(lambda: server.site.keeper.problem)
+            until(lambda: server.state.refresher.problem)
             assert version(server) == 1
             answer = until(lambda: (found := asked(server))["warnings"] and found)
             assert answer["model"]["version"] == 1
@@ -168,25 +170,27 @@ def test_a_corrupt_champion_is_not_served(own_shop: Shop, tmp_path: Path) -> Non
             assert answer["warnings"][0] in server.get("/u/person-1").text
             registry.rollback(why="it cannot be read")
             until(lambda: asked(server)["warnings"] == [])
-            own_shop.register(trained_on(own_shop.matrix, seed=6), 0.41)
+            own_served_home.register(trained_on(own_served_home.matrix, seed=6), 0.41)
             registry.promote("hybrid", 3, why="whole")
             until(lambda: version(server) == 3)
 
 
 @pytest.mark.parametrize("promoted", [True, False], ids=["champion", "best"])
 def test_a_server_that_starts_with_a_model_that_cannot_be_loaded_serves_the_next_best(
-    own_shop: Shop, promoted: bool
+    own_served_home: ServedHome, promoted: bool
 ) -> None:
     """Where none was promoted, the best by its score is the one that cannot be loaded."""
-    settings = own_shop.settings.model_copy(update={"mongo_database": f"broken_{promoted}"})
-    shop = Shop(settings, own_shop.matrix, own_shop.rows, own_shop.folder / f"broken-{promoted}")
+    settings = own_served_home.settings.model_copy(update={"mongo_database": f"broken_{promoted}"})
+    served_home = ServedHome(
+        settings, own_served_home.matrix, own_served_home.rows, own_served_home.folder / f"broken-{promoted}"
+    )
     for seed, score in ((1, 0.2), (2, 0.3), (3, 0.9)):
-        shop.register(trained_on(shop.matrix, seed=seed), score)
-    with shop.registry() as registry:
+        served_home.register(trained_on(served_home.matrix, seed=seed), score)
+    with served_home.registry() as registry:
         if promoted:
             for number in (1, 2, 3):
                 registry.promote("hybrid", number, why=f"number {number}")
-        registry.store.delete(shop.models[2].object)
+        registry.store.delete(served_home.models[2].object)
         with opened(settings) as server:
             assert version(server) == 2
             assert asked(server)["warnings"] == ["hybrid 3 cannot be loaded: the next best serves in its place."]
@@ -194,14 +198,14 @@ def test_a_server_that_starts_with_a_model_that_cannot_be_loaded_serves_the_next
         document = serving_json(registry)
     assert document is not None
     assert (document["model"], document["champion"]) == ("hybrid 2", promoted)
-    found = serving(settings)
+    found = load_current_model(settings)
     assert found.registered.version == 2
     assert found.warnings[0].startswith("hybrid 3 cannot be loaded and is skipped: There is no object")
 
 
-def test_without_a_champion_the_best_serves(own_shop: Shop) -> None:
-    settings = own_shop.settings.model_copy(update={"mongo_database": "another"})
-    shop = Shop(settings, own_shop.matrix, own_shop.rows, own_shop.folder / "more")
+def test_without_a_champion_the_best_serves(own_served_home: ServedHome) -> None:
+    settings = own_served_home.settings.model_copy(update={"mongo_database": "another"})
+    served_home = ServedHome(settings, own_served_home.matrix, own_served_home.rows, own_served_home.folder / "more")
     with opened(settings, loaded=False) as server:
         assert server.get("/readyz").status_code == 503
         refused = server.get("/api/v1/model")
@@ -209,7 +213,7 @@ def test_without_a_champion_the_best_serves(own_shop: Shop) -> None:
         assert "There is no model yet" in server.get("/popular").text
         assert server.get("/").status_code == 200
         assert server.get("/healthz").status_code == 200
-        shop.register(trained_on(own_shop.matrix), 0.2)
+        served_home.register(trained_on(own_served_home.matrix), 0.2)
         until(lambda: server.get("/readyz").status_code == 200)
 
 
@@ -217,9 +221,9 @@ def test_without_a_champion_the_best_serves(own_shop: Shop) -> None:
 
 
 @pytest.fixture
-def gates(own_shop: Shop, github: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Gate]]:
+def gates(own_served_home: ServedHome, github: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Gate]]:
     """Doors in front of all three."""
-    home = own_shop.settings.home_path
+    home = own_served_home.settings.home_path
     mongo = Gate(urlsplit(embedded.mongo_uri(home)).port or 0)
     endpoint, token = embedded.cloud_storage(home)
     gcs = Gate(urlsplit(endpoint).port or 0)
@@ -233,8 +237,10 @@ def gates(own_shop: Shop, github: str, monkeypatch: pytest.MonkeyPatch) -> Itera
         gate.shut()
 
 
-def test_answers_go_on_while_services_are_killed_one_after_another(own_shop: Shop, gates: dict[str, Gate]) -> None:
-    settings: Settings = with_github(own_shop.settings, f"http://127.0.0.1:{gates['GitHub'].port}")
+def test_answers_go_on_while_services_are_killed_one_after_another(
+    own_served_home: ServedHome, gates: dict[str, Gate]
+) -> None:
+    settings: Settings = with_github(own_served_home.settings, f"http://127.0.0.1:{gates['GitHub'].port}")
     with opened(settings) as server:
         until(lambda: missing(server) == [])
         usual = server.get("/api/v1/users/person-6/recommendations").json()
@@ -250,7 +256,7 @@ def test_answers_go_on_while_services_are_killed_one_after_another(own_shop: Sho
             assert answer.json()["recommendations"] == usual["recommendations"]
             assert f"{' and '.join(gone)} cannot be reached" in answer.json()["warnings"][0]
             assert "cannot be reached" in server.get("/u/person-6").text
-        stranger = server.get(f"/api/v1/users/{STRANGER}/recommendations")
+        stranger = server.get(f"/api/v1/users/{UNCOLLECTED_LOGIN}/recommendations")
         assert (stranger.status_code, stranger.json()["error"]["code"]) == (503, "github_away")
         said = {"person": "someone", "repo": usual["recommendations"][0]["full_name"], "verdict": "known"}
         assert server.post("/api/v1/feedback", json=said).status_code == 204, "written down here until Mongo is back"
@@ -260,23 +266,23 @@ def test_answers_go_on_while_services_are_killed_one_after_another(own_shop: Sho
             gate.open()
             until(lambda name=name: name not in missing(server), 60)
         assert server.get("/api/v1/users/person-6/recommendations").json()["warnings"] == usual["warnings"]
-        until(lambda: server.get(f"/api/v1/users/{STRANGER}/recommendations").status_code == 200, 30)
-        database = server.site.keeper.database()
+        until(lambda: server.get(f"/api/v1/users/{UNCOLLECTED_LOGIN}/recommendations").status_code == 200, 30)
+        database = server.state.refresher.database()
         assert database is not None
         until(lambda: database["feedback"].find_one({"said.person": "someone"}))
-        own_shop.register(trained_on(own_shop.matrix, seed=11), 0.5)
-        with own_shop.registry() as registry:
+        own_served_home.register(trained_on(own_served_home.matrix, seed=11), 0.5)
+        with own_served_home.registry() as registry:
             registry.promote("hybrid", 2, why="after all that")
         until(lambda: version(server) == 2)
 
 
 def test_a_server_that_starts_without_mongo_serves_what_was_used_here_last(
-    own_shop: Shop, gates: dict[str, Gate]
+    own_served_home: ServedHome, gates: dict[str, Gate]
 ) -> None:
-    with opened(own_shop.settings):
+    with opened(own_served_home.settings):
         pass
     gates["MongoDB"].shut()
-    with opened(own_shop.settings) as server:
+    with opened(own_served_home.settings) as server:
         assert version(server) == 1
         assert server.get("/api/v1/users/person-6/recommendations").status_code == 200
         until(lambda: missing(server) == ["MongoDB"])
@@ -284,17 +290,17 @@ def test_a_server_that_starts_without_mongo_serves_what_was_used_here_last(
         until(lambda: missing(server) == [], 60)
 
 
-def test_an_embedded_server_that_is_killed_comes_back_by_itself(own_shop: Shop) -> None:
+def test_an_embedded_server_that_is_killed_comes_back_by_itself(own_served_home: ServedHome) -> None:
     """kill -9 of the servers themselves, as they are started for a laptop."""
-    with opened(own_shop.settings) as server:
+    with opened(own_served_home.settings) as server:
         for key in ("mongo", "bucket"):
-            state = next((own_shop.settings.home_path / "run").glob(f"{key}*.json"))
+            state = next((own_served_home.settings.home_path / "run").glob(f"{key}*.json"))
             pid = json.loads(state.read_text())["server_pid"]
             os.kill(pid, signal.SIGKILL)
         answer = server.get("/api/v1/users/person-6/recommendations")
         assert answer.status_code == 200
-        own_shop.register(trained_on(own_shop.matrix, seed=12), 0.5)
-        with own_shop.registry() as registry:
+        own_served_home.register(trained_on(own_served_home.matrix, seed=12), 0.5)
+        with own_served_home.registry() as registry:
             registry.promote("hybrid", 2, why="after a kill")
         until(lambda: version(server) == 2, 60)
         until(lambda: missing(server) == [], 60)

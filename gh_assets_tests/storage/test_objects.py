@@ -116,10 +116,10 @@ def test_what_is_not_there_is_deleted_and_listed_as_nothing(objects: ObjectStore
 def test_an_object_of_another_bucket_is_streamed(objects: ObjectStore, gcs_client) -> None:
     other = ObjectStore(gcs_client, f"{objects.name}-other", create=True)
     other.write("x", b"of the other bucket")
-    with objects.open_elsewhere(other.name, "x") as file:
+    with objects.open_in_bucket(other.name, "x") as file:
         assert file.read() == b"of the other bucket"
     with pytest.raises(StoredDataError, match=f"There is no object gs://{other.name}/y"):  # noqa: SIM117
-        with objects.open_elsewhere(other.name, "y") as file:
+        with objects.open_in_bucket(other.name, "y") as file:
             file.read()
 
 
@@ -350,7 +350,7 @@ def test_a_large_object_arrives_in_parts(objects: ObjectStore, gcs_client) -> No
 def test_an_object_may_take_as_much_memory_as_there_is_and_no_more(
     objects: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gh_assets.local.memory.most_memory", lambda: 2 << 20)
+    monkeypatch.setattr("gh_assets.local.memory.memory_limit", lambda: 2 << 20)
     objects.write("fits", bytes(2 << 20))
     assert len(objects.read("fits")) == 2 << 20
     uri = objects.write("large", bytes((2 << 20) + 1)).uri

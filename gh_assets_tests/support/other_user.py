@@ -18,7 +18,7 @@ from pathlib import Path
 
 import bson
 
-NOBODY = 65_534
+NOT_FOUND = 65_534
 
 MARK = "a stranger was here"
 
@@ -62,8 +62,8 @@ def give_up_rights() -> None:
     """Become a user who owns nothing."""
     "localhost".encode("idna")  # what is loaded late, perhaps from where only root may read
     os.setgroups([])
-    os.setgid(NOBODY)
-    os.setuid(NOBODY)
+    os.setgid(NOT_FOUND)
+    os.setuid(NOT_FOUND)
 
 
 def files(home: Path) -> list[str]:

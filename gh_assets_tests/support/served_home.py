@@ -26,7 +26,7 @@ from gh_assets.registry import ModelRegistry, RegisteredModel
 from gh_assets.schemas import REPOS
 from gh_assets.services.connections import asset_store, connect_gcs, model_store, open_mongo
 from gh_assets.settings import Settings
-from gh_assets.web.queries import Site
+from gh_assets.web.queries import AppState
 from gh_assets.web.server import make_server
 
 FIRST = 1000
@@ -97,7 +97,7 @@ def trained_on(matrix: UserItemMatrix, seed: int = 0, weight: float = 0.5) -> Tr
 
 
 @dataclass
-class Shop:
+class ServedHome:
     """A furnished home.
 
     Attributes
@@ -141,27 +141,27 @@ class Shop:
         store.write_table("repos", pl.DataFrame(rows, schema=REPOS.dtypes))
 
 
-def furnish(settings: Settings, folder: Path, changes: dict[int, dict[str, Any]] | None = None) -> Shop:
+def furnish(settings: Settings, folder: Path, changes: dict[int, dict[str, Any]] | None = None) -> ServedHome:
     """Data and a champion."""
     rows = rows_of(changes)
     matrix = matrix_of(rows)
-    shop = Shop(settings, matrix, rows, folder)
-    shop.write_repositories(rows)
+    served_home = ServedHome(settings, matrix, rows, folder)
+    served_home.write_repositories(rows)
     asset_store(settings, connect_gcs(settings)).write_matrix("user_item_matrix", matrix)
-    shop.register(trained_on(matrix), 0.3)
-    with shop.registry() as registry:
+    served_home.register(trained_on(matrix), 0.3)
+    with served_home.registry() as registry:
         registry.promote("hybrid", 1, why="the first one", by="a test")
-    return shop
+    return served_home
 
 
-STRANGER = "stranger-1"
+UNCOLLECTED_LOGIN = "stranger-1"
 """Somebody whom only GitHub knows."""
 
 
 def github_world() -> World:
     """A GitHub with people who were not collected, one who starred nothing, and a repository that nobody collected."""
     rows = rows_of()
-    logins = [STRANGER, "starless", "Renamed-Now", "busy-one"]
+    logins = [UNCOLLECTED_LOGIN, "starless", "Renamed-Now", "busy-one"]
     ids = [9001, 9002, 5000 + 3, 9004]
     stars = {place: [0, 2] for place in range(0, 9, 3)} | {place: [3] for place in range(1, 70, 3)}
     repositories = [
@@ -190,7 +190,7 @@ class Running:
     """A server that runs in a thread of this process."""
 
     url: str
-    site: Site
+    state: AppState
     server: uvicorn.Server
 
     def get(self, path: str, **more: Any) -> requests.Response:
@@ -220,8 +220,8 @@ def opened(settings: Settings, *, loaded: bool = True, root_path: str = "") -> I
     thread.start()
     until(lambda: server.started)
     port = server.servers[0].sockets[0].getsockname()[1]
-    site: Site = server.config.app.state.site  # type: ignore[union-attr]
-    running = Running(f"http://127.0.0.1:{port}", site, server)
+    state: AppState = server.config.app.state.state  # type: ignore[union-attr]
+    running = Running(f"http://127.0.0.1:{port}", state, server)
     try:
         if loaded:
             until(lambda: running.get("/readyz").status_code == 200)

@@ -13,7 +13,7 @@ from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.world import World
 from gh_assets.settings import Settings, load_settings
 from gh_assets_tests.conftest import serving
-from gh_assets_tests.support.served_home import Running, Shop, furnish, github_world, opened, with_github
+from gh_assets_tests.support.served_home import Running, ServedHome, furnish, github_world, opened, with_github
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +37,9 @@ def github() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def shop(settings_of: Callable[[], Settings], github: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+def served_home(
+    settings_of: Callable[[], Settings], github: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServedHome]:
     """Not to be changed: one for all."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("nowhere"))
@@ -45,14 +47,14 @@ def shop(settings_of: Callable[[], Settings], github: str, tmp_path_factory: pyt
 
 
 @pytest.fixture(scope="session")
-def server(shop: Shop) -> Iterator[Running]:
+def server(served_home: ServedHome) -> Iterator[Running]:
     """Not to be changed: one for all."""
-    with opened(shop.settings) as running:
+    with opened(served_home.settings) as running:
         yield running
 
 
 @pytest.fixture
-def own_shop(settings_of: Callable[[], Settings], github: str, tmp_path: Path) -> Shop:
+def own_served_home(settings_of: Callable[[], Settings], github: str, tmp_path: Path) -> ServedHome:
     """One that a test may change."""
     return furnish(with_github(settings_of(), github), tmp_path / "models")
 

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gh_assets.web.addresses import read_prefix
-from gh_assets_tests.support.served_home import Running, Shop, name_of, opened
+from gh_assets_tests.support.served_home import Running, ServedHome, name_of, opened
 
 PREFIX = "/recs"
 
@@ -77,13 +77,13 @@ def proxied(server: Running, **more: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module", params=["option", "header"])
-def behind(shop: Shop, request: pytest.FixtureRequest) -> Iterator[str]:
+def behind(served_home: ServedHome, request: pytest.FixtureRequest) -> Iterator[str]:
     """The proxy's address: the server knows the path by its option, or the proxy says it."""
     if request.param == "option":
-        with opened(shop.settings, root_path=PREFIX) as server, proxied(server) as url:
+        with opened(served_home.settings, root_path=PREFIX) as server, proxied(server) as url:
             yield url
     else:
-        settings = shop.settings.model_copy(update={"trusted_proxies": "127.0.0.1"})
+        settings = served_home.settings.model_copy(update={"trusted_proxies": "127.0.0.1"})
         with opened(settings) as server, proxied(server, **{"X-Forwarded-Prefix": f"{PREFIX}/"}) as url:
             yield url
 
@@ -178,10 +178,10 @@ def test_errors_have_the_form_of_their_place_below_the_path(behind: str) -> None
     assert (refused.status_code, refused.json()["error"]["code"]) == (421, "wrong_host")
 
 
-def test_a_prefix_is_believed_from_a_trusted_proxy_only(shop: Shop, server: Running) -> None:
+def test_a_prefix_is_believed_from_a_trusted_proxy_only(served_home: ServedHome, server: Running) -> None:
     header = {"x-forwarded-prefix": "/elsewhere"}
     assert "/elsewhere" not in server.get("/", headers=header).text
-    settings = shop.settings.model_copy(update={"trusted_proxies": "127.0.0.1"})
+    settings = served_home.settings.model_copy(update={"trusted_proxies": "127.0.0.1"})
     with opened(settings, root_path="/usual") as trusting:
         assert 'href="/elsewhere/for"' in trusting.get("/", headers=header).text
         assert 'href="/usual/for"' in trusting.get("/").text

@@ -13,8 +13,17 @@ from hypothesis import strategies as st
 
 from gh_assets.cli import cli
 from gh_assets.serving.catalogue import Filters
-from gh_assets.serving.snapshot import open_desk
-from gh_assets_tests.support.served_home import FIRST, PEOPLE, STRANGER, SUBJECTS, Running, Shop, name_of, until
+from gh_assets.serving.snapshot import load_snapshot
+from gh_assets_tests.support.served_home import (
+    FIRST,
+    PEOPLE,
+    SUBJECTS,
+    UNCOLLECTED_LOGIN,
+    Running,
+    ServedHome,
+    name_of,
+    until,
+)
 
 
 def listed(server: Running, path: str, **parameters: Any) -> dict[str, Any]:
@@ -27,11 +36,11 @@ def names(answer: dict[str, Any]) -> list[str]:
     return [entry["full_name"] for entry in answer["recommendations"]]
 
 
-def test_a_collected_person_gets_new_things_with_own_reasons(server: Running, shop: Shop) -> None:
+def test_a_collected_person_gets_new_things_with_own_reasons(server: Running, served_home: ServedHome) -> None:
     answer = listed(server, "/users/person-4/recommendations", n=10)
     assert answer["for"].startswith("Person-4 (")
     assert answer["model"] == {"name": "hybrid", "version": 1, "score": 0.3, "metric": "ndcg@100"}
-    mine = {str(name) for name in shop.matrix.full_names[shop.matrix.stars[[4]].indices]}
+    mine = {str(name) for name in served_home.matrix.full_names[served_home.matrix.stars[[4]].indices]}
     assert answer["known_stars"] == len(mine) == answer["used_stars"]
     assert not answer["cold_start"]
     assert [entry["rank"] for entry in answer["recommendations"]] == list(range(1, 11))
@@ -49,10 +58,10 @@ def test_a_collected_person_gets_new_things_with_own_reasons(server: Running, sh
 
 
 def test_asset_command_and_api_give_the_same_lists(
-    server: Running, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    server: Running, served_home: ServedHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    desk = open_desk(shop.settings)
-    table = pl.concat(list(desk.advisor.for_everybody(shop.matrix, 15)))
+    snapshot = load_snapshot(served_home.settings)
+    table = pl.concat(list(snapshot.ranker.recommend_all(served_home.matrix, 15)))
     for user in range(0, PEOPLE, 7):
         login = f"Person-{user}"
         rows = table.filter(pl.col("login") == login)
@@ -60,7 +69,7 @@ def test_asset_command_and_api_give_the_same_lists(
         assert names(answer) == rows["full_name"].to_list()
         because = [[reason["full_name"] for reason in entry["because"]] for entry in answer["recommendations"]]
         assert because == rows["because"].to_list()
-    monkeypatch.setenv("GH_ASSETS_HOME", str(shop.settings.home))
+    monkeypatch.setenv("GH_ASSETS_HOME", str(served_home.settings.home))
     for login in ("person-0", "PERSON-31"):
         told = CliRunner().invoke(cli, ["recommend", login, "-n", "15", "--json"], catch_exceptions=False)
         document = json.loads(told.stdout)
@@ -121,10 +130,10 @@ def test_what_the_model_does_not_know_stands_beside_the_list(server: Running) ->
         ({"archived": "no"}, lambda entry: not entry["archived"]),
     ],
 )
-def test_filters(server: Running, shop: Shop, parameters: dict[str, Any], passes: Any) -> None:
+def test_filters(server: Running, served_home: ServedHome, parameters: dict[str, Any], passes: Any) -> None:
     found = listed(server, "/users/person-9/recommendations", n=100, **parameters)
-    mine = set(shop.matrix.repo_ids[shop.matrix.stars[[9]].indices].tolist())
-    known = {row["repo_id"]: row for row in shop.rows[: len(SUBJECTS) * 24]}
+    mine = set(served_home.matrix.repo_ids[served_home.matrix.stars[[9]].indices].tolist())
+    known = {row["repo_id"]: row for row in served_home.rows[: len(SUBJECTS) * 24]}
     archived = parameters.get("archived") == "only"
     expected = {
         repo_id
@@ -180,16 +189,18 @@ def test_a_page_does_not_repeat_what_was_shown_under_another_order(server: Runni
     assert not set(names(first)) & set(names(second))
 
 
-def test_niche_and_popular_differ_by_the_number_of_stars(server: Running, shop: Shop) -> None:
-    counts = dict(zip(shop.matrix.full_names.tolist(), shop.matrix.stars.sum(axis=0).tolist(), strict=True))
+def test_niche_and_popular_differ_by_the_number_of_stars(server: Running, served_home: ServedHome) -> None:
+    counts = dict(
+        zip(served_home.matrix.full_names.tolist(), served_home.matrix.stars.sum(axis=0).tolist(), strict=True)
+    )
 
-    def fame(popularity: float, path: str) -> float:
+    def popularity_z(popularity: float, path: str) -> float:
         found = names(listed(server, path, n=10, popularity=popularity))
         return sum(counts[name] for name in found) / len(found)
 
     for path in ("/users/person-8/recommendations", "/recommendations"):
-        assert fame(-1, path) < fame(0, path)
-    assert fame(0, "/users/person-8/recommendations") < fame(1, "/users/person-8/recommendations")
+        assert popularity_z(-1, path) < popularity_z(0, path)
+    assert popularity_z(0, "/users/person-8/recommendations") < popularity_z(1, "/users/person-8/recommendations")
 
 
 def test_diversity_brings_other_kinds(server: Running) -> None:
@@ -200,12 +211,12 @@ def test_diversity_brings_other_kinds(server: Running) -> None:
     assert kinds(0.9) > kinds(0)
 
 
-def test_what_a_person_owns_and_forks_of_stars_are_left_out_unless_wanted(own_shop: Shop) -> None:
+def test_what_a_person_owns_and_forks_of_stars_are_left_out_unless_wanted(own_served_home: ServedHome) -> None:
     from gh_assets_tests.support.served_home import opened, rows_of
 
-    mine = own_shop.matrix.stars[[7]].indices
+    mine = own_served_home.matrix.stars[[7]].indices
     others = [place for place in range(60) if place not in mine and place % 17 != 16][:2]
-    own_shop.write_repositories(
+    own_served_home.write_repositories(
         rows_of(
             {
                 others[0]: {"full_name": "person-7/its-own"},
@@ -213,7 +224,7 @@ def test_what_a_person_owns_and_forks_of_stars_are_left_out_unless_wanted(own_sh
             }
         )
     )
-    with opened(own_shop.settings) as server:
+    with opened(own_served_home.settings) as server:
         for wanted, hidden in (
             ({}, {FIRST + others[0], FIRST + others[1]}),
             ({"own": True}, {FIRST + others[1]}),
@@ -276,7 +287,7 @@ def test_the_model_says_what_it_is(server: Running) -> None:
 
 
 def test_a_stranger_is_looked_up_on_github(server: Running) -> None:
-    answer = listed(server, f"/users/{STRANGER}/recommendations", n=5)
+    answer = listed(server, f"/users/{UNCOLLECTED_LOGIN}/recommendations", n=5)
     assert (answer["known_stars"], answer["cold_start"]) == (3, False)
     assert all(name.startswith("painters/") for name in names(answer)[:2])
     assert "Only 3 stars" in answer["warnings"][0]
@@ -357,7 +368,7 @@ def test_feedback_changes_the_list_at_once_and_can_be_taken_back(server: Running
     server.post("/api/v1/feedback", json={"person": "reader-1", "repo": before[0], "verdict": "none"})
     again = names(listed(server, "/users/person-2/recommendations", person="reader-1"))
     assert again[0] == before[0]
-    stored = server.site.keeper.database()
+    stored = server.state.refresher.database()
     assert stored is not None
     repo_id = next(row for row in listed(server, "/users/person-2/recommendations")["recommendations"])["repo_id"]
     document = until(lambda: stored["feedback"].find_one({"_id": f"reader-1:{repo_id}", "said.verdict": "none"}))
@@ -412,6 +423,6 @@ def test_the_description_names_every_parameter_and_field(server: Running) -> Non
 
 
 def test_filters_say_when_nothing_is_asked() -> None:
-    assert Filters(own=True, forks=True, archived="yes").asks_nothing
-    assert not Filters(language="go").asks_nothing
-    assert not Filters(archived="only").asks_nothing
+    assert Filters(own=True, forks=True, archived="yes").is_empty
+    assert not Filters(language="go").is_empty
+    assert not Filters(archived="only").is_empty

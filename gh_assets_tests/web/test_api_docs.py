@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from gh_assets.web.api import LoginChoices
+from gh_assets.web.api import LoginParameters
 from gh_assets_tests.support.paths import CHECKOUT
 from gh_assets_tests.support.served_home import Running, name_of
 
@@ -47,14 +47,14 @@ def test_the_answer_that_is_shown_has_the_fields_of_an_answer(server: Running) -
 def test_every_parameter_is_in_the_table() -> None:
     table = API.split("| parameter | |")[1].split("\n\n")[0]
     assert set(re.findall(r"`(\w+)`", "".join(line.split("|")[1] for line in table.splitlines()[2:]))) == set(
-        LoginChoices.model_fields
+        LoginParameters.model_fields
     )
 
 
 def test_every_code_of_an_error_is_in_the_table_and_the_other_way_round() -> None:
     table = API.split("| status | code | |")[1].split("\n\n")[0]
     shown = {code for line in table.splitlines()[2:] for code in re.findall(r"`([a-z_]+)`", line.split("|")[2])}
-    raised = set(re.findall(r'ProblemError\(\s*\d+,\s*"([a-z_]+)"', SOURCES))
+    raised = set(re.findall(r'RequestProblemError\(\s*\d+,\s*"([a-z_]+)"', SOURCES))
     raised |= set(re.findall(r'return \d{3}, "([a-z_]+)"', SOURCES)) | set(
         re.findall(r'\((?:413|408), "([a-z_]+)"', SOURCES)
     )

@@ -22,11 +22,11 @@ from gh_assets.errors import InputError
 from gh_assets.web import guard as safety
 from gh_assets.web import server as serving
 from gh_assets.web.addresses import network_of
-from gh_assets.web.cursors import MOST, read_cursor, write_cursor
-from gh_assets.web.guard import AT_ONCE, MOST_WAITING, Rate, Turns
+from gh_assets.web.cursors import MAX_IDS, read_cursor, write_cursor
+from gh_assets.web.guard import MAX_CONCURRENT, MAX_WAITING, ClientConcurrency, KeyedTokenBucket
 from gh_assets.web.logs import JsonLines
 from gh_assets.web.pages import plain
-from gh_assets_tests.support.served_home import Running, Shop, furnish, name_of, opened, until
+from gh_assets_tests.support.served_home import Running, ServedHome, furnish, name_of, opened, until
 
 JSON = {"content-type": "application/json"}
 
@@ -60,8 +60,8 @@ def hostile_changes() -> dict[int, dict[str, Any]]:
 def evil(settings_of: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A world in which every field of GitHub's is hostile."""
     settings = settings_of().model_copy(update={"live_requests": 0})
-    shop = furnish(settings, tmp_path_factory.mktemp("evil"), hostile_changes())
-    with opened(shop.settings) as running:
+    served_home = furnish(settings, tmp_path_factory.mktemp("evil"), hostile_changes())
+    with opened(served_home.settings) as running:
         yield running
 
 
@@ -215,10 +215,10 @@ def test_malformed_http_is_refused(server: Running, content: bytes) -> None:
     alive(server)
 
 
-def test_slow_clients_are_let_go(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_clients_are_let_go(served_home: ServedHome, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "HEAD_SECONDS", 0.4)
     monkeypatch.setattr(safety, "BODY_SECONDS", 0.4)
-    with opened(shop.settings) as server:
+    with opened(served_home.settings) as server:
         started = time.monotonic()
         assert raw(server, b"GET / HTTP/1.1\r\nhost: 127").startswith(b"HTTP/1.1 408")
         assert raw(server, b"").startswith(b"HTTP/1.1 408"), "one that says nothing at all"
@@ -335,8 +335,8 @@ def test_one_address_cannot_take_all_connections(server: Running) -> None:
             stream.close()
 
 
-def test_connections_of_a_trusted_proxy_are_those_of_its_clients(shop: Shop) -> None:
-    with opened(shop.settings.model_copy(update={"trusted_proxies": "127.0.0.3"})) as server:
+def test_connections_of_a_trusted_proxy_are_those_of_its_clients(served_home: ServedHome) -> None:
+    with opened(served_home.settings.model_copy(update={"trusted_proxies": "127.0.0.3"})) as server:
         wanted = 2 * serving.ADDRESS_CONNECTIONS
         streams = [connect(server, "127.0.0.3") for _ in range(wanted)]
         try:
@@ -348,9 +348,9 @@ def test_connections_of_a_trusted_proxy_are_those_of_its_clients(shop: Shop) -> 
                 stream.close()
 
 
-def test_a_client_that_never_reads_is_dropped(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_never_reads_is_dropped(served_home: ServedHome, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "WRITE_SECONDS", 0.5)
-    with opened(shop.settings) as server:
+    with opened(served_home.settings) as server:
         streams = [connect(server, "127.0.0.3", receive=2048) for _ in range(5)]
         connections = server.server.server_state.connections
         try:
@@ -363,9 +363,9 @@ def test_a_client_that_never_reads_is_dropped(shop: Shop, monkeypatch: pytest.Mo
                 stream.close()
 
 
-def test_a_client_that_reads_slowly_gets_its_answer(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_reads_slowly_gets_its_answer(served_home: ServedHome, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "WRITE_SECONDS", 5.0)
-    with opened(shop.settings) as server, connect(server, receive=4096) as stream:
+    with opened(served_home.settings) as server, connect(server, receive=4096) as stream:
         stream.sendall(b"GET /popular?n=100 HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n")
         received = b""
         while part := stream.recv(8192):
@@ -374,9 +374,9 @@ def test_a_client_that_reads_slowly_gets_its_answer(shop: Shop, monkeypatch: pyt
     assert received.endswith(b"</html>") or received.rstrip().endswith((b"</html>", b"0"))
 
 
-def test_a_head_that_trickles_is_cut_off(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_head_that_trickles_is_cut_off(served_home: ServedHome, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "HEAD_SECONDS", 0.5)
-    with opened(shop.settings) as server:
+    with opened(served_home.settings) as server:
         for before in (b"", b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"):
             with connect(server) as stream:
                 stream.sendall(before)
@@ -408,8 +408,8 @@ def test_every_address_of_a_network_is_one_client(address: Any, host: int) -> No
         assert network_of(str(address)) == network_of(str(other))
 
 
-def test_many_addresses_of_one_network_share_a_rate(shop: Shop) -> None:
-    settings = shop.settings.model_copy(update={"serve_rate": 3, "trusted_proxies": "127.0.0.1"})
+def test_many_addresses_of_one_network_share_a_rate(served_home: ServedHome) -> None:
+    settings = served_home.settings.model_copy(update={"serve_rate": 3, "trusted_proxies": "127.0.0.1"})
     with opened(settings) as server:
 
         def ask(address: str) -> int:
@@ -422,7 +422,7 @@ def test_many_addresses_of_one_network_share_a_rate(shop: Shop) -> None:
 
 def test_one_client_has_so_many_requests_worked_on_at_once_and_others_come_in_between() -> None:
     async def ask() -> None:
-        turns, running, most = Turns(), 0, 0
+        turns, running, most = ClientConcurrency(), 0, 0
         done: list[str] = []
 
         async def one(client: str) -> None:
@@ -434,15 +434,15 @@ def test_one_client_has_so_many_requests_worked_on_at_once_and_others_come_in_be
                 running -= 1
             done.append(client)
 
-        greedy = [asyncio.create_task(one("greedy")) for _ in range(MOST_WAITING)]
+        greedy = [asyncio.create_task(one("greedy")) for _ in range(MAX_WAITING)]
         await asyncio.sleep(0)
         assert turns.full("greedy")
         assert not turns.full("other")
         greedy[-1].cancel()
         await one("other")
-        assert len(done) <= AT_ONCE + 1
+        assert len(done) <= MAX_CONCURRENT + 1
         await asyncio.gather(*greedy, return_exceptions=True)
-        assert most == AT_ONCE + 1
+        assert most == MAX_CONCURRENT + 1
         assert not turns.full("greedy")
         assert not turns._clients, "nobody is remembered who waits for nothing"
 
@@ -452,11 +452,11 @@ def test_one_client_has_so_many_requests_worked_on_at_once_and_others_come_in_be
 # -- what strangers are told ------------------------------------------------------------------------------------------
 
 
-def test_strangers_learn_only_whether_it_is_ready(server: Running, shop: Shop) -> None:
+def test_strangers_learn_only_whether_it_is_ready(server: Running, served_home: ServedHome) -> None:
     for more in ({}, {"authorization": "Bearer guess"}, {"x-forwarded-for": "127.0.0.1"}):
         answer = server.get("/readyz", headers=more)
         assert (answer.status_code, answer.json()) == (200, {"ready": True})
-    keyed = shop.settings.model_copy(update={"api_keys_text": SecretStr("a-key"), "serve_rate": 5})
+    keyed = served_home.settings.model_copy(update={"api_keys_text": SecretStr("a-key"), "serve_rate": 5})
     with opened(keyed, loaded=False) as other:
         until(lambda: other.get("/readyz").json() == {"ready": True})
         told = other.get("/readyz", headers={"authorization": "Bearer a-key"}).json()
@@ -477,15 +477,15 @@ def test_a_foreign_host_name_is_refused(server: Running) -> None:
         assert server.get("/", headers={"host": name}).status_code == 200
 
 
-def test_named_hosts_are_answered(shop: Shop) -> None:
-    with opened(shop.settings.model_copy(update={"serve_hosts_text": "stars.example"})) as server:
+def test_named_hosts_are_answered(served_home: ServedHome) -> None:
+    with opened(served_home.settings.model_copy(update={"serve_hosts_text": "stars.example"})) as server:
         assert server.get("/", headers={"host": "Stars.Example"}).status_code == 200
         assert server.get("/", headers={"host": "other.example"}).status_code == 421
 
 
-def test_a_key_is_wanted_where_one_is_set(shop: Shop) -> None:
+def test_a_key_is_wanted_where_one_is_set(served_home: ServedHome) -> None:
     keys = SecretStr("first-key, second-key")
-    with opened(shop.settings.model_copy(update={"api_keys_text": keys})) as server:
+    with opened(served_home.settings.model_copy(update={"api_keys_text": keys})) as server:
         for path in ("/", "/api/v1/model", "/metrics", "/static/style.css"):
             refused = server.get(path)
             assert refused.status_code == 401
@@ -501,8 +501,8 @@ def test_a_key_is_wanted_where_one_is_set(shop: Shop) -> None:
         assert server.get("/healthz").status_code == server.get("/readyz").status_code == 200
 
 
-def test_a_client_that_asks_too_much_is_told_when_to_come_back(shop: Shop) -> None:
-    with opened(shop.settings.model_copy(update={"serve_rate": 5})) as server:
+def test_a_client_that_asks_too_much_is_told_when_to_come_back(served_home: ServedHome) -> None:
+    with opened(served_home.settings.model_copy(update={"serve_rate": 5})) as server:
         answers = [server.get("/api/v1/model") for _ in range(8)]
         assert [answer.status_code for answer in answers] == [200] * 5 + [429] * 3
         assert 1 <= int(answers[-1].headers["retry-after"]) <= 13
@@ -513,7 +513,7 @@ def test_a_client_that_asks_too_much_is_told_when_to_come_back(shop: Shop) -> No
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 30)), max_size=60), st.integers(1, 20))
 def test_a_client_never_gets_more_than_its_rate(asked: list[tuple[str, float]], a_minute: int) -> None:
     now = 0.0
-    rate = Rate(a_minute, lambda: now)
+    rate = KeyedTokenBucket(a_minute, lambda: now)
     let_in: dict[str, list[float]] = {}
     for client, pause in asked:
         now += pause
@@ -586,7 +586,7 @@ def test_the_cookie_is_for_this_site_alone(server: Running) -> None:
 # -- what is written --------------------------------------------------------------------------------------------------
 
 
-def test_logs_are_json_and_say_nothing_of_who_asked_for_what(shop: Shop) -> None:
+def test_logs_are_json_and_say_nothing_of_who_asked_for_what(served_home: ServedHome) -> None:
     sink = io.StringIO()
     handler = logging.StreamHandler(sink)
     handler.setFormatter(JsonLines())
@@ -595,7 +595,7 @@ def test_logs_are_json_and_say_nothing_of_who_asked_for_what(shop: Shop) -> None
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
-        with opened(shop.settings.model_copy(update={"api_keys_text": SecretStr("the-secret-key")})) as server:
+        with opened(served_home.settings.model_copy(update={"api_keys_text": SecretStr("the-secret-key")})) as server:
             key = {"authorization": "Bearer the-secret-key"}
             server.get("/u/person-1?language=go", headers=key)
             server.get("/u/person-1", headers={"authorization": "Bearer wrong-one"})
@@ -627,19 +627,19 @@ def test_an_error_is_logged_by_kind_and_place_without_its_words() -> None:
     assert "password" not in sink.getvalue()
 
 
-def test_answers_hold_no_address_and_no_token(server: Running, shop: Shop, github: str) -> None:
+def test_answers_hold_no_address_and_no_token(server: Running, served_home: ServedHome, github: str) -> None:
     ports = {github.rsplit(":", 1)[1]}
     text = ""
     for path in ("/", "/readyz", "/api/v1/model", "/metrics", "/u/nobody-here", "/r/no/such", "/model", "/u/person-1"):
         text += server.get(path).text
-    for secret in (*ports, str(shop.settings.home), "mongodb://", "ghp_"):
+    for secret in (*ports, str(served_home.settings.home), "mongodb://", "ghp_"):
         assert secret not in text
 
 
 # -- cursors ----------------------------------------------------------------------------------------------------------
 
 
-@given(st.sets(st.integers(0, 2**40), max_size=MOST))
+@given(st.sets(st.integers(0, 2**40), max_size=MAX_IDS))
 def test_a_cursor_holds_what_was_shown(shown: set[int]) -> None:
     assert read_cursor(write_cursor(shown)) == tuple(sorted(shown))
 
@@ -664,8 +664,10 @@ def test_any_address_gets_an_answer(server: Running, path: str) -> None:
         assert answer.status_code < 500, (base, path)
 
 
-def test_real_people_are_no_examples(server: Running, shop: Shop) -> None:
+def test_real_people_are_no_examples(server: Running, served_home: ServedHome) -> None:
     assert "Person-" not in server.get("/").text
-    made_up = shop.settings.model_copy(update={"github_tokens_text": None, "github_api_url": "https://api.github.com"})
+    made_up = served_home.settings.model_copy(
+        update={"github_tokens_text": None, "github_api_url": "https://api.github.com"}
+    )
     with opened(made_up.model_copy(update={"live_requests": 0})) as standin:
         assert "Person-" in standin.get("/").text

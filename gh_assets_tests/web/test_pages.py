@@ -23,7 +23,7 @@ import pytest
 from gh_assets.github.client import GitHubClient
 from gh_assets.settings import Settings, load_settings
 from gh_assets_tests.support.paths import CHECKOUT
-from gh_assets_tests.support.served_home import STRANGER, Running, Shop, furnish, opened, until
+from gh_assets_tests.support.served_home import UNCOLLECTED_LOGIN, Running, ServedHome, furnish, opened, until
 from gh_assets_tests.web.test_guard import hostile_changes
 
 MISSING = "playwright is not installed: pip install '.[screenshots]'"
@@ -53,7 +53,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """The world of a file if there is one, else the small one."""
     if STARS is None:
         yield request.getfixturevalue("server")
@@ -69,18 +69,18 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(params=[f"{size}, {js}" for size in SIZES for js in ("with JavaScript", "without JavaScript")])
-def page(request: pytest.FixtureRequest, browser: Any, site: Running) -> Iterator[Any]:
+def page(request: pytest.FixtureRequest, browser: Any, served: Running) -> Iterator[Any]:
     """A new visitor's page; afterwards nothing was loaded from elsewhere, and nothing was complained about."""
     size, _, js = str(request.param).partition(", ")
     width, height = SIZES[size]
-    with visiting(browser, site, width, height, js == "with JavaScript") as found:
+    with visiting(browser, served, width, height, js == "with JavaScript") as found:
         yield found
 
 
 @contextmanager
-def visiting(browser: Any, site: Running, width: int, height: int, js: bool, scheme: str = "light") -> Iterator[Any]:
+def visiting(browser: Any, served: Running, width: int, height: int, js: bool, scheme: str = "light") -> Iterator[Any]:
     context = browser.new_context(
-        viewport={"width": width, "height": height}, java_script_enabled=js, color_scheme=scheme, base_url=site.url
+        viewport={"width": width, "height": height}, java_script_enabled=js, color_scheme=scheme, base_url=served.url
     )
     found = context.new_page()
     found.set_default_timeout(15_000)
@@ -90,7 +90,7 @@ def visiting(browser: Any, site: Running, width: int, height: int, js: bool, sch
     found.on("dialog", lambda dialog: complaints.append(f"dialog {dialog.message}") or dialog.dismiss())
     found.on(
         "request",
-        lambda asked: complaints.append(f"asked {asked.url}") if not asked.url.startswith(site.url) else None,
+        lambda asked: complaints.append(f"asked {asked.url}") if not asked.url.startswith(served.url) else None,
     )
     yield found
     context.close()
@@ -98,11 +98,11 @@ def visiting(browser: Any, site: Running, width: int, height: int, js: bool, sch
     assert [words for words in complaints if "Failed to load resource" not in words] == []
 
 
-def somebody(site: Running) -> str:
+def somebody(served: Running) -> str:
     """A login that was collected."""
-    desk = site.site.keeper.desk
-    assert desk is not None
-    return desk.people.examples(1)[0]
+    snapshot = served.state.refresher.snapshot
+    assert snapshot is not None
+    return snapshot.people.examples(1)[0]
 
 
 def cards(page: Any) -> list[str]:
@@ -123,9 +123,9 @@ def changed(page: Any, before: list[str]) -> list[str]:
     return list(until(lambda: (found := cards(page)) != before and found, 15))
 
 
-def test_from_a_login_to_a_list_with_reasons(page: Any, site: Running) -> None:
+def test_from_a_login_to_a_list_with_reasons(page: Any, served: Running) -> None:
     page.goto("/")
-    login = somebody(site)
+    login = somebody(served)
     page.get_by_label("GitHub login").fill(login)
     page.get_by_role("button", name="Recommend", exact=True).click()
     page.wait_for_url(f"**/u/{login}")
@@ -162,8 +162,8 @@ def test_picking_repositories_by_a_part_of_their_name(page: Any) -> None:
     fits(page)
 
 
-def test_suggestions_come_while_one_types(browser: Any, site: Running) -> None:
-    with visiting(browser, site, 1440, 900, True) as page:
+def test_suggestions_come_while_one_types(browser: Any, served: Running) -> None:
+    with visiting(browser, served, 1440, 900, True) as page:
         page.goto("/for")
         page.get_by_label("Add a repository").press_sequentially("a", delay=30)
         page.locator("ul.suggestions button").first.wait_for()
@@ -197,22 +197,22 @@ def test_a_filter_that_nothing_passes_says_so(page: Any) -> None:
     assert len(cards(page)) == 20
 
 
-def test_pages_do_not_repeat_and_lists_can_be_shared(page: Any, browser: Any, site: Running) -> None:
+def test_pages_do_not_repeat_and_lists_can_be_shared(page: Any, browser: Any, served: Running) -> None:
     page.goto("/popular?n=10")
     first = cards(page)
     page.get_by_role("link", name="More", exact=True).click()
     page.wait_for_url("**cursor=*")
     second = changed(page, first)
     assert not set(first) & set(second)
-    with visiting(browser, site, 1440, 900, False) as other:
+    with visiting(browser, served, 1440, 900, False) as other:
         other.goto(page.url)
         assert cards(other) == second, "whoever gets the link sees the same"
     page.get_by_role("link", name="Back to the top of the list").click()
     until(lambda: cards(page) == first)
 
 
-def test_not_interested_changes_the_list_at_once_and_can_be_taken_back(page: Any, site: Running) -> None:
-    path = f"/u/{somebody(site)}"
+def test_not_interested_changes_the_list_at_once_and_can_be_taken_back(page: Any, served: Running) -> None:
+    path = f"/u/{somebody(served)}"
     page.goto(path)
     before = cards(page)
     page.get_by_role("button", name=f"Not interested: {before[0]}", exact=True).click()
@@ -222,7 +222,7 @@ def test_not_interested_changes_the_list_at_once_and_can_be_taken_back(page: Any
     page.get_by_role("button", name=f"I know it: {after[2]}", exact=True).click()
     assert changed(page, after)[2] == after[3]
     visitor = next(cookie["value"] for cookie in page.context.cookies() if cookie["name"] == "visitor")
-    database = site.site.keeper.database()
+    database = served.state.refresher.database()
     assert database is not None
     until(lambda: database["feedback"].count_documents({"said.person": visitor}) == 2)
     page.get_by_role("link", name="What you have hidden").click()
@@ -265,29 +265,31 @@ def test_who_cannot_be_found_is_told_and_can_go_on(page: Any) -> None:
 
 
 @pytest.mark.skipif(STARS is not None, reason="the world of a file has nobody who was not collected")
-def test_progress_is_shown_while_a_stranger_is_read(page: Any, site: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_shown_while_a_stranger_is_read(
+    page: Any, served: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     go_on, real = threading.Event(), GitHubClient.get
 
-    def held(self: GitHubClient, path: str, **more: Any) -> Any:
+    def blocked(self: GitHubClient, path: str, **more: Any) -> Any:
         if path.endswith("/starred"):
             assert go_on.wait(30)
         return real(self, path, **more)
 
-    monkeypatch.setattr(GitHubClient, "get", held)
-    assert site.site.live is not None
-    site.site.live._kept.clear()
-    page.goto(f"/u/{STRANGER}")
-    assert page.get_by_role("heading", level=1).inner_text() == f"Reading the stars of {STRANGER}"
+    monkeypatch.setattr(GitHubClient, "get", blocked)
+    assert served.state.live is not None
+    served.state.live._kept.clear()
+    page.goto(f"/u/{UNCOLLECTED_LOGIN}")
+    assert page.get_by_role("heading", level=1).inner_text() == f"Reading the stars of {UNCOLLECTED_LOGIN}"
     assert page.locator("progress").count() == 1
     go_on.set()
-    until(lambda: page.get_by_role("heading", level=1).inner_text() == f"For {STRANGER}")
+    until(lambda: page.get_by_role("heading", level=1).inner_text() == f"For {UNCOLLECTED_LOGIN}")
     assert len(cards(page)) == 20
 
 
-def test_by_keyboard_alone(browser: Any, site: Running) -> None:
-    with visiting(browser, site, 1440, 900, True) as page:
+def test_by_keyboard_alone(browser: Any, served: Running) -> None:
+    with visiting(browser, served, 1440, 900, True) as page:
         page.goto("/")
-        login = somebody(site)
+        login = somebody(served)
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
         page.keyboard.press("Enter")
@@ -310,10 +312,10 @@ def test_by_keyboard_alone(browser: Any, site: Running) -> None:
 @pytest.mark.skipif(not AXE.exists(), reason="axe-core is not installed: npm install --no-save axe-core")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
-def test_axe_finds_nothing(browser: Any, site: Running, scheme: str, size: str) -> None:
-    with visiting(browser, site, *SIZES[size], True, scheme) as page:
+def test_axe_finds_nothing(browser: Any, served: Running, scheme: str, size: str) -> None:
+    with visiting(browser, served, *SIZES[size], True, scheme) as page:
         page.goto("/")
-        login = somebody(site)
+        login = somebody(served)
         name = page.locator("section.door").nth(1).locator("p.hint a").first.inner_text()
         paths = ["/", f"/u/{login}", f"/for?repo={name}&q=a", "/popular?popularity=-0.5&min_stars=1", f"/r/{name}"]
         paths += ["/model", "/hidden", "/api", "/u/nobody-by-that-name-1", "/popular?min_stars=999999999"]
@@ -331,9 +333,9 @@ def test_axe_finds_nothing(browser: Any, site: Running, scheme: str, size: str) 
 
 
 @pytest.mark.parametrize("path", ["/", "/popular?n=20", "/model", "/for?q=a"])
-def test_a_page_weighs_little(browser: Any, site: Running, path: str) -> None:
+def test_a_page_weighs_little(browser: Any, served: Running, path: str) -> None:
     answers: list[Any] = []
-    with visiting(browser, site, 1440, 900, True) as page:
+    with visiting(browser, served, 1440, 900, True) as page:
         page.on("response", lambda answer: answers.append(answer))
         page.goto(path)
         page.wait_for_load_state("networkidle")
@@ -345,8 +347,8 @@ def test_a_page_weighs_little(browser: Any, site: Running, path: str) -> None:
 @pytest.mark.skipif(STARS is not None, reason="one world is enough")
 def test_nothing_hostile_is_executed(browser: Any, settings_of: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
     settings = settings_of().model_copy(update={"live_requests": 0})
-    shop: Shop = furnish(settings, tmp_path_factory.mktemp("evil"), hostile_changes())
-    with opened(shop.settings) as running, visiting(browser, running, 1440, 900, True) as page:
+    served_home: ServedHome = furnish(settings, tmp_path_factory.mktemp("evil"), hostile_changes())
+    with opened(served_home.settings) as running, visiting(browser, running, 1440, 900, True) as page:
         for path in ("/", "/popular?n=100", "/u/person-3?n=100", "/for?q=paint", "/for?q=%3Cscript%3E", "/model"):
             page.goto(path)
             page.wait_for_load_state("networkidle")

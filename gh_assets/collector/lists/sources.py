@@ -23,9 +23,9 @@ from gh_assets.collector.lists.awesome import is_full_name, repositories_of, rep
 from gh_assets.collector.lists.links import html_links
 from gh_assets.collector.lists.markup import MARKUP_SUFFIXES, MAX_SIZE, READABLE_MARKUPS, TOO_LARGE, links_in, suffix_of
 from gh_assets.errors import InputError
-from gh_assets.github.client import HTML, JSON, RAW, Answer, GitHubClient
+from gh_assets.github.client import HTML, JSON, RAW, GitHubClient, GitHubResponse
 
-FEW = 5
+MIN_LINKS_OF_A_LIST = 5
 """A list with fewer repositories than this, that links to other files, is probably an index of lists."""
 
 NAMED = 5
@@ -238,7 +238,7 @@ def note_of_other_files(content: ListContent, sources: Iterable[str] = ()) -> st
     if content.source.local is None:
         found -= own in (name.lower() for name in content.repositories)
     pages = [name for name in content.pages if not any(name == one or name.startswith(f"{one}/") for one in read)]
-    if found >= FEW or not (files or pages or content.missing):
+    if found >= MIN_LINKS_OF_A_LIST or not (files or pages or content.missing):
         return None
     many = f"{found or 'no'} {'repository' if found == 1 else 'repositories'}"
     told = [*files, *pages] or content.missing
@@ -303,13 +303,13 @@ def fingerprint_of_list(source: str, client: GitHubClient, seen: str | None) -> 
         # A folder's listing has the hash of each file and folder in it, so that its ETag tells of all of them.
         raw = seen is not None and seen.startswith(_RAW_MARK)
         tag = seen.removeprefix(_RAW_MARK) if seen is not None else None
-        answer = _ask(found, client, RAW if raw else _media_type(found.path), etag=tag)
-        if not raw and answer.status in _NOT_RENDERED:
-            raw, answer = True, _ask(found, client, RAW)
-        if answer.status == 304 and seen is not None:
+        response = _ask(found, client, RAW if raw else _media_type(found.path), etag=tag)
+        if not raw and response.status in _NOT_RENDERED:
+            raw, response = True, _ask(found, client, RAW)
+        if response.status == 304 and seen is not None:
             return seen
-        _check(found, answer)
-        return (_RAW_MARK if raw else "") + (answer.etag or hashlib.sha256(answer.content).hexdigest())
+        _check(found, response)
+        return (_RAW_MARK if raw else "") + (response.etag or hashlib.sha256(response.content).hexdigest())
     except (_UnreadableError, OSError) as error:
         raise InputError(f"The awesome list {found.name} {_reason(error)}.") from error
 
@@ -338,58 +338,58 @@ def _media_type(path: str) -> str:
     return HTML if not path or suffix_of(path) in MARKUP_SUFFIXES else JSON
 
 
-def _ask(source: ListSource, client: GitHubClient, accept: str, *, etag: str | None = None) -> Answer:
+def _ask(source: ListSource, client: GitHubClient, accept: str, *, etag: str | None = None) -> GitHubResponse:
     location = f"/repos/{source.repository}/"
     location += f"contents/{quote(source.path)}" if source.path else "readme"
     for _ in range(5):
-        answer = client.get(location, accept=accept, etag=etag)
-        if answer.status not in _REDIRECTS or not answer.headers.get("location"):
+        response = client.get(location, accept=accept, etag=etag)
+        if response.status not in _REDIRECTS or not response.headers.get("location"):
             break
-        location = answer.headers["location"]
-    return answer
+        location = response.headers["location"]
+    return response
 
 
-def _check(source: ListSource, answer: Answer) -> None:
-    if answer.status == 200:
+def _check(source: ListSource, response: GitHubResponse) -> None:
+    if response.status == 200:
         return
-    if answer.status == 451:
+    if response.status == 451:
         raise _UnreadableError("is blocked by GitHub for legal reasons (status 451): leave it out")
-    if answer.status == 404 and source.path:
+    if response.status == 404 and source.path:
         advice = ": check its name and path, which has to be on the repository's default branch"
-    elif answer.status == 404:
+    elif response.status == 404:
         advice = (
             ": check its name, and if the repository has no README, name a file or folder of it, such as "
             f"{source.name}/lists"
         )
-    elif answer.status in (401, 403):
+    elif response.status in (401, 403):
         advice = ": give a token that may read this repository, or leave the list out"
-    elif answer.status >= 500:
+    elif response.status >= 500:
         advice = ": the server failed; try again later, and see githubstatus.com whether GitHub has an outage"
     else:
         advice = ""
-    raise _UnreadableError(f"cannot be read from GitHub (status {answer.status}){advice}")
+    raise _UnreadableError(f"cannot be read from GitHub (status {response.status}){advice}")
 
 
 def _remote(source: ListSource, client: GitHubClient, notes: list[str]) -> Iterator[_Document]:
     accept = _media_type(source.path)
-    answer = _ask(source, client, accept)
-    if answer.status not in _NOT_RENDERED:
-        _check(source, answer)
-        entries = _json_of(answer)
+    response = _ask(source, client, accept)
+    if response.status not in _NOT_RENDERED:
+        _check(source, response)
+        entries = _json_of(response)
         if isinstance(entries, list):
             yield from _folder(source, client, entries, notes)
             return
-    yield _file(source, client, answer if accept == HTML else _ask(source, client, HTML))
+    yield _file(source, client, response if accept == HTML else _ask(source, client, HTML))
 
 
-def _file(source: ListSource, client: GitHubClient, answer: Answer | None = None) -> _Document:
+def _file(source: ListSource, client: GitHubClient, response: GitHubResponse | None = None) -> _Document:
     """Links of a file or a README, as GitHub renders it, or of its text where the server does not."""
-    answer = answer or _ask(source, client, HTML)
+    response = response or _ask(source, client, HTML)
     path = source.path
-    if answer.status not in _NOT_RENDERED:
-        _check(source, answer)
-        if "html" in answer.headers.get("content-type", "") and answer.content.lstrip()[:1] in (b"<", b""):
-            found = html_links(answer.content.decode("utf-8", errors="replace"))
+    if response.status not in _NOT_RENDERED:
+        _check(source, response)
+        if "html" in response.headers.get("content-type", "") and response.content.lstrip()[:1] in (b"<", b""):
+            found = html_links(response.content.decode("utf-8", errors="replace"))
             path = path or found.path
             if not found.is_plain:
                 return _Document(path, found.urls)
@@ -405,11 +405,11 @@ def _file(source: ListSource, client: GitHubClient, answer: Answer | None = None
         raise _UnreadableTextError(f"cannot be read: GitHub did not render {path}, and {error}") from error
 
 
-def _json_of(answer: Answer) -> object:
-    if answer.payload is not None or "json" not in answer.headers.get("content-type", ""):
-        return answer.payload
+def _json_of(response: GitHubResponse) -> object:
+    if response.payload is not None or "json" not in response.headers.get("content-type", ""):
+        return response.payload
     try:
-        return orjson.loads(answer.content)
+        return orjson.loads(response.content)
     except orjson.JSONDecodeError:
         return None
 
@@ -426,9 +426,9 @@ def _folder(
         for entry in sorted(told, key=lambda entry: str(entry["path"])):
             inner = ListSource(f"{source.repository}/{entry['path']}")
             if entry.get("type") == "dir" and depth < MAX_DEPTH:
-                answer = _ask(inner, client, JSON)
-                _check(inner, answer)
-                folders.append((answer.payload if isinstance(answer.payload, list) else [], depth + 1))
+                response = _ask(inner, client, JSON)
+                _check(inner, response)
+                folders.append((response.payload if isinstance(response.payload, list) else [], depth + 1))
             elif entry.get("type") == "file" and may_be_a_list(inner.path):
                 if not left:
                     notes.append(_too_many(source))

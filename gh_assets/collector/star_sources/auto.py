@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from gh_assets.collector.star_sources.base import StarCollection, StarSource, Work
+from gh_assets.collector.star_sources.base import CollectionTask, StarCollection, StarSource
 from gh_assets.errors import GraphQLUnavailableError
 from gh_assets.github.outcomes import Outcome
 
@@ -45,16 +45,16 @@ class OwnLists:
         self.by_rest = by_rest
         self.name = by_graphql.name
 
-    def may_have_news(self, *, closed: bool) -> bool:
+    def may_have_changed(self, *, closed: bool) -> bool:
         """Not when GitHub's count is what it was."""
         return False
 
-    def collect(self, works: Iterable[Work], workers: int) -> Iterator[StarCollection]:
+    def collect(self, tasks: Iterable[CollectionTask], workers: int) -> Iterator[StarCollection]:
         """What GraphQL has not given when it turns out that there is none is read by REST."""
-        works, asked, done = iter(works), dict[int, Work](), set[int]()
+        tasks, asked, done = iter(tasks), dict[int, CollectionTask](), set[int]()
 
-        def watched() -> Iterator[Work]:
-            for work in works:
+        def watched() -> Iterator[CollectionTask]:
+            for work in tasks:
                 asked[work.repository.repo_id] = work
                 yield work
 
@@ -65,7 +65,7 @@ class OwnLists:
         except GraphQLUnavailableError as error:
             logger.warning("%s Lists are read by REST instead.", error)
             left = [work for repo_id, work in asked.items() if repo_id not in done]
-            for collected in self.by_rest.collect(chain(left, works), workers):
+            for collected in self.by_rest.collect(chain(left, tasks), workers):
                 yield replace(collected, source=collected.source or self.by_rest.name)
 
 
@@ -106,17 +106,17 @@ class AutoSource:
         self.now = now or dt.datetime.now(dt.UTC)
         self.report = AutoReport()
 
-    def may_have_news(self, *, closed: bool) -> bool:
+    def may_have_changed(self, *, closed: bool) -> bool:
         """Of closed repositories, more users may tell."""
         return closed
 
-    def collect(self, works: Iterable[Work], workers: int) -> Iterator[StarCollection]:
+    def collect(self, tasks: Iterable[CollectionTask], workers: int) -> Iterator[StarCollection]:
         """Own lists first; what turns out to be closed is collected in one pass afterwards."""
-        waiting: list[Work] = []
-        asked: dict[int, Work] = {}
+        waiting: list[CollectionTask] = []
+        asked: dict[int, CollectionTask] = {}
 
-        def open_ones() -> Iterator[Work]:
-            for work in works:
+        def open_ones() -> Iterator[CollectionTask]:
+            for work in tasks:
                 since = self.closed.get(work.repository.repo_id)
                 if since is not None and self.now - since < CLOSED_FOR and not work.full:
                     waiting.append(work)

@@ -15,8 +15,8 @@ import polars as pl
 from gh_assets.collector.identities import identified, ids_of_logins
 from gh_assets.collector.repositories import classify_refusal
 from gh_assets.errors import GitHubError, ServiceUnavailableError
-from gh_assets.github.client import STAR_JSON, Answer, GitHubClient
-from gh_assets.github.list_reading import are_believable, number_of
+from gh_assets.github.client import STAR_JSON, GitHubClient, GitHubResponse
+from gh_assets.github.list_reading import are_null_entries_plausible, number_of
 from gh_assets.github.outcomes import Outcome
 from gh_assets.github.times import parse_times
 from gh_assets.local.concurrency import map_bounded
@@ -185,7 +185,7 @@ class NoCheckpoint:
 
 
 @dataclass(frozen=True)
-class Work:
+class CollectionTask:
     """A repository to collect.
 
     Attributes
@@ -265,14 +265,14 @@ class StarSource(Protocol):
     name: str
     sees_all: bool
 
-    def may_have_news(self, *, closed: bool) -> bool:
+    def may_have_changed(self, *, closed: bool) -> bool:
         """Whether a repository may have news though GitHub's count of its stars is what it was.
 
         `closed`: its own list could not be read.
         """
 
-    def collect(self, works: Iterable[Work], workers: int) -> Iterator[StarCollection]:
-        """Collect repositories, taking them from `works` as it goes on, and yield each when it is done, in any order.
+    def collect(self, tasks: Iterable[CollectionTask], workers: int) -> Iterator[StarCollection]:
+        """Collect repositories, taking them from `tasks` as it goes on, and yield each when it is done, in any order.
 
         What concerns one repository alone is an outcome, not an exception. After an exception (no quota left,
         cancelled) what had begun is still yielded, or kept in its checkpoint.
@@ -300,15 +300,15 @@ class RestStargazers:
         self.max_pages = max_pages
         self.beyond = beyond
 
-    def may_have_news(self, *, closed: bool) -> bool:
+    def may_have_changed(self, *, closed: bool) -> bool:
         """Not when GitHub's count is what it was."""
         return False
 
-    def collect(self, works: Iterable[Work], workers: int) -> Iterator[StarCollection]:
+    def collect(self, tasks: Iterable[CollectionTask], workers: int) -> Iterator[StarCollection]:
         """Several repositories at once, the pages of each one after another."""
-        return map_bounded(self._collect, works, workers)
+        return map_bounded(self._collect, tasks, workers)
 
-    def _collect(self, work: Work) -> StarCollection:
+    def _collect(self, work: CollectionTask) -> StarCollection:
         """Page through the list; pages that did not change answer 304 and are taken from what is there."""
         repository, before = work.repository, work.load_previous()
         previous = before if before is not None and before.source == self.name else None
@@ -331,34 +331,34 @@ class RestStargazers:
             reusable = old is not None and old.entries is not None and not (last and old.full)
             etag = old.etag if old is not None and reusable else None
             try:
-                answer = self._page(path, number, etag)
-                if answer.status == 404 and self._is_there(repository):
+                response = self._page(path, number, etag)
+                if response.status == 404 and self._is_there(repository):
                     requests += 2  # once more: it may have been a bad moment
-                    answer = self._page(path, number, etag)
+                    response = self._page(path, number, etag)
             except (ServiceUnavailableError, GitHubError) as error:
                 return StarCollection(repository, Outcome.UNKNOWN, str(error), requests=requests + 1)
             requests += 1
-            if answer.status == 304 and old is not None and previous is not None:
+            if response.status == 304 and old is not None and previous is not None:
                 not_modified += 1
                 page, rows = old, StarRows.of_table(previous.table.slice(offset, old.rows))
                 offset += old.rows
                 complete = number == len(known) and number < REST_PAGES
-            elif answer.status == 200 and isinstance(answer.payload, list):
+            elif response.status == 200 and isinstance(response.payload, list):
                 try:
-                    rows = _rows(answer.payload, repository.repo_id, self.name)
+                    rows = _rows(response.payload, repository.repo_id, self.name)
                 except ValueError as error:
                     return StarCollection(repository, Outcome.UNKNOWN, str(error), requests=requests)
-                size = len(answer.payload)
-                page = Page(answer.etag, rows.height, size == PER_PAGE, size)
-                if answer.etag is None:
-                    contents[number] = answer.content
+                size = len(response.payload)
+                page = Page(response.etag, rows.height, size == PER_PAGE, size)
+                if response.etag is None:
+                    contents[number] = response.content
                 offset += old.rows if old is not None else 0
                 # An empty page is the end, whatever its Link header says.
-                complete = not answer.has_next_page or not answer.payload
+                complete = not response.has_next_page or not response.payload
                 if complete and page.full and (repository.stargazer_count or 0) > number * PER_PAGE:
                     complete = False  # GitHub counts more: the header is wrong
             else:
-                return self._refused(repository, answer.status, classify_refusal(answer), requests)
+                return self._refused(repository, response.status, classify_refusal(response), requests)
             if rows.height or page.full or number == 1:
                 pages.append(page)
                 tables.append(rows)
@@ -378,7 +378,7 @@ class RestStargazers:
             reason = f"the list is empty, though GitHub counts {repository.stargazer_count} stars"
             return StarCollection(repository, Outcome.RESTRICTED, reason, requests=requests)
         total, to_the_end, problem = repository.stargazer_count, True, None
-        proven = are_believable(nulls, count, before.null_entries if before is not None else 0)
+        proven = are_null_entries_plausible(nulls, count, before.null_entries if before is not None else 0)
         if not complete and self.beyond is not None and self.max_pages > REST_PAGES and len(tables) >= REST_PAGES:
             newest = self._newest(work, table, count, nulls, previous, self.beyond(self.max_pages - REST_PAGES))
             requests += newest.requests
@@ -408,15 +408,15 @@ class RestStargazers:
         """Whether a page before the last is not what it was when it was read; asking costs no quota if not."""
         for number, page in enumerate(pages[:-1], start=1):
             try:
-                answer = self._page(path, number, page.etag)
+                response = self._page(path, number, page.etag)
             except (ServiceUnavailableError, GitHubError):
                 return True
             # Servers without ETags send the page once more.
-            if answer.status != 304 and (answer.status != 200 or answer.content != contents.get(number)):
+            if response.status != 304 and (response.status != 200 or response.content != contents.get(number)):
                 return True
         return False
 
-    def _page(self, path: str, number: int, etag: str | None) -> Answer:
+    def _page(self, path: str, number: int, etag: str | None) -> GitHubResponse:
         parameters: dict[str, str | int] = {"per_page": PER_PAGE, "page": number}
         return self.client.get(path, parameters=parameters, accept=STAR_JSON, etag=etag)
 
@@ -426,14 +426,14 @@ class RestStargazers:
     def _count_now(self, repository: RepositoryRef) -> int | None:
         """GitHub's count of the stars at this moment; None if it does not say."""
         try:
-            answer = self.client.get(f"/repositories/{repository.repo_id}")
+            response = self.client.get(f"/repositories/{repository.repo_id}")
         except (ServiceUnavailableError, GitHubError):
             return None
-        count = answer.payload.get("stargazers_count") if isinstance(answer.payload, dict) else None
-        return count if answer.status == 200 and isinstance(count, int) else None
+        count = response.payload.get("stargazers_count") if isinstance(response.payload, dict) else None
+        return count if response.status == 200 and isinstance(count, int) else None
 
     def _newest(
-        self, work: Work, oldest: pl.DataFrame, count: int, nulls: int, previous: PreviousStars | None,
+        self, work: CollectionTask, oldest: pl.DataFrame, count: int, nulls: int, previous: PreviousStars | None,
         source: StarSource,
     ) -> StarCollection:  # fmt: skip
         """What comes after the last page that REST gives: read from the newest until it meets what is known."""
@@ -445,7 +445,7 @@ class RestStargazers:
         beyond = PreviousStars(
             known, [], complete=True, source=self.name, proven=True, entries=count, null_entries=nulls
         )
-        rest = Work(work.repository, lambda: beyond, _Beyond(work.checkpoint, REST_PAGES))
+        rest = CollectionTask(work.repository, lambda: beyond, _Beyond(work.checkpoint, REST_PAGES))
         (collected,) = source.collect([rest], 1)
         if collected.table is None:
             return collected
@@ -458,11 +458,11 @@ class RestStargazers:
         if outcome is Outcome.GONE:
             # A closed list may look like a missing repository: its metadata tell them apart.
             try:
-                answer = self.client.get(f"/repositories/{repository.repo_id}")
+                response = self.client.get(f"/repositories/{repository.repo_id}")
             except (ServiceUnavailableError, GitHubError) as error:
                 return StarCollection(repository, Outcome.UNKNOWN, str(error), requests=requests + 1)
             requests += 1
-            if answer.status == 200:
+            if response.status == 200:
                 outcome = Outcome.RESTRICTED
         elif status == 422:
             outcome = Outcome.UNKNOWN

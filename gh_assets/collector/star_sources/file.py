@@ -20,10 +20,10 @@ from pymongo.database import Database
 from gh_assets.collector.gharchive import id_of_name
 from gh_assets.collector.identities import identified, ids_of_logins
 from gh_assets.collector.star_sources.base import (
+    CollectionTask,
     PreviousStars,
     RepositoryRef,
     StarCollection,
-    Work,
     merge_stars,
     missing_from,
 )
@@ -37,12 +37,12 @@ from gh_assets.github.outcomes import Outcome
 from gh_assets.local.concurrency import map_bounded
 from gh_assets.storage.messages import Consumer, Message, UserInsert
 
-NOBODY_FRESH = dt.timedelta(days=30)
+UNKNOWN_LOGIN_TTL = dt.timedelta(days=30)
 """A login that nobody had is not asked for again within this time."""
 
 
 @dataclass(frozen=True)
-class LookedUp:
+class LoginLookup:
     """Whose a login is.
 
     Attributes
@@ -63,7 +63,7 @@ class LookedUp:
     problem: str | None = None
 
 
-class Logins:
+class UserLookup:
     """Finds the users of logins: those that are known, then by asking GitHub.
 
     Parameters
@@ -77,9 +77,9 @@ class Logins:
     def __init__(self, database: Database[dict[str, Any]], client: GitHubClient | None) -> None:
         self.database = database
         self.client = client
-        self.nobody = StarredState(database)
+        self.unknown_logins = StarredState(database)
 
-    def look_up(self, logins: Iterable[str], workers: int) -> tuple[dict[str, LookedUp], Exception | None]:
+    def look_up(self, logins: Iterable[str], workers: int) -> tuple[dict[str, LoginLookup], Exception | None]:
         """Find users; gives what is known of each login (by lower case), and what ended the asking before its end.
 
         Logins of which nothing is known then are missing.
@@ -88,26 +88,26 @@ class Logins:
         found = {key: user for key, user in self._known().items() if key in wanted}
         left = [key for key in wanted if key not in found]
         if self.client is None:
-            return found | {key: LookedUp(key, id_of_name(key), key) for key in left}, None
-        asked: list[LookedUp] = []
+            return found | {key: LoginLookup(key, id_of_name(key), key) for key in left}, None
+        asked: list[LoginLookup] = []
         failure: Exception | None = None
         try:
-            for answer in self._ask(self.client, left, workers):
-                asked.append(answer)
+            for response in self._ask(self.client, left, workers):
+                asked.append(response)
         except BudgetSpentError as error:
             failure = error
         finally:
             self._remember(asked)
-        return found | {answer.asked: answer for answer in asked}, failure
+        return found | {response.asked: response for response in asked}, failure
 
-    def _known(self) -> dict[str, LookedUp]:
+    def _known(self) -> dict[str, LoginLookup]:
         documents = self.database["users"].find(
             {"_id": {"$gt": 0}, "login": {"$exists": True}}, {"login": 1, "seen": 1}
         )
-        since = dt.datetime.now(dt.UTC) - NOBODY_FRESH
+        since = dt.datetime.now(dt.UTC) - UNKNOWN_LOGIN_TTL
         known = {
-            state.login.lower(): LookedUp(state.login.lower(), None, state.login)
-            for state in self.nobody.load().values()
+            state.login.lower(): LoginLookup(state.login.lower(), None, state.login)
+            for state in self.unknown_logins.load().values()
             if isinstance(state.user_id, str)
             and state.outcome is Outcome.GONE
             and state.asked_at is not None
@@ -116,37 +116,37 @@ class Logins:
         # Of several users who had a login the one who was seen with it last has it.
         for document in sorted(documents, key=lambda document: str(document.get("seen", "")).partition(" ")[0]):
             key = document["login"].lower()
-            known[key] = LookedUp(key, document["_id"], document["login"])
+            known[key] = LoginLookup(key, document["_id"], document["login"])
         return known
 
-    def _ask(self, client: GitHubClient, logins: Sequence[str], workers: int) -> Iterator[LookedUp]:
+    def _ask(self, client: GitHubClient, logins: Sequence[str], workers: int) -> Iterator[LoginLookup]:
         done: set[str] = set()
-        lists: GraphQLLists[LookedUp] = GraphQLLists(client, users_query)
+        lists: GraphQLLists[LoginLookup] = GraphQLLists(client, users_query)
         try:
-            for answer in lists.read((_User(number, login) for number, login in enumerate(logins)), workers):
-                done.add(answer.asked)
-                yield answer
+            for response in lists.read((_User(number, login) for number, login in enumerate(logins)), workers):
+                done.add(response.asked)
+                yield response
             return
         except GraphQLUnavailableError:
             pass
         left = [login for login in logins if login not in done]
-        yield from map_bounded(lambda login: _ask_by_rest(client, login), left, workers)
+        yield from map_bounded(lambda login: _look_up_by_rest(client, login), left, workers)
 
-    def _remember(self, answers: Sequence[LookedUp]) -> None:
+    def _remember(self, answers: Sequence[LoginLookup]) -> None:
         now = dt.datetime.now(dt.UTC)
         Consumer(self.database).apply(
-            Message(insert=UserInsert(uid=answer.user_id, login=answer.login, seen_at=now))
-            for answer in answers
-            if answer.user_id is not None
+            Message(insert=UserInsert(uid=response.user_id, login=response.login, seen_at=now))
+            for response in answers
+            if response.user_id is not None
         )
-        self.nobody.save(
-            UserState(f"login:{answer.asked}", answer.login, Outcome.GONE, "no user has this login", asked_at=now)
-            for answer in answers
-            if answer.user_id is None and answer.problem is None
+        self.unknown_logins.save(
+            UserState(f"login:{response.asked}", response.login, Outcome.GONE, "no user has this login", asked_at=now)
+            for response in answers
+            if response.user_id is None and response.problem is None
         )
 
 
-class _User(Listing[LookedUp]):
+class _User(Listing[LoginLookup]):
     """The user who has a login."""
 
     def __init__(self, key: int, login: str) -> None:
@@ -162,16 +162,16 @@ class _User(Listing[LookedUp]):
     def is_whole(self, node: Any) -> bool:
         return isinstance(node, Mapping) and "login" in node
 
-    def take(self, node: Any) -> LookedUp:
+    def parse_page(self, node: Any) -> LoginLookup:
         if not isinstance(node.get("databaseId"), int) or not isinstance(node.get("login"), str):
             return self.give_up("GitHub's answer has no id")
-        return LookedUp(self.login, node["databaseId"], node["login"])
+        return LoginLookup(self.login, node["databaseId"], node["login"])
 
-    def refuse(self, kind: str, message: str) -> LookedUp | None:
-        return LookedUp(self.login, None, self.login) if kind == "NOT_FOUND" else None
+    def parse_refusal(self, kind: str, message: str) -> LoginLookup | None:
+        return LoginLookup(self.login, None, self.login) if kind == "NOT_FOUND" else None
 
-    def give_up(self, reason: str) -> LookedUp:
-        return LookedUp(self.login, None, self.login, reason)
+    def give_up(self, reason: str) -> LoginLookup:
+        return LoginLookup(self.login, None, self.login, reason)
 
 
 def users_query(size: int) -> str:
@@ -181,19 +181,19 @@ def users_query(size: int) -> str:
     return f"query({declared}) {{\n{asked}\nrateLimit {{ cost limit remaining resetAt }}\n}}"
 
 
-def _ask_by_rest(client: GitHubClient, login: str) -> LookedUp:
+def _look_up_by_rest(client: GitHubClient, login: str) -> LoginLookup:
     try:
-        answer = client.get(f"/users/{login}")
+        response = client.get(f"/users/{login}")
     except (ServiceUnavailableError, GitHubError) as error:
-        return LookedUp(login, None, login, str(error))
-    account = answer.payload
-    if answer.status == 200 and isinstance(account, dict) and isinstance(account.get("id"), int):
+        return LoginLookup(login, None, login, str(error))
+    account = response.payload
+    if response.status == 200 and isinstance(account, dict) and isinstance(account.get("id"), int):
         # Organizations have logins, too, but star nothing.
         is_user = account.get("type") == "User"
-        return LookedUp(login, account["id"] if is_user else None, str(account["login"]))
-    if answer.status in (404, 410):
-        return LookedUp(login, None, login)
-    return LookedUp(login, None, login, f"{answer.status} {answer.message}".strip())
+        return LoginLookup(login, account["id"] if is_user else None, str(account["login"]))
+    if response.status in (404, 410):
+        return LoginLookup(login, None, login)
+    return LoginLookup(login, None, login, f"{response.status} {response.message}".strip())
 
 
 class StarsFile:
@@ -207,13 +207,13 @@ class StarsFile:
         See `gh_assets.collector.stars_file.read_stars`.
     own_world : bool
         Whether the file is the home's world: then its numbers are the world's ids, and it has all stars there are.
-    logins : Logins, optional
+    logins : UserLookup, optional
         Finds the users of a file without ids, unless it is the home's world.
     """
 
     name = "file"
 
-    def __init__(self, path: Path, *, own_world: bool = False, logins: Logins | None = None) -> None:
+    def __init__(self, path: Path, *, own_world: bool = False, logins: UserLookup | None = None) -> None:
         self.path = path
         self.sees_all = own_world
         self.own_world = own_world
@@ -223,38 +223,44 @@ class StarsFile:
         self._has_ids = contents.has_repo_ids or own_world
         self._by_id = grouped(contents.table, pl.col("repo_id"))
         self._by_name = grouped(contents.table, pl.col("repo").str.to_lowercase())
-        self._users: dict[str, LookedUp] = {}
-        self._stars_of_nobody = 0
+        self._users: dict[str, LoginLookup] = {}
+        self._unmatched_stars = 0
 
-    def sentences(self) -> list[str]:
+    def summary_lines(self) -> list[str]:
         """What a person should know of what was left out, when stars were collected."""
         said = [self.skipped.sentence()] if self.skipped.count else []
-        if self._stars_of_nobody:
-            nobody = self._nobody()
-            names = ", ".join(repr(login) for login in nobody[:NAMED]) + (", …" if len(nobody) > NAMED else "")
+        if self._unmatched_stars:
+            unknown_logins = self._unknown_logins()
+            names = ", ".join(repr(login) for login in unknown_logins[:NAMED]) + (
+                ", …" if len(unknown_logins) > NAMED else ""
+            )
             said.append(
-                f"{counted(self._stars_of_nobody, 'star')} of {self.path.name} "
-                f"{'was' if self._stars_of_nobody == 1 else 'were'} left out: GitHub has "
-                + (f"no user {names}." if len(nobody) == 1 else f"none of the {len(nobody):,} users {names}.")
+                f"{counted(self._unmatched_stars, 'star')} of {self.path.name} "
+                f"{'was' if self._unmatched_stars == 1 else 'were'} left out: GitHub has "
+                + (
+                    f"no user {names}."
+                    if len(unknown_logins) == 1
+                    else f"none of the {len(unknown_logins):,} users {names}."
+                )
             )
         return said
 
-    def _nobody(self) -> list[str]:
+    def _unknown_logins(self) -> list[str]:
         return sorted(key for key, user in self._users.items() if user.user_id is None and user.problem is None)
 
-    def may_have_news(self, *, closed: bool) -> bool:
+    def may_have_changed(self, *, closed: bool) -> bool:
         """A file may be another one each time."""
         return True
 
-    def collect(self, works: Iterable[Work], workers: int) -> Iterator[StarCollection]:
+    def collect(self, tasks: Iterable[CollectionTask], workers: int) -> Iterator[StarCollection]:
         """Find the users of all wanted repositories first, then take each repository's rows."""
-        wanted = list(works)
+        wanted = list(tasks)
         failure: Exception | None = None
         if self._logins is not None:
             rows = [found for work in wanted if (found := self._rows_of(work.repository)) is not None]
             logins = pl.concat([part["login"] for part in rows] or [pl.Series(dtype=pl.String)]).str.to_lowercase()
             self._users, failure = self._logins.look_up(logins.unique(maintain_order=True), workers)
-            self._stars_of_nobody = int(logins.is_in(self._nobody()).sum())
+            self._unmatched_stars = int(logins.is_in(self._unknown_logins()).sum())
         yield from map_bounded(self._collect, wanted, workers)
         if failure is not None:
             raise failure
@@ -265,7 +271,7 @@ class StarsFile:
             return self._by_id.get(repository.repo_id)
         return self._by_name.get(repository.full_name.lower())
 
-    def _collect(self, work: Work) -> StarCollection:
+    def _collect(self, work: CollectionTask) -> StarCollection:
         repository, before = work.repository, work.load_previous()
         rows = self._rows_of(repository)
         if rows is None:

@@ -10,8 +10,8 @@ import polars as pl
 from gh_assets.collector.gharchive import id_of_name
 from gh_assets.collector.identities import identified, ids_of_logins
 from gh_assets.collector.repositories import CollectedRepositories, Document, KnownRepositories, tabulated
-from gh_assets.collector.star_sources.base import StarCollection, Work
-from gh_assets.collector.star_sources.starred import told_by_others
+from gh_assets.collector.star_sources.base import CollectionTask, StarCollection
+from gh_assets.collector.star_sources.starred import collection_from_users
 from gh_assets.github.outcomes import Outcome
 from gh_assets.local.concurrency import map_bounded
 from gh_assets.schemas import REPOS
@@ -44,15 +44,15 @@ class ArchivedStars:
         nameless = stars.filter(pl.col("repo_id").is_null())
         self._by_name = grouped(nameless, pl.col("full_name").str.to_lowercase())
 
-    def may_have_news(self, *, closed: bool) -> bool:
+    def may_have_changed(self, *, closed: bool) -> bool:
         """More hours may have been read."""
         return True
 
-    def collect(self, works: Iterable[Work], workers: int) -> Iterator[StarCollection]:
+    def collect(self, tasks: Iterable[CollectionTask], workers: int) -> Iterator[StarCollection]:
         """One pass: the events are grouped already."""
-        return map_bounded(self._collect, works, workers)
+        return map_bounded(self._collect, tasks, workers)
 
-    def _collect(self, work: Work) -> StarCollection:
+    def _collect(self, work: CollectionTask) -> StarCollection:
         repository = work.repository
         parts = [
             rows
@@ -72,11 +72,11 @@ class ArchivedStars:
         nothing = f"none of the {self.total:,} stars read from the archive is for it"
         before = work.load_previous()
         if before is None:
-            return told_by_others(repository, rows, None, {}, nothing)
+            return collection_from_users(repository, rows, None, {}, nothing)
         known = identified(before.table, self._ids).unique("user_id", maintain_order=True)
         if rows is not None:
             rows = identified(rows, ids_of_logins(known)).unique("user_id", keep="first", maintain_order=True)
-        collected = told_by_others(repository, rows, replace(before, table=known), {}, nothing)
+        collected = collection_from_users(repository, rows, replace(before, table=known), {}, nothing)
         return replace(collected, unchanged=collected.table is not None and collected.table.equals(before.table))
 
 

@@ -14,28 +14,28 @@ import polars as pl
 from gh_assets.collector.repositories import classify_refusal
 from gh_assets.collector.star_sources.base import (
     PER_PAGE,
+    CollectionTask,
     ListReading,
     Page,
     PreviousStars,
     RepositoryRef,
     StarCollection,
     StarRows,
-    Work,
     collected_list,
 )
 from gh_assets.errors import GitHubError, ServiceUnavailableError
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.graphql import (
     FAILED,
+    FATAL_ERRORS,
     LIGHT_PAGE,
-    STOPPING,
-    BatchSize,
     GraphQLLists,
     Listing,
+    QuerySize,
     is_page,
     page_without,
 )
-from gh_assets.github.list_reading import Progress, placed
+from gh_assets.github.list_reading import Progress, by_position
 from gh_assets.github.outcomes import Outcome
 
 
@@ -47,7 +47,7 @@ class GraphQLStargazers:
     client : GitHubClient
     max_pages : int
         At most this many pages of 100 a repository, the newest.
-    batch : BatchSize, optional
+    batch : QuerySize, optional
         What is known of the size of queries that GitHub bears.
     in_flight : int
         Queries at once.
@@ -57,7 +57,7 @@ class GraphQLStargazers:
     sees_all = True
 
     def __init__(
-        self, client: GitHubClient, max_pages: int, *, batch: BatchSize | None = None, in_flight: int = 4
+        self, client: GitHubClient, max_pages: int, *, batch: QuerySize | None = None, in_flight: int = 4
     ) -> None:
         self.client = client
         self.max_pages = max_pages
@@ -65,19 +65,19 @@ class GraphQLStargazers:
             client, stargazers_query, batch=batch, in_flight=in_flight
         )
 
-    def may_have_news(self, *, closed: bool) -> bool:
+    def may_have_changed(self, *, closed: bool) -> bool:
         """Not when GitHub's count is what it was."""
         return False
 
-    def collect(self, works: Iterable[Work], workers: int) -> Iterator[StarCollection]:
+    def collect(self, tasks: Iterable[CollectionTask], workers: int) -> Iterator[StarCollection]:
         """Fill queries with the next pages of several repositories, those with the most pages left first."""
-        return self._lists.read((_Stargazers(self.client, work, self.max_pages) for work in works), workers)
+        return self._lists.read((_Stargazers(self.client, work, self.max_pages) for work in tasks), workers)
 
 
 class _Stargazers(Listing[StarCollection]):
     """The stars of one repository, newest first, until one is met that is known."""
 
-    def __init__(self, client: GitHubClient, work: Work, max_pages: int) -> None:
+    def __init__(self, client: GitHubClient, work: CollectionTask, max_pages: int) -> None:
         super().__init__(work.repository.repo_id)
         self.client = client
         self.work = work
@@ -91,7 +91,7 @@ class _Stargazers(Listing[StarCollection]):
             if self.progress.entries + page.count >= self.limit:
                 break
             users = rows.select("user_id", "starred_at").rows()
-            identities = placed(users, range(len(users)), page.count)
+            identities = by_position(users, range(len(users)), page.count)
             self.progress.add(identities, failed=range(page.count - page.failed, page.count))
             self._keep(page, StarRows.of_table(rows))
         self.resumed = bool(self.pages)
@@ -125,7 +125,7 @@ class _Stargazers(Listing[StarCollection]):
         size = max(1, min(self.size, self.limit - self.progress.entries))
         return {"i": node_id_of(self.repository), "c": self.cursor, "f": size}
 
-    def lighten(self) -> bool:
+    def shrink_page(self) -> bool:
         lighter, self.size = self.size > LIGHT_PAGE, min(self.size, LIGHT_PAGE)
         return lighter
 
@@ -138,7 +138,7 @@ class _Stargazers(Listing[StarCollection]):
     def without(self, node: Any, failed: Collection[int]) -> Any | None:
         return page_without(node, "stargazers", "login", failed, self._cursors())
 
-    def take(self, node: Any) -> StarCollection | None:
+    def parse_page(self, node: Any) -> StarCollection | None:
         stars = node["stargazers"]
         users: list[tuple[int, str]] = []
         times: list[str | None] = []
@@ -158,7 +158,7 @@ class _Stargazers(Listing[StarCollection]):
             if self.progress.known
             else [(n, None) for n, _ in users]
         )
-        self.progress.add(placed(found, places, size), total=stars["totalCount"], failed=failed)
+        self.progress.add(by_position(found, places, size), total=stars["totalCount"], failed=failed)
         self._keep(Page(info.get("endCursor"), rows.height, size == PER_PAGE, size, len(failed)), rows)
         more = bool(info["hasNextPage"])
         if more and not self.progress.ended:
@@ -213,25 +213,25 @@ class _Stargazers(Listing[StarCollection]):
         )
         return collected_list(self.repository, self._table(previous), self.before, reading, requests=self.requests)
 
-    def refuse(self, kind: str, message: str) -> StarCollection | None:
+    def parse_refusal(self, kind: str, message: str) -> StarCollection | None:
         if kind == "FORBIDDEN":
             return StarCollection(self.repository, Outcome.RESTRICTED, message, requests=self.requests)
-        return self._told_apart(message) if kind == "NOT_FOUND" else None
+        return self._classify_missing(message) if kind == "NOT_FOUND" else None
 
-    def _told_apart(self, message: str) -> StarCollection | None:
+    def _classify_missing(self, message: str) -> StarCollection | None:
         """Gone, blocked, or only not for us: its metadata tell, by REST."""
         repository, requests = self.repository, self.requests + 1
         try:
-            answer = self.client.get(f"/repositories/{repository.repo_id}")
-        except (ServiceUnavailableError, GitHubError, *STOPPING) as error:
+            response = self.client.get(f"/repositories/{repository.repo_id}")
+        except (ServiceUnavailableError, GitHubError, *FATAL_ERRORS) as error:
             # It is asked again next time; the others of its query are not to suffer.
             return StarCollection(repository, Outcome.UNKNOWN, str(error), requests=requests)
-        if answer.status == 200:
+        if response.status == 200:
             self.refusals += 1
             if self.refusals < 2:
                 return None  # the repository is there: its list is asked for once more
             return StarCollection(repository, Outcome.RESTRICTED, message, requests=requests)
-        outcome, reason = classify_refusal(answer)
+        outcome, reason = classify_refusal(response)
         return StarCollection(repository, outcome, reason, requests=requests)
 
     def give_up(self, reason: str) -> StarCollection:

@@ -24,10 +24,10 @@ from pymongo.database import Database
 from gh_assets.collector.repositories import classify_refusal
 from gh_assets.collector.star_sources.base import (
     PER_PAGE,
+    CollectionTask,
     PreviousStars,
     RepositoryRef,
     StarCollection,
-    Work,
     merge_stars,
 )
 from gh_assets.errors import (
@@ -38,17 +38,17 @@ from gh_assets.errors import (
     ServiceUnavailableError,
     StoredDataError,
 )
-from gh_assets.github.client import STAR_JSON, Answer, GitHubClient
+from gh_assets.github.client import STAR_JSON, GitHubClient, GitHubResponse
 from gh_assets.github.graphql import (
     FAILED,
     LIGHT_PAGE,
-    BatchSize,
     GraphQLLists,
     Listing,
+    QuerySize,
     is_page,
     page_without,
 )
-from gh_assets.github.list_reading import Progress, number_of, placed
+from gh_assets.github.list_reading import Progress, by_position, number_of
 from gh_assets.github.outcomes import Outcome
 from gh_assets.github.times import parse_times
 from gh_assets.local.concurrency import map_bounded
@@ -62,13 +62,13 @@ SEGMENT_USERS = 250
 SEGMENT_ROWS = 100_000
 """A segment is written when it has so many users or rows."""
 
-FRESH = dt.timedelta(days=7)
+STARRED_LIST_TTL = dt.timedelta(days=7)
 """Lists that were read within this time are not asked for again."""
 
 READING_TIME = dt.timedelta(hours=1)
 """Stars that were given so shortly before a user's list was kept may have been given after it was read."""
 
-MOST_RESTARTS = 2
+MAX_RESTARTS = 2
 
 CONNECTION = "starredRepositories"
 
@@ -77,7 +77,7 @@ ORPHAN_AGE = dt.timedelta(hours=24)
 
 
 @dataclass(frozen=True)
-class Seed:
+class SeedUser:
     """A user whose list may be worth reading.
 
     Attributes
@@ -151,16 +151,16 @@ class StarredState:
         found = self.collection.find({"state": {"$exists": True}}, {"state": 1})
         return {document["_id"]: UserState.from_document(document) for document in found}
 
-    def seeds(self) -> list[Seed]:
+    def seeds(self) -> list[SeedUser]:
         """Users who were seen."""
         found = self.collection.find({"seed": {"$exists": True}}, {"seed": 1})
-        return [Seed(d["seed"]["login"], d["_id"], int(d["seed"]["weight"])) for d in found]
+        return [SeedUser(d["seed"]["login"], d["_id"], int(d["seed"]["weight"])) for d in found]
 
     def save(self, states: Iterable[UserState]) -> None:
         """Write states."""
         self._consumer.apply(state.message() for state in states)
 
-    def remember_seeds(self, seeds: Iterable[Seed], seen_at: dt.datetime) -> None:
+    def remember_seeds(self, seeds: Iterable[SeedUser], seen_at: dt.datetime) -> None:
         """Keep users who were seen, to be asked some day."""
         self._consumer.apply(
             Message(
@@ -193,7 +193,7 @@ class SegmentStore(Protocol):
 
 
 @dataclass(frozen=True)
-class ListWork:
+class StarredListTask:
     """A user's list to read.
 
     Attributes
@@ -209,7 +209,7 @@ class ListWork:
         Entries of the known list; see `UserList`.
     """
 
-    seed: Seed
+    seed: SeedUser
     etag: str | None = None
     known: pl.DataFrame | None = None
     refresh: bool = True
@@ -237,7 +237,7 @@ class UserList:
         Entries of the list, of these those without a repository that can be seen, and those that GitHub failed on.
     """
 
-    seed: Seed
+    seed: SeedUser
     outcome: Outcome
     reason: str | None = None
     user_id: int | None = None
@@ -256,7 +256,7 @@ class UserList:
 class _Reading:
     """A list that is being read, until a star is met that is known, or as many as are wanted are read."""
 
-    def __init__(self, work: ListWork, max_pages: int) -> None:
+    def __init__(self, work: StarredListTask, max_pages: int) -> None:
         self.work = work
         self.parts: list[pl.DataFrame] = []
         known = frozenset[tuple[int, Any]]()
@@ -298,7 +298,7 @@ class _Reading:
             schema=STARRED.dtypes,
         )
         self.parts.append(rows)
-        identities = placed(rows.select("repo_id", "starred_at").rows(), places, len(stars))
+        identities = by_position(rows.select("repo_id", "starred_at").rows(), places, len(stars))
         self.progress.add(identities, total=total, failed=failed)
         return self.progress.ended
 
@@ -342,7 +342,7 @@ class _Reading:
 class StarredReader(Protocol):
     """A way to read users' lists."""
 
-    def read(self, works: Iterable[tuple[ListWork, bool]], workers: int) -> Iterator[UserList]:
+    def read(self, tasks: Iterable[tuple[StarredListTask, bool]], workers: int) -> Iterator[UserList]:
         """Read lists; each work comes with whether what is known of it goes to the end of the list."""
 
 
@@ -373,15 +373,15 @@ class RestStarred:
         self.on_page = on_page
         self.prove = prove
 
-    def read(self, works: Iterable[tuple[ListWork, bool]], workers: int) -> Iterator[UserList]:
+    def read(self, tasks: Iterable[tuple[StarredListTask, bool]], workers: int) -> Iterator[UserList]:
         """Several users at once."""
-        return map_bounded(lambda work: self._read(*work), works, workers)
+        return map_bounded(lambda work: self._read(*work), tasks, workers)
 
-    def _read(self, work: ListWork, was_complete: bool) -> UserList:
+    def _read(self, work: StarredListTask, was_complete: bool) -> UserList:
         seed = work.seed
         reading = _Reading(work, self.max_pages)
         requests = last = 0
-        answers: list[Answer] = []
+        answers: list[GitHubResponse] = []
         try:
             user = self._whose(seed)
             if isinstance(user, UserList):
@@ -389,20 +389,20 @@ class RestStarred:
             user_id, login = user
             path = f"/user/{user_id}/starred"
             for number in range(1, self.max_pages + 1):
-                answer = self._page(path, number, work.etag if number == 1 and work.refresh else None)
+                response = self._page(path, number, work.etag if number == 1 and work.refresh else None)
                 requests += 1
-                if answer.status == 304 and work.known is not None:
+                if response.status == 304 and work.known is not None:
                     return UserList(
                         seed, Outcome.OK, None, user_id, login, work.known, was_complete, True, work.etag, requests,
                         True, work.entries, work.null_entries, work.failed_entries,
                     )  # fmt: skip
-                if answer.status != 200 or not isinstance(answer.payload, list):
-                    outcome, reason = classify_refusal(answer)
+                if response.status != 200 or not isinstance(response.payload, list):
+                    outcome, reason = classify_refusal(response)
                     return UserList(seed, outcome, reason, seed.user_id, seed.login, requests=requests)
-                answers.append(answer)
-                last = max(last, answer.last_page or number)
-                ended = reading.add(user_id, login, [_star_of(entry) for entry in answer.payload])
-                more = answer.has_next_page and bool(answer.payload)
+                answers.append(response)
+                last = max(last, response.last_page or number)
+                ended = reading.add(user_id, login, [_star_of(entry) for entry in response.payload])
+                more = response.has_next_page and bool(response.payload)
                 if self.on_page is not None:
                     self.on_page(number, sum(part.height for part in reading.parts))
                 if ended or not more:
@@ -429,20 +429,20 @@ class RestStarred:
             problem=problem,
         )
 
-    def _page(self, path: str, number: int, etag: str | None) -> Answer:
+    def _page(self, path: str, number: int, etag: str | None) -> GitHubResponse:
         parameters: dict[str, str | int] = {"per_page": PER_PAGE, "page": number}
         return self.client.get(path, parameters=parameters, accept=STAR_JSON, etag=etag)
 
-    def _whose(self, seed: Seed) -> tuple[int, str] | UserList:
+    def _whose(self, seed: SeedUser) -> tuple[int, str] | UserList:
         """Id and login, asked for if only the login is known."""
         if seed.user_id is not None:
             return seed.user_id, seed.login
-        answer = self.client.get(f"/users/{seed.login}")
-        account = answer.payload if isinstance(answer.payload, dict) else {}
+        response = self.client.get(f"/users/{seed.login}")
+        account = response.payload if isinstance(response.payload, dict) else {}
         user_id, login = number_of(account.get("id")), account.get("login")
-        if answer.status == 200 and user_id is not None and isinstance(login, str):
+        if response.status == 200 and user_id is not None and isinstance(login, str):
             return user_id, login
-        outcome, reason = classify_refusal(answer)
+        outcome, reason = classify_refusal(response)
         return UserList(seed, outcome, reason, None, seed.login, requests=1)
 
 
@@ -463,21 +463,21 @@ class GraphQLStarred:
     client : GitHubClient
     max_pages : int
         At most this many pages a user, the newest.
-    batch : BatchSize, optional
+    batch : QuerySize, optional
     in_flight : int
     """
 
     def __init__(
-        self, client: GitHubClient, max_pages: int, *, batch: BatchSize | None = None, in_flight: int = 4
+        self, client: GitHubClient, max_pages: int, *, batch: QuerySize | None = None, in_flight: int = 4
     ) -> None:
         self.client = client
         self.max_pages = max_pages
         self._lists: GraphQLLists[UserList] = GraphQLLists(client, starred_query, batch=batch, in_flight=in_flight)
 
-    def read(self, works: Iterable[tuple[ListWork, bool]], workers: int) -> Iterator[UserList]:
+    def read(self, tasks: Iterable[tuple[StarredListTask, bool]], workers: int) -> Iterator[UserList]:
         """Fill queries with the next pages of several users."""
         return self._lists.read(
-            (_Starred(number, work, whole, self.max_pages, self.client) for number, (work, whole) in enumerate(works)),
+            (_Starred(number, work, whole, self.max_pages, self.client) for number, (work, whole) in enumerate(tasks)),
             workers,
         )
 
@@ -485,7 +485,9 @@ class GraphQLStarred:
 class _Starred(Listing[UserList]):
     """One user's list, newest first, until a star is met that is known."""
 
-    def __init__(self, key: int, work: ListWork, was_complete: bool, max_pages: int, client: GitHubClient) -> None:
+    def __init__(
+        self, key: int, work: StarredListTask, was_complete: bool, max_pages: int, client: GitHubClient
+    ) -> None:
         super().__init__(key)
         self.client = client
         self.work = work
@@ -513,7 +515,7 @@ class _Starred(Listing[UserList]):
         size = max(1, min(self.size, progress.limit - progress.entries))
         return {"i": self.login, "c": self.cursors[-1] if self.cursors else None, "f": size}
 
-    def lighten(self) -> bool:
+    def shrink_page(self) -> bool:
         lighter, self.size = self.size > LIGHT_PAGE, min(self.size, LIGHT_PAGE)
         return lighter
 
@@ -524,14 +526,14 @@ class _Starred(Listing[UserList]):
     def without(self, node: Any, failed: Collection[int]) -> Any | None:
         return page_without(node, CONNECTION, "nameWithOwner", failed, self.cursors)
 
-    def take(self, node: Any) -> UserList | None:
+    def parse_page(self, node: Any) -> UserList | None:
         user_id, login = int(node["databaseId"]), str(node.get("login"))
         if self.seed.user_id is not None and user_id != self.seed.user_id:
             return self._renamed("somebody else has this login now")
         if self.user_id is not None and user_id != self.user_id:
             # The login has changed hands between two pages.
             self.restarts += 1
-            if self.restarts > MOST_RESTARTS:
+            if self.restarts > MAX_RESTARTS:
                 return self.give_up("its login changed hands while it was read")
             self._begin()
             return None
@@ -562,7 +564,7 @@ class _Starred(Listing[UserList]):
             requests=self.requests,
         )
 
-    def refuse(self, kind: str, message: str) -> UserList | None:
+    def parse_refusal(self, kind: str, message: str) -> UserList | None:
         if kind == "NOT_FOUND":
             return self._renamed(message)
         if kind == "FORBIDDEN":
@@ -575,12 +577,12 @@ class _Starred(Listing[UserList]):
         if self.seed.user_id is None or self.moved:
             return gone
         try:
-            answer = self.client.get(f"/user/{self.seed.user_id}")
+            response = self.client.get(f"/user/{self.seed.user_id}")
         except (ServiceUnavailableError, GitHubError, BudgetSpentError, RateLimitedError) as error:
             return replace(gone, outcome=Outcome.UNKNOWN, reason=str(error))
-        login = answer.payload.get("login") if isinstance(answer.payload, dict) else None
-        if answer.status != 200 or not isinstance(login, str):
-            outcome, reason = classify_refusal(answer)
+        login = response.payload.get("login") if isinstance(response.payload, dict) else None
+        if response.status != 200 or not isinstance(login, str):
+            outcome, reason = classify_refusal(response)
             return replace(gone, outcome=outcome, reason=reason)
         # Read from its beginning under the new login: what the old one brought must not count twice.
         self.login, self.moved = login, True
@@ -651,7 +653,7 @@ class StarredLists:
         reader: StarredReader,
         state: StarredState,
         segments: SegmentStore,
-        seeds: Callable[[Sequence[RepositoryRef]], Iterable[Seed]],
+        seeds: Callable[[Sequence[RepositoryRef]], Iterable[SeedUser]],
         *,
         fallback: StarredReader | None = None,
         max_users: int = 5000,
@@ -671,19 +673,19 @@ class StarredLists:
         self.report = StarredReport()
         self._workers = 1
 
-    def may_have_news(self, *, closed: bool) -> bool:
+    def may_have_changed(self, *, closed: bool) -> bool:
         """More users may have been asked."""
         return True
 
-    def collect(self, works: Iterable[Work], workers: int) -> Iterator[StarCollection]:
+    def collect(self, tasks: Iterable[CollectionTask], workers: int) -> Iterator[StarCollection]:
         """Ask users first, then tell what they starred of the wanted repositories."""
-        wanted = list(works)
+        wanted = list(tasks)
         if not wanted:
             return
         self._workers = workers
         failure: Exception | None = None
         try:
-            self._ask_users([work.repository for work in wanted])
+            self._collect_users([work.repository for work in wanted])
         except (BudgetSpentError, RateLimitedError) as error:
             # What the users told so far is told on, before anybody hears of it.
             failure = error
@@ -703,9 +705,9 @@ class StarredLists:
         asked = sum(state.collected_at is not None for state in states.values())
         nothing = f"none of the {asked:,} users whose lists were read starred it"
 
-        def told(work: Work) -> StarCollection:
+        def told(work: CollectionTask) -> StarCollection:
             mine = rows.get(work.repository.repo_id)
-            return told_by_others(work.repository, mine, work.load_previous(), whole, nothing)
+            return collection_from_users(work.repository, mine, work.load_previous(), whole, nothing)
 
         yield from map_bounded(told, wanted, workers)
         if failure is not None:
@@ -713,74 +715,74 @@ class StarredLists:
 
     # -- asking users --------------------------------------------------------------------------------------------
 
-    def _ask_users(self, repositories: Sequence[RepositoryRef]) -> None:
+    def _collect_users(self, repositories: Sequence[RepositoryRef]) -> None:
         states = self.state.load()
-        to_ask = self._to_ask(self.seeds(repositories), states)
-        self.report.known, self.report.total = len(states), len(to_ask)
-        if self.progress is not None and to_ask:
+        pending = self._select_users(self.seeds(repositories), states)
+        self.report.known, self.report.total = len(states), len(pending)
+        if self.progress is not None and pending:
             self.progress(self.report)
-        self._read(to_ask, states)
+        self._read(pending, states)
         # Most faults are bad moments: failed users are asked once more after all others.
         states = self.state.load()
-        unread = _unread(to_ask, states)
+        unread = _unread(pending, states)
         self.report.total += len(unread)
         self._read(unread, states)
         self.report.unread = len(_unread(unread, self.state.load()))
         self._sweep()
 
-    def _read(self, seeds: Sequence[Seed], states: Mapping[int | str, UserState]) -> None:
+    def _read(self, seeds: Sequence[SeedUser], states: Mapping[int | str, UserState]) -> None:
         """Read the lists of users, and keep them."""
         previous = _Previous(self.segments)
 
         done: set[int | str] = set()
 
-        def works() -> Iterator[tuple[ListWork, bool]]:
+        def tasks() -> Iterator[tuple[StarredListTask, bool]]:
             for seed in seeds:
                 if _key(seed) in done:
                     continue
                 state = states.get(_key(seed))
                 if state is None:
-                    yield ListWork(seed), False
+                    yield StarredListTask(seed), False
                     continue
                 # A list that was cut at fewer pages ends where this one has to go on.
                 shorter = not state.complete and state.max_pages < self.max_pages
                 refresh = state.proven and not shorter and not self.full
                 known = previous.of(state)
                 counts = state.entries, state.null_entries, state.failed_entries
-                yield ListWork(seed, state.etag, known, refresh and known is not None, *counts), state.complete
+                yield StarredListTask(seed, state.etag, known, refresh and known is not None, *counts), state.complete
 
         if not seeds:
             return
         try:
-            self._keep(self.reader.read(works(), self._workers), states, done)
+            self._keep(self.reader.read(tasks(), self._workers), states, done)
         except GraphQLUnavailableError:
             if self.fallback is None:
                 raise
-            self._keep(self.fallback.read(works(), self._workers), states, done)
+            self._keep(self.fallback.read(tasks(), self._workers), states, done)
 
-    def _to_ask(self, seeds: Iterable[Seed], states: Mapping[int | str, UserState]) -> list[Seed]:
+    def _select_users(self, seeds: Iterable[SeedUser], states: Mapping[int | str, UserState]) -> list[SeedUser]:
         """Those never asked first, the most promising of them first; then the stalest."""
         now = dt.datetime.now(dt.UTC)
         seeds = list(seeds)
         ids = {seed.login.lower(): seed.user_id for seed in seeds if seed.user_id is not None and seed.user_id > 0}
         ids |= {state.login.lower(): state.user_id for state in states.values() if isinstance(state.user_id, int)}
-        merged: dict[int | str, Seed] = {}
+        merged: dict[int | str, SeedUser] = {}
         for seed in seeds:
             # Users of old events have no id of GitHub's, those of files may have none at all.
             known_id = seed.user_id if seed.user_id is not None and seed.user_id > 0 else ids.get(seed.login.lower())
-            entry = Seed(seed.login, known_id, seed.weight)
+            entry = SeedUser(seed.login, known_id, seed.weight)
             other = merged.get(_key(entry))
             if other is None or other.weight < entry.weight:
                 merged[_key(entry)] = entry
         for key, state in states.items():
-            merged.setdefault(key, Seed(state.login, key if isinstance(key, int) else None, 0))
+            merged.setdefault(key, SeedUser(state.login, key if isinstance(key, int) else None, 0))
         new = [seed for key, seed in merged.items() if key not in states]
         new.sort(key=lambda seed: (-seed.weight, seed.user_id or 0, seed.login))
         new = new[: max(0, self.max_users - len(states))]
 
         def stale(state: UserState) -> bool:
             shorter = state.outcome is Outcome.OK and not state.complete and state.max_pages < self.max_pages
-            fresh = state.asked_at is not None and now - state.asked_at < FRESH
+            fresh = state.asked_at is not None and now - state.asked_at < STARRED_LIST_TTL
             unproven = state.outcome is Outcome.OK and not state.proven
             return self.full or shorter or unproven or not fresh or state.outcome is Outcome.UNKNOWN
 
@@ -894,7 +896,7 @@ class StarredLists:
         return {int(key[0]): rows for key, rows in table.partition_by("repo_id", as_dict=True).items()}, damaged
 
 
-def _unread(seeds: Iterable[Seed], states: Mapping[int | str, UserState]) -> list[Seed]:
+def _unread(seeds: Iterable[SeedUser], states: Mapping[int | str, UserState]) -> list[SeedUser]:
     """Users whose lists could not be read, or not be proven to be whole."""
     by_login = {state.login.lower(): state for state in states.values()}
     unread = []
@@ -906,7 +908,7 @@ def _unread(seeds: Iterable[Seed], states: Mapping[int | str, UserState]) -> lis
     return unread
 
 
-def _key(seed: Seed) -> int | str:
+def _key(seed: SeedUser) -> int | str:
     return seed.user_id if seed.user_id is not None else f"login:{seed.login.lower()}"
 
 
@@ -935,7 +937,7 @@ class _Previous:
         return self._lists.get(state.user_id) if isinstance(state.user_id, int) else None
 
 
-def told_by_others(
+def collection_from_users(
     repository: RepositoryRef,
     rows: pl.DataFrame | None,
     before: PreviousStars | None,

@@ -38,7 +38,7 @@ def adopt(files: Files, old: Path) -> int:
 def _entry(folder: Path, path: Path) -> Entry:
     status = path.stat()
     written = _text(dt.datetime.fromtimestamp(status.st_mtime, dt.UTC))
-    said = _said(path)
+    said = _reported(path)
     if not said.get("Crc32c") or not said.get("Md5Hash"):
         draft = Draft.of(path)
         said |= {"Crc32c": encoded(draft.crc32c.to_bytes(4, "big")), "Md5Hash": encoded(draft.md5.digest())}
@@ -60,7 +60,7 @@ def _entry(folder: Path, path: Path) -> Entry:
     )
 
 
-def _said(path: Path) -> dict[str, Any]:
+def _reported(path: Path) -> dict[str, Any]:
     try:
         found = orjson.loads(os.getxattr(path, "user.metadata"))
     except (OSError, AttributeError, orjson.JSONDecodeError):  # a file system or a platform without attributes

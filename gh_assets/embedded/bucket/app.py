@@ -27,10 +27,10 @@ from starlette.types import Receive, Scope, Send
 from gh_assets.embedded.bucket.files import BucketError, Entry, Files, Preconditions, encoded, not_found
 from gh_assets.embedded.bucket.uploads import Session, Sessions
 
-MOST_IN_MEMORY = 128 << 20
+MAX_IN_MEMORY = 128 << 20
 """Bytes of an upload in one request of several parts; longer ones are to be resumable, as all clients make them."""
 
-MOST_DESCRIPTION = 1 << 20
+MAX_DESCRIPTION = 1 << 20
 """Bytes of JSON in a request."""
 
 PART = 1 << 20
@@ -82,7 +82,7 @@ class Call:
         BucketError
             400 if it is none, 413 if it is too long.
         """
-        return _description(await self.content(MOST_DESCRIPTION))
+        return _description(await self.content(MAX_DESCRIPTION))
 
     async def content(self, most: int) -> bytes:
         """All that came with it."""
@@ -330,11 +330,11 @@ class BucketServer:
             return await self._begun(call, bucket)
         if kind == "media":
             properties: dict[str, Any] = {}
-            body = await call.content(MOST_IN_MEMORY)
+            body = await call.content(MAX_IN_MEMORY)
             content_type = call.request.headers.get("content-type")
         elif kind == "multipart":
             properties, body, content_type = _parts(
-                call.request.headers.get("content-type", ""), await call.content(MOST_IN_MEMORY + MOST_DESCRIPTION)
+                call.request.headers.get("content-type", ""), await call.content(MAX_IN_MEMORY + MAX_DESCRIPTION)
             )
         else:
             raise BucketError(400, "invalid", f"Unknown uploadType {kind!r}.")

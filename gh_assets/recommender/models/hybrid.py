@@ -60,9 +60,9 @@ class Hybrid(Recommender):
                 raise GhAssetsError(
                     f"The hybrid's {part.name} knows {part.items} items; the training matrix has {self.items}."
                 )
-        self.fame = _standardized(np.log1p(np.bincount(stars.indices, minlength=self.items))[None].astype(np.float32))[
-            0
-        ]
+        self.popularity_z = _standardized(
+            np.log1p(np.bincount(stars.indices, minlength=self.items))[None].astype(np.float32)
+        )[0]
         if validation is not None:
             self.weight, self.popularity = self._best(*validation)
 
@@ -76,7 +76,7 @@ class Hybrid(Recommender):
             first, second = (_standardized(part._predict(given)) for part in (self.first, self.second))
             for (row, weight), (column, popularity) in product(enumerate(WEIGHTS), enumerate(POPULARITIES)):
                 blended = np.float32(weight) * first + np.float32(1 - weight) * second
-                blended -= np.float32(popularity) * self.fame
+                blended -= np.float32(popularity) * self.popularity_z
                 gains[row, column] += ranking_metrics(blended, given, hidden)[MAIN_METRIC].sum()
         # The top of the hill without its noise: a single place may be best by chance, its neighbours with it are not.
         top = np.unravel_index(np.argmax(uniform_filter(gains, SMOOTHED, mode="nearest")), gains.shape)
@@ -85,7 +85,7 @@ class Hybrid(Recommender):
     def _blend(self, stars: Csr) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
         """Scores, and the spread of each part's."""
         first, second = (part._predict(stars) for part in (self.first, self.second))
-        spreads = blend(first, second, np.float32(self.weight), np.float32(self.popularity) * self.fame)
+        spreads = blend(first, second, np.float32(self.weight), np.float32(self.popularity) * self.popularity_z)
         return first, list(spreads)
 
     def _predict(self, stars: Csr) -> NDArray[np.float32]:
@@ -118,13 +118,15 @@ class Hybrid(Recommender):
 
     def _weights(self) -> dict[str, NDArray[Any]]:
         of_parts = {f"{place}.{key}": value for place, part in self.parts() for key, value in part._weights().items()}
-        return {**of_parts, "fame": self.fame}
+        return {**of_parts, "fame": self.popularity_z}
 
     def _restore(self, weights: dict[str, NDArray[Any]]) -> None:
         # Those that were registered before there was such a term have none.
-        self.fame = weights.get("fame", np.zeros(self.items, np.float32))
-        if self.fame.shape != (self.items,) or self.fame.dtype != np.float32:
-            raise ValueError(f"the popularity of {self.items} items is {self.fame.dtype} {self.fame.shape}")
+        self.popularity_z = weights.get("fame", np.zeros(self.items, np.float32))
+        if self.popularity_z.shape != (self.items,) or self.popularity_z.dtype != np.float32:
+            raise ValueError(
+                f"the popularity of {self.items} items is {self.popularity_z.dtype} {self.popularity_z.shape}"
+            )
         for place, part in self.parts():
             part.items = self.items
             own = {key.removeprefix(f"{place}."): value for key, value in weights.items() if key.startswith(place)}

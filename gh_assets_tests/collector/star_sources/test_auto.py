@@ -10,7 +10,7 @@ from gh_assets.collector.pipeline import CollectionReport, CollectionState
 from gh_assets.collector.star_sources.auto import CLOSED_FOR, AutoSource, OwnLists
 from gh_assets.collector.star_sources.base import RestStargazers
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
-from gh_assets.collector.star_sources.starred import GraphQLStarred, Seed, StarredLists, StarredState
+from gh_assets.collector.star_sources.starred import GraphQLStarred, SeedUser, StarredLists, StarredState
 from gh_assets.embedded.standin.world import World
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.outcomes import Outcome
@@ -23,7 +23,7 @@ from gh_assets_tests.support.worlds import world_of
 
 def auto(collecting: Collecting, world: World, client: GitHubClient, now: dt.datetime | None = None) -> AutoSource:
     def users_lists() -> StarredLists:
-        seeds = [Seed(login, user_id) for login, user_id in zip(world.logins, world.user_ids, strict=True)]
+        seeds = [SeedUser(login, user_id) for login, user_id in zip(world.logins, world.user_ids, strict=True)]
         database = collecting.state.collection.database
         segments = Segments(collecting.tables.store, "starred")
         return StarredLists(GraphQLStarred(client, 10), StarredState(database), segments, lambda _: seeds)

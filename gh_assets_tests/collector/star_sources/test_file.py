@@ -10,11 +10,11 @@ import polars as pl
 import pytest
 from pydantic import SecretStr
 
-from gh_assets.collector.collection import Collected, CollectionOptions, collect
+from gh_assets.collector.collection import CollectionOptions, CollectionResult, collect
 from gh_assets.collector.gharchive import id_of_name
 from gh_assets.collector.repositories import KnownRepositories, collect_repositories
-from gh_assets.collector.star_sources.base import PreviousStars, RepositoryRef, Work, stars_table
-from gh_assets.collector.star_sources.file import Logins, LookedUp, StarsFile
+from gh_assets.collector.star_sources.base import CollectionTask, PreviousStars, RepositoryRef, stars_table
+from gh_assets.collector.star_sources.file import LoginLookup, StarsFile, UserLookup
 from gh_assets.collector.worlds import identity_of_file
 from gh_assets.embedded.standin.faults import Faults
 from gh_assets.embedded.standin.world import World, read_world
@@ -38,7 +38,7 @@ class Run:
 
     def __call__(
         self, path: Path, repositories: list[RepositoryRef], client: GitHubClient | None, source: str = "file"
-    ) -> Collected:
+    ) -> CollectionResult:
         return collect(
             CollectionOptions(source, 10, stars_file=path),
             repositories,
@@ -109,11 +109,11 @@ def test_without_graphql_they_are_asked_by_rest_and_organizations_are_nobody(ser
     with client_of(url, "token") as client:
         collected = run(path, refs(world), client)
         assert ids_in(run, world) == right_ids(world)
-        assert collected.sentences()[0] == (
+        assert collected.summary_lines()[0] == (
             "2 stars of stars.csv were left out: GitHub has none of the 2 users 'a', 'not-there'."
         )
         asked = standin.served["user"]
-        assert run(path, refs(world), client).sentences() == collected.sentences()
+        assert run(path, refs(world), client).summary_lines() == collected.summary_lines()
     assert standin.served["user"] == asked
 
 
@@ -123,13 +123,13 @@ def test_logins_that_nobody_has_are_left_out_said_and_not_asked_again_for_a_whil
     path = file(stars_of(world) + "a/b,gone-1\nA/b,Gone-2\nc/d,gone-1\n-/-,x\n")
     collected = run(path, refs(world), client)
     assert ids_in(run, world) == right_ids(world)
-    assert collected.sentences() == [
+    assert collected.summary_lines() == [
         "1 of 7 rows of stars.csv was skipped: 1 row has a repo that is not owner/name "
         "(row 8: '-/-' is not owner/name).",
         "3 stars of stars.csv were left out: GitHub has none of the 2 users 'gone-1', 'gone-2'.",
     ]
     spent = standin.quota.spent["graphql"]
-    assert run(path, refs(world), client).sentences() == collected.sentences()
+    assert run(path, refs(world), client).summary_lines() == collected.summary_lines()
     assert standin.quota.spent["graphql"] == spent
     long_ago = dt.datetime.now(dt.UTC) - dt.timedelta(days=40)
     run.database["starred_state"].update_many({}, {"$set": {"state.asked_at": long_ago}})
@@ -151,7 +151,7 @@ def test_a_cap_leaves_what_is_not_whole_and_the_next_run_goes_on(serve_world, ru
     with GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=2 + 1) as client:
         first = run(path, refs(world), client)
     assert first.report.stopped
-    assert any("reached" in sentence for sentence in first.sentences())
+    assert any("reached" in sentence for sentence in first.summary_lines())
     partial = [state for state in first.report.states.values() if not state.proven]
     assert partial
     assert all("could not be looked up (the run had ended)" in str(state.reason) for state in partial)
@@ -309,8 +309,8 @@ def test_a_file_overwrites_only_what_it_told_itself(
     table = stars_table(1, [(5, "known-login")], [f"{known:%Y-%m-%dT%H:%M:%SZ}" if known else None], source)
     for _ in range(2):  # the second reading finds what the first one stored
         before = PreviousStars(table, [], source=source)
-        work = Work(RepositoryRef(1, "a/b", "a/b", 1, Outcome.OK), lambda before=before: before)
-        (collection,) = StarsFile(path, logins=Logins(database, None)).collect([work], 1)
+        work = CollectionTask(RepositoryRef(1, "a/b", "a/b", 1, Outcome.OK), lambda before=before: before)
+        (collection,) = StarsFile(path, logins=UserLookup(database, None)).collect([work], 1)
         assert collection.table is not None
         table = collection.table
         (row,) = table.select("user_id", "login", "starred_at", "source").rows()
@@ -322,17 +322,17 @@ def test_a_file_overwrites_only_what_it_told_itself(
     assert collection.unchanged
 
 
-class OnePerson(Logins):
+class OnePerson(UserLookup):
     """GitHub where all logins lead to the same user."""
 
-    def look_up(self, logins: Iterable[str], workers: int) -> tuple[dict[str, LookedUp], Exception | None]:
-        return {login: LookedUp(login, 5, "ann") for login in logins}, None
+    def look_up(self, logins: Iterable[str], workers: int) -> tuple[dict[str, LoginLookup], Exception | None]:
+        return {login: LoginLookup(login, 5, "ann") for login in logins}, None
 
 
 def test_two_logins_of_one_user_are_one_star_with_its_time(tmp_path: Path, database) -> None:
     path = tmp_path / "s.csv"
     path.write_text("repo,login,starred_at\na/b,ann,\na/b,former-ann,2020-01-01\n")
-    work = Work(RepositoryRef(1, "a/b", "a/b", 1, Outcome.OK), lambda: None)
+    work = CollectionTask(RepositoryRef(1, "a/b", "a/b", 1, Outcome.OK), lambda: None)
     (collection,) = StarsFile(path, logins=OnePerson(database, None)).collect([work], 1)
     assert collection.table is not None
     assert collection.table.select("user_id", "starred_at").rows() == [(5, KNOWN)]
@@ -344,10 +344,10 @@ def test_only_the_homes_own_file_takes_back_what_it_told_before(tmp_path: Path, 
     path.write_text("repo,login,user_id\na/b,ann,1\n")
     repository = RepositoryRef(1, "a/b", "a/b", 1, Outcome.OK)
     table = stars_table(1, [(1, "ann"), (2, "bob")], [None, None], source)
-    work = Work(repository, lambda: PreviousStars(table, [], source=source))
+    work = CollectionTask(repository, lambda: PreviousStars(table, [], source=source))
     (own,) = StarsFile(path, own_world=True).collect([work], 1)
     assert (own.unstarred is not None) == (source == "file")
-    (beside,) = StarsFile(path, logins=Logins(database, None)).collect([work], 1)
+    (beside,) = StarsFile(path, logins=UserLookup(database, None)).collect([work], 1)
     assert beside.unstarred is None
     assert beside.table is not None
     assert set(beside.table["user_id"]) == {1, 2}

@@ -23,29 +23,29 @@ from gh_assets.collector.gharchive import archive_hours, read_hour
 from gh_assets.collector.pipeline import CollectionState
 from gh_assets.collector.star_sources.auto import AutoSource
 from gh_assets.collector.star_sources.base import (
+    CollectionTask,
     PreviousStars,
     RepositoryRef,
     RestStargazers,
     StarCollection,
     StarSource,
-    Work,
 )
 from gh_assets.collector.star_sources.file import StarsFile
 from gh_assets.collector.star_sources.gharchive import ArchivedStars
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
 from gh_assets.collector.star_sources.starred import (
     GraphQLStarred,
-    ListWork,
     RestStarred,
-    Seed,
+    SeedUser,
     StarredLists,
+    StarredListTask,
     StarredState,
 )
 from gh_assets.embedded.standin.faults import Faults
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.world import World
 from gh_assets.github.client import GitHubClient
-from gh_assets.github.graphql import BatchSize
+from gh_assets.github.graphql import QuerySize
 from gh_assets.github.outcomes import Outcome
 from gh_assets.schemas import STARGAZERS
 from gh_assets.storage.asset_store import AssetStore, Segments
@@ -92,7 +92,7 @@ def starred(
     reader: type[RestStarred] | type[GraphQLStarred],
 ) -> StarredLists:
     """Users' lists, of all users of the world."""
-    seeds = [Seed(login, user_id) for login, user_id in zip(world.logins, world.user_ids, strict=True)]
+    seeds = [SeedUser(login, user_id) for login, user_id in zip(world.logins, world.user_ids, strict=True)]
     return StarredLists(
         reader(client, 10), StarredState(database), Segments(asset_store, "starred"), lambda _: seeds, max_users=10_000
     )
@@ -156,9 +156,9 @@ def test_every_source_gives_the_same_stars(make, github_of, tmp_path, database, 
     """The contract of `StarSource`."""
     world = contract_world()
     source: StarSource = make(world, github_of, tmp_path, database, asset_store)
-    works = [Work(repository) for repository in refs(world)]
-    found = list(source.collect(iter(works), 2))
-    assert sorted(c.repository.repo_id for c in found) == [w.repository.repo_id for w in works]
+    tasks = [CollectionTask(repository) for repository in refs(world)]
+    found = list(source.collect(iter(tasks), 2))
+    assert sorted(c.repository.repo_id for c in found) == [w.repository.repo_id for w in tasks]
     for collected in found:
         repository = collected.repository
         assert collected.outcome is Outcome.OK
@@ -171,7 +171,7 @@ def test_every_source_gives_the_same_stars(make, github_of, tmp_path, database, 
         seconds = collected.table["starred_at"].dt.epoch("s").to_list()
         assert seconds == world.by_id[repository.repo_id].starred_at.tolist()
         assert collected.table["source"].unique().to_list() == [collected.source or source.name]
-    (unknown,) = source.collect([Work(RepositoryRef(77, "x/y", "x/y", 5, Outcome.OK))], 1)
+    (unknown,) = source.collect([CollectionTask(RepositoryRef(77, "x/y", "x/y", 5, Outcome.OK))], 1)
     assert unknown.outcome is not Outcome.OK
     assert unknown.table is None
     assert unknown.reason
@@ -179,11 +179,11 @@ def test_every_source_gives_the_same_stars(make, github_of, tmp_path, database, 
     assert all(collected.unchanged and collected.unstarred is None for collected in again)
 
 
-def _known(collected: StarCollection) -> Work:
+def _known(collected: StarCollection) -> CollectionTask:
     table, pages = collected.table, collected.pages
     assert table is not None
     previous = PreviousStars(table, pages, collected.complete, 10, table["source"][0] if table.height else None)
-    return Work(collected.repository, lambda: previous)
+    return CollectionTask(collected.repository, lambda: previous)
 
 
 # -- GraphQL -------------------------------------------------------------------------------------------------------
@@ -308,7 +308,7 @@ def test_two_ways_to_the_same_stars(github_of, collecting: Collecting, database)
 @hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(limit=st.integers(1, 130), start=st.integers(1, 100))
 def test_the_bisection_ends_near_the_limit(limit: int, start: int) -> None:
-    batch = BatchSize(start)
+    batch = QuerySize(start)
     failures = 0
     for _ in range(60):
         size = batch.size
@@ -351,7 +351,9 @@ def test_null_edges_deleted_accounts_and_shifting_pages_by_graphql() -> None:
     # While we paged, somebody starred: 2 is listed once more; one was renamed and is a ghost now.
     second = page([edge(2, 7), {"starredAt": "x", "node": {"databaseId": None, "login": "ghost"}}, edge(1, 5)], False)
     with serving(scripted_graphql(first, second)) as url, client_of(url, "token") as client:
-        (collected,) = GraphQLStargazers(client, 10).collect([Work(RepositoryRef(9, "a/b", "a/b", 5, Outcome.OK))], 1)
+        (collected,) = GraphQLStargazers(client, 10).collect(
+            [CollectionTask(RepositoryRef(9, "a/b", "a/b", 5, Outcome.OK))], 1
+        )
     assert collected.table is not None
     assert collected.table["user_id"].to_list() == [1, 2, 3]
     assert STARGAZERS.problem(collected.table) is None
@@ -365,7 +367,9 @@ def test_a_closed_list_by_graphql_however_it_is_told(node: object) -> None:
 
     app = Starlette(routes=[Route("/graphql", graphql, methods=["POST"])])
     with serving(app) as url, client_of(url, "token") as client:
-        (collected,) = GraphQLStargazers(client, 10).collect([Work(RepositoryRef(9, "a/b", "a/b", 5, Outcome.OK))], 1)
+        (collected,) = GraphQLStargazers(client, 10).collect(
+            [CollectionTask(RepositoryRef(9, "a/b", "a/b", 5, Outcome.OK))], 1
+        )
     assert (collected.outcome, collected.reason) == (Outcome.RESTRICTED, "Resource not accessible")
 
 
@@ -376,6 +380,6 @@ def test_null_entries_of_users_lists() -> None:
     stars = {"totalCount": 4, "pageInfo": info, "edges": edges}
     answer: dict[str, object] = {"r0": {"databaseId": 5, "login": "octo", "starredRepositories": stars}}
     with serving(scripted_graphql(answer)) as url, client_of(url, "token") as client:
-        (found,) = GraphQLStarred(client, 10).read([(ListWork(Seed("octo", 5)), False)], 1)
+        (found,) = GraphQLStarred(client, 10).read([(StarredListTask(SeedUser("octo", 5)), False)], 1)
     assert found.rows is not None
     assert found.rows.select("repo_id", "full_name", "starred_at").rows() == [(8, "a/b", None)]

@@ -12,15 +12,15 @@ import pytest
 from pydantic import SecretStr
 
 from gh_assets.collector.pipeline import CollectionState
-from gh_assets.collector.seed_users import Seeds, read_seeds_file, seeds_of_events
+from gh_assets.collector.seed_users import SeedUsers, read_seeds_file, seeds_of_events
 from gh_assets.collector.star_sources import starred as starred_module
-from gh_assets.collector.star_sources.base import RepositoryRef, StarCollection, Work
+from gh_assets.collector.star_sources.base import CollectionTask, RepositoryRef, StarCollection
 from gh_assets.collector.star_sources.gharchive import ArchivedStars
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
 from gh_assets.collector.star_sources.starred import (
     GraphQLStarred,
     RestStarred,
-    Seed,
+    SeedUser,
     StarredLists,
     StarredReport,
     StarredState,
@@ -50,7 +50,7 @@ class Lists:
         self.segments = Segments(store, "starred")
         self.last = StarredReport()
 
-    def source(self, client: GitHubClient, seeds: Iterable[Seed], reader=GraphQLStarred, **options) -> StarredLists:
+    def source(self, client: GitHubClient, seeds: Iterable[SeedUser], reader=GraphQLStarred, **options) -> StarredLists:
         pages = options.get("max_pages", 10)
         fallback = RestStarred(client, pages)
         chosen = list(seeds)
@@ -60,7 +60,7 @@ class Lists:
 
     def run(self, world: World, client: GitHubClient, seeds=None, reader=GraphQLStarred, **options):
         source = self.source(client, everybody(world) if seeds is None else seeds, reader, **options)
-        found = {c.repository.full_name: c for c in source.collect([Work(ref) for ref in refs(world)], 2)}
+        found = {c.repository.full_name: c for c in source.collect([CollectionTask(ref) for ref in refs(world)], 2)}
         self.last = source.report
         return found
 
@@ -76,8 +76,8 @@ def lists(database, asset_store) -> Lists:
     return Lists(database, asset_store)
 
 
-def everybody(world: World) -> list[Seed]:
-    return [Seed(login, user_id) for login, user_id in zip(world.logins, world.user_ids, strict=True)]
+def everybody(world: World) -> list[SeedUser]:
+    return [SeedUser(login, user_id) for login, user_id in zip(world.logins, world.user_ids, strict=True)]
 
 
 def users_of(collected: StarCollection) -> set[int]:
@@ -131,7 +131,13 @@ def test_a_list_of_more_pages_than_wanted_is_cut_and_later_continued(reader, git
 def test_users_who_are_gone_or_were_renamed(reader, github_of, lists: Lists) -> None:
     world = world_of({"a/b": [0, 1, 2]}, users=3)
     _, client = github_of(world)
-    seeds = [Seed("user-0", 5000), Seed("former-name", 5001), Seed("USER-2"), Seed("nobody"), Seed("gone", 4711)]
+    seeds = [
+        SeedUser("user-0", 5000),
+        SeedUser("former-name", 5001),
+        SeedUser("USER-2"),
+        SeedUser("nobody"),
+        SeedUser("gone", 4711),
+    ]
     found = lists.run(world, client, seeds, reader)
     assert users_of(found["a/b"]) == {5000, 5001, 5002}
     assert found["a/b"].table is not None
@@ -148,7 +154,7 @@ def test_a_login_that_somebody_else_has_now_brings_no_foreign_stars(github_of, l
     world = world_of({"a/b": [0], "c/d": [1]}, users=2)
     _, client = github_of(world)
     # 5001 once was user-0; the present user-0 is somebody else.
-    found = lists.run(world, client, [Seed("user-0", 5001)])
+    found = lists.run(world, client, [SeedUser("user-0", 5001)])
     assert users_of(found["c/d"]) == {5001}
     assert found["a/b"].outcome is Outcome.UNKNOWN
 
@@ -178,7 +184,7 @@ def test_who_is_renamed_in_the_middle_of_a_list_is_read_from_its_beginning(
 ) -> None:
     world = world_of({f"a/{n}": [0] for n in range(290)}, users=1)
     _, client = github_of(world)
-    client.find_out()
+    client.refresh_budgets()
     ask = client.graphql
 
     def renamed_after_a_page(*arguments, **named):
@@ -238,7 +244,7 @@ def test_users_whose_lists_could_not_be_read_are_asked_once_more_and_said(serve_
     world = world_of({"a/b": [0, 1, 2]}, users=3)
     standin, url = serve_world(world)
     with client_of(url, "token") as client:
-        client.find_out()
+        client.refresh_budgets()
         standin.faults = Faults(script=["untyped error"] * 50)
         lists.run(world, client)
         assert (lists.last.asked, lists.last.unread) == (6, 3)
@@ -259,7 +265,7 @@ def test_a_server_without_graphql_is_asked_by_rest(serve_world, lists: Lists) ->
 def test_the_most_promising_users_are_asked_and_no_more_than_wanted(github_of, lists: Lists) -> None:
     world = world_of({"a/b": list(range(10))}, users=10)
     _, client = github_of(world)
-    seeds = [Seed(f"user-{user}", 5000 + user, weight=user) for user in range(10)]
+    seeds = [SeedUser(f"user-{user}", 5000 + user, weight=user) for user in range(10)]
     assert users_of(lists.run(world, client, seeds, max_users=3)["a/b"]) == {5007, 5008, 5009}
     assert users_of(lists.run(world, client, seeds, max_users=5)["a/b"]) == {5005, 5006, 5007, 5008, 5009}
     assert lists.last.asked == 2
@@ -306,8 +312,8 @@ def test_what_is_in_no_segment_yet_is_all_that_a_crash_costs(
         pass
 
     class Dying(RestStarred):
-        def read(self, works, workers):
-            for number, found in enumerate(super().read(works, workers)):
+        def read(self, tasks, workers):
+            for number, found in enumerate(super().read(tasks, workers)):
                 if number == 25:
                     raise Killed
                 yield found
@@ -322,7 +328,7 @@ def test_what_is_in_no_segment_yet_is_all_that_a_crash_costs(
 
         monkeypatch.setattr(source, "_write", write_while_alive)
         with pytest.raises(Killed):
-            list(source.collect([Work(ref) for ref in refs(world)], 1))
+            list(source.collect([CollectionTask(ref) for ref in refs(world)], 1))
     assert len(lists.state.load()) == 20
     with client_of(url, "token") as client:
         found = lists.run(world, client, reader=RestStarred)
@@ -349,17 +355,17 @@ def test_segments_that_nobody_names_are_swept_when_they_are_old(github_of, lists
 def test_forks_tell_whom_to_ask_and_are_asked_once(github_of, database) -> None:
     world = world_of({f"a/{n}": list(range(90)) for n in range(1, 4)}, users=90)
     standin, client = github_of(world)
-    seeds = Seeds(client, database)(refs(world))
+    seeds = SeedUsers(client, database)(refs(world))
     forkers = {world.user_ids[user] for r in world.repositories[:-1] for user in world.forkers(r)}
     assert {seed.user_id for seed in seeds} == forkers
     assert len(forkers) > 20
     spent = standin.quota.spent["graphql"]
-    again = Seeds(client, database)(refs(world))
+    again = SeedUsers(client, database)(refs(world))
     assert {seed.user_id for seed in again} == forkers
     assert standin.quota.spent["graphql"] == spent, "remembered"
     by_rest = {}
     for ref in refs(world):
-        _, owners = Seeds(client, database)._forks_by_rest(ref)
+        _, owners = SeedUsers(client, database)._forks_by_rest(ref)
         by_rest |= dict(owners or [])
     assert set(by_rest) == forkers
 
@@ -370,11 +376,11 @@ def test_named_users_come_before_known_ones_and_those_before_forks(github_of, da
     database["users"].insert_one({"_id": 5003, "login": "user-3", "collected": {"stars": 7}})
     named = tmp_path / "users.txt"
     named.write_text("user-9\n# a comment\nuser-8  # another\n")
-    seeds = Seeds(client, database, file=named, enough=3)(refs(world))
+    seeds = SeedUsers(client, database, file=named, enough=3)(refs(world))
     ranked = [seed.login for seed in sorted(seeds, key=lambda seed: -seed.weight)]
     assert ranked[:3] == ["user-9", "user-8", "user-3"]
     assert len(ranked) == 3, "forks are not asked for when enough are known"
-    assert len(Seeds(client, database, file=named, enough=50)(refs(world))) > 10
+    assert len(SeedUsers(client, database, file=named, enough=50)(refs(world))) > 10
 
 
 def test_events_of_the_archive_tell_whom_to_ask() -> None:
@@ -387,7 +393,7 @@ def test_events_of_the_archive_tell_whom_to_ask() -> None:
     ]
     events = pl.DataFrame(rows, schema=STAR_EVENTS.dtypes, orient="row")
     wanted = [RepositoryRef(1, "a/b", "a/b", 5, Outcome.OK), RepositoryRef(2, "c/d", "c/d", 5, Outcome.OK)]
-    assert seeds_of_events(events, wanted) == [Seed("old", -9, 1), Seed("five", 5, 2)]
+    assert seeds_of_events(events, wanted) == [SeedUser("old", -9, 1), SeedUser("five", 5, 2)]
 
 
 @pytest.mark.parametrize(
@@ -425,14 +431,14 @@ def test_a_file_of_users_that_is_not_there_or_is_a_folder_is_named(tmp_path: Pat
 def test_users_of_a_stars_file_weigh_by_their_stars(tmp_path: Path) -> None:
     path = tmp_path / "stars.csv"
     path.write_text("repo,login,user_id\na/b,x,1\nc/d,x,1\na/b,y,2\n")
-    assert read_seeds_file(path).seeds == [Seed("x", 1, 2), Seed("y", 2, 1)]
+    assert read_seeds_file(path).seeds == [SeedUser("x", 1, 2), SeedUser("y", 2, 1)]
 
 
 def test_logins_are_read_however_they_are_written_and_what_names_nobody_is_said(tmp_path: Path) -> None:
     path = tmp_path / "users.txt"
     path.write_text("ann # me\n\n@bob\nhttps://github.com/Cid/\n# all\n../..\nANN\n1000\n", encoding="utf-8-sig")
     found = read_seeds_file(path)
-    assert found.seeds == [Seed("ANN", None, 2), Seed("bob"), Seed("Cid"), Seed("1000")]
+    assert found.seeds == [SeedUser("ANN", None, 2), SeedUser("bob"), SeedUser("Cid"), SeedUser("1000")]
     assert found.skipped.sentence() == (
         "1 of 6 rows of users.txt was skipped: 1 row has a login that is not a GitHub login "
         "(row 6: '../..' is not a GitHub login)."
@@ -441,7 +447,7 @@ def test_logins_are_read_however_they_are_written_and_what_names_nobody_is_said(
     assert [seed.login for seed in read_seeds_file(path).seeds] == ["ann", "bob"]
     path = tmp_path / "USERS.CSV"
     path.write_text("Login;User_id\nann;7\nbob;\nother;7\n", encoding="utf-8-sig")
-    assert read_seeds_file(path).seeds == [Seed("other", 7, 2), Seed("bob")]
+    assert read_seeds_file(path).seeds == [SeedUser("other", 7, 2), SeedUser("bob")]
 
 
 # -- what users' lists may say of stars -------------------------------------------------------------------------------
@@ -485,7 +491,7 @@ def test_a_login_that_changes_hands_between_two_pages_gives_nobody_the_others_st
 ) -> None:
     world = world_of({f"a/{n}": [0 if n < 150 else 1] for n in range(300)}, users=2)
     _, client = github_of(world)
-    client.find_out()
+    client.refresh_budgets()
     ask = client.graphql
 
     def changing_hands(*arguments, **named):
@@ -496,7 +502,7 @@ def test_a_login_that_changes_hands_between_two_pages_gives_nobody_the_others_st
         return answer
 
     monkeypatch.setattr(client, "graphql", changing_hands)
-    found = lists.run(world, client, [Seed("user-0")])
+    found = lists.run(world, client, [SeedUser("user-0")])
     assert all(users_of(found[f"a/{n}"]) == {5001} for n in range(150, 300))
     assert all(found[f"a/{n}"].outcome is Outcome.UNKNOWN for n in range(150))
 

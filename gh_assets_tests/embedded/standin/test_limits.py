@@ -9,7 +9,7 @@ import pytest
 import requests
 from pydantic import SecretStr
 
-from gh_assets.collector.star_sources.base import RepositoryRef, Work
+from gh_assets.collector.star_sources.base import CollectionTask, RepositoryRef
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
 from gh_assets.embedded.standin.clock import RemoteClock, VirtualClock
 from gh_assets.embedded.standin.faults import Faults
@@ -128,9 +128,12 @@ def test_lists_get_over_every_fault_of_graphql(serve_world, kind: str) -> None:
     faults = Faults(script=[None, kind, None, kind, None, kind])
     _, url = serve_world(world, faults=faults)
     with GitHubClient(url, [SecretStr("token")], policy=QUICK) as client:
-        client.find_out()
-        works = [Work(RepositoryRef(r.repo_id, r.full_name, r.full_name, 150, Outcome.OK)) for r in world.repositories]
-        found = list(GraphQLStargazers(client, 10).collect(works[:30], 1))
+        client.refresh_budgets()
+        tasks = [
+            CollectionTask(RepositoryRef(r.repo_id, r.full_name, r.full_name, 150, Outcome.OK))
+            for r in world.repositories
+        ]
+        found = list(GraphQLStargazers(client, 10).collect(tasks[:30], 1))
     assert [len(c.table) for c in found if c.table is not None and c.complete] == [150] * 30
     assert faults.injected[kind] >= 1
 

@@ -205,10 +205,10 @@ class WithFame(Recommender):
         self.good, self.much = good, much
 
     def _fit(self, stars: sp.csr_array, validation: object) -> None:
-        self.fame = self.much * np.log1p(np.bincount(stars.indices, minlength=self.items))
+        self.popularity_z = self.much * np.log1p(np.bincount(stars.indices, minlength=self.items))
 
     def _predict(self, stars: sp.csr_array) -> np.ndarray:
-        return (self.good._predict(stars) + self.fame).astype(np.float32)
+        return (self.good._predict(stars) + self.popularity_z).astype(np.float32)
 
     def _weights(self) -> dict[str, np.ndarray]:
         return {}
