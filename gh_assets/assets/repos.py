@@ -79,7 +79,7 @@ def repos(
     notes: list[str] = []
 
     def note(words: str) -> None:
-        progress.say(words)
+        progress.notify(words)
         context.log.warning(words)
         notes.append(words)
 

@@ -138,7 +138,7 @@ def collect_partitions(
         log(f"{done} of {total}: {words}")
 
     def say(words: str) -> None:
-        progress.say(words)
+        progress.notify(words)
         context.log.info(words)
 
     with (

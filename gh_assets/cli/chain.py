@@ -100,7 +100,7 @@ def run_chain(
     if skipped and options.source != "file":  # the source says it itself
         say(skipped)
     say(f"Collecting from {world_identity(settings)[1]} into {settings.home_path}")
-    with open_instance() as instance, progress.use_progress(listener, say):
+    with open_instance() as instance, progress.use_progress(progress.Progress(listener, say)):
         fail_dead_runs(instance)
         if options.archive:
             config = {read_days_of_the_archive.name: {"config": {"places": list(options.archive)}}}

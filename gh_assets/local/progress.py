@@ -1,37 +1,58 @@
-"""Telling the terminal how far a run is. Assets report here; whoever runs them may listen."""
+"""Progress of a run: assets report here, and the process that runs them may show it on its terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 ProgressListener = Callable[[str, int, int, str], None]
-"""Called with the asset's name, what is done, what there is in all, and words about it."""
-
-_process_listener: ProgressListener | None = None
-_process_sayer: Callable[[str], None] | None = None
+"""Called with the step's name, the units that are done, their total, and a description of the state."""
 
 
-def report(asset: str, done: int, total: int, words: str = "") -> None:
-    """Tell the listener of this process, if there is one."""
-    if _process_listener is not None:
-        _process_listener(asset, done, total, words)
+@dataclass(frozen=True)
+class Progress:
+    """Receiver of progress; by default, one that ignores it.
+
+    Attributes
+    ----------
+    on_report : ProgressListener
+    on_notify : callable
+        Called with a sentence.
+    """
+
+    on_report: ProgressListener = lambda step, done, total, text: None
+    on_notify: Callable[[str], None] = lambda text: None
+
+    def report(self, step: str, done: int, total: int, text: str = "") -> None:
+        """Report that `done` of `total` units of a step are done."""
+        self.on_report(step, done, total, text)
+
+    def notify(self, text: str) -> None:
+        """Show a sentence to the user."""
+        self.on_notify(text)
 
 
-def say(words: str) -> None:
-    """Tell the person at this process's terminal, if there is one, a whole sentence."""
-    if _process_sayer is not None:
-        _process_sayer(words)
+_process_progress = Progress()
+
+
+def report(step: str, done: int, total: int, text: str = "") -> None:
+    """Report the progress of a step to this process's receiver."""
+    _process_progress.report(step, done, total, text)
+
+
+def notify(text: str) -> None:
+    """Show a sentence to the user of this process's terminal."""
+    _process_progress.notify(text)
 
 
 @contextmanager
-def use_progress(listener: ProgressListener, notify: Callable[[str], None]) -> Iterator[None]:
-    """Let `listener` hear all reports of this process during the block, and `notify` all sentences."""
+def use_progress(progress: Progress) -> Iterator[None]:
+    """Make `progress` the receiver of this process during the block."""
     # Dagster runs steps in threads of its own: a context variable would not reach them.
-    global _process_listener, _process_sayer
-    before = _process_listener, _process_sayer
-    _process_listener, _process_sayer = listener, notify
+    global _process_progress
+    before, _process_progress = _process_progress, progress
     try:
         yield
     finally:
-        _process_listener, _process_sayer = before
+        _process_progress = before
