@@ -21,7 +21,8 @@ from gh_assets.recommender import EASE, Hybrid, RecVAE, RecVAEConfig, strong_gen
 from gh_assets.recommender.data.interactions import Csr
 from gh_assets.recommender.evaluation.metrics import contains
 from gh_assets.recommender.training.training import TrainedModel
-from gh_assets.serving.ranking import Question, Ranker
+from gh_assets.serving.ranking import Ranker
+from gh_assets.serving.requests import RecommendationRequest
 
 LENGTH = 20
 SETTINGS: list[tuple[str, dict[str, float]]] = [
@@ -37,8 +38,8 @@ def figures(ranker: Ranker, given: Csr, hidden: Csr, choice: dict[str, float]) -
     for start in range(0, given.shape[0], 64):
         some = range(start, min(start + 64, given.shape[0]))
         stars = [ids[given.indices[given.indptr[row] : given.indptr[row + 1]]].tolist() for row in some]
-        questions = [Question(stars=own, n=LENGTH, **choice) for own in stars]  # type: ignore[arg-type]
-        for row, found in zip(some, ranker.ask(questions, reasons=0), strict=True):
+        requests = [RecommendationRequest(stars=own, n=LENGTH, **choice) for own in stars]  # type: ignore[arg-type]
+        for row, found in zip(some, ranker.recommend_batch(requests, reasons=0), strict=True):
             lists[row, : len(found)] = [entry.repo_id for entry in found]
     hits = contains(hidden, lists)
     relevant = np.minimum(np.diff(hidden.indptr), LENGTH)

@@ -19,7 +19,8 @@ from interactions import generated
 from gh_assets.recommender import EASE, Hybrid, Recommender, RecVAE, RecVAEConfig
 from gh_assets.recommender.data.interactions import Csr, UserItemMatrix
 from gh_assets.recommender.training.training import TrainedModel
-from gh_assets.serving.ranking import Question, Ranker
+from gh_assets.serving.ranking import Ranker
+from gh_assets.serving.requests import RecommendationRequest
 
 
 def named(stars: Csr) -> UserItemMatrix:
@@ -39,7 +40,7 @@ def one_person(trained: TrainedModel, stars: Csr, people: int) -> None:
     for user in chosen:
         own = stars.indices[stars.indptr[user] : stars.indptr[user + 1]].tolist()
         started = time.perf_counter()
-        ranker.recommend(Question(stars=own))
+        ranker.recommend(RecommendationRequest(stars=own))
         seconds.append(time.perf_counter() - started)
     milliseconds = 1000 * np.array(seconds[10:])
     print(

@@ -15,6 +15,7 @@ from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.registry import CHAMPION, PURPOSE, SERVED, ModelRegistry, Move, RegisteredModel
 from gh_assets.resources import GcsResource, MongoResource
 from gh_assets.schemas import RECOMMENDATIONS
+from gh_assets.serving.requests import DEFAULT_COUNT, MAX_COUNT, Filters
 from gh_assets.settings import load_settings
 from gh_assets.storage.asset_store import TableParts
 
@@ -22,7 +23,7 @@ from gh_assets.storage.asset_store import TableParts
 class RecommendationsConfig(dg.Config):
     """What is recommended."""
 
-    n: int = Field(default=20, ge=1, le=1000, description="Repositories a user.")
+    n: int = Field(default=DEFAULT_COUNT, ge=1, le=MAX_COUNT, description="Repositories a user.")
     reasons: int = Field(default=3, ge=0, le=20, description="Own stars at most that explain each; 0 is fastest.")
     own: bool = Field(default=False, description="Recommend people what they own themselves, too.")
     forks: bool = Field(default=False, description="Recommend forks of what somebody starred, and their origins, too.")
@@ -55,7 +56,7 @@ def recommendations(
     mongo: MongoResource,
 ) -> dg.MaterializeResult[TableParts]:
     """One row a user and recommended repository."""
-    from gh_assets.serving.catalogue import Catalogue, Filters
+    from gh_assets.serving.catalogue import Catalogue
     from gh_assets.serving.current_model import load_first_usable, model_cache, rank_models, serving_candidates
     from gh_assets.serving.ranking import Ranker
 

@@ -203,20 +203,28 @@ def recommend(
     """Recommend repositories to LOGIN, to somebody who likes the given --repos, or to anybody, with reasons."""
     if [login is not None, repos is not None, popular].count(True) != 1:
         raise click.UsageError("Give either a login, --repos a/b,c/d, or --popular.")
-    from gh_assets.serving.catalogue import Filters
-    from gh_assets.serving.ranking import Question
+    from gh_assets.serving.requests import Filters, RecommendationRequest
     from gh_assets.serving.snapshot import load_snapshot
 
-    filters = Filters(own, forks, "yes" if archived else "no", language, topics, owner, min_stars, max_stars)
-    wish = Question(n=n, filters=filters, popularity=popularity, diversity=diversity)
+    filters = Filters(
+        own=own,
+        forks=forks,
+        archived="yes" if archived else "no",
+        language=language,
+        topics=topics,
+        owner=owner,
+        min_stars=min_stars,
+        max_stars=max_stars,
+    )
+    request = RecommendationRequest(n=n, filters=filters, popularity=popularity, diversity=diversity)
     snapshot = load_snapshot(load_settings())
     if login is not None:
-        case = snapshot.for_login(login, wish)
+        request = snapshot.for_login(login, request)
     elif repos is not None:
-        case = snapshot.for_repositories(split_list(repos) or [repos], wish)
+        request = snapshot.for_repositories(split_list(repos) or [repos], request)
     else:
-        case = snapshot.for_new_user(wish)
-    answer = snapshot.answer(case)
+        request = snapshot.for_new_user(request)
+    answer = snapshot.recommend(request)
     for warning in answer.warnings:
         errors.print(warning, style="yellow")
     if as_json:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from gh_assets.recommender.data.interactions import Csr, positions_of
 from gh_assets.recommender.evaluation.metrics import best_items
+from gh_assets.serving.requests import Filters
 
 TOPIC, LANGUAGE = 3.0, 1.0
 """How often a topic and the language count for once that a word of the description does."""
@@ -28,48 +29,6 @@ DESCRIBED = ("full_name", "description", "language", "topics", "stargazer_count"
 
 CHUNK_ROWS = 256
 """Repositories that are compared with all others at once."""
-
-
-@dataclass(frozen=True)
-class Filters:
-    """What somebody wants to see.
-
-    Attributes
-    ----------
-    own : bool
-        Also what the person owns.
-    forks : bool
-        Also forks of what the person starred, and what those are forks of.
-    archived : {"no", "yes", "only"}
-        Whether those that their owner made read-only are among them.
-    language : str
-        Main language, in any case; empty: any.
-    topics : tuple of str
-        All of them, in any case.
-    owner : str
-        In any case; empty: any.
-    least_stars, most_stars : int or None
-        By GitHub's own count; those without a count pass neither.
-    """
-
-    own: bool = False
-    forks: bool = False
-    archived: Literal["no", "yes", "only"] = "no"
-    language: str = ""
-    topics: tuple[str, ...] = ()
-    owner: str = ""
-    min_stars: int | None = None
-    max_stars: int | None = None
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether a repository passes of which nothing is known."""
-        unlimited = self.min_stars is None and self.max_stars is None
-        return unlimited and self.archived != "only" and not (self.language or self.topics or self.owner)
-
-
-ANY = Filters()
-"""What people get who say nothing."""
 
 
 @dataclass(frozen=True)

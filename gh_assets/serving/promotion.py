@@ -31,7 +31,8 @@ from gh_assets.registry import CANDIDATE, CHAMPION, PURPOSE, Decision, ModelRegi
 from gh_assets.registry.cache import ModelCache
 from gh_assets.registry.decisions import Outcome
 from gh_assets.serving.current_model import UNLOADABLE, load_model, skipped
-from gh_assets.serving.ranking import Question, Ranker
+from gh_assets.serving.ranking import Ranker
+from gh_assets.serving.requests import RecommendationRequest
 
 MIN_TEST_USERS = 30
 """With fewer held-out users in common, a comparison says nothing."""
@@ -394,8 +395,10 @@ def _cost(
     """Whether a list takes not too many times the processor time of the champion's; the first champion is only told."""
     stars = matrix.stars
     people = np.linspace(0, stars.shape[0] - 1, min(TIMED_USERS, stars.shape[0])).astype(int)
-    questions = [
-        Question(stars=matrix.repo_ids[stars.indices[stars.indptr[person] : stars.indptr[person + 1]]].tolist())
+    requests = [
+        RecommendationRequest(
+            stars=matrix.repo_ids[stars.indices[stars.indptr[person] : stars.indptr[person + 1]]].tolist()
+        )
         for person in people
     ]
     counts = np.bincount(stars.indices, minlength=stars.shape[1]).tolist()
@@ -405,14 +408,14 @@ def _cost(
         rankers.append(Ranker(champion[1]))
     for place, ranker in enumerate(rankers):
         try:
-            ranker.ask(questions)
+            ranker.recommend_batch(requests)
         except GhAssetsError as error:
             if place == 0:
                 return GateCheck(False, f"it cannot recommend: {error}")
             del rankers[place]  # a champion that cannot is no measure of anything
     # On a thread of its own, whose products are not shared out: what other threads do is not counted as the model's.
     with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as alone:
-        own, plainest, *champions = alone.submit(processor_times, rankers, questions).result()
+        own, plainest, *champions = alone.submit(processor_times, rankers, requests).result()
     words = f"a list takes {1000 * own:.1f} ms of a processor, {own / plainest:.1f} times as much as popularity's"
     if champion is None:
         return GateCheck(True, f"{words} (the first champion is not refused for that)")
@@ -423,19 +426,19 @@ def _cost(
     return GateCheck(own <= most, words)
 
 
-def processor_times(rankers: Sequence[Ranker], questions: Sequence[Question]) -> list[float]:
+def processor_times(rankers: Sequence[Ranker], requests: Sequence[RecommendationRequest]) -> list[float]:
     """Seconds of this thread's processor time that a list by each takes in the mean.
 
     All are asked in turn, so that what slows the machine down hits them alike, and of each the least of several times
     counts.
     """
-    seconds = np.full((len(rankers), len(questions)), np.inf)
+    seconds = np.full((len(rankers), len(requests)), np.inf)
     for turn in range(ROUNDS):
-        for column, question in enumerate(questions):
+        for column, request in enumerate(requests):
             for place in range(len(rankers)):
                 row = (place + turn) % len(rankers)
                 started = time.thread_time()
-                rankers[row].recommend(question)
+                rankers[row].recommend(request)
                 seconds[row, column] = min(seconds[row, column], time.thread_time() - started)
     return [max(float(row.mean()), 1e-9) for row in seconds]
 

@@ -20,7 +20,8 @@ from gh_assets.recommender.data.interactions import Csr, UserItemMatrix
 from gh_assets.recommender.evaluation.metrics import best_items
 from gh_assets.recommender.training.training import TrainedModel
 from gh_assets.schemas import RECOMMENDATIONS, REPOS
-from gh_assets.serving.catalogue import ANY, Catalogue, Description, Filters, Neighbour
+from gh_assets.serving.catalogue import Catalogue, Description, Neighbour
+from gh_assets.serving.requests import DEFAULT_FILTERS, Filters, RecommendationRequest
 
 USERS_AT_ONCE = 1000
 REASONS = 3
@@ -38,7 +39,7 @@ POPULAR_POOL = 1000
 """The same for lists of what is popular."""
 
 POPULARITY_WEIGHT = 3.0
-"""What 1 of `Question.popularity` weighs: about as much as the model's scores themselves differ at the top."""
+"""Weight of `RecommendationRequest.popularity`: about the spread of standardized model scores at the top."""
 
 MASKS = 256
 """Filters that are remembered."""
@@ -103,47 +104,6 @@ class Similar:
 
 
 @dataclass(frozen=True)
-class Question:
-    """What somebody asks for.
-
-    Attributes
-    ----------
-    stars : sequence of int
-        Ids of what the person starred: never recommended.
-    login : str or None
-        Whose repositories are the person's own.
-    n : int
-    filters : Filters
-    hidden : collection of int
-        Ids of more that are not to be shown.
-    shown : collection of int
-        Ids of what was shown already: the list goes on behind them.
-    popularity : float
-        -1 to 1. The score of a repository is its standardized model score plus `popularity` times `POPULARITY_WEIGHT`
-        times its standardized log number of stars. 0 keeps the model's order; below 0, little-known repositories rise.
-    diversity : float or None
-        0 to 1: how much likeness to what is above it costs a repository (maximal marginal relevance). None: nothing,
-        and `POPULAR_DIVERSITY` where nothing is known of the person.
-    new : bool
-        Whether repositories that the model does not know are wanted beside the list.
-    """
-
-    stars: Sequence[int] = ()
-    login: str | None = None
-    n: int = 20
-    filters: Filters = ANY
-    hidden: Collection[int] = ()
-    shown: Collection[int] = ()
-    popularity: float = 0.0
-    diversity: float | None = None
-    new: bool = True
-
-
-DEFAULT_REQUEST = Question()
-"""Of somebody who chooses nothing."""
-
-
-@dataclass(frozen=True)
 class _Lists:
     """Ranked items of some people, shape (people, n), -1 where there is no more; their reasons (people, n, k)."""
 
@@ -177,38 +137,40 @@ class Ranker:
 
     def prepare(self) -> None:
         """Work out now what the first questions would have to wait for."""
-        self.ask([Question(stars=self.trained.repo_ids[:2].tolist(), n=1)])
-        self.unseen_recommendations(Question(n=1))
+        self.recommend_batch([RecommendationRequest(stars=self.trained.repo_ids[:2].tolist(), n=1)])
+        self.unseen_recommendations(RecommendationRequest(n=1))
         self.similar(int(self.trained.repo_ids[0]), 1)
 
     # -- lists -------------------------------------------------------------------------------------------------------
 
-    def recommend(self, question: Question) -> list[Recommendation]:
-        """The list of one person; see `ask`."""
-        return self.ask([question])[0]
+    def recommend(self, request: RecommendationRequest) -> list[Recommendation]:
+        """The list of one person; see `recommend_batch`."""
+        return self.recommend_batch([request])[0]
 
-    def ask(self, questions: Sequence[Question], *, reasons: int = REASONS) -> list[list[Recommendation]]:
+    def recommend_batch(
+        self, requests: Sequence[RecommendationRequest], *, reasons: int = REASONS
+    ) -> list[list[Recommendation]]:
         """The lists of several people, scored together.
 
         Repositories that the model doesn't know count as those that it knows and that are about the same. Who has no
         star that says anything gets what is popular, of all kinds.
         """
-        own = [np.unique(_ids(question.stars)) for question in questions]
+        own = [np.unique(_ids(request.stars)) for request in requests]
         ends = np.cumsum([0, *map(len, own)])
         stars = np.concatenate(own)
         columns = np.split(self.trained.positions(stars), ends[1:-1])
         rows = np.split(self.catalogue.places(stars), ends[1:-1])
         given, hidden = [], []
-        for question, mine, items, places in zip(questions, own, columns, rows, strict=True):
+        for request, mine, items, places in zip(requests, own, columns, rows, strict=True):
             known = items[items >= 0]
             given.append(known if len(known) == len(items) else self._with_substitutes(mine, items))
-            related = self._item_of[self.catalogue.related(question.login, question.filters, places)]
-            hidden.append(np.concatenate([known, self._known(_ids(question.hidden)), related[related >= 0]]))
-        lists = self._rank(_rows(given, self.items), hidden, questions, reasons)
-        return [self._told(lists, row, len(question.shown)) for row, question in enumerate(questions)]
+            related = self._item_of[self.catalogue.related(request.login, request.filters, places)]
+            hidden.append(np.concatenate([known, self._known(_ids(request.hidden)), related[related >= 0]]))
+        lists = self._rank(_rows(given, self.items), hidden, requests, reasons)
+        return [self._told(lists, row, len(request.shown)) for row, request in enumerate(requests)]
 
     def recommend_all(
-        self, matrix: UserItemMatrix, n: int, *, reasons: int = REASONS, filters: Filters = ANY
+        self, matrix: UserItemMatrix, n: int, *, reasons: int = REASONS, filters: Filters = DEFAULT_FILTERS
     ) -> Iterator[pl.DataFrame]:
         """Lists of every user of a matrix, a frame of schema ``RECOMMENDATIONS`` for some users at a time.
 
@@ -233,17 +195,18 @@ class Ranker:
             given = known + batch @ counts_as if len(strange) else known
             given.data[:] = 1.0
             given.sort_indices()
-            questions = [
-                Question(login=login, n=n, filters=filters) for login in logins[start : start + batch.shape[0]]
+            requests = [
+                RecommendationRequest(login=login, n=n, filters=filters)
+                for login in logins[start : start + batch.shape[0]]
             ]
             hidden = []
-            for row, question in enumerate(questions):
+            for row, request in enumerate(requests):
                 own = slice(batch.indptr[row], batch.indptr[row + 1])
-                related = self.catalogue.related(question.login, filters, rows_there[batch.indices[own]])
+                related = self.catalogue.related(request.login, filters, rows_there[batch.indices[own]])
                 columns = known.indices[known.indptr[row] : known.indptr[row + 1]]
                 there = self._item_of[related]
                 hidden.append(np.concatenate([columns, there[there >= 0]]))
-            lists = self._rank(given, hidden, questions, reasons)
+            lists = self._rank(given, hidden, requests, reasons)
             users, ranks = np.nonzero(lists.items >= 0)
             from_repositories = lists.items[users, ranks]
             why, how_much = lists.reasons[users, ranks], lists.shares[users, ranks]
@@ -263,40 +226,39 @@ class Ranker:
             )
 
     def _rank(
-        self, given: Csr, hidden: Sequence[NDArray[np.int64]], questions: Sequence[Question], reasons: int
+        self, given: Csr, hidden: Sequence[NDArray[np.int64]], requests: Sequence[RecommendationRequest], reasons: int
     ) -> _Lists:
         """The one way from stars to a list; all lists are as long as the longest that was asked for."""
         trained = self.trained
         popular = np.diff(given.indptr) == 0
         scores = trained.model.predict(given)
         allowed = np.empty(scores.shape, bool)
-        for row, question in enumerate(questions):
-            if question.popularity and not popular[row]:
+        for row, request in enumerate(requests):
+            if request.popularity and not popular[row]:
                 scores[row] = (
-                    _standardized(scores[row])
-                    + np.float32(POPULARITY_WEIGHT * question.popularity) * self._popularity_z
+                    _standardized(scores[row]) + np.float32(POPULARITY_WEIGHT * request.popularity) * self._popularity_z
                 )
-            allowed[row] = self._mask(question.filters)
+            allowed[row] = self._mask(request.filters)
             allowed[row, hidden[row]] = False
         np.copyto(scores, -np.inf, where=~allowed)
-        lengths = [question.n + len(question.shown) for question in questions]
-        diverse = [bool(question.diversity) for question in questions]
+        lengths = [request.n + len(request.shown) for request in requests]
+        diverse = [bool(request.diversity) for request in requests]
         items, values = best_items(scores, min(max([*lengths, POOL * any(diverse)]), self.items))
-        found = np.full((len(questions), max(question.n for question in questions)), -1, np.int64)
+        found = np.full((len(requests), max(request.n for request in requests)), -1, np.int64)
         comparable_score = np.full(found.shape, -np.inf, np.float32)
-        for row, question in enumerate(questions):
+        for row, request in enumerate(requests):
             length = lengths[row]
             if popular[row]:
-                order, value = self._popular(question, allowed[row], length)
+                order, value = self._popular(request, allowed[row], length)
             else:
                 order, value = items[row], values[row]
                 if diverse[row]:
-                    order, value = self._diversified(order, value, float(question.diversity or 0.0))
+                    order, value = self._diversified(order, value, float(request.diversity or 0.0))
                 order, value = order[:length], value[:length]
-            if len(question.shown):
-                fresh = ~np.isin(order, self._known(_ids(question.shown)))
+            if len(request.shown):
+                fresh = ~np.isin(order, self._known(_ids(request.shown)))
                 order, value = order[fresh], value[fresh]
-            order, value = order[: question.n], value[: question.n]
+            order, value = order[: request.n], value[: request.n]
             found[row, : len(order)], comparable_score[row, : len(order)] = order, value
         why, shares = trained.model.explain(given, found, reasons)
         return _Lists(found, comparable_score, why, shares, popular)
@@ -361,7 +323,7 @@ class Ranker:
 
     def _passing(self, filters: Filters) -> NDArray[np.bool_]:
         passing = self.catalogue.passing(filters)
-        strange = filters.is_empty
+        strange = filters.accepts_unknown
         return np.where(self._row_of >= 0, passing[self._row_of] if len(passing) else strange, strange)
 
     @cached_property
@@ -401,25 +363,25 @@ class Ranker:
         return np.concatenate([pool[order], items[len(pool) :]]), np.concatenate([scores[order], scores[len(pool) :]])
 
     def _popular(
-        self, question: Question, allowed: NDArray[np.bool_], length: int
+        self, request: RecommendationRequest, allowed: NDArray[np.bool_], length: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """What many starred, one kind after another: each next one is popular and unlike those before it.
 
-        Below 0, `Question.popularity` leaves out so large a share of the most popular ones.
+        Below 0, `RecommendationRequest.popularity` leaves out so large a share of the most popular ones.
         """
         order = np.argsort(-self.popularity, kind="stable")
-        if question.popularity < 0:
-            order = order[min(int(-question.popularity * len(order)), len(order) - 1) :]
+        if request.popularity < 0:
+            order = order[min(int(-request.popularity * len(order)), len(order) - 1) :]
         candidates = order[allowed[order]][:POPULAR_POOL]
         comparable_score = self.popularity[candidates]
-        diversity = POPULAR_DIVERSITY if question.diversity is None else question.diversity
+        diversity = POPULAR_DIVERSITY if request.diversity is None else request.diversity
         relevance = (comparable_score / max(float(comparable_score.max(initial=0.0)), 1e-12)).astype(np.float32)
         chosen = _marginal_relevance(relevance, self._directions[candidates], min(length, len(candidates)), diversity)
         return candidates[chosen], comparable_score[chosen].astype(np.float32)
 
     # -- what the model does not know --------------------------------------------------------------------------------
 
-    def unseen_recommendations(self, question: Question) -> list[Recommendation]:
+    def unseen_recommendations(self, request: RecommendationRequest) -> list[Recommendation]:
         """Repositories that the model doesn't know, where those stand that are about the same.
 
         A repository's score is the mean of the scores of its neighbours in the catalogue, weighted by how alike they
@@ -429,15 +391,15 @@ class Ranker:
         ids, places, weights = self._unseen_items
         if len(ids) == 0:
             return []
-        stars = np.unique(_ids(question.stars))
+        stars = np.unique(_ids(request.stars))
         known = self._known(stars)
         scores = self.trained.model.predict(_rows([known], self.items))[0] if len(known) else self.popularity
         rows = self.catalogue.places(ids.tolist())
-        related = self.catalogue.related(question.login, question.filters, self.catalogue.places(stars.tolist()))
-        hidden = {*self.catalogue.repo_ids[related].tolist(), *question.hidden, *question.shown, *stars.tolist()}
-        fitting = self.catalogue.passing(question.filters)[rows] & ~np.isin(ids, _ids(hidden))
+        related = self.catalogue.related(request.login, request.filters, self.catalogue.places(stars.tolist()))
+        hidden = {*self.catalogue.repo_ids[related].tolist(), *request.hidden, *request.shown, *stars.tolist()}
+        fitting = self.catalogue.passing(request.filters)[rows] & ~np.isin(ids, _ids(hidden))
         comparable_score = np.where(fitting, (scores[places] * weights).sum(axis=1), -np.inf)
-        order = np.lexsort((ids, -comparable_score))[: question.n]
+        order = np.lexsort((ids, -comparable_score))[: request.n]
         return [
             Recommendation(
                 rank + 1,
@@ -473,7 +435,7 @@ class Ranker:
     # -- likeness ----------------------------------------------------------------------------------------------------
 
     def similar(
-        self, repository: int | Description, n: int, filters: Filters = ANY, hidden: Collection[int] = ()
+        self, repository: int | Description, n: int, filters: Filters = DEFAULT_FILTERS, hidden: Collection[int] = ()
     ) -> list[Similar]:
         """Repositories like one: by who stars them, and where the model does not know it, by what it is about.
 

@@ -1,7 +1,7 @@
 """A serving snapshot: the model, the repositories and the users with their stars, as they were at one moment.
 
 A `ServingSnapshot` never changes. The command loads one for each call; the server holds one and replaces it when there
-is a newer model or newer data. `Case` is a prepared request with its warnings; `RecommendationList` is the response.
+is a newer model or newer data. It completes a `RecommendationRequest` for a user and returns a `RecommendationList`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from gh_assets.registry import RegisteredModel
 from gh_assets.services.connections import asset_store, open_mongo
 from gh_assets.serving.catalogue import Catalogue, Description, Neighbour
 from gh_assets.serving.current_model import LoadedModel, load_current_model
-from gh_assets.serving.ranking import DEFAULT_REQUEST, Question, Ranker, Recommendation, Similar
+from gh_assets.serving.ranking import Ranker, Recommendation, Similar
+from gh_assets.serving.requests import DEFAULT_REQUEST, MAX_PAGED_RECOMMENDATIONS, RecommendationRequest
 from gh_assets.settings import Settings
 from gh_assets.storage.asset_store import AssetStore
 from gh_assets.storage.mongo import MongoDatabase
@@ -44,9 +45,6 @@ MAX_UNSEEN_NAMED = 3
 
 SNAPSHOT_ASSETS = (("repos", "parquet"), ("user_item_matrix", "npz"))
 """The assets that a desk holds beside the model."""
-
-MAX_PAGED_RECOMMENDATIONS = 500
-"""Recommendations that one may page through."""
 
 
 @dataclass(frozen=True)
@@ -118,29 +116,6 @@ class UserIndex:
 
 
 @dataclass(frozen=True)
-class Case:
-    """A question, whom it is for, and what is to be said before it is answered.
-
-    Attributes
-    ----------
-    title : str
-        Whom it is for, for people.
-    question : Question
-    known_stars : int
-        Stars of the person that are known at all.
-    used_stars : int
-        Those among them that the model, or the catalogue in its place, can use.
-    warnings : sequence of str
-    """
-
-    title: str
-    question: Question
-    known_stars: int
-    used_stars: int
-    warnings: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
 class RecommendationItem:
     """A recommendation with what people want to know of the repository."""
 
@@ -189,7 +164,7 @@ class RecommendationList:
         By which it is.
     cards : sequence of RecommendationItem
     known_stars, used_stars : int
-        See `Case`.
+        See `RecommendationRequest`.
     warnings : sequence of str
     new : sequence of RecommendationItem
         Repositories that the model does not know yet, placed by what they are about.
@@ -291,9 +266,9 @@ class ServingSnapshot:
         place = int(trained.positions(np.array([repo_id]))[0])
         return None if place < 0 else str(trained.full_names[place])
 
-    # -- questions ---------------------------------------------------------------------------------------------------
+    # -- requests ----------------------------------------------------------------------------------------------------
 
-    def for_login(self, login: str, wish: Question = DEFAULT_REQUEST) -> Case:
+    def for_login(self, login: str, request: RecommendationRequest = DEFAULT_REQUEST) -> RecommendationRequest:
         """For a collected user.
 
         Raises
@@ -307,13 +282,12 @@ class ServingSnapshot:
                 f"The user {login!r} is not among the {len(self.people):,} collected users: nobody by that login "
                 "starred a collected repository. Try --repos with some that the person likes, or --popular."
             )
-        return self.for_user(person, wish)
+        return self.for_user(person, request)
 
-    def for_user(self, person: User, wish: Question = DEFAULT_REQUEST) -> Case:
+    def for_user(self, person: User, request: RecommendationRequest = DEFAULT_REQUEST) -> RecommendationRequest:
         """For somebody whose stars are known."""
         stars = list(person.stars)
         title = f"{person.login} ({len(stars):,} known stars)"
-        question = replace(wish, stars=stars, login=person.login)
         alike = self.ranker.substitutes(stars)
         used = _used(stars, alike)
         warnings = []
@@ -324,9 +298,19 @@ class ServingSnapshot:
                 f"Only {used} star{'s' * (used > 1)} of {person.login} {'say' if used > 1 else 'says'} anything to the "
                 "model: take this as a first guess."
             )
-        return Case(title, question, len(stars), used, [*warnings, *self._unseen_warnings(stars, alike)])
+        return replace(
+            request,
+            stars=stars,
+            login=person.login,
+            title=title,
+            known_stars=len(stars),
+            used_stars=used,
+            warnings=[*warnings, *self._unseen_warnings(stars, alike)],
+        )
 
-    def for_repositories(self, repositories: Sequence[str], wish: Question = DEFAULT_REQUEST) -> Case:
+    def for_repositories(
+        self, repositories: Sequence[str], request: RecommendationRequest = DEFAULT_REQUEST
+    ) -> RecommendationRequest:
         """For somebody who likes the named repositories.
 
         Those that the model does not know count as those that it knows and that are about the same.
@@ -354,14 +338,19 @@ class ServingSnapshot:
             )
         warnings = [f"Not known, ignored: {_some(unknown)}."] if unknown else []
         stars = list(dict.fromkeys(ids.values()))
-        question = replace(wish, stars=stars)
         alike = self.ranker.substitutes(stars)
-        said = [*warnings, *self._unseen_warnings(stars, alike)]
-        return Case(_some(names), question, len(stars), _used(stars, alike), said)
+        return replace(
+            request,
+            stars=stars,
+            title=_some(names),
+            known_stars=len(stars),
+            used_stars=_used(stars, alike),
+            warnings=[*warnings, *self._unseen_warnings(stars, alike)],
+        )
 
-    def for_new_user(self, wish: Question = DEFAULT_REQUEST) -> Case:
+    def for_new_user(self, request: RecommendationRequest = DEFAULT_REQUEST) -> RecommendationRequest:
         """For somebody of whom nothing is known: what is popular, of all kinds."""
-        return Case("anybody", wish, 0, 0)
+        return replace(request, title="anybody")
 
     def _unseen_warnings(self, stars: Sequence[int], alike: Mapping[int, Sequence[Neighbour]]) -> list[str]:
         """What is to be said of stars that the model does not know."""
@@ -382,47 +371,46 @@ class ServingSnapshot:
             said.append(f"The model does not know {self.full_name(star) or f'the repository {star}'}: {rest}")
         return said
 
-    # -- answers -----------------------------------------------------------------------------------------------------
+    # -- recommendations ---------------------------------------------------------------------------------------------
 
-    def answer(self, case: Case) -> RecommendationList:
-        """Answer one question."""
-        return self.answers([case])[0]
+    def recommend(self, request: RecommendationRequest) -> RecommendationList:
+        """Return the list for one request."""
+        return self.recommend_batch([request])[0]
 
-    def answers(self, cases: Sequence[Case]) -> list[RecommendationList]:
-        """Answer several, scored together."""
-        found = self.ranker.ask([case.question for case in cases])
-        return [self._told(case, entries) for case, entries in zip(cases, found, strict=True)]
+    def recommend_batch(self, requests: Sequence[RecommendationRequest]) -> list[RecommendationList]:
+        """Return the lists for several requests, scored together."""
+        ranked = self.ranker.recommend_batch(requests)
+        return [self._list(request, entries) for request, entries in zip(requests, ranked, strict=True)]
 
-    def _told(self, case: Case, found: Sequence[Recommendation]) -> RecommendationList:
-        question = case.question
-        warnings = [*self.served.warnings, *case.warnings]
-        if found and found[0].kind == "popular":
+    def _list(self, request: RecommendationRequest, ranked: Sequence[Recommendation]) -> RecommendationList:
+        warnings = [*self.served.warnings, *request.warnings]
+        if ranked and ranked[0].kind == "popular":
             warnings.append("No star that says anything is known: this is what many starred, of all kinds.")
         new = []
-        if question.new and not question.shown:
-            new = self.ranker.unseen_recommendations(replace(question, n=MAX_UNSEEN_BESIDE))
-        shown = [*question.shown, *(entry.repo_id for entry in found)]
-        ended = len(found) < question.n or len(shown) >= MAX_PAGED_RECOMMENDATIONS
+        if request.new and not request.shown:
+            new = self.ranker.unseen_recommendations(replace(request, n=MAX_UNSEEN_BESIDE))
+        shown = [*request.shown, *(entry.repo_id for entry in ranked)]
+        ended = len(ranked) < request.n or len(shown) >= MAX_PAGED_RECOMMENDATIONS
         return RecommendationList(
-            case.title,
+            request.title,
             self.model,
-            self._cards(found),
-            case.known_stars,
-            case.used_stars,
+            self._items(ranked),
+            request.known_stars,
+            request.used_stars,
             warnings,
-            self._cards(new),
+            self._items(new),
             () if ended else shown,
         )
 
-    def _cards(self, found: Sequence[Recommendation]) -> list[RecommendationItem]:
+    def _items(self, found: Sequence[Recommendation]) -> list[RecommendationItem]:
         described = self.catalogue.describe_all([entry.repo_id for entry in found])
         return [RecommendationItem(entry, about) for entry, about in zip(found, described, strict=True)]
 
     def similar(
-        self, repository: int | Description, question: Question = DEFAULT_REQUEST
+        self, repository: int | Description, request: RecommendationRequest = DEFAULT_REQUEST
     ) -> list[tuple[Similar, Description | None]]:
         """Repositories like one, with what is known of them; see `Ranker.similar`."""
-        found = self.ranker.similar(repository, question.n, question.filters, question.hidden)
+        found = self.ranker.similar(repository, request.n, request.filters, request.hidden)
         described = self.catalogue.describe_all([entry.repo_id for entry in found])
         return list(zip(found, described, strict=True))
 

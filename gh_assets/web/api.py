@@ -14,15 +14,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from gh_assets.errors import InputError
 from gh_assets.registry import RegisteredModel
 from gh_assets.serving.live_lookups import Lookup
-from gh_assets.serving.ranking import Question
+from gh_assets.serving.requests import RecommendationRequest
 from gh_assets.serving.snapshot import RecommendationList, ServingSnapshot, described_json, model_title_json
-from gh_assets.web.cursors import write_cursor
+from gh_assets.web.cursors import read_cursor, write_cursor
 from gh_assets.web.feedback import JournalError
 from gh_assets.web.queries import (
     MAX_REPOSITORIES,
     AppState,
     Name,
-    RecommendationParameters,
+    PageParameters,
     RequestProblemError,
     answer,
     described_query,
@@ -42,7 +42,7 @@ PersonId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 WHOSE = "Whoever the verdicts of `/feedback` are kept under: an id of your own choice, hard to guess."
 
 
-class ApiParameters(RecommendationParameters):
+class ApiParameters(PageParameters):
     """`RecommendationParameters`, and whose verdicts count."""
 
     person: Annotated[PersonId | None, Field(description=WHOSE)] = None
@@ -211,12 +211,17 @@ async def for_login(
     parameters = read_query(LoginParameters, request.query_params.multi_items())
     state = app_state(request)
     snapshot = state.snapshot()
-    question = await request_of(state, parameters, parameters.person)
-    case = await request_for_login(state, snapshot, login, question, parameters.wait)
-    if isinstance(case, Lookup):
-        progress = {"login": case.login, "found": case.found.value, "pages": case.pages, "stars": case.stars_read}
+    wanted = await request_of(state, parameters, parameters.person)
+    prepared = await request_for_login(state, snapshot, login, wanted, parameters.wait)
+    if isinstance(prepared, Lookup):
+        progress = {
+            "login": prepared.login,
+            "found": prepared.found.value,
+            "pages": prepared.pages,
+            "stars": prepared.stars_read,
+        }
         return as_json(progress, 202, {"retry-after": "1"})
-    return as_json(list_json(state, await answer(state, snapshot, case)))
+    return as_json(list_json(state, await answer(state, snapshot, prepared)))
 
 
 @router.get(
@@ -248,9 +253,9 @@ async def for_many_repositories(request: Request, wanted: ListIn) -> Response:
 async def _for_list(request: Request, names: Sequence[str], parameters: ApiParameters) -> Response:
     state = app_state(request)
     snapshot = state.snapshot()
-    question = await request_of(state, parameters, parameters.person)
-    case = request_for_repositories(snapshot, names, question) if names else snapshot.for_new_user(question)
-    return as_json(list_json(state, await answer(state, snapshot, case)))
+    wanted = await request_of(state, parameters, parameters.person)
+    prepared = request_for_repositories(snapshot, names, wanted) if names else snapshot.for_new_user(wanted)
+    return as_json(list_json(state, await answer(state, snapshot, prepared)))
 
 
 @router.get(
@@ -350,7 +355,7 @@ def app_state(request: Request) -> AppState:
     return state
 
 
-async def request_of(state: AppState, parameters: RecommendationParameters, person: str | None) -> Question:
+async def request_of(state: AppState, parameters: PageParameters, person: str | None) -> RecommendationRequest:
     """What is asked for, without what the person hid.
 
     Raises
@@ -359,7 +364,7 @@ async def request_of(state: AppState, parameters: RecommendationParameters, pers
         If the cursor is none.
     """
     try:
-        return parameters.question(await hidden_of(state, person))
+        return parameters.request(hidden=await hidden_of(state, person), shown=read_cursor(parameters.cursor))
     except InputError as error:
         raise RequestProblemError(422, "no_cursor", str(error)) from None
 

@@ -14,7 +14,8 @@ from typing import TypeVar
 import torch
 
 from gh_assets.errors import GhAssetsError
-from gh_assets.serving.snapshot import Case, RecommendationList, ServingSnapshot
+from gh_assets.serving.requests import RecommendationRequest
+from gh_assets.serving.snapshot import RecommendationList, ServingSnapshot
 from gh_assets.web.metrics import Metrics
 
 Result = TypeVar("Result")
@@ -35,7 +36,7 @@ class BusyError(GhAssetsError):
 @dataclass
 class _Pending:
     snapshot: ServingSnapshot
-    case: Case
+    wanted: RecommendationRequest
     loop: asyncio.AbstractEventLoop
     answer: asyncio.Future[RecommendationList]
 
@@ -60,7 +61,7 @@ class Batcher:
         for number in range(min(THREADS, os.cpu_count() or 1)):
             threading.Thread(target=self._work, name=f"answers-{number}", daemon=True).start()
 
-    async def answer(self, snapshot: ServingSnapshot, case: Case) -> RecommendationList:
+    async def answer(self, snapshot: ServingSnapshot, wanted: RecommendationRequest) -> RecommendationList:
         """Answer a question by one desk: the model, the names and the reasons are of the same moment.
 
         Raises
@@ -69,7 +70,7 @@ class Batcher:
             If too many wait already.
         """
         loop = asyncio.get_running_loop()
-        waiting = _Pending(snapshot, case, loop, loop.create_future())
+        waiting = _Pending(snapshot, wanted, loop, loop.create_future())
         with self._some:
             if self._closed or len(self._waiting) >= MAX_WAITING:
                 raise BusyError("Too much is asked for at once: try again in a few seconds.")
@@ -93,8 +94,8 @@ class Batcher:
         while batch := self._next():
             self._metrics.batch.observe(len(batch))
             try:
-                found: list[RecommendationList] | BaseException = batch[0].snapshot.answers(
-                    [entry.case for entry in batch]
+                found: list[RecommendationList] | BaseException = batch[0].snapshot.recommend_batch(
+                    [entry.wanted for entry in batch]
                 )
             except Exception as error:  # noqa: BLE001 - whatever it is: whoever asked is told, and the thread goes on
                 found = error

@@ -11,11 +11,9 @@ import binascii
 from collections.abc import Collection
 
 from gh_assets.errors import InputError
+from gh_assets.serving.requests import MAX_PAGED_RECOMMENDATIONS
 
-MAX_IDS = 500
-"""Ids in a cursor."""
-
-LONGEST = 8 * MAX_IDS
+LONGEST = 8 * MAX_PAGED_RECOMMENDATIONS
 
 
 def write_cursor(shown: Collection[int]) -> str:
@@ -57,6 +55,6 @@ def read_cursor(text: str) -> tuple[int, ...]:
             value = shift = 0
         elif shift > 63:
             raise wrong
-    if shift or len(found) > MAX_IDS or (found and found[-1] >= 2**63):
+    if shift or len(found) > MAX_PAGED_RECOMMENDATIONS or (found and found[-1] >= 2**63):
         raise wrong
     return tuple(found)

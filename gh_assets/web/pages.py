@@ -30,7 +30,7 @@ from gh_assets.web.feedback import verdict_of
 from gh_assets.web.guard import same_origin
 from gh_assets.web.queries import (
     AppState,
-    RecommendationParameters,
+    PageParameters,
     RequestProblemError,
     answer,
     read_query,
@@ -143,7 +143,7 @@ def problem_page(request: Request, problem: RequestProblemError) -> Response:
     return render(request, "problem.html", status=problem.status, problem=problem)
 
 
-def read_choices(parameters: Sequence[tuple[str, str]]) -> RecommendationParameters:
+def read_choices(parameters: Sequence[tuple[str, str]]) -> PageParameters:
     """What a form or a link says; several topics may stand in one field.
 
     Raises
@@ -155,10 +155,10 @@ def read_choices(parameters: Sequence[tuple[str, str]]) -> RecommendationParamet
     for name, value in parameters:
         several = name == "topic"
         pairs += [(name, word) for word in re.split(r"[,\s]+", value)] if several else [(name, value)]
-    return read_query(RecommendationParameters, pairs, lenient=True)
+    return read_query(PageParameters, pairs, lenient=True)
 
 
-def query_of(parameters: RecommendationParameters, **changes: Any) -> list[tuple[str, str]]:
+def query_of(parameters: PageParameters, **changes: Any) -> list[tuple[str, str]]:
     """A link's parameters: only what somebody chose."""
     chosen = parameters.model_copy(update={"cursor": "", **changes}).model_dump(exclude_defaults=True)
     pairs: list[tuple[str, str]] = []
@@ -209,19 +209,19 @@ async def user(request: Request) -> Response:
     state, visitor, parameters = _begin(request)
     snapshot = state.snapshot()
     login = str(request.path_params["login"])
-    question = await request_of(state, parameters, _known(visitor))
+    wanted = await request_of(state, parameters, _known(visitor))
     wait = 0.0 if "hx-request" in request.headers else FIRST_WAIT
-    case = await request_for_login(state, snapshot, login, question, wait)
-    if isinstance(case, Lookup):
-        return render(request, "reading.html", status=202, lookup=case, here=_here(request), visitor=visitor)
-    return _listed(request, visitor, snapshot, parameters, await answer(state, snapshot, case), login=login)
+    prepared = await request_for_login(state, snapshot, login, wanted, wait)
+    if isinstance(prepared, Lookup):
+        return render(request, "reading.html", status=202, lookup=prepared, here=_here(request), visitor=visitor)
+    return _listed(request, visitor, snapshot, parameters, await answer(state, snapshot, prepared), login=login)
 
 
 async def popular(request: Request) -> Response:
     state, visitor, parameters = _begin(request)
     snapshot = state.snapshot()
-    case = snapshot.for_new_user(await request_of(state, parameters, _known(visitor)))
-    return _listed(request, visitor, snapshot, parameters, await answer(state, snapshot, case), login=None)
+    prepared = snapshot.for_new_user(await request_of(state, parameters, _known(visitor)))
+    return _listed(request, visitor, snapshot, parameters, await answer(state, snapshot, prepared), login=None)
 
 
 async def picked(request: Request) -> Response:
@@ -239,8 +239,8 @@ async def picked(request: Request) -> Response:
     suggestions = await _suggestions(state, snapshot, text, names)
     found = None
     if names:
-        case = request_for_repositories(snapshot, names, await request_of(state, parameters, _known(visitor)))
-        found = await answer(state, snapshot, case)
+        prepared = request_for_repositories(snapshot, names, await request_of(state, parameters, _known(visitor)))
+        found = await answer(state, snapshot, prepared)
     return _listed(
         request, visitor, snapshot, parameters, found, login=None, names=names, text=text, suggestions=suggestions
     )
@@ -261,7 +261,7 @@ def _listed(
     request: Request,
     visitor: Visitor,
     snapshot: ServingSnapshot,
-    parameters: RecommendationParameters,
+    parameters: PageParameters,
     found: RecommendationList | None,
     *,
     login: str | None,
@@ -371,7 +371,7 @@ def _local(path: str, root: str) -> str:
     return path if ours and "\\" not in path and "/.." not in path else f"{root}/"
 
 
-def _begin(request: Request) -> tuple[AppState, Visitor, RecommendationParameters]:
+def _begin(request: Request) -> tuple[AppState, Visitor, PageParameters]:
     state = app_state(request)
     return state, state.visitors.of(request), read_choices(request.query_params.multi_items())
 

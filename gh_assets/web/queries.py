@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, Field, StringConstraints, ValidationError
 
 from gh_assets.collector.lists.awesome import is_full_name
 from gh_assets.embedded.servers import read_world
 from gh_assets.errors import GhAssetsError, InputError, UnknownRepositoryError
-from gh_assets.serving.catalogue import Description, Filters
+from gh_assets.serving.catalogue import Description
 from gh_assets.serving.live_lookups import LiveLookups, Lookup, LookupOutcome, is_login
-from gh_assets.serving.ranking import Question, Similar
+from gh_assets.serving.ranking import Similar
 from gh_assets.serving.refresher import SnapshotRefresher
-from gh_assets.serving.snapshot import Case, RecommendationList, ServingSnapshot, User
+from gh_assets.serving.requests import (
+    DEFAULT_COUNT,
+    MAX_COUNT_PER_PAGE,
+    RecommendationParameters,
+    RecommendationRequest,
+)
+from gh_assets.serving.snapshot import RecommendationList, ServingSnapshot, User
 from gh_assets.settings import GITHUB_COM_API, Settings
 from gh_assets.web.batching import Batcher, BusyError
-from gh_assets.web.cursors import LONGEST, read_cursor
+from gh_assets.web.cursors import LONGEST
 from gh_assets.web.feedback import Feedback
 from gh_assets.web.metrics import Metrics
 from gh_assets.web.visitors import Visitors
@@ -31,7 +37,6 @@ MAX_REPOSITORIES = 1000
 
 POLL_SECONDS = 0.03
 
-Word = Annotated[str, StringConstraints(strip_whitespace=True, max_length=100)]
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 
 
@@ -43,70 +48,13 @@ class RequestProblemError(GhAssetsError):
         self.status, self.code, self.message = status, code, message
 
 
-class RecommendationParameters(BaseModel):
-    """What is to be shown: filters, and two controls of the order."""
+class PageParameters(RecommendationParameters):
+    """Parameters of one page of recommendations."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    n: Annotated[int, Field(ge=1, le=100, description="How many.")] = 20
-    language: Annotated[Word, Field(description="Only repositories of this main language, in any case.")] = ""
-    topic: Annotated[
-        tuple[Word, ...],
-        Field(max_length=10, description="Only repositories with this topic; repeatable: with all of them."),
-    ] = ()
-    owner: Annotated[Word, Field(description="Only repositories of this owner.")] = ""
-    min_stars: Annotated[int | None, Field(ge=0, le=10**9, description="At least so many stars on GitHub.")] = None
-    max_stars: Annotated[int | None, Field(ge=0, le=10**9, description="At most so many stars on GitHub.")] = None
-    archived: Annotated[
-        Literal["no", "yes", "only"], Field(description="Whether archived repositories are shown, or only those.")
-    ] = "no"
-    own: Annotated[bool, Field(description="Also what the person owns.")] = False
-    forks: Annotated[bool, Field(description="Also forks of what the person starred, and their origins.")] = False
-    popularity: Annotated[
-        float,
-        Field(
-            ge=-1,
-            le=1,
-            allow_inf_nan=False,
-            description="Below 0 little-known ones come up, above 0 famous ones.",
-        ),
-    ] = 0.0
-    diversity: Annotated[
-        float | None,
-        Field(ge=0, le=1, allow_inf_nan=False, description="How much likeness to what is above it costs a repository."),
-    ] = None
+    n: Annotated[int, Field(ge=1, le=MAX_COUNT_PER_PAGE, description="Number of recommendations.")] = DEFAULT_COUNT
     cursor: Annotated[
-        str, Field(max_length=LONGEST, description="`next` of the list before: goes on with what was not shown.")
+        str, Field(max_length=LONGEST, description="`next` of the previous page: continues with what was not shown.")
     ] = ""
-
-    def filters(self) -> Filters:
-        return Filters(
-            self.own,
-            self.forks,
-            self.archived,
-            self.language,
-            tuple(topic for topic in self.topic if topic),
-            self.owner,
-            self.min_stars,
-            self.max_stars,
-        )
-
-    def question(self, hidden: Collection[int]) -> Question:
-        """As the desk wants it.
-
-        Raises
-        ------
-        InputError
-            If the cursor is none.
-        """
-        return Question(
-            n=self.n,
-            filters=self.filters(),
-            hidden=hidden,
-            shown=read_cursor(self.cursor),
-            popularity=self.popularity,
-            diversity=self.diversity,
-        )
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -219,7 +167,7 @@ async def hidden_of(state: AppState, person: str | None) -> frozenset[int]:
     return frozenset(await asyncio.to_thread(state.feedback.of, person))
 
 
-async def answer(state: AppState, snapshot: ServingSnapshot, case: Case) -> RecommendationList:
+async def answer(state: AppState, snapshot: ServingSnapshot, prepared: RecommendationRequest) -> RecommendationList:
     """Have a case answered, together with others that wait.
 
     Raises
@@ -228,7 +176,7 @@ async def answer(state: AppState, snapshot: ServingSnapshot, case: Case) -> Reco
         If there are too many.
     """
     try:
-        found = await state.batcher.answer(snapshot, case)
+        found = await state.batcher.answer(snapshot, prepared)
     except BusyError as error:
         raise RequestProblemError(503, "busy", str(error)) from None
     kind = found.items[0].recommendation.kind if found.items else "none"
@@ -237,8 +185,8 @@ async def answer(state: AppState, snapshot: ServingSnapshot, case: Case) -> Reco
 
 
 async def request_for_login(
-    state: AppState, snapshot: ServingSnapshot, login: str, question: Question, wait: float
-) -> Case | Lookup:
+    state: AppState, snapshot: ServingSnapshot, login: str, wanted: RecommendationRequest, wait: float
+) -> RecommendationRequest | Lookup:
     """Somebody's case; or how far the looking up is, if that takes longer than `wait` seconds.
 
     Raises
@@ -250,7 +198,7 @@ async def request_for_login(
         raise RequestProblemError(422, "no_login", f"{login[:100]!r} is no GitHub login: letters, digits and '-'.")
     person = snapshot.people.by_login(login)
     if person is not None:
-        return snapshot.for_user(person, question)
+        return snapshot.for_user(person, wanted)
     if state.live is None:
         raise RequestProblemError(
             404, "unknown_user", f"{login} is not among the {len(snapshot.people):,} people whose stars were collected."
@@ -263,10 +211,12 @@ async def request_for_login(
         if not lookup.done.is_set():
             return lookup
         state.metrics.lookups.labels(lookup.found.value).inc()
-    return _request_of_lookup(snapshot, lookup, question)
+    return _request_of_lookup(snapshot, lookup, wanted)
 
 
-def _request_of_lookup(snapshot: ServingSnapshot, lookup: Lookup, question: Question) -> Case:
+def _request_of_lookup(
+    snapshot: ServingSnapshot, lookup: Lookup, wanted: RecommendationRequest
+) -> RecommendationRequest:
     login = lookup.login
     if lookup.found is LookupOutcome.NOT_FOUND:
         raise RequestProblemError(
@@ -290,20 +240,22 @@ def _request_of_lookup(snapshot: ServingSnapshot, lookup: Lookup, question: Ques
             503, "github_away", f"{login} was not collected, and GitHub cannot be asked at the moment. Try again later."
         )
     if lookup.found is LookupOutcome.STARLESS:
-        case = snapshot.for_new_user(question)
+        prepared = snapshot.for_new_user(wanted)
         starless = f"{login} has no public stars, so nothing is known of what {login} likes."
-        return replace(case, title=f"{login} (no public stars)", warnings=[starless])
-    case = snapshot.for_user(User(login, lookup.stars), question)
+        return replace(prepared, title=f"{login} (no public stars)", warnings=[starless])
+    prepared = snapshot.for_user(User(login, lookup.stars), wanted)
     said: list[str] = []
     known = None if lookup.user_id is None else snapshot.people.by_id(lookup.user_id)
     if known is not None and known.login.lower() != login.lower():
         said.append(f"{login} was collected as {known.login}.")
     if not lookup.complete:
         said.append(f"Only the newest {len(lookup.stars):,} stars of {login} were read.")
-    return replace(case, warnings=[*said, *case.warnings])
+    return replace(prepared, warnings=[*said, *prepared.warnings])
 
 
-def request_for_repositories(snapshot: ServingSnapshot, names: Sequence[str], question: Question) -> Case:
+def request_for_repositories(
+    snapshot: ServingSnapshot, names: Sequence[str], wanted: RecommendationRequest
+) -> RecommendationRequest:
     """The case of somebody who likes these.
 
     Raises
@@ -316,7 +268,7 @@ def request_for_repositories(snapshot: ServingSnapshot, names: Sequence[str], qu
             422, "too_many_repositories", f"{len(names):,} repositories are more than {MAX_REPOSITORIES:,}."
         )
     try:
-        return snapshot.for_repositories(names, question)
+        return snapshot.for_repositories(names, wanted)
     except UnknownRepositoryError as error:
         raise RequestProblemError(404, "unknown_repository", str(error)) from None
     except InputError as error:
@@ -346,7 +298,7 @@ class SimilarRepositories:
 
 
 async def similar(
-    state: AppState, snapshot: ServingSnapshot, full_name: str, question: Question
+    state: AppState, snapshot: ServingSnapshot, full_name: str, wanted: RecommendationRequest
 ) -> SimilarRepositories:
     """Repositories like one, whether it was collected or not.
 
@@ -360,7 +312,7 @@ async def similar(
     repo_id = snapshot.repo_id(full_name)
     if repo_id is not None:
         name = snapshot.full_name(repo_id) or full_name
-        found = await state.batcher.run(lambda: snapshot.similar(repo_id, question))
+        found = await state.batcher.run(lambda: snapshot.similar(repo_id, wanted))
         return SimilarRepositories(name, repo_id, snapshot.catalogue.describe(repo_id), True, found)
     if state.live is None:
         raise RequestProblemError(404, "unknown_repository", f"{full_name} was not collected.")
@@ -375,7 +327,7 @@ async def similar(
         raise RequestProblemError(404, "unknown_repository", f"GitHub shows no repository {full_name}.")
     there, described = known
     if snapshot.full_name(there) is not None:  # renamed since it was collected
-        found = await state.batcher.run(lambda: snapshot.similar(there, question))
+        found = await state.batcher.run(lambda: snapshot.similar(there, wanted))
         return SimilarRepositories(described.full_name, there, described, True, found)
-    found = await state.batcher.run(lambda: snapshot.similar(described, question))
+    found = await state.batcher.run(lambda: snapshot.similar(described, wanted))
     return SimilarRepositories(described.full_name, there, described, False, found)

@@ -13,8 +13,9 @@ from gh_assets.recommender import EASE, RecVAE, RecVAEConfig
 from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.recommender.training.training import TrainedModel
 from gh_assets.schemas import RECOMMENDATIONS, REPOS
-from gh_assets.serving.catalogue import Catalogue, Filters
-from gh_assets.serving.ranking import Question, Ranker, Recommendation
+from gh_assets.serving.catalogue import Catalogue
+from gh_assets.serving.ranking import Ranker, Recommendation
+from gh_assets.serving.requests import Filters, RecommendationRequest
 from gh_assets_tests.support.matrices import checkerboard
 
 FIRST = 1000
@@ -38,13 +39,13 @@ def row(item: int, **more: Any) -> dict[str, Any]:
     } | more
 
 
-DEFAULT_REQUEST = [row(item) for item in range(20)]
+CATALOGUE_ROWS = [row(item) for item in range(20)]
 
 
 @pytest.fixture(scope="module")
 def matrix() -> UserItemMatrix:
     stars = checkerboard()
-    names = np.array([entry["full_name"] for entry in DEFAULT_REQUEST])
+    names = np.array([entry["full_name"] for entry in CATALOGUE_ROWS])
     logins = np.array([f"user-{user}" for user in range(stars.shape[0])])
     return UserItemMatrix(stars, np.arange(stars.shape[0]), logins, FIRST + np.arange(20), names)
 
@@ -62,7 +63,7 @@ def trained(request: pytest.FixtureRequest, matrix: UserItemMatrix) -> TrainedMo
 def recommend_to(
     trained: TrainedModel, stars: Sequence[int], n: int, catalogue: Catalogue | None = None, **more: Any
 ) -> list[Recommendation]:
-    return Ranker(trained, catalogue).recommend(Question(stars=stars, n=n, **more))
+    return Ranker(trained, catalogue).recommend(RecommendationRequest(stars=stars, n=n, **more))
 
 
 def ids(found: Sequence[Any]) -> list[int]:
@@ -108,15 +109,15 @@ def test_what_a_person_owns_and_forks_and_archived_ones_are_left_out(
         second: {"fork_of": mine[0]},
         third: {"archived": True},
     }
-    catalogue = catalogue_of([entry | changes.get(entry["repo_id"], {}) for entry in DEFAULT_REQUEST])
+    catalogue = catalogue_of([entry | changes.get(entry["repo_id"], {}) for entry in CATALOGUE_ROWS])
     ranker = Ranker(trained, catalogue)
     for own_too, forks_too, archived_too in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1)):
         filters = Filters(own=bool(own_too), forks=bool(forks_too), archived="yes" if archived_too else "no")
         expected = set() if own_too else {first}
         expected |= set() if forks_too else {second}
         expected |= set() if archived_too else {third}
-        question = Question(stars=mine, login="user-3", n=20, filters=filters)
-        alone = [entry.repo_id for entry in ranker.recommend(question)]
+        request = RecommendationRequest(stars=mine, login="user-3", n=20, filters=filters)
+        alone = [entry.repo_id for entry in ranker.recommend(request)]
         assert not expected & set(alone)
         assert len(alone) == 20 - len(mine) - len(expected)
         table = pl.concat(list(ranker.recommend_all(matrix, 20, filters=filters)))
@@ -125,7 +126,7 @@ def test_what_a_person_owns_and_forks_and_archived_ones_are_left_out(
 
 
 def test_origins_of_starred_forks_are_left_out_too(trained: TrainedModel) -> None:
-    catalogue = catalogue_of([row(0), row(1, fork_of=FIRST), *DEFAULT_REQUEST[2:]])
+    catalogue = catalogue_of([row(0), row(1, fork_of=FIRST), *CATALOGUE_ROWS[2:]])
     for starred, related in ((1, 0), (0, 1)):
         assert related not in ids(recommend_to(trained, [FIRST + starred], 20, catalogue))
         wanted = recommend_to(trained, [FIRST + starred], 20, catalogue, filters=Filters(forks=True))
@@ -167,7 +168,7 @@ def test_a_model_serves_a_matrix_with_other_columns(trained: TrainedModel, matri
 
 
 def test_a_star_that_the_model_does_not_know_counts_as_its_neighbours(trained: TrainedModel) -> None:
-    catalogue = catalogue_of([*DEFAULT_REQUEST, row(777, full_name="new/plumber")])
+    catalogue = catalogue_of([*CATALOGUE_ROWS, row(777, full_name="new/plumber")])
     found = recommend_to(trained, [FIRST + 777], 3, catalogue)
     assert {entry.kind for entry in found} == {"personal"}
     assert all(item % 2 == 1 for item in ids(found)), "of the kind of its neighbours"
@@ -179,7 +180,7 @@ def test_a_repository_that_the_model_does_not_know_stands_where_its_neighbours_d
 ) -> None:
     catalogue = catalogue_of(
         [
-            *DEFAULT_REQUEST,
+            *CATALOGUE_ROWS,
             row(777, full_name="new/plumber"),
             row(778, full_name="new/painter"),
             {"repo_id": 5, "full_name": "x/y"},
@@ -187,14 +188,17 @@ def test_a_repository_that_the_model_does_not_know_stands_where_its_neighbours_d
     )
     plumber = own(matrix, 3)
     ranker = Ranker(trained, catalogue)
-    found = ranker.unseen_recommendations(Question(stars=plumber, n=5))
+    found = ranker.unseen_recommendations(RecommendationRequest(stars=plumber, n=5))
     assert [entry.full_name for entry in found] == ["new/plumber", "new/painter"], "nothing is like x/y"
     assert {entry.kind for entry in found} == {"new"}
     assert found[0].because
     assert sum(reason.share for reason in found[0].because) == pytest.approx(1.0)
-    painter = ranker.unseen_recommendations(Question(stars=own(matrix, 2), n=1))
+    painter = ranker.unseen_recommendations(RecommendationRequest(stars=own(matrix, 2), n=1))
     assert [entry.full_name for entry in painter] == ["new/painter"]
-    assert ranker.unseen_recommendations(Question(stars=plumber, n=5, hidden=[FIRST + 777, FIRST + 778])) == []
+    assert (
+        ranker.unseen_recommendations(RecommendationRequest(stars=plumber, n=5, hidden=[FIRST + 777, FIRST + 778]))
+        == []
+    )
 
 
 def test_neighbours_are_about_the_same() -> None:

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gh_assets.cli import cli
-from gh_assets.serving.catalogue import Filters
+from gh_assets.serving.requests import Filters
 from gh_assets.serving.snapshot import load_snapshot
 from gh_assets_tests.support.served_home import (
     FIRST,
@@ -423,6 +423,6 @@ def test_the_description_names_every_parameter_and_field(server: Running) -> Non
 
 
 def test_filters_say_when_nothing_is_asked() -> None:
-    assert Filters(own=True, forks=True, archived="yes").is_empty
-    assert not Filters(language="go").is_empty
-    assert not Filters(archived="only").is_empty
+    assert Filters(own=True, forks=True, archived="yes").accepts_unknown
+    assert not Filters(language="go").accepts_unknown
+    assert not Filters(archived="only").accepts_unknown

@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from gh_assets.errors import InputError
+from gh_assets.serving.requests import MAX_PAGED_RECOMMENDATIONS
 from gh_assets.web import guard as safety
 from gh_assets.web import server as serving
 from gh_assets.web.addresses import network_of
-from gh_assets.web.cursors import MAX_IDS, read_cursor, write_cursor
+from gh_assets.web.cursors import read_cursor, write_cursor
 from gh_assets.web.guard import MAX_CONCURRENT, MAX_WAITING, ClientConcurrency, KeyedTokenBucket
 from gh_assets.web.logs import JsonLines
 from gh_assets.web.pages import plain
@@ -639,7 +640,7 @@ def test_answers_hold_no_address_and_no_token(server: Running, served_home: Serv
 # -- cursors ----------------------------------------------------------------------------------------------------------
 
 
-@given(st.sets(st.integers(0, 2**40), max_size=MAX_IDS))
+@given(st.sets(st.integers(0, 2**40), max_size=MAX_PAGED_RECOMMENDATIONS))
 def test_a_cursor_holds_what_was_shown(shown: set[int]) -> None:
     assert read_cursor(write_cursor(shown)) == tuple(sorted(shown))
 
