@@ -17,6 +17,7 @@ from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.registry import CHAMPION, PURPOSE, ModelRegistry, Move, RegisteredModel
 from gh_assets.resources import GcsResource, MongoResource
 from gh_assets.settings import load_settings
+from gh_assets.storage.mongo import Collections
 
 SHOWN = 20
 """Moves of the alias that the metadata list."""
@@ -57,7 +58,7 @@ def champion(
     from gh_assets.serving.promotion import promote_if_better
 
     with mongo.database() as database, measure_seconds() as timing:
-        registry, cache = ModelRegistry(gcs.model_store(), database["models"]), model_cache(load_settings())
+        registry, cache = ModelRegistry(gcs.model_store(), database[Collections.MODELS]), model_cache(load_settings())
         verdict, move = promote_if_better(
             registry,
             cache,

@@ -13,6 +13,7 @@ from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.registry import ModelRegistry
 from gh_assets.resources import GcsResource, MongoResource
 from gh_assets.settings import load_settings
+from gh_assets.storage.mongo import Collections
 
 HYBRID_NAME = "hybrid"
 
@@ -50,7 +51,7 @@ def hybrid_model(
     from gh_assets.serving.current_model import UNLOADABLE, load_model, model_cache
 
     with mongo.database() as database, measure_seconds() as timing:
-        registry = ModelRegistry(gcs.model_store(), database["models"])
+        registry = ModelRegistry(gcs.model_store(), database[Collections.MODELS])
         base = registry.latest(MODEL_NAME, config.tag)
         cache = model_cache(load_settings())
         recvae = load_model(registry, base, cache)

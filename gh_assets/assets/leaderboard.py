@@ -27,6 +27,7 @@ from gh_assets.registry import SERVED, ModelRegistry
 from gh_assets.resources import GcsResource, MongoResource
 from gh_assets.schemas import LEADERBOARD
 from gh_assets.settings import load_settings
+from gh_assets.storage.mongo import Collections
 
 if TYPE_CHECKING:
     from gh_assets.recommender.evaluation.evaluation import Evaluation
@@ -77,7 +78,7 @@ def leaderboard(
 
     with measure_seconds() as timing:
         with mongo.database() as database:
-            registry = ModelRegistry(gcs.model_store(), database["models"])
+            registry = ModelRegistry(gcs.model_store(), database[Collections.MODELS])
             hybrid = load_model(registry, registry.latest(HYBRID_NAME, config.tag), model_cache(load_settings()))
         if hybrid.data.get("matrix_sha256") != user_item_matrix.fingerprint:
             raise ModelNotFoundError(
@@ -138,7 +139,7 @@ def _register_baseline(
 
     fingerprint = f"{model.name} of {matrix.fingerprint}, split {config.seed}"
     with mongo.database() as database:
-        registry = ModelRegistry(gcs.model_store(), database["models"])
+        registry = ModelRegistry(gcs.model_store(), database[Collections.MODELS])
         if registry.find(model.name, fingerprint) is not None:
             return
         registered = register(

@@ -18,6 +18,7 @@ from gh_assets.schemas import RECOMMENDATIONS
 from gh_assets.serving.requests import DEFAULT_COUNT, MAX_COUNT, Filters
 from gh_assets.settings import load_settings
 from gh_assets.storage.asset_store import TableParts
+from gh_assets.storage.mongo import Collections
 
 
 class RecommendationsConfig(dg.Config):
@@ -62,7 +63,7 @@ def recommendations(
 
     with measure_seconds() as timing:
         with mongo.database() as database:
-            registry = ModelRegistry(gcs.model_store(), database["models"])
+            registry = ModelRegistry(gcs.model_store(), database[Collections.MODELS])
             if config.model or config.tag:
                 wanted: Iterable[RegisteredModel] = rank_models(
                     registry, (config.model,) if config.model else SERVED, config.tag

@@ -28,6 +28,7 @@ from gh_assets.registry.documents import flatten_metrics, leaderboard
 from gh_assets.resources import GcsResource, MongoResource
 from gh_assets.settings import load_settings
 from gh_assets.storage.asset_store import AssetStore
+from gh_assets.storage.mongo import Collections
 
 if TYPE_CHECKING:
     from gh_assets.recommender.training.training import TrainingResult
@@ -91,7 +92,7 @@ def recvae_model(
         log(f"epoch {row['epoch']:.0f} of {wanted.epochs}: {words}; at most {left:.0f} s left")
 
     with mongo.database() as database:
-        registry = ModelRegistry(gcs.model_store(), database["models"])
+        registry = ModelRegistry(gcs.model_store(), database[Collections.MODELS])
         wanted = RecVAEConfig(epochs=config.epochs, seed=config.seed)
         if config.tuned:
             wanted = replace(wanted, **tuned_hyperparameters(registry))

@@ -25,6 +25,7 @@ from gh_assets.resources import GcsResource, GitHubResource, MongoResource
 from gh_assets.schemas import REPOS
 from gh_assets.settings import load_settings
 from gh_assets.storage.documents import sync_documents
+from gh_assets.storage.mongo import Collections
 
 
 class ReposConfig(dg.Config):
@@ -88,7 +89,7 @@ def repos(
         mongo.database(claim=True) as database,
         github.client_if_any(database, max_requests=config.max_requests) as client,
     ):
-        documents = {document["_id"]: document for document in database["repos"].find()}
+        documents = {document["_id"]: document for document in database[Collections.REPOS].find()}
         known = KnownRepositories(documents)
         if client is None:
             lists = ["GH Archive"]
@@ -100,7 +101,7 @@ def repos(
             )
         named = {document["_id"] for document in collected.documents}
         left = [document | {"lists": []} for key, document in documents.items() if key not in named]
-        counts = sync_documents(database["repos"], [*collected.documents, *left], documents)
+        counts = sync_documents(database[Collections.REPOS], [*collected.documents, *left], documents)
         usage = client.usage if client is not None else Usage()
     listed = collected.table["partition"].drop_nulls().to_list()
     context.instance.add_dynamic_partitions(str(REPO_PARTITIONS.name), listed)

@@ -20,6 +20,7 @@ from gh_assets.local import progress
 from gh_assets.resources import GcsResource, MongoResource
 from gh_assets.schemas import STAR_EVENTS
 from gh_assets.settings import load_settings
+from gh_assets.storage.mongo import Collections
 
 PREVIEWED_DAYS = 3
 """So many days of a run get a preview: each is another read."""
@@ -86,7 +87,7 @@ def read_days_of_the_archive(
         return store.read_sound_table("star_events", day.isoformat()) if day.isoformat() in present else None
 
     with measure_seconds() as timing, mongo.database(claim=True) as database:
-        wanted = WantedRepositories.of_documents(database["repos"].find()) if config.only_listed else None
+        wanted = WantedRepositories.of_documents(database[Collections.REPOS].find()) if config.only_listed else None
         days_read = read_days(days, config.places, settings.archive, before, wanted=wanted, open_gs=gcs.open_object)
         for number, (report, table) in enumerate(days_read, start=1):
             key = report.day.isoformat()

@@ -15,6 +15,7 @@ from gh_assets.local import progress
 from gh_assets.resources import MongoResource
 from gh_assets.schemas import USERS
 from gh_assets.storage.messages import Consumer
+from gh_assets.storage.mongo import Collections
 
 
 @dg.asset(
@@ -37,7 +38,7 @@ def users(
     with measure_seconds() as timing, mongo.database(claim=True) as database:
         states = CollectionState(database).load()
         table = merge_users(stargazers, {key: state.collected_at for key, state in states.items()})
-        present = {document["_id"]: document for document in database["users"].find()}
+        present = {document["_id"]: document for document in database[Collections.USERS].find()}
         applied = Consumer(database).apply(user_messages(table, present, dt.datetime.now(dt.UTC)))
     progress.report("users", 1, 1, f"{table.height:,} users")
     return dg.MaterializeResult(

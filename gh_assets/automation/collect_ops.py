@@ -22,6 +22,7 @@ from gh_assets.collector.upkeep import PLAN, make_plan, quota_of
 from gh_assets.github.ledger import MongoLedger
 from gh_assets.resources import GcsResource, GitHubResource, MongoResource
 from gh_assets.settings import load_settings
+from gh_assets.storage.mongo import Collections
 
 SHARES_IO = "shares_io_manager"
 
@@ -67,7 +68,7 @@ def choose_due(
     with mongo.database() as database:
         plan = make_plan(database, gcs.asset_store().read_table("repos")).table
         plan = plan.filter(pl.col("partition").is_in(sorted(present)))
-        wanted = _wanted(config, plan, MongoLedger(database["github_budgets"]))
+        wanted = _wanted(config, plan, MongoLedger(database[Collections.GITHUB_BUDGETS]))
     context.log.info(planning.summarize(wanted))
     settings = load_settings()
     shares = config.shares or (16 if settings.executor == "celery" else 1)

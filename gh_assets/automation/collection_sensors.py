@@ -20,6 +20,7 @@ from gh_assets.errors import GhAssetsError
 from gh_assets.github.ledger import MongoLedger
 from gh_assets.resources import GcsResource, GitHubResource, MongoResource
 from gh_assets.settings import load_settings
+from gh_assets.storage.mongo import Collections
 
 PAUSE = dt.timedelta(minutes=5)
 """Before a run that changed nothing is tried again."""
@@ -91,7 +92,9 @@ def _collect(
     if not wanted.height:
         return dg.SkipReason(f"Nothing is due of {plan.table.height:,} repositories.")
     with mongo.database() as database:
-        quota = quota_of(settings.source, settings.quota_reserve, MongoLedger(database["github_budgets"]).known(), now)
+        quota = quota_of(
+            settings.source, settings.quota_reserve, MongoLedger(database[Collections.GITHUB_BUDGETS]).known(), now
+        )
     chosen = planning.affordable_prefix(wanted, quota.pages)
     if not chosen.height:
         return dg.SkipReason(f"Due: {planning.summarize(wanted)}. The quota does not allow it: {quota.words()}.")

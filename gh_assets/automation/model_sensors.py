@@ -11,6 +11,7 @@ from gh_assets.automation.run_requests import interval, last_materialization, me
 from gh_assets.registry import CHAMPION, PURPOSE, SERVED, ModelRegistry
 from gh_assets.resources import GcsResource, MongoResource
 from gh_assets.settings import load_settings
+from gh_assets.storage.mongo import Collections
 
 PAUSE = dt.timedelta(minutes=15)
 
@@ -65,7 +66,7 @@ def models_to_judge(
 ) -> dg.SensorResult | dg.SkipReason:
     """One run for each newest model; and again, later and later, as long as there is no decision about it."""
     with mongo.database() as database:
-        registry = ModelRegistry(gcs.model_store(), database["models"])
+        registry = ModelRegistry(gcs.model_store(), database[Collections.MODELS])
         models, last = [model for model in registry.list() if model.name in SERVED], registry.decisions.last()
     if not models:
         return dg.SkipReason("No model is registered yet.")
@@ -101,7 +102,7 @@ def champion_changed(
 ) -> dg.SensorResult | dg.SkipReason:
     """One run for each move of the alias."""
     with mongo.database() as database:
-        moves = ModelRegistry(gcs.model_store(), database["models"]).aliases.history(PURPOSE, CHAMPION)
+        moves = ModelRegistry(gcs.model_store(), database[Collections.MODELS]).aliases.history(PURPOSE, CHAMPION)
     if not moves:
         return dg.SkipReason("There is no champion yet.")
     move = moves[0]

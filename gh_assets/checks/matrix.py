@@ -9,6 +9,7 @@ from gh_assets.assets import user_item_matrix
 from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.registry import SERVED, ModelRegistry
 from gh_assets.resources import GcsResource, MongoResource
+from gh_assets.storage.mongo import Collections
 
 MIN_MATRIX_SHARE = 0.5
 """A matrix with less than this share of the users, repositories or stars of the last trained one is not believed."""
@@ -104,7 +105,11 @@ def matrix_is_like_the_last(
 ) -> dg.AssetCheckResult:
     """Compares with what is registered beside the newest model."""
     with mongo.database() as database:
-        models = [m for m in ModelRegistry(gcs.model_store(), database["models"]).list() if m.name in SERVED and m.data]
+        models = [
+            m
+            for m in ModelRegistry(gcs.model_store(), database[Collections.MODELS]).list()
+            if m.name in SERVED and m.data
+        ]
     rows, columns = user_item_matrix.stars.shape
     now = {"users": rows, "repositories": columns, "stars": int(user_item_matrix.stars.nnz)}
     if not models:

@@ -9,6 +9,7 @@ from gh_assets.assets.leaderboard import USERS_HELD_OUT
 from gh_assets.assets.recvae_model import MODEL_NAME
 from gh_assets.registry import CHAMPION, PURPOSE, SERVED, ModelRegistry
 from gh_assets.resources import GcsResource, MongoResource
+from gh_assets.storage.mongo import Collections
 
 
 @dg.asset_check(
@@ -18,7 +19,7 @@ from gh_assets.resources import GcsResource, MongoResource
 def recvae_beats_popularity(mongo: MongoResource, gcs: GcsResource) -> dg.AssetCheckResult:
     """Compares the figures that were registered with the model."""
     with mongo.database() as database:
-        model = ModelRegistry(gcs.model_store(), database["models"]).latest(MODEL_NAME)
+        model = ModelRegistry(gcs.model_store(), database[Collections.MODELS]).latest(MODEL_NAME)
     popularity = model.metrics.get(f"popularity {model.metric}")
     score = model.score
     return dg.AssetCheckResult(
@@ -70,7 +71,7 @@ def champion_is_not_left_behind(
 ) -> dg.AssetCheckResult:
     """The champion's kind of model against all others, on the same users."""
     with mongo.database() as database:
-        holding = ModelRegistry(gcs.model_store(), database["models"]).aliases.current(PURPOSE, CHAMPION)
+        holding = ModelRegistry(gcs.model_store(), database[Collections.MODELS]).aliases.current(PURPOSE, CHAMPION)
     board = leaderboard.filter(pl.col("split") == USERS_HELD_OUT)
     mine = board.filter(pl.col("model") == holding.name) if holding is not None else board.clear()
     if holding is None or not mine.height:

@@ -28,6 +28,7 @@ from gh_assets.errors import GhAssetsError
 from gh_assets.local.home import keep_private
 from gh_assets.local.network import prepare_network
 from gh_assets.settings import MAX_PAGES, Settings, load_settings, setting_rows, split_list
+from gh_assets.storage.mongo import Collections
 
 if TYPE_CHECKING:
     from gh_assets.registry import ModelRegistry, Move, RegisteredModel
@@ -455,7 +456,7 @@ def _registry() -> Iterator[ModelRegistry]:
     from gh_assets.services.connections import open_mongo
 
     with open_mongo(load_settings()) as database:
-        yield configured_registry(database["models"])
+        yield configured_registry(database[Collections.MODELS])
 
 
 def _chosen(registry: ModelRegistry, name: str | None, version: int | None) -> RegisteredModel:

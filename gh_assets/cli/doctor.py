@@ -18,7 +18,7 @@ from gh_assets.local.home import open_home
 from gh_assets.services.connections import connect_gcs, connect_github, data_store, model_store, open_mongo
 from gh_assets.services.world import has_only_archive
 from gh_assets.settings import Settings
-from gh_assets.storage.migrations import MODELS
+from gh_assets.storage.mongo import Collections
 
 HISTORY_DATABASES = ("history/runs.db", "history/runs/index.db", "schedules/schedules.db")
 
@@ -67,11 +67,11 @@ def _mongo(settings: Settings) -> str:
         kind = "embedded" if settings.uses_embedded_mongo else "of MONGO_URI"
         version = database.client.server_info().get("version", "unknown")
         found = f"{kind}, version {version}, database {database.name}"
-        if "validator" in database[MODELS].options():
+        if "validator" in database[Collections.MODELS].options():
             return found
         return (
-            f"{found}. The collection {MODELS} has no validator: the server has none, or the user may not set one. "
-            "What other programs write there is checked when it is read."
+            f"{found}. The collection {Collections.MODELS} has no validator: the server has none, or the user may not "
+            "set one. What other programs write there is checked when it is read."
         )
 
 

@@ -19,6 +19,7 @@ from gh_assets.services.connections import asset_store, connect_gcs, model_store
 from gh_assets.services.world import world_identity
 from gh_assets.serving.current_model import serving_candidates
 from gh_assets.settings import Settings
+from gh_assets.storage.mongo import Collections
 
 
 def read_status(settings: Settings) -> dict[str, Any]:
@@ -39,14 +40,17 @@ def read_status(settings: Settings) -> dict[str, Any]:
         gcs = connect_gcs(settings)
         store = asset_store(settings, gcs)
         listed = Counter(
-            str(document["outcome"]) for document in database["repos"].find({"lists": {"$ne": []}}, {"outcome": 1})
+            str(document["outcome"])
+            for document in database[Collections.REPOS].find({"lists": {"$ne": []}}, {"outcome": 1})
         )
         state = CollectionState(database)
         states = state.load().values()
-        named = {str(d["partition"]) for d in database["repos"].find({"lists": {"$ne": []}}, {"partition": 1})}
-        claimed = database["meta"].find_one({"_id": "world"})
+        named = {
+            str(d["partition"]) for d in database[Collections.REPOS].find({"lists": {"$ne": []}}, {"partition": 1})
+        }
+        claimed = database[Collections.META].find_one({"_id": "world"})
         matrix = store.read_matrix("user_item_matrix").stars if store.exists("user_item_matrix", "npz") else None
-        registry = ModelRegistry(model_store(settings, gcs), database["models"])
+        registry = ModelRegistry(model_store(settings, gcs), database[Collections.MODELS])
         alias_holders = registry.alias_holders()
         found: dict[str, Any] = {
             "world": claimed["title"] if claimed else f"{world_identity(settings)[1]} (nothing collected yet)",
@@ -59,10 +63,10 @@ def read_status(settings: Settings) -> dict[str, Any]:
             "lists_closed": sum(state.closed_at is not None for state in states),
             "stars": sum(state.stars or 0 for state in states),
             "stars_taken_back": state.unstars.estimated_document_count(),
-            "users": database["users"].count_documents({}),
+            "users": database[Collections.USERS].count_documents({}),
             "users_asked": sum(s.collected_at is not None for s in StarredState(database).load().values()),
             "archive_days": len(store.partitions(STAR_EVENTS_ASSET)),
-            "quota": MongoLedger(database["github_budgets"]).known(),
+            "quota": MongoLedger(database[Collections.GITHUB_BUDGETS]).known(),
             "matrix": None
             if matrix is None
             else {"rows": matrix.shape[0], "cols": matrix.shape[1], "nnz": int(matrix.nnz)},

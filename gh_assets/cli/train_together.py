@@ -22,6 +22,7 @@ from gh_assets.recommender.training.training import train_recvae, training_finge
 from gh_assets.registry import ModelRegistry
 from gh_assets.services.connections import asset_store, connect_gcs, model_store, open_mongo
 from gh_assets.settings import load_settings
+from gh_assets.storage.mongo import Collections
 
 
 def train(epochs: int, seed: int, tag: str) -> str | None:
@@ -32,7 +33,7 @@ def train(epochs: int, seed: int, tag: str) -> str | None:
     store = asset_store(settings, client)
     matrix = store.read_matrix("user_item_matrix")
     with open_mongo(settings) as database:
-        registry = ModelRegistry(model_store(settings, client), database["models"])
+        registry = ModelRegistry(model_store(settings, client), database[Collections.MODELS])
         config = replace(RecVAEConfig(epochs=epochs, seed=seed), **tuned_hyperparameters(registry))
         fingerprint = training_fingerprint(matrix, config, seed)
         before = registry.find(MODEL_NAME, fingerprint)

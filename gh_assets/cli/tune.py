@@ -13,6 +13,7 @@ from gh_assets.recommender.training.training import result_of, split_of
 from gh_assets.registry import ModelRegistry, RegisteredModel
 from gh_assets.services.connections import asset_store, model_store, open_mongo
 from gh_assets.settings import Settings
+from gh_assets.storage.mongo import Collections
 
 
 @dataclass(frozen=True)
@@ -53,5 +54,5 @@ def tune(
         "search": {"minutes": minutes, "score": found.score, "trials": [asdict(trial) for trial in found.trials]},
     }
     with open_mongo(settings) as database:
-        registry = ModelRegistry(model_store(settings), database["models"])
+        registry = ModelRegistry(model_store(settings), database[Collections.MODELS])
         return Tuned(register(registry, result, tag=TUNED, config=described), found)

@@ -37,7 +37,7 @@ from gh_assets.github.graphql import QuerySize
 from gh_assets.github.rate_limits import Resource
 from gh_assets.schemas import STAR_EVENTS
 from gh_assets.storage.asset_store import AssetStore, PartitionTables, Segments
-from gh_assets.storage.mongo import MongoDatabase
+from gh_assets.storage.mongo import Collections, MongoDatabase
 
 STAR_EVENTS_ASSET = "star_events"
 STARRED_SEGMENTS = "starred"
@@ -291,14 +291,14 @@ def _remember_quota(database: MongoDatabase, client: GitHubClient) -> None:
             now = dt.datetime.now(dt.UTC)
             samples.append({"at": now, "resource": resource.value, "left": left, "limit": limit, "spent": points})
     if samples:
-        database["meta"].update_one(
+        database[Collections.META].update_one(
             {"_id": "quota samples"}, {"$push": {"samples": {"$each": samples, "$slice": -QUOTA_SAMPLES}}}, upsert=True
         )
 
 
 def quota_samples(database: MongoDatabase) -> list[QuotaSample]:
     """What was left of the quota after the last collections, oldest first."""
-    found = database["meta"].find_one({"_id": "quota samples"}) or {}
+    found = database[Collections.META].find_one({"_id": "quota samples"}) or {}
     return [QuotaSample(**sample) for sample in found.get("samples", ())]
 
 
@@ -306,7 +306,7 @@ class QuerySizeStore:
     """The sizes of GraphQL queries that GitHub bore last time, by kind of list, in the collection ``meta``."""
 
     def __init__(self, database: MongoDatabase) -> None:
-        self._meta = database["meta"]
+        self._meta = database[Collections.META]
         self._known = (self._meta.find_one({"_id": "graphql query sizes"}) or {}).get("sizes", {})
         self._used: dict[str, QuerySize] = {}
 
@@ -358,7 +358,7 @@ def _source(
                 "The source 'gharchive' has no hours to take stars from: give some (--archive FILE), or run the job "
                 "read_archive."
             )
-        users = database["users"].find({"login": {"$exists": True}}, {"login": 1})
+        users = database[Collections.USERS].find({"login": {"$exists": True}}, {"login": 1})
         return ArchivedStars(events, ((document["_id"], document["login"]) for document in users))
     if name == "stargazers":
         return RestStargazers(client, pages, partial(GraphQLStargazers, client))

@@ -38,6 +38,7 @@ from gh_assets.github.outcomes import REACHABLE, Outcome
 from gh_assets.local.concurrency import map_bounded
 from gh_assets.storage.documents import as_stored
 from gh_assets.storage.messages import Consumer, Message, versioned
+from gh_assets.storage.mongo import Collections
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +129,7 @@ class RepositoryState:
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "repo_id"}
         pages = [asdict(page) for page in self.pages]
         value = plain | {"outcome": self.outcome.value, "pages": pages}
-        return Message(update=versioned("stargazer_state", self.repo_id, "state", value, self.asked_at))
+        return Message(update=versioned(Collections.STARGAZER_STATE, self.repo_id, "state", value, self.asked_at))
 
 
 def _page_of(document: Mapping[str, Any]) -> Page:
@@ -149,10 +150,10 @@ class CollectionState:
     """
 
     def __init__(self, database: Database[dict[str, Any]]) -> None:
-        self.collection = database["stargazer_state"]
-        self.pages = database["stargazer_pages"]
-        self.unstars = database["unstars"]
-        self._meta = database["meta"]
+        self.collection = database[Collections.STARGAZER_STATE]
+        self.pages = database[Collections.STARGAZER_PAGES]
+        self.unstars = database[Collections.UNSTARS]
+        self._meta = database[Collections.META]
         self._consumer = Consumer(database)
 
     def load(self) -> dict[int, RepositoryState]:
@@ -213,7 +214,7 @@ class CollectionState:
 def _unstar(star: Mapping[str, Any], noticed_at: dt.datetime) -> Message:
     value = {name: star[name] for name in ("repo_id", "user_id", "login", "starred_at")} | {"noticed_at": noticed_at}
     identity = f"{star['repo_id']}/{star['user_id']}"
-    return Message(update=versioned("unstars", identity, "unstar", value, noticed_at))
+    return Message(update=versioned(Collections.UNSTARS, identity, "unstar", value, noticed_at))
 
 
 class MongoCheckpoint:

@@ -26,6 +26,7 @@ from gh_assets.github.graphql import GraphQLLists, Listing
 from gh_assets.github.list_reading import number_of
 from gh_assets.local.concurrency import map_bounded
 from gh_assets.storage.messages import Consumer, Message, versioned
+from gh_assets.storage.mongo import Collections
 
 FORKS_TTL = dt.timedelta(days=30)
 """A repository's forks are not asked for again within this time."""
@@ -82,7 +83,7 @@ class SeedUsers:
         seeds = [SeedUser(seed.login, seed.user_id, seed.weight + 1_000_000) for seed in self.from_file.seeds]
         seeds += [
             SeedUser(document["login"], document["_id"], int(document["collected"]["stars"]))
-            for document in self.database["users"].find({"collected": {"$exists": True}})
+            for document in self.database[Collections.USERS].find({"collected": {"$exists": True}})
         ]
         if self.events is not None:
             seeds += seeds_of_events(self.events, repositories)
@@ -96,7 +97,7 @@ class SeedUsers:
         now = dt.datetime.now(dt.UTC)
         asked = {
             document["_id"]: document["forks"]["asked_at"]
-            for document in self.database["stargazer_state"].find({"forks": {"$exists": True}}, {"forks": 1})
+            for document in self.database[Collections.STARGAZER_STATE].find({"forks": {"$exists": True}}, {"forks": 1})
         }
         wanted = [r for r in repositories if r.repo_id not in asked or now - asked[r.repo_id] > FORKS_TTL]
         logins: dict[int, str] = {}
@@ -111,7 +112,7 @@ class SeedUsers:
                     logins[user_id] = login
                     weights[user_id] += 1
                 value = {"asked_at": now, "seen": len(forkers)}
-                done.append(Message(update=versioned("stargazer_state", repo_id, "forks", value, now)))
+                done.append(Message(update=versioned(Collections.STARGAZER_STATE, repo_id, "forks", value, now)))
         finally:
             seeds = [SeedUser(logins[user_id], user_id, weight) for user_id, weight in weights.items()]
             # Users first: a repository that is marked is not asked again.

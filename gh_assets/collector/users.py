@@ -10,6 +10,7 @@ import polars as pl
 
 from gh_assets.schemas import USERS, UTC_TIME
 from gh_assets.storage.messages import Message, UserInsert, versioned
+from gh_assets.storage.mongo import Collections
 
 
 def merge_users(stargazers: pl.DataFrame, read_at: Mapping[int, dt.datetime | None]) -> pl.DataFrame:
@@ -59,5 +60,5 @@ def user_messages(table: pl.DataFrame, present: Mapping[int, Mapping[str, Any]],
         if known is None or known.get("login") != login or (known.get("collected") or {}).get("stars") != stars:
             yield Message(
                 insert=UserInsert(uid=user_id, login=login, seen_at=at),
-                update=versioned("users", user_id, "collected", {"stars": stars}, at),
+                update=versioned(Collections.USERS, user_id, "collected", {"stars": stars}, at),
             )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gh_assets.registry.store import ModelRegistry
-from gh_assets.storage.mongo import Documents
+from gh_assets.storage.mongo import Collections, Documents
 
 
 def file_to_storage(
@@ -87,5 +87,5 @@ def configured_registry(documents: Documents | None = None) -> ModelRegistry:
 
     settings = load_settings()
     if documents is None:
-        documents = connect_mongo(settings)["models"]
+        documents = connect_mongo(settings)[Collections.MODELS]
     return ModelRegistry(model_store(settings), documents)

@@ -29,7 +29,7 @@ from gh_assets.github.rate_limits import RetryPolicy
 from gh_assets.settings import DEFAULT_AWESOME_LISTS, GITHUB_COM_API, Settings
 from gh_assets.storage.asset_store import AssetStore
 from gh_assets.storage.migrations import migrate
-from gh_assets.storage.mongo import MongoDatabase, mongo_reason
+from gh_assets.storage.mongo import Collections, MongoDatabase, mongo_reason
 from gh_assets.storage.objects import CloudStorageClient, ObjectStore, make_client
 
 MONGO_SECONDS = 15.0
@@ -152,7 +152,7 @@ def connect_github(
     ConfigurationError
         If GITHUB_API_URL is set without a token, or the tokens cannot be read.
     """
-    ledger = MongoLedger(database["github_budgets"]) if database is not None else None
+    ledger = MongoLedger(database[Collections.GITHUB_BUDGETS]) if database is not None else None
     policy = policy or RetryPolicy(in_flight=settings.workers)
     if not settings.uses_standin:
         apps = []

@@ -18,6 +18,7 @@ from gh_assets.registry import SERVED, ModelRegistry, RegisteredModel
 from gh_assets.registry.cache import ModelCache
 from gh_assets.services.connections import model_store, open_mongo
 from gh_assets.settings import Settings
+from gh_assets.storage.mongo import Collections
 
 if TYPE_CHECKING:
     from gh_assets.recommender.training.training import TrainedModel
@@ -62,7 +63,7 @@ def load_current_model(settings: Settings) -> LoadedModel:
     cache = model_cache(settings)
     try:
         with open_mongo(settings) as database:
-            registry = ModelRegistry(model_store(settings), database["models"])
+            registry = ModelRegistry(model_store(settings), database[Collections.MODELS])
             found = load_first_usable(registry, serving_candidates(registry), cache)
     except (ServiceUnavailableError, PyMongoError) as error:
         kept = cache.load_selection(CURRENT_MODEL_KEY)

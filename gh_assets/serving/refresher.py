@@ -42,7 +42,7 @@ from gh_assets.serving.snapshot import (
     model_identity,
 )
 from gh_assets.settings import Settings
-from gh_assets.storage.mongo import MongoDatabase
+from gh_assets.storage.mongo import Collections, MongoDatabase
 from gh_assets.storage.objects import CloudStorageClient
 
 MONGO, GCS, GITHUB = "MongoDB", "Cloud Storage", "GitHub"
@@ -230,7 +230,7 @@ class SnapshotRefresher:
     def _registry(self, database: MongoDatabase) -> ModelRegistry | None:
         """The registry; None while nobody knows where Cloud Storage is."""
         try:
-            return ModelRegistry(model_store(self.settings, self._client()), database["models"])
+            return ModelRegistry(model_store(self.settings, self._client()), database[Collections.MODELS])
         except ServiceUnavailableError:
             return None
 

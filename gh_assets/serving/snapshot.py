@@ -32,7 +32,7 @@ from gh_assets.serving.ranking import Ranker, Recommendation, Similar
 from gh_assets.serving.requests import DEFAULT_REQUEST, MAX_PAGED_RECOMMENDATIONS, RecommendationRequest
 from gh_assets.settings import Settings
 from gh_assets.storage.asset_store import AssetStore
-from gh_assets.storage.mongo import MongoDatabase
+from gh_assets.storage.mongo import Collections, MongoDatabase
 
 MAX_UNSEEN_BESIDE = 3
 """Repositories beside a list that the model does not know yet."""
@@ -485,7 +485,7 @@ def load_snapshot(
 
 def former_names(database: MongoDatabase) -> dict[str, int]:
     """Ids by the lower-case names under which repositories were ever asked for."""
-    found = database["repos"].find({"repo_id": {"$ne": None}}, {"names": 1, "repo_id": 1})
+    found = database[Collections.REPOS].find({"repo_id": {"$ne": None}}, {"names": 1, "repo_id": 1})
     return {name: document["repo_id"] for document in found for name in document.get("names", ())}
 
 

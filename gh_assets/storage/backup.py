@@ -29,7 +29,7 @@ from gh_assets.local.concurrency import map_bounded
 from gh_assets.local.locks import open_lock, try_lock
 from gh_assets.storage.asset_store import WRITTEN
 from gh_assets.storage.model_collection import add_original_fields, number_documents
-from gh_assets.storage.mongo import MongoDatabase
+from gh_assets.storage.mongo import Collections, MongoDatabase
 from gh_assets.storage.objects import ABSENT, ObjectStore, StoredObject
 
 MANIFEST = "manifest.json"
@@ -186,14 +186,14 @@ def restore(
         if foreign is not None:
             raise InputError(f"{store.uri(foreign)} is there already: restore into empty buckets.")
     marker = {"_id": "restoring", "backup": manifest["made_at"]}
-    if database["meta"].find_one(marker) is None:
+    if database[Collections.META].find_one(marker) is None:
         full = next((name for name in manifest["collections"] if _has_documents(database, name)), None)
         if full is not None:
-            done = database["meta"].find_one({"_id": "restored", "backup": manifest["made_at"]})
+            done = database[Collections.META].find_one({"_id": "restored", "backup": manifest["made_at"]})
             if done is not None:
                 raise InputError(f"{folder} was restored here, whole, at {done['at']}: there is nothing left to do.")
             raise InputError(f"The collection {full} of {database.name} has documents: restore into an empty database.")
-        database["meta"].insert_one(dict(marker))
+        database[Collections.META].insert_one(dict(marker))
 
     def upload(entry: dict[str, Any]) -> StoredObject:
         path = folder / entry["bucket"] / entry["file"]
@@ -211,13 +211,13 @@ def restore(
     stored = list(map_bounded(upload, manifest["objects"], workers))
     for name in manifest["collections"]:
         _load(database, name, folder / "mongo" / f"{name}.bson")
-    number_documents(database["models"])  # a backup of an earlier version has models without these
-    add_original_fields(database["models"])
+    number_documents(database[Collections.MODELS])  # a backup of an earlier version has models without these
+    add_original_fields(database[Collections.MODELS])
     _update_model_locations(database, {found.name: found for found in stored if found.bucket == stores["models"].name})
     # A rerun after a kill at this point reports that the restoration was complete.
     done = {"backup": manifest["made_at"], "at": f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M:%S} UTC"}
-    database["meta"].replace_one({"_id": "restored"}, done, upsert=True)
-    database["meta"].delete_one({"_id": "restoring"})
+    database[Collections.META].replace_one({"_id": "restored"}, done, upsert=True)
+    database[Collections.META].delete_one({"_id": "restoring"})
     return BackupSummary(sum(manifest["collections"].values()), len(stored), sum(found.size for found in stored))
 
 
@@ -265,11 +265,11 @@ def _insert(database: MongoDatabase, name: str, documents: list[dict[str, Any]])
 def _update_model_locations(database: MongoDatabase, objects: dict[str, StoredObject]) -> None:
     changes = [
         UpdateOne({"_id": found["_id"]}, {"$set": _place_of(stored, "bucket_name" in found)})
-        for found in database["models"].find({"object": {"$exists": True}}, {"object": 1, "bucket_name": 1})
+        for found in database[Collections.MODELS].find({"object": {"$exists": True}}, {"object": 1, "bucket_name": 1})
         if (stored := objects.get(str(found["object"]))) is not None
     ]
     if changes:
-        database["models"].bulk_write(changes, ordered=False)
+        database[Collections.MODELS].bulk_write(changes, ordered=False)
 
 
 def _place_of(stored: StoredObject, original: bool) -> dict[str, Any]:

@@ -41,19 +41,28 @@ from pymongo.database import Database
 from pymongo.errors import BulkWriteError
 
 from gh_assets.storage.documents import as_stored
+from gh_assets.storage.mongo import Collections
 
-COLLECTIONS = frozenset({"users", "repos", "unstars", "stargazer_state", "starred_state", "feedback"})
+COLLECTIONS = frozenset(
+    {
+        Collections.USERS,
+        Collections.REPOS,
+        Collections.UNSTARS,
+        Collections.STARGAZER_STATE,
+        Collections.STARRED_STATE,
+        Collections.FEEDBACK,
+    }
+)
 """Collections that messages may change."""
 
 OPERATORS = frozenset({"$set", "$max", "$min"})
 """Operators that messages may use."""
 
-DEAD_LETTERS = "dead_letters"
 BATCH = 1000
 MAX_BYTES = 64 * 1024
 """Size of an update: documents stay far from Mongo's 16 MB."""
 
-_PROTECTED = {"users": frozenset({"login", "seen"})}
+_PROTECTED: Mapping[str, frozenset[str]] = {Collections.USERS: frozenset({"login", "seen"})}
 _FIELD = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _VERSION = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z-[0-9a-f]{16}")
 _DUPLICATE_KEY = 11000
@@ -312,7 +321,7 @@ class Consumer:
         self.batch = batch
 
     def apply(self, stream: Iterable[Message | bytes | str]) -> ConsumerResult:
-        """Apply a stream of messages; poison goes to the collection `DEAD_LETTERS` with the reason.
+        """Apply a stream of messages; poison goes to the collection `Collections.DEAD_LETTERS` with the reason.
 
         Raises
         ------
@@ -344,7 +353,7 @@ class Consumer:
                     dead.append((raw.encode("utf-8", "replace") if isinstance(raw, str) else raw, str(error)))
                     continue
             if message.insert is not None:
-                change = changes["users"][message.insert.uid]
+                change = changes[Collections.USERS][message.insert.uid]
                 if change.user is None or change.user.seen < message.insert.seen:
                     change.user = message.insert
             if message.update is not None:
@@ -435,7 +444,7 @@ class Consumer:
         if not dead_letters:
             return
         try:
-            self.database[DEAD_LETTERS].insert_many(list(dead_letters.values()), ordered=False)
+            self.database[Collections.DEAD_LETTERS].insert_many(list(dead_letters.values()), ordered=False)
         except BulkWriteError as error:
             if any(fault["code"] != _DUPLICATE_KEY for fault in error.details["writeErrors"]):
                 raise

@@ -15,38 +15,36 @@ from gh_assets.storage.model_collection import (
     create_move_index,
     number_documents,
 )
-from gh_assets.storage.mongo import MongoDatabase
-
-MODELS = "models"
+from gh_assets.storage.mongo import Collections, MongoDatabase
 
 
 def _index_models(database: MongoDatabase) -> None:
     """Versions of a model's name are unique, and so are the moves of an alias."""
-    create_indexes(database[MODELS])
-    create_move_index(database[f"{MODELS}_aliases"])
+    create_indexes(database[Collections.MODELS])
+    create_move_index(database[f"{Collections.MODELS}_aliases"])
 
 
 def _validate_models(database: MongoDatabase) -> None:
     """Mongo refuses documents that are no models, whoever writes them."""
     try:
-        database.create_collection(MODELS, validator=SCHEMA, validationLevel="moderate")
+        database.create_collection(Collections.MODELS, validator=SCHEMA, validationLevel="moderate")
     except CollectionInvalid:  # it is there
         try:
-            database.command("collMod", MODELS, validator=SCHEMA, validationLevel="moderate")
+            database.command("collMod", Collections.MODELS, validator=SCHEMA, validationLevel="moderate")
         except OperationFailure:
             return  # a server without validators, or a user who may not set one: the code checks all the same
 
 
 def _index_feedback(database: MongoDatabase) -> None:
     """What somebody said is found without reading what all said."""
-    database["feedback"].create_index([("said.person", pymongo.ASCENDING), ("said.at", pymongo.DESCENDING)])
+    database[Collections.FEEDBACK].create_index([("said.person", pymongo.ASCENDING), ("said.at", pymongo.DESCENDING)])
 
 
 def _number_models(database: MongoDatabase) -> None:
     """Models have an order over all names, and the fields that the original system's queries ask for."""
     _index_models(database)
-    number_documents(database[MODELS])
-    add_original_fields(database[MODELS])
+    number_documents(database[Collections.MODELS])
+    add_original_fields(database[Collections.MODELS])
     _validate_models(database)
 
 
@@ -67,7 +65,7 @@ def migrate(database: MongoDatabase) -> int:
     ConfigurationError
         If it was written by a newer version of the project.
     """
-    document = database["meta"].find_one({"_id": "schema"})
+    document = database[Collections.META].find_one({"_id": "schema"})
     done = 0 if document is None else int(document["version"])
     if done > len(MIGRATIONS):
         raise ConfigurationError(
@@ -77,5 +75,5 @@ def migrate(database: MongoDatabase) -> int:
     for number, step in enumerate(MIGRATIONS[done:], start=done + 1):
         step(database)
         # Two at once do the same; the higher number stays.
-        database["meta"].update_one({"_id": "schema"}, {"$max": {"version": number}}, upsert=True)
+        database[Collections.META].update_one({"_id": "schema"}, {"$max": {"version": number}}, upsert=True)
     return len(MIGRATIONS) - done

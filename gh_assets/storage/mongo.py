@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any
 
 from pymongo.collection import Collection
@@ -10,6 +11,23 @@ from pymongo.errors import OperationFailure, PyMongoError, WriteConcernError
 
 MongoDatabase = Database[dict[str, Any]]
 Documents = Collection[dict[str, Any]]
+
+
+class Collections(StrEnum):
+    """Names of the project's collections."""
+
+    DEAD_LETTERS = "dead_letters"
+    FEEDBACK = "feedback"
+    GITHUB_BUDGETS = "github_budgets"
+    META = "meta"
+    MODELS = "models"
+    REPOS = "repos"
+    STARGAZER_PAGES = "stargazer_pages"
+    STARGAZER_STATE = "stargazer_state"
+    STARRED_STATE = "starred_state"
+    UNSTARS = "unstars"
+    USERS = "users"
+
 
 _SAFE_ERROR_CODES = {13, 18, 20, 59, 64, 72, 79, 91, 100, 115, 189, 8000, 10107, 11600}
 """Codes of refusals that are about rights, commands, write concerns and the server's state, never about a document."""

@@ -26,7 +26,7 @@ from pymongo.errors import PyMongoError
 from gh_assets.errors import GhAssetsError
 from gh_assets.local.locks import open_lock, try_lock
 from gh_assets.storage.messages import Consumer, Message, versioned
-from gh_assets.storage.mongo import MongoDatabase
+from gh_assets.storage.mongo import Collections, MongoDatabase
 
 Verdict = Literal["not_interested", "known", "none"]
 
@@ -69,7 +69,7 @@ class FeedbackEntry:
             "verdict": self.verdict,
             "at": self.at,
         }
-        return Message(update=versioned("feedback", f"{self.person}:{self.repo_id}", "said", value, self.at))
+        return Message(update=versioned(Collections.FEEDBACK, f"{self.person}:{self.repo_id}", "said", value, self.at))
 
 
 class Feedback:
@@ -144,7 +144,9 @@ class Feedback:
         if database is None:
             return {}, False
         try:
-            documents = database["feedback"].find({"said.person": person}).sort("said.at", -1).limit(MAX_VERDICTS)
+            documents = (
+                database[Collections.FEEDBACK].find({"said.person": person}).sort("said.at", -1).limit(MAX_VERDICTS)
+            )
             found = {d["said"]["repo_id"]: (d["said"]["verdict"], d["said"]["full_name"]) for d in documents}
         except PyMongoError:
             return {}, False

@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from gh_assets.storage.messages import COLLECTIONS, DEAD_LETTERS, MAX_BYTES, Consumer, Message, UserInsert, versioned
+from gh_assets.storage.messages import COLLECTIONS, MAX_BYTES, Consumer, Message, UserInsert, versioned
+from gh_assets.storage.mongo import Collections
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
@@ -33,7 +34,7 @@ def state(number: int, seconds: float, **value: Any) -> Message:
 def contents(database) -> dict[str, list[dict[str, Any]]]:
     """All documents that messages can change, and the letters without the time of their death."""
     found = {name: list(database[name].find().sort("_id")) for name in COLLECTIONS}
-    found[DEAD_LETTERS] = list(database[DEAD_LETTERS].find({}, {"at": 0}).sort("_id"))
+    found[Collections.DEAD_LETTERS] = list(database[Collections.DEAD_LETTERS].find({}, {"at": 0}).sort("_id"))
     return found
 
 
@@ -116,7 +117,7 @@ def test_poison_goes_to_the_dead_letters_and_the_rest_goes_on(database, message:
     fine = Message(insert=UserInsert(uid=1, login="fine"))
     done = Consumer(database).apply([fine, json.dumps(message), state(9, 1, stars=3)])
     assert (done.messages, done.inserted, done.dead) == (3, 2, 1)
-    (letter,) = database[DEAD_LETTERS].find()
+    (letter,) = database[Collections.DEAD_LETTERS].find()
     assert words in letter["reason"]
     assert json.dumps(message).startswith(letter["message"])
     assert letter["bytes"] == len(json.dumps(message))
@@ -126,7 +127,7 @@ def test_poison_goes_to_the_dead_letters_and_the_rest_goes_on(database, message:
 def test_what_is_no_json_is_poison_too(database, raw: bytes) -> None:
     assert Consumer(database).apply([raw]).dead == 1
     assert Consumer(database).apply([raw]).dead == 1
-    (letter,) = database[DEAD_LETTERS].find()
+    (letter,) = database[Collections.DEAD_LETTERS].find()
     assert letter["reason"] == "it is no JSON"
     assert letter["bytes"] == len(raw)
 
@@ -159,7 +160,7 @@ def test_a_value_that_mongo_cannot_hold_does_not_stop_the_others(database) -> No
     messages = [json.dumps(update("unstars", where={"_id": n}, max={"stars": n})) for n in (1, 11, 2)]
     done = Consumer(database).apply(messages)
     assert (done.inserted, done.dead) == (2, 1)
-    (letter,) = database[DEAD_LETTERS].find()
+    (letter,) = database[Collections.DEAD_LETTERS].find()
     assert "Mongo refused it" in letter["reason"]
 
 
@@ -192,7 +193,7 @@ messages = st.lists(
 @given(stream=messages, seed=st.integers(0, 99), batch=st.integers(1, 9))
 def test_twice_out_of_order_and_in_any_batches_is_the_same(database, stream, seed: int, batch: int) -> None:
     def result(messages: list[Any], size: int) -> dict[str, Any]:
-        for name in (*COLLECTIONS, DEAD_LETTERS):
+        for name in (*COLLECTIONS, Collections.DEAD_LETTERS):
             database[name].delete_many({})
         Consumer(database, size).apply(messages)
         return contents(database)
@@ -245,11 +246,12 @@ def test_two_consumers_at_once_give_what_one_gives(database, settings) -> None:
 
 CONSUMER = """
 import sys
-from gh_assets.storage.messages import Applied, Consumer
+from gh_assets.storage.messages import Consumer, ConsumerResult
+from gh_assets.storage.mongo import Collections
 from gh_assets.services.connections import open_mongo
 from gh_assets.settings import load_settings
 with open_mongo(load_settings()) as database:
-    for done in Consumer(database, 20).batches(sys.stdin.buffer, Applied()):
+    for done in Consumer(database, 20).batches(sys.stdin.buffer, ConsumerResult()):
         print(done, flush=True)
 """
 

@@ -36,6 +36,7 @@ from gh_assets.github.graphql import GraphQLLists, Listing
 from gh_assets.github.outcomes import Outcome
 from gh_assets.local.concurrency import map_bounded
 from gh_assets.storage.messages import Consumer, Message, UserInsert
+from gh_assets.storage.mongo import Collections
 
 UNKNOWN_LOGIN_TTL = dt.timedelta(days=30)
 """A login that nobody had is not asked for again within this time."""
@@ -101,7 +102,7 @@ class UserLookup:
         return found | {response.asked: response for response in asked}, failure
 
     def _known(self) -> dict[str, LoginLookup]:
-        documents = self.database["users"].find(
+        documents = self.database[Collections.USERS].find(
             {"_id": {"$gt": 0}, "login": {"$exists": True}}, {"login": 1, "seen": 1}
         )
         since = dt.datetime.now(dt.UTC) - UNKNOWN_LOGIN_TTL

@@ -55,6 +55,7 @@ from gh_assets.local.concurrency import map_bounded
 from gh_assets.schemas import STARGAZERS, STARRED
 from gh_assets.storage.documents import as_stored
 from gh_assets.storage.messages import Consumer, Message, versioned
+from gh_assets.storage.mongo import Collections
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +131,7 @@ class UserState:
         assert self.asked_at is not None
         value = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "user_id"}
         value["outcome"] = self.outcome.value
-        return Message(update=versioned("starred_state", self.user_id, "state", value, self.asked_at))
+        return Message(update=versioned(Collections.STARRED_STATE, self.user_id, "state", value, self.asked_at))
 
 
 class StarredState:
@@ -143,7 +144,7 @@ class StarredState:
     """
 
     def __init__(self, database: Database[dict[str, Any]]) -> None:
-        self.collection = database["starred_state"]
+        self.collection = database[Collections.STARRED_STATE]
         self._consumer = Consumer(database)
 
     def load(self) -> dict[int | str, UserState]:
@@ -165,7 +166,11 @@ class StarredState:
         self._consumer.apply(
             Message(
                 update=versioned(
-                    "starred_state", seed.user_id, "seed", {"login": seed.login, "weight": seed.weight}, seen_at
+                    Collections.STARRED_STATE,
+                    seed.user_id,
+                    "seed",
+                    {"login": seed.login, "weight": seed.weight},
+                    seen_at,
                 )
             )
             for seed in seeds
