@@ -33,7 +33,7 @@ BLOCK_ON_GPU = 65_536
 
 LAZY_BELOW = 0.8
 """Share of the items that a batch touches below which the others are left alone: the pass over the table, which is all
-memory, is a tenth of a step even where most are touched. The models are as good (docs/recommender.md)."""
+memory, is a tenth of a step even where most are touched. The models are as good (docs/explanation/recommender.md)."""
 
 
 def portions(tensor: Tensor, size: int) -> Iterator[Tensor]:
@@ -325,7 +325,7 @@ class RowAdam:
     """Row-wise Adam for a table of which a step sees sums of rows.
 
     Adam with one second moment a row, the mean of its numbers' (as the partial row-wise Adam of FBGEMM): what goes
-    through memory at a step is what a step costs here, and the models are as good (docs/recommender.md).
+    through memory at a step is what a step costs here, and the models are as good (docs/explanation/recommender.md).
 
     Parameters
     ----------
@@ -377,7 +377,7 @@ class DenseAdam:
     parameters : mapping of str to Tensor
         Updated in place.
     row_wise : bool
-        For matrices. Not for the last layer's: on many items, models would be worse (docs/recommender.md).
+        For matrices. Not for the last layer's: on many items, models would be worse (docs/explanation/recommender.md).
     first : torch.dtype, optional
         Of first moments with one second moment a row, if not the parameter's; such parameters are somebody else's to
         update.
