@@ -9,6 +9,7 @@ from gh_assets.assets import repos, stargazers, users
 from gh_assets.assets.metadata import markdown_table
 from gh_assets.collector.forecast import PAGE
 from gh_assets.collector.pipeline import CollectionState, RepositoryState
+from gh_assets.collector.star_sources.base import OWN_LIST_SOURCES
 from gh_assets.github.outcomes import REACHABLE, Outcome
 from gh_assets.resources import MongoResource
 
@@ -20,9 +21,6 @@ RESTRICTED_SHARE = 0.25
 
 UNKNOWN_SHARE = 0.05
 """Above this share of repositories that could not be asked, something is wrong: the network, the quota, a cap."""
-
-OWN_LISTS = ("graphql", "stargazers")
-"""Sources that see all stars of a repository: others cannot match GitHub's count."""
 
 TOLERANCE, MIN_DIFFERENCE = 0.02, 5
 """Stars come and go while a list is read: so much of GitHub's count, or so many, may be missing or too many."""
@@ -117,7 +115,7 @@ def stars_match_githubs_count(mongo: MongoResource) -> dg.AssetCheckResult:
 def _comparable(state: RepositoryState) -> bool:
     return (
         state.outcome is Outcome.OK
-        and state.source in OWN_LISTS
+        and state.source in OWN_LIST_SOURCES
         and (state.complete or not state.proven)
         and state.stars is not None
         and state.stargazer_count is not None

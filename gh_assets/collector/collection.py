@@ -19,7 +19,13 @@ from gh_assets.collector.forecast import Forecast, clock_time, duration, expecte
 from gh_assets.collector.pipeline import CollectionReport, CollectionState, RepositoryState, collect_stargazers
 from gh_assets.collector.seed_users import SeedUsers
 from gh_assets.collector.star_sources.auto import AutoReport, AutoSource, OwnLists
-from gh_assets.collector.star_sources.base import RepositoryRef, RestStargazers, StarSource
+from gh_assets.collector.star_sources.base import (
+    OWN_LIST_SOURCES,
+    SOURCES,
+    RepositoryRef,
+    RestStargazers,
+    StarSource,
+)
 from gh_assets.collector.star_sources.file import StarsFile, UserLookup
 from gh_assets.collector.star_sources.gharchive import ArchivedStars
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
@@ -188,7 +194,8 @@ def collect(
         If nobody can be asked any more; what was collected until then is kept.
     """
     state = CollectionState(database)
-    progress = CollectionProgress(client, None if client is None else resource_of(options.source), on_progress, say)
+    resource = SOURCES[options.source].resource if client is not None else None
+    progress = CollectionProgress(client, resource, on_progress, say)
     if client is not None:
         client.pool.notify = say
     sizes = QuerySizeStore(database)
@@ -200,7 +207,7 @@ def collect(
         counts = []
         for repository in pending:
             before = known.get(repository.repo_id)
-            same = before is not None and before.proven and before.source in (source.name, "graphql", "stargazers")
+            same = before is not None and before.proven and before.source in {source.name, *OWN_LIST_SOURCES}
             same = same and not options.full
             counts.append(
                 (
@@ -321,13 +328,6 @@ class QuerySizeStore:
         sizes = {kind: size for kind, size in self._known.items() if kind not in self._used} | limits
         if sizes != self._known:
             self._meta.update_one({"_id": "graphql query sizes"}, {"$set": {"sizes": sizes}}, upsert=True)
-
-
-def resource_of(source: str) -> Resource | None:
-    """Which budget a source of stars spends; None: it asks GitHub for nothing that is worth a plan."""
-    if source in ("file", "gharchive"):
-        return None
-    return Resource.REST if source == "stargazers" else Resource.GRAPHQL
 
 
 def _source(

@@ -15,9 +15,10 @@ from typing import Any
 import polars as pl
 
 from gh_assets.collector import plan as planning
-from gh_assets.collector.collection import UNLIMITED, QuotaSample, quota_samples, resource_of
+from gh_assets.collector.collection import UNLIMITED, QuotaSample, quota_samples
 from gh_assets.collector.forecast import CONNECTIONS_A_POINT
 from gh_assets.collector.pipeline import CollectionState
+from gh_assets.collector.star_sources.base import SOURCES
 from gh_assets.errors import StoredDataError
 from gh_assets.github.rate_limits import Resource
 from gh_assets.schemas import COLLECTION_PLAN
@@ -135,7 +136,7 @@ def quota_of(source: str, reserve: float, known: Sequence[dict[str, Any]], now: 
     now : datetime
         With a time zone.
     """
-    resource = resource_of(source)
+    resource = SOURCES[source].resource
     if resource is None:
         return Quota(None, None, None, 0, None)
     left = limit = 0

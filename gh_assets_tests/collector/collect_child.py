@@ -34,7 +34,7 @@ def main() -> int:
             sys.stdout.write("ready\n")
             sys.stdout.flush()
             options = CollectionOptions(asked["source"], 20, workers=4)
-            collected = collect(options, refs, client, database, store, tell=lambda *_: None, say=lambda _: None)
+            collected = collect(options, refs, client, database, store, on_progress=lambda *_: None, say=lambda _: None)
     unclear = collected.report.outcomes[Outcome.UNKNOWN.value] + collected.report.unproven + collected.forks_unread
     unclear += collected.users.unread if collected.users is not None else 0
     return 3 if unclear else 0

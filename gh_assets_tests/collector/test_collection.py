@@ -38,7 +38,7 @@ class Run:
             client,
             self.database,
             self.store,
-            tell=lambda *words: self.told.append(words),
+            on_progress=lambda *words: self.told.append(words),
             say=self.said.append,
         )
 

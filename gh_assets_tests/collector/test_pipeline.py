@@ -342,7 +342,6 @@ def test_those_without_anything_come_first_then_the_stalest(serve_world, collect
 
     class Noting:
         name = "noting"
-        sees_all = False
 
         def __init__(self) -> None:
             self.order: list[int] = []

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gh_assets.collector.collection import resource_of
 from gh_assets.collector.plan import (
     ALL_REASONS,
     DueReason,
@@ -21,6 +20,7 @@ from gh_assets.collector.plan import (
     parse_reasons,
     summarize,
 )
+from gh_assets.collector.star_sources.base import SOURCES
 from gh_assets.collector.upkeep import quota_of
 from gh_assets.errors import InputError
 from gh_assets.schemas import COLLECTION_PLAN
@@ -165,6 +165,6 @@ def test_the_quota_of_all_accounts_is_counted_and_a_reserve_is_left(monkeypatch:
     for other in ("file", "gharchive"):
         free = quota_of(other, reserve, [budget(0, 10)], NOW)
         assert (free.resource, free.pages) == (None, None), "what spends nothing waits for nothing"
-        assert free.resource is resource_of(other)
+        assert free.resource is SOURCES[other].resource
     by_rest = quota_of(load_settings().source, reserve, [budget(3000, 10, "core")], NOW)
     assert by_rest.pages == 2000, "a page is a request there"

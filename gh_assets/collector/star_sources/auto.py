@@ -38,8 +38,6 @@ class OwnLists:
     by_graphql, by_rest : StarSource
     """
 
-    sees_all = True
-
     def __init__(self, by_graphql: StarSource, by_rest: StarSource) -> None:
         self.by_graphql = by_graphql
         self.by_rest = by_rest
@@ -88,7 +86,6 @@ class AutoSource:
     """
 
     name = "auto"
-    sees_all = False
 
     def __init__(
         self,

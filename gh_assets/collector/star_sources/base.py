@@ -18,6 +18,7 @@ from gh_assets.errors import GitHubError, ServiceUnavailableError
 from gh_assets.github.client import STAR_JSON, GitHubClient, GitHubResponse
 from gh_assets.github.list_reading import are_null_entries_plausible, number_of
 from gh_assets.github.outcomes import Outcome
+from gh_assets.github.rate_limits import Resource
 from gh_assets.github.times import parse_times
 from gh_assets.local.concurrency import map_bounded
 from gh_assets.schemas import STARGAZERS, UTC_TIME
@@ -26,6 +27,36 @@ PER_PAGE = 100
 
 REST_PAGES = 400
 """GitHub's REST list of stargazers ends here, at 40,000 stars. GraphQL's does not."""
+
+
+@dataclass(frozen=True)
+class SourceKind:
+    """What a source of stars can see, and what it spends.
+
+    Attributes
+    ----------
+    resource : Resource or None
+        The quota that it spends; None if it sends GitHub next to no requests.
+    reads_own_lists : bool
+        Whether it reads repositories' own lists, which hold every star, so that the number of stars can be compared
+        with GitHub's count. Other sources see the stars of some users or hours.
+    """
+
+    resource: Resource | None
+    reads_own_lists: bool
+
+
+SOURCES: Mapping[str, SourceKind] = {
+    "auto": SourceKind(Resource.GRAPHQL, reads_own_lists=False),
+    "stargazers": SourceKind(Resource.REST, reads_own_lists=True),
+    "graphql": SourceKind(Resource.GRAPHQL, reads_own_lists=True),
+    "starred": SourceKind(Resource.GRAPHQL, reads_own_lists=False),
+    "gharchive": SourceKind(None, reads_own_lists=False),
+    "file": SourceKind(None, reads_own_lists=False),
+}
+"""The sources by name: `gh_assets.settings.StarSourceName` has the same names."""
+
+OWN_LIST_SOURCES = frozenset(name for name, kind in SOURCES.items() if kind.reads_own_lists)
 
 
 @dataclass(frozen=True)
@@ -258,12 +289,9 @@ class StarSource(Protocol):
     ----------
     name : str
         As settings and tables call it.
-    sees_all : bool
-        Whether it can tell all stars of a repository, or only those that some users or hours tell of.
     """
 
     name: str
-    sees_all: bool
 
     def may_have_changed(self, *, closed: bool) -> bool:
         """Whether a repository may have news though GitHub's count of its stars is what it was.
@@ -293,7 +321,6 @@ class RestStargazers:
     """
 
     name = "stargazers"
-    sees_all = True
 
     def __init__(self, client: GitHubClient, max_pages: int, beyond: Callable[[int], StarSource] | None = None) -> None:
         self.client = client

@@ -216,7 +216,6 @@ class StarsFile:
 
     def __init__(self, path: Path, *, own_world: bool = False, logins: UserLookup | None = None) -> None:
         self.path = path
-        self.sees_all = own_world
         self.own_world = own_world
         contents = read_stars(path)
         self.skipped = contents.skipped

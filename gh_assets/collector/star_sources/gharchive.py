@@ -32,7 +32,6 @@ class ArchivedStars:
     """
 
     name = "gharchive"
-    sees_all = False
 
     def __init__(self, events: pl.DataFrame, users: Iterable[tuple[int, str]] = ()) -> None:
         self.total = events.height

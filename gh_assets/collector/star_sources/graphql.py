@@ -54,7 +54,6 @@ class GraphQLStargazers:
     """
 
     name = "graphql"
-    sees_all = True
 
     def __init__(
         self, client: GitHubClient, max_pages: int, *, batch: QuerySize | None = None, in_flight: int = 4

@@ -651,7 +651,6 @@ class StarredLists:
     """
 
     name = "starred"
-    sees_all = False
 
     def __init__(
         self,

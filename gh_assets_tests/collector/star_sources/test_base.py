@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import polars as pl
@@ -24,7 +24,7 @@ from pydantic import SecretStr
 from gh_assets.collector.collection import CollectionOptions, collect
 from gh_assets.collector.pipeline import CollectionState
 from gh_assets.collector.star_sources import graphql as graphql_stargazers
-from gh_assets.collector.star_sources.base import ListReading, PreviousStars, StarCollection
+from gh_assets.collector.star_sources.base import SOURCES, ListReading, PreviousStars, StarCollection
 from gh_assets.collector.star_sources.graphql import _Stargazers
 from gh_assets.embedded.standin.app import Standin
 from gh_assets.embedded.standin.faults import Faults
@@ -35,7 +35,7 @@ from gh_assets.errors import GhAssetsError
 from gh_assets.github import graphql as graphql_lists
 from gh_assets.github.client import GitHubClient
 from gh_assets.services.connections import connect_mongo
-from gh_assets.settings import load_settings
+from gh_assets.settings import StarSourceName, load_settings
 from gh_assets.storage.asset_store import AssetStore, PartitionTables
 from gh_assets.storage.mongo import MongoDatabase
 from gh_assets.storage.objects import ObjectStore
@@ -44,6 +44,11 @@ from gh_assets_tests.conftest import QUICK, serving
 from gh_assets_tests.support.worlds import world_of
 
 USERS = 260
+
+
+def test_every_source_of_the_settings_is_described() -> None:
+    assert set(SOURCES) == set(get_args(StarSourceName))
+
 
 SCRIPTED = [kind for kind in (*GRAPHQL_KINDS, *GRAPHQL_KINDS, *REST_KINDS) if kind not in ("timeout", "slow")]
 """What answers are drawn from: those that only GraphQL gives twice as often, without those that only take time."""
@@ -128,7 +133,7 @@ class Home:
         with GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=stop_after) as client:
             collect(
                 options, refs(world), client, self.database, self.store,
-                tell=lambda *_: None, say=self.said.append,
+                on_progress=lambda *_: None, say=self.said.append,
             )  # fmt: skip
 
     def tables(self) -> dict[str, pl.DataFrame]:

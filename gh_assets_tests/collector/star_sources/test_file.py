@@ -45,7 +45,7 @@ class Run:
             client,
             self.database,
             self.store,
-            tell=lambda *_: None,
+            on_progress=lambda *_: None,
             say=lambda _: None,
         )
 
