@@ -224,14 +224,14 @@ def test_no_star_is_lost_invented_or_taken_back_in_many_cases(homes, case: Case)
 
 def take_the_repair_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the collector once was: what failed below a connection is left out, and what is left counts as whole."""
-    by_alias, take, collected = graphql_lists._by_alias, _Stargazers.take, graphql_stargazers.collected_list
+    by_alias, parse_page, collected = graphql_lists._by_alias, _Stargazers.parse_page, graphql_stargazers.collected_list
 
     def above(errors: Sequence[Mapping[str, Any]], size: int) -> dict[str, list[Mapping[str, Any]]]:
         return by_alias([error for error in errors if len(error.get("path") or ()) in (1, 2)], size)
 
     def lenient(self: _Stargazers, node: Any) -> StarCollection | None:
         stars = node["stargazers"]
-        return take(self, {"stargazers": {**stars, "edges": stars["edges"] or []}})
+        return parse_page(self, {"stargazers": {**stars, "edges": stars["edges"] or []}})
 
     def believed(
         repository: Any, table: Any, before: PreviousStars | None, reading: ListReading, **more: Any
@@ -240,7 +240,7 @@ def take_the_repair_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(graphql_lists, "_by_alias", above)
     monkeypatch.setattr(_Stargazers, "is_whole", lambda _, node: bool(node) and bool(node.get("stargazers")))
-    monkeypatch.setattr(_Stargazers, "take", lenient)
+    monkeypatch.setattr(_Stargazers, "parse_page", lenient)
     monkeypatch.setattr(graphql_stargazers, "collected_list", believed)
 
 
