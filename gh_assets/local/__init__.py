@@ -1,1 +1,1 @@
-"""This machine: the home folder, locks, memory, the network, temporary files, threads and progress."""
+"""This machine: the home folder, locks, memory, the network, temporary files, threads, waits and progress."""

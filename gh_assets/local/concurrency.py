@@ -9,7 +9,7 @@ from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 GRACE = 3.0
-"""Seconds that what is still running has after Ctrl-C."""
+"""Seconds to wait after Ctrl-C for calls that are still running."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -17,10 +17,10 @@ Result = TypeVar("Result")
 
 @contextmanager
 def workers_of(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
-    """Threads for the length of a block, which ends when they have ended; after an exception it does not wait for them.
+    """Open a thread pool that is joined at the end of the block, or abandoned if the block raises.
 
-    Ctrl-C, and a run cancelled in Dagster, have to get through to whoever cancels the client: a worker may be waiting
-    an hour for new quota.
+    Ctrl-C and the cancellation of a Dagster run must reach the caller at once, because only the caller can cancel the
+    GitHub client: a worker may be waiting an hour for new quota.
     """
     executor = ThreadPoolExecutor(count, thread_name_prefix=name)
     try:
@@ -34,11 +34,21 @@ def workers_of(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
 def map_bounded(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int, *, window: int | None = None
 ) -> Iterator[Result]:
-    """Yield the results as they come, in any order, with at most `window` items taken ahead.
+    """Apply a function to items in threads, and yield the results in order of completion.
 
-    After an exception, of `function` or of `items`, nothing more is begun; what had begun ends, its results are still
-    yielded, and then the first exception is raised: nothing that was done is lost. After Ctrl-C only what ends within
-    `GRACE` seconds is waited for: the rest may be waiting for an hour.
+    After an exception in `function` or `items` no further call is started. The results of running calls are still
+    yielded before the first exception is raised, so that no finished work is lost. After Ctrl-C, calls that take
+    longer than `GRACE` seconds are abandoned.
+
+    Parameters
+    ----------
+    function : callable
+    items : iterable
+        Consumed lazily.
+    workers : int
+        Number of threads.
+    window : int, optional
+        Maximum number of items taken from `items` and not yet yielded; by default four times `workers`.
     """
     window = window or workers * 4
     source = iter(items)
@@ -60,7 +70,7 @@ def map_bounded(
                     future = executor.submit(function, next(source))
                 except StopIteration:
                     exhausted = True
-                except BaseException as error:  # noqa: BLE001 - raised below, when the results are out
+                except BaseException as error:  # noqa: BLE001 - raised after the remaining results
                     failure = error
                 else:
                     running.add(future)
@@ -72,7 +82,7 @@ def map_bounded(
                 future = ended.get(timeout=GRACE if stopped else None)
             except Empty:
                 break
-            except BaseException as error:  # noqa: BLE001
+            except BaseException as error:  # noqa: BLE001 - likewise
                 give_up(error)
                 continue
             running.discard(future)

@@ -1,4 +1,4 @@
-"""The home, the folder in which everything of this machine lies: only its owner gets in."""
+"""The home: the folder that holds all local state. Only its owner can access it."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from pathlib import Path
 from gh_assets.errors import ConfigurationError
 
 HOME_ENTRIES = ("bucket", "cache", "checkpoints", "dagster", "errors.log", "gcs", "mongo", "run", "web", "world.json")
-"""What the product keeps in a home."""
+"""Names of the files and folders that the product creates in a home."""
 
 GROUP_AND_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def keep_private() -> None:
-    """Make all files that this process and its children create readable by their owner only."""
+    """Restrict the files that this process and its children create to their owner."""
     os.umask(os.umask(GROUP_AND_OTHERS) | GROUP_AND_OTHERS)
 
 
 def open_home(home: Path) -> Path:
-    """Make a home if there is none, and close it to others if an earlier version left it open.
+    """Create the home if it does not exist, and remove the access of other users that earlier versions allowed.
 
-    Where the home is a folder with other things in it, only what is ours is closed.
+    In a folder that also holds other files, only the `HOME_ENTRIES` are restricted.
 
     Raises
     ------
     ConfigurationError
-        If there can be no home: it is a file, lies below one, or may not be written to.
+        If the path is a file, lies below a file, or is not writable.
     """
     try:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -51,21 +51,21 @@ def open_home(home: Path) -> Path:
 
 
 def owner_only(path: str, flags: int) -> int:
-    """An opener, for `open`, of files that nobody else may read."""
+    """Open a file that only its owner can read; the `opener` of `open`."""
     return os.open(path, flags, 0o600)
 
 
 def make_private(folder: Path) -> Path:
-    """Make a folder of a home that nobody else may enter."""
+    """Create a folder that only its owner can enter."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
 
 
 def _close(path: Path) -> None:
-    """Take every right of others away, the folder's own at last: what was cut off is done again."""
+    """Remove all permissions of other users, those of the folder last so that an interrupted call is repeated."""
     if not path.is_symlink() and path.is_dir():
         for inner in path.iterdir():
             _close(inner)
-    with suppress(FileNotFoundError):  # a server of an earlier version may be at work
+    with suppress(FileNotFoundError):  # a running server of an earlier version may have removed it
         if not path.is_symlink():
             path.chmod(path.stat().st_mode & ~GROUP_AND_OTHERS)

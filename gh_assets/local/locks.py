@@ -1,4 +1,4 @@
-"""Advisory file locks. The kernel drops them with their holder, so `kill -9` of anybody leaves nothing wedged."""
+"""Advisory file locks, which the kernel releases when their process ends, even after ``kill -9``."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 
 def open_lock(path: Path) -> int:
-    """Open (and create) a lock file; returns a file descriptor that an exec'd child does not inherit."""
+    """Open a lock file, creating it if needed; a program started with exec does not inherit the descriptor."""
     return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
 
 
 def try_lock(descriptor: int, *, shared: bool = False) -> bool:
-    """Take the lock if nobody holds it against us; False otherwise, at once."""
+    """Acquire the lock without waiting; return whether that succeeded."""
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -23,7 +23,7 @@ def try_lock(descriptor: int, *, shared: bool = False) -> bool:
 
 
 def wait_lock(descriptor: int, *, shared: bool = False) -> None:
-    """Take the lock, waiting for as long as another holds it."""
+    """Acquire the lock, waiting until it is free."""
     fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
 
 
@@ -32,7 +32,7 @@ def unlock(descriptor: int) -> None:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether another process holds the file's exclusive lock now."""
+    """Whether another process holds the exclusive lock of the file."""
     if not path.exists():
         return False
     descriptor = open_lock(path)
@@ -43,14 +43,17 @@ def is_locked(path: Path) -> bool:
 
 
 def create_once(path: Path, content: bytes) -> bytes:
-    """What a file holds, readable by its owner only: `content`, or what another process put there first."""
+    """Create a file that only its owner can read, unless it exists; return its content.
+
+    Of several processes that do so at once, one writes its `content` and all return that.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         draft = path.with_suffix(f".{secrets.token_hex(4)}")
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(content)
         try:
-            path.hardlink_to(draft)  # the first of several processes wins, and all read what it wrote
+            path.hardlink_to(draft)
         except FileExistsError:
             pass
         finally:

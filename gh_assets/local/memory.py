@@ -1,4 +1,4 @@
-"""How much memory one stored object may take: a few kilobytes of somebody's can ask for terabytes."""
+"""Memory limits for stored objects: a compressed object of a few kilobytes can expand to terabytes."""
 
 from __future__ import annotations
 
@@ -10,30 +10,38 @@ from pathlib import Path
 from gh_assets.errors import StoredDataError
 
 MAX_MEMORY_SHARE = 0.5
-"""Of this machine's memory, or of the container's."""
+"""Share of the memory of the machine or container that one object may take."""
 
-BYTES_A_VALUE = 16
-"""That a value of a table takes at least, once decoded: a text is a view of so many bytes."""
+BYTES_PER_VALUE = 16
+"""Minimum size of a decoded value in a table: a string view has 16 bytes."""
 
 _CONTAINER = Path("/sys/fs/cgroup/memory.max")
 
 
 def memory_limit() -> int:
-    """Bytes that one object may take."""
+    """Return the maximum number of bytes that one object may take."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
         container = int(_CONTAINER.read_text(encoding="ascii"))
-    except (OSError, ValueError):  # no container, or one without a limit
+    except (OSError, ValueError):  # not in a container, or in one without a limit
         container = machine
     return int(MAX_MEMORY_SHARE * min(machine, container))
 
 
 def check_memory(what: str, size: int) -> None:
-    """Refuse what is too large.
+    """Check that an object fits into memory.
+
+    Parameters
+    ----------
+    what : str
+        Name of the object for the message.
+    size : int
+        Bytes.
 
     Raises
     ------
     StoredDataError
+        If it is larger than `memory_limit`.
     """
     limit = memory_limit() if size > 1 << 20 else size
     if size > limit:
@@ -44,28 +52,30 @@ def check_memory(what: str, size: int) -> None:
 
 
 def check_parquet(what: str, content: bytes) -> None:
-    """Refuse a Parquet file that says it is too large for memory once it is decoded.
+    """Check, by its metadata, that a Parquet file fits into memory once it is decoded.
 
     Raises
     ------
     StoredDataError
+        If it is too large.
     OSError, pyarrow.ArrowException
-        If it is no Parquet.
+        If it is not a Parquet file.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    described = pq.read_metadata(pa.BufferReader(content))
-    encoded = sum(described.row_group(number).total_byte_size for number in range(described.num_row_groups))
-    check_memory(what, max(encoded, described.num_rows * described.num_columns * BYTES_A_VALUE))
+    metadata = pq.read_metadata(pa.BufferReader(content))
+    encoded = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
+    check_memory(what, max(encoded, metadata.num_rows * metadata.num_columns * BYTES_PER_VALUE))
 
 
 def check_zip(what: str, content: bytes | Path) -> None:
-    """Refuse an archive of arrays (``.npz``) that is too large once it is unpacked.
+    """Check that an archive of arrays (``.npz``) fits into memory once it is unpacked.
 
     Raises
     ------
     StoredDataError
+        If it is too large or not a readable archive.
     """
     try:
         with zipfile.ZipFile(BytesIO(content) if isinstance(content, bytes) else content) as archive:

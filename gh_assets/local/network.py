@@ -1,8 +1,8 @@
-"""Other people's networks: proxies and certificate authorities, for all libraries alike.
+"""Proxies and certificate authorities, configured identically for all libraries.
 
-`requests` (Google's client, GitHub, webhooks, OAuth) takes authorities from ``REQUESTS_CA_BUNDLE``, OpenSSL (MongoDB)
-and pyarrow from ``SSL_CERT_FILE``: whichever is set counts for both. Proxies are those of ``HTTPS_PROXY``,
-``HTTP_PROXY`` and ``NO_PROXY``; the servers of this machine are never asked by way of one.
+`requests` (Google's client, GitHub, webhooks, OAuth) reads certificate authorities from ``REQUESTS_CA_BUNDLE``; OpenSSL
+(MongoDB) and pyarrow read them from ``SSL_CERT_FILE``. Setting either variable is enough. Proxies come from
+``HTTPS_PROXY``, ``HTTP_PROXY`` and ``NO_PROXY``; servers on this machine are always reached directly.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from requests.exceptions import SSLError
 
 from gh_assets.errors import ConfigurationError
 
-AUTHORITIES = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE")
+CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE")
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
-
 UNTRUSTED_HELP = (
-    "If a proxy opens TLS here, name the file with its authority in REQUESTS_CA_BUNDLE; if none does, trust nobody."
+    "If a proxy decrypts TLS traffic on this network, set REQUESTS_CA_BUNDLE to the file with its certificate "
+    "authority; otherwise do not trust the connection."
 )
-"""What to do about a certificate that no known authority has signed."""
+"""Advice for a certificate that is not signed by a known authority."""
 
 
 def is_untrusted(error: BaseException | None) -> bool:
-    """Whether an error, or what it came of, is about a certificate: to try again would change nothing."""
+    """Whether an error, or one of its causes, is an untrusted certificate, which no retry can change."""
     while error is not None:
         if isinstance(error, SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
             return True
@@ -35,19 +35,19 @@ def is_untrusted(error: BaseException | None) -> bool:
 
 
 def prepare_network() -> None:
-    """Let all libraries of this process see the same settings; before one of them is loaded.
+    """Give all libraries of this process the same settings; call it before they are imported.
 
     Raises
     ------
     ConfigurationError
-        If a variable names a file of authorities that cannot be read.
+        If a variable names a file of certificate authorities that does not exist.
     """
-    named = next((name for name in AUTHORITIES if os.environ.get(name)), None)
+    named = next((name for name in CA_VARIABLES if os.environ.get(name)), None)
     if named is not None:
         bundle = Path(os.environ[named])
         if not bundle.exists():
             raise ConfigurationError(f"{named} names {bundle}, which does not exist: correct it, or unset it.")
-        for name in AUTHORITIES[:2] if bundle.is_file() else ():
+        for name in CA_VARIABLES[:2] if bundle.is_file() else ():
             os.environ.setdefault(name, str(bundle))
     for name in ("NO_PROXY", "no_proxy"):
         hosts = [host for host in os.environ.get(name, "").split(",") if host]

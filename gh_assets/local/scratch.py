@@ -1,4 +1,4 @@
-"""Scratch folders: they go with the block or object that made them, and those of killed processes with the next one."""
+"""Scratch folders, removed with the object that owns them or, after a kill, when the next one is created."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ PREFIX = "gh-assets-scratch-"
 
 
 class Scratch:
-    """A folder in the place for temporary files, which exists as long as this object does.
+    """A temporary folder that exists as long as this object.
 
-    Its maker holds a lock on it, which the kernel drops with the process: what nobody holds is left over.
+    The owning process holds a lock on it, which the kernel releases when the process ends: an unlocked folder is
+    abandoned.
     """
 
     def __init__(self) -> None:
@@ -27,7 +28,7 @@ class Scratch:
             self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
             lock = _locked(self.path)
             if lock is not None:
-                break  # else somebody who was clearing came between making and locking it
+                break  # otherwise another process cleared it between its creation and its lock
         self._remove = weakref.finalize(self, _remove, self.path, lock)
 
     def __enter__(self) -> Path:
@@ -40,7 +41,7 @@ class Scratch:
 
 
 def clear_dead_scratch() -> list[Path]:
-    """Remove the scratch folders of processes that were killed; gives those that went."""
+    """Remove the scratch folders of killed processes, and return their paths."""
     cleared = []
     for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         lock = _locked(path)
@@ -51,7 +52,7 @@ def clear_dead_scratch() -> list[Path]:
 
 
 def _locked(path: Path) -> int | None:
-    """A descriptor that holds the lock of a folder; None if another one has it, or it is not ours, or gone."""
+    """Lock a folder and return the descriptor; None if it is locked, inaccessible, or gone."""
     with suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         with suppress(OSError):

@@ -22,8 +22,11 @@ from gh_assets.recommender.training.checkpoints import Checkpoint, Checkpoints
 from gh_assets_tests.conftest import SETTINGS
 from gh_assets_tests.support.commands import fails, let_go, write_stars
 from gh_assets_tests.support.dagster_dev import ROOT
+from gh_assets_tests.support.worlds import LIST, world_of
 
 STOPPED = "Stopped. What was collected is kept; run again to go on."
+
+SECRET = "ghp_verysecret0123456789wxyz"
 
 
 def started(home: Path, *arguments: str, **options: object) -> subprocess.Popen[str]:
@@ -313,3 +316,36 @@ def test_ctrl_c_while_modules_are_loaded_is_one_sentence(tmp_path: Path) -> None
         [sys.executable, "interrupted.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stderr.strip()) == (1, STOPPED)
+
+
+def test_an_unreachable_mongo_is_one_line_without_its_password(
+    fresh_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("gh_assets.services.connections.MONGO_SECONDS", 0.3)
+    monkeypatch.setenv("MONGO_URI", "mongodb://someone:hunter2secret@127.0.0.1:9/")
+    for arguments in (["run"], ["status"], ["recommend", "x"]):
+        code, said = fails(arguments, capsys)
+        assert code == 1
+        assert "the MongoDB of MONGO_URI at 127.0.0.1:9 does not answer" in said
+        assert "hunter2secret" not in said
+    monkeypatch.setenv("MONGO_URI", "postgres://someone:hunter2secret@127.0.0.1/")
+    code, said = fails(["status"], capsys)
+    assert "MONGO_URI is no valid connection string" in said
+    assert "hunter2secret" not in said
+
+
+def test_a_wrong_token_is_one_line_that_names_its_end_only(
+    fresh_home: Path, serve_world, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, url = serve_world(world_of({"a/b": [0]}))
+    monkeypatch.setenv("GITHUB_TOKENS", SECRET)
+    monkeypatch.setenv("GITHUB_API_URL", url)
+    code, said = fails(["run", "--awesome", LIST], capsys)
+    assert code == 1
+    assert "GitHub refused the token ending in …wxyz (401 Bad credentials)" in said
+    assert SECRET not in said
+    let_go(fresh_home)
+    kept = [path for path in fresh_home.rglob("*") if path.is_file()]
+    assert len(kept) > 5
+    for path in kept:  # Dagster's events, Mongo's files, logs
+        assert SECRET.encode() not in path.read_bytes(), f"the token was written to {path}"
