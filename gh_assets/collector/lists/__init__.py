@@ -1,1 +1,1 @@
-"""Reading awesome lists: which files a list is made of, and which repositories they link to."""
+"""Awesome lists: which files a list consists of, and which repositories these link to."""

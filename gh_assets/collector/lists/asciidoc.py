@@ -1,6 +1,6 @@
-"""Links of an AsciiDoc text, as far as a list of links needs them; anything else of AsciiDoc is left unread.
+"""Extract the links of an AsciiDoc text. Only as much of AsciiDoc is parsed as this needs.
 
-No maintained Python library reads today's AsciiDoc: ``asciidoc`` is its dialect of 2013, and pandoc weighs 150 MB.
+No maintained Python library parses current AsciiDoc: ``asciidoc`` reads its dialect of 2013, and pandoc takes 150 MB.
 
 Source: docs.asciidoctor.org/asciidoc/latest/macros/links, …/attributes, …/directives/conditionals.
 """
@@ -8,19 +8,22 @@ Source: docs.asciidoctor.org/asciidoc/latest/macros/links, …/attributes, …/d
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import ClassVar
 
 from gh_assets.collector.lists.links import html_links, without_punctuation
 from gh_assets.errors import InputError
 
 MAX_VALUE = 4096
-"""Characters of an attribute's value, as in asciidoctor's ``max-attribute-value-size``."""
+"""Maximum characters of an attribute's value, as in asciidoctor's ``max-attribute-value-size``."""
 
 MAX_EXPANDED = 2_000_000
-"""Characters that attributes may add to a text, so that a small one does not become an endless one."""
+"""Maximum characters that attributes may add to a text, against texts that grow exponentially."""
 
-_FENCE = re.compile(r"(-{4,}|\.{4,}|/{4,}|\+{4,}|`{3,})(.*)")
-_STYLE = re.compile(r"\[([^\]]*)\]\s*")
+_FENCE = re.compile(r"(-{4,}|\.{4,}|/{4,}|\+{4,})|(`{3,}).*")
+_END_OF_PARAGRAPH = re.compile(r"\+?")
+_COMMENT = re.compile(r"//.*")
+_BLOCK_ATTRIBUTES = re.compile(r"\[([^\]]*)\]\s*")
 _VERBATIM_STYLE = re.compile(r"(?:source|listing|literal|comment|pass|stem|latexmath|asciimath)(?:[%#.,].*)?")
 _LIST_ITEM = re.compile(r"\s+(?:[*\-.]+|\d+\.|[a-zA-Z]\.|<[\d.]+>)\s|.*(?:::|;;)(?:\s|$)")
 _ATTRIBUTE = re.compile(r":(!?)([\w-]+)(!?):(?:\s+(.*))?")
@@ -36,9 +39,9 @@ _ON_GITHUB = dict.fromkeys(("env-github", "asciidoctor", "backend-html5", "baseb
     "env": "github", "backend": "html5", "basebackend": "html",
 }  # fmt: skip
 _INLINE = re.compile(
-    # What may have no end is bounded and never tried again, so that a text made to be slow is not.
+    # Repetitions whose end may be missing are bounded and possessive, against texts that cause quadratic time.
     r"""
-    # Passthroughs are no links, but for HTML; monospaced text may have links.
+    # Passthroughs hold no links except those of HTML; monospaced text may hold links.
       \+\+\+ (?P<html>.*?) \+\+\+
     | (?<!link:) \+\+ .+? \+\+
     | (?<![\w+:]) \+ (?=\S) [^+\n]*? (?<=\S) \+ (?![\w+])
@@ -47,7 +50,7 @@ _INLINE = re.compile(
     | (?P<macro>\\? (?:link|xref)): (?:\+\+(?P<raw>(?:[^\s+]|\+(?!\+)){1,2000}+)\+\+
         | (?P<target>[^\s\[\]]{1,2000}+)) \[
     | << (?P<reference>[^<>\s,\#]+\.[a-z]+) (?:\#[^<>]*|,[^<>]*)? >>
-    # The text in brackets after an address is skipped: an address in it is what is shown, such as a picture.
+    # The text in brackets after an address is skipped: an address in it is the text shown, such as an image.
     | (?P<italic>_)? (?<![^\W_]) (?<![\\:/=.@-]) (?P<url>https?://[^\s\[\]<>|"`]+) (?P<text>\[ (?:[^\]\\]|\\.)* \]?)?
     """,
     re.VERBOSE,
@@ -56,41 +59,41 @@ _LINK_ATTRIBUTE = re.compile(r"""\blink=(?:"([^"]*)"|'([^']*)'|([^,\s"']+))""")
 
 
 def asciidoc_links(text: str) -> list[str]:
-    """Targets of all links that AsciiDoc shows, relative paths and includes among them.
+    """Return the targets of all links that AsciiDoc shows, including relative paths and includes.
 
-    Attributes are resolved and conditionals evaluated as on GitHub, where ``env-github`` is set. Not in listings,
-    literal text, passthroughs and comments.
+    Attributes are resolved and conditionals evaluated as on GitHub, where ``env-github`` is set. Listings, literal
+    text, passthroughs and comments are left out.
 
     Raises
     ------
     InputError
         If its attributes expand to more than `MAX_EXPANDED` characters.
     """
-    found: list[str] = []
-    for line in _shown(text.splitlines(), found):
+    links: list[str] = []
+    for line in _ShownLines(text.splitlines(), links):
         for match in _INLINE.finditer(line):
             if match["html"] or match["passed"]:
-                found += html_links(match["html"] or match["passed"]).urls
+                links += html_links(match["html"] or match["passed"]).urls
             elif match["image"] is not None:
-                found += _links_of_attributes(match["image"])
+                links += _links_of_attributes(match["image"])
             elif match["macro"] in ("link", "xref"):
-                found.append(match["raw"] or match["target"])
+                links.append(match["raw"] or match["target"])
             elif match["reference"]:
-                found.append(match["reference"])
+                links.append(match["reference"])
             elif match["url"]:
                 url = match["url"] if match["text"] else without_punctuation(match["url"].partition(",")[0])
-                found.append(url.rstrip("_") if match["italic"] else url)
-    return found
+                links.append(url.rstrip("_") if match["italic"] else url)
+    return links
 
 
 class _Attributes:
-    """Attributes of a document, and how much they may still add to its text."""
+    """Attributes of a document, which limit how much they add to its text."""
 
     _reference = re.compile(r"(?<!\\)\{([\w-]+)\}")
 
     def __init__(self, values: dict[str, str]) -> None:
         self.values = values
-        self.left = MAX_EXPANDED
+        self._left = MAX_EXPANDED
 
     def resolved(self, text: str) -> str:
         return self._reference.sub(self._value, text)
@@ -99,8 +102,8 @@ class _Attributes:
         value = self.values.get(reference[1].lower())
         if value is None:
             return reference[0]
-        self.left -= len(value)
-        if self.left < 0:
+        self._left -= len(value)
+        if self._left < 0:
             raise InputError(f"its attributes expand to more than {MAX_EXPANDED:,} characters")
         return value
 
@@ -109,91 +112,146 @@ def _links_of_attributes(attributes: str) -> list[str]:
     return ["".join(values) for values in _LINK_ATTRIBUTE.findall(attributes)]
 
 
-def _shown(lines: list[str], found: list[str]) -> Iterator[str]:
-    """Lines whose text is shown, with attributes resolved; links of HTML and includes go to `found`."""
-    attributes = _Attributes(_SHOWN_EMPTY | _ON_GITHUB)
-    skipping: list[bool] = []  # a conditional each, innermost last
-    fence: str | None = None
-    inside: list[str] = []
-    verbatim = False  # the next block, or the present paragraph, is not text
-    starts = True  # a block may start here
-    links_of_block: list[str] = []  # of the attributes above an image
-    separator: str | None = None  # of a table's cells, in or above one that is CSV
-    in_table = False
-    number = 0
-    while number < len(lines):
-        line = lines[number].rstrip()
-        number += 1
-        condition = _CONDITION.fullmatch(line)
-        if condition is not None:
-            line = _conditional(condition, attributes, skipping)
-        if (not line and condition is not None) or any(skipping):
-            continue
-        if fence is not None:
-            if line == fence:
-                if fence.startswith("++"):
-                    found += html_links("\n".join(inside)).urls
-                fence, inside, verbatim, starts = None, [], False, True
-            else:
-                inside.append(line)
-            continue
-        opened = _FENCE.fullmatch(line)
-        if opened is not None and (not opened[2] or opened[1][0] == "`"):
-            fence = opened[1]
-        elif line == "--" and verbatim and starts:
-            fence = line
-        elif not line or line == "+":
-            verbatim, starts, links_of_block = False, True, []
-        elif line.startswith("//"):
-            continue
-        elif (entry := _ATTRIBUTE.fullmatch(line)) is not None:
-            value = entry[4] or ""
-            while value.endswith("\\") and number < len(lines):
-                value = value[:-1].rstrip(" +") + " " + lines[number].strip()
-                number += 1
-            if entry[1] or entry[3]:
-                attributes.values.pop(entry[2].lower(), None)
-            else:
-                attributes.values[entry[2].lower()] = attributes.resolved(value)[:MAX_VALUE]
-        elif starts and (style := _STYLE.fullmatch(line)) is not None:
-            # An anchor or a role leaves the kind of block as it is.
-            verbatim = verbatim or _VERBATIM_STYLE.fullmatch(style[1]) is not None
-            links_of_block += _links_of_attributes(attributes.resolved(style[1]))
-            if not in_table and _CSV.fullmatch(style[1]) is not None:
-                given = _SEPARATOR.search(style[1])
-                separator = given[1] if given is not None else ","
-        elif starts and _BLOCK_TITLE.fullmatch(line) is not None:
-            yield attributes.resolved(line)
-        elif _TABLE.fullmatch(line) is not None:
-            in_table = not in_table
-            separator = (separator or ("," if line[0] == "," else None)) if in_table else None
-            verbatim, starts = False, True
-        elif _DELIMITER.fullmatch(line) is not None:
-            verbatim, starts = False, True
-        elif (include := _INCLUDE.fullmatch(line)) is not None:
-            found.append(attributes.resolved(include[1]))
-        else:
-            # An indented paragraph is literal, unless it is an item of a list.
-            verbatim = verbatim or (starts and not in_table and line[0] in " \t" and not _LIST_ITEM.match(line))
-            if starts and line.startswith("image::"):
-                found += links_of_block
-            starts = False
-            if not verbatim:
-                line = attributes.resolved(line)
-                yield from line.split(separator) if in_table and separator is not None else [line]
+class _ShownLines:
+    """Iterates over the lines whose text is shown, with attributes resolved.
 
+    Parameters
+    ----------
+    lines : iterable of str
+    links : list of str
+        Receives the targets that are not part of a line's text: those of HTML passthroughs, image blocks and includes.
+    """
 
-def _conditional(condition: re.Match[str], attributes: _Attributes, skipping: list[bool]) -> str:
-    """Enter or leave a conditional; the text of one that is a single line, if it holds."""
-    kind, names, content = condition[1], condition[2], condition[3]
-    if kind == "endif":
-        if skipping:
-            skipping.pop()
+    def __init__(self, lines: Iterable[str], links: list[str]) -> None:
+        self._lines = iter(lines)
+        self._links = links
+        self._attributes = _Attributes(_SHOWN_EMPTY | _ON_GITHUB)
+        self._skips: list[bool] = []  # for each open conditional, innermost last, whether its lines are left out
+        self._fence: str | None = None  # the line that closes the current verbatim block
+        self._fenced: list[str] = []
+        self._is_verbatim = False  # applies to the next block, or to the current paragraph
+        self._block_may_start = True
+        self._image_links: list[str] = []  # from attribute lines above an image block
+        self._separator: str | None = None  # between the cells of the current or next CSV table
+        self._in_table = False
+
+    def __iter__(self) -> Iterator[str]:
+        for raw in self._lines:
+            line = raw.rstrip()
+            condition = _CONDITION.fullmatch(line)
+            if condition is not None:
+                line = self._evaluate(condition)
+            if any(self._skips) or (condition is not None and not line):
+                continue
+            if self._fence is not None:
+                self._read_fenced(line, self._fence)
+            else:
+                yield from self._read(line)
+
+    def _evaluate(self, condition: re.Match[str]) -> str:
+        """Enter or leave a conditional, and return the text of a single-line one if its condition holds."""
+        kind, names, content = condition[1], condition[2], condition[3]
+        if kind == "endif":
+            if self._skips:
+                self._skips.pop()
+            return ""
+        known = [name.strip().lower() in self._attributes.values for name in re.split(r"[,+]", names)]
+        # Expressions of ifeval are not evaluated: a superfluous link does less harm than a lost one.
+        holds = kind == "ifeval" or (all(known) if "+" in names else any(known)) == (kind == "ifdef")
+        if content and kind != "ifeval":
+            return content if holds else ""
+        self._skips.append(not holds)
         return ""
-    known = [name.strip().lower() in attributes.values for name in re.split(r"[,+]", names)]
-    # An expression of ifeval is not evaluated: rather a link too many than one lost.
-    holds = kind == "ifeval" or (all(known) if "+" in names else any(known)) == (kind == "ifdef")
-    if content and kind != "ifeval":
-        return content if holds else ""
-    skipping.append(not holds)
-    return ""
+
+    def _read_fenced(self, line: str, fence: str) -> None:
+        if line != fence:
+            self._fenced.append(line)
+            return
+        if fence.startswith("++"):
+            self._links += html_links("\n".join(self._fenced)).urls
+        self._fence, self._fenced = None, []
+        self._start_block()
+
+    def _read(self, line: str) -> Iterable[str]:
+        """Return what is shown of a line outside verbatim blocks."""
+        for pattern, only_at_start, handle in self._HANDLERS:
+            match = pattern.fullmatch(line) if self._block_may_start or not only_at_start else None
+            if match is not None:
+                return handle(self, match) or ()
+        return self._read_text(line)
+
+    def _start_block(self) -> None:
+        self._is_verbatim, self._block_may_start = False, True
+
+    def _open_fence(self, match: re.Match[str]) -> None:
+        self._fence = match[1] or match[2]
+
+    def _end_paragraph(self, _match: re.Match[str]) -> None:
+        self._start_block()
+        self._image_links = []
+
+    def _skip(self, _match: re.Match[str]) -> None:
+        pass
+
+    def _set_attribute(self, match: re.Match[str]) -> None:
+        name, value = match[2].lower(), match[4] or ""
+        while value.endswith("\\") and (following := next(self._lines, None)) is not None:
+            value = value[:-1].rstrip(" +") + " " + following.strip()
+        if match[1] or match[3]:
+            self._attributes.values.pop(name, None)
+        else:
+            self._attributes.values[name] = self._attributes.resolved(value)[:MAX_VALUE]
+
+    def _read_block_attributes(self, match: re.Match[str]) -> None:
+        # An anchor or a role does not change the kind of the block.
+        self._is_verbatim = self._is_verbatim or _VERBATIM_STYLE.fullmatch(match[1]) is not None
+        self._image_links += _links_of_attributes(self._attributes.resolved(match[1]))
+        if not self._in_table and _CSV.fullmatch(match[1]) is not None:
+            separator = _SEPARATOR.search(match[1])
+            self._separator = separator[1] if separator is not None else ","
+
+    def _show_title(self, match: re.Match[str]) -> list[str]:
+        return [self._attributes.resolved(match[0])]
+
+    def _open_or_close_table(self, match: re.Match[str]) -> None:
+        self._in_table = not self._in_table
+        self._separator = (self._separator or ("," if match[0][0] == "," else None)) if self._in_table else None
+        self._start_block()
+
+    def _open_or_close_block(self, match: re.Match[str]) -> None:
+        if match[0] == "--" and self._is_verbatim and self._block_may_start:
+            self._fence = "--"
+        else:
+            self._start_block()
+
+    def _include(self, match: re.Match[str]) -> None:
+        self._links.append(self._attributes.resolved(match[1]))
+
+    def _read_text(self, line: str) -> list[str]:
+        if self._block_may_start:
+            # An indented paragraph is literal, unless it is a list item.
+            is_literal = not self._in_table and line[0] in " \t" and not _LIST_ITEM.match(line)
+            self._is_verbatim = self._is_verbatim or is_literal
+            if line.startswith("image::"):
+                self._links += self._image_links
+        self._block_may_start = False
+        if self._is_verbatim:
+            return []
+        line = self._attributes.resolved(line)
+        return line.split(self._separator) if self._in_table and self._separator is not None else [line]
+
+    _HANDLERS: ClassVar[Sequence[_Handler]] = (
+        # Pattern of a whole line, whether it only counts where a block may start, and what handles the match.
+        (_FENCE, False, _open_fence),
+        (_END_OF_PARAGRAPH, False, _end_paragraph),
+        (_COMMENT, False, _skip),
+        (_ATTRIBUTE, False, _set_attribute),
+        (_BLOCK_ATTRIBUTES, True, _read_block_attributes),
+        (_BLOCK_TITLE, True, _show_title),
+        (_TABLE, False, _open_or_close_table),
+        (_DELIMITER, False, _open_or_close_block),
+        (_INCLUDE, False, _include),
+    )
+
+
+_Handler = tuple[re.Pattern[str], bool, Callable[[_ShownLines, re.Match[str]], Iterable[str] | None]]

@@ -1,12 +1,10 @@
-"""Which GitHub repositories an address or a text links to. Where lists are read from is in `list_sources`."""
+"""Find the GitHub repositories that addresses point to. `gh_assets.collector.lists.sources` reads the lists."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 from urllib.parse import unquote, urlsplit
-
-from gh_assets.collector.lists.markup import links_in
 
 RESERVED_OWNERS = frozenset(
     [
@@ -53,8 +51,8 @@ RESERVED_OWNERS = frozenset(
 )
 """First path segments of github.com that are pages of GitHub itself, not owners of repositories.
 
-Only sure ones: a page taken for a repository costs one request and ends as "gone"; a repository taken for a page would
-be lost.
+Only certain ones are listed: a page mistaken for a repository costs one request and ends as "gone"; a repository
+mistaken for a page would be lost.
 """
 
 _OWNER = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,60})")
@@ -63,15 +61,15 @@ _FULL_NAME = re.compile(rf"{_OWNER.pattern}/{_NAME.pattern}")
 
 
 def is_full_name(text: str) -> bool:
-    """Whether the text has the form ``owner/name``."""
+    """Return whether the text has the form ``owner/name``."""
     return _FULL_NAME.fullmatch(text) is not None
 
 
 def repository_of(url: str) -> str | None:
-    """The repository that an address points into, as ``owner/name``; None if it points to none.
+    """Return the repository that an address points into as ``owner/name``, or None if it points to none.
 
-    Sub-paths, anchors, queries, ``.git``, trailing slashes and ``www.`` don't matter. Gists, people,
-    organisations, topics and GitHub's own pages are no repositories.
+    Sub-paths, anchors, queries, ``.git``, trailing slashes and ``www.`` do not matter. Gists, users, organizations,
+    topics and GitHub's own pages are not repositories.
     """
     url = url.strip()
     if url.startswith("git@github.com:"):
@@ -97,27 +95,13 @@ def repository_of(url: str) -> str | None:
 
 
 def repositories_of(urls: Iterable[str]) -> list[str]:
-    """The repositories that addresses point into, in order, without repetitions.
+    """Return the repositories that addresses point into, in order, without repetitions.
 
-    Names that differ only in case are one repository: the first spelling stays.
+    Names that differ only in case are one repository, in the spelling that comes first.
     """
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for url in urls:
         name = repository_of(url)
         if name is not None:
-            found.setdefault(name.lower(), name)
-    return list(found.values())
-
-
-def linked_repositories(text: str, name: str = "README.md") -> list[str]:
-    """The repositories that a text links to, in order of appearance, without repetitions.
-
-    Links of any form count, also bare addresses; pictures such as badges don't, unless they are themselves links.
-
-    Parameters
-    ----------
-    text : str
-    name : str
-        The file's name, whose suffix tells the markup; see `gh_assets.collector.lists.markup.links_in`.
-    """
-    return repositories_of(links_in(text, name))
+            names.setdefault(name.lower(), name)
+    return list(names.values())

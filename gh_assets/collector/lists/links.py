@@ -1,4 +1,4 @@
-"""What all readers of links need: those of HTML, such as GitHub makes of a README, and where a bare address ends."""
+"""What the readers of all markups share: the links of HTML, such as a README rendered by GitHub, and bare addresses."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class HtmlLinks:
     urls : list of str
         Targets of ``<a href>``, in order.
     path : str
-        The file that GitHub rendered, as it says in ``data-path``; empty where there is none.
+        Path of the file that GitHub rendered, from ``data-path``; empty if there is none.
     is_plain : bool
-        Whether GitHub shows the file as it is, without links, because it is in no markup.
+        Whether GitHub shows the file as plain text, without links.
     """
 
     urls: list[str] = field(default_factory=list)
@@ -34,25 +34,25 @@ class HtmlLinks:
 
 
 def html_links(html: str) -> HtmlLinks:
-    """Links of an HTML document or fragment, whatever its depth, however broken.
+    """Return the links of an HTML document or fragment of any depth, well-formed or not.
 
-    Python's own parser needs a minute for 100 kB of tags that are not closed; this one reads each character once.
+    Python's own parser needs a minute for 100 kB of unclosed tags; this one reads each character once.
     """
-    found = HtmlLinks()
+    links = HtmlLinks()
     for tag, attributes in _start_tags(html):
         if tag == "a" and attributes.get("href"):
-            found.urls.append(attributes["href"])
-        elif tag == "div" and not found.path:
-            found.path = attributes.get("data-path", "")
-        elif tag == "div" and not found.urls and attributes.get("class") == "plain":
-            found.is_plain = True
-    return found
+            links.urls.append(attributes["href"])
+        elif tag == "div" and not links.path:
+            links.path = attributes.get("data-path", "")
+        elif tag == "div" and not links.urls and attributes.get("class") == "plain":
+            links.is_plain = True
+    return links
 
 
 def _start_tags(html: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Start tags and their attributes, both in lower case; the first of two attributes of a name counts.
+    """Yield start tags and their attributes, both in lower case; the first attribute of a name counts.
 
-    A tag or comment that never ends takes all that follows, as in a browser.
+    An unclosed tag or comment extends to the end of the document, as in a browser.
     Source: html.spec.whatwg.org/multipage/parsing.html#tokenization.
     """
     position = html.find("<")
@@ -69,7 +69,7 @@ def _start_tags(html: str) -> Iterator[tuple[str, dict[str, str]]]:
                 end = re.compile(rf"</{tag}\b", re.IGNORECASE).search(html, position)
                 position = len(html) if end is None else end.start()
         elif html.startswith("!--", position):
-            # Also "<!-->" is a comment.
+            # "<!-->" is a comment, too.
             end_of_comment = html.find("-->", position + 1)
             position = len(html) if end_of_comment == -1 else end_of_comment + 3
         elif html.startswith(("!", "?", "/"), position) and not html.startswith("![", position):
@@ -79,7 +79,7 @@ def _start_tags(html: str) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def _attributes(html: str, position: int) -> tuple[dict[str, str], int]:
-    """Attributes of a start tag, and where it ends; -1 if it does not."""
+    """Return the attributes of a start tag and the position of its end, -1 if it has none."""
     attributes: dict[str, str] = {}
     while (end := _TAG_CLOSE.match(html, position)) is None:
         attribute = _ATTRIBUTE.match(html, position)
@@ -92,7 +92,7 @@ def _attributes(html: str, position: int) -> tuple[dict[str, str], int]:
 
 
 def without_punctuation(url: str) -> str:
-    """A bare address without what belongs to the sentence around it."""
+    """Return a bare address without the punctuation of the sentence around it."""
     while True:
         shorter = url.rstrip(".,;:!?'\"*/+~=")
         if shorter.endswith(")") and shorter.count(")") > shorter.count("("):

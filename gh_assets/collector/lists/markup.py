@@ -1,6 +1,6 @@
-"""Links of a text in any of the markups that lists are written in, by its file name.
+"""Extract the links of a text in any of the markups that lists are written in.
 
-GitHub renders its own files; this is for files of this machine, and for a server that does not render.
+GitHub renders its own files; this is for local files, and for servers that do not render.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from gh_assets.collector.lists.org import org_links
 from gh_assets.errors import InputError
 
 MAX_NESTING = 300
-"""Levels of Markdown, two for each list in a list. GitHub's parser takes 100 lists; Python's stack is 1,000 calls."""
+"""Maximum levels of Markdown, two per nested list. GitHub's parser takes 100 lists; Python's stack 1,000 calls."""
 
 MAX_SIZE = 5_000_000
-"""Bytes of a list. GitHub renders files of up to half a megabyte."""
+"""Maximum bytes of a list. GitHub renders files of up to half a megabyte."""
 
 MAX_OPEN = 500
-"""Brackets or marks of a paragraph that are opened and not closed: parsers look for the end of each in all the rest."""
+"""Maximum unclosed brackets or marks of a paragraph: parsers search the rest of the text for the end of each."""
 
 MAX_WORD = 5000
-"""Characters without a space between them in which bare addresses are looked for."""
+"""Maximum characters of a word that is searched for bare addresses."""
 
 MAX_ADDRESS = 2000
-"""Characters of a bare address; what is longer is cut."""
+"""Maximum characters of a bare address; a longer one is cut."""
 
 RST_SETTINGS: dict[str, Any] = {
-    # Nothing is read but the text itself, and what is wrong in it is passed over.
+    # No file but the text itself is read, and errors in it are ignored.
     "raw_enabled": False,
     "file_insertion_enabled": False,
     "_disable_config": True,
@@ -51,26 +51,24 @@ RST_SETTINGS: dict[str, Any] = {
     "syntax_highlight": "none",
 }
 
-# What GitHub does not let through as HTML; a parser would take all that follows for its content.
+# Tags that GitHub does not pass through as HTML; a parser would take everything after one as its content.
 # Source: github.github.com/gfm/#disallowed-raw-html-extension-
 _DISALLOWED = re.compile(
     r"<(?=/?(?:title|textarea|style|xmp|iframe|noembed|noframes|script|plaintext)\b)", re.IGNORECASE
 )
-
-
 _LONG_WORD = re.compile(rf"\S{{{MAX_WORD},}}")
 
 
 class _Autolinks(LinkifyIt):  # type: ignore[misc]
-    """Bare text is a link as on GitHub: with its scheme or www, but not ``github.com/pkg/errors`` in a sentence."""
+    """Finds bare links as GitHub does: with a scheme or www, but not ``github.com/pkg/errors`` in a sentence."""
 
     def match(self, text: str) -> list[Match] | None:
         if len(text) > MAX_WORD:
             text = _LONG_WORD.sub(lambda word: " " * len(word[0]), text)
-        found = super().match(text) or []
+        links = super().match(text) or []
         return [
             _without_punctuation(link)
-            for link in found
+            for link in links
             if link.schema in ("http:", "https:") or link.text.lower().startswith("www.")
         ] or None
 
@@ -88,7 +86,7 @@ def _without_punctuation(link: Match) -> Match:
 
 
 def _linkify(state: StateInline, silent: bool) -> bool:
-    # The rule searches all text that is pending for the scheme at its end, at each colon.
+    # At each colon, the rule searches all of the pending text for the scheme at its end.
     if len(state.pending) > MAX_ADDRESS and not silent:
         scheme = state.pending[-16:]
         state.pending = state.pending[:-16]
@@ -115,7 +113,7 @@ def markdown_to_html(text: str) -> str:
     Raises
     ------
     InputError
-        If it is nested deeper than `MAX_NESTING`, or a paragraph has more than `MAX_OPEN` brackets that are not closed.
+        If it is nested deeper than `MAX_NESTING`, or a paragraph has more than `MAX_OPEN` unclosed brackets.
     """
     parser = MarkdownIt("gfm-like", {"html": True, "maxNesting": MAX_NESTING})
     parser.use(footnote_plugin, inline=False)
@@ -129,7 +127,7 @@ def markdown_to_html(text: str) -> str:
     try:
         environment: dict[str, Any] = {}
         tokens = parser.parse(text, environment)
-        # The parser leaves out what is deeper.
+        # The parser leaves out deeper levels.
         if any(token.level >= MAX_NESTING - 1 for token in tokens):
             raise too_deep
         return str(parser.renderer.render(tokens, parser.options, environment))
@@ -181,33 +179,33 @@ _ONLY_GITHUB = {
 }  # fmt: skip
 
 READABLE_MARKUPS = "Markdown, Org, AsciiDoc or reStructuredText"
-"""Markups that are understood without GitHub."""
+"""Markups that are parsed without GitHub, for messages."""
 
 TOO_LARGE = f"it is larger than {MAX_SIZE // 1_000_000} MB: split it into several lists"
 
 MARKUP_SUFFIXES = frozenset({*_READERS, *_ONLY_GITHUB} - {".html", ".htm"})
-"""File name suffixes, in lower case, of all markups that GitHub renders."""
+"""File name suffixes of all markups that GitHub renders, in lower case."""
 
 
 def suffix_of(name: str) -> str:
-    """A file name's suffix in lower case, with its dot."""
+    """Return a file name's suffix in lower case, with its dot."""
     return PurePosixPath(name).suffix.lower()
 
 
 def links_in(text: str, name: str) -> list[str]:
-    """Targets of all links of a text, in order: addresses, relative paths and anchors.
+    """Return the targets of all links of a text, in order: addresses, relative paths and anchors.
 
     Parameters
     ----------
     text : str
     name : str
-        The file's name, whose suffix tells the markup; one that tells none is Markdown.
+        The file's name, whose suffix determines the markup; without a known suffix it is Markdown.
 
     Raises
     ------
     InputError
-        If only GitHub renders this markup, or the text is larger than `MAX_SIZE`, nested too deep, or has too much that
-        is opened and not closed; the reason alone, without the list's name.
+        If only GitHub renders this markup, or the text is larger than `MAX_SIZE`, nested too deeply, or has too many
+        unclosed brackets or marks. The message is the reason alone, without the list's name.
     """
     if len(text) > MAX_SIZE:
         raise InputError(TOO_LARGE)

@@ -1,7 +1,7 @@
-"""Awesome lists: where each is, its repositories, and what tells that it changed.
+"""Locate and read awesome lists, and detect that they changed.
 
-A list is a file or folder of this machine, or on GitHub the README, a file or a folder of a repository. Files on GitHub
-are read as GitHub renders them, so that every markup it knows can be read; where a server does not render, the text is.
+A list is a local file or folder, or the README, a file or a folder of a repository on GitHub. Files on GitHub are read
+as GitHub renders them, so that every markup it knows can be read; where a server does not render, their text is parsed.
 
 Source: docs.github.com/rest/repos/contents.
 """
@@ -26,14 +26,14 @@ from gh_assets.errors import InputError
 from gh_assets.github.client import HTML, JSON, RAW, GitHubClient, GitHubResponse
 
 MIN_LINKS_OF_A_LIST = 5
-"""A list with fewer repositories than this, that links to other files, is probably an index of lists."""
+"""A list with fewer repositories than this that links to other files is probably an index of lists."""
 
 NAMED = 5
-"""Files that a note names."""
+"""Maximum number of files that a note names."""
 
 MAX_FILES = 100
 MAX_DEPTH = 3
-"""How much of a folder is read: files, and folders in folders."""
+"""How much of a folder is read: number of files, and levels of folders."""
 
 _NOT_LISTS = re.compile(
     r"(?:contribut|codeofconduct|licen[sc]e|copying|notice|changelog|changes$|history$|releasenotes|security|support$|"
@@ -43,13 +43,13 @@ _PAGES_OF_FILES = ("blob", "tree", "raw", "edit", "blame")
 _NEVER_A_REPOSITORY = MARKUP_SUFFIXES - {".org", ".rest", ".wiki", ".pod"}
 _REDIRECTS = (301, 302, 307)
 _NOT_RENDERED = (403, 406, 415, 422)
-"""What a server answers that cannot render, or not this file: GitHub, where it is larger than a megabyte."""
+"""Status codes of servers that cannot render a file, such as GitHub for a file of more than a megabyte."""
 
 FORMS = (
-    "a file or folder of this machine, owner/name for a README on GitHub, owner/name/path for a file or folder in a "
+    "a file or folder on this machine, owner/name for a README on GitHub, owner/name/path for a file or folder in a "
     "repository, or the address of one of these on GitHub"
 )
-"""What a list may be given as; ends a sentence that asks for one."""
+"""The forms in which a list can be given, as the end of a sentence."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class ListSource:
     Attributes
     ----------
     name : str
-        ``owner/name`` or ``owner/name/path`` on GitHub; a file of this machine as it was given.
+        ``owner/name`` or ``owner/name/path`` on GitHub; a local file or folder as it was given.
     local : Path or None
-        The file or folder, if it is of this machine.
+        The file or folder, if it is a local one.
     """
 
     name: str
@@ -73,13 +73,13 @@ class ListSource:
 
     @property
     def path(self) -> str:
-        """The path in the repository; empty: its README."""
+        """The path in the repository; empty for its README."""
         return "/".join(self.name.split("/")[2:])
 
 
 @dataclass
 class ListContent:
-    """What a list says.
+    """Contents of a list.
 
     Attributes
     ----------
@@ -87,13 +87,14 @@ class ListContent:
     repositories : list of str
         In order of appearance, without repetitions.
     files : list of str
-        Files in a known markup and folders, in the same place, that it links to; as sources that can be read.
+        Files in a known markup and folders that it links to in its own repository or on this machine, in a form that
+        `read_list` accepts.
     pages : list of str
-        The same on GitHub, of a list on this machine.
+        Files and folders on GitHub that a local list links to.
     missing : list of str
-        The same, of a list on this machine, where the file is not there; as the list has them.
+        Relative links of a local list to files that do not exist.
     notes : list of str
-        What a person should know of it, in whole sentences.
+        Remarks for the user, in whole sentences.
     """
 
     source: ListSource
@@ -106,22 +107,22 @@ class ListContent:
 
 @dataclass
 class _Document:
-    """Links of one file: its path tells what relative ones point to."""
+    """Links of one file, whose path is the base of relative ones."""
 
     path: str
     urls: list[str]
 
 
 def find_source(text: str, api_url: str) -> ListSource:
-    """What a person means by the name or address of a list.
+    """Return the list that a name or an address denotes.
 
     Parameters
     ----------
     text : str
-        A file, ``owner/name``, ``owner/name/path``, or an address of a repository, file or folder. A file that exists
-        is preferred; a folder of this machine begins with ``./``, ``/`` or ``~`` where it could be a name on GitHub.
+        A file, ``owner/name``, ``owner/name/path``, or an address of a repository, file or folder. An existing file
+        takes precedence; a local folder begins with ``./``, ``/`` or ``~`` where it could be a name on GitHub.
     api_url : str
-        The API's address, whose host is understood beside github.com.
+        Address of the API, whose host is recognized in addition to github.com.
 
     Raises
     ------
@@ -146,7 +147,7 @@ def find_source(text: str, api_url: str) -> ListSource:
 
 
 def _on_github(text: str, api_url: str) -> str | None:
-    """``owner/name[/path]`` of a name or an address; None if it is none."""
+    """Return ``owner/name[/path]`` of a name or an address on GitHub, None for anything else."""
     host = urlsplit(api_url).hostname or ""
     hosts = {"github.com", "www.github.com", "raw.githubusercontent.com", host, host.removeprefix("api.")}
     ssh = re.fullmatch(r"(?:ssh://)?git@([^:/]+)[:/](.+)", text)
@@ -154,12 +155,12 @@ def _on_github(text: str, api_url: str) -> str | None:
         text = f"https://{ssh[1]}/{ssh[2]}"
     try:
         address = urlsplit(text if "//" in text else f"//{text}")
-        found = address.hostname
+        named_host = address.hostname
     except ValueError:
         return None
-    if found in hosts:
+    if named_host in hosts:
         parts = [unquote(part) for part in address.path.split("/") if part]
-        if found == "raw.githubusercontent.com":
+        if named_host == "raw.githubusercontent.com":
             parts.insert(2, "raw")
         if len(parts) < 2 or repository_of(f"https://github.com/{parts[0]}/{parts[1]}") is None:
             return None
@@ -184,7 +185,7 @@ def _on_github(text: str, api_url: str) -> str | None:
 
 
 def _path_of_page(parts: list[str]) -> list[str]:
-    """The path in a repository of its page ``blob/main/path`` or ``tree/refs/tags/v1/path``."""
+    """Return the path in a repository of its page ``blob/main/path`` or ``tree/refs/tags/v1/path``."""
     return parts[4:] if parts[1:3] in (["refs", "heads"], ["refs", "tags"]) else parts[2:]
 
 
@@ -222,43 +223,46 @@ def read_list(source: str | ListSource, client: GitHubClient) -> ListContent:
 
 
 def note_of_other_files(content: ListContent, sources: Iterable[str] = ()) -> str | None:
-    """What to say of a list that has few repositories and links to other files; None if there is nothing to say.
+    """Return a remark about a list that has few repositories and links to other files, None about any other list.
 
     Parameters
     ----------
     content : ListContent
     sources : iterable of str
-        Names of all lists that are read anyhow.
+        Names of all lists that are read.
     """
-    read = list(sources)
-    files = [name for name in content.files if not any(name == one or name.startswith(f"{one}/") for one in read
-                                                       if one != content.source.repository)]  # fmt: skip
-    own = content.source.repository.lower()
-    found = len(content.repositories)
+    own = content.source.repository
+    named = list(sources)
+    files = _without_named(content.files, [name for name in named if name != own])
+    pages = _without_named(content.pages, named)
+    count = len(content.repositories)
     if content.source.local is None:
-        found -= own in (name.lower() for name in content.repositories)
-    pages = [name for name in content.pages if not any(name == one or name.startswith(f"{one}/") for one in read)]
-    if found >= MIN_LINKS_OF_A_LIST or not (files or pages or content.missing):
+        count -= own.lower() in (name.lower() for name in content.repositories)
+    if count >= MIN_LINKS_OF_A_LIST or not (files or pages or content.missing):
         return None
-    many = f"{found or 'no'} {'repository' if found == 1 else 'repositories'}"
-    told = [*files, *pages] or content.missing
-    named = ", ".join(told[:NAMED]) + (f" and {len(told) - NAMED} more" if len(told) > NAMED else "")
     start = (
-        f"The awesome list {content.source.name} links to {many} on GitHub and to other files or folders that may be "
-        "lists"
+        f"The awesome list {content.source.name} links to {count or 'no'} "
+        f"{'repository' if count == 1 else 'repositories'} on GitHub and to other files or folders that may be lists"
     )
+    others = [*files, *pages] or content.missing
+    examples = ", ".join(others[:NAMED]) + (f" and {len(others) - NAMED} more" if len(others) > NAMED else "")
     if not (files or pages):
         return (
-            f"{start} but are not on this machine, {named}: save them beside it, or name each as it is on GitHub, "
-            f"owner/name/{told[0]}, or their folder."
+            f"{start} but are not on this machine, {examples}: save them beside it, or name each as it is on GitHub, "
+            f"owner/name/{others[0]}, or their folder."
         )
     folder = _folder_of(content.source, files) if not pages else _common_folder(pages) if not files else ""
     whole = f", or their folder {folder}" if folder else ""
-    return f"{start}: to read these, name them as lists, too: {named}{whole}."
+    return f"{start}: to read these, name them as lists, too: {examples}{whole}."
+
+
+def _without_named(names: Iterable[str], named: Sequence[str]) -> list[str]:
+    """Return the names that are neither among those `named` nor in a folder among them."""
+    return [name for name in names if not any(name == one or name.startswith(f"{one}/") for one in named)]
 
 
 def _folder_of(source: ListSource, files: Sequence[str]) -> str:
-    """The folder of several files, as it can be named; empty if there is none, or it is the list's own."""
+    """Return the common folder of several files; empty if there is none, or if it is the list's own."""
     if source.local is None:
         return _common_folder(files)
     folders = {name.rpartition("/")[0] for name in files}
@@ -271,14 +275,14 @@ def _folder_of(source: ListSource, files: Sequence[str]) -> str:
 
 
 def _common_folder(names: Sequence[str]) -> str:
-    """The folder in a repository of several files, as ``owner/name/path``; empty if there is none."""
+    """Return the common folder of several files in a repository as ``owner/name/path``; empty if there is none."""
     folders = {name.rpartition("/")[0] for name in names}
     folder = folders.pop()
     return folder if len(names) > 1 and not folders and folder.count("/") > 1 else ""
 
 
 def fingerprint_of_list(source: str, client: GitHubClient, seen: str | None) -> str:
-    """What tells one state of a list from another: an ETag of GitHub, or the hash of local files.
+    """Return a value that changes when the list does: an ETag of GitHub, or the hash of local files.
 
     Parameters
     ----------
@@ -286,44 +290,44 @@ def fingerprint_of_list(source: str, client: GitHubClient, seen: str | None) -> 
         As for `read_list`.
     client : GitHubClient
     seen : str or None
-        What it was; if it still is that, asking costs no quota.
+        The previous fingerprint; if it is still current, the request costs no quota.
 
     Raises
     ------
     InputError
         If the list cannot be read.
     """
-    found = find_source(source, client.api_url)
+    located = find_source(source, client.api_url)
     try:
-        if found.local is not None:
+        if located.local is not None:
             digest = hashlib.sha256()
-            for path in _local_paths(found.local, []):
+            for path in _local_paths(located.local, []):
                 digest.update(f"{path}\0".encode() + path.read_bytes())
             return digest.hexdigest()
-        # A folder's listing has the hash of each file and folder in it, so that its ETag tells of all of them.
+        # A folder's listing has the hash of each file and folder in it, so its ETag covers all of them.
         raw = seen is not None and seen.startswith(_RAW_MARK)
         tag = seen.removeprefix(_RAW_MARK) if seen is not None else None
-        response = _ask(found, client, RAW if raw else _media_type(found.path), etag=tag)
+        response = _request(located, client, RAW if raw else _media_type(located.path), etag=tag)
         if not raw and response.status in _NOT_RENDERED:
-            raw, response = True, _ask(found, client, RAW)
+            raw, response = True, _request(located, client, RAW)
         if response.status == 304 and seen is not None:
             return seen
-        _check(found, response)
+        _check(located, response)
         return (_RAW_MARK if raw else "") + (response.etag or hashlib.sha256(response.content).hexdigest())
     except (_UnreadableError, OSError) as error:
-        raise InputError(f"The awesome list {found.name} {_reason(error)}.") from error
+        raise InputError(f"The awesome list {located.name} {_reason(error)}.") from error
 
 
 _RAW_MARK = "raw:"
-"""Marks the ETag of a text that the server did not render."""
+"""Prefix of the ETag of a text that the server did not render."""
 
 
 class _UnreadableError(Exception):
-    """Why a list cannot be read, as the end of a sentence about it, such as "cannot be read: …"."""
+    """A list cannot be read; the message is the predicate of a sentence about it, such as "cannot be read: …"."""
 
 
 class _UnreadableTextError(_UnreadableError):
-    """A file is there, but its text is not understood; the other files of its folder may be."""
+    """The text of a file cannot be parsed; the other files of its folder may be readable."""
 
 
 def _reason(error: Exception) -> str:
@@ -334,11 +338,11 @@ def _reason(error: Exception) -> str:
 
 
 def _media_type(path: str) -> str:
-    """What to ask for: a folder has a listing only, a file in a markup is rendered."""
+    """Return the media type to request: only a listing for a folder, HTML for a file in a markup."""
     return HTML if not path or suffix_of(path) in MARKUP_SUFFIXES else JSON
 
 
-def _ask(source: ListSource, client: GitHubClient, accept: str, *, etag: str | None = None) -> GitHubResponse:
+def _request(source: ListSource, client: GitHubClient, accept: str, *, etag: str | None = None) -> GitHubResponse:
     location = f"/repos/{source.repository}/"
     location += f"contents/{quote(source.path)}" if source.path else "readme"
     for _ in range(5):
@@ -372,32 +376,32 @@ def _check(source: ListSource, response: GitHubResponse) -> None:
 
 def _remote(source: ListSource, client: GitHubClient, notes: list[str]) -> Iterator[_Document]:
     accept = _media_type(source.path)
-    response = _ask(source, client, accept)
+    response = _request(source, client, accept)
     if response.status not in _NOT_RENDERED:
         _check(source, response)
         entries = _json_of(response)
         if isinstance(entries, list):
             yield from _folder(source, client, entries, notes)
             return
-    yield _file(source, client, response if accept == HTML else _ask(source, client, HTML))
+    yield _file(source, client, response if accept == HTML else _request(source, client, HTML))
 
 
 def _file(source: ListSource, client: GitHubClient, response: GitHubResponse | None = None) -> _Document:
-    """Links of a file or a README, as GitHub renders it, or of its text where the server does not."""
-    response = response or _ask(source, client, HTML)
+    """Return the links of a file or a README as GitHub renders it, or of its text where the server does not."""
+    response = response or _request(source, client, HTML)
     path = source.path
     if response.status not in _NOT_RENDERED:
         _check(source, response)
         if "html" in response.headers.get("content-type", "") and response.content.lstrip()[:1] in (b"<", b""):
-            found = html_links(response.content.decode("utf-8", errors="replace"))
-            path = path or found.path
-            if not found.is_plain:
-                return _Document(path, found.urls)
+            rendered = html_links(response.content.decode("utf-8", errors="replace"))
+            path = path or rendered.path
+            if not rendered.is_plain:
+                return _Document(path, rendered.urls)
     if not path:
-        described = _ask(source, client, JSON)
+        described = _request(source, client, JSON)
         _check(source, described)
         path = str(described.payload.get("path", "")) if isinstance(described.payload, dict) else ""
-    text = _ask(source, client, RAW)
+    text = _request(source, client, RAW)
     _check(source, text)
     try:
         return _Document(path, links_in(text.content.decode("utf-8", errors="replace"), path))
@@ -417,16 +421,16 @@ def _json_of(response: GitHubResponse) -> object:
 def _folder(
     source: ListSource, client: GitHubClient, listing: Sequence[object], notes: list[str]
 ) -> Iterator[_Document]:
-    """All files of a folder that are in a known markup, folders in it after the files."""
+    """Yield all files of a folder that are in a known markup, those of folders in it last."""
     folders = [(listing, 1)]
     left = MAX_FILES
     while folders:
         entries, depth = folders.pop(0)
-        told = [entry for entry in entries if isinstance(entry, dict) and entry.get("path")]
-        for entry in sorted(told, key=lambda entry: str(entry["path"])):
+        valid = [entry for entry in entries if isinstance(entry, dict) and entry.get("path")]
+        for entry in sorted(valid, key=lambda entry: str(entry["path"])):
             inner = ListSource(f"{source.repository}/{entry['path']}")
             if entry.get("type") == "dir" and depth < MAX_DEPTH:
-                response = _ask(inner, client, JSON)
+                response = _request(inner, client, JSON)
                 _check(inner, response)
                 folders.append((response.payload if isinstance(response.payload, list) else [], depth + 1))
             elif entry.get("type") == "file" and may_be_a_list(inner.path):
@@ -453,25 +457,25 @@ def _left_out(name: str, error: _UnreadableTextError) -> str:
 
 
 def may_be_a_list(path: str) -> bool:
-    """Whether a file is in a known markup and none of those that tell how a repository is run."""
+    """Return whether a file is in a known markup and not about how a repository is run, such as a licence."""
     stem = re.sub(r"[^a-z]", "", posixpath.basename(path).lower().rsplit(".", 1)[0])
     return suffix_of(path) in MARKUP_SUFFIXES and _NOT_LISTS.match(stem) is None
 
 
 def _files_beside(repository: str, documents: Sequence[_Document]) -> list[str]:
-    """Files and folders of the same repository that documents link to, relative or by their address on GitHub."""
+    """Return files and folders of the same repository that documents link to, by relative or absolute address."""
     own = {document.path for document in documents}
-    found: dict[str, None] = {}
+    linked: dict[str, None] = {}
     for document in documents:
         for url in document.urls:
             path = _path_in(repository, document.path, url)
             if path is not None and path not in own:
-                found[f"{repository}/{path}"] = None
-    return list(found)
+                linked[f"{repository}/{path}"] = None
+    return list(linked)
 
 
 def _path_in(repository: str, base: str, url: str) -> str | None:
-    """The path in a repository of what may be a list and a link in its file `base` points to."""
+    """Return the path in the repository that a link in its file `base` points to, if it may be a list."""
     try:
         address = urlsplit(url)
     except ValueError:
@@ -487,7 +491,7 @@ def _path_in(repository: str, base: str, url: str) -> str | None:
 
 
 def _page_of(address: SplitResult) -> tuple[str, str] | None:
-    """The repository, and the path of what may be a list in it, that an address of GitHub's page shows."""
+    """Return the repository and the path in it of a page on GitHub, if it may show a list."""
     parts = [part for part in unquote(address.path).split("/") if part]
     is_here = address.netloc.lower() in ("github.com", "www.github.com") or (
         not address.netloc and address.path.startswith("/")
@@ -501,7 +505,7 @@ def _page_of(address: SplitResult) -> tuple[str, str] | None:
 
 
 def _may_be_a_folder(path: str, link: str) -> bool:
-    """Whether a relative link may lead to a folder of lists: it ends in a slash, or its name has no suffix."""
+    """Return whether a relative link may lead to a folder of lists: it ends in a slash, or its name has no suffix."""
     name = posixpath.basename(path)
     is_named = name not in ("", ".", "..") and not name.startswith(".")
     return is_named and (link.endswith("/") or (not suffix_of(name) and _NOT_LISTS.match(name.lower()) is None))
@@ -541,7 +545,7 @@ def _local(source: ListSource, notes: list[str]) -> Iterator[_Document]:
 
 
 def _local_text(path: Path) -> str:
-    """A file's text, in UTF-8 or UTF-16."""
+    """Read a file's text in UTF-8 or UTF-16."""
     if path.stat().st_size > MAX_SIZE:
         raise InputError(TOO_LARGE)
     with path.open("rb") as file:
@@ -555,9 +559,9 @@ def _local_text(path: Path) -> str:
 
 
 def _find_local_files(documents: Sequence[_Document], content: ListContent) -> None:
-    """Note files and folders that documents link to: on this machine, on GitHub, or missing."""
+    """Record the files and folders that documents link to: local ones, those on GitHub, and missing ones."""
     own = {Path(document.path) for document in documents}
-    found: dict[str, None] = {}
+    local: dict[str, None] = {}
     pages: dict[str, None] = {}
     missing: dict[str, None] = {}
     for document in documents:
@@ -574,16 +578,16 @@ def _find_local_files(documents: Sequence[_Document], content: ListContent) -> N
                 if address.scheme or address.netloc or not link or path in own:
                     continue
                 if may_be_a_list(name) and path.is_file():
-                    found[str(path)] = None
+                    local[str(path)] = None
                 elif _may_be_a_folder(name, link) and path.is_dir():
-                    found[_local_folder(str(path))] = None
+                    local[_local_folder(str(path))] = None
                 elif (may_be_a_list(name) or _may_be_a_folder(name, link)) and not path.exists():
                     missing[name] = None
-            except (OSError, ValueError):  # no address, or no path
+            except (OSError, ValueError):  # neither an address nor a path
                 continue
-    content.files, content.pages, content.missing = list(found), list(pages), list(missing)
+    content.files, content.pages, content.missing = list(local), list(pages), list(missing)
 
 
 def _local_folder(folder: str) -> str:
-    """A folder as it can be named: of two words it would be a name on GitHub."""
+    """Return a folder in a form that cannot be mistaken for a name on GitHub."""
     return folder if folder.startswith(("/", "~", ".")) else f"./{folder}"

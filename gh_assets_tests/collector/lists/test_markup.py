@@ -1,4 +1,4 @@
-"""Links in each markup."""
+"""Links of each markup: Markdown, Org, AsciiDoc, reStructuredText and HTML."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gh_assets.collector.lists.awesome import linked_repositories, repository_of
+from gh_assets.collector.lists.awesome import repository_of
 from gh_assets.collector.lists.links import html_links
 from gh_assets.collector.lists.markup import MARKUP_SUFFIXES, links_in, markdown_to_html
 from gh_assets.errors import InputError
+from gh_assets_tests.support.links import linked_repositories
 
 names = st.from_regex(r"[a-z][a-z0-9-]{0,10}[a-z0-9]/[a-z][a-z0-9_.-]{0,10}[a-z0-9]", fullmatch=True).filter(
     lambda name: not name.endswith(".git") and repository_of(f"https://github.com/{name}") is not None
@@ -199,7 +200,7 @@ Text::
 
 
 @pytest.mark.parametrize(("text", "name"), [(ORG, "list.org"), (ADOC, "list.adoc"), (RST, "list.rst")])
-def test_all_links_of_a_markup_are_found_and_what_is_no_link_is_not(text: str, name: str) -> None:
+def test_all_links_of_a_markup_are_found_and_nothing_else(text: str, name: str) -> None:
     expected = [line_part for line_part in _repositories(text) if line_part.startswith("a/")]
     found = linked_repositories(text, name)
     assert [repository for repository in found if not repository.startswith("a/")] == []
@@ -240,9 +241,7 @@ WRITTEN = {
 @pytest.mark.parametrize("name", WRITTEN)
 @settings(deadline=None)
 @given(data=st.data(), wanted=st.lists(names, min_size=1, max_size=12, unique=True))
-def test_repositories_written_in_any_way_at_any_depth_are_read_back(
-    name: str, data: st.DataObject, wanted: list[str]
-) -> None:
+def test_links_of_any_form_at_any_depth_are_found(name: str, data: st.DataObject, wanted: list[str]) -> None:
     lines, depth = [":hub: https://github.com\n"] if name == "list.adoc" else [], 0
     for repository in wanted:
         depth = data.draw(st.integers(0, depth + 1)) if lines and depth < 8 else 0
@@ -250,8 +249,8 @@ def test_repositories_written_in_any_way_at_any_depth_are_read_back(
         if name == "list.rst" and re.search(r"_[.-]", repository):
             # In a bare address "a_." is a reference to "a", for docutils as on GitHub.
             link = WRITTEN[name][0].format(repository)
-        before = data.draw(st.sampled_from(["", "see ", "words and ", "("]))
-        after = ")" if before == "(" else data.draw(st.sampled_from(["", " - some words", "\n"]))
+        before = data.draw(st.sampled_from(["", "see ", "text and ", "("]))
+        after = ")" if before == "(" else data.draw(st.sampled_from(["", " - some text", "\n"]))
         marker = "*" * (depth + 1) if name == "list.adoc" else "  " * depth + "-"
         # A list of another level is a block of its own in reStructuredText.
         lines.append(f"{marker} {before}{link}{after}" + ("\n" if name == "list.rst" else ""))
@@ -262,7 +261,7 @@ def test_repositories_written_in_any_way_at_any_depth_are_read_back(
 @given(
     text=st.text(alphabet=st.sampled_from(list("ab:/[]<>()*_`~=+|#{}.,-\\\n \"'!%\t")) | st.characters(), max_size=300)
 )
-def test_any_text_in_any_markup_is_survived(suffix: str, text: str) -> None:
+def test_arbitrary_text_in_any_markup_is_read_or_refused(suffix: str, text: str) -> None:
     try:
         links_in(text, f"list{suffix}")
     except InputError:
@@ -270,11 +269,11 @@ def test_any_text_in_any_markup_is_survived(suffix: str, text: str) -> None:
 
 
 @given(st.text(alphabet=st.sampled_from(list("<>a /!-[]=\"'&;hrefdivsciptCDATA?")), max_size=200))
-def test_any_html_is_survived(text: str) -> None:
+def test_arbitrary_html_is_read(text: str) -> None:
     html_links(text)
 
 
-def test_html_of_any_depth_and_broken_html_are_read() -> None:
+def test_deep_and_malformed_html_is_read() -> None:
     link = '<a href="https://github.com/a/b">'
     for html in (
         "<div>" * 100_000 + link,
@@ -285,13 +284,13 @@ def test_html_of_any_depth_and_broken_html_are_read() -> None:
         assert html_links(html).urls == ["https://github.com/a/b"]
 
 
-def test_anchors_without_a_target_are_no_links_and_the_path_is_what_github_says() -> None:
+def test_anchors_without_a_target_are_not_links_and_the_path_is_taken_from_github() -> None:
     found = html_links('<div id="readme" data-path="docs/README.org"><a id="x">h</a><a HREF=\'y&amp;z\'>y</a></div>')
     assert (found.urls, found.path, found.is_plain) == (["y&z"], "docs/README.org", False)
 
 
 @pytest.mark.parametrize("depth", [24, 60, 140])
-def test_lists_in_lists_of_markdown_are_read(depth: int) -> None:
+def test_nested_lists_of_markdown_are_read(depth: int) -> None:
     text = "\n".join(f"{'  ' * level}- [x](https://github.com/deep/level{level})" for level in range(depth))
     assert linked_repositories(text) == [f"deep/level{level}" for level in range(depth)]
 
@@ -306,17 +305,17 @@ def test_lists_in_lists_of_markdown_are_read(depth: int) -> None:
         "*" * 200 + " https://github.com/a/b",
     ],
 )
-def test_other_deep_markdown_is_read(text: str) -> None:
+def test_other_nested_markdown_is_read(text: str) -> None:
     assert linked_repositories(text) == ["a/b"]
 
 
 @pytest.mark.parametrize("text", ["> " * 5000 + "x", "- " * 5000 + "x"])
-def test_markdown_that_is_too_deep_is_refused(text: str) -> None:
+def test_markdown_that_is_nested_too_deeply_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="nested deeper than 300 levels"):
         markdown_to_html(text)
 
 
-def test_brackets_without_end_are_survived() -> None:
+def test_unclosed_brackets_do_not_crash_the_parser() -> None:
     with suppress(InputError):
         markdown_to_html("[" * 5000 + "x")
 
@@ -332,7 +331,7 @@ def test_bare_addresses_are_links_as_on_github() -> None:
     assert linked_repositories(text) == ["garden/planner", "soil/probe", "a/parentheses", "a/bold", "a/question"]
 
 
-def test_html_that_github_does_not_let_through_hides_nothing() -> None:
+def test_html_that_github_filters_out_hides_no_links() -> None:
     text = "<title>\n\nwords <script> https://github.com/a/one\n\n<!-- x -->\n\n<xmp> <a href='https://github.com/a/two'>x</a>"
     assert linked_repositories(text) == ["a/one", "a/two"]
 
@@ -365,14 +364,14 @@ DOUBLING = ":a0: https://github.com/m/a\n" + "".join(f":a{n}: {{a{n - 1}}} {{a{n
         (".adoc", DOUBLING + "{a40}"),
     ],
 )
-def test_a_text_made_to_be_slow_is_read_or_refused_in_seconds(suffix: str, text: str) -> None:
+def test_a_text_crafted_to_be_slow_is_read_or_refused_in_seconds(suffix: str, text: str) -> None:
     started = time.process_time()
     with suppress(InputError):
         links_in(text * (100_000 // len(text)), f"list{suffix}")
     assert time.process_time() - started < 6, "about a second; a minute where time grows with the square"
 
 
-def test_attributes_of_asciidoc_that_double_are_cut() -> None:
+def test_exponentially_growing_attributes_of_asciidoc_are_cut() -> None:
     assert linked_repositories(DOUBLING + "{a40}", "list.adoc") == ["m/a"]
     with pytest.raises(InputError, match="its attributes expand to more than 2,000,000 characters"):
         links_in(DOUBLING + "{a40}\n" * 1000, "list.adoc")
@@ -383,6 +382,6 @@ def test_a_text_that_is_too_large_is_refused() -> None:
         links_in("x" * 5_000_001, "list.md")
 
 
-def test_a_markup_that_only_github_renders_is_refused_by_name() -> None:
+def test_a_markup_that_only_github_renders_is_refused_with_its_name() -> None:
     with pytest.raises(InputError, match="written in Textile, which is read only from GitHub"):
         links_in('"x":https://github.com/a/b', "list.TEXTILE")

@@ -1,4 +1,4 @@
-"""Where lists are read from."""
+"""Locating and reading lists in local files and on GitHub."""
 
 from __future__ import annotations
 
@@ -138,12 +138,12 @@ def test_addresses_on_an_enterprise_server() -> None:
         "",
     ],
 )
-def test_what_is_no_list_is_refused_with_what_would_be(text: str) -> None:
+def test_anything_else_is_refused_with_the_accepted_forms(text: str) -> None:
     with pytest.raises(InputError, match="neither a file that exists nor owner/name on GitHub: give a file"):
         find_source(text, GITHUB)
 
 
-def test_a_file_that_exists_is_preferred_to_a_name_on_github(tmp_path: Path) -> None:
+def test_an_existing_file_takes_precedence_over_a_name_on_github(tmp_path: Path) -> None:
     (tmp_path / "owner").mkdir()
     (tmp_path / "owner" / "name").write_text("https://github.com/a/b")
     assert find_source("owner/name", GITHUB).local is not None
@@ -179,28 +179,36 @@ def test_a_readme_in_any_markup_is_read_as_the_same_file_here(
 
 
 @pytest.mark.parametrize(("file", "text"), [("README.org", ORG), ("README.adoc", ADOC)])
-def test_the_text_is_read_where_the_server_does_not_render(github_of, file: str, text: str) -> None:
+def test_the_text_is_parsed_where_the_server_does_not_render(github_of, file: str, text: str) -> None:
     standin, client = github_of(world(Repository(1, "a/list", readme=text, readme_name=file)))
     assert "garden/planner" in read_list("a/list", client).repositories
     assert standin.served["readme 415"] == 1
 
 
 @pytest.mark.parametrize("media_type", ["text/plain", "application/vnd.github.raw+json", "application/json"])
-def test_a_server_that_ignores_what_it_is_asked_for_is_understood(media_type: str) -> None:
-    def answer(request: Request) -> Response:
+def test_the_response_of_a_server_that_ignores_media_types_is_read(media_type: str) -> None:
+    def respond(request: Request) -> Response:
         if request.headers["accept"] == "application/vnd.github+json":
             return Response(b'{"type": "file", "path": "README.org"}', media_type="application/json")
         return Response(ORG.encode(), media_type=media_type)
 
     with (
-        serving(Starlette(routes=[Route("/{path:path}", answer)])) as url,
+        serving(Starlette(routes=[Route("/{path:path}", respond)])) as url,
         GitHubClient(url, [SecretStr("token")], policy=QUICK) as client,
     ):
         found = read_list("a/list", client).repositories
     assert found == ["garden/planner", "garden/planner-el", "soil/probe"]
 
 
-def test_a_folder_is_all_lists_in_it(github_of) -> None:
+def test_a_list_is_read_from_a_local_file_or_from_github(github_of, tmp_path: Path) -> None:
+    _, client = github_of(world_of({"a/b": [0]}))
+    assert read_list(LIST, client).repositories == ["a/b"]
+    file = tmp_path / "list.md"
+    file.write_text("[x](https://github.com/c/d)")
+    assert read_list(str(file), client).repositories == ["c/d"]
+
+
+def test_all_lists_of_a_folder_are_read(github_of) -> None:
     _, client = github_of(world(split_list()))
     named = read_lists(["https://github.com/tools/list/tree/main/lists"], client)
     assert named == {
@@ -210,7 +218,7 @@ def test_a_folder_is_all_lists_in_it(github_of) -> None:
     assert read_list("tools/list/docs/notes.txt", client).repositories == ["a/text"]
 
 
-def test_a_folder_of_this_machine_is_all_lists_in_it(github_of, tmp_path: Path) -> None:
+def test_all_lists_of_a_local_folder_are_read(github_of, tmp_path: Path) -> None:
     _, client = github_of(world(split_list()))
     for name, text in split_list().files.items():
         path = tmp_path / name
@@ -222,62 +230,66 @@ def test_a_folder_of_this_machine_is_all_lists_in_it(github_of, tmp_path: Path) 
     assert fingerprint_of_list("./lists", client, before) != before
 
 
-def test_a_list_that_lies_in_other_files_says_so(github_of) -> None:
+def test_a_list_that_is_spread_over_other_files_is_reported(github_of) -> None:
     _, client = github_of(world(split_list()))
-    said: list[str] = []
-    read_lists(["tools/list"], client, said.append)
-    assert said == [
+    notes: list[str] = []
+    read_lists(["tools/list"], client, notes.append)
+    assert notes == [
         "The awesome list tools/list links to 1 repository on GitHub and to other files or folders that may be lists: "
         "to read these, name them as lists, too: tools/list/lists/planning.md, tools/list/lists/seeds.md, or their "
         "folder tools/list/lists."
     ]
-    read_lists(["tools/list", "tools/list/lists"], client, said.append)
-    assert len(said) == 1, "who names them, too, is not told"
+    read_lists(["tools/list", "tools/list/lists"], client, notes.append)
+    assert len(notes) == 1, "lists that are named are not reported"
 
 
-def test_a_readme_in_a_folder_and_links_by_address_say_so_too(github_of) -> None:
+def test_links_of_a_readme_in_a_folder_and_by_absolute_address_lead_to_files(github_of) -> None:
     text = "[a](more.md) [b](/lists/b.org) [c](https://github.com/A/List/blob/main/c.adoc) [d](/a/list/blob/HEAD/d.rst)"
     _, client = github_of(world(Repository(1, "a/list", readme=text, readme_name="docs/README.md")))
     files = read_list("a/list", client).files
     assert files == ["a/list/docs/more.md", "a/list/lists/b.org", "a/list/c.adoc", "a/list/d.rst"]
 
 
-def test_an_index_of_folders_names_them(github_of) -> None:
+def test_an_index_of_folders_is_reported_with_their_names(github_of) -> None:
     text = "[a](lists/) [b](/a/list/tree/main/more) [c](lists/c) [e](LICENSE) "
     text += "[d](https://github.com/a/list/tree/refs/tags/v1/d)"
     _, client = github_of(world(Repository(1, "a/list", readme=text)))
-    said: list[str] = []
-    read_lists(["a/list"], client, said.append)
-    assert said[0].startswith("The awesome list a/list links to no repositories on GitHub and to other files or")
-    assert said[0].endswith("name them as lists, too: a/list/lists, a/list/more, a/list/lists/c, a/list/d.")
+    notes: list[str] = []
+    read_lists(["a/list"], client, notes.append)
+    assert notes[0].startswith("The awesome list a/list links to no repositories on GitHub and to other files or")
+    assert notes[0].endswith("name them as lists, too: a/list/lists, a/list/more, a/list/lists/c, a/list/d.")
 
 
-def test_a_local_index_names_folders_and_pages_on_github(github_of, tmp_path: Path) -> None:
+def test_a_local_index_is_reported_with_folders_and_pages_on_github(github_of, tmp_path: Path) -> None:
     _, client = github_of(world(split_list()))
-    said: list[str] = []
+    notes: list[str] = []
     (tmp_path / "saved.md").write_text(
         "[a](https://github.com/o/n/blob/main/lists/a.md) [b](https://github.com/o/n/blob/main/lists/b.md)"
     )
-    read_lists(["saved.md"], client, said.append)
-    assert said[0].endswith("name them as lists, too: o/n/lists/a.md, o/n/lists/b.md, or their folder o/n/lists.")
+    read_lists(["saved.md"], client, notes.append)
+    assert notes[0].endswith("name them as lists, too: o/n/lists/a.md, o/n/lists/b.md, or their folder o/n/lists.")
     (tmp_path / "sub" / "lists").mkdir(parents=True)
     (tmp_path / "sub" / "index.md").write_text("[a](lists/) https://github.com/a/b")
-    read_lists(["sub/index.md"], client, said.append)
-    assert said[1].endswith("name them as lists, too: ./sub/lists.")
+    read_lists(["sub/index.md"], client, notes.append)
+    assert notes[1].endswith("name them as lists, too: ./sub/lists.")
     assert find_source("./sub/lists", GITHUB).local is not None
 
 
-def test_text_in_utf_16_is_read_and_other_text_is_refused(github_of, tmp_path: Path) -> None:
+def test_utf_16_is_read_and_other_encodings_are_refused(github_of, tmp_path: Path) -> None:
     _, client = github_of(world(split_list()))
     for name, encoding in (("le.md", "utf-16"), ("be.md", "utf-16-be"), ("mark.md", "utf-8-sig")):
         (tmp_path / name).write_bytes(("\ufeff" * (encoding == "utf-16-be") + PLANNING).encode(encoding))
         assert read_list(name, client).repositories == ["garden/planner"]
-    (tmp_path / "latin.md").write_bytes("é https://github.com/a/b".encode("latin-1"))
-    with pytest.raises(InputError, match=r"latin\.md cannot be read: it is not UTF-8: save it as UTF-8\."):
-        read_list("latin.md", client)
+    for name, content in (
+        ("latin.md", "é https://github.com/a/b".encode("latin-1")),
+        ("binary.md", b"\xff\xfe\x00\xd8"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=rf"{name} cannot be read: it is not UTF-8: save it as UTF-8\."):
+            read_list(name, client)
 
 
-def test_a_file_of_a_folder_that_cannot_be_read_is_left_out_with_a_note(github_of, tmp_path: Path) -> None:
+def test_an_unreadable_file_of_a_folder_is_left_out_with_a_note(github_of, tmp_path: Path) -> None:
     files = {"lists/a.md": PLANNING, "lists/b.textile": "x"}
     _, client = github_of(world(Repository(7, "tools/list", readme=SPLIT, files=files)))
     (tmp_path / "lists").mkdir()
@@ -295,21 +307,21 @@ def test_a_file_of_a_folder_that_cannot_be_read_is_left_out_with_a_note(github_o
 
 
 @pytest.mark.parametrize(
-    ("status", "words"),
+    ("status", "message"),
     [
         (451, "The awesome list a/list is blocked by GitHub for legal reasons .status 451.: leave it out"),
         (403, "a/list cannot be read from GitHub .status 403.: give a token that may read this repository"),
         (410, r"a/list cannot be read from GitHub .status 410.\."),
     ],
 )
-def test_what_github_refuses_says_what_to_do(status: int, words: str) -> None:
-    def answer(_request: Request) -> Response:
+def test_a_refusal_by_github_says_what_to_do(status: int, message: str) -> None:
+    def respond(_request: Request) -> Response:
         return Response(b"{}", status_code=status, media_type="application/json")
 
     with (
-        serving(Starlette(routes=[Route("/{path:path}", answer)])) as url,
+        serving(Starlette(routes=[Route("/{path:path}", respond)])) as url,
         GitHubClient(url, [SecretStr("token")], policy=QUICK) as client,
-        pytest.raises(InputError, match=words),
+        pytest.raises(InputError, match=message),
     ):
         read_list("a/list", client)
 
@@ -322,33 +334,33 @@ def test_a_list_without_any_repository_names_its_files_in_the_error(github_of) -
         read_lists(["a/empty"], client)
 
 
-def test_a_local_list_that_lies_in_other_files_says_so(github_of, tmp_path: Path) -> None:
+def test_a_local_list_that_is_spread_over_other_files_is_reported(github_of, tmp_path: Path) -> None:
     _, client = github_of(world(split_list()))
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "split.md").write_text(SPLIT)
-    said: list[str] = []
-    read_lists(["mine/split.md"], client, said.append)
-    assert "not on this machine, lists/planning.md, lists/seeds.md: save them beside it, or name each" in said[0]
-    (tmp_path / "mine" / "lists").mkdir()
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "split.md").write_text(SPLIT)
+    notes: list[str] = []
+    read_lists(["saved/split.md"], client, notes.append)
+    assert "not on this machine, lists/planning.md, lists/seeds.md: save them beside it, or name each" in notes[0]
+    (tmp_path / "saved" / "lists").mkdir()
     for name in ("planning", "seeds"):
-        (tmp_path / "mine" / "lists" / f"{name}.md").write_text(PLANNING)
-    read_lists(["mine/split.md"], client, said.append)
-    assert "too: mine/lists/planning.md, mine/lists/seeds.md, or their folder ./mine/lists." in said[1]
+        (tmp_path / "saved" / "lists" / f"{name}.md").write_text(PLANNING)
+    read_lists(["saved/split.md"], client, notes.append)
+    assert "too: saved/lists/planning.md, saved/lists/seeds.md, or their folder ./mine/lists." in notes[1]
 
 
-def test_the_run_is_told_of_notes_and_the_table_names_lists_as_before(github_of) -> None:
+def test_notes_are_reported_once_and_the_table_has_the_canonical_list_name(github_of) -> None:
     standin, client = github_of(world_of({"tools/listmaker": [0]}))
     standin.world = world(*standin.world.repositories, split_list())
-    said: list[str] = []
+    notes: list[str] = []
     collected = collect_repositories(
-        client, ["https://github.com/tools/list/", "tools/list"], KnownRepositories(), by_rest=True, notify=said.append
+        client, ["https://github.com/tools/list/", "tools/list"], KnownRepositories(), by_rest=True, notify=notes.append
     )
-    assert len(said) == 1
+    assert len(notes) == 1
     assert collected.table["lists"].to_list() == [["tools/list"]]
 
 
 @pytest.mark.parametrize(
-    ("source", "words"),
+    ("source", "message"),
     [
         ("nobody/nothing", "nobody/nothing cannot be read from GitHub .status 404.: check its name, and if"),
         (
@@ -359,15 +371,16 @@ def test_the_run_is_told_of_notes_and_the_table_names_lists_as_before(github_of)
             "tools/list/code",
             r"tools/list/code has no list that can be read\. No file in it is written in Markdown, ",
         ),
+        ("missing.md", "neither a file that exists nor owner/name"),
     ],
 )
-def test_a_list_that_is_not_there_is_named(github_of, source: str, words: str) -> None:
+def test_a_list_that_cannot_be_read_is_named(github_of, source: str, message: str) -> None:
     _, client = github_of(world(split_list()))
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match=message):
         read_list(source, client)
 
 
-def test_a_local_list_that_cannot_be_understood_is_named(github_of, tmp_path: Path) -> None:
+def test_a_local_list_that_cannot_be_parsed_is_named(github_of, tmp_path: Path) -> None:
     _, client = github_of(world(split_list()))
     (tmp_path / "deep.md").write_text("> " * 5000 + "x")
     (tmp_path / "list.textile").write_text("x")
@@ -377,7 +390,7 @@ def test_a_local_list_that_cannot_be_understood_is_named(github_of, tmp_path: Pa
         read_list("list.textile", client)
 
 
-def test_a_renamed_repositorys_list_is_read(github_of) -> None:
+def test_the_list_of_a_renamed_repository_is_read(github_of) -> None:
     entry = split_list()
     entry.former_names = ("old/list",)
     _, client = github_of(world(entry))
@@ -412,7 +425,7 @@ def test_an_unchanged_list_costs_no_quota_and_a_change_is_seen(
     assert fingerprint_of_list(source, client, first) != first
 
 
-def test_a_fingerprint_of_what_is_not_there_is_refused(github_of) -> None:
+def test_a_missing_list_has_no_fingerprint(github_of) -> None:
     _, client = github_of(world(split_list()))
     with pytest.raises(InputError, match="status 404"):
         fingerprint_of_list(f"{LIST}/none.md", client, None)
