@@ -92,7 +92,7 @@ def read_days_of_the_archive(
         for number, (report, table) in enumerate(days_read, start=1):
             key = report.day.isoformat()
             stored = store.write_table("star_events", table, key)
-            metadata: dict[str, Any] = {**report.numbers(), "uri": dg.MetadataValue.path(stored.uri)}
+            metadata: dict[str, Any] = {**report.metadata(), "uri": dg.MetadataValue.path(stored.uri)}
             if report.problems:
                 metadata["problems_in_words"] = "; ".join(report.problems[:5])
                 context.log.warning(f"{report.day}: {metadata['problems_in_words']}")
@@ -100,6 +100,6 @@ def read_days_of_the_archive(
                 metadata["preview"] = preview(table)
             context.log_event(dg.AssetMaterialization("star_events", partition=key, metadata=metadata))
             hours, stars = hours + report.hours, stars + report.stars
-            progress.report("star_events", number, len(days), report.words())
-            log(f"{number} of {len(days)} days: {report.words()}")
+            progress.report("star_events", number, len(days), report.summary())
+            log(f"{number} of {len(days)} days: {report.summary()}")
     context.log.info(f"{stars:,} stars in {hours} hours of {len(days)} days, {timing['seconds'].value} s")

@@ -1,4 +1,4 @@
-"""Days of GH Archive: hours put together, a day again with more hours, and what is said about them."""
+"""Combine hours of GH Archive into days, and report what was read."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from gh_assets.schemas import STAR_EVENTS
 
 @dataclass
 class DayReport:
-    """What was found in a day's hours.
+    """Figures about a day that was read.
 
     Attributes
     ----------
     hours : int
         Hours that were read.
     stars : int
-        Rows of the day's table, hours that were read earlier included.
+        Rows of the day's table, including hours that were read earlier.
     corrupt_lines : int
     problems : list of str
-        Hours that were damaged or are missing.
+        Messages about hours that are damaged or missing.
     """
 
     day: dt.date
@@ -43,13 +43,13 @@ class DayReport:
     corrupt_lines: int = 0
     problems: list[str] = field(default_factory=list)
 
-    def words(self) -> str:
-        """For people."""
+    def summary(self) -> str:
+        """Return the figures as a line of text."""
         damaged = f", {self.corrupt_lines} corrupt lines" if self.corrupt_lines else ""
         return f"{self.stars:,} stars in {self.hours} hours of {self.day}{damaged}"
 
-    def numbers(self) -> dict[str, str | int]:
-        """For metadata."""
+    def metadata(self) -> dict[str, str | int]:
+        """Return the figures as asset metadata."""
         return {
             "dagster/row_count": self.stars,
             "hours": self.hours,
@@ -59,35 +59,35 @@ class DayReport:
 
 
 def days_of(places: Sequence[str]) -> list[dt.date]:
-    """The days whose hours lie at some places.
+    """Return the days that have hours at some places.
 
     Raises
     ------
     InputError
-        If a place names no hour, or a file is not there.
+        If a place names no hour, or a file does not exist.
     """
     return sorted({hour.start.date() for hour in archive_hours(places, _unopened)})
 
 
 def days_between(first: str, last: str) -> list[dt.date]:
-    """Days from `first` to `last`, both included.
+    """Return the days from `first` to `last`, both included.
 
     Raises
     ------
     InputError
-        If one is no day, or the last comes before the first.
+        If one is not a day, or the last comes before the first.
     """
     try:
         begin, end = dt.date.fromisoformat(first), dt.date.fromisoformat(last)
     except ValueError:
-        raise InputError(f"{first!r} to {last!r} are no days: write them as 2024-05-01.") from None
+        raise InputError(f"{first!r} to {last!r} is not a range of days: write each as 2024-05-01.") from None
     if end < begin:
         raise InputError(f"The last day, {last}, comes before the first, {first}.")
     return [begin + dt.timedelta(days=number) for number in range((end - begin).days + 1)]
 
 
 def _unopened(_bucket: str, _name: str) -> AbstractContextManager[Readable]:
-    raise NotImplementedError("only the names of the hours are asked for")
+    raise NotImplementedError("only the names of the hours are used")
 
 
 def read_days(
@@ -100,20 +100,20 @@ def read_days(
     open_gs: Callable[[str, str], AbstractContextManager[Readable]] | None = None,
     workers: int = 2,
 ) -> Iterator[tuple[DayReport, pl.DataFrame]]:
-    """Read days one after another, the hours of each at once; memory is that of a day's stars.
+    """Read days one after another, the hours of each concurrently. Memory holds the stars of one day.
 
     Parameters
     ----------
     days : sequence of date
         UTC.
     places : sequence of str
-        Where their hours lie; see `gh_assets.collector.gharchive.archive_hours`. Empty: all below `base`.
+        Places of their hours; see `gh_assets.collector.gharchive.archive_hours`. If empty, all 24 below `base`.
     base : str
         A folder, ``gs://bucket/prefix`` or an http address.
     before : callable
-        What is known of a day: hours that are not read now stay as they are.
+        Returns the stored table of a day, whose other hours are kept.
     wanted : WantedRepositories, optional
-        Others are left out.
+        Stars of other repositories are left out.
 
     Yields
     ------
@@ -124,9 +124,9 @@ def read_days(
     Raises
     ------
     InputError
-        If a day has no hour at all.
+        If a day has no hours.
     ServiceUnavailableError
-        If an hour cannot be read to its end; days before it have been yielded.
+        If an hour cannot be read to its end, after the days before it were yielded.
     """
     given = archive_hours(places, open_gs) if places else []
     for day in days:
@@ -134,20 +134,20 @@ def read_days(
         hours = [hour for hour in given if hour.start.date() == day]
         if not places:
             starts = [dt.datetime.combine(day, dt.time(hour), dt.UTC) for hour in range(24)]
-            hours = _those_there(base, starts, open_gs, report)
+            hours = _existing_hours(base, starts, open_gs, report)
         if not hours:
             where = ", ".join(places) if places else base
             raise InputError(f"GH Archive has no hour of {day} at {where}.")
         tables: dict[dt.datetime, pl.DataFrame] = {}
-        for hour, table, told in _read(hours, wanted, workers, report, optional=not places):
+        for hour, table, hour_report in _read(hours, wanted, workers, report, optional=not places):
             tables[hour.start] = table
-            _note(report, hour, told)
+            _add_figures(report, hour, hour_report)
         if not tables:
             raise InputError(f"GH Archive has no hour of {day} at {base}: {'; '.join(report.problems[:2])}")
         yield report, _whole_day(report, tables, before(day))
 
 
-def _those_there(
+def _existing_hours(
     base: str,
     starts: Sequence[dt.datetime],
     open_gs: Callable[[str, str], AbstractContextManager[Readable]] | None,
@@ -170,13 +170,13 @@ def _read(
     *,
     optional: bool,
 ) -> Iterator[tuple[ArchiveHour, pl.DataFrame, HourReport]]:
-    """Read hours; one that the archive does not have is noted, where nobody named it."""
+    """Read hours. Those that the archive does not have are reported if `optional`, else an error."""
     left = list(hours)
     while left:
         try:
-            for hour, table, told in read_hours(left, wanted, workers=workers):
-                left = [other for other in left if other.start != hour.start]
-                yield hour, table, told
+            for result in read_hours(left, wanted, workers=workers):
+                left = [other for other in left if other.start != result[0].start]
+                yield result
             return
         except MissingHourError as error:
             if not optional:
@@ -185,11 +185,11 @@ def _read(
             left = [other for other in left if other.location != error.location]
 
 
-def _note(report: DayReport, hour: ArchiveHour, told: HourReport) -> None:
+def _add_figures(report: DayReport, hour: ArchiveHour, hour_report: HourReport) -> None:
     report.hours += 1
-    report.corrupt_lines += told.corrupt_lines
-    if told.damage is not None:
-        report.problems.append(f"{hour.location}: {told.damage}; what came before that is kept")
+    report.corrupt_lines += hour_report.corrupt_lines
+    if hour_report.damage is not None:
+        report.problems.append(f"{hour.location}: {hour_report.damage}; its stars before the damage are kept")
 
 
 def _whole_day(report: DayReport, tables: dict[dt.datetime, pl.DataFrame], before: pl.DataFrame | None) -> pl.DataFrame:

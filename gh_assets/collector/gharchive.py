@@ -1,7 +1,7 @@
-"""Stars in GH Archive: hours of public events, gzip JSON lines, in which a ``WatchEvent`` is a star.
+"""Read stars from GH Archive: hours of public events in gzip JSON lines, in which a ``WatchEvent`` is a star.
 
-Only lines that name the event are parsed: the rest of an hour is decompressed and searched, no more. Both forms of
-events are read: that since 2015, and the older timeline (``repository``, ``actor`` as a text), whose users have no id.
+Only lines that contain the event's name are parsed; the rest of an hour is decompressed and searched. Both formats are
+read: the one since 2015, and the older timeline (``repository``, ``actor`` as a string), whose users have no id.
 
 Source: gharchive.org; docs.github.com/rest/using-the-rest-api/github-event-types.
 """
@@ -32,10 +32,10 @@ from gh_assets.local.concurrency import map_bounded
 from gh_assets.schemas import STAR_EVENTS
 
 CHUNK = 64 * 1024
-"""Compressed bytes read at once: what they unpack to still fits a core's cache."""
+"""Compressed bytes per read, so that their decompressed text fits into a core's cache."""
 
-LONGEST_LINE = 32 * 1024 * 1024
-"""A line longer than this is damage, not an event."""
+MAX_LINE = 32 * 1024 * 1024
+"""Maximum bytes of a line; a longer one is damage, not an event."""
 
 ATTEMPTS = 4
 CONNECT_SECONDS = 10.0
@@ -48,7 +48,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
 
 
 class Readable(Protocol):
-    """What an archive is read from."""
+    """A binary stream that an hour is read from."""
 
     def read(self, size: int, /) -> bytes: ...
 
@@ -65,9 +65,9 @@ class ArchiveHour:
     start : datetime
         UTC, on the hour.
     location : str
-        What messages call it.
+        Its name in messages.
     open : callable
-        Gives a context manager of its compressed bytes, from the beginning, as often as it is called.
+        Returns a context manager of its compressed bytes, from the beginning on each call.
     """
 
     start: dt.datetime
@@ -77,18 +77,18 @@ class ArchiveHour:
 
 @dataclass
 class HourReport:
-    """What was found in an hour.
+    """Figures about an hour that was read.
 
     Attributes
     ----------
     size : int
-        Bytes, unpacked.
+        Decompressed bytes.
     stars : int
         Rows of the table.
     corrupt_lines : int
-        Lines that name a star but are none that can be read.
+        Lines that contain the event's name but cannot be read as a star.
     damage : str or None
-        Why the hour ended early, if it did: what came before is kept.
+        Why the hour ended early, if it did. Its stars before the damage are kept.
     """
 
     start: dt.datetime
@@ -100,14 +100,14 @@ class HourReport:
 
 @dataclass(frozen=True)
 class WantedRepositories:
-    """Which repositories' stars are kept: by id, or by name (any case) where an event has no id."""
+    """The repositories whose stars are kept: by id, or by case-insensitive name where an event has no id."""
 
     ids: Collection[int] = field(default_factory=frozenset)
     names: Collection[str] = field(default_factory=frozenset)
 
     @classmethod
     def of_documents(cls, documents: Iterable[Mapping[str, Any]]) -> WantedRepositories:
-        """Those of the collection ``repos``; see `gh_assets.collector.repositories.KnownRepositories`."""
+        """Take the repositories of documents; see `gh_assets.collector.repositories.KnownRepositories`."""
         known = list(documents)
         return cls(
             frozenset(document["repo_id"] for document in known if document["repo_id"] is not None),
@@ -121,20 +121,20 @@ class WantedRepositories:
 def archive_hours(
     places: Sequence[str], open_gs: Callable[[str, str], AbstractContextManager[Readable]] | None = None
 ) -> list[ArchiveHour]:
-    """The hours at some places, in order of time.
+    """Return the hours at some places in chronological order.
 
     Parameters
     ----------
     places : sequence of str
-        Each a file, a folder of files, ``gs://bucket/object`` or ``http(s)://…``; ``{0..23}`` stands for a range of
-        numbers. File names begin with the hour, as GH Archive's: ``2015-01-01-0.json.gz``.
+        Files, folders of files, ``gs://bucket/object`` or ``http(s)://…``; ``{0..23}`` expands to a range of numbers.
+        File names begin with the hour, as in GH Archive: ``2015-01-01-0.json.gz``.
     open_gs : callable, optional
         Opens an object of a bucket.
 
     Raises
     ------
     InputError
-        If a place names no hour, or a file is not there.
+        If a place names no hour, or a file does not exist.
     """
     hours: dict[dt.datetime, ArchiveHour] = {}
     for place in places:
@@ -151,7 +151,7 @@ def archive_hours(
 
 
 def hour_name(start: dt.datetime) -> str:
-    """As GH Archive names it: without a leading zero in the hour."""
+    """Return GH Archive's name of an hour, which has no leading zero in the hour."""
     return f"{start:%Y-%m-%d}-{start.hour}"
 
 
@@ -160,13 +160,13 @@ def hours_below(
     starts: Sequence[dt.datetime],
     open_gs: Callable[[str, str], AbstractContextManager[Readable]] | None = None,
 ) -> list[ArchiveHour]:
-    """The hours that begin at `starts`, below a folder, a ``gs://`` prefix or an http address."""
+    """Return the hours that begin at `starts` below a folder, a ``gs://`` prefix or an http address."""
     return archive_hours([f"{base.rstrip('/')}/{hour_name(start)}.json.gz" for start in starts], open_gs)
 
 
 def _expanded(place: str) -> Iterator[str]:
     parts = _BRACES.split(place)
-    # The odd pairs are bounds; "{01..12}" keeps its zeros, as a shell does.
+    # Text and pairs of bounds alternate; "{01..12}" keeps its zeros, as in a shell.
     ranges = []
     for first, last in zip(parts[1::3], parts[2::3], strict=True):
         width = len(first) if first.startswith("0") and len(first) > 1 else 0
@@ -191,10 +191,10 @@ def _hours_at(
     else:
         path = Path(place).expanduser()
         if path.is_dir():
-            found = sorted(entry for entry in path.iterdir() if entry.name.endswith(".json.gz"))
-            if not found:
+            files = sorted(entry for entry in path.iterdir() if entry.name.endswith(".json.gz"))
+            if not files:
                 raise InputError(f"The folder {path} has no .json.gz files in it.")
-            for entry in found:
+            for entry in files:
                 yield ArchiveHour(_hour_of(str(entry)), str(entry), partial(_open_file, entry))
         elif path.is_file():
             yield ArchiveHour(_hour_of(place), str(path), partial(_open_file, path))
@@ -248,7 +248,7 @@ def _open_http(address: str) -> Iterator[Readable]:
 def read_hours(
     hours: Sequence[ArchiveHour], wanted: WantedRepositories | None = None, *, workers: int = 2
 ) -> Iterator[tuple[ArchiveHour, pl.DataFrame, HourReport]]:
-    """Read several hours at once; memory is that of `workers` hours' stars."""
+    """Read several hours at once. Memory holds the stars of `workers` hours."""
 
     def read(hour: ArchiveHour) -> tuple[ArchiveHour, pl.DataFrame, HourReport]:
         return hour, *read_hour(hour, wanted)
@@ -257,26 +257,26 @@ def read_hours(
 
 
 def read_hour(hour: ArchiveHour, wanted: WantedRepositories | None = None) -> tuple[pl.DataFrame, HourReport]:
-    """The stars of an hour.
+    """Read the stars of an hour.
 
     Parameters
     ----------
     hour : ArchiveHour
     wanted : WantedRepositories, optional
-        Others are left out; None: all are kept.
+        Stars of other repositories are left out; by default all are kept.
 
     Returns
     -------
     polars.DataFrame
-        Of schema `STAR_EVENTS`, in the order of the archive, a star of a user for a repository once (the first).
+        Of schema `STAR_EVENTS`, in the order of the archive, with the first star of each user for a repository.
     HourReport
 
     Raises
     ------
     InputError
-        If the place has no such hour.
+        If the archive does not have the hour.
     ServiceUnavailableError
-        If it cannot be read to its end. Damage in the file itself is no error: it is counted.
+        If it cannot be read to its end. Damage in the file itself is reported, not raised.
     """
     problem = ""
     for _ in range(ATTEMPTS):
@@ -286,7 +286,7 @@ def read_hour(hour: ArchiveHour, wanted: WantedRepositories | None = None) -> tu
             with hour.open() as file:
                 _pick_all(_decompressed(file, report), rows, report)
         except (OSError, requests.RequestException, HTTPError) as error:
-            # A cut connection looks like a short file: only reading it again tells.
+            # A cut connection looks like a truncated file: only another attempt tells them apart.
             problem = type(error).__name__
             continue
         table = rows.table()
@@ -299,14 +299,14 @@ def read_hour(hour: ArchiveHour, wanted: WantedRepositories | None = None) -> tu
 
 
 def _pick_all(texts: Iterable[bytes], rows: _Rows, report: HourReport) -> None:
-    """The stars in a stream of texts, which need not end where lines do."""
-    rest: list[bytes] = []  # the line that the texts so far have begun
+    """Collect the stars of a stream of texts, which may end within a line."""
+    rest: list[bytes] = []  # of the line that has begun
     length = 0
     for text in texts:
         report.size += len(text)
         first = text.find(b"\n") + 1
         if first:
-            # Only the line that lies over the border is put together: the others are looked at where they are.
+            # Only the line that spans two texts is joined; the others are searched in place.
             _pick(b"".join([*rest, text[:first]]), 0, rows, report)
             rest, length = [], 0
             last = text.rfind(b"\n") + 1
@@ -314,7 +314,7 @@ def _pick_all(texts: Iterable[bytes], rows: _Rows, report: HourReport) -> None:
             text = text[last:]
         rest.append(text)
         length += len(text)
-        if length > LONGEST_LINE:
+        if length > MAX_LINE:
             report.corrupt_lines += 1
             rest, length = [], 0
     _pick(b"".join(rest), 0, rows, report)
@@ -325,12 +325,12 @@ def _decompressed(file: Readable, report: HourReport) -> Iterator[bytes]:
     begun = False
     while compressed := file.read(CHUNK):
         while compressed:
-            if member.eof:  # gzip members may follow each other
+            if member.eof:  # a gzip file may have several members
                 member = isal_zlib.decompressobj(wbits=31)
             try:
                 text = member.decompress(compressed)
             except isal_zlib.error as error:  # type: ignore[misc] # the stub calls it an instance
-                report.damage = f"it is damaged ({error})" if begun else f"it is no gzip ({error})"
+                report.damage = f"it is damaged ({error})" if begun else f"it is not gzip ({error})"
                 return
             begun = True
             compressed = member.unused_data if member.eof else b""
@@ -341,7 +341,7 @@ def _decompressed(file: Readable, report: HourReport) -> Iterator[bytes]:
 
 
 def _pick(text: bytes, begin: int, rows: _Rows, report: HourReport, finish: int | None = None) -> None:
-    """The stars in whole lines: lines that don't name the event are not looked at."""
+    """Collect the stars of whole lines. Lines without the event's name are skipped."""
     finish = len(text) if finish is None else finish
     place = text.find(_MARK, begin, finish)
     while place >= 0:
@@ -357,17 +357,16 @@ def _pick(text: bytes, begin: int, rows: _Rows, report: HourReport, finish: int 
 
 
 def _pick_from_joined(line: bytes, rows: _Rows, report: HourReport) -> None:
-    """Old archives have several events on a line, one right after the other."""
+    """Collect the stars of a line of several joined events, as in old archives."""
     decoder = json.JSONDecoder()
     text = line.decode("utf-8", "replace").strip()
-    place, found = 0, 0
+    place = 0
     while place < len(text):
         try:
             event, place = decoder.raw_decode(text, place)
             if not isinstance(event, dict):
                 raise ValueError
             rows.add(event)
-            found += 1
         except (ValueError, RecursionError):
             report.corrupt_lines += 1
             return
@@ -376,22 +375,22 @@ def _pick_from_joined(line: bytes, rows: _Rows, report: HourReport) -> None:
 
 
 class _Rows:
-    """Collects columns: many small tuples would cost more."""
+    """Collects stars in columns, which costs less memory than many tuples."""
 
     def __init__(self, wanted: WantedRepositories | None) -> None:
         self.wanted = wanted
         self.columns: dict[str, list[Any]] = {name: [] for name in STAR_EVENTS.columns}
 
     def add(self, event: Any) -> None:
-        """Take an event if it is a star of a wanted repository.
+        """Add an event if it is a star of a wanted repository.
 
         Raises
         ------
         ValueError
-            If it says that it is a star, but lacks what a star has.
+            If it is not an event, or is a star without one of its parts.
         """
         if not isinstance(event, dict):
-            raise ValueError("no event")
+            raise ValueError("not an event")
         if event.get("type") != "WatchEvent":
             return
         payload = event.get("payload")
@@ -440,7 +439,7 @@ def _user_of(event: Mapping[str, Any]) -> tuple[int, str]:
 
 
 def id_of_name(name: str) -> int:
-    """A number for a user or repository of whom only the name is known: negative, so that it is nobody's real id."""
+    """Return a number for a user or repository known only by name. It is negative, unlike all ids of GitHub."""
     digest = hashlib.blake2b(name.lower().encode(), digest_size=8).digest()
     return -(int.from_bytes(digest) >> 2) - 1
 

@@ -1,4 +1,4 @@
-"""Reading hours of GH Archive: the same stars as whoever parses every line, whatever happens to the file."""
+"""Reading hours of GH Archive: the same stars as a parser of every line, also from damaged files."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def pairs(content: bytes, wanted: WantedRepositories | None = None) -> list[tupl
     return list(zip(table["repo_id"], table["user_id"], strict=True))
 
 
-def test_stars_are_picked_and_other_events_left() -> None:
+def test_stars_are_read_and_other_events_skipped() -> None:
     events = [star(1, 5), star(2, 6, "PushEvent"), star(3, 7, "ForkEvent"), star(4, 8), star(1, 5)]
     table, report = read_hour(hour_of(packed(*events)))
     assert table.rows() == [
@@ -89,9 +89,9 @@ def test_stars_are_picked_and_other_events_left() -> None:
     assert (report.stars, report.corrupt_lines, report.damage) == (2, 0, None)
 
 
-def test_the_word_alone_is_no_star() -> None:
-    talk = star(2, 6, "IssuesEvent", payload={"title": 'a "WatchEvent" is a star: "type":"WatchEvent"'})
-    assert pairs(packed(talk, star(1, 5), star(3, 9, payload={"action": "stopped"}))) == [(1, 5)]
+def test_the_name_of_the_event_in_a_text_is_not_a_star() -> None:
+    issue = star(2, 6, "IssuesEvent", payload={"title": 'a "WatchEvent" is a star: "type":"WatchEvent"'})
+    assert pairs(packed(issue, star(1, 5), star(3, 9, payload={"action": "stopped"}))) == [(1, 5)]
 
 
 def test_only_wanted_repositories_are_kept() -> None:
@@ -110,14 +110,14 @@ def test_the_old_timeline_is_read() -> None:
     )
     assert report.corrupt_lines == 0
     assert table["user_id"].to_list() == [id_of_name("ann"), id_of_name("ANN"), id_of_name("bob")]
-    assert (table["user_id"] < 0).all(), "no real user has such an id"
+    assert (table["user_id"] < 0).all(), "no user of GitHub has a negative id"
     assert [str(time) for time in table["starred_at"]] == [
         "2012-03-11 06:00:00+00:00", "2012-03-11 06:00:00+00:00", "2011-02-12 08:00:01+00:00",
     ]  # fmt: skip
     assert table["full_name"].to_list() == ["owner/repo-7", "owner/repo-8", "owner/repo-7"]
 
 
-def test_events_one_right_after_the_other_on_a_line_are_told_apart() -> None:
+def test_joined_events_of_a_line_are_separated() -> None:
     line = json.dumps(old_star(1)) + json.dumps(star(2, 3, "PushEvent")) + json.dumps(old_star(4, "bob"))
     assert [repo for repo, _ in pairs(gzip.compress(line.encode()))] == [1, 4]
 
@@ -148,7 +148,7 @@ events = st.lists(st.builds(star, numbers, numbers, kinds, pad=st.text(max_size=
 
 
 @given(events=events, chunk=st.integers(1, 200), members=st.integers(1, 3), end=st.sampled_from([b"\n", b""]))
-def test_any_chunks_and_members_give_what_parsing_every_line_gives(
+def test_any_chunks_and_members_give_the_stars_of_a_full_parser(
     events: list[dict[str, Any]], chunk: int, members: int, end: bytes
 ) -> None:
     text = b"\n".join(json.dumps(event).encode() for event in events) + end
@@ -161,7 +161,7 @@ def test_any_chunks_and_members_give_what_parsing_every_line_gives(
 
 
 @given(cut=st.integers(0, 2000), flip=st.none() | st.integers(10, 2000))
-def test_a_damaged_file_gives_what_is_before_its_damage_and_says_so(cut: int, flip: int | None) -> None:
+def test_a_damaged_file_gives_the_stars_before_its_damage_and_reports_it(cut: int, flip: int | None) -> None:
     whole = [(n, n) for n in range(1, 200)]
     content = packed(*(star(n, n, pad=os.urandom(8).hex()) for n in range(1, 200)))
     broken = bytearray(content[: min(cut, len(content) - 1)])
@@ -169,13 +169,13 @@ def test_a_damaged_file_gives_what_is_before_its_damage_and_says_so(cut: int, fl
         broken[flip] ^= 0xFF
     table, report = read_hour(hour_of(bytes(broken)))
     assert report.damage is not None
-    # A flipped bit may garble what follows it: nothing of that is taken for a star that it is not.
+    # A flipped bit may garble the text after it, so its stars are only compared without one.
     if flip is None:
         assert list(zip(table["repo_id"], table["user_id"], strict=True)) == whole[: table.height]
 
 
-def test_no_line_is_longer_than_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gharchive, "LONGEST_LINE", 10_000)
+def test_an_endless_line_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gharchive, "MAX_LINE", 10_000)
     endless = b'{"type":"WatchEvent",' + b" " * 1_000_000
     content = gzip.compress(json.dumps(star(1, 1)).encode() + b"\n" + endless + b"\n" + json.dumps(star(2, 2)).encode())
     table, report = read_hour(hour_of(content))
@@ -183,7 +183,7 @@ def test_no_line_is_longer_than_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert report.corrupt_lines >= 1
 
 
-# -- where hours lie -----------------------------------------------------------------------------------------------
+# -- places of hours -----------------------------------------------------------------------------------------------
 
 
 def test_places_are_files_folders_and_ranges(tmp_path: Path) -> None:
@@ -194,8 +194,8 @@ def test_places_are_files_folders_and_ranges(tmp_path: Path) -> None:
     some = archive_hours([f"{tmp_path}/2015-01-01-{{9..11}}.json.gz", f"{tmp_path}/2015-01-01-0.json.gz"])
     assert [hour.start.hour for hour in some] == [0, 9, 10, 11]
     assert [hour.start for hour in hours_below(str(tmp_path), [START])] == [START]
-    found = {hour.start.hour: table["repo_id"].to_list() for hour, table, _ in read_hours(some, workers=3)}
-    assert found == {0: [1], 9: [10], 10: [11], 11: [12]}
+    stars = {hour.start.hour: table["repo_id"].to_list() for hour, table, _ in read_hours(some, workers=3)}
+    assert stars == {0: [1], 9: [10], 10: [11], 11: [12]}
 
 
 def test_ranges_keep_their_zeros() -> None:
@@ -205,7 +205,7 @@ def test_ranges_keep_their_zeros() -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "words"),
+    ("place", "message"),
     [
         ("missing-2015-01-01-0.json.gz", "does not exist"),
         ("http://127.0.0.1:9/events.json.gz", "does not say which hour it is"),
@@ -213,12 +213,12 @@ def test_ranges_keep_their_zeros() -> None:
         ("gs://bucket/2015-01-01-0.json.gz", "no client for buckets"),
     ],
 )
-def test_a_place_that_is_no_hour_is_named(place: str, words: str) -> None:
-    with pytest.raises(InputError, match=words):
+def test_a_place_without_an_hour_is_named(place: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         archive_hours([place])
 
 
-def test_no_place_two_files_of_one_hour_and_an_empty_folder_are_named(tmp_path: Path) -> None:
+def test_missing_duplicate_and_empty_places_are_errors(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No hour"):
         archive_hours([])
     with pytest.raises(InputError, match=r"no \.json\.gz files"):
@@ -230,37 +230,37 @@ def test_no_place_two_files_of_one_hour_and_an_empty_folder_are_named(tmp_path: 
         archive_hours([str(tmp_path / "a"), str(tmp_path / "b")])
 
 
-def served(answers: list[Response]) -> Starlette:
+def responding(responses: list[Response]) -> Starlette:
     async def endpoint(_: Request) -> Response:
-        return answers.pop(0) if len(answers) > 1 else answers[0]
+        return responses.pop(0) if len(responses) > 1 else responses[0]
 
     return Starlette(routes=[Route("/{path:path}", endpoint)])
 
 
-def test_an_hour_comes_by_http_after_faults_and_a_cut_connection() -> None:
+def test_an_hour_is_read_by_http_after_faults_and_a_cut_connection() -> None:
     content = packed(*(star(n, n) for n in range(1, 50)))
     cut = Response(content[:100], headers={"content-length": str(len(content))})
-    with serving(served([Response(status_code=503), cut, Response(content)])) as url:
+    with serving(responding([Response(status_code=503), cut, Response(content)])) as url:
         (hour,) = archive_hours([f"{url}/2015-01-01-3.json.gz?key=secret"])
         table, report = read_hour(hour)
     assert (table.height, report.damage) == (49, None)
     assert "secret" not in hour.location
 
 
-def test_an_hour_that_is_not_there_and_one_that_never_comes_are_one_clear_error() -> None:
+def test_a_missing_hour_and_an_unreadable_one_are_clear_errors() -> None:
     with (
-        serving(served([Response(status_code=404)])) as url,
+        serving(responding([Response(status_code=404)])) as url,
         pytest.raises(InputError, match=r"has no http.*2015-01-01-3\.json\.gz\."),
     ):
         read_hour(archive_hours([f"{url}/2015-01-01-3.json.gz"])[0])
     with (
-        serving(served([Response(status_code=503)])) as url,
+        serving(responding([Response(status_code=503)])) as url,
         pytest.raises(ServiceUnavailableError, match=r"could not be read to its end in 4 tries \(HTTPError\)"),
     ):
         read_hour(archive_hours([f"{url}/2015-01-01-3.json.gz"])[0])
 
 
-def test_an_hour_comes_from_a_bucket(objects) -> None:
+def test_an_hour_is_read_from_a_bucket(objects) -> None:
     objects.write("hours/2015-01-01-3.json.gz", packed(star(1, 2)))
     (hour,) = archive_hours([f"gs://{objects.name}/hours/2015-01-01-3.json.gz"], objects.open_in_bucket)
     assert read_hour(hour)[0]["repo_id"].to_list() == [1]
@@ -273,8 +273,8 @@ REAL = CHECKOUT.parent / "shared" / "data" / "gharchive" / "2015-01-01-0.json.gz
     not REAL.exists() or shutil.which("jq") is None, reason="needs the real hour beside the checkout, and jq"
 )
 def test_a_real_hour_has_the_stars_that_jq_counts() -> None:
-    question = 'select(.type=="WatchEvent") | "\\(.repo.id) \\(.actor.id)"'
-    counted = subprocess.run(f"zcat {REAL} | jq -r '{question}' | sort -u", shell=True, capture_output=True, text=True)
+    query = 'select(.type=="WatchEvent") | "\\(.repo.id) \\(.actor.id)"'
+    counted = subprocess.run(f"zcat {REAL} | jq -r '{query}' | sort -u", shell=True, capture_output=True, text=True)
     expected = {tuple(int(number) for number in line.split()) for line in counted.stdout.splitlines()}
     table, report = read_hour(archive_hours([str(REAL)])[0])
     assert set(zip(table["repo_id"], table["user_id"], strict=True)) == expected
