@@ -7,19 +7,22 @@ READY := .venv/.ready
 PIP := -m pip install --quiet --disable-pip-version-check --require-hashes
 LOCKED := $(BIN)/python $(PIP) -c constraints.txt
 
-.PHONY: help run serve test test-slow lint dev screenshots mutants lock licences clean
+.PHONY: help run serve test test-slow coverage lint docs wheel dev screenshots mutants lock licences clean
 
 help:
-	@echo "make run          set up, and run the whole chain on the synthetic world"
-	@echo "make test         set up, then lint, types and all tests"
-	@echo "make test-slow    tests that take minutes: the UI, and real data if they are there"
-	@echo "make dev          the Dagster UI on http://127.0.0.1:3000"
-	@echo "make serve        the page and the API on http://127.0.0.1:8000"
-	@echo "make lint         ruff, mypy, and which module may import which"
-	@echo "make mutants      whether the tests notice small faults in the code; takes an hour"
-	@echo "make screenshots  pictures for the documentation (needs Debian's chromium)"
-	@echo "make lock         constraints.txt anew, after a change of pyproject.toml (UPGRADE=--upgrade: newest versions)"
-	@echo "make licences     docs/licences.md anew, from what is installed"
+	@echo "make run          set up and run the whole chain on the synthetic world"
+	@echo "make test         set up, then run linters, type checks and fast tests"
+	@echo "make test-slow    run the tests that take minutes: browsers, databases, many kills"
+	@echo "make coverage     run the fast tests and report their coverage"
+	@echo "make dev          start Dagster's UI on http://127.0.0.1:3000"
+	@echo "make serve        start the page and the API on http://127.0.0.1:8000"
+	@echo "make lint         run ruff, import-linter and mypy, and build the documentation strictly"
+	@echo "make docs         build the documentation site in .site/"
+	@echo "make wheel        build the wheel in dist/"
+	@echo "make mutants      run mutation tests; takes an hour"
+	@echo "make screenshots  take the screenshots of the documentation (needs Debian's chromium)"
+	@echo "make lock         update constraints.txt after a change of pyproject.toml (UPGRADE=--upgrade: newest versions)"
+	@echo "make licences     update docs/licences.md from the installed packages"
 
 $(READY): pyproject.toml constraints.txt requirements-build.txt requirements-cpu.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
@@ -46,6 +49,19 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+	$(SPHINX)
+
+# -T shows where an extension failed; every warning is an error, and so is a link or an anchor that leads nowhere.
+SPHINX := $(BIN)/sphinx-build -T -q -W --keep-going -d .site/.doctrees docs .site
+
+docs: $(READY)
+	$(SPHINX)
+
+wheel: $(READY)
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+coverage: $(READY)
+	$(BIN)/python -m pytest -n 3 -m 'not slow' --dist loadscope --no-loadscope-reorder --cov --cov-report term:skip-covered
 
 test: lint
 	$(BIN)/python -m pytest -n 3 -m 'not slow' --dist loadscope --no-loadscope-reorder
@@ -78,4 +94,4 @@ licences: $(READY)
 	$(BIN)/python docs/licences.py
 
 clean:
-	rm -rf .venv .venv-lock .gh_assets .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-lock .site dist .gh_assets .mypy_cache .pytest_cache .ruff_cache

@@ -38,7 +38,7 @@ EXCEPTIONS = {
     ),
 }
 #: Where metadata say nothing, or only "BSD": read in the package's licence file.
-ASSET_JOB = {
+FROM_LICENCE_FILES = {
     **dict.fromkeys(["amqp", "billiard", "click-plugins", "prompt-toolkit", "vine"], "BSD-3-Clause"),
     "antlr4-python3-runtime": "BSD-3-Clause",
     "cycler": "BSD-3-Clause",
@@ -116,8 +116,8 @@ def locked() -> list[str]:
 def licence(name: str) -> str | None:
     """SPDX expression of a package; None if nothing says it."""
     name = normal(name)
-    if name in ASSET_JOB or name in ELSEWHERE:
-        return ASSET_JOB.get(name) or ELSEWHERE[name]
+    if name in FROM_LICENCE_FILES or name in ELSEWHERE:
+        return FROM_LICENCE_FILES.get(name) or ELSEWHERE[name]
     try:
         about = metadata.metadata(name)
     except metadata.PackageNotFoundError:

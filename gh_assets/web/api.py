@@ -1,4 +1,4 @@
-"""The API, version 1. Its description is served as OpenAPI; docs/api.md shows it in use."""
+"""The API, version 1. Its description is served as OpenAPI; docs/reference/http-api.md shows it in use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/api.md is so: its addresses answer, its parameters and codes are those of the code, its program runs."""
+"""docs/reference/http-api.md is so: its addresses answer, its parameters and codes are those of the code, its program runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gh_assets_tests.support.paths import CHECKOUT
 from gh_assets_tests.support.served_home import Running, name_of
 
 ROOT = CHECKOUT
-API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+API = (ROOT / "docs" / "reference" / "http-api.md").read_text(encoding="utf-8")
 SOURCES = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "gh_assets" / "web").glob("*.py"))
 
 
