@@ -39,7 +39,16 @@ EXCEPTIONS = {
 }
 #: Where metadata say nothing, or only "BSD": read in the package's licence file.
 FROM_LICENCE_FILES = {
-    **dict.fromkeys(["amqp", "billiard", "click-plugins", "prompt-toolkit", "vine"], "BSD-3-Clause"),
+    **dict.fromkeys(
+        ["alabaster", "amqp", "billiard", "click-plugins", "nodeenv", "prompt-toolkit", "vine"], "BSD-3-Clause"
+    ),
+    **dict.fromkeys(
+        [
+            f"sphinxcontrib-{name}"
+            for name in ("applehelp", "devhelp", "htmlhelp", "jsmath", "qthelp", "serializinghtml")
+        ],
+        "BSD-2-Clause",
+    ),
     "antlr4-python3-runtime": "BSD-3-Clause",
     "cycler": "BSD-3-Clause",
     "docutils": "BSD-2-Clause",

@@ -16,6 +16,13 @@ from gh_assets_tests.support.paths import CHECKOUT
 
 ROOT = CHECKOUT
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in (ROOT / "docs").rglob("*.md")
+}
+DOCUMENTS |= {path.name: path.read_text(encoding="utf-8") for path in ROOT.glob("*.md") if path.name != "CHANGELOG.md"}
+SETTINGS = DOCUMENTS["docs/reference/settings.md"]
+ARCHITECTURE = DOCUMENTS["docs/explanation/architecture.md"]
+FIGURES = DOCUMENTS["docs/reference/figures.md"]
 TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
 
 
@@ -23,7 +30,7 @@ def test_every_setting_is_in_the_table_and_the_table_has_no_other() -> None:
     lines = [
         f"| `{row.name}` | {f'`{row.default}`' if row.default else ''} | {row.meaning} |" for row in setting_rows()
     ]
-    documented = [line for line in README.splitlines() if re.match(r"\| `[A-Z_]+` \|", line)]
+    documented = [line for line in SETTINGS.splitlines() if re.match(r"\| `[A-Z_]+` \|", line)]
     assert [line for line in documented if "`DAGSTER_HOME`" not in line] == lines
 
 
@@ -41,9 +48,12 @@ def test_settings_are_read_from_the_environment_and_the_table_tells_them(monkeyp
             load_settings()
 
 
-def test_every_command_that_is_shown_exists() -> None:
+@pytest.mark.parametrize("document", sorted(DOCUMENTS))
+def test_every_command_that_is_shown_exists(document: str) -> None:
     context = click.Context(cli)
-    for line in re.findall(r"gh-assets ((?:models )?[a-z-]+)", README):
+    for line in re.findall(
+        r"gh-assets (?!gh-assets)((?:models |data )?[a-z][a-z-]+)", "\n".join(shell_blocks(DOCUMENTS[document]))
+    ):
         command: click.Command | None = cli
         for word in line.split():
             assert isinstance(command, click.Group)
@@ -51,58 +61,56 @@ def test_every_command_that_is_shown_exists() -> None:
             assert command is not None, f"gh-assets {line} is shown, but there is no such command"
 
 
-@pytest.mark.parametrize("name", re.findall(r"make ([a-z-]+)", README))
-def test_every_make_target_that_is_shown_exists(name: str) -> None:
-    assert re.search(rf"^{name}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+def shell_blocks(text: str) -> list[str]:
+    return re.findall(r"```(?:sh|console)\n(.*?)```", text, re.DOTALL)
 
 
-def test_pictures_and_scripts_that_are_named_exist() -> None:
-    for path in re.findall(r"\]\((docs/[^)]+|LICENSE)\)", README) + re.findall(r"(benchmarks/\w+\.py)", README):
-        file, _, section = path.partition("#")
-        assert (ROOT / file).exists(), path
-        headings = re.findall(r"^#+ (.+)$", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE) if section else []
-        assert not section or section in [heading.lower().replace(" ", "-") for heading in headings], path
+@pytest.mark.parametrize("document", sorted(DOCUMENTS))
+def test_every_make_target_that_is_shown_exists(document: str) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for name in re.findall(r"\bmake ([a-z-]+)`", DOCUMENTS[document]) + re.findall(
+        r"^make ([a-z-]+)", README, re.MULTILINE
+    ):
+        assert re.search(rf"^{name}:", makefile, re.MULTILINE), f"{document} shows make {name}"
 
 
-def test_the_rooms_of_the_architecture_exist() -> None:
-    block = re.search(r"```\ngh_assets/\n(.*?)```", README, re.DOTALL)
+def test_links_of_the_readme_lead_somewhere() -> None:
+    """Links between the pages of the site are checked by `make docs`."""
+    for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md"):
+        for path in re.findall(r"\]\((?!https?:)([^)#]+)", DOCUMENTS[name]):
+            assert (ROOT / path).exists(), f"{name}: {path}"
+
+
+@pytest.mark.parametrize("document", sorted(DOCUMENTS))
+def test_every_file_that_is_named_exists(document: str) -> None:
+    named = re.findall(r"\b((?:gh_assets|gh_assets_tests|benchmarks|deploy)/[\w./-]+\w)", DOCUMENTS[document])
+    for name in set(named):
+        assert (ROOT / name).exists(), f"{document}: {name}"
+
+
+def test_every_figure_names_the_benchmark_that_prints_it() -> None:
+    shown = set(re.findall(r"benchmarks/(\w+)\.py", "".join(DOCUMENTS.values())))
+    assert shown == {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - {
+        "interactions"
+    }  # reads files for others
+
+
+def test_the_packages_of_the_architecture_exist_and_none_is_missing() -> None:
+    block = re.search(r"```\ngh_assets/\n(.*?)```", ARCHITECTURE, re.DOTALL)
     assert block
+    named = set()
     for line in block[1].splitlines():
         for name in re.match(r"\s*((?:[\w/]+(?:\.py|/),?\s)*)", line)[1].replace(",", " ").split():  # type: ignore[index]
             assert (ROOT / "gh_assets" / name).exists() or (ROOT / name).exists(), name
+            named.add(name.rstrip("/"))
+    packages = {path.parent.name for path in (ROOT / "gh_assets").glob("*/__init__.py")}
+    assert packages <= named
 
 
-def test_the_code_keeps_the_rules_of_the_house() -> None:
-    """No Dagster in what a notebook may use, no pickle, nothing lower imports something higher."""
+def test_nothing_is_pickled() -> None:
     imports = re.compile(r"^\s*(?:from|import) ([\w.]+)", re.MULTILINE)
     for path in (ROOT / "gh_assets").rglob("*.py"):
-        text = path.read_text(encoding="utf-8")
-        found = set(imports.findall(text))
-        relative = path.relative_to(ROOT / "gh_assets").as_posix()
-        assert not found & {"pickle", "cloudpickle", "joblib", "dill"}, relative
-        free = (
-            "collector/",
-            "recommender/",
-            "embedded/",
-            "registry/",
-            "objects.py",
-            "wire.py",
-            "asset_store.py",
-            "services.py",
-        )
-        free += ("promotion.py", "champion.py", "migrations.py", "desk.py", "live.py", "web/")
-        if relative.startswith(free):
-            assert not any(name.split(".")[0] in ("dagster", "dagster_gcp") for name in found), relative
-        below = {
-            "collector/": ("recommender", "registry", "assets", "cli"),
-            "recommender/": ("collector", "assets", "cli", "web", "desk"),
-            "registry/": ("assets", "cli", "web", "desk"),
-            "desk.py": ("assets", "cli", "web", "live"),
-            "live.py": ("assets", "cli", "web"),
-        }
-        for room, higher in below.items():
-            if relative.startswith(room):
-                assert not any(name.startswith(f"gh_assets.{other}") for name in found for other in higher), relative
+        assert not {"pickle", "cloudpickle", "joblib", "dill"} & set(imports.findall(path.read_text(encoding="utf-8")))
 
 
 @pytest.mark.skipif(not TRACKED, reason="not a git checkout")
