@@ -47,7 +47,7 @@ from gh_assets.embedded import servers as embedded
 from gh_assets.embedded.supervision import read_state, release
 from gh_assets.errors import GhAssetsError
 from gh_assets.instance.storage import open_instance
-from gh_assets.registry import CHAMPION, PURPOSE, ModelRegistry, Move
+from gh_assets.registry import CHAMPION, PURPOSE, ModelCard, ModelRegistry, Move, Promotion
 from gh_assets.services.connections import asset_store, connect_gcs, connect_mongo, data_store, model_store
 from gh_assets.settings import Settings, load_settings
 from gh_assets.storage.asset_store import AssetStore
@@ -270,7 +270,7 @@ class Watcher:
     def save(self, number: int, name: str = "recvae", size: int = 50_000) -> int:
         path = self.place.folder / "weights.bin"
         path.write_bytes(f"model {number} ".encode() * (size // 10))
-        return self.registry.save(path, name, float(number)).version or 0
+        return self.registry.save(path, ModelCard(name, float(number))).version or 0
 
     def moves(self) -> list[Move]:
         """All, the first one first."""
@@ -423,7 +423,7 @@ class Moves:
         for number in range(3):
             self.watcher.save(number)
         for version in (1, 2, 3):
-            self.watcher.registry.promote("recvae", version, why="the beginning")
+            self.watcher.registry.promote(Promotion("recvae", version, why="the beginning"))
         self.watcher.check_models(self.models, whole=True)
         self.number = 0
         self.seconds = place.measure("models", "promote", "recvae", "1", "--why", "to see how long it takes")
@@ -443,7 +443,7 @@ class Moves:
         else:
             other = 1 + current.version % 3
             for version in (other, 1 + other % 3):
-                registry.promote("recvae", version, why="to be rolled back")
+                registry.promote(Promotion("recvae", version, why="to be rolled back"))
             before = self.watcher.moves()
             current, wanted = before[-1], other
             command = ("models", "rollback", "--why", why)
@@ -544,7 +544,7 @@ def fill(watcher: Watcher) -> None:
     for number in range(4):
         watcher.save(number, size=1_500_000)
     for version in (1, 2):
-        watcher.registry.promote("recvae", version, why="it is better")
+        watcher.registry.promote(Promotion("recvae", version, why="it is better"))
 
 
 def check_backup(folder: Path, objects: Mapping[str, str], documents: Mapping[str, Any]) -> None:
@@ -847,7 +847,9 @@ class Beneath:
         """An alias of its own: these models cannot recommend."""
         aliases = self.watcher.registry.aliases
         after = aliases.current(*ALIAS)
-        return aliases.promote(*ALIAS, "written", version, by="kills", why="it is newer", after=after)
+        purpose, alias = ALIAS
+        promotion = Promotion("written", version, why="it is newer", by="kills", purpose=purpose, alias=alias)
+        return aliases.promote(promotion, after=after)
 
     def run(self) -> None:
         """`gh-assets run`, again and again."""

@@ -37,13 +37,7 @@ TESTS = "gh_assets_tests"
 TARGETS: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     "registry": (
         [str(path.relative_to(ROOT)) for path in sorted((ROOT / "gh_assets/registry").glob("[a-z]*.py"))],
-        [
-            "registry/test_store.py",
-            "registry/test_archives.py",
-            "registry/test_store_versions.py",
-            "registry/test_cache.py",
-            "services/test_connections.py",
-        ],
+        ["registry", "services/test_connections.py"],
     ),
     "promotion": (["gh_assets/serving/promotion.py"], ["serving/test_promotion.py"]),
     "limits": (

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from gh_assets.recommender import EASE, Hybrid, RecVAE, RecVAEConfig
-from gh_assets.registry import ModelRegistry, write_archive
+from gh_assets.registry import ModelCard, ModelRegistry, write_archive
 from gh_assets.services.connections import connect_gcs, connect_mongo
 from gh_assets.settings import load_settings
 from gh_assets.storage.objects import ObjectStore
@@ -47,7 +47,7 @@ def transfer(megabytes: int, rounds: int, folder: Path) -> None:
         path.write_bytes(np.random.default_rng(number).bytes(megabytes << 20))
         blob = bucket.blob(f"plain/{number}")
         seconds["client up"].append(timed(lambda blob=blob: blob.upload_from_filename(str(path), checksum="crc32c")))  # type: ignore[misc]
-        seconds["up"].append(timed(lambda: registry.save(path, "bench", 0.5)))
+        seconds["up"].append(timed(lambda: registry.save(path, ModelCard("bench", 0.5))))
         model = registry.latest("bench")
         seconds["client down"].append(timed(lambda blob=blob: blob.download_to_filename(str(folder / "plain"))))  # type: ignore[misc]
         seconds["down"].append(timed(lambda model=model: registry.download(model, folder / "out")))  # type: ignore[misc]

@@ -37,7 +37,7 @@ from interactions import generated
 from gh_assets.recommender import EASE, Hybrid, RecVAE, RecVAEConfig
 from gh_assets.recommender.data.interactions import Csr, UserItemMatrix
 from gh_assets.recommender.training.training import TrainedModel
-from gh_assets.registry import ModelRegistry
+from gh_assets.registry import ModelCard, ModelRegistry, Promotion
 from gh_assets.schemas import REPOS
 from gh_assets.services.connections import asset_store, connect_gcs, model_store, open_mongo
 from gh_assets.settings import Settings, load_settings
@@ -78,8 +78,12 @@ def furnish(settings: Settings, stars: Csr, folder: Path) -> None:
             counts = np.bincount(stars.indices, minlength=items).tolist()
             trained = TrainedModel(model, ids, names[prefix], data={"stars_of": counts})
             path = trained.save(folder / prefix)
-            registry.save(path, "hybrid", 0.3 + seed / 100, metric="ndcg@100", tar_zip=True, tag=prefix)
-        registry.promote("hybrid", 1, why="first")
+            registry.save(
+                path,
+                ModelCard("hybrid", 0.3 + seed / 100, metric="ndcg@100", tags=(prefix,) if prefix else ()),
+                archive="gzip",
+            )
+        registry.promote(Promotion("hybrid", 1, why="first"))
 
 
 @contextmanager
@@ -227,7 +231,7 @@ def move(settings: Settings, moves: int, every: float) -> None:
         for number in range(moves):
             time.sleep(every)
             if number % 2 == 0:
-                registry.promote("hybrid", 2, why="bench")
+                registry.promote(Promotion("hybrid", 2, why="bench"))
             else:
                 registry.rollback(why="bench")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import os
 import secrets
 import threading
@@ -27,7 +28,7 @@ from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.world import World
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.rate_limits import RetryPolicy
-from gh_assets.registry import ModelRegistry
+from gh_assets.registry import ModelCard, ModelRegistry, RegisteredModel
 from gh_assets.services.connections import connect_gcs, connect_mongo
 from gh_assets.settings import Settings, load_settings
 from gh_assets.storage.asset_store import AssetStore
@@ -144,15 +145,31 @@ def registry(objects: ObjectStore, database: MongoDatabase) -> ModelRegistry:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """Something to store."""
+    """A file to store."""
     path = tmp_path / "weights.bin"
     path.write_bytes(b"weights " * 10_000)
     return path
 
 
+Save = Callable[..., RegisteredModel]
+
+
+@pytest.fixture
+def save(registry: ModelRegistry, tmp_path: Path) -> Save:
+    """Register a small model of new content under a name and score, with the given fields of its card."""
+    numbers = itertools.count(1)
+
+    def save(name: str = "recvae", score: float | None = 0.5, **card: Any) -> RegisteredModel:
+        path = tmp_path / "model.bin"
+        path.write_bytes(b"model %d" % next(numbers))
+        return registry.save(path, ModelCard(name, score, **card))
+
+    return save
+
+
 @contextmanager
 def clock_behind(monkeypatch: pytest.MonkeyPatch, behind: dt.timedelta = dt.timedelta(hours=1)) -> Iterator[None]:
-    """Register models as a machine does whose clock is wrong."""
+    """Register models as on a machine whose clock is behind."""
 
     class Behind(dt.datetime):
         @classmethod

@@ -5,17 +5,15 @@ from pydantic import Field
 
 from gh_assets.assets.conditions import CHAIN_FRESH, when_upstream_updated
 from gh_assets.assets.metadata import OWNERS, RECOMMENDER, measure_seconds
-from gh_assets.assets.recvae_model import MODEL_NAME, matrix_lineage, model_metadata, recvae_model, register
+from gh_assets.assets.recvae_model import matrix_lineage, model_metadata, recvae_model, register
 from gh_assets.assets.retries import retry_transient
 from gh_assets.errors import ModelNotFoundError
 from gh_assets.local import progress
 from gh_assets.recommender.data.interactions import UserItemMatrix
-from gh_assets.registry import ModelRegistry
+from gh_assets.registry import HYBRID, RECVAE, ModelRegistry
 from gh_assets.resources import GcsResource, MongoResource
 from gh_assets.settings import load_settings
 from gh_assets.storage.mongo import Collections
-
-HYBRID_NAME = "hybrid"
 
 
 class HybridModelConfig(dg.Config):
@@ -52,15 +50,15 @@ def hybrid_model(
 
     with mongo.database() as database, measure_seconds() as timing:
         registry = ModelRegistry(gcs.model_store(), database[Collections.MODELS])
-        base = registry.latest(MODEL_NAME, config.tag)
+        base = registry.latest(RECVAE, config.tag)
         cache = model_cache(load_settings())
         recvae = load_model(registry, base, cache)
         if recvae.data.get("matrix_sha256") != user_item_matrix.fingerprint:
             raise ModelNotFoundError(
-                f"The newest {MODEL_NAME} was trained on another user-item matrix: materialize recvae_model first."
+                f"The newest {RECVAE} was trained on another user-item matrix: materialize recvae_model first."
             )
         fingerprint = f"hybrid of {base.sha256} less popularity, split {config.seed}"
-        registered, before = registry.find(HYBRID_NAME, fingerprint), None
+        registered, before = registry.find(HYBRID, fingerprint), None
         if registered is not None:
             try:
                 before = load_model(registry, registered, cache).model

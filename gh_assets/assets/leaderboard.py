@@ -8,7 +8,7 @@ import polars as pl
 from pydantic import Field
 
 from gh_assets.assets.conditions import CHAIN_FRESH, when_upstream_updated
-from gh_assets.assets.hybrid_model import HYBRID_NAME, hybrid_model
+from gh_assets.assets.hybrid_model import hybrid_model
 from gh_assets.assets.metadata import (
     OWNERS,
     RECOMMENDER,
@@ -17,13 +17,13 @@ from gh_assets.assets.metadata import (
     measure_seconds,
     table_metadata,
 )
-from gh_assets.assets.recvae_model import MODEL_NAME, matrix_lineage, register
+from gh_assets.assets.recvae_model import matrix_lineage, register
 from gh_assets.assets.retries import retry_transient
 from gh_assets.errors import InvalidInteractionsError, ModelNotFoundError
 from gh_assets.local import progress
 from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.recommender.evaluation.metrics import MAIN_METRIC
-from gh_assets.registry import SERVED, ModelRegistry
+from gh_assets.registry import HYBRID, RECVAE, SERVED, ModelRegistry
 from gh_assets.resources import GcsResource, MongoResource
 from gh_assets.schemas import LEADERBOARD
 from gh_assets.settings import load_settings
@@ -79,10 +79,10 @@ def leaderboard(
     with measure_seconds() as timing:
         with mongo.database() as database:
             registry = ModelRegistry(gcs.model_store(), database[Collections.MODELS])
-            hybrid = load_model(registry, registry.latest(HYBRID_NAME, config.tag), model_cache(load_settings()))
+            hybrid = load_model(registry, registry.latest(HYBRID, config.tag), model_cache(load_settings()))
         if hybrid.data.get("matrix_sha256") != user_item_matrix.fingerprint:
             raise ModelNotFoundError(
-                f"The newest {HYBRID_NAME} was trained on another user-item matrix: materialize hybrid_model first."
+                f"The newest {HYBRID} was trained on another user-item matrix: materialize hybrid_model first."
             )
         assert isinstance(hybrid.model, Hybrid)
         trained = 0
@@ -119,7 +119,7 @@ def leaderboard(
         value=pl.concat(tables),
         metadata={
             "best": rows[0].name,
-            "recvae": scores.get(MODEL_NAME, 0.0),
+            "recvae": scores.get(RECVAE, 0.0),
             "best_baseline": max(value for name, value in scores.items() if name not in SERVED),
             **metadata,
             **timing,

@@ -23,7 +23,7 @@ from gh_assets.local import progress
 from gh_assets.local.scratch import Scratch
 from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.recommender.evaluation.metrics import MAIN_METRIC
-from gh_assets.registry import ModelRegistry, RegisteredModel
+from gh_assets.registry import RECVAE, ModelCard, ModelRegistry, RegisteredModel
 from gh_assets.registry.documents import flatten_metrics, leaderboard
 from gh_assets.resources import GcsResource, MongoResource
 from gh_assets.settings import load_settings
@@ -32,8 +32,6 @@ from gh_assets.storage.mongo import Collections
 
 if TYPE_CHECKING:
     from gh_assets.recommender.training.training import TrainingResult
-
-MODEL_NAME = "recvae"
 
 TUNED = "tuned"
 """Tag of the models that `gh-assets tune` registers."""
@@ -87,7 +85,7 @@ def recvae_model(
 
     def tell(row: dict[str, float]) -> None:
         words = f"loss {row['loss']:.1f}, validation {MAIN_METRIC} {row.get(MAIN_METRIC, float('nan')):.4f}"
-        progress.report(MODEL_NAME + "_model", int(row["epoch"]), wanted.epochs, words)
+        progress.report(RECVAE + "_model", int(row["epoch"]), wanted.epochs, words)
         left = (wanted.epochs - row["epoch"]) * (row["seconds"] + row.get("validation_seconds", 0.0))
         log(f"epoch {row['epoch']:.0f} of {wanted.epochs}: {words}; at most {left:.0f} s left")
 
@@ -99,7 +97,7 @@ def recvae_model(
         if config.gamma is not None:
             wanted = replace(wanted, gamma=config.gamma)
         fingerprint = training_fingerprint(user_item_matrix, wanted, config.seed)
-        before = None if config.retrain else registry.find(MODEL_NAME, fingerprint)
+        before = None if config.retrain else registry.find(RECVAE, fingerprint)
         trained = None
         if before is not None:
             with measure_seconds() as timing:
@@ -143,7 +141,7 @@ def tuned_hyperparameters(registry: ModelRegistry) -> dict[str, Any]:
     from gh_assets.recommender.training.search import SEARCHED
 
     try:
-        found = registry.latest(MODEL_NAME, TUNED)
+        found = registry.latest(RECVAE, TUNED)
     except ModelNotFoundError:
         return {}
     return {name: found.config[name] for name in SEARCHED if name in found.config}
@@ -160,23 +158,22 @@ def register(
     lineage: Mapping[str, str] | None = None,
 ) -> RegisteredModel:
     """Put a trained model under its own name into the registry, scored by the main metric."""
-    name = result.trained.model.name
+    trained = result.trained
+    card = ModelCard(
+        trained.model.name,
+        trained.metrics[MAIN_METRIC],
+        metric=MAIN_METRIC,
+        tags=(tag,) if tag else (),
+        metrics=flatten_metrics(trained.model.name, result.leaderboard),
+        intervals={metric: (interval.low, interval.high) for metric, interval in result.intervals.items()},
+        config=config,
+        data={key: value for key, value in trained.data.items() if not isinstance(value, list)},
+        lineage=lineage or {},
+        fingerprint=fingerprint,
+        run_id=run_id,
+    )
     with Scratch() as scratch:
-        return registry.save(
-            result.trained.save(scratch / name),
-            name,
-            result.trained.metrics[MAIN_METRIC],
-            tag=tag,
-            metric=MAIN_METRIC,
-            tar_zip=True,
-            run_id=run_id,
-            config=config,
-            metrics=flatten_metrics(name, result.leaderboard),
-            intervals={metric: (interval.low, interval.high) for metric, interval in result.intervals.items()},
-            data={key: value for key, value in result.trained.data.items() if not isinstance(value, list)},
-            fingerprint=fingerprint,
-            lineage=lineage,
-        )
+        return registry.save(trained.save(scratch / card.name), card, archive="gzip")
 
 
 def matrix_lineage(store: AssetStore) -> dict[str, str]:

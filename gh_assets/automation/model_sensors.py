@@ -76,7 +76,7 @@ def models_to_judge(
         return dg.SkipReason(f"{models[0].title}, the newest model, has been judged.")
     why = " ".join(f"{model.title} is new." for model in unseen)
     if not unseen and last is not None:
-        why = f"Nothing was decided the last time: {last.words}"
+        why = f"Nothing was decided the last time: {last.summary}"
     return request_run(
         context,
         judge_job.name,

@@ -4,10 +4,8 @@ import dagster as dg
 import polars as pl
 
 from gh_assets.assets import champion, leaderboard, recommendations, recvae_model
-from gh_assets.assets.hybrid_model import HYBRID_NAME
 from gh_assets.assets.leaderboard import USERS_HELD_OUT
-from gh_assets.assets.recvae_model import MODEL_NAME
-from gh_assets.registry import CHAMPION, PURPOSE, SERVED, ModelRegistry
+from gh_assets.registry import CHAMPION, HYBRID, PURPOSE, RECVAE, SERVED, ModelRegistry
 from gh_assets.resources import GcsResource, MongoResource
 from gh_assets.storage.mongo import Collections
 
@@ -19,7 +17,7 @@ from gh_assets.storage.mongo import Collections
 def recvae_beats_popularity(mongo: MongoResource, gcs: GcsResource) -> dg.AssetCheckResult:
     """Compares the figures that were registered with the model."""
     with mongo.database() as database:
-        model = ModelRegistry(gcs.model_store(), database[Collections.MODELS]).latest(MODEL_NAME)
+        model = ModelRegistry(gcs.model_store(), database[Collections.MODELS]).latest(RECVAE)
     popularity = model.metrics.get(f"popularity {model.metric}")
     score = model.score
     return dg.AssetCheckResult(
@@ -48,10 +46,10 @@ def recvae_is_the_best(leaderboard: pl.DataFrame) -> dg.AssetCheckResult:
     best, baseline = max(others)
     served = {name: scores.get(name, 0.0) for name in SERVED}
     return dg.AssetCheckResult(
-        passed=served[MODEL_NAME] >= best,
+        passed=served[RECVAE] >= best,
         severity=dg.AssetCheckSeverity.WARN,
         description=(
-            f"RecVAE {served[MODEL_NAME]:.4f}, hybrid {served[HYBRID_NAME]:.4f}; best baseline: {baseline} {best:.4f}."
+            f"RecVAE {served[RECVAE]:.4f}, hybrid {served[HYBRID]:.4f}; best baseline: {baseline} {best:.4f}."
         ),
         metadata={**served, "best_baseline": baseline, "best_baseline_ndcg": best},
     )

@@ -357,8 +357,10 @@ by_option = click.option("--by", help="Who decides. By default you.")
 @json_option
 def promote(name: str, version: int, why: str, by: str | None, as_json: bool) -> None:
     """Make VERSION of NAME the champion, whatever the comparison says."""
+    from gh_assets.registry import Promotion
+
     with _registry() as registry:
-        _print_move(registry.promote(name, version, why=why, by=by), as_json)
+        _print_move(registry.promote(Promotion(name, version, why=why, by=by)), as_json)
 
 
 @models.command()

@@ -139,7 +139,7 @@ def _decided(
     """Why the newest model serves or does not, in sentences."""
     if decision is None:
         return f"{newest.title} has not been judged yet: the next run, or the asset champion, does."
-    said = [decision.words]
+    said = [decision.summary]
     if decision.newest.get(newest.name, 0) < newest.version:
         said.append(f"{newest.title} was registered after that and has not been judged yet: the next run does.")
     elif newest.title not in decision.validation and newest.title not in decision.skipped and decision.validation:

@@ -1,11 +1,13 @@
-"""Models that can't be lost: a file in Cloud Storage and a document in Mongo for each. See `store`."""
+"""The model registry: a file in Cloud Storage and a document in Mongo for each model. See `store`."""
 
-from gh_assets.registry.aliases import CANDIDATE, CHAMPION, PURPOSE, SERVED, Move
+from gh_assets.registry.aliases import Move, Promotion
 from gh_assets.registry.archives import extract_archive, write_archive
+from gh_assets.registry.cards import ModelCard
 from gh_assets.registry.decisions import Decision
 from gh_assets.registry.documents import RegisteredModel
 from gh_assets.registry.functions import configured_registry, download_file, file_to_storage
 from gh_assets.registry.loading import load_weights
+from gh_assets.registry.names import CANDIDATE, CHAMPION, HYBRID, PURPOSE, RECVAE, SERVED
 from gh_assets.registry.store import GRACE, ModelRegistry
 from gh_assets.storage.mongo import Documents
 
@@ -13,12 +15,16 @@ __all__ = [
     "CANDIDATE",
     "CHAMPION",
     "GRACE",
+    "HYBRID",
     "PURPOSE",
+    "RECVAE",
     "SERVED",
     "Decision",
     "Documents",
+    "ModelCard",
     "ModelRegistry",
     "Move",
+    "Promotion",
     "RegisteredModel",
     "configured_registry",
     "download_file",

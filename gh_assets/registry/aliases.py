@@ -1,14 +1,17 @@
-"""Aliases of models, such as the champion: a log of moves, of which the last one holds.
+"""Aliases of models, such as the champion: a log of moves, of which the last one is in effect.
 
-An alias belongs to a purpose, not to a name of models: RecVAE, the hybrid and the baselines compete for one champion.
-Each move is one document with the next number, under a unique index: it is there or it is not, two at once cannot both
-be next, and who moved what, when and why is never overwritten.
+An alias belongs to a purpose, not to a model's name: RecVAE, the hybrid and the baselines compete for one champion.
+Each move is one document with the next revision under a unique index: it is written whole or not at all, concurrent
+moves cannot both be next, and no move is overwritten.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import getpass
+import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import bson
@@ -17,17 +20,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError
 
-from gh_assets.errors import ConcurrentWriteError, ModelNotFoundError
-from gh_assets.registry.documents import check_text
+from gh_assets.errors import ConcurrentWriteError, InputError, ModelNotFoundError
+from gh_assets.registry.names import CHAMPION, PURPOSE, check_name, check_text
 from gh_assets.storage.documents import as_stored
 from gh_assets.storage.model_collection import create_move_index
 
-PURPOSE = "recommend repositories"
-CHAMPION = "champion"
-CANDIDATE = "candidate"
-
-SERVED = ("hybrid", "recvae")
-"""Names of the models that serve people as long as none was promoted; beside them, all are baselines."""
+MAX_REASON = 2000
+"""Maximum length of a reason, in characters."""
 
 
 class Move(BaseModel):
@@ -39,14 +38,15 @@ class Move(BaseModel):
     revision : int
         1, 2, 3, …
     name, version : str, int
-        The model that the alias points to since then.
+        Model that the alias points to from then on.
     action : {"promote", "rollback"}
     below : int or None
-        The move to which a rollback would return.
+        Revision to which a rollback returns.
     by, why : str
+        Who moved it, and the reason.
     time : datetime
     evidence : mapping
-        What the decision was made on.
+        Figures that the decision was based on.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -64,6 +64,42 @@ class Move(BaseModel):
     evidence: Mapping[str, Any] = Field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Promotion:
+    """The decision to point an alias to a model.
+
+    Parameters
+    ----------
+    name, version : str, int
+    why : str
+        The reason, which is kept with the move.
+    by : str or None
+        A person or a run; None: the user of this process.
+    evidence : mapping
+        Figures that the decision is based on.
+    alias, purpose : str
+
+    Raises
+    ------
+    InputError
+        If the reason is empty or too long, or a name is not valid.
+    """
+
+    name: str
+    version: int
+    why: str
+    by: str | None = None
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    alias: str = CHAMPION
+    purpose: str = PURPOSE
+
+    def __post_init__(self) -> None:
+        check_text("name", self.name)
+        check_name("alias", self.alias)
+        check_text("purpose", self.purpose)
+        check_reason(self.why)
+
+
 class Aliases:
     """The moves of all aliases.
 
@@ -76,17 +112,17 @@ class Aliases:
         self.moves = moves
 
     def current(self, purpose: str, alias: str) -> Move | None:
-        """The move that holds; None, if there was none."""
-        document = self.moves.find_one(_wanted(purpose, alias), sort=[("revision", pymongo.DESCENDING)])
+        """Return the move in effect; None if the alias was never moved."""
+        document = self.moves.find_one(_query(purpose, alias), sort=[("revision", pymongo.DESCENDING)])
         return None if document is None else Move.model_validate(document)
 
     def history(self, purpose: str, alias: str) -> list[Move]:
-        """All moves, the last one first."""
-        found = self.moves.find(_wanted(purpose, alias), sort=[("revision", pymongo.DESCENDING)])
-        return [Move.model_validate(document) for document in found]
+        """Return all moves, newest first."""
+        documents = self.moves.find(_query(purpose, alias), sort=[("revision", pymongo.DESCENDING)])
+        return [Move.model_validate(document) for document in documents]
 
     def holding(self, purpose: str, alias: str) -> Iterator[Move]:
-        """The move that holds, and then those to which one rollback after the other would return."""
+        """Yield the move in effect, and then those to which successive rollbacks would return."""
         by_revision = {move.revision: move for move in self.history(purpose, alias)}
         revision: int | None = max(by_revision, default=None)
         while revision is not None and revision in by_revision:
@@ -94,39 +130,45 @@ class Aliases:
             yield move
             revision = move.below
 
-    def promote(
-        self,
-        purpose: str,
-        alias: str,
-        name: str,
-        version: int,
-        *,
-        by: str,
-        why: str,
-        after: Move | None,
-        evidence: Mapping[str, Any] | None = None,
-    ) -> Move:
+    def promote(self, promotion: Promotion, *, after: Move | None) -> Move:
         """Point the alias to a model.
 
         Parameters
         ----------
+        promotion : Promotion
         after : Move or None
-            The move that the decision was made against: if there is a newer one meanwhile, nothing happens.
+            Move that was in effect when the decision was made.
 
         Raises
         ------
         ConcurrentWriteError
-            If there is.
+            If the alias has moved since.
         """
-        below = None if after is None else after.revision
-        fields = {"name": name, "version": version, "action": "promote", "below": below, "evidence": evidence or {}}
-        return self._append(after, **_wanted(purpose, alias), **fields, by=by, why=why)
+        return self._append(
+            after,
+            **_query(promotion.purpose, promotion.alias),
+            name=promotion.name,
+            version=promotion.version,
+            action="promote",
+            below=None if after is None else after.revision,
+            by=promotion.by or current_user(),
+            why=promotion.why,
+            evidence=promotion.evidence,
+        )
 
     def rollback(self, to: Move, *, by: str, why: str, after: Move, evidence: Mapping[str, Any] | None = None) -> Move:
-        """Return to an earlier move of the same alias; a further rollback goes on to what was below that one."""
-        fields = {"name": to.name, "version": to.version, "action": "rollback", "below": to.below}
-        fields["evidence"] = dict(evidence or {})
-        return self._append(after, **_wanted(to.purpose, to.alias), **fields, by=by, why=why)
+        """Return to an earlier move of the same alias; a further rollback continues with the move below that one."""
+        return self._append(
+            after,
+            **_query(to.purpose, to.alias),
+            name=to.name,
+            version=to.version,
+            action="rollback",
+            below=to.below,
+            by=by,
+            why=why,
+            evidence=evidence or {},
+        )
 
     def _append(self, after: Move | None, **fields: Any) -> Move:
         revision = 1 if after is None else after.revision + 1
@@ -137,20 +179,34 @@ class Aliases:
             self.moves.insert_one({"_id": key, **move.model_dump()})
         except DuplicateKeyError:
             if self.moves.find_one({"_id": key}) is not None:
-                return move  # the answer to our own insert was lost, and the driver tried again
+                return move  # the response to this insert was lost, and the driver retried it
             current = self.current(move.purpose, move.alias)
-            holder = "nobody knows" if current is None else f"{current.name} {current.version} ({current.why})"
+            holder = "an unknown model" if current is None else f"{current.name} {current.version} ({current.why})"
             raise ConcurrentWriteError(
-                f"The {move.alias} was moved by somebody else meanwhile, to {holder}. Look at it, and decide again."
+                f"The {move.alias} was moved to {holder} in the meantime. Review that move and decide again."
             ) from None
         return move
 
 
-def _wanted(purpose: str, alias: str) -> dict[str, str]:
+def check_reason(why: str) -> None:
+    """Raise an `InputError` unless a reason is text of a usable length."""
+    if not check_text("reason", why).strip() or len(why) > MAX_REASON:
+        raise InputError(f"Give a reason of at most {MAX_REASON:,} characters: it is kept with the decision.")
+
+
+def current_user() -> str:
+    """Return the name of the user of this process."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return f"user {os.getuid()}"
+
+
+def _query(purpose: str, alias: str) -> dict[str, str]:
     return {"purpose": check_text("purpose", purpose), "alias": check_text("alias", alias)}
 
 
-def no_alias(purpose: str, alias: str) -> ModelNotFoundError:
+def alias_not_set(purpose: str, alias: str) -> ModelNotFoundError:
     return ModelNotFoundError(
         f"There is no {alias} to {purpose} yet. Promote a model: gh-assets models promote NAME VERSION --why TEXT, or "
         "materialize the asset champion."

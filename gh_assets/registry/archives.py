@@ -1,4 +1,4 @@
-"""Archives of models: compressed, of the same bytes for the same content, and opened with distrust."""
+"""Archives of models: compressed, with the same bytes for the same content, and unpacked defensively."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path, PurePosixPath
-from typing import IO, Any, Literal
+from pathlib import Path
+from typing import IO, Any, Literal, Self
 
 import zstandard
 
@@ -23,13 +23,16 @@ SUFFIXES: dict[Compression, str] = {"gzip": ".tar.gz", "zstd": ".tar.zst"}
 CHUNK = 1 << 20
 
 MAX_BYTES = 64 << 30
-"""An archive may unpack to so much, if it is not known how much it holds."""
+"""Maximum size of an archive's content if its size is not registered."""
 
 MAX_MEMBERS = 10_000
 
+MAX_HEADER = 64 << 10
+"""Maximum size of a header with a long name or with attributes, which tarfile reads into memory."""
+
 
 def stem_of(name: str) -> str:
-    """A file name without the suffix of an archive."""
+    """Return a file name without the suffix of an archive."""
     for suffix in SUFFIXES.values():
         name = name.removesuffix(suffix)
     return name
@@ -46,12 +49,12 @@ def write_archive(source: Path, target: Path, compression: Compression = "gzip")
     ----------
     source, target : Path
     compression : {"gzip", "zstd"}
-        Level 6 of gzip; level 10 of zstd, which is smaller and faster.
+        gzip at level 6; zstd at level 10, which is smaller and faster.
 
     Returns
     -------
     int
-        Bytes of the files in it.
+        Size of the packed files in bytes.
 
     Raises
     ------
@@ -61,7 +64,7 @@ def write_archive(source: Path, target: Path, compression: Compression = "gzip")
     members = sorted(source.rglob("*")) if source.is_dir() else [source]
     files = [member for member in members if member.is_file() and not member.is_symlink()]
     if not files:
-        raise InputError(f"{source} holds no file: there is nothing to store.")
+        raise InputError(f"{source} contains no file: there is nothing to store.")
     total = 0
     with (
         target.open("wb") as raw,
@@ -81,11 +84,11 @@ def write_archive(source: Path, target: Path, compression: Compression = "gzip")
 @contextmanager
 def _compressing(raw: IO[bytes], compression: Compression) -> Iterator[Any]:
     if compression == "gzip":
-        # No name and no time in the header: equal content gives equal bytes, hence one object.
+        # Without a name and a time in the header, equal content gives equal bytes, hence one object.
         with gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=6, mtime=0) as zipped:
             yield zipped
     elif compression == "zstd":
-        # One thread: with several, the bytes would depend on how many.
+        # With several threads, the bytes would depend on their number.
         with zstandard.ZstdCompressor(level=10, write_checksum=True).stream_writer(raw, closefd=False) as writer:
             yield writer
     else:
@@ -102,72 +105,68 @@ def _uncompressing(raw: IO[bytes], name: str) -> Iterator[Any]:
             yield reader
 
 
-def extract_archive(archive: Path, folder: Path, *, most_bytes: int | None = None) -> None:
-    """Unpack an archive into a folder, which is replaced. Only plain files that stay inside are accepted.
+def extract_archive(archive: Path, folder: Path, *, max_bytes: int | None = None) -> None:
+    """Unpack an archive into a folder, replacing it. Only regular files and folders within it are accepted.
 
     Parameters
     ----------
     archive : Path
-        Its name says how it is compressed.
+        The suffix of its name tells how it is compressed.
     folder : Path
-    most_bytes : int, optional
-        What it is known to hold: one that unpacks to more is a bomb. By default `MAX_BYTES`.
+    max_bytes : int, optional
+        Size of the content in bytes; an archive that unpacks to more is refused. By default `MAX_BYTES`.
 
     Raises
     ------
     StoredDataError
-        If it is no archive, has members of other kinds or paths, or too many, or unpacks to too much.
+        If it is not an archive, has members of other kinds, paths that lead out of it or too many members, or unpacks
+        to more than `max_bytes`.
     """
-    limit = MAX_BYTES if most_bytes is None else most_bytes
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        with (
-            archive.open("rb") as raw,
-            _uncompressing(raw, archive.name) as content,
-            tarfile.open(fileobj=content, mode="r|", tarinfo=_Modest) as opened,
-        ):
-            for number, member in enumerate(opened):
-                if number >= MAX_MEMBERS:
-                    raise tarfile.TarError(f"it has more than {MAX_MEMBERS:,} members")
-                limit -= member.size
-                if limit < 0 or member.size < 0:
-                    raise tarfile.TarError("it unpacks to more than it was said to hold")
-                _extract_member(opened, member, draft)
-        # The old one goes by a rename, too: removing it takes many steps, and between two of them it would be half.
-        old = draft.with_name(f"{draft.name}.old")
+        _extract_members(archive, draft, MAX_BYTES if max_bytes is None else max_bytes)
+        # The former folder is renamed, too: removing it takes many steps, and it must not be seen half removed.
+        former = draft.with_name(f"{draft.name}.old")
         with suppress(FileNotFoundError):
-            folder.rename(old)
+            folder.rename(former)
         draft.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(former, ignore_errors=True)
     except (tarfile.TarError, zlib.error, zstandard.ZstdError, OSError, EOFError, ValueError, RecursionError) as error:
         raise StoredDataError(f"{archive.name} cannot be unpacked: {error}.") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-class _Modest(tarfile.TarInfo):
-    """A header of which tarfile does not read gigabytes into memory: long names are a kilobyte at most."""
+def _extract_members(archive: Path, folder: Path, max_bytes: int) -> None:
+    with (
+        archive.open("rb") as raw,
+        _uncompressing(raw, archive.name) as content,
+        tarfile.open(fileobj=content, mode="r|", tarinfo=_BoundedHeader) as opened,
+    ):
+        for number, member in enumerate(opened):
+            if number >= MAX_MEMBERS:
+                raise tarfile.TarError(f"it has more than {MAX_MEMBERS:,} members")
+            max_bytes -= member.size
+            if max_bytes < 0 or member.size < 0:
+                raise tarfile.TarError("it unpacks to more than its registered size")
+            opened.extract(member, folder, set_attrs=False, filter=_plain_member)
 
-    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+
+class _BoundedHeader(tarfile.TarInfo):
+    """A header of bounded size."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        header = super().frombuf(buf, encoding, errors)
         extended = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, *tarfile.GNU_TYPES)
-        if self.type in extended and self.size > 64 << 10:
-            raise tarfile.ReadError("a header of it is larger than 64 KiB")
-        member: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
-        return member
+        if header.type in extended and header.size > MAX_HEADER:
+            raise tarfile.ReadError(f"one of its headers is larger than {MAX_HEADER >> 10} KiB")
+        return header
 
 
-def _extract_member(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
-    # By hand, because tarfile's own filters came with Python 3.11.4, and because nothing but content is wanted.
-    path = PurePosixPath(member.name)
-    if path.is_absolute() or ".." in path.parts or not (member.isreg() or member.isdir()):
+def _plain_member(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo:
+    """Accept what tarfile's ``data`` filter accepts, except absolute paths and links."""
+    if member.name.startswith("/") or not (member.isreg() or member.isdir()):
         raise tarfile.TarError(f"its member {member.name!r} is not a plain file inside the archive")
-    target = folder / path
-    if member.isdir():
-        target.mkdir(parents=True, exist_ok=True)
-        return
-    content = archive.extractfile(member)
-    assert content is not None, "a regular file has content"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with content, target.open("xb") as file:
-        shutil.copyfileobj(content, file, CHUNK)
+    return tarfile.data_filter(member, folder)

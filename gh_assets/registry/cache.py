@@ -1,6 +1,7 @@
-"""Models on this machine: fetched once whoever asks, whole or not at all, and good when the services are away.
+"""A cache of models on this machine, which is shared by processes and is used while the services are unavailable.
 
-Beside each lie the checksums of its files as they were fetched: a file that has changed since is never loaded.
+A model is downloaded once, whole or not at all. The checksums of its files are kept beside it: a file that has changed
+since the download is never loaded.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ logger = logging.getLogger(__name__)
 CHECKSUMS = ".checksums.json"
 
 KEEP = 4
-"""Models that stay when another one comes: the champion, the one before it, and what is being compared."""
+"""Number of cached models: the champion, the one before it, and those that are being compared."""
 
 
 class ModelCache:
-    """Fetched models by their checksums.
+    """Downloaded models by their checksums.
 
     Parameters
     ----------
     folder : Path
-        Shared by any number of processes. Made when it is needed.
+        Shared by any number of processes; created when it is needed.
     keep : int
-        How many models stay.
+        Number of models that are kept.
     """
 
     def __init__(self, folder: Path, keep: int = KEEP) -> None:
@@ -47,18 +48,18 @@ class ModelCache:
 
     @contextmanager
     def fetched(self, registry: ModelRegistry | None, model: RegisteredModel) -> Iterator[Path]:
-        """The model's file, or what its archive holds, for the length of a block: nobody removes it meanwhile.
+        """Keep a model's file, or the content of its archive, for the length of a ``with`` block.
 
         Parameters
         ----------
         registry : ModelRegistry or None
-            Where it comes from, if it is not there yet. None: it must be there.
+            Registry from which the model is downloaded if it is not cached. None: it must be cached.
         model : RegisteredModel
 
         Raises
         ------
         StoredDataError, ServiceUnavailableError
-            If it is not there as it was fetched, and cannot be fetched.
+            If it is not cached, or damaged, and cannot be downloaded.
         """
         place = self._place(model)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -70,8 +71,8 @@ class ModelCache:
                     break
                 if registry is None:
                     state = "is damaged" if self._content(model).exists() else "is not"
-                    raise StoredDataError(f"{model.title} {state} on this machine, and its bucket was not to be asked.")
-                wait_lock(lock)  # one fetches, the others wait for it; changing a lock lets go of it for a moment
+                    raise StoredDataError(f"{model.title} {state} on this machine, and may not be downloaded.")
+                wait_lock(lock)  # one process downloads, the others wait; upgrading a lock releases it for a moment
                 if not self._is_sound(model):
                     self._fetch(registry, model)
             os.utime(place)
@@ -83,32 +84,34 @@ class ModelCache:
     def _fetch(self, registry: ModelRegistry, model: RegisteredModel) -> None:
         place = self._place(model)
         if self._content(model).exists():
-            logger.warning("%s on this machine is not as it was fetched: it is fetched again.", model.title)
-        shutil.rmtree(place, ignore_errors=True)  # also what killed processes had begun to fetch
+            logger.warning(
+                "%s has changed on this machine since it was downloaded: it is downloaded again.", model.title
+            )
+        shutil.rmtree(place, ignore_errors=True)  # including incomplete downloads of killed processes
         content = registry.download(model, place, unpack=is_archive(model.file_name))
         draft = place / f"{CHECKSUMS}.new"
         draft.write_text(json.dumps(_checksums(content)), encoding="utf-8")
         draft.replace(place / CHECKSUMS)
 
     def _is_sound(self, model: RegisteredModel) -> bool:
-        """Whether the model is there, each of its files as it was when the registry's checksum was compared."""
+        """Whether the model is cached, with each file as it was when the registry's checksum was compared."""
         try:
-            kept = json.loads((self._place(model) / CHECKSUMS).read_text(encoding="utf-8"))
-            return bool(kept) and kept == _checksums(self._content(model))
+            expected = json.loads((self._place(model) / CHECKSUMS).read_text(encoding="utf-8"))
+            return bool(expected) and expected == _checksums(self._content(model))
         except (OSError, ValueError):
             return False
 
     def has(self, model: RegisteredModel) -> bool:
-        """Whether it need not be fetched."""
+        """Whether the model is cached."""
         return self._content(model).exists()
 
     def _place(self, model: RegisteredModel) -> Path:
-        # The original documents have no checksum: there the object and its generation have to do.
-        known = model.sha256 or hashlib.sha256(f"{model.uri} {model.generation} {model.time}".encode()).hexdigest()
-        return self.folder / known
+        # The original documents have no checksum: for those, the object and its generation identify the content.
+        key = model.sha256 or hashlib.sha256(f"{model.uri} {model.generation} {model.time}".encode()).hexdigest()
+        return self.folder / key
 
     def _content(self, model: RegisteredModel) -> Path:
-        """The last step of downloading makes it, whole."""
+        """Return the path of the content, which the last step of a download creates."""
         return self._place(model) / stem_of(model.file_name)
 
     def _make_room(self) -> None:
@@ -120,17 +123,17 @@ class ModelCache:
         for place in places[self.keep :]:
             lock = open_lock(place.with_suffix(".lock"))
             try:
-                if try_lock(lock):  # nobody reads it
+                if try_lock(lock):  # no process reads it
                     shutil.rmtree(place, ignore_errors=True)
             finally:
                 os.close(lock)
 
-    # -- what was asked for last -----------------------------------------------------------------------------------
+    # -- selections ------------------------------------------------------------------------------------------------
 
-    def save_selection(self, question: str, model: RegisteredModel) -> None:
-        """Write down what the answer to a question was, for when nobody can be asked."""
+    def save_selection(self, key: str, model: RegisteredModel) -> None:
+        """Record which model was selected, for use while the registry is unavailable."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        target = self._answer(question)
+        target = self._selection(key)
         if target.exists() and target.read_text(encoding="utf-8") == model.model_dump_json():
             return
         descriptor, draft = tempfile.mkstemp(prefix=".answer.", dir=self.folder)
@@ -138,24 +141,24 @@ class ModelCache:
             file.write(model.model_dump_json())
         Path(draft).replace(target)
 
-    def load_selection(self, question: str) -> RegisteredModel | None:
-        """What the answer was, if that model is still here."""
+    def load_selection(self, key: str) -> RegisteredModel | None:
+        """Return the model that was selected, if it is still cached."""
         try:
-            found = json.loads(self._answer(question).read_text(encoding="utf-8"))
-            model = RegisteredModel.model_validate(found)
+            document = json.loads(self._selection(key).read_text(encoding="utf-8"))
+            model = RegisteredModel.model_validate(document)
         except (OSError, ValueError, ValidationError):
             return None
         return model if self.has(model) else None
 
-    def _answer(self, question: str) -> Path:
-        return self.folder / f"{hashlib.sha256(question.encode()).hexdigest()[:16]}.json"
+    def _selection(self, key: str) -> Path:
+        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
 
 
 def _checksums(content: Path) -> dict[str, str]:
-    """SHA-256 of a file, or of each file of a folder, by its name in there."""
+    """Return the SHA-256 of a file, or of each file of a folder, by the path relative to it."""
     files = sorted(path for path in content.rglob("*") if path.is_file()) if content.is_dir() else [content]
-    found = {}
+    checksums = {}
     for path in files:
         with path.open("rb") as file:
-            found[path.relative_to(content).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+            checksums[path.relative_to(content).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return checksums

@@ -1,6 +1,6 @@
-"""What the gate to champion said last: who was put against whom, what came of it, and why; for people and sensors.
+"""The last decision about the champion: which models were compared, with what outcome and why.
 
-The moves of the alias keep only what was promoted. That nothing was promoted has a reason, too.
+The moves of the alias record promotions only; a decision is kept as well if nothing was promoted.
 """
 
 from __future__ import annotations
@@ -9,41 +9,44 @@ import datetime as dt
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from pymongo.collection import Collection
 
-from gh_assets.registry.aliases import PURPOSE
+from gh_assets.registry.names import PURPOSE
 from gh_assets.storage.documents import as_stored
 
 Outcome = Literal["promoted", "champion already", "not better", "refused", "not judged"]
 
 UNDECIDED: tuple[Outcome, ...] = ("refused", "not judged")
-"""Outcomes that say nothing of how good a model is: it is judged again, also if nothing else changed."""
+"""Outcomes without a comparison: the model is compared again even if nothing else has changed."""
 
 MAPPINGS = ("newest", "validation", "checks", "skipped")
+"""Fields that are stored as pairs, because names and titles may contain dots, which Mongo's keys treat as paths."""
 
 
 class Decision(BaseModel):
-    """One judgement.
+    """One decision.
 
     Attributes
     ----------
     purpose : str
     outcome : str
-        ``promoted``; ``champion already``; ``not better``: compared, and not certainly better; ``refused``: it did not
-        pass a check; ``not judged``: there was nothing to compare.
+        ``promoted``; ``champion already``; ``not better``: not certainly better than the champion; ``refused``: a check
+        failed; ``not judged``: there was nothing to compare.
     candidate, champion : str or None
-        Titles of the best candidate, and of the champion that it was put against.
-    words : str
-        The decision in sentences.
+        Titles of the best candidate, and of the champion that it was compared with.
+    summary : str
+        The decision in sentences; stored as ``words``.
     newest : mapping of int
-        The newest version of each name at that time: what is newer was not judged.
+        Newest version of each name at that time; later versions were not considered.
     validation : mapping of float
-        The main metric of all who competed, on the validation users.
+        Main metric of all candidates on the validation users.
     checks : mapping of str
+        Finding of each check.
     skipped : mapping of str
-        What was said of models that could not be loaded, by their titles.
+        Why models could not be loaded, by their titles.
     by : str
+        Who decided: a person or a run.
     time : datetime
     """
 
@@ -53,7 +56,7 @@ class Decision(BaseModel):
     outcome: Outcome
     candidate: str | None = None
     champion: str | None = None
-    words: str
+    summary: str = Field(validation_alias=AliasChoices("summary", "words"), serialization_alias="words")
     newest: Mapping[str, int] = Field(default_factory=dict)
     validation: Mapping[str, float] = Field(default_factory=dict)
     checks: Mapping[str, str] = Field(default_factory=dict)
@@ -78,15 +81,14 @@ class Decisions:
         self.documents = documents
 
     def record(self, decision: Decision) -> None:
-        """Write a decision down in the place of the one before."""
-        # Names and titles may have dots, of which Mongo's keys make paths: pairs instead of mappings.
-        document = decision.model_dump()
+        """Replace the last decision of its purpose."""
+        document = decision.model_dump(by_alias=True)
         for field in MAPPINGS:
             document[field] = [[key, value] for key, value in document[field].items()]
         self.documents.replace_one({"_id": decision.purpose}, document, upsert=True)
 
     def last(self, purpose: str = PURPOSE) -> Decision | None:
-        """What was decided last; None, if nothing was."""
+        """Return the last decision; None if there was none."""
         document = self.documents.find_one({"_id": purpose})
         if document is None:
             return None

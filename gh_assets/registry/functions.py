@@ -1,11 +1,14 @@
-"""The original system's two functions, over the registry."""
+"""The two functions of the original system, on top of the registry."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from gh_assets.registry.cards import ModelCard
 from gh_assets.registry.store import ModelRegistry
+from gh_assets.services.connections import connect_mongo, model_store
+from gh_assets.settings import load_settings
 from gh_assets.storage.mongo import Collections, Documents
 
 
@@ -23,12 +26,12 @@ def file_to_storage(
     Parameters
     ----------
     file_path : path
-        The file (or folder, with `tar_zip`).
+        The file; with `tar_zip` also a folder.
     model_name, tag : str
     score : float or None
         Higher is better.
     db_conn : pymongo collection, optional
-        Where the document goes; by default the collection ``models`` of the configured database.
+        Collection of the document; by default ``models`` of the configured database.
     file_name : str, optional
         Registered file name; by default that of `file_path`.
     tar_zip : bool
@@ -39,8 +42,9 @@ def file_to_storage(
     dict
         The registered document.
     """
+    card = ModelCard(model_name, score, tags=(tag,) if tag else ())
     registry = configured_registry(db_conn)
-    model = registry.save(Path(file_path), model_name, score, tag=tag, file_name=file_name, tar_zip=tar_zip)
+    model = registry.save(Path(file_path), card, archive="gzip" if tar_zip else None, file_name=file_name)
     return model.to_document()
 
 
@@ -52,24 +56,24 @@ def download_file(
     directory: Path | str = ".",
     unpack: bool = False,
 ) -> Path:
-    """Fetch a registered model's file.
+    """Download a registered model's file.
 
     Parameters
     ----------
     model_name, tag : str
-        An empty tag: any.
+        An empty tag matches any.
     db_conn : pymongo collection, optional
     latest : bool
-        True: the newest; False: the one with the best score.
+        True: the newest model; False: the one with the best score.
     directory : path
-        Where the file goes, under its registered name.
+        Folder in which the file is written under its registered name.
     unpack : bool
         Unpack an archive into a folder of its name.
 
     Returns
     -------
     Path
-        What was written.
+        The file or folder that was written.
 
     Raises
     ------
@@ -81,10 +85,7 @@ def download_file(
 
 
 def configured_registry(documents: Documents | None = None) -> ModelRegistry:
-    """The registry of the settings; with another collection, if one is given."""
-    from gh_assets.services.connections import connect_mongo, model_store
-    from gh_assets.settings import load_settings
-
+    """Return the registry that the settings configure; with another collection, if one is given."""
     settings = load_settings()
     if documents is None:
         documents = connect_mongo(settings)[Collections.MODELS]

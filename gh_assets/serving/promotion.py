@@ -27,7 +27,7 @@ from gh_assets.recommender.evaluation.metrics import MAIN_METRIC, Predictor, eva
 from gh_assets.recommender.models.baselines import Popularity
 from gh_assets.recommender.models.loading import MODELS
 from gh_assets.recommender.training.training import TrainedModel, split_of
-from gh_assets.registry import CANDIDATE, CHAMPION, PURPOSE, Decision, ModelRegistry, Move, RegisteredModel
+from gh_assets.registry import CANDIDATE, CHAMPION, PURPOSE, Decision, ModelRegistry, Move, Promotion, RegisteredModel
 from gh_assets.registry.cache import ModelCache
 from gh_assets.registry.decisions import Outcome
 from gh_assets.serving.current_model import UNLOADABLE, load_model, skipped
@@ -269,11 +269,9 @@ def promote_if_better(
     pointed = registry.aliases.current(PURPOSE, CANDIDATE)
     if pointed is None or not _same(pointed, candidate[0]):
         registry.promote(
-            candidate[0].name,
-            candidate[0].version,
-            why="best on the validation users",
-            by=by,
-            alias=CANDIDATE,
+            Promotion(
+                candidate[0].name, candidate[0].version, why="best on the validation users", by=by, alias=CANDIDATE
+            ),
             after=pointed,
         )
     if champion is not None and _same(candidate[0], champion[0]):
@@ -287,11 +285,7 @@ def promote_if_better(
     move = None
     if verdict.better:
         move = registry.promote(
-            candidate[0].name,
-            candidate[0].version,
-            why=verdict.words,
-            by=by,
-            evidence=verdict.evidence(),
+            Promotion(candidate[0].name, candidate[0].version, why=verdict.words, by=by, evidence=verdict.evidence()),
             after=incumbent,
         )
     record(verdict)
@@ -364,7 +358,7 @@ def _decision(verdict: ComparisonResult, newest: Mapping[str, int], by: str) -> 
         outcome=verdict.outcome,
         candidate=None if candidate is None else candidate.title,
         champion=None if champion is None else champion.title,
-        words=words,
+        summary=words,
         newest=newest,
         validation=verdict.validation,
         checks={name: check.words for name, check in verdict.checks.items()},

@@ -18,7 +18,7 @@ from gh_assets.automation.model_sensors import champion_changed, enough_new_star
 from gh_assets.definitions import defs
 from gh_assets.embedded.standin.app import Standin
 from gh_assets.instance.storage import open_instance
-from gh_assets.registry import Decision, ModelRegistry
+from gh_assets.registry import Decision, ModelCard, ModelRegistry, Promotion
 from gh_assets.resources import GcsResource, GitHubResource, MongoResource
 from gh_assets.services.connections import asset_store, connect_mongo, model_store
 from gh_assets.settings import load_settings
@@ -259,14 +259,14 @@ def test_judging_and_recommending_follow_the_registry(
     registry = ModelRegistry(model_store(settings), database["models"])
     weights = tmp_path / "weights.bin"
     weights.write_bytes(b"1")
-    registry.save(weights, "recvae", 0.4)
+    registry.save(weights, ModelCard("recvae", 0.4))
     request = place.tick(models_to_judge)
     assert isinstance(request, dg.RunRequest)
-    judged = Decision(outcome="not better", words="It is not better.", newest={"recvae": 1}, by="a test")
+    judged = Decision(outcome="not better", summary="It is not better.", newest={"recvae": 1}, by="a test")
     registry.decisions.record(judged)
     assert place.tick(models_to_judge) == "recvae 1, the newest model, has been judged."
     with clock_behind(monkeypatch):
-        registry.save(weights, "recvae", 0.5)
+        registry.save(weights, ModelCard("recvae", 0.5))
     behind = place.tick(models_to_judge)
     assert isinstance(behind, dg.RunRequest), "no clock decides what is new"
     assert behind.tags["gh_assets/why"] == "recvae 2 is new."
@@ -277,7 +277,7 @@ def test_judging_and_recommending_follow_the_registry(
     assert again.tags["gh_assets/why"] == "Nothing was decided the last time: It is too slow."
     registry.decisions.record(judged.model_copy(update={"newest": {"recvae": 2}}))
     assert place.tick(models_to_judge) == "recvae 2, the newest model, has been judged."
-    registry.promote("recvae", 1, why="a test")
+    registry.promote(Promotion("recvae", 1, why="a test"))
     request = place.tick(champion_changed)
     assert isinstance(request, dg.RunRequest)
     assert request.tags["gh_assets/why"] == "recvae 1 is the champion (promote)."
@@ -285,7 +285,7 @@ def test_judging_and_recommending_follow_the_registry(
         dg.AssetMaterialization(recommendations.key, metadata={"champion_revision": 1})
     )
     assert place.tick(champion_changed) == "The recommendations are those of recvae 1."
-    registry.promote("recvae", 1, why="again")
+    registry.promote(Promotion("recvae", 1, why="again"))
     later = place.tick(champion_changed)
     assert isinstance(later, dg.RunRequest)
     assert later.run_key != request.run_key

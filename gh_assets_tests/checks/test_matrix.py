@@ -22,7 +22,7 @@ from gh_assets.checks.models import champion_is_not_left_behind, nothing_known_i
 from gh_assets.collector.pipeline import CollectionState, RepositoryState
 from gh_assets.github.outcomes import Outcome
 from gh_assets.recommender.data.interactions import UserItemMatrix
-from gh_assets.registry import ModelRegistry
+from gh_assets.registry import ModelCard, ModelRegistry, Promotion
 from gh_assets.resources import GcsResource, MongoResource
 from gh_assets.schemas import LEADERBOARD, REPOS
 from gh_assets.services.connections import connect_mongo, model_store
@@ -141,7 +141,7 @@ def test_a_matrix_unlike_the_last_trains_nothing(
     weights = tmp_path / "weights.bin"
     weights.write_bytes(b"1")
     data = {"users": 100, "repositories": 40, "stars": int(then.stars.nnz)}
-    ModelRegistry(model_store(load_settings()), mongo["models"]).save(weights, "recvae", 0.5, data=data)
+    ModelRegistry(model_store(load_settings()), mongo["models"]).save(weights, ModelCard("recvae", 0.5, data=data))
     told = matrix_is_like_the_last(LikenessConfig(accept=accept), matrix_of(*now), MongoResource(), GcsResource())
     assert told.passed is passed, told.description
     if severity is not None:
@@ -156,9 +156,9 @@ def test_the_last_matrix_is_that_of_the_last_model_whatever_the_clock(
     registry = ModelRegistry(model_store(load_settings()), mongo["models"])
     now = matrix_of(100, 40, 0.2)
     sizes = {"repositories": 40, "stars": int(now.stars.nnz)}
-    registry.save(weights, "hybrid", 0.5, data={**sizes, "users": 1000})
+    registry.save(weights, ModelCard("hybrid", 0.5, data={**sizes, "users": 1000}))
     with clock_behind(monkeypatch):
-        registry.save(weights, "recvae", 0.5, data={**sizes, "users": 100})
+        registry.save(weights, ModelCard("recvae", 0.5, data={**sizes, "users": 100}))
     told = matrix_is_like_the_last(LikenessConfig(), now, MongoResource(), GcsResource())
     assert told.passed, told.description
     assert told.metadata["compared_with"].value == "recvae 1"
@@ -199,8 +199,8 @@ def test_a_champion_that_is_left_behind_is_told(mongo: MongoDatabase, tmp_path: 
     registry = ModelRegistry(model_store(load_settings()), mongo["models"])
     weights = tmp_path / "weights.bin"
     weights.write_bytes(b"1")
-    registry.save(weights, "recvae", 0.4)
-    registry.promote("recvae", 1, why="a test")
+    registry.save(weights, ModelCard("recvae", 0.4))
+    registry.promote(Promotion("recvae", 1, why="a test"))
     assert check(board(("recvae", 0.4), ("ease", 0.415))).passed, "the intervals overlap"
     told = check(board(("recvae", 0.4), ("ease", 0.43)))
     assert (told.passed, told.severity) == (False, WARN)

@@ -27,7 +27,7 @@ from gh_assets.collector.pipeline import CollectionState
 from gh_assets.embedded import servers as embedded
 from gh_assets.embedded.supervision import read_state
 from gh_assets.instance.storage import open_instance
-from gh_assets.registry import SERVED, ModelRegistry
+from gh_assets.registry import SERVED, ModelCard, ModelRegistry, Promotion
 from gh_assets.services.connections import connect_gcs, connect_mongo, data_store, model_store, open_mongo
 from gh_assets.settings import load_settings
 from gh_assets.storage.asset_store import AssetStore
@@ -456,8 +456,10 @@ def test_a_champion_that_cannot_be_loaded_stops_no_asset(
     with open_mongo(settings) as database, open_instance() as instance:
         registry = ModelRegistry(model_store(settings), database["models"])
         data = registry.latest("hybrid").data
-        strange = registry.save(tmp_path / "strange", "hybrid", 0.99, metric="ndcg@100", tar_zip=True, data=data)
-        registry.promote("hybrid", strange.version, why="a try")
+        strange = registry.save(
+            tmp_path / "strange", ModelCard("hybrid", 0.99, metric="ndcg@100", data=data), archive="gzip"
+        )
+        registry.promote(Promotion("hybrid", strange.version, why="a try"))
         for job, asset in (("judge_models", "champion"), ("recommend", "recommendations")):
             assert defs.resolve_job_def(job).execute_in_process(instance=instance).success
             event = instance.get_latest_materialization_event(dg.AssetKey(asset))

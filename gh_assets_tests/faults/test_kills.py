@@ -22,7 +22,7 @@ import pytest
 from gh_assets.embedded import servers as embedded
 from gh_assets.embedded.certificate import home_certificate
 from gh_assets.errors import ModelNotFoundError
-from gh_assets.registry import CHAMPION, PURPOSE
+from gh_assets.registry import CHAMPION, PURPOSE, ModelCard
 from gh_assets_tests.faults.proxy import KillAt, Proxy, listen_to_steps
 from gh_assets_tests.faults.work import ROWS, WORKS, ServiceSet, content, matrix, run, table
 
@@ -181,7 +181,7 @@ def prepared(stage: KillScenario, work: str) -> None:
         bench = stage.bench()
         path = stage.folder / "same.bin"
         path.write_bytes(content(0))
-        orphan = bench.registry.save(path, "same", 0.5)
+        orphan = bench.registry.save(path, ModelCard("same", 0.5))
         bench.registry.delete("same", orphan.version, why="an orphan")
         bench.close()
 

@@ -13,7 +13,7 @@ from pymongo.errors import PyMongoError
 from gh_assets.embedded import servers as embedded
 from gh_assets.embedded.certificate import home_certificate
 from gh_assets.errors import ConcurrentWriteError, GhAssetsError, StoredDataError
-from gh_assets.registry import CHAMPION, PURPOSE
+from gh_assets.registry import CHAMPION, PURPOSE, ModelCard, Promotion
 from gh_assets.storage.object_reader import ObjectReader
 from gh_assets.storage.objects import ABSENT
 from gh_assets_tests.faults.proxy import FailAt, Fault, Plan, Proxy
@@ -63,9 +63,9 @@ def everything(bench: ServiceSet, number: int) -> dict[str, object]:
         folder = bench.folder / f"{number}"
         folder.mkdir()
         (folder / "weights.bin").write_bytes(content(number))
-        saved = bench.registry.save(folder, "recvae", float(number), file_name="model", tar_zip=True)
+        saved = bench.registry.save(folder, ModelCard("recvae", float(number)), file_name="model", archive="gzip")
         done["save"] = saved.version
-        done["promote"] = bench.registry.promote("recvae", saved.version, why=f"{number}").revision
+        done["promote"] = bench.registry.promote(Promotion("recvae", saved.version, why=f"{number}")).revision
         path = bench.registry.download(bench.registry.champion(), bench.folder / "out", unpack=True)
         assert (path / "weights.bin").read_bytes() == content(number)
         done["download"] = True
@@ -132,14 +132,14 @@ def test_a_promotion_whose_answer_was_lost_is_not_made_twice(place: tuple[Servic
     behind, direct, proxies = place
     folder = behind.folder / "model.bin"
     folder.write_bytes(b"x")
-    behind.registry.save(folder, "recvae", 0.5)
+    behind.registry.save(folder, ModelCard("recvae", 0.5))
     plan = Plan()
     proxies[0].plan = plan
-    behind.registry.promote("recvae", 1, why="first")
+    behind.registry.promote(Promotion("recvae", 1, why="first"))
     at = plan.calls.index("insert models_aliases") + 1
     proxies[0].plan = FailAt(at, "cut")
     try:
-        move = behind.registry.promote("recvae", 1, why="second")
+        move = behind.registry.promote(Promotion("recvae", 1, why="second"))
         assert move.revision == 2
     except (PyMongoError, ConcurrentWriteError):
         pytest.fail("a retryable write was not tried again")
@@ -212,7 +212,7 @@ def test_a_bucket_that_is_missing_is_one_error(
     path.write_bytes(b"x")
     registry = ModelRegistry(ObjectStore(direct.objects.client, "no-such-bucket"), direct.registry.documents)
     with pytest.raises(ConfigurationError, match=r"The bucket of gs://no-such-bucket/.* does not exist: create it"):
-        registry.save(path, "recvae", 0.5)
+        registry.save(path, ModelCard("recvae", 0.5))
     assert registry.list() == []
 
 
@@ -222,7 +222,7 @@ def test_servers_that_are_away_are_one_error(place: tuple[ServiceSet, ServiceSet
     behind, _, proxies = place
     path = tmp_path / "model.bin"
     path.write_bytes(b"x")
-    model = behind.registry.save(path, "recvae", 0.5)
+    model = behind.registry.save(path, ModelCard("recvae", 0.5))
     behind.objects._retry = behind.objects._retry.with_timeout(0.2)
     client = behind.objects.client
     client.reader = ObjectReader(client._credentials, client.api_endpoint, retry_seconds=0.2)

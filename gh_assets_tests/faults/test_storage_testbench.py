@@ -17,7 +17,7 @@ import pytest
 import requests
 
 from gh_assets.errors import GhAssetsError
-from gh_assets.registry import ModelRegistry
+from gh_assets.registry import ModelCard, ModelRegistry
 from gh_assets.services.connections import open_mongo
 from gh_assets.settings import load_settings
 from gh_assets.storage.asset_store import AssetStore
@@ -77,7 +77,7 @@ class CollectionTask:
         self.assets.write_bytes("thing", "bin", content)
         assert self.assets.read_bytes("thing", "bin") == content
         self.path.write_bytes(os.urandom(LARGE))
-        model = self.registry.save(self.path, "recvae", float(number))
+        model = self.registry.save(self.path, ModelCard("recvae", float(number)))
         copy = self.registry.download(model, self.folder / f"copy-{number}")
         assert copy.read_bytes() == self.path.read_bytes()
         return model.version
@@ -260,7 +260,7 @@ def test_a_whole_run_loses_nothing_behind_all_faults(
     large.write_bytes(os.urandom(LARGE * 3))
     with open_mongo(load_settings()) as database:  # a team's own model, which goes in a resumable upload
         registry = ModelRegistry(ObjectStore(make_client(endpoint=injector.url), buckets[1]), database["models"])
-        registry.save(large, "own", 0.1)
+        registry.save(large, ModelCard("own", 0.1))
     verified = gh_assets("models", "verify")
     assert len(verified) > 3
     assert all(model["ok"] for model in verified), verified

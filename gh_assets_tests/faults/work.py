@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from gh_assets.embedded import servers as embedded
 from gh_assets.recommender.data.interactions import UserItemMatrix
-from gh_assets.registry import ModelRegistry
+from gh_assets.registry import ModelCard, ModelRegistry, Promotion
 from gh_assets.registry.cache import ModelCache
 from gh_assets.storage.asset_store import AssetStore
 from gh_assets.storage.objects import ObjectStore, make_client
@@ -70,7 +70,7 @@ def save(bench: ServiceSet, number: int) -> object:
     folder = bench.folder / f"to save {number}"
     folder.mkdir(exist_ok=True)
     (folder / "weights.bin").write_bytes(content(number))
-    model = bench.registry.save(folder, "recvae", float(number), file_name="model", tar_zip=True)
+    model = bench.registry.save(folder, ModelCard("recvae", float(number)), file_name="model", archive="gzip")
     return [model.version, number]
 
 
@@ -78,12 +78,12 @@ def save_again(bench: ServiceSet, _number: int) -> object:
     """The same bytes as many others: their object is there, and may be an orphan."""
     path = bench.folder / "same.bin"
     path.write_bytes(content(0))
-    return [bench.registry.save(path, "same", 0.5).version, 0]
+    return [bench.registry.save(path, ModelCard("same", 0.5)).version, 0]
 
 
 def promote(bench: ServiceSet, number: int) -> object:
     model = bench.registry.latest("recvae")
-    move = bench.registry.promote(model.name, model.version, why=f"work {number}")
+    move = bench.registry.promote(Promotion(model.name, model.version, why=f"work {number}"))
     return [move.revision, move.version]
 
 
@@ -95,7 +95,7 @@ def rollback(bench: ServiceSet, number: int) -> object:
 def delete(bench: ServiceSet, number: int) -> object:
     path = bench.folder / "to delete.bin"
     path.write_bytes(content(number))
-    version = bench.registry.save(path, "deleted", 0.5).version
+    version = bench.registry.save(path, ModelCard("deleted", 0.5)).version
     bench.registry.delete("deleted", version, why=f"work {number}")
     return version
 

@@ -1,4 +1,4 @@
-"""Models that are kept on this machine: fetched whole, checked before they are used, removed when nobody reads them."""
+"""The cache of models: whole, verified before use, and evicted when no process reads it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gh_assets.errors import StoredDataError
+from gh_assets.registry import ModelCard
 from gh_assets.registry.cache import CHECKSUMS, ModelCache
 
 
@@ -16,8 +17,8 @@ def cache(tmp_path: Path) -> ModelCache:
     return ModelCache(tmp_path / "cache")
 
 
-def test_what_a_killed_process_had_begun_to_fetch_goes_with_the_next_fetch(registry, cache, file: Path) -> None:
-    model = registry.save(file, "recvae", 0.5)
+def test_incomplete_download_is_removed_by_the_next_one(registry, cache, file: Path) -> None:
+    model = registry.save(file, ModelCard("recvae", 0.5))
     with cache.fetched(registry, model) as path:
         place = path.parent
     path.unlink()
@@ -28,37 +29,54 @@ def test_what_a_killed_process_had_begun_to_fetch_goes_with_the_next_fetch(regis
         assert sorted(place.iterdir()) == sorted([place / CHECKSUMS, again])
 
 
-def test_what_is_read_is_not_removed_and_the_newest_stay(registry, tmp_path: Path) -> None:
+def test_model_in_use_is_not_evicted(registry, tmp_path: Path) -> None:
     cache = ModelCache(tmp_path / "cache", keep=2)
     models = []
     for number in range(5):
         path = tmp_path / "model.bin"
         path.write_bytes(b"model %d" % number)
-        models.append(registry.save(path, "recvae", 0.5))
+        models.append(registry.save(path, ModelCard("recvae", 0.5)))
     with cache.fetched(registry, models[0]) as first:
         for model in models[1:]:
             with cache.fetched(registry, model) as path:
                 assert path.read_bytes().startswith(b"model")
-        assert first.read_bytes() == b"model 0", "it was removed while it was read"
+        assert first.read_bytes() == b"model 0", "it was removed while it was in use"
     with cache.fetched(registry, models[4]):
         pass
     assert [cache.has(model) for model in models] == [False, False, False, True, True]
 
 
-def test_what_is_not_here_and_may_not_be_fetched_is_one_error(registry, cache, file: Path) -> None:
-    model = registry.save(file, "recvae", 0.5)
+def test_least_recently_used_models_are_evicted(registry, cache, tmp_path: Path) -> None:
+    models = []
+    for number in range(6):
+        (tmp_path / "model.bin").write_bytes(b"model %d" % number)
+        models.append(registry.save(tmp_path / "model.bin", ModelCard("recvae", 0.5)))
+        with cache.fetched(registry, models[-1]):
+            assert cache.has(models[-1])
+    assert [cache.has(model) for model in models] == [False, False, True, True, True, True]
+    with cache.fetched(None, models[2]):
+        pass
+    with cache.fetched(registry, models[0]):
+        pass
+    assert [cache.has(model) for model in models] == [True, False, True, False, True, True], (
+        "the most recently used models stay"
+    )
+
+
+def test_uncached_model_without_a_registry_is_refused(registry, cache, file: Path) -> None:
+    model = registry.save(file, ModelCard("recvae", 0.5))
     with pytest.raises(StoredDataError, match="recvae 1 is not on this machine"), cache.fetched(None, model):
         pass
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "forget the checksums"])
-def test_what_was_changed_on_this_machine_is_never_loaded(
+@pytest.mark.parametrize("damage", ["flip", "truncate", "lose the checksums"])
+def test_changed_file_is_never_loaded(
     registry, cache, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "weights.bin").write_bytes(b"weights" * 1000)
-    model = registry.save(folder, "recvae", 0.5, tar_zip=True)
+    model = registry.save(folder, ModelCard("recvae", 0.5), archive="gzip")
     with cache.fetched(registry, model) as path:
         kept = path / "weights.bin"
     if damage == "flip":
@@ -71,29 +89,14 @@ def test_what_was_changed_on_this_machine_is_never_loaded(
         pass
     with cache.fetched(registry, model) as path:
         assert (path / "weights.bin").read_bytes() == b"weights" * 1000
-    assert "recvae 1 on this machine is not as it was fetched: it is fetched again." in caplog.text
+    assert "recvae 1 has changed on this machine since it was downloaded: it is downloaded again." in caplog.text
     with cache.fetched(None, model):
         pass
 
 
-def test_the_last_models_stay_by_default(registry, cache, tmp_path: Path) -> None:
-    models = []
-    for number in range(6):
-        (tmp_path / "model.bin").write_bytes(b"model %d" % number)
-        models.append(registry.save(tmp_path / "model.bin", "recvae", 0.5))
-        with cache.fetched(registry, models[-1]):
-            assert cache.has(models[-1])
-    assert [cache.has(model) for model in models] == [False, False, True, True, True, True]
-    with cache.fetched(None, models[2]):
-        pass
-    with cache.fetched(registry, models[0]):
-        pass
-    assert [cache.has(model) for model in models] == [True, False, True, False, True, True], "what was used last stays"
-
-
-def test_models_of_the_original_system_are_told_apart(registry, cache, objects, database) -> None:
-    """Their documents have no checksum, and their objects may be replaced."""
-    found = []
+def test_models_without_checksums_are_distinguished(registry, cache, objects, database) -> None:
+    """The original documents have no checksum, and their objects may be replaced."""
+    contents = []
     for month in (1, 2):
         objects.write("model.bin", b"weights %d" % month)
         time = dt.datetime(2021, month, 1)
@@ -101,24 +104,24 @@ def test_models_of_the_original_system_are_told_apart(registry, cache, objects, 
             {"name": "old", "bucket_name": objects.name, "file_name": "model.bin", "score": 1.0, "time": time}
         )
         with cache.fetched(registry, registry.latest("old")) as path:
-            found.append(path.read_bytes())
-    assert found == [b"weights 1", b"weights 2"]
+            contents.append(path.read_bytes())
+    assert contents == [b"weights 1", b"weights 2"]
 
 
-def test_an_answer_is_remembered_with_its_model_only(registry, cache, file: Path) -> None:
-    model = registry.save(file, "recvae", 0.5, tag="a", config={"epochs": 3})
-    cache.save_selection("who serves", model)
-    assert cache.load_selection("who serves") is None, "its bytes are not here"
+def test_selection_is_kept_only_with_its_model(registry, cache, file: Path) -> None:
+    model = registry.save(file, ModelCard("recvae", 0.5, tags=("a",), config={"epochs": 3}))
+    cache.save_selection("the model that serves", model)
+    assert cache.load_selection("the model that serves") is None, "its content is not cached"
     with cache.fetched(registry, model):
         pass
-    assert cache.load_selection("who serves") == model
+    assert cache.load_selection("the model that serves") == model
     assert cache.load_selection("something else") is None
-    better = registry.save(file, "recvae", 0.6)
+    better = registry.save(file, ModelCard("recvae", 0.6))
     cache.save_selection("something else", model)
-    cache.save_selection("who serves", better)
-    assert (cache.load_selection("who serves"), cache.load_selection("something else")) == (better, model)
+    cache.save_selection("the model that serves", better)
+    assert (cache.load_selection("the model that serves"), cache.load_selection("something else")) == (better, model)
     assert len(list(cache.folder.glob("*.json"))) == 2
     assert not list(cache.folder.glob(".answer*")), "drafts were left behind"
     for path in cache.folder.glob("*.json"):
         path.write_text("half a docu")
-    assert cache.load_selection("who serves") is None
+    assert cache.load_selection("the model that serves") is None

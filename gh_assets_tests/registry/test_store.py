@@ -1,46 +1,42 @@
-"""The model registry: whole models or none, the latest, the best, and what came back is what was stored."""
+"""The registry: saving, finding and deleting models."""
 
 from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import io
 import math
-import tarfile
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import gh_assets
-from gh_assets.errors import InputError, ModelNotFoundError, StoredDataError
-from gh_assets.registry import (
-    Decision,
-    ModelRegistry,
-    RegisteredModel,
-    download_file,
-    extract_archive,
-    file_to_storage,
-    write_archive,
-)
+from gh_assets.errors import InputError, ModelNotFoundError
+from gh_assets.registry import ModelCard, ModelRegistry, Promotion
 from gh_assets.registry import store as registry_module
-from gh_assets.registry.documents import flatten_metrics, leaderboard
+from gh_assets_tests.conftest import Save, clock_behind
+from gh_assets_tests.support.concurrent_registry import run_concurrently
 
 
-def test_a_file_comes_back_as_it_was_under_its_registered_name(registry, file: Path, tmp_path: Path) -> None:
-    model = registry.save(file, "recvae", 0.5, file_name="model.bin")
+def test_file_is_downloaded_unchanged_under_its_registered_name(registry, file: Path, tmp_path: Path) -> None:
+    model = registry.save(file, ModelCard("recvae", 0.5), file_name="model.bin")
     path = registry.download(model, tmp_path / "out")
     assert path == tmp_path / "out" / "model.bin"
     assert path.read_bytes() == file.read_bytes()
     assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["model.bin"], "drafts were left behind"
 
 
-def test_the_document_says_everything(registry, database, file: Path) -> None:
+def test_document_describes_the_model_and_its_object(registry, database, file: Path) -> None:
     before = dt.datetime.now(dt.UTC)
     registry.save(
-        file, "recvae", 0.5, tag="a", metric="ndcg@100", run_id="run-1", config={"epochs": 3}, metrics={"m": 1.0}
+        file,
+        ModelCard(
+            "recvae", 0.5, tags=("a",), metric="ndcg@100", run_id="run-1", config={"epochs": 3}, metrics={"m": 1.0}
+        ),
     )
     document = database["models"].find_one({})
     assert document["name"] == "recvae"
@@ -55,8 +51,8 @@ def test_the_document_says_everything(registry, database, file: Path) -> None:
     assert document["crc32c"] == stored.crc32c
 
 
-def test_all_that_is_said_of_a_model_comes_back(registry, file: Path) -> None:
-    said = {
+def test_card_is_kept_completely(registry, file: Path) -> None:
+    fields = {
         "metric": "loss",
         "direction": "min",
         "run_id": "run-1",
@@ -67,156 +63,46 @@ def test_all_that_is_said_of_a_model_comes_back(registry, file: Path) -> None:
         "lineage": {"matrix": "gs://b/o"},
         "fingerprint": "f",
     }
-    model = registry.save(file, "recvae", 2.5, **said)
+    model = registry.save(file, ModelCard("recvae", 2.5, **fields))
     assert registry.get("recvae", 1) == model
-    assert {key: getattr(model, key) for key in said} == said
+    assert {key: getattr(model, key) for key in fields} == fields
     assert (model.version, model.serial, model.unpacked, model.tags) == (1, 1, None, ())
     assert (model.comparable_score, model.title, model.tag) == (-2.5, "recvae 1", "")
     assert model.uri == f"gs://{registry.store.name}/recvae/{model.sha256}/weights.bin"
     assert model.code_version == gh_assets.__version__
-    archive = registry.save(file, "recvae", None, tar_zip=True, compression="zstd", file_name="mine.bin")
-    assert (archive.file_name, archive.unpacked) == ("mine.tar.zst", file.stat().st_size)
+    archive = registry.save(file, ModelCard("recvae", None), archive="zstd", file_name="final.bin")
+    assert (archive.file_name, archive.unpacked) == ("final.tar.zst", file.stat().st_size)
     assert archive.comparable_score == -math.inf
     assert registry.store.describe(archive.object).metadata["registry"] == registry.identity
 
 
-@pytest.mark.parametrize("more", [{"direction": "up"}, {"tar_zip": True, "compression": "rar"}])
-def test_what_is_none_of_the_choices_is_refused(registry, file: Path, more: dict[str, object]) -> None:
-    with pytest.raises(InputError, match="is neither"):
-        registry.save(file, "recvae", 0.5, **more)
+def test_unknown_compression_is_refused(registry, file: Path) -> None:
+    with pytest.raises(InputError, match="'rar' is neither gzip nor zstd"):
+        registry.save(file, ModelCard("recvae", 0.5), archive="rar")
     assert registry.list() == []
     assert list(registry.store.names("")) == []
 
 
-@pytest.mark.parametrize("name", ["a", "x" * 200, "A-b_c.d+e=f@g h", "0"])
-def test_usual_names_are_taken(registry, file: Path, name: str) -> None:
-    model = registry.save(file, name, 0.5, tag=name, file_name=name)
-    assert (model.name, model.tag, model.file_name) == (name, name, name)
-    assert registry.latest(name, name) == model
+def test_missing_file_and_plain_folder_are_refused(registry, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        registry.save(tmp_path / "nothing", ModelCard("recvae", 0.5))
+    with pytest.raises(InputError, match="tar_zip=True"):
+        registry.save(tmp_path, ModelCard("recvae", 0.5))
 
 
-@given(st.dictionaries(st.sampled_from(["recvae", "ease", "als 2"]), st.just({"ndcg@100": 0.5, "recall@20": 0.25})))
-def test_a_leaderboard_goes_into_flat_metrics_and_back(board: dict[str, dict[str, float]]) -> None:
-    now = {"time": "2026-01-01", "bucket": "b", "object": "o", "file_name": "f"}
-    flat = flatten_metrics("recvae", board)
-    assert flat.keys() >= ({"ndcg@100", "recall@20"} if "recvae" in board else set())
-    assert leaderboard(RegisteredModel(name="recvae", metrics=flat, **now)) == board
-
-
-@pytest.mark.parametrize(
-    "time",
-    [
-        1_700_000_000,
-        1_700_000_000.0,
-        "2023-11-14T22:13:20",
-        "2023-11-14T23:13:20+01:00",
-        dt.datetime(2023, 11, 14, 22, 13, 20),
-        dt.datetime(2023, 11, 15, 7, 13, 20, tzinfo=dt.timezone(dt.timedelta(hours=9))),
-    ],
-)
-def test_times_of_documents_are_utc_however_they_are_written(time: object) -> None:
-    document = {"name": "old", "time": time, "bucket_name": "b", "file_name": "folder/f", "tag": "t"}
-    model = RegisteredModel.from_document(document)
-    assert model.time == dt.datetime(2023, 11, 14, 22, 13, 20, tzinfo=dt.UTC)
-    assert model.time.tzinfo is dt.UTC
-    assert (model.title, model.tags, model.bucket) == ("old of 2023-11-14 22:13", ("t",), "b")
-    assert (model.object, model.file_name) == ("folder/f", "f")
-    unknown = (model.score, model.generation, model.sha256, model.crc32c, model.size, model.run_id, model.code_version)
-    assert unknown == (None,) * 7
-
-
-@pytest.mark.parametrize("time", ["never", True, None])
-def test_what_is_no_time_is_named(time: object) -> None:
-    with pytest.raises(StoredDataError, match=f"The document of model '{'x' * 60}' is wrong at 'time'"):
-        RegisteredModel.from_document({"name": "x" * 99, "time": time, "bucket_name": "b", "file_name": "f"})
-
-
-def test_the_last_decision_is_kept_whatever_names_it_has(registry) -> None:
-    assert registry.decisions.last() is None
-    for outcome in ("refused", "promoted"):
-        decision = Decision(
-            outcome=outcome,
-            candidate="a.b 1",
-            champion="$c 2",
-            words="so it is",
-            newest={"a.b": 1, "$c": 2},
-            validation={"a.b 1": 0.5},
-            checks={"cost": "little"},
-            skipped={"d.e 1": "broken"},
-            by="run 1",
-        )
-        registry.decisions.record(decision)
-        assert registry.decisions.last() == decision
-        assert decision.undecided == (outcome == "refused")
-    assert registry.decisions.last("another purpose") is None
-
-
-def test_latest_is_by_version_and_best_is_by_score(registry, file: Path) -> None:
-    for number, score in enumerate([0.3, 0.9, 0.5, None, float("nan")]):
-        file.write_bytes(b"version %d" % number)
-        registry.save(file, "recvae", score, tag=f"v{number}")
-    # The later version, the earlier time: no clock decides.
-    days = [dt.datetime(2026, 1, 9 - number, tzinfo=dt.UTC) for number in range(5)]
-    for version, day in enumerate(days, start=1):
-        registry.documents.update_one({"version": version}, {"$set": {"time": day}})
-    assert registry.latest("recvae").tag == "v4"
-    assert registry.latest("recvae").score is None, "NaN is no score"
-    assert registry.best("recvae").tag == "v1"
-    assert registry.best("recvae", tag="v2").score == 0.5
-    with pytest.raises(ModelNotFoundError, match=r"No scored model 'recvae' with tag 'v3'"):
-        registry.best("recvae", tag="v3")
-
-
-def test_what_is_not_the_registered_bytes_is_not_delivered_whatever_the_bucket_says(
-    registry, file: Path, tmp_path: Path
-) -> None:
-    """Of the object's name, generation, size and checksum nothing is wrong: only the SHA-256 tells."""
-    registry.save(file, "recvae", 0.5)
-    registry.documents.update_one({"name": "recvae"}, {"$set": {"sha256": "0" * 64}})
-    model = registry.get("recvae", 1)
-    assert registry.problem(model) is None
-    with pytest.raises(StoredDataError, match=r"is not what was registered: its SHA-256 differs"):
-        registry.download(model, tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
-    assert "SHA-256" in str(registry.verify(model))
-
-
-def test_of_equal_scores_the_newest_is_the_best(registry, file: Path) -> None:
-    for number in range(3):
-        file.write_bytes(b"version %d" % number)
-        registry.save(file, "recvae", 0.5, tag=f"v{number}")
-    assert registry.best("recvae").tag == "v2"
-
-
-def test_a_model_that_is_not_there_is_one_error_that_names_what_is(registry, file: Path) -> None:
-    with pytest.raises(ModelNotFoundError, match=r"No model 'recvae' is registered \(registered: none\)"):
-        registry.latest("recvae")
-    registry.save(file, "other", 1.0)
-    with pytest.raises(ModelNotFoundError, match="registered: other"):
-        registry.latest("recvae")
-
-
-def test_the_same_file_saved_twice_is_one_object_and_two_models(registry, file: Path) -> None:
-    first, second = (registry.save(file, "recvae", score) for score in (0.1, 0.2))
+def test_same_file_saved_twice_is_one_object_and_two_models(registry, file: Path) -> None:
+    first, second = (registry.save(file, ModelCard("recvae", score)) for score in (0.1, 0.2))
     assert (first.object, first.generation) == (second.object, second.generation)
     assert len(registry.list()) == 2
     assert len(list(registry.store.names("recvae/"))) == 1
 
 
-def test_any_model_can_be_fetched_not_only_the_latest(registry, file: Path, tmp_path: Path) -> None:
-    for number in range(4):
-        file.write_bytes(b"version %d" % number)
-        registry.save(file, "recvae", float(-number))
-    for number, model in enumerate(reversed(registry.list("recvae"))):
-        assert registry.download(model, tmp_path / "out").read_bytes() == b"version %d" % number
-
-
-def test_tar_zip_compresses_and_unpacks(registry, tmp_path: Path) -> None:
+def test_folder_is_stored_as_an_archive_and_unpacked(registry, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     (folder / "deep").mkdir(parents=True)
     (folder / "weights.bin").write_bytes(b"\0" * 200_000)
     (folder / "deep" / "config.json").write_text("{}")
-    model = registry.save(folder, "recvae", 0.5, tar_zip=True)
+    model = registry.save(folder, ModelCard("recvae", 0.5), archive="gzip")
     assert model.file_name == "model.tar.gz"
     assert model.size < 10_000, "the archive is not compressed"
     unpacked = registry.download(model, tmp_path / "out", unpack=True)
@@ -226,60 +112,25 @@ def test_tar_zip_compresses_and_unpacks(registry, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["model"]
 
 
-def test_archives_of_the_same_content_have_the_same_bytes(tmp_path: Path) -> None:
-    import os
-
-    for name in ("a", "b"):
-        folder = tmp_path / name / "model"
-        folder.mkdir(parents=True)
-        for file in ("two", "one") if name == "a" else ("one", "two"):
-            (folder / file).write_text(file)
-            os.utime(folder / file, (1 if name == "a" else 2,) * 2)
-            (folder / file).chmod(0o600 if name == "a" else 0o644)
-        write_archive(folder, tmp_path / f"{name}.tar.gz")
-    assert (tmp_path / "a.tar.gz").read_bytes() == (tmp_path / "b.tar.gz").read_bytes()
-
-
-@pytest.mark.parametrize("kind", ["parent", "inner parent", "absolute", "link", "hard link", "device"])
-def test_an_archive_that_reaches_outside_is_refused(tmp_path: Path, kind: str) -> None:
-    outside = tmp_path / "outside"
-    names = {"parent": "../outside", "inner parent": "a/../../outside", "absolute": str(outside)}
-    member = tarfile.TarInfo(names.get(kind, "x"))
-    if kind == "link":
-        member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
-    elif kind == "hard link":
-        member.type, member.linkname = tarfile.LNKTYPE, "../outside"
-    elif kind == "device":
-        member.type = tarfile.CHRTYPE
-    else:
-        member.size = 1
-    path = tmp_path / "in" / "bad.tar.gz"
-    path.parent.mkdir()
-    with tarfile.open(path, "w:gz") as archive:
-        archive.addfile(member, io.BytesIO(b"x"))
-    target = tmp_path / "in" / "bad"
-    with pytest.raises(StoredDataError, match="cannot be unpacked"):
-        extract_archive(path, target)
-    assert not target.exists()
-    assert not outside.exists()
-    assert not [entry for entry in path.parent.iterdir() if entry.name.startswith(".bad")]
+def test_both_compressions_are_reproducible(registry, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "weights").write_bytes(np.zeros(100_000, np.float32).tobytes() + os.urandom(1000))
+    for compression, name in (("gzip", "model.tar.gz"), ("zstd", "model.tar.zst")):
+        first, second = (
+            registry.save(folder, ModelCard("recvae", 0.5), archive=compression)  # type: ignore[arg-type]
+            for _ in range(2)
+        )
+        assert first.object == second.object
+        assert (first.file_name, first.unpacked) == (name, 401_000)
+        assert first.size is not None
+        assert first.size < 0.02 * 401_000
+        out = registry.download(first, tmp_path / compression, unpack=True)
+        assert (out / "weights").read_bytes() == (folder / "weights").read_bytes()
+        assert registry.verify(first) is None
 
 
-def test_a_damaged_object_is_never_delivered(registry, file: Path, tmp_path: Path) -> None:
-    model = registry.save(file, "recvae", 0.5)
-    blob = registry.store.bucket.blob(model.object)
-    blob.upload_from_string(b"something else")
-    with pytest.raises(StoredDataError):
-        registry.download(model, tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
-    assert not registry.is_stored(model)
-    blob.delete()
-    with pytest.raises(StoredDataError, match="There is no object"):
-        registry.download(model, tmp_path / "out")
-    assert not registry.is_stored(model)
-
-
-def test_a_crash_before_the_document_leaves_nothing_visible_and_a_rerun_succeeds(
+def test_crash_before_the_document_leaves_nothing_visible_and_a_rerun_succeeds(
     registry, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Killed(BaseException):
@@ -291,19 +142,19 @@ def test_a_crash_before_the_document_leaves_nothing_visible_and_a_rerun_succeeds
     with monkeypatch.context() as patched:
         patched.setattr(registry_module, "RegisteredModel", crash)
         with pytest.raises(Killed):
-            registry.save(file, "recvae", 0.5)
+            registry.save(file, ModelCard("recvae", 0.5))
     assert registry.list() == []
     with pytest.raises(ModelNotFoundError):
         registry.latest("recvae")
-    model = registry.save(file, "recvae", 0.5)
+    model = registry.save(file, ModelCard("recvae", 0.5))
     assert registry.download(model, tmp_path / "out").read_bytes() == file.read_bytes()
 
 
-def test_many_savers_at_once_lose_nothing(registry, tmp_path: Path) -> None:
+def test_concurrent_saves_lose_nothing(registry, tmp_path: Path) -> None:
     def save(number: int) -> None:
         path = tmp_path / f"{number}.bin"
         path.write_bytes(b"%d" % (number % 3))  # some have the same content
-        registry.save(path, "recvae", number / 10, file_name="model.bin")
+        registry.save(path, ModelCard("recvae", number / 10), file_name="model.bin")
 
     with ThreadPoolExecutor(8) as executor:
         list(executor.map(save, range(12)))
@@ -311,49 +162,91 @@ def test_many_savers_at_once_lose_nothing(registry, tmp_path: Path) -> None:
     assert registry.best("recvae").score == 1.1
 
 
-@pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "x" * 201, "new\nline", {"$ne": ""}])
-def test_names_that_could_do_harm_are_refused(registry, file: Path, name: str) -> None:
-    with pytest.raises(InputError):
-        registry.save(file, name, 0.5)
-    with pytest.raises(InputError):
-        registry.save(file, "recvae", 0.5, file_name=name or ".")
-    if not isinstance(name, str):
-        with pytest.raises(InputError, match="must be text"):
-            registry.latest(name)
-        with pytest.raises(InputError, match="must be text"):
-            registry.list(tag=name)
+@pytest.mark.parametrize("count", [6, pytest.param(16, marks=pytest.mark.slow)])
+def test_concurrent_saves_of_processes_get_versions_without_gaps(
+    registry, database, tmp_path: Path, count: int
+) -> None:
+    results = run_concurrently(database, registry, tmp_path, count, "save")
+    rows = [row for rows in results for row in rows]
+    assert sorted(version for version, *_ in rows) == list(range(1, 3 * count + 1))
+    for saved, latest, best, score in rows:
+        assert latest >= saved, "a saved model is visible at once"
+        assert best >= score
+    assert [model.version for model in registry.list("recvae")] == list(range(3 * count, 0, -1))
+    assert registry.best("recvae").score == pytest.approx(count - 1 + 0.2)
+    assert all(registry.verify(model) is None for model in registry.list("recvae"))
+    assert len(list(registry.store.names("recvae/"))) == 5, "equal content is one object"
 
 
-def test_what_cannot_be_stored_is_one_error(registry, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="does not exist"):
-        registry.save(tmp_path / "nothing", "recvae", 0.5)
-    with pytest.raises(InputError, match="tar_zip=True"):
-        registry.save(tmp_path, "recvae", 0.5)
+def test_versions_count_up_per_name(save: Save, registry) -> None:
+    assert [save("a").version for _ in range(3)] == [1, 2, 3]
+    assert save("b").version == 1
+    assert registry.get("a", 2).title == "a 2"
+    with pytest.raises(ModelNotFoundError, match=r"There is no version 9 of model 'a' \(newest: 3, 2, 1\)"):
+        registry.get("a", 9)
+    with pytest.raises(InputError, match="whole number"):
+        registry.get("a", {"$gt": 0})
 
 
-def test_a_model_of_another_bucket_is_refused(registry, file: Path, tmp_path: Path) -> None:
-    model = registry.save(file, "recvae", 0.5).model_copy(update={"bucket": "somebody-elses"})
-    with pytest.raises(StoredDataError, match="GCS_MODEL_BUCKET"):
-        registry.download(model, tmp_path)
+def test_latest_model_is_by_version_even_if_a_clock_was_set_back(save: Save, registry, database) -> None:
+    save(tags=("first",))
+    save(tags=("second",))
+    database["models"].update_one({"version": 2}, {"$set": {"time": dt.datetime(2001, 1, 1, tzinfo=dt.UTC)}})
+    assert registry.latest("recvae").version == 2
+    assert [model.version for model in registry.list("recvae")] == [2, 1]
 
 
-def test_the_two_functions_keep_their_contract(database, file: Path, tmp_path: Path) -> None:
-    collection = database["models"]
-    for score, tag in ((0.9, "good"), (0.1, "bad")):
-        file.write_text(tag)
-        document = file_to_storage(file, "recvae", score, tag, collection, "model.txt", True)
-    assert document["file_name"] == "model.tar.gz"
-    assert document["bucket"] == "model-save"
-    assert document["tag"] == "bad"
-    latest = download_file("recvae", collection, directory=tmp_path / "latest", unpack=True)
-    best = download_file("recvae", collection, latest=False, directory=tmp_path / "best", unpack=True)
-    tagged = download_file("recvae", collection, tag="good", directory=tmp_path / "tagged")
-    assert (latest / "weights.bin").read_text() == "bad"
-    assert (best / "weights.bin").read_text() == "good"
-    assert tagged == tmp_path / "tagged" / "model.tar.gz"
-    plain = file_to_storage(str(file), "plain", None, db_conn=collection)
-    assert (plain["file_name"], plain["score"], plain["tag"]) == ("weights.bin", None, "")
-    assert download_file("plain", collection, directory=tmp_path).read_text() == "bad"
+def test_models_of_all_names_are_ordered_by_registration_whatever_the_clocks(
+    save: Save, registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save("a"), save("b")
+    with clock_behind(monkeypatch):
+        save("a"), save("c")
+    save("b")
+    assert [model.title for model in registry.list()] == ["b 2", "c 1", "a 2", "b 1", "a 1"]
+    assert [model.serial for model in registry.list()] == [5, 4, 3, 2, 1]
+    assert [model.title for model in registry.list("a")] == ["a 2", "a 1"]
+    registry.delete("b", 2, why="broken")
+    assert save("d").serial == 6, "the serial number of a deleted model is not assigned again"
+
+
+def test_latest_is_by_version_and_best_is_by_score(registry, file: Path) -> None:
+    for number, score in enumerate([0.3, 0.9, 0.5, None, float("nan")]):
+        file.write_bytes(b"version %d" % number)
+        registry.save(file, ModelCard("recvae", score, tags=(f"v{number}",)))
+    # Later versions get earlier times: no clock decides.
+    days = [dt.datetime(2026, 1, 9 - number, tzinfo=dt.UTC) for number in range(5)]
+    for version, day in enumerate(days, start=1):
+        registry.documents.update_one({"version": version}, {"$set": {"time": day}})
+    assert registry.latest("recvae").tag == "v4"
+    assert registry.latest("recvae").score is None, "NaN is no score"
+    assert registry.best("recvae").tag == "v1"
+    assert registry.best("recvae", tag="v2").score == 0.5
+    with pytest.raises(ModelNotFoundError, match=r"No scored model 'recvae' with tag 'v3'"):
+        registry.best("recvae", tag="v3")
+
+
+def test_of_equal_scores_the_newest_is_best(registry, file: Path) -> None:
+    for number in range(3):
+        file.write_bytes(b"version %d" % number)
+        registry.save(file, ModelCard("recvae", 0.5, tags=(f"v{number}",)))
+    assert registry.best("recvae").tag == "v2"
+
+
+def test_best_model_respects_direction_and_metric(save: Save, registry) -> None:
+    save(score=0.9, metric="ndcg@100")
+    for loss in (3.0, 1.0, 2.0, float("nan")):
+        save(score=loss, metric="loss", direction="min")
+    assert registry.best("recvae").score == 1.0
+    save(score=0.2, metric="ndcg@100")
+    assert registry.best("recvae").score == 0.9, "the newest scored model decides which metric counts"
+
+
+def test_stored_nan_counts_as_no_score(save: Save, registry, database) -> None:
+    save(score=0.1, direction="min", metric="loss")
+    save(score=0.2, direction="min", metric="loss")
+    database["models"].update_one({"version": 2}, {"$set": {"score": float("nan")}})
+    assert registry.best("recvae").version == 1
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -362,18 +255,105 @@ def test_the_two_functions_keep_their_contract(database, file: Path, tmp_path: P
         st.tuples(st.sampled_from(["a", "b"]), st.sampled_from(["x", "y"]), st.none() | st.floats(-1, 1)), max_size=8
     )
 )
-def test_latest_and_best_against_a_list(
+def test_latest_and_best_agree_with_a_list(
     objects, database, file: Path, saved: list[tuple[str, str, float | None]]
 ) -> None:
     database["models"].delete_many({})
     registry = ModelRegistry(objects, database["models"])
     for number, (name, tag, score) in enumerate(saved):
-        registry.save(file, name, score, tag=tag, run_id=str(number))
+        registry.save(file, ModelCard(name, score, tags=(tag,) if tag else (), run_id=str(number)))
     for name in ("a", "b"):
         for tag in ("", "x", "y"):
-            mine = [(n, s) for n, (m, t, s) in enumerate(saved) if m == name and tag in ("", t)]
-            scored = [(s, n) for n, s in mine if s is not None]
-            if mine:
-                assert registry.latest(name, tag).run_id == str(mine[-1][0])
+            matching = [(n, s) for n, (m, t, s) in enumerate(saved) if m == name and tag in ("", t)]
+            scored = [(s, n) for n, s in matching if s is not None]
+            if matching:
+                assert registry.latest(name, tag).run_id == str(matching[-1][0])
             if scored:
                 assert registry.best(name, tag).run_id == str(max(scored)[1])
+
+
+def test_every_version_can_be_downloaded(registry, file: Path, tmp_path: Path) -> None:
+    for number in range(4):
+        file.write_bytes(b"version %d" % number)
+        registry.save(file, ModelCard("recvae", float(-number)))
+    for number, model in enumerate(reversed(registry.list("recvae"))):
+        assert registry.download(model, tmp_path / "out").read_bytes() == b"version %d" % number
+
+
+def test_missing_model_error_lists_the_registered_names(registry, file: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"No model 'recvae' is registered \(registered: none\)"):
+        registry.latest("recvae")
+    registry.save(file, ModelCard("other", 1.0))
+    with pytest.raises(ModelNotFoundError, match="registered: other"):
+        registry.latest("recvae")
+
+
+def test_damaged_document_hides_no_other_model(save: Save, registry, database, caplog) -> None:
+    save(score=0.1), save(score=0.9)
+    database["models"].update_one({"version": 2}, {"$set": {"time": "never"}})
+    assert [model.version for model in registry.list()] == [1]
+    assert (registry.latest("recvae").version, registry.best("recvae").version) == (1, 1)
+    assert "The document of model 'recvae' is wrong at 'time'" in caplog.text
+
+
+def test_training_is_found_by_its_fingerprint(save: Save, registry) -> None:
+    save(fingerprint="a"), save(fingerprint="a"), save(fingerprint="b"), save("other", fingerprint="a")
+    assert (registry.find("recvae", "a").version, registry.find("recvae", "c")) == (2, None)
+    registry.store.delete(registry.get("recvae", 2).object)
+    assert registry.find("recvae", "a") is None, "it has to be trained again"
+
+
+def test_tags_keep_their_order(save: Save, registry) -> None:
+    save(tags=("a", "b", "a", "c")), save(tags=("b",)), save()
+    assert registry.get("recvae", 1).tags == ("a", "b", "c")
+    assert [model.tag for model in registry.list("recvae")] == ["", "b", "a"]
+    assert [model.version for model in registry.list(tag="b")] == [2, 1]
+    assert registry.latest("recvae", "c").version == 1
+    with pytest.raises(
+        ModelNotFoundError, match=r"^No model 'recvae' with tag 'd' is registered \(registered: recvae\)"
+    ):
+        registry.latest("recvae", "d")
+
+
+def test_deletion_records_who_and_why(save: Save, registry, database) -> None:
+    model = save(tags=("a",))
+    registry.delete("recvae", 1, why="broken", by="a user")
+    document = database["models"].find_one({"name": "recvae"})
+    assert {key: document["deleted"][key] for key in ("by", "why")} == {"by": "a user", "why": "broken"}
+    assert abs(document["deleted"]["time"] - model.time) < dt.timedelta(minutes=1)
+    assert not {"tag", "bucket_name"} & set(document), "no query of the original system finds it"
+    assert (registry.list(), registry.list("recvae"), registry.list(tag="a")) == ([], [], [])
+    with pytest.raises(ModelNotFoundError):
+        registry.delete("recvae", 1, why="again")
+
+
+def test_version_of_a_deleted_model_is_not_assigned_again(save: Save, registry) -> None:
+    for _ in range(3):
+        save()
+    registry.delete("recvae", 3, why="broken", by="a user")
+    assert registry.latest("recvae").version == 2
+    with pytest.raises(ModelNotFoundError):
+        registry.get("recvae", 3)
+    assert save().version == 4
+    registry.promote(Promotion("recvae", 4, why="good"))
+    with pytest.raises(InputError, match="recvae 4 is the champion to recommend repositories"):
+        registry.delete("recvae", 4, why="by mistake")
+    assert registry.get("recvae", 4).version == 4
+
+
+def test_model_that_is_promoted_during_its_deletion_stays(
+    save: Save, registry, database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is promoted after the first check, and the second check undoes the deletion."""
+    save(tags=("good",))
+    before = database["models"].find_one({})
+
+    def promote_meanwhile() -> str:
+        registry.promote(Promotion("recvae", 1, why="at the same moment", by="another user"))
+        return "a user"
+
+    monkeypatch.setattr(registry_module, "current_user", promote_meanwhile)
+    with pytest.raises(InputError, match="recvae 1 is the champion"):
+        registry.delete("recvae", 1, why="old")
+    assert registry.champion().title == "recvae 1"
+    assert database["models"].find_one({}) == before, "the deletion was not undone completely"

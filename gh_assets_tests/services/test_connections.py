@@ -13,7 +13,7 @@ from pymongo.errors import AutoReconnect, OperationFailure, WriteConcernError
 from gh_assets.cli.doctor import _mongo
 from gh_assets.embedded import servers as embedded
 from gh_assets.errors import ConfigurationError, WorldMismatchError
-from gh_assets.registry import ModelRegistry
+from gh_assets.registry import ModelCard, ModelRegistry
 from gh_assets.services.connections import (
     awesome_lists,
     connect_gcs,
@@ -221,7 +221,7 @@ def test_a_save_that_is_visible_but_not_confirmed_is_no_failure(
 
     documents = registry.documents
     monkeypatch.setattr(registry, "documents", Unconfirmed())
-    saved = registry.save(file, "recvae", 0.5)
+    saved = registry.save(file, ModelCard("recvae", 0.5))
     assert saved.version == 1
     assert registry.verify(saved) is None
     assert "recvae 1 is saved, but not confirmed by as many servers" in caplog.text
@@ -241,5 +241,5 @@ def test_doctor_says_where_a_validator_is_missing(home: Path, monkeypatch: pytes
 
 
 def test_a_collection_is_created_with_its_validator(registry: ModelRegistry, file: Path) -> None:
-    registry.save(file, "recvae", 0.5)
+    registry.save(file, ModelCard("recvae", 0.5))
     assert "validator" in registry.documents.options()

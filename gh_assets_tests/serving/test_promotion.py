@@ -27,7 +27,7 @@ from gh_assets.recommender.data.interactions import Csr, UserItemMatrix
 from gh_assets.recommender.evaluation.evaluation import bootstrap
 from gh_assets.recommender.evaluation.metrics import evaluate_users
 from gh_assets.recommender.training.training import TrainedModel, result_of, split_of
-from gh_assets.registry import CANDIDATE, CHAMPION, PURPOSE, ModelRegistry, RegisteredModel
+from gh_assets.registry import CANDIDATE, CHAMPION, PURPOSE, ModelCard, ModelRegistry, Promotion, RegisteredModel
 from gh_assets.registry.cache import ModelCache
 from gh_assets.services.connections import model_store, open_mongo
 from gh_assets.serving.current_model import (
@@ -61,7 +61,7 @@ def register(registry: ModelRegistry, folder: Path, matrix: UserItemMatrix, mode
     kept = result.trained.save(folder / "model")
     data = {key: value for key, value in result.trained.data.items() if not isinstance(value, list)}
     return registry.save(
-        kept, model.name, result.trained.metrics["ndcg@100"], metric="ndcg@100", tar_zip=True, data=data
+        kept, ModelCard(model.name, result.trained.metrics["ndcg@100"], metric="ndcg@100", data=data), archive="gzip"
     )
 
 
@@ -125,7 +125,7 @@ def test_only_what_is_certainly_better_for_the_same_people_replaces_the_champion
 def test_a_better_one_replaces_a_bad_champion_and_rollback_returns(registry, cache, tmp_path: Path) -> None:
     matrix = matrix_of()
     register(registry, tmp_path, matrix, fitted(matrix, Popularity()))
-    registry.promote("popularity", 1, why="by hand, to begin with")
+    registry.promote(Promotion("popularity", 1, why="by hand, to begin with"))
     register(registry, tmp_path, matrix, fitted(matrix, EASE((10.0,))))
     _, move = promote_if_better(registry, cache, matrix, by="a test")
     assert move is not None
@@ -387,7 +387,7 @@ def test_who_was_refused_or_not_judged_is_judged_again_though_nothing_was_traine
 ) -> None:
     matrix = matrix_of()
     register(registry, tmp_path, matrix, fitted(matrix, Popularity()))
-    registry.promote("popularity", 1, why="by hand, to begin with")
+    registry.promote(Promotion("popularity", 1, why="by hand, to begin with"))
     register(registry, tmp_path, matrix, fitted(matrix, EASE((10.0,))))
     with monkeypatch.context() as patch:
         for limit in ("MAX_COST_RATIO", "MAX_COST_RATIO_TO_POPULARITY"):
@@ -435,7 +435,7 @@ def test_a_better_mean_is_not_enough_to_replace_a_champion(registry, cache, tmp_
     assert verdict.difference.mean > 0 > verdict.difference.low, "the models of this test must be so"
     assert not verdict.better
     register(registry, tmp_path, matrix, other)
-    registry.promote("ease", 1, why="it was the first")
+    registry.promote(Promotion("ease", 1, why="it was the first"))
     register(registry, tmp_path, matrix, one)
     assert promote_if_better(registry, cache, matrix, by="a test")[1] is None
     assert registry.champion().version == 1
@@ -480,7 +480,7 @@ def test_a_model_that_a_clock_behind_registered_is_judged(
 ) -> None:
     matrix = matrix_of()
     register(registry, tmp_path, matrix, fitted(matrix, Popularity()))
-    registry.promote("popularity", 1, why="by hand, to begin with")
+    registry.promote(Promotion("popularity", 1, why="by hand, to begin with"))
     register(registry, tmp_path, matrix, fitted(matrix, EASE((1e9,))))
     with clock_behind(monkeypatch):
         register(registry, tmp_path, matrix, fitted(matrix, EASE((10.0,))))
@@ -500,7 +500,7 @@ def damage(registry: ModelRegistry, folder: Path, model: RegisteredModel, how: s
     elif how == "another format":
         (folder / "strange").mkdir()
         (folder / "strange" / "index.json").write_text('{"model": "transformer", "repo_ids": []}')
-        other = registry.save(folder / "strange", "strange", None, tar_zip=True, file_name=model.file_name)
+        other = registry.save(folder / "strange", ModelCard("strange", None), archive="gzip", file_name=model.file_name)
         changes = other.to_document() | place | {"serial": model.serial, "score": model.score, "data": model.data}
         registry.documents.delete_one({"name": "strange"})
         registry.documents.update_one(place, {"$set": changes})
@@ -534,7 +534,7 @@ def test_a_champion_that_cannot_be_loaded_gives_way_to_the_one_before(
     register(registry, tmp_path, matrix, fitted(matrix, EASE((10.0,))))
     broken = register(registry, tmp_path, matrix, fitted(matrix, EASE((11.0,))))
     for version in (1, 2):
-        registry.promote("ease", version, why=f"version {version}")
+        registry.promote(Promotion("ease", version, why=f"version {version}"))
     damage(registry, tmp_path, broken, how)
     found = load_first_usable(registry, serving_candidates(registry), cache)
     assert found.registered.version == 1
@@ -548,14 +548,14 @@ def test_a_champion_that_cannot_be_loaded_gives_way_to_the_one_before(
     assert told["why"] == "The champion cannot be loaded, and this was champion before it."
     better = register(registry, tmp_path, matrix, fitted(matrix, EASE((10.0,))))
     assert promote_if_better(registry, cache, matrix, by="a test")[0].champion.version == 1
-    registry.promote("ease", better.version, why="by hand")
+    registry.promote(Promotion("ease", better.version, why="by hand"))
     assert load_first_usable(registry, serving_candidates(registry), cache).warnings == ()
 
 
 def test_a_champion_stays_where_no_candidate_can_be_loaded(registry, cache, tmp_path: Path) -> None:
     old, new = matrix_of(540), matrix_of(600)
     incumbent = register(registry, tmp_path, old, fitted(old, EASE((10.0,))))
-    registry.promote("ease", 1, why="the first")
+    registry.promote(Promotion("ease", 1, why="the first"))
     damage(registry, tmp_path, register(registry, tmp_path, new, fitted(new, EASE((11.0,)))), "missing")
     verdict, move = promote_if_better(registry, cache, new, by="a test")
     assert (verdict.outcome, verdict.better, verdict.candidate, verdict.champion, move) == (
@@ -572,7 +572,7 @@ def test_a_champion_stays_where_no_candidate_can_be_loaded(registry, cache, tmp_
 def test_where_nothing_can_be_loaded_that_is_said(registry, cache, tmp_path: Path) -> None:
     matrix = matrix_of()
     only = register(registry, tmp_path, matrix, fitted(matrix, EASE((10.0,))))
-    registry.promote("ease", 1, why="the first")
+    registry.promote(Promotion("ease", 1, why="the first"))
     damage(registry, tmp_path, only, "damaged")
     verdict, move = promote_if_better(registry, cache, matrix, by="a test")
     assert (verdict.outcome, verdict.candidate, move) == ("not judged", None, None)
@@ -599,7 +599,7 @@ def test_status_says_what_serves_and_why_the_newest_does_not(registry, cache, tm
     told = serving_json(registry)
     assert (told["model"], told["newest"], told["outcome"], told["by"]) == ("ease 1", "ease 2", "not better", "run 2")
     assert told["decision"].startswith("ease 2 is not certainly better than ease 1 for ")
-    registry.promote("ease", 2, why="I like it", by="somebody")
+    registry.promote(Promotion("ease", 2, why="I like it", by="somebody"))
     told = serving_json(registry)
     assert (told["model"], told["why"]) == ("ease 2", "I like it")
     assert told["decision"].endswith("Since then somebody made ease 2 champion (promote): I like it")
@@ -628,7 +628,7 @@ def test_nothing_of_this_matrix_is_one_error(registry, cache, tmp_path: Path) ->
 
 def test_the_best_of_several_names(registry, file: Path) -> None:
     for name, score in (("a", 0.3), ("b", 0.5), ("c", 0.5), ("d", None)):
-        registry.save(file, name, score)
+        registry.save(file, ModelCard(name, score))
     assert best_of(registry, ("a", "b", "c", "d")).name == "b", "of equal ones the first"
     with pytest.raises(ModelNotFoundError, match="No scored model 'd'"):
         best_of(registry, ("d",))
@@ -681,7 +681,7 @@ def test_with_the_services_away_the_last_model_serves_and_says_so(
     with open_mongo(own) as database:
         registry = ModelRegistry(model_store(own), database["models"])
         register(registry, tmp_path, matrix, fitted(matrix, EASE((10.0,))))
-        registry.promote("ease", 1, why="the first")
+        registry.promote(Promotion("ease", 1, why="the first"))
         assert load_current_model(own).warnings == ()
         found = load_current_model(away)
         assert (found.registered.name, found.registered.version, found.trained.model.name) == ("ease", 1, "ease")

@@ -20,7 +20,7 @@ import requests
 
 from gh_assets.cli.status import serving_json
 from gh_assets.embedded import servers as embedded
-from gh_assets.registry import CHAMPION, PURPOSE
+from gh_assets.registry import CHAMPION, PURPOSE, Promotion
 from gh_assets.services.connections import asset_store, connect_gcs
 from gh_assets.serving.current_model import load_current_model
 from gh_assets.settings import Settings
@@ -59,7 +59,7 @@ def test_a_promotion_and_a_rollback_are_served_without_restart(own_served_home: 
     with opened(own_served_home.settings) as server, own_served_home.registry() as registry:
         assert version(server) == 1
         before = server.get("/api/v1/users/person-1/recommendations").json()
-        registry.promote("hybrid", 2, why="better")
+        registry.promote(Promotion("hybrid", 2, why="better"))
         until(lambda: version(server) == 2)
         after = server.get("/api/v1/users/person-1/recommendations").json()
         assert after["model"]["version"] == 2
@@ -84,7 +84,7 @@ def test_a_desk_that_was_replaced_leaves_the_memory_at_once(own_served_home: Ser
         gc.disable()
         try:
             replaced = weakref.ref(server.state.refresher.snapshot)
-            registry.promote("hybrid", 2, why="there")
+            registry.promote(Promotion("hybrid", 2, why="there"))
             until(lambda: version(server) == 2)
             server.get("/u/person-1")
             until(lambda: replaced() is None)
@@ -127,7 +127,7 @@ def test_no_request_fails_or_mixes_while_models_change(own_served_home: ServedHo
             thread.start()
         for turn in range(6):
             if turn % 2 == 0:
-                registry.promote("hybrid", 2, why="there")
+                registry.promote(Promotion("hybrid", 2, why="there"))
             else:
                 registry.rollback(why="and back")
             until(lambda turn=turn: version(server) == (2 if turn % 2 == 0 else 1))
@@ -159,9 +159,7 @@ def test_a_corrupt_champion_is_not_served(own_served_home: ServedHome, tmp_path:
         registry.store.write(broken.object, path)
         with opened(own_served_home.settings) as server:
             current = registry.aliases.current(PURPOSE, CHAMPION)
-            registry.aliases.promote(
-                PURPOSE, CHAMPION, broken.name, broken.version, by="a test", why="untried", after=current
-            )
+            registry.aliases.promote(Promotion(broken.name, broken.version, why="untried", by="a test"), after=current)
             until(lambda: server.state.refresher.problem)
             assert version(server) == 1
             answer = until(lambda: (found := asked(server))["warnings"] and found)
@@ -171,7 +169,7 @@ def test_a_corrupt_champion_is_not_served(own_served_home: ServedHome, tmp_path:
             registry.rollback(why="it cannot be read")
             until(lambda: asked(server)["warnings"] == [])
             own_served_home.register(trained_on(own_served_home.matrix, seed=6), 0.41)
-            registry.promote("hybrid", 3, why="whole")
+            registry.promote(Promotion("hybrid", 3, why="whole"))
             until(lambda: version(server) == 3)
 
 
@@ -189,7 +187,7 @@ def test_a_server_that_starts_with_a_model_that_cannot_be_loaded_serves_the_next
     with served_home.registry() as registry:
         if promoted:
             for number in (1, 2, 3):
-                registry.promote("hybrid", number, why=f"number {number}")
+                registry.promote(Promotion("hybrid", number, why=f"number {number}"))
         registry.store.delete(served_home.models[2].object)
         with opened(settings) as server:
             assert version(server) == 2
@@ -230,7 +228,7 @@ def gates(own_served_home: ServedHome, github: str, monkeypatch: pytest.MonkeyPa
     hub = Gate(urlsplit(github).port or 0)
     monkeypatch.setattr(embedded, "mongo_uri", lambda home: embedded.mongo_uri_at(home, mongo.port))
     monkeypatch.setattr(embedded, "cloud_storage", lambda _: (f"http://127.0.0.1:{gcs.port}", token))
-    monkeypatch.setattr("gh_assets.serving.refresher.PATIENCE", 1.0)
+    monkeypatch.setattr("gh_assets.serving.refresher.ANSWER_TIMEOUT", 1.0)
     found = {"MongoDB": mongo, "Cloud Storage": gcs, "GitHub": hub}
     yield found
     for gate in found.values():
@@ -272,7 +270,7 @@ def test_answers_go_on_while_services_are_killed_one_after_another(
         until(lambda: database["feedback"].find_one({"said.person": "someone"}))
         own_served_home.register(trained_on(own_served_home.matrix, seed=11), 0.5)
         with own_served_home.registry() as registry:
-            registry.promote("hybrid", 2, why="after all that")
+            registry.promote(Promotion("hybrid", 2, why="after all that"))
         until(lambda: version(server) == 2)
 
 
@@ -301,6 +299,6 @@ def test_an_embedded_server_that_is_killed_comes_back_by_itself(own_served_home:
         assert answer.status_code == 200
         own_served_home.register(trained_on(own_served_home.matrix, seed=12), 0.5)
         with own_served_home.registry() as registry:
-            registry.promote("hybrid", 2, why="after a kill")
+            registry.promote(Promotion("hybrid", 2, why="after a kill"))
         until(lambda: version(server) == 2, 60)
         until(lambda: missing(server) == [], 60)

@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 
 from gh_assets.errors import InputError, StoredDataError
-from gh_assets.registry import CHAMPION, PURPOSE, ModelRegistry
+from gh_assets.registry import CHAMPION, PURPOSE, ModelCard, ModelRegistry, Promotion
 from gh_assets.schemas import USERS
 from gh_assets.services.connections import connect_mongo
 from gh_assets.settings import Settings
@@ -55,8 +55,8 @@ def fill(database: MongoDatabase, stores: dict[str, ObjectStore], folder: Path) 
     weights = folder / "weights.bin"
     for score in (0.4, 0.5):
         weights.write_bytes(b"weights" * 300_000 + str(score).encode())
-        registry.save(weights, "recvae", score)
-    registry.promote("recvae", 2, why="it is better")
+        registry.save(weights, ModelCard("recvae", score))
+    registry.promote(Promotion("recvae", 2, why="it is better"))
 
 
 def test_all_is_there_again(
@@ -82,7 +82,7 @@ def test_all_is_there_again(
     assert registry.aliases.history(PURPOSE, CHAMPION)[0].why == "it is better"
     path = registry.download(champion, tmp_path / "out")
     assert path.read_bytes() == (tmp_path / "weights.bin").read_bytes()
-    assert registry.save(path, "recvae", 0.6).version == 3
+    assert registry.save(path, ModelCard("recvae", 0.6)).version == 3
     assert other["meta"].find_one({"_id": "restoring"}) is None
 
 

@@ -22,7 +22,7 @@ from gh_assets.embedded.standin.world import Repository, World
 from gh_assets.recommender import EASE, Hybrid, RecVAE, RecVAEConfig
 from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.recommender.training.training import TrainedModel
-from gh_assets.registry import ModelRegistry, RegisteredModel
+from gh_assets.registry import ModelCard, ModelRegistry, Promotion, RegisteredModel
 from gh_assets.schemas import REPOS
 from gh_assets.services.connections import asset_store, connect_gcs, model_store, open_mongo
 from gh_assets.settings import Settings
@@ -119,13 +119,15 @@ class ServedHome:
         with self.registry() as registry:
             model = registry.save(
                 path,
-                "hybrid",
-                score,
-                metric="ndcg@100",
-                tar_zip=True,
-                metrics={"ndcg@100": score, "ease ndcg@100": score - 0.02, "recall@20": 0.2},
-                intervals={"ndcg@100": (score - 0.01, score + 0.01)},
-                **more,
+                ModelCard(
+                    "hybrid",
+                    score,
+                    metric="ndcg@100",
+                    metrics={"ndcg@100": score, "ease ndcg@100": score - 0.02, "recall@20": 0.2},
+                    intervals={"ndcg@100": (score - 0.01, score + 0.01)},
+                    **more,
+                ),
+                archive="gzip",
             )
         self.models.append(model)
         return model
@@ -150,7 +152,7 @@ def furnish(settings: Settings, folder: Path, changes: dict[int, dict[str, Any]]
     asset_store(settings, connect_gcs(settings)).write_matrix("user_item_matrix", matrix)
     served_home.register(trained_on(matrix), 0.3)
     with served_home.registry() as registry:
-        registry.promote("hybrid", 1, why="the first one", by="a test")
+        registry.promote(Promotion("hybrid", 1, why="the first one", by="a test"))
     return served_home
 
 

@@ -1,0 +1,170 @@
+"""Aliases: promotion, rollback and their history."""
+
+from __future__ import annotations
+
+import datetime as dt
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from gh_assets.errors import ConcurrentWriteError, InputError, ModelNotFoundError, StoredDataError
+from gh_assets.registry import CHAMPION, PURPOSE, Promotion
+from gh_assets_tests.conftest import Save
+from gh_assets_tests.support.concurrent_registry import run_concurrently
+
+
+def test_rollbacks_return_through_earlier_champions(save: Save, registry) -> None:
+    with pytest.raises(ModelNotFoundError, match="There is no champion to recommend repositories yet"):
+        registry.champion()
+    for _ in range(3):
+        save()
+        registry.promote(Promotion("recvae", registry.latest("recvae").version, why="newer", by="a user"))
+    other = save("ease")
+    registry.promote(Promotion("ease", other.version, why="a baseline can be champion"))
+    assert registry.champion().name == "ease"
+    assert [registry.rollback(why="worse").version for _ in range(3)] == [3, 2, 1]
+    with pytest.raises(ModelNotFoundError, match="nothing to return to"):
+        registry.rollback(why="worse still")
+    registry.promote(Promotion("recvae", 3, why="fixed"))
+    assert registry.rollback(why="not fixed").version == 1
+    moves = registry.aliases.history(PURPOSE, CHAMPION)
+    assert [move.revision for move in moves] == list(range(9, 0, -1))
+    assert (moves[-1].by, moves[-1].why, moves[-1].action) == ("a user", "newer", "promote")
+    with pytest.raises(InputError, match="Give a reason"):
+        registry.promote(Promotion("recvae", 1, why=" "))
+
+
+def test_move_records_who_decided_when_why_and_on_which_evidence(
+    save: Save, registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGNAME", "a user")
+    models = save(), save()
+    began = dt.datetime.now(dt.UTC) - dt.timedelta(milliseconds=1)
+    registry.promote(Promotion("recvae", 1, why="first", by="run 7", evidence={"users": 30}))
+    registry.promote(Promotion("recvae", 2, why="second"))
+    registry.promote(Promotion("recvae", 2, why="the next one", alias="candidate"))
+    second, first = registry.aliases.history(PURPOSE, CHAMPION)
+    assert first.model_dump(exclude={"time"}) == {
+        "purpose": PURPOSE,
+        "alias": CHAMPION,
+        "revision": 1,
+        "name": "recvae",
+        "version": 1,
+        "action": "promote",
+        "below": None,
+        "by": "run 7",
+        "why": "first",
+        "evidence": {"users": 30},
+    }
+    assert (second.revision, second.below, second.by, second.evidence) == (2, 1, "a user", {})
+    assert began <= first.time <= second.time <= dt.datetime.now(dt.UTC)
+    assert registry.aliases.current(PURPOSE, CHAMPION) == second
+    assert registry.alias_holders() == {("recvae", 2): ["candidate", "champion"]}
+    back = registry.rollback(why="worse")
+    assert (back.action, back.version, back.below, back.by, back.evidence) == ("rollback", 1, None, "a user", {})
+    assert registry.aliases.current(PURPOSE, CHAMPION) == back
+    assert registry.alias_holders() == {("recvae", 2): ["candidate"], ("recvae", 1): ["champion"]}
+    assert [move.version for move in registry.holders()] == [1]
+    assert [move.version for move in registry.holders(alias="candidate")] == [2]
+    with pytest.raises(ModelNotFoundError, match="There is no champion to predict the weather yet"):
+        registry.champion("predict the weather")
+    with pytest.raises(ModelNotFoundError, match="There is no other to recommend repositories yet"):
+        registry.rollback(why="worse", alias="other")
+    assert registry.get("recvae", 1) == models[0], "a move changes no model"
+
+
+@pytest.mark.parametrize("why", ["", " ", "x" * 2001, {"$ne": ""}])
+def test_decision_without_a_reason_is_refused(save: Save, registry, why: object) -> None:
+    save(), save()
+    registry.promote(Promotion("recvae", 1, why="x" * 2000))
+    for decide in (
+        lambda: registry.promote(Promotion("recvae", 2, why=why)),
+        lambda: registry.rollback(why=why),
+        lambda: registry.delete("recvae", 2, why=why),
+    ):
+        with pytest.raises(InputError, match=r"Give a reason|must be text"):
+            decide()
+    assert (registry.latest("recvae").version, registry.champion().version) == (2, 1)
+
+
+def test_promotion_against_a_former_champion_is_refused(save: Save, registry) -> None:
+    save(), save()
+    before = registry.aliases.current(PURPOSE, CHAMPION)
+    registry.promote(Promotion("recvae", 1, why="first"), after=before)
+    with pytest.raises(ConcurrentWriteError, match=r"was moved to recvae 1 \(first\) in the meantime"):
+        registry.promote(Promotion("recvae", 2, why="second"), after=before)
+    assert registry.champion().version == 1
+
+
+def test_model_without_its_object_is_not_promoted(save: Save, registry) -> None:
+    model = save()
+    registry.store.delete(model.object)
+    with pytest.raises(StoredDataError, match="is missing or not what was registered"):
+        registry.promote(Promotion("recvae", 1, why="try"))
+    assert registry.verify(model) == f"{model.uri} is missing"
+
+
+def test_champion_whose_document_was_deleted_by_other_means_is_passed_over(save: Save, registry, database) -> None:
+    save(), save()
+    registry.promote(Promotion("recvae", 1, why="first"))
+    registry.promote(Promotion("recvae", 2, why="second"))
+    database["models"].update_one({"version": 2}, {"$set": {"deleted": {"why": "by hand"}}})
+    assert registry.champion().version == 1
+    with pytest.raises(ModelNotFoundError, match=r"There was no champion before recvae 1: there is nothing"):
+        registry.rollback(why="one more")
+
+
+def test_rollback_names_the_models_it_passes_over(save: Save, registry) -> None:
+    for version in (1, 2, 3, 4):
+        save()
+        registry.promote(Promotion("recvae", version, why=f"version {version}"))
+    registry.delete("recvae", 3, why="it recommended nonsense")
+    registry.store.delete(registry.get("recvae", 2).object)
+    move = registry.rollback(why="worse")
+    assert (move.version, registry.champion().version) == (1, 1)
+    deleted, missing = move.evidence["passed_over"]
+    assert deleted == "recvae 3 was deleted (it recommended nonsense)"
+    assert missing.startswith("recvae 2 cannot be read any more (gs://")
+    assert registry.aliases.history(PURPOSE, CHAMPION)[0].evidence == move.evidence
+    registry.promote(Promotion("recvae", 4, why="not so bad"))
+    registry.delete("recvae", 1, why="old")
+    with pytest.raises(ModelNotFoundError) as raised:
+        registry.rollback(why="worse after all")
+    assert str(raised.value) == (
+        "There is nothing to return to: before recvae 4, recvae 1 was deleted (old). Promote another model: gh-assets "
+        "models promote NAME VERSION --why TEXT."
+    )
+    assert registry.champion().version == 4
+
+
+def test_concurrent_promotions_of_processes_make_one_complete_history(
+    registry, database, save: Save, tmp_path: Path
+) -> None:
+    for _ in range(8):
+        save()
+    results = run_concurrently(database, registry, tmp_path, 8, "promote")
+    acknowledged = sorted(entry for entries in results for entry in entries if isinstance(entry, int))
+    refused = {entry for entries in results for entry in entries if isinstance(entry, str)}
+    assert refused <= {"ConcurrentWriteError"}
+    moves = registry.aliases.history(PURPOSE, CHAMPION)
+    assert [move.revision for move in moves] == sorted(acknowledged, reverse=True) == list(range(len(moves), 0, -1))
+    assert (registry.champion().name, registry.champion().version) == (moves[0].name, moves[0].version)
+    assert all(move.below == (move.revision - 1 or None) for move in moves)
+
+
+def test_concurrent_promotions_of_threads_get_consecutive_revisions(save: Save, registry) -> None:
+    for _ in range(4):
+        save()
+
+    def promote(version: int) -> int:
+        for _ in range(100):
+            try:
+                return registry.promote(Promotion("recvae", version, why=f"version {version}")).revision
+            except ConcurrentWriteError:
+                continue
+        raise AssertionError("100 promotions in a row were refused")
+
+    with ThreadPoolExecutor(4) as executor:
+        revisions = sorted(executor.map(promote, [1, 2, 3, 4]))
+    assert revisions == [1, 2, 3, 4]

@@ -1,0 +1,97 @@
+"""Documents of models: their typed form, and those of the original system."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gh_assets.errors import StoredDataError
+from gh_assets.registry import RegisteredModel
+from gh_assets.registry.documents import flatten_metrics, leaderboard
+from gh_assets_tests.conftest import Save
+
+
+@given(st.dictionaries(st.sampled_from(["recvae", "ease", "als 2"]), st.just({"ndcg@100": 0.5, "recall@20": 0.25})))
+def test_leaderboard_survives_flattening(board: dict[str, dict[str, float]]) -> None:
+    place = {"time": "2026-01-01", "bucket": "b", "object": "o", "file_name": "f"}
+    flat = flatten_metrics("recvae", board)
+    assert flat.keys() >= ({"ndcg@100", "recall@20"} if "recvae" in board else set())
+    assert leaderboard(RegisteredModel(name="recvae", metrics=flat, **place)) == board
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        1_700_000_000,
+        1_700_000_000.0,
+        "2023-11-14T22:13:20",
+        "2023-11-14T23:13:20+01:00",
+        dt.datetime(2023, 11, 14, 22, 13, 20),
+        dt.datetime(2023, 11, 15, 7, 13, 20, tzinfo=dt.timezone(dt.timedelta(hours=9))),
+    ],
+)
+def test_times_in_any_form_are_read_as_utc(time: object) -> None:
+    document = {"name": "old", "time": time, "bucket_name": "b", "file_name": "folder/f", "tag": "t"}
+    model = RegisteredModel.from_document(document)
+    assert model.time == dt.datetime(2023, 11, 14, 22, 13, 20, tzinfo=dt.UTC)
+    assert model.time.tzinfo is dt.UTC
+    assert (model.title, model.tags, model.bucket) == ("old of 2023-11-14 22:13", ("t",), "b")
+    assert (model.object, model.file_name) == ("folder/f", "f")
+    unknown = (model.score, model.generation, model.sha256, model.crc32c, model.size, model.run_id, model.code_version)
+    assert unknown == (None,) * 7
+
+
+@pytest.mark.parametrize("time", ["never", True, None])
+def test_invalid_time_is_named_in_the_error(time: object) -> None:
+    with pytest.raises(StoredDataError, match=f"The document of model '{'x' * 60}' is wrong at 'time'"):
+        RegisteredModel.from_document({"name": "x" * 99, "time": time, "bucket_name": "b", "file_name": "f"})
+
+
+def test_documents_of_the_original_system_are_read(registry, database, objects, save: Save, tmp_path: Path) -> None:
+    objects.write("old/model.bin", b"old weights")
+    original = {"name": "recvae", "bucket_name": objects.name, "file_name": "old/model.bin", "tag": "v0"}
+    database["models"].insert_many(
+        [
+            {**original, "score": 0.7, "time": dt.datetime(2021, 5, 1)},
+            {**original, "score": 0.6, "time": "2021-06-01T00:00:00"},
+            {**original, "score": None, "time": 1_600_000_000},
+        ]
+    )
+    # Mongo orders by type first, dates before text, and then by time.
+    assert registry.latest("recvae").time == dt.datetime(2021, 5, 1, tzinfo=dt.UTC)
+    best = registry.best("recvae", tag="v0")
+    assert (best.score, best.version, best.file_name) == (0.7, 0, "model.bin")
+    assert registry.download(best, tmp_path / "out").read_bytes() == b"old weights"
+    assert registry.verify(best) is None
+    new = save(score=0.1)
+    assert new.version == 1
+    assert registry.latest("recvae").version == 1, "a model with a version is newer than one without"
+    assert "old/model.bin" not in {swept.name for swept in registry.sweep(dt.timedelta(0))}
+    database["models"].insert_one({"name": "broken", "time": "never", "bucket": "b", "object": "o", "file_name": "f"})
+    with pytest.raises(StoredDataError, match=r"The document of model 'broken' is wrong at 'time'"):
+        registry.latest("broken")
+
+
+def test_queries_of_the_original_system_find_visible_models(save: Save, registry, database, tmp_path: Path) -> None:
+    def query(**fields: str) -> list[dict[str, Any]]:
+        return list(database["models"].find(fields).sort("time", -1))
+
+    for number, tag in enumerate(("v1", "v2", "v1", "v1", "")):
+        saved = save(tags=(tag, "more") if tag else ())
+        time = saved.time + dt.timedelta(seconds=number)  # two saves may fall into one millisecond
+        database["models"].update_one({"version": saved.version}, {"$set": {"time": time}})
+    registry.delete("recvae", 4, why="broken")
+    documents = query(name="recvae", tag="v1")
+    assert [document["version"] for document in documents] == [3, 1]
+    assert [document["version"] for document in query(name="recvae", tag="")] == [5]
+    newest = documents[0]
+    assert newest["bucket_name"] == registry.store.name
+    assert isinstance(newest["time"], dt.datetime)
+    again = RegisteredModel.from_document(newest)
+    assert (again.tags, again.bucket, again.file_name) == (("v1", "more"), registry.store.name, "model.bin")
+    assert registry.download(again, tmp_path / "out").exists()

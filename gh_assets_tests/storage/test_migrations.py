@@ -1,0 +1,14 @@
+"""Migrations of the database."""
+
+from __future__ import annotations
+
+import pytest
+
+from gh_assets.errors import ConfigurationError
+from gh_assets.storage.migrations import migrate
+
+
+def test_database_of_a_newer_version_is_refused(database) -> None:
+    database["meta"].update_one({"_id": "schema"}, {"$set": {"version": 999}})
+    with pytest.raises(ConfigurationError, match="of a newer version of gh_assets"):
+        migrate(database)
