@@ -68,8 +68,8 @@ PRELOADED = (
         "gh_assets.serving.current_model",
         "gh_assets.definitions",
         "gh_assets.cli.chain",
-        "gh_assets.cli.status",
-        "gh_assets.cli.doctor",
+        "gh_assets.cli.documents",
+        "gh_assets.cli.service_checks",
     ),
 )
 USERS, REPOSITORIES = 40, 16

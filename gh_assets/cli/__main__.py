@@ -1,4 +1,4 @@
-"""`python -m gh_assets.cli`, as before."""
+"""`python -m gh_assets.cli`."""
 
 from gh_assets.cli import main
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from gh_assets.assets.retries import without_retries
 from gh_assets.assets.star_events import read_days_of_the_archive
 from gh_assets.automation.jobs import archive_job, range_tags, refresh_job, repos_job
 from gh_assets.cli.failures import EXPLAINED_ERRORS, cause_of
+from gh_assets.cli.options import ChainOptions
 from gh_assets.collector.archive_days import days_of
 from gh_assets.collector.seed_users import read_seeds_file
 from gh_assets.collector.stars_file import read_stars
@@ -25,62 +24,23 @@ from gh_assets.embedded.servers import HomeWorld, choose_world, read_world
 from gh_assets.errors import CheckFailedError, ConfigurationError, InputError
 from gh_assets.instance.launcher import OWN_PROCESS, execute_job, fail_dead_runs
 from gh_assets.instance.storage import open_instance
-from gh_assets.local import progress
+from gh_assets.local.progress import Progress, use_progress
 from gh_assets.services.connections import asset_store, open_mongo
 from gh_assets.services.world import claim_world, has_only_archive, world_identity
 from gh_assets.settings import Settings
 
-LIKENESS_OP = "user_item_matrix_matrix_is_like_the_last"
-"""The op of the check that compares the matrix with the one of the newest model."""
+MATRIX_CHECK_OP = "user_item_matrix_matrix_is_like_the_last"
+"""Op of the check that compares the matrix with that of the newest model."""
 
 EXAMPLES = 3
-SHOWN = {"ndcg@100": "ndcg_at_100", "recall@20": "recall_at_20", "recall@50": "recall_at_50"}
+"""Users whose first recommendation is in the summary."""
+
+LEADERBOARD_COLUMNS = {"ndcg@100": "ndcg_at_100", "recall@20": "recall_at_20", "recall@50": "recall_at_50"}
+"""Columns of the stored leaderboard by the metric's name in the summary."""
 
 
-@dataclass(frozen=True)
-class ChainOptions:
-    """What a person asked for.
-
-    Attributes
-    ----------
-    source : str or None
-        None: that of the settings.
-    stars : Path or None
-        A file of stars: the world that the stand-in serves, or, with the source ``file``, read directly.
-    awesome : tuple of str
-        Lists.
-    archive : tuple of str
-        Hours of GH Archive to read first; see `gh_assets.collector.gharchive.archive_hours`.
-    seed_users : Path or None
-        Users to ask first for their starred lists.
-    max_pages, max_users, max_requests : int or None
-        Caps; None: those of the settings, and no cap on requests.
-    full : bool
-        Read all lists again, to their end.
-    epochs : int or None
-    retrain : bool
-    accept_matrix : bool
-        Train also on a matrix that is much smaller than the last one.
-    """
-
-    source: str | None = None
-    stars: Path | None = None
-    awesome: tuple[str, ...] = ()
-    archive: tuple[str, ...] = ()
-    seed_users: Path | None = None
-    max_pages: int | None = None
-    max_users: int | None = None
-    max_requests: int | None = None
-    full: bool = False
-    epochs: int | None = None
-    retrain: bool = False
-    accept_matrix: bool = False
-
-
-def run_chain(
-    settings: Settings, options: ChainOptions, listener: progress.ProgressListener, say: Callable[[str], None]
-) -> dict[str, Any]:
-    """Materialize the chain, in two Dagster runs: the lists, then everything that follows from them.
+def run_chain(settings: Settings, options: ChainOptions, progress: Progress) -> dict[str, Any]:
+    """Materialize the chain in two Dagster runs: first the lists, then everything that follows from them.
 
     Hours of GH Archive, if any are given, are read in a run before.
 
@@ -96,42 +56,48 @@ def run_chain(
     """
     from gh_assets.definitions import defs
 
-    skipped = _prepare_world(settings, options)
-    if skipped and options.source != "file":  # the source says it itself
-        say(skipped)
-    say(f"Collecting from {world_identity(settings)[1]} into {settings.home_path}")
-    with open_instance() as instance, progress.use_progress(progress.Progress(listener, say)):
+    options = options.model_copy(
+        update={
+            "source": options.source or settings.source,
+            "awesome": options.awesome or tuple(settings.awesome_lists),
+        }
+    )
+    skipped = prepare_world(settings, options)
+    if skipped and options.source != "file":  # that source reports it itself
+        progress.notify(skipped)
+    progress.notify(f"Collecting from {world_identity(settings)[1]} into {settings.home_path}")
+    with open_instance() as instance, use_progress(progress):
         fail_dead_runs(instance)
         if options.archive:
             config = {read_days_of_the_archive.name: {"config": {"places": list(options.archive)}}}
-            _execute(defs, archive_job.name, instance, config, {})
+            execute(defs, archive_job.name, instance, config)
         lists: dict[str, Any] = {"awesome": list(options.awesome)}
-        left = options.max_requests
-        if left is not None:
-            lists["max_requests"] = left
-        read = _execute(defs, repos_job.name, instance, {"repos": {"config": lists}}, {})
-        if left is not None:
-            left = max(1, left - _requests_of(read))
+        max_requests = options.max_requests
+        if max_requests is not None:
+            lists["max_requests"] = max_requests
+        read = execute(defs, repos_job.name, instance, {"repos": {"config": lists}})
+        if max_requests is not None:
+            max_requests = max(1, max_requests - _requests_of(read))
         partitions = instance.get_dynamic_partitions(str(REPO_PARTITIONS.name))
         if not partitions:
             raise InputError(
-                "No repository could be reached yet, so there is nothing to collect: run again"
+                "No repository could be read yet, so there is nothing to collect: run again"
                 + (" with a larger --max-requests." if options.max_requests is not None else ".")
             )
         tags = range_tags(partitions[0], partitions[-1])
-        result = _execute(defs, refresh_job.name, instance, _op_config(options, left), tags)
+        result = execute(defs, refresh_job.name, instance, _op_config(options, max_requests), tags)
     failed = [
         f"{check.asset_key.to_user_string()}: {check.check_name}"
         for check in result.get_asset_check_evaluations()
         if not check.passed
     ]
     for name in failed:
-        say(f"Check did not pass: {name} (see the asset in dagster dev)")
+        progress.notify(f"Check did not pass: {name} (see the asset in dagster dev)")
     return {"leaderboard": _leaderboard(settings), "examples": _examples(settings), "checks_failed": failed}
 
 
 def _requests_of(result: dg.JobExecutionResult) -> int:
-    """Requests that the run of `repos` sent, as its metadata say."""
+    """Return how many requests the run of `repos` sent, from its metadata."""
     for event in result.get_asset_materialization_events():
         sent = event.materialization.metadata.get("requests")
         if sent is not None and isinstance(sent.value, int):
@@ -139,10 +105,20 @@ def _requests_of(result: dg.JobExecutionResult) -> int:
     return 0
 
 
-def _prepare_world(settings: Settings, options: ChainOptions) -> str:
-    """Let the stand-in serve what was asked for, after checking that it can; or nobody, where the archive says all.
+def prepare_world(settings: Settings, options: ChainOptions) -> str:
+    """Check the files that the options name, and choose the world that the stand-in serves, if it is used.
 
-    Gives a sentence about rows of the file that were left out, if any were.
+    Returns
+    -------
+    str
+        A sentence about rows of the stars file that were skipped; empty if none were.
+
+    Raises
+    ------
+    ConfigurationError
+        If options or settings contradict each other.
+    InputError
+        If a file cannot be read.
     """
     if options.source == "file" and options.stars is None:
         raise ConfigurationError("--source file needs the file: --stars FILE.")
@@ -150,38 +126,36 @@ def _prepare_world(settings: Settings, options: ChainOptions) -> str:
         days_of(options.archive)
     seed_users = options.seed_users or settings.seed_users
     if seed_users is not None:
-        # It is read where lists are closed; that it cannot be read must be said also where none is.
+        # The collector reads it only where lists are closed; a mistake is reported in any case.
         read_seeds_file(seed_users.expanduser())
     if options.stars is None:
         only_archive = options.source == "gharchive" and not options.awesome and settings.uses_standin
         if only_archive and not has_only_archive(settings):
-            _choose(settings, HomeWorld(archive=True))
+            _choose_world(settings, HomeWorld(archive=True))
         return ""
     skipped = read_stars(options.stars.expanduser()).skipped.sentence()
-    if not settings.uses_standin:
-        if options.source != "file":
-            raise ConfigurationError(
-                "--stars serves a file as the world through the stand-in, but GITHUB_TOKENS points to a real GitHub: "
-                "unset it, or read the file directly with --source file."
-            )
-        return skipped
-    if options.source == "file" and has_only_archive(settings):
-        return skipped  # the file adds to what GH Archive told
-    chosen = HomeWorld(str(options.stars.expanduser().resolve()))
-    if read_world(settings.home_path) != chosen:
-        _choose(settings, chosen)
+    if not settings.uses_standin and options.source != "file":
+        raise ConfigurationError(
+            "--stars makes the stand-in serve a file, but GITHUB_TOKENS selects a real GitHub: unset it, or read the "
+            "file directly with --source file."
+        )
+    # A file that is read directly adds to what comes from GitHub or GH Archive.
+    if settings.uses_standin and not (options.source == "file" and has_only_archive(settings)):
+        chosen = HomeWorld(str(options.stars.expanduser().resolve()))
+        if read_world(settings.home_path) != chosen:
+            _choose_world(settings, chosen)
     return skipped
 
 
-def _choose(settings: Settings, world: HomeWorld) -> None:
-    """Make a world this home's, unless it holds the data of another: the choice would outlive the refusal."""
+def _choose_world(settings: Settings, world: HomeWorld) -> None:
+    """Make a world this home's, unless the home holds data of another one: the choice would outlast the refusal."""
     with open_mongo(settings) as database:
         claim_world(settings, database, world)
     choose_world(settings.home_path, world)
 
 
 def _op_config(options: ChainOptions, max_requests: int | None) -> dict[str, Any]:
-    wanted = {
+    options_of_asset = {
         "source": options.source,
         "stars_file": _absolute(options.stars) if options.source == "file" else None,
         "seed_users": _absolute(options.seed_users),
@@ -190,22 +164,35 @@ def _op_config(options: ChainOptions, max_requests: int | None) -> dict[str, Any
         "max_requests": max_requests,
         "full": options.full,
     }
-    collect = {name: value for name, value in wanted.items() if value is not None}
+    collect = {name: value for name, value in options_of_asset.items() if value is not None}
     train: dict[str, Any] = {"retrain": options.retrain}
     if options.epochs is not None:
         train["epochs"] = options.epochs
     accept = {"accept": options.accept_matrix}
-    return {"stargazers": {"config": collect}, "recvae_model": {"config": train}, LIKENESS_OP: {"config": accept}}
+    return {"stargazers": {"config": collect}, "recvae_model": {"config": train}, MATRIX_CHECK_OP: {"config": accept}}
 
 
 def _absolute(path: Path | None) -> str | None:
     return str(path.expanduser().resolve()) if path is not None else None
 
 
-def _execute(
-    defs: dg.Definitions, job: str, instance: DagsterInstance, ops: dict[str, Any], tags: dict[str, str]
+def execute(
+    defs: dg.Definitions,
+    job: str,
+    instance: DagsterInstance,
+    ops: dict[str, Any],
+    tags: dict[str, str] | None = None,
 ) -> dg.JobExecutionResult:
-    """Run a job in this process; an error of ours comes out as it is, not wrapped in Dagster's."""
+    """Run a job in this process.
+
+    Raises
+    ------
+    GhAssetsError
+        As the asset raised it, not wrapped in an error of Dagster's; so are errors of MongoDB.
+    CheckFailedError
+        If a blocking check did not pass.
+    KeyboardInterrupt
+    """
     run_id = str(uuid.uuid4())
     try:
         with without_retries():
@@ -213,9 +200,9 @@ def _execute(
                 defs.resolve_job_def(job),
                 instance,
                 run_id=run_id,
-                # Events go to Dagster's storage all the same; the terminal shows our progress instead.
+                # Events go to Dagster's storage; the terminal shows progress instead.
                 run_config={"ops": ops, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-                tags={**tags, **OWN_PROCESS},
+                tags={**(tags or {}), **OWN_PROCESS},
             )
     except DagsterExecutionInterruptedError:
         raise KeyboardInterrupt from None
@@ -229,32 +216,35 @@ def _execute(
 
 
 def _failed_check(instance: DagsterInstance, run_id: str) -> CheckFailedError:
-    """What to say of the blocking check that ended a run: what it found, what it compared, and what to do."""
+    """Return an error that explains the blocking check that ended a run, with the values that it compared."""
     records = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
-    said = []
+    sentences = []
     for record in records:
         event = record.event_log_entry.dagster_event
         evaluation = event.asset_check_evaluation_data if event is not None else None
         if evaluation is None or evaluation.passed or not evaluation.blocking:
             continue
-        compared = ", ".join(f"{name} {value.value}" for name, value in evaluation.metadata.items()
-                             if isinstance(value.value, str | int | float))  # fmt: skip
-        said.append(
-            f"The check {evaluation.check_name} of {evaluation.asset_key.to_user_string()} did not pass, so nothing is "
-            f"made from it: {evaluation.description or 'see its metadata.'} It compared: {compared}."
+        compared = ", ".join(
+            f"{name} {value.value}"
+            for name, value in evaluation.metadata.items()
+            if isinstance(value.value, str | int | float)
         )
-    return CheckFailedError(" ".join(said) or "A blocking check did not pass: see the run in dagster dev.")
+        sentences.append(
+            f"The check {evaluation.check_name} of {evaluation.asset_key.to_user_string()} did not pass, so the run "
+            f"stopped: {evaluation.description or 'see its metadata.'} It compared: {compared}."
+        )
+    return CheckFailedError(" ".join(sentences) or "A blocking check did not pass: see the run in dagster dev.")
 
 
 def _leaderboard(settings: Settings) -> dict[str, dict[str, float]]:
-    """Metrics of all recommenders on users that were held out whole, best first."""
+    """Return the metrics of all recommenders on held-out users, best first."""
     table = asset_store(settings).read_table("leaderboard")
     rows = table.filter(table["split"] == USERS_HELD_OUT).to_dicts()
-    return {row["model"]: {name: row[column] for name, column in SHOWN.items()} for row in rows}
+    return {row["model"]: {name: row[column] for name, column in LEADERBOARD_COLUMNS.items()} for row in rows}
 
 
 def _examples(settings: Settings) -> list[dict[str, Any]]:
-    """The first recommendation of a few users."""
+    """Return the first recommendation of a few users."""
     table = asset_store(settings).read_table("recommendations")
     first = table.filter(table["rank"] == 1)
     step = max(1, first.height // EXAMPLES)

@@ -1,127 +1,46 @@
-"""Checking every configured service, one finding each."""
+"""`gh-assets doctor`: the settings, and whether every configured service works."""
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
-import sqlite3
-from collections.abc import Callable
-from contextlib import closing
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+import sys
 
-from gh_assets.cli.failures import EXPLAINED_ERRORS, SYSTEM_ERRORS, explain
-from gh_assets.github.rate_limits import Resource
-from gh_assets.instance.storage import history_folder, open_instance
-from gh_assets.local.home import open_home
-from gh_assets.services.connections import connect_gcs, connect_github, data_store, model_store, open_mongo
-from gh_assets.services.world import has_only_archive
-from gh_assets.settings import Settings
-from gh_assets.storage.mongo import Collections
+import click
 
-HISTORY_DATABASES = ("history/runs.db", "history/runs/index.db", "schedules/schedules.db")
+from gh_assets.cli.output import Table, escape, json_option, print_json, stdout
+from gh_assets.settings import load_settings, setting_rows
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What was found out about one service."""
+@click.command()
+@click.option("--settings", "only_settings", is_flag=True, help="Only show the settings; check no service.")
+@json_option
+def doctor(only_settings: bool, as_json: bool) -> None:
+    """Show all settings and check every configured service.
 
-    service: str
-    ok: bool
-    words: str
+    For each problem, the finding says what is wrong and what to do.
+    """
+    settings = load_settings()
+    rows = setting_rows(settings)
+    if only_settings and as_json:
+        print_json({row.name: row.value for row in rows})
+        return
+    if not as_json:
+        table = Table("setting", "value", "meaning")
+        for row in rows:
+            changed = row.value != row.default
+            table.add_row(f"[bold]{row.name}[/]" if changed else row.name, escape(row.value), escape(row.meaning))
+        stdout().print(table)
+        if only_settings:
+            return
+    from gh_assets.cli.service_checks import check_services
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def examine(settings: Settings) -> list[Finding]:
-    """Examine home, MongoDB, Cloud Storage, GitHub and Dagster; never raises for what a finding can say."""
-    checks: list[tuple[str, Callable[[Settings], str]]] = [
-        ("home", _home),
-        ("MongoDB", _mongo),
-        ("Cloud Storage", _gcs),
-        ("GitHub", _github),
-        ("Dagster", _dagster),
-        ("compute", _compute),
-    ]
-    findings = []
-    for service, check in checks:
-        try:
-            findings.append(Finding(service, True, check(settings)))
-        except (*EXPLAINED_ERRORS, *SYSTEM_ERRORS) as error:
-            findings.append(Finding(service, False, explain(error, history_folder(settings))))
-    return findings
-
-
-def _home(settings: Settings) -> str:
-    home = open_home(settings.home_path)
-    probe = home / ".doctor"
-    probe.write_bytes(b"can be written")
-    probe.unlink()
-    return f"{home}, {shutil.disk_usage(home).free / 1e9:.0f} GB free"
-
-
-def _mongo(settings: Settings) -> str:
-    with open_mongo(settings) as database:
-        kind = "embedded" if settings.uses_embedded_mongo else "of MONGO_URI"
-        version = database.client.server_info().get("version", "unknown")
-        found = f"{kind}, version {version}, database {database.name}"
-        if "validator" in database[Collections.MODELS].options():
-            return found
-        return (
-            f"{found}. The collection {Collections.MODELS} has no validator: the server has none, or the user may not "
-            "set one. What other programs write there is checked when it is read."
-        )
-
-
-def _gcs(settings: Settings) -> str:
-    client = connect_gcs(settings)
-    names = []
-    for store in (data_store(settings, client), model_store(settings, client)):
-        store.describe("doctor")  # there is none: what counts is that the bucket answers
-        names.append(f"gs://{store.name}")
-    return f"{'embedded' if settings.uses_embedded_gcs else 'Google'}, {' and '.join(names)}"
-
-
-def _github(settings: Settings) -> str:
-    if has_only_archive(settings):
-        return "nobody to ask: this home holds what GH Archive tells of github.com"
-    with connect_github(settings) as client:
-        pool = client.pool
-        client.refresh_budgets()
-        parts = []
-        for account in pool.accounts.values():
-            labels = ", ".join(token.label for token in pool.tokens if token.account is account)
-            left = [
-                f"{budget.remaining:,} of {budget.limit:,} {name}"
-                for budget, name in (
-                    (account.budgets[Resource.REST], "requests"),
-                    (account.budgets[Resource.GRAPHQL], "points"),
-                )
-                if budget.remaining is not None and budget.limit is not None
-            ]
-            parts.append(f"token {labels}: {' and '.join(left) or 'no limit'} left this hour")
-        parts += [f"token {label} is refused" for label in pool.retired]
-        return f"{'the stand-in' if settings.uses_standin else settings.github_api_url}, {'; '.join(parts)}"
-
-
-def _dagster(settings: Settings) -> str:
-    folder = history_folder(settings)
-    with open_instance() as instance:
-        runs = instance.get_runs_count()
-        for path in filter(Path.exists, (folder / name for name in HISTORY_DATABASES)):
-            with closing(sqlite3.connect(path)) as database:
-                (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
-            if found != "ok":
-                raise sqlite3.DatabaseError(f"{path.name} is malformed")
-    return f"{runs:,} runs in {folder}"
-
-
-def _compute(settings: Settings) -> str:
-    if importlib.util.find_spec("torch") is None:
-        return "torch is not installed"
-    import torch
-
-    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-    return f"torch {torch.__version__} on {device}"
+    findings = check_services(settings)
+    if as_json:
+        print_json([finding.to_json() for finding in findings])
+    else:
+        table = Table("", "service", "finding")
+        for finding in findings:
+            mark = "[green]ok[/]" if finding.ok else "[red]wrong[/]"
+            table.add_row(mark, finding.service, escape(finding.summary))
+        stdout().print(table)
+    if not all(finding.ok for finding in findings):
+        sys.exit(1)

@@ -1,4 +1,4 @@
-"""What the command says about an error, and the log file that holds its details."""
+"""Explanations of failures for the terminal, and the log file with their details."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from gh_assets.local.home import owner_only
 from gh_assets.storage.mongo import mongo_reason
 
 LOG_BYTES = 1_000_000
-"""A log of this size is started anew."""
+"""Size at which the log is started anew."""
 
 EXPLAINED_ERRORS = (GhAssetsError, PyMongoError)
-"""Errors whose own sentence says what happened; a stack trace adds nothing to it."""
+"""Errors whose own message explains the failure without a stack trace."""
 
 SYSTEM_ERRORS = (OSError, DBAPIError, sqlite3.Error, MemoryError)
-"""Failures of the machine. What they say is about files and devices, never about people."""
+"""Failures of the machine. Their messages concern files and devices, never users."""
 
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -34,10 +34,10 @@ DAMAGED = ("not a database", "malformed", "no such table", "no such column", "fi
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """Return the exception that explains a failure, below what Dagster and others wrapped around it.
+    """Return the exception that explains a failure, without the wrappers of Dagster and others.
 
-    It is the first of the chain that is an error of this package or of MongoDB, else the first of the machine, else the
-    one that was raised first.
+    It is the first in the chain that is an error of this package or of MongoDB, else the first failure of the machine,
+    else the one that was raised first.
     """
     chain = list(_chain(error))
     for kinds in (EXPLAINED_ERRORS, SYSTEM_ERRORS):
@@ -48,28 +48,29 @@ def cause_of(error: BaseException) -> BaseException:
 
 
 def explain(error: BaseException, history: Path) -> str:
-    """Say in a sentence or two what happened, and what to do.
+    """Explain in a sentence or two what happened and what to do.
 
     Parameters
     ----------
     error : BaseException
-        What `cause_of` returned.
+        The result of `cause_of`.
     history : Path
         Folder of Dagster's history.
     """
     if isinstance(error, GhAssetsError):
         return str(error)
     if isinstance(error, PyMongoError):
-        passing = isinstance(error, ConnectionFailure) or error.has_error_label("RetryableWriteError")
-        remedy = "Run again: nothing is lost." if passing else "What was collected is kept."
-        return f"MongoDB failed in the middle: {mongo_reason(error)}. {remedy}"
+        is_transient = isinstance(error, ConnectionFailure) or error.has_error_label("RetryableWriteError")
+        remedy = "Run again: nothing is lost." if is_transient else "What was collected is kept."
+        return f"MongoDB failed during the command: {mongo_reason(error)}. {remedy}"
     if isinstance(error, DBAPIError | sqlite3.Error):
-        return _of_history(error, history)
+        return _explain_history(error, history)
     if isinstance(error, OSError):
         where = f" ({os.fsdecode(error.filename)})" if isinstance(error.filename, str | bytes) else ""
         if error.errno in NO_SPACE:
             return f"The disk is full{where}: free some space and run again. What was collected is kept."
-        return f"The system refused: {error.strerror or type(error).__name__}{where}. What was collected is kept."
+        reason = error.strerror or type(error).__name__
+        return f"The operating system reported an error: {reason}{where}. What was collected is kept."
     if isinstance(error, MemoryError):
         return "Memory ran out. What was collected is kept."
     frame = traceback.extract_tb(error.__traceback__)[-1:]
@@ -78,27 +79,26 @@ def explain(error: BaseException, history: Path) -> str:
 
 
 def has_details(error: BaseException) -> bool:
-    """Whether a log says more about an error than its sentence does."""
+    """Return whether the log has more to tell about an error than its message."""
     return not isinstance(error, EXPLAINED_ERRORS)
 
 
 def write_log(error: BaseException, home: Path) -> Path | None:
-    """Append the stack of an error, and of those that led to it, to the log of a home.
+    """Append the stack traces of an error and its causes to the log of a home.
 
-    The log names types and places. It repeats no message but those of the machine, so that it holds neither tokens nor
-    people's data and can be attached to a report.
+    The log holds types and locations, and only the machine's own messages, so that it contains neither tokens nor
+    users' data and can be attached to a report.
 
     Returns
     -------
     Path or None
-        The log: ``errors.log`` in the home, or a new file among the temporary ones where the home cannot be written.
-        None where neither can be.
+        ``errors.log`` in the home, or a new temporary file if the home cannot be written to; None if neither can.
     """
     lines = [f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, {' '.join(sys.version.split()[:1])} on {sys.platform}\n"]
     for link in reversed(list(_chain(error))):
         lines += traceback.format_tb(link.__traceback__)
-        words = str(getattr(link, "orig", None) or link) if isinstance(link, SYSTEM_ERRORS) else ""
-        lines.append(f"{type(link).__module__}.{type(link).__qualname__}: {words}".rstrip(": ") + "\n\n")
+        message = str(getattr(link, "orig", None) or link) if isinstance(link, SYSTEM_ERRORS) else ""
+        lines.append(f"{type(link).__module__}.{type(link).__qualname__}: {message}".rstrip(": ") + "\n\n")
     text = "".join(lines).encode("utf-8", "backslashreplace")
     path = home / "errors.log"
     try:
@@ -118,19 +118,19 @@ def write_log(error: BaseException, home: Path) -> Path | None:
 def _chain(error: BaseException) -> Iterator[BaseException]:
     link: BaseException | None = error
     seen: set[int] = set()
-    while link is not None and id(link) not in seen:  # what is raised from within its own handling goes in a circle
+    while link is not None and id(link) not in seen:  # an error that is raised again while it is handled forms a cycle
         seen.add(id(link))
         yield link
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
 
 
-def _of_history(error: DBAPIError | sqlite3.Error, history: Path) -> str:
-    words = str(getattr(error, "orig", None) or error).rstrip(".")
-    if any(sign in words for sign in DAMAGED):
+def _explain_history(error: DBAPIError | sqlite3.Error, history: Path) -> str:
+    message = str(getattr(error, "orig", None) or error).rstrip(".")
+    if any(sign in message for sign in DAMAGED):
         return (
-            f"Dagster's history is damaged ({words}): move the folder {history} away and run again. Only the record of "
-            "runs is lost with it; repositories, stars and models are kept elsewhere."
+            f"Dagster's history is damaged ({message}): move the folder {history} away and run again. Only the "
+            "record of runs is lost with it; repositories, stars and models are stored elsewhere."
         )
-    if "full" in words:
+    if "full" in message:
         return f"The disk is full ({history}): free some space and run again. What was collected is kept."
-    return f"Dagster's history in {history} cannot be used: {words}. What was collected is kept."
+    return f"Dagster's history in {history} cannot be used: {message}. What was collected is kept."

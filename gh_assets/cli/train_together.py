@@ -1,7 +1,7 @@
-"""Several processes train one RecVAE: ``torchrun --nproc-per-node 2 -m gh_assets.cli.train_together``.
+"""Train one RecVAE in several processes: ``torchrun --nproc-per-node 2 -m gh_assets.cli.train_together``.
 
-Reads the stored user-item matrix, shares out the users of each batch, and registers the model once. The asset
-`recvae_model` then finds that this matrix and configuration were trained, and goes on from there.
+Each process reads the stored user-item matrix and trains on its share of every batch; the first one registers the
+model. The asset `recvae_model` then takes that model instead of training the same data again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from gh_assets.storage.mongo import Collections
 
 
 def train(epochs: int, seed: int, tag: str) -> str | None:
-    """Train with the other processes of the group; the first registers, and gives the model's title."""
+    """Train with the other processes of the group; return the model's title in the first process."""
     settings = load_settings()
     first = dist.get_rank() == 0
     client = connect_gcs(settings)
@@ -40,11 +40,11 @@ def train(epochs: int, seed: int, tag: str) -> str | None:
         if before is not None:
             return f"{before.title}, trained before" if first else None
 
-        def tell(row: dict[str, float]) -> None:
+        def print_epoch(row: dict[str, float]) -> None:
             if first:
                 sys.stderr.write(f"epoch {row['epoch']:.0f} of {epochs}: loss {row['loss']:.1f}\n")
 
-        result = train_recvae(matrix, config, split_seed=seed, on_epoch=tell)
+        result = train_recvae(matrix, config, split_seed=seed, on_epoch=print_epoch)
         if not first:
             return None
         registered = register(
@@ -60,16 +60,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tag", default="")
     options = parser.parse_args(arguments)
     if not dist.is_torchelastic_launched():
-        parser.error("start it by torchrun, which says how many processes there are")
+        parser.error("start it with torchrun, which sets the number of processes")
     if torch.cuda.is_available():
-        mine, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-        if mine >= there:
-            parser.error(f"start no more processes on this machine than it has GPUs: {there}")
-        torch.cuda.set_device(mine)
+        device, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if device >= count:
+            parser.error(f"start no more processes on this machine than it has GPUs: {count}")
+        torch.cuda.set_device(device)
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
         title = train(options.epochs, options.seed, options.tag)
-        dist.barrier()  # whoever left first would cut off the others' last sum
+        dist.barrier()  # a process that left early would interrupt the last reduction of the others
     except GhAssetsError as error:
         sys.stderr.write(f"{error}\n")
         return 1

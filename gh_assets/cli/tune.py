@@ -1,58 +1,52 @@
-"""`gh-assets tune`: searches hyper-parameters on the current matrix and registers the best model found."""
+"""`gh-assets tune`: a search for RecVAE's hyper-parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
-from gh_assets.assets.recvae_model import TUNED, register
-from gh_assets.errors import InputError
-from gh_assets.recommender.models.recvae import RecVAEConfig
-from gh_assets.recommender.training.search import SearchResult, Trial, search
-from gh_assets.recommender.training.training import result_of, split_of
-from gh_assets.registry import ModelRegistry, RegisteredModel
-from gh_assets.services.connections import asset_store, model_store, open_mongo
-from gh_assets.settings import Settings
-from gh_assets.storage.mongo import Collections
+import click
+
+from gh_assets.cli.output import json_option, print_json, stderr, stdout
+from gh_assets.settings import load_settings
+
+if TYPE_CHECKING:
+    from gh_assets.recommender.training.search import Trial
 
 
-@dataclass(frozen=True)
-class Tuned:
-    """What a search found, and the model that it registered."""
+@click.command()
+@click.option(
+    "--minutes",
+    type=click.FloatRange(0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="Time budget of the search.",
+)
+@click.option("--epochs", type=click.IntRange(1), help="Maximum number of epochs per trial.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the search, the training and the split.")
+@json_option
+def tune(minutes: float, epochs: int | None, seed: int, as_json: bool) -> None:
+    """Search for RecVAE's hyper-parameters on the current data.
 
-    registered: RegisteredModel
-    found: SearchResult
-
-
-def tune(
-    settings: Settings,
-    minutes: float,
-    *,
-    epochs: int | None = None,
-    seed: int = 0,
-    on_trial: Callable[[Trial, float], None] | None = None,
-) -> Tuned:
-    """Search, and register the best model under the tag ``tuned``, its trials beside its configuration.
-
-    From then on the asset `recvae_model` trains with these hyper-parameters.
-
-    Raises
-    ------
-    InputError
-        If there is no user-item matrix yet.
+    Later runs train with the best ones found.
     """
-    store = asset_store(settings)
-    if not store.exists("user_item_matrix", "npz"):
-        raise InputError("There is no user-item matrix yet, so there is nothing to search on: gh-assets run.")
-    matrix = store.read_matrix("user_item_matrix")
-    split = split_of(matrix, seed)
-    base = RecVAEConfig(seed=seed) if epochs is None else RecVAEConfig(seed=seed, epochs=epochs)
-    found = search(split, base, minutes, on_trial=on_trial)
-    result = result_of(matrix, split, found.model, {})
-    described = {
-        **asdict(found.config),
-        "search": {"minutes": minutes, "score": found.score, "trials": [asdict(trial) for trial in found.trials]},
-    }
-    with open_mongo(settings) as database:
-        registry = ModelRegistry(model_store(settings), database[Collections.MODELS])
-        return Tuned(register(registry, result, tag=TUNED, config=described), found)
+    from gh_assets.cli.documents import model_json
+    from gh_assets.cli.search import search_and_register
+
+    on_trial = None if as_json else _print_trial
+    registered, result = search_and_register(load_settings(), minutes, epochs=epochs, seed=seed, on_trial=on_trial)
+    if as_json:
+        print_json(model_json(registered, {}))
+        return
+    stdout().print(
+        f"{len(result.trials)} trials. Best score on the validation users: {result.score:.4f}; on the test users: "
+        f"{registered.score or 0.0:.4f}. The model is registered as {registered.name} with tag {registered.tag!r}; the "
+        "next run trains with its hyper-parameters."
+    )
+
+
+def _print_trial(trial: Trial, best: float) -> None:
+    score = f"{trial.score:.4f}" if trial.score is not None else "ended early"
+    parameters = ", ".join(f"{name} {value:.4g}" for name, value in trial.parameters.items())
+    stderr.print(
+        f"trial {trial.number}: {score} (best {best:.4f}) {trial.epochs} epochs, {trial.seconds:.0f} s; {parameters}"
+    )

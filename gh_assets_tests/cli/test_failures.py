@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import gh_assets.cli.status
-from gh_assets import cli
+import gh_assets.cli.documents
+from gh_assets.cli import main
 from gh_assets.cli.failures import cause_of
+from gh_assets.cli.output import print_json, stdout
 from gh_assets.instance.storage import open_instance, other_instance_warning
 from gh_assets.recommender.training.checkpoints import Checkpoint, Checkpoints
 from gh_assets_tests.conftest import SETTINGS
@@ -146,7 +147,7 @@ def test_a_damaged_history_is_named_with_its_remedy(
         (history / f"{database}{suffix}").unlink(missing_ok=True)
     (history / database).write_bytes(b"garbage" * 1000)
     with pytest.raises(SystemExit):
-        cli.main(["doctor", "--json"])
+        main(["doctor", "--json"])
     findings = {row["service"]: row for row in json.loads(capsys.readouterr().out)}
     assert not findings["Dagster"]["ok"]
     assert f"move the folder {history} away" in findings["Dagster"]["words"]
@@ -159,7 +160,7 @@ def test_a_damaged_history_is_named_with_its_remedy(
     assert "DatabaseError" in log.read_text()
 
     history.rename(history.parent / "away")
-    cli.main(["status", "--json"])
+    main(["status", "--json"])
     assert json.loads(capsys.readouterr().out)["partitions"] == 0
 
 
@@ -169,7 +170,7 @@ def test_damage_within_a_history_is_found_by_the_doctor(history: Path, capsys: p
     content[8192:20480] = b"\xff" * 12288
     path.write_bytes(content)
     with pytest.raises(SystemExit):
-        cli.main(["doctor", "--json"])
+        main(["doctor", "--json"])
     findings = {row["service"]: row for row in json.loads(capsys.readouterr().out)}
     assert "Dagster's history is damaged" in findings["Dagster"]["words"]
 
@@ -199,8 +200,8 @@ def test_definitions_of_another_instance_say_so(
 def test_any_terminal_shows_what_it_can(encoding: str, fresh_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
-    cli.main(["doctor", "--settings"])
-    cli._output().print("★ 3 × 4 – 日本")
+    main(["doctor", "--settings"])
+    stdout().print("★ 3 × 4 – 日本")
     sys.stdout.flush()
     shown = written.getvalue().decode(encoding)
     assert "GH_ASSETS_HOME" in shown
@@ -212,7 +213,7 @@ def test_json_is_the_same_document_on_any_terminal(encoding: str, monkeypatch: p
     document = {"why": "é ★ 日本"}
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
-    cli._print_json(document)
+    print_json(document)
     sys.stdout.flush()
     assert json.loads(written.getvalue().decode(encoding)) == document
 
@@ -263,7 +264,7 @@ def test_an_unexpected_error_is_a_sentence_and_a_log_without_data(
     def broken(settings: object) -> None:
         raise KeyError("ghp_secret of octocat")
 
-    monkeypatch.setattr(gh_assets.cli.status, "read_status", broken)
+    monkeypatch.setattr(gh_assets.cli.documents, "read_status", broken)
     code, said = fails(["status"], capsys)
     assert code == 1
     assert f"An unexpected KeyError at {Path(__file__).name}" in said

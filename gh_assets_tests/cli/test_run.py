@@ -19,7 +19,7 @@ import pytest
 from gh_assets.assets.metadata import REPO_PARTITIONS
 from gh_assets.automation.jobs import range_tags, refresh_job, repos_job
 from gh_assets.cli import main
-from gh_assets.cli.chain import _execute
+from gh_assets.cli.chain import execute
 from gh_assets.collector.pipeline import CollectionState
 from gh_assets.embedded.servers import HomeWorld, choose_world
 from gh_assets.embedded.standin.limits import Limits
@@ -135,12 +135,12 @@ def test_the_launchpad_refuses_a_file_beside_another_world(fresh_home: Path, tmp
     other.write_text("repo,login\na/b,zoe\n")
     choose_world(fresh_home, HomeWorld(str(own)))
     with open_instance() as instance:
-        _execute(defs, repos_job.name, instance, {}, {})
+        execute(defs, repos_job.name, instance, {})
         partitions = instance.get_dynamic_partitions(str(REPO_PARTITIONS.name))
         assert sorted(partitions) == ["a/b", "a/c"]
         config = {"stargazers": {"config": {"source": "file", "stars_file": str(other)}}}
         with pytest.raises(WorldMismatchError, match=r"data of the stars of own\.csv, whose ids are made up"):
-            _execute(defs, refresh_job.name, instance, config, range_tags(partitions[0], partitions[-1]))
+            execute(defs, refresh_job.name, instance, config, range_tags(partitions[0], partitions[-1]))
     database = connect_mongo(load_settings())
     assert database["users"].count_documents({}) == database["stargazer_state"].count_documents({}) == 0
     database.client.close()
@@ -204,7 +204,7 @@ def test_the_archive_alone_gives_exactly_its_stars(fresh_home: Path, tmp_path: P
     again = run_json(fresh_home, "status")
     assert again["stars"] == len(pairs)
     doctor = command(fresh_home, "doctor")
-    assert (doctor.returncode, "nobody to ask" in doctor.stdout) == (0, True)
+    assert (doctor.returncode, "not used: the data" in doctor.stdout) == (0, True)
     refused = command(fresh_home, "run", "--source", "graphql")
     assert refused.returncode == 1
     assert "set GITHUB_TOKENS" in refused.stderr

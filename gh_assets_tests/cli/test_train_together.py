@@ -56,7 +56,7 @@ def test_without_torchrun_it_says_how_to_start_it() -> None:
         [BIN / "python", "-m", "gh_assets.cli.train_together"], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 2
-    assert "start it by torchrun" in done.stderr
+    assert "start it with torchrun" in done.stderr
 
 
 def test_each_process_has_a_gpu_of_its_own_and_too_many_are_refused(

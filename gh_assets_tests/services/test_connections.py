@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 from pymongo.errors import AutoReconnect, OperationFailure, WriteConcernError
 
-from gh_assets.cli.doctor import _mongo
+from gh_assets.cli.service_checks import check_mongo
 from gh_assets.embedded import servers as embedded
 from gh_assets.errors import ConfigurationError, WorldMismatchError
 from gh_assets.registry import ModelCard, ModelRegistry
@@ -231,10 +231,10 @@ def test_doctor_says_where_a_validator_is_missing(home: Path, monkeypatch: pytes
     monkeypatch.setenv("MONGO_DATABASE", f"test_{secrets.token_hex(6)}")
     database = connect_mongo(load_settings())
     try:
-        assert "no validator" not in _mongo(load_settings())
+        assert "no validator" not in check_mongo(load_settings())
         database.drop_collection("models")
         database["models"].insert_one({"name": "by another program"})
-        assert "The collection models has no validator" in _mongo(load_settings())
+        assert "The collection models has no validator" in check_mongo(load_settings())
     finally:
         database.client.drop_database(database.name)
         database.client.close()

@@ -19,7 +19,7 @@ import pytest
 from numpy.typing import NDArray
 from pydantic import SecretStr
 
-from gh_assets.cli.status import serving_json
+from gh_assets.cli.documents import serving_json
 from gh_assets.embedded import supervision
 from gh_assets.errors import ModelNotFoundError, ServiceUnavailableError, StoredDataError
 from gh_assets.recommender import EASE, Popularity, Recommender

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import requests
 
-from gh_assets.cli.status import serving_json
+from gh_assets.cli.documents import serving_json
 from gh_assets.embedded import servers as embedded
 from gh_assets.registry import CHAMPION, PURPOSE, Promotion
 from gh_assets.services.connections import asset_store, connect_gcs

@@ -1,0 +1,210 @@
+"""The JSON documents that commands print: the status, which model serves, and registered models."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
+from typing import Any
+
+from gh_assets.collector.collection import STAR_EVENTS_ASSET
+from gh_assets.collector.pipeline import CollectionState, RepositoryState
+from gh_assets.collector.star_sources.starred import StarredState
+from gh_assets.errors import ModelNotFoundError
+from gh_assets.github.ledger import MongoLedger
+from gh_assets.github.outcomes import Outcome
+from gh_assets.instance.storage import open_instance
+from gh_assets.registry import CHAMPION, PURPOSE, Decision, ModelRegistry, Move, RegisteredModel
+from gh_assets.services.connections import asset_store, connect_gcs, model_store, open_mongo
+from gh_assets.services.world import world_identity
+from gh_assets.serving.current_model import serving_candidates
+from gh_assets.settings import Settings
+from gh_assets.storage.asset_store import AssetStore
+from gh_assets.storage.mongo import Collections, MongoDatabase
+
+
+def read_status(settings: Settings) -> dict[str, Any]:
+    """Return the document of `gh-assets status --json`.
+
+    Returns
+    -------
+    dict
+        * ``world``: the GitHub that the data are from.
+        * ``repos``, ``repo_outcomes``: repositories that a list names now, and their outcomes.
+        * ``partitions``, ``partition_outcomes``: partitions by outcome of their collection; ``unlisted`` are those
+          of repositories that no list names.
+        * ``star_sources``: repositories by the source of their stars.
+        * ``lists_closed``: repositories that do not let their stargazers be listed.
+        * ``lists_unproven``: repositories whose stored stars may be incomplete; the next run reads them again.
+        * ``stars``, ``stars_taken_back``, ``archive_days``.
+        * ``users``, ``users_asked``: users, and those whose own starred lists were read.
+        * ``quota``: the remaining quota by account and resource.
+        * ``matrix``: ``rows``, ``cols`` and ``nnz``, or None.
+        * ``models``: see `model_json`; ``serving``: see `serving_json`.
+        * ``runs``: Dagster's runs by status.
+    """
+    with open_mongo(settings) as database:
+        gcs = connect_gcs(settings)
+        registry = ModelRegistry(model_store(settings, gcs), database[Collections.MODELS])
+        alias_holders = registry.alias_holders()
+        listed = list(database[Collections.REPOS].find({"lists": {"$ne": []}}, {"outcome": 1, "partition": 1}))
+        outcomes = Counter(str(document["outcome"]) for document in listed)
+        named = {str(document["partition"]) for document in listed}
+        collection = CollectionState(database)
+        states = collection.load().values()
+        with open_instance() as instance:
+            partitions = set(instance.get_dynamic_partitions("repo"))
+            runs = Counter(run.status.value for run in instance.get_runs())
+        return {
+            "world": _world(settings, database),
+            "repos": outcomes.total(),
+            "repo_outcomes": dict(outcomes),
+            "partitions": len(partitions),
+            "partition_outcomes": _partition_outcomes(partitions, named, states),
+            **_star_counts(collection, states),
+            **_data_counts(database, asset_store(settings, gcs)),
+            "models": [model_json(model, alias_holders) for model in registry.list()],
+            "serving": serving_json(registry),
+            "runs": dict(runs),
+        }
+
+
+def _world(settings: Settings, database: MongoDatabase) -> str:
+    claimed = database[Collections.META].find_one({"_id": "world"})
+    return str(claimed["title"]) if claimed else f"{world_identity(settings)[1]} (nothing collected yet)"
+
+
+def _partition_outcomes(
+    partitions: AbstractSet[str], named: AbstractSet[str], states: Collection[RepositoryState]
+) -> dict[str, int]:
+    outcomes = dict(Counter(state.outcome.value for state in states))
+    unlisted = len(partitions - named - {state.partition for state in states})
+    if unlisted:
+        outcomes[Outcome.UNLISTED.value] = unlisted
+    return outcomes
+
+
+def _star_counts(collection: CollectionState, states: Collection[RepositoryState]) -> dict[str, Any]:
+    return {
+        "star_sources": dict(Counter(state.source for state in states if state.source is not None)),
+        "lists_unproven": sum(state.outcome is Outcome.OK and not state.proven for state in states),
+        "lists_closed": sum(state.closed_at is not None for state in states),
+        "stars": sum(state.stars or 0 for state in states),
+        "stars_taken_back": collection.unstars.estimated_document_count(),
+    }
+
+
+def _data_counts(database: MongoDatabase, store: AssetStore) -> dict[str, Any]:
+    matrix = store.read_matrix("user_item_matrix").stars if store.exists("user_item_matrix", "npz") else None
+    return {
+        "users": database[Collections.USERS].count_documents({}),
+        "users_asked": sum(state.collected_at is not None for state in StarredState(database).load().values()),
+        "archive_days": len(store.partitions(STAR_EVENTS_ASSET)),
+        "quota": MongoLedger(database[Collections.GITHUB_BUDGETS]).known(),
+        "matrix": None
+        if matrix is None
+        else {"rows": matrix.shape[0], "cols": matrix.shape[1], "nnz": int(matrix.nnz)},
+    }
+
+
+def serving_json(registry: ModelRegistry) -> dict[str, Any] | None:
+    """Describe which model serves, and why the newest one does or does not.
+
+    Only the objects' metadata are read, no model: what the bucket lacks, and what the promotion could not load, counts
+    as unusable.
+
+    Returns
+    -------
+    dict or None
+        None if no model is registered; else
+
+        * ``model``, ``name``, ``version``: the model that serves; None if none can be loaded.
+        * ``champion``: whether it was promoted; ``why``: the reason it serves.
+        * ``newest``: the model registered last; ``decision``: in sentences, why it serves or not.
+        * ``outcome``, ``by``, ``at``: the last decision's outcome, author and time; None if there was none.
+        * ``skipped``: warnings about models that cannot be loaded.
+    """
+    models, decision, move = registry.list(), registry.decisions.last(), registry.aliases.current(PURPOSE, CHAMPION)
+    if not models:
+        return None
+    skipped = {} if decision is None else dict(decision.skipped)
+    serves = _first_available(registry, skipped)
+    promoted = serves is not None and any(model == serves for model in registry.holders())
+    is_champion = move is not None and serves is not None and (move.name, move.version) == (serves.name, serves.version)
+    if serves is None:
+        why = "None can be loaded."
+    elif not promoted:
+        why = "It has the best score; none was promoted."
+    elif move is not None and is_champion:
+        why = move.why
+    else:
+        why = "The champion cannot be loaded, and this was champion before it."
+    return {
+        "model": None if serves is None else serves.title,
+        "name": None if serves is None else serves.name,
+        "version": None if serves is None else serves.version,
+        "champion": promoted,
+        "why": why,
+        "newest": models[0].title,
+        "decision": _explain_decision(models[0], serves, decision, move),
+        "outcome": None if decision is None else decision.outcome,
+        "by": None if decision is None else decision.by,
+        "at": None if decision is None else decision.time.isoformat(),
+        "skipped": list(skipped.values()),
+    }
+
+
+def _first_available(registry: ModelRegistry, skipped: dict[str, str]) -> RegisteredModel | None:
+    """Return the first candidate whose object is there; add a warning to `skipped` for each one that lacks it."""
+    with suppress(ModelNotFoundError):
+        for model in serving_candidates(registry):
+            problem = registry.problem(model)
+            if problem is not None:
+                skipped[model.title] = f"{model.title} cannot be loaded and is skipped: {problem}."
+            elif model.title not in skipped:
+                return model
+    return None
+
+
+def _explain_decision(
+    newest: RegisteredModel, serves: RegisteredModel | None, decision: Decision | None, move: Move | None
+) -> str:
+    """Explain in sentences why the newest model serves or does not."""
+    if decision is None:
+        return f"{newest.title} has not been judged yet: the next run, or the asset champion, does."
+    sentences = [decision.summary]
+    if decision.newest.get(newest.name, 0) < newest.version:
+        sentences.append(f"{newest.title} was registered after that and has not been judged yet: the next run does.")
+    elif newest.title not in decision.validation and newest.title not in decision.skipped and decision.validation:
+        sentences.append(f"{newest.title} did not compete: it was trained on a different matrix.")
+    if decision.undecided:
+        sentences.append("The next run, or the asset champion, judges again.")
+    expected = decision.candidate if decision.outcome in ("promoted", "champion already") else decision.champion
+    if move is not None and expected != f"{move.name} {move.version}" and serves is not None:
+        sentences.append(f"Since then {move.by} made {move.name} {move.version} champion ({move.action}): {move.why}")
+    return " ".join(sentences)
+
+
+def model_json(
+    model: RegisteredModel, alias_holders: Mapping[tuple[str, int], Sequence[str]], *, whole: bool = False
+) -> dict[str, Any]:
+    """Return the document of a registered model, with times as ISO 8601 in UTC.
+
+    Parameters
+    ----------
+    model : RegisteredModel
+    alias_holders : mapping
+        `ModelRegistry.alias_holders`.
+    whole : bool
+        Include every field of the registered document.
+    """
+    document = model.model_dump(mode="json")
+    names = ("name", "version", "tags", "score", "metric", "time", "object", "bucket", "size", "sha256", "run_id")
+    shown = {name: document[name] for name in names} | {"metrics": document["metrics"], "config": document["config"]}
+    return {
+        **shown,
+        "tag": model.tag,
+        "aliases": list(alias_holders.get((model.name, model.version), ())),
+        **({name: value for name, value in document.items() if name not in shown} if whole else {}),
+    }

@@ -1,0 +1,247 @@
+"""`gh-assets models`: the model registry."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gh_assets.cli.output import Table, escape, json_option, models_table, print_json, stdout, wrapping
+from gh_assets.settings import load_settings
+
+if TYPE_CHECKING:
+    from gh_assets.registry import ModelRegistry, Move, RegisteredModel
+
+MAX_CELL = 300
+"""Characters of a value in the table of `models show`; `--json` has all of them."""
+
+why_option = click.option("--why", required=True, help="Reason for the decision, which is stored with it.")
+by_option = click.option("--by", help="Who decides; by default your user name.")
+
+
+@click.group()
+def models() -> None:
+    """List, inspect, download and promote registered models."""
+
+
+@models.command("list")
+@click.argument("name", required=False)
+@click.option("--tag", help="Only models with this tag.")
+@json_option
+def list_models(name: str | None, tag: str | None, as_json: bool) -> None:
+    """List models (of NAME), newest first; ★ marks the champion."""
+    from gh_assets.cli.documents import model_json
+
+    with _registry() as registry:
+        alias_holders = registry.alias_holders()
+        documents = [model_json(model, alias_holders) for model in registry.list(name, tag)]
+    if as_json:
+        print_json(documents)
+    else:
+        stdout().print(models_table(documents))
+
+
+@models.command()
+@click.argument("name", required=False)
+@click.argument("version", type=int, required=False)
+@json_option
+def show(name: str | None, version: int | None, as_json: bool) -> None:
+    """Show everything recorded about one model.
+
+    Without arguments, show the champion; with NAME, its newest version; with NAME and VERSION, that version.
+    """
+    from gh_assets.cli.documents import model_json
+
+    with _registry() as registry:
+        document = model_json(_selected(registry, name, version), registry.alias_holders(), whole=True)
+    if as_json:
+        print_json(document)
+        return
+    table = Table("", wrapping(""), show_header=False)
+    for key, value in document.items():
+        if isinstance(value, dict):
+            for inner, entry in value.items():
+                table.add_row(f"{key}: {inner}", _cell(entry))
+        else:
+            table.add_row(key, _cell(value))
+    stdout().print(table)
+
+
+@models.command()
+@click.argument("name", required=False)
+@click.argument("version", type=int, required=False)
+@click.option("--tag", default="", help="Only models with this tag.")
+@click.option("--latest", is_flag=True, help="Download the newest model instead of the best one.")
+@click.option("--directory", type=click.Path(path_type=Path), default=Path(), help="Folder to write the file to.")
+@click.option("--unpack", is_flag=True, help="Unpack the archive.")
+@json_option
+def download(
+    name: str | None, version: int | None, tag: str, latest: bool, directory: Path, unpack: bool, as_json: bool
+) -> None:
+    """Download a model and print its path.
+
+    Without arguments, download the champion; with NAME, its best version, or the newest with --latest; with NAME and
+    VERSION, that version.
+    """
+    with _registry() as registry:
+        if name is not None and version is None:
+            model = registry.latest(name, tag) if latest else registry.best(name, tag)
+        else:
+            model = _selected(registry, name, version)
+        path = registry.download(model, directory, unpack=unpack)
+    if as_json:
+        print_json({"name": model.name, "version": model.version, "path": str(path.resolve())})
+    else:
+        click.echo(path)
+
+
+@models.command()
+@click.argument("name")
+@click.argument("version", type=int)
+@why_option
+@by_option
+@json_option
+def promote(name: str, version: int, why: str, by: str | None, as_json: bool) -> None:
+    """Make VERSION of NAME the champion, without a comparison."""
+    from gh_assets.registry import Promotion
+
+    with _registry() as registry:
+        _print_move(registry.promote(Promotion(name, version, why=why, by=by)), as_json)
+
+
+@models.command()
+@why_option
+@by_option
+@json_option
+def rollback(why: str, by: str | None, as_json: bool) -> None:
+    """Return to the previous champion."""
+    with _registry() as registry:
+        _print_move(registry.rollback(why=why, by=by), as_json)
+
+
+@models.command()
+@json_option
+def history(as_json: bool) -> None:
+    """List the changes of the champion, newest first."""
+    from gh_assets.registry import CHAMPION, PURPOSE
+
+    with _registry() as registry:
+        moves = registry.aliases.history(PURPOSE, CHAMPION)
+    if as_json:
+        print_json([move.model_dump(mode="json") for move in moves])
+        return
+    table = Table("#", "model", "action", "when (UTC)", wrapping("by"), wrapping("why"))
+    for move in moves:
+        time = f"{move.time:%Y-%m-%d %H:%M}"
+        row = (str(move.revision), f"{move.name} {move.version}", move.action, time, move.by, move.why)
+        table.add_row(*(escape(cell) for cell in row))
+    stdout().print(table)
+
+
+@models.command()
+@click.argument("name", required=False)
+@click.argument("version", type=int, required=False)
+@click.option("--quick", is_flag=True, help="Compare the bucket's metadata only, without reading the objects.")
+@json_option
+def verify(name: str | None, version: int | None, quick: bool, as_json: bool) -> None:
+    """Compare models (of NAME) with their stored objects.
+
+    Each object must exist, be complete, and hold the bytes that were registered.
+    """
+    findings = []
+    with _registry() as registry:
+        selected = [registry.get(name, version)] if name is not None and version is not None else registry.list(name)
+        for model in selected:
+            problem = registry.problem(model) if quick else registry.verify(model)
+            findings.append({"name": model.name, "version": model.version, "ok": problem is None, "problem": problem})
+    if as_json:
+        print_json(findings)
+    else:
+        table = Table("", "model", wrapping("finding"))
+        for finding in findings:
+            mark = "[green]ok[/]" if finding["ok"] else "[red]wrong[/]"
+            table.add_row(mark, f"{finding['name']} {finding['version']}", escape(str(finding["problem"] or "")))
+        stdout().print(table)
+    if not all(finding["ok"] for finding in findings):
+        sys.exit(1)
+
+
+@models.command()
+@click.option(
+    "--grace",
+    type=click.FloatRange(0),
+    default=60.0,
+    show_default=True,
+    help="Keep objects younger than this many minutes.",
+)
+@click.option("--dry-run", is_flag=True, help="Only list what would be removed.")
+@json_option
+def sweep(grace: float, dry_run: bool, as_json: bool) -> None:
+    """Remove objects that belong to no model.
+
+    Crashes and deleted models leave such objects.
+    """
+    import datetime as dt
+
+    with _registry() as registry:
+        orphans = registry.sweep(dt.timedelta(minutes=grace), dry_run=dry_run)
+    if as_json:
+        print_json([{"object": orphan.name, "size": orphan.size, "removed": not dry_run} for orphan in orphans])
+        return
+    for orphan in orphans:
+        stdout().print(f"{orphan.name}  {orphan.size:,} bytes", highlight=False)
+    total = sum(orphan.size for orphan in orphans)
+    stdout().print(f"{len(orphans)} orphans, {total:,} bytes {'would be removed' if dry_run else 'removed'}.")
+
+
+@models.command()
+@click.argument("name")
+@click.argument("version", type=int)
+@why_option
+@by_option
+@json_option
+def delete(name: str, version: int, why: str, by: str | None, as_json: bool) -> None:
+    """Delete VERSION of NAME for good; the next sweep frees its space."""
+    with _registry() as registry:
+        model = registry.delete(name, version, why=why, by=by)
+    if as_json:
+        print_json({"name": model.name, "version": model.version, "deleted": True})
+    else:
+        stdout().print(f"{model.title} is deleted. To remove its file: gh-assets models sweep")
+
+
+@contextmanager
+def _registry() -> Iterator[ModelRegistry]:
+    from gh_assets.registry import configured_registry
+    from gh_assets.services.connections import open_mongo
+    from gh_assets.storage.mongo import Collections
+
+    with open_mongo(load_settings()) as database:
+        yield configured_registry(database[Collections.MODELS])
+
+
+def _selected(registry: ModelRegistry, name: str | None, version: int | None) -> RegisteredModel:
+    from gh_assets.serving.current_model import current_model
+
+    if name is None:
+        return current_model(registry)
+    return registry.latest(name) if version is None else registry.get(name, version)
+
+
+def _print_move(move: Move, as_json: bool) -> None:
+    if as_json:
+        print_json(move.model_dump(mode="json"))
+        return
+    stdout().print(f"The champion is now {move.name} {move.version} (move {move.revision}).")
+    for problem in move.evidence.get("passed_over", ()):
+        stdout().print(escape(f"Skipped: {problem}."))
+
+
+def _cell(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return escape(text if len(text) <= MAX_CELL else f"{text[:MAX_CELL]}…")
