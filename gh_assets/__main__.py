@@ -1,18 +1,18 @@
-"""The ``gh-assets`` command, also as ``python -m gh_assets``."""
+"""Entry point of ``gh-assets`` and of ``python -m gh_assets``."""
 
 import os
 import sys
 
 
 def main() -> None:
-    """Run the command; Ctrl-C ends it at any moment, with one sentence and exit code 1."""
+    """Run the command; Ctrl-C ends it at any time with one sentence and exit code 1."""
     try:
         from gh_assets.cli import main as run
 
         run()
     except KeyboardInterrupt:
         print("Stopped. What was collected is kept; run again to go on.", file=sys.stderr, flush=True)  # noqa: T201
-        # Nothing is tidied up: threads may still wait for answers, and a rerun goes on after a kill as well.
+        # Without cleanup: threads may be waiting for responses, and the next run can resume even after a kill.
         os._exit(1)
 
 

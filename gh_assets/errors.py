@@ -1,14 +1,14 @@
-"""The one exception hierarchy. Every message says what happened, to which thing, and what to do next."""
+"""The exception hierarchy. Every message says what happened, to what, and what to do next."""
 
 from __future__ import annotations
 
 
 class GhAssetsError(Exception):
-    """A failure that its message explains to the person who runs the project (exit code 1)."""
+    """A failure whose message explains it to the user; the command exits with 1."""
 
 
 class ConfigurationError(GhAssetsError):
-    """A setting is missing, unreadable, or contradicts another."""
+    """A setting is missing, unreadable, or contradicts another one."""
 
 
 class ServiceUnavailableError(GhAssetsError):
@@ -16,7 +16,7 @@ class ServiceUnavailableError(GhAssetsError):
 
 
 class OutageError(GhAssetsError):
-    """GitHub has not answered for a while, whatever was asked."""
+    """GitHub has not answered any request for a while."""
 
 
 class AuthenticationError(GhAssetsError):
@@ -24,35 +24,35 @@ class AuthenticationError(GhAssetsError):
 
 
 class RateLimitedError(GhAssetsError):
-    """The quota is spent and the wait until it is renewed is longer than the caller allows."""
+    """The quota is spent, and it is renewed later than the caller is willing to wait."""
 
 
 class BudgetSpentError(GhAssetsError):
-    """The cap that a person set on requests is reached; what was collected is kept."""
+    """The configured number of requests is reached; the collected data are kept."""
 
 
 class CancelledError(GhAssetsError):
-    """Collecting was stopped from outside; what was collected is kept."""
+    """Collecting was cancelled; the collected data are kept."""
 
 
 class GitHubError(GhAssetsError):
-    """GitHub answered with something that the collector cannot use."""
+    """GitHub sent a response that the collector cannot use."""
 
 
 class QueryTooHeavyError(GitHubError):
-    """GitHub gave up on a GraphQL query; a smaller one may succeed."""
+    """GitHub aborted a GraphQL query; a smaller one may succeed."""
 
 
 class GraphQLUnavailableError(GitHubError):
-    """The server, or the token, has no GraphQL: REST has to do."""
+    """The server or the token does not support GraphQL; REST remains."""
 
 
 class InputError(GhAssetsError):
-    """A list, a file or an argument that a person gave is empty, unreadable or malformed."""
+    """A list, a file or an argument is empty, unreadable or malformed."""
 
 
 class MissingHourError(InputError):
-    """GH Archive does not have an hour."""
+    """An hour is missing in GH Archive."""
 
     def __init__(self, location: str) -> None:
         super().__init__(f"GH Archive has no {location}.")
@@ -60,27 +60,27 @@ class MissingHourError(InputError):
 
 
 class UnknownUserError(InputError):
-    """A login that is not among the collected users."""
+    """A login does not belong to a collected user."""
 
 
 class UnknownRepositoryError(InputError):
-    """None of the named repositories is known to the model."""
+    """The model knows none of the given repositories."""
 
 
 class WorldMismatchError(GhAssetsError):
-    """A home that holds the data of one GitHub (real, file or synthetic) was asked to collect from another."""
+    """A home that holds data of one GitHub (real, file or synthetic) cannot collect from another."""
 
 
 class CheckFailedError(GhAssetsError):
-    """A blocking check did not pass: what follows is not made from what it looked at."""
+    """A blocking check did not pass; the assets downstream are not materialized."""
 
 
 class StoredDataError(GhAssetsError):
-    """A stored object is missing, corrupt, or not of the kind that was asked for."""
+    """A stored object is missing, corrupt, or of an unexpected kind."""
 
 
 class ConcurrentWriteError(GhAssetsError):
-    """Another writer replaced an object between our read and our write (generation precondition failed)."""
+    """Another process replaced an object between a read and a write (generation precondition failed)."""
 
 
 class ModelNotFoundError(GhAssetsError):

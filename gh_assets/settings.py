@@ -1,7 +1,7 @@
-"""Every setting of the project, in one place. Nothing else in the package reads the environment.
+"""All settings of the project. Nothing else in the package reads the environment.
 
 With no variable set, everything runs on this machine under ``.gh_assets/`` through the embedded servers.
-``MONGO_URI``, ``GCS_BUCKET`` and ``GITHUB_TOKENS`` each switch one service to the real thing, alone.
+``MONGO_URI``, ``GCS_BUCKET`` and ``GITHUB_TOKENS`` each replace one embedded server by the real service.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from gh_assets.errors import ConfigurationError
 GITHUB_COM_API = "https://api.github.com"
 
 MAX_PAGES = 10_000
-"""A million stars a repository: more than any has."""
+"""Pages of one repository: a million stars, more than any repository has."""
 
 StarSourceName = Literal["auto", "stargazers", "graphql", "starred", "gharchive", "file"]
 
 DEFAULT_AWESOME_LISTS = ("sindresorhus/awesome", "vinta/awesome-python", "avelino/awesome-go")
-"""Read when GitHub is the real one and no list is named."""
+"""Lists that are read from the real GitHub if none is configured."""
 
 _UNITS = {"s": "seconds", "min": "minutes", "h": "hours", "d": "days"}
 
 
 def _span(value: object) -> object:
-    """``30d``, ``12 h``, ``45min``, ``90s``; what else there is goes to pydantic as it is."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|min|h|d)\s*", value) if isinstance(value, str) else None
-    return value if found is None else dt.timedelta(**{_UNITS[found[2]]: float(found[1])})
+    """Parse ``30d``, ``12 h``, ``45min`` or ``90s``; pass everything else to pydantic."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|min|h|d)\s*", value) if isinstance(value, str) else None
+    return value if match is None else dt.timedelta(**{_UNITS[match[2]]: float(match[1])})
 
 
 Span = Annotated[dt.timedelta, BeforeValidator(_span), Field(ge=dt.timedelta(0))]
-"""A length of time, written as ``30d``, ``12h``, ``45min`` or ``90s``."""
+"""Duration, written as ``30d``, ``12h``, ``45min`` or ``90s``."""
 
 
 class Settings(BaseSettings):
@@ -53,12 +53,12 @@ class Settings(BaseSettings):
     mongo_uri: SecretStr | None = Field(
         default=None,
         validation_alias="MONGO_URI",
-        description="Connection string of a MongoDB; unset: the embedded SecantusDB server.",
+        description="MongoDB connection string; unset: the embedded SecantusDB server.",
     )
     mongo_database: str = Field(
         default="gh_assets",
         validation_alias="MONGO_DATABASE",
-        description="Database that holds `repos`, `users`, `models` and the collector's state.",
+        description="Database of `repos`, `users`, `models` and the collector's state.",
     )
     gcs_bucket: str | None = Field(
         default=None,
@@ -73,33 +73,33 @@ class Settings(BaseSettings):
     gcs_project: str | None = Field(
         default=None,
         validation_alias="GCS_PROJECT",
-        description="Google Cloud project; unset: the one of Google's own credentials.",
+        description="Google Cloud project; unset: the project of Google's own credentials.",
     )
     github_tokens_text: SecretStr | None = Field(
         default=None,
         validation_alias="GITHUB_TOKENS",
-        description="Tokens of the operator's own users or apps, separated by commas or white space; "
-        "unset: the project's GitHub stand-in with a synthetic world.",
+        description="Tokens of your own users or apps, separated by commas or white space; unset: the GitHub "
+        "stand-in with a synthetic world.",
     )
     github_tokens_file: Path | None = Field(
         default=None,
         validation_alias="GITHUB_TOKENS_FILE",
-        description="File with one token a line, instead of GITHUB_TOKENS.",
+        description="File with one token per line, instead of GITHUB_TOKENS.",
     )
     github_app_id: str | None = Field(
         default=None,
         validation_alias="GITHUB_APP_ID",
-        description="Id of a GitHub App of the operator's, to ask with its installations (beside or without tokens).",
+        description="Id of your own GitHub App, whose installations are used beside or instead of tokens.",
     )
     github_app_installations_text: str | None = Field(
         default=None,
         validation_alias="GITHUB_APP_INSTALLATIONS",
-        description="Ids of the app's installations, separated by commas: each has a quota of its own.",
+        description="Ids of the app's installations, separated by commas; each has its own quota.",
     )
     github_app_private_key_file: Path | None = Field(
         default=None,
         validation_alias="GITHUB_APP_PRIVATE_KEY_FILE",
-        description="The app's private key (PEM), with which its tokens are renewed every hour.",
+        description="Private key of the app (PEM), which renews its tokens every hour.",
     )
     github_api_url: str = Field(
         default=GITHUB_COM_API,
@@ -109,182 +109,186 @@ class Settings(BaseSettings):
     awesome_text: str | None = Field(
         default=None,
         validation_alias="GH_ASSETS_AWESOME",
-        description="Awesome lists, each `owner/name`, `owner/name/path` or an address on GitHub, or a file, "
-        "separated by commas or white space; unset: three well-known ones, or the stand-in's own.",
+        description="Awesome lists, separated by commas or white space: `owner/name`, `owner/name/path`, an address "
+        "on GitHub, or a file; unset: three well-known lists, or the stand-in's own.",
     )
     max_pages: int = Field(
         default=10,
         ge=1,
         le=MAX_PAGES,
         validation_alias="GH_ASSETS_MAX_PAGES",
-        description="At most this many pages of 100 stars a repository or user (1 to 10,000).",
+        description="Maximum number of pages of 100 stars per repository or user (1 to 10,000).",
     )
     source: StarSourceName = Field(
         default="auto",
         validation_alias="GH_ASSETS_SOURCE",
-        description="Where stars come from: `auto`, `stargazers`, `graphql`, `starred`, `gharchive` or `file`.",
+        description="Source of stars: `auto`, `stargazers`, `graphql`, `starred`, `gharchive` or `file`.",
     )
     max_users: int = Field(
         default=5000,
         ge=1,
         validation_alias="GH_ASSETS_MAX_USERS",
-        description="At most so many users are asked for their starred lists, where repositories' own are closed.",
+        description="Maximum number of users whose starred lists are read where repositories' own lists are closed.",
     )
     seed_users: Path | None = Field(
         default=None,
         validation_alias="GH_ASSETS_SEED_USERS",
-        description="A file of users to ask first for their starred lists: Parquet or CSV with `login`, or a text.",
+        description="File of users whose starred lists are read first: Parquet or CSV with the column `login`, or a "
+        "text file.",
     )
     archive: str = Field(
         default="https://data.gharchive.org",
         validation_alias="GH_ASSETS_ARCHIVE",
-        description="Where hours of GH Archive lie: a folder, `gs://bucket/prefix` or an http address.",
+        description="Location of GH Archive's hours: a folder, `gs://bucket/prefix` or an HTTP address.",
     )
     workers: int = Field(
         default=8,
         ge=1,
         le=100,
         validation_alias="GH_ASSETS_WORKERS",
-        description="Requests in flight at once, to GitHub and to the bucket (1 to 100; GitHub's own limit is 100).",
+        description="Maximum number of concurrent requests, to GitHub and to the bucket (1 to 100, which is "
+        "GitHub's own limit).",
     )
     keep_versions: int = Field(
         default=3,
         ge=0,
         le=100,
         validation_alias="GH_ASSETS_KEEP_VERSIONS",
-        description="Earlier contents of each stored object that are kept, for `gh-assets data undo`; 0: none.",
+        description="Number of earlier versions of each stored object that are kept for `gh-assets data undo`; 0: "
+        "none.",
     )
     executor: Literal["in_process", "multiprocess", "celery", "kubernetes"] = Field(
         default="in_process",
         validation_alias="GH_ASSETS_EXECUTOR",
-        description="Where the steps of Dagster's runs are executed: `in_process`, `multiprocess`, `celery`, "
-        "`kubernetes`.",
+        description="Executor of the steps of Dagster's runs: `in_process`, `multiprocess`, `celery` or `kubernetes`.",
     )
     celery_broker: SecretStr | None = Field(
         default=None,
         validation_alias="GH_ASSETS_CELERY_BROKER",
-        description="The Redis that hands steps to Celery workers, and their results back: `redis://host:6379/0`.",
+        description="Redis that carries steps to Celery workers and their results back: `redis://host:6379/0`.",
     )
     celery_lost_after: Span = Field(
         default=dt.timedelta(minutes=30),
         validation_alias="GH_ASSETS_CELERY_LOST_AFTER",
-        description="A step whose worker vanished is given to another after this time; longer than any step takes.",
+        description="Time after which the step of a vanished worker is given to another; longer than any step takes.",
     )
     counts_after: Span = Field(
         default=dt.timedelta(days=1),
         validation_alias="GH_ASSETS_COUNTS_AFTER",
-        description="The sensor reads lists and GitHub's star counts again after this time, even if no list changed.",
+        description="Time after which the sensor reads lists and GitHub's star counts again, even if no list changed.",
     )
     retire: bool = Field(
         default=False,
         validation_alias="GH_ASSETS_RETIRE",
-        description="Remove the partitions of repositories that left all lists (what was collected is kept).",
+        description="Remove the partitions of repositories that left all lists; their collected data are kept.",
     )
     refresh_after: Span = Field(
         default=dt.timedelta(days=30),
         validation_alias="GH_ASSETS_REFRESH_AFTER",
-        description="Sensors ask a repository again after this time, even if its star count has not moved: `30d`.",
+        description="Time after which sensors collect a repository again, even if its star count is unchanged.",
     )
     moved_after: Span = Field(
         default=dt.timedelta(days=1),
         validation_alias="GH_ASSETS_MOVED_AFTER",
-        description="Sensors ask a repository whose star count moved again after this time at the earliest: `1d`.",
+        description="Shortest time after which sensors collect a repository again whose star count changed.",
     )
     least_news: int = Field(
         default=5,
         ge=1,
         validation_alias="GH_ASSETS_LEAST_NEWS",
-        description="Sensors ask a repository when its star count moved by at least so many.",
+        description="Smallest change of the star count for which sensors collect a repository again.",
     )
     retry_after: Span = Field(
         default=dt.timedelta(hours=1),
         validation_alias="GH_ASSETS_RETRY_AFTER",
-        description="Sensors ask a repository that could not be asked again after this time: `1h`.",
+        description="Time after which sensors collect a repository again that could not be read.",
     )
     quota_reserve: float = Field(
         default=0.2,
         ge=0,
         lt=1,
         validation_alias="GH_ASSETS_QUOTA_RESERVE",
-        description="Share of each hour's quota that sensors leave to people (0 to 1).",
+        description="Share of each hour's quota that sensors leave unused, for commands and other programs (0 to 1).",
     )
     retrain_share: float = Field(
         default=0.05,
         gt=0,
         validation_alias="GH_ASSETS_RETRAIN_SHARE",
-        description="The sensor retrains when so large a share of the stars is new since the last matrix.",
+        description="Share of stars added since the last matrix above which the sensor retrains.",
     )
     sensor_interval: Span | None = Field(
         default=None,
         validation_alias="GH_ASSETS_SENSOR_INTERVAL",
-        description="Time between two looks of a sensor; unset: as each says, 30 s to 15 min.",
+        description="Time between two ticks of a sensor; unset: each sensor's own, 30 s to 15 min.",
     )
     alert_webhook: SecretStr | None = Field(
         default=None,
         validation_alias="GH_ASSETS_ALERT_WEBHOOK",
-        description="Address that alerts are posted to as JSON (`text` and details); unset: they are only logged.",
+        description="Address to which alerts are posted as JSON (`text` and details); unset: alerts are only logged.",
     )
     alert_every: Span = Field(
         default=dt.timedelta(hours=1),
         validation_alias="GH_ASSETS_ALERT_EVERY",
-        description="At most one alert a job within this time; the next one says how many were left out.",
+        description="Shortest time between two alerts of one job; the next alert reports how many were suppressed.",
     )
 
     api_keys_text: SecretStr | None = Field(
         default=None,
         validation_alias="GH_ASSETS_API_KEYS",
-        description="Keys of which `gh-assets serve` wants one with every request, separated by commas; unset: none.",
+        description="Keys, separated by commas, one of which `gh-assets serve` requires with every request; unset: "
+        "none is required.",
     )
     serve_hosts_text: str | None = Field(
         default=None,
         validation_alias="GH_ASSETS_SERVE_HOSTS",
-        description="Host names that the server answers to, separated by commas; unset: this machine's own, or any if "
-        "it listens elsewhere.",
+        description="Host names under which the server can be reached, separated by commas; unset: this machine's "
+        "own, or any if it listens on other interfaces.",
     )
     trusted_proxies: str | None = Field(
         default=None,
         validation_alias="GH_ASSETS_TRUSTED_PROXIES",
-        description="Addresses of proxies whose X-Forwarded-For and -Prefix are believed, separated by commas.",
+        description="Addresses of proxies whose X-Forwarded-For and -Prefix are trusted, separated by commas.",
     )
     serve_rate: int = Field(
         default=600,
         ge=0,
         validation_alias="GH_ASSETS_SERVE_RATE",
-        description="Requests a minute that the server answers a client; 0: any number.",
+        description="Maximum number of requests per minute and client; 0: unlimited.",
     )
     serve_refresh: Span = Field(
         default=dt.timedelta(seconds=5),
         validation_alias="GH_ASSETS_SERVE_REFRESH",
-        description="The server looks for a new champion and new data so often: `5s`.",
+        description="Time between two checks of the server for a new champion and new data.",
     )
     live_requests: int = Field(
         default=300,
         ge=0,
         validation_alias="GH_ASSETS_LIVE_REQUESTS",
-        description="Requests an hour to GitHub that the server may use for people who were not collected; 0: none.",
+        description="Maximum number of requests per hour that the server sends to GitHub for users who were not "
+        "collected; 0: none.",
     )
     live_pages: int = Field(
         default=5,
         ge=1,
         le=100,
         validation_alias="GH_ASSETS_LIVE_PAGES",
-        description="At most so many pages of 100 stars of such a person, the newest (1 to 100).",
+        description="Maximum number of pages of 100 stars read for such a user, newest first (1 to 100).",
     )
     live_keep: Span = Field(
         default=dt.timedelta(hours=1),
         validation_alias="GH_ASSETS_LIVE_KEEP",
-        description="Stars of such a person are forgotten after this time; they are never written down.",
+        description="Time after which the stars of such a user are forgotten; they are never stored.",
     )
 
     @property
     def api_keys(self) -> list[SecretStr]:
-        """Keys of which the server wants one; empty: it wants none."""
+        """Keys one of which the server requires; empty: it requires none."""
         text = "" if self.api_keys_text is None else self.api_keys_text.get_secret_value()
-        return [SecretStr(word) for word in split_list(text)]
+        return [SecretStr(key) for key in split_list(text)]
 
     @property
     def serve_hosts(self) -> list[str]:
-        """Host names that the server answers to; empty: unset."""
+        """Host names under which the server can be reached; empty: unset."""
         return split_list(self.serve_hosts_text or "")
 
     @property
@@ -316,7 +320,7 @@ class Settings(BaseSettings):
 
     @property
     def awesome_lists(self) -> list[str]:
-        """The lists that the settings name; empty when they name none."""
+        """Configured awesome lists; empty: none is configured."""
         return split_list(self.awesome_text or "")
 
     @property
@@ -325,12 +329,12 @@ class Settings(BaseSettings):
         return split_list(self.github_app_installations_text or "")
 
     def github_tokens(self) -> list[SecretStr]:
-        """The tokens, without duplicates, in the order given.
+        """Return the tokens without duplicates, in the given order.
 
         Raises
         ------
         ConfigurationError
-            If both variables are set, the file cannot be read, or there is no token in it.
+            If both variables are set, or the file cannot be read or contains no token.
         """
         if self.github_tokens_text is not None and self.github_tokens_file is not None:
             raise ConfigurationError("GITHUB_TOKENS and GITHUB_TOKENS_FILE are both set: keep one of them.")
@@ -345,22 +349,22 @@ class Settings(BaseSettings):
             origin, text = "GITHUB_TOKENS", self.github_tokens_text.get_secret_value()
         else:
             return []
-        words = list(dict.fromkeys(split_list(text)))
-        if not words:
-            raise ConfigurationError(f"{origin} holds no token: write one or more, separated by commas.")
-        return [SecretStr(word) for word in words]
+        tokens = list(dict.fromkeys(split_list(text)))
+        if not tokens:
+            raise ConfigurationError(f"{origin} contains no token: give one or more, separated by commas.")
+        return [SecretStr(token) for token in tokens]
 
     def github_app_key(self) -> SecretStr:
-        """The private key of the GitHub App.
+        """Read the private key of the GitHub App.
 
         Raises
         ------
         ConfigurationError
-            If the app's other settings are missing, or the file cannot be read.
+            If other settings of the app are missing, or the file cannot be read.
         """
         if self.github_app_private_key_file is None or not self.github_app_installations:
             raise ConfigurationError(
-                "GITHUB_APP_ID is set: set GITHUB_APP_INSTALLATIONS and GITHUB_APP_PRIVATE_KEY_FILE, too."
+                "GITHUB_APP_ID is set: set GITHUB_APP_INSTALLATIONS and GITHUB_APP_PRIVATE_KEY_FILE as well."
             )
         path = self.github_app_private_key_file.expanduser()
         try:
@@ -372,14 +376,14 @@ class Settings(BaseSettings):
 
 @dataclass(frozen=True)
 class SettingRow:
-    """One setting for people.
+    """Description of one setting.
 
     Attributes
     ----------
     name : str
         The environment variable.
     default, value : str
-        As it is written; empty where there is none. Of a secret only that it is set.
+        The text of the value; empty if there is none. A secret is shown as ``(set)``.
     meaning : str
     """
 
@@ -390,7 +394,7 @@ class SettingRow:
 
 
 def setting_rows(settings: Settings | None = None) -> list[SettingRow]:
-    """All settings, as the README's table and `gh-assets doctor` show them."""
+    """Return all settings, for `gh-assets doctor` and the table in the documentation."""
     rows = []
     for name, field in Settings.model_fields.items():
         default = _shown(field.default)
@@ -415,8 +419,8 @@ def _shown(value: object) -> str:
 
 
 def split_list(text: str) -> list[str]:
-    """Split at commas and white space, dropping what is empty."""
-    return [word for word in re.split(r"[,\s]+", text) if word]
+    """Split a text at commas and white space, without empty parts."""
+    return [part for part in re.split(r"[,\s]+", text) if part]
 
 
 def load_settings() -> Settings:
@@ -425,12 +429,12 @@ def load_settings() -> Settings:
     Raises
     ------
     ConfigurationError
-        If a variable has a value that it cannot have; the message names the variable.
+        If a variable has an invalid value; the message names the variable.
     """
     try:
         return Settings()
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         raise ConfigurationError(
-            f"The setting {'.'.join(str(part) for part in first['loc'])} is wrong: {first['msg']}."
+            f"The setting {'.'.join(str(part) for part in first['loc'])} is invalid: {first['msg']}."
         ) from None

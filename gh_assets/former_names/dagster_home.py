@@ -1,13 +1,8 @@
-"""The former name of `gh_assets.instance.storage`."""
+"""Former name of `gh_assets.instance.storage`."""
 
-import warnings
-
+from gh_assets.former_names import warn_of_former_name
 from gh_assets.instance.storage import HomeComputeLogManager, HomeStorage
 
 __all__ = ["HomeComputeLogManager", "HomeStorage"]
 
-warnings.warn(
-    "gh_assets.dagster_home is now gh_assets.instance.storage; the former name goes with 2.0.",
-    DeprecationWarning,
-    stacklevel=2,
-)
+warn_of_former_name("gh_assets.dagster_home", "gh_assets.instance.storage")

@@ -1,13 +1,8 @@
-"""The former name of `gh_assets.instance.launcher`."""
+"""Former name of `gh_assets.instance.launcher`."""
 
-import warnings
-
+from gh_assets.former_names import warn_of_former_name
 from gh_assets.instance.launcher import HomeRunLauncher
 
 __all__ = ["HomeRunLauncher"]
 
-warnings.warn(
-    "gh_assets.dagster_runs is now gh_assets.instance.launcher; the former name goes with 2.0.",
-    DeprecationWarning,
-    stacklevel=2,
-)
+warn_of_former_name("gh_assets.dagster_runs", "gh_assets.instance.launcher")

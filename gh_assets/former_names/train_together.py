@@ -1,16 +1,11 @@
-"""The former name of `gh_assets.cli.train_together`."""
-
-import warnings
+"""Former name of `gh_assets.cli.train_together`."""
 
 from gh_assets.cli.train_together import main
+from gh_assets.former_names import warn_of_former_name
 
 __all__ = ["main"]
 
-warnings.warn(
-    "gh_assets.train_together is now gh_assets.cli.train_together; the former name goes with 2.0.",
-    DeprecationWarning,
-    stacklevel=2,
-)
+warn_of_former_name("gh_assets.train_together", "gh_assets.cli.train_together")
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -108,11 +108,11 @@ def test_tokens_from_a_file_with_comments(tmp_path: Path, monkeypatch: pytest.Mo
     [
         ({"GITHUB_TOKENS": "a", "GITHUB_TOKENS_FILE": "b"}, "both set"),
         ({"GITHUB_TOKENS_FILE": "/no/such/file"}, "GITHUB_TOKENS_FILE .* cannot be read"),
-        ({"GITHUB_TOKENS": " , "}, "GITHUB_TOKENS holds no token"),
+        ({"GITHUB_TOKENS": " , "}, "GITHUB_TOKENS contains no token"),
         ({"GITHUB_API_URL": "http://127.0.0.1:9"}, "GITHUB_API_URL is set, but no token"),
-        ({"GH_ASSETS_MAX_PAGES": "0"}, "GH_ASSETS_MAX_PAGES is wrong"),
-        ({"GH_ASSETS_SOURCE": "gossip"}, "GH_ASSETS_SOURCE is wrong"),
-        ({"GH_ASSETS_WORKERS": "many"}, "GH_ASSETS_WORKERS is wrong"),
+        ({"GH_ASSETS_MAX_PAGES": "0"}, "GH_ASSETS_MAX_PAGES is invalid"),
+        ({"GH_ASSETS_SOURCE": "gossip"}, "GH_ASSETS_SOURCE is invalid"),
+        ({"GH_ASSETS_WORKERS": "many"}, "GH_ASSETS_WORKERS is invalid"),
     ],
 )
 def test_a_wrong_setting_is_named(environment: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch) -> None:
