@@ -35,9 +35,9 @@ from gh_assets.embedded.standin.clock import RemoteClock, VirtualClock
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.world import Repository, World
 from gh_assets.github.client import GitHubClient
-from gh_assets.github.ledger import MongoLedger
+from gh_assets.github.ledger import Ledger, MongoLedger
 from gh_assets.github.outcomes import Outcome
-from gh_assets.github.rate_limits import Clock, Ledger, RetryPolicy
+from gh_assets.github.retries import Clock, RetryPolicy
 from gh_assets.services.connections import connect_gcs, open_mongo
 from gh_assets.settings import load_settings
 from gh_assets.storage.asset_store import AssetStore, PartitionTables

@@ -41,8 +41,8 @@ TARGETS: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     ),
     "promotion": (["gh_assets/serving/promotion.py"], ["serving/test_promotion.py"]),
     "limits": (
-        ["gh_assets/github/rate_limits.py"],
-        ["github/test_token_pool.py", "github/test_client.py", "github/test_answers.py"],
+        ["gh_assets/github/token_pool.py"],
+        ["github/test_token_pool.py", "github/test_client.py", "github/test_responses.py"],
     ),
     "objects": (
         ["gh_assets/storage/objects.py", "gh_assets/storage/object_reader.py"],

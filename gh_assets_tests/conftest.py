@@ -27,7 +27,7 @@ from gh_assets.embedded.standin.faults import FaultyProtocol
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.world import World
 from gh_assets.github.client import GitHubClient
-from gh_assets.github.rate_limits import RetryPolicy
+from gh_assets.github.retries import RetryPolicy
 from gh_assets.registry import ModelCard, ModelRegistry, RegisteredModel
 from gh_assets.services.connections import connect_gcs, connect_mongo
 from gh_assets.settings import Settings, load_settings

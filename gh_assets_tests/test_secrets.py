@@ -17,7 +17,8 @@ from pydantic import SecretStr
 from gh_assets.embedded.standin.app import Standin
 from gh_assets.embedded.standin.faults import Faults
 from gh_assets.errors import GhAssetsError, OutageError, ServiceUnavailableError
-from gh_assets.github.client import OUTAGE_AFTER, GitHubClient
+from gh_assets.github.client import GitHubClient
+from gh_assets.github.retries import OUTAGE_AFTER
 from gh_assets.services.connections import connect_mongo
 from gh_assets.settings import load_settings
 from gh_assets_tests.conftest import QUICK, SETTINGS

@@ -19,7 +19,7 @@ from gh_assets.assets.retries import GITHUB_POOL, retry_transient, tag_run
 from gh_assets.collector.collection import read_star_events
 from gh_assets.collector.repositories import KnownRepositories, collect_repositories
 from gh_assets.collector.star_sources.gharchive import repositories_of_events
-from gh_assets.github.client import Usage
+from gh_assets.github.transport import Usage
 from gh_assets.local import progress
 from gh_assets.resources import GcsResource, GitHubResource, MongoResource
 from gh_assets.schemas import REPOS

@@ -91,8 +91,8 @@ def check_github(settings: Settings) -> str:
         pool = client.pool
         client.refresh_budgets()
         parts = []
-        for account in pool.accounts.values():
-            labels = ", ".join(token.label for token in pool.tokens if token.account is account)
+        for account in pool.directory.accounts.values():
+            labels = ", ".join(token.label for token in pool.directory.tokens if token.account is account)
             left = [
                 f"{budget.remaining:,} of {budget.limit:,} {unit}"
                 for budget, unit in (
@@ -102,7 +102,7 @@ def check_github(settings: Settings) -> str:
                 if budget.remaining is not None and budget.limit is not None
             ]
             parts.append(f"token {labels}: {' and '.join(left) or 'no limit'} left this hour")
-        parts += [f"token {label} was refused" for label in pool.retired]
+        parts += [f"token {label} was refused" for label in pool.directory.retired]
         return f"{'the stand-in' if settings.uses_standin else settings.github_api_url}, {'; '.join(parts)}"
 
 

@@ -7,7 +7,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from gh_assets.github.rate_limits import Resource, TokenPool
+from gh_assets.github.rate_limits import Resource
+from gh_assets.github.token_pool import TokenPool
 
 PAGE = 100
 CONNECTIONS_A_POINT = 100
@@ -96,7 +97,7 @@ def forecast(pool: TokenPool | None, resource: Resource | None, pages: int) -> F
 
 def seconds_for(pool: TokenPool, resource: Resource, cost: int) -> float:
     """Seconds in which a pool may spend so many points: what is left now, then a window's worth each hour."""
-    accounts = max(1, len(pool.accounts))
+    accounts = max(1, len(pool.directory.accounts))
     pace = pool.policy.points_a_minute.get(resource)
     rate = math.inf if pace is None else accounts * pace / 60.0
     left, limit, reset = pool.remaining(resource), pool.limit(resource), pool.next_reset(resource)

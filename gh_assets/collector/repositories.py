@@ -23,10 +23,11 @@ from gh_assets.errors import (
     InputError,
     ServiceUnavailableError,
 )
-from gh_assets.github.client import GitHubClient, GitHubResponse
+from gh_assets.github.client import GitHubClient
 from gh_assets.github.graphql import GraphQLLists, Listing, QuerySize
 from gh_assets.github.list_reading import number_of
 from gh_assets.github.outcomes import REACHABLE, Outcome
+from gh_assets.github.responses import GitHubResponse
 from gh_assets.github.times import parse_time
 from gh_assets.local.concurrency import map_bounded
 from gh_assets.schemas import REPOS

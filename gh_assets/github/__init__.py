@@ -1,1 +1,1 @@
-"""How GitHub is asked: client, tokens and rate limits, the quota ledger, GraphQL paging, outcomes."""
+"""Access to GitHub's APIs: client, token pool and rate limits, quota ledger, GraphQL paging, outcomes."""

@@ -1,4 +1,4 @@
-"""Tokens of GitHub App installations: they expire after an hour and are renewed with the app's private key.
+"""Tokens of GitHub App installations: which expire after an hour and are renewed with the app's private key.
 
 Source: docs.github.com/apps/creating-github-apps/authenticating-with-a-github-app.
 """
@@ -9,17 +9,21 @@ import datetime as dt
 import threading
 from collections.abc import Callable
 
+import orjson
+import requests
 from google.auth import jwt
 from google.auth.crypt import RSASigner
 from pydantic import SecretStr
 
-from gh_assets.errors import AuthenticationError, ConfigurationError
+from gh_assets.errors import AuthenticationError, ConfigurationError, ServiceUnavailableError
+from gh_assets.github.responses import JSON
+from gh_assets.github.transport import Request, Transport
 
 RENEW_BEFORE = 300.0
-"""Seconds before its end at which a token is renewed: longer than any request takes."""
+"""Seconds before its expiry at which a token is renewed: longer than any request takes."""
 
 Exchange = Callable[[str, str], tuple[str, str]]
-"""Trades an app's signed request (installation id, JWT) for a token and the time of its end (ISO 8601)."""
+"""Exchanges an app's signed request (installation id, JWT) for a token and its expiry (ISO 8601)."""
 
 
 class AppInstallation:
@@ -33,12 +37,12 @@ class AppInstallation:
     private_key : SecretStr
         The app's private key, PEM.
     exchange : callable
-        Asks GitHub for a token (``POST /app/installations/{id}/access_tokens``).
+        `request_token`, bound to a transport.
 
     Raises
     ------
     ConfigurationError
-        If the key is no RSA private key.
+        If the key is not an RSA private key.
     """
 
     def __init__(self, app_id: str, installation_id: str, private_key: SecretStr, exchange: Exchange) -> None:
@@ -54,7 +58,7 @@ class AppInstallation:
         self._exchange = exchange
         self._lock = threading.Lock()
         self._token: SecretStr | None = None
-        self._ends = 0.0
+        self._expires = 0.0
         self._refusals = 0
 
     def __repr__(self) -> str:
@@ -72,24 +76,24 @@ class AppInstallation:
         return f"installation:{self.installation_id}"
 
     def secret(self, now: float) -> SecretStr:
-        """The present token, renewed when it is about to expire.
+        """Return the current token, renewed if it is about to expire.
 
         Raises
         ------
         AuthenticationError
-            If GitHub does not take the app's signature.
+            If GitHub rejects the app's signature.
         """
         with self._lock:
-            if self._token is None or now > self._ends - RENEW_BEFORE:
-                # Up to a minute in the past, as GitHub advises: clocks differ.
+            if self._token is None or now > self._expires - RENEW_BEFORE:
+                # A minute in the past, as GitHub advises, since clocks differ.
                 claims = {"iss": self.app_id, "iat": int(now) - 60, "exp": int(now) + 540}
                 signed: bytes = jwt.encode(self._signer, claims)  # type: ignore[no-untyped-call]
-                text, ends = self._exchange(self.installation_id, signed.decode())
-                self._token, self._ends = SecretStr(text), dt.datetime.fromisoformat(ends).timestamp()
+                text, expiry = self._exchange(self.installation_id, signed.decode())
+                self._token, self._expires = SecretStr(text), dt.datetime.fromisoformat(expiry).timestamp()
             return self._token
 
-    def refused(self) -> bool:
-        """A 401: once, the token may have been revoked, and a new one is fetched."""
+    def on_unauthorized(self) -> bool:
+        """Handle a 401 response: the token may have been revoked, so a new one is requested, up to three times."""
         with self._lock:
             self._refusals += 1
             if self._refusals > 3:
@@ -98,9 +102,40 @@ class AppInstallation:
             return True
 
 
-def refused_installation(installation_id: str, status: int) -> AuthenticationError:
-    """What to say when GitHub does not give a token to an installation."""
-    return AuthenticationError(
-        f"GitHub gave no token to app installation {installation_id} (status {status}): check GITHUB_APP_ID, "
-        "GITHUB_APP_INSTALLATIONS and the private key."
-    )
+def request_token(transport: Transport, installation_id: str, signed: str) -> tuple[str, str]:
+    """Request a token for an app installation (``POST /app/installations/{id}/access_tokens``).
+
+    Parameters
+    ----------
+    transport : Transport
+    installation_id : str
+    signed : str
+        The app's JWT.
+
+    Returns
+    -------
+    tuple of str
+        The token, and its expiry (ISO 8601).
+
+    Raises
+    ------
+    ServiceUnavailableError
+        If GitHub cannot be reached.
+    AuthenticationError
+        If it gives no token.
+    """
+    url = f"{transport.api_url}/app/installations/{installation_id}/access_tokens"
+    try:
+        response = transport.send(Request("POST", url, {"accept": JSON}, body=b""), signed)
+        payload = orjson.loads(response.content) if response.status_code == 201 else None
+    except (requests.RequestException, orjson.JSONDecodeError) as error:
+        raise ServiceUnavailableError(
+            f"GitHub at {transport.api_url} gave no token to app installation {installation_id} "
+            f"({type(error).__name__}). Check GITHUB_API_URL and the network, then run again."
+        ) from None
+    if payload is None:
+        raise AuthenticationError(
+            f"GitHub gave no token to app installation {installation_id} (status {response.status_code}): check "
+            "GITHUB_APP_ID, GITHUB_APP_INSTALLATIONS and the private key."
+        )
+    return str(payload["token"]), str(payload["expires_at"])

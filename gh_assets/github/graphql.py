@@ -33,8 +33,9 @@ from gh_assets.errors import (
     RateLimitedError,
     ServiceUnavailableError,
 )
-from gh_assets.github.client import GitHubClient, GraphQLResponse
+from gh_assets.github.client import GitHubClient
 from gh_assets.github.list_reading import number_of
+from gh_assets.github.responses import GraphQLResponse
 from gh_assets.local.concurrency import workers_of
 
 MAX_CONNECTIONS = 100

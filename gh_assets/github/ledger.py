@@ -1,9 +1,9 @@
-"""Budgets shared between processes, in a Mongo collection: two runs at once never spend a point twice.
+"""Budgets shared between processes, in a Mongo collection: two concurrent runs never spend a point twice.
 
-One document an account and resource holds what GitHub last said was left, and how many points each process holds. A
-process claims small blocks and tells what it saw at each claim. What another process holds counts as spent until it
-says otherwise: the sum can be too careful for a moment, never too generous. A process that dies holds its block for
-`LEASE_SECONDS`.
+One document for each account and resource holds what GitHub last said was left, and how many points each process
+claims. A process claims small blocks, and reports what it observed with each claim. What another process claims counts
+as spent until that process says otherwise, so that the sum may be too low for a moment, but never too high. The claims
+of a killed process end after `LEASE_SECONDS`.
 """
 
 from __future__ import annotations
@@ -13,16 +13,114 @@ import math
 import os
 import secrets
 import socket
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError
 
-from gh_assets.github.rate_limits import WINDOW_SLACK, Grant, Observation, Resource
+from gh_assets.github.budgets import Account
+from gh_assets.github.rate_limits import LONGEST_WINDOW, WINDOW_SLACK, Observation, Resource
 
 LEASE_SECONDS = 60.0
+
+RENEWAL_SECONDS = 5.0
+"""How often a process that uses a shared budget reports to the others, and reads what they reported."""
+
+RETRY_SECONDS = 0.2
+"""How often points are claimed again while other processes hold them."""
+
 _PAUSE = "pause"
+
+
+@dataclass(frozen=True)
+class Grant:
+    """What the ledger lets this process use of an account's budget.
+
+    Attributes
+    ----------
+    points : int
+        Including those of requests in flight.
+    observation : Observation or None
+        What the processes together know of the budget; None if it has to be requested.
+    processes : int
+        Number of processes that use the budget, this one included.
+    paused_until : float
+        No process may send a request before (seconds since 1970): one of them met a secondary limit.
+    """
+
+    points: int
+    observation: Observation | None
+    processes: int
+    paused_until: float
+
+
+class Ledger(Protocol):
+    """Shares budgets between processes."""
+
+    def claim(
+        self, account: str, resource: Resource, observation: Observation | None, used: int, want: int, now: float
+    ) -> Grant:
+        """Report an observation, keep `used` points in flight, and claim `want` more."""
+
+    def give_back(self, seen: Mapping[tuple[str, Resource], int]) -> None:
+        """Release all claims of this process, and report the points that were left last."""
+
+    def pause(self, until: float) -> None:
+        """Let no process send a request before `until` (seconds since 1970)."""
+
+    def identity_of(self, digest: str) -> str | None:
+        """Return the identity of a token's account, by the token's digest, if any process has found it."""
+
+    def remember_identity(self, digest: str, identity: str) -> None:
+        """Store the identity of a token's account for other processes."""
+
+
+class LedgerClaims:
+    """The claims of this process: when they are renewed, and how many points they ask for.
+
+    Parameters
+    ----------
+    ledger : Ledger
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def renew(self, account: Account, resource: Resource, points: int, now: float) -> float:
+        """Claim points of a budget if necessary; return until when all processes pause (seconds since 1970)."""
+        budget = account.budgets[resource]
+        age = now - budget.claimed_at
+        if budget.available() >= points and age < RENEWAL_SECONDS:
+            return 0.0
+        if budget.unmetered or (budget.granted is not None and age < RETRY_SECONDS):
+            return 0.0
+        seen = None
+        if budget.remaining is not None and budget.limit is not None and not math.isinf(budget.reset):
+            seen = Observation(budget.limit, budget.remaining, budget.reset, budget.observed_at)
+        # Small blocks, so that a process does not wait for points that another one holds unused.
+        block = points + (0 if budget.remaining is None else max(10, min(500, budget.remaining // 20)))
+        grant = self._ledger.claim(account.identity, resource, seen, budget.reserved, block, now)
+        budget.claimed_at = now
+        budget.processes = grant.processes
+        if grant.observation is not None:
+            budget.observe(grant.observation, now)
+        else:
+            budget.forget()
+        budget.granted = grant.points
+        # Another process may have believed a response that asks to wait for years.
+        return min(grant.paused_until, now + LONGEST_WINDOW)
+
+    def give_back(self, accounts: Iterable[Account]) -> None:
+        """Release all claims."""
+        left = {
+            (account.identity, resource): budget.remaining
+            for account in accounts
+            for resource, budget in account.budgets.items()
+            if budget.granted is not None and budget.remaining is not None
+        }
+        self._ledger.give_back(left)
 
 
 class MongoLedger:
@@ -31,9 +129,9 @@ class MongoLedger:
     Parameters
     ----------
     collection : pymongo.collection.Collection
-        Small: a document an account and resource, with an entry a live process.
+        Small: one document for each account and resource, with an entry for each live process.
     owner : str, optional
-        Names this process; made up if not given.
+        Name of this process; generated if not given.
     """
 
     def __init__(self, collection: Collection[dict[str, Any]], owner: str | None = None) -> None:
@@ -45,14 +143,14 @@ class MongoLedger:
     def claim(
         self, account: str, resource: Resource, observation: Observation | None, used: int, want: int, now: float
     ) -> Grant:
-        """Tell what was seen of a budget, keep `used` points that are in flight, and ask for `want` more.
+        """Report an observation of a budget, keep `used` points in flight, and claim `want` more.
 
         Parameters
         ----------
         account : str
             Identity of the user or app installation.
         observation : Observation or None
-            What this process last read in an answer.
+            What this process last read in a response.
         used, want : int
             Points.
         now : float
@@ -62,17 +160,17 @@ class MongoLedger:
         self._used.add(key)
         while True:
             before = self.collection.find_one({"_id": key})
-            document, points = self._claimed(before or {"_id": key, "revision": 0}, observation, used, want, now)
+            document, points = self._with_claim(before or {"_id": key, "revision": 0}, observation, used, want, now)
             if self._written(before, document):
                 break
         known = None
         if document["remaining"] is not None:
             reset = math.inf if document["reset"] is None else document["reset"]
-            known = Observation(document["limit"], document["remaining"], reset, 0.0)  # hearsay is no news
+            known = Observation(document["limit"], document["remaining"], reset, 0.0)  # not this process's own
         paused = self.collection.find_one({"_id": _PAUSE}) or {}
         return Grant(points, known, len(document["leases"]), float(paused.get("until", 0.0)))
 
-    def _claimed(
+    def _with_claim(
         self, before: Mapping[str, Any], seen: Observation | None, used: int, want: int, now: float
     ) -> tuple[dict[str, Any], int]:
         limit, remaining, reset = before.get("limit"), before.get("remaining"), before.get("reset")
@@ -80,10 +178,10 @@ class MongoLedger:
         others = {owner: lease for owner, lease in before.get("leases", {}).items() if owner != self.owner}
         leases = {owner: lease for owner, lease in others.items() if lease["until"] > now}
         if len(leases) < len(others):
-            # A process died: nobody told what it spent at last, so it has to be found out.
+            # A process was killed: what it spent last is not known, and has to be requested.
             remaining, unknown_since = None, now
         if remaining is not None and reset is not None and now >= reset + 1.0:
-            remaining, reset = limit, None  # a new window; its first answer tells when it ends
+            remaining, reset = limit, None  # a new window, whose end the first response tells
         if seen is not None and seen.reset > now - WINDOW_SLACK and seen.at >= unknown_since:
             limit = seen.limit
             if reset is not None and seen.reset > reset + WINDOW_SLACK:
@@ -91,8 +189,8 @@ class MongoLedger:
             elif reset is None or seen.reset >= reset - WINDOW_SLACK:
                 remaining = seen.remaining if remaining is None else min(remaining, seen.remaining)
                 reset = seen.reset if reset is None else reset
-        held = sum(lease["points"] for lease in leases.values())
-        points = used if remaining is None else max(used, min(used + want, remaining - held))
+        claimed = sum(lease["points"] for lease in leases.values())
+        points = used if remaining is None else max(used, min(used + want, remaining - claimed))
         leases[self.owner] = {"points": points, "until": now + LEASE_SECONDS}
         return {
             "_id": before["_id"],
@@ -105,7 +203,7 @@ class MongoLedger:
         }, points
 
     def _written(self, before: Mapping[str, Any] | None, document: dict[str, Any]) -> bool:
-        """Write unless another process wrote meanwhile."""
+        """Write the document unless another process has changed it, and return whether it was written."""
         if before is None:
             try:
                 self.collection.insert_one(document)
@@ -116,12 +214,12 @@ class MongoLedger:
         return self.collection.replace_one(unchanged, document).matched_count == 1
 
     def give_back(self, seen: Mapping[tuple[str, Resource], int]) -> None:
-        """Leave all claims of this process to the others.
+        """Release all claims of this process.
 
         Parameters
         ----------
         seen : mapping
-            Points that the last answers told to be left, by account and resource.
+            Points that were left by the last responses, by account and resource.
         """
         for (account, resource), remaining in seen.items():
             key = f"{account} {resource.value}"
@@ -134,21 +232,21 @@ class MongoLedger:
         self._used.clear()
 
     def identity_of(self, digest: str) -> str | None:
-        """Whose a token is, if any process has found that out: it costs a request, and never changes."""
-        found = self.collection.find_one({"_id": f"token {digest}"})
-        return None if found is None else str(found["identity"])
+        """Return the identity of a token's account, which never changes, if any process has found it."""
+        document = self.collection.find_one({"_id": f"token {digest}"})
+        return None if document is None else str(document["identity"])
 
     def remember_identity(self, digest: str, identity: str) -> None:
-        """Tell the others whose a token is. A digest of a token tells nothing about the token."""
+        """Store the identity of a token's account. The digest does not reveal the token."""
         self.collection.update_one({"_id": f"token {digest}"}, {"$set": {"identity": identity}}, upsert=True)
 
     def known(self) -> list[dict[str, Any]]:
-        """What is known of all budgets, for people: whose, of what, and what is left until when (UTC)."""
-        found = []
+        """Return all budgets: ``account``, ``resource``, ``limit``, ``left``, and ``reset`` (ISO 8601, UTC)."""
+        budgets = []
         for document in self.collection.find({"limit": {"$ne": None}, "remaining": {"$ne": None}}).sort("_id", 1):
             account, _, resource = str(document["_id"]).rpartition(" ")
             reset = document["reset"]
-            found.append(
+            budgets.append(
                 {
                     "account": account,
                     "resource": resource,
@@ -157,7 +255,7 @@ class MongoLedger:
                     "reset": None if reset is None else dt.datetime.fromtimestamp(reset, dt.UTC).isoformat(),
                 }
             )
-        return found
+        return budgets
 
     def pause(self, until: float) -> None:
         """Let no process ask before `until` (seconds since 1970)."""

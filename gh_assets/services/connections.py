@@ -25,7 +25,7 @@ from gh_assets.errors import (
 )
 from gh_assets.github.client import AppCredentials, GitHubClient
 from gh_assets.github.ledger import MongoLedger
-from gh_assets.github.rate_limits import RetryPolicy
+from gh_assets.github.retries import RetryPolicy
 from gh_assets.settings import DEFAULT_AWESOME_LISTS, GITHUB_COM_API, Settings
 from gh_assets.storage.asset_store import AssetStore
 from gh_assets.storage.migrations import migrate

@@ -22,7 +22,7 @@ from gh_assets.collector.star_sources.starred import RestStarred, SeedUser, Star
 from gh_assets.errors import GhAssetsError
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.outcomes import Outcome
-from gh_assets.github.rate_limits import RetryPolicy
+from gh_assets.github.retries import RetryPolicy
 from gh_assets.serving.catalogue import Description
 
 HOUR = 3600.0

@@ -11,8 +11,9 @@ from gh_assets.collector.star_sources.base import RestStargazers
 from gh_assets.embedded.standin.clock import VirtualClock
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.github.client import GitHubClient
-from gh_assets.github.rate_limits import Resource, RetryPolicy
-from gh_assets_tests.collector.test_pipeline import Collecting, refs
+from gh_assets.github.rate_limits import Resource
+from gh_assets.github.retries import RetryPolicy
+from gh_assets_tests.support.collecting import Collecting, refs
 from gh_assets_tests.support.worlds import world_of
 
 

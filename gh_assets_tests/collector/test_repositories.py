@@ -14,7 +14,7 @@ from gh_assets.github.outcomes import Outcome
 from gh_assets.schemas import REPOS
 from gh_assets.storage.documents import sync_documents
 from gh_assets_tests.conftest import QUICK
-from gh_assets_tests.github.test_client import client_of
+from gh_assets_tests.support.github import client_of
 from gh_assets_tests.support.worlds import LIST, troubled_world, world_of
 
 

@@ -78,7 +78,7 @@ def test_github_alone(fresh_home: Path, serve_world, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("GITHUB_TOKENS", "first, second\nfirst")
     monkeypatch.setenv("GITHUB_API_URL", url + "/")
     with connect_github(load_settings()) as client:
-        assert len(client.pool.tokens) == 2
+        assert len(client.pool.directory.tokens) == 2
         assert client.get(f"/repos/{LIST}").status == 200
         assert awesome_lists(load_settings(), client) == list(DEFAULT_AWESOME_LISTS)
     assert standin.served["repository"] == 1

@@ -23,7 +23,8 @@ from gh_assets.collector.lists.awesome import is_full_name, repositories_of, rep
 from gh_assets.collector.lists.links import html_links
 from gh_assets.collector.lists.markup import MARKUP_SUFFIXES, MAX_SIZE, READABLE_MARKUPS, TOO_LARGE, links_in, suffix_of
 from gh_assets.errors import InputError
-from gh_assets.github.client import HTML, JSON, RAW, GitHubClient, GitHubResponse
+from gh_assets.github.client import GitHubClient
+from gh_assets.github.responses import HTML, JSON, RAW, GitHubResponse
 
 MIN_LINKS_OF_A_LIST = 5
 """A list with fewer repositories than this that links to other files is probably an index of lists."""

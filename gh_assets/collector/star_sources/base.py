@@ -15,10 +15,11 @@ import polars as pl
 from gh_assets.collector.identities import identified, ids_of_logins
 from gh_assets.collector.repositories import classify_refusal
 from gh_assets.errors import GitHubError, ServiceUnavailableError
-from gh_assets.github.client import STAR_JSON, GitHubClient, GitHubResponse
+from gh_assets.github.client import GitHubClient
 from gh_assets.github.list_reading import are_null_entries_plausible, number_of
 from gh_assets.github.outcomes import Outcome
 from gh_assets.github.rate_limits import Resource
+from gh_assets.github.responses import STAR_JSON, GitHubResponse
 from gh_assets.github.times import parse_times
 from gh_assets.local.concurrency import map_bounded
 from gh_assets.schemas import STARGAZERS, UTC_TIME

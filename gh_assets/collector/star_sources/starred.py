@@ -38,7 +38,7 @@ from gh_assets.errors import (
     ServiceUnavailableError,
     StoredDataError,
 )
-from gh_assets.github.client import STAR_JSON, GitHubClient, GitHubResponse
+from gh_assets.github.client import GitHubClient
 from gh_assets.github.graphql import (
     FAILED,
     LIGHT_PAGE,
@@ -50,6 +50,7 @@ from gh_assets.github.graphql import (
 )
 from gh_assets.github.list_reading import Progress, by_position, number_of
 from gh_assets.github.outcomes import Outcome
+from gh_assets.github.responses import STAR_JSON, GitHubResponse
 from gh_assets.github.times import parse_times
 from gh_assets.local.concurrency import map_bounded
 from gh_assets.schemas import STARGAZERS, STARRED

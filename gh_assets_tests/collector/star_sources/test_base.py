@@ -39,8 +39,8 @@ from gh_assets.settings import StarSourceName, load_settings
 from gh_assets.storage.asset_store import AssetStore, PartitionTables
 from gh_assets.storage.mongo import MongoDatabase
 from gh_assets.storage.objects import ObjectStore
-from gh_assets_tests.collector.test_pipeline import refs
 from gh_assets_tests.conftest import QUICK, serving
+from gh_assets_tests.support.collecting import refs
 from gh_assets_tests.support.worlds import world_of
 
 USERS = 260

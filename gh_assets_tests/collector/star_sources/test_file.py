@@ -21,9 +21,9 @@ from gh_assets.embedded.standin.world import World, read_world
 from gh_assets.errors import WorldMismatchError
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.outcomes import Outcome
-from gh_assets_tests.collector.test_pipeline import refs
 from gh_assets_tests.conftest import QUICK
-from gh_assets_tests.github.test_client import client_of
+from gh_assets_tests.support.collecting import refs
+from gh_assets_tests.support.github import client_of
 from gh_assets_tests.support.paths import CHECKOUT
 from gh_assets_tests.support.worlds import world_of
 

@@ -50,9 +50,9 @@ from gh_assets.github.graphql import QuerySize
 from gh_assets.github.outcomes import Outcome
 from gh_assets.schemas import STARGAZERS
 from gh_assets.storage.asset_store import AssetStore, Segments
-from gh_assets_tests.collector.test_pipeline import Collecting, refs
 from gh_assets_tests.conftest import QUICK, serving
-from gh_assets_tests.github.test_client import client_of
+from gh_assets_tests.support.collecting import Collecting, refs
+from gh_assets_tests.support.github import client_of
 from gh_assets_tests.support.worlds import troubled_world, world_of
 
 

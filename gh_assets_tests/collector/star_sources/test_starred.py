@@ -32,10 +32,10 @@ from gh_assets.github.client import GitHubClient
 from gh_assets.github.outcomes import Outcome
 from gh_assets.schemas import STAR_EVENTS
 from gh_assets.storage.asset_store import AssetStore, Segments
-from gh_assets_tests.collector.test_pipeline import Collecting, refs
 from gh_assets_tests.conftest import QUICK
-from gh_assets_tests.github.test_client import client_of
+from gh_assets_tests.support.collecting import Collecting, refs
 from gh_assets_tests.support.commands import stored_file
+from gh_assets_tests.support.github import client_of
 from gh_assets_tests.support.worlds import world_of
 
 READERS = [RestStarred, GraphQLStarred]

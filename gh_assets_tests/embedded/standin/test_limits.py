@@ -17,7 +17,7 @@ from gh_assets.embedded.standin.kinds import GRAPHQL_KINDS, REST_KINDS
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.outcomes import Outcome
-from gh_assets.github.rate_limits import RetryPolicy
+from gh_assets.github.retries import RetryPolicy
 from gh_assets_tests.conftest import QUICK
 from gh_assets_tests.support.worlds import world_of
 

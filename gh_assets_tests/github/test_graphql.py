@@ -1,4 +1,4 @@
-"""What GitHub answers on real days: the kinds in ``cases/answers``, and what each must lead to."""
+"""Lists read by GraphQL from responses that fail in part."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import requests
+from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -25,29 +27,24 @@ from gh_assets.collector.star_sources.base import (
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
 from gh_assets.collector.star_sources.starred import GraphQLStarred, SeedUser, StarredListTask, UserList
 from gh_assets.embedded.standin.graphql import read_node_id
-from gh_assets.errors import AuthenticationError, OutageError, RateLimitedError
+from gh_assets.errors import (
+    OutageError,
+)
+from gh_assets.github import transport
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.outcomes import Outcome
-from gh_assets.github.rate_limits import RetryPolicy
 from gh_assets_tests.conftest import serving
-from gh_assets_tests.github.test_client import FakeClock, client_of, fine, scripted
-from gh_assets_tests.support.paths import CHECKOUT
-
-CASES = CHECKOUT / "gh_assets_tests" / "cases" / "answers"
+from gh_assets_tests.support.github import FakeClock, Json, client_of, load_case, rest_case
 
 STARS = {1: 4, 2: 6}
 """Repositories of the cases, by id, and how many people starred them."""
 
-GitHubResponse = dict[str, Any]
-Script = Callable[[list[int]], GitHubResponse | None]
+
+Script = Callable[[list[int]], Json | None]
 """Given the repositories that a query is about: the answer; None for a good one."""
 
 
-def case(name: str) -> GitHubResponse:
-    return json.loads((CASES / f"{name}.json").read_text())
-
-
-def page(count: int, entries: str = "edges") -> GitHubResponse:
+def page(count: int, entries: str = "edges") -> Json:
     edges = [
         {"starredAt": f"2024-03-{n + 1:02d}T00:00:00Z", "node": {"databaseId": 100 + n, "login": f"user{n}"}}
         for n in range(count)
@@ -80,16 +77,16 @@ def github(script: Script, asked: list[list[int]] | None = None) -> Iterator[Git
         yield client
 
 
-def first(*answers: GitHubResponse) -> Script:
+def first(*answers: Json) -> Script:
     """These answers, then good ones."""
     left = list(answers)
     return lambda _: left.pop(0) if left else None
 
 
-def always(answer: GitHubResponse) -> Script:
+def always(answer: Json) -> Script:
     """This answer whenever the first repository is asked for alone or first; the others are well."""
 
-    def script(ids: list[int]) -> GitHubResponse | None:
+    def script(ids: list[int]) -> Json | None:
         if 1 not in ids:
             return None
         place = ids.index(1)
@@ -106,7 +103,7 @@ def collect(client: GitHubClient, *ids: int, before: PreviousStars | None = None
     return {c.repository.repo_id: c for c in GraphQLStargazers(client, 10).collect(tasks, 1)}
 
 
-def people(collected: StarCollection) -> list[int]:
+def users_of(collected: StarCollection) -> list[int]:
     assert collected.table is not None
     return sorted(user - 100 for user in collected.table["user_id"])
 
@@ -118,20 +115,20 @@ def known(*users: int) -> PreviousStars:
 
 
 @pytest.mark.parametrize("name", ["edges-null-in-part", "edges-null-as-a-whole", "connection-null-error-without-path"])
-def test_a_list_of_which_a_part_failed_is_asked_for_again(name: str) -> None:
+def test_list_that_failed_in_part_is_requested_again(name: str) -> None:
     asked: list[list[int]] = []
-    with github(first(case(name)), asked) as client:
+    with github(first(load_case(name)), asked) as client:
         found = collect(client)
     # In one of the cases the second list is whole, with four.
-    assert people(found[1]) == list(range(4))
-    assert people(found[2]) in (list(range(4)), list(range(6)))
+    assert users_of(found[1]) == list(range(4))
+    assert users_of(found[2]) in (list(range(4)), list(range(6)))
     assert all(collected.complete and collected.proven for collected in found.values())
     assert len(asked) == 2
 
 
 @pytest.mark.parametrize("name", ["edges-null-in-part", "edges-null-as-a-whole"])
-def test_a_list_of_which_a_part_fails_each_time_is_never_whole_and_takes_no_star_back(name: str) -> None:
-    answer = json.loads(json.dumps(case(name)).replace('"r0"', '"other"').replace('"r1"', '"r0"'))
+def test_list_that_keeps_failing_in_part_is_unknown_and_loses_no_star(name: str) -> None:
+    answer = json.loads(json.dumps(load_case(name)).replace('"r0"', '"other"').replace('"r1"', '"r0"'))
     answer["data"].pop("other")
     with github(always(answer)) as client:
         found = collect(client, before=known(0, 5))
@@ -140,31 +137,31 @@ def test_a_list_of_which_a_part_fails_each_time_is_never_whole_and_takes_no_star
     assert found[2].complete, "the others of its query do not suffer"
 
 
-def test_a_deleted_person_is_no_failure() -> None:
+def test_deleted_account_is_no_failure() -> None:
     asked: list[list[int]] = []
-    with github(always(case("one-deleted-person")), asked) as client:
+    with github(always(load_case("one-deleted-person")), asked) as client:
         (collected,) = collect(client, 1).values()
-    assert (people(collected), collected.complete, collected.proven) == ([0, 1, 3], True, True)
+    assert (users_of(collected), collected.complete, collected.proven) == ([0, 1, 3], True, True)
     assert (collected.null_entries, collected.failed_entries, len(asked)) == (1, 0, 1)
 
 
-def test_an_entry_that_fails_each_time_is_counted_and_the_list_is_whole_without_it() -> None:
+def test_entry_that_keeps_failing_is_counted_and_the_list_is_complete_without_it() -> None:
     asked: list[list[int]] = []
-    with github(always(case("one-failed-node")), asked) as client:
+    with github(always(load_case("one-failed-node")), asked) as client:
         (collected,) = collect(client, 1).values()
     assert len(asked) >= 3
-    assert (people(collected), collected.complete, collected.failed_entries) == ([0, 1, 3], True, 1)
+    assert (users_of(collected), collected.complete, collected.failed_entries) == ([0, 1, 3], True, 1)
     assert "GitHub failed on 1 entries each time" in str(collected.reason)
 
 
-def test_who_may_be_the_failed_entry_has_taken_nothing_back() -> None:
-    with github(always(case("one-failed-node"))) as client:
+def test_user_who_may_be_the_failed_entry_is_not_unstarred() -> None:
+    with github(always(load_case("one-failed-node"))) as client:
         (collected,) = collect(client, 1, before=known(0, 2)).values()
-    assert (people(collected), collected.unstarred) == ([0, 1, 2, 3], None)
+    assert (users_of(collected), collected.unstarred) == ([0, 1, 2, 3], None)
 
 
-def test_a_page_that_lost_most_of_its_entries_is_not_taken_without_them() -> None:
-    answer = case("one-failed-node")
+def test_page_without_most_of_its_entries_is_not_accepted() -> None:
+    answer = load_case("one-failed-node")
     edges, error = answer["data"]["r0"]["stargazers"]["edges"], answer["errors"][0]
     edges[0] = edges[1] = None
     answer["errors"] += [error | {"path": [*error["path"][:3], place, "node"]} for place in (0, 1)]
@@ -173,16 +170,16 @@ def test_a_page_that_lost_most_of_its_entries_is_not_taken_without_them() -> Non
     assert collected.outcome is Outcome.UNKNOWN
 
 
-def test_a_closed_list_is_restricted() -> None:
-    with github(always(case("closed-list"))) as client:
+def test_closed_list_is_restricted() -> None:
+    with github(always(load_case("closed-list"))) as client:
         (collected,) = collect(client, 1).values()
     assert (collected.outcome, collected.table) == (Outcome.RESTRICTED, None)
 
 
-def test_an_untyped_error_is_a_query_that_was_too_heavy() -> None:
+def test_untyped_error_means_that_the_query_was_too_heavy() -> None:
     asked: list[list[int]] = []
     clock = FakeClock()
-    with github(first(*[case("untyped-under-200")] * 2), asked) as client:
+    with github(first(*[load_case("untyped-under-200")] * 2), asked) as client:
         client.pool.clock = clock
         found = collect(client)
     assert all(collected.complete for collected in found.values())
@@ -190,25 +187,25 @@ def test_an_untyped_error_is_a_query_that_was_too_heavy() -> None:
     assert len(clock.waits) >= 2, "and not in the same second"
 
 
-def test_a_list_that_is_shorter_than_its_count_is_kept_but_not_whole() -> None:
+def test_list_shorter_than_its_count_is_kept_but_not_proven() -> None:
     short = {"data": {"r0": {"stargazers": page(3) | {"totalCount": 4}}}}
     with github(always(short)) as client:
         (collected,) = collect(client, 1, before=known(0, 3)).values()
-    assert (people(collected), collected.complete, collected.proven) == ([0, 1, 2, 3], False, False)
+    assert (users_of(collected), collected.complete, collected.proven) == ([0, 1, 2, 3], False, False)
     assert collected.unstarred is None
     assert collected.reason == "3 entries were read, and GitHub counts 4"
 
 
-def test_a_page_without_its_edges_is_asked_for_again_though_nobody_speaks_of_an_error() -> None:
+def test_page_without_edges_is_requested_again_even_without_an_error() -> None:
     silent = {"data": {"r0": {"stargazers": page(4) | {"edges": None}}}}
     with github(first(silent)) as client:
         (collected,) = collect(client, 1).values()
-    assert people(collected) == list(range(4))
+    assert users_of(collected) == list(range(4))
 
 
 @pytest.mark.parametrize("depth", [["r0", "starredRepositories", "edges", 1, "node"], ["r0", "starredRepositories"]])
-def test_a_users_list_is_whole_only_if_nothing_in_it_failed(depth: list[Any]) -> None:
-    def user(broken: bool) -> GitHubResponse:
+def test_users_list_is_complete_only_if_no_part_failed(depth: list[Any]) -> None:
+    def user(broken: bool) -> Json:
         edges: list[Any] = [
             {"starredAt": f"2024-01-{n + 1:02d}T00:00:00Z", "node": {"databaseId": n, "nameWithOwner": f"a/{n}"}}
             for n in range(1, 5)
@@ -238,97 +235,21 @@ def test_a_users_list_is_whole_only_if_nothing_in_it_failed(depth: list[Any]) ->
     assert (found.rows["repo_id"].to_list(), found.complete, found.proven) == ([1, 2, 3, 4], True, True)
 
 
-# -- tokens and limits ---------------------------------------------------------------------------------------------
-
-
-def rest(name: str) -> Response:
-    answer = case(name)
-    return Response(json.dumps(answer["body"]), answer["status"], answer["headers"])
-
-
-def test_one_refusal_of_a_good_token_ends_nothing() -> None:
-    with serving(scripted([rest("bad-credentials-once"), fine()])) as url, client_of(url) as client:
-        assert client.get("/x").payload == {"fine": True}
-        assert client.pool.retired == []
-
-
-def test_a_token_is_given_up_only_when_what_costs_nothing_is_refused_twice() -> None:
-    """Asked twice, then what is left of the quota, and once more after a pause."""
-    seen: list[str] = []
-
-    async def refuse(request: Request) -> Response:
-        seen.append(request.url.path)
-        known = len(seen) < 3  # whose it is was asked while it was good
-        return Response(b'{"id": 1}', 200 if known else 401)
-
-    clock = FakeClock()
-    app = Starlette(routes=[Route("/{path:path}", refuse, methods=["GET", "POST"])])
-    with (
-        serving(app) as url,
-        client_of(url, policy=RetryPolicy(), clock=clock) as client,
-        pytest.raises(AuthenticationError, match="401 Bad credentials"),
-    ):
-        client.get("/x")
-    assert seen[2:] == ["/x", "/x", "/rate_limit", "/rate_limit"]
-    assert RetryPolicy().confirmation_wait in clock.waits
-
-
-def test_old_words_for_a_secondary_limit_are_waited_for_and_no_refusal() -> None:
-    clock, said = FakeClock(), list[str]()
-    policy = RetryPolicy()
-    with serving(scripted([rest("abuse-403"), fine()])) as url, client_of(url, policy=policy, clock=clock) as client:
-        client.pool.notify = said.append
-        assert client.get("/x").payload == {"fine": True}
-    assert sum(clock.waits) >= 59.99
-    assert len(said) == 1
-    assert "secondary rate limit" in said[0]
-
-
-def test_old_words_for_a_secondary_limit_are_no_reason_to_do_without_graphql() -> None:
+def test_former_text_of_a_secondary_limit_does_not_disable_graphql() -> None:
     with github(first(), None) as client:
-        abuse = rest("abuse-403")
-        answers = [abuse]
+        abuse = rest_case("abuse-403")
+        pending = [abuse]
+        send = client.transport.send
 
-        real = client._send
-
-        def send(method: str, url: str, *arguments: Any, **named: Any) -> Any:
-            response = real(method, url, *arguments, **named)
-            if answers and method == "POST" and b"viewer" not in (named.get("body") or b""):
-                answers.pop()
+        def limited_once(sent: transport.Request, secret: SecretStr | str) -> requests.Response:
+            response = send(sent, secret)
+            if pending and sent.method == "POST" and b"viewer" not in (sent.body or b""):
+                pending.pop()
                 response.status_code, response._content = 403, bytes(abuse.body)
             return response
 
-        client._send = send  # type: ignore[method-assign]
+        client.transport.send = limited_once  # type: ignore[method-assign]
         assert all(collected.complete for collected in collect(client).values())
-
-
-@pytest.mark.parametrize("reset", ["1672531200", "0", "99999999999", "soon", "nan", "inf", None])
-@pytest.mark.parametrize("status", [200, 403])
-def test_figures_that_cannot_be_true_are_waited_for_no_longer_than_a_secondary_limit(
-    status: int, reset: str | None
-) -> None:
-    clock = FakeClock()
-    clock.time = 1_795_000_000.0
-    told = {"x-ratelimit-limit": "5000", "x-ratelimit-remaining": "0"} | ({"x-ratelimit-reset": reset} if reset else {})
-    odd = Response(b'{"fine": true}' if status == 200 else b'{"message": "API rate limit exceeded"}', status, told)
-    with (
-        serving(scripted([odd, odd, fine()])) as url,
-        client_of(url, policy=RetryPolicy(), clock=clock) as client,
-    ):
-        for _ in range(3):
-            assert client.get("/x").payload == {"fine": True}
-    assert sum(clock.waits) <= (1 if status == 200 else 200)
-
-
-def test_a_limit_without_end_is_one_clear_error() -> None:
-    clock = FakeClock()
-    with (
-        serving(scripted([rest("abuse-403")])) as url,
-        client_of(url, policy=RetryPolicy(), clock=clock) as client,
-        pytest.raises(RateLimitedError, match="nothing but its secondary rate limit for"),
-    ):
-        client.get("/x")
-    assert 3600 <= sum(clock.waits) <= 3 * 3600
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 405, 406, 422, 501])
@@ -351,10 +272,7 @@ def test_lists_are_read_by_rest_where_there_is_no_graphql(status: int) -> None:
     ):
         source = OwnLists(GraphQLStargazers(client, 10), RestStargazers(client, 10))
         (collected,) = source.collect([CollectionTask(RepositoryRef(1, "a/1", "a/1", 4, Outcome.OK))], 1)
-    assert (people(collected), collected.complete, collected.source) == ([0, 1, 2, 3], True, "stargazers")
-
-
-# -- lists that move, and answers that are of no kind at all -----------------------------------------------------------
+    assert (users_of(collected), collected.complete, collected.source) == ([0, 1, 2, 3], True, "stargazers")
 
 
 def edges_of(*users: int | None) -> list[Any]:
@@ -366,7 +284,7 @@ def edges_of(*users: int | None) -> list[Any]:
     ]
 
 
-def list_of(edges: list[Any], total: int, after: str | None = None) -> GitHubResponse:
+def list_of(edges: list[Any], total: int, after: str | None = None) -> Json:
     info = {"hasNextPage": after is not None, "endCursor": after}
     return {"data": {"r0": {"stargazers": {"totalCount": total, "pageInfo": info, "edges": edges}}}}
 
@@ -383,10 +301,10 @@ GARBAGE: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("edges", GARBAGE.values(), ids=list(GARBAGE))
-def test_entries_that_are_no_stars_are_asked_for_again(edges: list[Any]) -> None:
+def test_malformed_entries_are_requested_again(edges: list[Any]) -> None:
     with github(first(list_of(edges, 1))) as client:
         (collected,) = collect(client, 1).values()
-    assert (people(collected), collected.complete) == ([0, 1, 2, 3], True)
+    assert (users_of(collected), collected.complete) == ([0, 1, 2, 3], True)
 
 
 @pytest.mark.parametrize(
@@ -394,21 +312,21 @@ def test_entries_that_are_no_stars_are_asked_for_again(edges: list[Any]) -> None
     [["boom"], {"message": "boom"}, [{"path": ["repo", "x"]}], [{"path": [None, 3]}], [{"path": "r0"}], [7]],
     ids=["texts", "no list", "another alias", "no alias", "a text as path", "a number"],
 )
-def test_errors_of_no_known_form_are_errors(errors: Any) -> None:
+def test_errors_of_unknown_form_are_errors(errors: Any) -> None:
     broken = list_of(edges_of(0, None, 2, 3), 4) | {"errors": errors}
     with github(first(broken)) as client:
         (collected,) = collect(client, 1).values()
-    assert (people(collected), collected.null_entries) == ([0, 1, 2, 3], 0)
+    assert (users_of(collected), collected.null_entries) == ([0, 1, 2, 3], 0)
 
 
-def test_entries_without_users_are_believed_of_a_few_only() -> None:
+def test_only_few_entries_without_users_are_plausible() -> None:
     with github(first(list_of([None] * 4, 4))) as client:
         (collected,) = collect(client, 1, before=known(0, 1, 2, 3)).values()
-    assert (people(collected), collected.proven, collected.unstarred) == ([0, 1, 2, 3], False, None)
+    assert (users_of(collected), collected.proven, collected.unstarred) == ([0, 1, 2, 3], False, None)
     assert collected.reason == "4 of its 4 entries came without a user"
 
 
-def test_cursors_that_lead_in_a_circle_end() -> None:
+def test_cursors_that_form_a_circle_end_the_list() -> None:
     pages = {
         None: list_of(edges_of(0, 1), 9, "a"),
         "a": list_of(edges_of(2, 3), 9, "b"),
@@ -429,12 +347,12 @@ def test_cursors_that_lead_in_a_circle_end() -> None:
     app = Starlette(routes=[Route("/graphql", graphql, methods=["POST"]), Route("/{path:path}", other)])
     with serving(app) as url, client_of(url, "token") as client:
         (collected,) = collect(client, 1).values()
-    assert (people(collected), collected.complete, collected.proven) == ([0, 1, 2, 3], False, False)
+    assert (users_of(collected), collected.complete, collected.proven) == ([0, 1, 2, 3], False, False)
     assert len(asked) < 10
     assert "could not be read to its end" in str(collected.reason)
 
 
-def test_an_outage_under_200_ends_the_run() -> None:
+def test_outage_with_status_200_ends_the_run() -> None:
     nothing: Script = lambda _: {"data": None, "errors": [{"message": "Something went wrong"}]}  # noqa: E731
     tasks = [CollectionTask(RepositoryRef(n, f"a/{n}", f"a/{n}", 4, Outcome.OK)) for n in range(1, 200)]
     asked: list[list[int]] = []
@@ -443,7 +361,7 @@ def test_an_outage_under_200_ends_the_run() -> None:
     assert len(asked) <= 70
 
 
-def test_a_warning_beside_whole_lists_is_none() -> None:
+def test_warning_beside_complete_lists_is_ignored() -> None:
     asked: list[list[int]] = []
     warned = list_of(edges_of(0, 1, 2, 3), 4) | {"errors": [{"message": "a deprecation"}]}
     with github(lambda _: warned, asked) as client:
@@ -452,7 +370,7 @@ def test_a_warning_beside_whole_lists_is_none() -> None:
     assert len(asked) == 3
 
 
-class Offset:
+class MovingList:
     """A list by REST that changes between two pages: the users listed now, oldest first."""
 
     def __init__(self, *users: int) -> None:
@@ -478,8 +396,8 @@ class Offset:
 
 
 @pytest.mark.parametrize("more", [[], [999]], ids=["one star less", "one less, one more"])
-def test_a_star_that_moves_to_a_page_that_was_read_is_not_lost_by_rest(more: list[int]) -> None:
-    server = Offset(*range(1, 202))
+def test_star_that_moves_to_a_page_already_read_is_not_lost_by_rest(more: list[int]) -> None:
+    server = MovingList(*range(1, 202))
 
     def change() -> None:
         server.users.remove(50)
@@ -500,28 +418,3 @@ def test_a_star_that_moves_to_a_page_that_was_read_is_not_lost_by_rest(more: lis
     assert again.unstarred is not None
     assert set(again.table["user_id"]) == set(server.users)
     assert again.unstarred["user_id"].to_list() == [50]
-
-
-def test_a_retry_after_of_years_is_not_believed_and_one_of_nothing_grows() -> None:
-    clock = FakeClock()
-    for_ever = Response(b"{}", 429, {"retry-after": "9" * 40})
-    with (
-        serving(scripted([for_ever])) as url,
-        client_of(url, policy=RetryPolicy(), clock=clock) as client,
-        pytest.raises(RateLimitedError, match="another 120 minutes"),
-    ):
-        client.get("/x")
-    now = Response(b"{}", 429, {"retry-after": "0"})
-    with serving(scripted([*[now] * 12, fine()])) as url, client_of(url, policy=RetryPolicy(), clock=clock) as client:
-        clock.waits.clear()
-        assert client.get("/x").payload == {"fine": True}
-    assert sum(clock.waits) >= 30
-
-
-def test_a_budget_of_nothing_is_no_budget() -> None:
-    told = {"x-ratelimit-limit": "0", "x-ratelimit-remaining": "0", "x-ratelimit-reset": "2000000000"}
-    clock = FakeClock()
-    with serving(scripted([Response(b'{"fine": true}', 200, told)])) as url, client_of(url, clock=clock) as client:
-        for _ in range(3):
-            assert client.get("/x").payload == {"fine": True}
-    assert len(clock.waits) < 5

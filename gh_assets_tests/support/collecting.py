@@ -1,0 +1,41 @@
+"""Collections of stars from a stand-in."""
+
+from __future__ import annotations
+
+from gh_assets.collector.pipeline import CollectionReport, CollectionState, collect_stargazers
+from gh_assets.collector.star_sources.base import (
+    RepositoryRef,
+    RestStargazers,
+    StarSource,
+)
+from gh_assets.embedded.standin.world import World
+from gh_assets.github.client import GitHubClient
+from gh_assets.github.outcomes import Outcome
+from gh_assets.storage.asset_store import AssetStore, PartitionTables
+from gh_assets_tests.support.worlds import LIST
+
+
+def refs(world: World) -> list[RepositoryRef]:
+    return [
+        RepositoryRef(r.repo_id, r.full_name, r.full_name, len(r.stargazers), Outcome.OK)
+        for r in world.repositories
+        if r.full_name != LIST
+    ]
+
+
+class Collecting:
+    """A collector over a store and a state, to be run several times."""
+
+    def __init__(self, store: AssetStore, state: CollectionState) -> None:
+        self.tables = PartitionTables(store, "stargazers")
+        self.state = state
+
+    def run(
+        self, repositories: list[RepositoryRef], source: StarSource, *, max_pages: int = 10, ask_all: bool = False
+    ) -> CollectionReport:
+        return collect_stargazers(
+            repositories, source, self.tables, self.state, max_pages=max_pages, workers=4, ask_all=ask_all
+        )
+
+    def rest(self, world: World, client: GitHubClient, max_pages: int = 10, **options: bool) -> CollectionReport:
+        return self.run(refs(world), RestStargazers(client, max_pages), max_pages=max_pages, **options)
