@@ -1,6 +1,6 @@
-"""What a request's address means: which client it counts for, and below which path people see this server.
+"""The addresses of a request: the client that it counts for, and the path prefix that a reverse proxy adds.
 
-Pure ASGI, the first that sees a request. What a client may do is decided in `safety`.
+Pure ASGI, and the outermost middleware. What a client may do is decided in `guard`.
 """
 
 from __future__ import annotations
@@ -15,55 +15,50 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-LONGEST_PREFIX = 200
+MAX_PREFIX = 200
 
 _PREFIX = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)*")
 
 
 def read_prefix(text: str) -> str | None:
-    """Read the path below which a proxy shows this server.
+    """Parse the path prefix under which a reverse proxy serves this server.
 
     Parameters
     ----------
     text : str
-        Such as `/recs` or `/team/recs/`.
+        For example `/recs` or `/team/recs/`.
 
     Returns
     -------
     str or None
-        Without a slash at its end, empty for the root; None if it is no plain path.
+        Without a trailing slash, empty for the root; None if it is not a plain path.
     """
     prefix = text.strip().rstrip("/")
-    # Letters, digits and `._~-` alone: it becomes a part of links, of a cookie and of `Location`.
-    return prefix if len(prefix) <= LONGEST_PREFIX and _PREFIX.fullmatch(prefix) else None
+    # Only letters, digits and `._~-`: the prefix becomes part of links, of a cookie and of `Location`.
+    return prefix if len(prefix) <= MAX_PREFIX and _PREFIX.fullmatch(prefix) else None
 
 
 def root_of(request: Request) -> str:
-    """The path below which this request's client sees the server; empty for the root."""
+    """Return the path prefix under which the client of a request sees the server; empty for the root."""
     return root_of_scope(request.scope)
 
 
 def root_of_scope(scope: Scope) -> str:
-    # A mount (the static files) puts its own path into `root_path`, and keeps the first one here.
+    # A mount (the static files) adds its own path to `root_path` and keeps the original in `app_root_path`.
     return str(scope.get("app_root_path", scope.get("root_path", "")))
 
 
 def local_path(scope: Scope) -> str:
-    """The request's path as the routes know it, without the proxy's prefix."""
+    """Return the path of a request without the proxy's prefix, as the routes are declared."""
     return str(scope["path"])[len(root_of_scope(scope)) :]
 
 
 @functools.lru_cache(maxsize=4096)
 def network_of(address: str) -> str:
-    """The client that an address counts for.
+    """Return the client that an address belongs to.
 
-    One subscriber has a /64 of IPv6, so addresses within it are one client. An IPv4 address that is written as one of
-    IPv6 is that IPv4 address.
-
-    Parameters
-    ----------
-    address : str
-        Whatever is no address counts for itself.
+    A subscriber usually has a whole IPv6 /64, so all addresses of a /64 are one client. An IPv4-mapped IPv6 address
+    is the IPv4 address, and text that is not an address is returned as it is.
     """
     try:
         parsed = ipaddress.ip_address(address)
@@ -77,29 +72,23 @@ def network_of(address: str) -> str:
 
 
 def unmapped(address: str) -> str:
-    """The same address, as one of IPv4 if it is one: on a socket for both versions a proxy must be recognized."""
+    """Convert an IPv4-mapped IPv6 address to IPv4, so that a dual-stack socket recognizes an IPv4 proxy."""
     return network_of(address) if address.lower().startswith("::ffff:") else address
 
 
-def trusts(proxies: Sequence[str]) -> Callable[[str], bool]:
-    """Whether an address is one of the trusted proxies.
-
-    Parameters
-    ----------
-    proxies : sequence of str
-        Addresses and networks.
-    """
-    return Addresses(_nothing, proxies=proxies).trusted_hosts.__contains__
+def proxy_matcher(proxies: Sequence[str]) -> Callable[[str], bool]:
+    """Return a function that tells whether an address belongs to the given addresses and networks of proxies."""
+    return AddressMiddleware(_no_app, proxies=proxies).trusted_hosts.__contains__
 
 
-async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
-    """An application that is never called."""
+async def _no_app(scope: Scope, receive: Receive, send: Send) -> None:
+    """Application that is never called."""
 
 
-class Addresses(ProxyHeadersMiddleware):
-    """Middleware: believes trusted proxies about client, scheme and path, and gives each page one address.
+class AddressMiddleware(ProxyHeadersMiddleware):
+    """Apply the `X-Forwarded-*` headers of trusted proxies, and serve `/x/` as `/x`.
 
-    `/x/` is answered as `/x`. Proxies are expected to take their prefix off the path, as nginx, Caddy and Traefik do.
+    Proxies are expected to strip their prefix from the path, as nginx, Caddy and Traefik do.
 
     Parameters
     ----------
@@ -107,7 +96,7 @@ class Addresses(ProxyHeadersMiddleware):
     proxies : sequence of str
         Addresses and networks of trusted proxies.
     prefix : str
-        Path below which people see the server, unless a proxy's `X-Forwarded-Prefix` says.
+        Path prefix of requests for which no trusted proxy sends `X-Forwarded-Prefix`.
     """
 
     def __init__(self, app: ASGIApp, *, proxies: Sequence[str] = (), prefix: str = "") -> None:
@@ -120,7 +109,7 @@ class Addresses(ProxyHeadersMiddleware):
             if scope.get("client") is not None:
                 scope["client"] = (unmapped(scope["client"][0]), scope["client"][1])
             root = self._root_of(scope)
-            # The routes know no trailing slashes; proxies add and remove them as they like.
+            # Routes are declared without trailing slashes, which some proxies add.
             scope["path"] = root + (scope["path"].rstrip("/") or "/")
             scope["raw_path"] = root.encode() + scope["raw_path"]
             scope["root_path"] = root
@@ -129,8 +118,8 @@ class Addresses(ProxyHeadersMiddleware):
     def _root_of(self, scope: Scope) -> str:
         client = scope.get("client")
         if client is not None and client[0] in self.trusted_hosts:
-            given = [value for name, value in scope["headers"] if name == b"x-forwarded-prefix"]
-            prefix = read_prefix(given[0].decode("latin-1")) if len(given) == 1 else None
+            values = [value for name, value in scope["headers"] if name == b"x-forwarded-prefix"]
+            prefix = read_prefix(values[0].decode("latin-1")) if len(values) == 1 else None
             if prefix is not None:
                 return prefix
         return self._prefix

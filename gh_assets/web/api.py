@@ -1,4 +1,4 @@
-"""The API, version 1. Its description is served as OpenAPI; docs/reference/http-api.md shows it in use."""
+"""The API, version 1, which serves its description as OpenAPI; docs/reference/http-api.md shows it in use."""
 
 from __future__ import annotations
 
@@ -11,92 +11,96 @@ from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from gh_assets.errors import InputError
 from gh_assets.registry import RegisteredModel
 from gh_assets.serving.live_lookups import Lookup
-from gh_assets.serving.requests import RecommendationRequest
 from gh_assets.serving.snapshot import RecommendationList, ServingSnapshot, described_json, model_title_json
-from gh_assets.web.cursors import read_cursor, write_cursor
-from gh_assets.web.feedback import JournalError
-from gh_assets.web.queries import (
+from gh_assets.web.cursors import write_cursor
+from gh_assets.web.feedback import JournalError, Verdict
+from gh_assets.web.parameters import (
+    MAX_MATCHES,
     MAX_REPOSITORIES,
-    AppState,
-    Name,
+    MAX_URL_REPOSITORIES,
     PageParameters,
-    RequestProblemError,
-    answer,
-    described_query,
-    hidden_of,
+    RepositoryName,
+    openapi_query,
     read_query,
-    request_for_login,
-    request_for_repositories,
-    similar,
 )
+from gh_assets.web.problems import RequestProblemError
+from gh_assets.web.queries import Query
+from gh_assets.web.state import AppState
 
 PREFIX = "/api/v1"
 
 router = APIRouter(prefix=PREFIX)
 
-PersonId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+VisitorId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
-WHOSE = "Whoever the verdicts of `/feedback` are kept under: an id of your own choice, hard to guess."
+PERSON = "Id under which feedback is stored, see `/feedback`. Choose one that is hard to guess."
+
+MAX_WAIT = 60.0
+DEFAULT_WAIT = 15.0
 
 
 class ApiParameters(PageParameters):
-    """`RecommendationParameters`, and whose verdicts count."""
+    """Parameters of all lists."""
 
-    person: Annotated[PersonId | None, Field(description=WHOSE)] = None
+    person: Annotated[VisitorId | None, Field(description=PERSON)] = None
 
 
 class LoginParameters(ApiParameters):
-    """`ApiParameters`, and how long one is ready to wait for GitHub."""
+    """Parameters of the recommendations for a login."""
 
     wait: Annotated[
         float,
         Field(
             ge=0,
-            le=60,
+            le=MAX_WAIT,
             allow_inf_nan=False,
-            description="Seconds to wait while somebody who was not collected is looked up on GitHub; then 202.",
+            description="Seconds to wait while the stars of a user who was not collected are read from GitHub. After "
+            "that the response has status 202.",
         ),
-    ] = 15.0
+    ] = DEFAULT_WAIT
 
 
 class ListParameters(ApiParameters):
-    """`ApiParameters`, and what somebody likes."""
+    """Parameters of the recommendations for repositories in the URL."""
 
     repo: Annotated[
-        tuple[Name, ...],
-        Field(max_length=100, description="What somebody likes, as owner/name; repeatable. None: what is popular."),
+        tuple[RepositoryName, ...],
+        Field(
+            max_length=MAX_URL_REPOSITORIES,
+            description="Repository that the user likes, as owner/name. Repeatable. Without any, popular repositories "
+            "are recommended.",
+        ),
     ] = ()
 
 
-# -- what is answered: for the description; answers are written without them ------------------------------------------
+# -- response bodies: they describe the API; responses are serialized without them -------------------------------------
 
 
 class ReasonOut(BaseModel):
     full_name: str = Field(examples=["vuejs/vue"])
-    share: float = Field(description="Its share in all that speaks for the recommendation", examples=[0.62])
+    share: float = Field(description="Share of the score that this star contributes (0 to 1)", examples=[0.62])
 
 
 class RepositoryOut(BaseModel):
     repo_id: int = Field(description="GitHub's database id", examples=[11730342])
     full_name: str = Field(examples=["vuejs/core"])
-    url: str | None = Field(description="Its page; null in a made-up world")
+    url: str | None = Field(description="Page on GitHub; null for synthetic repositories")
     description: str | None
     language: str | None
     topics: list[str]
-    stars: int | None = Field(description="By GitHub's own count")
+    stars: int | None = Field(description="Star count on GitHub")
     archived: bool
     pushed_at: str | None = Field(description="ISO 8601, UTC")
 
 
 class RecommendationOut(RepositoryOut):
-    rank: int = Field(description="1 is the best; goes on over pages")
-    score: float = Field(description="Higher is better, comparable within one list")
+    rank: int = Field(description="1 is the best; continues over pages")
+    score: float = Field(description="Higher is better; comparable within one list only")
     kind: Literal["personal", "popular", "new"]
-    cold_start: bool = Field(description="Whether it rests on something else than the person's own stars")
-    because: list[ReasonOut] = Field(description="The person's own stars that explain it most, strongest first")
+    cold_start: bool = Field(description="Whether the recommendation is not based on the user's stars")
+    because: list[ReasonOut] = Field(description="The user's stars that contribute most to the score, largest first")
 
 
 class ModelTitleOut(BaseModel):
@@ -107,70 +111,70 @@ class ModelTitleOut(BaseModel):
 
 
 class RecommendationsOut(BaseModel):
-    for_: str = Field(alias="for", description="Whom it is for")
+    for_: str = Field(alias="for", description="The user or the repositories that the list is for")
     model: ModelTitleOut
-    known_stars: int = Field(description="The person's stars that are known")
-    used_stars: int = Field(description="Those among them that say something")
-    cold_start: bool = Field(description="Whether nothing is known of the person")
+    known_stars: int = Field(description="Number of the user's known stars")
+    used_stars: int = Field(description="Number of those that contribute to the scores")
+    cold_start: bool = Field(description="Whether no star of the user is known")
     warnings: list[str]
     recommendations: list[RecommendationOut]
-    new: list[RecommendationOut] = Field(description="What the model does not know yet, placed by what it is about")
-    next: str | None = Field(description="`cursor` of the next page; null: this is the last one")
+    new: list[RecommendationOut] = Field(description="Repositories unknown to the model, ranked by content")
+    next: str | None = Field(description="`cursor` of the next page; null on the last one")
 
 
 class ProgressOut(BaseModel):
     login: str
     found: Literal["reading"]
-    pages: int = Field(description="Pages of 100 stars read so far")
+    pages: int = Field(description="Number of pages of 100 stars that have been read")
     stars: int
 
 
 class SimilarOut(RepositoryOut):
-    likeness: float = Field(description="Cosine, at most 1")
-    kind: Literal["stars", "content"] = Field(description="Starred by the same people, or about the same")
-    shared: list[str] = Field(description="Topics, words and the language that both have")
+    likeness: float = Field(description="Cosine similarity, at most 1")
+    kind: Literal["stars", "content"] = Field(description="Starred by the same users, or similar in content")
+    shared: list[str] = Field(description="Topics, words and language that both have")
 
 
 class SimilarsOut(BaseModel):
     repository: RepositoryOut
-    collected: bool = Field(description="Whether it was; else GitHub was asked what it is about")
+    collected: bool = Field(description="Whether it was collected; otherwise it was looked up on GitHub")
     model: ModelTitleOut
     similar: list[SimilarOut]
 
 
 class ModelOut(ModelTitleOut):
-    interval: list[float] | None = Field(description="95 % interval of the score over held-out users")
-    trained: str = Field(description="When it was registered (ISO 8601, UTC)")
+    interval: list[float] | None = Field(description="95 % confidence interval of the score over held-out users")
+    trained: str = Field(description="Time of registration (ISO 8601, UTC)")
     champion_since: str | None
-    why: str | None = Field(description="Why it was made the champion")
-    data_time: str | None = Field(description="When the stars were put together (ISO 8601, UTC)")
+    why: str | None = Field(description="Reason for its promotion to champion")
+    data_time: str | None = Field(description="Time of the user-item matrix (ISO 8601, UTC)")
     users: int
     repositories: int
     stars: int
     loaded: str
-    missing: list[str] = Field(description="Services that do not answer at the moment")
+    missing: list[str] = Field(description="Services that cannot be reached at the moment")
 
 
 class SearchIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    q: str = Field(min_length=1, max_length=100, description="A part of the name.", examples=["vue"])
-    n: int = Field(default=10, ge=1, le=50, description="How many.")
+    q: str = Field(min_length=1, max_length=100, description="Part of the name.", examples=["vue"])
+    n: int = Field(default=10, ge=1, le=MAX_MATCHES, description="Maximum number of repositories.")
 
 
 class FeedbackIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    person: PersonId = Field(description=WHOSE)
-    repo: Name = Field(description="owner/name", examples=["vuejs/core"])
-    verdict: Literal["not_interested", "known", "none"] = Field(description="`none` takes back what was said before")
+    person: VisitorId = Field(description=PERSON)
+    repo: RepositoryName = Field(description="owner/name", examples=["vuejs/core"])
+    verdict: Verdict = Field(description="`none` withdraws an earlier verdict")
 
 
 class ListIn(ApiParameters):
-    repositories: tuple[Name, ...] = Field(
+    repositories: tuple[RepositoryName, ...] = Field(
         default=(),
         max_length=MAX_REPOSITORIES,
-        description="What somebody likes, as owner/name. None: what is popular, of all kinds.",
+        description="Repositories that the user likes, as owner/name. Without any, popular ones are recommended.",
         examples=[["vuejs/vue", "vitejs/vite"]],
     )
 
@@ -185,10 +189,10 @@ class ErrorOut(BaseModel):
 
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    404: {"model": ErrorOut, "description": "Nobody, or no repository, is known by that name"},
-    422: {"model": ErrorOut, "description": "A parameter is wrong; the message names it"},
-    429: {"model": ErrorOut, "description": "Too many requests: `Retry-After` says when to come back"},
-    503: {"model": ErrorOut, "description": "Nothing is loaded, or too much is asked for at once"},
+    404: {"model": ErrorOut, "description": "The user or the repository is unknown"},
+    422: {"model": ErrorOut, "description": "A parameter is not valid; the message names it"},
+    429: {"model": ErrorOut, "description": "Too many requests: try again after the seconds in `Retry-After`"},
+    503: {"model": ErrorOut, "description": "The server is not ready or too busy"},
 }
 
 
@@ -198,30 +202,28 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 @router.get(
     "/users/{login}/recommendations",
     response_model=RecommendationsOut,
-    responses={**ERRORS, 202: {"model": ProgressOut, "description": "GitHub is still being asked: come back"}},
+    responses={**ERRORS, 202: {"model": ProgressOut, "description": "Stars are being read from GitHub: try again"}},
     summary="Recommendations for a login",
     tags=["recommendations"],
-    openapi_extra=described_query(LoginParameters),
+    openapi_extra=openapi_query(LoginParameters),
 )
 async def for_login(
     request: Request,
     login: Annotated[str, Path(max_length=100, examples=["octocat"])],
 ) -> Response:
-    """For somebody whose stars were collected, or are read from GitHub now (within the server's own small budget)."""
+    """The stars were collected, or are read from GitHub now, within the server's own request budget."""
     parameters = read_query(LoginParameters, request.query_params.multi_items())
-    state = app_state(request)
-    snapshot = state.snapshot()
-    wanted = await request_of(state, parameters, parameters.person)
-    prepared = await request_for_login(state, snapshot, login, wanted, parameters.wait)
-    if isinstance(prepared, Lookup):
+    query = await Query.start(app_state(request), parameters, parameters.person)
+    result = await query.for_login(login, parameters.wait)
+    if isinstance(result, Lookup):
         progress = {
-            "login": prepared.login,
-            "found": prepared.found.value,
-            "pages": prepared.pages,
-            "stars": prepared.stars_read,
+            "login": result.login,
+            "found": result.found.value,
+            "pages": result.pages,
+            "stars": result.stars_read,
         }
         return as_json(progress, 202, {"retry-after": "1"})
-    return as_json(list_json(state, await answer(state, snapshot, prepared)))
+    return as_json(list_json(query.state, result))
 
 
 @router.get(
@@ -230,10 +232,10 @@ async def for_login(
     responses=ERRORS,
     summary="Recommendations for a few repositories",
     tags=["recommendations"],
-    openapi_extra=described_query(ListParameters),
+    openapi_extra=openapi_query(ListParameters),
 )
 async def for_repositories(request: Request) -> Response:
-    """For somebody who likes the given repositories; nobody's account is needed."""
+    """For a user who likes the given repositories; no GitHub account is needed."""
     parameters = read_query(ListParameters, request.query_params.multi_items())
     return await _for_list(request, parameters.repo, parameters)
 
@@ -245,59 +247,53 @@ async def for_repositories(request: Request) -> Response:
     summary="Recommendations for many repositories",
     tags=["recommendations"],
 )
-async def for_many_repositories(request: Request, wanted: ListIn) -> Response:
-    """As the same by GET, for lists that do not fit into an address."""
-    return await _for_list(request, wanted.repositories, wanted)
+async def for_many_repositories(request: Request, body: ListIn) -> Response:
+    """The same as the GET request, for lists that are too long for a URL."""
+    return await _for_list(request, body.repositories, body)
 
 
 async def _for_list(request: Request, names: Sequence[str], parameters: ApiParameters) -> Response:
-    state = app_state(request)
-    snapshot = state.snapshot()
-    wanted = await request_of(state, parameters, parameters.person)
-    prepared = request_for_repositories(snapshot, names, wanted) if names else snapshot.for_new_user(wanted)
-    return as_json(list_json(state, await answer(state, snapshot, prepared)))
+    query = await Query.start(app_state(request), parameters, parameters.person)
+    result = await (query.for_repositories(names) if names else query.popular())
+    return as_json(list_json(query.state, result))
 
 
 @router.get(
     "/repositories/{owner}/{name}/similar",
     response_model=SimilarsOut,
     responses=ERRORS,
-    summary="Repositories like one",
+    summary="Similar repositories",
     tags=["repositories"],
-    openapi_extra=described_query(ApiParameters),
+    openapi_extra=openapi_query(ApiParameters),
 )
 async def similar_repositories(
     request: Request,
     owner: Annotated[str, Path(max_length=100, examples=["vuejs"])],
     name: Annotated[str, Path(max_length=100, examples=["vue"])],
 ) -> Response:
-    """By who stars them; where the model does not know the repository, by what it is about."""
+    """Starred by the same users or, for a repository that the model does not know, similar in content."""
     parameters = read_query(ApiParameters, request.query_params.multi_items())
-    state = app_state(request)
-    snapshot = state.snapshot()
-    found = await similar(state, snapshot, f"{owner}/{name}", await request_of(state, parameters, parameters.person))
-    repository = {
-        "repo_id": found.repo_id,
-        "full_name": found.name,
-        "url": state.url(found.name),
-    } | described_json(found.described)
+    query = await Query.start(app_state(request), parameters, parameters.person)
+    similar = await query.similar_to(f"{owner}/{name}")
+    url = query.state.url
+    repository = {"repo_id": similar.repo_id, "full_name": similar.full_name, "url": url(similar.full_name)}
     entries = [
         {
             "repo_id": entry.repo_id,
             "full_name": entry.full_name,
-            "url": state.url(entry.full_name),
+            "url": url(entry.full_name),
             "likeness": entry.likeness,
             "kind": entry.kind,
             "shared": list(entry.shared),
         }
-        | described_json(described)
-        for entry, described in found.found
+        | described_json(description)
+        for entry, description in similar.entries
     ]
     return as_json(
         {
-            "repository": repository,
-            "collected": found.collected,
-            "model": model_title_json(snapshot.model),
+            "repository": repository | described_json(similar.description),
+            "collected": similar.collected,
+            "model": model_title_json(query.snapshot.model),
             "similar": entries,
         }
     )
@@ -307,22 +303,22 @@ async def similar_repositories(
     "/repositories",
     response_model=list[RepositoryOut],
     responses=ERRORS,
-    summary="Repositories by a part of their name",
+    summary="Repositories by part of their name",
     tags=["repositories"],
-    openapi_extra=described_query(SearchIn),
+    openapi_extra=openapi_query(SearchIn),
 )
 async def complete(request: Request) -> Response:
-    """For completion: those whose name begins with it first, by stars."""
-    wanted = read_query(SearchIn, request.query_params.multi_items())
+    """Names that begin with the text come first, then by number of stars."""
+    search = read_query(SearchIn, request.query_params.multi_items())
     state = app_state(request)
     snapshot = state.snapshot()
-    found = await state.batcher.run(lambda: snapshot.catalogue.search(wanted.q, wanted.n))
-    return as_json([repository_json(state, snapshot, repo_id) for repo_id in found])
+    repo_ids = await state.batcher.run(lambda: snapshot.catalogue.search(search.q, search.n))
+    return as_json([repository_json(state, snapshot, repo_id) for repo_id in repo_ids])
 
 
-@router.get("/model", response_model=ModelOut, responses=ERRORS, summary="The model that serves", tags=["model"])
+@router.get("/model", response_model=ModelOut, responses=ERRORS, summary="The model that is served", tags=["model"])
 async def model(request: Request) -> Response:
-    """Which one it is, how good it was on held-out users, and what it was trained on."""
+    """Its score on held-out users, and the data it was trained on."""
     state = app_state(request)
     return as_json(model_json(state, state.snapshot()))
 
@@ -332,55 +328,41 @@ async def model(request: Request) -> Response:
     status_code=204,
     response_class=Response,
     responses=ERRORS,
-    summary="Say what somebody thinks of a recommendation",
+    summary="Store feedback on a recommendation",
     tags=["feedback"],
 )
-async def feedback(request: Request, said: FeedbackIn) -> Response:
-    """From now on the repository is left out for this `person`; 204 means that it is written down."""
+async def feedback(request: Request, body: FeedbackIn) -> Response:
+    """The repository is no longer recommended to this `person`. Status 204: the feedback is stored durably."""
     state = app_state(request)
-    snapshot = state.snapshot()
-    repo_id = snapshot.repo_id(said.repo)
-    if repo_id is None:
-        raise RequestProblemError(404, "unknown_repository", f"{said.repo} was not collected.")
-    await record(state, said.person, repo_id, snapshot.full_name(repo_id) or said.repo, said.verdict)
+    await record(state, body.person, body.repo, body.verdict)
     return Response(status_code=204)
 
 
-# -- shared with the page ----------------------------------------------------------------------------------------------
+# -- shared with the pages ---------------------------------------------------------------------------------------------
 
 
 def app_state(request: Request) -> AppState:
-    """The server's own."""
+    """Return the state of the server that received a request."""
     state: AppState = request.app.state.state
     return state
 
 
-async def request_of(state: AppState, parameters: PageParameters, person: str | None) -> RecommendationRequest:
-    """What is asked for, without what the person hid.
+async def record(state: AppState, visitor_id: str, full_name: str, verdict: Verdict) -> None:
+    """Store a verdict durably.
 
     Raises
     ------
-    ProblemError
-        If the cursor is none.
+    RequestProblemError
+        If the repository is unknown or the verdict cannot be stored.
     """
+    snapshot = state.snapshot()
+    repo_id = snapshot.repo_id(full_name)
+    if repo_id is None:
+        raise RequestProblemError(404, "unknown_repository", f"{full_name} was not collected.")
     try:
-        return parameters.request(hidden=await hidden_of(state, person), shown=read_cursor(parameters.cursor))
-    except InputError as error:
-        raise RequestProblemError(422, "no_cursor", str(error)) from None
-
-
-async def record(
-    state: AppState, person: str, repo_id: int, full_name: str, verdict: Literal["not_interested", "known", "none"]
-) -> None:
-    """Write a verdict down.
-
-    Raises
-    ------
-    ProblemError
-        If that fails.
-    """
-    try:
-        await asyncio.to_thread(state.feedback.say, person, repo_id, full_name, verdict)
+        await asyncio.to_thread(
+            state.feedback.record, visitor_id, repo_id, snapshot.full_name(repo_id) or full_name, verdict
+        )
     except JournalError as error:
         raise RequestProblemError(503, "not_written", str(error)) from None
     state.metrics.feedback.labels(verdict).inc()
@@ -390,11 +372,10 @@ def as_json(content: Any, status: int = 200, headers: dict[str, str] | None = No
     return Response(orjson.dumps(content), status, headers, "application/json")
 
 
-def list_json(state: AppState, found: RecommendationList) -> dict[str, Any]:
-    """An answer for programs."""
-    document = found.to_json(state.url)
+def list_json(state: AppState, result: RecommendationList) -> dict[str, Any]:
+    document = result.to_json(state.url)
     document["warnings"] = [*state.notices(), *document["warnings"]]
-    document["next"] = write_cursor(found.shown) if found.shown else None
+    document["next"] = write_cursor(result.shown) if result.shown else None
     return document
 
 
@@ -406,12 +387,11 @@ def repository_json(state: AppState, snapshot: ServingSnapshot, repo_id: int) ->
 
 
 def interval_of(model: RegisteredModel) -> tuple[float, float] | None:
-    """The 95 % interval of a model's score."""
+    """Return the 95 % confidence interval of a model's score."""
     return model.intervals.get(model.metric)
 
 
 def model_json(state: AppState, snapshot: ServingSnapshot) -> dict[str, Any]:
-    """What is known of the model that serves."""
     registered = snapshot.model
     move = next(iter(state.refresher.models.moves), None)
     is_champion = move is not None and (move.name, move.version) == (registered.name, registered.version)

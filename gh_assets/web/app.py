@@ -1,4 +1,4 @@
-"""The ASGI application: API, page, health and metrics, behind the guard."""
+"""The ASGI application: API, pages, health checks and metrics, behind the guard."""
 
 from __future__ import annotations
 
@@ -16,94 +16,57 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.staticfiles import StaticFiles
 
 from gh_assets import __version__
-from gh_assets.github.client import GitHubClient
-from gh_assets.services.connections import connect_github
-from gh_assets.services.world import has_only_archive
-from gh_assets.serving.live_lookups import INTERACTIVE_RETRY, LiveLookups
-from gh_assets.serving.refresher import SnapshotRefresher
 from gh_assets.settings import Settings, split_list
 from gh_assets.web import api, pages
-from gh_assets.web.addresses import Addresses, local_path
+from gh_assets.web.addresses import AddressMiddleware, local_path
 from gh_assets.web.api import app_state, as_json
-from gh_assets.web.batching import Batcher
-from gh_assets.web.feedback import Feedback
-from gh_assets.web.guard import LOCAL, Guard
-from gh_assets.web.metrics import Metrics
-from gh_assets.web.queries import AppState, RequestProblemError, home_page_of
-from gh_assets.web.visitors import Visitors
+from gh_assets.web.guard import LOCAL_HOSTS, Guard
+from gh_assets.web.problems import RequestProblemError
+from gh_assets.web.state import build_state
 
 log = logging.getLogger(__name__)
 
-DESCRIPTION = """Recommendations of GitHub repositories, from the model that serves now, each with the stars that
-explain it. Nothing is recommended that a person already starred or owns, unless asked for.
+DESCRIPTION = """Recommendations of GitHub repositories, each with the stars that explain it. Repositories that the user
+starred are never recommended; the user's own ones only on request.
 
 Errors are `{"error": {"code": …, "message": …}}`; the message says what was wrong and what to do."""
 
 STATIC_SECONDS = 365 * 86_400
 
 
-def build_state(settings: Settings) -> AppState:
-    """Everything that a server has, not started yet."""
-    metrics = Metrics()
-
-    def connect() -> GitHubClient:
-        # The quota is shared with whoever collects, while Mongo answers.
-        return connect_github(settings, refresher.database(), policy=INTERACTIVE_RETRY)
-
-    live = None
-    if settings.live_requests and not has_only_archive(settings):
-        live = LiveLookups(
-            connect,
-            requests_an_hour=settings.live_requests,
-            pages=settings.live_pages,
-            keep=settings.live_keep.total_seconds(),
-        )
-    refresher = SnapshotRefresher(settings, metrics, live)
-    folder = settings.home_path / "web"
-    feedback = Feedback(folder / "feedback", refresher.database, metrics.unshipped.set)
-    return AppState(
-        settings, metrics, refresher, Batcher(metrics), live, feedback, Visitors.of_home(folder), home_page_of(settings)
-    )
-
-
 def build_app(settings: Settings, *, hosts: tuple[str, ...] | None = None, root_path: str = "") -> FastAPI:
-    """The application; everything it needs is started with it, and stopped.
+    """Build the application, whose lifespan starts and stops everything that it needs.
 
     Parameters
     ----------
     settings : Settings
     hosts : tuple of str, optional
-        Host names that it answers to; empty: any. Unset: this machine's own, and those of the settings.
+        Host names that are served; empty: all. By default this machine's own and those of the settings.
     root_path : str
-        Path below which a proxy shows the application, such as `/recs`; empty: the root.
+        Path prefix under which a reverse proxy serves the application, such as `/recs`; empty for the root.
     """
     state = build_state(settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        state.refresher.start()
-        state.feedback.start()
+        state.start()
         try:
             yield
         finally:
-            state.feedback.close()
-            if state.live is not None:
-                state.live.close()
-            state.refresher.close()
-            state.batcher.close()
+            state.close()
 
     app = FastAPI(
         title="gh_assets",
         version=__version__,
         description=DESCRIPTION,
         openapi_url=f"{api.PREFIX}/openapi.json",
-        docs_url=None,  # these load scripts from elsewhere
+        docs_url=None,  # these pages load scripts from other sites
         redoc_url=None,
         lifespan=lifespan,
         redirect_slashes=False,
     )
     app.state.state = state
-    app.router.routes.extend(api.router.routes)  # an included router would be looked through twice at each request
+    app.router.routes.extend(api.router.routes)  # `include_router` would match its routes twice for each request
     pages.add_pages(app)
     app.add_api_route("/healthz", healthz, methods=["GET"], include_in_schema=False)
     app.add_api_route("/readyz", readyz, methods=["GET"], include_in_schema=False)
@@ -117,38 +80,38 @@ def build_app(settings: Settings, *, hosts: tuple[str, ...] | None = None, root_
     app.add_middleware(
         Guard,
         metrics=state.metrics,
-        hosts=(*LOCAL, *settings.serve_hosts) if hosts is None else hosts,
+        hosts=(*LOCAL_HOSTS, *settings.serve_hosts) if hosts is None else hosts,
         keys=settings.api_keys,
-        a_minute=settings.serve_rate,
+        per_minute=settings.serve_rate,
     )
-    # Added last, it comes first: the guard counts the clients of a proxy, and not the proxy.
-    app.add_middleware(Addresses, proxies=split_list(settings.trusted_proxies or ""), prefix=root_path)
+    # Added last, so it is outermost: the guard counts the clients of a proxy instead of the proxy.
+    app.add_middleware(AddressMiddleware, proxies=split_list(settings.trusted_proxies or ""), prefix=root_path)
     return app
 
 
 class Static(StaticFiles):
-    """Files that came with the package; their addresses change with their content."""
+    """Files of the package, which browsers cache forever because their URLs contain a hash."""
 
-    def file_response(self, *arguments: object, **more: object) -> Response:
-        response = super().file_response(*arguments, **more)  # type: ignore[arg-type]
+    def file_response(self, *args: object, **kwargs: object) -> Response:
+        response = super().file_response(*args, **kwargs)  # type: ignore[arg-type]
         response.headers["cache-control"] = f"public, max-age={STATIC_SECONDS}, immutable"
         return response
 
 
-# -- for whoever watches the server ------------------------------------------------------------------------------------
+# -- monitoring --------------------------------------------------------------------------------------------------------
 
 
 async def healthz() -> Response:
-    """The process lives."""
+    """Liveness: the process responds."""
     return as_json({"ok": True})
 
 
 async def readyz(request: Request) -> Response:
-    """Whether it can answer; 503 only if nothing is loaded. What is loaded and missing is for those with a key."""
+    """Readiness: status 503 only if no snapshot is loaded. The details are for requests with an API key."""
     refresher = app_state(request).refresher
     snapshot = refresher.snapshot
     if not request.state.has_key:
-        # Behind a proxy strangers come from this machine, too: an address proves nothing.
+        # The address proves nothing: behind a proxy all requests come from this machine.
         return as_json({"ready": snapshot is not None}, 200 if snapshot is not None else 503)
     services = {
         name: {
@@ -169,14 +132,14 @@ async def readyz(request: Request) -> Response:
 
 
 async def metrics_page(request: Request) -> Response:
-    """For Prometheus."""
+    """Metrics for Prometheus."""
     return Response(generate_latest(app_state(request).metrics.registry), 200, None, CONTENT_TYPE_LATEST)
 
 
-# -- what goes wrong ---------------------------------------------------------------------------------------------------
+# -- errors ------------------------------------------------------------------------------------------------------------
 
 
-def _told(request: Request, problem: RequestProblemError, headers: dict[str, str] | None = None) -> Response:
+def _error_response(request: Request, problem: RequestProblemError, headers: dict[str, str] | None = None) -> Response:
     if local_path(request.scope).startswith("/api/"):
         document = {"error": {"code": problem.code, "message": problem.message}}
         response = as_json(document, problem.status)
@@ -190,25 +153,24 @@ def _told(request: Request, problem: RequestProblemError, headers: dict[str, str
 
 
 async def handle_problem(request: Request, problem: RequestProblemError) -> Response:
-    return _told(request, problem)
+    return _error_response(request, problem)
 
 
 async def handle_validation_error(request: Request, error: RequestValidationError) -> Response:
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"] if part not in ("query", "body", "path"))
-    words = f"{place}: {first['msg']}." if place else f"{first['msg']}."
-    return _told(request, RequestProblemError(422, "wrong_parameter", words[:500]))
+    message = f"{place}: {first['msg']}." if place else f"{first['msg']}."
+    return _error_response(request, RequestProblemError(422, "wrong_parameter", message[:500]))
 
 
 async def handle_http_exception(request: Request, error: HTTPException) -> Response:
-    words = {404: "There is nothing at this address.", 405: "This address does not take that method."}
-    problem = RequestProblemError(error.status_code, "http", words.get(error.status_code, str(error.detail)))
-    return _told(request, problem, dict(error.headers or {}))
+    messages = {404: "There is nothing at this address.", 405: "This address does not support that HTTP method."}
+    problem = RequestProblemError(error.status_code, "http", messages.get(error.status_code, str(error.detail)))
+    return _error_response(request, problem, dict(error.headers or {}))
 
 
 async def handle_unexpected_error(request: Request, error: Exception) -> Response:
-    """A mistake of ours: the log says where, the client that it was not theirs."""
+    """Log a bug of the server; the client learns only that it is not the request's fault."""
     log.error("failed", exc_info=error)
-    return _told(
-        request, RequestProblemError(500, "failed", "Something went wrong here. It has been noted; try again.")
-    )
+    message = "An unexpected error occurred on the server. It has been logged. Please try again."
+    return _error_response(request, RequestProblemError(500, "failed", message))

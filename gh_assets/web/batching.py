@@ -1,4 +1,4 @@
-"""Questions that come at the same time are scored together: the same lists, for a fraction of the time each."""
+"""Batching of concurrent requests: scored together, the same lists take a fraction of the time each."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -21,31 +21,30 @@ from gh_assets.web.metrics import Metrics
 Result = TypeVar("Result")
 
 MAX_BATCH_SIZE = 8
-"""Lists scored at once at most: more would make the first wait for the last."""
+"""Maximum number of requests in a batch; in a larger one the first request would wait too long for the last."""
 
 THREADS = 2
-"""Batches that are worked on at once, each on a processor of its own. More would wait for the interpreter."""
+"""Batches that are processed at once, each on one core. More threads would wait for the interpreter lock."""
 
 MAX_WAITING = 512
+"""Maximum number of requests that wait for a batch."""
 
 
 class BusyError(GhAssetsError):
-    """More is asked for than can be answered in time."""
+    """Too many requests wait already."""
 
 
 @dataclass
 class _Pending:
     snapshot: ServingSnapshot
-    wanted: RecommendationRequest
-    loop: asyncio.AbstractEventLoop
-    answer: asyncio.Future[RecommendationList]
+    request: RecommendationRequest
+    result: Future[RecommendationList] = field(default_factory=Future)
 
 
 class Batcher:
-    """Answers questions in threads of its own, in batches of whatever has come meanwhile.
+    """Process requests in threads, each time in one batch what has arrived in the meantime.
 
-    A thread that is done takes the next batch by itself: going by way of the event loop it would wait for whatever that
-    is at.
+    A thread takes the next batch itself, because it would have to wait for the event loop to hand it one.
 
     Parameters
     ----------
@@ -55,80 +54,70 @@ class Batcher:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._waiting: deque[_Pending] = deque()
-        self._some = threading.Condition()
+        self._arrived = threading.Condition()
         self._closed = False
-        self._others = ThreadPoolExecutor(1, thread_name_prefix="other", initializer=_on_one_processor)
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="executor", initializer=_use_one_core)
         for number in range(min(THREADS, os.cpu_count() or 1)):
-            threading.Thread(target=self._work, name=f"answers-{number}", daemon=True).start()
+            threading.Thread(target=self._work, name=f"batches-{number}", daemon=True).start()
 
-    async def answer(self, snapshot: ServingSnapshot, wanted: RecommendationRequest) -> RecommendationList:
-        """Answer a question by one desk: the model, the names and the reasons are of the same moment.
+    async def recommend(self, snapshot: ServingSnapshot, request: RecommendationRequest) -> RecommendationList:
+        """Process a request with a snapshot.
 
         Raises
         ------
         BusyError
-            If too many wait already.
+            If too many requests wait already.
         """
-        loop = asyncio.get_running_loop()
-        waiting = _Pending(snapshot, wanted, loop, loop.create_future())
-        with self._some:
+        pending = _Pending(snapshot, request)
+        with self._arrived:
             if self._closed or len(self._waiting) >= MAX_WAITING:
-                raise BusyError("Too much is asked for at once: try again in a few seconds.")
-            self._waiting.append(waiting)
-            self._some.notify()
-        return await waiting.answer
+                raise BusyError("The server is busy. Try again in a few seconds.")
+            self._waiting.append(pending)
+            self._arrived.notify()
+        return await asyncio.wrap_future(pending.result)
 
     async def run(self, work: Callable[[], Result]) -> Result:
-        """Do other work that takes a processor for a while, beside the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._others, work)
+        """Run other work that takes processor time in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
     def close(self) -> None:
-        """Take no more."""
-        with self._some:
+        """Stop the threads when the waiting requests are processed."""
+        with self._arrived:
             self._closed = True
-            self._some.notify_all()
-        self._others.shutdown(wait=False, cancel_futures=True)
+            self._arrived.notify_all()
+        self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _work(self) -> None:
-        _on_one_processor()
-        while batch := self._next():
+        _use_one_core()
+        while batch := self._next_batch():
             self._metrics.batch.observe(len(batch))
             try:
-                found: list[RecommendationList] | BaseException = batch[0].snapshot.recommend_batch(
-                    [entry.wanted for entry in batch]
-                )
-            except Exception as error:  # noqa: BLE001 - whatever it is: whoever asked is told, and the thread goes on
-                found = error
-            batch[0].loop.call_soon_threadsafe(_tell, batch, found)
-            del batch, found  # a desk that was replaced is not held on to while nobody asks
+                results = batch[0].snapshot.recommend_batch([pending.request for pending in batch])
+            except Exception as error:  # noqa: BLE001 - the waiting requests raise it
+                for pending in batch:
+                    pending.result.set_exception(error)
+            else:
+                for pending, result in zip(batch, results, strict=True):
+                    pending.result.set_result(result)
+                del results, result
+            del batch, pending  # while the thread waits, it must not keep a replaced snapshot in memory
 
-    def _next(self) -> list[_Pending]:
-        """What waits for one desk; empty at the end."""
-        with self._some:
+    def _next_batch(self) -> list[_Pending]:
+        """Wait for requests; return those at the front that use the same snapshot, or none when closed."""
+        with self._arrived:
             while True:
-                while self._waiting and self._waiting[0].answer.done():
-                    self._waiting.popleft()  # whoever asked has gone
-                if self._waiting or self._closed:
-                    break
-                self._some.wait()
-            batch: list[_Pending] = []
-            while self._waiting and len(batch) < MAX_BATCH_SIZE:
-                if batch and self._waiting[0].snapshot is not batch[0].snapshot:
-                    break
-                batch.append(self._waiting.popleft())
-            return batch
+                batch: list[_Pending] = []
+                while self._waiting and len(batch) < MAX_BATCH_SIZE:
+                    if batch and self._waiting[0].snapshot is not batch[0].snapshot:
+                        break
+                    pending = self._waiting.popleft()
+                    if pending.result.set_running_or_notify_cancel():  # otherwise its client has disconnected
+                        batch.append(pending)
+                if batch or self._closed:
+                    return batch
+                self._arrived.wait()
 
 
-def _tell(batch: list[_Pending], found: list[RecommendationList] | BaseException) -> None:
-    for place, entry in enumerate(batch):
-        if entry.answer.done():
-            continue
-        if isinstance(found, BaseException):
-            entry.answer.set_exception(found)
-        else:
-            entry.answer.set_result(found[place])
-
-
-def _on_one_processor() -> None:
-    """Small products are not worth sharing: two threads of one batch would wait for each other, spinning."""
-    torch.set_num_threads(1)  # counts for the thread that calls it
+def _use_one_core() -> None:
+    """Run the matrix products of this thread on one core: for small ones two threads are slower."""
+    torch.set_num_threads(1)  # applies to the calling thread

@@ -1,7 +1,7 @@
-"""Where a list goes on: what was shown already, as text that fits into an address.
+"""Cursors: the repositories that earlier pages of a list showed, as text that fits into a URL.
 
-A page number would repeat or skip when the model, the data or somebody's verdicts change between two pages. This does
-not: whatever the list is by then, it goes on with what was not shown.
+With page numbers a list would repeat or skip entries when the model, the data or a visitor's feedback changes between
+two pages. With a cursor the next page holds the best repositories that were not shown.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from collections.abc import Collection
 from gh_assets.errors import InputError
 from gh_assets.serving.requests import MAX_PAGED_RECOMMENDATIONS
 
-LONGEST = 8 * MAX_PAGED_RECOMMENDATIONS
+MAX_CURSOR_LENGTH = 8 * MAX_PAGED_RECOMMENDATIONS
+"""Maximum number of characters of a cursor."""
 
 
 def write_cursor(shown: Collection[int]) -> str:
-    """Ids as text: sorted, their differences in groups of seven bits."""
+    """Encode ids: sorted, delta-encoded as LEB128, then base64url without padding."""
     content = bytearray()
     before = 0
     for repo_id in sorted(set(shown)):
@@ -30,31 +31,31 @@ def write_cursor(shown: Collection[int]) -> str:
 
 
 def read_cursor(text: str) -> tuple[int, ...]:
-    """The ids, ascending.
+    """Decode a cursor to ids in ascending order.
 
     Raises
     ------
     InputError
-        If it is no cursor.
+        If the text is not a cursor.
     """
-    wrong = InputError("The cursor is none that this server gave: leave it out to begin at the top.")
-    if len(text) > LONGEST:
-        raise wrong
+    invalid = InputError("The cursor is not valid. Leave it out to start at the top of the list.")
+    if len(text) > MAX_CURSOR_LENGTH:
+        raise invalid
     try:
         content = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, UnicodeEncodeError):
-        raise wrong from None
-    found: list[int] = []
+        raise invalid from None
+    ids: list[int] = []
     value = shift = before = 0
     for byte in content:
         value |= (byte & 0x7F) << shift
         shift += 7
         if byte < 0x80:
             before += value
-            found.append(before)
+            ids.append(before)
             value = shift = 0
         elif shift > 63:
-            raise wrong
-    if shift or len(found) > MAX_PAGED_RECOMMENDATIONS or (found and found[-1] >= 2**63):
-        raise wrong
-    return tuple(found)
+            raise invalid
+    if shift or len(ids) > MAX_PAGED_RECOMMENDATIONS or (ids and ids[-1] >= 2**63):
+        raise invalid
+    return tuple(ids)

@@ -1,11 +1,11 @@
-"""What people say of recommendations: not interested, or known already.
+"""Feedback of visitors on recommendations: "not interested" or "known already".
 
-Each verdict is a message of the ingest format. It is written to a journal on this machine, with fsync, before it is
-acknowledged, and from there to Mongo as soon as that answers: a server that is killed, or a Mongo that is away, loses
-none. Applying a message twice changes nothing, so the journal may be shipped twice.
+Each entry is a message of the ingest format. It is appended to a journal on this machine, with fsync, before it is
+acknowledged, and applied to MongoDB as soon as that is reachable: neither a killed server nor an unreachable MongoDB
+loses any. Applying a message twice has no effect, so that a journal may be applied twice.
 
-A person is whoever holds an id: the page gives each visitor a random one in a cookie. The id says nothing of who it is,
-and no login is kept with it.
+Entries belong to a visitor id: the pages give each visitor a random one in a cookie, and clients of the API choose
+their own. No login is stored with it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pymongo.errors import PyMongoError
 
@@ -29,33 +29,31 @@ from gh_assets.storage.messages import Consumer, Message, versioned
 from gh_assets.storage.mongo import Collections, MongoDatabase
 
 Verdict = Literal["not_interested", "known", "none"]
+"""``none`` withdraws an earlier verdict."""
 
-VERDICTS: tuple[Verdict, ...] = ("not_interested", "known", "none")
-"""``none`` takes back what was said before."""
-
-MAX_PEOPLE = 5000
-"""People whose verdicts are held in memory."""
+MAX_VISITORS = 5000
+"""Visitors whose verdicts are kept in memory."""
 
 MAX_VERDICTS = 2000
-"""Verdicts of one person that count, the latest."""
+"""Maximum number of verdicts of one visitor that count; the latest are kept."""
 
 RETRY_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
 
 Verdicts = Mapping[int, tuple[Verdict, str]]
-"""Verdict and name by repository."""
+"""Verdict and full name by repository id."""
 
 
 class JournalError(GhAssetsError):
-    """A verdict could not be written down."""
+    """Feedback could not be written to the journal."""
 
 
 @dataclass(frozen=True)
 class FeedbackEntry:
-    """One verdict."""
+    """One verdict of a visitor on a repository."""
 
-    person: str
+    visitor_id: str
     repo_id: int
     full_name: str
     verdict: Verdict
@@ -63,26 +61,28 @@ class FeedbackEntry:
 
     def message(self) -> Message:
         value = {
-            "person": self.person,
+            "person": self.visitor_id,
             "repo_id": self.repo_id,
             "full_name": self.full_name,
             "verdict": self.verdict,
             "at": self.at,
         }
-        return Message(update=versioned(Collections.FEEDBACK, f"{self.person}:{self.repo_id}", "said", value, self.at))
+        return Message(
+            update=versioned(Collections.FEEDBACK, f"{self.visitor_id}:{self.repo_id}", "said", value, self.at)
+        )
 
 
 class Feedback:
-    """Verdicts of everybody.
+    """The verdicts of all visitors.
 
     Parameters
     ----------
     folder : Path
-        Of the journals; several servers may share it.
+        Folder of the journals; several servers may share it.
     database : callable
-        Gives the database, or None while Mongo is away.
+        Returns the database, or None while MongoDB is unreachable.
     on_change : callable, optional
-        Told how many verdicts Mongo has not yet.
+        Called with the number of entries that are not in MongoDB yet.
     """
 
     def __init__(
@@ -92,112 +92,100 @@ class Feedback:
         on_change: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._folder, self._database, self._on_change = folder, database, on_change
-        self._people: OrderedDict[str, dict[int, tuple[Verdict, str]]] = OrderedDict()
+        self._visitors: OrderedDict[str, dict[int, tuple[Verdict, str]]] = OrderedDict()
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._wake, self._stop = threading.Event(), threading.Event()
         folder.mkdir(parents=True, exist_ok=True)
-        # A journal belongs to whoever holds its lock; those that nobody holds any more are shipped, too.
+        # A server locks its journals; those without a lock were left by a killed server and are applied, too.
         self._name = f"{os.getpid()}-{secrets.token_hex(4)}"
-        self._held = open_lock(folder / f"{self._name}.lock")
-        try_lock(self._held)
+        self._journal_lock = open_lock(folder / f"{self._name}.lock")
+        try_lock(self._journal_lock)
         self._journal = folder / f"{self._name}.jsonl"
         self._unshipped: dict[tuple[str, int], FeedbackEntry] = {}
         self._thread = threading.Thread(target=self._ship_forever, name="feedback", daemon=True)
 
     def start(self) -> None:
-        """Ship what is there, and what comes."""
+        """Start the thread that applies journals to MongoDB."""
         self._thread.start()
 
     def close(self) -> None:
-        """Ship once more, and stop."""
+        """Apply the journals once more, and stop."""
         self._stop.set()
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join(10)
-        os.close(self._held)
+        os.close(self._journal_lock)
 
-    # -- asking --------------------------------------------------------------------------------------------------------
+    # -- reading -------------------------------------------------------------------------------------------------------
 
-    def of(self, person: str) -> Verdicts:
-        """What a person said, the latest verdict on each repository; asks Mongo the first time."""
+    def verdicts_of(self, visitor_id: str) -> Verdicts:
+        """Return the latest verdict of a visitor on each repository; the first call reads MongoDB."""
         with self._lock:
-            known = self._people.get(person)
-            if known is not None:
-                self._people.move_to_end(person)
-                return dict(known)
-        found, whole = self._stored(person)
+            cached = self._visitors.get(visitor_id)
+            if cached is not None:
+                self._visitors.move_to_end(visitor_id)
+                return dict(cached)
+        stored = self._stored(visitor_id)
         with self._lock:
-            for said in self._unshipped.values():
-                if said.person == person:
-                    found[said.repo_id] = said.verdict, said.full_name
-            found = {repo_id: entry for repo_id, entry in found.items() if entry[0] != "none"}
-            if whole:
-                self._people[person] = found
-                while len(self._people) > MAX_PEOPLE:
-                    self._people.popitem(last=False)
-            return dict(found)
+            latest = dict(stored or {})
+            for entry in self._unshipped.values():
+                if entry.visitor_id == visitor_id:
+                    latest[entry.repo_id] = entry.verdict, entry.full_name
+            verdicts = {repo_id: verdict for repo_id, verdict in latest.items() if verdict[0] != "none"}
+            if stored is not None:
+                self._visitors[visitor_id] = verdicts
+                while len(self._visitors) > MAX_VISITORS:
+                    self._visitors.popitem(last=False)
+            return dict(verdicts)
 
-    def _stored(self, person: str) -> tuple[dict[int, tuple[Verdict, str]], bool]:
-        """What Mongo has, and whether it could be asked."""
+    def _stored(self, visitor_id: str) -> Verdicts | None:
+        """Read the verdicts in MongoDB; None if it is unreachable."""
         database = self._database()
         if database is None:
-            return {}, False
+            return None
         try:
             documents = (
-                database[Collections.FEEDBACK].find({"said.person": person}).sort("said.at", -1).limit(MAX_VERDICTS)
+                database[Collections.FEEDBACK].find({"said.person": visitor_id}).sort("said.at", -1).limit(MAX_VERDICTS)
             )
-            found = {d["said"]["repo_id"]: (d["said"]["verdict"], d["said"]["full_name"]) for d in documents}
+            return {d["said"]["repo_id"]: (d["said"]["verdict"], d["said"]["full_name"]) for d in documents}
         except PyMongoError:
-            return {}, False
-        return found, True
+            return None
 
-    # -- telling -------------------------------------------------------------------------------------------------------
+    # -- writing -------------------------------------------------------------------------------------------------------
 
-    def say(self, person: str, repo_id: int, full_name: str, verdict: Verdict) -> None:
-        """Take a verdict; when this returns it survives whatever comes.
+    def record(self, visitor_id: str, repo_id: int, full_name: str, verdict: Verdict) -> None:
+        """Store a verdict durably.
 
         Raises
         ------
         JournalError
-            If it cannot be written down.
+            If the journal cannot be written.
         """
-        said = FeedbackEntry(person, repo_id, full_name, verdict, dt.datetime.now(dt.UTC))
-        line = said.message().to_json() + b"\n"
-        known = dict(self.of(person))
+        entry = FeedbackEntry(visitor_id, repo_id, full_name, verdict, dt.datetime.now(dt.UTC))
+        before = self.verdicts_of(visitor_id)
         with self._writing:
             try:
-                descriptor = os.open(self._journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-                try:
-                    size = os.fstat(descriptor).st_size
-                    try:
-                        if os.write(descriptor, line) != len(line):
-                            raise OSError("the line was cut")
-                        os.fsync(descriptor)
-                    except OSError:
-                        os.ftruncate(descriptor, size)  # half a line would spoil the next one
-                        raise
-                finally:
-                    os.close(descriptor)
+                _append(self._journal, entry.message().to_json() + b"\n")
             except OSError as error:
                 raise JournalError(
-                    f"This could not be written down ({error.strerror or error}): try again later."
+                    f"The feedback could not be saved ({error.strerror or error}). Try again later."
                 ) from error
             with self._lock:
-                self._unshipped[person, repo_id] = said
-                known = dict(self._people.get(person, known))
-                known.pop(repo_id, None)
+                self._unshipped[visitor_id, repo_id] = entry
+                verdicts = dict(self._visitors.get(visitor_id, before))
+                verdicts.pop(repo_id, None)
                 if verdict != "none":
-                    known[repo_id] = verdict, full_name
-                while len(known) > MAX_VERDICTS:
-                    known.pop(next(iter(known)))
-                if person in self._people:
-                    self._people[person] = known
-                waiting = len(self._unshipped)
-        self._on_change(waiting)
+                    verdicts[repo_id] = verdict, full_name
+                while len(verdicts) > MAX_VERDICTS:
+                    verdicts.pop(next(iter(verdicts)))
+                if visitor_id in self._visitors:
+                    self._visitors[visitor_id] = verdicts
+                unshipped = len(self._unshipped)
+        self._on_change(unshipped)
         self._wake.set()
 
-    # -- shipping ------------------------------------------------------------------------------------------------------
+    # -- applying journals to MongoDB ----------------------------------------------------------------------------------
 
     def _ship_forever(self) -> None:
         while True:
@@ -212,33 +200,33 @@ class Feedback:
                 return
 
     def ship(self) -> None:
-        """Bring all journals that are nobody else's to Mongo; does nothing while that is away."""
+        """Apply this server's journals and those of killed servers to MongoDB, if it is reachable."""
         database = self._database()
         if database is None:
             return
-        self._set_aside()
-        for path in self._mine():
+        self._rotate_journal()
+        for path in self._journals_to_ship():
             with path.open("rb") as lines:
                 Consumer(database).apply(line for line in lines if line.strip())
             path.unlink()
-        self._forget_locks()
+        self._remove_stale_locks()
         with self._writing, self._lock:
             if not self._journal.exists():
                 self._unshipped.clear()
-            waiting = len(self._unshipped)
-        self._on_change(waiting)
+            unshipped = len(self._unshipped)
+        self._on_change(unshipped)
 
-    def _set_aside(self) -> None:
+    def _rotate_journal(self) -> None:
         with self._writing:
             if self._journal.exists():
                 self._journal.rename(self._journal.with_name(f"{self._name}-{secrets.token_hex(4)}.shipping"))
 
-    def _mine(self) -> Iterator[Path]:
-        """Journals to ship: own ones that were set aside, and those of servers that are no more."""
+    def _journals_to_ship(self) -> Iterator[Path]:
+        """Rotated journals of this server, and all journals of servers that no longer run."""
         for path in sorted(self._folder.iterdir()):
-            owner = "-".join(path.stem.split("-")[:2])
             if path.suffix not in (".jsonl", ".shipping") or path == self._journal:
                 continue
+            owner = _owner_of(path)
             if owner == self._name:
                 yield path
                 continue
@@ -249,10 +237,10 @@ class Feedback:
             finally:
                 os.close(lock)
 
-    def _forget_locks(self) -> None:
-        owners = {"-".join(path.stem.split("-")[:2]) for path in self._folder.iterdir() if path.suffix != ".lock"}
+    def _remove_stale_locks(self) -> None:
+        owners = {_owner_of(path) for path in self._folder.iterdir() if path.suffix != ".lock"} | {self._name}
         for path in self._folder.glob("*.lock"):
-            if path.stem == self._name or path.stem in owners:
+            if path.stem in owners:
                 continue
             lock = open_lock(path)
             try:
@@ -262,6 +250,32 @@ class Feedback:
                 os.close(lock)
 
 
-def verdict_of(value: Any) -> Verdict | None:
-    """A verdict from outside."""
-    return value if isinstance(value, str) and value in VERDICTS else None
+def _append(path: Path, line: bytes) -> None:
+    """Append a line durably and entirely, or not at all.
+
+    Raises
+    ------
+    OSError
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        size = os.fstat(descriptor).st_size
+        try:
+            if os.write(descriptor, line) != len(line):
+                raise OSError("the line was truncated")
+            os.fsync(descriptor)
+        except OSError:
+            os.ftruncate(descriptor, size)  # half a line would corrupt the next one
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _owner_of(path: Path) -> str:
+    """The process name that a journal's file name begins with."""
+    return "-".join(path.stem.split("-")[:2])
+
+
+def parse_verdict(value: Any) -> Verdict | None:
+    """Return the value if it is a verdict, else None."""
+    return value if value in get_args(Verdict) else None

@@ -1,6 +1,6 @@
-"""What stands before every request: limits, hosts, keys, and the headers that tell a browser what a page may do.
+"""The guard before every request: size limits, host names, API keys, rate limits and security headers.
 
-Pure ASGI, so that it costs little and sees bodies as they come.
+Pure ASGI, so that it adds little time and reads request bodies as they arrive.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import binascii
 import hmac
 import logging
 import time
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
 from http import HTTPStatus
 from urllib.parse import unquote_to_bytes
 
@@ -23,31 +24,35 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gh_assets.local.token_bucket import KeyedTokenBuckets
 from gh_assets.web.addresses import local_path, network_of
 from gh_assets.web.metrics import Metrics
 
 MAX_BODY = 64 * 1024
-"""Bytes of a request's body."""
+"""Maximum size of a request body in bytes."""
 
 MAX_ADDRESS = 16 * 1024
-"""Bytes of an address with its query: a cursor and a few dozen repositories."""
+"""Maximum size of a URL in bytes: enough for a cursor and a few dozen repositories."""
 
 MAX_HEAD = 2 * MAX_ADDRESS
-"""Bytes of a request's head: its address and its headers."""
+"""Maximum size of a URL and the headers in bytes."""
 
 BODY_SECONDS = 10.0
-"""How long a body may take."""
+"""Time limit for receiving a request body."""
 
 MAX_CLIENTS = 10_000
+"""Clients whose request rates are kept."""
 
 MAX_CONCURRENT = 4
-"""Requests of one client that are worked on at once: another client waits for no more than these."""
+"""Requests of one client that are processed at once; another client waits for no more than these."""
 
 MAX_WAITING = 100
-"""Requests of one client that are worked on or wait."""
+"""Requests of one client that are processed or wait."""
 
 PUBLIC_PATHS = ("/healthz", "/readyz")
-"""What a supervisor asks, without a key and however often."""
+"""Paths for supervisors: without API key and without rate limit."""
+
+STATIC = "/static/"
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -64,64 +69,34 @@ HEADERS = (
     (b"permissions-policy", b"camera=(), geolocation=(), microphone=()"),
 )
 
-LOCAL = ("127.0.0.1", "localhost", "[::1]", "::1")
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]", "::1")
 
 log = logging.getLogger("gh_assets.web.access")
 
-Refusal = tuple[int, str, str, dict[str, str]]
-"""Status, code, words and headers of a refusal."""
 
+@dataclass(frozen=True)
+class Refusal:
+    """An error response to a request that does not reach a route."""
 
-class TooLargeError(Exception):
-    """The body is larger than any that is of use."""
-
-
-class TooSlowError(Exception):
-    """The body takes longer than anybody waits."""
-
-
-class KeyedTokenBucket:
-    """Requests that a client may send: a minute's worth at once, and then as they come back.
-
-    Parameters
-    ----------
-    a_minute : int
-        0: any number.
-    clock : callable
-        Seconds that only go forward.
-    """
-
-    def __init__(self, a_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self.a_minute, self._clock = a_minute, clock
-        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def wait(self, client: str) -> float:
-        """Seconds until the client may ask; 0: now, and this counts."""
-        if not self.a_minute:
-            return 0.0
-        now = self._clock()
-        left, at = self._left.pop(client, (float(self.a_minute), now))
-        left = min(float(self.a_minute), left + (now - at) * self.a_minute / 60)
-        wait = 0.0 if left >= 1 else (1 - left) * 60 / self.a_minute
-        self._left[client] = (left - 1 if wait == 0 else left), now
-        while len(self._left) > MAX_CLIENTS:
-            self._left.popitem(last=False)
-        return wait
+    status: int
+    code: str
+    message: str
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class ClientConcurrency:
-    """Requests of a client that are worked on at once: more of them wait, so that others' requests come in between."""
+    """Limit on the concurrent requests of a client: further ones wait, so that other clients are not delayed."""
 
     def __init__(self) -> None:
         self._clients: dict[str, tuple[asyncio.Semaphore, int]] = {}
 
-    def full(self, client: str) -> bool:
-        """Whether too many requests of a client wait already."""
+    def is_full(self, client: str) -> bool:
+        """Whether the maximum number of a client's requests is processed or waits."""
         return client in self._clients and self._clients[client][1] >= MAX_WAITING
 
     @asynccontextmanager
-    async def turn(self, client: str) -> AsyncIterator[None]:
-        """Wait for a client's turn, and have it."""
+    async def slot(self, client: str) -> AsyncIterator[None]:
+        """Wait for a slot of a client and hold it."""
         semaphore, taken = self._clients.get(client) or (asyncio.Semaphore(MAX_CONCURRENT), 0)
         self._clients[client] = semaphore, taken + 1
         try:
@@ -135,19 +110,44 @@ class ClientConcurrency:
                 del self._clients[client]
 
 
+class RequestHead:
+    """What the checks of the guard read of a request."""
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+        self.path = local_path(scope)
+        self.headers: Mapping[bytes, bytes] = dict(scope["headers"])
+        client = scope.get("client")
+        self.client = network_of(str(client[0])) if client else "unknown"
+        self.is_static = self.path.startswith(STATIC)
+
+    @cached_property
+    def api_key(self) -> bytes:
+        """The API key that the request sends, as bearer token, password or `X-API-Key`; empty if there is none."""
+        scheme, _, value = self.headers.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() == b"bearer":
+            return value.strip()
+        if scheme.lower() == b"basic":
+            try:
+                return base64.b64decode(value.strip(), validate=True).partition(b":")[2]
+            except binascii.Error:
+                return b""
+        return self.headers.get(b"x-api-key", b"")
+
+
 class Guard:
-    """Middleware: refuses what no request should be, and says of every answer what a browser may do with it.
+    """Middleware that refuses unacceptable requests and adds the security headers to every response.
 
     Parameters
     ----------
     app : ASGI application
     metrics : Metrics
     hosts : sequence of str
-        Names that the server answers to; empty: any.
+        Host names that are served; empty: all.
     keys : sequence of SecretStr
-        One of which every request has to bring; empty: none is wanted.
-    a_minute : int
-        Requests of a client; 0: any number, also at once.
+        API keys, of which each request must send one; empty: none is required.
+    per_minute : int
+        Requests of a client per minute; 0: neither rate nor concurrency is limited.
     """
 
     def __init__(
@@ -157,13 +157,13 @@ class Guard:
         metrics: Metrics,
         hosts: Sequence[str] = (),
         keys: Sequence[SecretStr] = (),
-        a_minute: int = 0,
+        per_minute: int = 0,
     ) -> None:
         self.app, self.metrics = app, metrics
         self._hosts = frozenset(host.lower() for host in hosts)
         self._keys = [key.get_secret_value().encode() for key in keys]
-        self._rate = KeyedTokenBucket(a_minute)
-        self._concurrency = ClientConcurrency() if a_minute else None
+        self._rates = KeyedTokenBuckets(per_minute, per_minute / 60, MAX_CLIENTS) if per_minute else None
+        self._concurrency = ClientConcurrency() if per_minute else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -171,9 +171,9 @@ class Guard:
             return
         started, status, method = time.perf_counter(), 500, scope["method"]
         if method == "HEAD":
-            scope = {**scope, "method": "GET"}  # the same answer, of which the server sends no body
+            scope = {**scope, "method": "GET"}  # the server drops the body of the response
 
-        async def tell(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -181,175 +181,179 @@ class Guard:
             await send(message)
 
         try:
-            refused = self._refused(scope)
-            if refused is not None:
-                await self._refuse(refused, scope, receive, tell)
-                return
-            if _has_body(scope):
-                try:
-                    receive = _again(await _body_of(receive), receive)
-                except TooLargeError:
-                    words = f"The request's body is larger than {MAX_BODY // 1024} kB."
-                    await self._refuse((413, "too_large", words, {}), scope, receive, tell)
-                    return
-                except TooSlowError:
-                    words = f"The request's body took longer than {BODY_SECONDS:.0f} seconds."
-                    await self._refuse((408, "too_slow", words, {}), scope, receive, tell)
-                    return
-            async with self._turn(scope):
-                await self.app(scope, receive, tell)
+            head = RequestHead(scope)
+            refusal = self._check(head)
+            if refusal is None and _has_body(scope):
+                body = await _read_body(receive)
+                if isinstance(body, Refusal):
+                    refusal = body
+                else:
+                    receive = _replay(body, receive)
+            if refusal is None:
+                async with self._slot(head):
+                    await self.app(scope, receive, send_with_headers)
+            else:
+                self.metrics.refused.labels(refusal.code).inc()
+                await _response_to(refusal, head)(scope, receive, send_with_headers)
         finally:
             seconds = time.perf_counter() - started
-            route = scope.get("route")
-            path = str(getattr(route, "path", "none"))
-            self.metrics.requests.labels(path, str(status)).inc()
-            self.metrics.seconds.labels(path).observe(seconds)
+            route = str(getattr(scope.get("route"), "path", "none"))
+            self.metrics.requests.labels(route, str(status)).inc()
+            self.metrics.seconds.labels(route).observe(seconds)
             if log.isEnabledFor(logging.INFO):
-                fields = {"route": path, "status": status, "ms": round(1000 * seconds, 1), "method": method}
+                fields = {"route": route, "status": status, "ms": round(1000 * seconds, 1), "method": method}
                 log.info("request", extra={"fields": fields})
 
-    def _turn(self, scope: Scope) -> AbstractAsyncContextManager[None]:
-        path = local_path(scope)
-        if self._concurrency is None or path in PUBLIC_PATHS or path.startswith("/static/"):
+    def _slot(self, head: RequestHead) -> AbstractAsyncContextManager[None]:
+        if self._concurrency is None or head.path in PUBLIC_PATHS or head.is_static:
             return nullcontext()
-        return self._concurrency.turn(_client_of(scope))
+        return self._concurrency.slot(head.client)
 
-    async def _refuse(self, told: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
-        status, code, words, headers = told
-        self.metrics.refused.labels(code).inc()
-        # What else is on its way over this connection is not worth reading.
-        headers = {**headers, "connection": "close"}
-        response: Response
-        if local_path(scope).startswith("/api/"):
-            content = orjson.dumps({"error": {"code": code, "message": words}})
-            response = Response(content, status, headers, "application/json")
-        else:
-            response = Response(f"{HTTPStatus(status).phrase}. {words}\n", status, headers, "text/plain")
-        await response(scope, receive, send)
+    def _check(self, head: RequestHead) -> Refusal | None:
+        """Run all checks in order; return the first refusal."""
+        has_key = bool(self._keys) and _matches(head.api_key, self._keys)
+        head.scope.setdefault("state", {})["has_key"] = has_key
+        checks = [_check_size, _check_version, _check_length]
+        # A wrong key is counted everywhere: guessing must not be faster at a public path.
+        if head.path not in PUBLIC_PATHS or (self._keys and head.api_key and not has_key):
+            checks += [self._check_host, _check_encoding, self._check_key, self._check_rate]
+        return next((refusal for check in checks if (refusal := check(head)) is not None), None)
 
-    def _refused(self, scope: Scope) -> Refusal | None:
-        path = local_path(scope)
-        address = len(scope["raw_path"]) + len(scope["query_string"])
-        if address > MAX_ADDRESS:
-            return 414, "too_long", f"The address is longer than {MAX_ADDRESS // 1024} kB.", {}
-        if address + sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > MAX_HEAD:
-            return 431, "too_long", f"The request's headers are longer than {MAX_HEAD // 1024} kB.", {}
-        if scope["http_version"] not in ("1.0", "1.1"):
-            return 505, "wrong_version", "This server speaks HTTP/1.1.", {}
-        headers = dict(scope["headers"])
-        if b"content-length" in headers and b"transfer-encoding" in headers:
-            # A proxy that believes the other one sees other requests on the same connection.
-            return 400, "two_lengths", "The request says twice how long its body is.", {}
-        key = _key_of(headers)
-        known = bool(self._keys) and _matches(key, self._keys)
-        scope.setdefault("state", {})["has_key"] = known
-        if path in PUBLIC_PATHS and (known or not key or not self._keys):
+    def _check_host(self, head: RequestHead) -> Refusal | None:
+        # DNS rebinding: a foreign page whose host name resolves to this machine must not read what it serves.
+        host = head.headers.get(b"host", b"").decode("latin-1").lower()
+        name = host if host.endswith("]") else host.rpartition(":")[0] or host
+        if not self._hosts or name in self._hosts or host in self._hosts:
             return None
-        if self._hosts:
-            host = headers.get(b"host", b"").decode("latin-1").lower()
-            name = host if host.endswith("]") else host.rpartition(":")[0] or host
-            if name not in self._hosts and host not in self._hosts:
-                # A page elsewhere whose name was made to point here must not read what this machine serves.
-                return 421, "wrong_host", "This server does not answer to that host: see GH_ASSETS_SERVE_HOSTS.", {}
-        try:
-            unquote_to_bytes(scope["raw_path"]).decode()
-            unquote_to_bytes(scope["query_string"]).decode()
-        except UnicodeDecodeError:
-            return 400, "not_utf8", "The address is not UTF-8.", {}
-        if "\0" in path or b"%00" in scope["query_string"]:
-            return 400, "not_text", "The address holds a NUL.", {}
-        client = _client_of(scope)
-        if self._keys and not known:
-            wait = self._rate.wait(f"unknown {client}")
-            if wait:
-                return _later(wait)
-            wanted = "Bearer" if path.startswith("/api/") else 'Basic realm="gh_assets", charset="UTF-8"'
-            words = "A key is wanted: Authorization: Bearer KEY, or as the password where a browser asks for one."
-            return 401, "no_key", words, {"www-authenticate": wanted}
-        if path.startswith("/static/"):
+        message = "This server does not serve that host name. Its operator can add it to GH_ASSETS_SERVE_HOSTS."
+        return Refusal(421, "wrong_host", message)
+
+    def _check_key(self, head: RequestHead) -> Refusal | None:
+        if not self._keys or head.scope["state"]["has_key"]:
             return None
-        if self._concurrency is not None and self._concurrency.full(client):
-            return _later(1.0)
-        wait = self._rate.wait(client)
-        return _later(wait) if wait else None
+        wait = self._take(f"unknown {head.client}")
+        if wait:
+            return _too_many_requests(wait)
+        scheme = "Bearer" if _is_api(head.path) else 'Basic realm="gh_assets", charset="UTF-8"'
+        message = (
+            "An API key is required. Send it as `Authorization: Bearer KEY`, or enter it as the password when the "
+            "browser asks for one."
+        )
+        return Refusal(401, "no_key", message, {"www-authenticate": scheme})
+
+    def _check_rate(self, head: RequestHead) -> Refusal | None:
+        if head.is_static:
+            return None
+        if self._concurrency is not None and self._concurrency.is_full(head.client):
+            return _too_many_requests(1.0)
+        wait = self._take(head.client)
+        return _too_many_requests(wait) if wait else None
+
+    def _take(self, client: str) -> float:
+        """Count a request of a client; return the seconds to wait if it is one too many."""
+        return self._rates.take(client) if self._rates is not None else 0.0
+
+
+def _check_size(head: RequestHead) -> Refusal | None:
+    address = len(head.scope["raw_path"]) + len(head.scope["query_string"])
+    if address > MAX_ADDRESS:
+        return Refusal(414, "too_long", f"The URL is longer than {MAX_ADDRESS // 1024} kB.")
+    if address + sum(len(name) + len(value) + 4 for name, value in head.scope["headers"]) > MAX_HEAD:
+        return Refusal(431, "too_long", f"The URL and the headers are longer than {MAX_HEAD // 1024} kB.")
+    return None
+
+
+def _check_version(head: RequestHead) -> Refusal | None:
+    if head.scope["http_version"] in ("1.0", "1.1"):
+        return None
+    return Refusal(505, "wrong_version", "This server supports HTTP/1.0 and HTTP/1.1.")
+
+
+def _check_length(head: RequestHead) -> Refusal | None:
+    # Request smuggling: a proxy that uses the other header sees other requests on the same connection.
+    if b"content-length" in head.headers and b"transfer-encoding" in head.headers:
+        return Refusal(400, "two_lengths", "The request has both Content-Length and Transfer-Encoding.")
+    return None
+
+
+def _check_encoding(head: RequestHead) -> Refusal | None:
+    try:
+        unquote_to_bytes(head.scope["raw_path"]).decode()
+        unquote_to_bytes(head.scope["query_string"]).decode()
+    except UnicodeDecodeError:
+        return Refusal(400, "not_utf8", "The URL is not valid UTF-8.")
+    if "\0" in head.path or b"%00" in head.scope["query_string"]:
+        return Refusal(400, "not_text", "The URL contains a NUL character.")
+    return None
+
+
+def _is_api(path: str) -> bool:
+    return path.startswith("/api/")
+
+
+def _response_to(refusal: Refusal, head: RequestHead) -> Response:
+    # The rest of what the client sends over this connection is not read.
+    headers = {**refusal.headers, "connection": "close"}
+    if _is_api(head.path):
+        content = orjson.dumps({"error": {"code": refusal.code, "message": refusal.message}})
+        return Response(content, refusal.status, headers, "application/json")
+    text = f"{HTTPStatus(refusal.status).phrase}. {refusal.message}\n"
+    return Response(text, refusal.status, headers, "text/plain")
 
 
 def _has_body(scope: Scope) -> bool:
     return any(name in (b"content-length", b"transfer-encoding") and value != b"0" for name, value in scope["headers"])
 
 
-async def _body_of(receive: Receive) -> bytes:
-    """A body that is neither too large nor too slow: all of it, before anybody looks at it.
-
-    Raises
-    ------
-    TooLargeError, TooSlowError
-    """
+async def _read_body(receive: Receive) -> bytes | Refusal:
+    """Read a whole request body, unless it is too large or too slow."""
     parts: list[bytes] = []
     size = 0
-    until = time.monotonic() + BODY_SECONDS
+    deadline = time.monotonic() + BODY_SECONDS
     while True:
         try:
-            message = await asyncio.wait_for(receive(), max(until - time.monotonic(), 0.001))
+            message = await asyncio.wait_for(receive(), max(deadline - time.monotonic(), 0.001))
         except TimeoutError:
-            raise TooSlowError from None
+            return Refusal(408, "too_slow", f"The request body did not arrive within {BODY_SECONDS:.0f} seconds.")
         if message["type"] != "http.request":
-            return b"".join(parts)  # the client has gone
+            return b"".join(parts)  # the client has disconnected
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         if size > MAX_BODY:
-            raise TooLargeError
+            return Refusal(413, "too_large", f"The request body is larger than {MAX_BODY // 1024} kB.")
         if not message.get("more_body", False):
             return b"".join(parts)
 
 
-def _again(body: bytes, receive: Receive) -> Receive:
-    """Gives a body that was read, and then whatever comes."""
-    given = False
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Return a `receive` that yields a body that was read, and then what follows."""
+    replayed = False
 
-    async def again() -> Message:
-        nonlocal given
-        if given:
+    async def replay() -> Message:
+        nonlocal replayed
+        if replayed:
             return await receive()
-        given = True
+        replayed = True
         return {"type": "http.request", "body": body, "more_body": False}
 
-    return again
+    return replay
 
 
-def _client_of(scope: Scope) -> str:
-    client = scope.get("client")
-    return network_of(str(client[0])) if client else "unknown"
-
-
-def _later(wait: float) -> Refusal:
+def _too_many_requests(wait: float) -> Refusal:
     seconds = max(1, round(wait + 0.5))
-    words = f"Too many requests from this client: try again in {seconds} s."
-    return 429, "too_many", words, {"retry-after": str(seconds)}
-
-
-def _key_of(headers: dict[bytes, bytes]) -> bytes:
-    """The key that a request brings, as a bearer token or as a password."""
-    kind, _, value = headers.get(b"authorization", b"").partition(b" ")
-    if kind.lower() == b"bearer":
-        return value.strip()
-    if kind.lower() == b"basic":
-        try:
-            return base64.b64decode(value.strip(), validate=True).partition(b":")[2]
-        except binascii.Error:
-            return b""
-    return headers.get(b"x-api-key", b"")
+    message = f"Too many requests from this client. Try again in {seconds} s."
+    return Refusal(429, "too_many", message, {"retry-after": str(seconds)})
 
 
 def _matches(key: bytes, keys: Sequence[bytes]) -> bool:
-    # All are compared, each in constant time: how long it takes tells nothing.
+    # Every key is compared, each in constant time, so that the duration reveals nothing.
     return sum(hmac.compare_digest(key, known) for known in keys) > 0
 
 
 def same_origin(request: Request) -> bool:
-    """Whether a form was sent from a page of this server, as far as the browser says."""
-    state = request.headers.get("sec-fetch-site")
-    if state is not None:
-        return state in ("same-origin", "none")
+    """Whether the browser says that a form was sent from a page of this server; True if it says nothing."""
+    site = request.headers.get("sec-fetch-site")
+    if site is not None:
+        return site in ("same-origin", "none")
     origin = request.headers.get("origin")
     return origin is None or origin.partition("://")[2] == request.headers.get("host", "")

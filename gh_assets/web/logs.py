@@ -1,20 +1,21 @@
-"""Logs of the server: one JSON object a line, without anything of what people ask for."""
+"""Logs of the server: one JSON object per line, without anything that tells who requested what."""
 
 from __future__ import annotations
 
 import datetime as dt
 import logging
 import sys
+from types import TracebackType
 from typing import IO
 
 import orjson
 
 QUIET = ("urllib3", "google", "pymongo", "asyncio", "uvicorn.access", "dagster")
-"""Loggers of which only warnings are of interest."""
+"""Loggers that write only warnings and errors."""
 
 
 class JsonLines(logging.Formatter):
-    """Records as JSON; a record's attribute ``fields`` adds its own."""
+    """Format records as JSON; the entries of a record's attribute ``fields`` are added to the line."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -27,14 +28,14 @@ class JsonLines(logging.Formatter):
         if isinstance(fields, dict):
             line |= fields
         if record.exc_info and record.exc_info[1] is not None:
-            # Where it happened, not what it said: messages of libraries repeat addresses and more.
+            # Without the message: those of libraries contain addresses, and sometimes credentials.
             line["error"] = type(record.exc_info[1]).__name__
-            line["where"] = _innermost(record)
+            line["where"] = _location(record.exc_info[2])
         return orjson.dumps(line, default=str).decode()
 
 
-def _innermost(record: logging.LogRecord) -> str | None:
-    trace = record.exc_info[2] if record.exc_info else None
+def _location(trace: TracebackType | None) -> str | None:
+    """File and line of the innermost frame."""
     if trace is None:
         return None
     while trace.tb_next is not None:
@@ -43,7 +44,7 @@ def _innermost(record: logging.LogRecord) -> str | None:
 
 
 def log_json(level: int = logging.INFO, stream: IO[str] | None = None) -> None:
-    """Send all logs of this process to stderr as JSON lines."""
+    """Write all logs of this process as JSON lines, to stderr unless another stream is given."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonLines())
     root = logging.getLogger()

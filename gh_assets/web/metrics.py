@@ -1,8 +1,9 @@
-"""What Prometheus may ask of the server."""
+"""The Prometheus metrics of the server."""
 
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -12,40 +13,24 @@ SECONDS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.06, 0.1, 0.2, 0.5, 1, 2, 5, 15, 30)
 
 
 class Metrics:
-    """Counters of one server.
-
-    Attributes
-    ----------
-    registry : CollectorRegistry
-        Of this server alone: a test may start several.
-    """
+    """Metrics of one server; several servers in one process do not share them."""
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-        self.requests = Counter(
-            "gh_assets_requests", "Requests answered, by route and status", ("route", "status"), registry=registry
-        )
-        self.seconds = Histogram(
-            "gh_assets_request_seconds", "Seconds a request took", ("route",), buckets=SECONDS, registry=registry
-        )
-        self.answers = Counter(
-            "gh_assets_recommendations", "Lists given, by what they rest on", ("kind",), registry=registry
-        )
-        self.batch = Histogram(
-            "gh_assets_batch_size", "Lists scored together", buckets=(1, 2, 4, 8, 16, 32), registry=registry
-        )
-        self.swaps = Counter("gh_assets_swaps", "Times another model or newer data were taken", registry=registry)
-        self.model = Gauge("gh_assets_model", "The model that serves: always 1", ("name", "version"), registry=registry)
-        self.loaded = Gauge("gh_assets_loaded_time_seconds", "When it was loaded (since 1970)", registry=registry)
-        self.up = Gauge("gh_assets_service_up", "Whether a service answers", ("service",), registry=registry)
-        self.lookups = Counter(
-            "gh_assets_live_lookups", "People looked up on GitHub, by what was found", ("found",), registry=registry
-        )
-        self.feedback = Counter("gh_assets_feedback", "Verdicts taken", ("verdict",), registry=registry)
-        self.unshipped = Gauge("gh_assets_feedback_waiting", "Verdicts that MongoDB has not yet", registry=registry)
-        self.refused = Counter(
-            "gh_assets_refused", "Requests refused before they were looked at, by why", ("why",), registry=registry
-        )
+        self.registry = CollectorRegistry()
+        counter, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry)
+        self.requests = counter("gh_assets_requests", "Requests by route and response status", ("route", "status"))
+        self.seconds = histogram("gh_assets_request_seconds", "Duration of requests", ("route",), buckets=SECONDS)
+        self.recommendations = counter("gh_assets_recommendations", "Recommendation lists by kind", ("kind",))
+        self.batch = histogram("gh_assets_batch_size", "Lists scored in one batch", buckets=(1, 2, 4, 8, 16, 32))
+        self.swaps = counter("gh_assets_swaps", "Replacements of what is served by another model or newer data")
+        self.model = gauge("gh_assets_model", "The model that is served; always 1", ("name", "version"))
+        self.loaded = gauge("gh_assets_loaded_time_seconds", "Unix time at which what is served was loaded")
+        self.up = gauge("gh_assets_service_up", "Whether a service is reachable", ("service",))
+        self.lookups = counter("gh_assets_live_lookups", "Users looked up on GitHub by outcome", ("found",))
+        self.feedback = counter("gh_assets_feedback", "Feedback received by verdict", ("verdict",))
+        self.unshipped = gauge("gh_assets_feedback_waiting", "Feedback that is not in MongoDB yet")
+        self.refused = counter("gh_assets_refused", "Requests refused before they reached a route, by code", ("why",))
 
     def service_answers(self, name: str, answers: bool) -> None:
         """See `RefreshObserver`."""

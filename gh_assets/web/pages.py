@@ -1,4 +1,4 @@
-"""The page: rendered here, whole without JavaScript; htmx only saves reloads."""
+"""The pages, rendered on the server and complete without JavaScript; htmx only replaces full page loads."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -21,53 +22,58 @@ from gh_assets import __version__
 from gh_assets.collector.lists.awesome import is_full_name
 from gh_assets.registry import SERVED
 from gh_assets.serving.live_lookups import Lookup
+from gh_assets.serving.ranking import POPULAR_DIVERSITY
+from gh_assets.serving.requests import MAX_STARS
 from gh_assets.serving.snapshot import RecommendationList, ServingSnapshot
 from gh_assets.web import plots
 from gh_assets.web.addresses import root_of
-from gh_assets.web.api import app_state, interval_of, record, request_of
+from gh_assets.web.api import app_state, interval_of, record
 from gh_assets.web.cursors import write_cursor
-from gh_assets.web.feedback import verdict_of
+from gh_assets.web.feedback import parse_verdict
 from gh_assets.web.guard import same_origin
-from gh_assets.web.queries import (
-    AppState,
-    PageParameters,
-    RequestProblemError,
-    answer,
-    read_query,
-    request_for_login,
-    request_for_repositories,
-    similar,
-)
+from gh_assets.web.parameters import MAX_PICKS, PageParameters, read_query
+from gh_assets.web.problems import RequestProblemError
+from gh_assets.web.queries import Query
 from gh_assets.web.visitors import Visitor
 
 FIRST_WAIT = 0.6
-"""Seconds for which a page waits for GitHub before it shows how far that is."""
+"""Seconds that a page waits for GitHub before it shows the progress."""
 
-MAX_PICKED = 50
-SUGGESTED = 8
+SUGGESTIONS = 8
+"""Matches that a search for repositories suggests."""
+
 LANGUAGES = 60
-SHOWN_TOPICS = 6
-LONGEST = 400
-"""Characters of a description that are shown."""
+"""Languages in the filter."""
 
-_UNSEEN = {"Cc", "Cs", "Co", "Cn"}
-_TURNING = re.compile("[\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]")
+MODEL_CHANGES = 20
+"""Rows of the champion history."""
+
+MAX_TOPICS = 6
+"""Topics shown for a repository."""
+
+MAX_DESCRIPTION = 400
+"""Characters shown of a description."""
+
+_INVISIBLE_CATEGORIES = {"Cc", "Cs", "Co", "Cn"}
+_INVISIBLE = re.compile("[\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]")
+"""Characters that change the direction of text, or have no width."""
+
 _MARKS = r"[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u20d0-\u20ff]"
-_PILES = re.compile(f"({_MARKS}{{3}}){_MARKS}+")
-"""A pile of marks on one letter paints over the lines above it."""
+_STACKED_MARKS = re.compile(f"({_MARKS}{{3}}){_MARKS}+")
+"""More than three combining marks on one letter, which would cover the lines above it."""
 
 
-def plain(text: object, most: int = LONGEST) -> str:
-    """Text from outside without what turns, hides or breaks what is around it; markup is escaped by the template."""
-    cleaned = _TURNING.sub("", str(text))
-    cleaned = "".join(" " if unicodedata.category(sign) in _UNSEEN else sign for sign in cleaned)
-    cleaned = _PILES.sub(r"\1", cleaned)
+def plain(text: object, max_length: int = MAX_DESCRIPTION) -> str:
+    """Remove from external text what would disturb the text around it; the templates escape markup."""
+    cleaned = _INVISIBLE.sub("", str(text))
+    cleaned = "".join(" " if unicodedata.category(char) in _INVISIBLE_CATEGORIES else char for char in cleaned)
+    cleaned = _STACKED_MARKS.sub(r"\1", cleaned)
     cleaned = " ".join(cleaned.split())
-    return cleaned if len(cleaned) <= most else f"{cleaned[: most - 1]}…"
+    return cleaned if len(cleaned) <= max_length else f"{cleaned[: max_length - 1]}…"
 
 
 def count(number: int | None) -> str:
-    """A number for people: 1.2k, 34k, 5.6M."""
+    """Abbreviate a number: 1.2k, 34k, 5.6M."""
     if number is None:
         return ""
     for size, unit in ((1_000_000, "M"), (1000, "k")):
@@ -83,7 +89,7 @@ def day(moment: dt.datetime | None) -> str:
 
 @cache
 def static_version(name: str) -> str:
-    """Changes with the file: browsers may keep it for ever."""
+    """Hash of a static file, part of its URL so that browsers can cache it forever."""
     return hashlib.sha256(files("gh_assets.web").joinpath("static", name).read_bytes()).hexdigest()[:12]
 
 
@@ -104,25 +110,27 @@ def templates() -> jinja2.Environment:
         "for_path": lambda names: link("/for", [("repo", name) for name in names]),
         "version": __version__,
         "plots": plots,
-        "SHOWN_TOPICS": SHOWN_TOPICS,
+        "MAX_STARS": MAX_STARS,
+        "MAX_TOPICS": MAX_TOPICS,
+        "POPULAR_DIVERSITY": POPULAR_DIVERSITY,
     }
     return environment
 
 
 def repo_path(full_name: str) -> str:
-    """The page of a repository here."""
+    """Path of the page of a repository."""
     return f"/r/{quote(full_name)}"
 
 
 def user_path(login: str) -> str:
-    """The page of somebody's recommendations."""
+    """Path of the page of a user's recommendations."""
     return f"/u/{quote(login, safe='')}"
 
 
 def render(
     request: Request, template: str, *, status: int = 200, visitor: Visitor | None = None, **context: Any
 ) -> Response:
-    """A page; with the visitor's cookie, if the browser has none yet and the page has forms."""
+    """Render a page; with the visitor's cookie if the page has forms and the browser did not send the cookie."""
     state, root = app_state(request), root_of(request)
     context |= {
         "state": state,
@@ -134,42 +142,111 @@ def render(
     content = templates().get_template(template).render(context)
     response = Response(content, status, {"cache-control": "private, no-cache"}, "text/html")
     if visitor is not None and not visitor.known:
-        state.visitors.keep(response, visitor, secure=request.url.scheme == "https", path=root or "/")
+        state.visitors.set_cookie(response, visitor, secure=request.url.scheme == "https", path=root or "/")
     return response
 
 
 def problem_page(request: Request, problem: RequestProblemError) -> Response:
-    """What went wrong, in words, with ways to go on."""
+    """Render an error with links to continue from."""
     return render(request, "problem.html", status=problem.status, problem=problem)
 
 
-def read_choices(parameters: Sequence[tuple[str, str]]) -> PageParameters:
-    """What a form or a link says; several topics may stand in one field.
+def read_form(pairs: Sequence[tuple[str, str]]) -> PageParameters:
+    """Validate the parameters of a form or link; one topic field may contain several topics.
 
     Raises
     ------
-    ProblemError
-        If a value is none that can be.
+    RequestProblemError
+        If a value is not valid.
     """
-    pairs: list[tuple[str, str]] = []
-    for name, value in parameters:
-        several = name == "topic"
-        pairs += [(name, word) for word in re.split(r"[,\s]+", value)] if several else [(name, value)]
-    return read_query(PageParameters, pairs, lenient=True)
+    split: list[tuple[str, str]] = []
+    for name, value in pairs:
+        split += [(name, part) for part in (re.split(r"[,\s]+", value) if name == "topic" else [value])]
+    return read_query(PageParameters, split, lenient=True)
 
 
 def query_of(parameters: PageParameters, **changes: Any) -> list[tuple[str, str]]:
-    """A link's parameters: only what somebody chose."""
+    """Return the parameters of a link: those that differ from their defaults, without the cursor unless it is given."""
     chosen = parameters.model_copy(update={"cursor": "", **changes}).model_dump(exclude_defaults=True)
     pairs: list[tuple[str, str]] = []
     for name, value in chosen.items():
-        for one in value if isinstance(value, (list, tuple)) else [value]:
-            pairs.append((name, str(one).lower() if isinstance(one, bool) else str(one)))
+        for part in value if isinstance(value, (list, tuple)) else [value]:
+            pairs.append((name, str(part).lower() if isinstance(part, bool) else str(part)))
     return pairs
 
 
 def link(path: str, parameters: Sequence[tuple[str, str]]) -> str:
     return f"{path}?{urlencode(parameters)}" if parameters else path
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A visitor's request of a page that depends on parameters."""
+
+    request: Request
+    visitor: Visitor
+    parameters: PageParameters
+    query: Query
+
+    @classmethod
+    async def start(cls, request: Request) -> Visit:
+        state = app_state(request)
+        visitor = state.visitors.of(request)
+        parameters = read_form(request.query_params.multi_items())
+        query = await Query.start(state, parameters, visitor.visitor_id if visitor.known else None)
+        return cls(request, visitor, parameters, query)
+
+    def render(self, template: str, *, status: int = 200, **context: Any) -> Response:
+        return render(
+            self.request, template, status=status, visitor=self.visitor, here=_url_of(self.request), **context
+        )
+
+    def render_list(
+        self,
+        result: RecommendationList | None,
+        *,
+        login: str | None = None,
+        picks: Sequence[str] | None = None,
+        search: str = "",
+        suggestions: Sequence[Mapping[str, Any]] = (),
+    ) -> Response:
+        """Render a list of recommendations.
+
+        Parameters
+        ----------
+        result : RecommendationList or None
+            None if no repository has been picked yet.
+        login : str, optional
+            The user that the list is for.
+        picks : sequence of str, optional
+            The repositories that the list is based on.
+        search : str
+            Text that the visitor searches for among the names of repositories.
+        suggestions : sequence of mapping
+            Matches: `name`, and `description` or None.
+        """
+        path = self.request.url.path
+        kept = [("repo", name) for name in picks or ()]
+        chosen = query_of(self.parameters)
+        more = None
+        if result is not None and result.shown:
+            more = link(path, [*kept, *query_of(self.parameters, cursor=write_cursor(result.shown))])
+        return self.render(
+            "list.html",
+            result=result,
+            parameters=self.parameters,
+            login=login,
+            picks=picks,
+            search=search,
+            suggestions=suggestions,
+            languages=[language for language, _ in self.query.snapshot.catalogue.languages[:LANGUAGES]],
+            path=path,
+            kept=kept,
+            start=link(path, [*kept, *chosen]),
+            unfiltered=link(path, kept),
+            more=more,
+            has_filters=bool(chosen),
+        )
 
 
 # -- pages -------------------------------------------------------------------------------------------------------------
@@ -178,20 +255,20 @@ def link(path: str, parameters: Sequence[tuple[str, str]]) -> str:
 async def home(request: Request) -> Response:
     state = app_state(request)
     snapshot = state.refresher.snapshot
-    # Real people did not ask to be examples.
-    people = snapshot.people.examples(3) if snapshot is not None and state.settings.uses_standin else []
+    # Only synthetic users are shown as examples: real ones did not consent to it.
+    users = snapshot.people.examples(3) if snapshot is not None and state.settings.uses_standin else []
     popular = [] if snapshot is None else [snapshot.full_name(repo_id) for repo_id in most_starred(snapshot, 4)]
-    return render(request, "home.html", people=people, popular=popular)
+    return render(request, "home.html", users=users, popular=popular)
 
 
 def most_starred(snapshot: ServingSnapshot, n: int) -> tuple[int, ...]:
-    """Ids of what most people starred."""
+    """Return the ids of the repositories with the most stars."""
     order = (-snapshot.ranker.popularity).argsort(kind="stable")[:n]
     return tuple(int(repo_id) for repo_id in snapshot.served.trained.repo_ids[order])
 
 
 async def go(request: Request) -> Response:
-    """Where the forms of the first page lead: to an address that can be shared."""
+    """Redirect the forms of the home page to URLs that can be shared."""
     root = root_of(request)
     login, repo = (request.query_params.get(name, "").strip() for name in ("login", "similar"))
     login = login.removeprefix("https://github.com/").removeprefix("@").strip("/")
@@ -206,195 +283,128 @@ async def go(request: Request) -> Response:
 
 
 async def user(request: Request) -> Response:
-    state, visitor, parameters = _begin(request)
-    snapshot = state.snapshot()
+    visit = await Visit.start(request)
     login = str(request.path_params["login"])
-    wanted = await request_of(state, parameters, _known(visitor))
-    wait = 0.0 if "hx-request" in request.headers else FIRST_WAIT
-    prepared = await request_for_login(state, snapshot, login, wanted, wait)
-    if isinstance(prepared, Lookup):
-        return render(request, "reading.html", status=202, lookup=prepared, here=_here(request), visitor=visitor)
-    return _listed(request, visitor, snapshot, parameters, await answer(state, snapshot, prepared), login=login)
+    result = await visit.query.for_login(login, 0.0 if "hx-request" in request.headers else FIRST_WAIT)
+    if isinstance(result, Lookup):
+        return visit.render("reading.html", status=202, lookup=result)
+    return visit.render_list(result, login=login)
 
 
 async def popular(request: Request) -> Response:
-    state, visitor, parameters = _begin(request)
-    snapshot = state.snapshot()
-    prepared = snapshot.for_new_user(await request_of(state, parameters, _known(visitor)))
-    return _listed(request, visitor, snapshot, parameters, await answer(state, snapshot, prepared), login=None)
+    visit = await Visit.start(request)
+    return visit.render_list(await visit.query.popular())
 
 
-async def picked(request: Request) -> Response:
-    """What somebody likes, picked one by one, and what goes with it."""
-    state, visitor, parameters = _begin(request)
-    snapshot = state.snapshot()
+async def from_picks(request: Request) -> Response:
+    """Recommendations for repositories that the visitor picks one by one."""
+    visit = await Visit.start(request)
     removed = request.query_params.getlist("remove")
-    wanted = [name.strip() for text in request.query_params.getlist("repo") for name in text.split(",")]
-    names = list(dict.fromkeys(name for name in wanted if name and name not in removed))
-    if len(names) > MAX_PICKED:
-        raise RequestProblemError(
-            422, "too_many_repositories", f"At most {MAX_PICKED} repositories can be picked here."
-        )
-    text = request.query_params.get("q", "")[:100]
-    suggestions = await _suggestions(state, snapshot, text, names)
-    found = None
-    if names:
-        prepared = request_for_repositories(snapshot, names, await request_of(state, parameters, _known(visitor)))
-        found = await answer(state, snapshot, prepared)
-    return _listed(
-        request, visitor, snapshot, parameters, found, login=None, names=names, text=text, suggestions=suggestions
-    )
+    names = [name.strip() for text in request.query_params.getlist("repo") for name in text.split(",")]
+    picks = list(dict.fromkeys(name for name in names if name and name not in removed))
+    if len(picks) > MAX_PICKS:
+        raise RequestProblemError(422, "too_many_repositories", f"You can pick at most {MAX_PICKS} repositories.")
+    search = request.query_params.get("q", "")[:100]
+    suggestions = await _suggestions(visit.query, search, picks)
+    result = await visit.query.for_repositories(picks) if picks else None
+    return visit.render_list(result, picks=picks, search=search, suggestions=suggestions)
 
 
-async def _suggestions(
-    state: AppState, snapshot: ServingSnapshot, text: str, names: Sequence[str]
-) -> Sequence[Mapping[str, Any]]:
-    if not text.strip():
+async def _suggestions(query: Query, search: str, picks: Sequence[str]) -> Sequence[Mapping[str, Any]]:
+    if not search.strip():
         return []
-    found = await state.batcher.run(lambda: snapshot.catalogue.search(text, SUGGESTED + len(names)))
-    taken = {name.lower() for name in names}
-    entries = [(snapshot.full_name(repo_id) or "", snapshot.catalogue.describe(repo_id)) for repo_id in found]
-    return [{"name": name, "about": about} for name, about in entries if name.lower() not in taken][:SUGGESTED]
-
-
-def _listed(
-    request: Request,
-    visitor: Visitor,
-    snapshot: ServingSnapshot,
-    parameters: PageParameters,
-    found: RecommendationList | None,
-    *,
-    login: str | None,
-    names: Sequence[str] | None = None,
-    text: str = "",
-    suggestions: Sequence[Mapping[str, Any]] = (),
-) -> Response:
-    path = request.url.path
-    kept = [("repo", name) for name in names or ()]
-    more = None
-    if found is not None and found.shown:
-        more = link(path, [*kept, *query_of(parameters, cursor=write_cursor(found.shown))])
-    return render(
-        request,
-        "list.html",
-        visitor=visitor,
-        answer=found,
-        parameters=parameters,
-        login=login,
-        names=names,
-        text=text,
-        suggestions=suggestions,
-        languages=[language for language, _ in snapshot.catalogue.languages[:LANGUAGES]],
-        path=path,
-        kept=kept,
-        start=link(path, [*kept, *query_of(parameters)]),
-        bare=link(path, kept),
-        more=more,
-        here=_here(request),
-        chosen=bool(query_of(parameters)),
-    )
+    snapshot = query.snapshot
+    matches = await query.state.batcher.run(lambda: snapshot.catalogue.search(search, SUGGESTIONS + len(picks)))
+    picked = {name.lower() for name in picks}
+    entries = [(snapshot.full_name(repo_id) or "", snapshot.catalogue.describe(repo_id)) for repo_id in matches]
+    return [
+        {"name": name, "description": described.description if described else None}
+        for name, described in entries
+        if name.lower() not in picked
+    ][:SUGGESTIONS]
 
 
 async def repository(request: Request) -> Response:
-    """A repository, and others like it."""
-    state, visitor, parameters = _begin(request)
-    snapshot = state.snapshot()
-    full_name = f"{request.path_params['owner']}/{request.path_params['name']}"
-    likes = await similar(state, snapshot, full_name, await request_of(state, parameters, _known(visitor)))
-    return render(request, "repository.html", visitor=visitor, likes=likes, here=_here(request))
+    """A repository, and similar ones."""
+    visit = await Visit.start(request)
+    similar = await visit.query.similar_to(f"{request.path_params['owner']}/{request.path_params['name']}")
+    return visit.render("repository.html", similar=similar)
 
 
 async def model(request: Request) -> Response:
-    """Which model serves, how good it is, and what was before it."""
+    """The model that is served, its score, and its predecessors."""
     state = app_state(request)
     snapshot = state.snapshot()
-    known = state.refresher.models
-    held_once = {(move.name, move.version) for move in known.moves}
-    served = [entry for entry in known.registered if entry.name in SERVED or (entry.name, entry.version) in held_once]
+    view = state.refresher.models
+    champions = {(move.name, move.version) for move in view.moves}
+    served = [entry for entry in view.registered if entry.name in SERVED or (entry.name, entry.version) in champions]
     return render(
         request,
         "model.html",
         model=snapshot.model,
         interval=interval_of(snapshot.model),
         board=plots.leaderboard_plot(snapshot.model),
-        history=plots.history_plot(served, snapshot.model.metric, held_once),
-        moves=known.moves[:20],
+        history=plots.history_plot(served, snapshot.model.metric, champions),
+        moves=view.moves[:MODEL_CHANGES],
     )
 
 
 async def hidden(request: Request) -> Response:
-    """What a visitor does not want to see, to take it back."""
+    """The repositories that a visitor hid, which can be shown again."""
     state = app_state(request)
     visitor = state.visitors.of(request)
-    said = await _verdicts(state, visitor)
-    return render(request, "hidden.html", visitor=visitor, said=said, here=_here(request))
-
-
-async def _verdicts(state: AppState, visitor: Visitor) -> list[tuple[str, str]]:
-    found = await asyncio.to_thread(state.feedback.of, visitor.person)
-    return sorted((name, verdict) for verdict, name in found.values())
+    verdicts = await asyncio.to_thread(state.feedback.verdicts_of, visitor.visitor_id)
+    by_name = sorted((name, verdict) for verdict, name in verdicts.values())
+    return render(request, "hidden.html", visitor=visitor, verdicts=by_name, here=_url_of(request))
 
 
 async def api_page(request: Request) -> Response:
-    """The API for people: what it offers, with examples."""
+    """The description of the API for people."""
     app: FastAPI = request.app
     return render(request, "api.html", description=app.openapi(), base=str(request.base_url).rstrip("/"))
 
 
 async def feedback(request: Request) -> Response:
-    """A verdict from a form: written down, and back to the page, where the list has changed."""
+    """Store a verdict from a form, and redirect to the page that the form was on."""
     state = app_state(request)
     if not same_origin(request):
         raise RequestProblemError(403, "foreign_form", "This form was sent from another site.")
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/x-www-form-urlencoded":
-        raise RequestProblemError(415, "no_form", "This address takes forms.")
+        raise RequestProblemError(415, "no_form", "This address accepts HTML forms only.")
     fields = dict(parse_qsl((await request.body()).decode("utf-8", "replace"), max_num_fields=20))
     visitor = state.visitors.of(request)
-    if not state.visitors.signed(visitor, fields.get("token", "")):
-        raise RequestProblemError(
-            403, "stale_form", "This form is out of date, or cookies are switched off: go back, reload, and try again."
-        )
-    verdict = verdict_of(fields.get("verdict"))
+    if not state.visitors.verify(visitor, fields.get("token", "")):
+        message = "This form has expired, or cookies are disabled. Go back, reload the page, and try again."
+        raise RequestProblemError(403, "stale_form", message)
+    verdict = parse_verdict(fields.get("verdict"))
     name = fields.get("repo", "")
-    snapshot = state.snapshot()
-    repo_id = snapshot.repo_id(name)
-    if verdict is None or repo_id is None:
-        raise RequestProblemError(422, "wrong_form", "The form names no repository that is known, or no verdict.")
-    await record(state, visitor.person, repo_id, snapshot.full_name(repo_id) or name, verdict)
-    return RedirectResponse(_local(fields.get("back", ""), root_of(request)), 303)
+    if verdict is None or state.snapshot().repo_id(name) is None:
+        raise RequestProblemError(422, "wrong_form", "The form does not contain a known repository and a verdict.")
+    await record(state, visitor.visitor_id, name, verdict)
+    return RedirectResponse(_local_path(fields.get("back", ""), root_of(request)), 303)
 
 
-def _local(path: str, root: str) -> str:
-    """A path of this site below its root; whatever else a form says leads to the first page."""
+def _local_path(path: str, root: str) -> str:
+    """Return a path if it is one of this server below its root, otherwise the home page: no open redirect."""
     below = path.removeprefix(root) if path.startswith(f"{root}/") else ""
-    ours = below.startswith("/") and not below.startswith(("//", "/\\")) and path.isprintable() and path.isascii()
-    return path if ours and "\\" not in path and "/.." not in path else f"{root}/"
+    is_local = below.startswith("/") and not below.startswith(("//", "/\\")) and path.isprintable() and path.isascii()
+    return path if is_local and "\\" not in path and "/.." not in path else f"{root}/"
 
 
-def _begin(request: Request) -> tuple[AppState, Visitor, PageParameters]:
-    state = app_state(request)
-    return state, state.visitors.of(request), read_choices(request.query_params.multi_items())
-
-
-def _known(visitor: Visitor) -> str | None:
-    """Whose verdicts count; a new visitor has none."""
-    return visitor.person if visitor.known else None
-
-
-def _here(request: Request) -> str:
-    """The present address, for forms that come back to it."""
+def _url_of(request: Request) -> str:
+    """The path and query of a request, for forms that lead back to it."""
     query = request.url.query
     return f"{quote(request.url.path)}?{query}" if query else quote(request.url.path)
 
 
 def add_pages(app: FastAPI) -> None:
-    """Give an application its pages."""
+    """Add the routes of the pages to an application."""
     pages = {
         "/": home,
         "/go": go,
         "/u/{login}": user,
         "/popular": popular,
-        "/for": picked,
+        "/for": from_picks,
         "/r/{owner}/{name}": repository,
         "/model": model,
         "/hidden": hidden,

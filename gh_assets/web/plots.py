@@ -1,4 +1,4 @@
-"""Plots as numbers that a template draws: SVG in the page needs no library, no script, and follows light and dark."""
+"""Coordinates of the plots that `model.html` draws as SVG, without a plotting library or a script."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LEFT, RIGHT, TOP, BOTTOM = 96, 72, 16, 36
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar: its place and width in the plot's units, and its interval's ends if there is one."""
+    """One bar: position and width in the units of the plot, and the ends of its confidence interval if it has one."""
 
     label: str
     value: float
@@ -22,7 +22,7 @@ class Bar:
     width: float
     low: float | None
     high: float | None
-    ours: bool
+    is_current: bool
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Bars:
 
 
 def leaderboard_plot(model: RegisteredModel) -> Bars | None:
-    """The model beside what it was compared with on the same held-out users, best first; None: nothing is known."""
+    """Return the scores of a model and its baselines on the same held-out users, best first; None if there are none."""
     board = leaderboard(model)
     metric = model.metric
     rows = sorted(
@@ -42,10 +42,10 @@ def leaderboard_plot(model: RegisteredModel) -> Bars | None:
     if not rows:
         return None
     intervals: Mapping[str, tuple[float, float]] = model.intervals
-    most = max([value for _, value in rows] + [ends[1] for ends in intervals.values()]) or 1.0
+    longest = max([value for _, value in rows] + [ends[1] for ends in intervals.values()]) or 1.0
 
     def scaled(value: float) -> float:
-        return round(value / most * (WIDTH - LEFT - RIGHT), 1)
+        return round(value / longest * (WIDTH - LEFT - RIGHT), 1)
 
     bars = []
     for place, (name, value) in enumerate(rows):
@@ -78,7 +78,7 @@ class History:
 
 
 def history_plot(models: Sequence[RegisteredModel], metric: str, champions: set[tuple[str, int]]) -> History | None:
-    """Scores in the order in which the models were registered, the oldest first; None: there are none of the metric."""
+    """Return the scores of models in the order of registration, oldest first; None if none has the metric."""
     scored = [model for model in reversed(models) if model.score is not None and model.metric == metric][-40:]
     if not scored:
         return None

@@ -1,272 +1,202 @@
-"""Serving the application: `gh-assets serve`. What a connection may cost is bounded here, below the application.
+"""The server of `gh-assets serve`, and the limits on connections, which lie below the application.
 
-The bytes of a head, of a chunk's size and of trailers are bounded by h11, those of a body by the guard (`safety`).
-uvicorn has no limit on how long a connection may take to ask or to read its answer, nor on how many one client has:
-these are the `ConnectionLimits`.
+h11 bounds the bytes of a request's head, of a chunk's size and of trailers, and `guard` those of a body. uvicorn limits
+neither how long a client may take to send a request or to read the response, nor the connections of one client: that
+is what `ConnectionLimits` does.
 """
 
 from __future__ import annotations
 
-import asyncio
-import enum
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gh_assets.errors import ConfigurationError
 from gh_assets.settings import Settings, split_list
-from gh_assets.web.addresses import network_of, trusts, unmapped
+from gh_assets.web.addresses import network_of, proxy_matcher, unmapped
 from gh_assets.web.app import build_app
-from gh_assets.web.guard import LOCAL, MAX_HEAD
+from gh_assets.web.guard import LOCAL_HOSTS, MAX_HEAD
 from gh_assets.web.logs import log_json
+from gh_assets.web.uvicorn_internals import (
+    Connection,
+    ObservedServer,
+    Phase,
+    abort,
+    client_of,
+    observed_protocol,
+    phase_of,
+    request_of,
+    send_and_close,
+)
 
 HEAD_SECONDS = 10.0
-"""Limit on the time that a request's head may take, from the connection or its first byte."""
+"""Time limit for a request's head, from the opening of the connection or the first byte of the head."""
 
 WRITE_SECONDS = 30.0
-"""Limit on the time that a client may take to read an answer, as far as it is not with the kernel yet."""
+"""Time limit for a client to read the part of a response that the kernel does not buffer."""
 
-CONNECTIONS = 1000
-"""Limit on all connections; more are answered 503."""
+MAX_CONNECTIONS = 1000
+"""Maximum number of connections; requests on further ones get status 503."""
 
-ADDRESS_CONNECTIONS = 100
-"""Limit on the connections of one client, see `network_of`; a trusted proxy has none."""
+MAX_CLIENT_CONNECTIONS = 100
+"""Maximum number of connections of one client (see `network_of`); trusted proxies are exempt."""
 
-WAIT_SECONDS = 1.0
-"""A connection that has waited for its client for so long makes room for another of that client."""
+REPLACEABLE_SECONDS = 1.0
+"""After this time without a byte from its client, a connection is replaced by a new one of the same client."""
 
 RECEIVE_BUFFER, SEND_BUFFER = 32 * 1024, 128 * 1024
-"""Bytes of a connection that the kernel keeps in each direction (Linux doubles them for its own use).
+"""Bytes that the kernel buffers for each connection and direction (Linux doubles them for its own use).
 
-No more than what has come is read at once: so a head is never parsed that is much larger than `MAX_HEAD`.
+A read returns at most the receive buffer, so that no head much larger than `MAX_HEAD` is parsed.
 """
 
-STOP_SECONDS = 15
-"""How long requests that have begun may take when the server stops."""
+SHUTDOWN_SECONDS = 15
+"""Time that running requests have when the server stops."""
 
 TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
-class Phase(enum.Enum):
-    """What a connection waits for: a request, the rest of its head, the application, or the client's reading."""
-
-    IDLE = enum.auto()
-    READING = enum.auto()
-    ANSWERING = enum.auto()
-    WRITING = enum.auto()
-
-
-def phase_of(connection: H11Protocol) -> Phase:
-    """The phase that a connection is in."""
-    if connection.transport.get_write_buffer_size():
-        return Phase.WRITING
-    if connection.cycle is not None and not connection.cycle.response_complete:
-        return Phase.ANSWERING
-    # uvicorn's own timer runs from an answer to the next byte that comes.
-    return Phase.READING if connection.timeout_keep_alive_task is None else Phase.IDLE
-
-
 class ConnectionLimits:
-    """Ends connections that take too long, and those that one client has too many of.
+    """Close connections whose client is too slow, and those above the limit of one client.
 
     Parameters
     ----------
     is_exempt : callable
-        Whether an address may have any number of connections: proxies.
+        Whether the number of connections of an address is unlimited, as for trusted proxies.
     """
 
     def __init__(self, is_exempt: Callable[[str], bool]) -> None:
         self._is_exempt = is_exempt
-        self._clients: dict[str, dict[H11Protocol, None]] = {}
-        # The request belongs to it: whoever asks again and again is not in one phase all the time.
-        self._since: dict[H11Protocol, tuple[Phase, object, float]] = {}
+        self._clients: dict[str, dict[Connection, None]] = {}
+        # With the request, because a client that sends one after another is not in one phase all the time.
+        self._since: dict[Connection, tuple[Phase, object, float]] = {}
 
-    def admit(self, connection: H11Protocol) -> None:
-        """Count a new connection; beyond the limit it takes the place of one that only waits, or ends."""
-        address = connection.client[0] if connection.client is not None else ""
+    def opened(self, connection: Connection) -> None:
+        """Count a new connection; above the limit, close one that only waits, or else the new one."""
+        address = client_of(connection)
         if self._is_exempt(unmapped(address)):
             return
         own = self._clients.setdefault(network_of(address), {})
         own[connection] = None
-        if len(own) > ADDRESS_CONNECTIONS:
-            excess = next((one for one in own if self._only_waits(one)), connection)
-            self.release(excess)
-            excess.connections.discard(excess)  # at once: it must not count against other clients' requests
-            excess.transport.abort()
+        if len(own) > MAX_CLIENT_CONNECTIONS:
+            excess = next((other for other in own if self._is_replaceable(other)), connection)
+            self.closed(excess)
+            abort(excess)
 
-    def release(self, connection: H11Protocol) -> None:
-        """Count a connection no more."""
-        client = network_of(connection.client[0] if connection.client is not None else "")
+    def closed(self, connection: Connection) -> None:
+        """Stop counting a connection."""
+        client = network_of(client_of(connection))
         own = self._clients.get(client, {})
         own.pop(connection, None)
         if not own:
             self._clients.pop(client, None)
 
-    def _only_waits(self, connection: H11Protocol) -> bool:
-        """Whether a connection never asked, or has waited for its client for a while."""
-        if connection.cycle is None:
+    def _is_replaceable(self, connection: Connection) -> bool:
+        """Whether a connection never had a request, or has waited for its client for a while."""
+        if request_of(connection) is None:
             return True
-        phase, cycle, began = self._since.get(connection, (Phase.ANSWERING, None, 0.0))
+        phase, request, began = self._since.get(connection, (Phase.RESPONDING, None, 0.0))
         return (
-            cycle is connection.cycle
-            and phase is phase_of(connection) is not Phase.ANSWERING
-            and time.monotonic() - began > WAIT_SECONDS
+            request is request_of(connection)
+            and phase is phase_of(connection) is not Phase.RESPONDING
+            and time.monotonic() - began > REPLACEABLE_SECONDS
         )
 
-    def end_slow(self, connections: Iterable[H11Protocol], now: float) -> None:
-        """End the connections whose client takes too long.
-
-        Parameters
-        ----------
-        connections : iterable of H11Protocol
-        now : float
-            Seconds of a clock that only goes forward.
-        """
-        since: dict[H11Protocol, tuple[Phase, object, float]] = {}
+    def tick(self, connections: Iterable[Connection]) -> None:
+        """Close the connections whose client exceeds a time limit."""
+        now = time.monotonic()
+        since: dict[Connection, tuple[Phase, object, float]] = {}
         for connection in connections:
-            state = phase_of(connection), connection.cycle
+            state = phase_of(connection), request_of(connection)
             before = self._since.get(connection)
             began = before[2] if before is not None and before[:2] == state else now
             if state[0] is Phase.READING and now - began > HEAD_SECONDS:
-                connection.transport.write(TIMEOUT)
-                connection.transport.close()
+                send_and_close(connection, TIMEOUT)
             elif state[0] is Phase.WRITING and now - began > WRITE_SECONDS:
-                connection.transport.abort()
+                abort(connection)
             else:
                 since[connection] = *state, began
         self._since = since
 
 
-class LimitedProtocol(H11Protocol):
-    """uvicorn's protocol, which says when a connection comes and goes."""
-
-    limits: ConnectionLimits
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self.limits.admit(self)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.limits.release(self)
-        super().connection_lost(exc)
-
-
-def configuration(
-    settings: Settings, limits: ConnectionLimits, host: str, port: int, *, root_path: str = ""
-) -> uvicorn.Config:
-    """How the application is served.
-
-    Parameters
-    ----------
-    settings : Settings
-    limits : ConnectionLimits
-    host, port : str, int
-        Where it listens.
-    root_path : str
-        Path below which a proxy shows it; empty: the root.
-    """
-    # Listening to others means that names are given to it elsewhere: then only the settings can say which.
-    hosts = (*LOCAL, host, *settings.serve_hosts) if host in LOCAL or settings.serve_hosts else ()
-    return uvicorn.Config(
-        build_app(settings, hosts=hosts, root_path=root_path),
-        host=host,
-        port=port,
-        # Unlike httptools, h11 bounds what it has not understood yet, and refuses a second Host.
-        http=type("Protocol", (LimitedProtocol,), {"limits": limits}),
-        h11_max_incomplete_event_size=MAX_HEAD,
-        ws="none",
-        loop="uvloop",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,  # the application's own middleware reads them
-        limit_concurrency=CONNECTIONS,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=STOP_SECONDS,
-    )
-
-
-class LimitedServer(uvicorn.Server):
-    """A server whose connections are limited, and that says where it listens once it does.
-
-    Parameters
-    ----------
-    config : uvicorn.Config
-    limits : ConnectionLimits
-    on_listening : callable, optional
-        Called with each address.
-    """
-
-    def __init__(
-        self, config: uvicorn.Config, limits: ConnectionLimits, on_listening: Callable[[str], None] | None = None
-    ) -> None:
-        super().__init__(config)
-        self._limits = limits
-        self._on_listening = on_listening
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        for server in self.servers:
-            for use_progress in server.sockets:
-                bound_connections(use_progress)
-                host, port = use_progress.getsockname()[:2]
-                if self._on_listening is not None:
-                    self._on_listening(f"http://{f'[{host}]' if ':' in host else host}:{port}")
-
-    async def on_tick(self, counter: int) -> bool:
-        self._limits.end_slow(list(self.server_state.connections), time.monotonic())  # type: ignore[arg-type]
-        return await super().on_tick(counter)
-
-
-def bound_connections(use_progress: socket.socket) -> None:
-    """Bound what the kernel keeps for each connection that a socket accepts, and how long."""
-    use_progress.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-    use_progress.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+def limit_buffers(listener: socket.socket) -> None:
+    """Limit what the kernel buffers for the connections that a socket accepts, and how long."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: also after the process has closed its side
-        use_progress.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * WRITE_SECONDS))
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * WRITE_SECONDS))
+
+
+def _url_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def make_server(
     settings: Settings,
     host: str,
     port: int,
+    on_listening: Callable[[str], None] = lambda url: None,
     *,
     root_path: str = "",
-    on_listening: Callable[[str], None] | None = None,
-) -> LimitedServer:
-    """The server of `gh-assets serve`, not started yet; the parameters are those of `serve`."""
-    limits = ConnectionLimits(trusts(split_list(settings.trusted_proxies or "")))
-    return LimitedServer(configuration(settings, limits, host, port, root_path=root_path), limits, on_listening)
+) -> ObservedServer:
+    """Build the server without starting it; see `serve` for the parameters."""
+    limits = ConnectionLimits(proxy_matcher(split_list(settings.trusted_proxies or "")))
+    # For other machines this one has host names that only the settings can tell.
+    hosts = (*LOCAL_HOSTS, host, *settings.serve_hosts) if host in LOCAL_HOSTS or settings.serve_hosts else ()
+
+    def start_listening(listeners: Sequence[socket.socket]) -> None:
+        for listener in listeners:
+            limit_buffers(listener)
+            on_listening(_url_of(listener))
+
+    config = uvicorn.Config(
+        build_app(settings, hosts=hosts, root_path=root_path),
+        host=host,
+        port=port,
+        # Unlike httptools, h11 limits the bytes that it has not parsed, and refuses a second Host header.
+        http=observed_protocol(limits),
+        h11_max_incomplete_event_size=MAX_HEAD,
+        ws="none",
+        loop="uvloop",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # AddressMiddleware reads them
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+    )
+    return ObservedServer(config, limits, start_listening)
 
 
 def serve(
     settings: Settings, host: str, port: int, on_listening: Callable[[str], None], *, root_path: str = ""
 ) -> None:
-    """Serve until somebody ends it; requests that have begun are answered.
+    """Serve until the process is interrupted; requests that have begun are completed.
 
     Parameters
     ----------
     settings : Settings
     host, port : str, int
-        Where to listen; port 0: any that is free.
+        Address to listen on; port 0 is any free port.
     on_listening : callable
-        Called with the address.
+        Called with the URL of each socket that the server listens on.
     root_path : str
-        Path below which a proxy shows the server, such as `/recs`; empty: the root.
+        Path prefix under which a reverse proxy serves the application, such as `/recs`; empty for the root.
 
     Raises
     ------
     ConfigurationError
-        If nobody can listen there.
+        If the address cannot be listened on.
     """
     log_json()
     try:
         with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
-            pass  # uvicorn itself would only log why it cannot
+            pass  # uvicorn would only log the reason
     except OSError as error:
-        raise ConfigurationError(f"Nobody can listen on {host} port {port}: {os.strerror(error.errno or 0)}.") from None
-    make_server(settings, host, port, root_path=root_path, on_listening=on_listening).run()
+        raise ConfigurationError(f"Cannot listen on {host} port {port}: {os.strerror(error.errno or 0)}.") from None
+    make_server(settings, host, port, on_listening, root_path=root_path).run()

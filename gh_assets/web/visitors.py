@@ -1,7 +1,7 @@
-"""Who looks at the page: a random id in a cookie, so that what is hidden stays hidden; and what forms are signed with.
+"""Visitors of the pages: a random id in a cookie, under which hidden repositories are kept, and signatures of forms.
 
-The cookie says nothing of who it is. It goes along with requests of this site's own pages only (SameSite), and a form
-that changes something carries a signature of it, which no other site can make.
+The cookie does not identify anyone. Browsers send it with requests of this site's pages only (SameSite), and each form
+that changes something contains a signature of it (a CSRF token), which no other site can make.
 """
 
 from __future__ import annotations
@@ -21,25 +21,34 @@ from gh_assets.local.locks import create_once
 COOKIE = "visitor"
 DAYS = 180
 
-_VISITOR = re.compile(r"[A-Za-z0-9_-]{22}")
+_VISITOR_ID = re.compile(r"[A-Za-z0-9_-]{22}")
 
 
 @dataclass(frozen=True)
 class Visitor:
-    """Attributes: the id, whether the browser brought it, and the signature for forms."""
+    """A visitor of the pages.
 
-    person: str
+    Attributes
+    ----------
+    visitor_id : str
+    known : bool
+        Whether the browser sent the id; otherwise it is new.
+    token : str
+        CSRF token for the visitor's forms.
+    """
+
+    visitor_id: str
     known: bool
     token: str
 
 
 class Visitors:
-    """Gives visitors ids, and knows the forms that they got.
+    """Identify visitors and verify their forms.
 
     Parameters
     ----------
     secret : bytes
-        Signs forms.
+        Key of the signatures.
     """
 
     def __init__(self, secret: bytes) -> None:
@@ -47,22 +56,22 @@ class Visitors:
 
     @classmethod
     def of_home(cls, folder: Path) -> Visitors:
-        """With the home's secret, made once: forms outlive the server's restart."""
+        """Use the secret of a home, created once, so that forms stay valid when the server restarts."""
         return cls(create_once(folder / "form-secret", secrets.token_bytes(32)))
 
     def of(self, request: Request) -> Visitor:
-        """Whoever asks; somebody new, if no cookie says."""
-        person = request.cookies.get(COOKIE, "")
-        known = _VISITOR.fullmatch(person) is not None
+        """Return the visitor who sends a request; a new one if the cookie is missing or malformed."""
+        visitor_id = request.cookies.get(COOKIE, "")
+        known = _VISITOR_ID.fullmatch(visitor_id) is not None
         if not known:
-            person = secrets.token_urlsafe(16)
-        return Visitor(person, known, self._sign(person))
+            visitor_id = secrets.token_urlsafe(16)
+        return Visitor(visitor_id, known, self._sign(visitor_id))
 
-    def keep(self, response: Response, visitor: Visitor, *, secure: bool, path: str = "/") -> None:
-        """Let the browser keep the id, for addresses below a path."""
+    def set_cookie(self, response: Response, visitor: Visitor, *, secure: bool, path: str = "/") -> None:
+        """Set the cookie with the visitor's id, for the pages below a path."""
         response.set_cookie(
             COOKIE,
-            visitor.person,
+            visitor.visitor_id,
             max_age=DAYS * 86_400,
             httponly=True,
             samesite="strict",
@@ -70,9 +79,9 @@ class Visitors:
             path=path,
         )
 
-    def signed(self, visitor: Visitor, token: str) -> bool:
-        """Whether a form was made for this visitor."""
+    def verify(self, visitor: Visitor, token: str) -> bool:
+        """Whether a token is the one of this visitor's forms."""
         return visitor.known and hmac.compare_digest(visitor.token.encode(), token.encode())
 
-    def _sign(self, person: str) -> str:
-        return hmac.new(self._secret, person.encode(), hashlib.sha256).hexdigest()
+    def _sign(self, visitor_id: str) -> str:
+        return hmac.new(self._secret, visitor_id.encode(), hashlib.sha256).hexdigest()

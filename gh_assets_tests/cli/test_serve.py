@@ -120,7 +120,7 @@ def test_a_port_that_is_taken_is_one_clear_error(served_home: ServedHome) -> Non
             cwd=served_home.folder,
         )
     assert told.returncode == 1
-    assert told.stderr.strip().endswith(f"Nobody can listen on 127.0.0.1 port {port}: Address already in use.")
+    assert told.stderr.strip().endswith(f"Cannot listen on 127.0.0.1 port {port}: Address already in use.")
     assert "Traceback" not in told.stderr
 
 

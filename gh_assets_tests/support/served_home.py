@@ -26,8 +26,8 @@ from gh_assets.registry import ModelCard, ModelRegistry, Promotion, RegisteredMo
 from gh_assets.schemas import REPOS
 from gh_assets.services.connections import asset_store, connect_gcs, model_store, open_mongo
 from gh_assets.settings import Settings
-from gh_assets.web.queries import AppState
 from gh_assets.web.server import make_server
+from gh_assets.web.state import AppState
 
 FIRST = 1000
 """Id of the first repository."""

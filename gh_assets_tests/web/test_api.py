@@ -295,7 +295,7 @@ def test_a_stranger_is_looked_up_on_github(server: Running) -> None:
 
 def test_somebody_renamed_is_known_by_the_id(server: Running) -> None:
     answer = listed(server, "/users/renamed-now/recommendations")
-    assert "Renamed-Now was collected as Person-3." in answer["warnings"]
+    assert "Renamed-Now was collected under the login Person-3." in answer["warnings"]
 
 
 def test_who_starred_nothing_gets_what_is_popular_and_is_told(server: Running) -> None:
@@ -307,10 +307,10 @@ def test_who_starred_nothing_gets_what_is_popular_and_is_told(server: Running) -
 @pytest.mark.parametrize(
     ("login", "status", "code", "words"),
     [
-        ("nobody-here", 404, "unknown_user", "GitHub knows nobody by the login nobody-here"),
-        ("painters", 404, "organization", "painters is an organization: it stars nothing"),
-        ("not a login", 422, "no_login", "is no GitHub login"),
-        ("-x-", 422, "no_login", "is no GitHub login"),
+        ("nobody-here", 404, "unknown_user", "GitHub has no user nobody-here"),
+        ("painters", 404, "organization", "painters is an organization, which cannot star repositories"),
+        ("not a login", 422, "no_login", "is not a GitHub login"),
+        ("-x-", 422, "no_login", "is not a GitHub login"),
         ("..", 404, "http", "nothing at this address"),
     ],
 )
@@ -333,11 +333,11 @@ def test_who_cannot_be_served_is_told_why(server: Running, login: str, status: i
         ("/recommendations?colour=red", 422, "wrong_parameter", "colour: "),
         ("/recommendations?popularity=nan", 422, "wrong_parameter", "popularity: "),
         ("/recommendations?popularity=2", 422, "wrong_parameter", "popularity: "),
-        ("/recommendations?cursor=!!", 422, "no_cursor", "leave it out"),
-        ("/recommendations?cursor=zzzzzzzz", 422, "no_cursor", "leave it out"),
+        ("/recommendations?cursor=!!", 422, "no_cursor", "Leave it out"),
+        ("/recommendations?cursor=zzzzzzzz", 422, "no_cursor", "Leave it out"),
         ("/recommendations?repo=a/b/c", 422, "no_repository", "give owner/name"),
         ("/recommendations?repo=no/such", 404, "unknown_repository", "knows none of no/such"),
-        ("/repositories/no/such/similar", 404, "unknown_repository", "GitHub shows no repository no/such"),
+        ("/repositories/no/such/similar", 404, "unknown_repository", "GitHub has no public repository no/such"),
         ("/repositories", 422, "wrong_parameter", "q: "),
         ("/nothing", 404, "http", "nothing at this address"),
         ("/recommendations?person=a%20b", 422, "wrong_parameter", "person: "),

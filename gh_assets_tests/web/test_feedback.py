@@ -31,9 +31,9 @@ def lines(folder: Path) -> list[bytes]:
 
 def test_a_verdict_is_a_message_that_any_consumer_takes(tmp_path: Path, database: MongoDatabase) -> None:
     feedback = Feedback(tmp_path, lambda: None)
-    feedback.say("someone", 7, "o/r", "not_interested")
-    feedback.say("someone", 8, "o/s", "known")
-    assert feedback.of("someone") == {7: ("not_interested", "o/r"), 8: ("known", "o/s")}
+    feedback.record("someone", 7, "o/r", "not_interested")
+    feedback.record("someone", 8, "o/s", "known")
+    assert feedback.verdicts_of("someone") == {7: ("not_interested", "o/r"), 8: ("known", "o/s")}
     written = lines(tmp_path)
     assert [Message.parse(line).to_json() for line in written] == written
     counts = Consumer(database).apply(written)
@@ -46,18 +46,18 @@ def test_verdicts_wait_for_mongo_and_are_shipped_once_it_answers(tmp_path: Path,
     there: list[MongoDatabase] = []
     waiting: list[int] = []
     feedback = Feedback(tmp_path, lambda: there[0] if there else None, waiting.append)
-    feedback.say("a", 1, "o/r", "known")
+    feedback.record("a", 1, "o/r", "known")
     feedback.ship()
     assert len(lines(tmp_path)) == 1
     there.append(database)
     feedback.start()
-    feedback.say("a", 2, "o/s", "known")
+    feedback.record("a", 2, "o/s", "known")
     until(lambda: stored(database) == {"a:1": "known", "a:2": "known"})
     until(lambda: lines(tmp_path) == [])
     until(lambda: waiting[-1] == 0)
     feedback.close()
     again = Feedback(tmp_path, lambda: database)
-    assert again.of("a") == {1: ("known", "o/r"), 2: ("known", "o/s")}, "another server finds them in Mongo"
+    assert again.verdicts_of("a") == {1: ("known", "o/r"), 2: ("known", "o/s")}, "another server finds them in Mongo"
     again.close()
 
 
@@ -65,14 +65,14 @@ def test_the_last_verdict_counts_and_none_takes_back(tmp_path: Path, database: M
     feedback = Feedback(tmp_path, lambda: database)
     verdicts: list[Verdict] = ["known", "none", "not_interested"]
     for verdict in verdicts:
-        feedback.say("b", 5, "o/r", verdict)
+        feedback.record("b", 5, "o/r", verdict)
     feedback.ship()
     assert stored(database) == {"b:5": "not_interested"}
-    feedback.say("b", 5, "o/r", "none")
-    assert feedback.of("b") == {}
+    feedback.record("b", 5, "o/r", "none")
+    assert feedback.verdicts_of("b") == {}
     feedback.ship()
     feedback.close()
-    assert Feedback(tmp_path, lambda: database).of("b") == {}
+    assert Feedback(tmp_path, lambda: database).verdicts_of("b") == {}
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -93,7 +93,7 @@ def test_whenever_it_is_shipped_the_last_verdicts_are_in_mongo(
     feedback = Feedback(tmp_path_factory.mktemp("journal"), lambda: database)
     expected: dict[str, str] = {}
     for number, (person, repo_id, verdict) in enumerate(said):
-        feedback.say(person, repo_id, "o/r", verdict)
+        feedback.record(person, repo_id, "o/r", verdict)
         expected[f"{person}:{repo_id}"] = verdict
         if number in ships:
             feedback.ship()
@@ -101,7 +101,7 @@ def test_whenever_it_is_shipped_the_last_verdicts_are_in_mongo(
     assert stored(database) == expected
     for person in ("p", "q"):
         mine = {int(key.split(":")[1]): v for key, v in expected.items() if key[0] == person and v != "none"}
-        assert {repo_id: verdict for repo_id, (verdict, _) in feedback.of(person).items()} == mine
+        assert {repo_id: verdict for repo_id, (verdict, _) in feedback.verdicts_of(person).items()} == mine
     feedback.close()
 
 
@@ -112,7 +112,7 @@ def test_what_a_killed_server_acknowledged_is_shipped_by_the_next(tmp_path: Path
         from gh_assets.web.feedback import Feedback
         feedback = Feedback(Path(sys.argv[1]), lambda: None)
         for number in range(10_000):
-            feedback.say("killed", number, "o/r", "known")
+            feedback.record("killed", number, "o/r", "known")
             print(number, flush=True)
     """)
     child = subprocess.Popen(
@@ -139,7 +139,7 @@ def test_what_a_killed_server_acknowledged_is_shipped_by_the_next(tmp_path: Path
 
 def test_a_journal_of_a_server_that_lives_is_left_alone(tmp_path: Path, database: MongoDatabase) -> None:
     first, second = Feedback(tmp_path, lambda: None), Feedback(tmp_path, lambda: database)
-    first.say("c", 1, "o/r", "known")
+    first.record("c", 1, "o/r", "known")
     second.ship()
     assert stored(database) == {}
     first.close()
@@ -150,7 +150,7 @@ def test_a_journal_of_a_server_that_lives_is_left_alone(tmp_path: Path, database
 
 def test_a_full_disk_is_told_and_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     feedback = Feedback(tmp_path, lambda: None)
-    feedback.say("d", 1, "o/r", "known")
+    feedback.record("d", 1, "o/r", "known")
     real = os.write
 
     def full(descriptor: int, content: bytes) -> int:
@@ -159,9 +159,9 @@ def test_a_full_disk_is_told_and_leaves_no_half_line(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(os, "write", full)
     with pytest.raises(JournalError, match="No space left on device"):
-        feedback.say("d", 2, "o/s", "known")
+        feedback.record("d", 2, "o/s", "known")
     monkeypatch.undo()
-    assert feedback.of("d") == {1: ("known", "o/r")}, "what was not written down does not count"
-    feedback.say("d", 3, "o/t", "known")
+    assert feedback.verdicts_of("d") == {1: ("known", "o/r")}, "what was not written down does not count"
+    feedback.record("d", 3, "o/t", "known")
     assert [orjson.loads(line)["update"]["where"]["_id"] for line in lines(tmp_path)] == ["d:1", "d:3"]
     feedback.close()

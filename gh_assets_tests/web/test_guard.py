@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from gh_assets.errors import InputError
+from gh_assets.local.token_bucket import KeyedTokenBuckets
 from gh_assets.serving.requests import MAX_PAGED_RECOMMENDATIONS
 from gh_assets.web import guard as safety
 from gh_assets.web import server as serving
 from gh_assets.web.addresses import network_of
 from gh_assets.web.cursors import read_cursor, write_cursor
-from gh_assets.web.guard import MAX_CONCURRENT, MAX_WAITING, ClientConcurrency, KeyedTokenBucket
+from gh_assets.web.guard import MAX_CLIENTS, MAX_CONCURRENT, MAX_WAITING, ClientConcurrency
 from gh_assets.web.logs import JsonLines
 from gh_assets.web.pages import plain
 from gh_assets_tests.support.served_home import Running, ServedHome, furnish, name_of, opened, until
@@ -194,7 +195,7 @@ def test_ten_thousand_repositories_in_one_request(server: Running) -> None:
     body = json.dumps({"repositories": [f"o/r{n}" for n in range(10_000)]}).encode()
     answer = server.post("/api/v1/recommendations", data=body, headers={"content-type": "application/json"})
     assert answer.status_code == 413
-    assert answer.json()["error"]["message"] == "The request's body is larger than 64 kB."
+    assert answer.json()["error"]["message"] == "The request body is larger than 64 kB."
     alive(server)
 
 
@@ -324,9 +325,9 @@ def test_a_connection_ends_with_a_refusal(server: Running, request_line: bytes) 
 
 
 def test_one_address_cannot_take_all_connections(server: Running) -> None:
-    taken = [connect(server, "127.0.0.3") for _ in range(3 * serving.ADDRESS_CONNECTIONS)]
+    taken = [connect(server, "127.0.0.3") for _ in range(3 * serving.MAX_CLIENT_CONNECTIONS)]
     try:
-        until(lambda: len(server.server.server_state.connections) <= serving.ADDRESS_CONNECTIONS, 5)
+        until(lambda: len(server.server.server_state.connections) <= serving.MAX_CLIENT_CONNECTIONS, 5)
         alive(server)
         with connect(server, "127.0.0.3") as stream:
             stream.sendall(b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
@@ -338,7 +339,7 @@ def test_one_address_cannot_take_all_connections(server: Running) -> None:
 
 def test_connections_of_a_trusted_proxy_are_those_of_its_clients(served_home: ServedHome) -> None:
     with opened(served_home.settings.model_copy(update={"trusted_proxies": "127.0.0.3"})) as server:
-        wanted = 2 * serving.ADDRESS_CONNECTIONS
+        wanted = 2 * serving.MAX_CLIENT_CONNECTIONS
         streams = [connect(server, "127.0.0.3") for _ in range(wanted)]
         try:
             until(lambda: len(server.server.server_state.connections) >= wanted)
@@ -428,7 +429,7 @@ def test_one_client_has_so_many_requests_worked_on_at_once_and_others_come_in_be
 
         async def one(client: str) -> None:
             nonlocal running, most
-            async with turns.turn(client):
+            async with turns.slot(client):
                 running += 1
                 most = max(most, running)
                 await asyncio.sleep(0.01)
@@ -437,14 +438,14 @@ def test_one_client_has_so_many_requests_worked_on_at_once_and_others_come_in_be
 
         greedy = [asyncio.create_task(one("greedy")) for _ in range(MAX_WAITING)]
         await asyncio.sleep(0)
-        assert turns.full("greedy")
-        assert not turns.full("other")
+        assert turns.is_full("greedy")
+        assert not turns.is_full("other")
         greedy[-1].cancel()
         await one("other")
         assert len(done) <= MAX_CONCURRENT + 1
         await asyncio.gather(*greedy, return_exceptions=True)
         assert most == MAX_CONCURRENT + 1
-        assert not turns.full("greedy")
+        assert not turns.is_full("greedy")
         assert not turns._clients, "nobody is remembered who waits for nothing"
 
     asyncio.run(ask())
@@ -514,11 +515,11 @@ def test_a_client_that_asks_too_much_is_told_when_to_come_back(served_home: Serv
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 30)), max_size=60), st.integers(1, 20))
 def test_a_client_never_gets_more_than_its_rate(asked: list[tuple[str, float]], a_minute: int) -> None:
     now = 0.0
-    rate = KeyedTokenBucket(a_minute, lambda: now)
+    rates = KeyedTokenBuckets(a_minute, a_minute / 60, MAX_CLIENTS, lambda: now)
     let_in: dict[str, list[float]] = {}
     for client, pause in asked:
         now += pause
-        wait = rate.wait(client)
+        wait = rates.take(client)
         if wait == 0:
             let_in.setdefault(client, []).append(now)
         else:

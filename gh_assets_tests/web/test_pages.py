@@ -129,7 +129,7 @@ def test_from_a_login_to_a_list_with_reasons(page: Any, served: Running) -> None
     page.get_by_label("GitHub login").fill(login)
     page.get_by_role("button", name="Recommend", exact=True).click()
     page.wait_for_url(f"**/u/{login}")
-    assert page.get_by_role("heading", level=1).inner_text() == f"For {login}"
+    assert page.get_by_role("heading", level=1).inner_text() == f"Recommendations for {login}"
     assert len(cards(page)) == 20
     first = page.locator("ol.cards > li").first
     assert "Because you starred" in first.inner_text()
@@ -139,7 +139,7 @@ def test_from_a_login_to_a_list_with_reasons(page: Any, served: Running) -> None
 
 def test_picking_repositories_by_a_part_of_their_name(page: Any) -> None:
     page.goto("/")
-    name = page.locator("section.door").nth(1).locator("p.hint a").first.inner_text()
+    name = page.locator("section.choice").nth(1).locator("p.hint a").first.inner_text()
     page.get_by_label("A repository you like").fill(name.split("/")[1][:5])
     page.get_by_role("button", name="Search", exact=True).click()
     page.locator("ul.suggestions button").first.wait_for()
@@ -175,8 +175,8 @@ def test_filters_and_order(page: Any) -> None:
     page.goto("/popular")
     before = cards(page)
     page.locator("details.filters summary").click()
-    page.get_by_label("Least stars").fill("0")
-    page.get_by_label("Niche to popular").evaluate(
+    page.get_by_label("Min stars").fill("0")
+    page.get_by_label("Niche ↔ popular").evaluate(
         "one => { one.value = '-0.5'; one.dispatchEvent(new Event('change', {bubbles: true})); }"
     )
     if page.url.endswith("/popular"):
@@ -191,7 +191,7 @@ def test_filters_and_order(page: Any) -> None:
 
 def test_a_filter_that_nothing_passes_says_so(page: Any) -> None:
     page.goto("/popular?min_stars=999999999")
-    assert "Nothing fits" in page.locator("p.empty").inner_text()
+    assert "No repositories match" in page.locator("p.empty").inner_text()
     page.get_by_role("link", name="Clear the filters").click()
     page.wait_for_url("**/popular")
     assert len(cards(page)) == 20
@@ -207,7 +207,7 @@ def test_pages_do_not_repeat_and_lists_can_be_shared(page: Any, browser: Any, se
     with visiting(browser, served, 1440, 900, False) as other:
         other.goto(page.url)
         assert cards(other) == second, "whoever gets the link sees the same"
-    page.get_by_role("link", name="Back to the top of the list").click()
+    page.get_by_role("link", name="Back to the first page").click()
     until(lambda: cards(page) == first)
 
 
@@ -225,7 +225,7 @@ def test_not_interested_changes_the_list_at_once_and_can_be_taken_back(page: Any
     database = served.state.refresher.database()
     assert database is not None
     until(lambda: database["feedback"].count_documents({"said.person": visitor}) == 2)
-    page.get_by_role("link", name="What you have hidden").click()
+    page.get_by_role("link", name="Hidden repositories").click()
     page.get_by_role("button", name=f"Show again: {before[0]}", exact=True).click()
     until(lambda: page.locator("ul.rows li").count() == 1)
     page.goto(path)
@@ -241,7 +241,7 @@ def test_similar_ones_from_a_card(page: Any) -> None:
     assert page.get_by_role("heading", level=1).inner_text() == name
     assert len(cards(page)) > 3
     assert name not in cards(page)
-    page.get_by_role("link", name="Recommend for who likes this").click()
+    page.get_by_role("link", name="Recommendations based on this repository").click()
     page.wait_for_url("**/for?repo=*")
     assert len(cards(page)) == 20
     fits(page)
@@ -253,13 +253,13 @@ def test_the_model_page_shows_scores(page: Any) -> None:
     page.wait_for_url("**/model")
     assert re.fullmatch(r"\w+ \d+", page.get_by_role("heading", level=1).inner_text())
     assert page.locator("svg[role=img]").count() == 2
-    assert "95 % interval" in page.locator("p.lead").inner_text()
+    assert "95 % confidence interval" in page.locator("p.lead").inner_text()
     fits(page)
 
 
 def test_who_cannot_be_found_is_told_and_can_go_on(page: Any) -> None:
     page.goto("/u/nobody-by-that-name-1")
-    assert "GitHub knows nobody" in page.locator("p.lead").inner_text()
+    assert "GitHub has no user" in page.locator("p.lead").inner_text()
     page.get_by_role("link", name="Pick repositories you like").click()
     page.wait_for_url("**/for")
 
@@ -282,7 +282,7 @@ def test_progress_is_shown_while_a_stranger_is_read(
     assert page.get_by_role("heading", level=1).inner_text() == f"Reading the stars of {UNCOLLECTED_LOGIN}"
     assert page.locator("progress").count() == 1
     go_on.set()
-    until(lambda: page.get_by_role("heading", level=1).inner_text() == f"For {UNCOLLECTED_LOGIN}")
+    until(lambda: page.get_by_role("heading", level=1).inner_text() == f"Recommendations for {UNCOLLECTED_LOGIN}")
     assert len(cards(page)) == 20
 
 
@@ -291,7 +291,7 @@ def test_by_keyboard_alone(browser: Any, served: Running) -> None:
         page.goto("/")
         login = somebody(served)
         page.keyboard.press("Tab")
-        assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+        assert page.evaluate("document.activeElement.textContent") == "Skip to content"
         page.keyboard.press("Enter")
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.id") == "login"
@@ -316,7 +316,7 @@ def test_axe_finds_nothing(browser: Any, served: Running, scheme: str, size: str
     with visiting(browser, served, *SIZES[size], True, scheme) as page:
         page.goto("/")
         login = somebody(served)
-        name = page.locator("section.door").nth(1).locator("p.hint a").first.inner_text()
+        name = page.locator("section.choice").nth(1).locator("p.hint a").first.inner_text()
         paths = ["/", f"/u/{login}", f"/for?repo={name}&q=a", "/popular?popularity=-0.5&min_stars=1", f"/r/{name}"]
         paths += ["/model", "/hidden", "/api", "/u/nobody-by-that-name-1", "/popular?min_stars=999999999"]
         for path in paths:
