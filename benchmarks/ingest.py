@@ -20,7 +20,8 @@ from pymongo.database import Database
 
 from gh_assets.services.connections import open_mongo
 from gh_assets.settings import load_settings
-from gh_assets.storage.messages import Consumer, Message, UserInsert, versioned
+from gh_assets.storage.consumer import Consumer
+from gh_assets.storage.messages import Message, UserInsert, versioned
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 

@@ -14,7 +14,7 @@ from gh_assets.collector.users import merge_users, user_messages
 from gh_assets.local import progress
 from gh_assets.resources import MongoResource
 from gh_assets.schemas import USERS
-from gh_assets.storage.messages import Consumer
+from gh_assets.storage.consumer import Consumer
 from gh_assets.storage.mongo import Collections
 
 

@@ -36,8 +36,9 @@ from gh_assets.collector.star_sources.base import (
 from gh_assets.errors import BudgetSpentError, StoredDataError
 from gh_assets.github.outcomes import REACHABLE, Outcome
 from gh_assets.local.concurrency import map_bounded
+from gh_assets.storage.consumer import Consumer
 from gh_assets.storage.documents import as_stored
-from gh_assets.storage.messages import Consumer, Message, versioned
+from gh_assets.storage.messages import Message, versioned
 from gh_assets.storage.mongo import Collections
 
 logger = logging.getLogger(__name__)

@@ -25,7 +25,8 @@ from gh_assets.github.client import GitHubClient
 from gh_assets.github.graphql import GraphQLLists, Listing
 from gh_assets.github.list_reading import number_of
 from gh_assets.local.concurrency import map_bounded
-from gh_assets.storage.messages import Consumer, Message, versioned
+from gh_assets.storage.consumer import Consumer
+from gh_assets.storage.messages import Message, versioned
 from gh_assets.storage.mongo import Collections
 
 FORKS_TTL = dt.timedelta(days=30)

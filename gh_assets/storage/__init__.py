@@ -1,1 +1,1 @@
-"""The object store, the typed asset store, MongoDB, messages and their consumer, migrations, backup."""
+"""The object store, the typed asset store, MongoDB, messages and their consumer, migrations and backups."""

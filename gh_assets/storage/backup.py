@@ -1,11 +1,11 @@
-"""A copy of everything that is kept: Mongo's collections as BSON (as ``mongodump`` writes them), the buckets as files.
+"""Backups: MongoDB's collections as BSON, in the form of ``mongodump``, and the buckets' objects as files.
 
-The copy is whole or not there: it is made beside, and gets its name at the end. What is written while it is made may be
-in it or not, but no object is half of one and half of another: documents are read before the objects that they name,
-and objects are never changed, only replaced.
+A backup is complete or does not exist: it is written to a draft folder that is renamed at the end. It may include
+concurrent writes or not, but no object is mixed: documents are read before the objects that they name, and objects are
+replaced, never changed.
 
-Whoever makes one holds a lock beside the draft, which the kernel drops with its holder: of a backup that was killed,
-the next one in the same folder clears what is left.
+The process that writes a draft holds a lock beside it, which the kernel releases when the process ends: the next backup
+in the same folder removes the drafts of killed ones.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ BATCH = 1000
 
 @dataclass(frozen=True)
 class BackupSummary:
-    """What a backup or a restoration moved."""
+    """Number of documents and objects, and bytes of the objects, that were copied."""
 
     documents: int
     objects: int
@@ -49,20 +49,22 @@ class BackupSummary:
 def back_up(
     database: MongoDatabase, stores: dict[str, ObjectStore], folder: Path, *, workers: int = 8
 ) -> BackupSummary:
-    """Write everything into a folder that does not exist yet.
+    """Write a backup.
 
     Parameters
     ----------
     database : pymongo database
     stores : dict of str to ObjectStore
-        Buckets by what they hold: ``data``, ``models``.
+        Buckets by kind: ``data``, ``models``.
     folder : Path
+        Must not exist.
     workers : int
+        Number of concurrent downloads.
 
     Raises
     ------
     InputError
-        If the folder exists, or cannot be written to.
+        If the folder exists or cannot be written.
     """
     if folder.exists():
         raise InputError(f"{folder} exists: name a new folder for the backup.")
@@ -89,7 +91,7 @@ def _write(
             name = hashlib.sha256(found.name.encode()).hexdigest()
             sha256 = store.read_to(found.name, place / name)
             size = (place / name).stat().st_size
-            # When the bucket says that it was written will be when it was restored.
+            # The bucket will report the time of the restoration.
             meta = dict(found.metadata) if found.created is None else {WRITTEN: found.created.isoformat()}
             meta |= found.metadata
             return {"name": found.name, "file": name, "sha256": sha256, "size": size, "meta": meta}
@@ -108,19 +110,16 @@ def _write(
 
 
 def clear_dead_drafts(folder: Path) -> list[Path]:
-    """Remove what killed backups left in a folder; those that are being made stay, and so does what is no backup.
+    """Remove the drafts that killed backups left in a folder, and return their paths.
 
-    Returns
-    -------
-    list of Path
-        The drafts that went.
+    Drafts in progress and folders that are not drafts stay.
     """
-    drafts = {path for path in folder.glob(".*.draft") if (path / "mongo").is_dir()}  # earlier versions had no lock
+    drafts = {path for path in folder.glob(".*.draft") if (path / "mongo").is_dir()}  # earlier versions had no locks
     drafts |= {path.with_suffix("") for path in folder.glob(".*.draft.lock")}
     cleared = []
     for draft in sorted(drafts):
-        with suppress(OSError), _held(draft) as mine:  # what is somebody else's is not ours to remove
-            if mine and (draft / "mongo").is_dir():
+        with suppress(OSError), _locked(draft) as locked:  # another user's draft cannot be removed
+            if locked and (draft / "mongo").is_dir():
                 shutil.rmtree(draft)
                 cleared.append(draft)
     return cleared
@@ -128,10 +127,10 @@ def clear_dead_drafts(folder: Path) -> list[Path]:
 
 @contextmanager
 def _draft_of(folder: Path) -> Iterator[Path]:
-    """The place of a backup while it is made; it goes with the block."""
+    """Lock a draft folder for the duration of the block, and remove what is left of it."""
     draft = folder.with_name(f".{folder.name}.draft")
-    with _held(draft) as mine:
-        if not mine:
+    with _locked(draft) as locked:
+        if not locked:
             raise InputError(f"{folder} is being written by another process: name another folder for the backup.")
         try:
             yield draft
@@ -140,8 +139,8 @@ def _draft_of(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _held(draft: Path) -> Iterator[bool]:
-    """The lock of a draft's maker for the length of a block; False if another process holds it. Its file goes after."""
+def _locked(draft: Path) -> Iterator[bool]:
+    """Hold the lock of a draft for the duration of the block; False if another process holds it."""
     lock = draft.with_name(f"{draft.name}.lock")
     while True:
         descriptor = open_lock(lock)
@@ -149,7 +148,7 @@ def _held(draft: Path) -> Iterator[bool]:
             if not try_lock(descriptor):
                 yield False
                 return
-            # Whoever held it before may have removed the file between our opening and our locking it.
+            # Its previous owner may have removed the file before it was locked here.
             if lock.exists() and os.path.samestat(os.fstat(descriptor), lock.stat()):
                 try:
                     yield True
@@ -163,43 +162,30 @@ def _held(draft: Path) -> Iterator[bool]:
 def restore(
     folder: Path, database: MongoDatabase, stores: dict[str, ObjectStore], *, workers: int = 8
 ) -> BackupSummary:
-    """Put a backup into an empty database and empty buckets. Begun and interrupted, it is simply run again.
+    """Restore a backup into an empty database and empty buckets; an interrupted restoration is continued.
 
-    Objects get new generations there; the models' documents are told.
+    Objects get new generations, which the documents of the models are updated to.
 
     Raises
     ------
     InputError
-        If the folder holds no backup, or what is there already is not of this backup.
+        If the folder does not hold a complete backup, or the database or a bucket has other content.
     StoredDataError
-        If a file of the backup is not what it was.
+        If a file of the backup has changed.
     """
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder} holds no whole backup: {MANIFEST} cannot be read.") from error
-    if manifest.get("format") != FORMAT:
-        raise InputError(f"{folder} was written by another version (format {manifest.get('format')}, not {FORMAT}).")
-    wanted = {(entry["bucket"], entry["name"]) for entry in manifest["objects"]}
+    manifest = _read_manifest(folder)
+    expected = {(entry["bucket"], entry["name"]) for entry in manifest["objects"]}
     for kind, store in stores.items():
-        foreign = next((name for name in store.names("") if (kind, name) not in wanted), None)
+        foreign = next((name for name in store.names("") if (kind, name) not in expected), None)
         if foreign is not None:
-            raise InputError(f"{store.uri(foreign)} is there already: restore into empty buckets.")
-    marker = {"_id": "restoring", "backup": manifest["made_at"]}
-    if database[Collections.META].find_one(marker) is None:
-        full = next((name for name in manifest["collections"] if _has_documents(database, name)), None)
-        if full is not None:
-            done = database[Collections.META].find_one({"_id": "restored", "backup": manifest["made_at"]})
-            if done is not None:
-                raise InputError(f"{folder} was restored here, whole, at {done['at']}: there is nothing left to do.")
-            raise InputError(f"The collection {full} of {database.name} has documents: restore into an empty database.")
-        database[Collections.META].insert_one(dict(marker))
+            raise InputError(f"{store.uri(foreign)} exists already: restore into empty buckets.")
+    _begin_restoration(folder, manifest, database)
 
     def upload(entry: dict[str, Any]) -> StoredObject:
         path = folder / entry["bucket"] / entry["file"]
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
-                raise StoredDataError(f"{path} is not what was backed up: its SHA-256 differs.")
+                raise StoredDataError(f"{path} has changed since the backup: its SHA-256 differs.")
         store = stores[entry["bucket"]]
         present = store.describe(entry["name"])
         if present is not None and present.size == entry["size"]:
@@ -211,7 +197,7 @@ def restore(
     stored = list(map_bounded(upload, manifest["objects"], workers))
     for name in manifest["collections"]:
         _load(database, name, folder / "mongo" / f"{name}.bson")
-    number_documents(database[Collections.MODELS])  # a backup of an earlier version has models without these
+    number_documents(database[Collections.MODELS])  # an earlier version may have written the backup
     add_original_fields(database[Collections.MODELS])
     _update_model_locations(database, {found.name: found for found in stored if found.bucket == stores["models"].name})
     # A rerun after a kill at this point reports that the restoration was complete.
@@ -221,19 +207,44 @@ def restore(
     return BackupSummary(sum(manifest["collections"].values()), len(stored), sum(found.size for found in stored))
 
 
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder} does not hold a complete backup: {MANIFEST} cannot be read.") from error
+    if manifest.get("format") != FORMAT:
+        raise InputError(f"{folder} was written by another version (format {manifest.get('format')}, not {FORMAT}).")
+    return manifest
+
+
+def _begin_restoration(folder: Path, manifest: dict[str, Any], database: MongoDatabase) -> None:
+    """Check that the database is empty, or that this restoration has begun there, and mark it as begun."""
+    meta = database[Collections.META]
+    marker = {"_id": "restoring", "backup": manifest["made_at"]}
+    if meta.find_one(marker) is not None:
+        return
+    full = next((name for name in manifest["collections"] if _has_documents(database, name)), None)
+    if full is not None:
+        done = meta.find_one({"_id": "restored", "backup": manifest["made_at"]})
+        if done is not None:
+            raise InputError(f"{folder} was already restored here, completely, at {done['at']}.")
+        raise InputError(f"The collection {full} of {database.name} has documents: restore into an empty database.")
+    meta.insert_one(marker)
+
+
 def _collections(database: MongoDatabase) -> list[str]:
     return sorted(name for name in database.list_collection_names() if not name.startswith("system."))
 
 
 def _has_documents(database: MongoDatabase, name: str) -> bool:
-    # A database that was only looked at knows which migrations it has seen.
+    # Opening a database records its schema version.
     return database[name].find_one({"_id": {"$nin": ["schema", "world"]}}) is not None
 
 
 def _dump(database: MongoDatabase, name: str, folder: Path) -> int:
     count = 0
     with (folder / f"{name}.bson").open("wb") as file:
-        # Each is a run of documents as they are on the wire; pymongo types it as one document.
+        # Each batch is a sequence of raw documents, which pymongo annotates as one document.
         for batch in database[name].find_raw_batches({}, batch_size=BATCH):
             documents = cast("bytes", batch)
             file.write(documents)
@@ -253,10 +264,10 @@ def _load(database: MongoDatabase, name: str, path: Path) -> None:
 
 
 def _insert(database: MongoDatabase, name: str, documents: list[dict[str, Any]]) -> None:
-    """Those that are not there yet: a restoration that was interrupted goes on."""
+    """Insert the documents that an interrupted restoration has not inserted."""
     if documents:
-        wanted = {"_id": {"$in": [document["_id"] for document in documents]}}
-        present = {found["_id"] for found in database[name].find(wanted, {"_id": 1})}
+        query = {"_id": {"$in": [document["_id"] for document in documents]}}
+        present = {document["_id"] for document in database[name].find(query, {"_id": 1})}
         missing = [document for document in documents if document["_id"] not in present]
         if missing:
             database[name].insert_many(missing, ordered=False)
@@ -264,15 +275,15 @@ def _insert(database: MongoDatabase, name: str, documents: list[dict[str, Any]])
 
 def _update_model_locations(database: MongoDatabase, objects: dict[str, StoredObject]) -> None:
     changes = [
-        UpdateOne({"_id": found["_id"]}, {"$set": _place_of(stored, "bucket_name" in found)})
-        for found in database[Collections.MODELS].find({"object": {"$exists": True}}, {"object": 1, "bucket_name": 1})
-        if (stored := objects.get(str(found["object"]))) is not None
+        UpdateOne({"_id": model["_id"]}, {"$set": _location(stored, "bucket_name" in model)})
+        for model in database[Collections.MODELS].find({"object": {"$exists": True}}, {"object": 1, "bucket_name": 1})
+        if (stored := objects.get(str(model["object"]))) is not None
     ]
     if changes:
         database[Collections.MODELS].bulk_write(changes, ordered=False)
 
 
-def _place_of(stored: StoredObject, original: bool) -> dict[str, Any]:
-    """Where a model's object is now; also in the original system's words, where its document speaks them."""
-    place = {"generation": stored.generation, "bucket": stored.bucket}
-    return place | ({"bucket_name": stored.bucket} if original else {})
+def _location(stored: StoredObject, original: bool) -> dict[str, Any]:
+    """Fields of a model's document that locate its object, with those of the original system if it has them."""
+    location = {"generation": stored.generation, "bucket": stored.bucket}
+    return location | ({"bucket_name": stored.bucket} if original else {})

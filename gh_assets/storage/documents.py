@@ -1,4 +1,4 @@
-"""Documents as Mongo keeps them, and a collection kept equal to a set of them, writing only what changed."""
+"""Synchronize a collection with a set of documents, writing only what changed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BATCH = 1000
 
 @dataclass(frozen=True)
 class SyncCounts:
-    """What `sync_documents` did."""
+    """Numbers of documents that `sync_documents` inserted, replaced and left unchanged."""
 
     inserted: int
     replaced: int
@@ -27,7 +27,7 @@ def sync_documents(
     documents: Iterable[Mapping[str, Any]],
     present: Mapping[Any, Mapping[str, Any]] | None = None,
 ) -> SyncCounts:
-    """Insert what is new, replace what differs, leave the rest alone. Doing it twice changes nothing.
+    """Insert new documents and replace those that differ; other documents of the collection stay. Idempotent.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def sync_documents(
     documents : iterable of mapping
         Each with its ``_id``.
     present : mapping, optional
-        The collection's documents by ``_id``, if the caller has read them; else they are read here.
+        The documents of the collection by ``_id``; read from it by default.
     """
     if present is None:
         present = {document["_id"]: document for document in collection.find()}
@@ -45,7 +45,7 @@ def sync_documents(
         document = {name: as_stored(value) for name, value in raw.items()}
         before = present.get(document["_id"])
         if before is None:
-            # A replacement, not an insert: another process may have brought the same document meanwhile.
+            # An upsert, because another process may insert the same document at the same time.
             operations.append(pymongo.ReplaceOne({"_id": document["_id"]}, document, upsert=True))
             inserted += 1
         elif before != document:
@@ -62,7 +62,7 @@ def sync_documents(
 
 
 def as_stored(value: Any) -> Any:
-    """A value as Mongo gives it back: times in UTC with milliseconds, tuples as lists."""
+    """Convert a value to what MongoDB returns for it: times in UTC with milliseconds, tuples as lists."""
     if isinstance(value, dt.datetime):
         value = value.astimezone(dt.UTC)
         return value.replace(microsecond=value.microsecond // 1000 * 1000)

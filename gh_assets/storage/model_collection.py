@@ -1,4 +1,4 @@
-"""The collection of the registered models: its schema, indexes, serial numbers, and the original system's fields."""
+"""The collection of registered models: schema, indexes, serial numbers, and the fields of the original system."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pymongo.errors import CollectionInvalid, DuplicateKeyError, OperationFailur
 from gh_assets.storage.mongo import Documents
 
 LEGACY_FIELDS = ("tag", "bucket_name")
-"""Fields of the original system that a visible model's document has beside our own."""
+"""Fields of the original system that the document of a visible model also has."""
 
-_OTHER_OPTIONS = (85, 86)
-"""Codes of a refusal to create an index that is there with other options."""
+_INDEX_CONFLICTS = (85, 86)
+"""Error codes of MongoDB for an index that exists with other options."""
 
 SCHEMA: Mapping[str, Any] = {
     "$jsonSchema": {
@@ -37,41 +37,54 @@ SCHEMA: Mapping[str, Any] = {
         },
     }
 }
-"""What Mongo itself refuses, whoever writes. Documents of the original system pass."""
+"""The validator of the collection. Documents of the original system satisfy it."""
+
+
+def create_collection(documents: Documents) -> None:
+    """Create the collection with its validator, if it does not exist.
+
+    Servers without validators, and users without the right to set one, rely on the checks in the code.
+    """
+    with suppress(CollectionInvalid, OperationFailure):
+        documents.database.create_collection(documents.name, validator=SCHEMA, validationLevel="moderate")
+
+
+def update_validator(documents: Documents) -> None:
+    """Set the validator of the collection, if the server and the user's rights allow it; idempotent."""
+    create_collection(documents)
+    with suppress(OperationFailure):
+        documents.database.command("collMod", documents.name, validator=SCHEMA, validationLevel="moderate")
 
 
 def create_indexes(documents: Documents) -> None:
-    """The collection with its validator, and what queries and versions need; doing it twice changes nothing."""
-    # Where the server has no validators, or the user may not set one, the code checks all the same.
-    with suppress(CollectionInvalid, OperationFailure):
-        documents.database.create_collection(documents.name, validator=SCHEMA, validationLevel="moderate")
+    """Create the collection and its indexes; idempotent."""
+    create_collection(documents)
     for number in ("version", "serial"):
         keys = [(number, pymongo.DESCENDING)]
         try:
             documents.create_index(
                 [("name", pymongo.ASCENDING), *keys] if number == "version" else keys,
                 unique=True,
-                # Documents of the original system have none. DocumentDB and Atlas know no $type here.
+                # Documents of the original system lack the field. DocumentDB and Atlas do not support $type here.
                 partialFilterExpression={number: {"$exists": True}},
             )
         except OperationFailure as error:
-            if error.code not in _OTHER_OPTIONS:  # an earlier version's, which says the same in other words
+            if error.code not in _INDEX_CONFLICTS:  # an equivalent index of an earlier version
                 raise
     documents.create_index([("name", pymongo.ASCENDING), ("time", pymongo.DESCENDING)])
     documents.create_index([("object", pymongo.ASCENDING)])
 
 
 def last_serial(documents: Documents) -> int:
-    """The highest serial number that was given; 0, if none was."""
+    """Return the highest serial number, or 0 if there is none."""
     last = documents.find_one({"serial": {"$type": "number"}}, {"serial": 1}, sort=[("serial", pymongo.DESCENDING)])
     return int(last["serial"]) if last else 0
 
 
 def number_documents(documents: Documents) -> None:
-    """Give a serial number to models that were registered before there were any; doing it twice changes nothing.
+    """Give serial numbers to models that earlier versions registered without one; idempotent.
 
-    Their times decide, as far as the versions of a name agree: one that was registered by a clock that is behind comes
-    after the version before it all the same.
+    Models are numbered by time, except that a version never precedes an earlier version of its name: clocks differ.
     """
     fields = {"name": 1, "version": 1, "time": 1}
     while True:
@@ -85,23 +98,23 @@ def number_documents(documents: Documents) -> None:
             places.append((latest[name], name, int(document["version"]), document["_id"]))
         if not places:
             return
-        with suppress(DuplicateKeyError):  # somebody saves, or numbers, at the same moment: look again
+        with suppress(DuplicateKeyError):  # another process saves or numbers a model: read again
             for serial, (*_, key) in enumerate(sorted(places, key=lambda place: place[:3]), last_serial(documents) + 1):
                 documents.update_one({"_id": key, "serial": {"$exists": False}}, {"$set": {"serial": serial}})
 
 
 def add_original_fields(documents: Documents) -> None:
-    """Give visible models the fields of the original system; doing it twice changes nothing."""
-    # One by one: not all servers of this protocol compute a value from another field.
+    """Give visible models the fields of the original system; idempotent."""
+    # One by one, because not all compatible servers can compute a value from another field.
     for document in documents.find({"bucket": {"$type": "string"}, "deleted": None}, {"bucket": 1, "tags": 1}):
         tag = next(iter(document.get("tags") or []), "")
         for name, value in (("bucket_name", document["bucket"]), ("tag", tag)):
             documents.update_one({"_id": document["_id"], name: {"$exists": False}}, {"$set": {name: value}})
-    ours = {"bucket": {"$exists": True}, "deleted": {"$ne": None}}
-    documents.update_many(ours, {"$unset": dict.fromkeys(LEGACY_FIELDS, 1)})
+    deleted = {"bucket": {"$exists": True}, "deleted": {"$ne": None}}
+    documents.update_many(deleted, {"$unset": dict.fromkeys(LEGACY_FIELDS, 1)})
 
 
 def create_move_index(moves: Documents) -> None:
-    """What lets only one move be the next; doing it twice changes nothing."""
+    """Create the index that makes the revisions of an alias unique; idempotent."""
     keys = [("purpose", pymongo.ASCENDING), ("alias", pymongo.ASCENDING), ("revision", pymongo.DESCENDING)]
     moves.create_index(keys, unique=True)

@@ -1,4 +1,4 @@
-"""MongoDB: the type of the database, and what is said of its refusals."""
+"""MongoDB: types, names of the collections, and error messages without data of documents."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ class Collections(StrEnum):
 
 
 _SAFE_ERROR_CODES = {13, 18, 20, 59, 64, 72, 79, 91, 100, 115, 189, 8000, 10107, 11600}
-"""Codes of refusals that are about rights, commands, write concerns and the server's state, never about a document."""
+"""Codes of errors about rights, commands, write concerns and the server's state, never about a document."""
 
 
 def mongo_reason(error: PyMongoError) -> str:
-    """What MongoDB says of a refusal: code, name and, where no document can be in it, its words."""
+    """Return name and code of an error and, where it cannot quote a document, its message."""
     if not isinstance(error, OperationFailure):
         return type(error).__name__
     details = error.details or {}
     concern = details.get("writeConcernError") if isinstance(error, WriteConcernError) else None
-    stated = concern if isinstance(concern, dict) else details
-    name = str(stated.get("codeName") or type(error).__name__)
-    words = str(stated.get("errmsg") or "").split("\n")[0][:200].rstrip(".")
-    # A duplicate key or a document that is not valid is repeated by the server, and may be about a person.
-    told = f": {words}" if words and error.code in _SAFE_ERROR_CODES else ""
-    return f"{name}{'' if error.code is None else f' (code {error.code})'}{told}"
+    response = concern if isinstance(concern, dict) else details
+    name = str(response.get("codeName") or type(error).__name__)
+    message = str(response.get("errmsg") or "").split("\n")[0][:200].rstrip(".")
+    # The message about a duplicate key or an invalid document quotes it, and that may be about a person.
+    quoted = f": {message}" if message and error.code in _SAFE_ERROR_CODES else ""
+    return f"{name}{'' if error.code is None else f' (code {error.code})'}{quoted}"

@@ -1,7 +1,7 @@
-"""Reading objects of Cloud Storage by pyarrow's client: several times as fast as Google's own for Python.
+"""Read objects of Cloud Storage by pyarrow's client, which is several times faster than Google's client for Python.
 
-It verifies checksums, tries again what may be over soon, and goes on where a transfer was cut. Whose tokens it shows is
-decided where Google's client decides it: by `google.auth`.
+pyarrow verifies checksums, retries temporary failures, and resumes interrupted transfers. The credentials are those of
+`google.auth`, as for Google's client.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from gh_assets.local.memory import check_memory
 GOOGLE = "https://storage.googleapis.com"
 
 FIRST_PART, PART = 1 << 16, 1 << 20
-"""Bytes that are taken at once: most objects are small, and many are read beside one another."""
+"""Bytes per read, the first and the following: most objects are small, and many are read concurrently."""
 
 RENEWAL_MARGIN = dt.timedelta(minutes=5)
-"""A token is renewed so long before it ends."""
+"""Time before its expiry at which a token is renewed."""
 
 NO_EXPIRY = dt.timedelta(days=3650)
 
@@ -46,32 +46,32 @@ _KNOWN: dict[str, type[exceptions.GoogleAPICallError]] = {
 
 
 class ObjectReader:
-    """Objects of one service, for any number of threads.
+    """A thread-safe reader of the objects of one service.
 
     Parameters
     ----------
     credentials : google.auth.credentials.Credentials
     endpoint : str
-        Address of the service: Google's, or an emulator's.
-    tried_seconds : float
-        How long an object is asked for that does not come; each part that arrives begins the time anew.
+        Base address of the service.
+    retry_seconds : float
+        Seconds during which a read without progress is retried.
     """
 
     def __init__(self, credentials: Credentials, endpoint: str = GOOGLE, *, retry_seconds: float) -> None:
         self._credentials, self._endpoint = credentials, endpoint
-        self._tried = dt.timedelta(seconds=retry_seconds)
+        self._retry_limit = dt.timedelta(seconds=retry_seconds)
         self._lock = threading.Lock()
         self._opened: tuple[str | None, Any] | None = None
 
     def read(self, bucket: str, name: str) -> bytes:
-        """The content of an object, its checksum verified.
+        """Read the content of an object and verify its checksum.
 
         Raises
         ------
         google.api_core.exceptions.GoogleAPICallError
-            As Google's client does; `DataLoss` if what arrives does not have its checksum.
+            As Google's client does; `DataLoss` if the checksum does not match.
         StoredDataError
-            If it is larger than the memory that one object may take.
+            If the content exceeds the memory that one object may take.
         """
         parts, size = [], 0
         for part in self.parts(bucket, name):
@@ -81,12 +81,12 @@ class ObjectReader:
         return b"".join(parts)
 
     def parts(self, bucket: str, name: str) -> Iterator[bytes]:
-        """The content piece by piece; an error at the end of the last one says that the checksum differs.
+        """Yield the content in parts; the checksum is verified at the end.
 
         Raises
         ------
         google.api_core.exceptions.GoogleAPICallError
-            As Google's client does.
+            As Google's client does; `DataLoss`, after the last part, if the checksum does not match.
         """
         with self._translated():
             try:
@@ -94,7 +94,7 @@ class ObjectReader:
             except OSError as error:
                 if _status(error)[0] != "UNAUTHENTICATED" or isinstance(self._credentials, AnonymousCredentials):
                     raise
-                # Taken back before its time, or this machine's clock is wrong: once more with a new one.
+                # The token was revoked before its expiry, or this machine's clock is wrong.
                 self._renew()
                 file = self._filesystem().open_input_stream(f"{bucket}/{name}", compression=None)
             with file:
@@ -104,8 +104,8 @@ class ObjectReader:
                     size = PART
 
     def _filesystem(self) -> Any:
-        """The client for the token that holds now."""
-        from pyarrow.fs import GcsFileSystem  # takes a while to load
+        """Return the client for the current token."""
+        from pyarrow.fs import GcsFileSystem  # slow to import
 
         with self._lock:
             token = self._token()
@@ -118,7 +118,7 @@ class ObjectReader:
                 if self._endpoint != GOOGLE:
                     options |= {"endpoint_override": f"{address.netloc}{address.path}".rstrip("/")}
                     options |= {"scheme": address.scheme}
-                self._opened = token, GcsFileSystem(**options, retry_time_limit=self._tried)
+                self._opened = token, GcsFileSystem(**options, retry_time_limit=self._retry_limit)
             return self._opened[1]
 
     def _token(self) -> str | None:
@@ -136,7 +136,7 @@ class ObjectReader:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Arrow's errors as those of Google's client."""
+        """Raise pyarrow's errors as those of Google's client."""
         import pyarrow as pa
 
         try:
@@ -145,7 +145,7 @@ class ObjectReader:
             raise exceptions.NotFound(_status(error)[1]) from error  # type: ignore[no-untyped-call]
         except (OSError, pa.ArrowException) as error:
             code, message = _status(error)
-            if "CURL error [60]" in message or "CURL error [77]" in message:  # no known authority has signed it
+            if "CURL error [60]" in message or "CURL error [77]" in message:  # an untrusted certificate
                 raise SSLError(f"CERTIFICATE_VERIFY_FAILED: {message}") from error
             reason = _REASON.search(str(error))
             errors = [{"reason": reason[1]}] if reason else []
@@ -153,9 +153,9 @@ class ObjectReader:
 
 
 def _status(error: BaseException) -> tuple[str, str]:
-    """Code and message of what the client says, without the address and the rest."""
-    found = _STATUS.search(str(error))
-    if found is None:
+    """Return code and message of a pyarrow error, without the address and other details."""
+    status = _STATUS.search(str(error))
+    if status is None:
         return "", type(error).__name__
-    message = re.sub(r"^(Permanent error|Retry policy exhausted)(, with a last message of | in \w+: )", "", found[2])
-    return found[1], message.strip()
+    message = re.sub(r"^(Permanent error|Retry policy exhausted)(, with a last message of | in \w+: )", "", status[2])
+    return status[1], message.strip()

@@ -1,7 +1,7 @@
-"""Objects in Google Cloud Storage: read, replaced in one step, listed. Knows neither Dagster nor what is in them.
+"""Objects in Google Cloud Storage: read, replace atomically, copy, list and delete, whatever their content.
 
-An upload becomes visible as a whole or not at all, and carries its crc32c, which Google checks on arrival and we on
-reading. Retries follow Google's own policy. `if_generation` makes a write conditional on what it replaces.
+An upload becomes visible as a whole or not at all. It carries its CRC32C, which Cloud Storage verifies on arrival and
+this module on reading. Retries follow Google's policy. `if_generation` makes a write conditional on what it replaces.
 """
 
 from __future__ import annotations
@@ -19,63 +19,45 @@ from urllib.parse import quote
 
 import google.auth
 import google_crc32c
-import requests.adapters
 from google.api_core.client_options import ClientOptions
-from google.api_core.exceptions import (
-    ClientError,
-    Conflict,
-    DataLoss,
-    Forbidden,
-    GoogleAPICallError,
-    NotFound,
-    PreconditionFailed,
-    RetryError,
-    TooManyRequests,
-    Unauthorized,
-)
+from google.api_core.exceptions import Conflict, DataLoss, NotFound, PreconditionFailed
 from google.auth.credentials import AnonymousCredentials, Credentials
 from google.auth.exceptions import GoogleAuthError
 from google.cloud import storage
-from google.cloud.storage.exceptions import DataCorruption
 from google.cloud.storage.retry import DEFAULT_RETRY
 from google.oauth2.credentials import Credentials as TokenCredentials
 from pydantic import SecretStr
 
-from gh_assets.errors import (
-    AuthenticationError,
-    ConcurrentWriteError,
-    ConfigurationError,
-    ServiceUnavailableError,
-    StoredDataError,
-)
-from gh_assets.local.network import UNTRUSTED_HELP, is_untrusted
+from gh_assets.errors import ConfigurationError
+from gh_assets.storage.gcs_errors import is_retryable, is_truncated, translated_errors
+from gh_assets.storage.google_internals import configure_session
 from gh_assets.storage.object_reader import GOOGLE, ObjectReader
 
 RETRY_SECONDS = 45.0
-"""How long one request is tried for; a file goes in several."""
+"""Seconds during which a request is retried; a large file takes several requests."""
 
-UPLOADED_AT_ONCE = 16 << 20
-"""Bytes of a file in a request: what has arrived is not sent again."""
+UPLOAD_CHUNK = 16 << 20
+"""Bytes of a file per upload request: an interrupted upload resumes after the last complete one."""
 
 CHUNK = 1 << 20
 
 Result = TypeVar("Result")
 
 ABSENT = 0
-"""The generation of an object that does not exist: as a precondition, only create."""
+"""Generation of an object that does not exist; as a precondition, it means "create only"."""
 
 
 class CloudStorageClient(storage.Client):  # type: ignore[misc]
-    """Google's client, and beside it what reads many objects fast; both show the same tokens.
+    """Google's client, with an `ObjectReader` that reads objects faster by the same credentials.
 
     Parameters
     ----------
     credentials : google.auth.credentials.Credentials
     project : str or None
     endpoint : str, optional
-        Of another service than Google's.
+        Base address of a service other than Google's.
     connections : int
-        Kept open.
+        Number of connections that are kept open.
     """
 
     def __init__(
@@ -84,14 +66,7 @@ class CloudStorageClient(storage.Client):  # type: ignore[misc]
         options = None if endpoint is None else ClientOptions(api_endpoint=endpoint)
         super().__init__(project, credentials, client_options=options)
         self.reader = ObjectReader(credentials, self.api_endpoint, retry_seconds=RETRY_SECONDS)
-        adapter = requests.adapters.HTTPAdapter(pool_connections=4, pool_maxsize=connections)
-        session = self._http
-        for scheme in ("http://", "https://"):
-            session.mount(scheme, adapter)
-        # What the environment says of proxies and authorities is the same for all requests to this address; to look
-        # through it for each of them, as requests would, is a fifth of what a small write costs.
-        found = session.merge_environment_settings(self.api_endpoint, {}, None, None, None)
-        session.proxies, session.verify, session.trust_env = found["proxies"], found["verify"], False
+        configure_session(self, connections)
 
 
 def make_client(
@@ -100,16 +75,16 @@ def make_client(
     token: SecretStr | None = None,
     connections: int = 16,
 ) -> CloudStorageClient:
-    """A client of the real service (with Google's own credentials), or of the server at `endpoint`.
+    """Create a client of Google's service, with its default credentials, or of the server at `endpoint`.
 
     Parameters
     ----------
     project, endpoint : str, optional
-        ``STORAGE_EMULATOR_HOST``, Google's own variable for emulators, stands for `endpoint`, too.
+        Google's variable for emulators, ``STORAGE_EMULATOR_HOST``, is the default of `endpoint`.
     token : SecretStr, optional
-        What the server at `endpoint` wants to see; None: nothing.
+        Bearer token for the server at `endpoint`; None for anonymous access.
     connections : int
-        Kept open.
+        Number of connections that are kept open.
 
     Raises
     ------
@@ -122,13 +97,13 @@ def make_client(
     if endpoint is not None:
         return CloudStorageClient(_credentials(token), project or "gh-assets", endpoint, connections)
     try:
-        credentials, own = google.auth.default(scopes=storage.Client.SCOPE)
+        credentials, default_project = google.auth.default(scopes=storage.Client.SCOPE)
     except (GoogleAuthError, OSError) as error:
         raise ConfigurationError(
             f"Google Cloud Storage has no usable credentials: {error} Set GOOGLE_APPLICATION_CREDENTIALS, or unset "
             "GCS_BUCKET to use the embedded server."
         ) from error
-    return CloudStorageClient(credentials, project or own, connections=connections)
+    return CloudStorageClient(credentials, project or default_project, connections=connections)
 
 
 def _credentials(token: SecretStr | None) -> Credentials:
@@ -139,7 +114,7 @@ def _credentials(token: SecretStr | None) -> Credentials:
 
 @dataclass(frozen=True)
 class StoredObject:
-    """An object as the bucket describes it."""
+    """The bucket's description of an object."""
 
     bucket: str
     name: str
@@ -157,7 +132,7 @@ class StoredObject:
 
 @dataclass(frozen=True)
 class Digest:
-    """What a file's bytes are."""
+    """Checksums and size of a file."""
 
     sha256: str
     crc32c: str
@@ -172,13 +147,13 @@ class ObjectStore:
     client : CloudStorageClient
     bucket : str
     create : bool
-        Make the bucket when something is written and it does not exist (on the embedded server).
+        Whether the first write creates a missing bucket (on the embedded server).
     """
 
     def __init__(self, client: CloudStorageClient, bucket: str, *, create: bool = False) -> None:
         self.client = client
         self.bucket = client.bucket(bucket)
-        self._retry = DEFAULT_RETRY.with_predicate(_is_retryable).with_timeout(RETRY_SECONDS)
+        self._retry = DEFAULT_RETRY.with_predicate(is_retryable).with_timeout(RETRY_SECONDS)
         self._create = create
 
     @property
@@ -189,7 +164,7 @@ class ObjectStore:
         return f"gs://{self.name}/{name}"
 
     def page(self, name: str) -> str | None:
-        """Where a person sees an object (or a folder, if the name ends in ``/``): Google's console. None: embedded."""
+        """Return the address of an object, or of a folder ending in ``/``, in Google's console; None if embedded."""
         if self.client.api_endpoint != GOOGLE:
             return None
         kind = "browser" if name.endswith("/") else "browser/_details"
@@ -204,7 +179,7 @@ class ObjectStore:
         metadata: Mapping[str, str] | None = None,
         content_type: str = "application/octet-stream",
     ) -> StoredObject:
-        """Create or replace an object in one step.
+        """Create or replace an object atomically.
 
         Parameters
         ----------
@@ -212,35 +187,37 @@ class ObjectStore:
         content : bytes or Path
             A file is streamed.
         if_generation : int, optional
-            The generation that is to be replaced; `ABSENT`: only if there is none.
+            The generation to replace, or `ABSENT` to create only.
+        metadata : mapping of str to str, optional
+        content_type : str
 
         Raises
         ------
         ConcurrentWriteError
-            If the object has another generation: somebody else wrote it. What has this content and metadata already
-            is ours: a retry cannot know whether it was written by an attempt whose answer was lost.
+            If the object has another generation, written by another process. An object that already has this content
+            and metadata is a success: an earlier attempt may have written it although its response was lost.
         ServiceUnavailableError, AuthenticationError, ConfigurationError
-            If the bucket cannot be reached, refuses us, or does not exist.
+            If the bucket cannot be reached, denies access, or does not exist.
         """
 
         def upload() -> StoredObject:
             blob = self.bucket.blob(name)
             if metadata:
                 blob.metadata = dict(metadata)
-            how: dict[str, Any] = {
+            options: dict[str, Any] = {
                 "content_type": content_type,
                 "if_generation_match": if_generation,
                 "checksum": "crc32c",
                 "retry": self._retry,
             }
             if isinstance(content, bytes):
-                blob.upload_from_string(content, **how)
+                blob.upload_from_string(content, **options)
             else:
-                blob.chunk_size = UPLOADED_AT_ONCE
-                blob.upload_from_filename(str(content), **how)
+                blob.chunk_size = UPLOAD_CHUNK
+                blob.upload_from_filename(str(content), **options)
             return _described(blob)
 
-        with _explained(self.uri(name), writing=True):
+        with translated_errors(self.uri(name), writing=True):
             try:
                 return self._stored(upload)
             except PreconditionFailed:
@@ -251,41 +228,41 @@ class ObjectStore:
                 return found
 
     def _stored(self, upload: Callable[[], StoredObject]) -> StoredObject:
-        """Upload, and make the bucket if it is not there."""
-        # Google's client reads the answer when it has stopped trying.
-        arrive: Callable[[], StoredObject] = self._retry.with_predicate(_is_truncated)(upload)
+        """Upload, and create the bucket if it is missing."""
+        # Google's client parses the response outside of its own retries.
+        retried: Callable[[], StoredObject] = self._retry.with_predicate(is_truncated)(upload)
         try:
-            return arrive()
+            return retried()
         except NotFound:
             if not self._create:
                 raise
             self._make_bucket()
-            return arrive()
+            return retried()
 
     def _present(self, name: str, size: int, crc32c: str, metadata: Mapping[str, str]) -> StoredObject | None:
-        """What was to be written, if a refused attempt finds it there: an earlier attempt's answer was lost."""
+        """Return the object if it is what a refused write would have made it: an earlier attempt succeeded."""
         found = self.describe(name)
         if found is None or (found.size, found.crc32c) != (size, crc32c):
             return None
         return found if metadata.items() <= found.metadata.items() else None
 
     def _make_bucket(self) -> None:
-        with suppress(Conflict):  # another process made it meanwhile
+        with suppress(Conflict):  # another process created it
             self.bucket.create(retry=self._retry)
 
     def read(self, name: str) -> bytes:
-        """The content of an object, its checksum verified.
+        """Read the content of an object and verify its checksum.
 
         Raises
         ------
         StoredDataError
-            If there is no such object, or what arrives does not have its checksum.
+            If there is no such object, or its checksum does not match.
         """
-        with _explained(self.uri(name)):
+        with translated_errors(self.uri(name)):
             return _retry_if_damaged(lambda: self.client.reader.read(self.name, name))
 
     def read_to(self, name: str, path: Path) -> str:
-        """Stream an object into a file, its checksum verified; gives the SHA-256 of what arrived, in hexadecimal."""
+        """Stream an object into a file and verify its checksum; return its SHA-256 in hexadecimal."""
 
         def fetch() -> str:
             sha256 = hashlib.sha256()
@@ -295,18 +272,18 @@ class ObjectStore:
                     sha256.update(part)
             return sha256.hexdigest()
 
-        with _explained(self.uri(name)):
+        with translated_errors(self.uri(name)):
             return _retry_if_damaged(fetch)
 
     @contextmanager
     def open_in_bucket(self, bucket: str, name: str) -> Iterator[IO[bytes]]:
-        """Stream an object of any bucket that the same credentials may read."""
-        with _explained(f"gs://{bucket}/{name}"), self.client.bucket(bucket).blob(name).open("rb") as file:
+        """Open an object of any bucket that the client's credentials can read, as a stream."""
+        with translated_errors(f"gs://{bucket}/{name}"), self.client.bucket(bucket).blob(name).open("rb") as file:
             yield file
 
     def describe(self, name: str) -> StoredObject | None:
-        """What the bucket knows of an object; None if there is none."""
-        with _explained(self.uri(name)):
+        """Return the description of an object, or None if it does not exist."""
+        with translated_errors(self.uri(name)):
             blob = self.bucket.get_blob(name, retry=self._retry)
             return None if blob is None else _described(blob)
 
@@ -318,31 +295,31 @@ class ObjectStore:
         metadata: Mapping[str, str] | None = None,
         if_generation: int | None = None,
     ) -> None:
-        """Copy an object of this bucket under another name, without its bytes coming here.
+        """Copy an object of this bucket to another name, on the server.
 
         Parameters
         ----------
         source : StoredObject
         name : str
         metadata : mapping of str to str, optional
-            Of the copy; by default those of the source.
+            Metadata of the copy; by default those of the source.
         if_generation : int, optional
-            The generation that is to be replaced; `ABSENT`: only if there is none.
+            The generation to replace, or `ABSENT` to create only.
 
         Raises
         ------
         StoredDataError
-            If it is not there any more.
+            If the source does not exist any more.
         ConcurrentWriteError
-            If the object of that name has another generation.
+            If the target has another generation.
         """
-        with _explained(source.uri):
+        with translated_errors(source.uri):
             original, target = self.bucket.blob(source.name, generation=source.generation), self.bucket.blob(name)
             target.content_type = source.content_type
             target.metadata = dict(source.metadata if metadata is None else metadata)
             token: str | None = ""
             try:
-                while token is not None:  # a large one between classes takes several calls
+                while token is not None:  # a large object that changes its storage class takes several calls
                     token, _, _ = target.rewrite(
                         original, token=token or None, if_generation_match=if_generation, retry=self._retry
                     )
@@ -351,36 +328,36 @@ class ObjectStore:
                     raise
 
     def delete(self, name: str, *, if_generation: int | None = None) -> None:
-        """Delete an object; one that is not there is no error: somebody else may have deleted it.
+        """Delete an object, if it exists.
 
         Raises
         ------
         ConcurrentWriteError
-            If it has another generation than `if_generation` (the embedded server does not look at it).
+            If it has another generation than `if_generation`.
         """
-        with _explained(self.uri(name)):
+        with translated_errors(self.uri(name)):
             try:
                 self.bucket.blob(name).delete(if_generation_match=if_generation, retry=self._retry)
             except NotFound:
                 return
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        """The objects whose names begin with `prefix`, in order of their names."""
-        with _explained(self.uri(prefix), writing=True):
+        """Yield the objects whose names begin with `prefix`, sorted by name."""
+        with translated_errors(self.uri(prefix), writing=True):
             try:
                 for blob in self.client.list_blobs(self.bucket, prefix=prefix, retry=self._retry):
                     yield _described(blob)
             except NotFound:
-                if not self._create:  # else nothing was written yet
+                if not self._create:  # otherwise the first write is still to come
                     raise
 
     def names(self, prefix: str) -> Iterator[str]:
-        """Their names."""
+        """Yield the names of the objects that `list` yields."""
         return (found.name for found in self.list(prefix))
 
 
 def _retry_if_damaged(read: Callable[[], Result]) -> Result:
-    """Read once more what arrived damaged: what the way did to it passes, and what the bucket did stays."""
+    """Read again after a checksum error, once: damage in transit is temporary, damage in the bucket is not."""
     try:
         return read()
     except DataLoss:
@@ -401,12 +378,12 @@ def _described(blob: storage.Blob) -> StoredObject:
 
 
 def checksum(content: bytes) -> str:
-    """CRC32C in base64, as Cloud Storage writes it."""
+    """Return the CRC32C in base64, the form of Cloud Storage."""
     return _encoded(google_crc32c.value(content))
 
 
 def _measured(content: bytes | Path) -> tuple[int, str]:
-    """Size and checksum."""
+    """Return size and checksum."""
     if isinstance(content, bytes):
         return len(content), checksum(content)
     digest = digest_of(content)
@@ -418,7 +395,7 @@ def _encoded(crc32c: int) -> str:
 
 
 def digest_of(path: Path) -> Digest:
-    """Checksums of a file, in one pass."""
+    """Compute the checksums of a file in one pass."""
     sha256, crc32c, size = hashlib.sha256(), 0, 0
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
@@ -426,66 +403,3 @@ def digest_of(path: Path) -> Digest:
             crc32c = google_crc32c.extend(crc32c, chunk)
             size += len(chunk)
     return Digest(sha256.hexdigest(), _encoded(crc32c), size)
-
-
-class _explained:  # noqa: N801 - used as a statement
-    """Turns the client's exceptions into ours, which say what to do."""
-
-    def __init__(self, uri: str, *, writing: bool = False) -> None:
-        self.uri = uri
-        self.writing = writing
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if error is None:
-            return
-        if isinstance(error, (PreconditionFailed, Conflict)):
-            raise ConcurrentWriteError(f"{self.uri} was written by another process meanwhile. Run again.") from error
-        if isinstance(error, NotFound):
-            if self.writing:  # only the bucket can be what is not there
-                raise ConfigurationError(f"The bucket of {self.uri} does not exist: create it.") from error
-            raise StoredDataError(f"There is no object {self.uri}.") from error
-        if is_untrusted(error):
-            raise ConfigurationError(
-                f"The certificate on the way to {self.uri} is signed by no known authority. {UNTRUSTED_HELP}"
-            ) from error
-        if isinstance(error, (DataCorruption, DataLoss)):
-            raise StoredDataError(f"{self.uri} arrived damaged: its checksum does not match.") from error
-        if isinstance(error, (Forbidden, Unauthorized, GoogleAuthError)):
-            raise AuthenticationError(f"Google Cloud Storage refused access to {self.uri}. {_reason(error)}") from error
-        if isinstance(error, ClientError) and not isinstance(error, TooManyRequests):
-            raise ConfigurationError(f"Google Cloud Storage refused {self.uri}. {_reason(error)}") from error
-        if isinstance(error, (GoogleAPICallError, RetryError, requests.RequestException, ConnectionError)):
-            raise ServiceUnavailableError(
-                f"Google Cloud Storage did not serve {self.uri} ({type(error).__name__}). Run again: nothing is lost."
-            ) from error
-
-
-def _is_retryable(error: Exception) -> bool:
-    """Whether to try again: as Google's policy has it, but no certificate becomes better by it."""
-    return not is_untrusted(error) and (_is_truncated(error) or bool(DEFAULT_RETRY._predicate(error)))
-
-
-def _is_truncated(error: Exception) -> bool:
-    """Whether an answer arrived whose JSON is not whole."""
-    return isinstance(error, requests.JSONDecodeError)
-
-
-ROLE = "Give the account the role 'Storage Object Admin' on the bucket."
-
-
-def _reason(error: Exception) -> str:
-    """What Google says of a refusal, and what helps: a role does where one is missing, and nowhere else."""
-    message, reason = str(getattr(error, "message", "") or ""), ""
-    response = getattr(error, "response", None)
-    try:
-        stated = {"errors": getattr(error, "errors", [])} if response is None else response.json()["error"]
-        message, reason = str(stated.get("message", message)), str(stated["errors"][0]["reason"])
-    except (AttributeError, ValueError, KeyError, IndexError, TypeError):
-        pass  # no words of Google's: a proxy's page, or an answer that was cut
-    message = message.split("\n")[0][:300].rstrip(".")
-    said = f"It says: {message}{f' ({reason})' if reason else ''}." if message else ""
-    lacks = isinstance(error, Unauthorized | GoogleAuthError) or reason in ("", "forbidden", "insufficientPermissions")
-    return f"{said} {ROLE}".strip() if lacks and "billing" not in message.lower() else said

@@ -25,7 +25,8 @@ from pymongo.errors import PyMongoError
 
 from gh_assets.errors import GhAssetsError
 from gh_assets.local.locks import open_lock, try_lock
-from gh_assets.storage.messages import Consumer, Message, versioned
+from gh_assets.storage.consumer import Consumer
+from gh_assets.storage.messages import Message, versioned
 from gh_assets.storage.mongo import Collections, MongoDatabase
 
 Verdict = Literal["not_interested", "known", "none"]

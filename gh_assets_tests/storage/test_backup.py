@@ -1,4 +1,4 @@
-"""Backup and restoration: everything is there again, models verify, and a half copy is none."""
+"""Tests of backup and restoration: they are complete or fail, and an interrupted restoration can be continued."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def stores(objects: ObjectStore, gcs_client) -> dict[str, ObjectStore]:
 
 
 @pytest.fixture
-def empty(
+def empty_services(
     gcs_client, objects: ObjectStore, settings: Settings
 ) -> Iterator[tuple[MongoDatabase, dict[str, ObjectStore]]]:
-    """Another database and other buckets."""
+    """Another database, and other buckets, to restore into."""
     database = connect_mongo(settings.model_copy(update={"mongo_database": f"other_{objects.name[-12:]}"}))
     names = {"data": f"{objects.name}-o", "models": f"{objects.name}-p"}
     yield database, {kind: ObjectStore(gcs_client, name, create=True) for kind, name in names.items()}
@@ -59,20 +59,20 @@ def fill(database: MongoDatabase, stores: dict[str, ObjectStore], folder: Path) 
     registry.promote(Promotion("recvae", 2, why="it is better"))
 
 
-def test_all_is_there_again(
+def test_restored_services_have_all_documents_objects_and_models(
     database: MongoDatabase,
     stores: dict[str, ObjectStore],
-    empty: tuple[MongoDatabase, dict[str, ObjectStore]],
+    empty_services: tuple[MongoDatabase, dict[str, ObjectStore]],
     tmp_path: Path,
 ) -> None:
     fill(database, stores, tmp_path)
     copied = back_up(database, stores, tmp_path / "copy")
     assert copied.objects == 4
     (written,) = (found.created for found in stores["data"].list("assets/users"))
-    other, places = empty
+    other, places = empty_services
     assert restore(tmp_path / "copy", other, places).objects == 4
     assert written is not None
-    assert AssetStore(places["data"]).undo("users", written) == [], "it is as old as it was"
+    assert AssetStore(places["data"]).undo("users", written) == [], "the restored table has its original time"
     assert AssetStore(places["data"]).read_table("users").equals(USERS_TABLE)
     assert places["data"].describe("assets/o\\d name/\u00fc.parquet").metadata["k"] == "v"  # type: ignore[union-attr]
     assert list(other["users"].find().sort("_id", 1)) == list(database["users"].find().sort("_id", 1))
@@ -86,7 +86,7 @@ def test_all_is_there_again(
     assert other["meta"].find_one({"_id": "restoring"}) is None
 
 
-def test_mongodump_would_have_written_the_same(
+def test_documents_of_a_backup_are_bson(
     database: MongoDatabase, stores: dict[str, ObjectStore], tmp_path: Path
 ) -> None:
     fill(database, stores, tmp_path)
@@ -95,10 +95,10 @@ def test_mongodump_would_have_written_the_same(
     assert len(documents) == 2500
 
 
-def test_a_restoration_that_was_interrupted_goes_on(
+def test_interrupted_restoration_is_continued(
     database: MongoDatabase,
     stores: dict[str, ObjectStore],
-    empty: tuple[MongoDatabase, dict[str, ObjectStore]],
+    empty_services: tuple[MongoDatabase, dict[str, ObjectStore]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -106,7 +106,7 @@ def test_a_restoration_that_was_interrupted_goes_on(
 
     fill(database, stores, tmp_path)
     back_up(database, stores, tmp_path / "copy")
-    other, places = empty
+    other, places = empty_services
     real = backup._load
 
     def stop_at_users(target: MongoDatabase, name: str, path: Path) -> None:
@@ -122,14 +122,14 @@ def test_a_restoration_that_was_interrupted_goes_on(
     restore(tmp_path / "copy", other, places)
     assert other["users"].count_documents({}) == 2500
     assert ModelRegistry(places["models"], other["models"]).champion().version == 2
-    with pytest.raises(InputError, match=r"copy was restored here, whole, at .* UTC: there is nothing left to do"):
-        restore(tmp_path / "copy", other, places)  # as somebody does who was killed in the last moment
+    with pytest.raises(InputError, match=r"copy was already restored here, completely, at .* UTC"):
+        restore(tmp_path / "copy", other, places)  # as after a kill at the very end
     back_up(database, stores, tmp_path / "another")
     with pytest.raises(InputError, match="restore into an empty database"):
         restore(tmp_path / "another", other, places)
 
 
-MAKER = """
+SLOW_BACKUP = """
 import sys
 from pathlib import Path
 from gh_assets.storage.backup import back_up
@@ -150,9 +150,9 @@ back_up(database, {"data": store}, Path(sys.argv[3]), workers=1)
 
 
 @contextmanager
-def making(database: MongoDatabase, store: ObjectStore, folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process in the middle of a backup; in the end it is killed as by kill -9."""
-    command = [sys.executable, "-W", "ignore", "-c", MAKER, database.name, store.name, str(folder)]
+def backup_in_progress(database: MongoDatabase, store: ObjectStore, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Start a backup in another process, wait until it is in progress, and kill it at the end of the block."""
+    command = [sys.executable, "-W", "ignore", "-c", SLOW_BACKUP, database.name, store.name, str(folder)]
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
@@ -169,28 +169,28 @@ def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_what_a_killed_backup_left_is_cleared_by_the_next_whatever_its_name(
+def test_draft_of_a_killed_backup_is_removed_by_the_next_one(
     database: MongoDatabase, stores: dict[str, ObjectStore], tmp_path: Path
 ) -> None:
     fill(database, stores, tmp_path)
     place = tmp_path / "backups"
-    strange = place / ".notes.draft"
-    strange.mkdir(parents=True)
-    (strange / "todo").write_text("nobody's backup")
-    with making(database, stores["data"], place / "monday"):
+    foreign = place / ".notes.draft"
+    foreign.mkdir(parents=True)
+    (foreign / "todo").write_text("not a backup")
+    with backup_in_progress(database, stores["data"], place / "monday"):
         assert names_in(place) == [".monday.draft", ".monday.draft.lock", ".notes.draft"]
         back_up(database, stores, place / "tuesday")
-        assert names_in(place) == [".monday.draft", ".monday.draft.lock", ".notes.draft", "tuesday"], "it is being made"
+        assert names_in(place) == [".monday.draft", ".monday.draft.lock", ".notes.draft", "tuesday"], "in progress"
         with pytest.raises(InputError, match="monday is being written by another process"):
             back_up(database, stores, place / "monday")
-    assert (place / ".monday.draft" / "mongo" / "users.bson").stat().st_size > 0, "kill -9 leaves a copy behind"
-    (place / ".sunday.draft" / "mongo").mkdir(parents=True)  # as an earlier version, which had no lock, left it
+    assert (place / ".monday.draft" / "mongo" / "users.bson").stat().st_size > 0, "the kill leaves a draft"
+    (place / ".sunday.draft" / "mongo").mkdir(parents=True)  # the draft of an earlier version, without a lock
     back_up(database, stores, place / "wednesday")
     assert names_in(place) == [".notes.draft", "tuesday", "wednesday"]
-    assert (strange / "todo").exists()
+    assert (foreign / "todo").exists()
 
 
-def test_a_backup_that_fails_leaves_nothing(
+def test_failed_backup_leaves_no_draft(
     database: MongoDatabase, stores: dict[str, ObjectStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(database, stores, tmp_path)
@@ -206,10 +206,10 @@ def test_a_backup_that_fails_leaves_nothing(
     assert back_up(database, stores, tmp_path / "backups" / "monday").objects == 4
 
 
-def test_nothing_is_written_over_and_nothing_damaged_is_taken(
+def test_existing_content_is_not_overwritten_and_a_damaged_backup_is_rejected(
     database: MongoDatabase,
     stores: dict[str, ObjectStore],
-    empty: tuple[MongoDatabase, dict[str, ObjectStore]],
+    empty_services: tuple[MongoDatabase, dict[str, ObjectStore]],
     tmp_path: Path,
 ) -> None:
     fill(database, stores, tmp_path)
@@ -217,17 +217,17 @@ def test_nothing_is_written_over_and_nothing_damaged_is_taken(
     back_up(database, stores, folder)
     with pytest.raises(InputError, match="exists: name a new folder"):
         back_up(database, stores, folder)
-    other, places = empty
-    with pytest.raises(InputError, match="holds no whole backup"):
+    other, places = empty_services
+    with pytest.raises(InputError, match="does not hold a complete backup"):
         restore(tmp_path, other, places)
-    with pytest.raises(InputError, match=r"has documents|is there already"):
+    with pytest.raises(InputError, match=r"has documents|exists already"):
         restore(folder, database, {"data": places["data"], "models": places["models"]})
     places["data"].write("something/else", b"1")
-    with pytest.raises(InputError, match=r"something/else is there already"):
+    with pytest.raises(InputError, match=r"something/else exists already"):
         restore(folder, other, places)
     places["data"].delete("something/else")
     manifest = json.loads((folder / "manifest.json").read_text())
     victim = max(manifest["objects"], key=lambda entry: entry["size"])
     (folder / victim["bucket"] / victim["file"]).write_bytes(b"0" * victim["size"])
-    with pytest.raises(StoredDataError, match="is not what was backed up"):
+    with pytest.raises(StoredDataError, match="has changed since the backup"):
         restore(folder, other, places)

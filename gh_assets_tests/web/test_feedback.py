@@ -14,7 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gh_assets.storage.messages import Consumer, Message
+from gh_assets.storage.consumer import Consumer
+from gh_assets.storage.messages import Message
 from gh_assets.storage.mongo import MongoDatabase
 from gh_assets.web.feedback import Feedback, JournalError, Verdict
 from gh_assets_tests.support.served_home import until

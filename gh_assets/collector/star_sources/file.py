@@ -35,7 +35,8 @@ from gh_assets.github.client import GitHubClient
 from gh_assets.github.graphql import GraphQLLists, Listing
 from gh_assets.github.outcomes import Outcome
 from gh_assets.local.concurrency import map_bounded
-from gh_assets.storage.messages import Consumer, Message, UserInsert
+from gh_assets.storage.consumer import Consumer
+from gh_assets.storage.messages import Message, UserInsert
 from gh_assets.storage.mongo import Collections
 
 UNKNOWN_LOGIN_TTL = dt.timedelta(days=30)

@@ -54,8 +54,9 @@ from gh_assets.github.responses import STAR_JSON, GitHubResponse
 from gh_assets.github.times import parse_times
 from gh_assets.local.concurrency import map_bounded
 from gh_assets.schemas import STARGAZERS, STARRED
+from gh_assets.storage.consumer import Consumer
 from gh_assets.storage.documents import as_stored
-from gh_assets.storage.messages import Consumer, Message, versioned
+from gh_assets.storage.messages import Message, versioned
 from gh_assets.storage.mongo import Collections
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,137 @@
+"""Errors of Cloud Storage: which are retried, and how they become the project's own, which say what to do."""
+
+from __future__ import annotations
+
+import http.client
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import requests
+import urllib3
+from google.api_core.exceptions import (
+    ClientError,
+    Conflict,
+    DataLoss,
+    Forbidden,
+    GoogleAPICallError,
+    NotFound,
+    PreconditionFailed,
+    RetryError,
+    TooManyRequests,
+    Unauthorized,
+)
+from google.auth.exceptions import GoogleAuthError, TransportError
+from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
+
+from gh_assets.errors import (
+    AuthenticationError,
+    ConcurrentWriteError,
+    ConfigurationError,
+    GhAssetsError,
+    ServiceUnavailableError,
+    StoredDataError,
+)
+from gh_assets.local.network import UNTRUSTED_HELP, is_untrusted
+
+RETRYABLE_STATUS_CODES = frozenset({408, 429, 500, 502, 503, 504})
+"""https://cloud.google.com/storage/docs/retry-strategy#retryable"""
+
+_RETRYABLE_ERRORS = (
+    ConnectionError,
+    requests.ConnectionError,
+    requests.Timeout,
+    requests.exceptions.ChunkedEncodingError,
+    requests.JSONDecodeError,  # a truncated response
+    http.client.BadStatusLine,
+    http.client.IncompleteRead,
+    http.client.ResponseNotReady,
+    urllib3.exceptions.PoolError,
+    urllib3.exceptions.ProtocolError,
+    urllib3.exceptions.SSLError,
+    urllib3.exceptions.TimeoutError,
+)
+
+ROLE_HELP = "Give the account the role 'Storage Object Admin' on the bucket."
+
+
+def is_retryable(error: BaseException) -> bool:
+    """Whether another attempt may succeed, as Google recommends, but never for an untrusted certificate."""
+    if is_untrusted(error):
+        return False
+    if isinstance(error, TransportError) and error.args and isinstance(error.args[0], BaseException):
+        return is_retryable(error.args[0])
+    if isinstance(error, GoogleAPICallError):
+        return error.code in RETRYABLE_STATUS_CODES
+    if isinstance(error, InvalidResponse):
+        return error.response.status_code in RETRYABLE_STATUS_CODES
+    return isinstance(error, _RETRYABLE_ERRORS)
+
+
+def is_truncated(error: BaseException) -> bool:
+    """Whether a response was cut off within its JSON."""
+    return isinstance(error, requests.JSONDecodeError)
+
+
+@contextmanager
+def translated_errors(uri: str, *, writing: bool = False) -> Iterator[None]:
+    """Raise the errors of Google's client as the project's own.
+
+    Parameters
+    ----------
+    uri : str
+        The object, for the message.
+    writing : bool
+        Whether a missing object can only mean that the bucket is missing.
+    """
+    try:
+        yield
+    except Exception as error:
+        translated = _translate(error, uri, writing=writing)
+        if translated is None:
+            raise
+        raise translated from error
+
+
+def _translate(error: Exception, uri: str, *, writing: bool) -> GhAssetsError | None:
+    match error:
+        case PreconditionFailed() | Conflict():
+            return ConcurrentWriteError(f"{uri} was written by another process meanwhile. Run again.")
+        case NotFound() if writing:
+            return ConfigurationError(f"The bucket of {uri} does not exist: create it.")
+        case NotFound():
+            return StoredDataError(f"There is no object {uri}.")
+        case _ if is_untrusted(error):
+            return ConfigurationError(
+                f"The server certificate for {uri} is not signed by a known authority. {UNTRUSTED_HELP}"
+            )
+        case DataCorruption() | DataLoss():
+            return StoredDataError(f"{uri} arrived damaged: its checksum does not match.")
+        case Forbidden() | Unauthorized() | GoogleAuthError():
+            return AuthenticationError(f"Google Cloud Storage refused access to {uri}. {_reason(error)}")
+        case ClientError() if not isinstance(error, TooManyRequests):
+            return ConfigurationError(f"Google Cloud Storage refused {uri}. {_reason(error)}")
+        case GoogleAPICallError() | RetryError() | requests.RequestException() | ConnectionError():
+            return ServiceUnavailableError(
+                f"Google Cloud Storage did not serve {uri} ({type(error).__name__}). Run again: nothing is lost."
+            )
+    return None
+
+
+def _reason(error: Exception) -> str:
+    """Return Google's reason for a refusal, and the missing role if it is about one."""
+    message, reason = str(getattr(error, "message", "") or ""), ""
+    response = getattr(error, "response", None)
+    try:
+        content = {"errors": getattr(error, "errors", [])} if response is None else response.json()["error"]
+        message, reason = str(content.get("message", message)), str(content["errors"][0]["reason"])
+    except (AttributeError, ValueError, KeyError, IndexError, TypeError):
+        pass  # the response is not Google's, but the page of a proxy, or it is truncated
+    message = message.split("\n")[0][:300].rstrip(".")
+    quoted = f"It says: {message}{f' ({reason})' if reason else ''}." if message else ""
+    about_roles = isinstance(error, Unauthorized | GoogleAuthError) or reason in (
+        "",
+        "forbidden",
+        "insufficientPermissions",
+    )
+    lacks_role = about_roles and "billing" not in message.lower()
+    return f"{quoted} {ROLE_HELP}".strip() if lacks_role else quoted

@@ -1,0 +1,26 @@
+"""The private parts of Google's client that this project depends on; everything else uses its public interface."""
+
+from __future__ import annotations
+
+import requests.adapters
+from google.cloud import storage
+
+
+def configure_session(client: storage.Client, connections: int) -> None:
+    """Give a client a connection pool of its own size, and resolve its proxy and certificate authorities once.
+
+    The environment's settings are the same for all requests to one address. Resolving them for each request, as
+    `requests` does by default, takes a fifth of the time of a small write.
+
+    Parameters
+    ----------
+    client : google.cloud.storage.Client
+    connections : int
+        Number of connections that are kept open.
+    """
+    session = client._http  # there is no public access to it
+    adapter = requests.adapters.HTTPAdapter(pool_connections=4, pool_maxsize=connections)
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, adapter)
+    settings = session.merge_environment_settings(client.api_endpoint, {}, None, None, None)
+    session.proxies, session.verify, session.trust_env = settings["proxies"], settings["verify"], False
