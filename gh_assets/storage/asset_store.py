@@ -1,6 +1,6 @@
-"""The assets' data in a bucket, typed: Parquet for tables, ``.npz`` for the matrix. Knows nothing of Dagster.
+"""Typed storage of assets in a bucket: Parquet for tables, ``.npz`` for the matrix.
 
-An asset is one object, a partition of an asset is one object. Objects are replaced in one step or not at all.
+An asset, or a partition of an asset, is one object, which is replaced atomically.
 """
 
 from __future__ import annotations
@@ -29,37 +29,37 @@ logger = logging.getLogger(__name__)
 PREFIX = "assets"
 
 VERSIONS = "versions"
-"""Before an object's name: where its earlier contents are kept."""
+"""Prefix of the earlier versions of an object."""
 
 DAMAGED = "damaged"
-"""Before an object's name: where what could not be read any more is kept."""
+"""Prefix of the copies of unreadable objects."""
 
 KEEP = 3
-"""Earlier contents of each object that are kept."""
+"""Default number of earlier versions per object."""
 
 REPLACES = "replaces"
-"""In an object's metadata: the generation that was there before it; 0 if there was none."""
+"""Metadata key of an object: the generation that it replaced, 0 if none."""
 
 WRITTEN = "written"
-"""In the metadata of an object that was brought back: when its content had been written."""
+"""Metadata key of a restored object: the time at which its content was written first."""
 
 STAMP = "%Y%m%dT%H%M%S.%f"
 PARQUET = "application/vnd.apache.parquet"
 
 PARTITIONS_PER_FETCH = 64
-"""Partitions that are fetched by one thread and parsed at once."""
+"""Number of partitions that are fetched by one thread and parsed together."""
 
 
 class AssetStore:
-    """Typed reading and writing of assets.
+    """Typed access to assets.
 
     Parameters
     ----------
     objects : ObjectStore
     workers : int
-        Objects read or written at once.
+        Number of objects read or written concurrently.
     keep : int
-        Earlier contents of each object that are kept, so that a bad run can be undone.
+        Number of earlier versions that are kept of each object, so that a bad run can be undone.
     """
 
     def __init__(self, objects: ObjectStore, workers: int = 8, keep: int = KEEP) -> None:
@@ -70,12 +70,12 @@ class AssetStore:
     # -- tables --------------------------------------------------------------------------------------------------
 
     def write_table(self, asset: str, table: pl.DataFrame, partition: str | None = None) -> StoredObject:
-        """Replace a table; its columns are checked against `gh_assets.schemas` if the asset is known there.
+        """Replace a table. Columns of assets in `gh_assets.schemas` are checked.
 
         Raises
         ------
         StoredDataError
-            If a column does not fit; the message names it.
+            If a column does not match the schema; the message names it.
         """
         return self._write_table(asset, table, partition, None)
 
@@ -88,34 +88,34 @@ class AssetStore:
         return self._replace(object_name(asset, "parquet", partition), buffer.getvalue(), PARQUET, present)
 
     def write_parts(self, asset: str, parts: TableParts) -> StoredObject:
-        """Replace a table by the frames of `parts`, row group by row group.
+        """Replace a table by the frames of `parts`, one row group at a time.
 
         Raises
         ------
         StoredDataError
-            If there are none, or they are parts of another asset. The table is then what it was.
+            If there are no parts, or they belong to another asset. The stored table does not change.
         """
         if not parts.files or parts.asset != asset:
-            what = f"parts of {parts.asset} were given" if parts.files else "it has not even one part"
-            raise StoredDataError(f"The asset {asset} cannot be stored: {what}.")
+            reason = f"the parts are those of {parts.asset}" if parts.files else "it has no parts"
+            raise StoredDataError(f"The asset {asset} cannot be stored: {reason}.")
         whole = parts.folder / "whole.parquet"
         pl.scan_parquet(parts.files).sink_parquet(whole, compression="zstd", statistics=False, maintain_order=True)
         name = object_name(asset, "parquet")
         return self._replace(name, whole, PARQUET)
 
     def read_table(self, asset: str, partition: str | None = None, view: TableView | None = None) -> pl.DataFrame:
-        """Read a table, or what is wanted of it, and check its columns.
+        """Read a table, or a view of it, and check its columns.
 
         Raises
         ------
         StoredDataError
-            If it is not there, cannot be read, or a column does not fit.
+            If it does not exist, cannot be read, or a column does not match the schema.
         """
         name = object_name(asset, "parquet", partition)
         return self._parsed(asset, name, self.objects.read(name), view)
 
     def read_table_with_checksum(self, asset: str, partition: str | None = None) -> tuple[pl.DataFrame, str]:
-        """As `read_table`; with the crc32c of what is stored, in base64 as Cloud Storage writes it."""
+        """Read a table as `read_table` does, and return the CRC32C of its object in base64."""
         name = object_name(asset, "parquet", partition)
         content = self.objects.read(name)
         return self._parsed(asset, name, content), checksum(content)
@@ -125,17 +125,16 @@ class AssetStore:
             check_parquet(self.objects.uri(name), content)
             table = _decoded([content], view)
         except (pl.exceptions.PolarsError, OSError, ArrowException) as error:
-            wanted = "" if view is None else f" with {view}"
-            raise StoredDataError(f"{self.objects.uri(name)} is no readable Parquet{wanted}: {error}.") from error
+            viewed = "" if view is None else f" with {view}"
+            raise StoredDataError(f"{self.objects.uri(name)} is not readable Parquet{viewed}: {error}.") from error
         if view is None and asset in TABLES:
             table = TABLES[asset].completed(table)
         _check(asset, table, f"at {self.objects.uri(name)} does not fit this version", view)
         return table
 
     def write_tables(self, asset: str, tables: Iterable[tuple[str, pl.DataFrame]]) -> Iterator[StoredObject]:
-        """Write many partitions at once, taking only a few of `tables` ahead; lazily, in any order."""
-
-        # One listing says what is there; a question an object would take as long as the writing.
+        """Write partitions concurrently, as the result is iterated over; `tables` is consumed lazily."""
+        # One listing replaces a request per object, which would take as long as the write.
         present = {found.name: found for found in self.objects.list(f"{PREFIX}/{asset}/")}
 
         def write(item: tuple[str, pl.DataFrame]) -> StoredObject:
@@ -144,26 +143,26 @@ class AssetStore:
         return map_bounded(write, tables, self.workers)
 
     def read_tables(self, asset: str, partitions: Iterable[str]) -> dict[str, pl.DataFrame]:
-        """Read many partitions at once, in the order given. Partitions without an object are left out."""
+        """Read partitions concurrently; return those that exist, in the order given."""
         present = self.partitions(asset)
-        wanted = [partition for partition in partitions if partition in present]
+        stored = [partition for partition in partitions if partition in present]
 
         def read(partition: str) -> tuple[str, pl.DataFrame]:
             return partition, self.read_table(asset, partition)
 
-        found = dict(map_bounded(read, wanted, self.workers))
-        return {partition: found[partition] for partition in wanted}
+        tables = dict(map_bounded(read, stored, self.workers))
+        return {partition: tables[partition] for partition in stored}
 
     def read_whole(self, asset: str, partitions: Iterable[str], view: TableView | None = None) -> pl.DataFrame | None:
-        """Many partitions as one frame, in the order given; None if none of them has an object.
+        """Read partitions into one frame, in the order given; None if none of them exists.
 
-        Several times as fast as one by one: they are fetched and parsed in bunches. Peak memory is below twice the
-        frame: one thread parses, so that the allocator does not keep what it freed once for each thread.
+        Partitions are fetched and parsed in batches, which is several times faster than one by one. Only one thread
+        parses, which keeps peak memory below twice the frame, because the allocator retains freed memory per thread.
 
         Raises
         ------
         StoredDataError
-            If one cannot be read, or its columns do not fit; the message names both.
+            If a partition cannot be read, or a column does not match; the message names both.
         """
         present = self.partitions(asset)
         names = [object_name(asset, "parquet", partition) for partition in partitions if partition in present]
@@ -172,7 +171,7 @@ class AssetStore:
         def fetch(number: int) -> tuple[int, list[bytes]]:
             return number, [self.objects.read(name) for name in batches[number]]
 
-        found: dict[int, pl.DataFrame] = {}
+        frames: dict[int, pl.DataFrame] = {}
         for number, contents in map_bounded(fetch, range(len(batches)), self.workers, window=self.workers + 2):
             try:
                 for name, content in zip(batches[number], contents, strict=True):
@@ -180,33 +179,33 @@ class AssetStore:
                 table = _decoded(contents, view)
                 _check(asset, table, "does not fit this version", view)
             except (pl.exceptions.PolarsError, OSError, ArrowException, StoredDataError):
-                # One by one, to find out which it is.
+                # Parse one by one, so that the error names the partition.
                 pairs = zip(batches[number], contents, strict=True)
                 table = self._joined({name: self._parsed(asset, name, content, view) for name, content in pairs})
-            found[number] = table.rechunk()  # a chunk a partition would each hold 8 kB of text, filled or not
-        parts = {batches[number][0]: found[number] for number in sorted(found)}
+            frames[number] = table.rechunk()  # each chunk of strings allocates 8 kB, whatever it holds
+        parts = {batches[number][0]: frames[number] for number in sorted(frames)}
         return self._joined(parts) if parts else None
 
     def _joined(self, tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
-        """Tables under one another, if they have the same columns."""
+        """Concatenate tables that have the same columns."""
         (first, table), *others = tables.items()
         for name, other in others:
             for column in {**table.schema, **other.schema}:
-                mine, theirs = table.schema.get(column), other.schema.get(column)
-                if mine != theirs:
+                expected, actual = table.schema.get(column), other.schema.get(column)
+                if expected != actual:
                     raise StoredDataError(
-                        f"The column {column!r} is {theirs} in {self.objects.uri(name)} and {mine} in "
+                        f"The column {column!r} is {actual} in {self.objects.uri(name)} and {expected} in "
                         f"{self.objects.uri(first)}: materialize the older one again."
                     )
         return pl.concat([table, *(other.select(table.columns) for _, other in others)])
 
     def partitions(self, asset: str) -> set[str]:
-        """Partitions of an asset that have an object."""
+        """Return the partitions of an asset that exist."""
         prefix, suffix = f"{PREFIX}/{asset}/", ".parquet"
         names = self.objects.names(prefix)
         return {unquote(name.removeprefix(prefix).removesuffix(suffix)) for name in names if name.endswith(suffix)}
 
-    # -- the matrix, and whatever else -----------------------------------------------------------------------------
+    # -- the matrix and other content ------------------------------------------------------------------------------
 
     def write_matrix(self, asset: str, matrix: UserItemMatrix) -> StoredObject:
         return self.write_bytes(asset, "npz", matrix.to_bytes())
@@ -217,129 +216,137 @@ class AssetStore:
         return UserItemMatrix.from_bytes(content)
 
     def write_bytes(self, asset: str, suffix: str, content: bytes, partition: str | None = None) -> StoredObject:
-        """Replace an asset (or a partition) that is stored as it is."""
+        """Replace an asset, or a partition, by bytes."""
         return self._replace(object_name(asset, suffix, partition), content, "application/octet-stream")
 
     def read_bytes(self, asset: str, suffix: str, partition: str | None = None) -> bytes:
-        """What `write_bytes` stored."""
+        """Read what `write_bytes` stored."""
         return self.objects.read(object_name(asset, suffix, partition))
 
-    # -- replacing, and undoing it ---------------------------------------------------------------------------------
+    # -- replace and undo ------------------------------------------------------------------------------------------
 
     def _replace(
         self, name: str, content: bytes | Path, content_type: str, present: Mapping[str, StoredObject] | None = None
     ) -> StoredObject:
-        """Put content in the place of what is there, which is kept beside it.
+        """Replace an object and keep the present one as a version.
 
-        `present` is what is known to be there. What is there already is not written again, and somebody else's is not
-        written over: the precondition is the generation that was seen.
+        Equal content is not written again, and a concurrent write is not overwritten. `present` holds the objects
+        that are known to exist.
         """
-        found = self.objects.describe(name) if present is None else present.get(name)
+        current = self.objects.describe(name) if present is None else present.get(name)
         crc32c = digest_of(content).crc32c if isinstance(content, Path) else checksum(content)
-        if found is not None and found.crc32c == crc32c and self._is_sound(name):
-            return found
-        if found is not None and self.keep > 0:
-            self.objects.copy(found, _version_name(found))
-            self._forget_old(name)
-        expected = ABSENT if found is None else found.generation
+        if current is not None and current.crc32c == crc32c and self._is_readable(name):
+            return current
+        if current is not None and self.keep > 0:
+            self.objects.copy(current, _version_name(current))
+            self._delete_old_versions(name)
+        expected = ABSENT if current is None else current.generation
         replaces = {REPLACES: str(expected)}
         return self.objects.write(name, content, if_generation=expected, content_type=content_type, metadata=replaces)
 
-    def _is_sound(self, name: str) -> bool:
-        """Whether an object still has the content that its checksum speaks of: damage is written over, too."""
+    def _is_readable(self, name: str) -> bool:
+        """Whether the content of an object still has its checksum: a damaged object is written again."""
         try:
             self.objects.read(name)
         except StoredDataError:
             return False
         return True
 
-    def _forget_old(self, name: str) -> None:
-        kept = self._versions(name)
-        for version in kept[self.keep :]:
+    def _delete_old_versions(self, name: str) -> None:
+        for version in self._versions(name)[self.keep :]:
             self.objects.delete(version.object.name)
 
     def _versions(self, name: str) -> list[Version]:
-        """Earlier contents of an object, the newest first."""
-        found = map(_version_of, self.objects.list(f"{VERSIONS}/{name}/"))
-        return sorted(found, key=lambda version: version.written, reverse=True)
+        """Return the earlier versions of an object, newest first."""
+        versions = map(_version_of, self.objects.list(f"{VERSIONS}/{name}/"))
+        return sorted(versions, key=lambda version: version.written, reverse=True)
 
     def versions(self, asset: str, suffix: str, partition: str | None = None) -> list[Version]:
-        """Earlier contents of an asset or a partition, the newest first."""
+        """Return the earlier versions of an asset or a partition, newest first."""
         return self._versions(object_name(asset, suffix, partition))
 
     def undo(self, asset: str, before: dt.datetime) -> list[str]:
-        """Bring an asset, with all its partitions, back to what it was at a moment; what is there now is kept, too.
+        """Restore the state that an asset, with all its partitions, had at a given time.
+
+        Objects that were written later are replaced by their version of that time, or deleted if they did not exist;
+        objects that a later undo deleted are restored. The present objects are kept as versions. An interrupted undo
+        can be run again.
 
         Parameters
         ----------
         asset : str
         before : datetime
-            With a time zone. Objects that were written since then are replaced by what they were; those that were not
-            there then go, and those that an undoing has taken away since then come back.
+            The time, with a time zone.
 
         Returns
         -------
         list of str
-            Objects that changed. Begun and interrupted, it is simply run again: what is right already stays.
+            Names of the objects that changed.
 
         Raises
         ------
         InputError
-            If there is no such asset, or it is not known any more what one of its objects was. Nothing is changed then.
+            If there is no such asset, or the version of an object at that time is not kept any more. Nothing changes.
         """
-        places = f"{PREFIX}/{asset}.", f"{PREFIX}/{asset}/"
-        present = {found.name: found for place in places for found in self.objects.list(place)}
-        kept: dict[str, list[Version]] = {}
-        for place in places:
-            for version in map(_version_of, self.objects.list(f"{VERSIONS}/{place}")):
-                kept.setdefault(version.of, []).append(version)
+        present, kept = self._history(asset)
         if not present and not kept:
-            stored = sorted(
-                {name.removeprefix(f"{PREFIX}/").split("/")[0] for name in self.objects.names(f"{PREFIX}/")}
-            )
-            known = ", ".join(dict.fromkeys(name.split(".")[0] for name in stored)) or "none"
+            names = sorted({name.removeprefix(f"{PREFIX}/").split("/")[0] for name in self.objects.names(f"{PREFIX}/")})
+            known = ", ".join(dict.fromkeys(name.split(".")[0] for name in names)) or "none"
             raise InputError(f"No asset {asset!r} is stored. Stored are: {known}.")
         plan: list[tuple[str, StoredObject | None, Version | None]] = []
         for name in sorted({*present, *kept}):
-            found, versions = present.get(name), kept.get(name, [])
-            if found is not None and (found.created is None or found.created <= before):
+            current, versions = present.get(name), kept.get(name, [])
+            if current is not None and (current.created is None or current.created <= before):
                 continue
-            history = [*([] if found is None else [Version(found, _written(found))]), *versions]
-            oldest = min(history, key=lambda one: one.written)
+            history = [*([] if current is None else [Version(current, _written(current))]), *versions]
+            oldest = min(history, key=lambda version: version.written)
             if oldest.written > before and oldest.object.metadata.get(REPLACES) != str(ABSENT):
                 raise InputError(
-                    f"What {self.objects.uri(name)} was at {before:%Y-%m-%d %H:%M:%S} UTC is not kept any more: the "
-                    f"oldest of its contents that is kept was written at {oldest.written:%Y-%m-%d %H:%M:%S} UTC. "
-                    "Nothing was changed."
+                    f"The version of {self.objects.uri(name)} at {before:%Y-%m-%d %H:%M:%S} UTC is not kept any more: "
+                    f"the oldest one was written at {oldest.written:%Y-%m-%d %H:%M:%S} UTC. Nothing was changed."
                 )
-            earlier = _content_at(before, history)
-            if (None if earlier is None else earlier.object) is not found:
-                plan.append((name, found, earlier))
-        for name, found, earlier in plan:
-            if found is not None:
-                self.objects.copy(found, _version_name(found))
-            expected = ABSENT if found is None else found.generation
-            if earlier is not None:
-                metadata = {**earlier.object.metadata, WRITTEN: earlier.written.isoformat()}
-                self.objects.copy(earlier.object, name, metadata=metadata, if_generation=expected)
-            else:
-                self.objects.delete(name, if_generation=expected)
-            self._forget_old(name)
+            earlier = _version_at(before, history)
+            if (None if earlier is None else earlier.object) is not current:
+                plan.append((name, current, earlier))
+        for name, current, earlier in plan:
+            self._put_back(name, current, earlier)
         return [name for name, _, _ in plan]
 
+    def _history(self, asset: str) -> tuple[dict[str, StoredObject], dict[str, list[Version]]]:
+        """Return the present objects of an asset, and their earlier versions, by name."""
+        prefixes = f"{PREFIX}/{asset}.", f"{PREFIX}/{asset}/"
+        present = {stored.name: stored for prefix in prefixes for stored in self.objects.list(prefix)}
+        kept: dict[str, list[Version]] = {}
+        for prefix in prefixes:
+            for version in map(_version_of, self.objects.list(f"{VERSIONS}/{prefix}")):
+                kept.setdefault(version.of, []).append(version)
+        return present, kept
+
+    def _put_back(self, name: str, current: StoredObject | None, earlier: Version | None) -> None:
+        """Replace an object by an earlier version, or delete it if there is none."""
+        if current is not None:
+            self.objects.copy(current, _version_name(current))
+        expected = ABSENT if current is None else current.generation
+        if earlier is not None:
+            metadata = {**earlier.object.metadata, WRITTEN: earlier.written.isoformat()}
+            self.objects.copy(earlier.object, name, metadata=metadata, if_generation=expected)
+        else:
+            self.objects.delete(name, if_generation=expected)
+        self._delete_old_versions(name)
+
     def read_sound_table(self, asset: str, partition: str) -> pl.DataFrame | None:
-        """Read a partition, one that is damaged as `repair_table` leaves it; None if that leaves nothing."""
+        """Read a partition, repaired by `repair_table` if it is damaged; None if no readable version is left."""
         try:
             return self.read_table(asset, partition)
         except StoredDataError as error:
-            logger.warning("%s The partition %s of %s is put back to what it was before.", error, partition, asset)
+            logger.warning("%s The partition %s of %s is restored to its last version.", error, partition, asset)
             self.repair_table(asset, partition)
         return self.read_table(asset, partition) if partition in self.partitions(asset) else None
 
     def repair_table(self, asset: str, partition: str) -> None:
-        """Put the newest earlier content that can be read in the place of a damaged one, which is kept aside.
+        """Replace a damaged partition by its newest readable version, or delete it if there is none.
 
-        Where there is none, the partition has no object afterwards.
+        A copy of the damaged object is kept.
         """
         name = object_name(asset, "parquet", partition)
         damaged = self.objects.describe(name)
@@ -355,24 +362,24 @@ class AssetStore:
         self.objects.delete(name)
 
     def describe(self, asset: str, suffix: str) -> StoredObject | None:
-        """The object of an unpartitioned asset; None, if there is none."""
+        """Return the object of an unpartitioned asset, or None if there is none."""
         return self.objects.describe(object_name(asset, suffix))
 
     def exists(self, asset: str, suffix: str) -> bool:
-        """Whether an unpartitioned asset has an object."""
+        """Whether an unpartitioned asset is stored."""
         return self.describe(asset, suffix) is not None
 
 
 @dataclass(frozen=True)
 class TableView:
-    """What is wanted of a table: the rest is not decoded.
+    """A selection of columns and rows of a table; others are not decoded.
 
     Attributes
     ----------
     columns : tuple of str or None
-        None: all.
+        None for all columns.
     where : str or None
-        A condition on the rows, as SQL writes it: ``starred_at >= '2026-01-01'``.
+        SQL condition on the rows, such as ``starred_at >= '2026-01-01'``; None for all rows.
     """
 
     columns: tuple[str, ...] | None = None
@@ -392,22 +399,22 @@ def _decoded(contents: list[bytes], view: TableView | None) -> pl.DataFrame:
 
 def _check(asset: str, table: pl.DataFrame, what: str, view: TableView | None = None) -> None:
     schema = TABLES.get(asset)
-    wanted = None if view is None else view.columns
-    problem = schema.problem(table, wanted) if schema is not None else None
+    columns = None if view is None else view.columns
+    problem = schema.problem(table, columns) if schema is not None else None
     if problem is not None:
         raise StoredDataError(f"The asset {asset} {what}: {problem}.")
 
 
 @dataclass(frozen=True)
 class Version:
-    """An earlier content of an object.
+    """A version of an object.
 
     Attributes
     ----------
     object : StoredObject
-        Where it is kept.
+        The object that holds its content.
     written : datetime
-        When it was written (UTC).
+        Time at which the content was written (UTC).
     """
 
     object: StoredObject
@@ -415,7 +422,7 @@ class Version:
 
     @property
     def of(self) -> str:
-        """The name of the object whose content it was."""
+        """Name of the object that it is a version of."""
         return self.object.name.removeprefix(f"{VERSIONS}/").rsplit("/", 1)[0]
 
 
@@ -424,38 +431,40 @@ def _version_of(stored: StoredObject) -> Version:
     return Version(stored, dt.datetime.strptime(stamp, STAMP).replace(tzinfo=dt.UTC))
 
 
-def _content_at(moment: dt.datetime, history: Iterable[Version]) -> Version | None:
-    """What an object was at a moment; None if it was not there then."""
-    earlier = max((one for one in history if one.written <= moment), key=lambda one: one.written, default=None)
-    later = min((one for one in history if one.written > moment), key=lambda one: one.written, default=None)
+def _version_at(moment: dt.datetime, history: Iterable[Version]) -> Version | None:
+    """Return the version of an object at a time, or None if it did not exist then."""
+    earlier = max((version for version in history if version.written <= moment), key=_time_of, default=None)
+    later = min((version for version in history if version.written > moment), key=_time_of, default=None)
     if earlier is None or (later is not None and later.object.metadata.get(REPLACES) != str(ABSENT)):
         return earlier
-    # What came next replaced nothing: this one was deleted before, at the moment at which it was put aside.
-    put_aside = earlier.object.created if earlier.object.name.startswith(f"{VERSIONS}/") else None
-    return None if put_aside is not None and put_aside <= moment else earlier
+    # The next version replaced nothing, so this one was deleted before it, when it was copied to the versions.
+    deleted = earlier.object.created if earlier.object.name.startswith(f"{VERSIONS}/") else None
+    return None if deleted is not None and deleted <= moment else earlier
+
+
+def _time_of(version: Version) -> dt.datetime:
+    return version.written
 
 
 def _written(stored: StoredObject) -> dt.datetime:
-    """When the content of an object was written: one that was brought back says so itself."""
-    assert stored.created is not None, "the bucket says when"
+    """Return the time at which the content of an object was written, which may precede a restoration."""
+    assert stored.created is not None, "the bucket reports the time of creation"
     written = stored.metadata.get(WRITTEN)
     return stored.created if written is None else dt.datetime.fromisoformat(written)
 
 
 def _version_name(stored: StoredObject) -> str:
-    assert stored.created is not None, "the bucket says when"
+    assert stored.created is not None, "the bucket reports the time of creation"
     return f"{VERSIONS}/{stored.name}/{stored.created.astimezone(dt.UTC):{STAMP}}-{stored.generation}"
 
 
 class TableParts:
-    """A table that is too large for memory: frames one after another, on the disk until they are stored.
-
-    The files go when the object goes.
+    """A table that does not fit into memory: a sequence of frames on disk, deleted with this object.
 
     Parameters
     ----------
     asset : str
-        Whose table it is.
+        The asset of the table.
     """
 
     def __init__(self, asset: str) -> None:
@@ -471,7 +480,7 @@ class TableParts:
         Raises
         ------
         StoredDataError
-            If a column does not fit; the message names it.
+            If a column does not match the schema; the message names it.
         """
         _check(self.asset, frame, "cannot be stored")
         self.files.append(self.folder / f"{len(self.files):08d}.parquet")
@@ -480,7 +489,7 @@ class TableParts:
 
 
 class PartitionTables:
-    """The partitions of one asset as a store of its own, such as the collector wants (`StarStore`)."""
+    """The partitions of one asset; the collector's `StarStore`."""
 
     def __init__(self, store: AssetStore, asset: str) -> None:
         self.store = store
@@ -490,7 +499,7 @@ class PartitionTables:
         return self.store.partitions(self.asset)
 
     def checksums(self, partitions: Iterable[str]) -> dict[str, str | None]:
-        """Checksums of what is stored, by partition, as it is read now; None where it is damaged."""
+        """Read partitions and return their checksums; None for damaged ones."""
         present = self.store.partitions(self.asset)
 
         def read(partition: str) -> tuple[str, str | None]:
@@ -499,11 +508,11 @@ class PartitionTables:
             except StoredDataError:
                 return partition, None
 
-        wanted = (partition for partition in partitions if partition in present)
-        return dict(map_bounded(read, wanted, self.store.workers))
+        stored = (partition for partition in partitions if partition in present)
+        return dict(map_bounded(read, stored, self.store.workers))
 
     def repair(self, partition: str) -> None:
-        """Put the newest earlier table in the place of one that is damaged; without any the partition is empty."""
+        """Repair a damaged partition; see `AssetStore.repair_table`."""
         self.store.repair_table(self.asset, partition)
 
     def read(self, partition: str) -> tuple[pl.DataFrame, str]:
@@ -514,7 +523,7 @@ class PartitionTables:
 
 
 class Segments:
-    """Immutable tables beside the assets, such as the collector of users' lists wants (`SegmentStore`)."""
+    """Immutable tables beside the assets; the `SegmentStore` of the collector of users' starred lists."""
 
     def __init__(self, store: AssetStore, kind: str) -> None:
         self.store = store
@@ -534,7 +543,7 @@ class Segments:
 
 
 def object_name(asset: str, suffix: str, partition: str | None = None) -> str:
-    """``assets/users.parquet``, ``assets/stargazers/owner/name.parquet``."""
+    """Return the name of an object: ``assets/users.parquet``, ``assets/stargazers/owner/name.parquet``."""
     if partition is None:
         return f"{PREFIX}/{asset}.{suffix}"
     return f"{PREFIX}/{asset}/{quote(partition, safe='/')}.{suffix}"
