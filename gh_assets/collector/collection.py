@@ -320,7 +320,7 @@ class QuerySizeStore:
     def of(self, kind: str) -> QuerySize:
         """To begin with what fitted."""
         known = self._known.get(kind)
-        return self._used.setdefault(kind, QuerySize() if known is None else QuerySize.remembered(int(known)))
+        return self._used.setdefault(kind, QuerySize() if known is None else QuerySize.resumed(int(known)))
 
     def remember(self) -> None:
         """For the next run."""

@@ -1,11 +1,11 @@
-"""Many lists of GitHub's read by GraphQL, page after page, in filled queries.
+"""Reading many of GitHub's lists by GraphQL, page after page, in filled queries.
 
-A hundred connections of a hundred nodes cost one point, as a single one does: queries are filled up, with the next
-pages of different lists, as far as GitHub's limit on a query's resources lets them be. Where that is, is learned: a
-query that was too heavy is halved, and the size that fitted is remembered.
+A hundred connections of a hundred nodes cost one point, as a single one does. Queries are therefore filled with the
+next pages of different lists, up to GitHub's limit on the resources of a query. That limit is learned: a query that was
+too heavy is halved, and the size that fits is stored.
 
-An answer can hold some lists and not others, and a list only in part: errors name paths of any depth under HTTP 200.
-A page counts as read only if nothing in it failed; anything else is asked again, in smaller queries.
+A response can lack some lists, or parts of a list: errors name paths of any depth under status 200. A page counts as
+read only if nothing in it failed. Anything else is requested again, in smaller queries.
 
 Source: docs.github.com/graphql/overview/rate-limits-and-query-limits-for-the-graphql-api;
 spec.graphql.org/October2021/#sec-Errors.
@@ -14,6 +14,7 @@ spec.graphql.org/October2021/#sec-Errors.
 from __future__ import annotations
 
 import heapq
+import re
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
@@ -34,35 +35,31 @@ from gh_assets.errors import (
     ServiceUnavailableError,
 )
 from gh_assets.github.client import GitHubClient
+from gh_assets.github.limits import CONNECTIONS_A_POINT, RESOURCE_LIMITS
 from gh_assets.github.list_reading import number_of
 from gh_assets.github.responses import GraphQLResponse
 from gh_assets.local.concurrency import workers_of
 
-MAX_CONNECTIONS = 100
-"""Connections a query: so many cost one point."""
-
 FIRST_PROBE_AFTER, LONGEST_PROBE_AFTER = 12, 96
-"""Answers of a size after which a larger one is tried again; twice as many each time, up to the second number."""
-
-RESOURCE_LIMITS = "RESOURCE_LIMITS_EXCEEDED"
+"""Responses of one size after which a larger one is tried; the number doubles with each trial, up to the second."""
 
 ATTEMPTS, ATTEMPTS_ALONE = 16, 5
-"""How often a list is asked for in vain, in queries with others and alone, before it is given up."""
+"""Failed attempts after which a list is given up: in queries with others, and alone."""
 
 PERSISTENT = 3
-"""Failures in a row that are more than a bad moment: queries are too large, or GitHub cannot give an entry."""
+"""Consecutive failures that are no passing fault: queries are too large, or GitHub cannot read an entry."""
 
 LIGHT_PAGE = 25
-"""Some lists take GitHub longer than it allows itself, a hundred entries at once."""
+"""Entries of a page of a list that takes GitHub too long with a hundred."""
 
 FAILED = "failed entries"
-"""Key of a node that `page_without` made: the places of the entries."""
+"""Key of a node made by `page_without`: the positions of the entries that are missing."""
 
 OUTAGE_AFTER = 60
-"""Failed queries in a row after which the collection ends."""
+"""Consecutive failed queries after which the collection ends."""
 
 OPTIONAL = frozenset({"endCursor", "description", "primaryLanguage", "parent", "pushedAt"})
-"""Fields that are null on whole pages, too."""
+"""Fields that may be null in a complete page."""
 
 FATAL_ERRORS = (
     AuthenticationError,
@@ -72,41 +69,41 @@ FATAL_ERRORS = (
     OutageError,
     RateLimitedError,
 )
-"""After these nobody else can be asked either."""
+"""Errors after which other requests would fail, too."""
 
 Result = TypeVar("Result")
 
 
 class QuerySize:
-    """The size of queries that GitHub bears, found by bisection and remembered.
+    """The number of lists in a query that GitHub can process, found by bisection.
 
-    What GitHub bears changes: after a while a larger size is tried again, later each time that it fails.
+    It changes: after a while a larger size is tried again, later each time that it fails.
 
     Parameters
     ----------
     start : int
-        What fitted last time.
+        Initial size.
     most : int
-        Larger queries are never worth it.
+        Maximum size.
     """
 
-    def __init__(self, start: int = MAX_CONNECTIONS, most: int = MAX_CONNECTIONS) -> None:
+    def __init__(self, start: int = CONNECTIONS_A_POINT, most: int = CONNECTIONS_A_POINT) -> None:
         self._most = most
         self._fits = 0
         self._fails = most + 1
         self._size = max(1, min(most, start))
         self._answers = 0
-        self._patience = FIRST_PROBE_AFTER
+        self._probe_after = FIRST_PROBE_AFTER
         self._doubted: int | None = None
         self._lock = threading.Lock()
 
     @classmethod
-    def remembered(cls, size: int) -> QuerySize:
-        """Begin with what fitted last time; larger ones are tried only after a while."""
-        batch = cls(size)
-        if batch._size < batch._most:
-            batch._fits, batch._fails = batch._size, batch._size + 1
-        return batch
+    def resumed(cls, size: int) -> QuerySize:
+        """Begin with the size that fitted in the last run; larger ones are tried only after a while."""
+        resumed = cls(size)
+        if resumed._size < resumed._most:
+            resumed._fits, resumed._fails = resumed._size, resumed._size + 1
+        return resumed
 
     @property
     def size(self) -> int:
@@ -114,52 +111,52 @@ class QuerySize:
 
     @property
     def limit(self) -> int | None:
-        """The largest that is known to fit, if a larger one is known not to; else there is no limit to remember."""
+        """Largest size that fits, if a larger one is known not to; None if no limit is known."""
         return self._fits if self._fits and self._fails <= self._most else None
 
     def fitted(self, size: int) -> None:
-        """A query of so many connections was answered."""
+        """Record that a query of a size had a response."""
         with self._lock:
             self._fits, self._doubted = max(self._fits, size), None
             if self._fits >= self._fails:
-                self._fails = self._most + 1  # it failed for another reason
+                self._fails = self._most + 1  # the failure had another reason
             if size < self._size:
                 return
             self._answers += 1
             if self._fails - self._fits > max(1, self._fits // 16) and self._answers >= 2:
                 self._size, self._answers = min(self._most, (self._fits + self._fails) // 2), 0
-            elif self._fails <= self._most and self._answers >= self._patience:
+            elif self._fails <= self._most and self._answers >= self._probe_after:
                 self._fails = min(self._most + 1, self._fails + max(2, self._fails // 8))
-                self._patience, self._answers = min(LONGEST_PROBE_AFTER, 2 * self._patience), 0
+                self._probe_after, self._answers = min(LONGEST_PROBE_AFTER, 2 * self._probe_after), 0
 
     def failed(self, size: int) -> None:
-        """A query of so many connections was too heavy."""
+        """Record that a query of a size was too heavy."""
         with self._lock:
             if size <= self._fits:
-                # As many were answered before: once, that is a bad moment and not the size.
+                # The same size succeeded before: a single failure is a passing fault.
                 if self._doubted is None:
                     self._doubted = size
                     return
                 size = max(size, self._doubted)
-                self._fits, self._doubted, self._patience = 0, None, FIRST_PROBE_AFTER
+                self._fits, self._doubted, self._probe_after = 0, None, FIRST_PROBE_AFTER
             self._fails = min(self._fails, max(2, size))
             middle = (self._fits + self._fails) // 2 if self._fits else size // 2
             self._size, self._answers = max(1, min(self._size, middle)), 0
 
 
 class Listing(ABC, Generic[Result]):
-    """A list that is being read, a page a query.
+    """A list that is being read, one page per query.
 
     Attributes
     ----------
     key : int
-        Orders lists that are equally long.
+        Orders lists of equal length.
     requests : int
-        How often it was asked for.
+        Number of queries that included it.
     failures : int
-        Since the last page.
+        Failures since the last page.
     persistent : list of set of int
-        Places of the entries that GitHub failed on, in each of these answers that had a page.
+        For each response with a damaged page since then: the positions of the entries that GitHub failed on.
     """
 
     def __init__(self, key: int) -> None:
@@ -170,49 +167,91 @@ class Listing(ABC, Generic[Result]):
 
     @abstractmethod
     def pages_left(self) -> int:
-        """Pages that it may still need: the longest go on first, since a list is read page after page."""
+        """Return how many pages it may still need: the longest list comes first, since its pages are read in turn."""
 
     @abstractmethod
     def variables(self) -> Mapping[str, Any]:
-        """Values of the query's variables for the next page; the engine adds the list's number to their names."""
+        """Return the variables of the next page; the number of the list in the query is added to their names."""
 
     @abstractmethod
     def is_whole(self, node: Any) -> bool:
-        """Whether a page has all the parts that were asked for, each of its kind; no error is about it."""
+        """Whether a page without errors has all requested parts, each of the right type."""
 
     @abstractmethod
     def parse_page(self, node: Any) -> Result | None:
-        """Understand a page that is whole. None: there are more."""
+        """Parse a complete page; return the list's result, or None if more pages follow."""
 
     @abstractmethod
     def parse_refusal(self, kind: str, message: str) -> Result | None:
-        """Understand GitHub's refusal of this list. None: it is no answer, to be asked again."""
+        """Return the result of a list that GitHub refuses; None if the error is no refusal, so that it is retried."""
 
     @abstractmethod
     def give_up(self, reason: str) -> Result:
-        """What to say when it could not be asked."""
+        """Return the result of a list that cannot be read."""
 
     def shrink_page(self) -> bool:
-        """Ask for less a page, where a page of this very list is too heavy. False if that cannot be."""
+        """Request fewer entries per page, since a page of this list alone is too heavy; False if that is impossible."""
         return False
 
     def expects(self, error: Mapping[str, Any]) -> bool:
-        """Whether an error belongs to a good answer: it says that something is not there."""
+        """Whether an error belongs to a valid response: it says that something does not exist."""
         return False
 
     def without(self, node: Any, failed: Collection[int]) -> Any | None:
-        """The page without single entries that GitHub fails on whenever it is asked; None if it is of no use then."""
+        """Return the page without entries that GitHub keeps failing on; None if it is of no use then."""
         return None
 
 
 @dataclass(frozen=True)
 class _QueryResult(Generic[Result]):
-    """A query that was sent, and what came of it."""
+    """A query and its response; `problem` is an error message if there is none."""
 
     batch: Sequence[Listing[Result]]
     response: GraphQLResponse | None
     too_heavy: bool = False
     problem: str = ""
+
+
+class _Queue(Generic[Result]):
+    """Lists that wait for their next query.
+
+    Lists of failed queries are kept apart, and are requested again in halves until the one at fault is alone.
+
+    Parameters
+    ----------
+    listings : iterable of Listing
+    size : QuerySize
+    """
+
+    def __init__(self, listings: Iterable[Listing[Result]], size: QuerySize) -> None:
+        self._source = iter(listings)
+        self._size = size
+        self._ready: list[tuple[int, int, Listing[Result]]] = []
+        self._suspects: deque[Sequence[Listing[Result]]] = deque()
+
+    def push(self, entry: Listing[Result]) -> None:
+        """Add a list that has more pages."""
+        heapq.heappush(self._ready, (-entry.pages_left(), entry.key, entry))
+
+    def suspect(self, entries: Sequence[Listing[Result]]) -> None:
+        """Add lists of a failed query: once more together, since most faults pass, and then in halves."""
+        if len(entries) > 1 and any(entry.failures > 1 for entry in entries):
+            self._suspects.append(entries[: len(entries) // 2])
+            self._suspects.append(entries[len(entries) // 2 :])
+        elif entries:
+            self._suspects.append(entries)
+
+    def next_batch(self, *, idle: bool) -> Sequence[Listing[Result]]:
+        """Return the lists of the next query; none if there are too few for a full one, unless `idle`."""
+        if self._suspects:
+            return self._suspects.popleft()
+        size = self._size.size
+        while len(self._ready) < 2 * size and (entry := next(self._source, None)) is not None:
+            self.push(entry)
+        # A query that is not full is worth its point only if no query in flight can fill it.
+        if len(self._ready) < size and not idle:
+            return ()
+        return [heapq.heappop(self._ready)[2] for _ in range(min(size, len(self._ready)))]
 
 
 class GraphQLLists(Generic[Result]):
@@ -222,12 +261,12 @@ class GraphQLLists(Generic[Result]):
     ----------
     client : GitHubClient
     query : callable
-        The query for a page of each of so many lists: aliases ``r0…``; variables as `Listing.variables` names them,
-        with the list's number.
+        Returns the query for a page of each of the given number of lists: aliases ``r0…``; variables as
+        `Listing.variables` names them, with the number of the list (see `batched_query`).
     batch : QuerySize, optional
-        What is known of the size of queries that GitHub bears.
+        What is known of the size of queries that GitHub can process.
     in_flight : int
-        Queries at once: GitHub allows a minute of computing a minute.
+        Number of concurrent queries: GitHub allows a minute of computing per minute.
     """
 
     def __init__(
@@ -245,69 +284,51 @@ class GraphQLLists(Generic[Result]):
         self._faults = 0
 
     def read(self, listings: Iterable[Listing[Result]], workers: int) -> Iterator[Result]:
-        """Read lists, taking them from `listings` as it goes on; yields each result when it is known."""
-        source = iter(listings)
-        exhausted = False
-        ready: list[tuple[int, int, Listing[Result]]] = []
-        # Queries that failed are asked again in halves, until what makes them heavy stands alone.
-        suspects: deque[Sequence[Listing[Result]]] = deque()
+        """Read lists, taking them from `listings` as needed; yield each result as soon as it is known.
+
+        After an exception no query is begun; the results of queries in flight are yielded before it is raised.
+        """
+        queue = _Queue(listings, self.batch)
         pending: set[Future[_QueryResult[Result]]] = set()
         failure: BaseException | None = None
         slots = max(1, min(workers, self.in_flight))
-
-        def push(entry: Listing[Result]) -> None:
-            heapq.heappush(ready, (-entry.pages_left(), entry.key, entry))
-
         with workers_of(slots, "gh-assets-graphql") as executor:
             while True:
-                while failure is None and len(pending) < slots:
-                    if suspects:
-                        pending.add(executor.submit(self._ask, suspects.popleft()))
-                        continue
-                    try:
-                        while not exhausted and len(ready) < 2 * self.batch.size:
-                            listing = next(source, None)
-                            exhausted = listing is None
-                            if listing is not None:
-                                push(listing)
-                    except Exception as error:  # noqa: BLE001 - raised below, when what had begun is out
-                        failure = error
-                        break
-                    size = self.batch.size
-                    # A query that is not full is only worth its point when nothing in flight can fill it.
-                    if not ready or (len(ready) < size and pending):
-                        break
-                    batch = [heapq.heappop(ready)[2] for _ in range(min(size, len(ready)))]
-                    pending.add(executor.submit(self._ask, batch))
+                try:
+                    while failure is None and len(pending) < slots and (batch := queue.next_batch(idle=not pending)):
+                        pending.add(executor.submit(self._send, batch))
+                except Exception as error:  # noqa: BLE001 - of `listings`; raised below
+                    failure = error
                 if not pending:
                     break
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 for future in done:
                     fault = future.exception()
-                    if fault is not None:
-                        failure = failure or fault
-                        continue
-                    asked = future.result()
-                    try:
-                        if asked.response is None:
-                            yield from self._unanswered(asked, suspects)
-                            continue
-                        for entry, found in self._understood(asked, asked.response, suspects):
-                            if found is not None:
-                                yield found
-                            else:
-                                push(entry)
-                    except OutageError as error:
-                        failure = failure or error
+                    if fault is None:
+                        try:
+                            yield from self._results(future.result(), queue)
+                        except OutageError as error:
+                            fault = error
+                    failure = failure or fault
         if failure is not None:
             raise failure
 
-    def _ask(self, batch: Sequence[Listing[Result]]) -> _QueryResult[Result]:
-        again = max(entry.failures for entry in batch)
-        if again:
-            # What GitHub has just failed on is not asked again in the same second.
+    def _results(self, result: _QueryResult[Result], queue: _Queue[Result]) -> Iterator[Result]:
+        """Yield the results of lists that are done; the others go back to the queue."""
+        if result.response is None:
+            yield from self._without_response(result, queue)
+            return
+        for entry, outcome in self._parsed(result, result.response, queue):
+            if outcome is not None:
+                yield outcome
+            else:
+                queue.push(entry)
+
+    def _send(self, batch: Sequence[Listing[Result]]) -> _QueryResult[Result]:
+        failures = max(entry.failures for entry in batch)
+        if failures:
             pool = self.client.pool
-            pool.clock.wait(pool.policy.wait_before(again), pool.cancelled)
+            pool.wait(pool.policy.wait_before(failures))
         variables = {f"{name}{number}": value for number, entry in enumerate(batch)
                      for name, value in entry.variables().items()}  # fmt: skip
         try:
@@ -319,25 +340,25 @@ class GraphQLLists(Generic[Result]):
         except (ServiceUnavailableError, GitHubError) as error:
             return _QueryResult(batch, None, False, str(error))
 
-    def _unanswered(self, asked: _QueryResult[Result], suspects: deque[Sequence[Listing[Result]]]) -> Iterator[Result]:
-        batch, size = asked.batch, len(asked.batch)
-        limited = "resource limits" in asked.problem
+    def _without_response(self, result: _QueryResult[Result], queue: _Queue[Result]) -> Iterator[Result]:
+        batch, size = result.batch, len(result.batch)
+        limited = "resource limits" in result.problem
         if limited and size > 1:
             self.batch.failed(size)
-        self._count_fault(size, shrinks=asked.too_heavy and not limited)
-        again = []
+        self._count_fault(size, shrinks=result.too_heavy and not limited)
+        suspects = []
         for entry in batch:
             entry.failures += 1
-            if size == 1 and asked.too_heavy and entry.shrink_page():
+            if size == 1 and result.too_heavy and entry.shrink_page():
                 entry.failures = 1
             if entry.failures >= (ATTEMPTS_ALONE if size == 1 else ATTEMPTS):
-                yield entry.give_up(asked.problem)
+                yield entry.give_up(result.problem)
             else:
-                again.append(entry)
-        _requeue(again, suspects)
+                suspects.append(entry)
+        queue.suspect(suspects)
 
     def _count_fault(self, size: int, *, shrinks: bool) -> None:
-        """Count a query that brought nothing: several in a row are too large, and many are an outage."""
+        """Count a query without result: several in a row are too large, and many are an outage."""
         self._faults += 1
         if shrinks and size > 1 and self._faults >= PERSISTENT:
             self.batch.failed(size)
@@ -347,43 +368,43 @@ class GraphQLLists(Generic[Result]):
                 "What was collected is kept: run again later."
             )
 
-    def _understood(
-        self, asked: _QueryResult[Result], response: GraphQLResponse, suspects: deque[Sequence[Listing[Result]]]
+    def _parsed(
+        self, result: _QueryResult[Result], response: GraphQLResponse, queue: _Queue[Result]
     ) -> Iterator[tuple[Listing[Result], Result | None]]:
-        """Lists of a query, each with its result if it is done, else None: it has to be asked again.
+        """Yield the lists of a query, each with its result, or None if it has more pages or is to be requested again.
 
-        Those that failed before go to `suspects` instead, to be asked alone.
+        Lists that failed repeatedly become suspects of the queue instead.
         """
-        size = len(asked.batch)
+        size = len(result.batch)
         errors = _by_alias(response.errors, size)
-        limited = any(error.get("type") == RESOURCE_LIMITS for error in response.errors)
-        again: list[Listing[Result]] = []
+        limited = _exceeds_resources(response.errors)
+        suspects: list[Listing[Result]] = []
         pages = 0
-        for number, entry in enumerate(asked.batch):
+        for number, entry in enumerate(result.batch):
             entry.requests += 1
             node = response.data.get(f"r{number}")
-            mine = [error for error in errors.get(f"r{number}", []) if not entry.expects(error)]
+            own = [error for error in errors.get(f"r{number}", []) if not entry.expects(error)]
             # An error without a path may be about any list that has a hole.
-            if not mine and entry.is_whole(node) and not ("" in errors and _has_hole(node)):
+            if not own and entry.is_whole(node) and not ("" in errors and _has_hole(node)):
                 try:
-                    found = entry.parse_page(node)
+                    outcome = entry.parse_page(node)
                 except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
-                    mine = [{"message": f"an answer that cannot be understood ({type(error).__name__})"}]
+                    own = [{"message": f"a malformed response ({type(error).__name__})"}]
                 else:
                     entry.failures, entry.persistent, pages = 0, [], pages + 1
-                    yield entry, found
+                    yield entry, outcome
                     continue
-            mine = mine or errors.get("") or [{"message": "a part of the answer is missing"}]
-            if size > 1 and any(error.get("type") == RESOURCE_LIMITS for error in mine):
-                yield entry, None  # it was the query that was too large
+            own = own or errors.get("") or [{"message": "a part of the response is missing"}]
+            if size > 1 and _exceeds_resources(own):
+                yield entry, None  # the query was too large, not the list
                 continue
-            refused, done = self._failed(entry, node, mine, size)
+            refused, done = self._failed(entry, node, own, size)
             pages += done
             if done or entry.failures < 2:
                 yield entry, refused
             else:
-                again.append(entry)
-        _requeue(again, suspects)
+                suspects.append(entry)
+        queue.suspect(suspects)
         if limited:
             self.batch.failed(size)
         if pages == 0 or ("" in errors and pages < size):
@@ -396,20 +417,20 @@ class GraphQLLists(Generic[Result]):
     def _failed(
         self, entry: Listing[Result], node: Any, errors: Sequence[Mapping[str, Any]], size: int
     ) -> tuple[Result | None, bool]:
-        """Understand errors about a list; gives its result, and whether it has its page now or is given up."""
+        """Handle errors about a list; return its result, and whether it has its page now or is given up."""
         for error in errors:
-            # Only what is said of the list as a whole is a refusal; below it, an entry failed.
+            # Only an error about the list as a whole is a refusal; below it, an entry failed.
             if 1 <= len(_path_of(error)) <= 2:
-                found = entry.parse_refusal(str(error.get("type") or ""), str(error.get("message", "no data")))
-                if found is not None:
-                    return found, True
+                refused = entry.parse_refusal(str(error.get("type") or ""), str(error.get("message", "no data")))
+                if refused is not None:
+                    return refused, True
         entry.failures += 1
-        limited = any(error.get("type") == RESOURCE_LIMITS for error in errors)
+        limited = _exceeds_resources(errors)
         places = [_entry_of(_path_of(error)) for error in errors]
         failed = {place for place in places if place is not None}
         if failed and not limited and None not in places:
             entry.persistent.append(failed)
-            # Entries that fail now and then are not given up: only those that failed each time.
+            # Only entries that failed each time are given up.
             each_time = len(entry.persistent) >= PERSISTENT and all(one == failed for one in entry.persistent)
             rest = entry.without(node, failed) if size == 1 and each_time else None
             if rest is not None:
@@ -422,17 +443,33 @@ class GraphQLLists(Generic[Result]):
         return None, False
 
 
+def batched_query(size: int, variables: Mapping[str, str], field: str) -> str:
+    """Return a query that selects a field once for each of `size` lists, with the aliases ``r0…``.
+
+    Parameters
+    ----------
+    size : int
+    variables : mapping of str to str
+        Types of the field's variables by name; the number of the list is added to each name.
+    field : str
+        A field with its arguments and selection.
+    """
+    declared = ", ".join(f"${name}{number}: {kind}" for number in range(size) for name, kind in variables.items())
+    selected = "\n".join(f"r{number}: " + re.sub(r"\$\w+", rf"\g<0>{number}", field) for number in range(size))
+    return f"query({declared}) {{\n{selected}\nrateLimit {{ cost limit remaining resetAt }}\n}}"
+
+
 def is_page(node: Any, connection: str, name: str, seen: Collection[str]) -> bool:
-    """Whether a node has a whole page of a connection of stars: its entries, its count, and where to go on.
+    """Whether a node has a complete page of a connection of stars: entries, count, and the next cursor.
 
     Parameters
     ----------
     node : object
-        What GitHub gave for the alias.
+        GitHub's value for the alias.
     connection, name : str
-        The connection's field (``stargazers``), and the field of its nodes that names them (``login``).
+        The connection's field (``stargazers``), and the field of its nodes that holds their name (``login``).
     seen : collection of str
-        Cursors of the pages before: one that leads back to them would be read for ever.
+        Cursors of previous pages: one that leads back to them would never end.
     """
     page = node.get(connection) if isinstance(node, Mapping) else None
     if not isinstance(page, Mapping):
@@ -449,7 +486,7 @@ def is_page(node: Any, connection: str, name: str, seen: Collection[str]) -> boo
 
 
 def _is_edge(edge: Any, name: str) -> bool:
-    """Whether an entry is one: null where the account is deleted, but not of another kind."""
+    """Whether an entry has the right types; it is null where the account is deleted."""
     if edge is None:
         return True
     if not isinstance(edge, Mapping) or not isinstance(edge.get("starredAt"), str | None):
@@ -463,9 +500,9 @@ def _is_edge(edge: Any, name: str) -> bool:
 
 
 def page_without(node: Any, connection: str, name: str, failed: Collection[int], seen: Collection[str]) -> Any | None:
-    """A node whose page lacks a few entries that GitHub fails on; their places are in its field `FAILED`.
+    """Return a node without the entries that GitHub failed on, whose positions are in its field `FAILED`.
 
-    None if the page is broken beside these, or has lost the half of its entries.
+    None if other parts of the page are broken, or most of its entries failed.
     """
     if not is_page(node, connection, name, seen):
         return None
@@ -476,13 +513,8 @@ def page_without(node: Any, connection: str, name: str, failed: Collection[int],
     return {**node, connection: {**node[connection], "edges": rest}, FAILED: sorted(failed)}
 
 
-def _requeue(entries: Sequence[Listing[Result]], suspects: deque[Sequence[Listing[Result]]]) -> None:
-    """Ask once more together, since most faults are bad moments; then in halves, until what is at fault is alone."""
-    if len(entries) > 1 and any(entry.failures > 1 for entry in entries):
-        suspects.append(entries[: len(entries) // 2])
-        suspects.append(entries[len(entries) // 2 :])
-    elif entries:
-        suspects.append(entries)
+def _exceeds_resources(errors: Iterable[Mapping[str, Any]]) -> bool:
+    return any(error.get("type") == RESOURCE_LIMITS for error in errors)
 
 
 def _path_of(error: Mapping[str, Any]) -> Sequence[Any]:
@@ -491,25 +523,25 @@ def _path_of(error: Mapping[str, Any]) -> Sequence[Any]:
 
 
 def _by_alias(errors: Sequence[Mapping[str, Any]], size: int) -> dict[str, list[Mapping[str, Any]]]:
-    """Errors by the alias that their path begins with; under ``""`` those that do not say whom they are about."""
+    """Return errors by the alias that their path begins with; under ``""`` those without one."""
     aliases = {f"r{number}" for number in range(size)}
-    found: dict[str, list[Mapping[str, Any]]] = {}
+    grouped: dict[str, list[Mapping[str, Any]]] = {}
     for error in errors:
         path = _path_of(error)
         if path and path[0] == "rateLimit":
             continue
-        found.setdefault(str(path[0]) if path and path[0] in aliases else "", []).append(error)
-    return found
+        grouped.setdefault(str(path[0]) if path and path[0] in aliases else "", []).append(error)
+    return grouped
 
 
 def _entry_of(path: Sequence[Any]) -> int | None:
-    """The place of the entry that a path leads to (``["r0", "stargazers", "edges", 57, "node"]``), if it is one."""
+    """Return the position of the entry that a path (``["r0", "stargazers", "edges", 57, "node"]``) leads to, if any."""
     places = (part for part in path[2:] if isinstance(part, int) and not isinstance(part, bool))
     return next((place for place in places if place >= 0), None)
 
 
 def _has_hole(value: Any) -> bool:
-    """Whether anything in a page that GitHub would have to give is null."""
+    """Whether a required field in a page is null."""
     if isinstance(value, Mapping):
         return any(_has_hole(part) for name, part in value.items() if name not in OPTIONAL)
     if isinstance(value, list):

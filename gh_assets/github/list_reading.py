@@ -1,6 +1,6 @@
-"""How far a list of stars is read, newest first, and whether it is whole: for repositories' lists and users' lists.
+"""How far a list of stars is read, newest first, and whether it is complete: for repositories' and users' lists.
 
-Knows neither GitHub's answers nor tables: an entry is an id and a time, or nothing that can be used.
+Independent of responses and tables: an entry is an id and a time, or None if it is of no use.
 """
 
 from __future__ import annotations
@@ -10,35 +10,34 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Identity = tuple[int, Any]
-"""Id of the user, or of the repository, and when the star was given."""
+"""Id of the user or of the repository, and time of the star."""
 
 MAX_PLAUSIBLE_NULLS = 3
-"""So many entries without a user are believed of any list; more only if they are not most of it."""
+"""Entries without a user that are plausible in any list; more are only if they are not most of it."""
 
 
 @dataclass
 class Progress:
-    """The entries of a list that were read, until one is met that is known.
+    """The entries of a list that were read, until a known one is met.
 
     Attributes
     ----------
     limit : int
-        Entries that are wanted.
+        Number of entries to read at most.
     known : frozenset of (int, time)
-        Entries that are known: reading may end where one is met.
+        Entries of an earlier run: reading may end where one of them is met.
     known_entries, known_nulls, known_failed : int
-        Entries of the list as it was known, and of these those without anything to use, and those that GitHub failed
-        on each time.
+        Number of entries of the earlier list; of these, those that are null, and those that GitHub kept failing on.
     entries : int
-        Read, on all pages.
+        Number of entries on all pages.
     ids : set of int
-        Of the entries that come before what is known.
+        Ids of the entries before the first known one.
     nulls, failed : int
-        Of these entries: without anything to use, and those that GitHub failed on.
+        Of the entries before the first known one: those that are null, and those that GitHub failed on.
     totals : list of int
-        GitHub's counts, one a page.
+        GitHub's count of the list, on each page.
     met : bool
-        Whether an entry was met that is known.
+        Whether a known entry was met.
     """
 
     limit: int
@@ -54,16 +53,16 @@ class Progress:
     met: bool = False
 
     def add(self, page: Sequence[Identity | None], *, total: int | None = None, failed: Collection[int] = ()) -> None:
-        """Take in a page.
+        """Add a page.
 
         Parameters
         ----------
         page : sequence of (int, time) or None
-            None for an entry without anything to use.
+            None for an entry without a user or repository.
         total : int, optional
             GitHub's count of the whole list.
         failed : collection of int
-            Places of entries that GitHub failed on.
+            Positions of entries that GitHub failed on.
         """
         self.entries += len(page)
         self.totals += [] if total is None else [total]
@@ -78,22 +77,22 @@ class Progress:
 
     @property
     def ended(self) -> bool:
-        """Whether no more has to be read."""
+        """Whether reading may end."""
         return self.met or self.entries >= self.limit
 
     @property
     def null_entries(self) -> int:
-        """Entries of the list without anything to use, known ones included."""
+        """Number of null entries of the list, including known ones."""
         return self.nulls + (self.known_nulls if self.met else 0)
 
     @property
     def failed_entries(self) -> int:
-        """Entries that GitHub failed on, known ones included."""
+        """Number of entries that GitHub failed on, including known ones."""
         return self.failed + (self.known_failed if self.met else 0)
 
     @property
     def count(self) -> int:
-        """Entries of the list, as far as it is known now: what came twice, or was given again, counts once."""
+        """Number of entries of the list as it is known now; repeated entries and stars given again count once."""
         read = len(self.ids) + self.nulls + self.failed
         if not self.met:
             return read
@@ -101,13 +100,13 @@ class Progress:
         return self.known_entries + read - given_again
 
     def is_proven(self, *, to_its_end: bool) -> bool:
-        """Whether what is known is all that was asked for.
+        """Whether the known entries are all that were requested.
 
         Parameters
         ----------
         to_its_end : bool
-            Whether the list was read to its end, now or (the part that was met) before: then the count has to agree
-            with GitHub's. It may move while pages are read; between its bounds nothing is missing.
+            Whether the list was read to its end, now or (as far as known entries go) in an earlier run. Then the count
+            has to agree with GitHub's, which may change while pages are read: it has to lie between its bounds.
         """
         if not are_null_entries_plausible(self.null_entries, self.count, self.known_nulls):
             return False
@@ -119,12 +118,12 @@ class Progress:
 
 
 def are_null_entries_plausible(nulls: int, count: int, known: int = 0) -> bool:
-    """Whether so many of a list's entries can be deleted accounts: else its answers were broken without a word."""
+    """Whether null entries can all be deleted accounts; otherwise responses were damaged without an error."""
     return nulls <= max(MAX_PLAUSIBLE_NULLS, known) or 2 * nulls <= count
 
 
 def by_position(identities: Iterable[Identity], places: Sequence[int], size: int) -> list[Identity | None]:
-    """A page of `size` entries of which those at `places` have identities."""
+    """Return a page of `size` entries, with identities at `places` and None elsewhere."""
     page: list[Identity | None] = [None] * size
     for place, identity in zip(places, identities, strict=True):
         page[place] = identity
@@ -132,6 +131,6 @@ def by_position(identities: Iterable[Identity], places: Sequence[int], size: int
 
 
 def number_of(value: object) -> int | None:
-    """An id of GitHub's; None if it is none: a text, a bool, not positive, or of more than 63 bits."""
+    """Return a value if it is a valid id, a positive integer of at most 63 bits; otherwise None."""
     is_number = isinstance(value, int) and not isinstance(value, bool)
     return value if is_number and 0 < value < 2**63 else None  # type: ignore[operator,return-value]

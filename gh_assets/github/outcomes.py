@@ -1,4 +1,4 @@
-"""What became of asking for a repository. A restricted repository is neither gone nor starless."""
+"""Outcomes of requests for a repository. A restricted repository is neither gone nor without stars."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from enum import StrEnum
 
 
 class Outcome(StrEnum):
-    """Outcome of asking GitHub for a repository or for its stars."""
+    """Outcome of requesting a repository or its stars."""
 
     OK = "ok"
     MOVED = "moved"
-    """Reached through a redirect: renamed since it was listed. Its data are as good as those of `OK`."""
+    """Reached through a redirect: renamed since a list named it. Its data are valid."""
     RESTRICTED = "restricted"
-    """It exists, but its stargazers may not be listed by these tokens."""
+    """It exists, but these tokens may not list its stargazers."""
     GONE = "gone"
-    """404, and its metadata is 404, too."""
+    """Both it and its metadata have status 404."""
     BLOCKED = "blocked"
-    """451, or 403 with a block reason."""
+    """Status 451, or 403 with a block reason."""
     UNLISTED = "unlisted"
-    """No list names it: a partition that a person made, or whose repository left all lists. It is not asked for."""
+    """No list names it: a partition added by hand, or whose repository left all lists. It is not requested."""
     UNKNOWN = "unknown"
-    """Could not be asked: the network or GitHub kept failing. Asked again next time."""
+    """The network or GitHub kept failing. It is requested again by the next run."""
 
 
 REACHABLE = frozenset({Outcome.OK, Outcome.MOVED})
-"""Outcomes of metadata that make a repository worth collecting."""
+"""Outcomes of the metadata of repositories that can be collected."""

@@ -1,4 +1,4 @@
-"""GitHub's times: ISO 8601 in UTC, whole seconds."""
+"""Times as GitHub writes them: ISO 8601 in UTC, whole seconds."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import polars as pl
 
 GITHUB_BEGAN = dt.datetime(2008, 1, 1, tzinfo=dt.UTC)
-"""A time before it stands for one that is not known: some fields of GraphQL's may not be null."""
+"""Earlier times mean that the time is unknown, in GraphQL fields that cannot be null."""
 
 
 def parse_time(text: object) -> dt.datetime | None:
-    """A time with its zone; None if it is none."""
+    """Parse a time, in UTC by default; None if it is invalid or unknown."""
     try:
         time = dt.datetime.fromisoformat(text) if isinstance(text, str) else None
     except ValueError:
@@ -24,7 +24,7 @@ def parse_time(text: object) -> dt.datetime | None:
 
 
 def parse_times(texts: Sequence[object]) -> pl.Series:
-    """Many times at once; null where they are none."""
+    """Parse many times; null where one is invalid or unknown."""
     times = pl.Series([text if isinstance(text, str) else None for text in texts], dtype=pl.String)
     parsed = times.str.to_datetime("%Y-%m-%dT%H:%M:%SZ", time_unit="us", time_zone="UTC", strict=False)
     return pl.select(pl.when(parsed >= GITHUB_BEGAN).then(parsed)).to_series()
