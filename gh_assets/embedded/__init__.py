@@ -1,5 +1,5 @@
-"""The servers that a laptop needs: MongoDB and Cloud Storage look-alikes, and the project's GitHub stand-in.
+"""Servers for a single machine: MongoDB, Cloud Storage, and a stand-in for GitHub.
 
-`services` says what they are, `supervision` starts them on demand, `guardian` is the process that looks after
-one. Production sets MONGO_URI, GCS_BUCKET and GITHUB_TOKENS, and nothing here runs.
+`servers` defines them, `supervision` starts them on demand, and `guardian` is the process that watches over one. In
+production, MONGO_URI, GCS_BUCKET and GITHUB_TOKENS are set and none of them runs.
 """

@@ -1,6 +1,6 @@
-"""The certificate by which the embedded MongoDB and its clients know each other: one a home, made once.
+"""The self-signed certificate by which the embedded MongoDB and its clients authenticate each other.
 
-No authority signs it and no user table holds it: who can read the home's own files is let in, and nobody else.
+Each home has its own. Access to the files of the home is access to the server; there are no users or passwords.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from gh_assets.local.locks import create_once
 
 
 def home_certificate(home: Path) -> tuple[Path, Path]:
-    """The files of a home's certificate with its key, and of the certificate alone; made if they are not there."""
+    """Return the files of a home's certificate with its key and of the certificate alone, created if needed."""
     pair, alone = home / "run" / "home.pem", home / "run" / "home-certificate.pem"
     if not (pair.exists() and alone.exists()):
-        whole = create_once(pair, _made())
+        whole = create_once(pair, _certificate_with_key())
         create_once(alone, x509.load_pem_x509_certificate(whole).public_bytes(Encoding.PEM))
     return pair, alone
 
 
-def _made() -> bytes:
+def _certificate_with_key() -> bytes:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "gh_assets home")])
     address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
@@ -37,7 +37,7 @@ def _made() -> bytes:
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        # Whatever the clock of this machine says: it is good for as long as the home is.
+        # Valid for as long as the home exists, whatever the clock of this machine.
         .not_valid_before(dt.datetime(1970, 1, 2, tzinfo=dt.UTC))
         .not_valid_after(dt.datetime(9999, 12, 31, tzinfo=dt.UTC))
         .add_extension(address, critical=False)

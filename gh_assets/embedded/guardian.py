@@ -1,17 +1,18 @@
-"""The process that looks after one embedded server: starts it, restarts it when it dies, ends it when unused.
+"""The process that watches over one embedded server: it starts, restarts and stops it.
 
-Run as ``python -m gh_assets.embedded.guardian SPEC``, where SPEC is the JSON file that `supervision` wrote. Only
-the standard library is imported, so that a start costs little. What it holds is held by locks that die with it:
+Run as ``python -m gh_assets.embedded.guardian SPEC``, where SPEC is the JSON file that `supervision` wrote. Only the
+standard library is imported, so that it starts fast. Its state is held by locks, which the kernel releases when their
+process ends:
 
-* ``KEY.users``: shared lock of each process that uses the server; when the guardian gets it alone, nobody does.
-* ``KEY.guard``: held by the guardian as long as it lives.
-* ``KEY.ready``: held by the guardian from the moment at which ``KEY.json`` tells of its own server. What a killed
-  guardian wrote there, about a server that is about to end, is so never taken for the present.
-* ``KEY.server``: held by the guardian and inherited by the server; so a guardian that finds it taken knows that
-  a server outlived its killed guardian, and ends it before it starts another on the same data.
+* ``KEY.users``: shared lock of each process that uses the server; if there is none, the guardian can lock it.
+* ``KEY.guard``: held by the guardian while it runs.
+* ``KEY.ready``: held by the guardian while ``KEY.json`` describes its own server, so that the description of a killed
+  guardian's server is never used.
+* ``KEY.server``: held by the guardian and inherited by the server. If it is locked when a guardian starts, a server has
+  survived its guardian, and is stopped before another one starts on the same data.
 
-A server whose command has ``{fd}`` in it gets a socket that listens already, and that the guardian keeps: while the
-server is started again nobody else on this machine can take its port and be given what is meant for it.
+A server whose command contains ``{fd}`` inherits a listening socket that the guardian keeps open, so that no other
+process can take over the port while the server restarts.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ from gh_assets.local.locks import open_lock, try_lock, unlock, wait_lock
 POLL_SECONDS = 0.2
 START_SECONDS = 60.0
 STOP_SECONDS = 10.0
-RESTARTS_AT_MOST = 5
-RESTARTS_WITHIN_SECONDS = 10.0
+MAX_RESTARTS = 5
+RESTART_WINDOW_SECONDS = 10.0
 
 
 def free_port(preferred: int | None) -> int:
-    """A port on 127.0.0.1 that nobody listens on: the preferred one if it can be had."""
+    """Return a free port on 127.0.0.1, if possible the preferred one."""
     for port in (preferred, 0):
         if port is None:
             continue
@@ -54,7 +55,7 @@ def free_port(preferred: int | None) -> int:
 
 
 def listening_socket(preferred: int | None) -> socket.socket:
-    """A socket that listens on 127.0.0.1: on the preferred port if it can be had."""
+    """Return a socket that listens on 127.0.0.1, if possible on the preferred port."""
     for port in (preferred, 0):
         if port is None:
             continue
@@ -71,7 +72,7 @@ def listening_socket(preferred: int | None) -> socket.socket:
 
 
 def accepts(port: int) -> bool:
-    """Whether something accepts connections on the port."""
+    """Whether a server accepts connections on the port."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1.0):
             return True
@@ -80,7 +81,7 @@ def accepts(port: int) -> bool:
 
 
 def answers_http(port: int) -> bool:
-    """Whether an HTTP server answers on the port, whatever it says."""
+    """Whether an HTTP server responds on the port, with any status."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
             connection.sendall(b"GET / HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n")
@@ -90,13 +91,13 @@ def answers_http(port: int) -> bool:
 
 
 def _die_with_parent() -> None:
-    """Ask Linux to end the server when its guardian is killed; elsewhere the server's lock is what helps."""
+    """Let Linux stop the server when its guardian is killed; other systems rely on the server's lock."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 class Guardian:
-    """One server and the files that say how it is."""
+    """A server and its state files."""
 
     def __init__(self, spec_path: Path) -> None:
         spec: dict[str, Any] = json.loads(spec_path.read_text(encoding="utf-8"))
@@ -118,10 +119,10 @@ class Guardian:
     def run(self) -> int:
         wait_lock(self.guard)
         signal.signal(signal.SIGTERM, self._on_signal)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C in a terminal is for the command, not for us
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is meant for the command
         previous = self._read_state()
         self.port = previous.get("port")
-        self._end_orphan(previous.get("server_pid"))
+        self._stop_orphan(previous.get("server_pid"))
         try:
             self._start()
             wait_lock(self.ready)
@@ -139,8 +140,8 @@ class Guardian:
             return {}
         return state if isinstance(state, dict) else {}
 
-    def _end_orphan(self, pid: int | None) -> None:
-        """End a server whose guardian was killed: it still holds the server lock, so the pid is really its own."""
+    def _stop_orphan(self, pid: int | None) -> None:
+        """Stop a server whose guardian was killed; it holds the server lock, so the process id is not reused."""
         deadline = time.monotonic() + STOP_SECONDS
         while not try_lock(self.server_lock):
             if pid is not None:
@@ -148,7 +149,7 @@ class Guardian:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL if late else signal.SIGTERM)
             if time.monotonic() > deadline:
-                raise SystemExit("a server of a former guardian does not end")
+                raise SystemExit("the server of a former guardian does not stop")
             time.sleep(POLL_SECONDS)
 
     def _start(self) -> None:
@@ -160,8 +161,8 @@ class Guardian:
             descriptors.append(self.socket.fileno())
         else:
             self.port = free_port(self.port)
-        given = {"{port}": str(self.port), "{fd}": str(descriptors[-1])}
-        command = [given.get(part, part) for part in self.command]
+        placeholders = {"{port}": str(self.port), "{fd}": str(descriptors[-1])}
+        command = [placeholders.get(part, part) for part in self.command]
         with self.log_path.open("ab") as log:
             if log.tell() > 10_000_000:
                 log.truncate(0)
@@ -177,9 +178,9 @@ class Guardian:
         answers = accepts if self.socket is None else answers_http
         while not answers(self.port):
             if self.process.poll() is not None:
-                raise SystemExit(f"the server ended at once with status {self.process.returncode}")
+                raise SystemExit(f"the server exited during its start with status {self.process.returncode}")
             if time.monotonic() > deadline or self.stopping:
-                raise SystemExit(f"the server did not answer within {START_SECONDS:.0f} s")
+                raise SystemExit(f"the server did not respond within {START_SECONDS:.0f} s")
             time.sleep(0.02)
         state = {"port": self.port, "server_pid": self.process.pid, "guardian_pid": os.getpid()}
         draft = self.state_path.with_suffix(".json.new")
@@ -193,9 +194,9 @@ class Guardian:
             time.sleep(POLL_SECONDS)
             if self.process is None or self.process.poll() is not None:
                 now = time.monotonic()
-                restarts = [moment for moment in restarts if now - moment < RESTARTS_WITHIN_SECONDS]
-                if len(restarts) >= RESTARTS_AT_MOST:
-                    print("the server keeps dying; giving up", file=sys.stderr)  # noqa: T201 - its log
+                restarts = [moment for moment in restarts if now - moment < RESTART_WINDOW_SECONDS]
+                if len(restarts) >= MAX_RESTARTS:
+                    print("the server exits repeatedly; giving up", file=sys.stderr)  # noqa: T201 - its log
                     return 1
                 restarts.append(now)
                 self._start()
@@ -205,14 +206,14 @@ class Guardian:
             now = time.monotonic()
             idle_since = now if idle_since is None else idle_since
             if now - idle_since >= self.idle_seconds:
-                # Still holding the users' lock: whoever comes now waits until the server has ended.
+                # The users' lock is still held, so that a new user waits until the server has stopped.
                 self._stop()
                 return 0
             unlock(self.users)
         return 0
 
     def _owns_home(self) -> bool:
-        """False when the home was deleted, or deleted and made again, under us."""
+        """Whether the home still exists; False if it was deleted, or deleted and created again."""
         try:
             return self.users_path.stat().st_ino == os.fstat(self.users).st_ino
         except OSError:

@@ -1,4 +1,4 @@
-"""The three embedded servers: their programs, and where each keeps its data under the home."""
+"""The three embedded servers: their commands, and the location of their data in the home."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from gh_assets.local.locks import create_once
 
 @dataclass(frozen=True)
 class HomeWorld:
-    """What a home without tokens collects from: a world that the embedded GitHub stand-in serves, or GH Archive alone.
+    """What a home without tokens collects from: a world of the GitHub stand-in, or GH Archive.
 
     Parameters
     ----------
     stars : str or None
-        Path of a ``repo, login`` table (Parquet or CSV); None: the synthetic world.
+        Path of a ``repo, login`` table (Parquet or CSV); None for the synthetic world.
     awesome : tuple of str
-        Markdown files to serve as lists; empty: a generated list that names all repositories.
+        Markdown files that are served as lists; if empty, a generated list names all repositories.
     seed : int
         Seed of the synthetic world.
     archive : bool
-        No stand-in: repositories and stars are those of github.com that hours of GH Archive tell of.
+        Whether there is no stand-in, and repositories and stars come from hours of GH Archive.
     """
 
     stars: str | None = None
@@ -41,12 +41,12 @@ class HomeWorld:
 
 
 def mongo_uri(home: Path) -> str:
-    """Connection string of the embedded MongoDB, started if need be.
+    """Return the connection string of the embedded MongoDB, which is started if needed.
 
-    It talks TLS only, and only with who has the home's own certificate: both sides know each other by it.
+    The server accepts only TLS connections with the home's certificate.
     """
     run = make_private(open_home(home) / "run")
-    # An explicit, empty configuration file keeps the server from picking up one that lies about elsewhere.
+    # An explicit, empty configuration file keeps the server from reading one in its default locations.
     configuration = run / "mongo.toml"
     create_once(configuration, b"")
     pair, certificate = home_certificate(home)
@@ -64,14 +64,14 @@ def mongo_uri(home: Path) -> str:
 
 
 def mongo_uri_at(home: Path, port: int) -> str:
-    """Connection string of the embedded MongoDB of a home, reached at a port."""
+    """Return the connection string of a home's embedded MongoDB at a port."""
     pair, certificate = home_certificate(home)
     options = {"directConnection": "true", "tls": "true", "tlsCAFile": certificate, "tlsCertificateKeyFile": pair}
     return f"mongodb://127.0.0.1:{port}/?{urlencode(options, quote_via=quote, safe='')}"
 
 
 def cloud_storage(home: Path) -> tuple[str, str]:
-    """Base address and bearer token of the embedded Cloud Storage, started if need be."""
+    """Return base address and bearer token of the embedded Cloud Storage, which is started if needed."""
     token = make_private(open_home(home) / "run") / "bucket-token"
     secret = create_once(token, secrets.token_hex(32).encode()).decode().strip()
     command: tuple[str, ...] = (sys.executable, "-m", "gh_assets.embedded.bucket", "--fd", "{fd}")
@@ -81,16 +81,16 @@ def cloud_storage(home: Path) -> tuple[str, str]:
 
 
 def github_standin(home: Path) -> tuple[str, str]:
-    """Base address and token of the home's GitHub stand-in, started if need be."""
+    """Return base address and token of the home's GitHub stand-in, which is started if needed."""
     world = read_world(home)
     if world.archive:
         raise ConfigurationError(
-            "This home holds the stars of GH Archive and has no GitHub to ask: set GITHUB_TOKENS, or use the source "
+            "This home holds the stars of GH Archive and has no GitHub server: set GITHUB_TOKENS, or use the source "
             "gharchive."
         )
     token = _standin_token(home)
-    described = json.dumps(asdict(world), sort_keys=True) + _content_stamp(world)
-    key = "github-" + hashlib.sha256(described.encode()).hexdigest()[:12]
+    identity = json.dumps(asdict(world), sort_keys=True) + _content_stamp(world)
+    key = "github-" + hashlib.sha256(identity.encode()).hexdigest()[:12]
     command = [sys.executable, "-m", "gh_assets.embedded.standin", "--fd", "{fd}"]
     command += ["--token-file", str(home / "run" / "standin-token"), "--seed", str(world.seed)]
     if world.stars is not None:
@@ -102,7 +102,7 @@ def github_standin(home: Path) -> tuple[str, str]:
 
 
 def read_world(home: Path) -> HomeWorld:
-    """The world that this home's stand-in serves: the one last chosen, else the synthetic one."""
+    """Return the world that the home has chosen, by default the synthetic one."""
     path = open_home(home) / "world.json"
     try:
         chosen = json.loads(path.read_text(encoding="utf-8"))
@@ -117,7 +117,7 @@ def read_world(home: Path) -> HomeWorld:
 
 
 def choose_world(home: Path, world: HomeWorld) -> None:
-    """Make `world` the one that this home's stand-in serves from now on."""
+    """Choose the world that the home's stand-in serves from now on."""
     open_home(home)
     draft = home / "world.json.new"
     draft.write_text(json.dumps(asdict(world)), encoding="utf-8")
@@ -125,13 +125,13 @@ def choose_world(home: Path, world: HomeWorld) -> None:
 
 
 def _standin_token(home: Path) -> str:
-    """The token that the stand-in of this home accepts: made once, readable by its owner only."""
+    """Return the token of the home's stand-in, which is created once and readable by its owner only."""
     token = f"standin_{secrets.token_hex(16)}"
     return create_once(home / "run" / "standin-token", token.encode()).decode().strip()
 
 
 def _content_stamp(world: HomeWorld) -> str:
-    """Changes when a file of the world does, so that a changed file gets a new stand-in."""
+    """Return sizes and times of the world's files, so that a changed file gets a new stand-in."""
     paths = [*([world.stars] if world.stars else []), *world.awesome]
     stamps = []
     for path in paths:
@@ -139,7 +139,7 @@ def _content_stamp(world: HomeWorld) -> str:
             status = Path(path).stat()
         except OSError as error:
             raise ConfigurationError(
-                f"{path}, a part of this home's world, cannot be read: {error.strerror}."
+                f"{path}, a file of this home's world, cannot be read: {error.strerror}."
             ) from error
         stamps.append(f"{status.st_size}:{status.st_mtime_ns}")
     return ",".join(stamps)

@@ -1,7 +1,7 @@
-"""Starting embedded servers on demand, shared by all processes of a home.
+"""Start embedded servers on demand and share them among the processes of a home.
 
-`ensure_running` may be called as often as one likes: when all is well it costs two system calls and a connect.
-A process counts as a user of the server from its first call until it ends, however it ends.
+`ensure_running` is cheap while the server runs: two system calls and a connection. A process is a user of the server
+from its first call until it ends, in whatever way.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from gh_assets.local.home import make_private, open_home, owner_only
 from gh_assets.local.locks import is_locked, open_lock, unlock, wait_lock
 
 IDLE_SECONDS = 10.0
-"""How long a server goes on without users before it ends."""
+"""Time after which a server without users is stopped."""
 
 SIGNS_OF_DAMAGE = ("corrupt", "malformed", "not a database", "salvage")
 
-_ENVIRONMENT_KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
+_INHERITED_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
 
 _user_locks: dict[Path, int] = {}
 _user_locks_guard = threading.Lock()
@@ -34,16 +34,18 @@ _user_locks_guard = threading.Lock()
 
 @dataclass(frozen=True)
 class ServerSpec:
-    """A server that a guardian can start.
+    """The definition of a server.
 
     Parameters
     ----------
     key : str
-        Name of its files under ``HOME/run``; one server runs a key and home.
+        Base name of its files in ``HOME/run``; one server runs per key and home.
     title : str
-        What messages call it.
+        Name in messages.
     command : tuple of str
-        Program and arguments. ``{port}`` stands for the port; ``{fd}`` for a socket that listens on it already.
+        Program and arguments. ``{port}`` is replaced by the port, ``{fd}`` by the descriptor of a listening socket.
+    idle_seconds : float
+        See `IDLE_SECONDS`.
     """
 
     key: str
@@ -53,7 +55,7 @@ class ServerSpec:
 
 
 def ensure_running(spec: ServerSpec, home: Path) -> int:
-    """Start the server if it does not run, and hold on to it until this process ends.
+    """Start the server if it does not run, and use it until this process ends.
 
     Returns
     -------
@@ -63,7 +65,7 @@ def ensure_running(spec: ServerSpec, home: Path) -> int:
     Raises
     ------
     ServiceUnavailableError
-        If it cannot be started; the message ends with the last lines of its log.
+        If it cannot be started. The message contains the last lines of its log.
     """
     folder = home / "run"
     try:
@@ -77,7 +79,7 @@ def ensure_running(spec: ServerSpec, home: Path) -> int:
     except OSError as error:
         raise ServiceUnavailableError(
             f"The embedded {spec.title} cannot be started under {home}: {error}. "
-            "Give the project a folder it can write to: GH_ASSETS_HOME."
+            "Set GH_ASSETS_HOME to a folder that you can write to."
         ) from error
     try:
         wait_lock(start_lock)
@@ -88,7 +90,7 @@ def ensure_running(spec: ServerSpec, home: Path) -> int:
 
 
 def release(key: str, home: Path) -> None:
-    """Stop counting this process among the users of a server."""
+    """Stop using a server in this process."""
     with _user_locks_guard:
         descriptor = _user_locks.pop(home / "run" / key, None)
     if descriptor is not None:
@@ -97,7 +99,7 @@ def release(key: str, home: Path) -> None:
 
 
 def read_state(base: Path) -> dict[str, Any]:
-    """What the guardian last wrote about its server: port and process ids; empty when there is nothing."""
+    """Return port and process ids of a server, as its guardian wrote them last; empty if there are none."""
     try:
         state = json.loads(base.with_suffix(".json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -115,7 +117,7 @@ def _become_user(base: Path) -> None:
                     return
             except OSError:
                 pass
-            os.close(held)  # the home was deleted under us
+            os.close(held)  # the home was deleted
         descriptor = open_lock(path)
         wait_lock(descriptor, shared=True)
         _user_locks[base] = descriptor
@@ -133,11 +135,11 @@ def _start(spec: ServerSpec, base: Path) -> int:
         json.dump({"command": spec.command, "idle_seconds": spec.idle_seconds}, file)
     guardian: subprocess.Popen[bytes] | None = None
     if not is_locked(base.with_suffix(".guard")):
-        # Tokens and passwords stay with us: the servers get none of our environment but what they need to run.
+        # Servers inherit only the variables that they need, no tokens or passwords.
         environment = {
             name: value
             for name, value in os.environ.items()
-            if name in _ENVIRONMENT_KEPT or name.startswith(("LC_", "PYTHON"))
+            if name in _INHERITED_VARIABLES or name.startswith(("LC_", "PYTHON"))
         }
         with open(base.with_suffix(".log"), "ab", opener=owner_only) as log:
             guardian = subprocess.Popen(
@@ -161,7 +163,7 @@ def _start(spec: ServerSpec, base: Path) -> int:
     remedy = ""
     if any(sign in end.lower() for sign in SIGNS_OF_DAMAGE):
         remedy = (
-            " Its data are damaged: move the home away and restore a backup with gh-assets data restore, "
+            " Its data are damaged: move the home elsewhere, then restore a backup with gh-assets data restore "
             "or collect again."
         )
     raise ServiceUnavailableError(
@@ -170,10 +172,10 @@ def _start(spec: ServerSpec, base: Path) -> int:
 
 
 def _log_tail(path: Path, count: int = 2) -> str:
-    """The last lines that are not part of a stack trace."""
+    """Return the last lines that do not belong to a stack trace."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
-    told = [line.rstrip(" .") for line in lines if line.strip() and not line[0].isspace()]
-    return "; ".join(told[-count:]) or "(nothing)"
+    messages = [line.rstrip(" .") for line in lines if line.strip() and not line[0].isspace()]
+    return "; ".join(messages[-count:]) or "(nothing)"

@@ -1,1 +1,1 @@
-"""Connections to MongoDB, Cloud Storage and GitHub by the settings, and which world a home holds."""
+"""Connections to MongoDB, Cloud Storage and GitHub according to the settings, and the world of a home."""

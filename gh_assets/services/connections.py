@@ -1,7 +1,4 @@
-"""Connections to MongoDB, Cloud Storage and GitHub as the settings say: the real one, or the embedded one.
-
-The one place that decides between them. Dagster's resources, the registry's functions and the CLI all come here.
-"""
+"""Connections to MongoDB, Cloud Storage and GitHub, or to their embedded counterparts, according to the settings."""
 
 from __future__ import annotations
 
@@ -33,22 +30,22 @@ from gh_assets.storage.mongo import Collections, MongoDatabase, mongo_reason
 from gh_assets.storage.objects import CloudStorageClient, ObjectStore, make_client
 
 MONGO_SECONDS = 15.0
-"""How long MongoDB is waited for."""
+"""Default timeout for selecting a MongoDB server."""
 
 
 def connect_mongo(settings: Settings, seconds: float | None = None) -> MongoDatabase:
-    """The project's database, reached and answering; waited for at most so long, at every call.
+    """Connect to the project's database, and migrate it.
 
     Parameters
     ----------
     settings : Settings
     seconds : float, optional
-        `MONGO_SECONDS`, if not given.
+        Timeout of this and every later call, by default `MONGO_SECONDS`.
 
     Raises
     ------
     ConfigurationError, AuthenticationError, ServiceUnavailableError
-        None repeats the connection string: it may hold a password.
+        Without the connection string, which may contain a password.
     """
     if settings.mongo_uri is None:
         uri, where = embedded.mongo_uri(settings.home_path), "the embedded MongoDB"
@@ -63,14 +60,14 @@ def connect_mongo(settings: Settings, seconds: float | None = None) -> MongoData
         "serverSelectionTimeoutMS": wait,
         "connectTimeoutMS": wait,
     }
-    # What the connection string says wins: pymongo would have it the other way round.
-    said = {option.partition("=")[0].lower() for option in re.split("[&;]", uri.partition("?")[2])}
-    own = {name: value for name, value in defaults.items() if name.lower() not in said}
+    # Options of the connection string take precedence; pymongo prefers keyword arguments.
+    given = {option.partition("=")[0].lower() for option in re.split("[&;]", uri.partition("?")[2])}
+    options = {name: value for name, value in defaults.items() if name.lower() not in given}
     try:
-        client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(uri, tz_aware=True, **own)
+        client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(uri, tz_aware=True, **options)
     except (InvalidURI, MongoConfigurationError, ValueError) as error:
         raise ConfigurationError(
-            f"MONGO_URI is no valid connection string ({type(error).__name__}): "
+            f"MONGO_URI is not a valid connection string ({type(error).__name__}): "
             "it has the form mongodb://user:password@host:port/."
         ) from None
     try:
@@ -96,7 +93,7 @@ def connect_mongo(settings: Settings, seconds: float | None = None) -> MongoData
 
 @contextmanager
 def open_mongo(settings: Settings) -> Iterator[MongoDatabase]:
-    """The project's database for the length of a block; see `connect_mongo`."""
+    """Connect to the project's database for the duration of the block; see `connect_mongo`."""
     database = connect_mongo(settings)
     try:
         yield database
@@ -105,7 +102,7 @@ def open_mongo(settings: Settings) -> Iterator[MongoDatabase]:
 
 
 def connect_gcs(settings: Settings) -> CloudStorageClient:
-    """A Cloud Storage client: Google's with its own credentials, or of the embedded server."""
+    """Create a client of Google Cloud Storage, or of the embedded server."""
     connections = settings.workers + 2
     if not settings.uses_embedded_gcs:
         return make_client(settings.gcs_project, connections=connections)
@@ -114,17 +111,17 @@ def connect_gcs(settings: Settings) -> CloudStorageClient:
 
 
 def data_store(settings: Settings, client: CloudStorageClient | None = None) -> ObjectStore:
-    """The bucket of the assets' data."""
+    """Return the bucket of the assets."""
     return ObjectStore(client or connect_gcs(settings), settings.data_bucket, create=settings.uses_embedded_gcs)
 
 
 def asset_store(settings: Settings, client: CloudStorageClient | None = None) -> AssetStore:
-    """Typed access to the assets' data."""
+    """Return the typed store of the assets."""
     return AssetStore(data_store(settings, client), settings.workers, settings.keep_versions)
 
 
 def model_store(settings: Settings, client: CloudStorageClient | None = None) -> ObjectStore:
-    """The bucket of the models."""
+    """Return the bucket of the models."""
     return ObjectStore(client or connect_gcs(settings), settings.gcs_model_bucket, create=settings.uses_embedded_gcs)
 
 
@@ -135,17 +132,17 @@ def connect_github(
     max_requests: int | None = None,
     policy: RetryPolicy | None = None,
 ) -> GitHubClient:
-    """A client of GitHub, or of the home's stand-in when no token is set.
+    """Create a client of GitHub, or of the home's stand-in if no token is set.
 
     Parameters
     ----------
     settings : Settings
     database : pymongo database, optional
-        Shares the quota with all other processes that use the same database.
+        Database through which processes share their quota.
     max_requests : int, optional
-        Ask at most so often.
+        Maximum number of requests.
     policy : RetryPolicy, optional
-        How patient it is; else as the collector.
+        By default that of the collector.
 
     Raises
     ------
@@ -166,13 +163,13 @@ def connect_github(
     if settings.github_api_url != GITHUB_COM_API:
         raise ConfigurationError("GITHUB_API_URL is set, but no token: set GITHUB_TOKENS, too.")
     url, token = embedded.github_standin(settings.home_path)
-    # Nobody else uses it: there is no pace to keep.
+    # The stand-in is not shared, so requests need no pace.
     policy = replace(policy, points_a_minute={})
     return GitHubClient(url, [SecretStr(token)], policy=policy, ledger=ledger, max_requests=max_requests)
 
 
 def awesome_lists(settings: Settings, client: GitHubClient) -> list[str]:
-    """The lists to read: those of the settings, else the stand-in's own, else three well-known ones."""
+    """Return the awesome lists of the settings, by default those of the stand-in or the default lists."""
     if settings.awesome_lists:
         return settings.awesome_lists
     if settings.uses_standin:

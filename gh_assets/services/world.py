@@ -1,4 +1,4 @@
-"""Which GitHub the data of a home come from: a real one, a file of stars or the synthetic world."""
+"""The world of a home: the GitHub server, file of stars or synthetic world that its data come from."""
 
 from __future__ import annotations
 
@@ -14,21 +14,37 @@ from gh_assets.storage.mongo import Collections, MongoDatabase
 
 
 def has_only_archive(settings: Settings) -> bool:
-    """Whether there is no GitHub to ask, only hours of GH Archive."""
+    """Whether the home has no GitHub server, only hours of GH Archive."""
     return settings.uses_standin and embedded.read_world(settings.home_path).archive
 
 
 def world_identity(settings: Settings, standin: embedded.HomeWorld | None = None) -> tuple[str, str]:
-    """Which GitHub the settings point to: an identity that is equal for equal worlds, and words for people.
+    """Return the identity and the title of the world that the settings select.
 
-    `standin` is a world to be served in place of the one that the home's stand-in serves now.
+    Parameters
+    ----------
+    settings : Settings
+    standin : HomeWorld, optional
+        World of the stand-in, by default the one that the home has chosen.
+
+    Returns
+    -------
+    identity : str
+        Equal for equal worlds.
+    title : str
+        Description for users.
+
+    Raises
+    ------
+    ConfigurationError
+        If the file of the world cannot be read.
     """
     if not settings.uses_standin:
         return settings.github_api_url.rstrip("/"), f"GitHub at {settings.github_api_url}"
     world = standin or embedded.read_world(settings.home_path)
     if world.archive:
-        # The same repositories and users as GitHub's own: with tokens the home goes on from there.
-        return GITHUB_COM_API, "github.com, as GH Archive tells of it"
+        # GH Archive has the same repositories and users, so the home can continue with tokens.
+        return GITHUB_COM_API, "github.com, by GH Archive"
     if world.stars is None:
         return f"{SYNTHETIC}{world.seed}", f"the synthetic world (seed {world.seed})"
     path = Path(world.stars)
@@ -40,9 +56,9 @@ def world_identity(settings: Settings, standin: embedded.HomeWorld | None = None
 
 
 def claim_world(settings: Settings, database: MongoDatabase, standin: embedded.HomeWorld | None = None) -> None:
-    """Make sure that the data in this database come from one GitHub only.
+    """Record the world of the database, or check that it is the same.
 
-    Ids of the synthetic world, of a file and of GitHub collide: mixing them would make wrong people out of them.
+    The ids of different worlds collide, so mixing them would join the stars of unrelated users.
 
     Raises
     ------
@@ -58,6 +74,6 @@ def claim_world(settings: Settings, database: MongoDatabase, standin: embedded.H
     )
     if claimed is not None and claimed["identity"] != identity:
         raise WorldMismatchError(
-            f"This home holds the data of {claimed['title']}; the data of {title} need a home of their own. Set "
-            "GH_ASSETS_HOME to a new folder (and with your own services, other MONGO_DATABASE and GCS_BUCKET)."
+            f"This home holds the data of {claimed['title']}; the data of {title} need a separate home. Set "
+            "GH_ASSETS_HOME to a new folder (and, with your own services, MONGO_DATABASE and GCS_BUCKET)."
         )

@@ -331,7 +331,7 @@ def test_an_unreachable_mongo_is_one_line_without_its_password(
         assert "hunter2secret" not in said
     monkeypatch.setenv("MONGO_URI", "postgres://someone:hunter2secret@127.0.0.1/")
     code, said = fails(["status"], capsys)
-    assert "MONGO_URI is no valid connection string" in said
+    assert "MONGO_URI is not a valid connection string" in said
     assert "hunter2secret" not in said
 
 

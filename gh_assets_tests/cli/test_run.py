@@ -199,7 +199,7 @@ def test_the_archive_alone_gives_exactly_its_stars(fresh_home: Path, tmp_path: P
     second = run_json(fresh_home, *arguments, "--archive", str(tmp_path / "2024-02-02-4.json.gz"))
     assert (second["stars"], second["archive_days"]) == (len(pairs), 2)
     assert second["matrix"]["nnz"] == len(pairs)
-    assert second["world"] == "github.com, as GH Archive tells of it"
+    assert second["world"] == "github.com, by GH Archive"
     assert second["star_sources"] == {"gharchive": second["repos"]}
     again = run_json(fresh_home, "status")
     assert again["stars"] == len(pairs)

@@ -1,4 +1,4 @@
-"""Other users of the machine, and pages in a browser, against all embedded servers of a home: they get nothing."""
+"""Tests of the embedded servers: other users of the machine, and pages in a browser, have no access."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CHROMIUM = Path("/usr/bin/chromium")
 
 @pytest.fixture
 def attacked(fresh_home: Path) -> Iterator[list[int]]:
-    """Ports of all servers of a home that holds something; it must be as it was when the strangers have gone."""
+    """Ports of all servers of a home with data, which are unchanged at the end."""
     endpoint, token = services.cloud_storage(fresh_home)
     store = ObjectStore(make_client(endpoint=endpoint, token=SecretStr(token)), "gh-assets", create=True)
     store.write("secret", b"content")
@@ -48,8 +48,8 @@ def attacked(fresh_home: Path) -> Iterator[list[int]]:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_another_user_of_the_machine_gets_nothing(attacked: list[int], fresh_home: Path) -> None:
-    # The way to the home is open as a rule: it is the home that is not.
+def test_another_user_of_the_machine_has_no_access(attacked: list[int], fresh_home: Path) -> None:
+    # The folders above a home are usually accessible; the home itself is not.
     for folder in fresh_home.parents:
         if folder.stat().st_uid == os.geteuid() and folder not in (Path("/"), Path("/tmp")):
             folder.chmod(folder.stat().st_mode | 0o055)
@@ -92,7 +92,7 @@ async function attempt(port) {
 
 @pytest.mark.slow
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="Debian's chromium is not installed")
-def test_a_page_in_a_browser_gets_nothing(attacked: list[int]) -> None:
+def test_page_in_a_browser_has_no_access(attacked: list[int]) -> None:
     playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
     from starlette.responses import HTMLResponse
 

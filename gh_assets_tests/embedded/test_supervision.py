@@ -1,9 +1,10 @@
-"""Embedded servers: started on demand, shared, ending by themselves, never wedged."""
+"""Tests of the supervision of embedded servers: started on demand, shared, stopped when unused, restarted."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -43,7 +44,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
 
 def is_alive(pid: int) -> bool:
     with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)  # a zombie of ours would answer to signal 0
+        os.waitpid(pid, os.WNOHANG)  # a zombie child would accept signal 0
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -53,21 +54,21 @@ def is_alive(pid: int) -> bool:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Path]:
-    """A home; its servers are let go at the end."""
+    """A home, whose servers are released at the end."""
     yield tmp_path
     for base in [base for base in supervision._user_locks if base.parent.parent == tmp_path]:
         release(base.name, tmp_path)
 
 
-def test_a_server_is_started_once_and_shared(place: Path) -> None:
+def test_server_is_started_once_and_shared_by_threads(place: Path) -> None:
     with ThreadPoolExecutor(8) as executor:
         ports = set(executor.map(lambda _: ensure_running(spec(), place), range(16)))
     assert len(ports) == 1
     port = ports.pop()
-    wait_for(lambda: accepts(port))  # it is one thread, and all sixteen have just knocked
+    wait_for(lambda: accepts(port))  # its only thread may still serve the sixteen connections
 
 
-def test_several_processes_share_one_server(place: Path) -> None:
+def test_processes_share_one_server(place: Path) -> None:
     program = (
         "import sys; from pathlib import Path;"
         "from gh_assets.embedded.supervision import ServerSpec, ensure_running;"
@@ -79,10 +80,10 @@ def test_several_processes_share_one_server(place: Path) -> None:
         for _ in range(4)
     ]
     ports = {process.communicate(timeout=60)[0].strip() for process in processes}
-    assert len(ports) == 1, "each process must have got the same server"
+    assert len(ports) == 1
 
 
-def test_it_ends_when_nobody_uses_it_and_starts_again(place: Path) -> None:
+def test_unused_server_is_stopped_and_started_again(place: Path) -> None:
     port = ensure_running(spec(), place)
     state = read_state(place / "run" / "echo")
     release("echo", place)
@@ -92,17 +93,17 @@ def test_it_ends_when_nobody_uses_it_and_starts_again(place: Path) -> None:
     assert accepts(ensure_running(spec(), place))
 
 
-def test_it_stays_while_somebody_uses_it(place: Path) -> None:
+def test_used_server_is_not_stopped(place: Path) -> None:
     port = ensure_running(spec(idle_seconds=0.0), place)
     guardian = read_state(place / "run" / "echo")["guardian_pid"]
-    # With no grace at all: had the guardian thought it unused, the next of its polls would have ended it.
+    # Without idle time, the next poll of the guardian would stop an unused server.
     with pytest.raises(AssertionError):
         wait_for(lambda: not is_locked(place / "run" / "echo.guard"), seconds=1.0)
     assert is_alive(guardian)
     assert accepts(port)
 
 
-def test_a_killed_server_is_restarted_on_its_port(place: Path) -> None:
+def test_killed_server_is_restarted_on_its_port(place: Path) -> None:
     port = ensure_running(spec(), place)
     before = read_state(place / "run" / "echo")["server_pid"]
     os.kill(before, signal.SIGKILL)
@@ -110,7 +111,7 @@ def test_a_killed_server_is_restarted_on_its_port(place: Path) -> None:
     assert ensure_running(spec(), place) == port
 
 
-def test_a_killed_guardian_is_replaced_and_its_server_does_not_linger(place: Path) -> None:
+def test_killed_guardian_is_replaced_and_its_server_stopped(place: Path) -> None:
     ensure_running(spec(), place)
     state = read_state(place / "run" / "echo")
     os.kill(state["guardian_pid"], signal.SIGKILL)
@@ -122,7 +123,7 @@ def test_a_killed_guardian_is_replaced_and_its_server_does_not_linger(place: Pat
     wait_for(lambda: not is_alive(state["server_pid"]))
 
 
-def test_both_killed_at_once_is_survived(place: Path) -> None:
+def test_server_starts_again_after_a_kill_of_guardian_and_server(place: Path) -> None:
     ensure_running(spec(), place)
     state = read_state(place / "run" / "echo")
     os.kill(state["guardian_pid"], signal.SIGKILL)
@@ -131,7 +132,7 @@ def test_both_killed_at_once_is_survived(place: Path) -> None:
     assert accepts(ensure_running(spec(), place))
 
 
-def test_a_user_that_is_killed_does_not_keep_it_alive(place: Path) -> None:
+def test_killed_user_does_not_keep_the_server_running(place: Path) -> None:
     program = (
         "import sys, time; from pathlib import Path;"
         "from gh_assets.embedded.supervision import ServerSpec, ensure_running;"
@@ -146,9 +147,7 @@ def test_a_user_that_is_killed_does_not_keep_it_alive(place: Path) -> None:
     wait_for(lambda: not is_locked(place / "run" / "echo.guard"))
 
 
-def test_a_home_deleted_under_it_ends_it(tmp_path: Path) -> None:
-    import shutil
-
+def test_server_of_a_deleted_home_is_stopped(tmp_path: Path) -> None:
     place = tmp_path / "home"
     port = ensure_running(spec(idle_seconds=60.0), place)
     shutil.rmtree(place)
@@ -157,20 +156,20 @@ def test_a_home_deleted_under_it_ends_it(tmp_path: Path) -> None:
     release("echo", place)
 
 
-def test_a_server_that_cannot_start_is_an_error_with_its_last_words(place: Path) -> None:
+def test_server_that_cannot_start_is_an_error_with_the_end_of_its_log(place: Path) -> None:
     broken = ServerSpec("broken", "broken server", (sys.executable, "-c", "raise SystemExit('no more room')"))
     with pytest.raises(ServiceUnavailableError, match=r"The embedded broken server did not start.*no more room"):
         ensure_running(broken, place)
 
 
-def test_a_home_that_cannot_be_made_is_one_error(tmp_path: Path) -> None:
+def test_home_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
-    blocked.write_text("a file, no folder")
+    blocked.write_text("not a folder")
     with pytest.raises(ConfigurationError, match="GH_ASSETS_HOME"):
         ensure_running(spec(), blocked)
 
 
-def test_servers_get_no_secrets_of_ours(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_servers_do_not_inherit_secrets(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GITHUB_TOKENS", "ghp_secret")
     monkeypatch.setenv("MONGO_URI", "mongodb://user:password@example.com/")
     ensure_running(spec(), place)
@@ -181,7 +180,7 @@ def test_servers_get_no_secrets_of_ours(place: Path, monkeypatch: pytest.MonkeyP
         assert b"password" not in environment
 
 
-def test_what_mongo_acknowledged_survives_kill_9(place: Path) -> None:
+def test_writes_that_mongo_acknowledged_survive_its_kill(place: Path) -> None:
     client: pymongo.MongoClient[dict[str, object]] = pymongo.MongoClient(services.mongo_uri(place))
     state = read_state(place / "run" / "mongo")
     acknowledged = 0
@@ -190,7 +189,7 @@ def test_what_mongo_acknowledged_survives_kill_9(place: Path) -> None:
         acknowledged += 1
         if number == 120:
             os.kill(state["server_pid"], signal.SIGKILL)
-            # The guardian brings it back on the same port; pymongo's retryable writes bridge the gap.
+            # The guardian restarts it on the same port; pymongo's retryable writes bridge the gap.
             wait_for(lambda: read_state(place / "run" / "mongo").get("server_pid") != state["server_pid"])
     client.close()
     after: pymongo.MongoClient[dict[str, object]] = pymongo.MongoClient(services.mongo_uri(place))
@@ -203,7 +202,7 @@ def bucket(place: Path) -> ObjectStore:
     return ObjectStore(make_client(endpoint=endpoint, token=SecretStr(token)), "kept", create=True)
 
 
-def test_what_the_bucket_acknowledged_survives_kill_9_of_everything(place: Path) -> None:
+def test_writes_that_the_bucket_acknowledged_survive_the_kill_of_server_and_guardian(place: Path) -> None:
     store = bucket(place)
     stored = store.write("folder/object", b"content" * 1000, metadata={"a": "b"})
     state = read_state(place / "run" / "bucket")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pymongo.errors import WriteConcernError
 
 import gh_assets
 from gh_assets.errors import InputError, ModelNotFoundError
@@ -357,3 +358,26 @@ def test_model_that_is_promoted_during_its_deletion_stays(
         registry.delete("recvae", 1, why="old")
     assert registry.champion().title == "recvae 1"
     assert database["models"].find_one({}) == before, "the deletion was not undone completely"
+
+
+def test_save_succeeds_if_the_document_is_visible_but_the_write_concern_is_not_met(
+    registry: ModelRegistry, file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on a replica set whose secondary is unavailable."""
+    real = registry.documents.insert_one
+
+    class Unconfirmed:
+        def __getattr__(self, name: str) -> object:
+            return getattr(documents, name)
+
+        def insert_one(self, document: dict[str, object]) -> None:
+            real(document)
+            details = {"writeConcernError": {"code": 64, "codeName": "WriteConcernTimeout", "errmsg": "waiting"}}
+            raise WriteConcernError("waiting", 64, details)
+
+    documents = registry.documents
+    monkeypatch.setattr(registry, "documents", Unconfirmed())
+    saved = registry.save(file, ModelCard("recvae", 0.5))
+    assert saved.version == 1
+    assert registry.verify(saved) is None
+    assert "recvae 1 is saved, but not confirmed by as many servers" in caplog.text

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+from pathlib import Path
 
 import pytest
 from pymongo.errors import DuplicateKeyError, WriteError
 
+from gh_assets.registry import ModelCard, ModelRegistry
 from gh_assets.storage import migrations
 from gh_assets_tests.conftest import Save
 
@@ -63,3 +65,8 @@ def test_index_refuses_numbers_that_are_taken(save: Save, database, number: str)
     database["models"].insert_one({"name": "recvae", "time": again["time"]})
     database["models"].insert_one({"name": "recvae", "time": again["time"]})
     assert save().version == 3, "documents without numbers do not conflict"
+
+
+def test_collection_is_created_with_its_validator(registry: ModelRegistry, file: Path) -> None:
+    registry.save(file, ModelCard("recvae", 0.5))
+    assert "validator" in registry.documents.options()
