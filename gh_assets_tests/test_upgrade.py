@@ -25,9 +25,9 @@ HOME = CHECKOUT / "gh_assets_tests" / "cases" / "homes" / "before-1.0.tar.zst"
 @pytest.fixture(scope="module")
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("before")
-    with HOME.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as content:
-        with tarfile.open(fileobj=io.BytesIO(content.read())) as archive:
-            archive.extractall(folder, filter="data")
+    content = io.BytesIO(zstandard.ZstdDecompressor().decompressobj().decompress(HOME.read_bytes()))
+    with tarfile.open(fileobj=content) as archive:
+        archive.extractall(folder, filter="data")
     world = folder / "home" / "world.json"
     world.write_text(json.dumps(json.loads(world.read_text()) | {"stars": str(folder / "stars.csv")}))
     yield folder
