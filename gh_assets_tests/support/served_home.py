@@ -1,4 +1,4 @@
-"""A small world that is served: repositories with descriptions, people with stars, a model; and a GitHub beside it."""
+"""A home to serve: repositories with descriptions, users with stars and a model; and a GitHub stand-in beside it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def name_of(place: int) -> str:
 
 
 def rows_of(changes: dict[int, dict[str, Any]] | None = None) -> list[dict[str, Any]]:
-    """Repositories: three kinds in turn; the last three are new to every model."""
+    """Make repositories of the three subjects in turn; the last three are unknown to every model."""
     blank = dict.fromkeys(REPOS.columns) | {"lists": ["some/awesome"], "outcome": "ok", "archived": False}
     rows = []
     for place in range(len(SUBJECTS) * EACH + len(SUBJECTS)):
@@ -70,14 +70,14 @@ def rows_of(changes: dict[int, dict[str, Any]] | None = None) -> list[dict[str, 
 
 
 def matrix_of(rows: Sequence[dict[str, Any]], seed: int = 0) -> UserItemMatrix:
-    """People who star what is of their kind, the first ones more often."""
+    """Make users who star repositories of one subject each, the first ones more often."""
     rng = np.random.default_rng(seed)
     items = len(SUBJECTS) * EACH
     places = np.arange(items)
     users, columns = [], []
     for user in range(PEOPLE):
-        alike = places % len(SUBJECTS) == user % len(SUBJECTS)
-        chance = np.where(alike, 1.0, 0.05) / (1 + places // len(SUBJECTS)) ** 0.5
+        same_subject = places % len(SUBJECTS) == user % len(SUBJECTS)
+        chance = np.where(same_subject, 1.0, 0.05) / (1 + places // len(SUBJECTS)) ** 0.5
         chosen = rng.choice(items, size=4 + user % 9, replace=False, p=chance / chance.sum())
         users += [user] * len(chosen)
         columns += chosen.tolist()
@@ -89,7 +89,7 @@ def matrix_of(rows: Sequence[dict[str, Any]], seed: int = 0) -> UserItemMatrix:
 
 
 def trained_on(matrix: UserItemMatrix, seed: int = 0, weight: float = 0.5) -> TrainedModel:
-    """A small hybrid."""
+    """Train a small hybrid model."""
     config = RecVAEConfig(epochs=8, hidden_size=24, latent_size=8, batch_size=30, seed=seed)
     model = Hybrid(RecVAE(config), EASE((20.0,)), weight).fit(matrix.stars)
     counts = np.bincount(matrix.stars.indices, minlength=matrix.stars.shape[1]).tolist()
@@ -98,7 +98,7 @@ def trained_on(matrix: UserItemMatrix, seed: int = 0, weight: float = 0.5) -> Tr
 
 @dataclass
 class ServedHome:
-    """A furnished home.
+    """A home with data and models.
 
     Attributes
     ----------
@@ -144,7 +144,7 @@ class ServedHome:
 
 
 def furnish(settings: Settings, folder: Path, changes: dict[int, dict[str, Any]] | None = None) -> ServedHome:
-    """Data and a champion."""
+    """Write data to a home and register a champion."""
     rows = rows_of(changes)
     matrix = matrix_of(rows)
     served_home = ServedHome(settings, matrix, rows, folder)
@@ -157,11 +157,11 @@ def furnish(settings: Settings, folder: Path, changes: dict[int, dict[str, Any]]
 
 
 UNCOLLECTED_LOGIN = "stranger-1"
-"""Somebody whom only GitHub knows."""
+"""A user whose stars were not collected."""
 
 
 def github_world() -> World:
-    """A GitHub with people who were not collected, one who starred nothing, and a repository that nobody collected."""
+    """Make a GitHub with users who were not collected, one of them without stars, and uncollected repositories."""
     rows = rows_of()
     logins = [UNCOLLECTED_LOGIN, "starless", "Renamed-Now", "busy-one"]
     ids = [9001, 9002, 5000 + 3, 9004]
@@ -189,7 +189,7 @@ def github_world() -> World:
 
 @dataclass
 class Running:
-    """A server that runs in a thread of this process."""
+    """A server in a thread of this process."""
 
     url: str
     state: AppState
@@ -201,22 +201,24 @@ class Running:
     def post(self, path: str, **more: Any) -> requests.Response:
         return requests.post(self.url + path, timeout=30, **more)
 
-    def until(self, what: Callable[[], Any], seconds: float = 30.0) -> Any:
-        return until(what, seconds)
+    def assert_alive(self) -> None:
+        """Assert that the server still serves."""
+        assert self.get("/healthz").status_code == 200
+        assert self.get("/api/v1/recommendations?n=1").status_code == 200
 
 
-def until(what: Callable[[], Any], seconds: float = 30.0) -> Any:
-    """Ask until there is an answer that is true."""
+def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+    """Wait until a function returns a true value; return it."""
     deadline = time.monotonic() + seconds
-    while not (found := what()):
+    while not (value := condition()):
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s"
         time.sleep(0.02)
-    return found
+    return value
 
 
 @contextmanager
 def opened(settings: Settings, *, loaded: bool = True, root_path: str = "") -> Iterator[Running]:
-    """Serve as the command does, in a thread."""
+    """Serve a home in a thread, as the command does."""
     server = make_server(settings, "127.0.0.1", 0, root_path=root_path)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -234,5 +236,5 @@ def opened(settings: Settings, *, loaded: bool = True, root_path: str = "") -> I
 
 
 def with_github(settings: Settings, url: str) -> Settings:
-    """Settings that point to a stand-in."""
+    """Return settings that use a GitHub stand-in."""
     return settings.model_copy(update={"github_api_url": url, "github_tokens_text": SecretStr("token")})

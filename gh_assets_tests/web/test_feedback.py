@@ -1,4 +1,4 @@
-"""Verdicts reach Mongo as messages of the ingest format, and none that was acknowledged is lost."""
+"""Feedback reaches MongoDB as messages of the ingest format, and no acknowledged entry is lost."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def lines(folder: Path) -> list[bytes]:
     return [line for path in found for line in path.read_bytes().splitlines()]
 
 
-def test_a_verdict_is_a_message_that_any_consumer_takes(tmp_path: Path, database: MongoDatabase) -> None:
+def test_feedback_is_a_message_that_any_consumer_applies(tmp_path: Path, database: MongoDatabase) -> None:
     feedback = Feedback(tmp_path, lambda: None)
     feedback.record("someone", 7, "o/r", "not_interested")
     feedback.record("someone", 8, "o/s", "known")
@@ -43,26 +43,28 @@ def test_a_verdict_is_a_message_that_any_consumer_takes(tmp_path: Path, database
     feedback.close()
 
 
-def test_verdicts_wait_for_mongo_and_are_shipped_once_it_answers(tmp_path: Path, database: MongoDatabase) -> None:
-    there: list[MongoDatabase] = []
-    waiting: list[int] = []
-    feedback = Feedback(tmp_path, lambda: there[0] if there else None, waiting.append)
+def test_feedback_waits_until_mongodb_is_reachable(tmp_path: Path, database: MongoDatabase) -> None:
+    reachable: list[MongoDatabase] = []
+    unshipped: list[int] = []
+    feedback = Feedback(tmp_path, lambda: reachable[0] if reachable else None, unshipped.append)
     feedback.record("a", 1, "o/r", "known")
     feedback.ship()
     assert len(lines(tmp_path)) == 1
-    there.append(database)
+    reachable.append(database)
     feedback.start()
     feedback.record("a", 2, "o/s", "known")
     until(lambda: stored(database) == {"a:1": "known", "a:2": "known"})
     until(lambda: lines(tmp_path) == [])
-    until(lambda: waiting[-1] == 0)
+    until(lambda: unshipped[-1] == 0)
     feedback.close()
     again = Feedback(tmp_path, lambda: database)
-    assert again.verdicts_of("a") == {1: ("known", "o/r"), 2: ("known", "o/s")}, "another server finds them in Mongo"
+    assert again.verdicts_of("a") == {1: ("known", "o/r"), 2: ("known", "o/s")}, (
+        "another server reads them from MongoDB"
+    )
     again.close()
 
 
-def test_the_last_verdict_counts_and_none_takes_back(tmp_path: Path, database: MongoDatabase) -> None:
+def test_last_verdict_counts_and_none_withdraws_it(tmp_path: Path, database: MongoDatabase) -> None:
     feedback = Feedback(tmp_path, lambda: database)
     verdicts: list[Verdict] = ["known", "none", "not_interested"]
     for verdict in verdicts:
@@ -78,35 +80,37 @@ def test_the_last_verdict_counts_and_none_takes_back(tmp_path: Path, database: M
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    said=st.lists(
+    entries=st.lists(
         st.tuples(st.sampled_from(["p", "q"]), st.integers(1, 4), st.sampled_from(["known", "none", "not_interested"])),
         max_size=25,
     ),
     ships=st.sets(st.integers(0, 25)),
 )
-def test_whenever_it_is_shipped_the_last_verdicts_are_in_mongo(
+def test_mongodb_has_the_last_verdicts_whenever_they_are_shipped(
     tmp_path_factory: pytest.TempPathFactory,
     database: MongoDatabase,
-    said: list[tuple[str, int, Verdict]],
+    entries: list[tuple[str, int, Verdict]],
     ships: set[int],
 ) -> None:
     database["feedback"].delete_many({})
     feedback = Feedback(tmp_path_factory.mktemp("journal"), lambda: database)
     expected: dict[str, str] = {}
-    for number, (person, repo_id, verdict) in enumerate(said):
-        feedback.record(person, repo_id, "o/r", verdict)
-        expected[f"{person}:{repo_id}"] = verdict
+    for number, (visitor_id, repo_id, verdict) in enumerate(entries):
+        feedback.record(visitor_id, repo_id, "o/r", verdict)
+        expected[f"{visitor_id}:{repo_id}"] = verdict
         if number in ships:
             feedback.ship()
     feedback.ship()
     assert stored(database) == expected
-    for person in ("p", "q"):
-        mine = {int(key.split(":")[1]): v for key, v in expected.items() if key[0] == person and v != "none"}
-        assert {repo_id: verdict for repo_id, (verdict, _) in feedback.verdicts_of(person).items()} == mine
+    for visitor_id in ("p", "q"):
+        visible = {int(key.split(":")[1]): v for key, v in expected.items() if key[0] == visitor_id and v != "none"}
+        assert {repo_id: verdict for repo_id, (verdict, _) in feedback.verdicts_of(visitor_id).items()} == visible
     feedback.close()
 
 
-def test_what_a_killed_server_acknowledged_is_shipped_by_the_next(tmp_path: Path, database: MongoDatabase) -> None:
+def test_acknowledged_feedback_of_a_killed_server_is_shipped_by_the_next(
+    tmp_path: Path, database: MongoDatabase
+) -> None:
     program = textwrap.dedent("""
         import sys
         from pathlib import Path
@@ -134,11 +138,13 @@ def test_what_a_killed_server_acknowledged_is_shipped_by_the_next(tmp_path: Path
     assert {f"killed:{number}" for number in range(acknowledged)} <= set(found)
     assert database["dead_letters"].count_documents({}) == 0
     assert lines(tmp_path) == []
-    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"], "what the dead one left is tidied up"
+    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"], (
+        "journal and lock of the killed server are removed"
+    )
     feedback.close()
 
 
-def test_a_journal_of_a_server_that_lives_is_left_alone(tmp_path: Path, database: MongoDatabase) -> None:
+def test_journal_of_a_running_server_is_not_touched(tmp_path: Path, database: MongoDatabase) -> None:
     first, second = Feedback(tmp_path, lambda: None), Feedback(tmp_path, lambda: database)
     first.record("c", 1, "o/r", "known")
     second.ship()
@@ -149,7 +155,7 @@ def test_a_journal_of_a_server_that_lives_is_left_alone(tmp_path: Path, database
     second.close()
 
 
-def test_a_full_disk_is_told_and_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_an_error_and_leaves_no_partial_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     feedback = Feedback(tmp_path, lambda: None)
     feedback.record("d", 1, "o/r", "known")
     real = os.write
@@ -162,7 +168,7 @@ def test_a_full_disk_is_told_and_leaves_no_half_line(tmp_path: Path, monkeypatch
     with pytest.raises(JournalError, match="No space left on device"):
         feedback.record("d", 2, "o/s", "known")
     monkeypatch.undo()
-    assert feedback.verdicts_of("d") == {1: ("known", "o/r")}, "what was not written down does not count"
+    assert feedback.verdicts_of("d") == {1: ("known", "o/r")}, "an entry that was not stored does not count"
     feedback.record("d", 3, "o/t", "known")
     assert [orjson.loads(line)["update"]["where"]["_id"] for line in lines(tmp_path)] == ["d:1", "d:3"]
     feedback.close()
