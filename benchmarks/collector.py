@@ -29,8 +29,9 @@ from pydantic import SecretStr
 
 from gh_assets.collector.pipeline import CollectionReport, CollectionState, collect_stargazers
 from gh_assets.collector.repositories import KnownRepositories, collect_repositories
-from gh_assets.collector.star_sources.base import RepositoryRef, RestStargazers, StarSource
+from gh_assets.collector.star_sources.base import RepositoryRef, StarSource
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
+from gh_assets.collector.star_sources.stargazers import RestStargazers
 from gh_assets.embedded.standin.clock import RemoteClock, VirtualClock
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.world import Repository, World

@@ -19,23 +19,14 @@ from gh_assets.collector.forecast import Forecast, clock_time, duration, expecte
 from gh_assets.collector.pipeline import CollectionReport, CollectionState, RepositoryState, collect_stargazers
 from gh_assets.collector.seed_users import SeedUsers
 from gh_assets.collector.star_sources.auto import AutoReport, AutoSource, OwnLists
-from gh_assets.collector.star_sources.base import (
-    OWN_LIST_SOURCES,
-    SOURCES,
-    RepositoryRef,
-    RestStargazers,
-    StarSource,
-)
+from gh_assets.collector.star_sources.base import OWN_LIST_SOURCES, SOURCES, RepositoryRef, StarSource
 from gh_assets.collector.star_sources.file import StarsFile, UserLookup
 from gh_assets.collector.star_sources.gharchive import ArchivedStars
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
-from gh_assets.collector.star_sources.starred import (
-    GraphQLStarred,
-    RestStarred,
-    StarredLists,
-    StarredReport,
-    StarredState,
-)
+from gh_assets.collector.star_sources.stargazers import RestStargazers
+from gh_assets.collector.star_sources.starred import StarredLists, StarredReport
+from gh_assets.collector.star_sources.starred_lists import GraphQLStarred, RestStarred, StarredWithFallback
+from gh_assets.collector.star_sources.starred_state import StarredState
 from gh_assets.collector.worlds import is_world_of
 from gh_assets.errors import ConfigurationError
 from gh_assets.github.client import GitHubClient
@@ -381,11 +372,10 @@ def _source(
         )
         progress.left_out += [sentence] if (sentence := progress.seeds.from_file.skipped.sentence()) else []
         return StarredLists(
-            GraphQLStarred(client, pages, batch=sizes.of("starred")),
+            StarredWithFallback(GraphQLStarred(client, pages, batch=sizes.of("starred")), RestStarred(client, pages)),
             StarredState(database),
             Segments(store, STARRED_SEGMENTS),
             progress.seeds,
-            fallback=RestStarred(client, pages),
             max_users=options.max_users,
             max_pages=pages,
             full=options.full,

@@ -1,4 +1,4 @@
-"""Users to begin with, where repositories' own lists of stargazers are closed: who forked, who is known, who is named.
+"""Find users whose lists may be read where lists of stargazers are closed: named, known, starring or forking users.
 
 Source: docs.github.com/rest/repos/forks; docs.github.com/graphql/reference/objects#repository (``forks``).
 """
@@ -17,12 +17,13 @@ from pymongo.database import Database
 
 from gh_assets.collector.input_tables import InputTable, is_table, naming_errors, read_table, read_text
 from gh_assets.collector.star_sources.base import PER_PAGE, RepositoryRef
+from gh_assets.collector.star_sources.fallback import read_with_fallback
 from gh_assets.collector.star_sources.graphql import node_id_of
-from gh_assets.collector.star_sources.starred import SeedUser, StarredState
+from gh_assets.collector.star_sources.starred_state import SeedUser, StarredState
 from gh_assets.collector.stars_file import LOGIN, SkippedRows, ids_of, logins, skipped_rows
-from gh_assets.errors import GitHubError, GraphQLUnavailableError, InputError, ServiceUnavailableError
+from gh_assets.errors import GitHubError, InputError, ServiceUnavailableError
 from gh_assets.github.client import GitHubClient
-from gh_assets.github.graphql import GraphQLLists, Listing
+from gh_assets.github.graphql import GraphQLLists, Listing, batched_query
 from gh_assets.github.list_reading import number_of
 from gh_assets.local.concurrency import map_bounded
 from gh_assets.storage.consumer import Consumer
@@ -30,33 +31,33 @@ from gh_assets.storage.messages import Message, versioned
 from gh_assets.storage.mongo import Collections
 
 FORKS_TTL = dt.timedelta(days=30)
-"""A repository's forks are not asked for again within this time."""
+"""Time during which a repository's forks are not requested again."""
 
 Forker = tuple[int, str]
 ForkersOf = tuple[int, list[Forker] | None]
-"""A repository's id and who forked it; None if it could not be asked."""
+"""A repository's id and the users who forked it; None if the request failed."""
 
 
 class SeedUsers:
-    """Where users come from, in this order: a file, those known already, events of the archive, then forks.
+    """Collects users from these sources in order: a file, known users, events of GH Archive, owners of forks.
 
     Parameters
     ----------
     client : GitHubClient
     database : pymongo.database.Database
-        Collections ``users`` (collected), ``starred_state`` (seen) and ``stargazer_state`` (whose forks were asked).
+        Collections ``users`` (collected), ``starred_state`` (seen) and ``stargazer_state`` (when forks were read).
     file : Path, optional
         See `read_seeds_file`.
     events : polars.DataFrame, optional
         Of schema `STAR_EVENTS`.
     enough : int
-        Forks are asked for only while fewer users are known than this.
+        Number of users from which on forks are not read.
     workers : int
 
     Attributes
     ----------
     unread : int
-        Repositories whose forks could not be read: they are asked again next time.
+        Repositories whose forks could not be read; the next run tries again.
     """
 
     def __init__(
@@ -79,8 +80,8 @@ class SeedUsers:
         self.unread = 0
 
     def __call__(self, repositories: Sequence[RepositoryRef]) -> list[SeedUser]:
-        """The users who may have starred some of the repositories."""
-        # Those whom a person names come before all others.
+        """Return users who may have starred some of the repositories."""
+        # Users from the file come before all others.
         seeds = [SeedUser(seed.login, seed.user_id, seed.weight + 1_000_000) for seed in self.from_file.seeds]
         seeds += [
             SeedUser(document["login"], document["_id"], int(document["collected"]["stars"]))
@@ -94,20 +95,20 @@ class SeedUsers:
         return seeds
 
     def _forkers(self, repositories: Sequence[RepositoryRef]) -> list[SeedUser]:
-        """Owners of forks, of repositories whose forks were not asked for lately; they are remembered."""
+        """Read and store the owners of forks of repositories whose forks were not read lately."""
         now = dt.datetime.now(dt.UTC)
-        asked = {
+        read_at = {
             document["_id"]: document["forks"]["asked_at"]
             for document in self.database[Collections.STARGAZER_STATE].find({"forks": {"$exists": True}}, {"forks": 1})
         }
-        wanted = [r for r in repositories if r.repo_id not in asked or now - asked[r.repo_id] > FORKS_TTL]
+        wanted = [r for r in repositories if r.repo_id not in read_at or now - read_at[r.repo_id] > FORKS_TTL]
         logins: dict[int, str] = {}
         weights: Counter[int] = Counter()
         done: list[Message] = []
         try:
             for repo_id, forkers in self._read_forks(wanted):
                 if forkers is None:
-                    self.unread += 1  # it is asked another time
+                    self.unread += 1
                     continue
                 for user_id, login in forkers:
                     logins[user_id] = login
@@ -116,20 +117,23 @@ class SeedUsers:
                 done.append(Message(update=versioned(Collections.STARGAZER_STATE, repo_id, "forks", value, now)))
         finally:
             seeds = [SeedUser(logins[user_id], user_id, weight) for user_id, weight in weights.items()]
-            # Users first: a repository that is marked is not asked again.
+            # Users first: the forks of a repository that is marked are not read again.
             self.state.remember_seeds(seeds, now)
             Consumer(self.database).apply(done)
         return seeds
 
     def _read_forks(self, repositories: Sequence[RepositoryRef]) -> Iterator[ForkersOf]:
         lists: GraphQLLists[ForkersOf] = GraphQLLists(self.client, forks_query)
-        try:
-            yield from lists.read((_Forks(repository) for repository in repositories), self.workers)
-        except GraphQLUnavailableError:
-            yield from map_bounded(self._forks_by_rest, repositories, self.workers)
+        return read_with_fallback(
+            repositories,
+            lambda repositories: lists.read((_Forks(repository) for repository in repositories), self.workers),
+            lambda repositories: map_bounded(self._forks_by_rest, repositories, self.workers),
+            lambda repository: repository.repo_id,
+            lambda forkers: forkers[0],
+        )
 
     def _forks_by_rest(self, repository: RepositoryRef) -> ForkersOf:
-        """The newest page of forks."""
+        """Read the newest page of forks."""
         try:
             response = self.client.get(
                 f"/repositories/{repository.repo_id}/forks", parameters={"per_page": PER_PAGE, "sort": "newest"}
@@ -147,9 +151,9 @@ class SeedUsers:
 
 
 def _forkers(key: str, owners: Sequence[Any]) -> list[Forker]:
-    """Users among owners of forks. Organizations fork, too, but star nothing: they have no database id by GraphQL."""
-    found = [(number_of(owner.get(key)), owner.get("login")) for owner in owners if isinstance(owner, dict)]
-    return [(number, login) for number, login in found if number is not None and isinstance(login, str)]
+    """Return the users among owners of forks. Organizations, which give no stars, have no database id by GraphQL."""
+    users = [(number_of(owner.get(key)), owner.get("login")) for owner in owners if isinstance(owner, dict)]
+    return [(user_id, login) for user_id, login in users if user_id is not None and isinstance(login, str)]
 
 
 class _Forks(Listing[ForkersOf]):
@@ -180,19 +184,16 @@ class _Forks(Listing[ForkersOf]):
 
 
 def forks_query(size: int) -> str:
-    """The query for the newest forks of each of `size` repositories: variables ``i0…`` are their ids."""
-    declared = ", ".join(f"$i{n}: ID!" for n in range(size))
-    asked = "\n".join(
-        f"r{n}: node(id: $i{n}) {{ ... on Repository {{ "
-        f"forks(first: {PER_PAGE}, orderBy: {{field: CREATED_AT, direction: DESC}}) {{ "
-        "nodes { owner { login ... on User { databaseId } } } } } }"
-        for n in range(size)
+    """Return the query for the newest forks of each of `size` repositories."""
+    forks = (
+        f"forks(first: {PER_PAGE}, orderBy: {{field: CREATED_AT, direction: DESC}}) "
+        "{ nodes { owner { login ... on User { databaseId } } } }"
     )
-    return f"query({declared}) {{\n{asked}\nrateLimit {{ cost limit remaining resetAt }}\n}}"
+    return batched_query(size, {"i": "ID!"}, f"node(id: $i) {{ ... on Repository {{ {forks} }} }}")
 
 
 def seeds_of_events(events: pl.DataFrame, repositories: Sequence[RepositoryRef]) -> list[SeedUser]:
-    """Users whose stars for the repositories the archive has."""
+    """Return the users who starred the repositories in events of GH Archive."""
     ids = pl.Series([repository.repo_id for repository in repositories], dtype=pl.Int64)
     names = pl.Series([repository.full_name.lower() for repository in repositories], dtype=pl.String)
     wanted = events.filter(
@@ -204,12 +205,12 @@ def seeds_of_events(events: pl.DataFrame, repositories: Sequence[RepositoryRef])
 
 @dataclass(frozen=True)
 class SeedsFile:
-    """Users that a person names.
+    """Users from a file.
 
     Attributes
     ----------
-    seeds : list of Seed
-        Each weighs as many rows as name it.
+    seeds : list of SeedUser
+        The weight is the number of rows of the user.
     skipped : SkippedRows
     """
 
@@ -220,13 +221,13 @@ class SeedsFile:
 def read_seeds_file(path: Path) -> SeedsFile:
     """Read a file of users: Parquet or CSV with `login` (and `user_id`, if known), or a text with a login a line.
 
-    Logins may be written ``@login`` or as addresses; in a text ``#`` begins a comment. Rows that name nobody are left
-    out, counted and named. A file of stars will do.
+    Logins may be written ``@login`` or as addresses; in a text ``#`` begins a comment. Rows without a login are left
+    out and reported. A file of stars is accepted, too.
 
     Raises
     ------
     InputError
-        If the file cannot be read, names nobody, or has an impossible id.
+        If the file cannot be read, has no login, or has an invalid id.
     """
     what = "file of users"
     file = read_table(path, ("login", "user_id"), {"login"}, what) if is_table(path) else _login_a_line(path, what)
@@ -237,21 +238,21 @@ def read_seeds_file(path: Path) -> SeedsFile:
     users = table.drop_nulls("login_name")
     skipped = skipped_rows(path, table.filter(pl.col("login_name").is_null()), file, {"login": LOGIN})
     if users.is_empty():
-        raise InputError(f"The file of users {path} names nobody. {skipped.sentence()}".rstrip())
+        raise InputError(f"The file of users {path} has no login. {skipped.sentence()}".rstrip())
     ids = ids_of(users, "user_id", f"file of users {path}", partly=True)
     unknown = pl.Series("user_id", [None] * users.height, dtype=pl.Int64)
-    # Without an id the login, in any case, is all there is.
+    # Users without an id are told apart by login, regardless of case.
     nameless = pl.when(pl.col("user_id").is_null()).then(pl.col("login").str.to_lowercase())
-    found = (
+    merged = (
         pl.DataFrame([users["login_name"].alias("login"), unknown if ids is None else ids.alias("user_id")])
         .group_by("user_id", nameless.alias("key"), maintain_order=True)
         .agg(pl.col("login").last(), pl.len().alias("weight"))
     )
-    return SeedsFile([SeedUser(*row) for row in found.select("login", "user_id", "weight").rows()], skipped)
+    return SeedsFile([SeedUser(*row) for row in merged.select("login", "user_id", "weight").rows()], skipped)
 
 
 def _login_a_line(path: Path, what: str) -> InputTable:
-    """Lines with a login, without comments and empty ones: columns ``row`` and ``login``."""
+    """Return the lines that have a login, without comments, in columns ``row`` and ``login``."""
     with naming_errors(f"The {what} {path}"):
         lines = read_text(path).decode("utf-8", "replace").splitlines()
     texts = [(row, line.partition("#")[0].strip()) for row, line in enumerate(lines, start=1)]

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from gh_assets.collector.repositories import classify_refusal
-from gh_assets.collector.star_sources.starred import RestStarred, SeedUser, StarredListTask
+from gh_assets.collector.star_sources.starred_lists import RestStarred, StarredListTask
+from gh_assets.collector.star_sources.starred_state import SeedUser
 from gh_assets.errors import GhAssetsError
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.outcomes import Outcome
@@ -236,7 +237,7 @@ class LiveLookups:
 
             reader = RestStarred(client, self.pages, tell, prove=False)  # somebody waits, and nothing is stored
             seed = SeedUser(lookup.login, lookup.user_id)
-            (read,) = reader.read([(StarredListTask(seed), False)], 1)
+            (read,) = reader.read([StarredListTask(seed)], 1)
             used += read.requests
             if read.rows is None:
                 lookup.found = LookupOutcome.BLOCKED if read.outcome is Outcome.BLOCKED else LookupOutcome.UNAVAILABLE

@@ -28,7 +28,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 import gh_assets.collector.pipeline as stargazers_module
-import gh_assets.collector.star_sources.base as sources_module
+import gh_assets.collector.star_sources.stargazers as sources_module
 import gh_assets.embedded.standin.app as standin_module
 from gh_assets.collector.pipeline import CollectionReport, CollectionState
 from gh_assets.collector.repositories import KnownRepositories, collect_repositories
@@ -36,11 +36,11 @@ from gh_assets.collector.star_sources.base import (
     CollectionTask,
     Page,
     RepositoryRef,
-    RestStargazers,
     StarCollection,
     StarRows,
 )
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
+from gh_assets.collector.star_sources.stargazers import RestStargazers
 from gh_assets.embedded.standin.app import Standin
 from gh_assets.embedded.standin.faults import Faults
 from gh_assets.embedded.standin.kinds import KINDS, REST_KINDS

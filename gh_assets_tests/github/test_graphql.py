@@ -20,12 +20,13 @@ from gh_assets.collector.star_sources.base import (
     CollectionTask,
     PreviousStars,
     RepositoryRef,
-    RestStargazers,
     StarCollection,
     stars_table,
 )
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
-from gh_assets.collector.star_sources.starred import GraphQLStarred, SeedUser, StarredListTask, UserList
+from gh_assets.collector.star_sources.stargazers import RestStargazers
+from gh_assets.collector.star_sources.starred_lists import GraphQLStarred, StarredListTask, UserList
+from gh_assets.collector.star_sources.starred_state import SeedUser
 from gh_assets.embedded.standin.graphql import read_node_id
 from gh_assets.errors import (
     OutageError,
@@ -230,7 +231,7 @@ def test_users_list_is_complete_only_if_no_part_failed(depth: list[Any]) -> None
     app = Starlette(routes=[Route("/graphql", graphql, methods=["POST"]), Route("/{path:path}", other)])
     with serving(app) as url, client_of(url, "token") as client:
         found: UserList
-        (found,) = GraphQLStarred(client, 10).read([(StarredListTask(SeedUser("octo", 5)), False)], 1)
+        (found,) = GraphQLStarred(client, 10).read([StarredListTask(SeedUser("octo", 5))], 1)
     assert found.rows is not None
     assert (found.rows["repo_id"].to_list(), found.complete, found.proven) == ([1, 2, 3, 4], True, True)
 

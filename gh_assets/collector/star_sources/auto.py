@@ -1,37 +1,32 @@
-"""The source that finds out by itself which one works: each repository's own list, else what users tell of it."""
+"""The source that chooses by itself: each repository's own list, or users' lists where own lists are closed."""
 
 from __future__ import annotations
 
 import datetime as dt
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import chain
 
 from gh_assets.collector.star_sources.base import CollectionTask, StarCollection, StarSource
-from gh_assets.errors import GraphQLUnavailableError
+from gh_assets.collector.star_sources.fallback import read_with_fallback
 from gh_assets.github.outcomes import Outcome
 
-logger = logging.getLogger(__name__)
-
 CLOSED_FOR = dt.timedelta(days=7)
-"""A list that was found closed is not tried again within this time."""
+"""Time during which a list that was found closed is not requested again."""
 
 WORTHWHILE_SHARE = 0.25
-"""Users are asked for their lists when at least this share of the repositories is closed: that many requests would be
-out of proportion for a few."""
+"""Minimum share of closed repositories for which users' lists are read: they take too many requests for a few."""
 
 
 @dataclass
 class AutoReport:
-    """Which way the repositories went."""
+    """Number of repositories whose own lists are closed, and how many of these were completed from users' lists."""
 
     closed: int = 0
     by_users: int = 0
 
 
 class OwnLists:
-    """Reads repositories' own lists by GraphQL, and by REST where the server or the token has no GraphQL.
+    """Source of stars that reads repositories' own lists, by REST where the server or the token has no GraphQL.
 
     Parameters
     ----------
@@ -44,44 +39,38 @@ class OwnLists:
         self.name = by_graphql.name
 
     def may_have_changed(self, *, closed: bool) -> bool:
-        """Not when GitHub's count is what it was."""
+        """Return False: GitHub's count shows changes."""
         return False
 
     def collect(self, tasks: Iterable[CollectionTask], workers: int) -> Iterator[StarCollection]:
-        """What GraphQL has not given when it turns out that there is none is read by REST."""
-        tasks, asked, done = iter(tasks), dict[int, CollectionTask](), set[int]()
-
-        def watched() -> Iterator[CollectionTask]:
-            for work in tasks:
-                asked[work.repository.repo_id] = work
-                yield work
-
-        try:
-            for collected in self.by_graphql.collect(watched(), workers):
-                done.add(collected.repository.repo_id)
-                yield collected
-        except GraphQLUnavailableError as error:
-            logger.warning("%s Lists are read by REST instead.", error)
-            left = [work for repo_id, work in asked.items() if repo_id not in done]
-            for collected in self.by_rest.collect(chain(left, tasks), workers):
-                yield replace(collected, source=collected.source or self.by_rest.name)
+        """Collect by GraphQL, and the repositories that it has not returned by REST if there is no GraphQL."""
+        return read_with_fallback(
+            tasks,
+            lambda tasks: self.by_graphql.collect(tasks, workers),
+            lambda tasks: (
+                replace(collected, source=collected.source or self.by_rest.name)
+                for collected in self.by_rest.collect(tasks, workers)
+            ),
+            lambda task: task.repository.repo_id,
+            lambda collected: collected.repository.repo_id,
+        )
 
 
 class AutoSource:
-    """Asks each repository once for its own list, and remembers where it is closed.
+    """Requests the own list of each repository, and remembers where it is closed.
 
-    Closed repositories are completed by `others` (users' lists, GH Archive), if they are many enough to be worth it.
+    If enough repositories are closed, another source completes them (users' lists, GH Archive).
 
     Parameters
     ----------
     own : StarSource
         Reads repositories' own lists.
     others : callable, optional
-        Gives the source for what is closed; made when it is needed.
+        Returns the source for closed repositories; called only if it is needed.
     closed : mapping of int to datetime
         Repositories (by id) whose lists were found closed, and when.
     total : int
-        Repositories in all.
+        Total number of repositories.
     now : datetime, optional
     """
 
@@ -104,59 +93,60 @@ class AutoSource:
         self.report = AutoReport()
 
     def may_have_changed(self, *, closed: bool) -> bool:
-        """Of closed repositories, more users may tell."""
+        """Return True for closed repositories: more users may be known."""
         return closed
 
     def collect(self, tasks: Iterable[CollectionTask], workers: int) -> Iterator[StarCollection]:
-        """Own lists first; what turns out to be closed is collected in one pass afterwards."""
-        waiting: list[CollectionTask] = []
-        asked: dict[int, CollectionTask] = {}
+        """Read own lists first, then complete the repositories that are closed."""
+        pending: list[CollectionTask] = []
+        requested: dict[int, CollectionTask] = {}
 
-        def open_ones() -> Iterator[CollectionTask]:
-            for work in tasks:
-                since = self.closed.get(work.repository.repo_id)
-                if since is not None and self.now - since < CLOSED_FOR and not work.full:
-                    waiting.append(work)
+        def open_tasks() -> Iterator[CollectionTask]:
+            for task in tasks:
+                since = self.closed.get(task.repository.repo_id)
+                if since is not None and self.now - since < CLOSED_FOR and not task.full:
+                    pending.append(task)
                 else:
-                    asked[work.repository.repo_id] = work
-                    yield work
+                    requested[task.repository.repo_id] = task
+                    yield task
 
-        reasons: dict[int, str | None] = {}
-        requests: dict[int, int] = {}
-        for collected in self.own.collect(open_ones(), workers):
+        refusals: dict[int, StarCollection] = {}
+        for collected in self.own.collect(open_tasks(), workers):
             repo_id = collected.repository.repo_id
             if collected.outcome is Outcome.RESTRICTED:
                 self.closed[repo_id] = self.now
-                reasons[repo_id], requests[repo_id] = collected.reason, collected.requests
-                waiting.append(asked[repo_id])
+                refusals[repo_id] = collected
+                pending.append(requested[repo_id])
                 continue
             self.closed.pop(repo_id, None)
             yield replace(collected, source=collected.source or self.own.name)
         self.report.closed = len(self.closed)
-        worthwhile = len(self.closed) >= WORTHWHILE_SHARE * max(1, self.total, len(waiting))
-        if waiting and worthwhile and self.others is not None:
-            others = self.others()
-            for collected in others.collect(waiting, workers):
-                repo_id = collected.repository.repo_id
-                outcome = Outcome.RESTRICTED if collected.outcome is Outcome.UNKNOWN else collected.outcome
-                reason = f"its own list is closed, and {collected.reason}" if collected.reason else None
-                self.report.by_users += collected.outcome is Outcome.OK
-                yield replace(
-                    collected,
-                    outcome=outcome,
-                    reason=reason,
-                    source=collected.source or others.name,
-                    closed_at=self.closed[repo_id],
-                    requests=collected.requests + requests.get(repo_id, 0),
-                )
+        is_worthwhile = len(self.closed) >= WORTHWHILE_SHARE * max(1, self.total, len(pending))
+        if pending and is_worthwhile and self.others is not None:
+            yield from self._complete(self.others(), pending, refusals, workers)
             return
-        for work in waiting:
-            repo_id = work.repository.repo_id
-            reason = reasons.get(repo_id) or "its own list was found closed lately and is not asked again yet"
-            yield StarCollection(
-                work.repository,
-                Outcome.RESTRICTED,
-                reason,
-                requests=requests.get(repo_id, 0),
+        for task in pending:
+            repo_id = task.repository.repo_id
+            refusal = refusals.get(repo_id) or StarCollection(task.repository, Outcome.RESTRICTED)
+            reason = refusal.reason or "its own list was found closed lately and is not requested again yet"
+            yield replace(refusal, reason=reason, closed_at=self.closed[repo_id], source=None)
+
+    def _complete(
+        self,
+        others: StarSource,
+        tasks: Iterable[CollectionTask],
+        refusals: Mapping[int, StarCollection],
+        workers: int,
+    ) -> Iterator[StarCollection]:
+        """Collect closed repositories from another source."""
+        for collected in others.collect(tasks, workers):
+            repo_id = collected.repository.repo_id
+            self.report.by_users += collected.outcome is Outcome.OK
+            yield replace(
+                collected,
+                outcome=Outcome.RESTRICTED if collected.outcome is Outcome.UNKNOWN else collected.outcome,
+                reason=f"its own list is closed, and {collected.reason}" if collected.reason else None,
+                source=collected.source or others.name,
                 closed_at=self.closed[repo_id],
+                requests=collected.requests + (refusals[repo_id].requests if repo_id in refusals else 0),
             )

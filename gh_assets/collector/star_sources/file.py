@@ -1,7 +1,7 @@
-"""Stars out of a file, as a source like others. `stars_file` reads it; here its rows become those of GitHub's ids.
+"""The source of stars in a file, which `gh_assets.collector.stars_file` reads. Here its users get GitHub's ids.
 
-A file without ids of users names them by login. Numbers of its own would be other people's ids at GitHub, so logins are
-looked up: among the users that are known, then at GitHub, a hundred a query, and what was found is remembered.
+A file without user ids names users by login. Numbers of its own would clash with ids of other users of GitHub, so
+logins are looked up among the known users, then at GitHub, a hundred per query, and the results are stored.
 
 Source: docs.github.com/graphql/reference/queries#user; docs.github.com/rest/users/users#get-a-user.
 """
@@ -19,20 +19,15 @@ from pymongo.database import Database
 
 from gh_assets.collector.gharchive import id_of_name
 from gh_assets.collector.identities import identified, ids_of_logins
-from gh_assets.collector.star_sources.base import (
-    CollectionTask,
-    PreviousStars,
-    RepositoryRef,
-    StarCollection,
-    merge_stars,
-    missing_from,
-)
+from gh_assets.collector.star_sources.base import CollectionTask, PreviousStars, RepositoryRef, StarCollection
+from gh_assets.collector.star_sources.fallback import read_with_fallback
 from gh_assets.collector.star_sources.gharchive import grouped
-from gh_assets.collector.star_sources.starred import StarredState, UserState
+from gh_assets.collector.star_sources.merging import merge_stars, stars_missing_from
+from gh_assets.collector.star_sources.starred_state import StarredState, UserState
 from gh_assets.collector.stars_file import NAMED, counted, one_row_a_star, read_stars
-from gh_assets.errors import BudgetSpentError, GitHubError, GraphQLUnavailableError, ServiceUnavailableError
+from gh_assets.errors import BudgetSpentError, GitHubError, ServiceUnavailableError
 from gh_assets.github.client import GitHubClient
-from gh_assets.github.graphql import GraphQLLists, Listing
+from gh_assets.github.graphql import GraphQLLists, Listing, batched_query
 from gh_assets.github.outcomes import Outcome
 from gh_assets.local.concurrency import map_bounded
 from gh_assets.storage.consumer import Consumer
@@ -40,40 +35,41 @@ from gh_assets.storage.messages import Message, UserInsert
 from gh_assets.storage.mongo import Collections
 
 UNKNOWN_LOGIN_TTL = dt.timedelta(days=30)
-"""A login that nobody had is not asked for again within this time."""
+"""Time during which a login that no user had is not looked up again."""
 
 
 @dataclass(frozen=True)
 class LoginLookup:
-    """Whose a login is.
+    """The user who has a login.
 
     Attributes
     ----------
-    asked : str
-        The login, in lower case.
+    key : str
+        The login in lower case.
     user_id : int or None
-        None: no user has it, or it could not be asked.
+        None if no user has it, or if the lookup failed.
     login : str
-        As GitHub writes it.
+        The login as GitHub writes it.
     problem : str or None
-        Why it could not be asked.
+        Why the lookup failed.
     """
 
-    asked: str
+    key: str
     user_id: int | None
     login: str
     problem: str | None = None
 
 
 class UserLookup:
-    """Finds the users of logins: those that are known, then by asking GitHub.
+    """Finds the users of logins among the known users, then at GitHub.
 
     Parameters
     ----------
     database : pymongo.database.Database
-        Collections ``users`` (who was found is remembered there) and ``starred_state`` (logins that nobody has).
+        Collections ``users``, which also stores the users that are found, and ``starred_state``, which stores logins
+        without a user.
     client : GitHubClient or None
-        None where there is only GH Archive: who is not known gets the negative id that the archive gives them.
+        None if there is only GH Archive: then other users get the negative id of an event without an id.
     """
 
     def __init__(self, database: Database[dict[str, Any]], client: GitHubClient | None) -> None:
@@ -82,25 +78,30 @@ class UserLookup:
         self.unknown_logins = StarredState(database)
 
     def look_up(self, logins: Iterable[str], workers: int) -> tuple[dict[str, LoginLookup], Exception | None]:
-        """Find users; gives what is known of each login (by lower case), and what ended the asking before its end.
+        """Find the users of logins.
 
-        Logins of which nothing is known then are missing.
+        Returns
+        -------
+        dict
+            Lookups by login in lower case. Logins that were not looked up before the failure are missing.
+        Exception or None
+            Why the lookups ended early.
         """
         wanted = dict.fromkeys(login.lower() for login in logins)
-        found = {key: user for key, user in self._known().items() if key in wanted}
-        left = [key for key in wanted if key not in found]
+        known = {key: user for key, user in self._known().items() if key in wanted}
+        unknown = [key for key in wanted if key not in known]
         if self.client is None:
-            return found | {key: LoginLookup(key, id_of_name(key), key) for key in left}, None
-        asked: list[LoginLookup] = []
+            return known | {key: LoginLookup(key, id_of_name(key), key) for key in unknown}, None
+        lookups: list[LoginLookup] = []
         failure: Exception | None = None
         try:
-            for response in self._ask(self.client, left, workers):
-                asked.append(response)
+            for lookup in self._request(self.client, unknown, workers):
+                lookups.append(lookup)
         except BudgetSpentError as error:
             failure = error
         finally:
-            self._remember(asked)
-        return found | {response.asked: response for response in asked}, failure
+            self._remember(lookups)
+        return known | {lookup.key: lookup for lookup in lookups}, failure
 
     def _known(self) -> dict[str, LoginLookup]:
         documents = self.database[Collections.USERS].find(
@@ -115,36 +116,33 @@ class UserLookup:
             and state.asked_at is not None
             and state.asked_at > since
         }
-        # Of several users who had a login the one who was seen with it last has it.
+        # A login of several users belongs to the one who was last seen with it.
         for document in sorted(documents, key=lambda document: str(document.get("seen", "")).partition(" ")[0]):
             key = document["login"].lower()
             known[key] = LoginLookup(key, document["_id"], document["login"])
         return known
 
-    def _ask(self, client: GitHubClient, logins: Sequence[str], workers: int) -> Iterator[LoginLookup]:
-        done: set[str] = set()
+    def _request(self, client: GitHubClient, logins: Sequence[str], workers: int) -> Iterator[LoginLookup]:
         lists: GraphQLLists[LoginLookup] = GraphQLLists(client, users_query)
-        try:
-            for response in lists.read((_User(number, login) for number, login in enumerate(logins)), workers):
-                done.add(response.asked)
-                yield response
-            return
-        except GraphQLUnavailableError:
-            pass
-        left = [login for login in logins if login not in done]
-        yield from map_bounded(lambda login: _look_up_by_rest(client, login), left, workers)
+        return read_with_fallback(
+            logins,
+            lambda logins: lists.read((_User(number, login) for number, login in enumerate(logins)), workers),
+            lambda logins: map_bounded(lambda login: _look_up_by_rest(client, login), logins, workers),
+            lambda login: login,
+            lambda lookup: lookup.key,
+        )
 
-    def _remember(self, answers: Sequence[LoginLookup]) -> None:
+    def _remember(self, lookups: Sequence[LoginLookup]) -> None:
         now = dt.datetime.now(dt.UTC)
         Consumer(self.database).apply(
-            Message(insert=UserInsert(uid=response.user_id, login=response.login, seen_at=now))
-            for response in answers
-            if response.user_id is not None
+            Message(insert=UserInsert(uid=lookup.user_id, login=lookup.login, seen_at=now))
+            for lookup in lookups
+            if lookup.user_id is not None
         )
         self.unknown_logins.save(
-            UserState(f"login:{response.asked}", response.login, Outcome.GONE, "no user has this login", asked_at=now)
-            for response in answers
-            if response.user_id is None and response.problem is None
+            UserState(f"login:{lookup.key}", lookup.login, Outcome.GONE, "no user has this login", asked_at=now)
+            for lookup in lookups
+            if lookup.user_id is None and lookup.problem is None
         )
 
 
@@ -177,10 +175,8 @@ class _User(Listing[LoginLookup]):
 
 
 def users_query(size: int) -> str:
-    """The query for `size` users by login: variables ``l0…``."""
-    declared = ", ".join(f"$l{n}: String!" for n in range(size))
-    asked = "\n".join(f"r{n}: user(login: $l{n}) {{ databaseId login }}" for n in range(size))
-    return f"query({declared}) {{\n{asked}\nrateLimit {{ cost limit remaining resetAt }}\n}}"
+    """Return the query for `size` users by login."""
+    return batched_query(size, {"l": "String!"}, "user(login: $l) { databaseId login }")
 
 
 def _look_up_by_rest(client: GitHubClient, login: str) -> LoginLookup:
@@ -190,7 +186,7 @@ def _look_up_by_rest(client: GitHubClient, login: str) -> LoginLookup:
         return LoginLookup(login, None, login, str(error))
     account = response.payload
     if response.status == 200 and isinstance(account, dict) and isinstance(account.get("id"), int):
-        # Organizations have logins, too, but star nothing.
+        # Organizations have logins, too, but give no stars.
         is_user = account.get("type") == "User"
         return LoginLookup(login, account["id"] if is_user else None, str(account["login"]))
     if response.status in (404, 410):
@@ -199,16 +195,16 @@ def _look_up_by_rest(client: GitHubClient, login: str) -> LoginLookup:
 
 
 class StarsFile:
-    """A file of stars.
+    """Source of the stars in a file.
 
-    Rows are a repository's by id where the file has ids, else by name without case.
+    Rows are matched with repositories by id where the file has ids, else by case-insensitive name.
 
     Parameters
     ----------
     path : Path
         See `gh_assets.collector.stars_file.read_stars`.
     own_world : bool
-        Whether the file is the home's world: then its numbers are the world's ids, and it has all stars there are.
+        Whether the file is the home's world: then its numbers are the world's ids, and it has all of its stars.
     logins : UserLookup, optional
         Finds the users of a file without ids, unless it is the home's world.
     """
@@ -228,38 +224,33 @@ class StarsFile:
         self._unmatched_stars = 0
 
     def summary_lines(self) -> list[str]:
-        """What a person should know of what was left out, when stars were collected."""
-        said = [self.skipped.sentence()] if self.skipped.count else []
+        """Return sentences about the rows and stars that were left out, after a collection."""
+        lines = [self.skipped.sentence()] if self.skipped.count else []
         if self._unmatched_stars:
-            unknown_logins = self._unknown_logins()
-            names = ", ".join(repr(login) for login in unknown_logins[:NAMED]) + (
-                ", …" if len(unknown_logins) > NAMED else ""
+            logins = self._unknown_logins()
+            names = ", ".join(repr(login) for login in logins[:NAMED]) + (", …" if len(logins) > NAMED else "")
+            were = "was" if self._unmatched_stars == 1 else "were"
+            missing = f"no user {names}" if len(logins) == 1 else f"none of the {len(logins):,} users {names}"
+            lines.append(
+                f"{counted(self._unmatched_stars, 'star')} of {self.path.name} {were} left out: GitHub has {missing}."
             )
-            said.append(
-                f"{counted(self._unmatched_stars, 'star')} of {self.path.name} "
-                f"{'was' if self._unmatched_stars == 1 else 'were'} left out: GitHub has "
-                + (
-                    f"no user {names}."
-                    if len(unknown_logins) == 1
-                    else f"none of the {len(unknown_logins):,} users {names}."
-                )
-            )
-        return said
+        return lines
 
     def _unknown_logins(self) -> list[str]:
         return sorted(key for key, user in self._users.items() if user.user_id is None and user.problem is None)
 
     def may_have_changed(self, *, closed: bool) -> bool:
-        """A file may be another one each time."""
+        """Return True: each run may have another file."""
         return True
 
     def collect(self, tasks: Iterable[CollectionTask], workers: int) -> Iterator[StarCollection]:
-        """Find the users of all wanted repositories first, then take each repository's rows."""
+        """Find the users of all wanted repositories first, then return each repository's rows."""
         wanted = list(tasks)
         failure: Exception | None = None
         if self._logins is not None:
-            rows = [found for work in wanted if (found := self._rows_of(work.repository)) is not None]
-            logins = pl.concat([part["login"] for part in rows] or [pl.Series(dtype=pl.String)]).str.to_lowercase()
+            rows = (self._rows_of(task.repository) for task in wanted)
+            columns = [part["login"] for part in rows if part is not None]
+            logins = pl.concat(columns or [pl.Series(dtype=pl.String)]).str.to_lowercase()
             self._users, failure = self._logins.look_up(logins.unique(maintain_order=True), workers)
             self._unmatched_stars = int(logins.is_in(self._unknown_logins()).sum())
         yield from map_bounded(self._collect, wanted, workers)
@@ -267,13 +258,13 @@ class StarsFile:
             raise failure
 
     def _rows_of(self, repository: RepositoryRef) -> pl.DataFrame | None:
-        # A negative id is none of GitHub's: only the repository's name is known.
+        # A negative id is made from the name of a repository whose id is unknown.
         if self._has_ids and repository.repo_id > 0:
             return self._by_id.get(repository.repo_id)
         return self._by_name.get(repository.full_name.lower())
 
-    def _collect(self, work: CollectionTask) -> StarCollection:
-        repository, before = work.repository, work.load_previous()
+    def _collect(self, task: CollectionTask) -> StarCollection:
+        repository, before = task.repository, task.load_previous()
         rows = self._rows_of(repository)
         if rows is None:
             nothing = f"{self.path.name} has no stars of {repository.full_name}"
@@ -293,10 +284,10 @@ class StarsFile:
         )
         rows = one_row_a_star(stars, ["user_id"])
         if self.own_world and (before is None or before.source == self.name):
-            table, unstarred = rows, missing_from(rows, before)
+            table, unstarred = rows, stars_missing_from(rows, before)
         else:
-            # The file is one voice among others here: who is not in it may have starred all the same.
-            table, unstarred = _added(rows, before)
+            # The file is one source among several: users who are not in it may have starred as well.
+            table, unstarred = _add_rows(rows, before)
         unchanged = before is not None and table.equals(before.table)
         return StarCollection(
             repository,
@@ -310,31 +301,31 @@ class StarsFile:
         )
 
     def _identified(self, rows: pl.DataFrame) -> tuple[pl.DataFrame, str | None]:
-        """Rows with GitHub's ids, and why there are not all of them, if some logins could not be asked."""
+        """Return rows with GitHub's ids, and the reason why some are missing if some lookups failed."""
         users = [self._users.get(login.lower()) for login in rows["login"]]
         problems = ["the run had ended" if user is None else user.problem for user in users]
-        unasked = [problem for problem in problems if problem is not None]
+        failures = [problem for problem in problems if problem is not None]
         reason = None
-        if unasked:
+        if failures:
             reason = (
-                f"{len(unasked):,} of the {rows.height:,} logins in {self.path.name} could not be looked up "
-                f"({unasked[0].rstrip('.')}): the next run asks again"
+                f"{len(failures):,} of the {rows.height:,} logins in {self.path.name} could not be looked up "
+                f"({failures[0].rstrip('.')}): the next run tries again"
             )
         ids = pl.Series([None if user is None else user.user_id for user in users], dtype=pl.Int64)
         names = pl.Series([None if user is None else user.login for user in users], dtype=pl.String)
         return rows.with_columns(ids.alias("user_id"), names.alias("login")).drop_nulls("user_id"), reason
 
 
-def _added(rows: pl.DataFrame, before: PreviousStars | None) -> tuple[pl.DataFrame, pl.DataFrame | None]:
-    """Rows of a file beside the stars that are known.
+def _add_rows(rows: pl.DataFrame, before: PreviousStars | None) -> tuple[pl.DataFrame, pl.DataFrame | None]:
+    """Add the rows of a file to the known stars.
 
-    What another source told of a star stays as it is, since a file and its logins may be old: it adds a time only where
-    none is known. Of stars that the file itself told, its newest rows count; a known time stays where they have none.
+    Stars from other sources are kept, since a file and its logins may be old: it only adds times that are unknown. For
+    stars from the file itself its newest rows count, and a known time is kept where these have none.
     """
     if before is None:
         return merge_stars(rows, None)
     known = identified(before.table, ids_of_logins(rows)).unique("user_id", keep="first", maintain_order=True)
-    told = known.select(
+    columns = known.select(
         "user_id",
         pl.col("starred_at").alias("known_time"),
         pl.col("login").alias("known_login"),
@@ -342,14 +333,14 @@ def _added(rows: pl.DataFrame, before: PreviousStars | None) -> tuple[pl.DataFra
     )
     elsewhere = (pl.col("known_source") != StarsFile.name).fill_null(value=False)
     rows = (
-        rows.join(told, on="user_id", how="left", maintain_order="left")
+        rows.join(columns, on="user_id", how="left", maintain_order="left")
         .with_columns(
             pl.when(elsewhere)
             .then(pl.coalesce("known_time", "starred_at"))
             .otherwise(pl.coalesce("starred_at", "known_time"))
             .alias("starred_at"),
             pl.when(elsewhere).then("known_login").otherwise("login").alias("login"),
-            # With the source of the star, so that the next reading of the file leaves the login alone, too.
+            # The source is kept as well, so that the next reading of the file does not change the login.
             pl.when(elsewhere).then("known_source").otherwise("source").alias("source"),
         )
         .select(rows.columns)

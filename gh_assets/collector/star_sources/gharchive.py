@@ -1,4 +1,4 @@
-"""Stars out of events that were read from GH Archive (`gh_assets.collector.gharchive`), as a source like others."""
+"""The source of stars in events of GH Archive, which `gh_assets.collector.gharchive` reads."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from gh_assets.collector.gharchive import id_of_name
 from gh_assets.collector.identities import identified, ids_of_logins
 from gh_assets.collector.repositories import CollectedRepositories, Document, KnownRepositories, tabulated
 from gh_assets.collector.star_sources.base import CollectionTask, StarCollection
-from gh_assets.collector.star_sources.starred import collection_from_users
+from gh_assets.collector.star_sources.merging import collection_from_users
 from gh_assets.github.outcomes import Outcome
 from gh_assets.local.concurrency import map_bounded
 from gh_assets.schemas import REPOS
 
 
 class ArchivedStars:
-    """The stars that some hours of GH Archive tell of: never all of a repository's.
+    """Source of the stars of some hours of GH Archive. Its stars of a repository are never complete.
 
-    An event is a repository's by id; those of before 2015 that have no id, by name (any case). So it is with users:
-    where a later event, or somebody else, knows whose a login is, the star is that user's.
+    Events are matched with repositories by id, or by case-insensitive name if they have none, as before 2015. Users
+    without an id get the one of their login where a later event, or another source, has it.
 
     Parameters
     ----------
     events : polars.DataFrame
         Of schema `STAR_EVENTS`.
     users : iterable of tuple
-        Ids and logins that are known otherwise.
+        Ids and logins from other sources.
     """
 
     name = "gharchive"
@@ -44,15 +44,15 @@ class ArchivedStars:
         self._by_name = grouped(nameless, pl.col("full_name").str.to_lowercase())
 
     def may_have_changed(self, *, closed: bool) -> bool:
-        """More hours may have been read."""
+        """Return True: more hours may have been read."""
         return True
 
     def collect(self, tasks: Iterable[CollectionTask], workers: int) -> Iterator[StarCollection]:
-        """One pass: the events are grouped already."""
+        """Return the events of each repository."""
         return map_bounded(self._collect, tasks, workers)
 
-    def _collect(self, work: CollectionTask) -> StarCollection:
-        repository = work.repository
+    def _collect(self, task: CollectionTask) -> StarCollection:
+        repository = task.repository
         parts = [
             rows
             for rows in (self._by_id.get(repository.repo_id), self._by_name.get(repository.full_name.lower()))
@@ -65,11 +65,11 @@ class ArchivedStars:
                 .with_columns(pl.lit(repository.repo_id, pl.Int64).alias("repo_id"))
                 .select("repo_id", "user_id", "login", "starred_at", "source")
                 .sort("starred_at", "user_id")
-                # Of several events of a user (who took the star back between) the first is when it was given.
+                # A user who took the star back and gave it again has several events: the first counts.
                 .unique("user_id", keep="first", maintain_order=True)
             )
         nothing = f"none of the {self.total:,} stars read from the archive is for it"
-        before = work.load_previous()
+        before = task.load_previous()
         if before is None:
             return collection_from_users(repository, rows, None, {}, nothing)
         known = identified(before.table, self._ids).unique("user_id", maintain_order=True)
@@ -86,10 +86,10 @@ def grouped(stars: pl.DataFrame, key: pl.Expr) -> dict[object, pl.DataFrame]:
 
 
 def repositories_of_events(events: pl.DataFrame, known: KnownRepositories) -> CollectedRepositories:
-    """The repositories that events name, where nobody gave a list and nobody need be asked.
+    """Return the repositories that events name, without a list or a request to GitHub.
 
-    Those of before 2015 without an id have a negative one, made from the name, unless a later event of the same name
-    has one.
+    A repository without an id, as before 2015, gets that of a later event with the same name, or else a negative one
+    that is made from its name.
     """
     events = events.sort("starred_at").with_columns(pl.col("full_name").str.to_lowercase().alias("key"))
     with_id = events.drop_nulls("repo_id")

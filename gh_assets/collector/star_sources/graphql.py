@@ -1,4 +1,4 @@
-"""Stargazers by GraphQL: many repositories a query, newest first, so that a refresh reads only what is new.
+"""The GraphQL list of stargazers: many repositories per query, newest first, so that a refresh reads only new stars.
 
 Source: docs.github.com/graphql/reference/objects#repository (``stargazers``).
 """
@@ -6,7 +6,7 @@ Source: docs.github.com/graphql/reference/objects#repository (``stargazers``).
 from __future__ import annotations
 
 import base64
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import polars as pl
@@ -15,42 +15,33 @@ from gh_assets.collector.repositories import classify_refusal
 from gh_assets.collector.star_sources.base import (
     PER_PAGE,
     CollectionTask,
-    ListReading,
     Page,
     PreviousStars,
     RepositoryRef,
     StarCollection,
     StarRows,
-    collected_list,
 )
+from gh_assets.collector.star_sources.merging import ListReading, collection_from_list
+from gh_assets.collector.star_sources.newest_first import PAGE_VARIABLES, NewestFirstListing, connection_field
 from gh_assets.errors import GitHubError, ServiceUnavailableError
 from gh_assets.github.client import GitHubClient
-from gh_assets.github.graphql import (
-    FAILED,
-    FATAL_ERRORS,
-    LIGHT_PAGE,
-    GraphQLLists,
-    Listing,
-    QuerySize,
-    is_page,
-    page_without,
-)
+from gh_assets.github.graphql import FATAL_ERRORS, GraphQLLists, QuerySize, batched_query
 from gh_assets.github.list_reading import Progress, by_position
 from gh_assets.github.outcomes import Outcome
 
 
 class GraphQLStargazers:
-    """GitHub's list of stargazers by GraphQL.
+    """Source of stars that reads repositories' own lists by GraphQL.
 
     Parameters
     ----------
     client : GitHubClient
     max_pages : int
-        At most this many pages of 100 a repository, the newest.
+        Maximum number of pages of 100 per repository, the newest.
     batch : QuerySize, optional
-        What is known of the size of queries that GitHub bears.
+        The size of queries that GitHub accepts.
     in_flight : int
-        Queries at once.
+        Number of concurrent queries.
     """
 
     name = "graphql"
@@ -65,138 +56,117 @@ class GraphQLStargazers:
         )
 
     def may_have_changed(self, *, closed: bool) -> bool:
-        """Not when GitHub's count is what it was."""
+        """Return False: GitHub's count shows changes."""
         return False
 
     def collect(self, tasks: Iterable[CollectionTask], workers: int) -> Iterator[StarCollection]:
-        """Fill queries with the next pages of several repositories, those with the most pages left first."""
-        return self._lists.read((_Stargazers(self.client, work, self.max_pages) for work in tasks), workers)
+        """Fill each query with the next pages of several repositories, those with the most pages left first."""
+        return self._lists.read((_Stargazers(self.client, task, self.max_pages) for task in tasks), workers)
 
 
-class _Stargazers(Listing[StarCollection]):
-    """The stars of one repository, newest first, until one is met that is known."""
+class _Stargazers(NewestFirstListing[StarCollection]):
+    """The stars of one repository."""
 
-    def __init__(self, client: GitHubClient, work: CollectionTask, max_pages: int) -> None:
-        super().__init__(work.repository.repo_id)
+    connection = "stargazers"
+    name_field = "login"
+
+    def __init__(self, client: GitHubClient, task: CollectionTask, max_pages: int) -> None:
+        self.repository = task.repository
+        super().__init__(self.repository.repo_id, max_pages * PER_PAGE, self.repository.stargazer_count or 0)
         self.client = client
-        self.work = work
-        self.repository = work.repository
-        self.limit = max_pages * PER_PAGE
-        self.size = PER_PAGE
-        self.refusals = 0
-        self.before = work.load_previous()
-        self._begin(self._usable(self.before))
-        for page, rows in work.checkpoint.pages(GraphQLStargazers.name):
+        self.task = task
+        self.confirmations = 0
+        self.before = task.load_previous()
+        self._begin(self.before if self.before is not None and self._is_usable(self.before) else None)
+        for page, rows in task.checkpoint.pages(GraphQLStargazers.name):
             if self.progress.entries + page.count >= self.limit:
                 break
             users = rows.select("user_id", "starred_at").rows()
             identities = by_position(users, range(len(users)), page.count)
             self.progress.add(identities, failed=range(page.count - page.failed, page.count))
             self._keep(page, StarRows.of_table(rows))
-        self.resumed = bool(self.pages)
+        self.is_resumed = bool(self.pages)
 
     def _begin(self, previous: PreviousStars | None) -> None:
-        """Read from the newest star on, until one is met that `previous` has."""
+        """Read from the newest star to the first that `previous` has."""
         self.previous = previous
         self.pages: list[Page] = []
-        self.tables: list[StarRows] = []
-        self.cursor: str | None = None
-        self.progress = Progress(self.limit)
+        self.rows: list[StarRows] = []
+        progress = Progress(self.limit)
         if previous is not None:
             known = frozenset(previous.table.select("user_id", "starred_at").rows())
             counts = previous.entries, previous.null_entries, previous.failed_entries
-            self.progress = Progress(self.limit, known, *counts)
+            progress = Progress(self.limit, known, *counts)
+        self.restart(progress)
 
-    def _usable(self, before: PreviousStars | None) -> PreviousStars | None:
-        """What may be built upon: the proven table of a list that was read newest first, or whole."""
-        if before is None or self.work.full or not before.proven:
-            return None
-        if not before.complete and (
-            before.source != GraphQLStargazers.name or before.max_pages * PER_PAGE < self.limit
-        ):
-            return None  # it ends where we have to go on
-        return before
+    def _is_usable(self, before: PreviousStars) -> bool:
+        """Return whether reading may end at a known star: they are proven, and were read newest first or completely."""
+        # A list that was cut after fewer pages ends where this one has to continue.
+        reaches_limit = before.source == GraphQLStargazers.name and before.max_pages * PER_PAGE >= self.limit
+        return before.proven and (before.complete or reaches_limit) and not self.task.full
 
-    def pages_left(self) -> int:
-        return -(-(min(self.limit, self.repository.stargazer_count or 0) - self.progress.entries) // PER_PAGE)
-
-    def variables(self) -> Mapping[str, Any]:
-        size = max(1, min(self.size, self.limit - self.progress.entries))
-        return {"i": node_id_of(self.repository), "c": self.cursor, "f": size}
-
-    def shrink_page(self) -> bool:
-        lighter, self.size = self.size > LIGHT_PAGE, min(self.size, LIGHT_PAGE)
-        return lighter
-
-    def _cursors(self) -> set[str]:
-        return {page.etag for page in self.pages if page.etag is not None}
-
-    def is_whole(self, node: Any) -> bool:
-        return is_page(node, "stargazers", "login", self._cursors())
-
-    def without(self, node: Any, failed: Collection[int]) -> Any | None:
-        return page_without(node, "stargazers", "login", failed, self._cursors())
+    def subject(self) -> str:
+        return node_id_of(self.repository)
 
     def parse_page(self, node: Any) -> StarCollection | None:
-        stars = node["stargazers"]
+        page = self.page_of(node)
         users: list[tuple[int, str]] = []
         times: list[str | None] = []
-        places: list[int] = []
-        for place, edge in enumerate(stars["edges"]):
-            user = (edge or {}).get("node") or {}
-            # Edges and nodes may be null, and so may be the id of a deleted account.
+        positions: list[int] = []
+        for position, (user, starred_at) in enumerate(page.entries):
+            # The id of a deleted account may be null, too.
             if user.get("databaseId") is not None and user.get("login") is not None:
                 users.append((user["databaseId"], user["login"]))
-                times.append(edge.get("starredAt"))
-                places.append(place)
+                times.append(starred_at)
+                positions.append(position)
         rows = StarRows(self.repository.repo_id, GraphQLStargazers.name, users, times)
-        size, info, failed = len(stars["edges"]), stars["pageInfo"], node.get(FAILED, ())
-        # Their times are only wanted where something may be met.
-        found = (
+        size = len(page.entries)
+        # Times are only parsed where they are compared with known stars.
+        identities = (
             rows.table().select("user_id", "starred_at").rows()
             if self.progress.known
-            else [(n, None) for n, _ in users]
+            else [(user_id, None) for user_id, _ in users]
         )
-        self.progress.add(by_position(found, places, size), total=stars["totalCount"], failed=failed)
-        self._keep(Page(info.get("endCursor"), rows.height, size == PER_PAGE, size, len(failed)), rows)
-        more = bool(info["hasNextPage"])
-        if more and not self.progress.ended:
-            self.work.checkpoint.add(GraphQLStargazers.name, len(self.pages), self.pages[-1], rows)
+        self.progress.add(by_position(identities, positions, size), total=page.total, failed=page.failed)
+        self._keep(Page(page.end_cursor, rows.height, size == PER_PAGE, size, len(page.failed)), rows)
+        if page.has_more and not self.progress.ended:
+            self.task.checkpoint.add(GraphQLStargazers.name, len(self.pages), self.pages[-1], rows)
             return None
-        if self.resumed and not self.progress.met and not more and self.progress.ids:
-            # Its first pages are of an earlier run: what has come since stands before them.
-            self.resumed = False
+        if self.is_resumed and not self.progress.met and not page.has_more and self.progress.ids:
+            # The first pages are from an earlier run: stars that were given since come before them.
+            self.is_resumed = False
             self._begin(self._read_so_far())
             return None
-        return self._done(more=more)
-
-    def _read_so_far(self) -> PreviousStars:
-        table = self._table(None)
-        progress = self.progress
-        return PreviousStars(
-            table, [], complete=True, max_pages=self.limit // PER_PAGE, source=GraphQLStargazers.name, proven=True,
-            entries=progress.count, null_entries=progress.null_entries, failed_entries=progress.failed_entries,
-        )  # fmt: skip
-
-    def _table(self, previous: PreviousStars | None) -> pl.DataFrame:
-        fresh = StarRows.together(self.tables).reverse()  # oldest first, as REST lists them
-        if previous is not None:
-            fresh = pl.concat([previous.table, fresh])
-        # Whoever starred again is listed with the newer time; pages that shift bring some stars twice.
-        return fresh.unique("user_id", keep="last", maintain_order=True)
+        return self._result(has_more=page.has_more)
 
     def _keep(self, page: Page, rows: StarRows) -> None:
         self.pages.append(page)
-        self.tables.append(rows)
-        self.cursor = page.etag
+        self.rows.append(rows)
+        if page.etag is not None:
+            self.cursors.append(page.etag)
 
-    def _done(self, *, more: bool) -> StarCollection:
+    def _read_so_far(self) -> PreviousStars:
+        progress = self.progress
+        return PreviousStars(
+            self._table(None), [], complete=True, max_pages=self.limit // PER_PAGE, source=GraphQLStargazers.name,
+            proven=True, entries=progress.count, null_entries=progress.null_entries,
+            failed_entries=progress.failed_entries,
+        )  # fmt: skip
+
+    def _table(self, previous: PreviousStars | None) -> pl.DataFrame:
+        table = StarRows.concat(self.rows).reverse()  # oldest first, as in the REST list
+        if previous is not None:
+            table = pl.concat([previous.table, table])
+        # The list has a user who starred again with the newer time; pages that shift repeat some stars.
+        return table.unique("user_id", keep="last", maintain_order=True)
+
+    def _result(self, *, has_more: bool) -> StarCollection:
         progress, total = self.progress, self.progress.totals[-1]
         if not progress.entries and total > 0:
             reason = f"the list is empty, though GitHub counts {total} stars"
             return StarCollection(self.repository, Outcome.RESTRICTED, reason, requests=self.requests)
         previous = self.previous if progress.met else None
-        ended = previous.complete if previous is not None else not more
+        ended = previous.complete if previous is not None else not has_more
         problem = None
         if not progress.entries and self.repository.stargazer_count:
             problem = f"the list is empty, though its metadata count {self.repository.stargazer_count:,} stars"
@@ -210,7 +180,9 @@ class _Stargazers(Listing[StarCollection]):
             to_the_end=previous is None,
             problem=problem,
         )
-        return collected_list(self.repository, self._table(previous), self.before, reading, requests=self.requests)
+        return collection_from_list(
+            self.repository, self._table(previous), self.before, reading, requests=self.requests
+        )
 
     def parse_refusal(self, kind: str, message: str) -> StarCollection | None:
         if kind == "FORBIDDEN":
@@ -218,17 +190,17 @@ class _Stargazers(Listing[StarCollection]):
         return self._classify_missing(message) if kind == "NOT_FOUND" else None
 
     def _classify_missing(self, message: str) -> StarCollection | None:
-        """Gone, blocked, or only not for us: its metadata tell, by REST."""
+        """Find out from the metadata by REST whether the repository is gone, blocked or restricted."""
         repository, requests = self.repository, self.requests + 1
         try:
             response = self.client.get(f"/repositories/{repository.repo_id}")
         except (ServiceUnavailableError, GitHubError, *FATAL_ERRORS) as error:
-            # It is asked again next time; the others of its query are not to suffer.
+            # It is collected again by the next run; the other lists of the query are not affected.
             return StarCollection(repository, Outcome.UNKNOWN, str(error), requests=requests)
         if response.status == 200:
-            self.refusals += 1
-            if self.refusals < 2:
-                return None  # the repository is there: its list is asked for once more
+            self.confirmations += 1
+            if self.confirmations < 2:
+                return None  # the repository exists, so its list is requested once more
             return StarCollection(repository, Outcome.RESTRICTED, message, requests=requests)
         outcome, reason = classify_refusal(response)
         return StarCollection(repository, outcome, reason, requests=requests)
@@ -236,26 +208,22 @@ class _Stargazers(Listing[StarCollection]):
     def give_up(self, reason: str) -> StarCollection:
         if not self.progress.entries:
             return StarCollection(self.repository, Outcome.UNKNOWN, reason, requests=self.requests)
-        # What was read before is kept, though nothing is proven of it.
+        # The entries that were read are kept, though nothing about them is proven.
         problem = f"the list could not be read to its end: {reason}"
         reading = ListReading(False, False, self.progress.count, None, to_the_end=False, problem=problem)
-        return collected_list(self.repository, self._table(self.previous), self.before, reading, requests=self.requests)
+        return collection_from_list(
+            self.repository, self._table(self.previous), self.before, reading, requests=self.requests
+        )
 
 
 def stargazers_query(size: int) -> str:
-    """The query for a page of each of `size` repositories: ``i0…`` are their ids, ``c0…`` cursors, ``f0…`` sizes."""
-    declared = ", ".join(f"$i{n}: ID!, $c{n}: String, $f{n}: Int!" for n in range(size))
-    asked = "\n".join(
-        f"r{n}: node(id: $i{n}) {{ ... on Repository {{ "
-        f"stargazers(first: $f{n}, after: $c{n}, orderBy: {{field: STARRED_AT, direction: DESC}}) {{ "
-        "totalCount pageInfo { hasNextPage endCursor } edges { starredAt node { databaseId login } } } } }"
-        for n in range(size)
-    )
-    return f"query({declared}) {{\n{asked}\nrateLimit {{ cost limit remaining resetAt }}\n}}"
+    """Return the query for a page of stars of each of `size` repositories."""
+    field = f"node(id: $i) {{ ... on Repository {{ {connection_field('stargazers', 'login')} }} }}"
+    return batched_query(size, {"i": "ID!", **PAGE_VARIABLES}, field)
 
 
 def node_id_of(repository: RepositoryRef) -> str:
-    """GitHub's global id; made from the database id, in GitHub's older form, where it is not known."""
+    """Return GitHub's global id; if it is unknown, its older form, which is made from the database id."""
     if repository.node_id is not None:
         return repository.node_id
     return base64.b64encode(f"010:Repository{repository.repo_id}".encode()).decode()

@@ -8,9 +8,11 @@ from pydantic import SecretStr
 
 from gh_assets.collector.pipeline import CollectionReport, CollectionState
 from gh_assets.collector.star_sources.auto import CLOSED_FOR, AutoSource, OwnLists
-from gh_assets.collector.star_sources.base import RestStargazers
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
-from gh_assets.collector.star_sources.starred import GraphQLStarred, SeedUser, StarredLists, StarredState
+from gh_assets.collector.star_sources.stargazers import RestStargazers
+from gh_assets.collector.star_sources.starred import StarredLists
+from gh_assets.collector.star_sources.starred_lists import GraphQLStarred
+from gh_assets.collector.star_sources.starred_state import SeedUser, StarredState
 from gh_assets.embedded.standin.world import World
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.outcomes import Outcome

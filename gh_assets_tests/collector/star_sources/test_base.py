@@ -24,8 +24,9 @@ from pydantic import SecretStr
 from gh_assets.collector.collection import CollectionOptions, collect
 from gh_assets.collector.pipeline import CollectionState
 from gh_assets.collector.star_sources import graphql as graphql_stargazers
-from gh_assets.collector.star_sources.base import SOURCES, ListReading, PreviousStars, StarCollection
+from gh_assets.collector.star_sources.base import SOURCES, PreviousStars, StarCollection
 from gh_assets.collector.star_sources.graphql import _Stargazers
+from gh_assets.collector.star_sources.merging import ListReading
 from gh_assets.embedded.standin.app import Standin
 from gh_assets.embedded.standin.faults import Faults
 from gh_assets.embedded.standin.kinds import GRAPHQL_KINDS, REST_KINDS
@@ -224,7 +225,11 @@ def test_no_star_is_lost_invented_or_taken_back_in_many_cases(homes, case: Case)
 
 def take_the_repair_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the collector once was: what failed below a connection is left out, and what is left counts as whole."""
-    by_alias, parse_page, collected = graphql_lists._by_alias, _Stargazers.parse_page, graphql_stargazers.collected_list
+    by_alias, parse_page, collected = (
+        graphql_lists._by_alias,
+        _Stargazers.parse_page,
+        graphql_stargazers.collection_from_list,
+    )
 
     def above(errors: Sequence[Mapping[str, Any]], size: int) -> dict[str, list[Mapping[str, Any]]]:
         return by_alias([error for error in errors if len(error.get("path") or ()) in (1, 2)], size)
@@ -241,7 +246,7 @@ def take_the_repair_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graphql_lists, "_by_alias", above)
     monkeypatch.setattr(_Stargazers, "is_whole", lambda _, node: bool(node) and bool(node.get("stargazers")))
     monkeypatch.setattr(_Stargazers, "parse_page", lenient)
-    monkeypatch.setattr(graphql_stargazers, "collected_list", believed)
+    monkeypatch.setattr(graphql_stargazers, "collection_from_list", believed)
 
 
 def test_the_proof_sees_stars_that_are_dropped_below_a_connection(homes, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,21 +27,16 @@ from gh_assets.collector.star_sources.base import (
     CollectionTask,
     PreviousStars,
     RepositoryRef,
-    RestStargazers,
     StarCollection,
     StarSource,
 )
 from gh_assets.collector.star_sources.file import StarsFile
 from gh_assets.collector.star_sources.gharchive import ArchivedStars
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
-from gh_assets.collector.star_sources.starred import (
-    GraphQLStarred,
-    RestStarred,
-    SeedUser,
-    StarredLists,
-    StarredListTask,
-    StarredState,
-)
+from gh_assets.collector.star_sources.stargazers import RestStargazers
+from gh_assets.collector.star_sources.starred import StarredLists
+from gh_assets.collector.star_sources.starred_lists import GraphQLStarred, RestStarred, StarredListTask
+from gh_assets.collector.star_sources.starred_state import SeedUser, StarredState
 from gh_assets.embedded.standin.faults import Faults
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.world import World
@@ -382,6 +377,6 @@ def test_null_entries_of_users_lists() -> None:
     stars = {"totalCount": 4, "pageInfo": info, "edges": edges}
     answer: dict[str, object] = {"r0": {"databaseId": 5, "login": "octo", "starredRepositories": stars}}
     with serving(scripted_graphql(answer)) as url, client_of(url, "token") as client:
-        (found,) = GraphQLStarred(client, 10).read([(StarredListTask(SeedUser("octo", 5)), False)], 1)
+        (found,) = GraphQLStarred(client, 10).read([StarredListTask(SeedUser("octo", 5))], 1)
     assert found.rows is not None
     assert found.rows.select("repo_id", "full_name", "starred_at").rows() == [(8, "a/b", None)]

@@ -17,14 +17,9 @@ from gh_assets.collector.star_sources import starred as starred_module
 from gh_assets.collector.star_sources.base import CollectionTask, RepositoryRef, StarCollection
 from gh_assets.collector.star_sources.gharchive import ArchivedStars
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
-from gh_assets.collector.star_sources.starred import (
-    GraphQLStarred,
-    RestStarred,
-    SeedUser,
-    StarredLists,
-    StarredReport,
-    StarredState,
-)
+from gh_assets.collector.star_sources.starred import StarredLists, StarredReport
+from gh_assets.collector.star_sources.starred_lists import GraphQLStarred, RestStarred, StarredWithFallback
+from gh_assets.collector.star_sources.starred_state import SeedUser, StarredState
 from gh_assets.embedded.standin.faults import Faults
 from gh_assets.embedded.standin.world import World
 from gh_assets.errors import InputError
@@ -52,11 +47,9 @@ class Lists:
 
     def source(self, client: GitHubClient, seeds: Iterable[SeedUser], reader=GraphQLStarred, **options) -> StarredLists:
         pages = options.get("max_pages", 10)
-        fallback = RestStarred(client, pages)
         chosen = list(seeds)
-        return StarredLists(
-            reader(client, pages), self.state, self.segments, lambda _: chosen, fallback=fallback, **options
-        )
+        with_fallback = StarredWithFallback(reader(client, pages), RestStarred(client, pages))
+        return StarredLists(with_fallback, self.state, self.segments, lambda _: chosen, **options)
 
     def run(self, world: World, client: GitHubClient, seeds=None, reader=GraphQLStarred, **options):
         source = self.source(client, everybody(world) if seeds is None else seeds, reader, **options)
@@ -400,14 +393,14 @@ def test_events_of_the_archive_tell_whom_to_ask() -> None:
     ("name", "content", "words"),
     [
         ("users.csv", "name\nx\n", "has no column 'login'"),
-        ("users.csv", "login\n", "names nobody"),
-        ("users.txt", "not a login\n", "names nobody. 1 of 1 row of .* 'not a login' is not a GitHub login"),
+        ("users.csv", "login\n", "has no login"),
+        ("users.txt", "not a login\n", "has no login. 1 of 1 row of .* 'not a login' is not a GitHub login"),
         (
             "users.csv",
             "login,user_id\nann,99999999999999999999\n",
             "Row 2 .* '99999999999999999999', which is no whole",
         ),
-        ("users.txt", "", "names nobody"),
+        ("users.txt", "", "has no login"),
         ("users.parquet", "no parquet", "cannot be read"),
         ("users.csv", "ann\nbob\n", "Its first line must name the column login."),
     ],

@@ -20,7 +20,7 @@ from openapi_schema_validator import OAS30Validator
 from gh_assets.collector.repositories import nodes_query, repositories_query
 from gh_assets.collector.seed_users import forks_query
 from gh_assets.collector.star_sources.graphql import stargazers_query
-from gh_assets.collector.star_sources.starred import starred_query
+from gh_assets.collector.star_sources.starred_lists import starred_query
 from gh_assets.embedded.standin.graphql import SDL
 from gh_assets_tests.support.worlds import LIST, troubled_world
 

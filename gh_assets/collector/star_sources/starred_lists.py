@@ -1,0 +1,466 @@
+"""Read users' own lists of starred repositories, which are public even where lists of stargazers are closed.
+
+Lists are read newest first, up to the first star that is known.
+
+Source: docs.github.com/rest/activity/starring (``GET /users/{username}/starred``);
+docs.github.com/graphql/reference/objects#user (``starredRepositories``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import polars as pl
+
+from gh_assets.collector.repositories import classify_refusal
+from gh_assets.collector.star_sources.base import PER_PAGE
+from gh_assets.collector.star_sources.fallback import read_with_fallback
+from gh_assets.collector.star_sources.newest_first import PAGE_VARIABLES, NewestFirstListing, connection_field
+from gh_assets.collector.star_sources.rest_pages import RestPages, subject_and_time
+from gh_assets.collector.star_sources.starred_state import SeedUser
+from gh_assets.errors import BudgetSpentError, GitHubError, RateLimitedError, ServiceUnavailableError
+from gh_assets.github.client import GitHubClient
+from gh_assets.github.responses import GitHubResponse
+from gh_assets.github.graphql import GraphQLLists, QuerySize, batched_query
+from gh_assets.github.list_reading import Progress, by_position, number_of
+from gh_assets.github.outcomes import Outcome
+from gh_assets.github.times import parse_times
+from gh_assets.local.concurrency import map_bounded
+from gh_assets.schemas import STARRED
+
+MAX_RESTARTS = 2
+"""Maximum number of times that a list is read again because its login moved to another user."""
+
+
+@dataclass(frozen=True)
+class StarredListTask:
+    """A user's list to read.
+
+    Attributes
+    ----------
+    seed : SeedUser
+    etag : str or None
+        ETag of its first page when it was last read.
+    known : polars.DataFrame or None
+        Its stars then, of schema `STARRED`.
+    was_complete : bool
+        Whether these go to the end of the list.
+    refresh : bool
+        Whether reading may end at the first known star; otherwise the list is read from its beginning to its end.
+    entries, null_entries, failed_entries : int
+        Entries of the known list; see `UserList`.
+    """
+
+    seed: SeedUser
+    etag: str | None = None
+    known: pl.DataFrame | None = None
+    was_complete: bool = False
+    refresh: bool = True
+    entries: int = 0
+    null_entries: int = 0
+    failed_entries: int = 0
+
+
+@dataclass(frozen=True)
+class UserList:
+    """Result of reading one user's list.
+
+    Attributes
+    ----------
+    seed : SeedUser
+    outcome : Outcome
+    reason : str or None
+        Why the outcome is not ok, or the list is not proven.
+    user_id, login
+        The user's id, if it is known, and login.
+    rows : polars.DataFrame or None
+        All stars that are known now, newest first, of schema `STARRED`; None unless the outcome is ok.
+    complete : bool
+        Whether it goes to the end of the list and is proven.
+    unchanged : bool
+        Whether it equals the known list.
+    etag : str or None
+        ETag of the first page.
+    requests : int
+    proven : bool
+        Whether the rows are proven to be everything that was requested: no response failed, and a list that was read to
+        its end agrees with GitHub's count.
+    entries, null_entries, failed_entries : int
+        Entries of the list, those of these without a visible repository, and those that GitHub could not return.
+    """
+
+    seed: SeedUser
+    outcome: Outcome
+    reason: str | None = None
+    user_id: int | None = None
+    login: str = ""
+    rows: pl.DataFrame | None = None
+    complete: bool = False
+    unchanged: bool = False
+    etag: str | None = None
+    requests: int = 0
+    proven: bool = False
+    entries: int = 0
+    null_entries: int = 0
+    failed_entries: int = 0
+
+
+class StarredReader(Protocol):
+    """A way to read users' lists."""
+
+    def read(self, tasks: Iterable[StarredListTask], workers: int) -> Iterator[UserList]:
+        """Read lists, and yield each result when it is known."""
+
+
+class _PartialList:
+    """The pages of a user's list that were read so far."""
+
+    def __init__(self, task: StarredListTask, max_pages: int) -> None:
+        self.task = task
+        self.parts: list[pl.DataFrame] = []
+        known = frozenset[tuple[int, Any]]()
+        if task.known is not None and task.refresh:
+            known = frozenset(task.known.select("repo_id", "starred_at").rows())
+        counts = task.entries, task.null_entries, task.failed_entries
+        self.progress = Progress(max_pages * PER_PAGE, known, *counts)
+
+    def add(
+        self,
+        user_id: int,
+        login: str,
+        stars: Sequence[tuple[Any, Any, Any]],
+        *,
+        total: int | None = None,
+        failed: Collection[int] = (),
+    ) -> bool:
+        """Add a page, and return whether the list need not be read further.
+
+        Parameters
+        ----------
+        user_id, login
+            Owner of the list.
+        stars : sequence of tuple
+            Repository id, name and time of each entry; those without an id or name have no visible repository.
+        total : int, optional
+            GitHub's count of the whole list.
+        failed : collection of int
+            Positions of entries that GitHub could not return.
+        """
+        positions = [
+            position for position, (repo_id, name, _) in enumerate(stars)
+            if number_of(repo_id) is not None and isinstance(name, str)
+        ]  # fmt: skip
+        visible = [stars[position] for position in positions]
+        rows = pl.DataFrame(
+            {
+                "user_id": pl.Series([user_id] * len(visible), dtype=pl.Int64),
+                "login": pl.Series([login] * len(visible), dtype=pl.String),
+                "repo_id": pl.Series([repo_id for repo_id, _, _ in visible], dtype=pl.Int64),
+                "full_name": pl.Series([name for _, name, _ in visible], dtype=pl.String),
+                "starred_at": parse_times([starred_at for _, _, starred_at in visible]),
+            },
+            schema=STARRED.dtypes,
+        )
+        self.parts.append(rows)
+        identities = by_position(rows.select("repo_id", "starred_at").rows(), positions, len(stars))
+        self.progress.add(identities, total=total, failed=failed)
+        return self.progress.ended
+
+    def result(
+        self, user_id: int, login: str, *, has_more: bool, requests: int, etag: str | None = None,
+        problem: str | None = None,
+    ) -> UserList:  # fmt: skip
+        """Combine what was read with the known list.
+
+        Parameters
+        ----------
+        user_id, login
+            Owner of the list.
+        has_more : bool
+            Whether the list has pages that were not read.
+        problem : str, optional
+            Why the list could not be read further, or is not trustworthy.
+        """
+        known, progress = self.task.known, self.progress
+        fresh = pl.concat(self.parts) if self.parts else STARRED.empty()
+        if progress.met and known is not None:
+            fresh = pl.concat([fresh, known])
+        rows = fresh.unique("repo_id", keep="first", maintain_order=True)
+        ended = self.task.was_complete if progress.met else not has_more
+        proven = problem is None and progress.is_proven(to_its_end=ended)
+        if known is not None and not (ended and proven and not progress.null_entries and not progress.failed_entries):
+            # A known star that is missing may be in the part that was not read.
+            missing = known.join(rows, on="repo_id", how="anti")
+            if missing.height:
+                rows = pl.concat([rows, missing])
+                rows = rows.sort("starred_at", descending=True, maintain_order=True, nulls_last=True)
+        rows = rows.with_columns(pl.lit(user_id, pl.Int64).alias("user_id"), pl.lit(login).alias("login"))
+        return UserList(
+            self.task.seed,
+            Outcome.OK,
+            problem,
+            user_id,
+            login,
+            rows,
+            complete=ended and proven,
+            unchanged=known is not None and rows.equals(known),
+            etag=etag if proven else None,
+            requests=requests,
+            proven=proven,
+            entries=progress.count,
+            null_entries=progress.null_entries,
+            failed_entries=progress.failed_entries,
+        )
+
+
+# -- by REST -----------------------------------------------------------------------------------------------------------
+
+
+class RestStarred:
+    """Reads users' lists by REST: ``GET /user/{id}/starred``, 100 stars a page.
+
+    Parameters
+    ----------
+    client : GitHubClient
+    max_pages : int
+        Maximum number of pages per user, the newest.
+    on_page : callable, optional
+        Called after each page with the number of the user's pages and stars that were read.
+    prove : bool
+        Request the pages once more at the end, to make sure that the list did not change while it was read.
+    """
+
+    def __init__(
+        self,
+        client: GitHubClient,
+        max_pages: int,
+        on_page: Callable[[int, int], None] | None = None,
+        *,
+        prove: bool = True,
+    ) -> None:
+        self.client = client
+        self.max_pages = max_pages
+        self.on_page = on_page
+        self.prove = prove
+
+    def read(self, tasks: Iterable[StarredListTask], workers: int) -> Iterator[UserList]:
+        """Read the lists of several users concurrently."""
+        return map_bounded(self._read, tasks, workers)
+
+    def _read(self, task: StarredListTask) -> UserList:
+        seed = task.seed
+        partial = _PartialList(task, self.max_pages)
+        responses: list[GitHubResponse] = []
+        requests = last_page = 0
+        try:
+            user = self._identify(seed)
+            if isinstance(user, UserList):
+                return user
+            user_id, login = user
+            pages = RestPages(self.client, f"/user/{user_id}/starred")
+            for number in range(1, self.max_pages + 1):
+                response = pages.get(number, task.etag if number == 1 and task.refresh else None)
+                requests += 1
+                if response.status == 304 and task.known is not None:
+                    return UserList(
+                        seed, Outcome.OK, None, user_id, login, task.known, task.was_complete, True, task.etag,
+                        requests, True, task.entries, task.null_entries, task.failed_entries,
+                    )  # fmt: skip
+                if response.status != 200 or not isinstance(response.payload, list):
+                    outcome, reason = classify_refusal(response)
+                    return UserList(seed, outcome, reason, seed.user_id, seed.login, requests=requests)
+                responses.append(response)
+                last_page = max(last_page, response.last_page or number)
+                ended = partial.add(user_id, login, [_parse_entry(entry) for entry in response.payload])
+                has_more = response.has_next_page and bool(response.payload)
+                if self.on_page is not None:
+                    self.on_page(number, sum(part.height for part in partial.parts))
+                if ended or not has_more:
+                    break
+            problem = None
+            if not has_more and number < last_page and not ended:
+                problem = f"the list ended on page {number}, of {last_page}"
+            # A star that is taken back between two pages moves the first star of each later page out of sight.
+            for number, read in enumerate(responses[:-1] if self.prove and problem is None else (), start=1):
+                requests += 1
+                if pages.has_changed(number, read.etag, read.content):
+                    problem = "the list changed while it was read"
+                    break
+        except (ServiceUnavailableError, GitHubError) as error:
+            return UserList(seed, Outcome.UNKNOWN, str(error), seed.user_id, seed.login, requests=requests)
+        return partial.result(
+            user_id, login, has_more=has_more, requests=requests, etag=responses[0].etag, problem=problem
+        )
+
+    def _identify(self, seed: SeedUser) -> tuple[int, str] | UserList:
+        """Return the user's id and login, by a request if only the login is known; the list's result if that fails."""
+        if seed.user_id is not None:
+            return seed.user_id, seed.login
+        response = self.client.get(f"/users/{seed.login}")
+        account = response.payload if isinstance(response.payload, dict) else {}
+        user_id, login = number_of(account.get("id")), account.get("login")
+        if response.status == 200 and user_id is not None and isinstance(login, str):
+            return user_id, login
+        outcome, reason = classify_refusal(response)
+        return UserList(seed, outcome, reason, None, seed.login, requests=1)
+
+
+def _parse_entry(entry: Any) -> tuple[Any, Any, Any]:
+    repository, starred_at = subject_and_time(entry, "repo")
+    if not isinstance(repository, dict):
+        return None, None, None
+    return repository.get("id"), repository.get("full_name"), starred_at
+
+
+# -- by GraphQL --------------------------------------------------------------------------------------------------------
+
+
+class GraphQLStarred:
+    """Reads users' lists by GraphQL, many users per query.
+
+    Parameters
+    ----------
+    client : GitHubClient
+    max_pages : int
+        Maximum number of pages per user, the newest.
+    batch : QuerySize, optional
+        The size of queries that GitHub accepts.
+    in_flight : int
+        Number of concurrent queries.
+    """
+
+    def __init__(
+        self, client: GitHubClient, max_pages: int, *, batch: QuerySize | None = None, in_flight: int = 4
+    ) -> None:
+        self.client = client
+        self.max_pages = max_pages
+        self._lists: GraphQLLists[UserList] = GraphQLLists(client, starred_query, batch=batch, in_flight=in_flight)
+
+    def read(self, tasks: Iterable[StarredListTask], workers: int) -> Iterator[UserList]:
+        """Fill each query with the next pages of several users."""
+        return self._lists.read(
+            (_Starred(number, task, self.max_pages, self.client) for number, task in enumerate(tasks)), workers
+        )
+
+
+class _Starred(NewestFirstListing[UserList]):
+    """The list of one user."""
+
+    connection = "starredRepositories"
+    name_field = "nameWithOwner"
+
+    def __init__(self, key: int, task: StarredListTask, max_pages: int, client: GitHubClient) -> None:
+        super().__init__(key, max_pages * PER_PAGE, expected=1)
+        self.client = client
+        self.task = task
+        self.seed = task.seed
+        self.max_pages = max_pages
+        self.login = task.seed.login
+        self.has_moved = False
+        self.restarts = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        """Read from the newest star on."""
+        self.partial = _PartialList(self.task, self.max_pages)
+        self.restart(self.partial.progress)
+        self.expected = 1
+        self.user_id = self.seed.user_id
+
+    def subject(self) -> str:
+        return self.login
+
+    def is_whole(self, node: Any) -> bool:
+        has_owner = isinstance(node, Mapping) and number_of(node.get("databaseId")) is not None
+        return has_owner and super().is_whole(node)
+
+    def parse_page(self, node: Any) -> UserList | None:
+        user_id, login = int(node["databaseId"]), str(node.get("login"))
+        if self.seed.user_id is not None and user_id != self.seed.user_id:
+            return self._follow_rename("another user has this login now")
+        if self.user_id is not None and user_id != self.user_id:
+            # The login moved to another user between two pages.
+            self.restarts += 1
+            if self.restarts > MAX_RESTARTS:
+                return self.give_up("its login moved to another user while it was read")
+            self._begin()
+            return None
+        self.user_id = user_id
+        page = self.page_of(node)
+        ended = self.partial.add(
+            user_id,
+            login,
+            [(repo.get("databaseId"), repo.get("nameWithOwner"), starred_at) for repo, starred_at in page.entries],
+            total=page.total,
+            failed=page.failed,
+        )
+        self.expected = page.total
+        if page.has_more and page.end_cursor is not None:
+            self.cursors.append(page.end_cursor)
+        if page.has_more and not ended:
+            return None
+        # GitHub cuts very long lists, which it reports as over the limit.
+        has_more = page.has_more or bool(node[self.connection].get("isOverLimit"))
+        return self.partial.result(user_id, login, has_more=has_more, requests=self.requests)
+
+    def parse_refusal(self, kind: str, message: str) -> UserList | None:
+        if kind == "NOT_FOUND":
+            return self._follow_rename(message)
+        if kind == "FORBIDDEN":
+            return UserList(self.seed, Outcome.RESTRICTED, message, self.seed.user_id, self.login)
+        return None
+
+    def _follow_rename(self, message: str) -> UserList | None:
+        """Look up the present login by the user's id, and return None to read its list, or the result without one."""
+        gone = UserList(self.seed, Outcome.GONE, message, self.seed.user_id, self.login, requests=self.requests)
+        if self.seed.user_id is None or self.has_moved:
+            return gone
+        try:
+            response = self.client.get(f"/user/{self.seed.user_id}")
+        except (ServiceUnavailableError, GitHubError, BudgetSpentError, RateLimitedError) as error:
+            return replace(gone, outcome=Outcome.UNKNOWN, reason=str(error))
+        login = response.payload.get("login") if isinstance(response.payload, dict) else None
+        if response.status != 200 or not isinstance(login, str):
+            outcome, reason = classify_refusal(response)
+            return replace(gone, outcome=outcome, reason=reason)
+        # The list is read from its beginning, so that no star of the former login counts twice.
+        self.login, self.has_moved = login, True
+        self._begin()
+        return None
+
+    def give_up(self, reason: str) -> UserList:
+        return UserList(self.seed, Outcome.UNKNOWN, reason, self.seed.user_id, self.login, requests=self.requests)
+
+
+def starred_query(size: int) -> str:
+    """Return the query for a page of starred repositories of each of `size` users."""
+    stars = connection_field("starredRepositories", "nameWithOwner", more="isOverLimit ")
+    return batched_query(size, {"i": "String!", **PAGE_VARIABLES}, f"user(login: $i) {{ databaseId login {stars} }}")
+
+
+# -- by either ---------------------------------------------------------------------------------------------------------
+
+
+class StarredWithFallback:
+    """Reads users' lists by GraphQL, and by REST where the server or the token has no GraphQL.
+
+    Parameters
+    ----------
+    by_graphql, by_rest : StarredReader
+    """
+
+    def __init__(self, by_graphql: StarredReader, by_rest: StarredReader) -> None:
+        self.by_graphql = by_graphql
+        self.by_rest = by_rest
+
+    def read(self, tasks: Iterable[StarredListTask], workers: int) -> Iterator[UserList]:
+        """Read lists by GraphQL, and those that it has not returned by REST if there is no GraphQL."""
+        return read_with_fallback(
+            tasks,
+            lambda tasks: self.by_graphql.read(tasks, workers),
+            lambda tasks: self.by_rest.read(tasks, workers),
+            lambda task: task.seed.key,
+            lambda found: found.seed.key,
+        )

@@ -1,0 +1,190 @@
+"""What is known of users' lists: their states in Mongo, and segments, which hold the lists of some hundred users."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import polars as pl
+from pymongo.database import Database
+
+from gh_assets.errors import StoredDataError
+from gh_assets.github.outcomes import Outcome
+from gh_assets.schemas import STARRED
+from gh_assets.storage.consumer import Consumer
+from gh_assets.storage.messages import Message, versioned
+from gh_assets.storage.mongo import Collections
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SeedUser:
+    """A user whose list may be read.
+
+    Attributes
+    ----------
+    login : str
+    user_id : int or None
+        GitHub's database id, if it is known.
+    weight : int
+        Number of wanted repositories that the user is connected with: the highest are collected first.
+    """
+
+    login: str
+    user_id: int | None = None
+    weight: int = 1
+
+    @property
+    def key(self) -> int | str:
+        """Id of the user's state: the database id, or the login if that is unknown."""
+        return self.user_id if self.user_id is not None else f"login:{self.login.lower()}"
+
+
+@dataclass(frozen=True)
+class UserState:
+    """State of the list of one user; `user_id` is ``login:…`` for logins whose id is unknown.
+
+    ``proven`` and the fields after it have the meaning of those of `UserList`. Lists stored by a version without these
+    fields are not proven, and are read once more.
+    """
+
+    user_id: int | str
+    login: str
+    outcome: Outcome
+    reason: str | None = None
+    segment: str | None = None
+    stars: int = 0
+    complete: bool = False
+    max_pages: int = 0
+    etag: str | None = None
+    collected_at: dt.datetime | None = None
+    asked_at: dt.datetime | None = None
+    proven: bool = False
+    entries: int = 0
+    null_entries: int = 0
+    failed_entries: int = 0
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> UserState:
+        state = document["state"]
+        names = (name for name in cls.__dataclass_fields__ if name not in ("user_id", "outcome"))
+        fields = {name: state[name] for name in names if name in state}
+        return cls(user_id=document["_id"], outcome=Outcome(state["outcome"]), **fields)
+
+    def message(self) -> Message:
+        """Return the message that stores the state; of several, the one with the latest ``asked_at`` wins."""
+        assert self.asked_at is not None
+        value = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "user_id"}
+        value["outcome"] = self.outcome.value
+        return Message(update=versioned(Collections.STARRED_STATE, self.user_id, "state", value, self.asked_at))
+
+    @property
+    def holds_all_stars(self) -> bool:
+        """Whether the stored list has every star that the user had given when it was read."""
+        was_read = self.collected_at is not None and self.outcome is Outcome.OK
+        return was_read and self.complete and not self.null_entries and not self.failed_entries
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether the last attempt could not read the list, or could not prove it."""
+        return self.outcome is Outcome.UNKNOWN or (self.outcome is Outcome.OK and not self.proven)
+
+    def ends_early(self, max_pages: int) -> bool:
+        """Return whether the list was cut after fewer pages than `max_pages`."""
+        return not self.complete and self.max_pages < max_pages
+
+
+class StarredState:
+    """The states of all users' lists, and the users that were seen but not collected yet, in Mongo.
+
+    Parameters
+    ----------
+    database : pymongo.database.Database
+        Its collection ``starred_state`` has one document per user, by database id.
+    """
+
+    def __init__(self, database: Database[dict[str, Any]]) -> None:
+        self.collection = database[Collections.STARRED_STATE]
+        self._consumer = Consumer(database)
+
+    def load(self) -> dict[int | str, UserState]:
+        """Return all states by `UserState.user_id`."""
+        documents = self.collection.find({"state": {"$exists": True}}, {"state": 1})
+        return {document["_id"]: UserState.from_document(document) for document in documents}
+
+    def seeds(self) -> list[SeedUser]:
+        """Return the users that were seen."""
+        documents = self.collection.find({"seed": {"$exists": True}}, {"seed": 1})
+        return [SeedUser(d["seed"]["login"], d["_id"], int(d["seed"]["weight"])) for d in documents]
+
+    def save(self, states: Iterable[UserState]) -> None:
+        """Write states."""
+        self._consumer.apply(state.message() for state in states)
+
+    def remember_seeds(self, seeds: Iterable[SeedUser], seen_at: dt.datetime) -> None:
+        """Store users that were seen, for later runs."""
+        self._consumer.apply(
+            Message(
+                update=versioned(
+                    Collections.STARRED_STATE,
+                    seed.user_id,
+                    "seed",
+                    {"login": seed.login, "weight": seed.weight},
+                    seen_at,
+                )
+            )
+            for seed in seeds
+            if seed.user_id is not None
+        )
+
+
+class SegmentStore(Protocol):
+    """Storage of segments: immutable tables of schema `STARRED`."""
+
+    def write(self, name: str, table: pl.DataFrame) -> object:
+        """Write a new segment."""
+
+    def read(self, name: str) -> pl.DataFrame:
+        """Read a segment.
+
+        Raises
+        ------
+        StoredDataError
+            If it is damaged or missing.
+        """
+
+    def names(self) -> Iterable[str]:
+        """Return the names of all segments."""
+
+    def delete(self, name: str) -> None:
+        """Delete a segment."""
+
+
+class StoredLists:
+    """Reads stored lists. Lists of one segment that are read one after another cost one reading of it."""
+
+    def __init__(self, segments: SegmentStore) -> None:
+        self.segments = segments
+        self._name: str | None = None
+        self._lists: dict[int, pl.DataFrame] = {}
+
+    def read(self, state: UserState) -> pl.DataFrame | None:
+        """Return a user's list of schema `STARRED`; None if it was never read, or is lost."""
+        if state.collected_at is None:
+            return None
+        if state.segment is None:
+            return STARRED.empty()
+        if state.segment != self._name:
+            try:
+                stored = self.segments.read(state.segment)
+            except StoredDataError as error:
+                logger.warning("%s The lists of its users are read again.", error)
+                stored = STARRED.empty()
+            parts = stored.partition_by("user_id", as_dict=True, maintain_order=True)
+            self._lists = {int(key[0]): rows for key, rows in parts.items()}
+            self._name = state.segment
+        return self._lists.get(state.user_id) if isinstance(state.user_id, int) else None
