@@ -10,7 +10,7 @@ from typing import Any
 
 from gh_assets.collector.collection import STAR_EVENTS_ASSET
 from gh_assets.collector.pipeline import CollectionState, RepositoryState
-from gh_assets.collector.star_sources.starred import StarredState
+from gh_assets.collector.star_sources.starred_state import StarredState
 from gh_assets.errors import ModelNotFoundError
 from gh_assets.github.ledger import MongoLedger
 from gh_assets.github.outcomes import Outcome

@@ -32,13 +32,7 @@ import gh_assets.collector.star_sources.stargazers as sources_module
 import gh_assets.embedded.standin.app as standin_module
 from gh_assets.collector.pipeline import CollectionReport, CollectionState
 from gh_assets.collector.repositories import KnownRepositories, collect_repositories
-from gh_assets.collector.star_sources.base import (
-    CollectionTask,
-    Page,
-    RepositoryRef,
-    StarCollection,
-    StarRows,
-)
+from gh_assets.collector.star_sources.base import CollectionTask, Page, RepositoryRef, StarCollection, StarRows
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
 from gh_assets.collector.star_sources.stargazers import RestStargazers
 from gh_assets.embedded.standin.app import Standin
@@ -296,16 +290,19 @@ def test_pages_of_long_repositories_are_safe_before_the_run_ends(serve_world, co
     _, url = serve_world(world)
     pages: list[int] = []
 
+    def watched(task: CollectionTask) -> CollectionTask:
+        add = task.checkpoint.add
+
+        def add_and_count(source: str, number: int, page: Page, rows: StarRows) -> None:
+            add(source, number, page, rows)
+            pages.append(collecting.state.pages.count_documents({}))
+
+        task.checkpoint.add = add_and_count  # type: ignore[method-assign]
+        return task
+
     class Watched(RestStargazers):
-        def _collect(self, work: CollectionTask) -> StarCollection:
-            add = work.checkpoint.add
-
-            def watched(source: str, number: int, page: Page, rows: StarRows) -> None:
-                add(source, number, page, rows)
-                pages.append(collecting.state.pages.count_documents({}))
-
-            work.checkpoint.add = watched  # type: ignore[method-assign]
-            return super()._collect(work)
+        def collect(self, tasks: Iterable[CollectionTask], workers: int) -> Iterator[StarCollection]:
+            return super().collect(map(watched, tasks), workers)
 
     with client_of(url, "token") as client:
         collecting.run(refs(world), Watched(client, 30), max_pages=30)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from gh_assets.collector.pipeline import CollectionReport, CollectionState, collect_stargazers
-from gh_assets.collector.star_sources.base import (
-    RepositoryRef,
-    RestStargazers,
-    StarSource,
-)
+from gh_assets.collector.star_sources.base import RepositoryRef, StarSource
+from gh_assets.collector.star_sources.stargazers import RestStargazers
 from gh_assets.embedded.standin.world import World
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.outcomes import Outcome

@@ -26,9 +26,9 @@ from gh_assets.collector.star_sources.merging import ListReading, collection_fro
 from gh_assets.collector.star_sources.rest_pages import RestPages, subject_and_time
 from gh_assets.errors import GitHubError, ServiceUnavailableError
 from gh_assets.github.client import GitHubClient
-from gh_assets.github.responses import GitHubResponse
 from gh_assets.github.list_reading import are_null_entries_plausible, number_of
 from gh_assets.github.outcomes import Outcome
+from gh_assets.github.responses import GitHubResponse
 from gh_assets.local.concurrency import map_bounded
 
 REST_PAGES = 400

@@ -22,10 +22,10 @@ from gh_assets.collector.star_sources.rest_pages import RestPages, subject_and_t
 from gh_assets.collector.star_sources.starred_state import SeedUser
 from gh_assets.errors import BudgetSpentError, GitHubError, RateLimitedError, ServiceUnavailableError
 from gh_assets.github.client import GitHubClient
-from gh_assets.github.responses import GitHubResponse
 from gh_assets.github.graphql import GraphQLLists, QuerySize, batched_query
 from gh_assets.github.list_reading import Progress, by_position, number_of
 from gh_assets.github.outcomes import Outcome
+from gh_assets.github.responses import GitHubResponse
 from gh_assets.github.times import parse_times
 from gh_assets.local.concurrency import map_bounded
 from gh_assets.schemas import STARRED
