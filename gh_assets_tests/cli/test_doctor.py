@@ -11,7 +11,7 @@ from gh_assets.cli import main
 from gh_assets_tests.support.commands import let_go
 
 
-def test_doctor_finds_what_is_wrong(
+def test_doctor_reports_each_failing_service(
     fresh_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(["doctor", "--json"])

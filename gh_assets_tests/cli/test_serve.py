@@ -1,4 +1,4 @@
-"""`gh-assets serve` as people start it: a process that says where it is, logs JSON, and ends when it is asked to."""
+"""Tests of `gh-assets serve`, started as a process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def environment(served_home: ServedHome, **more: str) -> dict[str, str]:
 def started(
     served_home: ServedHome, *arguments: str, **more: str
 ) -> Iterator[tuple[subprocess.Popen[str], str, list[str]]]:
-    """The process, its address, and what it logs."""
+    """Start the server; yield the process, its address, and the lines that it logs."""
     process = subprocess.Popen(
         [COMMAND, "serve", "--port", "0", *arguments],
         env=environment(served_home, **more),
@@ -60,8 +60,8 @@ def ready(url: str) -> bool:
     return requests.get(f"{url}/readyz", timeout=10).status_code == 200
 
 
-@pytest.mark.parametrize("how", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
-def test_requests_that_have_begun_are_answered_when_it_is_ended(served_home: ServedHome, how: signal.Signals) -> None:
+@pytest.mark.parametrize("signal_number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
+def test_running_requests_are_answered_on_shutdown(served_home: ServedHome, signal_number: signal.Signals) -> None:
     with started(served_home, GH_ASSETS_LIVE_REQUESTS="0") as (process, url, lines):
         until(lambda: ready(url))
         answers: list[Any] = []
@@ -69,7 +69,7 @@ def test_requests_that_have_begun_are_answered_when_it_is_ended(served_home: Ser
         def ask(user: int) -> None:
             answers.append(requests.get(f"{url}/api/v1/users/person-{user}/recommendations", timeout=30))
 
-        # One whose body is still on its way when the end is asked for.
+        # The body of this request is incomplete when the shutdown begins.
         host, port = url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=20) as stream:
             body = json.dumps({"repositories": ["painters/painting-0"], "n": 3}).encode()
@@ -80,7 +80,7 @@ def test_requests_that_have_begun_are_answered_when_it_is_ended(served_home: Ser
                 thread.start()
             for thread in threads:
                 thread.join()
-            process.send_signal(how)
+            process.send_signal(signal_number)
             until(lambda: any("Shutting down" in line or "Waiting" in line for line in list(lines)))
             stream.sendall(body[5:])
             received = b""
@@ -89,7 +89,7 @@ def test_requests_that_have_begun_are_answered_when_it_is_ended(served_home: Ser
         assert received.startswith(b"HTTP/1.1 200")
         assert received.endswith(b"}")
         assert [answer.status_code for answer in answers] == [200] * 8
-        assert process.wait(30) in (0, -how)
+        assert process.wait(30) in (0, -signal_number)
     logged = [json.loads(line) for line in lines if line.startswith("{")]
     assert {"time", "level", "logger", "event"} <= set(logged[0])
     assert any(line["event"] == "serving" and line["model"] == "hybrid 1" for line in logged)
@@ -97,34 +97,34 @@ def test_requests_that_have_begun_are_answered_when_it_is_ended(served_home: Ser
     assert all(line.startswith(("{", "Serving on")) for line in lines), "nothing else is printed"
 
 
-def test_killed_and_started_again_it_serves_the_same(served_home: ServedHome) -> None:
+def test_restarted_server_serves_the_same_results(served_home: ServedHome) -> None:
     path = "/api/v1/users/person-11/recommendations"
-    found = []
+    actual = []
     for _ in range(2):
         with started(served_home, GH_ASSETS_LIVE_REQUESTS="0") as (process, url, _lines):
             until(lambda url=url: ready(url))
-            found.append(requests.get(url + path, timeout=30).json())
+            actual.append(requests.get(url + path, timeout=30).json())
             process.send_signal(signal.SIGKILL)
             process.wait(30)
-    assert found[0] == found[1]
+    assert actual[0] == actual[1]
 
 
-def test_a_port_that_is_taken_is_one_clear_error(served_home: ServedHome) -> None:
+def test_occupied_port_is_one_clear_error(served_home: ServedHome) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        told = subprocess.run(
+        done = subprocess.run(
             [COMMAND, "serve", "--port", str(port)],
             env=environment(served_home),
             capture_output=True,
             text=True,
             cwd=served_home.folder,
         )
-    assert told.returncode == 1
-    assert told.stderr.strip().endswith(f"Cannot listen on 127.0.0.1 port {port}: Address already in use.")
-    assert "Traceback" not in told.stderr
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith(f"Cannot listen on 127.0.0.1 port {port}: Address already in use.")
+    assert "Traceback" not in done.stderr
 
 
-def test_listening_to_others_without_a_key_is_said(served_home: ServedHome) -> None:
+def test_listening_on_all_interfaces_without_a_key_is_warned_about(served_home: ServedHome) -> None:
     with started(served_home, "--host", "0.0.0.0", GH_ASSETS_LIVE_REQUESTS="0") as (_, url, lines):
         assert "without a key" in lines[0]
         address = url.replace("0.0.0.0", "127.0.0.1")

@@ -1,4 +1,4 @@
-"""The trainer under `torchrun`: two processes, one model, which the asset takes over."""
+"""Tests of the trainer under `torchrun`: two processes train one model, which the asset takes over."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_two_processes_register_one_model(fresh_home: Path) -> None:
 
 
 @pytest.mark.slow
-def test_without_torchrun_it_says_how_to_start_it() -> None:
+def test_start_without_torchrun_is_explained() -> None:
     done = subprocess.run(
         [BIN / "python", "-m", "gh_assets.cli.train_together"], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
@@ -59,7 +59,7 @@ def test_without_torchrun_it_says_how_to_start_it() -> None:
     assert "start it with torchrun" in done.stderr
 
 
-def test_each_process_has_a_gpu_of_its_own_and_too_many_are_refused(
+def test_each_process_gets_its_own_gpu_and_more_processes_are_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chosen: list[int] = []

@@ -1,4 +1,4 @@
-"""The command that people type, in a process or in this one."""
+"""The command, run in a new process or in this one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ USERS, REPOS = 160, 45
 
 
 def write_stars(path: Path) -> pl.DataFrame:
-    """Users with tastes; some repositories have more than a page of stargazers."""
+    """Write stars of users with three tastes; some repositories have more than a page of stargazers."""
     rng = np.random.default_rng(3)
     rows = []
     for user in range(USERS):
@@ -56,16 +56,16 @@ def run_json(home: Path, *arguments: str) -> dict[str, Any]:
 
 
 def answer_json(home: Path, *arguments: str) -> dict[str, Any]:
-    """What `run_json` gives, by the command in this process: without the seconds that a new one needs to start."""
-    said = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said):
+    """Return what `run_json` returns, from the command in this process, which saves the start of a new one."""
+    output = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(output):
         patch.setenv("GH_ASSETS_HOME", str(home))
         main([*arguments, "--json"])
-    return json.loads(said.getvalue())
+    return json.loads(output.getvalue())
 
 
 def stored_file(home: Path, bucket: str, name: str) -> Path:
-    """Where the embedded bucket of a home keeps the content of an object."""
+    """Return the path of an object's content in the embedded bucket of a home."""
     with closing(sqlite3.connect(f"file:{home}/bucket/index.sqlite?mode=ro", uri=True)) as index:
         (file,) = index.execute("SELECT file FROM objects WHERE bucket = ? AND name = ?", (bucket, name)).fetchone()
     return home / "bucket" / "content" / file[:2] / file
@@ -79,11 +79,11 @@ def let_go(home: Path) -> None:
 
 
 def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    """Run the command in this process; gives its exit code and the one line that it said."""
+    """Run a command that fails in this process; return its exit code and its message on stderr."""
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     captured = capsys.readouterr()
-    assert captured.out == "", "results go to stdout, and there is none"
+    assert captured.out == "", "a command that fails prints no result"
     lines = [line for line in captured.err.splitlines() if line.startswith(("Error", "Usage"))]
     assert len(lines) == 1, captured.err
     assert "Traceback" not in captured.err

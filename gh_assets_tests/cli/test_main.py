@@ -1,0 +1,135 @@
+"""Tests of the command as a whole: usage, homes, disks and Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gh_assets.cli import main
+from gh_assets_tests.conftest import SETTINGS
+from gh_assets_tests.support.commands import fails, let_go, write_stars
+from gh_assets_tests.support.dagster_dev import ROOT
+
+STOPPED = "Stopped. What was collected is kept; run again to go on."
+
+
+def started(home: Path, *arguments: str, **options: object) -> subprocess.Popen[str]:
+    """Start the command as a shell does, as the leader of its own process group."""
+    environment = {name: value for name, value in os.environ.items() if name not in SETTINGS}
+    environment |= {"GH_ASSETS_HOME": str(home)} | dict(options.pop("environment", {}))  # type: ignore[call-overload]
+    return subprocess.Popen(
+        [sys.executable, "-m", "gh_assets", *arguments],
+        env=environment,
+        cwd=home.parent,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},  # type: ignore[call-overload]
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments", [["recommend"], ["recommend", "a", "--repos", "b/c"], ["run", "--max-pages", "0"], ["nonsense"]]
+)
+def test_wrong_usage_is_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "Error:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["status"], ["run"], ["recommend", "octocat"], ["models", "list"], ["data", "backup", "x"]]
+)
+@pytest.mark.parametrize("below", ["", "inner/home"])
+def test_home_that_is_a_file_is_explained(
+    arguments: list[str],
+    below: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setenv("GH_ASSETS_HOME", str(tmp_path / "file" / below))
+    monkeypatch.chdir(tmp_path)
+    code, said = fails(arguments, capsys)
+    assert code == 1
+    assert "GH_ASSETS_HOME" in said
+    assert "folder that you can write to" in said
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_read_only_home_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GH_ASSETS_HOME", str(tmp_path))
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # root may write everywhere
+    code, said = fails(["status"], capsys)
+    assert code == 1
+    assert "cannot be written to" in said
+
+
+def test_unwritable_output_is_one_sentence(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        process = started(tmp_path / "home", "doctor", "--settings", stdout=full)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert said.startswith("Error: The disk is full")
+    assert said.count("\n") == 1
+
+
+def test_full_disk_is_one_sentence_and_the_next_command_works(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))  # noqa: E731
+    process = started(home, "status", preexec_fn=limit)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 1
+    assert "Traceback" not in said
+    assert said.startswith("Error: ")
+    again = started(home, "status", "--json")
+    shown, said = again.communicate(timeout=120)
+    let_go(home)
+    assert again.returncode == 0, said
+    assert json.loads(shown)["stars"] == 0
+
+
+def test_ctrl_c_during_a_run_is_one_sentence(tmp_path: Path) -> None:
+    write_stars(tmp_path / "stars.parquet")
+    home = tmp_path / "home"
+    process = started(home, "run", "--stars", "stars.parquet", "--epochs", "2")
+    assert process.stderr is not None
+    said = ""
+    while "users: 1" not in said:
+        line = process.stderr.readline()
+        assert line, said
+        said += line
+    os.killpg(process.pid, signal.SIGINT)
+    rest = process.communicate(timeout=60)[1]
+    let_go(home)
+    assert process.returncode == 1
+    assert rest.strip().endswith(STOPPED)
+    assert "Traceback" not in rest
+
+
+def test_ctrl_c_while_modules_are_loaded_is_one_sentence(tmp_path: Path) -> None:
+    """Loading the modules takes most of a second, in which Python itself would print a stack trace."""
+    (tmp_path / "interrupted.py").write_text(
+        "import builtins\nload = builtins.__import__\n"
+        "def interrupted(name, *rest):\n"
+        "    if name == 'rich.console': raise KeyboardInterrupt\n"
+        "    return load(name, *rest)\n"
+        "builtins.__import__ = interrupted\n"
+        "from gh_assets.__main__ import main\nmain()\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "interrupted.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr.strip()) == (1, STOPPED)

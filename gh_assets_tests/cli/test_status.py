@@ -1,0 +1,52 @@
+"""Tests of `gh-assets status`."""
+
+from __future__ import annotations
+
+import pytest
+
+from gh_assets.cli import main
+from gh_assets_tests.support.chain_runs import ChainRun
+from gh_assets_tests.support.commands import answer_json, run_json
+
+
+def test_status_has_the_figures_of_the_file(chain_run: ChainRun) -> None:
+    status = run_json(chain_run.home, "status")
+    repos, users = chain_run.stars["repo"].n_unique(), chain_run.stars["login"].n_unique()
+    assert (status["repos"], status["partitions"], status["users"]) == (repos, repos, users)
+    assert status["stars"] == chain_run.stars.height
+    assert status["matrix"] == {"rows": users, "cols": repos, "nnz": chain_run.stars.height}
+    assert status["partition_outcomes"] == {"ok": repos}
+    assert status["runs"] == {"SUCCESS": 2}
+    models = {model["name"]: model for model in status["models"]}
+    baselines = models.keys() - {"recvae", "hybrid"}
+    assert len(baselines) <= 1
+    assert all(models[name]["score"] > models["hybrid"]["score"] for name in baselines), "only where it is the best"
+    hybrid, model = models["hybrid"], models["recvae"]
+    assert sum("champion" in entry["aliases"] for entry in status["models"]) == 1
+    assert {"name", "tag", "score", "metric", "time", "object", "size"} <= model.keys()
+    assert (model["name"], model["metric"]) == ("recvae", "ndcg@100")
+    assert (hybrid["name"], hybrid["metric"]) == ("hybrid", "ndcg@100")
+    assert {"ndcg@100", "popularity ndcg@100"} <= model["metrics"].keys()
+    assert {"ndcg@100", "recvae ndcg@100", "ease ndcg@100"} <= hybrid["metrics"].keys()
+    # After four epochs, RecVAE may not be the best model.
+    assert set(chain_run.first["run"]["checks_failed"]) <= {"leaderboard: recvae_is_the_best"}
+
+
+def test_run_and_status_explain_which_model_serves(
+    chain_run: ChainRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = chain_run.first["serving"]
+    champion = next(model for model in chain_run.first["models"] if "champion" in model["aliases"])
+    assert (told["model"], told["champion"]) == (f"{champion['name']} {champion['version']}", True)
+    assert told["outcome"] == "promoted"
+    assert f"{told['model']} is better than popularity for" in told["why"]
+    assert "was ahead of" in told["decision"]
+    assert told["newest"] == f"{chain_run.first['models'][0]['name']} 1"
+    now = answer_json(chain_run.home, "status")["serving"]
+    assert now.keys() == told.keys()
+    assert now["model"] == told["model"]
+    monkeypatch.setenv("GH_ASSETS_HOME", str(chain_run.home))
+    main(["status"])
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert f"serves {told['model']} (the champion):" in said
+    assert f"newest model {told['newest']}:" in said
