@@ -1,1 +1,1 @@
-"""A small Cloud Storage of one home: Google's JSON API over files, for nobody but who has the home's token."""
+"""The embedded Cloud Storage of a home: Google's JSON API over files, protected by a token."""

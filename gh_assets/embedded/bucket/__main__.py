@@ -1,4 +1,4 @@
-"""The bucket's process: ``python -m gh_assets.embedded.bucket``, as `gh_assets.embedded.servers` starts it."""
+"""The process of the embedded Cloud Storage, which `gh_assets.embedded.servers` starts."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from gh_assets.local.home import keep_private
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Cloud Storage of one home")
     parser.add_argument("--fd", type=int, required=True, help="descriptor of the listening socket")
-    parser.add_argument("--folder", type=Path, required=True, help="where buckets lie")
-    parser.add_argument("--old-folder", type=Path, required=True, help="where version 0.x had them")
-    parser.add_argument("--token-file", type=Path, required=True, help="file with the token that requests carry")
+    parser.add_argument("--folder", type=Path, required=True, help="folder of the buckets")
+    parser.add_argument("--old-folder", type=Path, required=True, help="folder of the buckets of version 0.x")
+    parser.add_argument("--token-file", type=Path, required=True, help="file with the bearer token of requests")
     options = parser.parse_args(arguments)
     keep_private()
     files = Files(options.folder)
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lifespan="off",
         timeout_graceful_shutdown=2,
     )
-    # Not by uvicorn's own `fd`, which takes every socket for one of the kind that has no Nagle's delays to turn off.
+    # uvicorn's own option `fd` assumes a Unix socket, for which it does not disable Nagle's algorithm.
     uvicorn.Server(config).run([socket.socket(fileno=options.fd)])
     files.close()
     return 0

@@ -1,7 +1,7 @@
-"""The homes of version 0.x kept their buckets in folders of fake-gcs-server: its objects are taken over once.
+"""Adoption of the buckets of version 0.x, which were folders of fake-gcs-server.
 
-Its layout: ``gcs/BUCKET/NAME``, the name as it is; what is said of an object stands in the file's extended attribute
-``user.metadata`` as JSON.
+Their layout is ``gcs/BUCKET/NAME``; the description of an object is JSON in the extended attribute ``user.metadata`` of
+its file.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from gh_assets.embedded.bucket.files import Draft, Entry, Files, encoded
 
 
 def adopt(files: Files, old: Path) -> int:
-    """Take over what lies in a folder of fake-gcs-server, which is then removed; gives how many objects it was.
+    """Adopt the objects of a folder of fake-gcs-server, remove the folder, and return the number of objects.
 
-    The files are linked. Cut off at any moment, it can be done again.
+    Files are linked, not copied. An interrupted adoption can be repeated.
     """
     if not old.is_dir():
         return 0
@@ -38,34 +38,34 @@ def adopt(files: Files, old: Path) -> int:
 def _entry(folder: Path, path: Path) -> Entry:
     status = path.stat()
     written = _text(dt.datetime.fromtimestamp(status.st_mtime, dt.UTC))
-    said = _reported(path)
-    if not said.get("Crc32c") or not said.get("Md5Hash"):
+    attributes = _attributes(path)
+    if not attributes.get("Crc32c") or not attributes.get("Md5Hash"):
         draft = Draft.of(path)
-        said |= {"Crc32c": encoded(draft.crc32c.to_bytes(4, "big")), "Md5Hash": encoded(draft.md5.digest())}
-    properties: dict[str, Any] = {"contentType": said.get("ContentType") or "application/octet-stream"}
-    if said.get("Metadata"):
-        properties["metadata"] = said["Metadata"]
+        attributes |= {"Crc32c": encoded(draft.crc32c.to_bytes(4, "big")), "Md5Hash": encoded(draft.md5.digest())}
+    properties: dict[str, Any] = {"contentType": attributes.get("ContentType") or "application/octet-stream"}
+    if attributes.get("Metadata"):
+        properties["metadata"] = attributes["Metadata"]
     return Entry(
         bucket=folder.name,
         name=path.relative_to(folder).as_posix(),
-        generation=int(said.get("Generation") or status.st_mtime_ns // 1000),
+        generation=int(attributes.get("Generation") or status.st_mtime_ns // 1000),
         metageneration=1,
         size=status.st_size,
-        crc32c=said["Crc32c"],
-        md5=said["Md5Hash"],
-        created=said.get("Created") or written,
-        updated=said.get("Updated") or written,
+        crc32c=attributes["Crc32c"],
+        md5=attributes["Md5Hash"],
+        created=attributes.get("Created") or written,
+        updated=attributes.get("Updated") or written,
         properties=properties,
         file=secrets.token_hex(16),
     )
 
 
-def _reported(path: Path) -> dict[str, Any]:
+def _attributes(path: Path) -> dict[str, Any]:
     try:
-        found = orjson.loads(os.getxattr(path, "user.metadata"))
-    except (OSError, AttributeError, orjson.JSONDecodeError):  # a file system or a platform without attributes
+        attributes = orjson.loads(os.getxattr(path, "user.metadata"))
+    except (OSError, AttributeError, orjson.JSONDecodeError):  # a file system or platform without attributes
         return {}
-    return found if isinstance(found, dict) else {}
+    return attributes if isinstance(attributes, dict) else {}
 
 
 def _text(moment: dt.datetime) -> str:

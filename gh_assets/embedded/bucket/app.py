@@ -1,6 +1,6 @@
-"""The HTTP side: what Google's client, dagster-gcp and pyarrow use of Cloud Storage's JSON API.
+"""The HTTP interface: the part of Cloud Storage's JSON API that Google's client, dagster-gcp and pyarrow use.
 
-https://cloud.google.com/storage/docs/json_api/v1. Answers and errors have the shape of Google's own.
+https://cloud.google.com/storage/docs/json_api/v1. Responses and errors have the form of Google's.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from gh_assets.embedded.bucket.files import BucketError, Entry, Files, Preconditions, encoded, not_found
+from gh_assets.embedded.bucket.files import BucketError, Draft, Entry, Files, Preconditions, encoded, not_found
 from gh_assets.embedded.bucket.uploads import Session, Sessions
 
 MAX_IN_MEMORY = 128 << 20
-"""Bytes of an upload in one request of several parts; longer ones are to be resumable, as all clients make them."""
+"""Maximum bytes of an upload in one request; clients use resumable uploads for more."""
 
 MAX_DESCRIPTION = 1 << 20
-"""Bytes of JSON in a request."""
+"""Maximum bytes of JSON in a request."""
 
 PART = 1 << 20
-"""Bytes of content that are sent at once."""
+"""Bytes of content that are processed at once."""
 
-_OWN_NAMES = {"127.0.0.1", "localhost"}
+_HOSTS = {"127.0.0.1", "localhost"}
 
 _BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 
 
 @dataclass(frozen=True)
 class Call:
-    """A request, taken apart.
+    """A parsed request.
 
     Attributes
     ----------
     method : str
     path : tuple of str
-        Its parts, decoded: the name of an object is one of them, whatever it holds.
+        Decoded parts of the path; the name of an object is one part, even with slashes.
     query : dict of str
     request : Request
     """
@@ -60,7 +60,7 @@ class Call:
     request: Request
 
     def number(self, name: str) -> int | None:
-        """An integer of the query."""
+        """Return an integer parameter of the query, or None."""
         text = self.query.get(name)
         if text is None:
             return None
@@ -70,27 +70,33 @@ class Call:
             raise BucketError(400, "invalid", f"Invalid value for {name}: {text!r}.") from None
 
     def conditions(self, prefix: str = "if") -> Preconditions:
-        """Those of the query; those on a source begin with ``ifSource``."""
+        """Return the preconditions of the query; the prefix of those on a source is ``ifSource``."""
         names = ("GenerationMatch", "GenerationNotMatch", "MetagenerationMatch", "MetagenerationNotMatch")
         return Preconditions(*(self.number(prefix + name) for name in names))
 
     async def description(self) -> dict[str, Any]:
-        """The JSON that came with it.
+        """Read the JSON object in the body.
 
         Raises
         ------
         BucketError
-            400 if it is none, 413 if it is too long.
+            400 if it is not a JSON object, 413 if it is too long.
         """
         return _description(await self.content(MAX_DESCRIPTION))
 
-    async def content(self, most: int) -> bytes:
-        """All that came with it."""
+    async def content(self, limit: int) -> bytes:
+        """Read the body.
+
+        Raises
+        ------
+        BucketError
+            413 if it has more than `limit` bytes.
+        """
         parts, size = [], 0
         async for part in self.request.stream():
             size += len(part)
-            if size > most:
-                raise BucketError(413, "uploadTooLarge", f"More than {most:,} bytes in one request.")
+            if size > limit:
+                raise BucketError(413, "uploadTooLarge", f"More than {limit:,} bytes in one request.")
             parts.append(part)
         return b"".join(parts)
 
@@ -102,46 +108,46 @@ class BucketServer:
     ----------
     files : Files
     token : str
-        What every request has to carry as a bearer token.
+        Bearer token that every request needs.
     """
 
     def __init__(self, files: Files, token: str) -> None:
         self.files = files
         self.sessions = Sessions(files.uploads)
-        self._wanted = f"Bearer {token}".encode()
+        self._authorization = f"Bearer {token}".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         request = Request(scope, receive)
         try:
-            self._admit(request)
-            answer = await self._answered(_call(request))
+            self._authorize(request)
+            response = await self._dispatch(_call(request))
         except BucketError as error:
-            answer = _refusal(error)
+            response = _error_response(error)
         except ClientDisconnect:
             return
         except OSError as error:
-            # A full disk, above all: Google's clients try again after a 503.
-            answer = _refusal(BucketError(503, "backendError", f"The disk: {error.strerror}."))
-        await answer(scope, receive, send)
+            # Usually a full disk; Google's clients retry after a 503.
+            response = _error_response(BucketError(503, "backendError", f"The disk: {error.strerror}."))
+        await response(scope, receive, send)
 
-    def _admit(self, request: Request) -> None:
-        """Let a request in that knows the token, and was meant for us: a page in a browser has neither.
+    def _authorize(self, request: Request) -> None:
+        """Check the token, and that the request does not come from a page in a browser.
 
         Raises
         ------
         BucketError
             401 or 403.
         """
-        named = urlsplit(f"//{request.headers.get('host', '')}").hostname
-        if named not in _OWN_NAMES or "origin" in request.headers:
+        host = urlsplit(f"//{request.headers.get('host', '')}").hostname
+        if host not in _HOSTS or "origin" in request.headers:
             raise BucketError(403, "forbidden", "This server is for programs of this machine only.")
-        given = request.headers.get("authorization", "").encode("utf-8", "surrogateescape")
-        if not hmac.compare_digest(given, self._wanted):
+        authorization = request.headers.get("authorization", "").encode("utf-8", "surrogateescape")
+        if not hmac.compare_digest(authorization, self._authorization):
             raise BucketError(401, "required", "The request needs the bearer token of this home.")
 
-    async def _answered(self, call: Call) -> Response:
+    async def _dispatch(self, call: Call) -> Response:
         match call.path:
             case ("storage", "v1", "b"):
                 return await self._buckets(call)
@@ -163,8 +169,8 @@ class BucketServer:
                 return await self._object(call, bucket, name)
             case ("download", "storage", "v1", "b", bucket, "o", name) if call.method in ("GET", "HEAD"):
                 return self._content(call, bucket, name)
-            case ("storage", "v1", "b", bucket, "o", name, "rewriteTo" | "copyTo" as how, "b", other, "o", target):
-                return await self._copy(call, (bucket, name), (other, target), how)
+            case ("storage", "v1", "b", bucket, "o", name, "rewriteTo" | "copyTo" as method, "b", other, "o", target):
+                return await self._copy(call, (bucket, name), (other, target), method)
             case ("storage", "v1", "b", bucket, "o", name, "compose"):
                 return await self._compose(call, bucket, name)
         raise BucketError(404, "notFound", "Not Found")
@@ -174,9 +180,9 @@ class BucketServer:
     async def _buckets(self, call: Call) -> Response:
         if call.method == "GET":
             prefix = call.query.get("prefix", "")
-            found = [_bucket(name, made) for name, made in self.files.buckets() if name.startswith(prefix)]
-            return _json({"kind": "storage#buckets", "items": found})
-        _only(call, "POST")
+            items = [_bucket(name, created) for name, created in self.files.buckets() if name.startswith(prefix)]
+            return _json({"kind": "storage#buckets", "items": items})
+        _check_method(call, "POST")
         name = (await call.description()).get("name")
         if not isinstance(name, str) or not _BUCKET_NAME.fullmatch(name):
             raise BucketError(400, "invalid", f"Invalid bucket name: {name!r}")
@@ -186,16 +192,16 @@ class BucketServer:
         if call.method == "DELETE":
             await run_in_threadpool(self.files.delete_bucket, name)
             return Response(status_code=204)
-        _only(call, "GET")
+        _check_method(call, "GET")
         return _json(_bucket(name, self.files.bucket(name)))
 
     # -- objects ---------------------------------------------------------------------------------------------------
 
     async def _list(self, call: Call, bucket: str) -> Response:
-        _only(call, "GET")
+        _check_method(call, "GET")
         query = call.query
         prefix, delimiter, end = query.get("prefix", ""), query.get("delimiter", ""), query.get("endOffset", "")
-        most = min(call.number("maxResults") or 1000, 1000)
+        limit = min(call.number("maxResults") or 1000, 1000)
         items: list[dict[str, Any]] = []
         folders: dict[str, None] = {}
         last, token = "", None
@@ -208,7 +214,7 @@ class BucketServer:
             if folder is not None and (folder in folders or (after and after.startswith(folder))):
                 last = entry.name
                 continue
-            if len(items) + len(folders) >= most:
+            if len(items) + len(folders) >= limit:
                 token = last
                 break
             if folder is None:
@@ -224,8 +230,8 @@ class BucketServer:
             case "GET" | "HEAD":
                 if call.query.get("alt") == "media":
                     return self._content(call, bucket, name)
-                found = self.files.find(bucket, name, call.conditions(), call.number("generation"))
-                return _json(_object(found, _address(call)))
+                entry = self.files.find(bucket, name, call.conditions(), call.number("generation"))
+                return _json(_object(entry, _address(call)))
             case "DELETE":
                 await run_in_threadpool(self.files.delete, bucket, name, call.conditions(), call.number("generation"))
                 return Response(status_code=204)
@@ -238,7 +244,7 @@ class BucketServer:
                     )
                 )
                 return _json(_object(changed, _address(call)))
-        raise BucketError(405, "methodNotAllowed", f"{call.method} is not for objects.")
+        raise BucketError(405, "methodNotAllowed", f"Objects do not support {call.method}.")
 
     def _content(self, call: Call, bucket: str, name: str) -> Response:
         while True:
@@ -248,12 +254,12 @@ class BucketServer:
                 break
             except FileNotFoundError:
                 if self.files.find(bucket, name, Preconditions()) == entry:
-                    file = BytesIO()  # lost, and not replaced meanwhile
+                    file = BytesIO()  # the file is missing, although the object has not been replaced
                     break
         try:
-            size = file.seek(0, os.SEEK_END)  # less than the entry says, if the file is damaged
+            size = file.seek(0, os.SEEK_END)  # differs from that of the entry if the file is damaged
             if size == 0 < entry.size:
-                # Clients find damage by the checksum, but those of an answer without content do not look at it.
+                # Clients detect damage by the checksum, but do not verify it for a response without content.
                 file, size = BytesIO(b"\0"), 1
             first, last, status = _range(call.request.headers, size)
             headers = {
@@ -280,41 +286,42 @@ class BucketServer:
             raise
         return StreamingResponse(_pieces(file, first, last), status, headers)
 
-    async def _copy(self, call: Call, source: tuple[str, str], target: tuple[str, str], how: str) -> Response:
-        _only(call, "POST")
-        given = await call.description()
+    async def _copy(self, call: Call, source: tuple[str, str], target: tuple[str, str], method: str) -> Response:
+        _check_method(call, "POST")
+        description = await call.description()
         conditions, source_conditions = call.conditions(), call.conditions("ifSource")
         generation = call.number("sourceGeneration")
 
         def copy() -> Entry:
-            found = self.files.find(*source, source_conditions, generation)
-            properties = _properties(given) or found.properties
-            return self.files.copy(found, *target, properties, conditions)
+            entry = self.files.find(*source, source_conditions, generation)
+            properties = _properties(description) or entry.properties
+            return self.files.copy(entry, *target, properties, conditions)
 
-        made = _object(await run_in_threadpool(copy), _address(call))
-        if how == "copyTo":
-            return _json(made)
-        size = made["size"]
-        done = {"done": True, "objectSize": size, "totalBytesRewritten": size, "resource": made}
+        resource = _object(await run_in_threadpool(copy), _address(call))
+        if method == "copyTo":
+            return _json(resource)
+        size = resource["size"]
+        done = {"done": True, "objectSize": size, "totalBytesRewritten": size, "resource": resource}
         return _json({"kind": "storage#rewriteResponse", **done})
 
     async def _compose(self, call: Call, bucket: str, name: str) -> Response:
-        _only(call, "POST")
-        given = await call.description()
+        _check_method(call, "POST")
+        description = await call.description()
         conditions = call.conditions()
-        sources = given.get("sourceObjects")
+        sources = description.get("sourceObjects")
         if not isinstance(sources, list) or not 1 <= len(sources) <= 32:
             raise BucketError(400, "invalid", "Compose takes 1 to 32 sourceObjects.")
 
         def compose() -> Entry:
-            found = []
-            for one in sources:
-                wanted = (one.get("objectPreconditions") or {}).get("ifGenerationMatch")
-                of = Preconditions(generation=None if wanted is None else int(wanted))
-                generation = one.get("generation")
-                found.append(self.files.find(bucket, one["name"], of, None if generation is None else int(generation)))
-            draft = self.files.draft(part for one in found for part in _content_of(self.files, one))
-            properties = _properties(given.get("destination") or {})
+            entries = []
+            for source in sources:
+                expected = (source.get("objectPreconditions") or {}).get("ifGenerationMatch")
+                condition = Preconditions(generation=None if expected is None else int(expected))
+                generation = source.get("generation")
+                number = None if generation is None else int(generation)
+                entries.append(self.files.find(bucket, source["name"], condition, number))
+            draft = self.files.draft(part for entry in entries for part in _content_of(self.files, entry))
+            properties = _properties(description.get("destination") or {})
             return self.files.store(bucket, name, draft, properties, conditions)
 
         return _json(_object(await run_in_threadpool(compose), _address(call)))
@@ -323,11 +330,11 @@ class BucketServer:
 
     async def _upload(self, call: Call, bucket: str) -> Response:
         if "upload_id" in call.query:
-            return await self._continued(call, bucket)
-        _only(call, "POST")
+            return await self._continue_upload(call, bucket)
+        _check_method(call, "POST")
         kind = call.query.get("uploadType", "media")
         if kind == "resumable":
-            return await self._begun(call, bucket)
+            return await self._begin_upload(call, bucket)
         if kind == "media":
             properties: dict[str, Any] = {}
             body = await call.content(MAX_IN_MEMORY)
@@ -348,48 +355,36 @@ class BucketServer:
 
         return _json(_object(await run_in_threadpool(store), _address(call)))
 
-    async def _begun(self, call: Call, bucket: str) -> Response:
-        given = await call.description()
-        if "contentType" not in given and "x-upload-content-type" in call.request.headers:
-            given["contentType"] = call.request.headers["x-upload-content-type"]
+    async def _begin_upload(self, call: Call, bucket: str) -> Response:
+        description = await call.description()
+        if "contentType" not in description and "x-upload-content-type" in call.request.headers:
+            description["contentType"] = call.request.headers["x-upload-content-type"]
         self.files.bucket(bucket)
-        session = Session(bucket, _name(call, given), _properties(given), call.conditions())
+        session = Session(bucket, _name(call, description), _properties(description), call.conditions())
         key = await run_in_threadpool(self.sessions.begin, session)
         query = f"uploadType=resumable&upload_id={key}"
-        place = f"{_address(call)}/upload/storage/v1/b/{quote(bucket)}/o?{query}"
-        return Response(headers={"location": place, "x-guploader-uploadid": key})
+        location = f"{_address(call)}/upload/storage/v1/b/{quote(bucket)}/o?{query}"
+        return Response(headers={"location": location, "x-guploader-uploadid": key})
 
-    async def _continued(self, call: Call, bucket: str) -> Response:
-        """One more piece of a resumable upload, or the question how far it is."""
+    async def _continue_upload(self, call: Call, bucket: str) -> Response:
+        """Receive the next chunk of a resumable upload, or report its progress."""
         key = call.query["upload_id"]
         if call.method == "DELETE":
-            await run_in_threadpool(self.sessions.end, key)
+            await run_in_threadpool(self.sessions.cancel, key)
             return Response(status_code=499)
-        _only(call, "PUT", "POST")
+        _check_method(call, "PUT", "POST")
         if (result := await run_in_threadpool(self.sessions.result, key)) is not None:
             async for _ in call.request.stream():
-                pass  # a piece that is sent again, because the answer was lost
+                pass  # a chunk that the client repeats, because it did not receive the response
             return _json(result)
         session, draft = await run_in_threadpool(self.sessions.find, key)
         if session.bucket != bucket:
             raise not_found("The upload")
         first, last, total = _content_range(call.request.headers)
-        if first is None or first <= draft.size:
-            known = 0 if first is None else draft.size - first  # that many bytes are here already
-            gathered = bytearray()
-            async for part in call.request.stream():
-                gathered += part[known:] if first is not None else b""
-                known = max(known - len(part), 0)
-                if len(gathered) >= PART:
-                    await run_in_threadpool(draft.append, bytes(gathered))
-                    gathered.clear()
-            await run_in_threadpool(draft.append, bytes(gathered))
-        else:
-            raise BucketError(
-                400, "invalid", f"The upload has {draft.size} bytes so far: byte {first} comes too early."
-            )
+        if first is not None:
+            await _receive_chunk(call, draft, first)
         if total is None and last is None:
-            total = draft.size  # all in one request, without a word on ranges
+            total = draft.size  # the whole content in one request, without ranges
         if total is None or draft.size < total:
             headers = {"range": f"bytes=0-{draft.size - 1}"} if draft.size else {}
             return Response(status_code=308, headers=headers)
@@ -397,112 +392,130 @@ class BucketServer:
             raise BucketError(400, "invalid", f"The upload has {draft.size} bytes, more than the {total} announced.")
 
         def store() -> dict[str, Any]:
-            whole = self.sessions.finish(key, draft, self.files.place())
-            entry = self.files.store(session.bucket, session.name, whole, session.properties, session.conditions)
-            made = _object(entry, _address(call))
-            self.sessions.keep_result(key, made)
-            return made
+            complete = self.sessions.finish(key, draft, self.files.new_path())
+            entry = self.files.store(session.bucket, session.name, complete, session.properties, session.conditions)
+            resource = _object(entry, _address(call))
+            self.sessions.keep_result(key, resource)
+            return resource
 
         return _json(await run_in_threadpool(store))
+
+
+async def _receive_chunk(call: Call, draft: Draft, first: int) -> None:
+    """Append a chunk that begins at byte `first`, without the bytes that the draft already has."""
+    if first > draft.size:
+        raise BucketError(400, "invalid", f"The upload has {draft.size} bytes so far: byte {first} comes too early.")
+    known = draft.size - first
+    received = bytearray()
+    async for part in call.request.stream():
+        received += part[known:]
+        known = max(known - len(part), 0)
+        if len(received) >= PART:
+            await run_in_threadpool(draft.append, bytes(received))
+            received.clear()
+    await run_in_threadpool(draft.append, bytes(received))
 
 
 def _call(request: Request) -> Call:
     raw = request.scope.get("raw_path") or request.scope["path"].encode()
     path = raw.split(b"?")[0].decode("ascii", "strict").strip("/")
     parts = [unquote(part, errors="strict") for part in path.split("/")]
-    given = parse_qs(request.scope["query_string"].decode("ascii"), keep_blank_values=True, errors="strict")
-    return Call(request.method, tuple(parts), {name: values[-1] for name, values in given.items()}, request)
+    query = parse_qs(request.scope["query_string"].decode("ascii"), keep_blank_values=True, errors="strict")
+    return Call(request.method, tuple(parts), {name: values[-1] for name, values in query.items()}, request)
 
 
-def _only(call: Call, *methods: str) -> None:
+def _check_method(call: Call, *methods: str) -> None:
     if call.method not in methods:
-        raise BucketError(405, "methodNotAllowed", f"{call.method} is not for this address.")
+        raise BucketError(405, "methodNotAllowed", f"This address does not support {call.method}.")
 
 
-def _name(call: Call, given: Mapping[str, Any]) -> str:
-    name = call.query.get("name") or given.get("name")
+def _name(call: Call, description: Mapping[str, Any]) -> str:
+    name = call.query.get("name") or description.get("name")
     if not isinstance(name, str) or not 0 < len(name.encode()) <= 1024 or "\r" in name or "\n" in name:
-        raise BucketError(400, "invalid", "An object's name has 1 to 1024 bytes of UTF-8, and no line ends.")
+        raise BucketError(400, "invalid", "An object's name has 1 to 1024 bytes of UTF-8 and no line breaks.")
     return name
 
 
-_KEPT = ("contentType", "contentEncoding", "contentDisposition", "contentLanguage", "cacheControl", "customTime")
+_PROPERTIES = (
+    *("contentType", "contentEncoding", "contentDisposition", "contentLanguage", "cacheControl", "customTime"),
+    *("metadata", "crc32c", "md5Hash"),
+)
 
 
-def _properties(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a client may say of an object."""
-    kept = {name: given[name] for name in (*_KEPT, "metadata", "crc32c", "md5Hash") if name in given}
-    metadata = kept.get("metadata")
+def _properties(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the properties of an object that a client can set."""
+    properties = {name: description[name] for name in _PROPERTIES if name in description}
+    metadata = properties.get("metadata")
     if metadata is not None and not (
         isinstance(metadata, dict) and all(isinstance(value, str | None) for value in metadata.values())
     ):
-        raise BucketError(400, "invalid", "metadata has to be an object of texts.")
-    return kept
+        raise BucketError(400, "invalid", "metadata must be an object of strings.")
+    return properties
 
 
 def _description(content: bytes) -> dict[str, Any]:
     try:
-        given = orjson.loads(content or b"{}")
+        description = orjson.loads(content or b"{}")
     except orjson.JSONDecodeError as error:
         raise BucketError(400, "parseError", f"The request's JSON cannot be read: {error}.") from None
-    if not isinstance(given, dict):
-        raise BucketError(400, "parseError", "The request's JSON is no object.")
-    return given
+    if not isinstance(description, dict):
+        raise BucketError(400, "parseError", "The request's JSON is not an object.")
+    return description
 
 
 _BOUNDARY = re.compile(r'boundary="?([^";]+)"?', re.IGNORECASE)
 
 
 def _parts(content_type: str, body: bytes) -> tuple[dict[str, Any], bytes, str | None]:
-    """Description, content and content type of a ``multipart/related`` body of two parts.
+    """Return description, content and content type of a ``multipart/related`` body.
 
     Raises
     ------
     BucketError
-        400 if it is none.
+        400 if it does not have two parts.
     """
-    wrong = BucketError(400, "badRequest", "An upload of the type multipart has two parts: JSON, and the content.")
-    found = _BOUNDARY.search(content_type)
-    if not content_type.lower().startswith("multipart/related") or found is None:
-        raise wrong
-    mark = b"--" + found[1].encode()
+    invalid = BucketError(400, "badRequest", "An upload of the type multipart has two parts: JSON and the content.")
+    boundary = _BOUNDARY.search(content_type)
+    if not content_type.lower().startswith("multipart/related") or boundary is None:
+        raise invalid
+    mark = b"--" + boundary[1].encode()
     begin = body.find(mark)
     middle = body.find(b"\r\n" + mark, begin + len(mark))
     end = body.rfind(b"\r\n" + mark + b"--")
     if min(begin, middle, end) < 0 or middle >= end:
-        raise wrong
+        raise invalid
     first, second = body[begin + len(mark) : middle], memoryview(body)[middle + 2 + len(mark) : end]
     _, _, description = first.partition(b"\r\n\r\n")
     head = bytes(second[: 1 << 14]).find(b"\r\n\r\n")
     if head < 0:
-        raise wrong
+        raise invalid
     lines = bytes(second[:head]).decode("latin-1").split("\r\n")
     types = [line.split(":", 1)[1].strip() for line in lines if line.lower().startswith("content-type:")]
     return _description(description), bytes(second[head + 4 :]), types[0] if types else None
 
 
 def _range(headers: Headers, size: int) -> tuple[int, int, int]:
-    """First byte, byte behind the last, and status of an answer; a range that is malformed is overlooked.
+    """Return start and end of the requested bytes, and the status of the response; malformed ranges are ignored.
 
     Raises
     ------
     BucketError
-        416 if it lies behind the end.
+        416 if the range begins after the end.
     """
-    found = re.fullmatch(r"bytes=(\d*)-(\d*)", headers.get("range", "").replace(" ", ""))
-    if found is None or not (found[1] or found[2]):
+    requested = re.fullmatch(r"bytes=(\d*)-(\d*)", headers.get("range", "").replace(" ", ""))
+    if requested is None or not (requested[1] or requested[2]):
         return 0, size, 200
-    if not found[1]:
-        first, last = max(size - int(found[2]), 0), size
+    if not requested[1]:
+        first, last = max(size - int(requested[2]), 0), size
     else:
-        first, last = int(found[1]), min(int(found[2]) + 1, size) if found[2] else size
+        first, last = int(requested[1]), min(int(requested[2]) + 1, size) if requested[2] else size
     if first >= size:
         raise BucketError(416, "requestedRangeNotSatisfiable", "The requested range cannot be satisfied.")
     return first, last, 206
 
 
 def _content_range(headers: Headers) -> tuple[int | None, int | None, int | None]:
-    """First and last byte of a piece (None: none is sent), and the total (None: not known yet).
+    """Return first and last byte of a chunk (first is None if none is sent) and the total (None if unknown).
 
     Raises
     ------
@@ -512,20 +525,20 @@ def _content_range(headers: Headers) -> tuple[int | None, int | None, int | None
     text = headers.get("content-range")
     if text is None:
         return 0, None, None
-    found = re.fullmatch(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)", text.strip())
-    if found is None:
+    match = re.fullmatch(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)", text.strip())
+    if match is None:
         raise BucketError(400, "invalid", f"Invalid Content-Range: {text!r}.")
-    first, last = (int(found[1]), int(found[2])) if found[1] else (None, -1)
-    return first, last, None if found[3] == "*" else int(found[3])
+    first, last = (int(match[1]), int(match[2])) if match[1] else (None, -1)
+    return first, last, None if match[3] == "*" else int(match[3])
 
 
 def _content_of(files: Files, entry: Entry) -> Iterator[bytes]:
-    """The content of an object, piece by piece.
+    """Yield the content of an object in parts.
 
     Raises
     ------
     BucketError
-        500 if it is not what was stored: damage is not to be copied under a checksum that fits it.
+        500 if the checksum does not match, so that damage is not copied with a valid checksum.
     """
     crc32c = 0
     with files.open(entry) as file:
@@ -547,7 +560,7 @@ async def _pieces(file: BinaryIO, first: int, last: int) -> AsyncIterator[bytes]
             yield part
 
 
-# -- what answers look like ------------------------------------------------------------------------------------------
+# -- responses -------------------------------------------------------------------------------------------------------
 
 
 def _address(call: Call) -> str:
@@ -555,18 +568,18 @@ def _address(call: Call) -> str:
 
 
 def _bucket(name: str, created: str) -> dict[str, Any]:
-    described = {"kind": "storage#bucket", "id": name, "name": name, "timeCreated": created, "updated": created}
-    return described | {"metageneration": "1", "location": "US", "locationType": "region", "storageClass": "STANDARD"}
+    resource = {"kind": "storage#bucket", "id": name, "name": name, "timeCreated": created, "updated": created}
+    return resource | {"metageneration": "1", "location": "US", "locationType": "region", "storageClass": "STANDARD"}
 
 
 def _object(entry: Entry, address: str) -> dict[str, Any]:
-    place = f"/storage/v1/b/{quote(entry.bucket)}/o/{quote(entry.name, safe='')}"
+    path = f"/storage/v1/b/{quote(entry.bucket)}/o/{quote(entry.name, safe='')}"
     metadata = entry.properties.get("metadata")
     return {
         "kind": "storage#object",
         "id": f"{entry.bucket}/{entry.name}/{entry.generation}",
-        "selfLink": address + place,
-        "mediaLink": f"{address}/download{place}?generation={entry.generation}&alt=media",
+        "selfLink": address + path,
+        "mediaLink": f"{address}/download{path}?generation={entry.generation}&alt=media",
         "name": entry.name,
         "bucket": entry.bucket,
         "generation": str(entry.generation),
@@ -591,8 +604,8 @@ def _json(content: Mapping[str, Any]) -> Response:
     return Response(orjson.dumps(content), media_type="application/json; charset=UTF-8")
 
 
-def _refusal(error: BucketError) -> Response:
-    # What else a stranger sends on this connection is not read.
+def _error_response(error: BucketError) -> Response:
+    # The rest of an unauthorized or too large request is not read.
     headers = {"connection": "close"} if error.status in (401, 403, 413) else {}
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"

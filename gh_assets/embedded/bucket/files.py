@@ -1,8 +1,8 @@
 """Buckets and objects on disk: an index in SQLite, and one file for the content of each object.
 
-No part of a request ever becomes a part of a path: the files have random names. A file is written and synced before the
-index names it and removed after the index has forgotten it, so that an object is there as a whole or not at all,
-whatever ends the process. A file that no entry names is left of such an end, and goes at the next start.
+Files have random names, so that no part of a request becomes part of a path. A file is written and synced before it is
+added to the index, and removed after it is removed from the index, so that an object exists as a whole or not at all,
+whenever the process ends. Files that are not in the index are removed at the next start.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import google_crc32c
 import orjson
 
 SESSION_SECONDS = 7 * 86_400
-"""An upload that was begun can be continued for this long, as at Google."""
+"""Time for which an upload can be continued, as at Google."""
 
 FOLDERS = 256
 
@@ -40,7 +40,7 @@ CREATE TABLE IF NOT EXISTS objects (
 
 
 class BucketError(Exception):
-    """A refusal, as Google words it: an HTTP status, a reason and a sentence."""
+    """An error response of Cloud Storage: an HTTP status, a reason and a message."""
 
     def __init__(self, status: int, reason: str, message: str) -> None:
         super().__init__(message)
@@ -54,12 +54,12 @@ def not_found(what: str) -> BucketError:
 
 @dataclass(frozen=True)
 class Preconditions:
-    """What must hold of the present object for a request to be carried out (``ifGenerationMatch`` and so on).
+    """Conditions of a request on the present object (``ifGenerationMatch`` and so on).
 
     Attributes
     ----------
     generation, generation_not, metageneration, metageneration_not : int or None
-        None: anything. The generation 0 stands for no object.
+        None for no condition. The generation 0 means that the object does not exist.
     """
 
     generation: int | None = None
@@ -68,12 +68,12 @@ class Preconditions:
     metageneration_not: int | None = None
 
     def check(self, found: Entry | None, *, reading: bool = False) -> None:
-        """Compare them with an object.
+        """Check the conditions on an object.
 
         Raises
         ------
         BucketError
-            412 if one does not hold; 304 if it is one of "not", and the object is only to be read.
+            412 if a condition does not hold; 304 if it is one of "not" and the object is only read.
         """
         generation, metageneration = (found.generation, found.metageneration) if found else (0, 0)
         if self.generation not in (None, generation) or self.metageneration not in (None, metageneration):
@@ -86,7 +86,7 @@ class Preconditions:
 
 @dataclass(frozen=True)
 class Entry:
-    """An object, as the index has it. `properties` are the fields that a client may set, by Google's names."""
+    """The index entry of an object. `properties` are the fields that clients can set, by Google's names."""
 
     bucket: str
     name: str
@@ -103,7 +103,7 @@ class Entry:
 
 @dataclass
 class Draft:
-    """Content on its way to the disk, with its checksums."""
+    """A file that is being written, with its checksums."""
 
     path: Path
     size: int = 0
@@ -111,7 +111,7 @@ class Draft:
     md5: Any = field(default_factory=lambda: hashlib.md5(usedforsecurity=False))
 
     def append(self, content: bytes) -> None:
-        """Add content at the end; what a full disk cut off in the middle is taken away again."""
+        """Append content; a partial write, as on a full disk, is undone."""
         try:
             with self.path.open("ab") as file:
                 file.write(content)
@@ -121,14 +121,14 @@ class Draft:
         self.count(content)
 
     def count(self, content: bytes) -> None:
-        """Take content into account that was appended to the file."""
+        """Add content to size and checksums."""
         self.size += len(content)
         self.crc32c = google_crc32c.extend(self.crc32c, content)
         self.md5.update(content)
 
     @classmethod
     def of(cls, path: Path) -> Draft:
-        """One that an earlier process began."""
+        """Continue a file of an earlier process."""
         draft = cls(path)
         with path.open("rb") as file:
             while part := file.read(1 << 20):
@@ -138,7 +138,7 @@ class Draft:
 
 @dataclass(frozen=True)
 class Content:
-    """A file whose checksums are known."""
+    """A complete file, with its checksums."""
 
     path: Path
     size: int
@@ -147,18 +147,18 @@ class Content:
 
 
 class Files:
-    """All buckets of a home. May be used by any number of threads of one process.
+    """All buckets of a home, for any number of threads of one process.
 
     Parameters
     ----------
     folder : Path
-        Made if need be. One process at a time may use it.
+        Created if needed. Only one process at a time may use it.
     """
 
     def __init__(self, folder: Path) -> None:
         self.content, self.uploads = folder / "content", folder / "uploads"
-        for made in (folder, self.content, self.uploads):
-            made.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for path in (folder, self.content, self.uploads):
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
         for number in range(FOLDERS):
             (self.content / f"{number:02x}").mkdir(exist_ok=True, mode=0o700)
         self._lock = threading.Lock()
@@ -176,26 +176,26 @@ class Files:
     # -- buckets ---------------------------------------------------------------------------------------------------
 
     def create_bucket(self, name: str) -> str:
-        """Create a bucket; gives the time of it.
+        """Create a bucket, and return the time of its creation.
 
         Raises
         ------
         BucketError
-            409 if there is one of that name.
+            409 if it exists.
         """
         created = _now()
-        with self._changing() as index:
+        with self._transaction() as index:
             if index.execute("INSERT OR IGNORE INTO buckets VALUES (?, ?)", (name, created)).rowcount == 0:
                 raise BucketError(409, "conflict", "Your previous request to create the named bucket succeeded.")
         return created
 
     def bucket(self, name: str) -> str:
-        """When a bucket was created.
+        """Return the time at which a bucket was created.
 
         Raises
         ------
         BucketError
-            404 if there is none.
+            404 if it does not exist.
         """
         with self._lock:
             return self._bucket(name)
@@ -207,7 +207,7 @@ class Files:
         return str(row[0])
 
     def buckets(self) -> list[tuple[str, str]]:
-        """Names and times of creation of all buckets, in order."""
+        """Return names and times of creation of all buckets, sorted by name."""
         with self._lock:
             return list(self._index.execute("SELECT name, created FROM buckets ORDER BY name"))
 
@@ -217,9 +217,9 @@ class Files:
         Raises
         ------
         BucketError
-            404 if there is none, 409 if objects are in it.
+            404 if it does not exist, 409 if it is not empty.
         """
-        with self._changing() as index:
+        with self._transaction() as index:
             self._bucket(name)
             if index.execute("SELECT 1 FROM objects WHERE bucket = ? LIMIT 1", (name,)).fetchone():
                 raise BucketError(409, "conflict", "The bucket you tried to delete is not empty.")
@@ -228,51 +228,52 @@ class Files:
     # -- objects ---------------------------------------------------------------------------------------------------
 
     def find(self, bucket: str, name: str, conditions: Preconditions, generation: int | None = None) -> Entry:
-        """The object of a name, to be read.
+        """Return an object to read.
 
         Raises
         ------
         BucketError
-            404 if it or its bucket is not there, or has another generation; 412 or 304 by the preconditions.
+            404 if the bucket or the object does not exist, or it has another generation; 412 or 304 if a precondition
+            does not hold.
         """
         with self._lock:
-            found = self._found(bucket, name)
-        conditions.check(found, reading=True)
-        return _present(found, bucket, name, generation)
+            entry = self._entry(bucket, name)
+        conditions.check(entry, reading=True)
+        return _existing(entry, bucket, name, generation)
 
-    def _changeable(self, bucket: str, name: str, conditions: Preconditions, generation: int | None) -> Entry:
-        found = self._found(bucket, name)
-        conditions.check(found)
-        return _present(found, bucket, name, generation)
+    def _find_to_change(self, bucket: str, name: str, conditions: Preconditions, generation: int | None) -> Entry:
+        entry = self._entry(bucket, name)
+        conditions.check(entry)
+        return _existing(entry, bucket, name, generation)
 
-    def _found(self, bucket: str, name: str) -> Entry | None:
+    def _entry(self, bucket: str, name: str) -> Entry | None:
         row = self._index.execute("SELECT * FROM objects WHERE bucket = ? AND name = ?", (bucket, name)).fetchone()
         if row is None:
             self._bucket(bucket)
-        return None if row is None else _entry(row)
+        return None if row is None else _entry_of(row)
 
     def open(self, entry: Entry) -> BinaryIO:
-        """An object's content, to be read. Content that is replaced meanwhile stays readable by it.
+        """Open the content of an object. It stays readable while the object is replaced or deleted.
 
         Raises
         ------
         FileNotFoundError
-            If the object was replaced or deleted since it was found, or its file is lost.
+            If the object has been replaced or deleted, or its file is missing.
         """
         return self.path(entry).open("rb")
 
     def path(self, entry: Entry) -> Path:
-        """Where an object's content lies."""
+        """Return the path of an object's content."""
         return self.content / entry.file[:2] / entry.file
 
     def entries(self, bucket: str, prefix: str, start: str, after: str) -> Iterator[Entry]:
-        """The objects whose names begin with `prefix`, in order of their names.
+        """Yield the objects whose names begin with `prefix`, sorted by name.
 
         Parameters
         ----------
         bucket, prefix : str
         start, after : str
-            Only names that are not before `start`, and are behind `after`; empty: all.
+            Lower bounds of the names, inclusive and exclusive; empty for none.
         """
         with self._lock:
             self._bucket(bucket)
@@ -284,7 +285,7 @@ class Files:
                 query = f"SELECT * FROM objects WHERE bucket = ? AND {rest} ORDER BY name LIMIT 1000"  # noqa: S608
                 rows = self._index.execute(query, (bucket, first)).fetchall()
             for row in rows:
-                entry = _entry(row)
+                entry = _entry_of(row)
                 if not entry.name.startswith(prefix):
                     return
                 yield entry
@@ -292,14 +293,14 @@ class Files:
                 return
             first, rest = rows[-1][1], "name > ?"
 
-    def place(self) -> Path:
-        """Where content may lie that is to become an object."""
+    def new_path(self) -> Path:
+        """Return an unused path for the content of an object."""
         name = secrets.token_hex(16)
         return self.content / name[:2] / name
 
     def draft(self, parts: Iterable[bytes]) -> Draft:
-        """A file of content that is to become an object."""
-        draft = Draft(self.place())
+        """Write content to a file."""
+        draft = Draft(self.new_path())
         try:
             for part in parts:
                 draft.append(part)
@@ -311,28 +312,31 @@ class Files:
     def store(
         self, bucket: str, name: str, draft: Draft, properties: Mapping[str, Any], conditions: Preconditions
     ) -> Entry:
-        """Make a draft the object of a name, in one step. The draft is gone if that is refused.
+        """Create or replace an object atomically by a draft, which is deleted if that fails.
 
         Raises
         ------
         BucketError
-            404 if there is no such bucket, 412 by the preconditions, 400 if a checksum in `properties` is another.
+            404 if there is no such bucket, 412 if a precondition does not hold, 400 if a checksum in `properties`
+            does not match.
         """
         content = Content(draft.path, draft.size, encoded(draft.crc32c.to_bytes(4, "big")), encoded(draft.md5.digest()))
-        draft.path.touch(0o600)  # there is no file yet of an object without content
+        draft.path.touch(0o600)  # a draft without content has no file yet
         return self._commit(bucket, name, content, properties, conditions)
 
     def copy(
         self, source: Entry, bucket: str, name: str, properties: Mapping[str, Any], conditions: Preconditions
     ) -> Entry:
-        """Make the content of an object another object's, too. It is linked: damage stays what it is, and is found.
+        """Create or replace an object by the content of another one.
+
+        The file is linked, with its recorded checksums, so that damage to the source is detected in the copy.
 
         Raises
         ------
         BucketError
-            As `store` does; 404 if the source has been replaced or deleted meanwhile.
+            As `store`; 404 if the source has been replaced or deleted.
         """
-        path = self.place()
+        path = self.new_path()
         try:
             path.hardlink_to(self.path(source))
         except FileNotFoundError:
@@ -349,19 +353,19 @@ class Files:
                     raise BucketError(400, "invalid", f"Provided {key} {properties[key]!r} doesn't match {value!r}.")
             sync(content.path)
             sync(content.path.parent)
-            own = {key: value for key, value in properties.items() if key not in ("crc32c", "md5Hash")}
+            kept = {key: value for key, value in properties.items() if key not in ("crc32c", "md5Hash")}
             now = _now()
-            with self._changing() as index:
-                replaced = self._found(bucket, name)
+            with self._transaction() as index:
+                replaced = self._entry(bucket, name)
                 conditions.check(replaced)
                 self._newest = generation = max(self._newest + 1, time.time_ns() // 1000)
                 checksums = content.size, content.crc32c, content.md5
-                entry = Entry(bucket, name, generation, 1, *checksums, now, now, own, content.path.name)
+                entry = Entry(bucket, name, generation, 1, *checksums, now, now, kept, content.path.name)
                 _put(index, entry)
         except BaseException:
             content.path.unlink(missing_ok=True)
             raise
-        self._forget(replaced)
+        self._delete_file(replaced)
         return entry
 
     def update(
@@ -374,17 +378,17 @@ class Files:
         *,
         whole: bool,
     ) -> Entry:
-        """Change what is said of an object: all of it, or (of `metadata`, key by key) only what is given.
+        """Replace the properties of an object if `whole`, otherwise only the given ones (`metadata` by key).
 
         Raises
         ------
         BucketError
-            404 if it is not there, 412 by the preconditions.
+            404 if it does not exist, 412 if a precondition does not hold.
         """
-        with self._changing() as index:
-            found = self._changeable(bucket, name, conditions, generation)
-            merged = dict(properties) if whole else _merged(found.properties, properties)
-            entry = replace(found, metageneration=found.metageneration + 1, updated=_now(), properties=merged)
+        with self._transaction() as index:
+            present = self._find_to_change(bucket, name, conditions, generation)
+            merged = dict(properties) if whole else _merged(present.properties, properties)
+            entry = replace(present, metageneration=present.metageneration + 1, updated=_now(), properties=merged)
             _put(index, entry)
         return entry
 
@@ -394,22 +398,22 @@ class Files:
         Raises
         ------
         BucketError
-            404 if it is not there, 412 by the preconditions.
+            404 if it does not exist, 412 if a precondition does not hold.
         """
-        with self._changing() as index:
-            found = self._changeable(bucket, name, conditions, generation)
+        with self._transaction() as index:
+            entry = self._find_to_change(bucket, name, conditions, generation)
             index.execute("DELETE FROM objects WHERE bucket = ? AND name = ?", (bucket, name))
-        self._forget(found)
+        self._delete_file(entry)
 
     def adopt(self, buckets: Mapping[str, str], objects: list[tuple[Entry, Path]]) -> None:
-        """Take over buckets and objects of another program: their files are linked, not copied.
+        """Add buckets and objects of another program by links to their files; idempotent.
 
-        An object that is here already is left alone, so that it can be done again after it was cut off.
+        Objects that exist already do not change.
         """
-        with self._changing() as index:
+        with self._transaction() as index:
             index.executemany("INSERT OR IGNORE INTO buckets VALUES (?, ?)", list(buckets.items()))
             for entry, path in objects:
-                if self._found(entry.bucket, entry.name) is None:
+                if self._entry(entry.bucket, entry.name) is None:
                     self.path(entry).hardlink_to(path)
                     self.path(entry).chmod(0o600)
                     _put(index, entry)
@@ -418,7 +422,7 @@ class Files:
                 sync(self.content / f"{number:02x}")
 
     @contextmanager
-    def _changing(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
             try:
                 self._index.execute("BEGIN IMMEDIATE")
@@ -429,12 +433,12 @@ class Files:
                     self._index.execute("ROLLBACK")
                 raise
 
-    def _forget(self, entry: Entry | None) -> None:
+    def _delete_file(self, entry: Entry | None) -> None:
         if entry is not None:
             self.path(entry).unlink(missing_ok=True)
 
     def _sweep(self) -> None:
-        """Remove files that no entry names, and uploads that nobody continues."""
+        """Remove files that are not in the index, and expired uploads."""
         known = {str(row[0]) for row in self._index.execute("SELECT file FROM objects")}
         for folder in self.content.iterdir():
             for path in folder.iterdir():
@@ -447,16 +451,16 @@ class Files:
                     path.unlink()
 
 
-def _present(found: Entry | None, bucket: str, name: str, generation: int | None) -> Entry:
-    if found is None or generation not in (None, found.generation):
+def _existing(entry: Entry | None, bucket: str, name: str, generation: int | None) -> Entry:
+    if entry is None or generation not in (None, entry.generation):
         raise BucketError(404, "notFound", f"No such object: {bucket}/{name}")
-    return found
+    return entry
 
 
 _COLUMNS = tuple(column.name for column in fields(Entry))
 
 
-def _entry(row: tuple[Any, ...]) -> Entry:
+def _entry_of(row: tuple[Any, ...]) -> Entry:
     values = dict(zip(_COLUMNS, row, strict=True))
     return Entry(**values | {"properties": orjson.loads(values["properties"])})
 
@@ -469,7 +473,7 @@ def _put(index: sqlite3.Connection, entry: Entry) -> None:
 
 
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """Properties after a PATCH: null takes a key away."""
+    """Return the properties after a PATCH, in which null removes a key."""
     merged = dict(old)
     for key, value in new.items():
         if key == "metadata" and isinstance(value, Mapping):
@@ -487,12 +491,12 @@ def _now() -> str:
 
 
 def encoded(digest: bytes) -> str:
-    """A checksum as Cloud Storage writes it."""
+    """Return a checksum in the form of Cloud Storage, base64."""
     return base64.b64encode(digest).decode()
 
 
 def sync(path: Path) -> None:
-    """Bring a file, or a folder's list of files, to the disk."""
+    """Flush a file, or the entries of a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,6 +1,6 @@
-"""Resumable uploads: begun, continued piece by piece, also by the next process after a kill.
+"""Resumable uploads, which can be continued by the next process after a kill.
 
-What became of one that is finished is kept as long as the others: a client whose last answer was lost asks for it.
+The result of a finished upload is kept as long as unfinished ones, for clients that did not receive the last response.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import orjson
 from gh_assets.embedded.bucket.files import Draft, Preconditions, not_found, sync
 
 RESULT = "result"
-"""The only field of the description of an upload that is finished."""
+"""The only field in the description of a finished upload."""
 
 
 @dataclass(frozen=True)
 class Session:
-    """What is known of an upload when it begins."""
+    """The description of an upload at its start."""
 
     bucket: str
     name: str
@@ -33,12 +33,12 @@ class Session:
 
 
 class Sessions:
-    """The uploads that have begun.
+    """All uploads.
 
     Parameters
     ----------
     folder : Path
-        Two files each: the description, and what has arrived.
+        Holds two files per upload: its description and its content.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -47,25 +47,25 @@ class Sessions:
         self._lock = threading.Lock()
 
     def begin(self, session: Session) -> str:
-        """Begin an upload; gives the key by which it is continued."""
+        """Begin an upload, and return its key."""
         key = secrets.token_hex(16)
         (self.folder / key).touch(0o600)
-        described = self.folder / f"{key}.json"
-        described.write_bytes(orjson.dumps(asdict(session)))
-        sync(described)
+        description = self.folder / f"{key}.json"
+        description.write_bytes(orjson.dumps(asdict(session)))
+        sync(description)
         sync(self.folder)
         return key
 
     def find(self, key: str) -> tuple[Session, Draft]:
-        """An upload, and what has arrived of it.
+        """Return an unfinished upload and the content received so far.
 
         Raises
         ------
         BucketError
-            404 if there is none of that key, or it is finished.
+            404 if there is no unfinished upload with this key.
         """
-        described = self._described(key)
-        if RESULT in described:
+        description = self._description(key)
+        if RESULT in description:
             raise not_found("The upload")
         try:
             with self._lock:
@@ -74,42 +74,42 @@ class Sessions:
                 draft = self._drafts[key]
         except FileNotFoundError:
             raise not_found("The upload") from None
-        return Session(**described | {"conditions": Preconditions(**described["conditions"])}), draft
+        return Session(**description | {"conditions": Preconditions(**description["conditions"])}), draft
 
     def result(self, key: str) -> dict[str, Any] | None:
-        """What a finished upload became, as it was described then; None if it is not finished.
+        """Return the resource of a finished upload, or None if it is not finished.
 
         Raises
         ------
         BucketError
-            404 if there is none of that key.
+            404 if there is no upload with this key.
         """
-        found: dict[str, Any] | None = self._described(key).get(RESULT)
-        return found
+        resource: dict[str, Any] | None = self._description(key).get(RESULT)
+        return resource
 
-    def keep_result(self, key: str, described: Mapping[str, Any]) -> None:
-        """Write down what a finished upload became; where the disk is full, whoever asks again begins again."""
+    def keep_result(self, key: str, resource: Mapping[str, Any]) -> None:
+        """Keep the resource of a finished upload; if the disk is full, a client that asks for it starts again."""
         with suppress(OSError):
-            (self.folder / f"{key}.json").write_bytes(orjson.dumps({RESULT: described}))
+            (self.folder / f"{key}.json").write_bytes(orjson.dumps({RESULT: resource}))
 
-    def _described(self, key: str) -> dict[str, Any]:
+    def _description(self, key: str) -> dict[str, Any]:
         try:
             if re.fullmatch(r"[0-9a-f]{32}", key):
-                found: dict[str, Any] = orjson.loads((self.folder / f"{key}.json").read_bytes())
-                return found
+                description: dict[str, Any] = orjson.loads((self.folder / f"{key}.json").read_bytes())
+                return description
         except (FileNotFoundError, orjson.JSONDecodeError):
             pass
         raise not_found("The upload")
 
-    def finish(self, key: str, draft: Draft, place: Path) -> Draft:
-        """Move the content to where objects lie, and forget the upload."""
-        draft.path.rename(place)
+    def finish(self, key: str, draft: Draft, path: Path) -> Draft:
+        """Move the content of an upload to a path, and forget the upload."""
+        draft.path.rename(path)
         self._forget(key)
-        draft.path = place
+        draft.path = path
         return draft
 
-    def end(self, key: str) -> None:
-        """Give an upload up, if there is one of that key."""
+    def cancel(self, key: str) -> None:
+        """Delete an unfinished upload."""
         _, draft = self.find(key)
         self._forget(key)
         draft.path.unlink(missing_ok=True)

@@ -1,0 +1,14 @@
+"""Buckets for the tests of the embedded Cloud Storage."""
+
+from __future__ import annotations
+
+import pytest
+from google.cloud import storage
+
+from gh_assets.storage.objects import ObjectStore
+
+
+@pytest.fixture
+def bucket(gcs_client: storage.Client, objects: ObjectStore) -> storage.Bucket:
+    """An empty bucket, by Google's client."""
+    return gcs_client.create_bucket(objects.name)
