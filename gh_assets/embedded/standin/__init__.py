@@ -1,4 +1,4 @@
-"""The GitHub stand-in: a real HTTP server with the part of GitHub's REST API that the project uses.
+"""The GitHub stand-in: an HTTP server with the parts of GitHub's REST and GraphQL APIs that the project uses.
 
-`world` is what it knows, `synthetic` makes a world up, `app` serves it, `__main__` is its process.
+`world` holds its data, `synthetic` generates them, `app` serves them, and `__main__` is its process.
 """

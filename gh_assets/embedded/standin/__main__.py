@@ -1,4 +1,4 @@
-"""The stand-in's process: ``python -m gh_assets.embedded.standin``. People use ``gh-assets github-standin``."""
+"""The process of the embedded stand-in; its command for users is ``gh-assets github-standin``."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from gh_assets.errors import GhAssetsError
 
 
 def load_world(stars: Path | None, awesome: Sequence[Path], seed: int) -> World:
-    """The world of a stars file, or the synthetic one."""
+    """Read the world of a stars file, or generate the synthetic one."""
     return synthetic_world(seed) if stars is None else read_world(stars, awesome)
 
 
 def serve(standin: Standin, *, port: int = 0, fd: int | None = None) -> None:
-    """Serve on 127.0.0.1, or on a socket that listens already, until told to stop."""
+    """Serve on 127.0.0.1, or on a listening socket, until the process is stopped."""
     config = uvicorn.Config(
         standin.app(),
         host="127.0.0.1",
@@ -32,7 +32,7 @@ def serve(standin: Standin, *, port: int = 0, fd: int | None = None) -> None:
         log_level="warning",
         access_log=False,
         server_header=False,
-        date_header=False,  # the stand-in tells its own time
+        date_header=False,  # the stand-in sends its own time
         http=FaultyProtocol,
         timeout_graceful_shutdown=2,
     )
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         world = load_world(options.stars, options.awesome, options.seed)
     except GhAssetsError as error:
-        print(error, file=sys.stderr)  # noqa: T201 - its log, which the error of the starter quotes
+        print(error, file=sys.stderr)  # noqa: T201 - its log, which the error message of its start quotes
         return 1
     tokens = options.token_file.read_text(encoding="utf-8").split()
     serve(Standin(world, tokens, Limits(requests=options.limit)), fd=options.fd)

@@ -1,7 +1,7 @@
-"""The stand-in's HTTP side: GitHub's endpoints over a `World`, with tokens, limits, ETags, paging and faults.
+"""The HTTP interface of the stand-in: GitHub's endpoints over a `World`, with tokens, limits, ETags and faults.
 
-Answers have the shape of GitHub's own (docs.github.com/rest). ``/__standin__`` is its own accounting, which tests
-and benchmarks read.
+Responses have the form of GitHub's (docs.github.com/rest). ``/__standin__`` reports the requests that were served, for
+tests and benchmarks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from starlette.routing import Route
 
 from gh_assets.embedded.standin.clock import MachineClock, VirtualClock
 from gh_assets.embedded.standin.faults import Faults
-from gh_assets.embedded.standin.graphql import GaveUpError, GraphQL, node_id
+from gh_assets.embedded.standin.graphql import GraphQL, QueryTimeoutError, node_id
 from gh_assets.embedded.standin.limits import GRAPHQL, REST, Limits, Quota
 from gh_assets.embedded.standin.rendering import rendered, wrapped
 from gh_assets.embedded.standin.world import NO_TIME, Repository, World
@@ -37,7 +37,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 UNKNOWN_TIME = "1970-01-01T00:00:00Z"
 
 MAX_PAGE = 400
-"""GitHub answers 422 past this page of a list of stargazers."""
+"""Last page of a list of stargazers; later pages have the status 422."""
 
 _REPOSITORY_LINKS = [
     "forks",
@@ -119,23 +119,22 @@ _LINK_NAMES = [
 
 @dataclass
 class Standin:
-    """A world, who may ask, and what was asked.
+    """A GitHub server: a world, its tokens and limits, and counts of the requests.
 
     Parameters
     ----------
     world : World
     tokens : sequence of str, or mapping of str to int
-        Accepted tokens; a mapping gives the user of each, else each token has a user of its own, numbered from 1.
+        Accepted tokens, by default of one user each, numbered from 1; a mapping gives the user of each.
     limits : Limits
     restricted : bool
-        The world since July 2026: nobody may list stargazers. Else only repositories that say so are closed.
+        Whether no stargazers can be listed, as since July 2026; otherwise only `Repository.restricted` counts.
     faults : Faults
-    clock : object with ``now()``
-        The machine's, or a `VirtualClock`.
+    clock : MachineClock or VirtualClock
     heavy_users : set of str
-        Logins of users for whose starred lists GitHub takes too long, a hundred at once.
+        Logins whose starred lists time out in GraphQL at a hundred entries per page.
     graphql : bool
-        Whether there is GraphQL at all.
+        Whether the server has GraphQL.
     """
 
     world: World
@@ -148,7 +147,7 @@ class Standin:
     graphql: bool = True
     served: Counter[str] = field(default_factory=Counter)
     requests: int = 0
-    """Requests of all kinds so far, those that were answered with a fault included."""
+    """Number of all requests, including those with a fault."""
 
     def __post_init__(self) -> None:
         self.users = (
@@ -161,11 +160,11 @@ class Standin:
         self._users: dict[tuple[str, int], bytes] = {}
 
     def used(self, token: str, resource: str = REST) -> int:
-        """Points that the user of a token has used in the present window."""
+        """Return the points that the user of a token has used in the current window."""
         return self.quota.window(self.users[token], resource, self.clock.now()).used
 
     def app(self) -> Starlette:
-        """The ASGI application."""
+        """Create the ASGI application."""
         get = [
             ("/rate_limit", self.rate_limit, False),
             ("/user", self.viewer, True),
@@ -188,21 +187,21 @@ class Standin:
         ]
         routes = [Route(path, self._endpoint(handler, counted)) for path, handler, counted in get]
         if self.graphql:
-            routes.append(Route("/graphql", self._guarded(self._graphql), methods=["POST"]))
-        routes.append(Route("/__standin__", self._admitted(self.accounting)))
-        routes.append(Route("/__standin__/clock", self._admitted(self.set_clock), methods=["GET", "POST"]))
+            routes.append(Route("/graphql", self._with_faults(self._graphql), methods=["POST"]))
+        routes.append(Route("/__standin__", self._authorized(self.accounting)))
+        routes.append(Route("/__standin__/clock", self._authorized(self.set_clock), methods=["GET", "POST"]))
         return Starlette(
             routes=[*routes, Route("/{path:path}", self._endpoint(self.unknown_path, True), methods=["GET", "POST"])],
         )
 
-    # -- who asks, and how much is left --------------------------------------------------------------------------
+    # -- tokens, limits and faults -------------------------------------------------------------------------------
 
     def _endpoint(self, handler: Handler, counted: bool) -> Endpoint:
-        async def answer(request: Request) -> Response:
+        async def respond(request: Request) -> Response:
             user = self.users[_token_of(request)]
-            refused = self._refused(user, REST) if counted else None
-            if refused is not None:
-                return refused
+            limited = self._limit_response(user, REST) if counted else None
+            if limited is not None:
+                return limited
             response = handler(request)
             tag = response.headers.get("etag")
             if tag is not None and tag in request.headers.get("if-none-match", ""):
@@ -211,30 +210,30 @@ class Standin:
             elif counted:
                 self.quota.spend(user, REST, 1, self.clock.now())
             self.served[handler.__name__ + ("" if response.status_code == 200 else f" {response.status_code}")] += 1
-            response.headers.update(self._told(user, REST))
+            response.headers.update(self._limit_headers(user, REST))
             return response
 
-        return self._guarded(answer)
+        return self._with_faults(respond)
 
-    def _guarded(self, handler: Endpoint) -> Endpoint:
-        """What all endpoints share: the token is checked, faults are injected, requests in flight counted."""
+    def _with_faults(self, handler: Endpoint) -> Endpoint:
+        """Wrap an endpoint: check the token, inject faults and count requests in flight."""
 
         async def endpoint(request: Request) -> Response:
             self.quota.in_flight += 1
             self.requests += 1
             try:
                 fault = self.faults.next(graphql=request.url.path == "/graphql")
-                instead = await self.faults.instead(fault, request) if fault is not None else None
-                if instead is not None:
+                replacement = await self.faults.replacement(fault, request) if fault is not None else None
+                if replacement is not None:
                     self.served[f"fault {fault}"] += 1
-                    response = instead
+                    response = replacement
                 elif _token_of(request) not in self.users:
                     self.served["401"] += 1
                     response = _error(401, "Bad credentials" if _token_of(request) else "Requires authentication")
                 else:
                     response = await handler(request)
-                if fault is not None and instead is None:
-                    response = self.faults.spoil(fault, response)
+                if fault is not None and replacement is None:
+                    response = self.faults.corrupt(fault, response)
             finally:
                 self.quota.in_flight -= 1
             response.headers["date"] = formatdate(self.clock.now() + self.faults.clock_skew, usegmt=True)
@@ -242,8 +241,8 @@ class Standin:
 
         return endpoint
 
-    def _admitted(self, handler: Endpoint) -> Endpoint:
-        """The stand-in's own pages, for those who have one of its tokens; no fault comes between."""
+    def _authorized(self, handler: Endpoint) -> Endpoint:
+        """Wrap an endpoint of the stand-in's own: check the token, without faults or limits."""
 
         async def endpoint(request: Request) -> Response:
             if _token_of(request) not in self.users:
@@ -252,8 +251,9 @@ class Standin:
 
         return endpoint
 
-    def _refused(self, user: int, resource: str) -> Response | None:
-        kind = self.quota.refusal(user, resource, self.clock.now())
+    def _limit_response(self, user: int, resource: str) -> Response | None:
+        """Return the error response if a request exceeds a limit."""
+        kind = self.quota.exceeded(user, resource, self.clock.now())
         if kind is None:
             return None
         self.served["limited"] += 1
@@ -263,10 +263,10 @@ class Standin:
             response = _error(403, "You have exceeded a secondary rate limit. Please wait a few minutes.")
             if self.limits.retry_after is not None:
                 response.headers["retry-after"] = str(self.limits.retry_after)
-        response.headers.update(self._told(user, resource))
+        response.headers.update(self._limit_headers(user, resource))
         return response
 
-    def _told(self, user: int, resource: str) -> dict[str, str]:
+    def _limit_headers(self, user: int, resource: str) -> dict[str, str]:
         headers = self.quota.headers(user, resource, self.clock.now())
         headers["x-ratelimit-reset"] = str(int(headers["x-ratelimit-reset"]) + int(self.faults.clock_skew))
         return headers | {"x-github-media-type": "github.v3; format=json"}
@@ -274,7 +274,7 @@ class Standin:
     # -- endpoints -----------------------------------------------------------------------------------------------
 
     async def accounting(self, _request: Request) -> Response:
-        """What was served so far, by endpoint and status, and what the world is."""
+        """Report the requests served, by endpoint and status, and the world."""
         return _json(
             {
                 "requests": self.requests,
@@ -291,10 +291,10 @@ class Standin:
         )
 
     async def set_clock(self, request: Request) -> Response:
-        """Tell the time, or let it be later (virtual time only)."""
+        """Report the time, or advance a virtual clock."""
         if request.method == "POST":
             if not isinstance(self.clock, VirtualClock):
-                return _error(422, "The time of this stand-in is the machine's.")
+                return _error(422, "This stand-in uses the machine's clock.")
             self.clock.advance(float((await request.json())["now"]))
         return _json({"now": self.clock.now()})
 
@@ -302,9 +302,9 @@ class Standin:
         """``POST /graphql``."""
         now = self.clock.now()
         user = self.users[_token_of(request)]
-        refused = self._refused(user, GRAPHQL)
-        if refused is not None:
-            return refused
+        limited = self._limit_response(user, GRAPHQL)
+        if limited is not None:
+            return limited
         try:
             body = orjson.loads(await request.body())
             query, variables = str(body["query"]), dict(body.get("variables") or {})
@@ -314,17 +314,17 @@ class Standin:
         if isinstance(prepared, list):
             self.served["graphql invalid"] += 1
             response = _json({"errors": prepared})
-            response.headers.update(self._told(user, GRAPHQL))
+            response.headers.update(self._limit_headers(user, GRAPHQL))
             return response
-        plan, asked, document = prepared
-        # Points are deducted whatever becomes of the query.
+        plan, execution, document = prepared
+        # A query costs points even if it fails.
         self.quota.spend(user, GRAPHQL, plan.cost, now)
         window = self.quota.window(user, GRAPHQL, now)
         limit = self.limits.graphql_points
         reset = dt.datetime.fromtimestamp(window.reset + self.faults.clock_skew, dt.UTC)
         try:
-            answer = self.graph.answer(
-                asked,
+            content = self.graph.execute(
+                execution,
                 document,
                 rate_limit={
                     "cost": plan.cost,
@@ -337,19 +337,19 @@ class Standin:
                 viewer=(f"standin-operator-{user}", user),
                 budget=self.limits.query_budget,
             )
-        except GaveUpError:
+        except QueryTimeoutError:
             self.served["graphql 502"] += 1
             return Response(b"<html>Server Error</html>", 502, media_type="text/html")
         self.served["graphql"] += 1
-        response = _json(answer)
-        response.headers.update(self._told(user, GRAPHQL))
+        response = _json(content)
+        response.headers.update(self._limit_headers(user, GRAPHQL))
         return response
 
     def rate_limit(self, request: Request) -> Response:
-        told = self.quota.describe(self.users[_token_of(request)], self.clock.now())
+        usage = self.quota.describe(self.users[_token_of(request)], self.clock.now())
         skew = int(self.faults.clock_skew)
-        resources = {name: {**budget, "reset": budget["reset"] + skew} for name, budget in told.items()}
-        # Searches have a budget of their own, of which nobody here makes use.
+        resources = {name: {**budget, "reset": budget["reset"] + skew} for name, budget in usage.items()}
+        # The budget of searches is reported and never used.
         search = {"limit": 30, "used": 0, "remaining": 30, "reset": resources[REST]["reset"]}
         return _json({"resources": {**resources, "search": search}, "rate": resources[REST]})
 
@@ -372,30 +372,30 @@ class Standin:
         found = self._find_repository(request)
         if isinstance(found, Response):
             return found
-        described = self._repository_json(found, _base(request))
+        resource = self._repository_json(found, _base(request))
         origin = None if found.fork_of is None else self.world.by_id.get(found.fork_of)
         if origin is not None:
-            described["parent"] = described["source"] = self._repository_json(origin, _base(request))
-        return _json(described, tagged=True)
+            resource["parent"] = resource["source"] = self._repository_json(origin, _base(request))
+        return _json(resource, tagged=True)
 
     def readme(self, request: Request) -> Response:
         found = self._find_repository(request)
         return found if isinstance(found, Response) else self._file(request, found, found.readme_name, "readme")
 
     def contents(self, request: Request) -> Response:
-        """A file, or the listing of a folder."""
+        """Return a file, or the entries of a folder."""
         found = self._find_repository(request)
         if isinstance(found, Response):
             return found
         path = request.path_params.get("path", "").strip("/")
         if path in found.content:
             return self._file(request, found, path, "file")
-        inside = f"{path}/" if path else ""
-        below = [name.removeprefix(inside) for name in found.content if name.startswith(inside)]
-        if not below:
+        prefix = f"{path}/" if path else ""
+        descendants = [name.removeprefix(prefix) for name in found.content if name.startswith(prefix)]
+        if not descendants:
             return _error(404, "Not Found")
-        names = sorted({name.partition("/")[0] for name in below})
-        return _json([self._content_json(request, found, inside + name) for name in names], tagged=True)
+        names = sorted({name.partition("/")[0] for name in descendants})
+        return _json([self._content_json(request, found, prefix + name) for name in names], tagged=True)
 
     def _file(self, request: Request, repository: Repository, path: str, kind: str) -> Response:
         accept = request.headers.get("accept", "")
@@ -407,28 +407,28 @@ class Standin:
             if html is None:
                 return _error(415, "Unsupported 'Accept' header: this file is not rendered.")
             return _tagged(wrapped(html, path, kind).encode(), "application/vnd.github.html+json; charset=utf-8")
-        answer = self._content_json(request, repository, path)
+        resource = self._content_json(request, repository, path)
         encoded = {"encoding": "base64", "content": base64.encodebytes(content).decode()}
-        return _json(answer | encoded, tagged=True)
+        return _json(resource | encoded, tagged=True)
 
     def _content_json(self, request: Request, repository: Repository, path: str) -> dict[str, Any]:
-        """What GitHub tells of a file or folder."""
+        """Return the resource of a file or folder, without its content."""
         text = repository.content.get(path)
         if text is None:
-            # Changes whenever a file below does, as a tree's hash.
-            below = [name + content for name, content in repository.content.items() if name.startswith(f"{path}/")]
-            content, size, kind, word = "\0".join(below).encode(), 0, "dir", "tree"
+            # Like the hash of a tree, it changes with every file of the folder.
+            files = [name + content for name, content in repository.content.items() if name.startswith(f"{path}/")]
+            content, size, kind, git_kind = "\0".join(files).encode(), 0, "dir", "tree"
         else:
             content = text.encode()
-            size, kind, word = len(content), "file", "blob"
-        sha = hashlib.sha1(b"%s %d\0" % (word.encode(), len(content)) + content, usedforsecurity=False).hexdigest()
+            size, kind, git_kind = len(content), "file", "blob"
+        sha = hashlib.sha1(b"%s %d\0" % (git_kind.encode(), len(content)) + content, usedforsecurity=False).hexdigest()
         url = f"{_base(request)}/repos/{repository.full_name}"
-        place = quote(path)
-        download = f"https://raw.githubusercontent.com/{repository.full_name}/main/{place}"
+        quoted = quote(path)
+        download = f"https://raw.githubusercontent.com/{repository.full_name}/main/{quoted}"
         addresses = {
-            "url": f"{url}/contents/{place}?ref=main",
-            "html_url": f"https://github.com/{repository.full_name}/{word}/main/{place}",
-            "git_url": f"{url}/git/{word}s/{sha}",
+            "url": f"{url}/contents/{quoted}?ref=main",
+            "html_url": f"https://github.com/{repository.full_name}/{git_kind}/main/{quoted}",
+            "git_url": f"{url}/git/{git_kind}s/{sha}",
             "download_url": None if text is None else download,
         }
         return {
@@ -476,7 +476,7 @@ class Standin:
     def starred(self, request: Request) -> Response:
         index = self._find_user(request)
         if index is None:
-            # Organizations have a page, and star nothing.
+            # Organizations exist and have no stars.
             return _error(404, "Not Found") if self._find_organization(request) is None else _json([], tagged=True)
         page, per_page = _paging(request)
         pairs = self.world.starred(index)
@@ -484,8 +484,8 @@ class Standin:
         with_time = "star+json" in request.headers.get("accept", "")
         entries: list[dict[str, Any]] = []
         for repository, when in pairs[(page - 1) * per_page : page * per_page]:
-            described = self._repository_json(self.world.repositories[int(repository)], base)
-            entries.append({"starred_at": _iso(int(when)), "repo": described} if with_time else described)
+            resource = self._repository_json(self.world.repositories[int(repository)], base)
+            entries.append({"starred_at": _iso(int(when)), "repo": resource} if with_time else resource)
         response = _json(entries, tagged=True)
         link = _link_header(f"{base}/user/{self.world.user_ids[index]}/starred", page, per_page, len(pairs))
         if link:
@@ -503,8 +503,8 @@ class Standin:
         entries = []
         for user in users[(page - 1) * per_page : page * per_page]:
             fork = Repository(2**40 + found.repo_id * 2**16 + user % 2**16, f"{self.world.logins[user]}/{name}")
-            described = self._repository_json(fork, base) | {"fork": True}
-            entries.append(described | {"owner": orjson.loads(self._user_json(user, base))})
+            resource = self._repository_json(fork, base) | {"fork": True}
+            entries.append(resource | {"owner": orjson.loads(self._user_json(user, base))})
         response = _json(entries, tagged=True)
         link = _link_header(f"{base}/repositories/{found.repo_id}/forks", page, per_page, len(users))
         if link:
@@ -514,7 +514,7 @@ class Standin:
     def unknown_path(self, _request: Request) -> Response:
         return _error(404, "Not Found")
 
-    # -- finding and describing ----------------------------------------------------------------------------------
+    # -- resources -----------------------------------------------------------------------------------------------
 
     def _find_repository(self, request: Request) -> Repository | Response:
         parameters = request.path_params
@@ -533,8 +533,8 @@ class Standin:
         if found is None:
             return _error(404, "Not Found")
         if found.blocked:
-            answer = {"message": "Repository access blocked", "block": {"reason": "dmca", "created_at": None}}
-            return Response(orjson.dumps(answer), 451, media_type="application/json")
+            content = {"message": "Repository access blocked", "block": {"reason": "dmca", "created_at": None}}
+            return Response(orjson.dumps(content), 451, media_type="application/json")
         return found
 
     def _find_user(self, request: Request) -> int | None:
@@ -543,7 +543,7 @@ class Standin:
         return self.world.user_by_login.get(request.path_params["login"].lower())
 
     def _find_organization(self, request: Request) -> str | None:
-        """Whoever owns repositories and is no user."""
+        """Return an owner of repositories who is not a user."""
         if "user_id" in request.path_params:
             return self._owners_by_id.get(request.path_params["user_id"])
         return self._owners.get(request.path_params["login"].lower())
@@ -583,7 +583,7 @@ class Standin:
             "fork": repository.fork_of is not None,
             "url": url,
             **links,
-            # GitHub has a time for each; a world from a file may not.
+            # GitHub always has these times; a world from a file may not.
             "created_at": repository.created_at or UNKNOWN_TIME,
             "updated_at": repository.pushed_at or UNKNOWN_TIME,
             "pushed_at": repository.pushed_at or UNKNOWN_TIME,
@@ -678,10 +678,10 @@ def _account_json(login: str, account_id: int, kind: str, url: str) -> dict[str,
 
 
 def _profile(account: dict[str, Any]) -> dict[str, Any]:
-    """An account with what only its own page shows."""
-    nothing = dict.fromkeys(("name", "company", "location", "email", "hireable", "bio", "twitter_username"))
+    """Return the full resource of an account."""
+    details = dict.fromkeys(("name", "company", "location", "email", "hireable", "bio", "twitter_username"))
     counts = dict.fromkeys(("public_repos", "public_gists", "followers", "following"), 0)
-    return account | nothing | counts | {"blog": "", "created_at": UNKNOWN_TIME, "updated_at": UNKNOWN_TIME}
+    return account | details | counts | {"blog": "", "created_at": UNKNOWN_TIME, "updated_at": UNKNOWN_TIME}
 
 
 def _iso(seconds: int) -> str | None:
@@ -698,12 +698,12 @@ def _tagged(content: bytes, media_type: str) -> Response:
     return Response(content, headers={"etag": _etag(content)}, media_type=media_type)
 
 
-def _json(answer: Any, *, tagged: bool = False) -> Response:
-    content = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+def _json(value: Any, *, tagged: bool = False) -> Response:
+    content = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
     media_type = "application/json; charset=utf-8"
     return _tagged(content, media_type) if tagged else Response(content, media_type=media_type)
 
 
 def _error(status: int, message: str) -> Response:
-    answer = {"message": message, "documentation_url": "https://docs.github.com/rest", "status": str(status)}
-    return Response(orjson.dumps(answer), status, media_type="application/json; charset=utf-8")
+    content = {"message": message, "documentation_url": "https://docs.github.com/rest", "status": str(status)}
+    return Response(orjson.dumps(content), status, media_type="application/json; charset=utf-8")

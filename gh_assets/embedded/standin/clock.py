@@ -1,4 +1,4 @@
-"""The stand-in's time: the machine's, or a virtual one in which hours of quota pass in seconds."""
+"""The stand-in's clock: the machine's, or a virtual one in which hours of quota pass in seconds."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import requests
 
 
 class VirtualClock:
-    """Time that passes only when everybody waits: for the stand-in and its clients.
+    """Time, shared by the stand-in and its clients, that advances only while all of them wait.
 
-    Serves as the collector's `Clock`, too. Whoever waits shortest is let go first; while somebody is `busy` nobody is:
-    a request takes no virtual time, and hours must not pass while one is on its way.
+    It is also a `Clock` of the GitHub client. Waits end in the order of their targets, and none ends while a request is
+    in flight (`busy`), because requests take no virtual time.
 
     Parameters
     ----------
@@ -27,14 +27,14 @@ class VirtualClock:
         self._moved = threading.Condition()
         self.busy: Callable[[], bool] = lambda: False
         self.waits: list[tuple[float, float]] = []
-        """When somebody began to wait, and for how long."""
+        """Start and length of all waits, in seconds."""
 
     def now(self) -> float:
-        """Seconds since 1970."""
+        """Return the seconds since 1970."""
         return self._now
 
     def wait(self, seconds: float, cancelled: threading.Event | None = None) -> None:
-        """Let time pass. Several who wait at once pass it together."""
+        """Wait for virtual seconds; concurrent waits share them."""
         with self._moved:
             target = self._now + seconds
             self.waits.append((self._now, seconds))
@@ -45,14 +45,14 @@ class VirtualClock:
                     if first and not self.busy():
                         self._set(target)
                         return
-                    # Who is busy does not tell when it ends.
+                    # The end of a request is not signalled.
                     self._moved.wait(0.0005 if first else 0.05)
             finally:
                 self._waiting.remove(target)
                 self._moved.notify_all()
 
     def advance(self, moment: float) -> None:
-        """Let it be `moment`, unless it is later already."""
+        """Advance the time to `moment`, unless it is later already."""
         with self._moved:
             self._set(moment)
             self._moved.notify_all()
@@ -62,14 +62,14 @@ class VirtualClock:
 
 
 class RemoteClock(VirtualClock):
-    """The virtual clock of a stand-in in another process, for a collector in this one.
+    """The virtual clock of a stand-in in another process, for a client in this one.
 
     Parameters
     ----------
     url : str
-        The stand-in's address.
+        Address of the stand-in.
     token : str
-        One that it accepts.
+        A token that it accepts.
     """
 
     def __init__(self, url: str, token: str) -> None:
@@ -80,12 +80,12 @@ class RemoteClock(VirtualClock):
 
     def _set(self, moment: float) -> None:
         if moment > self._now:
-            answer = self._session.post(self._url, json={"now": moment}, timeout=30)
-            self._now = max(self._now, float(answer.json()["now"]))
+            response = self._session.post(self._url, json={"now": moment}, timeout=30)
+            self._now = max(self._now, float(response.json()["now"]))
 
 
 class MachineClock:
-    """The machine's time."""
+    """The machine's clock."""
 
     def now(self) -> float:
         return time.time()

@@ -1,4 +1,4 @@
-"""Faults that the stand-in injects, by probability and by script: what networks and GitHub do on a bad day."""
+"""Faults of networks and of GitHub that the stand-in injects, by probability or by script."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gh_assets.embedded.standin.kinds import GRAPHQL_KINDS, KINDS
 
-_WENT_WRONG = (
+_SERVER_ERROR = (
     "Something went wrong while executing your query. This may be the result of a timeout, or it could be a GitHub "
     "bug. Please include `AAAA:1111` when reporting this issue."
 )
 
-_REFUSALS = {
+_ERRORS = {
     "401": (401, "Bad credentials"),
     "403 abuse": (
         403,
@@ -33,18 +33,18 @@ _REFUSALS = {
 
 @dataclass
 class Faults:
-    """Which requests fail, and how.
+    """The faults to inject.
 
     Parameters
     ----------
     probabilities : mapping of str to float
-        For each kind of `KINDS`, the share of requests that fail so.
+        Share of requests per kind of fault (see `KINDS`).
     script : iterable of str or None
-        What happens to the first requests, one after another, before probabilities decide; None: nothing.
+        Faults of the first requests, in order; None for no fault. Later faults are drawn by `probabilities`.
     seed : int
     timeout_seconds, slow_seconds : float
     retry_after : int
-        Seconds that ``403 retry-after`` asks for.
+        Seconds in the header of ``403 retry-after``.
     clock_skew : float
         Seconds by which the server's clock is ahead, in ``Date`` and in reset times.
     """
@@ -61,12 +61,12 @@ class Faults:
     def __post_init__(self) -> None:
         unknown = {*self.probabilities, *(kind for kind in self.script if kind)} - set(KINDS)
         if unknown:
-            raise ValueError(f"The fault {min(unknown)!r} is none of {', '.join(KINDS)}.")
+            raise ValueError(f"The fault {min(unknown)!r} is not one of {', '.join(KINDS)}.")
         self._script = list(self.script)
-        self._random = random.Random(self.seed)  # noqa: S311 - to be repeatable, not secret
+        self._random = random.Random(self.seed)  # noqa: S311 - repeatable, not secret
 
     def next(self, *, graphql: bool = False) -> str | None:
-        """What happens to the next request; what only GraphQL can answer happens to no other."""
+        """Return the fault of the next request, or None; `GRAPHQL_KINDS` apply to GraphQL only."""
         if self._script:
             kind = self._script.pop(0)
         else:
@@ -82,19 +82,19 @@ class Faults:
             self.injected[kind] += 1
         return kind
 
-    async def instead(self, kind: str, request: Request) -> Response | None:
-        """The answer that is given without looking at the request; None if it is looked at first (see `spoil`)."""
+    async def replacement(self, kind: str, request: Request) -> Response | None:
+        """Return the response to send without processing the request, or None for faults of `corrupt`."""
         if kind in ("500", "502", "504"):
             return Response(b"<html>Server Error</html>", int(kind), media_type="text/html")
-        if kind in _REFUSALS:
-            status, words = _REFUSALS[kind]
-            return Response(orjson.dumps({"message": words}), status, media_type="application/json")
+        if kind in _ERRORS:
+            status, message = _ERRORS[kind]
+            return Response(orjson.dumps({"message": message}), status, media_type="application/json")
         if kind == "untyped error":
-            return Response(orjson.dumps({"data": None, "errors": [{"message": _WENT_WRONG}]}))
+            return Response(orjson.dumps({"data": None, "errors": [{"message": _SERVER_ERROR}]}))
         if kind in ("403", "403 retry-after"):
-            message = {"message": "You have exceeded a secondary rate limit. Please wait a few minutes."}
+            content = {"message": "You have exceeded a secondary rate limit. Please wait a few minutes."}
             headers = {"retry-after": str(self.retry_after)} if kind == "403 retry-after" else {}
-            return Response(orjson.dumps(message), 403, headers, "application/json")
+            return Response(orjson.dumps(content), 403, headers, "application/json")
         if kind in ("reset", "timeout"):
             if kind == "timeout":
                 await asyncio.sleep(self.timeout_seconds)
@@ -104,71 +104,71 @@ class Faults:
             return Response(status_code=500)
         return None
 
-    def spoil(self, kind: str, response: Response) -> Response:
-        """An answer with a fault in it."""
+    def corrupt(self, kind: str, response: Response) -> Response:
+        """Inject a fault into a response."""
         if kind == "truncated" and response.status_code == 200:
             content = bytes(response.body)
-            spoilt = Response(content[: len(content) // 2], response.status_code, media_type=response.media_type)
+            corrupted = Response(content[: len(content) // 2], response.status_code, media_type=response.media_type)
             for name, value in response.headers.items():
                 if name != "content-length":
-                    spoilt.headers[name] = value
-            return spoilt
+                    corrupted.headers[name] = value
+            return corrupted
         if kind == "wrong link" and "link" in response.headers:
             response.headers["link"] = '<http://127.0.0.1:9/nowhere?page=999999>; rel="next"'
         if kind == "slow":
             return _Slow(response, self.slow_seconds)
         if kind in ("no limits", "absurd limits"):
-            self._spoil_limits(kind, response)
+            self._corrupt_limits(kind, response)
         if kind in GRAPHQL_KINDS and response.status_code == 200:
-            return self._spoil_lists(kind, response)
+            return self._corrupt_lists(kind, response)
         return response
 
-    def _spoil_limits(self, kind: str, response: Response) -> None:
-        named = [name for name in response.headers if name.startswith("x-ratelimit-")]
-        for name in named:
+    def _corrupt_limits(self, kind: str, response: Response) -> None:
+        names = [name for name in response.headers if name.startswith("x-ratelimit-")]
+        for name in names:
             del response.headers[name]
-        if kind == "absurd limits" and named:
+        if kind == "absurd limits" and names:
             reset = self._random.choice(["1672531200", "0", "4102444800", "99999999999999", "soon", "-1"])
             response.headers.update(
                 {"x-ratelimit-limit": "5000", "x-ratelimit-remaining": "0", "x-ratelimit-reset": reset}
             )
 
-    def _spoil_lists(self, kind: str, response: Response) -> Response:
-        """An answer of GraphQL in which parts of some lists failed, at whatever depth."""
-        answer = orjson.loads(response.body)
-        lists = list(_lists_of(answer.get("data") or {}))
+    def _corrupt_lists(self, kind: str, response: Response) -> Response:
+        """Make parts of some lists in a GraphQL response fail, at any depth."""
+        content = orjson.loads(response.body)
+        lists = list(_lists_of(content.get("data") or {}))
         if not lists:
             self.injected[kind] -= 1
             return response
-        errors = answer.setdefault("errors", [])
+        errors = content.setdefault("errors", [])
         for holder, name, path in self._random.sample(lists, 1 + len(lists) // 10):
-            error: dict[str, Any] = {"message": _WENT_WRONG}
+            error: dict[str, Any] = {"message": _SERVER_ERROR}
             if (type_ := self._random.choice([None, "INTERNAL", "RESOURCE_LIMITS_EXCEEDED"])) is not None:
                 error["type"] = type_
             if kind == "failed entries":
-                places = range(len(holder[name]))
-                for place in self._random.sample(places, min(len(places), self._random.choice([1, 3, 90]))):
-                    holder[name][place] = None
-                    errors.append(error | {"path": [*path, name, place, "node"]})
+                positions = range(len(holder[name]))
+                for position in self._random.sample(positions, min(len(positions), self._random.choice([1, 3, 90]))):
+                    holder[name][position] = None
+                    errors.append(error | {"path": [*path, name, position, "node"]})
             elif kind == "null edges":
                 holder[name] = None
                 errors.append(error | {"path": [*path, name]})
             else:
-                above = answer["data"]
+                parent = content["data"]
                 for part in path[:-1]:
-                    above = above[part]
-                above[path[-1]] = None
+                    parent = parent[part]
+                parent[path[-1]] = None
                 errors.append(error)
-        if not errors:  # all of them were empty
+        if not errors:  # all lists were empty
             self.injected[kind] -= 1
-            del answer["errors"]
-        spoilt = Response(orjson.dumps(answer), media_type=response.media_type)
-        spoilt.headers.update({n: v for n, v in response.headers.items() if n != "content-length"})
-        return spoilt
+            del content["errors"]
+        corrupted = Response(orjson.dumps(content), media_type=response.media_type)
+        corrupted.headers.update({n: v for n, v in response.headers.items() if n != "content-length"})
+        return corrupted
 
 
 def _lists_of(data: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, list[str]]]:
-    """The lists in connections: what holds each, under which name, and the path to the holder."""
+    """Yield the lists of connections: the object that holds each, its key, and the path of the object."""
     for alias, node in data.items():
         for name, page in node.items() if isinstance(node, dict) else ():
             for entries in ("edges", "nodes"):
@@ -177,7 +177,7 @@ def _lists_of(data: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, list[
 
 
 class _Slow(Response):
-    """An answer whose body comes in two parts."""
+    """A response whose body is sent in two parts, with a pause."""
 
     def __init__(self, response: Response, seconds: float) -> None:
         super().__init__(bytes(response.body), response.status_code)
@@ -193,7 +193,7 @@ class _Slow(Response):
 
 
 class FaultyProtocol(HttpToolsProtocol):
-    """uvicorn's protocol that lets the application reset its connection."""
+    """uvicorn's protocol, which gives the application access to its transport so that it can reset connections."""
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()

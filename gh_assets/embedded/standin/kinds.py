@@ -1,4 +1,4 @@
-"""The faults that the stand-in can inject, by name: the command names them without loading a server."""
+"""The names of the faults that the stand-in can inject, for the command's help, which does not load the server."""
 
 REST_KINDS = (
     "reset",
@@ -16,14 +16,13 @@ REST_KINDS = (
     "no limits",
     "absurd limits",
 )
-"""What can be injected into any answer: a connection reset before it, or one that never comes (the connection is closed
-after `Faults.timeout_seconds`); server errors; JSON that ends early; a ``Link`` header that leads nowhere; a body in
-two parts with a pause; a good token refused once; secondary limits without and with ``retry-after``, and in the words
-of old ("abuse detection"); rate-limit headers that are missing, or that say that nothing is left until a moment long
-ago or years away."""
+"""Faults of any response: a connection that is reset, or closed after `Faults.timeout_seconds`; server errors;
+truncated JSON; a ``Link`` header to an unreachable server; a body in two parts with a pause; a valid token that is
+rejected once; secondary limits without and with ``retry-after``, and with their former message ("abuse detection");
+rate-limit headers that are missing, or report an exhausted quota with an absurd reset time."""
 
 GRAPHQL_KINDS = ("untyped error", "failed entries", "null edges", "null connection", "graphql 400")
-"""What GraphQL alone can answer: an error without a type and no data; errors below a connection, with the entries that
-they are about null, one by one or as a whole; a null connection beside an error without a path; a plain refusal."""
+"""Faults of GraphQL responses: an error without a type, and no data; errors in a connection whose entries, or whose
+list, are null; a null connection with an error without a path; a status of 400."""
 
 KINDS = REST_KINDS + GRAPHQL_KINDS

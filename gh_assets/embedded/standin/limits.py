@@ -1,4 +1,4 @@
-"""What the stand-in counts: GitHub's primary and secondary limits, and who overran them."""
+"""GitHub's primary and secondary rate limits in the stand-in, and the requests that exceeded them."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ REST, GRAPHQL = "core", "graphql"
 
 @dataclass
 class Limits:
-    """GitHub's limits, per user. A number that is None is no limit.
+    """Limits per user; None for no limit.
 
     Parameters
     ----------
     requests, graphql_points : int
-        Primary limits, in each window of `window_seconds` that begins with a user's first request.
+        Primary limits per window, which begins with a user's first request.
     window_seconds : float
     requests_a_minute, queries_a_minute : int or None
         Secondary limits; GitHub's are 900 and 2,000.
     concurrent : int or None
         Secondary limit of requests in flight; GitHub's is 100.
     retry_after : int or None
-        Seconds that answers to secondary limits ask for; None: they don't say.
+        Seconds in the ``retry-after`` header of secondary limits; None for no header.
     query_budget : int or None
-        Nodes that a GraphQL query may ask for before it answers ``RESOURCE_LIMITS_EXCEEDED``; the parts of the query
-        that came before are answered.
+        Number of nodes after which further parts of a GraphQL query fail with ``RESOURCE_LIMITS_EXCEEDED``.
     """
 
     requests: int = 5_000_000
@@ -39,7 +38,7 @@ class Limits:
 
     @classmethod
     def of_github(cls, **changes: float | None) -> Limits:
-        """GitHub's own numbers."""
+        """Return GitHub's limits, with changes."""
         numbers: dict[str, float | None] = {
             "requests": 5000,
             "graphql_points": 5000,
@@ -58,7 +57,7 @@ class Limits:
 
 @dataclass
 class Window:
-    """A user's window of one resource."""
+    """A user's usage of one resource until its reset."""
 
     reset: float
     used: int = 0
@@ -66,7 +65,7 @@ class Window:
 
 @dataclass
 class Quota:
-    """Counts for all users, and how often somebody asked beyond a limit."""
+    """The usage of all users, and counts of the requests beyond a limit."""
 
     limits: Limits
     windows: dict[tuple[int, str], Window] = field(default_factory=dict)
@@ -76,15 +75,15 @@ class Quota:
     spent: Counter[str] = field(default_factory=Counter)
 
     def window(self, user: int, resource: str, now: float) -> Window:
-        """The user's window now: a new one if the old one is over."""
+        """Return the user's current window, which is new if the last one has ended."""
         window = self.windows.get((user, resource))
         if window is None or now >= window.reset:
             # Like GitHub's, windows end at a whole second.
             window = self.windows[user, resource] = Window(float(int(now + self.limits.window_seconds)))
         return window
 
-    def refusal(self, user: int, resource: str, now: float) -> str | None:
-        """``primary`` or ``secondary`` if the user has to be refused; such a request counts as a violation."""
+    def exceeded(self, user: int, resource: str, now: float) -> str | None:
+        """Return the kind of limit that a request exceeds, ``primary`` or ``secondary``, and count the violation."""
         if self.limits.concurrent is not None and self.in_flight > self.limits.concurrent:
             self.violations["concurrent"] += 1
             return "secondary"
@@ -107,7 +106,7 @@ class Quota:
         self.spent[resource] += points
 
     def headers(self, user: int, resource: str, now: float) -> dict[str, str]:
-        """What each answer says about the user's quota."""
+        """Return the rate-limit headers of a response."""
         window = self.window(user, resource, now)
         limit = self.limits.of(resource)
         return {
@@ -119,13 +118,13 @@ class Quota:
         }
 
     def describe(self, user: int, now: float) -> dict[str, dict[str, int]]:
-        """As ``/rate_limit`` tells it. Looking begins no window."""
-        told = {}
+        """Return the usage by resource, as ``/rate_limit`` reports it; this begins no window."""
+        resources = {}
         for resource in (REST, GRAPHQL):
             window = self.windows.get((user, resource))
             if window is None or now >= window.reset:
                 window = Window(float(int(now + self.limits.window_seconds)))
             limit = self.limits.of(resource)
             left = max(0, limit - window.used)
-            told[resource] = {"limit": limit, "used": window.used, "remaining": left, "reset": int(window.reset)}
-        return told
+            resources[resource] = {"limit": limit, "used": window.used, "remaining": left, "reset": int(window.reset)}
+        return resources

@@ -1,4 +1,4 @@
-"""Files as HTML, as GitHub renders them: Markdown and reStructuredText. Other markups are given with their HTML."""
+"""Rendering of Markdown and reStructuredText as GitHub's HTML; worlds contain the HTML of other markups."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from gh_assets.collector.lists.markup import RST_SETTINGS, markdown_to_html, suf
 
 _MARKDOWN = (".md", ".markdown", ".mdown", ".mdwn", ".mkd", ".mkdn")
 _RST = (".rst", ".rest")
-_NEED_THEIR_HTML = (".org", ".adoc", ".asciidoc", ".asc", ".textile", ".rdoc", ".creole", ".mediawiki", ".wiki", ".pod")
+_NOT_RENDERED = (".org", ".adoc", ".asciidoc", ".asc", ".textile", ".rdoc", ".creole", ".mediawiki", ".wiki", ".pod")
 
 
 def rendered(path: str, text: str) -> str | None:
-    """The HTML of a file; None if it is in a markup that is not rendered here."""
+    """Return the HTML of a file, or None for a markup that is not rendered here."""
     suffix = suffix_of(path)
     if suffix in _MARKDOWN:
         return markdown_to_html(text)
     if suffix in _RST:
         return str(publish_parts(text, writer="html5", settings_overrides=RST_SETTINGS)["body"])
-    if suffix in _NEED_THEIR_HTML:
+    if suffix in _NOT_RENDERED:
         return None
     return f'<div class="plain"><pre style="white-space: pre-wrap">{escape(text)}</pre></div>'
 
 
 def wrapped(html: str, path: str, kind: str) -> str:
-    """HTML as GitHub's API answers with it; `kind` is ``readme`` or ``file``."""
+    """Wrap HTML as GitHub's API does; `kind` is ``readme`` or ``file``."""
     name = suffix_of(path).removeprefix(".") or "txt"
     if html.startswith('<div class="plain">'):
         return f'<div id="{kind}" class="{name}" data-path="{escape(path)}">{html}</div>'

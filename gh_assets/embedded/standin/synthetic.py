@@ -1,8 +1,8 @@
-"""A made-up world: people with tastes, repositories with topics, a popularity tail. Clearly synthetic, seeded.
+"""A generated world of users with tastes, repositories with topics, and a long tail of popularity.
 
-Each user has a few topics of interest; most stars fall on repositories of these topics, the popular ones first,
-some on whatever everybody stars. So popularity alone is a weak recommender here and a model of tastes a strong one.
-The lists also name what real lists name: repositories that were renamed, deleted, blocked or closed to us.
+Each user has a few topics of interest. Most of their stars go to popular repositories of these topics, and some to
+generally popular ones, so that popularity is a weak recommender and a model of tastes a strong one. The lists also name
+repositories that were renamed, deleted or blocked, or whose stargazers are restricted.
 """
 
 from __future__ import annotations
@@ -33,36 +33,36 @@ _NOW = int(dt.datetime(2026, 1, 1, tzinfo=dt.UTC).timestamp())
 
 
 def synthetic_world(seed: int = 0, *, repositories: int = 600, users: int = 2500, mean_stars: float = 38.0) -> World:
-    """Make a world up.
+    """Generate a world.
 
     Parameters
     ----------
     seed : int
-        The same seed gives the same world.
+        Equal seeds give equal worlds.
     repositories, users : int
-        How many of each.
+        Their numbers.
     mean_stars : float
-        Mean number of stars a user gives (log-normally spread, at least 3).
+        Mean number of stars per user (log-normally distributed, at least 3).
     """
     rng = np.random.default_rng(seed)
     topics = list(TOPICS)
     topic_of = np.sort(rng.integers(0, len(topics), repositories))
-    # Zipf within a topic: its first repository is the famous one.
+    # Zipf's law within a topic: its first repository is the most popular one.
     place = np.array([np.sum(topic_of[:i] == topic_of[i]) for i in range(repositories)])
     popularity = 1.0 / (place + 4.0)
     share = np.zeros((len(topics), repositories))
     share[topic_of, np.arange(repositories)] = popularity
     share /= np.maximum(share.sum(axis=1, keepdims=True), 1e-12)
-    everybody = popularity**1.5 / (popularity**1.5).sum()
+    overall = popularity**1.5 / (popularity**1.5).sum()
     created = _EPOCH + rng.integers(0, int((_NOW - _EPOCH) * 0.7), repositories)
 
     interests = rng.dirichlet(np.full(len(topics), 0.12), users)
-    taste = 0.88 * interests @ share + 0.12 * everybody
+    taste = 0.88 * interests @ share + 0.12 * overall
     lengths = rng.lognormal(np.log(mean_stars) - 0.245, 0.7, users).astype(int).clip(3, repositories // 3)
     who: list[np.ndarray] = []
     where: list[np.ndarray] = []
     for user in range(users):
-        # Gumbel's trick: the best of log-probability plus noise is a sample without replacement.
+        # Gumbel-top-k trick: the largest sums of log-probability and noise are a sample without replacement.
         keys = np.log(taste[user] + 1e-12) + rng.gumbel(size=repositories)
         chosen = np.argpartition(-keys, lengths[user])[: lengths[user]]
         where.append(chosen)
@@ -75,8 +75,8 @@ def synthetic_world(seed: int = 0, *, repositories: int = 600, users: int = 2500
         topic = topics[topic_of[index]]
         language, parts = TOPICS[topic]
         part, style = parts[place[index] % len(parts)], _STYLES[int(rng.integers(len(_STYLES)))]
-        mine = np.flatnonzero(where_all == index)
-        mine = mine[np.argsort(when_all[mine], kind="stable")]
+        stars = np.flatnonzero(where_all == index)
+        stars = stars[np.argsort(when_all[stars], kind="stable")]
         made.append(
             Repository(
                 repo_id=100_000 + index,
@@ -87,13 +87,13 @@ def synthetic_world(seed: int = 0, *, repositories: int = 600, users: int = 2500
                 created_at=_iso(int(created[index])),
                 pushed_at=_iso(int(created[index] + rng.random() * (_NOW - created[index]))),
                 archived=bool(rng.random() < 0.03),
-                stargazers=who_all[mine].astype(np.int64),
-                starred_at=when_all[mine].astype(np.int64),
+                stargazers=who_all[stars].astype(np.int64),
+                starred_at=when_all[stars].astype(np.int64),
             )
         )
-    odd = rng.permutation(repositories)[: max(4, repositories // 60)]
+    special = rng.permutation(repositories)[: max(4, repositories // 60)]
     listed_as = {index: [made[index].full_name] for index in range(repositories)}
-    for number, index in enumerate(odd):
+    for number, index in enumerate(special):
         repository = made[index]
         if number % 4 == 0:
             repository.former_names = (f"{repository.full_name.split('/')[0]}/formerly-{repository.repo_id}",)

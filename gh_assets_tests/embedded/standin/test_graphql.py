@@ -144,7 +144,7 @@ def test_connections_in_connections_are_counted_for_each_node(ask) -> None:
         ("{ repository(owner: ", "Syntax Error"),
         ('{ repository(owner: "a", name: "b") { stargazers { totalCount } } }', "You must provide a `first` or `last`"),
         ('{ repository(owner: "a", name: "b") { stargazers(first: 101) { totalCount } } }', "exceeds the limit of 100"),
-        ("mutation { x }", "Exactly one query is answered"),
+        ("mutation { x }", "Exactly one query is supported"),
     ],
 )
 def test_a_wrong_query_has_errors_and_no_data(ask, query: str, words: str) -> None:

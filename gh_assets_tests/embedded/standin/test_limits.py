@@ -107,7 +107,7 @@ def test_each_fault_is_what_it_says(serve_world) -> None:
 
 
 def test_a_fault_that_does_not_exist_is_named() -> None:
-    with pytest.raises(ValueError, match="'earthquake' is none of reset"):
+    with pytest.raises(ValueError, match="'earthquake' is not one of reset"):
         Faults(probabilities={"earthquake": 0.1})
 
 
