@@ -1,4 +1,4 @@
-"""Every dependency is pinned and hashed, installed by its hash, and under a licence that is known."""
+"""Every dependency is pinned, installed by its hash, and under a known licence."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROWS = dict(
 
 
 def installed() -> set[str]:
-    """What gh_assets needs, directly or not, with every extra: as far as it is installed here."""
+    """Return the installed direct and indirect dependencies of gh_assets, with all extras."""
     due = [("gh_assets", extra) for extra in ["", *(metadata.metadata("gh_assets").get_all("Provides-Extra") or [])]]
     seen: set[tuple[str, str]] = set()
     while due:
@@ -46,73 +46,75 @@ def installed() -> set[str]:
 
 
 @pytest.mark.parametrize("file", ["constraints.txt", "requirements-build.txt", "requirements-cpu.txt"])
-def test_every_locked_package_has_a_version_and_a_hash(file: str) -> None:
+def test_locked_packages_have_a_version_and_a_hash(file: str) -> None:
     text = (ROOT / file).read_text(encoding="utf-8").replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     assert lines
     for line in lines:
         assert re.match(r"[\w.-]+==[\w.+]+ ( *;[^\\]*?)? *(--hash=sha256:[0-9a-f]{64} *)+$", line), line[:80]
-    assert "://" not in text, "the lock names no address of an index"
+    assert "://" not in text, "the lock contains no address of an index"
 
 
-def test_what_is_installed_is_locked() -> None:
+def test_installed_packages_are_locked() -> None:
     assert {"torch", "dagster", "pydantic-core"} <= installed()
     assert installed() <= set(LICENCES["locked"]())
 
 
-def test_the_build_uses_the_setuptools_that_is_locked() -> None:
+def test_the_build_uses_the_locked_setuptools() -> None:
     pinned = r"^setuptools==(\S+)"
     texts = [(ROOT / name).read_text(encoding="utf-8") for name in ("constraints.txt", "requirements-build.txt")]
     first, second = (re.findall(pinned, text, re.MULTILINE) for text in texts)
     assert first == second != []
 
 
-def test_make_and_the_image_install_by_hash_alone() -> None:
+def test_make_and_the_image_install_by_hash_only() -> None:
     recipe = MAKEFILE.replace("$(LOCKED)", "$(BIN)/python $(PIP) -c constraints.txt")
     recipe = recipe.replace("$(PIP)", re.search(r"^PIP := (.*)$", MAKEFILE, re.MULTILINE)[1])  # type: ignore[index]
     for text in (recipe, CONTAINERFILE):
         calls = re.findall(r"pip install\b[^\n&|}]*", text)
         assert len(calls) >= 4
         for call in calls:
-            own = "--no-deps --no-build-isolation" in call  # the project itself: a folder has no hash
+            own = "--no-deps --no-build-isolation" in call  # the project itself is a folder, which has no hash
             assert own or "--require-hashes" in call, call
 
 
-def test_the_licence_of_every_package_is_known_and_in_the_document() -> None:
+def test_licences_of_all_packages_are_known_and_documented() -> None:
     locked = LICENCES["locked"]()
     assert set(ROWS) - {"package"} == set(locked)
     for name in installed():
         assert licence(name) == ROWS[name], f"{name}: run make licences"
     for name in locked:
         spdx = ROWS[name]
-        assert not unknown(spdx) or name in LICENCES["EXCEPTIONS"], f"{name} is under {spdx}: is that acceptable?"
+        assert not unknown(spdx) or name in LICENCES["EXCEPTIONS"], (
+            f"{name} is under {spdx}: decide whether that is acceptable"
+        )
     for name in LICENCES["EXCEPTIONS"]:
-        assert unknown(ROWS[name]), f"{name} is no exception"
+        assert unknown(ROWS[name]), f"{name} is not an exception"
     assert LICENCES["document"]({name: ROWS[name] for name in locked}) == (ROOT / "docs" / "licences.md").read_text(
         encoding="utf-8"
     )
 
 
 @pytest.mark.parametrize(
-    ("about", "known"),
+    ("metadata_line", "expected"),
     [
         ("License-Expression: MIT", "MIT"),
         ("License: Apache 2.0", "Apache-2.0"),
         ("Classifier: License :: OSI Approved :: MIT License", "MIT"),
-        ("License: Our Own Terms", None),
-        ("Classifier: License :: OSI Approved :: BSD License", None),  # which of them?
+        ("License: Custom Terms", None),
+        ("Classifier: License :: OSI Approved :: BSD License", None),  # ambiguous
         ("License: GPL", None),
-        ("Summary: says nothing", None),
+        ("Summary: without a licence", None),
     ],
 )
-def test_a_new_package_whose_licence_is_not_known_is_noticed(
-    about: str, known: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_licences_of_new_packages_are_read_from_their_metadata(
+    metadata_line: str, expected: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "newcomer-1.0.dist-info"
     folder.mkdir()
-    (folder / "METADATA").write_text(f"Metadata-Version: 2.4\nName: newcomer\nVersion: 1.0\n{about}\n")
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.4\nName: newcomer\nVersion: 1.0\n{metadata_line}\n")
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    assert licence("newcomer") == known
+    assert licence("newcomer") == expected
 
 
 @pytest.mark.parametrize(
@@ -126,11 +128,11 @@ def test_a_new_package_whose_licence_is_not_known_is_noticed(
         ("GPL-2.0-only AND CC-BY-4.0", {"GPL-2.0-only", "CC-BY-4.0"}),
     ],
 )
-def test_of_alternatives_one_permissive_licence_is_enough(expression: str, parts: set[str]) -> None:
+def test_one_permissive_alternative_is_enough(expression: str, parts: set[str]) -> None:
     assert unknown(expression) == parts
 
 
-def test_the_gpl_of_what_an_image_ships_is_named_where_it_is_built() -> None:
+def test_the_image_declares_the_gpl_of_secantusdb() -> None:
     assert "GPL" in ROWS["secantusdb"]
     assert "SecantusDB" in CONTAINERFILE
     assert ROWS["secantusdb"].split(" AND ")[0] in re.search(r"image\.licenses=\"(.*)\"", CONTAINERFILE)[1]  # type: ignore[index]
@@ -140,7 +142,9 @@ def test_the_gpl_of_what_an_image_ships_is_named_where_it_is_built() -> None:
     ]
 
 
-def test_an_installation_without_the_embedded_mongodb_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_installation_without_the_embedded_mongodb_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sysconfig, "get_path", lambda _name: str(tmp_path / "bin"))
     with pytest.raises(ConfigurationError, match="MONGO_URI"):
         mongo_uri(tmp_path / "home")

@@ -1,4 +1,4 @@
-"""What the documentation says is so: settings, commands, files and pictures."""
+"""The documentation matches the code: settings, commands, files and pictures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FIGURES = DOCUMENTS["docs/reference/figures.md"]
 TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
 
 
-def test_every_setting_is_in_the_table_and_the_table_has_no_other() -> None:
+def test_the_table_of_settings_is_complete() -> None:
     lines = [
         f"| `{row.name}` | {f'`{row.default}`' if row.default else ''} | {row.meaning} |" for row in setting_rows()
     ]
@@ -34,7 +34,7 @@ def test_every_setting_is_in_the_table_and_the_table_has_no_other() -> None:
     assert [line for line in documented if "`DAGSTER_HOME`" not in line] == lines
 
 
-def test_settings_are_read_from_the_environment_and_the_table_tells_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_are_read_from_the_environment_and_shown_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GH_ASSETS_REFRESH_AFTER", "12 h")
     monkeypatch.setenv("GH_ASSETS_ALERT_WEBHOOK", "http://127.0.0.1/secret-path")
     settings = load_settings()
@@ -49,7 +49,7 @@ def test_settings_are_read_from_the_environment_and_the_table_tells_them(monkeyp
 
 
 @pytest.mark.parametrize("document", sorted(DOCUMENTS))
-def test_every_command_that_is_shown_exists(document: str) -> None:
+def test_documented_commands_exist(document: str) -> None:
     context = click.Context(cli)
     for line in re.findall(
         r"gh-assets (?!gh-assets)((?:models |data )?[a-z][a-z-]+)", "\n".join(shell_blocks(DOCUMENTS[document]))
@@ -58,7 +58,7 @@ def test_every_command_that_is_shown_exists(document: str) -> None:
         for word in line.split():
             assert isinstance(command, click.Group)
             command = command.get_command(context, word)
-            assert command is not None, f"gh-assets {line} is shown, but there is no such command"
+            assert command is not None, f"gh-assets {line} is documented, but the command does not exist"
 
 
 def shell_blocks(text: str) -> list[str]:
@@ -66,7 +66,7 @@ def shell_blocks(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("document", sorted(DOCUMENTS))
-def test_every_make_target_that_is_shown_exists(document: str) -> None:
+def test_documented_make_targets_exist(document: str) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for name in re.findall(r"\bmake ([a-z-]+)`", DOCUMENTS[document]) + re.findall(
         r"^make ([a-z-]+)", README, re.MULTILINE
@@ -74,7 +74,7 @@ def test_every_make_target_that_is_shown_exists(document: str) -> None:
         assert re.search(rf"^{name}:", makefile, re.MULTILINE), f"{document} shows make {name}"
 
 
-def test_links_of_the_readme_lead_somewhere() -> None:
+def test_links_of_the_readme_resolve() -> None:
     """Links between the pages of the site are checked by `make docs`."""
     for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md"):
         for path in re.findall(r"\]\((?!https?:)([^)#]+)", DOCUMENTS[name]):
@@ -82,20 +82,20 @@ def test_links_of_the_readme_lead_somewhere() -> None:
 
 
 @pytest.mark.parametrize("document", sorted(DOCUMENTS))
-def test_every_file_that_is_named_exists(document: str) -> None:
+def test_documented_files_exist(document: str) -> None:
     named = re.findall(r"\b((?:gh_assets|gh_assets_tests|benchmarks|deploy)/[\w./-]+\w)", DOCUMENTS[document])
     for name in set(named):
         assert (ROOT / name).exists(), f"{document}: {name}"
 
 
-def test_every_figure_names_the_benchmark_that_prints_it() -> None:
+def test_every_benchmark_has_a_figure() -> None:
     shown = set(re.findall(r"benchmarks/(\w+)\.py", "".join(DOCUMENTS.values())))
     assert shown == {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - {
         "interactions"
     }  # reads files for others
 
 
-def test_the_packages_of_the_architecture_exist_and_none_is_missing() -> None:
+def test_the_architecture_names_exactly_the_packages() -> None:
     block = re.search(r"```\ngh_assets/\n(.*?)```", ARCHITECTURE, re.DOTALL)
     assert block
     named = set()
@@ -114,9 +114,11 @@ def test_nothing_is_pickled() -> None:
 
 
 @pytest.mark.skipif(not TRACKED, reason="not a git checkout")
-def test_the_repository_holds_no_data_and_no_secrets() -> None:
+def test_the_repository_contains_no_data_and_no_secrets() -> None:
     data = [name for name in TRACKED if name.endswith((".parquet", ".csv", ".gz", ".npz", ".pt", ".pkl", ".env"))]
-    assert not [name for name in data if not name.startswith("gh_assets_tests/cases/")], "invented examples are none"
+    assert not [name for name in data if not name.startswith("gh_assets_tests/cases/")], (
+        "only invented examples are allowed"
+    )
     token = re.compile(r"gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{60}")
     for name in TRACKED:
         if not name.endswith((".png", ".zst")):

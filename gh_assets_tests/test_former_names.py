@@ -1,4 +1,4 @@
-"""Names of modules that people wrote into their own files before the package got its rooms."""
+"""Former names of modules, which users' own configuration may contain."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FORMER = {
 
 
 @pytest.mark.parametrize("name", FORMER)
-def test_a_former_name_gives_what_it_gave_and_says_the_new_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_former_names_provide_the_same_objects_and_warn(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GH_ASSETS_CELERY_BROKER", "redis://127.0.0.1:1/0")
     module, attribute = FORMER[name]
     pytest.importorskip("dagster_celery" if name == "celery_app" else "dagster")
@@ -34,7 +34,7 @@ def test_a_former_name_gives_what_it_gave_and_says_the_new_one(name: str, monkey
     assert getattr(former, attribute) is getattr(now, attribute)
 
 
-def test_a_dagster_yaml_of_an_earlier_version_opens_the_same_history(
+def test_dagster_yaml_of_an_earlier_version_opens_the_same_history(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = (CHECKOUT / "dagster.yaml").read_text()
@@ -50,7 +50,7 @@ def test_a_dagster_yaml_of_an_earlier_version_opens_the_same_history(
         assert instance.get_runs_count() == 0
 
 
-def test_the_module_of_torchruns_command_line_starts() -> None:
+def test_torchrun_command_line_with_the_former_name_starts() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "gh_assets.train_together", "--help"],
         env=os.environ | {"PYTHONPATH": str(CHECKOUT)},

@@ -1,4 +1,4 @@
-"""No token and no password anywhere: not in what is printed, logged, stored, raised, or in anybody's arguments."""
+"""Tokens and passwords never appear in output, logs, stored data, exceptions or arguments of processes."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ PASSWORD = "verysecretpassword0123"
 
 
 def tastes() -> World:
-    """Enough for a model, in two pages a repository."""
+    """Return a world large enough for a model, with two pages of stars per repository."""
     stars = {f"a/{n}": [user for user in range(150) if (user + n) % 3 != 0] for n in range(12)}
     return world_of(stars, users=150)
 
 
-class Arguments:
-    """Watches the command lines and environments' names of all processes while something runs."""
+class CommandLines:
+    """Records the command lines of all processes during a block."""
 
     def __init__(self) -> None:
         self.seen: set[str] = set()
         self._over = threading.Event()
 
-    def __enter__(self) -> Arguments:
+    def __enter__(self) -> CommandLines:
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
@@ -62,7 +62,7 @@ class Arguments:
 
 
 def command(home: Path, *arguments: str, **environment: str) -> str:
-    """All that a command prints, with logs as chatty as they get."""
+    """Return the exit code and all output of a command, with logs at their most detailed level."""
     clean = {name: value for name, value in os.environ.items() if name not in SETTINGS}
     code = "import logging; logging.basicConfig(level=logging.DEBUG); from gh_assets.cli import main; main()"
     done = subprocess.run(
@@ -77,7 +77,7 @@ def command(home: Path, *arguments: str, **environment: str) -> str:
 
 
 def stored(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, bytes]]:
-    """All that a home holds: each file, and Mongo's documents, which lie compressed."""
+    """Yield the content of each file in a home, and MongoDB's documents, which are compressed in their files."""
     for path in home.rglob("*"):
         if path.is_file() and path.name != "standin-token":
             yield str(path), path.read_bytes()
@@ -91,53 +91,53 @@ def stored(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, b
 
 
 @pytest.mark.slow
-def test_runs_with_every_kind_of_failure_leave_no_token_anywhere(
+def test_runs_with_all_kinds_of_failures_leave_no_token(
     serve_world: Callable[..., tuple[Standin, str]], fresh_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kinds = ("reset", "timeout", "500", "502", "504", "truncated", "wrong link", "slow", "403 retry-after")
     faults = Faults(dict.fromkeys(kinds, 0.02), seed=4, timeout_seconds=0.05, slow_seconds=0.01, retry_after=0)
     standin, url = serve_world(tastes(), tokens=[GOOD], faults=faults)
     both = f"{GOOD},{REFUSED}"
-    said = []
-    with Arguments() as arguments:
+    outputs = []
+    with CommandLines() as command_lines:
         real = {"GITHUB_API_URL": url, "GITHUB_TOKENS": both}
-        said.append(command(fresh_home, "run", "--awesome", LIST, "--epochs", "1", "--source", "stargazers", **real))
-        assert said[-1].startswith("0"), said[-1][-3000:]
+        outputs.append(command(fresh_home, "run", "--awesome", LIST, "--epochs", "1", "--source", "stargazers", **real))
+        assert outputs[-1].startswith("0"), outputs[-1][-3000:]
         standin.restricted = True
-        said.append(command(fresh_home, "run", "--awesome", LIST, "--epochs", "1", "--full", **real))
-        assert said[-1].startswith("0"), said[-1][-3000:]
-        said.append(command(fresh_home, "run", "--awesome", LIST, "--full", "--max-requests", "3", **real))
+        outputs.append(command(fresh_home, "run", "--awesome", LIST, "--epochs", "1", "--full", **real))
+        assert outputs[-1].startswith("0"), outputs[-1][-3000:]
+        outputs.append(command(fresh_home, "run", "--awesome", LIST, "--full", "--max-requests", "3", **real))
         refused = {"GITHUB_API_URL": url, "GITHUB_TOKENS": REFUSED}
-        said.append(command(fresh_home, "run", "--awesome", LIST, "--full", **refused))
-        assert said[-1].startswith("1")
+        outputs.append(command(fresh_home, "run", "--awesome", LIST, "--full", **refused))
+        assert outputs[-1].startswith("1")
         file = fresh_home.parent / "tokens"
         file.write_text(both)
-        said.append(command(fresh_home, "doctor", GITHUB_API_URL=url, GITHUB_TOKENS_FILE=str(file)))
-        said.append(command(fresh_home, "status", "--json", **real))
-        said.append(
+        outputs.append(command(fresh_home, "doctor", GITHUB_API_URL=url, GITHUB_TOKENS_FILE=str(file)))
+        outputs.append(command(fresh_home, "status", "--json", **real))
+        outputs.append(
             command(fresh_home, "status", MONGO_URI=f"mongodb://me:{PASSWORD}@127.0.0.1:1/?connectTimeoutMS=200")
         )
-        assert said[-1].startswith("1")
+        assert outputs[-1].startswith("1")
     file.unlink()
-    assert "…NONE" in "".join(said), "a refused token is named by its end"
+    assert "…NONE" in "".join(outputs), "a refused token is identified by its last characters"
     for secret in (*TOKENS, PASSWORD):
-        assert all(secret not in words for words in said)
-        assert all(secret not in line for line in arguments.seen)
-        for place, content in stored(fresh_home, monkeypatch):
-            assert secret.encode() not in content, place
-    assert any("gh_assets.embedded" in line for line in arguments.seen), "the servers were watched"
+        assert all(secret not in output for output in outputs)
+        assert all(secret not in line for line in command_lines.seen)
+        for location, content in stored(fresh_home, monkeypatch):
+            assert secret.encode() not in content, location
+    assert any("gh_assets.embedded" in line for line in command_lines.seen), "the servers were recorded"
     let_go(fresh_home)
 
 
 @pytest.mark.parametrize("kind", ["500", "truncated", "reset", "timeout"])
-def test_no_exception_and_no_log_holds_a_token(serve_world, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_exceptions_and_logs_contain_no_token(serve_world, kind: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     faults = Faults({kind: 1.0}, timeout_seconds=0.01)
     _, url = serve_world(tastes(), tokens=[GOOD], faults=faults)
     with GitHubClient(url, [SecretStr(GOOD)], policy=QUICK) as client:
-        for ask in (lambda: client.get("/user"), lambda: client.graphql("{ viewer { login } }", {})):
+        for send in (lambda: client.get("/user"), lambda: client.graphql("{ viewer { login } }", {})):
             with pytest.raises(GhAssetsError) as caught:
-                ask()
+                send()
             error: BaseException | None = caught.value
             while error is not None:
                 assert GOOD not in f"{error!r} {error}"
@@ -145,7 +145,7 @@ def test_no_exception_and_no_log_holds_a_token(serve_world, kind: str, caplog: p
     assert GOOD not in caplog.text
 
 
-def test_an_outage_ends_what_would_be_tried_in_vain(serve_world) -> None:
+def test_outage_is_raised_after_several_failed_requests(serve_world) -> None:
     _, url = serve_world(tastes(), tokens=[GOOD], faults=Faults({"500": 1.0}))
     with GitHubClient(url, [SecretStr(GOOD)], policy=QUICK) as client:
         for _ in range(OUTAGE_AFTER - 1):
