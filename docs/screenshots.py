@@ -1,6 +1,6 @@
-"""The pictures of the documentation: Dagster's UI and the page on what `make run` made, taken with headless Chromium.
+"""Take the screenshots of the documentation: Dagster's UI and the pages of a home, with headless Chromium.
 
-Run: make screenshots. Needs Debian's chromium (or CHROMIUM=/path/to/it) and a home in which the chain has run.
+Run: make screenshots. Needs Debian's chromium (or CHROMIUM=/path/to/it) and a home in which `make run` has run.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 
 EXPANDED = "global%40global%3Acollection%2Cglobal%40global%3Arecommender"
-"""Both groups of the graph opened."""
+"""Groups of the asset graph that are expanded."""
 
 PARTITION = "synthetic-command-line%2Ffast-shell-2"
 
 OPENED = {"model": "learning_curve", "champion": "scores", "leaderboard": "plot", "plan": "overview"}
-"""Pictures within the metadata, which a click opens."""
+"""Plots in the metadata of assets, which a click opens."""
 
 IMAGES = Path(__file__).parent / "images"
 ROOT = Path(__file__).parent.parent
 
 
 def wait_for(address: str, process: subprocess.Popen[Any], name: str) -> None:
-    """Until a page answers; ends with words if its server does not start."""
+    """Wait until a server responds; exit with a message if it does not start."""
     deadline = time.monotonic() + 120
     while True:
         try:
@@ -51,7 +51,7 @@ def wait_for(address: str, process: subprocess.Popen[Any], name: str) -> None:
 
 @contextmanager
 def dagster_dev() -> Iterator[str]:
-    """`dagster dev` in the checkout, as people start it; gives its address."""
+    """Run `dagster dev` in the checkout; yield its URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -68,7 +68,7 @@ def dagster_dev() -> Iterator[str]:
 
 @contextmanager
 def served() -> Iterator[str]:
-    """`gh-assets serve` in the checkout; gives its address."""
+    """Run `gh-assets serve` in the checkout; yield its URL."""
     command = [str(Path(sys.executable).parent / "gh-assets"), "serve", "--port", "0"]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
@@ -83,18 +83,18 @@ def served() -> Iterator[str]:
         process.wait(60)
 
 
-LISTS = {
+WEB_PAGES = {
     "page": ("/u/synthetic-user-0007", 1200, 860, "light"),
     "page-dark": ("/model", 1200, 860, "dark"),
     "page-phone": ("/for?repo=synthetic-web-framework%2Ffriendly-router-1", 375, 812, "light"),
     "page-home": ("/", 1200, 620, "light"),
 }
-"""Pictures of the page: address, size, colours."""
+"""Screenshots of the pages: path, width, height and colour scheme."""
 
 
-def take_lists(browser: Browser, url: str, only: str | None) -> None:
-    """Pictures of the page."""
-    for name, (path, width, height, scheme) in LISTS.items():
+def take_web_pages(browser: Browser, url: str, only: str | None) -> None:
+    """Take the screenshots of the pages."""
+    for name, (path, width, height, scheme) in WEB_PAGES.items():
         if only in (None, name):
             page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
             page.goto(url + path)
@@ -105,11 +105,11 @@ def take_lists(browser: Browser, url: str, only: str | None) -> None:
 
 
 def open_page(page: Page, url: str, shows: str) -> None:
-    """Open a page of the UI and wait until it shows a text."""
+    """Open a page of Dagster's UI and wait until it shows a text."""
     page.goto(url)
     page.get_by_text("Deployment").first.wait_for(timeout=60_000)
     skip = page.get_by_role("button", name="Skip")
-    with contextlib.suppress(PlaywrightTimeoutError):  # a fresh home invites to a community over the first page
+    with contextlib.suppress(PlaywrightTimeoutError):  # a dialog covers the first page of a new home
         skip.click(timeout=5_000 if "asset-groups" in url else 500)
     page.get_by_text(shows, exact=True).last.wait_for(timeout=60_000)
     page.get_by_text(shows, exact=True).last.scroll_into_view_if_needed()
@@ -118,7 +118,7 @@ def open_page(page: Page, url: str, shows: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", help="take this picture alone")
+    parser.add_argument("--only", help="take only this screenshot")
     options = parser.parse_args()
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
     if chromium is None:
@@ -136,21 +136,21 @@ def main() -> None:
     }
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        if options.only is None or options.only in LISTS:
+        if options.only is None or options.only in WEB_PAGES:
             with served() as url:
-                take_lists(browser, url, options.only)
-        if options.only not in LISTS:
+                take_web_pages(browser, url, options.only)
+        if options.only not in WEB_PAGES:
             with dagster_dev() as url:
-                take_pages(browser, url, pages, options.only)
+                take_dagster_pages(browser, url, pages, options.only)
         browser.close()
 
 
-def take_pages(browser: Browser, url: str, pages: Mapping[str, tuple[str, str]], only: str | None) -> None:
-    """Pictures of Dagster's UI."""
+def take_dagster_pages(browser: Browser, url: str, pages: Mapping[str, tuple[str, str]], only: str | None) -> None:
+    """Take the screenshots of Dagster's UI."""
     page = browser.new_page(viewport={"width": 1500, "height": 820}, color_scheme="light")
     for name, (path, shows) in pages.items():
         if only in (None, name):
-            # Only on a wide page has the graph room for what its nodes say.
+            # The graph shows the details of its nodes only on a wide page.
             page.set_viewport_size(
                 {"width": 3000, "height": 1000} if name == "graph" else {"width": 1500, "height": 820}
             )
@@ -158,7 +158,7 @@ def take_pages(browser: Browser, url: str, pages: Mapping[str, tuple[str, str]],
             if name in OPENED:
                 page.locator("tr", has_text=OPENED[name]).last.get_by_text("[Show Markdown]").click()
                 page.locator("img[src^='data:']").last.wait_for()
-                page.wait_for_timeout(1000)  # the dialogue fades in
+                page.wait_for_timeout(1000)  # the dialog fades in
             page.screenshot(path=IMAGES / f"{name}.png")
             print(IMAGES / f"{name}.png", flush=True)
 

@@ -152,6 +152,7 @@ def test_picking_repositories_by_part_of_their_name(page: Any) -> None:
     search = page.get_by_label("Add a repository")
     search.fill("a")
     page.get_by_role("button", name="Search", exact=True).click()
+    page.wait_for_url(re.compile("[?&]q=a"))  # until then the suggestions may be replaced
     page.locator("ul.suggestions button").nth(2).click()
     until(lambda: page.locator("ul.chips li").count() == 2)
     two = changed(page, one)
@@ -334,7 +335,7 @@ def test_axe_finds_no_violations(browser: Any, served: Running, scheme: str, siz
 def test_page_size(browser: Any, served: Running, path: str) -> None:
     responses: list[Any] = []
     with visiting(browser, served, 1440, 900, True) as page:
-        page.on("response", responses.append)
+        page.on("response", lambda response: responses.append(response))
         page.goto(path)
         page.wait_for_load_state("networkidle")
         sizes = {response.url: len(response.body()) for response in responses}
