@@ -16,9 +16,9 @@ from gh_assets.embedded.standin.world import World
 from gh_assets.errors import ConfigurationError
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.outcomes import Outcome
-from gh_assets_tests.collector.star_sources.test_stargazers import write_hour
 from gh_assets_tests.conftest import QUICK
 from gh_assets_tests.support.collecting import refs
+from gh_assets_tests.support.gharchive import write_hour
 from gh_assets_tests.support.github import client_of
 from gh_assets_tests.support.worlds import world_of
 

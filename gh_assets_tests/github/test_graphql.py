@@ -15,7 +15,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gh_assets.collector.star_sources.auto import OwnLists
 from gh_assets.collector.star_sources.base import (
     CollectionTask,
     PreviousStars,
@@ -24,7 +23,6 @@ from gh_assets.collector.star_sources.base import (
     stars_table,
 )
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
-from gh_assets.collector.star_sources.stargazers import RestStargazers
 from gh_assets.collector.star_sources.starred_lists import GraphQLStarred, StarredListTask, UserList
 from gh_assets.collector.star_sources.starred_state import SeedUser
 from gh_assets.embedded.standin.graphql import read_node_id
@@ -253,29 +251,6 @@ def test_former_text_of_a_secondary_limit_does_not_disable_graphql() -> None:
         assert all(collected.complete for collected in collect(client).values())
 
 
-@pytest.mark.parametrize("status", [400, 403, 404, 405, 406, 422, 501])
-def test_lists_are_read_by_rest_where_there_is_no_graphql(status: int) -> None:
-    entries = [{"starred_at": "2024-03-01T00:00:00Z", "user": {"id": 100 + n, "login": f"user{n}"}} for n in range(4)]
-
-    async def graphql(_: Request) -> Response:
-        return Response(b'{"message": "Not here"}', status)
-
-    async def stargazers(_: Request) -> Response:
-        return Response(json.dumps(entries))
-
-    async def other(_: Request) -> Response:
-        return Response(b'{"id": 7}')
-
-    routes = [Route("/graphql", graphql, methods=["POST"]), Route("/repositories/1/stargazers", stargazers)]
-    with (
-        serving(Starlette(routes=[*routes, Route("/{path:path}", other)])) as url,
-        client_of(url, "token") as client,
-    ):
-        source = OwnLists(GraphQLStargazers(client, 10), RestStargazers(client, 10))
-        (collected,) = source.collect([CollectionTask(RepositoryRef(1, "a/1", "a/1", 4, Outcome.OK))], 1)
-    assert (users_of(collected), collected.complete, collected.source) == ([0, 1, 2, 3], True, "stargazers")
-
-
 def edges_of(*users: int | None) -> list[Any]:
     return [
         None
@@ -369,53 +344,3 @@ def test_warning_beside_complete_lists_is_ignored() -> None:
         found = [collect(client, 1) for _ in range(3)]
     assert all(collected.complete for one in found for collected in one.values())
     assert len(asked) == 3
-
-
-class MovingList:
-    """A list by REST that changes between two pages: the users listed now, oldest first."""
-
-    def __init__(self, *users: int) -> None:
-        self.users = list(users)
-        self.after: dict[int, Callable[[], None]] = {}
-
-    def app(self) -> Starlette:
-        async def stargazers(request: Request) -> Response:
-            number = int(request.query_params["page"])
-            users = self.users[(number - 1) * 100 : number * 100]
-            entries = [{"starred_at": "2024-01-01T00:00:00Z", "user": {"id": n, "login": f"u{n}"}} for n in users]
-            content, tag = json.dumps(entries), f'W/"{hash(tuple(users))}"'
-            if request.headers.get("if-none-match") == tag:
-                return Response(status_code=304, headers={"etag": tag})
-            more = {"link": '<http://x/?page=9>; rel="next"'} if number * 100 < len(self.users) else {}
-            self.after.pop(number, lambda: None)()
-            return Response(content, 200, {"etag": tag} | more)
-
-        async def metadata(_: Request) -> Response:
-            return Response(json.dumps({"id": 1, "stargazers_count": len(self.users)}))
-
-        return Starlette(routes=[Route("/repositories/1/stargazers", stargazers), Route("/{path:path}", metadata)])
-
-
-@pytest.mark.parametrize("more", [[], [999]], ids=["one star less", "one less, one more"])
-def test_star_that_moves_to_a_page_already_read_is_not_lost_by_rest(more: list[int]) -> None:
-    server = MovingList(*range(1, 202))
-
-    def change() -> None:
-        server.users.remove(50)
-        server.users += more
-
-    server.after[1] = change
-    table = stars_table(1, [(n, f"u{n}") for n in range(1, 202)], ["2024-01-01T00:00:00Z"] * 201, "stargazers")
-    before = PreviousStars(table, [], complete=True, max_pages=10, source="stargazers", proven=True, entries=201)
-    with serving(server.app()) as url, client_of(url) as client:
-        repository = RepositoryRef(1, "a/b", "a/b", 201, Outcome.OK)
-        work = CollectionTask(repository, lambda: before, full=True)
-        (collected,) = RestStargazers(client, 10).collect([work], 1)
-        assert (collected.proven, collected.unstarred) == (False, None)
-        assert collected.table is not None
-        assert set(server.users) <= set(collected.table["user_id"])
-        (again,) = RestStargazers(client, 10).collect([work], 1)
-    assert again.table is not None
-    assert again.unstarred is not None
-    assert set(again.table["user_id"]) == set(server.users)
-    assert again.unstarred["user_id"].to_list() == [50]

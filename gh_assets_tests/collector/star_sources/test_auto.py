@@ -1,13 +1,20 @@
-"""The source that finds out which one works."""
+"""The source that chooses between repositories' own lists and users' lists."""
 
 from __future__ import annotations
 
 import datetime as dt
+import json
 
+import pytest
 from pydantic import SecretStr
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
-from gh_assets.collector.pipeline import CollectionReport, CollectionState
+from gh_assets.collector.pipeline import CollectionReport
 from gh_assets.collector.star_sources.auto import CLOSED_FOR, AutoSource, OwnLists
+from gh_assets.collector.star_sources.base import CollectionTask, RepositoryRef
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
 from gh_assets.collector.star_sources.stargazers import RestStargazers
 from gh_assets.collector.star_sources.starred import StarredLists
@@ -17,7 +24,7 @@ from gh_assets.embedded.standin.world import World
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.outcomes import Outcome
 from gh_assets.storage.asset_store import Segments
-from gh_assets_tests.conftest import QUICK
+from gh_assets_tests.conftest import QUICK, serving
 from gh_assets_tests.support.collecting import Collecting, refs
 from gh_assets_tests.support.github import client_of
 from gh_assets_tests.support.worlds import world_of
@@ -50,12 +57,7 @@ def close(world: World, names: set[str]) -> World:
     return world
 
 
-def collecting_of(asset_store, database) -> Collecting:
-    return Collecting(asset_store, CollectionState(database))
-
-
-def test_open_and_closed_lists_side_by_side(github_of, asset_store, database) -> None:
-    collecting = collecting_of(asset_store, database)
+def test_open_and_closed_lists_are_collected_together(github_of, collecting: Collecting) -> None:
     world = close(world_of({"a/open": [0, 1, 2], "b/closed": [1, 2], "c/closed": [0]}), {"b/closed", "c/closed"})
     _, client = github_of(world)
     report = run(collecting, world, client)
@@ -67,8 +69,7 @@ def test_open_and_closed_lists_side_by_side(github_of, asset_store, database) ->
     assert collecting.tables.read("b/closed")[0]["user_id"].to_list() == [5001, 5002]
 
 
-def test_a_closed_list_is_asked_once_and_again_after_a_week(github_of, asset_store, database) -> None:
-    collecting = collecting_of(asset_store, database)
+def test_a_closed_list_is_requested_again_after_a_week(github_of, collecting: Collecting) -> None:
     world = close(world_of({"a/b": [0, 1], "c/d": [1]}), {"a/b", "c/d"})
     standin, client = github_of(world)
     run(collecting, world, client)
@@ -83,24 +84,22 @@ def test_a_closed_list_is_asked_once_and_again_after_a_week(github_of, asset_sto
     assert report.closed == 0
 
 
-def test_users_are_not_asked_for_the_sake_of_a_few(github_of, asset_store, database) -> None:
-    collecting = collecting_of(asset_store, database)
+def test_users_lists_are_not_read_for_a_few_closed_repositories(github_of, collecting: Collecting) -> None:
     world = close(world_of({f"a/{n}": [0, 1] for n in range(20)}), {"a/3"})
     standin, client = github_of(world)
     for _ in range(2):
         report = run(collecting, world, client)
         assert report.outcomes == {"ok": 19, "restricted": 1}
-        assert StarredState(database).load() == {}
-    assert standin.quota.spent["graphql"] == 2, "whose the token is, and one query"
+        assert StarredState(collecting.state.collection.database).load() == {}
+    assert standin.quota.spent["graphql"] == 2, "one query for the token, and one for the lists"
     assert "closed lately" in str(report.states["a/3"].reason)
 
 
-def test_a_repository_that_closes_keeps_its_stars_and_gets_more(github_of, asset_store, database) -> None:
-    collecting = collecting_of(asset_store, database)
+def test_a_repository_that_closes_keeps_its_stars_and_gains_new_ones(github_of, collecting: Collecting) -> None:
     old = world_of({"a/b": [0, 1, 2]}, users=9)
     run(collecting, old, github_of(old)[1])
     new = close(world_of({"a/b": [0, 1, 2, 5]}, users=9), {"a/b"})
-    new.logins[2] = "nobody-knows-me-any-more"
+    new.logins[2] = "renamed"
     _, client = github_of(new)
     report = run(collecting, new, client)
     table = collecting.tables.read("a/b")[0]
@@ -108,8 +107,9 @@ def test_a_repository_that_closes_keeps_its_stars_and_gets_more(github_of, asset
     assert report.states["a/b"].outcome is Outcome.OK
 
 
-def test_nobody_known_starred_it(github_of, asset_store, database) -> None:
-    collecting = collecting_of(asset_store, database)
+def test_a_closed_repository_without_known_users_stays_restricted(
+    github_of, collecting: Collecting, asset_store, database
+) -> None:
     world = close(world_of({"a/b": [0]}), {"a/b"})
     _, client = github_of(world)
     source = auto(collecting, world, client)
@@ -122,8 +122,7 @@ def test_nobody_known_starred_it(github_of, asset_store, database) -> None:
     assert "a/b" not in collecting.tables.partitions()
 
 
-def test_without_graphql_lists_are_read_by_rest(serve_world, asset_store, database) -> None:
-    collecting = collecting_of(asset_store, database)
+def test_lists_are_read_by_rest_without_graphql(serve_world, collecting: Collecting) -> None:
     world = world_of({f"a/{n}": list(range(n, n + 130)) for n in range(30)})
     _, url = serve_world(world, graphql=False)
     with client_of(url, "token") as client:
@@ -132,9 +131,8 @@ def test_without_graphql_lists_are_read_by_rest(serve_world, asset_store, databa
     assert report.outcomes == {"ok": 30}
 
 
-def test_pages_that_another_reader_kept_are_not_taken_for_ones_own(serve_world, asset_store, database) -> None:
+def test_the_checkpoint_of_graphql_is_not_used_by_rest(serve_world, collecting: Collecting) -> None:
     """GraphQL's newest pages are not REST's oldest ones, though both are kept for the same source."""
-    collecting = collecting_of(asset_store, database)
     world = world_of({"a/b": list(range(1800))})
     _, url = serve_world(world)
     with GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=2 + 12) as client:
@@ -147,3 +145,28 @@ def test_pages_that_another_reader_kept_are_not_taken_for_ones_own(serve_world, 
         report = collecting.run(refs(world), source, max_pages=30)
     assert (report.stars, report.states["a/b"].complete) == (1800, True)
     assert collecting.tables.read("a/b")[0]["user_id"].to_list() == [5000 + user for user in range(1800)]
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 406, 422, 501])
+def test_lists_are_read_by_rest_whatever_status_graphql_has(status: int) -> None:
+    entries = [{"starred_at": "2024-03-01T00:00:00Z", "user": {"id": 100 + n, "login": f"user{n}"}} for n in range(4)]
+
+    async def graphql(_: Request) -> Response:
+        return Response(b'{"message": "Not here"}', status)
+
+    async def stargazers(_: Request) -> Response:
+        return Response(json.dumps(entries))
+
+    async def other(_: Request) -> Response:
+        return Response(b'{"id": 7}')
+
+    routes = [Route("/graphql", graphql, methods=["POST"]), Route("/repositories/1/stargazers", stargazers)]
+    with (
+        serving(Starlette(routes=[*routes, Route("/{path:path}", other)])) as url,
+        client_of(url, "token") as client,
+    ):
+        source = OwnLists(GraphQLStargazers(client, 10), RestStargazers(client, 10))
+        (collected,) = source.collect([CollectionTask(RepositoryRef(1, "a/1", "a/1", 4, Outcome.OK))], 1)
+    assert (collected.complete, collected.source) == (True, "stargazers")
+    assert collected.table is not None
+    assert collected.table["user_id"].to_list() == [100, 101, 102, 103]

@@ -1,0 +1,56 @@
+"""Collections of users' lists of starred repositories."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable
+
+from gh_assets.collector.star_sources.base import CollectionTask, StarCollection
+from gh_assets.collector.star_sources.starred import StarredLists, StarredReport
+from gh_assets.collector.star_sources.starred_lists import GraphQLStarred, RestStarred, StarredWithFallback
+from gh_assets.collector.star_sources.starred_state import SeedUser, StarredState
+from gh_assets.embedded.standin.world import World
+from gh_assets.github.client import GitHubClient
+from gh_assets.storage.asset_store import AssetStore, Segments
+from gh_assets_tests.support.collecting import refs
+
+READERS = [RestStarred, GraphQLStarred]
+
+
+class Lists:
+    """Users' lists in one store, which are read several times."""
+
+    def __init__(self, database, store: AssetStore) -> None:
+        self.database = database
+        self.state = StarredState(database)
+        self.segments = Segments(store, "starred")
+        self.last = StarredReport()
+
+    def source(self, client: GitHubClient, seeds: Iterable[SeedUser], reader=GraphQLStarred, **options) -> StarredLists:
+        pages = options.get("max_pages", 10)
+        users = list(seeds)
+        with_fallback = StarredWithFallback(reader(client, pages), RestStarred(client, pages))
+        return StarredLists(with_fallback, self.state, self.segments, lambda _: users, **options)
+
+    def run(self, world: World, client: GitHubClient, seeds=None, reader=GraphQLStarred, **options):
+        source = self.source(client, all_users(world) if seeds is None else seeds, reader, **options)
+        collections = {
+            c.repository.full_name: c for c in source.collect([CollectionTask(ref) for ref in refs(world)], 2)
+        }
+        self.last = source.report
+        return collections
+
+    def make_stale(self) -> None:
+        """Make all lists due, as if a week had passed."""
+        self.database["starred_state"].update_many(
+            {}, {"$set": {"state.asked_at": dt.datetime.now(dt.UTC) - dt.timedelta(days=8)}}
+        )
+
+
+def all_users(world: World) -> list[SeedUser]:
+    return [SeedUser(login, user_id) for login, user_id in zip(world.logins, world.user_ids, strict=True)]
+
+
+def users_of(collected: StarCollection) -> set[int]:
+    assert collected.table is not None
+    return set(collected.table["user_id"])
