@@ -1,16 +1,16 @@
-"""`kill -9` of the commands and of the servers beneath them: what is lost, and what does not converge.
+"""Kill commands and their embedded servers with `kill -9`; count what is lost and what does not converge.
 
 Run: python benchmarks/kills.py [--kills 200] [--what run,serve,promote,rollback,undo,backup,restore,bucket,mongodb]
 
-Each kind has a home of its own with small synthetic data. A command is started as people start it, in a process of its
-own, and killed at a uniformly random moment of the time that it needs; then it is started again, and killed again or
-left to end. After each kill the whole is checked from outside: all that was acknowledged before is there with the same
-content, nothing is half. After each command that ended by itself: exit code 0, the state that was asked for, no file of
-a killed process left. `bucket` and `mongodb` kill the embedded server instead, while `gh-assets run` and a program that
-saves models, promotes them and writes objects are at work: these may fail with one sentence, and then do it again.
+Each kind has its own home with small synthetic data. A command is started in a new process, as a user starts it, and
+killed at a uniformly random time within its usual duration; then it is started again, and killed again or left to
+finish. After each kill, the stored data are checked from outside: everything that was acknowledged is still there with
+the same content, and nothing is incomplete. After each command that finishes: exit code 0, the requested state, and no
+files of a killed process. `bucket` and `mongodb` kill the embedded server instead, while `gh-assets run` and a program
+that saves models, promotes them and writes objects are running: these may fail with one sentence and are repeated.
 
-So that 200 kills take minutes, the processes are forks of one that has imported everything; with --fresh each is a new
-interpreter.
+To make 200 kills in minutes, the processes are forks of one process that has imported everything; with --fresh, each is
+a new interpreter.
 """
 
 from __future__ import annotations
@@ -74,36 +74,36 @@ PRELOADED = (
 )
 USERS, REPOSITORIES = 40, 16
 EVERY = 10
-"""Kills after which a kind is left to end, and looked at as a whole."""
+"""Kills after which a command is left to finish and everything is checked."""
 
 ALIAS = "be written", "newest"
-"""Purpose and alias of the models of the program that writes."""
+"""Purpose and alias of the models that the writing program saves."""
 
-PATIENCE = 900.0
-"""Seconds after which a command that has not ended counts as hanging."""
+TIMEOUT = 900.0
+"""Seconds after which a command counts as hanging."""
 
 
 class WrongError(Exception):
-    """Something was lost (`lost`), or did not converge."""
+    """Data were lost (`lost`), or the state did not converge."""
 
-    def __init__(self, words: str, *, lost: bool) -> None:
-        super().__init__(words)
+    def __init__(self, message: str, *, lost: bool) -> None:
+        super().__init__(message)
         self.lost = lost
 
 
-def lost(condition: bool, words: str) -> None:
+def lost(condition: bool, message: str) -> None:
     if condition:
-        raise WrongError(words, lost=True)
+        raise WrongError(message, lost=True)
 
 
-def differs(condition: bool, words: str) -> None:
+def differs(condition: bool, message: str) -> None:
     if condition:
-        raise WrongError(words, lost=False)
+        raise WrongError(message, lost=False)
 
 
 @dataclass
 class Tally:
-    """What came of one kind."""
+    """Results of one kind."""
 
     kills: int = 0
     reruns: int = 0
@@ -119,12 +119,12 @@ class Tally:
         self.in_a_row += 1
 
     def converged(self) -> None:
-        """A rerun ended by itself, and all is as it was asked for."""
+        """Record that a rerun finished in the requested state."""
         self.worst = max(self.worst, self.in_a_row)
         self.in_a_row = 0
 
-    def note(self, words: str) -> None:
-        self.notes[words] = self.notes.get(words, 0) + 1
+    def note(self, message: str) -> None:
+        self.notes[message] = self.notes.get(message, 0) + 1
 
     def wrong(self, error: WrongError, kind: str) -> None:
         self.lost += error.lost
@@ -133,8 +133,8 @@ class Tally:
 
     def row(self, kind: str) -> str:
         notes = "; ".join(
-            words if words.startswith("a command") else f"{words}: {count}"
-            for words, count in sorted(self.notes.items())
+            message if message.startswith("a command") else f"{message}: {count}"
+            for message, count in sorted(self.notes.items())
         )
         return (
             f"| {kind} | {self.kills} | {self.reruns} | {self.lost} | {self.diverged} | {self.worst} "
@@ -146,7 +146,7 @@ class Tally:
 
 
 def enter(arguments: list[str], environment: dict[str, str], folder: str, log: str, fresh: bool) -> None:
-    """Be the command: in the process that was made for it."""
+    """Run the command in the process that was started for it."""
     os.chdir(folder)
     os.environ.update(environment)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -160,12 +160,12 @@ def enter(arguments: list[str], environment: dict[str, str], folder: str, log: s
     try:
         main(arguments)
     finally:
-        atexit._run_exitfuncs()  # a fork of multiprocessing ends without them
+        atexit._run_exitfuncs()  # a fork of multiprocessing exits without them
 
 
 @dataclass
-class Place:
-    """A home, and the commands that are run on it."""
+class Workspace:
+    """A home, and the commands that are run in it."""
 
     folder: Path
     random: random.Random
@@ -195,27 +195,27 @@ class Place:
         return process
 
     def run(self, *arguments: str) -> float:
-        """Let it end by itself; gives the seconds that it took."""
+        """Run a command to its end; return its duration in seconds."""
         started = time.monotonic()
         process = self.start(*arguments)
         self.end(process, arguments)
         return time.monotonic() - started
 
     def end(self, process: ForkServerProcess, arguments: tuple[str, ...]) -> None:
-        process.join(PATIENCE)
+        process.join(TIMEOUT)
         if process.exitcode is None:
             process.kill()
             process.join()
-            raise WrongError(f"{' '.join(arguments)} hangs: {self.said()}", lost=False)
-        differs("Traceback" in self.said(), f"a traceback: {self.said()}")
-        differs(process.exitcode != 0, f"{' '.join(arguments)} ended with {process.exitcode}: {self.said()}")
+            raise WrongError(f"{' '.join(arguments)} hangs: {self.output()}", lost=False)
+        differs("Traceback" in self.output(), f"a traceback: {self.output()}")
+        differs(process.exitcode != 0, f"{' '.join(arguments)} ended with {process.exitcode}: {self.output()}")
 
     def measure(self, *arguments: str) -> float:
-        """Seconds that it takes."""
+        """Return the shortest duration of a command in seconds."""
         return min(self.run(*arguments) for _ in range(4))
 
     def kill(self, seconds: float, *arguments: str) -> bool:
-        """Kill it at a random moment of so many seconds; False if it had ended by then."""
+        """Kill a command at a random time within `seconds`; return False if it finished before that."""
         process = self.start(*arguments)
         process.join(self.random.uniform(0.0, seconds))
         process.kill()
@@ -225,13 +225,13 @@ class Place:
         self.end(process, arguments)
         return False
 
-    def said(self) -> str:
-        with contextlib.suppress(FileNotFoundError):  # it was killed before it could say a word
+    def output(self) -> str:
+        with contextlib.suppress(FileNotFoundError):  # it was killed before it could write anything
             return self.log.read_text(errors="replace").strip()[-3000:]
         return ""
 
     def check_leftovers(self) -> None:
-        """No scratch file, and no draft, of a process that is no more."""
+        """Check that killed processes left no scratch files and no drafts."""
         left = [path.name for path in (self.folder / "tmp").iterdir() if path.name.startswith("gh-assets")]
         left += [str(path) for path in self.home.rglob("*") if is_draft(path)]
         differs(bool(left), f"files are left: {', '.join(sorted(left)[:8])}")
@@ -249,11 +249,11 @@ def is_draft(path: Path) -> bool:
 
 
 class Watcher:
-    """Somebody who was not there: reads what is stored, directly."""
+    """Reads the stored data directly, independently of the commands."""
 
-    def __init__(self, place: Place) -> None:
-        settings = place.settings
-        self.place = place
+    def __init__(self, workspace: Workspace) -> None:
+        settings = workspace.settings
+        self.workspace = workspace
         self.database: MongoDatabase = connect_mongo(settings)
         client = connect_gcs(settings)
         self.stores: dict[str, ObjectStore] = {
@@ -265,50 +265,52 @@ class Watcher:
 
     def close(self) -> None:
         self.database.client.close()
-        self.place.close()
+        self.workspace.close()
 
     def save(self, number: int, name: str = "recvae", size: int = 50_000) -> int:
-        path = self.place.folder / "weights.bin"
+        path = self.workspace.folder / "weights.bin"
         path.write_bytes(f"model {number} ".encode() * (size // 10))
         return self.registry.save(path, ModelCard(name, float(number))).version or 0
 
     def moves(self) -> list[Move]:
-        """All, the first one first."""
+        """Return all moves, oldest first."""
         moves = self.registry.aliases.history(PURPOSE, CHAMPION)[::-1]
-        found = [move.revision for move in moves]
-        lost(found != list(range(1, len(moves) + 1)), f"the history has a hole: {found}")
+        actual = [move.revision for move in moves]
+        lost(actual != list(range(1, len(moves) + 1)), f"the history has a hole: {actual}")
         return moves
 
     def objects(self) -> dict[str, str]:
-        return {f"{kind}/{found.name}": found.crc32c for kind, store in self.stores.items() for found in store.list("")}
+        return {
+            f"{kind}/{stored.name}": stored.crc32c for kind, store in self.stores.items() for stored in store.list("")
+        }
 
     def documents(self) -> dict[str, Any]:
         return {
-            f"{name}/{found['_id']}": found
+            f"{name}/{document['_id']}": document
             for name in self.database.list_collection_names()
-            for found in self.database[name].find()
+            for document in self.database[name].find()
         }
 
     def check_models(self, known: dict[tuple[str, int], str], *, whole: bool = False) -> None:
-        """All that were registered are there, each with its bytes; adds those that are new to `known`."""
-        found = {(model.name, model.version or 0): model for model in self.registry.list()}
+        """Check that all known models are there with the same bytes; add new models to `known`."""
+        actual = {(model.name, model.version or 0): model for model in self.registry.list()}
         for key, sha256 in known.items():
-            lost(key not in found or found[key].sha256 != sha256, f"the model {key} is not what it was")
-        for key, model in found.items():
+            lost(key not in actual or actual[key].sha256 != sha256, f"the model {key} has changed")
+        for key, model in actual.items():
             problem = self.registry.verify(model) if whole else self.registry.problem(model)
             lost(problem is not None, f"the model {key}: {problem}")
             known[key] = str(model.sha256)
 
 
 def prefix_of(before: list[Move], after: list[Move]) -> None:
-    lost(after[: len(before)] != before, "a move of the champion is not what it was")
+    lost(after[: len(before)] != before, "a move of the champion has changed")
 
 
 # -- the kinds ---------------------------------------------------------------------------------------------------------
 
 
 def write_world(path: Path) -> dict[str, set[str]]:
-    """A file of stars; gives who starred what."""
+    """Write a file of stars; return the logins by repository."""
     rng = np.random.default_rng(3)
     stars: dict[str, set[str]] = {f"Owner{repo % 3}/repo-{repo}": set() for repo in range(REPOSITORIES)}
     names = list(stars)
@@ -322,22 +324,22 @@ def write_world(path: Path) -> dict[str, set[str]]:
 
 
 class Run:
-    """The whole chain. Home after home: killed again and again from the first moment on, and then left to end."""
+    """The whole chain: in each home, it is killed repeatedly from the start, and then left to finish."""
 
-    def __init__(self, place: Place, tally: Tally) -> None:
-        self.root, self.tally = place, tally
-        self.world = write_world(place.folder / "stars.parquet")
-        self.command = ("run", "--stars", str(place.folder / "stars.parquet"), "--epochs", "2")
+    def __init__(self, workspace: Workspace, tally: Tally) -> None:
+        self.root, self.tally = workspace, tally
+        self.world = write_world(workspace.folder / "stars.parquet")
+        self.command = ("run", "--stars", str(workspace.folder / "stars.parquet"), "--epochs", "2")
         self.seconds, self.homes = 0.0, 0
         self.matrix = ""
         self.open()
-        self.seconds = self.place.run(*self.command)
+        self.seconds = self.workspace.run(*self.command)
         self.check_whole()
 
     def open(self) -> None:
         self.homes += 1
-        self.place = Place(self.root.folder / str(self.homes), self.root.random, self.root.fresh)
-        self.watcher = Watcher(self.place)
+        self.workspace = Workspace(self.root.folder / str(self.homes), self.root.random, self.root.fresh)
+        self.watcher = Watcher(self.workspace)
         self.models: dict[tuple[str, int], str] = {}
         self.moves: list[Move] = []
         self.stars: dict[str, set[str]] = {}
@@ -353,7 +355,7 @@ class Run:
 
     def step(self) -> None:
         again = ("--full", "--retrain") if self.kills > EVERY // 2 else ()
-        if self.place.kill(1.02 * self.seconds, *self.command, *again):
+        if self.workspace.kill(1.02 * self.seconds, *self.command, *again):
             self.tally.killed()
             self.kills += 1
         self.tally.reruns += 1
@@ -367,66 +369,68 @@ class Run:
         self.moves = moves
         if self.kills == EVERY:
             try:
-                self.place.run(*self.command)
+                self.workspace.run(*self.command)
                 self.tally.reruns += 1
                 self.check_whole()
             finally:
                 self.close()
-                shutil.rmtree(self.place.folder, ignore_errors=True)
+                shutil.rmtree(self.workspace.folder, ignore_errors=True)
                 self.open()
 
     def check_whole(self) -> None:
         assets = self.watcher.assets
         repos = assets.read_table("repos")
         names = {str(row["repo_id"]): row["full_name"].lower() for row in repos.iter_rows(named=True)}
-        found = {names.get(partition, partition.lower()): logins for partition, logins in self.read_stars().items()}
-        found = {name: logins for name, logins in found.items() if logins}
-        lost(found != self.world, f"stars are {sum(map(len, found.values()))} of {sum(map(len, self.world.values()))}")
-        everybody = set().union(*self.world.values())
-        differs(set(assets.read_table("users")["login"]) != everybody, "users")
+        actual = {names.get(partition, partition.lower()): logins for partition, logins in self.read_stars().items()}
+        actual = {name: logins for name, logins in actual.items() if logins}
+        lost(
+            actual != self.world, f"stars are {sum(map(len, actual.values()))} of {sum(map(len, self.world.values()))}"
+        )
+        all_logins = set().union(*self.world.values())
+        differs(set(assets.read_table("users")["login"]) != all_logins, "users")
         matrix = assets.read_matrix("user_item_matrix")
         self.matrix = self.matrix or matrix.fingerprint
-        differs(matrix.fingerprint != self.matrix, "the matrix is another one")
-        differs(set(assets.read_table("recommendations")["login"]) != everybody, "a user has no recommendations")
+        differs(matrix.fingerprint != self.matrix, "the matrix has changed")
+        differs(set(assets.read_table("recommendations")["login"]) != all_logins, "a user has no recommendations")
         self.watcher.check_models(self.models, whole=True)
         champion = self.watcher.registry.champion()
         differs(self.watcher.moves()[-1].version != champion.version, "the champion")
         self.check_runs()
-        self.place.check_leftovers()
-        self.place.run("models", "sweep", "--grace", "0")
+        self.workspace.check_leftovers()
+        self.workspace.run("models", "sweep", "--grace", "0")
         named = {model.object for model in self.watcher.registry.list()}
         differs(set(self.watcher.stores["models"].names("")) != named, "orphans are left after a sweep")
-        self.place.run("doctor")
+        self.workspace.run("doctor")
         self.tally.converged()
 
     def check_runs(self) -> None:
-        """No run of a killed command counts as running."""
+        """Check that Dagster lists no run of a killed command as running."""
         before = os.environ.get("GH_ASSETS_HOME")
-        os.environ["GH_ASSETS_HOME"] = str(self.place.home)
+        os.environ["GH_ASSETS_HOME"] = str(self.workspace.home)
         try:
             with open_instance() as instance:
-                going = [run.status.value for run in instance.get_runs() if not run.is_finished]
+                unfinished = [run.status.value for run in instance.get_runs() if not run.is_finished]
         finally:
             os.environ.pop("GH_ASSETS_HOME")
             if before is not None:
                 os.environ["GH_ASSETS_HOME"] = before
-        differs(bool(going), f"Dagster has runs that no process executes: {going}")
+        differs(bool(unfinished), f"Dagster has runs that no process executes: {unfinished}")
 
 
 class Moves:
-    """The champion, promoted or rolled back."""
+    """Promotions or rollbacks of the champion."""
 
-    def __init__(self, place: Place, tally: Tally, action: str) -> None:
-        self.place, self.tally, self.action = place, tally, action
-        self.watcher = Watcher(place)
+    def __init__(self, workspace: Workspace, tally: Tally, action: str) -> None:
+        self.workspace, self.tally, self.action = workspace, tally, action
+        self.watcher = Watcher(workspace)
         self.models: dict[tuple[str, int], str] = {}
         for number in range(3):
             self.watcher.save(number)
         for version in (1, 2, 3):
-            self.watcher.registry.promote(Promotion("recvae", version, why="the beginning"))
+            self.watcher.registry.promote(Promotion("recvae", version, why="the initial state"))
         self.watcher.check_models(self.models, whole=True)
         self.number = 0
-        self.seconds = place.measure("models", "promote", "recvae", "1", "--why", "to see how long it takes")
+        self.seconds = workspace.measure("models", "promote", "recvae", "1", "--why", "to measure the duration")
 
     def close(self) -> None:
         self.watcher.close()
@@ -438,7 +442,7 @@ class Moves:
         current = before[-1]
         why = f"kill {self.number}"
         if self.action == "promote":
-            wanted = self.place.random.choice([version for version in (1, 2, 3) if version != current.version])
+            wanted = self.workspace.random.choice([version for version in (1, 2, 3) if version != current.version])
             command: tuple[str, ...] = ("models", "promote", "recvae", str(wanted), "--why", why)
         else:
             other = 1 + current.version % 3
@@ -450,7 +454,7 @@ class Moves:
         self.check(command, before, current.version, wanted, why)
 
     def check(self, command: tuple[str, ...], before: list[Move], current: int, wanted: int, why: str) -> None:
-        if self.place.kill(self.seconds, *command):
+        if self.workspace.kill(self.seconds, *command):
             self.tally.killed()
         between = self.watcher.moves()
         prefix_of(before, between)
@@ -459,34 +463,37 @@ class Moves:
         if moved:
             differs((between[-1].version, between[-1].why) != (wanted, why), "a move that was not requested")
             self.tally.note("killed after it was done")
-        differs(self.watcher.registry.champion().version != (wanted if moved else current), "the champion is neither")
-        if not moved or self.action == "promote":  # a second rollback goes on to the one before
-            self.place.run(*command)
+        differs(
+            self.watcher.registry.champion().version != (wanted if moved else current),
+            "the champion is neither the old nor the new model",
+        )
+        if not moved or self.action == "promote":  # a second rollback would return to an earlier model
+            self.workspace.run(*command)
             self.tally.reruns += 1
             prefix_of(between, self.watcher.moves())
-            differs(self.watcher.registry.champion().version != wanted, "the champion is not what was asked for")
+            differs(self.watcher.registry.champion().version != wanted, "the champion is not the requested model")
         self.tally.converged()
         self.watcher.check_models(self.models)
-        self.place.check_leftovers()
+        self.workspace.check_leftovers()
 
 
 class Undo:
-    """An asset with partitions, some changed, some new; and an asset that was not there at all."""
+    """An asset with changed and new partitions, and an asset that did not exist before."""
 
     PARTITIONS = 24
 
-    def __init__(self, place: Place, tally: Tally) -> None:
-        self.place, self.tally = place, tally
-        self.watcher = Watcher(place)
+    def __init__(self, workspace: Workspace, tally: Tally) -> None:
+        self.workspace, self.tally = workspace, tally
+        self.watcher = Watcher(workspace)
         self.number = 0
         self.write("parts", range(self.PARTITIONS // 2))
         self.change()
-        self.seconds = place.run("data", "undo", "parts", "--before", self.before)
-        place.run("data", "undo", "late", "--before", self.before)
+        self.seconds = workspace.run("data", "undo", "parts", "--before", self.before)
+        workspace.run("data", "undo", "late", "--before", self.before)
         for _ in range(3):
             self.change()
-            self.seconds = min(self.seconds, place.run("data", "undo", "parts", "--before", self.before))
-            place.run("data", "undo", "late", "--before", self.before)
+            self.seconds = min(self.seconds, workspace.run("data", "undo", "parts", "--before", self.before))
+            workspace.run("data", "undo", "late", "--before", self.before)
 
     def close(self) -> None:
         self.watcher.close()
@@ -499,11 +506,11 @@ class Undo:
     def read(self, asset: str) -> dict[str, int]:
         tables = self.watcher.assets.read_tables(asset, self.watcher.assets.partitions(asset))
         for partition, table in tables.items():
-            differs(table.height != 50 or table["number"].n_unique() != 1, f"{partition} is half")
+            differs(table.height != 50 or table["number"].n_unique() != 1, f"{partition} is incomplete")
         return {partition: int(table["number"][0]) for partition, table in tables.items()}
 
     def change(self) -> None:
-        """A bad run."""
+        """Overwrite data, as a bad run does."""
         self.before = dt.datetime.now(dt.UTC).isoformat()
         first = self.number % 6
         self.write("parts", range(first, self.PARTITIONS, 2))
@@ -515,28 +522,28 @@ class Undo:
         after = self.read("parts")
         for asset, wanted in (("parts", at), ("late", {})) if self.number % 4 else (("late", {}), ("parts", at)):
             command = ("data", "undo", asset, "--before", self.before)
-            if self.place.kill(self.seconds, *command):
+            if self.workspace.kill(self.seconds, *command):
                 self.tally.killed()
             for partition, number in self.read(asset).items():
                 allowed = {wanted.get(partition), after.get(partition)} if asset == "parts" else {self.number}
                 lost(
                     number not in allowed,
-                    f"{asset} {partition} has the content {number}, that it had at neither time: {allowed}",
+                    f"{asset} {partition} has the content {number}, which it had at neither time: {allowed}",
                 )
             if asset == "parts":
-                gone = set(at) - set(self.read(asset))
-                lost(bool(gone), f"partitions are gone: {gone}")
-            self.place.run(*command)
+                missing = set(at) - set(self.read(asset))
+                lost(bool(missing), f"partitions are missing: {missing}")
+            self.workspace.run(*command)
             self.tally.reruns += 1
             differs(self.read(asset) != wanted, f"{asset} is {self.read(asset)}, not {wanted}, before {self.before}")
             self.tally.converged()
-        self.place.check_leftovers()
+        self.workspace.check_leftovers()
 
 
 def fill(watcher: Watcher) -> None:
-    """Documents, objects and models to be copied."""
-    people = [{"_id": number, "login": f"person-{number}", "stars": [number] * 20} for number in range(3000)]
-    watcher.database["users"].insert_many(people)
+    """Write documents, objects and models to be copied."""
+    users = [{"_id": number, "login": f"person-{number}", "stars": [number] * 20} for number in range(3000)]
+    watcher.database["users"].insert_many(users)
     for number in range(60):
         watcher.stores["data"].write(
             f"assets/parts/o%2F{number}.parquet", os.urandom(500 * number), metadata={"a": "b"}
@@ -548,38 +555,38 @@ def fill(watcher: Watcher) -> None:
 
 
 def check_backup(folder: Path, objects: Mapping[str, str], documents: Mapping[str, Any]) -> None:
-    """A finished backup is whole."""
+    """Check that a finished backup is complete."""
     from base64 import b64encode
 
     import bson
     import google_crc32c
 
-    lost(not (folder / MANIFEST).exists(), f"{folder.name} has its name and no manifest")
+    lost(not (folder / MANIFEST).exists(), f"{folder.name} has no manifest")
     manifest = json.loads((folder / MANIFEST).read_text())
-    found = {}
+    actual = {}
     for entry in manifest["objects"]:
         content = (folder / entry["bucket"] / entry["file"]).read_bytes()
         lost(hashlib.sha256(content).hexdigest() != entry["sha256"], f"{entry['name']} is damaged in {folder.name}")
         crc32c = b64encode(google_crc32c.value(content).to_bytes(4, "big")).decode()
-        found[f"{entry['bucket']}/{entry['name']}"] = crc32c
-    lost(found != objects, f"{folder.name} has other objects: {len(found)}, not {len(objects)}")
+        actual[f"{entry['bucket']}/{entry['name']}"] = crc32c
+    lost(actual != objects, f"{folder.name} has {len(actual)} objects instead of {len(objects)}")
     options: bson.CodecOptions[dict[str, Any]] = bson.CodecOptions(tz_aware=True)
     kept = {}
     for name in manifest["collections"]:
         for document in bson.decode_all((folder / "mongo" / f"{name}.bson").read_bytes(), options):
             kept[f"{name}/{document['_id']}"] = document
-    lost(kept != documents, f"{folder.name} has other documents: {len(kept)}, not {len(documents)}")
+    lost(kept != documents, f"{folder.name} has different documents: {len(kept)}, not {len(documents)}")
 
 
 class Backup:
-    def __init__(self, place: Place, tally: Tally) -> None:
-        self.place, self.tally = place, tally
-        self.watcher = Watcher(place)
+    def __init__(self, workspace: Workspace, tally: Tally) -> None:
+        self.workspace, self.tally = workspace, tally
+        self.watcher = Watcher(workspace)
         fill(self.watcher)
         self.objects, self.documents = self.watcher.objects(), self.watcher.documents()
         self.number = 0
-        self.backups = place.folder / "backups"
-        self.seconds = min(place.run("data", "backup", str(self.backups / str(-n))) for n in range(4))
+        self.backups = workspace.folder / "backups"
+        self.seconds = min(workspace.run("data", "backup", str(self.backups / str(-n))) for n in range(4))
 
     def close(self) -> None:
         self.watcher.close()
@@ -588,47 +595,47 @@ class Backup:
         shutil.rmtree(self.backups)
         self.number += 1
         folder = self.backups / str(self.number)
-        for _ in range(self.place.random.choice((1, 2, 3))):
-            if self.place.kill(self.seconds, "data", "backup", str(folder)):
+        for _ in range(self.workspace.random.choice((1, 2, 3))):
+            if self.workspace.kill(self.seconds, "data", "backup", str(folder)):
                 self.tally.killed()
             if folder.exists():
-                self.tally.note("killed after it was done, or done")
+                self.tally.note("killed after it was done, or finished")
                 break
             self.tally.reruns += 1
         finished = [folder] if folder.exists() else []
         again = folder.with_name(f"{folder.name}-again") if finished else folder
-        self.place.run("data", "backup", str(again))
+        self.workspace.run("data", "backup", str(again))
         self.tally.reruns += 1
         for one in {*finished, again}:
             check_backup(one, self.objects, self.documents)
         names = {path.name for path in self.backups.iterdir()}
         differs(names != {path.name for path in (*finished, again)}, f"files are left beside the backup: {names}")
         self.tally.converged()
-        self.place.check_leftovers()
+        self.workspace.check_leftovers()
 
 
 class Restore:
-    def __init__(self, place: Place, tally: Tally) -> None:
-        self.place, self.tally = place, tally
-        source = Watcher(Place(place.folder / "source", place.random))
+    def __init__(self, workspace: Workspace, tally: Tally) -> None:
+        self.workspace, self.tally = workspace, tally
+        source = Watcher(Workspace(workspace.folder / "source", workspace.random))
         fill(source)
         self.objects, self.documents = source.objects(), source.documents()
-        self.backup = place.folder / "backup"
+        self.backup = workspace.folder / "backup"
         back_up(source.database, source.stores, self.backup)
         source.close()
-        self.watcher = Watcher(place)
+        self.watcher = Watcher(workspace)
         self.command = ("data", "restore", str(self.backup))
-        self.seconds = place.run(*self.command)
+        self.seconds = workspace.run(*self.command)
         self.check()
         self.empty()
-        self.seconds = min(self.seconds, place.run(*self.command))
+        self.seconds = min(self.seconds, workspace.run(*self.command))
 
     def close(self) -> None:
         self.watcher.close()
 
     def empty(self) -> None:
         for name in self.watcher.database.list_collection_names():
-            if name != "meta":  # which migrations there were
+            if name != "meta":  # it records the migrations
                 self.watcher.database[name].delete_many({})
         self.watcher.database["meta"].delete_many({"_id": {"$ne": "schema"}})
         for store in self.watcher.stores.values():
@@ -636,57 +643,60 @@ class Restore:
                 store.delete(name)
 
     def check(self) -> None:
-        lost(self.watcher.objects() != self.objects, "objects are not what they were")
-        found = self.watcher.documents()
+        lost(self.watcher.objects() != self.objects, "objects have changed")
+        actual = self.watcher.documents()
         for name in ("meta/schema", "meta/restored"):
-            found.pop(name, None)
+            actual.pop(name, None)
         wanted = {name: document for name, document in self.documents.items() if name != "meta/schema"}
         generations = {stored.name: stored.generation for stored in self.watcher.stores["models"].list("")}
-        for name, document in found.items():
+        for name, document in actual.items():
             if name.startswith("models/") and "object" in document:
                 lost(generations[document["object"]] != document["generation"], f"{name} has another generation")
                 document["generation"] = wanted.get(name, document)["generation"]
-        lost(found != wanted, f"documents are not what they were: {len(found)}, not {len(wanted)}")
+        lost(actual != wanted, f"documents have changed: {len(actual)}, not {len(wanted)}")
         for model in self.watcher.registry.list():
-            lost(self.watcher.registry.verify(model) is not None, f"{model.title} is not whole")
-        differs(self.watcher.database["meta"].find_one({"_id": "restoring"}) is not None, "it counts as begun")
+            lost(self.watcher.registry.verify(model) is not None, f"{model.title} is damaged")
+        differs(
+            self.watcher.database["meta"].find_one({"_id": "restoring"}) is not None,
+            "the restoration still counts as begun",
+        )
 
     def step(self) -> None:
         self.empty()
-        for _ in range(self.place.random.choice((1, 2, 3, 4))):
-            if self.place.kill(self.seconds, *self.command):
+        for _ in range(self.workspace.random.choice((1, 2, 3, 4))):
+            if self.workspace.kill(self.seconds, *self.command):
                 self.tally.killed()
             self.tally.reruns += 1
             begun = self.watcher.database["meta"].find_one({"_id": "restoring"})
             if begun is None and self.watcher.database["users"].find_one({}) is not None:
-                break  # killed in its last moment
+                break  # killed at its very end
         else:
-            self.place.run(*self.command)
+            self.workspace.run(*self.command)
             self.tally.reruns += 1
         self.check()
         self.tally.converged()
-        self.place.check_leftovers()
+        self.workspace.check_leftovers()
 
 
 class Serve:
-    """The server under load: clients say what they think of recommendations and ask for others."""
+    """The server under load: clients send feedback and request recommendations."""
 
     CLIENTS = 4
 
-    def __init__(self, place: Place, tally: Tally) -> None:
+    def __init__(self, workspace: Workspace, tally: Tally) -> None:
         from gh_assets_tests.support.served_home import furnish
 
-        self.place, self.tally = place, tally
-        place.environment |= {"GH_ASSETS_SERVE_RATE": "0", "GH_ASSETS_LIVE_REQUESTS": "0"}
-        self.served_home = furnish(place.settings, place.folder)
-        self.watcher = Watcher(place)
+        self.workspace, self.tally = workspace, tally
+        workspace.environment |= {"GH_ASSETS_SERVE_RATE": "0", "GH_ASSETS_LIVE_REQUESTS": "0"}
+        self.served_home = furnish(workspace.settings, workspace.folder)
+        self.watcher = Watcher(workspace)
         self.port = free_port()
-        self.said: dict[str, str] = {}
+        self.verdicts: dict[str, str] = {}
         self.lock = threading.Lock()
         self.ending = threading.Event()
-        self.answers: dict[int, int] = {}
+        self.responses: dict[int, int] = {}
         self.threads = [threading.Thread(target=self.use, args=(number,)) for number in range(self.CLIENTS)]
-        self.process = self.place.start("serve", "--port", str(self.port))
+        self.process = self.workspace.start("serve", "--port", str(self.port))
         self.wait()
         for thread in self.threads:
             thread.start()
@@ -697,8 +707,8 @@ class Serve:
             thread.join()
         self.process.terminate()
         self.process.join()
-        self.tally.note(f"verdicts acknowledged: {len(self.said):,}; answers")
-        self.tally.notes |= {f"answers {status}": count for status, count in self.answers.items()}
+        self.tally.note(f"verdicts acknowledged: {len(self.verdicts):,}; responses")
+        self.tally.notes |= {f"responses {status}": count for status, count in self.responses.items()}
         self.watcher.close()
 
     def use(self, number: int) -> None:
@@ -711,20 +721,20 @@ class Serve:
             repository, verdict = names[count % len(names)], ("known", "not_interested")[count % 2]
             try:
                 with requests.Session() as session:
-                    said = session.post(
+                    response = session.post(
                         f"{base}/feedback",
                         json={"person": person, "repo": repository, "verdict": verdict},
                         timeout=10,
                     )
-                    if said.ok:
+                    if response.ok:
                         with self.lock:
-                            self.said[f"{person} {repository}"] = verdict
-                    asked = session.get(f"{base}/users/person-{count % 50}/recommendations", timeout=10)
-                    if asked.ok and not asked.json()["recommendations"]:
-                        asked.status_code = 299
+                            self.verdicts[f"{person} {repository}"] = verdict
+                    recommended = session.get(f"{base}/users/person-{count % 50}/recommendations", timeout=10)
+                    if recommended.ok and not recommended.json()["recommendations"]:
+                        recommended.status_code = 299
                 with self.lock:
-                    for status in (said.status_code, asked.status_code):
-                        self.answers[status] = self.answers.get(status, 0) + 1
+                    for status in (response.status_code, recommended.status_code):
+                        self.responses[status] = self.responses.get(status, 0) + 1
             except requests.RequestException:
                 continue
 
@@ -734,20 +744,20 @@ class Serve:
             with contextlib.suppress(requests.RequestException):
                 if requests.get(f"http://127.0.0.1:{self.port}/readyz", timeout=5).ok:
                     return
-            differs(self.process.exitcode is not None, f"the server ended: {self.place.said()}")
-            differs(time.monotonic() > deadline, f"the server does not come up: {self.place.said()}")
+            differs(self.process.exitcode is not None, f"the server ended: {self.workspace.output()}")
+            differs(time.monotonic() > deadline, f"the server does not start: {self.workspace.output()}")
             time.sleep(0.05)
 
     def step(self) -> None:
-        # While it comes up, and while it is at work.
-        if self.place.random.random() < 0.7:
+        # Kill it both while it starts and while it serves.
+        if self.workspace.random.random() < 0.7:
             self.wait()
-        time.sleep(self.place.random.uniform(0.0, 1.0))
-        differs(self.process.exitcode is not None, f"the server ended: {self.place.said()}")
+        time.sleep(self.workspace.random.uniform(0.0, 1.0))
+        differs(self.process.exitcode is not None, f"the server ended: {self.workspace.output()}")
         self.process.kill()
         self.process.join()
         self.tally.killed()
-        self.process = self.place.start("serve", "--port", str(self.port))
+        self.process = self.workspace.start("serve", "--port", str(self.port))
         self.tally.reruns += 1
         if self.tally.kills % EVERY == 0:
             self.check()
@@ -755,30 +765,32 @@ class Serve:
     def check(self) -> None:
         self.wait()
         with self.lock:
-            acknowledged = dict(self.said)
+            acknowledged = dict(self.verdicts)
         deadline = time.monotonic() + 30
         while missing := acknowledged.items() - self.stored().items():
             lost(time.monotonic() > deadline, f"{len(missing)} verdicts, such as {min(missing)}")
             time.sleep(0.5)
-        broken = {status: count for status, count in self.answers.items() if status in (299, 500)}
-        differs(bool(broken), f"answers {broken}: {self.place.said()}")
-        differs("Traceback" in self.place.said(), f"a traceback: {self.place.said()}")
-        # A journal goes once all that is in it is stored: a moment after.
+        broken = {status: count for status, count in self.responses.items() if status in (299, 500)}
+        differs(bool(broken), f"responses {broken}: {self.workspace.output()}")
+        differs("Traceback" in self.workspace.output(), f"a traceback: {self.workspace.output()}")
+        # A journal is removed shortly after all its entries are stored.
         while len(self.journals()) > 1:
             differs(time.monotonic() > deadline, f"journals of dead servers are left: {sorted(self.journals())}")
             time.sleep(0.1)
         self.tally.converged()
-        self.place.check_leftovers()
+        self.workspace.check_leftovers()
 
     def journals(self) -> set[str]:
-        """The servers that left a journal, the living one included."""
-        found = (self.place.home / "web").rglob("*")
-        names = [path.name for path in found if path.suffix in (".lock", ".shipping", ".jsonl")]
+        """Return the servers that have a journal, including the running one."""
+        paths = (self.workspace.home / "web").rglob("*")
+        names = [path.name for path in paths if path.suffix in (".lock", ".shipping", ".jsonl")]
         return {"-".join(name.split(".")[0].split("-")[:2]) for name in names}
 
     def stored(self) -> dict[str, str]:
-        found = self.watcher.database["feedback"].find()
-        return {f"{one['said']['person']} {one['said']['full_name']}": one["said"]["verdict"] for one in found}
+        documents = self.watcher.database["feedback"].find()
+        return {
+            f"{entry['said']['person']} {entry['said']['full_name']}": entry["said"]["verdict"] for entry in documents
+        }
 
 
 def free_port() -> int:
@@ -787,14 +799,14 @@ def free_port() -> int:
     return find(None)
 
 
-class Beneath:
-    """An embedded server is killed while a whole run and a program that writes are at work."""
+class ServerKills:
+    """An embedded server is killed while a whole run and a writing program are running."""
 
-    def __init__(self, place: Place, tally: Tally, key: str) -> None:
-        self.place, self.tally, self.key = place, tally, key
-        self.world = write_world(place.folder / "stars.parquet")
-        self.command = ("run", "--stars", str(place.folder / "stars.parquet"), "--epochs", "2")
-        self.watcher = Watcher(place)
+    def __init__(self, workspace: Workspace, tally: Tally, key: str) -> None:
+        self.workspace, self.tally, self.key = workspace, tally, key
+        self.world = write_world(workspace.folder / "stars.parquet")
+        self.command = ("run", "--stars", str(workspace.folder / "stars.parquet"), "--epochs", "2")
+        self.watcher = Watcher(workspace)
         self.ending = threading.Event()
         self.lock = threading.Lock()
         self.objects: dict[str, bytes] = {}
@@ -817,11 +829,11 @@ class Beneath:
             work()
         except WrongError as error:
             self.failure = error
-        except BaseException:  # noqa: BLE001 - anything is reported
+        except BaseException:  # noqa: BLE001 - every failure is reported
             self.failure = WrongError(traceback.format_exc(), lost=False)
 
     def write(self) -> None:
-        """What a program does that uses the library; what raises is done again under the next number."""
+        """Write, save and promote as a program that uses the library; repeat what raises under the next number."""
         number = 0
         while not self.ending.is_set():
             number += 1
@@ -838,13 +850,13 @@ class Beneath:
                     with self.lock:
                         self.promoted[move.revision] = version
             except (GhAssetsError, PyMongoError) as error:
-                self.tally.note(f"a write refused: {type(error).__name__}")
-                embedded.mongo_uri(self.place.home)  # a server whose guardian gave up is started by the next use
-                embedded.cloud_storage(self.place.home)
+                self.tally.note(f"a failed write: {type(error).__name__}")
+                embedded.mongo_uri(self.workspace.home)  # the next use starts a server whose guardian gave up
+                embedded.cloud_storage(self.workspace.home)
             self.ending.wait(0.05)
 
     def promote(self, version: int) -> Move:
-        """An alias of its own: these models cannot recommend."""
+        """Promote a model under its own alias, because these models cannot recommend."""
         aliases = self.watcher.registry.aliases
         after = aliases.current(*ALIAS)
         purpose, alias = ALIAS
@@ -852,18 +864,18 @@ class Beneath:
         return aliases.promote(promotion, after=after)
 
     def run(self) -> None:
-        """`gh-assets run`, again and again."""
+        """Repeat `gh-assets run`."""
         number = 0
         while not self.ending.is_set():
             number += 1
-            process = self.place.start(*self.command, *(("--full", "--retrain") if number % 2 == 0 else ()))
-            process.join(PATIENCE)
-            said = self.place.log.read_text()
-            errors = [line for line in said.splitlines() if line.startswith("Error:")]
-            differs(process.exitcode is None, f"run hangs: {said[-1000:]}")
-            differs("Traceback" in said, f"a traceback: {said[-3000:]}")
-            differs(process.exitcode not in (0, 1), f"run ended with {process.exitcode}: {said[-1000:]}")
-            differs(process.exitcode == 1 and len(errors) != 1, f"run failed without a sentence: {said[-1000:]}")
+            process = self.workspace.start(*self.command, *(("--full", "--retrain") if number % 2 == 0 else ()))
+            process.join(TIMEOUT)
+            output = self.workspace.log.read_text()
+            errors = [line for line in output.splitlines() if line.startswith("Error:")]
+            differs(process.exitcode is None, f"run hangs: {output[-1000:]}")
+            differs("Traceback" in output, f"a traceback: {output[-3000:]}")
+            differs(process.exitcode not in (0, 1), f"run ended with {process.exitcode}: {output[-1000:]}")
+            differs(process.exitcode == 1 and len(errors) != 1, f"run failed without a sentence: {output[-1000:]}")
             self.tally.reruns += 1
             self.tally.note("runs that failed with a sentence" if process.exitcode else "runs that survived")
             if process.exitcode:
@@ -872,9 +884,9 @@ class Beneath:
                 self.tally.converged()
 
     def step(self) -> None:
-        # The guardian gives up after 5 restarts within 10 seconds, and the next use starts it again: both happen.
-        time.sleep(self.place.random.uniform(0.5, 3.5))
-        pid = read_state(self.place.home / "run" / self.key).get("server_pid")
+        # Both cases occur: the guardian restarts the server, or gives up after 5 restarts within 10 seconds.
+        time.sleep(self.workspace.random.uniform(0.5, 3.5))
+        pid = read_state(self.workspace.home / "run" / self.key).get("server_pid")
         if pid is not None and Path(f"/proc/{pid}").exists():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -889,20 +901,20 @@ class Beneath:
             objects, versions, promoted = dict(self.objects), dict(self.versions), dict(self.promoted)
         for attempt in range(20):
             try:
-                self.look(objects, versions, promoted)
+                self.check_writes(objects, versions, promoted)
                 return
             except (GhAssetsError, PyMongoError):
-                differs(attempt == 19, "the servers do not come back")
-                embedded.mongo_uri(self.place.home)
-                embedded.cloud_storage(self.place.home)
+                differs(attempt == 19, "the servers do not restart")
+                embedded.mongo_uri(self.workspace.home)
+                embedded.cloud_storage(self.workspace.home)
                 time.sleep(0.2)
 
-    def look(self, objects: dict[str, bytes], versions: dict[int, float], promoted: dict[int, int]) -> None:
+    def check_writes(self, objects: dict[str, bytes], versions: dict[int, float], promoted: dict[int, int]) -> None:
         for name, content in objects.items():
-            found = self.watcher.stores["data"].read(name)
-            # It may be newer by now: then it says a larger number.
-            newer = found != content and int(found.split()[1]) > int(content.split()[1])
-            lost(found != content and not newer, f"the object {name} is not what was acknowledged")
+            actual = self.watcher.stores["data"].read(name)
+            # A newer write has a larger number.
+            newer = actual != content and int(actual.split()[1]) > int(content.split()[1])
+            lost(actual != content and not newer, f"the object {name} differs from the acknowledged content")
         models = {model.version: model.score for model in self.watcher.registry.list("written")}
         for version, score in versions.items():
             lost(models.get(version) != score, f"the model {version}")
@@ -913,32 +925,32 @@ class Beneath:
             lost(moves.get(revision) != version, f"the move {revision}")
 
     def finish(self) -> None:
-        """In the end it runs through, and everything is what it should be."""
+        """Check that a last run finishes and that everything is correct."""
         self.ending.set()
         for thread in self.threads:
             thread.join()
         if self.failure is not None:
             raise self.failure
         self.check()
-        self.place.run(*self.command)
+        self.workspace.run(*self.command)
         tables = self.watcher.assets.read_tables("stargazers", self.watcher.assets.partitions("stargazers"))
         stars = sum(len(table) for table in tables.values())
         lost(stars != sum(map(len, self.world.values())), f"{stars} stars")
         self.watcher.check_models({}, whole=True)
-        self.place.run("doctor")
-        self.place.check_leftovers()
+        self.workspace.run("doctor")
+        self.workspace.check_leftovers()
 
 
-KINDS: dict[str, Callable[[Place, Tally], Any]] = {
+KINDS: dict[str, Callable[[Workspace, Tally], Any]] = {
     "run": Run,
     "serve": Serve,
-    "promote": lambda place, tally: Moves(place, tally, "promote"),
-    "rollback": lambda place, tally: Moves(place, tally, "rollback"),
+    "promote": lambda workspace, tally: Moves(workspace, tally, "promote"),
+    "rollback": lambda workspace, tally: Moves(workspace, tally, "rollback"),
     "undo": Undo,
     "backup": Backup,
     "restore": Restore,
-    "bucket": lambda place, tally: Beneath(place, tally, "bucket"),
-    "mongodb": lambda place, tally: Beneath(place, tally, "mongo"),
+    "bucket": lambda workspace, tally: ServerKills(workspace, tally, "bucket"),
+    "mongodb": lambda workspace, tally: ServerKills(workspace, tally, "mongo"),
 }
 
 
@@ -953,28 +965,28 @@ def work_folder(keep: Path | None) -> Iterator[Path]:
 
 
 def kill_many(kind: str, kills: int, minutes: float, folder: Path, seed: int, fresh: bool) -> Tally:
-    """One kind, until it was killed so often, or for so many minutes."""
+    """Run one kind until it has `kills` kills, or `minutes` are over."""
     tally = Tally()
     started = time.monotonic()
-    place = Place(folder / kind, random.Random(f"{seed} {kind}"), fresh)
-    work = KINDS[kind](place, tally)
+    workspace = Workspace(folder / kind, random.Random(f"{seed} {kind}"), fresh)
+    work = KINDS[kind](workspace, tally)
     try:
-        said = 0
+        reported = 0
         while tally.kills < kills and time.monotonic() - started < 60 * minutes:
-            if tally.kills >= said + 5 * EVERY:
-                said = tally.kills
-                print(f"{kind}: {said} kills in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+            if tally.kills >= reported + 5 * EVERY:
+                reported = tally.kills
+                print(f"{kind}: {reported} kills in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
             try:
                 work.step()
             except WrongError as error:
                 tally.wrong(error, kind)
                 if tally.lost + tally.diverged >= 20:
                     break
-                if isinstance(work, Beneath):
+                if isinstance(work, ServerKills):
                     break
-        if isinstance(work, Beneath | Serve):
+        if isinstance(work, ServerKills | Serve):
             try:
-                work.finish() if isinstance(work, Beneath) else work.check()
+                work.finish() if isinstance(work, ServerKills) else work.check()
             except WrongError as error:
                 tally.wrong(error, kind)
     finally:
@@ -987,12 +999,12 @@ def kill_many(kind: str, kills: int, minutes: float, folder: Path, seed: int, fr
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=200, help="Of each kind.")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="Of each kind, at most.")
-    parser.add_argument("--what", default=",".join(KINDS), help="Kinds, with commas.")
+    parser.add_argument("--kills", type=int, default=200, help="Number of kills of each kind.")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="Maximum duration of each kind.")
+    parser.add_argument("--what", default=",".join(KINDS), help="Kinds, separated by commas.")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--fresh", action="store_true", help="A new interpreter for each command.")
-    parser.add_argument("--keep", type=Path, help="A new folder for the homes, which stay.")
+    parser.add_argument("--fresh", action="store_true", help="Start a new interpreter for each command.")
+    parser.add_argument("--keep", type=Path, help="New folder for the homes, which are kept.")
     options = parser.parse_args()
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -1008,7 +1020,7 @@ def main() -> None:
             print(tally.row(kind), flush=True)
             bad += tally.lost + tally.diverged
     if bad:
-        sys.exit(f"{bad} times something was lost or did not converge.")
+        sys.exit(f"{bad} cases in which data were lost or the state did not converge.")
 
 
 if __name__ == "__main__":
