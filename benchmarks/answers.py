@@ -1,11 +1,11 @@
-"""The whole chain against a GitHub that answers badly: what is lost, what is taken back, and what it costs.
+"""Run the whole chain against a GitHub with faulty responses: stars lost or falsely removed, and the extra requests.
 
     python benchmarks/answers.py [--stars FILE] [--share 0.2] [--json FILE]
 
-`gh-assets run` collects from a stand-in of which a fifth of the answers are faulty, one kind of fault at a time: first
-into an empty home, then once more while GitHub is well, then reading all lists to their ends (`--full`) while it is bad
-again. What is stored is compared, row by row, with a home that knew no fault. Waits for secondary limits are shortened
-to hundredths of a second; everything else is the product as it is.
+`gh-assets run` collects from a stand-in that gives a fifth of its responses a fault, one kind of fault at a time: first
+into an empty home, then again without faults, then reading all lists to their ends (`--full`) with faults again. The
+stored stars are compared, row by row, with those of a home that was filled without faults. Waits for secondary limits
+are shortened to hundredths of a second; everything else is unchanged.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ KINDS = {
 }
 
 QUERY_BUDGET = 2500
-"""Nodes a query: 25 pages, so that there are enough answers for a share of them to be faulty."""
+"""Nodes per query, which is 25 pages: small enough for many responses, of which a share can be faulty."""
 
 CHILD = """
 import sys
 from functools import partial
-from gh_assets import services
-services.RetryPolicy = partial(
-    services.RetryPolicy, first_wait=0.01, longest_wait=0.1, secondary_wait=0.02, confirmation_wait=0.02,
+from gh_assets.services import connections
+connections.RetryPolicy = partial(
+    connections.RetryPolicy, first_wait=0.01, longest_wait=0.1, secondary_wait=0.02, confirmation_wait=0.02,
     points_a_minute={}
 )
 from gh_assets.cli import main
@@ -68,15 +68,15 @@ class Row:
     step : str
     exit_code : int
     requests, faults : int
-        That the stand-in saw, and of these those that it answered badly.
+        Requests to the stand-in, and responses with a fault.
     ratio : float
-        Requests, by those of the faultless run of the same step.
+        Requests divided by those of the run without faults.
     stored, lost, invented : int
-        Stars; compared with the faultless home.
+        Stars, compared with the home without faults.
     taken_back : int
-        Stars that are noted as taken back: all of them are still there.
+        Stars that are recorded as removed, although all of them still exist.
     equal : bool
-        Whether all tables are equal to those of the faultless home, row by row.
+        Whether all tables equal those of the home without faults.
     """
 
     step: str
@@ -92,7 +92,7 @@ class Row:
 
 
 class Home:
-    """A home that the command works in."""
+    """A home, and the command in it."""
 
     def __init__(self, folder: Path, url: str) -> None:
         self.folder = folder
@@ -101,7 +101,7 @@ class Home:
         } | {"GH_ASSETS_HOME": str(folder), "GITHUB_API_URL": url, "GITHUB_TOKENS": "one,two"}
 
     def run(self, lists: list[str], *options: str) -> int:
-        named = [word for name in lists for word in ("--awesome", name)]
+        named = [argument for name in lists for argument in ("--awesome", name)]
         command = [sys.executable, "-c", CHILD, "run", "--epochs", "1", *named, *options]
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, cwd=self.folder.parent)
         if done.returncode:
@@ -109,7 +109,7 @@ class Home:
         return done.returncode
 
     def contents(self) -> tuple[dict[str, pl.DataFrame], int]:
-        """All tables of stars, and how many stars are noted as taken back."""
+        """Return all tables of stars, and the number of stars recorded as removed."""
         os.environ["GH_ASSETS_HOME"] = str(self.folder)
         settings = load_settings()
         store = AssetStore(data_store(settings, connect_gcs(settings)))
@@ -122,7 +122,7 @@ class Home:
 
 
 def serve(standin: Standin) -> str:
-    """Serve in a thread of this process; gives the address."""
+    """Serve in a thread of this process; return the address."""
     config = uvicorn.Config(standin.app(), port=0, log_level="error", http=FaultyProtocol, date_header=False)
     server = uvicorn.Server(config)
     threading.Thread(target=server.run, daemon=True).start()
@@ -134,7 +134,7 @@ def serve(standin: Standin) -> str:
 def measured(
     step: str, home: Home, standin: Standin, good: dict[str, pl.DataFrame] | None, base: int | None, *options: str
 ) -> Row:
-    """Run the command once, and compare."""
+    """Run the command once and compare the result."""
     standin.requests = 0
     standin.faults.injected.clear()
     code = home.run(standin.world.lists, *options)
@@ -160,16 +160,16 @@ def measured(
 def show(row: Row) -> None:
     print(
         f"  {row.step:28} exit {row.exit_code}, {row.requests:5,} requests ({row.ratio:.2f} x), {row.faults:4,} bad; "
-        f"{row.stored:,} stars stored, {row.lost:,} lost, {row.invented:,} invented, {row.taken_back:,} taken back; "
-        f"tables {'equal' if row.equal else 'differ'}",
+        f"{row.stored:,} stars stored, {row.lost:,} lost, {row.invented:,} invented, "
+        f"{row.taken_back:,} falsely removed; tables {'equal' if row.equal else 'differ'}",
         flush=True,
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stars", type=Path, help="a file of stars for the world; else a synthetic one")
-    parser.add_argument("--share", type=float, default=0.2, help="of all answers that are faulty")
+    parser.add_argument("--stars", type=Path, help="stars file that is served; by default a synthetic world")
+    parser.add_argument("--share", type=float, default=0.2, help="share of faulty responses")
     parser.add_argument("--kinds", nargs="*", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -190,7 +190,7 @@ def main() -> None:
         for number, kind in enumerate(options.kinds):
             bad = dict.fromkeys(KINDS[kind], options.share / len(KINDS[kind]))
             home = Home(Path(folder) / f"bad-{number}", url)
-            print(f"{options.share:.0%} of the answers: {kind}")
+            print(f"{options.share:.0%} of the responses: {kind}")
             rows = []
             for step, faults, before, more in (
                 ("bad, empty home", bad, base[0], ()),

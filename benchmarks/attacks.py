@@ -1,13 +1,13 @@
-"""What one hostile client costs the others: their latency, and the server's memory, attack by attack.
+"""Measure what one hostile client costs the others, attack by attack: their latency, and the server's memory.
 
 Run: python benchmarks/attacks.py [--seconds 8] [--only "idle connections"]
 
-Starts `gh-assets serve` with its own limits, on a small trained home. Each attack comes from a process of its own, from
-127.0.0.3; meanwhile another client (the whole of 127/8 is this machine) asks 25 times a second, each time over a new
-connection, for /healthz and for a list of recommendations in turn. The table has the 99th percentile of its latency,
-how many of its requests failed, and by how much the server's resident memory grew at most. The limits are 100 ms and
-50 MiB; a measurement beyond them is made once more, since other programs use the machine, too: the row `none` shows how
-much they do.
+Starts `gh-assets serve` with its default limits on a small trained home. Each attack comes from a separate process at
+127.0.0.3; meanwhile another client (all of 127/8 is this machine) sends 25 requests per second, each over a new
+connection, alternately for /healthz and for a list of recommendations. The table has the 99th percentile of its
+latency, its failed requests, and the largest growth of the server's resident memory. The limits are 100 ms and 50 MiB;
+a measurement beyond them is repeated once, because other programs use the machine as well: the row `none` shows their
+influence.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ATTACKER = "127.0.0.3"
-MOST_MS, MOST_MIB = 100.0, 50.0
+MAX_MS, MAX_MIB = 100.0, 50.0
 WARM_UP = 150
 RATE = 600
-"""Requests a minute and client, as by default. The other client is a new one in each measurement."""
+"""Requests per minute and client, the default. The other client is a new one in each measurement."""
 
 GET = b"GET %s HTTP/1.1\r\nhost: 127.0.0.1\r\n"
 CHUNKED = b"POST /api/v1/recommendations HTTP/1.1\r\nhost: %s\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -56,7 +56,7 @@ Use = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 async def over(port: int, connections: int, use: Use, receive: int = 0) -> None:
-    """Use so many connections, each again as soon as the server closes it."""
+    """Keep a number of connections in use; open each again as soon as the server closes it."""
 
     async def one() -> None:
         while True:
@@ -66,14 +66,14 @@ async def over(port: int, connections: int, use: Use, receive: int = 0) -> None:
                 await use(reader, writer)
             if writer is not None:
                 writer.transport.abort()
-            # 200 new connections a second at most: a flood of them is for the proxy, or the kernel.
+            # At most 200 new connections per second: a flood of connections is left to the proxy or the kernel.
             await asyncio.sleep(connections / 200)
 
     await asyncio.gather(*(one() for _ in range(connections)))
 
 
 def pour(begin: bytes, endless: bytes, pause: float = 0.0) -> Use:
-    """Send without end, and read nothing."""
+    """Send without end and read nothing."""
 
     async def use(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(begin)
@@ -86,7 +86,7 @@ def pour(begin: bytes, endless: bytes, pause: float = 0.0) -> Use:
 
 
 def hold(content: bytes) -> Use:
-    """Send, and then neither send nor read."""
+    """Send once, then neither send nor read."""
 
     async def use(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(content)
@@ -108,7 +108,7 @@ def sip(content: bytes) -> Use:
 
 
 def flood(content: bytes) -> Use:
-    """Ask, and read the answer to its end."""
+    """Send a request and read the whole response."""
 
     async def use(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(content)
@@ -139,7 +139,7 @@ ATTACKS: dict[str, Callable[[int], Awaitable[None]]] = {
 
 @dataclass
 class Measured:
-    """The other client's milliseconds and failures, and the server's growth in MiB."""
+    """Latency in milliseconds and failures of the other client, and growth of the server in MiB."""
 
     p99: float
     median: float
@@ -148,20 +148,20 @@ class Measured:
 
     @property
     def good(self) -> bool:
-        return self.p99 < MOST_MS and self.growth < MOST_MIB and not self.failed
+        return self.p99 < MAX_MS and self.growth < MAX_MIB and not self.failed
 
     def row(self, name: str) -> str:
         return f"| {name} | {self.median:.1f} | {self.p99:.1f} | {self.failed} | {self.growth:.1f} |"
 
 
 def resident(pid: int) -> float:
-    """MiB."""
+    """Return the resident memory of a process in MiB."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
-def ask(port: int, source: str, path: bytes) -> bool:
-    """Whether a request over a connection of its own is answered."""
+def request(port: int, source: str, path: bytes) -> bool:
+    """Send a request over a new connection; return whether it succeeds."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=5, source_address=(source, 0)) as stream:
             stream.sendall(GET % path + b"connection: close\r\n\r\n")
@@ -173,13 +173,13 @@ def ask(port: int, source: str, path: bytes) -> bool:
     return received.startswith(b"HTTP/1.1 200")
 
 
-def ask_steadily(port: int, source: str, seconds: float) -> tuple[list[float], int]:
-    """Ask 25 times a second; gives milliseconds and failures."""
+def request_steadily(port: int, source: str, seconds: float) -> tuple[list[float], int]:
+    """Send 25 requests per second; return their milliseconds and the number of failures."""
     milliseconds, failed, until = [], 0, time.monotonic() + seconds
     number = 0
     while (started := time.monotonic()) < until:
         path = b"/healthz" if number % 2 else b"/api/v1/users/person-%d/recommendations" % (number % 90)
-        failed += not ask(port, source, path)
+        failed += not request(port, source, path)
         milliseconds.append(1000 * (time.monotonic() - started))
         number += 1
         time.sleep(max(0.0, started + 0.04 - time.monotonic()))
@@ -187,14 +187,14 @@ def ask_steadily(port: int, source: str, seconds: float) -> tuple[list[float], i
 
 
 def measure(port: int, pid: int, attack: str, source: str, seconds: float) -> Measured:
-    """One attack."""
-    before = most = resident(pid)
+    """Measure one attack."""
+    before = largest = resident(pid)
     over = threading.Event()
 
     def watch() -> None:
-        nonlocal most
+        nonlocal largest
         while not over.wait(0.05):
-            most = max(most, resident(pid))
+            largest = max(largest, resident(pid))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -203,62 +203,62 @@ def measure(port: int, pid: int, attack: str, source: str, seconds: float) -> Me
     try:
         assert attacker.stdout is not None
         attacker.stdout.readline()
-        milliseconds, failed = ask_steadily(port, source, seconds)
+        milliseconds, failed = request_steadily(port, source, seconds)
     finally:
         attacker.kill()
         attacker.wait()
         over.set()
         watcher.join()
     return Measured(
-        statistics.quantiles(milliseconds, n=100)[98], statistics.median(milliseconds), failed, most - before
+        statistics.quantiles(milliseconds, n=100)[98], statistics.median(milliseconds), failed, largest - before
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=8.0, help="Of each attack.")
-    parser.add_argument("--only", help="The attacks whose name has this.", default="")
+    parser.add_argument("--seconds", type=float, default=8.0, help="Duration of each attack.")
+    parser.add_argument("--only", help="Run only attacks whose name contains this text.", default="")
     parser.add_argument("--attack", help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.attack:
-        os.nice(10)  # an attacker elsewhere takes no processor of the server's
+        os.nice(10)  # a remote attacker would use no processor of the server
         print("begun", flush=True)
         asyncio.run(ATTACKS[options.attack](options.port))  # type: ignore[arg-type]
         return
 
-    # The attacking process needs none of these, and they take seconds to load.
+    # The attacking process does not need these modules, which take seconds to load.
     from web import served
 
     from gh_assets.settings import load_settings
     from gh_assets_tests.support.served_home import furnish
 
-    with tempfile.TemporaryDirectory() as place:
-        os.environ["GH_ASSETS_HOME"] = str(Path(place) / "home")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["GH_ASSETS_HOME"] = str(Path(folder) / "home")
         settings = load_settings()
-        furnish(settings, Path(place))
+        furnish(settings, Path(folder))
         with served(settings, rate=RATE) as (port, pid):
-            while not ask(port, "127.0.0.1", b"/api/v1/model"):
+            while not request(port, "127.0.0.1", b"/api/v1/model"):
                 time.sleep(0.1)
             for number in range(WARM_UP):
-                ask(port, "127.0.0.1", LIST if number % 2 else b"/popular?n=100")
+                request(port, "127.0.0.1", LIST if number % 2 else b"/popular?n=100")
             print("| attack | median ms | p99 ms | failed | growth MiB |\n|---|---|---|---|---|", flush=True)
             bad, others = [], (f"127.0.{number}.2" for number in range(1, 255))
             for name in ATTACKS:
                 if options.only not in name:
                     continue
-                found = measure(port, pid, name, next(others), options.seconds)
-                if not found.good:
+                measured = measure(port, pid, name, next(others), options.seconds)
+                if not measured.good:
                     time.sleep(2)
-                    found = min(
-                        found,
+                    measured = min(
+                        measured,
                         measure(port, pid, name, next(others), options.seconds),
                         key=lambda one: (not one.good, one.failed, one.p99),
                     )
-                print(found.row(name), flush=True)
-                bad += [] if found.good else [name]
+                print(measured.row(name), flush=True)
+                bad += [] if measured.good else [name]
     if bad:
-        sys.exit(f"Beyond {MOST_MS:.0f} ms or {MOST_MIB:.0f} MiB, or with failures: {', '.join(bad)}")
+        sys.exit(f"Beyond {MAX_MS:.0f} ms or {MAX_MIB:.0f} MiB, or with failures: {', '.join(bad)}")
 
 
 if __name__ == "__main__":

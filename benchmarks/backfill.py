@@ -1,12 +1,12 @@
-"""Dagster's own cost a partition in a backfill that is launched from the UI: this project's instance, and as shipped.
+"""Measure Dagster's cost per partition in a backfill from the UI: with this project's instance, and as shipped.
 
 Run: python benchmarks/backfill.py [--partitions 2000] [--rounds 1] [--ours 10000 50000] [--pages]
 
-Starts `dagster dev` on an asset that does nothing, once with this project's dagster.yaml and once with none, adds so
-many dynamic partitions, launches a backfill over all by the call that the UI's button makes, and waits for its end. The
-cost is that of the run and of planning it, less that for one partition, by the number of partitions. `--ours` are
-further counts for this project's side alone. `--pages` then opens the UI's pages in headless Chromium (CHROMIUM, or on
-the path; needs the extra `screenshots`) and tells how long each takes until it shows what it is for and nothing loads.
+Starts `dagster dev` on an asset that does nothing, once with this project's dagster.yaml and once without, adds dynamic
+partitions, launches a backfill over all of them by the same call as the UI, and waits for its end. The cost is the
+duration of planning and running, less that for one partition, divided by the number of partitions. `--ours` are further
+counts for this project's instance alone. `--pages` then opens the UI's pages in headless Chromium (CHROMIUM, or on the
+path; needs the extra `screenshots`) and prints how long each takes to show its content.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ defs = dg.Definitions(assets=[nothing], executor=dg.in_process_executor)
 
 
 class Side:
-    """`dagster dev` with one configuration."""
+    """`dagster dev` with this project's configuration or the default one."""
 
-    def __init__(self, ours: bool, folder: Path) -> None:
-        self.ours, self.folder = ours, folder
+    def __init__(self, own_configuration: bool, folder: Path) -> None:
+        self.own_configuration, self.folder = own_configuration, folder
         home = folder / "home"
         home.mkdir()
         (folder / "definitions.py").write_text(DEFINITIONS)
-        if ours:
+        if own_configuration:
             shutil.copy(ROOT / "dagster.yaml", home)
         else:
             (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
@@ -103,17 +103,17 @@ class Side:
             yield instance
 
 
-def ask(url: str, query: str, **variables: Any) -> Any:
+def query_graphql(url: str, query: str, **variables: Any) -> Any:
     body = json.dumps({"query": query, "variables": variables}).encode()
     request = urllib.request.Request(f"{url}/graphql", body, {"content-type": "application/json"})
-    with urllib.request.urlopen(request, timeout=600) as answer:
-        told = json.load(answer)
-    assert "errors" not in told, told
-    return told["data"]
+    with urllib.request.urlopen(request, timeout=600) as response:
+        result = json.load(response)
+    assert "errors" not in result, result
+    return result["data"]
 
 
 def planning(instance: DagsterInstance, run_id: str) -> float:
-    """Seconds in which the daemon wrote what the run is to materialize, before it began."""
+    """Return the seconds in which the daemon planned the materializations, before the run started."""
     kind = DagsterEventType.ASSET_MATERIALIZATION_PLANNED
     ends = [
         instance.get_records_for_run(run_id, of_type=kind, limit=1, ascending=ascending).records[0].timestamp
@@ -123,8 +123,8 @@ def planning(instance: DagsterInstance, run_id: str) -> float:
 
 
 def backfill(url: str, instance: DagsterInstance, partitions: list[str]) -> float:
-    """Launch it as the UI does, wait for its end; seconds of its run and of planning it."""
-    launched = ask(
+    """Launch a backfill as the UI does and wait for it; return the seconds of planning and running."""
+    launched = query_graphql(
         url,
         "mutation($p:LaunchBackfillParams!){launchPartitionBackfill(backfillParams:$p)"
         "{__typename ... on LaunchBackfillSuccess{backfillId} ... on PythonError{message}}}",
@@ -132,39 +132,39 @@ def backfill(url: str, instance: DagsterInstance, partitions: list[str]) -> floa
     )["launchPartitionBackfill"]
     assert launched["__typename"] == "LaunchBackfillSuccess", launched
     while True:
-        found = ask(
+        state = query_graphql(
             url,
             "query($b:String!){partitionBackfillOrError(backfillId:$b){... on PartitionBackfill"
             "{status runs(limit:10){runId startTime endTime status}}}}",
             b=launched["backfillId"],
         )["partitionBackfillOrError"]
-        if found["status"].startswith(("COMPLETED", "FAILED")):
-            assert found["status"] == "COMPLETED_SUCCESS", found
-            assert len(found["runs"]) == 1, "one run for all partitions"
-            run = found["runs"][0]
+        if state["status"].startswith(("COMPLETED", "FAILED")):
+            assert state["status"] == "COMPLETED_SUCCESS", state
+            assert len(state["runs"]) == 1, "one run for all partitions"
+            run = state["runs"][0]
             return float(run["endTime"] - run["startTime"]) + planning(instance, run["runId"])
         time.sleep(0.5)
 
 
-def cost(ours: bool, counts: list[int], pages: bool = False) -> dict[int, float]:
-    """Milliseconds a partition for each count, one after another on one instance of growing size."""
+def cost(own_configuration: bool, counts: list[int], pages: bool = False) -> dict[int, float]:
+    """Return the milliseconds per partition for each count, measured on one growing instance."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
-        side = Side(ours, Path(scratch))
+        side = Side(own_configuration, Path(scratch))
         with side.running() as url:
-            found = {}
+            results = {}
             with side.instance() as instance:
                 instance.add_dynamic_partitions("thing", ["one"])
                 base = backfill(url, instance, ["one"])
                 for count in counts:
                     keys = [f"of-{count}/{number}" for number in range(count)]
                     instance.add_dynamic_partitions("thing", keys)
-                    found[count] = 1000 * (backfill(url, instance, keys) - base) / (count - 1)
+                    results[count] = 1000 * (backfill(url, instance, keys) - base) / (count - 1)
                     materialized = instance.get_materialized_partitions(_key())
                     assert set(keys) <= materialized, "all are materialized"
-                    print(f"{count:,} partitions: {found[count]:.2f} ms each", flush=True)
+                    print(f"{count:,} partitions: {results[count]:.2f} ms each", flush=True)
             if pages:
-                look(url)
-        return found
+                measure_pages(url)
+        return results
 
 
 def _key() -> Any:
@@ -173,21 +173,23 @@ def _key() -> Any:
     return AssetKey("nothing")
 
 
-def look(url: str) -> None:
-    """Open the pages that people open."""
+def measure_pages(url: str) -> None:
+    """Measure how long the main pages of the UI take."""
     from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
     from playwright.sync_api import sync_playwright
 
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
     if chromium is None:
         raise SystemExit("Chromium is not installed: apt-get install chromium, or set CHROMIUM.")
-    run = ask(url, "{runsOrError(limit:1){... on Runs{results{runId}}}}")["runsOrError"]["results"][0]["runId"]
+    run = query_graphql(url, "{runsOrError(limit:1){... on Runs{results{runId}}}}")["runsOrError"]["results"][0][
+        "runId"
+    ]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1500, "height": 900})
         page.goto(url)
         page.wait_for_load_state("networkidle")
-        with contextlib.suppress(PlaywrightTimeoutError):  # a fresh home invites to a community
+        with contextlib.suppress(PlaywrightTimeoutError):  # a new home shows an invitation
             page.get_by_role("button", name="Skip").click(timeout=8000)
         visits = {
             "asset page": (f"{url}/assets/nothing?view=overview", "nothing"),
@@ -219,12 +221,17 @@ def main() -> None:
     options = parser.parse_args()
     ratios = []
     for number in range(options.rounds if options.partitions else 0):
-        mine = cost(True, [options.partitions])[options.partitions]
-        theirs = cost(False, [options.partitions])[options.partitions]
-        ratios.append(theirs / mine)
-        print(f"round {number + 1}, {options.partitions:,} partitions: {mine:.2f} ms each, as shipped {theirs:.2f} ms")
+        project = cost(True, [options.partitions])[options.partitions]
+        shipped = cost(False, [options.partitions])[options.partitions]
+        ratios.append(shipped / project)
+        print(
+            f"round {number + 1}, {options.partitions:,} partitions: {project:.2f} ms each, as shipped {shipped:.2f} ms"
+        )
     if ratios:
-        print(f"as shipped / ours: {statistics.median(ratios):.0f} × ({', '.join(f'{ratio:.0f}' for ratio in ratios)})")
+        print(
+            f"as shipped / this project: {statistics.median(ratios):.0f} × "
+            f"({', '.join(f'{ratio:.0f}' for ratio in ratios)})"
+        )
     for count in options.ours:
         cost(True, [count], options.pages)
 

@@ -1,11 +1,11 @@
-"""What collecting costs and how fast it is, by the stand-in's own accounting.
+"""Measure the cost and the speed of collecting, by the stand-in's own accounting.
 
-    python benchmarks/collector.py economy      # requests and points against what is needed at least
-    python benchmarks/collector.py quota        # in virtual time: hours against the quota's own bound
-    python benchmarks/collector.py throughput   # pages a second without limits, Parquet and Mongo included
-    python benchmarks/collector.py memory       # peak memory from 1,000 to 50,000 repositories
+    python benchmarks/collector.py economy      # requests and points, compared with the smallest possible number
+    python benchmarks/collector.py quota        # in virtual time: hours, compared with the bound of the quota
+    python benchmarks/collector.py throughput   # pages per second without limits, including Parquet and MongoDB
+    python benchmarks/collector.py memory       # peak memory for 1,000 to 50,000 repositories
 
-The stand-in runs in a process of its own, as GitHub does.
+The stand-in runs in a separate process, as GitHub does.
 """
 
 from __future__ import annotations
@@ -49,47 +49,49 @@ USERS = 50_000
 
 @dataclass(frozen=True)
 class Shape:
-    """A world: each repository's stars are the first of a shuffled list of users, at times a minute apart."""
+    """A world in which each repository is starred by a range of a shuffled list of users, a minute apart."""
 
     sizes: tuple[int, ...]
     grown: tuple[tuple[int, int], ...] = ()
-    """Repositories (by place) that have so many more stars than `sizes` says."""
+    """Positions of repositories, and how many more stars they have than in `sizes`."""
 
     def world(self) -> World:
         rng = np.random.default_rng(0)
         users = rng.permutation(USERS).astype(np.int64)
         more = dict(self.grown)
         repositories = []
-        for place, size in enumerate(self.sizes):
+        for position, size in enumerate(self.sizes):
             start = int(rng.integers(0, USERS // 2))
-            who = np.take(users, np.arange(start, start + size + more.get(place, 0)), mode="wrap")
-            when = 1_500_000_000 + 60 * np.arange(len(who), dtype=np.int64)
+            stargazers = np.take(users, np.arange(start, start + size + more.get(position, 0)), mode="wrap")
+            when = 1_500_000_000 + 60 * np.arange(len(stargazers), dtype=np.int64)
             repositories.append(
-                Repository(place + 1, f"owner-{place % 97}/repo-{place}", stargazers=who, starred_at=when)
+                Repository(
+                    position + 1, f"owner-{position % 97}/repo-{position}", stargazers=stargazers, starred_at=when
+                )
             )
         return World(repositories, [f"user-{n}" for n in range(USERS)], range(1, USERS + 1), [], "a benchmark")
 
     def refs(self) -> list[RepositoryRef]:
         more = dict(self.grown)
-        names = [f"owner-{place % 97}/repo-{place}" for place in range(len(self.sizes))]
+        names = [f"owner-{position % 97}/repo-{position}" for position in range(len(self.sizes))]
         return [
-            RepositoryRef(place + 1, names[place], names[place], size + more.get(place, 0), Outcome.OK)
-            for place, size in enumerate(self.sizes)
+            RepositoryRef(position + 1, names[position], names[position], size + more.get(position, 0), Outcome.OK)
+            for position, size in enumerate(self.sizes)
         ]
 
     def listed(self) -> str:
-        """A Markdown file that links to all repositories; gives its path."""
+        """Write a Markdown file that links to all repositories; return its path."""
         path = Path(tempfile.mkdtemp()) / "list.md"
         path.write_text("\n".join(f"[x](https://github.com/{ref.full_name})" for ref in self.refs()))
         return str(path)
 
     def pages(self, max_pages: int) -> int:
-        """Pages of 100 that have to be read at least; an empty list is a page, too."""
+        """Return the smallest possible number of pages of 100; an empty list is one page."""
         return sum(min(max_pages, max(1, -(-size // 100))) for size in self.sizes)
 
 
 def of_real_sizes(count: int = 4761) -> Shape:
-    """Repositories as unequal as real ones: half have less than a page, a few tens of thousands of stars."""
+    """Return sizes as unequal as real ones: half have less than a page, a few have tens of thousands of stars."""
     rng = np.random.default_rng(1)
     return Shape(tuple(int(size) for size in rng.lognormal(4.8, 1.7, count).clip(1, 40_000)))
 
@@ -117,7 +119,7 @@ def _serve(shape: Shape, limits: Limits, tokens: list[str], virtual: bool, port:
 
 @contextmanager
 def standin(shape: Shape, limits: Limits, tokens: list[str], *, virtual: bool = False) -> Iterator[str]:
-    """A stand-in of its own; gives its address."""
+    """Run a stand-in in a separate process; yield its address."""
     context = multiprocessing.get_context("spawn")
     port = context.Value("i", 0)
     process = context.Process(target=_serve, args=(shape, limits, tokens, virtual, port), daemon=True)
@@ -133,8 +135,8 @@ def standin(shape: Shape, limits: Limits, tokens: list[str], *, virtual: bool = 
         process.join()
 
 
-class Place:
-    """A bucket and a database of the benchmark's own."""
+class BenchmarkStorage:
+    """A new bucket and a new database."""
 
     def __init__(self, workers: int) -> None:
         settings = load_settings()
@@ -157,7 +159,7 @@ class Place:
 
 
 class InMemory:
-    """A place without Parquet, for figures that are about requests alone."""
+    """Tables in memory, for figures that concern requests alone."""
 
     def __init__(self) -> None:
         self.tables: dict[str, tuple[Any, str]] = {}
@@ -178,8 +180,8 @@ class InMemory:
 
 def accounting(url: str, token: str) -> dict[str, Any]:
     own = {"authorization": f"Bearer {token}"}
-    answer: dict[str, Any] = requests.get(f"{url}/__standin__", headers=own, timeout=60).json()
-    return answer
+    document: dict[str, Any] = requests.get(f"{url}/__standin__", headers=own, timeout=60).json()
+    return document
 
 
 def client_of(
@@ -190,56 +192,56 @@ def client_of(
 
 
 def economy(options: argparse.Namespace) -> None:
-    """First collection, unchanged refresh, and a refresh where every twentieth repository has new stars.
+    """Measure the first collection, a refresh without changes, and one with new stars in 5 % of the repositories.
 
-    Metadata of the repositories are included: they tell which of them may have news.
+    The repositories' metadata are included, because they show which repositories may have new stars.
     """
     shape = of_real_sizes(options.repositories)
-    places = range(0, len(shape.sizes), 20)
-    grown = replace(shape, grown=tuple((place, 7) for place in places))
+    positions = range(0, len(shape.sizes), 20)
+    grown = replace(shape, grown=tuple((position, 7) for position in positions))
     pages = shape.pages(10)
-    print(f"{len(shape.sizes):,} repositories, {pages:,} pages of 100 (at most 10 each) needed")
+    print(f"{len(shape.sizes):,} repositories, {pages:,} pages of 100 (at most 10 each) are needed")
     for name in ("stargazers", "graphql"):
-        place = Place(workers=8)
-        place.tables = InMemory()  # type: ignore[assignment]
+        storage = BenchmarkStorage(workers=8)
+        storage.tables = InMemory()  # type: ignore[assignment]
         known: dict[Any, Any] = {}
         first = Counter[str]()
         for step, world in (("first", shape), ("unchanged", shape), ("5 % grown", grown)):
-            with standin(world, Limits(), ["token"]) as url, open_mongo(place.settings) as database:
+            with standin(world, Limits(), ["token"]) as url, open_mongo(storage.settings) as database:
                 ledger = MongoLedger(database["github_budgets"])
                 with client_of(url, ["token"], ledger=ledger) as client:
                     found = collect_repositories(client, [shape.listed()], KnownRepositories(known))
                     metadata = Counter(accounting(url, "token")["spent"])
                     known = {document["_id"]: document for document in found.documents}
                     source = RestStargazers(client, 10) if name == "stargazers" else GraphQLStargazers(client, 10)
-                    report = place.collect(world, source, 10)
+                    report = storage.collect(world, source, 10)
                 spent = Counter(accounting(url, "token")["spent"])
             first = first or spent
             share = f"; {spent.total() / first.total():.2%} of the first" if spent is not first else ""
             print(
-                f"  {name}, {step}: {spent['core']:,} requests and {spent['graphql']:,} points, of these for metadata "
-                f"{metadata['core']:,} and {metadata['graphql']:,}{share}; {report.stars:,} stars"
+                f"  {name}, {step}: {spent['core']:,} requests and {spent['graphql']:,} points, of which "
+                f"{metadata['core']:,} and {metadata['graphql']:,} for metadata{share}; {report.stars:,} stars"
             )
             if step == "first":
                 stars = spent - metadata
                 unit, floor = ("core", pages) if name == "stargazers" else ("graphql", pages / 100)
-                print(f"    the stars alone: {stars[unit] / floor:.3f} x what is needed at least")
-    print("GraphQL where GitHub's resource limit lets 37 connections through")
+                print(f"    the stars alone: {stars[unit] / floor:.3f} x the smallest possible number")
+    print("GraphQL where GitHub's resource limit allows 37 connections")
     with standin(shape, Limits(query_budget=3700), ["token"]) as url, client_of(url, ["token"]) as client:
-        place = Place(workers=8)
-        place.tables = InMemory()  # type: ignore[assignment]
-        place.collect(shape, GraphQLStargazers(client, 10), 10)
+        storage = BenchmarkStorage(workers=8)
+        storage.tables = InMemory()  # type: ignore[assignment]
+        storage.collect(shape, GraphQLStargazers(client, 10), 10)
         points = accounting(url, "token")["spent"]["graphql"]
     print(f"  {points:,} points, {points / (pages / 37):.2f} x those of the best fixed size")
 
 
 def quota(options: argparse.Namespace) -> None:
-    """10,000 repositories x 10 pages with GitHub's own limits, in virtual time."""
+    """Collect 10,000 repositories x 10 pages with GitHub's own limits, in virtual time."""
     shape = Shape((1000,) * options.repositories)
     pages = shape.pages(10)
     for count in (1, 4, 16):
         tokens = [f"token-{number}" for number in range(count)]
-        # Windows of an hour, and within the last one GitHub's 900 requests a minute and user.
+        # Windows of an hour; within the last one, GitHub's 900 requests per minute and user.
         windows = -(-pages // (5000 * count)) - 1
         last = pages - windows * 5000 * count
         bound = windows * 3600 + last / (900 * count) * 60
@@ -248,27 +250,27 @@ def quota(options: argparse.Namespace) -> None:
             started, wall = clock.now(), time.perf_counter()
             with client_of(url, tokens, clock=clock, paced=True) as client:
                 clock.busy = lambda client=client: client.pool.in_flight > 0  # type: ignore[misc]
-                place = Place(workers=16)
-                place.tables = InMemory()  # type: ignore[assignment]
-                report = place.collect(shape, RestStargazers(client, 10), 10)
+                storage = BenchmarkStorage(workers=16)
+                storage.tables = InMemory()  # type: ignore[assignment]
+                report = storage.collect(shape, RestStargazers(client, 10), 10)
             took = clock.now() - started
-            told = accounting(url, tokens[0])
+            accounted = accounting(url, tokens[0])
         print(
             f"{count:2} tokens: {took / 3600:.2f} h, {took / bound:.3f} x the quota's bound of {bound / 3600:.2f} h; "
-            f"{told['spent']['core']:,} requests for {pages:,} pages, {report.stars:,} stars, violations "
-            f"{told['violations'] or 0}; {time.perf_counter() - wall:.0f} s by the clock"
+            f"{accounted['spent']['core']:,} requests for {pages:,} pages, {report.stars:,} stars, violations "
+            f"{accounted['violations'] or 0}; {time.perf_counter() - wall:.0f} s by the clock"
         )
 
 
 def throughput(options: argparse.Namespace) -> None:
-    """Pages a second with no limits and no latency, on this machine's cores, the stand-in's work included."""
+    """Measure pages per second without limits and latency, including the work of the stand-in on the same cores."""
     shape = Shape((1000,) * options.repositories)
     with standin(shape, Limits(), ["token"]) as url:
         for workers in (4, 8):
-            place = Place(workers)
+            storage = BenchmarkStorage(workers)
             with client_of(url, ["token"]) as client:
                 started = time.perf_counter()
-                report = place.collect(shape, RestStargazers(client, 10), 10)
+                report = storage.collect(shape, RestStargazers(client, 10), 10)
                 seconds = time.perf_counter() - started
             print(
                 f"{workers} workers: {report.pages / seconds:,.0f} pages/s, {report.stars / seconds:,.0f} stars/s "
@@ -277,21 +279,21 @@ def throughput(options: argparse.Namespace) -> None:
 
 
 def _collect_alone(url: str, count: int, name: str, peak: Any) -> None:
-    """In a process of its own: its peak is the collector's."""
+    """Collect in a separate process, whose peak memory is that of the collector."""
     import resource
 
     shape = Shape((150,) * count)
     refs_alone = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with client_of(url, ["token"]) as client:
         source = RestStargazers(client, 10) if name == "stargazers" else GraphQLStargazers(client, 10)
-        report = Place(workers=8).collect(shape, source, 10)
+        report = BenchmarkStorage(workers=8).collect(shape, source, 10)
     if report.outcomes["ok"] != count:
         raise SystemExit(f"only {report.outcomes} of {count} repositories were collected")
     peak[0], peak[1] = refs_alone / 1024, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def memory(options: argparse.Namespace) -> None:
-    """Peak resident memory of the collecting process, tables in the bucket and states in Mongo included."""
+    """Measure the peak memory of the collecting process, with tables in the bucket and states in MongoDB."""
     context = multiprocessing.get_context("spawn")
     for name in ("stargazers", "graphql"):
         for count in (1000, 10_000, options.repositories):
@@ -304,8 +306,8 @@ def memory(options: argparse.Namespace) -> None:
             if process.exitcode:
                 raise SystemExit(1)
             print(
-                f"{name}: {count:,} repositories, peak {peak[1]:.0f} MiB (imports and their list: {peak[0]:.0f} MiB), "
-                f"{time.perf_counter() - started:.0f} s"
+                f"{name}: {count:,} repositories, peak {peak[1]:.0f} MiB (imports and list of repositories: "
+                f"{peak[0]:.0f} MiB), {time.perf_counter() - started:.0f} s"
             )
 
 

@@ -1,8 +1,9 @@
-"""What Dagster's own bookkeeping costs a partition: this project's storage beside Dagster's as shipped.
+"""Measure Dagster's bookkeeping per partition: with this project's storage, and with Dagster's as shipped.
 
-An asset that does nothing is materialized over many dynamic partitions in one run, on a fresh SQLite instance each
-time, both sides in turn. The baseline, a run over one partition, is taken off, so that only the cost a partition is
-left. Run: python benchmarks/dagster_events.py [--partitions 1000] [--repeat 3]
+An asset that does nothing is materialized over many dynamic partitions in one run, on a new SQLite instance each time,
+alternating between both storages. The cost of a run over one partition is subtracted as the baseline.
+
+Run: python benchmarks/dagster_events.py [--partitions 1000] [--repeat 3]
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ with warnings.catch_warnings():
 
 @contextmanager
 def instance_of(side: str) -> Iterator[dg.DagsterInstance]:
-    """A fresh instance: 'ours' or 'shipped'."""
+    """Open a new instance of the side 'project' or 'shipped'."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["GH_ASSETS_HOME"] = folder
-        if side == "ours":
+        if side == "project":
             os.environ["DAGSTER_EVENT_BATCH_SIZE"] = "1000"
             overrides = INSTANCE_CONFIGURATION
         else:
@@ -51,7 +52,7 @@ def instance_of(side: str) -> Iterator[dg.DagsterInstance]:
 
 
 def seconds(side: str, partitions: int) -> float:
-    """Time of one run over so many partitions, its creation included."""
+    """Return the seconds of one run over a number of partitions, including its creation."""
     with instance_of(side) as instance:
         keys = [f"owner/name-{number}" for number in range(partitions)]
         instance.add_dynamic_partitions("thing", keys)
@@ -70,24 +71,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--partitions", type=int, default=1000)
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--ours-only", action="store_true", help="for counts that would take the shipped side hours")
+    parser.add_argument(
+        "--ours-only", action="store_true", help="for counts that would take hours with the storage as shipped"
+    )
     options = parser.parse_args()
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
-    sides = ["ours"] if options.ours_only else ["ours", "shipped"]
+    sides = ["project"] if options.ours_only else ["project", "shipped"]
     costs: dict[str, list[float]] = {side: [] for side in sides}
     for number in range(options.repeat):
         for side in sides:
             base, whole = seconds(side, 1), seconds(side, options.partitions)
             costs[side].append(1000 * (whole - base) / (options.partitions - 1))
             print(
-                f"round {number + 1}: {side:<8} {costs[side][-1]:7.2f} ms a partition ({whole:.1f} s in all)",
+                f"round {number + 1}: {side:<8} {costs[side][-1]:7.2f} ms per partition ({whole:.1f} s in all)",
                 flush=True,
             )
     for side in sides:
-        print(f"median {side:<8} {statistics.median(costs[side]):7.2f} ms a partition")
+        print(f"median {side:<8} {statistics.median(costs[side]):7.2f} ms per partition")
     if len(sides) == 2:
-        ratios = [theirs / ours for ours, theirs in zip(costs["ours"], costs["shipped"], strict=True)]
-        print(f"shipped / ours: {statistics.median(ratios):.0f} × (rounds: {', '.join(f'{r:.0f}' for r in ratios)})")
+        ratios = [shipped / project for project, shipped in zip(costs["project"], costs["shipped"], strict=True)]
+        print(f"shipped / project: {statistics.median(ratios):.0f} × (rounds: {', '.join(f'{r:.0f}' for r in ratios)})")
 
 
 if __name__ == "__main__":

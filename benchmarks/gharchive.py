@@ -1,8 +1,8 @@
-"""Reading hours of GH Archive, against ``gunzip -c FILE | wc -l`` on the same files. Side by side, several times.
+"""Compare reading hours of GH Archive with ``gunzip -c FILE | wc -l`` on the same files, alternately and repeatedly.
 
     python benchmarks/gharchive.py [FILE ...] [--rounds 7]
 
-Without a FILE it makes synthetic hours of about 140 MB unpacked in all. Needs gunzip and wc, as every Linux has them.
+Without FILE, synthetic hours of about 140 MB unpacked are generated. Needs gunzip and wc.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ KINDS = ("PushEvent", "PushEvent", "PushEvent", "PushEvent", "CreateEvent", "Iss
 
 
 def synthetic_hours(folder: Path, hours: int = 2, lines: int = 30_000) -> list[Path]:
-    """Hours with the mixture and the sizes of real ones: a star in twelve events, 2.3 kB an event."""
+    """Write hours like real ones: one star in twelve events, 2.3 kB per event."""
     rng = random.Random(0)
-    words = [f"{rng.getrandbits(32):08x}" for _ in range(4000)]
+    tokens = [f"{rng.getrandbits(32):08x}" for _ in range(4000)]
     paths = []
     for hour in range(hours):
         path = folder / f"2015-01-01-{hour}.json.gz"
         with gzip.open(path, "wb", compresslevel=6) as file:
             for number in range(lines):
                 kind = "WatchEvent" if rng.random() < 0.083 else rng.choice(KINDS)
-                text = " ".join(rng.choices(words, k=0 if kind == "WatchEvent" else rng.randrange(20, 460)))
+                text = " ".join(rng.choices(tokens, k=0 if kind == "WatchEvent" else rng.randrange(20, 460)))
                 payload = {"action": "started"} if kind == "WatchEvent" else {"commits": [{"message": text}]}
                 user, repo = rng.randrange(10**6), rng.randrange(10**6)
                 event = {
@@ -51,7 +51,7 @@ def synthetic_hours(folder: Path, hours: int = 2, lines: int = 30_000) -> list[P
     return paths
 
 
-def ours(hours: list[ArchiveHour]) -> tuple[float, int]:
+def read_all(hours: list[ArchiveHour]) -> tuple[float, int]:
     started = time.perf_counter()
     stars = sum(read_hour(hour)[0].height for hour in hours)
     return time.perf_counter() - started, stars
@@ -75,10 +75,10 @@ def main() -> None:
         unpacked = sum(read_hour(hour)[1].size for hour in hours)
         ratios = []
         for _ in range(options.rounds):
-            theirs = gunzip(paths)
-            mine, stars = ours(hours)
-            ratios.append(mine / theirs)
-            print(f"gunzip | wc {theirs:.3f} s; reader {mine:.3f} s, {stars:,} stars in {unpacked / 1e6:.0f} MB")
+            baseline = gunzip(paths)
+            reader, stars = read_all(hours)
+            ratios.append(reader / baseline)
+            print(f"gunzip | wc {baseline:.3f} s; reader {reader:.3f} s, {stars:,} stars in {unpacked / 1e6:.0f} MB")
     print(f"reader / gunzip: median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}")
 
 

@@ -1,8 +1,8 @@
-"""Messages a second of the consumer, against one ``update_one`` a message. Both sides in turn, several times.
+"""Compare the messages per second of the consumer with one ``update_one`` per message, alternately and repeatedly.
 
     python benchmarks/ingest.py [--messages 2000] [--rounds 3]
 
-Uses the MongoDB of the settings (the embedded one if nothing is set), in a database of its own that it drops.
+Uses the MongoDB of the settings (by default the embedded one), in a new database that is dropped afterwards.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 
 def stream(count: int) -> list[bytes]:
-    """Stars as a collector sends them: a user to know, and the star; some come twice."""
+    """Return stars as a collector sends them, each with its user; some are repeated."""
     rng = random.Random(0)
     messages = []
     for number in range(count):
@@ -43,7 +43,7 @@ def consumed(database: Database[dict[str, Any]], messages: Sequence[bytes]) -> N
 
 
 def one_by_one(database: Database[dict[str, Any]], messages: Sequence[bytes]) -> None:
-    """The obvious way: each message is two updates with upsert, each a round trip."""
+    """Apply each message in the simplest way, by two updates with upsert, each a round trip."""
     for raw in messages:
         message = Message.parse(raw)
         assert message.insert is not None and message.update is not None  # noqa: PT018
@@ -79,7 +79,7 @@ def main() -> None:
                 ratios.append(slow / fast)
                 again.append(slow / twice)
                 print(
-                    f"one update_one a part {len(messages) / slow:,.0f} messages/s; consumer "
+                    f"one update_one per part {len(messages) / slow:,.0f} messages/s; consumer "
                     f"{len(messages) / fast:,.0f}; the same stream again {len(messages) / twice:,.0f}"
                 )
         finally:

@@ -114,7 +114,7 @@ def measured(size: Size) -> dict[str, float]:
     return found
 
 
-def scale(figure_metadata: Path | None, largest: bool) -> None:
+def scale(picture: Path | None, largest: bool) -> None:
     curves = {}
     for name, sizes in SERIES.items():
         place = ("users", "repositories", "stars").index(name)
@@ -129,11 +129,11 @@ def scale(figure_metadata: Path | None, largest: bool) -> None:
         print(f"cost against {name}: slope {slope:.2f}", flush=True)
     if largest:
         measured(LARGEST)
-    if figure_metadata is not None:
-        _draw(curves, figure_metadata)
+    if picture is not None:
+        _draw(curves, picture)
 
 
-def _draw(curves: dict[str, tuple[list[float], list[float], float]], figure_metadata: Path) -> None:
+def _draw(curves: dict[str, tuple[list[float], list[float], float]], picture: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3), layout="constrained")
@@ -147,7 +147,7 @@ def _draw(curves: dict[str, tuple[list[float], list[float], float]], figure_meta
         axes.set_xlabel(name)
         axes.set_ylabel("seconds an epoch")
         axes.set_title(f"slope {slope:.2f}")
-    figure.savefig(figure_metadata, dpi=110)
+    figure.savefig(picture, dpi=110)
 
 
 def main() -> None:
@@ -168,7 +168,7 @@ def main() -> None:
     if options.command == "train":
         train(options.interactions, options.epochs, options.factors, options.device, options.seeds)
     elif options.command == "scale":
-        scale(options.figure_metadata, options.largest)
+        scale(options.picture, options.largest)
     else:
         users, items, stars = options.size
         measure((users, items, stars))

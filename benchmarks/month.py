@@ -1,12 +1,12 @@
-"""A month of the whole system left alone with Dagster's daemon, in a world that changes every day.
+"""A simulated month of the whole system under Dagster's daemon, in a world that changes every day.
 
 Run: python benchmarks/month.py [--days 30] [--day-seconds 45] [--picture FILE] [--json FILE]
 
 A stand-in GitHub serves a world whose repositories gain and lose stars each day; lists gain and drop repositories,
-lists are closed, GitHub is away for half a day, a token is refused for a day. The daemon runs with all sensors on, ages
-shortened as the days are; each "day" the tokens have one small quota. Nobody does anything else. Prints what ran, what
-failed and who was told, how much of the quota was spent and whether it was overrun, whether any run was done twice, and
-how far the stored stars are behind; draws the timeline.
+lists are closed, GitHub is unavailable for half a day, and a token is rejected for a day. The daemon runs with all
+sensors on and with intervals scaled to the length of a day; each day, the tokens have one small quota. There is no
+other intervention. Prints the runs, the failures and their alerts, the spent quota and whether it was exceeded, whether
+any run was executed twice, and how many stars are not stored yet; draws the timeline.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ ROOT = Path(__file__).parent.parent
 LIST = "lists/awesome"
 TOPICS, USERS, REPOSITORIES = 4, 700, 150
 POINTS = 12
-"""GraphQL points a day: too few for everything at once."""
+"""GraphQL points per day, too few to read everything at once."""
 
 
 class LivingWorld:
@@ -75,35 +75,35 @@ class LivingWorld:
         return repo
 
     def gain(self, repo: int, count: int, day: int) -> None:
-        """Stars by people who like its topic, mostly."""
+        """Add stars, most of them by users who like the topic of the repository."""
         like = np.where(np.arange(USERS) % TOPICS == repo % TOPICS, 8.0, 1.0)
         chosen = self.random.choice(USERS, min(count, USERS), replace=False, p=like / like.sum())
         for user in chosen.tolist():
             self.stars[repo].setdefault(user, 1_700_000_000 + 86_400 * day + len(self.stars[repo]))
 
     def pass_a_day(self, day: int, days: int) -> str:
-        """What changes overnight; gives it in words."""
+        """Change the world overnight; return a description."""
         for repo in self.random.choice(list(self.stars), len(self.stars) // 3, replace=False).tolist():
             self.gain(repo, int(self.random.gamma(1.0, 4)), day)
         for repo in self.random.choice(list(self.stars), 5, replace=False).tolist():
             for user in list(self.stars[repo])[:2]:
                 del self.stars[repo][user]
-        told = []
+        changes = []
         if day % 4 == 2:
             for _ in range(3):
                 self.gain(self.add(), 40, day)
-            told.append("3 repositories listed")
+            changes.append("3 repositories listed")
         if day == days // 3:
             self.closed |= set(self.listed[10:16])
-            told.append("6 lists closed")
+            changes.append("6 lists closed")
         if day == days // 2:
             self.listed = self.listed[5:]
-            told.append("5 repositories dropped")
+            changes.append("5 repositories dropped")
         if day == days * 2 // 3:
             self.closed.clear()
-            told.append("lists opened again")
+            changes.append("lists opened again")
         self.world.__dict__.update(self.state().__dict__)
-        return ", ".join(told)
+        return ", ".join(changes)
 
     def state(self) -> World:
         repositories = []
@@ -128,7 +128,7 @@ class LivingWorld:
 
 @dataclass
 class Record:
-    """What was seen, by the clock of the month (days since it began)."""
+    """Observations with their times, in days since the start."""
 
     world: list[tuple[float, str]] = field(default_factory=list)
     alerts: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
@@ -155,7 +155,7 @@ def served(app: Starlette) -> Iterator[str]:
 
 @contextmanager
 def daemon(environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Dagster's daemon, with all sensors turned on."""
+    """Run Dagster's daemon with all sensors turned on."""
     command = [str(Path(sys.executable).parent / "dagster"), "sensor", "start", "--start-all"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:
@@ -185,11 +185,11 @@ def live(days: int, day_seconds: float, home: Path) -> dict[str, Any]:
     def today() -> float:
         return (time.time() - began) / day_seconds
 
-    async def told(request: Request) -> PlainTextResponse:
+    async def receive_alert(request: Request) -> PlainTextResponse:
         record.alerts.append((today(), await request.json()))
         return PlainTextResponse("")
 
-    hook = Starlette(routes=[Route("/hook", told, methods=["POST"])])
+    hook = Starlette(routes=[Route("/hook", receive_alert, methods=["POST"])])
 
     def span(of_days: float) -> str:
         return f"{max(1.0, of_days * day_seconds):.1f}s"
@@ -211,7 +211,7 @@ def live(days: int, day_seconds: float, home: Path) -> dict[str, Any]:
             "GH_ASSETS_ALERT_WEBHOOK": f"{webhook}/hook",
             "GH_ASSETS_ALERT_EVERY": span(0.5),
         }
-        # The daemon alone, unlike `dagster dev`, has to be told where its configuration is.
+        # Unlike `dagster dev`, the daemon needs the folder of its configuration.
         configuration = home / "configuration"
         configuration.mkdir()
         shutil.copy(ROOT / "dagster.yaml", configuration)
@@ -229,35 +229,35 @@ def live(days: int, day_seconds: float, home: Path) -> dict[str, Any]:
                 spent = standin.quota.spent["graphql"]
                 record.quota.append((float(day), spent - spent_before))
                 spent_before = spent
-                words = living.pass_a_day(day, days)
+                description = living.pass_a_day(day, days)
                 if day == days // 5:
                     standin.faults.probabilities = {"502": 1.0}
-                    words = "GitHub is away"
+                    description = "GitHub is unavailable"
                 elif day == days // 5 + 1:
                     standin.faults.probabilities = {}
-                    words = "GitHub is back"
+                    description = "GitHub is available again"
                 if day == days * 4 // 5:
                     standin.users.clear()
-                    words = "the token is refused"
+                    description = "the token is rejected"
                 elif day == days * 4 // 5 + 1:
                     standin.users["token"] = 1
-                    words = "the token is good again"
-                if words:
-                    record.world.append((today(), words))
-                    print(f"day {day}: {words}", flush=True)
+                    description = "the token is accepted again"
+                if description:
+                    record.world.append((today(), description))
+                    print(f"day {day}: {description}", flush=True)
             database.client.close()
-        # The daemon has ended; runs that it began may go on for a moment.
+        # The daemon has ended; runs that it started may take a moment longer.
         with open_instance() as instance:
             _wait_for_runs(instance)
             return summary(instance, standin, record, began, day_seconds)
 
 
 def _behind(living: LivingWorld, state: CollectionState) -> float:
-    """Share of the world's stars, of listed repositories that may be read, that are not stored."""
+    """Return the share of stars of readable listed repositories that are not stored."""
     stored = {repo: known.stars or 0 for repo, known in state.load().items()}
-    wanted = [repo for repo in living.listed if repo not in living.closed]
-    total = sum(len(living.stars[repo]) for repo in wanted)
-    return sum(abs(len(living.stars[repo]) - stored.get(repo, 0)) for repo in wanted) / total
+    readable = [repo for repo in living.listed if repo not in living.closed]
+    total = sum(len(living.stars[repo]) for repo in readable)
+    return sum(abs(len(living.stars[repo]) - stored.get(repo, 0)) for repo in readable) / total
 
 
 def _wait_for_runs(instance: DagsterInstance) -> None:
@@ -272,12 +272,12 @@ def _wait_for_runs(instance: DagsterInstance) -> None:
 def summary(
     instance: DagsterInstance, standin: Standin, record: Record, began: float, day_seconds: float
 ) -> dict[str, Any]:
-    """The month in numbers."""
+    """Return the results of the month."""
     runs: list[dict[str, Any]] = []
-    for found in instance.get_run_records():
-        run = found.dagster_run
-        start = found.start_time if found.start_time is not None else found.create_timestamp.timestamp()
-        end = found.end_time if found.end_time is not None else time.time()
+    for stored in instance.get_run_records():
+        run = stored.dagster_run
+        start = stored.start_time if stored.start_time is not None else stored.create_timestamp.timestamp()
+        end = stored.end_time if stored.end_time is not None else time.time()
         runs.append(
             {
                 "id": run.run_id,
@@ -296,13 +296,13 @@ def summary(
     keys = Counter((run["job"], run["key"]) for run in runs if run["key"] is not None and run["parent"] is None)
     twice = [key for key, count in keys.items() if count > 1]
     again = Counter((run["job"], run["about"]) for run in succeeded if run["about"] is not None)
-    at_once = [
+    overlapping = [
         (one["id"][:8], other["id"][:8])
-        for place, one in enumerate(runs)
-        for other in runs[place + 1 :]
+        for index, one in enumerate(runs)
+        for other in runs[index + 1 :]
         if one["job"] == other["job"] and other["start"] < one["end"]
     ]
-    told = {alert.get("run_id") for _, alert in record.alerts}
+    alerted = {alert.get("run_id") for _, alert in record.alerts}
     failed = [run for run in runs if run["status"] == "FAILURE"]
     kinds = Counter(alert["kind"] for _, alert in record.alerts)
     with connect_mongo(load_settings()).client as client:
@@ -313,7 +313,7 @@ def summary(
     return {
         "runs": dict(Counter(f"{run['job']} {run['status']}" for run in runs)),
         "not_ended": [run["id"] for run in runs if run["status"] not in ("SUCCESS", "FAILURE", "CANCELED")],
-        "failed": [(run["job"], round(run["start"], 2), run["id"] in told) for run in failed],
+        "failed": [(run["job"], round(run["start"], 2), run["id"] in alerted) for run in failed],
         "alerts": dict(kinds),
         "alert_texts": [(round(when, 2), alert["text"]) for when, alert in record.alerts],
         "quota_overruns": dict(standin.quota.violations),
@@ -321,7 +321,7 @@ def summary(
         "quota_a_day": POINTS,
         "run_keys_used_twice": twice,
         "states_acted_on_twice_with_success": [key for key, count in again.items() if count > 1],
-        "runs_of_a_job_at_once": at_once,
+        "runs_of_a_job_at_once": overlapping,
         "models": len(models),
         "promotions": [(f"{move.name} {move.version}", move.why[:80]) for move in reversed(moves)],
         "behind": record.behind,
@@ -334,38 +334,38 @@ def summary(
     }
 
 
-def draw(found: dict[str, Any], path: Path) -> None:
+def draw(results: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 7), layout="constrained")
     above, middle, below = figure.subplots(3, 1, sharex=True, height_ratios=[3, 1, 1])
-    jobs = sorted({run["job"] for run in found["timeline"]})
-    for run in found["timeline"]:
+    jobs = sorted({run["job"] for run in results["timeline"]})
+    for run in results["timeline"]:
         color = {"SUCCESS": "tab:green", "FAILURE": "tab:red"}.get(run["status"], "tab:orange")
         above.barh(jobs.index(run["job"]), max(0.05, run["end"] - run["start"]), left=run["start"], color=color)
     above.set_ylim(-2.6, len(jobs) - 0.1)
     above.set_yticks(range(len(jobs)), [job.replace("__ASSET_JOB", "by conditions") for job in jobs])
-    for when, kind in found["alert_times"]:
+    for when, kind in results["alert_times"]:
         above.plot(
             when,
             len(jobs) - 0.4,
             "v" if kind == "failure" else "^",
             color="tab:red" if kind == "failure" else "tab:green",
         )
-    for when in found["promoted_at"]:
+    for when in results["promoted_at"]:
         above.plot(when, len(jobs) - 0.4, "*", color="tab:orange", markersize=12)
-    above.set_title(
-        "runs (green: success), alerts (red: a failure, green: well again), promotions (stars)", fontsize=10
-    )
-    for when, words in found["world"]:
+    above.set_title("runs (green: success), alerts (red: a failure, green: recovered), promotions (stars)", fontsize=10)
+    for when, description in results["world"]:
         for axes in (above, middle, below):
             axes.axvline(when, color="0.8", zorder=0, linewidth=0.8)
-        above.text(when, -2.5, words, rotation=90, fontsize=7, va="bottom", ha="right", color="0.3")
-    middle.plot(*zip(*found["behind"], strict=True), color="tab:blue")
+        above.text(when, -2.5, description, rotation=90, fontsize=7, va="bottom", ha="right", color="0.3")
+    middle.plot(*zip(*results["behind"], strict=True), color="tab:blue")
     middle.set_ylabel("stars behind")
-    middle.set_ylim(0, min(1.0, max(0.1, 1.1 * max(value for when, value in found["behind"] if when > 2))))
-    below.bar([when - 0.5 for when, _ in found["quota"]], [spent for _, spent in found["quota"]], color="tab:purple")
-    below.axhline(found["quota_a_day"], color="0.3", linestyle="--")
+    middle.set_ylim(0, min(1.0, max(0.1, 1.1 * max(value for when, value in results["behind"] if when > 2))))
+    below.bar(
+        [when - 0.5 for when, _ in results["quota"]], [spent for _, spent in results["quota"]], color="tab:purple"
+    )
+    below.axhline(results["quota_a_day"], color="0.3", linestyle="--")
     below.set_ylabel("points spent")
     below.set_xlabel("days")
     figure.savefig(path, dpi=110)
@@ -377,20 +377,20 @@ def main() -> None:
     parser.add_argument("--day-seconds", type=float, default=45.0)
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--home", type=Path, help="kept afterwards; else a temporary one")
+    parser.add_argument("--home", type=Path, help="folder that is kept; by default a temporary one")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         home = options.home or Path(scratch)
         home.mkdir(parents=True, exist_ok=True)
-        found = live(options.days, options.day_seconds, home)
+        results = live(options.days, options.day_seconds, home)
     if options.json is not None:
-        options.json.write_text(json.dumps(found, indent=1))
-    if options.figure_metadata is not None:
-        draw(found, options.figure_metadata)
+        options.json.write_text(json.dumps(results, indent=1))
+    if options.picture is not None:
+        draw(results, options.picture)
     for name in ("runs", "not_ended", "failed", "alerts", "alert_texts", "quota_overruns", "quota_spent_a_day",
                  "quota_a_day", "run_keys_used_twice", "states_acted_on_twice_with_success", "runs_of_a_job_at_once",
                  "models", "promotions", "behind_at_the_end"):  # fmt: skip
-        print(f"{name}: {found[name]}")
+        print(f"{name}: {results[name]}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Share of small faults in the code that the tests find: mutation testing with mutmut's operators.
+"""Measure the share of small faults in the code that the tests find: mutation testing with mutmut's operators.
 
 Each mutant runs only the tests that reach the changed statement, in a fork of a process that has the third-party
-packages loaded, against servers that stay up between mutants. Changes of mere strings, of what an exception or a
-log says, and of annotations are left out. Run by: make mutants
+packages loaded, against servers that keep running between mutants. Changes of plain strings, of messages of exceptions
+and logs, and of annotations are excluded. Run by: make mutants
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ TARGETS: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     "metrics": (["gh_assets/recommender/evaluation/metrics.py"], ["recommender/evaluation/test_metrics.py"]),
 }
 LONGEST_TEST = 15.0
-"""Seconds: longer tests, which start processes or train, are left to `make test`."""
+"""Seconds; tests that take longer, because they start processes or train, are left to `make test`."""
 HUNG = 124
 TIMEOUT, MAX_COST_RATIO = 30.0, 4.0
-"""Seconds, and times as long as the tests took without a change: what takes longer hangs, and counts as killed."""
+"""Seconds, and multiple of the tests' duration without a change; a mutant that takes longer counts as killed."""
 
 
 class Mutant(NamedTuple):
-    """One change of one file; its key stays the same when other lines change."""
+    """One change of one file; its key does not depend on other lines."""
 
     key: str
     path: str
@@ -68,13 +68,13 @@ class Mutant(NamedTuple):
 
 
 class Finder(cst.CSTVisitor):  # type: ignore[misc]
-    """All changes that mutmut's operators make, with the lines of the statement that each is in."""
+    """Collects the changes of mutmut's operators, with the lines of the changed statement."""
 
     METADATA_DEPENDENCIES = (PositionProvider,)
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[tuple[cst.CSTNode, cst.CSTNode, range]] = []
+        self.changes: list[tuple[cst.CSTNode, cst.CSTNode, range]] = []
         self.spans = [range(0)]
 
     def on_visit(self, node: cst.CSTNode) -> bool:
@@ -88,12 +88,12 @@ class Finder(cst.CSTVisitor):  # type: ignore[misc]
             place = self.get_metadata(PositionProvider, node)
             body = getattr(node, "body", None)
             last = place.end.line
-            if isinstance(body, cst.BaseSuite):  # of a compound statement only the head
+            if isinstance(body, cst.BaseSuite):  # only the head of a compound statement
                 last = max(place.start.line, self.get_metadata(PositionProvider, body).start.line - 1)
             self.spans.append(range(place.start.line, last + 1))
         for kind, operator in mutation_operators:
             if isinstance(node, kind) and operator is not operator_string:
-                self.found += [(node, changed, self.spans[-1]) for changed in operator(node)]
+                self.changes += [(node, changed, self.spans[-1]) for changed in operator(node)]
         return True
 
     def on_leave(self, original_node: cst.CSTNode) -> None:
@@ -102,17 +102,17 @@ class Finder(cst.CSTVisitor):  # type: ignore[misc]
 
 
 def mutants_of(paths: Sequence[str], sample: int, seed: int) -> tuple[int, list[Mutant]]:
-    """How many mutants files have, and a random sample of them: the same ones as long as the code around them lasts."""
+    """Return the number of mutants of some files, and a random sample that is stable while the code stays the same."""
     every = []
     seen: Counter[str] = Counter()
     for path in paths:
         wrapper = MetadataWrapper(cst.parse_module((ROOT / path).read_text()), unsafe_skip_copy=True)
         finder = Finder()
         wrapper.visit(finder)
-        for node, changed, lines in finder.found:
-            words = f"{path}\n- {wrapper.module.code_for_node(node)}\n+ {wrapper.module.code_for_node(changed)}"
-            seen[words] += 1
-            key = hashlib.sha256(f"{seed} {words} {seen[words]}".encode()).hexdigest()[:16]
+        for node, changed, lines in finder.changes:
+            change = f"{path}\n- {wrapper.module.code_for_node(node)}\n+ {wrapper.module.code_for_node(changed)}"
+            seen[change] += 1
+            key = hashlib.sha256(f"{seed} {change} {seen[change]}".encode()).hexdigest()[:16]
             every.append((key, path, wrapper.module, node, changed, lines))
     chosen: list[Mutant] = []
     for key, path, module, node, changed, lines in sorted(every, key=lambda one: one[0]):
@@ -129,7 +129,7 @@ def mutants_of(paths: Sequence[str], sample: int, seed: int) -> tuple[int, list[
 
 
 class Recorder:
-    """Notes for pytest: which test ran which lines, and how long each took."""
+    """Records for pytest which test ran which lines, and its duration."""
 
     def __init__(self, measured: coverage.Coverage) -> None:
         self.measured = measured
@@ -149,7 +149,7 @@ def pytest_arguments(tests: Sequence[str]) -> list[str]:
 
 
 def record(folder: Path, sources: Sequence[str], tests: Sequence[str]) -> int:
-    """Run the tests as they are, and write down the lines of each, and the packages that were loaded."""
+    """Run the tests on the unchanged code; store the lines that each test runs, and the loaded packages."""
     sys.dont_write_bytecode = False
     measured = coverage.Coverage(data_file=None, config_file=False, include=[str(folder / path) for path in sources])
     recorder = Recorder(measured)
@@ -167,7 +167,7 @@ def record(folder: Path, sources: Sequence[str], tests: Sequence[str]) -> int:
 
 
 def in_fork(work: Any, timeout: float, log: Path) -> int:
-    """Exit code of work done in a fork; `HUNG`, if it took too long."""
+    """Run work in a fork; return its exit code, or `HUNG` if it takes too long."""
     child = os.fork()
     if not child:
         os.setsid()
@@ -181,8 +181,8 @@ def in_fork(work: Any, timeout: float, log: Path) -> int:
             os._exit(code)
     status, until = None, time.monotonic() + timeout
     while status is None and time.monotonic() < until:
-        ended, found = os.waitpid(child, os.WNOHANG)
-        status = found if ended else None
+        ended, result = os.waitpid(child, os.WNOHANG)
+        status = result if ended else None
         time.sleep(0.01)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)
@@ -193,7 +193,7 @@ def in_fork(work: Any, timeout: float, log: Path) -> int:
 
 
 def run(name: str, sample: int, seed: int, folder: Path, skip: set[str], results: Path) -> None:
-    """Try a sample of the mutants of one target; one line of JSON each."""
+    """Test a sample of the mutants of one target; write one line of JSON for each."""
     sources, files = TARGETS[name]
     tests = [f"{TESTS}/{file}" for file in files]
     log = folder / "log"
@@ -232,19 +232,19 @@ def run(name: str, sample: int, seed: int, folder: Path, skip: set[str], results
 
 
 def main() -> None:
-    """Print the share for each target; the mutants go to the results file."""
+    """Print the share for each target; write the mutants to the results file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("targets", nargs="*", default=list(TARGETS), help=", ".join(TARGETS))
-    parser.add_argument("--sample", type=int, default=120, help="mutants of each target, chosen at random")
+    parser.add_argument("--sample", type=int, default=120, help="number of mutants per target, chosen at random")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--results", type=Path, default=ROOT / "mutants.jsonl")
-    parser.add_argument("--again", type=Path, help="results of an earlier run: what it killed is not tried again")
-    asked = parser.parse_args()
+    parser.add_argument("--again", type=Path, help="results of an earlier run, whose killed mutants are skipped")
+    options = parser.parse_args()
     skip = set()
-    if asked.again:
-        tried = [json.loads(line) for line in asked.again.read_text().splitlines()]
+    if options.again:
+        tried = [json.loads(line) for line in options.again.read_text().splitlines()]
         skip = {one["key"] for one in tried if one["outcome"] == "killed" and one["exit"] != HUNG}
-    results = asked.results.resolve()
+    results = options.results.resolve()
     with tempfile.TemporaryDirectory(prefix="mutants-") as place:
         folder = Path(place, "checkout")
         for part in ("gh_assets", TESTS):
@@ -252,7 +252,7 @@ def main() -> None:
         for part in ("pyproject.toml", "README.md", "docs"):
             (folder / part).symlink_to(ROOT / part)
         os.chdir(folder)
-        # Mutants of equal size that change within a second would be taken for one another by their byte code.
+        # Python would reuse the byte code of a mutant for another one of equal size within the same second.
         sys.dont_write_bytecode = True
         os.environ |= {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
         os.environ["GH_ASSETS_TEST_HOME"] = home = f"{place}/home"
@@ -269,8 +269,8 @@ def main() -> None:
         assert holder.stdout is not None
         holder.stdout.readline()
         try:
-            for name in asked.targets:
-                run(name, asked.sample, asked.seed, folder, skip, results)
+            for name in options.targets:
+                run(name, options.sample, options.seed, folder, skip, results)
         finally:
             holder.kill()
 

@@ -1,10 +1,11 @@
-"""Thousands of partitions to and from the embedded bucket: seconds and memory, beside Google's client used plainly.
+"""Write and read thousands of partitions in the embedded bucket, compared with Google's plain client.
 
 Run: python benchmarks/partitions.py [--partitions 4761] [--stars 311000] [--rounds 3] [--threads 8]
 
-Writes so many generated tables of stars as the IO manager does, reads all of them, and does the same with
-`Blob.upload_from_string` and `Blob.download_as_bytes` in as many threads, each table parsed alone. Prints the median
-of the rounds, both ways, and what reading takes at its peak, in a process of its own, beside the size of the data.
+Writes generated tables of stars as the IO manager does, reads all of them, and does the same with
+`Blob.upload_from_string` and `Blob.download_as_bytes` in the same number of threads, each table parsed alone. Prints
+the median of the rounds for both, and the peak memory of reading, measured in a separate process, with the size of the
+data.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ def tables(partitions: int, stars: int) -> dict[str, pl.DataFrame]:
     rng = np.random.default_rng(0)
     sizes = rng.lognormal(0, 1.2, partitions)
     sizes = np.maximum(1, sizes / sizes.sum() * stars).astype(int)
-    found = {}
+    frames = {}
     for number, size in enumerate(sizes.tolist()):
         users = rng.integers(1, 10_000_000, size)
-        found[f"owner-{number % 700}/repo-{number}"] = pl.DataFrame(
+        frames[f"owner-{number % 700}/repo-{number}"] = pl.DataFrame(
             {
                 "repo_id": [number] * size,
                 "user_id": users,
@@ -46,7 +47,7 @@ def tables(partitions: int, stars: int) -> dict[str, pl.DataFrame]:
             },
             schema_overrides=STARGAZERS.dtypes,
         )
-    return found
+    return frames
 
 
 def timed(what: Callable[[], object]) -> float:
@@ -56,7 +57,7 @@ def timed(what: Callable[[], object]) -> float:
 
 
 def peak_of_reading(bucket: str, threads: int) -> float:
-    """MiB that a process grows by at the most when it reads all partitions; what a first read loads is not counted."""
+    """Return the largest growth in MiB while reading all partitions, without what the first read loads."""
     store = AssetStore(ObjectStore(connect_gcs(load_settings()), bucket), threads)
     keys = sorted(store.partitions("stargazers"))
     store.read_whole("stargazers", keys[:64])
@@ -67,13 +68,13 @@ def peak_of_reading(bucket: str, threads: int) -> float:
 
 
 def status(name: str) -> float:
-    """What the kernel says of this process's memory, in MiB; ``ru_maxrss`` would be the parent's, if that has more."""
+    """Return a figure of this process's memory in MiB; ``ru_maxrss`` may be that of the parent."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 def alone(function: Callable[..., float], *arguments: object) -> float:
-    """In a process of its own."""
+    """Run a function in a separate process."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
         return executor.submit(function, *arguments).result()
 
@@ -117,9 +118,10 @@ def main() -> None:
             seconds["client reads"].append(timed(lambda e=executor: pl.concat(e.map(download, keys))))  # type: ignore[misc]
     size = sum(table.estimated_size() for table in data.values()) / 2**20
     print(f"{options.partitions:,} partitions, {size:.0f} MiB in memory, {options.threads} threads")
-    for ours, theirs in (("write", "client writes"), ("read", "client reads")):
-        mine, other = statistics.median(seconds[ours]), statistics.median(seconds[theirs])
-        print(f"{ours}: {mine:.1f} s; with Google's client plainly {other:.1f} s: {other / mine:.2f} × as fast")
+    for name, client_name in (("write", "client writes"), ("read", "client reads")):
+        store_seconds, client_seconds = statistics.median(seconds[name]), statistics.median(seconds[client_name])
+        ratio = client_seconds / store_seconds
+        print(f"{name}: {store_seconds:.1f} s; Google's plain client {client_seconds:.1f} s: {ratio:.2f} × as fast")
     peak = statistics.median(peaks)
     print(f"reading takes {peak:.0f} MiB at its peak: {peak / size:.1f} × the frame")
 

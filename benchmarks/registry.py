@@ -1,10 +1,10 @@
-"""The registry beside Google's client alone: megabytes a second up and down, and what compression is worth.
+"""Compare the registry with Google's plain client: megabytes per second up and down, and the effect of compression.
 
 Run: python benchmarks/registry.py [--megabytes 64] [--rounds 5]
 
-Registers a file of random numbers (which do not compress: the transfer is what is measured) and downloads it, each with
-its checksums, document and commit; the client uploads and downloads the same file by `upload_from_filename` and
-`download_to_filename`. Then packs a trained hybrid of the synthetic world in both ways, beside a plain tar.
+Registers a file of random numbers (which do not compress, so that the transfer is measured) and downloads it, including
+checksums, document and commit; the client uploads and downloads the same file by `upload_from_filename` and
+`download_to_filename`. Then packs a trained hybrid of the synthetic world with both compressions and as a plain tar.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ def transfer(megabytes: int, rounds: int, folder: Path) -> None:
         model = registry.latest("bench")
         seconds["client down"].append(timed(lambda blob=blob: blob.download_to_filename(str(folder / "plain"))))  # type: ignore[misc]
         seconds["down"].append(timed(lambda model=model: registry.download(model, folder / "out")))  # type: ignore[misc]
-    for ours, theirs in (("up", "client up"), ("down", "client down")):
-        ratios = [other / mine for mine, other in zip(seconds[ours], seconds[theirs], strict=True)]
-        rates = (megabytes / statistics.median(seconds[name]) for name in (ours, theirs))
+    for name, client_name in (("up", "client up"), ("down", "client down")):
+        ratios = [alone / own for own, alone in zip(seconds[name], seconds[client_name], strict=True)]
+        rates = (megabytes / statistics.median(seconds[key]) for key in (name, client_name))
         print(
             "{}: {:.0f} MiB/s, Google's client alone {:.0f} MiB/s: {:.0%} of it ({:.0%} to {:.0%})".format(
-                ours, *rates, statistics.median(ratios), min(ratios), max(ratios)
+                name, *rates, statistics.median(ratios), min(ratios), max(ratios)
             )
         )
     database.client.drop_database(database.name)

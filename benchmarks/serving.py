@@ -1,4 +1,4 @@
-"""What it costs to serve: one person's top 20 with reasons, and the top 100 of everybody.
+"""Measure the cost of serving: one user's top 20 with reasons, and the top 100 of all users.
 
 Run: python benchmarks/serving.py [--repositories 10000] [--users 350000] [--people 500]
 
@@ -31,10 +31,10 @@ def named(stars: Csr) -> UserItemMatrix:
     return UserItemMatrix(stars, np.arange(users), logins, np.arange(items), names)
 
 
-def one_person(trained: TrainedModel, stars: Csr, people: int) -> None:
+def single_users(trained: TrainedModel, stars: Csr, count: int) -> None:
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
-    chosen = rng.choice(stars.shape[0], people, replace=False)
+    chosen = rng.choice(stars.shape[0], count, replace=False)
     seconds = []
     ranker = Ranker(trained)
     for user in chosen:
@@ -44,14 +44,14 @@ def one_person(trained: TrainedModel, stars: Csr, people: int) -> None:
         seconds.append(time.perf_counter() - started)
     milliseconds = 1000 * np.array(seconds[10:])
     print(
-        f"{trained.model.name}: top 20 with reasons, one core, {people} people with "
+        f"{trained.model.name}: top 20 with reasons, one core, {count} users with "
         f"{np.diff(stars.indptr)[chosen].mean():.0f} stars (at most {np.diff(stars.indptr)[chosen].max()}): "
         f"median {np.median(milliseconds):.1f} ms, 99th percentile {np.percentile(milliseconds, 99):.1f} ms",
         flush=True,
     )
 
 
-def everybody(trained: TrainedModel, matrix: UserItemMatrix, reasons: int) -> None:
+def all_users(trained: TrainedModel, matrix: UserItemMatrix, reasons: int) -> None:
     torch.set_num_threads(2)
     started, rows = time.perf_counter(), 0
     for table in Ranker(trained).recommend_all(matrix, 100, reasons=reasons):
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=350_000)
     parser.add_argument("--stars", type=int, default=12_000_000)
     parser.add_argument("--people", type=int, default=500)
-    parser.add_argument("--hybrid", action="store_true", help="The hybrid for everybody, too.")
+    parser.add_argument("--hybrid", action="store_true", help="Also recommend for all users by the hybrid.")
     options = parser.parse_args()
     stars = generated(options.users, options.repositories, options.stars)
     some = stars[:20_000]
@@ -79,9 +79,9 @@ def main() -> None:
     matrix = named(stars)
     trained = [TrainedModel(model, matrix.repo_ids, matrix.full_names) for model in models]
     for model in trained:
-        one_person(model, stars, options.people)
+        single_users(model, stars, options.people)
     for model in trained[: 2 if options.hybrid else 1]:
-        everybody(model, matrix, 0)
+        all_users(model, matrix, 0)
 
 
 if __name__ == "__main__":

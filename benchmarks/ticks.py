@@ -1,9 +1,9 @@
-"""How long one look of each sensor takes, with many repositories.
+"""Measure how long one tick of each sensor takes with many repositories.
 
 Run: python benchmarks/ticks.py [--repositories 50000] [--rounds 5]
 
-Fills a home with so many repositories (plan in the bucket, partitions and materializations in Dagster) of which a
-tenth is due, and evaluates the tick of each sensor as the daemon does. Prints the median and the longest.
+Fills a home with repositories (plan in the bucket, partitions and materializations in Dagster), a tenth of which is
+due, and evaluates a tick of each sensor as the daemon does. Prints the median and the longest duration.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def fill(instance: DagsterInstance, count: int) -> None:
     names = [f"owner-{number % 700}/repo-{number}" for number in range(count)]
     counted = rng.integers(1, 5000, count)
     moved = counted + np.where(rng.random(count) < 0.1, 50, 0)
-    asked = [now - dt.timedelta(days=float(days)) for days in rng.uniform(1.5, 29, count)]
+    collected_at = [now - dt.timedelta(days=float(days)) for days in rng.uniform(1.5, 29, count)]
     common = {"repo_id": np.arange(count), "full_name": names, "partition": names}
     plan = pl.DataFrame(
         {
@@ -47,8 +47,8 @@ def fill(instance: DagsterInstance, count: int) -> None:
             "counted_then": counted,
             "stars": np.minimum(counted, 1000),
             "outcome": ["ok"] * count,
-            "asked_at": asked,
-            "collected_at": asked,
+            "asked_at": collected_at,
+            "collected_at": collected_at,
             "closed_at": [None] * count,
         },
         schema_overrides=COLLECTION_PLAN.dtypes,
@@ -70,7 +70,7 @@ def fill(instance: DagsterInstance, count: int) -> None:
 
 
 def _report(instance: DagsterInstance, events: list[dg.AssetMaterialization]) -> None:
-    """In one run, as the collector does."""
+    """Report the events in one run, as the collector does."""
     from gh_assets.assets.metadata import report_materializations
 
     @dg.op
@@ -95,7 +95,7 @@ def main() -> None:
             print(f"{options.repositories:,} repositories, filled in {time.perf_counter() - began:.0f} s")
             repository = defs.get_repository_def()
             for sensor in ALL_SENSORS:
-                took, said, cursor = [], "", None
+                durations, result_text, cursor = [], "", None
                 for _ in range(options.rounds):
                     began = time.perf_counter()
                     context = dg.build_sensor_context(
@@ -110,13 +110,16 @@ def main() -> None:
                         result = dg.evaluate_automation_conditions(
                             defs=defs, instance=instance, asset_selection=dg.AssetSelection.assets(*keys)
                         )
-                        said = f"{result.total_requested} requested"
+                        result_text = f"{result.total_requested} requested"
                     else:
-                        told = sensor.evaluate_tick(context)
-                        said = str(told.skip_message or f"{len(told.run_requests or [])} run")[:90]
-                        cursor = told.cursor
-                    took.append(time.perf_counter() - began)
-                print(f"{sensor.name}: {statistics.median(took):.2f} s, at most {max(took):.2f} s ({said})")
+                        tick = sensor.evaluate_tick(context)
+                        result_text = str(tick.skip_message or f"{len(tick.run_requests or [])} run")[:90]
+                        cursor = tick.cursor
+                    durations.append(time.perf_counter() - began)
+                print(
+                    f"{sensor.name}: {statistics.median(durations):.2f} s, at most {max(durations):.2f} s "
+                    f"({result_text})"
+                )
 
 
 if __name__ == "__main__":

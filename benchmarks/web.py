@@ -1,13 +1,13 @@
-"""The server under load: lists a second with reasons, how long each takes, and what promotions do to that.
+"""Load test of the server: lists per second with reasons, their latency, and the effect of promotions on it.
 
 Run: python benchmarks/web.py [--repositories 10000] [--rate 300] [--requests 100000] [--rounds 3]
 
-Generates stars (benchmarks/interactions.py), trains two hybrids for one epoch each, registers them in a home of its own
-and starts `gh-assets serve` there, as people do. The load comes from this process over 32 kept-alive connections: first
-at a fixed rate, each request at its own moment whatever became of those before it (so that a slow answer is not hidden
-by fewer questions), then as fast as answers come. Meanwhile the champion is promoted and rolled back 20 times. The two
-models call repositories by other names, so that an answer made of both would be seen. Then --requests more, with the
-server's resident memory at every tenth.
+Generates stars (benchmarks/interactions.py), trains two hybrids for one epoch each, registers them in a new home and
+starts `gh-assets serve` there, as a user does. This process sends the load over 32 kept-alive connections: first at a
+fixed rate, each request at its own time, whatever happens to earlier ones (so that a slow response is not hidden by
+fewer requests), then as fast as responses arrive. Meanwhile the champion is promoted and rolled back 20 times. The two
+models use different names for the repositories, so that a response mixed from both would be detected. Then --requests
+more are sent, with the server's resident memory at every tenth.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ FIRST, SECOND = "one", "two"
 
 
 def furnish(settings: Settings, stars: Csr, folder: Path) -> None:
-    """Data and two models."""
+    """Store data and two models."""
     users, items = stars.shape
     ids = np.arange(items)
     names = {prefix: np.array([f"{prefix}/repository-{item}" for item in ids]) for prefix in (FIRST, SECOND)}
@@ -88,7 +88,7 @@ def furnish(settings: Settings, stars: Csr, folder: Path) -> None:
 
 @contextmanager
 def served(settings: Settings, refresh: str = "5s", rate: int = 0) -> Iterator[tuple[int, int]]:
-    """`gh-assets serve` as a process of its own; gives its port and process id."""
+    """Start `gh-assets serve` as a process; yield its port and process id."""
     environment = os.environ | {
         "GH_ASSETS_HOME": str(settings.home_path),
         "GH_ASSETS_SERVE_RATE": str(rate),
@@ -112,24 +112,24 @@ def served(settings: Settings, refresh: str = "5s", rate: int = 0) -> Iterator[t
 
 @dataclass
 class Tally:
-    """What came of the requests."""
+    """Results of the requests."""
 
     seconds: list[float] = field(default_factory=list)
     failed: int = 0
     mixed: int = 0
     versions: set[int] = field(default_factory=set)
 
-    def compare_with_champion(self, status: int, body: bytes, seconds: float, whole: bool) -> None:
+    def record(self, status: int, body: bytes, seconds: float, whole: bool) -> None:
         self.seconds.append(seconds)
         if status != 200:
             self.failed += 1
             return
         if not whole:
             return
-        answer = orjson.loads(body)
-        version = answer["model"]["version"]
+        response = orjson.loads(body)
+        version = response["model"]["version"]
         self.versions.add(version)
-        entries = answer["recommendations"]
+        entries = response["recommendations"]
         names = [entry["full_name"] for entry in entries]
         names += [reason["full_name"] for entry in entries for reason in entry["because"]]
         prefix = (FIRST, SECOND)[version - 1]
@@ -140,7 +140,7 @@ class Tally:
 
 
 class Connection:
-    """One kept-alive connection."""
+    """A kept-alive connection."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -159,7 +159,7 @@ class Connection:
 
 
 async def ready(port: int) -> None:
-    """Wait until the server answers from a model."""
+    """Wait until the server has loaded a model."""
     while True:
         connection = await Connection(port).open()
         status, _ = await connection.get("/readyz")
@@ -176,20 +176,20 @@ def paths(users: int, seed: int) -> Iterator[str]:
             yield f"/api/v1/users/person-{user}/recommendations?n=20"
 
 
-async def at_a_rate(port: int, users: int, rate: float, seconds: float, seed: int) -> Tally:
-    """Requests at fixed moments; one that finds no free connection waits, and that counts."""
+async def at_fixed_rate(port: int, users: int, rate: float, seconds: float, seed: int) -> Tally:
+    """Send requests at fixed times; the latency includes the wait for a free connection."""
     tally, free = Tally(), asyncio.Queue[Connection]()
     for _ in range(CONNECTIONS):
         free.put_nowait(await Connection(port).open())
-    wanted = paths(users, seed)
+    requested = paths(users, seed)
     begun = time.perf_counter() + 0.1
 
     async def one(number: int) -> None:
         due = begun + number / rate
         await asyncio.sleep(max(due - time.perf_counter(), 0))
         connection = await free.get()
-        status, body = await connection.get(next(wanted))
-        tally.compare_with_champion(status, body, time.perf_counter() - due, True)
+        status, body = await connection.get(next(requested))
+        tally.record(status, body, time.perf_counter() - due, True)
         free.put_nowait(connection)
 
     await asyncio.gather(*(one(number) for number in range(int(rate * seconds))))
@@ -198,26 +198,26 @@ async def at_a_rate(port: int, users: int, rate: float, seconds: float, seed: in
     return tally
 
 
-async def as_fast_as_it_goes(port: int, users: int, requests: int, seed: int, whole: bool = True) -> Tally:
-    """Each connection asks again as soon as it was answered."""
-    tally, wanted, left = Tally(), paths(users, seed), iter(range(requests))
+async def at_full_speed(port: int, users: int, requests: int, seed: int, whole: bool = True) -> Tally:
+    """Send the next request on each connection as soon as the response has arrived."""
+    tally, requested, left = Tally(), paths(users, seed), iter(range(requests))
 
     async def one() -> None:
         connection = await Connection(port).open()
         for _ in left:
             started = time.perf_counter()
-            status, body = await connection.get(next(wanted))
-            tally.compare_with_champion(status, body, time.perf_counter() - started, whole)
+            status, body = await connection.get(next(requested))
+            tally.record(status, body, time.perf_counter() - started, whole)
         connection.writer.close()
 
     await asyncio.gather(*(one() for _ in range(CONNECTIONS)))
     return tally
 
 
-def told(what: str, tally: Tally, elapsed: float) -> None:
+def report(what: str, tally: Tally, elapsed: float) -> None:
     milliseconds = 1000 * np.array(tally.seconds)
     print(
-        f"{what}: {len(milliseconds) / elapsed:.0f} lists a second; median {np.median(milliseconds):.1f} ms, "
+        f"{what}: {len(milliseconds) / elapsed:.0f} lists per second; median {np.median(milliseconds):.1f} ms, "
         f"99th percentile {np.percentile(milliseconds, 99):.1f} ms, longest {milliseconds.max():.0f} ms; "
         f"{tally.failed} failed, {tally.mixed} mixed, versions seen {sorted(tally.versions)}",
         flush=True,
@@ -225,7 +225,7 @@ def told(what: str, tally: Tally, elapsed: float) -> None:
 
 
 def move(settings: Settings, moves: int, every: float) -> None:
-    """Promotions and rollbacks, one after the other."""
+    """Promote and roll back alternately."""
     with open_mongo(settings) as database:
         registry = ModelRegistry(model_store(settings), database["models"])
         for number in range(moves):
@@ -237,7 +237,7 @@ def move(settings: Settings, moves: int, every: float) -> None:
 
 
 def resident(pid: int) -> float:
-    """MiB."""
+    """Return the resident memory of a process in MiB."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
@@ -247,53 +247,53 @@ def main() -> None:
     parser.add_argument("--repositories", type=int, default=10_000)
     parser.add_argument("--users", type=int, default=60_000)
     parser.add_argument("--stars", type=int, default=2_000_000)
-    parser.add_argument("--rate", type=float, default=300.0, help="Requests a second.")
-    parser.add_argument("--seconds", type=float, default=20.0, help="Of each round at that rate.")
+    parser.add_argument("--rate", type=float, default=300.0, help="Requests per second.")
+    parser.add_argument("--seconds", type=float, default=20.0, help="Duration of each round at that rate.")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--requests", type=int, default=100_000, help="For the memory.")
+    parser.add_argument("--requests", type=int, default=100_000, help="Number of requests of the memory measurement.")
     options = parser.parse_args()
     torch.set_num_threads(2)
-    gc.disable()  # the clock must not stop while it measures
-    with tempfile.TemporaryDirectory() as place:
-        os.environ["GH_ASSETS_HOME"] = str(Path(place) / "home")
+    gc.disable()  # a collection would distort the measured latency
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["GH_ASSETS_HOME"] = str(Path(folder) / "home")
         settings = load_settings()
         stars = generated(options.users, options.repositories, options.stars)
-        furnish(settings, stars, Path(place))
+        furnish(settings, stars, Path(folder))
         counts = np.diff(stars.indptr)
         print(
-            f"{options.repositories:,} repositories, {options.users:,} people with {counts.mean():.0f} stars",
+            f"{options.repositories:,} repositories, {options.users:,} users with {counts.mean():.0f} stars",
             flush=True,
         )
         users = options.users
         with served(settings) as (port, pid):
             asyncio.run(ready(port))
-            asyncio.run(as_fast_as_it_goes(port, users, 500, 99))
+            asyncio.run(at_full_speed(port, users, 500, 99))
             slowest = []
             for number in range(options.rounds):
                 started = time.perf_counter()
-                tally = asyncio.run(at_a_rate(port, users, options.rate, options.seconds, number))
-                told(f"{options.rate:.0f} a second asked for", tally, time.perf_counter() - started)
+                tally = asyncio.run(at_fixed_rate(port, users, options.rate, options.seconds, number))
+                report(f"{options.rate:.0f} requests per second", tally, time.perf_counter() - started)
                 slowest.append(1000 * float(np.percentile(tally.seconds, 99)))
             print(f"99th percentile, median of {options.rounds} rounds: {statistics.median(slowest):.1f} ms")
             for number in range(options.rounds):
                 started = time.perf_counter()
-                tally = asyncio.run(as_fast_as_it_goes(port, users, 5000, 10 + number))
-                told(f"{CONNECTIONS} connections, as fast as it goes", tally, time.perf_counter() - started)
+                tally = asyncio.run(at_full_speed(port, users, 5000, 10 + number))
+                report(f"{CONNECTIONS} connections, at full speed", tally, time.perf_counter() - started)
             part = options.requests // 10
             for number in range(10):
                 if part:
-                    tally = asyncio.run(as_fast_as_it_goes(port, users, part, 100 + number, whole=False))
+                    tally = asyncio.run(at_full_speed(port, users, part, 100 + number, whole=False))
                     print(
                         f"{(number + 1) * part:,} requests: {resident(pid):.0f} MiB, {tally.failed} failed", flush=True
                     )
         with served(settings, "1s") as (port, _):
             asyncio.run(ready(port))
-            asyncio.run(as_fast_as_it_goes(port, users, 500, 98))
+            asyncio.run(at_full_speed(port, users, 500, 98))
             mover = threading.Thread(target=move, args=(settings, 20, 2.5))
             mover.start()
             started = time.perf_counter()
-            tally = asyncio.run(at_a_rate(port, users, options.rate, 55, 50))
-            told("with 20 promotions and rollbacks", tally, time.perf_counter() - started)
+            tally = asyncio.run(at_fixed_rate(port, users, options.rate, 55, 50))
+            report("with 20 promotions and rollbacks", tally, time.perf_counter() - started)
             mover.join()
 
 
