@@ -18,6 +18,18 @@ def has_only_archive(settings: Settings) -> bool:
     return settings.uses_standin and embedded.read_world(settings.home_path).archive
 
 
+def github_site(settings: Settings) -> str | None:
+    """Return the web site of the repositories, such as `https://github.com`; None if they are synthetic."""
+    if settings.uses_standin:
+        world = embedded.read_world(settings.home_path)
+        return "https://github.com" if world.stars is not None or world.archive else None
+    if settings.github_api_url.rstrip("/") == GITHUB_COM_API:
+        return "https://github.com"
+    # GitHub Enterprise serves its pages beside its API; the pages of any other API are unknown.
+    base, api, _ = settings.github_api_url.rstrip("/").partition("/api/v3")
+    return base if api else None
+
+
 def world_identity(settings: Settings, standin: embedded.HomeWorld | None = None) -> tuple[str, str]:
     """Return the identity and the title of the world that the settings select.
 

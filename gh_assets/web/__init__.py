@@ -1,1 +1,1 @@
-"""The page and the API: `gh-assets serve`. Answers come from `snapshot`; nothing here knows how a model works."""
+"""The pages and the HTTP API of `gh-assets serve`; the recommendations themselves are made in `serving`."""

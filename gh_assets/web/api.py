@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -11,11 +10,10 @@ from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from gh_assets.registry import RegisteredModel
 from gh_assets.serving.live_lookups import Lookup
 from gh_assets.serving.snapshot import RecommendationList, ServingSnapshot, described_json, model_title_json
 from gh_assets.web.cursors import write_cursor
-from gh_assets.web.feedback import JournalError, Verdict
+from gh_assets.web.feedback import Verdict
 from gh_assets.web.parameters import (
     MAX_MATCHES,
     MAX_REPOSITORIES,
@@ -25,9 +23,8 @@ from gh_assets.web.parameters import (
     openapi_query,
     read_query,
 )
-from gh_assets.web.problems import RequestProblemError
-from gh_assets.web.queries import Query
-from gh_assets.web.state import AppState
+from gh_assets.web.queries import Query, store_feedback
+from gh_assets.web.state import AppState, app_state
 
 PREFIX = "/api/v1"
 
@@ -333,39 +330,11 @@ async def model(request: Request) -> Response:
 )
 async def feedback(request: Request, body: FeedbackIn) -> Response:
     """The repository is no longer recommended to this `person`. Status 204: the feedback is stored durably."""
-    state = app_state(request)
-    await record(state, body.person, body.repo, body.verdict)
+    await store_feedback(app_state(request), body.person, body.repo, body.verdict)
     return Response(status_code=204)
 
 
-# -- shared with the pages ---------------------------------------------------------------------------------------------
-
-
-def app_state(request: Request) -> AppState:
-    """Return the state of the server that received a request."""
-    state: AppState = request.app.state.state
-    return state
-
-
-async def record(state: AppState, visitor_id: str, full_name: str, verdict: Verdict) -> None:
-    """Store a verdict durably.
-
-    Raises
-    ------
-    RequestProblemError
-        If the repository is unknown or the verdict cannot be stored.
-    """
-    snapshot = state.snapshot()
-    repo_id = snapshot.repo_id(full_name)
-    if repo_id is None:
-        raise RequestProblemError(404, "unknown_repository", f"{full_name} was not collected.")
-    try:
-        await asyncio.to_thread(
-            state.feedback.record, visitor_id, repo_id, snapshot.full_name(repo_id) or full_name, verdict
-        )
-    except JournalError as error:
-        raise RequestProblemError(503, "not_written", str(error)) from None
-    state.metrics.feedback.labels(verdict).inc()
+# -- JSON documents ----------------------------------------------------------------------------------------------------
 
 
 def as_json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -386,16 +355,11 @@ def repository_json(state: AppState, snapshot: ServingSnapshot, repo_id: int) ->
     )
 
 
-def interval_of(model: RegisteredModel) -> tuple[float, float] | None:
-    """Return the 95 % confidence interval of a model's score."""
-    return model.intervals.get(model.metric)
-
-
 def model_json(state: AppState, snapshot: ServingSnapshot) -> dict[str, Any]:
     registered = snapshot.model
     move = next(iter(state.refresher.models.moves), None)
     is_champion = move is not None and (move.name, move.version) == (registered.name, registered.version)
-    interval = interval_of(registered)
+    interval = registered.intervals.get(registered.metric)
     return model_title_json(registered) | {
         "interval": None if interval is None else list(interval),
         "trained": registered.time.isoformat(),

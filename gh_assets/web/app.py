@@ -19,10 +19,11 @@ from gh_assets import __version__
 from gh_assets.settings import Settings, split_list
 from gh_assets.web import api, pages
 from gh_assets.web.addresses import AddressMiddleware, local_path
-from gh_assets.web.api import app_state, as_json
-from gh_assets.web.guard import LOCAL_HOSTS, Guard
-from gh_assets.web.problems import RequestProblemError
-from gh_assets.web.state import build_state
+from gh_assets.web.api import as_json
+from gh_assets.web.guard import LOCAL_HOSTS, Guard, is_api
+from gh_assets.web.problems import RequestProblemError, error_json
+from gh_assets.web.rendering import problem_page
+from gh_assets.web.state import app_state, build_state
 
 log = logging.getLogger(__name__)
 
@@ -140,11 +141,10 @@ async def metrics_page(request: Request) -> Response:
 
 
 def _error_response(request: Request, problem: RequestProblemError, headers: dict[str, str] | None = None) -> Response:
-    if local_path(request.scope).startswith("/api/"):
-        document = {"error": {"code": problem.code, "message": problem.message}}
-        response = as_json(document, problem.status)
+    if is_api(local_path(request.scope)):
+        response = as_json(error_json(problem.code, problem.message), problem.status)
     else:
-        response = pages.problem_page(request, problem)
+        response = problem_page(request, problem)
     if problem.status == 503:
         response.headers["retry-after"] = "5"
     for name, value in (headers or {}).items():

@@ -27,6 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gh_assets.local.token_bucket import KeyedTokenBuckets
 from gh_assets.web.addresses import local_path, network_of
 from gh_assets.web.metrics import Metrics
+from gh_assets.web.problems import error_json
 
 MAX_BODY = 64 * 1024
 """Maximum size of a request body in bytes."""
@@ -234,7 +235,7 @@ class Guard:
         wait = self._take(f"unknown {head.client}")
         if wait:
             return _too_many_requests(wait)
-        scheme = "Bearer" if _is_api(head.path) else 'Basic realm="gh_assets", charset="UTF-8"'
+        scheme = "Bearer" if is_api(head.path) else 'Basic realm="gh_assets", charset="UTF-8"'
         message = (
             "An API key is required. Send it as `Authorization: Bearer KEY`, or enter it as the password when the "
             "browser asks for one."
@@ -287,15 +288,16 @@ def _check_encoding(head: RequestHead) -> Refusal | None:
     return None
 
 
-def _is_api(path: str) -> bool:
+def is_api(path: str) -> bool:
+    """Whether a path belongs to the API, whose errors are JSON."""
     return path.startswith("/api/")
 
 
 def _response_to(refusal: Refusal, head: RequestHead) -> Response:
     # The rest of what the client sends over this connection is not read.
     headers = {**refusal.headers, "connection": "close"}
-    if _is_api(head.path):
-        content = orjson.dumps({"error": {"code": refusal.code, "message": refusal.message}})
+    if is_api(head.path):
+        content = orjson.dumps(error_json(refusal.code, refusal.message))
         return Response(content, refusal.status, headers, "application/json")
     text = f"{HTTPStatus(refusal.status).phrase}. {refusal.message}\n"
     return Response(text, refusal.status, headers, "text/plain")

@@ -11,3 +11,8 @@ class RequestProblemError(GhAssetsError):
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
         self.status, self.code, self.message = status, code, message
+
+
+def error_json(code: str, message: str) -> dict[str, dict[str, str]]:
+    """The body of all errors of the API."""
+    return {"error": {"code": code, "message": message}}

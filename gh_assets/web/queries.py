@@ -16,6 +16,7 @@ from gh_assets.serving.requests import RecommendationRequest
 from gh_assets.serving.snapshot import RecommendationList, ServingSnapshot, User
 from gh_assets.web.batching import BusyError
 from gh_assets.web.cursors import read_cursor
+from gh_assets.web.feedback import JournalError, Verdict
 from gh_assets.web.parameters import MAX_REPOSITORIES, PageParameters
 from gh_assets.web.problems import RequestProblemError
 from gh_assets.web.state import AppState
@@ -162,6 +163,26 @@ class Query:
         if not lookup.complete:
             warnings.append(f"Only the newest {len(lookup.stars):,} stars of {login} were read.")
         return replace(request, warnings=[*warnings, *request.warnings])
+
+
+async def store_feedback(state: AppState, visitor_id: str, full_name: str, verdict: Verdict) -> None:
+    """Store a visitor's verdict on a repository durably.
+
+    Raises
+    ------
+    RequestProblemError
+        If the repository is unknown or the verdict cannot be stored.
+    """
+    snapshot = state.snapshot()
+    repo_id = snapshot.repo_id(full_name)
+    if repo_id is None:
+        raise RequestProblemError(404, "unknown_repository", f"{full_name} was not collected.")
+    full_name = snapshot.full_name(repo_id) or full_name
+    try:
+        await asyncio.to_thread(state.feedback.record, visitor_id, repo_id, full_name, verdict)
+    except JournalError as error:
+        raise RequestProblemError(503, "not_written", str(error)) from None
+    state.metrics.feedback.labels(verdict).inc()
 
 
 def _user_problem(login: str, outcome: LookupOutcome) -> RequestProblemError:

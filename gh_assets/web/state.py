@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from gh_assets.embedded.servers import read_world
+from starlette.requests import Request
+
 from gh_assets.github.client import GitHubClient
 from gh_assets.services.connections import connect_github
-from gh_assets.services.world import has_only_archive
+from gh_assets.services.world import github_site, has_only_archive
 from gh_assets.serving.live_lookups import INTERACTIVE_RETRY, LiveLookups
 from gh_assets.serving.refresher import SnapshotRefresher
 from gh_assets.serving.snapshot import ServingSnapshot
-from gh_assets.settings import GITHUB_COM_API, Settings
+from gh_assets.settings import Settings
 from gh_assets.web.batching import Batcher
 from gh_assets.web.feedback import Feedback
 from gh_assets.web.metrics import Metrics
@@ -28,8 +29,8 @@ class AppState:
     ----------
     live : LiveLookups or None
         None if users who were not collected are not looked up.
-    home_page : str or None
-        See `home_page_of`.
+    site : str or None
+        Web site of the repositories, see `github_site`.
     """
 
     settings: Settings
@@ -39,7 +40,7 @@ class AppState:
     live: LiveLookups | None
     feedback: Feedback
     visitors: Visitors
-    home_page: str | None
+    site: str | None
 
     def start(self) -> None:
         self.refresher.start()
@@ -69,7 +70,7 @@ class AppState:
 
     def url(self, full_name: str) -> str | None:
         """Return the page of a repository on GitHub; None if it is synthetic."""
-        return None if self.home_page is None else f"{self.home_page}/{quote(full_name)}"
+        return None if self.site is None else f"{self.site}/{quote(full_name)}"
 
     def notices(self) -> list[str]:
         """Messages about services that cannot be reached, without their addresses."""
@@ -99,17 +100,11 @@ def build_state(settings: Settings) -> AppState:
     folder = settings.home_path / "web"
     feedback = Feedback(folder / "feedback", refresher.database, metrics.unshipped.set)
     return AppState(
-        settings, metrics, refresher, Batcher(metrics), live, feedback, Visitors.of_home(folder), home_page_of(settings)
+        settings, metrics, refresher, Batcher(metrics), live, feedback, Visitors.of_home(folder), github_site(settings)
     )
 
 
-def home_page_of(settings: Settings) -> str | None:
-    """Return the web site of the repositories, such as `https://github.com`; None if they are synthetic."""
-    if settings.uses_standin:
-        world = read_world(settings.home_path)
-        return "https://github.com" if world.stars is not None or world.archive else None
-    if settings.github_api_url.rstrip("/") == GITHUB_COM_API:
-        return "https://github.com"
-    # GitHub Enterprise serves its pages beside its API; the pages of any other API are unknown.
-    base, api, _ = settings.github_api_url.rstrip("/").partition("/api/v3")
-    return base if api else None
+def app_state(request: Request) -> AppState:
+    """Return the state of the server that received a request."""
+    state: AppState = request.app.state.state
+    return state

@@ -90,7 +90,7 @@ def test_installed_package_serves_from_a_read_only_folder(tmp_path: Path) -> Non
     program = (
         "import os, sys; sys.path.insert(0, sys.argv[1]);"
         "import gh_assets; assert gh_assets.__file__.startswith(sys.argv[1]);"
-        "from gh_assets.web.pages import templates, static_version; templates().get_template('list.html');"
+        "from gh_assets.web.rendering import templates, static_version; templates().get_template('list.html');"
         "static_version('style.css'); from gh_assets.settings import load_settings;"
         "from gh_assets.web.app import build_app; app = build_app(load_settings());"
         "print(len(app.routes), os.getuid())"
