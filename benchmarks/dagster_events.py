@@ -20,9 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
-from dagster._core.instance.ref import InstanceRef
 
-from gh_assets.instance.storage import INSTANCE_CONFIGURATION
+from gh_assets.instance.configuration import INSTANCE_CONFIGURATION
+from gh_assets.instance.internals import InstanceRef
 
 PARTITIONS = dg.DynamicPartitionsDefinition(name="thing")
 

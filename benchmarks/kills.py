@@ -46,7 +46,7 @@ from pymongo.errors import PyMongoError
 from gh_assets.embedded import servers as embedded
 from gh_assets.embedded.supervision import read_state, release
 from gh_assets.errors import GhAssetsError
-from gh_assets.instance.storage import open_instance
+from gh_assets.instance.configuration import open_instance
 from gh_assets.registry import CHAMPION, PURPOSE, ModelCard, ModelRegistry, Move, Promotion
 from gh_assets.services.connections import asset_store, connect_gcs, connect_mongo, data_store, model_store
 from gh_assets.settings import Settings, load_settings
@@ -408,7 +408,7 @@ class Run:
         before = os.environ.get("GH_ASSETS_HOME")
         os.environ["GH_ASSETS_HOME"] = str(self.workspace.home)
         try:
-            with open_instance() as instance:
+            with open_instance(load_settings()) as instance:
                 unfinished = [run.status.value for run in instance.get_runs() if not run.is_finished]
         finally:
             os.environ.pop("GH_ASSETS_HOME")

@@ -41,7 +41,7 @@ from gh_assets.embedded.standin.app import Standin
 from gh_assets.embedded.standin.faults import FaultyProtocol
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.world import Repository, World, list_markdown
-from gh_assets.instance.storage import open_instance
+from gh_assets.instance.configuration import open_instance
 from gh_assets.registry import CHAMPION, PURPOSE, ModelRegistry
 from gh_assets.services.connections import connect_mongo, model_store
 from gh_assets.settings import load_settings
@@ -216,7 +216,7 @@ def live(days: int, day_seconds: float, home: Path) -> dict[str, Any]:
         configuration.mkdir()
         shutil.copy(ROOT / "dagster.yaml", configuration)
         os.environ.update({**chosen, "DAGSTER_HOME": str(configuration)})
-        with open_instance() as instance, daemon(dict(os.environ), home / "daemon.log") as process:
+        with open_instance(load_settings()) as instance, daemon(dict(os.environ), home / "daemon.log") as process:
             began = time.time()
             database = connect_mongo(load_settings())
             spent_before = 0
@@ -247,7 +247,7 @@ def live(days: int, day_seconds: float, home: Path) -> dict[str, Any]:
                     print(f"day {day}: {description}", flush=True)
             database.client.close()
         # The daemon has ended; runs that it started may take a moment longer.
-        with open_instance() as instance:
+        with open_instance(load_settings()) as instance:
             _wait_for_runs(instance)
             return summary(instance, standin, record, began, day_seconds)
 

@@ -21,15 +21,11 @@ from dagster import DagsterInstance
 
 from gh_assets.assets import CHAIN_ASSETS, stargazers
 from gh_assets.assets.collection_plan import STARS_COLLECTED
-from gh_assets.automation.sensors import ALL_SENSORS
-from gh_assets.definitions import defs
-from gh_assets.instance.storage import open_instance
-from gh_assets.resources import GcsResource, GitHubResource, MongoResource
+from gh_assets.definitions import build_definitions
+from gh_assets.instance.configuration import open_instance
 from gh_assets.schemas import COLLECTION_PLAN, REPOS
 from gh_assets.services.connections import asset_store
 from gh_assets.settings import load_settings
-
-RESOURCES = {"gcs": GcsResource(), "mongo": MongoResource(), "github": GitHubResource()}
 
 
 def fill(instance: DagsterInstance, count: int) -> None:
@@ -71,7 +67,7 @@ def fill(instance: DagsterInstance, count: int) -> None:
 
 def _report(instance: DagsterInstance, events: list[dg.AssetMaterialization]) -> None:
     """Report the events in one run, as the collector does."""
-    from gh_assets.assets.metadata import report_materializations
+    from gh_assets.instance.internals import report_materializations
 
     @dg.op
     def report(context: dg.OpExecutionContext) -> None:
@@ -89,22 +85,16 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
         os.environ["GH_ASSETS_HOME"] = str(Path(home))
-        with open_instance() as instance:
+        with open_instance(load_settings()) as instance:
             began = time.perf_counter()
             fill(instance, options.repositories)
             print(f"{options.repositories:,} repositories, filled in {time.perf_counter() - began:.0f} s")
+            defs = build_definitions(load_settings())
             repository = defs.get_repository_def()
-            for sensor in ALL_SENSORS:
+            for sensor in repository.sensor_defs:
                 durations, result_text, cursor = [], "", None
                 for _ in range(options.rounds):
                     began = time.perf_counter()
-                    context = dg.build_sensor_context(
-                        instance=instance,
-                        repository_def=repository,
-                        sensor_name=sensor.name,
-                        cursor=cursor,
-                        resources={name: RESOURCES[name] for name in sensor.required_resource_keys},
-                    )
                     if isinstance(sensor, dg.AutomationConditionSensorDefinition):
                         keys = [asset.key for asset in CHAIN_ASSETS]
                         result = dg.evaluate_automation_conditions(
@@ -112,7 +102,15 @@ def main() -> None:
                         )
                         result_text = f"{result.total_requested} requested"
                     else:
-                        tick = sensor.evaluate_tick(context)
+                        context = dg.build_sensor_context(
+                            instance=instance,
+                            repository_def=repository,
+                            sensor_name=sensor.name,
+                            cursor=cursor,
+                            resources={name: (defs.resources or {})[name] for name in sensor.required_resource_keys},
+                        )
+                        with context:
+                            tick = sensor.evaluate_tick(context)
                         result_text = str(tick.skip_message or f"{len(tick.run_requests or [])} run")[:90]
                         cursor = tick.cursor
                     durations.append(time.perf_counter() - began)

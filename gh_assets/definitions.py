@@ -1,57 +1,42 @@
-"""The one `defs` that workspace.yaml loads. Only gathers."""
-
-import inspect
-import warnings
+"""The definitions of the code location: gathers assets, checks, jobs, schedules, sensors, resources and IO managers."""
 
 import dagster as dg
 
+# Importing it also sets how events are written, in each process that executes steps.
+import gh_assets.instance.environment  # noqa: F401
 from gh_assets.assets import ALL_ASSETS
-from gh_assets.automation.collect_ops import SHARES_IO, SharesIOManager
 from gh_assets.automation.jobs import ALL_JOBS
 from gh_assets.automation.schedules import ALL_SCHEDULES
-from gh_assets.automation.sensors import ALL_SENSORS
+from gh_assets.automation.sensors import build_sensors
 from gh_assets.checks import ALL_CHECKS
+from gh_assets.instance.configuration import other_instance_warning
 from gh_assets.instance.executors import executor_of
+from gh_assets.io_managers import JSON_IO, GcsTypedIOManager, JsonIOManager
+from gh_assets.resources import build_resources
+from gh_assets.settings import Settings, load_settings
 
-# Importing it also sets how events are written, in each process that executes steps.
-from gh_assets.instance.storage import other_instance_warning
-from gh_assets.io_managers import GcsTypedIOManager
-from gh_assets.resources import GcsResource, GitHubResource, MongoResource
-from gh_assets.settings import load_settings
 
-_gcs = GcsResource()
-_warning = other_instance_warning()
+def build_definitions(settings: Settings) -> dg.Definitions:
+    """Return the definitions with executor, resources and sensors configured from settings."""
+    resources = build_resources(settings)
+    return dg.Definitions(
+        assets=ALL_ASSETS,
+        asset_checks=ALL_CHECKS,
+        executor=executor_of(settings),
+        jobs=ALL_JOBS,
+        schedules=ALL_SCHEDULES,
+        sensors=build_sensors(settings.sensor_interval),
+        resources={
+            **resources,
+            "io_manager": GcsTypedIOManager(gcs=resources["gcs"]),
+            JSON_IO: JsonIOManager(gcs=resources["gcs"]),
+        },
+    )
+
+
+_settings = load_settings()
+_warning = other_instance_warning(_settings)
 if _warning is not None:
     dg.get_dagster_logger().warning(_warning)
 
-
-def _with_place(asset: dg.AssetsDefinition | dg.AssetSpec) -> dg.AssetsDefinition | dg.AssetSpec:
-    """Let the UI show where an asset is written. Dagster's own way would show what wraps its function."""
-    if isinstance(asset, dg.AssetSpec):
-        return asset
-    function = inspect.unwrap(asset.op.compute_fn.decorated_fn)  # type: ignore[union-attr]
-    line = inspect.getsourcelines(function)[1]
-    place = dg.LocalFileCodeReference(file_path=inspect.getfile(function), line_number=line)
-    references = {"dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[place])}
-    return asset.map_asset_specs(lambda spec: spec.merge_attributes(metadata=references))
-
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", dg.BetaWarning)
-    _assets = [_with_place(asset) for asset in ALL_ASSETS]
-
-defs = dg.Definitions(
-    assets=_assets,
-    asset_checks=ALL_CHECKS,
-    executor=executor_of(load_settings()),
-    jobs=ALL_JOBS,
-    schedules=ALL_SCHEDULES,
-    sensors=ALL_SENSORS,
-    resources={
-        "io_manager": GcsTypedIOManager(gcs=_gcs),
-        SHARES_IO: SharesIOManager(gcs=_gcs),
-        "gcs": _gcs,
-        "github": GitHubResource(),
-        "mongo": MongoResource(),
-    },
-)
+defs = build_definitions(_settings)

@@ -1,19 +1,22 @@
-"""The typed GCS IO manager: what an asset returns and wants decides how it is stored. No pickle.
+"""The IO managers: an asset's type decides how it is stored, and what passes between ops is JSON. No pickle.
 
-* a Polars frame or an Arrow table: one Parquet object, columns checked against `gh_assets.schemas`;
-* a mapping of partition to frame, in a run over many partitions: one object each, written concurrently;
-* `TableParts`: one Parquet object, never whole in memory;
-* a `UserItemMatrix`, or a CSR matrix of scipy: one ``.npz``;
-* a fitted recommender: an archive of its weights and configuration;
-* bytes: as they are.
+`GcsTypedIOManager` stores
 
-A partitioned asset can be wanted as one frame (all partitions, one after another) or as ``dict[str, pl.DataFrame]``.
-An input's metadata say what is wanted of a table: ``AssetIn(metadata={"columns": ["user_id"], "where": "stars > 5"})``;
-nothing else is decoded. What is replaced is kept beside, a few versions deep: ``gh-assets data undo``.
+* a Polars frame or an Arrow table as one Parquet object, with its columns checked against `gh_assets.schemas`;
+* a mapping of partition to frame, in a run over many partitions, as one object each, written concurrently;
+* `TableParts` as one Parquet object that is never in memory as a whole;
+* a `UserItemMatrix`, or a CSR matrix of scipy, as ``.npz``;
+* a fitted recommender as an archive of its weights and configuration;
+* bytes as they are.
+
+A partitioned asset can be loaded as one frame (all partitions, in their order) or as ``dict[str, pl.DataFrame]``. The
+metadata of an input select columns and rows, ``AssetIn(metadata={"columns": ["user_id"], "where": "stars > 5"})``, and
+nothing else is decoded. Replaced content is kept, a few versions deep: ``gh-assets data undo``.
 """
 
+import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
@@ -32,6 +35,9 @@ from gh_assets.schemas import TABLES
 from gh_assets.storage.asset_store import AssetStore, TableParts, TableView
 from gh_assets.storage.objects import StoredObject
 
+JSON_IO = "shares_io_manager"
+"""Key of the `JsonIOManager`."""
+
 
 class GcsTypedIOManager(ConfigurableIOManager):
     """Stores assets in Cloud Storage by their types."""
@@ -44,53 +50,24 @@ class GcsTypedIOManager(ConfigurableIOManager):
         Raises
         ------
         StoredDataError
-            If its type cannot be stored, a column does not fit, or the partitions are not those of the run.
+            If its type cannot be stored, a column does not match the schema, or the run has no such partition.
         """
         asset = asset_name(context)
         store = self.gcs.asset_store()
-        keys = context.asset_partition_keys if context.has_asset_partitions else []
-        partition = keys[0] if len(keys) == 1 else None
+        keys = list(context.asset_partition_keys) if context.has_asset_partitions else []
         if _is_arrow(type(obj)):
             obj = pl.from_arrow(obj)
-        if isinstance(obj, UserItemMatrix):
-            stored = [store.write_matrix(asset, obj)]
-            rows = obj.stars.shape[0]
-        elif sp.issparse(obj) and obj.format == "csr":
-            buffer = BytesIO()
-            sp.save_npz(buffer, obj)
-            stored, rows = [store.write_bytes(asset, "npz", buffer.getvalue(), partition)], obj.shape[0]
-        elif isinstance(obj, Recommender):
-            stored, rows = [store.write_bytes(asset, "tar.gz", _packed(obj), partition)], 1
-        elif isinstance(obj, bytes):
-            stored, rows = [store.write_bytes(asset, "bin", obj, partition)], 1
-        elif isinstance(obj, pl.DataFrame) and len(keys) <= 1:
-            stored, rows = [store.write_table(asset, obj, partition)], obj.height
-        elif isinstance(obj, TableParts) and not keys:
-            stored, rows = [store.write_parts(asset, obj)], obj.rows
-        elif isinstance(obj, Mapping) and keys:
-            foreign = set(obj) - set(keys)
-            if foreign:
-                raise StoredDataError(
-                    f"The asset {asset} returned a partition that the run is not about: {min(foreign)}."
-                )
-            stored = list(store.write_tables(asset, obj.items()))
-            rows = sum(table.height for table in obj.values())
-        else:
-            raise StoredDataError(
-                f"The asset {asset} returned {type(obj).__name__}: return a Polars frame, a mapping of partitions to "
-                "frames, parts of a table, a user-item matrix, a CSR matrix, a recommender, or bytes."
-            )
-        context.add_output_metadata(
-            {"bytes": sum(entry.size for entry in stored), "dagster/row_count": rows} | _place(store, asset, stored)
-        )
+        stored, rows = _store(store, asset, obj, keys)
+        size = sum(entry.size for entry in stored)
+        context.add_output_metadata({"bytes": size, "dagster/row_count": rows} | _location(store, asset, stored))
 
     def load_input(self, context: InputContext) -> Any:
-        """Read what an upstream asset stored, as the type that the downstream one declares.
+        """Load what an upstream asset stored, as the type that the downstream asset declares.
 
         Raises
         ------
         StoredDataError
-            If it is missing, damaged or of another schema.
+            If it is missing, damaged, or does not match the schema.
         """
         asset = asset_name(context)
         store = self.gcs.asset_store()
@@ -103,14 +80,14 @@ class GcsTypedIOManager(ConfigurableIOManager):
             return _matrix(store.read_bytes(asset, "npz", _only_partition(context)), wanted, asset)
         if isinstance(wanted, type) and issubclass(wanted, Recommender):
             return _unpacked(store.read_bytes(asset, "tar.gz", _only_partition(context)), asset)
-        found = self._table(context, store, asset, _view(context))
-        return found.to_arrow() if _is_arrow(wanted) else found
+        table = self._table(context, store, asset, _view(context))
+        return table.to_arrow() if _is_arrow(wanted) else table
 
     def _table(self, context: InputContext, store: AssetStore, asset: str, view: TableView | None) -> Any:
         wanted = pl.DataFrame if _is_arrow(context.dagster_type.typing_type) else context.dagster_type.typing_type
         if not context.has_asset_partitions:
             return store.read_table(asset, view=view)
-        keys = sorted(context.asset_partition_keys)  # Dagster gives them in any order; rows must not move with it
+        keys = sorted(context.asset_partition_keys)  # in Dagster's order the rows would change with each run
         if len(keys) == 1 and wanted is pl.DataFrame and context.has_partition_key:
             return store.read_table(asset, keys[0], view)
         if wanted is not pl.DataFrame:
@@ -124,13 +101,71 @@ class GcsTypedIOManager(ConfigurableIOManager):
         return empty if view is None or view.columns is None else empty.select(view.columns)
 
 
+class JsonIOManager(ConfigurableIOManager):
+    """Passes JSON objects between the ops of a run through the bucket, so that any machine can read them.
+
+    They lie in `run_folder`; the last op of the job deletes that.
+    """
+
+    gcs: ResourceDependency[GcsResource]
+
+    def handle_output(self, context: OutputContext, obj: dict[str, Any]) -> None:
+        """Store the output of an op."""
+        objects = self.gcs.asset_store().objects
+        objects.write(_output_name(context), json.dumps(obj).encode(), content_type="application/json")
+
+    def load_input(self, context: InputContext) -> dict[str, Any]:
+        """Load the output of the upstream op."""
+        assert context.upstream_output is not None
+        content = self.gcs.asset_store().objects.read(_output_name(context.upstream_output))
+        loaded: dict[str, Any] = json.loads(content)
+        return loaded
+
+
+def run_folder(run_id: str) -> str:
+    """Return the prefix of the objects that pass between the ops of a run."""
+    return f"runs/{run_id}/"
+
+
+def _output_name(context: OutputContext) -> str:
+    return f"{run_folder(context.run_id)}{context.step_key}-{context.mapping_key}.json"
+
+
 def asset_name(context: InputContext | OutputContext) -> str:
-    """The asset's key as one path."""
+    """Return an asset's key as a path."""
     return "/".join(context.asset_key.path)
 
 
+def _store(store: AssetStore, asset: str, obj: Any, keys: Sequence[str]) -> tuple[list[StoredObject], int]:
+    """Store an object by its type; return the stored objects and the number of rows."""
+    partition = keys[0] if len(keys) == 1 else None
+    if isinstance(obj, UserItemMatrix):
+        return [store.write_matrix(asset, obj)], obj.stars.shape[0]
+    if sp.issparse(obj) and obj.format == "csr":
+        buffer = BytesIO()
+        sp.save_npz(buffer, obj)
+        return [store.write_bytes(asset, "npz", buffer.getvalue(), partition)], obj.shape[0]
+    if isinstance(obj, Recommender):
+        return [store.write_bytes(asset, "tar.gz", _packed(obj), partition)], 1
+    if isinstance(obj, bytes):
+        return [store.write_bytes(asset, "bin", obj, partition)], 1
+    if isinstance(obj, pl.DataFrame) and len(keys) <= 1:
+        return [store.write_table(asset, obj, partition)], obj.height
+    if isinstance(obj, TableParts) and not keys:
+        return [store.write_parts(asset, obj)], obj.rows
+    if isinstance(obj, Mapping) and keys:
+        foreign = set(obj) - set(keys)
+        if foreign:
+            raise StoredDataError(f"The asset {asset} returned a partition that is not of its run: {min(foreign)}.")
+        return list(store.write_tables(asset, obj.items())), sum(table.height for table in obj.values())
+    raise StoredDataError(
+        f"The asset {asset} returned {type(obj).__name__}: return a Polars frame, a mapping of partitions to "
+        "frames, parts of a table, a user-item matrix, a CSR matrix, a recommender, or bytes."
+    )
+
+
 def _only_partition(context: InputContext) -> str | None:
-    """The partition, where there is exactly one."""
+    """Return the partition if there is exactly one."""
     if not context.has_asset_partitions or len(context.asset_partition_keys) != 1:
         return None
     return str(next(iter(context.asset_partition_keys)))
@@ -144,7 +179,7 @@ def _view(context: InputContext) -> TableView | None:
 
 
 def _is_arrow(kind: object) -> bool:
-    """Whether a type is Arrow's table; whoever has one has loaded the library."""
+    """Whether a type is Arrow's table, without importing the library."""
     arrow = sys.modules.get("pyarrow")
     return arrow is not None and kind is arrow.Table
 
@@ -178,7 +213,7 @@ def _matrix(content: bytes, wanted: type, asset: str) -> Any:
         raise StoredDataError(f"The asset {asset} is no readable sparse matrix: {error}.") from error
 
 
-def _place(store: AssetStore, asset: str, stored: list[StoredObject]) -> dict[str, Any]:
+def _location(store: AssetStore, asset: str, stored: list[StoredObject]) -> dict[str, Any]:
     name = stored[0].name if len(stored) == 1 else f"assets/{asset}/"
     page = store.objects.page(name)
     link = {} if page is None else {"console": MetadataValue.url(page)}

@@ -1,4 +1,4 @@
-"""Tests of the typed IO manager, driven by Dagster."""
+"""The IO managers, driven by Dagster."""
 
 import dagster as dg
 import polars as pl
@@ -9,6 +9,7 @@ from gh_assets.io_managers import GcsTypedIOManager
 from gh_assets.recommender import UserItemMatrix, build_user_item_matrix
 from gh_assets.resources import GcsResource
 from gh_assets.schemas import REPOS, USERS
+from gh_assets.settings import load_settings
 from gh_assets.storage.asset_store import AssetStore, TableParts
 from gh_assets_tests.support.tables import star_table
 
@@ -19,7 +20,7 @@ PARTS = dg.StaticPartitionsDefinition(["a/one", "b/two#7", "c/three", "d/näme"]
 def io(asset_store: AssetStore, monkeypatch: pytest.MonkeyPatch) -> GcsTypedIOManager:
     """The IO manager on a bucket of the test's own."""
     monkeypatch.setattr(GcsResource, "asset_store", lambda self: asset_store)
-    return GcsTypedIOManager(gcs=GcsResource())
+    return GcsTypedIOManager(gcs=GcsResource.of(load_settings()))
 
 
 def materialize(*assets: dg.AssetsDefinition, io: GcsTypedIOManager, **options: object) -> dg.ExecuteInProcessResult:
@@ -78,7 +79,7 @@ def test_one_partition_alone_is_a_frame(io: GcsTypedIOManager, asset_store: Asse
     assert metadata["crc32c"].value
 
 
-def test_a_matrix_goes_and_comes_as_npz(io: GcsTypedIOManager, asset_store: AssetStore) -> None:
+def test_a_matrix_is_stored_as_npz(io: GcsTypedIOManager, asset_store: AssetStore) -> None:
     users = pl.DataFrame([(5, "u5", 1), (6, "u6", 1)], schema=USERS.dtypes, orient="row")
     seen = []
 
@@ -117,13 +118,13 @@ def test_parts_of_a_table_are_one_object(io: GcsTypedIOManager, asset_store: Ass
     assert result.asset_materializations_for_node("stargazers")[0].metadata["dagster/row_count"].value == 6
 
 
-def test_what_cannot_be_stored_is_refused(io: GcsTypedIOManager) -> None:
+def test_a_type_that_cannot_be_stored_is_refused(io: GcsTypedIOManager) -> None:
     @dg.asset
-    def strange() -> object:
+    def unknown() -> object:
         return object()
 
-    with pytest.raises(StoredDataError, match="The asset strange returned object"):
-        materialize(strange, io=io)
+    with pytest.raises(StoredDataError, match="The asset unknown returned object"):
+        materialize(unknown, io=io)
 
 
 def test_each_type_comes_back_as_it_was(io: GcsTypedIOManager) -> None:
@@ -163,14 +164,14 @@ def test_each_type_comes_back_as_it_was(io: GcsTypedIOManager) -> None:
     np.testing.assert_array_equal(seen["model"].B, made["model"].B)  # type: ignore[attr-defined]
 
 
-def test_an_input_says_which_columns_and_rows_it_wants(io: GcsTypedIOManager, asset_store: AssetStore) -> None:
+def test_an_input_selects_columns_and_rows(io: GcsTypedIOManager, asset_store: AssetStore) -> None:
     list(asset_store.write_tables("stargazers", ((key, star_table(n, n, 9)) for n, key in enumerate("abc"))))
     seen = []
     wanted = {"columns": ["user_id", "repo_id"], "where": "user_id = 9 and repo_id > 0"}
 
     @dg.asset(name="stargazers", partitions_def=dg.StaticPartitionsDefinition(["a", "b", "c"]))
     def stargazers() -> pl.DataFrame:
-        raise AssertionError("it is there")
+        raise AssertionError("it is stored already")
 
     @dg.asset(ins={"stargazers": dg.AssetIn(metadata=wanted)})
     def after(stargazers: pl.DataFrame) -> dg.MaterializeResult:

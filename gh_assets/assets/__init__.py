@@ -1,4 +1,4 @@
-"""The assets, one file each, in the order the data flow. Thin: read, call the domain, report metadata."""
+"""The assets, one file each. They are thin: read inputs, call the domain, report metadata."""
 
 import dagster as dg
 
@@ -26,7 +26,7 @@ CHAIN_ASSETS = [
     champion,
     recommendations,
 ]
-"""From the lists to the recommendations, and what they are worth."""
+"""From the lists to the recommendations, in the order in which the data flow."""
 
 ALL_ASSETS: list[dg.AssetsDefinition | dg.AssetSpec] = [star_events, *CHAIN_ASSETS]
 

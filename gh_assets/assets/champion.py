@@ -1,4 +1,4 @@
-"""`champion`: the model that serves people, replaced only by one that is proven better for the same people."""
+"""`champion`: the model that serves, replaced only by one that is proven better on the same held-out users."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,96 +7,91 @@ import dagster as dg
 from pydantic import Field
 
 from gh_assets.assets.conditions import CHAIN_FRESH, when_upstream_updated
+from gh_assets.assets.definition import RECOMMENDER, chain_asset
 from gh_assets.assets.hybrid_model import hybrid_model
 from gh_assets.assets.leaderboard import leaderboard
-from gh_assets.assets.metadata import OWNERS, RECOMMENDER, figure_metadata, markdown_table, measure_seconds
+from gh_assets.assets.metadata import figure_metadata, markdown_table, measure_seconds
 from gh_assets.assets.recvae_model import recvae_model
-from gh_assets.assets.retries import retry_transient
 from gh_assets.local import progress
 from gh_assets.recommender.data.interactions import UserItemMatrix
-from gh_assets.registry import CHAMPION, PURPOSE, ModelRegistry, Move, RegisteredModel
-from gh_assets.resources import GcsResource, MongoResource
-from gh_assets.settings import load_settings
-from gh_assets.storage.mongo import Collections
+from gh_assets.registry import CHAMPION, PURPOSE, Move, RegisteredModel
+from gh_assets.resources import RegistryResource
 
-SHOWN = 20
-"""Moves of the alias that the metadata list."""
+LISTED_MOVES = 20
+"""Moves of the alias in the metadata."""
 
 
 class ChampionConfig(dg.Config):
-    """Who competes."""
+    """Which models are candidates."""
 
     seed: int = Field(default=0, description="Seed of the split that the models were trained on.")
-    tag: str = Field(default="", description="Only models with this tag. Empty: of any.")
+    tag: str = Field(default="", description="Only models with this tag. Empty: with any.")
 
 
-@dg.asset(
+@chain_asset(
+    RECOMMENDER,
     deps=[recvae_model, hybrid_model, leaderboard],
     automation_condition=when_upstream_updated(),
     freshness_policy=CHAIN_FRESH,
-    group_name=RECOMMENDER,
     kinds={"pytorch", "mongodb"},
-    owners=OWNERS,
     description=(
-        "The model that serves people. The newest RecVAE, hybrid and (if one is the best) baseline compete: the best "
-        "on the validation users is put against the champion on test users whom neither has seen, and replaces it if "
-        "the 95 % interval of the difference lies above zero, its weights are finite, it takes not many times the "
-        "champion's processor time and knows its repositories. What cannot be loaded is skipped and named. "
-        "By hand, with a reason: gh-assets models promote; back in one step: rollback."
+        "The model that serves. Candidates are the newest RecVAE, hybrid and (if one is the best) baseline. The one "
+        "that is best on the validation users is compared with the champion on test users that were held out of both "
+        "trainings. It becomes champion if the 95 % interval of the difference lies above zero, its weights are "
+        "finite, it takes not many times the champion's processor time and knows its repositories. Models that cannot "
+        "be loaded are skipped and named. By hand: gh-assets models promote, undone by gh-assets models rollback."
     ),
 )
-@retry_transient
 def champion(
     context: dg.AssetExecutionContext,
     config: ChampionConfig,
     user_item_matrix: UserItemMatrix,
-    gcs: GcsResource,
-    mongo: MongoResource,
+    registry: RegistryResource,
 ) -> dg.MaterializeResult[None]:
-    """The champion, and why."""
+    """The champion, and the decision about the candidates."""
     from gh_assets.serving.current_model import load_first_usable, model_cache, serving_candidates
     from gh_assets.serving.promotion import promote_if_better
 
-    with mongo.database() as database, measure_seconds() as timing:
-        registry, cache = ModelRegistry(gcs.model_store(), database[Collections.MODELS]), model_cache(load_settings())
-        verdict, move = promote_if_better(
-            registry,
+    with registry.open() as models, measure_seconds() as timing:
+        cache = model_cache(registry.settings())
+        comparison, move = promote_if_better(
+            models,
             cache,
             user_item_matrix,
             tag=config.tag,
             seed=config.seed,
             by=f"run {context.run.run_id}",
         )
-        serves = load_first_usable(registry, serving_candidates(registry), cache)
-        moves, models = registry.aliases.history(PURPOSE, CHAMPION), registry.list()
-    now = serves.registered
-    progress.report("champion", 1, 1, now.title)
-    context.log.info(verdict.words)
-    unloadable = list(dict.fromkeys([*verdict.skipped.values(), *serves.warnings]))
-    for words in unloadable:
-        context.log.warning(words)
+        serving = load_first_usable(models, serving_candidates(models), cache)
+        moves, registered = models.aliases.history(PURPOSE, CHAMPION), models.list()
+    model = serving.registered
+    progress.report("champion", 1, 1, model.title)
+    context.log.info(comparison.words)
+    unloadable = list(dict.fromkeys([*comparison.skipped.values(), *serving.warnings]))
+    for problem in unloadable:
+        context.log.warning(problem)
     metadata: dict[str, Any] = {
-        "champion": now.title,
+        "champion": model.title,
         "promoted": move is not None,
-        "decision": verdict.words,
-        "outcome": verdict.outcome,
-        "score": float(now.score or 0.0),
-        "uri": dg.MetadataValue.path(now.uri),
+        "decision": comparison.words,
+        "outcome": comparison.outcome,
+        "score": float(model.score or 0.0),
+        "uri": dg.MetadataValue.path(model.uri),
         "history": _history(moves),
-        "scores": score_history(models, moves),
+        "scores": score_history(registered, moves),
         "checks": markdown_table(
             ["check", "passed", "finding"],
-            [(name, "yes" if check.passed else "no", check.words) for name, check in verdict.checks.items()],
+            [(name, "yes" if check.passed else "no", check.words) for name, check in comparison.checks.items()],
         ),
     }
     if unloadable:
         metadata["skipped"] = unloadable
-    if verdict.difference is not None:
+    if comparison.difference is not None:
         metadata |= {
-            "difference": verdict.difference.mean,
-            "difference_low": verdict.difference.low,
-            "difference_high": verdict.difference.high,
-            "users_compared_on": verdict.users,
+            "difference": comparison.difference.mean,
+            "difference_low": comparison.difference.low,
+            "difference_high": comparison.difference.high,
+            "users_compared_on": comparison.users,
         }
     return dg.MaterializeResult(metadata={**metadata, **timing})
 
@@ -104,18 +99,18 @@ def champion(
 def _history(moves: Sequence[Move]) -> dg.MarkdownMetadataValue:
     rows = [
         (move.revision, f"{move.name} {move.version}", move.action, f"{move.time:%Y-%m-%d %H:%M}", move.by, move.why)
-        for move in moves[:SHOWN]
+        for move in moves[:LISTED_MOVES]
     ]
-    return markdown_table(["#", "model", "action", "when (UTC)", "by", "why"], rows)
+    return markdown_table(["#", "model", "action", "when (UTC)", "by", "reason"], rows)
 
 
 def score_history(models: Sequence[RegisteredModel], moves: Sequence[Move]) -> dg.MarkdownMetadataValue:
-    """Scores of all models in the order of their registration, with their intervals; promotions marked.
+    """Return a plot of all models' scores in the order of registration, with intervals, and champions marked.
 
     Parameters
     ----------
     models : sequence of RegisteredModel
-        The newest first.
+        Newest first.
     moves : sequence of Move
     """
     from matplotlib.figure import Figure

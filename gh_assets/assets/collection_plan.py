@@ -1,4 +1,4 @@
-"""`collection_plan`: what is known of each repository, and so whom the sensors will ask next, and why."""
+"""`collection_plan`: what is known of each repository, from which follows which ones are due and why."""
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
@@ -7,90 +7,82 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import numpy as np
 import polars as pl
-from dagster._core.definitions.metadata import RawMetadataValue
 
 from gh_assets.assets.conditions import LISTS_FRESH, when_upstream_updated
-from gh_assets.assets.metadata import (
-    COLLECTION,
-    OWNERS,
-    figure_metadata,
-    github_link,
-    markdown_table,
-    measure_seconds,
-    table_metadata,
-)
-from gh_assets.assets.retries import retry_transient
+from gh_assets.assets.definition import COLLECTION, chain_asset
+from gh_assets.assets.metadata import figure_metadata, github_link, markdown_table, measure_seconds
 from gh_assets.assets.stargazers import stargazers
 from gh_assets.collector import plan as planning
 from gh_assets.collector.collection import QuotaSample
 from gh_assets.collector.upkeep import Plan, make_plan
-from gh_assets.resources import MongoResource
+from gh_assets.resources import GitHubResource, MongoResource, PolicyResource
 from gh_assets.schemas import COLLECTION_PLAN, UTC_TIME
-from gh_assets.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from gh_assets.instance.internals import RawMetadataValue
+
 STARS_COLLECTED = "stars_collected"
-"""Metadata of the plan and of `users`: when the one is far ahead of the other, it is time to train."""
+"""Metadata of the plan and of `users`: a large difference of the two is the reason to train."""
 
-SHOWN = 12
-"""Repositories that the preview names."""
-
-
-def refresh_policy(settings: Settings) -> planning.RefreshPolicy:
-    """As the settings say."""
-    return planning.RefreshPolicy(
-        refresh_after=settings.refresh_after,
-        moved_after=settings.moved_after,
-        retry_after=settings.retry_after,
-        least_news=settings.least_news,
-        max_pages=settings.max_pages,
-    )
+PREVIEWED = 12
+"""Repositories in the preview."""
 
 
-@dg.asset(
+@chain_asset(
+    COLLECTION,
+    schema=COLLECTION_PLAN,
     deps=[dg.AssetDep(stargazers, partition_mapping=dg.AllPartitionMapping())],
     automation_condition=when_upstream_updated("stargazers"),
     freshness_policy=LISTS_FRESH,
-    group_name=COLLECTION,
     kinds={"polars", "parquet"},
-    owners=OWNERS,
-    metadata=table_metadata(COLLECTION_PLAN),
     description=(
-        "One row is one repository that can be asked: GitHub's count of its stars now and when they were read, what "
-        "became of asking, and when. The sensors `new_repositories` and `stale_stars` spend the quota by it: those "
-        "first of which a page is expected to tell most."
+        "One row is one repository that can be collected: GitHub's star count now and when the stars were read, the "
+        "outcome, and the time. The sensors `new_repositories` and `stale_stars` spend the quota by this table: "
+        "repositories with the most expected news a page come first."
     ),
 )
-@retry_transient
 def collection_plan(
-    context: dg.AssetExecutionContext, repos: pl.DataFrame, mongo: MongoResource
+    context: dg.AssetExecutionContext,
+    repos: pl.DataFrame,
+    mongo: MongoResource,
+    github: GitHubResource,
+    policy: PolicyResource,
 ) -> dg.MaterializeResult[pl.DataFrame]:
-    """One row a repository that can be asked."""
+    """One row a repository that can be collected."""
     with measure_seconds() as timing, mongo.database() as database:
         plan = make_plan(database, repos)
-    return dg.MaterializeResult(value=plan.table, metadata={**plan_metadata(plan, load_settings()), **timing})
+    metadata = plan_metadata(plan, policy.refresh_policy(), github.web_url())
+    return dg.MaterializeResult(value=plan.table, metadata={**metadata, **timing})
 
 
-def plan_metadata(plan: Plan, settings: Settings) -> dict[str, RawMetadataValue]:
-    """What the UI shows of a plan: who is due now, how old the stars are."""
+def plan_metadata(plan: Plan, policy: planning.RefreshPolicy, web_url: str | None) -> "dict[str, RawMetadataValue]":
+    """Return the metadata of a plan: what is due now, the age of the stars, and the quota.
+
+    Parameters
+    ----------
+    plan : Plan
+    policy : RefreshPolicy
+    web_url : str or None
+        Address of GitHub's pages, for links.
+    """
     now = dt.datetime.now(dt.UTC)
-    wanted = planning.due(plan.table, now, refresh_policy(settings))
-    counts: Mapping[str, int] = dict(wanted["why"].value_counts().rows())
+    due = planning.due(plan.table, now, policy)
+    counts: Mapping[str, int] = dict(due["why"].value_counts().rows())
     rows = [
-        (github_link(name, settings), why, round(news, 1), pages)
-        for name, why, news, pages in wanted.head(SHOWN).select("full_name", "why", "news", "pages").rows()
+        (github_link(name, web_url), reason, round(news, 1), pages)
+        for name, reason, news, pages in due.head(PREVIEWED).select("full_name", "why", "news", "pages").rows()
     ]
     return {
         "dagster/row_count": plan.table.height,
-        "due": wanted.height,
-        "due_pages": int(wanted["pages"].sum()),
-        **{f"due_{why.value}": counts.get(why.value, 0) for why in planning.ALL_REASONS},
-        "next": markdown_table(["repository", "why", "news expected", "pages"], rows),
+        "due": due.height,
+        "due_pages": int(due["pages"].sum()),
+        **{f"due_{reason.value}": counts.get(reason.value, 0) for reason in planning.ALL_REASONS},
+        "next": markdown_table(["repository", "reason", "news expected", "pages"], rows),
         STARS_COLLECTED: plan.stars_collected,
         "overview": figure_metadata(_overview(plan.table, now), "Ages and sizes"),
-        **_quota(plan.quota),
+        **_quota_metadata(plan.quota),
     }
 
 
@@ -113,8 +105,8 @@ def _overview(plan: pl.DataFrame, now: dt.datetime) -> "Figure":
     return figure
 
 
-def _quota(samples: Sequence[QuotaSample]) -> dict[str, RawMetadataValue]:
-    """Quota over time as a picture, and the newest as numbers, which the UI draws by itself."""
+def _quota_metadata(samples: Sequence[QuotaSample]) -> "dict[str, RawMetadataValue]":
+    """Return a plot of the quota over time, and the newest values as numbers, which the UI plots by itself."""
     if not samples:
         return {}
     from matplotlib.figure import Figure
@@ -123,9 +115,9 @@ def _quota(samples: Sequence[QuotaSample]) -> dict[str, RawMetadataValue]:
     axes = figure.add_subplot()
     newest: dict[str, RawMetadataValue] = {}
     for resource in sorted({sample.resource for sample in samples}):
-        mine = [sample for sample in samples if sample.resource == resource]
-        axes.plot([s.at for s in mine], [100 * s.left / s.limit for s in mine], marker=".", label=resource)  # type: ignore[arg-type]
-        newest |= {f"quota_left_{resource}": mine[-1].left, f"quota_spent_{resource}": mine[-1].spent}
+        own = [sample for sample in samples if sample.resource == resource]
+        axes.plot([s.at for s in own], [100 * s.left / s.limit for s in own], marker=".", label=resource)  # type: ignore[arg-type]
+        newest |= {f"quota_left_{resource}": own[-1].left, f"quota_spent_{resource}": own[-1].spent}
     axes.set_ylim(0, 105)
     axes.set_ylabel("% of the quota left")
     axes.tick_params(axis="x", rotation=20)

@@ -1,77 +1,73 @@
-"""`hybrid_model`: the RecVAE of the current matrix blended with a linear model, put into the registry."""
+"""`hybrid_model`: the RecVAE of the current matrix blended with a linear model, and registered."""
+
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
 
 from gh_assets.assets.conditions import CHAIN_FRESH, when_upstream_updated
-from gh_assets.assets.metadata import OWNERS, RECOMMENDER, measure_seconds
-from gh_assets.assets.recvae_model import matrix_lineage, model_metadata, recvae_model, register
-from gh_assets.assets.retries import retry_transient
+from gh_assets.assets.definition import RECOMMENDER, chain_asset
+from gh_assets.assets.metadata import measure_seconds, model_metadata
+from gh_assets.assets.recvae_model import recvae_model
 from gh_assets.errors import ModelNotFoundError
 from gh_assets.local import progress
 from gh_assets.recommender.data.interactions import UserItemMatrix
-from gh_assets.registry import HYBRID, RECVAE, ModelRegistry
-from gh_assets.resources import GcsResource, MongoResource
-from gh_assets.settings import load_settings
-from gh_assets.storage.mongo import Collections
+from gh_assets.registry import HYBRID, RECVAE, ModelRegistry, RegisteredModel
+from gh_assets.registry.cache import ModelCache
+from gh_assets.registry.training import matrix_lineage, register
+from gh_assets.resources import GcsResource, RegistryResource
+
+if TYPE_CHECKING:
+    from gh_assets.recommender.models.hybrid import Hybrid
 
 
 class HybridModelConfig(dg.Config):
-    """What is blended."""
+    """Which models are blended."""
 
-    tag: str = Field(default="", description="Tag of the registered model; the newest RecVAE of this tag is taken.")
+    tag: str = Field(default="", description="Tag of the registered model; the newest RecVAE with this tag is used.")
     seed: int = Field(default=0, description="Seed of the split: that of the RecVAE.")
 
 
-@dg.asset(
+@chain_asset(
+    RECOMMENDER,
     deps=[recvae_model],
     automation_condition=when_upstream_updated(),
     freshness_policy=CHAIN_FRESH,
-    group_name=RECOMMENDER,
     kinds={"pytorch", "scipy", "gcs", "mongodb"},
-    owners=OWNERS,
     description=(
-        "RecVAE and EASE together: the sum of their standardized scores, weighted as is best for the validation "
-        "users. Linear and neural models miss different things; the blend beats both. Registered under its own name."
+        "RecVAE and EASE together: the sum of their standardized scores, with the weights that are best on the "
+        "validation users. Linear and neural models make different errors; the blend is better than both. Registered "
+        "under its own name."
     ),
 )
-@retry_transient
 def hybrid_model(
     context: dg.AssetExecutionContext,
     config: HybridModelConfig,
     user_item_matrix: UserItemMatrix,
     gcs: GcsResource,
-    mongo: MongoResource,
+    registry: RegistryResource,
 ) -> dg.MaterializeResult[None]:
     """The registered hybrid of the current matrix."""
-    from gh_assets.recommender.models.hybrid import Hybrid
     from gh_assets.recommender.training.training import train_hybrid
-    from gh_assets.serving.current_model import UNLOADABLE, load_model, model_cache
+    from gh_assets.serving.current_model import load_model, model_cache
 
-    with mongo.database() as database, measure_seconds() as timing:
-        registry = ModelRegistry(gcs.model_store(), database[Collections.MODELS])
-        base = registry.latest(RECVAE, config.tag)
-        cache = model_cache(load_settings())
-        recvae = load_model(registry, base, cache)
+    with registry.open() as models, measure_seconds() as timing:
+        base = models.latest(RECVAE, config.tag)
+        cache = model_cache(registry.settings())
+        recvae = load_model(models, base, cache)
         if recvae.data.get("matrix_sha256") != user_item_matrix.fingerprint:
             raise ModelNotFoundError(
                 f"The newest {RECVAE} was trained on another user-item matrix: materialize recvae_model first."
             )
         fingerprint = f"hybrid of {base.sha256} less popularity, split {config.seed}"
-        registered, before = registry.find(HYBRID, fingerprint), None
-        if registered is not None:
-            try:
-                before = load_model(registry, registered, cache).model
-            except UNLOADABLE as error:
-                context.log.warning(f"{registered.title} cannot be loaded, so it is blended again: {error}")
-        if registered is not None and before is not None:
-            hybrid, reused = before, True
-        else:
+        registered, hybrid = _blended_before(context, models, cache, fingerprint)
+        reused = hybrid is not None
+        if registered is None or hybrid is None:
             progress.report("hybrid_model", 0, 1, "the linear part")
             result = train_hybrid(user_item_matrix, recvae.model, split_seed=config.seed)
-            hybrid, reused = result.trained.model, False
+            hybrid = _hybrid(result.trained.model)
             registered = register(
-                registry,
+                models,
                 result,
                 tag=config.tag,
                 config=hybrid._config(),
@@ -79,7 +75,6 @@ def hybrid_model(
                 fingerprint=fingerprint,
                 lineage={**matrix_lineage(gcs.asset_store()), "recvae": f"{base.name} {base.version}"},
             )
-        assert isinstance(hybrid, Hybrid)
         progress.report("hybrid_model", 1, 1, f"{hybrid.weight:g} of {hybrid.first.name}")
     return dg.MaterializeResult(
         metadata={
@@ -92,3 +87,26 @@ def hybrid_model(
             **timing,
         }
     )
+
+
+def _blended_before(
+    context: dg.AssetExecutionContext, models: ModelRegistry, cache: ModelCache, fingerprint: str
+) -> "tuple[RegisteredModel | None, Hybrid | None]":
+    """Return the hybrid of the same RecVAE that is registered, and the model if it can be loaded."""
+    from gh_assets.serving.current_model import UNLOADABLE, load_model
+
+    registered = models.find(HYBRID, fingerprint)
+    if registered is None:
+        return None, None
+    try:
+        return registered, _hybrid(load_model(models, registered, cache).model)
+    except UNLOADABLE as error:
+        context.log.warning(f"{registered.title} cannot be loaded, so it is blended again: {error}")
+        return registered, None
+
+
+def _hybrid(model: object) -> "Hybrid":
+    from gh_assets.recommender.models.hybrid import Hybrid
+
+    assert isinstance(model, Hybrid)
+    return model

@@ -8,33 +8,32 @@ import polars as pl
 from pydantic import Field
 
 from gh_assets.assets.conditions import CHAIN_FRESH, when_upstream_updated
+from gh_assets.assets.definition import RECOMMENDER, chain_asset
 from gh_assets.assets.hybrid_model import hybrid_model
-from gh_assets.assets.metadata import (
-    OWNERS,
-    RECOMMENDER,
-    figure_metadata,
-    markdown_table,
-    measure_seconds,
-    table_metadata,
-)
-from gh_assets.assets.recvae_model import matrix_lineage, register
-from gh_assets.assets.retries import retry_transient
+from gh_assets.assets.metadata import figure_metadata, markdown_table, measure_seconds
 from gh_assets.errors import InvalidInteractionsError, ModelNotFoundError
 from gh_assets.local import progress
 from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.recommender.evaluation.metrics import MAIN_METRIC
-from gh_assets.registry import HYBRID, RECVAE, SERVED, ModelRegistry
-from gh_assets.resources import GcsResource, MongoResource
+from gh_assets.registry import HYBRID, RECVAE, SERVED
+from gh_assets.registry.training import matrix_lineage, register
+from gh_assets.resources import GcsResource, RegistryResource
 from gh_assets.schemas import LEADERBOARD
-from gh_assets.settings import load_settings
-from gh_assets.storage.mongo import Collections
 
 if TYPE_CHECKING:
     from gh_assets.recommender.evaluation.evaluation import Evaluation
     from gh_assets.recommender.models.base import Recommender
+    from gh_assets.recommender.models.hybrid import Hybrid
 
 
 USERS_HELD_OUT = "users held out"
+"""Value of the column ``split`` for the split by users."""
+
+STARS_HELD_OUT = "later stars held out"
+"""Value of the column ``split`` for the split by time."""
+
+STEPS = 5
+"""Units of progress: one a model that is trained, and the split by time."""
 
 
 class LeaderboardConfig(dg.Config):
@@ -48,72 +47,48 @@ class LeaderboardConfig(dg.Config):
     )
 
 
-@dg.asset(
+@chain_asset(
+    RECOMMENDER,
+    schema=LEADERBOARD,
     deps=[hybrid_model],
     automation_condition=when_upstream_updated(),
     freshness_policy=CHAIN_FRESH,
-    group_name=RECOMMENDER,
     kinds={"pytorch", "scipy", "polars", "parquet"},
-    owners=OWNERS,
-    metadata=table_metadata(LEADERBOARD),
     description=(
-        "One row is one recommender on one kind of split: users held out whole, and, where stars have times, the "
-        "later stars held out. RecVAE and the hybrid as they are registered; popularity, item neighbours, EASE, iALS "
-        "and Mult-VAE trained and tuned on the same users. With confidence intervals, coverage and popularity bias."
+        "One row is one recommender on one kind of split: held-out users, and, where stars have times, held-out later "
+        "stars. RecVAE and the hybrid are the registered models; popularity, item neighbours, EASE, iALS and Mult-VAE "
+        "are trained and tuned on the same users. With confidence intervals, coverage and popularity bias."
     ),
 )
-@retry_transient
 def leaderboard(
     context: dg.AssetExecutionContext,
     config: LeaderboardConfig,
     user_item_matrix: UserItemMatrix,
     gcs: GcsResource,
-    mongo: MongoResource,
+    registry: RegistryResource,
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """Metrics of all recommenders, best first."""
-    from gh_assets.recommender.models.hybrid import Hybrid
-    from gh_assets.recommender.models.recvae import RecVAE
-    from gh_assets.recommender.training.training import compare, compare_in_time
-    from gh_assets.serving.current_model import load_model, model_cache
+    from gh_assets.recommender.training.training import compare
 
     with measure_seconds() as timing:
-        with mongo.database() as database:
-            registry = ModelRegistry(gcs.model_store(), database[Collections.MODELS])
-            hybrid = load_model(registry, registry.latest(HYBRID, config.tag), model_cache(load_settings()))
-        if hybrid.data.get("matrix_sha256") != user_item_matrix.fingerprint:
-            raise ModelNotFoundError(
-                f"The newest {HYBRID} was trained on another user-item matrix: materialize hybrid_model first."
-            )
-        assert isinstance(hybrid.model, Hybrid)
-        trained = 0
-
-        def tell(name: str) -> None:
-            nonlocal trained
-            progress.report("leaderboard", trained, 5, name)
-            trained += 1
-
-        rows, models = compare(user_item_matrix, [hybrid.model], split_seed=config.seed, on_model=tell)
+        hybrid = _current_hybrid(registry, config.tag, user_item_matrix)
+        steps = _Steps()
+        rows, models = compare(user_item_matrix, [hybrid], split_seed=config.seed, on_model=steps.start)
         leader = models[rows[0].name]
         if leader.name not in SERVED:
-            # A baseline that is the best is a candidate like any other: then it must be there to be promoted.
-            _register_baseline(context, config, user_item_matrix, leader, gcs, mongo)
+            # The best model is a candidate for champion, so it has to be in the registry, baseline or not.
+            _register_baseline(context, config, user_item_matrix, leader, gcs, registry)
         tables = [_table(USERS_HELD_OUT, rows)]
         metadata: dict[str, Any] = {
             "leaderboard": _markdown(rows, MAIN_METRIC),
             "plot": _plot(rows, MAIN_METRIC),
         }
-        later, recvae = None, hybrid.model.first
-        assert isinstance(recvae, RecVAE)
         if config.in_time:
-            progress.report("leaderboard", trained, 5, "before and after a date")
-            try:
-                later = compare_in_time(user_item_matrix, recvae.config, split_seed=config.seed)
-            except InvalidInteractionsError as error:
-                context.log.info(f"There is no split by time: {error}")
-        if later is not None:
-            tables.append(_table("later stars held out", later[0]))
-            metadata |= {"in_time": _markdown(later[0], MAIN_METRIC), "in_time_from": str(later[1])}
-        progress.report("leaderboard", 5, 5, f"best: {rows[0].name}")
+            steps.start("before and after a date")
+            table, shown = _compare_in_time(context, user_item_matrix, hybrid, config.seed)
+            tables += table
+            metadata |= shown
+        progress.report("leaderboard", STEPS, STEPS, f"best: {rows[0].name}")
     scores = {row.name: row.means[MAIN_METRIC] for row in rows}
     return dg.MaterializeResult(
         value=pl.concat(tables),
@@ -127,23 +102,75 @@ def leaderboard(
     )
 
 
+class _Steps:
+    """Counts the models that are trained, for the progress."""
+
+    def __init__(self) -> None:
+        self.done = 0
+
+    def start(self, name: str) -> None:
+        """Report that a step starts."""
+        progress.report("leaderboard", self.done, STEPS, name)
+        self.done += 1
+
+
+def _current_hybrid(registry: RegistryResource, tag: str, matrix: UserItemMatrix) -> "Hybrid":
+    """Load the newest hybrid.
+
+    Raises
+    ------
+    ModelNotFoundError
+        If it was trained on another matrix.
+    """
+    from gh_assets.recommender.models.hybrid import Hybrid
+    from gh_assets.serving.current_model import load_model, model_cache
+
+    with registry.open() as models:
+        trained = load_model(models, models.latest(HYBRID, tag), model_cache(registry.settings()))
+    if trained.data.get("matrix_sha256") != matrix.fingerprint:
+        raise ModelNotFoundError(
+            f"The newest {HYBRID} was trained on another user-item matrix: materialize hybrid_model first."
+        )
+    assert isinstance(trained.model, Hybrid)
+    return trained.model
+
+
+def _compare_in_time(
+    context: dg.AssetExecutionContext, matrix: UserItemMatrix, hybrid: "Hybrid", seed: int
+) -> tuple[list[pl.DataFrame], dict[str, Any]]:
+    """Return the rows and metadata of the split by time; none if there is no such split."""
+    from gh_assets.recommender.models.recvae import RecVAE
+    from gh_assets.recommender.training.training import compare_in_time
+
+    recvae = hybrid.first
+    assert isinstance(recvae, RecVAE)
+    try:
+        later = compare_in_time(matrix, recvae.config, split_seed=seed)
+    except InvalidInteractionsError as error:
+        context.log.info(f"There is no split by time: {error}")
+        return [], {}
+    if later is None:
+        return [], {}
+    rows, date = later
+    return [_table(STARS_HELD_OUT, rows)], {"in_time": _markdown(rows, MAIN_METRIC), "in_time_from": str(date)}
+
+
 def _register_baseline(
     context: dg.AssetExecutionContext,
     config: LeaderboardConfig,
     matrix: UserItemMatrix,
     model: "Recommender",
     gcs: GcsResource,
-    mongo: MongoResource,
+    registry: RegistryResource,
 ) -> None:
     from gh_assets.recommender.training.training import result_of, split_of
 
     fingerprint = f"{model.name} of {matrix.fingerprint}, split {config.seed}"
-    with mongo.database() as database:
-        registry = ModelRegistry(gcs.model_store(), database[Collections.MODELS])
-        if registry.find(model.name, fingerprint) is not None:
+    with registry.open() as models:
+        if models.find(model.name, fingerprint) is not None:
             return
         registered = register(
-            registry,
+            models,
             result_of(matrix, split_of(matrix, config.seed), model, {}),
             tag=config.tag,
             config=model._config(),
@@ -151,16 +178,16 @@ def _register_baseline(
             fingerprint=fingerprint,
             lineage=matrix_lineage(gcs.asset_store()),
         )
-    context.log.info(f"{model.name} is the best: registered as {registered.title}, to compete for champion.")
+    context.log.info(f"{model.name} is the best: registered as {registered.title}, a candidate for champion.")
 
 
 def _table(split: str, rows: "Sequence[Evaluation]") -> pl.DataFrame:
-    described = [{"split": split, "model": row.name, "users": len(row.histories), **row.summary()} for row in rows]
-    return pl.DataFrame(described, schema=LEADERBOARD.dtypes)
+    records = [{"split": split, "model": row.name, "users": len(row.histories), **row.summary()} for row in rows]
+    return pl.DataFrame(records, schema=LEADERBOARD.dtypes)
 
 
 def _markdown(rows: "Sequence[Evaluation]", metric: str) -> dg.MarkdownMetadataValue:
-    """Metrics with the interval of the main one, and how far each is from the best on the same users."""
+    """Return the metrics, with the interval of the main one, and the difference from the best on the same users."""
     best = rows[0]
     others = [name for name in best.means if name != metric]
     header = ["model", f"{metric} [95 %]", "to the best [95 %]", *others, "coverage@20", "novelty@20"]

@@ -1,50 +1,41 @@
-"""What the assets share: names, the partitions, and metadata that a person reads."""
+"""Metadata that the UI shows: tables, figures, and what several assets report."""
 
 import base64
 import re
-import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import dagster as dg
 import numpy as np
 import polars as pl
-from dagster._core.events import DagsterEvent, DagsterEventBatchMetadata
-from dagster._core.execution.context.metadata_logging import (
-    AssetMetadataHandle,
-    OutputMetadataAccumulator,
-    OutputMetadataHandle,
-)
 
+from gh_assets.collector.collection import CollectionResult
 from gh_assets.collector.lists.awesome import is_full_name
+from gh_assets.collector.pipeline import RepositoryState
+from gh_assets.registry import RegisteredModel
+from gh_assets.registry.documents import leaderboard
 from gh_assets.schemas import TableSchema
-from gh_assets.settings import Settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-OWNERS = ["team:recommender"]
+    from gh_assets.instance.internals import RawMetadataValue
 
-COLLECTION = "collection"
-RECOMMENDER = "recommender"
-
-REPO_PARTITIONS = dg.DynamicPartitionsDefinition(name="repo")
-"""One partition a repository, keyed by the name under which it was first seen."""
-
-LOG_SECONDS = 5.0
+MAX_REASON = 300
+"""Characters of a reason in a partition's metadata."""
 
 SAFE_MARKDOWN = re.compile(r"(?!.*www\.)(?:[^\W_]|[ .,%+/-])*", re.IGNORECASE)
-"""Text of which Markdown makes nothing else: no emphasis (`_a_`) and no link (`www.`)."""
+"""Text that Markdown leaves as it is: no emphasis (`_a_`) and no link (`www.`)."""
 
 
 def column_schema(schema: TableSchema) -> dg.TableSchema:
-    """The table's columns as Dagster shows them."""
+    """Return a table's columns in the form that Dagster shows."""
     return dg.TableSchema(
         columns=[
             dg.TableColumn(
@@ -59,16 +50,17 @@ def column_schema(schema: TableSchema) -> dg.TableSchema:
 
 
 def table_metadata(schema: TableSchema) -> dict[str, Any]:
-    """Metadata of an asset's definition."""
+    """Return the metadata of the definition of an asset that stores a table."""
     return {"dagster/column_schema": column_schema(schema)}
 
 
 def preview(table: pl.DataFrame, rows: int = 8) -> dg.MarkdownMetadataValue:
-    """The first rows as a Markdown table."""
+    """Return the first rows as a Markdown table."""
     return markdown_table(table.columns, table.head(rows).rows())
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> dg.MarkdownMetadataValue:
+    """Return a Markdown table; all cells but links are text, whatever they contain."""
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
     lines += ["| " + " | ".join(_cell(value) for value in row) + " |" for row in rows]
     return dg.MetadataValue.md("\n".join(lines))
@@ -76,19 +68,24 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> dg.M
 
 @dataclass(frozen=True)
 class Link:
-    """A cell of a table that leads somewhere."""
+    """A cell of a table that links to a page."""
 
     text: str
     address: str
 
 
-def github_link(full_name: str, settings: Settings) -> Link | str:
-    """A repository's page, where there is a GitHub that people can look at."""
-    if settings.uses_standin or not is_full_name(full_name):
+def github_link(full_name: str, web_url: str | None) -> Link | str:
+    """Return a link to a repository's page; its name alone if there is no page.
+
+    Parameters
+    ----------
+    full_name : str
+    web_url : str or None
+        Address of GitHub's pages.
+    """
+    if web_url is None or not is_full_name(full_name):
         return full_name
-    host = urlsplit(settings.github_api_url)
-    place = "github.com" if host.hostname == "api.github.com" else host.netloc
-    return Link(full_name, f"{host.scheme}://{place}/{full_name}")
+    return Link(full_name, f"{web_url}/{full_name}")
 
 
 def _cell(value: Any) -> str:
@@ -100,8 +97,8 @@ def _cell(value: Any) -> str:
         return ", ".join(_cell(entry) for entry in value)
     if value is None:
         return ""
-    # Descriptions come from strangers: what Markdown or HTML would make of them must not happen in the UI. Within a
-    # code span nothing means anything but its end, and the end of the cell.
+    # Descriptions are other people's text: the UI must not render their Markdown or HTML. Within a code span, nothing
+    # has a meaning but the end of the span and of the cell.
     text = " ".join(str(value).split())[:120]
     if SAFE_MARKDOWN.fullmatch(text):
         return text
@@ -109,7 +106,7 @@ def _cell(value: Any) -> str:
 
 
 def learning_curve(history: Sequence[Mapping[str, float]], metric: str) -> dg.MarkdownMetadataValue:
-    """Loss and validation metric by epoch, as a picture."""
+    """Return a plot of the loss and the validation metric by epoch."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 3.2), layout="constrained")
@@ -130,7 +127,7 @@ def learning_curve(history: Sequence[Mapping[str, float]], metric: str) -> dg.Ma
 
 
 def length_histogram(values: "NDArray[np.int64]", label: str, title: str) -> dg.MarkdownMetadataValue:
-    """How long something is, from one to many, as a picture with logarithmic axes."""
+    """Return a histogram of lengths with logarithmic axes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 2.6), layout="constrained")
@@ -146,65 +143,75 @@ def length_histogram(values: "NDArray[np.int64]", label: str, title: str) -> dg.
 
 
 def figure_metadata(figure: "Figure", title: str) -> dg.MarkdownMetadataValue:
-    """A matplotlib figure that the UI shows within the metadata."""
+    """Return a matplotlib figure as an image that the UI shows."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=90)
     encoded = base64.b64encode(buffer.getvalue()).decode()
     return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{encoded})")
 
 
-def add_partition_metadata(context: dg.AssetExecutionContext, metadata: Mapping[str, Mapping[str, str | int]]) -> None:
-    """Give each partition of a run its own metadata.
-
-    Dagster's `context.add_asset_metadata(..., partition_key=...)` does the same for one partition, but reads all
-    partitions from the database and copies all metadata so far at each call: 88 s for 4,761 partitions, against
-    milliseconds for setting them at once. It has no public call for many.
-    """
-    step = context.get_step_execution_context()
-    handles: dict[OutputMetadataHandle | AssetMetadataHandle, Mapping[str, Any]] = {
-        AssetMetadataHandle(asset_key=context.asset_key, partition_key=key): entries
-        for key, entries in metadata.items()
+def model_metadata(model: RegisteredModel, history: Sequence[Mapping[str, float]]) -> "dict[str, RawMetadataValue]":
+    """Return the metadata of a registered model, with its learning curve if it was trained in epochs."""
+    board = leaderboard(model)
+    header = ["model", *next(iter(board.values()))]
+    metrics = {name.replace("@", "_at_").replace(" ", "_"): float(value) for name, value in model.metrics.items()}
+    return {
+        "model": model.name,
+        "version": model.version,
+        "tag": model.tag,
+        "score": float(model.score or 0.0),
+        "metric": model.metric,
+        "uri": dg.MetadataValue.path(model.uri),
+        "bytes": model.size,
+        "sha256": model.sha256,
+        "leaderboard": markdown_table(header, [(name, *values.values()) for name, values in board.items()]),
+        **({"learning_curve": learning_curve(history, model.metric), "epochs": len(history)} if history else {}),
+        **metrics,
     }
-    step._metadata_accumulator = OutputMetadataAccumulator(
-        per_output_metadata={**step._metadata_accumulator.per_output_metadata, **handles}
-    )
 
 
-def report_materializations(
-    context: dg.OpExecutionContext, asset_key: dg.AssetKey, metadata: Mapping[str, Mapping[str, Any]]
-) -> None:
-    """Report from an op that partitions of an asset were materialized, however many and scattered they are.
+def partition_metadata(state: RepositoryState) -> dict[str, str | int]:
+    """Return the metadata of a partition of `stargazers`: few, because a run writes them for thousands."""
+    metadata: dict[str, str | int] = {"outcome": state.outcome.value}
+    if state.stars is not None:
+        metadata["dagster/row_count"] = state.stars
+    if state.source is not None:
+        metadata["source"] = state.source
+    if state.reason:
+        metadata["reason"] = state.reason[:MAX_REASON]
+    return metadata
 
-    `context.log_event` does the same for one, in transactions of its own: 9 ms each. Dagster writes events of one
-    batch together, but says so only to its own code.
-    """
-    step = context.get_step_execution_context()
-    batch = secrets.token_hex(8)
-    for number, (partition, entries) in enumerate(metadata.items(), start=1):
-        DagsterEvent.asset_materialization(
-            step,
-            dg.AssetMaterialization(asset_key, partition=partition, metadata=dict(entries)),
-            DagsterEventBatchMetadata(batch, is_end=number == len(metadata)),
-        )
+
+def collection_metadata(result: CollectionResult, source: str) -> "dict[str, RawMetadataValue]":
+    """Return the metadata of a run that collected stars."""
+    report = result.report
+    metadata: dict[str, RawMetadataValue] = {
+        "run_source": source,
+        "run_forecast": result.forecast.words(),
+        "run_repositories_asked": report.asked,
+        "run_pages": report.pages,
+        "run_pages_not_modified": report.pages_not_modified,
+        "run_requests": result.requests,
+        "run_graphql_points": result.points,
+        "run_stars": report.stars,
+        "run_stars_taken_back": report.unstarred,
+        "run_lists_closed": report.closed,
+        "run_outcomes": ", ".join(f"{count} {outcome}" for outcome, count in report.outcomes.most_common()),
+        **{f"run_quota_left_{resource}": left for resource, left in result.quota_left.items()},
+    }
+    if result.users is not None:
+        metadata["run_users_asked"] = result.users.asked
+    if result.left_out:
+        metadata["run_rows_left_out"] = " ".join(result.left_out)
+    if report.stopped is not None:
+        metadata["run_stopped"] = report.stopped
+    return metadata
 
 
 @contextmanager
 def measure_seconds() -> Iterator[dict[str, dg.FloatMetadataValue]]:
-    """Gives metadata that hold the seconds of the block when it has ended."""
+    """Yield metadata that hold the duration of the block once it has ended."""
     metadata: dict[str, dg.FloatMetadataValue] = {}
     started = time.perf_counter()
     yield metadata
     metadata["seconds"] = dg.MetadataValue.float(round(time.perf_counter() - started, 2))
-
-
-def throttled(log: Callable[[str], None], seconds: float = LOG_SECONDS) -> Callable[[str], None]:
-    """A log that takes one message in so many seconds and drops those between: events are dear in Dagster."""
-    last = time.monotonic()
-
-    def write(message: str) -> None:
-        nonlocal last
-        if time.monotonic() - last >= seconds:
-            last = time.monotonic()
-            log(message)
-
-    return write

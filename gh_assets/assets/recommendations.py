@@ -1,6 +1,7 @@
 """`recommendations`: for every user the best repositories that the user has not starred, with reasons."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import dagster as dg
 import polars as pl
@@ -8,102 +9,105 @@ from pydantic import Field
 
 from gh_assets.assets.champion import champion
 from gh_assets.assets.conditions import CHAIN_FRESH, when_upstream_updated
-from gh_assets.assets.metadata import OWNERS, RECOMMENDER, measure_seconds, preview, table_metadata
-from gh_assets.assets.retries import retry_transient
+from gh_assets.assets.definition import RECOMMENDER, chain_asset
+from gh_assets.assets.metadata import measure_seconds, preview
 from gh_assets.local import progress
 from gh_assets.recommender.data.interactions import UserItemMatrix
-from gh_assets.registry import CHAMPION, PURPOSE, SERVED, ModelRegistry, Move, RegisteredModel
-from gh_assets.resources import GcsResource, MongoResource
+from gh_assets.registry import CHAMPION, PURPOSE, SERVED, ModelRegistry, RegisteredModel
+from gh_assets.resources import RegistryResource
 from gh_assets.schemas import RECOMMENDATIONS
 from gh_assets.serving.requests import DEFAULT_COUNT, MAX_COUNT, Filters
-from gh_assets.settings import load_settings
 from gh_assets.storage.asset_store import TableParts
-from gh_assets.storage.mongo import Collections
 
 
 class RecommendationsConfig(dg.Config):
-    """What is recommended."""
+    """What is recommended, and by which model."""
 
     n: int = Field(default=DEFAULT_COUNT, ge=1, le=MAX_COUNT, description="Repositories a user.")
-    reasons: int = Field(default=3, ge=0, le=20, description="Own stars at most that explain each; 0 is fastest.")
-    own: bool = Field(default=False, description="Recommend people what they own themselves, too.")
-    forks: bool = Field(default=False, description="Recommend forks of what somebody starred, and their origins, too.")
+    reasons: int = Field(default=3, ge=0, le=20, description="Maximum number of own stars that explain each; 0: none.")
+    own: bool = Field(default=False, description="Recommend users their own repositories, too.")
+    forks: bool = Field(default=False, description="Recommend forks of starred repositories, and their origins, too.")
     archived: bool = Field(default=False, description="Recommend archived repositories, too.")
-    model: str = Field(default="", description="Take the best model of this name. Empty: the champion.")
-    tag: str = Field(default="", description="Take the best model of this tag. Empty: of any, or the champion.")
+    model: str = Field(default="", description="Use the best model of this name. Empty: the champion.")
+    tag: str = Field(default="", description="Use the best model with this tag. Empty: any, or the champion.")
+
+    def candidates(self, models: ModelRegistry) -> Iterable[RegisteredModel]:
+        """Return the models that may be used, best first."""
+        from gh_assets.serving.current_model import rank_models, serving_candidates
+
+        if self.model or self.tag:
+            return rank_models(models, (self.model,) if self.model else SERVED, self.tag)
+        return serving_candidates(models)
 
 
-@dg.asset(
+@dataclass
+class _Table:
+    """The parts of the table, and what the metadata say of them."""
+
+    parts: TableParts = field(default_factory=lambda: TableParts(RECOMMENDATIONS.name))
+    users: int = 0
+    repositories: set[int] = field(default_factory=set)
+    first: pl.DataFrame | None = None
+
+    def add(self, part: pl.DataFrame) -> None:
+        """Add recommendations of further users."""
+        self.parts.add(part)
+        self.first = part if self.first is None else self.first
+        self.users += part["user_id"].n_unique()
+        self.repositories.update(part["repo_id"].unique())
+
+
+@chain_asset(
+    RECOMMENDER,
+    schema=RECOMMENDATIONS,
     deps=[champion],
     automation_condition=when_upstream_updated("repos", "champion"),
     freshness_policy=CHAIN_FRESH,
-    group_name=RECOMMENDER,
     kinds={"pytorch", "polars", "parquet"},
-    owners=OWNERS,
-    metadata=table_metadata(RECOMMENDATIONS),
     description=(
-        "One row is one repository recommended to one user, by the champion, with the user's own stars "
-        "that explain it most. Nothing that the user already starred or owns, no forks of it, nothing archived, unless "
-        "configured."
+        "One row is one repository recommended to one user, by the champion, with the user's own stars that explain it "
+        "most. By default without repositories that the user starred or owns, their forks, and archived ones."
     ),
 )
-@retry_transient
 def recommendations(
     context: dg.AssetExecutionContext,
     config: RecommendationsConfig,
     user_item_matrix: UserItemMatrix,
     repos: pl.DataFrame,
-    gcs: GcsResource,
-    mongo: MongoResource,
+    registry: RegistryResource,
 ) -> dg.MaterializeResult[TableParts]:
     """One row a user and recommended repository."""
     from gh_assets.serving.catalogue import Catalogue
-    from gh_assets.serving.current_model import load_first_usable, model_cache, rank_models, serving_candidates
+    from gh_assets.serving.current_model import load_first_usable, model_cache
     from gh_assets.serving.ranking import Ranker
 
     with measure_seconds() as timing:
-        with mongo.database() as database:
-            registry = ModelRegistry(gcs.model_store(), database[Collections.MODELS])
-            if config.model or config.tag:
-                wanted: Iterable[RegisteredModel] = rank_models(
-                    registry, (config.model,) if config.model else SERVED, config.tag
-                )
-            else:
-                wanted = serving_candidates(registry)
-            holding = next(registry.aliases.holding(PURPOSE, CHAMPION), None)
-            serves = load_first_usable(registry, wanted, model_cache(load_settings()))
-        registered, trained = serves.registered, serves.trained
-        for warning in serves.warnings:
+        with registry.open() as models:
+            move = next(models.aliases.holding(PURPOSE, CHAMPION), None)
+            loaded = load_first_usable(models, config.candidates(models), model_cache(registry.settings()))
+        for warning in loaded.warnings:
             context.log.warning(warning)
-        total = user_item_matrix.stars.shape[0]
-        parts = TableParts(RECOMMENDATIONS.name)
-        first: pl.DataFrame | None = None
-        users, recommended = 0, set[int]()
-        ranker = Ranker(trained, Catalogue(repos))
+        table = _Table()
+        ranker = Ranker(loaded.trained, Catalogue(repos))
         filters = Filters(own=config.own, forks=config.forks, archived="yes" if config.archived else "no")
         for part in ranker.recommend_all(user_item_matrix, config.n, reasons=config.reasons, filters=filters):
-            parts.add(part)
-            first = part if first is None else first
-            users += part["user_id"].n_unique()
-            recommended.update(part["repo_id"].unique())
-            progress.report("recommendations", users, total)
-    assert first is not None, "a matrix has users"
+            table.add(part)
+            progress.report("recommendations", table.users, user_item_matrix.stars.shape[0])
+    assert table.first is not None, "a matrix has users"
+    model = loaded.registered
+    is_champion = move is not None and (move.name, move.version) == (model.name, model.version)
     return dg.MaterializeResult(
-        value=parts,
+        value=table.parts,
         metadata={
-            "dagster/row_count": parts.rows,
-            "users": users,
-            "repositories_recommended": len(recommended),
-            "model": registered.title,
-            **({"skipped": list(serves.warnings)} if serves.warnings else {}),
-            **({} if holding is None or not _holds(holding, registered) else {"champion_revision": holding.revision}),
-            "model_uri": dg.MetadataValue.path(registered.uri),
-            "model_score": float(registered.score or 0.0),
-            "preview": preview(first.select("login", "rank", "full_name", "score", "because")),
+            "dagster/row_count": table.parts.rows,
+            "users": table.users,
+            "repositories_recommended": len(table.repositories),
+            "model": model.title,
+            **({"skipped": list(loaded.warnings)} if loaded.warnings else {}),
+            **({"champion_revision": move.revision} if move is not None and is_champion else {}),
+            "model_uri": dg.MetadataValue.path(model.uri),
+            "model_score": float(model.score or 0.0),
+            "preview": preview(table.first.select("login", "rank", "full_name", "score", "because")),
             **timing,
         },
     )
-
-
-def _holds(move: Move, model: RegisteredModel) -> bool:
-    return (move.name, move.version) == (model.name, model.version)

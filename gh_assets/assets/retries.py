@@ -1,19 +1,16 @@
-"""How runs behave: which pool they wait for, what is tried again, what they write into their tags."""
+"""Which errors of an asset or op are retried, and when."""
 
 import functools
-import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import dagster as dg
 from pymongo.errors import AutoReconnect, NetworkTimeout, ServerSelectionTimeoutError
 
 from gh_assets.errors import ConcurrentWriteError, OutageError, RateLimitedError, ServiceUnavailableError
-
-GITHUB_POOL = "github"
-"""Runs that spend tokens: one at a time, the others wait in the queue (``concurrency`` in dagster.yaml)."""
+from gh_assets.local.backoff import Backoff
 
 TRANSIENT = (
     ServiceUnavailableError,
@@ -24,27 +21,23 @@ TRANSIENT = (
     NetworkTimeout,
     ServerSelectionTimeoutError,
 )
-"""What may be over in a minute. Everything else is as wrong the second time: no quota is spent on it again."""
+"""Errors that may be gone in a minute. A retry of any other error would fail again and spend quota."""
 
 RETRIES = 3
 
 FIRST_WAIT = 20.0
-"""Seconds before the first retry; twice that before the second, and so on, give or take a quarter."""
+"""Seconds before the first retry; each further one waits twice as long."""
 
-TAG = "gh_assets/"
-"""Before the names of the tags that runs get."""
-
-_again = ContextVar("_again", default=True)
-"""Whether errors that may be over soon are tried again here."""
+_retries_enabled = ContextVar("_retries_enabled", default=True)
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 
 def retry_transient(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Of a computation: let Dagster start it again after a `TRANSIENT` error, later and later.
+    """Let Dagster retry an asset's or op's function after a `TRANSIENT` error, with increasing waits.
 
-    Not by a `dagster.RetryPolicy`: that would start a run again that somebody cancelled, too.
+    `dagster.RetryPolicy` would not do: it retries runs that were cancelled, too.
     """
 
     @functools.wraps(function)
@@ -52,10 +45,10 @@ def retry_transient(function: Callable[Parameters, Result]) -> Callable[Paramete
         try:
             return function(*arguments, **named)
         except TRANSIENT as error:
-            if not _again.get():
+            if not _retries_enabled.get():
                 raise
-            spread = 0.75 + secrets.randbelow(51) / 100  # many runs that fail at once must not come back at once
-            wait = FIRST_WAIT * 2 ** _retry_number(arguments[0]) * spread
+            backoff = Backoff(FIRST_WAIT, jitter=(0.75, 1.25))  # runs that fail together must not return together
+            wait = backoff.wait(1 + _retry_number(arguments[0]))
             raise dg.RetryRequested(max_retries=RETRIES, seconds_to_wait=wait) from error
 
     return guarded
@@ -70,15 +63,9 @@ def _retry_number(context: object) -> int:
 
 @contextmanager
 def without_retries() -> Iterator[None]:
-    """Within, everything is final: a person who looks on is told at once, and decides when to try again."""
-    token = _again.set(False)
+    """Raise transient errors at once during the block, for a command whose user decides when to try again."""
+    token = _retries_enabled.set(False)
     try:
         yield
     finally:
-        _again.reset(token)
-
-
-def tag_run(context: dg.OpExecutionContext | dg.AssetExecutionContext, tags: Mapping[str, Any]) -> None:
-    """Write what a run did into its tags, so that the list of runs tells it."""
-    found = {f"{TAG}{name}": str(value) for name, value in tags.items()}
-    context.instance.add_run_tags(context.run.run_id, found)
+        _retries_enabled.reset(token)

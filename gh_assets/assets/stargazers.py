@@ -1,67 +1,67 @@
 """`stargazers`: who starred a repository, one partition a repository, many partitions in one run."""
 
-import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import dagster as dg
 import polars as pl
-from dagster._core.definitions.metadata import RawMetadataValue
 from pydantic import Field
 
-from gh_assets.assets.metadata import (
-    COLLECTION,
-    OWNERS,
-    REPO_PARTITIONS,
-    add_partition_metadata,
-    measure_seconds,
-    preview,
-    table_metadata,
-    throttled,
-)
-from gh_assets.assets.retries import GITHUB_POOL, retry_transient, tag_run
+from gh_assets.assets.definition import COLLECTION, GITHUB_POOL, REPO_PARTITIONS, chain_asset, single_run, tag_run
+from gh_assets.assets.metadata import MAX_REASON, collection_metadata, measure_seconds, partition_metadata, preview
+from gh_assets.assets.progress import asset_progress
 from gh_assets.assets.star_events import star_events
 from gh_assets.collector.collection import CollectionOptions, CollectionResult, collect
-from gh_assets.collector.pipeline import RepositoryState
 from gh_assets.collector.star_sources.base import RepositoryRef
 from gh_assets.github.outcomes import Outcome
-from gh_assets.local import progress
-from gh_assets.resources import GcsResource, GitHubResource, MongoResource
+from gh_assets.instance.internals import add_partition_metadata
+from gh_assets.resources import GcsResource, GitHubResource, MongoResource, PolicyResource
 from gh_assets.schemas import STARGAZERS
-from gh_assets.settings import MAX_PAGES, Settings, load_settings
+from gh_assets.settings import MAX_PAGES
 from gh_assets.storage.asset_store import PartitionTables
+
+if TYPE_CHECKING:
+    from gh_assets.instance.internals import RawMetadataValue
+
+UNLISTED: dict[str, str | int] = {
+    "outcome": Outcome.UNLISTED.value,
+    "reason": "No list names this repository, so it was not collected: name it in a list (--awesome, "
+    "GH_ASSETS_AWESOME) and materialize repos.",
+}
+"""Metadata of a partition whose repository is in no list."""
 
 
 class StargazersConfig(dg.Config):
-    """How stars are collected. What is unset is as the settings say."""
+    """How stars are collected. What is unset has the value of the settings."""
 
     source: Literal["setting", "auto", "stargazers", "graphql", "starred", "gharchive", "file"] = Field(
         default="setting",
-        description="Where stars come from. 'auto' asks each repository once for its own list and remembers where it "
-        "is closed; if many are, users are asked. 'stargazers': GitHub's list by REST (oldest first); 'graphql': the "
-        "same by GraphQL (newest first, many a query); 'starred': users' own lists; 'gharchive': what star_events "
-        "holds; 'file': a file; 'setting': as GH_ASSETS_SOURCE says.",
+        description="Where stars come from. 'auto': the repository's own list, and users' lists where many own lists "
+        "are closed; 'stargazers': GitHub's list by REST (oldest first); 'graphql': the same by GraphQL (newest first, "
+        "many in a query); 'starred': users' lists; 'gharchive': the asset star_events; 'file': a file; 'setting': the "
+        "value of GH_ASSETS_SOURCE.",
     )
-    stars_file: str | None = Field(default=None, description="The file of stars, for the source 'file'.")
-    seed_users: str | None = Field(default=None, description="A file of users to ask first for their starred lists.")
-    max_users: int | None = Field(default=None, ge=1, description="At most so many users are asked for their lists.")
+    stars_file: str | None = Field(default=None, description="File of stars, for the source 'file'.")
+    seed_users: str | None = Field(default=None, description="File of users whose starred lists are read first.")
+    max_users: int | None = Field(default=None, ge=1, description="Maximum number of users whose lists are read.")
     max_pages: int | None = Field(
-        default=None, ge=1, le=MAX_PAGES, description="At most this many pages of 100 stars a repository or user."
+        default=None, ge=1, le=MAX_PAGES, description="Maximum pages of 100 stars a repository or user."
     )
     max_requests: int | None = Field(
-        default=None,
-        ge=1,
-        description="Stop cleanly when so many requests were sent; the next run goes on from there.",
+        default=None, ge=1, description="Maximum number of requests; the next run continues from there."
     )
     full: bool = Field(
         default=False,
-        description="Read all lists again, to their end: also of repositories whose star count has not changed. Stars "
-        "that were taken back are noticed so.",
+        description="Read all lists again to their end, also where the star count has not changed. This notices stars "
+        "that were taken back.",
     )
 
-    def options(self, settings: Settings) -> CollectionOptions:
-        """With the settings for what is unset."""
+    def options(self, policy: PolicyResource) -> CollectionOptions:
+        """Return the options of the collection, with the policy's values for what is unset."""
+        settings = policy.settings()
         return CollectionOptions(
             source=settings.source if self.source == "setting" else self.source,
             max_pages=self.max_pages or settings.max_pages,
@@ -73,162 +73,154 @@ class StargazersConfig(dg.Config):
         )
 
 
-with warnings.catch_warnings():
-    # The only way to one run over many partitions is marked beta.
-    warnings.simplefilter("ignore", dg.BetaWarning)
+@dataclass(frozen=True)
+class CollectionRequest:
+    """Partitions to collect.
 
-    @dg.asset(
-        partitions_def=REPO_PARTITIONS,
-        deps=[dg.AssetDep(star_events, partition_mapping=dg.AllPartitionMapping())],
-        backfill_policy=dg.BackfillPolicy.single_run(),
-        pool=GITHUB_POOL,
-        group_name=COLLECTION,
-        kinds={"github", "polars", "parquet", "gcs"},
-        owners=OWNERS,
-        metadata=table_metadata(STARGAZERS),
-        description=(
-            "One row is one star: a user who starred the partition's repository, when, and how we know. "
-            "A partition's `outcome` tells whether its list could be read: `restricted` is neither deleted nor "
-            "starless, and what was collected before stays. "
-            "Repositories whose star count did not change are not asked again."
-        ),
-    )
-    @retry_transient
-    def stargazers(
-        context: dg.AssetExecutionContext,
-        config: StargazersConfig,
-        repos: pl.DataFrame,
-        github: GitHubResource,
-        mongo: MongoResource,
-        gcs: GcsResource,
-    ) -> dg.MaterializeResult[None]:
-        """One row a star of the partition's repository."""
-        partitions = list(context.partition_keys)
-        _, told, metadata = collect_partitions(context, config, repos, partitions, github, mongo, gcs)
-        add_partition_metadata(context, told)
-        tables = PartitionTables(gcs.asset_store(), "stargazers")
-        if len(partitions) == 1 and partitions[0] in tables.partitions():
-            metadata["preview"] = preview(tables.read(partitions[0])[0].drop("repo_id"))
-        return dg.MaterializeResult(metadata=metadata)
+    Attributes
+    ----------
+    partitions : sequence of str
+    repos : polars.DataFrame
+        The asset `repos`.
+    options : CollectionOptions
+    max_requests : int or None
+    always : frozenset of int
+        Repositories, by id, that are collected even if nothing seems to have changed.
+    """
+
+    partitions: Sequence[str]
+    repos: pl.DataFrame
+    options: CollectionOptions
+    max_requests: int | None = None
+    always: frozenset[int] = frozenset()
+
+    def repositories(self) -> list[RepositoryRef]:
+        """Return the repositories of those partitions that a list names."""
+        partitions = set(self.partitions)
+        rows = self.repos.select("repo_id", "partition", "full_name", "stargazer_count", "outcome", "node_id").rows()
+        return [
+            RepositoryRef(repo_id, partition, full_name, count, Outcome(outcome), node_id)
+            for repo_id, partition, full_name, count, outcome, node_id in rows
+            if partition in partitions
+        ]
+
+    def unlisted(self) -> list[str]:
+        """Return the partitions whose repository is in no list."""
+        listed = set(self.repos["partition"].drop_nulls())
+        return [key for key in self.partitions if key not in listed]
 
 
-def collect_partitions(
-    context: dg.AssetExecutionContext | dg.OpExecutionContext,
+@dataclass(frozen=True)
+class CollectionOutcome:
+    """What a collection did.
+
+    Attributes
+    ----------
+    result : CollectionResult
+    partitions : dict
+        Metadata by partition.
+    metadata : dict
+        Metadata of the run.
+    """
+
+    result: CollectionResult
+    partitions: "dict[str, dict[str, str | int]]"
+    metadata: "dict[str, RawMetadataValue]"
+
+
+@dataclass(frozen=True)
+class CollectionServices:
+    """The resources that a collection uses."""
+
+    github: GitHubResource
+    mongo: MongoResource
+    gcs: GcsResource
+
+
+@chain_asset(
+    COLLECTION,
+    schema=STARGAZERS,
+    partitions_def=REPO_PARTITIONS,
+    deps=[dg.AssetDep(star_events, partition_mapping=dg.AllPartitionMapping())],
+    backfill_policy=single_run(),
+    pool=GITHUB_POOL,
+    kinds={"github", "polars", "parquet", "gcs"},
+    description=(
+        "One row is one star: a user who starred the partition's repository, when, and from which source we know. A "
+        "partition's `outcome` says whether its list could be read: `restricted` is neither deleted nor without stars, "
+        "and what was collected before is kept. Repositories whose star count has not changed are not read again."
+    ),
+)
+def stargazers(
+    context: dg.AssetExecutionContext,
     config: StargazersConfig,
     repos: pl.DataFrame,
-    partitions: Sequence[str],
     github: GitHubResource,
     mongo: MongoResource,
     gcs: GcsResource,
-    *,
-    ask: Collection[int] = frozenset(),
-) -> tuple[CollectionResult, dict[str, dict[str, str | int]], dict[str, RawMetadataValue]]:
-    """Collect the stars of partitions; gives what was done, the metadata of each partition, and those of the run.
+    policy: PolicyResource,
+) -> dg.MaterializeResult[None]:
+    """One row a star of the partition's repository."""
+    partitions = list(context.partition_keys)
+    request = CollectionRequest(partitions, repos, config.options(policy), config.max_requests)
+    outcome = collect_partitions(context, request, CollectionServices(github, mongo, gcs))
+    add_partition_metadata(context, outcome.partitions)
+    tables = PartitionTables(gcs.asset_store(), "stargazers")
+    if len(partitions) == 1 and partitions[0] in tables.partitions():
+        outcome.metadata["preview"] = preview(tables.read(partitions[0])[0].drop("repo_id"))
+    return dg.MaterializeResult(metadata=outcome.metadata)
 
-    Parameters
-    ----------
-    ask : collection of int
-        Repositories, by id, to ask whatever is known of them.
-    """
-    settings = load_settings()
-    log = throttled(context.log.info)
 
-    def on_progress(done: int, total: int, words: str) -> None:
-        progress.report("stargazers", done, total, words)
-        log(f"{done} of {total}: {words}")
-
-    def say(words: str) -> None:
-        progress.notify(words)
-        context.log.info(words)
-
+def collect_partitions(
+    context: dg.AssetExecutionContext | dg.OpExecutionContext, request: CollectionRequest, services: CollectionServices
+) -> CollectionOutcome:
+    """Collect the stars of partitions, and tag the run with what that took."""
+    reported = asset_progress(context)
     with (
         measure_seconds() as timing,
-        mongo.database(claim=True) as database,
-        github.client_if_any(database, max_requests=config.max_requests) as client,
+        services.mongo.database() as database,
+        services.github.client_if_any(database, max_requests=request.max_requests) as client,
     ):
-        options = config.options(settings)
-        collected = collect(
-            options,
-            _repositories(repos, partitions),
+        services.github.claim_world(database)
+        result = collect(
+            request.options,
+            request.repositories(),
             client,
             database,
-            gcs.asset_store(),
-            on_progress=on_progress,
-            say=say,
-            ask=ask,
+            services.gcs.asset_store(),
+            on_progress=partial(reported.report, "stargazers"),
+            say=reported.notify,
+            ask=request.always,
         )
-    report = collected.report
-    listed = set(repos["partition"].drop_nulls())
-    missing = [key for key in partitions if key not in listed]
-    if missing:
+    unlisted = request.unlisted()
+    if unlisted:
         context.log.warning(
-            f"{len(missing)} partitions are of repositories that no list names, and were not asked for; what was "
-            f"collected of them before is kept: {missing[:5]}"
+            f"{len(unlisted)} partitions belong to repositories that no list names. They were not collected; what was "
+            f"collected before is kept: {unlisted[:5]}"
         )
-    for words in collected.summary_lines():
-        say(words)
-    told = {key: _partition_metadata(state) for key, state in report.states.items()}
-    told |= dict.fromkeys(missing, UNLISTED)
-    if report.stopped is not None:
-        waiting: dict[str, str | int] = {"outcome": Outcome.UNKNOWN.value, "reason": report.stopped[:300]}
-        told |= {key: waiting for key in partitions if key in listed and key not in told}
-    metadata: dict[str, RawMetadataValue] = {
-        "run_source": options.source,
-        "run_forecast": collected.forecast.words(),
-        "run_repositories_asked": report.asked,
-        "run_pages": report.pages,
-        "run_pages_not_modified": report.pages_not_modified,
-        "run_requests": collected.requests,
-        "run_graphql_points": collected.points,
-        "run_stars": report.stars,
-        "run_stars_taken_back": report.unstarred,
-        "run_lists_closed": report.closed,
-        "run_outcomes": ", ".join(f"{count} {outcome}" for outcome, count in report.outcomes.most_common()),
-        **{f"run_quota_left_{resource}": left for resource, left in collected.quota_left.items()},
-        **{f"run_{name}": value for name, value in timing.items()},
-    }
-    if collected.users is not None:
-        metadata["run_users_asked"] = collected.users.asked
-    if collected.left_out:
-        metadata["run_rows_left_out"] = " ".join(collected.left_out)
-    if report.stopped is not None:
-        metadata["run_stopped"] = report.stopped
+    for line in result.summary_lines():
+        reported.notify(line)
+    source = request.options.source
     tag_run(
         context,
         {
-            "source": options.source,
-            "requests": collected.requests,
-            "graphql_points": collected.points,
-            "repositories_asked": report.asked,
+            "source": source,
+            "requests": result.requests,
+            "graphql_points": result.points,
+            "repositories_asked": result.report.asked,
         },
     )
-    return collected, told, metadata
+    metadata = collection_metadata(result, source) | {f"run_{name}": value for name, value in timing.items()}
+    return CollectionOutcome(result, _metadata_of_partitions(request, result, unlisted), metadata)
 
 
-UNLISTED: dict[str, str | int] = {
-    "outcome": Outcome.UNLISTED.value,
-    "reason": "No list names this repository, so it was not asked for: name it in a list (--awesome, "
-    "GH_ASSETS_AWESOME) and materialize repos.",
-}
-
-
-def _repositories(repos: pl.DataFrame, partitions: Sequence[str]) -> list[RepositoryRef]:
-    wanted = set(partitions)
-    rows = repos.select("repo_id", "partition", "full_name", "stargazer_count", "outcome", "node_id").rows()
-    return [
-        RepositoryRef(repo_id, partition, full_name, count, Outcome(outcome), node_id)
-        for repo_id, partition, full_name, count, outcome, node_id in rows
-        if partition in wanted
-    ]
-
-
-def _partition_metadata(state: RepositoryState) -> dict[str, str | int]:
-    # Little, on purpose: ten thousand partitions write this ten thousand times.
-    metadata: dict[str, str | int] = {"outcome": state.outcome.value}
-    if state.stars is not None:
-        metadata["dagster/row_count"] = state.stars
-    if state.source is not None:
-        metadata["source"] = state.source
-    if state.reason:
-        metadata["reason"] = state.reason[:300]
+def _metadata_of_partitions(
+    request: CollectionRequest, result: CollectionResult, unlisted: Sequence[str]
+) -> dict[str, dict[str, str | int]]:
+    metadata = {key: partition_metadata(state) for key, state in result.report.states.items()}
+    metadata |= dict.fromkeys(unlisted, UNLISTED)
+    if result.report.stopped is not None:
+        reason = result.report.stopped[:MAX_REASON]
+        waiting: dict[str, str | int] = {"outcome": Outcome.UNKNOWN.value, "reason": reason}
+        metadata |= {key: waiting for key in request.partitions if key not in metadata}
     return metadata

@@ -1,1 +1,1 @@
-"""What runs by itself: `jobs`, and the `schedules` and `sensors` that start them."""
+"""What runs by itself: jobs, and the schedules and sensors that start them."""

@@ -1,127 +1,130 @@
-"""The sensor that tells people of runs that failed, and of jobs that work again."""
+"""The sensor that sends alerts: runs and ticks that fail, and jobs, sensors and schedules that work again."""
 
 import datetime as dt
 import json
 from collections.abc import Sequence
 
 import dagster as dg
-from dagster._core.events import DagsterEventType
-from dagster._core.scheduler.instigation import TickStatus
-from dagster_shared.error import SerializableErrorInfo
 
 from gh_assets.automation.alerts import Alert, Alerts
-from gh_assets.automation.jobs import ASSET_JOB
-from gh_assets.automation.run_requests import interval
-from gh_assets.settings import load_settings
+from gh_assets.automation.run_requests import interval_seconds
+from gh_assets.instance.internals import IMPLICIT_ASSET_JOB_NAME, SerializableErrorInfo, TickStatus
+from gh_assets.resources import AlertsResource
 
 MAX_RUNS_PER_TICK = 200
-"""Runs that one look goes through."""
 
-MOMENT = dt.timedelta(seconds=1)
+VISIBILITY_DELAY = dt.timedelta(seconds=1)
 """Runs that end within it may become visible in another order."""
 
 TICKS = 4
-"""Looks that are gone back; with the last three failed, somebody should know."""
+"""Ticks of a sensor or schedule that are examined; if the last three failed, that is an alert."""
 
 _ENDED = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS]
 
+NO_REASON = "no reason was given"
 
-@dg.sensor(
-    name="run_alerts",
-    minimum_interval_seconds=interval(30),
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description=(
-        "When a run failed, and when its job works again: writes it to the log and posts it to "
-        "GH_ASSETS_ALERT_WEBHOOK, at most once in GH_ASSETS_ALERT_EVERY a job. Costs nothing, and is on."
-    ),
-)
-def run_alerts(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-    """Each run that ended, once: the cursor holds when the last one was, and the runs of that moment."""
-    settings = load_settings()
-    alerts = Alerts(settings.home_path, settings.alert_webhook, settings.alert_every)
+
+def build_alert_sensor(interval: dt.timedelta | None) -> dg.SensorDefinition:
+    """Return the sensor `run_alerts`, with another interval than 30 s unless `interval` is None."""
+    make = dg.sensor(
+        minimum_interval_seconds=interval_seconds(dt.timedelta(seconds=30), interval),
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=(
+            "When a run failed, and when its job works again: writes it to the log and posts it to "
+            "GH_ASSETS_ALERT_WEBHOOK, at most once in GH_ASSETS_ALERT_EVERY for each job. Costs nothing, and is on."
+        ),
+    )
+    return make(run_alerts)
+
+
+def run_alerts(context: dg.SensorEvaluationContext, alerts: AlertsResource) -> dg.SkipReason:
+    """Process each run that ended once. The cursor holds the time of the last one, and the runs of that time."""
+    sender = Alerts(alerts.settings().home_path, alerts.webhook, alerts.interval)
     cursor = json.loads(context.cursor or "{}")
     if not cursor:
-        # What was before this sensor was first turned on is no news.
+        # Runs from before this sensor was first turned on are not reported.
         now = dt.datetime.now(dt.UTC)
         before = [record.dagster_run.run_id for record in _ended_since(context.instance, now)]
         context.update_cursor(json.dumps({"at": now.isoformat(), "seen": before}))
-        return dg.SkipReason("From now on, runs that fail are told.")
-    waiting = alerts.flush()
+        return dg.SkipReason("Alerts start now: runs that ended before are not reported.")
+    pending = sender.flush()
     at, seen = dt.datetime.fromisoformat(cursor["at"]), set(cursor["seen"])
-    found = _ended_since(context.instance, at)
-    records = [record for record in found if record.dagster_run.run_id not in seen][:MAX_RUNS_PER_TICK]
-    failed = 0
+    ended_runs = _ended_since(context.instance, at)
+    records = [record for record in ended_runs if record.dagster_run.run_id not in seen][:MAX_RUNS_PER_TICK]
     for record in records:
-        run = record.dagster_run
-        now = dt.datetime.now(dt.UTC)
-        if run.status is dg.DagsterRunStatus.FAILURE:
-            failed += 1
-            reason = _reason(context.instance, run.run_id)
-            text = f"{_title(run)} failed (run {run.run_id[:8]}): {reason}"
-            context.log.error(text)
-            alerts.failure(Alert(run.job_name, "failure", text, {"run_id": run.run_id, "job": run.job_name}), now)
-        else:
-            text = f"{_title(run)} works again (run {run.run_id[:8]})."
-            if alerts.recovery(Alert(run.job_name, "recovery", text, {"run_id": run.run_id, "job": run.job_name})):
-                context.log.info(text)
+        _alert_run(context, sender, record.dagster_run)
         ended = record.update_timestamp.replace(tzinfo=record.update_timestamp.tzinfo or dt.UTC)
-        if ended > at + MOMENT:
+        if ended > at + VISIBILITY_DELAY:
             seen = set()
         at = max(at, ended)
-        seen.add(run.run_id)
-    _alert_failing_ticks(context, alerts)
+        seen.add(record.dagster_run.run_id)
+    _alert_failing_ticks(context, sender)
     context.update_cursor(json.dumps({"at": at.isoformat(), "seen": sorted(seen)}))
-    late = f" {waiting} alerts wait for the webhook to answer." if waiting else ""
-    return dg.SkipReason(f"{len(records)} runs ended, {failed} of them failed.{late}")
+    failed = sum(record.dagster_run.status is dg.DagsterRunStatus.FAILURE for record in records)
+    undelivered = f" {pending} alerts are pending because the webhook does not answer." if pending else ""
+    return dg.SkipReason(f"{len(records)} runs ended, {failed} of them failed.{undelivered}")
+
+
+def _alert_run(context: dg.SensorEvaluationContext, alerts: Alerts, run: dg.DagsterRun) -> None:
+    details = {"run_id": run.run_id, "job": run.job_name}
+    if run.status is dg.DagsterRunStatus.FAILURE:
+        text = f"{_title(run)} failed (run {run.run_id[:8]}): {_reason(context.instance, run.run_id)}"
+        context.log.error(text)
+        alerts.failure(Alert(run.job_name, "failure", text, details), dt.datetime.now(dt.UTC))
+    else:
+        text = f"{_title(run)} works again (run {run.run_id[:8]})."
+        if alerts.recovery(Alert(run.job_name, "recovery", text, details)):
+            context.log.info(text)
 
 
 def _alert_failing_ticks(context: dg.SensorEvaluationContext, alerts: Alerts) -> None:
-    """Sensors and schedules whose looks fail one after the other: no run of theirs would ever tell."""
+    """Send alerts for sensors and schedules whose last ticks all failed: they have no run that could fail."""
     for state in context.instance.all_instigator_state():
         ticks = context.instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=TICKS)
         ended = [tick for tick in ticks if tick.status is not TickStatus.STARTED]
         name = state.instigator_name
         if len(ended) >= TICKS - 1 and all(tick.status is TickStatus.FAILURE for tick in ended):
             error = _innermost(ended[0].error)
-            reason = "no reason was given" if error is None else error.message.strip()
-            text = f"{name} cannot look any more: {reason}"
+            reason = NO_REASON if error is None else error.message.strip()
+            text = f"The ticks of {name} fail: {reason}"
             context.log.error(text)
-            alerts.failure(Alert(f"look of {name}", "failure", text, {"sensor": name}), dt.datetime.now(dt.UTC))
+            alerts.failure(Alert(f"ticks of {name}", "failure", text, {"sensor": name}), dt.datetime.now(dt.UTC))
         elif ended and ended[0].status is not TickStatus.FAILURE:
-            alerts.recovery(Alert(f"look of {name}", "recovery", f"{name} looks again.", {"sensor": name}))
+            text = f"The ticks of {name} succeed again."
+            alerts.recovery(Alert(f"ticks of {name}", "recovery", text, {"sensor": name}))
 
 
 def _ended_since(instance: dg.DagsterInstance, at: dt.datetime) -> Sequence[dg.RunRecord]:
-    """Runs that ended after a moment, or in it, in the order of their ends."""
-    wanted = dg.RunsFilter(statuses=_ENDED, updated_after=at - MOMENT)
-    return instance.get_run_records(wanted, order_by="update_timestamp", ascending=True)
+    """Return the runs that ended at a time or later, in the order in which they ended."""
+    ended = dg.RunsFilter(statuses=_ENDED, updated_after=at - VISIBILITY_DELAY)
+    return instance.get_run_records(ended, order_by="update_timestamp", ascending=True)
 
 
 def _title(run: dg.DagsterRun) -> str:
-    if run.job_name == ASSET_JOB:
+    if run.job_name == IMPLICIT_ASSET_JOB_NAME:
         assets = sorted(key.to_user_string() for key in run.asset_selection or ())
         return f"Materializing {', '.join(assets[:3]) or 'assets'}{' and more' if len(assets) > 3 else ''}"
     return f"The job {run.job_name}"
 
 
 def _innermost(error: SerializableErrorInfo | None) -> SerializableErrorInfo | None:
-    """What all others were caused by."""
+    """Return the first cause of an error."""
     while error is not None and error.cause is not None:
         error = error.cause
     return error
 
 
 def _reason(instance: dg.DagsterInstance, run_id: str) -> str:
-    """The innermost words that a person can use."""
-    for kind in (DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE):
+    """Return why a run failed, from the failure of its step, else from its own."""
+    for kind in (dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE):
         for record in instance.get_records_for_run(run_id, of_type=kind, limit=1).records:
             event = record.event_log_entry.get_dagster_event()
-            if kind is DagsterEventType.STEP_FAILURE:
+            if kind is dg.DagsterEventType.STEP_FAILURE:
                 data = event.step_failure_data
                 if data.user_failure_data is not None and data.user_failure_data.description:
                     return str(data.user_failure_data.description)
                 error = _innermost(data.error)
                 if error is not None:
                     return f"{event.step_key}: {error.message.strip()}"
-            return str(record.event_log_entry.user_message or event.message or "no reason was given")
-    return "no reason was given"
+            return str(record.event_log_entry.user_message or event.message or NO_REASON)
+    return NO_REASON

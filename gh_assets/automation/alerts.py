@@ -1,7 +1,6 @@
-"""Alerts to people: logged always, posted to a webhook at most so often a subject. Knows no Dagster.
+"""Alerts, posted to a webhook with a limit for each subject. Knows no Dagster.
 
-What was left out, and what could not be posted, is kept in a file of the home and told with the next: Mongo may be
-what fails.
+What the limit suppressed and what could not be posted is kept in a file of the home, because MongoDB may be what fails.
 """
 
 from __future__ import annotations
@@ -24,20 +23,20 @@ from gh_assets.local.locks import open_lock, wait_lock
 TIMEOUT = 10.0
 MAX_TEXT = 1500
 MAX_PENDING = 50
-"""Alerts that wait for a webhook that does not answer; older ones go."""
+"""Maximum number of alerts kept for a webhook that does not answer; older ones are dropped."""
 
 
 @dataclass(frozen=True)
 class Alert:
-    """What a person should know.
+    """A message to the operators.
 
     Attributes
     ----------
     subject : str
-        What it is about, such as a job: alerts about one subject are limited together.
+        Such as a job; the limit holds for each subject.
     kind : {"failure", "recovery"}
     text : str
-        Without secrets: it goes to logs and to the webhook.
+        Without secrets: it is logged and posted.
     details : mapping of str to str
     """
 
@@ -47,12 +46,19 @@ class Alert:
     details: Mapping[str, str] = field(default_factory=dict)
 
     def payload(self, left_out: int) -> dict[str, Any]:
+        """Return the JSON object to post.
+
+        Parameters
+        ----------
+        left_out : int
+            Alerts about the subject that were suppressed since the last one.
+        """
         more = f" ({left_out} more since the last alert)" if left_out else ""
         return {"text": self.text[:MAX_TEXT] + more, "kind": self.kind, "subject": self.subject, **self.details}
 
 
 class _State(BaseModel):
-    """What has to outlive the process."""
+    """The content of the file."""
 
     posted_at: dict[str, dt.datetime] = {}
     left_out: dict[str, int] = {}
@@ -61,23 +67,23 @@ class _State(BaseModel):
 
 
 class Alerts:
-    """Where alerts go.
+    """The sender of alerts.
 
     Parameters
     ----------
     folder : Path
-        Of the file that remembers.
+        Folder of the file with the state.
     webhook : SecretStr or None
-        Gets a POST with a JSON object: ``text``, ``kind``, ``subject`` and details. None: nobody.
+        Receives a POST with a JSON object: ``text``, ``kind``, ``subject`` and details. None: nothing is posted.
     every : timedelta
-        At most one failure a subject within it; a recovery is told at once.
+        Minimum time between two failures of a subject; a recovery is posted at once.
     """
 
     def __init__(self, folder: Path, webhook: SecretStr | None, every: dt.timedelta) -> None:
         self.folder, self.webhook, self.every = folder, webhook, every
 
     def failure(self, alert: Alert, now: dt.datetime) -> bool:
-        """Tell of a failure; False if it was left out because one was told lately."""
+        """Post a failure; return False if the limit suppressed it."""
         with self._state() as state:
             subject = alert.subject
             state.failing[subject] = state.failing.get(subject, 0) + 1
@@ -90,36 +96,36 @@ class Alerts:
             return True
 
     def recovery(self, alert: Alert) -> bool:
-        """Tell that a subject is well again; False if it was not known to be ill."""
+        """Post a recovery; return False if there was no failure before."""
         with self._state() as state:
             failures = state.failing.pop(alert.subject, 0)
             if not failures:
                 return False
             state.left_out.pop(alert.subject, None)
             state.posted_at.pop(alert.subject, None)
-            told = alert.payload(0)
+            payload = alert.payload(0)
             runs = "1 failure" if failures == 1 else f"{failures} failures"
-            self._post(state, {**told, "text": f"{told['text']} After {runs}.", "failures": failures})
+            self._post(state, {**payload, "text": f"{payload['text']} After {runs}.", "failures": failures})
             return True
 
     def flush(self) -> int:
-        """Post what could not be posted; gives how many still wait."""
+        """Post the pending alerts, and return the number of those that still are."""
         with self._state() as state:
-            waiting, state.pending = state.pending, []
-            for payload in waiting:
+            pending, state.pending = state.pending, []
+            for payload in pending:
                 self._post(state, payload)
             return len(state.pending)
 
     def _post(self, state: _State, payload: dict[str, Any]) -> None:
         if self.webhook is None:
             return
-        if state.pending:  # in the order in which they happened, and no wait for each while nobody answers
+        if state.pending:  # keeps the order, and waits for no further timeout
             state.pending = [*state.pending, payload][-MAX_PENDING:]
             return
         try:
-            answer = requests.post(self.webhook.get_secret_value(), json=payload, timeout=TIMEOUT)
-            delivered = answer.ok
-        except requests.RequestException:  # its words may hold the address, which is a secret
+            response = requests.post(self.webhook.get_secret_value(), json=payload, timeout=TIMEOUT)
+            delivered = response.ok
+        except requests.RequestException:  # not logged: its text may hold the address, which is a secret
             delivered = False
         if not delivered:
             state.pending = [payload]

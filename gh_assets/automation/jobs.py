@@ -1,12 +1,16 @@
-"""The jobs, and how a run is told which partitions it is about."""
+"""The jobs, and the tags of a run over a range of partitions."""
 
 import dagster as dg
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
-from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
 from gh_assets.assets import CHAIN_ASSETS, champion, collection_plan, recommendations, repos, stargazers
-from gh_assets.assets.star_events import read_days_of_the_archive
+from gh_assets.automation.archive_ops import read_days_of_the_archive
 from gh_assets.automation.collect_ops import choose_due, collect_share, write_plan
+from gh_assets.instance.internals import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+    IMPLICIT_ASSET_JOB_NAME,
+    UnresolvedAssetJobDefinition,
+)
 
 repos_job = dg.define_asset_job(
     "read_lists",
@@ -29,19 +33,19 @@ chain_job = dg.define_asset_job(
 
 @dg.job(
     name="read_archive",
-    description="Read days of GH Archive, however scattered, into the asset star_events: stars that everyone may see.",
+    description="Read days of GH Archive, however scattered, into the asset star_events.",
 )
 def archive_job() -> None:
-    """One op for all days: a run a contiguous range, as assets have it, would be a process start for each gap."""
+    """Read all days in one op; the asset would need one run, and so one process, for each contiguous range."""
     read_days_of_the_archive()
 
 
 @dg.job(
     name="collect_due_repositories",
     description=(
-        "Ask the repositories that are due, however scattered: new ones, those that failed, were closed, whose star "
-        "count moved, or that are old. One run, and a materialization of `stargazers` for each. Launched as it is, it "
-        "asks all that any of these holds for."
+        "Collect the repositories that are due, however scattered: new ones, and those that failed, were closed, are "
+        "incomplete or old, or whose star count moved. One run, with a materialization of `stargazers` for each. By "
+        "default, all repositories that have any of these reasons are collected."
     ),
 )
 def collect_due_job() -> None:
@@ -52,19 +56,19 @@ def collect_due_job() -> None:
 rebuild_job = dg.define_asset_job(
     "rebuild_from_stars",
     selection=dg.AssetSelection.assets(*CHAIN_ASSETS) - dg.AssetSelection.assets(repos, stargazers, collection_plan),
-    description="From the stars that are there: users, matrix, models, champion and recommendations. Asks nobody.",
+    description="From the stored stars: users, matrix, models, champion and recommendations. Spends no quota.",
 )
 
 judge_job = dg.define_asset_job(
     "judge_models",
     selection=dg.AssetSelection.assets(champion),
-    description="Put the newest models against the champion, on the same held-out users.",
+    description="Compare the newest models with the champion on the same held-out users.",
 )
 
 recommend_job = dg.define_asset_job(
     "recommend",
     selection=dg.AssetSelection.assets(recommendations),
-    description="Everybody's recommendations anew, by the champion.",
+    description="Recommend to all users again, by the champion.",
 )
 
 ALL_JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
@@ -78,14 +82,10 @@ ALL_JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [
     archive_job,
 ]
 
-
-ASSET_JOB = "__ASSET_JOB"
-"""Dagster's own name for the job of assets that are materialized by hand or by their conditions."""
-
-REBUILDING = (rebuild_job.name, refresh_job.name, chain_job.name, ASSET_JOB)
-"""Jobs that may end in a new champion and new recommendations."""
+REBUILDING = (rebuild_job.name, refresh_job.name, chain_job.name, IMPLICIT_ASSET_JOB_NAME)
+"""Jobs that may end in a new champion and new recommendations; the last one materializes assets by hand."""
 
 
 def range_tags(first: str, last: str) -> dict[str, str]:
-    """Tags of one run over all partitions from `first` to `last`, in the order in which they were added."""
+    """Return the tags of one run over all partitions from `first` to `last`, in the order in which they were added."""
     return {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last}

@@ -1,9 +1,9 @@
-"""Schedules, for those who prefer the clock to sensors. All are off until turned on."""
+"""Schedules, an alternative to the sensors. All are off until the user turns them on."""
 
 import dagster as dg
 
 from gh_assets.assets import repos
-from gh_assets.assets.metadata import REPO_PARTITIONS
+from gh_assets.assets.definition import REPO_PARTITIONS
 from gh_assets.automation.collect_ops import choose_due
 from gh_assets.automation.jobs import chain_job, collect_due_job, range_tags, rebuild_job, repos_job
 
@@ -15,13 +15,13 @@ from gh_assets.automation.jobs import chain_job, collect_due_job, range_tags, re
     job=chain_job,
     default_status=dg.DefaultScheduleStatus.STOPPED,
     description=(
-        "Every Monday at 03:00 UTC: the whole chain in one run over all repositories. Off until you turn it on: it "
-        "spends the tokens' quota. The first time, when there is no partition yet, it reads the lists; the sensor "
-        "new_repositories does the rest."
+        "Every Monday at 03:00 UTC: the whole chain in one run over all repositories. While there is no partition yet, "
+        "it reads the lists only, and the sensor new_repositories does the rest. Off until you turn it on: it spends "
+        "the tokens' quota."
     ),
 )
 def weekly_chain(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
-    """One run over all partitions."""
+    """Request one run over all partitions."""
     partitions = context.instance.get_dynamic_partitions(str(REPO_PARTITIONS.name))
     run_key = context.scheduled_execution_time.isoformat()
     if not partitions:
@@ -46,7 +46,7 @@ nightly_collection = dg.ScheduleDefinition(
     run_config={"ops": {choose_due.name: {"config": {"patient": True}}}},
     default_status=dg.DefaultScheduleStatus.STOPPED,
     description=(
-        "Every day at 02:00 UTC: the repositories that are due, as far as the quota goes beyond the reserve for "
+        "Every day at 02:00 UTC: the repositories that are due, as far as the quota goes without the reserve for "
         "people. Off until you turn it on: it spends quota."
     ),
 )
@@ -57,7 +57,10 @@ weekly_rebuild = dg.ScheduleDefinition(
     execution_timezone="UTC",
     job=rebuild_job,
     default_status=dg.DefaultScheduleStatus.STOPPED,
-    description="Every Monday at 04:00 UTC: matrix, models, champion and recommendations from the stars there are.",
+    description=(
+        "Every Monday at 04:00 UTC: matrix, models, champion and recommendations from the stored stars. Off until you "
+        "turn it on."
+    ),
 )
 
 ALL_SCHEDULES: list[dg.ScheduleDefinition] = [daily_lists, nightly_collection, weekly_rebuild, weekly_chain]

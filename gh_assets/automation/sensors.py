@@ -1,37 +1,32 @@
-"""All sensors: what starts when something has happened. Those that spend quota or much time are off until turned on."""
+"""All sensors. Those that spend quota or much processor time are off until the user turns them on."""
 
+import datetime as dt
 import warnings
 
 import dagster as dg
 
-from gh_assets.automation.alert_sensor import run_alerts
-from gh_assets.automation.collection_sensors import lists_changed, new_repositories, stale_stars
-from gh_assets.automation.model_sensors import champion_changed, enough_new_stars, models_to_judge
-from gh_assets.automation.run_requests import interval
+from gh_assets.automation.alert_sensor import build_alert_sensor
+from gh_assets.automation.collection_sensors import COLLECTION_SENSORS
+from gh_assets.automation.model_sensors import MODEL_SENSORS
+from gh_assets.automation.run_requests import interval_seconds
 
-# Dagster copies the sensor below with a parameter that it calls beta; nothing here uses that.
+# Dagster copies `keep_current` with a parameter that is in beta and that nothing here uses.
 warnings.filterwarnings(
     "ignore", message="Parameter `owners` of initializer `SensorDefinition", category=dg.BetaWarning
 )
 
-keep_current = dg.AutomationConditionSensorDefinition(
-    "keep_current",
-    target=dg.AssetSelection.all(),
-    minimum_interval_seconds=interval(30),
-    default_status=dg.DefaultSensorStatus.STOPPED,
-    description=(
-        "The assets' own conditions: what is made from the lists and the users follows them, when they were "
-        "materialized by hand. Spends no quota, but trains: off until you turn it on."
-    ),
-)
 
-ALL_SENSORS: list[dg.SensorDefinition] = [
-    keep_current,
-    lists_changed,
-    new_repositories,
-    stale_stars,
-    enough_new_stars,
-    models_to_judge,
-    champion_changed,
-    run_alerts,
-]
+def build_sensors(interval: dt.timedelta | None) -> list[dg.SensorDefinition]:
+    """Return all sensors, each with its own interval between ticks unless one is given."""
+    keep_current = dg.AutomationConditionSensorDefinition(
+        "keep_current",
+        target=dg.AssetSelection.all(),
+        minimum_interval_seconds=interval_seconds(dt.timedelta(seconds=30), interval),
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        description=(
+            "The assets' own conditions: what is made from the lists and the users is materialized after them, when "
+            "they were materialized by hand. Spends no quota, but trains: off until you turn it on."
+        ),
+    )
+    requesting = [sensor.build(interval) for sensor in (*COLLECTION_SENSORS, *MODEL_SENSORS)]
+    return [keep_current, *requesting, build_alert_sensor(interval)]

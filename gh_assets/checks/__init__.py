@@ -1,4 +1,4 @@
-"""Asset checks: what must hold of the data, told beside the assets. Red means: act; yellow: look when you have time.
+"""Asset checks: what must hold of the data. An error needs action; a warning should be looked at.
 
 Blocking checks stop a bad matrix from training a model.
 """

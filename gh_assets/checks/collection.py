@@ -1,4 +1,4 @@
-"""Checks of what was collected."""
+"""Checks of the collected data."""
 
 from collections import Counter
 
@@ -14,32 +14,33 @@ from gh_assets.github.outcomes import REACHABLE, Outcome
 from gh_assets.resources import MongoResource
 
 GONE_SHARE = 0.1
-"""Above this share of listed repositories that are gone or blocked, a list is worth a look."""
+"""Share of listed repositories that are gone or blocked above which the check warns."""
 
 RESTRICTED_SHARE = 0.25
-"""Above this share of repositories whose stars may not be listed, the data are no longer what they seem."""
+"""Share of repositories with closed lists above which the check warns: the data lack too many stars."""
 
 UNKNOWN_SHARE = 0.05
-"""Above this share of repositories that could not be asked, something is wrong: the network, the quota, a cap."""
+"""Share of repositories that could not be read above which the check warns: the network, the quota, or a limit."""
 
 TOLERANCE, MIN_DIFFERENCE = 0.02, 5
-"""Stars come and go while a list is read: so much of GitHub's count, or so many, may be missing or too many."""
+"""Differences from GitHub's count, relative or in stars, that are no error: stars change while a list is read."""
 
 MATCHING_SHARE, ALARMING_SHARE = 0.95, 0.5
-"""Below the first share of repositories that match it is worth a look, below the second something is broken."""
+"""Shares of matching repositories below which the check warns, and fails."""
 
-SHOWN = 10
+LISTED = 10
+"""Repositories that the metadata list."""
 
 
 @dg.asset_check(
     asset=repos,
     description=(
-        "Nearly all repositories that the lists name can be reached: warns when more than a tenth are gone or blocked, "
-        "and is red when there is none at all."
+        "Nearly all repositories that the lists name can be reached. Warns when more than a tenth are gone or blocked; "
+        "fails when none can be reached."
     ),
 )
 def listed_repositories_are_there(repos: pl.DataFrame) -> dg.AssetCheckResult:
-    """Outcomes of the metadata."""
+    """Count the outcomes of `repos`."""
     outcomes = Counter(repos["outcome"].to_list())
     reachable = sum(outcomes[outcome.value] for outcome in REACHABLE)
     lost = outcomes[Outcome.GONE.value] + outcomes[Outcome.BLOCKED.value]
@@ -56,13 +57,13 @@ def listed_repositories_are_there(repos: pl.DataFrame) -> dg.AssetCheckResult:
 @dg.asset_check(
     asset=stargazers,
     description=(
-        "Few repositories may be without stars because their lists are closed or they could not be reached: fails with "
-        "a warning when more than a quarter are restricted, or more than a twentieth unknown. Closed lists whose stars "
-        "were learned in another way do not count."
+        "Few repositories lack stars because their lists are closed or could not be read. Warns when more than a "
+        "quarter are restricted, or more than a twentieth unknown. Closed lists whose stars come from another source "
+        "do not count."
     ),
 )
 def stargazers_could_be_listed(mongo: MongoResource) -> dg.AssetCheckResult:
-    """Outcomes over all collected repositories."""
+    """Count the outcomes of all collected repositories."""
     with mongo.database() as database:
         states = list(CollectionState(database).load().values())
     outcomes = Counter(state.outcome.value for state in states)
@@ -91,7 +92,7 @@ def stargazers_could_be_listed(mongo: MongoResource) -> dg.AssetCheckResult:
     ),
 )
 def stars_match_githubs_count(mongo: MongoResource) -> dg.AssetCheckResult:
-    """Stored stars against `stargazers_count`, where both should be the same."""
+    """Compare the stored stars with `stargazers_count`, where both should be equal."""
     with mongo.database() as database:
         states = list(CollectionState(database).load().values())
     compared = [state for state in states if _comparable(state)]
@@ -106,7 +107,7 @@ def stars_match_githubs_count(mongo: MongoResource) -> dg.AssetCheckResult:
             "matching_share": share,
             "furthest_off": markdown_table(
                 ["repository", "stored", "by GitHub's count"],
-                [(state.full_name, state.stars, state.stargazer_count) for state in off[:SHOWN]],
+                [(state.full_name, state.stars, state.stargazer_count) for state in off[:LISTED]],
             ),
         },
     )
@@ -132,10 +133,10 @@ def _matches(state: RepositoryState) -> bool:
 @dg.asset_check(
     asset=users,
     additional_ins={"stargazers": dg.AssetIn("stargazers", metadata={"columns": ["repo_id", "user_id"]})},
-    description="Nobody starred a repository twice. Red: a collector has joined pages wrongly.",
+    description="No user starred a repository twice; otherwise a source has joined pages wrongly.",
 )
 def no_star_twice(stargazers: pl.DataFrame) -> dg.AssetCheckResult:
-    """Pairs of user and repository."""
+    """Count repeated pairs of user and repository."""
     twice = stargazers.height - stargazers.select(pl.struct("repo_id", "user_id").n_unique()).item()
     return dg.AssetCheckResult(passed=twice == 0, metadata={"stars": stargazers.height, "twice": int(twice)})
 
@@ -144,19 +145,18 @@ def no_star_twice(stargazers: pl.DataFrame) -> dg.AssetCheckResult:
     asset=users,
     blocking=True,
     additional_ins={"stargazers": dg.AssetIn("stargazers", metadata={"columns": ["user_id"]})},
-    description="Everybody who starred something is a user, and every user has starred something.",
+    description="The users are exactly those who starred a repository.",
 )
 def every_star_has_its_user(users: pl.DataFrame, stargazers: pl.DataFrame) -> dg.AssetCheckResult:
-    """User ids on both sides."""
+    """Compare the user ids of both tables."""
     starred = stargazers.select("user_id").unique()
     missing = starred.join(users, on="user_id", how="anti").height
     without = users.join(starred, on="user_id", how="anti").height
     return dg.AssetCheckResult(
         passed=missing == 0 and without == 0 and users["user_id"].is_unique().all(),
         description=(
-            f"{users.height:,} users; {missing:,} people who starred something are not among them, and {without:,} of "
-            "them starred nothing. Where they differ, stars were collected while users were merged: materialize users "
-            "again."
+            f"{users.height:,} users; {missing:,} users of stars are not among them, and {without:,} of them have no "
+            "star. If they differ, stars were collected while users were merged: materialize users again."
         ),
         metadata={"stars_without_user": missing, "users_without_star": without},
     )

@@ -1,4 +1,4 @@
-"""Checks of the matrix. They are blocking: no model is trained on what does not pass."""
+"""Checks of the matrix. They are blocking: no model is trained on a matrix that does not pass."""
 
 import dagster as dg
 import numpy as np
@@ -7,15 +7,14 @@ from pydantic import Field
 
 from gh_assets.assets import user_item_matrix
 from gh_assets.recommender.data.interactions import UserItemMatrix
-from gh_assets.registry import SERVED, ModelRegistry
-from gh_assets.resources import GcsResource, MongoResource
-from gh_assets.storage.mongo import Collections
+from gh_assets.registry import SERVED
+from gh_assets.resources import RegistryResource
 
 MIN_MATRIX_SHARE = 0.5
-"""A matrix with less than this share of the users, repositories or stars of the last trained one is not believed."""
+"""Share of the last matrix's users, repositories or stars below which the check fails."""
 
 DRIFT = 0.2
-"""So much of the density, or of the stars a user, may change from one training to the next without a word."""
+"""Relative change of the density, or of the stars a user, above which the check warns."""
 
 
 @dg.asset_check(
@@ -24,15 +23,15 @@ DRIFT = 0.2
     description="Every row of the matrix has at least one star, and every star is a one.",
 )
 def every_user_has_a_star(user_item_matrix: UserItemMatrix) -> dg.AssetCheckResult:
-    """No empty rows, only ones."""
+    """Count empty rows, and values other than one."""
     empty = int((np.diff(user_item_matrix.stars.indptr) == 0).sum())
     ones = bool((user_item_matrix.stars.data == 1).all())
     return dg.AssetCheckResult(
         passed=empty == 0 and ones and user_item_matrix.stars.nnz > 0,
         description=(
-            f"{user_item_matrix.stars.nnz:,} stars of {len(user_item_matrix.user_ids):,} users, {empty:,} of whom have "
-            "none. The matrix must have a star in each row, and each a one: materialize users and user_item_matrix "
-            "again, and where there are no stars at all look at what became of stargazers (gh-assets status)."
+            f"{user_item_matrix.stars.nnz:,} stars of {len(user_item_matrix.user_ids):,} users; {empty:,} users have "
+            "none. Each row must have a star, and each star must be a one: materialize users and user_item_matrix "
+            "again. If there are no stars at all, see the outcomes of stargazers (gh-assets status)."
         ),
         metadata={"users_without_stars": empty, "stars": int(user_item_matrix.stars.nnz), "all_ones": ones},
     )
@@ -43,14 +42,14 @@ def every_user_has_a_star(user_item_matrix: UserItemMatrix) -> dg.AssetCheckResu
     blocking=True,
     additional_ins={"stargazers": dg.AssetIn("stargazers")},
     description=(
-        "The matrix has exactly the pairs of user and repository that were collected, but for those with fewer "
-        "stars than the configured minimum."
+        "The matrix has exactly the pairs of user and repository that were collected, except those with fewer stars "
+        "than the configured minimum."
     ),
 )
 def matrix_has_exactly_the_collected_pairs(
     user_item_matrix: UserItemMatrix, stargazers: pl.DataFrame
 ) -> dg.AssetCheckResult:
-    """Compares the stored matrix with the stored stars, pair by pair."""
+    """Compare the stored matrix with the stored stars, pair by pair."""
     coordinates = user_item_matrix.stars.tocoo()
     in_matrix = pl.DataFrame(
         {
@@ -70,8 +69,8 @@ def matrix_has_exactly_the_collected_pairs(
     return dg.AssetCheckResult(
         passed=invented == 0 and twice == 0 and lost_inside == 0 and (lost.height == 0 or not unfiltered),
         description=(
-            f"{collected.height:,} pairs were collected, {in_matrix.height:,} are in the matrix: {invented:,} of these "
-            f"were not collected, {twice:,} are there twice, {lost.height:,} are missing. Where they differ, stars "
+            f"{collected.height:,} pairs were collected and {in_matrix.height:,} are in the matrix: {invented:,} of "
+            f"these were not collected, {twice:,} are repeated, {lost.height:,} are missing. If they differ, stars "
             "were collected while the matrix was built: materialize users and user_item_matrix again."
         ),
         metadata={
@@ -84,10 +83,10 @@ def matrix_has_exactly_the_collected_pairs(
 
 
 class LikenessConfig(dg.Config):
-    """What a person knows better."""
+    """Whether a different matrix is intended."""
 
     accept: bool = Field(
-        default=False, description="Accept the matrix, however different: a list was dropped, or the home is another."
+        default=False, description="Accept the matrix, however different, for example after a list was removed."
     )
 
 
@@ -95,29 +94,25 @@ class LikenessConfig(dg.Config):
     asset=user_item_matrix,
     blocking=True,
     description=(
-        "The matrix is like the one that the newest model was trained on. Red, and nothing is trained, when users, "
-        "repositories or stars are less than half (lists could not be read, or data are missing); a warning when "
-        "density or stars a user changed by more than a fifth. To accept it: configure the check with accept."
+        "The matrix is similar to the one that the newest model was trained on. Fails, so that nothing is trained, "
+        "when users, repositories or stars are fewer than half (lists could not be read, or data are missing); warns "
+        "when density or stars a user changed by more than a fifth. The config accept: true accepts any matrix."
     ),
 )
 def matrix_is_like_the_last(
-    config: LikenessConfig, user_item_matrix: UserItemMatrix, mongo: MongoResource, gcs: GcsResource
+    config: LikenessConfig, user_item_matrix: UserItemMatrix, registry: RegistryResource
 ) -> dg.AssetCheckResult:
-    """Compares with what is registered beside the newest model."""
-    with mongo.database() as database:
-        models = [
-            m
-            for m in ModelRegistry(gcs.model_store(), database[Collections.MODELS]).list()
-            if m.name in SERVED and m.data
-        ]
+    """Compare the matrix with what is registered beside the newest model."""
+    with registry.open() as opened:
+        models = [model for model in opened.list() if model.name in SERVED and model.data]
     rows, columns = user_item_matrix.stars.shape
     now = {"users": rows, "repositories": columns, "stars": int(user_item_matrix.stars.nnz)}
     if not models:
-        return dg.AssetCheckResult(passed=True, description="There is no earlier one.", metadata=now)
+        return dg.AssetCheckResult(passed=True, description="There is no earlier matrix.", metadata=now)
     newest = models[0]
     then = {name: int(newest.data.get(name) or 0) for name in now}
     if not all(then.values()):
-        return dg.AssetCheckResult(passed=True, description=f"{newest.title} does not say on what.", metadata=now)
+        return dg.AssetCheckResult(passed=True, description=f"{newest.title} does not record its matrix.", metadata=now)
     shares = {name: now[name] / then[name] for name in now}
     lost = min(shares, key=lambda name: shares[name])
     density = shares["stars"] / (shares["users"] * shares["repositories"])
@@ -134,7 +129,7 @@ def matrix_is_like_the_last(
             passed=False,
             severity=dg.AssetCheckSeverity.ERROR,
             description=(
-                f"There are only {now[lost]:,} {lost}, but {newest.title} was trained on {then[lost]:,}. Look at repos "
+                f"There are only {now[lost]:,} {lost}, but {newest.title} was trained on {then[lost]:,}. Check repos "
                 "and stargazers: were all lists read? If that is intended, run gh-assets run --accept-matrix, or "
                 "launch the check with the config accept: true."
             ),

@@ -1,23 +1,22 @@
-"""Checks of models and of what they recommend."""
+"""Checks of models and recommendations."""
 
 import dagster as dg
 import polars as pl
 
 from gh_assets.assets import champion, leaderboard, recommendations, recvae_model
 from gh_assets.assets.leaderboard import USERS_HELD_OUT
-from gh_assets.registry import CHAMPION, HYBRID, PURPOSE, RECVAE, SERVED, ModelRegistry
-from gh_assets.resources import GcsResource, MongoResource
-from gh_assets.storage.mongo import Collections
+from gh_assets.registry import CHAMPION, HYBRID, PURPOSE, RECVAE, SERVED
+from gh_assets.resources import RegistryResource
 
 
 @dg.asset_check(
     asset=recvae_model,
-    description="On held-out users the newest RecVAE beats popularity; a warning says that it learned little.",
+    description="The newest RecVAE is better than popularity on held-out users. Warns if not: it learned too little.",
 )
-def recvae_beats_popularity(mongo: MongoResource, gcs: GcsResource) -> dg.AssetCheckResult:
-    """Compares the figures that were registered with the model."""
-    with mongo.database() as database:
-        model = ModelRegistry(gcs.model_store(), database[Collections.MODELS]).latest(RECVAE)
+def recvae_beats_popularity(registry: RegistryResource) -> dg.AssetCheckResult:
+    """Compare the metrics that were registered with the model."""
+    with registry.open() as models:
+        model = models.latest(RECVAE)
     popularity = model.metrics.get(f"popularity {model.metric}")
     score = model.score
     return dg.AssetCheckResult(
@@ -34,12 +33,12 @@ def recvae_beats_popularity(mongo: MongoResource, gcs: GcsResource) -> dg.AssetC
 @dg.asset_check(
     asset=leaderboard,
     description=(
-        "On users held out whole, RecVAE is at least as good as every baseline; a warning says which one is better: "
-        "it is time to search hyper-parameters, gh-assets tune."
+        "RecVAE is at least as good as every baseline on held-out users. Warns if not: gh-assets tune searches better "
+        "hyper-parameters."
     ),
 )
 def recvae_is_the_best(leaderboard: pl.DataFrame) -> dg.AssetCheckResult:
-    """Compares NDCG@100 within the leaderboard."""
+    """Compare NDCG@100 within the leaderboard."""
     board = leaderboard.filter(leaderboard["split"] == USERS_HELD_OUT).sort("ndcg_at_100", descending=True)
     scores = dict(zip(board["model"].to_list(), board["ndcg_at_100"].to_list(), strict=True))
     others = [(value, name) for name, value in scores.items() if name not in SERVED]
@@ -59,41 +58,38 @@ def recvae_is_the_best(leaderboard: pl.DataFrame) -> dg.AssetCheckResult:
     asset=champion,
     additional_ins={"leaderboard": dg.AssetIn("leaderboard")},
     description=(
-        "No model on the leaderboard is clearly better than the champion: warns when the lower end of its interval "
-        "lies above the upper end of the champion's. The gate should have promoted it, or somebody promoted another "
-        "by hand."
+        "No model on the leaderboard is clearly better than the champion. Warns when the lower end of a model's "
+        "interval lies above the upper end of the champion's: the gate refused it, or another was promoted by hand."
     ),
 )
-def champion_is_not_left_behind(
-    leaderboard: pl.DataFrame, mongo: MongoResource, gcs: GcsResource
-) -> dg.AssetCheckResult:
-    """The champion's kind of model against all others, on the same users."""
-    with mongo.database() as database:
-        holding = ModelRegistry(gcs.model_store(), database[Collections.MODELS]).aliases.current(PURPOSE, CHAMPION)
+def champion_is_not_left_behind(leaderboard: pl.DataFrame, registry: RegistryResource) -> dg.AssetCheckResult:
+    """Compare the champion's kind of model with all others on the same users."""
+    with registry.open() as models:
+        move = models.aliases.current(PURPOSE, CHAMPION)
     board = leaderboard.filter(pl.col("split") == USERS_HELD_OUT)
-    mine = board.filter(pl.col("model") == holding.name) if holding is not None else board.clear()
-    if holding is None or not mine.height:
+    own = board.filter(pl.col("model") == move.name) if move is not None else board.clear()
+    if move is None or not own.height:
         return dg.AssetCheckResult(passed=True, description="The champion is not on the leaderboard.")
-    better = board.filter(pl.col("ndcg_at_100_low") > mine["ndcg_at_100_high"][0]).sort("ndcg_at_100", descending=True)
+    better = board.filter(pl.col("ndcg_at_100_low") > own["ndcg_at_100_high"][0]).sort("ndcg_at_100", descending=True)
     return dg.AssetCheckResult(
         passed=better.height == 0,
         severity=dg.AssetCheckSeverity.WARN,
         description=(
-            f"{better['model'][0]} is better than the champion {holding.name}: gh-assets models promote."
+            f"{better['model'][0]} is better than the champion {move.name}: gh-assets models promote."
             if better.height
-            else f"None is clearly better than {holding.name} {holding.version}."
+            else f"No model is clearly better than {move.name} {move.version}."
         ),
-        metadata={"champion": holding.name, "ndcg_at_100": float(mine["ndcg_at_100"][0])},
+        metadata={"champion": move.name, "ndcg_at_100": float(own["ndcg_at_100"][0])},
     )
 
 
 @dg.asset_check(
     asset=recommendations,
     additional_ins={"stargazers": dg.AssetIn("stargazers", metadata={"columns": ["repo_id", "user_id"]})},
-    description="Nobody is recommended what the person starred already, nor the same repository twice.",
+    description="No user is recommended a repository that the user starred, or the same one twice.",
 )
 def nothing_known_is_recommended(recommendations: pl.DataFrame, stargazers: pl.DataFrame) -> dg.AssetCheckResult:
-    """Pairs of user and repository, recommended and starred."""
+    """Count recommended pairs of user and repository that are starred or repeated."""
     pairs = recommendations.select("user_id", "repo_id")
     known = pairs.join(stargazers, on=["user_id", "repo_id"], how="semi").height
     twice = pairs.height - pairs.unique().height

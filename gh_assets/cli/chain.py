@@ -8,12 +8,11 @@ from typing import Any
 
 import dagster as dg
 from dagster import DagsterExecutionInterruptedError, DagsterInstance
-from dagster._core.errors import DagsterAssetCheckFailedError
 
+from gh_assets.assets.definition import REPO_PARTITIONS
 from gh_assets.assets.leaderboard import USERS_HELD_OUT
-from gh_assets.assets.metadata import REPO_PARTITIONS
 from gh_assets.assets.retries import without_retries
-from gh_assets.assets.star_events import read_days_of_the_archive
+from gh_assets.automation.archive_ops import read_days_of_the_archive
 from gh_assets.automation.jobs import archive_job, range_tags, refresh_job, repos_job
 from gh_assets.cli.failures import EXPLAINED_ERRORS, cause_of
 from gh_assets.cli.options import ChainOptions
@@ -22,8 +21,9 @@ from gh_assets.collector.seed_users import read_seeds_file
 from gh_assets.collector.stars_file import read_stars
 from gh_assets.embedded.servers import HomeWorld, choose_world, read_world
 from gh_assets.errors import CheckFailedError, ConfigurationError, InputError
+from gh_assets.instance.configuration import open_instance
+from gh_assets.instance.internals import DagsterAssetCheckFailedError
 from gh_assets.instance.launcher import OWN_PROCESS, execute_job, fail_dead_runs
-from gh_assets.instance.storage import open_instance
 from gh_assets.local.progress import Progress, use_progress
 from gh_assets.services.connections import asset_store, open_mongo
 from gh_assets.services.world import claim_world, has_only_archive, world_identity
@@ -54,7 +54,7 @@ def run_chain(settings: Settings, options: ChainOptions, progress: Progress) -> 
     GhAssetsError
         The reason for which an asset failed, as the asset raised it.
     """
-    from gh_assets.definitions import defs
+    from gh_assets.definitions import build_definitions
 
     options = options.model_copy(
         update={
@@ -66,7 +66,8 @@ def run_chain(settings: Settings, options: ChainOptions, progress: Progress) -> 
     if skipped and options.source != "file":  # that source reports it itself
         progress.notify(skipped)
     progress.notify(f"Collecting from {world_identity(settings)[1]} into {settings.home_path}")
-    with open_instance() as instance, use_progress(progress):
+    defs = build_definitions(settings)
+    with open_instance(settings) as instance, use_progress(progress):
         fail_dead_runs(instance)
         if options.archive:
             config = {read_days_of_the_archive.name: {"config": {"places": list(options.archive)}}}

@@ -14,7 +14,7 @@ from gh_assets.collector.star_sources.starred_state import StarredState
 from gh_assets.errors import ModelNotFoundError
 from gh_assets.github.ledger import MongoLedger
 from gh_assets.github.outcomes import Outcome
-from gh_assets.instance.storage import open_instance
+from gh_assets.instance.configuration import open_instance
 from gh_assets.registry import CHAMPION, PURPOSE, Decision, ModelRegistry, Move, RegisteredModel
 from gh_assets.services.connections import asset_store, connect_gcs, model_store, open_mongo
 from gh_assets.services.world import world_identity
@@ -53,7 +53,7 @@ def read_status(settings: Settings) -> dict[str, Any]:
         named = {str(document["partition"]) for document in listed}
         collection = CollectionState(database)
         states = collection.load().values()
-        with open_instance() as instance:
+        with open_instance(settings) as instance:
             partitions = set(instance.get_dynamic_partitions("repo"))
             runs = Counter(run.status.value for run in instance.get_runs())
         return {

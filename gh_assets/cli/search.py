@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import NamedTuple
 
-from gh_assets.assets.recvae_model import TUNED, register
 from gh_assets.errors import InputError
 from gh_assets.recommender.models.recvae import RecVAEConfig
 from gh_assets.recommender.training.search import SearchResult, Trial, search
 from gh_assets.recommender.training.training import result_of, split_of
 from gh_assets.registry import ModelRegistry, RegisteredModel
+from gh_assets.registry.training import TUNED, register
 from gh_assets.services.connections import asset_store, model_store, open_mongo
 from gh_assets.settings import Settings
 from gh_assets.storage.mongo import Collections

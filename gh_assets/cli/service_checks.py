@@ -13,7 +13,7 @@ from typing import Any
 
 from gh_assets.cli.failures import EXPLAINED_ERRORS, SYSTEM_ERRORS, explain
 from gh_assets.github.rate_limits import Resource
-from gh_assets.instance.storage import history_folder, open_instance
+from gh_assets.instance.configuration import history_folder, open_instance
 from gh_assets.local.home import open_home
 from gh_assets.services.connections import connect_gcs, connect_github, data_store, model_store, open_mongo
 from gh_assets.services.world import has_only_archive
@@ -108,7 +108,7 @@ def check_github(settings: Settings) -> str:
 
 def check_dagster(settings: Settings) -> str:
     folder = history_folder(settings)
-    with open_instance() as instance:
+    with open_instance(settings) as instance:
         runs = instance.get_runs_count()
         for path in filter(Path.exists, (folder / name for name in HISTORY_DATABASES)):
             with closing(sqlite3.connect(path)) as database:

@@ -15,11 +15,11 @@ from dataclasses import asdict, replace
 import torch
 import torch.distributed as dist
 
-from gh_assets.assets.recvae_model import matrix_lineage, register, tuned_hyperparameters
 from gh_assets.errors import GhAssetsError
 from gh_assets.recommender.models.recvae import RecVAEConfig
 from gh_assets.recommender.training.training import train_recvae, training_fingerprint
 from gh_assets.registry import RECVAE, ModelRegistry
+from gh_assets.registry.training import matrix_lineage, register, tuned_hyperparameters
 from gh_assets.services.connections import asset_store, connect_gcs, model_store, open_mongo
 from gh_assets.settings import load_settings
 from gh_assets.storage.mongo import Collections

@@ -1,1 +1,1 @@
-"""Dagster's storage, run launcher, executors and Celery application. All use of Dagster's internals."""
+"""Dagster's storage, run launcher, executors and Celery application, and all use of Dagster's internals."""

@@ -11,15 +11,15 @@ BROKER = "GH_ASSETS_CELERY_BROKER"
 
 
 def executor_of(settings: Settings) -> dg.ExecutorDefinition:
-    """The executor that the settings name.
+    """Return the executor that the settings name.
 
-    In one process by default: the chain is a line, and each further process would load torch and polars anew, seconds
-    for each asset and check.
+    The default is one process: the chain is a line, and each further process would import torch and polars anew, which
+    takes seconds for each asset and check.
 
     Raises
     ------
     ConfigurationError
-        If it needs a package that is not installed, or a broker that is not named.
+        If it needs a package that is not installed, or a broker that is not set.
     """
     if settings.executor == "multiprocess":
         return dg.multiprocess_executor
@@ -31,7 +31,7 @@ def executor_of(settings: Settings) -> dg.ExecutorDefinition:
                 "GH_ASSETS_EXECUTOR is celery, but dagster-celery is not installed: pip install 'gh-assets[scale]'."
             ) from None
         _broker(settings)
-        # The address may hold a password: Dagster is told the variable's name only.
+        # The address may hold a password: Dagster gets the variable's name only.
         address = {"env": BROKER}
         executor: dg.ExecutorDefinition = celery_executor.configured(
             {"broker": address, "backend": address, "config_source": celery_options(settings)}, name="celery"
@@ -51,7 +51,7 @@ def executor_of(settings: Settings) -> dg.ExecutorDefinition:
 
 
 def celery_options(settings: Settings) -> dict[str, Any]:
-    """How tasks are handled, for workers and for those who submit: one that a dead worker had is given to another."""
+    """Return Celery's options, for workers and for those who submit: a task of a dead worker goes to another."""
     return {
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,
@@ -63,12 +63,12 @@ def celery_options(settings: Settings) -> dict[str, Any]:
 
 
 def celery_app(settings: Settings) -> Any:
-    """The Celery application of the workers: ``celery -A gh_assets.instance.celery_app worker``.
+    """Return the Celery application of the workers.
 
     Raises
     ------
     ConfigurationError
-        If no broker is named.
+        If no broker is set.
     """
     from dagster_celery.executor import CeleryExecutor
     from dagster_celery.make_app import make_app

@@ -1,7 +1,7 @@
-"""Runs whose process died: noticed, so that none stays "started" for ever.
+"""The run launcher, which notices that the process of a run died, and how the command executes runs.
 
-Dagster's own launcher for one machine does not look whether a run's process is still there. After `kill -9`, or when
-the machine went down, such a run would count as running, hold its pool, and keep sensors waiting.
+Dagster's own launcher for one machine does not check whether a run's process still exists. After `kill -9`, or when the
+machine went down, such a run would count as running, hold its pool, and block sensors.
 """
 
 from __future__ import annotations
@@ -15,44 +15,52 @@ from pathlib import Path
 from typing import Any
 
 from dagster import (
+    DagsterEventType,
     DagsterInstance,
     DagsterRun,
     DagsterRunStatus,
+    DefaultRunLauncher,
     JobDefinition,
     JobExecutionResult,
+    RunRecord,
     RunsFilter,
     in_process_executor,
 )
-from dagster._core.definitions.job_base import InMemoryJob
-from dagster._core.definitions.repository_definition import SINGLETON_REPOSITORY_NAME
-from dagster._core.events import DagsterEventType
-from dagster._core.execution.api import execute_run
-from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, WorkerStatus
-from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepositoryOrigin
-from dagster._core.storage.dagster_run import RunRecord
-from dagster._core.storage.runs.sqlite import SqliteRunStorage
-from dagster._core.storage.tags import MAX_RETRIES_TAG
 
-import gh_assets.instance.storage  # noqa: F401 - sets how events are written, whatever stores them
+import gh_assets.instance.environment  # noqa: F401 - how events are written, whatever stores them
+from gh_assets.instance.internals import (
+    MAX_RETRIES_TAG,
+    SINGLETON_REPOSITORY_NAME,
+    CheckRunHealthResult,
+    InMemoryJob,
+    RegisteredCodeLocationOrigin,
+    RemoteRepositoryOrigin,
+    SqliteRunStorage,
+    WorkerStatus,
+    execute_run,
+)
 
 WORKER_EVENTS = 20
-"""Engine events of a run that may name its process: it is among the first."""
+"""Number of a run's first engine events that are searched for the id of its process."""
 
 CODE_LOCATION = "gh_assets"
-"""The name of the code location in workspace.yaml."""
+"""Name of the code location in workspace.yaml."""
 
 OWN_PROCESS = {MAX_RETRIES_TAG: "0"}
-"""Tags of runs that a command executes itself: the daemon has no way to start them again."""
+"""Tags of runs that a command executes itself: the daemon must not retry them."""
 
 PROCESS = "gh_assets/process"
-"""Tag of a run that a command executes itself: its process and machine, known before the run has begun.
+"""Tag of a run that a command executes itself: its process and machine, known before the run starts.
 
-It names the run, too, since a run that is started again from the UI gets the tags of the first.
+The value also names the run, because a run that is re-executed from the UI inherits the tags of the first.
 """
+
+CLOCK_TOLERANCE = 2.0
+"""Seconds by which the start of a process may seem to be later than its first event."""
 
 
 class HomeRunLauncher(DefaultRunLauncher):
-    """Dagster's launcher for one machine, which also knows whether a run's process is still alive."""
+    """Dagster's launcher for one machine, with a health check: whether the run's process is still alive."""
 
     @property
     def supports_check_run_worker_health(self) -> bool:
@@ -60,12 +68,12 @@ class HomeRunLauncher(DefaultRunLauncher):
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
         record = self._instance.get_run_record_by_id(run.run_id)
-        pid = None if record is None else process_of(self._instance, record)
-        if pid is None:
+        process = None if record is None else process_of(self._instance, record)
+        if process is None:
             return CheckRunHealthResult(WorkerStatus.RUNNING, "its process is not known")
-        if is_alive(*pid):
+        if is_alive(*process):
             return CheckRunHealthResult(WorkerStatus.RUNNING)
-        return CheckRunHealthResult(WorkerStatus.FAILED, f"the process {pid[0]} is gone")
+        return CheckRunHealthResult(WorkerStatus.FAILED, f"the process {process[0]} is gone")
 
 
 def execute_job(
@@ -76,21 +84,21 @@ def execute_job(
     run_config: Mapping[str, Any],
     tags: Mapping[str, str],
 ) -> JobExecutionResult:
-    """Execute a job in this process, as a run that the UI shows like those that it started itself.
+    """Execute a job in this process, as a run that the UI shows like those that it launched itself.
 
-    `JobDefinition.execute_in_process` does not say which code location a run belongs to, so that the UI shows such runs
-    neither on its timeline nor beside their jobs.
+    `JobDefinition.execute_in_process` does not record the code location of a run, so that the UI shows it neither on
+    its timeline nor beside its job.
     """
-    here = job.with_executor_def(in_process_executor)
+    in_process = job.with_executor_def(in_process_executor)
     location = RegisteredCodeLocationOrigin(CODE_LOCATION)
     run = instance.create_run_for_job(
-        job_def=here,
+        job_def=in_process,
         run_id=run_id,
         run_config=run_config,
         tags={**job.run_tags, **tags, PROCESS: f"{os.getpid()} on {socket.gethostname()} for {run_id}"},
         remote_job_origin=RemoteRepositoryOrigin(location, SINGLETON_REPOSITORY_NAME).get_job_origin(job.name),
     )
-    return execute_run(InMemoryJob(here), run, instance, raise_on_error=True)
+    return execute_run(InMemoryJob(in_process), run, instance, raise_on_error=True)
 
 
 def is_shared(instance: DagsterInstance) -> bool:
@@ -99,53 +107,56 @@ def is_shared(instance: DagsterInstance) -> bool:
 
 
 def process_of(instance: DagsterInstance, record: RunRecord) -> tuple[int, float] | None:
-    """The process on this machine that executes a run: its number, and a time at which it was there (s since 1970).
+    """Return the process on this machine that executes a run.
 
-    None if it is not known, or is another machine's: nobody here can tell whether that one is alive.
+    Returns
+    -------
+    tuple of (int, float) or None
+        Its id, and a time at which it existed (seconds since 1970). None if it is not known, or is on another machine.
     """
     run = record.dagster_run
-    named = re.fullmatch(r"(\d+) on (.*) for (\S+)", run.tags.get(PROCESS, ""), re.DOTALL)
-    if named and named[3] == run.run_id:
-        if is_shared(instance) and named[2] != socket.gethostname():
+    tag = re.fullmatch(r"(\d+) on (.*) for (\S+)", run.tags.get(PROCESS, ""), re.DOTALL)
+    if tag and tag[3] == run.run_id:
+        if is_shared(instance) and tag[2] != socket.gethostname():
             return None
-        return int(named[1]), record.create_timestamp.timestamp()
-    found = None
+        return int(tag[1]), record.create_timestamp.timestamp()
+    process = None
     for entry in instance.get_records_for_run(
         run.run_id, of_type=DagsterEventType.ENGINE_EVENT, limit=WORKER_EVENTS
     ).records:
         event = entry.event_log_entry.get_dagster_event()
-        if event.step_key is not None:  # processes of single steps come and go
+        if event.step_key is not None:  # the processes of single steps come and go
             continue
-        value = event.engine_event_data.metadata.get("pid")
-        if value is not None:
-            found = int(str(value.value)), entry.event_log_entry.timestamp
-    return found
+        pid = event.engine_event_data.metadata.get("pid")
+        if pid is not None:
+            process = int(str(pid.value)), entry.event_log_entry.timestamp
+    return process
 
 
 def is_alive(pid: int, since: float) -> bool:
-    """Whether the process that had this number at a moment still runs; another one may have it by now."""
+    """Whether the process that had an id at a time still runs; another process may have the id by now."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # somebody else's, so not the one that wrote into our storage
+    except PermissionError:  # another user's, so it is not the one that wrote into this storage
         return False
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         uptime = float(Path("/proc/uptime").read_text().split()[0])
-    except OSError:  # no such files here: the number has to do
+    except OSError:  # not Linux: the id is all there is to compare
         return True
     if fields[0] == "Z":
         return False
-    began = time.time() - uptime + int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    return began <= since + 2.0
+    started = time.time() - uptime + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return started <= since + CLOCK_TOLERANCE
 
 
 def fail_dead_runs(instance: DagsterInstance) -> list[str]:
-    """Mark runs as failed whose process is gone; gives their ids.
+    """Mark runs as failed whose process is gone, and return their ids.
 
-    For the command, beside which there may be no daemon, and for runs that it was killed before it started them: at
-    those the daemon does not look. In a history that machines share, the runs that others launched are left to them.
+    The daemon does not do this for runs that were never started, and the command may run without a daemon. In a history
+    that several machines share, runs that others launched are left alone.
     """
     dead = []
     statuses = [DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
@@ -153,8 +164,8 @@ def fail_dead_runs(instance: DagsterInstance) -> list[str]:
         run = record.dagster_run
         if is_shared(instance) and PROCESS not in run.tags:
             continue
-        pid = process_of(instance, record)
-        if pid is not None and not is_alive(*pid):
-            instance.report_run_failed(run, f"The process {pid[0]} that executed this run is gone.")
+        process = process_of(instance, record)
+        if process is not None and not is_alive(*process):
+            instance.report_run_failed(run, f"The process {process[0]} that executed this run is gone.")
             dead.append(run.run_id)
     return dead

@@ -2,35 +2,48 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-from dagster import ConfigurableResource
+from urllib.parse import urlsplit
 
 from gh_assets.github.client import GitHubClient
+from gh_assets.resources.base import SettingsResource, setting
 from gh_assets.services.connections import awesome_lists, connect_github
-from gh_assets.services.world import has_only_archive
-from gh_assets.settings import load_settings
+from gh_assets.services.world import claim_world, has_only_archive
 from gh_assets.storage.mongo import MongoDatabase
 
 
-class GitHubResource(ConfigurableResource):  # type: ignore[type-arg]
-    """GitHub's REST API with the tokens of ``GITHUB_TOKENS``; the project's stand-in if there are none."""
+class GitHubResource(SettingsResource):
+    """GitHub's API with the configured tokens or app; the project's stand-in if there are none."""
+
+    github_tokens_text: str | None = setting("github_tokens_text")
+    github_tokens_file: str | None = setting("github_tokens_file")
+    github_app_id: str | None = setting("github_app_id")
+    github_app_installations_text: str | None = setting("github_app_installations_text")
+    github_app_private_key_file: str | None = setting("github_app_private_key_file")
+    github_api_url: str = setting("github_api_url")
+    awesome_text: str | None = setting("awesome_text")
+    workers: int = setting("workers")
 
     @contextmanager
     def client(
         self, database: MongoDatabase | None = None, *, max_requests: int | None = None
     ) -> Iterator[GitHubClient]:
-        """A client that is closed afterwards, whatever happens: its workers stop with it.
+        """Open a client for the length of a block; its threads end with it.
 
-        With a `database` it shares the quota with the other processes that use that.
+        Parameters
+        ----------
+        database : pymongo database, optional
+            Shares the quota with all processes that use the same database.
+        max_requests : int, optional
+            Maximum number of requests.
         """
-        with connect_github(load_settings(), database, max_requests=max_requests) as client:
+        with connect_github(self.settings(), database, max_requests=max_requests) as client:
             yield client
 
     @contextmanager
     def client_if_any(
         self, database: MongoDatabase, *, max_requests: int | None = None
     ) -> Iterator[GitHubClient | None]:
-        """As `client`; None where there is only GH Archive."""
+        """Open a client as `client` does; None for a home that has GH Archive only."""
         if self.has_only_archive():
             yield None
         else:
@@ -38,9 +51,27 @@ class GitHubResource(ConfigurableResource):  # type: ignore[type-arg]
                 yield client
 
     def has_only_archive(self) -> bool:
-        """Whether there is no GitHub to ask, only hours of GH Archive."""
-        return has_only_archive(load_settings())
+        """Whether the home has no GitHub, only hours of GH Archive."""
+        return has_only_archive(self.settings())
 
     def awesome_lists(self, client: GitHubClient) -> list[str]:
-        """The lists to read when a run names none."""
-        return awesome_lists(load_settings(), client)
+        """Return the lists to read when a run names none."""
+        return awesome_lists(self.settings(), client)
+
+    def claim_world(self, database: MongoDatabase) -> None:
+        """Make sure that the database holds data of this GitHub only.
+
+        Raises
+        ------
+        WorldMismatchError
+            If it holds data of another.
+        """
+        claim_world(self.settings(), database)
+
+    def web_url(self) -> str | None:
+        """Return the address of GitHub's pages; None for the stand-in, which has none."""
+        settings = self.settings()
+        if settings.uses_standin:
+            return None
+        api = urlsplit(settings.github_api_url)
+        return f"{api.scheme}://{'github.com' if api.hostname == 'api.github.com' else api.netloc}"

@@ -3,28 +3,19 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dagster import ConfigurableResource
-
+from gh_assets.resources.base import SettingsResource, setting
 from gh_assets.services.connections import open_mongo
-from gh_assets.services.world import claim_world
-from gh_assets.settings import load_settings
 from gh_assets.storage.mongo import MongoDatabase
 
 
-class MongoResource(ConfigurableResource):  # type: ignore[type-arg]
-    """The project's Mongo database: that of ``MONGO_URI``, else the embedded server."""
+class MongoResource(SettingsResource):
+    """The project's database: that of ``mongo_uri`` if it is set, else the embedded server's."""
+
+    mongo_uri: str | None = setting("mongo_uri")
+    mongo_database: str = setting("mongo_database")
 
     @contextmanager
-    def database(self, *, claim: bool = False) -> Iterator[MongoDatabase]:
-        """The database, connected and answering.
-
-        Parameters
-        ----------
-        claim : bool
-            For those who write what GitHub said: make sure that the database holds data of this GitHub only.
-        """
-        settings = load_settings()
-        with open_mongo(settings) as database:
-            if claim:
-                claim_world(settings, database)
+    def database(self) -> Iterator[MongoDatabase]:
+        """Connect to the database for the length of a block."""
+        with open_mongo(self.settings()) as database:
             yield database

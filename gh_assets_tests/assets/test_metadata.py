@@ -1,15 +1,13 @@
-"""Tables in Dagster's metadata: what strangers wrote stays text, whatever it looks like."""
+"""Tables in Dagster's metadata: other people's text stays text, whatever it looks like."""
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from gh_assets.assets.metadata import github_link, markdown_table
-from gh_assets.settings import load_settings
 
 HARMLESS = {
     "table_open", "table_close", "thead_open", "thead_close", "tbody_open", "tbody_close", "tr_open", "tr_close",
@@ -18,8 +16,8 @@ HARMLESS = {
 
 
 def tokens(markdown: str) -> list[Token]:
-    found = MarkdownIt("gfm-like", {"html": True}).parse(markdown)
-    return [inner for token in found for inner in (token, *(token.children or ()))]
+    parsed = MarkdownIt("gfm-like", {"html": True}).parse(markdown)
+    return [inner for token in parsed for inner in (token, *(token.children or ()))]
 
 
 @given(st.text() | st.text(alphabet="_*~`|\\[]()<>!#+-w./0a \n"))
@@ -32,23 +30,19 @@ def tokens(markdown: str) -> list[Token]:
 @example("a\n\n# b")
 @example("`` ` ``")
 @example("\\` | x")
-@example("www.example.org and somebody@example.org")
+@example("www.example.org and user@example.org")
 @example("*_~~{{ 1 }}~~_*")
 def test_a_cell_is_text_and_one_cell(text: str) -> None:
     markdown = markdown_table(["what"], [(text,), ("next",)]).value
     assert markdown is not None
-    found = tokens(markdown)
-    assert {token.type for token in found} <= HARMLESS
-    assert sum(token.type == "td_open" for token in found) == 2
+    parsed = tokens(markdown)
+    assert {token.type for token in parsed} <= HARMLESS
+    assert sum(token.type == "td_open" for token in parsed) == 2
 
 
-def test_a_link_leads_to_the_repository_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert github_link("a/b", load_settings()) == "a/b", "nobody can look at the stand-in's"
-    monkeypatch.setenv("GITHUB_TOKENS", "token")
-    settings = load_settings()
-    markdown = markdown_table(["what"], [(github_link("a_b/c.d", settings),), (github_link("a/b)(x", settings),)]).value
+def test_a_link_leads_to_the_repository_and_nowhere_else() -> None:
+    web_url = "https://github.com"
+    assert github_link("a/b", None) == "a/b", "the stand-in has no pages"
+    markdown = markdown_table(["what"], [(github_link("a_b/c.d", web_url),), (github_link("a/b)(x", web_url),)]).value
     links = [token.attrGet("href") for token in tokens(str(markdown)) if token.type == "link_open"]
     assert links == ["https://github.com/a_b/c.d"]
-    monkeypatch.setenv("GITHUB_API_URL", "https://git.example.org/api/v3")
-    markdown = markdown_table(["what"], [(github_link("a/b", load_settings()),)]).value
-    assert "(https://git.example.org/a/b)" in str(markdown)

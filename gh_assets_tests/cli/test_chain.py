@@ -19,7 +19,7 @@ import pytest
 import requests
 import zstandard
 
-from gh_assets.assets.metadata import REPO_PARTITIONS
+from gh_assets.assets.definition import REPO_PARTITIONS
 from gh_assets.automation.jobs import range_tags, refresh_job, repos_job
 from gh_assets.cli import main
 from gh_assets.cli.chain import execute
@@ -28,7 +28,7 @@ from gh_assets.embedded import servers as embedded
 from gh_assets.embedded.servers import HomeWorld, choose_world
 from gh_assets.embedded.supervision import read_state
 from gh_assets.errors import WorldMismatchError
-from gh_assets.instance.storage import open_instance
+from gh_assets.instance.configuration import open_instance
 from gh_assets.registry import SERVED, ModelCard, ModelRegistry, Promotion
 from gh_assets.services.connections import connect_gcs, connect_mongo, data_store, model_store, open_mongo
 from gh_assets.settings import load_settings
@@ -59,7 +59,7 @@ def collected_stars(home: Path, monkeypatch: pytest.MonkeyPatch) -> pl.DataFrame
 def test_runs_of_the_command_belong_to_the_code_location(chain_run: ChainRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """The UI shows a run on its timeline and with its job only if it knows the code location of the run."""
     monkeypatch.setenv("GH_ASSETS_HOME", str(chain_run.home))
-    with open_instance() as instance:
+    with open_instance(load_settings()) as instance:
         runs = list(instance.get_runs())
         of_jobs = list(instance.get_runs(dg.RunsFilter(tags={".dagster/repository": "__repository__@gh_assets"})))
     assert len(runs) >= 2
@@ -155,12 +155,12 @@ def test_command_and_asset_agree(chain_run: ChainRun, monkeypatch: pytest.Monkey
 
 def test_unlisted_partition_is_not_reported_as_collected(chain_run: ChainRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GH_ASSETS_HOME", str(chain_run.home))
-    from gh_assets.definitions import defs
+    from gh_assets.definitions import build_definitions
 
-    with open_instance() as instance:
+    with open_instance(load_settings()) as instance:
         instance.add_dynamic_partitions("repo", ["typed/by-hand"])
         try:
-            job = defs.resolve_implicit_global_asset_job_def()
+            job = build_definitions(load_settings()).resolve_implicit_global_asset_job_def()
             job.execute_in_process(
                 asset_selection=[dg.AssetKey("stargazers")], partition_key="typed/by-hand", instance=instance
             )
@@ -201,14 +201,14 @@ def test_unloadable_champion_stops_no_asset(
     chain_run: ChainRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With a newer hybrid of an unknown format, promoted by hand, promotion, recommendations and command continue."""
-    from gh_assets.definitions import defs
+    from gh_assets.definitions import build_definitions
 
     monkeypatch.setenv("GH_ASSETS_HOME", str(chain_run.home))
     settings = load_settings()
     before = answer_json(chain_run.home, "status")["serving"]["model"]
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "index.json").write_text('{"model": "transformer"}')
-    with open_mongo(settings) as database, open_instance() as instance:
+    with open_mongo(settings) as database, open_instance(load_settings()) as instance:
         registry = ModelRegistry(model_store(settings), database["models"])
         data = registry.latest("hybrid").data
         broken = registry.save(
@@ -216,7 +216,7 @@ def test_unloadable_champion_stops_no_asset(
         )
         registry.promote(Promotion("hybrid", broken.version, why="a test"))
         for job, asset in (("judge_models", "champion"), ("recommend", "recommendations")):
-            assert defs.resolve_job_def(job).execute_in_process(instance=instance).success
+            assert build_definitions(load_settings()).resolve_job_def(job).execute_in_process(instance=instance).success
             event = instance.get_latest_materialization_event(dg.AssetKey(asset))
             assert event is not None
             assert event.asset_materialization is not None
@@ -235,16 +235,18 @@ def test_unloadable_champion_stops_no_asset(
 
 def test_unloadable_model_is_trained_again(chain_run: ChainRun, monkeypatch: pytest.MonkeyPatch) -> None:
     from gh_assets.assets.hybrid_model import hybrid_model
-    from gh_assets.definitions import defs
+    from gh_assets.definitions import build_definitions
 
     monkeypatch.setenv("GH_ASSETS_HOME", str(chain_run.home))
     settings = load_settings()
-    with open_mongo(settings) as database, open_instance() as instance:
+    with open_mongo(settings) as database, open_instance(load_settings()) as instance:
         registry = ModelRegistry(model_store(settings), database["models"])
         before = registry.latest("hybrid")
         database["models"].update_one({"name": "hybrid", "version": before.version}, {"$set": {"sha256": "0" * 64}})
-        result = defs.resolve_implicit_global_asset_job_def().execute_in_process(
-            asset_selection=[hybrid_model.key], instance=instance
+        result = (
+            build_definitions(load_settings())
+            .resolve_implicit_global_asset_job_def()
+            .execute_in_process(asset_selection=[hybrid_model.key], instance=instance)
         )
         assert result.success
         again = registry.latest("hybrid")
@@ -316,19 +318,26 @@ def test_file_source_yields_the_same_stars(
 
 
 def test_launchpad_refuses_a_file_of_another_world(fresh_home: Path, tmp_path: Path) -> None:
-    from gh_assets.definitions import defs
+    from gh_assets.definitions import build_definitions
 
     own, other = tmp_path / "own.csv", tmp_path / "other.csv"
     own.write_text("repo,login\na/b,ann\na/c,bob\n")
     other.write_text("repo,login\na/b,zoe\n")
     choose_world(fresh_home, HomeWorld(str(own)))
-    with open_instance() as instance:
+    defs = build_definitions(load_settings())
+    with open_instance(load_settings()) as instance:
         execute(defs, repos_job.name, instance, {})
         partitions = instance.get_dynamic_partitions(str(REPO_PARTITIONS.name))
         assert sorted(partitions) == ["a/b", "a/c"]
         config = {"stargazers": {"config": {"source": "file", "stars_file": str(other)}}}
         with pytest.raises(WorldMismatchError, match=r"data of the stars of own\.csv, whose ids are made up"):
-            execute(defs, refresh_job.name, instance, config, range_tags(partitions[0], partitions[-1]))
+            execute(
+                build_definitions(load_settings()),
+                refresh_job.name,
+                instance,
+                config,
+                range_tags(partitions[0], partitions[-1]),
+            )
     database = connect_mongo(load_settings())
     assert database["users"].count_documents({}) == database["stargazer_state"].count_documents({}) == 0
     database.client.close()

@@ -12,8 +12,9 @@ import torch
 import gh_assets.cli.documents
 from gh_assets.cli import main
 from gh_assets.cli.failures import cause_of
-from gh_assets.instance.storage import open_instance, other_instance_warning
+from gh_assets.instance.configuration import open_instance, other_instance_warning
 from gh_assets.recommender.training.checkpoints import Checkpoint, Checkpoints
+from gh_assets.settings import load_settings
 from gh_assets_tests.support.commands import fails, let_go
 from gh_assets_tests.support.dagster_dev import ROOT
 from gh_assets_tests.support.worlds import LIST, world_of
@@ -24,7 +25,7 @@ SECRET = "ghp_verysecret0123456789wxyz"
 @pytest.fixture
 def history(fresh_home: Path) -> Path:
     """Dagster's history of a home, with one repository in it."""
-    with open_instance() as instance:
+    with open_instance(load_settings()) as instance:
         instance.add_dynamic_partitions("repo", ["a/b"])
     return fresh_home / "dagster"
 
@@ -36,9 +37,9 @@ def test_all_files_are_in_a_home_whose_name_has_special_characters(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GH_ASSETS_HOME", str(tmp_path / name))
-    with open_instance() as instance:
+    with open_instance(load_settings()) as instance:
         instance.add_dynamic_partitions("repo", ["a/b"])
-    with open_instance() as instance:
+    with open_instance(load_settings()) as instance:
         assert list(instance.get_dynamic_partitions("repo")) == ["a/b"]
         assert instance.get_runs_count() == 0
     assert [path.name for path in tmp_path.iterdir()] == [name]
@@ -123,13 +124,13 @@ def test_definitions_warn_about_another_instance(
     monkeypatch.chdir(tmp_path if elsewhere else ROOT)
     monkeypatch.setenv("DAGSTER_IS_DEV_CLI", "1" if dev else "")
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
-    warning = other_instance_warning()
+    warning = other_instance_warning(load_settings())
     assert (warning is not None) == warned
     if warning is not None:
         assert str(tmp_path) in warning
         assert str(fresh_home) in warning
         monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))  # the command uses it, too
-        assert other_instance_warning() is None
+        assert other_instance_warning(load_settings()) is None
 
 
 def test_a_checkpoint_that_does_not_fit_is_an_error_of_the_system(tmp_path: Path) -> None:

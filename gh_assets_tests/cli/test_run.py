@@ -17,7 +17,7 @@ import pytest
 
 from gh_assets.collector.pipeline import CollectionState
 from gh_assets.embedded.standin.limits import Limits
-from gh_assets.instance.storage import open_instance
+from gh_assets.instance.configuration import open_instance
 from gh_assets.services.connections import asset_store, connect_mongo
 from gh_assets.settings import load_settings
 from gh_assets_tests.conftest import SETTINGS
@@ -104,7 +104,7 @@ def test_stars_file_with_logins_is_combined_with_github(serve_world, fresh_home:
     database.client.close()
     matrix_users = asset_store(load_settings()).read_table("users")["user_id"]
     assert matrix_users.to_list() == world.user_ids
-    with open_instance() as instance:
+    with open_instance(load_settings()) as instance:
         event = instance.get_latest_materialization_event(dg.AssetKey("stargazers"))
         assert event is not None
         assert event.asset_materialization is not None

@@ -1,4 +1,4 @@
-"""Postgres for Dagster's history, Redis and two Celery workers for the steps: the same data as one process. Slow."""
+"""Postgres for Dagster's history, Redis and two Celery workers for the steps give the same data as one process."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ REPOSITORIES, USERS = 160, 150
 
 
 def world() -> World:
-    """Users with tastes, so that there is something to learn."""
+    """Return a world whose users have preferences, so that a model can learn them."""
     rng = np.random.default_rng(5)
     stars = {}
     for repo in range(REPOSITORIES):
         like = np.where(np.arange(USERS) % 3 == repo % 3, 6.0, 1.0)
-        who = rng.choice(USERS, 12 + repo % 20, replace=False, p=like / like.sum())
-        stars[f"o/r{repo}"] = who.tolist()
+        stargazers = rng.choice(USERS, 12 + repo % 20, replace=False, p=like / like.sum())
+        stars[f"o/r{repo}"] = stargazers.tolist()
     return world_of(stars, users=USERS)
 
 
 @dataclass
 class Team:
-    """Services that all share, and workers with homes of their own."""
+    """Shared services, and workers with homes of their own."""
 
     folder: Path
     environment: dict[str, str]
@@ -73,7 +73,7 @@ class Team:
         self.workers.pop(name).wait(30)
 
     def execute(self, job: str, config: dict[str, object] | None = None) -> subprocess.Popen[bytes]:
-        """Run a job; its steps go to the workers."""
+        """Start a job, whose steps the workers execute."""
         command = [str(BIN / "dagster"), "job", "execute", "-m", "gh_assets.definitions", "-j", job]
         if config is not None:
             path = self.folder / f"{job}.yaml"
@@ -82,35 +82,35 @@ class Team:
         log = (self.folder / f"{job}.log").open("wb")
         return subprocess.Popen(command, cwd=ROOT, env=self.home("driver"), stdout=log, stderr=log)
 
-    def end(self, job: str, process: subprocess.Popen[bytes]) -> None:
+    def wait_for(self, job: str, process: subprocess.Popen[bytes]) -> None:
         assert process.wait(900) == 0, (self.folder / f"{job}.log").read_text()[-4000:]
 
-    def alone(self) -> dict[str, pl.DataFrame]:
-        """What one process collects of the same world, and makes of it."""
+    def one_process(self) -> dict[str, pl.DataFrame]:
+        """Return what one process makes of the same world."""
         names = ("GITHUB_API_URL", "GITHUB_TOKENS", "GH_ASSETS_AWESOME", "GH_ASSETS_SOURCE")
-        return alone(self.folder, {name: self.environment[name] for name in names})
+        return run_in_one_process(self.folder, {name: self.environment[name] for name in names})
 
     def store(self) -> AssetStore:
         return AssetStore(ObjectStore(make_client(endpoint=self.endpoint), self.bucket))
 
 
 @pytest.fixture
-def team(
+def shared(
     fresh_home: Path,
     emulator: str,
     tmp_path: Path,
     serve_world: Callable[..., tuple[Standin, str]],
     request: pytest.FixtureRequest,
 ) -> Iterator[tuple[Team, Standin]]:
-    """Postgres, Redis, buckets and Mongo for all, and a world: a small one, or that of a file."""
+    """Shared Postgres, Redis, buckets and MongoDB, and a world: a small one, or that of a file."""
     served = read_world(Path(request.param)) if hasattr(request, "param") else world()
     standin, url = serve_world(served)
     with postgres() as pg, redis() as broker:
         configuration = tmp_path / "configuration"
         configuration.mkdir()
-        told = yaml.safe_load((ROOT / "deploy/team/dagster.yaml").read_text())
-        told["storage"]["postgres"]["postgres_db"]["port"] = pg
-        (configuration / "dagster.yaml").write_text(yaml.safe_dump(told))
+        team_yaml = yaml.safe_load((ROOT / "deploy/team/dagster.yaml").read_text())
+        team_yaml["storage"]["postgres"]["postgres_db"]["port"] = pg
+        (configuration / "dagster.yaml").write_text(yaml.safe_dump(team_yaml))
         client = make_client(endpoint=emulator)
         for bucket in ("team-data", "team-models"):
             client.create_bucket(bucket)
@@ -144,9 +144,9 @@ def team(
                 team.kill(name)
 
 
-def alone(folder: Path, chosen: dict[str, str]) -> dict[str, pl.DataFrame]:
-    """The stars that one process collects in a home of its own."""
-    home = folder / "alone"
+def run_in_one_process(folder: Path, chosen: dict[str, str]) -> dict[str, pl.DataFrame]:
+    """Return what one process makes of a world in a home of its own."""
+    home = folder / "one"
     home.mkdir()
     clean = {name: value for name, value in os.environ.items() if name not in SETTINGS}
     environment = {**clean, **chosen, "GH_ASSETS_HOME": str(home)}
@@ -162,7 +162,7 @@ def alone(folder: Path, chosen: dict[str, str]) -> dict[str, pl.DataFrame]:
 
 
 def contents(store: AssetStore) -> dict[str, pl.DataFrame]:
-    """What was collected and made of it, but for times of reading."""
+    """Return the stored stars, users and the fingerprint of the matrix."""
     names = sorted(store.partitions("stargazers"))
     tables = {name: store.read_table("stargazers", name).sort("user_id") for name in names}
     matrix = store.read_matrix("user_item_matrix")
@@ -172,16 +172,16 @@ def contents(store: AssetStore) -> dict[str, pl.DataFrame]:
     }
 
 
-def same(found: dict[str, pl.DataFrame], expected: dict[str, pl.DataFrame]) -> None:
-    assert found.keys() == expected.keys()
-    different = [name for name in found if not found[name].equals(expected[name])]
+def assert_equal(actual: dict[str, pl.DataFrame], expected: dict[str, pl.DataFrame]) -> None:
+    assert actual.keys() == expected.keys()
+    different = [name for name in actual if not actual[name].equals(expected[name])]
     assert not different
 
 
-def who_worked(team: Team) -> dict[str, list[str]]:
-    """Steps by the worker that executed them, over all runs."""
+def steps_by_worker(team: Team) -> dict[str, list[str]]:
+    """Return the steps of all runs by the worker that executed them."""
     os.environ.update({name: team.environment[name] for name in team.environment if name.startswith("DAGSTER")})
-    found: dict[str, list[str]] = {}
+    steps: dict[str, list[str]] = {}
     with DagsterInstance.from_config(team.environment["DAGSTER_HOME"]) as instance:
         for run in instance.get_runs():
             for entry in instance.all_logs(run.run_id):
@@ -189,83 +189,85 @@ def who_worked(team: Team) -> dict[str, list[str]]:
                     continue
                 worker = entry.dagster_event.engine_event_data.metadata.get("Celery worker")
                 if worker is not None:
-                    found.setdefault(str(worker.value), []).append(str(entry.step_key))
-    return found
+                    steps.setdefault(str(worker.value), []).append(str(entry.step_key))
+    return steps
 
 
-def test_two_workers_do_what_one_process_does(team: tuple[Team, Standin], monkeypatch: pytest.MonkeyPatch) -> None:
-    crew, _ = team
+def test_two_workers_give_the_same_data_as_one_process(
+    shared: tuple[Team, Standin], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    team, _ = shared
     for name in ("DAGSTER_HOME", "DAGSTER_PG_USER", "DAGSTER_PG_PASSWORD", "DAGSTER_PG_HOST", "DAGSTER_PG_DB"):
-        monkeypatch.setenv(name, crew.environment[name])
+        monkeypatch.setenv(name, team.environment[name])
     for name in ("one", "two"):
-        crew.start_worker(name)
-    crew.end("read_lists", crew.execute("read_lists"))
+        team.start_worker(name)
+    team.wait_for("read_lists", team.execute("read_lists"))
     shares: dict[str, object] = {"ops": {"choose_due": {"config": {"shares": 6}}}}
-    crew.end("collect_due_repositories", crew.execute("collect_due_repositories", shares))
+    team.wait_for("collect_due_repositories", team.execute("collect_due_repositories", shares))
     few: dict[str, object] = {"ops": {"recvae_model": {"config": {"epochs": 2}}}}
-    crew.end("rebuild_from_stars", crew.execute("rebuild_from_stars", few))
-    worked = who_worked(crew)
+    team.wait_for("rebuild_from_stars", team.execute("rebuild_from_stars", few))
+    worked = steps_by_worker(team)
     assert set(worked) == {"one@here", "two@here"}
     steps = {step for steps in worked.values() for step in steps}
     assert {f"collect_share[{number}]" for number in range(6)} <= steps
     assert all(any(step.startswith("collect_share") for step in steps) for steps in worked.values())
     monkeypatch.delenv("DAGSTER_HOME")
-    same(contents(crew.store()), crew.alone())
+    assert_equal(contents(team.store()), team.one_process())
 
 
-def test_a_worker_that_is_killed_costs_only_what_it_had_not_finished(
-    team: tuple[Team, Standin], monkeypatch: pytest.MonkeyPatch
+def test_a_killed_worker_costs_only_its_unfinished_work(
+    shared: tuple[Team, Standin], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    crew, standin = team
+    team, standin = shared
     for name in ("one", "two"):
-        crew.start_worker(name)
-    crew.end("read_lists", crew.execute("read_lists"))
+        team.start_worker(name)
+    team.wait_for("read_lists", team.execute("read_lists"))
     standin.faults.probabilities = {"slow": 1.0}
     standin.faults.slow_seconds = 0.15
     before = standin.served["stargazers"]
-    process = crew.execute("collect_due_repositories", {"ops": {"choose_due": {"config": {"shares": 6}}}})
+    process = team.execute("collect_due_repositories", {"ops": {"choose_due": {"config": {"shares": 6}}}})
     until(lambda: standin.served["stargazers"] - before >= 50)
-    crew.kill("one")
-    began = time.monotonic()
+    team.kill("one")
+    started = time.monotonic()
     standin.faults.probabilities = {}
-    crew.end("collect_due_repositories", process)
-    assert time.monotonic() - began < 240
+    team.wait_for("collect_due_repositories", process)
+    assert time.monotonic() - started < 240
     few: dict[str, object] = {"ops": {"recvae_model": {"config": {"epochs": 2}}}}
-    crew.end("rebuild_from_stars", crew.execute("rebuild_from_stars", few))
-    # A share has some 27 repositories; what the dead worker had stored of it is not asked again, but for what it had
-    # not told Mongo yet.
+    team.wait_for("rebuild_from_stars", team.execute("rebuild_from_stars", few))
+    # A share has some 27 repositories. What the dead worker had stored is not read again, except for what it had not
+    # yet written to MongoDB.
     assert standin.served["stargazers"] - before <= REPOSITORIES + REPOSITORIES // 6 + 4
-    same(contents(crew.store()), crew.alone())
+    assert_equal(contents(team.store()), team.one_process())
 
 
 STARS = os.environ.get("GH_ASSETS_TEST_STARS", "")
-"""A file of stars, for the test at its size."""
+"""A file of stars, for the test with real data."""
 
 
 @pytest.mark.skipif(not STARS, reason="set GH_ASSETS_TEST_STARS to a file of stars")
-@pytest.mark.parametrize("team", [STARS], indirect=True)
-def test_a_whole_crawl_with_a_worker_killed_in_the_middle(
-    team: tuple[Team, Standin], record_property: Callable[[str, object], None]
+@pytest.mark.parametrize("shared", [STARS], indirect=True)
+def test_a_large_collection_with_a_killed_worker(
+    shared: tuple[Team, Standin], record_property: Callable[[str, object], None]
 ) -> None:
-    crew, standin = team
-    # By REST, GitHub's pace alone would make it seventeen minutes. Lost after: longer than a share takes.
-    crew.environment |= {"GH_ASSETS_SOURCE": "graphql", "GH_ASSETS_CELERY_LOST_AFTER": "60s"}
+    team, standin = shared
+    # REST would take seventeen minutes at GitHub's pace. A share takes less than 60 s.
+    team.environment |= {"GH_ASSETS_SOURCE": "graphql", "GH_ASSETS_CELERY_LOST_AFTER": "60s"}
     for name in ("one", "two"):
-        crew.start_worker(name)
-    crew.end("read_lists", crew.execute("read_lists"))
+        team.start_worker(name)
+    team.wait_for("read_lists", team.execute("read_lists"))
     before = standin.quota.spent["graphql"]
-    process = crew.execute("collect_due_repositories", {"ops": {"choose_due": {"config": {"shares": 16}}}})
+    process = team.execute("collect_due_repositories", {"ops": {"choose_due": {"config": {"shares": 16}}}})
     until(lambda: standin.quota.spent["graphql"] - before >= 60, 600)
-    crew.kill("one")
-    crew.end("collect_due_repositories", process)
+    team.kill("one")
+    team.wait_for("collect_due_repositories", process)
     together = standin.quota.spent["graphql"] - before
     few: dict[str, object] = {"ops": {"recvae_model": {"config": {"epochs": 2}}}}
-    crew.end("rebuild_from_stars", crew.execute("rebuild_from_stars", few))
+    team.wait_for("rebuild_from_stars", team.execute("rebuild_from_stars", few))
     before = standin.quota.spent["graphql"]
-    expected = crew.alone()
+    expected = team.one_process()
     once = standin.quota.spent["graphql"] - before
-    same(contents(crew.store()), expected)
-    # Each share rounds its pages up to whole queries, at its beginning and for what takes several pages; what the dead
-    # worker had not told Mongo is asked twice.
+    assert_equal(contents(team.store()), expected)
+    # Each share rounds its pages up to whole queries, at its start and for lists of several pages; what the dead worker
+    # had not written to MongoDB is read twice.
     record_property("points", f"{together} together, {once} alone")
     assert together <= 2 * once

@@ -17,8 +17,8 @@ from gh_assets.assets import CHAIN_ASSETS
 from gh_assets.collector.pipeline import CollectionState
 from gh_assets.embedded.standin.app import Standin
 from gh_assets.embedded.standin.limits import Limits
+from gh_assets.instance.configuration import open_instance
 from gh_assets.instance.launcher import is_alive, process_of
-from gh_assets.instance.storage import open_instance
 from gh_assets.services.connections import connect_mongo
 from gh_assets.settings import load_settings
 from gh_assets_tests.support.dagster_dev import BIN, ROOT, Dev, until
@@ -54,7 +54,7 @@ def test_from_an_empty_home_to_recommendations_in_the_ui(tmp_path: Path) -> None
 def waiting(
     tmp_path: Path, serve_world: Callable[..., tuple[Standin, str]], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Dev, Standin, str]]:
-    """A run that has collected some repositories and waits an hour for new quota; its id."""
+    """A run that has collected some repositories and waits an hour for quota, with its id."""
     world = world_of({f"a/{number}": [1, 2] for number in range(200)})
     standin, url = serve_world(world, limits=Limits(requests=60))
     home = tmp_path / "home"
@@ -71,14 +71,14 @@ def waiting(
         assert dev.end_of(dev.launch("read_lists")) == "SUCCESS"
         run_id = dev.launch("collect_due_repositories")
         until(lambda: standin.quota.spent["core"] >= 60)
-        until(lambda: kept() >= 40)
+        until(lambda: stored_repositories() >= 40)
         yield dev, standin, run_id
     finally:
         dev.stop()
 
 
-def kept() -> int:
-    """Repositories whose stars are known to be stored."""
+def stored_repositories() -> int:
+    """Return the number of repositories whose stars are stored."""
     database = connect_mongo(load_settings())
     try:
         return len(CollectionState(database).load())
@@ -87,10 +87,11 @@ def kept() -> int:
 
 
 def worker_of(run_id: str) -> int:
-    with open_instance() as instance:
-        found = process_of(instance, run_id)
-    assert found is not None
-    return found[0]
+    with open_instance(load_settings()) as instance:
+        record = instance.get_run_record_by_id(run_id)
+        process = None if record is None else process_of(instance, record)
+    assert process is not None
+    return process[0]
 
 
 def give_quota(standin: Standin) -> None:
@@ -98,32 +99,32 @@ def give_quota(standin: Standin) -> None:
     standin.quota.windows.clear()
 
 
-def test_a_run_that_is_cancelled_ends_within_seconds_and_loses_nothing(
+def test_a_cancelled_run_ends_within_seconds_and_loses_nothing(
     waiting: tuple[Dev, Standin, str], record_property: Callable[[str, object], None]
 ) -> None:
     dev, standin, run_id = waiting
-    before = kept()
-    began = time.monotonic()
+    before = stored_repositories()
+    started = time.monotonic()
     dev.cancel(run_id)
     assert dev.end_of(run_id) == "CANCELED"
-    record_property("seconds until it was cancelled", round(time.monotonic() - began, 1))
+    record_property("seconds until it was cancelled", round(time.monotonic() - started, 1))
     until(lambda: not is_alive(worker_of(run_id), time.time()), 30)
-    assert kept() >= before
+    assert stored_repositories() >= before
     assert standin.quota.violations == {}
 
 
-def test_a_worker_that_is_killed_is_noticed_and_its_run_goes_on(waiting: tuple[Dev, Standin, str]) -> None:
+def test_a_killed_worker_is_noticed_and_its_run_is_retried(waiting: tuple[Dev, Standin, str]) -> None:
     dev, standin, run_id = waiting
     os.kill(worker_of(run_id), signal.SIGKILL)
     give_quota(standin)
     assert dev.end_of(run_id, 120) == "FAILURE"
     again = until(lambda: next((run for run in dev.runs() if run["parentRunId"] == run_id), None))
     assert dev.end_of(again["runId"]) == "SUCCESS"
-    assert kept() == 200
-    assert standin.served["stargazers"] <= 200 + 8 + 1, "asked again: only what was in flight"
+    assert stored_repositories() == 200
+    assert standin.served["stargazers"] <= 200 + 8 + 1, "only what was in flight is read again"
 
 
-def test_all_of_it_killed_resumes_after_a_start(waiting: tuple[Dev, Standin, str]) -> None:
+def test_a_killed_dagster_dev_resumes_after_a_start(waiting: tuple[Dev, Standin, str]) -> None:
     dev, standin, run_id = waiting
     worker = worker_of(run_id)
     dev.kill()
@@ -133,13 +134,13 @@ def test_all_of_it_killed_resumes_after_a_start(waiting: tuple[Dev, Standin, str
     assert dev.end_of(run_id, 180) == "FAILURE"
     again = until(lambda: next((run for run in dev.runs() if run["parentRunId"] == run_id), None))
     assert dev.end_of(again["runId"]) == "SUCCESS"
-    assert kept() == 200
+    assert stored_repositories() == 200
 
 
-def test_the_daemon_killed_alone_stops_no_run_and_goes_on_after_a_start(
+def test_a_killed_daemon_stops_no_run_and_resumes_after_a_start(
     tmp_path: Path, serve_world: Callable[..., tuple[Standin, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As two services run it: the daemon by itself, with DAGSTER_HOME set."""
+    """The daemon is a service of its own, with DAGSTER_HOME set."""
     limits = Limits(requests=60, window_seconds=30.0)
     standin, url = serve_world(world_of({f"a/{n}": [1, 2] for n in range(120)}), limits=limits)
     home, configuration = tmp_path / "home", tmp_path / "configuration"
@@ -163,7 +164,7 @@ def test_the_daemon_killed_alone_stops_no_run_and_goes_on_after_a_start(
         return subprocess.Popen(command, cwd=ROOT, env=os.environ, stdout=log, stderr=log, start_new_session=True)
 
     def launch(job: str) -> str:
-        with open_instance() as instance:
+        with open_instance(load_settings()) as instance:
             before = {run.run_id for run in instance.get_runs()}
             command = [str(BIN / "dagster"), "job", "launch", "-w", "workspace.yaml", "-j", job]
             done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True)
@@ -172,7 +173,7 @@ def test_the_daemon_killed_alone_stops_no_run_and_goes_on_after_a_start(
         return run_id
 
     def status(run_id: str) -> str:
-        with open_instance() as instance:
+        with open_instance(load_settings()) as instance:
             run = instance.get_run_by_id(run_id)
         assert run is not None
         return run.status.value
@@ -188,7 +189,7 @@ def test_the_daemon_killed_alone_stops_no_run_and_goes_on_after_a_start(
         daemons[0].wait(30)
         assert is_alive(worker, time.time()), "the run has a process of its own"
         until(lambda: status(collecting) == "SUCCESS", 240)
-        assert kept() == 120
+        assert stored_repositories() == 120
         daemons.append(start())
         again = launch("read_lists")
         until(lambda: status(again) == "SUCCESS")

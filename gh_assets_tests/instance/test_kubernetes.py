@@ -1,4 +1,4 @@
-"""The chart for Kubernetes: rendered by helm, each object checked against Kubernetes' own models. Nothing is run."""
+"""The chart for Kubernetes, rendered by helm: each object is checked against Kubernetes' own models."""
 
 from __future__ import annotations
 
@@ -34,42 +34,42 @@ def rendered(*options: str) -> list[dict[str, Any]]:
         [HELM, "template", "gh", str(CHART), "--namespace", "team", *options], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    return [found for found in yaml.safe_load_all(done.stdout) if found]
+    return [entry for entry in yaml.safe_load_all(done.stdout) if entry]
 
 
-def test_every_object_is_one_that_kubernetes_knows() -> None:
+def test_every_object_is_valid_for_kubernetes() -> None:
     from dagster_k8s.models import k8s_model_from_dict, k8s_snake_case_dict
 
-    found = rendered()
-    assert {entry["kind"] for entry in found} == set(MODELS)
-    for entry in found:
+    objects = rendered()
+    assert {entry["kind"] for entry in objects} == set(MODELS)
+    for entry in objects:
         model = getattr(kubernetes.client, MODELS[entry["kind"]])
-        k8s_model_from_dict(model, k8s_snake_case_dict(model, entry))  # refuses what it does not know
-    names = {(entry["kind"], entry["metadata"]["name"]) for entry in found}
+        k8s_model_from_dict(model, k8s_snake_case_dict(model, entry))  # refuses unknown fields
+    names = {(entry["kind"], entry["metadata"]["name"]) for entry in objects}
     assert {("Deployment", f"gh-{part}") for part in ("code", "webserver", "daemon", "page")} <= names
     assert ("Service", "gh-daemon") not in names
 
 
-def test_what_pods_refer_to_is_there() -> None:
-    found = rendered("--set", "secret=mine")
-    maps = {entry["metadata"]["name"]: entry for entry in found if entry["kind"] == "ConfigMap"}
-    for entry in found:
+def test_pods_refer_to_existing_objects() -> None:
+    objects = rendered("--set", "secret=own-secret")
+    maps = {entry["metadata"]["name"]: entry for entry in objects if entry["kind"] == "ConfigMap"}
+    for entry in objects:
         if entry["kind"] != "Deployment":
             continue
         pod = entry["spec"]["template"]["spec"]
         assert pod["securityContext"]["runAsNonRoot"]
-        assert pod["serviceAccountName"] in {e["metadata"]["name"] for e in found if e["kind"] == "ServiceAccount"}
+        assert pod["serviceAccountName"] in {e["metadata"]["name"] for e in objects if e["kind"] == "ServiceAccount"}
         assert {volume["configMap"]["name"] for volume in pod["volumes"] if "configMap" in volume} <= set(maps)
         (container,) = pod["containers"]
         sources = {next(iter(source.values()))["name"] for source in container["envFrom"]}
-        assert sources == {"gh-settings", "mine"}
+        assert sources == {"gh-settings", "own-secret"}
         mounted = {mount["name"] for mount in container["volumeMounts"]}
         assert mounted == {volume["name"] for volume in pod["volumes"]}
     settings = {name for name in maps["gh-settings"]["data"] if not name.startswith("DAGSTER_")}
-    assert settings <= {row.name for row in setting_rows()}, "settings that nobody reads"
+    assert settings <= {row.name for row in setting_rows()}, "a setting that does not exist"
 
 
-def test_dagster_understands_its_configuration(tmp_path: Path) -> None:
+def test_dagster_accepts_its_configuration(tmp_path: Path) -> None:
     from dagster._config import process_config
     from dagster._core.instance.config import dagster_instance_config
     from dagster_gcp.gcs.compute_log_manager import GCSComputeLogManager
@@ -82,5 +82,5 @@ def test_dagster_understands_its_configuration(tmp_path: Path) -> None:
     for part, kind in (("run_launcher", K8sRunLauncher), ("compute_logs", GCSComputeLogManager)):
         checked = process_config(kind.config_type(), config[part]["config"])
         assert checked.success, checked.errors
-    told = yaml.safe_load(instance["data"]["workspace.yaml"])
-    assert told["load_from"][0]["grpc_server"]["host"] == "gh-code"
+    workspace = yaml.safe_load(instance["data"]["workspace.yaml"])
+    assert workspace["load_from"][0]["grpc_server"]["host"] == "gh-code"

@@ -2,25 +2,20 @@
 
 import os
 import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import dagster as dg
 import pytest
-import yaml
 from dagster import DagsterEventType, DagsterInstance
-from dagster._core.instance.ref import InstanceRef
 
-from gh_assets.assets.metadata import add_partition_metadata
-from gh_assets.instance.storage import (
-    INSTANCE_CONFIGURATION,
-    BatchedSqliteEventLogStorage,
-    HomeComputeLogManager,
-    open_instance,
-)
+from gh_assets.instance.configuration import open_instance
+from gh_assets.instance.internals import InstanceRef, add_partition_metadata
+from gh_assets.instance.storage import BatchedSqliteEventLogStorage, HomeComputeLogManager
+from gh_assets.settings import load_settings
 from gh_assets_tests.support.paths import CHECKOUT
 
 PARTS = dg.DynamicPartitionsDefinition(name="part")
-ROOT = CHECKOUT
 
 
 def asset_of(partitions: int) -> dg.AssetsDefinition:
@@ -42,7 +37,7 @@ def run_over_all(instance: DagsterInstance, partitions: int) -> dg.ExecuteInProc
     return dg.materialize([asset_of(partitions)], instance=instance, tags=tags)
 
 
-def what_is_stored(instance: DagsterInstance, run_id: str) -> dict[str, object]:
+def stored_events(instance: DagsterInstance, run_id: str) -> dict[str, object]:
     key = dg.AssetKey("things")
     storage = instance.event_log_storage
     records = instance.fetch_materializations(key, limit=1000).records
@@ -57,7 +52,7 @@ def what_is_stored(instance: DagsterInstance, run_id: str) -> dict[str, object]:
         "in run": [record.partition_key for record in in_run],
         "materialized": sorted(instance.get_materialized_partitions(key)),
         "last": materialization.asset_materialization.partition if materialization else None,
-        "last run is ours": entry.last_run_id == run_id,
+        "is the last run": entry.last_run_id == run_id,
         "latest ids": {
             partition: [record.partition_key for record in records if record.storage_id == storage_id]
             for partition, storage_id in storage.get_latest_storage_id_by_partition(
@@ -70,7 +65,7 @@ def what_is_stored(instance: DagsterInstance, run_id: str) -> dict[str, object]:
 
 
 @pytest.fixture
-def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DagsterInstance]:
     """An instance as Dagster ships it."""
     monkeypatch.delenv("DAGSTER_EVENT_BATCH_SIZE", raising=False)
     (tmp_path / "shipped").mkdir()
@@ -80,67 +75,59 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.fixture
-def ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The project's own."""
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DagsterInstance]:
+    """The instance of a home."""
     monkeypatch.setenv("GH_ASSETS_HOME", str(tmp_path / "home"))
-    with open_instance() as instance:
+    with open_instance(load_settings()) as instance:
         yield instance
 
 
-def test_batches_store_what_single_events_store(shipped, ours, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = what_is_stored(shipped, run_over_all(shipped, 25).run_id)
+def test_batches_store_what_single_events_store(
+    shipped: DagsterInstance, own: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = stored_events(shipped, run_over_all(shipped, 25).run_id)
     monkeypatch.setenv("DAGSTER_EVENT_BATCH_SIZE", "10")  # so that there are several batches
-    assert what_is_stored(ours, run_over_all(ours, 25).run_id) == expected
+    assert stored_events(own, run_over_all(own, 25).run_id) == expected
     assert sorted(expected["materialized"]) == sorted(str(number) for number in range(25))
     assert expected["last"] == expected["partitions"][0]
     assert expected["metadata"][0] == {"place": int(expected["last"]), "count": 25}
 
 
-def test_a_batch_is_one_transaction_not_one_an_event(ours, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_is_one_transaction_not_one_an_event(own: DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAGSTER_EVENT_BATCH_SIZE", "1000")
     batches: list[int] = []
     singles: list[str] = []
-    original, single = BatchedSqliteEventLogStorage.store_event_batch, BatchedSqliteEventLogStorage.store_event
+    store_batch, store_one = BatchedSqliteEventLogStorage.store_event_batch, BatchedSqliteEventLogStorage.store_event
 
-    def watching(self, events):
+    def counted_batch(self: BatchedSqliteEventLogStorage, events: Sequence[dg.EventLogEntry]) -> None:
         batches.append(len(events))
-        original(self, events)
+        store_batch(self, events)
 
-    def counting(self, event):
+    def counted_event(self: BatchedSqliteEventLogStorage, event: dg.EventLogEntry) -> None:
         singles.append(event.dagster_event.event_type_value if event.dagster_event else "log")
-        single(self, event)
+        store_one(self, event)
 
-    monkeypatch.setattr(BatchedSqliteEventLogStorage, "store_event_batch", watching)
-    monkeypatch.setattr(BatchedSqliteEventLogStorage, "store_event", counting)
-    run_over_all(ours, 200)
+    monkeypatch.setattr(BatchedSqliteEventLogStorage, "store_event_batch", counted_batch)
+    monkeypatch.setattr(BatchedSqliteEventLogStorage, "store_event", counted_event)
+    run_over_all(own, 200)
     assert batches == [200]
     assert "ASSET_MATERIALIZATION" not in singles
     assert singles.count("ASSET_MATERIALIZATION_PLANNED") == 1, "one planned event for all partitions"
 
 
-def test_opening_the_instance_turns_batching_on() -> None:
+def test_importing_the_storage_turns_batching_on() -> None:
     assert int(os.environ["DAGSTER_EVENT_BATCH_SIZE"]) >= 100
-
-
-def test_the_checkouts_dagster_yaml_is_the_clis_instance() -> None:
-    assert yaml.safe_load((ROOT / "dagster.yaml").read_text()) == INSTANCE_CONFIGURATION
 
 
 def test_dagster_dev_and_the_cli_share_one_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`dagster dev` makes a temporary home beside the checkout's dagster.yaml: what it stores must not go there."""
     monkeypatch.setenv("GH_ASSETS_HOME", str(tmp_path / "home"))
-    with open_instance() as instance:
+    with open_instance(load_settings()) as instance:
         run_id = run_over_all(instance, 3).run_id
     (tmp_path / "temporary").mkdir()
-    reference = InstanceRef.from_dir(str(tmp_path / "temporary"), config_dir=str(ROOT))
+    reference = InstanceRef.from_dir(str(tmp_path / "temporary"), config_dir=str(CHECKOUT))
     with DagsterInstance.from_ref(reference) as instance:
         assert isinstance(instance.event_log_storage, BatchedSqliteEventLogStorage)
         assert isinstance(instance.compute_log_manager, HomeComputeLogManager)
         assert instance.get_run_by_id(run_id) is not None
         assert instance.get_materialized_partitions(dg.AssetKey("things")) == {"0", "1", "2"}
-
-
-def test_a_dagster_home_of_the_users_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
-    with open_instance() as instance:
-        assert instance.root_directory == str(tmp_path)

@@ -1,0 +1,84 @@
+"""Sensors that spend no quota: when they request training, judging and recommending."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from gh_assets.assets import collection_plan, recommendations, users
+from gh_assets.assets.collection_plan import STARS_COLLECTED
+from gh_assets.automation.model_sensors import champion_changed, enough_new_stars, models_to_judge
+from gh_assets.registry import Decision, ModelCard, ModelRegistry, Promotion
+from gh_assets.services.connections import connect_mongo, model_store
+from gh_assets.storage.mongo import Collections
+from gh_assets_tests.automation.conftest import AutomationHome
+from gh_assets_tests.conftest import clock_behind
+
+
+def test_retraining_waits_for_enough_new_stars(automation_home: AutomationHome) -> None:
+    home = automation_home
+
+    def materialize(asset: dg.AssetsDefinition, **metadata: int) -> None:
+        home.instance.report_runless_asset_event(dg.AssetMaterialization(asset.key, metadata=metadata))
+
+    assert "There is no plan yet" in str(home.tick(enough_new_stars))
+    materialize(collection_plan, **{STARS_COLLECTED: 1000})
+    first = home.tick(enough_new_stars)
+    assert isinstance(first, dg.RunRequest)
+    materialize(users, **{STARS_COLLECTED: 1000})
+    assert home.tick(enough_new_stars) == "0 stars changed since the last matrix; 50 are enough."
+    materialize(collection_plan, **{STARS_COLLECTED: 1049})
+    assert home.tick(enough_new_stars) == "49 stars changed since the last matrix; 50 are enough."
+    materialize(collection_plan, **{STARS_COLLECTED: 1050})
+    second, third = home.tick(enough_new_stars), home.tick(enough_new_stars)
+    assert isinstance(second, dg.RunRequest)
+    assert isinstance(third, dg.RunRequest)
+    assert second.run_key == third.run_key != first.run_key
+    materialize(collection_plan, **{STARS_COLLECTED: 950})
+    assert isinstance(home.tick(enough_new_stars), dg.RunRequest), "stars that were taken back count, too"
+
+
+def test_judging_and_recommending_follow_the_registry(
+    automation_home: AutomationHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = automation_home
+    assert home.tick(models_to_judge) == "No model is registered yet."
+    assert home.tick(champion_changed) == "There is no champion yet."
+    settings = home.settings
+    database = connect_mongo(settings)
+    registry = ModelRegistry(model_store(settings), database[Collections.MODELS])
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(b"1")
+    registry.save(weights, ModelCard("recvae", 0.4))
+    request = home.tick(models_to_judge)
+    assert isinstance(request, dg.RunRequest)
+    judged = Decision(outcome="not better", summary="It is not better.", newest={"recvae": 1}, by="a test")
+    registry.decisions.record(judged)
+    assert home.tick(models_to_judge) == "recvae 1, the newest model, has been judged."
+    with clock_behind(monkeypatch):
+        registry.save(weights, ModelCard("recvae", 0.5))
+    behind = home.tick(models_to_judge)
+    assert isinstance(behind, dg.RunRequest), "the clock does not decide which model is new"
+    assert behind.tags["gh_assets/why"] == "recvae 2 is new."
+    undecided = {"outcome": "refused", "summary": "It is too slow.", "newest": {"recvae": 2}}
+    registry.decisions.record(judged.model_copy(update=undecided))
+    again = home.tick(models_to_judge)
+    assert isinstance(again, dg.RunRequest), "a refused model is judged again"
+    assert again.tags["gh_assets/why"] == "There was no decision the last time: It is too slow."
+    registry.decisions.record(judged.model_copy(update={"newest": {"recvae": 2}}))
+    assert home.tick(models_to_judge) == "recvae 2, the newest model, has been judged."
+    registry.promote(Promotion("recvae", 1, why="a test"))
+    request = home.tick(champion_changed)
+    assert isinstance(request, dg.RunRequest)
+    assert request.tags["gh_assets/why"] == "recvae 1 is the champion (promote)."
+    home.instance.report_runless_asset_event(
+        dg.AssetMaterialization(recommendations.key, metadata={"champion_revision": 1})
+    )
+    assert home.tick(champion_changed) == "The recommendations are those of recvae 1."
+    registry.promote(Promotion("recvae", 1, why="again"))
+    later = home.tick(champion_changed)
+    assert isinstance(later, dg.RunRequest)
+    assert later.run_key != request.run_key
+    database.client.close()

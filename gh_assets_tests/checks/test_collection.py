@@ -1,0 +1,90 @@
+"""Checks of the collected data: what passes, what warns, and what fails."""
+
+import datetime as dt
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from gh_assets.checks.collection import (
+    every_star_has_its_user,
+    listed_repositories_are_there,
+    no_star_twice,
+    stars_match_githubs_count,
+)
+from gh_assets.collector.pipeline import CollectionState, RepositoryState
+from gh_assets.github.outcomes import Outcome
+from gh_assets.resources import MongoResource
+from gh_assets.schemas import REPOS
+from gh_assets.storage.mongo import MongoDatabase
+
+ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
+
+
+def repos_of(*outcomes: str) -> pl.DataFrame:
+    rows = [
+        {"repo_id": n, "full_name": f"o/{n}", "partition": f"o/{n}", "topics": [], "lists": ["l"], "outcome": outcome}
+        for n, outcome in enumerate(outcomes)
+    ]
+    return pl.DataFrame(rows, schema=REPOS.dtypes)
+
+
+def test_repositories_that_are_gone_warn_and_fail_if_none_is_left() -> None:
+    enough = listed_repositories_are_there(repos_of(*["ok"] * 17, "moved", "gone", "blocked"))
+    assert enough.passed
+    some = listed_repositories_are_there(repos_of(*["ok"] * 16, "moved", "gone", "gone", "blocked"))
+    assert (some.passed, some.severity) == (False, WARN)
+    none = listed_repositories_are_there(repos_of("gone", "unknown"))
+    assert (none.passed, none.severity) == (False, ERROR)
+
+
+def state(number: int, stars: int, count: int, **changes: Any) -> RepositoryState:
+    now = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
+    usual: dict[str, Any] = {
+        "outcome": Outcome.OK, "reason": None, "source": "graphql", "max_pages": 10, "pages": [], "checksum": None,
+        "complete": True, "proven": True, "collected_at": now, "asked_at": now,
+    }  # fmt: skip
+    return RepositoryState(
+        repo_id=number, partition=f"o/{number}", full_name=f"o/{number}", stars=stars, stargazer_count=count,
+        **(usual | changes),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("states", "passed", "severity", "compared"),
+    [
+        ([state(n, 100, 100) for n in range(20)], True, WARN, 20),
+        ([state(0, 95, 100), state(1, 980, 1000), state(2, 0, 5)], True, WARN, 3),
+        ([state(n, 100 if n else 94, 100) for n in range(20)], True, WARN, 20),
+        ([state(n, 100 if n > 1 else 94, 100) for n in range(20)], False, WARN, 20),
+        ([state(n, 100 if n > 10 else 10, 100) for n in range(20)], False, ERROR, 20),
+        ([state(0, 10, 100, source="starred"), state(1, 10, 100, complete=False)], True, WARN, 0),
+        ([state(n, 10, 100, complete=False, proven=False) for n in range(20)], False, ERROR, 20),
+        ([state(0, 1000, 90_000), state(1, 10, 100, outcome=Outcome.RESTRICTED)], True, WARN, 0),
+        ([], True, WARN, 0),
+    ],
+)
+def test_stars_match_githubs_count_within_a_tolerance(
+    mongo: MongoDatabase,
+    mongo_resource: MongoResource,
+    states: list[RepositoryState],
+    passed: bool,
+    severity: object,
+    compared: int,
+) -> None:
+    CollectionState(mongo).save(states)
+    result = stars_match_githubs_count(mongo_resource)
+    assert (result.passed, result.metadata["compared"].value) == (passed, compared)
+    if not passed:
+        assert result.severity is severity
+
+
+def test_repeated_stars_and_users_without_stars_fail() -> None:
+    stars = pl.DataFrame({"repo_id": [1, 1, 2], "user_id": [7, 8, 7]})
+    assert no_star_twice(stars).passed
+    assert not no_star_twice(pl.concat([stars, stars[:1]])).passed
+    users = pl.DataFrame({"user_id": [7, 8], "login": ["a", "b"], "stars": [2, 1]})
+    assert every_star_has_its_user(users, stars.select("user_id")).passed
+    assert not every_star_has_its_user(users[:1], stars.select("user_id")).passed
+    assert not every_star_has_its_user(users, stars.select("user_id")[:1]).passed

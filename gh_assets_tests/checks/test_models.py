@@ -1,0 +1,48 @@
+"""Checks of models and recommendations: what passes and what warns."""
+
+from collections.abc import Callable
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from gh_assets.assets.leaderboard import USERS_HELD_OUT
+from gh_assets.checks.models import champion_is_not_left_behind, nothing_known_is_recommended
+from gh_assets.registry import ModelRegistry, Promotion
+from gh_assets.resources import RegistryResource
+from gh_assets.schemas import LEADERBOARD
+
+
+def test_recommendations_of_starred_or_repeated_repositories_fail() -> None:
+    stars = pl.DataFrame({"repo_id": [1, 1, 2], "user_id": [7, 8, 7]})
+    recommended = pl.DataFrame({"user_id": [8, 9], "repo_id": [2, 1]})
+    assert nothing_known_is_recommended(recommended, stars).passed
+    assert not nothing_known_is_recommended(recommended.with_columns(repo_id=pl.lit(1)), stars).passed
+    assert not nothing_known_is_recommended(pl.concat([recommended, recommended]), stars).passed
+
+
+def leaderboard_of(*rows: tuple[str, float]) -> pl.DataFrame:
+    """Rows of models and their scores on held-out users, each with an interval of ± 0.01."""
+    zeros = {name: 0.0 for name, kind in LEADERBOARD.dtypes.items() if kind == pl.Float64()}
+    records = [
+        zeros
+        | {"split": USERS_HELD_OUT, "users": 10, "model": model}
+        | {"ndcg_at_100": mean, "ndcg_at_100_low": mean - 0.01, "ndcg_at_100_high": mean + 0.01}
+        for model, mean in rows
+    ]
+    return pl.DataFrame(records, schema=LEADERBOARD.dtypes)
+
+
+def test_a_clearly_better_model_than_the_champion_warns(
+    home_registry: ModelRegistry, save_model: Callable[..., Any], registry_resource: RegistryResource
+) -> None:
+    def check(*rows: tuple[str, float]) -> dg.AssetCheckResult:
+        return champion_is_not_left_behind(leaderboard_of(*rows), registry_resource)
+
+    assert check(("recvae", 0.4)).passed, "there is no champion yet"
+    save_model("recvae", 0.4)
+    home_registry.promote(Promotion("recvae", 1, why="a test"))
+    assert check(("recvae", 0.4), ("ease", 0.415)).passed, "the intervals overlap"
+    result = check(("recvae", 0.4), ("ease", 0.43))
+    assert (result.passed, result.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert "ease is better than the champion recvae" in str(result.description)
