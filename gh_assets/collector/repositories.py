@@ -24,7 +24,7 @@ from gh_assets.errors import (
     ServiceUnavailableError,
 )
 from gh_assets.github.client import GitHubClient
-from gh_assets.github.graphql import GraphQLLists, Listing, QuerySize
+from gh_assets.github.graphql import GraphQLLists, Listing, QuerySize, batched_query
 from gh_assets.github.list_reading import number_of
 from gh_assets.github.outcomes import REACHABLE, Outcome
 from gh_assets.github.responses import GitHubResponse
@@ -283,9 +283,6 @@ class _Named(Listing[_Metadata]):
         super().__init__(key)
         self.name = name
 
-    def pages_left(self) -> int:
-        return 1
-
     def variables(self) -> Mapping[str, Any]:
         owner, _, name = self.name.partition("/")
         return {"o": owner, "n": name}
@@ -316,9 +313,6 @@ class _Nodes(Listing[list[_Metadata]]):
     def __init__(self, key: int, entries: Sequence[tuple[str, Document]]) -> None:
         super().__init__(key)
         self.entries = entries
-
-    def pages_left(self) -> int:
-        return 1
 
     def variables(self) -> Mapping[str, Any]:
         return {"i": [document["node_id"] for _, document in self.entries]}
@@ -354,21 +348,15 @@ _FIELDS = (
 
 
 def repositories_query(size: int) -> str:
-    """The query for `size` repositories by name: variables ``o0…`` are owners, ``n0…`` names."""
-    declared = ", ".join(f"$o{n}: String!, $n{n}: String!" for n in range(size))
-    asked = "\n".join(
-        f"r{n}: repository(owner: $o{n}, name: $n{n}, followRenames: true) {{ {_FIELDS} "
-        "repositoryTopics(first: 20) { nodes { topic { name } } } }"
-        for n in range(size)
-    )
-    return f"query({declared}) {{\n{asked}\nrateLimit {{ cost limit remaining resetAt }}\n}}"
+    """Return the query for `size` repositories by name."""
+    fields = f"{_FIELDS} repositoryTopics(first: 20) {{ nodes {{ topic {{ name }} }} }}"
+    field = f"repository(owner: $o, name: $n, followRenames: true) {{ {fields} }}"
+    return batched_query(size, {"o": "String!", "n": "String!"}, field)
 
 
 def nodes_query(size: int) -> str:
-    """The query for `size` times a hundred repositories by id: variables ``i0…`` are lists of ids."""
-    declared = ", ".join(f"$i{n}: [ID!]!" for n in range(size))
-    asked = "\n".join(f"r{n}: nodes(ids: $i{n}) {{ ... on Repository {{ {_FIELDS} }} }}" for n in range(size))
-    return f"query({declared}) {{\n{asked}\nrateLimit {{ cost limit remaining resetAt }}\n}}"
+    """Return the query for `size` times a hundred repositories by id."""
+    return batched_query(size, {"i": "[ID!]!"}, f"nodes(ids: $i) {{ ... on Repository {{ {_FIELDS} }} }}")
 
 
 def _document_of(node: Mapping[str, Any], topics: Sequence[str], topics_at: dt.datetime) -> Document | None:

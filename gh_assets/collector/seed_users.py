@@ -16,7 +16,7 @@ import polars as pl
 from pymongo.database import Database
 
 from gh_assets.collector.input_tables import InputTable, is_table, naming_errors, read_table, read_text
-from gh_assets.collector.star_sources.base import PER_PAGE, RepositoryRef
+from gh_assets.collector.star_sources.base import RepositoryRef
 from gh_assets.collector.star_sources.fallback import read_with_fallback
 from gh_assets.collector.star_sources.graphql import node_id_of
 from gh_assets.collector.star_sources.starred_state import SeedUser, StarredState
@@ -24,6 +24,7 @@ from gh_assets.collector.stars_file import LOGIN, SkippedRows, ids_of, logins, s
 from gh_assets.errors import GitHubError, InputError, ServiceUnavailableError
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.graphql import GraphQLLists, Listing, batched_query
+from gh_assets.github.limits import PAGE_SIZE
 from gh_assets.github.list_reading import number_of
 from gh_assets.local.concurrency import map_bounded
 from gh_assets.storage.consumer import Consumer
@@ -136,7 +137,7 @@ class SeedUsers:
         """Read the newest page of forks."""
         try:
             response = self.client.get(
-                f"/repositories/{repository.repo_id}/forks", parameters={"per_page": PER_PAGE, "sort": "newest"}
+                f"/repositories/{repository.repo_id}/forks", parameters={"per_page": PAGE_SIZE, "sort": "newest"}
             )
         except (ServiceUnavailableError, GitHubError):
             return repository.repo_id, None
@@ -163,9 +164,6 @@ class _Forks(Listing[ForkersOf]):
         super().__init__(repository.repo_id)
         self.repository = repository
 
-    def pages_left(self) -> int:
-        return 1
-
     def variables(self) -> Mapping[str, Any]:
         return {"i": node_id_of(self.repository)}
 
@@ -186,7 +184,7 @@ class _Forks(Listing[ForkersOf]):
 def forks_query(size: int) -> str:
     """Return the query for the newest forks of each of `size` repositories."""
     forks = (
-        f"forks(first: {PER_PAGE}, orderBy: {{field: CREATED_AT, direction: DESC}}) "
+        f"forks(first: {PAGE_SIZE}, orderBy: {{field: CREATED_AT, direction: DESC}}) "
         "{ nodes { owner { login ... on User { databaseId } } } }"
     )
     return batched_query(size, {"i": "ID!"}, f"node(id: $i) {{ ... on Repository {{ {forks} }} }}")

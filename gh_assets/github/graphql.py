@@ -165,9 +165,12 @@ class Listing(ABC, Generic[Result]):
         self.failures = 0
         self.persistent: list[set[int]] = []
 
-    @abstractmethod
     def pages_left(self) -> int:
-        """Return how many pages it may still need: the longest list comes first, since its pages are read in turn."""
+        """Return how many pages it may still need, 1 unless overridden.
+
+        The longest list comes first, since its pages are read in turn.
+        """
+        return 1
 
     @abstractmethod
     def variables(self) -> Mapping[str, Any]:

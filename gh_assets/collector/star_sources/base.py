@@ -13,13 +13,11 @@ from typing import Protocol
 
 import polars as pl
 
+from gh_assets.github.limits import PAGE_SIZE
 from gh_assets.github.outcomes import Outcome
 from gh_assets.github.rate_limits import Resource
 from gh_assets.github.times import parse_times
 from gh_assets.schemas import STARGAZERS
-
-PER_PAGE = 100
-"""Maximum entries of a page."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ class Page:
         """Number of entries, estimated where it is unknown."""
         if self.entries is not None:
             return self.entries
-        return PER_PAGE if self.full else self.rows
+        return PAGE_SIZE if self.full else self.rows
 
 
 @dataclass(frozen=True)

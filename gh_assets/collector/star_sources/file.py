@@ -153,9 +153,6 @@ class _User(Listing[LoginLookup]):
         super().__init__(key)
         self.login = login
 
-    def pages_left(self) -> int:
-        return 1
-
     def variables(self) -> Mapping[str, Any]:
         return {"l": self.login}
 
@@ -164,7 +161,7 @@ class _User(Listing[LoginLookup]):
 
     def parse_page(self, node: Any) -> LoginLookup:
         if not isinstance(node.get("databaseId"), int) or not isinstance(node.get("login"), str):
-            return self.give_up("GitHub's answer has no id")
+            return self.give_up("GitHub's response has no id")
         return LoginLookup(self.login, node["databaseId"], node["login"])
 
     def parse_refusal(self, kind: str, message: str) -> LoginLookup | None:

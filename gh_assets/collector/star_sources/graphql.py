@@ -13,7 +13,6 @@ import polars as pl
 
 from gh_assets.collector.repositories import classify_refusal
 from gh_assets.collector.star_sources.base import (
-    PER_PAGE,
     CollectionTask,
     Page,
     PreviousStars,
@@ -26,6 +25,7 @@ from gh_assets.collector.star_sources.newest_first import PAGE_VARIABLES, Newest
 from gh_assets.errors import GitHubError, ServiceUnavailableError
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.graphql import FATAL_ERRORS, GraphQLLists, QuerySize, batched_query
+from gh_assets.github.limits import PAGE_SIZE
 from gh_assets.github.list_reading import Progress, by_position
 from gh_assets.github.outcomes import Outcome
 
@@ -72,7 +72,7 @@ class _Stargazers(NewestFirstListing[StarCollection]):
 
     def __init__(self, client: GitHubClient, task: CollectionTask, max_pages: int) -> None:
         self.repository = task.repository
-        super().__init__(self.repository.repo_id, max_pages * PER_PAGE, self.repository.stargazer_count or 0)
+        super().__init__(self.repository.repo_id, max_pages * PAGE_SIZE, self.repository.stargazer_count or 0)
         self.client = client
         self.task = task
         self.confirmations = 0
@@ -102,7 +102,7 @@ class _Stargazers(NewestFirstListing[StarCollection]):
     def _is_usable(self, before: PreviousStars) -> bool:
         """Return whether reading may end at a known star: they are proven, and were read newest first or completely."""
         # A list that was cut after fewer pages ends where this one has to continue.
-        reaches_limit = before.source == GraphQLStargazers.name and before.max_pages * PER_PAGE >= self.limit
+        reaches_limit = before.source == GraphQLStargazers.name and before.max_pages * PAGE_SIZE >= self.limit
         return before.proven and (before.complete or reaches_limit) and not self.task.full
 
     def subject(self) -> str:
@@ -128,7 +128,7 @@ class _Stargazers(NewestFirstListing[StarCollection]):
             else [(user_id, None) for user_id, _ in users]
         )
         self.progress.add(by_position(identities, positions, size), total=page.total, failed=page.failed)
-        self._keep(Page(page.end_cursor, rows.height, size == PER_PAGE, size, len(page.failed)), rows)
+        self._keep(Page(page.end_cursor, rows.height, size == PAGE_SIZE, size, len(page.failed)), rows)
         if page.has_more and not self.progress.ended:
             self.task.checkpoint.add(GraphQLStargazers.name, len(self.pages), self.pages[-1], rows)
             return None
@@ -148,7 +148,7 @@ class _Stargazers(NewestFirstListing[StarCollection]):
     def _read_so_far(self) -> PreviousStars:
         progress = self.progress
         return PreviousStars(
-            self._table(None), [], complete=True, max_pages=self.limit // PER_PAGE, source=GraphQLStargazers.name,
+            self._table(None), [], complete=True, max_pages=self.limit // PAGE_SIZE, source=GraphQLStargazers.name,
             proven=True, entries=progress.count, null_entries=progress.null_entries,
             failed_entries=progress.failed_entries,
         )  # fmt: skip

@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
-from gh_assets.collector.star_sources.base import PER_PAGE
 from gh_assets.github.graphql import FAILED, LIGHT_PAGE, Listing, is_page, page_without
+from gh_assets.github.limits import PAGE_SIZE
 from gh_assets.github.list_reading import Progress
 
 Result = TypeVar("Result")
@@ -88,7 +88,7 @@ class NewestFirstListing(Listing[Result]):
         super().__init__(key)
         self.limit = limit
         self.expected = expected
-        self.page_size = PER_PAGE
+        self.page_size = PAGE_SIZE
         self.restart(Progress(limit))
 
     def restart(self, progress: Progress) -> None:

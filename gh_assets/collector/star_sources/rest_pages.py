@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gh_assets.collector.star_sources.base import PER_PAGE
 from gh_assets.github.client import GitHubClient
+from gh_assets.github.limits import PAGE_SIZE
 from gh_assets.github.responses import STAR_JSON, GitHubResponse
 
 
@@ -25,7 +25,7 @@ class RestPages:
 
     def get(self, number: int, etag: str | None = None) -> GitHubResponse:
         """Request a page, with its time for each star; one whose ETag is still `etag` has the status 304."""
-        parameters: dict[str, str | int] = {"per_page": PER_PAGE, "page": number}
+        parameters: dict[str, str | int] = {"per_page": PAGE_SIZE, "page": number}
         return self.client.get(self.path, parameters=parameters, accept=STAR_JSON, etag=etag)
 
     def has_changed(self, number: int, etag: str | None, content: bytes | None) -> bool:

@@ -13,7 +13,6 @@ import polars as pl
 
 from gh_assets.collector.repositories import classify_refusal
 from gh_assets.collector.star_sources.base import (
-    PER_PAGE,
     Checkpoint,
     CollectionTask,
     Page,
@@ -26,6 +25,7 @@ from gh_assets.collector.star_sources.merging import ListReading, collection_fro
 from gh_assets.collector.star_sources.rest_pages import RestPages, subject_and_time
 from gh_assets.errors import GitHubError, ServiceUnavailableError
 from gh_assets.github.client import GitHubClient
+from gh_assets.github.limits import PAGE_SIZE
 from gh_assets.github.list_reading import are_null_entries_plausible, number_of
 from gh_assets.github.outcomes import Outcome
 from gh_assets.github.responses import GitHubResponse
@@ -124,12 +124,12 @@ class _ListReader:
         except ValueError as error:
             return self._failure(Outcome.UNKNOWN, str(error))
         size = len(response.payload)
-        page = Page(response.etag, rows.height, size == PER_PAGE, size)
+        page = Page(response.etag, rows.height, size == PAGE_SIZE, size)
         if response.etag is None:
             self.contents[number] = response.content
         # An empty page is the end, whatever its Link header says.
         self.has_ended = not response.has_next_page or not response.payload
-        if page.full and (self.repository.stargazer_count or 0) > number * PER_PAGE:
+        if page.full and (self.repository.stargazer_count or 0) > number * PAGE_SIZE:
             self.has_ended = False  # GitHub counts more stars, so the Link header is wrong
         self._add_page(number, page, rows)
         return None

@@ -17,13 +17,7 @@ import polars as pl
 from gh_assets.collector.star_sources.base import CollectionTask, RepositoryRef, StarCollection
 from gh_assets.collector.star_sources.merging import collection_from_users
 from gh_assets.collector.star_sources.starred_lists import StarredListTask, StarredReader, UserList
-from gh_assets.collector.star_sources.starred_state import (
-    SeedUser,
-    SegmentStore,
-    StarredState,
-    StoredLists,
-    UserState,
-)
+from gh_assets.collector.star_sources.starred_state import SeedUser, SegmentStore, StarredState, StoredLists, UserState
 from gh_assets.collector.star_sources.user_selection import select_users, unread_users
 from gh_assets.errors import BudgetSpentError, RateLimitedError, StoredDataError
 from gh_assets.local.concurrency import map_bounded

@@ -15,7 +15,6 @@ from typing import Any, Protocol
 import polars as pl
 
 from gh_assets.collector.repositories import classify_refusal
-from gh_assets.collector.star_sources.base import PER_PAGE
 from gh_assets.collector.star_sources.fallback import read_with_fallback
 from gh_assets.collector.star_sources.newest_first import PAGE_VARIABLES, NewestFirstListing, connection_field
 from gh_assets.collector.star_sources.rest_pages import RestPages, subject_and_time
@@ -23,6 +22,7 @@ from gh_assets.collector.star_sources.starred_state import SeedUser
 from gh_assets.errors import BudgetSpentError, GitHubError, RateLimitedError, ServiceUnavailableError
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.graphql import GraphQLLists, QuerySize, batched_query
+from gh_assets.github.limits import PAGE_SIZE
 from gh_assets.github.list_reading import Progress, by_position, number_of
 from gh_assets.github.outcomes import Outcome
 from gh_assets.github.responses import GitHubResponse
@@ -124,7 +124,7 @@ class _PartialList:
         if task.known is not None and task.refresh:
             known = frozenset(task.known.select("repo_id", "starred_at").rows())
         counts = task.entries, task.null_entries, task.failed_entries
-        self.progress = Progress(max_pages * PER_PAGE, known, *counts)
+        self.progress = Progress(max_pages * PAGE_SIZE, known, *counts)
 
     def add(
         self,
@@ -352,7 +352,7 @@ class _Starred(NewestFirstListing[UserList]):
     name_field = "nameWithOwner"
 
     def __init__(self, key: int, task: StarredListTask, max_pages: int, client: GitHubClient) -> None:
-        super().__init__(key, max_pages * PER_PAGE, expected=1)
+        super().__init__(key, max_pages * PAGE_SIZE, expected=1)
         self.client = client
         self.task = task
         self.seed = task.seed

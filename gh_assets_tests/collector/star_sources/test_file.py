@@ -1,4 +1,4 @@
-"""A file of stars beside GitHub: whose ids its rows get, what is asked for them, and what they never overwrite."""
+"""The source of stars in a file: ids of its rows, lookups of logins, and stars that it must not overwrite."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CASES = CHECKOUT / "gh_assets_tests" / "cases" / "stars"
 
 
 class Run:
-    """Collects from a file, and keeps what was said."""
+    """Collects from a file into a database and a store."""
 
     def __init__(self, database, store) -> None:
         self.database, self.store = database, store
@@ -86,7 +86,7 @@ def many() -> World:
     return world_of({f"a/{n}": list(range(n * 20, n * 20 + 60)) for n in range(8)}, users=220)
 
 
-def test_logins_become_githubs_users_a_hundred_a_point_and_nobody_is_asked_twice(github_of, run: Run, file) -> None:
+def test_logins_are_looked_up_once_a_hundred_per_point(github_of, run: Run, file) -> None:
     world = many()
     standin, client = github_of(world)
     path = file(stars_of(world))
@@ -94,7 +94,7 @@ def test_logins_become_githubs_users_a_hundred_a_point_and_nobody_is_asked_twice
     assert ids_in(run, world) == right_ids(world)
     assert collected.report.outcomes == {"ok": 8}
     assert all(state.proven and not state.complete for state in collected.report.states.values())
-    assert standin.quota.spent["graphql"] == 1 + 2, "whose the token is, and 200 people"
+    assert standin.quota.spent["graphql"] == 1 + 2, "one query for the token, and two for 200 users"
     known = {document["_id"]: document["login"] for document in run.database["users"].find()}
     assert known == dict(zip(world.user_ids[:200], world.logins[:200], strict=True))
     again = run(path, refs(world), client)
@@ -102,7 +102,7 @@ def test_logins_become_githubs_users_a_hundred_a_point_and_nobody_is_asked_twice
     assert again.report.unstarred == 0
 
 
-def test_without_graphql_they_are_asked_by_rest_and_organizations_are_nobody(serve_world, run: Run, file) -> None:
+def test_logins_are_looked_up_by_rest_without_graphql_and_organizations_ignored(serve_world, run: Run, file) -> None:
     world = world_of({"a/b": [0, 1]})
     standin, url = serve_world(world, graphql=False)
     path = file(stars_of(world) + "a/b,A\na/b,not-there\n")
@@ -112,12 +112,12 @@ def test_without_graphql_they_are_asked_by_rest_and_organizations_are_nobody(ser
         assert collected.summary_lines()[0] == (
             "2 stars of stars.csv were left out: GitHub has none of the 2 users 'a', 'not-there'."
         )
-        asked = standin.served["user"]
+        requests = standin.served["user"]
         assert run(path, refs(world), client).summary_lines() == collected.summary_lines()
-    assert standin.served["user"] == asked
+    assert standin.served["user"] == requests
 
 
-def test_logins_that_nobody_has_are_left_out_said_and_not_asked_again_for_a_while(github_of, run: Run, file) -> None:
+def test_unknown_logins_are_left_out_reported_and_looked_up_again_later(github_of, run: Run, file) -> None:
     world = world_of({"a/b": [0, 1], "c/d": [2]})
     standin, client = github_of(world)
     path = file(stars_of(world) + "a/b,gone-1\nA/b,Gone-2\nc/d,gone-1\n-/-,x\n")
@@ -137,14 +137,14 @@ def test_logins_that_nobody_has_are_left_out_said_and_not_asked_again_for_a_whil
     assert standin.quota.spent["graphql"] == spent + 1
 
 
-def test_a_repository_whose_fans_nobody_knows_is_unknown(github_of, run: Run, file) -> None:
+def test_a_repository_with_only_unknown_logins_is_unknown(github_of, run: Run, file) -> None:
     _, client = github_of(world_of({"a/b": [0]}))
     report = run(file("repo,login\na/b,gone\n"), [RepositoryRef(1, "a/b", "a/b", 1, Outcome.OK)], client).report
     assert report.outcomes == {"unknown": 1}
     assert "GitHub has none of the users who starred it" in str(report.states["a/b"].reason)
 
 
-def test_a_cap_leaves_what_is_not_whole_and_the_next_run_goes_on(serve_world, run: Run, file) -> None:
+def test_repositories_are_unproven_when_the_request_limit_is_reached(serve_world, run: Run, file) -> None:
     world = many()
     _, url = serve_world(world)
     path = file(stars_of(world))
@@ -164,7 +164,7 @@ def test_a_cap_leaves_what_is_not_whole_and_the_next_run_goes_on(serve_world, ru
     assert all(state.proven and state.reason is None for state in second.report.states.values())
 
 
-def test_logins_that_a_fault_kept_from_being_asked_are_due_again(serve_world, run: Run, file) -> None:
+def test_failed_lookups_are_tried_again(serve_world, run: Run, file) -> None:
     world = world_of({"a/b": [0, 1, 2]})
     standin, url = serve_world(world, graphql=False)
     path = file(stars_of(world))
@@ -179,7 +179,7 @@ def test_logins_that_a_fault_kept_from_being_asked_are_due_again(serve_world, ru
     assert (state.stars, state.proven, state.reason) == (3, True, None)
 
 
-def test_who_is_known_is_not_asked(github_of, run: Run, file) -> None:
+def test_known_users_are_not_looked_up(github_of, run: Run, file) -> None:
     world = world_of({"a/b": [0, 1]})
     standin, client = github_of(world)
     run.database["users"].insert_many(
@@ -190,14 +190,14 @@ def test_who_is_known_is_not_asked(github_of, run: Run, file) -> None:
         ]
     )
     run(file(stars_of(world)), refs(world), client)
-    assert run.stars("a/b")["user_id"].to_list() == [5000, 5001], "the one who was seen last with the login"
+    assert run.stars("a/b")["user_id"].to_list() == [5000, 5001], "the user who was last seen with the login"
     assert standin.quota.spent["graphql"] == 0
 
 
-def test_ids_of_the_file_are_githubs_and_tell_repositories_apart(github_of, run: Run, file) -> None:
+def test_ids_of_the_file_are_ids_of_github_and_distinguish_repositories(github_of, run: Run, file) -> None:
     standin, client = github_of(world_of({"a/b": [0]}))
     path = file(
-        "repo,login,repo_id,user_id\na/b,ann,10,1\nformer/name,bob,11,2\na/b,cid,11,3\n"  # a/b was 10's name before
+        "repo,login,repo_id,user_id\na/b,ann,10,1\nformer/name,bob,11,2\na/b,cid,11,3\n"  # 10 was a/b before
     )
     repositories = [
         RepositoryRef(11, "p11", "a/b", 2, Outcome.OK),
@@ -210,14 +210,14 @@ def test_ids_of_the_file_are_githubs_and_tell_repositories_apart(github_of, run:
     assert standin.served["user"] == standin.quota.spent["graphql"] == 0
 
 
-# -- worlds of their own -----------------------------------------------------------------------------------------------
+# -- the home's world -----------------------------------------------------------------------------------------------
 
 
 def claim(run: Run, identity: str) -> None:
     run.database["meta"].insert_one({"_id": "world", "identity": identity, "title": "the synthetic world (seed 0)"})
 
 
-def test_the_homes_own_file_is_taken_as_it_is(github_of, run: Run) -> None:
+def test_the_file_of_the_homes_world_is_used_without_lookups(github_of, run: Run) -> None:
     path = CASES / "one-id-two-names.csv"
     world = read_world(path)
     _, client = github_of(world)
@@ -233,8 +233,8 @@ def test_the_homes_own_file_is_taken_as_it_is(github_of, run: Run) -> None:
     assert counts["file"] == {10: ("new/name", 2), 11: ("other/one-11", 1), 12: ("other/one", 1)}
 
 
-def test_the_stand_ins_list_leads_to_every_repository_of_a_name_and_former_names_lead_on(github_of, file) -> None:
-    # GitHub has the page github.com/new: as the owner of a repository it would be an example of something else.
+def test_the_list_of_the_stand_in_has_all_repositories_and_former_names_redirect(github_of, file) -> None:
+    # github.com/new is a page of GitHub, so the owner gets another name.
     path = file((CASES / "one-id-two-names.csv").read_text().replace("new/", "fresh/"))
     _, client = github_of(read_world(path))
     table = collect_repositories(client, ["standin/awesome-all"], KnownRepositories()).table.sort("repo_id")
@@ -243,11 +243,11 @@ def test_the_stand_ins_list_leads_to_every_repository_of_a_name_and_former_names
     ]  # fmt: skip
     awesome = path.with_suffix(".md")
     awesome.write_text("https://github.com/old/name")
-    (found,) = collect_repositories(client, [str(awesome)], KnownRepositories()).documents
-    assert (found["repo_id"], found["outcome"]) == (10, "moved")
+    (document,) = collect_repositories(client, [str(awesome)], KnownRepositories()).documents
+    assert (document["repo_id"], document["outcome"]) == (10, "moved")
 
 
-def test_numbers_of_the_homes_own_file_are_ids_of_its_world(github_of, run: Run, file) -> None:
+def test_numbers_of_the_homes_file_are_ids_of_its_world(github_of, run: Run, file) -> None:
     path = file("repo,login\nb/x,zoe\nA/y,ann\na/y,zoe\n")
     world = read_world(path)
     standin, client = github_of(world)
@@ -267,7 +267,7 @@ def test_a_file_beside_another_world_of_made_up_ids_is_refused(github_of, run: R
     assert run.database["users"].count_documents({}) == 0
 
 
-def test_where_only_the_archive_is_people_have_its_negative_ids_until_they_are_known(run: Run, file, github_of) -> None:
+def test_users_have_negative_ids_without_github_until_they_are_known(run: Run, file, github_of) -> None:
     world = world_of({"a/b": [0, 1]})
     path = file("repo,login\na/b,User-0\na/b,user-1\n")
     run.database["users"].insert_one({"_id": 5001, "login": "user-1"})
@@ -279,19 +279,19 @@ def test_where_only_the_archive_is_people_have_its_negative_ids_until_they_are_k
     assert set(run.stars("a/b")["user_id"]) == {5000, 5001}
 
 
-# -- beside what other sources told ------------------------------------------------------------------------------------
+# -- stars from other sources ------------------------------------------------------------------------------------
 
 
-def test_a_file_takes_no_star_and_no_time_from_what_github_told(github_of, run: Run, file) -> None:
+def test_a_file_removes_no_star_and_changes_no_time_from_github(github_of, run: Run, file) -> None:
     world = world_of({"a/b": [0, 1, 2]}, users=5)
     _, client = github_of(world)
     run(file("repo,login\n"), refs(world), client, "graphql")
-    told = run.stars("a/b")
+    before = run.stars("a/b")
     report = run(file("repo,login\na/b,user-1\na/b,user-4\n"), refs(world), client).report
     assert report.unstarred == 0
     stars = run.stars("a/b")
     assert set(stars["user_id"]) == {5000, 5001, 5002, 5004}
-    assert stars.filter(pl.col("user_id") != 5004).sort("user_id").equals(told.sort("user_id"))
+    assert stars.filter(pl.col("user_id") != 5004).sort("user_id").equals(before.sort("user_id"))
     assert not report.states["a/b"].complete, "GitHub counts three"
 
 
@@ -301,53 +301,53 @@ KNOWN, EARLIER, LATER = (dt.datetime(year, 1, 1, tzinfo=dt.UTC) for year in (202
 @pytest.mark.parametrize("source", ["graphql", "starred", "file"])
 @pytest.mark.parametrize("in_file", [EARLIER, LATER, None])
 @pytest.mark.parametrize("known", [KNOWN, None])
-def test_a_file_overwrites_only_what_it_told_itself(
+def test_a_file_overwrites_only_its_own_stars(
     tmp_path: Path, database, source: str, in_file: dt.datetime | None, known: dt.datetime | None
 ) -> None:
     path = tmp_path / "s.csv"
     path.write_text(f"repo,login,repo_id,user_id,starred_at\na/b,file-login,1,5,{in_file or ''}\n")
     table = stars_table(1, [(5, "known-login")], [f"{known:%Y-%m-%dT%H:%M:%SZ}" if known else None], source)
-    for _ in range(2):  # the second reading finds what the first one stored
+    for _ in range(2):  # the second reading starts from the table of the first one
         before = PreviousStars(table, [], source=source)
-        work = CollectionTask(RepositoryRef(1, "a/b", "a/b", 1, Outcome.OK), lambda before=before: before)
-        (collection,) = StarsFile(path, logins=UserLookup(database, None)).collect([work], 1)
+        task = CollectionTask(RepositoryRef(1, "a/b", "a/b", 1, Outcome.OK), lambda before=before: before)
+        (collection,) = StarsFile(path, logins=UserLookup(database, None)).collect([task], 1)
         assert collection.table is not None
         table = collection.table
         (row,) = table.select("user_id", "login", "starred_at", "source").rows()
         if source == "file":
-            login = "file-login" if in_file else "known-login"  # without a time the row says nothing new
+            login = "file-login" if in_file else "known-login"  # a row without a time changes nothing
             assert row == (5, login, in_file or known, "file")
         else:
             assert row == (5, "known-login", known or in_file, source)
     assert collection.unchanged
 
 
-class OnePerson(UserLookup):
-    """GitHub where all logins lead to the same user."""
+class SingleUserLookup(UserLookup):
+    """Finds the same user for all logins."""
 
     def look_up(self, logins: Iterable[str], workers: int) -> tuple[dict[str, LoginLookup], Exception | None]:
         return {login: LoginLookup(login, 5, "ann") for login in logins}, None
 
 
-def test_two_logins_of_one_user_are_one_star_with_its_time(tmp_path: Path, database) -> None:
+def test_two_logins_of_a_user_are_one_star_with_a_time(tmp_path: Path, database) -> None:
     path = tmp_path / "s.csv"
     path.write_text("repo,login,starred_at\na/b,ann,\na/b,former-ann,2020-01-01\n")
-    work = CollectionTask(RepositoryRef(1, "a/b", "a/b", 1, Outcome.OK), lambda: None)
-    (collection,) = StarsFile(path, logins=OnePerson(database, None)).collect([work], 1)
+    task = CollectionTask(RepositoryRef(1, "a/b", "a/b", 1, Outcome.OK), lambda: None)
+    (collection,) = StarsFile(path, logins=SingleUserLookup(database, None)).collect([task], 1)
     assert collection.table is not None
     assert collection.table.select("user_id", "starred_at").rows() == [(5, KNOWN)]
 
 
 @pytest.mark.parametrize("source", ["file", "graphql"])
-def test_only_the_homes_own_file_takes_back_what_it_told_before(tmp_path: Path, source: str, database) -> None:
+def test_only_the_file_of_the_homes_world_removes_its_earlier_stars(tmp_path: Path, source: str, database) -> None:
     path = tmp_path / "s.csv"
     path.write_text("repo,login,user_id\na/b,ann,1\n")
     repository = RepositoryRef(1, "a/b", "a/b", 1, Outcome.OK)
     table = stars_table(1, [(1, "ann"), (2, "bob")], [None, None], source)
-    work = CollectionTask(repository, lambda: PreviousStars(table, [], source=source))
-    (own,) = StarsFile(path, own_world=True).collect([work], 1)
+    task = CollectionTask(repository, lambda: PreviousStars(table, [], source=source))
+    (own,) = StarsFile(path, own_world=True).collect([task], 1)
     assert (own.unstarred is not None) == (source == "file")
-    (beside,) = StarsFile(path, logins=UserLookup(database, None)).collect([work], 1)
+    (beside,) = StarsFile(path, logins=UserLookup(database, None)).collect([task], 1)
     assert beside.unstarred is None
     assert beside.table is not None
     assert set(beside.table["user_id"]) == {1, 2}

@@ -15,10 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gh_assets.collector.star_sources.base import (
-    CollectionTask,
-    RepositoryRef,
-)
+from gh_assets.collector.star_sources.base import CollectionTask, RepositoryRef
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
 from gh_assets.embedded.standin.faults import Faults
 from gh_assets.embedded.standin.limits import Limits
