@@ -8,47 +8,13 @@ from urllib.parse import unquote, urlsplit
 
 RESERVED_OWNERS = frozenset(
     [
-        "about",
-        "account",
-        "apps",
-        "codespaces",
-        "collections",
-        "contact",
-        "customer-stories",
-        "dashboard",
-        "discussions",
-        "education",
-        "enterprise",
-        "events",
-        "explore",
-        "features",
-        "gist",
-        "issues",
-        "join",
-        "login",
-        "logout",
-        "marketplace",
-        "notifications",
-        "orgs",
-        "organizations",
-        "pricing",
-        "pulls",
-        "readme",
-        "resources",
-        "search",
-        "security",
-        "sessions",
-        "settings",
-        "signup",
-        "site",
-        "solutions",
-        "sponsors",
-        "stars",
-        "topics",
-        "trending",
-        "users",
+        "about", "account", "apps", "codespaces", "collections", "contact", "customer-stories", "dashboard",
+        "discussions", "education", "enterprise", "events", "explore", "features", "gist", "issues", "join",
+        "login", "logout", "marketplace", "notifications", "orgs", "organizations", "pricing", "pulls",
+        "readme", "resources", "search", "security", "sessions", "settings", "signup", "site", "solutions",
+        "sponsors", "stars", "topics", "trending", "users",
     ]
-)
+)  # fmt: skip
 """First path segments of github.com that are pages of GitHub itself, not owners of repositories.
 
 Only certain ones are listed: a page mistaken for a repository costs one request and ends as "gone"; a repository
