@@ -206,9 +206,9 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 )
 async def for_login(
     request: Request,
-    login: Annotated[str, Path(max_length=100, examples=["octocat"])],
+    login: Annotated[str, Path(max_length=100, description="GitHub login (case-insensitive).", examples=["octocat"])],
 ) -> Response:
-    """The stars were collected, or are read from GitHub now, within the server's own request budget."""
+    """Uses the stars that were collected, or reads them from GitHub now, within the server's request budget."""
     parameters = read_query(LoginParameters, request.query_params.multi_items())
     query = await Query.start(app_state(request), parameters, parameters.person)
     result = await query.for_login(login, parameters.wait)
@@ -232,7 +232,7 @@ async def for_login(
     openapi_extra=openapi_query(ListParameters),
 )
 async def for_repositories(request: Request) -> Response:
-    """For a user who likes the given repositories; no GitHub account is needed."""
+    """For a user who likes the given repositories. No GitHub account is needed."""
     parameters = read_query(ListParameters, request.query_params.multi_items())
     return await _for_list(request, parameters.repo, parameters)
 
@@ -265,10 +265,10 @@ async def _for_list(request: Request, names: Sequence[str], parameters: ApiParam
 )
 async def similar_repositories(
     request: Request,
-    owner: Annotated[str, Path(max_length=100, examples=["vuejs"])],
-    name: Annotated[str, Path(max_length=100, examples=["vue"])],
+    owner: Annotated[str, Path(max_length=100, description="Owner of the repository.", examples=["vuejs"])],
+    name: Annotated[str, Path(max_length=100, description="Name of the repository.", examples=["vue"])],
 ) -> Response:
-    """Starred by the same users or, for a repository that the model does not know, similar in content."""
+    """They are starred by the same users or, if the model does not know the repository, similar in content."""
     parameters = read_query(ApiParameters, request.query_params.multi_items())
     query = await Query.start(app_state(request), parameters, parameters.person)
     similar = await query.similar_to(f"{owner}/{name}")
@@ -305,7 +305,7 @@ async def similar_repositories(
     openapi_extra=openapi_query(SearchIn),
 )
 async def complete(request: Request) -> Response:
-    """Names that begin with the text come first, then by number of stars."""
+    """Names that begin with the text come first, ordered by number of stars."""
     search = read_query(SearchIn, request.query_params.multi_items())
     state = app_state(request)
     snapshot = state.snapshot()
@@ -315,7 +315,7 @@ async def complete(request: Request) -> Response:
 
 @router.get("/model", response_model=ModelOut, responses=ERRORS, summary="The model that is served", tags=["model"])
 async def model(request: Request) -> Response:
-    """Its score on held-out users, and the data it was trained on."""
+    """Includes its score on held-out users and the amount of data that it was trained on."""
     state = app_state(request)
     return as_json(model_json(state, state.snapshot()))
 

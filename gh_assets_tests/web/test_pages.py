@@ -43,6 +43,12 @@ def test_markup_from_github_is_escaped(hostile_server: Running) -> None:
     assert HOSTILE_TEXTS[0] in json.dumps(response.json(), ensure_ascii=False), "the API does not escape data"
 
 
+def test_api_page_shows_names_as_code(server: Running) -> None:
+    page = server.get("/api").text
+    assert "<code>next</code> of the previous page" in page
+    assert "`" not in page
+
+
 def test_real_users_are_not_shown_as_examples(server: Running, served_home: ServedHome) -> None:
     assert "Person-" not in server.get("/").text
     synthetic = served_home.settings.model_copy(
