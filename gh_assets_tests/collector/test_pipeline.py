@@ -18,18 +18,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 from pydantic import SecretStr
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 
 import gh_assets.collector.pipeline as stargazers_module
-import gh_assets.collector.star_sources.stargazers as sources_module
-import gh_assets.embedded.standin.app as standin_module
 from gh_assets.collector.pipeline import CollectionReport, CollectionState
 from gh_assets.collector.repositories import KnownRepositories, collect_repositories
 from gh_assets.collector.star_sources.base import CollectionTask, Page, RepositoryRef, StarCollection, StarRows
@@ -42,12 +33,11 @@ from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.world import World
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.outcomes import Outcome
-from gh_assets.schemas import STARGAZERS
 from gh_assets.services.connections import connect_mongo
 from gh_assets.storage.asset_store import AssetStore, PartitionTables
 from gh_assets.storage.mongo import MongoDatabase
 from gh_assets.storage.objects import ObjectStore
-from gh_assets_tests.conftest import QUICK, serving
+from gh_assets_tests.conftest import QUICK
 from gh_assets_tests.support.collecting import Collecting, refs
 from gh_assets_tests.support.commands import stored_file
 from gh_assets_tests.support.github import client_of
@@ -59,30 +49,6 @@ def collecting(asset_store: AssetStore, database) -> Collecting:
     return Collecting(asset_store, CollectionState(database))
 
 
-def test_all_pages_are_read_in_order_with_times(github_of, collecting: Collecting) -> None:
-    world = world_of({"a/b": list(range(250)), "c/d": [7]})
-    _, client = github_of(world)
-    report = collecting.rest(world, client)
-    assert (report.pages, report.stars, report.outcomes) == (4, 251, {"ok": 2})
-    table = collecting.tables.read("a/b")[0]
-    assert STARGAZERS.problem(table) is None
-    assert table["user_id"].to_list() == [5000 + user for user in range(250)]
-    assert table["login"][249] == "user-249"
-    assert str(table["starred_at"][1]) == "2017-07-14 02:41:00+00:00"
-    assert table["source"].unique().to_list() == ["stargazers"]
-
-
-def test_max_pages_cuts_and_more_pages_continue(github_of, collecting: Collecting) -> None:
-    world = world_of({"a/b": list(range(350))})
-    standin, client = github_of(world)
-    assert collecting.rest(world, client, max_pages=2).stars == 200
-    standin.served.clear()
-    report = collecting.rest(world, client, max_pages=10)
-    assert (report.stars, report.pages) == (350, 4)
-    assert standin.served["304"] == 1, "the first page had been read"
-    assert collecting.rest(world, client, max_pages=10).pages == 0
-
-
 def test_nothing_is_asked_when_nothing_is_new(github_of, collecting: Collecting) -> None:
     world = world_of({"a/b": list(range(120)), "c/d": [1], "no/stars": []})
     standin, client = github_of(world)
@@ -92,52 +58,6 @@ def test_nothing_is_asked_when_nothing_is_new(github_of, collecting: Collecting)
     assert (second.asked, second.pages, second.unchanged) == (0, 0, 3)
     assert second.stars == first.stars == 121
     assert sum(standin.served.values()) == 0
-
-
-def test_asked_all_the_same_unchanged_pages_answer_304(github_of, collecting: Collecting) -> None:
-    world = world_of({"a/b": list(range(120)), "c/d": [1]})
-    standin, client = github_of(world)
-    collecting.rest(world, client)
-    before = collecting.tables.store.objects.describe("assets/stargazers/a/b.parquet")
-    standin.served.clear()
-    report = collecting.rest(world, client, ask_all=True)
-    assert (report.pages, report.pages_not_modified) == (3, 3)
-    assert collecting.tables.store.objects.describe("assets/stargazers/a/b.parquet") == before, "written for nothing"
-
-
-def test_new_stars_are_found_and_old_pages_not_sent_again(github_of, collecting: Collecting) -> None:
-    _, client = github_of(world_of({"a/b": list(range(150))}))
-    collecting.rest(world_of({"a/b": list(range(150))}), client)
-    grown = world_of({"a/b": list(range(230))})
-    _, client = github_of(grown)
-    report = collecting.rest(grown, client)
-    assert (report.pages, report.pages_not_modified, report.stars) == (3, 1, 230)
-    assert collecting.tables.read("a/b")[0]["user_id"].to_list() == [5000 + user for user in range(230)]
-
-
-@hypothesis_settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    before=st.integers(0, 320),
-    unstarred=st.lists(st.integers(0, 319), max_size=5),
-    more=st.sampled_from([0, 1, 80, 100, 180]),
-    pages=st.sampled_from([1, 2, 10]),
-)
-def test_a_refresh_gives_what_a_fresh_collection_gives(
-    github_of, asset_store, database, before: int, unstarred: list[int], more: int, pages: int
-) -> None:
-    """Whatever was starred or unstarred between: with or without a past, the data are the same."""
-    old = world_of({"a/b": list(range(before))}, users=600)
-    new = world_of({"a/b": [user for user in range(before + more) if user not in unstarred]}, users=600)
-    database["stargazer_state"].delete_many({})
-    refreshed = Collecting(asset_store, CollectionState(database))
-    refreshed.rest(old, github_of(old)[1], pages)
-    refreshed.rest(new, github_of(new)[1], pages, ask_all=True)
-    found = refreshed.tables.read("a/b")[0]["user_id"].to_list()
-    everybody = [5000 + user for user in range(before + more) if user not in unstarred]
-    if len(everybody) <= 100 * pages:
-        assert found == everybody
-    else:  # what was read, and what was known before: who is beyond the last page may still be there
-        assert set(everybody[: 100 * pages]) <= set(found) <= set(range(5000, 5000 + before + more))
 
 
 def test_outcomes_are_told_apart(github_of, collecting: Collecting) -> None:
@@ -172,35 +92,6 @@ def test_restricted_repository_is_not_counted_as_empty(github_of, collecting: Co
     assert collecting.tables.read("good/starless")[0].height == 0
 
 
-@pytest.mark.parametrize(
-    ("answer", "metadata_status", "outcome"),
-    [
-        (Response(b'{"message": "Not Found"}', 404), 200, Outcome.RESTRICTED),
-        (Response(b'{"message": "Not Found"}', 404), 404, Outcome.GONE),
-        (Response(b'{"message": "Resource not accessible by personal access token"}', 403), 200, Outcome.RESTRICTED),
-        (Response(b"[]", 200), 200, Outcome.RESTRICTED),
-        (Response(b'{"message": "blocked"}', 451), 451, Outcome.BLOCKED),
-        (Response(b'{"message": "x", "block": {"reason": "tos"}}', 403), 403, Outcome.BLOCKED),
-        (Response(b"", 502), 200, Outcome.UNKNOWN),
-        (Response(b'{"message": "odd"}', 422), 200, Outcome.UNKNOWN),
-    ],
-    ids=["hidden 404", "gone", "403", "empty though counted", "451", "block reason", "failing", "422"],
-)
-def test_what_a_refusal_means(collecting: Collecting, answer: Response, metadata_status: int, outcome: Outcome) -> None:
-    async def stargazers(_: Request) -> Response:
-        return answer
-
-    async def metadata(_: Request) -> Response:
-        return Response(b'{"id": 1}', metadata_status)
-
-    app = Starlette(routes=[Route("/repositories/1/stargazers", stargazers), Route("/repositories/1", metadata)])
-    with serving(app) as url, client_of(url) as client:
-        repository = RepositoryRef(1, "a/b", "a/b", 12, Outcome.OK)
-        report = collecting.run([repository], RestStargazers(client, 10))
-    assert report.states["a/b"].outcome is outcome
-    assert collecting.tables.partitions() == set()
-
-
 def test_good_data_stay_when_a_repository_closes(github_of, collecting: Collecting) -> None:
     world = world_of({"a/b": [1, 2, 3]})
     collecting.rest(world, github_of(world)[1])
@@ -230,29 +121,6 @@ def test_a_table_that_was_lost_is_collected_again(github_of, collecting: Collect
     collecting.tables.store.objects.bucket.blob("assets/stargazers/a/b.parquet").delete()
     assert collecting.rest(world, client).asked == 1
     assert collecting.tables.read("a/b")[0].height == 3
-
-
-def test_deleted_accounts_and_doubled_stars_are_left_out(collecting: Collecting) -> None:
-    def page(entries: list[str], more: bool) -> Response:
-        headers = {"link": '<http://x/?page=2>; rel="next"'} if more else {}
-        return Response(b"[" + ",".join(entries).encode() + b"]", 200, headers)
-
-    def entry(user: int) -> str:
-        return f'{{"starred_at": "2020-01-01T00:00:00Z", "user": {{"login": "u{user}", "id": {user}}}}}'
-
-    async def stargazers(request: Request) -> Response:
-        # While we paged somebody unstarred, and star 99 came again as the first of page 2.
-        if request.query_params["page"] == "1":
-            return page(
-                [entry(user) for user in range(1, 100)] + ['{"starred_at": "2020-01-01T00:00:00Z", "user": null}'], True
-            )
-        return page([entry(99), entry(200)], False)
-
-    with serving(Starlette(routes=[Route("/repositories/1/stargazers", stargazers)])) as url, client_of(url) as client:
-        report = collecting.run([RepositoryRef(1, "a/b", "a/b", 101, Outcome.OK)], RestStargazers(client, 10))
-    table = collecting.tables.read("a/b")[0]
-    assert table["user_id"].to_list() == [*range(1, 100), 200]
-    assert report.stars == 100
 
 
 def test_a_run_that_is_cut_short_goes_on_where_it_was(serve_world, collecting: Collecting) -> None:
@@ -346,79 +214,6 @@ def test_those_without_anything_come_first_then_the_stalest(serve_world, collect
     noting = Noting()
     collecting.run(everything, noting, ask_all=True)
     assert noting.order == [2, 4, 5, 6, 3, 1]
-
-
-def test_a_link_header_that_says_too_early_that_it_is_the_end(collecting: Collecting) -> None:
-    async def stargazers(request: Request) -> Response:
-        page = int(request.query_params["page"])
-        users = range((page - 1) * 100 + 1, min(page * 100, 250) + 1)
-        entries = ",".join(f'{{"starred_at": null, "user": {{"login": "u{user}", "id": {user}}}}}' for user in users)
-        return Response(f"[{entries}]", 200)
-
-    with serving(Starlette(routes=[Route("/repositories/1/stargazers", stargazers)])) as url, client_of(url) as client:
-        report = collecting.run([RepositoryRef(1, "a/b", "a/b", 250, Outcome.OK)], RestStargazers(client, 10))
-    assert report.stars == 250
-
-
-@pytest.fixture
-def short_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if REST ended after three pages: forty thousand stars a test would be slow."""
-    monkeypatch.setattr(sources_module, "REST_PAGES", 3)
-    monkeypatch.setattr(standin_module, "MAX_PAGE", 3)
-
-
-def rest_and_more(client: GitHubClient, max_pages: int) -> RestStargazers:
-    return RestStargazers(client, max_pages, lambda pages: GraphQLStargazers(client, pages))
-
-
-@pytest.mark.usefixtures("short_rest")
-def test_what_lies_beyond_the_last_page_of_rest_is_read_by_graphql(github_of, collecting: Collecting) -> None:
-    world = world_of({"a/many": list(range(750)), "b/few": [1, 2], "c/edge": list(range(300))}, users=900)
-    standin, client = github_of(world)
-    report = collecting.run(refs(world), rest_and_more(client, 100), max_pages=100)
-    assert report.stars == world.star_count
-    table = collecting.tables.read("a/many")[0]
-    assert table["user_id"].to_list() == [5000 + user for user in range(750)]
-    assert table["source"].unique().to_list() == ["stargazers"]
-    assert {key: state.complete for key, state in report.states.items()} == dict.fromkeys(report.states, True)
-    assert "stargazers 422" not in standin.served
-    standin.served.clear()
-    assert collecting.run(refs(world), rest_and_more(client, 100), max_pages=100).asked == 0
-    grown = world_of({"a/many": list(range(780)), "b/few": [1, 2], "c/edge": list(range(300))}, users=900)
-    standin, client = github_of(grown)
-    report = collecting.run(refs(grown), rest_and_more(client, 100), max_pages=100)
-    assert collecting.tables.read("a/many")[0]["user_id"].to_list() == [5000 + user for user in range(780)]
-    assert (standin.served["304"], standin.quota.spent["graphql"]) == (3, 1 + 1)
-    assert report.states["a/many"].complete
-
-
-@pytest.mark.usefixtures("short_rest")
-def test_a_gap_between_the_oldest_and_the_newest_pages_is_not_called_complete(
-    github_of, collecting: Collecting
-) -> None:
-    world = world_of({"a/many": list(range(950))})
-    _, client = github_of(world)
-    report = collecting.run(refs(world), rest_and_more(client, 5), max_pages=5)
-    table = collecting.tables.read("a/many")[0]
-    assert table["user_id"].to_list() == [5000 + user for user in (*range(300), *range(750, 950))]
-    assert not report.states["a/many"].complete
-    report = collecting.run(refs(world), rest_and_more(client, 20), max_pages=20)
-    assert (report.stars, report.states["a/many"].complete) == (950, True)
-
-
-@pytest.mark.usefixtures("short_rest")
-def test_pages_beyond_are_kept_when_a_run_is_cut_short(serve_world, collecting: Collecting) -> None:
-    world = world_of({"a/many": list(range(1500))})
-    standin, url = serve_world(world)
-    with GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=2 + 3 + 9) as client:
-        stopped = collecting.run(refs(world), rest_and_more(client, 100), max_pages=100)
-    assert stopped.stopped
-    standin.served.clear()
-    with client_of(url, "token") as client:
-        report = collecting.run(refs(world), rest_and_more(client, 100), max_pages=100)
-    assert report.stars == 1500
-    assert standin.served["graphql"] == 1 + 4, "twelve pages lie beyond and one meets what is known; nine had been read"
-    assert collecting.state.interrupted() == set()
 
 
 def unstars(collecting: Collecting) -> dict[str, object]:
