@@ -1,4 +1,4 @@
-"""Real servers for the tests: one embedded set a test process, databases and buckets of their own for each test."""
+"""Real servers for the tests: embedded ones per test process, with a database and bucket for each test."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from gh_assets.storage.objects import ObjectStore, make_client
 pytest_plugins = ["gh_assets_tests.support.served_home_fixtures"]
 
 os.environ.setdefault("HYPOTHESIS_MAX_EXAMPLES", "50")
-# Tests run side by side, a process a core: two threads each would wait for one another, spinning.
+# One test process runs per core; more threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SETTINGS = [*(str(field.validation_alias) for field in Settings.model_fields.values()), "DAGSTER_HOME"]
@@ -52,18 +52,18 @@ QUICK = RetryPolicy(
     confirmation_wait=0.01,
     points_a_minute={},
 )
-"""The policy of the tests: the same decisions, shorter waits, no pace."""
+"""A policy with the same decisions as the default, but short waits and no pace."""
 
 
 TEST_MONGO, TEST_GCS = "GH_ASSETS_TEST_MONGO_URI", "GH_ASSETS_TEST_GCS_PROJECT"
-"""Point the tests to other services than the embedded ones: a MongoDB, and Google's own with its credentials."""
+"""Variables that select a MongoDB and Google Cloud Storage (with its credentials) in place of the embedded servers."""
 
 TEST_HOME = "GH_ASSETS_TEST_HOME"
-"""A home whose embedded servers already run, for many short runs of the tests."""
+"""Variable with a home whose embedded servers are kept running, for many short runs of the tests."""
 
 
 def pytest_report_header() -> str:
-    """Which services the tests use; a connection string may hold a password, and is not repeated."""
+    """Report the services of the tests, without the connection string, which may contain a password."""
     mongo = f"that of {TEST_MONGO}" if os.environ.get(TEST_MONGO) else "embedded"
     gcs = f"Google's, project {os.environ[TEST_GCS]}" if os.environ.get(TEST_GCS) else "embedded"
     return f"services: MongoDB {mongo}, Cloud Storage {gcs}"
@@ -71,13 +71,13 @@ def pytest_report_header() -> str:
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home whose embedded servers all tests of this process share, or those of several runs."""
+    """The home whose embedded servers are shared by all tests of this process."""
     return Path(os.environ.get(TEST_HOME) or tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture(autouse=True)
 def _environment(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees the settings of whoever runs it, nor a .env file."""
+    """Hide the user's settings and .env file from the tests."""
     for name in SETTINGS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GH_ASSETS_HOME", str(home))
@@ -113,7 +113,7 @@ def settings() -> Settings:
 
 @pytest.fixture
 def database(settings: Settings) -> Iterator[MongoDatabase]:
-    """An empty Mongo database."""
+    """An empty MongoDB database."""
     named = settings.model_copy(update={"mongo_database": f"test_{secrets.token_hex(6)}"})
     database = connect_mongo(named)
     yield database
@@ -126,7 +126,7 @@ def objects(gcs_client: storage.Client) -> Iterator[ObjectStore]:
     """An empty bucket."""
     store = ObjectStore(gcs_client, f"gh-assets-test-{secrets.token_hex(8)}", create=True)
     yield store
-    if os.environ.get(TEST_GCS):  # the embedded server goes with the home
+    if os.environ.get(TEST_GCS):  # the embedded server's buckets are deleted with the home
         for name in list(store.names("")):
             store.delete(name)
         store.bucket.delete()
@@ -184,7 +184,7 @@ def clock_behind(monkeypatch: pytest.MonkeyPatch, behind: dt.timedelta = dt.time
 
 @contextmanager
 def serving(app: object) -> Iterator[str]:
-    """Serve an ASGI application on 127.0.0.1 in a thread; gives its address."""
+    """Serve an ASGI application on 127.0.0.1 in a thread; yield its URL."""
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]
         host="127.0.0.1",
@@ -210,7 +210,7 @@ def serving(app: object) -> Iterator[str]:
 
 @pytest.fixture
 def emulator(tmp_path: Path) -> Iterator[str]:
-    """Address of a Cloud Storage that asks nobody for a token, as emulators do, for Google's own variable."""
+    """URL of a Cloud Storage that needs no token, like the emulators for Google's variable."""
     files = Files(tmp_path / "emulator")
     server = BucketServer(files, "token")
 
@@ -224,7 +224,7 @@ def emulator(tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def serve_world() -> Iterator[Callable[..., tuple[Standin, str]]]:
-    """Serve worlds by the stand-in; gives the stand-in and its address. Accepts the token `token`, or those given."""
+    """Serve worlds by stand-ins, which accept the token ``token`` by default; return stand-in and URL."""
     stack = []
 
     def start(
@@ -249,7 +249,7 @@ def serve_world() -> Iterator[Callable[..., tuple[Standin, str]]]:
 def github_of(
     serve_world: Callable[..., tuple[Standin, str]],
 ) -> Iterator[Callable[[World], tuple[Standin, GitHubClient]]]:
-    """A client of a world."""
+    """Connect clients to worlds; return stand-in and client."""
     clients = []
 
     def connect(world: World) -> tuple[Standin, GitHubClient]:
@@ -264,7 +264,7 @@ def github_of(
 
 @pytest.fixture
 def fresh_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A home of the test's own, whose servers end with the test."""
+    """A home of a single test, whose servers are released at its end."""
     from gh_assets.embedded import supervision
 
     place = tmp_path_factory.mktemp("fresh")

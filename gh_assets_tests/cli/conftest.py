@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from gh_assets_tests.support.chain_runs import ChainRun, run_chain_once
-from gh_assets_tests.support.commands import let_go
+from gh_assets_tests.support.commands import release_servers
 
 
 @pytest.fixture(scope="session")
@@ -25,4 +25,4 @@ def chain_run(finished_run: ChainRun, tmp_path_factory: pytest.TempPathFactory) 
     """A home of the module's own in which the chain has run once."""
     run = finished_run.copy(tmp_path_factory.mktemp("chain"))
     yield run
-    let_go(run.home)
+    release_servers(run.home)

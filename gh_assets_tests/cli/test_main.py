@@ -14,7 +14,7 @@ import pytest
 
 from gh_assets.cli import main
 from gh_assets_tests.conftest import SETTINGS
-from gh_assets_tests.support.commands import fails, let_go, write_stars
+from gh_assets_tests.support.commands import fails, release_servers, write_stars
 from gh_assets_tests.support.dagster_dev import ROOT
 
 STOPPED = "Stopped. What was collected is kept; run again to go on."
@@ -95,7 +95,7 @@ def test_full_disk_is_one_sentence_and_the_next_command_works(tmp_path: Path) ->
     assert said.startswith("Error: ")
     again = started(home, "status", "--json")
     shown, said = again.communicate(timeout=120)
-    let_go(home)
+    release_servers(home)
     assert again.returncode == 0, said
     assert json.loads(shown)["stars"] == 0
 
@@ -112,7 +112,7 @@ def test_ctrl_c_during_a_run_is_one_sentence(tmp_path: Path) -> None:
         said += line
     os.killpg(process.pid, signal.SIGINT)
     rest = process.communicate(timeout=60)[1]
-    let_go(home)
+    release_servers(home)
     assert process.returncode == 1
     assert rest.strip().endswith(STOPPED)
     assert "Traceback" not in rest

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gh_assets_tests.support.commands import let_go, run_json, write_stars
+from gh_assets_tests.support.commands import release_servers, run_json, write_stars
 
 
 @pytest.mark.slow
@@ -26,4 +26,4 @@ def test_search_is_recorded_and_later_runs_use_its_hyperparameters(
     newest = next(model for model in again["models"] if model["name"] == "recvae" and not model["tag"])
     for name, value in best["parameters"].items():
         assert newest["config"][name] == value
-    let_go(home)
+    release_servers(home)

@@ -1,7 +1,6 @@
-"""A proxy between the code and a server that fails at a chosen call, and a referee that kills processes there.
+"""A proxy that makes chosen calls of a server fail, or kills a process at one of them.
 
-It understands as much of both protocols as it takes to see single calls: the length in front of MongoDB's messages, and
-HTTP's headers.
+It parses both protocols as far as is needed to separate calls: the length of MongoDB's messages, and HTTP's headers.
 """
 
 from __future__ import annotations
@@ -20,37 +19,37 @@ from typing import Literal
 
 import bson
 
-from gh_assets_tests.faults.listener import ProgressListener
+from gh_assets_tests.support.tcp import TcpListener
 
 Fault = Literal["pass", "refuse", "cut", "truncate", "delay", "duplicate", "damage"]
 
-UNINTERESTING = {"hello", "ismaster", "isMaster", "ping", "endSessions", "buildInfo"}
+IGNORED_COMMANDS = {"hello", "ismaster", "isMaster", "ping", "endSessions", "buildInfo"}
 
 DELAY = 0.2
 
 
 class Plan:
-    """What happens at which call. This one lets everything pass, and writes down what there was."""
+    """Decides what happens to each call; this one records the calls and lets them pass."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.lock = threading.Lock()
 
     def before(self, call: str) -> Fault:
-        """A call has arrived, and the server does not know of it yet."""
+        """Return the fault of a call that the server has not received yet."""
         with self.lock:
             self.calls.append(call)
             return self.decide(len(self.calls))
 
     def after(self, call: str) -> None:
-        """The server has answered, and the caller does not know it yet."""
+        """Note a call whose response the client has not received yet."""
 
     def decide(self, number: int) -> Fault:
         return "pass"
 
 
 class FailAt(Plan):
-    """One fault at the call of this number."""
+    """One fault, at the call with the given number."""
 
     def __init__(self, number: int, fault: Fault) -> None:
         super().__init__()
@@ -61,9 +60,9 @@ class FailAt(Plan):
 
 
 class KillAt(Plan):
-    """`kill -9` to a process at its n-th step: before a call is served, or after it and before the answer.
+    """Kills a process at a step: before or after a call of a server, or before or after a change on disk.
 
-    Its own steps on the disk come here, too, by way of `watched`.
+    Steps on disk are reported by `traced_steps`.
     """
 
     def __init__(self, step: int) -> None:
@@ -74,12 +73,13 @@ class KillAt(Plan):
 
     def before(self, call: str) -> Fault:
         self.calls.append(call)
-        return "refuse" if self._count(f"before {call}") else "pass"
+        return "refuse" if self.count(f"before {call}") else "pass"
 
     def after(self, call: str) -> None:
-        self._count(f"after {call}")
+        self.count(f"after {call}")
 
-    def _count(self, where: str) -> bool:
+    def count(self, where: str) -> bool:
+        """Count a step, and kill the process if it is the one; return whether the process has been killed."""
         with self.lock:
             self.steps += 1
             if self.steps != self.step or self.pid is None:
@@ -90,18 +90,18 @@ class KillAt(Plan):
             return True
 
 
-class Proxy(ProgressListener):
-    """Listens on 127.0.0.1 and passes on to a server, but for what the plan says.
+class Proxy(TcpListener):
+    """Forwards calls to a server on 127.0.0.1, with the faults of a plan.
 
     Parameters
     ----------
     kind : {"mongo", "http"}
     port : int
-        Of the server, on 127.0.0.1.
+        Port of the server.
     plan : Plan
         Can be replaced at any time.
     certificate : tuple of Path, optional
-        Of the home, with its key and alone: the server talks TLS, and so does the proxy, to both sides.
+        Certificate of the home, with its key and alone, for TLS on both sides.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Proxy(ProgressListener):
         super().__init__()
 
     def serve(self, client: socket.socket) -> None:
-        with contextlib.suppress(OSError, EOFError, struct.error), self._dressed(client) as client:
+        with contextlib.suppress(OSError, EOFError, struct.error), self._accept_tls(client) as client:
             server = self._connect()
             with server:
                 while True:
@@ -129,7 +129,7 @@ class Proxy(ProgressListener):
                     if not self._exchange(client, server, request):
                         return
 
-    def _dressed(self, client: socket.socket) -> socket.socket:
+    def _accept_tls(self, client: socket.socket) -> socket.socket:
         return client if self.contexts is None else self.contexts[0].wrap_socket(client, server_side=True)
 
     def _connect(self) -> socket.socket:
@@ -137,7 +137,7 @@ class Proxy(ProgressListener):
         return plain if self.contexts is None else self.contexts[1].wrap_socket(plain, server_hostname="127.0.0.1")
 
     def _exchange(self, client: socket.socket, server: socket.socket, request: bytes) -> bool:
-        """One call; False when the connection is to be closed."""
+        """Forward one call; return whether the connection stays open."""
         call = self._describe(request)
         if call is None:
             server.sendall(request)
@@ -152,13 +152,13 @@ class Proxy(ProgressListener):
         server.sendall(request)
         response = self._response(server, request)
         if fault == "duplicate" and self.kind == "http":
-            # As a retry whose first answer was lost: the server sees the call twice, the caller the second answer.
+            # Like a retry after a lost response: the server receives the call twice, the client the second response.
             with self._connect() as again:
                 again.sendall(request)
                 response = self._response(again, request)
         plan.after(call)
         if fault == "cut" or (fault == "duplicate" and self.kind == "mongo"):
-            return False  # what a driver does then is to send it again
+            return False  # the driver then repeats the call
         if fault == "truncate":
             client.sendall(response[: len(response) // 2])
             return False
@@ -167,10 +167,10 @@ class Proxy(ProgressListener):
         client.sendall(response)
         return True
 
-    # -- the protocols ---------------------------------------------------------------------------------------------
+    # -- protocols -------------------------------------------------------------------------------------------------
 
     def _describe(self, request: bytes) -> str | None:
-        """A call for people; None: nobody wants to know of it."""
+        """Return a description of a call, or None if it is ignored."""
         if self.kind == "http":
             method, path, _ = request.split(b"\r\n", 1)[0].decode().split(" ")
             part = re.search(rb"\r\nrange: *bytes=(\d+)-\r\n", request, re.IGNORECASE)
@@ -180,16 +180,16 @@ class Proxy(ProgressListener):
         size = struct.unpack_from("<i", request, 21)[0]
         document = bson.decode(request[21 : 21 + size])
         name, value = next(iter(document.items()))
-        return None if name in UNINTERESTING else f"{name} {value}"
+        return None if name in IGNORED_COMMANDS else f"{name} {value}"
 
     def _request(self, client: socket.socket) -> bytes:
-        return _mongo_message(client) if self.kind == "mongo" else _http_message(client)
+        return _mongo_message(client) if self.kind == "mongo" else http_message(client)
 
     def _response(self, server: socket.socket, request: bytes) -> bytes:
         if self.kind == "http":
-            return _http_message(server, bodiless=request.startswith(b"HEAD"))
+            return http_message(server, bodiless=request.startswith(b"HEAD"))
         if struct.unpack_from("<i", request, 12)[0] == 2013 and struct.unpack_from("<I", request, 16)[0] & 2:
-            return b""  # moreToCome: no answer is wanted
+            return b""  # moreToCome: there is no response
         return _mongo_message(server)
 
 
@@ -208,7 +208,8 @@ def _mongo_message(stream: socket.socket) -> bytes:
     return head + _exactly(stream, struct.unpack("<i", head)[0] - 4)
 
 
-def _http_message(stream: socket.socket, *, bodiless: bool = False) -> bytes:
+def http_message(stream: socket.socket, *, bodiless: bool = False) -> bytes:
+    """Read an HTTP message with its body, if it has one."""
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         head += _exactly(stream, 1)
@@ -230,27 +231,27 @@ def _http_message(stream: socket.socket, *, bodiless: bool = False) -> bytes:
 
 
 STEPS = ("rename", "replace", "link", "unlink", "rmdir", "mkdir")
-"""Calls of the operating system between which a process can be killed."""
+"""Functions of `os` around which a process can be killed."""
 
 
 @contextlib.contextmanager
-def watched(tell: socket.socket) -> Iterator[None]:
-    """Within this block every step on the disk is told, and waits until the other side lets it go on."""
+def traced_steps(channel: socket.socket) -> Iterator[None]:
+    """Report every step on disk during the block, and wait for permission to continue."""
     real = {name: getattr(os, name) for name in STEPS}
 
-    def watching(name: str) -> object:
+    def traced(name: str) -> object:
         def step(*arguments: object, **more: object) -> object:
             for when in ("before", "after"):
                 if when == "after":
                     result = real[name](*arguments, **more)
-                tell.sendall(f"{when} {name}\n".encode().ljust(32))
-                _exactly(tell, 1)
+                channel.sendall(f"{when} {name}\n".encode().ljust(32))
+                _exactly(channel, 1)
             return result
 
         return step
 
     for name in STEPS:
-        setattr(os, name, watching(name))
+        setattr(os, name, traced(name))
     try:
         yield
     finally:
@@ -258,11 +259,11 @@ def watched(tell: socket.socket) -> Iterator[None]:
             setattr(os, name, function)
 
 
-def listen_to_steps(plan: KillAt, tell: socket.socket) -> None:
-    """The other side of `watched`, until the process ends."""
-    with tell, contextlib.suppress(OSError, EOFError):
+def follow_steps(plan: KillAt, channel: socket.socket) -> None:
+    """Receive the steps of `traced_steps` until the process ends."""
+    with channel, contextlib.suppress(OSError, EOFError):
         while True:
-            when, _, call = _exactly(tell, 32).decode().strip().partition(" ")
+            when, _, call = _exactly(channel, 32).decode().strip().partition(" ")
             plan.calls.append(call)
-            plan._count(f"{when} {call}")
-            tell.sendall(b".")
+            plan.count(f"{when} {call}")
+            channel.sendall(b".")

@@ -28,14 +28,13 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 import requests
 
-from gh_assets_tests.faults.listener import ProgressListener
-from gh_assets_tests.faults.proxy import _http_message
+from gh_assets_tests.faults.proxy import http_message
 from gh_assets_tests.support.dagster_dev import until
-from gh_assets_tests.support.scale_services import free_port
+from gh_assets_tests.support.tcp import TcpListener, free_port
 
 CHECKOUT, PYTHON = "GH_ASSETS_STORAGE_TESTBENCH", "GH_ASSETS_STORAGE_TESTBENCH_PYTHON"
 
-needed = pytest.mark.skipif(
+requires_testbench = pytest.mark.skipif(
     not os.environ.get(CHECKOUT),
     reason=f"{CHECKOUT} names no checkout of github.com/googleapis/storage-testbench ({PYTHON}: a Python in which "
     "pip has installed it)",
@@ -89,7 +88,7 @@ REFUSED = ["return-400", "return-401"]
 
 
 @contextmanager
-def running() -> Iterator[int]:
+def running_testbench() -> Iterator[int]:
     """Start it; gives its port."""
     checkout, python = Path(os.environ[CHECKOUT]), Path(os.environ.get(PYTHON, sys.executable))
     port = free_port()
@@ -151,12 +150,12 @@ def fits(fault: str, call: Call) -> bool:
 
 
 @dataclass
-class GitHubResponse:
+class CallOutcome:
     """What came of a call: the fault that was asked for, whether it came, and what our client received."""
 
     call: Call
     fault: str | None
-    came: bool
+    occurred: bool
     status: int | None
     described: dict[str, Any] | None
 
@@ -168,7 +167,7 @@ class GitHubResponse:
         return self.described if self.call.kind in ("upload", "piece") else None
 
 
-class Injector(ProgressListener):
+class FaultInjector(TcpListener):
     """Listens on 127.0.0.1 and passes on to the testbench, with the header that `plan` wants for a call.
 
     Parameters
@@ -181,7 +180,7 @@ class Injector(ProgressListener):
 
     def __init__(self, upstream: int, plan: Callable[[Call], str | None] = lambda _: None) -> None:
         self.upstream, self.plan = upstream, plan
-        self.answers: list[GitHubResponse] = []
+        self.answers: list[CallOutcome] = []
         self._in_flight = 0
         self._lock = threading.Condition()
         super().__init__()
@@ -199,12 +198,12 @@ class Injector(ProgressListener):
 
     def faults(self) -> Counter[str]:
         """Those that came so far."""
-        return Counter(f"{answer.call.kind} {answer.fault}" for answer in self.answers if answer.came)
+        return Counter(f"{answer.call.kind} {answer.fault}" for answer in self.answers if answer.occurred)
 
     def serve(self, client: socket.socket) -> None:
         """One call a connection: its end is the answer's end, or the fault."""
         with client, contextlib.suppress(OSError, EOFError):
-            head, _, body = _http_message(client).partition(b"\r\n\r\n")
+            head, _, body = http_message(client).partition(b"\r\n\r\n")
             call = _call(head.decode("latin-1"), body)
             with self._lock:
                 self._in_flight += 1
@@ -230,12 +229,12 @@ class Injector(ProgressListener):
                 reset = True
         status, described = _answer(bytes(received))
         if test is None:
-            came = fault is not None and _is_seen(fault, call, len(received), reset)
+            occurred = fault is not None and _is_seen(fault, call, len(received), reset)
         else:
             status_of_fault = requests.get(f"http://127.0.0.1:{self.upstream}/retry_test/{test}", timeout=30).json()
-            came = bool(status_of_fault["completed"])
+            occurred = bool(status_of_fault["completed"])
         with self._lock:
-            self.answers.append(GitHubResponse(call, fault, came, status, described))
+            self.answers.append(CallOutcome(call, fault, occurred, status, described))
         if reset:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 

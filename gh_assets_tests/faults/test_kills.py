@@ -23,8 +23,8 @@ from gh_assets.embedded import servers as embedded
 from gh_assets.embedded.certificate import home_certificate
 from gh_assets.errors import ModelNotFoundError
 from gh_assets.registry import CHAMPION, PURPOSE, ModelCard
-from gh_assets_tests.faults.proxy import KillAt, Proxy, listen_to_steps
-from gh_assets_tests.faults.work import ROWS, WORKS, ServiceSet, content, matrix, run, table
+from gh_assets_tests.faults.proxy import KillAt, Proxy, follow_steps
+from gh_assets_tests.faults.work import ROWS, WORKS, ServiceClients, content, matrix, run, table
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["gh_assets_tests.faults.work"])
@@ -45,9 +45,9 @@ class KillScenario:
     acknowledged: dict[str, list[Any]] = field(default_factory=dict)
     began: dict[str, list[int]] = field(default_factory=dict)
 
-    def bench(self) -> ServiceSet:
+    def clients(self) -> ServiceClients:
         """A direct way to the servers."""
-        return ServiceSet(*self.ports, self.database, self.bucket, self.folder / "direct")
+        return ServiceClients(*self.ports, self.database, self.bucket, self.folder / "direct")
 
     def do(self, work: str, plan: KillAt, *, kill_after: float | None = None) -> object:
         """Let a process do it, and be killed as planned; gives what it acknowledged, None if it was killed."""
@@ -67,7 +67,7 @@ class KillScenario:
         plan.pid = process.pid
         for proxy in self.proxies:
             proxy.plan = plan
-        threading.Thread(target=listen_to_steps, args=(plan, ours), daemon=True).start()
+        threading.Thread(target=follow_steps, args=(plan, ours), daemon=True).start()
         said.send("go")
         result: object = None
         if kill_after is not None and not said.poll(kill_after):
@@ -82,17 +82,17 @@ class KillScenario:
 
     def check(self) -> None:
         """What must hold at any moment, seen by somebody who was not there."""
-        bench = self.bench()
+        clients = self.clients()
         try:
-            self._check_models(bench)
-            self._check_champion(bench)
-            self._check_assets(bench)
-            self._check_files(bench)
+            self._check_models(clients)
+            self._check_champion(clients)
+            self._check_assets(clients)
+            self._check_files(clients)
         finally:
-            bench.close()
+            clients.close()
 
-    def _check_models(self, bench: ServiceSet) -> None:
-        registry = bench.registry
+    def _check_models(self, clients: ServiceClients) -> None:
+        registry = clients.registry
         models = registry.list()
         for model in models:
             assert registry.problem(model) is None
@@ -113,19 +113,19 @@ class KillScenario:
             path = registry.download(model, self.folder / "check", unpack=True)
             assert (path / "weights.bin").read_bytes() == content(int(model.score or 0))
 
-    def _check_champion(self, bench: ServiceSet) -> None:
-        moves = bench.registry.aliases.history(PURPOSE, CHAMPION)
+    def _check_champion(self, clients: ServiceClients) -> None:
+        moves = clients.registry.aliases.history(PURPOSE, CHAMPION)
         assert [move.revision for move in moves] == list(range(len(moves), 0, -1))
         by_revision = {move.revision: move for move in moves}
         for work in ("promote", "rollback"):
             for revision, version in self.acknowledged.get(work, []):
                 assert by_revision[revision].version == version
         if moves:
-            assert bench.registry.champion().version == moves[0].version
+            assert clients.registry.champion().version == moves[0].version
 
-    def _check_assets(self, bench: ServiceSet) -> None:
-        data = bench.assets
-        if bench.assets.exists("anything", "parquet"):
+    def _check_assets(self, clients: ServiceClients) -> None:
+        data = clients.assets
+        if clients.assets.exists("anything", "parquet"):
             found = data.read_table("anything")
             number = self._is_one("write_table", int(found["number"][0]))
             assert found.equals(table(number)), "half of a table"
@@ -143,7 +143,7 @@ class KillScenario:
         assert number in self.began[work]
         return number
 
-    def _check_files(self, bench: ServiceSet) -> None:
+    def _check_files(self, clients: ServiceClients) -> None:
         """Whatever a reader can see by its name is whole."""
         work = self.folder / "work"
         for folder in [work / "out" / "model", *(work / "cache").glob("*/model")]:
@@ -153,7 +153,7 @@ class KillScenario:
 
 
 @pytest.fixture
-def stage(home: Path, tmp_path: Path, gcs_client, monkeypatch: pytest.MonkeyPatch) -> Iterator[KillScenario]:
+def scenario(home: Path, tmp_path: Path, gcs_client, monkeypatch: pytest.MonkeyPatch) -> Iterator[KillScenario]:
     mongo = int(embedded.mongo_uri(home).split(":")[2].split("/")[0])
     gcs = int(embedded.cloud_storage(home)[0].rsplit(":", 1)[1])
     # The server that forks imports the work once; it is not told the path of the modules otherwise.
@@ -165,104 +165,104 @@ def stage(home: Path, tmp_path: Path, gcs_client, monkeypatch: pytest.MonkeyPatc
     yield made
     for proxy in proxies:
         proxy.close()
-    bench = made.bench()
-    bench.client.drop_database(made.database)
-    bench.close()
+    clients = made.clients()
+    clients.client.drop_database(made.database)
+    clients.close()
 
 
-def prepared(stage: KillScenario, work: str) -> None:
+def prepare(scenario: KillScenario, work: str) -> None:
     """What the work needs to have something to do."""
     if work in ("promote", "rollback", "download"):
-        stage.do("save", KillAt(NEVER))
+        scenario.do("save", KillAt(NEVER))
     if work == "rollback":
         for _ in range(2):
-            stage.do("promote", KillAt(NEVER))
+            scenario.do("promote", KillAt(NEVER))
     if work in ("save_again", "sweep"):
-        bench = stage.bench()
-        path = stage.folder / "same.bin"
+        clients = scenario.clients()
+        path = scenario.folder / "same.bin"
         path.write_bytes(content(0))
-        orphan = bench.registry.save(path, ModelCard("same", 0.5))
-        bench.registry.delete("same", orphan.version, why="an orphan")
-        bench.close()
+        orphan = clients.registry.save(path, ModelCard("same", 0.5))
+        clients.registry.delete("same", orphan.version, why="an orphan")
+        clients.close()
 
 
-SHOWN = "save", "promote", "sweep", "write_table"
+FAST = "save", "promote", "sweep", "write_table"
 """Works that the fast tests kill; the others are killed with the slow ones."""
 
 
-@pytest.mark.parametrize("work", [pytest.param(work, marks=[pytest.mark.slow] * (work not in SHOWN)) for work in WORKS])
-def test_a_kill_at_every_step_loses_nothing_and_leaves_nothing_half(stage: KillScenario, work: str) -> None:
-    prepared(stage, work)
+@pytest.mark.parametrize("work", [pytest.param(work, marks=[pytest.mark.slow] * (work not in FAST)) for work in WORKS])
+def test_a_kill_at_every_step_loses_nothing_and_leaves_nothing_half(scenario: KillScenario, work: str) -> None:
+    prepare(scenario, work)
     plan = KillAt(NEVER)
-    assert stage.do(work, plan) is not None
+    assert scenario.do(work, plan) is not None
     steps = plan.steps
     assert steps >= 2, "nothing was seen: the watch does not work"
     killed = set()
     for step in range(1, steps + 1):
         if work in ("rollback", "sweep", "save_again"):
-            prepared(stage, work)
+            prepare(scenario, work)
         plan = KillAt(step)
-        stage.do(work, plan)
+        scenario.do(work, plan)
         if plan.killed_at is not None:
             killed.add(plan.killed_at)
-        stage.check()
+        scenario.check()
     assert len(killed) >= min(steps, 2) // 2
-    assert stage.do(work, KillAt(NEVER)) is not None, "a rerun does not succeed"
-    stage.check()
+    assert scenario.do(work, KillAt(NEVER)) is not None, "a rerun does not succeed"
+    scenario.check()
     print(f"{work}: killed at {steps} steps: {', '.join(sorted(killed))}")
 
 
-def random_kills(stage: KillScenario, count: int) -> int:
+def random_kills(scenario: KillScenario, count: int) -> int:
     """Kill random works at random moments; gives how many were killed."""
     rng = random.Random(count)
     tasks = [work for work in WORKS if work != "rollback"]
-    stage.do("save", KillAt(NEVER))
+    scenario.do("save", KillAt(NEVER))
     killed = 0
     for _ in range(10 * count):
-        result = stage.do(rng.choice(tasks), KillAt(NEVER), kill_after=rng.uniform(0.0, 0.08))
+        result = scenario.do(rng.choice(tasks), KillAt(NEVER), kill_after=rng.uniform(0.0, 0.08))
         killed += result is None
         if killed % 5 == 0:
-            stage.check()
+            scenario.check()
         if killed == count:
             break
-    stage.check()
-    bench = stage.bench()
-    for model in bench.registry.list():
-        assert bench.registry.verify(model) is None
-    gone = bench.registry.sweep(dt.timedelta(0))
-    for model in bench.registry.list():
-        assert bench.registry.verify(model) is None, "the sweep took too much"
-    named = {model.object for model in bench.registry.list()}
-    assert set(bench.objects.names("")) == named, "orphans are left"
-    print(f"{killed} kills, {len(named)} objects of {len(bench.registry.list())} models, {len(gone)} orphans swept")
-    bench.close()
+    scenario.check()
+    clients = scenario.clients()
+    for model in clients.registry.list():
+        assert clients.registry.verify(model) is None
+    gone = clients.registry.sweep(dt.timedelta(0))
+    for model in clients.registry.list():
+        assert clients.registry.verify(model) is None, "the sweep took too much"
+    named = {model.object for model in clients.registry.list()}
+    assert set(clients.objects.names("")) == named, "orphans are left"
+    print(f"{killed} kills, {len(named)} objects of {len(clients.registry.list())} models, {len(gone)} orphans swept")
+    clients.close()
     return killed
 
 
-def test_kills_at_random_moments(stage: KillScenario) -> None:
-    assert random_kills(stage, 20) == 20
+def test_kills_at_random_moments(scenario: KillScenario) -> None:
+    assert random_kills(scenario, 20) == 20
 
 
 @pytest.mark.slow
-def test_two_hundred_kills_at_random_moments(stage: KillScenario) -> None:
-    assert random_kills(stage, 200) == 200
+def test_two_hundred_kills_at_random_moments(scenario: KillScenario) -> None:
+    assert random_kills(scenario, 200) == 200
 
 
-def test_the_watch_sees_a_kill_that_matters(stage: KillScenario) -> None:
+def test_the_watch_sees_a_kill_that_matters(scenario: KillScenario) -> None:
     """The harness itself: a save whose document is never sent leaves nothing visible, and an orphan."""
     plan = KillAt(NEVER)
-    stage.do("save", plan)
+    scenario.do("save", plan)
     insert = next(n for n, call in enumerate(plan.calls) if call == "insert models")
     assert insert > 0, plan.calls
-    bench = stage.bench()
+    clients = scenario.clients()
     step = 0
     while True:
         step += 1
         plan = KillAt(step)
-        stage.do("save", plan)
+        scenario.do("save", plan)
         if plan.killed_at == "before insert models":
             break
     with pytest.raises(ModelNotFoundError):
-        bench.registry.get("recvae", 1 + len(stage.acknowledged["save"]))
-    assert len(bench.registry.sweep(dt.timedelta(0), dry_run=True)) >= 1
-    bench.close()
+        clients.registry.get("recvae", 1 + len(scenario.acknowledged["save"]))
+    assert len(clients.registry.sweep(dt.timedelta(0), dry_run=True)) >= 1
+    clients.close()

@@ -1,4 +1,4 @@
-"""Each call to each server fails once, in every way: the work succeeds or says so, and what it said holds."""
+"""Every call to every server fails once, in every way: work succeeds or reports it, and acknowledged results hold."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from gh_assets.registry import CHAMPION, PURPOSE, ModelCard, Promotion
 from gh_assets.storage.object_reader import ObjectReader
 from gh_assets.storage.objects import ABSENT
 from gh_assets_tests.faults.proxy import FailAt, Fault, Plan, Proxy
-from gh_assets_tests.faults.work import ServiceSet, content, table
+from gh_assets_tests.faults.work import ServiceClients, content, table
 
 
-class Away(Plan):
-    """Nobody answers."""
+class Unavailable(Plan):
+    """The server does not respond."""
 
     def decide(self, number: int) -> Fault:
         return "refuse"
@@ -31,77 +31,79 @@ FAULTS: list[Fault] = ["refuse", "cut", "truncate", "delay", "duplicate", "damag
 
 
 @pytest.fixture
-def place(
+def services(
     home: Path, tmp_path: Path, gcs_client, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[tuple[ServiceSet, ServiceSet, list[Proxy]]]:
-    """A bench behind proxies, one with a direct way, and the proxies."""
+) -> Iterator[tuple[ServiceClients, ServiceClients, list[Proxy]]]:
+    """Clients behind proxies, clients with direct connections, and the proxies."""
     from google.cloud.storage.retry import DEFAULT_RETRY
 
     from gh_assets.storage import objects
 
-    # Google's own policy, without its waits of seconds.
+    # Google's policy with short waits.
     quick = DEFAULT_RETRY.with_delay(initial=0.01, maximum=0.05, multiplier=2)
     monkeypatch.setattr(objects, "DEFAULT_RETRY", quick)
     mongo = int(embedded.mongo_uri(home).split(":")[2].split("/")[0])
     gcs = int(embedded.cloud_storage(home)[0].rsplit(":", 1)[1])
     proxies = [Proxy("mongo", mongo, Plan(), home_certificate(home)), Proxy("http", gcs, Plan())]
     name = secrets.token_hex(6)
-    direct = ServiceSet(home, mongo, gcs, f"test_{name}", f"test-{name}", tmp_path / "direct")
-    behind = ServiceSet(home, proxies[0].port, proxies[1].port, f"test_{name}", f"test-{name}", tmp_path / "behind")
-    yield behind, direct, proxies
+    direct = ServiceClients(home, mongo, gcs, f"test_{name}", f"test-{name}", tmp_path / "direct")
+    proxied = ServiceClients(
+        home, proxies[0].port, proxies[1].port, f"test_{name}", f"test-{name}", tmp_path / "behind"
+    )
+    yield proxied, direct, proxies
     direct.client.drop_database(f"test_{name}")
-    for bench in (behind, direct):
-        bench.close()
+    for clients in (proxied, direct):
+        clients.close()
     for proxy in proxies:
         proxy.close()
 
 
-def everything(bench: ServiceSet, number: int) -> dict[str, object]:
-    """All kinds of calls, one after the other; gives what was acknowledged, and stops at the first error."""
+def run_all_calls(clients: ServiceClients, number: int) -> dict[str, object]:
+    """Make all kinds of calls until the first error, and return what was acknowledged."""
     done: dict[str, object] = {}
     try:
-        folder = bench.folder / f"{number}"
+        folder = clients.folder / f"{number}"
         folder.mkdir()
         (folder / "weights.bin").write_bytes(content(number))
-        saved = bench.registry.save(folder, ModelCard("recvae", float(number)), file_name="model", archive="gzip")
+        saved = clients.registry.save(folder, ModelCard("recvae", float(number)), file_name="model", archive="gzip")
         done["save"] = saved.version
-        done["promote"] = bench.registry.promote(Promotion("recvae", saved.version, why=f"{number}")).revision
-        path = bench.registry.download(bench.registry.champion(), bench.folder / "out", unpack=True)
+        done["promote"] = clients.registry.promote(Promotion("recvae", saved.version, why=f"{number}")).revision
+        path = clients.registry.download(clients.registry.champion(), clients.folder / "out", unpack=True)
         assert (path / "weights.bin").read_bytes() == content(number)
         done["download"] = True
-        bench.assets.write_table("anything", table(number))
+        clients.assets.write_table("anything", table(number))
         done["write"] = number
-        assert bench.assets.read_table("anything").equals(table(number))
+        assert clients.assets.read_table("anything").equals(table(number))
         done["read"] = True
     except (GhAssetsError, PyMongoError) as error:
         done["error"] = type(error).__name__
     return done
 
 
-SHOWN = "refuse", "damage"
-"""Faults that the fast tests show; the others run with the slow ones."""
+FAST = "refuse", "damage"
+"""Faults in the fast tests; the others are slow tests."""
 
 
 @pytest.mark.parametrize(
-    "fault", [pytest.param(fault, marks=[pytest.mark.slow] * (fault not in SHOWN)) for fault in FAULTS]
+    "fault", [pytest.param(fault, marks=[pytest.mark.slow] * (fault not in FAST)) for fault in FAULTS]
 )
-def test_a_fault_at_any_call_is_survived_or_told(
-    place: tuple[ServiceSet, ServiceSet, list[Proxy]], fault: Fault
+def test_fault_at_any_call_is_survived_or_reported(
+    services: tuple[ServiceClients, ServiceClients, list[Proxy]], fault: Fault
 ) -> None:
-    behind, direct, proxies = place
+    proxied, direct, proxies = services
     plan = Plan()
     for proxy in proxies:
         proxy.plan = plan
     number = 1
-    assert "error" not in everything(behind, number)
-    calls, told = len(plan.calls), 0
+    assert "error" not in run_all_calls(proxied, number)
+    calls, reported = len(plan.calls), 0
     for at in range(1, calls + 1):
         number += 1
         plan = FailAt(at, fault)
         for proxy in proxies:
             proxy.plan = plan
-        done = everything(behind, number)
-        told += "error" in done
+        done = run_all_calls(proxied, number)
+        reported += "error" in done
         registry = direct.registry
         if "save" in done:
             assert registry.get("recvae", int(str(done["save"]))).score == number
@@ -117,58 +119,62 @@ def test_a_fault_at_any_call_is_survived_or_told(
             assert direct.assets.read_table("anything").equals(table(number))
         elif direct.assets.exists("anything", "parquet"):
             found = direct.assets.read_table("anything")
-            assert found.equals(table(int(found["number"][0]))), "half of a table"
+            assert found.equals(table(int(found["number"][0]))), "the table mixes two writes"
     number += 1
     for proxy in proxies:
         proxy.plan = Plan()
-    assert "error" not in everything(behind, number), "a rerun does not succeed"
+    assert "error" not in run_all_calls(proxied, number), "a rerun succeeds"
     if fault == "damage":
-        assert told == 0, "what arrived damaged is asked for again"
-    assert told <= calls // 4, "drivers and clients are to try again: nearly all faults are survived"
-    print(f"{fault}: {calls} calls, {told} faults were told, the others survived")
+        assert reported == 0, "damaged content is read again"
+    assert reported <= calls // 4, "drivers and clients retry: most faults are survived"
+    print(f"{fault}: {calls} calls, {reported} faults were reported, the others survived")
 
 
-def test_a_promotion_whose_answer_was_lost_is_not_made_twice(place: tuple[ServiceSet, ServiceSet, list[Proxy]]) -> None:
-    behind, direct, proxies = place
-    folder = behind.folder / "model.bin"
+def test_promotion_with_a_lost_response_is_not_made_twice(
+    services: tuple[ServiceClients, ServiceClients, list[Proxy]],
+) -> None:
+    proxied, direct, proxies = services
+    folder = proxied.folder / "model.bin"
     folder.write_bytes(b"x")
-    behind.registry.save(folder, ModelCard("recvae", 0.5))
+    proxied.registry.save(folder, ModelCard("recvae", 0.5))
     plan = Plan()
     proxies[0].plan = plan
-    behind.registry.promote(Promotion("recvae", 1, why="first"))
+    proxied.registry.promote(Promotion("recvae", 1, why="first"))
     at = plan.calls.index("insert models_aliases") + 1
     proxies[0].plan = FailAt(at, "cut")
     try:
-        move = behind.registry.promote(Promotion("recvae", 1, why="second"))
+        move = proxied.registry.promote(Promotion("recvae", 1, why="second"))
         assert move.revision == 2
     except (PyMongoError, ConcurrentWriteError):
-        pytest.fail("a retryable write was not tried again")
+        pytest.fail("the driver did not retry the write")
     assert [move.why for move in direct.registry.aliases.history(PURPOSE, CHAMPION)] == ["second", "first"]
 
 
-def test_a_write_whose_answer_was_lost_is_no_conflict(place: tuple[ServiceSet, ServiceSet, list[Proxy]]) -> None:
-    behind, direct, proxies = place
+def test_write_with_a_lost_response_is_not_a_conflict(
+    services: tuple[ServiceClients, ServiceClients, list[Proxy]],
+) -> None:
+    proxied, direct, proxies = services
     present = direct.objects.write("a", b"old")
     proxies[1].plan = FailAt(1, "cut")
-    written = behind.objects.write("a", b"new", if_generation=present.generation, metadata={"k": "v"})
+    written = proxied.objects.write("a", b"new", if_generation=present.generation, metadata={"k": "v"})
     assert written == direct.objects.describe("a")
     assert (direct.objects.read("a"), written.metadata) == (b"new", {"k": "v"})
     proxies[1].plan = FailAt(1, "cut")
-    behind.objects.copy(written, "b", if_generation=ABSENT)
+    proxied.objects.copy(written, "b", if_generation=ABSENT)
     assert direct.objects.read("b") == b"new"
     proxies[1].plan = Plan()
     for other, metadata in ((b"new", {"k": "another"}), (b"other", {"k": "v"})):
         with pytest.raises(ConcurrentWriteError):
-            behind.objects.write("a", other, if_generation=ABSENT, metadata=metadata)
+            proxied.objects.write("a", other, if_generation=ABSENT, metadata=metadata)
         with pytest.raises(ConcurrentWriteError):
-            behind.objects.copy(written, "b", if_generation=ABSENT, metadata={"k": "another"})
+            proxied.objects.copy(written, "b", if_generation=ABSENT, metadata={"k": "another"})
     assert direct.objects.describe("a") == written
 
 
-def test_a_download_that_was_cut_goes_on_where_it_was(
-    place: tuple[ServiceSet, ServiceSet, list[Proxy]], tmp_path: Path
+def test_interrupted_download_is_resumed(
+    services: tuple[ServiceClients, ServiceClients, list[Proxy]], tmp_path: Path
 ) -> None:
-    behind, direct, proxies = place
+    proxied, direct, proxies = services
     whole = bytes(range(256)) * 20_000
     direct.objects.write("large", whole)
 
@@ -177,16 +183,20 @@ def test_a_download_that_was_cut_goes_on_where_it_was(
             return "truncate" if number <= 2 else "pass"
 
     proxies[1].plan = plan = Twice()
-    sha256 = behind.objects.read_to("large", tmp_path / "copy")
+    sha256 = proxied.objects.read_to("large", tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == whole
     assert sha256 == hashlib.sha256(whole).hexdigest()
     starts = [int(call.rpartition(" from ")[2]) if " from " in call else 0 for call in plan.calls]
     assert len(starts) == 3
-    assert 0 == starts[0] < len(whole) // 3 < starts[1] < starts[2] < len(whole), "each attempt asks for the rest only"
+    assert 0 == starts[0] < len(whole) // 3 < starts[1] < starts[2] < len(whole), (
+        "each attempt requests the remaining bytes only"
+    )
 
 
-def test_a_download_never_joins_two_contents(place: tuple[ServiceSet, ServiceSet, list[Proxy]], tmp_path: Path) -> None:
-    behind, direct, proxies = place
+def test_download_never_mixes_two_versions(
+    services: tuple[ServiceClients, ServiceClients, list[Proxy]], tmp_path: Path
+) -> None:
+    proxied, direct, proxies = services
     direct.objects.write("large", bytes(1 << 20))
 
     class Replaced(Plan):
@@ -197,17 +207,17 @@ def test_a_download_never_joins_two_contents(place: tuple[ServiceSet, ServiceSet
 
     proxies[1].plan = Replaced()
     with pytest.raises(StoredDataError, match="large"):
-        behind.objects.read_to("large", tmp_path / "copy")
+        proxied.objects.read_to("large", tmp_path / "copy")
 
 
-def test_a_bucket_that_is_missing_is_one_error(
-    place: tuple[ServiceSet, ServiceSet, list[Proxy]], tmp_path: Path
+def test_missing_bucket_is_an_error(
+    services: tuple[ServiceClients, ServiceClients, list[Proxy]], tmp_path: Path
 ) -> None:
     from gh_assets.errors import ConfigurationError
     from gh_assets.registry import ModelRegistry
     from gh_assets.storage.objects import ObjectStore
 
-    _, direct, _ = place
+    _, direct, _ = services
     path = tmp_path / "model.bin"
     path.write_bytes(b"x")
     registry = ModelRegistry(ObjectStore(direct.objects.client, "no-such-bucket"), direct.registry.documents)
@@ -216,20 +226,22 @@ def test_a_bucket_that_is_missing_is_one_error(
     assert registry.list() == []
 
 
-def test_servers_that_are_away_are_one_error(place: tuple[ServiceSet, ServiceSet, list[Proxy]], tmp_path: Path) -> None:
+def test_unavailable_servers_are_an_error(
+    services: tuple[ServiceClients, ServiceClients, list[Proxy]], tmp_path: Path
+) -> None:
     from gh_assets.errors import ServiceUnavailableError
 
-    behind, _, proxies = place
+    proxied, _, proxies = services
     path = tmp_path / "model.bin"
     path.write_bytes(b"x")
-    model = behind.registry.save(path, ModelCard("recvae", 0.5))
-    behind.objects._retry = behind.objects._retry.with_timeout(0.2)
-    client = behind.objects.client
+    model = proxied.registry.save(path, ModelCard("recvae", 0.5))
+    proxied.objects._retry = proxied.objects._retry.with_timeout(0.2)
+    client = proxied.objects.client
     client.reader = ObjectReader(client._credentials, client.api_endpoint, retry_seconds=0.2)
     for proxy in proxies:
-        proxy.plan = Away()
+        proxy.plan = Unavailable()
     with pytest.raises(ServiceUnavailableError, match="Run again: nothing is lost"):
-        behind.objects.describe(model.object)
+        proxied.objects.describe(model.object)
     with pytest.raises(ServiceUnavailableError):
-        behind.registry.download(model, tmp_path / "out")
+        proxied.registry.download(model, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []

@@ -23,10 +23,19 @@ from gh_assets.settings import load_settings
 from gh_assets.storage.asset_store import AssetStore
 from gh_assets.storage.mongo import MongoDatabase
 from gh_assets.storage.objects import ObjectStore, checksum, make_client
-from gh_assets_tests.faults.storage_testbench import LONG, REFUSED, SURVIVED, Call, Injector, fits, needed, running
-from gh_assets_tests.support.commands import command, let_go, write_stars
+from gh_assets_tests.faults.storage_testbench import (
+    LONG,
+    REFUSED,
+    SURVIVED,
+    Call,
+    FaultInjector,
+    fits,
+    requires_testbench,
+    running_testbench,
+)
+from gh_assets_tests.support.commands import command, release_servers, write_stars
 
-pytestmark = [pytest.mark.slow, needed]
+pytestmark = [pytest.mark.slow, requires_testbench]
 
 SMALL, LARGE = 400 << 10, 3 << 20
 """Sizes of an asset, and of a model that goes in a resumable upload."""
@@ -34,13 +43,13 @@ SMALL, LARGE = 400 << 10, 3 << 20
 
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[int]:
-    with running() as port:
+    with running_testbench() as port:
         yield port
 
 
 @pytest.fixture
-def injector(upstream: int) -> Iterator[Injector]:
-    injector = Injector(upstream)
+def injector(upstream: int) -> Iterator[FaultInjector]:
+    injector = FaultInjector(upstream)
     yield injector
     injector.close()
 
@@ -51,7 +60,7 @@ def create(upstream: int, *names: str) -> None:
         assert requests.post(url, json={"name": name}, timeout=30).status_code in (200, 409)
 
 
-def torn(store: ObjectStore) -> list[str]:
+def damaged_objects(store: ObjectStore) -> list[str]:
     """Objects whose content is not what the testbench says of it."""
     found = list(store.list(""))
     contents = [store.bucket.blob(one.name).download_as_bytes(checksum=None) for one in found]
@@ -62,7 +71,7 @@ def torn(store: ObjectStore) -> list[str]:
     ]
 
 
-class CollectionTask:
+class BucketWork:
     """What the product does with a bucket, once and then behind faults; all kinds of calls are in it."""
 
     def __init__(self, url: str, database: MongoDatabase, folder: Path) -> None:
@@ -85,14 +94,14 @@ class CollectionTask:
 
 @pytest.fixture
 def tasks(
-    upstream: int, injector: Injector, database: MongoDatabase, tmp_path: Path
-) -> Iterator[tuple[CollectionTask, CollectionTask]]:
+    upstream: int, injector: FaultInjector, database: MongoDatabase, tmp_path: Path
+) -> Iterator[tuple[BucketWork, BucketWork]]:
     """Behind the injector, and with a direct way; the latter has done it twice, so that there are earlier contents."""
     create(upstream, *buckets_of(database))
-    direct = CollectionTask(f"http://127.0.0.1:{upstream}", database, tmp_path)
+    direct = BucketWork(f"http://127.0.0.1:{upstream}", database, tmp_path)
     for number in (1, 2):
         direct.do(number)
-    yield CollectionTask(injector.url, database, tmp_path), direct
+    yield BucketWork(injector.url, database, tmp_path), direct
     for store in (direct.assets.objects, direct.registry.store):
         for name in list(store.names("")):
             store.delete(name)
@@ -119,7 +128,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 class Once:
     """One fault, at the first call of a kind at which it comes."""
 
-    def __init__(self, kind: str, fault: str, injector: Injector) -> None:
+    def __init__(self, kind: str, fault: str, injector: FaultInjector) -> None:
         self.kind, self.fault, self.injector = kind, fault, injector
         self.interrupted = False
 
@@ -128,8 +137,8 @@ class Once:
             self.interrupted = call.kind == "read"
             return "header:return-503-after-256K" if self.interrupted else None
         self.injector.wait_for_others()
-        came = f"{self.kind} {self.fault}" in self.injector.faults()
-        return self.fault if call.kind == self.kind and not came and fits(self.fault, call) else None
+        occurred = f"{self.kind} {self.fault}" in self.injector.faults()
+        return self.fault if call.kind == self.kind and not occurred and fits(self.fault, call) else None
 
 
 @pytest.mark.usefixtures("quick")
@@ -138,14 +147,14 @@ class Once:
     [(kind, fault) for kind, faults in SURVIVED.items() for fault in faults] + [("read", fault) for fault in LONG],
 )
 def test_a_fault_of_the_testbench_is_survived(
-    injector: Injector, tasks: tuple[CollectionTask, CollectionTask], kind: str, fault: str
+    injector: FaultInjector, tasks: tuple[BucketWork, BucketWork], kind: str, fault: str
 ) -> None:
     work, direct = tasks
     injector.plan = Once(kind, fault, injector)
     assert work.do(3) == 3
     assert injector.settle()[f"{kind} {fault}"] == 1
     assert [direct.registry.verify(model) for model in direct.registry.list()] == [None] * 3
-    assert torn(direct.assets.objects) == torn(direct.registry.store) == []
+    assert damaged_objects(direct.assets.objects) == damaged_objects(direct.registry.store) == []
     (version,) = direct.assets.versions("thing", "bin")
     assert direct.assets.objects.read(version.object.name)[0] == 2
 
@@ -154,7 +163,7 @@ def test_a_fault_of_the_testbench_is_survived(
 @pytest.mark.parametrize("fault", REFUSED)
 @pytest.mark.parametrize("kind", SURVIVED)
 def test_a_refusal_is_reported_and_nothing_is_half(
-    injector: Injector, tasks: tuple[CollectionTask, CollectionTask], kind: str, fault: str
+    injector: FaultInjector, tasks: tuple[BucketWork, BucketWork], kind: str, fault: str
 ) -> None:
     work, direct = tasks
     injector.plan = Once(kind, fault, injector)
@@ -162,7 +171,7 @@ def test_a_refusal_is_reported_and_nothing_is_half(
         work.do(3)
     assert injector.settle()[f"{kind} {fault}"] == 1
     assert direct.assets.read_bytes("thing", "bin")[0] in (2, 3)
-    assert torn(direct.assets.objects) == torn(direct.registry.store) == []
+    assert damaged_objects(direct.assets.objects) == damaged_objects(direct.registry.store) == []
     before = direct.registry.list()
     assert [direct.registry.verify(model) for model in before] == [None] * len(before)
     assert work.do(4) == len(before) + 1, "a rerun succeeds"
@@ -186,7 +195,7 @@ class Mix:
         return fault if fits(fault, call) else None
 
 
-def lost(injector: Injector, stores: list[ObjectStore]) -> list[str]:
+def lost_objects(injector: FaultInjector, stores: list[ObjectStore]) -> list[str]:
     """Objects whose storing was acknowledged to our client, and which are missing, older, or another."""
     acknowledged: dict[tuple[str, str], dict[str, Any]] = {}
     for answer in injector.answers:
@@ -223,7 +232,7 @@ def contents(stores: list[ObjectStore]) -> list[tuple[int, str, str]]:
 
 
 def test_a_whole_run_loses_nothing_behind_all_faults(
-    upstream: int, injector: Injector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    upstream: int, injector: FaultInjector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home, other, stars = tmp_path / "home", tmp_path / "other", tmp_path / "stars.parquet"
     truth = write_stars(stars).unique().group_by("repo").agg(pl.col("login").str.to_lowercase().sort())
@@ -275,12 +284,20 @@ def test_a_whole_run_loses_nothing_behind_all_faults(
     mine, theirs = (gh_assets("status", at=at, **where) for at, where in ((home, own), (other, back)))
     assert [model["sha256"] for model in theirs["models"]] == [model["sha256"] for model in mine["models"]]
 
-    came = injector.settle()
-    assert lost(injector, stores + copies) == []
-    assert [torn(store) for store in stores + copies] == [[]] * 4
-    for kind, count in came.most_common():
+    occurred = injector.settle()
+    assert lost_objects(injector, stores + copies) == []
+    assert [damaged_objects(store) for store in stores + copies] == [[]] * 4
+    for kind, count in occurred.most_common():
         print(f"{count:4d} {kind}")
-    print(f"{len(injector.answers)} calls, {came.total()} faults, 0 lost, 0 torn")
-    assert {kind.split(" ")[0] for kind in came} >= {"upload", "start", "piece", "list", "describe", "read", "rewrite"}
+    print(f"{len(injector.answers)} calls, {occurred.total()} faults, 0 lost, 0 torn")
+    assert {kind.split(" ")[0] for kind in occurred} >= {
+        "upload",
+        "start",
+        "piece",
+        "list",
+        "describe",
+        "read",
+        "rewrite",
+    }
     for place in (home, other):
-        let_go(place)
+        release_servers(place)

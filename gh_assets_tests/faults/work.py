@@ -20,12 +20,12 @@ from gh_assets.registry import ModelCard, ModelRegistry, Promotion
 from gh_assets.registry.cache import ModelCache
 from gh_assets.storage.asset_store import AssetStore
 from gh_assets.storage.objects import ObjectStore, make_client
-from gh_assets_tests.faults.proxy import watched
+from gh_assets_tests.faults.proxy import traced_steps
 
 ROWS = 400
 
 
-class ServiceSet:
+class ServiceClients:
     """Registry, assets and cache behind given ports."""
 
     def __init__(self, home: Path, mongo: int, gcs: int, database: str, bucket: str, folder: Path) -> None:
@@ -66,72 +66,72 @@ def matrix(number: int) -> UserItemMatrix:
     )
 
 
-def save(bench: ServiceSet, number: int) -> object:
-    folder = bench.folder / f"to save {number}"
+def save(clients: ServiceClients, number: int) -> object:
+    folder = clients.folder / f"to save {number}"
     folder.mkdir(exist_ok=True)
     (folder / "weights.bin").write_bytes(content(number))
-    model = bench.registry.save(folder, ModelCard("recvae", float(number)), file_name="model", archive="gzip")
+    model = clients.registry.save(folder, ModelCard("recvae", float(number)), file_name="model", archive="gzip")
     return [model.version, number]
 
 
-def save_again(bench: ServiceSet, _number: int) -> object:
+def save_again(clients: ServiceClients, _number: int) -> object:
     """The same bytes as many others: their object is there, and may be an orphan."""
-    path = bench.folder / "same.bin"
+    path = clients.folder / "same.bin"
     path.write_bytes(content(0))
-    return [bench.registry.save(path, ModelCard("same", 0.5)).version, 0]
+    return [clients.registry.save(path, ModelCard("same", 0.5)).version, 0]
 
 
-def promote(bench: ServiceSet, number: int) -> object:
-    model = bench.registry.latest("recvae")
-    move = bench.registry.promote(Promotion(model.name, model.version, why=f"work {number}"))
+def promote(clients: ServiceClients, number: int) -> object:
+    model = clients.registry.latest("recvae")
+    move = clients.registry.promote(Promotion(model.name, model.version, why=f"work {number}"))
     return [move.revision, move.version]
 
 
-def rollback(bench: ServiceSet, number: int) -> object:
-    move = bench.registry.rollback(why=f"work {number}")
+def rollback(clients: ServiceClients, number: int) -> object:
+    move = clients.registry.rollback(why=f"work {number}")
     return [move.revision, move.version]
 
 
-def delete(bench: ServiceSet, number: int) -> object:
-    path = bench.folder / "to delete.bin"
+def delete(clients: ServiceClients, number: int) -> object:
+    path = clients.folder / "to delete.bin"
     path.write_bytes(content(number))
-    version = bench.registry.save(path, ModelCard("deleted", 0.5)).version
-    bench.registry.delete("deleted", version, why=f"work {number}")
+    version = clients.registry.save(path, ModelCard("deleted", 0.5)).version
+    clients.registry.delete("deleted", version, why=f"work {number}")
     return version
 
 
-def sweep(bench: ServiceSet, _number: int) -> object:
+def sweep(clients: ServiceClients, _number: int) -> object:
     import datetime as dt
 
-    return len(bench.registry.sweep(dt.timedelta(0)))
+    return len(clients.registry.sweep(dt.timedelta(0)))
 
 
-def download(bench: ServiceSet, _number: int) -> object:
-    model = bench.registry.best("recvae")
-    path = bench.registry.download(model, bench.folder / "out", unpack=True)
+def download(clients: ServiceClients, _number: int) -> object:
+    model = clients.registry.best("recvae")
+    path = clients.registry.download(model, clients.folder / "out", unpack=True)
     assert (path / "weights.bin").read_bytes() == content(int(model.score or 0))
-    with bench.cache.fetched(bench.registry, model) as kept:
+    with clients.cache.fetched(clients.registry, model) as kept:
         assert (kept / "weights.bin").read_bytes() == content(int(model.score or 0))
-    bench.cache.save_selection("best", model)
+    clients.cache.save_selection("best", model)
     return model.version
 
 
-def write_table(bench: ServiceSet, number: int) -> object:
-    bench.assets.write_table("anything", table(number))
+def write_table(clients: ServiceClients, number: int) -> object:
+    clients.assets.write_table("anything", table(number))
     return number
 
 
-def write_partitions(bench: ServiceSet, number: int) -> object:
+def write_partitions(clients: ServiceClients, number: int) -> object:
     tables = ((f"owner/{name}", table(number)) for name in "abc")
-    return [stored.name for stored in bench.assets.write_tables("parts", tables)] and number
+    return [stored.name for stored in clients.assets.write_tables("parts", tables)] and number
 
 
-def write_matrix(bench: ServiceSet, number: int) -> object:
-    bench.assets.write_matrix("user_item_matrix", matrix(number))
+def write_matrix(clients: ServiceClients, number: int) -> object:
+    clients.assets.write_matrix("user_item_matrix", matrix(number))
     return number
 
 
-WORKS: dict[str, Callable[[ServiceSet, int], object]] = {
+WORKS: dict[str, Callable[[ServiceClients, int], object]] = {
     work.__name__: work
     for work in (
         save,
@@ -157,11 +157,11 @@ def run(
     steps: socket.socket,
 ) -> None:
     """In a process of its own: do the work, with every step watched, and say what was acknowledged."""
-    bench = ServiceSet(*ports, *place)
+    clients = ServiceClients(*ports, *place)
     said.send("ready")
     said.recv()
-    with watched(steps):
-        result = WORKS[name](bench, number)
+    with traced_steps(steps):
+        result = WORKS[name](clients, number)
     said.send(result)
     said.recv()
     os._exit(0)  # the driver's threads take half a second to end by themselves

@@ -1,4 +1,4 @@
-"""Behind a proxy that opens TLS, with an authority of its own: as many companies have it."""
+"""Tests of the network settings, behind a corporate proxy that decrypts TLS with a certificate authority of its own."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from gh_assets.embedded.standin.app import Standin
 from gh_assets.errors import ConfigurationError
 from gh_assets.local.network import prepare_network
 from gh_assets_tests.conftest import SETTINGS
-from gh_assets_tests.faults.listener import ProgressListener
 from gh_assets_tests.support.dagster_dev import ROOT, until
+from gh_assets_tests.support.tcp import TcpListener, forward
 from gh_assets_tests.support.worlds import world_of
 
 BUCKET, OAUTH, GITHUB, HOOKS = (
@@ -90,22 +90,24 @@ def _key_and_certificate(
     return key, builder.sign(issuer[1] if issuer else key, hashes.SHA256())
 
 
-class Company(ProgressListener):
-    """A network from which the world is seen through one proxy only.
+class CorporateNetwork(TcpListener):
+    """A network whose only connection to other servers is a proxy.
 
     Attributes
     ----------
     proxy : str
-        Its address.
+        Address of the proxy.
     authority : Path
-        Of the certificates that it shows.
-    connected, asked : list of str
-        Hosts that were connected to, and hosts and methods of requests.
+        File with the authority of its certificates.
+    connected : list of str
+        Methods and targets of the connections.
+    requested : list of str
+        Methods and hosts of the requests.
     """
 
     def __init__(self, folder: Path) -> None:
         self.connected: list[str] = []
-        self.asked: list[str] = []
+        self.requested: list[str] = []
         authority_key, authority = _key_and_certificate("The company", None, ())
         key, certificate = _key_and_certificate(
             "proxy", (authority.subject, authority_key), (BUCKET, OAUTH, GITHUB, HOOKS)
@@ -143,10 +145,10 @@ class Company(ProgressListener):
 
     async def answer(self, scope: Any, receive: Any, send: Any) -> None:
         host = dict(scope["headers"]).get(b"host", b"").decode().split(":")[0]
-        self.asked.append(f"{scope['method']} {host}")
+        self.requested.append(f"{scope['method']} {host}")
         inside = [(name, value) for name, value in scope["headers"] if name != b"host"]
         if host == BUCKET:
-            # Addresses in answers lead on to the one that was asked, as Google's do.
+            # Addresses in responses have the requested host, as Google's have.
             async def outside(message: Any) -> None:
                 if message["type"] == "http.response.start":
                     message["headers"] = [
@@ -158,8 +160,8 @@ class Company(ProgressListener):
             await self.bucket({**scope, "headers": [*inside, (b"host", b"127.0.0.1")]}, receive, outside)
         elif host == OAUTH:
             await Request(scope, receive).body()
-            answer = {"access_token": "oauth-token", "expires_in": 3600, "token_type": "Bearer"}
-            await JSONResponse(answer)(scope, receive, send)
+            token = {"access_token": "oauth-token", "expires_in": 3600, "token_type": "Bearer"}
+            await JSONResponse(token)(scope, receive, send)
         elif host == GITHUB:
             path = scope["path"].removeprefix("/api/v3")
             await self.github({**scope, "path": path, "raw_path": path.encode()}, receive, send)
@@ -176,37 +178,26 @@ class Company(ProgressListener):
             port = self.server.servers[0].sockets[0].getsockname()[1]
             with client, socket.create_connection(("127.0.0.1", port)) as server:
                 client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-                back = threading.Thread(target=_pump, args=(server, client), daemon=True)
-                back.start()
-                _pump(client, server)
-                back.join()
-
-
-def _pump(source: socket.socket, target: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while part := source.recv(1 << 16):
-            target.sendall(part)
-    for end in (source, target):
-        with contextlib.suppress(OSError):
-            end.shutdown(socket.SHUT_RDWR)
+                forward(client, server)
 
 
 @pytest.fixture
-def company(tmp_path: Path) -> Iterator[Company]:
-    made = Company(tmp_path)
+def network(tmp_path: Path) -> Iterator[CorporateNetwork]:
+    made = CorporateNetwork(tmp_path)
     yield made
     made.close()
 
 
-def clean() -> dict[str, str]:
-    network = re.compile("proxy|ca_bundle|ssl_cert", re.IGNORECASE)
-    return {name: value for name, value in os.environ.items() if name not in SETTINGS and not network.search(name)}
+def clean_environment() -> dict[str, str]:
+    """Return the environment without the project's settings and those of the network."""
+    pattern = re.compile("proxy|ca_bundle|ssl_cert", re.IGNORECASE)
+    return {name: value for name, value in os.environ.items() if name not in SETTINGS and not pattern.search(name)}
 
 
 def service_account(folder: Path) -> Path:
     key = rsa.generate_private_key(65537, 2048)
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-    described = {
+    account = {
         "type": "service_account",
         "project_id": "company",
         "private_key_id": "1",
@@ -215,18 +206,18 @@ def service_account(folder: Path) -> Path:
         "token_uri": f"https://{OAUTH}/token",
     }
     path = folder / "account.json"
-    path.write_text(json.dumps(described))
+    path.write_text(json.dumps(account))
     return path
 
 
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"])
-def test_everything_goes_through_the_proxy_and_believes_its_authority(
-    company: Company, tmp_path: Path, home: Path, variable: str
+def test_all_clients_use_the_proxy_and_trust_its_authority(
+    network: CorporateNetwork, tmp_path: Path, home: Path, variable: str
 ) -> None:
-    environment = clean() | {
-        "HTTPS_PROXY": company.proxy,
-        "HTTP_PROXY": "http://127.0.0.1:9",  # nobody there: what is of this machine does not ask it
-        variable: str(company.authority),
+    environment = clean_environment() | {
+        "HTTPS_PROXY": network.proxy,
+        "HTTP_PROXY": "http://127.0.0.1:9",  # unreachable: local servers must be reached directly
+        variable: str(network.authority),
         "GOOGLE_APPLICATION_CREDENTIALS": str(service_account(tmp_path)),
         "GCS_BUCKET": "company-data",
         "GITHUB_API_URL": f"https://{GITHUB}/api/v3",
@@ -238,13 +229,13 @@ def test_everything_goes_through_the_proxy_and_believes_its_authority(
         [sys.executable, "-c", CHILD], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    assert set(company.connected) >= {f"CONNECT {host}:443" for host in (BUCKET, OAUTH, GITHUB, HOOKS)}
-    assert {asked.partition(" ")[2] for asked in company.asked} == {BUCKET, OAUTH, GITHUB, HOOKS}
+    assert set(network.connected) >= {f"CONNECT {host}:443" for host in (BUCKET, OAUTH, GITHUB, HOOKS)}
+    assert {requested.partition(" ")[2] for requested in network.requested} == {BUCKET, OAUTH, GITHUB, HOOKS}
 
 
-def test_without_the_authority_nothing_is_believed(company: Company, tmp_path: Path, home: Path) -> None:
-    environment = clean() | {
-        "HTTPS_PROXY": company.proxy,
+def test_proxy_is_not_trusted_without_its_authority(network: CorporateNetwork, tmp_path: Path, home: Path) -> None:
+    environment = clean_environment() | {
+        "HTTPS_PROXY": network.proxy,
         "GOOGLE_APPLICATION_CREDENTIALS": str(service_account(tmp_path)),
         "GCS_BUCKET": "company-data",
         "GITHUB_API_URL": f"https://{GITHUB}/api/v3",
@@ -257,22 +248,22 @@ def test_without_the_authority_nothing_is_believed(company: Company, tmp_path: P
         env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 1
-    assert company.asked == []
+    assert network.requested == []
     assert "Traceback" not in done.stderr
     found = {finding["service"]: finding for finding in json.loads(done.stdout)}
     for service in ("Cloud Storage", "GitHub"):
         assert not found[service]["ok"]
-        assert "REQUESTS_CA_BUNDLE" in found[service]["words"], "what helps"
+        assert "REQUESTS_CA_BUNDLE" in found[service]["words"], "the advice"
 
 
-def test_a_bundle_that_is_not_there_is_one_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_file_of_authorities_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "missing.pem"))
     monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
     with pytest.raises(ConfigurationError, match=r"SSL_CERT_FILE names .*missing\.pem, which does not exist"):
         prepare_network()
 
 
-def test_the_servers_of_this_machine_are_never_asked_by_way_of_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_servers_are_never_reached_by_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "intranet.example")
     monkeypatch.setenv("no_proxy", "*")
     prepare_network()

@@ -1,4 +1,4 @@
-"""Scratch folders: they go with who made them, however that ended."""
+"""Tests of scratch folders, which are removed however their process ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from gh_assets.local.scratch import PREFIX, Scratch, clear_dead_scratch
 from gh_assets_tests.support.paths import CHECKOUT
 
-MAKER = """
+PROGRAM = """
 import sys
 from gh_assets.local.scratch import Scratch
 with Scratch() as folder:
@@ -23,41 +23,42 @@ with Scratch() as folder:
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(CHECKOUT))
     monkeypatch.setattr(tempfile, "tempdir", None)
     return tmp_path
 
 
-def test_what_a_killed_process_left_goes_with_the_next_and_what_is_in_use_stays(place: Path) -> None:
-    (place / "gh-assets-of-somebody").mkdir()
+def test_folder_of_a_killed_process_is_removed_by_the_next_one_and_a_used_one_is_not(temporary_folder: Path) -> None:
+    foreign = temporary_folder / "gh-assets-of-another"
+    foreign.mkdir()
     with subprocess.Popen(
-        [sys.executable, "-c", MAKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        theirs = Path(process.stdout.readline().strip())
-        with Scratch() as mine:
+        other = Path(process.stdout.readline().strip())
+        with Scratch() as own:
             assert clear_dead_scratch() == []
-            assert sorted(place.iterdir()) == sorted([mine, theirs, place / "gh-assets-of-somebody"])
+            assert sorted(temporary_folder.iterdir()) == sorted([own, other, foreign])
         process.kill()
-    assert (theirs / "half a model").exists(), "kill -9 leaves it behind"
-    with Scratch() as mine:
-        assert sorted(place.iterdir()) == sorted([mine, place / "gh-assets-of-somebody"])
+    assert (other / "half a model").exists(), "the kill leaves it"
+    with Scratch() as own:
+        assert sorted(temporary_folder.iterdir()) == sorted([own, foreign])
 
 
-def test_it_goes_with_the_object_and_with_an_error(place: Path) -> None:
-    made = Scratch()
-    assert made.path.is_dir()
-    del made
+def test_folder_is_removed_with_its_object_and_after_an_error(temporary_folder: Path) -> None:
+    scratch = Scratch()
+    assert scratch.path.is_dir()
+    del scratch
     with pytest.raises(ValueError, match="an error"), Scratch():
         raise ValueError("an error")
-    assert list(place.iterdir()) == []
+    assert list(temporary_folder.iterdir()) == []
 
 
-def test_a_link_of_that_name_is_not_followed(place: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_link_with_the_prefix_is_not_followed(temporary_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     target = tmp_path_factory.mktemp("target")
     (target / "precious").write_text("1")
-    (place / f"{PREFIX}link").symlink_to(target)
+    (temporary_folder / f"{PREFIX}link").symlink_to(target)
     assert clear_dead_scratch() == []
     assert (target / "precious").exists()

@@ -71,7 +71,7 @@ def stored_file(home: Path, bucket: str, name: str) -> Path:
     return home / "bucket" / "content" / file[:2] / file
 
 
-def let_go(home: Path) -> None:
+def release_servers(home: Path) -> None:
     for key in ("mongo", "bucket"):
         release(key, home)
     for path in (home / "run").glob("github-*.users"):

@@ -1,4 +1,4 @@
-"""`dagster dev` as people start it, driven through the API that its UI uses."""
+"""`dagster dev`, driven through the API of its UI."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ POLL = 0.2
 
 
 def until(what: Callable[[], Any], seconds: float = 120.0) -> Any:
-    """Ask until there is an answer that is true."""
+    """Wait until a function returns a true value; return it."""
     deadline = time.monotonic() + seconds
-    while not (found := what()):
+    while not (value := what()):
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s"
         time.sleep(POLL)
-    return found
+    return value
 
 
 class Dev:
-    """Plain `dagster dev` in the checkout, and the GraphQL API of its webserver.
+    """`dagster dev` in the checkout, and the GraphQL API of its webserver.
 
     Parameters
     ----------
     home : Path
     environment : mapping of str to str
-        Beside what is set anyway, without any setting of the project's.
+        Variables in addition to those of this process, without the project's settings.
     """
 
     def __init__(self, home: Path, environment: Mapping[str, str] | None = None) -> None:
@@ -52,7 +52,7 @@ class Dev:
         self.start()
 
     def start(self) -> None:
-        """Start, and wait until it answers."""
+        """Start, and wait until the webserver responds."""
         self.log = (self.home / "dev.log").open("ab")
         self.process = subprocess.Popen(
             [str(BIN / "dagster"), "dev", "--port", str(self.port)],
@@ -73,7 +73,7 @@ class Dev:
         until(answers)
 
     def stop(self) -> None:
-        """As Ctrl-C does."""
+        """Stop it as Ctrl-C does."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
         try:
@@ -83,7 +83,7 @@ class Dev:
             self.log.close()
 
     def kill(self) -> None:
-        """`kill -9` to all of it: webserver, daemon, code server."""
+        """Kill webserver, daemon and code server."""
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -93,9 +93,10 @@ class Dev:
     # -- the API -----------------------------------------------------------------------------------------------------
 
     def ask(self, query: str, **variables: Any) -> Any:
-        answer = requests.post(f"{self.url}/graphql", json={"query": query, "variables": variables}, timeout=60).json()
-        assert "errors" not in answer, answer
-        return answer["data"]
+        body = {"query": query, "variables": variables}
+        result = requests.post(f"{self.url}/graphql", json=body, timeout=60).json()
+        assert "errors" not in result, result
+        return result["data"]
 
     def partitions(self) -> list[str]:
         query = '{assetNodeOrError(assetKey:{path:["stargazers"]}){... on AssetNode{partitionKeys}}}'
@@ -114,7 +115,7 @@ class Dev:
         tags: Mapping[str, str] | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> str:
-        """Start a run; gives its id."""
+        """Start a run, and return its id."""
         selector: dict[str, Any] = {
             "repositoryName": "__repository__",
             "repositoryLocationName": "gh_assets",
@@ -137,7 +138,7 @@ class Dev:
         return str(launched["run"]["runId"])
 
     def backfill(self, assets: list[str], partitions: list[str]) -> str:
-        """Start a backfill; gives its id."""
+        """Start a backfill, and return its id."""
         parameters = {
             "assetSelection": [{"path": [asset]} for asset in assets],
             "partitionNames": partitions,
@@ -160,12 +161,12 @@ class Dev:
         return str(self.ask(query, b=backfill_id)["partitionBackfillOrError"]["status"])
 
     def end_of(self, run_id: str, seconds: float = 300) -> str:
-        """How a run ended."""
+        """Wait for the end of a run, and return its status."""
         ended = ("SUCCESS", "FAILURE", "CANCELED")
         return str(until(lambda: status if (status := self.status(run_id)) in ended else None, seconds))
 
     def end_of_backfill(self, backfill_id: str, seconds: float = 300) -> str:
-        """How a backfill ended."""
+        """Wait for the end of a backfill, and return its status."""
         return str(
             until(
                 lambda: s if (s := self.backfill_status(backfill_id)).startswith(("COMPLETED", "FAILED")) else None,
@@ -174,12 +175,12 @@ class Dev:
         )
 
     def cancel(self, run_id: str) -> None:
-        """As the button does."""
+        """Terminate a run as the UI does."""
         query = "mutation($r:String!){terminateRun(runId:$r){__typename ... on TerminateRunFailure{message}}}"
-        told = self.ask(query, r=run_id)["terminateRun"]
-        assert told["__typename"] == "TerminateRunSuccess", told
+        result = self.ask(query, r=run_id)["terminateRun"]
+        assert result["__typename"] == "TerminateRunSuccess", result
 
     def runs(self) -> list[dict[str, Any]]:
-        """All runs, the newest first."""
+        """Return all runs, newest first."""
         query = "{runsOrError(limit:1000){... on Runs{results{runId status jobName parentRunId tags{key value}}}}}"
         return list(self.ask(query)["runsOrError"]["results"])

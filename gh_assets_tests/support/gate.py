@@ -1,14 +1,17 @@
-"""A door in front of a server that can be shut and opened again, at the same address."""
+"""A gate in front of a server, which can be closed and opened again at the same address."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
 import threading
+from collections.abc import Iterable
+
+from gh_assets_tests.support.tcp import TcpListener, forward
 
 
 class Gate:
-    """Forwards connections to a port while it is open; shut, it cuts them and refuses others.
+    """Forwards connections to a port while it is open; closed, it cuts them and refuses new ones.
 
     Parameters
     ----------
@@ -17,55 +20,50 @@ class Gate:
     """
 
     def __init__(self, target: int) -> None:
-        self.target = target
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.target, self.port = target, 0
         self._streams: set[socket.socket] = set()
         self._lock = threading.Lock()
-        self._listener: socket.socket | None = None
+        self._is_open = False
+        self._listener: _Forwarder | None = None
         self.open()
 
     def open(self) -> None:
-        """Let connections through."""
-        listener = socket.create_server(("127.0.0.1", self.port))
-        self._listener = listener
-        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+        """Accept connections."""
+        self._is_open = True
+        self._listener = _Forwarder(self)
+        self.port = self._listener.port
 
     def shut(self) -> None:
-        """As if the server were killed."""
+        """Cut all connections, as if the server were killed."""
         listener, self._listener = self._listener, None
         if listener is not None:
-            listener.shutdown(socket.SHUT_RDWR)
             listener.close()
         with self._lock:
+            self._is_open = False
             streams, self._streams = self._streams, set()
-        for stream in streams:
-            with contextlib.suppress(OSError):
-                stream.shutdown(socket.SHUT_RDWR)
-            stream.close()
+        _cut(streams)
 
-    def _accept(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                near, _ = listener.accept()
-            except OSError:
+    def add(self, *streams: socket.socket) -> None:
+        """Keep the streams of a connection, to cut them when the gate is closed."""
+        with self._lock:
+            if self._is_open:
+                self._streams |= set(streams)
                 return
-            try:
-                far = socket.create_connection(("127.0.0.1", self.target))
-            except OSError:
-                near.close()
-                continue
-            with self._lock:
-                self._streams |= {near, far}
-            for source, sink in ((near, far), (far, near)):
-                threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+        _cut(streams)
 
-    @staticmethod
-    def _pump(source: socket.socket, sink: socket.socket) -> None:
+
+def _cut(streams: Iterable[socket.socket]) -> None:
+    for stream in streams:
         with contextlib.suppress(OSError):
-            while content := source.recv(65536):
-                sink.sendall(content)
-        for stream in (source, sink):
-            with contextlib.suppress(OSError):
-                stream.shutdown(socket.SHUT_RDWR)
+            stream.shutdown(socket.SHUT_RDWR)
+
+
+class _Forwarder(TcpListener):
+    def __init__(self, gate: Gate) -> None:
+        self.gate = gate
+        super().__init__(gate.port)
+
+    def serve(self, client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.gate.target)) as server:
+            self.gate.add(client, server)
+            forward(client, server)

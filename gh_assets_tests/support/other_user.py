@@ -1,8 +1,8 @@
-"""What another user of the machine can try: ``python -m gh_assets_tests.support.other_user HOME PORT…``, as root.
+"""Attacks by another user of the machine: ``python -m gh_assets_tests.support.other_user HOME PORT…``, as root.
 
-It gives up root's rights as `setpriv --reuid=nobody --clear-groups` does, and then tries every way in that it knows:
-the files of the home, Google's JSON API (also with names that climb out of the folder), MongoDB's wire protocol, and
-GitHub's endpoints. It knows ports and paths, and no secret. Prints, as JSON, what it got.
+The process drops root's rights as `setpriv --reuid=nobody --clear-groups` does. It knows paths and ports but no secret,
+and tries the files of the home, Google's JSON API (also with names that leave the folder), MongoDB's wire protocol and
+GitHub's endpoints. It prints, as JSON, the accesses that succeeded.
 """
 
 from __future__ import annotations
@@ -59,15 +59,15 @@ COMMANDS = [
 
 
 def give_up_rights() -> None:
-    """Become a user who owns nothing."""
-    "localhost".encode("idna")  # what is loaded late, perhaps from where only root may read
+    """Become a user without any rights."""
+    "localhost".encode("idna")  # imported lazily, perhaps from a folder that only root can read
     os.setgroups([])
     os.setgid(NOT_FOUND)
     os.setuid(NOT_FOUND)
 
 
 def files(home: Path) -> list[str]:
-    """What can be seen, read or written in a home."""
+    """Return the files of a home that can be listed, read or written."""
     got = []
     for path in (home, home / "run", home / "bucket", home / "mongo", home / "run" / "bucket-token"):
         with suppress(OSError):
@@ -79,23 +79,23 @@ def files(home: Path) -> list[str]:
 
 
 def http(port: int) -> list[str]:
-    """Requests that were answered with what they asked for."""
+    """Return the requests that succeeded."""
     got = []
     for method, path in HTTP:
         for headers in ({}, {"Authorization": "Bearer standin"}, {"Origin": "http://evil.example"}):
             connection = HTTPConnection("127.0.0.1", port, timeout=5)
             with suppress(OSError, HTTPException):
                 connection.request(method, path, MARK if method in ("POST", "PUT") else None, headers)
-                answer = connection.getresponse()
-                body = answer.read(200)
-                if answer.status < 400 or answer.getheader("access-control-allow-origin"):
-                    got.append(f"{method} {path}: {answer.status} {body!r}")
+                response = connection.getresponse()
+                body = response.read(200)
+                if response.status < 400 or response.getheader("access-control-allow-origin"):
+                    got.append(f"{method} {path}: {response.status} {body!r}")
             connection.close()
     return got
 
 
 def mongo(port: int) -> list[str]:
-    """Commands that were carried out."""
+    """Return the commands that succeeded."""
     got = []
     for command in COMMANDS:
         document = bson.encode(command)
@@ -106,9 +106,9 @@ def mongo(port: int) -> list[str]:
         ):
             link.settimeout(5)
             link.sendall(message)
-            answer = link.recv(1 << 16)
-            if len(answer) > 21 and bson.decode(answer[21:]).get("ok") == 1:
-                got.append(f"{next(iter(command))}: carried out")
+            response = link.recv(1 << 16)
+            if len(response) > 21 and bson.decode(response[21:]).get("ok") == 1:
+                got.append(f"{next(iter(command))}: ok")
     return got
 
 

@@ -1,4 +1,4 @@
-"""Finding pickles in whatever is stored: in archives, compressed, in arrays of objects, in columns of bytes."""
+"""Find pickles in stored objects: in archives, compressed data, arrays of objects and columns of bytes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ GZIP, ZSTD, ZIP, NUMPY, PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04
 
 
 def pickles_in(name: str, content: bytes) -> list[str]:
-    """Where within an object there is a pickle, or what only a pickle holds; empty if nowhere."""
+    """Return the places of pickles within an object, including arrays of objects, which only pickles can hold."""
     return [place for place, part in parts_of(name, content) if _is_pickle(part)]
 
 
 def parts_of(name: str, content: bytes) -> Iterator[tuple[str, bytes]]:
-    """An object and what is in it, to the last layer."""
+    """Yield an object and everything in it, at any depth."""
     if content.startswith(GZIP):
         yield from parts_of(f"{name} unpacked", gzip.decompress(content))
     elif content.startswith(ZSTD):
@@ -58,7 +58,7 @@ def parts_of(name: str, content: bytes) -> Iterator[tuple[str, bytes]]:
 def _is_pickle(content: bytes) -> bool:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is read as a pickle and is none has strange strings
+            warnings.simplefilter("ignore")  # other content has invalid strings when read as a pickle
             return [position for _, _, position in pickletools.genops(content)][-1] == len(content) - 1
-    except Exception:  # noqa: BLE001 - it ends where the content is no pickle, in many ways
+    except Exception:  # noqa: BLE001 - content that is not a pickle fails in many ways
         return False

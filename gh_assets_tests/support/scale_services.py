@@ -1,4 +1,4 @@
-"""Postgres and Redis from Debian's packages, for one test; and what a team's processes are told."""
+"""PostgreSQL and Redis servers from Debian's packages, for single tests."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from gh_assets_tests.support.tcp import free_port
 
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
 REDIS = shutil.which("redis-server")
@@ -27,16 +29,10 @@ def available() -> bool:
     return bool(POSTGRES) and REDIS is not None
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 60
     while True:
-        assert process.poll() is None, "it ended at once"
+        assert process.poll() is None, "the server exited during its start"
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
         assert time.monotonic() < deadline
@@ -45,10 +41,10 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def postgres() -> Iterator[int]:
-    """A server with a database `dagster` of the user `dagster`, without a password on 127.0.0.1; gives its port."""
+    """Run a server with a database `dagster` of a user `dagster` without a password; yield its port."""
     tools = POSTGRES[-1].parent
     folder = Path(tempfile.mkdtemp(prefix="gh-assets-pg-"))
-    # It refuses to run as root.
+    # PostgreSQL does not run as root.
     user = "postgres" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name
     if os.getuid() == 0:
         shutil.chown(folder, user)
@@ -78,7 +74,7 @@ def postgres() -> Iterator[int]:
 
 @contextmanager
 def redis() -> Iterator[int]:
-    """An empty server on 127.0.0.1; gives its port."""
+    """Run an empty server on 127.0.0.1; yield its port."""
     assert REDIS is not None
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="gh-assets-redis-") as folder:

@@ -1,4 +1,4 @@
-"""Small worlds whose right answers are obvious."""
+"""Small worlds with obvious results."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ LIST = "lists/awesome"
 def world_of(
     stars: dict[str, list[int]], *, users: int | None = None, times: bool = True, listed: list[str] | None = None
 ) -> World:
-    """A world of repositories (ids from 1) and the users (by number) who starred them, in this order.
+    """Return a world of repositories, with ids from 1, and their stargazers by number, oldest star first.
 
-    Its list `LIST` names all repositories, or those `listed`.
+    The list `LIST` names all repositories, or those in `listed`.
     """
     count = users or 1 + max((user for who in stars.values() for user in who), default=0)
     repositories = []
@@ -37,7 +37,7 @@ def world_of(
 
 
 def troubled_world() -> World:
-    """Repositories of every outcome: fine, renamed, deleted, blocked, closed, without stars."""
+    """Return a world with repositories of every outcome: ok, renamed, deleted, blocked, restricted, without stars."""
     world = world_of(
         {
             "good/one": list(range(250)),

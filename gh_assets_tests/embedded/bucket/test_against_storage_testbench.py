@@ -17,65 +17,65 @@ import pytest
 import requests
 
 from gh_assets.embedded import servers as services
-from gh_assets_tests.faults.storage_testbench import needed, running
+from gh_assets_tests.faults.storage_testbench import requires_testbench, running_testbench
 
-pytestmark = [pytest.mark.slow, needed]
+pytestmark = [pytest.mark.slow, requires_testbench]
 
 FIELDS = ("kind", "name", "bucket", "size", "crc32c", "md5Hash", "contentType", "metadata", "metageneration")
 
 HEADERS = ("content-type", "content-range", "content-length", "x-goog-hash", "x-goog-metageneration", "range")
 
 
-class Talk:
+class Conversation:
     """Requests to one of both; what is written down of an answer is what may not differ."""
 
     def __init__(self, url: str, headers: dict[str, str]) -> None:
         self.url, self.headers = url, headers
         self.answers: list[tuple[str, Any]] = []
 
-    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> requests.Response:
+    def send(self, method: str, path: str, body: Any = None, **headers: str) -> requests.Response:
         content = json.dumps(body).encode() if isinstance(body, dict) else body
         own = self.headers | {name.replace("_", "-"): value for name, value in headers.items()}
         if isinstance(body, dict):
             own["content-type"] = "application/json"
         url = path if path.startswith("http") else self.url + path
         answer = requests.request(method, url, data=content, headers=own, timeout=30)
-        said: dict[str, Any] = {"status": 200 if answer.status_code == 204 else answer.status_code}
+        outcome: dict[str, Any] = {"status": 200 if answer.status_code == 204 else answer.status_code}
         if answer.status_code >= 400:
-            said["error"] = isinstance(answer.json().get("error", {}).get("code"), int) if answer.content else None
+            outcome["error"] = isinstance(answer.json().get("error", {}).get("code"), int) if answer.content else None
         elif "json" in answer.headers.get("content-type", ""):
-            said |= self.described(answer.json())
+            outcome |= self.fields_of(answer.json())
         else:
-            said["body"] = answer.content
+            outcome["body"] = answer.content
             known = [name for name in HEADERS if name in answer.headers]
             if not answer.content:
                 known = ["range"] if "range" in known else []
             if answer.status_code == 200 and "content-range" in known:
                 known.remove("content-range")
-            said |= {name: answer.headers[name] for name in known}
+            outcome |= {name: answer.headers[name] for name in known}
         called = re.sub(r"\d{10,}", "GENERATION", f"{method} {path.removeprefix(self.url).split('upload_id')[0]}")
-        self.answers.append((called, said))
+        self.answers.append((called, outcome))
         return answer
 
-    def described(self, found: dict[str, Any]) -> dict[str, Any]:
+    def fields_of(self, found: dict[str, Any]) -> dict[str, Any]:
         if "items" in found:
-            items = [self.described(one) for one in found["items"]]
+            items = [self.fields_of(one) for one in found["items"]]
             return {"items": items, "prefixes": found.get("prefixes", [])}
         if "resource" in found:
-            return {"done": found["done"], "resource": self.described(found["resource"])} | {
+            return {"done": found["done"], "resource": self.fields_of(found["resource"])} | {
                 name: str(found[name]) for name in ("objectSize", "totalBytesRewritten")
             }
-        said = {name: found[name] for name in FIELDS if name in found and (name, found[name]) != ("size", "0")}
-        if "metadata" in said:
-            said["metadata"] = {name: one for name, one in said["metadata"].items() if not name.startswith("x_")}
-            if not said["metadata"]:
-                del said["metadata"]
-        said["types"] = {
+        outcome = {name: found[name] for name in FIELDS if name in found and (name, found[name]) != ("size", "0")}
+        if "metadata" in outcome:
+            outcome["metadata"] = {name: one for name, one in outcome["metadata"].items() if not name.startswith("x_")}
+            if not outcome["metadata"]:
+                del outcome["metadata"]
+        outcome["types"] = {
             name: type(found[name]).__name__
             for name in ("generation", "metageneration", "timeCreated", "updated", "id")
             if name in found
         }
-        return said
+        return outcome
 
 
 def part(name: str, content: bytes, description: dict[str, Any]) -> tuple[bytes, str]:
@@ -85,22 +85,22 @@ def part(name: str, content: bytes, description: dict[str, Any]) -> tuple[bytes,
     return body, "multipart/related; boundary=xyz"
 
 
-def converse(talk: Talk) -> None:
+def converse(conversation: Conversation) -> None:
     bucket = "some-bucket"
     o, up = f"/storage/v1/b/{bucket}/o", f"/upload/storage/v1/b/{bucket}/o"
-    talk.ask("POST", "/storage/v1/b?project=p", {"name": bucket})
-    talk.ask("POST", "/storage/v1/b?project=p", {"name": bucket})
-    talk.ask("GET", f"/storage/v1/b/{bucket}")
-    talk.ask("GET", "/storage/v1/b/no-such-bucket")
-    talk.ask("GET", "/storage/v1/b/no-such-bucket/o")
-    talk.ask("GET", f"{o}/missing")
-    talk.ask("GET", f"{o}/missing?alt=media")
-    talk.ask("DELETE", f"{o}/missing")
-    talk.ask("GET", o)
+    conversation.send("POST", "/storage/v1/b?project=p", {"name": bucket})
+    conversation.send("POST", "/storage/v1/b?project=p", {"name": bucket})
+    conversation.send("GET", f"/storage/v1/b/{bucket}")
+    conversation.send("GET", "/storage/v1/b/no-such-bucket")
+    conversation.send("GET", "/storage/v1/b/no-such-bucket/o")
+    conversation.send("GET", f"{o}/missing")
+    conversation.send("GET", f"{o}/missing?alt=media")
+    conversation.send("DELETE", f"{o}/missing")
+    conversation.send("GET", o)
 
     def multipart(name: str, content: bytes, query: str = "", **description: Any) -> str:
         body, kind = part(name, content, description)
-        answer = talk.ask("POST", f"{up}?uploadType=multipart{query}", body, content_type=kind)
+        answer = conversation.send("POST", f"{up}?uploadType=multipart{query}", body, content_type=kind)
         return str(answer.json().get("generation", "")) if answer.ok else ""
 
     first = multipart("a/b", b"0123456789", metadata={"k": "v", "empty": ""})
@@ -113,7 +113,7 @@ def converse(talk: Talk) -> None:
     multipart("empty", b"")
     multipart("ü/é x%2F?#", b"names")
     multipart("plain", b"plain")
-    talk.ask(
+    conversation.send(
         "POST", "/upload/storage/v1/b/no-such-bucket/o?uploadType=media&name=x", b"plain", content_type="text/plain"
     )
 
@@ -123,84 +123,88 @@ def converse(talk: Talk) -> None:
         f"?ifGenerationMatch={second}", f"?ifGenerationNotMatch={second}", "?ifMetagenerationMatch=1",
         "?ifMetagenerationMatch=2", "?ifMetagenerationNotMatch=1", "?projection=full",
     ):  # fmt: skip
-        talk.ask("GET", of + query)
+        conversation.send("GET", of + query)
     media = f"{of}?alt=media"
-    talk.ask("GET", media)
-    talk.ask("GET", f"/download{of}?alt=media")
-    talk.ask("GET", f"{media}&ifGenerationMatch={first}")
+    conversation.send("GET", media)
+    conversation.send("GET", f"/download{of}?alt=media")
+    conversation.send("GET", f"{media}&ifGenerationMatch={first}")
     for wanted in ("0-3", "3-", "-4", "8-100", "10-", "100-200", "0-0"):
-        talk.ask("GET", media, range=f"bytes={wanted}")
-    talk.ask("GET", f"{o}/empty?alt=media")
-    talk.ask("GET", f"{o}/empty?alt=media", range="bytes=0-")
-    talk.ask("GET", f"{o}/%C3%BC%2F%C3%A9%20x%252F%3F%23?alt=media")
+        conversation.send("GET", media, range=f"bytes={wanted}")
+    conversation.send("GET", f"{o}/empty?alt=media")
+    conversation.send("GET", f"{o}/empty?alt=media", range="bytes=0-")
+    conversation.send("GET", f"{o}/%C3%BC%2F%C3%A9%20x%252F%3F%23?alt=media")
 
-    talk.ask("PATCH", of, {"metadata": {"k": None, "m": "n"}, "contentType": "text/x"})
-    talk.ask("PATCH", f"{of}?ifMetagenerationMatch=1", {"metadata": {"k": "late"}})
-    talk.ask("PATCH", of, {"metadata": None})
-    talk.ask("PATCH", f"{o}/missing", {"metadata": {"k": "v"}})
-    talk.ask("PUT", of, {"metadata": {"only": "this"}, "contentType": "text/y"})
-    talk.ask("GET", of)
+    conversation.send("PATCH", of, {"metadata": {"k": None, "m": "n"}, "contentType": "text/x"})
+    conversation.send("PATCH", f"{of}?ifMetagenerationMatch=1", {"metadata": {"k": "late"}})
+    conversation.send("PATCH", of, {"metadata": None})
+    conversation.send("PATCH", f"{o}/missing", {"metadata": {"k": "v"}})
+    conversation.send("PUT", of, {"metadata": {"only": "this"}, "contentType": "text/y"})
+    conversation.send("GET", of)
 
     to = f"{of}/rewriteTo/b/{bucket}/o"
-    talk.ask("POST", f"{to}/copy", {})
-    talk.ask("POST", f"{to}/copy?ifGenerationMatch=0", {})
-    talk.ask("POST", f"{to}/copy?ifSourceGenerationMatch={first}", {})
-    talk.ask("POST", f"{o}/missing/rewriteTo/b/{bucket}/o/copy", {})
-    talk.ask("POST", f"{of}/rewriteTo/b/no-such-bucket/o/copy", {})
-    talk.ask("POST", f"{of}/copyTo/b/{bucket}/o/copied", {})
+    conversation.send("POST", f"{to}/copy", {})
+    conversation.send("POST", f"{to}/copy?ifGenerationMatch=0", {})
+    conversation.send("POST", f"{to}/copy?ifSourceGenerationMatch={first}", {})
+    conversation.send("POST", f"{o}/missing/rewriteTo/b/{bucket}/o/copy", {})
+    conversation.send("POST", f"{of}/rewriteTo/b/no-such-bucket/o/copy", {})
+    conversation.send("POST", f"{of}/copyTo/b/{bucket}/o/copied", {})
     both = [{"name": "a/b"}, {"name": "plain"}]
-    talk.ask("POST", f"{o}/composed/compose", {"sourceObjects": both, "destination": {"contentType": "text/plain"}})
-    talk.ask("GET", f"{o}/composed?alt=media")
-    talk.ask("POST", f"{o}/composed/compose?ifGenerationMatch=0", {"sourceObjects": both})
-    talk.ask("POST", f"{o}/composed/compose", {"sourceObjects": [{"name": "missing"}]})
+    conversation.send(
+        "POST", f"{o}/composed/compose", {"sourceObjects": both, "destination": {"contentType": "text/plain"}}
+    )
+    conversation.send("GET", f"{o}/composed?alt=media")
+    conversation.send("POST", f"{o}/composed/compose?ifGenerationMatch=0", {"sourceObjects": both})
+    conversation.send("POST", f"{o}/composed/compose", {"sourceObjects": [{"name": "missing"}]})
 
     for query in (
         "", "?prefix=a/", "?delimiter=/", "?prefix=a/&delimiter=/", "?prefix=nothing", "?startOffset=c",
         "?startOffset=b&endOffset=d", "?endOffset=copy",
     ):  # fmt: skip
-        talk.ask("GET", o + query)
+        conversation.send("GET", o + query)
 
     def begin(query: str = "", **headers: str) -> str:
         given = {"name": "large", "metadata": {"k": "v"}, "contentType": "text/plain"}
-        return talk.ask("POST", f"{up}?uploadType=resumable{query}", given, **headers).headers.get("location", "")
+        return conversation.send("POST", f"{up}?uploadType=resumable{query}", given, **headers).headers.get(
+            "location", ""
+        )
 
     size = 600 << 10
     content = bytes(range(256)) * (size // 256)
     place = begin()
     quarter = 256 << 10
-    talk.ask("PUT", place, b"", content_range=f"bytes */{size}")
-    talk.ask("PUT", place, content[:quarter], content_range=f"bytes 0-{quarter - 1}/{size}")
-    talk.ask("PUT", place, b"", content_range=f"bytes */{size}")
-    talk.ask("PUT", place, content[:quarter], content_range=f"bytes 0-{quarter - 1}/{size}")  # again
-    talk.ask("GET", f"{o}/large")
-    talk.ask("PUT", place, content[quarter:], content_range=f"bytes {quarter}-{size - 1}/{size}")
-    talk.ask("PUT", place, b"", content_range=f"bytes */{size}")  # it is whole, and the answer was lost
-    talk.ask("GET", f"{o}/large?alt=media", range="bytes=599000-")
+    conversation.send("PUT", place, b"", content_range=f"bytes */{size}")
+    conversation.send("PUT", place, content[:quarter], content_range=f"bytes 0-{quarter - 1}/{size}")
+    conversation.send("PUT", place, b"", content_range=f"bytes */{size}")
+    conversation.send("PUT", place, content[:quarter], content_range=f"bytes 0-{quarter - 1}/{size}")  # again
+    conversation.send("GET", f"{o}/large")
+    conversation.send("PUT", place, content[quarter:], content_range=f"bytes {quarter}-{size - 1}/{size}")
+    conversation.send("PUT", place, b"", content_range=f"bytes */{size}")  # it is whole, and the answer was lost
+    conversation.send("GET", f"{o}/large?alt=media", range="bytes=599000-")
     place = begin()
-    talk.ask("PUT", place, content[:quarter], content_range=f"bytes 0-{quarter - 1}/*")
-    talk.ask("PUT", place, b"ends", content_range=f"bytes {quarter}-{quarter + 3}/{quarter + 4}")
-    talk.ask("PUT", begin(), b"all at once")
-    talk.ask("PUT", begin("&ifGenerationMatch=0"), b"too late")
+    conversation.send("PUT", place, content[:quarter], content_range=f"bytes 0-{quarter - 1}/*")
+    conversation.send("PUT", place, b"ends", content_range=f"bytes {quarter}-{quarter + 3}/{quarter + 4}")
+    conversation.send("PUT", begin(), b"all at once")
+    conversation.send("PUT", begin("&ifGenerationMatch=0"), b"too late")
     place = begin("&ifGenerationMatch=7")
     if place:
-        talk.ask("PUT", place, b"too late", content_range="bytes 0-7/8")
+        conversation.send("PUT", place, b"too late", content_range="bytes 0-7/8")
     place = begin()
-    talk.ask("DELETE", place)
-    talk.ask("PUT", place, b"", content_range="bytes */8")
-    talk.ask("PUT", f"{up}?uploadType=resumable&upload_id=none", b"x", content_range="bytes 0-0/1")
-    talk.ask("GET", f"{o}/large")
+    conversation.send("DELETE", place)
+    conversation.send("PUT", place, b"", content_range="bytes */8")
+    conversation.send("PUT", f"{up}?uploadType=resumable&upload_id=none", b"x", content_range="bytes 0-0/1")
+    conversation.send("GET", f"{o}/large")
 
-    talk.ask("DELETE", f"{of}?ifGenerationMatch={first}")
-    talk.ask("DELETE", of)
-    talk.ask("DELETE", of)
+    conversation.send("DELETE", f"{of}?ifGenerationMatch={first}")
+    conversation.send("DELETE", of)
+    conversation.send("DELETE", of)
 
 
 def test_the_embedded_bucket_answers_as_the_testbench(fresh_home: Path) -> None:
     endpoint, token = services.cloud_storage(fresh_home)
-    ours = Talk(endpoint, {"authorization": f"Bearer {token}"})
+    ours = Conversation(endpoint, {"authorization": f"Bearer {token}"})
     converse(ours)
-    with running() as port:
-        theirs = Talk(f"http://127.0.0.1:{port}", {})
+    with running_testbench() as port:
+        theirs = Conversation(f"http://127.0.0.1:{port}", {})
         converse(theirs)
     assert len(ours.answers) > 80
     for mine, wanted in zip(ours.answers, theirs.answers, strict=True):

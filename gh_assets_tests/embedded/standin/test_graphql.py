@@ -22,7 +22,7 @@ query($id: ID!, $after: String) {
 """  # noqa: E501
 
 
-class Asker:
+class GraphQLSession:
     def __init__(self, standin: Any, url: str) -> None:
         self.standin, self.url = standin, url
 
@@ -38,13 +38,13 @@ class Asker:
 
 @pytest.fixture
 def ask(serve_world):
-    def over(world: World, **options: Any) -> Asker:
-        return Asker(*serve_world(world, **options))
+    def over(world: World, **options: Any) -> GraphQLSession:
+        return GraphQLSession(*serve_world(world, **options))
 
     return over
 
 
-def all_stars(ask: Asker, key: str, direction: str) -> list[tuple[str, int]]:
+def all_stars(ask: GraphQLSession, key: str, direction: str) -> list[tuple[str, int]]:
     found, after = [], None
     while True:
         page = ask(STARS % direction, id=key, after=after)["data"]["node"]["stargazers"]
@@ -56,39 +56,39 @@ def all_stars(ask: Asker, key: str, direction: str) -> list[tuple[str, int]]:
 
 
 def test_stars_by_pages_in_both_orders(ask) -> None:
-    asker = ask(world_of({"a/b": list(range(250))}))
-    key = asker('{ repository(owner: "A", name: "B") { id } }')["data"]["repository"]["id"]
-    oldest = all_stars(asker, key, "ASC")
+    session = ask(world_of({"a/b": list(range(250))}))
+    key = session('{ repository(owner: "A", name: "B") { id } }')["data"]["repository"]["id"]
+    oldest = all_stars(session, key, "ASC")
     assert [user for _, user in oldest] == [5000 + user for user in range(250)]
-    assert all_stars(asker, key, "DESC") == oldest[::-1]
+    assert all_stars(session, key, "DESC") == oldest[::-1]
 
 
 def test_stars_of_one_second_are_paged_without_loss(ask) -> None:
     world = world_of({"a/b": list(range(230))})
     world.repositories[0].starred_at[:] = 1_500_000_000
-    asker = ask(world)
-    key = asker('{ repository(owner: "a", name: "b") { id } }')["data"]["repository"]["id"]
+    session = ask(world)
+    key = session('{ repository(owner: "a", name: "b") { id } }')["data"]["repository"]["id"]
     for direction in ("ASC", "DESC"):
-        assert len({user for _, user in all_stars(asker, key, direction)}) == 230
+        assert len({user for _, user in all_stars(session, key, direction)}) == 230
 
 
 def test_a_star_that_comes_while_paging_moves_nothing(ask) -> None:
     world = world_of({"a/b": list(range(150))}, users=300)
-    asker = ask(world)
-    key = asker('{ repository(owner: "a", name: "b") { id } }')["data"]["repository"]["id"]
-    first = asker(STARS % "DESC", id=key)["data"]["node"]["stargazers"]
+    session = ask(world)
+    key = session('{ repository(owner: "a", name: "b") { id } }')["data"]["repository"]["id"]
+    first = session(STARS % "DESC", id=key)["data"]["node"]["stargazers"]
     grown = world_of({"a/b": list(range(160))}, users=300).repositories[0]
     world.repositories[0].stargazers, world.repositories[0].starred_at = grown.stargazers, grown.starred_at
-    second = asker(STARS % "DESC", id=key, after=first["pageInfo"]["endCursor"])["data"]["node"]["stargazers"]
+    second = session(STARS % "DESC", id=key, after=first["pageInfo"]["endCursor"])["data"]["node"]["stargazers"]
     users = [edge["node"]["databaseId"] for edge in first["edges"] + second["edges"]]
     assert users == [5000 + user for user in range(149, -1, -1)]
 
 
 def test_metadata_aliases_and_partial_data_with_errors(ask) -> None:
-    asker = ask(troubled_world())
+    session = ask(troubled_world())
     fields = "databaseId nameWithOwner stargazerCount isArchived primaryLanguage { name } " \
         "repositoryTopics(first: 20) { nodes { topic { name } } }"  # fmt: skip
-    answer = asker(
+    answer = session(
         f'{{ a: repository(owner: "good", name: "one") {{ {fields} }} '
         f'b: repository(owner: "old", name: "name") {{ {fields} }} '
         f'c: repository(owner: "not", name: "there") {{ {fields} }} '
@@ -105,36 +105,38 @@ def test_metadata_aliases_and_partial_data_with_errors(ask) -> None:
 
 
 def test_in_the_world_since_july_2026_no_list_is_open_but_users_own(ask) -> None:
-    asker = ask(world_of({"a/b": [0, 1, 2]}), restricted=True)
-    answer = asker('{ repository(owner: "a", name: "b") { stargazers(first: 1) { totalCount } } }')
+    session = ask(world_of({"a/b": [0, 1, 2]}), restricted=True)
+    answer = session('{ repository(owner: "a", name: "b") { stargazers(first: 1) { totalCount } } }')
     assert (answer["data"]["repository"], answer["errors"][0]["type"]) == (None, "FORBIDDEN")
-    starred = asker('{ user(login: "user-1") { starredRepositories(first: 10) { totalCount nodes { databaseId } } } }')
+    starred = session(
+        '{ user(login: "user-1") { starredRepositories(first: 10) { totalCount nodes { databaseId } } } }'
+    )
     assert starred["data"]["user"]["starredRepositories"] == {"totalCount": 1, "nodes": [{"databaseId": 1}]}
-    listed = requests.get(f"{asker.url}/repositories/1/stargazers", headers=HEADERS, timeout=10)
+    listed = requests.get(f"{session.url}/repositories/1/stargazers", headers=HEADERS, timeout=10)
     assert listed.status_code == 403
-    forks = requests.get(f"{asker.url}/repositories/1/forks", headers=HEADERS, timeout=10).json()
+    forks = requests.get(f"{session.url}/repositories/1/forks", headers=HEADERS, timeout=10).json()
     assert {fork["owner"]["login"] for fork in forks} <= {"user-0", "user-1", "user-2"}
 
 
 @pytest.mark.parametrize(("aliases", "points"), [(1, 1), (100, 1), (149, 1), (151, 2), (400, 4)])
 def test_a_query_costs_a_point_a_hundred_connections(ask, aliases: int, points: int) -> None:
-    asker = ask(world_of({"a/b": [0]}))
+    session = ask(world_of({"a/b": [0]}))
     one = 'repository(owner: "a", name: "b") { stargazers(first: 100) { totalCount } }'
     query = "{" + " ".join(f"r{n}: {one}" for n in range(aliases)) + " rateLimit { cost remaining limit nodeCount } }"
-    response = asker.post(query)
-    told = response.json()["data"]["rateLimit"]
-    assert (told["cost"], told["nodeCount"]) == (points, aliases * 100)
-    assert told["remaining"] == told["limit"] - points == int(response.headers["x-ratelimit-remaining"])
+    response = session.post(query)
+    usage = response.json()["data"]["rateLimit"]
+    assert (usage["cost"], usage["nodeCount"]) == (points, aliases * 100)
+    assert usage["remaining"] == usage["limit"] - points == int(response.headers["x-ratelimit-remaining"])
     assert response.headers["x-ratelimit-resource"] == "graphql"
 
 
 def test_connections_in_connections_are_counted_for_each_node(ask) -> None:
-    asker = ask(world_of({"a/b": [0, 1, 2]}))
+    session = ask(world_of({"a/b": [0, 1, 2]}))
     query = (
         '{ repository(owner: "a", name: "b") { stargazers(first: 100) { nodes { starredRepositories(first: 50) '
         "{ nodes { databaseId } } } } } rateLimit { cost nodeCount } }"
     )
-    assert asker(query)["data"]["rateLimit"] == {"cost": 1, "nodeCount": 5100}
+    assert session(query)["data"]["rateLimit"] == {"cost": 1, "nodeCount": 5100}
 
 
 @pytest.mark.parametrize(
@@ -161,18 +163,18 @@ def test_too_many_nodes_are_refused(ask) -> None:
 
 
 def test_beyond_the_resource_limit_a_query_has_partial_data(ask) -> None:
-    asker = ask(world_of({"a/b": [0]}), limits=Limits(query_budget=250))
+    session = ask(world_of({"a/b": [0]}), limits=Limits(query_budget=250))
     one = 'repository(owner: "a", name: "b") { stargazers(first: 100) { totalCount } }'
-    answer = asker("{" + " ".join(f"r{n}: {one}" for n in range(4)) + "}")
+    answer = session("{" + " ".join(f"r{n}: {one}" for n in range(4)) + "}")
     assert [alias is not None for alias in answer["data"].values()] == [True, True, False, False]
     assert {error["type"] for error in answer["errors"]} == {"RESOURCE_LIMITS_EXCEEDED"}
 
 
 def test_points_are_limited_apart_from_requests(ask) -> None:
-    asker = ask(world_of({"a/b": [0]}), limits=Limits(requests=1, graphql_points=2))
+    session = ask(world_of({"a/b": [0]}), limits=Limits(requests=1, graphql_points=2))
     query = '{ repository(owner: "a", name: "b") { id } }'
-    assert [asker.post(query).status_code for _ in range(3)] == [200, 200, 403]
-    assert requests.get(f"{asker.url}/repositories/1", headers=HEADERS, timeout=10).status_code == 200
-    told = requests.get(f"{asker.url}/rate_limit", headers=HEADERS, timeout=10).json()["resources"]
-    assert (told["core"]["remaining"], told["graphql"]["remaining"]) == (0, 0)
-    assert asker.standin.quota.violations == {"primary": 1}
+    assert [session.post(query).status_code for _ in range(3)] == [200, 200, 403]
+    assert requests.get(f"{session.url}/repositories/1", headers=HEADERS, timeout=10).status_code == 200
+    usage = requests.get(f"{session.url}/rate_limit", headers=HEADERS, timeout=10).json()["resources"]
+    assert (usage["core"]["remaining"], usage["graphql"]["remaining"]) == (0, 0)
+    assert session.standin.quota.violations == {"primary": 1}
