@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from queue import Empty, SimpleQueue
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 GRACE = 3.0
 """Seconds to wait after Ctrl-C for calls that are still running."""
@@ -50,48 +50,62 @@ def map_bounded(
     window : int, optional
         Maximum number of items taken from `items` and not yet yielded; by default four times `workers`.
     """
-    window = window or workers * 4
-    source = iter(items)
-    running: set[Future[Result]] = set()
-    ended: SimpleQueue[Future[Result]] = SimpleQueue()
-    failure: BaseException | None = None
-    exhausted = False
-
-    def give_up(error: BaseException) -> None:
-        nonlocal failure
-        failure = failure or error
-        for future in list(running):
-            future.cancel()
-
     with workers_of(workers, "gh-assets") as executor:
-        while True:
-            while failure is None and not exhausted and len(running) < window:
-                try:
-                    future = executor.submit(function, next(source))
-                except StopIteration:
-                    exhausted = True
-                except BaseException as error:  # noqa: BLE001 - raised after the remaining results
-                    failure = error
-                else:
-                    running.add(future)
-                    future.add_done_callback(ended.put)
-            if not running:
-                break
-            stopped = failure is not None and not isinstance(failure, Exception)
+        calls = _Calls(executor, function, iter(items), window or workers * 4)
+        calls.submit()
+        while calls.running:
             try:
-                future = ended.get(timeout=GRACE if stopped else None)
+                future = calls.next_ended()
             except Empty:
                 break
-            except BaseException as error:  # noqa: BLE001 - likewise
-                give_up(error)
+            except BaseException as error:  # noqa: BLE001 - raised after the remaining results
+                calls.fail(error)
                 continue
-            running.discard(future)
-            if future.cancelled():
-                continue
-            fault = future.exception()
-            if fault is None:
-                yield future.result()
+            if not future.cancelled():
+                error_of_call = future.exception()
+                if error_of_call is None:
+                    yield future.result()
+                else:
+                    calls.fail(error_of_call)
+            calls.submit()
+        if calls.failure is not None:
+            raise calls.failure
+
+
+class _Calls(Generic[Item, Result]):
+    """The calls of `map_bounded` that have not been yielded, and the first failure."""
+
+    def __init__(
+        self, executor: ThreadPoolExecutor, function: Callable[[Item], Result], source: Iterator[Item], window: int
+    ) -> None:
+        self.running: set[Future[Result]] = set()
+        self.failure: BaseException | None = None
+        self._executor, self._function, self._source, self._window = executor, function, source, window
+        self._ended: SimpleQueue[Future[Result]] = SimpleQueue()
+        self._exhausted = False
+
+    def submit(self) -> None:
+        """Submit calls until the window is full, unless a call has failed."""
+        while self.failure is None and not self._exhausted and len(self.running) < self._window:
+            try:
+                future = self._executor.submit(self._function, next(self._source))
+            except StopIteration:
+                self._exhausted = True
+            except BaseException as error:  # noqa: BLE001 - raised after the remaining results
+                self.failure = error
             else:
-                give_up(fault)
-        if failure is not None:
-            raise failure
+                self.running.add(future)
+                future.add_done_callback(self._ended.put)
+
+    def next_ended(self) -> Future[Result]:
+        """Wait for the end of a call; after Ctrl-C, raise `Empty` if that takes longer than `GRACE`."""
+        interrupted = self.failure is not None and not isinstance(self.failure, Exception)
+        future = self._ended.get(timeout=GRACE if interrupted else None)
+        self.running.discard(future)
+        return future
+
+    def fail(self, error: BaseException) -> None:
+        """Keep the first failure, and cancel the calls that have not started."""
+        self.failure = self.failure or error
+        for future in list(self.running):
+            future.cancel()

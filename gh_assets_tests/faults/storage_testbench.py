@@ -1,8 +1,8 @@
-"""Google's own testbench of Cloud Storage, and a proxy before it by which its faults answer calls of ours.
+"""Google's testbench of Cloud Storage, and a proxy that makes it inject faults into the calls of the product's clients.
 
-The testbench (github.com/googleapis/storage-testbench) is fetched by whoever runs the tests: a checkout, and a Python
-with its requirements. It fails where a header of a request says so, and our clients send no such header: the proxy adds
-it to the calls that a plan chooses, and nothing else.
+The testbench (github.com/googleapis/storage-testbench) is not part of this project: it needs a checkout, and a Python
+with its requirements. It injects a fault if a header of the request asks for it; the proxy adds that header to the
+calls that a plan selects.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ CHECKOUT, PYTHON = "GH_ASSETS_STORAGE_TESTBENCH", "GH_ASSETS_STORAGE_TESTBENCH_P
 
 requires_testbench = pytest.mark.skipif(
     not os.environ.get(CHECKOUT),
-    reason=f"{CHECKOUT} names no checkout of github.com/googleapis/storage-testbench ({PYTHON}: a Python in which "
-    "pip has installed it)",
+    reason=f"{CHECKOUT} is not set to a checkout of github.com/googleapis/storage-testbench ({PYTHON}: a Python in "
+    "which pip has installed it)",
 )
 
 METHODS = {
@@ -50,19 +50,19 @@ METHODS = {
     "rewrite": "storage.objects.rewrite",
     "delete": "storage.objects.delete",
 }
-"""The calls that the product makes, and what the testbench calls them. A `piece` is one of a resumable upload."""
+"""The kinds of calls of the product, and their names in the testbench; a `piece` is a chunk of a resumable upload."""
 
 SURVIVED = {
     kind: [
         *("return-408", "return-429", "return-500", "return-502", "return-503", "return-504"),
         "return-reset-connection",
-        # An answer without content cannot break in the middle.
+        # A response without content cannot break in the middle.
         *(() if kind in ("start", "delete") else ("return-broken-stream",)),
         *(("stall-for-1s-after-0K",) if kind in ("list", "describe", "read", "rewrite", "upload") else ()),
     ]
     for kind in METHODS
 }
-"""Faults that a client can survive, by the kind of call; those with ``header:`` are no retry test of the testbench."""
+"""Faults that a client survives, by kind of call; those with ``header:`` are not retry tests of the testbench."""
 
 SURVIVED["upload"] += ["return-503-after-256K"]
 SURVIVED["piece"] += [
@@ -81,15 +81,15 @@ SURVIVED["read"] += [
 ]
 
 LONG = ["header:stall-always", "header:stall-at-256KiB"]
-"""These take 10 s each."""
+"""Faults that take 10 s each."""
 
 REFUSED = ["return-400", "return-401"]
-"""Errors that do not pass: they are reported, not retried."""
+"""Permanent errors, which are reported and not retried."""
 
 
 @contextmanager
 def running_testbench() -> Iterator[int]:
-    """Start it; gives its port."""
+    """Run the testbench; yield its port."""
     checkout, python = Path(os.environ[CHECKOUT]), Path(os.environ.get(PYTHON, sys.executable))
     port = free_port()
     process = subprocess.Popen(
@@ -102,7 +102,9 @@ def running_testbench() -> Iterator[int]:
     )
 
     def answers() -> bool:
-        assert process.poll() is None, f"the testbench in {checkout} did not start: does {python} have what it needs?"
+        assert process.poll() is None, (
+            f"the testbench in {checkout} did not start: does {python} have its requirements?"
+        )
         with contextlib.suppress(requests.ConnectionError):
             return requests.get(f"http://127.0.0.1:{port}/", timeout=5).text == "OK"
         return False
@@ -117,20 +119,20 @@ def running_testbench() -> Iterator[int]:
 
 @dataclass(frozen=True)
 class Call:
-    """A request on its way.
+    """A request.
 
     Attributes
     ----------
     kind : str
-        One of `METHODS`; another for what is not an object's.
+        A key of `METHODS`, or another word for calls that are not about objects.
     bucket, name : str
-        The object; in a rewrite the one that is written; without a name where that is in the body.
+        The object, which is the target of a rewrite; the name is empty if it is in the body.
     sent : int
         Bytes of the body.
     start : int
-        The first byte that is asked for.
+        First requested byte.
     last : bool
-        Whether a piece is the last one of its upload.
+        Whether a chunk is the last one of its upload.
     """
 
     kind: str
@@ -142,16 +144,16 @@ class Call:
 
 
 def fits(fault: str, call: Call) -> bool:
-    """Whether a server that is broken could answer so.
+    """Whether a real server could have this fault at a call.
 
-    Of a piece that is not the last, `return-broken-stream` says 200 in place of 308: all was stored.
+    `return-broken-stream` returns 200, not 308, for a chunk before the last, which would mean a complete upload.
     """
     return call.last or (call.kind, fault) != ("piece", "return-broken-stream")
 
 
 @dataclass
 class CallOutcome:
-    """What came of a call: the fault that was asked for, whether it came, and what our client received."""
+    """The outcome of a call: the requested fault, whether it occurred, and the response to the client."""
 
     call: Call
     fault: str | None
@@ -161,21 +163,21 @@ class CallOutcome:
 
     @property
     def written(self) -> dict[str, Any] | None:
-        """The object of which our client knows now that it is stored."""
+        """The object whose storage was acknowledged to the client."""
         if self.call.kind == "rewrite" and self.described is not None:
             return self.described.get("resource")
         return self.described if self.call.kind in ("upload", "piece") else None
 
 
 class FaultInjector(TcpListener):
-    """Listens on 127.0.0.1 and passes on to the testbench, with the header that `plan` wants for a call.
+    """Forwards calls to the testbench, with the header for the fault of each call.
 
     Parameters
     ----------
     upstream : int
-        The testbench's port.
+        Port of the testbench.
     plan : callable
-        Gives the fault of a call, or None; can be replaced at any time.
+        Returns the fault of a call, or None; can be replaced at any time.
     """
 
     def __init__(self, upstream: int, plan: Callable[[Call], str | None] = lambda _: None) -> None:
@@ -187,21 +189,21 @@ class FaultInjector(TcpListener):
         self.url = f"http://127.0.0.1:{self.port}"
 
     def settle(self) -> Counter[str]:
-        """Wait for the end of all calls; gives the faults that came, by the kind of call and their name."""
+        """Wait for the end of all calls, and count the faults that occurred by kind of call and name."""
         with self._lock:
             assert self._lock.wait_for(lambda: self._in_flight == 0, 60)
             return self.faults()
 
     def wait_for_others(self) -> None:
-        """For a plan: wait until it is known what came of the calls before this one."""
+        """Wait for the outcome of the calls before this one; for plans."""
         self._lock.wait_for(lambda: self._in_flight == 1, 5)
 
     def faults(self) -> Counter[str]:
-        """Those that came so far."""
+        """Count the faults that occurred so far."""
         return Counter(f"{answer.call.kind} {answer.fault}" for answer in self.answers if answer.occurred)
 
     def serve(self, client: socket.socket) -> None:
-        """One call a connection: its end is the answer's end, or the fault."""
+        """Forward one call; the connection ends with the response or the fault."""
         with client, contextlib.suppress(OSError, EOFError):
             head, _, body = http_message(client).partition(b"\r\n\r\n")
             call = _call(head.decode("latin-1"), body)
@@ -277,7 +279,7 @@ def _call(head: str, body: bytes) -> Call:
 
 
 def _answer(received: bytes) -> tuple[int | None, dict[str, Any] | None]:
-    """Status of an answer, and its JSON if that arrived whole."""
+    """Return the status of a response, and its JSON if that is complete."""
     head, _, body = received.partition(b"\r\n\r\n")
     if not head.startswith(b"HTTP/1.1 "):
         return None, None
@@ -290,7 +292,7 @@ def _answer(received: bytes) -> tuple[int | None, dict[str, Any] | None]:
 
 
 def _is_seen(fault: str, call: Call, received: int, reset: bool) -> bool:
-    """Whether a fault that the testbench does not account for came: it needs a content of some length."""
+    """Whether a fault occurred that the testbench does not report; it needs a content of some length."""
     if fault.endswith("/retry-1"):
         return call.start > 0
     if fault.endswith(("return-corrupted-data", "stall-always")):

@@ -1,4 +1,4 @@
-"""`kill -9` at every step of every piece of work, and at random moments: nothing is lost, nothing is half."""
+"""Processes are killed at every step of all kinds of work, and at random times: no acknowledged result is lost."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NEVER = 1 << 30
 
 @dataclass
 class KillScenario:
-    """Servers, proxies before them, and what was acknowledged so far."""
+    """Servers behind proxies, and the results acknowledged so far."""
 
     ports: tuple[Path, int, int]
     database: str
@@ -43,45 +43,46 @@ class KillScenario:
     proxies: tuple[Proxy, Proxy]
     number: int = 0
     acknowledged: dict[str, list[Any]] = field(default_factory=dict)
-    began: dict[str, list[int]] = field(default_factory=dict)
+    started: dict[str, list[int]] = field(default_factory=dict)
 
     def clients(self) -> ServiceClients:
-        """A direct way to the servers."""
+        """Return clients that are connected directly to the servers."""
         return ServiceClients(*self.ports, self.database, self.bucket, self.folder / "direct")
 
     def do(self, work: str, plan: KillAt, *, kill_after: float | None = None) -> object:
-        """Let a process do it, and be killed as planned; gives what it acknowledged, None if it was killed."""
+        """Do work in a process that is killed by a plan; return its acknowledged result, None if it was killed."""
         self.number += 1
-        self.began.setdefault(work, []).append(self.number)
-        ours, theirs = socket.socketpair()
-        said, saying = FORKS.Pipe()
+        self.started.setdefault(work, []).append(self.number)
+        own_steps, process_steps = socket.socketpair()
+        results, process_results = FORKS.Pipe()
         for proxy in self.proxies:
             proxy.plan = KillAt(NEVER)
-        place = self.database, self.bucket, self.folder / "work"
+        names = self.database, self.bucket, self.folder / "work"
         ports = self.ports[0], self.proxies[0].port, self.proxies[1].port
-        process = FORKS.Process(target=run, args=(work, self.number, ports, place, saying, theirs))
+        arguments = work, self.number, ports, names, process_results, process_steps
+        process = FORKS.Process(target=run, args=arguments)
         process.start()
-        theirs.close()
-        saying.close()
-        assert said.recv() == "ready"
+        process_steps.close()
+        process_results.close()
+        assert results.recv() == "ready"
         plan.pid = process.pid
         for proxy in self.proxies:
             proxy.plan = plan
-        threading.Thread(target=follow_steps, args=(plan, ours), daemon=True).start()
-        said.send("go")
+        threading.Thread(target=follow_steps, args=(plan, own_steps), daemon=True).start()
+        results.send("go")
         result: object = None
-        if kill_after is not None and not said.poll(kill_after):
+        if kill_after is not None and not results.poll(kill_after):
             process.kill()
-        with suppress(EOFError, ConnectionError):  # it was killed: which of them it is depends on where
-            result = said.recv()
+        with suppress(EOFError, ConnectionError):  # the process was killed
+            result = results.recv()
             self.acknowledged.setdefault(work, []).append(result)
-            said.send("thanks")
+            results.send("received")
         process.join(30)
-        assert process.exitcode in (0, -9), f"{work} failed by itself: see its output"
+        assert process.exitcode in (0, -9), f"{work} failed: see its output"
         return result
 
     def check(self) -> None:
-        """What must hold at any moment, seen by somebody who was not there."""
+        """Check the invariants that hold at any time."""
         clients = self.clients()
         try:
             self._check_models(clients)
@@ -108,8 +109,8 @@ class KillScenario:
             assert ("deleted", version) not in by_version
         newest = [model for model in models if model.name == "recvae"]
         if newest:
-            # Everything visible loads, but reading all again after each kill would take long: the newest is in doubt.
-            model = max(newest, key=lambda one: one.version)
+            # Only the newest model may have been affected by the last kill.
+            model = max(newest, key=lambda model: model.version)
             path = registry.download(model, self.folder / "check", unpack=True)
             assert (path / "weights.bin").read_bytes() == content(int(model.score or 0))
 
@@ -128,23 +129,23 @@ class KillScenario:
         if clients.assets.exists("anything", "parquet"):
             found = data.read_table("anything")
             number = self._is_one("write_table", int(found["number"][0]))
-            assert found.equals(table(number)), "half of a table"
+            assert found.equals(table(number)), "the table mixes two writes"
         for name, found in data.read_tables("parts", data.partitions("parts")).items():
             assert found.height == ROWS, name
             assert found.equals(table(self._is_one("write_partitions", int(found["number"][0]))))
         if data.exists("user_item_matrix", "npz"):
             columns = data.read_matrix("user_item_matrix").stars.shape[1]
-            numbers = [n for n in self.began["write_matrix"] if matrix(n).stars.shape[1] == columns]
-            assert numbers, "a matrix that nobody wrote"
+            numbers = [n for n in self.started["write_matrix"] if matrix(n).stars.shape[1] == columns]
+            assert numbers, "no process wrote this matrix"
 
     def _is_one(self, work: str, number: int) -> int:
-        """What is there was written by the last acknowledged work, or by one that began after it."""
+        """Check that a number is of the last acknowledged work, or of work that started later; return it."""
         assert number >= max(self.acknowledged.get(work, [0]))
-        assert number in self.began[work]
+        assert number in self.started[work]
         return number
 
     def _check_files(self, clients: ServiceClients) -> None:
-        """Whatever a reader can see by its name is whole."""
+        """Check that files with their final name are complete."""
         work = self.folder / "work"
         for folder in [work / "out" / "model", *(work / "cache").glob("*/model")]:
             if folder.exists():
@@ -156,7 +157,7 @@ class KillScenario:
 def scenario(home: Path, tmp_path: Path, gcs_client, monkeypatch: pytest.MonkeyPatch) -> Iterator[KillScenario]:
     mongo = int(embedded.mongo_uri(home).split(":")[2].split("/")[0])
     gcs = int(embedded.cloud_storage(home)[0].rsplit(":", 1)[1])
-    # The server that forks imports the work once; it is not told the path of the modules otherwise.
+    # The fork server imports the work once, and finds the modules only by this path.
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     forkserver.ensure_running()
     proxies = Proxy("mongo", mongo, KillAt(NEVER), home_certificate(home)), Proxy("http", gcs, KillAt(NEVER))
@@ -171,7 +172,7 @@ def scenario(home: Path, tmp_path: Path, gcs_client, monkeypatch: pytest.MonkeyP
 
 
 def prepare(scenario: KillScenario, work: str) -> None:
-    """What the work needs to have something to do."""
+    """Create what the work needs."""
     if work in ("promote", "rollback", "download"):
         scenario.do("save", KillAt(NEVER))
     if work == "rollback":
@@ -187,16 +188,16 @@ def prepare(scenario: KillScenario, work: str) -> None:
 
 
 FAST = "save", "promote", "sweep", "write_table"
-"""Works that the fast tests kill; the others are killed with the slow ones."""
+"""Work in the fast tests; the others are slow tests."""
 
 
 @pytest.mark.parametrize("work", [pytest.param(work, marks=[pytest.mark.slow] * (work not in FAST)) for work in WORKS])
-def test_a_kill_at_every_step_loses_nothing_and_leaves_nothing_half(scenario: KillScenario, work: str) -> None:
+def test_kill_at_every_step_loses_nothing_and_leaves_nothing_incomplete(scenario: KillScenario, work: str) -> None:
     prepare(scenario, work)
     plan = KillAt(NEVER)
     assert scenario.do(work, plan) is not None
     steps = plan.steps
-    assert steps >= 2, "nothing was seen: the watch does not work"
+    assert steps >= 2, "the steps are not traced"
     killed = set()
     for step in range(1, steps + 1):
         if work in ("rollback", "sweep", "save_again"):
@@ -207,7 +208,7 @@ def test_a_kill_at_every_step_loses_nothing_and_leaves_nothing_half(scenario: Ki
             killed.add(plan.killed_at)
         scenario.check()
     assert len(killed) >= min(steps, 2) // 2
-    assert scenario.do(work, KillAt(NEVER)) is not None, "a rerun does not succeed"
+    assert scenario.do(work, KillAt(NEVER)) is not None, "a rerun succeeds"
     scenario.check()
     print(f"{work}: killed at {steps} steps: {', '.join(sorted(killed))}")
 
@@ -239,17 +240,17 @@ def random_kills(scenario: KillScenario, count: int) -> int:
     return killed
 
 
-def test_kills_at_random_moments(scenario: KillScenario) -> None:
+def test_kills_at_random_times(scenario: KillScenario) -> None:
     assert random_kills(scenario, 20) == 20
 
 
 @pytest.mark.slow
-def test_two_hundred_kills_at_random_moments(scenario: KillScenario) -> None:
+def test_two_hundred_kills_at_random_times(scenario: KillScenario) -> None:
     assert random_kills(scenario, 200) == 200
 
 
-def test_the_watch_sees_a_kill_that_matters(scenario: KillScenario) -> None:
-    """The harness itself: a save whose document is never sent leaves nothing visible, and an orphan."""
+def test_kill_before_the_insert_of_a_save_leaves_only_an_orphan(scenario: KillScenario) -> None:
+    """Test the harness: such a save has an effect that a later kill would not have."""
     plan = KillAt(NEVER)
     scenario.do("save", plan)
     insert = next(n for n, call in enumerate(plan.calls) if call == "insert models")

@@ -61,7 +61,7 @@ def create(upstream: int, *names: str) -> None:
 
 
 def damaged_objects(store: ObjectStore) -> list[str]:
-    """Objects whose content is not what the testbench says of it."""
+    """Return the names of objects whose content does not match their checksum and size."""
     found = list(store.list(""))
     contents = [store.bucket.blob(one.name).download_as_bytes(checksum=None) for one in found]
     return [
@@ -72,7 +72,7 @@ def damaged_objects(store: ObjectStore) -> list[str]:
 
 
 class BucketWork:
-    """What the product does with a bucket, once and then behind faults; all kinds of calls are in it."""
+    """Work of the product on a bucket, with all kinds of calls."""
 
     def __init__(self, url: str, database: MongoDatabase, folder: Path) -> None:
         client = make_client(endpoint=url)
@@ -81,7 +81,7 @@ class BucketWork:
         self.path, self.folder = folder / "weights.bin", folder
 
     def do(self, number: int) -> int:
-        """Replace an asset and read it, save a model and read it; gives the model's version."""
+        """Replace an asset and read it, save a model and read it; return the model's version."""
         content = bytes([number]) + os.urandom(SMALL)
         self.assets.write_bytes("thing", "bin", content)
         assert self.assets.read_bytes("thing", "bin") == content
@@ -96,7 +96,7 @@ class BucketWork:
 def tasks(
     upstream: int, injector: FaultInjector, database: MongoDatabase, tmp_path: Path
 ) -> Iterator[tuple[BucketWork, BucketWork]]:
-    """Behind the injector, and with a direct way; the latter has done it twice, so that there are earlier contents."""
+    """Work behind the injector and with a direct connection; the latter has been done twice, for earlier versions."""
     create(upstream, *buckets_of(database))
     direct = BucketWork(f"http://127.0.0.1:{upstream}", database, tmp_path)
     for number in (1, 2):
@@ -114,19 +114,19 @@ def buckets_of(database: MongoDatabase) -> tuple[str, str]:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Google's own policy without its waits of seconds, and uploads of several small pieces."""
+    """Google's policy with short waits, and uploads in several small chunks."""
     from google.cloud.storage import blob
     from google.cloud.storage.retry import DEFAULT_RETRY
 
     from gh_assets.storage import objects
 
     monkeypatch.setattr(objects, "DEFAULT_RETRY", DEFAULT_RETRY.with_delay(initial=0.01, maximum=0.05, multiplier=2))
-    monkeypatch.setattr(objects, "UPLOADED_AT_ONCE", 1 << 20)
+    monkeypatch.setattr(objects, "UPLOAD_CHUNK", 1 << 20)
     monkeypatch.setattr(blob, "_MAX_MULTIPART_SIZE", 1 << 20)
 
 
 class Once:
-    """One fault, at the first call of a kind at which it comes."""
+    """One fault, at the first call of a kind at which it occurs."""
 
     def __init__(self, kind: str, fault: str, injector: FaultInjector) -> None:
         self.kind, self.fault, self.injector = kind, fault, injector
@@ -146,7 +146,7 @@ class Once:
     ("kind", "fault"),
     [(kind, fault) for kind, faults in SURVIVED.items() for fault in faults] + [("read", fault) for fault in LONG],
 )
-def test_a_fault_of_the_testbench_is_survived(
+def test_fault_of_the_testbench_is_survived(
     injector: FaultInjector, tasks: tuple[BucketWork, BucketWork], kind: str, fault: str
 ) -> None:
     work, direct = tasks
@@ -162,7 +162,7 @@ def test_a_fault_of_the_testbench_is_survived(
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("fault", REFUSED)
 @pytest.mark.parametrize("kind", SURVIVED)
-def test_a_refusal_is_reported_and_nothing_is_half(
+def test_permanent_error_is_reported_and_leaves_nothing_incomplete(
     injector: FaultInjector, tasks: tuple[BucketWork, BucketWork], kind: str, fault: str
 ) -> None:
     work, direct = tasks
@@ -177,11 +177,11 @@ def test_a_refusal_is_reported_and_nothing_is_half(
     assert work.do(4) == len(before) + 1, "a rerun succeeds"
 
 
-# -- a whole run, undone, backed up and restored -----------------------------------------------------------------------
+# -- a complete run with undo, backup and restoration ------------------------------------------------------------------
 
 
 class Mix:
-    """Every third call of each kind fails, by all faults in turn."""
+    """Every third call of each kind fails, with all faults in turn."""
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
@@ -196,7 +196,7 @@ class Mix:
 
 
 def lost_objects(injector: FaultInjector, stores: list[ObjectStore]) -> list[str]:
-    """Objects whose storing was acknowledged to our client, and which are missing, older, or another."""
+    """Return acknowledged objects that are missing, older or different."""
     acknowledged: dict[tuple[str, str], dict[str, Any]] = {}
     for answer in injector.answers:
         if answer.call.kind == "delete":
@@ -216,14 +216,14 @@ def lost_objects(injector: FaultInjector, stores: list[ObjectStore]) -> list[str
 
 
 def stars_in(store: ObjectStore) -> dict[str, list[str]]:
-    """Logins by repository."""
+    """Return the logins of stargazers by repository."""
     assets = AssetStore(store)
     tables = assets.read_tables("stargazers", sorted(assets.partitions("stargazers")))
     return {name.lower(): sorted(table["login"].str.to_lowercase()) for name, table in tables.items()}
 
 
 def contents(stores: list[ObjectStore]) -> list[tuple[int, str, str]]:
-    """Every object of the buckets: its name, and the SHA-256 of its bytes."""
+    """Return bucket, name and SHA-256 of every object."""
     return [
         (number, found.name, hashlib.sha256(store.bucket.blob(found.name).download_as_bytes()).hexdigest())
         for number, store in enumerate(stores)
@@ -231,13 +231,13 @@ def contents(stores: list[ObjectStore]) -> list[tuple[int, str, str]]:
     ]
 
 
-def test_a_whole_run_loses_nothing_behind_all_faults(
+def test_complete_run_loses_nothing_behind_all_faults(
     upstream: int, injector: FaultInjector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home, other, stars = tmp_path / "home", tmp_path / "other", tmp_path / "stars.parquet"
     truth = write_stars(stars).unique().group_by("repo").agg(pl.col("login").str.to_lowercase().sort())
     known = {repo.lower(): logins for repo, logins in truth.iter_rows()}
-    assert max(map(len, known.values())) > 100, "some have a second page"
+    assert max(map(len, known.values())) > 100, "some repositories have a second page"
     buckets, restored = ("run-data", "run-models"), ("restored-data", "restored-models")
     create(upstream, *buckets, *restored)
     direct = make_client(endpoint=f"http://127.0.0.1:{upstream}")
@@ -267,7 +267,7 @@ def test_a_whole_run_loses_nothing_behind_all_faults(
     monkeypatch.setenv("GH_ASSETS_HOME", str(home))
     large = tmp_path / "own.bin"
     large.write_bytes(os.urandom(LARGE * 3))
-    with open_mongo(load_settings()) as database:  # a team's own model, which goes in a resumable upload
+    with open_mongo(load_settings()) as database:  # a large model, which needs a resumable upload
         registry = ModelRegistry(ObjectStore(make_client(endpoint=injector.url), buckets[1]), database["models"])
         registry.save(large, ModelCard("own", 0.1))
     verified = gh_assets("models", "verify")
@@ -281,15 +281,16 @@ def test_a_whole_run_loses_nothing_behind_all_faults(
     assert gh_assets("data", "restore", str(tmp_path / "copy"), at=other, **back) == copied
     assert contents(copies) == contents(stores)
     assert gh_assets("models", "verify", at=other, **back) == verified
-    mine, theirs = (gh_assets("status", at=at, **where) for at, where in ((home, own), (other, back)))
-    assert [model["sha256"] for model in theirs["models"]] == [model["sha256"] for model in mine["models"]]
+    statuses = (gh_assets("status", at=at, **where) for at, where in ((home, own), (other, back)))
+    original, copy = ([model["sha256"] for model in status["models"]] for status in statuses)
+    assert copy == original
 
     occurred = injector.settle()
     assert lost_objects(injector, stores + copies) == []
     assert [damaged_objects(store) for store in stores + copies] == [[]] * 4
     for kind, count in occurred.most_common():
         print(f"{count:4d} {kind}")
-    print(f"{len(injector.answers)} calls, {occurred.total()} faults, 0 lost, 0 torn")
+    print(f"{len(injector.answers)} calls, {occurred.total()} faults, 0 objects lost, 0 damaged")
     assert {kind.split(" ")[0] for kind in occurred} >= {
         "upload",
         "start",

@@ -1,7 +1,8 @@
-"""What the processes do that are killed: one piece of work each, by name. Says what was acknowledged."""
+"""The work of the processes that the tests kill, by name; each reports what was acknowledged."""
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import socket
 from collections.abc import Callable
@@ -26,7 +27,7 @@ ROWS = 400
 
 
 class ServiceClients:
-    """Registry, assets and cache behind given ports."""
+    """Clients of the services at given ports: registry, assets and cache."""
 
     def __init__(self, home: Path, mongo: int, gcs: int, database: str, bucket: str, folder: Path) -> None:
         self.client: pymongo.MongoClient = pymongo.MongoClient(
@@ -54,7 +55,7 @@ def content(number: int) -> bytes:
 
 
 def table(number: int) -> pl.DataFrame:
-    """All its rows say its number: a mixture of two would be seen."""
+    """Return a table whose rows all have its number, so that a mixture of two tables is detected."""
     return pl.DataFrame({"number": [number] * ROWS, "row": range(ROWS)})
 
 
@@ -75,7 +76,7 @@ def save(clients: ServiceClients, number: int) -> object:
 
 
 def save_again(clients: ServiceClients, _number: int) -> object:
-    """The same bytes as many others: their object is there, and may be an orphan."""
+    """Save the same bytes again; their object exists and may be orphaned."""
     path = clients.folder / "same.bin"
     path.write_bytes(content(0))
     return [clients.registry.save(path, ModelCard("same", 0.5)).version, 0]
@@ -101,8 +102,6 @@ def delete(clients: ServiceClients, number: int) -> object:
 
 
 def sweep(clients: ServiceClients, _number: int) -> object:
-    import datetime as dt
-
     return len(clients.registry.sweep(dt.timedelta(0)))
 
 
@@ -152,16 +151,16 @@ def run(
     name: str,
     number: int,
     ports: tuple[Path, int, int],
-    place: tuple[str, str, Path],
-    said: Connection,
+    names: tuple[str, str, Path],
+    results: Connection,
     steps: socket.socket,
 ) -> None:
-    """In a process of its own: do the work, with every step watched, and say what was acknowledged."""
-    clients = ServiceClients(*ports, *place)
-    said.send("ready")
-    said.recv()
+    """Do the work in a process of its own, with every step traced, and send the acknowledged result."""
+    clients = ServiceClients(*ports, *names)
+    results.send("ready")
+    results.recv()
     with traced_steps(steps):
         result = WORKS[name](clients, number)
-    said.send(result)
-    said.recv()
-    os._exit(0)  # the driver's threads take half a second to end by themselves
+    results.send(result)
+    results.recv()
+    os._exit(0)  # the driver's threads would take half a second to end

@@ -1,57 +1,48 @@
-"""Limits on memory: small files that unpack to more than the machine has."""
+"""Tests of the memory limits of stored objects."""
 
 from __future__ import annotations
 
-import io
+import zipfile
+from io import BytesIO
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
 
 from gh_assets.errors import StoredDataError
-from gh_assets.registry import load_weights
-from gh_assets.storage.asset_store import AssetStore
+from gh_assets.local import memory
 
 
-@pytest.fixture
-def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine with 16 MB of memory."""
-    monkeypatch.setattr("gh_assets.local.memory.memory_limit", lambda: 16 << 20)
+@pytest.fixture(autouse=True)
+def _limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "memory_limit", lambda: 10 << 20)
 
 
-@pytest.mark.usefixtures("little_memory")
-def test_tiny_table_with_billions_of_rows_is_refused(asset_store: AssetStore) -> None:
-    buffer = io.BytesIO()
-    pl.DataFrame({"a": pl.repeat(7, 50_000_000, eager=True, dtype=pl.Int8)}).write_parquet(buffer, compression="zstd")
-    assert len(buffer.getvalue()) < 1 << 18
-    asset_store.objects.write("assets/anything.parquet", buffer.getvalue())
-    asset_store.objects.write("assets/parts/x.parquet", buffer.getvalue())
-    for read in (
-        lambda: asset_store.read_table("anything"),
-        lambda: asset_store.read_table("parts", "x"),
-        lambda: asset_store.read_whole("parts", ["x"]),
-    ):
-        with pytest.raises(StoredDataError, match=r"takes 0\.8 GB of memory, more than"):
-            read()
+def test_parquet_that_expands_beyond_the_limit_is_rejected_by_its_metadata() -> None:
+    buffer = BytesIO()
+    pl.DataFrame({"a": pl.zeros(1_000_000, eager=True)}).write_parquet(buffer)
+    assert len(buffer.getvalue()) < 1 << 20
+    with pytest.raises(StoredDataError, match=r"^the table takes .* it is not read"):
+        memory.check_parquet("the table", buffer.getvalue())
+    small = BytesIO()
+    pl.DataFrame({"a": [1, 2]}).write_parquet(small)
+    memory.check_parquet("the table", small.getvalue())
 
 
-@pytest.mark.usefixtures("little_memory")
-def test_arrays_that_unpack_to_gigabytes_are_refused(asset_store: AssetStore, tmp_path: Path) -> None:
-    np.savez_compressed(tmp_path / "bomb.npz", indptr=np.zeros(10_000_000))
-    content = (tmp_path / "bomb.npz").read_bytes()
-    assert len(content) < 1 << 20
-    asset_store.objects.write("assets/user_item_matrix.npz", content)
-    with pytest.raises(StoredDataError, match=r"more than the 0\.0 GB that one stored object may take"):
-        asset_store.read_matrix("user_item_matrix")
-    with pytest.raises(StoredDataError, match="may take on this machine"):
-        load_weights(tmp_path / "bomb.npz")
+@pytest.mark.parametrize("as_file", [False, True])
+def test_archive_that_expands_beyond_the_limit_is_rejected(tmp_path: Path, as_file: bool) -> None:
+    for size, fits in ((20 << 20, False), (5 << 20, True)):
+        path = tmp_path / f"{size}.npz"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a.npy", bytes(size))
+        content = path if as_file else path.read_bytes()
+        if fits:
+            memory.check_zip("the archive", content)
+        else:
+            with pytest.raises(StoredDataError, match=r"^the archive takes .* it is not read"):
+                memory.check_zip("the archive", content)
 
 
-@pytest.mark.usefixtures("little_memory")
-def test_object_larger_than_the_memory_is_not_read(asset_store: AssetStore, tmp_path: Path) -> None:
-    asset_store.objects.write("large", bytes(20 << 20))
-    with pytest.raises(StoredDataError, match="may take on this machine: it is not read"):
-        asset_store.objects.read("large")
-    asset_store.objects.read_to("large", tmp_path / "large")
-    assert (tmp_path / "large").stat().st_size == 20 << 20, "a file may be of any size"
+def test_broken_archive_is_rejected() -> None:
+    with pytest.raises(StoredDataError, match="the archive cannot be read"):
+        memory.check_zip("the archive", b"PK no archive")

@@ -1,28 +1,20 @@
-"""The stand-in answers as GitHub does, and its synthetic world rewards taste."""
+"""Tests of the stand-in's REST API, which responds as GitHub does."""
 
 from __future__ import annotations
 
 import base64
-from pathlib import Path
 
-import numpy as np
-import polars as pl
 import pytest
 import requests
-import scipy.sparse as sp
 
 from gh_assets.embedded.standin.limits import Limits
-from gh_assets.embedded.standin.synthetic import synthetic_world
-from gh_assets.embedded.standin.world import World, list_name, read_world
-from gh_assets.recommender import EASE, Popularity, evaluate, strong_generalization_split
+from gh_assets_tests.support.standin import HEADERS
 from gh_assets_tests.support.worlds import LIST, troubled_world, world_of
-
-HEADERS = {"authorization": "Bearer token"}
 
 
 @pytest.fixture
 def api(serve_world):
-    """GET of a path on the world of troubles."""
+    """Send GET requests to the world of all outcomes."""
     standin, url = serve_world(troubled_world())
 
     def get(path: str, **headers: str) -> requests.Response:
@@ -33,7 +25,7 @@ def api(serve_world):
     return get
 
 
-def test_a_repository_by_name_in_any_case_and_by_id(api) -> None:
+def test_repository_is_found_by_name_in_any_case_and_by_id(api) -> None:
     by_name = api("/repos/GOOD/One").json()
     assert (by_name["id"], by_name["full_name"], by_name["stargazers_count"]) == (1, "good/one", 250)
     assert api("/repositories/1").json() == by_name
@@ -56,17 +48,17 @@ def test_a_repository_by_name_in_any_case_and_by_id(api) -> None:
         ("/repositories/1/stargazers?page=401", 422),
     ],
 )
-def test_statuses(api, path: str, status: int) -> None:
+def test_statuses_of_paths(api, path: str, status: int) -> None:
     assert api(path).status_code == status
 
 
-def test_a_renamed_repository_redirects_to_its_id_with_the_rest_of_the_path(api) -> None:
+def test_renamed_repository_redirects_to_its_id_with_the_rest_of_the_path(api) -> None:
     location = api("/repos/old/name/stargazers?per_page=2").headers["location"]
     assert location == f"{api.url}/repositories/3/stargazers?per_page=2"
     assert len(api(location.removeprefix(api.url)).json()) == 2
 
 
-def test_paging_by_link_reaches_everybody_once(api) -> None:
+def test_links_page_through_all_stargazers_once(api) -> None:
     path, seen = "/repos/good/one/stargazers?per_page=100", []
     while path:
         response = api(path)
@@ -75,21 +67,21 @@ def test_paging_by_link_reaches_everybody_once(api) -> None:
     assert seen == [5000 + user for user in range(250)]
 
 
-def test_both_media_types(api) -> None:
+def test_stars_have_times_in_their_media_type_only(api) -> None:
     plain = api("/repos/good/one/stargazers").json()[0]
     starred = api("/repos/good/one/stargazers", accept="application/vnd.github.star+json").json()[0]
     assert starred == {"starred_at": "2017-07-14T02:40:00Z", "user": plain}
-    assert len(api("/repos/good/one/stargazers").json()) == 30, "GitHub's page when none is asked for"
+    assert len(api("/repos/good/one/stargazers").json()) == 30, "the default page size"
 
 
-def test_a_users_starred_repositories_newest_first(api) -> None:
+def test_starred_repositories_of_a_user_are_listed_newest_first(api) -> None:
     starred = api("/users/user-1/starred", accept="application/vnd.github.star+json").json()
     names = [entry["repo"]["full_name"] for entry in starred]
     assert sorted(names) == ["fresh/name", "good/one", "taken/down"]
     assert [entry["starred_at"] for entry in starred] == sorted((e["starred_at"] for e in starred), reverse=True)
 
 
-def test_readme_and_contents(api) -> None:
+def test_readme_is_the_same_raw_and_in_the_contents(api) -> None:
     raw = api(f"/repos/{LIST}/readme", accept="application/vnd.github.raw+json")
     described = api(f"/repos/{LIST}/contents/README.md").json()
     assert base64.b64decode(described["content"]).decode() == raw.text
@@ -97,7 +89,7 @@ def test_readme_and_contents(api) -> None:
     assert api(f"/repos/{LIST}/contents/other.txt").status_code == 404
 
 
-def test_files_are_answered_described_raw_and_rendered_each_with_its_own_etag(api) -> None:
+def test_each_representation_of_a_file_has_its_own_etag(api) -> None:
     answers = {
         kind: api(f"/repos/{LIST}/readme", accept=f"application/vnd.github{kind}+json")
         for kind in ("", ".raw", ".html")
@@ -111,7 +103,7 @@ def test_files_are_answered_described_raw_and_rendered_each_with_its_own_etag(ap
     assert "content" not in listing[0]
 
 
-def test_etags_answer_304_for_the_same_content_only(api) -> None:
+def test_unchanged_content_has_status_304(api) -> None:
     for path in ("/repos/good/one", "/repos/good/one/stargazers?page=2", f"/repos/{LIST}/readme"):
         tag = api(path).headers["etag"]
         assert api(path, **{"if-none-match": tag}).status_code == 304
@@ -119,13 +111,13 @@ def test_etags_answer_304_for_the_same_content_only(api) -> None:
     assert api("/repos/good/one/stargazers?page=1").headers["etag"] != tag
 
 
-def test_tokens_are_checked(api) -> None:
+def test_request_without_a_valid_token_is_rejected(api) -> None:
     assert requests.get(f"{api.url}/user", timeout=10).status_code == 401
     wrong = requests.get(f"{api.url}/user", headers={"authorization": "Bearer wrong"}, timeout=10)
     assert (wrong.status_code, wrong.json()["message"]) == (401, "Bad credentials")
 
 
-def test_the_limit_is_counted_told_and_enforced(serve_world) -> None:
+def test_primary_limit_is_reported_and_enforced(serve_world) -> None:
     _, url = serve_world(world_of({"a/b": [0]}), limits=Limits(requests=2))
     answers = [requests.get(f"{url}/repos/a/b", headers=HEADERS, timeout=10) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 403]
@@ -133,47 +125,3 @@ def test_the_limit_is_counted_told_and_enforced(serve_world) -> None:
     free = requests.get(f"{url}/rate_limit", headers=HEADERS, timeout=10)
     assert free.json()["resources"]["core"]["used"] == 2
     assert free.status_code == 200
-
-
-def test_a_world_from_a_file(tmp_path: Path) -> None:
-    table = pl.DataFrame({"repo": ["b/x", "a/y", "b/x"], "login": ["u1", "u1", "u2"]})
-    table.write_csv(tmp_path / "stars.csv")
-    world = read_world(tmp_path / "stars.csv")
-    assert (len(world.logins), world.star_count, world.lists) == (2, 3, ["standin/awesome-all"])
-    text = world.by_name["standin/awesome-all"].readme or ""
-    assert "github.com/b/x" in text
-    assert "github.com/a/y" in text
-    (tmp_path / "vinta-awesome-python.md").write_text("[y](https://github.com/a/y)")
-    world = read_world(tmp_path / "stars.csv", [tmp_path / "vinta-awesome-python.md"])
-    assert world.lists == ["vinta/awesome-python"]
-    assert list_name(Path("plain.md")) == "awesome/plain"
-
-
-def test_the_synthetic_world_is_the_same_for_the_same_seed() -> None:
-    def content(world: World) -> list[object]:
-        return [(r.full_name, r.description, r.stargazers.tolist(), r.starred_at.tolist()) for r in world.repositories]
-
-    assert content(synthetic_world(3, repositories=60, users=80)) == content(
-        synthetic_world(3, repositories=60, users=80)
-    )
-    assert content(synthetic_world(3, repositories=60, users=80)) != content(
-        synthetic_world(4, repositories=60, users=80)
-    )
-
-
-def test_the_synthetic_world_says_that_it_is_synthetic() -> None:
-    world = synthetic_world(0, repositories=60, users=80)
-    assert all("synthetic" in repository.full_name for repository in world.repositories)
-    assert all("synthetic" in login for login in world.logins)
-
-
-def test_in_the_synthetic_world_taste_beats_popularity_by_far() -> None:
-    world = synthetic_world(0)
-    rows = np.concatenate([r.stargazers for r in world.repositories])
-    columns = np.repeat(np.arange(len(world.repositories)), [len(r.stargazers) for r in world.repositories])
-    matrix = sp.csr_array((np.ones(len(rows), np.float32), (rows, columns)))
-    split = strong_generalization_split(matrix)
-    test = (split.test_fold_in, split.test_held_out)
-    popular = evaluate(Popularity().fit(split.train), *test)["ndcg@100"]
-    linear = evaluate(EASE().fit(split.train), *test)["ndcg@100"]
-    assert linear > 1.8 * popular

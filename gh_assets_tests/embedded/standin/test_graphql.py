@@ -1,4 +1,4 @@
-"""The stand-in's GraphQL answers as GitHub's would, cost and limits included."""
+"""Tests of GraphQL in the stand-in, with GitHub's costs and limits."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import requests
 
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.world import World
+from gh_assets_tests.support.standin import HEADERS
 from gh_assets_tests.support.worlds import troubled_world, world_of
-
-HEADERS = {"authorization": "Bearer token"}
 
 STARS = """
 query($id: ID!, $after: String) {
@@ -63,7 +62,7 @@ def test_stars_by_pages_in_both_orders(ask) -> None:
     assert all_stars(session, key, "DESC") == oldest[::-1]
 
 
-def test_stars_of_one_second_are_paged_without_loss(ask) -> None:
+def test_stars_with_equal_times_are_paged_completely(ask) -> None:
     world = world_of({"a/b": list(range(230))})
     world.repositories[0].starred_at[:] = 1_500_000_000
     session = ask(world)
@@ -72,7 +71,7 @@ def test_stars_of_one_second_are_paged_without_loss(ask) -> None:
         assert len({user for _, user in all_stars(session, key, direction)}) == 230
 
 
-def test_a_star_that_comes_while_paging_moves_nothing(ask) -> None:
+def test_star_added_during_paging_does_not_shift_pages(ask) -> None:
     world = world_of({"a/b": list(range(150))}, users=300)
     session = ask(world)
     key = session('{ repository(owner: "a", name: "b") { id } }')["data"]["repository"]["id"]
@@ -104,7 +103,7 @@ def test_metadata_aliases_and_partial_data_with_errors(ask) -> None:
     ]  # fmt: skip
 
 
-def test_in_the_world_since_july_2026_no_list_is_open_but_users_own(ask) -> None:
+def test_restricted_world_lists_only_starred_repositories_of_users(ask) -> None:
     session = ask(world_of({"a/b": [0, 1, 2]}), restricted=True)
     answer = session('{ repository(owner: "a", name: "b") { stargazers(first: 1) { totalCount } } }')
     assert (answer["data"]["repository"], answer["errors"][0]["type"]) == (None, "FORBIDDEN")
@@ -119,7 +118,7 @@ def test_in_the_world_since_july_2026_no_list_is_open_but_users_own(ask) -> None
 
 
 @pytest.mark.parametrize(("aliases", "points"), [(1, 1), (100, 1), (149, 1), (151, 2), (400, 4)])
-def test_a_query_costs_a_point_a_hundred_connections(ask, aliases: int, points: int) -> None:
+def test_query_costs_a_point_per_hundred_connections(ask, aliases: int, points: int) -> None:
     session = ask(world_of({"a/b": [0]}))
     one = 'repository(owner: "a", name: "b") { stargazers(first: 100) { totalCount } }'
     query = "{" + " ".join(f"r{n}: {one}" for n in range(aliases)) + " rateLimit { cost remaining limit nodeCount } }"
@@ -140,7 +139,7 @@ def test_connections_in_connections_are_counted_for_each_node(ask) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "words"),
+    ("query", "message"),
     [
         ("{ nonsense }", "Cannot query field 'nonsense'"),
         ("{ repository(owner: ", "Syntax Error"),
@@ -149,20 +148,20 @@ def test_connections_in_connections_are_counted_for_each_node(ask) -> None:
         ("mutation { x }", "Exactly one query is supported"),
     ],
 )
-def test_a_wrong_query_has_errors_and_no_data(ask, query: str, words: str) -> None:
+def test_invalid_query_has_errors_and_no_data(ask, query: str, message: str) -> None:
     answer = ask(world_of({"a/b": [0]}))(query)
     assert "data" not in answer
-    assert words in answer["errors"][0]["message"]
+    assert message in answer["errors"][0]["message"]
 
 
-def test_too_many_nodes_are_refused(ask) -> None:
+def test_query_with_too_many_nodes_is_rejected(ask) -> None:
     inner = "nodes { starredRepositories(first: 100) { totalCount } }"
     one = f'repository(owner: "a", name: "b") {{ stargazers(first: 100) {{ {inner} }} }}'
     query = "{" + " ".join(f"r{n}: {one}" for n in range(50)) + "}"
     assert ask(world_of({"a/b": [0]}))(query)["errors"][0]["type"] == "MAX_NODE_LIMIT_EXCEEDED"
 
 
-def test_beyond_the_resource_limit_a_query_has_partial_data(ask) -> None:
+def test_query_beyond_the_resource_limit_has_partial_data(ask) -> None:
     session = ask(world_of({"a/b": [0]}), limits=Limits(query_budget=250))
     one = 'repository(owner: "a", name: "b") { stargazers(first: 100) { totalCount } }'
     answer = session("{" + " ".join(f"r{n}: {one}" for n in range(4)) + "}")
@@ -170,7 +169,7 @@ def test_beyond_the_resource_limit_a_query_has_partial_data(ask) -> None:
     assert {error["type"] for error in answer["errors"]} == {"RESOURCE_LIMITS_EXCEEDED"}
 
 
-def test_points_are_limited_apart_from_requests(ask) -> None:
+def test_points_and_requests_have_separate_limits(ask) -> None:
     session = ask(world_of({"a/b": [0]}), limits=Limits(requests=1, graphql_points=2))
     query = '{ repository(owner: "a", name: "b") { id } }'
     assert [session.post(query).status_code for _ in range(3)] == [200, 200, 403]

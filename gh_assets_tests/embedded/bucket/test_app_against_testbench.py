@@ -1,9 +1,9 @@
-"""The embedded Cloud Storage beside Google's own testbench: one conversation with both, and the same answers.
+"""The embedded Cloud Storage compared with Google's testbench: both have the same responses to the same requests.
 
-Left out is where the testbench is not as Google documents its service: it keeps replaced generations without being told
-to, answers a wrong checksum with 412 instead of 400, a full bucket's deletion with 400 instead of 409, and a deletion
-with 200 instead of 204; it merges the metadata of a rewrite into those of the source, drops the content type of an
-upload of the type media, and has no mediaLink. Partial answers (`fields`) are not for the embedded one: all is given.
+Not compared are responses in which the testbench differs from Google's documentation: it always keeps replaced
+generations; its status is 412, not 400, for a wrong checksum, 400, not 409, for the deletion of a bucket with objects,
+and 200, not 204, for a deletion; it merges the metadata of a rewrite with those of the source, ignores the content type
+of uploads of the type media, and has no mediaLink. The embedded server does not support partial responses (`fields`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ HEADERS = ("content-type", "content-range", "content-length", "x-goog-hash", "x-
 
 
 class Conversation:
-    """Requests to one of both; what is written down of an answer is what may not differ."""
+    """Requests to one of the servers, and the parts of the responses that must be equal."""
 
     def __init__(self, url: str, headers: dict[str, str]) -> None:
         self.url, self.headers = url, headers
@@ -79,7 +79,7 @@ class Conversation:
 
 
 def part(name: str, content: bytes, description: dict[str, Any]) -> tuple[bytes, str]:
-    """A body of the type multipart, and its content type."""
+    """Return a body of the type multipart, and its content type."""
     body = b"--xyz\r\ncontent-type: application/json\r\n\r\n" + json.dumps({"name": name, **description}).encode()
     body += b"\r\n--xyz\r\ncontent-type: text/plain\r\n\r\n" + content + b"\r\n--xyz--"
     return body, "multipart/related; boundary=xyz"
@@ -178,7 +178,7 @@ def converse(conversation: Conversation) -> None:
     conversation.send("PUT", place, content[:quarter], content_range=f"bytes 0-{quarter - 1}/{size}")  # again
     conversation.send("GET", f"{o}/large")
     conversation.send("PUT", place, content[quarter:], content_range=f"bytes {quarter}-{size - 1}/{size}")
-    conversation.send("PUT", place, b"", content_range=f"bytes */{size}")  # it is whole, and the answer was lost
+    conversation.send("PUT", place, b"", content_range=f"bytes */{size}")  # complete, but the response was lost
     conversation.send("GET", f"{o}/large?alt=media", range="bytes=599000-")
     place = begin()
     conversation.send("PUT", place, content[:quarter], content_range=f"bytes 0-{quarter - 1}/*")
@@ -199,13 +199,13 @@ def converse(conversation: Conversation) -> None:
     conversation.send("DELETE", of)
 
 
-def test_the_embedded_bucket_answers_as_the_testbench(fresh_home: Path) -> None:
+def test_embedded_bucket_has_the_responses_of_the_testbench(fresh_home: Path) -> None:
     endpoint, token = services.cloud_storage(fresh_home)
-    ours = Conversation(endpoint, {"authorization": f"Bearer {token}"})
-    converse(ours)
+    embedded = Conversation(endpoint, {"authorization": f"Bearer {token}"})
+    converse(embedded)
     with running_testbench() as port:
-        theirs = Conversation(f"http://127.0.0.1:{port}", {})
-        converse(theirs)
-    assert len(ours.answers) > 80
-    for mine, wanted in zip(ours.answers, theirs.answers, strict=True):
-        assert mine == wanted
+        testbench = Conversation(f"http://127.0.0.1:{port}", {})
+        converse(testbench)
+    assert len(embedded.answers) > 80
+    for actual, expected in zip(embedded.answers, testbench.answers, strict=True):
+        assert actual == expected

@@ -1,7 +1,7 @@
-"""The stand-in's answers and our queries against GitHub's own descriptions of its APIs.
+"""The stand-in's responses and the product's queries, checked against GitHub's descriptions of its APIs.
 
-Optional: needs npm, which fetches the descriptions (``@octokit/openapi``, ``@octokit/graphql-schema``). Nothing of them
-is kept in this repository. `make test-slow` runs it.
+Optional: npm fetches the descriptions (``@octokit/openapi``, ``@octokit/graphql-schema``), which are not part of this
+repository. `make test-slow` runs these tests.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ QUERIES = {
 
 @pytest.fixture(scope="module")
 def octokit(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the packages; the tests are skipped where npm cannot fetch them."""
+    """The folder of the packages; tests are skipped if npm cannot fetch them."""
     npm = shutil.which("npm")
     if npm is None:
         pytest.skip("npm is not installed: GitHub's descriptions of its APIs cannot be fetched")
@@ -62,25 +62,25 @@ def graph(octokit: Path) -> GraphQLSchema:
 
 
 def schema_of(rest: dict[str, Any], path: str, status: int, media_type: str) -> dict[str, Any]:
-    """The schema of an answer, by GitHub's description."""
-    answer = rest["paths"][path]["get"]["responses"][str(status)]
-    while "$ref" in answer:
-        answer = rest["components"]["responses"][answer["$ref"].rsplit("/", 1)[1]]
-    content = answer["content"]
+    """Return GitHub's schema of a response."""
+    response = rest["paths"][path]["get"]["responses"][str(status)]
+    while "$ref" in response:
+        response = rest["components"]["responses"][response["$ref"].rsplit("/", 1)[1]]
+    content = response["content"]
     return content.get(media_type, content.get("application/json"))["schema"]
 
 
 def problems(rest: dict[str, Any], path: str, answer: requests.Response, media_type: str) -> list[str]:
-    described = schema_of(rest, path, answer.status_code, media_type)
-    if isinstance(answer.json(), list) and "discriminator" in described:
-        # The validator looks for the discriminating field in the list itself.
-        described = {"$ref": described["discriminator"]["mapping"]["array"]}
-    schema = {"components": rest["components"], "allOf": [described]}
+    part = schema_of(rest, path, answer.status_code, media_type)
+    if isinstance(answer.json(), list) and "discriminator" in part:
+        # The validator would look for the discriminating field in the list itself.
+        part = {"$ref": part["discriminator"]["mapping"]["array"]}
+    schema = {"components": rest["components"], "allOf": [part]}
     return [f"{error.json_path}: {error.message[:200]}" for error in OAS30Validator(schema).iter_errors(answer.json())]
 
 
 @pytest.mark.parametrize(
-    ("path", "asked", "status"),
+    ("path", "request_path", "status"),
     [
         ("/rate_limit", "/rate_limit", 200),
         ("/user", "/user", 200),
@@ -99,42 +99,41 @@ def problems(rest: dict[str, Any], path: str, answer: requests.Response, media_t
     ],
 )
 @pytest.mark.parametrize("media_type", ["application/json", STAR])
-def test_rest_answers_are_as_github_describes_them(
-    rest, serve_world, path: str, asked: str, status: int, media_type: str
+def test_rest_responses_match_githubs_description(
+    rest, serve_world, path: str, request_path: str, status: int, media_type: str
 ) -> None:
     _, url = serve_world(troubled_world())
     headers = {"authorization": "Bearer token", "accept": media_type}
-    answer = requests.get(url + asked, headers=headers, timeout=10, allow_redirects=False)
+    answer = requests.get(url + request_path, headers=headers, timeout=10, allow_redirects=False)
     assert answer.status_code == status
     described = "application/vnd.github.v3.star+json" if media_type == STAR else media_type
     assert problems(rest, path, answer, described) == []
 
 
-def test_the_check_itself_finds_what_is_wrong(rest, serve_world) -> None:
-    """A check that never fails proves nothing."""
+def test_response_of_another_path_does_not_match(rest, serve_world) -> None:
     _, url = serve_world(troubled_world())
     answer = requests.get(f"{url}/user", headers={"authorization": "Bearer token"}, timeout=10)
     assert problems(rest, "/repos/{owner}/{repo}", answer, "application/json")
 
 
 @pytest.mark.parametrize("query", QUERIES.values(), ids=list(QUERIES))
-def test_our_queries_are_valid_by_githubs_schema(graph: GraphQLSchema, query) -> None:
+def test_queries_of_the_product_are_valid_in_githubs_schema(graph: GraphQLSchema, query) -> None:
     for size in (1, 3, 100):
         assert validate(graph, parse(query(size))) == []
 
 
-def test_the_stand_ins_schema_is_a_part_of_githubs(graph: GraphQLSchema) -> None:
-    ours = build_schema(SDL)
-    for name, kind in ours.type_map.items():
+def test_schema_of_the_stand_in_is_a_part_of_githubs(graph: GraphQLSchema) -> None:
+    for name, kind in build_schema(SDL).type_map.items():
         if name.startswith("__"):
             continue
-        theirs = graph.type_map[name]
+        expected = graph.type_map[name]
         for field_name, field in getattr(kind, "fields", {}).items():
-            their_field = theirs.fields[field_name]
-            assert str(field.type) == str(their_field.type), f"{name}.{field_name}"
+            expected_field = expected.fields[field_name]
+            assert str(field.type) == str(expected_field.type), f"{name}.{field_name}"
             for argument, definition in getattr(field, "args", {}).items():
-                assert str(definition.type) == str(their_field.args[argument].type), f"{name}.{field_name}({argument})"
+                expected_type = expected_field.args[argument].type
+                assert str(definition.type) == str(expected_type), f"{name}.{field_name}({argument})"
         for value in getattr(kind, "values", {}):
-            assert value in theirs.values, f"{name}.{value}"
+            assert value in expected.values, f"{name}.{value}"
         for interface in getattr(kind, "interfaces", ()):
-            assert interface.name in {other.name for other in theirs.interfaces}, name
+            assert interface.name in {other.name for other in expected.interfaces}, name
