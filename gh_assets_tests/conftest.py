@@ -19,13 +19,13 @@ import uvicorn
 from google.cloud import storage
 from pydantic import SecretStr
 
-from gh_assets.embedded import servers as embedded
 from gh_assets.embedded.bucket.app import BucketServer
 from gh_assets.embedded.bucket.files import Files
 from gh_assets.embedded.standin.app import Standin
 from gh_assets.embedded.standin.faults import FaultyProtocol
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.world import World
+from gh_assets.embedded.supervision import release_all
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.retries import RetryPolicy
 from gh_assets.registry import ModelCard, ModelRegistry, RegisteredModel
@@ -265,12 +265,7 @@ def github_of(
 @pytest.fixture
 def fresh_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A home of a single test, whose servers are released at its end."""
-    from gh_assets.embedded import supervision
-
     place = tmp_path_factory.mktemp("fresh")
     monkeypatch.setenv("GH_ASSETS_HOME", str(place))
-    monkeypatch.setattr(embedded, "IDLE_SECONDS", 0.5, raising=False)
     yield place
-    for base in list(supervision._user_locks):
-        if base.parent.parent == place:
-            supervision.release(base.name, place)
+    release_all(place)

@@ -98,6 +98,13 @@ def release(key: str, home: Path) -> None:
         os.close(descriptor)
 
 
+def release_all(home: Path) -> None:
+    """Stop using the servers of a home in this process."""
+    for base in list(_user_locks):
+        if base.parent == home / "run":
+            release(base.name, home)
+
+
 def read_state(base: Path) -> dict[str, Any]:
     """Return port and process ids of a server, as its guardian wrote them last; empty if there are none."""
     try:

@@ -88,10 +88,10 @@ def number_documents(documents: Documents) -> None:
     """
     fields = {"name": 1, "version": 1, "time": 1}
     while True:
-        wanted = {"version": {"$type": "number"}, "serial": {"$exists": False}}
+        unnumbered = {"version": {"$type": "number"}, "serial": {"$exists": False}}
         latest: dict[str, float] = {}
         places = []
-        for document in documents.find(wanted, fields).sort("version", pymongo.ASCENDING):
+        for document in documents.find(unnumbered, fields).sort("version", pymongo.ASCENDING):
             name, time = str(document["name"]), document.get("time")
             moment = time.timestamp() if isinstance(time, dt.datetime) else 0.0
             latest[name] = max(moment, latest.get(name, moment))

@@ -18,9 +18,8 @@ import pytest
 from pydantic import SecretStr
 
 from gh_assets.embedded import servers as services
-from gh_assets.embedded import supervision
 from gh_assets.embedded.guardian import accepts
-from gh_assets.embedded.supervision import ServerSpec, ensure_running, read_state, release
+from gh_assets.embedded.supervision import ServerSpec, ensure_running, read_state, release, release_all
 from gh_assets.errors import ConfigurationError, ServiceUnavailableError
 from gh_assets.local.locks import is_locked
 from gh_assets.storage.objects import ObjectStore, make_client
@@ -56,8 +55,7 @@ def is_alive(pid: int) -> bool:
 def place(tmp_path: Path) -> Iterator[Path]:
     """A home, whose servers are released at the end."""
     yield tmp_path
-    for base in [base for base in supervision._user_locks if base.parent.parent == tmp_path]:
-        release(base.name, tmp_path)
+    release_all(tmp_path)
 
 
 def test_server_is_started_once_and_shared_by_threads(place: Path) -> None:

@@ -214,7 +214,7 @@ def test_kill_at_every_step_loses_nothing_and_leaves_nothing_incomplete(scenario
 
 
 def random_kills(scenario: KillScenario, count: int) -> int:
-    """Kill random works at random moments; gives how many were killed."""
+    """Kill random work at random times, and return the number of kills."""
     rng = random.Random(count)
     tasks = [work for work in WORKS if work != "rollback"]
     scenario.do("save", KillAt(NEVER))

@@ -37,9 +37,9 @@ def test_home_that_is_accessible_to_others_is_made_private(fresh_home: Path) -> 
 def test_folder_with_other_files_keeps_its_permissions(fresh_home: Path) -> None:
     fresh_home.mkdir(exist_ok=True)
     fresh_home.chmod(0o755)
-    (fresh_home / "mine.txt").write_text("another program's")
-    (fresh_home / "mine.txt").chmod(0o644)
+    (fresh_home / "notes.txt").write_text("another program's")
+    (fresh_home / "notes.txt").chmod(0o644)
     bucket_client(fresh_home)
     assert fresh_home.stat().st_mode & 0o777 == 0o755
-    assert (fresh_home / "mine.txt").stat().st_mode & 0o777 == 0o644
+    assert (fresh_home / "notes.txt").stat().st_mode & 0o777 == 0o644
     assert (fresh_home / "bucket").stat().st_mode & 0o077 == 0

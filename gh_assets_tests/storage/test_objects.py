@@ -264,7 +264,7 @@ def test_googles_variables_set_credentials_project_and_endpoint(
         make_client()
     user = {"type": "authorized_user", "client_id": "i", "client_secret": "s", "refresh_token": "r"}
     (tmp_path / "key.json").write_text(json.dumps(user))
-    assert [make_client(project).project for project in (None, "mine")] == ["of-google", "mine"]
+    assert [make_client(project).project for project in (None, "own")] == ["of-google", "own"]
     assert make_client().api_endpoint == "https://storage.googleapis.com"
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "127.0.0.1:1")
     assert make_client().api_endpoint == "http://127.0.0.1:1"

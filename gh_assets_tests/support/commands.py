@@ -17,7 +17,7 @@ import polars as pl
 import pytest
 
 from gh_assets.cli import main
-from gh_assets.embedded.supervision import release
+from gh_assets.embedded.supervision import release_all
 from gh_assets_tests.conftest import SETTINGS
 
 USERS, REPOS = 160, 45
@@ -72,10 +72,8 @@ def stored_file(home: Path, bucket: str, name: str) -> Path:
 
 
 def release_servers(home: Path) -> None:
-    for key in ("mongo", "bucket"):
-        release(key, home)
-    for path in (home / "run").glob("github-*.users"):
-        release(path.stem, home)
+    """Stop using the servers of a home in this process."""
+    release_all(home)
 
 
 def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:

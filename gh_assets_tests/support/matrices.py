@@ -7,12 +7,12 @@ import scipy.sparse as sp
 
 
 def checkerboard(users: int = 40, items: int = 20) -> sp.csr_array:
-    """Even users have most even items, odd users most odd ones: whoever recommends the other colour is wrong."""
+    """Even users have most even items, odd users most odd ones: a recommender of the other colour is wrong."""
     rng = np.random.default_rng(0)
     dense = np.zeros((users, items), np.float32)
     for user in range(users):
-        mine = np.arange(user % 2, items, 2)
-        dense[user, rng.permutation(mine)[: len(mine) - 2]] = 1
+        own = np.arange(user % 2, items, 2)
+        dense[user, rng.permutation(own)[: len(own) - 2]] = 1
     return sp.csr_array(dense)
 
 

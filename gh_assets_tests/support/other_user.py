@@ -20,9 +20,9 @@ import bson
 
 NOT_FOUND = 65_534
 
-MARK = "a stranger was here"
+MARK = "an intruder was here"
 
-CLIMBING = "../../../../../../../../../../tmp/gh-assets-stranger"
+CLIMBING = "../../../../../../../../../../tmp/gh-assets-intruder"
 
 HTTP = [
     ("GET", "/storage/v1/b?project=x"),
@@ -53,7 +53,7 @@ COMMANDS = [
     {"insert": "users", "documents": [{"_id": MARK}], "$db": "gh_assets"},
     {"delete": "users", "deletes": [{"q": {}, "limit": 0}], "$db": "gh_assets"},
     {"dropDatabase": 1, "$db": "gh_assets"},
-    {"createUser": "stranger", "pwd": "x", "roles": ["root"], "$db": "admin"},
+    {"createUser": "intruder", "pwd": "x", "roles": ["root"], "$db": "admin"},
     {"shutdown": 1, "force": True, "$db": "admin"},
 ]
 
@@ -73,7 +73,7 @@ def files(home: Path) -> list[str]:
         with suppress(OSError):
             got.append(f"saw {[entry.name for entry in path.iterdir()] if path.is_dir() else path.read_bytes()[:9]!r}")
         with suppress(OSError):
-            (path / "stranger").write_text(MARK)
+            (path / "intruder").write_text(MARK)
             got.append(f"wrote into {path}")
     return got
 

@@ -40,7 +40,7 @@ def test_repository_is_found_by_name_in_any_case_and_by_id(api) -> None:
         ("/repos/taken/down", 451),
         ("/repos/closed/list", 200),
         ("/repos/closed/list/stargazers", 403),
-        ("/users/nobody", 404),
+        ("/users/unknown", 404),
         ("/users/user-1", 200),
         ("/user/5001", 200),
         ("/user", 200),

@@ -86,7 +86,7 @@ def problems(rest: dict[str, Any], path: str, answer: requests.Response, media_t
         ("/user", "/user", 200),
         ("/users/{username}", "/users/user-1", 200),
         ("/user/{account_id}", "/user/5001", 200),
-        ("/users/{username}", "/users/nobody", 404),
+        ("/users/{username}", "/users/unknown", 404),
         ("/users/{username}/starred", "/users/user-1/starred?per_page=2", 200),
         ("/repos/{owner}/{repo}", "/repos/good/one", 200),
         ("/repos/{owner}/{repo}", "/repos/old/name", 301),
