@@ -1,4 +1,4 @@
-"""Responses as they occur in practice: the kinds in ``cases/answers``, and what each leads to."""
+"""Responses as they occur in practice: the kinds in ``cases/responses``, and what each leads to."""
 
 from __future__ import annotations
 

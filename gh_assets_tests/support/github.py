@@ -138,7 +138,7 @@ def client_of(url: str, *tokens: str, policy: RetryPolicy = QUICK, clock: FakeCl
     return GitHubClient(url, [SecretStr(token) for token in tokens or (SECRET,)], policy=policy, clock=clock)
 
 
-CASES = CHECKOUT / "gh_assets_tests" / "cases" / "answers"
+CASES = CHECKOUT / "gh_assets_tests" / "cases" / "responses"
 
 Json = dict[str, Any]
 
