@@ -56,14 +56,14 @@ def test_home_that_is_a_file_is_explained(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (tmp_path / "file").write_text("mine")
+    (tmp_path / "file").write_text("content")
     monkeypatch.setenv("GH_ASSETS_HOME", str(tmp_path / "file" / below))
     monkeypatch.chdir(tmp_path)
-    code, said = fails(arguments, capsys)
+    code, output = fails(arguments, capsys)
     assert code == 1
-    assert "GH_ASSETS_HOME" in said
-    assert "folder that you can write to" in said
-    assert (tmp_path / "file").read_text() == "mine"
+    assert "GH_ASSETS_HOME" in output
+    assert "folder that you can write to" in output
+    assert (tmp_path / "file").read_text() == "content"
 
 
 def test_read_only_home_is_explained(
@@ -71,32 +71,32 @@ def test_read_only_home_is_explained(
 ) -> None:
     monkeypatch.setenv("GH_ASSETS_HOME", str(tmp_path))
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # root may write everywhere
-    code, said = fails(["status"], capsys)
+    code, output = fails(["status"], capsys)
     assert code == 1
-    assert "cannot be written to" in said
+    assert "cannot be written to" in output
 
 
 def test_unwritable_output_is_one_sentence(tmp_path: Path) -> None:
     with Path("/dev/full").open("w") as full:
         process = started(tmp_path / "home", "doctor", "--settings", stdout=full)
-        said = process.communicate(timeout=60)[1]
+        output = process.communicate(timeout=60)[1]
     assert process.returncode == 1
-    assert said.startswith("Error: The disk is full")
-    assert said.count("\n") == 1
+    assert output.startswith("Error: The disk is full")
+    assert output.count("\n") == 1
 
 
 def test_full_disk_is_one_sentence_and_the_next_command_works(tmp_path: Path) -> None:
     home = tmp_path / "home"
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))  # noqa: E731
     process = started(home, "status", preexec_fn=limit)
-    said = process.communicate(timeout=120)[1]
+    output = process.communicate(timeout=120)[1]
     assert process.returncode == 1
-    assert "Traceback" not in said
-    assert said.startswith("Error: ")
+    assert "Traceback" not in output
+    assert output.startswith("Error: ")
     again = started(home, "status", "--json")
-    shown, said = again.communicate(timeout=120)
+    shown, output = again.communicate(timeout=120)
     release_servers(home)
-    assert again.returncode == 0, said
+    assert again.returncode == 0, output
     assert json.loads(shown)["stars"] == 0
 
 
@@ -105,11 +105,11 @@ def test_ctrl_c_during_a_run_is_one_sentence(tmp_path: Path) -> None:
     home = tmp_path / "home"
     process = started(home, "run", "--stars", "stars.parquet", "--epochs", "2")
     assert process.stderr is not None
-    said = ""
-    while "users: 1" not in said:
+    output = ""
+    while "users: 1" not in output:
         line = process.stderr.readline()
-        assert line, said
-        said += line
+        assert line, output
+        output += line
     os.killpg(process.pid, signal.SIGINT)
     rest = process.communicate(timeout=60)[1]
     release_servers(home)

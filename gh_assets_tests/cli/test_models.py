@@ -28,32 +28,34 @@ def test_models_are_shown_promoted_rolled_back_and_verified(
     """The home ends as it began."""
     monkeypatch.setenv("GH_ASSETS_HOME", str(chain_run.home))
 
-    def asked(*arguments: str) -> Any:
+    def json_of(*arguments: str) -> Any:
         main([*arguments, "--json"])
         return json.loads(capsys.readouterr().out)
 
-    listed = asked("models", "list")
+    listed = json_of("models", "list")
     champion = next(model for model in listed if "champion" in model["aliases"])
-    assert asked("models", "show")["object"] == champion["object"]
-    whole = asked("models", "show", "recvae")
+    assert json_of("models", "show")["object"] == champion["object"]
+    whole = json_of("models", "show", "recvae")
     assert whole["lineage"]["matrix"].startswith("gs://gh-assets/assets/user_item_matrix")
     assert (whole["data"]["stars"], whole["direction"]) == (chain_run.stars.height, "max")
     low, high = whole["intervals"]["ndcg@100"]
     assert low < whole["score"] < high
-    assert all(finding["ok"] for finding in asked("models", "verify"))
-    assert asked("models", "sweep") == []
+    assert all(finding["ok"] for finding in json_of("models", "verify"))
+    assert json_of("models", "sweep") == []
     other = next(model for model in listed if model["object"] != champion["object"])
-    moved = asked("models", "promote", other["name"], str(other["version"]), "--why", "a test", "--by", "me")
+    moved = json_of("models", "promote", other["name"], str(other["version"]), "--why", "a test", "--by", "me")
     assert (moved["name"], moved["by"], moved["why"]) == (other["name"], "me", "a test")
-    served = asked("recommend", "--repos", str(chain_run.stars["repo"][0]))["model"]
+    served = json_of("recommend", "--repos", str(chain_run.stars["repo"][0]))["model"]
     assert (served["name"], served["version"]) == (other["name"], other["version"])
-    back = asked("models", "rollback", "--why", "it was a test")
+    back = json_of("models", "rollback", "--why", "it was a test")
     assert (back["name"], back["version"]) == (champion["name"], champion["version"])
-    history = asked("models", "history")
+    history = json_of("models", "history")
     assert [move["action"] for move in history[:2]] == ["rollback", "promote"]
-    code, said = fails(["models", "delete", champion["name"], str(champion["version"]), "--why", "by mistake"], capsys)
+    code, output = fails(
+        ["models", "delete", champion["name"], str(champion["version"]), "--why", "by mistake"], capsys
+    )
     assert code == 1
-    assert "is the champion to recommend repositories" in said
+    assert "is the champion to recommend repositories" in output
     for arguments in (["list"], ["show"], ["history"], ["verify", "--quick"], ["sweep", "--dry-run"]):
         main(["models", *arguments])
         assert capsys.readouterr().out.strip()

@@ -10,13 +10,13 @@ from gh_assets_tests.support.commands import answer_json, fails
 
 
 def test_recommendations_are_new_to_the_user_and_explained_by_own_stars(chain_run: ChainRun) -> None:
-    mine = set(chain_run.stars.filter(pl.col("login") == "Login-7")["repo"])
+    own = set(chain_run.stars.filter(pl.col("login") == "Login-7")["repo"])
     answer = answer_json(chain_run.home, "recommend", "login-7", "-n", "10")
-    assert answer["known_stars"] == len(mine)
+    assert answer["known_stars"] == len(own)
     assert [entry["rank"] for entry in answer["recommendations"]] == list(range(1, 11))
     for entry in answer["recommendations"]:
-        assert entry["full_name"] not in mine
-        assert {reason["full_name"] for reason in entry["because"]} <= mine
+        assert entry["full_name"] not in own
+        assert {reason["full_name"] for reason in entry["because"]} <= own
         assert 0 < sum(reason["share"] for reason in entry["because"]) <= 1.001
 
 
@@ -39,7 +39,7 @@ def test_unknown_users_get_popular_repositories_with_a_warning(chain_run: ChainR
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nobody-at-all"], "'nobody-at-all' is not among the 160 collected users"),
+        (["no-such-user"], "'no-such-user' is not among the 160 collected users"),
         (["--repos", "no/such,also/not"], "The model knows none of no/such, also/not"),
         (["--repos", "not a repo"], "is no repository: give owner/name"),
     ],

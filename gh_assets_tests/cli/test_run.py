@@ -86,7 +86,7 @@ def test_stars_file_with_logins_is_combined_with_github(serve_world, fresh_home:
     standin.restricted = True
     stars = tmp_path / "stars.csv"
     rows = [f"{r.full_name};@{world.logins[user]}" for r in world.repositories[:-1] for user in r.stargazers]
-    stars.write_text("Repo;Login\n" + "\n".join(rows) + "\na/0;nobody-1\n../..;ann\n", encoding="utf-8-sig")
+    stars.write_text("Repo;Login\n" + "\n".join(rows) + "\na/0;missing-1\n../..;ann\n", encoding="utf-8-sig")
     real = {"GITHUB_API_URL": url, "GITHUB_TOKENS": "token"}
     done = command(
         fresh_home, "run", "--source", "file", "--stars", str(stars), "--awesome", LIST, "--epochs", "1", **real
@@ -95,7 +95,7 @@ def test_stars_file_with_logins_is_combined_with_github(serve_world, fresh_home:
     message = " ".join(done.stderr.split())
     skipped = f"1 of {len(rows) + 2} rows of stars.csv was skipped: 1 row has a repo that is not owner/name"
     assert message.count(skipped) == 1
-    unknown = "1 star of stars.csv was left out: GitHub has no user 'nobody-1'."
+    unknown = "1 star of stars.csv was left out: GitHub has no user 'missing-1'."
     assert unknown in message
     database = connect_mongo(load_settings())
     assert {d["_id"]: d["login"] for d in database["users"].find()} == dict(

@@ -35,18 +35,18 @@ def test_status_has_the_figures_of_the_file(chain_run: ChainRun) -> None:
 def test_run_and_status_explain_which_model_serves(
     chain_run: ChainRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = chain_run.first["serving"]
+    serving = chain_run.first["serving"]
     champion = next(model for model in chain_run.first["models"] if "champion" in model["aliases"])
-    assert (told["model"], told["champion"]) == (f"{champion['name']} {champion['version']}", True)
-    assert told["outcome"] == "promoted"
-    assert f"{told['model']} is better than popularity for" in told["why"]
-    assert "was ahead of" in told["decision"]
-    assert told["newest"] == f"{chain_run.first['models'][0]['name']} 1"
+    assert (serving["model"], serving["champion"]) == (f"{champion['name']} {champion['version']}", True)
+    assert serving["outcome"] == "promoted"
+    assert f"{serving['model']} is better than popularity for" in serving["why"]
+    assert "was ahead of" in serving["decision"]
+    assert serving["newest"] == f"{chain_run.first['models'][0]['name']} 1"
     now = answer_json(chain_run.home, "status")["serving"]
-    assert now.keys() == told.keys()
-    assert now["model"] == told["model"]
+    assert now.keys() == serving.keys()
+    assert now["model"] == serving["model"]
     monkeypatch.setenv("GH_ASSETS_HOME", str(chain_run.home))
     main(["status"])
-    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert f"serves {told['model']} (the champion):" in said
-    assert f"newest model {told['newest']}:" in said
+    output = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert f"serves {serving['model']} (the champion):" in output
+    assert f"newest model {serving['newest']}:" in output
