@@ -97,10 +97,15 @@ class ObservedServer(uvicorn.Server):
         super().__init__(config)
         self._observer, self._on_listening = observer, on_listening
 
+    @property
+    def connections(self) -> list[Connection]:
+        """The open connections."""
+        return list(self.server_state.connections)  # type: ignore[arg-type]
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._on_listening([listener for server in self.servers for listener in server.sockets])
 
     async def on_tick(self, counter: int) -> bool:
-        self._observer.tick(list(self.server_state.connections))  # type: ignore[arg-type]
+        self._observer.tick(self.connections)
         return await super().on_tick(counter)

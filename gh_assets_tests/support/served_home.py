@@ -15,7 +15,6 @@ import numpy as np
 import polars as pl
 import requests
 import scipy.sparse as sp
-import uvicorn
 from pydantic import SecretStr
 
 from gh_assets.embedded.standin.world import Repository, World
@@ -28,6 +27,7 @@ from gh_assets.services.connections import asset_store, connect_gcs, model_store
 from gh_assets.settings import Settings
 from gh_assets.web.server import make_server
 from gh_assets.web.state import AppState
+from gh_assets.web.uvicorn_internals import ObservedServer
 
 FIRST = 1000
 """Id of the first repository."""
@@ -193,7 +193,7 @@ class Running:
 
     url: str
     state: AppState
-    server: uvicorn.Server
+    server: ObservedServer
 
     def get(self, path: str, **more: Any) -> requests.Response:
         return requests.get(self.url + path, timeout=30, **more)
@@ -219,13 +219,13 @@ def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
 @contextmanager
 def opened(settings: Settings, *, loaded: bool = True, root_path: str = "") -> Iterator[Running]:
     """Serve a home in a thread, as the command does."""
-    server = make_server(settings, "127.0.0.1", 0, root_path=root_path)
+    urls: list[str] = []
+    server = make_server(settings, "127.0.0.1", 0, urls.append, root_path=root_path)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     until(lambda: server.started)
-    port = server.servers[0].sockets[0].getsockname()[1]
     state: AppState = server.config.app.state.state  # type: ignore[union-attr]
-    running = Running(f"http://127.0.0.1:{port}", state, server)
+    running = Running(urls[0], state, server)
     try:
         if loaded:
             until(lambda: running.get("/readyz").status_code == 200)

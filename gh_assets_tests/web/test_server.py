@@ -9,6 +9,7 @@ import pytest
 
 from gh_assets.web import guard
 from gh_assets.web import server as web_server
+from gh_assets.web.uvicorn_internals import Phase, phase_of
 from gh_assets_tests.support.raw_http import connect, exchange
 from gh_assets_tests.support.served_home import Running, ServedHome, opened, until
 
@@ -109,7 +110,7 @@ def test_too_large_head_is_refused_even_if_it_arrives_at_once(server: Running) -
 def test_one_address_cannot_use_all_connections(server: Running) -> None:
     taken = [connect(server, "127.0.0.3") for _ in range(3 * web_server.MAX_CLIENT_CONNECTIONS)]
     try:
-        until(lambda: len(server.server.server_state.connections) <= web_server.MAX_CLIENT_CONNECTIONS, 5)
+        until(lambda: len(server.server.connections) <= web_server.MAX_CLIENT_CONNECTIONS, 5)
         server.assert_alive()
         with connect(server, "127.0.0.3") as stream:
             stream.sendall(b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
@@ -124,9 +125,9 @@ def test_connections_of_a_trusted_proxy_are_not_limited(served_home: ServedHome)
         expected = 2 * web_server.MAX_CLIENT_CONNECTIONS
         streams = [connect(server, "127.0.0.3") for _ in range(expected)]
         try:
-            until(lambda: len(server.server.server_state.connections) >= expected)
+            until(lambda: len(server.server.connections) >= expected)
             time.sleep(0.5)  # several ticks of the server
-            assert len(server.server.server_state.connections) >= expected
+            assert len(server.server.connections) >= expected
         finally:
             for stream in streams:
                 stream.close()
@@ -136,12 +137,11 @@ def test_client_that_never_reads_is_disconnected(served_home: ServedHome, monkey
     monkeypatch.setattr(web_server, "WRITE_SECONDS", 0.5)
     with opened(served_home.settings) as server:
         streams = [connect(server, "127.0.0.3", receive_buffer=2048) for _ in range(5)]
-        connections = server.server.server_state.connections
         try:
             for stream in streams:
                 stream.sendall(b"GET /popular?n=100 HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n" * 40)
-            until(lambda: any(connection.transport.get_write_buffer_size() for connection in list(connections)))
-            until(lambda: not connections, 15)
+            until(lambda: any(phase_of(connection) is Phase.WRITING for connection in server.server.connections))
+            until(lambda: not server.server.connections, 15)
         finally:
             for stream in streams:
                 stream.close()
