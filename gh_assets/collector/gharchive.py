@@ -343,35 +343,35 @@ def _decompressed(file: Readable, report: HourReport) -> Iterator[bytes]:
 def _pick(text: bytes, begin: int, rows: _Rows, report: HourReport, finish: int | None = None) -> None:
     """Collect the stars of whole lines. Lines without the event's name are skipped."""
     finish = len(text) if finish is None else finish
-    place = text.find(_MARK, begin, finish)
-    while place >= 0:
-        start = max(begin, text.rfind(b"\n", begin, place) + 1)
-        end = text.find(b"\n", place, finish)
+    position = text.find(_MARK, begin, finish)
+    while position >= 0:
+        start = max(begin, text.rfind(b"\n", begin, position) + 1)
+        end = text.find(b"\n", position, finish)
         end = finish if end < 0 else end
         line = text[start:end]
         try:
             rows.add(orjson.loads(line))
         except ValueError:
             _pick_from_joined(line, rows, report)
-        place = text.find(_MARK, end, finish)
+        position = text.find(_MARK, end, finish)
 
 
 def _pick_from_joined(line: bytes, rows: _Rows, report: HourReport) -> None:
     """Collect the stars of a line of several joined events, as in old archives."""
     decoder = json.JSONDecoder()
     text = line.decode("utf-8", "replace").strip()
-    place = 0
-    while place < len(text):
+    position = 0
+    while position < len(text):
         try:
-            event, place = decoder.raw_decode(text, place)
+            event, position = decoder.raw_decode(text, position)
             if not isinstance(event, dict):
                 raise ValueError
             rows.add(event)
         except (ValueError, RecursionError):
             report.corrupt_lines += 1
             return
-        while place < len(text) and text[place].isspace():
-            place += 1
+        while position < len(text) and text[position].isspace():
+            position += 1
 
 
 class _Rows:
