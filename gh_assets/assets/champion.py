@@ -66,14 +66,14 @@ def champion(
         moves, registered = models.aliases.history(PURPOSE, CHAMPION), models.list()
     model = serving.registered
     progress.report("champion", 1, 1, model.title)
-    context.log.info(comparison.words)
+    context.log.info(comparison.summary)
     unloadable = list(dict.fromkeys([*comparison.skipped.values(), *serving.warnings]))
     for problem in unloadable:
         context.log.warning(problem)
     metadata: dict[str, Any] = {
         "champion": model.title,
         "promoted": move is not None,
-        "decision": comparison.words,
+        "decision": comparison.summary,
         "outcome": comparison.outcome,
         "score": float(model.score or 0.0),
         "uri": dg.MetadataValue.path(model.uri),
@@ -81,7 +81,7 @@ def champion(
         "scores": score_history(registered, moves),
         "checks": markdown_table(
             ["check", "passed", "finding"],
-            [(name, "yes" if check.passed else "no", check.words) for name, check in comparison.checks.items()],
+            [(name, "yes" if check.passed else "no", check.finding) for name, check in comparison.checks.items()],
         ),
     }
     if unloadable:

@@ -1,6 +1,5 @@
 """`recommendations`: for every user the best repositories that the user has not starred, with reasons."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import dagster as dg
@@ -13,7 +12,7 @@ from gh_assets.assets.definition import RECOMMENDER, chain_asset
 from gh_assets.assets.metadata import measure_seconds, preview
 from gh_assets.local import progress
 from gh_assets.recommender.data.interactions import UserItemMatrix
-from gh_assets.registry import CHAMPION, PURPOSE, SERVED, ModelRegistry, RegisteredModel
+from gh_assets.registry import CHAMPION, PURPOSE
 from gh_assets.resources import RegistryResource
 from gh_assets.schemas import RECOMMENDATIONS
 from gh_assets.serving.requests import DEFAULT_COUNT, MAX_COUNT, Filters
@@ -30,14 +29,6 @@ class RecommendationsConfig(dg.Config):
     archived: bool = Field(default=False, description="Recommend archived repositories, too.")
     model: str = Field(default="", description="Use the best model of this name. Empty: the champion.")
     tag: str = Field(default="", description="Use the best model with this tag. Empty: any, or the champion.")
-
-    def candidates(self, models: ModelRegistry) -> Iterable[RegisteredModel]:
-        """Return the models that may be used, best first."""
-        from gh_assets.serving.current_model import rank_models, serving_candidates
-
-        if self.model or self.tag:
-            return rank_models(models, (self.model,) if self.model else SERVED, self.tag)
-        return serving_candidates(models)
 
 
 @dataclass
@@ -78,13 +69,14 @@ def recommendations(
 ) -> dg.MaterializeResult[TableParts]:
     """One row a user and recommended repository."""
     from gh_assets.serving.catalogue import Catalogue
-    from gh_assets.serving.current_model import load_first_usable, model_cache
+    from gh_assets.serving.current_model import load_first_usable, model_cache, serving_candidates
     from gh_assets.serving.ranking import Ranker
 
     with measure_seconds() as timing:
         with registry.open() as models:
             move = next(models.aliases.holding(PURPOSE, CHAMPION), None)
-            loaded = load_first_usable(models, config.candidates(models), model_cache(registry.settings()))
+            candidates = serving_candidates(models, name=config.model, tag=config.tag)
+            loaded = load_first_usable(models, candidates, model_cache(registry.settings()))
         for warning in loaded.warnings:
             context.log.warning(warning)
         table = _Table()

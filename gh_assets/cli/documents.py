@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import suppress
 from typing import Any
 
 from gh_assets.collector.collection import STAR_EVENTS_ASSET
 from gh_assets.collector.pipeline import CollectionState, RepositoryState
 from gh_assets.collector.star_sources.starred_state import StarredState
-from gh_assets.errors import ModelNotFoundError
 from gh_assets.github.ledger import MongoLedger
 from gh_assets.github.outcomes import Outcome
 from gh_assets.instance.configuration import open_instance
-from gh_assets.registry import CHAMPION, PURPOSE, Decision, ModelRegistry, Move, RegisteredModel
+from gh_assets.registry import ModelRegistry, RegisteredModel
 from gh_assets.services.connections import asset_store, connect_gcs, model_store, open_mongo
 from gh_assets.services.world import world_identity
-from gh_assets.serving.current_model import serving_candidates
+from gh_assets.serving.current_model import describe_current
 from gh_assets.settings import Settings
 from gh_assets.storage.asset_store import AssetStore
 from gh_assets.storage.mongo import Collections, MongoDatabase
@@ -125,65 +123,23 @@ def serving_json(registry: ModelRegistry) -> dict[str, Any] | None:
         * ``outcome``, ``by``, ``at``: the last decision's outcome, author and time; None if there was none.
         * ``skipped``: warnings about models that cannot be loaded.
     """
-    models, decision, move = registry.list(), registry.decisions.last(), registry.aliases.current(PURPOSE, CHAMPION)
-    if not models:
+    current = describe_current(registry)
+    if current is None:
         return None
-    skipped = {} if decision is None else dict(decision.skipped)
-    serves = _first_available(registry, skipped)
-    promoted = serves is not None and any(model == serves for model in registry.holders())
-    is_champion = move is not None and serves is not None and (move.name, move.version) == (serves.name, serves.version)
-    if serves is None:
-        why = "None can be loaded."
-    elif not promoted:
-        why = "It has the best score; none was promoted."
-    elif move is not None and is_champion:
-        why = move.why
-    else:
-        why = "The champion cannot be loaded, and this was champion before it."
+    model, decision = current.model, current.decision
     return {
-        "model": None if serves is None else serves.title,
-        "name": None if serves is None else serves.name,
-        "version": None if serves is None else serves.version,
-        "champion": promoted,
-        "why": why,
-        "newest": models[0].title,
-        "decision": _explain_decision(models[0], serves, decision, move),
+        "model": None if model is None else model.title,
+        "name": None if model is None else model.name,
+        "version": None if model is None else model.version,
+        "champion": current.promoted,
+        "why": current.why,
+        "newest": current.newest.title,
+        "decision": current.explanation,
         "outcome": None if decision is None else decision.outcome,
         "by": None if decision is None else decision.by,
         "at": None if decision is None else decision.time.isoformat(),
-        "skipped": list(skipped.values()),
+        "skipped": list(current.skipped.values()),
     }
-
-
-def _first_available(registry: ModelRegistry, skipped: dict[str, str]) -> RegisteredModel | None:
-    """Return the first candidate whose object is there; add a warning to `skipped` for each one that lacks it."""
-    with suppress(ModelNotFoundError):
-        for model in serving_candidates(registry):
-            problem = registry.problem(model)
-            if problem is not None:
-                skipped[model.title] = f"{model.title} cannot be loaded and is skipped: {problem}."
-            elif model.title not in skipped:
-                return model
-    return None
-
-
-def _explain_decision(
-    newest: RegisteredModel, serves: RegisteredModel | None, decision: Decision | None, move: Move | None
-) -> str:
-    """Explain in sentences why the newest model serves or does not."""
-    if decision is None:
-        return f"{newest.title} has not been judged yet: the next run, or the asset champion, does."
-    sentences = [decision.summary]
-    if decision.newest.get(newest.name, 0) < newest.version:
-        sentences.append(f"{newest.title} was registered after that and has not been judged yet: the next run does.")
-    elif newest.title not in decision.validation and newest.title not in decision.skipped and decision.validation:
-        sentences.append(f"{newest.title} did not compete: it was trained on a different matrix.")
-    if decision.undecided:
-        sentences.append("The next run, or the asset champion, judges again.")
-    expected = decision.candidate if decision.outcome in ("promoted", "champion already") else decision.champion
-    if move is not None and expected != f"{move.name} {move.version}" and serves is not None:
-        sentences.append(f"Since then {move.by} made {move.name} {move.version} champion ({move.action}): {move.why}")
-    return " ".join(sentences)
 
 
 def model_json(

@@ -31,10 +31,10 @@ def recommend(
     """
     if [login is not None, repos is not None, popular].count(True) != 1:
         raise click.UsageError("Give either a login, --repos a/b,c/d, or --popular.")
-    from gh_assets.serving.snapshot import load_snapshot
+    from gh_assets.serving.snapshot import load_current_snapshot
 
     request = options.model_copy(update={"archived": "yes" if archived else "no"}).request()
-    snapshot = load_snapshot(load_settings())
+    snapshot = load_current_snapshot(load_settings())
     if login is not None:
         request = snapshot.for_login(login, request)
     elif repos is not None:

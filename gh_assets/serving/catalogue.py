@@ -1,4 +1,4 @@
-"""What is known of repositories besides their stars: who owns them, what they are about, what they are forks of."""
+"""A catalogue of repositories: descriptions, owners, forks, and similarity in content."""
 
 from __future__ import annotations
 
@@ -19,26 +19,25 @@ from gh_assets.recommender.evaluation.metrics import best_items
 from gh_assets.serving.requests import Filters
 
 TOPIC, LANGUAGE = 3.0, 1.0
-"""How often a topic and the language count for once that a word of the description does."""
+"""Term counts of a topic and of the language; a word of the description counts 1."""
 
 MIN_SIMILARITY = 0.1
-"""Cosine below which two repositories have nothing to do with each other."""
-
+"""Cosine below which two repositories are unrelated."""
 
 DESCRIBED = ("full_name", "description", "language", "topics", "stargazer_count", "archived", "pushed_at")
 
 CHUNK_ROWS = 256
-"""Repositories that are compared with all others at once."""
+"""Repositories per matrix product."""
 
 
 @dataclass(frozen=True)
 class Description:
-    """What an owner says of a repository.
+    """The metadata of a repository.
 
     Attributes
     ----------
     stars : int or None
-        By GitHub's own count.
+        GitHub's star count.
     """
 
     full_name: str
@@ -52,7 +51,7 @@ class Description:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A repository that is about the same."""
+    """A repository with similar content; `likeness` is the cosine."""
 
     repo_id: int
     full_name: str
@@ -60,12 +59,12 @@ class Neighbour:
 
 
 class Catalogue:
-    """Repositories by what their owners say of them.
+    """Repositories and their metadata.
 
     Parameters
     ----------
     repos : polars.DataFrame
-        Of schema ``REPOS``; rows without an id are left out.
+        A table with schema ``REPOS``; rows without an id are left out.
     """
 
     def __init__(self, repos: pl.DataFrame) -> None:
@@ -81,28 +80,25 @@ class Catalogue:
         return len(self.repo_ids)
 
     def places(self, repo_ids: Collection[int]) -> NDArray[np.int64]:
-        """Rows of repositories, -1 for those that are not in the catalogue."""
-        wanted = np.fromiter(repo_ids, np.int64, len(repo_ids))
-        return positions_of(wanted, self.repo_ids)
+        """Return the rows of repositories; -1 for those that are not in the catalogue."""
+        return positions_of(np.fromiter(repo_ids, np.int64, len(repo_ids)), self.repo_ids)
 
     def describe(self, repo_id: int) -> Description | None:
-        """What is known of a repository."""
+        """Return the metadata of a repository."""
         row = int(self.places([repo_id])[0])
         return None if row < 0 else self._described(row)
 
     def describe_all(self, repo_ids: Sequence[int]) -> list[Description | None]:
-        """What is known of several repositories."""
+        """Return the metadata of several repositories."""
         return [None if row < 0 else self._described(row) for row in self.places(repo_ids).tolist()]
 
     def _described(self, row: int) -> Description:
-        kept = self._descriptions.get(row)
-        if kept is None:
-            name, description, language, topics, stars, archived, pushed = (
-                self._columns[column][row] for column in DESCRIBED
-            )
-            kept = Description(name, description, language, tuple(topics or ()), stars, bool(archived), pushed)
-            self._descriptions[row] = kept
-        return kept
+        description = self._descriptions.get(row)
+        if description is None:
+            name, text, language, topics, stars, archived, pushed = (self._columns[column][row] for column in DESCRIBED)
+            description = Description(name, text, language, tuple(topics or ()), stars, bool(archived), pushed)
+            self._descriptions[row] = description
+        return description
 
     @cached_property
     def _columns(self) -> Mapping[str, list[Any]]:
@@ -110,20 +106,23 @@ class Catalogue:
 
     @cached_property
     def languages(self) -> list[tuple[str, int]]:
-        """Main languages and how many repositories have each, most first."""
+        """Main languages with their numbers of repositories, most frequent first."""
         counted = self._table["language"].drop_nulls().value_counts()
         return list(counted.sort(["count", "language"], descending=[True, False]).iter_rows())
 
     def search(self, text: str, n: int) -> list[int]:
-        """Ids of repositories whose name has a text in it, in any case: of those that begin with it first, by stars."""
-        wanted = text.lower().strip()
-        if not wanted:
+        """Return ids of repositories whose name contains a text (case-insensitive).
+
+        Names that begin with the text come first; within both groups, the order is by stars.
+        """
+        part = text.lower().strip()
+        if not part:
             return []
         names = self._lower_names
-        hits = np.flatnonzero(np.char.find(names, wanted) >= 0)
+        hits = np.flatnonzero(np.char.find(names, part) >= 0)
         if len(hits) == 0:
             return []
-        begins = np.char.startswith(names[hits], wanted) | np.char.startswith(self._short_names[hits], wanted)
+        begins = np.char.startswith(names[hits], part) | np.char.startswith(self._short_names[hits], part)
         order = np.lexsort((hits, -self._stars[hits], ~begins))[:n]
         return self.repo_ids[hits[order]].tolist()  # type: ignore[no-any-return]
 
@@ -140,25 +139,25 @@ class Catalogue:
         return self._table["stargazer_count"].fill_null(-1).to_numpy()
 
     def passing(self, filters: Filters) -> NDArray[np.bool_]:
-        """Rows that pass filters, whoever asks."""
-        found = np.ones(len(self), bool)
+        """Return a mask of the rows that pass the filters which do not depend on the user."""
+        passing = np.ones(len(self), bool)
         if filters.archived != "yes":
-            found &= self.archived == (filters.archived == "only")
+            passing &= self.archived == (filters.archived == "only")
         if filters.language:
-            found &= self._coded[0] == self._coded[1].get(filters.language.lower(), -1)
+            passing &= self._coded[0] == self._coded[1].get(filters.language.lower(), -1)
         for topic in filters.topics:
             having = np.zeros(len(self), bool)
             having[self._by_topic.get(topic.lower(), [])] = True
-            found &= having
+            passing &= having
         if filters.owner:
             owned = np.zeros(len(self), bool)
             owned[self._owned.get(filters.owner.lower(), [])] = True
-            found &= owned
+            passing &= owned
         if filters.min_stars is not None:
-            found &= self._stars >= max(filters.min_stars, 0)
+            passing &= self._stars >= max(filters.min_stars, 0)
         if filters.max_stars is not None:
-            found &= (self._stars <= filters.max_stars) & (self._stars >= 0)
-        return found
+            passing &= (self._stars <= filters.max_stars) & (self._stars >= 0)
+        return passing
 
     @cached_property
     def _coded(self) -> tuple[NDArray[np.int64], Mapping[str, int]]:
@@ -168,22 +167,22 @@ class Catalogue:
 
     @cached_property
     def _by_topic(self) -> Mapping[str, list[int]]:
-        found: dict[str, list[int]] = {}
+        rows: dict[str, list[int]] = {}
         for row, topics in enumerate(self._columns["topics"]):
             for topic in topics or ():
-                found.setdefault(topic.lower(), []).append(row)
-        return found
+                rows.setdefault(topic.lower(), []).append(row)
+        return rows
 
-    # -- what they are about -----------------------------------------------------------------------------------------
+    # -- content ----------------------------------------------------------------------------------------------------
 
     @cached_property
     def content(self) -> Csr:
-        """TF-IDF of topics, language and words of name and description; rows of length 1 (repositories, terms)."""
+        """TF-IDF vectors of topics, language, name and description, of unit length, shape (repositories, terms)."""
         return self._vectors(self._described(row) for row in range(len(self)))
 
     @cached_property
     def _terms(self) -> tuple[Mapping[str, int], NDArray[np.float32]]:
-        """Columns of terms, and how much each says: the rarer, the more."""
+        """Columns of the terms, and their inverse document frequencies."""
         terms: dict[str, int] = {}
         seen: list[int] = []
         for row in range(len(self)):
@@ -208,100 +207,98 @@ class Catalogue:
         return matrix
 
     def _vector(self, repository: int | Description) -> Csr:
-        """One row; empty, if the catalogue does not hold the repository."""
+        """Return one row; no row if the repository is not in the catalogue."""
         if isinstance(repository, Description):
             return self._vectors([repository])
         row = int(self.places([repository])[0])
         return self._vectors([]) if row < 0 else self.content[[row]]
 
-    def shared(self, one: int | Description, other: int, most: int = 4) -> list[str]:
-        """Topics, words and the language that two repositories have both, those that say most first."""
+    def shared(self, one: int | Description, other: int, n: int = 4) -> list[str]:
+        """Return at most `n` topics, words and languages that two repositories share, most significant first."""
         both = self._vector(one), self._vector(other)
         if not all(vector.shape[0] for vector in both):
             return []
         product = both[0].multiply(both[1]).tocsr()
-        order = np.argsort(-product.data, kind="stable")[:most]
+        order = np.argsort(-product.data, kind="stable")[:n]
         return [self._term_names[column].removeprefix("language:") for column in product.indices[order].tolist()]
 
     @cached_property
     def _term_names(self) -> list[str]:
         return list(self._terms[0])
 
-    def neighbours(self, repo_id: int, among: NDArray[np.int64], k: int = 5) -> list[Neighbour]:
-        """Those of one repository; see `neighbours_of`."""
-        return self.neighbours_of([repo_id], among, k)[0]
-
     def neighbours_of(
         self, repositories: Sequence[int | Description], among: NDArray[np.int64], k: int = 5
     ) -> list[list[Neighbour]]:
-        """For each of some repositories those among others that are most alike in topics, language and description.
+        """Return the repositories that are most similar in topics, language and description.
 
         Parameters
         ----------
         repositories : sequence of int or Description
-            Ids; or what is known of repositories that are not in the catalogue.
+            Ids, or the metadata of repositories that are not in the catalogue.
         among : ndarray of int64
-            Ids to choose from, such as those that a model knows.
+            Ids of the candidates, such as those that a model knows.
         k : int
 
         Returns
         -------
         list of list of Neighbour
-            Most alike first; fewer, or none, where nothing is alike.
+            At most `k` for each repository, most similar first, with a cosine of at least `MIN_SIMILARITY`.
         """
         if not repositories:
             return []
         candidates = self.places(among.tolist())
         candidates = candidates[candidates >= 0]
         content = self.content[candidates].T.tocsr()
-        found: list[list[Neighbour]] = []
+        neighbours: list[list[Neighbour]] = []
         for start in range(0, len(repositories), CHUNK_ROWS):
-            some = repositories[start : start + CHUNK_ROWS]
-            rows = [self._vector(one) for one in some]
-            own = self.places([one if isinstance(one, int) else -1 for one in some])
-            there = np.array([row.shape[0] > 0 for row in rows])
-            likeness = np.zeros((len(some), len(candidates)), np.float32)
-            if there.any():
-                likeness[there] = (sp.vstack([row for row in rows if row.shape[0]], "csr") @ content).toarray()
-            likeness[(candidates[None, :] == own[:, None]) & there[:, None]] = 0.0  # nothing is its own neighbour
+            likeness = self._likeness(repositories[start : start + CHUNK_ROWS], candidates, content)
             items, values = best_items(likeness, k)
-            found += [
-                [
-                    Neighbour(int(self.repo_ids[row]), self.full_names[row], float(value))
-                    for row, value in zip(candidates[places[near]], comparable_score[near], strict=True)
-                ]
-                for places, comparable_score, near in zip(
-                    items, values, (values >= MIN_SIMILARITY) & (items >= 0), strict=True
+            for columns, cosines in zip(items, values, strict=True):
+                near = (cosines >= MIN_SIMILARITY) & (columns >= 0)
+                pairs = zip(candidates[columns[near]].tolist(), cosines[near].tolist(), strict=True)
+                neighbours.append(
+                    [Neighbour(int(self.repo_ids[row]), self.full_names[row], cosine) for row, cosine in pairs]
                 )
-            ]
-        return found
+        return neighbours
 
-    # -- what is not to be recommended -------------------------------------------------------------------------------
+    def _likeness(
+        self, repositories: Sequence[int | Description], candidates: NDArray[np.int64], content: Csr
+    ) -> NDArray[np.float32]:
+        """Return cosines, shape (repositories, candidates); 0 between a repository and itself."""
+        rows = [self._vector(repository) for repository in repositories]
+        own = self.places([repository if isinstance(repository, int) else -1 for repository in repositories])
+        known = np.array([row.shape[0] > 0 for row in rows])
+        likeness = np.zeros((len(rows), len(candidates)), np.float32)
+        if known.any():
+            likeness[known] = (sp.vstack([row for row in rows if row.shape[0]], "csr") @ content).toarray()
+        likeness[(candidates[None, :] == own[:, None]) & known[:, None]] = 0.0
+        return likeness
+
+    # -- exclusions -----------------------------------------------------------------------------------------------
 
     def related(self, login: str | None, filters: Filters, starred: NDArray[np.int64]) -> NDArray[np.int64]:
-        """What a person owns, and forks and origins of what the person starred, unless it is wanted.
+        """Return the user's own repositories, and forks and origins of starred ones, unless the filters include them.
 
         Parameters
         ----------
         login : str or None
-            None: of nobody in particular.
+            None: the user owns nothing.
         filters : Filters
-            What the person wants to see.
         starred : ndarray of int64
-            What the person starred: rows of the catalogue; -1 for those that it does not hold.
+            Rows of the starred repositories; -1 for those that are not in the catalogue.
 
         Returns
         -------
         ndarray of int64
             Rows of the catalogue.
         """
-        found: list[int] = []
+        rows: list[int] = []
         if login and not filters.own:
-            found += self._owned.get(login.lower(), ())
+            rows += self._owned.get(login.lower(), ())
         if not filters.forks and self._forks:
             for row in starred[self._in_forks[starred] & (starred >= 0)].tolist():
-                found += self._forks[row]
-        return np.array(found, np.int64)
+                rows += self._forks[row]
+        return np.array(rows, np.int64)
 
     @cached_property
     def _owned(self) -> Mapping[str, list[int]]:
@@ -312,25 +309,25 @@ class Catalogue:
 
     @cached_property
     def _forks(self) -> Mapping[int, list[int]]:
-        """For each row those that are forks of it, and what it is a fork of."""
+        """Rows of the forks of each row, and of what it is a fork of."""
         origins = self.places(self.fork_of.tolist())
-        found: dict[int, list[int]] = {}
+        related: dict[int, list[int]] = {}
         for fork in np.flatnonzero(origins >= 0).tolist():
             origin = int(origins[fork])
-            found.setdefault(fork, []).append(origin)
-            found.setdefault(origin, []).append(fork)
-        return found
+            related.setdefault(fork, []).append(origin)
+            related.setdefault(origin, []).append(fork)
+        return related
 
     @cached_property
     def _in_forks(self) -> NDArray[np.bool_]:
-        """Rows that `_forks` has; one more at the end, for rows of -1."""
-        there = np.zeros(len(self) + 1, bool)
-        there[list(self._forks)] = True
-        return there
+        """Mask of the rows in `_forks`, with one more entry for row -1."""
+        mask = np.zeros(len(self) + 1, bool)
+        mask[list(self._forks)] = True
+        return mask
 
 
 def _counts(described: Description) -> Mapping[str, float]:
-    """How often each term is in a description; topics count for several words."""
+    """Return the counts of the terms of a description; a topic counts as several words."""
     counts: dict[str, float] = {}
     for word in _tokens(f"{described.full_name.partition('/')[2]} {described.description or ''}"):
         counts[word] = counts.get(word, 0.0) + 1.0

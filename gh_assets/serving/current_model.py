@@ -1,20 +1,21 @@
-"""The model that serves people: the champion, else the best; loaded, from this machine if its bytes are here.
+"""Which model serves: the champion, or the best one if none was promoted.
 
-A model that cannot be loaded (damaged, of another format, its object missing) stops nobody: the next best serves, and
-what was skipped is said.
+A model that cannot be loaded, because it is damaged, of an unknown format or without its object, does not stop the
+service: the next candidate serves, with a warning that names the models before it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pymongo.errors import PyMongoError
 
 from gh_assets.errors import InputError, ModelNotFoundError, ServiceUnavailableError, StoredDataError
-from gh_assets.registry import SERVED, ModelRegistry, RegisteredModel
+from gh_assets.registry import CHAMPION, PURPOSE, SERVED, Decision, ModelRegistry, Move, RegisteredModel
 from gh_assets.registry.cache import ModelCache
 from gh_assets.services.connections import model_store, open_mongo
 from gh_assets.settings import Settings
@@ -24,61 +25,36 @@ if TYPE_CHECKING:
     from gh_assets.recommender.training.training import TrainedModel
 
 CURRENT_MODEL_KEY = "the model that serves people"
+"""Key of the cached selection; its hash names the file, so it must not change."""
 
 UNLOADABLE = (StoredDataError, InputError)
-"""What is raised for a model that is not there or not what it should be, however often one tries."""
+"""Errors of a model that is missing or not as it should be, which do not pass with time."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A loaded model, how it is registered, and what one should know about that."""
+    """A loaded model with its registration.
+
+    Attributes
+    ----------
+    registered : RegisteredModel
+    trained : TrainedModel
+    warnings : tuple of str
+        Models that were skipped, or services that are unavailable.
+    """
 
     registered: RegisteredModel
     trained: TrainedModel
     warnings: tuple[str, ...] = ()
 
 
-def model_cache(settings: Settings) -> ModelCache:
-    """The models on this machine."""
-    return ModelCache(settings.home_path / "cache" / "models")
-
-
-def load_current_model(settings: Settings) -> LoadedModel:
-    """The model that serves people now.
-
-    Without Mongo or Cloud Storage it is the last one that was asked for, if it is on this machine; a warning says so.
-    Warnings name models that would serve if they could be loaded, too.
-
-    Raises
-    ------
-    ModelNotFoundError
-        If no model is registered.
-    StoredDataError
-        If none can be loaded.
-    ServiceUnavailableError
-        If the services are away, and no model is here.
-    """
-    cache = model_cache(settings)
-    try:
-        with open_mongo(settings) as database:
-            registry = ModelRegistry(model_store(settings), database[Collections.MODELS])
-            found = load_first_usable(registry, serving_candidates(registry), cache)
-    except (ServiceUnavailableError, PyMongoError) as error:
-        kept = cache.load_selection(CURRENT_MODEL_KEY)
-        if kept is None:
-            raise
-        ours = isinstance(error, ServiceUnavailableError)
-        reason = str(error) if ours else f"MongoDB failed ({type(error).__name__})."
-        warning = f"{reason} This is by {kept.title}, the last model that was used here; there may be a newer one."
-        return LoadedModel(kept, load_model(None, kept, cache), (warning,))
-    cache.save_selection(CURRENT_MODEL_KEY, found.registered)
-    return found
+# -- which model -------------------------------------------------------------------------------------------------------
 
 
 def current_model(registry: ModelRegistry) -> RegisteredModel:
-    """The champion; where none was promoted, the best of `SERVED`.
+    """Return the champion, or the best of `SERVED` if none was promoted.
 
     Raises
     ------
@@ -87,14 +63,25 @@ def current_model(registry: ModelRegistry) -> RegisteredModel:
     return next(serving_candidates(registry))
 
 
-def serving_candidates(registry: ModelRegistry) -> Iterator[RegisteredModel]:
-    """The champion, the models to which rollbacks would return, and those of `SERVED` from the best on.
+def serving_candidates(registry: ModelRegistry, *, name: str = "", tag: str = "") -> Iterator[RegisteredModel]:
+    """Yield the models that may serve, in order of preference.
+
+    They are the champion, the models to which rollbacks would return, and those of `SERVED`, best first.
+
+    Parameters
+    ----------
+    registry : ModelRegistry
+    name, tag : str
+        If one is given, the models of this name (by default of `SERVED`) and tag, best first, whatever was promoted.
 
     Raises
     ------
     ModelNotFoundError
-        If there is none at all.
+        If there is none.
     """
+    if name or tag:
+        yield from rank_models(registry, (name,) if name else SERVED, tag)
+        return
     seen: set[tuple[str, int]] = set()
     for model in registry.holders():
         seen.add((model.name, model.version))
@@ -110,77 +97,251 @@ def serving_candidates(registry: ModelRegistry) -> Iterator[RegisteredModel]:
             yield model
 
 
-def best_of(registry: ModelRegistry, names: tuple[str, ...], tag: str = "") -> RegisteredModel:
-    """The model with the best score among those of some names; of equal ones, that of the first name.
+def rank_models(registry: ModelRegistry, names: Sequence[str], tag: str = "") -> Sequence[RegisteredModel]:
+    """Return the scored models of several names, best first; of equal scores, those of the first name first.
 
     Raises
     ------
     ModelNotFoundError
-        If no name has a scored one.
+        If none has a score.
     """
-    return rank_models(registry, names, tag)[0]
-
-
-def rank_models(registry: ModelRegistry, names: tuple[str, ...], tag: str = "") -> Sequence[RegisteredModel]:
-    """The scored models of some names, the best first; see `best_of`.
-
-    Raises
-    ------
-    ModelNotFoundError
-        If no name has a scored one.
-    """
-    found: list[RegisteredModel] = []
+    models: list[RegisteredModel] = []
     missing = ModelNotFoundError("No name of a model was given.")
     for name in names:
         try:
-            found += registry.ranked(name, tag)
+            models += registry.ranked(name, tag)
         except ModelNotFoundError as error:
             missing = error
-    if not found:
+    if not models:
         raise missing
-    return sorted(
-        found, key=lambda model: -model.comparable_score
-    )  # stable: of equal ones those of the first name come first
+    return sorted(models, key=lambda model: -model.comparable_score)
 
 
-def load_first_usable(registry: ModelRegistry, models: Iterable[RegisteredModel], cache: ModelCache) -> LoadedModel:
-    """The first model that can be loaded; warnings name those before it.
-
-    Raises
-    ------
-    StoredDataError
-        If none can be.
-    ServiceUnavailableError
-        If the services are away.
-    """
-    warnings: list[str] = []
-    for registered in models:
-        try:
-            return LoadedModel(registered, load_model(registry, registered, cache), tuple(warnings))
-        except UNLOADABLE as error:
-            warnings.append(skipped(registered, str(error)))
-    raise StoredDataError(
-        f"No model can be loaded. {' '.join(warnings)} Train one (gh-assets run --retrain), or restore a backup."
-    )
+# -- loading -----------------------------------------------------------------------------------------------------------
 
 
-def skipped(registered: RegisteredModel, reason: str) -> str:
-    """What is said of a model that cannot be loaded, by whoever goes on to the next; also in the log."""
-    words = f"{registered.title} cannot be loaded and is skipped: {reason.removesuffix('.')}."
-    log.warning("%s", words)
-    return words
+def model_cache(settings: Settings) -> ModelCache:
+    """Return the cache of models on this machine."""
+    return ModelCache(settings.home_path / "cache" / "models")
 
 
 def load_model(registry: ModelRegistry | None, registered: RegisteredModel, cache: ModelCache) -> TrainedModel:
-    """Load a registered model; without a registry, from this machine.
+    """Load a registered model; without a registry, from the cache only.
 
     Raises
     ------
     StoredDataError, ServiceUnavailableError
-        If it cannot be fetched, or is no model.
+        If it cannot be downloaded or is not a valid model.
     """
-    # torch takes seconds to import: whoever only asks which model serves need not wait for it.
+    # Importing torch takes seconds, which is not needed to find out which model serves.
     from gh_assets.recommender.training.training import TrainedModel
 
     with cache.fetched(registry, registered) as folder:
         return TrainedModel.load(folder)
+
+
+def find_usable(
+    registry: ModelRegistry | None,
+    models: Iterable[RegisteredModel],
+    cache: ModelCache,
+    *,
+    loaded: LoadedModel | None = None,
+) -> tuple[LoadedModel | None, dict[str, str]]:
+    """Load the first model that can be loaded.
+
+    Parameters
+    ----------
+    registry : ModelRegistry or None
+    models : iterable of RegisteredModel
+        Candidates in order of preference.
+    cache : ModelCache
+    loaded : LoadedModel, optional
+        A model in memory, which is not loaded again if it is the first usable one.
+
+    Returns
+    -------
+    model : LoadedModel or None
+        None if no candidate can be loaded.
+    skipped : dict
+        Warnings about the candidates before it, by their titles.
+
+    Raises
+    ------
+    ServiceUnavailableError
+    """
+    skipped: dict[str, str] = {}
+    tried = set()
+    for registered in models:
+        identity = model_identity(registered)
+        if identity in tried:
+            continue
+        tried.add(identity)
+        if loaded is not None and model_identity(loaded.registered) == identity:
+            return replace(loaded, warnings=()), skipped
+        try:
+            return LoadedModel(registered, load_model(registry, registered, cache)), skipped
+        except UNLOADABLE as error:
+            skipped[registered.title] = report_skipped(registered, str(error))
+    return None, skipped
+
+
+def load_first_usable(
+    registry: ModelRegistry | None,
+    models: Iterable[RegisteredModel],
+    cache: ModelCache,
+    *,
+    loaded: LoadedModel | None = None,
+    public: bool = False,
+) -> LoadedModel:
+    """Load the first model that can be loaded, with warnings about those before it.
+
+    Parameters
+    ----------
+    registry, models, cache, loaded
+        See `find_usable`.
+    public : bool
+        Leave the reasons, which contain addresses, to the log.
+
+    Raises
+    ------
+    StoredDataError
+        If no model can be loaded.
+    ServiceUnavailableError
+    """
+    model, skipped = find_usable(registry, models, cache, loaded=loaded)
+    warnings = tuple(skipped.values())
+    if public:
+        warnings = tuple(f"{title} cannot be loaded: the next best serves in its place." for title in skipped)
+    if model is None:
+        raise StoredDataError(
+            f"No model can be loaded. {' '.join(warnings)} Train one (gh-assets run --retrain), or restore a backup."
+        )
+    return replace(model, warnings=warnings)
+
+
+def load_current_model(settings: Settings) -> LoadedModel:
+    """Load the model that serves.
+
+    Without Mongo or Cloud Storage it is the last one that served on this machine, if it is cached, with a warning.
+
+    Raises
+    ------
+    ModelNotFoundError
+        If no model is registered.
+    StoredDataError
+        If no model can be loaded.
+    ServiceUnavailableError
+        If the services are unavailable and no model is cached.
+    """
+    cache = model_cache(settings)
+    try:
+        with open_mongo(settings) as database:
+            registry = ModelRegistry(model_store(settings), database[Collections.MODELS])
+            current = load_first_usable(registry, serving_candidates(registry), cache)
+    except (ServiceUnavailableError, PyMongoError) as error:
+        cached = cache.load_selection(CURRENT_MODEL_KEY)
+        if cached is None:
+            raise
+        known = isinstance(error, ServiceUnavailableError)
+        reason = str(error) if known else f"MongoDB failed ({type(error).__name__})."
+        warning = f"{reason} This is by {cached.title}, the last model that was used here; there may be a newer one."
+        return LoadedModel(cached, load_model(None, cached, cache), (warning,))
+    cache.save_selection(CURRENT_MODEL_KEY, current.registered)
+    return current
+
+
+def report_skipped(registered: RegisteredModel, reason: str) -> str:
+    """Log and return the warning about a model that cannot be loaded."""
+    warning = f"{registered.title} cannot be loaded and is skipped: {reason.removesuffix('.')}."
+    log.warning("%s", warning)
+    return warning
+
+
+def model_identity(model: RegisteredModel) -> tuple[str, int, str | None]:
+    """Return what distinguishes a registered model from all others."""
+    return model.name, model.version, model.sha256
+
+
+# -- why ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CurrentModel:
+    """Which model serves, and why the newest one does or does not.
+
+    Attributes
+    ----------
+    model : RegisteredModel or None
+        The model that serves; None if none can be loaded.
+    promoted : bool
+        Whether it was promoted.
+    why : str
+        The reason it serves.
+    newest : RegisteredModel
+        The model that was registered last.
+    explanation : str
+        Why the newest model serves or does not, in sentences.
+    decision : Decision or None
+        The last decision.
+    skipped : mapping of str
+        Warnings about models that cannot be loaded, by their titles.
+    """
+
+    model: RegisteredModel | None
+    promoted: bool
+    why: str
+    newest: RegisteredModel
+    explanation: str
+    decision: Decision | None
+    skipped: Mapping[str, str]
+
+
+def describe_current(registry: ModelRegistry) -> CurrentModel | None:
+    """Describe which model serves; None if no model is registered.
+
+    No model is read: unusable are those that the last decision could not load, and those without their object.
+    """
+    models, decision, move = registry.list(), registry.decisions.last(), registry.aliases.current(PURPOSE, CHAMPION)
+    if not models:
+        return None
+    skipped = {} if decision is None else dict(decision.skipped)
+    model = _first_available(registry, skipped)
+    promoted = model is not None and any(holder == model for holder in registry.holders())
+    if model is None:
+        why = "None can be loaded."
+    elif not promoted:
+        why = "It has the best score; none was promoted."
+    elif move is not None and (move.name, move.version) == (model.name, model.version):
+        why = move.why
+    else:
+        why = "The champion cannot be loaded, and this was champion before it."
+    explanation = _explain_decision(models[0], decision, None if model is None else move)
+    return CurrentModel(model, promoted, why, models[0], explanation, decision, skipped)
+
+
+def _first_available(registry: ModelRegistry, skipped: dict[str, str]) -> RegisteredModel | None:
+    """Return the first usable candidate; add a warning to `skipped` for each one without its object."""
+    with suppress(ModelNotFoundError):
+        for model in serving_candidates(registry):
+            problem = registry.problem(model)
+            if problem is not None:
+                skipped[model.title] = f"{model.title} cannot be loaded and is skipped: {problem}."
+            elif model.title not in skipped:
+                return model
+    return None
+
+
+def _explain_decision(newest: RegisteredModel, decision: Decision | None, move: Move | None) -> str:
+    if decision is None:
+        return f"{newest.title} has not been judged yet: the next run, or the asset champion, does."
+    sentences = [decision.summary]
+    if decision.newest.get(newest.name, 0) < newest.version:
+        sentences.append(f"{newest.title} was registered after that and has not been judged yet: the next run does.")
+    elif newest.title not in decision.validation and newest.title not in decision.skipped and decision.validation:
+        sentences.append(f"{newest.title} did not compete: it was trained on a different matrix.")
+    if decision.undecided:
+        sentences.append("The next run, or the asset champion, judges again.")
+    expected = decision.candidate if decision.outcome in ("promoted", "champion already") else decision.champion
+    if move is not None and expected != f"{move.name} {move.version}":
+        sentences.append(f"Since then {move.by} made {move.name} {move.version} champion ({move.action}): {move.why}")
+    return " ".join(sentences)

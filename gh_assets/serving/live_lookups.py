@@ -1,8 +1,7 @@
-"""Stars of people who were not collected: read from their own starred lists, which are open to all, while they wait.
+"""Live lookups: stars of users who were not collected, read from their public starred lists while they wait.
 
-Nothing of it is written anywhere. What was read stays in memory for as long as a setting says and is then forgotten,
-and the requests that it takes come out of a small budget of its own, so that visitors cannot use up what collecting
-needs.
+Nothing is stored. What was read stays in memory for a configured time, and the requests have a small budget of their
+own, so that visitors cannot use up the quota of the collection.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from gh_assets.collector.repositories import classify_refusal
 from gh_assets.collector.star_sources.starred_lists import RestStarred, StarredListTask
@@ -23,7 +23,9 @@ from gh_assets.collector.star_sources.starred_state import SeedUser
 from gh_assets.errors import GhAssetsError
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.outcomes import Outcome
+from gh_assets.github.responses import GitHubResponse
 from gh_assets.github.retries import RetryPolicy
+from gh_assets.local.token_bucket import TokenBucket
 from gh_assets.serving.catalogue import Description
 
 HOUR = 3600.0
@@ -31,28 +33,35 @@ HOUR = 3600.0
 INTERACTIVE_RETRY = RetryPolicy(
     attempts=2, first_wait=0.2, longest_wait=1.0, longest_quota_wait=2.0, confirmation_wait=0.5, in_flight=4
 )
-"""Somebody waits: a plain answer now is better than the list in a quarter of an hour."""
+"""Short waits, because a user is waiting."""
 
 MAX_CONCURRENT = 4
-WAITING = 100
-"""Lookups that may be under way or waiting; more are told to come back."""
+
+MAX_PENDING = 100
+"""Lookups in progress or waiting; further ones are refused."""
 
 MAX_KEPT = 2000
-"""People and repositories that are remembered at most."""
+"""Users, and repositories, that are kept in memory."""
+
+KEEP_FAILURE = 10.0
+"""Seconds for which a failed lookup is kept."""
+
+REPOSITORY_REQUESTS = 2
+"""Requests that a repository may take: one more if it was renamed."""
 
 LOGIN = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,98}[A-Za-z0-9_])?")
-"""What a login can be; Enterprise servers add ``_``."""
+"""Valid logins; those of Enterprise servers may contain ``_``."""
 
 log = logging.getLogger(__name__)
 
 
 def is_login(text: str) -> bool:
-    """Whether GitHub could know somebody by this."""
+    """Whether a text is a valid login."""
     return LOGIN.fullmatch(text) is not None
 
 
 class LookupOutcome(StrEnum):
-    """What became of looking somebody or something up."""
+    """The outcome of a lookup."""
 
     READING = "reading"
     OK = "ok"
@@ -66,27 +75,27 @@ class LookupOutcome(StrEnum):
 
 @dataclass
 class Lookup:
-    """A login that is looked up; fields change while it is.
+    """A lookup of a user, whose fields change while it is in progress.
 
     Attributes
     ----------
     login : str
-        As GitHub writes it, once that is known.
-    found : Found
+        Login with GitHub's capitalization, once it is known.
+    outcome : LookupOutcome
     pages, stars_read : int
-        Read so far.
+        Numbers of pages and stars read so far.
     stars : sequence of int
-        Ids of the repositories that the person starred, newest first.
+        Ids of the starred repositories, newest first.
     complete : bool
-        Whether that is all of the list.
+        Whether the list was read to its end.
     user_id : int or None
     done : threading.Event
     expires : float
-        When it is forgotten, in seconds of the monotonic clock.
+        When it is forgotten, in seconds of the clock.
     """
 
     login: str
-    found: LookupOutcome = LookupOutcome.READING
+    outcome: LookupOutcome = LookupOutcome.READING
     pages: int = 0
     stars_read: int = 0
     stars: Sequence[int] = ()
@@ -96,53 +105,21 @@ class Lookup:
     expires: float = float("inf")
 
 
-class Budget:
-    """Requests that may be sent within an hour; used ones come back evenly.
-
-    Parameters
-    ----------
-    an_hour : int
-    clock : callable
-        Seconds that only go forward.
-    """
-
-    def __init__(self, an_hour: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self.an_hour, self._clock = an_hour, clock
-        self._left, self._at = float(an_hour), clock()
-        self._lock = threading.Lock()
-
-    def take(self, requests: int) -> bool:
-        """Take so many, or none."""
-        with self._lock:
-            now = self._clock()
-            self._left = min(float(self.an_hour), self._left + (now - self._at) * self.an_hour / HOUR)
-            self._at = now
-            if self._left < requests:
-                return False
-            self._left -= requests
-            return True
-
-    def give_back(self, requests: int) -> None:
-        """What was taken and not used."""
-        with self._lock:
-            self._left = min(float(self.an_hour), self._left + requests)
-
-
 class LiveLookups:
-    """Looks people and repositories up, each once at a time, and remembers them for a while.
+    """Looks up users and repositories on GitHub, each once at a time, and keeps them for a while.
 
     Parameters
     ----------
     connect : callable
-        Gives a client of GitHub; called when one is needed, and again after one failed.
+        Returns a GitHub client; called for the first lookup, and again after a client failed.
     requests_an_hour : int
-        The budget. 0: nobody is looked up.
+        The budget; 0 disables lookups.
     pages : int
-        At most so many pages of 100 stars a person.
+        Maximum number of pages of 100 stars per user.
     keep : float
-        Seconds after which what was read is forgotten.
+        Seconds for which users are kept.
     clock : callable
-        Seconds that only go forward.
+        Monotonic seconds.
     """
 
     def __init__(
@@ -154,122 +131,111 @@ class LiveLookups:
         keep: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.budget = Budget(requests_an_hour, clock)
+        self.budget = TokenBucket(requests_an_hour, requests_an_hour / HOUR, clock)
         self.pages, self.keep = pages, keep
         self.failing_since: float | None = None
         self._connect, self._clock = connect, clock
         self._client: GitHubClient | None = None
-        self._kept: OrderedDict[str, Lookup] = OrderedDict()
+        self._users: OrderedDict[str, Lookup] = OrderedDict()
         self._repositories: OrderedDict[str, tuple[float, tuple[int, Description] | LookupOutcome]] = OrderedDict()
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(MAX_CONCURRENT, thread_name_prefix="live")
         self._closed = False
 
     def close(self) -> None:
-        """Let nobody wait any more."""
+        """Cancel all lookups."""
         self._closed = True
-        with self._lock:
-            client, self._client = self._client, None
-        if client is not None:
-            client.cancel()
-            client.close()
+        self._drop_client(cancel=True)
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    # -- people ----------------------------------------------------------------------------------------------------
+    def forget(self) -> None:
+        """Forget users and repositories that have expired."""
+        now = self._clock()
+        with self._lock:
+            for kept in (self._users, self._repositories):
+                while len(kept) > MAX_KEPT:
+                    kept.popitem(last=False)
+            for key in [key for key, lookup in self._users.items() if lookup.expires <= now]:
+                del self._users[key]
+            for key in [key for key, (expires, _) in self._repositories.items() if expires <= now]:
+                del self._repositories[key]
+
+    # -- users -----------------------------------------------------------------------------------------------------
 
     def look_up(self, login: str) -> Lookup:
-        """What is known of a login now; starts to read if that is nothing.
+        """Return the lookup of a user, which may be in progress; start one if there is none.
 
         Parameters
         ----------
         login : str
-            One that `is_login`.
+            A valid login; see `is_login`.
         """
         self.forget()
         key = login.lower()
         with self._lock:
-            known = self._kept.get(key)
+            known = self._users.get(key)
             if known is not None:
                 return known
-            lookup = Lookup(login)
-            waiting = sum(not other.done.is_set() for other in self._kept.values())
-            most = self.pages + 1
-            if self._closed or waiting >= WAITING or not self.budget.take(most):
-                lookup.found = LookupOutcome.BUDGET_SPENT
+            lookup, requests = Lookup(login), self.pages + 1
+            pending = sum(not other.done.is_set() for other in self._users.values())
+            if self._closed or pending >= MAX_PENDING or self.budget.take(requests):
+                lookup.outcome = LookupOutcome.BUDGET_SPENT
                 lookup.done.set()
-                return lookup  # not kept: the next try may find some budget
-            self._kept[key] = lookup
-            self._pool.submit(self._read, key, lookup, most)
+                return lookup  # not kept: the next attempt may succeed
+            self._users[key] = lookup
+            self._pool.submit(self._run, key, lookup, requests)
             return lookup
 
-    def forget(self) -> None:
-        """Forget whoever was read too long ago."""
-        now = self._clock()
-        with self._lock:
-            for kept in (self._kept, self._repositories):
-                while len(kept) > MAX_KEPT:
-                    kept.popitem(last=False)
-            for key in [key for key, lookup in self._kept.items() if lookup.expires <= now]:
-                del self._kept[key]
-            for key in [key for key, (expires, _) in self._repositories.items() if expires <= now]:
-                del self._repositories[key]
-
-    def _read(self, key: str, lookup: Lookup, taken: int) -> None:
-        used = 0
+    def _run(self, key: str, lookup: Lookup, requests: int) -> None:
+        """Carry out a lookup, for which `requests` were taken from the budget."""
+        usage = _Usage()
+        outcome = LookupOutcome.UNAVAILABLE
         try:
-            client = self._connected()
-            used = 1
-            answer = client.get(f"/users/{lookup.login}")
-            self.failing_since = None
-            payload = answer.payload if isinstance(answer.payload, dict) else {}
-            if answer.status != 200 or not isinstance(payload.get("id"), int):
-                lookup.found = (
-                    LookupOutcome.BLOCKED if classify_refusal(answer)[0] is Outcome.BLOCKED else LookupOutcome.NOT_FOUND
-                )
-                return
-            lookup.user_id, lookup.login = payload["id"], str(payload["login"])
-            if payload.get("type") == "Organization":
-                lookup.found = LookupOutcome.ORGANIZATION
-                return
-
-            def tell(pages: int, stars: int) -> None:
-                lookup.pages, lookup.stars_read = pages, stars
-
-            reader = RestStarred(client, self.pages, tell, prove=False)  # somebody waits, and nothing is stored
-            seed = SeedUser(lookup.login, lookup.user_id)
-            (read,) = reader.read([StarredListTask(seed)], 1)
-            used += read.requests
-            if read.rows is None:
-                lookup.found = LookupOutcome.BLOCKED if read.outcome is Outcome.BLOCKED else LookupOutcome.UNAVAILABLE
-                return
-            lookup.stars, lookup.complete = read.rows["repo_id"].to_list(), read.complete
-            lookup.found = LookupOutcome.OK if lookup.stars else LookupOutcome.STARLESS
+            outcome = self._read(lookup, usage)
         except GhAssetsError as error:
-            lookup.found = LookupOutcome.UNAVAILABLE
             self._failed(error)
         except Exception as error:
-            lookup.found = LookupOutcome.UNAVAILABLE
             self._failed(error)
             raise
         finally:
-            self.budget.give_back(max(taken - used, 0))
-            # Failures are not held against anybody for long.
-            keep = 10.0 if lookup.found is LookupOutcome.UNAVAILABLE else self.keep
-            lookup.expires = self._clock() + keep
+            self.budget.give_back(max(requests - usage.requests, 0))
+            keep = KEEP_FAILURE if outcome is LookupOutcome.UNAVAILABLE else self.keep
+            lookup.outcome, lookup.expires = outcome, self._clock() + keep
             if keep == 0:
                 with self._lock:
-                    self._kept.pop(key, None)
+                    self._users.pop(key, None)
             lookup.done.set()
+
+    def _read(self, lookup: Lookup, usage: _Usage) -> LookupOutcome:
+        client = self._connected()
+        usage.requests = 1
+        response = client.get(f"/users/{lookup.login}")
+        self.failing_since = None
+        payload = _document(response)
+        if response.status != 200 or not isinstance(payload.get("id"), int):
+            return _refusal(response)
+        lookup.user_id, lookup.login = payload["id"], str(payload["login"])
+        if payload.get("type") == "Organization":
+            return LookupOutcome.ORGANIZATION
+
+        def on_progress(pages: int, stars: int) -> None:
+            lookup.pages, lookup.stars_read = pages, stars
+
+        # Nothing is stored, so the list need not be proven complete.
+        reader = RestStarred(client, self.pages, on_progress, prove=False)
+        (result,) = reader.read([StarredListTask(SeedUser(lookup.login, lookup.user_id))], 1)
+        usage.requests += result.requests
+        if result.rows is None:
+            return LookupOutcome.BLOCKED if result.outcome is Outcome.BLOCKED else LookupOutcome.UNAVAILABLE
+        lookup.stars, lookup.complete = result.rows["repo_id"].to_list(), result.complete
+        return LookupOutcome.OK if lookup.stars else LookupOutcome.STARLESS
 
     # -- repositories ------------------------------------------------------------------------------------------------
 
     def describe(self, full_name: str) -> tuple[int, Description] | LookupOutcome:
-        """Id and description of a repository that was not collected; waits for GitHub.
+        """Return the id and metadata of a repository that was not collected, or why there are none.
 
-        Returns
-        -------
-        (int, Description), or Found
-            Why there is none.
+        Waits for GitHub's response.
         """
         self.forget()
         key = full_name.lower()
@@ -277,36 +243,48 @@ class LiveLookups:
             known = self._repositories.get(key)
         if known is not None:
             return known[1]
-        if self._closed or not self.budget.take(2):  # a renamed one takes two
+        if self._closed or self.budget.take(REPOSITORY_REQUESTS):
             return LookupOutcome.BUDGET_SPENT
-        used = 0
-        found: tuple[int, Description] | LookupOutcome = LookupOutcome.UNAVAILABLE
+        usage = _Usage()
         try:
-            client = self._connected()
-            used = 1
-            answer = client.get(f"/repos/{full_name}")
-            if answer.status in (301, 302, 307, 308) and answer.headers.get("location"):
-                used = 2
-                answer = client.get(answer.headers["location"])
-            payload = answer.payload if isinstance(answer.payload, dict) else {}
-            if answer.status == 200 and isinstance(payload.get("id"), int):
-                found = payload["id"], _described(payload)
-            else:
-                found = (
-                    LookupOutcome.BLOCKED if classify_refusal(answer)[0] is Outcome.BLOCKED else LookupOutcome.NOT_FOUND
-                )
-            self.failing_since = None
+            result = self._read_repository(full_name, usage)
         except GhAssetsError as error:
             self._failed(error)
+            return LookupOutcome.UNAVAILABLE
         finally:
-            self.budget.give_back(2 - used)
-        if found is not LookupOutcome.UNAVAILABLE:
-            with self._lock:
-                # A repository is nobody's private matter: it may be remembered for an hour.
-                self._repositories[key] = self._clock() + HOUR, found
-        return found
+            self.budget.give_back(REPOSITORY_REQUESTS - usage.requests)
+        self.failing_since = None
+        with self._lock:
+            self._repositories[key] = self._clock() + HOUR, result
+        return result
+
+    def _read_repository(self, full_name: str, usage: _Usage) -> tuple[int, Description] | LookupOutcome:
+        client = self._connected()
+        usage.requests = 1
+        response = client.get(f"/repos/{full_name}")
+        if response.status in (301, 302, 307, 308) and response.headers.get("location"):
+            usage.requests = 2
+            response = client.get(response.headers["location"])
+        payload = _document(response)
+        if response.status == 200 and isinstance(payload.get("id"), int):
+            return payload["id"], _description(payload)
+        return _refusal(response)
 
     # -- GitHub --------------------------------------------------------------------------------------------------------
+
+    def check(self) -> bool:
+        """Whether GitHub responds; the request costs no quota."""
+        try:
+            response = self._connected().get("/rate_limit")
+        except Exception as error:
+            self._failed(error)
+            if not isinstance(error, GhAssetsError):
+                raise
+            return False
+        ok = response.status in (200, 404)  # an Enterprise server without limits has no such page
+        if ok:
+            self.failing_since = None
+        return ok
 
     def _connected(self) -> GitHubClient:
         with self._lock:
@@ -321,32 +299,39 @@ class LiveLookups:
         client.close()
         return known
 
-    def check(self) -> bool:
-        """Whether GitHub answers; asks for what costs no quota."""
-        try:
-            answer = self._connected().get("/rate_limit")
-        except Exception as error:
-            self._failed(error)
-            if not isinstance(error, GhAssetsError):
-                raise
-            return False
-        ok = answer.status in (200, 404)  # an Enterprise server without limits has no such page
-        if ok:
-            self.failing_since = None
-        return ok
-
     def _failed(self, error: BaseException) -> None:
-        """The next lookup connects anew: the server may be another one by then."""
-        log.warning("GitHub cannot be asked", extra={"fields": {"error": type(error).__name__}})
+        """Drop the client: the next lookup connects again, and the server may have another address by then."""
+        log.warning("GitHub is unavailable", extra={"fields": {"error": type(error).__name__}})
         if self.failing_since is None:
             self.failing_since = time.time()
+        self._drop_client()
+
+    def _drop_client(self, *, cancel: bool = False) -> None:
         with self._lock:
             client, self._client = self._client, None
         if client is not None:
+            if cancel:
+                client.cancel()
             client.close()
 
 
-def _described(payload: dict[str, object]) -> Description:
+@dataclass
+class _Usage:
+    """Requests that a lookup has used."""
+
+    requests: int = 0
+
+
+def _document(response: GitHubResponse) -> dict[str, Any]:
+    return response.payload if isinstance(response.payload, dict) else {}
+
+
+def _refusal(response: GitHubResponse) -> LookupOutcome:
+    outcome, _ = classify_refusal(response)
+    return LookupOutcome.BLOCKED if outcome is Outcome.BLOCKED else LookupOutcome.NOT_FOUND
+
+
+def _description(payload: dict[str, Any]) -> Description:
     topics, stars = payload.get("topics"), payload.get("stargazers_count")
     description, language = payload.get("description"), payload.get("language")
     return Description(

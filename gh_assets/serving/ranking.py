@@ -1,7 +1,7 @@
-"""From a trained model and somebody's stars to recommendations with reasons: for the asset, the CLI, the API, the page.
+"""Ranking: from a trained model and a user's stars to recommendations with reasons.
 
-One `Ranker` holds one model and what is known of repositories, and never changes: whoever has it gets answers of
-one version. Everybody asks it, so that the same person gets the same list everywhere.
+A `Ranker` holds one model and one catalogue and never changes. The asset, the command, the API and the page all use it,
+so that a user gets the same list everywhere.
 """
 
 from __future__ import annotations
@@ -23,33 +23,35 @@ from gh_assets.schemas import RECOMMENDATIONS, REPOS
 from gh_assets.serving.catalogue import Catalogue, Description, Neighbour
 from gh_assets.serving.requests import DEFAULT_FILTERS, Filters, RecommendationRequest
 
-USERS_AT_ONCE = 1000
+USERS_PER_BATCH = 1000
+
 REASONS = 3
+"""Reasons per recommendation."""
 
 SUBSTITUTES_PER_STAR = 3
-"""Repositories that one counts as that the model does not know."""
+"""Repositories that substitute a starred one that the model does not know."""
 
 POPULAR_DIVERSITY = 0.5
-"""What a popular list gives up for being of all kinds, if nobody says otherwise."""
+"""Diversity of popular lists, unless the request sets one."""
 
 POOL = 200
-"""The best ones, among which diversity chooses. Fixed, so that a longer list begins as a shorter one."""
+"""Candidates among which diversity reorders. It is fixed, so that a longer list begins like a shorter one."""
 
 POPULAR_POOL = 1000
-"""The same for lists of what is popular."""
+"""Candidates of popular lists."""
 
 POPULARITY_WEIGHT = 3.0
 """Weight of `RecommendationRequest.popularity`: about the spread of standardized model scores at the top."""
 
-MASKS = 256
-"""Filters that are remembered."""
+CACHED_MASKS = 256
+"""Filters whose masks are cached."""
 
 Kind = Literal["personal", "popular", "new"]
 
 
 @dataclass(frozen=True)
 class Reason:
-    """One of the person's own stars that speaks for a recommendation, and its share in all that speaks for it."""
+    """A starred repository that explains a recommendation, and its share in the explanation."""
 
     full_name: str
     share: float
@@ -66,12 +68,12 @@ class Recommendation:
     repo_id : int
     full_name : str
     score : float
-        Higher is better, comparable within one list.
+        Higher is better; comparable within one list.
     because : sequence of Reason
-        The person's own stars that explain it most, strongest first.
+        Starred repositories that explain it most, strongest first.
     kind : str
-        ``personal``; ``popular``: nothing is known of the person, and many starred it; ``new``: the model does not know
-        the repository, and it is placed where those are that are about the same.
+        ``personal``; ``popular``: recommended because the user's stars are unknown; ``new``: unknown to the model, and
+        ranked by similarity in content.
     """
 
     rank: int
@@ -84,16 +86,16 @@ class Recommendation:
 
 @dataclass(frozen=True)
 class Similar:
-    """A repository like another one.
+    """A repository similar to another one.
 
     Attributes
     ----------
     likeness : float
         Cosine, at most 1.
     kind : str
-        ``stars``: the same people star both; ``content``: both are about the same.
+        ``stars``: starred by the same users; ``content``: similar in content.
     shared : sequence of str
-        Topics, words and the language that both have, those that say most first.
+        Topics, words and languages that both have, most significant first.
     """
 
     repo_id: int
@@ -105,7 +107,7 @@ class Similar:
 
 @dataclass(frozen=True)
 class _Lists:
-    """Ranked items of some people, shape (people, n), -1 where there is no more; their reasons (people, n, k)."""
+    """Ranked items, shape (users, n), padded with -1; their reasons and shares, shape (users, n, k)."""
 
     items: NDArray[np.int64]
     scores: NDArray[np.float32]
@@ -115,13 +117,13 @@ class _Lists:
 
 
 class Ranker:
-    """Answers by one model.
+    """Recommendations of one model.
 
     Parameters
     ----------
     trained : TrainedModel
     catalogue : Catalogue, optional
-        What repositories are about, whose they are, and what they are forks of.
+        Descriptions, owners and forks of repositories.
     """
 
     def __init__(self, trained: TrainedModel, catalogue: Catalogue | None = None) -> None:
@@ -135,8 +137,8 @@ class Ranker:
         self._substitutes: dict[int, list[Neighbour]] = {}
         self._masks: dict[Filters, NDArray[np.bool_]] = {}
 
-    def prepare(self) -> None:
-        """Work out now what the first questions would have to wait for."""
+    def warm_up(self) -> None:
+        """Compute what is cached, so that the first requests do not wait for it."""
         self.recommend_batch([RecommendationRequest(stars=self.trained.repo_ids[:2].tolist(), n=1)])
         self.unseen_recommendations(RecommendationRequest(n=1))
         self.similar(int(self.trained.repo_ids[0]), 1)
@@ -144,126 +146,128 @@ class Ranker:
     # -- lists -------------------------------------------------------------------------------------------------------
 
     def recommend(self, request: RecommendationRequest) -> list[Recommendation]:
-        """The list of one person; see `recommend_batch`."""
+        """Return the list for one request; see `recommend_batch`."""
         return self.recommend_batch([request])[0]
 
     def recommend_batch(
         self, requests: Sequence[RecommendationRequest], *, reasons: int = REASONS
     ) -> list[list[Recommendation]]:
-        """The lists of several people, scored together.
+        """Return the lists for several requests, scored together.
 
-        Repositories that the model doesn't know count as those that it knows and that are about the same. Who has no
-        star that says anything gets what is popular, of all kinds.
+        Starred repositories that the model does not know are substituted by similar ones that it knows. A request
+        without usable stars gets popular repositories of all kinds.
         """
-        own = [np.unique(_ids(request.stars)) for request in requests]
-        ends = np.cumsum([0, *map(len, own)])
-        stars = np.concatenate(own)
-        columns = np.split(self.trained.positions(stars), ends[1:-1])
-        rows = np.split(self.catalogue.places(stars), ends[1:-1])
+        stars_of = [np.unique(_ids(request.stars)) for request in requests]
+        ends = np.cumsum([0, *map(len, stars_of)])
+        stars = np.concatenate(stars_of)
+        items_of = np.split(self.trained.positions(stars), ends[1:-1])
+        rows_of = np.split(self.catalogue.places(stars), ends[1:-1])
         given, hidden = [], []
-        for request, mine, items, places in zip(requests, own, columns, rows, strict=True):
+        for request, starred, items, rows in zip(requests, stars_of, items_of, rows_of, strict=True):
             known = items[items >= 0]
-            given.append(known if len(known) == len(items) else self._with_substitutes(mine, items))
-            related = self._item_of[self.catalogue.related(request.login, request.filters, places)]
+            given.append(known if len(known) == len(items) else self._with_substitutes(starred, items))
+            related = self._item_of[self.catalogue.related(request.login, request.filters, rows)]
             hidden.append(np.concatenate([known, self._known(_ids(request.hidden)), related[related >= 0]]))
         lists = self._rank(_rows(given, self.items), hidden, requests, reasons)
-        return [self._told(lists, row, len(request.shown)) for row, request in enumerate(requests)]
+        return [self._recommendations(lists, row, len(request.shown)) for row, request in enumerate(requests)]
 
     def recommend_all(
         self, matrix: UserItemMatrix, n: int, *, reasons: int = REASONS, filters: Filters = DEFAULT_FILTERS
     ) -> Iterator[pl.DataFrame]:
-        """Lists of every user of a matrix, a frame of schema ``RECOMMENDATIONS`` for some users at a time.
+        """Yield the lists of all users of a matrix, as frames of schema ``RECOMMENDATIONS``.
 
-        Memory is bounded by the users of one frame, whatever their number. Without `reasons` (0) it takes a fraction.
+        A frame has the lists of `USERS_PER_BATCH` users, which bounds the memory. Without reasons (0) it is much
+        faster.
         """
-        trained = self.trained
-        places = trained.positions(matrix.repo_ids)
-        strange = np.flatnonzero(places < 0)
-        alike = [self._known(_ids(self._substitutes_for(int(matrix.repo_ids[place])))) for place in strange]
-        counts_as = sp.csr_array(
-            (
-                np.ones(sum(map(len, alike)), np.float32),
-                (np.repeat(strange, [len(items) for items in alike]), np.concatenate([*alike, np.empty(0, np.int64)])),
-            ),
-            shape=(len(matrix.repo_ids), self.items),
-        )
-        full_names, logins = pl.Series(trained.full_names.tolist()), pl.Series(matrix.logins.tolist())
-        rows_there = self.catalogue.places(matrix.repo_ids.tolist())
-        for start in range(0, matrix.stars.shape[0], USERS_AT_ONCE):
-            batch = matrix.stars[start : start + USERS_AT_ONCE]
-            known = _in_columns(batch, places, self.items)
-            given = known + batch @ counts_as if len(strange) else known
+        items = self.trained.positions(matrix.repo_ids)
+        rows = self.catalogue.places(matrix.repo_ids.tolist())
+        substitutes = self._substitute_matrix(matrix.repo_ids, items)
+        for start in range(0, matrix.stars.shape[0], USERS_PER_BATCH):
+            stars = matrix.stars[start : start + USERS_PER_BATCH]
+            known = _in_columns(stars, items, self.items)
+            given = known if substitutes is None else known + stars @ substitutes
             given.data[:] = 1.0
             given.sort_indices()
-            requests = [
-                RecommendationRequest(login=login, n=n, filters=filters)
-                for login in logins[start : start + batch.shape[0]]
+            logins = matrix.logins[start : start + stars.shape[0]].tolist()
+            requests = [RecommendationRequest(login=login, n=n, filters=filters) for login in logins]
+            hidden = [
+                np.concatenate([known_items, self._related_items(login, filters, rows[starred])])
+                for login, known_items, starred in zip(logins, _columns(known), _columns(stars), strict=True)
             ]
-            hidden = []
-            for row, request in enumerate(requests):
-                own = slice(batch.indptr[row], batch.indptr[row + 1])
-                related = self.catalogue.related(request.login, filters, rows_there[batch.indices[own]])
-                columns = known.indices[known.indptr[row] : known.indptr[row + 1]]
-                there = self._item_of[related]
-                hidden.append(np.concatenate([columns, there[there >= 0]]))
             lists = self._rank(given, hidden, requests, reasons)
-            users, ranks = np.nonzero(lists.items >= 0)
-            from_repositories = lists.items[users, ranks]
-            why, how_much = lists.reasons[users, ranks], lists.shares[users, ranks]
-            yield pl.DataFrame(
-                {
-                    "user_id": matrix.user_ids[start + users],
-                    "login": logins.gather(start + users),
-                    "rank": ranks + 1,
-                    "repo_id": trained.repo_ids[from_repositories],
-                    "full_name": full_names.gather(from_repositories),
-                    "score": lists.scores[users, ranks],
-                    "because": _lists(full_names.gather(why[why >= 0]), why >= 0),
-                    "because_share": _lists(pl.Series(how_much[why >= 0], dtype=pl.Float32), why >= 0),
-                },
-                schema=RECOMMENDATIONS.dtypes,
-                strict=False,
-            )
+            yield self._table(lists, matrix.user_ids[start:], logins)
+
+    def _substitute_matrix(self, repo_ids: NDArray[np.int64], items: NDArray[np.int64]) -> Csr | None:
+        """Map columns of a matrix that the model does not know to their substitutes, shape (columns, items)."""
+        unknown = np.flatnonzero(items < 0)
+        if len(unknown) == 0:
+            return None
+        substitutes = [self._known(_ids(self._substitute_ids(int(repo_ids[column])))) for column in unknown]
+        columns = np.repeat(unknown, [len(one) for one in substitutes])
+        places = np.concatenate([*substitutes, np.empty(0, np.int64)])
+        matrix: Csr = sp.csr_array(
+            (np.ones(len(columns), np.float32), (columns, places)), shape=(len(repo_ids), self.items)
+        )
+        return matrix
+
+    def _related_items(self, login: str, filters: Filters, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        items = self._item_of[self.catalogue.related(login, filters, rows)]
+        return items[items >= 0]
+
+    def _table(self, lists: _Lists, user_ids: NDArray[np.int64], logins: Sequence[str]) -> pl.DataFrame:
+        users, ranks = np.nonzero(lists.items >= 0)
+        items = lists.items[users, ranks]
+        reasons, shares = lists.reasons[users, ranks], lists.shares[users, ranks]
+        names = pl.Series(self._names)
+        return pl.DataFrame(
+            {
+                "user_id": user_ids[users],
+                "login": pl.Series(logins).gather(users),
+                "rank": ranks + 1,
+                "repo_id": self.trained.repo_ids[items],
+                "full_name": names.gather(items),
+                "score": lists.scores[users, ranks],
+                "because": _list_column(names.gather(reasons[reasons >= 0]), reasons >= 0),
+                "because_share": _list_column(pl.Series(shares[reasons >= 0], dtype=pl.Float32), reasons >= 0),
+            },
+            schema=RECOMMENDATIONS.dtypes,
+            strict=False,
+        )
 
     def _rank(
         self, given: Csr, hidden: Sequence[NDArray[np.int64]], requests: Sequence[RecommendationRequest], reasons: int
     ) -> _Lists:
-        """The one way from stars to a list; all lists are as long as the longest that was asked for."""
-        trained = self.trained
+        """Rank items for each row of `given`; all lists are as long as the longest requested one."""
         popular = np.diff(given.indptr) == 0
-        scores = trained.model.predict(given)
+        scores = self.trained.model.predict(given)
         allowed = np.empty(scores.shape, bool)
         for row, request in enumerate(requests):
             if request.popularity and not popular[row]:
-                scores[row] = (
-                    _standardized(scores[row]) + np.float32(POPULARITY_WEIGHT * request.popularity) * self._popularity_z
-                )
+                weight = np.float32(POPULARITY_WEIGHT * request.popularity)
+                scores[row] = _standardized(scores[row]) + weight * self._popularity_z
             allowed[row] = self._mask(request.filters)
             allowed[row, hidden[row]] = False
         np.copyto(scores, -np.inf, where=~allowed)
-        lengths = [request.n + len(request.shown) for request in requests]
-        diverse = [bool(request.diversity) for request in requests]
-        items, values = best_items(scores, min(max([*lengths, POOL * any(diverse)]), self.items))
-        found = np.full((len(requests), max(request.n for request in requests)), -1, np.int64)
-        comparable_score = np.full(found.shape, -np.inf, np.float32)
+        longest = max(request.n + len(request.shown) for request in requests)
+        pool = POOL if any(request.diversity for request in requests) else 0
+        best, values = best_items(scores, min(max(longest, pool), self.items))
+        items = np.full((len(requests), max(request.n for request in requests)), -1, np.int64)
+        ranked_scores = np.full(items.shape, -np.inf, np.float32)
         for row, request in enumerate(requests):
-            length = lengths[row]
             if popular[row]:
-                order, value = self._popular(request, allowed[row], length)
+                order, value = self._popular(request, allowed[row])
             else:
-                order, value = items[row], values[row]
-                if diverse[row]:
-                    order, value = self._diversified(order, value, float(request.diversity or 0.0))
-                order, value = order[:length], value[:length]
+                order, value = self._personal(request, best[row], values[row])
             if len(request.shown):
                 fresh = ~np.isin(order, self._known(_ids(request.shown)))
                 order, value = order[fresh], value[fresh]
             order, value = order[: request.n], value[: request.n]
-            found[row, : len(order)], comparable_score[row, : len(order)] = order, value
-        why, shares = trained.model.explain(given, found, reasons)
-        return _Lists(found, comparable_score, why, shares, popular)
+            items[row, : len(order)], ranked_scores[row, : len(order)] = order, value
+        reason_items, shares = self.trained.model.explain(given, items, reasons)
+        return _Lists(items, ranked_scores, reason_items, shares, popular)
 
-    def _told(self, lists: _Lists, row: int, before: int) -> list[Recommendation]:
+    def _recommendations(self, lists: _Lists, row: int, before: int) -> list[Recommendation]:
+        """Return the list of one row, which continues after `before` recommendations."""
         names, ids = self._names, self._repo_ids
         kind: Kind = "popular" if lists.popular[row] else "personal"
         entries = zip(
@@ -286,49 +290,50 @@ class Ranker:
             if item >= 0
         ]
 
-    # -- what counts, and what is left out ---------------------------------------------------------------------------
+    # -- substitutes, masks and popularity -----------------------------------------------------------------------------
 
-    def _with_substitutes(self, stars: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Items that somebody with these stars has, those that stand for others included."""
-        stands_for = [neighbour for star in stars[columns < 0].tolist() for neighbour in self._substitutes_for(star)]
-        return np.union1d(columns[columns >= 0], self._known(_ids(stands_for)))
+    def _with_substitutes(self, stars: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the items of a user's stars, including substitutes for those that the model does not know."""
+        substitutes = [repo_id for star in stars[items < 0].tolist() for repo_id in self._substitute_ids(star)]
+        return np.union1d(items[items >= 0], self._known(_ids(substitutes)))
 
     def substitutes(self, repo_ids: Sequence[int]) -> Mapping[int, Sequence[Neighbour]]:
-        """What repositories that the model does not know count as."""
+        """Return the substitutes for those repositories that the model does not know."""
         ids = _ids(repo_ids)
-        strange = ids[self.trained.positions(ids) < 0].tolist()
-        missing = [repo_id for repo_id in strange if repo_id not in self._substitutes]
+        unknown = ids[self.trained.positions(ids) < 0].tolist()
+        missing = [repo_id for repo_id in unknown if repo_id not in self._substitutes]
         in_catalogue = self.catalogue.places(missing) >= 0
-        asked = [repo_id for repo_id, there in zip(missing, in_catalogue.tolist(), strict=True) if there]
-        found = self.catalogue.neighbours_of(asked, self.trained.repo_ids, SUBSTITUTES_PER_STAR)
-        self._substitutes |= zip(asked, found, strict=True)  # only of what the catalogue holds: it has an end
-        return {repo_id: self._substitutes.get(repo_id, []) for repo_id in strange}
+        # Only repositories of the catalogue are cached, which bounds the cache.
+        described = [repo_id for repo_id, known in zip(missing, in_catalogue.tolist(), strict=True) if known]
+        neighbours = self.catalogue.neighbours_of(described, self.trained.repo_ids, SUBSTITUTES_PER_STAR)
+        self._substitutes |= zip(described, neighbours, strict=True)
+        return {repo_id: self._substitutes.get(repo_id, []) for repo_id in unknown}
 
-    def _substitutes_for(self, repo_id: int) -> list[int]:
+    def _substitute_ids(self, repo_id: int) -> list[int]:
         return [neighbour.repo_id for neighbour in self.substitutes([repo_id])[repo_id]]
 
     def _known(self, repo_ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        places = self.trained.positions(repo_ids)
-        return np.unique(places[places >= 0])
+        """Return the items of those repositories that the model knows."""
+        items = self.trained.positions(repo_ids)
+        return np.unique(items[items >= 0])
 
     def _mask(self, filters: Filters) -> NDArray[np.bool_]:
-        """Items that pass filters; of what is in no catalogue nothing is known, so that it passes none."""
-        # Not by lru_cache: its reference back would keep the model in memory until somebody looks for such circles.
-        kept = self._masks.get(filters)
-        if kept is None:
-            while len(self._masks) >= MASKS:
+        """Return a mask of the items that pass the filters."""
+        # lru_cache would refer back to the ranker and keep the model in memory until the next garbage collection.
+        mask = self._masks.get(filters)
+        if mask is None:
+            while len(self._masks) >= CACHED_MASKS:
                 self._masks.pop(next(iter(self._masks), filters), None)
-            kept = self._masks[filters] = self._passing(filters)
-        return kept
+            mask = self._masks[filters] = self._passing(filters)
+        return mask
 
     def _passing(self, filters: Filters) -> NDArray[np.bool_]:
-        passing = self.catalogue.passing(filters)
-        strange = filters.accepts_unknown
-        return np.where(self._row_of >= 0, passing[self._row_of] if len(passing) else strange, strange)
+        passing, unknown = self.catalogue.passing(filters), filters.accepts_unknown
+        return np.where(self._row_of >= 0, passing[self._row_of] if len(passing) else unknown, unknown)
 
     @cached_property
     def popularity(self) -> NDArray[np.float64]:
-        """Number of users who starred each item; from a model that did not note it, all alike."""
+        """Number of users who starred each item; 1 for all if the model does not record it."""
         counts = np.asarray(self.trained.data.get("stars_of", ()), np.float64)
         return counts if len(counts) == self.items else np.ones(self.items)
 
@@ -338,7 +343,7 @@ class Ranker:
 
     @cached_property
     def _directions(self) -> NDArray[np.float32]:
-        """Items as vectors of length 1; of a model without a notion of likeness, what they are about has to do."""
+        """Item vectors of unit length; zeros if the model has none."""
         vectors = self.trained.model.item_vectors()
         if vectors is None:
             vectors = np.zeros((self.items, 1), np.float32)
@@ -348,47 +353,51 @@ class Ranker:
 
     # -- order -------------------------------------------------------------------------------------------------------
 
-    def _diversified(
-        self, items: NDArray[np.int64], scores: NDArray[np.float32], diversity: float
+    def _personal(
+        self, request: RecommendationRequest, items: NDArray[np.int64], scores: NDArray[np.float32]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The best ones in another order, and behind them the others as they were."""
-        there = items >= 0
-        items, scores = items[there], scores[there]
+        """Return the best items; with diversity, the first `POOL` of them are reordered."""
+        length = request.n + len(request.shown)
+        if not request.diversity:
+            return items[:length], scores[:length]
+        valid = items >= 0
+        items, scores = items[valid], scores[valid]
         pool = items[:POOL]
-        if len(pool) == 0:
-            return items, scores
-        low, high = float(scores[: len(pool)].min()), float(scores[: len(pool)].max())
-        relevance = (scores[: len(pool)] - low) / max(high - low, 1e-12)
-        order = _marginal_relevance(relevance, self._directions[pool], len(pool), diversity)
-        return np.concatenate([pool[order], items[len(pool) :]]), np.concatenate([scores[order], scores[len(pool) :]])
+        if len(pool):
+            low, high = float(scores[: len(pool)].min()), float(scores[: len(pool)].max())
+            relevance = (scores[: len(pool)] - low) / max(high - low, 1e-12)
+            order = _marginal_relevance(relevance, self._directions[pool], len(pool), float(request.diversity))
+            items = np.concatenate([pool[order], items[len(pool) :]])
+            scores = np.concatenate([scores[order], scores[len(pool) :]])
+        return items[:length], scores[:length]
 
     def _popular(
-        self, request: RecommendationRequest, allowed: NDArray[np.bool_], length: int
+        self, request: RecommendationRequest, allowed: NDArray[np.bool_]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """What many starred, one kind after another: each next one is popular and unlike those before it.
+        """Return popular items of all kinds: each next one is popular and dissimilar to those before it.
 
-        Below 0, `RecommendationRequest.popularity` leaves out so large a share of the most popular ones.
+        A negative `RecommendationRequest.popularity` skips that share of the most popular items.
         """
         order = np.argsort(-self.popularity, kind="stable")
         if request.popularity < 0:
             order = order[min(int(-request.popularity * len(order)), len(order) - 1) :]
         candidates = order[allowed[order]][:POPULAR_POOL]
-        comparable_score = self.popularity[candidates]
+        counts = self.popularity[candidates]
         diversity = POPULAR_DIVERSITY if request.diversity is None else request.diversity
-        relevance = (comparable_score / max(float(comparable_score.max(initial=0.0)), 1e-12)).astype(np.float32)
-        chosen = _marginal_relevance(relevance, self._directions[candidates], min(length, len(candidates)), diversity)
-        return candidates[chosen], comparable_score[chosen].astype(np.float32)
+        relevance = (counts / max(float(counts.max(initial=0.0)), 1e-12)).astype(np.float32)
+        length = min(request.n + len(request.shown), len(candidates))
+        chosen = _marginal_relevance(relevance, self._directions[candidates], length, diversity)
+        return candidates[chosen], counts[chosen].astype(np.float32)
 
-    # -- what the model does not know --------------------------------------------------------------------------------
+    # -- repositories that the model does not know -------------------------------------------------------------------
 
     def unseen_recommendations(self, request: RecommendationRequest) -> list[Recommendation]:
-        """Repositories that the model doesn't know, where those stand that are about the same.
+        """Return repositories that the model does not know, ranked by similarity in content.
 
-        A repository's score is the mean of the scores of its neighbours in the catalogue, weighted by how alike they
-        are, and they are its reasons. For people, these stand beside the list of `recommend`: nobody's stars speak for
-        them.
+        The score of a repository is the mean score of its neighbours in the catalogue, weighted by similarity, and
+        these neighbours are its reasons.
         """
-        ids, places, weights = self._unseen_items
+        ids, neighbours, weights = self._unseen_items
         if len(ids) == 0:
             return []
         stars = np.unique(_ids(request.stars))
@@ -397,75 +406,61 @@ class Ranker:
         rows = self.catalogue.places(ids.tolist())
         related = self.catalogue.related(request.login, request.filters, self.catalogue.places(stars.tolist()))
         hidden = {*self.catalogue.repo_ids[related].tolist(), *request.hidden, *request.shown, *stars.tolist()}
-        fitting = self.catalogue.passing(request.filters)[rows] & ~np.isin(ids, _ids(hidden))
-        comparable_score = np.where(fitting, (scores[places] * weights).sum(axis=1), -np.inf)
-        order = np.lexsort((ids, -comparable_score))[: request.n]
+        allowed = self.catalogue.passing(request.filters)[rows] & ~np.isin(ids, _ids(hidden))
+        values = np.where(allowed, (scores[neighbours] * weights).sum(axis=1), -np.inf)
+        order = np.lexsort((ids, -values))[: request.n]
         return [
             Recommendation(
-                rank + 1,
+                rank,
                 int(ids[place]),
                 self.catalogue.full_names[rows[place]],
-                float(comparable_score[place]),
+                float(values[place]),
                 [
-                    Reason(str(self.trained.full_names[item]), float(weight))
-                    for item, weight in zip(places[place], weights[place], strict=True)
+                    Reason(self._names[item], float(weight))
+                    for item, weight in zip(neighbours[place], weights[place], strict=True)
                     if weight > 0
                 ],
                 "new",
             )
-            for rank, place in enumerate(order.tolist())
-            if fitting[place]
+            for rank, place in enumerate(order.tolist(), start=1)
+            if allowed[place]
         ]
 
     @cached_property
     def _unseen_items(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-        """Repositories that are like others that the model knows: their ids, those items, and weights of sum 1."""
-        strange = self.catalogue.repo_ids[self._item_of < 0].tolist()
-        alike = self.substitutes(strange)
-        found = [repo_id for repo_id in strange if alike[repo_id]]
-        places = np.zeros((len(found), SUBSTITUTES_PER_STAR), np.int64)
-        weights = np.zeros((len(found), SUBSTITUTES_PER_STAR))
-        for row, repo_id in enumerate(found):
-            neighbours = alike[repo_id]
-            places[row, : len(neighbours)] = self.trained.positions(_ids(one.repo_id for one in neighbours))
+        """Ids of unknown repositories with substitutes, the items of the substitutes, and weights of sum 1."""
+        unknown = self.catalogue.repo_ids[self._item_of < 0].tolist()
+        substitutes = self.substitutes(unknown)
+        ids = [repo_id for repo_id in unknown if substitutes[repo_id]]
+        items = np.zeros((len(ids), SUBSTITUTES_PER_STAR), np.int64)
+        weights = np.zeros((len(ids), SUBSTITUTES_PER_STAR))
+        for row, repo_id in enumerate(ids):
+            neighbours = substitutes[repo_id]
+            items[row, : len(neighbours)] = self.trained.positions(_ids(one.repo_id for one in neighbours))
             weights[row, : len(neighbours)] = [neighbour.likeness for neighbour in neighbours]
         weights /= np.maximum(weights.sum(axis=1, keepdims=True), 1e-12)
-        return np.array(found, np.int64), places, weights
+        return np.array(ids, np.int64), items, weights
 
-    # -- likeness ----------------------------------------------------------------------------------------------------
+    # -- similar repositories ----------------------------------------------------------------------------------------
 
     def similar(
         self, repository: int | Description, n: int, filters: Filters = DEFAULT_FILTERS, hidden: Collection[int] = ()
     ) -> list[Similar]:
-        """Repositories like one: by who stars them, and where the model does not know it, by what it is about.
+        """Return repositories similar to one: starred by the same users, or else similar in content.
 
         Parameters
         ----------
         repository : int or Description
-            An id; or what is known of a repository that is in no catalogue.
+            An id, or the metadata of a repository that is not in the catalogue.
         n : int
         filters : Filters
         hidden : collection of int
-            Ids of those that are not to be shown.
+            Ids of repositories to exclude.
         """
-        own = repository if isinstance(repository, int) else -1
-        item = int(self.trained.positions(np.array([own]))[0]) if own >= 0 else -1
-        if item >= 0 and self.trained.model.item_vectors() is not None:
-            likeness = self._directions @ self._directions[item]
-            likeness[~self._mask(replace(filters, own=True, forks=True))] = -np.inf
-            likeness[[item, *self._known(_ids(hidden)).tolist()]] = -np.inf
-            order = np.argsort(-likeness, kind="stable")[:n].tolist()
-            return [
-                Similar(
-                    int(self.trained.repo_ids[place]),
-                    str(self.trained.full_names[place]),
-                    float(likeness[place]),
-                    "stars",
-                    self.catalogue.shared(own, int(self.trained.repo_ids[place])),
-                )
-                for place in order
-                if likeness[place] > 0
-            ]
+        if isinstance(repository, int) and self.trained.model.item_vectors() is not None:
+            item = int(self.trained.positions(np.array([repository]))[0])
+            if item >= 0:
+                return self._similar_by_stars(item, n, filters, hidden)
         passing = self.catalogue.repo_ids[self.catalogue.passing(filters)]
         among = np.setdiff1d(passing, _ids(hidden))
         return [
@@ -479,11 +474,28 @@ class Ranker:
             for neighbour in self.catalogue.neighbours_of([repository], among, n)[0]
         ]
 
+    def _similar_by_stars(self, item: int, n: int, filters: Filters, hidden: Collection[int]) -> list[Similar]:
+        likeness = self._directions @ self._directions[item]
+        likeness[~self._mask(replace(filters, own=True, forks=True))] = -np.inf
+        likeness[[item, *self._known(_ids(hidden)).tolist()]] = -np.inf
+        own = self._repo_ids[item]
+        return [
+            Similar(
+                self._repo_ids[place],
+                self._names[place],
+                float(likeness[place]),
+                "stars",
+                self.catalogue.shared(own, self._repo_ids[place]),
+            )
+            for place in np.argsort(-likeness, kind="stable")[:n].tolist()
+            if likeness[place] > 0
+        ]
+
 
 def _marginal_relevance(
     relevance: NDArray[np.float32], directions: NDArray[np.float32], n: int, diversity: float
 ) -> list[int]:
-    """Places in the order of maximal marginal relevance (Carbonell & Goldstein, SIGIR 1998)."""
+    """Return places in the order of maximal marginal relevance (Carbonell & Goldstein, SIGIR 1998)."""
     nearest = np.zeros(len(relevance), np.float32)
     left = np.ones(len(relevance), bool)
     chosen: list[int] = []
@@ -507,15 +519,20 @@ def _ids(repo_ids: Collection[int] | Iterator[int]) -> NDArray[np.int64]:
 
 
 def _rows(columns: Sequence[NDArray[np.int64]], width: int) -> Csr:
-    """A row of ones for each; columns ascending."""
+    """Return a matrix with ones in the given columns of each row, which are ascending."""
     ends = np.cumsum([0, *map(len, columns)])
     places = np.concatenate([*columns, np.empty(0, np.int64)])
     rows: Csr = sp.csr_array((np.ones(len(places), np.float32), places, ends), shape=(len(columns), width))
     return rows
 
 
+def _columns(rows: Csr) -> list[NDArray[np.int64]]:
+    """Return the columns of the entries of each row."""
+    return [rows.indices[start:end] for start, end in zip(rows.indptr[:-1], rows.indptr[1:], strict=True)]
+
+
 def _in_columns(stars: Csr, places: NDArray[np.int64], width: int) -> Csr:
-    """A matrix whose columns are elsewhere in another one; those that are not there (-1) are left out."""
+    """Move the columns of a matrix to other places; those with place -1 are dropped."""
     coordinates = stars.tocoo()
     keep = places[coordinates.col] >= 0
     moved: Csr = sp.csr_array(
@@ -525,8 +542,8 @@ def _in_columns(stars: Csr, places: NDArray[np.int64], width: int) -> Csr:
     return moved
 
 
-def _lists(values: pl.Series, present: NDArray[np.bool_]) -> pl.Series:
-    """A column of lists: each row of `present` takes as many of the values as it has entries that are true."""
+def _list_column(values: pl.Series, present: NDArray[np.bool_]) -> pl.Series:
+    """Return a column of lists: each row takes as many of the values as `present` has true entries."""
     counts = pl.Series(present.sum(axis=1))
     rows = pl.DataFrame({"row": np.repeat(np.arange(len(counts)), counts), "value": values})
     grouped = rows.group_by("row", maintain_order=True).agg("value")

@@ -1,12 +1,13 @@
-"""A serving snapshot: the model, the repositories and the users with their stars, as they were at one moment.
+"""A serving snapshot: a model, the repositories and the users with their stars, as they were at one moment.
 
-A `ServingSnapshot` never changes. The command loads one for each call; the server holds one and replaces it when there
-is a newer model or newer data. It completes a `RecommendationRequest` for a user and returns a `RecommendationList`.
+A `ServingSnapshot` never changes. A command loads one per call; the server holds one and replaces it when there is a
+newer model or newer data. It completes a `RecommendationRequest` for a user and returns a `RecommendationList`.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -27,7 +28,7 @@ from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.registry import RegisteredModel
 from gh_assets.services.connections import asset_store, open_mongo
 from gh_assets.serving.catalogue import Catalogue, Description, Neighbour
-from gh_assets.serving.current_model import LoadedModel, load_current_model
+from gh_assets.serving.current_model import LoadedModel, load_current_model, model_identity
 from gh_assets.serving.ranking import Ranker, Recommendation, Similar
 from gh_assets.serving.requests import DEFAULT_REQUEST, MAX_PAGED_RECOMMENDATIONS, RecommendationRequest
 from gh_assets.settings import Settings
@@ -35,28 +36,33 @@ from gh_assets.storage.asset_store import AssetStore
 from gh_assets.storage.mongo import Collections, MongoDatabase
 
 MAX_UNSEEN_BESIDE = 3
-"""Repositories beside a list that the model does not know yet."""
+"""Repositories that the model does not know, listed beside the recommendations."""
 
 COLD_START_STARS = 5
-"""With fewer known stars than these a list is a first guess."""
+"""Number of used stars below which a list carries a warning."""
 
 MAX_UNSEEN_NAMED = 3
-"""Unknown stars that are spoken of one by one."""
+"""Stars unknown to the model that get a warning each; more get one in common."""
+
+MAX_NAMES = 8
+"""Repositories that a title or message names."""
 
 SNAPSHOT_ASSETS = (("repos", "parquet"), ("user_item_matrix", "npz"))
-"""The assets that a desk holds beside the model."""
+"""Assets that a snapshot contains beside the model."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class User:
-    """Somebody whose stars are known.
+    """A user whose stars are known.
 
     Attributes
     ----------
     login : str
-        As GitHub writes it.
+        Login with GitHub's capitalization.
     stars : sequence of int
-        Ids of repositories.
+        Ids of the starred repositories.
     """
 
     login: str
@@ -64,7 +70,7 @@ class User:
 
 
 class UserIndex:
-    """The users of a matrix, found by login or id.
+    """Users of a matrix, by login or id.
 
     Parameters
     ----------
@@ -82,7 +88,7 @@ class UserIndex:
 
     @property
     def stars(self) -> int:
-        """Number of stars of them all."""
+        """Number of stars of all users."""
         return int(self._matrix.stars.nnz)
 
     @property
@@ -90,26 +96,26 @@ class UserIndex:
         return int(self._matrix.stars.shape[1])
 
     def by_login(self, login: str) -> User | None:
-        """Whoever has a login, in any case."""
-        wanted = login.lower()
-        place = int(np.searchsorted(self._logins, wanted))
-        if place == len(self._logins) or self._logins[place] != wanted:
+        """Find a user by login (case-insensitive)."""
+        lower = login.lower()
+        place = int(np.searchsorted(self._logins, lower))
+        if place == len(self._logins) or self._logins[place] != lower:
             return None
-        return self._person(int(self._order[place]))
+        return self._user(int(self._order[place]))
 
     def by_id(self, user_id: int) -> User | None:
-        """Whoever has GitHub's database id, whatever the login is now."""
+        """Find a user by GitHub's database id, which survives a change of the login."""
         ids = self._matrix.user_ids
         row = int(np.searchsorted(ids, user_id))
-        return self._person(row) if row < len(ids) and ids[row] == user_id else None
+        return self._user(row) if row < len(ids) and ids[row] == user_id else None
 
-    def _person(self, row: int) -> User:
+    def _user(self, row: int) -> User:
         stars = self._matrix.stars
         columns = stars.indices[stars.indptr[row] : stars.indptr[row + 1]]
         return User(str(self._matrix.logins[row]), self._matrix.repo_ids[columns].tolist())
 
     def examples(self, n: int) -> list[str]:
-        """Logins of some with middling numbers of stars, the same ones always."""
+        """Return logins of users with about the median number of stars; the same ones every time."""
         counts = np.diff(self._matrix.stars.indptr)
         order = np.argsort(np.abs(counts - np.median(counts)), kind="stable")[:n]
         return [str(login) for login in self._matrix.logins[order]]
@@ -117,7 +123,7 @@ class UserIndex:
 
 @dataclass(frozen=True)
 class RecommendationItem:
-    """A recommendation with what people want to know of the repository."""
+    """A recommendation with the description of its repository."""
 
     recommendation: Recommendation
     described: Description | None
@@ -141,7 +147,7 @@ _UNKNOWN = Description("")
 
 
 def described_json(described: Description | None) -> dict[str, Any]:
-    """What is known of a repository, for programs."""
+    """Return the JSON fields that describe a repository."""
     known = described or _UNKNOWN
     return {
         "description": known.description,
@@ -155,21 +161,22 @@ def described_json(described: Description | None) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class RecommendationList:
-    """Recommendations, and what one should know about them.
+    """The response to a `RecommendationRequest`.
 
     Attributes
     ----------
     title : str
+        Description of the user, for people.
     model : RegisteredModel
-        By which it is.
-    cards : sequence of RecommendationItem
+        Model that made the recommendations.
+    items : sequence of RecommendationItem
     known_stars, used_stars : int
         See `RecommendationRequest`.
     warnings : sequence of str
     new : sequence of RecommendationItem
-        Repositories that the model does not know yet, placed by what they are about.
+        Repositories that the model does not know, ranked by similarity in content.
     shown : sequence of int
-        Ids of all that was shown so far, this list included; empty where the list ends here.
+        Ids on this page and earlier ones; empty if the list ends here.
     """
 
     title: str
@@ -182,9 +189,15 @@ class RecommendationList:
     shown: Sequence[int] = ()
 
     def to_json(self, url: Callable[[str], str | None] | None = None) -> dict[str, Any]:
-        """For programs; `url` gives the page of a repository."""
+        """Return the JSON document.
 
-        def told(item: RecommendationItem) -> dict[str, Any]:
+        Parameters
+        ----------
+        url : callable, optional
+            Returns the page of a repository by its full name, which is then part of each item.
+        """
+
+        def item_json(item: RecommendationItem) -> dict[str, Any]:
             return item.to_json() if url is None else item.to_json(url=url(item.recommendation.full_name))
 
         return {
@@ -194,59 +207,60 @@ class RecommendationList:
             "used_stars": self.used_stars,
             "cold_start": bool(self.items) and self.items[0].recommendation.kind != "personal",
             "warnings": list(self.warnings),
-            "recommendations": [told(item) for item in self.items],
-            "new": [told(item) for item in self.new],
+            "recommendations": [item_json(item) for item in self.items],
+            "new": [item_json(item) for item in self.new],
         }
 
 
 def model_title_json(model: RegisteredModel) -> dict[str, Any]:
-    """Which model it was, for programs."""
+    """Return the JSON fields that identify a model."""
     return {"name": model.name, "version": model.version, "score": model.score, "metric": model.metric}
 
 
 @dataclass(frozen=True)
 class SnapshotVersion:
-    """What a desk was made of: another one is needed when that changes."""
+    """The model and the generations of the data that a snapshot consists of."""
 
     model: tuple[str, int, str | None]
     generations: tuple[int, ...]
 
 
 class ServingSnapshot:
-    """A model, repositories and people, as they were at one moment.
+    """A model, repositories and users, as they were at one moment.
 
     Parameters
     ----------
     served : LoadedModel
     catalogue : Catalogue
-    people : UserIndex
+    users : UserIndex
     former_names : mapping of str to int
-        Ids by lower-case names that repositories had.
+        Ids by lower-case names that repositories once had.
     generations : sequence of int
-        Of the objects of `SNAPSHOT_ASSETS`.
+        Generations of the objects of `SNAPSHOT_ASSETS`.
     data_time : datetime or None
-        When the stars were put together (UTC).
+        When the matrix was written (UTC).
     """
 
     def __init__(
         self,
         served: LoadedModel,
         catalogue: Catalogue,
-        people: UserIndex,
+        users: UserIndex,
         former_names: Mapping[str, int],
         generations: Sequence[int] = (),
         data_time: dt.datetime | None = None,
     ) -> None:
         self.served = served
         self.catalogue = catalogue
-        self.people = people
+        self.users = users
         self.data_time = data_time
         self.loaded_at = dt.datetime.now(dt.UTC)
         self.ranker = Ranker(served.trained, catalogue)
-        names = dict(former_names)
-        names |= _by_lower_name(served.trained.full_names.tolist(), served.trained.repo_ids)
-        names |= _by_lower_name(catalogue.full_names, catalogue.repo_ids)
-        self._ids = names
+        self._ids = {
+            **former_names,
+            **_by_lower_name(served.trained.full_names.tolist(), served.trained.repo_ids),
+            **_by_lower_name(catalogue.full_names, catalogue.repo_ids),
+        }
         self.version = SnapshotVersion(model_identity(served.registered), tuple(generations))
 
     @property
@@ -254,11 +268,11 @@ class ServingSnapshot:
         return self.served.registered
 
     def repo_id(self, name: str) -> int | None:
-        """Id of a repository by its name, in any case; former names count, too."""
+        """Return the id of a repository by its current or a former name (case-insensitive)."""
         return self._ids.get(name.lower())
 
     def full_name(self, repo_id: int) -> str | None:
-        """Name of a repository that the catalogue or the model knows."""
+        """Return the name of a repository that the catalogue or the model knows."""
         described = self.catalogue.describe(repo_id)
         if described is not None:
             return described.full_name
@@ -269,58 +283,55 @@ class ServingSnapshot:
     # -- requests ----------------------------------------------------------------------------------------------------
 
     def for_login(self, login: str, request: RecommendationRequest = DEFAULT_REQUEST) -> RecommendationRequest:
-        """For a collected user.
+        """Complete a request for a collected user.
 
         Raises
         ------
         UnknownUserError
             If the login is not among the users of the matrix.
         """
-        person = self.people.by_login(login)
-        if person is None:
+        user = self.users.by_login(login)
+        if user is None:
             raise UnknownUserError(
-                f"The user {login!r} is not among the {len(self.people):,} collected users: nobody by that login "
-                "starred a collected repository. Try --repos with some that the person likes, or --popular."
+                f"The user {login!r} is not among the {len(self.users):,} collected users, who starred at least one "
+                "collected repository. Try --repos with repositories that the user likes, or --popular."
             )
-        return self.for_user(person, request)
+        return self.for_user(user, request)
 
-    def for_user(self, person: User, request: RecommendationRequest = DEFAULT_REQUEST) -> RecommendationRequest:
-        """For somebody whose stars are known."""
-        stars = list(person.stars)
-        title = f"{person.login} ({len(stars):,} known stars)"
-        alike = self.ranker.substitutes(stars)
-        used = _used(stars, alike)
+    def for_user(self, user: User, request: RecommendationRequest = DEFAULT_REQUEST) -> RecommendationRequest:
+        """Complete a request for a user whose stars are known."""
+        stars = list(user.stars)
+        substitutes = self.ranker.substitutes(stars)
+        used = _count_used(stars, substitutes)
         warnings = []
         if stars and used == 0:
-            warnings.append(f"None of the {len(stars):,} stars of {person.login} is of a repository that is known.")
+            warnings.append(f"None of the {len(stars):,} repositories that {user.login} starred is known.")
         elif 0 < used < COLD_START_STARS:
-            warnings.append(
-                f"Only {used} star{'s' * (used > 1)} of {person.login} {'say' if used > 1 else 'says'} anything to the "
-                "model: take this as a first guess."
-            )
+            subject = "star contributes" if used == 1 else "stars contribute"
+            warnings.append(f"Only {used} {subject} to the scores of {user.login}'s list: it is a first guess.")
         return replace(
             request,
             stars=stars,
-            login=person.login,
-            title=title,
+            login=user.login,
+            title=f"{user.login} ({len(stars):,} known stars)",
             known_stars=len(stars),
             used_stars=used,
-            warnings=[*warnings, *self._unseen_warnings(stars, alike)],
+            warnings=[*warnings, *self._unseen_warnings(stars, substitutes)],
         )
 
     def for_repositories(
         self, repositories: Sequence[str], request: RecommendationRequest = DEFAULT_REQUEST
     ) -> RecommendationRequest:
-        """For somebody who likes the named repositories.
+        """Complete a request for an anonymous user who likes the named repositories.
 
-        Those that the model does not know count as those that it knows and that are about the same.
+        Repositories that the model does not know are substituted by similar ones that it knows.
 
         Raises
         ------
         InputError
             If a name is not of the form owner/name.
         UnknownRepositoryError
-            If neither the model nor the collected metadata know any of them.
+            If neither the model nor the catalogue knows any of them.
         """
         names = list(dict.fromkeys(name.strip() for name in repositories if name.strip()))
         malformed = [name for name in names if not is_full_name(name)]
@@ -329,47 +340,47 @@ class ServingSnapshot:
                 f"{(malformed or ['' if not repositories else repositories[0]])[0][:100]!r} is no repository: give "
                 "owner/name, separated by commas."
             )
-        ids = {name: found for name in names if (found := self.repo_id(name)) is not None}
+        ids = {name: repo_id for name in names if (repo_id := self.repo_id(name)) is not None}
         unknown = [name for name in names if name not in ids]
         if not ids:
             raise UnknownRepositoryError(
-                f"The model knows none of {_some(names)}: it was trained on "
+                f"The model knows none of {_abbreviate(names)}: it was trained on "
                 f"{len(self.served.trained.repo_ids):,} repositories."
             )
-        warnings = [f"Not known, ignored: {_some(unknown)}."] if unknown else []
         stars = list(dict.fromkeys(ids.values()))
-        alike = self.ranker.substitutes(stars)
+        substitutes = self.ranker.substitutes(stars)
+        warnings = [f"Unknown repositories were ignored: {_abbreviate(unknown)}."] if unknown else []
         return replace(
             request,
             stars=stars,
-            title=_some(names),
+            title=_abbreviate(names),
             known_stars=len(stars),
-            used_stars=_used(stars, alike),
-            warnings=[*warnings, *self._unseen_warnings(stars, alike)],
+            used_stars=_count_used(stars, substitutes),
+            warnings=[*warnings, *self._unseen_warnings(stars, substitutes)],
         )
 
     def for_new_user(self, request: RecommendationRequest = DEFAULT_REQUEST) -> RecommendationRequest:
-        """For somebody of whom nothing is known: what is popular, of all kinds."""
-        return replace(request, title="anybody")
+        """Complete a request for a user without known stars, who gets popular repositories of all kinds."""
+        return replace(request, title="a new user")
 
-    def _unseen_warnings(self, stars: Sequence[int], alike: Mapping[int, Sequence[Neighbour]]) -> list[str]:
-        """What is to be said of stars that the model does not know."""
-        if len(alike) > MAX_UNSEEN_NAMED:
-            counted = sum(bool(found) for found in alike.values())
+    def _unseen_warnings(self, stars: Sequence[int], substitutes: Mapping[int, Sequence[Neighbour]]) -> list[str]:
+        """Return warnings about stars that the model does not know."""
+        if len(substitutes) > MAX_UNSEEN_NAMED:
+            counted = sum(bool(neighbours) for neighbours in substitutes.values())
             return [
-                f"The model does not know {len(alike):,} of the {len(stars):,} stars: {counted:,} of them count as "
-                "what it knows that is about the same, the others say nothing."
+                f"The model does not know {len(substitutes):,} of the {len(stars):,} starred repositories: {counted:,} "
+                "of them count as similar ones that it knows, and the others are ignored."
             ]
-        said = []
-        for star, found in alike.items():
-            like = ", ".join(one.full_name for one in found)
-            rest = (
-                f"it counts as {like}, which are about the same."
-                if found
-                else "nothing that it knows is about the same, so it says nothing."
+        warnings = []
+        for star, neighbours in substitutes.items():
+            names = ", ".join(neighbour.full_name for neighbour in neighbours)
+            treatment = (
+                f"it counts as the similar {names}."
+                if neighbours
+                else "it is ignored, because the model knows nothing similar."
             )
-            said.append(f"The model does not know {self.full_name(star) or f'the repository {star}'}: {rest}")
-        return said
+            warnings.append(f"The model does not know {self.full_name(star) or f'repository {star}'}: {treatment}")
+        return warnings
 
     # -- recommendations ---------------------------------------------------------------------------------------------
 
@@ -385,7 +396,7 @@ class ServingSnapshot:
     def _list(self, request: RecommendationRequest, ranked: Sequence[Recommendation]) -> RecommendationList:
         warnings = [*self.served.warnings, *request.warnings]
         if ranked and ranked[0].kind == "popular":
-            warnings.append("No star that says anything is known: this is what many starred, of all kinds.")
+            warnings.append("We don't know your taste yet, so here are popular repositories.")
         new = []
         if request.new and not request.shown:
             new = self.ranker.unseen_recommendations(replace(request, n=MAX_UNSEEN_BESIDE))
@@ -402,107 +413,99 @@ class ServingSnapshot:
             () if ended else shown,
         )
 
-    def _items(self, found: Sequence[Recommendation]) -> list[RecommendationItem]:
-        described = self.catalogue.describe_all([entry.repo_id for entry in found])
-        return [RecommendationItem(entry, about) for entry, about in zip(found, described, strict=True)]
+    def _items(self, ranked: Sequence[Recommendation]) -> list[RecommendationItem]:
+        described = self.catalogue.describe_all([entry.repo_id for entry in ranked])
+        return [RecommendationItem(*pair) for pair in zip(ranked, described, strict=True)]
 
     def similar(
         self, repository: int | Description, request: RecommendationRequest = DEFAULT_REQUEST
     ) -> list[tuple[Similar, Description | None]]:
-        """Repositories like one, with what is known of them; see `Ranker.similar`."""
-        found = self.ranker.similar(repository, request.n, request.filters, request.hidden)
-        described = self.catalogue.describe_all([entry.repo_id for entry in found])
-        return list(zip(found, described, strict=True))
+        """Return repositories similar to one, with their descriptions; see `Ranker.similar`."""
+        entries = self.ranker.similar(repository, request.n, request.filters, request.hidden)
+        described = self.catalogue.describe_all([entry.repo_id for entry in entries])
+        return list(zip(entries, described, strict=True))
 
 
-def _used(stars: Sequence[int], alike: Mapping[int, Sequence[Neighbour]]) -> int:
-    """How many stars say something; those that the model does not know only if something is like them."""
-    return len(stars) - sum(not found for found in alike.values())
+def _count_used(stars: Sequence[int], substitutes: Mapping[int, Sequence[Neighbour]]) -> int:
+    """Return the number of stars that contribute; those unknown to the model only if they have substitutes."""
+    return len(stars) - sum(not neighbours for neighbours in substitutes.values())
 
 
-def model_identity(model: RegisteredModel) -> tuple[str, int, str | None]:
-    """What tells one registered model from another."""
-    return model.name, model.version, model.sha256
+# -- loading -----------------------------------------------------------------------------------------------------------
 
 
 def data_generations(store: AssetStore) -> tuple[tuple[int, ...], dt.datetime | None]:
-    """Generations of the objects of `SNAPSHOT_ASSETS`, and when the last of them, the stars, was written.
+    """Return the generations of the objects of `SNAPSHOT_ASSETS`, and when the matrix was written.
 
     Raises
     ------
     StoredDataError
-        If one is missing.
+        If an object is missing.
     """
-    found = []
+    objects = []
     for asset, suffix in SNAPSHOT_ASSETS:
         described = store.describe(asset, suffix)
         if described is None:
             raise StoredDataError(f"There is no {asset} yet: run gh-assets run, or materialize it.")
-        found.append(described)
-    return tuple(described.generation for described in found), found[-1].created
+        objects.append(described)
+    return tuple(described.generation for described in objects), objects[-1].created
 
 
 def load_snapshot(
-    settings: Settings,
-    served: LoadedModel | None = None,
-    store: AssetStore | None = None,
-    names: Mapping[str, int] | None = None,
-    before: ServingSnapshot | None = None,
+    model: LoadedModel, store: AssetStore, names: Mapping[str, int], previous: ServingSnapshot | None = None
 ) -> ServingSnapshot:
-    """All that is needed, as it is now.
+    """Load the current data into a snapshot.
 
     Parameters
     ----------
-    settings : Settings
-    served : LoadedModel, optional
-        The model, if it is loaded.
-    store : AssetStore, optional
-        Where the data are.
-    names : mapping of str to int, optional
-        Ids by former names, if they are known; else Mongo is asked, if it answers.
-    before : ServingSnapshot, optional
-        One whose repositories and people are taken over if they are still the newest.
+    model : LoadedModel
+    store : AssetStore
+    names : mapping of str to int
+        Ids by former names; see `former_names`.
+    previous : ServingSnapshot, optional
+        Snapshot whose repositories and users are reused if the data have not changed.
 
     Raises
     ------
-    ModelNotFoundError, StoredDataError
-        If there is no model, or no data.
-    ServiceUnavailableError
-        If the services are away; see `champion.load_current_model` for what is on this machine.
+    StoredDataError, ServiceUnavailableError
     """
-    served = served or load_current_model(settings)
-    store = store or asset_store(settings)
     generations, data_time = data_generations(store)
-    if before is not None and before.version.generations == generations:
-        catalogue, people = before.catalogue, before.people
+    if previous is not None and previous.version.generations == generations:
+        catalogue, users = previous.catalogue, previous.users
     else:
         catalogue = Catalogue(store.read_table("repos"))
-        people = UserIndex(store.read_matrix("user_item_matrix"))
-    return ServingSnapshot(
-        served, catalogue, people, _names_of(settings) if names is None else names, generations, data_time
-    )
+        users = UserIndex(store.read_matrix("user_item_matrix"))
+    return ServingSnapshot(model, catalogue, users, names, generations, data_time)
+
+
+def load_current_snapshot(settings: Settings) -> ServingSnapshot:
+    """Load the model that serves and the current data; see `load_current_model` and `load_snapshot`.
+
+    Former names are left out while Mongo is unavailable.
+    """
+    model, store = load_current_model(settings), asset_store(settings)
+    names: Mapping[str, int] = {}
+    try:
+        with open_mongo(settings) as database:
+            names = former_names(database)
+    except (ServiceUnavailableError, PyMongoError) as error:
+        log.info("former names are unavailable", extra={"fields": {"error": type(error).__name__}})
+    return load_snapshot(model, store, names)
 
 
 def former_names(database: MongoDatabase) -> dict[str, int]:
-    """Ids by the lower-case names under which repositories were ever asked for."""
-    found = database[Collections.REPOS].find({"repo_id": {"$ne": None}}, {"names": 1, "repo_id": 1})
-    return {name: document["repo_id"] for document in found for name in document.get("names", ())}
-
-
-def _names_of(settings: Settings) -> dict[str, int]:
-    """Former names; without Mongo the present ones have to do."""
-    try:
-        with open_mongo(settings) as database:
-            return former_names(database)
-    except (ServiceUnavailableError, PyMongoError):
-        return {}
+    """Return ids by all lower-case names under which repositories were ever requested."""
+    documents = database[Collections.REPOS].find({"repo_id": {"$ne": None}}, {"names": 1, "repo_id": 1})
+    return {name: document["repo_id"] for document in documents for name in document.get("names", ())}
 
 
 def _by_lower_name(names: Sequence[str], repo_ids: NDArray[np.int64]) -> dict[str, int]:
     return {str(name).lower(): int(repo_id) for name, repo_id in zip(names, repo_ids, strict=True)}
 
 
-def _some(names: Collection[str]) -> str:
-    """Names for people: not all of ten thousand."""
+def _abbreviate(names: Collection[str]) -> str:
+    """Join names; a long list is cut off after `MAX_NAMES`."""
     listed = [name[:100] for name in names]
-    return ", ".join(listed) if len(listed) <= 8 else f"{', '.join(listed[:8])} and {len(listed) - 8:,} more"
+    if len(listed) <= MAX_NAMES:
+        return ", ".join(listed)
+    return f"{', '.join(listed[:MAX_NAMES])} and {len(listed) - MAX_NAMES:,} more"

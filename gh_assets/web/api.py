@@ -215,7 +215,7 @@ async def for_login(
     if isinstance(result, Lookup):
         progress = {
             "login": result.login,
-            "found": result.found.value,
+            "found": result.outcome.value,
             "pages": result.pages,
             "stars": result.stars_read,
         }
@@ -366,9 +366,9 @@ def model_json(state: AppState, snapshot: ServingSnapshot) -> dict[str, Any]:
         "champion_since": move.time.isoformat() if move is not None and is_champion else None,
         "why": move.why if move is not None and is_champion else None,
         "data_time": None if snapshot.data_time is None else snapshot.data_time.isoformat(),
-        "users": len(snapshot.people),
+        "users": len(snapshot.users),
         "repositories": len(snapshot.served.trained.repo_ids),
-        "stars": snapshot.people.stars,
+        "stars": snapshot.users.stars,
         "loaded": snapshot.loaded_at.isoformat(),
-        "missing": state.refresher.missing(),
+        "missing": state.refresher.unavailable(),
     }

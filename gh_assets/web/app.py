@@ -125,7 +125,7 @@ async def readyz(request: Request) -> Response:
         "ready": snapshot is not None,
         "model": None if snapshot is None else {"name": snapshot.model.name, "version": snapshot.model.version},
         "loaded": None if snapshot is None else snapshot.loaded_at.isoformat(timespec="seconds"),
-        "missing": refresher.missing(),
+        "missing": refresher.unavailable(),
         "services": services,
         "version": __version__,
     }

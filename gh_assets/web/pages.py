@@ -142,7 +142,7 @@ async def home(request: Request) -> Response:
     state = app_state(request)
     snapshot = state.refresher.snapshot
     # Only synthetic users are shown as examples: real ones did not consent to it.
-    users = snapshot.people.examples(3) if snapshot is not None and state.settings.uses_standin else []
+    users = snapshot.users.examples(3) if snapshot is not None and state.settings.uses_standin else []
     popular = [] if snapshot is None else [snapshot.full_name(repo_id) for repo_id in most_starred(snapshot, 4)]
     return render(request, "home.html", users=users, popular=popular)
 

@@ -95,11 +95,11 @@ class Query:
         if not is_login(login):
             message = f"{login[:100]!r} is not a GitHub login: a login has letters, digits and '-'."
             raise RequestProblemError(422, "no_login", message)
-        user = self.snapshot.people.by_login(login)
+        user = self.snapshot.users.by_login(login)
         if user is not None:
             return await self._recommend(self.snapshot.for_user(user, self.request))
         if self.state.live is None:
-            message = f"{login} is not among the {len(self.snapshot.people):,} users whose stars were collected."
+            message = f"{login} is not among the {len(self.snapshot.users):,} users whose stars were collected."
             raise RequestProblemError(404, "unknown_user", message)
         lookup = self.state.live.look_up(login)
         if not lookup.done.is_set():
@@ -108,7 +108,7 @@ class Query:
                 await asyncio.sleep(POLL_SECONDS)
             if not lookup.done.is_set():
                 return lookup
-            self.state.metrics.lookups.labels(lookup.found.value).inc()
+            self.state.metrics.lookups.labels(lookup.outcome.value).inc()
         return await self._recommend(self._request_of_lookup(lookup))
 
     async def similar_to(self, full_name: str) -> SimilarRepositories:
@@ -149,15 +149,15 @@ class Query:
     def _request_of_lookup(self, lookup: Lookup) -> RecommendationRequest:
         """Complete the request with the stars that a finished lookup read."""
         login = lookup.login
-        if lookup.found is LookupOutcome.STARLESS:
+        if lookup.outcome is LookupOutcome.STARLESS:
             request = self.snapshot.for_new_user(self.request)
             message = f"{login} has no public stars, so these recommendations are not personalized."
             return replace(request, title=f"{login} (no public stars)", warnings=[message])
-        if lookup.found is not LookupOutcome.OK:
-            raise _user_problem(login, lookup.found)
+        if lookup.outcome is not LookupOutcome.OK:
+            raise _user_problem(login, lookup.outcome)
         request = self.snapshot.for_user(User(login, lookup.stars), self.request)
         warnings: list[str] = []
-        known = None if lookup.user_id is None else self.snapshot.people.by_id(lookup.user_id)
+        known = None if lookup.user_id is None else self.snapshot.users.by_id(lookup.user_id)
         if known is not None and known.login.lower() != login.lower():
             warnings.append(f"{login} was collected under the login {known.login}.")
         if not lookup.complete:

@@ -1,4 +1,4 @@
-"""People who were not collected: looked up within a budget, remembered for as long as a setting says, never stored."""
+"""Live lookups: within a budget, kept in memory for a configured time, never stored."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from gh_assets.embedded.standin.app import Standin
@@ -18,7 +16,7 @@ from gh_assets.embedded.standin.world import Repository, World
 from gh_assets.errors import ServiceUnavailableError
 from gh_assets.github.client import GitHubClient
 from gh_assets.serving.catalogue import Description
-from gh_assets.serving.live_lookups import Budget, LiveLookups, Lookup, LookupOutcome, is_login
+from gh_assets.serving.live_lookups import LiveLookups, Lookup, LookupOutcome, is_login
 from gh_assets_tests.conftest import QUICK
 from gh_assets_tests.support.served_home import ServedHome, github_world, opened, until
 
@@ -51,8 +49,8 @@ def finished(lookup: Lookup) -> Lookup:
     return lookup
 
 
-def great(stars: int) -> World:
-    """Somebody with many stars."""
+def world_of_fan(stars: int) -> World:
+    """A world in which the user `fan` has starred all repositories."""
     repositories = [
         Repository(
             number,
@@ -62,97 +60,81 @@ def great(stars: int) -> World:
         )
         for number in range(1, stars + 1)
     ]
-    return World(repositories, ["fan"], [77], [], "one with many stars")
+    return World(repositories, ["fan"], [77], [], "a user with many stars")
 
 
-def test_a_person_is_read_once_and_newest_first(lookups: Any) -> None:
-    live, standin = lookups(great(250))
-    found = finished(live.look_up("FAN"))
-    assert (found.found, found.login, found.user_id, found.complete) == (LookupOutcome.OK, "fan", 77, True)
-    assert (found.pages, found.stars_read) == (3, 250)
-    assert list(found.stars) == list(range(250, 0, -1))
+def test_user_is_read_once_and_newest_stars_come_first(lookups: Any) -> None:
+    live, standin = lookups(world_of_fan(250))
+    lookup = finished(live.look_up("FAN"))
+    assert (lookup.outcome, lookup.login, lookup.user_id, lookup.complete) == (LookupOutcome.OK, "fan", 77, True)
+    assert (lookup.pages, lookup.stars_read) == (3, 250)
+    assert list(lookup.stars) == list(range(250, 0, -1))
     used = standin.used("token")
-    assert live.look_up("fan") is found
+    assert live.look_up("fan") is lookup
     assert standin.used("token") == used
 
 
-def test_a_long_list_is_read_as_far_as_the_setting_says(lookups: Any) -> None:
-    live, _ = lookups(great(250), pages=2)
-    found = finished(live.look_up("fan"))
-    assert (len(found.stars), found.complete) == (200, False)
+def test_long_list_is_read_up_to_the_configured_pages(lookups: Any) -> None:
+    live, _ = lookups(world_of_fan(250), pages=2)
+    lookup = finished(live.look_up("fan"))
+    assert (len(lookup.stars), lookup.complete) == (200, False)
 
 
 @pytest.mark.parametrize(
-    ("login", "found"),
+    ("login", "outcome"),
     [
         ("nobody", LookupOutcome.NOT_FOUND),
         ("starless", LookupOutcome.STARLESS),
         ("painters", LookupOutcome.ORGANIZATION),
-        ("stranger-1", LookupOutcome.OK),
+        ("uncollected-1", LookupOutcome.OK),
     ],
 )
-def test_what_can_be_found(lookups: Any, login: str, found: LookupOutcome) -> None:
+def test_outcomes_of_lookups(lookups: Any, login: str, outcome: LookupOutcome) -> None:
     live, _ = lookups()
-    assert finished(live.look_up(login)).found is found
+    assert finished(live.look_up(login)).outcome is outcome
 
 
-def test_who_was_read_is_forgotten_after_the_time_that_is_set(lookups: Any) -> None:
+def test_user_is_forgotten_after_the_configured_time(lookups: Any) -> None:
     clock = Clock()
     live, standin = lookups(keep=60.0, clock=clock)
-    first = finished(live.look_up("stranger-1"))
+    first = finished(live.look_up("uncollected-1"))
     clock.now = 59
-    assert live.look_up("stranger-1") is first
+    assert live.look_up("uncollected-1") is first
     clock.now = 61
     live.forget()
-    assert "stranger-1" not in live._kept, "without anybody asking"
+    assert "uncollected-1" not in live._users, "it stayed in memory"
     used = standin.used("token")
-    assert finished(live.look_up("stranger-1")) is not first
+    assert finished(live.look_up("uncollected-1")) is not first
     assert standin.used("token") > used
 
 
-def test_with_zero_nobody_is_remembered(lookups: Any) -> None:
+def test_with_zero_no_user_is_kept(lookups: Any) -> None:
     live, _ = lookups(keep=0.0)
-    assert finished(live.look_up("stranger-1")).found is LookupOutcome.OK
-    until(lambda: not live._kept)
+    assert finished(live.look_up("uncollected-1")).outcome is LookupOutcome.OK
+    until(lambda: not live._users)
 
 
-def test_the_budget_is_its_own_and_comes_back(lookups: Any) -> None:
+def test_budget_is_separate_and_refills(lookups: Any) -> None:
     clock = Clock()
     live, standin = lookups(requests_an_hour=8, pages=3, clock=clock)
-    assert finished(live.look_up("stranger-1")).found is LookupOutcome.OK
+    assert finished(live.look_up("uncollected-1")).outcome is LookupOutcome.OK
     used = standin.used("token")
-    assert used <= 3, "what was not needed was given back"
+    assert used <= 3, "unused requests were not given back"
     for login in ("a1", "a2", "a3", "a4", "a5", "a6", "a7"):
         last = finished(live.look_up(login))
-    assert last.found is LookupOutcome.BUDGET_SPENT
+    assert last.outcome is LookupOutcome.BUDGET_SPENT
     assert standin.used("token") <= 8
     assert isinstance(live.describe("o/r"), LookupOutcome)
     clock.now = 3600
-    assert finished(live.look_up("a7")).found is LookupOutcome.NOT_FOUND
+    assert finished(live.look_up("a7")).outcome is LookupOutcome.NOT_FOUND
 
 
-@given(st.lists(st.tuples(st.integers(1, 10), st.floats(0, 2000), st.booleans()), max_size=40), st.integers(1, 60))
-def test_a_budget_is_never_overdrawn(taken: list[tuple[int, float, bool]], an_hour: int) -> None:
-    clock = Clock()
-    budget = Budget(an_hour, clock)
-    spent: list[tuple[float, int]] = []
-    for requests, pause, back in taken:
-        clock.now += pause
-        if budget.take(requests):
-            if back:
-                budget.give_back(requests)
-            else:
-                spent.append((clock.now, requests))
-    for start, _ in spent:
-        assert sum(requests for at, requests in spent if start <= at < start + 3600) <= 2 * an_hour
-
-
-def test_what_a_lookup_did_not_need_is_given_back_to_the_budget(lookups: Any) -> None:
-    """Of a person's four requests and a repository's two, what was not sent; in an hour that stands still."""
+def test_unused_requests_are_given_back_to_the_budget(lookups: Any) -> None:
+    """A user takes four requests and a repository two; unsent ones are given back. The clock is stopped."""
     live, standin = lookups(requests_an_hour=8, pages=3, clock=Clock())
-    found = [finished(live.look_up(f"nobody-{number}")).found for number in range(7)]
-    assert found == [LookupOutcome.NOT_FOUND] * 5 + [LookupOutcome.BUDGET_SPENT] * 2, (
-        "each took one: of 8, 4 are wanted at 8, 7, 6, 5, 4"
+    outcomes = [finished(live.look_up(f"nobody-{number}")).outcome for number in range(7)]
+    assert outcomes == [LookupOutcome.NOT_FOUND] * 5 + [LookupOutcome.BUDGET_SPENT] * 2, (
+        "each uses one request, and needs four at its start"
     )
     assert standin.used("token") == 5
     assert [live.describe(f"no/such-{number}") for number in range(3)] == [LookupOutcome.NOT_FOUND] * 2 + [
@@ -161,87 +143,87 @@ def test_what_a_lookup_did_not_need_is_given_back_to_the_budget(lookups: Any) ->
     assert standin.used("token") == 7
 
 
-def test_what_could_not_be_sent_costs_nothing() -> None:
+def test_unsent_requests_cost_nothing() -> None:
     def refuse() -> GitHubClient:
         raise ServiceUnavailableError("there is no GitHub")
 
     live = LiveLookups(refuse, requests_an_hour=4, pages=3, keep=60.0, clock=Clock())
     try:
         for number in range(3):
-            assert finished(live.look_up(f"somebody-{number}")).found is LookupOutcome.UNAVAILABLE
+            assert finished(live.look_up(f"user-{number}")).outcome is LookupOutcome.UNAVAILABLE
             assert live.describe(f"o/r{number}") is LookupOutcome.UNAVAILABLE
     finally:
         live.close()
 
 
-def test_failures_are_told_and_tried_again_soon(lookups: Any) -> None:
+def test_failures_are_reported_and_tried_again_soon(lookups: Any) -> None:
     clock = Clock()
     live, _ = lookups(clock=clock)
     good = live._connect
     live._connect = lambda: GitHubClient("http://127.0.0.1:9", [SecretStr("token")], policy=QUICK)
-    assert finished(live.look_up("stranger-1")).found is LookupOutcome.UNAVAILABLE
+    assert finished(live.look_up("uncollected-1")).outcome is LookupOutcome.UNAVAILABLE
     assert live.failing_since is not None
     assert not live.check()
     live._connect = good
     clock.now = 11
-    assert finished(live.look_up("stranger-1")).found is LookupOutcome.OK
+    assert finished(live.look_up("uncollected-1")).outcome is LookupOutcome.OK
     assert live.failing_since is None
     assert live.check()
 
 
 def test_repositories_are_described_and_renames_followed(lookups: Any) -> None:
     live, standin = lookups()
-    found = live.describe("outside/plumbing-hall")
-    assert found == (
+    described = live.describe("outside/plumbing-hall")
+    assert described == (
         99_001,
         Description("outside/plumbing-hall", "Pipes, valves and taps for everybody", "Go", ("plumbing",), 0, False),
     )
     used = standin.used("token")
-    assert live.describe("Outside/Plumbing-Hall") == found
-    assert standin.used("token") == used, "remembered"
+    assert live.describe("Outside/Plumbing-Hall") == described
+    assert standin.used("token") == used, "it was requested again"
     renamed = live.describe("outside/before")
     assert isinstance(renamed, tuple)
     assert renamed[1].full_name == "outside/now"
     assert live.describe("no/such") is LookupOutcome.NOT_FOUND
 
 
-def test_what_a_login_can_be() -> None:
+def test_valid_logins() -> None:
     assert all(map(is_login, ("a", "octo-cat", "a1", "under_score", "x" * 100)))
     assert not any(map(is_login, ("", "-a", "a-", "a b", "a/b", "../x", "a%", "é", "x" * 101, "a\n")))
 
 
-def test_progress_is_told_while_it_is_read(
+def test_progress_is_shown_while_stars_are_read(
     own_served_home: ServedHome, serve_world: Callable[..., tuple[Standin, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """GitHub is held up between two pages: API and page say how far it is."""
-    _, url = serve_world(great(250), limits=Limits())
+    """GitHub delays the third page; the API and the page show the progress."""
+    _, url = serve_world(world_of_fan(250), limits=Limits())
     settings = own_served_home.settings.model_copy(update={"github_api_url": url})
-    go_on, real = threading.Event(), GitHubClient.get
+    proceed, real = threading.Event(), GitHubClient.get
 
-    def held(self: GitHubClient, path: str, **more: Any) -> Any:
+    def delayed(self: GitHubClient, path: str, **more: Any) -> Any:
         if (more.get("parameters") or {}).get("page") == 3:
-            assert go_on.wait(30)
+            assert proceed.wait(30)
         return real(self, path, **more)
 
-    monkeypatch.setattr(GitHubClient, "get", held)
+    monkeypatch.setattr(GitHubClient, "get", delayed)
     with opened(settings) as server:
 
         def progress() -> dict[str, Any] | None:
-            answer = server.get("/api/v1/users/fan/recommendations?wait=0")
-            assert (answer.status_code, answer.headers["retry-after"]) == (202, "1")
-            found: dict[str, Any] = answer.json()
-            return found if found["pages"] == 2 else None
+            response = server.get("/api/v1/users/fan/recommendations?wait=0")
+            assert (response.status_code, response.headers["retry-after"]) == (202, "1")
+            document: dict[str, Any] = response.json()
+            return document if document["pages"] == 2 else None
 
         assert until(progress) == {"login": "fan", "found": "reading", "pages": 2, "stars": 200}
         page = server.get("/u/fan")
         assert page.status_code == 202
-        assert "200 stars on 2 pages so far" in page.text
+        assert "200 stars read from GitHub so far" in page.text
         assert '<noscript><meta http-equiv="refresh"' in page.text
-        go_on.set()
+        proceed.set()
         done = server.get("/api/v1/users/fan/recommendations?wait=20")
         assert (done.status_code, done.json()["known_stars"]) == (200, 250)
-        names = server.state.refresher.database()
-        assert names is not None
-        for name in names.list_collection_names():
-            for document in names[name].find():
-                assert "fan" not in str(document), "nothing of it is written"
+        database = server.state.refresher.database()
+        assert database is not None
+        for name in database.list_collection_names():
+            for document in database[name].find():
+                assert "fan" not in str(document), "it was stored"

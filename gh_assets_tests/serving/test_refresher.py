@@ -1,4 +1,4 @@
-"""What serves is kept current, and goes on through promotions, bad models, and services that go and come back."""
+"""The refresher: promotions, unusable models, new data, and services that go down and come back."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ import numpy as np
 import pytest
 import requests
 
-from gh_assets.cli.documents import serving_json
 from gh_assets.embedded import servers as embedded
 from gh_assets.registry import CHAMPION, PURPOSE, Promotion
 from gh_assets.services.connections import asset_store, connect_gcs
-from gh_assets.serving.current_model import load_current_model
+from gh_assets.serving.current_model import describe_current, load_current_model
 from gh_assets.settings import Settings
 from gh_assets_tests.support.gate import Gate
 from gh_assets_tests.support.served_home import (
@@ -44,17 +43,17 @@ def version(server: Running) -> int:
     return int(server.get("/api/v1/model").json()["version"])
 
 
-def missing(server: Running) -> list[str]:
-    """Services that do not answer."""
+def unavailable(server: Running) -> list[str]:
+    """Return the services that do not respond."""
     return list(server.get("/api/v1/model").json()["missing"])
 
 
-def asked(server: Running) -> dict[str, Any]:
-    """What somebody gets, with its warnings."""
+def recommended(server: Running) -> dict[str, Any]:
+    """Return the recommendations for a user, with their warnings."""
     return dict(server.get("/api/v1/users/person-1/recommendations").json())
 
 
-def test_a_promotion_and_a_rollback_are_served_without_restart(own_served_home: ServedHome) -> None:
+def test_promotion_and_rollback_take_effect_without_a_restart(own_served_home: ServedHome) -> None:
     own_served_home.register(trained_on(own_served_home.matrix, seed=7, weight=0.1), 0.35)
     with opened(own_served_home.settings) as server, own_served_home.registry() as registry:
         assert version(server) == 1
@@ -75,8 +74,8 @@ def test_a_promotion_and_a_rollback_are_served_without_restart(own_served_home: 
         assert 'version="2"' not in text
 
 
-def test_a_desk_that_was_replaced_leaves_the_memory_at_once(own_served_home: ServedHome) -> None:
-    """Nothing refers to it in a circle: a model may have a gigabyte, and nobody looks for circles among what stays."""
+def test_replaced_snapshot_is_freed_at_once(own_served_home: ServedHome) -> None:
+    """No reference cycle keeps it: a model may have a gigabyte, and frozen objects are not collected."""
     own_served_home.register(trained_on(own_served_home.matrix, seed=7), 0.35)
     with opened(own_served_home.settings) as server, own_served_home.registry() as registry:
         for path in ("/u/person-1?language=go", f"/r/{name_of(1)}", "/popular", "/model", "/api/v1/model"):
@@ -92,37 +91,37 @@ def test_a_desk_that_was_replaced_leaves_the_memory_at_once(own_served_home: Ser
             gc.enable()
 
 
-def test_no_request_fails_or_mixes_while_models_change(own_served_home: ServedHome) -> None:
-    """The second model calls repositories by other names, so that an answer made of both would be seen."""
+def test_no_request_fails_or_mixes_models_during_changes(own_served_home: ServedHome) -> None:
+    """The second model has other names of repositories, so that a response made of both models is noticed."""
     other = trained_on(own_served_home.matrix, seed=3)
-    names = np.array([f"second/{number}" for number in range(len(other.full_names))])
-    own_served_home.register(replace(other, full_names=names), 0.35)
+    second_names = np.array([f"second/{number}" for number in range(len(other.full_names))])
+    own_served_home.register(replace(other, full_names=second_names), 0.35)
     stop = threading.Event()
     faults: list[str] = []
     seen: set[int] = set()
 
-    def ask(number: int) -> None:
+    def request(number: int) -> None:
         with requests.Session() as session:
             turn = 0
             while not stop.is_set():
                 turn += 1
-                answer = session.get(
+                response = session.get(
                     f"{server.url}/api/v1/users/person-{(number * 31 + turn) % PEOPLE}/recommendations", timeout=30
                 )
-                if answer.status_code != 200:
-                    faults.append(answer.text)
+                if response.status_code != 200:
+                    faults.append(response.text)
                     continue
-                found = answer.json()
-                entries = found["recommendations"]
-                said = [entry["full_name"] for entry in entries]
-                said += [reason["full_name"] for entry in entries for reason in entry["because"]]
-                seen.add(found["model"]["version"])
-                second = [name.startswith("second/") for name in said]
-                if not (all(second) if found["model"]["version"] == 2 else not any(second)):
-                    faults.append(f"mixed: {said}")
+                document = response.json()
+                entries = document["recommendations"]
+                names = [entry["full_name"] for entry in entries]
+                names += [reason["full_name"] for entry in entries for reason in entry["because"]]
+                seen.add(document["model"]["version"])
+                second = [name.startswith("second/") for name in names]
+                if not (all(second) if document["model"]["version"] == 2 else not any(second)):
+                    faults.append(f"mixed: {names}")
 
     with opened(own_served_home.settings) as server, own_served_home.registry() as registry:
-        threads = [threading.Thread(target=ask, args=(number,)) for number in range(6)]
+        threads = [threading.Thread(target=request, args=(number,)) for number in range(6)]
         for thread in threads:
             thread.start()
         for turn in range(6):
@@ -138,7 +137,7 @@ def test_no_request_fails_or_mixes_while_models_change(own_served_home: ServedHo
     assert seen == {1, 2}
 
 
-def test_newer_data_are_served_without_restart(own_served_home: ServedHome) -> None:
+def test_newer_data_take_effect_without_a_restart(own_served_home: ServedHome) -> None:
     with opened(own_served_home.settings) as server:
         assert server.get(f"/api/v1/repositories?q={name_of(0)}").json()[0]["description"].startswith("Draw")
         own_served_home.write_repositories(rows_of({0: {"description": "Something else"}}))
@@ -150,7 +149,7 @@ def test_newer_data_are_served_without_restart(own_served_home: ServedHome) -> N
         until(lambda: server.get("/api/v1/model").json()["stars"] == matrix.stars.nnz)
 
 
-def test_a_corrupt_champion_is_not_served(own_served_home: ServedHome, tmp_path: Path) -> None:
+def test_corrupt_champion_is_not_served(own_served_home: ServedHome, tmp_path: Path) -> None:
     own_served_home.register(trained_on(own_served_home.matrix, seed=5), 0.4)
     broken = own_served_home.models[-1]
     with own_served_home.registry() as registry:
@@ -162,22 +161,22 @@ def test_a_corrupt_champion_is_not_served(own_served_home: ServedHome, tmp_path:
             registry.aliases.promote(Promotion(broken.name, broken.version, why="untried", by="a test"), after=current)
             until(lambda: server.state.refresher.problem)
             assert version(server) == 1
-            answer = until(lambda: (found := asked(server))["warnings"] and found)
-            assert answer["model"]["version"] == 1
-            assert answer["warnings"] == ["hybrid 2 cannot be loaded: the next best serves in its place."]
-            assert answer["warnings"][0] in server.get("/u/person-1").text
+            response = until(lambda: (document := recommended(server))["warnings"] and document)
+            assert response["model"]["version"] == 1
+            assert response["warnings"] == ["hybrid 2 cannot be loaded: the next best serves in its place."]
+            assert response["warnings"][0] in server.get("/u/person-1").text
             registry.rollback(why="it cannot be read")
-            until(lambda: asked(server)["warnings"] == [])
+            until(lambda: recommended(server)["warnings"] == [])
             own_served_home.register(trained_on(own_served_home.matrix, seed=6), 0.41)
             registry.promote(Promotion("hybrid", 3, why="whole"))
             until(lambda: version(server) == 3)
 
 
 @pytest.mark.parametrize("promoted", [True, False], ids=["champion", "best"])
-def test_a_server_that_starts_with_a_model_that_cannot_be_loaded_serves_the_next_best(
+def test_server_that_starts_with_an_unusable_model_serves_the_next_best(
     own_served_home: ServedHome, promoted: bool
 ) -> None:
-    """Where none was promoted, the best by its score is the one that cannot be loaded."""
+    """Without a champion, the model with the best score is the unusable one."""
     settings = own_served_home.settings.model_copy(update={"mongo_database": f"broken_{promoted}"})
     served_home = ServedHome(
         settings, own_served_home.matrix, own_served_home.rows, own_served_home.folder / f"broken-{promoted}"
@@ -191,17 +190,18 @@ def test_a_server_that_starts_with_a_model_that_cannot_be_loaded_serves_the_next
         registry.store.delete(served_home.models[2].object)
         with opened(settings) as server:
             assert version(server) == 2
-            assert asked(server)["warnings"] == ["hybrid 3 cannot be loaded: the next best serves in its place."]
-            assert asked(server)["recommendations"]
-        document = serving_json(registry)
-    assert document is not None
-    assert (document["model"], document["champion"]) == ("hybrid 2", promoted)
-    found = load_current_model(settings)
-    assert found.registered.version == 2
-    assert found.warnings[0].startswith("hybrid 3 cannot be loaded and is skipped: There is no object")
+            assert recommended(server)["warnings"] == ["hybrid 3 cannot be loaded: the next best serves in its place."]
+            assert recommended(server)["recommendations"]
+        current = describe_current(registry)
+    assert current is not None
+    assert current.model is not None
+    assert (current.model.title, current.promoted) == ("hybrid 2", promoted)
+    model = load_current_model(settings)
+    assert model.registered.version == 2
+    assert model.warnings[0].startswith("hybrid 3 cannot be loaded and is skipped: There is no object")
 
 
-def test_without_a_champion_the_best_serves(own_served_home: ServedHome) -> None:
+def test_without_a_champion_the_best_model_serves(own_served_home: ServedHome) -> None:
     settings = own_served_home.settings.model_copy(update={"mongo_database": "another"})
     served_home = ServedHome(settings, own_served_home.matrix, own_served_home.rows, own_served_home.folder / "more")
     with opened(settings, loaded=False) as server:
@@ -220,7 +220,7 @@ def test_without_a_champion_the_best_serves(own_served_home: ServedHome) -> None
 
 @pytest.fixture
 def gates(own_served_home: ServedHome, github: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Gate]]:
-    """Doors in front of all three."""
+    """Proxies in front of the three services, which can be shut."""
     home = own_served_home.settings.home_path
     mongo = Gate(urlsplit(embedded.mongo_uri(home)).port or 0)
     endpoint, token = embedded.cloud_storage(home)
@@ -228,42 +228,44 @@ def gates(own_served_home: ServedHome, github: str, monkeypatch: pytest.MonkeyPa
     hub = Gate(urlsplit(github).port or 0)
     monkeypatch.setattr(embedded, "mongo_uri", lambda home: embedded.mongo_uri_at(home, mongo.port))
     monkeypatch.setattr(embedded, "cloud_storage", lambda _: (f"http://127.0.0.1:{gcs.port}", token))
-    monkeypatch.setattr("gh_assets.serving.refresher.ANSWER_TIMEOUT", 1.0)
-    found = {"MongoDB": mongo, "Cloud Storage": gcs, "GitHub": hub}
-    yield found
-    for gate in found.values():
+    monkeypatch.setattr("gh_assets.serving.service_monitor.ANSWER_TIMEOUT", 1.0)
+    gates = {"MongoDB": mongo, "Cloud Storage": gcs, "GitHub": hub}
+    yield gates
+    for gate in gates.values():
         gate.shut()
 
 
-def test_answers_go_on_while_services_are_killed_one_after_another(
+def test_requests_are_answered_while_services_fail_one_after_another(
     own_served_home: ServedHome, gates: dict[str, Gate]
 ) -> None:
     settings: Settings = with_github(own_served_home.settings, f"http://127.0.0.1:{gates['GitHub'].port}")
     with opened(settings) as server:
-        until(lambda: missing(server) == [])
-        usual = server.get("/api/v1/users/person-6/recommendations").json()
+        until(lambda: unavailable(server) == [])
+        before = server.get("/api/v1/users/person-6/recommendations").json()
         gone: list[str] = []
         for name, gate in gates.items():
             gate.shut()
             gone.append(name)
-            until(lambda: missing(server) == gone)
+            until(lambda: unavailable(server) == gone)
             ready = server.get("/readyz")
             assert (ready.status_code, ready.json()["ready"]) == (200, True)
-            answer = server.get("/api/v1/users/person-6/recommendations")
-            assert answer.status_code == 200
-            assert answer.json()["recommendations"] == usual["recommendations"]
-            assert f"{' and '.join(gone)} cannot be reached" in answer.json()["warnings"][0]
+            response = server.get("/api/v1/users/person-6/recommendations")
+            assert response.status_code == 200
+            assert response.json()["recommendations"] == before["recommendations"]
+            assert f"{' and '.join(gone)} cannot be reached" in response.json()["warnings"][0]
             assert "cannot be reached" in server.get("/u/person-6").text
-        stranger = server.get(f"/api/v1/users/{UNCOLLECTED_LOGIN}/recommendations")
-        assert (stranger.status_code, stranger.json()["error"]["code"]) == (503, "github_away")
-        said = {"person": "someone", "repo": usual["recommendations"][0]["full_name"], "verdict": "known"}
-        assert server.post("/api/v1/feedback", json=said).status_code == 204, "written down here until Mongo is back"
+        lookup = server.get(f"/api/v1/users/{UNCOLLECTED_LOGIN}/recommendations")
+        assert (lookup.status_code, lookup.json()["error"]["code"]) == (503, "github_away")
+        verdict = {"person": "someone", "repo": before["recommendations"][0]["full_name"], "verdict": "known"}
+        assert server.post("/api/v1/feedback", json=verdict).status_code == 204, (
+            "it is kept on this machine until Mongo is back"
+        )
         fewer = server.get("/api/v1/users/person-6/recommendations?person=someone").json()
-        assert fewer["recommendations"][0]["full_name"] == usual["recommendations"][1]["full_name"]
+        assert fewer["recommendations"][0]["full_name"] == before["recommendations"][1]["full_name"]
         for name, gate in gates.items():
             gate.open()
-            until(lambda name=name: name not in missing(server), 60)
-        assert server.get("/api/v1/users/person-6/recommendations").json()["warnings"] == usual["warnings"]
+            until(lambda name=name: name not in unavailable(server), 60)
+        assert server.get("/api/v1/users/person-6/recommendations").json()["warnings"] == before["warnings"]
         until(lambda: server.get(f"/api/v1/users/{UNCOLLECTED_LOGIN}/recommendations").status_code == 200, 30)
         database = server.state.refresher.database()
         assert database is not None
@@ -274,7 +276,7 @@ def test_answers_go_on_while_services_are_killed_one_after_another(
         until(lambda: version(server) == 2)
 
 
-def test_a_server_that_starts_without_mongo_serves_what_was_used_here_last(
+def test_server_that_starts_without_mongo_serves_the_cached_model(
     own_served_home: ServedHome, gates: dict[str, Gate]
 ) -> None:
     with opened(own_served_home.settings):
@@ -283,22 +285,22 @@ def test_a_server_that_starts_without_mongo_serves_what_was_used_here_last(
     with opened(own_served_home.settings) as server:
         assert version(server) == 1
         assert server.get("/api/v1/users/person-6/recommendations").status_code == 200
-        until(lambda: missing(server) == ["MongoDB"])
+        until(lambda: unavailable(server) == ["MongoDB"])
         gates["MongoDB"].open()
-        until(lambda: missing(server) == [], 60)
+        until(lambda: unavailable(server) == [], 60)
 
 
-def test_an_embedded_server_that_is_killed_comes_back_by_itself(own_served_home: ServedHome) -> None:
-    """kill -9 of the servers themselves, as they are started for a laptop."""
+def test_embedded_servers_that_are_killed_come_back(own_served_home: ServedHome) -> None:
+    """Both embedded servers are killed by SIGKILL."""
     with opened(own_served_home.settings) as server:
         for key in ("mongo", "bucket"):
             state = next((own_served_home.settings.home_path / "run").glob(f"{key}*.json"))
             pid = json.loads(state.read_text())["server_pid"]
             os.kill(pid, signal.SIGKILL)
-        answer = server.get("/api/v1/users/person-6/recommendations")
-        assert answer.status_code == 200
+        response = server.get("/api/v1/users/person-6/recommendations")
+        assert response.status_code == 200
         own_served_home.register(trained_on(own_served_home.matrix, seed=12), 0.5)
         with own_served_home.registry() as registry:
             registry.promote(Promotion("hybrid", 2, why="after a kill"))
         until(lambda: version(server) == 2, 60)
-        until(lambda: missing(server) == [], 60)
+        until(lambda: unavailable(server) == [], 60)

@@ -156,7 +156,7 @@ def furnish(settings: Settings, folder: Path, changes: dict[int, dict[str, Any]]
     return served_home
 
 
-UNCOLLECTED_LOGIN = "stranger-1"
+UNCOLLECTED_LOGIN = "uncollected-1"
 """A user whose stars were not collected."""
 
 

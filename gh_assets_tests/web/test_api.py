@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from gh_assets.cli import cli
 from gh_assets.serving.requests import Filters
-from gh_assets.serving.snapshot import load_snapshot
+from gh_assets.serving.snapshot import load_current_snapshot
 from gh_assets.web.api import LoginParameters
 from gh_assets_tests.support.paths import CHECKOUT
 from gh_assets_tests.support.served_home import (
@@ -66,7 +66,7 @@ def test_collected_user_gets_unstarred_repositories_with_own_reasons(server: Run
 def test_asset_command_and_api_return_the_same_lists(
     server: Running, served_home: ServedHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    snapshot = load_snapshot(served_home.settings)
+    snapshot = load_current_snapshot(served_home.settings)
     table = pl.concat(list(snapshot.ranker.recommend_all(served_home.matrix, 15)))
     for user in range(0, PEOPLE, 7):
         login = f"Person-{user}"
@@ -108,7 +108,7 @@ def test_unknown_user_gets_popular_repositories_and_a_warning(server: Running) -
     assert response["cold_start"]
     assert {entry["kind"] for entry in response["recommendations"]} == {"popular"}
     assert len({entry["language"] for entry in response["recommendations"]}) == len(SUBJECTS), "of all subjects"
-    assert "what many starred" in response["warnings"][0]
+    assert "popular repositories" in response["warnings"][0]
 
 
 def test_repositories_unknown_to_the_model_are_listed_as_new(server: Running) -> None:
@@ -361,7 +361,7 @@ def test_invalid_request_gets_one_clear_error(server: Running, path: str, status
 
 def test_unknown_repositories_among_known_ones_are_named(server: Running) -> None:
     response = listed(server, "/recommendations", repo=[name_of(0), "no/such"])
-    assert "Not known, ignored: no/such." in response["warnings"]
+    assert "Unknown repositories were ignored: no/such." in response["warnings"]
 
 
 # -- feedback -------------------------------------------------------------------------------------------------------

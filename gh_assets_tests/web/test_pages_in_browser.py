@@ -102,7 +102,7 @@ def collected_login(served: Running) -> str:
     """Login of a collected user."""
     snapshot = served.state.refresher.snapshot
     assert snapshot is not None
-    return snapshot.people.examples(1)[0]
+    return snapshot.users.examples(1)[0]
 
 
 def cards(page: Any) -> list[str]:
@@ -276,7 +276,7 @@ def test_progress_is_shown_while_stars_are_read(page: Any, served: Running, monk
 
     monkeypatch.setattr(GitHubClient, "get", blocked)
     assert served.state.live is not None
-    served.state.live._kept.clear()
+    served.state.live._users.clear()
     page.goto(f"/u/{UNCOLLECTED_LOGIN}")
     assert page.get_by_role("heading", level=1).inner_text() == f"Reading the stars of {UNCOLLECTED_LOGIN}"
     assert page.locator("progress").count() == 1
