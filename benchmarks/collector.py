@@ -27,11 +27,12 @@ import numpy as np
 import requests
 from pydantic import SecretStr
 
-from gh_assets.collector.pipeline import CollectionReport, CollectionState, collect_stargazers
+from gh_assets.collector.pipeline import CollectionReport, PipelineOptions, StarPipeline
 from gh_assets.collector.repositories import KnownRepositories, collect_repositories
 from gh_assets.collector.star_sources.base import RepositoryRef, StarSource
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
 from gh_assets.collector.star_sources.stargazers import RestStargazers
+from gh_assets.collector.state import CollectionState
 from gh_assets.embedded.standin.clock import RemoteClock, VirtualClock
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.world import Repository, World
@@ -147,15 +148,8 @@ class BenchmarkStorage:
 
     def collect(self, shape: Shape, source: StarSource, max_pages: int, *, ask_all: bool = False) -> CollectionReport:
         with open_mongo(self.settings) as database:
-            return collect_stargazers(
-                shape.refs(),
-                source,
-                self.tables,
-                CollectionState(database),
-                max_pages=max_pages,
-                workers=self.workers,
-                ask_all=ask_all,
-            )
+            options = PipelineOptions(max_pages, self.workers, full=ask_all)
+            return StarPipeline(source, self.tables, CollectionState(database), options).collect(shape.refs())
 
 
 class InMemory:

@@ -36,7 +36,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from gh_assets.collector.pipeline import CollectionState
+from gh_assets.collector.state import CollectionState
 from gh_assets.embedded.standin.app import Standin
 from gh_assets.embedded.standin.faults import FaultyProtocol
 from gh_assets.embedded.standin.limits import Limits

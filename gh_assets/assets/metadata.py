@@ -16,7 +16,7 @@ import polars as pl
 
 from gh_assets.collector.collection import CollectionResult
 from gh_assets.collector.lists.awesome import is_full_name
-from gh_assets.collector.pipeline import RepositoryState
+from gh_assets.collector.state import RepositoryState
 from gh_assets.registry import RegisteredModel
 from gh_assets.registry.documents import leaderboard
 from gh_assets.schemas import TableSchema

@@ -16,6 +16,7 @@ from gh_assets.assets.progress import asset_progress
 from gh_assets.assets.star_events import star_events
 from gh_assets.collector.collection import CollectionOptions, CollectionResult, collect
 from gh_assets.collector.star_sources.base import RepositoryRef
+from gh_assets.collector.state import RepositoryState
 from gh_assets.github.outcomes import Outcome
 from gh_assets.instance.internals import add_partition_metadata
 from gh_assets.resources import GcsResource, GitHubResource, MongoResource, PolicyResource

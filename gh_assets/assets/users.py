@@ -9,7 +9,7 @@ from gh_assets.assets.collection_plan import STARS_COLLECTED
 from gh_assets.assets.conditions import CHAIN_FRESH
 from gh_assets.assets.definition import COLLECTION, chain_asset
 from gh_assets.assets.metadata import length_histogram, measure_seconds, preview
-from gh_assets.collector.pipeline import CollectionState
+from gh_assets.collector.state import CollectionState
 from gh_assets.collector.users import merge_users, user_messages
 from gh_assets.local import progress
 from gh_assets.resources import GitHubResource, MongoResource

@@ -8,8 +8,8 @@ import polars as pl
 from gh_assets.assets import repos, stargazers, users
 from gh_assets.assets.metadata import markdown_table
 from gh_assets.collector.forecast import PAGE
-from gh_assets.collector.pipeline import CollectionState, RepositoryState
 from gh_assets.collector.star_sources.base import OWN_LIST_SOURCES
+from gh_assets.collector.state import CollectionState, RepositoryState
 from gh_assets.github.outcomes import REACHABLE, Outcome
 from gh_assets.resources import MongoResource
 

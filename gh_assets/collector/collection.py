@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Collection as AbstractCollection
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,7 +16,7 @@ from pathlib import Path
 import polars as pl
 
 from gh_assets.collector.forecast import Forecast, clock_time, duration, expected_pages, forecast, seconds_for
-from gh_assets.collector.pipeline import CollectionReport, CollectionState, RepositoryState, collect_stargazers
+from gh_assets.collector.pipeline import CollectionReport, PipelineOptions, Selection, StarPipeline
 from gh_assets.collector.seed_users import SeedUsers
 from gh_assets.collector.star_sources.auto import AutoReport, AutoSource, OwnLists
 from gh_assets.collector.star_sources.base import OWN_LIST_SOURCES, SOURCES, RepositoryRef, StarSource
@@ -27,6 +27,7 @@ from gh_assets.collector.star_sources.stargazers import RestStargazers
 from gh_assets.collector.star_sources.starred import StarredLists, StarredReport
 from gh_assets.collector.star_sources.starred_lists import GraphQLStarred, RestStarred, StarredWithFallback
 from gh_assets.collector.star_sources.starred_state import StarredState
+from gh_assets.collector.state import CollectionState
 from gh_assets.collector.worlds import is_world_of
 from gh_assets.errors import ConfigurationError
 from gh_assets.github.client import GitHubClient
@@ -192,36 +193,13 @@ def collect(
     sizes = QuerySizeStore(database)
     source = _source(options, repositories, client, database, store, state, progress, sizes, ask)
 
-    def prepare(
-        report: CollectionReport, pending: Sequence[RepositoryRef], known: Mapping[int, RepositoryState]
-    ) -> None:
-        counts = []
-        for repository in pending:
-            before = known.get(repository.repo_id)
-            same = before is not None and before.proven and before.source in {source.name, *OWN_LIST_SOURCES}
-            same = same and not options.full
-            counts.append(
-                (
-                    repository.stargazer_count,
-                    before.stargazer_count if before is not None else None,
-                    before.stars if before is not None and same else None,
-                )
-            )
-        progress.begin(report, expected_pages(counts, options.max_pages).pages if source.name != "starred" else 0)
-
+    pipeline_options = PipelineOptions(options.max_pages, options.workers, options.full, ask)
+    pipeline = StarPipeline(source, PartitionTables(store, "stargazers"), state, pipeline_options)
     try:
-        report = collect_stargazers(
-            repositories,
-            source,
-            PartitionTables(store, "stargazers"),
-            state,
-            max_pages=options.max_pages,
-            workers=options.workers,
-            ask_all=options.full,
-            ask=ask,
-            prepare=prepare,
-            progress=progress.on_repositories,
-        )
+        selection = pipeline.select(repositories)
+        pages = _expected_pages(selection, source.name, options) if source.name != "starred" else 0
+        progress.begin(selection.report, pages)
+        report = pipeline.run(selection, progress.on_repositories)
     finally:
         sizes.remember()
     usage = client.usage if client is not None else None
@@ -239,6 +217,23 @@ def collect(
         progress.seeds.unread if progress.seeds is not None else 0,
         [*progress.left_out, *(source.summary_lines() if isinstance(source, StarsFile) else ())],
     )
+
+
+def _expected_pages(selection: Selection, source: str, options: CollectionOptions) -> int:
+    """Return the pages that a collection is expected to read."""
+    comparable = {source, *OWN_LIST_SOURCES}
+    counts = []
+    for repository in selection.pending:
+        before = selection.known.get(repository.repo_id)
+        is_known = before is not None and before.proven and before.source in comparable and not options.full
+        counts.append(
+            (
+                repository.stargazer_count,
+                before.stargazer_count if before is not None else None,
+                before.stars if before is not None and is_known else None,
+            )
+        )
+    return expected_pages(counts, options.max_pages).pages
 
 
 def read_star_events(store: AssetStore, repositories: Sequence[RepositoryRef] | None = None) -> pl.DataFrame:

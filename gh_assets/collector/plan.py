@@ -15,8 +15,8 @@ from typing import Any
 import polars as pl
 
 from gh_assets.collector.forecast import PAGE
-from gh_assets.collector.pipeline import RepositoryState
 from gh_assets.collector.star_sources.auto import CLOSED_FOR
+from gh_assets.collector.state import RepositoryState
 from gh_assets.errors import InputError
 from gh_assets.github.outcomes import REACHABLE, Outcome
 from gh_assets.schemas import COLLECTION_PLAN, UTC_TIME

@@ -17,8 +17,8 @@ import polars as pl
 from gh_assets.collector import plan as planning
 from gh_assets.collector.collection import UNLIMITED, QuotaSample, quota_samples
 from gh_assets.collector.forecast import CONNECTIONS_A_POINT
-from gh_assets.collector.pipeline import CollectionState
 from gh_assets.collector.star_sources.base import SOURCES
+from gh_assets.collector.state import CollectionState
 from gh_assets.errors import StoredDataError
 from gh_assets.github.rate_limits import Resource
 from gh_assets.schemas import COLLECTION_PLAN

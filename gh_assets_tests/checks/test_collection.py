@@ -13,7 +13,7 @@ from gh_assets.checks.collection import (
     no_star_twice,
     stars_match_githubs_count,
 )
-from gh_assets.collector.pipeline import CollectionState, RepositoryState
+from gh_assets.collector.state import CollectionState, RepositoryState
 from gh_assets.github.outcomes import Outcome
 from gh_assets.resources import MongoResource
 from gh_assets.schemas import REPOS

@@ -23,7 +23,7 @@ from gh_assets.assets.definition import REPO_PARTITIONS
 from gh_assets.automation.jobs import range_tags, refresh_job, repos_job
 from gh_assets.cli import main
 from gh_assets.cli.chain import execute
-from gh_assets.collector.pipeline import CollectionState
+from gh_assets.collector.state import CollectionState
 from gh_assets.embedded import servers as embedded
 from gh_assets.embedded.servers import HomeWorld, choose_world
 from gh_assets.embedded.supervision import read_state

@@ -15,7 +15,7 @@ import dagster as dg
 import numpy as np
 import pytest
 
-from gh_assets.collector.pipeline import CollectionState
+from gh_assets.collector.state import CollectionState
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.instance.configuration import open_instance
 from gh_assets.services.connections import asset_store, connect_mongo

@@ -6,8 +6,8 @@ import pytest
 from pydantic import SecretStr
 
 from gh_assets.collector.forecast import Expected, duration, expected_pages, forecast
-from gh_assets.collector.pipeline import CollectionState
 from gh_assets.collector.star_sources.stargazers import RestStargazers
+from gh_assets.collector.state import CollectionState
 from gh_assets.embedded.standin.clock import VirtualClock
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.github.client import GitHubClient

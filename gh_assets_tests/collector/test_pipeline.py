@@ -20,12 +20,12 @@ import polars as pl
 import pytest
 from pydantic import SecretStr
 
-import gh_assets.collector.pipeline as stargazers_module
-from gh_assets.collector.pipeline import CollectionReport, CollectionState
+from gh_assets.collector.pipeline import CollectionReport
 from gh_assets.collector.repositories import KnownRepositories, collect_repositories
 from gh_assets.collector.star_sources.base import CollectionTask, Page, RepositoryRef, StarCollection, StarRows
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
 from gh_assets.collector.star_sources.stargazers import RestStargazers
+from gh_assets.collector.state import UNSTARS_CHECKED, CollectionState
 from gh_assets.embedded.standin.app import Standin
 from gh_assets.embedded.standin.faults import Faults
 from gh_assets.embedded.standin.kinds import KINDS, REST_KINDS
@@ -184,7 +184,7 @@ def test_a_table_that_is_not_the_one_of_the_state_is_not_built_upon(github_of, c
     collecting.rest(world, client)
     table, _ = collecting.tables.read("a/b")
     collecting.tables.write("a/b", table.reverse())
-    report = collecting.rest(world, client, ask_all=True)
+    report = collecting.rest(world, client, full=True)
     assert report.pages_not_modified == 0
     assert collecting.tables.read("a/b")[0].equals(table)
 
@@ -212,7 +212,7 @@ def test_those_without_anything_come_first_then_the_stalest(serve_world, collect
                 yield StarCollection(work.repository, Outcome.UNKNOWN, "only noted")
 
     noting = Noting()
-    collecting.run(everything, noting, ask_all=True)
+    collecting.run(everything, noting, full=True)
     assert noting.order == [2, 4, 5, 6, 3, 1]
 
 
@@ -228,7 +228,7 @@ def test_stars_taken_back_are_noticed_on_a_full_pass_and_kept_as_history(
     collecting.run(refs(old), source(github_of(old)[1], 10))
     new = world_of({"a/b": [user for user in range(250) if user not in (3, 120)], "c/d": [1, 2]}, users=300)
     _, client = github_of(new)
-    report = collecting.run(refs(new), source(client, 10), ask_all=True)
+    report = collecting.run(refs(new), source(client, 10), full=True)
     assert report.unstarred == 2
     assert unstars(collecting) == {"1/5003": "user-3", "1/5120": "user-120"}
     assert report.states["a/b"].stars == 248
@@ -236,11 +236,11 @@ def test_stars_taken_back_are_noticed_on_a_full_pass_and_kept_as_history(
     again = world_of(
         {"a/b": [user for user in range(250) if user not in (3, 120)] + [3, 120], "c/d": [1, 2]}, users=300
     )
-    collecting.run(refs(again), source(github_of(again)[1], 10), ask_all=True)
+    collecting.run(refs(again), source(github_of(again)[1], 10), full=True)
     assert collecting.tables.read("a/b")[0].height == 250
     assert len(unstars(collecting)) == 2
     # A star that is there as it was has never been taken back, whatever was once read.
-    collecting.run(refs(old), source(github_of(old)[1], 10), ask_all=True)
+    collecting.run(refs(old), source(github_of(old)[1], 10), full=True)
     assert unstars(collecting) == {}
 
 
@@ -249,7 +249,7 @@ def test_what_lies_beyond_the_wanted_pages_was_not_taken_back(source, github_of,
     world = world_of({"a/b": list(range(450))})
     _, client = github_of(world)
     collecting.run(refs(world), source(client, 10))
-    report = collecting.run(refs(world), source(client, 2), max_pages=2, ask_all=True)
+    report = collecting.run(refs(world), source(client, 2), max_pages=2, full=True)
     assert report.unstarred == 0
     assert unstars(collecting) == {}
 
@@ -302,7 +302,7 @@ def test_notes_of_stars_that_are_there_are_dropped_once_and_true_ones_stay(
     world = world_of({"a/b": [1, 2, 3]})
     _, client = github_of(world)
     collecting.rest(world, client)
-    database["meta"].delete_one({"_id": stargazers_module.UNSTARS_CHECKED})
+    database["meta"].delete_one({"_id": UNSTARS_CHECKED})
     (first, *_) = collecting.tables.read("a/b")[0].iter_rows(named=True)
     long_ago = first["starred_at"] - dt.timedelta(days=300)
     for user_id, starred_at in ((5001, first["starred_at"]), (5002, long_ago), (5099, long_ago)):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from gh_assets.assets import CHAIN_ASSETS
-from gh_assets.collector.pipeline import CollectionState
+from gh_assets.collector.state import CollectionState
 from gh_assets.embedded.standin.app import Standin
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.instance.configuration import open_instance

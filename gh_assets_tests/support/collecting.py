@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from gh_assets.collector.pipeline import CollectionReport, CollectionState, collect_stargazers
+from gh_assets.collector.pipeline import CollectionReport, PipelineOptions, StarPipeline
 from gh_assets.collector.star_sources.base import RepositoryRef, StarSource
 from gh_assets.collector.star_sources.stargazers import RestStargazers
+from gh_assets.collector.state import CollectionState
 from gh_assets.embedded.standin.world import World
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.outcomes import Outcome
@@ -28,11 +29,10 @@ class Collecting:
         self.state = state
 
     def run(
-        self, repositories: list[RepositoryRef], source: StarSource, *, max_pages: int = 10, ask_all: bool = False
+        self, repositories: list[RepositoryRef], source: StarSource, *, max_pages: int = 10, full: bool = False
     ) -> CollectionReport:
-        return collect_stargazers(
-            repositories, source, self.tables, self.state, max_pages=max_pages, workers=4, ask_all=ask_all
-        )
+        options = PipelineOptions(max_pages, workers=4, full=full)
+        return StarPipeline(source, self.tables, self.state, options).collect(repositories)
 
     def rest(self, world: World, client: GitHubClient, max_pages: int = 10, **options: bool) -> CollectionReport:
         return self.run(refs(world), RestStargazers(client, max_pages), max_pages=max_pages, **options)

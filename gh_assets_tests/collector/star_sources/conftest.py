@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gh_assets.collector.pipeline import CollectionState
+from gh_assets.collector.state import CollectionState
 from gh_assets_tests.support.collecting import Collecting
 from gh_assets_tests.support.starred import Lists
 

@@ -7,13 +7,13 @@ import datetime as dt
 import polars as pl
 
 from gh_assets.collector.gharchive import id_of_name
-from gh_assets.collector.pipeline import CollectionState, collect_stargazers
 from gh_assets.collector.repositories import KnownRepositories
 from gh_assets.collector.star_sources.base import CollectionTask, RepositoryRef
 from gh_assets.collector.star_sources.gharchive import ArchivedStars, repositories_of_events
+from gh_assets.collector.state import CollectionState
 from gh_assets.github.outcomes import Outcome
 from gh_assets.schemas import REPOS, STAR_EVENTS
-from gh_assets.storage.asset_store import PartitionTables
+from gh_assets_tests.support.collecting import Collecting
 
 
 def events(*rows: tuple[int | None, str, int, str, int]) -> pl.DataFrame:
@@ -41,28 +41,28 @@ def test_repositories_are_derived_from_events() -> None:
 
 
 def test_stars_of_events_are_added_to_known_ones_and_matched_by_id_before_name(asset_store, database) -> None:
-    tables, state = PartitionTables(asset_store, "stargazers"), CollectionState(database)
+    collecting = Collecting(asset_store, CollectionState(database))
     here = [RepositoryRef(5, "a/b", "a/b", None, Outcome.OK), RepositoryRef(6, "c/d", "c/d", None, Outcome.OK)]
     first = events((5, "former/name", 1, "a", 0), (None, "A/B", -3, "old", 2), (7, "c/d", 9, "other", 3))
-    report = collect_stargazers(here, ArchivedStars(first), tables, state, max_pages=10)
+    report = collecting.run(here, ArchivedStars(first))
     assert {key: s.outcome for key, s in report.states.items()} == {"a/b": Outcome.OK, "c/d": Outcome.UNKNOWN}
-    assert tables.read("a/b")[0].select("user_id", "login").rows() == [(1, "a"), (-3, "old")]
+    assert collecting.tables.read("a/b")[0].select("user_id", "login").rows() == [(1, "a"), (-3, "old")]
     second = events((5, "a/b", 2, "b", 60), (5, "a/b", 1, "a", 70))
-    report = collect_stargazers(here, ArchivedStars(second), tables, state, max_pages=10)
-    assert set(tables.read("a/b")[0]["user_id"]) == {1, -3, 2}
-    again = collect_stargazers(here, ArchivedStars(second), tables, state, max_pages=10)
+    report = collecting.run(here, ArchivedStars(second))
+    assert set(collecting.tables.read("a/b")[0]["user_id"]) == {1, -3, 2}
+    again = collecting.run(here, ArchivedStars(second))
     assert again.states["a/b"].checksum == report.states["a/b"].checksum
 
 
 def test_users_of_events_before_2015_get_their_ids_once_known(asset_store, database) -> None:
-    tables, state = PartitionTables(asset_store, "stargazers"), CollectionState(database)
+    collecting = Collecting(asset_store, CollectionState(database))
     here = [RepositoryRef(5, "a/b", "a/b", None, Outcome.OK)]
     old = events((5, "a/b", -1, "Octo", 0), (5, "a/b", -2, "hubot", 1), (5, "a/b", -3, "unknown", 2))
 
     def stars(*more: tuple[int | None, str, int, str, int], users: tuple[tuple[int, str], ...] = ()) -> list[int]:
         starred = pl.concat([old, events(*more)]) if more else old
-        collect_stargazers(here, ArchivedStars(starred, users), tables, state, max_pages=10)
-        return tables.read("a/b")[0]["user_id"].to_list()
+        collecting.run(here, ArchivedStars(starred, users))
+        return collecting.tables.read("a/b")[0]["user_id"].to_list()
 
     assert stars() == [-1, -2, -3]
     # A later hour or the known users map logins to ids, also of stored stars.

@@ -68,7 +68,7 @@ def test_a_user_who_starred_again_has_the_newer_time(github_of, collecting: Coll
     new = world_of({"a/b": [2, 3, 4, 1]}, users=9)
     new.repositories[0].starred_at[:2] += 60  # 2 and 3 as before
     new.repositories[0].starred_at[2:] += 600
-    graphql(collecting, new, github_of(new)[1], ask_all=True)
+    graphql(collecting, new, github_of(new)[1], full=True)
     table, _ = collecting.tables.read("a/b")
     assert table["user_id"].to_list() == [5002, 5003, 5004, 5001]
 

@@ -23,11 +23,11 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from gh_assets.collector.collection import CollectionOptions, collect
-from gh_assets.collector.pipeline import CollectionState
 from gh_assets.collector.star_sources import graphql as graphql_stargazers
 from gh_assets.collector.star_sources.base import PreviousStars, StarCollection
 from gh_assets.collector.star_sources.graphql import _Stargazers
 from gh_assets.collector.star_sources.merging import ListReading
+from gh_assets.collector.state import CollectionState
 from gh_assets.embedded.standin.app import Standin
 from gh_assets.embedded.standin.faults import Faults
 from gh_assets.embedded.standin.kinds import GRAPHQL_KINDS, REST_KINDS

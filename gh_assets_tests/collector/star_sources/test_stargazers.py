@@ -17,11 +17,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 import gh_assets.embedded.standin.app as standin_module
-from gh_assets.collector.pipeline import CollectionState
 from gh_assets.collector.star_sources import stargazers
 from gh_assets.collector.star_sources.base import CollectionTask, PreviousStars, RepositoryRef, stars_table
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
 from gh_assets.collector.star_sources.stargazers import RestStargazers
+from gh_assets.collector.state import CollectionState
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.outcomes import Outcome
 from gh_assets.schemas import STARGAZERS
@@ -61,7 +61,7 @@ def test_unchanged_pages_of_a_full_run_have_the_status_304(github_of, collecting
     collecting.rest(world, client)
     before = collecting.tables.store.objects.describe("assets/stargazers/a/b.parquet")
     standin.served.clear()
-    report = collecting.rest(world, client, ask_all=True)
+    report = collecting.rest(world, client, full=True)
     assert (report.pages, report.pages_not_modified) == (3, 3)
     assert collecting.tables.store.objects.describe("assets/stargazers/a/b.parquet") == before, "no table is written"
 
@@ -91,7 +91,7 @@ def test_a_refresh_collects_the_same_stars_as_a_first_run(
     database["stargazer_state"].delete_many({})
     refreshed = Collecting(asset_store, CollectionState(database))
     refreshed.rest(old, github_of(old)[1], pages)
-    refreshed.rest(new, github_of(new)[1], pages, ask_all=True)
+    refreshed.rest(new, github_of(new)[1], pages, full=True)
     stored = refreshed.tables.read("a/b")[0]["user_id"].to_list()
     expected = [5000 + user for user in range(before + more) if user not in unstarred]
     if len(expected) <= 100 * pages:

@@ -10,13 +10,13 @@ import polars as pl
 import pytest
 from pydantic import SecretStr
 
-from gh_assets.collector.pipeline import CollectionState
 from gh_assets.collector.star_sources import starred as starred_module
 from gh_assets.collector.star_sources.base import CollectionTask
 from gh_assets.collector.star_sources.gharchive import ArchivedStars
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
 from gh_assets.collector.star_sources.starred_lists import RestStarred
 from gh_assets.collector.star_sources.starred_state import SeedUser
+from gh_assets.collector.state import CollectionState
 from gh_assets.embedded.standin.faults import Faults
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.outcomes import Outcome

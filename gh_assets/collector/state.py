@@ -1,0 +1,298 @@
+"""What is known of the collection of each repository's stars, in Mongo: states, pages of interrupted runs, unstars."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from io import BytesIO
+from typing import Any, ClassVar, Protocol
+
+import polars as pl
+import pymongo
+from pydantic import TypeAdapter
+from pymongo.collection import Collection
+from pymongo.database import Database
+
+from gh_assets.collector.list_state import HAS_STATE, ListState
+from gh_assets.collector.star_sources.base import Page, PreviousStars, RepositoryRef, StarCollection, StarRows
+from gh_assets.errors import StoredDataError
+from gh_assets.github.outcomes import Outcome
+from gh_assets.storage.consumer import Consumer
+from gh_assets.storage.documents import as_stored
+from gh_assets.storage.messages import Message, versioned
+from gh_assets.storage.mongo import Collections
+
+logger = logging.getLogger(__name__)
+
+UNSTARS_CHECKED = "unstars checked"
+"""Document of the collection ``meta`` that records that `CollectionState.check_unstars` was run."""
+
+_PAGE = TypeAdapter(Page)
+
+
+class StarStore(Protocol):
+    """Tables of stargazers, one for each partition."""
+
+    def checksums(self, partitions: Iterable[str]) -> Mapping[str, str | None]:
+        """Return the checksums of existing tables by partition; None where one is damaged."""
+
+    def repair(self, partition: str) -> None:
+        """Replace a damaged table by its previous version, if there is one."""
+
+    def read(self, partition: str) -> tuple[pl.DataFrame, str]:
+        """Read a table and its checksum."""
+
+    def write(self, partition: str, table: pl.DataFrame) -> str:
+        """Replace a table atomically, and return its checksum."""
+
+
+class RepositoryState(ListState):
+    """State of one repository's stars.
+
+    Attributes
+    ----------
+    stars : int or None
+        Number of stars in the table; None without a table.
+    stargazer_count : int or None
+        GitHub's count when the stars were read.
+    source : str or None
+        Name of the source of the stars.
+    pages : sequence of Page
+        Pages that the next run may reuse.
+    checksum : str or None
+        Checksum of the table that the state describes.
+    closed_at : datetime or None
+        When its own list was found closed, if it was at the last request.
+    """
+
+    collection: ClassVar[Collections] = Collections.STARGAZER_STATE
+    id_field: ClassVar[str] = "repo_id"
+
+    repo_id: int
+    partition: str
+    full_name: str
+    stars: int | None = None
+    stargazer_count: int | None = None
+    source: str | None = None
+    pages: Sequence[Page] = ()
+    checksum: str | None = None
+    closed_at: dt.datetime | None = None
+
+    def previous_stars(self, table: pl.DataFrame) -> PreviousStars:
+        """Return the stars that the state describes."""
+        return PreviousStars(
+            table,
+            self.pages,
+            self.complete,
+            self.max_pages,
+            self.source,
+            self.proven,
+            self.entries,
+            self.null_entries,
+            self.failed_entries,
+        )
+
+
+def state_after(
+    before: RepositoryState | None, collected: StarCollection, source: str | None, max_pages: int, checksum: str | None
+) -> RepositoryState:
+    """Return the state of a repository after it was collected.
+
+    Without a new table, the stored one stays, and so does what is known about it.
+
+    Parameters
+    ----------
+    before : RepositoryState or None
+    collected : StarCollection
+    source : str or None
+        Name of the source that collected the repository.
+    max_pages : int
+        Maximum number of pages.
+    checksum : str or None
+        Checksum of the stored table.
+    """
+    now = as_stored(dt.datetime.now(dt.UTC))
+    repository = collected.repository
+    closed_at = collected.closed_at
+    if closed_at is None and collected.outcome is Outcome.RESTRICTED:
+        closed_at = now
+    elif collected.outcome is Outcome.UNKNOWN and before is not None:
+        closed_at = before.closed_at
+    changes: dict[str, Any] = {
+        "repo_id": repository.repo_id,
+        "partition": repository.partition,
+        "full_name": repository.full_name,
+        "outcome": collected.outcome,
+        "reason": collected.reason,
+        "asked_at": now,
+        "closed_at": closed_at,
+    }
+    if collected.table is None:
+        return before.model_copy(update=changes) if before is not None else RepositoryState(**changes)
+    return RepositoryState(
+        **changes,
+        stars=collected.table.height,
+        stargazer_count=repository.stargazer_count,
+        source=collected.source or source,
+        max_pages=max_pages,
+        pages=collected.pages,
+        checksum=checksum,
+        complete=collected.complete,
+        collected_at=now,
+        proven=collected.proven,
+        entries=collected.entries,
+        null_entries=collected.null_entries,
+        failed_entries=collected.failed_entries,
+    )
+
+
+class CollectionState:
+    """The states of all repositories, and the pages of those that are being collected, in Mongo.
+
+    Parameters
+    ----------
+    database : pymongo.database.Database
+        Its collection ``stargazer_state`` has one document per repository, by database id; ``stargazer_pages`` one per
+        page; ``unstars`` one per star that was taken back.
+    """
+
+    def __init__(self, database: Database[dict[str, Any]]) -> None:
+        self.collection = database[Collections.STARGAZER_STATE]
+        self.pages = database[Collections.STARGAZER_PAGES]
+        self.unstars = database[Collections.UNSTARS]
+        self._meta = database[Collections.META]
+        self._consumer = Consumer(database)
+
+    def load(self) -> dict[int, RepositoryState]:
+        """Return all states by repository id."""
+        states = (RepositoryState.from_document(document) for document in self.collection.find(HAS_STATE))
+        return {state.repo_id: state for state in states}
+
+    def save(self, states: Sequence[RepositoryState]) -> None:
+        """Store states."""
+        self._consumer.apply(state.message() for state in states)
+
+    def add_unstars(self, stars: pl.DataFrame) -> None:
+        """Store stars that were taken back; they remain as history even if they are given again."""
+        self._consumer.apply(_unstar(row, dt.datetime.now(dt.UTC)) for row in stars.iter_rows(named=True))
+
+    def unstarred(self) -> set[int]:
+        """Return the ids of repositories with stars that were taken back."""
+        return {int(str(document["_id"]).partition("/")[0]) for document in self.unstars.find({}, {"_id": 1})}
+
+    def drop_false_unstars(self, repo_id: int, stars: pl.DataFrame) -> int:
+        """Delete unstars of stars that are still in the table, and return how many there were."""
+        times = dict(stars.select("user_id", "starred_at").rows())
+        wrong = []
+        for document in self.unstars.find(_of_repository(repo_id)):
+            unstar = document["unstar"]
+            if unstar["user_id"] in times:
+                then, now = unstar["starred_at"], times[unstar["user_id"]]
+                # A star that was taken back and given again has a later time.
+                if then is None or now is None or now <= then:
+                    wrong.append(document["_id"])
+        if wrong:
+            self.unstars.delete_many({"_id": {"$in": wrong}})
+        return len(wrong)
+
+    def check_unstars(self, store: StarStore) -> None:
+        """Delete, once per database, false unstars that earlier versions stored after damaged responses."""
+        if self._meta.find_one({"_id": UNSTARS_CHECKED}) is not None:
+            return
+        partitions = {state.repo_id: state.partition for state in self.load().values() if state.checksum is not None}
+        dropped = 0
+        for repo_id in self.unstarred() & partitions.keys():
+            with suppress(StoredDataError):  # it is collected again, and checked then
+                dropped += self.drop_false_unstars(repo_id, store.read(partitions[repo_id])[0])
+        if dropped:
+            logger.warning("Deleted %d records of stars taken back: these stars are still there.", dropped)
+        self._meta.update_one({"_id": UNSTARS_CHECKED}, {"$set": {"dropped": dropped}}, upsert=True)
+
+    def interrupted(self) -> set[int]:
+        """Return the ids of repositories with pages of an interrupted run."""
+        return {int(str(document["_id"]).partition("/")[0]) for document in self.pages.find({}, {"_id": 1})}
+
+    def delete_pages(self, repo_ids: Iterable[int]) -> None:
+        """Delete the pages of repositories."""
+        for repo_id in repo_ids:
+            self.pages.delete_many(_of_repository(repo_id))
+
+
+def _unstar(star: Mapping[str, Any], noticed_at: dt.datetime) -> Message:
+    value = {name: star[name] for name in ("repo_id", "user_id", "login", "starred_at")} | {"noticed_at": noticed_at}
+    identity = f"{star['repo_id']}/{star['user_id']}"
+    return Message(update=versioned(Collections.UNSTARS, identity, "unstar", value, noticed_at))
+
+
+class MongoCheckpoint:
+    """Pages of one repository in Mongo, a small document each.
+
+    The first `KEPT_IN_MEMORY` pages are written together with the next one: most repositories never need it.
+
+    Parameters
+    ----------
+    pages : pymongo.collection.Collection
+    repository : RepositoryRef
+    resume : bool
+        Whether an interrupted run may have stored pages.
+    """
+
+    KEPT_IN_MEMORY = 10
+    MAX_AGE = dt.timedelta(hours=24)
+
+    def __init__(self, pages: Collection[dict[str, Any]], repository: RepositoryRef, *, resume: bool) -> None:
+        self._pages = pages
+        self.repo_id = repository.repo_id
+        self._resume = resume
+        self._waiting: list[tuple[dict[str, Any], StarRows]] = []
+        self.written = False
+
+    def pages(self, source: str) -> list[tuple[Page, pl.DataFrame]]:
+        if not self._resume:
+            return []
+        oldest = dt.datetime.now(dt.UTC) - self.MAX_AGE
+        stored: list[tuple[Page, pl.DataFrame]] = []
+        for document in self._pages.find(_of_repository(self.repo_id)).sort("_id", 1):
+            fits = document["source"] == source and document["at"] >= oldest
+            if not fits or document["number"] != len(stored) + 1:
+                break
+            stored.append((_PAGE.validate_python(document), pl.read_ipc(BytesIO(document["table"]))))
+        self.written = bool(stored)
+        if not stored:
+            self._pages.delete_many(_of_repository(self.repo_id))
+        return stored
+
+    def add(self, source: str, number: int, page: Page, rows: StarRows) -> None:
+        document = {
+            "_id": f"{self.repo_id}/{number:06d}",
+            "number": number,
+            "source": source,
+            **asdict(page),
+            "at": dt.datetime.now(dt.UTC),
+        }
+        self._waiting.append((document, rows))
+        if self.written or number > self.KEPT_IN_MEMORY:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the pages that are only in memory."""
+        if self._waiting:
+            operations = [
+                pymongo.ReplaceOne({"_id": document["_id"]}, document | {"table": _packed(rows)}, upsert=True)
+                for document, rows in self._waiting
+            ]
+            self._pages.bulk_write(operations, ordered=True)
+            self._waiting, self.written = [], True
+
+
+def _packed(rows: StarRows) -> bytes:
+    buffer = BytesIO()
+    rows.table().write_ipc(buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def _of_repository(repo_id: int) -> dict[str, Any]:
+    return {"_id": {"$gte": f"{repo_id}/", "$lt": f"{repo_id}0"}}  # "0" follows "/"
