@@ -13,8 +13,8 @@ from gh_assets.assets.definition import COLLECTION, chain_asset
 from gh_assets.assets.metadata import figure_metadata, github_link, markdown_table, measure_seconds
 from gh_assets.assets.stargazers import stargazers
 from gh_assets.collector import plan as planning
-from gh_assets.collector.collection import QuotaSample
-from gh_assets.collector.upkeep import Plan, make_plan
+from gh_assets.collector.plan import Plan, make_plan
+from gh_assets.collector.quota import QuotaSample
 from gh_assets.resources import GitHubResource, MongoResource, PolicyResource
 from gh_assets.schemas import COLLECTION_PLAN, UTC_TIME
 

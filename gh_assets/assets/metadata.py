@@ -15,8 +15,8 @@ import numpy as np
 import polars as pl
 
 from gh_assets.collector.collection import CollectionResult
-from gh_assets.collector.lists.awesome import is_full_name
 from gh_assets.collector.state import RepositoryState
+from gh_assets.github.names import is_full_name
 from gh_assets.registry import RegisteredModel
 from gh_assets.registry.documents import leaderboard
 from gh_assets.schemas import TableSchema
@@ -187,7 +187,7 @@ def collection_metadata(result: CollectionResult, source: str) -> "dict[str, Raw
     report = result.report
     metadata: dict[str, RawMetadataValue] = {
         "run_source": source,
-        "run_forecast": result.forecast.words(),
+        "run_forecast": result.forecast.summary(),
         "run_repositories_asked": report.asked,
         "run_pages": report.pages,
         "run_pages_not_modified": report.pages_not_modified,
@@ -201,8 +201,8 @@ def collection_metadata(result: CollectionResult, source: str) -> "dict[str, Raw
     }
     if result.users is not None:
         metadata["run_users_asked"] = result.users.asked
-    if result.left_out:
-        metadata["run_rows_left_out"] = " ".join(result.left_out)
+    if result.notes:
+        metadata["run_rows_left_out"] = " ".join(result.notes)
     if report.stopped is not None:
         metadata["run_stopped"] = report.stopped
     return metadata

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -14,9 +13,9 @@ from gh_assets.assets.definition import COLLECTION, GITHUB_POOL, REPO_PARTITIONS
 from gh_assets.assets.metadata import MAX_REASON, collection_metadata, measure_seconds, partition_metadata, preview
 from gh_assets.assets.progress import asset_progress
 from gh_assets.assets.star_events import star_events
-from gh_assets.collector.collection import CollectionOptions, CollectionResult, collect
+from gh_assets.collector.collection import CollectionResult, collect
+from gh_assets.collector.source_factory import CollectionOptions
 from gh_assets.collector.star_sources.base import RepositoryRef
-from gh_assets.collector.state import RepositoryState
 from gh_assets.github.outcomes import Outcome
 from gh_assets.instance.internals import add_partition_metadata
 from gh_assets.resources import GcsResource, GitHubResource, MongoResource, PolicyResource
@@ -189,9 +188,8 @@ def collect_partitions(
             client,
             database,
             services.gcs.asset_store(),
-            on_progress=partial(reported.report, "stargazers"),
-            say=reported.notify,
-            ask=request.always,
+            progress=reported,
+            force=request.always,
         )
     unlisted = request.unlisted()
     if unlisted:

@@ -23,7 +23,7 @@ from gh_assets.assets.stargazers import (
     stargazers,
 )
 from gh_assets.collector import plan as planning
-from gh_assets.collector.upkeep import PLAN, make_plan
+from gh_assets.collector.plan import PLAN, make_plan
 from gh_assets.instance.internals import report_materializations
 from gh_assets.io_managers import JSON_IO, run_folder
 from gh_assets.resources import GcsResource, GitHubResource, MongoResource, PolicyResource
@@ -107,7 +107,7 @@ def _choose(
         return planning.named(plan, config.repositories, now, refresh.max_pages)
     reasons = planning.parse_reasons(config.which)
     if not config.patient:
-        return planning.due(plan, now, refresh.none(), reasons)
+        return planning.due(plan, now, refresh.without_waiting(), reasons)
     return planning.affordable_prefix(planning.due(plan, now, refresh, reasons), policy.quota(database, now).pages)
 
 

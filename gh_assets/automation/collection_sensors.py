@@ -13,8 +13,7 @@ from gh_assets.automation.jobs import collect_due_job, repos_job
 from gh_assets.automation.run_requests import NO_PLAN, STATE, RunReason, job_sensor
 from gh_assets.collector import plan as planning
 from gh_assets.collector.lists.sources import fingerprint_of_list
-from gh_assets.collector.plan import DueReason
-from gh_assets.collector.upkeep import read_plan
+from gh_assets.collector.plan import DueReason, read_plan
 from gh_assets.errors import GhAssetsError
 from gh_assets.github.client import GitHubClient
 from gh_assets.resources import GcsResource, GitHubResource, MongoResource, PolicyResource
@@ -134,7 +133,7 @@ def _collect(
         quota = policy.quota(database, now)
     affordable = planning.affordable_prefix(due, quota.pages)
     if not affordable.height:
-        return dg.SkipReason(f"Due: {planning.summarize(due)}. The quota does not allow it: {quota.words()}.")
+        return dg.SkipReason(f"Due: {planning.summarize(due)}. The quota does not allow it: {quota.summary()}.")
     config = {"which": [reason.value for reason in reasons], "patient": True}
     rest = f" (of {due.height:,} due)" if affordable.height < due.height else ""
     return RunReason(

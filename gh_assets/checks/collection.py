@@ -7,9 +7,9 @@ import polars as pl
 
 from gh_assets.assets import repos, stargazers, users
 from gh_assets.assets.metadata import markdown_table
-from gh_assets.collector.forecast import PAGE
 from gh_assets.collector.star_sources.base import OWN_LIST_SOURCES
 from gh_assets.collector.state import CollectionState, RepositoryState
+from gh_assets.github.limits import PAGE_SIZE
 from gh_assets.github.outcomes import REACHABLE, Outcome
 from gh_assets.resources import MongoResource
 
@@ -120,7 +120,7 @@ def _comparable(state: RepositoryState) -> bool:
         and (state.complete or not state.proven)
         and state.stars is not None
         and state.stargazer_count is not None
-        and state.stargazer_count <= state.max_pages * PAGE
+        and state.stargazer_count <= state.max_pages * PAGE_SIZE
     )
 
 

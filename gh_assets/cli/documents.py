@@ -7,9 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from gh_assets.collector.collection import STAR_EVENTS_ASSET
-from gh_assets.collector.state import CollectionState, RepositoryState
+from gh_assets.collector.star_events import STAR_EVENTS_ASSET
 from gh_assets.collector.star_sources.starred_state import StarredState
+from gh_assets.collector.state import CollectionState, RepositoryState
 from gh_assets.github.ledger import MongoLedger
 from gh_assets.github.outcomes import Outcome
 from gh_assets.instance.configuration import open_instance

@@ -53,7 +53,7 @@ def _data_rows(status: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _quota_rows(status: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    from gh_assets.collector.collection import UNLIMITED
+    from gh_assets.github.limits import UNLIMITED
 
     for budget in status["quota"]:
         if budget["limit"] < UNLIMITED:

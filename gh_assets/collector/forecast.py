@@ -1,4 +1,4 @@
-"""What a collection will cost, and how long that takes with the quota of a pool: before it begins and during it."""
+"""Forecasts: what a collection will cost, and how long it takes with the quota of a pool."""
 
 from __future__ import annotations
 
@@ -7,22 +7,20 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from gh_assets.github.limits import CONNECTIONS_A_POINT, PAGE_SIZE
 from gh_assets.github.rate_limits import Resource
 from gh_assets.github.token_pool import TokenPool
-
-PAGE = 100
-CONNECTIONS_A_POINT = 100
 
 
 @dataclass(frozen=True)
 class Expected:
-    """Pages of stars that repositories are expected to need.
+    """Pages that repositories are expected to need.
 
     Attributes
     ----------
     repositories : int
     pages : int
-        Of 100 stars, that are not known yet.
+        Pages of 100 stars that are not stored yet.
     """
 
     repositories: int
@@ -31,18 +29,18 @@ class Expected:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a collection is expected to cost.
+    """Expected cost of a collection.
 
     Attributes
     ----------
     resource : Resource or None
-        What is spent: REST requests or GraphQL points; None: nothing that is counted.
+        What is spent; None if nothing is counted.
     cost : int
-        Requests or points.
+        REST requests or GraphQL points.
     seconds : float
-        Until it ends, as far as the quota decides.
+        Duration, as far as the quota determines it.
     left : int or None
-        Points left now; None where there is no limit.
+        Points left now; None without a limit.
     """
 
     resource: Resource | None
@@ -50,8 +48,8 @@ class Forecast:
     seconds: float
     left: int | None
 
-    def words(self) -> str:
-        """For people."""
+    def summary(self) -> str:
+        """Describe cost and duration in a sentence's part."""
         if self.resource is None:
             return "costs no quota"
         unit = "GraphQL points" if self.resource is Resource.GRAPHQL else "requests"
@@ -60,34 +58,34 @@ class Forecast:
 
 
 def expected_pages(wanted: Iterable[tuple[int | None, int | None, int | None]], max_pages: int) -> Expected:
-    """Pages that have to be read.
+    """Return the pages that have to be read.
 
     Parameters
     ----------
     wanted : iterable of tuple
-        For each repository: GitHub's count now, its count when the stars were read, and how many are known (None: it
-        was never collected).
+        For each repository: GitHub's count now, its count when the stars were read, and the number of stored stars,
+        which is None if it was never collected.
     max_pages : int
-        At most so many a repository.
+        Maximum number of pages per repository.
     """
     repositories = pages = 0
     for count, before, known in wanted:
         repositories += 1
         new = (count or 0) if known is None else max(0, (count or 0) - (before or 0))
-        pages += min(max_pages, max(1, math.ceil(new / PAGE)))
+        pages += min(max_pages, max(1, math.ceil(new / PAGE_SIZE)))
     return Expected(repositories, pages)
 
 
 def forecast(pool: TokenPool | None, resource: Resource | None, pages: int) -> Forecast:
-    """What reading so many pages costs.
+    """Return the expected cost of reading pages.
 
     Parameters
     ----------
     pool : TokenPool or None
-        None: nobody is asked.
+        None if no requests are sent.
     resource : Resource or None
     pages : int
-        A page is a request, or a hundredth of a GraphQL point.
+        Each costs one request, or a hundredth of a GraphQL point.
     """
     if pool is None or resource is None:
         return Forecast(None, 0, 0.0, None)
@@ -96,7 +94,7 @@ def forecast(pool: TokenPool | None, resource: Resource | None, pages: int) -> F
 
 
 def seconds_for(pool: TokenPool, resource: Resource, cost: int) -> float:
-    """Seconds in which a pool may spend so many points: what is left now, then a window's worth each hour."""
+    """Return the seconds in which a pool may spend points: those left now, then a window's worth each hour."""
     accounts = max(1, len(pool.directory.accounts))
     pace = pool.policy.points_a_minute.get(resource)
     rate = math.inf if pace is None else accounts * pace / 60.0
@@ -111,7 +109,7 @@ def seconds_for(pool: TokenPool, resource: Resource, cost: int) -> float:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: ``40 s``, ``12 min``, ``3 h 20 min``."""
+    """Format a duration: ``40 s``, ``12 min``, ``3 h 20 min``."""
     if not math.isfinite(seconds):
         return "for ever"
     if seconds < 90:
@@ -121,5 +119,5 @@ def duration(seconds: float) -> str:
 
 
 def clock_time(seconds: float) -> str:
-    """A moment for people, in UTC: ``22:31 UTC``."""
+    """Format a time given in seconds since 1970: ``22:31 UTC``."""
     return f"{dt.datetime.fromtimestamp(seconds, dt.UTC):%H:%M} UTC"

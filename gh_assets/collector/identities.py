@@ -1,4 +1,4 @@
-"""Whose a login is: users of old events are known by login alone, and have negative ids until somebody knows better."""
+"""Ids of logins: users of old events are known by login alone, and have negative ids until their own are known."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import polars as pl
 
 
 def ids_of_logins(users: pl.DataFrame) -> pl.DataFrame:
-    """Whose a login is: columns ``key`` (the login in lower case) and ``known_id``; the last row of a login counts."""
+    """Return columns ``key`` (the login in lower case) and ``known_id``, of the last row with a login."""
     return (
         users.filter(pl.col("user_id") > 0)
         .select(pl.col("login").str.to_lowercase().alias("key"), pl.col("user_id").alias("known_id"))
@@ -15,11 +15,11 @@ def ids_of_logins(users: pl.DataFrame) -> pl.DataFrame:
 
 
 def identified(stars: pl.DataFrame, ids: pl.DataFrame) -> pl.DataFrame:
-    """With the ids of users of whom only the login was known (negative), where they are known by now."""
+    """Return stars with negative ids replaced where the user's id is known by now."""
     if not (stars["user_id"] < 0).any():
         return stars
-    found = stars.with_columns(pl.col("login").str.to_lowercase().alias("key")).join(
+    joined = stars.with_columns(pl.col("login").str.to_lowercase().alias("key")).join(
         ids, on="key", how="left", maintain_order="left"
     )
     own = pl.when(pl.col("user_id") < 0).then(pl.coalesce("known_id", "user_id")).otherwise(pl.col("user_id"))
-    return found.with_columns(own.alias("user_id")).drop("key", "known_id")
+    return joined.with_columns(own.alias("user_id")).drop("key", "known_id")

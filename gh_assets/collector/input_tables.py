@@ -1,6 +1,6 @@
-"""Reading tables that people give, Parquet or delimited text: the wanted columns, each as text or as times.
+"""Reading input tables, Parquet or delimited text: the wanted columns, each as text or as times.
 
-What the values mean is no business of this module; see `gh_assets.collector.stars_file` and `read_seeds_file`.
+The meaning of the values is in `gh_assets.collector.stars_file` and `gh_assets.collector.seed_users`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import polars as pl
 from gh_assets.errors import InputError
 
 DELIMITERS = {".csv": ",;\t|", ".tsv": "\t,;|", ".tab": "\t,;|"}
-"""What may separate columns, likeliest first, by the name's ending. The header decides."""
+"""Possible delimiters by file suffix, the most likely first. The header decides."""
 
 _HEAD = 64 * 1024
 _PARQUET = b"PAR1"
@@ -30,19 +30,19 @@ _GZIP = b"\x1f\x8b"
 
 @dataclass(frozen=True)
 class InputTable:
-    """The wanted columns of a file.
+    """Wanted columns of a file.
 
     Attributes
     ----------
     frame : polars.DataFrame
         The wanted columns that the file has, by their names in lower case: text, or times (Date or Datetime) where
-        Parquet has them, and ``row``: for a text the line (the header is line 1, as an editor and a spreadsheet count),
-        for Parquet the row from 1. Lines without any value are left out.
+        Parquet has them. The column ``row`` is the line of a text file (the header is line 1) or the row of a Parquet
+        file, from 1. Empty lines are left out.
     header : sequence of str
-        All column names, as the file has them.
+        All column names of the file.
     ragged : sequence of (int, int)
-        Rows that are not in the frame because they have more fields than the header, so that nobody can tell which
-        value is of which column: the row, and how many fields it has. Surplus fields that are empty do no harm.
+        Rows that are not in the frame because they have more non-empty fields than the header, so that values cannot be
+        assigned to columns: the row, and its number of fields.
     """
 
     frame: pl.DataFrame
@@ -51,12 +51,12 @@ class InputTable:
 
 
 def is_table(path: Path) -> bool:
-    """Whether the name is one of a table, not of another text."""
+    """Return whether a path has the suffix of a table."""
     return _suffix(path) in (".parquet", *DELIMITERS)
 
 
 def _suffix(path: Path) -> str:
-    """The name's ending in lower case, without that of compression."""
+    """Return the suffix in lower case, without the one of compression."""
     return (Path(path.stem) if path.suffix.lower() == ".gz" else path).suffix.lower()
 
 
@@ -66,19 +66,19 @@ def read_table(path: Path, wanted: Sequence[str], required: Collection[str], wha
     Parameters
     ----------
     path : Path
-        Ends in ``.parquet``, ``.csv``, ``.tsv`` or ``.tab``, in any case, a text also in ``.gz``. A text is UTF-8 or
-        UTF-16; its columns are separated by commas, semicolons, tabs or bars.
+        Ends in ``.parquet``, ``.csv``, ``.tsv`` or ``.tab``, in any case; text files may also end in ``.gz``. Text is
+        UTF-8 or UTF-16; its columns are separated by commas, semicolons, tabs or vertical bars.
     wanted : sequence of str
-        Names of columns in lower case: the file may write them in any case, with spaces around them.
+        Column names in lower case; the file may have them in any case, with spaces around them.
     required : collection of str
-        Those that must be there.
+        Column names that must be present.
     what : str
-        What errors call the file, such as ``stars file``.
+        Name of the file in errors, such as ``stars file``.
 
     Raises
     ------
     InputError
-        If the file cannot be read, or a column is missing, there twice, or of a kind that is no text.
+        If the file cannot be read, or a column is missing, repeated, or of a type that cannot be converted to text.
     """
     title = f"The {what} {path}"
     suffix = _suffix(path)
@@ -96,7 +96,7 @@ def read_table(path: Path, wanted: Sequence[str], required: Collection[str], wha
 
 @contextmanager
 def naming_errors(title: str, form: str = "") -> Iterator[None]:
-    """Raise whatever keeps a file from being read as an `InputError` of one sentence, without a library's words."""
+    """Raise errors of reading a file as an `InputError` of one sentence, without the text of a library."""
     try:
         yield
     except FileNotFoundError:
@@ -122,7 +122,7 @@ def _read_parquet(path: Path, wanted: Sequence[str], required: Collection[str], 
 
 
 def read_text(path: Path) -> bytes:
-    """A text as UTF-8 without byte order mark, lines ended by line feeds; it may be UTF-16, or compressed by gzip."""
+    """Read text, which may be UTF-16 or compressed by gzip, as UTF-8 without byte order mark and with line feeds."""
     content = path.read_bytes()
     if content.startswith(_GZIP):
         content = gzip.decompress(content)
@@ -131,7 +131,7 @@ def read_text(path: Path) -> bytes:
     elif b"\0" in content[:2] and content[:2] != b"\0\0":  # ASCII as UTF-16 without its mark
         content = content.decode("utf-16-be" if content[0] == 0 else "utf-16-le").encode()
     content = content.removeprefix(b"\xef\xbb\xbf")
-    # Carriage returns end lines only where they end the first one; elsewhere they are part of a value.
+    # Carriage returns are line ends only if the first line has one; otherwise they are part of a value.
     if b"\r" in content.partition(b"\n")[0].rstrip(b"\r"):
         content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     return content
@@ -140,7 +140,7 @@ def read_text(path: Path) -> bytes:
 def _read_text(
     content: bytes, delimiters: str, wanted: Sequence[str], required: Collection[str], title: str
 ) -> InputTable:
-    # Spreadsheets may leave lines empty before the header, or name the delimiter in a line of its own.
+    # Spreadsheets may write empty lines before the header, or a line that names the delimiter.
     before = re.match(rb"\s*(?:sep=(.)[ \t\r]*\n)?\s*", content)
     assert before is not None
     if before[1]:
@@ -165,19 +165,19 @@ def _read_text(
 
 
 def _plain_line_ends(content: bytes) -> str:
-    """As text whose lines end by line feeds, and without other carriage returns, which `csv` refuses."""
+    """Decode text, with line feeds and without other carriage returns, which `csv` rejects."""
     return content.decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", " ")
 
 
 def _header(head: str, delimiter: str) -> tuple[list[str], int, str]:
-    """Names of the columns if this is the delimiter, and how many lines they take."""
+    """Return the column names with this delimiter, their number of lines, and the delimiter."""
     reader = csv.reader(io.StringIO(head), delimiter=delimiter)
     return next(reader), reader.line_num, delimiter
 
 
 def _without_quotes(body: bytes, delimiter: str, header: Sequence[str], places: Mapping[str, int]) -> InputTable | None:
-    """Rows of a text in which each line is a row, numbered from 0; None if polars finds other rows than lines."""
-    # Plain names in their place: what spaces mean in a header is decided already.
+    """Parse text in which each line is a row, numbered from 0; None if polars finds another number of rows."""
+    # The header is parsed already: it is replaced by plain names.
     plain = delimiter.join(f"column{place}" for place in range(len(header)))
     try:
         frame = pl.read_csv(
@@ -198,7 +198,7 @@ def _without_quotes(body: bytes, delimiter: str, header: Sequence[str], places: 
         *(pl.col(f"column{place}").alias(name) for name, place in places.items()),
     )
     blank = frame.select(pl.all_horizontal(pl.col(list(places)).fill_null("").str.strip_chars() == "")).to_series()
-    if blank.any():  # lines of delimiters alone, or with values in other columns, are rows
+    if blank.any():  # lines with delimiters only, or with values in other columns, are rows
         lines = body.split(b"\n")
         frame = frame.filter(
             pl.Series([not empty or bool(lines[row].strip()) for row, empty in enumerate(blank)], dtype=pl.Boolean)
@@ -207,7 +207,7 @@ def _without_quotes(body: bytes, delimiter: str, header: Sequence[str], places: 
 
 
 def _surplus(body: bytes, delimiter: str, width: int) -> list[tuple[int, int]]:
-    """Lines, from 0, with a value beyond the last column, and how many fields they have."""
+    """Return the lines, from 0, with a value beyond the last column, and their numbers of fields."""
     content = np.frombuffer(body, np.uint8)
     ends = np.append(np.flatnonzero(content == ord("\n")), len(content))
     counts = np.diff(np.searchsorted(np.flatnonzero(content == ord(delimiter)), ends), prepend=0)
@@ -222,16 +222,16 @@ def _surplus(body: bytes, delimiter: str, width: int) -> list[tuple[int, int]]:
 def _with_quotes(
     body: bytes, delimiter: str, header: Sequence[str], places: Mapping[str, int], first: int, title: str
 ) -> InputTable:
-    """Rows, numbered by the line from 0 at which they begin, by Python's `csv`.
+    """Parse text by Python's `csv`, with rows numbered by their first line, from 0.
 
-    For it a quote inside a field that does not begin with one is a character like any other, as in ``5'10" tall``;
-    polars would take all up to the next quote, whole rows, for the field.
+    `csv` treats a quote inside an unquoted field as a character, as in ``5'10" tall``; polars would read all up to the
+    next quote as one field.
     """
     text = _plain_line_ends(body)
     text += "" if text.endswith("\n") or not text else "\n"
     end = text.count("\n")
     csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))
-    # The line that is added is a row of its own unless a quote is still open there.
+    # The added line is a row of its own unless a quote is still open there.
     reader = csv.reader(io.StringIO(text + "end"), delimiter=delimiter)
     rows: list[int] = []
     columns: dict[str, list[str | None]] = {name: [] for name in places}
@@ -256,7 +256,7 @@ def _with_quotes(
                     "it, or remove it."
                 )
     except csv.Error as error:
-        raise InputError(f"{title} cannot be understood from line {begins + first} on: correct that line.") from error
+        raise InputError(f"{title} cannot be parsed from line {begins + first} on: correct that line.") from error
     frame = pl.DataFrame(
         {"row": rows, **columns}, schema={"row": pl.Int64, **dict.fromkeys(places, pl.String)}, strict=True
     )
@@ -264,7 +264,7 @@ def _with_quotes(
 
 
 def _known(header: Sequence[str], wanted: Sequence[str]) -> dict[str, list[int]]:
-    """Places of the wanted columns."""
+    """Return the positions of the wanted columns."""
     places: dict[str, list[int]] = {}
     for place, name in enumerate(header):
         plain = name.strip(" \t\r\n\"'\ufeff").lower()
@@ -289,7 +289,7 @@ def _places(header: Sequence[str], wanted: Sequence[str], required: Collection[s
 
 
 def _as_text(column: pl.Series, title: str) -> pl.Series:
-    """The column as text, or as it is if it holds times."""
+    """Convert a column to text, unless it holds times."""
     dtype = column.dtype
     if dtype in (pl.String, pl.Date) or isinstance(dtype, pl.Datetime):
         return column
@@ -297,7 +297,7 @@ def _as_text(column: pl.Series, title: str) -> pl.Series:
         values = [None if value is None else value.decode("utf-8", "replace") for value in column.to_list()]
         return pl.Series(values, dtype=pl.String)
     if dtype.is_float():
-        # Programs make decimals of whole numbers as soon as one of them is missing.
+        # Some programs write integers as decimals if one of them is missing.
         whole = column.cast(pl.Int64, strict=False)
         return whole.cast(pl.String).zip_with((whole == column).fill_null(value=False), column.cast(pl.String))
     if dtype.is_numeric() or dtype == pl.Null or isinstance(dtype, pl.Categorical | pl.Enum):

@@ -1,65 +1,79 @@
-"""Whom to ask next: what is known of each repository, what is due, and what the quota buys most with.
+"""The collection plan: what is known of each repository, which ones are due, and which of them the quota pays for.
 
-Pure: tables in, tables out. A plan holds facts and no judgement, so that it stays true while time passes; what is due
-follows from it and the clock.
+A plan holds facts alone, so that it stays valid while time passes; what is due follows from it and the clock. It is a
+table in the bucket and not a query, because sensors read it every minute: fifty thousand repositories take hundredths
+of a second there, and three seconds in Mongo.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 import polars as pl
 
-from gh_assets.collector.forecast import PAGE
+from gh_assets.collector.quota import QuotaSample, quota_samples
 from gh_assets.collector.star_sources.auto import CLOSED_FOR
-from gh_assets.collector.state import RepositoryState
-from gh_assets.errors import InputError
+from gh_assets.collector.state import CollectionState, RepositoryState
+from gh_assets.errors import InputError, StoredDataError
+from gh_assets.github.limits import PAGE_SIZE
 from gh_assets.github.outcomes import REACHABLE, Outcome
 from gh_assets.schemas import COLLECTION_PLAN, UTC_TIME
+from gh_assets.storage.asset_store import AssetStore
+from gh_assets.storage.mongo import MongoDatabase
+
+PLAN = COLLECTION_PLAN.name
 
 CHURN_A_DAY = 1e-4
-"""Share of a repository's stars that change unseen in a day, some given and as many taken back: a guess."""
+"""Assumed share of a repository's stars that change in a day without changing their count."""
+
+CHANCE_OF_OPENING = 0.01
+"""Assumed probability that a closed list has been opened."""
 
 
 class DueReason(StrEnum):
-    """Why a repository is due. The order is that in which the rules are tried."""
+    """Why a repository is due, in the order in which the rules are applied."""
 
     NEW = "new"
-    """It was never asked."""
+    """It was never requested."""
     FAILED = "failed"
-    """It could not be asked."""
+    """It could not be read."""
     RESTRICTED = "restricted"
-    """Its list was closed; it may have been opened, or users may tell."""
+    """Its list was closed; it may have been opened, or more users' lists may be known."""
     MOVED = "moved"
-    """GitHub counts more or fewer stars than when they were read."""
+    """GitHub's count of its stars has changed since they were read."""
     INCOMPLETE = "incomplete"
-    """What is stored was not proven to be all: a part of GitHub's answer failed, or an earlier version read it."""
+    """What is stored is not proven: a part of a response failed, or an earlier version read it."""
     OLD = "old"
-    """Nothing seems to have changed, for long."""
+    """Its count is unchanged, but it was read long ago."""
     NAMED = "named"
     """A person named it."""
 
 
-ALL_REASONS = tuple(why for why in DueReason if why is not DueReason.NAMED)
+ALL_REASONS = tuple(reason for reason in DueReason if reason is not DueReason.NAMED)
 
 
 @dataclass(frozen=True)
 class RefreshPolicy:
-    """How long a repository is left alone.
+    """How long a repository is left alone after it was requested.
 
     Attributes
     ----------
-    refresh_after, moved_after, retry_after, closed_for : timedelta
-        Since it was asked last: whatever its count; if its count moved, or what is stored may lack something; if it
-        could not be asked; if its list is closed.
+    refresh_after : timedelta
+        With any count.
+    moved_after : timedelta
+        If its count changed, or what is stored may be incomplete.
+    retry_after : timedelta
+        If it could not be read.
+    closed_for : timedelta
+        If its list is closed.
     least_news : int
-        By how many stars its count has to move.
+        Smallest change of the count that matters.
     max_pages : int
-        Pages of 100 stars that are read of a repository, at most.
+        Maximum number of pages of 100 stars per repository.
     """
 
     refresh_after: dt.timedelta = dt.timedelta(days=30)
@@ -69,14 +83,61 @@ class RefreshPolicy:
     least_news: int = 5
     max_pages: int = 10
 
-    def none(self) -> RefreshPolicy:
-        """For a person who wants them now: only those that nothing speaks for are left alone."""
+    def without_waiting(self) -> RefreshPolicy:
+        """Return the policy for a person's request: only repositories without any sign of news are left alone."""
         zero = dt.timedelta(0)
         return RefreshPolicy(self.refresh_after, zero, zero, zero, 1, self.max_pages)
 
 
-def facts(repos: pl.DataFrame, states: Mapping[int, RepositoryState]) -> pl.DataFrame:
-    """What a plan knows: a row for each repository that a list names and that can be reached.
+@dataclass(frozen=True)
+class Plan:
+    """A plan as of now.
+
+    Attributes
+    ----------
+    table : polars.DataFrame
+        Of schema `COLLECTION_PLAN`.
+    stars_collected : int
+        Number of stored stars, including those of repositories that no list names any more.
+    quota : list of QuotaSample
+        What was left after past collections.
+    """
+
+    table: pl.DataFrame
+    stars_collected: int
+    quota: list[QuotaSample] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class StoredPlan:
+    """A stored plan and the generation of its object, which changes with the plan."""
+
+    table: pl.DataFrame
+    generation: int
+
+
+def make_plan(database: MongoDatabase, repos: pl.DataFrame) -> Plan:
+    """Make a plan from the table `repos` and the states in Mongo."""
+    states = CollectionState(database).load()
+    stars = sum(state.stars or 0 for state in states.values())
+    return Plan(plan_table(repos, states), stars, quota_samples(database))
+
+
+def read_plan(store: AssetStore) -> StoredPlan | None:
+    """Read the stored plan; None if there is none yet."""
+    stored = store.describe(PLAN, "parquet")
+    if stored is None:
+        return None
+    try:
+        return StoredPlan(store.read_table(PLAN), stored.generation)
+    except StoredDataError:
+        if store.describe(PLAN, "parquet") is None:  # it was deleted in between
+            return None
+        raise
+
+
+def plan_table(repos: pl.DataFrame, states: Mapping[int, RepositoryState]) -> pl.DataFrame:
+    """Return a row for each reachable repository that a list names.
 
     Parameters
     ----------
@@ -88,7 +149,7 @@ def facts(repos: pl.DataFrame, states: Mapping[int, RepositoryState]) -> pl.Data
     Returns
     -------
     polars.DataFrame
-        Of the schema `gh_assets.schemas.COLLECTION_PLAN`, in the order of `repos`.
+        Of schema `COLLECTION_PLAN`, in the order of `repos`.
     """
     reachable = repos.filter(
         pl.col("outcome").is_in([outcome.value for outcome in REACHABLE])
@@ -110,28 +171,28 @@ def facts(repos: pl.DataFrame, states: Mapping[int, RepositoryState]) -> pl.Data
 
 
 def due(
-    plan: pl.DataFrame, now: dt.datetime, policy: RefreshPolicy, kinds: Iterable[DueReason] = ALL_REASONS
+    plan: pl.DataFrame, now: dt.datetime, policy: RefreshPolicy, reasons: Iterable[DueReason] = ALL_REASONS
 ) -> pl.DataFrame:
-    """Repositories that should be asked, those first of which a page is expected to tell most.
+    """Return the repositories that are due, by the number of new stars expected per page, highest first.
 
     Parameters
     ----------
     plan : polars.DataFrame
-        As `facts` gives it.
+        From `plan_table`.
     now : datetime
         With a time zone.
-    patience : RefreshPolicy
-    kinds : iterable of DueReason
+    policy : RefreshPolicy
+    reasons : iterable of DueReason
 
     Returns
     -------
     polars.DataFrame
-        ``repo_id``, ``partition``, ``full_name``, ``why``, ``news`` (stars that are expected to be new, or taken
-        back) and ``pages`` (that it costs to learn of them).
+        ``repo_id``, ``partition``, ``full_name``, ``why``, ``news`` (expected number of stars given or taken back) and
+        ``pages`` (expected number of pages).
     """
     since = pl.lit(now, dtype=UTC_TIME) - pl.col("asked_at")
     moved = (pl.col("stargazer_count").fill_null(0) - pl.col("counted_then").fill_null(0)).abs()
-    why = (
+    reason = (
         pl.when(pl.col("asked_at").is_null())
         .then(pl.lit(DueReason.NEW.value))
         .when(pl.col("outcome") == Outcome.RESTRICTED.value)
@@ -145,12 +206,12 @@ def due(
         .when(since >= policy.refresh_after)
         .then(pl.lit(DueReason.OLD.value))
     )
-    wanted = plan.with_columns(why.alias("why")).filter(pl.col("why").is_in([kind.value for kind in kinds]))
+    wanted = plan.with_columns(reason.alias("why")).filter(pl.col("why").is_in([reason.value for reason in reasons]))
     return _ranked(wanted, now, policy.max_pages)
 
 
 def named(plan: pl.DataFrame, partitions: Sequence[str], now: dt.datetime, max_pages: int) -> pl.DataFrame:
-    """Repositories that a person named, as `due` gives them; `DueReason` is what the person has to know.
+    """Return repositories that a person named, in the form of `due`, with the reason ``named``.
 
     Raises
     ------
@@ -159,60 +220,60 @@ def named(plan: pl.DataFrame, partitions: Sequence[str], now: dt.datetime, max_p
     """
     unknown = set(partitions) - set(plan["partition"])
     if unknown:
-        raise InputError(f"{min(unknown)!r} is no partition of a repository that can be asked: see collection_plan.")
+        raise InputError(
+            f"{min(unknown)!r} is no partition of a repository that can be collected: see collection_plan."
+        )
     wanted = plan.filter(pl.col("partition").is_in(partitions)).with_columns(pl.lit(DueReason.NAMED.value).alias("why"))
     return _ranked(wanted, now, max_pages)
 
 
 def _ranked(wanted: pl.DataFrame, now: dt.datetime, max_pages: int) -> pl.DataFrame:
-    """By what a page is expected to tell."""
-    never_read, most = pl.col("stars").is_null(), max_pages * PAGE
+    """Add the columns ``news`` and ``pages``, and sort by their ratio."""
+    never_read, most = pl.col("stars").is_null(), max_pages * PAGE_SIZE
     count, then = pl.col("stargazer_count").fill_null(0), pl.col("counted_then").fill_null(0)
     days = (pl.lit(now, dtype=UTC_TIME) - pl.col("asked_at")).dt.total_seconds().fill_null(0) / 86_400
-    # What is not known at all is news, as far as it will be read.
     known_news = (count - then).abs().clip(0, most).cast(pl.Float64) + pl.col("stars") * CHURN_A_DAY * days
     news = pl.when(never_read).then(count.clip(1, most).cast(pl.Float64)).otherwise(known_news)
-    # A list that may lack something is read anew, to its end.
+    # A list that may be incomplete is read anew, to its end.
     incomplete = (pl.col("why") == DueReason.INCOMPLETE.value) & ~never_read
     missing = (count - pl.col("stars")).abs().clip(0, most).cast(pl.Float64)
     news = pl.when(incomplete).then(missing + known_news).otherwise(news)
-    # A closed list has hardly ever been opened.
-    hope = pl.when(pl.col("why") == DueReason.RESTRICTED.value).then(0.01).otherwise(1.0)
+    chance = pl.when(pl.col("why") == DueReason.RESTRICTED.value).then(CHANCE_OF_OPENING).otherwise(1.0)
     new = pl.when(never_read | incomplete).then(count).otherwise((count - then).clip(0))
-    pages = (new / PAGE).ceil().cast(pl.Int64).clip(1, max_pages)
+    pages = (new / PAGE_SIZE).ceil().cast(pl.Int64).clip(1, max_pages)
     return (
-        wanted.with_columns((news * hope).alias("news"), pages.alias("pages"))
+        wanted.with_columns((news * chance).alias("news"), pages.alias("pages"))
         .sort(pl.col("news") / pl.col("pages"), descending=True, maintain_order=True)
         .select("repo_id", "partition", "full_name", "why", "news", "pages")
     )
 
 
 def affordable_prefix(wanted: pl.DataFrame, pages: int | None) -> pl.DataFrame:
-    """The first of those that are due, as many as so many pages buy; None: all."""
+    """Return the longest prefix whose pages fit the budget; None is unlimited."""
     if pages is None:
         return wanted
     return wanted.filter(pl.col("pages").cum_sum() <= pages)
 
 
 def summarize(wanted: pl.DataFrame) -> str:
-    """``12 new, 3 moved: 40 pages``."""
+    """Describe due repositories: ``12 new, 3 moved: 40 pages``."""
     if not wanted.height:
         return "nothing is due"
     counts = dict(wanted["why"].value_counts().rows())
-    parts = [f"{counts[why.value]:,} {why.value}" for why in DueReason if why.value in counts]
+    parts = [f"{counts[reason.value]:,} {reason.value}" for reason in DueReason if reason.value in counts]
     return f"{', '.join(parts)}: {wanted['pages'].sum():,} pages"
 
 
 def parse_reasons(names: Collection[str]) -> tuple[DueReason, ...]:
-    """By their names.
+    """Return reasons by their names.
 
     Raises
     ------
     InputError
-        If one is none.
+        If a name is unknown.
     """
-    known = {why.value: why for why in ALL_REASONS}
+    known = {reason.value: reason for reason in ALL_REASONS}
     unknown = sorted(set(names) - set(known))
     if unknown:
-        raise InputError(f"{unknown[0]!r} is no reason to ask a repository: {', '.join(known)} are.")
+        raise InputError(f"{unknown[0]!r} is no reason to collect a repository: {', '.join(known)} are.")
     return tuple(known[name] for name in names)

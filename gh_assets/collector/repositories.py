@@ -1,7 +1,7 @@
-"""Metadata of the repositories that lists name: asked in batches, merged by database id, with an outcome each.
+"""Metadata of the repositories that lists name: requested in batches, merged by database id, with an outcome each.
 
-By GraphQL a hundred names cost a point, and a refresh of those that are known, by their ids, a point in all. Where
-there is no GraphQL each is asked by REST, conditionally: unchanged ones answer 304, which costs nothing.
+By GraphQL, a hundred names cost one point; known repositories are refreshed by their ids, thousands for one point.
+Without GraphQL, each is requested by REST, conditionally: unchanged ones respond with status 304, which costs nothing.
 
 Source: docs.github.com/graphql/reference/objects#repository; docs.github.com/rest/repos/repos.
 """
@@ -25,6 +25,7 @@ from gh_assets.errors import (
 )
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.graphql import GraphQLLists, Listing, QuerySize, batched_query
+from gh_assets.github.limits import IDS_A_FIELD, MAX_REDIRECTS
 from gh_assets.github.list_reading import number_of
 from gh_assets.github.outcomes import REACHABLE, Outcome
 from gh_assets.github.responses import GitHubResponse
@@ -33,24 +34,22 @@ from gh_assets.local.concurrency import map_bounded
 from gh_assets.schemas import REPOS
 from gh_assets.storage.documents import as_stored
 
-MAX_REDIRECTS = 5
-
-IDS_A_FIELD = 100
-"""GitHub takes so many ids in one ``nodes``; a query may have many of these, and still costs one point."""
-
 TOPICS_TTL = dt.timedelta(days=30)
-"""Topics cost a connection each: those of known repositories are asked for again when they are older than this."""
+"""Age at which topics of known repositories are requested again, since they cost a connection each."""
+
+MAX_FIELDS = 50
+"""Maximum number of ``nodes`` fields in one query."""
 
 Document = dict[str, Any]
 
 
 @dataclass
 class KnownRepositories:
-    """What earlier runs found out: documents of the collection ``repos``.
+    """Results of earlier runs: documents of the collection ``repos``.
 
-    A document is a row of the table `gh_assets.schemas.REPOS` with ``_id`` (the database id, or
-    ``name:owner/name`` in lower case for a repository that never answered), ``etag`` of its metadata (by REST),
-    ``topics_at`` (by GraphQL), and ``names``: the lower-case names under which it was asked for.
+    A document is a row of the table `gh_assets.schemas.REPOS` with ``_id`` (the database id, or ``name:owner/name`` in
+    lower case for a repository without metadata), ``etag`` of its metadata (by REST), ``topics_at`` (by GraphQL), and
+    ``names``: the lower-case names under which it was requested.
     """
 
     documents: Mapping[int | str, Document] = field(default_factory=dict)
@@ -66,16 +65,16 @@ class KnownRepositories:
 
 @dataclass(frozen=True)
 class CollectedRepositories:
-    """The result of `collect_repositories`.
+    """Result of `collect_repositories`.
 
     Attributes
     ----------
     table : polars.DataFrame
-        Of schema `REPOS`: one row a repository that a list names, ordered by partition, then name.
+        Of schema `REPOS`: one row per repository that a list names, ordered by partition, then name.
     documents : list of dict
-        The same with ETags and names: what the next run wants to know.
+        The same with ETags and names, for the next run.
     new_partitions : list of str
-        Partition keys that no earlier run knew.
+        Partition keys that no earlier run has created.
     """
 
     table: pl.DataFrame
@@ -85,7 +84,7 @@ class CollectedRepositories:
 
 @dataclass
 class _Metadata:
-    """What GitHub said about one name."""
+    """The metadata of one name; `unchanged` is the document of an earlier run."""
 
     name: str
     outcome: Outcome
@@ -105,12 +104,12 @@ def read_lists(
         See `gh_assets.collector.lists.sources.find_source`.
     client : GitHubClient
     notify : callable, optional
-        Called with a sentence for each thing that a person should know, such as that a list only links to others.
+        Called with a sentence for each remark, such as that a list only links to others.
 
     Returns
     -------
     dict
-        For each repository name, in lower case: its spelling, then the lists that link to it.
+        For each repository name, in lower case: its spelling, followed by the lists that link to it.
 
     Raises
     ------
@@ -121,15 +120,15 @@ def read_lists(
         raise InputError(f"No awesome list is given: name one or more, each {FORMS}.")
     named: dict[str, list[str]] = {}
     # The same list may be named by its name and by its address.
-    lists = {found.name: found for found in (find_source(source, client.api_url) for source in sources)}
+    lists = {source.name: source for source in (find_source(text, client.api_url) for text in sources)}
     for source in lists.values():
         content = read_list(source, client)
         note = note_of_other_files(content, lists)
         if not content.repositories:
             raise InputError(note or f"The awesome list {source.name} links to no repository on GitHub: name another.")
         if notify is not None:
-            for words in [*content.notes, *([note] if note else [])]:
-                notify(words)
+            for sentence in [*content.notes, *([note] if note else [])]:
+                notify(sentence)
         for name in content.repositories:
             named.setdefault(name.lower(), [name]).append(source.name)
     return named
@@ -145,7 +144,7 @@ def collect_repositories(
     progress: Callable[[int, int], None] | None = None,
     notify: Callable[[str], None] | None = None,
 ) -> CollectedRepositories:
-    """Ask GitHub for every repository that the lists name.
+    """Request the metadata of every repository that the lists name.
 
     Parameters
     ----------
@@ -153,45 +152,46 @@ def collect_repositories(
     sources : sequence of str
         Awesome lists; see `gh_assets.collector.lists.sources.find_source`.
     known : KnownRepositories
-        What earlier runs found: unchanged metadata answer 304, partition keys stay.
+        Results of earlier runs: unchanged metadata cost nothing, and partition keys stay.
     workers : int
-        Requests in flight at once.
+        Number of concurrent requests.
     by_rest : bool
-        Ask each by REST, also where there is GraphQL.
+        Request each by REST even if there is GraphQL.
     progress : callable, optional
-        Called with (done, total) after each answer.
+        Called with (done, total) after each response.
     notify : callable, optional
-        Called with a sentence for each thing that a person should know of the lists.
+        Called with a sentence for each remark about the lists.
 
     Returns
     -------
     CollectedRepositories
-        If the cap on requests was reached, those not asked any more have the outcome unknown.
+        If the cap on requests was reached, the remaining repositories have the outcome unknown.
 
     Raises
     ------
     InputError
-        If a list cannot be read or is empty, or GitHub has none of the repositories.
+        If a list cannot be read or is empty, or no repository can be reached.
     AuthenticationError, RateLimitedError
-        If GitHub takes none of the tokens, or the quota is spent.
+        If GitHub accepts none of the tokens, or the quota is spent.
     """
     named = read_lists(sources, client, notify)
-    answers: list[_Metadata] = []
+    collected: list[_Metadata] = []
     spellings = [entry[0] for entry in named.values()]
     try:
-        for response in _fetch_metadata(client, spellings, known, workers, by_rest):
-            answers.append(response)
+        for metadata in _fetch_metadata(client, spellings, known, workers, by_rest):
+            collected.append(metadata)
             if progress is not None:
-                progress(len(answers), len(spellings))
+                progress(len(collected), len(spellings))
     except BudgetSpentError as error:
-        told = {response.name for response in answers}
-        left = [name for name in spellings if name not in told]
-        answers += [
-            _Metadata(name, Outcome.UNKNOWN, str(error), unchanged=known.by_name.get(name.lower())) for name in left
+        done = {metadata.name for metadata in collected}
+        collected += [
+            _Metadata(name, Outcome.UNKNOWN, str(error), unchanged=known.by_name.get(name.lower()))
+            for name in spellings
+            if name not in done
         ]
-    # Answers come in any order; the result must not depend on it.
-    answers.sort(key=lambda response: response.name.lower())
-    documents = _merge(answers, named, known)
+    # Responses arrive in any order, on which the result must not depend.
+    collected.sort(key=lambda metadata: metadata.name.lower())
+    documents = _merge(collected, named, known)
     if not any(document["outcome"] in REACHABLE for document in documents):
         reasons = sorted({str(document["reason"]) for document in documents})
         raise InputError(
@@ -202,7 +202,7 @@ def collect_repositories(
 
 
 def tabulated(documents: list[Document], known: KnownRepositories) -> CollectedRepositories:
-    """Documents as a table, each repository that can be reached with its partition."""
+    """Convert documents to a table, and assign a partition to each reachable repository."""
     _assign_partitions(documents, known)
     table = pl.DataFrame(documents, schema=REPOS.dtypes, strict=False).sort("partition", "full_name", nulls_last=True)
     new = [key for key in table["partition"].drop_nulls() if key not in known.partitions]
@@ -212,29 +212,29 @@ def tabulated(documents: list[Document], known: KnownRepositories) -> CollectedR
 def _fetch_metadata(
     client: GitHubClient, names: Sequence[str], known: KnownRepositories, workers: int, by_rest: bool
 ) -> Iterator[_Metadata]:
-    """Those that nobody knows first; then a look whether the others changed."""
     done: set[str] = set()
     if not by_rest:
         try:
-            for response in _fetch_by_graphql(client, names, known, workers):
-                done.add(response.name)
-                yield response
+            for metadata in _fetch_by_graphql(client, names, known, workers):
+                done.add(metadata.name)
+                yield metadata
             return
         except GraphQLUnavailableError:
             pass
     left = [name for name in names if name not in done]
-    yield from map_bounded(lambda name: _ask(client, name, known), left, workers)
+    yield from map_bounded(lambda name: _fetch_by_rest(client, name, known), left, workers)
 
 
 def _fetch_by_graphql(
     client: GitHubClient, names: Sequence[str], known: KnownRepositories, workers: int
 ) -> Iterator[_Metadata]:
+    """Yield the metadata of unknown repositories first, then what may have changed of the others."""
     oldest = dt.datetime.now(dt.UTC) - TOPICS_TTL
     by_id: dict[int, tuple[str, Document]] = {}
     by_name: list[str] = []
     for name in names:
         document = known.by_name.get(name.lower())
-        # A name that is not the present one is asked for as such: another repository may have it now.
+        # A former name is requested by name, since another repository may have it now.
         if (
             document is not None
             and document.get("node_id") is not None
@@ -251,13 +251,14 @@ def _fetch_by_graphql(
     ids = list(by_id)
     chunks = [_Nodes(place, [by_id[i] for i in ids[place : place + IDS_A_FIELD]])
               for place in range(0, len(ids), IDS_A_FIELD)]  # fmt: skip
-    lists: GraphQLLists[list[_Metadata]] = GraphQLLists(client, nodes_query, batch=QuerySize(most=50, start=50))
-    for answers in lists.read(chunks, workers):
-        for response in answers:
-            if response.document is None:
-                unclear.append(response.name)
+    size = QuerySize(MAX_FIELDS, MAX_FIELDS)
+    lists: GraphQLLists[list[_Metadata]] = GraphQLLists(client, nodes_query, batch=size)
+    for chunk in lists.read(chunks, workers):
+        for metadata in chunk:
+            if metadata.document is None:
+                unclear.append(metadata.name)
             else:
-                yield response
+                yield metadata
     yield from _fetch_by_name(client, unclear, known, workers)
 
 
@@ -267,17 +268,17 @@ def _fetch_by_name(
     refused: list[str] = []
     lists: GraphQLLists[_Metadata] = GraphQLLists(client, repositories_query)
     named = (_Named(number, name) for number, name in enumerate(names))
-    for response in lists.read(named, workers):
-        if response.document is None:
-            refused.append(response.name)
+    for metadata in lists.read(named, workers):
+        if metadata.document is None:
+            refused.append(metadata.name)
         else:
-            yield response
-    # Gone or blocked, or GraphQL could not tell: REST says which.
-    yield from map_bounded(lambda name: _ask(client, name, known), refused, workers)
+            yield metadata
+    # REST tells gone, blocked and failed repositories apart.
+    yield from map_bounded(lambda name: _fetch_by_rest(client, name, known), refused, workers)
 
 
 class _Named(Listing[_Metadata]):
-    """The metadata of one repository, by its name."""
+    """The metadata of one repository, by name."""
 
     def __init__(self, key: int, name: str) -> None:
         super().__init__(key)
@@ -308,7 +309,7 @@ class _Named(Listing[_Metadata]):
 
 
 class _Nodes(Listing[list[_Metadata]]):
-    """What may have changed of up to a hundred repositories, by their ids."""
+    """What may have changed of up to a hundred repositories, by id."""
 
     def __init__(self, key: int, entries: Sequence[tuple[str, Document]]) -> None:
         super().__init__(key)
@@ -321,18 +322,18 @@ class _Nodes(Listing[list[_Metadata]]):
         return isinstance(node, list) and len(node) == len(self.entries)
 
     def expects(self, error: Mapping[str, Any]) -> bool:
-        # Of a node that is not there any more; who has the name now is asked by the name.
+        # About a repository that does not exist any more; its name is requested by name.
         return error.get("type") in ("NOT_FOUND", "FORBIDDEN") and len(error.get("path") or ()) == 2
 
     def parse_page(self, node: Any) -> list[_Metadata]:
-        found = []
-        for (name, before), told in zip(self.entries, node, strict=True):
-            document = _document_of(told or {}, before["topics"], before["topics_at"])
-            same = document is not None and document["repo_id"] == before["repo_id"]
-            stays = document is not None and document["full_name"].lower() == name.lower()
-            # Renamed: who has the name now is asked by the name.
-            found.append(_Metadata(name, Outcome.OK, None, document if same and stays else None))
-        return found
+        collected = []
+        for (name, before), fields in zip(self.entries, node, strict=True):
+            document = _document_of(fields or {}, before["topics"], before["topics_at"])
+            is_same = document is not None and document["repo_id"] == before["repo_id"]
+            # After a rename, the former name is requested by name.
+            has_name = document is not None and document["full_name"].lower() == name.lower()
+            collected.append(_Metadata(name, Outcome.OK, None, document if is_same and has_name else None))
+        return collected
 
     def parse_refusal(self, kind: str, message: str) -> list[_Metadata] | None:
         return None
@@ -349,8 +350,8 @@ _FIELDS = (
 
 def repositories_query(size: int) -> str:
     """Return the query for `size` repositories by name."""
-    fields = f"{_FIELDS} repositoryTopics(first: 20) {{ nodes {{ topic {{ name }} }} }}"
-    field = f"repository(owner: $o, name: $n, followRenames: true) {{ {fields} }}"
+    topics = "repositoryTopics(first: 20) { nodes { topic { name } } }"
+    field = f"repository(owner: $o, name: $n, followRenames: true) {{ {_FIELDS} {topics} }}"
     return batched_query(size, {"o": "String!", "n": "String!"}, field)
 
 
@@ -360,10 +361,10 @@ def nodes_query(size: int) -> str:
 
 
 def _document_of(node: Mapping[str, Any], topics: Sequence[str], topics_at: dt.datetime) -> Document | None:
-    """A document from GraphQL's names."""
+    """Convert a GraphQL node to a document; None without a valid id."""
     if number_of(node.get("databaseId")) is None:
         return None
-    told = {
+    repository = {
         "id": node["databaseId"],
         "node_id": node["id"],
         "full_name": node["nameWithOwner"],
@@ -376,10 +377,10 @@ def _document_of(node: Mapping[str, Any], topics: Sequence[str], topics_at: dt.d
         "archived": node["isArchived"],
         "parent": {"id": (node.get("parent") or {}).get("databaseId")},
     }
-    return _document(told, None) | {"topics_at": as_stored(topics_at)}
+    return _document(repository, None) | {"topics_at": as_stored(topics_at)}
 
 
-def _ask(client: GitHubClient, name: str, known: KnownRepositories) -> _Metadata:
+def _fetch_by_rest(client: GitHubClient, name: str, known: KnownRepositories) -> _Metadata:
     previous = known.by_name.get(name.lower())
     etag = previous.get("etag") if previous is not None else None
     path, moved = f"/repos/{name}", False
@@ -402,14 +403,14 @@ def _ask(client: GitHubClient, name: str, known: KnownRepositories) -> _Metadata
         try:
             return _Metadata(name, outcome, None, _document(response.payload, response.etag))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            reason = f"metadata that cannot be understood ({type(error).__name__})"
+            reason = f"malformed metadata ({type(error).__name__})"
             return _Metadata(name, Outcome.UNKNOWN, reason, unchanged=previous)
     outcome, reason = classify_refusal(response)
     return _Metadata(name, outcome, reason, unchanged=previous)
 
 
 def classify_refusal(response: GitHubResponse) -> tuple[Outcome, str]:
-    """What an answer without data means for a repository: gone, blocked, restricted or unknown, and why."""
+    """Return the outcome (gone, blocked, restricted or unknown) and the reason that a response without data means."""
     blocked = response.status == 451 or (isinstance(response.payload, dict) and "block" in response.payload)
     reason = f"{response.status} {response.message}".strip()
     if blocked:
@@ -421,19 +422,19 @@ def classify_refusal(response: GitHubResponse) -> tuple[Outcome, str]:
     return Outcome.UNKNOWN, reason
 
 
-def _merge(answers: Iterable[_Metadata], named: Mapping[str, list[str]], known: KnownRepositories) -> list[Document]:
-    """One document a repository: by database id where there is one, else by name."""
+def _merge(collected: Iterable[_Metadata], named: Mapping[str, list[str]], known: KnownRepositories) -> list[Document]:
+    """Return one document per repository, by database id or, without one, by name."""
     merged: dict[int | str, Document] = {}
-    for response in answers:
-        key = response.name.lower()
-        if response.document is not None:
-            fresh = response.document
-        elif response.unchanged is not None:
-            fresh = {name: response.unchanged.get(name) for name in (*REPOS.columns, "_id", "etag", "topics_at")}
+    for metadata in collected:
+        key = metadata.name.lower()
+        if metadata.document is not None:
+            fresh = metadata.document
+        elif metadata.unchanged is not None:
+            fresh = {name: metadata.unchanged.get(name) for name in (*REPOS.columns, "_id", "etag", "topics_at")}
         else:
             fresh = dict.fromkeys(REPOS.columns) | {
                 "_id": f"name:{key}",
-                "full_name": response.name,
+                "full_name": metadata.name,
                 "topics": [],
                 "etag": None,
                 "topics_at": None,
@@ -443,17 +444,17 @@ def _merge(answers: Iterable[_Metadata], named: Mapping[str, list[str]], known: 
             fresh = fresh | {"topics_at": before["topics_at"]}
         document = merged.setdefault(
             fresh["_id"],
-            fresh | {"lists": [], "names": [], "outcome": response.outcome.value, "reason": response.reason},
+            fresh | {"lists": [], "names": [], "outcome": metadata.outcome.value, "reason": metadata.reason},
         )
         document["names"].append(key)
         document["lists"] = sorted({*document["lists"], *named[key][1:]})
-        if response.outcome is Outcome.OK:  # a link with the present name outweighs links with former ones
+        if metadata.outcome is Outcome.OK:  # a link with the present name takes precedence over former names
             document["outcome"], document["reason"] = Outcome.OK.value, None
     return list(merged.values())
 
 
 def _assign_partitions(documents: Iterable[Document], known: KnownRepositories) -> None:
-    """A partition stays through renames; a name that another repository had before hands nothing down."""
+    """Assign partitions: they stay through renames, and are never shared with a former owner of the name."""
     partitions = dict(known.partitions)
     for document in documents:
         repo_id = document["repo_id"]
@@ -463,14 +464,13 @@ def _assign_partitions(documents: Iterable[Document], known: KnownRepositories) 
         elif previous is not None and previous["partition"] is not None:
             document["partition"] = previous["partition"]
         elif document["outcome"] in REACHABLE:
-            # A name that another repository had before must not hand that one's stars down.
             taken = partitions.get(document["full_name"], repo_id) != repo_id
             document["partition"] = f"{document['full_name']}#{repo_id}" if taken else document["full_name"]
             partitions[document["partition"]] = repo_id
 
 
 def _topics_still_hold(before: Document, fresh: Document) -> bool:
-    """Whether nothing is gained by noting that the same topics were told once more."""
+    """Whether the topics are unchanged and recent, so that the earlier time can stay."""
     then, now = before.get("topics_at"), fresh["topics_at"]
     return then is not None and now is not None and now - then < TOPICS_TTL and before["topics"] == fresh["topics"]
 

@@ -20,7 +20,7 @@ from gh_assets.collector.star_sources.base import RepositoryRef
 from gh_assets.collector.star_sources.fallback import read_with_fallback
 from gh_assets.collector.star_sources.graphql import node_id_of
 from gh_assets.collector.star_sources.starred_state import SeedUser, StarredState
-from gh_assets.collector.stars_file import LOGIN, SkippedRows, ids_of, logins, skipped_rows
+from gh_assets.collector.stars_file import LOGIN_FORM, SkippedRows, ids_of, logins, skipped_rows
 from gh_assets.errors import GitHubError, InputError, ServiceUnavailableError
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.graphql import GraphQLLists, Listing, batched_query
@@ -234,7 +234,7 @@ def read_seeds_file(path: Path) -> SeedsFile:
         raise InputError(f"The column 'login' of the file of users {path} is {table.schema['login']}, not text.")
     table = table.with_columns(logins(pl.col("login")).alias("login_name"))
     users = table.drop_nulls("login_name")
-    skipped = skipped_rows(path, table.filter(pl.col("login_name").is_null()), file, {"login": LOGIN})
+    skipped = skipped_rows(path, table.filter(pl.col("login_name").is_null()), file, {"login": LOGIN_FORM})
     if users.is_empty():
         raise InputError(f"The file of users {path} has no login. {skipped.sentence()}".rstrip())
     ids = ids_of(users, "user_id", f"file of users {path}", partly=True)

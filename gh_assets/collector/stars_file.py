@@ -1,7 +1,7 @@
 """Reading a file of stars: Parquet or CSV with `repo`, `login`, and optional `repo_id`, `user_id`, `starred_at`.
 
-One mechanism for all files: the wanted columns are read as text, what people write is brought into one form, and rows
-that name nobody, or no repository, are left out, counted and named. `input_tables` knows the files' formats.
+The wanted columns are read as text and normalized; rows without a valid user or repository are skipped, counted and
+reported. `input_tables` reads the file formats.
 """
 
 from __future__ import annotations
@@ -15,36 +15,35 @@ from pathlib import Path
 import polars as pl
 
 from gh_assets.collector.input_tables import InputTable, read_table
-from gh_assets.collector.lists.awesome import RESERVED_OWNERS
 from gh_assets.errors import InputError
+from gh_assets.github.names import LOGIN, RESERVED_OWNERS
 from gh_assets.github.times import GITHUB_BEGAN
 from gh_assets.schemas import UTC_TIME
 
 NAMED = 3
-"""Skipped rows that are named; the others are only counted."""
+"""Number of skipped rows that are described; the others are only counted."""
 
 TIME_FORMS = (
     "2020-01-02T03:04:05Z (also with a space, an offset or UTC; without any of these it is UTC), 2020-01-02, "
     "and seconds, milliseconds, microseconds or nanoseconds since 1970"
 )
-"""The understood forms of a time, for people."""
+"""Accepted forms of a time, for messages."""
 
-LOGIN = "a GitHub login"
-"""What errors say that a text is not."""
+LOGIN_FORM = "a GitHub login"
+"""Expected form of a login, for messages."""
 
-_LOGIN = r"[A-Za-z0-9][A-Za-z0-9_-]{0,38}"
 _SITE, _API = r"(?:https?://)?(?:www\.)?github\.com/", r"https?://api\.github\.com"
 _CLONE = r"(?:git\+)?(?:git|ssh|https?)://(?:[^/@\s]+@)?(?:www\.)?github\.com[/:]|git@github\.com:/?"
-_REPO_ADDRESS = rf"(?i)^(?:{_SITE}|{_API}/repos/|{_CLONE})({_LOGIN})/([\w.-]{{1,104}})(?:[/?#].*)?$"
-_REPO = rf"^({_LOGIN})\s*/\s*([\w.-]{{1,104}})$"
-_LOGIN_ADDRESS = rf"(?i)^(?:{_SITE}|{_API}/users/)({_LOGIN}(?:\[bot\])?)/?(?:[?#].*)?$"
-_PLAIN_LOGIN = rf"(?i)^@?({_LOGIN}(?:\[bot\])?)$"
+_REPO_ADDRESS = rf"(?i)^(?:{_SITE}|{_API}/repos/|{_CLONE})({LOGIN})/([\w.-]{{1,104}})(?:[/?#].*)?$"
+_REPO = rf"^({LOGIN})\s*/\s*([\w.-]{{1,104}})$"
+_LOGIN_ADDRESS = rf"(?i)^(?:{_SITE}|{_API}/users/)({LOGIN}(?:\[bot\])?)/?(?:[?#].*)?$"
+_PLAIN_LOGIN = rf"(?i)^@?({LOGIN}(?:\[bot\])?)$"
 
 _AROUND = " \t\r\n\u00a0\"'"
-"""What may stand around a name: a quote that follows a space is none to CSV readers."""
+"""Characters around a name: CSV readers keep a quote that follows a space."""
 
 _NO_VALUE = ["", "null", "none", "nan", "nat", "na", "n/a", "\\n", "<na>"]
-"""How programs write that a time or an id is not known."""
+"""Texts that programs write for a missing time or id."""
 
 _ISO = (
     r"(?i)^(\d{4}-\d\d-\d\d)(?:(?:T| +)(\d\d:\d\d)(:\d\d)?(?:[.,](\d{1,9}))?\s*(?:(Z|UTC|GMT)|([+-]\d\d):?(\d\d)?)?)?$"
@@ -54,28 +53,28 @@ _WHOLE = r"^\+?(\d{1,19})(?:\.0*)?$"
 _EXPONENT = r"^[+-]?\d+(?:\.(\d*))?[eE]([+-]?\d{1,4})$"
 
 _FAR = dt.datetime(9999, 12, 31, tzinfo=dt.UTC)
-"""Times of Parquet after it are shown as the numbers that the file has."""
+"""Later times in Parquet are shown as the numbers in the file."""
 
 
 def counted(number: int, noun: str) -> str:
-    """A number with its noun in the singular or plural, for people."""
+    """Format a number with its noun in the singular or plural."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 @dataclass(frozen=True)
 class SkippedRows:
-    """Rows of a file that were left out.
+    """Rows of a file that were skipped.
 
     Attributes
     ----------
     file : str
         Name of the file.
     count, total : int
-        Rows left out, of all rows.
+        Skipped rows, and all rows.
     reasons : sequence of str
-        How many for which reason.
+        The number of rows for each reason.
     named : sequence of str
-        The first of them, each with its row.
+        Descriptions of the first rows.
     """
 
     file: str
@@ -85,7 +84,7 @@ class SkippedRows:
     named: Sequence[str] = ()
 
     def sentence(self) -> str:
-        """For people; empty if nothing was skipped."""
+        """Describe the rows in a sentence; empty if none was skipped."""
         if not self.count:
             return ""
         more = "" if self.count == len(self.named) else "; …"
@@ -97,17 +96,18 @@ class SkippedRows:
 
 @dataclass(frozen=True)
 class StarsFileContents:
-    """What a file of stars holds.
+    """Content of a file of stars.
 
     Attributes
     ----------
     table : polars.DataFrame
-        See `read_stars_file`.
+        ``repo, login`` (strings), ``repo_id, user_id`` (Int64), ``starred_at`` (Datetime[us, UTC], null where
+        unknown), in the file's order, without repeated stars.
     skipped : SkippedRows
     has_repo_ids, has_user_ids : bool
-        Whether the file has ids; else they are numbers that this file alone gives meaning to.
+        Whether the file has ids; otherwise they are numbers that are valid within this file only.
     former_names : dict
-        Of repositories that have several names in the file (which can be with ids only), all but the newest.
+        For repositories with several names in the file, which is possible with ids only: all but the newest.
     """
 
     table: pl.DataFrame
@@ -117,39 +117,27 @@ class StarsFileContents:
     former_names: dict[int, list[str]]
 
 
-def read_stars_file(path: Path | str) -> pl.DataFrame:
-    """Read and check a file of stars; see `read_stars`, which says also what was left out.
-
-    Returns
-    -------
-    polars.DataFrame
-        ``repo, login`` (strings), ``repo_id, user_id`` (Int64), ``starred_at`` (Datetime[us, UTC], null where
-        unknown), in the file's order, without repeated stars.
-    """
-    return read_stars(path).table
-
-
 def read_stars(path: Path | str) -> StarsFileContents:
     """Read and check a file of stars.
 
     Parameters
     ----------
     path : Path or str
-        A file that `gh_assets.collector.input_tables.read_table` reads, with a row a star: ``repo`` (``owner/name`` or
-        an address on github.com) and ``login`` (also ``@login`` or an address); ``repo_id`` and ``user_id`` (GitHub's
-        ids, in every row) and ``starred_at`` (a time, in one of `TIME_FORMS`) where they are known.
+        A file for `gh_assets.collector.input_tables.read_table` with one row per star: ``repo`` (``owner/name`` or an
+        address on github.com) and ``login`` (also ``@login`` or an address); optionally ``repo_id`` and ``user_id``
+        (GitHub's ids, in every row) and ``starred_at`` (a time in one of `TIME_FORMS`).
 
     Returns
     -------
     StarsFileContents
-        A repository is known by its id, or, where the file has none, by its name without case; so are users. One id
-        with several names has the newest: that of the latest star, where times are known, else the last in the file.
-        Missing ids are numbered from 1 by first appearance.
+        Repositories and users are identified by id or, without ids, by name in any case. An id with several names has
+        the newest one: that of its latest star or, without times, the last in the file. Missing ids are numbered from
+        1 by first appearance.
 
     Raises
     ------
     InputError
-        If the file cannot be read, no row names a repository and a user, or a time or id is impossible.
+        If the file cannot be read, no row has a valid repository and user, or a time or id is impossible.
     """
     path = Path(path)
     columns = ("repo", "login", "repo_id", "user_id", "starred_at")
@@ -164,7 +152,7 @@ def read_stars(path: Path | str) -> StarsFileContents:
     frame = _spelled(frame, "login", logins(pl.col("login")))
     usable = pl.col("repo_name").is_not_null() & pl.col("login_name").is_not_null()
     stars = frame.filter(usable)
-    skipped = skipped_rows(path, frame.filter(~usable), file, {"repo": "owner/name", "login": LOGIN})
+    skipped = skipped_rows(path, frame.filter(~usable), file, {"repo": "owner/name", "login": LOGIN_FORM})
     if stars.is_empty():
         raise InputError(f"The stars file {path} has no star that can be used. {skipped.sentence()}")
     times = _times(stars, path)
@@ -188,7 +176,7 @@ def read_stars(path: Path | str) -> StarsFileContents:
 
 
 def one_row_a_star(stars: pl.DataFrame, identity: Sequence[str]) -> pl.DataFrame:
-    """The first row of each star, with its time, or else the first time that a later row has."""
+    """Return the first row of each star, with its time or, without one, the first time in a later row."""
     first = stars.unique(identity, keep="first", maintain_order=True)
     if first.height == stars.height or not first["starred_at"].null_count():
         return first
@@ -202,17 +190,17 @@ def one_row_a_star(stars: pl.DataFrame, identity: Sequence[str]) -> pl.DataFrame
 
 
 def repository_names(texts: pl.Expr) -> pl.Expr:
-    """``owner/name`` out of names and addresses; null where a text is neither, or the address of a GitHub page."""
+    """Extract ``owner/name`` from names and addresses; null where a text is neither, or a page of GitHub itself."""
     texts = texts.str.strip_chars(_AROUND)
     owner = pl.coalesce(texts.str.extract(_REPO, 1), _no_page(texts.str.extract(_REPO_ADDRESS, 1)))
     name = pl.coalesce(texts.str.extract(_REPO, 2), texts.str.extract(_REPO_ADDRESS, 2)).str.replace(r"(?i)\.git$", "")
-    # GitHub has no repository of these names: in a path they mean a folder.
+    # GitHub has no repositories with these names, which mean folders in a path.
     fine = ~name.is_in(["", ".", ".."]) & (name.str.len_chars() <= 100) & name.str.contains(r"^[A-Za-z0-9._-]+$")
     return pl.when(fine).then(pl.concat_str(owner, pl.lit("/"), name))
 
 
 def logins(texts: pl.Expr) -> pl.Expr:
-    """Logins out of ``login``, ``@login`` and addresses of users; null where a text is none of these.
+    """Extract logins from ``login``, ``@login`` and addresses of users; null where a text is none of these.
 
     ``_`` is in the logins of enterprise-managed users, ``[bot]`` ends those of apps.
     """
@@ -221,16 +209,16 @@ def logins(texts: pl.Expr) -> pl.Expr:
 
 
 def _no_page(owners: pl.Expr) -> pl.Expr:
-    """Owners in addresses; null where GitHub has a page of its own, such as github.com/topics/python."""
+    """Return owners in addresses; null for GitHub's own pages, such as github.com/topics/python."""
     return pl.when(~owners.str.to_lowercase().is_in(sorted(RESERVED_OWNERS))).then(owners)
 
 
-def _spelled(frame: pl.DataFrame, column: str, understood: pl.Expr) -> pl.DataFrame:
-    """With ``…_name``, the first spelling of a name whatever its case, and ``…_key``, a number a name.
+def _spelled(frame: pl.DataFrame, column: str, parsed: pl.Expr) -> pl.DataFrame:
+    """Add columns ``…_name``, the first spelling of a name in any case, and ``…_key``, a number for each name.
 
-    Each text is looked at once, however many rows it is in.
+    Each distinct text is parsed once.
     """
-    texts = frame.select(column).unique(maintain_order=True).with_columns(understood.alias(f"{column}_name"))
+    texts = frame.select(column).unique(maintain_order=True).with_columns(parsed.alias(f"{column}_name"))
     lower = pl.col(f"{column}_name").str.to_lowercase()
     texts = texts.with_columns(
         pl.col(f"{column}_name").first().over(lower),
@@ -246,11 +234,11 @@ def skipped_rows(path: Path, rows: pl.DataFrame, file: InputTable, wanted: dict[
     ----------
     path : Path
     rows : polars.DataFrame
-        With ``row``, the texts, and what was understood of each (``…_name``, null where it was nothing).
+        With ``row``, the texts, and the parsed values (``…_name``, null where a text is invalid).
     file : InputTable
         All rows of the file.
     wanted : dict
-        By column, what its texts should be; the first column that is unusable counts.
+        Expected form by column; a row is reported for its first invalid column.
     """
     reasons: list[str] = []
     named: list[tuple[int, str]] = []
@@ -272,7 +260,7 @@ def skipped_rows(path: Path, rows: pl.DataFrame, file: InputTable, wanted: dict[
             named += [(row, f"row {row}: {_shown(text)} is not {form}")
                       for row, text in wrong.select("row", column).head(NAMED).rows()]  # fmt: skip
     count, total = rows.height + len(file.ragged), file.frame.height + len(file.ragged)
-    return SkippedRows(path.name, count, total, reasons, [words for _, words in sorted(named)[:NAMED]])
+    return SkippedRows(path.name, count, total, reasons, [description for _, description in sorted(named)[:NAMED]])
 
 
 def _rows_have(number: int) -> str:
@@ -280,13 +268,13 @@ def _rows_have(number: int) -> str:
 
 
 def _shown(text: object) -> str:
-    """A value for a message: short, on one line."""
+    """Format a value for a message: short, on one line."""
     text = str(text)
     return repr(text if len(text) <= 60 else text[:59] + "…")
 
 
 def _newest_name(stars: pl.DataFrame, identity: str, name: str) -> tuple[pl.DataFrame, dict[int, list[str]]]:
-    """Give each id one name, its newest; and the other names of those that have several."""
+    """Give each id its newest name; also return the other names of ids with several."""
     pairs = stars.select(identity, name).unique()
     several = pairs.filter(pl.len().over(identity) > 1)
     if several.is_empty():
@@ -309,22 +297,22 @@ def _newest_name(stars: pl.DataFrame, identity: str, name: str) -> tuple[pl.Data
 
 
 def ids_of(rows: pl.DataFrame, column: str, what: str, *, partly: bool = False) -> pl.Series | None:
-    """Ids out of texts; None if the file has none.
+    """Parse ids; None if the file has none.
 
     Parameters
     ----------
     rows : polars.DataFrame
-        With ``row`` and, perhaps, the column.
+        With ``row`` and possibly the column.
     column : str
     what : str
-        What errors call the file.
+        Name of the file in errors.
     partly : bool
-        Whether some rows may have no id (null).
+        Whether some rows may lack an id (null).
 
     Raises
     ------
     InputError
-        If a value is no whole number from 1 to 2^63 - 1, or some rows have an id and others none.
+        If a value is not an integer from 1 to 2^63 - 1, or only some rows have an id.
     """
     if column not in rows.columns:
         return None
@@ -349,14 +337,14 @@ def ids_of(rows: pl.DataFrame, column: str, what: str, *, partly: bool = False) 
 
 
 def _numbered(keys: pl.Series) -> pl.Series:
-    """Numbers from 1, by first appearance."""
+    """Number distinct keys from 1, by first appearance."""
     keys = keys.alias("key")
     distinct = keys.unique(maintain_order=True).to_frame().with_row_index("number", offset=1)
     return keys.to_frame().join(distinct, on="key", how="left", maintain_order="left")["number"].cast(pl.Int64)
 
 
 def _values(texts: pl.Series) -> pl.Series:
-    """Without spaces around them; null where a program wrote that there is none."""
+    """Strip spaces; null where a text stands for a missing value."""
     texts = texts.str.strip_chars()
     return texts.set(texts.str.to_lowercase().is_in(_NO_VALUE), None)
 
@@ -371,7 +359,7 @@ def _times(rows: pl.DataFrame, path: Path) -> pl.Series:
         given = texts.is_not_null()
     else:
         zoned = isinstance(column.dtype, pl.Datetime) and column.dtype.time_zone is not None
-        # A column may be typed in another unit than that of its numbers: what then is out of range becomes null.
+        # A column may declare another unit than that of its numbers: values out of range become null.
         utc = column if zoned else column.cast(pl.Datetime("us"), strict=False).dt.replace_time_zone("UTC")
         times = utc.cast(UTC_TIME, strict=False)
         given = column.is_not_null()
@@ -383,22 +371,22 @@ def _times(rows: pl.DataFrame, path: Path) -> pl.Series:
         assert first is not None
         raise InputError(
             f"Row {rows['row'][first]} of the stars file {path} has {_problem_of(column[first:], times[first:])}. "
-            f"Understood are {TIME_FORMS}; an empty value stands for a time that is not known."
+            f"Accepted forms are {TIME_FORMS}; an empty value means that the time is unknown."
         )
     return times
 
 
 def _problem_of(value: pl.Series, times: pl.Series) -> str:
-    """What is wrong with a value of ``starred_at`` that was understood as the first of `times`, or not at all."""
+    """Describe what is wrong with a value of ``starred_at``, which was parsed as the first of `times` or not at all."""
     value, times = value[:1], times[:1]
     typed = value.dtype != pl.String
     if typed and (times.null_count() or (times > _FAR).all()):
-        # Such times cannot be written as text, and it is the number that shows which unit was meant.
+        # Such times cannot be written as text, and the number shows which unit was meant.
         return f"the starred_at {value.to_physical()[0]}, which is out of range as a number of {_unit_of(value.dtype)}"
     text = str(value.cast(pl.String)[0])
     shown = _shown(text)
     if times.null_count() == 0:
-        # As text: Python has no years after 9999.
+        # Formatted by polars, since Python has no years after 9999.
         day = times.dt.strftime("%Y-%m-%d")[0]
         when = "before GitHub began" if (times < GITHUB_BEGAN).all() else "in the future"
         return f"the impossible starred_at {shown}: that is {day}, {when}"
@@ -408,20 +396,20 @@ def _problem_of(value: pl.Series, times: pl.Series) -> str:
     if re.match(_EXPONENT, text) and float(text) < 1e19:
         return f"the starred_at {shown}, whose last digits are lost: write numbers out, without an exponent"
     day_or_month = re.match(r"(\d{1,2})[/.-](\d{1,2})[/.-]\d", text)
-    # Of 13/01/2020 and 02/02/2020 everybody can tell the day, but they are in none of the forms.
+    # 13/01/2020 and 02/02/2020 are not ambiguous, but in none of the forms.
     if day_or_month and int(day_or_month[1]) != int(day_or_month[2]) and max(map(int, day_or_month.groups())) <= 12:
-        return f"the ambiguous starred_at {shown}: nobody can tell its day from its month"
-    return f"the starred_at {shown}, which is not in a form that is understood"
+        return f"the ambiguous starred_at {shown}: day and month cannot be told apart"
+    return f"the starred_at {shown}, which is not in an accepted form"
 
 
 def _unit_of(dtype: pl.DataType) -> str:
-    """The unit of a type of Parquet's times, for people."""
+    """Describe the unit of a Parquet type of times."""
     units = {"ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
     return f"{units[dtype.time_unit]} since 1970" if isinstance(dtype, pl.Datetime) else "days since 1970"
 
 
 def _times_of(texts: pl.Series) -> pl.Series:
-    """Times out of texts; null where there is none."""
+    """Parse times; null where a text is none."""
     if not texts.null_count() < len(texts):
         return pl.Series([None] * len(texts), dtype=UTC_TIME)
     text = pl.col("text")
@@ -434,7 +422,7 @@ def _times_of(texts: pl.Series) -> pl.Series:
         minute.fill_null("00:00"),
         second.fill_null(":00"),
         pl.lit("."),
-        # Finer than microseconds is cut off.
+        # Digits beyond microseconds are cut off.
         fraction.fill_null("").str.pad_end(6, "0").str.slice(0, 6),
         hours.fill_null("+00"),
         minutes.fill_null("00"),
@@ -443,15 +431,15 @@ def _times_of(texts: pl.Series) -> pl.Series:
     whole = pl.when(number).then(text.str.extract(_WHOLE, 1)).cast(pl.Int64, strict=False)
     exact = pl.when(number).then(text).cast(pl.Float64, strict=False)
     decimals, exponent = (text.str.extract(_EXPONENT, group) for group in (1, 2))
-    # The power of ten of the last digit that is there: of 1.57793E+12 it is 7. Spreadsheets shorten numbers so.
+    # The power of ten of the last digit: 7 in 1.57793E+12, as spreadsheets shorten numbers.
     last_digit = exponent.cast(pl.Int64, strict=False) - decimals.fill_null("").str.len_chars().cast(pl.Int64)
     return frame.select(pl.coalesce(iso, _since_1970(whole, exact, last_digit.fill_null(0)))).to_series().cast(UTC_TIME)
 
 
 def _since_1970(whole: pl.Expr, exact: pl.Expr, last_digit: pl.Expr) -> pl.Expr:
-    """Times out of numbers. Of GitHub's years the four units have magnitudes that no two share.
+    """Convert numbers to times. The four units have different magnitudes for the years since GitHub began.
 
-    Null where the last digit stands for more than a second: the time would be wrong by minutes or years.
+    Null where the last digit means more than a second: the time would be wrong by minutes or years.
     """
     size = exact.abs()
     times = (

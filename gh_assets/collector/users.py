@@ -1,4 +1,4 @@
-"""Merging users over repositories, and making them known by messages."""
+"""Merging users over repositories, and the messages that store them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from gh_assets.storage.mongo import Collections
 
 
 def merge_users(stargazers: pl.DataFrame, read_at: Mapping[int, dt.datetime | None]) -> pl.DataFrame:
-    """One row a user, merged by id.
+    """Return one row per user, merged by id.
 
     Parameters
     ----------
     stargazers : polars.DataFrame
         Of schema ``STARGAZERS``, all repositories together.
     read_at : mapping
-        When the stars of each repository (by id) were read: a user's login is the one that was read last.
+        When the stars of each repository (by id) were read: a user has the login that was read last.
 
     Returns
     -------
@@ -35,7 +35,7 @@ def merge_users(stargazers: pl.DataFrame, read_at: Mapping[int, dt.datetime | No
     return (
         stargazers.unique(["user_id", "repo_id"])
         .join(times, on="repo_id", how="left")
-        # Of logins read in the same second any would do; the order makes it always the same one.
+        # Of logins read in the same second, the order makes it always the same one.
         .sort("user_id", "read_at", "repo_id", nulls_last=False)
         .group_by("user_id", maintain_order=True)
         .agg(pl.col("login").last(), pl.len().cast(pl.Int64).alias("stars"))
@@ -44,7 +44,7 @@ def merge_users(stargazers: pl.DataFrame, read_at: Mapping[int, dt.datetime | No
 
 
 def user_messages(table: pl.DataFrame, present: Mapping[int, Mapping[str, Any]], at: dt.datetime) -> Iterator[Message]:
-    """What makes users known in Mongo: who is new, was renamed, or has another number of stars.
+    """Yield the messages that store users in Mongo: new ones, and those whose login or number of stars changed.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def user_messages(table: pl.DataFrame, present: Mapping[int, Mapping[str, Any]],
     present : mapping
         The documents of the collection ``users``, by id.
     at : datetime
-        When the table was made: of two that say different things the later one is believed.
+        When the table was made: of two messages about a user, the later one wins.
     """
     for user_id, login, stars in table.select("user_id", "login", "stars").rows():
         known = present.get(user_id)

@@ -1,4 +1,4 @@
-"""Worlds whose ids are made up, and whose data are therefore never mixed with others: by the identity of a file."""
+"""Worlds with made-up ids, whose data are never mixed with others, identified by the content of a file."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from gh_assets.errors import InputError, WorldMismatchError
 from gh_assets.storage.mongo import Collections, MongoDatabase
 
 SYNTHETIC, OF_A_FILE = "synthetic ", "file "
-"""How the identities begin of worlds whose ids are made up."""
+"""Prefixes of the identities of worlds with made-up ids."""
 
 
 def identity_of_file(path: Path) -> str:
-    """The identity of the world that a file of stars makes: that of its content, wherever it lies."""
+    """Return the identity of the world of a file of stars, which depends on its content alone."""
     with path.open("rb") as file:
         return f"{OF_A_FILE}{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def is_world_of(database: MongoDatabase, stars: Path) -> bool:
-    """Whether the data in this database are of that very file of stars; False if they are GitHub's.
+    """Return whether the data in the database come from this file of stars; False if they are GitHub's.
 
     Raises
     ------
     WorldMismatchError
-        If they are of another world whose ids are made up: no row of the file could be matched to it.
+        If they come from another world with made-up ids: no row of the file could be matched to it.
     InputError
         If the file cannot be read.
     """

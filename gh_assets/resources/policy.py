@@ -4,7 +4,7 @@ import datetime as dt
 from typing import Literal
 
 from gh_assets.collector.plan import RefreshPolicy
-from gh_assets.collector.upkeep import Quota, quota_of
+from gh_assets.collector.quota import Quota, quota_of
 from gh_assets.github.ledger import MongoLedger
 from gh_assets.resources.base import SettingsResource, setting
 from gh_assets.settings import StarSourceName

@@ -7,7 +7,6 @@ own, so that visitors cannot use up the quota of the collection.
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
 from collections import OrderedDict
@@ -49,6 +48,7 @@ KEEP_FAILURE = 10.0
 REPOSITORY_REQUESTS = 2
 """Requests that a repository may take: one more if it was renamed."""
 
+<<<<<<< HEAD
 LOGIN = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,98}[A-Za-z0-9_])?")
 """Valid logins; those of Enterprise servers may contain ``_``."""
 
@@ -60,6 +60,11 @@ def is_login(text: str) -> bool:
     return LOGIN.fullmatch(text) is not None
 
 
+=======
+log = logging.getLogger(__name__)
+
+
+>>>>>>> 061adc9 (collector: input tables and files of stars in plain English; names of GitHub's have one place)
 class LookupOutcome(StrEnum):
     """The outcome of a lookup."""
 

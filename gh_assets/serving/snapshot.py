@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pymongo.errors import PyMongoError
 
-from gh_assets.collector.lists.awesome import is_full_name
 from gh_assets.errors import (
     InputError,
     ServiceUnavailableError,
@@ -24,6 +23,7 @@ from gh_assets.errors import (
     UnknownRepositoryError,
     UnknownUserError,
 )
+from gh_assets.github.names import is_full_name
 from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.registry import RegisteredModel
 from gh_assets.services.connections import asset_store, open_mongo

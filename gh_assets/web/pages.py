@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, quote
 from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse, Response
 
-from gh_assets.collector.lists.awesome import is_full_name
+from gh_assets.github.names import is_full_name
 from gh_assets.registry import SERVED
 from gh_assets.serving.live_lookups import Lookup
 from gh_assets.serving.snapshot import RecommendationList, ServingSnapshot

@@ -7,10 +7,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from gh_assets.collector.lists.awesome import is_full_name
 from gh_assets.errors import InputError, UnknownRepositoryError
+from gh_assets.github.names import is_full_name, is_login
 from gh_assets.serving.catalogue import Description
-from gh_assets.serving.live_lookups import Lookup, LookupOutcome, is_login
+from gh_assets.serving.live_lookups import Lookup, LookupOutcome
 from gh_assets.serving.ranking import Similar
 from gh_assets.serving.requests import RecommendationRequest
 from gh_assets.serving.snapshot import RecommendationList, ServingSnapshot, User

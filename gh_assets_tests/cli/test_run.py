@@ -163,7 +163,7 @@ def test_closed_lists_are_completed_from_users_and_reported(serve_world, fresh_h
     assert by_forks.returncode == 0, by_forks.stderr
     message = " ".join(by_forks.stderr.split())
     assert "25 of 25 repositories do not let their stargazers be listed; 25 of them were completed" in message
-    assert "users to be asked for their starred repositories: about" in message
+    assert "users' lists of starred repositories to be read:" in message
     status = json.loads(command(fresh_home, "status", "--json", **real).stdout)
     assert (status["partition_outcomes"], status["lists_closed"]) == ({"ok": 25}, 25)
     known = status["stars"]

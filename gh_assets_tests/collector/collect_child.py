@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from pydantic import SecretStr
 
-from gh_assets.collector.collection import CollectionOptions, collect
+from gh_assets.collector.collection import collect
+from gh_assets.collector.source_factory import CollectionOptions
 from gh_assets.collector.star_sources.base import RepositoryRef
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.ledger import MongoLedger
@@ -34,7 +35,7 @@ def main() -> int:
             sys.stdout.write("ready\n")
             sys.stdout.flush()
             options = CollectionOptions(asked["source"], 20, workers=4)
-            collected = collect(options, refs, client, database, store, on_progress=lambda *_: None, say=lambda _: None)
+            collected = collect(options, refs, client, database, store)
     unclear = collected.report.outcomes[Outcome.UNKNOWN.value] + collected.report.unproven + collected.forks_unread
     unclear += collected.users.unread if collected.users is not None else 0
     return 3 if unclear else 0

@@ -16,8 +16,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gh_assets.collector.archive_days import days_of, read_days
-from gh_assets.collector.collection import read_star_events
 from gh_assets.collector.gharchive import WantedRepositories
+from gh_assets.collector.star_events import read_star_events
 from gh_assets.errors import InputError, StoredDataError
 from gh_assets.schemas import STAR_EVENTS
 from gh_assets_tests.conftest import serving

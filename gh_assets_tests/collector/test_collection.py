@@ -10,12 +10,15 @@ import pytest
 from pydantic import SecretStr
 
 from gh_assets.collector.archive_days import read_days
-from gh_assets.collector.collection import CollectionOptions, collect, read_star_events
+from gh_assets.collector.collection import collect
+from gh_assets.collector.source_factory import CollectionOptions
+from gh_assets.collector.star_events import read_star_events
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.world import World
 from gh_assets.errors import ConfigurationError
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.outcomes import Outcome
+from gh_assets.local.progress import Progress
 from gh_assets_tests.conftest import QUICK
 from gh_assets_tests.support.collecting import refs
 from gh_assets_tests.support.gharchive import write_hour
@@ -28,8 +31,8 @@ class Run:
 
     def __init__(self, database, store) -> None:
         self.database, self.store = database, store
-        self.said: list[str] = []
-        self.told: list[tuple[int, int, str]] = []
+        self.sentences: list[str] = []
+        self.states: list[tuple[int, int, str]] = []
 
     def __call__(self, world: World, client: GitHubClient | None, source: str = "auto", **options):
         return collect(
@@ -38,8 +41,7 @@ class Run:
             client,
             self.database,
             self.store,
-            on_progress=lambda *words: self.told.append(words),
-            say=self.said.append,
+            progress=Progress(lambda _, *state: self.states.append(state), self.sentences.append),
         )
 
 
@@ -69,10 +71,11 @@ def test_the_forecast_is_said_before_and_progress_tells_the_quota(serve_world, r
     _, url = serve_world(world, limits=Limits(requests=5000, graphql_points=5000))
     with client_of(url, "token") as client:
         run(world, client, "stargazers")
-    assert re.match(r"300 of 300 repositories may have news: 300 pages; about 300 requests of 5,000 left", run.said[0])
-    done, total, words = run.told[200]
+    expected = "300 of 300 repositories may have news: 300 pages; about 300 requests of 5,000 left"
+    assert run.sentences[0].startswith(expected)
+    done, total, text = run.states[200]
     assert (done, total) == (201, 300)
-    assert re.search(r"stars, \d+ pages, \d+ requests, 4,\d+ points left until \d\d:\d\d UTC", words)
+    assert re.search(r"stars, \d+ pages, \d+ requests, 4,\d+ points left until \d\d:\d\d UTC", text)
 
 
 def test_restricted_lists_are_completed_from_users_seeded_by_forks_and_it_is_said(github_of, run: Run) -> None:
@@ -83,9 +86,9 @@ def test_restricted_lists_are_completed_from_users_seeded_by_forks_and_it_is_sai
     assert collected.report.outcomes == {"ok": 6}
     assert collected.users is not None
     assert collected.users.asked == len({u for r in world.repositories[:-1] for u in world.forkers(r)})
-    said = " ".join(collected.summary_lines())
-    assert "6 of 6 repositories do not let their stargazers be listed; 6 of them were completed" in said
-    assert f"{collected.users.asked:,} users were asked" in said
+    summary = " ".join(collected.summary_lines())
+    assert "6 of 6 repositories do not let their stargazers be listed; 6 of them were completed" in summary
+    assert f"The starred repositories of {collected.users.asked:,} users were requested" in summary
 
 
 def test_a_file_of_users_is_enough(github_of, run: Run, tmp_path: Path) -> None:
@@ -108,7 +111,7 @@ def test_the_archive_is_a_source_and_tells_whom_to_ask(github_of, run: Run, tmp_
     assert read_star_events(run.store).height == world.star_count
     assert run(world, None).report.stars == world.star_count, "nobody to ask: the archive it is"
     assert run(world, None, "gharchive").report.outcomes == {"ok": 8}
-    with pytest.raises(ConfigurationError, match="no GitHub to ask for the source 'graphql'"):
+    with pytest.raises(ConfigurationError, match="no access to GitHub for the source 'graphql'"):
         run(world, None, "graphql")
     standin, client = github_of(world)
     standin.restricted = True

@@ -30,7 +30,7 @@ def test_pages_of_what_is_new_and_of_what_is_known() -> None:
 
 
 def test_without_a_pool_nothing_is_spent() -> None:
-    assert forecast(None, Resource.REST, 100).words() == "costs no quota"
+    assert forecast(None, Resource.REST, 100).summary() == "costs no quota"
 
 
 @pytest.mark.parametrize("tokens", [1, 3])

@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from gh_assets.collector.plan import (
@@ -20,11 +21,8 @@ from gh_assets.collector.plan import (
     parse_reasons,
     summarize,
 )
-from gh_assets.collector.star_sources.base import SOURCES
-from gh_assets.collector.upkeep import quota_of
 from gh_assets.errors import InputError
 from gh_assets.schemas import COLLECTION_PLAN
-from gh_assets.settings import load_settings
 
 NOW = dt.datetime(2026, 11, 25, 12, tzinfo=dt.UTC)
 HOUR, DAY = dt.timedelta(hours=1), dt.timedelta(days=1)
@@ -84,7 +82,7 @@ def test_a_person_need_not_wait() -> None:
         {"outcome": "restricted", "asked_at": NOW},
         {"stargazer_count": 101},
     )
-    found = due(plan, NOW, RefreshPolicy().none())
+    found = due(plan, NOW, RefreshPolicy().without_waiting())
     assert dict(found.select("partition", "why").rows()) == {"o/2": "failed", "o/3": "restricted", "o/4": "moved"}
 
 
@@ -122,6 +120,7 @@ rows = st.fixed_dictionaries(
 )  # fmt: skip
 
 
+@hypothesis_settings(deadline=None)
 @given(st.lists(rows, max_size=20), st.integers(0, 60), st.sets(st.sampled_from(ALL_REASONS)))
 def test_plans_hold_whatever_is_known(drawn: list[dict[str, Any]], budget: int, kinds: set[DueReason]) -> None:
     plan = plan_of(*drawn)
@@ -135,7 +134,7 @@ def test_plans_hold_whatever_is_known(drawn: list[dict[str, Any]], budget: int, 
     chosen = affordable_prefix(found, budget)
     assert int(chosen["pages"].sum()) <= budget
     assert chosen.equals(found.head(chosen.height)), "the best ones, none passed over"
-    assert due(plan, NOW, RefreshPolicy().none(), kinds).height >= found.height, "a person never gets fewer"
+    assert due(plan, NOW, RefreshPolicy().without_waiting(), kinds).height >= found.height, "a person never gets fewer"
 
 
 def test_names_of_people_are_checked() -> None:
@@ -145,26 +144,3 @@ def test_names_of_people_are_checked() -> None:
         named(plan, ["o/3"], NOW, 10)
     with pytest.raises(InputError, match="'sometimes' is no reason"):
         parse_reasons(["new", "sometimes"])
-
-
-def test_the_quota_of_all_accounts_is_counted_and_a_reserve_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    def budget(left: int, minutes: int, resource: str = "graphql", limit: int = 5000) -> dict[str, Any]:
-        reset = (NOW + dt.timedelta(minutes=minutes)).isoformat()
-        return {"account": "a", "resource": resource, "limit": limit, "left": left, "reset": reset}
-
-    source, reserve = load_settings().source, load_settings().quota_reserve
-    known = [budget(100, 20), budget(1900, 10), budget(7, 50, "core")]
-    quota = quota_of(source, reserve, known, NOW)
-    assert (quota.left, quota.limit, quota.reserved, quota.spendable, quota.pages) == (2000, 10_000, 2000, 0, 0)
-    assert quota.words() == "2,000 of 10,000 GraphQL points left until 12:10 UTC, 2,000 of them reserved for people"
-    over = quota_of(source, reserve, [budget(100, -1), budget(1900, 10)], NOW)
-    assert over.spendable == 5000 + 1900 - 2000, "a window that is over is full again"
-    assert quota_of(source, reserve, [], NOW).pages is None, "nobody has asked yet: the first run finds out"
-    assert quota_of(source, reserve, [budget(4_999_999, 10, limit=5_000_000)], NOW).pages is None
-    monkeypatch.setenv("GH_ASSETS_SOURCE", "stargazers")
-    for other in ("file", "gharchive"):
-        free = quota_of(other, reserve, [budget(0, 10)], NOW)
-        assert (free.resource, free.pages) == (None, None), "what spends nothing waits for nothing"
-        assert free.resource is SOURCES[other].resource
-    by_rest = quota_of(load_settings().source, reserve, [budget(3000, 10, "core")], NOW)
-    assert by_rest.pages == 2000, "a page is a request there"

@@ -16,11 +16,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gh_assets.collector.seed_users import read_seeds_file
-from gh_assets.collector.stars_file import read_stars, read_stars_file
+from gh_assets.collector.stars_file import read_stars
 from gh_assets.errors import InputError
 from gh_assets_tests.support.paths import CHECKOUT
 
 CASES = CHECKOUT / "gh_assets_tests" / "cases" / "stars"
+
+
+def read_table_of(path: Path) -> pl.DataFrame:
+    return read_stars(path).table
 
 
 def write(path: Path, **columns: Any) -> Path:
@@ -40,7 +44,7 @@ def utc(*moment: int) -> dt.datetime:
 
 
 def pairs(path: Path) -> list[tuple[str, str]]:
-    return read_stars_file(path).select("repo", "login").rows()
+    return read_table_of(path).select("repo", "login").rows()
 
 
 # -- the examples ------------------------------------------------------------------------------------------------------
@@ -70,7 +74,7 @@ TIMES = {
 }
 
 REFUSED = {
-    "ambiguous-date.csv": "Row 2 .*ambiguous starred_at '01/02/2020'.* Understood are 2020-01-02T03:04:05Z",
+    "ambiguous-date.csv": "Row 2 .*ambiguous starred_at '01/02/2020'.* Accepted forms are 2020-01-02T03:04:05Z",
     "huge-ids.csv": "Row 2 .* repo_id '99999999999999999999', which is no whole number from 1 to",
 }
 
@@ -81,7 +85,7 @@ def test_every_example_has_its_right_answer() -> None:
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_an_example_is_understood(name: str) -> None:
-    table = read_stars_file(CASES / name)
+    table = read_table_of(CASES / name)
     assert (table.height, table["repo_id"].n_unique(), table["user_id"].n_unique()) == COUNTS[name]
     assert table["starred_at"].drop_nulls().to_list() == TIMES.get(name, [])
 
@@ -89,7 +93,7 @@ def test_an_example_is_understood(name: str) -> None:
 @pytest.mark.parametrize("name", REFUSED)
 def test_an_example_is_refused_with_its_row(name: str) -> None:
     with pytest.raises(InputError, match=REFUSED[name]):
-        read_stars_file(CASES / name)
+        read_table_of(CASES / name)
 
 
 def test_the_names_in_the_examples() -> None:
@@ -109,7 +113,7 @@ def test_the_names_in_the_examples() -> None:
 @pytest.mark.parametrize("name", ["stars.parquet", "stars.csv"])
 def test_ids_are_given_by_first_appearance_and_doubles_are_dropped(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / name, repo=["b/x", "A/y", "a/Y", "b/x"], login=["Zoe", "ann", "zoe", "zoe"])
-    assert read_stars_file(path).rows() == [
+    assert read_table_of(path).rows() == [
         ("b/x", "Zoe", 1, 1, None),
         ("A/y", "ann", 2, 2, None),
         ("A/y", "Zoe", 2, 1, None),
@@ -142,7 +146,7 @@ def test_an_id_has_its_newest_name_and_a_name_may_belong_to_two(tmp_path: Path) 
         "repo,login,repo_id,user_id,starred_at\n"
         "new/name,late,10,1,2021-01-01\nold/name,early,10,1,2019-01-01\nold/name,early,10,2,\n",
     )
-    assert read_stars_file(path).select("repo", "login", "user_id").rows() == [
+    assert read_table_of(path).select("repo", "login", "user_id").rows() == [
         ("new/name", "late", 1), ("new/name", "early", 2),
     ]  # fmt: skip
 
@@ -201,7 +205,7 @@ def test_what_names_nobody_is_skipped_and_counted(tmp_path: Path, name: str, rep
 )  # fmt: skip
 def test_a_time_however_it_is_written(tmp_path: Path, written: str) -> None:
     path = write(tmp_path / "s.csv", repo=["a/b", "a/c"], login=["x", "x"], starred_at=[written, "1483228800123"])
-    assert read_stars_file(path)["starred_at"].to_list() == [FIRST, SECOND.replace(microsecond=123_000)]
+    assert read_table_of(path)["starred_at"].to_list() == [FIRST, SECOND.replace(microsecond=123_000)]
 
 
 @pytest.mark.parametrize(
@@ -211,22 +215,22 @@ def test_a_time_however_it_is_written(tmp_path: Path, written: str) -> None:
      ("2007-12-31", "2007-12-31, before"), ("2099-01-01T00:00:00Z", "2099-01-01, in the future"),
      ("2020-13-01", "no such day"), ("2020-02-30 10:00:00", "no such day"), ("2020-01-02T25:00:00", "day or time"),
      ("1/2/2020", "ambiguous"), ("01.02.2020 03:04", "ambiguous"), ("01-02-20", "ambiguous"),
-     ("13/01/2020", "not in a form"), ("12/31/2019", "not in a form"), ("02.02.2020", "not in a form"),
-     ("yesterday", "is not in a form that is understood"), ("Jan 2 2020", "not in a form"), ("1e400", "not in a form"),
-     ("2020-01-02T03:04:05 CET", "not in a form"), ("99999999999999999999999", "not in a form"),
+     ("13/01/2020", "accepted form"), ("12/31/2019", "accepted form"), ("02.02.2020", "accepted form"),
+     ("yesterday", "is not in an accepted form"), ("Jan 2 2020", "accepted form"), ("1e400", "accepted form"),
+     ("2020-01-02T03:04:05 CET", "accepted form"), ("99999999999999999999999", "accepted form"),
      ("1.57793E+12", "whose last digits are lost"), ("1.57793E+09", "digits are lost"), ("1.58e15", "digits are lost"),
      ("1.5779342E+18", "digits are lost")],
 )  # fmt: skip
 def test_an_impossible_time_is_refused_with_its_row(tmp_path: Path, written: str, words: str) -> None:
     path = write(tmp_path / "s.csv", repo=["a/b", "a/c"], login=["x", "x"], starred_at=["2020-01-02", written])
-    with pytest.raises(InputError, match=rf"Row 3 of .*{re.escape(written)}.* Understood are ") as caught:
-        read_stars_file(path)
+    with pytest.raises(InputError, match=rf"Row 3 of .*{re.escape(written)}.* Accepted forms are ") as caught:
+        read_table_of(path)
     assert words in str(caught.value)
 
 
 def test_a_time_that_is_not_known_is_null(tmp_path: Path) -> None:
     path = text(tmp_path, "repo,login,starred_at\na/b,x,\na/b,y,NULL\na/b,z,NaT\na/b,w\n")
-    assert read_stars_file(path)["starred_at"].to_list() == [None] * 4
+    assert read_table_of(path)["starred_at"].to_list() == [None] * 4
 
 
 BERLIN = pl.Series([FIRST]).dt.convert_time_zone("Europe/Berlin")
@@ -243,7 +247,7 @@ BERLIN = pl.Series([FIRST]).dt.convert_time_zone("Europe/Berlin")
 )  # fmt: skip
 def test_times_of_every_type_of_parquet(tmp_path: Path, column: pl.Series) -> None:
     path = write(tmp_path / "s.parquet", repo=["a/b"], login=["x"], starred_at=column)
-    assert read_stars_file(path)["starred_at"].to_list() == [FIRST]
+    assert read_table_of(path)["starred_at"].to_list() == [FIRST]
 
 
 NANOSECONDS = 1577934245 * 10**9
@@ -253,7 +257,7 @@ NANOSECONDS = 1577934245 * 10**9
     ("column", "words"),
     [(pl.Series([dt.date(1970, 1, 1)]), "1970-01-01, before GitHub began"), (pl.Series([True]), "is Boolean, not text"),
      (pl.Series([dt.time(1)]), "is Time, not text"), (pl.Series([2**52]).cast(pl.Datetime("us")), "in the future"),
-     (pl.Series([[1]]), "is List.*, not text"), (pl.Series([float("inf")]), "not in a form"),
+     (pl.Series([[1]]), "is List.*, not text"), (pl.Series([float("inf")]), "accepted form"),
      (pl.Series([NANOSECONDS]).cast(pl.Datetime("ms")), f"starred_at {NANOSECONDS}, .* a number of milliseconds"),
      (pl.Series([NANOSECONDS]).cast(pl.Datetime("ms", "Asia/Kolkata")), f"starred_at {NANOSECONDS}, "),
      (pl.Series([NANOSECONDS]).cast(pl.Datetime("us", "UTC")), f"starred_at {NANOSECONDS}, .* of microseconds"),
@@ -261,7 +265,7 @@ NANOSECONDS = 1577934245 * 10**9
 )  # fmt: skip
 def test_types_that_hold_no_time_are_refused(tmp_path: Path, column: pl.Series, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        read_stars_file(write(tmp_path / "s.parquet", repo=["a/b"], login=["x"], starred_at=column))
+        read_table_of(write(tmp_path / "s.parquet", repo=["a/b"], login=["x"], starred_at=column))
 
 
 # -- ids ---------------------------------------------------------------------------------------------------------------
@@ -276,7 +280,7 @@ def test_types_that_hold_no_time_are_refused(tmp_path: Path, column: pl.Series, 
 @pytest.mark.parametrize("name", ["s.csv", "s.parquet"])
 def test_ids_of_every_type(tmp_path: Path, name: str, column: pl.Series) -> None:
     path = write(tmp_path / name, repo=["a/b", "a/b"], login=["x", "y"], user_id=column)
-    assert read_stars_file(path)["user_id"].to_list() == [7, 8]
+    assert read_table_of(path)["user_id"].to_list() == [7, 8]
 
 
 @pytest.mark.parametrize(
@@ -286,13 +290,13 @@ def test_ids_of_every_type(tmp_path: Path, name: str, column: pl.Series) -> None
 def test_an_impossible_id_is_refused_with_its_row(tmp_path: Path, column: str, bad: str) -> None:
     path = write(tmp_path / "s.csv", repo=["a/b", "a/c"], login=["x", "y"], **{column: ["9223372036854775807", bad]})
     with pytest.raises(InputError, match=rf"Row 3 of .* has the {column} '{bad}', which is no whole number from 1 to"):
-        read_stars_file(path)
+        read_table_of(path)
 
 
 def test_a_column_of_ids_is_whole_or_empty(tmp_path: Path) -> None:
     path = text(tmp_path, "repo,login,user_id\na/b,x,7\na/b,y,\na/b,-,\n")
     with pytest.raises(InputError, match=r"Row 3 of .* has no user_id, while other rows have one \(1 of 2 have none\)"):
-        read_stars_file(path)
+        read_table_of(path)
     contents = read_stars(text(tmp_path, "repo,login,user_id\na/b,x,\na/b,y,\n"))
     assert contents.table["user_id"].to_list() == [1, 2]
     assert not contents.has_user_ids
@@ -360,7 +364,7 @@ def test_logins_of_digits_alone_may_be_numbers_in_parquet(tmp_path: Path, column
 )
 def test_a_wrong_file_is_one_error_that_names_what(tmp_path: Path, columns: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        read_stars_file(write(tmp_path / "s.parquet", **columns))
+        read_table_of(write(tmp_path / "s.parquet", **columns))
 
 
 @pytest.mark.parametrize(
@@ -379,16 +383,16 @@ def test_a_wrong_file_is_one_error_that_names_what(tmp_path: Path, columns: dict
 )  # fmt: skip
 def test_unreadable_files_are_named(tmp_path: Path, name: str, content: bytes, words: str) -> None:
     with pytest.raises(InputError, match=words) as caught:
-        read_stars_file(text(tmp_path, content, name))
+        read_table_of(text(tmp_path, content, name))
     assert name in str(caught.value)
 
 
 def test_a_file_that_is_not_there_or_is_a_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gone\.csv does not exist"):
-        read_stars_file(tmp_path / "gone.csv")
+        read_table_of(tmp_path / "gone.csv")
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(InputError, match=r"folder\.csv is a folder: name the file in it"):
-        read_stars_file(tmp_path / "folder.csv")
+        read_table_of(tmp_path / "folder.csv")
 
 
 def test_lines_without_values_are_no_rows_but_rows_of_delimiters_are(tmp_path: Path) -> None:
@@ -456,7 +460,7 @@ def test_rows_with_more_values_than_columns_are_skipped_and_named(tmp_path: Path
 )  # fmt: skip
 def test_a_repeated_star_keeps_its_time(tmp_path: Path, rows: list[str], time: dt.datetime | None) -> None:
     content = "repo,login,starred_at\n" + "".join(f"a/b,ann,{row}\nc/{n},ann,\n" for n, row in enumerate(rows))
-    table = read_stars_file(text(tmp_path, content))
+    table = read_table_of(text(tmp_path, content))
     assert table["repo"].to_list() == ["a/b", *(f"c/{n}" for n in range(len(rows)))]
     assert table["starred_at"].to_list() == [time, *([None] * len(rows))]
 

@@ -6,29 +6,10 @@ import re
 from collections.abc import Iterable
 from urllib.parse import unquote, urlsplit
 
-RESERVED_OWNERS = frozenset(
-    [
-        "about", "account", "apps", "codespaces", "collections", "contact", "customer-stories", "dashboard",
-        "discussions", "education", "enterprise", "events", "explore", "features", "gist", "issues", "join",
-        "login", "logout", "marketplace", "notifications", "orgs", "organizations", "pricing", "pulls",
-        "readme", "resources", "search", "security", "sessions", "settings", "signup", "site", "solutions",
-        "sponsors", "stars", "topics", "trending", "users",
-    ]
-)  # fmt: skip
-"""First path segments of github.com that are pages of GitHub itself, not owners of repositories.
+from gh_assets.github.names import NAME, OWNER, RESERVED_OWNERS
 
-Only certain ones are listed: a page mistaken for a repository costs one request and ends as "gone"; a repository
-mistaken for a page would be lost.
-"""
-
-_OWNER = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,60})")
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
-_FULL_NAME = re.compile(rf"{_OWNER.pattern}/{_NAME.pattern}")
-
-
-def is_full_name(text: str) -> bool:
-    """Return whether the text has the form ``owner/name``."""
-    return _FULL_NAME.fullmatch(text) is not None
+_OWNER = re.compile(OWNER)
+_NAME = re.compile(NAME)
 
 
 def repository_of(url: str) -> str | None:

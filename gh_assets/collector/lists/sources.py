@@ -19,11 +19,12 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 import orjson
 
 from gh_assets.collector.input_tables import read_text
-from gh_assets.collector.lists.awesome import is_full_name, repositories_of, repository_of
+from gh_assets.collector.lists.awesome import repositories_of, repository_of
 from gh_assets.collector.lists.links import html_links
 from gh_assets.collector.lists.markup import MARKUP_SUFFIXES, MAX_SIZE, READABLE_MARKUPS, TOO_LARGE, links_in, suffix_of
 from gh_assets.errors import InputError
 from gh_assets.github.client import GitHubClient
+from gh_assets.github.names import is_full_name
 from gh_assets.github.responses import HTML, JSON, RAW, GitHubResponse
 
 MIN_LINKS_OF_A_LIST = 5

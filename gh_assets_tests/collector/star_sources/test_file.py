@@ -10,9 +10,10 @@ import polars as pl
 import pytest
 from pydantic import SecretStr
 
-from gh_assets.collector.collection import CollectionOptions, CollectionResult, collect
+from gh_assets.collector.collection import CollectionResult, collect
 from gh_assets.collector.gharchive import id_of_name
 from gh_assets.collector.repositories import KnownRepositories, collect_repositories
+from gh_assets.collector.source_factory import CollectionOptions
 from gh_assets.collector.star_sources.base import CollectionTask, PreviousStars, RepositoryRef, stars_table
 from gh_assets.collector.star_sources.file import LoginLookup, StarsFile, UserLookup
 from gh_assets.collector.worlds import identity_of_file
@@ -45,8 +46,6 @@ class Run:
             client,
             self.database,
             self.store,
-            on_progress=lambda *_: None,
-            say=lambda _: None,
         )
 
     def stars(self, partition: str) -> pl.DataFrame:

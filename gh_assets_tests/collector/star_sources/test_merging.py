@@ -22,7 +22,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from gh_assets.collector.collection import CollectionOptions, collect
+from gh_assets.collector.collection import collect
+from gh_assets.collector.source_factory import CollectionOptions
 from gh_assets.collector.star_sources import graphql as graphql_stargazers
 from gh_assets.collector.star_sources.base import PreviousStars, StarCollection
 from gh_assets.collector.star_sources.graphql import _Stargazers
@@ -36,6 +37,7 @@ from gh_assets.embedded.standin.world import World
 from gh_assets.errors import GhAssetsError
 from gh_assets.github import graphql as graphql_lists
 from gh_assets.github.client import GitHubClient
+from gh_assets.local.progress import Progress
 from gh_assets.services.connections import connect_mongo
 from gh_assets.settings import load_settings
 from gh_assets.storage.asset_store import AssetStore, PartitionTables
@@ -130,7 +132,7 @@ class Home:
         with GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=stop_after) as client:
             collect(
                 options, refs(world), client, self.database, self.store,
-                on_progress=lambda *_: None, say=self.messages.append,
+                progress=Progress(on_notify=self.messages.append),
             )  # fmt: skip
 
     def tables(self) -> dict[str, pl.DataFrame]:
