@@ -7,8 +7,8 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -38,7 +38,7 @@ class BusyError(GhAssetsError):
 class _Pending:
     snapshot: ServingSnapshot
     request: RecommendationRequest
-    result: Future[RecommendationList] = field(default_factory=Future)
+    result: asyncio.Future[RecommendationList]
 
 
 class Batcher:
@@ -68,13 +68,13 @@ class Batcher:
         BusyError
             If too many requests wait already.
         """
-        pending = _Pending(snapshot, request)
+        pending = _Pending(snapshot, request, asyncio.get_running_loop().create_future())
         with self._arrived:
             if self._closed or len(self._waiting) >= MAX_WAITING:
                 raise BusyError("The server is busy. Try again in a few seconds.")
             self._waiting.append(pending)
             self._arrived.notify()
-        return await asyncio.wrap_future(pending.result)
+        return await pending.result
 
     async def run(self, work: Callable[[], Result]) -> Result:
         """Run other work that takes processor time in a thread."""
@@ -91,16 +91,14 @@ class Batcher:
         _use_one_core()
         while batch := self._next_batch():
             self._metrics.batch.observe(len(batch))
+            outcome: list[RecommendationList] | Exception
             try:
-                results = batch[0].snapshot.recommend_batch([pending.request for pending in batch])
+                outcome = batch[0].snapshot.recommend_batch([pending.request for pending in batch])
             except Exception as error:  # noqa: BLE001 - the waiting requests raise it
-                for pending in batch:
-                    pending.result.set_exception(error)
-            else:
-                for pending, result in zip(batch, results, strict=True):
-                    pending.result.set_result(result)
-                del results, result
-            del batch, pending  # while the thread waits, it must not keep a replaced snapshot in memory
+                outcome = error
+            # One call a batch: each call wakes the event loop.
+            batch[0].result.get_loop().call_soon_threadsafe(_deliver, batch, outcome)
+            del batch, outcome  # while the thread waits, it must not keep a replaced snapshot in memory
 
     def _next_batch(self) -> list[_Pending]:
         """Wait for requests; return those at the front that use the same snapshot, or none when closed."""
@@ -108,14 +106,25 @@ class Batcher:
             while True:
                 batch: list[_Pending] = []
                 while self._waiting and len(batch) < MAX_BATCH_SIZE:
-                    if batch and self._waiting[0].snapshot is not batch[0].snapshot:
+                    if self._waiting[0].result.done():
+                        self._waiting.popleft()  # its client has disconnected
+                    elif batch and self._waiting[0].snapshot is not batch[0].snapshot:
                         break
-                    pending = self._waiting.popleft()
-                    if pending.result.set_running_or_notify_cancel():  # otherwise its client has disconnected
-                        batch.append(pending)
+                    else:
+                        batch.append(self._waiting.popleft())
                 if batch or self._closed:
                     return batch
                 self._arrived.wait()
+
+
+def _deliver(batch: list[_Pending], outcome: list[RecommendationList] | Exception) -> None:
+    for place, pending in enumerate(batch):
+        if pending.result.done():
+            continue
+        if isinstance(outcome, Exception):
+            pending.result.set_exception(outcome)
+        else:
+            pending.result.set_result(outcome[place])
 
 
 def _use_one_core() -> None:
