@@ -48,23 +48,9 @@ KEEP_FAILURE = 10.0
 REPOSITORY_REQUESTS = 2
 """Requests that a repository may take: one more if it was renamed."""
 
-<<<<<<< HEAD
-LOGIN = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,98}[A-Za-z0-9_])?")
-"""Valid logins; those of Enterprise servers may contain ``_``."""
-
 log = logging.getLogger(__name__)
 
 
-def is_login(text: str) -> bool:
-    """Whether a text is a valid login."""
-    return LOGIN.fullmatch(text) is not None
-
-
-=======
-log = logging.getLogger(__name__)
-
-
->>>>>>> 061adc9 (collector: input tables and files of stars in plain English; names of GitHub's have one place)
 class LookupOutcome(StrEnum):
     """The outcome of a lookup."""
 

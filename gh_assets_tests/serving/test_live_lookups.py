@@ -16,11 +16,7 @@ from gh_assets.embedded.standin.world import Repository, World
 from gh_assets.errors import ServiceUnavailableError
 from gh_assets.github.client import GitHubClient
 from gh_assets.serving.catalogue import Description
-<<<<<<< HEAD
-from gh_assets.serving.live_lookups import LiveLookups, Lookup, LookupOutcome, is_login
-=======
-from gh_assets.serving.live_lookups import Budget, LiveLookups, Lookup, LookupOutcome
->>>>>>> 061adc9 (collector: input tables and files of stars in plain English; names of GitHub's have one place)
+from gh_assets.serving.live_lookups import LiveLookups, Lookup, LookupOutcome
 from gh_assets_tests.conftest import QUICK
 from gh_assets_tests.support.served_home import ServedHome, github_world, opened, until
 
@@ -191,16 +187,7 @@ def test_repositories_are_described_and_renames_followed(lookups: Any) -> None:
     assert live.describe("no/such") is LookupOutcome.NOT_FOUND
 
 
-<<<<<<< HEAD
-def test_valid_logins() -> None:
-    assert all(map(is_login, ("a", "octo-cat", "a1", "under_score", "x" * 100)))
-    assert not any(map(is_login, ("", "-a", "a-", "a b", "a/b", "../x", "a%", "é", "x" * 101, "a\n")))
-
-
 def test_progress_is_shown_while_stars_are_read(
-=======
-def test_progress_is_told_while_it_is_read(
->>>>>>> 061adc9 (collector: input tables and files of stars in plain English; names of GitHub's have one place)
     own_served_home: ServedHome, serve_world: Callable[..., tuple[Standin, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """GitHub delays the third page; the API and the page show the progress."""
