@@ -22,19 +22,19 @@ from gh_assets_tests.conftest import QUICK
 
 
 def main() -> int:
-    asked = json.loads(sys.argv[1])
-    settings = load_settings().model_copy(update={"mongo_database": asked["database"]})
-    store = AssetStore(ObjectStore(connect_gcs(settings), asked["bucket"], create=True), 4)
-    refs = [RepositoryRef(n, name, name, count, Outcome.OK) for n, name, count in asked["repositories"]]
-    tokens = [SecretStr(token) for token in asked["tokens"]]
+    arguments = json.loads(sys.argv[1])
+    settings = load_settings().model_copy(update={"mongo_database": arguments["database"]})
+    store = AssetStore(ObjectStore(connect_gcs(settings), arguments["bucket"], create=True), 4)
+    refs = [RepositoryRef(n, name, name, count, Outcome.OK) for n, name, count in arguments["repositories"]]
+    tokens = [SecretStr(token) for token in arguments["tokens"]]
     with open_mongo(settings) as database:
         ledger = MongoLedger(database["github_budgets"])
-        # Beside others, on a bad day, seconds may pass without a good answer: that is no limit without end.
+        # With other collectors and faults, seconds may pass without a valid response.
         policy = replace(QUICK, longest_quota_wait=120.0)
-        with GitHubClient(asked["url"], tokens, policy=policy, ledger=ledger) as client:
+        with GitHubClient(arguments["url"], tokens, policy=policy, ledger=ledger) as client:
             sys.stdout.write("ready\n")
             sys.stdout.flush()
-            options = CollectionOptions(asked["source"], 20, workers=4)
+            options = CollectionOptions(arguments["source"], 20, workers=4)
             collected = collect(options, refs, client, database, store)
     unclear = collected.report.outcomes[Outcome.UNKNOWN.value] + collected.report.unproven + collected.forks_unread
     unclear += collected.users.unread if collected.users is not None else 0

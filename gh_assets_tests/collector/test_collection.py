@@ -1,4 +1,4 @@
-"""Collections as settings and options say: every source by its name, what is said, what is remembered."""
+"""Collections by options: every source, what is reported, what is stored for the next run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from gh_assets_tests.support.worlds import world_of
 
 
 class Run:
-    """Collects, and keeps what was said."""
+    """Runs collections and keeps their progress."""
 
     def __init__(self, database, store) -> None:
         self.database, self.store = database, store
@@ -55,7 +55,7 @@ def small() -> World:
 
 
 @pytest.mark.parametrize("source", ["auto", "graphql", "stargazers", "starred"])
-def test_every_source_by_its_name(source: str, github_of, run: Run) -> None:
+def test_every_source_is_available_by_name(source: str, github_of, run: Run) -> None:
     world = small()
     _, client = github_of(world)
     seeds = [{"_id": 5000 + n, "login": f"user-{n}", "collected": {"stars": 1}} for n in range(20)]
@@ -66,7 +66,7 @@ def test_every_source_by_its_name(source: str, github_of, run: Run) -> None:
     assert (collected.users is not None) == (source == "starred")
 
 
-def test_the_forecast_is_said_before_and_progress_tells_the_quota(serve_world, run: Run) -> None:
+def test_forecast_is_announced_and_progress_includes_the_quota(serve_world, run: Run) -> None:
     world = world_of({f"a/{n}": list(range(100)) for n in range(300)})
     _, url = serve_world(world, limits=Limits(requests=5000, graphql_points=5000))
     with client_of(url, "token") as client:
@@ -78,7 +78,7 @@ def test_the_forecast_is_said_before_and_progress_tells_the_quota(serve_world, r
     assert re.search(r"stars, \d+ pages, \d+ requests, 4,\d+ points left until \d\d:\d\d UTC", text)
 
 
-def test_restricted_lists_are_completed_from_users_seeded_by_forks_and_it_is_said(github_of, run: Run) -> None:
+def test_restricted_lists_are_completed_from_owners_of_forks_and_reported(github_of, run: Run) -> None:
     world = world_of({f"a/{n}": list(range(n, n + 60)) for n in range(6)}, users=80)
     standin, client = github_of(world)
     standin.restricted = True
@@ -91,7 +91,7 @@ def test_restricted_lists_are_completed_from_users_seeded_by_forks_and_it_is_sai
     assert f"The starred repositories of {collected.users.asked:,} users were requested" in summary
 
 
-def test_a_file_of_users_is_enough(github_of, run: Run, tmp_path: Path) -> None:
+def test_file_of_users_is_sufficient(github_of, run: Run, tmp_path: Path) -> None:
     world = small()
     standin, client = github_of(world)
     standin.restricted = True
@@ -102,14 +102,14 @@ def test_a_file_of_users_is_enough(github_of, run: Run, tmp_path: Path) -> None:
     assert standin.served["forks"] == 0
 
 
-def test_the_archive_is_a_source_and_tells_whom_to_ask(github_of, run: Run, tmp_path: Path) -> None:
+def test_archive_is_a_source_of_stars_and_of_users(github_of, run: Run, tmp_path: Path) -> None:
     world = small()
     path = tmp_path / "2017-07-14-2.json.gz"
     write_hour(path, world)
     ((report, table),) = read_days([dt.date(2017, 7, 14)], [str(path)], "", lambda _: None)
     run.store.write_table("star_events", table, report.day.isoformat())
     assert read_star_events(run.store).height == world.star_count
-    assert run(world, None).report.stars == world.star_count, "nobody to ask: the archive it is"
+    assert run(world, None).report.stars == world.star_count, "without GitHub, auto reads the archive"
     assert run(world, None, "gharchive").report.outcomes == {"ok": 8}
     with pytest.raises(ConfigurationError, match="no access to GitHub for the source 'graphql'"):
         run(world, None, "graphql")
@@ -122,14 +122,14 @@ def test_the_archive_is_a_source_and_tells_whom_to_ask(github_of, run: Run, tmp_
     assert {state.source for state in collected.report.states.values()} == {"starred"}
 
 
-@pytest.mark.parametrize(("source", "words"), [("gharchive", "has no hours"), ("file", "needs a file")])
-def test_what_a_source_lacks_is_named(source: str, words: str, github_of, run: Run) -> None:
+@pytest.mark.parametrize(("source", "reason"), [("gharchive", "has no hours"), ("file", "needs a file")])
+def test_error_names_what_a_source_lacks(source: str, reason: str, github_of, run: Run) -> None:
     _, client = github_of(small())
-    with pytest.raises(ConfigurationError, match=words):
+    with pytest.raises(ConfigurationError, match=reason):
         run(small(), client, source)
 
 
-def test_a_cap_ends_cleanly_says_so_and_the_next_run_goes_on(serve_world, run: Run) -> None:
+def test_cap_on_requests_ends_the_run_and_the_next_one_continues(serve_world, run: Run) -> None:
     world = small()
     _, url = serve_world(world)
     with GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=2 + 3) as client:
@@ -141,7 +141,7 @@ def test_a_cap_ends_cleanly_says_so_and_the_next_run_goes_on(serve_world, run: R
         assert run(world, client, "stargazers").report.outcomes == {"ok": 8}
 
 
-def test_the_size_of_queries_that_fitted_is_remembered(serve_world, run: Run) -> None:
+def test_query_size_is_stored_for_the_next_run(serve_world, run: Run) -> None:
     world = world_of({f"a/{n}": [1, 2] for n in range(400)})
     standin, url = serve_world(world, limits=Limits(query_budget=2500))
     with client_of(url, "token") as client:
@@ -154,7 +154,7 @@ def test_the_size_of_queries_that_fitted_is_remembered(serve_world, run: Run) ->
     assert second == 400 / 25
 
 
-def test_a_small_run_is_no_reason_for_small_queries(github_of, run: Run) -> None:
+def test_small_run_does_not_limit_the_query_size(github_of, run: Run) -> None:
     few, many = world_of({"a/0": [1]}), world_of({f"a/{n}": [1, 2] for n in range(300)})
     run(few, github_of(few)[1], "graphql")
     standin, client = github_of(many)
@@ -162,7 +162,7 @@ def test_a_small_run_is_no_reason_for_small_queries(github_of, run: Run) -> None
     assert standin.quota.spent["graphql"] == 1 + 3
 
 
-def test_a_full_pass_notices_what_was_taken_back(github_of, run: Run) -> None:
+def test_full_run_detects_stars_taken_back(github_of, run: Run) -> None:
     old = world_of({"a/b": [0, 1, 2], "c/d": [0]}, users=5)
     run(old, github_of(old)[1])
     new = world_of({"a/b": [0, 2], "c/d": [0]}, users=5)

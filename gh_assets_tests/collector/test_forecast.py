@@ -1,4 +1,4 @@
-"""What a collection will cost."""
+"""Forecasts of cost and duration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gh_assets_tests.support.collecting import Collecting, refs
 from gh_assets_tests.support.worlds import world_of
 
 
-def test_pages_of_what_is_new_and_of_what_is_known() -> None:
+def test_expected_pages_of_new_and_known_repositories() -> None:
     wanted = [
         (0, None, None),
         (250, None, None),
@@ -29,13 +29,13 @@ def test_pages_of_what_is_new_and_of_what_is_known() -> None:
     assert expected_pages(wanted, 10) == Expected(6, 1 + 3 + 10 + 1 + 1 + 4)
 
 
-def test_without_a_pool_nothing_is_spent() -> None:
+def test_forecast_without_a_pool_costs_nothing() -> None:
     assert forecast(None, Resource.REST, 100).summary() == "costs no quota"
 
 
 @pytest.mark.parametrize("tokens", [1, 3])
-def test_the_forecast_is_what_it_then_takes(serve_world, asset_store, database, tokens: int) -> None:
-    """In virtual time: pages for two and a half windows."""
+def test_forecast_equals_the_time_taken(serve_world, asset_store, database, tokens: int) -> None:
+    """Run in virtual time, with pages for two and a half windows."""
     clock = VirtualClock()
     names = [f"token-{number}" for number in range(tokens)]
     limits = Limits.of_github(requests=100, requests_a_minute=900)
@@ -45,21 +45,22 @@ def test_the_forecast_is_what_it_then_takes(serve_world, asset_store, database, 
     with GitHubClient(url, secrets, policy=RetryPolicy(), clock=clock) as client:
         clock.busy = lambda: client.pool.in_flight > 0
         client.refresh_budgets()
-        told = forecast(client.pool, Resource.REST, 250 * tokens)
-        assert told.cost == 250 * tokens
-        assert told.left is not None
-        assert 90 * tokens <= told.left <= 100 * tokens
+        expected = forecast(client.pool, Resource.REST, 250 * tokens)
+        assert expected.cost == 250 * tokens
+        assert expected.left is not None
+        assert 90 * tokens <= expected.left <= 100 * tokens
         started = clock.now()
         collecting = Collecting(asset_store, CollectionState(database))
         report = collecting.run(refs(world), RestStargazers(client, 10))
         took = clock.now() - started
     assert report.stars == world.star_count
     assert standin.quota.violations == {}
-    assert took == pytest.approx(told.seconds, rel=0.03)
+    assert took == pytest.approx(expected.seconds, rel=0.03)
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(4.4, "4 s"), (89, "89 s"), (120, "2 min"), (5400, "1 h 30 min"), (float("inf"), "for ever")]
+    ("seconds", "text"),
+    [(4.4, "4 s"), (89, "89 s"), (120, "2 min"), (5400, "1 h 30 min"), (float("inf"), "for ever")],
 )
-def test_durations_for_people(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
+def test_formatted_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

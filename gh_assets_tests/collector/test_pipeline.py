@@ -1,4 +1,4 @@
-"""Collecting stars: what is requested, what is kept, faults, killed and concurrent collectors."""
+"""The pipeline: what is requested, what is kept, faults, killed and concurrent collectors."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def collecting(asset_store: AssetStore, database) -> Collecting:
     return Collecting(asset_store, CollectionState(database))
 
 
-def test_nothing_is_asked_when_nothing_is_new(github_of, collecting: Collecting) -> None:
+def test_nothing_is_requested_if_nothing_is_new(github_of, collecting: Collecting) -> None:
     world = world_of({"a/b": list(range(120)), "c/d": [1], "no/stars": []})
     standin, client = github_of(world)
     first = collecting.rest(world, client)
@@ -60,7 +60,7 @@ def test_nothing_is_asked_when_nothing_is_new(github_of, collecting: Collecting)
     assert sum(standin.served.values()) == 0
 
 
-def test_outcomes_are_told_apart(github_of, collecting: Collecting) -> None:
+def test_outcomes_are_distinguished(github_of, collecting: Collecting) -> None:
     world = troubled_world()
     _, client = github_of(world)
     collected = collect_repositories(client, [LIST], KnownRepositories()).table
@@ -88,11 +88,11 @@ def test_restricted_repository_is_not_counted_as_empty(github_of, collecting: Co
     state = report.states["closed/list"]
     assert state.stars is None
     assert "permission" in str(state.reason)
-    assert "closed/list" not in collecting.tables.partitions(), "an empty table would look like a starless repository"
+    assert "closed/list" not in collecting.tables.partitions(), "an empty table would mean a repository without stars"
     assert collecting.tables.read("good/starless")[0].height == 0
 
 
-def test_good_data_stay_when_a_repository_closes(github_of, collecting: Collecting) -> None:
+def test_data_are_kept_when_a_repository_closes(github_of, collecting: Collecting) -> None:
     world = world_of({"a/b": [1, 2, 3]})
     collecting.rest(world, github_of(world)[1])
     closed = world_of({"a/b": [1, 2, 3, 4]})
@@ -105,7 +105,7 @@ def test_good_data_stay_when_a_repository_closes(github_of, collecting: Collecti
     assert collecting.rest(opened, github_of(opened)[1]).states["a/b"].stars == 4
 
 
-def test_good_data_stay_when_a_repository_is_gone(github_of, collecting: Collecting) -> None:
+def test_data_are_kept_when_a_repository_is_gone(github_of, collecting: Collecting) -> None:
     world = world_of({"a/b": [1, 2, 3]})
     _, client = github_of(world)
     collecting.rest(world, client)
@@ -114,7 +114,7 @@ def test_good_data_stay_when_a_repository_is_gone(github_of, collecting: Collect
     assert (report.states["a/b"].outcome, report.states["a/b"].stars, report.asked) == (Outcome.GONE, 3, 0)
 
 
-def test_a_table_that_was_lost_is_collected_again(github_of, collecting: Collecting) -> None:
+def test_lost_table_is_collected_again(github_of, collecting: Collecting) -> None:
     world = world_of({"a/b": [1, 2, 3]})
     _, client = github_of(world)
     collecting.rest(world, client)
@@ -123,37 +123,37 @@ def test_a_table_that_was_lost_is_collected_again(github_of, collecting: Collect
     assert collecting.tables.read("a/b")[0].height == 3
 
 
-def test_a_run_that_is_cut_short_goes_on_where_it_was(serve_world, collecting: Collecting) -> None:
+def test_run_that_was_cut_short_is_resumed(serve_world, collecting: Collecting) -> None:
     world = world_of({f"a/{number}": [number] for number in range(40)})
     standin, url = serve_world(world)
     with GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=2 + 15) as client:
         stopped = collecting.rest(world, client)
     assert "reached: 17 were sent" in str(stopped.stopped)
     assert (stopped.done, stopped.pending) == (15, 40)
-    assert len(collecting.state.load()) == 15, "all that was paid for is kept"
+    assert len(collecting.state.load()) == 15, "everything that was requested is kept"
     standin.served.clear()
     report = collecting.rest(world, client_of(url, "token"))
     assert (report.unchanged, report.stars) == (15, 40)
     assert standin.served["stargazers"] == 25
 
 
-def test_a_long_repository_goes_on_at_its_page(serve_world, collecting: Collecting) -> None:
+def test_long_repository_is_resumed_at_its_page(serve_world, collecting: Collecting) -> None:
     world = world_of({"a/long": list(range(40_000))})
     standin, url = serve_world(world)
     with GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=2 + 398) as client:
         assert collecting.rest(world, client, 400).stopped
-    assert collecting.state.load() == {}, "it is not done yet"
+    assert collecting.state.load() == {}, "it is not finished"
     assert collecting.state.interrupted() == {1}
     standin.served.clear()
     report = collecting.rest(world, client_of(url, "token"), 400)
     assert standin.served["stargazers"] == 2, "pages 399 and 400"
     assert (report.stars, report.states["a/long"].complete) == (40_000, True)
     assert collecting.tables.read("a/long")[0]["user_id"].to_list() == [5000 + user for user in range(40_000)]
-    assert collecting.state.interrupted() == set(), "pages of what is done are forgotten"
+    assert collecting.state.interrupted() == set(), "pages of finished repositories are deleted"
 
 
-def test_pages_of_long_repositories_are_safe_before_the_run_ends(serve_world, collecting: Collecting) -> None:
-    """What `kill -9` leaves: nobody has the time to write anything after it."""
+def test_pages_of_long_repositories_are_stored_before_the_run_ends(serve_world, collecting: Collecting) -> None:
+    """After `kill -9` nothing more is written."""
     world = world_of({"a/long": list(range(3000))})
     _, url = serve_world(world)
     pages: list[int] = []
@@ -177,8 +177,8 @@ def test_pages_of_long_repositories_are_safe_before_the_run_ends(serve_world, co
     assert pages == [0] * 10 + list(range(11, 30))
 
 
-def test_a_table_that_is_not_the_one_of_the_state_is_not_built_upon(github_of, collecting: Collecting) -> None:
-    """After a crash between the two, or beside another collector."""
+def test_table_that_differs_from_its_state_is_not_reused(github_of, collecting: Collecting) -> None:
+    """This happens after a crash between both writes, or with another collector."""
     world = world_of({"a/b": list(range(250))})
     _, client = github_of(world)
     collecting.rest(world, client)
@@ -189,7 +189,7 @@ def test_a_table_that_is_not_the_one_of_the_state_is_not_built_upon(github_of, c
     assert collecting.tables.read("a/b")[0].equals(table)
 
 
-def test_those_without_anything_come_first_then_the_stalest(serve_world, collecting: Collecting) -> None:
+def test_repositories_without_data_come_first_then_the_oldest(serve_world, collecting: Collecting) -> None:
     world = world_of({f"a/{number}": [number] for number in range(6)})
     _, url = serve_world(world)
     everything = refs(world)
@@ -221,9 +221,7 @@ def unstars(collecting: Collecting) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("source", [RestStargazers, GraphQLStargazers])
-def test_stars_taken_back_are_noticed_on_a_full_pass_and_kept_as_history(
-    source, github_of, collecting: Collecting
-) -> None:
+def test_full_run_detects_stars_taken_back_and_keeps_them_as_history(source, github_of, collecting: Collecting) -> None:
     old = world_of({"a/b": list(range(250)), "c/d": [1, 2]}, users=300)
     collecting.run(refs(old), source(github_of(old)[1], 10))
     new = world_of({"a/b": [user for user in range(250) if user not in (3, 120)], "c/d": [1, 2]}, users=300)
@@ -232,20 +230,20 @@ def test_stars_taken_back_are_noticed_on_a_full_pass_and_kept_as_history(
     assert report.unstarred == 2
     assert unstars(collecting) == {"1/5003": "user-3", "1/5120": "user-120"}
     assert report.states["a/b"].stars == 248
-    # Whoever gives the star again is in the table again, with a later time; the history stays.
+    # A star given again is in the table with a later time; the history stays.
     again = world_of(
         {"a/b": [user for user in range(250) if user not in (3, 120)] + [3, 120], "c/d": [1, 2]}, users=300
     )
     collecting.run(refs(again), source(github_of(again)[1], 10), full=True)
     assert collecting.tables.read("a/b")[0].height == 250
     assert len(unstars(collecting)) == 2
-    # A star that is there as it was has never been taken back, whatever was once read.
+    # A star that is in the table with its former time was never taken back.
     collecting.run(refs(old), source(github_of(old)[1], 10), full=True)
     assert unstars(collecting) == {}
 
 
 @pytest.mark.parametrize("source", [RestStargazers, GraphQLStargazers])
-def test_what_lies_beyond_the_wanted_pages_was_not_taken_back(source, github_of, collecting: Collecting) -> None:
+def test_stars_beyond_the_requested_pages_do_not_count_as_taken_back(source, github_of, collecting: Collecting) -> None:
     world = world_of({"a/b": list(range(450))})
     _, client = github_of(world)
     collecting.run(refs(world), source(client, 10))
@@ -255,7 +253,7 @@ def test_what_lies_beyond_the_wanted_pages_was_not_taken_back(source, github_of,
 
 
 def as_an_earlier_version_wrote(database, partition: str, store: AssetStore, kept: int) -> None:
-    """A list that lost stars in silence: called complete, with GitHub's count, the rest noted as taken back."""
+    """Store a list that lost stars: complete, with GitHub's count, and the lost stars as taken back."""
     tables = PartitionTables(store, "stargazers")
     table = tables.read(partition)[0]
     checksum = tables.write(partition, table.head(kept))
@@ -273,7 +271,7 @@ def as_an_earlier_version_wrote(database, partition: str, store: AssetStore, kep
 
 
 @pytest.mark.parametrize("by_graphql", [False, True])
-def test_a_home_that_lost_stars_in_silence_heals_by_itself(
+def test_home_of_an_earlier_version_that_lost_stars_is_repaired(
     github_of, collecting: Collecting, database, asset_store, by_graphql: bool
 ) -> None:
     world = world_of({"a/b": list(range(250)), "c/d": list(range(40)), "e/f": []})
@@ -292,13 +290,11 @@ def test_a_home_that_lost_stars_in_silence_heals_by_itself(
     assert {key: collecting.tables.read(key)[0].equals(table) for key, table in good.items()} == dict.fromkeys(
         good, True
     )
-    assert database["unstars"].count_documents({}) == 0, "whose star is there has not taken it back"
-    assert run().asked == 0, "once is enough"
+    assert database["unstars"].count_documents({}) == 0, "a star in the table was not taken back"
+    assert run().asked == 0, "the repair is done once"
 
 
-def test_notes_of_stars_that_are_there_are_dropped_once_and_true_ones_stay(
-    github_of, collecting: Collecting, database
-) -> None:
+def test_false_unstars_are_deleted_once_and_true_ones_kept(github_of, collecting: Collecting, database) -> None:
     world = world_of({"a/b": [1, 2, 3]})
     _, client = github_of(world)
     collecting.rest(world, client)
@@ -310,12 +306,12 @@ def test_notes_of_stars_that_are_there_are_dropped_once_and_true_ones_stay(
         database["unstars"].insert_one({"_id": f"1/{user_id}", "unstar": unstar})
     assert collecting.rest(world, client).asked == 0
     left = {document["unstar"]["user_id"] for document in database["unstars"].find()}
-    assert left == {5002, 5099}, "one starred again later, one is not there"
+    assert left == {5002, 5099}, "one was given again later, one is not in the table"
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage"], ids=["empty", "no Parquet"])
 @pytest.mark.parametrize("behind_its_back", [False, True], ids=["overwritten", "on the disk"])
-def test_a_damaged_table_is_collected_again(
+def test_damaged_table_is_collected_again(
     github_of, collecting: Collecting, home, caplog: pytest.LogCaptureFixture, content: bytes, behind_its_back: bool
 ) -> None:
     world = world_of({"a/b": [1, 2, 3], "c/d": [4]})
@@ -337,7 +333,7 @@ def damage(collecting: Collecting, home: Path, name: str, content: bytes, *, beh
         objects.write(name, content)
 
 
-def test_a_damaged_table_of_a_list_that_is_closed_now_is_what_it_was_before(
+def test_damaged_table_of_a_closed_list_is_replaced_by_its_previous_version(
     github_of, collecting: Collecting, home
 ) -> None:
     old = world_of({"a/b": [1, 2]})
@@ -355,7 +351,7 @@ USERS = 1500
 
 
 def busy_world(repositories: int, most: int) -> World:
-    """Repositories of very different sizes, some without a star."""
+    """Return repositories of very different sizes, some without stars."""
     rng = np.random.default_rng(5)
     sizes = (rng.random(repositories) ** 4 * most).astype(int)
     stars = {f"owner/repo-{n}": rng.permutation(USERS)[:size].tolist() for n, size in enumerate(sizes)}
@@ -367,13 +363,13 @@ def busy_world(repositories: int, most: int) -> World:
 
 @dataclass
 class Place:
-    """A database and a bucket, and collectors that work on them."""
+    """A database and a bucket, with collectors in processes of their own."""
 
     database: MongoDatabase
     store: AssetStore
 
     def start(self, url: str, world: World, source: str, tokens: Sequence[str] = ("token",)) -> subprocess.Popen[str]:
-        asked = {
+        arguments = {
             "url": url,
             "source": source,
             "tokens": list(tokens),
@@ -382,7 +378,7 @@ class Place:
             "repositories": [(ref.repo_id, ref.full_name, ref.stargazer_count) for ref in refs(world)],
         }
         return subprocess.Popen(
-            [sys.executable, "-m", "gh_assets_tests.collector.collect_child", json.dumps(asked)],
+            [sys.executable, "-m", "gh_assets_tests.collector.collect_child", json.dumps(arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -390,7 +386,7 @@ class Place:
         )
 
     def data(self) -> tuple[dict[str, pl.DataFrame], dict[str, tuple[Any, ...]]]:
-        """All that was collected, but for the times at which it was."""
+        """Return all collected data except times."""
         tables = PartitionTables(self.store, "stargazers")
         states = {
             state.partition: (state.outcome, state.stars, state.complete, state.source, state.checksum)
@@ -416,8 +412,8 @@ def place(gcs_client, settings) -> Callable[[], Place]:
 
 
 def ended(process: subprocess.Popen[str]) -> int:
-    _, words = process.communicate(timeout=120)
-    assert process.returncode in (0, 3), words[-2000:]
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode in (0, 3), stderr[-2000:]
     return process.returncode
 
 
@@ -429,8 +425,8 @@ def assert_same(found: Place, expected: Place) -> None:
         assert tables[key].equals(table), key
 
 
-def bad_day(seed: int) -> Faults:
-    """Half of all answers fail, in every way."""
+def faulty(seed: int) -> Faults:
+    """Let half of all responses fail, in every way."""
     return Faults(
         dict.fromkeys(KINDS, 0.5 / len(KINDS)), seed=seed, timeout_seconds=0.05, slow_seconds=0.01, retry_after=0
     )
@@ -439,13 +435,13 @@ def bad_day(seed: int) -> Faults:
 def survives(
     serve_world: Callable[..., tuple[Standin, str]], place: Callable[[], Place], source: str, kills: int, world: World
 ) -> None:
-    """Kill collectors at random moments until so many were killed; then let one end. Compare with a good day."""
+    """Kill collectors at random moments, let the last one end, and compare with a run without faults."""
     good, bad = place(), place()
     limits = Limits(query_budget=400)  # small queries: more of them to fail
     _, url = serve_world(world, limits=limits)
     assert ended(good.start(url, world, source)) == 0
     rng = random.Random(kills)
-    standin, url = serve_world(world, faults=bad_day(kills), limits=limits)
+    standin, url = serve_world(world, faults=faulty(kills), limits=limits)
     killed = 0
     while killed < kills:
         process = bad.start(url, world, source)
@@ -458,7 +454,7 @@ def survives(
         process.communicate()
         killed += 1
         if process.returncode == 0 and killed < kills:
-            # It was done: the rest of the kills shall have work, too.
+            # It had finished: the remaining kills need work, too.
             forgotten = rng.sample(sorted(bad.data()[1]), k=max(1, len(world.repositories) // 2))
             ids = [world.by_name[name].repo_id for name in forgotten]
             bad.database["stargazer_state"].delete_many({"_id": {"$in": ids}})
@@ -467,36 +463,36 @@ def survives(
     while ended(bad.start(url, world, source)) != 0:
         assert time.monotonic() < deadline
     assert_same(bad, good)
-    # A kind or two may not have come up: how often the collector asks depends on when it was killed.
+    # Up to two kinds may not have occurred: the number of requests depends on the kills.
     wanted = set(REST_KINDS if source == "stargazers" else KINDS)
     assert len(wanted - set(standin.faults.injected)) <= 2
 
 
 TWIN = pytest.mark.slow
-"""Of what the fast tests show for one source."""
+"""Other sources of a test that the fast tests run with one."""
 
 
 @pytest.mark.parametrize(
     "source", ["graphql", pytest.param("stargazers", marks=TWIN), pytest.param("starred", marks=TWIN)]
 )
-def test_failing_answers_and_killed_collectors_change_nothing_in_the_end(serve_world, place, source: str) -> None:
+def test_faulty_responses_and_killed_collectors_do_not_change_the_result(serve_world, place, source: str) -> None:
     survives(serve_world, place, source, 4, busy_world(120, 900))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["stargazers", "graphql", "starred"])
-def test_fifty_kills_on_a_bad_day(serve_world, place, source: str) -> None:
+def test_fifty_kills_with_faulty_responses(serve_world, place, source: str) -> None:
     survives(serve_world, place, source, 50, busy_world(250, 1400))
 
 
 @pytest.mark.parametrize("source", ["graphql", pytest.param("stargazers", marks=TWIN)])
-def test_two_collectors_at_once_end_with_the_same_data_and_overspend_nothing(serve_world, place, source: str) -> None:
+def test_concurrent_collectors_end_with_the_same_data_and_do_not_overspend(serve_world, place, source: str) -> None:
     world = busy_world(60, 900)
     alone, both = place(), place()
     _, url = serve_world(world)
     assert ended(alone.start(url, world, source)) == 0
     pages = sum(max(1, -(-len(repository.stargazers) // 100)) for repository in world.repositories[:-1])
-    # Little more than the two need together.
+    # Slightly more than both need together.
     limits = Limits(requests=pages * 2 + 60, graphql_points=60)
     standin, url = serve_world(world, tokens={"one": 7, "two": 7}, limits=limits)
     processes = [both.start(url, world, source, ["one", "two"]) for _ in range(2)]

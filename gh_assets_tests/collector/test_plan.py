@@ -1,4 +1,4 @@
-"""Whom to ask next: what is due, in which order, within which budget."""
+"""The collection plan: what is due, in which order, within which budget."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HOUR, DAY = dt.timedelta(hours=1), dt.timedelta(days=1)
 
 
 def plan_of(*rows: dict[str, Any]) -> pl.DataFrame:
-    """A plan; what a row does not say is as for a repository that was read an hour ago and has not changed."""
+    """Return a plan; by default, a repository was read an hour ago and has not changed."""
     usual = {
         "stargazer_count": 100,
         "counted_then": 100,
@@ -51,7 +51,7 @@ def plan_of(*rows: dict[str, Any]) -> pl.DataFrame:
 
 
 @pytest.mark.parametrize(
-    ("row", "why"),
+    ("row", "reason"),
     [
         ({}, None),
         ({"never": True}, DueReason.NEW),
@@ -70,12 +70,12 @@ def plan_of(*rows: dict[str, Any]) -> pl.DataFrame:
         ({"asked_at": NOW - 29 * DAY}, None),
     ],
 )
-def test_why_a_repository_is_due(row: dict[str, Any], why: DueReason | None) -> None:
+def test_reason_why_a_repository_is_due(row: dict[str, Any], reason: DueReason | None) -> None:
     found = due(plan_of(row), NOW, RefreshPolicy())
-    assert found["why"].to_list() == ([] if why is None else [why.value])
+    assert found["why"].to_list() == ([] if reason is None else [reason.value])
 
 
-def test_a_person_need_not_wait() -> None:
+def test_policy_without_waiting() -> None:
     plan = plan_of(
         {},
         {"outcome": "unknown", "asked_at": NOW},
@@ -86,7 +86,7 @@ def test_a_person_need_not_wait() -> None:
     assert dict(found.select("partition", "why").rows()) == {"o/2": "failed", "o/3": "restricted", "o/4": "moved"}
 
 
-def test_the_quota_is_spent_where_it_buys_most() -> None:
+def test_repositories_with_most_news_per_page_come_first() -> None:
     plan = plan_of(
         {"asked_at": NOW - 40 * DAY},
         {"never": True, "stargazer_count": 950},
@@ -122,7 +122,7 @@ rows = st.fixed_dictionaries(
 
 @hypothesis_settings(deadline=None)
 @given(st.lists(rows, max_size=20), st.integers(0, 60), st.sets(st.sampled_from(ALL_REASONS)))
-def test_plans_hold_whatever_is_known(drawn: list[dict[str, Any]], budget: int, kinds: set[DueReason]) -> None:
+def test_invariants_of_plans(drawn: list[dict[str, Any]], budget: int, kinds: set[DueReason]) -> None:
     plan = plan_of(*drawn)
     found = due(plan, NOW, RefreshPolicy(), kinds)
     assert set(found["why"]) <= {kind.value for kind in kinds}
@@ -133,11 +133,11 @@ def test_plans_hold_whatever_is_known(drawn: list[dict[str, Any]], budget: int, 
     assert value == sorted(value, reverse=True)
     chosen = affordable_prefix(found, budget)
     assert int(chosen["pages"].sum()) <= budget
-    assert chosen.equals(found.head(chosen.height)), "the best ones, none passed over"
-    assert due(plan, NOW, RefreshPolicy().without_waiting(), kinds).height >= found.height, "a person never gets fewer"
+    assert chosen.equals(found.head(chosen.height)), "a prefix"
+    assert due(plan, NOW, RefreshPolicy().without_waiting(), kinds).height >= found.height, "waiting removes some"
 
 
-def test_names_of_people_are_checked() -> None:
+def test_unknown_partitions_and_reasons_are_errors() -> None:
     plan = plan_of({}, {})
     assert named(plan, ["o/2"], NOW, 10)["why"].to_list() == ["named"]
     with pytest.raises(InputError, match="'o/3' is no partition"):

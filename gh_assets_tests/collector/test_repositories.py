@@ -40,24 +40,24 @@ def test_each_repository_has_its_outcome(github_of) -> None:
     assert reasons["taken/down"].startswith("451")
 
 
-def test_only_what_can_be_reached_becomes_a_partition(github_of) -> None:
+def test_only_reachable_repositories_become_partitions(github_of) -> None:
     _, client = github_of(troubled_world())
     collected = collect_repositories(client, [LIST], KnownRepositories())
     assert sorted(collected.new_partitions) == ["closed/list", "fresh/name", "good/one", "good/starless"]
 
 
-def test_links_that_differ_in_case_or_lead_to_one_id_are_one_row(github_of, tmp_path) -> None:
+def test_links_to_the_same_id_are_one_row(github_of, tmp_path) -> None:
     _, client = github_of(troubled_world())
     more = tmp_path / "more.md"
     more.write_text("[a](https://github.com/FRESH/Name) [b](https://github.com/old/name)")
     table = collect_repositories(client, [LIST, str(more)], KnownRepositories()).table
     row = table.row(by_predicate=pl.col("full_name") == "fresh/name", named=True)
-    assert row["outcome"] == Outcome.OK, "a link with the present name outweighs one with the former"
+    assert row["outcome"] == Outcome.OK, "a link with the present name takes precedence"
     assert row["lists"] == sorted([LIST, str(more)])
     assert table["repo_id"].drop_nulls().is_unique().all()
 
 
-def test_the_second_time_metadata_are_not_sent_again_by_rest(github_of) -> None:
+def test_unchanged_metadata_are_not_sent_again_by_rest(github_of) -> None:
     standin, client = github_of(troubled_world())
     first = collect_repositories(client, [LIST], KnownRepositories(), by_rest=True)
     standin.served.clear()
@@ -68,13 +68,13 @@ def test_the_second_time_metadata_are_not_sent_again_by_rest(github_of) -> None:
     assert standin.served["304"] == 4
 
 
-def test_rest_and_graphql_tell_the_same(github_of) -> None:
+def test_rest_and_graphql_give_the_same_metadata(github_of) -> None:
     _, client = github_of(troubled_world())
     by_rest = collect_repositories(client, [LIST], KnownRepositories(), by_rest=True).table
     assert collect_repositories(client, [LIST], KnownRepositories()).table.equals(by_rest)
 
 
-def test_a_fork_says_of_what(github_of) -> None:
+def test_forks_name_their_origin(github_of) -> None:
     world = world_of({"origin/al": [0, 1], "some/fork": [2]})
     world.by_name["some/fork"].fork_of = world.by_name["origin/al"].repo_id
     _, client = github_of(world)
@@ -86,7 +86,7 @@ def test_many_repositories_cost_few_points_and_their_refresh_one(github_of) -> N
     world = world_of({f"a/{number}": [number] for number in range(950)})
     standin, client = github_of(world)
     first = collect_repositories(client, [LIST], KnownRepositories())
-    assert standin.quota.spent["graphql"] == 1 + 10, "whose the token is, and ten queries"
+    assert standin.quota.spent["graphql"] == 1 + 10, "the account of the token, and ten queries"
     assert standin.quota.spent["core"] == 1, "the list"
     world.repositories[7].stargazers = np.arange(40)
     world.repositories[8].description = "another"
@@ -97,7 +97,7 @@ def test_many_repositories_cost_few_points_and_their_refresh_one(github_of) -> N
     assert (changed["stargazer_count"][0], changed["description"][1]) == (40, "another")
 
 
-def test_a_server_without_graphql_is_asked_by_rest(serve_world) -> None:
+def test_rest_is_used_without_graphql(serve_world) -> None:
     standin, url = serve_world(troubled_world(), graphql=False)
     with client_of(url, "token") as client:
         table = collect_repositories(client, [LIST], KnownRepositories()).table
@@ -110,7 +110,7 @@ def test_a_server_without_graphql_is_asked_by_rest(serve_world) -> None:
     assert standin.served["repository"] == 4
 
 
-def test_a_cap_on_requests_leaves_the_rest_unknown_and_the_next_run_goes_on(serve_world) -> None:
+def test_cap_on_requests_leaves_the_rest_unknown_and_the_next_run_continues(serve_world) -> None:
     world = world_of({f"a/{number}": [number] for number in range(250)})
     _, url = serve_world(world)
     with GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=2 + 1 + 1) as client:
@@ -123,7 +123,7 @@ def test_a_cap_on_requests_leaves_the_rest_unknown_and_the_next_run_goes_on(serv
     assert second.table.height == 250
 
 
-def test_a_partition_stays_through_a_rename(github_of) -> None:
+def test_partition_survives_a_rename(github_of) -> None:
     world = world_of({"old/name": [0]}, listed=["old/name"])
     _, client = github_of(world)
     first = collect_repositories(client, [LIST], KnownRepositories())
@@ -141,7 +141,7 @@ def test_a_partition_stays_through_a_rename(github_of) -> None:
     assert second.new_partitions == []
 
 
-def test_a_reused_name_does_not_inherit_the_partition(github_of) -> None:
+def test_reused_name_does_not_inherit_the_partition(github_of) -> None:
     _, client = github_of(world_of({"a/b": [0]}))
     first = collect_repositories(client, [LIST], KnownRepositories())
     other = world_of({"x/y": [1], "a/b": [2]}, listed=["a/b"])  # a/b is now the repository with id 2
@@ -150,7 +150,7 @@ def test_a_reused_name_does_not_inherit_the_partition(github_of) -> None:
     assert second.table.select("repo_id", "partition").row(0) == (2, "a/b#2")
 
 
-def test_what_an_earlier_run_knew_stays_when_a_repository_is_gone(github_of) -> None:
+def test_earlier_metadata_are_kept_when_a_repository_is_gone(github_of) -> None:
     _, client = github_of(world_of({"a/b": [0], "c/d": [0]}))
     first = collect_repositories(client, [LIST], KnownRepositories())
     _, client = github_of(world_of({"z/z": [0], "c/d": [0]}, listed=["a/b", "c/d"]))
@@ -159,7 +159,7 @@ def test_what_an_earlier_run_knew_stays_when_a_repository_is_gone(github_of) -> 
     assert (gone["outcome"], gone["repo_id"], gone["partition"]) == (Outcome.GONE, 1, "a/b")
 
 
-def test_documents_survive_mongo_and_are_written_once(github_of, database) -> None:
+def test_documents_survive_mongo_and_are_written_only_once(github_of, database) -> None:
     _, client = github_of(troubled_world())
     first = collect_repositories(client, [LIST], KnownRepositories())
     assert sync_documents(database["repos"], first.documents).inserted == 6
@@ -170,7 +170,7 @@ def test_documents_survive_mongo_and_are_written_once(github_of, database) -> No
     assert second.table.equals(first.table)
 
 
-def test_an_empty_list_is_named(github_of, tmp_path) -> None:
+def test_error_names_an_empty_list(github_of, tmp_path) -> None:
     _, client = github_of(world_of({"a/b": [0]}))
     empty = tmp_path / "empty.md"
     empty.write_text("# Nothing here\n[site](https://example.com)")
@@ -180,7 +180,7 @@ def test_an_empty_list_is_named(github_of, tmp_path) -> None:
         collect_repositories(client, [], KnownRepositories())
 
 
-def test_a_list_of_nothing_but_gone_repositories_is_an_error(github_of, tmp_path) -> None:
+def test_list_without_reachable_repositories_is_an_error(github_of, tmp_path) -> None:
     _, client = github_of(world_of({"a/b": [0]}))
     gone = tmp_path / "gone.md"
     gone.write_text("[x](https://github.com/not/there)")

@@ -1,4 +1,4 @@
-"""Files of stars: the formats and spellings that are understood, and what is said of the others."""
+"""Files of stars: accepted formats and spellings, and errors about others."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ COUNTS = {
     "impossible.csv": (2, 2, 2),
     "one-id-two-names.csv": (4, 3, 3),
 }
-"""Stars, repositories and people."""
+"""Stars, repositories and users."""
 
 TIMES = {
     "epoch-milliseconds.csv": [FIRST, SECOND, THIRD],
@@ -79,24 +79,24 @@ REFUSED = {
 }
 
 
-def test_every_example_has_its_right_answer() -> None:
+def test_every_example_has_an_expected_result() -> None:
     assert {path.name for path in CASES.glob("*.csv")} == {*COUNTS, *REFUSED}
 
 
 @pytest.mark.parametrize("name", COUNTS)
-def test_an_example_is_understood(name: str) -> None:
+def test_example_is_parsed(name: str) -> None:
     table = read_table_of(CASES / name)
     assert (table.height, table["repo_id"].n_unique(), table["user_id"].n_unique()) == COUNTS[name]
     assert table["starred_at"].drop_nulls().to_list() == TIMES.get(name, [])
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_an_example_is_refused_with_its_row(name: str) -> None:
+def test_invalid_example_is_an_error_that_names_the_row(name: str) -> None:
     with pytest.raises(InputError, match=REFUSED[name]):
         read_table_of(CASES / name)
 
 
-def test_the_names_in_the_examples() -> None:
+def test_names_in_the_examples() -> None:
     assert pairs(CASES / "addresses.csv") == [("alpha/one", "ann"), ("alpha/two", "bob"), ("alpha/three", "cid")]
     assert pairs(CASES / "impossible.csv") == [("alpha/one", "ann"), ("alpha/three", "bob")]
     assert read_stars(CASES / "impossible.csv").skipped.sentence() == (
@@ -111,7 +111,7 @@ def test_the_names_in_the_examples() -> None:
 
 
 @pytest.mark.parametrize("name", ["stars.parquet", "stars.csv"])
-def test_ids_are_given_by_first_appearance_and_doubles_are_dropped(tmp_path: Path, name: str) -> None:
+def test_ids_follow_the_first_appearance_and_duplicates_are_dropped(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / name, repo=["b/x", "A/y", "a/Y", "b/x"], login=["Zoe", "ann", "zoe", "zoe"])
     assert read_table_of(path).rows() == [
         ("b/x", "Zoe", 1, 1, None),
@@ -135,7 +135,7 @@ def test_ids_and_times_of_the_file_are_kept(tmp_path: Path) -> None:
     assert contents.table["starred_at"].to_list() == [FIRST, FIRST - dt.timedelta(hours=1), None]
 
 
-def test_an_id_has_its_newest_name_and_a_name_may_belong_to_two(tmp_path: Path) -> None:
+def test_id_has_its_newest_name_and_two_ids_may_share_a_name(tmp_path: Path) -> None:
     contents = read_stars(CASES / "one-id-two-names.csv")
     assert contents.table.select("repo", "repo_id", "user_id").rows() == [
         ("new/name", 10, 1), ("new/name", 10, 2), ("other/one", 11, 1), ("other/one", 12, 3),
@@ -158,7 +158,7 @@ def test_an_id_has_its_newest_name_and_a_name_may_belong_to_two(tmp_path: Path) 
      "git@github.com:alpha/one.git", "ssh://git@github.com/alpha/one.git", "git+https://github.com/alpha/one.git",
      "https://github.com/alpha/one/blob/main/README.md?plain=1#usage", "https://api.github.com/repos/alpha/one"],
 )  # fmt: skip
-def test_a_repository_however_it_is_written(tmp_path: Path, written: str) -> None:
+def test_spellings_of_a_repository(tmp_path: Path, written: str) -> None:
     path = write(tmp_path / "s.csv", repo=[written], login=["ann"])
     assert pairs(path) == [("alpha/one", "ann")]
 
@@ -169,7 +169,7 @@ def test_a_repository_however_it_is_written(tmp_path: Path, written: str) -> Non
      ("https://www.github.com/ann#x", "ann"), ("https://api.github.com/users/ann", "ann"), ("007", "007"),
      ("dependabot[bot]", "dependabot[bot]"), ("octo-cat_acme", "octo-cat_acme"), ("null", "null"), ("NaN", "NaN")],
 )  # fmt: skip
-def test_a_user_however_written(tmp_path: Path, written: str, login: str) -> None:
+def test_spellings_of_a_user(tmp_path: Path, written: str, login: str) -> None:
     path = write(tmp_path / "s.csv", repo=["alpha/one"], login=[written])
     assert pairs(path) == [("alpha/one", login)]
 
@@ -183,7 +183,7 @@ def test_a_user_however_written(tmp_path: Path, written: str, login: str) -> Non
      ("alpha/one", "ann@example.org"), ("alpha/one", "x" * 40), ("alpha/one", "https://github.com/ann/one")],
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["s.csv", "s.parquet"])
-def test_what_names_nobody_is_skipped_and_counted(tmp_path: Path, name: str, repo: str, login: str) -> None:
+def test_rows_without_user_or_repository_are_skipped(tmp_path: Path, name: str, repo: str, login: str) -> None:
     path = write(tmp_path / name, repo=["beta/fine", repo], login=["bob", login])
     contents = read_stars(path)
     assert contents.table.select("repo", "login").rows() == [("beta/fine", "bob")]
@@ -203,13 +203,13 @@ def test_what_names_nobody_is_skipped_and_counted(tmp_path: Path, name: str, rep
      "2020-01-02T03:04:05.000000000Z", " 2020-01-02 03:04:05 ", "1577934245", "1577934245000", "1577934245000000",
      "1577934245000000000", "1577934245.0", "1.577934245e9", "1.577934245E+12", "1577934245000.0", "+1577934245"],
 )  # fmt: skip
-def test_a_time_however_it_is_written(tmp_path: Path, written: str) -> None:
+def test_spellings_of_a_time(tmp_path: Path, written: str) -> None:
     path = write(tmp_path / "s.csv", repo=["a/b", "a/c"], login=["x", "x"], starred_at=[written, "1483228800123"])
     assert read_table_of(path)["starred_at"].to_list() == [FIRST, SECOND.replace(microsecond=123_000)]
 
 
 @pytest.mark.parametrize(
-    ("written", "words"),
+    ("written", "expected"),
     [("0", "that is 1970-01-01, before GitHub began"), ("-1", "1969-12-31, before"), ("20200102", "1970-08-22, before"),
      ("4102444800", "2100-01-01, in the future"), ("4102444800000", "2100-01-01, in the future"),
      ("2007-12-31", "2007-12-31, before"), ("2099-01-01T00:00:00Z", "2099-01-01, in the future"),
@@ -221,14 +221,14 @@ def test_a_time_however_it_is_written(tmp_path: Path, written: str) -> None:
      ("1.57793E+12", "whose last digits are lost"), ("1.57793E+09", "digits are lost"), ("1.58e15", "digits are lost"),
      ("1.5779342E+18", "digits are lost")],
 )  # fmt: skip
-def test_an_impossible_time_is_refused_with_its_row(tmp_path: Path, written: str, words: str) -> None:
+def test_impossible_time_is_an_error_that_names_the_row(tmp_path: Path, written: str, expected: str) -> None:
     path = write(tmp_path / "s.csv", repo=["a/b", "a/c"], login=["x", "x"], starred_at=["2020-01-02", written])
     with pytest.raises(InputError, match=rf"Row 3 of .*{re.escape(written)}.* Accepted forms are ") as caught:
         read_table_of(path)
-    assert words in str(caught.value)
+    assert expected in str(caught.value)
 
 
-def test_a_time_that_is_not_known_is_null(tmp_path: Path) -> None:
+def test_unknown_time_is_null(tmp_path: Path) -> None:
     path = text(tmp_path, "repo,login,starred_at\na/b,x,\na/b,y,NULL\na/b,z,NaT\na/b,w\n")
     assert read_table_of(path)["starred_at"].to_list() == [None] * 4
 
@@ -245,7 +245,7 @@ BERLIN = pl.Series([FIRST]).dt.convert_time_zone("Europe/Berlin")
      pl.Series([b"2020-01-02T03:04:05Z"])],
     ids=lambda column: str(column.dtype),
 )  # fmt: skip
-def test_times_of_every_type_of_parquet(tmp_path: Path, column: pl.Series) -> None:
+def test_times_of_all_parquet_types(tmp_path: Path, column: pl.Series) -> None:
     path = write(tmp_path / "s.parquet", repo=["a/b"], login=["x"], starred_at=column)
     assert read_table_of(path)["starred_at"].to_list() == [FIRST]
 
@@ -254,7 +254,7 @@ NANOSECONDS = 1577934245 * 10**9
 
 
 @pytest.mark.parametrize(
-    ("column", "words"),
+    ("column", "expected"),
     [(pl.Series([dt.date(1970, 1, 1)]), "1970-01-01, before GitHub began"), (pl.Series([True]), "is Boolean, not text"),
      (pl.Series([dt.time(1)]), "is Time, not text"), (pl.Series([2**52]).cast(pl.Datetime("us")), "in the future"),
      (pl.Series([[1]]), "is List.*, not text"), (pl.Series([float("inf")]), "accepted form"),
@@ -263,8 +263,8 @@ NANOSECONDS = 1577934245 * 10**9
      (pl.Series([NANOSECONDS]).cast(pl.Datetime("us", "UTC")), f"starred_at {NANOSECONDS}, .* of microseconds"),
      (pl.Series([1577934245], dtype=pl.Int32).cast(pl.Date), "starred_at 1577934245, .* range as a number of days")],
 )  # fmt: skip
-def test_types_that_hold_no_time_are_refused(tmp_path: Path, column: pl.Series, words: str) -> None:
-    with pytest.raises(InputError, match=words):
+def test_types_without_times_are_errors(tmp_path: Path, column: pl.Series, expected: str) -> None:
+    with pytest.raises(InputError, match=expected):
         read_table_of(write(tmp_path / "s.parquet", repo=["a/b"], login=["x"], starred_at=column))
 
 
@@ -278,7 +278,7 @@ def test_types_that_hold_no_time_are_refused(tmp_path: Path, column: pl.Series, 
     ids=lambda column: str(column.dtype),
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["s.csv", "s.parquet"])
-def test_ids_of_every_type(tmp_path: Path, name: str, column: pl.Series) -> None:
+def test_ids_of_all_types(tmp_path: Path, name: str, column: pl.Series) -> None:
     path = write(tmp_path / name, repo=["a/b", "a/b"], login=["x", "y"], user_id=column)
     assert read_table_of(path)["user_id"].to_list() == [7, 8]
 
@@ -287,13 +287,13 @@ def test_ids_of_every_type(tmp_path: Path, name: str, column: pl.Series) -> None
     "bad", ["0", "-5", "1.5", "seven", "9223372036854775808", "99999999999999999999", "1e3", "0x1f"]
 )
 @pytest.mark.parametrize("column", ["repo_id", "user_id"])
-def test_an_impossible_id_is_refused_with_its_row(tmp_path: Path, column: str, bad: str) -> None:
+def test_impossible_id_is_an_error_that_names_the_row(tmp_path: Path, column: str, bad: str) -> None:
     path = write(tmp_path / "s.csv", repo=["a/b", "a/c"], login=["x", "y"], **{column: ["9223372036854775807", bad]})
     with pytest.raises(InputError, match=rf"Row 3 of .* has the {column} '{bad}', which is no whole number from 1 to"):
         read_table_of(path)
 
 
-def test_a_column_of_ids_is_whole_or_empty(tmp_path: Path) -> None:
+def test_column_of_ids_is_complete_or_empty(tmp_path: Path) -> None:
     path = text(tmp_path, "repo,login,user_id\na/b,x,7\na/b,y,\na/b,-,\n")
     with pytest.raises(InputError, match=r"Row 3 of .* has no user_id, while other rows have one \(1 of 2 have none\)"):
         read_table_of(path)
@@ -324,7 +324,7 @@ PLAIN = "repo,login,note\nalpha/one,ann,x\nalpha/two,bob,y\n"
      ("s.csv", PLAIN.replace("x", "\0").encode()), ("s.csv", PLAIN.rstrip().encode())],
     ids=range(25),
 )  # fmt: skip
-def test_texts_of_every_kind(tmp_path: Path, name: str, content: bytes) -> None:
+def test_text_formats(tmp_path: Path, name: str, content: bytes) -> None:
     contents = read_stars(text(tmp_path, content, name))
     assert contents.table.select("repo", "login").rows() == [("alpha/one", "ann"), ("alpha/two", "bob")]
     assert contents.skipped.sentence() == ""
@@ -337,7 +337,7 @@ def test_texts_of_every_kind(tmp_path: Path, name: str, content: bytes) -> None:
      lambda table: table.rename({"repo": "Repo", "login": " LOGIN "}).to_arrow()],
     ids=["view", "dictionary", "binary", "large string", "headers"],
 )  # fmt: skip
-def test_text_of_every_type_of_parquet(tmp_path: Path, kind: Callable[[pl.DataFrame], Any]) -> None:
+def test_text_of_all_parquet_types(tmp_path: Path, kind: Callable[[pl.DataFrame], Any]) -> None:
     import pyarrow.parquet
 
     table = pl.DataFrame({"repo": ["alpha/one", "alpha/two"], "login": ["ann", "bob"]})
@@ -346,13 +346,13 @@ def test_text_of_every_type_of_parquet(tmp_path: Path, kind: Callable[[pl.DataFr
 
 
 @pytest.mark.parametrize("column", [pl.Series([1000, 1001]), pl.Series([1000.0, 1001.0])], ids=["whole", "decimal"])
-def test_logins_of_digits_alone_may_be_numbers_in_parquet(tmp_path: Path, column: pl.Series) -> None:
+def test_logins_of_digits_may_be_numbers_in_parquet(tmp_path: Path, column: pl.Series) -> None:
     path = write(tmp_path / "s.parquet", repo=["a/b", "a/b"], login=column)
     assert pairs(path) == [("a/b", "1000"), ("a/b", "1001")]
 
 
 @pytest.mark.parametrize(
-    ("columns", "words"),
+    ("columns", "expected"),
     [
         ({"repo": ["a/b"]}, "no column 'login'; it has: repo. Its first line must name the columns repo and login"),
         ({"repo": [dt.date(2020, 1, 1)], "login": ["x"]}, "column 'repo' .* is Date, not text"),
@@ -362,13 +362,13 @@ def test_logins_of_digits_alone_may_be_numbers_in_parquet(tmp_path: Path, column
         ({"repo": ["a/b"], "login": ["x"], "Repo": ["a/c"]}, "has the column 'repo' 2 times"),
     ],
 )
-def test_a_wrong_file_is_one_error_that_names_what(tmp_path: Path, columns: dict[str, Any], words: str) -> None:
-    with pytest.raises(InputError, match=words):
+def test_invalid_file_is_one_error(tmp_path: Path, columns: dict[str, Any], expected: str) -> None:
+    with pytest.raises(InputError, match=expected):
         read_table_of(write(tmp_path / "s.parquet", **columns))
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "words"),
+    ("name", "content", "expected"),
     [("stars.xlsx", b"", r"none of the endings \.parquet, \.csv, \.tsv, \.tab \(a text may also end in \.gz\)"),
      ("bad.parquet", b"not parquet", r"read as parquet: its content is of another form"),
      ("none.csv", b"", "is empty"), ("none.csv", b" \n\n", "is empty"), ("none.csv", b"\xef\xbb\xbf", "is empty"),
@@ -381,13 +381,13 @@ def test_a_wrong_file_is_one_error_that_names_what(tmp_path: Path, columns: dict
      ("bytes.csv", bytes(range(256)), "read as csv: it is no text in UTF-8 or UTF-16"),
      ("other.json.gz", b"\x1f\x8b", "none of the endings")],
 )  # fmt: skip
-def test_unreadable_files_are_named(tmp_path: Path, name: str, content: bytes, words: str) -> None:
-    with pytest.raises(InputError, match=words) as caught:
+def test_error_names_an_unreadable_file(tmp_path: Path, name: str, content: bytes, expected: str) -> None:
+    with pytest.raises(InputError, match=expected) as caught:
         read_table_of(text(tmp_path, content, name))
     assert name in str(caught.value)
 
 
-def test_a_file_that_is_not_there_or_is_a_folder_is_named(tmp_path: Path) -> None:
+def test_error_names_a_missing_file_and_a_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gone\.csv does not exist"):
         read_table_of(tmp_path / "gone.csv")
     (tmp_path / "folder.csv").mkdir()
@@ -395,13 +395,13 @@ def test_a_file_that_is_not_there_or_is_a_folder_is_named(tmp_path: Path) -> Non
         read_table_of(tmp_path / "folder.csv")
 
 
-def test_lines_without_values_are_no_rows_but_rows_of_delimiters_are(tmp_path: Path) -> None:
+def test_empty_lines_are_no_rows_but_lines_of_delimiters_are(tmp_path: Path) -> None:
     contents = read_stars(text(tmp_path, "repo,login\n\na/b,x\n,\n\na/c,-\n"))
     assert (contents.table.height, contents.skipped.count, contents.skipped.total) == (1, 2, 3)
     assert "row 4: the repo is empty; row 6: '-' is not a GitHub login" in contents.skipped.sentence()
 
 
-def test_rows_are_named_by_the_line_at_which_they_begin(tmp_path: Path) -> None:
+def test_rows_are_numbered_by_their_first_line(tmp_path: Path) -> None:
     content = '\n"re\npo",repo,login\n1,a/b,x\n"\n\n",a/b,y\n\n3,a/b,-\n"\n",,\n,,\n5,a/b,-2\n'
     contents = read_stars(text(tmp_path, content))
     assert (contents.table.height, contents.skipped.count, contents.skipped.total) == (2, 4, 6)
@@ -417,7 +417,7 @@ def test_rows_are_named_by_the_line_at_which_they_begin(tmp_path: Path) -> None:
      ('"a "quoted" word"', "x", "y"), ('"a \\"q\\" b"', "x", "y"), ('5" disk', "", ""),
      ('"two\nlines, ""so"""', '"', '"')],
 )  # fmt: skip
-def test_a_quote_inside_a_value_takes_no_other_row(tmp_path: Path, notes: tuple[str, ...], end: str) -> None:
+def test_quote_inside_a_value_does_not_span_rows(tmp_path: Path, notes: tuple[str, ...], end: str) -> None:
     rows = ["repo,login,note", *(f"a/{n},u{n},{note}" for n, note in enumerate(notes))]
     if notes[1] == '"':
         rows[2:] = ["a/1,u1,x", "a/2,u2,y"]
@@ -428,7 +428,7 @@ def test_a_quote_inside_a_value_takes_no_other_row(tmp_path: Path, notes: tuple[
     assert pairs(text(tmp_path, first)) == [("a/b", "ann"), ("a/c", "bob"), ("a/d", "cid")]
 
 
-def test_long_values_and_carriage_returns_in_columns_that_are_not_read_do_no_harm(tmp_path: Path) -> None:
+def test_long_values_and_carriage_returns_in_other_columns_are_ignored(tmp_path: Path) -> None:
     long = "x" * 200_000
     content = f'repo,login,note\na/b,ann,"{long}"\na/c,bob,one\rtwo\na/d,cid,"one\rtwo"\n'
     assert pairs(text(tmp_path, content)) == [("a/b", "ann"), ("a/c", "bob"), ("a/d", "cid")]
@@ -438,7 +438,7 @@ def test_long_values_and_carriage_returns_in_columns_that_are_not_read_do_no_har
 
 
 @pytest.mark.parametrize("quote", ["", '"'])
-def test_rows_with_more_values_than_columns_are_skipped_and_named(tmp_path: Path, quote: str) -> None:
+def test_rows_with_more_values_than_columns_are_skipped_and_reported(tmp_path: Path, quote: str) -> None:
     content = f"name,repo,login\n{quote}js{quote},a/b,ann\nSmith, J,a/b,js\nx,a/c,bob,, \nDoe, a/c,bob,x\ny,-,cid\n"
     contents = read_stars(text(tmp_path, content))
     assert contents.table.select("repo", "login").rows() == [("a/b", "ann"), ("a/c", "bob")]
@@ -458,7 +458,7 @@ def test_rows_with_more_values_than_columns_are_skipped_and_named(tmp_path: Path
     [(["", "2020-01-02T03:04:05Z"], FIRST), (["", "2020-01-02T03:04:05Z", "2017-01-01"], FIRST),
      (["2017-01-01", "", "2020-01-02"], SECOND), (["", ""], None)],
 )  # fmt: skip
-def test_a_repeated_star_keeps_its_time(tmp_path: Path, rows: list[str], time: dt.datetime | None) -> None:
+def test_repeated_star_keeps_its_time(tmp_path: Path, rows: list[str], time: dt.datetime | None) -> None:
     content = "repo,login,starred_at\n" + "".join(f"a/b,ann,{row}\nc/{n},ann,\n" for n, row in enumerate(rows))
     table = read_table_of(text(tmp_path, content))
     assert table["repo"].to_list() == ["a/b", *(f"c/{n}" for n in range(len(rows)))]
@@ -470,7 +470,7 @@ def test_a_repeated_star_keeps_its_time(tmp_path: Path, rows: list[str], time: d
     [(f"https://github.com/{page}", "bob") for page in ("topics/python", "orgs/x", "Sponsors/x", "stars/ann/lists/x")]
     + [("a/b", "https://github.com/stars"), ("a/b", "github.com/topics/")],
 )
-def test_pages_of_github_are_no_repositories_and_no_logins(tmp_path: Path, repo: str, login: str) -> None:
+def test_pages_of_github_are_neither_repositories_nor_logins(tmp_path: Path, repo: str, login: str) -> None:
     contents = read_stars(text(tmp_path, f"repo,login\na/b,ann\ntopics/python,stars\n{repo},{login}\n"))
     assert contents.table.select("repo", "login").rows() == [("a/b", "ann"), ("topics/python", "stars")]
     assert contents.skipped.count == 1
@@ -507,7 +507,7 @@ SPELL_TIME: list[Callable[[dt.datetime], object]] = [
     ),
     data=st.data(),
 )
-def test_stars_are_the_same_however_they_are_written(tmp_path: Path, stars: list[Any], data: st.DataObject) -> None:
+def test_result_does_not_depend_on_the_format(tmp_path: Path, stars: list[Any], data: st.DataObject) -> None:
     stars = [star for number, star in enumerate(stars) if star[2] not in [other[2] for other in stars[:number]]]
     spelled = [
         (

@@ -1,4 +1,4 @@
-"""Merging users."""
+"""Merging users over repositories."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def at(day: int) -> dt.datetime:
     return dt.datetime(2026, 1, day, tzinfo=dt.UTC)
 
 
-def test_a_renamed_user_is_one_user_with_the_login_read_last() -> None:
+def test_renamed_user_is_one_user_with_the_latest_login() -> None:
     table = merge_users(stars((1, 7, "before"), (2, 7, "after"), (3, 8, "other")), {1: at(1), 2: at(3), 3: at(2)})
     assert table.rows() == [(7, "after", 2), (8, "other", 1)]
 
 
-def test_a_login_taken_over_by_somebody_else_stays_two_users() -> None:
+def test_reused_login_remains_two_users() -> None:
     table = merge_users(stars((1, 7, "name"), (2, 8, "name")), {1: at(1), 2: at(2)})
     assert table["user_id"].to_list() == [7, 8]
 
@@ -34,7 +34,7 @@ def test_a_login_taken_over_by_somebody_else_stays_two_users() -> None:
     st.lists(st.tuples(st.integers(1, 5), st.integers(1, 8), st.sampled_from(["x", "y", "z"])), max_size=40),
     st.randoms(),
 )
-def test_the_result_does_not_depend_on_the_order(rows: list[tuple[int, int, str]], random) -> None:
+def test_result_does_not_depend_on_the_order(rows: list[tuple[int, int, str]], random) -> None:
     # Within one repository a user has one login.
     rows = list({(repo, user): (repo, user, login) for repo, user, login in rows}.values())
     times = {repo: at(repo) for repo in range(1, 6)}

@@ -35,7 +35,7 @@ def pem(key: rsa.RSAPrivateKey) -> SecretStr:
 
 
 class AppServer:
-    """Gives tokens to an app that signs well, and takes each only until its end."""
+    """Gives tokens to an app with a valid signature, and accepts each until it expires."""
 
     def __init__(self, key: rsa.RSAPrivateKey, clock: FakeClock) -> None:
         self.public = key.public_key().public_bytes(

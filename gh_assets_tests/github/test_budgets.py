@@ -18,7 +18,7 @@ def test_responses_out_of_order_do_not_raise_the_remaining_points() -> None:
         spend(pool, lambda _, left=remaining: quota_headers(left, reset))
     assert pool.remaining() == 7
     spend(pool, lambda _: quota_headers(4999, reset - 5000))
-    assert pool.remaining() == 7, "an answer of an old window"
+    assert pool.remaining() == 7, "of a former window"
     spend(pool, lambda _: quota_headers(4000, reset + 3600))
     assert pool.remaining() == 4000
 
@@ -33,7 +33,7 @@ def test_new_window_is_full_and_counted_until_its_first_response() -> None:
     assert pool.remaining() == 50
     spend(pool, lambda _: {})
     spend(pool, lambda _: quota_headers(50, clock.now() + 3600, limit=50))
-    assert pool.remaining() == 49, "an answer that was overtaken raises nothing"
+    assert pool.remaining() == 49, "a late response does not raise it"
     spend(pool, lambda _: quota_headers(44, clock.now() + 3600, limit=50))
     assert (pool.remaining(), pool.next_reset()) == (44, clock.now() + 3600)
 

@@ -30,9 +30,9 @@ def test_unchanged_resource_responds_304_and_costs_no_quota(github_of) -> None:
 
 def test_raw_content_is_not_parsed(github_of) -> None:
     _, client = github_of(world_of({"a/b": [0]}))
-    answer = client.get(f"/repos/{LIST}/readme", accept=RAW)
-    assert answer.payload is None
-    assert b"github.com/a/b" in answer.content
+    response = client.get(f"/repos/{LIST}/readme", accept=RAW)
+    assert response.payload is None
+    assert b"github.com/a/b" in response.content
 
 
 def test_refused_token_is_named_by_its_last_characters_only(serve_world) -> None:
@@ -48,18 +48,18 @@ def test_refused_token_is_retired_and_the_other_is_used(serve_world) -> None:
     with client_of(url, SECRET, "good") as client:
         for _ in range(3):
             assert client.get("/repos/a/b").status == 200
-    assert standin.served["401"] == 2, "once more after a pause, and never again"
+    assert standin.served["401"] == 2, "confirmed once, and not used again"
 
 
 def test_spent_token_is_replaced_by_another_without_waiting(serve_world) -> None:
     standin, url = serve_world(world_of({"a/b": [0]}), tokens=("one", "two"), limits=Limits(requests=4))
     clock = FakeClock()
     with client_of(url, "one", "two", clock=clock) as client:
-        answers = [client.get("/repos/a/b").status for _ in range(8)]
-    assert answers == [200] * 8
+        responses = [client.get("/repos/a/b").status for _ in range(8)]
+    assert responses == [200] * 8
     assert [standin.used(token) for token in ("one", "two")] == [4, 4]
     assert clock.waits == []
-    assert standin.served["limited"] == 0, "a request was sent that could only be refused"
+    assert standin.served["limited"] == 0, "no request was sent without quota"
 
 
 def test_reset_is_waited_for_if_all_tokens_are_spent(serve_world) -> None:

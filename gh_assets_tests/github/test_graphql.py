@@ -36,11 +36,11 @@ from gh_assets_tests.conftest import serving
 from gh_assets_tests.support.github import FakeClock, Json, client_of, load_case, rest_case
 
 STARS = {1: 4, 2: 6}
-"""Repositories of the cases, by id, and how many people starred them."""
+"""Numbers of stars of the cases' repositories, by id."""
 
 
 Script = Callable[[list[int]], Json | None]
-"""Given the repositories that a query is about: the answer; None for a good one."""
+"""Returns the response to a query for the given repositories; None for a valid one."""
 
 
 def page(count: int, entries: str = "edges") -> Json:
@@ -52,17 +52,17 @@ def page(count: int, entries: str = "edges") -> Json:
 
 
 @contextmanager
-def github(script: Script, asked: list[list[int]] | None = None) -> Iterator[GitHubClient]:
-    """A client of a GitHub whose answers to queries for lists are scripted."""
+def github(script: Script, queries: list[list[int]] | None = None) -> Iterator[GitHubClient]:
+    """Yield a client of a server with scripted responses to queries for lists."""
 
     async def graphql(request: Request) -> Response:
         variables = (await request.json()).get("variables") or {}
         numbers = range(sum(name.startswith("i") for name in variables))
-        if not numbers:  # whose the token is
+        if not numbers:  # of the token identification
             return Response(b'{"data": {"viewer": {"databaseId": 7}}}')
         ids = [read_node_id(variables[f"i{n}"])[1] for n in numbers]
-        if asked is not None:
-            asked.append(ids)
+        if queries is not None:
+            queries.append(ids)
         scripted_answer = script(ids)
         if scripted_answer is None:
             scripted_answer = {"data": {f"r{n}": {"stargazers": page(STARS[ids[n]])} for n in numbers}}
@@ -76,22 +76,22 @@ def github(script: Script, asked: list[list[int]] | None = None) -> Iterator[Git
         yield client
 
 
-def first(*answers: Json) -> Script:
-    """These answers, then good ones."""
-    left = list(answers)
+def first(*responses: Json) -> Script:
+    """Return these responses, then valid ones."""
+    left = list(responses)
     return lambda _: left.pop(0) if left else None
 
 
-def always(answer: Json) -> Script:
-    """This answer whenever the first repository is asked for alone or first; the others are well."""
+def always(response: Json) -> Script:
+    """Return this response for the first repository in every query; the others are valid."""
 
     def script(ids: list[int]) -> Json | None:
         if 1 not in ids:
             return None
         place = ids.index(1)
-        told = json.loads(json.dumps(answer).replace('"r0"', f'"r{place}"'))
+        own = json.loads(json.dumps(response).replace('"r0"', f'"r{place}"'))
         others = {f"r{n}": {"stargazers": page(STARS[i])} for n, i in enumerate(ids) if n != place}
-        return told | {"data": told["data"] | others}
+        return own | {"data": own["data"] | others}
 
     return script
 
@@ -108,47 +108,47 @@ def users_of(collected: StarCollection) -> list[int]:
 
 
 def known(*users: int) -> PreviousStars:
-    """Stars that were proven to be all."""
+    """Return proven stars."""
     table = stars_table(1, [(100 + n, f"user{n}") for n in users], ["2024-03-01T00:00:00Z"] * len(users), "graphql")
     return PreviousStars(table, [], complete=True, max_pages=10, source="graphql", proven=True)
 
 
 @pytest.mark.parametrize("name", ["edges-null-in-part", "edges-null-as-a-whole", "connection-null-error-without-path"])
 def test_list_that_failed_in_part_is_requested_again(name: str) -> None:
-    asked: list[list[int]] = []
-    with github(first(load_case(name)), asked) as client:
+    queries: list[list[int]] = []
+    with github(first(load_case(name)), queries) as client:
         found = collect(client)
-    # In one of the cases the second list is whole, with four.
+    # In one case the second list is complete, with four stars.
     assert users_of(found[1]) == list(range(4))
     assert users_of(found[2]) in (list(range(4)), list(range(6)))
     assert all(collected.complete and collected.proven for collected in found.values())
-    assert len(asked) == 2
+    assert len(queries) == 2
 
 
 @pytest.mark.parametrize("name", ["edges-null-in-part", "edges-null-as-a-whole"])
 def test_list_that_keeps_failing_in_part_is_unknown_and_loses_no_star(name: str) -> None:
-    answer = json.loads(json.dumps(load_case(name)).replace('"r0"', '"other"').replace('"r1"', '"r0"'))
-    answer["data"].pop("other")
-    with github(always(answer)) as client:
+    response = json.loads(json.dumps(load_case(name)).replace('"r0"', '"other"').replace('"r1"', '"r0"'))
+    response["data"].pop("other")
+    with github(always(response)) as client:
         found = collect(client, before=known(0, 5))
     assert (found[1].outcome, found[1].table, found[1].unstarred) == (Outcome.UNKNOWN, None, None)
     assert "Resource limits" in str(found[1].reason)
-    assert found[2].complete, "the others of its query do not suffer"
+    assert found[2].complete, "other lists of the query are complete"
 
 
 def test_deleted_account_is_no_failure() -> None:
-    asked: list[list[int]] = []
-    with github(always(load_case("one-deleted-person")), asked) as client:
+    queries: list[list[int]] = []
+    with github(always(load_case("one-deleted-person")), queries) as client:
         (collected,) = collect(client, 1).values()
     assert (users_of(collected), collected.complete, collected.proven) == ([0, 1, 3], True, True)
-    assert (collected.null_entries, collected.failed_entries, len(asked)) == (1, 0, 1)
+    assert (collected.null_entries, collected.failed_entries, len(queries)) == (1, 0, 1)
 
 
 def test_entry_that_keeps_failing_is_counted_and_the_list_is_complete_without_it() -> None:
-    asked: list[list[int]] = []
-    with github(always(load_case("one-failed-node")), asked) as client:
+    queries: list[list[int]] = []
+    with github(always(load_case("one-failed-node")), queries) as client:
         (collected,) = collect(client, 1).values()
-    assert len(asked) >= 3
+    assert len(queries) >= 3
     assert (users_of(collected), collected.complete, collected.failed_entries) == ([0, 1, 3], True, 1)
     assert "GitHub failed on 1 entries each time" in str(collected.reason)
 
@@ -160,11 +160,11 @@ def test_user_who_may_be_the_failed_entry_is_not_unstarred() -> None:
 
 
 def test_page_without_most_of_its_entries_is_not_accepted() -> None:
-    answer = load_case("one-failed-node")
-    edges, error = answer["data"]["r0"]["stargazers"]["edges"], answer["errors"][0]
+    response = load_case("one-failed-node")
+    edges, error = response["data"]["r0"]["stargazers"]["edges"], response["errors"][0]
     edges[0] = edges[1] = None
-    answer["errors"] += [error | {"path": [*error["path"][:3], place, "node"]} for place in (0, 1)]
-    with github(always(answer)) as client:
+    response["errors"] += [error | {"path": [*error["path"][:3], place, "node"]} for place in (0, 1)]
+    with github(always(response)) as client:
         (collected,) = collect(client, 1).values()
     assert collected.outcome is Outcome.UNKNOWN
 
@@ -176,14 +176,14 @@ def test_closed_list_is_restricted() -> None:
 
 
 def test_untyped_error_means_that_the_query_was_too_heavy() -> None:
-    asked: list[list[int]] = []
+    queries: list[list[int]] = []
     clock = FakeClock()
-    with github(first(*[load_case("untyped-under-200")] * 2), asked) as client:
+    with github(first(*[load_case("untyped-under-200")] * 2), queries) as client:
         client.pool.clock = clock
         found = collect(client)
     assert all(collected.complete for collected in found.values())
-    assert asked == [[1, 2], [1, 2], [1], [2]], "once together, then in halves"
-    assert len(clock.waits) >= 2, "and not in the same second"
+    assert queries == [[1, 2], [1, 2], [1], [2]], "once together, then in halves"
+    assert len(clock.waits) >= 2, "with a wait"
 
 
 def test_list_shorter_than_its_count_is_kept_but_not_proven() -> None:
@@ -216,12 +216,12 @@ def test_users_list_is_complete_only_if_no_part_failed(depth: list[Any]) -> None
         errors = [{"message": "Something went wrong", "path": depth}]
         return {"data": {"r0": node}} | ({"errors": errors} if broken else {})
 
-    answers = [user(True), user(False)]
+    responses = [user(True), user(False)]
 
     async def graphql(request: Request) -> Response:
         if b"viewer" in await request.body():
             return Response(b'{"data": {"viewer": {"databaseId": 7}}}')
-        return Response(json.dumps(answers.pop(0)))
+        return Response(json.dumps(responses.pop(0)))
 
     async def other(_: Request) -> Response:
         return Response(b"{}")
@@ -308,13 +308,13 @@ def test_cursors_that_form_a_circle_end_the_list() -> None:
         "a": list_of(edges_of(2, 3), 9, "b"),
         "b": list_of(edges_of(4), 9, "a"),
     }
-    asked: list[Any] = []
+    queries: list[Any] = []
 
     async def graphql(request: Request) -> Response:
         variables = (await request.json()).get("variables") or {}
         if not variables:
             return Response(b'{"data": {"viewer": {"databaseId": 7}}}')
-        asked.append(variables["c0"])
+        queries.append(variables["c0"])
         return Response(json.dumps(pages[variables["c0"]]))
 
     async def other(_: Request) -> Response:
@@ -324,23 +324,23 @@ def test_cursors_that_form_a_circle_end_the_list() -> None:
     with serving(app) as url, client_of(url, "token") as client:
         (collected,) = collect(client, 1).values()
     assert (users_of(collected), collected.complete, collected.proven) == ([0, 1, 2, 3], False, False)
-    assert len(asked) < 10
+    assert len(queries) < 10
     assert "could not be read to its end" in str(collected.reason)
 
 
 def test_outage_with_status_200_ends_the_run() -> None:
     nothing: Script = lambda _: {"data": None, "errors": [{"message": "Something went wrong"}]}  # noqa: E731
     tasks = [CollectionTask(RepositoryRef(n, f"a/{n}", f"a/{n}", 4, Outcome.OK)) for n in range(1, 200)]
-    asked: list[list[int]] = []
-    with github(nothing, asked) as client, pytest.raises(OutageError, match="failed on 60 GraphQL queries in a row"):
+    queries: list[list[int]] = []
+    with github(nothing, queries) as client, pytest.raises(OutageError, match="failed on 60 GraphQL queries in a row"):
         list(GraphQLStargazers(client, 10).collect(tasks, 1))
-    assert len(asked) <= 70
+    assert len(queries) <= 70
 
 
 def test_warning_beside_complete_lists_is_ignored() -> None:
-    asked: list[list[int]] = []
+    queries: list[list[int]] = []
     warned = list_of(edges_of(0, 1, 2, 3), 4) | {"errors": [{"message": "a deprecation"}]}
-    with github(lambda _: warned, asked) as client:
+    with github(lambda _: warned, queries) as client:
         found = [collect(client, 1) for _ in range(3)]
     assert all(collected.complete for one in found for collected in one.values())
-    assert len(asked) == 3
+    assert len(queries) == 3

@@ -27,7 +27,7 @@ def test_account_of_a_token_is_requested_once(serve_world) -> None:
             client.get("/repos/a/b")
         assert sorted(client.pool.directory.accounts) == ["user:1", "user:2"]
     assert standin.served["graphql"] == 2
-    assert standin.used("one") + standin.used("two") == 4, "it costs no request of REST's"
+    assert standin.used("one") + standin.used("two") == 4, "the account costs no REST request"
 
 
 def test_account_of_a_token_is_stored_for_the_next_process(serve_world, database) -> None:
@@ -56,12 +56,12 @@ def test_single_refusal_of_a_good_token_is_retried() -> None:
 
 
 def test_token_is_retired_only_after_a_confirmed_refusal() -> None:
-    """Asked twice, then what is left of the quota, and once more after a pause."""
+    """Two requests, then the quota twice, with a pause between."""
     seen: list[str] = []
 
     async def refuse(request: Request) -> Response:
         seen.append(request.url.path)
-        known = len(seen) < 3  # whose it is was asked while it was good
+        known = len(seen) < 3  # identified while it was valid
         return Response(b'{"id": 1}', 200 if known else 401)
 
     clock = FakeClock()

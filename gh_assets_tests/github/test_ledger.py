@@ -38,9 +38,9 @@ def test_processes_that_share_a_ledger_do_not_overspend(home, turns: list[int], 
             pool_of("user:1", clock=clock, ledger=MongoLedger(database["ledger_test"]), server=server) for _ in range(3)
         ]
         for turn in turns:
-            spend(pools[turn], server.answer)
+            spend(pools[turn], server.respond)
         assert server.refused == 0
-        # What another process holds unused is not lost: it is told within seconds, or its hold ends.
+        # Unused claims of another process are reported within seconds, or expire.
         assert sum(clock.waits) <= (len(turns) // limit + 1) * (3600 + LEASE_SECONDS + 10)
 
 
@@ -63,8 +63,8 @@ def test_points_of_a_killed_process_return_after_one_observation(ledgers) -> Non
     assert alive.claim("user:1", Resource.REST, None, 0, 50, 1001.0).points == 0
     later = 1001.0 + LEASE_SECONDS
     unsure = alive.claim("user:1", Resource.REST, seen, 0, 50, later)
-    assert (unsure.points, unsure.observation) == (0, None), "nobody knows what the dead one spent"
-    assert alive.claim("user:1", Resource.REST, seen, 0, 50, later).points == 0, "what was seen before is no news"
+    assert (unsure.points, unsure.observation) == (0, None), "what it spent last is not known"
+    assert alive.claim("user:1", Resource.REST, seen, 0, 50, later).points == 0, "an earlier observation does not count"
     found = Observation(100, 37, 9000.0, later)
     assert alive.claim("user:1", Resource.REST, found, 0, 50, later + 1).points == 37
 
@@ -73,10 +73,10 @@ def test_pause_reaches_other_processes(ledgers) -> None:
     clock = FakeClock()
     server = QuotaServer(clock)
     first, second = (pool_of("user:1", clock=clock, ledger=ledgers(), server=server) for _ in range(2))
-    spend(second, server.answer)
+    spend(second, server.respond)
     first.pause(40.0)
     clock.time += 6.0  # the time within which claims are renewed
-    spend(second, server.answer)
+    spend(second, server.respond)
     assert server.times[-1] >= server.times[0] + 40
 
 
@@ -87,7 +87,7 @@ def test_pace_is_shared_between_processes(ledgers) -> None:
     pools = [pool_of("user:1", clock=clock, policy=policy, ledger=ledgers(), server=server) for _ in range(2)]
     for _ in range(150):
         for pool in pools:
-            spend(pool, server.answer)
+            spend(pool, server.respond)
     late = [time for time in server.times if time > server.times[0] + 60]
     for start in late:
         assert sum(start <= time < start + 60 for time in late) <= 66
@@ -98,11 +98,11 @@ def test_unused_claims_are_given_back(ledgers) -> None:
     server = QuotaServer(clock, limit=100)
     first, second = (pool_of("user:1", clock=clock, ledger=ledgers(), server=server) for _ in range(2))
     for _ in range(5):
-        spend(first, server.answer)
+        spend(first, server.respond)
     first.close()
     with pytest.raises(CancelledError):
-        spend(first, server.answer)
+        spend(first, server.respond)
     for _ in range(95):
-        spend(second, server.answer)
-    assert sum(clock.waits) < LEASE_SECONDS, "waited until what the first one held was over"
+        spend(second, server.respond)
+    assert sum(clock.waits) < LEASE_SECONDS, "claims were released at once"
     assert server.refused == 0

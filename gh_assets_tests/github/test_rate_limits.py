@@ -15,13 +15,13 @@ from gh_assets.github.rate_limits import LONGEST_WINDOW, Observation, observatio
     ids=["at once", "slow", "whole seconds", "whole seconds", "just ahead", "ahead", "just behind", "behind"],
 )
 def test_slow_response_is_no_sign_of_a_wrong_clock(written: int, skew: float) -> None:
-    """Else its reset would be taken for half a minute later, and quota be slept over."""
+    """Otherwise its reset would be half a minute late, and quota would be wasted."""
     headers = {"date": formatdate(written, usegmt=True)}
     assert skew_of(headers, 1000.0, 1030.0) == skew
 
 
 @pytest.mark.parametrize(
-    ("told", "skew", "expected"),
+    ("figures", "skew", "expected"),
     [
         (("5000", "4999", "1060"), 0.0, (5000, 4999, 1060.0)),
         ((60, 60, 1060), 50.0, (60, 60, 1010.0)),
@@ -39,7 +39,7 @@ def test_slow_response_is_no_sign_of_a_wrong_clock(written: int, skew: float) ->
     ],
 )
 def test_impossible_figures_are_ignored(
-    told: tuple[object, object, object], skew: float, expected: tuple[int, int, float] | None
+    figures: tuple[object, object, object], skew: float, expected: tuple[int, int, float] | None
 ) -> None:
-    seen = observation_of(*told, 1000.0, skew)
+    seen = observation_of(*figures, 1000.0, skew)
     assert seen == (None if expected is None else Observation(*expected, at=1000.0))

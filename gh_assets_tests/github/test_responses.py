@@ -16,22 +16,22 @@ from gh_assets_tests.support.github import FakeClock, client_of, fine, rest_case
 def test_missing_permission_is_a_response_and_no_limit() -> None:
     forbidden = Response(b'{"message": "You do not have permission"}', 403, {"x-ratelimit-remaining": "10"})
     with serving(scripted([forbidden])) as url, client_of(url) as client:
-        answer = client.get("/x")
-    assert (answer.status, answer.message) == (403, "You do not have permission")
+        response = client.get("/x")
+    assert (response.status, response.message) == (403, "You do not have permission")
 
 
 def test_former_text_of_a_secondary_limit_is_waited_for() -> None:
-    clock, said = FakeClock(), list[str]()
+    clock, messages = FakeClock(), list[str]()
     policy = RetryPolicy()
     with (
         serving(scripted([rest_case("abuse-403"), fine()])) as url,
         client_of(url, policy=policy, clock=clock) as client,
     ):
-        client.pool.notify = said.append
+        client.pool.notify = messages.append
         assert client.get("/x").payload == {"fine": True}
     assert sum(clock.waits) >= 59.99
-    assert len(said) == 1
-    assert "secondary rate limit" in said[0]
+    assert len(messages) == 1
+    assert "secondary rate limit" in messages[0]
 
 
 @pytest.mark.parametrize("reset", ["1672531200", "0", "99999999999", "soon", "nan", "inf", None])
@@ -39,8 +39,10 @@ def test_former_text_of_a_secondary_limit_is_waited_for() -> None:
 def test_impossible_figures_are_waited_for_no_longer_than_a_secondary_limit(status: int, reset: str | None) -> None:
     clock = FakeClock()
     clock.time = 1_795_000_000.0
-    told = {"x-ratelimit-limit": "5000", "x-ratelimit-remaining": "0"} | ({"x-ratelimit-reset": reset} if reset else {})
-    odd = Response(b'{"fine": true}' if status == 200 else b'{"message": "API rate limit exceeded"}', status, told)
+    limits = {"x-ratelimit-limit": "5000", "x-ratelimit-remaining": "0"} | (
+        {"x-ratelimit-reset": reset} if reset else {}
+    )
+    odd = Response(b'{"fine": true}' if status == 200 else b'{"message": "API rate limit exceeded"}', status, limits)
     with (
         serving(scripted([odd, odd, fine()])) as url,
         client_of(url, policy=RetryPolicy(), clock=clock) as client,
@@ -78,9 +80,9 @@ def test_retry_after_of_years_is_capped_and_of_zero_grows() -> None:
 
 
 def test_budget_of_zero_points_is_no_budget() -> None:
-    told = {"x-ratelimit-limit": "0", "x-ratelimit-remaining": "0", "x-ratelimit-reset": "2000000000"}
+    limits = {"x-ratelimit-limit": "0", "x-ratelimit-remaining": "0", "x-ratelimit-reset": "2000000000"}
     clock = FakeClock()
-    with serving(scripted([Response(b'{"fine": true}', 200, told)])) as url, client_of(url, clock=clock) as client:
+    with serving(scripted([Response(b'{"fine": true}', 200, limits)])) as url, client_of(url, clock=clock) as client:
         for _ in range(3):
             assert client.get("/x").payload == {"fine": True}
     assert len(clock.waits) < 5

@@ -42,7 +42,7 @@ def test_default_policy_stays_below_githubs_limits() -> None:
     assert usual.points_a_minute[Resource.GRAPHQL] < 2000
     assert usual.in_flight < 100
     assert usual.secondary_wait >= 60
-    assert usual.longest_quota_wait > 3600, "a window is waited for"
+    assert usual.longest_quota_wait > 3600, "long enough for a window"
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_default_policy_stays_below_githubs_limits() -> None:
 def test_transient_fault_is_retried(fault: Response) -> None:
     with serving(scripted([fault, fault, fine()])) as url, client_of(url) as client:
         assert client.get("/x").payload == {"fine": True}
-        assert (client.usage.requests, client.usage.retries) == (5, 2), "what is left, whose token, the page thrice"
+        assert (client.usage.requests, client.usage.retries) == (5, 2), "quota, account, and the page three times"
 
 
 def test_permanent_fault_is_one_clear_error() -> None:

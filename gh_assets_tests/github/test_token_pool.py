@@ -33,10 +33,10 @@ def test_tokens_of_one_user_share_one_budget(caplog: pytest.LogCaptureFixture) -
     server = QuotaServer(clock, limit=10)
     pool = pool_of("user:1", "user:1", clock=clock, server=server)
     for _ in range(10):
-        spend(pool, server.answer)
+        spend(pool, server.respond)
     assert clock.waits == []
-    spend(pool, server.answer)
-    assert sum(clock.waits) >= 3600, "a second token of the same user brings no second quota"
+    spend(pool, server.respond)
+    assert sum(clock.waits) >= 3600, "a second token of the same user has no quota of its own"
     assert server.refused == 0
     assert "share a quota" in caplog.text
     assert "token-1" not in caplog.text
@@ -53,10 +53,10 @@ def test_limits_are_kept_and_available_quota_is_never_waited_for(accounts: int, 
     server = QuotaServer(clock, limit=limit)
     pool = pool_of(*(f"user:{n}" for n in range(accounts)), clock=clock, server=server)
     for _ in range(requests):
-        spend(pool, server.answer)
+        spend(pool, server.respond)
     assert server.refused == 0
     windows = -(-requests // (accounts * limit))
-    assert sum(clock.waits) <= (windows - 1) * (3600 + 2), "slept while a token had quota"
+    assert sum(clock.waits) <= (windows - 1) * (3600 + 2), "waited while a token had quota"
 
 
 def test_pace_keeps_an_account_below_its_points_a_minute() -> None:
@@ -64,7 +64,7 @@ def test_pace_keeps_an_account_below_its_points_a_minute() -> None:
     server = QuotaServer(clock, limit=5000)
     pool = pool_of("user:1", clock=clock, policy=RetryPolicy(points_a_minute={Resource.REST: 60}), server=server)
     for _ in range(200):
-        spend(pool, server.answer)
+        spend(pool, server.respond)
     for start in server.times:
         assert sum(start <= time < start + 60 for time in server.times) <= 60 + 11
     assert sum(clock.waits) <= 200, "slower than the pace"
@@ -84,11 +84,11 @@ def test_responses_about_other_resources_leave_the_budget_unchanged() -> None:
     pool = pool_of("user:1", clock=clock)
     spend(pool, lambda _: quota_headers(50, clock.now() + 1000))
     spend(pool, lambda _: quota_headers(3, clock.now() + 10, resource="search"))
-    assert pool.remaining() == 49, "counted by ourselves"
+    assert pool.remaining() == 49, "counted by the pool"
     spend(pool, lambda _: quota_headers(100, clock.now() + 1000, resource="graphql"))
     assert (pool.remaining(), pool.remaining(Resource.GRAPHQL)) == (48, 100)
     spend(pool, lambda _: {})
-    assert pool.remaining() == 47, "an answer that tells nothing is counted, too"
+    assert pool.remaining() == 47, "a response without limits is counted, too"
 
 
 def test_requests_without_limits_never_wait() -> None:
@@ -113,7 +113,7 @@ def test_cancelling_ends_the_wait_for_a_place_in_flight() -> None:
         ended.set()
 
     with pool.lease(Resource.REST) as lease:
-        lease.settle({})  # no limits are told
+        lease.settle({})  # without limits
         entered.set()
     with pool.lease(Resource.REST):
         worker = threading.Thread(target=work)
@@ -133,7 +133,7 @@ def test_spent_token_is_recognized_without_another_request(serve_world) -> None:
         pytest.raises(RateLimitedError, match=r"another 6[01] minutes"),
     ):
         client.get("/repos/a/b")
-    assert standin.served["limited"] == 0, "asking what is left costs nothing"
+    assert standin.served["limited"] == 0, "reading the quota costs nothing"
 
 
 def test_totals_cover_the_accounts_in_use() -> None:
@@ -141,8 +141,8 @@ def test_totals_cover_the_accounts_in_use() -> None:
     pool = pool_of("user:1", "user:1", "user:2", "user:3", clock=clock)
     assert (pool.remaining(), pool.limit(), pool.next_reset(), pool.directory.retired) == (None, None, None, [])
     resets = {"user:1": clock.now() + 900, "user:2": clock.now() + 800, "user:3": clock.now() + 700}
-    asked = [spend(pool, lambda account: quota_headers(40, resets[account], limit=50)) for _ in range(3)]
-    assert sorted(asked) == ["user:1", "user:2", "user:3"], "none is idle while another one is used"
+    charged = [spend(pool, lambda account: quota_headers(40, resets[account], limit=50)) for _ in range(3)]
+    assert sorted(charged) == ["user:1", "user:2", "user:3"], "accounts are used evenly"
     assert (pool.remaining(), pool.limit(), pool.next_reset()) == (120, 150, clock.now() + 700)
     unknown = Resource.GRAPHQL
     assert (pool.remaining(unknown), pool.limit(unknown), pool.next_reset(unknown)) == (None, None, None)
@@ -150,24 +150,24 @@ def test_totals_cover_the_accounts_in_use() -> None:
     assert pool.directory.retired == ["…en-3"]
     assert (pool.remaining(), pool.limit(), pool.next_reset()) == (80, 100, clock.now() + 800)
     clock.time += 801
-    assert pool.remaining() == 90, "a window that is over begins anew"
-    assert pool.next_reset() == resets["user:1"], "when the new one ends, its first answer tells"
+    assert pool.remaining() == 90, "a window that has ended begins anew"
+    assert pool.next_reset() == resets["user:1"], "the first response tells when the new window ends"
 
 
 def test_an_account_is_kept_as_long_as_it_has_quota() -> None:
     clock = FakeClock()
     server = QuotaServer(clock, limit=5)
     pool = pool_of("user:1", "user:2", clock=clock, server=server)
-    spend(pool, server.answer), spend(pool, server.answer)
+    spend(pool, server.respond), spend(pool, server.respond)
     kept, charged = pool.directory.accounts["user:2"], []
     for _ in range(5):
         with pool.lease(Resource.REST, keep=kept) as lease:
-            lease.settle(server.answer(lease.account.identity))
+            lease.settle(server.respond(lease.account.identity))
             charged.append(lease.account.identity)
     assert charged == ["user:2"] * 4 + ["user:1"]
     assert clock.waits == []
     with pool.lease(Resource.REST, 3) as lease:
-        assert pool.has_points(lease) is False, "all that is left is for this request"
+        assert pool.has_points(lease) is False, "the rest is reserved for this request"
         lease.settle(None, 0)
     assert pool.has_points(lease)
 
@@ -187,12 +187,12 @@ def test_concurrent_requests_are_counted_before_their_responses() -> None:
         assert {lease.account.identity for lease in (third, fourth)} == {"user:1", "user:2"}
     assert clock.waits == []
     assert pool.in_flight == 0
-    assert pool.remaining() == 0, "of what was not answered, nobody knows whether it was counted"
+    assert pool.remaining() == 0, "requests without a response count as spent"
 
 
 @pytest.fixture
 def tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A machine whose time is not UTC."""
+    """Set a time zone other than UTC."""
     with monkeypatch.context() as patched:
         patched.setenv("TZ", "Asia/Tokyo")
         time.tzset()
@@ -205,30 +205,30 @@ def test_long_waits_are_announced_once_and_short_ones_never() -> None:
     clock = FakeClock()
     server = QuotaServer(clock, limit=2)
     pool = pool_of("user:1", clock=clock, server=server)
-    told: list[str] = []
-    pool.notify = told.append
+    messages: list[str] = []
+    pool.notify = messages.append
     pool.pause(4.0)
-    spend(pool, server.answer)
-    assert (told, clock.waits) == ([], [4.0])
-    spend(pool, server.answer)
-    spend(pool, server.answer)
-    (only,) = told
+    spend(pool, server.respond)
+    assert (messages, clock.waits) == ([], [4.0])
+    spend(pool, server.respond)
+    spend(pool, server.respond)
+    (only,) = messages
     until = dt.datetime.fromtimestamp(clock.now(), dt.UTC)
     assert only == f"The quota of all tokens is spent: waiting 3601 s, until {until:%H:%M:%S} UTC."
-    assert max(clock.waits) <= 60, "in steps: a token may become free meanwhile"
+    assert max(clock.waits) <= 60, "in steps, since a token may become available"
 
 
 def test_secondary_limit_pauses_all_tokens_and_one_without_end_is_an_error() -> None:
     clock = FakeClock()
     pool = pool_of("user:1", "user:2", clock=clock, policy=replace(UNPACED, longest_quota_wait=500.0))
-    told: list[str] = []
-    pool.notify = told.append
+    messages: list[str] = []
+    pool.notify = messages.append
     began = clock.now()
     pool.pause(100.0)
-    pool.pause(20.0)  # of several that are in flight, the longest holds
+    pool.pause(20.0)  # the longest of several pauses holds
     spend(pool, lambda _: {})
     assert clock.now() == began + 100
-    assert [words.split(":")[0] for words in told] == ["GitHub's secondary rate limit was reached"]
+    assert [text.split(":")[0] for text in messages] == ["GitHub's secondary rate limit was reached"]
     pool.pause(450.0)
     spend(pool, lambda _: {})
     with pytest.raises(RateLimitedError, match="nothing but its secondary rate limit for 10 minutes"):

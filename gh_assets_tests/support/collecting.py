@@ -22,7 +22,7 @@ def refs(world: World) -> list[RepositoryRef]:
 
 
 class Collecting:
-    """A collector over a store and a state, to be run several times."""
+    """A pipeline over a store and a state that can run several times."""
 
     def __init__(self, store: AssetStore, state: CollectionState) -> None:
         self.tables = PartitionTables(store, "stargazers")

@@ -43,7 +43,7 @@ def pool_of(
     ledger: MongoLedger | None = None,
     server: QuotaServer | None = None,
 ) -> TokenPool:
-    """A pool whose tokens belong to the users of these names, and that can ask the server what is left."""
+    """Return a pool whose tokens belong to users of these names, and that can probe the server."""
 
     def identify(token: Token) -> None:
         pool.directory.identify(token, names[pool.directory.tokens.index(token)])
@@ -58,15 +58,15 @@ def pool_of(
     return pool
 
 
-def spend(pool: TokenPool, answer: Callable[[str], dict[str, str] | None], points: int = 1) -> str:
-    """One request; gives the account that was charged."""
+def spend(pool: TokenPool, response: Callable[[str], dict[str, str] | None], points: int = 1) -> str:
+    """Send one request, and return the account that was charged."""
     with pool.lease(Resource.REST, points) as lease:
-        lease.settle(answer(lease.account.identity), points)
+        lease.settle(response(lease.account.identity), points)
         return lease.account.identity
 
 
 class QuotaServer:
-    """Counts as GitHub does: a window an account that begins with its first request."""
+    """Counts like GitHub: each account's window begins with its first request."""
 
     def __init__(self, clock: FakeClock, limit: int = 10, window: float = 3600.0) -> None:
         self.clock, self.limit, self.window = clock, limit, window
@@ -75,14 +75,14 @@ class QuotaServer:
         self.times: list[float] = []
 
     def peek(self, account: str) -> Observation:
-        """What is left, for nothing."""
+        """Return what is left, at no cost."""
         now = self.clock.now()
         reset, used = self.windows.get(account, (0.0, 0))
         if now >= reset:
             reset, used = now + self.window, 0
         return Observation(self.limit, self.limit - used, float(int(reset)), now)
 
-    def answer(self, account: str, cost: int = 1) -> dict[str, str]:
+    def respond(self, account: str, cost: int = 1) -> dict[str, str]:
         now = self.clock.now()
         reset, used = self.windows.get(account, (0.0, 0))
         if now >= reset:
@@ -98,7 +98,7 @@ SECRET = "ghp_verysecret0123456789wxyz"
 
 
 class FakeClock:
-    """Time that passes only when somebody waits."""
+    """Time that passes only by waiting."""
 
     def __init__(self) -> None:
         self.time = 1_000_000.0
@@ -114,18 +114,18 @@ class FakeClock:
             return
 
 
-def scripted(answers: list[Response | Callable[[Request], Response]]) -> Starlette:
-    """A server that gives these answers, one after another, then the last again and again."""
-    remaining = list(answers)
+def scripted(responses: list[Response | Callable[[Request], Response]]) -> Starlette:
+    """Return a server that sends these responses in order, and repeats the last."""
+    remaining = list(responses)
 
     async def endpoint(request: Request) -> Response:
         if request.url.path == "/rate_limit":
             return Response(b'{"message": "Rate limiting is not enabled."}', 404)
         if request.url.path == "/user":
-            whose = sum(request.headers["authorization"].encode())  # another user for each token
-            return Response(b'{"id": %d}' % whose, media_type="application/json")
-        answer = remaining.pop(0) if len(remaining) > 1 else remaining[0]
-        return answer if isinstance(answer, Response) else answer(request)
+            user_id = sum(request.headers["authorization"].encode())  # another user for each token
+            return Response(b'{"id": %d}' % user_id, media_type="application/json")
+        response = remaining.pop(0) if len(remaining) > 1 else remaining[0]
+        return response if isinstance(response, Response) else response(request)
 
     return Starlette(routes=[Route("/{path:path}", endpoint)])
 
