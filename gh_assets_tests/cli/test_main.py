@@ -8,11 +8,14 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 
-from gh_assets.cli import main
+from gh_assets.cli import cli, main
 from gh_assets_tests.conftest import SETTINGS
 from gh_assets_tests.support.commands import fails, release_servers, write_stars
 from gh_assets_tests.support.dagster_dev import ROOT
@@ -33,6 +36,27 @@ def started(home: Path, *arguments: str, **options: object) -> subprocess.Popen[
         start_new_session=True,
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},  # type: ignore[call-overload]
     )
+
+
+def groups(group: click.Group) -> Iterator[click.Group]:
+    yield group
+    for command in group.commands.values():
+        if isinstance(command, click.Group):
+            yield from groups(command)
+
+
+@pytest.mark.parametrize("group", [*groups(cli)], ids=lambda group: group.name)
+def test_summaries_of_commands_are_not_cut_off(group: click.Group) -> None:
+    output = CliRunner().invoke(group, ["--help"], terminal_width=80).output
+    assert all(f"  {name}" in output for name in group.commands)
+    assert "..." not in output.replace("[ARGS]...", "")
+
+
+def test_help_loads_no_service_and_no_model() -> None:
+    heavy = ["dagster", "google.cloud", "numpy", "polars", "pymongo", "sqlalchemy", "starlette", "torch"]
+    code = f"import sys, gh_assets.cli; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done.stderr
 
 
 @pytest.mark.parametrize(
