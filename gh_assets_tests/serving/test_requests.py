@@ -51,3 +51,9 @@ def test_values_out_of_bounds_are_refused(values: dict[str, object]) -> None:
 
 def test_every_parameter_has_a_description() -> None:
     assert all(field.description for field in RecommendationParameters.model_fields.values())
+
+
+def test_filters_accept_unknown_repositories_unless_they_need_metadata() -> None:
+    assert Filters(own=True, forks=True, archived="yes").accepts_unknown
+    assert not Filters(language="go").accepts_unknown
+    assert not Filters(archived="only").accepts_unknown

@@ -179,7 +179,7 @@ def github_world() -> World:
         for place, row in enumerate(rows)
     ]
     repositories.append(
-        Repository(99_001, "outside/plumbing-hall", "Pipes, valves and taps for everybody", "Go", ["plumbing"])
+        Repository(99_001, "outside/plumbing-hall", "Pipes, valves and taps for every house", "Go", ["plumbing"])
     )
     repositories.append(
         Repository(99_002, "outside/now", "Draw with colours", "Python", ["painting"], former_names=["outside/before"])

@@ -77,7 +77,7 @@ def proxied(server: Running, **headers: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module", params=["option", "header"])
-def behind(served_home: ServedHome, request: pytest.FixtureRequest) -> Iterator[str]:
+def proxy_url(served_home: ServedHome, request: pytest.FixtureRequest) -> Iterator[str]:
     """URL of a proxy; the server gets the prefix from its option or from the proxy's header."""
     if request.param == "option":
         with opened(served_home.settings, root_path=PREFIX) as server, proxied(server) as url:
@@ -93,7 +93,7 @@ FORMS = re.compile(r"<form\b([^>]*)>(.*?)</form>", re.DOTALL)
 FIELDS = re.compile(r'<input\b[^>]*?name="(\w+)"[^>]*?value="([^"]*)"')
 
 
-def test_every_address_on_the_pages_keeps_the_prefix_and_responds(behind: str) -> None:
+def test_every_address_on_the_pages_keeps_the_prefix_and_responds(proxy_url: str) -> None:
     with requests.Session() as browser:
         waiting, seen, pages = [f"{PREFIX}/"], set[str](), 0
         waiting += [f"{PREFIX}/go?login=person-1", f"{PREFIX}/go?similar={name_of(0)}", f"{PREFIX}/go?similar=paint"]
@@ -105,7 +105,7 @@ def test_every_address_on_the_pages_keeps_the_prefix_and_responds(behind: str) -
             if path in seen or sum(kind == re.sub(r"/(r|u)/[^?]*", r"/\1/", one.split("?")[0]) for one in seen) >= 6:
                 continue
             seen.add(path)
-            response = browser.get(behind + path, timeout=30)
+            response = browser.get(proxy_url + path, timeout=30)
             for step in [*response.history, response]:
                 assert urlsplit(step.url).path.startswith(f"{PREFIX}/"), f"{path} leads to {step.url}"
             assert response.status_code == 200, f"{path}: {response.status_code}"
@@ -122,9 +122,9 @@ def test_every_address_on_the_pages_keeps_the_prefix_and_responds(behind: str) -
         assert kinds >= {"", "go", "for", "u", "r", "model", "popular", "hidden", "api", "static"}
 
 
-def test_forms_and_their_cookie_work_with_the_prefix(behind: str) -> None:
+def test_forms_and_their_cookie_work_with_the_prefix(proxy_url: str) -> None:
     with requests.Session() as browser:
-        page = browser.get(f"{behind}{PREFIX}/popular", timeout=30)
+        page = browser.get(f"{proxy_url}{PREFIX}/popular", timeout=30)
         assert f"path={PREFIX};" in page.headers["set-cookie"].lower() + ";"
         attributes, content = next(form for form in FORMS.findall(page.text) if "feedback" in form[0])
         fields = {name: html.unescape(value) for name, value in FIELDS.findall(content)}
@@ -132,47 +132,49 @@ def test_forms_and_their_cookie_work_with_the_prefix(behind: str) -> None:
         action = re.search(r'action="([^"]*)"', attributes)
         assert action is not None
         sent = fields | {"verdict": "known"}
-        done = browser.post(behind + action[1], data=sent, headers={"origin": behind}, timeout=30)
+        done = browser.post(proxy_url + action[1], data=sent, headers={"origin": proxy_url}, timeout=30)
         assert (done.status_code, [step.status_code for step in done.history]) == (200, [303])
         assert urlsplit(done.url).path == f"{PREFIX}/popular"
         assert f'value="{fields["repo"]}"' not in done.text
-        hidden = browser.get(f"{behind}{PREFIX}/hidden", timeout=30).text
+        hidden = browser.get(f"{proxy_url}{PREFIX}/hidden", timeout=30).text
         assert fields["repo"] in hidden
         assert f'value="{PREFIX}/hidden"' in hidden
         for back in ("/popular", "//evil.example", f"{PREFIX}//evil.example", f"{PREFIX}/../x", "/recsx/", ""):
-            redirect = browser.post(behind + action[1], data=sent | {"back": back}, allow_redirects=False, timeout=30)
+            redirect = browser.post(
+                proxy_url + action[1], data=sent | {"back": back}, allow_redirects=False, timeout=30
+            )
             assert redirect.headers["location"] == f"{PREFIX}/"
         withdrawn = sent | {"verdict": "none"}
-        assert browser.post(behind + action[1], data=withdrawn, timeout=30).status_code == 200
+        assert browser.post(proxy_url + action[1], data=withdrawn, timeout=30).status_code == 200
 
 
-def test_cursors_work_with_the_prefix(behind: str) -> None:
-    page = requests.get(f"{behind}{PREFIX}/popular?n=5&language=go", timeout=30).text
+def test_cursors_work_with_the_prefix(proxy_url: str) -> None:
+    page = requests.get(f"{proxy_url}{PREFIX}/popular?n=5&language=go", timeout=30).text
     more = re.search(r'<a class="main" href="([^"]*)"', page)
     assert more is not None
-    following = requests.get(behind + html.unescape(more[1]), timeout=30)
+    following = requests.get(proxy_url + html.unescape(more[1]), timeout=30)
     assert following.status_code == 200
     assert f'<a href="{PREFIX}/popular?' in following.text
-    api = f"{behind}{PREFIX}/api/v1/recommendations"
+    api = f"{proxy_url}{PREFIX}/api/v1/recommendations"
     first = requests.get(api, params={"n": 5}, timeout=30).json()
     second = requests.get(api, params={"n": 5, "cursor": first["next"]}, timeout=30).json()
     assert [entry["rank"] for entry in second["recommendations"]] == [6, 7, 8, 9, 10]
 
 
-def test_openapi_description_contains_the_prefix(behind: str) -> None:
-    description = requests.get(f"{behind}{PREFIX}/api/v1/openapi.json", timeout=30).json()
+def test_openapi_description_contains_the_prefix(proxy_url: str) -> None:
+    description = requests.get(f"{proxy_url}{PREFIX}/api/v1/openapi.json", timeout=30).json()
     assert description["servers"] == [{"url": PREFIX}]
     assert "/api/v1/model" in description["paths"]
-    assert f"{behind}{PREFIX}/api/v1/recommendations?" in requests.get(f"{behind}{PREFIX}/api", timeout=30).text
+    assert f"{proxy_url}{PREFIX}/api/v1/recommendations?" in requests.get(f"{proxy_url}{PREFIX}/api", timeout=30).text
 
 
-def test_errors_are_json_or_pages_with_the_prefix(behind: str) -> None:
-    assert requests.get(f"{behind}{PREFIX}/api/v1/nothing", timeout=30).json()["error"]["code"] == "http"
+def test_errors_are_json_or_pages_with_the_prefix(proxy_url: str) -> None:
+    assert requests.get(f"{proxy_url}{PREFIX}/api/v1/nothing", timeout=30).json()["error"]["code"] == "http"
     for path in ("/nothing", "/static/nothing.css"):
-        page = requests.get(f"{behind}{PREFIX}{path}", timeout=30)
+        page = requests.get(f"{proxy_url}{PREFIX}{path}", timeout=30)
         assert page.status_code == 404
         assert f'href="{PREFIX}/popular"' in page.text
-    refused = requests.get(f"{behind}{PREFIX}/api/v1/model", headers={"host": "evil.example"}, timeout=30)
+    refused = requests.get(f"{proxy_url}{PREFIX}/api/v1/model", headers={"host": "evil.example"}, timeout=30)
     assert (refused.status_code, refused.json()["error"]["code"]) == (421, "wrong_host")
 
 

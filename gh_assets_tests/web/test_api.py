@@ -16,7 +16,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gh_assets.cli import cli
-from gh_assets.serving.requests import Filters
 from gh_assets.serving.snapshot import load_current_snapshot
 from gh_assets.web.api import LoginParameters
 from gh_assets_tests.support.paths import CHECKOUT
@@ -269,7 +268,7 @@ def test_similar_repositories_of_one_unknown_to_the_model_are_similar_in_content
 def test_similar_repositories_of_an_uncollected_one_use_its_description_on_github(server: Running) -> None:
     result = listed(server, "/repositories/outside/plumbing-hall/similar", n=5)
     assert not result["collected"]
-    assert result["repository"]["description"] == "Pipes, valves and taps for everybody"
+    assert result["repository"]["description"] == "Pipes, valves and taps for every house"
     assert all(entry["language"] == "Go" for entry in result["similar"])
     renamed = listed(server, "/repositories/outside/before/similar", n=3)
     assert renamed["repository"]["full_name"] == "outside/now"
@@ -430,12 +429,6 @@ def test_openapi_description_names_every_parameter_and_field(server: Running) ->
     similar = listed(server, f"/repositories/{name_of(0)}/similar", n=1)
     assert set(similar) == set(description["components"]["schemas"]["SimilarsOut"]["properties"])
     assert set(similar["similar"][0]) == set(description["components"]["schemas"]["SimilarOut"]["properties"])
-
-
-def test_filters_accept_unknown_repositories_unless_they_need_metadata() -> None:
-    assert Filters(own=True, forks=True, archived="yes").accepts_unknown
-    assert not Filters(language="go").accepts_unknown
-    assert not Filters(archived="only").accepts_unknown
 
 
 # -- documentation -----------------------------------------------------------------------------------------------------

@@ -26,8 +26,8 @@ def stored(database: MongoDatabase) -> dict[str, str]:
 
 
 def lines(folder: Path) -> list[bytes]:
-    found = [path for path in folder.iterdir() if path.suffix in (".jsonl", ".shipping")]
-    return [line for path in found for line in path.read_bytes().splitlines()]
+    paths = [path for path in folder.iterdir() if path.suffix in (".jsonl", ".shipping")]
+    return [line for path in paths for line in path.read_bytes().splitlines()]
 
 
 def test_feedback_is_a_message_that_any_consumer_applies(tmp_path: Path, database: MongoDatabase) -> None:
@@ -134,8 +134,8 @@ def test_acknowledged_feedback_of_a_killed_server_is_shipped_by_the_next(
     child.wait()
     feedback = Feedback(tmp_path, lambda: database)
     feedback.ship()
-    found = stored(database)
-    assert {f"killed:{number}" for number in range(acknowledged)} <= set(found)
+    documents = stored(database)
+    assert {f"killed:{number}" for number in range(acknowledged)} <= set(documents)
     assert database["dead_letters"].count_documents({}) == 0
     assert lines(tmp_path) == []
     assert [path.suffix for path in tmp_path.iterdir()] == [".lock"], (
