@@ -176,7 +176,7 @@ def test_repositories_are_described_and_renames_followed(lookups: Any) -> None:
     described = live.describe("outside/plumbing-hall")
     assert described == (
         99_001,
-        Description("outside/plumbing-hall", "Pipes, valves and taps for everybody", "Go", ("plumbing",), 0, False),
+        Description("outside/plumbing-hall", "Pipes, valves and taps for every house", "Go", ("plumbing",), 0, False),
     )
     used = standin.used("token")
     assert live.describe("Outside/Plumbing-Hall") == described
