@@ -18,7 +18,8 @@ import pytest
 import requests
 
 from gh_assets_tests.conftest import SETTINGS
-from gh_assets_tests.support.served_home import ServedHome, until
+from gh_assets_tests.support.served_home import ServedHome
+from gh_assets_tests.support.waiting import until
 
 COMMAND = str(Path(sys.executable).parent / "gh-assets")
 

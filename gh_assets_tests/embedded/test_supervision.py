@@ -8,8 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from gh_assets.embedded.supervision import ServerSpec, ensure_running, read_stat
 from gh_assets.errors import ConfigurationError, ServiceUnavailableError
 from gh_assets.local.locks import is_locked
 from gh_assets.storage.objects import ObjectStore, make_client
+from gh_assets_tests.support.waiting import until
 
 ECHO = (
     "import http.server, sys, os;"
@@ -32,13 +32,6 @@ ECHO = (
 
 def spec(key: str = "echo", idle_seconds: float = 0.3) -> ServerSpec:
     return ServerSpec(key, "echo server", (sys.executable, "-c", ECHO, "{port}"), idle_seconds)
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.02)
 
 
 def is_alive(pid: int) -> bool:
@@ -63,7 +56,7 @@ def test_server_is_started_once_and_shared_by_threads(place: Path) -> None:
         ports = set(executor.map(lambda _: ensure_running(spec(), place), range(16)))
     assert len(ports) == 1
     port = ports.pop()
-    wait_for(lambda: accepts(port))  # its only thread may still serve the sixteen connections
+    until(lambda: accepts(port))  # its only thread may still serve the sixteen connections
 
 
 def test_processes_share_one_server(place: Path) -> None:
@@ -85,7 +78,7 @@ def test_unused_server_is_stopped_and_started_again(place: Path) -> None:
     port = ensure_running(spec(), place)
     state = read_state(place / "run" / "echo")
     release("echo", place)
-    wait_for(lambda: not is_locked(place / "run" / "echo.guard"))
+    until(lambda: not is_locked(place / "run" / "echo.guard"))
     assert not accepts(port)
     assert not is_alive(state["server_pid"])
     assert accepts(ensure_running(spec(), place))
@@ -96,7 +89,7 @@ def test_used_server_is_not_stopped(place: Path) -> None:
     guardian = read_state(place / "run" / "echo")["guardian_pid"]
     # Without idle time, the next poll of the guardian would stop an unused server.
     with pytest.raises(AssertionError):
-        wait_for(lambda: not is_locked(place / "run" / "echo.guard"), seconds=1.0)
+        until(lambda: not is_locked(place / "run" / "echo.guard"), seconds=1.0)
     assert is_alive(guardian)
     assert accepts(port)
 
@@ -105,7 +98,7 @@ def test_killed_server_is_restarted_on_its_port(place: Path) -> None:
     port = ensure_running(spec(), place)
     before = read_state(place / "run" / "echo")["server_pid"]
     os.kill(before, signal.SIGKILL)
-    wait_for(lambda: read_state(place / "run" / "echo").get("server_pid") not in (None, before))
+    until(lambda: read_state(place / "run" / "echo").get("server_pid") not in (None, before))
     assert ensure_running(spec(), place) == port
 
 
@@ -113,12 +106,12 @@ def test_killed_guardian_is_replaced_and_its_server_stopped(place: Path) -> None
     ensure_running(spec(), place)
     state = read_state(place / "run" / "echo")
     os.kill(state["guardian_pid"], signal.SIGKILL)
-    wait_for(lambda: not is_locked(place / "run" / "echo.guard"))
+    until(lambda: not is_locked(place / "run" / "echo.guard"))
     port = ensure_running(spec(), place)
     assert accepts(port)
     after = read_state(place / "run" / "echo")
     assert after["guardian_pid"] != state["guardian_pid"]
-    wait_for(lambda: not is_alive(state["server_pid"]))
+    until(lambda: not is_alive(state["server_pid"]))
 
 
 def test_server_starts_again_after_a_kill_of_guardian_and_server(place: Path) -> None:
@@ -126,7 +119,7 @@ def test_server_starts_again_after_a_kill_of_guardian_and_server(place: Path) ->
     state = read_state(place / "run" / "echo")
     os.kill(state["guardian_pid"], signal.SIGKILL)
     os.kill(state["server_pid"], signal.SIGKILL)
-    wait_for(lambda: not is_locked(place / "run" / "echo.guard"))
+    until(lambda: not is_locked(place / "run" / "echo.guard"))
     assert accepts(ensure_running(spec(), place))
 
 
@@ -142,14 +135,14 @@ def test_killed_user_does_not_keep_the_server_running(place: Path) -> None:
     assert user.stdout.readline() == "up\n"
     user.kill()
     user.communicate()
-    wait_for(lambda: not is_locked(place / "run" / "echo.guard"))
+    until(lambda: not is_locked(place / "run" / "echo.guard"))
 
 
 def test_server_of_a_deleted_home_is_stopped(tmp_path: Path) -> None:
     place = tmp_path / "home"
     port = ensure_running(spec(idle_seconds=60.0), place)
     shutil.rmtree(place)
-    wait_for(lambda: not accepts(port))
+    until(lambda: not accepts(port))
     assert accepts(ensure_running(spec(), place))
     release("echo", place)
 
@@ -188,7 +181,7 @@ def test_writes_that_mongo_acknowledged_survive_its_kill(place: Path) -> None:
         if number == 120:
             os.kill(state["server_pid"], signal.SIGKILL)
             # The guardian restarts it on the same port; pymongo's retryable writes bridge the gap.
-            wait_for(lambda: read_state(place / "run" / "mongo").get("server_pid") != state["server_pid"])
+            until(lambda: read_state(place / "run" / "mongo").get("server_pid") != state["server_pid"])
     client.close()
     after: pymongo.MongoClient[dict[str, object]] = pymongo.MongoClient(services.mongo_uri(place))
     assert after["test"]["things"].count_documents({}) == acknowledged
@@ -206,7 +199,7 @@ def test_writes_that_the_bucket_acknowledged_survive_the_kill_of_server_and_guar
     state = read_state(place / "run" / "bucket")
     os.kill(state["guardian_pid"], signal.SIGKILL)
     os.kill(state["server_pid"], signal.SIGKILL)
-    wait_for(lambda: not is_locked(place / "run" / "bucket.guard"))
+    until(lambda: not is_locked(place / "run" / "bucket.guard"))
     again = bucket(place)
     assert again.read("folder/object") == b"content" * 1000
     assert again.describe("folder/object") == stored

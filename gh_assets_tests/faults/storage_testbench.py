@@ -29,8 +29,8 @@ import pytest
 import requests
 
 from gh_assets_tests.faults.proxy import http_message
-from gh_assets_tests.support.dagster_dev import until
 from gh_assets_tests.support.tcp import TcpListener, free_port
+from gh_assets_tests.support.waiting import until
 
 CHECKOUT, PYTHON = "GH_ASSETS_STORAGE_TESTBENCH", "GH_ASSETS_STORAGE_TESTBENCH_PYTHON"
 

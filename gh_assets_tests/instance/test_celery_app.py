@@ -25,8 +25,9 @@ from gh_assets.embedded.standin.world import World, read_world
 from gh_assets.storage.asset_store import AssetStore
 from gh_assets.storage.objects import ObjectStore, make_client
 from gh_assets_tests.conftest import SETTINGS
-from gh_assets_tests.support.dagster_dev import BIN, ROOT, until
+from gh_assets_tests.support.dagster_dev import BIN, ROOT
 from gh_assets_tests.support.scale_services import NEEDED, available, postgres, redis
+from gh_assets_tests.support.waiting import until
 from gh_assets_tests.support.worlds import world_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not available(), reason=NEEDED)]

@@ -21,7 +21,8 @@ from gh_assets.instance.configuration import open_instance
 from gh_assets.instance.launcher import is_alive, process_of
 from gh_assets.services.connections import connect_mongo
 from gh_assets.settings import load_settings
-from gh_assets_tests.support.dagster_dev import BIN, ROOT, Dev, until
+from gh_assets_tests.support.dagster_dev import BIN, ROOT, Dev
+from gh_assets_tests.support.waiting import until
 from gh_assets_tests.support.worlds import LIST, world_of
 
 pytestmark = pytest.mark.slow

@@ -31,8 +31,9 @@ from gh_assets.embedded.standin.app import Standin
 from gh_assets.errors import ConfigurationError
 from gh_assets.local.network import prepare_network
 from gh_assets_tests.conftest import SETTINGS
-from gh_assets_tests.support.dagster_dev import ROOT, until
+from gh_assets_tests.support.dagster_dev import ROOT
 from gh_assets_tests.support.tcp import TcpListener, forward
+from gh_assets_tests.support.waiting import until
 from gh_assets_tests.support.worlds import world_of
 
 BUCKET, OAUTH, GITHUB, HOOKS = (

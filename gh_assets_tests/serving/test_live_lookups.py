@@ -18,7 +18,8 @@ from gh_assets.github.client import GitHubClient
 from gh_assets.serving.catalogue import Description
 from gh_assets.serving.live_lookups import LiveLookups, Lookup, LookupOutcome
 from gh_assets_tests.conftest import QUICK
-from gh_assets_tests.support.served_home import ServedHome, github_world, opened, until
+from gh_assets_tests.support.served_home import ServedHome, github_world, opened
+from gh_assets_tests.support.waiting import until
 
 
 class Clock:

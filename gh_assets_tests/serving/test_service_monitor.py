@@ -9,7 +9,7 @@ import pytest
 
 from gh_assets.errors import ServiceUnavailableError
 from gh_assets.serving.service_monitor import ServiceMonitor
-from gh_assets_tests.support.served_home import until
+from gh_assets_tests.support.waiting import until
 
 Start = Callable[[Callable[[], bool]], ServiceMonitor]
 

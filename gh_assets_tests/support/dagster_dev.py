@@ -7,8 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,10 @@ import requests
 
 from gh_assets_tests.conftest import SETTINGS
 from gh_assets_tests.support.paths import CHECKOUT
+from gh_assets_tests.support.waiting import until
 
 ROOT = CHECKOUT
 BIN = Path(sys.executable).parent
-POLL = 0.2
-
-
-def until(what: Callable[[], Any], seconds: float = 120.0) -> Any:
-    """Wait until a function returns a true value; return it."""
-    deadline = time.monotonic() + seconds
-    while not (value := what()):
-        assert time.monotonic() < deadline, f"not within {seconds:.0f} s"
-        time.sleep(POLL)
-    return value
 
 
 class Dev:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +27,7 @@ from gh_assets.settings import Settings
 from gh_assets.web.server import make_server
 from gh_assets.web.state import AppState
 from gh_assets.web.uvicorn_internals import ObservedServer
+from gh_assets_tests.support.waiting import until
 
 FIRST = 1000
 """Id of the first repository."""
@@ -205,15 +205,6 @@ class Running:
         """Assert that the server still serves."""
         assert self.get("/healthz").status_code == 200
         assert self.get("/api/v1/recommendations?n=1").status_code == 200
-
-
-def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
-    """Wait until a function returns a true value; return it."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds:.0f} s"
-        time.sleep(0.02)
-    return value
 
 
 @contextmanager

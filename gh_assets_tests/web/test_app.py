@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from gh_assets_tests.support.paths import CHECKOUT
-from gh_assets_tests.support.served_home import Running, ServedHome, opened, until
+from gh_assets_tests.support.served_home import Running, ServedHome, opened
+from gh_assets_tests.support.waiting import until
 
 
 def test_readiness_details_require_a_key(server: Running, served_home: ServedHome) -> None:

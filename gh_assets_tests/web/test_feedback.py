@@ -18,7 +18,7 @@ from gh_assets.storage.consumer import Consumer
 from gh_assets.storage.messages import Message
 from gh_assets.storage.mongo import MongoDatabase
 from gh_assets.web.feedback import Feedback, JournalError, Verdict
-from gh_assets_tests.support.served_home import until
+from gh_assets_tests.support.waiting import until
 
 
 def stored(database: MongoDatabase) -> dict[str, str]:

@@ -10,7 +10,8 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from gh_assets.web.logs import JsonLines
-from gh_assets_tests.support.served_home import ServedHome, opened, until
+from gh_assets_tests.support.served_home import ServedHome, opened
+from gh_assets_tests.support.waiting import until
 
 
 def test_logs_are_json_without_personal_data(served_home: ServedHome) -> None:

@@ -23,7 +23,8 @@ import pytest
 from gh_assets.github.client import GitHubClient
 from gh_assets.settings import Settings, load_settings
 from gh_assets_tests.support.paths import CHECKOUT
-from gh_assets_tests.support.served_home import UNCOLLECTED_LOGIN, Running, opened, until
+from gh_assets_tests.support.served_home import UNCOLLECTED_LOGIN, Running, opened
+from gh_assets_tests.support.waiting import until
 
 MISSING = "playwright is not installed: pip install '.[screenshots]'"
 playwright = pytest.importorskip("playwright.sync_api", reason=MISSING)

@@ -11,7 +11,8 @@ from gh_assets.web import guard
 from gh_assets.web import server as web_server
 from gh_assets.web.uvicorn_internals import Phase, phase_of
 from gh_assets_tests.support.raw_http import connect, exchange
-from gh_assets_tests.support.served_home import Running, ServedHome, opened, until
+from gh_assets_tests.support.served_home import Running, ServedHome, opened
+from gh_assets_tests.support.waiting import until
 
 REFUSED = b"POST /api/v1/recommendations HTTP/1.1\r\nhost: elsewhere.example\r\ntransfer-encoding: chunked\r\n\r\n"
 """A request that is refused before its body is read."""

@@ -22,7 +22,7 @@ from gh_assets.web.uvicorn_internals import (
     request_of,
     send_and_close,
 )
-from gh_assets_tests.support.served_home import until
+from gh_assets_tests.support.waiting import until
 
 ADVICE = (
     "uvicorn has changed how it keeps connections: adapt the attribute in gh_assets/web/uvicorn_internals.py to the "

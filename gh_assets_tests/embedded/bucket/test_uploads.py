@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gh_assets.embedded import servers
 from gh_assets.embedded.supervision import read_state
 from gh_assets_tests.support.bucket import bucket_client
-from gh_assets_tests.support.dagster_dev import until
+from gh_assets_tests.support.waiting import until
 
 
 def test_upload_is_continued_after_a_kill_of_the_server(fresh_home: Path) -> None:
