@@ -135,7 +135,7 @@ class AssetStore:
     def write_tables(self, asset: str, tables: Iterable[tuple[str, pl.DataFrame]]) -> Iterator[StoredObject]:
         """Write partitions concurrently, as the result is iterated over; `tables` is consumed lazily."""
         # One listing replaces a request per object, which would take as long as the write.
-        present = {found.name: found for found in self.objects.list(f"{PREFIX}/{asset}/")}
+        present = {stored.name: stored for stored in self.objects.list(f"{PREFIX}/{asset}/")}
 
         def write(item: tuple[str, pl.DataFrame]) -> StoredObject:
             return self._write_table(asset, item[1], item[0], present)

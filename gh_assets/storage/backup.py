@@ -87,14 +87,14 @@ def _write(
         place = draft / kind
         place.mkdir()
 
-        def fetch(found: StoredObject, store: ObjectStore = store, place: Path = place) -> dict[str, Any]:
-            name = hashlib.sha256(found.name.encode()).hexdigest()
-            sha256 = store.read_to(found.name, place / name)
+        def fetch(stored: StoredObject, store: ObjectStore = store, place: Path = place) -> dict[str, Any]:
+            name = hashlib.sha256(stored.name.encode()).hexdigest()
+            sha256 = store.read_to(stored.name, place / name)
             size = (place / name).stat().st_size
             # The bucket will report the time of the restoration.
-            meta = dict(found.metadata) if found.created is None else {WRITTEN: found.created.isoformat()}
-            meta |= found.metadata
-            return {"name": found.name, "file": name, "sha256": sha256, "size": size, "meta": meta}
+            meta = dict(stored.metadata) if stored.created is None else {WRITTEN: stored.created.isoformat()}
+            meta |= stored.metadata
+            return {"name": stored.name, "file": name, "sha256": sha256, "size": size, "meta": meta}
 
         described = list(map_bounded(fetch, store.list(""), workers))
         objects += [{"bucket": kind, **entry} for entry in described]
@@ -199,12 +199,12 @@ def restore(
         _load(database, name, folder / "mongo" / f"{name}.bson")
     number_documents(database[Collections.MODELS])  # an earlier version may have written the backup
     add_original_fields(database[Collections.MODELS])
-    _update_model_locations(database, {found.name: found for found in stored if found.bucket == stores["models"].name})
+    _update_model_locations(database, {entry.name: entry for entry in stored if entry.bucket == stores["models"].name})
     # A rerun after a kill at this point reports that the restoration was complete.
     done = {"backup": manifest["made_at"], "at": f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M:%S} UTC"}
     database[Collections.META].replace_one({"_id": "restored"}, done, upsert=True)
     database[Collections.META].delete_one({"_id": "restoring"})
-    return BackupSummary(sum(manifest["collections"].values()), len(stored), sum(found.size for found in stored))
+    return BackupSummary(sum(manifest["collections"].values()), len(stored), sum(entry.size for entry in stored))
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

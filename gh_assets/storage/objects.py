@@ -222,10 +222,10 @@ class ObjectStore:
                 return self._stored(upload)
             except PreconditionFailed:
                 size, crc32c = _measured(content)
-                found = self._present(name, size, crc32c, metadata or {})
-                if found is None:
+                stored = self._present(name, size, crc32c, metadata or {})
+                if stored is None:
                     raise
-                return found
+                return stored
 
     def _stored(self, upload: Callable[[], StoredObject]) -> StoredObject:
         """Upload, and create the bucket if it is missing."""
@@ -241,10 +241,10 @@ class ObjectStore:
 
     def _present(self, name: str, size: int, crc32c: str, metadata: Mapping[str, str]) -> StoredObject | None:
         """Return the object if it is what a refused write would have made it: an earlier attempt succeeded."""
-        found = self.describe(name)
-        if found is None or (found.size, found.crc32c) != (size, crc32c):
+        stored = self.describe(name)
+        if stored is None or (stored.size, stored.crc32c) != (size, crc32c):
             return None
-        return found if metadata.items() <= found.metadata.items() else None
+        return stored if metadata.items() <= stored.metadata.items() else None
 
     def _make_bucket(self) -> None:
         with suppress(Conflict):  # another process created it
@@ -353,7 +353,7 @@ class ObjectStore:
 
     def names(self, prefix: str) -> Iterator[str]:
         """Yield the names of the objects that `list` yields."""
-        return (found.name for found in self.list(prefix))
+        return (stored.name for stored in self.list(prefix))
 
 
 def _retry_if_damaged(read: Callable[[], Result]) -> Result:

@@ -28,7 +28,7 @@ def adopt(files: Files, old: Path) -> int:
     buckets, objects = {}, []
     for folder in sorted(path for path in old.iterdir() if path.is_dir()):
         buckets[folder.name] = _text(dt.datetime.fromtimestamp(folder.stat().st_mtime, dt.UTC))
-        for path in sorted(found for found in folder.rglob("*") if found.is_file()):
+        for path in sorted(file for file in folder.rglob("*") if file.is_file()):
             objects.append((_entry(folder, path), path))
     files.adopt(buckets, objects)
     shutil.rmtree(old)

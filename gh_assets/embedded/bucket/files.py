@@ -67,7 +67,7 @@ class Preconditions:
     metageneration: int | None = None
     metageneration_not: int | None = None
 
-    def check(self, found: Entry | None, *, reading: bool = False) -> None:
+    def check(self, entry: Entry | None, *, reading: bool = False) -> None:
         """Check the conditions on an object.
 
         Raises
@@ -75,10 +75,10 @@ class Preconditions:
         BucketError
             412 if a condition does not hold; 304 if it is one of "not" and the object is only read.
         """
-        generation, metageneration = (found.generation, found.metageneration) if found else (0, 0)
+        generation, metageneration = (entry.generation, entry.metageneration) if entry else (0, 0)
         if self.generation not in (None, generation) or self.metageneration not in (None, metageneration):
             raise BucketError(412, "conditionNotMet", "At least one of the pre-conditions you specified did not hold.")
-        if generation == self.generation_not or (found and metageneration == self.metageneration_not):
+        if generation == self.generation_not or (entry and metageneration == self.metageneration_not):
             if reading:
                 raise BucketError(304, "notModified", "The object has not changed.")
             raise BucketError(412, "conditionNotMet", "At least one of the pre-conditions you specified did not hold.")

@@ -117,6 +117,14 @@ _LINK_NAMES = [
 ]
 
 
+class ResponseError(Exception):
+    """A request ends with an error response."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(response.status_code)
+        self.response = response
+
+
 @dataclass
 class Standin:
     """A GitHub server: a world, its tokens and limits, and counts of the requests.
@@ -202,7 +210,10 @@ class Standin:
             limited = self._limit_response(user, REST) if counted else None
             if limited is not None:
                 return limited
-            response = handler(request)
+            try:
+                response = handler(request)
+            except ResponseError as error:
+                response = error.response
             tag = response.headers.get("etag")
             if tag is not None and tag in request.headers.get("if-none-match", ""):
                 self.served["304"] += 1
@@ -369,33 +380,29 @@ class Standin:
         return _json(_profile(orjson.loads(self._user_json(index, _base(request)))), tagged=True)
 
     def repository(self, request: Request) -> Response:
-        found = self._find_repository(request)
-        if isinstance(found, Response):
-            return found
-        resource = self._repository_json(found, _base(request))
-        origin = None if found.fork_of is None else self.world.by_id.get(found.fork_of)
+        repository = self._find_repository(request)
+        resource = self._repository_json(repository, _base(request))
+        origin = None if repository.fork_of is None else self.world.by_id.get(repository.fork_of)
         if origin is not None:
             resource["parent"] = resource["source"] = self._repository_json(origin, _base(request))
         return _json(resource, tagged=True)
 
     def readme(self, request: Request) -> Response:
-        found = self._find_repository(request)
-        return found if isinstance(found, Response) else self._file(request, found, found.readme_name, "readme")
+        repository = self._find_repository(request)
+        return self._file(request, repository, repository.readme_name, "readme")
 
     def contents(self, request: Request) -> Response:
         """Return a file, or the entries of a folder."""
-        found = self._find_repository(request)
-        if isinstance(found, Response):
-            return found
+        repository = self._find_repository(request)
         path = request.path_params.get("path", "").strip("/")
-        if path in found.content:
-            return self._file(request, found, path, "file")
+        if path in repository.content:
+            return self._file(request, repository, path, "file")
         prefix = f"{path}/" if path else ""
-        descendants = [name.removeprefix(prefix) for name in found.content if name.startswith(prefix)]
+        descendants = [name.removeprefix(prefix) for name in repository.content if name.startswith(prefix)]
         if not descendants:
             return _error(404, "Not Found")
         names = sorted({name.partition("/")[0] for name in descendants})
-        return _json([self._content_json(request, found, prefix + name) for name in names], tagged=True)
+        return _json([self._content_json(request, repository, prefix + name) for name in names], tagged=True)
 
     def _file(self, request: Request, repository: Repository, path: str, kind: str) -> Response:
         accept = request.headers.get("accept", "")
@@ -442,18 +449,16 @@ class Standin:
         }
 
     def stargazers(self, request: Request) -> Response:
-        found = self._find_repository(request)
-        if isinstance(found, Response):
-            return found
-        if self.restricted or found.restricted:
+        repository = self._find_repository(request)
+        if self.restricted or repository.restricted:
             return _error(403, "You do not have permission to view the stargazers of this repository.")
         page, per_page = _paging(request)
         if page > MAX_PAGE:
             return _error(422, "In order to keep the API fast for everyone, pagination is limited for this resource.")
         start, end = (page - 1) * per_page, page * per_page
-        users, times = found.stargazers[start:end], found.starred_at[start:end]
+        users, times = repository.stargazers[start:end], repository.starred_at[start:end]
         starred = "star+json" in request.headers.get("accept", "")
-        stamp = b"%d %d %d %d " % (found.repo_id, page, per_page, starred) + users.tobytes() + times.tobytes()
+        stamp = b"%d %d %d %d " % (repository.repo_id, page, per_page, starred) + users.tobytes() + times.tobytes()
         tag = _etag(stamp)
         base = _base(request)
         if starred:
@@ -468,7 +473,9 @@ class Standin:
         else:
             entries = [self._user_json(int(user), base) for user in users]
         headers = {"etag": tag}
-        link = _link_header(f"{base}/repositories/{found.repo_id}/stargazers", page, per_page, len(found.stargazers))
+        link = _link_header(
+            f"{base}/repositories/{repository.repo_id}/stargazers", page, per_page, len(repository.stargazers)
+        )
         if link:
             headers["link"] = link
         return Response(b"[" + b",".join(entries) + b"]", media_type="application/json", headers=headers)
@@ -493,20 +500,18 @@ class Standin:
         return response
 
     def forks(self, request: Request) -> Response:
-        found = self._find_repository(request)
-        if isinstance(found, Response):
-            return found
+        repository = self._find_repository(request)
         page, per_page = _paging(request)
-        users = self.world.forkers(found)
+        users = self.world.forkers(repository)
         base = _base(request)
-        name = found.full_name.split("/")[1]
+        name = repository.full_name.split("/")[1]
         entries = []
         for user in users[(page - 1) * per_page : page * per_page]:
-            fork = Repository(2**40 + found.repo_id * 2**16 + user % 2**16, f"{self.world.logins[user]}/{name}")
+            fork = Repository(2**40 + repository.repo_id * 2**16 + user % 2**16, f"{self.world.logins[user]}/{name}")
             resource = self._repository_json(fork, base) | {"fork": True}
             entries.append(resource | {"owner": orjson.loads(self._user_json(user, base))})
         response = _json(entries, tagged=True)
-        link = _link_header(f"{base}/repositories/{found.repo_id}/forks", page, per_page, len(users))
+        link = _link_header(f"{base}/repositories/{repository.repo_id}/forks", page, per_page, len(users))
         if link:
             response.headers["link"] = link
         return response
@@ -516,26 +521,33 @@ class Standin:
 
     # -- resources -----------------------------------------------------------------------------------------------
 
-    def _find_repository(self, request: Request) -> Repository | Response:
+    def _find_repository(self, request: Request) -> Repository:
+        """Return the repository of a path.
+
+        Raises
+        ------
+        ResponseError
+            301 if it was renamed, 404 if it does not exist, 451 if it is blocked.
+        """
         parameters = request.path_params
         if "repo_id" in parameters:
-            found = self.world.by_id.get(parameters["repo_id"])
+            repository = self.world.by_id.get(parameters["repo_id"])
         else:
             name = f"{parameters['owner']}/{parameters['name']}".lower()
-            found = self.world.by_name.get(name)
-            if found is None and name in self.world.moved:
+            repository = self.world.by_name.get(name)
+            if repository is None and name in self.world.moved:
                 rest = request.url.path.split("/", 4)[4:]
                 target = f"{_base(request)}/repositories/{self.world.moved[name].repo_id}"
                 target += "".join(f"/{part}" for part in rest)
                 target += f"?{request.url.query}" if request.url.query else ""
                 body = orjson.dumps({"message": "Moved Permanently", "url": target})
-                return Response(body, 301, {"location": target}, "application/json")
-        if found is None:
-            return _error(404, "Not Found")
-        if found.blocked:
+                raise ResponseError(Response(body, 301, {"location": target}, "application/json"))
+        if repository is None:
+            raise ResponseError(_error(404, "Not Found"))
+        if repository.blocked:
             content = {"message": "Repository access blocked", "block": {"reason": "dmca", "created_at": None}}
-            return Response(orjson.dumps(content), 451, media_type="application/json")
-        return found
+            raise ResponseError(Response(orjson.dumps(content), 451, media_type="application/json"))
+        return repository
 
     def _find_user(self, request: Request) -> int | None:
         if "user_id" in request.path_params:
