@@ -140,7 +140,13 @@ class UserLookup:
             if lookup.user_id is not None
         )
         self.unknown_logins.save(
-            UserState(f"login:{lookup.key}", lookup.login, Outcome.GONE, "no user has this login", asked_at=now)
+            UserState(
+                user_id=f"login:{lookup.key}",
+                login=lookup.login,
+                outcome=Outcome.GONE,
+                reason="no user has this login",
+                asked_at=now,
+            )
             for lookup in lookups
             if lookup.user_id is None and lookup.problem is None
         )

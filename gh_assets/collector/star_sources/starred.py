@@ -10,7 +10,7 @@ import datetime as dt
 import logging
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import polars as pl
 
@@ -223,8 +223,10 @@ class StarredLists:
             key = entry.user_id if entry.user_id is not None else entry.seed.key
             before = states.get(key)
             if entry.rows is None:
-                kept = before or UserState(key, entry.login or entry.seed.login, entry.outcome)
-                saved.append(replace(kept, outcome=entry.outcome, reason=entry.reason, asked_at=now))
+                login = entry.login or entry.seed.login
+                kept = before or UserState(user_id=key, login=login, outcome=entry.outcome)
+                changes = {"outcome": entry.outcome, "reason": entry.reason, "asked_at": now}
+                saved.append(kept.model_copy(update=changes))
                 continue
             if entry.unchanged:
                 holder = before.segment if before is not None else None
@@ -232,9 +234,10 @@ class StarredLists:
                 holder = segment if entry.rows.height else None
             saved.append(
                 UserState(
-                    key, entry.login, entry.outcome, None, holder,
-                    entry.rows.height, entry.complete, self.max_pages, entry.etag, now, now,
-                    entry.proven, entry.entries, entry.null_entries, entry.failed_entries,
+                    user_id=key, login=entry.login, outcome=entry.outcome, segment=holder, stars=entry.rows.height,
+                    complete=entry.complete, max_pages=self.max_pages, etag=entry.etag, collected_at=now, asked_at=now,
+                    proven=entry.proven, entries=entry.entries, null_entries=entry.null_entries,
+                    failed_entries=entry.failed_entries,
                 )
             )  # fmt: skip
         self.state.save(saved)
@@ -277,8 +280,9 @@ class StarredLists:
 
         parts = list(map_bounded(read, sorted(users_of), 4))
         lost = [state for state in known.values() if state.segment in damaged]
-        self.state.save(replace(state, segment=None, etag=None, proven=False, collected_at=None,
-                                asked_at=as_stored(dt.datetime.now(dt.UTC))) for state in lost)  # fmt: skip
+        unread = {"segment": None, "etag": None, "proven": False, "collected_at": None}
+        unread["asked_at"] = as_stored(dt.datetime.now(dt.UTC))
+        self.state.save(state.model_copy(update=unread) for state in lost)
         if not parts:
             return {}, damaged
         table = (

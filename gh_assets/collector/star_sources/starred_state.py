@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import polars as pl
 from pymongo.database import Database
 
+from gh_assets.collector.list_state import HAS_STATE, ListState
 from gh_assets.errors import StoredDataError
 from gh_assets.github.outcomes import Outcome
 from gh_assets.schemas import STARRED
@@ -44,43 +45,27 @@ class SeedUser:
         return self.user_id if self.user_id is not None else f"login:{self.login.lower()}"
 
 
-@dataclass(frozen=True)
-class UserState:
+class UserState(ListState):
     """State of the list of one user; `user_id` is ``login:…`` for logins whose id is unknown.
 
-    ``proven`` and the fields after it have the meaning of those of `UserList`. Lists stored by a version without these
-    fields are not proven, and are read once more.
+    Attributes
+    ----------
+    segment : str or None
+        Name of the segment that holds the list.
+    stars : int
+        Number of stars in the segment.
+    etag : str or None
+        Of the first page, by REST.
     """
+
+    collection: ClassVar[Collections] = Collections.STARRED_STATE
+    id_field: ClassVar[str] = "user_id"
 
     user_id: int | str
     login: str
-    outcome: Outcome
-    reason: str | None = None
     segment: str | None = None
     stars: int = 0
-    complete: bool = False
-    max_pages: int = 0
     etag: str | None = None
-    collected_at: dt.datetime | None = None
-    asked_at: dt.datetime | None = None
-    proven: bool = False
-    entries: int = 0
-    null_entries: int = 0
-    failed_entries: int = 0
-
-    @classmethod
-    def from_document(cls, document: Mapping[str, Any]) -> UserState:
-        state = document["state"]
-        names = (name for name in cls.__dataclass_fields__ if name not in ("user_id", "outcome"))
-        fields = {name: state[name] for name in names if name in state}
-        return cls(user_id=document["_id"], outcome=Outcome(state["outcome"]), **fields)
-
-    def message(self) -> Message:
-        """Return the message that stores the state; of several, the one with the latest ``asked_at`` wins."""
-        assert self.asked_at is not None
-        value = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "user_id"}
-        value["outcome"] = self.outcome.value
-        return Message(update=versioned(Collections.STARRED_STATE, self.user_id, "state", value, self.asked_at))
 
     @property
     def holds_all_stars(self) -> bool:
@@ -113,7 +98,7 @@ class StarredState:
 
     def load(self) -> dict[int | str, UserState]:
         """Return all states by `UserState.user_id`."""
-        documents = self.collection.find({"state": {"$exists": True}}, {"state": 1})
+        documents = self.collection.find(HAS_STATE, {"state": 1})
         return {document["_id"]: UserState.from_document(document) for document in documents}
 
     def seeds(self) -> list[SeedUser]:
