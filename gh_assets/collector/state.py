@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol
 
 import polars as pl
 import pymongo
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 from pymongo.collection import Collection
 from pymongo.database import Database
 
@@ -77,7 +77,7 @@ class RepositoryState(ListState):
     stars: int | None = None
     stargazer_count: int | None = None
     source: str | None = None
-    pages: Sequence[Page] = ()
+    pages: list[Page] = Field(default_factory=list)
     checksum: str | None = None
     closed_at: dt.datetime | None = None
 

@@ -25,7 +25,7 @@ from gh_assets.collector.repositories import KnownRepositories, collect_reposito
 from gh_assets.collector.star_sources.base import CollectionTask, Page, RepositoryRef, StarCollection, StarRows
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
 from gh_assets.collector.star_sources.stargazers import RestStargazers
-from gh_assets.collector.state import UNSTARS_CHECKED, CollectionState
+from gh_assets.collector.state import CollectionState
 from gh_assets.embedded.standin.app import Standin
 from gh_assets.embedded.standin.faults import Faults
 from gh_assets.embedded.standin.kinds import KINDS, REST_KINDS
@@ -292,21 +292,6 @@ def test_home_of_an_earlier_version_that_lost_stars_is_repaired(
     )
     assert database["unstars"].count_documents({}) == 0, "a star in the table was not taken back"
     assert run().asked == 0, "the repair is done once"
-
-
-def test_false_unstars_are_deleted_once_and_true_ones_kept(github_of, collecting: Collecting, database) -> None:
-    world = world_of({"a/b": [1, 2, 3]})
-    _, client = github_of(world)
-    collecting.rest(world, client)
-    database["meta"].delete_one({"_id": UNSTARS_CHECKED})
-    (first, *_) = collecting.tables.read("a/b")[0].iter_rows(named=True)
-    long_ago = first["starred_at"] - dt.timedelta(days=300)
-    for user_id, starred_at in ((5001, first["starred_at"]), (5002, long_ago), (5099, long_ago)):
-        unstar = {"repo_id": 1, "user_id": user_id, "login": "x", "starred_at": starred_at}
-        database["unstars"].insert_one({"_id": f"1/{user_id}", "unstar": unstar})
-    assert collecting.rest(world, client).asked == 0
-    left = {document["unstar"]["user_id"] for document in database["unstars"].find()}
-    assert left == {5002, 5099}, "one was given again later, one is not in the table"
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage"], ids=["empty", "no Parquet"])

@@ -1,0 +1,93 @@
+"""States of repositories and users, pages of interrupted runs, and unstars in Mongo."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import pytest
+
+from gh_assets.collector.star_sources.base import Page, RepositoryRef, StarRows
+from gh_assets.collector.star_sources.starred_state import StarredState, UserState
+from gh_assets.collector.state import UNSTARS_CHECKED, CollectionState, MongoCheckpoint, RepositoryState
+from gh_assets.github.outcomes import Outcome
+from gh_assets_tests.support.collecting import Collecting
+from gh_assets_tests.support.worlds import world_of
+
+NOW = dt.datetime(2026, 11, 27, 12, tzinfo=dt.UTC)
+REPOSITORY = RepositoryRef(7, "a/b", "a/b", 300, Outcome.OK)
+
+
+def state_of(repo_id: int = 7, **fields: Any) -> RepositoryState:
+    usual: dict[str, Any] = {"partition": "a/b", "full_name": "a/b", "outcome": Outcome.OK, "asked_at": NOW}
+    return RepositoryState(repo_id=repo_id, **(usual | fields))
+
+
+def test_states_survive_mongo(database) -> None:
+    pages = [Page("etag", 99, True, 100, 1), Page(None, 3, False)]
+    read = state_of(stars=102, pages=pages, source="graphql", complete=True, proven=True, collected_at=NOW, entries=103)
+    closed = state_of(8, outcome=Outcome.RESTRICTED, reason="403", closed_at=NOW)
+    repositories = CollectionState(database)
+    repositories.save([read, closed])
+    assert repositories.load() == {7: read, 8: closed}
+    users = StarredState(database)
+    states = [
+        UserState(user_id=5, login="octo", outcome=Outcome.OK, segment="s", stars=3, etag="e", asked_at=NOW),
+        UserState(user_id="login:ghost", login="ghost", outcome=Outcome.GONE, reason="none", asked_at=NOW),
+    ]
+    users.save(states)
+    assert users.load() == {state.user_id: state for state in states}
+
+
+def test_latest_state_wins_in_any_order(database) -> None:
+    collection = CollectionState(database)
+    later = state_of(stars=2, asked_at=NOW + dt.timedelta(seconds=1))
+    collection.save([later])
+    collection.save([state_of(stars=1)])
+    assert collection.load() == {7: later}
+
+
+def test_state_of_an_earlier_version_is_not_proven(database) -> None:
+    collection = CollectionState(database)
+    collection.save([state_of(stars=100, proven=True, entries=100, pages=[Page("etag", 100, True, 100)])])
+    missing = ("proven", "entries", "null_entries", "failed_entries", "closed_at", "pages.0.entries", "pages.0.failed")
+    database["stargazer_state"].update_one({"_id": 7}, {"$unset": {f"state.{name}": "" for name in missing}})
+    (state,) = collection.load().values()
+    assert (state.stars, state.proven, state.entries, state.closed_at) == (100, False, 0, None)
+    assert (state.pages[0], state.pages[0].count) == (Page("etag", 100, True), 100)
+
+
+def test_pages_are_resumed_up_to_a_gap_and_only_by_their_source(database) -> None:
+    pages = database["stargazer_pages"]
+    checkpoint = MongoCheckpoint(pages, REPOSITORY, resume=False)
+    for number in range(1, 13):
+        rows = StarRows(7, "graphql", [(number, f"user-{number}")], [None])
+        checkpoint.add("graphql", number, Page(f"cursor {number}", 1, False, 2, 1), rows)
+    checkpoint.flush()
+    assert CollectionState(database).interrupted() == {7}
+    pages.delete_one({"number": 4})
+    resumed = MongoCheckpoint(pages, REPOSITORY, resume=True).pages("graphql")
+    assert [page for page, _ in resumed] == [Page(f"cursor {number}", 1, False, 2, 1) for number in (1, 2, 3)]
+    assert [table["login"][0] for _, table in resumed] == ["user-1", "user-2", "user-3"]
+    assert MongoCheckpoint(pages, REPOSITORY, resume=True).pages("stargazers") == []
+    assert CollectionState(database).interrupted() == set(), "pages of another source are deleted"
+
+
+@pytest.fixture
+def collecting(asset_store, database) -> Collecting:
+    return Collecting(asset_store, CollectionState(database))
+
+
+def test_false_unstars_are_deleted_once_and_true_ones_kept(github_of, collecting: Collecting, database) -> None:
+    world = world_of({"a/b": [1, 2, 3]})
+    _, client = github_of(world)
+    collecting.rest(world, client)
+    database["meta"].delete_one({"_id": UNSTARS_CHECKED})
+    (first, *_) = collecting.tables.read("a/b")[0].iter_rows(named=True)
+    long_ago = first["starred_at"] - dt.timedelta(days=300)
+    for user_id, starred_at in ((5001, first["starred_at"]), (5002, long_ago), (5099, long_ago)):
+        unstar = {"repo_id": 1, "user_id": user_id, "login": "x", "starred_at": starred_at}
+        database["unstars"].insert_one({"_id": f"1/{user_id}", "unstar": unstar})
+    assert collecting.rest(world, client).asked == 0
+    left = {document["unstar"]["user_id"] for document in database["unstars"].find()}
+    assert left == {5002, 5099}, "one was given again later, one is not in the table"
