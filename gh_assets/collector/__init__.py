@@ -1,1 +1,1 @@
-"""Collecting repositories and stars from GitHub. Knows nothing of Dagster: it can be used from a notebook."""
+"""Collecting repositories and stars from GitHub. Independent of Dagster, so that it can be used from a notebook."""

@@ -211,12 +211,12 @@ def _surplus(body: bytes, delimiter: str, width: int) -> list[tuple[int, int]]:
     content = np.frombuffer(body, np.uint8)
     ends = np.append(np.flatnonzero(content == ord("\n")), len(content))
     counts = np.diff(np.searchsorted(np.flatnonzero(content == ord(delimiter)), ends), prepend=0)
-    found = []
+    surplus = []
     for line in np.flatnonzero(counts >= width).tolist():
         fields = body[0 if line == 0 else ends[line - 1] + 1 : ends[line]].split(delimiter.encode())
         if any(field.strip() for field in fields[width:]):
-            found.append((line, len(fields)))
-    return found
+            surplus.append((line, len(fields)))
+    return surplus
 
 
 def _with_quotes(

@@ -344,7 +344,7 @@ def _numbered(keys: pl.Series) -> pl.Series:
 
 
 def _values(texts: pl.Series) -> pl.Series:
-    """Strip spaces; null where a text stands for a missing value."""
+    """Strip spaces; null where a text means a missing value."""
     texts = texts.str.strip_chars()
     return texts.set(texts.str.to_lowercase().is_in(_NO_VALUE), None)
 

@@ -233,11 +233,11 @@ class AccountDirectory:
 
     def accounts_in_use(self) -> dict[str, tuple[Token, Account]]:
         """Return the accounts of usable tokens by identity, each with its first token, in the order of the tokens."""
-        found: dict[str, tuple[Token, Account]] = {}
+        in_use: dict[str, tuple[Token, Account]] = {}
         for token in self.tokens:
             if token.account is not None and not token.retired:
-                found.setdefault(token.account.identity, (token, token.account))
-        return found
+                in_use.setdefault(token.account.identity, (token, token.account))
+        return in_use
 
     def unknown(self, resource: Resource, now: float) -> list[Token]:
         """Return the tokens whose account, or whose budget of a resource, has to be requested."""

@@ -1,6 +1,6 @@
 """Budgets shared between processes, in a Mongo collection: two concurrent runs never spend a point twice.
 
-One document for each account and resource holds what GitHub last said was left, and how many points each process
+One document for each account and resource holds what was left by the last response, and how many points each process
 claims. A process claims small blocks, and reports what it observed with each claim. What another process claims counts
 as spent until that process says otherwise, so that the sum may be too low for a moment, but never too high. The claims
 of a killed process end after `LEASE_SECONDS`.
