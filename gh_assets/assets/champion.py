@@ -98,7 +98,7 @@ def champion(
 
 def _history(moves: Sequence[Move]) -> dg.MarkdownMetadataValue:
     rows = [
-        (move.revision, f"{move.name} {move.version}", move.action, f"{move.time:%Y-%m-%d %H:%M}", move.by, move.why)
+        (move.revision, move.title, move.action, f"{move.time:%Y-%m-%d %H:%M}", move.by, move.why)
         for move in moves[:LISTED_MOVES]
     ]
     return markdown_table(["#", "model", "action", "when (UTC)", "by", "reason"], rows)
@@ -134,7 +134,7 @@ def score_history(models: Sequence[RegisteredModel], moves: Sequence[Move]) -> d
         axes.errorbar(numbers, scores, yerr=errors, marker="o", capsize=3, label=name)
         places |= {(m.name, m.version): (at, score) for m, at, score in zip(scored, numbers, scores, strict=True)}
     for move in moves:
-        place = places.get((move.name, move.version))
+        place = places.get(move.key)
         if place is not None:
             axes.plot(*place, marker="*", markersize=14, color="tab:orange", linestyle="none")
     axes.set_ylabel(f"{metric}, held-out users")

@@ -87,7 +87,7 @@ def recommendations(
             progress.report("recommendations", table.users, user_item_matrix.stars.shape[0])
     assert table.first is not None, "a matrix has users"
     model = loaded.registered
-    is_champion = move is not None and (move.name, move.version) == (model.name, model.version)
+    is_champion = move is not None and move.key == model.key
     return dg.MaterializeResult(
         value=table.parts,
         metadata={

@@ -94,8 +94,8 @@ def champion_changed(context: dg.SensorEvaluationContext, registry: RegistryReso
     move = moves[0]
     last = context.instance.get_latest_materialization_event(recommendations.key)
     if last is not None and materialization_metadata(last).get("champion_revision", -1) >= move.revision:
-        return dg.SkipReason(f"The recommendations are those of {move.name} {move.version}.")
-    return RunReason(f"champion {move.revision}", f"{move.name} {move.version} is the champion ({move.action}).")
+        return dg.SkipReason(f"The recommendations are those of {move.title}.")
+    return RunReason(f"champion {move.revision}", f"{move.title} is the champion ({move.action}).")
 
 
 MODEL_SENSORS = [enough_new_stars, models_to_judge, champion_changed]

@@ -77,7 +77,7 @@ def champion_is_not_left_behind(leaderboard: pl.DataFrame, registry: RegistryRes
         description=(
             f"{better['model'][0]} is better than the champion {move.name}: gh-assets models promote."
             if better.height
-            else f"No model is clearly better than {move.name} {move.version}."
+            else f"No model is clearly better than {move.title}."
         ),
         metadata={"champion": move.name, "ndcg_at_100": float(own["ndcg_at_100"][0])},
     )

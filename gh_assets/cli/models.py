@@ -138,7 +138,7 @@ def history(as_json: bool) -> None:
     table = Table("#", "model", "action", "when (UTC)", wrapping("by"), wrapping("why"))
     for move in moves:
         time = f"{move.time:%Y-%m-%d %H:%M}"
-        row = (str(move.revision), f"{move.name} {move.version}", move.action, time, move.by, move.why)
+        row = (str(move.revision), move.title, move.action, time, move.by, move.why)
         table.add_row(*(escape(cell) for cell in row))
     stdout().print(table)
 
@@ -237,7 +237,7 @@ def _print_move(move: Move, as_json: bool) -> None:
     if as_json:
         print_json(move.model_dump(mode="json"))
         return
-    stdout().print(f"The champion is now {move.name} {move.version} (move {move.revision}).")
+    stdout().print(f"The champion is now {move.title} (move {move.revision}).")
     for problem in move.evidence.get("passed_over", ()):
         stdout().print(escape(f"Skipped: {problem}."))
 

@@ -63,6 +63,16 @@ class Move(BaseModel):
     time: dt.datetime
     evidence: Mapping[str, Any] = Field(default_factory=dict)
 
+    @property
+    def key(self) -> tuple[str, int]:
+        """Name and version of the model; equal to `RegisteredModel.key`."""
+        return self.name, self.version
+
+    @property
+    def title(self) -> str:
+        """Name and version of the model, for people."""
+        return f"{self.name} {self.version}"
+
 
 @dataclass(frozen=True)
 class Promotion:
@@ -181,7 +191,7 @@ class Aliases:
             if self.moves.find_one({"_id": key}) is not None:
                 return move  # the response to this insert was lost, and the driver retried it
             current = self.current(move.purpose, move.alias)
-            holder = "an unknown model" if current is None else f"{current.name} {current.version} ({current.why})"
+            holder = "an unknown model" if current is None else f"{current.title} ({current.why})"
             raise ConcurrentWriteError(
                 f"The {move.alias} was moved to {holder} in the meantime. Review that move and decide again."
             ) from None

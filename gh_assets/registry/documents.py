@@ -126,6 +126,11 @@ class RegisteredModel(BaseModel):
         return f"gs://{self.bucket}/{self.object}"
 
     @property
+    def key(self) -> tuple[str, int]:
+        """Name and version, which identify the model."""
+        return self.name, self.version
+
+    @property
     def title(self) -> str:
         """Name and version, for people."""
         return f"{self.name} {self.version}" if self.version else f"{self.name} of {self.time:%Y-%m-%d %H:%M}"

@@ -289,8 +289,8 @@ class ModelRegistry:
         seen: set[tuple[str, int]] = set()
         for move in self.aliases.holding(purpose, alias):
             model = self._visible(move)  # a model may be deleted by a process that did not see its promotion
-            if model is not None and (model.name, model.version) not in seen:
-                seen.add((model.name, model.version))
+            if model is not None and model.key not in seen:
+                seen.add(model.key)
                 yield model
 
     def promote(self, promotion: Promotion, *, after: Move | Literal["current"] | None = "current") -> Move:
@@ -351,28 +351,25 @@ class ModelRegistry:
                 passed_over.append(problem)
         if passed_over:
             raise ModelNotFoundError(
-                f"There is nothing to return to: before {current.name} {current.version}, {'; '.join(passed_over)}. "
+                f"There is nothing to return to: before {current.title}, {'; '.join(passed_over)}. "
                 "Promote another model: gh-assets models promote NAME VERSION --why TEXT."
             )
-        raise ModelNotFoundError(
-            f"There was no {alias} before {current.name} {current.version}: there is nothing to return to."
-        )
+        raise ModelNotFoundError(f"There was no {alias} before {current.title}: there is nothing to return to.")
 
     def _unavailable_reason(self, move: Move) -> str | None:
         """Return why a rollback to a move's model is not possible; None if it is."""
         model = self._visible(move)
-        title = f"{move.name} {move.version}"
         if model is not None:
             problem = self.problem(model)
-            return None if problem is None else f"{title} cannot be read any more ({problem})"
+            return None if problem is None else f"{move.title} cannot be read any more ({problem})"
         document = self.documents.find_one({"name": move.name, "version": move.version}, {"deleted": 1}) or {}
         if not document:
-            return f"{title} has no document any more"
+            return f"{move.title} has no document any more"
         note = document.get("deleted")
         if note is None:
-            return f"{title} has a document that cannot be read"
+            return f"{move.title} has a document that cannot be read"
         reason = note.get("why") if isinstance(note, dict) else None
-        return f"{title} was deleted" + (f" ({reason})" if reason else "")
+        return f"{move.title} was deleted" + (f" ({reason})" if reason else "")
 
     def _visible(self, move: Move) -> RegisteredModel | None:
         try:
@@ -384,7 +381,7 @@ class ModelRegistry:
         """Return the aliases that point to models, by the models' names and versions."""
         holders: dict[tuple[str, int], Texts] = {}
         for move in self._current_moves():
-            holders.setdefault((move.name, move.version), []).append(move.alias)
+            holders.setdefault(move.key, []).append(move.alias)
         return holders
 
     def _current_moves(self) -> Iterator[Move]:
@@ -422,7 +419,7 @@ class ModelRegistry:
 
     def _refuse_champion(self, model: RegisteredModel) -> None:
         for move in self._current_moves():
-            if move.alias == CHAMPION and (move.name, move.version) == (model.name, model.version):
+            if move.alias == CHAMPION and move.key == model.key:
                 raise InputError(
                     f"{model.title} is the {move.alias} to {move.purpose}: promote another one or roll back before it "
                     "is deleted."

@@ -84,7 +84,7 @@ def serving_candidates(registry: ModelRegistry, *, name: str = "", tag: str = ""
         return
     seen: set[tuple[str, int]] = set()
     for model in registry.holders():
-        seen.add((model.name, model.version))
+        seen.add(model.key)
         yield model
     try:
         others = rank_models(registry, SERVED)
@@ -93,7 +93,7 @@ def serving_candidates(registry: ModelRegistry, *, name: str = "", tag: str = ""
             raise
         return
     for model in others:
-        if not model.version or (model.name, model.version) not in seen:
+        if not model.version or model.key not in seen:
             yield model
 
 
@@ -311,7 +311,7 @@ def describe_current(registry: ModelRegistry) -> CurrentModel | None:
         why = "None can be loaded."
     elif not promoted:
         why = "It has the best score; none was promoted."
-    elif move is not None and (move.name, move.version) == (model.name, model.version):
+    elif move is not None and move.key == model.key:
         why = move.why
     else:
         why = "The champion cannot be loaded, and this was champion before it."
@@ -342,6 +342,6 @@ def _explain_decision(newest: RegisteredModel, decision: Decision | None, move: 
     if decision.undecided:
         sentences.append("The next run, or the asset champion, judges again.")
     expected = decision.candidate if decision.outcome in ("promoted", "champion already") else decision.champion
-    if move is not None and expected != f"{move.name} {move.version}":
-        sentences.append(f"Since then {move.by} made {move.name} {move.version} champion ({move.action}): {move.why}")
+    if move is not None and expected != move.title:
+        sentences.append(f"Since then {move.by} made {move.title} champion ({move.action}): {move.why}")
     return " ".join(sentences)

@@ -440,7 +440,7 @@ class PromotionGate:
         return float(evaluate_users(on_columns, fold_in, held_out)[MAIN_METRIC].mean())
 
     def _compare(self, candidate: LoadedModel, champion: LoadedModel | None) -> ComparisonResult:
-        if champion is not None and _is_same(candidate.registered, champion.registered):
+        if champion is not None and candidate.registered.key == champion.registered.key:
             summary = f"{candidate.registered.title} is the champion already."
             return ComparisonResult(candidate.registered, champion.registered, False, summary, "champion already")
         return compare_with_champion(candidate, champion, self.matrix, self.split)
@@ -456,7 +456,7 @@ class PromotionGate:
 
     def _point_candidate(self, model: RegisteredModel, by: str) -> None:
         current = self.registry.aliases.current(PURPOSE, CANDIDATE)
-        if current is None or not _is_same(current, model):
+        if current is None or current.key != model.key:
             why = "best on the validation users"
             promotion = Promotion(model.name, model.version, why=why, by=by, alias=CANDIDATE)
             self.registry.promote(promotion, after=current)
@@ -480,7 +480,3 @@ def _decision(result: ComparisonResult, newest: Mapping[str, int], by: str) -> D
         skipped=result.skipped,
         by=by,
     )
-
-
-def _is_same(one: RegisteredModel | Move, other: RegisteredModel) -> bool:
-    return (one.name, one.version) == (other.name, other.version)

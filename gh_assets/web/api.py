@@ -358,7 +358,7 @@ def repository_json(state: AppState, snapshot: ServingSnapshot, repo_id: int) ->
 def model_json(state: AppState, snapshot: ServingSnapshot) -> dict[str, Any]:
     registered = snapshot.model
     move = next(iter(state.refresher.models.moves), None)
-    is_champion = move is not None and (move.name, move.version) == (registered.name, registered.version)
+    is_champion = move is not None and move.key == registered.key
     interval = registered.intervals.get(registered.metric)
     return model_title_json(registered) | {
         "interval": None if interval is None else list(interval),

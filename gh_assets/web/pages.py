@@ -222,8 +222,8 @@ async def model(request: Request) -> Response:
     state = app_state(request)
     snapshot = state.snapshot()
     view = state.refresher.models
-    champions = {(move.name, move.version) for move in view.moves}
-    served = [entry for entry in view.registered if entry.name in SERVED or (entry.name, entry.version) in champions]
+    champions = {move.key for move in view.moves}
+    served = [entry for entry in view.registered if entry.name in SERVED or entry.key in champions]
     return render(
         request,
         "model.html",
