@@ -30,8 +30,8 @@ from gh_assets_tests.support.registered_models import DAMAGES, UNREADABLE_DOCUME
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_champion_that_cannot_be_loaded_gives_way_to_the_one_before(registry, cache, tmp_path: Path, kind: str) -> None:
     matrix = matrix_of()
-    register(registry, tmp_path, matrix, fitted(matrix, EASE((10.0,))))
-    broken = register(registry, tmp_path, matrix, fitted(matrix, EASE((11.0,))))
+    register(registry, matrix, fitted(matrix, EASE((10.0,))))
+    broken = register(registry, matrix, fitted(matrix, EASE((11.0,))))
     for version in (1, 2):
         registry.promote(Promotion("ease", version, why=f"version {version}"))
     damage(registry, tmp_path, broken, kind)
@@ -50,7 +50,7 @@ def test_champion_that_cannot_be_loaded_gives_way_to_the_one_before(registry, ca
     current = describe_current(registry)
     assert (current.model.title, current.promoted) == ("ease 1", True)
     assert current.why == "The champion cannot be loaded, and this was champion before it."
-    better = register(registry, tmp_path, matrix, fitted(matrix, EASE((10.0,))))
+    better = register(registry, matrix, fitted(matrix, EASE((10.0,))))
     assert promote_if_better(registry, cache, matrix, by="a test")[0].champion.version == 1
     registry.promote(Promotion("ease", better.version, why="by hand"))
     assert load_first_usable(registry, serving_candidates(registry), cache).warnings == ()
@@ -58,7 +58,7 @@ def test_champion_that_cannot_be_loaded_gives_way_to_the_one_before(registry, ca
 
 def test_description_without_a_usable_model(registry, cache, tmp_path: Path) -> None:
     matrix = matrix_of()
-    only = register(registry, tmp_path, matrix, fitted(matrix, EASE((10.0,))))
+    only = register(registry, matrix, fitted(matrix, EASE((10.0,))))
     registry.promote(Promotion("ease", 1, why="the first"))
     damage(registry, tmp_path, only, "damaged")
     result, move = promote_if_better(registry, cache, matrix, by="a test")
@@ -70,15 +70,15 @@ def test_description_without_a_usable_model(registry, cache, tmp_path: Path) -> 
     assert "judges again" in current.explanation
 
 
-def test_description_explains_why_the_newest_model_does_not_serve(registry, cache, tmp_path: Path) -> None:
+def test_description_explains_why_the_newest_model_does_not_serve(registry, cache) -> None:
     assert describe_current(registry) is None
     matrix = matrix_of()
-    register(registry, tmp_path, matrix, fitted(matrix, EASE((10.0,))))
+    register(registry, matrix, fitted(matrix, EASE((10.0,))))
     assert describe_current(registry).explanation == (
         "ease 1 has not been judged yet: the next run, or the asset champion, does."
     )
     promote_if_better(registry, cache, matrix, by="run 1")
-    register(registry, tmp_path, matrix, fitted(matrix, EASE((10.5,))))
+    register(registry, matrix, fitted(matrix, EASE((10.5,))))
     assert describe_current(registry).explanation.endswith(
         "ease 2 was registered after that and has not been judged yet: the next run does."
     )
@@ -105,11 +105,9 @@ def test_models_of_several_names_are_ranked(registry, file: Path) -> None:
         next(serving_candidates(registry, tag="production"))
 
 
-def test_concurrent_loads_download_a_model_once(
-    registry, cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_concurrent_loads_download_a_model_once(registry, cache, monkeypatch: pytest.MonkeyPatch) -> None:
     matrix = matrix_of()
-    model = register(registry, tmp_path, matrix, fitted(matrix, EASE((10.0,))))
+    model = register(registry, matrix, fitted(matrix, EASE((10.0,))))
     downloads = []
     real = registry.store.read_to
 
@@ -144,7 +142,7 @@ def test_cached_model_serves_with_a_warning_while_the_services_are_unavailable(
     matrix = matrix_of()
     with open_mongo(own) as database:
         registry = ModelRegistry(model_store(own), database["models"])
-        register(registry, tmp_path, matrix, fitted(matrix, EASE((10.0,))))
+        register(registry, matrix, fitted(matrix, EASE((10.0,))))
         registry.promote(Promotion("ease", 1, why="the first"))
         assert load_current_model(own).warnings == ()
         cached = load_current_model(away)

@@ -42,15 +42,15 @@ def test_grown_matrix_holds_out_the_same_users() -> None:
     assert len(known & moved_users) >= 0.7 * len(known), "their rows in the matrix decided"
 
 
-def test_first_champion_must_beat_popularity(registry, cache, tmp_path: Path) -> None:
+def test_first_champion_must_beat_popularity(registry, cache) -> None:
     matrix = matrix_of()
-    register(registry, tmp_path, matrix, fitted(matrix, Popularity()))
+    register(registry, matrix, fitted(matrix, Popularity()))
     result, move = promote_if_better(registry, cache, matrix, by="a test")
     assert move is None
     assert "popularity 1 is not better than popularity" in result.summary
     with pytest.raises(ModelNotFoundError):
         registry.champion()
-    register(registry, tmp_path, matrix, fitted(matrix, EASE((10.0,))))
+    register(registry, matrix, fitted(matrix, EASE((10.0,))))
     result, move = promote_if_better(registry, cache, matrix, by="a test")
     assert move is not None
     assert (registry.champion().name, move.by, move.why) == ("ease", "a test", result.summary)
@@ -62,12 +62,12 @@ def test_first_champion_must_beat_popularity(registry, cache, tmp_path: Path) ->
     assert registry.champion(PURPOSE, CANDIDATE).name == "ease"
 
 
-def test_only_a_certainly_better_model_replaces_the_champion(registry, cache, tmp_path: Path) -> None:
+def test_only_a_certainly_better_model_replaces_the_champion(registry, cache) -> None:
     """A registered score does not count, since it is of other users."""
     old, new = matrix_of(540), matrix_of(600)
-    register(registry, tmp_path, old, fitted(old, EASE((10.0,))))
+    register(registry, old, fitted(old, EASE((10.0,))))
     promote_if_better(registry, cache, old, by="yesterday")
-    register(registry, tmp_path, new, fitted(new, EASE((11.0,))))
+    register(registry, new, fitted(new, EASE((11.0,))))
     registry.documents.update_one({"name": "ease", "version": 2}, {"$set": {"score": 0.999}})
     result, move = promote_if_better(registry, cache, new, by="today")
     assert move is None, result.summary
@@ -76,11 +76,11 @@ def test_only_a_certainly_better_model_replaces_the_champion(registry, cache, tm
     assert result.users >= 30
 
 
-def test_better_model_replaces_the_champion_and_rollback_returns(registry, cache, tmp_path: Path) -> None:
+def test_better_model_replaces_the_champion_and_rollback_returns(registry, cache) -> None:
     matrix = matrix_of()
-    register(registry, tmp_path, matrix, fitted(matrix, Popularity()))
+    register(registry, matrix, fitted(matrix, Popularity()))
     registry.promote(Promotion("popularity", 1, why="by hand"))
-    register(registry, tmp_path, matrix, fitted(matrix, EASE((10.0,))))
+    register(registry, matrix, fitted(matrix, EASE((10.0,))))
     _, move = promote_if_better(registry, cache, matrix, by="a test")
     assert move is not None
     assert current_model(registry).name == "ease"
@@ -159,10 +159,10 @@ def test_comparison_is_recorded_as_evidence() -> None:
     assert refused.evidence()["difference"] is None
 
 
-def test_best_model_on_the_validation_users_is_the_candidate(registry, cache, tmp_path: Path) -> None:
+def test_best_model_on_the_validation_users_is_the_candidate(registry, cache) -> None:
     matrix = matrix_of()
     for model in (Popularity(), EASE((1e9,)), EASE((10.0,))):
-        register(registry, tmp_path, matrix, fitted(matrix, model))
+        register(registry, matrix, fitted(matrix, model))
     split = split_of(matrix, 0)
     fold_in, held_out = split.validation
     result, move = promote_if_better(registry, cache, matrix, by="run 1", names=("popularity", "ease"))
@@ -198,9 +198,9 @@ def test_best_model_on_the_validation_users_is_the_candidate(registry, cache, tm
     assert len(registry.aliases.history(PURPOSE, CANDIDATE)) == 1, "it already points there"
 
 
-def test_only_models_with_the_tag_compete(registry, cache, tmp_path: Path) -> None:
+def test_only_models_with_the_tag_compete(registry, cache) -> None:
     matrix = matrix_of()
-    register(registry, tmp_path, matrix, fitted(matrix, EASE((10.0,))))
+    register(registry, matrix, fitted(matrix, EASE((10.0,))))
     with pytest.raises(ModelNotFoundError, match=r"^None of the newest models \(ease\) was trained on the current"):
         promote_if_better(registry, cache, matrix, by="run 1", names=("ease",), tag="production")
     assert registry.decisions.last().newest == {"ease": 1}
@@ -339,11 +339,11 @@ def test_cost_is_not_compared_with_a_champion_that_cannot_recommend(
     assert check.finding == "it cannot recommend: there is nothing to predict from"
 
 
-def test_undecided_models_are_judged_again(registry, cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_undecided_models_are_judged_again(registry, cache, monkeypatch: pytest.MonkeyPatch) -> None:
     matrix = matrix_of()
-    register(registry, tmp_path, matrix, fitted(matrix, Popularity()))
+    register(registry, matrix, fitted(matrix, Popularity()))
     registry.promote(Promotion("popularity", 1, why="by hand"))
-    register(registry, tmp_path, matrix, fitted(matrix, EASE((10.0,))))
+    register(registry, matrix, fitted(matrix, EASE((10.0,))))
     with monkeypatch.context() as patch:
         for limit in ("MAX_COST_RATIO", "MAX_COST_RATIO_TO_POPULARITY"):
             patch.setattr(f"gh_assets.serving.promotion.{limit}", 0.0)
@@ -373,7 +373,7 @@ def test_undecided_models_are_judged_again(registry, cache, tmp_path: Path, monk
     assert "was ahead of popularity 1" in decision.summary
 
 
-def test_better_mean_is_not_enough_to_replace_the_champion(registry, cache, tmp_path: Path) -> None:
+def test_better_mean_is_not_enough_to_replace_the_champion(registry, cache) -> None:
     """The lower bound of the interval decides."""
     matrix = matrix_of()
     split = split_of(matrix, 0)
@@ -386,9 +386,9 @@ def test_better_mean_is_not_enough_to_replace_the_champion(registry, cache, tmp_
     assert result.difference is not None
     assert result.difference.mean > 0 > result.difference.low, "the models must be nearly equal"
     assert not result.better
-    register(registry, tmp_path, matrix, other)
+    register(registry, matrix, other)
     registry.promote(Promotion("ease", 1, why="it was the first"))
-    register(registry, tmp_path, matrix, one)
+    register(registry, matrix, one)
     assert promote_if_better(registry, cache, matrix, by="a test")[1] is None
     assert registry.champion().version == 1
 
@@ -411,12 +411,10 @@ def test_users_whom_the_champion_was_trained_on_are_left_out() -> None:
     assert f"{both} users were held out of both trainings (at least {MIN_TEST_USERS})" in result.summary
 
 
-def test_model_of_another_matrix_does_not_compete_even_if_its_document_lacks_the_matrix(
-    registry, cache, tmp_path: Path
-) -> None:
+def test_model_of_another_matrix_does_not_compete_even_if_its_document_lacks_the_matrix(registry, cache) -> None:
     """Documents of earlier versions do not contain the hash of the matrix, but the model does."""
     old, new = matrix_of(540), matrix_of(600)
-    register(registry, tmp_path, old, fitted(old, EASE((10.0,))))
+    register(registry, old, fitted(old, EASE((10.0,))))
     registry.documents.update_one({"name": "ease"}, {"$unset": {"data.matrix_sha256": 1}})
     with pytest.raises(ModelNotFoundError, match="was trained on the current user-item matrix"):
         promote_if_better(registry, cache, new, by="a test")
@@ -424,15 +422,13 @@ def test_model_of_another_matrix_does_not_compete_even_if_its_document_lacks_the
     assert registry.decisions.last().outcome == "not judged"
 
 
-def test_model_registered_with_a_clock_behind_is_judged(
-    registry, cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_model_registered_with_a_clock_behind_is_judged(registry, cache, monkeypatch: pytest.MonkeyPatch) -> None:
     matrix = matrix_of()
-    register(registry, tmp_path, matrix, fitted(matrix, Popularity()))
+    register(registry, matrix, fitted(matrix, Popularity()))
     registry.promote(Promotion("popularity", 1, why="by hand"))
-    register(registry, tmp_path, matrix, fitted(matrix, EASE((1e9,))))
+    register(registry, matrix, fitted(matrix, EASE((1e9,))))
     with clock_behind(monkeypatch):
-        register(registry, tmp_path, matrix, fitted(matrix, EASE((10.0,))))
+        register(registry, matrix, fitted(matrix, EASE((10.0,))))
     assert [model.title for model in registry.list()] == ["ease 2", "ease 1", "popularity 1"]
     assert promote_if_better(registry, cache, matrix, by="a test")[0].candidate.version == 2
     assert describe_current(registry).newest.title == "ease 2"
@@ -442,8 +438,8 @@ def test_model_registered_with_a_clock_behind_is_judged(
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_candidate_that_cannot_be_loaded_is_skipped_and_named(registry, cache, tmp_path: Path, kind: str) -> None:
     matrix = matrix_of()
-    register(registry, tmp_path, matrix, fitted(matrix, EASE((10.0,))))
-    damage(registry, tmp_path, register(registry, tmp_path, matrix, fitted(matrix, EASE((11.0,)))), kind)
+    register(registry, matrix, fitted(matrix, EASE((10.0,))))
+    damage(registry, tmp_path, register(registry, matrix, fitted(matrix, EASE((11.0,)))), kind)
     result, move = promote_if_better(registry, cache, matrix, by="a test")
     assert move is not None
     assert registry.champion().version == 1, "the next model of its name is the candidate"
@@ -456,9 +452,9 @@ def test_candidate_that_cannot_be_loaded_is_skipped_and_named(registry, cache, t
 
 def test_champion_stays_if_no_candidate_can_be_loaded(registry, cache, tmp_path: Path) -> None:
     old, new = matrix_of(540), matrix_of(600)
-    incumbent = register(registry, tmp_path, old, fitted(old, EASE((10.0,))))
+    incumbent = register(registry, old, fitted(old, EASE((10.0,))))
     registry.promote(Promotion("ease", 1, why="the first"))
-    damage(registry, tmp_path, register(registry, tmp_path, new, fitted(new, EASE((11.0,)))), "missing")
+    damage(registry, tmp_path, register(registry, new, fitted(new, EASE((11.0,)))), "missing")
     result, move = promote_if_better(registry, cache, new, by="a test")
     assert (result.outcome, result.better, result.candidate, result.champion, move) == (
         "not judged",
@@ -485,8 +481,8 @@ def test_model_is_scored_on_the_columns_of_another_matrix() -> None:
     assert scores.dtype == np.float32
 
 
-def test_no_model_of_the_matrix_is_an_error(registry, cache, tmp_path: Path) -> None:
+def test_no_model_of_the_matrix_is_an_error(registry, cache) -> None:
     old = matrix_of(540)
-    register(registry, tmp_path, old, fitted(old, EASE((10.0,))))
+    register(registry, old, fitted(old, EASE((10.0,))))
     with pytest.raises(ModelNotFoundError, match="was trained on the current user-item matrix"):
         promote_if_better(registry, cache, matrix_of(600), by="a test")

@@ -9,7 +9,7 @@ import numpy as np
 from gh_assets.recommender import Recommender
 from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.recommender.training.training import result_of, split_of
-from gh_assets.registry import ModelCard, ModelRegistry, RegisteredModel
+from gh_assets.registry import ModelCard, ModelRegistry, RegisteredModel, training
 from gh_assets_tests.support.matrices import taste_matrix
 
 UNREADABLE_DOCUMENT = "unreadable document"
@@ -29,13 +29,9 @@ def matrix_of(users: int = 600, first: int = 0) -> UserItemMatrix:
     )
 
 
-def register(registry: ModelRegistry, folder: Path, matrix: UserItemMatrix, model: Recommender) -> RegisteredModel:
-    result = result_of(matrix, split_of(matrix, 0), model, {})
-    path = result.trained.save(folder / "model")
-    data = {key: value for key, value in result.trained.data.items() if not isinstance(value, list)}
-    return registry.save(
-        path, ModelCard(model.name, result.trained.metrics["ndcg@100"], metric="ndcg@100", data=data), archive="gzip"
-    )
+def register(registry: ModelRegistry, matrix: UserItemMatrix, model: Recommender) -> RegisteredModel:
+    """Register a fitted model with the metrics of the held-out users."""
+    return training.register(registry, result_of(matrix, split_of(matrix, 0), model, {}), tag="", config={})
 
 
 def fitted(matrix: UserItemMatrix, model: Recommender) -> Recommender:
