@@ -16,6 +16,8 @@ from google.cloud import storage
 
 from gh_assets.embedded import servers
 from gh_assets.storage.objects import ObjectStore
+from gh_assets_tests.faults.storage_testbench import requires_testbench, running_testbench
+from gh_assets_tests.support.bucket_conversation import Conversation, converse
 
 REQUESTS = [
     ("GET", "/storage/v1/b"),
@@ -124,3 +126,17 @@ def test_dagster_gcp_writes_and_reads_files(gcs_client: storage.Client, bucket: 
 def test_error_about_a_missing_object_names_it(bucket: storage.Bucket) -> None:
     with pytest.raises(NotFound, match=quote(bucket.name)):
         bucket.blob("missing").download_as_bytes()
+
+
+@pytest.mark.slow
+@requires_testbench
+def test_embedded_bucket_has_the_responses_of_the_testbench(fresh_home: Path) -> None:
+    endpoint, token = servers.cloud_storage(fresh_home)
+    embedded = Conversation(endpoint, {"authorization": f"Bearer {token}"})
+    converse(embedded)
+    with running_testbench() as port:
+        testbench = Conversation(f"http://127.0.0.1:{port}", {})
+        converse(testbench)
+    assert len(embedded.answers) > 80
+    for actual, expected in zip(embedded.answers, testbench.answers, strict=True):
+        assert actual == expected

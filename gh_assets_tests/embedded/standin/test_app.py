@@ -8,8 +8,11 @@ import pytest
 import requests
 
 from gh_assets.embedded.standin.limits import Limits
+from gh_assets_tests.support.octokit import problems
 from gh_assets_tests.support.standin import HEADERS
 from gh_assets_tests.support.worlds import LIST, troubled_world, world_of
+
+STAR = "application/vnd.github.star+json"
 
 
 @pytest.fixture
@@ -125,3 +128,42 @@ def test_primary_limit_is_reported_and_enforced(serve_world) -> None:
     free = requests.get(f"{url}/rate_limit", headers=HEADERS, timeout=10)
     assert free.json()["resources"]["core"]["used"] == 2
     assert free.status_code == 200
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("path", "request_path", "status"),
+    [
+        ("/rate_limit", "/rate_limit", 200),
+        ("/user", "/user", 200),
+        ("/users/{username}", "/users/user-1", 200),
+        ("/user/{account_id}", "/user/5001", 200),
+        ("/users/{username}", "/users/unknown", 404),
+        ("/users/{username}/starred", "/users/user-1/starred?per_page=2", 200),
+        ("/repos/{owner}/{repo}", "/repos/good/one", 200),
+        ("/repos/{owner}/{repo}", "/repos/old/name", 301),
+        ("/repos/{owner}/{repo}", "/repos/not/there", 404),
+        ("/repos/{owner}/{repo}/readme", f"/repos/{LIST}/readme", 200),
+        ("/repos/{owner}/{repo}/contents/{path}", f"/repos/{LIST}/contents/README.md", 200),
+        ("/repos/{owner}/{repo}/contents/{path}", f"/repos/{LIST}/contents/", 200),
+        ("/repos/{owner}/{repo}/stargazers", "/repos/good/one/stargazers?per_page=3", 200),
+        ("/repos/{owner}/{repo}/forks", "/repos/good/one/forks", 200),
+    ],
+)
+@pytest.mark.parametrize("media_type", ["application/json", STAR])
+def test_rest_responses_match_githubs_description(
+    rest, serve_world, path: str, request_path: str, status: int, media_type: str
+) -> None:
+    _, url = serve_world(troubled_world())
+    headers = {"authorization": "Bearer token", "accept": media_type}
+    answer = requests.get(url + request_path, headers=headers, timeout=10, allow_redirects=False)
+    assert answer.status_code == status
+    described = "application/vnd.github.v3.star+json" if media_type == STAR else media_type
+    assert problems(rest, path, answer, described) == []
+
+
+@pytest.mark.slow
+def test_response_of_another_path_does_not_match(rest, serve_world) -> None:
+    _, url = serve_world(troubled_world())
+    answer = requests.get(f"{url}/user", headers={"authorization": "Bearer token"}, timeout=10)
+    assert problems(rest, "/repos/{owner}/{repo}", answer, "application/json")

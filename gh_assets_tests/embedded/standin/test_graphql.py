@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 import requests
+from graphql import GraphQLSchema, build_schema, parse, validate
 
+from gh_assets.collector.repositories import nodes_query, repositories_query
+from gh_assets.collector.seed_users import forks_query
+from gh_assets.collector.star_sources.graphql import stargazers_query
+from gh_assets.collector.star_sources.starred_lists import starred_query
+from gh_assets.embedded.standin.graphql import SDL
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.world import World
 from gh_assets_tests.support.standin import HEADERS
@@ -19,6 +25,14 @@ query($id: ID!, $after: String) {
   rateLimit { cost remaining limit resetAt nodeCount }
 }
 """  # noqa: E501
+
+QUERIES = {
+    "stargazers": stargazers_query,
+    "starred": starred_query,
+    "repositories": repositories_query,
+    "nodes": nodes_query,
+    "forks": forks_query,
+}
 
 
 class GraphQLSession:
@@ -177,3 +191,28 @@ def test_points_and_requests_have_separate_limits(ask) -> None:
     usage = requests.get(f"{session.url}/rate_limit", headers=HEADERS, timeout=10).json()["resources"]
     assert (usage["core"]["remaining"], usage["graphql"]["remaining"]) == (0, 0)
     assert session.standin.quota.violations == {"primary": 1}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("query", QUERIES.values(), ids=list(QUERIES))
+def test_queries_of_the_product_are_valid_in_githubs_schema(graph: GraphQLSchema, query) -> None:
+    for size in (1, 3, 100):
+        assert validate(graph, parse(query(size))) == []
+
+
+@pytest.mark.slow
+def test_schema_of_the_stand_in_is_a_part_of_githubs(graph: GraphQLSchema) -> None:
+    for name, kind in build_schema(SDL).type_map.items():
+        if name.startswith("__"):
+            continue
+        expected = graph.type_map[name]
+        for field_name, field in getattr(kind, "fields", {}).items():
+            expected_field = expected.fields[field_name]
+            assert str(field.type) == str(expected_field.type), f"{name}.{field_name}"
+            for argument, definition in getattr(field, "args", {}).items():
+                expected_type = expected_field.args[argument].type
+                assert str(definition.type) == str(expected_type), f"{name}.{field_name}({argument})"
+        for value in getattr(kind, "values", {}):
+            assert value in expected.values, f"{name}.{value}"
+        for interface in getattr(kind, "interfaces", ()):
+            assert interface.name in {other.name for other in expected.interfaces}, name

@@ -10,16 +10,9 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
-import pytest
 import requests
-
-from gh_assets.embedded import servers as services
-from gh_assets_tests.faults.storage_testbench import requires_testbench, running_testbench
-
-pytestmark = [pytest.mark.slow, requires_testbench]
 
 FIELDS = ("kind", "name", "bucket", "size", "crc32c", "md5Hash", "contentType", "metadata", "metageneration")
 
@@ -197,15 +190,3 @@ def converse(conversation: Conversation) -> None:
     conversation.send("DELETE", f"{of}?ifGenerationMatch={first}")
     conversation.send("DELETE", of)
     conversation.send("DELETE", of)
-
-
-def test_embedded_bucket_has_the_responses_of_the_testbench(fresh_home: Path) -> None:
-    endpoint, token = services.cloud_storage(fresh_home)
-    embedded = Conversation(endpoint, {"authorization": f"Bearer {token}"})
-    converse(embedded)
-    with running_testbench() as port:
-        testbench = Conversation(f"http://127.0.0.1:{port}", {})
-        converse(testbench)
-    assert len(embedded.answers) > 80
-    for actual, expected in zip(embedded.answers, testbench.answers, strict=True):
-        assert actual == expected

@@ -1,0 +1,38 @@
+"""GitHub's descriptions of its APIs, for slow tests; they are not part of this repository."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from graphql import GraphQLSchema, build_schema
+
+from gh_assets_tests.support.octokit import PACKAGES
+
+
+@pytest.fixture(scope="session")
+def octokit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the packages; tests are skipped if npm cannot fetch them."""
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("npm is not installed: GitHub's descriptions of its APIs cannot be fetched")
+    folder = tmp_path_factory.mktemp("octokit")
+    command = [npm, "install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", *PACKAGES]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode:
+        pytest.skip(f"npm could not fetch {', '.join(PACKAGES)}: {done.stderr.strip()[-200:]}")
+    return folder / "node_modules" / "@octokit"
+
+
+@pytest.fixture(scope="session")
+def rest(octokit: Path) -> dict[str, Any]:
+    return json.loads((octokit / "openapi" / "generated" / "api.github.com.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def graph(octokit: Path) -> GraphQLSchema:
+    return build_schema((octokit / "graphql-schema" / "schema.graphql").read_text(), assume_valid_sdl=True)
