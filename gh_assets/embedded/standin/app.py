@@ -28,7 +28,7 @@ from gh_assets.embedded.standin.clock import MachineClock, VirtualClock
 from gh_assets.embedded.standin.faults import Faults
 from gh_assets.embedded.standin.graphql import GraphQL, QueryTimeoutError, node_id
 from gh_assets.embedded.standin.limits import GRAPHQL, REST, Limits, Quota
-from gh_assets.embedded.standin.rendering import rendered, wrapped
+from gh_assets.embedded.standin.rendering import render, wrap
 from gh_assets.embedded.standin.world import NO_TIME, Repository, World
 
 Handler = Callable[[Request], Response]
@@ -410,10 +410,10 @@ class Standin:
         if "raw" in accept:
             return _tagged(content, "application/vnd.github.raw+json; charset=utf-8")
         if "html" in accept:
-            html = repository.rendered.get(path) or rendered(path, repository.content[path])
+            html = repository.rendered.get(path) or render(path, repository.content[path])
             if html is None:
                 return _error(415, "Unsupported 'Accept' header: this file is not rendered.")
-            return _tagged(wrapped(html, path, kind).encode(), "application/vnd.github.html+json; charset=utf-8")
+            return _tagged(wrap(html, path, kind).encode(), "application/vnd.github.html+json; charset=utf-8")
         resource = self._content_json(request, repository, path)
         encoded = {"encoding": "base64", "content": base64.encodebytes(content).decode()}
         return _json(resource | encoded, tagged=True)

@@ -13,7 +13,7 @@ _RST = (".rst", ".rest")
 _NOT_RENDERED = (".org", ".adoc", ".asciidoc", ".asc", ".textile", ".rdoc", ".creole", ".mediawiki", ".wiki", ".pod")
 
 
-def rendered(path: str, text: str) -> str | None:
+def render(path: str, text: str) -> str | None:
     """Return the HTML of a file, or None for a markup that is not rendered here."""
     suffix = suffix_of(path)
     if suffix in _MARKDOWN:
@@ -25,7 +25,7 @@ def rendered(path: str, text: str) -> str | None:
     return f'<div class="plain"><pre style="white-space: pre-wrap">{escape(text)}</pre></div>'
 
 
-def wrapped(html: str, path: str, kind: str) -> str:
+def wrap(html: str, path: str, kind: str) -> str:
     """Wrap HTML as GitHub's API does; `kind` is ``readme`` or ``file``."""
     name = suffix_of(path).removeprefix(".") or "txt"
     if html.startswith('<div class="plain">'):
