@@ -200,7 +200,7 @@ def collection_metadata(result: CollectionResult, source: str) -> "dict[str, Raw
         **{f"run_quota_left_{resource}": left for resource, left in result.quota_left.items()},
     }
     if result.users is not None:
-        metadata["run_users_asked"] = result.users.asked
+        metadata["run_users_asked"] = result.users.collected
     if result.notes:
         metadata["run_rows_left_out"] = " ".join(result.notes)
     if report.stopped is not None:

@@ -75,7 +75,7 @@ class CollectionResult:
             )
         if self.users is not None:
             lines.append(
-                f"The starred repositories of {self.users.asked:,} users were requested ({self.users.unchanged:,} "
+                f"The starred repositories of {self.users.collected:,} users were requested ({self.users.unchanged:,} "
                 f"lists unchanged); {self.users.known:,} users were known before."
             )
             if self.users.unread:

@@ -75,13 +75,13 @@ class CollectionProgress:
     def on_users(self, report: StarredReport) -> None:
         """Report a user."""
         self.users = report
-        if report.asked == 0:
+        if report.collected == 0:
             self._users_first = True
             text = f"{report.total:,} users' lists of starred repositories to be read"
             self._begin(report.total * PAGES_A_USER, text, report.total)
-        share = report.asked / max(1, report.total)
-        text = f"{report.asked:,} of {report.total:,} users asked, {report.stars:,} stars{self._quota(share)}"
-        self._progress.report(STEP, report.asked, report.total, text)
+        share = report.collected / max(1, report.total)
+        text = f"{report.collected:,} of {report.total:,} users asked, {report.stars:,} stars{self._quota(share)}"
+        self._progress.report(STEP, report.collected, report.total, text)
 
     def _quota(self, share: float) -> str:
         """Describe the requests so far, the quota, and the remaining time; `share` of the work is done."""

@@ -136,5 +136,5 @@ def test_a_damaged_day_is_left_out_with_a_warning(asset_store, home: Path, caplo
     name = "assets/star_events/2015-01-01.parquet"
     stored_file(home, asset_store.objects.name, name).write_bytes(b"garbage")
     assert read_star_events(asset_store)["repo_id"].to_list() == [2]
-    assert "2015-01-01 of star_events is put back" in caplog.text
+    assert "2015-01-01 of star_events is restored" in caplog.text
     assert asset_store.partitions("star_events") == {"2015-01-02"}, "the job read_archive reads it again"

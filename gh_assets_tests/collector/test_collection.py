@@ -85,10 +85,10 @@ def test_restricted_lists_are_completed_from_owners_of_forks_and_reported(github
     collected = run(world, client)
     assert collected.report.outcomes == {"ok": 6}
     assert collected.users is not None
-    assert collected.users.asked == len({u for r in world.repositories[:-1] for u in world.forkers(r)})
+    assert collected.users.collected == len({u for r in world.repositories[:-1] for u in world.forkers(r)})
     summary = " ".join(collected.summary_lines())
     assert "6 of 6 repositories do not let their stargazers be listed; 6 of them were completed" in summary
-    assert f"The starred repositories of {collected.users.asked:,} users were requested" in summary
+    assert f"The starred repositories of {collected.users.collected:,} users were requested" in summary
 
 
 def test_file_of_users_is_sufficient(github_of, run: Run, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_archive_is_a_source_of_stars_and_of_users(github_of, run: Run, tmp_path
     run.database["stargazer_state"].delete_many({})
     collected = run(world, client, max_users=19)
     assert collected.users is not None
-    assert collected.users.asked == 19
+    assert collected.users.collected == 19
     assert {state.source for state in collected.report.states.values()} == {"starred"}
 
 

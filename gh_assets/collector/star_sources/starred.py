@@ -47,7 +47,7 @@ class StarredReport:
         Users known before.
     total : int
         Users to collect.
-    asked : int
+    collected : int
         Lists that were read, or failed.
     unchanged : int
     stars : int
@@ -59,7 +59,7 @@ class StarredReport:
 
     known: int = 0
     total: int = 0
-    asked: int = 0
+    collected: int = 0
     unchanged: int = 0
     stars: int = 0
     unread: int = 0
@@ -204,7 +204,7 @@ class StarredLists:
             self._write(lists, states)
 
     def _count(self, entry: UserList) -> None:
-        self.report.asked += 1
+        self.report.collected += 1
         self.report.unchanged += entry.unchanged
         self.report.stars += entry.rows.height if entry.rows is not None else 0
         self.report.outcomes[entry.outcome.value] = self.report.outcomes.get(entry.outcome.value, 0) + 1

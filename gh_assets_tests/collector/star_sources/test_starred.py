@@ -37,17 +37,17 @@ def test_fresh_lists_are_not_read_again_and_stale_ones_up_to_the_first_known_sta
     world = world_of({f"a/{n}": [user for user in range(12) if user != n] for n in range(250)}, users=12)
     standin, client = github_of(world)
     lists.run(world, client, reader=reader)
-    assert lists.last.asked == 12
+    assert lists.last.collected == 12
     spent = standin.quota.spent.total()
     collections = lists.run(world, client, reader=reader)
-    assert lists.last.asked == 0
+    assert lists.last.collected == 0
     assert standin.quota.spent.total() == spent
     assert users_of(collections["a/3"]) == {5000 + user for user in range(12) if user != 3}
     lists.make_stale()
     segments = set(lists.segments.names())
     before = standin.quota.spent.copy()
     collections = lists.run(world, client, reader=reader)
-    assert (lists.last.asked, lists.last.unchanged) == (12, 12)
+    assert (lists.last.collected, lists.last.unchanged) == (12, 12)
     assert set(lists.segments.names()) == segments, "no segment is written"
     if reader is RestStarred:
         assert standin.quota.spent == before, "an unchanged first page has the status 304"
@@ -91,7 +91,7 @@ def test_a_list_of_an_earlier_version_is_read_again_although_it_is_fresh(github_
         },
     )
     collections = lists.run(world, client)
-    assert lists.last.asked == 1
+    assert lists.last.collected == 1
     assert all(users_of(collected) == {5000, 5001} for collected in collections.values())
     assert all(collected.unstarred is None for collected in collections.values())
 
@@ -109,7 +109,7 @@ def test_a_damaged_segment_is_read_again_by_the_next_run(
     assert (report.stars, report.unstarred) == (4, 0), "stored stars of repositories are kept"
     assert "read again by the next run" in caplog.text
     lists.run(world, client)
-    assert (lists.last.asked, lists.last.unread) == (3, 0)
+    assert (lists.last.collected, lists.last.unread) == (3, 0)
     assert set(lists.segments.names()) != {segment}
 
 
@@ -120,7 +120,7 @@ def test_lists_that_could_not_be_read_are_retried_once_and_reported(serve_world,
         client.refresh_budgets()
         standin.faults = Faults(script=["untyped error"] * 50)
         lists.run(world, client)
-        assert (lists.last.asked, lists.last.unread) == (6, 3)
+        assert (lists.last.collected, lists.last.unread) == (6, 3)
         standin.faults = Faults()
         assert users_of(lists.run(world, client)["a/b"]) == {5000, 5001, 5002}
         assert lists.last.unread == 0
@@ -132,7 +132,7 @@ def test_users_with_the_highest_weights_are_collected_up_to_the_maximum(github_o
     seeds = [SeedUser(f"user-{user}", 5000 + user, weight=user) for user in range(10)]
     assert users_of(lists.run(world, client, seeds, max_users=3)["a/b"]) == {5007, 5008, 5009}
     assert users_of(lists.run(world, client, seeds, max_users=5)["a/b"]) == {5005, 5006, 5007, 5008, 5009}
-    assert lists.last.asked == 2
+    assert lists.last.collected == 2
 
 
 def test_a_star_that_was_taken_back_is_detected_by_a_full_run(github_of, lists: Lists, asset_store, database) -> None:
@@ -199,7 +199,7 @@ def test_a_crash_loses_only_lists_that_are_in_no_segment(
     with client_of(url, "token") as client:
         collections = lists.run(world, client, reader=RestStarred)
     assert users_of(collections["a/b"]) == {5000 + user for user in range(35)}
-    assert lists.last.asked == 15
+    assert lists.last.collected == 15
 
 
 def test_old_segments_without_a_state_are_deleted(github_of, lists: Lists) -> None:
@@ -228,7 +228,7 @@ def test_a_star_younger_than_the_reading_of_a_list_is_not_taken_back(
     collecting.run(refs(newer), GraphQLStargazers(client, 10))
     assert collecting.tables.read("c/d")[0].height == 1
     report = collecting.run(refs(newer), lists.source(client, all_users(newer)))
-    assert (lists.last.asked, report.unstarred) == (0, 0), "the lists are fresh, and older than the star"
+    assert (lists.last.collected, report.unstarred) == (0, 0), "the lists are fresh, and older than the star"
     assert collecting.tables.read("c/d")[0].height == 1
 
 

@@ -47,7 +47,7 @@ def test_deleted_and_renamed_users_are_recognized(reader, github_of, lists: List
     assert outcomes["unknown"] is Outcome.GONE
     assert outcomes["gone"] is Outcome.GONE
     lists.run(world, client, seeds, reader)
-    assert lists.last.asked == 0, "missing users are stored, too"
+    assert lists.last.collected == 0, "missing users are stored, too"
 
 
 def test_the_list_of_a_login_that_moved_to_another_user_is_not_mixed_up(github_of, lists: Lists) -> None:
