@@ -1,6 +1,7 @@
 """`leaderboard`: every recommender on the same held-out users."""
 
 from collections.abc import Sequence
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -72,8 +73,12 @@ def leaderboard(
 
     with measure_seconds() as timing:
         hybrid = _current_hybrid(registry, config.tag, user_item_matrix)
-        steps = _Steps()
-        rows, models = compare(user_item_matrix, [hybrid], split_seed=config.seed, on_model=steps.start)
+        done = count()
+
+        def start(name: str) -> None:
+            progress.report("leaderboard", next(done), STEPS, name)
+
+        rows, models = compare(user_item_matrix, [hybrid], split_seed=config.seed, on_model=start)
         leader = models[rows[0].name]
         if leader.name not in SERVED:
             # The best model is a candidate for champion, so it has to be in the registry, baseline or not.
@@ -84,7 +89,7 @@ def leaderboard(
             "plot": _plot(rows, MAIN_METRIC),
         }
         if config.in_time:
-            steps.start("before and after a date")
+            start("before and after a date")
             table, shown = _compare_in_time(context, user_item_matrix, hybrid, config.seed)
             tables += table
             metadata |= shown
@@ -100,18 +105,6 @@ def leaderboard(
             **timing,
         },
     )
-
-
-class _Steps:
-    """Counts the models that are trained, for the progress."""
-
-    def __init__(self) -> None:
-        self.done = 0
-
-    def start(self, name: str) -> None:
-        """Report that a step starts."""
-        progress.report("leaderboard", self.done, STEPS, name)
-        self.done += 1
 
 
 def _current_hybrid(registry: RegistryResource, tag: str, matrix: UserItemMatrix) -> "Hybrid":

@@ -1,5 +1,6 @@
 """`recvae_model`: RecVAE trained on the matrix, evaluated on held-out users, and registered."""
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,7 @@ from pydantic import Field
 from gh_assets.assets.conditions import CHAIN_FRESH, when_upstream_updated
 from gh_assets.assets.definition import RECOMMENDER, chain_asset
 from gh_assets.assets.metadata import measure_seconds, model_metadata
-from gh_assets.assets.progress import throttled
-from gh_assets.local import progress
+from gh_assets.assets.progress import asset_progress
 from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.recommender.evaluation.metrics import MAIN_METRIC
 from gh_assets.registry import RECVAE, ModelRegistry
@@ -81,7 +81,7 @@ def recvae_model(
                 user_item_matrix,
                 wanted,
                 split_seed=config.seed,
-                on_epoch=_EpochProgress(context, wanted.epochs).report,
+                on_epoch=_epoch_progress(context, wanted.epochs),
                 checkpoints=registry.settings().home_path / "checkpoints" / fingerprint,
             )
         registered = register(
@@ -122,15 +122,15 @@ def _reuse(
     return {**model_metadata(registered, trained.model.history), **timing}
 
 
-class _EpochProgress:
-    """Progress of a training on the terminal and, now and then, in the log of the run."""
+def _epoch_progress(context: dg.AssetExecutionContext, epochs: int) -> Callable[[dict[str, float]], None]:
+    """Return a function that reports the progress of a training after each epoch."""
+    progress = asset_progress(context)
 
-    def __init__(self, context: dg.AssetExecutionContext, epochs: int) -> None:
-        self.epochs, self.log = epochs, throttled(context.log.info)
-
-    def report(self, row: dict[str, float]) -> None:
-        """Report an epoch."""
+    def report(row: dict[str, float]) -> None:
+        left = (epochs - row["epoch"]) * (row["seconds"] + row.get("validation_seconds", 0.0))
         text = f"loss {row['loss']:.1f}, validation {MAIN_METRIC} {row.get(MAIN_METRIC, float('nan')):.4f}"
-        progress.report(f"{RECVAE}_model", int(row["epoch"]), self.epochs, text)
-        left = (self.epochs - row["epoch"]) * (row["seconds"] + row.get("validation_seconds", 0.0))
-        self.log(f"epoch {row['epoch']:.0f} of {self.epochs}: {text}; at most {left:.0f} s left")
+        if left:
+            text += f", at most {left:.0f} s left"
+        progress.report("recvae_model", int(row["epoch"]), epochs, text)
+
+    return report
