@@ -87,12 +87,13 @@ class RegistryWatcher:
         if registry is None:
             database.client.admin.command("ping")
             return
-        moves = registry.aliases.history(PURPOSE, CHAMPION)
         try:
             wanted = current_model(registry)
         except ModelNotFoundError as error:
             self.problem = str(error)
             return
+        # Read after the model, so that the moves include the one that made it champion.
+        moves = registry.aliases.history(PURPOSE, CHAMPION)
         changed = self.wanted is None or model_identity(wanted) != model_identity(self.wanted)
         if changed or moves[:1] != list(self.view.moves[:1]):
             self.names = former_names(database)

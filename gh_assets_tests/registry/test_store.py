@@ -380,4 +380,4 @@ def test_save_succeeds_if_the_document_is_visible_but_the_write_concern_is_not_m
     saved = registry.save(file, ModelCard("recvae", 0.5))
     assert saved.version == 1
     assert registry.verify(saved) is None
-    assert "recvae 1 is saved, but not confirmed by as many servers" in caplog.text
+    assert "recvae 1 is saved, but not acknowledged by as many servers" in caplog.text
