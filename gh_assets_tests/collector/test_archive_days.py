@@ -8,7 +8,6 @@ import json
 from contextlib import contextmanager
 from pathlib import Path
 
-import polars as pl
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -17,11 +16,9 @@ from starlette.routing import Route
 
 from gh_assets.collector.archive_days import days_of, read_days
 from gh_assets.collector.gharchive import WantedRepositories
-from gh_assets.collector.star_events import read_star_events
 from gh_assets.errors import InputError, StoredDataError
 from gh_assets.schemas import STAR_EVENTS
 from gh_assets_tests.conftest import serving
-from gh_assets_tests.support.commands import stored_file
 
 DAY = dt.date(2024, 5, 1)
 
@@ -126,15 +123,3 @@ def test_only_wanted_repositories_are_kept(tmp_path: Path) -> None:
     )
     _, table = read_day([str(tmp_path)], wanted=wanted)
     assert table["repo_id"].to_list() == [2]
-
-
-def test_a_damaged_day_is_left_out_with_a_warning(asset_store, home: Path, caplog: pytest.LogCaptureFixture) -> None:
-    at = dt.datetime(2015, 1, 1, tzinfo=dt.UTC)
-    for number, day in enumerate(("2015-01-01", "2015-01-02"), start=1):
-        rows = [(number, f"a/{number}", 7, "seven", at + dt.timedelta(days=number - 1))]
-        asset_store.write_table("star_events", pl.DataFrame(rows, schema=STAR_EVENTS.dtypes, orient="row"), day)
-    name = "assets/star_events/2015-01-01.parquet"
-    stored_file(home, asset_store.objects.name, name).write_bytes(b"garbage")
-    assert read_star_events(asset_store)["repo_id"].to_list() == [2]
-    assert "2015-01-01 of star_events is restored" in caplog.text
-    assert asset_store.partitions("star_events") == {"2015-01-02"}, "the job read_archive reads it again"
