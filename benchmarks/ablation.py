@@ -1,9 +1,9 @@
-"""What each choice of RecVAE's training is worth: one at a time against the defaults, over several splits and seeds.
+"""Ablation of RecVAE's training: one choice at a time against the defaults, over several splits and seeds.
 
 Run: python benchmarks/ablation.py --interactions FILE [--minimum 1] [--splits 5] [--epochs 30] [--only NAME ...]
 
-Prints, for every variant, NDCG@100 on the test users (mean over splits; the split's number is the seed, too), its
-paired difference to the defaults with a 95 % bootstrap interval over all splits' test users, and seconds of training.
+Prints for every variant NDCG@100 on the test users (mean over splits; the split's number is also the seed), its paired
+difference to the defaults with a 95 % bootstrap interval over all splits' test users, and seconds of training.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ import numpy as np
 from interactions import read_interactions
 
 from gh_assets.recommender import RecVAE, RecVAEConfig, evaluate_users, strong_generalization_split
+from gh_assets.recommender.engine import run as engine
 from gh_assets.recommender.evaluation.evaluation import bootstrap
-from gh_assets.recommender.models import autoencoder
-from gh_assets.recommender.training import engine
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "defaults": {},
@@ -40,8 +39,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "float32": {"precision": "float32"},
 }
 
+LAZY_BELOW = engine.LAZY_BELOW
+
 ENGINES = ("eager rows",)
-"""Variants of the engine instead of the configuration: every row of the first layer moves at every step."""
+"""Variants of the engine instead of the configuration: every step updates all rows of the first layer."""
 
 
 def main() -> None:
@@ -54,21 +55,21 @@ def main() -> None:
     options = parser.parse_args()
     matrix = read_interactions(options.interactions, options.minimum)
     print(f"{matrix.shape[0]:,} users × {matrix.shape[1]:,} items, {matrix.nnz:,} pairs; {options.splits} splits")
-    wanted = ["defaults", *(name for name in options.only or [*VARIANTS, *ENGINES] if name != "defaults")]
+    variants = ["defaults", *(name for name in options.only or [*VARIANTS, *ENGINES] if name != "defaults")]
     base: np.ndarray[Any, np.dtype[np.float64]] | None = None
-    for name in wanted:
+    for name in variants:
         users, means, started = [], [], time.perf_counter()
         for seed in range(options.splits):
             split = strong_generalization_split(matrix, seed=seed)
             config = replace(RecVAEConfig(epochs=options.epochs, seed=seed), **VARIANTS.get(name, {}))
-            vars(autoencoder)["LAZY_BELOW"] = 0.0 if name == "eager rows" else engine.LAZY_BELOW
+            vars(engine)["LAZY_BELOW"] = 0.0 if name == "eager rows" else LAZY_BELOW
             model = RecVAE(config).fit(split.train, split.validation)
             users.append(evaluate_users(model, *split.test)["ndcg@100"])
             means.append(float(users[-1].mean()))
         elapsed = (time.perf_counter() - started) / options.splits
-        found = np.concatenate(users)
-        base = found if base is None else base
-        difference = "" if name == "defaults" else f"  {bootstrap(found - base)}"
+        metrics = np.concatenate(users)
+        base = metrics if base is None else base
+        difference = "" if name == "defaults" else f"  {bootstrap(metrics - base)}"
         spread = ", ".join(f"{value:.4f}" for value in means)
         print(f"{name:<24} {np.mean(means):.4f} ({spread})  {elapsed:5.0f} s{difference}", flush=True)
 

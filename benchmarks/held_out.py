@@ -40,17 +40,18 @@ from gh_assets.recommender import (
     evaluate_users,
     strong_generalization_split,
 )
-from gh_assets.recommender.data.interactions import Csr, StrongGeneralizationSplit
+from gh_assets.recommender.data.interactions import Csr
+from gh_assets.recommender.data.splits import StrongGeneralizationSplit
 from gh_assets.recommender.evaluation.evaluation import bootstrap
 
 MAIN = "ndcg@100"
 LAMBDAS = (100.0, 200.0, 300.0, 500.0, 700.0, 1000.0)
 GAMMAS = (0.002, 0.0035, 0.005, 0.01)
-OURS = ("recvae", "hybrid")
+PROJECT_MODELS = ("recvae", "hybrid")
 
 
 def matrix_of(world: World) -> Csr:
-    """All stars of a world as a matrix, without repositories that nobody starred."""
+    """Return the stars of a world as a matrix, without repositories that have none."""
     starred = [repository for repository in world.repositories if len(repository.stargazers)]
     rows = np.concatenate([repository.stargazers for repository in starred])
     columns = np.repeat(np.arange(len(starred)), [len(repository.stargazers) for repository in starred])
@@ -59,7 +60,7 @@ def matrix_of(world: World) -> Csr:
 
 
 def best_of(candidates: Sequence[Callable[[], Recommender]], split: StrongGeneralizationSplit) -> Recommender:
-    """The one of several models that is best for the validation users."""
+    """Return the model that is best for the validation users."""
     fitted = [make().fit(split.train, split.validation) for make in candidates]
     return max(fitted, key=lambda model: evaluate(model, *split.validation)[MAIN])
 
@@ -79,7 +80,7 @@ def main() -> None:
         world = synthetic_world()
         matrix, name = matrix_of(world), world.description
     print(f"{name}: {matrix.shape[0]:,} users × {matrix.shape[1]:,} items, {matrix.nnz:,} pairs")
-    found: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
+    metrics_of: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
     for seed in range(options.splits):
         split = strong_generalization_split(matrix, seed=seed)
 
@@ -87,7 +88,7 @@ def main() -> None:
             model: Recommender, started: float, seed: int = seed, split: StrongGeneralizationSplit = split
         ) -> None:
             users = evaluate_users(model, *split.test)
-            found[model.name].append(users[MAIN])
+            metrics_of[model.name].append(users[MAIN])
             figures = "  ".join(f"{metric} {values.mean():.4f}" for metric, values in users.items())
             elapsed = time.perf_counter() - started
             print(f"split {seed}  {model.name:<10}  {figures}  {elapsed:6.1f} s  {_reported(model)}", flush=True)
@@ -110,16 +111,16 @@ def main() -> None:
         started = time.perf_counter()
         linear = EASE(LAMBDAS, (0.0, 0.66)).fit(split.train, split.validation)  # as `hybrid_model` has it
         show(Hybrid(trained["recvae"], linear).fit(split.train, split.validation), started)
-    means = {model: float(np.mean([values.mean() for values in parts])) for model, parts in found.items()}
+    means = {model: float(np.mean([values.mean() for values in parts])) for model, parts in metrics_of.items()}
     print("mean  " + "  ".join(f"{model} {value:.4f}" for model, value in sorted(means.items(), key=lambda e: -e[1])))
-    best = max((other for other in means if other not in OURS), key=means.__getitem__)
-    for ours in OURS:
-        difference = bootstrap(np.concatenate(found[ours]) - np.concatenate(found[best]))
-        print(f"{ours} - {best}: {difference}; ratio of the means {means[ours] / means[best]:.3f}")
+    best = max((other for other in means if other not in PROJECT_MODELS), key=means.__getitem__)
+    for name_of_model in PROJECT_MODELS:
+        difference = bootstrap(np.concatenate(metrics_of[name_of_model]) - np.concatenate(metrics_of[best]))
+        print(f"{name_of_model} - {best}: {difference}; ratio of the means {means[name_of_model] / means[best]:.3f}")
 
 
 def _reported(model: Recommender) -> str:
-    """What was chosen on the validation users."""
+    """Describe what was chosen on the validation users."""
     if isinstance(model, RecVAE):
         return f"gamma {model.config.gamma:g}"
     if isinstance(model, Hybrid):

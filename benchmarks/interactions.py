@@ -13,9 +13,9 @@ from gh_assets.recommender.data.interactions import Csr
 
 
 def read_interactions(path: Path, minimum: int = 1) -> Csr:
-    """A Parquet file of pairs (``user``, ``item`` or ``login``, ``repo``) as a matrix.
+    """Read a Parquet file of pairs (``user``, ``item`` or ``login``, ``repo``) as a matrix.
 
-    Users and items with fewer than `minimum` are left out, until nothing more falls out.
+    Users and items with fewer than `minimum` are left out, repeatedly until none is.
     """
     table = pl.read_parquet(path)
     user, item = ("user", "item") if "user" in table.columns else ("login", "repo")
@@ -31,10 +31,10 @@ def read_interactions(path: Path, minimum: int = 1) -> Csr:
 
 
 def generated(users: int, items: int, stars: int, seed: int = 0, tastes: int = 50) -> Csr:
-    """Users with a few tastes among items of which few are popular; stars to within a hundredth of what is asked."""
+    """Generate users with a few tastes and items of which few are popular; `stars` is met to within one percent."""
     rng = np.random.default_rng(seed)
-    wanted = rng.lognormal(0.0, 1.0, users)
-    wanted = np.clip(wanted * stars / wanted.sum(), 1, items // 10).astype(np.int64)
+    counts = rng.lognormal(0.0, 1.0, users)
+    counts = np.clip(counts * stars / counts.sum(), 1, items // 10).astype(np.int64)
     popularity = 1.0 / np.arange(1, items + 1) ** 0.8
     taste_of_item = rng.integers(0, tastes, items)
     taste_of_user = rng.integers(0, tastes, users)
@@ -46,14 +46,14 @@ def generated(users: int, items: int, stars: int, seed: int = 0, tastes: int = 5
         columns = np.searchsorted(cumulative, rng.random(len(rows))).clip(max=items - 1)
         own = rng.random(len(rows)) < 0.7
         for taste in range(tastes):
-            mine = np.flatnonzero(own & (taste_of_user[rows] == taste))
-            places = np.searchsorted(within[taste], rng.random(len(mine))).clip(max=len(by_taste[taste]) - 1)
-            columns[mine] = by_taste[taste][places]
+            of_taste = np.flatnonzero(own & (taste_of_user[rows] == taste))
+            places = np.searchsorted(within[taste], rng.random(len(of_taste))).clip(max=len(by_taste[taste]) - 1)
+            columns[of_taste] = by_taste[taste][places]
         return columns
 
     pairs = np.empty(0, np.int64)
-    while len(pairs) < 0.99 * stars:  # what a user draws twice is drawn anew
-        rows = np.repeat(np.arange(users), np.maximum(wanted - np.bincount(pairs // items, minlength=users), 0))
+    while len(pairs) < 0.99 * stars:  # pairs that are drawn twice are replaced
+        rows = np.repeat(np.arange(users), np.maximum(counts - np.bincount(pairs // items, minlength=users), 0))
         more = rows if len(rows) > 0.01 * stars else rng.integers(0, users, stars - len(pairs))
         pairs = np.unique(np.concatenate([pairs, more * items + drawn(more)]))
     matrix: Csr = sp.csr_array((np.ones(len(pairs), np.float32), (pairs // items, pairs % items)), shape=(users, items))

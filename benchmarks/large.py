@@ -1,4 +1,4 @@
-"""RecVAE where there are many items or many users: seconds an epoch, memory, quality beside iALS, how cost grows.
+"""RecVAE with many items or users: seconds per epoch, memory, quality beside iALS, growth of cost.
 
 Run: python benchmarks/large.py train --interactions FILE [--epochs 25] [--factors 256] [--device cpu] [--seeds 0]
      python benchmarks/large.py scale [--picture FILE.png] [--largest]
@@ -24,8 +24,7 @@ from interactions import generated, read_interactions
 
 from gh_assets.recommender import ALS, RecVAE, RecVAEConfig, evaluate, strong_generalization_split
 from gh_assets.recommender.cpu.allocator import freed_memory_kept
-from gh_assets.recommender.data.interactions import StrongGeneralizationSplit
-from gh_assets.recommender.models.autoencoder import TrainingRun
+from gh_assets.recommender.data.splits import StrongGeneralizationSplit
 
 Size = tuple[int, int, int]
 
@@ -83,17 +82,16 @@ def _figures(metrics: dict[str, float]) -> str:
 
 
 def measure(size: Size) -> None:
-    """One epoch, after one that sets the libraries up where it is cheap; prints JSON."""
+    """Measure one epoch, after a short one that initializes the libraries; print JSON."""
     stars = generated(*size)
     model = RecVAE(RecVAEConfig())
-    model.items = stars.shape[1]
-    model._build()
+    model.build(stars.shape[1])
     with freed_memory_kept():
         for some in (stars[:1000], stars):
-            run = TrainingRun(model, some)
+            run = model.training_run(some)
             if some is not stars:
-                model._timed_epoch(1, run)
-        seconds = model._timed_epoch(1, run)["seconds"]
+                model.train_epoch(1, run)
+        seconds = model.train_epoch(1, run)["seconds"]
     print(json.dumps({"seconds": seconds, "mib": peak(), "stars": int(stars.nnz)}))
 
 
@@ -104,26 +102,26 @@ def measured(size: Size) -> dict[str, float]:
         text=True,
         check=True,
     )
-    found: dict[str, float] = json.loads(done.stdout)
+    result: dict[str, float] = json.loads(done.stdout)
     users, items, _ = size
     print(
-        f"{users:>9,} users × {items:>7,} repositories, {found['stars']:>10,.0f} stars: "
-        f"{found['seconds']:7.2f} s an epoch, peak {found['mib']:5.0f} MiB",
+        f"{users:>9,} users × {items:>7,} repositories, {result['stars']:>10,.0f} stars: "
+        f"{result['seconds']:7.2f} s an epoch, peak {result['mib']:5.0f} MiB",
         flush=True,
     )
-    return found
+    return result
 
 
 def scale(picture: Path | None, largest: bool) -> None:
     curves = {}
     for name, sizes in SERIES.items():
         place = ("users", "repositories", "stars").index(name)
-        found = [measured(size) for size in sizes]
+        result = [measured(size) for size in sizes]
         x = [
             float(entry["stars"]) if name == "stars" else float(size[place])
-            for size, entry in zip(sizes, found, strict=True)
+            for size, entry in zip(sizes, result, strict=True)
         ]
-        y = [entry["seconds"] for entry in found]
+        y = [entry["seconds"] for entry in result]
         slope = float(np.polyfit(np.log(x), np.log(y), 1)[0])
         curves[name] = (x, y, slope)
         print(f"cost against {name}: slope {slope:.2f}", flush=True)

@@ -1,16 +1,16 @@
-"""RecVAE here against the authors' own code: seconds an epoch, and what the trained models are worth.
+"""RecVAE here against the authors' own code: seconds per epoch, and quality of the trained models.
 
 Run: python benchmarks/official.py --official FOLDER --interactions FILE [--minimum 20] [--rounds 5] [--seeds 3]
      [--device cpu]
 
-FOLDER holds the authors' ``model.py`` (github.com/ilya-shenbin/RecVAE), fetched by whoever runs this; nothing of it is
-part of this project. Its epoch is that of their ``run.py``: three passes for the encoder, the prior updated, one pass
+FOLDER holds the authors' ``model.py`` (github.com/ilya-shenbin/RecVAE), which you have to fetch; it is no part of
+this project. Its epoch is that of their ``run.py``: three passes for the encoder, the prior updated, one pass
 for the decoder, dense batches of 500, Adam at 5e-4; only the device is the one that both are given. Users and items
 with fewer than ``--minimum`` interactions are left out; users are held out whole.
 
-Speed: each in a process of its own, as it is trained; one epoch of each in turn, so many rounds; the figure is the
-median of the rounds' ratios. Quality: both are trained on the same split with each seed until the validation NDCG@100
-has not risen for 8 epochs (theirs) or as configured (ours), and tested at their best epoch.
+Speed: each trains in its own process, one epoch of each in turns for some rounds; the result is the median of the
+rounds' ratios. Quality: both are trained on the same split with each seed until the validation NDCG@100 has not risen
+for 8 epochs (official) or as configured (here), and tested at their best epoch.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from numpy.typing import NDArray
 
 from gh_assets.recommender import RecVAE, RecVAEConfig, evaluate, strong_generalization_split
 from gh_assets.recommender.cpu.allocator import freed_memory_kept
-from gh_assets.recommender.data.interactions import Csr, StrongGeneralizationSplit
-from gh_assets.recommender.models.autoencoder import TrainingRun
+from gh_assets.recommender.data.interactions import Csr
+from gh_assets.recommender.data.splits import StrongGeneralizationSplit
 
 PATIENCE = 8
 MAIN = "ndcg@100"
@@ -102,22 +102,22 @@ def train_official(module: ModuleType, split: StrongGeneralizationSplit, config:
 
 def speed(folder: Path, train: Csr, config: RecVAEConfig, rounds: int) -> None:
     context = multiprocessing.get_context("spawn")
-    asked = {}
+    pipes = {}
     for name in ("official", "here"):
-        asked[name], end = context.Pipe()
+        pipes[name], end = context.Pipe()
         context.Process(target=_epochs, args=(name, folder, train, config, end), daemon=True).start()
     seconds: dict[str, list[float]] = {"official": [], "here": []}
     for number in range(-1, rounds):
-        for name, pipe in asked.items():
+        for name, pipe in pipes.items():
             pipe.send(True)
-            found = pipe.recv()
-            if number >= 0:  # the first epoch sets the libraries up
-                seconds[name].append(found)
+            elapsed = pipe.recv()
+            if number >= 0:  # the first epoch initializes the libraries
+                seconds[name].append(elapsed)
         if number >= 0:
             print(f"round {number}: " + ", ".join(f"{name} {s[-1]:.2f} s" for name, s in seconds.items()), flush=True)
-    for pipe in asked.values():
+    for pipe in pipes.values():
         pipe.send(False)
-    ratios = sorted(theirs / ours for theirs, ours in zip(*seconds.values(), strict=True))
+    ratios = sorted(official / here for official, here in zip(*seconds.values(), strict=True))
     print(
         f"an epoch: official {statistics.median(seconds['official']):.2f} s, here "
         f"{statistics.median(seconds['here']):.2f} s; {statistics.median(ratios):.1f} × as fast "
@@ -127,23 +127,22 @@ def speed(folder: Path, train: Csr, config: RecVAEConfig, rounds: int) -> None:
 
 
 def _epochs(name: str, folder: Path, train: Csr, config: RecVAEConfig, pipe: Connection) -> None:
-    """Train an epoch each time that one is asked for, and answer how long it took."""
+    """Train an epoch per request and send its duration."""
     if name == "official":
         official = Official(load(folder), train.shape[1], config.gamma, 0, config.device)
         while pipe.recv():
             pipe.send(_seconds(lambda: official.epoch(train)))
         return
-    ours = RecVAE(config)
-    ours.items = train.shape[1]
-    ours._build()
-    run = TrainingRun(ours, train)
+    model = RecVAE(config)
+    model.build(train.shape[1])
+    run = model.training_run(train)
     with freed_memory_kept():  # as in `fit`
         while pipe.recv():
-            pipe.send(_seconds(lambda: ours._timed_epoch(1, run)))
+            pipe.send(_seconds(lambda: model.train_epoch(1, run)))
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    """Until the device has done it."""
+    """Return the duration until the device has finished."""
     started = time.perf_counter()
     work()
     if torch.cuda.is_available():
@@ -152,9 +151,9 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def quality(module: ModuleType, split: StrongGeneralizationSplit, config: RecVAEConfig, seeds: int, most: int) -> None:
-    found: dict[str, list[float]] = {"official": [], "here": []}
+    scores: dict[str, list[float]] = {"official": [], "here": []}
     for seed in range(seeds):
-        for name in found:
+        for name in scores:
             started = time.perf_counter()
             model: Official | RecVAE
             if name == "here":
@@ -163,10 +162,10 @@ def quality(module: ModuleType, split: StrongGeneralizationSplit, config: RecVAE
                 model = train_official(module, split, replace(config, seed=seed), most)
             elapsed = time.perf_counter() - started
             metrics = evaluate(model, *split.test)
-            found[name].append(metrics[MAIN])
+            scores[name].append(metrics[MAIN])
             figures = "  ".join(f"{metric} {value:.4f}" for metric, value in metrics.items())
             print(f"seed {seed}  {name:<8}  {figures}  {elapsed:6.0f} s", flush=True)
-    official, here = (statistics.mean(found[name]) for name in ("official", "here"))
+    official, here = (statistics.mean(scores[name]) for name in ("official", "here"))
     print(f"{MAIN}, mean of {seeds} seeds: official {official:.4f}, here {here:.4f}, difference {here - official:+.4f}")
 
 
@@ -178,8 +177,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--gamma", type=float, default=RecVAEConfig.gamma)
-    parser.add_argument("--epochs", type=int, default=30, help="Of ours.")
-    parser.add_argument("--most", type=int, default=80, help="Epochs of theirs at most.")
+    parser.add_argument("--epochs", type=int, default=30, help="Maximum number of epochs here.")
+    parser.add_argument("--most", type=int, default=80, help="Maximum number of epochs of the official code.")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     matrix = read_interactions(options.interactions, options.minimum)

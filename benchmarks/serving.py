@@ -18,7 +18,7 @@ from interactions import generated
 
 from gh_assets.recommender import EASE, Hybrid, Recommender, RecVAE, RecVAEConfig
 from gh_assets.recommender.data.interactions import Csr, UserItemMatrix
-from gh_assets.recommender.training.training import TrainedModel
+from gh_assets.recommender.models.trained_model import TrainedModel
 from gh_assets.serving.ranking import Ranker
 from gh_assets.serving.requests import RecommendationRequest
 

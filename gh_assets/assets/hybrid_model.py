@@ -70,7 +70,7 @@ def hybrid_model(
                 models,
                 result,
                 tag=config.tag,
-                config=hybrid._config(),
+                config=hybrid.to_config(),
                 run_id=context.run.run_id,
                 fingerprint=fingerprint,
                 lineage={**matrix_lineage(gcs.asset_store()), "recvae": f"{base.name} {base.version}"},

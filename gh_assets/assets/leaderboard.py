@@ -166,7 +166,7 @@ def _register_baseline(
             models,
             result_of(matrix, split_of(matrix, config.seed), model, {}),
             tag=config.tag,
-            config=model._config(),
+            config=model.to_config(),
             run_id=context.run.run_id,
             fingerprint=fingerprint,
             lineage=matrix_lineage(gcs.asset_store()),

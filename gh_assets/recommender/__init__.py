@@ -1,14 +1,10 @@
-"""The recommenders: numpy, scipy and torch only. `RecVAE` and its `Hybrid` are what the project trains and serves."""
+"""Recommenders on numpy, scipy and torch alone. The project trains and serves `RecVAE` and its `Hybrid`."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from gh_assets.recommender.data.interactions import (
-    StrongGeneralizationSplit,
-    UserItemMatrix,
-    build_user_item_matrix,
-    strong_generalization_split,
-)
+from gh_assets.recommender.data.interactions import UserItemMatrix, build_user_item_matrix
+from gh_assets.recommender.data.splits import StrongGeneralizationSplit, strong_generalization_split
 from gh_assets.recommender.evaluation.metrics import evaluate, evaluate_users
 from gh_assets.recommender.models.base import Recommender
 
@@ -38,7 +34,7 @@ __all__ = [
     "strong_generalization_split",
 ]
 
-_LATER = {
+_LAZY = {
     "ALS": "models.als",
     "EASE": "models.baselines",
     "Hybrid": "models.hybrid",
@@ -52,7 +48,7 @@ _LATER = {
 
 
 def __getattr__(name: str) -> Any:
-    # torch takes seconds to import, and Dagster loads this package to look at the definitions alone.
-    if name in _LATER:
-        return getattr(import_module(f"gh_assets.recommender.{_LATER[name]}"), name)
+    # torch takes seconds to import, and Dagster loads this package for its definitions alone.
+    if name in _LAZY:
+        return getattr(import_module(f"gh_assets.recommender.{_LAZY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

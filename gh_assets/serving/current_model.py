@@ -22,7 +22,7 @@ from gh_assets.settings import Settings
 from gh_assets.storage.mongo import Collections
 
 if TYPE_CHECKING:
-    from gh_assets.recommender.training.training import TrainedModel
+    from gh_assets.recommender.models.trained_model import TrainedModel
 
 CURRENT_MODEL_KEY = "the model that serves people"
 """Key of the cached selection; its hash names the file, so it must not change."""
@@ -134,7 +134,7 @@ def load_model(registry: ModelRegistry | None, registered: RegisteredModel, cach
         If it cannot be downloaded or is not a valid model.
     """
     # Importing torch takes seconds, which is not needed to find out which model serves.
-    from gh_assets.recommender.training.training import TrainedModel
+    from gh_assets.recommender.models.trained_model import TrainedModel
 
     with cache.fetched(registry, registered) as folder:
         return TrainedModel.load(folder)

@@ -21,12 +21,14 @@ import torch
 from numpy.typing import NDArray
 
 from gh_assets.errors import GhAssetsError, ModelNotFoundError
-from gh_assets.recommender.data.interactions import Csr, StrongGeneralizationSplit, UserItemMatrix, positions_of
+from gh_assets.recommender.data.interactions import Csr, UserItemMatrix, positions_of
+from gh_assets.recommender.data.splits import StrongGeneralizationSplit
 from gh_assets.recommender.evaluation.evaluation import Interval, bootstrap
 from gh_assets.recommender.evaluation.metrics import MAIN_METRIC, Predictor, evaluate_users
 from gh_assets.recommender.models.baselines import Popularity
 from gh_assets.recommender.models.loading import MODELS
-from gh_assets.recommender.training.training import TrainedModel, split_of
+from gh_assets.recommender.models.trained_model import TrainedModel
+from gh_assets.recommender.training.training import split_of
 from gh_assets.registry import CANDIDATE, CHAMPION, PURPOSE, Decision, ModelRegistry, Move, Promotion, RegisteredModel
 from gh_assets.registry.cache import ModelCache
 from gh_assets.registry.decisions import Outcome
@@ -239,7 +241,7 @@ def _gate_checks(
 
 
 def _check_weights(trained: TrainedModel) -> GateCheck:
-    for name, array in trained.model._weights().items():
+    for name, array in trained.model.weights().items():
         if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
             return GateCheck(False, f"its weights {name} are not all finite")
     return GateCheck(True, "all weights are finite")

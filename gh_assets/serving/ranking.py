@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from gh_assets.recommender.data.interactions import Csr, UserItemMatrix
 from gh_assets.recommender.evaluation.metrics import best_items
-from gh_assets.recommender.training.training import TrainedModel
+from gh_assets.recommender.models.trained_model import TrainedModel
 from gh_assets.schemas import RECOMMENDATIONS, REPOS
 from gh_assets.serving.catalogue import Catalogue, Description, Neighbour
 from gh_assets.serving.requests import DEFAULT_FILTERS, Filters, RecommendationRequest
@@ -239,7 +239,8 @@ class Ranker:
     ) -> _Lists:
         """Rank items for each row of `given`; all lists are as long as the longest requested one."""
         popular = np.diff(given.indptr) == 0
-        scores = self.trained.model.predict(given)
+        predicted = self.trained.model.predict_scores(given)
+        scores = predicted.values
         allowed = np.empty(scores.shape, bool)
         for row, request in enumerate(requests):
             if request.popularity and not popular[row]:
@@ -263,7 +264,7 @@ class Ranker:
                 order, value = order[fresh], value[fresh]
             order, value = order[: request.n], value[: request.n]
             items[row, : len(order)], ranked_scores[row, : len(order)] = order, value
-        reason_items, shares = self.trained.model.explain(given, items, reasons)
+        reason_items, shares = self.trained.model.explain(given, items, reasons, scores=predicted)
         return _Lists(items, ranked_scores, reason_items, shares, popular)
 
     def _recommendations(self, lists: _Lists, row: int, before: int) -> list[Recommendation]:

@@ -13,7 +13,7 @@ import gh_assets.cli.documents
 from gh_assets.cli import main
 from gh_assets.cli.failures import cause_of
 from gh_assets.instance.configuration import open_instance, other_instance_warning
-from gh_assets.recommender.training.checkpoints import Checkpoint, Checkpoints
+from gh_assets.recommender.engine.checkpoints import Checkpoint, Checkpoints
 from gh_assets.settings import load_settings
 from gh_assets_tests.support.commands import fails, release_servers
 from gh_assets_tests.support.dagster_dev import ROOT

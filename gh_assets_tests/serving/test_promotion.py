@@ -22,7 +22,8 @@ from gh_assets.recommender import EASE, Popularity, Recommender
 from gh_assets.recommender.data.interactions import Csr, UserItemMatrix
 from gh_assets.recommender.evaluation.evaluation import bootstrap
 from gh_assets.recommender.evaluation.metrics import evaluate_users
-from gh_assets.recommender.training.training import TrainedModel, result_of, split_of
+from gh_assets.recommender.models.trained_model import TrainedModel
+from gh_assets.recommender.training.training import result_of, split_of
 from gh_assets.registry import CANDIDATE, CHAMPION, PURPOSE, Promotion, RegisteredModel
 from gh_assets.serving.current_model import LoadedModel, current_model, describe_current
 from gh_assets.serving.promotion import MIN_TEST_USERS, ModelOnColumns, compare_with_champion, promote_if_better
@@ -213,19 +214,19 @@ class Burning(EASE):
 
     seconds = 0.01
 
-    def _predict(self, stars: Csr) -> NDArray[np.float32]:
+    def score(self, stars: Csr) -> NDArray[np.float32]:
         end = time.thread_time() + self.seconds
         while time.thread_time() < end:
             pass
-        return super()._predict(stars)
+        return super().score(stars)
 
 
 class Waiting(EASE):
     """A model whose predictions wait, without using the processor."""
 
-    def _predict(self, stars: Csr) -> NDArray[np.float32]:
+    def score(self, stars: Csr) -> NDArray[np.float32]:
         time.sleep(0.01)
-        return super()._predict(stars)
+        return super().score(stars)
 
 
 @contextmanager
@@ -311,10 +312,10 @@ class Failing(EASE):
 
     failing = False
 
-    def _predict(self, stars: Csr) -> NDArray[np.float32]:
+    def score(self, stars: Csr) -> NDArray[np.float32]:
         if self.failing:
             raise StoredDataError("there is nothing to predict from")
-        return super()._predict(stars)
+        return super().score(stars)
 
 
 @pytest.mark.usefixtures("strict")

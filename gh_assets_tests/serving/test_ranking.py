@@ -11,7 +11,7 @@ import pytest
 
 from gh_assets.recommender import EASE, RecVAE, RecVAEConfig
 from gh_assets.recommender.data.interactions import UserItemMatrix
-from gh_assets.recommender.training.training import TrainedModel
+from gh_assets.recommender.models.trained_model import TrainedModel
 from gh_assets.schemas import RECOMMENDATIONS
 from gh_assets.serving.catalogue import Catalogue
 from gh_assets.serving.ranking import Ranker, Recommendation

@@ -27,3 +27,9 @@ def taste_matrix(users: int = 300, items: int = 60, tastes: int = 6) -> sp.csr_a
         chosen = rng.choice(items, size=rng.integers(8, 14), replace=False, p=weight / weight.sum())
         dense[user, chosen] = 1
     return sp.csr_array(dense)
+
+
+def random_stars(seed: int, users: int, items: int) -> sp.csr_array:
+    """Independent stars, with users and items that have none."""
+    rng = np.random.default_rng(seed)
+    return sp.csr_array((rng.random((users, items)) < 0.2).astype(np.float32))

@@ -1,14 +1,23 @@
-"""RecVAE and Mult-VAE as the papers write them: dense rows, one function a formula. Tests compare the engine."""
+"""RecVAE, Mult-VAE and row-wise Adam as the papers write them, on dense rows: one function per formula."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Protocol
 
+import numpy as np
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from gh_assets.recommender import Recommender
+from gh_assets.recommender.engine.adam import AdamStep
+from gh_assets.recommender.engine.bags import Bags
+from gh_assets.recommender.models.autoencoder import Autoencoder
 from gh_assets.recommender.models.multvae import MultVAE
 from gh_assets.recommender.models.recvae import Encoder, RecVAE
+from gh_assets_tests.support.matrices import random_stars
 
 
 def dense_encoder(encoder: Encoder, x: Tensor, visible: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -103,3 +112,68 @@ class RowWiseAdam:
         self.v = torch.where(changed, 0.999 * self.v + 0.001 * (gradient**2).mean(dim=1, keepdim=True), self.v)
         away = self.m / (1 - 0.9**self.steps) / (torch.sqrt(self.v / (1 - 0.999**self.steps)) + 1e-8)
         self.table -= torch.where(changed, self.lr * away, torch.zeros_like(away))
+
+
+def with_arbitrary_weights(model: Autoencoder) -> Autoencoder:
+    """Build a model for 30 items with fixed random weights, the same on every device."""
+    torch.manual_seed(0)
+    model.build(30)
+    for module in (model.encoder, model.decoder):
+        for parameter in module.parameters():
+            parameter.data.copy_(torch.randn(parameter.shape, dtype=parameter.dtype) * 0.3)
+    return model
+
+
+def exact_bags(stars: sp.csr_array) -> Bags:
+    return Bags.of(stars, torch.device("cpu"), torch.float64)
+
+
+def dropped_and_mask(bags: Bags, rate: float, seed: int = 3) -> tuple[Bags, torch.Tensor]:
+    """Return bags with hidden items, and the same dropout as a scaled dense mask."""
+    dropped = bags.dropped(rate, torch.Generator().manual_seed(seed))
+    mask = torch.zeros((len(bags.lengths), 30), dtype=torch.float64)
+    mask[dropped.users, dropped.items] = 1 / (1 - rate)
+    return dropped, mask
+
+
+def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the largest error relative to the largest entry."""
+    return float((actual - expected).abs().max() / expected.abs().max())
+
+
+class Chance(Recommender):
+    """A model with random scores."""
+
+    name = "chance"
+
+    def _fit(self, stars: sp.csr_array, validation: object) -> None: ...
+
+    def score(self, stars: sp.csr_array) -> np.ndarray:
+        return np.random.default_rng(stars.nnz).random(stars.shape, np.float32)
+
+    def weights(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def restore(self, weights: dict[str, np.ndarray]) -> None: ...
+
+
+class AdamOfRows(Protocol):
+    def step(self, bags: Bags, sum_gradients: torch.Tensor, adam_step: AdamStep) -> None: ...
+
+
+def assert_row_wise(make: Callable[[torch.Tensor], AdamOfRows], lazy: bool) -> None:
+    """Assert that the optimizer takes the reference's steps, and if lazy leaves other rows unchanged."""
+    torch.manual_seed(0)
+    table = torch.randn(900, 7, dtype=torch.float64)
+    expected = table.clone()
+    adam, reference = make(table), RowWiseAdam(expected, 0.01, lazy)
+    for number in range(1, 9):
+        stars = random_stars(number, 12, 700)
+        stars = sp.csr_array((stars.data, stars.indices, stars.indptr), shape=(12, 900))  # no user has the last 200
+        bags, sum_gradients, before = exact_bags(stars), torch.randn(12, 7, dtype=torch.float64), table.clone()
+        reference.step(bags.gradient(sum_gradients, 900))
+        adam.step(bags, sum_gradients, AdamStep(0.01, number))
+        torch.testing.assert_close(table, expected, rtol=1e-9, atol=1e-9)
+        if lazy:
+            assert torch.unique((table != before).nonzero()[:, 0]).tolist() == torch.unique(bags.items).tolist()
+        assert torch.equal(table[700:], before[700:])

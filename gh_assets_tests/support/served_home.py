@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from gh_assets.embedded.standin.world import Repository, World
 from gh_assets.recommender import EASE, Hybrid, RecVAE, RecVAEConfig
 from gh_assets.recommender.data.interactions import UserItemMatrix
-from gh_assets.recommender.training.training import TrainedModel
+from gh_assets.recommender.models.trained_model import TrainedModel
 from gh_assets.registry import ModelCard, ModelRegistry, Promotion, RegisteredModel
 from gh_assets.schemas import REPOS
 from gh_assets.services.connections import asset_store, connect_gcs, model_store, open_mongo

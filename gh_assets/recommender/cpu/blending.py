@@ -1,4 +1,4 @@
-"""Two recommenders' scores on one scale, in one pass over memory that needs no interpreter; see `Hybrid`."""
+"""Blending of two recommenders' scores in one pass over memory, without the interpreter's lock; see `Hybrid`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from gh_assets.recommender.cpu.leave_one_out import compiled
 
 
 @compiled
-def blend(first, second, weight, less):
-    """``weight × first + (1 - weight) × second``, each standardized for each user, less something for each item.
+def blend(first, second, weight, offsets):
+    """Compute ``weight × first + (1 - weight) × second - offsets`` from scores standardized per user.
 
     Parameters
     ----------
     first, second : ndarray of float32, shape (users, items)
-        `first` becomes the result.
+        `first` is overwritten with the result.
     weight : float32
-    less : ndarray of float32, shape (items,)
+    offsets : ndarray of float32, shape (items,)
 
     Returns
     -------
@@ -42,5 +42,5 @@ def blend(first, second, weight, less):
         for item in range(items):
             one_part = (first[user, item] - mean_one) * scale_one
             other_part = (second[user, item] - mean_other) * scale_other
-            first[user, item] = one_part + other_part - less[item]
+            first[user, item] = one_part + other_part - offsets[item]
     return spreads

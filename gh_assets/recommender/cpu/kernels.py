@@ -1,452 +1,94 @@
-"""Fused operations of a training on the CPU, compiled by numba and run by torch's own threads.
+"""The kernels of RecVAE's training, each with the torch operations that it replaces as its reference.
 
-A network this small is not held up by its matrix products alone: half the time goes into passes over memory for what
-lies between them. Each kernel here does in one pass what are five to fifteen operations otherwise.
+In a network this small, half the time goes into passes over memory between the matrix products. Each kernel does in one
+pass what would be five to fifteen operations.
 
-- They run on the threads of torch's OpenMP library. With threads of their own, two pools would wait for one another
-  by spinning, and take more than they give (measured: 19 ms instead of 16 a pass on 2 cores).
-- Each is one function for bfloat16, float32 and float64: what is proven in float64 is what trains in bfloat16.
-- A loop that writes one large array reads none: where two lie at the same place of their pages, each read waits for
-  the write before it (three times as slow, in one process of two).
-- Sums over users are taken in `CHUNKS` parts, so that results do not depend on the number of threads.
-
-Where torch has another thread library, `usable` says no, and the engine takes torch's operations.
-
-Arguments of a kernel: sizes first, then arrays, contiguous, "stored" ones in the type of the products (bfloat16 as its
-16 bits), others in the type of the sums ("real"): float64 for float64, else float32.
+A loop that writes one large array reads none: where two arrays have the same offset within their pages, each read waits
+for the write before it (three times as slow, in one process of two).
 """
 
 from __future__ import annotations
 
-import ctypes
 import math
-from collections.abc import Callable
-from functools import cache
-from typing import Any
 
-import llvmlite.binding
 import numpy as np
 import torch
-from llvmlite import ir
-from numba import carray, cfunc, njit, types
-from numba.extending import intrinsic, overload
-from numpy.typing import NDArray
+import torch.nn.functional as F  # noqa: N812 - the field's name for it
+from numba import njit
 from torch import Tensor
 
-CHUNKS = 32
-"""Parts of a batch whose sums are added in the same order whatever the number of threads."""
+from gh_assets.recommender.cpu.kernel import CHUNKS, Kernel, kernel
+from gh_assets.recommender.cpu.llvm_internals import prefetch
+from gh_assets.recommender.cpu.number_types import (
+    exp,
+    fill_normal,
+    inline,
+    join_halves,
+    load,
+    lower_half,
+    random_bits,
+    real_like,
+    store,
+    upper_half,
+)
 
-SMALLEST, LARGEST = 1e-30, 1e37
-"""Between them, a sum of exponentials is right: beyond, one of them may have been cut off (see `exp`) or lost."""
-
-AT_ONCE = 64
-"""Rows of a table that a thread takes at a time: some rows have far more work than others."""
-
-
-@cache
-def usable() -> bool:
-    """Whether the kernels can run on torch's own threads."""
-    return _openmp() is not None
-
-
-@cache
-def _openmp() -> Any:
-    """GNU OpenMP as torch has loaded it, and its functions known to the compiler; None where there is none."""
-    try:
-        library = ctypes.CDLL("libgomp.so.1")  # by this name the loader gives the one that is there already
-        parallel, barrier = library.GOMP_parallel, library.GOMP_barrier
-        number, count = library.omp_get_thread_num, library.omp_get_num_threads
-    except (OSError, AttributeError):
-        return None
-    if "OpenMP" not in torch.__config__.parallel_info() or torch.version.hip is not None:
-        return None
-    parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-    parallel.restype = None
-    functions = {"gh_assets_thread": number, "gh_assets_threads": count, "gh_assets_barrier": barrier}
-    for name, function in functions.items():
-        address = ctypes.cast(function, ctypes.c_void_p).value
-        llvmlite.binding.add_symbol(name, address)
-    return parallel
-
-
-_thread = types.ExternalFunction("gh_assets_thread", types.int32())
-_threads = types.ExternalFunction("gh_assets_threads", types.int32())
-_barrier = types.ExternalFunction("gh_assets_barrier", types.void())
-
-STORED = {torch.bfloat16: types.int16, torch.float32: types.float32, torch.float64: types.float64}
-
-
-class Bound:
-    """A kernel with its arguments, to be run again and again: what they point to may change, where it is may not.
-
-    Binding once is worth it: by the time that a training is back at a kernel, the processor's caches have forgotten
-    the interpreter, and a call with ten arguments takes a tenth of a millisecond.
-
-    Attributes
-    ----------
-    words : ndarray of int64
-        The arguments; a number among them may be changed from run to run.
-    """
-
-    def __init__(self, address: int, arguments: tuple[int | Tensor, ...]) -> None:
-        self.words: NDArray[np.int64] = np.array([_word(argument) for argument in arguments], np.int64)
-        self.address, self.pointer = address, self.words.ctypes.data
-        self._kept: tuple[object, ...] = arguments
-        self._parallel, self._threads = _openmp(), torch.get_num_threads
-
-    def __call__(self) -> None:
-        self._parallel(self.address, self.pointer, self._threads(), 0)
-
-    def keep(self, what: tuple[object, ...]) -> None:
-        """As long as this is kept."""
-        self._kept += what
-
-
-class Kernel:
-    """A function that all threads run at once, compiled at its first call for a type and kept on disk.
-
-    Parameters
-    ----------
-    body : callable
-        Of one pointer. What it points to are the arguments as 64-bit words; its type is that of stored numbers.
-    """
-
-    def __init__(self, body: Callable[[Any], None]) -> None:
-        self.body = body
-        self._compiled: dict[torch.dtype, int] = {}
-        self._kept: list[Any] = []  # an address is good as long as what it is the address of
-
-    def __call__(self, dtype: torch.dtype, *arguments: int | Tensor) -> None:
-        """Run it.
-
-        Parameters
-        ----------
-        dtype : torch.dtype
-            Of stored numbers.
-        arguments : int or Tensor
-        """
-        self.bound(dtype, *arguments)()
-
-    def bound(self, dtype: torch.dtype, *arguments: int | Tensor) -> Bound:
-        """It with its arguments."""
-        _openmp()  # before compiling: it also tells the compiler where OpenMP's functions are
-        return Bound(self._compiled.get(dtype) or self._compile(dtype), arguments)
-
-    def _compile(self, dtype: torch.dtype) -> int:
-        signature = types.void(types.CPointer(STORED[dtype]))
-        # As numpy divides: a check for zeros would keep the compiler from using vectors.
-        options = {"nopython": True, "fastmath": True, "error_model": "numpy"}
-        try:
-            compiled = cfunc(signature, cache=True, **options)(self.body)
-        except (OSError, RuntimeError):  # nowhere to keep it: a disk that is full or not to be written
-            compiled = cfunc(signature, **options)(self.body)
-        self._compiled[dtype] = compiled.address
-        self._kept.append(compiled)
-        return int(compiled.address)
-
-
-def _word(argument: int | Tensor) -> int:
-    if isinstance(argument, Tensor):
-        if not argument.is_contiguous():
-            raise ValueError("A kernel reads memory as it lies: its arrays must be contiguous.")
-        return argument.data_ptr()
-    return argument
-
-
-# -- what kernels are written in -------------------------------------------------------------------------------------
-
-
-@intrinsic
-def _bits(context: Any, x: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.IntType(32))
-
-    return types.int32(types.float32), generate
-
-
-@intrinsic
-def _float(context: Any, x: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.FloatType())
-
-    return types.float32(types.int32), generate
-
-
-@intrinsic
-def _pointer(context: Any, address: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
-
-    return types.voidptr(types.int64), generate
-
-
-@intrinsic
-def _untyped(context: Any, pointer: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.IntType(8).as_pointer())
-
-    return types.voidptr(pointer), generate
-
-
-@intrinsic
-def _fetch(context: Any, address: Any) -> Any:
-    """Have a cache line brought here, for it will be read soon."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
-        function = builder.module.declare_intrinsic("llvm.prefetch.p0", (), kind)
-        builder.call(function, [builder.inttoptr(arguments[0], byte), flag(0), flag(3), flag(1)])
-        return context.get_dummy_value()
-
-    return types.void(types.int64), generate
-
-
-@intrinsic
-def _call(context: Any, address: Any, pointer: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        byte = ir.IntType(8).as_pointer()
-        kernel = builder.inttoptr(arguments[0], ir.FunctionType(ir.VoidType(), [byte]).as_pointer())
-        builder.call(kernel, [builder.inttoptr(arguments[1], byte)])
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64), generate
-
-
-inline = njit(inline="always", fastmath=True, error_model="numpy")
+MIN_NORMALIZER, MAX_NORMALIZER = 1e-30, 1e37
+"""Range in which a sum of exponentials is right: outside, `exp` may have cut one off, or float32 has lost it."""
 
 
 @inline
-def words(pointer):
-    """The arguments."""
-    return carray(_untyped(pointer), 32, np.int64)
+def _clear(row):
+    for j in range(len(row)):
+        row[j] = real_like(row, 0.0)
 
 
 @inline
-def whole(word, shape):
-    """An array of 64-bit integers."""
-    return carray(_pointer(word), shape, np.int64)
+def _store_row(out, row):
+    for j in range(len(row)):
+        out[j] = store(row[j], out[0])
 
 
 @inline
-def short(word, shape):
-    """An array of 32-bit integers."""
-    return carray(_pointer(word), shape, np.int32)
-
-
-def stored(pointer: Any, word: Any, shape: Any) -> Any:
-    """An array of stored numbers."""
-
-
-def real(pointer: Any, word: Any, shape: Any) -> Any:
-    """An array of the sums' type."""
-
-
-def halved(pointer: Any, word: Any, rows: Any, width: Any) -> Any:
-    """A table whose rows lie in two halves, (rows, 2, width), or whole, (rows, 1, width); see `halve`."""
-
-
-def joined(upper: Any, lower: Any, j: Any) -> Any:
-    """A number of which these are the halves."""
-
-
-def upper_half(x: Any, like: Any) -> Any:
-    """A number as it is stored, if that is rounded."""
-
-
-def lower_half(x: Any, like: Any) -> Any:
-    """What was rounded away."""
-
-
-def number(pointer: Any, value: Any) -> Any:
-    """A number of the sums' type."""
-
-
-def exp(x: Any) -> Any:
-    """The exponential."""
-
-
-def load(x: Any) -> Any:
-    """A stored number as one of the sums' type."""
-
-
-def store(x: Any, like: Any) -> Any:
-    """A number as it is stored."""
-
-
-def _real(pointer: Any) -> Any:
-    return np.float64 if pointer.dtype == types.float64 else np.float32
-
-
-@overload(stored, inline="always", strict=False)
-def _stored(pointer: Any, word: Any, shape: Any) -> Any:
-    kind = {types.int16: np.int16, types.float32: np.float32, types.float64: np.float64}[pointer.dtype]
-    return lambda pointer, word, shape: carray(_pointer(word), shape, kind)
-
-
-@overload(real, inline="always", strict=False)
-def _real_array(pointer: Any, word: Any, shape: Any) -> Any:
-    kind = _real(pointer)
-    return lambda pointer, word, shape: carray(_pointer(word), shape, kind)
-
-
-@overload(number, inline="always", strict=False)
-def _number(pointer: Any, value: Any) -> Any:
-    kind = _real(pointer)
-    return lambda pointer, value: kind(value)
-
-
-F, I = np.float32, np.int32  # noqa: E741
-
-
-@inline
-def _fast_exp(x):
-    """exp in float32 to (2.5 + |x|)·1e-7: 2 to the whole part by its bits, to the fraction by its Taylor series."""
-    x = min(max(x, F(-87.0)), F(88.0))
-    power = x * F(1.4426950408889634)
-    nearest = I(power + F(127.5))  # and 127 more: above zero, where cutting off is rounding down
-    fraction = power - F(I(nearest - I(127)))
-    p = F(1.5403530e-4)
-    p = p * fraction + F(1.3333558e-3)
-    p = p * fraction + F(9.6181291e-3)
-    p = p * fraction + F(5.5504109e-2)
-    p = p * fraction + F(2.4022651e-1)
-    p = p * fraction + F(6.9314718e-1)
-    p = p * fraction + F(1.0)
-    return p * _float(I(nearest << I(23)))
-
-
-@overload(exp, inline="always", strict=False)
-def _exp(x: Any) -> Any:
-    if x == types.float32:
-        return lambda x: _fast_exp(x)
-    return lambda x: math.exp(x)
-
-
-@overload(load, inline="always", strict=False)
-def _load(x: Any) -> Any:
-    if x == types.int16:
-        return lambda x: _float(I(x) << I(16))
-    return lambda x: x
-
-
-@inline
-def _rounded(x):
-    bits = _bits(x)
-    return np.int16((bits + I(0x7FFF) + ((bits >> I(16)) & I(1))) >> I(16))
-
-
-@overload(store, inline="always", strict=False)
-def _store(x: Any, like: Any) -> Any:
-    if like == types.int16:
-        return lambda x, like: _rounded(x)
-    return lambda x, like: x
-
-
-@overload(halved, inline="always", strict=False)
-def _halved(pointer: Any, word: Any, rows: Any, width: Any) -> Any:
-    parts = 2 if pointer.dtype == types.int16 else 1
-    return lambda pointer, word, rows, width: stored(pointer, word, (rows, parts, width))
-
-
-@overload(joined, inline="always", strict=False)
-def _joined(upper: Any, lower: Any, j: Any) -> Any:
-    if upper.dtype == types.int16:
-        return lambda upper, lower, j: _float(I((I(upper[j]) << I(16)) + I(lower[j])))
-    return lambda upper, lower, j: upper[j]
-
-
-@inline
-def _upper(bits):
-    return I((bits + I(0x8000)) >> I(16))
-
-
-@overload(upper_half, inline="always", strict=False)
-def _upper_half(x: Any, like: Any) -> Any:
-    if like == types.int16:
-        return lambda x, like: np.int16(_upper(_bits(x)))
-    return lambda x, like: x
-
-
-@overload(lower_half, inline="always", strict=False)
-def _lower_half(x: Any, like: Any) -> Any:
-    if like == types.int16:
-        return lambda x, like: np.int16(_bits(x) - (_upper(_bits(x)) << I(16)))
-    return lambda x, like: x
-
-
-# -- what several of them do -----------------------------------------------------------------------------------------
-
-
-@inline
-def _zero(row, width, zero):
-    for j in range(width):
-        row[j] = zero
-
-
-@inline
-def _sum_of_rows(row, table, items, low, high, width, zero):
-    """Into `row`, the sum of the rows of some items of a stored table."""
-    _zero(row, width, zero)
+def _add_rows(row, table, items, low, high):
+    """Add stored rows of a table, four at a time: the sum then goes to the cache and back once for them."""
     fours = low + (high - low) // 4 * 4
-    for star in range(low, fours, 4):  # four at once: the sum goes to the cache and back once for them
-        a, b, c, d = items[star], items[star + 1], items[star + 2], items[star + 3]
-        for j in range(width):
-            row[j] += load(table[a, j]) + load(table[b, j]) + load(table[c, j]) + load(table[d, j])
+    for star in range(low, fours, 4):
+        a, b, c, d = table[items[star]], table[items[star + 1]], table[items[star + 2]], table[items[star + 3]]
+        for j in range(len(row)):
+            row[j] += load(a[j]) + load(b[j]) + load(c[j]) + load(d[j])
     for star in range(fours, high):
-        a = items[star]
+        a = table[items[star]]
+        for j in range(len(row)):
+            row[j] += load(a[j])
+
+
+def _bag_sums(rows: Tensor, weights: Tensor | None, offsets: Tensor) -> Tensor:
+    """Sum the rows of each bag, for references; a bag is a range of rows."""
+    parts = rows if weights is None else rows * weights[:, None]
+    bags = zip(offsets.tolist(), offsets[1:].tolist(), strict=False)
+    return torch.stack([parts[low:high].sum(dim=0) for low, high in bags])
+
+
+# -- the encoder -----------------------------------------------------------------------------------------------------
+
+
+@kernel("""
+    rows of users
+    integer: is_first  # the first layer's input is `skipped` alone
+    stored users width: product, normed, out
+    real width: bias, scale, shift
+    real users width: skipped  # sum of the layers so far; changed
+    stored users width: slopes  # of swish
+    real users: inverses  # 1 / standard deviation
+""")
+def layer_forward(a, low, high):
+    """Layer norm of swish of (product + bias + skipped), added to what is skipped."""
+    row, slopes, scale, shift, bias = np.empty_like(a.bias), np.empty_like(a.bias), a.scale, a.shift, a.bias
+    width, zero, one, eps = len(row), real_like(row, 0.0), real_like(row, 1.0), real_like(row, 0.1)
+    for user in range(low, high):
+        skipped, product = a.skipped[user], a.product[user]
         for j in range(width):
-            row[j] += load(table[a, j])
-
-
-@Kernel
-def one_after_the_other(pointer):
-    """Several kernels. Words: how many; for each, where its function and its arguments are."""
-    word = words(pointer)
-    for place in range(word[0]):
-        if place > 0:
-            _barrier()
-        _call(word[1 + 2 * place], word[2 + 2 * place])
-
-
-def together(*kernels: Bound) -> Bound:
-    """Several kernels as one: the threads are called once, and wait for one another between them."""
-    every = [word for kernel in kernels for word in (kernel.address, kernel.pointer)]
-    whole = one_after_the_other.bound(torch.float32, len(kernels), *every)
-    whole.keep(kernels)
-    return whole
-
-
-# -- the network -----------------------------------------------------------------------------------------------------
-
-
-@Kernel
-def layer_forward(pointer):
-    """Layer norm of swish of (product + bias + skipped), added to what is skipped.
-
-    Words: users, width, whether it is the first layer (which is given by `skipped` alone); product (users, width),
-    stored; bias (width,); skipped (users, width), changed; scale and shift of the norm (width,); out: what the way back
-    needs, the swish's slope and the normed numbers (2, users, width), stored, and 1/deviation (users,); the
-    activations (users, width), stored.
-    """
-    word = words(pointer)
-    users, width, first = word[0], word[1], word[2]
-    product = stored(pointer, word[3], (users, width))
-    bias, skipped = real(pointer, word[4], (width,)), real(pointer, word[5], (users, width))
-    scale, shift = real(pointer, word[6], (width,)), real(pointer, word[7], (width,))
-    kept, inverses = stored(pointer, word[8], (2, users, width)), real(pointer, word[9], (users,))
-    out = stored(pointer, word[10], (users, width))
-    zero, one, eps = number(pointer, 0.0), number(pointer, 1.0), number(pointer, 0.1)
-    like = out[0, 0]
-    row, slopes = np.empty_like(bias), np.empty_like(bias)
-    thread, threads = _thread(), _threads()
-    for user in range(thread * users // threads, (thread + 1) * users // threads):
-        if first:
-            for j in range(width):
-                row[j] = skipped[user, j]
-        else:
-            for j in range(width):
-                row[j] = skipped[user, j] + load(product[user, j]) + bias[j]
+            row[j] = skipped[j] if a.is_first else skipped[j] + load(product[j]) + bias[j]
         total, squares = zero, zero
         for j in range(width):
             x = row[j]
@@ -456,61 +98,66 @@ def layer_forward(pointer):
             row[j] = x
             total += x
             squares += x * x
-        mean = total / number(pointer, width)
-        inverse = one / math.sqrt(squares / number(pointer, width) - mean * mean + eps)
-        inverses[user] = inverse
-        for j in range(width):
-            kept[0, user, j] = store(slopes[j], like)
+        mean = total / real_like(row, width)
+        inverse = one / math.sqrt(squares / real_like(row, width) - mean * mean + eps)
+        a.inverses[user] = inverse
+        _store_row(a.slopes[user], slopes)
         for j in range(width):
             row[j] = (row[j] - mean) * inverse
-        for j in range(width):
-            kept[1, user, j] = store(row[j], like)
+        _store_row(a.normed[user], row)
         for j in range(width):
             row[j] = row[j] * scale[j] + shift[j]
+        _store_row(a.out[user], row)
         for j in range(width):
-            out[user, j] = store(row[j], like)
-        if first:
-            for j in range(width):
-                skipped[user, j] = row[j]
-        else:
-            for j in range(width):
-                skipped[user, j] += row[j]
+            skipped[j] = row[j] if a.is_first else skipped[j] + row[j]
 
 
-@Kernel
-def layer_backward(pointer):
-    """The gradients of `layer_forward`.
+@layer_forward.replaces
+def _(a):
+    x = a.skipped if a.is_first else a.skipped + a.product + a.bias
+    gate, swish = torch.sigmoid(x), F.silu(x)
+    inverses = (swish.var(dim=1, correction=0) + 0.1).rsqrt()
+    out = F.layer_norm(swish, a.scale.shape, a.scale, a.shift, eps=0.1)
+    normed = (swish - swish.mean(dim=1, keepdim=True)) * inverses[:, None]
+    skipped = out if a.is_first else a.skipped + out
+    return {
+        "out": out,
+        "skipped": skipped,
+        "normed": normed,
+        "inverses": inverses,
+        "slopes": gate * (1 + x * (1 - gate)),
+    }
 
-    Words: users, width, whether it is the first layer, whether the last; gradient in the activations but for what was
-    skipped (users, width), stored; gradient in what is skipped from here on (users, width), none in the last layer,
-    changed to what it is before this layer, in the first layer to that in its input; what was kept on the way there,
-    and the scale; out: gradient in the product (users, width), stored, and sums over the users of each chunk
-    (CHUNKS, 3, width): gradients of scale, shift, bias.
-    """
-    word = words(pointer)
-    users, width, first, last = word[0], word[1], word[2], word[3]
-    given, skipped = stored(pointer, word[4], (users, width)), real(pointer, word[5], (users, width))
-    kept, inverses = stored(pointer, word[6], (2, users, width)), real(pointer, word[7], (users,))
-    scale, out = real(pointer, word[8], (width,)), stored(pointer, word[9], (users, width))
-    sums = real(pointer, word[10], (CHUNKS, 3, width))
-    zero, count = number(pointer, 0.0), number(pointer, width)
-    like = out[0, 0]
-    gradients, normed = np.empty_like(scale), np.empty_like(scale)
-    thread, threads = _thread(), _threads()
-    for chunk in range(thread * CHUNKS // threads, (thread + 1) * CHUNKS // threads):
-        of_scale, of_shift, of_bias = sums[chunk, 0], sums[chunk, 1], sums[chunk, 2]
-        for j in range(width):
-            of_scale[j] = zero
-            of_shift[j] = zero
-            of_bias[j] = zero
+
+@kernel("""
+    rows of CHUNKS
+    integer: is_first, is_last  # no later layer has written a gradient into `skipped`
+    stored users width: given  # gradient in the activations without what was skipped
+    real users width: skipped  # gradient in what is skipped from here on; changed to that before this layer
+    stored users width: slopes, normed
+    real users: inverses
+    real width: scale
+    stored users width: out  # gradient in the product
+    real CHUNKS 3 width: sums  # gradients of scale, shift and bias
+""")
+def layer_backward(a, low, high):
+    """Gradients of `layer_forward`."""
+    gradients, normed, users, scale = np.empty_like(a.scale), np.empty_like(a.scale), len(a.inverses), a.scale
+    width, zero, count = len(scale), real_like(gradients, 0.0), real_like(gradients, len(scale))
+    for chunk in range(low, high):
+        of_scale, of_shift, of_bias = a.sums[chunk, 0], a.sums[chunk, 1], a.sums[chunk, 2]
+        _clear(of_scale)
+        _clear(of_shift)
+        _clear(of_bias)
         for user in range(chunk * users // CHUNKS, (chunk + 1) * users // CHUNKS):
-            if last:
-                _zero(skipped[user], width, zero)
-            inverse = inverses[user]
+            skipped, given, kept, slopes = a.skipped[user], a.given[user], a.normed[user], a.slopes[user]
+            if a.is_last:
+                _clear(skipped)
+            inverse = a.inverses[user]
             total, along = zero, zero
             for j in range(width):
-                x = load(kept[1, user, j])
-                gradient = load(given[user, j]) + skipped[user, j]
+                x = load(kept[j])
+                gradient = load(given[j]) + skipped[j]
                 of_scale[j] += gradient * x
                 of_shift[j] += gradient
                 gradient *= scale[j]
@@ -521,94 +168,68 @@ def layer_backward(pointer):
             total /= count
             along /= count
             for j in range(width):
-                gradient = inverse * (gradients[j] - total - normed[j] * along) * load(kept[0, user, j])
+                gradient = inverse * (gradients[j] - total - normed[j] * along) * load(slopes[j])
                 gradients[j] = gradient
                 of_bias[j] += gradient
+            _store_row(a.out[user], gradients)
             for j in range(width):
-                out[user, j] = store(gradients[j], like)
-            if first:
-                for j in range(width):
-                    skipped[user, j] = gradients[j]
-            else:
-                for j in range(width):
-                    skipped[user, j] += gradients[j]
+                skipped[j] = gradients[j] if a.is_first else skipped[j] + gradients[j]
 
 
-@Kernel
-def sample(pointer):
-    """The reparametrization: z = mean + noise × exp(log-variance / 2).
-
-    Words: users, latent, width; product (users, 2 latent), stored, means first, their bias (latent,) and that of the
-    log-variances (latent,); noise (users, latent); out: mean, log-variance, z (users, latent), and z as the first
-    columns of (users, width), stored.
-    """
-    word = words(pointer)
-    users, latent, width = word[0], word[1], word[2]
-    product = stored(pointer, word[3], (users, 2 * latent))
-    mean_bias, variance_bias = real(pointer, word[4], (latent,)), real(pointer, word[5], (latent,))
-    noise, means = real(pointer, word[6], (users, latent)), real(pointer, word[7], (users, latent))
-    log_variances, drawn = real(pointer, word[8], (users, latent)), real(pointer, word[9], (users, latent))
-    query = stored(pointer, word[10], (users, width))
-    half, like = number(pointer, 0.5), query[0, 0]
-    thread, threads = _thread(), _threads()
-    for user in range(thread * users // threads, (thread + 1) * users // threads):
-        for j in range(latent):
-            mean = load(product[user, j]) + mean_bias[j]
-            log_variance = load(product[user, latent + j]) + variance_bias[j]
-            z = mean + noise[user, j] * exp(half * log_variance)
-            means[user, j] = mean
-            log_variances[user, j] = log_variance
-            drawn[user, j] = z
-            query[user, j] = store(z, like)
+@layer_backward.replaces
+def _(a):
+    gradient = a.given if a.is_last else a.given + a.skipped
+    inner = gradient * a.scale
+    mean, along = inner.mean(dim=1, keepdim=True), (inner * a.normed).mean(dim=1, keepdim=True)
+    out = a.inverses[:, None] * (inner - mean - a.normed * along) * a.slopes
+    sums = torch.stack([(gradient * a.normed).sum(dim=0), gradient.sum(dim=0), out.sum(dim=0)])
+    skipped = torch.zeros_like(out) if a.is_last else a.skipped
+    return {"out": out, "sums": sums, "skipped": out if a.is_first else skipped + out}
 
 
-@Kernel
-def sample_again(pointer):
-    """The reparametrization from posteriors that are known.
+# -- the latent vector and the objective -----------------------------------------------------------------------------
 
-    Words: users, latent; mean and log-variance (users, 2 latent); noise (users, latent); out: z (users, latent), and
-    its transpose (latent, users), stored.
-    """
-    word = words(pointer)
-    users, latent = word[0], word[1]
-    posteriors, noise = real(pointer, word[2], (users, 2 * latent)), real(pointer, word[3], (users, latent))
-    drawn, turned = real(pointer, word[4], (users, latent)), stored(pointer, word[5], (latent, users))
-    half, like = number(pointer, 0.5), turned[0, 0]
-    thread, threads = _thread(), _threads()
-    low, high = thread * users // threads, (thread + 1) * users // threads
+
+@kernel("""
+    rows of users
+    stored users 2*latent: product  # of the last layer, means first
+    real latent: mean_bias, log_variance_bias
+    real users latent: noise, mean, log_variance, z
+    stored users width: query  # its first columns become z
+""")
+def sample(a, low, high):
+    """The reparametrization: z = mean + noise × exp(log-variance / 2)."""
+    latent, half = a.z.shape[1], real_like(a.z, 0.5)
     for user in range(low, high):
+        product, query, noise = a.product[user], a.query[user], a.noise[user]
+        means, log_variances, z = a.mean[user], a.log_variance[user], a.z[user]
         for j in range(latent):
-            drawn[user, j] = posteriors[user, j] + noise[user, j] * exp(half * posteriors[user, latent + j])
-    for j in range(latent):
-        for user in range(low, high):
-            turned[j, user] = store(drawn[user, j], like)
+            mean = load(product[j]) + a.mean_bias[j]
+            log_variance = load(product[latent + j]) + a.log_variance_bias[j]
+            drawn = mean + noise[j] * exp(half * log_variance)
+            means[j] = mean
+            log_variances[j] = log_variance
+            z[j] = drawn
+            query[j] = store(drawn, query[0])
 
 
-@Kernel
-def add_chunks(pointer):
-    """Sums over chunks: too little work for more than one thread.
-
-    Words: tables, their size; the tables of each chunk (tables, CHUNKS, size); out: (tables, size).
-    """
-    if _thread() != 0:
-        return
-    word = words(pointer)
-    tables, size = word[0], word[1]
-    parts, out = real(pointer, word[2], (tables, CHUNKS, size)), real(pointer, word[3], (tables, size))
-    for table in range(tables):
-        _zero(out[table], size, number(pointer, 0.0))
-        for chunk in range(CHUNKS):
-            for j in range(size):
-                out[table, j] += parts[table, chunk, j]
+@sample.replaces
+def _(a):
+    mean, log_variance = (a.product + torch.cat([a.mean_bias, a.log_variance_bias])).chunk(2, dim=1)
+    z = mean + a.noise * (log_variance / 2).exp()
+    return {"mean": mean, "log_variance": log_variance, "z": z, "query": z}
 
 
-@njit(fastmath=True, error_model="numpy")
-def _prior(drawn, log_variances, noise, old_means, old_variances, numbers, slopes):
-    """For some dimensions of a user: the product of the mixture's sums, the other terms of -KL, and its slopes in z."""
-    log_standard, log_old, log_wide = numbers[2], numbers[3], numbers[4]
-    wide, narrow, root = numbers[5], numbers[6], numbers[7]
-    one = narrow / narrow
-    half = one / (one + one)
+@njit(fastmath=True, error_model="numpy")  # a function of its own: inlined into a kernel it is not vectorized
+def _prior(a, user, start, slopes):
+    """Return the product of the mixture's sums and the other terms of -KL for some dimensions; write -KL's slopes."""
+    end = start + len(slopes)
+    drawn, noise, log_variances = a.z[user, start:end], a.noise[user, start:end], a.log_variance[user, start:end]
+    latent = a.z.shape[1]
+    old_means, old_variances = a.old[user, start:end], a.old[user, latent + start : latent + end]
+    log_standard, log_old, log_wide = a.log_standard, a.log_old, a.log_wide
+    wide, narrow, root = a.wide_log_variance, a.wide_precision, a.log_root_2pi
+    one, half = real_like(slopes, 1.0), real_like(slopes, 0.5)
     product, total = one, one - one
     for j in range(len(slopes)):
         z, e, old_variance = drawn[j], noise[j], old_variances[j]
@@ -627,307 +248,288 @@ def _prior(drawn, log_variances, noise, old_means, old_variances, numbers, slope
     return product, total
 
 
-@Kernel
-def objective(pointer):
-    """RecVAE's negative objective (eq. 13) a user and its gradients in mean and log-variance.
-
-    Words: users, latent, width, rows, stars, blocks; the last layer's table (rows, width), stored, the bias behind the
-    row and a one behind that; items (stars,), where each user's begin (users + 1,); Σ exp(logit - shift) × row over the
-    items of each block (blocks, users, width), stored; shifts and numbers of stars (users,); mean, log-variance, z and
-    noise (users, latent); mean and log-variance of the old posterior (users, 2 latent); numbers (8,): 1 / users of the
-    batch, gamma / users of the batch, the three log-weights of the prior less log √2π, log-variance of the wide normal,
-    its precision, log √2π; out: the loss (users,), the gradients (users, 2 latent), stored, and over the users of each
-    chunk: their sums (CHUNKS, 2 latent), and how many have a normalizer that is no good (CHUNKS,), see `LARGEST`.
-    """
-    word = words(pointer)
-    users, latent, width, rows, stars, blocks = word[0], word[1], word[2], word[3], word[4], word[5]
-    table, items = stored(pointer, word[6], (rows, width)), whole(word[7], (stars,))
-    offsets, parts = whole(word[8], (users + 1,)), stored(pointer, word[9], (blocks, users, width))
-    shifts, lengths = real(pointer, word[10], (users,)), real(pointer, word[11], (users,))
-    means, log_variances = real(pointer, word[12], (users, latent)), real(pointer, word[13], (users, latent))
-    drawn, noise = real(pointer, word[14], (users, latent)), real(pointer, word[15], (users, latent))
-    olds, numbers = real(pointer, word[16], (users, 2 * latent)), real(pointer, word[17], (8,))
-    losses, out = real(pointer, word[18], (users,)), stored(pointer, word[19], (users, 2 * latent))
-    sums, useless = real(pointer, word[20], (CHUNKS, 2 * latent)), real(pointer, word[21], (CHUNKS,))
-    zero, half, like = number(pointer, 0.0), number(pointer, 0.5), out[0, 0]
-    share, gamma = numbers[0], numbers[1]
-    slopes, own, expected = np.empty_like(drawn[0]), np.empty(width, drawn.dtype), np.empty(width, drawn.dtype)
-    thread, threads = _thread(), _threads()
-    for chunk in range(thread * CHUNKS // threads, (thread + 1) * CHUNKS // threads):
-        total = sums[chunk]
-        _zero(total, 2 * latent, zero)
-        useless[chunk] = zero
+@kernel("""
+    rows of CHUNKS
+    stored rows width: table  # of the last layer: weight, bias, a one
+    int64 stars: items
+    int64 users+1: offsets
+    stored blocks users width: parts  # Σ exp(logit - shift) × row over the items of each block
+    real users: shifts, lengths, losses
+    real users latent: mean, log_variance, z, noise
+    real users 2*latent: old  # mean and log-variance of the old posterior
+    number: share, gamma_share  # 1 and gamma, divided by the users of the batch
+    number: log_standard, log_old, log_wide  # log-weights of the prior's components, less log √2π
+    number: wide_log_variance, wide_precision, log_root_2pi
+    stored users 2*latent: gradient
+    real CHUNKS 2*latent: sums  # of the gradient
+    real CHUNKS: out_of_range  # users whose normalizer is; see `MIN_NORMALIZER`
+""")
+def objective(a, low, high):
+    """RecVAE's negative objective (eq. 13) for each user, and its gradients in mean and log-variance."""
+    users, latent, width = a.z.shape[0], a.z.shape[1], a.table.shape[1]
+    zero, half, one = real_like(a.z, 0.0), real_like(a.z, 0.5), real_like(a.z, 1.0)
+    slopes, own, expected = np.empty_like(a.z[0]), np.empty(width, a.z.dtype), np.empty(width, a.z.dtype)
+    for chunk in range(low, high):
+        total = a.sums[chunk]
+        _clear(total)
+        a.out_of_range[chunk] = zero
         for user in range(chunk * users // CHUNKS, (chunk + 1) * users // CHUNKS):
-            _sum_of_rows(own, table, items, offsets[user], offsets[user + 1], width, zero)
-            _zero(expected, width, zero)
-            for block in range(blocks):
+            mean, z, gradient = a.mean[user], a.z[user], a.gradient[user]
+            _clear(own)
+            _add_rows(own, a.table, a.items, a.offsets[user], a.offsets[user + 1])
+            _clear(expected)
+            for block in range(len(a.parts)):
+                part = a.parts[block, user]
                 for j in range(width):
-                    expected[j] += load(parts[block, user, j])
-            length, normalizer = lengths[user], expected[latent + 1]
-            if not (SMALLEST < normalizer < LARGEST):
-                useless[chunk] += share / share
-            kl_weight = gamma * length
-            scale = length / normalizer
-            likelihood = own[latent] - length * (math.log(normalizer) + shifts[user])
+                    expected[j] += load(part[j])
+            length, normalizer = a.lengths[user], expected[latent + 1]
+            if not (MIN_NORMALIZER < normalizer < MAX_NORMALIZER):
+                a.out_of_range[chunk] += one
+            kl_weight, scale = a.gamma_share * length, length / normalizer
+            likelihood = own[latent] - length * (math.log(normalizer) + a.shifts[user])
             divergence = zero
-            old_means, old_variances = olds[user, :latent], olds[user, latent:]
-            # The logarithm of each mixture's sum, which is between 1 and 3, is taken once for 64 of them.
+            # The logarithm of the mixtures' sums, each between 1 and 3, is taken once for 64 of them.
             for start in range(0, latent, 64):
-                end = min(start + 64, latent)
-                product, away = _prior(
-                    drawn[user, start:end],
-                    log_variances[user, start:end],
-                    noise[user, start:end],
-                    old_means[start:end],
-                    old_variances[start:end],
-                    numbers,
-                    slopes[start:end],
-                )
-                divergence -= away + math.log(product)
+                product, rest = _prior(a, user, start, slopes[start : min(start + 64, latent)])
+                divergence -= rest + math.log(product)
             for j in range(latent):
-                likelihood += own[j] * drawn[user, j]
-                in_z = share * (scale * expected[j] - own[j]) - kl_weight * slopes[j]
+                likelihood += own[j] * z[j]
+                in_z = a.share * (scale * expected[j] - own[j]) - kl_weight * slopes[j]
                 slopes[j] = in_z
-                out[user, j] = store(in_z, like)
+                gradient[j] = store(in_z, gradient[0])
                 total[j] += in_z
             for j in range(latent):
-                in_variance = half * slopes[j] * (drawn[user, j] - means[user, j]) - half * kl_weight
-                out[user, latent + j] = store(in_variance, like)
+                in_variance = half * slopes[j] * (z[j] - mean[j]) - half * kl_weight
+                gradient[latent + j] = store(in_variance, gradient[0])
                 total[latent + j] += in_variance
-            losses[user] = kl_weight * divergence - share * likelihood
+            a.losses[user] = kl_weight * divergence - a.share * likelihood
 
 
-# -- random numbers --------------------------------------------------------------------------------------------------
-
-U = np.uint64
-
-
-@inline
-def _random(key, number):
-    """64 random bits: the number-th of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014) that begins at `key`."""
-    x = U(key) + (U(number) + U(1)) * U(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> U(30))) * U(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> U(27))) * U(0x94D049BB133111EB)
-    return x ^ (x >> U(31))
-
-
-@inline
-def _fast_log(x):
-    """The natural logarithm in float32, x above 0: of the mantissa, between √½ and √2, by its series in (m-1)/(m+1)."""
-    bits = _bits(x)
-    power = F((bits >> I(23)) - I(127))
-    m = _float(I((bits & I(0x7FFFFF)) | I(0x3F800000)))
-    large = m > F(1.4142135)
-    m = m * F(0.5) if large else m
-    power = power + F(1.0) if large else power
-    y = (m - F(1.0)) / (m + F(1.0))
-    squared = y * y
-    p = F(0.22222222)
-    p = p * squared + F(0.28571429)
-    p = p * squared + F(0.4)
-    p = p * squared + F(0.66666667)
-    p = p * squared + F(2.0)
-    return power * F(0.6931472) + y * p
-
-
-@inline
-def _two_normals(bits):
-    """Two independent standard normal numbers of 64 random bits (Box & Muller 1958), in float32.
-
-    30 bits are the place within a quarter of the circle, 2 bits which quarter, 32 bits the distance.
-    """
-    chance = (F(I(bits >> U(33))) + F(0.5)) * F(4.656613e-10)
-    distance = math.sqrt(F(-2.0) * _fast_log(chance))
-    angle = (F(I(bits & U(0x3FFFFFFF))) - F(536870912.0)) * F(1.4629181e-9)
-    quarter = I((bits >> U(30)) & U(3))
-    squared = angle * angle
-    sine = angle * (F(1.0) + squared * (F(-1.6666667e-1) + squared * (F(8.3333310e-3) + squared * F(-1.9840874e-4))))
-    cosine = F(1.0) + squared * (
-        F(-0.5) + squared * (F(4.1666667e-2) + squared * (F(-1.3888889e-3) + squared * F(2.4801587e-5)))
-    )
-    turned = (quarter & I(1)) != I(0)
-    one, other = (sine, cosine) if turned else (cosine, sine)
-    sign = F(-1.0) if quarter >= I(2) else F(1.0)
-    other_sign = F(-1.0) if (quarter == I(1)) | (quarter == I(2)) else F(1.0)
-    return distance * one * sign, distance * other * other_sign
-
-
-@njit(fastmath=True, error_model="numpy")  # of its own: within a kernel it gets no vectors
-def _normals(key, begin, some, others):
-    """Standard normal numbers; the second array may be one shorter."""
-    for j in range(len(others)):
-        some[j], others[j] = _two_normals(_random(key, begin + j))
-    for j in range(len(others), len(some)):
-        some[j] = _two_normals(_random(key, begin + j))[0]
-
-
-@Kernel
-def draw(pointer):
-    """Bags of some users, what dropout leaves of them, and noise for them.
-
-    The first thread makes the bags, the others the noise, or the only one both.
-
-    Words: users, all users, all stars, size of the noise; a random 64-bit number; what dropout hides, in 2^-32; which
-    users (users,); where all users' begin (all users + 1,); all items (all stars,), in 32 bits; out: the users' items
-    (stars,), what they weigh (stars,), where each user's begin (users + 1,), their numbers (users,); the same
-    of what is kept, but for the numbers; standard normal noise (size,).
-    """
-    word = words(pointer)
-    users, size, key, hidden = word[0], word[3], U(word[4]), U(word[5])
-    thread, threads = _thread(), _threads()
-    if thread == 0:
-        which, starts, all_items = whole(word[6], (users,)), whole(word[7], (word[1] + 1,)), short(word[8], (word[2],))
-        stars = 0
-        for user in range(users):
-            stars += starts[which[user] + 1] - starts[which[user]]
-        items, weights = whole(word[9], (stars,)), real(pointer, word[10], (stars,))
-        offsets, lengths = whole(word[11], (users + 1,)), real(pointer, word[12], (users,))
-        kept, kept_weights = whole(word[13], (stars,)), real(pointer, word[14], (stars,))
-        kept_offsets = whole(word[15], (users + 1,))
-        one = number(pointer, 1.0)
-        scale = one / (one - number(pointer, hidden) / number(pointer, 4294967296.0))
-        stays = np.empty(stars, np.uint8)
-        for star in range(stars):
-            stays[star] = (_random(key, star) >> U(32)) >= hidden
-        offsets[0] = 0
-        kept_offsets[0] = 0
-        place, kept_place = 0, 0
-        for user in range(users):
-            low, high = starts[which[user]], starts[which[user] + 1]
-            length = number(pointer, high - low)
-            lengths[user] = length
-            weight = one / math.sqrt(max(length, one))
-            for star in range(low, high):
-                item = all_items[star]
-                items[place] = item
-                weights[place] = weight
-                kept[kept_place] = item
-                kept_weights[kept_place] = weight * scale
-                kept_place += stays[place]
-                place += 1
-            offsets[user + 1] = place
-            kept_offsets[user + 1] = kept_place
-    if thread == 0 and threads > 1:
-        return
-    half = (size + 1) // 2
-    noise, many, mine = real(pointer, word[16], (size,)), max(threads - 1, 1), max(thread - 1, 0)
-    begin, end = mine * half // many, (mine + 1) * half // many
-    # Another stream than that of dropout: from the other end.
-    _normals(~key, begin, noise[begin:end], noise[half + begin : half + end])
+@objective.replaces
+def _(a):
+    latent = a.z.shape[1]
+    own, expected = _bag_sums(a.table[a.items], None, a.offsets), a.parts.sum(dim=0)
+    normalizer = expected[:, latent + 1]
+    z = a.z.clone().requires_grad_()
+    old_mean, old_log_variance = a.old.chunk(2, dim=1)
+    log_densities = [
+        a.log_standard - z**2 / 2,
+        a.log_old - (old_log_variance + (z - old_mean) ** 2 / old_log_variance.exp()) / 2,
+        a.log_wide - (a.wide_log_variance + z**2 * a.wide_precision) / 2,
+    ]
+    log_prior = torch.logsumexp(torch.stack(log_densities), dim=0)
+    (prior_gradient,) = torch.autograd.grad(log_prior.sum(), z)
+    kl = (-(a.log_variance + a.noise**2) / 2 - a.log_root_2pi - log_prior.detach()).sum(dim=1)
+    likelihood = (own[:, :latent] * a.z).sum(dim=1) + own[:, latent] - a.lengths * (normalizer.log() + a.shifts)
+    kl_weight = (a.gamma_share * a.lengths)[:, None]
+    in_z = a.share * (expected * (a.lengths / normalizer)[:, None] - own)[:, :latent] - kl_weight * prior_gradient
+    gradient = torch.cat([in_z, in_z * (a.z - a.mean) / 2 - kl_weight / 2], dim=1)
+    losses = kl_weight[:, 0] * kl - a.share * likelihood
+    outside = ~((normalizer > MIN_NORMALIZER) & (normalizer < MAX_NORMALIZER))
+    return {"losses": losses, "gradient": gradient, "sums": gradient.sum(dim=0), "out_of_range": outside.sum()}
 
 
 # -- bags of items ---------------------------------------------------------------------------------------------------
 
 
-@Kernel
-def sums_of_halved_rows(pointer):
-    """For each user a row and the weighted sum of the rows of the user's items, of their upper halves alone.
+@kernel("""
+    threads
+    int64 users: batch
+    int64 every_user: all_offsets
+    int32 every_star: all_items
+    integer: key, noise_size
+    integer: hidden  # probability of dropout, in 2^-32
+    int64 stars: items
+    real stars: weights, kept_weights
+    int64 users+1: offsets, kept_offsets
+    real users: lengths
+    int64 stars: kept  # what dropout leaves
+    real noise: noise
+""")
+def draw(a, thread, threads):
+    """Bags of some users, what dropout leaves of them, and standard normal noise.
 
-    Words: users, width, rows; items (stars,), weights (stars,), where each user's begin (users + 1,); the row to begin
-    with (width,); the table (rows, width), in halves; out: (users, width).
+    The first thread makes the bags and the others the noise; a single thread makes both.
     """
-    word = words(pointer)
-    users, width, rows = word[0], word[1], word[2]
-    offsets, start = whole(word[5], (users + 1,)), real(pointer, word[6], (width,))
-    stars = offsets[users]
-    items, weights = whole(word[3], (stars,)), real(pointer, word[4], (stars,))
-    table, out = halved(pointer, word[7], rows, width), real(pointer, word[8], (users, width))
-    row, size = np.empty_like(start), table.strides[0]
-    thread, threads = _thread(), _threads()
-    for user in range(thread * users // threads, (thread + 1) * users // threads):
-        for j in range(width):
-            row[j] = start[j]
-        low, high = offsets[user], offsets[user + 1]
-        fours = low + (high - low) // 4 * 4
-        for star in range(low, fours, 4):
-            for following in range(star + 4, min(star + 8, stars)):
-                address = word[7] + items[following] * size
-                for line in range(address, address + size // table.shape[1], 64):
-                    _fetch(line)
-            a, b = table[items[star], 0], table[items[star + 1], 0]
-            c, d = table[items[star + 2], 0], table[items[star + 3], 0]
-            u, v, w, x = weights[star], weights[star + 1], weights[star + 2], weights[star + 3]
-            for j in range(width):
-                row[j] += u * load(a[j]) + v * load(b[j]) + w * load(c[j]) + x * load(d[j])
-        for star in range(fours, high):
-            a, u = table[items[star], 0], weights[star]
-            for j in range(width):
-                row[j] += u * load(a[j])
-        for j in range(width):
-            out[user, j] = row[j]
-
-
-@Kernel
-def halve(pointer):
-    """Lay each row of a table down in two halves, in its own place.
-
-    The first half is the row in stored numbers, which is all that a sum reads; the second one is what was rounded away.
-    Both together are the row, to the last bit.
-
-    Words: rows, width; the table (rows, width), changed.
-    """
-    word = words(pointer)
-    rows, width = word[0], word[1]
-    table, halves = real(pointer, word[2], (rows, width)), halved(pointer, word[2], rows, width)
-    thread, threads = _thread(), _threads()
-    row, like = np.empty_like(table[0]), halves[0, 0, 0]
-    for place in range(thread * rows // threads, (thread + 1) * rows // threads):
-        for j in range(width):
-            row[j] = table[place, j]
-        for j in range(width):
-            halves[place, 0, j] = upper_half(row[j], like)
-        for j in range(width):
-            halves[place, -1, j] = lower_half(row[j], like)
-
-
-@Kernel
-def join(pointer):
-    """Undo `halve`."""
-    word = words(pointer)
-    rows, width = word[0], word[1]
-    table, halves = real(pointer, word[2], (rows, width)), halved(pointer, word[2], rows, width)
-    thread, threads = _thread(), _threads()
-    row = np.empty_like(table[0])
-    for place in range(thread * rows // threads, (thread + 1) * rows // threads):
-        for j in range(width):
-            row[j] = joined(halves[place, 0], halves[place, -1], j)
-        for j in range(width):
-            table[place, j] = row[j]
+    key = np.uint64(a.key)
+    if thread == 0:
+        _draw_bags(a, key)
+    if thread == 0 and threads > 1:
+        return
+    half = (a.noise_size + 1) // 2
+    noise, workers, worker = a.noise[: a.noise_size], max(threads - 1, 1), max(thread - 1, 0)
+    begin, end = worker * half // workers, (worker + 1) * half // workers
+    # A stream other than that of dropout, by the complement of the key.
+    fill_normal(~key, begin, noise[begin:end], noise[half + begin : half + end])
 
 
 @inline
-def _adam(table, first, second, gradient, numbers):
-    """One step for one row of a table and of its moments."""
-    fresh, keep, size, correction, eps = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]
-    rare = fresh / fresh - keep
-    for j in range(len(gradient)):
-        g = gradient[j]
+def _draw_bags(a, key):
+    starts, stars, hidden = a.all_offsets, 0, np.uint64(a.hidden)
+    for user in a.batch:
+        stars += starts[user + 1] - starts[user]
+    one = real_like(a.weights, 1.0)
+    scale = one / (one - real_like(a.weights, hidden) / real_like(a.weights, 4294967296.0))
+    stays = np.empty(stars, np.uint8)
+    for star in range(stars):
+        stays[star] = (random_bits(key, star) >> np.uint64(32)) >= hidden
+    a.offsets[0] = 0
+    a.kept_offsets[0] = 0
+    place, kept_place = 0, 0
+    for row in range(len(a.batch)):
+        low, high = starts[a.batch[row]], starts[a.batch[row] + 1]
+        length = real_like(a.weights, high - low)
+        a.lengths[row] = length
+        weight = one / math.sqrt(max(length, one))
+        for star in range(low, high):
+            item = a.all_items[star]
+            a.items[place] = item
+            a.weights[place] = weight
+            a.kept[kept_place] = item
+            a.kept_weights[kept_place] = weight * scale
+            kept_place += stays[place]
+            place += 1
+        a.offsets[row + 1] = place
+        a.kept_offsets[row + 1] = kept_place
+
+
+@draw.replaces
+def _(a):
+    """Without dropout and noise, whose random numbers torch does not have."""
+    lengths = a.all_offsets.diff()[a.batch]
+    offsets = F.pad(lengths.cumsum(0), (1, 0))
+    bags = [a.all_items[a.all_offsets[user] : a.all_offsets[user + 1]] for user in a.batch.tolist()]
+    items, weights = torch.cat(bags).long(), lengths.clamp(min=1).double().rsqrt().repeat_interleave(lengths)
+    whole = {"items": items, "weights": weights, "offsets": offsets}
+    return whole | {"kept": items, "kept_weights": weights, "kept_offsets": offsets, "lengths": lengths.double()}
+
+
+@kernel("""
+    rows of users
+    int64 stars: items
+    real stars: weights
+    int64 users+1: offsets
+    real width: start
+    halved rows width: table
+    real users width: out
+""")
+def sums_of_halved_rows(a, low, high):
+    """`start` plus the weighted sum of each user's rows of a table, of their upper halves alone; see `halves.halve`."""
+    items, weights, table, start = a.items, a.weights, a.table, a.start
+    row, stars = np.empty_like(start), a.offsets[len(a.out)]
+    size, address = table.strides[0], table.ctypes.data
+    for user in range(low, high):
+        row[:] = start
+        begin, end = a.offsets[user], a.offsets[user + 1]
+        fours = begin + (end - begin) // 4 * 4
+        for star in range(begin, fours, 4):
+            for following in range(star + 4, min(star + 8, stars)):
+                first = address + items[following] * size
+                for line in range(first, first + size // table.shape[1], 64):
+                    prefetch(line)
+            a_, b = table[items[star], 0], table[items[star + 1], 0]
+            c, d = table[items[star + 2], 0], table[items[star + 3], 0]
+            u, v, w, x = weights[star], weights[star + 1], weights[star + 2], weights[star + 3]
+            for j in range(len(row)):
+                row[j] += u * load(a_[j]) + v * load(b[j]) + w * load(c[j]) + x * load(d[j])
+        for star in range(fours, end):
+            a_, u = table[items[star], 0], weights[star]
+            for j in range(len(row)):
+                row[j] += u * load(a_[j])
+        out = a.out[user]
+        for j in range(len(row)):
+            out[j] = row[j]
+
+
+@sums_of_halved_rows.replaces
+def _(a):
+    return {"out": a.start + _bag_sums(a.table[a.items], a.weights, a.offsets)}
+
+
+@kernel("""
+    one thread
+    int64 stars: items
+    int64 boundaries: offsets  # of users; the first is above 0 if there are other users before
+    real stars: weights, row_weights
+    int64 1: count  # rows that have users
+    int64 rows: touched  # these rows, ascending; only the first `count` are written
+    int64 rows+1: touched_offsets  # where their users begin
+    int64 rows+1: row_offsets  # where every row's users begin
+    int64 stars: row_users  # ascending for each row
+""")
+def transpose(a):
+    """Users' items as items' users, by counting sort; too little work for more than one thread."""
+    rows, items, offsets, place = len(a.touched), a.items, a.offsets, a.row_offsets
+    place[:] = 0
+    for star in range(offsets[0], offsets[-1]):
+        place[items[star] + 1] += 1
+    count, total = 0, 0
+    a.touched_offsets[0] = 0
+    for row in range(rows):
+        more = place[row + 1]
+        place[row + 1] = total
+        total += more
+        a.touched[count] = row
+        count += more > 0
+        a.touched_offsets[count] = total
+    a.count[0] = count
+    # Each row's place moves from where its users begin to where they end, which is where the next row's begin.
+    for user in range(len(offsets) - 1):
+        for star in range(offsets[user], offsets[user + 1]):
+            row = items[star] + 1
+            a.row_users[place[row]] = user
+            a.row_weights[place[row]] = a.weights[star]
+            place[row] += 1
+
+
+@transpose.replaces
+def _(a):
+    low, high = int(a.offsets[0]), int(a.offsets[-1])
+    items, order = a.items[low:high].sort(stable=True)
+    users = torch.arange(len(a.offsets) - 1).repeat_interleave(a.offsets.diff())
+    touched, counts = torch.unique_consecutive(items, return_counts=True)
+    row_counts = torch.bincount(items, minlength=len(a.touched))
+    return {
+        "count": torch.tensor([len(touched)]),
+        "touched": touched,
+        "touched_offsets": F.pad(counts.cumsum(0), (1, 0)),
+        "row_offsets": F.pad(row_counts.cumsum(0), (1, 0)),
+        "row_users": users[order],
+        "row_weights": a.weights[low:high][order],
+    }
+
+
+# -- Adam (Kingma & Ba 2015); constants: 1 - beta1, beta2, step size, 1 / second bias correction, epsilon --------------
+
+
+@inline
+def _adam(weights, first, second, gradients, constants):
+    fresh, keep, size, correction, eps = constants[0], constants[1], constants[2], constants[3], constants[4]
+    rare = real_like(weights, 1.0) - keep
+    for j in range(len(gradients)):
+        g = gradients[j]
         m = first[j] + fresh * (g - first[j])
         v = keep * second[j] + rare * g * g
         first[j] = m
         second[j] = v
-        table[j] -= size * m / (math.sqrt(v * correction) + eps)
+        weights[j] -= size * m / (math.sqrt(v * correction) + eps)
 
 
 @inline
-def _adam_of_row(upper, lower, first, gradient, moment, second, width, numbers):
-    """One step for one row of a table, in halves, of its first moments, stored, and its second moment, given back.
-
-    Where the gradient was, there is the changed row.
-    """
-    fresh, keep, size, correction, eps = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]
-    one, squares = fresh / fresh, fresh - fresh
+def _adam_of_row(upper, lower, first, gradient, moment, second, constants):
+    """Step for one row, in halves, with one second moment, which is returned; `gradient` becomes the changed row."""
+    fresh, keep, size, correction, eps = constants[0], constants[1], constants[2], constants[3], constants[4]
+    one, squares = real_like(gradient, 1.0), real_like(gradient, 0.0)
     for j in range(len(gradient)):
         squares += gradient[j] * gradient[j]
-    v = keep * second + (one - keep) * squares / width
+    v = keep * second + (one - keep) * squares / real_like(gradient, len(gradient))
     step = size / (math.sqrt(v * correction) + eps)
     for j in range(len(gradient)):
         m = load(first[j])
         moment[j] = m + fresh * (gradient[j] - m)
+    _store_row(first, moment)
     for j in range(len(gradient)):
-        first[j] = store(moment[j], first[0])
-    for j in range(len(gradient)):
-        gradient[j] = joined(upper, lower, j) - step * moment[j]
+        gradient[j] = join_halves(upper, lower, j) - step * moment[j]
     for j in range(len(gradient)):
         upper[j] = upper_half(gradient[j], upper[0])
     for j in range(len(gradient)):
@@ -935,239 +537,233 @@ def _adam_of_row(upper, lower, first, gradient, moment, second, width, numbers):
     return v
 
 
-@Kernel
-def adam_of_rows(pointer):
-    """Row-wise Adam for a table's rows of which the gradient is a weighted sum of users' rows; see `engine.RowAdam`.
-
-    Words: how many rows to change (1,), width, rows of the table, users; which rows (rows to change,); where the users
-    of each begin (rows to change + 1,); the users (stars,), weights (stars,), the users' gradients (users, width);
-    changed: the table (rows of the table, width), in halves, its first moments, stored, and its rows' second moments
-    (rows of the table,); numbers (5,): 1 - beta1, beta2, step size, 1 / second bias correction, epsilon.
-    """
-    word = words(pointer)
-    count, width, rows, users = whole(word[0], (1,))[0], word[1], word[2], word[3]
-    which, offsets = whole(word[4], (count,)), whole(word[5], (count + 1,))
-    who, weights = whole(word[6], (offsets[count],)), real(pointer, word[7], (offsets[count],))
-    gradients, table = real(pointer, word[8], (users, width)), halved(pointer, word[9], rows, width)
-    first, second = stored(pointer, word[10], (rows, width)), real(pointer, word[11], (rows,))
-    numbers, zero = real(pointer, word[12], (5,)), number(pointer, 0.0)
-    gradient, moment = np.empty_like(gradients[0]), np.empty_like(gradients[0])
-    size = number(pointer, width)
-    thread, threads = _thread(), _threads()
-    for block in range(thread * AT_ONCE, count, threads * AT_ONCE):
-        for k in range(block, min(block + AT_ONCE, count)):
-            row = which[k]
-            _zero(gradient, width, zero)
-            low, high = offsets[k], offsets[k + 1]
-            twos = low + (high - low) // 2 * 2
-            for star in range(low, twos, 2):  # two at once: the sum goes to the cache and back once for them
-                user, other = who[star], who[star + 1]
-                weight, other_weight = weights[star], weights[star + 1]
-                for j in range(width):
-                    gradient[j] += weight * gradients[user, j] + other_weight * gradients[other, j]
-            for star in range(twos, high):
-                user, weight = who[star], weights[star]
-                for j in range(width):
-                    gradient[j] += weight * gradients[user, j]
-            second[row] = _adam_of_row(
-                table[row, 0], table[row, -1], first[row], gradient, moment, second[row], size, numbers
-            )
+def _row_wise(weight: Tensor, first: Tensor, second: Tensor, gradient: Tensor, constants: Tensor) -> dict[str, Tensor]:
+    """Row-wise Adam, for references."""
+    fresh, keep, size, correction, eps = constants.tolist()
+    first = first.lerp(gradient, fresh)
+    second = keep * second + (1 - keep) * gradient.square().mean(dim=1)
+    return {"first": first, "second": second} | {
+        "weight": weight - size * first / ((second * correction).sqrt() + eps)[:, None]
+    }
 
 
-@Kernel
-def adam_of_parts(pointer):
-    """Adam for several parameters at once, row-wise for those whose gradient is stored.
-
-    Words: parts; numbers (5,) as in `adam_of_rows`; for each part (parts, 7): its rows and width, and where there lie
-    gradient, parameter, its two moments and its copy. With a copy, which is stored, gradient and first moments are too,
-    and there is one second moment a row. 0 instead of a copy: there is none. Parameters and moments are changed, the
-    copy is written.
-    """
-    word = words(pointer)
-    parts, numbers, table = word[0], real(pointer, word[1], (5,)), whole(word[2], (word[0], 7))
-    thread, threads = _thread(), _threads()
-    for part in range(parts):
-        rows, width, copied = table[part, 0], table[part, 1], table[part, 6] != 0
-        weights, copy = real(pointer, table[part, 3], (rows, width)), stored(pointer, table[part, 6], (rows, width))
-        given, plain = stored(pointer, table[part, 2], (rows, width)), real(pointer, table[part, 2], (rows, width))
-        first, plain_first = (
-            stored(pointer, table[part, 4], (rows, width)),
-            real(pointer, table[part, 4], (rows, width)),
+@kernel("""
+    blocks of a.count[0]
+    int64 1: count
+    int64 rows: touched  # the rows to change, `count` of them
+    int64 rows+1: touched_offsets
+    int64 stars: row_users
+    real stars: row_weights
+    real users_in_batch width: gradients  # in the users' weighted sums
+    halved rows width: weight
+    stored rows width: first
+    real rows: second
+    real 5: constants
+""")
+def adam_of_rows(a, low, high):
+    """Row-wise Adam for a table of which only weighted sums of rows have gradients; see `engine.adam.RowAdam`."""
+    gradient, moment = np.empty_like(a.gradients[0]), np.empty_like(a.gradients[0])
+    users, weights = a.row_users, a.row_weights
+    for k in range(low, high):
+        row = a.touched[k]
+        _clear(gradient)
+        begin, end = a.touched_offsets[k], a.touched_offsets[k + 1]
+        twos = begin + (end - begin) // 2 * 2
+        for star in range(begin, twos, 2):  # two at once: the sum goes to the cache and back once for them
+            one, other = a.gradients[users[star]], a.gradients[users[star + 1]]
+            weight, other_weight = weights[star], weights[star + 1]
+            for j in range(len(gradient)):
+                gradient[j] += weight * one[j] + other_weight * other[j]
+        for star in range(twos, end):
+            one, weight = a.gradients[users[star]], weights[star]
+            for j in range(len(gradient)):
+                gradient[j] += weight * one[j]
+        a.second[row] = _adam_of_row(
+            a.weight[row, 0], a.weight[row, -1], a.first[row], gradient, moment, a.second[row], a.constants
         )
-        second, plain_second = real(pointer, table[part, 5], (rows,)), real(pointer, table[part, 5], (rows, width))
-        if not copied:
-            if part % threads == thread:  # each a whole thread's, and by turns: they are small
-                for row in range(rows):
-                    _adam(weights[row], plain_first[row], plain_second[row], plain[row], numbers)
-            continue
-        gradient, moment, like = np.empty_like(weights[0]), np.empty_like(weights[0]), given[0, 0]
-        size = number(pointer, width)
-        for row in range(thread * rows // threads, (thread + 1) * rows // threads):
-            for j in range(width):
-                gradient[j] = load(given[row, j])
-            second[row] = _adam_of_row(
-                weights[row], weights[row], first[row], gradient, moment, second[row], size, numbers
-            )
-            for j in range(width):
-                copy[row, j] = store(gradient[j], like)
 
 
-# -- the softmax over all items ----------------------------------------------------------------------------------------
+@adam_of_rows.replaces
+def _(a):
+    rows, offsets = a.touched[: a.count], a.touched_offsets[: a.count + 1]
+    gradient = _bag_sums(a.gradients[a.row_users], a.row_weights, offsets)
+    changed = _row_wise(a.weight[rows], a.first[rows], a.second[rows], gradient, a.constants)
+    return {name: getattr(a, name).index_copy(0, rows, values) for name, values in changed.items()}
 
 
-@Kernel
-def exponentials(pointer):
-    """exp of each item's logits, in place, and their sums over the items of each chunk.
+@kernel("""
+    rows of rows
+    stored rows width: gradient, first
+    real rows width: weight
+    real rows: second
+    stored rows width: copy  # the weight as products see it
+    real 5: constants
+""")
+def adam_of_matrix(a, low, high):
+    """Row-wise Adam for a matrix."""
+    gradient, moment = np.empty_like(a.weight[0]), np.empty_like(a.weight[0])
+    for row in range(low, high):
+        stored_gradient, weight = a.gradient[row], a.weight[row]
+        for j in range(len(gradient)):
+            gradient[j] = load(stored_gradient[j])
+        a.second[row] = _adam_of_row(weight, weight, a.first[row], gradient, moment, a.second[row], a.constants)
+        _store_row(a.copy[row], gradient)
 
-    Words: items, users; logits (items, users), stored, changed; out: sums (CHUNKS, users).
-    """
-    word = words(pointer)
-    items, users = word[0], word[1]
-    logits, sums = stored(pointer, word[2], (items, users)), real(pointer, word[3], (CHUNKS, users))
-    zero, like = number(pointer, 0.0), logits[0, 0]
-    thread, threads = _thread(), _threads()
-    for chunk in range(thread * CHUNKS // threads, (thread + 1) * CHUNKS // threads):
-        total = sums[chunk]
-        _zero(total, users, zero)
+
+@adam_of_matrix.replaces
+def _(a):
+    changed = _row_wise(a.weight, a.first, a.second, a.gradient, a.constants)
+    return changed | {"copy": changed["weight"]}
+
+
+@kernel("""
+    rows of size
+    real size: gradient, weight, first, second
+    real 5: constants
+""")
+def adam_of_vector(a, low, high):
+    """Adam."""
+    _adam(a.weight[low:high], a.first[low:high], a.second[low:high], a.gradient[low:high], a.constants)
+
+
+@adam_of_vector.replaces
+def _(a):
+    fresh, keep, size, correction, eps = a.constants.tolist()
+    first, second = a.first.lerp(a.gradient, fresh), keep * a.second + (1 - keep) * a.gradient**2
+    weight = a.weight - size * first / ((second * correction).sqrt() + eps)
+    return {"first": first, "second": second, "weight": weight}
+
+
+@kernel("""
+    rows of items
+    real items inputs: gradient, weight, first, second
+    real items: bias  # already changed
+    stored items width: table  # weight, then bias
+    real 5: constants
+""")
+def adam_of_output(a, low, high):
+    """Adam for the last layer's weight, and the table that products see."""
+    inputs = a.weight.shape[1]
+    for item in range(low, high):
+        weight, table = a.weight[item], a.table[item]
+        _adam(weight, a.first[item], a.second[item], a.gradient[item], a.constants)
+        _store_row(table[:inputs], weight)
+        table[inputs] = store(a.bias[item], table[0])
+
+
+@adam_of_output.replaces
+def _(a):
+    flat = adam_of_vector.reference(a)
+    return flat | {"table": torch.cat([flat["weight"], a.bias[:, None]], dim=1)}
+
+
+# -- the softmax over all items --------------------------------------------------------------------------------------
+
+
+@kernel("""
+    rows of size
+    stored size: numbers
+""")
+def exponential(a, low, high):
+    """The exponential of many numbers, in place."""
+    part = a.numbers[low:high]
+    for j in range(len(part)):
+        part[j] = store(exp(load(part[j])), part[0])
+
+
+@exponential.replaces
+def _(a):
+    return {"numbers": a.numbers.exp()}
+
+
+@kernel("""
+    rows of CHUNKS
+    stored items users: logits
+    real CHUNKS users: sums
+""")
+def exponentials(a, low, high):
+    """The exponentials of each item's logits, in place, and their sums over the items."""
+    items = len(a.logits)
+    for chunk in range(low, high):
+        total = a.sums[chunk]
+        _clear(total)
         for item in range(chunk * items // CHUNKS, (chunk + 1) * items // CHUNKS):
-            for j in range(users):
-                x = exp(load(logits[item, j]))
-                logits[item, j] = store(x, like)
+            logits = a.logits[item]
+            for j in range(len(logits)):
+                x = exp(load(logits[j]))
+                logits[j] = store(x, logits[0])
                 total[j] += x
 
 
-@Kernel
-def exponential(pointer):
-    """exp of many numbers, in place. Words: how many; they (count,), stored."""
-    word = words(pointer)
-    count, numbers = word[0], stored(pointer, word[1], (word[0],))
-    like = numbers[0]
-    thread, threads = _thread(), _threads()
-    part = numbers[thread * count // threads : (thread + 1) * count // threads]
-    for j in range(len(part)):
-        part[j] = store(exp(load(part[j])), like)
+@exponentials.replaces
+def _(a):
+    return {"logits": a.logits.exp(), "sums": a.logits.exp().sum(dim=0)}
 
 
-@Kernel
-def weigh(pointer):
-    """What items' exponentials are multiplied with for the likelihood's gradient in the last layer's rows.
-
-    Words: users, inputs, width; sums of exponentials (CHUNKS, users); numbers of stars (users,); z (users, inputs); the
-    scale (1,); out: normalizers (users,); z × -scale × stars / normalizer (users, width), stored, the factor behind it.
-    """
-    word = words(pointer)
-    users, inputs, width = word[0], word[1], word[2]
-    sums, lengths = real(pointer, word[3], (CHUNKS, users)), real(pointer, word[4], (users,))
-    z, scale = real(pointer, word[5], (users, inputs)), real(pointer, word[6], (1,))[0]
-    normalizers, out = real(pointer, word[7], (users,)), stored(pointer, word[8], (users, width))
-    zero, like = number(pointer, 0.0), out[0, 0]
-    thread, threads = _thread(), _threads()
-    for user in range(thread * users // threads, (thread + 1) * users // threads):
-        normalizer = zero
+@kernel("""
+    rows of users
+    real CHUNKS users: sums  # of exponentials
+    real users: lengths, normalizers
+    real users inputs: z
+    number: scale
+    stored users width: out  # z × factor, then the factor, then zeros
+""")
+def weigh(a, low, high):
+    """What items' exponentials are multiplied by for the likelihood's gradient in the last layer's rows."""
+    inputs = a.z.shape[1]
+    for user in range(low, high):
+        out, z = a.out[user], a.z[user]
+        normalizer = real_like(z, 0.0)
         for chunk in range(CHUNKS):
-            normalizer += sums[chunk, user]
-        normalizers[user] = normalizer
-        factor = -scale * lengths[user] / normalizer
+            normalizer += a.sums[chunk, user]
+        a.normalizers[user] = normalizer
+        factor = -a.scale * a.lengths[user] / normalizer
         for j in range(inputs):
-            out[user, j] = store(z[user, j] * factor, like)
-        out[user, inputs] = store(factor, like)
-        for j in range(inputs + 1, width):
-            out[user, j] = store(zero, like)
+            out[j] = store(z[j] * factor, out[0])
+        out[inputs] = store(factor, out[0])
+        for j in range(inputs + 1, len(out)):
+            out[j] = store(real_like(z, 0.0), out[0])
 
 
-@Kernel
-def output_gradient(pointer):
-    """The gradient of the likelihood in the last layer's rows: what the users have less what was expected.
-
-    Words: items, inputs, width, users; what was expected (items, width), stored, the bias's behind the row's; where
-    each item's users begin (items + 1,); the users (stars,); their z (users, inputs); the scale (1,); out: gradients
-    of weight (items, inputs) and bias (items,).
-    """
-    word = words(pointer)
-    items, inputs, width, users = word[0], word[1], word[2], word[3]
-    expected, offsets = stored(pointer, word[4], (items, width)), whole(word[5], (items + 1,))
-    who, z = whole(word[6], (offsets[items],)), real(pointer, word[7], (users, inputs))
-    scale = real(pointer, word[8], (1,))[0]
-    weight, bias = real(pointer, word[9], (items, inputs)), real(pointer, word[10], (items,))
-    zero = number(pointer, 0.0)
-    row = np.empty_like(z[0])
-    thread, threads = _thread(), _threads()
-    for block in range(thread * AT_ONCE, items, threads * AT_ONCE):
-        for item in range(block, min(block + AT_ONCE, items)):
-            _zero(row, inputs, zero)
-            for star in range(offsets[item], offsets[item + 1]):
-                user = who[star]
-                for j in range(inputs):
-                    row[j] += z[user, j]
-            for j in range(inputs):
-                weight[item, j] = scale * row[j] + load(expected[item, j])
-            count = number(pointer, offsets[item + 1] - offsets[item])
-            bias[item] = scale * count + load(expected[item, inputs])
+@weigh.replaces
+def _(a):
+    normalizers = a.sums.sum(dim=0)
+    factor = (-a.scale * a.lengths / normalizers)[:, None]
+    padding = torch.zeros(len(factor), a.out.shape[1] - a.z.shape[1] - 1)
+    return {"normalizers": normalizers, "out": torch.cat([a.z * factor, factor, padding], dim=1)}
 
 
-@Kernel
-def adam_of_output(pointer):
-    """Adam for the last layer, and its table anew.
-
-    Words: items, inputs, width; gradients of weight (items, inputs) and bias (items,); changed: the weight and its two
-    moments (items, inputs), the bias and its two (items,); numbers (5,) as in `adam_of_rows`; out: the table (items,
-    width), stored, of which the first columns are the weight and the next one is the bias.
-    """
-    word = words(pointer)
-    items, inputs, width, shape = word[0], word[1], word[2], (word[0], word[1])
-    gradient, bias_gradient = real(pointer, word[3], shape), real(pointer, word[4], (items,))
-    weight, first, second = real(pointer, word[5], shape), real(pointer, word[6], shape), real(pointer, word[7], shape)
-    bias, bias_first = real(pointer, word[8], (items,)), real(pointer, word[9], (items,))
-    bias_second, numbers = real(pointer, word[10], (items,)), real(pointer, word[11], (5,))
-    table = stored(pointer, word[12], (items, width))
-    like = table[0, 0]
-    thread, threads = _thread(), _threads()
-    low, high = thread * items // threads, (thread + 1) * items // threads
-    _adam(bias[low:high], bias_first[low:high], bias_second[low:high], bias_gradient[low:high], numbers)
+@kernel("""
+    blocks of items
+    stored items width: expected  # by the weight, then by the bias
+    int64 items+1: row_offsets
+    int64 stars: row_users
+    real users_here inputs: z
+    number: scale
+    real items inputs: weight
+    real items: bias
+""")
+def output_gradient(a, low, high):
+    """The gradient of the likelihood in the last layer: observed minus expected sums of the users' z."""
+    row = np.empty_like(a.z[0])
     for item in range(low, high):
-        changed = weight[item]
-        _adam(changed, first[item], second[item], gradient[item], numbers)
-        for j in range(inputs):
-            table[item, j] = store(changed[j], like)
-        table[item, inputs] = store(bias[item], like)
+        _clear(row)
+        begin, end = a.row_offsets[item], a.row_offsets[item + 1]
+        for star in range(begin, end):
+            z = a.z[a.row_users[star]]
+            for j in range(len(row)):
+                row[j] += z[j]
+        weight, expected = a.weight[item], a.expected[item]
+        for j in range(len(row)):
+            weight[j] = a.scale * row[j] + load(expected[j])
+        a.bias[item] = a.scale * real_like(row, end - begin) + load(expected[len(row)])
 
 
-@Kernel
-def turn_around(pointer):
-    """Users' items turned around, by counting; it is too little work for more than one thread.
+@output_gradient.replaces
+def _(a):
+    inputs = a.z.shape[1]
+    weight = a.scale * _bag_sums(a.z[a.row_users], None, a.row_offsets) + a.expected[:, :inputs]
+    return {"weight": weight, "bias": a.scale * a.row_offsets.diff().double() + a.expected[:, inputs]}
 
-    Words: users, rows; items (stars,); where the users' begin (users + 1,), the first one's not at 0 if there are other
-    users before; weights (stars,); out: how many rows have users (1,); which (rows,), and where each one's users begin
-    (rows + 1,), of which so many are filled; where every row's begin (rows + 1,); users (stars,), ascending for each
-    row; their weights (stars,).
-    """
-    if _thread() != 0:
-        return
-    word = words(pointer)
-    users, rows = word[0], word[1]
-    offsets = whole(word[3], (users + 1,))
-    begin, stars = offsets[0], offsets[users]
-    items, weights = whole(word[2], (stars,)), real(pointer, word[4], (stars,))
-    found, which, starts = whole(word[5], (1,)), whole(word[6], (rows,)), whole(word[7], (rows + 1,))
-    place, who, ordered = whole(word[8], (rows + 1,)), whole(word[9], (stars,)), real(pointer, word[10], (stars,))
-    for row in range(rows + 1):
-        place[row] = 0
-    for star in range(begin, stars):
-        place[items[star] + 1] += 1
-    count, total = 0, 0
-    starts[0] = 0
-    for row in range(rows):
-        more = place[row + 1]
-        place[row + 1] = total
-        total += more
-        which[count] = row
-        count += more > 0
-        starts[count] = total
-    found[0] = count
-    # Each row's place goes from where its users begin to where they end, which is where the next row's begin.
-    for user in range(users):
-        for star in range(offsets[user], offsets[user + 1]):
-            row = items[star] + 1
-            who[place[row]] = user
-            ordered[place[row]] = weights[star]
-            place[row] += 1
+
+KERNELS = [value for value in globals().values() if isinstance(value, Kernel)]

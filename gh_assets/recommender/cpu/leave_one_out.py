@@ -1,27 +1,29 @@
-"""What each star was worth to a list, on one processor and in one piece: for a server, where many ask at once.
+"""What each star contributes to a score, on one processor in one call: for a server with many concurrent requests.
 
-The same as `RecVAE._contributions` does by torch. There each of some hundred small operations gives the interpreter
-away and waits to get it back; beside a thread that answers requests that takes longer than the arithmetic. Here the
-interpreter is given away once. The products are BLAS's, by numba; float32 only.
+The result is that of the torch operations in `models.ablation`. There, each of some hundred small operations releases
+the interpreter's lock and waits to get it back; beside a thread that answers requests, that takes longer than the
+arithmetic. Here the lock is released once. The products are those of BLAS, through numba; float32 only.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numba import njit
 from numpy.typing import NDArray
+from torch import nn
 
-from gh_assets.recommender.cpu.kernels import exp
+from gh_assets.recommender.cpu.number_types import exp
 
-ROWS_AT_ONCE = 1024
+ABLATED_ROWS = 1024
 """Rows that go through the network together."""
 
 
 class Network(NamedTuple):
-    """An encoder's weights as BLAS wants them.
+    """An encoder's weights as BLAS takes them.
 
     Attributes
     ----------
@@ -45,23 +47,54 @@ class Network(NamedTuple):
     epsilon: float
 
 
+class Stars(NamedTuple):
+    """The stars of several users.
+
+    Attributes
+    ----------
+    offsets : ndarray of int64, shape (users + 1,)
+        Start of each user's stars.
+    items : ndarray of int64, shape (stars,)
+    weights : ndarray of float32, shape (stars,)
+        Weights in the first layer's sum.
+    """
+
+    offsets: NDArray[np.int64]
+    items: NDArray[np.int64]
+    weights: NDArray[np.float32]
+
+
+@torch.no_grad()
+def network_of(layers: Sequence[nn.Linear], norms: Sequence[nn.LayerNorm], mean: nn.Linear) -> Network:
+    """Copy an encoder's weights."""
+    return Network(
+        torch.stack([layer.weight.T for layer in layers]).contiguous().numpy(),
+        torch.stack([layer.bias for layer in layers]).numpy(),
+        torch.stack([norm.weight for norm in norms]).numpy(),
+        torch.stack([norm.bias for norm in norms]).numpy(),
+        mean.weight.T.contiguous().numpy(),
+        mean.bias.clone().numpy(),
+        norms[0].eps,
+    )
+
+
 def usable(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether this is the way: on a CPU of which the caller has one processor."""
+    """Whether to use this module: on a CPU, in float32, where the caller has one processor."""
     return device.type == "cpu" and dtype == torch.float32 and torch.get_num_threads() == 1
 
 
 def compiled(function: Any) -> Any:
-    """By numba, to run without the interpreter, and kept on disk if there is room."""
+    """Compile a function to run without the interpreter's lock; the result is cached on disk if possible."""
     options = {"nogil": True, "fastmath": True, "error_model": "numpy"}
     try:
         return njit(cache=True, **options)(function)
-    except (OSError, RuntimeError):  # nowhere to keep it: a disk that is full or not to be written
+    except (OSError, RuntimeError):  # no place for the cache: the disk is full or read-only
         return njit(**options)(function)
 
 
 @compiled
 def _activate(inputs, gain, shift, epsilon, outputs):
-    """Swish and norm of each row."""
+    """Apply swish and layer norm to each row."""
     width = inputs.shape[1]
     for row in range(inputs.shape[0]):
         total = np.float32(0)
@@ -73,8 +106,8 @@ def _activate(inputs, gain, shift, epsilon, outputs):
         mean = total / np.float32(width)
         spread = np.float32(0)
         for place in range(width):
-            off = outputs[row, place] - mean
-            spread += off * off
+            offset = outputs[row, place] - mean
+            spread += offset * offset
         scale = np.float32(1) / np.sqrt(spread / np.float32(width) + np.float32(epsilon))
         for place in range(width):
             outputs[row, place] = (outputs[row, place] - mean) * scale * gain[place] + shift[place]
@@ -89,7 +122,7 @@ def _add(target, other, bias):
 
 @compiled
 def latent_means(network, first):
-    """From the first layer's sums (rows, hidden) to the means (rows, latent)."""
+    """Map the first layer's sums (rows, hidden) to the means (rows, latent)."""
     hidden = np.empty_like(first)
     _activate(first, network.gains[0], network.shifts[0], network.epsilon, hidden)
     skipped = hidden.copy()
@@ -107,8 +140,8 @@ def latent_means(network, first):
 
 
 @compiled
-def _back_through(inputs, gain, epsilon, gradients):
-    """Gradients of ``norm(swish(inputs))`` for one row of inputs; in place."""
+def _norm_backward(inputs, gain, epsilon, gradients):
+    """Replace the gradients in ``norm(swish(inputs))`` by those in `inputs`, one row."""
     width = len(inputs)
     gate, swish = np.empty(width, np.float32), np.empty(width, np.float32)
     total = np.float32(0)
@@ -136,8 +169,8 @@ def _back_through(inputs, gain, epsilon, gradients):
 
 
 @compiled
-def slopes(network, first, directions):
-    """Gradients of one user's mean in directions (n, latent), in the first layer's sum (hidden); (n, hidden)."""
+def _mean_gradients(network, first, directions):
+    """Return the gradients of one user's ``directions @ mean`` in the first layer's sum, (n, hidden)."""
     depth, width = network.layers.shape[0], len(first)
     inputs = np.empty((depth + 1, width), np.float32)
     inputs[0] = first
@@ -150,95 +183,108 @@ def slopes(network, first, directions):
             inputs[layer + 1 : layer + 2], network.gains[layer + 1], network.shifts[layer + 1], network.epsilon, hidden
         )
         skipped += hidden[0]
-    of_hidden = np.dot(directions, network.head.T)
-    of_skipped = np.zeros_like(of_hidden)
+    hidden_gradient = np.dot(directions, network.head.T)
+    skipped_gradient = np.zeros_like(hidden_gradient)
     for layer in range(depth - 1, -1, -1):
-        _back_through(inputs[layer + 1], network.gains[layer + 1], network.epsilon, of_hidden)
-        of_skipped += of_hidden
-        of_hidden = np.dot(of_hidden, network.layers[layer].T) + of_skipped
-    _back_through(inputs[0], network.gains[0], network.epsilon, of_hidden)
-    return of_hidden
+        _norm_backward(inputs[layer + 1], network.gains[layer + 1], network.epsilon, hidden_gradient)
+        skipped_gradient += hidden_gradient
+        hidden_gradient = np.dot(hidden_gradient, network.layers[layer].T) + skipped_gradient
+    _norm_backward(inputs[0], network.gains[0], network.epsilon, hidden_gradient)
+    return hidden_gradient
 
 
 @compiled
-def contributions(network, starts, items, weights, embeddings, first, wanted, decoder, mean_item, left_out, strongest):
-    """What each star adds to the scores of the items that its user wants explained.
+def _chosen_stars(network, stars, embeddings, first, directions, limits, added):
+    """Choose the stars to leave out; write estimates for those of users with too many into `added`.
+
+    Returns
+    -------
+    chosen : ndarray of int64
+        Stars, user by user.
+    ends : ndarray of int64, shape (users + 1,)
+        Start of each user's chosen stars.
+    """
+    all_up_to, strongest = limits
+    chosen = np.empty(len(stars.items), np.int64)
+    ends = np.zeros(len(first) + 1, np.int64)
+    count = 0
+    for user in range(len(first)):
+        low, high = stars.offsets[user], stars.offsets[user + 1]
+        if high - low <= all_up_to:
+            for star in range(low, high):
+                chosen[count] = star
+                count += 1
+        else:
+            gradients = _mean_gradients(network, first[user], directions[user])
+            inputs = np.empty((high - low, first.shape[1]), np.float32)
+            for star in range(low, high):
+                inputs[star - low] = embeddings[stars.items[star]] * stars.weights[star]
+            estimate = np.dot(inputs, gradients.T)
+            best = np.empty(high - low, np.float32)
+            for star in range(high - low):
+                best[star] = -estimate[star].max()
+                added[low + star] = estimate[star]
+            for star in np.argsort(best)[:strongest]:
+                chosen[count] = low + star
+                count += 1
+        ends[user + 1] = count
+    return chosen, ends
+
+
+@compiled
+def _ablate(network, stars, embeddings, first, directions, chosen, ends, added):
+    """Write into `added` what leaving out each chosen star takes from the scores of some users."""
+    users = len(first)
+    rows = np.empty((users + ends[users] - ends[0], first.shape[1]), np.float32)
+    rows[:users] = first
+    place = users
+    for user in range(users):
+        for star in chosen[ends[user] : ends[user + 1]]:
+            rows[place] = first[user] - embeddings[stars.items[star]] * stars.weights[star]
+            place += 1
+    means = latent_means(network, rows)
+    place = users
+    for user in range(users):
+        size = ends[user + 1] - ends[user]
+        if size == 0:
+            continue
+        lost = np.empty((size, means.shape[1]), np.float32)
+        for number in range(size):
+            lost[number] = means[user] - means[place + number]
+        drops = np.dot(lost, directions[user].T)
+        for number in range(size):
+            added[chosen[ends[user] + number]] = drops[number]
+        place += size
+
+
+@compiled
+def contributions(network, stars, embeddings, first, directions, limits):
+    """Return what each star adds to the scores of its user's items; see `models.ablation.contributions`.
 
     Parameters
     ----------
     network : Network
-    starts : ndarray of int64, shape (users + 1,)
-        Where each user's stars begin.
-    items, weights : ndarray of int64 and float32, shape (stars,)
-        The stars, and their weights in the first layer's sum.
-    embeddings : ndarray of float32, shape (all items, hidden)
+    stars : Stars
+    embeddings : ndarray of float32, shape (items, hidden)
     first : ndarray of float32, shape (users, hidden)
         The first layer's sums.
-    wanted : ndarray of int64, shape (users, n)
-    decoder, mean_item : ndarray of float32, shape (all items, latent) and (latent,)
-    left_out, strongest : int
-        See `recvae.LEFT_OUT` and `recvae.STRONGEST`.
+    directions : ndarray of float32, shape (users, n, latent)
+        Decoder rows of the items to explain, less the mean row.
+    limits : pair of int
+        Number of stars up to which all are left out, and how many of users with more.
 
     Returns
     -------
     ndarray of float32, shape (stars, n)
     """
-    users, count = wanted.shape
-    hidden, latent = first.shape[1], decoder.shape[1]
-    found = np.empty((len(items), count), np.float32)
-    chosen = np.empty(len(items), np.int64)
-    ends = np.empty(users, np.int64)
-    directions = np.empty((users, count, latent), np.float32)
-    taken = 0
-    for user in range(users):
-        for place in range(count):
-            directions[user, place] = decoder[wanted[user, place]] - mean_item
-        low, high = starts[user], starts[user + 1]
-        if high - low <= left_out:
-            for star in range(low, high):
-                chosen[taken] = star
-                taken += 1
-        else:
-            gradients = slopes(network, first[user], directions[user])
-            stars = np.empty((high - low, hidden), np.float32)
-            for star in range(low, high):
-                stars[star - low] = embeddings[items[star]] * weights[star]
-            estimate = np.dot(stars, gradients.T)
-            best = np.empty(high - low, np.float32)
-            for star in range(high - low):
-                best[star] = -estimate[star].max()
-                found[low + star] = estimate[star]
-            for star in np.argsort(best)[:strongest]:
-                chosen[taken] = low + star
-                taken += 1
-        ends[user] = taken
-    user = 0
-    while user < users:
-        begun, start = user, 0 if user == 0 else ends[user - 1]
-        user += 1
-        while user < users and ends[user] - start + user + 1 - begun <= ROWS_AT_ONCE:
-            user += 1
-        group, stop = user - begun, ends[user - 1]
-        rows = np.empty((group + stop - start, hidden), np.float32)
-        place = group
-        for owner in range(begun, user):
-            rows[owner - begun] = first[owner]
-            for number in range(0 if owner == 0 else ends[owner - 1], ends[owner]):
-                star = chosen[number]
-                rows[place] = first[owner] - embeddings[items[star]] * weights[star]
-                place += 1
-        means = latent_means(network, rows)
-        place = group
-        for owner in range(begun, user):
-            one = 0 if owner == 0 else ends[owner - 1]
-            size = ends[owner] - one
-            if size == 0:
-                continue
-            lost = np.empty((size, latent), np.float32)
-            for number in range(size):
-                lost[number] = means[owner - begun] - means[place + number]
-            worth = np.dot(lost, directions[owner].T)
-            for number in range(size):
-                found[chosen[one + number]] = worth[number]
-            place += size
-    return found
+    users = len(first)
+    added = np.empty((len(stars.items), directions.shape[1]), np.float32)
+    chosen, ends = _chosen_stars(network, stars, embeddings, first, directions, limits, added)
+    low = 0
+    while low < users:
+        high = low + 1
+        while high < users and ends[high + 1] - ends[low] + high + 1 - low <= ABLATED_ROWS:
+            high += 1
+        _ablate(network, stars, embeddings, first[low:high], directions[low:high], chosen, ends[low : high + 1], added)
+        low = high
+    return added

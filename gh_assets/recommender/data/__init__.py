@@ -1,1 +1,1 @@
-"""Matrices, splits and files."""
+"""User-item matrices, their splits, and file errors."""

@@ -1,4 +1,4 @@
-"""Writing files of tensors."""
+"""Errors while writing files of tensors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 @contextmanager
 def system_errors(path: Path) -> Iterator[None]:
-    """Raise what the system refused as the `OSError` that it is: safetensors raises an error of its own."""
+    """Raise the operating system's `OSError` in place of safetensors' own error for it."""
     try:
         yield
     except SafetensorError as error:

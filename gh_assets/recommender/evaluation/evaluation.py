@@ -1,24 +1,37 @@
-"""Figures that nobody can doubt: paired confidence intervals, groups of users, coverage and popularity bias."""
+"""Evaluation on held-out users: paired confidence intervals, user groups, coverage, novelty and popularity bias."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gh_assets.recommender.data.interactions import Csr, check_interactions
-from gh_assets.recommender.evaluation.metrics import MAIN_METRIC, evaluate_users
-from gh_assets.recommender.models.base import Recommender
+from gh_assets.recommender.evaluation.metrics import MAIN_METRIC, Predictor, evaluate_users
 
 LIST = 20
-"""Length of the lists whose coverage and novelty are measured: what people see."""
+"""Length of the lists whose coverage and novelty are measured, as users see them."""
 
 HISTORIES: Sequence[tuple[int, int | None]] = ((1, 4), (5, 20), (21, None))
-"""Groups of users by how many stars are given of them."""
+"""Groups of users by their number of fold-in stars."""
 
 RESAMPLES = 2000
+
+
+class FittedRecommender(Predictor, Protocol):
+    """What is evaluated: a fitted model."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def items(self) -> int: ...
+
+    def recommend(self, fold_in: Csr, n: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return the n best unseen items of each user, and their scores."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +47,7 @@ class Interval:
 
 
 def bootstrap(values: NDArray[np.float64], *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """Percentile bootstrap of a mean over users (Efron 1979). For a difference, give the paired differences."""
+    """Return the percentile bootstrap of a mean over users (Efron 1979); for a difference, of paired differences."""
     rng = np.random.default_rng(seed)
     means = np.concatenate(
         [
@@ -48,22 +61,22 @@ def bootstrap(values: NDArray[np.float64], *, resamples: int = RESAMPLES, seed: 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model does on held-out users.
+    """A model's results on held-out users.
 
     Attributes
     ----------
     name : str
     users : mapping of ndarray
-        Each metric of each user that has a held-out item: for paired comparisons.
+        Each metric of each user that has a held-out item, for paired comparisons.
     histories : ndarray of int64
-        Number of given items of these users.
+        Number of fold-in items of these users.
     coverage : float
-        Share of all items that appear in anybody's first 20.
+        Share of all items that appear among any user's first 20.
     novelty : float
         Mean self-information of the items in the first 20, in bits: −log2 of the share of training users that have
         the item (Vargas & Castells, RecSys 2011). Popular lists have low values.
     popularity_percentile : float
-        Mean percentile of these items by their number of stars: 1 would be the most popular only.
+        Mean percentile of these items by their number of stars; 1 would be only the most popular.
     """
 
     name: str
@@ -77,7 +90,7 @@ class Evaluation:
         return bootstrap(self.users[metric])
 
     def against(self, other: Evaluation, metric: str) -> Interval:
-        """Mean difference to another model on the same users, with its interval."""
+        """Return the mean difference to another model on the same users, with its interval."""
         return bootstrap(self.users[metric] - other.users[metric])
 
     @property
@@ -85,17 +98,17 @@ class Evaluation:
         return {name: float(values.mean()) for name, values in self.users.items()}
 
     def by_history(self, metric: str) -> dict[str, float | None]:
-        """The metric's mean for users with few, some and many given stars; None for groups without users."""
-        found: dict[str, float | None] = {}
+        """Return the metric's mean for users with few, some and many fold-in stars; None for groups without users."""
+        means: dict[str, float | None] = {}
         for low, high in HISTORIES:
             inside = (self.histories >= low) & (self.histories <= (high or np.inf))
-            found[f"{low}_to_{high}" if high else f"{low}_up"] = (
+            means[f"{low}_to_{high}" if high else f"{low}_up"] = (
                 float(self.users[metric][inside].mean()) if inside.any() else None
             )
-        return found
+        return means
 
     def summary(self) -> dict[str, float | None]:
-        """One flat row, with the columns of the table ``LEADERBOARD``."""
+        """Return a flat row with the columns of the table ``LEADERBOARD``."""
         interval, column = self.interval(MAIN_METRIC), MAIN_METRIC.replace("@", "_at_")
         return {
             **{name.replace("@", "_at_"): value for name, value in self.means.items()},
@@ -108,29 +121,28 @@ class Evaluation:
         }
 
 
-def evaluate_in_full(model: Recommender, fold_in: Csr, held_out: Csr, train: Csr) -> Evaluation:
+def evaluate_in_full(model: FittedRecommender, fold_in: Csr, held_out: Csr, train: Csr) -> Evaluation:
     """Evaluate a model on held-out users.
 
     Parameters
     ----------
-    model : Recommender
-        Fitted.
+    model : FittedRecommender
     fold_in, held_out : scipy.sparse CSR, shape (users, items)
         See `evaluate`.
     train : scipy.sparse CSR, shape (training users, items)
-        Says how popular items are.
+        For the popularity of items.
 
     Raises
     ------
     InvalidInteractionsError
-        If nobody has a held-out item.
+        If no user has a held-out item.
     """
     users = evaluate_users(model, fold_in, held_out)
     given = check_interactions(fold_in, name="fold-in matrix")[np.flatnonzero(np.diff(held_out.indptr))]
     items, _ = model.recommend(given, min(LIST, model.items))
     shown = items[items >= 0]
     counts = np.bincount(train.indices, minlength=model.items)
-    # An item that nobody has is as surprising as half a user of it.
+    # An item without users counts as one with half a user.
     information = -np.log2(np.maximum(counts, 0.5) / train.shape[0])
     percentile = (counts.argsort(kind="stable").argsort() + 1) / model.items
     return Evaluation(

@@ -14,7 +14,7 @@ from gh_assets.recommender.data.interactions import Csr, check_interactions
 NDCG_AT = 100
 RECALL_AT = (20, 50)
 MAIN_METRIC = f"ndcg@{NDCG_AT}"
-"""What models are chosen, stopped and registered by."""
+"""Metric for model selection, early stopping and registration."""
 DEPTH = max(NDCG_AT, *RECALL_AT)
 
 
@@ -22,19 +22,19 @@ class Predictor(Protocol):
     """Anything that scores items for users."""
 
     def predict(self, fold_in: Csr) -> NDArray[np.float32]:
-        """Scores, shape (users, items)."""
+        """Return scores, shape (users, items)."""
 
 
 def evaluate(model: Predictor, fold_in: Csr, held_out: Csr, *, batch_size: int = 500) -> dict[str, float]:
-    """Mean ranking metrics over users.
+    """Return the mean ranking metrics over users.
 
     Parameters
     ----------
     model : Predictor
     fold_in, held_out : scipy.sparse CSR, shape (users, items)
-        What is given of each user, and what is to be predicted. Users without held-out items don't count.
+        Known items of each user, and items to predict. Users without held-out items don't count.
     batch_size : int
-        Users scored at once.
+        Users scored per batch.
 
     Returns
     -------
@@ -48,7 +48,7 @@ def evaluate(model: Predictor, fold_in: Csr, held_out: Csr, *, batch_size: int =
 def evaluate_users(
     model: Predictor, fold_in: Csr, held_out: Csr, *, batch_size: int = 500
 ) -> Mapping[str, NDArray[np.float64]]:
-    """The metrics of each user that has held-out items, for paired comparisons. See `evaluate`."""
+    """Return the metrics of each user that has held-out items, for paired comparisons; see `evaluate`."""
     given = check_interactions(fold_in, name="fold-in matrix")
     hidden = check_interactions(held_out, items=given.shape[1], name="held-out matrix")
     if given.shape != hidden.shape:
@@ -66,7 +66,7 @@ def evaluate_users(
 
 
 def ranking_metrics(scores: NDArray[np.float32], given: Csr, hidden: Csr) -> dict[str, NDArray[np.float64]]:
-    """The metrics of some users from their scores.
+    """Return the metrics of users from their scores.
 
     Parameters
     ----------
@@ -89,26 +89,26 @@ def ranking_metrics(scores: NDArray[np.float32], given: Csr, hidden: Csr) -> dic
 
 
 def contains(matrix: Csr, items: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether each row of the matrix has each of the row's items; -1 is had by nobody. Shape of `items`."""
+    """Whether each row of the matrix contains each of the row's items; -1 is contained in none. Shape of `items`."""
     width = matrix.shape[1]
     rows = np.repeat(np.arange(matrix.shape[0], dtype=np.int64), np.diff(matrix.indptr))
-    there = np.sort(rows * width + matrix.indices)
-    if len(there) == 0:
+    cells = np.sort(rows * width + matrix.indices)
+    if len(cells) == 0:
         return np.zeros(items.shape, bool)
-    wanted = np.arange(len(items), dtype=np.int64)[:, None] * width + items
-    found: NDArray[np.bool_] = there[np.searchsorted(there, wanted).clip(max=len(there) - 1)] == wanted
-    return found & (items >= 0)
+    queries = np.arange(len(items), dtype=np.int64)[:, None] * width + items
+    contained: NDArray[np.bool_] = cells[np.searchsorted(cells, queries).clip(max=len(cells) - 1)] == queries
+    return contained & (items >= 0)
 
 
 def rank_items(scores: NDArray[np.float32], seen: Csr, n: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The n best unseen items of each user, best first.
+    """Return the n best unseen items of each user, best first.
 
     Parameters
     ----------
     scores : ndarray of float32, shape (users, items)
         Overwritten.
     seen : scipy.sparse CSR, shape (users, items)
-        Items never to rank.
+        Items to exclude.
     n : int
 
     Returns
@@ -123,8 +123,8 @@ def rank_items(scores: NDArray[np.float32], seen: Csr, n: int) -> tuple[NDArray[
 
 
 def best_items(scores: NDArray[np.float32], n: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The n best items of each user, best first; those of score -inf are none. See `rank_items`."""
-    import torch  # whoever only looks at the definitions need not wait for it
+    """Return the n best items of each user, best first, without those of score -inf; see `rank_items`."""
+    import torch  # takes seconds, which loading the definitions need not wait for
 
     width = scores.shape[1]
     take = min(n, width)
@@ -132,7 +132,7 @@ def best_items(scores: NDArray[np.float32], n: int) -> tuple[NDArray[np.int64], 
     best = torch.topk(table, take, dim=1, sorted=True)
     values, candidates = best.values.numpy(), best.indices.numpy()
     if take < width:
-        # Of equal scores at the end of the list, topk takes any: such rows are ranked whole.
+        # topk chooses arbitrarily among equal scores at the end of the list: such rows are sorted whole.
         last = best.values[:, -1:]
         more = ((table == last).sum(dim=1) > (best.values == last).sum(dim=1)) & ~torch.isneginf(last[:, 0])
         for row in np.flatnonzero(more.numpy()):

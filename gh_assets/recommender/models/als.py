@@ -14,18 +14,18 @@ from torch import Tensor
 
 from gh_assets.errors import ConfigurationError
 from gh_assets.recommender.data.interactions import Csr
-from gh_assets.recommender.models.base import Recommender
-from gh_assets.recommender.training.engine import Bags, portions
-from gh_assets.recommender.training.tuning import best_on_validation
+from gh_assets.recommender.engine.bags import Bags, portions
+from gh_assets.recommender.evaluation.tuning import best_on_validation
+from gh_assets.recommender.models.base import Recommender, Scores
 
 ROWS_AT_ONCE = 20_000
 STEPS, FOLD_IN_STEPS = 4, 16
-"""Of conjugate gradients: few where the last sweep's result is the start, more from zero."""
+"""Steps of conjugate gradients: few from the last sweep's result, more from zero."""
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """Some rows of a matrix: as bags, and as the pattern at which products of two factors are wanted."""
+    """Rows of a matrix as bags, and as the sparsity pattern at which products of two factors are computed."""
 
     bags: Bags
     pattern: Tensor  # sparse CSR
@@ -37,15 +37,15 @@ class _Rows:
             part = stars[low : low + ROWS_AT_ONCE]
             bags = Bags.of(part, torch.device("cpu"))
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # that sparse CSR tensors are in beta
+                warnings.simplefilter("ignore", UserWarning)  # sparse CSR tensors are in beta
                 pattern = torch.sparse_csr_tensor(
                     torch.from_numpy(part.indptr.astype(np.int64)), bags.items, torch.zeros(part.nnz), part.shape
                 )
             parts.append(cls(bags, pattern))
         return parts
 
-    def seen(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """For each row p the sum over its columns q of ``(pq) q``."""
+    def observed(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Return the sum of ``(pq) q`` over the columns q of each row p."""
         products = torch.sparse.sampled_addmm(self.pattern, rows, columns.T, beta=0.0).values()
         return replace(self.bags, weights=products).sums(columns)
 
@@ -63,8 +63,8 @@ class ALS(Recommender):
     factors : int
         Length of the vectors.
     alphas, lambdas : sequence of float
-        To choose from: the best on the validation users by NDCG@100, first alpha with the middle lambda, then lambda.
-        Without validation users, the middle ones.
+        Candidates. The best by NDCG@100 on the validation users are chosen, first alpha with the middle lambda, then
+        lambda; without validation users, the middle ones.
     sweeps : int
     seed : int
     """
@@ -95,10 +95,10 @@ class ALS(Recommender):
             self.chosen = chosen
             generator = torch.Generator().manual_seed(self.seed)
             self.vectors = torch.randn((self.items, self.factors), generator=generator) * 0.1 / self.factors**0.5
-            people = torch.zeros((stars.shape[0], self.factors))
+            user_vectors = torch.zeros((stars.shape[0], self.factors))
             for _ in range(self.sweeps):
-                people = self._solved(users, self.vectors, people, STEPS)
-                self.vectors = self._solved(items, people, self.vectors, STEPS)
+                user_vectors = self._solved(users, self.vectors, user_vectors, STEPS)
+                self.vectors = self._solved(items, user_vectors, self.vectors, STEPS)
 
         if validation is None:
             fit(self.chosen)
@@ -108,7 +108,7 @@ class ALS(Recommender):
         self.chosen = best_on_validation(self, fit, [(alpha, value) for value in self.lambdas], validation)
 
     def _solved(self, parts: list[_Rows], others: Tensor, start: Tensor, steps: int) -> Tensor:
-        """The vectors of rows, given those of the columns: least squares with the weights of the class."""
+        """Solve for the vectors of the rows, given those of the columns, by weighted least squares."""
         alpha, weight = self.chosen
         common = alpha * (others.T @ others)
         solved = []
@@ -116,19 +116,19 @@ class ALS(Recommender):
             ridge = weight * (part.bags.lengths + alpha * len(others))[:, None]
 
             def applied(rows: Tensor, part: _Rows = part, ridge: Tensor = ridge) -> Tensor:
-                return part.seen(rows, others) + rows @ common + ridge * rows
+                return part.observed(rows, others) + rows @ common + ridge * rows
 
             solved.append(_conjugate_gradients(applied, part.bags.sums(others, weighted=False), vectors, steps))
         return torch.cat(solved)
 
-    def _predict(self, stars: Csr) -> NDArray[np.float32]:
-        nobody = torch.zeros((stars.shape[0], self.factors))
-        people = self._solved(_Rows.of(stars), self.vectors, nobody, FOLD_IN_STEPS)
-        scores: NDArray[np.float32] = (people @ self.vectors.T).numpy()
+    def score(self, stars: Csr) -> NDArray[np.float32]:
+        start = torch.zeros((stars.shape[0], self.factors))
+        users = self._solved(_Rows.of(stars), self.vectors, start, FOLD_IN_STEPS)
+        scores: NDArray[np.float32] = (users @ self.vectors.T).numpy()
         return scores
 
-    def _contributions(self, stars: Csr, items: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Hu et al. 2008, section 5: a score is a sum over the user's items i of ``qᵀ W⁻¹ q_i``, exactly."""
+    def contributions(self, stars: Csr, items: NDArray[np.int64], scores: Scores | None = None) -> NDArray[np.float32]:
+        """Return the exact terms ``qᵀ W⁻¹ q_i`` of a score over the user's items i (Hu et al. 2008, section 5)."""
         alpha, weight = self.chosen
         vectors = self.vectors.double()
         common = alpha * (vectors.T @ vectors)
@@ -146,13 +146,13 @@ class ALS(Recommender):
         vectors: NDArray[np.float32] = self.vectors.numpy()
         return vectors
 
-    def _weights(self) -> dict[str, NDArray[Any]]:
+    def weights(self) -> dict[str, NDArray[Any]]:
         return {"vectors": self.vectors.numpy()}
 
-    def _restore(self, weights: dict[str, NDArray[Any]]) -> None:
+    def restore(self, weights: dict[str, NDArray[Any]]) -> None:
         self.vectors = torch.from_numpy(weights["vectors"])
 
-    def _config(self) -> dict[str, Any]:
+    def to_config(self) -> dict[str, Any]:
         alpha, weight = self.chosen
         return {
             "factors": self.factors,
@@ -163,10 +163,10 @@ class ALS(Recommender):
         }
 
 
-def _conjugate_gradients(applied: Callable[[Tensor], Tensor], wanted: Tensor, start: Tensor, steps: int) -> Tensor:
-    """Solve a system for each row, some steps of conjugate gradients from `start`."""
+def _conjugate_gradients(applied: Callable[[Tensor], Tensor], target: Tensor, start: Tensor, steps: int) -> Tensor:
+    """Solve a system for each row by conjugate gradients from `start`."""
     solution = start.clone()
-    residual = wanted - applied(solution)
+    residual = target - applied(solution)
     direction = residual.clone()
     squared = (residual * residual).sum(dim=1, keepdim=True)
     for _ in range(steps):

@@ -1,11 +1,11 @@
-"""What every recommender of the project can do. Same calls, same checks, same files."""
+"""The interface of every recommender: the same calls, the same checks, the same files."""
 
 from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,33 @@ from gh_assets.recommender.evaluation.metrics import rank_items
 WEIGHTS_FILE = "weights.safetensors"
 CONFIG_FILE = "config.json"
 
+EXPLAINED_USERS = 128
+"""Users explained per batch, which bounds memory."""
+
+
+class Scores(NamedTuple):
+    """Scores of all items, with what `Recommender.explain` can reuse.
+
+    Attributes
+    ----------
+    values : ndarray of float32, shape (users, items)
+    spreads : ndarray of float32, shape (2, users), optional
+        Standard deviation of each user's scores by each part of a hybrid.
+    """
+
+    values: NDArray[np.float32]
+    spreads: NDArray[np.float32] | None = None
+
+    def rows(self, start: int, stop: int) -> Scores:
+        """Return the scores of some users."""
+        return Scores(self.values[start:stop], None if self.spreads is None else self.spreads[:, start:stop])
+
 
 class Recommender(ABC):
     """A recommender of items from implicit feedback.
+
+    A subclass defines `_fit`, `score`, `weights` and `restore`; those with arguments also `to_config`, and those that
+    can explain themselves `contributions`.
 
     Attributes
     ----------
@@ -31,7 +55,7 @@ class Recommender(ABC):
     items : int
         Number of items that the fitted model knows.
     history : list of dict
-        One row an epoch for models that are trained in epochs: seconds, training loss, validation metrics.
+        One row per epoch for models that are trained in epochs: seconds, training loss, validation metrics.
     """
 
     name: ClassVar[str]
@@ -40,8 +64,10 @@ class Recommender(ABC):
         self.items = 0
         self.history: list[dict[str, float]] = []
 
+    # -- what callers use ----------------------------------------------------------------------------------------
+
     def fit(self, train: Csr, validation: tuple[Csr, Csr] | None = None) -> Self:
-        """Learn from users × items.
+        """Learn from a user-item matrix.
 
         Parameters
         ----------
@@ -74,19 +100,23 @@ class Recommender(ABC):
         Parameters
         ----------
         fold_in : scipy.sparse CSR, shape (users, items)
-            What is known of each user; users need not be those of the training.
+            Known stars of each user; users need not be those of the training.
 
         Returns
         -------
         ndarray of float32, shape (users, items)
             Higher is better.
         """
-        return self._predict(self._checked(fold_in))
+        return self.score(self._checked(fold_in))
+
+    def predict_scores(self, fold_in: Csr) -> Scores:
+        """Score every item for every user, and keep what `explain` can reuse; see `predict`."""
+        return self.score_with_spreads(self._checked(fold_in))
 
     def recommend(
         self, fold_in: Csr, n: int = 20, *, batch_size: int = 500
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The n best items for each user that the user does not have.
+        """Return the n best items that each user does not have.
 
         Returns
         -------
@@ -96,71 +126,71 @@ class Recommender(ABC):
         """
         stars = self._checked(fold_in)
         parts = [
-            rank_items(self._predict(stars[start : start + batch_size]), stars[start : start + batch_size], n)
+            rank_items(self.score(stars[start : start + batch_size]), stars[start : start + batch_size], n)
             for start in range(0, stars.shape[0], batch_size)
         ]
         return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
     def explain(
-        self, fold_in: Csr, items: NDArray[np.int64], k: int = 3
+        self, fold_in: Csr, items: NDArray[np.int64], k: int = 3, *, scores: Scores | None = None
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The user's own items that speak most for each given item.
+        """Return the user's own items that contribute most to the score of each given item.
 
         Parameters
         ----------
         fold_in : scipy.sparse CSR, shape (users, items)
         items : ndarray of int64, shape (users, n)
-            Items to explain, as `recommend` gives them (-1: none).
+            Items to explain, as `recommend` returns them (-1: none).
         k : int
-            How many reasons at most.
+            Maximum number of reasons.
+        scores : Scores, optional
+            Result of `predict_scores` for the same users, which spares scoring them again.
 
         Returns
         -------
         reasons : ndarray of int64, shape (users, n, k)
-            Strongest first; -1 where nothing more speaks for it.
+            Strongest first; -1 where no further item contributes.
         shares : ndarray of float32, shape (users, n, k)
-            Share of each in all that speaks for the item; 0 in these places.
+            Share of each reason in the sum of all positive contributions; 0 where there is no reason.
         """
         stars = self._checked(fold_in)
         reasons = np.full((*items.shape, k), -1, np.int64)
         shares = np.zeros((*items.shape, k), np.float32)
         if k == 0:
             return reasons, shares
-        for start in range(0, stars.shape[0], 128):
-            batch = stars if stars.shape[0] <= 128 else stars[start : start + 128]
-            wanted = items[start : start + 128]
-            contributions = self._contributions(batch, wanted.clip(0))
+        for start in range(0, stars.shape[0], EXPLAINED_USERS):
+            stop = start + EXPLAINED_USERS
+            batch = stars if stars.shape[0] <= EXPLAINED_USERS else stars[start:stop]
+            explained = items[start:stop]
+            reusable = None if scores is None else scores.rows(start, stop)
+            contributions = self.contributions(batch, explained.clip(0), reusable)
             if contributions is None:
                 break
             for row in range(batch.shape[0]):
                 low, high = batch.indptr[row], batch.indptr[row + 1]
-                mine = np.maximum(contributions[low:high], 0.0)
-                total = mine.sum(axis=0)
-                best = np.argsort(-mine, axis=0, kind="stable")[:k]
-                top = np.take_along_axis(mine, best, axis=0) / np.maximum(total, 1e-12)
-                found = batch.indices[low:high][best]
-                found = np.where((top > 0) & (wanted[row] >= 0), found, -1)
-                reasons[start + row, :, : len(best)] = found.T
-                shares[start + row, :, : len(best)] = np.where(found >= 0, top, 0.0).T
+                positive = np.maximum(contributions[low:high], 0.0)
+                total = positive.sum(axis=0)
+                best = np.argsort(-positive, axis=0, kind="stable")[:k]
+                top = np.take_along_axis(positive, best, axis=0) / np.maximum(total, 1e-12)
+                stars_of_user = batch.indices[low:high][best]
+                chosen = np.where((top > 0) & (explained[row] >= 0), stars_of_user, -1)
+                reasons[start + row, :, : len(best)] = chosen.T
+                shares[start + row, :, : len(best)] = np.where(chosen >= 0, top, 0.0).T
         return reasons, shares
 
-    def item_vectors(self) -> NDArray[np.float32] | None:
-        """A vector an item, (items, dimensions), alike for items that are for the same people; None: no notion."""
-        return None
-
     def save(self, path: Path | str) -> Path:
-        """Write the model into a folder: weights by safetensors, the rest as JSON; nothing executable."""
+        """Write the model into a folder: weights as safetensors, the rest as JSON; nothing executable."""
         if not self.items:
             raise GhAssetsError(f"The model {self.name} is not fitted: there is nothing to save.")
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
-        weights = {key: np.ascontiguousarray(value) for key, value in self._weights().items()}
+        weights = {key: np.ascontiguousarray(value) for key, value in self.weights().items()}
         with system_errors(folder / WEIGHTS_FILE):
             save_file(weights, folder / WEIGHTS_FILE)
         document = {
             "model": self.name,
             "items": self.items,
-            "config": self._config(),
+            "config": self.to_config(),
             "history": self.history,
         }
         (folder / CONFIG_FILE).write_text(json.dumps(document, indent=2, sort_keys=True), encoding="utf-8")
@@ -168,12 +198,12 @@ class Recommender(ABC):
 
     @staticmethod
     def name_of(path: Path | str) -> str:
-        """Which kind of model `save` wrote into a folder.
+        """Return the name of the model that `save` wrote into a folder.
 
         Raises
         ------
         StoredDataError
-            If none did.
+            If the folder holds no model.
         """
         try:
             return str(json.loads((Path(path) / CONFIG_FILE).read_text(encoding="utf-8"))["model"])
@@ -194,10 +224,10 @@ class Recommender(ABC):
             document = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
             if document["model"] != cls.name:
                 raise StoredDataError(f"{folder} holds a model {document['model']!r}, not {cls.name!r}.")
-            model = cls._from_config(document["config"])
+            model = cls.from_config(document["config"])
             model.items = int(document["items"])
             model.history = document["history"]
-            model._restore(load_file(folder / WEIGHTS_FILE))
+            model.restore(load_file(folder / WEIGHTS_FILE))
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             raise StoredDataError(f"{folder} holds no readable model: {error}.") from error
         return model
@@ -207,25 +237,55 @@ class Recommender(ABC):
             raise GhAssetsError(f"The model {self.name} is not fitted: call fit first.")
         return check_interactions(fold_in, items=self.items, name="fold-in matrix")
 
+    # -- what a model defines ------------------------------------------------------------------------------------
+
     @abstractmethod
     def _fit(self, stars: Csr, validation: tuple[Csr, Csr] | None) -> None: ...
 
     @abstractmethod
-    def _predict(self, stars: Csr) -> NDArray[np.float32]: ...
+    def score(self, stars: Csr) -> NDArray[np.float32]:
+        """Return new scores, (users, items), for a matrix that is already checked."""
 
-    def _contributions(self, stars: Csr, items: NDArray[np.int64]) -> NDArray[np.float32] | None:
-        """What each star of each user adds to the score of the user's given items: (stars, n); None: no notion."""
+    def score_with_spreads(self, stars: Csr) -> Scores:
+        """Return `score` with what `contributions` can reuse."""
+        return Scores(self.score(stars))
+
+    def contributions(
+        self, stars: Csr, items: NDArray[np.int64], scores: Scores | None = None
+    ) -> NDArray[np.float32] | None:
+        """Return what each star of each user adds to the scores of the user's given items.
+
+        Parameters
+        ----------
+        stars : scipy.sparse CSR, shape (users, items)
+        items : ndarray of int64, shape (users, n)
+        scores : Scores, optional
+            Scores of these users.
+
+        Returns
+        -------
+        ndarray of float32, shape (stars, n), or None
+            None if the model cannot explain its scores.
+        """
+        return None
+
+    def item_vectors(self) -> NDArray[np.float32] | None:
+        """Return a vector per item, (items, dimensions), close for items with the same users; None if it has none."""
         return None
 
     @abstractmethod
-    def _weights(self) -> dict[str, NDArray[Any]]: ...
+    def weights(self) -> dict[str, NDArray[Any]]:
+        """Return the arrays that `save` writes, by name."""
 
     @abstractmethod
-    def _restore(self, weights: dict[str, NDArray[Any]]) -> None: ...
+    def restore(self, weights: dict[str, NDArray[Any]]) -> None:
+        """Take over the arrays that `load` read; `items` is already set."""
 
-    def _config(self) -> dict[str, Any]:
+    def to_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments as JSON values."""
         return {}
 
     @classmethod
-    def _from_config(cls, config: dict[str, Any]) -> Self:
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Create an unfitted model from what `to_config` returned."""
         return cls(**config)

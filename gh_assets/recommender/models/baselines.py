@@ -13,42 +13,42 @@ from numpy.typing import NDArray
 
 from gh_assets.errors import ConfigurationError, GhAssetsError
 from gh_assets.recommender.data.interactions import Csr
-from gh_assets.recommender.models.base import Recommender
-from gh_assets.recommender.training.tuning import best_on_validation
+from gh_assets.recommender.evaluation.tuning import best_on_validation
+from gh_assets.recommender.models.base import Recommender, Scores
 
 BLOCK = 1024
-"""Items at once where an item-item matrix is made or changed piece by piece."""
+"""Items per block where an item-item matrix is filled or scaled."""
 
 
 class Popularity(Recommender):
-    """Everybody gets what most users have."""
+    """Score items by their number of users, the same for every user."""
 
     name: ClassVar[str] = "popularity"
 
     def _fit(self, stars: Csr, validation: tuple[Csr, Csr] | None) -> None:
         self.counts = np.bincount(stars.indices, minlength=self.items).astype(np.float32)
 
-    def _predict(self, stars: Csr) -> NDArray[np.float32]:
+    def score(self, stars: Csr) -> NDArray[np.float32]:
         return np.tile(self.counts, (stars.shape[0], 1))
 
-    def _weights(self) -> dict[str, NDArray[Any]]:
+    def weights(self) -> dict[str, NDArray[Any]]:
         return {"counts": self.counts}
 
-    def _restore(self, weights: dict[str, NDArray[Any]]) -> None:
+    def restore(self, weights: dict[str, NDArray[Any]]) -> None:
         self.counts = weights["counts"]
 
 
 class ItemKNN(Recommender):
     """Item neighbours by shrunk cosine (Sarwar et al., WWW 2001; shrinkage of Bell & Koren, KDD 2007).
 
-    Two items i, j with n users each and c in common are ``c / (√(n_i n_j) + shrinkage)`` alike. An item's score is
-    the sum over its neighbours that the user has.
+    The similarity of items i and j with c users in common is ``c / (√(n_i n_j) + shrinkage)``. An item's score is the
+    sum over its neighbours that the user has.
 
     Parameters
     ----------
     neighbours, shrinkages : sequence
-        How many neighbours an item keeps, and shrinkages, to choose from: the best on the validation users by
-        NDCG@100; without them, the middle ones.
+        Candidates for the number of neighbours per item and for the shrinkage. The best by NDCG@100 on the validation
+        users are chosen; without validation users, the middle ones.
     """
 
     name: ClassVar[str] = "itemknn"
@@ -69,10 +69,10 @@ class ItemKNN(Recommender):
             nonlocal table
             count, shrinkage = chosen
             if table is None or table[0] != shrinkage:
-                # Fewer neighbours are the first of more: one pass over the items for each shrinkage.
+                # Fewer neighbours are a prefix of more: one pass over the items per shrinkage.
                 most = count if validation is None else max(self.neighbours)
                 table = (shrinkage, *_nearest(stars, most, shrinkage))
-            self._take(table[1][:count], table[2][:count])
+            self._set_neighbours(table[1][:count], table[2][:count])
 
         if validation is None:
             fit(self.chosen)
@@ -80,37 +80,39 @@ class ItemKNN(Recommender):
             candidates = [(count, shrinkage) for shrinkage in self.shrinkages for count in self.neighbours]
             self.chosen = best_on_validation(self, fit, candidates, validation)
 
-    def _take(self, nearest: NDArray[np.int32], likeness: NDArray[np.float32]) -> None:
+    def _set_neighbours(self, nearest: NDArray[np.int32], likeness: NDArray[np.float32]) -> None:
         self.nearest, self.likeness = nearest, likeness
         columns = np.tile(np.arange(self.items), len(nearest))
-        alike = likeness.ravel() > 0
+        similar = likeness.ravel() > 0
         self.similarity: Csr = sp.csr_array(
-            (likeness.ravel()[alike], (nearest.ravel()[alike], columns[alike])), shape=(self.items, self.items)
+            (likeness.ravel()[similar], (nearest.ravel()[similar], columns[similar])), shape=(self.items, self.items)
         )
 
-    def _predict(self, stars: Csr) -> NDArray[np.float32]:
+    def score(self, stars: Csr) -> NDArray[np.float32]:
         scores: NDArray[np.float32] = (stars @ self.similarity).toarray()
         return scores
 
-    def _contributions(self, stars: Csr, items: NDArray[np.int64]) -> NDArray[np.float32]:
+    def contributions(self, stars: Csr, items: NDArray[np.int64], scores: Scores | None = None) -> NDArray[np.float32]:
         users = np.repeat(np.arange(stars.shape[0]), np.diff(stars.indptr))
-        wanted = items[users]
-        found = self.similarity[np.repeat(stars.indices, wanted.shape[1]), wanted.ravel()]
-        contributions: NDArray[np.float32] = np.asarray(found.todense() if sp.issparse(found) else found)
-        return contributions.reshape(wanted.shape)
+        explained = items[users]
+        similarities = self.similarity[np.repeat(stars.indices, explained.shape[1]), explained.ravel()]
+        contributions: NDArray[np.float32] = np.asarray(
+            similarities.todense() if sp.issparse(similarities) else similarities
+        )
+        return contributions.reshape(explained.shape)
 
-    def _weights(self) -> dict[str, NDArray[Any]]:
+    def weights(self) -> dict[str, NDArray[Any]]:
         return {"nearest": self.nearest, "likeness": self.likeness}
 
-    def _restore(self, weights: dict[str, NDArray[Any]]) -> None:
-        self._take(weights["nearest"], weights["likeness"])
+    def restore(self, weights: dict[str, NDArray[Any]]) -> None:
+        self._set_neighbours(weights["nearest"], weights["likeness"])
 
-    def _config(self) -> dict[str, Any]:
+    def to_config(self) -> dict[str, Any]:
         return {"neighbours": [self.chosen[0]], "shrinkages": [self.chosen[1]]}
 
 
 def _nearest(stars: Csr, count: int, shrinkage: float) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """The `count` nearest items of each item and how alike they are, nearest first; each (count, items)."""
+    """Return the `count` nearest items of each item and their similarities, nearest first; each (count, items)."""
     items = stars.shape[1]
     binary = sp.csc_array(stars)
     binary.data = np.ones_like(binary.data)
@@ -120,11 +122,11 @@ def _nearest(stars: Csr, count: int, shrinkage: float) -> tuple[NDArray[np.int32
     parts = []
     for start in range(0, items, BLOCK):
         columns = np.arange(start, min(start + BLOCK, items))
-        alike = (transposed @ binary[:, columns]).toarray()
-        alike[columns, columns - start] = 0.0  # nothing is its own neighbour
-        alike /= np.maximum(np.outer(lengths, lengths[columns]) + shrinkage, 1e-12)
-        nearest = np.argpartition(-alike, count - 1, axis=0)[:count]
-        likeness = np.take_along_axis(alike, nearest, axis=0)
+        similarity = (transposed @ binary[:, columns]).toarray()
+        similarity[columns, columns - start] = 0.0  # no item is its own neighbour
+        similarity /= np.maximum(np.outer(lengths, lengths[columns]) + shrinkage, 1e-12)
+        nearest = np.argpartition(-similarity, count - 1, axis=0)[:count]
+        likeness = np.take_along_axis(similarity, nearest, axis=0)
         order = np.argsort(-likeness, axis=0, kind="stable")
         parts.append((np.take_along_axis(nearest, order, axis=0), np.take_along_axis(likeness, order, axis=0)))
     return (
@@ -134,19 +136,20 @@ def _nearest(stars: Csr, count: int, shrinkage: float) -> tuple[NDArray[np.int32
 
 
 class EASE(Recommender):
-    """Embarrassingly shallow autoencoder (Steck, WWW 2019, arXiv 1905.03375), with dropout if wanted.
+    """Embarrassingly shallow autoencoder (Steck, WWW 2019, arXiv 1905.03375), with optional dropout.
 
-    One dense float32 matrix of items × items is all it needs: the Gram matrix is filled block by block, and inverted
-    and scaled where it lies.
+    It needs one dense float32 matrix of items × items: the Gram matrix is filled block by block, and inverted and
+    scaled in place.
 
     Parameters
     ----------
     lambdas : sequence of float
-        L2 weights to choose from: the best on the validation users by NDCG@100; without them, the middle one.
+        Candidates for the L2 weight. The best by NDCG@100 on the validation users is chosen; without validation users,
+        the middle one.
     dropouts : sequence of float
-        Shares of a user's items that are hidden in training, in closed form (Steck, NeurIPS 2020, "Autoencoders that
-        don't overfit towards the identity", eq. 10): frequent items are held back more. To choose from, likewise;
-        without validation users, the first.
+        Candidates for the share of a user's items hidden in training, in closed form (Steck, NeurIPS 2020,
+        "Autoencoders that don't overfit towards the identity", eq. 10), which regularizes frequent items more. Without
+        validation users, the first one.
     """
 
     name: ClassVar[str] = "ease"
@@ -163,7 +166,7 @@ class EASE(Recommender):
 
     def _fit(self, stars: Csr, validation: tuple[Csr, Csr] | None) -> None:
         def fit(chosen: tuple[float, float]) -> None:
-            # Only one matrix at a time: the one before goes before the next is made.
+            # Only one matrix at a time: the previous one is freed before the next is made.
             self.B = np.empty((0, 0), np.float32)
             self.B = ease_weights(stars, *chosen)
 
@@ -173,35 +176,35 @@ class EASE(Recommender):
             candidates = list(product(self.lambdas, self.dropouts))
             self.chosen_lambda, self.chosen_dropout = best_on_validation(self, fit, candidates, validation)
 
-    def _predict(self, stars: Csr) -> NDArray[np.float32]:
+    def score(self, stars: Csr) -> NDArray[np.float32]:
         scores: NDArray[np.float32] = stars @ self.B
         return scores
 
-    def _contributions(self, stars: Csr, items: NDArray[np.int64]) -> NDArray[np.float32]:
+    def contributions(self, stars: Csr, items: NDArray[np.int64], scores: Scores | None = None) -> NDArray[np.float32]:
         users = np.repeat(np.arange(stars.shape[0]), np.diff(stars.indptr))
         contributions: NDArray[np.float32] = self.B[stars.indices[:, None], items[users]]
         return contributions
 
-    def _weights(self) -> dict[str, NDArray[Any]]:
+    def weights(self) -> dict[str, NDArray[Any]]:
         return {"B": self.B}
 
-    def _restore(self, weights: dict[str, NDArray[Any]]) -> None:
+    def restore(self, weights: dict[str, NDArray[Any]]) -> None:
         self.B = weights["B"]
 
-    def _config(self) -> dict[str, Any]:
+    def to_config(self) -> dict[str, Any]:
         return {"lambdas": [self.chosen_lambda], "dropouts": [self.chosen_dropout]}
 
 
 def ease_weights(stars: Csr, weight: float, dropout: float = 0.0) -> NDArray[np.float32]:
-    """Item-item weights of EASE (eq. 8): ``B = I - P / diag(P)`` with P the inverse of ``XᵀX + weight I``.
+    """Return the item-item weights of EASE (eq. 8): ``B = I - P / diag(P)`` with P the inverse of ``XᵀX + weight I``.
 
     Parameters
     ----------
     stars : scipy.sparse CSR, shape (users, items)
     weight : float
-        Of the L2 norm.
+        Weight of the L2 norm.
     dropout : float
-        p adds ``p / (1 - p) diag(XᵀX)`` to what is inverted.
+        A dropout p adds ``p / (1 - p) diag(XᵀX)`` before the inversion.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Mult-VAE (Liang, Krishnan, Hoffman & Jebara, WWW 2018, arXiv 1802.05814) on the engine of RecVAE."""
+"""Mult-VAE (Liang, Krishnan, Hoffman & Jebara, WWW 2018, arXiv 1802.05814), trained by the same engine as RecVAE."""
 
 from __future__ import annotations
 
@@ -14,17 +14,21 @@ from torch import Tensor, nn
 
 from gh_assets.errors import ConfigurationError
 from gh_assets.recommender.data.interactions import Csr
-from gh_assets.recommender.models.autoencoder import Autoencoder, SparseEncoder, TrainingConfig, TrainingRun
-from gh_assets.recommender.training.engine import Bags, SoftmaxOutput
+from gh_assets.recommender.engine.bags import Bags
+from gh_assets.recommender.engine.run import TrainingConfig, TrainingRun
+from gh_assets.recommender.engine.softmax import SoftmaxOutput
+from gh_assets.recommender.engine.sparse_encoder import SparseEncoder
+from gh_assets.recommender.models.autoencoder import Autoencoder
+from gh_assets.recommender.models.base import Scores
 
 
 @dataclass(frozen=True)
 class MultVAEConfig(TrainingConfig):
-    """Everything that decides what is trained."""
+    """Hyperparameters of Mult-VAE."""
 
     epochs: int = 60
     learning_rate: float = 1e-3  # as published
-    beta: float = 0.2  # weight of the KL divergence in the end, as published
+    beta: float = 0.2  # final weight of the KL divergence, as published
     annealing: float = 0.5  # share of the training over which it rises from 0
 
     def __post_init__(self) -> None:
@@ -34,7 +38,7 @@ class MultVAEConfig(TrainingConfig):
 
 
 class Encoder(SparseEncoder):
-    """items → hidden → latent, and the generator's hidden layer behind it: latent → hidden → items."""
+    """The inference network items → hidden → latent, and the generator's hidden layer."""
 
     def __init__(self, items: int, hidden: int, latent: int) -> None:
         super().__init__(items, hidden)
@@ -53,10 +57,7 @@ class Encoder(SparseEncoder):
 
 
 class MultVAE(Autoencoder):
-    """Mult-VAE with the recommender interface.
-
-    See `Autoencoder` for its parameters.
-    """
+    """Mult-VAE with the recommender interface; see `Autoencoder` for its parameters."""
 
     name: ClassVar[str] = "multvae"
     config_type: ClassVar[type[TrainingConfig]] = MultVAEConfig
@@ -90,27 +91,27 @@ class MultVAE(Autoencoder):
     def gradients(
         self, output: SoftmaxOutput, bags: Bags, dropped: Bags, noise: Tensor, kl_weight: float, users: int
     ) -> tuple[float, Tensor, Tensor, Tensor]:
-        """Negative ELBO (eq. 6) with its gradients.
+        """Return the negative ELBO (eq. 6) and its gradients.
 
         Parameters
         ----------
         output : SoftmaxOutput
             The last layer.
         bags, dropped : Bags
-            What the users have, and what of it the encoder sees.
-        noise : Tensor, shape (users here, latent)
+            The users' items, and those of them that the encoder sees.
+        noise : Tensor, shape (this process's users, latent)
         kl_weight : float
-            Beta, now.
+            The annealed beta.
         users : int
-            In the whole batch: the objective is their mean.
+            Users of the whole batch: the objective is their mean.
 
         Returns
         -------
         loss : float
-        first_gradient : Tensor, shape (users here, hidden)
-            In the first layer's sums.
+        first_gradient : Tensor, shape (this process's users, hidden)
+            Gradient in the first layer's sums.
         weight_gradient, bias_gradient : Tensor
-            Of the last layer. The gradients between are added at the parameters.
+            Gradients in the last layer. Those between are added at the parameters.
         """
         first = self.encoder.first(dropped).requires_grad_()
         mean, log_variance = self.encoder.rest(first, output.dtype)
@@ -125,18 +126,18 @@ class MultVAE(Autoencoder):
     # -- use -----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def _contributions(self, stars: Csr, items: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Leave one out: what an item's score above the mean item's loses without a star, the others as they were."""
-        bags = Bags.of(stars, self.device, self._exact)
-        decoder, wanted = self.decoder.weight, torch.from_numpy(items).to(self.device)
+    def contributions(self, stars: Csr, items: NDArray[np.int64], scores: Scores | None = None) -> NDArray[np.float32]:
+        """Return by how much an item's score above the mean item drops without a star, the others as they were."""
+        bags = Bags.of(stars, self.device, self.weight_dtype)
+        decoder, explained = self.decoder.weight, torch.from_numpy(items).to(self.device)
         mean_item = decoder.mean(dim=0)
         first = self.encoder.first(bags)
         contributions = first.new_empty((stars.nnz, items.shape[1]))
         for user, (low, high) in enumerate(pairwise(stars.indptr.tolist())):
             own = slice(low, high)
             per_star = self.encoder.embeddings[bags.items[own]] * bags.weights[own, None]
-            mean = self.encoder.latent_mean(torch.cat([first[[user]], first[user] - per_star]), self._exact)
-            hidden = self.encoder.represent(mean, self._exact)
-            contributions[own] = (hidden[0] - hidden[1:]) @ (decoder[wanted[user]] - mean_item).T
-        found: NDArray[np.float32] = contributions.float().cpu().numpy()
-        return found
+            mean = self.encoder.latent_mean(torch.cat([first[[user]], first[user] - per_star]), self.weight_dtype)
+            hidden = self.encoder.represent(mean, self.weight_dtype)
+            contributions[own] = (hidden[0] - hidden[1:]) @ (decoder[explained[user]] - mean_item).T
+        result: NDArray[np.float32] = contributions.float().cpu().numpy()
+        return result

@@ -1,1 +1,1 @@
-"""Training, checkpoints and the search for hyperparameters."""
+"""Training, comparing and tuning models on a user-item matrix."""

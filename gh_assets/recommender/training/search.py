@@ -1,4 +1,4 @@
-"""Searching RecVAE's hyper-parameters within a budget of minutes, by the validation users alone."""
+"""Search for RecVAE's hyperparameters within a time budget, on the validation users alone."""
 
 from __future__ import annotations
 
@@ -10,28 +10,29 @@ from typing import Any
 import optuna
 
 from gh_assets.errors import InvalidInteractionsError
-from gh_assets.recommender.data.interactions import Csr, StrongGeneralizationSplit
+from gh_assets.recommender.data.interactions import Csr
+from gh_assets.recommender.data.splits import StrongGeneralizationSplit
 from gh_assets.recommender.evaluation.metrics import MAIN_METRIC
 from gh_assets.recommender.models.recvae import RecVAE, RecVAEConfig
 
-STARTUP = 8
-"""Trials after which the search believes what it saw; a trial that falls behind their median is ended."""
+STARTUP_TRIALS = 8
+"""Random trials before the sampler and the median pruner begin."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One configuration that was tried.
+    """A tried configuration.
 
     Attributes
     ----------
     number : int
-        0 is the configuration that the search began with.
+        0 is the initial configuration.
     parameters : dict
-        What differs from it.
+        The searched hyperparameters.
     score : float or None
-        Best validation NDCG@100; None: ended early, because others were ahead or the time was over.
+        Best validation NDCG@100; None if the trial was pruned or the time was over.
     epochs : int
-        That were trained.
+        Number of trained epochs.
     seconds : float
     """
 
@@ -44,7 +45,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The best configuration, and all that were tried."""
+    """The best configuration with its model, and all trials."""
 
     config: RecVAEConfig
     score: float
@@ -57,24 +58,23 @@ def search(
     base: RecVAEConfig,
     minutes: float,
     *,
-    most: int | None = None,
+    max_trials: int | None = None,
     on_trial: Callable[[Trial, float], None] | None = None,
 ) -> SearchResult:
-    """Try configurations for some minutes.
+    """Search by a tree-structured Parzen estimator with median pruning (Akiba et al., KDD 2019).
 
-    Tree-structured Parzen estimator with median pruning (Akiba et al., KDD 2019). The first trial is `base` as it
-    is, and it is finished whatever the budget: there is always a result.
+    The first trial is `base` itself and is finished whatever the budget, so that there is always a result.
 
     Parameters
     ----------
     split : StrongGeneralizationSplit
-        Trained on its training users, judged by its validation users; its test users are not looked at.
+        Training and validation users; the test users are not used.
     base : RecVAEConfig
-        Gives what is not searched: epochs, patience, seed, device.
+        Initial configuration, and the values that are not searched: epochs, patience, seed, device.
     minutes : float
         Budget. An epoch that has begun is finished.
-    most : int, optional
-        At most so many trials.
+    max_trials : int, optional
+        Maximum number of trials.
     on_trial : callable, optional
         Called with each trial and the best score so far.
 
@@ -84,34 +84,34 @@ def search(
         If no trial could be trained.
     """
     deadline = time.monotonic() + 60 * minutes
-    found: list[Trial] = []
+    trials: list[Trial] = []
     best: SearchResult | None = None
 
     def attempt(trial: optuna.Trial) -> float:
         nonlocal best
         config = replace(base, **_suggested(trial, split.train))
-        number, started, seen = trial.number, time.monotonic(), 0
+        number, started, epochs = trial.number, time.monotonic(), 0
         highest = 0.0
 
-        def watch(row: dict[str, float]) -> None:
-            nonlocal seen, highest
-            seen, highest = seen + 1, max(highest, row[MAIN_METRIC])
-            trial.report(highest, seen)
+        def report(row: dict[str, float]) -> None:
+            nonlocal epochs, highest
+            epochs, highest = epochs + 1, max(highest, row[MAIN_METRIC])
+            trial.report(highest, epochs)
             if number > 0 and (time.monotonic() > deadline or trial.should_prune()):
                 raise optuna.TrialPruned
 
         score: float | None = None
         try:
-            model = RecVAE(config, on_epoch=watch).fit(split.train, split.validation)
+            model = RecVAE(config, on_epoch=report).fit(split.train, split.validation)
             score = highest
             if best is None or score > best.score:
-                best = SearchResult(config, score, model, found)
-        except InvalidInteractionsError as error:  # it diverged
+                best = SearchResult(config, score, model, trials)
+        except InvalidInteractionsError as error:  # the training diverged
             raise optuna.TrialPruned from error
         finally:
-            found.append(Trial(number, dict(trial.params), score, seen, time.monotonic() - started))
+            trials.append(Trial(number, dict(trial.params), score, epochs, time.monotonic() - started))
             if on_trial is not None:
-                on_trial(found[-1], best.score if best is not None else 0.0)
+                on_trial(trials[-1], best.score if best is not None else 0.0)
         return score
 
     verbosity = optuna.logging.get_verbosity()
@@ -119,11 +119,11 @@ def search(
     try:
         study = optuna.create_study(
             direction="maximize",
-            sampler=optuna.samplers.TPESampler(seed=base.seed, n_startup_trials=STARTUP),
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=3),
+            sampler=optuna.samplers.TPESampler(seed=base.seed, n_startup_trials=STARTUP_TRIALS),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=3),
         )
         study.enqueue_trial({name: getattr(base, name) for name in SEARCHED})
-        while not found or ((most is None or len(found) < most) and time.monotonic() < deadline):
+        while not trials or ((max_trials is None or len(trials) < max_trials) and time.monotonic() < deadline):
             study.optimize(attempt, n_trials=1)
     finally:
         optuna.logging.set_verbosity(verbosity)
@@ -136,7 +136,7 @@ SEARCHED = ("gamma", "dropout", "learning_rate", "initial_scale", "latent_size",
 
 
 def _suggested(trial: optuna.Trial, stars: Csr) -> dict[str, Any]:
-    """Ranges around the published values; batches not larger than the data."""
+    """Suggest values around the published ones; batches are not larger than the data."""
     sizes = [size for size in (100, 250, 500, 1000) if size <= max(500, stars.shape[0])]
     return {
         "gamma": trial.suggest_float("gamma", 5e-4, 0.05, log=True),

@@ -1,4 +1,4 @@
-"""Training a model on a user-item matrix, and what is kept of it: the model with its item index and its figures."""
+"""Training and comparing models on a user-item matrix."""
 
 from __future__ import annotations
 
@@ -6,116 +6,35 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from gh_assets import __version__
-from gh_assets.errors import StoredDataError
-from gh_assets.recommender.data.interactions import (
-    StrongGeneralizationSplit,
-    UserItemMatrix,
-    positions_of,
-    strong_generalization_split,
-    temporal_split,
-)
+from gh_assets.recommender.data.interactions import UserItemMatrix
+from gh_assets.recommender.data.splits import StrongGeneralizationSplit, strong_generalization_split, temporal_split
 from gh_assets.recommender.evaluation.evaluation import Evaluation, Interval, bootstrap, evaluate_in_full
 from gh_assets.recommender.evaluation.metrics import MAIN_METRIC, evaluate_users
 from gh_assets.recommender.models.als import ALS
 from gh_assets.recommender.models.base import Recommender
 from gh_assets.recommender.models.baselines import EASE, ItemKNN, Popularity
 from gh_assets.recommender.models.hybrid import Hybrid
-from gh_assets.recommender.models.loading import MODELS
 from gh_assets.recommender.models.multvae import MultVAE
 from gh_assets.recommender.models.recvae import RecVAE, RecVAEConfig
-
-INDEX_FILE = "index.json"
+from gh_assets.recommender.models.trained_model import TrainedModel
 
 TRAINING_VERSION = "0.1.0"
 """Part of the training fingerprint. Change it when the same data and configuration would give another model."""
 
-EASE_AT_MOST = 12_000
-"""Repositories up to which EASE is trained: its dense item-item matrix grows with their square."""
+MAX_EASE_ITEMS = 12_000
+"""Number of repositories up to which EASE is trained: its dense item-item matrix grows with their square."""
 
-TIMED_SHARE = 0.5
-"""Share of stars with a known time from which a temporal split says something."""
-
-
-@dataclass(frozen=True)
-class TrainedModel:
-    """A model and the repositories that its items are.
-
-    Attributes
-    ----------
-    model : Recommender
-    repo_ids : ndarray of int64, shape (items,)
-    full_names : ndarray of str, shape (items,)
-    metrics : dict
-        Held-out metrics of the test users.
-    data : dict
-        What it was trained on: fingerprint and size of the matrix, the stars of each repository (``stars_of``), and the
-        ids of the users whom it was tested on and never saw (``test_users``).
-    """
-
-    model: Recommender
-    repo_ids: NDArray[np.int64]
-    full_names: NDArray[np.str_]
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    data: Mapping[str, Any] = field(default_factory=dict)
-
-    @cached_property
-    def _order(self) -> NDArray[np.int64]:
-        return np.argsort(self.repo_ids)
-
-    def positions(self, repo_ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The items that repositories are, int64 of the same shape; -1 for those that the model does not know."""
-        return positions_of(repo_ids, self.repo_ids, self._order)
-
-    def save(self, folder: Path) -> Path:
-        """Write everything into a folder; nothing in it is executable."""
-        self.model.save(folder)
-        index = {
-            "model": self.model.name,
-            "repo_ids": self.repo_ids.tolist(),
-            "full_names": self.full_names.tolist(),
-            "metrics": dict(self.metrics),
-            "data": dict(self.data),
-            "version": __version__,
-        }
-        (folder / INDEX_FILE).write_text(json.dumps(index), encoding="utf-8")
-        return folder
-
-    @classmethod
-    def load(cls, folder: Path) -> TrainedModel:
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        StoredDataError
-            If it is something else, or the index does not fit the model.
-        """
-        try:
-            index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
-            kind = MODELS[index["model"]]
-            repo_ids = np.array(index["repo_ids"], np.int64)
-            full_names = np.array(index["full_names"], np.str_)
-            metrics, data = index["metrics"], index["data"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoredDataError(f"{folder} holds no trained model: {error!r}.") from error
-        model = kind.load(folder)
-        if not model.items == len(repo_ids) == len(full_names):
-            raise StoredDataError(
-                f"{folder} holds a model of {model.items} items with an index of {len(repo_ids)} repositories."
-            )
-        return cls(model, repo_ids, full_names, metrics, data)
+MIN_TIMED_SHARE = 0.5
+"""Minimum share of stars with a known time for a temporal split."""
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A trained model beside what it is to be compared with, on the same split."""
+    """A trained model with its metrics and those of other models on the same split."""
 
     trained: TrainedModel
     leaderboard: Mapping[str, Mapping[str, float]]
@@ -125,13 +44,13 @@ class TrainingResult:
 
 
 def split_of(matrix: UserItemMatrix, seed: int) -> StrongGeneralizationSplit:
-    """Users held out whole; of a later matrix, the same people."""
+    """Hold out whole users by their ids: in a later matrix, the same users."""
     return strong_generalization_split(matrix.stars, seed=seed, users=matrix.user_ids)
 
 
 def linear_model(items: int) -> Recommender:
-    """EASE, or item neighbours where there are too many items for its dense matrix."""
-    return EASE((100.0, 200.0, 300.0, 500.0, 1000.0), (0.0, 0.66)) if items <= EASE_AT_MOST else ItemKNN()
+    """Return EASE, or item neighbours if there are too many items for its dense matrix."""
+    return EASE((100.0, 200.0, 300.0, 500.0, 1000.0), (0.0, 0.66)) if items <= MAX_EASE_ITEMS else ItemKNN()
 
 
 def train_recvae(
@@ -149,7 +68,7 @@ def train_recvae(
     matrix : UserItemMatrix
     config : RecVAEConfig
     split_seed : int
-        Decides who is held out.
+        Seed for the choice of held-out users.
     on_epoch : callable, optional
         Called with the row of history after each epoch.
     checkpoints : Path, optional
@@ -166,15 +85,15 @@ def train_recvae(
 
 
 def train_hybrid(matrix: UserItemMatrix, recvae: Recommender, *, split_seed: int = 0) -> TrainingResult:
-    """Blend a RecVAE that `train_recvae` gave for this matrix and seed with a linear model.
+    """Blend a RecVAE trained by `train_recvae` on this matrix and seed with a linear model.
 
     Parameters
     ----------
     matrix : UserItemMatrix
     recvae : Recommender
-        Fitted on the training users of this split; left as it is.
+        Fitted on the training users of this split; not trained further.
     split_seed : int
-        That of the RecVAE.
+        Seed of the RecVAE's split.
     """
     split = split_of(matrix, split_seed)
     linear = linear_model(matrix.stars.shape[1]).fit(split.train, split.validation)
@@ -185,7 +104,7 @@ def train_hybrid(matrix: UserItemMatrix, recvae: Recommender, *, split_seed: int
 def result_of(
     matrix: UserItemMatrix, split: StrongGeneralizationSplit, model: Recommender, others: Mapping[str, Recommender]
 ) -> TrainingResult:
-    """A fitted model with its figures on the test users, beside those of others."""
+    """Evaluate a fitted model and others on the test users."""
     rows = {name: evaluate_users(other, *split.test) for name, other in {**others, model.name: model}.items()}
     board = {name: {metric: float(values.mean()) for metric, values in row.items()} for name, row in rows.items()}
     intervals = {metric: bootstrap(values) for metric, values in rows[model.name].items()}
@@ -213,16 +132,23 @@ def compare(
     split_seed: int = 0,
     on_model: Callable[[str], None] | None = None,
 ) -> tuple[list[Evaluation], Mapping[str, Recommender]]:
-    """All recommenders on the same held-out users, best first; and the fitted models by name.
+    """Evaluate all recommenders on the same held-out users.
 
     Parameters
     ----------
     matrix : UserItemMatrix
     trained : sequence of Recommender
-        Models fitted on this split's training users: they are not fitted again.
+        Models fitted on this split's training users; they are not fitted again.
     split_seed : int
     on_model : callable, optional
         Called with a model's name before it is fitted.
+
+    Returns
+    -------
+    evaluations : list of Evaluation
+        Best first.
+    models : mapping of str to Recommender
+        The fitted models by name.
     """
     split = split_of(matrix, split_seed)
     models = {model.name: model for model in trained}
@@ -230,36 +156,39 @@ def compare(
         if isinstance(model, Hybrid):
             models |= {part.name: part for part in (model.first, model.second)}
     baselines: list[Recommender] = [Popularity(), ItemKNN(), ALS(), MultVAE()]
-    if matrix.stars.shape[1] <= EASE_AT_MOST:
+    if matrix.stars.shape[1] <= MAX_EASE_ITEMS:
         baselines.append(linear_model(matrix.stars.shape[1]))
     for model in baselines:
         if model.name not in models:
             if on_model is not None:
                 on_model(model.name)
             models[model.name] = model.fit(split.train, split.validation)
-    found = [evaluate_in_full(model, *split.test, split.train) for model in models.values()]
-    return sorted(found, key=lambda evaluation: -evaluation.means[MAIN_METRIC]), models
+    evaluations = [evaluate_in_full(model, *split.test, split.train) for model in models.values()]
+    return sorted(evaluations, key=lambda evaluation: -evaluation.means[MAIN_METRIC]), models
 
 
 def compare_in_time(
     matrix: UserItemMatrix, config: RecVAEConfig, *, split_seed: int = 0
 ) -> tuple[list[Evaluation], np.datetime64] | None:
-    """Popularity, a linear model, RecVAE and their hybrid, trained before a date and tested after it; best first.
+    """Train popularity, a linear model, RecVAE and their hybrid on stars before a date and test them after it.
 
-    None where too few stars have a time.
+    Returns
+    -------
+    evaluations, date : list of Evaluation, datetime64
+        Best first; None if too few stars have a time.
     """
-    if matrix.starred_at is None or matrix.timed_share < TIMED_SHARE:
+    if matrix.starred_at is None or matrix.timed_share < MIN_TIMED_SHARE:
         return None
     split, date = temporal_split(matrix.stars, matrix.starred_at, seed=split_seed)
     recvae = RecVAE(config).fit(split.train, split.validation)
     linear = linear_model(matrix.stars.shape[1]).fit(split.train, split.validation)
     hybrid = Hybrid(recvae, linear).fit(split.train, split.validation)
     models: list[Recommender] = [Popularity().fit(split.train), linear, recvae, hybrid]
-    found = [evaluate_in_full(model, *split.test, split.train) for model in models]
-    return sorted(found, key=lambda evaluation: -evaluation.means[MAIN_METRIC]), date
+    evaluations = [evaluate_in_full(model, *split.test, split.train) for model in models]
+    return sorted(evaluations, key=lambda evaluation: -evaluation.means[MAIN_METRIC]), date
 
 
 def training_fingerprint(matrix: UserItemMatrix, config: RecVAEConfig, split_seed: int) -> str:
-    """SHA-256 of all that decides what training gives: data, configuration, split and version of the code."""
-    decided_by = [matrix.fingerprint, asdict(config), split_seed, "held out by who they are", TRAINING_VERSION]
-    return hashlib.sha256(json.dumps(decided_by, sort_keys=True).encode()).hexdigest()
+    """Return the SHA-256 of everything that determines a training: data, configuration, split and version."""
+    determined_by = [matrix.fingerprint, asdict(config), split_seed, "held out by who they are", TRAINING_VERSION]
+    return hashlib.sha256(json.dumps(determined_by, sort_keys=True).encode()).hexdigest()

@@ -1,266 +1,262 @@
-"""The fused kernels: what they compute is proven where they are used; here, what they promise besides."""
+"""The kernels against the torch operations that they replace, and what they promise besides."""
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Iterator
+import contextlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from numba.core import caching
 from scipy import stats
 
-from gh_assets.recommender.cpu import fused, kernels
-from gh_assets.recommender.training.engine import AdamStep, Bags, RowAdam
-from gh_assets_tests.recommender.training.test_engine import assert_row_wise, some_stars
+from gh_assets.recommender.cpu import kernels
+from gh_assets.recommender.cpu.halves import in_halves
+from gh_assets.recommender.cpu.kernel import CHUNKS, Kernel
+from gh_assets.recommender.cpu.llvm_internals import usable
+from gh_assets.recommender.engine.adam import AdamStep, RowAdam
+from gh_assets.recommender.engine.bags import Bags
+from gh_assets_tests.support.matrices import random_stars
+from gh_assets_tests.support.reference_models import assert_row_wise
 
-pytestmark = pytest.mark.skipif(not kernels.usable(), reason="torch runs on another thread library than GNU OpenMP")
+pytestmark = pytest.mark.skipif(not usable(), reason="torch runs on another thread library than GNU OpenMP")
+
+REAL = {torch.float64: torch.float64, torch.float32: torch.float32, torch.bfloat16: torch.float32}
+SIZES = {"users": 37, "width": 21, "latent": 9, "inputs": 9, "items": 70, "rows": 70, "blocks": 3, "size": 101}
+SIZES |= {
+    "stars": 150,
+    "users_in_batch": 40,
+    "users_here": 40,
+    "every_user": 61,
+    "every_star": 600,
+    "noise": 8,
+    "boundaries": 38,
+}
 
 
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+def bags(users: int, items: int, stars: int) -> dict[str, torch.Tensor]:
+    """Offsets and items of bags, some of them empty."""
+    ends = torch.cat([torch.zeros(2), torch.randint(0, stars, (users - 2,)).sort().values, torch.tensor([stars])])
+    return {"offsets": ends.long(), "items": torch.randint(0, items, (stars,))}
+
+
+def example(kernel: Kernel, dtype: torch.dtype) -> dict[str, torch.Tensor | int | float]:
+    """Random arguments; variances, normalizers and constants of Adam are positive, indices in range."""
+    special: dict[str, torch.Tensor | int | float] = {"key": 5, "hidden": 0, "noise_size": 0}
+    all_offsets = torch.arange(61) * 4
+    special |= {"all_offsets": all_offsets, "batch": torch.randperm(60)[:37]}
+    special |= {"is_first": 0, "is_last": 0, "constants": torch.tensor([0.1, 0.999, 0.03, 2.0, 1e-8])}
+    matrix = bags(70, 37, 150)
+    of_rows = {"row_offsets": matrix["offsets"], "row_users": matrix["items"], "count": torch.tensor([68])}
+    of_rows |= {"touched": torch.randperm(70), "touched_offsets": matrix["offsets"]}
+    if kernel is not kernels.transpose:
+        special |= of_rows
+    special |= bags(37, 70, 150)
+    arguments: dict[str, torch.Tensor | int | float] = {}
+    for name, (kind, shape) in kernel.layout.items():
+        lengths = [eval(size, {"CHUNKS": CHUNKS}, SIZES) for size in shape]
+        integers = {"int64": torch.int64, "int32": torch.int32}.get(kind)
+        if name in special:
+            arguments[name] = special[name]
+        elif kind == "number":
+            arguments[name] = 0.3
+        elif integers is not None:
+            arguments[name] = torch.randint(0, 50, lengths, dtype=integers)
+        else:
+            arguments[name] = torch.randn(lengths, dtype=torch.float64)
+            if name in ("second", "sums", "parts", "lengths", "inverses"):
+                arguments[name] = arguments[name].abs() + 0.1
+        if isinstance(arguments[name], torch.Tensor) and arguments[name].is_floating_point():
+            arguments[name] = arguments[name].to(dtype if kind == "stored" else REAL[dtype])
+    return arguments
+
+
+def assert_as_reference(kernel: Kernel, dtype: torch.dtype, arguments: dict[str, torch.Tensor | int | float]) -> None:
+    """Run a kernel and compare what it writes with its reference, computed in float64."""
+    tensors = {name: value for name, value in arguments.items() if isinstance(value, torch.Tensor)}
+    exact = {name: t.double() if t.is_floating_point() else t.clone() for name, t in tensors.items()}
+    expected = kernel.reference(SimpleNamespace(**{**arguments, **exact}))
+    with contextlib.ExitStack() as stack:
+        for name, (kind, _) in kernel.layout.items():
+            if kind == "halved":
+                stack.enter_context(in_halves(tensors[name], dtype))
+        kernel(dtype, **arguments)
+    rounding = {torch.float64: 1e-9, torch.float32: 2e-5, torch.bfloat16: 2e-2}[dtype]
+    assert expected
+    for name, values in expected.items():
+        actual = tensors[name].sum(dim=0) if kernel.layout[name][1][:1] == ["CHUNKS"] else tensors[name]
+        actual = actual[tuple(slice(length) for length in values.shape)].double()
+        error = float((actual - values).abs().max())
+        assert error <= rounding * max(1.0, float(values.abs().max())), name
+
+
+@pytest.mark.parametrize("dtype", REAL, ids=lambda dtype: str(dtype).removeprefix("torch."))
+@pytest.mark.parametrize("kernel", kernels.KERNELS, ids=lambda kernel: kernel.name)
+def test_a_kernel_computes_what_the_torch_operations_compute_that_it_replaces(
+    kernel: Kernel, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(1)
+    assert_as_reference(kernel, dtype, example(kernel, dtype))
+
+
+@pytest.mark.parametrize(("first", "last"), [(1, 0), (0, 1), (1, 1)])
+@pytest.mark.parametrize("kernel", [kernels.layer_forward, kernels.layer_backward], ids=["forward", "backward"])
+def test_the_first_and_the_last_layer_differ_as_in_the_reference(kernel: Kernel, first: int, last: int) -> None:
+    torch.manual_seed(1)
+    arguments = example(kernel, torch.float64)
+    arguments |= {name: value for name, value in {"is_first": first, "is_last": last}.items() if name in arguments}
+    assert_as_reference(kernel, torch.float64, arguments)
 
 
 def exponentials(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     result = logits.clone()
-    sums = torch.empty((kernels.CHUNKS, logits.shape[1]), dtype=torch.float32)
-    kernels.exponentials(logits.dtype, *logits.shape, result, sums)
+    sums = torch.empty((CHUNKS, logits.shape[1]), dtype=torch.float32)
+    kernels.exponentials(logits.dtype, logits=result, sums=sums)
     return result, sums.sum(dim=0)
 
 
 def test_exponentials_are_exact_to_the_last_digits_of_float32() -> None:
     logits = torch.linspace(-87, 88, 7 * 9999).view(7, 9999).contiguous()
-    found, sums = exponentials(logits)
-    error = (found.double() / logits.double().exp() - 1).abs()
+    result, sums = exponentials(logits)
+    error = (result.double() / logits.double().exp() - 1).abs()
     assert bool((error < 2.5e-7 + 1e-7 * logits.abs()).all()), "the second part is the rounding of the logit itself"
     torch.testing.assert_close(sums.double(), logits.double().exp().sum(dim=0), rtol=6e-6, atol=0)
 
 
 def test_bfloat16_is_rounded_as_torch_rounds_it() -> None:
     logits = torch.randn((50, 40)).bfloat16()
-    found, _ = exponentials(logits)
-    wrong = found != logits.float().exp().bfloat16()
-    assert wrong.float().mean() < 0.01, "only where the exponential itself lies between two"
+    result, _ = exponentials(logits)
+    wrong = result != logits.float().exp().bfloat16()
+    assert wrong.float().mean() < 0.01, "only where the exponential itself lies between two numbers"
 
 
-@pytest.mark.usefixtures("threads")
+@pytest.mark.usefixtures("restored_threads")
 def test_sums_do_not_depend_on_the_number_of_threads() -> None:
     logits = torch.randn((1000, 30))
-    results = []
+    sums = []
     for number in (1, 2, 5, 2):
         torch.set_num_threads(number)
-        results.append(exponentials(logits)[1])
-    assert all(torch.equal(result, results[0]) for result in results)
+        sums.append(exponentials(logits)[1])
+    assert all(torch.equal(other, sums[0]) for other in sums)
+
+
+def transposed(items: torch.Tensor, offsets: torch.Tensor, weights: torch.Tensor, rows: int) -> dict[str, torch.Tensor]:
+    sizes = {"count": 1, "touched": rows, "touched_offsets": rows + 1, "row_offsets": rows + 1, "row_users": len(items)}
+    result = {name: torch.empty(size, dtype=torch.int64) for name, size in sizes.items()}
+    result["row_weights"] = torch.empty_like(weights)
+    kernels.transpose(weights.dtype, items=items, offsets=offsets, weights=weights, **result)
+    return result
 
 
 @pytest.mark.parametrize("others", [0, 2], ids=["all users", "users behind others"])
-def test_items_are_turned_around_in_order(others: int) -> None:
+def test_bags_are_transposed_in_order(others: int) -> None:
     items, offsets, weights = [3] * others + [4, 1, 1, 0, 4], [0, 2, 2, 5], [9.0] * others + [0.0, 1, 2, 3, 4]
-    given = torch.tensor(items), torch.tensor(offsets) + others, torch.tensor(weights)
-    found, rows, starts, of_all, users = (torch.empty(size, dtype=torch.int64) for size in (1, 6, 7, 7, 5))
-    ordered = torch.empty(5)
-    kernels.turn_around(torch.float32, 3, 6, *given, found, rows, starts, of_all, users, ordered)
-    assert found.tolist() == [3]
-    assert rows[:3].tolist() == [0, 1, 4]
-    assert starts[:4].tolist() == [0, 1, 3, 5]
-    assert of_all.tolist() == [0, 1, 3, 3, 3, 5, 5]
-    assert users.tolist() == [2, 0, 2, 0, 2]
-    assert ordered.tolist() == [3, 1, 2, 0, 4]
+    result = transposed(torch.tensor(items), torch.tensor(offsets) + others, torch.tensor(weights), 6)
+    assert result["count"].tolist() == [3]
+    assert result["touched"][:3].tolist() == [0, 1, 4]
+    assert result["touched_offsets"][:4].tolist() == [0, 1, 3, 5]
+    assert result["row_offsets"].tolist() == [0, 1, 3, 3, 3, 5, 5]
+    assert result["row_users"][:5].tolist() == [2, 0, 2, 0, 2]
+    assert result["row_weights"][:5].tolist() == [3, 1, 2, 0, 4]
 
 
 def drawn(key: int, dropout: float, users: int = 500, size: int = 40_001) -> dict[str, torch.Tensor]:
     """Users of 0 to 40 stars; user n has the items n, n + 1 and so on."""
     counts = torch.arange(users) * 7 % 41
-    begins = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+    all_offsets = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
     all_items = torch.cat([torch.arange(user, user + count) for user, count in enumerate(counts.tolist())])
-    which = torch.arange(users - 1, -1, -2)
-    stars = int(counts[which].sum())
-    whole = {name: torch.empty(stars, dtype=torch.int64) for name in ("items", "kept")}
-    whole |= {name: torch.empty(len(which) + 1, dtype=torch.int64) for name in ("offsets", "kept_offsets")}
-    real = {name: torch.empty(stars) for name in ("weights", "kept_weights")}
-    real |= {"lengths": torch.empty(len(which)), "noise": torch.empty(size)}
-    found = whole | real
-    order = "items", "weights", "offsets", "lengths", "kept", "kept_weights", "kept_offsets", "noise"
-    kernels.draw(
-        torch.float32,
-        *(len(which), users, len(all_items), size, key, round(dropout * 2**32)),
-        *(which, begins, all_items.to(torch.int32)),
-        *(found[name] for name in order),
-    )
-    return found | {"which": which, "counts": counts[which]}
+    batch = torch.arange(users - 1, -1, -2)
+    stars = int(counts[batch].sum())
+    result = {name: torch.empty(stars, dtype=torch.int64) for name in ("items", "kept")}
+    result |= {name: torch.empty(len(batch) + 1, dtype=torch.int64) for name in ("offsets", "kept_offsets")}
+    result |= {name: torch.empty(stars) for name in ("weights", "kept_weights")}
+    result |= {"lengths": torch.empty(len(batch)), "noise": torch.empty(size)}
+    stars_of_all = {"all_offsets": all_offsets, "all_items": all_items.to(torch.int32)}
+    settings = {"noise_size": size, "key": key, "hidden": round(dropout * 2**32)}
+    kernels.draw(torch.float32, batch=batch, **stars_of_all, **settings, **result)
+    return result | {"batch": batch, "counts": counts[batch]}
 
 
-@pytest.mark.usefixtures("threads")
+@pytest.mark.usefixtures("restored_threads")
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_a_draw_is_the_users_bags_and_what_dropout_leaves_whatever_the_number_of_threads(number: int) -> None:
     torch.set_num_threads(number)
-    found = drawn(7, 0.3)
-    assert found["lengths"].tolist() == found["counts"].tolist()
-    bounds = list(zip(found["offsets"].tolist(), found["offsets"].tolist()[1:], strict=False))
-    kept_bounds = list(zip(found["kept_offsets"].tolist(), found["kept_offsets"].tolist()[1:], strict=False))
-    for user, (low, high), (kept_low, kept_high) in zip(found["which"].tolist(), bounds, kept_bounds, strict=True):
-        items, kept = found["items"][low:high].tolist(), found["kept"][kept_low:kept_high].tolist()
+    result = drawn(7, 0.3)
+    assert result["lengths"].tolist() == result["counts"].tolist()
+    bounds = list(zip(result["offsets"].tolist(), result["offsets"].tolist()[1:], strict=False))
+    kept_bounds = list(zip(result["kept_offsets"].tolist(), result["kept_offsets"].tolist()[1:], strict=False))
+    for user, (low, high), (kept_low, kept_high) in zip(result["batch"].tolist(), bounds, kept_bounds, strict=True):
+        items, kept = result["items"][low:high].tolist(), result["kept"][kept_low:kept_high].tolist()
         assert items == list(range(user, user + high - low))
         assert [item for item in items if item in kept] == kept
         weight = max(high - low, 1) ** -0.5
-        assert found["weights"][low:high].tolist() == pytest.approx([weight] * len(items))
-        assert found["kept_weights"][kept_low:kept_high].tolist() == pytest.approx([weight / 0.7] * len(kept))
-    assert found["kept_offsets"][-1] / len(found["items"]) == pytest.approx(0.7, abs=0.03)
+        assert result["weights"][low:high].tolist() == pytest.approx([weight] * len(items))
+        assert result["kept_weights"][kept_low:kept_high].tolist() == pytest.approx([weight / 0.7] * len(kept))
+    assert result["kept_offsets"][-1] / len(result["items"]) == pytest.approx(0.7, abs=0.03)
     torch.set_num_threads(2)
     for name, tensor in drawn(7, 0.3).items():
-        end = int(found["kept_offsets"][-1]) if name.startswith("kept") and "offsets" not in name else None
-        assert torch.equal(tensor[:end], found[name][:end]), name
+        end = int(result["kept_offsets"][-1]) if name.startswith("kept") and "offsets" not in name else None
+        assert torch.equal(tensor[:end], result[name][:end]), name
 
 
-def test_noise_is_normal_and_of_its_key_alone() -> None:
+def test_noise_is_normal_and_determined_by_its_key() -> None:
     noise = torch.cat([drawn(key, 0.0)["noise"] for key in range(25)]).double().numpy()
     assert len(noise) > 1_000_000
     assert stats.kstest(noise, "norm").pvalue > 1e-3
     assert abs(noise).max() > 4.5
-    pairs = {"neighbours": 1, "what one draw made together": 20_001, "keys": 40_001}
+    pairs = {"neighbours": 1, "drawn together": 20_001, "keys": 40_001}
     for name, apart in pairs.items():
         assert abs(np.corrcoef(noise[:-apart], noise[apart:])[0, 1]) < 5 / len(noise) ** 0.5, name
         assert abs(np.corrcoef(noise[:-apart] ** 2, noise[apart:] ** 2)[0, 1]) < 5 / len(noise) ** 0.5, name
     assert torch.equal(drawn(3, 0.0)["noise"], drawn(3, 0.9)["noise"])
 
 
-@pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize("number", [1, 2, 3])
-def test_kernels_together_wait_for_one_another(number: int) -> None:
-    """Each is given what the one before makes of all of it."""
-    torch.set_num_threads(number)
-    logits, sums = torch.zeros((kernels.CHUNKS, 6000)), torch.empty((kernels.CHUNKS, 6000))
-    found = torch.empty((1, 6000))
-    both = kernels.together(
-        kernels.exponentials.bound(torch.float32, *logits.shape, logits, sums),
-        kernels.add_chunks.bound(torch.float32, 1, 6000, sums, found),
-    )
-    for _ in range(20):
-        found.zero_()
-        logits.zero_()
-        both()
-        assert bool((found == kernels.CHUNKS).all())
-
-
-@settings(deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 40))
-def test_a_table_in_halves_is_what_it_was(seed: int, rows: int, width: int) -> None:
-    """Of any bits but those of what is no number."""
-    bits = np.random.default_rng(seed).integers(0, 2**32, (rows, width), dtype=np.uint32)
-    numbers = bits.view(np.float32)
-    numbers[~np.isfinite(numbers) | (np.abs(numbers) > 3.3e38)] = 0.0
-    table = torch.from_numpy(numbers.copy())
-    with fused.in_halves(table, torch.bfloat16):
-        upper = table.view(torch.bfloat16)[:, :width].float()
-        normal = torch.from_numpy(np.abs(numbers) > 1e-37)
-        away = (upper - torch.from_numpy(numbers)).abs()
-        assert bool((away <= torch.from_numpy(np.abs(numbers)) * 2**-8)[normal].all())
-    assert np.array_equal(table.numpy().view(np.uint32), numbers.view(np.uint32))
-    for dtype, real in ((torch.float32, torch.float32), (torch.float64, torch.float64)):
-        table = torch.from_numpy(numbers).to(real)
-        before = table.clone()
-        with fused.in_halves(table, dtype):
-            assert torch.equal(table, before)
-        assert torch.equal(table, before)
-
-
 class FusedRows:
-    """Row-wise Adam as `fused` puts it together."""
+    """Row-wise Adam as the fused steps compose it."""
 
     def __init__(self, table: torch.Tensor, lazy: bool, dtype: torch.dtype) -> None:
         self.table, self.lazy, self.dtype = table, lazy, dtype
         self.first, self.second = torch.zeros_like(table, dtype=dtype), torch.zeros_like(table[:, 0])
 
-    def step(self, bags: Bags, of_sums: torch.Tensor, adam_step: AdamStep) -> None:
-        rows, width = self.table.shape
-        users, stars = len(of_sums), len(bags.items)
-        count, which, starts, of_all, who = (
-            torch.empty(size, dtype=torch.int64) for size in (1, rows, rows + 1, rows + 1, stars)
-        )
-        ordered = torch.empty_like(bags.weights)
-        given = bags.items, bags.offsets, bags.weights
-        kernels.turn_around(of_sums.dtype, users, rows, *given, count, which, starts, of_all, who, ordered)
+    def step(self, bags: Bags, sum_gradients: torch.Tensor, adam_step: AdamStep) -> None:
+        rows = len(self.table)
+        result = transposed(bags.items, bags.offsets, bags.weights.to(sum_gradients.dtype), rows)
+        row_offsets = result.pop("row_offsets")
         if not self.lazy:
-            count, which, starts = torch.tensor([rows]), torch.arange(rows), of_all
-        numbers = torch.tensor(adam_step.numbers, dtype=of_sums.dtype)
-        with fused.in_halves(self.table, self.dtype):
-            kernels.adam_of_rows(
-                self.dtype,
-                *(count, width, rows, users, which, starts, who, ordered, of_sums),
-                *(self.table, self.first, self.second, numbers),
-            )
+            every = {"count": torch.tensor([rows]), "touched": torch.arange(rows), "touched_offsets": row_offsets}
+            result |= every
+        result |= {"gradients": sum_gradients, "first": self.first, "second": self.second, "weight": self.table}
+        constants = torch.tensor(adam_step.constants, dtype=sum_gradients.dtype)
+        with in_halves(self.table, self.dtype):
+            kernels.adam_of_rows(self.dtype, constants=constants, **result)
 
 
 @pytest.mark.parametrize("lazy", [False, True])
-def test_adam_of_rows_is_row_wise_adam_and_lazily_leaves_other_rows_alone(lazy: bool) -> None:
+def test_adam_of_rows_is_row_wise_adam_and_lazily_leaves_other_rows_unchanged(lazy: bool) -> None:
     assert_row_wise(lambda table: FusedRows(table, lazy, torch.float64), lazy)
 
 
-def test_first_moments_in_bfloat16_are_near() -> None:
+def test_first_moments_in_bfloat16_are_close() -> None:
     torch.manual_seed(0)
-    ours = torch.randn(300, 7)
-    theirs = ours.clone()
-    rough, exact = FusedRows(ours, True, torch.bfloat16), RowAdam(theirs, True)
-    before = ours.clone()
+    table = torch.randn(300, 7)
+    before, reference = table.clone(), table.clone()
+    rough, exact = FusedRows(table, True, torch.bfloat16), RowAdam(reference, True)
     for number in range(1, 40):
-        bags, of_sums = Bags.of(some_stars(number, 12, 300), torch.device("cpu")), torch.randn(12, 7)
+        bags, sum_gradients = Bags.of(random_stars(number, 12, 300), torch.device("cpu")), torch.randn(12, 7)
         for adam in (rough, exact):
-            adam.step(bags, of_sums, AdamStep(0.01, number))
+            adam.step(bags, sum_gradients, AdamStep(0.01, number))
     assert rough.first.dtype == torch.bfloat16
-    assert float((ours - theirs).norm() / (theirs - before).norm()) < 0.01
+    assert float((table - reference).norm() / (reference - before).norm()) < 0.01
 
 
 def test_a_sum_of_halved_rows_sees_their_bfloat16_numbers() -> None:
-    stars = some_stars(0, 30, 50)
-    bags, table, start = Bags.of(stars, torch.device("cpu")), torch.randn(50, 21), torch.randn(21)
+    bags, table, start = Bags.of(random_stars(0, 30, 50), torch.device("cpu")), torch.randn(50, 21), torch.randn(21)
     out, expected = torch.empty(30, 21), bags.sums(table.bfloat16().float()) + start
-    with fused.in_halves(table, torch.bfloat16):
-        sizes = *out.shape, len(table)
-        kernels.sums_of_halved_rows(torch.bfloat16, *sizes, bags.items, bags.weights, bags.offsets, start, table, out)
+    arguments = {"items": bags.items, "weights": bags.weights, "offsets": bags.offsets, "start": start, "table": table}
+    with in_halves(table, torch.bfloat16):
+        kernels.sums_of_halved_rows(torch.bfloat16, **arguments, out=out)
     torch.testing.assert_close(out, expected, rtol=1e-2, atol=1e-2)
+    exact = {name: array.double() if array.is_floating_point() else array for name, array in arguments.items()}
     out, expected = out.double(), bags.sums(table).double() + start
-    kernels.sums_of_halved_rows(
-        torch.float64, *sizes, bags.items, bags.weights.double(), bags.offsets, start.double(), table.double(), out
-    )
+    kernels.sums_of_halved_rows(torch.float64, **exact, out=out)
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
-
-
-def test_what_interrupts_an_epoch_leaves_the_embeddings_whole() -> None:
-    table = torch.randn(5, 7)
-    before = table.clone()
-
-    def interrupted() -> None:
-        with fused.in_halves(table, torch.bfloat16):
-            assert not torch.equal(table, before)
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert torch.equal(table, before)
-
-
-def test_an_array_that_does_not_lie_in_one_piece_is_refused() -> None:
-    with pytest.raises(ValueError, match="contiguous"):
-        kernels.exponentials(torch.float32, 4, 3, torch.zeros(3, 4).T, torch.zeros(kernels.CHUNKS, 3))
-
-
-@pytest.mark.parametrize("trouble", ["nowhere to write", "disk full"])
-def test_they_run_where_they_cannot_be_kept(monkeypatch: pytest.MonkeyPatch, trouble: str) -> None:
-    def full(*arguments: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    if trouble == "disk full":
-        monkeypatch.setattr(caching.IndexDataCacheFile, "save", full)
-        monkeypatch.setattr(caching.IndexDataCacheFile, "load", lambda *arguments: None)
-    else:
-        monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
-    fresh = kernels.Kernel(kernels.exponentials.body)
-    logits, sums = torch.zeros((4, 3)), torch.empty((kernels.CHUNKS, 3))
-    fresh(torch.float32, 4, 3, logits, sums)
-    assert sums.sum(dim=0).tolist() == [4.0, 4.0, 4.0]

@@ -1,4 +1,4 @@
-"""What every recommender must do, on a matrix whose right answer is obvious."""
+"""The contract of every recommender, on a matrix whose right answer is obvious."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def make(request: pytest.FixtureRequest) -> Callable[[], Recommender]:
 
 
 @pytest.mark.parametrize("name", PERSONAL)
-def test_it_recommends_the_right_colour(name: str) -> None:
+def test_recommended_items_have_the_users_colour(name: str) -> None:
     board = checkerboard()
     items, _ = MODELS[name]().fit(board).recommend(board, 2)
     for user in range(board.shape[0]):
@@ -60,16 +60,16 @@ def test_it_recommends_the_right_colour(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PERSONAL)
-def test_its_reasons_are_the_users_own_stars_of_that_colour(name: str) -> None:
+def test_reasons_are_the_users_own_stars(name: str) -> None:
     board = checkerboard()
     model = MODELS[name]().fit(board)
     items, _ = model.recommend(board, 2)
     reasons, shares = model.explain(board, items, 3)
     assert reasons.shape == shares.shape == (40, 2, 3)
     for user in range(board.shape[0]):
-        mine = set(board.indices[board.indptr[user] : board.indptr[user + 1]].tolist())
+        own = set(board.indices[board.indptr[user] : board.indptr[user + 1]].tolist())
         given = reasons[user][reasons[user] >= 0].tolist()
-        assert set(given) <= mine
+        assert set(given) <= own
         assert given
     assert (np.diff(shares, axis=2) <= 1e-6).all(), "strongest first"
     assert (shares.sum(axis=2) <= 1.0001).all()
@@ -88,30 +88,30 @@ def test_scores_are_float32_and_higher_is_better(make: Callable[[], Recommender]
     np.testing.assert_allclose(best[:, 0], scores.max(axis=1), rtol=1e-5)
 
 
-def test_what_a_user_has_is_never_recommended(make: Callable[[], Recommender]) -> None:
+def test_items_that_a_user_has_are_never_recommended(make: Callable[[], Recommender]) -> None:
     board = checkerboard()
     items, scores = make().fit(board).recommend(board, 20)
     for user in range(board.shape[0]):
-        mine = set(board.indices[board.indptr[user] : board.indptr[user + 1]].tolist())
+        own = set(board.indices[board.indptr[user] : board.indptr[user + 1]].tolist())
         given = items[user][items[user] >= 0].tolist()
-        assert len(given) == len(set(given)) == 20 - len(mine)
-        assert not mine & set(given)
+        assert len(given) == len(set(given)) == 20 - len(own)
+        assert not own & set(given)
     assert np.isneginf(scores[items == -1]).all()
 
 
-def test_users_without_stars_and_more_than_there_is_are_fine(make: Callable[[], Recommender]) -> None:
+def test_users_without_stars_and_long_lists_are_supported(make: Callable[[], Recommender]) -> None:
     board = checkerboard()
     model = make().fit(board)
-    nobody = sp.csr_array((2, 20), dtype=np.float32)
-    items, _ = model.recommend(nobody, 30)
+    no_stars = sp.csr_array((2, 20), dtype=np.float32)
+    items, _ = model.recommend(no_stars, 30)
     assert items.shape == (2, 30)
     assert (items >= 0).sum() == 40
-    reasons, shares = model.explain(nobody, items, 2)
+    reasons, shares = model.explain(no_stars, items, 2)
     assert (reasons == -1).all()
     assert (shares == 0).all()
 
 
-def test_it_is_saved_and_loaded_without_pickle(make: Callable[[], Recommender], tmp_path: Path) -> None:
+def test_a_model_is_saved_and_loaded_without_pickle(make: Callable[[], Recommender], tmp_path: Path) -> None:
     board = checkerboard()
     model = make().fit(board)
     folder = model.save(tmp_path / "model")
@@ -122,7 +122,7 @@ def test_it_is_saved_and_loaded_without_pickle(make: Callable[[], Recommender], 
     assert json.loads((folder / CONFIG_FILE).read_text())["model"] == model.name
 
 
-def test_damaged_or_foreign_files_are_one_error(make: Callable[[], Recommender], tmp_path: Path) -> None:
+def test_damaged_or_foreign_files_raise_one_error(make: Callable[[], Recommender], tmp_path: Path) -> None:
     model = make().fit(checkerboard())
     kind = type(model)
     with pytest.raises(StoredDataError):
@@ -144,7 +144,7 @@ def test_damaged_or_foreign_files_are_one_error(make: Callable[[], Recommender],
         kind.load(folder)
 
 
-def test_a_model_that_is_not_fitted_says_so(make: Callable[[], Recommender], tmp_path: Path) -> None:
+def test_an_unfitted_model_raises_an_error(make: Callable[[], Recommender], tmp_path: Path) -> None:
     with pytest.raises(GhAssetsError, match="not fitted"):
         make().predict(checkerboard())
     with pytest.raises(GhAssetsError, match="not fitted"):
@@ -171,7 +171,7 @@ def wrong(kind: str) -> object:
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"),
+    ("kind", "message"),
     [
         ("dense", "give a scipy.sparse CSR"),
         ("csc", "give a scipy.sparse CSR"),
@@ -184,12 +184,12 @@ def wrong(kind: str) -> object:
         ("no stars", "holds no stars"),
     ],
 )
-def test_a_matrix_that_is_wrong_is_one_error(make: Callable[[], Recommender], kind: str, words: str) -> None:
-    with pytest.raises(InvalidInteractionsError, match=words):
+def test_an_invalid_matrix_is_rejected(make: Callable[[], Recommender], kind: str, message: str) -> None:
+    with pytest.raises(InvalidInteractionsError, match=message):
         make().fit(wrong(kind))  # type: ignore[arg-type]
 
 
-def test_columns_that_do_not_match_are_one_error(make: Callable[[], Recommender]) -> None:
+def test_columns_that_do_not_match_are_rejected(make: Callable[[], Recommender]) -> None:
     model = make().fit(checkerboard())
     with pytest.raises(InvalidInteractionsError, match="has 60 columns; the model knows 20"):
         model.predict(taste_matrix(users=5))
@@ -204,9 +204,21 @@ def test_one_user_and_one_item_are_enough(make: Callable[[], Recommender]) -> No
     assert (items == -1).all()
 
 
-def test_the_callers_matrix_is_left_as_it_was(make: Callable[[], Recommender]) -> None:
+def test_the_callers_matrix_is_unchanged(make: Callable[[], Recommender]) -> None:
     board = checkerboard()
     board.data[:] = 3.0
     before = board.copy()
     make().fit(board).recommend(board, 3)
     assert (board != before).nnz == 0
+
+
+def test_reasons_from_given_scores_are_those_without_them(make: Callable[[], Recommender]) -> None:
+    """Also if the values were changed since, and for more users than are explained per batch."""
+    board = checkerboard(users=150)
+    model = make().fit(board)
+    scores = model.predict_scores(board)
+    np.testing.assert_array_equal(scores.values, model.predict(board))
+    items, _ = model.recommend(board, 2)
+    scores.values[:] = 0
+    for given, expected in zip(model.explain(board, items, scores=scores), model.explain(board, items), strict=True):
+        np.testing.assert_allclose(given, expected, rtol=1e-4, atol=1e-5)

@@ -18,12 +18,12 @@ def test_ease_is_the_minimum_of_its_objective(dropout: float) -> None:
     dense = stars.toarray().astype(np.float64)
     gram = dense.T @ dense
     ridge = 5.0 + dropout / (1 - dropout) * np.diag(gram)
-    found = ease_weights(stars, 5.0, dropout)
+    weights = ease_weights(stars, 5.0, dropout)
     for item in range(0, dense.shape[1], 7):
         others = np.delete(np.arange(dense.shape[1]), item)
         expected = np.linalg.solve(gram[np.ix_(others, others)] + np.diag(ridge[others]), gram[others, item])
-        np.testing.assert_allclose(found[others, item], expected, atol=2e-4)
-        assert found[item, item] == 0
+        np.testing.assert_allclose(weights[others, item], expected, atol=2e-4)
+        assert weights[item, item] == 0
 
 
 def test_lambda_and_dropout_are_chosen_together_and_kept(tmp_path) -> None:
@@ -36,6 +36,6 @@ def test_lambda_and_dropout_are_chosen_together_and_kept(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("dropouts", [(), (1.0,), (-0.1,)])
-def test_a_dropout_that_is_none_is_one_error(dropouts: tuple[float, ...]) -> None:
+def test_an_invalid_dropout_is_rejected(dropouts: tuple[float, ...]) -> None:
     with pytest.raises(ConfigurationError, match="at least one dropout"):
         EASE((1.0,), dropouts)

@@ -1,4 +1,4 @@
-"""The search: its budget, what it looks at, what it gives."""
+"""The hyperparameter search: its budget, its data, its result."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ def split():
     return strong_generalization_split(taste_matrix(users=200), validation_users=30, test_users=30)
 
 
-def test_the_best_trial_is_given_with_its_model_and_all_that_were_tried() -> None:
+def test_the_best_trial_is_returned_with_its_model_and_all_trials() -> None:
     data = split()
-    told: list[tuple[Trial, float]] = []
-    found = search(data, BASE, 10.0, most=6, on_trial=lambda trial, best: told.append((trial, best)))
-    assert [trial.number for trial in found.trials] == list(range(6))
-    assert [trial for trial, _ in told] == list(found.trials)
-    scores = [trial.score for trial in found.trials if trial.score is not None]
-    assert found.score == max(scores) == told[-1][1]
-    assert evaluate(found.model, *data.validation)["ndcg@100"] == pytest.approx(found.score)
-    assert found.trials[0].parameters == {name: getattr(BASE, name) for name in SEARCHED}
-    assert (found.config.epochs, found.config.hidden_size) == (3, 16), "what is not searched stays"
-    assert len({tuple(trial.parameters.items()) for trial in found.trials}) == 6
+    reported: list[tuple[Trial, float]] = []
+    result = search(data, BASE, 10.0, max_trials=6, on_trial=lambda trial, best: reported.append((trial, best)))
+    assert [trial.number for trial in result.trials] == list(range(6))
+    assert [trial for trial, _ in reported] == list(result.trials)
+    scores = [trial.score for trial in result.trials if trial.score is not None]
+    assert result.score == max(scores) == reported[-1][1]
+    assert evaluate(result.model, *data.validation)["ndcg@100"] == pytest.approx(result.score)
+    assert result.trials[0].parameters == {name: getattr(BASE, name) for name in SEARCHED}
+    assert (result.config.epochs, result.config.hidden_size) == (3, 16), "other values are unchanged"
+    assert len({tuple(trial.parameters.items()) for trial in result.trials}) == 6
 
 
-def test_the_test_users_are_not_looked_at() -> None:
+def test_the_test_users_do_not_influence_the_search() -> None:
     data = split()
     blind = replace(data, test_held_out=sp.csr_array(data.test_held_out.shape, dtype=np.float32))
-    one, other = (search(given, BASE, 10.0, most=4) for given in (data, blind))
+    one, other = (search(given, BASE, 10.0, max_trials=4) for given in (data, blind))
     assert [trial.score for trial in one.trials] == [trial.score for trial in other.trials]
     assert one.config == other.config
 
 
-def test_a_budget_that_is_spent_ends_the_search_with_a_result() -> None:
-    found = search(split(), BASE, 1e-9)
-    assert len(found.trials) == 1
-    assert found.trials[0].epochs == 3, "the first one is finished"
+def test_a_spent_budget_ends_the_search_with_a_result() -> None:
+    result = search(split(), BASE, 1e-9)
+    assert len(result.trials) == 1
+    assert result.trials[0].epochs == 3, "the first trial is finished"
 
 
-def test_nothing_that_can_be_trained_is_one_error() -> None:
+def test_a_search_without_a_trained_model_raises_one_error() -> None:
     with pytest.raises(InvalidInteractionsError, match="all diverged"):
         search(split(), replace(BASE, learning_rate=1e30), 1e-9)

@@ -1,4 +1,4 @@
-"""Choosing by the validation users: the one rule for every baseline that has something to choose."""
+"""Choice of hyperparameters on the validation users: the one rule for every baseline."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def best_on_validation(
 ) -> Candidate:
     """Fit each candidate and leave the model fitted with the best by NDCG@100 on the validation users.
 
-    Only one fitted model is held at a time: if the best was not the last, it is fitted once more.
+    Only one fitted model is in memory at a time: if the best is not the last, it is fitted again.
     """
     best: tuple[float, Candidate] | None = None
     last: Candidate | None = None

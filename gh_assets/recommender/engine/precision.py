@@ -1,4 +1,4 @@
-"""In which numbers a machine multiplies fastest: measured, not guessed from its name."""
+"""The number format in which a machine multiplies matrices fastest, measured rather than guessed from its name."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from gh_assets.errors import ConfigurationError
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
-WORTH_IT = 1.3
-"""bfloat16 has 8 bits of mantissa: it has to be this much faster to be chosen."""
+MIN_BFLOAT16_GAIN = 1.3
+"""Speed-up from which bfloat16 is chosen: it has only 8 bits of mantissa."""
 
 
 def precision(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of matrix products.
+    """Return the dtype of matrix products.
 
     Parameters
     ----------
     name : {"auto", "float32", "bfloat16", "float64"}
-        "auto" measures both on `device`, once a process. Sums, weights and optimizer states stay in float32 with
-        "bfloat16"; "float64" is for proofs.
+        "auto" measures float32 and bfloat16 on `device`, once per process. With "bfloat16", sums, weights and optimizer
+        states stay in float32; "float64" is for tests.
 
     Raises
     ------
     ConfigurationError
-        If it is another name.
+        If the name is unknown.
     """
     if name == "auto":
-        return torch.bfloat16 if _bfloat16_gain(str(device)) >= WORTH_IT else torch.float32
+        return torch.bfloat16 if _bfloat16_gain(str(device)) >= MIN_BFLOAT16_GAIN else torch.float32
     try:
         return PRECISIONS[name]
     except KeyError:
@@ -39,19 +39,19 @@ def precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """What `precision` takes for it."""
+    """Return the name that `precision` takes for a dtype."""
     return next(name for name, known in PRECISIONS.items() if known == dtype)
 
 
 @lru_cache
 def _bfloat16_gain(device: str) -> float:
-    """How many times faster a product of the training's shape is in bfloat16: about 30 ms on a CPU."""
+    """Measure how many times faster a product of training's shape is in bfloat16; about 30 ms on a CPU."""
     pairs = {
         dtype: [torch.ones((512, 512), dtype=dtype, device=device) for _ in range(2)]
         for dtype in (torch.float32, torch.bfloat16)
     }
     best = dict.fromkeys(pairs, math.inf)
-    # By turns, and the best of each: what else the machine is busy with makes a product slower, never faster.
+    # In turns, and the best of each: other load makes a product slower, never faster.
     for _ in range(10):
         for dtype, (left, right) in pairs.items():
             started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Where a training was: one file that is whole or not there, in the format of safetensors, never pickle."""
+"""The state of an unfinished training in one safetensors file, replaced atomically."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ FILE = "training.safetensors"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors by name, and what is to be said of them in JSON."""
+    """Tensors by name and a JSON document that describes them."""
 
     tensors: Mapping[str, Tensor]
     document: Mapping[str, Any]
 
 
 class Checkpoints:
-    """The newest checkpoint of one training, in a folder of its own.
+    """The latest checkpoint of one training, in its own folder.
 
     Parameters
     ----------
     folder : Path
     fingerprint : str
-        Of all that decides what the training gives: a checkpoint of another training is not taken.
+        Hash of everything that determines the result: checkpoints with another fingerprint are ignored.
     """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
@@ -44,19 +44,19 @@ class Checkpoints:
         self.fingerprint = fingerprint
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Replace the one before, whole or not at all."""
+        """Replace the previous checkpoint atomically."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         draft = self.path.with_suffix(".draft")
-        said = json.dumps({**checkpoint.document, "fingerprint": self.fingerprint})
+        document = json.dumps({**checkpoint.document, "fingerprint": self.fingerprint})
         tensors = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
         with system_errors(draft):
-            save_file(tensors, draft, {"document": said})
+            save_file(tensors, draft, {"document": document})
         with draft.open("rb") as file:
             os.fsync(file.fileno())
         draft.replace(self.path)
 
     def load(self) -> Checkpoint | None:
-        """What `save` wrote; None if there is nothing, nothing readable, or that of another training."""
+        """Read what `save` wrote; None if it is missing, unreadable or of another training."""
         try:
             with safe_open(self.path, framework="pt") as file:
                 document = json.loads((file.metadata() or {})["document"])
@@ -67,13 +67,13 @@ class Checkpoints:
             return None
 
     def forget(self) -> None:
-        """The training is over."""
+        """Delete the checkpoint of a finished training."""
         self.path.unlink(missing_ok=True)
         self.path.with_suffix(".draft").unlink(missing_ok=True)
 
 
 def data_fingerprint(config: Mapping[str, Any], *matrices: Csr) -> str:
-    """SHA-256 of a configuration and of the pairs of some matrices."""
+    """Return the SHA-256 of a configuration and of the sparsity patterns of matrices."""
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for matrix in matrices:
         for array in (np.array(matrix.shape), matrix.indptr, matrix.indices):

@@ -1,4 +1,4 @@
-"""Item factors from who has what with what: where the autoencoders' item embeddings begin."""
+"""Spectral item factors from co-occurrence, which initialize the autoencoders' item embeddings."""
 
 from __future__ import annotations
 
@@ -9,41 +9,45 @@ import torch
 from numpy.typing import NDArray
 
 from gh_assets.recommender.data.interactions import Csr
-from gh_assets.recommender.training.engine import Bags
+from gh_assets.recommender.engine.bags import Bags
 
 EXPONENT = 0.5
-OVERSAMPLING, ITERATIONS = 16, 4  # of the subspace iteration: enough for singular values that fall slowly
+OVERSAMPLING, ITERATIONS = 16, 4
+"""Of the subspace iteration: enough for singular values that fall slowly."""
 
 
 def item_factors(stars: Csr, rank: int, *, seed: int = 0, exponent: float = EXPONENT) -> NDArray[np.float32]:
-    """The leading right singular vectors of the column-normalized matrix, by √ of their singular value.
+    """Return the leading right singular vectors of the column-normalized matrix, times √ of their singular values.
 
     Parameters
     ----------
     stars : scipy.sparse CSR, shape (users, items)
     rank : int
     exponent : float
-        Columns are divided by their sum to this power: 0.5 makes all items equally long.
+        Columns are divided by their sum to this power: 0.5 gives all items the same norm.
 
     Returns
     -------
     ndarray of float32, shape (items, at most rank)
-        Randomized subspace iteration (Halko et al. 2011): nothing larger than items × rank is ever dense.
+
+    Notes
+    -----
+    Randomized subspace iteration (Halko et al. 2011): no dense array is larger than items × rank.
     """
     rank = min(rank, min(stars.shape) - 1)
     if rank < 1:
         return np.zeros((stars.shape[1], 0), np.float32)
     popularity = np.maximum(np.bincount(stars.indices, minlength=stars.shape[1]), 1)
-    there = Bags.of(stars, torch.device("cpu"))
-    there = replace(there, weights=there.weights * torch.from_numpy(popularity[stars.indices] ** -exponent).float())
-    items, back = there.transposed()
+    bags = Bags.of(stars, torch.device("cpu"))
+    bags = replace(bags, weights=bags.weights * torch.from_numpy(popularity[stars.indices] ** -exponent).float())
+    items, users = bags.transposed()
     generator = torch.Generator().manual_seed(seed)
     width = min(rank + OVERSAMPLING, *stars.shape)
     basis = torch.randn((stars.shape[1], width), generator=generator)
     for _ in range(ITERATIONS):
         image = torch.zeros_like(basis)
-        image[items] = back.sums(there.sums(basis))
+        image[items] = users.sums(bags.sums(basis))
         basis = torch.linalg.qr(image)[0]
-    _, values, right = torch.linalg.svd(there.sums(basis), full_matrices=False)
+    _, values, right = torch.linalg.svd(bags.sums(basis), full_matrices=False)
     result: NDArray[np.float32] = (basis @ right[:rank].T * values[:rank].sqrt()).numpy()
     return result

@@ -1,0 +1,195 @@
+"""Splits of a user-item matrix into training, validation and test users without leaks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from gh_assets.errors import InvalidInteractionsError
+from gh_assets.recommender.data.interactions import Csr, check_interactions
+
+
+@dataclass(frozen=True)
+class StrongGeneralizationSplit:
+    """Training users, and users of whom a part of the stars is known (fold-in) and the rest is to predict (held-out).
+
+    All matrices have all columns; ``*_users`` are row numbers of the whole matrix.
+    """
+
+    train: Csr
+    validation_fold_in: Csr
+    validation_held_out: Csr
+    test_fold_in: Csr
+    test_held_out: Csr
+    train_users: NDArray[np.int64]
+    validation_users: NDArray[np.int64]
+    test_users: NDArray[np.int64]
+
+    @property
+    def validation(self) -> tuple[Csr, Csr]:
+        """Fold-in and held-out matrix of the validation users."""
+        return self.validation_fold_in, self.validation_held_out
+
+    @property
+    def test(self) -> tuple[Csr, Csr]:
+        """Fold-in and held-out matrix of the test users."""
+        return self.test_fold_in, self.test_held_out
+
+
+def _users_are(number: int) -> str:
+    return "1 user is" if number == 1 else f"{number:,} users are"
+
+
+def strong_generalization_split(
+    matrix: Csr,
+    *,
+    validation_users: int | None = None,
+    test_users: int | None = None,
+    held_out_share: float = 0.2,
+    min_stars: int = 5,
+    seed: int = 0,
+    users: NDArray[np.int64] | None = None,
+) -> StrongGeneralizationSplit:
+    """Hold out whole users (Liang et al. 2018, section 4.3), and a share of each such user's items.
+
+    Parameters
+    ----------
+    matrix : scipy.sparse CSR, shape (users, items)
+    validation_users, test_users : int, optional
+        Number of held-out users; by default a tenth of the eligible users, at least 1 and at most 10,000.
+    held_out_share : float
+        Share of a held-out user's items to predict: at least one item, and at least one is known.
+    min_stars : int
+        Users with fewer items are not held out; at least 2, so that one is known and one is to predict.
+    seed : int
+    users : ndarray of int64, shape (users,), optional
+        Ids of the users. The held-out users then follow from ids and seed: they are almost the same in next week's
+        matrix, and models of both can be compared on users that neither has seen.
+
+    Raises
+    ------
+    InvalidInteractionsError
+        If too few users have enough items.
+    """
+    stars = check_interactions(matrix)
+    rng = np.random.default_rng(seed)
+    counts = np.diff(stars.indptr)
+    eligible = np.flatnonzero(counts >= max(2, min_stars))
+    default = int(np.clip(len(eligible) // 10, 1, 10_000))
+    validation_count = default if validation_users is None else validation_users
+    test_count = default if test_users is None else test_users
+    if len(eligible) < validation_count + test_count or stars.shape[0] <= validation_count + test_count:
+        raise InvalidInteractionsError(
+            f"Only {len(eligible):,} of {stars.shape[0]:,} users {'has' if len(eligible) == 1 else 'have'} at least "
+            f"{max(2, min_stars)} stars. Training needs at least {validation_count + test_count:,}, and another user "
+            f"to train on: {_users_are(validation_count)} held out for validation, {test_count:,} for the test. "
+            "Collect more stars."
+        )
+    if users is None:
+        chosen = rng.permutation(eligible)[: validation_count + test_count]
+        validation, test = np.split(chosen, [validation_count])
+    else:
+        if len(users) != stars.shape[0]:
+            raise InvalidInteractionsError(f"{len(users)} users were named for a matrix of {stars.shape[0]}.")
+        # Two draws, so that the test users do not depend on the number of validation users.
+        test = eligible[np.argsort(_drawn(users[eligible], 2 * seed), kind="stable")[:test_count]]
+        others = np.setdiff1d(eligible, test)
+        validation = others[np.argsort(_drawn(users[others], 2 * seed + 1), kind="stable")[:validation_count]]
+    validation, test = np.sort(validation), np.sort(test)
+    train = np.setdiff1d(np.arange(stars.shape[0]), np.concatenate([validation, test]))
+    validation_fold_in, validation_held_out = _hide(stars[validation], held_out_share, rng)
+    test_fold_in, test_held_out = _hide(stars[test], held_out_share, rng)
+    return StrongGeneralizationSplit(
+        stars[train],
+        validation_fold_in,
+        validation_held_out,
+        test_fold_in,
+        test_held_out,
+        train,
+        validation,
+        test,
+    )
+
+
+def temporal_split(
+    stars: Csr,
+    starred_at: NDArray[np.datetime64],
+    *,
+    later_share: float = 0.1,
+    min_stars: int = 5,
+    seed: int = 0,
+) -> tuple[StrongGeneralizationSplit, np.datetime64]:
+    """Train on stars before a date, and test on the same users' stars after it.
+
+    Parameters
+    ----------
+    stars : scipy.sparse CSR, shape (users, items)
+    starred_at : ndarray of datetime64, shape (stars,)
+        In the order of ``stars.indices``. Stars without a time are left out.
+    later_share : float
+        Share of the timed stars that lies after the date.
+    min_stars : int
+        Users with fewer stars before the date are not tested.
+    seed : int
+        Seed for the choice of validation users.
+
+    Returns
+    -------
+    split : StrongGeneralizationSplit
+        Test users take part in the training with their stars before the date, as they would in use. Items without stars
+        before the date cannot be predicted and don't count.
+    date : datetime64
+        Start of the test period.
+
+    Raises
+    ------
+    InvalidInteractionsError
+        If no star has a time, or no user can be tested.
+    """
+    checked = check_interactions(stars)
+    if len(starred_at) != stars.nnz or checked.nnz != stars.nnz:
+        raise InvalidInteractionsError(f"{len(starred_at)} times were given for {stars.nnz} stars.")
+    timed = ~np.isnat(starred_at)
+    if not timed.any():
+        raise InvalidInteractionsError("No star has a time: a temporal split needs starred_at.")
+    date = np.sort(starred_at[timed])[int((1 - later_share) * (timed.sum() - 1))]
+    before = _kept(checked, timed & (starred_at < date))
+    known = np.bincount(before.indices, minlength=before.shape[1]) > 0
+    after = _kept(checked, timed & (starred_at >= date) & known[checked.indices])
+    inner = strong_generalization_split(before, test_users=0, min_stars=min_stars, seed=seed)
+    tested = np.flatnonzero((np.diff(before.indptr) >= min_stars) & (np.diff(after.indptr) > 0))
+    tested = np.setdiff1d(tested, inner.validation_users)
+    if len(tested) == 0:
+        raise InvalidInteractionsError(
+            f"No user with {min_stars} stars before {date} starred a known repository after it: there is none to test."
+        )
+    split = replace(inner, test_fold_in=before[tested], test_held_out=after[tested], test_users=tested)
+    return split, date
+
+
+def _drawn(users: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
+    """Return a pseudo-random number for each user id (splitmix64, Steele et al. 2014)."""
+    state = users.astype(np.uint64) + np.uint64(((seed + 1) * 0x9E3779B97F4A7C15) % 2**64)
+    with np.errstate(over="ignore"):
+        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: NDArray[np.uint64] = state ^ (state >> np.uint64(31))
+    return mixed
+
+
+def _hide(stars: Csr, share: float, rng: np.random.Generator) -> tuple[Csr, Csr]:
+    counts = np.diff(stars.indptr)
+    hidden_counts = np.clip((counts * share).astype(int), 1, counts - 1)
+    hidden = np.zeros(stars.nnz, bool)
+    for start, count, hide in zip(stars.indptr[:-1], counts, hidden_counts, strict=True):
+        hidden[start + rng.permutation(count)[:hide]] = True
+    return _kept(stars, ~hidden), _kept(stars, hidden)
+
+
+def _kept(stars: Csr, keep: NDArray[np.bool_]) -> Csr:
+    indptr = np.concatenate([[0], np.cumsum(keep)])[stars.indptr]
+    kept: Csr = sp.csr_array((stars.data[keep], stars.indices[keep], indptr), shape=stars.shape)
+    return kept

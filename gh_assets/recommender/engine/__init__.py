@@ -1,0 +1,1 @@
+"""The autoencoders' training engine: item bags, softmax over all items, optimizers, checkpoints, training run."""

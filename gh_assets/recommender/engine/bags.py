@@ -1,0 +1,106 @@
+"""Users as bags of items: sums of table rows whose cost follows the number of stars, and their gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - the field's name for it
+from torch import Tensor
+
+from gh_assets.recommender.data.interactions import Csr
+
+
+def portions(tensor: Tensor, size: int) -> Iterator[Tensor]:
+    """Split a tensor into views of at most `size` rows."""
+    for start in range(0, len(tensor), size):
+        yield tensor[start : start + size]
+
+
+@dataclass(frozen=True)
+class Bags:
+    """A batch of users as bags of items: the rows of a CSR matrix as torch tensors.
+
+    Attributes
+    ----------
+    items : Tensor of int64, shape (stars,)
+    weights : Tensor, shape (stars,)
+        Weight of each star in the first layer: 1/√n for a user with n stars.
+    offsets : Tensor of int64, shape (users + 1,)
+        Start of each user's stars, and the end of the last user's.
+    lengths : Tensor, shape (users,)
+        Number of stars of each user.
+    """
+
+    items: Tensor
+    weights: Tensor
+    offsets: Tensor
+    lengths: Tensor
+
+    @classmethod
+    def of(cls, stars: Csr, device: torch.device, dtype: torch.dtype = torch.float32) -> Bags:
+        """Convert the rows of a CSR matrix; its values are ignored."""
+        counts = np.diff(stars.indptr).astype(np.int64)
+        lengths = torch.from_numpy(counts).to(device)
+        weights = lengths.clamp(min=1).to(dtype).rsqrt()
+        return cls(
+            torch.from_numpy(stars.indices.astype(np.int64)).to(device),
+            weights.repeat_interleave(lengths, output_size=stars.nnz),
+            torch.from_numpy(stars.indptr.astype(np.int64)).to(device),
+            lengths.to(dtype),
+        )
+
+    @property
+    def counts(self) -> Tensor:
+        """Number of stars in each bag, int64 (users,); after `dropped`, fewer than `lengths`."""
+        return self.offsets.diff()
+
+    @property
+    def users(self) -> Tensor:
+        """The user of each star, int64 (stars,)."""
+        users = torch.arange(len(self.lengths), device=self.items.device)
+        return users.repeat_interleave(self.counts, output_size=len(self.items))
+
+    def dropped(self, rate: float, generator: torch.Generator) -> Bags:
+        """Hide items at random and scale the others, so that the expectation of `sums` does not change."""
+        if rate == 0:
+            return self
+        drawn = torch.rand(len(self.items), generator=generator, device=self.items.device)
+        kept = (drawn >= rate).nonzero()[:, 0]
+        weights = self.weights.index_select(0, kept).div_(1 - rate)
+        # The offset of a bag is the number of kept stars before it.
+        return Bags(self.items.index_select(0, kept), weights, torch.searchsorted(kept, self.offsets), self.lengths)
+
+    def part(self, low: int, high: int) -> Bags:
+        """Return the bags of users `low` to `high`."""
+        if high - low == len(self.lengths):
+            return self
+        offsets = self.offsets[low : high + 1]
+        first, last = offsets[[0, -1]].tolist()
+        return Bags(self.items[first:last], self.weights[first:last], offsets - first, self.lengths[low:high])
+
+    def sums(self, table: Tensor, weighted: bool = True) -> Tensor:
+        """Sum the table's rows over each user's items, optionally weighted; (users, columns)."""
+        weights = self.weights.to(table.dtype) if weighted else None
+        result: Tensor = F.embedding_bag(
+            self.items, table, self.offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
+        )
+        return result
+
+    def gradient(self, sum_gradients: Tensor, items: int) -> Tensor:
+        """Return the gradient in a table of `items` rows, given the gradient in its weighted `sums`."""
+        touched, users = self.transposed()
+        gradient = sum_gradients.new_zeros((items, sum_gradients.shape[1]))
+        return gradient.index_copy_(0, touched, users.sums(sum_gradients))
+
+    def transposed(self) -> tuple[Tensor, Bags]:
+        """Return the items that occur, ascending, and each as a bag of its users.
+
+        With it, the gradient of `sums` is again a sum over bags: fast, and always in the same order.
+        """
+        items, order = torch.sort(self.items, stable=True)
+        touched, counts = torch.unique_consecutive(items, return_counts=True)
+        offsets = F.pad(counts.cumsum(0), (1, 0))
+        return touched, Bags(self.users[order], self.weights[order], offsets, counts.to(self.lengths.dtype))

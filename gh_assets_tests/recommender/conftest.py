@@ -1,0 +1,16 @@
+"""Fixtures of the recommender's tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def restored_threads() -> Iterator[None]:
+    """Restore torch's number of threads after the test."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)

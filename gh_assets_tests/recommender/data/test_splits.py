@@ -1,0 +1,106 @@
+"""Splits without leaks, by users and by time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gh_assets.errors import InvalidInteractionsError
+from gh_assets.recommender import (
+    strong_generalization_split,
+)
+from gh_assets.recommender.data.splits import temporal_split
+from gh_assets_tests.support.matrices import taste_matrix
+
+
+def test_nothing_of_the_held_out_users_is_trained_on() -> None:
+    matrix = taste_matrix(users=200)
+    split = strong_generalization_split(matrix, seed=1)
+    groups = [split.train_users, split.validation_users, split.test_users]
+    assert sorted(np.concatenate(groups).tolist()) == list(range(200))
+    np.testing.assert_array_equal(split.train.toarray(), matrix[split.train_users].toarray())
+    for fold_in, held_out, users in (
+        (*split.validation, split.validation_users),
+        (*split.test, split.test_users),
+    ):
+        assert fold_in.multiply(held_out).nnz == 0
+        np.testing.assert_array_equal((fold_in + held_out).toarray(), matrix[users].toarray())
+
+
+@settings(deadline=None)
+@given(st.integers(0, 1000), st.sampled_from([0.2, 0.5]))
+def test_a_split_holds_out_whole_users_and_loses_no_star(seed: int, share: float) -> None:
+    matrix = taste_matrix(users=90)
+    split = strong_generalization_split(matrix, validation_users=10, test_users=15, held_out_share=share, seed=seed)
+    groups = [split.train_users, split.validation_users, split.test_users]
+    assert sorted(np.concatenate(groups).tolist()) == list(range(90)), "each user is in one group"
+    assert (split.train != matrix[split.train_users]).nnz == 0
+    for users, given_items, hidden in (
+        (split.validation_users, split.validation_fold_in, split.validation_held_out),
+        (split.test_users, split.test_fold_in, split.test_held_out),
+    ):
+        assert ((given_items + hidden) != matrix[users]).nnz == 0
+        assert given_items.multiply(hidden).nnz == 0, "no item is both given and to be predicted"
+        assert (np.diff(given_items.indptr) >= 1).all()
+        assert (np.diff(hidden.indptr) >= 1).all()
+
+
+def test_the_same_seed_gives_the_same_split() -> None:
+    matrix = taste_matrix(users=90)
+    first, second = (strong_generalization_split(matrix, seed=4) for _ in range(2))
+    assert np.array_equal(first.test_users, second.test_users)
+    assert (first.test_held_out != second.test_held_out).nnz == 0
+
+
+def test_too_few_users_are_rejected() -> None:
+    with pytest.raises(
+        InvalidInteractionsError, match="Training needs at least 2, and another user to train on: 1 user "
+    ):
+        strong_generalization_split(sp.csr_array(np.ones((1, 10), np.float32)))
+    with pytest.raises(InvalidInteractionsError, match=r"^Only 0 of 90 users have at least 60 stars\. Training needs"):
+        strong_generalization_split(taste_matrix(users=90), min_stars=60)
+
+
+def timed(matrix: sp.csr_array, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return np.datetime64("2024-01-01", "us") + rng.integers(0, 1000, matrix.nnz) * np.timedelta64(1, "D")
+
+
+def test_a_temporal_split_learns_from_before_and_predicts_after() -> None:
+    matrix = taste_matrix(users=300)
+    times = timed(matrix)
+    times[::7] = np.datetime64("NaT")
+    split, date = temporal_split(matrix, times, later_share=0.2)
+    when = {}
+    coordinates = matrix.tocoo()
+    for user, item, time in zip(coordinates.row, coordinates.col, times, strict=True):
+        when[int(user), int(item)] = time
+    for part, users, later in (
+        (split.train, split.train_users, False),
+        (split.validation_fold_in, split.validation_users, False),
+        (split.validation_held_out, split.validation_users, False),
+        (split.test_fold_in, split.test_users, False),
+        (split.test_held_out, split.test_users, True),
+    ):
+        cells = part.tocoo()
+        assert part.nnz > 0
+        assert all(
+            (when[int(users[user]), int(item)] >= date) == later
+            for user, item in zip(cells.row, cells.col, strict=True)
+        )
+    assert len(np.intersect1d(split.test_users, split.validation_users)) == 0
+    assert (np.diff(split.test_held_out.indptr) > 0).all()
+    assert float((times[~np.isnat(times)] >= date).mean()) == pytest.approx(0.2, abs=0.02)
+    known = np.bincount(np.concatenate([split.train.indices, *[p.indices for p in split.validation]]), minlength=60) > 0
+    assert known[split.test_held_out.indices].all()
+
+
+def test_a_temporal_split_without_enough_times_is_rejected() -> None:
+    matrix = taste_matrix(users=100)
+    with pytest.raises(InvalidInteractionsError, match="needs starred_at"):
+        temporal_split(matrix, np.full(matrix.nnz, np.datetime64("NaT"), "datetime64[us]"))
+    with pytest.raises(InvalidInteractionsError, match="times were given for"):
+        temporal_split(matrix, timed(matrix)[:-1])
