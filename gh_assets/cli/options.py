@@ -20,7 +20,7 @@ from gh_assets.settings import MAX_PAGES, StarSourceName
 class ChainOptions(BaseModel):
     """Options of `gh-assets run`. Unset ones have the values of the settings."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     source: StarSourceName | None = Field(
         default=None,
@@ -71,7 +71,7 @@ class ChainOptions(BaseModel):
 class StandinOptions(BaseModel):
     """Options of `gh-assets github-standin`."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     stars: Path | None = Field(
         default=None,
