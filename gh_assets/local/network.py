@@ -10,8 +10,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from requests.exceptions import SSLError
-
 from gh_assets.errors import ConfigurationError
 
 CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE")
@@ -27,6 +25,8 @@ UNTRUSTED_HELP = (
 
 def is_untrusted(error: BaseException | None) -> bool:
     """Whether an error, or one of its causes, is an untrusted certificate, which no retry can change."""
+    from requests.exceptions import SSLError  # a tenth of a second, which no command needs for its help
+
     while error is not None:
         if isinstance(error, SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
             return True

@@ -129,7 +129,7 @@ DEFAULT_REQUEST = RecommendationRequest()
 class RecommendationParameters(BaseModel):
     """Parameters that a user can choose, with their bounds and descriptions."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)  # the command loads it for its help
 
     n: Annotated[int, Field(ge=1, le=MAX_COUNT, description="Number of recommendations.")] = DEFAULT_COUNT
     language: Annotated[Text, Field(description="Only repositories with this main language (case-insensitive).")] = ""

@@ -53,7 +53,7 @@ def test_summaries_of_commands_are_not_cut_off(group: click.Group) -> None:
 
 
 def test_help_loads_no_service_and_no_model() -> None:
-    heavy = ["dagster", "google.cloud", "numpy", "polars", "pymongo", "sqlalchemy", "starlette", "torch"]
+    heavy = ["dagster", "google.cloud", "numpy", "polars", "pymongo", "requests", "sqlalchemy", "starlette", "torch"]
     code = f"import sys, gh_assets.cli; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stderr
