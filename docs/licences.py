@@ -40,7 +40,7 @@ EXCEPTIONS = {
 #: Where metadata say nothing, or only "BSD": read in the package's licence file.
 FROM_LICENCE_FILES = {
     **dict.fromkeys(
-        ["alabaster", "amqp", "billiard", "click-plugins", "nodeenv", "prompt-toolkit", "vine"], "BSD-3-Clause"
+        ["alabaster", "amqp", "billiard", "click-plugins", "gitdb", "nodeenv", "prompt-toolkit", "vine"], "BSD-3-Clause"
     ),
     **dict.fromkeys(
         [
