@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from gh_assets.serving.requests import DEFAULT_COUNT, MAX_COUNT_PER_PAGE, RecommendationParameters
 from gh_assets.web.cursors import MAX_CURSOR_LENGTH
@@ -28,6 +28,9 @@ RepositoryName = Annotated[str, StringConstraints(strip_whitespace=True, min_len
 
 class PageParameters(RecommendationParameters):
     """Parameters of one page of recommendations."""
+
+    # FastAPI builds a deferred model in a way that makes pydantic warn on stderr.
+    model_config = ConfigDict(defer_build=False)
 
     n: Annotated[int, Field(ge=1, le=MAX_COUNT_PER_PAGE, description="Number of recommendations.")] = DEFAULT_COUNT
     cursor: Annotated[
