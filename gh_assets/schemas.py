@@ -1,4 +1,4 @@
-"""The tables' columns: names, types and what they mean. The one place that says so.
+"""The schemas of all tables: names, types and descriptions of their columns, defined nowhere else.
 
 Assets show these as Dagster column schemas; the IO manager checks frames against them on write and on read.
 """
@@ -36,11 +36,11 @@ class TableSchema:
         return {name: column.dtype for name, column in self.columns.items()}
 
     def empty(self) -> pl.DataFrame:
-        """A frame of this schema without rows."""
+        """Return a frame of this schema without rows."""
         return pl.DataFrame(schema=self.dtypes)
 
     def completed(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """A frame of an earlier version with the columns that were added since, in their places."""
+        """Add the columns that a frame of an earlier version lacks, in their positions."""
         lacking = [name for name, column in self.columns.items() if column.added and name not in frame.columns]
         if not lacking:
             return frame
@@ -49,7 +49,7 @@ class TableSchema:
         return frame.with_columns(nulls).select([*order, *(name for name in frame.columns if name not in order)])
 
     def problem(self, frame: pl.DataFrame, only: Collection[str] | None = None) -> str | None:
-        """Say what is wrong with `frame`, naming the column; None if it fits. `only`: if it has only these columns."""
+        """Return what is wrong with `frame`, or None. With `only`, the frame has these columns alone."""
         present = frame.schema
         for name, column in self.columns.items():
             if only is not None and name not in only:
@@ -69,9 +69,9 @@ class TableSchema:
 REPOS = TableSchema(
     "repos",
     {
-        "repo_id": Column(pl.Int64(), "GitHub's database id: the identity, whatever the name becomes", nullable=True),
+        "repo_id": Column(pl.Int64(), "GitHub's database id, which survives renames", nullable=True),
         "node_id": Column(pl.String(), "GitHub's global id, for GraphQL", nullable=True),
-        "full_name": Column(pl.String(), "owner/name as GitHub writes it now"),
+        "full_name": Column(pl.String(), "Current owner/name"),
         "partition": Column(
             pl.String(),
             "Partition key: the name under which the repository was first seen; stays through renames",
@@ -80,7 +80,7 @@ REPOS = TableSchema(
         "description": Column(pl.String(), "The owner's description", nullable=True),
         "language": Column(pl.String(), "Main programming language", nullable=True),
         "topics": Column(pl.List(pl.String()), "Topics"),
-        "stargazer_count": Column(pl.Int64(), "Stars by GitHub's own count", nullable=True),
+        "stargazer_count": Column(pl.Int64(), "Number of stars according to GitHub", nullable=True),
         "created_at": Column(UTC_TIME, "When it was created (UTC)", nullable=True),
         "pushed_at": Column(UTC_TIME, "Time of the last push (UTC)", nullable=True),
         "archived": Column(pl.Boolean(), "Whether the owner made it read-only", nullable=True),
@@ -98,7 +98,7 @@ STARGAZERS = TableSchema(
         "user_id": Column(pl.Int64(), "GitHub's database id of the user"),
         "login": Column(pl.String(), "The user's login when the star was read"),
         "starred_at": Column(UTC_TIME, "When the star was given (UTC)", nullable=True),
-        "source": Column(pl.String(), "How the star was obtained"),
+        "source": Column(pl.String(), "Star source that read it"),
     },
 )
 
@@ -107,17 +107,19 @@ COLLECTION_PLAN = TableSchema(
     {
         "repo_id": Column(pl.Int64(), "GitHub's database id of the repository"),
         "partition": Column(pl.String(), "Its partition of stargazers"),
-        "full_name": Column(pl.String(), "owner/name as GitHub writes it now"),
-        "stargazer_count": Column(pl.Int64(), "Stars by GitHub's own count, when the lists were read", nullable=True),
-        "counted_then": Column(pl.Int64(), "The same when its stars were read", nullable=True),
-        "stars": Column(pl.Int64(), "Stars that are stored", nullable=True),
-        "outcome": Column(pl.String(), "What became of asking for its stars; empty: never asked", nullable=True),
-        "asked_at": Column(UTC_TIME, "When it was asked last (UTC)", nullable=True),
-        "collected_at": Column(UTC_TIME, "When its stars were read last (UTC)", nullable=True),
-        "closed_at": Column(UTC_TIME, "When its own list was found closed (UTC)", nullable=True),
-        "proven": Column(
-            pl.Boolean(), "Whether what is stored was proven to be all that was asked for", nullable=True, added=True
+        "full_name": Column(pl.String(), "Current owner/name"),
+        "stargazer_count": Column(
+            pl.Int64(), "Number of stars according to GitHub when the lists were read", nullable=True
         ),
+        "counted_then": Column(
+            pl.Int64(), "Number of stars according to GitHub when its stars were read", nullable=True
+        ),
+        "stars": Column(pl.Int64(), "Number of stored stars", nullable=True),
+        "outcome": Column(pl.String(), "Outcome of the last collection; null if it was never collected", nullable=True),
+        "asked_at": Column(UTC_TIME, "Time of the last collection (UTC)", nullable=True),
+        "collected_at": Column(UTC_TIME, "When its stars were last read (UTC)", nullable=True),
+        "closed_at": Column(UTC_TIME, "When its list was found closed (UTC)", nullable=True),
+        "proven": Column(pl.Boolean(), "Whether the stored list was proven to be complete", nullable=True, added=True),
     },
 )
 
@@ -149,7 +151,7 @@ STAR_EVENTS = TableSchema(
 USERS = TableSchema(
     "users",
     {
-        "user_id": Column(pl.Int64(), "GitHub's database id: the identity, whatever the login becomes"),
+        "user_id": Column(pl.Int64(), "GitHub's database id, which survives changes of the login"),
         "login": Column(pl.String(), "Latest known login"),
         "stars": Column(pl.Int64(), "Number of collected repositories that the user starred"),
     },
@@ -165,7 +167,7 @@ RECOMMENDATIONS = TableSchema(
         "full_name": Column(pl.String(), "owner/name of the recommended repository"),
         "score": Column(pl.Float32(), "The model's score: higher is better, comparable within one user"),
         "because": Column(pl.List(pl.String()), "The user's own stars that explain it most, strongest first"),
-        "because_share": Column(pl.List(pl.Float32()), "Their shares of all that speaks for it (at most 1 in all)"),
+        "because_share": Column(pl.List(pl.Float32()), "Their shares in the explanation (at most 1 in all)"),
     },
 )
 
@@ -174,20 +176,20 @@ LEADERBOARD = TableSchema(
     {
         "split": Column(pl.String(), "What was held out"),
         "model": Column(pl.String(), "Short name of the recommender"),
-        "users": Column(pl.Int64(), "Held-out users that the figures are means of"),
+        "users": Column(pl.Int64(), "Number of held-out users"),
         "ndcg_at_100": Column(pl.Float64(), "NDCG@100"),
         "ndcg_at_100_low": Column(pl.Float64(), "Lower end of its 95 % bootstrap interval over users"),
         "ndcg_at_100_high": Column(pl.Float64(), "Upper end of that interval"),
         "recall_at_20": Column(pl.Float64(), "Recall@20, min(20, held out) in the denominator"),
         "recall_at_50": Column(pl.Float64(), "Recall@50, min(50, held out) in the denominator"),
-        "ndcg_at_100_of_1_to_4": Column(
-            pl.Float64(), "NDCG@100 of users of whom 1 to 4 stars are known", nullable=True
-        ),
+        "ndcg_at_100_of_1_to_4": Column(pl.Float64(), "NDCG@100 of users with 1 to 4 known stars", nullable=True),
         "ndcg_at_100_of_5_to_20": Column(pl.Float64(), "NDCG@100 of users with 5 to 20", nullable=True),
-        "ndcg_at_100_of_21_up": Column(pl.Float64(), "NDCG@100 of users with more", nullable=True),
-        "coverage_at_20": Column(pl.Float64(), "Share of all repositories that are in anybody's first 20"),
-        "novelty_at_20": Column(pl.Float64(), "Mean self-information of the first 20, in bits: low for popular ones"),
-        "popularity_percentile_at_20": Column(pl.Float64(), "Mean percentile of the first 20 by number of stars"),
+        "ndcg_at_100_of_21_up": Column(pl.Float64(), "NDCG@100 of users with more than 20", nullable=True),
+        "coverage_at_20": Column(pl.Float64(), "Share of repositories in the top 20 of at least one user"),
+        "novelty_at_20": Column(
+            pl.Float64(), "Mean self-information of the top 20 in bits; low for popular repositories"
+        ),
+        "popularity_percentile_at_20": Column(pl.Float64(), "Mean popularity percentile of the top 20"),
     },
 )
 
