@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -120,8 +120,19 @@ rows = st.fixed_dictionaries(
 )  # fmt: skip
 
 
+SLIGHTLY_MOVED = {
+    "outcome": "ok",
+    "stargazer_count": 101,
+    "counted_then": 100,
+    "proven": False,
+    "asked_at": NOW - 2 * DAY,
+}
+"""A list that is incomplete, and whose count moved by less than the policy waits for."""
+
+
 @hypothesis_settings(deadline=None)
 @given(st.lists(rows, max_size=20), st.integers(0, 60), st.sets(st.sampled_from(ALL_REASONS)))
+@example([SLIGHTLY_MOVED], 60, {DueReason.INCOMPLETE})
 def test_invariants_of_plans(drawn: list[dict[str, Any]], budget: int, kinds: set[DueReason]) -> None:
     plan = plan_of(*drawn)
     found = due(plan, NOW, RefreshPolicy(), kinds)
@@ -134,7 +145,9 @@ def test_invariants_of_plans(drawn: list[dict[str, Any]], budget: int, kinds: se
     chosen = affordable_prefix(found, budget)
     assert int(chosen["pages"].sum()) <= budget
     assert chosen.equals(found.head(chosen.height)), "a prefix"
-    assert due(plan, NOW, RefreshPolicy().without_waiting(), kinds).height >= found.height, "waiting removes some"
+    # The reason may be another one: an incomplete list whose count moved a little counts as moved.
+    sooner = due(plan, NOW, RefreshPolicy().without_waiting())
+    assert set(found["partition"]) <= set(sooner["partition"]), "waiting only postpones"
 
 
 def test_unknown_partitions_and_reasons_are_errors() -> None:
