@@ -16,13 +16,13 @@ from pydantic import SecretStr
 
 from gh_assets.embedded.standin.app import Standin
 from gh_assets.embedded.standin.faults import Faults
+from gh_assets.embedded.supervision import release_all
 from gh_assets.errors import GhAssetsError, OutageError, ServiceUnavailableError
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.retries import OUTAGE_AFTER
 from gh_assets.services.connections import connect_mongo
 from gh_assets.settings import load_settings
 from gh_assets_tests.conftest import QUICK, SETTINGS
-from gh_assets_tests.support.commands import release_servers
 from gh_assets_tests.support.worlds import LIST, World, world_of
 
 GOOD, REFUSED = "ghp_goodgoodgood0123456789GOOD", "ghp_refusedrefused9876543210NONE"
@@ -126,7 +126,7 @@ def test_runs_with_all_kinds_of_failures_leave_no_token(
         for location, content in stored(fresh_home, monkeypatch):
             assert secret.encode() not in content, location
     assert any("gh_assets.embedded" in line for line in command_lines.seen), "the servers were recorded"
-    release_servers(fresh_home)
+    release_all(fresh_home)
 
 
 @pytest.mark.parametrize("kind", ["500", "truncated", "reset", "timeout"])

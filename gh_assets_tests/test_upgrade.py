@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 import zstandard
 
-from gh_assets_tests.support.commands import command, release_servers, run_json
+from gh_assets.embedded.supervision import release_all
+from gh_assets_tests.support.commands import command, run_json
 from gh_assets_tests.support.paths import CHECKOUT
 
 HOME = CHECKOUT / "gh_assets_tests" / "cases" / "homes" / "before-1.0.tar.zst"
@@ -31,7 +32,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     world = folder / "home" / "world.json"
     world.write_text(json.dumps(json.loads(world.read_text()) | {"stars": str(folder / "stars.csv")}))
     yield folder
-    release_servers(folder / "home")
+    release_all(folder / "home")
 
 
 def before(folder: Path, name: str) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from gh_assets.embedded.supervision import release_all
 from gh_assets_tests.support.chain_runs import ChainRun, run_chain_once
-from gh_assets_tests.support.commands import release_servers
 
 
 @pytest.fixture(scope="session")
@@ -25,4 +25,4 @@ def chain_run(finished_run: ChainRun, tmp_path_factory: pytest.TempPathFactory) 
     """A home of the module's own in which the chain has run once."""
     run = finished_run.copy(tmp_path_factory.mktemp("chain"))
     yield run
-    release_servers(run.home)
+    release_all(run.home)

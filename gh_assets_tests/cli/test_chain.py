@@ -26,7 +26,7 @@ from gh_assets.cli.chain import execute
 from gh_assets.collector.state import CollectionState
 from gh_assets.embedded import servers as embedded
 from gh_assets.embedded.servers import HomeWorld, choose_world
-from gh_assets.embedded.supervision import read_state
+from gh_assets.embedded.supervision import read_state, release_all
 from gh_assets.errors import WorldMismatchError
 from gh_assets.instance.configuration import open_instance
 from gh_assets.registry import SERVED, ModelCard, ModelRegistry, Promotion
@@ -35,7 +35,7 @@ from gh_assets.settings import load_settings
 from gh_assets.storage.asset_store import AssetStore
 from gh_assets_tests.conftest import SETTINGS
 from gh_assets_tests.support.chain_runs import ChainRun
-from gh_assets_tests.support.commands import USERS, answer_json, fails, release_servers, run_json
+from gh_assets_tests.support.commands import USERS, answer_json, fails, run_json
 from gh_assets_tests.support.pickles import parts_of, pickles_in
 
 
@@ -303,7 +303,7 @@ def test_killed_run_resumes_and_ends_with_the_same_data(
     assert {state.outcome.value for state in states} == {"ok"}
     assert rerun["models"][0]["sha256"] != ""
     database.client.close()
-    release_servers(fresh_home)
+    release_all(fresh_home)
 
 
 @pytest.mark.slow
@@ -314,7 +314,7 @@ def test_file_source_yields_the_same_stars(
     expected, actual = contents(chain_run.home, monkeypatch), contents(fresh_home, monkeypatch)
     for name in ("assets/users.parquet", "assets/user_item_matrix.npz"):
         assert actual[name] == expected[name]
-    release_servers(fresh_home)
+    release_all(fresh_home)
 
 
 def test_launchpad_refuses_a_file_of_another_world(fresh_home: Path, tmp_path: Path) -> None:
@@ -341,7 +341,7 @@ def test_launchpad_refuses_a_file_of_another_world(fresh_home: Path, tmp_path: P
     database = connect_mongo(load_settings())
     assert database["users"].count_documents({}) == database["stargazer_state"].count_documents({}) == 0
     database.client.close()
-    release_servers(fresh_home)
+    release_all(fresh_home)
 
 
 @pytest.mark.parametrize(

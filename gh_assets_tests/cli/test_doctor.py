@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gh_assets.cli import main
-from gh_assets_tests.support.commands import release_servers
+from gh_assets.embedded.supervision import release_all
 
 
 def test_doctor_reports_each_failing_service(
@@ -29,4 +29,4 @@ def test_doctor_reports_each_failing_service(
     findings = {finding["service"]: finding for finding in json.loads(capsys.readouterr().out)}
     assert not findings["MongoDB"]["ok"]
     assert findings["Cloud Storage"]["ok"], "one service that is away hides no other"
-    release_servers(fresh_home)
+    release_all(fresh_home)

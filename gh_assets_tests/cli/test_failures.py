@@ -12,10 +12,11 @@ import torch
 import gh_assets.cli.documents
 from gh_assets.cli import main
 from gh_assets.cli.failures import cause_of
+from gh_assets.embedded.supervision import release_all
 from gh_assets.instance.configuration import open_instance, other_instance_warning
 from gh_assets.recommender.engine.checkpoints import Checkpoint, Checkpoints
 from gh_assets.settings import load_settings
-from gh_assets_tests.support.commands import fails, release_servers
+from gh_assets_tests.support.commands import fails
 from gh_assets_tests.support.dagster_dev import ROOT
 from gh_assets_tests.support.worlds import LIST, world_of
 
@@ -195,7 +196,7 @@ def test_a_wrong_token_is_one_line_that_names_its_end_only(
     assert code == 1
     assert "GitHub refused the token ending in …wxyz (401 Bad credentials)" in output
     assert SECRET not in output
-    release_servers(fresh_home)
+    release_all(fresh_home)
     kept = [path for path in fresh_home.rglob("*") if path.is_file()]
     assert len(kept) > 5
     for path in kept:  # Dagster's events, Mongo's files, logs

@@ -16,8 +16,9 @@ import pytest
 from click.testing import CliRunner
 
 from gh_assets.cli import cli, main
+from gh_assets.embedded.supervision import release_all
 from gh_assets_tests.conftest import SETTINGS
-from gh_assets_tests.support.commands import fails, release_servers, write_stars
+from gh_assets_tests.support.commands import fails, write_stars
 from gh_assets_tests.support.dagster_dev import ROOT
 
 STOPPED = "Stopped. What was collected is kept; run again to go on."
@@ -119,7 +120,7 @@ def test_full_disk_is_one_sentence_and_the_next_command_works(tmp_path: Path) ->
     assert output.startswith("Error: ")
     again = started(home, "status", "--json")
     shown, output = again.communicate(timeout=120)
-    release_servers(home)
+    release_all(home)
     assert again.returncode == 0, output
     assert json.loads(shown)["stars"] == 0
 
@@ -136,7 +137,7 @@ def test_ctrl_c_during_a_run_is_one_sentence(tmp_path: Path) -> None:
         output += line
     os.killpg(process.pid, signal.SIGINT)
     rest = process.communicate(timeout=60)[1]
-    release_servers(home)
+    release_all(home)
     assert process.returncode == 1
     assert rest.strip().endswith(STOPPED)
     assert "Traceback" not in rest

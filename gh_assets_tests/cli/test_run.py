@@ -17,11 +17,12 @@ import pytest
 
 from gh_assets.collector.state import CollectionState
 from gh_assets.embedded.standin.limits import Limits
+from gh_assets.embedded.supervision import release_all
 from gh_assets.instance.configuration import open_instance
 from gh_assets.services.connections import asset_store, connect_mongo
 from gh_assets.settings import load_settings
 from gh_assets_tests.conftest import SETTINGS
-from gh_assets_tests.support.commands import command, fails, release_servers, run_json
+from gh_assets_tests.support.commands import command, fails, run_json
 from gh_assets_tests.support.paths import CHECKOUT
 from gh_assets_tests.support.worlds import LIST, world_of
 
@@ -76,7 +77,7 @@ def test_ctrl_c_ends_a_run_that_waits_for_new_quota(serve_world, fresh_home: Pat
     database = connect_mongo(load_settings())
     assert len(CollectionState(database).load()) >= 20
     database.client.close()
-    release_servers(fresh_home)
+    release_all(fresh_home)
 
 
 @pytest.mark.slow
@@ -111,7 +112,7 @@ def test_stars_file_with_logins_is_combined_with_github(serve_world, fresh_home:
         left_out = str(event.asset_materialization.metadata["run_rows_left_out"].value)
     assert skipped in left_out
     assert unknown in left_out
-    release_servers(fresh_home)
+    release_all(fresh_home)
 
 
 @pytest.mark.slow
@@ -149,7 +150,7 @@ def test_archive_alone_yields_exactly_its_stars(fresh_home: Path, tmp_path: Path
     refused = command(fresh_home, "run", "--source", "graphql")
     assert refused.returncode == 1
     assert "set GITHUB_TOKENS" in refused.stderr
-    release_servers(fresh_home)
+    release_all(fresh_home)
 
 
 @pytest.mark.slow
@@ -179,4 +180,4 @@ def test_closed_lists_are_completed_from_users_and_reported(serve_world, fresh_h
         "hybrid",
         "recvae",
     ] * 2
-    release_servers(fresh_home)
+    release_all(fresh_home)

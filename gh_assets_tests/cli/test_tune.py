@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gh_assets_tests.support.commands import release_servers, run_json, write_stars
+from gh_assets.embedded.supervision import release_all
+from gh_assets_tests.support.commands import run_json, write_stars
 
 
 @pytest.mark.slow
@@ -26,4 +27,4 @@ def test_search_is_recorded_and_later_runs_use_its_hyperparameters(
     newest = next(model for model in again["models"] if model["name"] == "recvae" and not model["tag"])
     for name, value in best["parameters"].items():
         assert newest["config"][name] == value
-    release_servers(home)
+    release_all(home)

@@ -16,6 +16,7 @@ import polars as pl
 import pytest
 import requests
 
+from gh_assets.embedded.supervision import release_all
 from gh_assets.errors import GhAssetsError
 from gh_assets.registry import ModelCard, ModelRegistry
 from gh_assets.services.connections import open_mongo
@@ -33,7 +34,7 @@ from gh_assets_tests.faults.storage_testbench import (
     requires_testbench,
     running_testbench,
 )
-from gh_assets_tests.support.commands import command, release_servers, write_stars
+from gh_assets_tests.support.commands import command, write_stars
 
 pytestmark = [pytest.mark.slow, requires_testbench]
 
@@ -301,4 +302,4 @@ def test_complete_run_loses_nothing_behind_all_faults(
         "rewrite",
     }
     for place in (home, other):
-        release_servers(place)
+        release_all(place)

@@ -14,9 +14,9 @@ from typing import Any
 
 import polars as pl
 
-from gh_assets.embedded.supervision import read_state
+from gh_assets.embedded.supervision import read_state, release_all
 from gh_assets.local.locks import open_lock, wait_lock
-from gh_assets_tests.support.commands import release_servers, run_json, write_stars
+from gh_assets_tests.support.commands import run_json, write_stars
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def run_chain_once(folder: Path) -> ChainRun:
 
 def stop_servers(home: Path) -> None:
     """Stop the embedded servers of a home and wait until they have ended."""
-    release_servers(home)
+    release_all(home)
     for path in (home / "run").glob("*.json"):
         guardian = read_state(path.with_suffix("")).get("guardian_pid")
         if guardian is not None:

@@ -17,7 +17,6 @@ import polars as pl
 import pytest
 
 from gh_assets.cli import main
-from gh_assets.embedded.supervision import release_all
 from gh_assets_tests.conftest import SETTINGS
 
 USERS, REPOS = 160, 45
@@ -69,11 +68,6 @@ def stored_file(home: Path, bucket: str, name: str) -> Path:
     with closing(sqlite3.connect(f"file:{home}/bucket/index.sqlite?mode=ro", uri=True)) as index:
         (file,) = index.execute("SELECT file FROM objects WHERE bucket = ? AND name = ?", (bucket, name)).fetchone()
     return home / "bucket" / "content" / file[:2] / file
-
-
-def release_servers(home: Path) -> None:
-    """Stop using the servers of a home in this process."""
-    release_all(home)
 
 
 def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:

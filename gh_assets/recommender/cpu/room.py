@@ -37,8 +37,8 @@ ARRAYS = """
     stored items width: expected
     stored layers here hidden: slopes, normed, activations
 """
-"""Number type, shape and names. A batch has so many users, `here` of them computed by this process; `width` is that of
-the softmax's table."""
+"""Number type, shape and names. `users` is the size of a batch, `here` the number of them that this process computes,
+and `width` that of the softmax's table."""
 
 CACHE_LINE = 32
 """Numbers of two bytes in a cache line."""

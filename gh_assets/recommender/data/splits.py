@@ -14,7 +14,7 @@ from gh_assets.recommender.data.interactions import Csr, check_interactions
 
 @dataclass(frozen=True)
 class StrongGeneralizationSplit:
-    """Training users, and users of whom a part of the stars is known (fold-in) and the rest is to predict (held-out).
+    """Training users, and held-out users whose stars are divided into fold-in (known) and held-out (to be predicted).
 
     All matrices have all columns; ``*_users`` are row numbers of the whole matrix.
     """
