@@ -27,9 +27,9 @@ import numpy as np
 import requests
 from pydantic import SecretStr
 
-from gh_assets.collector.pipeline import CollectionReport, PipelineOptions, StarPipeline
+from gh_assets.collector.pipeline import CollectionReport, StarPipeline
 from gh_assets.collector.repositories import KnownRepositories, collect_repositories
-from gh_assets.collector.star_sources.base import RepositoryRef, StarSource
+from gh_assets.collector.star_sources.base import CollectionOptions, RepositoryRef, StarSource
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
 from gh_assets.collector.star_sources.stargazers import RestStargazers
 from gh_assets.collector.state import CollectionState
@@ -148,7 +148,7 @@ class BenchmarkStorage:
 
     def collect(self, shape: Shape, source: StarSource, max_pages: int, *, ask_all: bool = False) -> CollectionReport:
         with open_mongo(self.settings) as database:
-            options = PipelineOptions(max_pages, self.workers, full=ask_all)
+            options = CollectionOptions(source.name, max_pages, workers=self.workers, full=ask_all)
             return StarPipeline(source, self.tables, CollectionState(database), options).collect(shape.refs())
 
 

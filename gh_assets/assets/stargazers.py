@@ -1,6 +1,6 @@
 """`stargazers`: who starred a repository, one partition a repository, many partitions in one run."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -14,8 +14,7 @@ from gh_assets.assets.metadata import MAX_REASON, collection_metadata, measure_s
 from gh_assets.assets.progress import asset_progress
 from gh_assets.assets.star_events import star_events
 from gh_assets.collector.collection import CollectionResult, collect
-from gh_assets.collector.source_factory import CollectionOptions
-from gh_assets.collector.star_sources.base import RepositoryRef
+from gh_assets.collector.star_sources.base import CollectionOptions, RepositoryRef
 from gh_assets.github.outcomes import Outcome
 from gh_assets.instance.internals import add_partition_metadata
 from gh_assets.resources import GcsResource, GitHubResource, MongoResource, PolicyResource
@@ -59,7 +58,7 @@ class StargazersConfig(dg.Config):
         "that were taken back.",
     )
 
-    def options(self, policy: PolicyResource) -> CollectionOptions:
+    def options(self, policy: PolicyResource, force: Collection[int] = frozenset()) -> CollectionOptions:
         """Return the options of the collection, with the policy's values for what is unset."""
         settings = policy.settings()
         return CollectionOptions(
@@ -70,6 +69,7 @@ class StargazersConfig(dg.Config):
             max_users=self.max_users or settings.max_users,
             full=self.full,
             workers=settings.workers,
+            force=force,
         )
 
 
@@ -84,15 +84,12 @@ class CollectionRequest:
         The asset `repos`.
     options : CollectionOptions
     max_requests : int or None
-    always : frozenset of int
-        Repositories, by id, that are collected even if nothing seems to have changed.
     """
 
     partitions: Sequence[str]
     repos: pl.DataFrame
     options: CollectionOptions
     max_requests: int | None = None
-    always: frozenset[int] = frozenset()
 
     def repositories(self) -> list[RepositoryRef]:
         """Return the repositories of those partitions that a list names."""
@@ -188,8 +185,7 @@ def collect_partitions(
             client,
             database,
             services.gcs.asset_store(),
-            progress=reported,
-            force=request.always,
+            reported,
         )
     unlisted = request.unlisted()
     if unlisted:

@@ -132,9 +132,8 @@ def collect_share(
     request = CollectionRequest(
         share["partitions"],
         gcs.asset_store().read_table("repos"),
-        config.options(policy),
+        config.options(policy, frozenset(share["always"])),
         config.max_requests,
-        frozenset(share["always"]),
     )
     outcome = collect_partitions(context, request, CollectionServices(github, mongo, gcs))
     collected = {

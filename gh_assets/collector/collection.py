@@ -5,25 +5,42 @@ Independent of settings, which the caller turns into options, and of Dagster.
 
 from __future__ import annotations
 
-from collections.abc import Collection as AbstractCollection
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from gh_assets.collector.forecast import Forecast, expected_pages
-from gh_assets.collector.pipeline import CollectionReport, PipelineOptions, Selection, StarPipeline
+from gh_assets.collector.pipeline import CollectionReport, Selection, StarPipeline
 from gh_assets.collector.progress import STEP, CollectionProgress
+from gh_assets.collector.query_sizes import QuerySizeStore
 from gh_assets.collector.quota import record_quota
-from gh_assets.collector.source_factory import CollectionOptions, StarSourceFactory
-from gh_assets.collector.star_sources.auto import AutoReport, AutoSource
-from gh_assets.collector.star_sources.base import OWN_LIST_SOURCES, SOURCES, RepositoryRef
-from gh_assets.collector.star_sources.file import StarsFile
-from gh_assets.collector.star_sources.starred import StarredReport
+from gh_assets.collector.seed_users import SeedUsers
+from gh_assets.collector.star_events import STAR_EVENTS_ASSET, read_star_events
+from gh_assets.collector.star_sources.auto import AutoSource, OwnLists
+from gh_assets.collector.star_sources.base import (
+    OWN_LIST_SOURCES,
+    SOURCES,
+    CollectionOptions,
+    RepositoryRef,
+    StarSource,
+)
+from gh_assets.collector.star_sources.file import StarsFile, UserLookup
+from gh_assets.collector.star_sources.gharchive import ArchivedStars
+from gh_assets.collector.star_sources.graphql import GraphQLStargazers
+from gh_assets.collector.star_sources.stargazers import RestStargazers
+from gh_assets.collector.star_sources.starred import StarredLists, StarredReport
+from gh_assets.collector.star_sources.starred_lists import GraphQLStarred, RestStarred, StarredWithFallback
+from gh_assets.collector.star_sources.starred_state import StarredState
 from gh_assets.collector.state import CollectionState
+from gh_assets.collector.worlds import is_world_of
+from gh_assets.errors import ConfigurationError
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.rate_limits import Resource
 from gh_assets.local.progress import Progress
-from gh_assets.storage.asset_store import AssetStore, PartitionTables
-from gh_assets.storage.mongo import MongoDatabase
+from gh_assets.storage.asset_store import AssetStore, PartitionTables, Segments
+from gh_assets.storage.mongo import Collections, MongoDatabase
+
+STARRED_SEGMENTS = "starred"
 
 
 @dataclass
@@ -37,8 +54,9 @@ class CollectionResult:
         Made before it began.
     users : StarredReport or None
         If users' lists were read.
-    auto_report : AutoReport or None
-        If the source was ``auto``.
+    closed, closed_completed : int
+        If the source was ``auto``: repositories whose own lists are closed, and those of them that were completed from
+        users' lists.
     requests, points : int
         REST requests and GraphQL points, including those for users and forks.
     quota_left : dict
@@ -52,7 +70,8 @@ class CollectionResult:
     report: CollectionReport
     forecast: Forecast
     users: StarredReport | None = None
-    auto_report: AutoReport | None = None
+    closed: int = 0
+    closed_completed: int = 0
     requests: int = 0
     points: int = 0
     quota_left: dict[str, int] = field(default_factory=dict)
@@ -63,15 +82,12 @@ class CollectionResult:
         """Describe what the numbers alone do not show, a sentence or two per line."""
         report = self.report
         lines = list(self.notes)
-        if self.auto_report is not None and self.auto_report.closed:
-            completed = (
-                f"{self.auto_report.by_users:,} of them were completed from users' own lists."
-                if self.auto_report.by_users
-                else "they are too few to read users' lists for them."
-            )
+        if self.closed:
+            completed = "they are too few to read users' lists for them."
+            if self.closed_completed:
+                completed = f"{self.closed_completed:,} of them were completed from users' own lists."
             lines.append(
-                f"{self.auto_report.closed:,} of {report.total:,} repositories do not let their stargazers be listed; "
-                f"{completed}"
+                f"{self.closed:,} of {report.total:,} repositories do not let their stargazers be listed; {completed}"
             )
         if self.users is not None:
             lines.append(
@@ -100,15 +116,125 @@ class CollectionResult:
         return lines
 
 
+class StarSourceFactory:
+    """Creates sources of stars.
+
+    Parameters
+    ----------
+    options : CollectionOptions
+    client : GitHubClient or None
+        None without access to GitHub: then stars come from the archive or a file.
+    database : pymongo database
+    store : AssetStore
+    on_users : callable
+        Called with a `StarredReport` while users' lists are read.
+
+    Attributes
+    ----------
+    query_sizes : QuerySizeStore
+    seeds : SeedUsers or None
+        Users whose lists are read, once that has begun.
+    """
+
+    def __init__(
+        self,
+        options: CollectionOptions,
+        client: GitHubClient | None,
+        database: MongoDatabase,
+        store: AssetStore,
+        on_users: Callable[[StarredReport], None],
+    ) -> None:
+        self.options = options
+        self.client = client
+        self.database = database
+        self.store = store
+        self.on_users = on_users
+        self.query_sizes = QuerySizeStore(database)
+        self.seeds: SeedUsers | None = None
+
+    def create(self, repositories: Sequence[RepositoryRef]) -> StarSource:
+        """Create the source.
+
+        Raises
+        ------
+        ConfigurationError
+            If the source needs something that is missing.
+        """
+        name = self.options.source
+        if name == "file":
+            return self._file()
+        if name == "gharchive" or (name == "auto" and self.client is None):
+            return self._archive(repositories)
+        if self.client is None:
+            raise ConfigurationError(
+                f"This home has no access to GitHub for the source {name!r}, only to GH Archive: set GITHUB_TOKENS."
+            )
+        if name == "stargazers":
+            return self._own_lists_by_rest(self.client)
+        if name == "starred":
+            return self._users_lists(self.client, repositories)
+        own_lists = OwnLists(
+            GraphQLStargazers(self.client, self.options.max_pages, batch=self.query_sizes.of("stargazers")),
+            self._own_lists_by_rest(self.client),
+        )
+        if name == "graphql":
+            return own_lists
+        states = CollectionState(self.database).load().values()
+        closed = {
+            s.repo_id: s.closed_at for s in states if s.closed_at is not None and s.repo_id not in self.options.force
+        }
+        others = partial(self._users_lists, self.client, repositories)
+        return AutoSource(own_lists, others, closed=closed, total=len(repositories))
+
+    def _file(self) -> StarsFile:
+        path = self.options.stars_file
+        if path is None:
+            raise ConfigurationError("The source 'file' needs a file: set stars_file (--stars FILE).")
+        own_world = is_world_of(self.database, path)
+        return StarsFile(path, own_world=own_world, logins=UserLookup(self.database, self.client))
+
+    def _archive(self, repositories: Sequence[RepositoryRef]) -> ArchivedStars:
+        if not self.store.partitions(STAR_EVENTS_ASSET):
+            raise ConfigurationError(
+                "The source 'gharchive' has no hours to read stars from: give some (--archive FILE), or run the job "
+                "read_archive."
+            )
+        users = self.database[Collections.USERS].find({"login": {"$exists": True}}, {"login": 1})
+        events = read_star_events(self.store, repositories)
+        return ArchivedStars(events, ((document["_id"], document["login"]) for document in users))
+
+    def _own_lists_by_rest(self, client: GitHubClient) -> RestStargazers:
+        return RestStargazers(client, self.options.max_pages, partial(GraphQLStargazers, client))
+
+    def _users_lists(self, client: GitHubClient, repositories: Sequence[RepositoryRef]) -> StarredLists:
+        options = self.options
+        events = read_star_events(self.store, repositories)
+        self.seeds = SeedUsers(
+            client,
+            self.database,
+            file=options.seed_users,
+            events=events if events.height else None,
+            enough=options.max_users,
+            workers=options.workers,
+        )
+        by_graphql = GraphQLStarred(client, options.max_pages, batch=self.query_sizes.of("starred"))
+        return StarredLists(
+            StarredWithFallback(by_graphql, RestStarred(client, options.max_pages)),
+            StarredState(self.database),
+            Segments(self.store, STARRED_SEGMENTS),
+            self.seeds,
+            options,
+            self.on_users,
+        )
+
+
 def collect(
     options: CollectionOptions,
     repositories: Sequence[RepositoryRef],
     client: GitHubClient | None,
     database: MongoDatabase,
     store: AssetStore,
-    *,
     progress: Progress | None = None,
-    force: AbstractCollection[int] = frozenset(),
 ) -> CollectionResult:
     """Update the stars of repositories.
 
@@ -123,8 +249,6 @@ def collect(
         Receives the tables, by partition.
     progress : Progress, optional
         Receives the step `STEP`, and sentences such as the forecast.
-    force : collection of int
-        Ids of repositories to collect even if nothing seems to have changed, or their lists were found closed lately.
 
     Raises
     ------
@@ -138,9 +262,8 @@ def collect(
     if client is not None:
         client.pool.notify = progress.notify
     factory = StarSourceFactory(options, client, database, store, reporter.on_users)
-    source = factory.create(repositories, force)
-    pipeline_options = PipelineOptions(options.max_pages, options.workers, options.full, force)
-    pipeline = StarPipeline(source, PartitionTables(store, STEP), CollectionState(database), pipeline_options)
+    source = factory.create(repositories)
+    pipeline = StarPipeline(source, PartitionTables(store, STEP), CollectionState(database), options)
     try:
         selection = pipeline.select(repositories)
         pages = _expected_pages(selection, source.name, options) if source.name != "starred" else 0
@@ -155,7 +278,7 @@ def collect(
         left = {resource.value: client.pool.remaining(resource) for resource in Resource}
         result.quota_left = {name: points for name, points in left.items() if points is not None}
     if isinstance(source, AutoSource):
-        result.auto_report = source.report
+        result.closed, result.closed_completed = source.closed_lists, source.completed
     if isinstance(source, StarsFile):
         result.notes += source.summary_lines()
     if factory.seeds is not None:
@@ -170,12 +293,7 @@ def _expected_pages(selection: Selection, source: str, options: CollectionOption
     counts = []
     for repository in selection.pending:
         before = selection.known.get(repository.repo_id)
+        counted, stars = (None, None) if before is None else (before.stargazer_count, before.stars)
         is_known = before is not None and before.proven and before.source in comparable and not options.full
-        counts.append(
-            (
-                repository.stargazer_count,
-                before.stargazer_count if before is not None else None,
-                before.stars if before is not None and is_known else None,
-            )
-        )
+        counts.append((repository.stargazer_count, counted, stars if is_known else None))
     return expected_pages(counts, options.max_pages).pages

@@ -1,8 +1,8 @@
 """Collecting the stars of many repositories: which ones are requested, in which order, and what is stored.
 
-The pipeline is independent of Dagster and of where tables are stored: it gets a source, a store and a state. Each
-repository is committed by itself, table first and state second, so that a killed run loses only what was in flight, and
-the next run continues.
+The pipeline is independent of Dagster and of settings: it gets a source, a store and a state. Each repository is
+committed by itself, table first and state second, so that a killed run loses only what was in flight, and the next run
+continues.
 """
 
 from __future__ import annotations
@@ -16,16 +16,19 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from gh_assets.collector.star_sources.base import (
+    OWN_LIST_SOURCES,
+    CollectionOptions,
     CollectionTask,
     PreviousStars,
     RepositoryRef,
     StarCollection,
     StarSource,
 )
-from gh_assets.collector.state import CollectionState, MongoCheckpoint, RepositoryState, StarStore, state_after
+from gh_assets.collector.state import CollectionState, MongoCheckpoint, RepositoryState, state_after
 from gh_assets.errors import BudgetSpentError, StoredDataError
 from gh_assets.github.outcomes import REACHABLE, Outcome
 from gh_assets.local.concurrency import map_bounded
+from gh_assets.storage.asset_store import PartitionTables
 
 logger = logging.getLogger(__name__)
 
@@ -34,29 +37,6 @@ STATE_BATCH = 200
 
 COMMIT_SECONDS = 3.0
 """Maximum time until a state is written."""
-
-
-@dataclass(frozen=True)
-class PipelineOptions:
-    """Options of a pipeline.
-
-    Attributes
-    ----------
-    max_pages : int
-        Maximum number of pages per repository. A repository collected with another maximum is collected again.
-    workers : int
-        Number of concurrent repositories.
-    full : bool
-        Collect repositories even if their star count did not change, and read their lists to the end, which detects
-        stars that were taken back.
-    force : collection of int
-        Ids of repositories to collect even if their star count did not change; only new entries are read.
-    """
-
-    max_pages: int
-    workers: int = 8
-    full: bool = False
-    force: AbstractCollection[int] = frozenset()
 
 
 @dataclass
@@ -94,10 +74,6 @@ class CollectionReport:
     stopped: str | None = None
     outcomes: Counter[str] = field(default_factory=Counter)
     states: dict[str, RepositoryState] = field(default_factory=dict)
-
-    @property
-    def done(self) -> int:
-        return len(self.states)
 
     def add(self, state: RepositoryState) -> None:
         """Count a repository."""
@@ -140,52 +116,21 @@ class Selection:
     interrupted: AbstractCollection[int]
 
 
-def needs_collection(
-    repository: RepositoryRef,
-    state: RepositoryState | None,
-    source: StarSource,
-    max_pages: int,
-    checksum: str | None,
-) -> bool:
-    """Return whether a repository may have stars that are not stored.
-
-    It has none if GitHub's count is unchanged, the stored table is proven, and the same pages are requested.
-
-    Parameters
-    ----------
-    repository : RepositoryRef
-    state : RepositoryState or None
-    source : StarSource
-    max_pages : int
-    checksum : str or None
-        Of the stored table; None if it cannot be read.
-    """
-    if repository.outcome not in REACHABLE:
-        return False
-    if state is None or state.outcome is not Outcome.OK or checksum is None or checksum != state.checksum:
-        return True
-    if not state.proven or source.may_have_changed(closed=state.closed_at is not None):
-        return True
-    if state.stargazer_count != repository.stargazer_count or repository.stargazer_count is None:
-        return True
-    if state.complete and len(state.pages) <= max_pages:
-        return False
-    return state.max_pages != max_pages
-
-
 class StarPipeline:
     """Updates the stars of repositories.
 
     Parameters
     ----------
     source : StarSource
-    store : StarStore
+    store : PartitionTables
         Receives a table for each repository with outcome ok whose stars changed.
     state : CollectionState
-    options : PipelineOptions
+    options : CollectionOptions
     """
 
-    def __init__(self, source: StarSource, store: StarStore, state: CollectionState, options: PipelineOptions) -> None:
+    def __init__(
+        self, source: StarSource, store: PartitionTables, state: CollectionState, options: CollectionOptions
+    ) -> None:
         self.source = source
         self.store = store
         self.state = state
@@ -224,10 +169,29 @@ class StarPipeline:
         return Selection(pending, report, known, checksums.keys(), interrupted)
 
     def _is_wanted(self, repository: RepositoryRef, before: RepositoryState | None, checksum: str | None) -> bool:
-        is_forced = self.options.full or repository.repo_id in self.options.force
-        if is_forced and repository.outcome in REACHABLE:
+        """Return whether a repository is to be collected: it may have stars that are not stored, or it is forced.
+
+        It has none if GitHub's count is unchanged, the stored table is proven, and the same pages are requested.
+        """
+        options = self.options
+        if repository.outcome not in REACHABLE:
+            return False
+        if options.full or repository.repo_id in options.force:
             return True
-        return needs_collection(repository, before, self.source, self.options.max_pages, checksum)
+        if before is None or before.outcome is not Outcome.OK or checksum is None or checksum != before.checksum:
+            return True
+        if not before.proven or self._may_know_more(before):
+            return True
+        if before.stargazer_count != repository.stargazer_count or repository.stargazer_count is None:
+            return True
+        is_cut = not before.complete or len(before.pages) > options.max_pages
+        return is_cut and before.max_pages != options.max_pages
+
+    def _may_know_more(self, before: RepositoryState) -> bool:
+        """Return whether the source may have new stars of a repository although GitHub's count of them is the same."""
+        if self.source.name == "auto":
+            return before.closed_at is not None
+        return self.source.name not in OWN_LIST_SOURCES
 
     def _intact_tables(
         self, repositories: Sequence[RepositoryRef], known: Mapping[int, RepositoryState]
@@ -322,7 +286,7 @@ class StarPipeline:
         return checksum
 
 
-def _is_readable(store: StarStore, partition: str) -> bool:
+def _is_readable(store: PartitionTables, partition: str) -> bool:
     try:
         store.read(partition)
     except StoredDataError:
@@ -414,7 +378,7 @@ def _staleness(
     return 2, before.collected_at.timestamp()
 
 
-def _previous(store: StarStore, before: RepositoryState | None) -> PreviousStars | None:
+def _previous(store: PartitionTables, before: RepositoryState | None) -> PreviousStars | None:
     """Return what was collected before, if the stored table is the one that the state describes.
 
     It may be another one after a crash between the two writes, or beside another collector.

@@ -70,7 +70,7 @@ class CollectionProgress:
             self._users_first, self._started = False, time.monotonic()
         share = min(1.0, report.pages / self._pages) if self._pages else report.asked / max(1, report.pending)
         text = f"{report.stars:,} stars, {report.pages:,} pages{self._quota(share)}"
-        self._progress.report(STEP, report.done, report.total, text)
+        self._progress.report(STEP, len(report.states), report.total, text)
 
     def on_users(self, report: StarredReport) -> None:
         """Report a user."""

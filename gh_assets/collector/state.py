@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from io import BytesIO
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import polars as pl
 import pymongo
@@ -17,9 +17,18 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 
 from gh_assets.collector.list_state import HAS_STATE, ListState
-from gh_assets.collector.star_sources.base import Page, PreviousStars, RepositoryRef, StarCollection, StarRows
+from gh_assets.collector.star_sources.base import (
+    Checkpoint,
+    Page,
+    PreviousStars,
+    RepositoryRef,
+    StarCollection,
+    StarRows,
+)
 from gh_assets.errors import StoredDataError
+from gh_assets.github.list_reading import coverage_fields
 from gh_assets.github.outcomes import Outcome
+from gh_assets.storage.asset_store import PartitionTables
 from gh_assets.storage.consumer import Consumer
 from gh_assets.storage.documents import as_stored
 from gh_assets.storage.messages import Message, versioned
@@ -31,22 +40,6 @@ UNSTARS_CHECKED = "unstars checked"
 """Document of the collection ``meta`` that records that `CollectionState.check_unstars` was run."""
 
 _PAGE = TypeAdapter(Page)
-
-
-class StarStore(Protocol):
-    """Tables of stargazers, one for each partition."""
-
-    def checksums(self, partitions: Iterable[str]) -> Mapping[str, str | None]:
-        """Return the checksums of existing tables by partition; None where one is damaged."""
-
-    def repair(self, partition: str) -> None:
-        """Replace a damaged table by its previous version, if there is one."""
-
-    def read(self, partition: str) -> tuple[pl.DataFrame, str]:
-        """Read a table and its checksum."""
-
-    def write(self, partition: str, table: pl.DataFrame) -> str:
-        """Replace a table atomically, and return its checksum."""
 
 
 class RepositoryState(ListState):
@@ -83,17 +76,7 @@ class RepositoryState(ListState):
 
     def previous_stars(self, table: pl.DataFrame) -> PreviousStars:
         """Return the stars that the state describes."""
-        return PreviousStars(
-            table,
-            self.pages,
-            self.complete,
-            self.max_pages,
-            self.source,
-            self.proven,
-            self.entries,
-            self.null_entries,
-            self.failed_entries,
-        )
+        return PreviousStars(table, self.pages, self.max_pages, self.source, **coverage_fields(self))
 
 
 def state_after(
@@ -140,12 +123,8 @@ def state_after(
         max_pages=max_pages,
         pages=collected.pages,
         checksum=checksum,
-        complete=collected.complete,
         collected_at=now,
-        proven=collected.proven,
-        entries=collected.entries,
-        null_entries=collected.null_entries,
-        failed_entries=collected.failed_entries,
+        **coverage_fields(collected),
     )
 
 
@@ -198,7 +177,7 @@ class CollectionState:
             self.unstars.delete_many({"_id": {"$in": wrong}})
         return len(wrong)
 
-    def check_unstars(self, store: StarStore) -> None:
+    def check_unstars(self, store: PartitionTables) -> None:
         """Delete, once per database, false unstars that earlier versions stored after damaged responses."""
         if self._meta.find_one({"_id": UNSTARS_CHECKED}) is not None:
             return
@@ -227,7 +206,7 @@ def _unstar(star: Mapping[str, Any], noticed_at: dt.datetime) -> Message:
     return Message(update=versioned(Collections.UNSTARS, identity, "unstar", value, noticed_at))
 
 
-class MongoCheckpoint:
+class MongoCheckpoint(Checkpoint):
     """Pages of one repository in Mongo, a small document each.
 
     The first `KEPT_IN_MEMORY` pages are written together with the next one: most repositories never need it.

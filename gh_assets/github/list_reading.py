@@ -6,7 +6,7 @@ Independent of responses and tables: an entry is an id and a time, or None if it
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 Identity = tuple[int, Any]
@@ -14,6 +14,37 @@ Identity = tuple[int, Any]
 
 MAX_PLAUSIBLE_NULLS = 3
 """Entries without a user that are plausible in any list; more are only if they are not most of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coverage:
+    """How much of a list of stars is known.
+
+    Attributes
+    ----------
+    complete : bool
+        Whether it was read to its end. A result is complete only if it is proven, too.
+    proven : bool
+        Whether everything that was requested is known: no response failed, and a list that was read to its end agrees
+        with GitHub's count. A list that is not proven is read again.
+    entries, null_entries, failed_entries : int
+        Entries of the list, those of these without a user or repository (such as deleted accounts), and those that
+        GitHub could not return.
+    """
+
+    complete: bool = False
+    proven: bool = False
+    entries: int = 0
+    null_entries: int = 0
+    failed_entries: int = 0
+
+
+NOTHING_KNOWN = Coverage()
+
+
+def coverage_fields(known: object) -> dict[str, Any]:
+    """Return the fields of `Coverage` that an object has, to make another one of them."""
+    return {field.name: getattr(known, field.name) for field in fields(Coverage)}
 
 
 @dataclass
@@ -26,8 +57,8 @@ class Progress:
         Number of entries to read at most.
     known : frozenset of (int, time)
         Entries of an earlier run: reading may end where one of them is met.
-    known_entries, known_nulls, known_failed : int
-        Number of entries of the earlier list; of these, those that are null, and those that GitHub kept failing on.
+    before : Coverage
+        What the earlier run knew of the list.
     entries : int
         Number of entries on all pages.
     ids : set of int
@@ -42,9 +73,7 @@ class Progress:
 
     limit: int
     known: frozenset[Identity] = frozenset()
-    known_entries: int = 0
-    known_nulls: int = 0
-    known_failed: int = 0
+    before: Coverage = NOTHING_KNOWN
     entries: int = 0
     ids: set[int] = field(default_factory=set)
     nulls: int = 0
@@ -80,41 +109,27 @@ class Progress:
         """Whether reading may end."""
         return self.met or self.entries >= self.limit
 
-    @property
-    def null_entries(self) -> int:
-        """Number of null entries of the list, including known ones."""
-        return self.nulls + (self.known_nulls if self.met else 0)
-
-    @property
-    def failed_entries(self) -> int:
-        """Number of entries that GitHub failed on, including known ones."""
-        return self.failed + (self.known_failed if self.met else 0)
-
-    @property
-    def count(self) -> int:
-        """Number of entries of the list as it is known now; repeated entries and stars given again count once."""
-        read = len(self.ids) + self.nulls + self.failed
-        if not self.met:
-            return read
-        given_again = len(self.ids & {entry[0] for entry in self.known})
-        return self.known_entries + read - given_again
-
-    def is_proven(self, *, to_its_end: bool) -> bool:
-        """Whether the known entries are all that were requested.
+    def coverage(self, *, to_its_end: bool, problem: str | None = None) -> Coverage:
+        """Return what is known of the list now; repeated entries and stars given again count once.
 
         Parameters
         ----------
         to_its_end : bool
             Whether the list was read to its end, now or (as far as known entries go) in an earlier run. Then the count
             has to agree with GitHub's, which may change while pages are read: it has to lie between its bounds.
+        problem : str, optional
+            Why nothing is proven, whatever the counts are.
         """
-        if not are_null_entries_plausible(self.null_entries, self.count, self.known_nulls):
-            return False
-        if not self.totals:
-            return True
-        if to_its_end:
-            return min(self.totals) <= self.count <= max(self.totals)
-        return self.met or self.count >= min(self.limit, *self.totals)
+        count, nulls, failed = len(self.ids) + self.nulls + self.failed, self.nulls, self.failed
+        if self.met:
+            count += self.before.entries - len(self.ids & {entry[0] for entry in self.known})
+            nulls, failed = nulls + self.before.null_entries, failed + self.before.failed_entries
+        proven = problem is None and are_null_entries_plausible(nulls, count, self.before.null_entries)
+        if self.totals and to_its_end:
+            proven = proven and min(self.totals) <= count <= max(self.totals)
+        elif self.totals:
+            proven = proven and (self.met or count >= min(self.limit, *self.totals))
+        return Coverage(complete=to_its_end, proven=proven, entries=count, null_entries=nulls, failed_entries=failed)
 
 
 def are_null_entries_plausible(nulls: int, count: int, known: int = 0) -> bool:

@@ -489,7 +489,7 @@ class TableParts:
 
 
 class PartitionTables:
-    """The partitions of one asset; the collector's `StarStore`."""
+    """The partitions of one asset, for the collector."""
 
     def __init__(self, store: AssetStore, asset: str) -> None:
         self.store = store
@@ -523,7 +523,7 @@ class PartitionTables:
 
 
 class Segments:
-    """Immutable tables beside the assets; the `SegmentStore` of the collector of users' starred lists."""
+    """Immutable tables beside the assets, for the collector of users' starred lists."""
 
     def __init__(self, store: AssetStore, kind: str) -> None:
         self.store = store

@@ -9,8 +9,7 @@ from dataclasses import replace
 from pydantic import SecretStr
 
 from gh_assets.collector.collection import collect
-from gh_assets.collector.source_factory import CollectionOptions
-from gh_assets.collector.star_sources.base import RepositoryRef
+from gh_assets.collector.star_sources.base import CollectionOptions, RepositoryRef
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.ledger import MongoLedger
 from gh_assets.github.outcomes import Outcome

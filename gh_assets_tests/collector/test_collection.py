@@ -11,8 +11,8 @@ from pydantic import SecretStr
 
 from gh_assets.collector.archive_days import read_days
 from gh_assets.collector.collection import collect
-from gh_assets.collector.source_factory import CollectionOptions
 from gh_assets.collector.star_events import read_star_events
+from gh_assets.collector.star_sources.base import CollectionOptions
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.world import World
 from gh_assets.errors import ConfigurationError

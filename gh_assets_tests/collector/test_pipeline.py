@@ -129,7 +129,7 @@ def test_run_that_was_cut_short_is_resumed(serve_world, collecting: Collecting) 
     with GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=2 + 15) as client:
         stopped = collecting.rest(world, client)
     assert "reached: 17 were sent" in str(stopped.stopped)
-    assert (stopped.done, stopped.pending) == (15, 40)
+    assert (len(stopped.states), stopped.pending) == (15, 40)
     assert len(collecting.state.load()) == 15, "everything that was requested is kept"
     standin.served.clear()
     report = collecting.rest(world, client_of(url, "token"))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gh_assets.collector.pipeline import CollectionReport, PipelineOptions, StarPipeline
-from gh_assets.collector.star_sources.base import RepositoryRef, StarSource
+from gh_assets.collector.pipeline import CollectionReport, StarPipeline
+from gh_assets.collector.star_sources.base import CollectionOptions, RepositoryRef, StarSource
 from gh_assets.collector.star_sources.stargazers import RestStargazers
 from gh_assets.collector.state import CollectionState
 from gh_assets.embedded.standin.world import World
@@ -31,7 +31,7 @@ class Collecting:
     def run(
         self, repositories: list[RepositoryRef], source: StarSource, *, max_pages: int = 10, full: bool = False
     ) -> CollectionReport:
-        options = PipelineOptions(max_pages, workers=4, full=full)
+        options = CollectionOptions(source.name, max_pages, workers=4, full=full)
         return StarPipeline(source, self.tables, self.state, options).collect(repositories)
 
     def rest(self, world: World, client: GitHubClient, max_pages: int = 10, **options: bool) -> CollectionReport:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable
 
-from gh_assets.collector.star_sources.base import CollectionTask, StarCollection
+from gh_assets.collector.star_sources.base import CollectionOptions, CollectionTask, StarCollection
 from gh_assets.collector.star_sources.starred import StarredLists, StarredReport
 from gh_assets.collector.star_sources.starred_lists import GraphQLStarred, RestStarred, StarredWithFallback
 from gh_assets.collector.star_sources.starred_state import SeedUser, StarredState
@@ -30,7 +30,8 @@ class Lists:
         pages = options.get("max_pages", 10)
         users = list(seeds)
         with_fallback = StarredWithFallback(reader(client, pages), RestStarred(client, pages))
-        return StarredLists(with_fallback, self.state, self.segments, lambda _: users, **options)
+        chosen = CollectionOptions("starred", **options)
+        return StarredLists(with_fallback, self.state, self.segments, lambda _: users, chosen)
 
     def run(self, world: World, client: GitHubClient, seeds=None, reader=GraphQLStarred, **options):
         source = self.source(client, all_users(world) if seeds is None else seeds, reader, **options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from gh_assets.collector.star_sources.base import CollectionTask, StarCollection, StarSource
 from gh_assets.collector.star_sources.fallback import read_with_fallback
@@ -15,14 +15,6 @@ CLOSED_FOR = dt.timedelta(days=7)
 
 WORTHWHILE_SHARE = 0.25
 """Minimum share of closed repositories for which users' lists are read: they take too many requests for a few."""
-
-
-@dataclass
-class AutoReport:
-    """Number of repositories whose own lists are closed, and how many of these were completed from users' lists."""
-
-    closed: int = 0
-    by_users: int = 0
 
 
 class OwnLists:
@@ -37,10 +29,6 @@ class OwnLists:
         self.by_graphql = by_graphql
         self.by_rest = by_rest
         self.name = by_graphql.name
-
-    def may_have_changed(self, *, closed: bool) -> bool:
-        """Return False: GitHub's count shows changes."""
-        return False
 
     def collect(self, tasks: Iterable[CollectionTask], workers: int) -> Iterator[StarCollection]:
         """Collect by GraphQL, and the repositories that it has not returned by REST if there is no GraphQL."""
@@ -72,6 +60,11 @@ class AutoSource:
     total : int
         Total number of repositories.
     now : datetime, optional
+
+    Attributes
+    ----------
+    closed_lists, completed : int
+        Repositories whose own lists are closed, and those of them that were completed from the other source.
     """
 
     name = "auto"
@@ -90,11 +83,7 @@ class AutoSource:
         self.closed = dict(closed or {})
         self.total = total
         self.now = now or dt.datetime.now(dt.UTC)
-        self.report = AutoReport()
-
-    def may_have_changed(self, *, closed: bool) -> bool:
-        """Return True for closed repositories: more users may be known."""
-        return closed
+        self.closed_lists = self.completed = 0
 
     def collect(self, tasks: Iterable[CollectionTask], workers: int) -> Iterator[StarCollection]:
         """Read own lists first, then complete the repositories that are closed."""
@@ -120,7 +109,7 @@ class AutoSource:
                 continue
             self.closed.pop(repo_id, None)
             yield replace(collected, source=collected.source or self.own.name)
-        self.report.closed = len(self.closed)
+        self.closed_lists = len(self.closed)
         is_worthwhile = len(self.closed) >= WORTHWHILE_SHARE * max(1, self.total, len(pending))
         if pending and is_worthwhile and self.others is not None:
             yield from self._complete(self.others(), pending, refusals, workers)
@@ -141,7 +130,7 @@ class AutoSource:
         """Collect closed repositories from another source."""
         for collected in others.collect(tasks, workers):
             repo_id = collected.repository.repo_id
-            self.report.by_users += collected.outcome is Outcome.OK
+            self.completed += collected.outcome is Outcome.OK
             yield replace(
                 collected,
                 outcome=Outcome.RESTRICTED if collected.outcome is Outcome.UNKNOWN else collected.outcome,

@@ -6,14 +6,16 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from pathlib import Path
 from typing import Protocol
 
 import polars as pl
 
 from gh_assets.github.limits import PAGE_SIZE
+from gh_assets.github.list_reading import Coverage
 from gh_assets.github.outcomes import Outcome
 from gh_assets.github.rate_limits import Resource
 from gh_assets.github.times import parse_times
@@ -30,7 +32,7 @@ class SourceKind:
         The quota that it spends; None if it sends GitHub next to no requests.
     reads_own_lists : bool
         Whether it reads repositories' own lists, which hold every star, so that the number of stars can be compared
-        with GitHub's count. Other sources see the stars of some users or hours.
+        with GitHub's count. Other sources see the stars of some users or hours, of which more may be known each time.
     """
 
     resource: Resource | None
@@ -48,6 +50,43 @@ SOURCES: Mapping[str, SourceKind] = {
 """The sources by name: `gh_assets.settings.StarSourceName` has the same names."""
 
 OWN_LIST_SOURCES = frozenset(name for name, kind in SOURCES.items() if kind.reads_own_lists)
+
+
+@dataclass(frozen=True)
+class CollectionOptions:
+    """Options of a collection.
+
+    Attributes
+    ----------
+    source : str
+        One of `gh_assets.settings.StarSourceName`.
+    max_pages : int
+        Maximum number of pages of 100 stars per repository or user. A repository collected with another maximum is
+        collected again.
+    stars_file : Path or None
+        For the source ``file``.
+    seed_users : Path or None
+        Users whose lists are read first.
+    max_users : int
+        Maximum number of users whose lists are read, those with the highest weights.
+    full : bool
+        Read every list again, also where GitHub's count of the stars is the same, to its end, which detects stars that
+        were taken back.
+    workers : int
+        Number of concurrent requests, and of concurrent repositories.
+    force : collection of int
+        Ids of repositories to collect even if nothing seems to have changed, or their lists were found closed lately;
+        only new entries are read.
+    """
+
+    source: str
+    max_pages: int = 10
+    stars_file: Path | None = None
+    seed_users: Path | None = None
+    max_users: int = 5000
+    full: bool = False
+    workers: int = 8
+    force: Collection[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -95,7 +134,7 @@ class Page:
 
 
 @dataclass(frozen=True)
-class PreviousStars:
+class PreviousStars(Coverage):
     """Stars that an earlier run collected, in the order of their pages.
 
     Attributes
@@ -103,27 +142,16 @@ class PreviousStars:
     table : polars.DataFrame
         Of schema `STARGAZERS`.
     pages : sequence of Page
-    complete : bool
-        Whether it holds all stars.
     max_pages : int
         Maximum number of pages of that run.
     source : str
         Name of the source.
-    proven : bool
-        Whether it is proven to hold everything that was requested; see `StarCollection`.
-    entries, null_entries, failed_entries : int
-        Entries of the list, and those that are not in the table; see `StarCollection`.
     """
 
     table: pl.DataFrame
     pages: Sequence[Page]
-    complete: bool = False
     max_pages: int = 0
     source: str | None = None
-    proven: bool = False
-    entries: int = 0
-    null_entries: int = 0
-    failed_entries: int = 0
 
 
 class StarRows:
@@ -187,24 +215,15 @@ class StarRows:
         return pl.concat(tables)
 
 
-class Checkpoint(Protocol):
-    """Stores the pages of a repository that is being collected, so that a killed run can be resumed."""
+class Checkpoint:
+    """Stores the pages of a repository that is being collected, so that a killed run can be resumed; this one: none."""
 
     def pages(self, source: str) -> list[tuple[Page, pl.DataFrame]]:
         """Return the pages that an earlier run read from the same source, beginning with the first."""
-
-    def add(self, source: str, number: int, page: Page, rows: StarRows) -> None:
-        """Store page `number` (from 1) of a source."""
-
-
-class NoCheckpoint:
-    """A checkpoint that stores nothing."""
-
-    def pages(self, source: str) -> list[tuple[Page, pl.DataFrame]]:
         return []
 
     def add(self, source: str, number: int, page: Page, rows: StarRows) -> None:
-        pass
+        """Store page `number` (from 1) of a source."""
 
 
 @dataclass(frozen=True)
@@ -223,12 +242,12 @@ class CollectionTask:
 
     repository: RepositoryRef
     load_previous: Callable[[], PreviousStars | None] = lambda: None
-    checkpoint: Checkpoint = field(default_factory=NoCheckpoint)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
     full: bool = False
 
 
 @dataclass(frozen=True)
-class StarCollection:
+class StarCollection(Coverage):
     """Result of collecting one repository.
 
     Attributes
@@ -241,8 +260,6 @@ class StarCollection:
         Of schema `STARGAZERS`; None unless the outcome is ok.
     pages : sequence of Page
         Pages whose rows are in the table one after another, if the next run can reuse them.
-    complete : bool
-        Whether it holds all stars, not only those of the first pages.
     requests, not_modified : int
         Pages requested, and how many of these responded with status 304.
     unchanged : bool
@@ -253,29 +270,19 @@ class StarCollection:
         When the repository's own list was found closed, if the stars come from elsewhere.
     source : str or None
         Name of the source of the table, if it is not the one that collected it.
-    proven : bool
-        Whether the table is proven to hold everything that was requested: no response failed, and a list that was read
-        to its end agrees with GitHub's count. A repository that is not proven is collected again.
-    entries, null_entries, failed_entries : int
-        Entries of the list, those of these without a user (deleted accounts), and those that GitHub could not return.
     """
 
     repository: RepositoryRef
     outcome: Outcome
     reason: str | None = None
     table: pl.DataFrame | None = None
-    pages: Sequence[Page] = field(default_factory=list)
-    complete: bool = False
+    pages: Sequence[Page] = ()
     requests: int = 0
     not_modified: int = 0
     unchanged: bool = False
     unstarred: pl.DataFrame | None = None
     closed_at: dt.datetime | None = None
     source: str | None = None
-    proven: bool = False
-    entries: int = 0
-    null_entries: int = 0
-    failed_entries: int = 0
 
 
 class StarSource(Protocol):
@@ -288,15 +295,6 @@ class StarSource(Protocol):
     """
 
     name: str
-
-    def may_have_changed(self, *, closed: bool) -> bool:
-        """Return whether a repository may have new stars although GitHub's count of its stars is the same.
-
-        Parameters
-        ----------
-        closed : bool
-            Whether its own list could not be read.
-        """
 
     def collect(self, tasks: Iterable[CollectionTask], workers: int) -> Iterator[StarCollection]:
         """Collect repositories, taking tasks as needed, and yield each result when it is done, in any order.

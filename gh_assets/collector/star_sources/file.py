@@ -242,10 +242,6 @@ class StarsFile:
     def _unknown_logins(self) -> list[str]:
         return sorted(key for key, user in self._users.items() if user.user_id is None and user.problem is None)
 
-    def may_have_changed(self, *, closed: bool) -> bool:
-        """Return True: each run may have another file."""
-        return True
-
     def collect(self, tasks: Iterable[CollectionTask], workers: int) -> Iterator[StarCollection]:
         """Find the users of all wanted repositories first, then return each repository's rows."""
         wanted = list(tasks)

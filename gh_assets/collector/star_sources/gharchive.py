@@ -43,10 +43,6 @@ class ArchivedStars:
         nameless = stars.filter(pl.col("repo_id").is_null())
         self._by_name = grouped(nameless, pl.col("full_name").str.to_lowercase())
 
-    def may_have_changed(self, *, closed: bool) -> bool:
-        """Return True: more hours may have been read."""
-        return True
-
     def collect(self, tasks: Iterable[CollectionTask], workers: int) -> Iterator[StarCollection]:
         """Return the events of each repository."""
         return map_bounded(self._collect, tasks, workers)

@@ -26,7 +26,7 @@ from gh_assets.errors import GitHubError, ServiceUnavailableError
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.graphql import FATAL_ERRORS, GraphQLLists, QuerySize, batched_query
 from gh_assets.github.limits import PAGE_SIZE
-from gh_assets.github.list_reading import Progress, by_position
+from gh_assets.github.list_reading import Progress, by_position, coverage_fields
 from gh_assets.github.outcomes import Outcome
 
 
@@ -54,10 +54,6 @@ class GraphQLStargazers:
         self._lists: GraphQLLists[StarCollection] = GraphQLLists(
             client, stargazers_query, batch=batch, in_flight=in_flight
         )
-
-    def may_have_changed(self, *, closed: bool) -> bool:
-        """Return False: GitHub's count shows changes."""
-        return False
 
     def collect(self, tasks: Iterable[CollectionTask], workers: int) -> Iterator[StarCollection]:
         """Fill each query with the next pages of several repositories, those with the most pages left first."""
@@ -92,12 +88,11 @@ class _Stargazers(NewestFirstListing[StarCollection]):
         self.previous = previous
         self.pages: list[Page] = []
         self.rows: list[StarRows] = []
-        progress = Progress(self.limit)
-        if previous is not None:
+        if previous is None:
+            self.restart(Progress(self.limit))
+        else:
             known = frozenset(previous.table.select("user_id", "starred_at").rows())
-            counts = previous.entries, previous.null_entries, previous.failed_entries
-            progress = Progress(self.limit, known, *counts)
-        self.restart(progress)
+            self.restart(Progress(self.limit, known, previous))
 
     def _is_usable(self, before: PreviousStars) -> bool:
         """Return whether reading may end at a known star: they are proven, and were read newest first or completely."""
@@ -146,12 +141,8 @@ class _Stargazers(NewestFirstListing[StarCollection]):
             self.cursors.append(page.etag)
 
     def _read_so_far(self) -> PreviousStars:
-        progress = self.progress
-        return PreviousStars(
-            self._table(None), [], complete=True, max_pages=self.limit // PAGE_SIZE, source=GraphQLStargazers.name,
-            proven=True, entries=progress.count, null_entries=progress.null_entries,
-            failed_entries=progress.failed_entries,
-        )  # fmt: skip
+        known = coverage_fields(self.progress.coverage(to_its_end=True)) | {"proven": True}
+        return PreviousStars(self._table(None), [], self.limit // PAGE_SIZE, GraphQLStargazers.name, **known)
 
     def _table(self, previous: PreviousStars | None) -> pl.DataFrame:
         table = StarRows.concat(self.rows).reverse()  # oldest first, as in the REST list
@@ -170,16 +161,8 @@ class _Stargazers(NewestFirstListing[StarCollection]):
         problem = None
         if not progress.entries and self.repository.stargazer_count:
             problem = f"the list is empty, though its metadata count {self.repository.stargazer_count:,} stars"
-        reading = ListReading(
-            ended=ended,
-            proven=progress.is_proven(to_its_end=ended) and problem is None,
-            count=progress.count,
-            total=total,
-            null_entries=progress.null_entries,
-            failed_entries=progress.failed_entries,
-            to_the_end=previous is None,
-            problem=problem,
-        )
+        known = coverage_fields(progress.coverage(to_its_end=ended, problem=problem))
+        reading = ListReading(total=total, to_the_end=previous is None, problem=problem, **known)
         return collection_from_list(
             self.repository, self._table(previous), self.before, reading, requests=self.requests
         )
@@ -210,7 +193,8 @@ class _Stargazers(NewestFirstListing[StarCollection]):
             return StarCollection(self.repository, Outcome.UNKNOWN, reason, requests=self.requests)
         # The entries that were read are kept, though nothing about them is proven.
         problem = f"the list could not be read to its end: {reason}"
-        reading = ListReading(False, False, self.progress.count, None, to_the_end=False, problem=problem)
+        known = self.progress.coverage(to_its_end=False, problem=problem)
+        reading = ListReading(total=None, entries=known.entries, to_the_end=False, problem=problem)
         return collection_from_list(
             self.repository, self._table(self.previous), self.before, reading, requests=self.requests
         )

@@ -10,36 +10,26 @@ import polars as pl
 
 from gh_assets.collector.identities import identified, ids_of_logins
 from gh_assets.collector.star_sources.base import Page, PreviousStars, RepositoryRef, StarCollection
+from gh_assets.github.list_reading import Coverage, coverage_fields
 from gh_assets.github.outcomes import Outcome
 from gh_assets.schemas import STARGAZERS, UTC_TIME
 
 
-@dataclass(frozen=True)
-class ListReading:
-    """How far a repository's own list was read, and whether the result is proven.
+@dataclass(frozen=True, kw_only=True)
+class ListReading(Coverage):
+    """How far a repository's own list was read, possibly in part by an earlier run, and whether the result is proven.
 
     Attributes
     ----------
-    ended : bool
-        Whether it was read to its end, possibly in part by an earlier run.
-    proven : bool
-        Whether nothing failed, and the count of a list that ended agrees with GitHub's.
-    count, total : int
-        Known entries, and GitHub's count.
-    null_entries, failed_entries : int
-        See `StarCollection`.
+    total : int or None
+        GitHub's count.
     to_the_end : bool
         Whether all of it was read now, so that users who are missing from it took their stars back.
     problem : str or None
         Why it is not proven, if the reason is not its count.
     """
 
-    ended: bool
-    proven: bool
-    count: int
     total: int | None
-    null_entries: int = 0
-    failed_entries: int = 0
     to_the_end: bool = True
     problem: str | None = None
 
@@ -48,10 +38,10 @@ class ListReading:
         parts = []
         if self.problem is not None:
             parts.append(self.problem)
-        elif not self.proven and self.count == self.total:
-            parts.append(f"{self.null_entries:,} of its {self.count:,} entries came without a user")
+        elif not self.proven and self.entries == self.total:
+            parts.append(f"{self.null_entries:,} of its {self.entries:,} entries came without a user")
         elif not self.proven:
-            parts.append(f"{self.count:,} entries were read, and GitHub counts {self.total or 0:,}")
+            parts.append(f"{self.entries:,} entries were read, and GitHub counts {self.total or 0:,}")
         if self.failed_entries:
             parts.append(f"GitHub failed on {self.failed_entries:,} entries each time")
         return "; ".join(parts) or None
@@ -80,7 +70,7 @@ def collection_from_list(
     pages : sequence of Page
         Pages whose rows are in the table one after another, if the next run can reuse them.
     """
-    whole = reading.ended and reading.proven
+    whole = reading.complete and reading.proven
     unstarred = None
     if whole and reading.to_the_end and not reading.null_entries and not reading.failed_entries:
         unstarred = stars_missing_from(table, before)
@@ -95,15 +85,11 @@ def collection_from_list(
         reading.reason(),
         table,
         pages,
-        complete=whole,
         requests=requests,
         not_modified=not_modified,
         unchanged=before is not None and table.equals(before.table),
         unstarred=unstarred,
-        proven=reading.proven,
-        entries=reading.count,
-        null_entries=reading.null_entries,
-        failed_entries=reading.failed_entries,
+        **coverage_fields(reading) | {"complete": whole},
     )
 
 

@@ -26,7 +26,7 @@ from gh_assets.collector.star_sources.rest_pages import RestPages, subject_and_t
 from gh_assets.errors import GitHubError, ServiceUnavailableError
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.limits import PAGE_SIZE
-from gh_assets.github.list_reading import are_null_entries_plausible, number_of
+from gh_assets.github.list_reading import are_null_entries_plausible, coverage_fields, number_of
 from gh_assets.github.outcomes import Outcome
 from gh_assets.github.responses import GitHubResponse
 from gh_assets.local.concurrency import map_bounded
@@ -54,10 +54,6 @@ class RestStargazers:
         self.client = client
         self.max_pages = max_pages
         self.beyond = beyond
-
-    def may_have_changed(self, *, closed: bool) -> bool:
-        """Return False: GitHub's count shows changes."""
-        return False
 
     def collect(self, tasks: Iterable[CollectionTask], workers: int) -> Iterator[StarCollection]:
         """Collect several repositories concurrently, the pages of each one after another."""
@@ -163,7 +159,13 @@ class _ListReader:
             return self._failure(Outcome.RESTRICTED, reason)
         known_nulls = self.before.null_entries if self.before is not None else 0
         proven = are_null_entries_plausible(null_entries, count, known_nulls)
-        reading = ListReading(self.has_ended, proven, count, repository.stargazer_count, null_entries)
+        reading = ListReading(
+            complete=self.has_ended,
+            proven=proven,
+            entries=count,
+            null_entries=null_entries,
+            total=repository.stargazer_count,
+        )
         # If stars moved between pages and were read twice, no page has all of its rows in the table.
         pages = self.pages if table.height == rows_read else ()
         beyond, more_pages = self.source.beyond, self.source.max_pages - REST_PAGES
@@ -173,14 +175,8 @@ class _ListReader:
             if newest.table is None:
                 return replace(newest, requests=self.requests)
             table = newest.table
-            reading = ListReading(
-                newest.complete,
-                proven and newest.proven,
-                newest.entries,
-                reading.total,
-                newest.null_entries,
-                to_the_end=False,
-            )
+            known = coverage_fields(newest) | {"proven": proven and newest.proven}
+            reading = ListReading(total=reading.total, to_the_end=False, **known)
         elif not self.has_ended:
             reading = replace(reading, proven=proven and table.height == rows_read)
         elif proven:
@@ -197,7 +193,7 @@ class _ListReader:
 
     def _confirm(self, table: pl.DataFrame, reading: ListReading) -> ListReading:
         """Check that the list did not change while it was read, and that GitHub's count agrees with it."""
-        count, total = reading.count, reading.total
+        count, total = reading.entries, reading.total
         is_new = self.is_resumed or self.before is None or count != total
         # A star that is taken back between two pages moves the first star of each later page out of sight.
         if (is_new or stars_missing_from(table, self.before) is not None) and self._has_changed():
@@ -223,7 +219,7 @@ class _ListReader:
 
     def _read_newest(self, oldest: pl.DataFrame, reading: ListReading, source: StarSource) -> StarCollection:
         """Read the stars after the last page of REST, from the newest to the first that is known."""
-        known, count, null_entries = oldest, reading.count, reading.null_entries
+        known, count, null_entries = oldest, reading.entries, reading.null_entries
         if self.previous is not None and self.previous.complete:
             later = self.previous.table.slice(sum(page.rows for page in self.previous.pages))
             known = pl.concat([oldest, later.join(oldest, on="user_id", how="anti")])
@@ -271,7 +267,7 @@ class _ListReader:
         return count if response.status == 200 and isinstance(count, int) else None
 
 
-class _OffsetCheckpoint:
+class _OffsetCheckpoint(Checkpoint):
     """The pages of a REST checkpoint after the first ones, which another source reads."""
 
     def __init__(self, checkpoint: Checkpoint, source: str, offset: int) -> None:

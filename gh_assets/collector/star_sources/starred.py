@@ -9,19 +9,22 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import polars as pl
 
-from gh_assets.collector.star_sources.base import CollectionTask, RepositoryRef, StarCollection
+from gh_assets.collector.star_sources.base import CollectionOptions, CollectionTask, RepositoryRef, StarCollection
 from gh_assets.collector.star_sources.merging import collection_from_users
 from gh_assets.collector.star_sources.starred_lists import StarredListTask, StarredReader, UserList
-from gh_assets.collector.star_sources.starred_state import SeedUser, SegmentStore, StarredState, StoredLists, UserState
-from gh_assets.collector.star_sources.user_selection import select_users, unread_users
+from gh_assets.collector.star_sources.starred_state import SeedUser, StarredState, StoredLists, UserState
 from gh_assets.errors import BudgetSpentError, RateLimitedError, StoredDataError
+from gh_assets.github.list_reading import Coverage, coverage_fields
+from gh_assets.github.outcomes import Outcome
 from gh_assets.local.concurrency import map_bounded
 from gh_assets.schemas import STARRED
+from gh_assets.storage.asset_store import Segments
 from gh_assets.storage.documents import as_stored
 
 logger = logging.getLogger(__name__)
@@ -32,6 +35,9 @@ SEGMENT_ROWS = 100_000
 
 READING_TIME = dt.timedelta(hours=1)
 """Stars younger than this when a user's list was stored may have been given after it was read."""
+
+STARRED_LIST_TTL = dt.timedelta(days=7)
+"""Lists that were read within this time are not read again."""
 
 ORPHAN_AGE = dt.timedelta(hours=24)
 """Age at which segments without a state are deleted: another process may be about to name a younger one."""
@@ -53,7 +59,7 @@ class StarredReport:
     stars : int
     unread : int
         Users whose lists could not be read whole; the next run collects them again.
-    outcomes : dict
+    outcomes : Counter
         Number of lists by outcome.
     """
 
@@ -63,7 +69,7 @@ class StarredReport:
     unchanged: int = 0
     stars: int = 0
     unread: int = 0
-    outcomes: dict[str, int] = field(default_factory=dict)
+    outcomes: Counter[str] = field(default_factory=Counter)
 
 
 class StarredLists:
@@ -73,15 +79,11 @@ class StarredLists:
     ----------
     reader : StarredReader
     state : StarredState
-    segments : SegmentStore
+    segments : Segments
     seeds : callable
         Given the wanted repositories, returns users who may have starred them.
-    max_users : int
-        Maximum number of users in total, those with the highest weights.
-    max_pages : int
-        Maximum pages per list of the reader; a list that was cut after fewer is read again.
-    full : bool
-        Read also lists that are not due, and all to their end, which detects stars that were taken back.
+    options : CollectionOptions
+        A list that was cut after fewer pages than the maximum is read again.
     progress : callable, optional
         Called with the report so far, for the first time before the first request.
     """
@@ -92,27 +94,18 @@ class StarredLists:
         self,
         reader: StarredReader,
         state: StarredState,
-        segments: SegmentStore,
+        segments: Segments,
         seeds: Callable[[Sequence[RepositoryRef]], Iterable[SeedUser]],
-        *,
-        max_users: int = 5000,
-        max_pages: int = 10,
-        full: bool = False,
-        progress: Callable[[StarredReport], None] | None = None,
+        options: CollectionOptions,
+        progress: Callable[[StarredReport], None] = lambda report: None,
     ) -> None:
         self.reader = reader
         self.state = state
         self.segments = segments
         self.seeds = seeds
-        self.max_users = max_users
-        self.max_pages = max_pages
-        self.full = full
+        self.options = options
         self.progress = progress
         self.report = StarredReport()
-
-    def may_have_changed(self, *, closed: bool) -> bool:
-        """Return True: more users may be known."""
-        return True
 
     def collect(self, tasks: Iterable[CollectionTask], workers: int) -> Iterator[StarCollection]:
         """Collect users first, then return which of the wanted repositories they starred."""
@@ -149,11 +142,9 @@ class StarredLists:
 
     def _collect_users(self, repositories: Sequence[RepositoryRef], workers: int) -> None:
         states = self.state.load()
-        users = select_users(
-            self.seeds(repositories), states, max_users=self.max_users, max_pages=self.max_pages, full=self.full
-        )
+        users = select_users(self.seeds(repositories), states, self.options)
         self.report.known, self.report.total = len(states), len(users)
-        if self.progress is not None and users:
+        if users:
             self.progress(self.report)
         self._read(users, states, workers)
         # Most faults are transient: users whose lists failed are collected once more after all others.
@@ -177,17 +168,9 @@ class StarredLists:
             return StarredListTask(user)
         known = stored.read(state)
         # A list that was cut after fewer pages ends where this one has to continue.
-        may_end_early = state.proven and not state.ends_early(self.max_pages) and not self.full
-        return StarredListTask(
-            user,
-            state.etag,
-            known,
-            was_complete=state.complete,
-            refresh=may_end_early and known is not None,
-            entries=state.entries,
-            null_entries=state.null_entries,
-            failed_entries=state.failed_entries,
-        )
+        may_end_early = state.proven and not state.ends_early(self.options.max_pages) and not self.options.full
+        coverage = Coverage(**coverage_fields(state))
+        return StarredListTask(user, known, state.etag, coverage, refresh=may_end_early and known is not None)
 
     def _keep(self, results: Iterable[UserList], states: Mapping[int | str, UserState]) -> None:
         """Store lists as they are read, some hundred at once."""
@@ -207,9 +190,8 @@ class StarredLists:
         self.report.collected += 1
         self.report.unchanged += entry.unchanged
         self.report.stars += entry.rows.height if entry.rows is not None else 0
-        self.report.outcomes[entry.outcome.value] = self.report.outcomes.get(entry.outcome.value, 0) + 1
-        if self.progress is not None:
-            self.progress(self.report)
+        self.report.outcomes[entry.outcome.value] += 1
+        self.progress(self.report)
 
     def _write(self, lists: Sequence[UserList], states: Mapping[int | str, UserState]) -> None:
         """Write a segment, then the states that name it."""
@@ -235,9 +217,8 @@ class StarredLists:
             saved.append(
                 UserState(
                     user_id=key, login=entry.login, outcome=entry.outcome, segment=holder, stars=entry.rows.height,
-                    complete=entry.complete, max_pages=self.max_pages, etag=entry.etag, collected_at=now, asked_at=now,
-                    proven=entry.proven, entries=entry.entries, null_entries=entry.null_entries,
-                    failed_entries=entry.failed_entries,
+                    max_pages=self.options.max_pages, etag=entry.etag, collected_at=now, asked_at=now,
+                    **coverage_fields(entry),
                 )
             )  # fmt: skip
         self.state.save(saved)
@@ -298,6 +279,66 @@ class StarredLists:
             .sort("repo_id", "starred_at", "user_id", nulls_last=False)
         )
         return {int(key[0]): rows for key, rows in table.partition_by("repo_id", as_dict=True).items()}, damaged
+
+
+def select_users(
+    seeds: Iterable[SeedUser],
+    states: Mapping[int | str, UserState],
+    options: CollectionOptions,
+) -> list[SeedUser]:
+    """Return the users to collect: new ones with the highest weights first, then known ones, the stalest first.
+
+    Parameters
+    ----------
+    seeds : iterable of SeedUser
+    states : mapping
+        States of all known users, by `SeedUser.key`.
+    options : CollectionOptions
+        The maximum number of users includes known ones. A list that was cut after fewer pages than the maximum is due.
+    """
+    now = dt.datetime.now(dt.UTC)
+    users = _merged(seeds, states)
+    new = [user for key, user in users.items() if key not in states]
+    new.sort(key=lambda user: (-user.weight, user.user_id or 0, user.login))
+
+    def is_due(state: UserState) -> bool:
+        is_fresh = state.asked_at is not None and now - state.asked_at < STARRED_LIST_TTL
+        is_cut = state.outcome is Outcome.OK and state.ends_early(options.max_pages)
+        return options.full or is_cut or state.is_unread or not is_fresh
+
+    due = [key for key in users if key in states and is_due(states[key])]
+    # Users of one segment follow each other, so that it is read once.
+    due.sort(key=lambda key: (states[key].asked_at or now, states[key].segment or ""))
+    return [*new[: max(0, options.max_users - len(states))], *(users[key] for key in due)]
+
+
+def unread_users(users: Iterable[SeedUser], states: Mapping[int | str, UserState]) -> list[SeedUser]:
+    """Return the users whose lists could not be read, or not be proven to be whole."""
+    by_login = {state.login.lower(): state for state in states.values()}
+    unread = []
+    for user in users:
+        # The id of a user who was named by login is known once the list was read.
+        state = states.get(user.key) or by_login.get(user.login.lower())
+        if state is None or state.is_unread:
+            unread.append(user)
+    return unread
+
+
+def _merged(seeds: Iterable[SeedUser], states: Mapping[int | str, UserState]) -> dict[int | str, SeedUser]:
+    """Return one seed per user, the one with the highest weight, and one of weight 0 for every other known user."""
+    seeds = list(seeds)
+    ids = {seed.login.lower(): seed.user_id for seed in seeds if seed.user_id is not None and seed.user_id > 0}
+    ids |= {state.login.lower(): state.user_id for state in states.values() if isinstance(state.user_id, int)}
+    users: dict[int | str, SeedUser] = {}
+    for seed in seeds:
+        # Users of old events have no id of GitHub; users from files may have none at all.
+        user_id = seed.user_id if seed.user_id is not None and seed.user_id > 0 else ids.get(seed.login.lower())
+        user = SeedUser(seed.login, user_id, seed.weight)
+        if user.key not in users or users[user.key].weight < user.weight:
+            users[user.key] = user
+    for key, state in states.items():
+        users.setdefault(key, SeedUser(state.login, key if isinstance(key, int) else None, 0))
+    return users
 
 
 def _written_at(name: str) -> dt.datetime:

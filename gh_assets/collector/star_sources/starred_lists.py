@@ -23,7 +23,7 @@ from gh_assets.errors import BudgetSpentError, GitHubError, RateLimitedError, Se
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.graphql import GraphQLLists, QuerySize, batched_query
 from gh_assets.github.limits import PAGE_SIZE
-from gh_assets.github.list_reading import Progress, by_position, number_of
+from gh_assets.github.list_reading import NOTHING_KNOWN, Coverage, Progress, by_position, coverage_fields, number_of
 from gh_assets.github.outcomes import Outcome
 from gh_assets.github.responses import GitHubResponse
 from gh_assets.github.times import parse_times
@@ -41,30 +41,25 @@ class StarredListTask:
     Attributes
     ----------
     seed : SeedUser
-    etag : str or None
-        ETag of its first page when it was last read.
     known : polars.DataFrame or None
-        Its stars then, of schema `STARRED`.
-    was_complete : bool
-        Whether these go to the end of the list.
+        Its stars when it was last read, of schema `STARRED`.
+    etag : str or None
+        ETag of its first page then.
+    coverage : Coverage
+        What was known of the list then.
     refresh : bool
         Whether reading may end at the first known star; otherwise the list is read from its beginning to its end.
-    entries, null_entries, failed_entries : int
-        Entries of the known list; see `UserList`.
     """
 
     seed: SeedUser
-    etag: str | None = None
     known: pl.DataFrame | None = None
-    was_complete: bool = False
+    etag: str | None = None
+    coverage: Coverage = NOTHING_KNOWN
     refresh: bool = True
-    entries: int = 0
-    null_entries: int = 0
-    failed_entries: int = 0
 
 
 @dataclass(frozen=True)
-class UserList:
+class UserList(Coverage):
     """Result of reading one user's list.
 
     Attributes
@@ -77,18 +72,11 @@ class UserList:
         The user's id, if it is known, and login.
     rows : polars.DataFrame or None
         All stars that are known now, newest first, of schema `STARRED`; None unless the outcome is ok.
-    complete : bool
-        Whether it goes to the end of the list and is proven.
     unchanged : bool
         Whether it equals the known list.
     etag : str or None
         ETag of the first page.
     requests : int
-    proven : bool
-        Whether the rows are proven to be everything that was requested: no response failed, and a list that was read to
-        its end agrees with GitHub's count.
-    entries, null_entries, failed_entries : int
-        Entries of the list, those of these without a visible repository, and those that GitHub could not return.
     """
 
     seed: SeedUser
@@ -97,14 +85,9 @@ class UserList:
     user_id: int | None = None
     login: str = ""
     rows: pl.DataFrame | None = None
-    complete: bool = False
     unchanged: bool = False
     etag: str | None = None
     requests: int = 0
-    proven: bool = False
-    entries: int = 0
-    null_entries: int = 0
-    failed_entries: int = 0
 
 
 class StarredReader(Protocol):
@@ -123,8 +106,7 @@ class _PartialList:
         known = frozenset[tuple[int, Any]]()
         if task.known is not None and task.refresh:
             known = frozenset(task.known.select("repo_id", "starred_at").rows())
-        counts = task.entries, task.null_entries, task.failed_entries
-        self.progress = Progress(max_pages * PAGE_SIZE, known, *counts)
+        self.progress = Progress(max_pages * PAGE_SIZE, known, task.coverage)
 
     def add(
         self,
@@ -188,9 +170,10 @@ class _PartialList:
         if progress.met and known is not None:
             fresh = pl.concat([fresh, known])
         rows = fresh.unique("repo_id", keep="first", maintain_order=True)
-        ended = self.task.was_complete if progress.met else not has_more
-        proven = problem is None and progress.is_proven(to_its_end=ended)
-        if known is not None and not (ended and proven and not progress.null_entries and not progress.failed_entries):
+        ended = self.task.coverage.complete if progress.met else not has_more
+        read = progress.coverage(to_its_end=ended, problem=problem)
+        complete = ended and read.proven
+        if known is not None and not (complete and not read.null_entries and not read.failed_entries):
             # A known star that is missing may be in the part that was not read.
             missing = known.join(rows, on="repo_id", how="anti")
             if missing.height:
@@ -204,14 +187,10 @@ class _PartialList:
             user_id,
             login,
             rows,
-            complete=ended and proven,
             unchanged=known is not None and rows.equals(known),
-            etag=etag if proven else None,
+            etag=etag if read.proven else None,
             requests=requests,
-            proven=proven,
-            entries=progress.count,
-            null_entries=progress.null_entries,
-            failed_entries=progress.failed_entries,
+            **coverage_fields(read) | {"complete": complete},
         )
 
 
@@ -264,10 +243,10 @@ class RestStarred:
                 response = pages.get(number, task.etag if number == 1 and task.refresh else None)
                 requests += 1
                 if response.status == 304 and task.known is not None:
+                    known = coverage_fields(task.coverage) | {"proven": True}
                     return UserList(
-                        seed, Outcome.OK, None, user_id, login, task.known, task.was_complete, True, task.etag,
-                        requests, True, task.entries, task.null_entries, task.failed_entries,
-                    )  # fmt: skip
+                        seed, Outcome.OK, None, user_id, login, task.known, True, task.etag, requests, **known
+                    )
                 if response.status != 200 or not isinstance(response.payload, list):
                     outcome, reason = classify_refusal(response)
                     return UserList(seed, outcome, reason, seed.user_id, seed.login, requests=requests)

@@ -6,7 +6,7 @@ import datetime as dt
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import polars as pl
 from pymongo.database import Database
@@ -15,6 +15,7 @@ from gh_assets.collector.list_state import HAS_STATE, ListState
 from gh_assets.errors import StoredDataError
 from gh_assets.github.outcomes import Outcome
 from gh_assets.schemas import STARRED
+from gh_assets.storage.asset_store import Segments
 from gh_assets.storage.consumer import Consumer
 from gh_assets.storage.messages import Message, versioned
 from gh_assets.storage.mongo import Collections
@@ -112,47 +113,19 @@ class StarredState:
 
     def remember_seeds(self, seeds: Iterable[SeedUser], seen_at: dt.datetime) -> None:
         """Store users that were seen, for later runs."""
+        known = [
+            (seed.user_id, {"login": seed.login, "weight": seed.weight}) for seed in seeds if seed.user_id is not None
+        ]
         self._consumer.apply(
-            Message(
-                update=versioned(
-                    Collections.STARRED_STATE,
-                    seed.user_id,
-                    "seed",
-                    {"login": seed.login, "weight": seed.weight},
-                    seen_at,
-                )
-            )
-            for seed in seeds
-            if seed.user_id is not None
+            Message(update=versioned(Collections.STARRED_STATE, user_id, "seed", value, seen_at))
+            for user_id, value in known
         )
-
-
-class SegmentStore(Protocol):
-    """Storage of segments: immutable tables of schema `STARRED`."""
-
-    def write(self, name: str, table: pl.DataFrame) -> object:
-        """Write a new segment."""
-
-    def read(self, name: str) -> pl.DataFrame:
-        """Read a segment.
-
-        Raises
-        ------
-        StoredDataError
-            If it is damaged or missing.
-        """
-
-    def names(self) -> Iterable[str]:
-        """Return the names of all segments."""
-
-    def delete(self, name: str) -> None:
-        """Delete a segment."""
 
 
 class StoredLists:
     """Reads stored lists. Lists of one segment that are read one after another cost one reading of it."""
 
-    def __init__(self, segments: SegmentStore) -> None:
+    def __init__(self, segments: Segments) -> None:
         self.segments = segments
         self._name: str | None = None
         self._lists: dict[int, pl.DataFrame] = {}

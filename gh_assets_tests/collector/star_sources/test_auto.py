@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from gh_assets.collector.pipeline import CollectionReport
 from gh_assets.collector.star_sources.auto import CLOSED_FOR, AutoSource, OwnLists
-from gh_assets.collector.star_sources.base import CollectionTask, RepositoryRef
+from gh_assets.collector.star_sources.base import CollectionOptions, CollectionTask, RepositoryRef
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
 from gh_assets.collector.star_sources.stargazers import RestStargazers
 from gh_assets.collector.star_sources.starred import StarredLists
@@ -35,7 +35,9 @@ def auto(collecting: Collecting, world: World, client: GitHubClient, now: dt.dat
         seeds = [SeedUser(login, user_id) for login, user_id in zip(world.logins, world.user_ids, strict=True)]
         database = collecting.state.collection.database
         segments = Segments(collecting.tables.store, "starred")
-        return StarredLists(GraphQLStarred(client, 10), StarredState(database), segments, lambda _: seeds)
+        return StarredLists(
+            GraphQLStarred(client, 10), StarredState(database), segments, lambda _: seeds, CollectionOptions("auto")
+        )
 
     closed = {s.repo_id: s.closed_at for s in collecting.state.load().values() if s.closed_at is not None}
     return AutoSource(
@@ -114,7 +116,11 @@ def test_a_closed_repository_without_known_users_stays_restricted(
     _, client = github_of(world)
     source = auto(collecting, world, client)
     source.others = lambda: StarredLists(
-        GraphQLStarred(client, 10), StarredState(database), Segments(asset_store, "starred"), lambda _: []
+        GraphQLStarred(client, 10),
+        StarredState(database),
+        Segments(asset_store, "starred"),
+        lambda _: [],
+        CollectionOptions("auto"),
     )
     state = collecting.run(refs(world), source).states["a/b"]
     assert state.outcome is Outcome.RESTRICTED

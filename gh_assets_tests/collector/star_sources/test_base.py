@@ -13,6 +13,7 @@ from gh_assets.collector.gharchive import archive_hours, read_hour
 from gh_assets.collector.star_sources.auto import AutoSource
 from gh_assets.collector.star_sources.base import (
     SOURCES,
+    CollectionOptions,
     CollectionTask,
     PreviousStars,
     RepositoryRef,
@@ -75,8 +76,9 @@ def starred(
 ) -> StarredLists:
     """Users' lists, of all users of the world."""
     seeds = [SeedUser(login, user_id) for login, user_id in zip(world.logins, world.user_ids, strict=True)]
+    options = CollectionOptions("starred", max_users=10_000)
     return StarredLists(
-        reader(client, 10), StarredState(database), Segments(asset_store, "starred"), lambda _: seeds, max_users=10_000
+        reader(client, 10), StarredState(database), Segments(asset_store, "starred"), lambda _: seeds, options
     )
 
 
@@ -150,7 +152,9 @@ def test_every_source_collects_the_same_stars(make, github_of, tmp_path, databas
 def _known(collected: StarCollection) -> CollectionTask:
     table, pages = collected.table, collected.pages
     assert table is not None
-    previous = PreviousStars(table, pages, collected.complete, 10, table["source"][0] if table.height else None)
+    previous = PreviousStars(
+        table, pages, 10, table["source"][0] if table.height else None, complete=collected.complete
+    )
     return CollectionTask(collected.repository, lambda: previous)
 
 

@@ -13,8 +13,13 @@ from pydantic import SecretStr
 from gh_assets.collector.collection import CollectionResult, collect
 from gh_assets.collector.gharchive import id_of_name
 from gh_assets.collector.repositories import KnownRepositories, collect_repositories
-from gh_assets.collector.source_factory import CollectionOptions
-from gh_assets.collector.star_sources.base import CollectionTask, PreviousStars, RepositoryRef, stars_table
+from gh_assets.collector.star_sources.base import (
+    CollectionOptions,
+    CollectionTask,
+    PreviousStars,
+    RepositoryRef,
+    stars_table,
+)
 from gh_assets.collector.star_sources.file import LoginLookup, StarsFile, UserLookup
 from gh_assets.collector.worlds import identity_of_file
 from gh_assets.embedded.standin.faults import Faults

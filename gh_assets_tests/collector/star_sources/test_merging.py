@@ -23,9 +23,8 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from gh_assets.collector.collection import collect
-from gh_assets.collector.source_factory import CollectionOptions
 from gh_assets.collector.star_sources import graphql as graphql_stargazers
-from gh_assets.collector.star_sources.base import PreviousStars, StarCollection
+from gh_assets.collector.star_sources.base import CollectionOptions, PreviousStars, StarCollection
 from gh_assets.collector.star_sources.graphql import _Stargazers
 from gh_assets.collector.star_sources.merging import ListReading
 from gh_assets.collector.state import CollectionState
@@ -128,12 +127,10 @@ class Home:
         self.store = AssetStore(ObjectStore(self.client, f"test-{secrets.token_hex(6)}", create=True), 2)
 
     def run(self, world: World, url: str, source: str, *, full: bool = False, stop_after: int | None = None) -> None:
-        options = CollectionOptions(source, 10, full=full, workers=2, max_users=USERS, seed_users=None)
+        options = CollectionOptions(source, 10, full=full, workers=2, max_users=USERS)
         with GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=stop_after) as client:
-            collect(
-                options, refs(world), client, self.database, self.store,
-                progress=Progress(on_notify=self.messages.append),
-            )  # fmt: skip
+            progress = Progress(on_notify=self.messages.append)
+            collect(options, refs(world), client, self.database, self.store, progress)
 
     def tables(self) -> dict[str, pl.DataFrame]:
         tables = PartitionTables(self.store, "stargazers")
