@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AliasGenerator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gh_assets.errors import ConfigurationError
@@ -40,245 +40,153 @@ Span = Annotated[dt.timedelta, BeforeValidator(_span), Field(ge=dt.timedelta(0))
 """Duration, written as ``30d``, ``12h``, ``45min`` or ``90s``."""
 
 
+def variable_of(name: str) -> str:
+    """Return the environment variable of a setting: ``GH_ASSETS_`` and its name, but for MongoDB, GCS and GitHub."""
+    variable = name.removesuffix("_text").upper()
+    return variable if variable.startswith(("MONGO_", "GCS_", "GITHUB_")) else f"GH_ASSETS_{variable}"
+
+
 class Settings(BaseSettings):
     """Settings from environment variables, or from a ``.env`` file in the working directory."""
 
-    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
-
-    home: Path = Field(
-        default=Path(".gh_assets"),
-        validation_alias="GH_ASSETS_HOME",
-        description="Folder of the embedded servers' data, Dagster's history and the model cache.",
-    )
-    mongo_uri: SecretStr | None = Field(
-        default=None,
-        validation_alias="MONGO_URI",
-        description="MongoDB connection string; unset: the embedded SecantusDB server.",
-    )
-    mongo_database: str = Field(
-        default="gh_assets",
-        validation_alias="MONGO_DATABASE",
-        description="Database of `repos`, `users`, `models` and the collector's state.",
-    )
-    gcs_bucket: str | None = Field(
-        default=None,
-        validation_alias="GCS_BUCKET",
-        description="Bucket for the assets' data; unset: the embedded server.",
-    )
-    gcs_model_bucket: str = Field(
-        default="model-save",
-        validation_alias="GCS_MODEL_BUCKET",
-        description="Bucket for models.",
-    )
-    gcs_project: str | None = Field(
-        default=None,
-        validation_alias="GCS_PROJECT",
-        description="Google Cloud project; unset: the project of Google's own credentials.",
-    )
-    github_tokens_text: SecretStr | None = Field(
-        default=None,
-        validation_alias="GITHUB_TOKENS",
-        description="Tokens of your own users or apps, separated by commas or white space; unset: the GitHub "
-        "stand-in with a synthetic world.",
-    )
-    github_tokens_file: Path | None = Field(
-        default=None,
-        validation_alias="GITHUB_TOKENS_FILE",
-        description="File with one token per line, instead of GITHUB_TOKENS.",
-    )
-    github_app_id: str | None = Field(
-        default=None,
-        validation_alias="GITHUB_APP_ID",
-        description="Id of your own GitHub App, whose installations are used beside or instead of tokens.",
-    )
-    github_app_installations_text: str | None = Field(
-        default=None,
-        validation_alias="GITHUB_APP_INSTALLATIONS",
-        description="Ids of the app's installations, separated by commas; each has its own quota.",
-    )
-    github_app_private_key_file: Path | None = Field(
-        default=None,
-        validation_alias="GITHUB_APP_PRIVATE_KEY_FILE",
-        description="Private key of the app (PEM), which renews its tokens every hour.",
-    )
-    github_api_url: str = Field(
-        default=GITHUB_COM_API,
-        validation_alias="GITHUB_API_URL",
-        description="Base address of the REST API, for GitHub Enterprise.",
-    )
-    awesome_text: str | None = Field(
-        default=None,
-        validation_alias="GH_ASSETS_AWESOME",
-        description="Awesome lists, separated by commas or white space: `owner/name`, `owner/name/path`, an address "
-        "on GitHub, or a file; unset: three well-known lists, or the stand-in's own.",
-    )
-    max_pages: int = Field(
-        default=10,
-        ge=1,
-        le=MAX_PAGES,
-        validation_alias="GH_ASSETS_MAX_PAGES",
-        description="Maximum number of pages of 100 stars per repository or user (1 to 10,000).",
-    )
-    source: StarSourceName = Field(
-        default="auto",
-        validation_alias="GH_ASSETS_SOURCE",
-        description="Source of stars: `auto`, `stargazers`, `graphql`, `starred`, `gharchive` or `file`.",
-    )
-    max_users: int = Field(
-        default=5000,
-        ge=1,
-        validation_alias="GH_ASSETS_MAX_USERS",
-        description="Maximum number of users whose starred lists are read where repositories' own lists are closed.",
-    )
-    seed_users: Path | None = Field(
-        default=None,
-        validation_alias="GH_ASSETS_SEED_USERS",
-        description="File of users whose starred lists are read first: Parquet or CSV with the column `login`, or a "
-        "text file.",
-    )
-    archive: str = Field(
-        default="https://data.gharchive.org",
-        validation_alias="GH_ASSETS_ARCHIVE",
-        description="Location of GH Archive's hours: a folder, `gs://bucket/prefix` or an HTTP address.",
-    )
-    workers: int = Field(
-        default=8,
-        ge=1,
-        le=100,
-        validation_alias="GH_ASSETS_WORKERS",
-        description="Maximum number of concurrent requests, to GitHub and to the bucket (1 to 100, which is "
-        "GitHub's own limit).",
-    )
-    keep_versions: int = Field(
-        default=3,
-        ge=0,
-        le=100,
-        validation_alias="GH_ASSETS_KEEP_VERSIONS",
-        description="Number of earlier versions of each stored object that are kept for `gh-assets data undo`; 0: "
-        "none.",
-    )
-    executor: Literal["in_process", "multiprocess", "celery", "kubernetes"] = Field(
-        default="in_process",
-        validation_alias="GH_ASSETS_EXECUTOR",
-        description="Executor of the steps of Dagster's runs: `in_process`, `multiprocess`, `celery` or `kubernetes`.",
-    )
-    celery_broker: SecretStr | None = Field(
-        default=None,
-        validation_alias="GH_ASSETS_CELERY_BROKER",
-        description="Redis that carries steps to Celery workers and their results back: `redis://host:6379/0`.",
-    )
-    celery_lost_after: Span = Field(
-        default=dt.timedelta(minutes=30),
-        validation_alias="GH_ASSETS_CELERY_LOST_AFTER",
-        description="Time after which the step of a vanished worker is given to another; longer than any step takes.",
-    )
-    counts_after: Span = Field(
-        default=dt.timedelta(days=1),
-        validation_alias="GH_ASSETS_COUNTS_AFTER",
-        description="Time after which the sensor reads lists and GitHub's star counts again, even if no list changed.",
-    )
-    retire: bool = Field(
-        default=False,
-        validation_alias="GH_ASSETS_RETIRE",
-        description="Remove the partitions of repositories that left all lists; their collected data are kept.",
-    )
-    refresh_after: Span = Field(
-        default=dt.timedelta(days=30),
-        validation_alias="GH_ASSETS_REFRESH_AFTER",
-        description="Time after which sensors collect a repository again, even if its star count is unchanged.",
-    )
-    moved_after: Span = Field(
-        default=dt.timedelta(days=1),
-        validation_alias="GH_ASSETS_MOVED_AFTER",
-        description="Shortest time after which sensors collect a repository again whose star count changed.",
-    )
-    least_news: int = Field(
-        default=5,
-        ge=1,
-        validation_alias="GH_ASSETS_LEAST_NEWS",
-        description="Smallest change of the star count for which sensors collect a repository again.",
-    )
-    retry_after: Span = Field(
-        default=dt.timedelta(hours=1),
-        validation_alias="GH_ASSETS_RETRY_AFTER",
-        description="Time after which sensors collect a repository again that could not be read.",
-    )
-    quota_reserve: float = Field(
-        default=0.2,
-        ge=0,
-        lt=1,
-        validation_alias="GH_ASSETS_QUOTA_RESERVE",
-        description="Share of each hour's quota that sensors leave unused, for commands and other programs (0 to 1).",
-    )
-    retrain_share: float = Field(
-        default=0.05,
-        gt=0,
-        validation_alias="GH_ASSETS_RETRAIN_SHARE",
-        description="Share of stars added since the last matrix above which the sensor retrains.",
-    )
-    sensor_interval: Span | None = Field(
-        default=None,
-        validation_alias="GH_ASSETS_SENSOR_INTERVAL",
-        description="Time between two ticks of a sensor; unset: each sensor's own, 30 s to 15 min.",
-    )
-    alert_webhook: SecretStr | None = Field(
-        default=None,
-        validation_alias="GH_ASSETS_ALERT_WEBHOOK",
-        description="Address to which alerts are posted as JSON (`text` and details); unset: alerts are only logged.",
-    )
-    alert_every: Span = Field(
-        default=dt.timedelta(hours=1),
-        validation_alias="GH_ASSETS_ALERT_EVERY",
-        description="Shortest time between two alerts of one job; the next alert reports how many were suppressed.",
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        alias_generator=AliasGenerator(validation_alias=variable_of),
+        use_attribute_docstrings=True,
     )
 
-    api_keys_text: SecretStr | None = Field(
-        default=None,
-        validation_alias="GH_ASSETS_API_KEYS",
-        description="Keys, separated by commas, one of which `gh-assets serve` requires with every request; unset: "
-        "none is required.",
-    )
-    serve_hosts_text: str | None = Field(
-        default=None,
-        validation_alias="GH_ASSETS_SERVE_HOSTS",
-        description="Host names under which the server can be reached, separated by commas; unset: this machine's "
-        "own, or any if it listens on other interfaces.",
-    )
-    trusted_proxies: str | None = Field(
-        default=None,
-        validation_alias="GH_ASSETS_TRUSTED_PROXIES",
-        description="Addresses of proxies whose X-Forwarded-For and -Prefix are trusted, separated by commas.",
-    )
-    serve_rate: int = Field(
-        default=600,
-        ge=0,
-        validation_alias="GH_ASSETS_SERVE_RATE",
-        description="Maximum number of requests per minute and client; 0: unlimited.",
-    )
-    serve_refresh: Span = Field(
-        default=dt.timedelta(seconds=5),
-        validation_alias="GH_ASSETS_SERVE_REFRESH",
-        description="Time between two checks of the server for a new champion and new data.",
-    )
-    live_requests: int = Field(
-        default=300,
-        ge=0,
-        validation_alias="GH_ASSETS_LIVE_REQUESTS",
-        description="Maximum number of requests per hour that the server sends to GitHub for users who were not "
-        "collected; 0: none.",
-    )
-    live_pages: int = Field(
-        default=5,
-        ge=1,
-        le=100,
-        validation_alias="GH_ASSETS_LIVE_PAGES",
-        description="Maximum number of pages of 100 stars read for such a user, newest first (1 to 100).",
-    )
-    live_keep: Span = Field(
-        default=dt.timedelta(hours=1),
-        validation_alias="GH_ASSETS_LIVE_KEEP",
-        description="Time after which the stars of such a user are forgotten; they are never stored.",
-    )
+    home: Path = Path(".gh_assets")
+    """Folder of the embedded servers' data, Dagster's history and the model cache."""
+
+    mongo_uri: SecretStr | None = None
+    """MongoDB connection string; unset: the embedded SecantusDB server."""
+
+    mongo_database: str = "gh_assets"
+    """Database of `repos`, `users`, `models` and the collector's state."""
+
+    gcs_bucket: str | None = None
+    """Bucket for the assets' data; unset: the embedded server."""
+
+    gcs_model_bucket: str = "model-save"
+    """Bucket for models."""
+
+    gcs_project: str | None = None
+    """Google Cloud project; unset: the project of Google's own credentials."""
+
+    github_tokens_text: SecretStr | None = None
+    """Tokens of your own users or apps, separated by commas or white space; unset: the GitHub stand-in with a synthetic
+    world."""
+
+    github_tokens_file: Path | None = None
+    """File with one token per line, instead of GITHUB_TOKENS."""
+
+    github_app_id: str | None = None
+    """Id of your own GitHub App, whose installations are used beside or instead of tokens."""
+
+    github_app_installations_text: str | None = None
+    """Ids of the app's installations, separated by commas; each has its own quota."""
+
+    github_app_private_key_file: Path | None = None
+    """Private key of the app (PEM), which renews its tokens every hour."""
+
+    github_api_url: str = GITHUB_COM_API
+    """Base address of the REST API, for GitHub Enterprise."""
+
+    awesome_text: str | None = None
+    """Awesome lists, separated by commas or white space: `owner/name`, `owner/name/path`, an address on GitHub, or a
+    file; unset: three well-known lists, or the stand-in's own."""
+
+    max_pages: int = Field(10, ge=1, le=MAX_PAGES)
+    """Maximum number of pages of 100 stars per repository or user (1 to 10,000)."""
+
+    source: StarSourceName = "auto"
+    """Source of stars: `auto`, `stargazers`, `graphql`, `starred`, `gharchive` or `file`."""
+
+    max_users: int = Field(5000, ge=1)
+    """Maximum number of users whose starred lists are read where repositories' own lists are closed."""
+
+    seed_users: Path | None = None
+    """File of users whose starred lists are read first: Parquet or CSV with the column `login`, or a text file."""
+
+    archive: str = "https://data.gharchive.org"
+    """Location of GH Archive's hours: a folder, `gs://bucket/prefix` or an HTTP address."""
+
+    workers: int = Field(8, ge=1, le=100)
+    """Maximum number of concurrent requests, to GitHub and to the bucket (1 to 100, which is GitHub's own limit)."""
+
+    keep_versions: int = Field(3, ge=0, le=100)
+    """Number of earlier versions of each stored object that are kept for `gh-assets data undo`; 0: none."""
+
+    executor: Literal["in_process", "multiprocess", "celery", "kubernetes"] = "in_process"
+    """Executor of the steps of Dagster's runs: `in_process`, `multiprocess`, `celery` or `kubernetes`."""
+
+    celery_broker: SecretStr | None = None
+    """Redis that carries steps to Celery workers and their results back: `redis://host:6379/0`."""
+
+    celery_lost_after: Span = dt.timedelta(minutes=30)
+    """Time after which the step of a vanished worker is given to another; longer than any step takes."""
+
+    counts_after: Span = dt.timedelta(days=1)
+    """Time after which the sensor reads lists and GitHub's star counts again, even if no list changed."""
+
+    retire: bool = False
+    """Remove the partitions of repositories that left all lists; their collected data are kept."""
+
+    refresh_after: Span = dt.timedelta(days=30)
+    """Time after which sensors collect a repository again, even if its star count is unchanged."""
+
+    moved_after: Span = dt.timedelta(days=1)
+    """Shortest time after which sensors collect a repository again whose star count changed."""
+
+    least_news: int = Field(5, ge=1)
+    """Smallest change of the star count for which sensors collect a repository again."""
+
+    retry_after: Span = dt.timedelta(hours=1)
+    """Time after which sensors collect a repository again that could not be read."""
+
+    quota_reserve: float = Field(0.2, ge=0, lt=1)
+    """Share of each hour's quota that sensors leave unused, for commands and other programs (0 to 1)."""
+
+    retrain_share: float = Field(0.05, gt=0)
+    """Share of stars added since the last matrix above which the sensor retrains."""
+
+    sensor_interval: Span | None = None
+    """Time between two ticks of a sensor; unset: each sensor's own, 30 s to 15 min."""
+
+    alert_webhook: SecretStr | None = None
+    """Address to which alerts are posted as JSON (`text` and details); unset: alerts are only logged."""
+
+    alert_every: Span = dt.timedelta(hours=1)
+    """Shortest time between two alerts of one job; the next alert reports how many were suppressed."""
+
+    api_keys_text: SecretStr | None = None
+    """Keys, separated by commas, one of which `gh-assets serve` requires with every request; unset: none is
+    required."""
+
+    serve_hosts_text: str | None = None
+    """Host names under which the server can be reached, separated by commas; unset: this machine's own, or any if it
+    listens on other interfaces."""
+
+    trusted_proxies: str | None = None
+    """Addresses of proxies whose X-Forwarded-For and -Prefix are trusted, separated by commas."""
+
+    serve_rate: int = Field(600, ge=0)
+    """Maximum number of requests per minute and client; 0: unlimited."""
+
+    serve_refresh: Span = dt.timedelta(seconds=5)
+    """Time between two checks of the server for a new champion and new data."""
+
+    live_requests: int = Field(300, ge=0)
+    """Maximum number of requests per hour that the server sends to GitHub for users who were not collected; 0: none."""
+
+    live_pages: int = Field(5, ge=1, le=100)
+    """Maximum number of pages of 100 stars read for such a user, newest first (1 to 100)."""
+
+    live_keep: Span = dt.timedelta(hours=1)
+    """Time after which the stars of such a user are forgotten; they are never stored."""
 
     @property
     def api_keys(self) -> list[SecretStr]:
@@ -340,11 +248,7 @@ class Settings(BaseSettings):
             raise ConfigurationError("GITHUB_TOKENS and GITHUB_TOKENS_FILE are both set: keep one of them.")
         if self.github_tokens_file is not None:
             origin = f"GITHUB_TOKENS_FILE ({self.github_tokens_file})"
-            try:
-                text = self.github_tokens_file.expanduser().read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                raise ConfigurationError(f"{origin} cannot be read: {error}.") from error
-            text = re.sub(r"#.*", "", text)
+            text = re.sub(r"#.*", "", _content("GITHUB_TOKENS_FILE", self.github_tokens_file))
         elif self.github_tokens_text is not None:
             origin, text = "GITHUB_TOKENS", self.github_tokens_text.get_secret_value()
         else:
@@ -366,12 +270,16 @@ class Settings(BaseSettings):
             raise ConfigurationError(
                 "GITHUB_APP_ID is set: set GITHUB_APP_INSTALLATIONS and GITHUB_APP_PRIVATE_KEY_FILE as well."
             )
-        path = self.github_app_private_key_file.expanduser()
-        try:
-            return SecretStr(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not text"
-            raise ConfigurationError(f"GITHUB_APP_PRIVATE_KEY_FILE ({path}) cannot be read: {reason}.") from None
+        return SecretStr(_content("GITHUB_APP_PRIVATE_KEY_FILE", self.github_app_private_key_file))
+
+
+def _content(variable: str, path: Path) -> str:
+    """Read the secrets in the file that a variable names."""
+    try:
+        return path.expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigurationError(f"{variable} ({path}) cannot be read: {reason}.") from None
 
 
 @dataclass(frozen=True)
@@ -399,7 +307,8 @@ def setting_rows(settings: Settings | None = None) -> list[SettingRow]:
     for name, field in Settings.model_fields.items():
         default = _shown(field.default)
         value = "" if settings is None else _shown(getattr(settings, name))
-        rows.append(SettingRow(str(field.validation_alias), default, value, str(field.description).rstrip(".")))
+        meaning = " ".join(str(field.description).split()).rstrip(".")
+        rows.append(SettingRow(variable_of(name), default, value, meaning))
     return rows
 
 

@@ -152,6 +152,7 @@ def file(tmp_path: Path) -> Path:
 
 
 Save = Callable[..., RegisteredModel]
+ServeWorld = Callable[..., tuple[Standin, str]]
 
 
 @pytest.fixture
@@ -223,7 +224,7 @@ def emulator(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def serve_world() -> Iterator[Callable[..., tuple[Standin, str]]]:
+def serve_world() -> Iterator[ServeWorld]:
     """Serve worlds by stand-ins, which accept the token ``token`` by default; return stand-in and URL."""
     stack = []
 
@@ -246,9 +247,7 @@ def serve_world() -> Iterator[Callable[..., tuple[Standin, str]]]:
 
 
 @pytest.fixture
-def github_of(
-    serve_world: Callable[..., tuple[Standin, str]],
-) -> Iterator[Callable[[World], tuple[Standin, GitHubClient]]]:
+def github_of(serve_world: ServeWorld) -> Iterator[Callable[[World], tuple[Standin, GitHubClient]]]:
     """Connect clients to worlds; return stand-in and client."""
     clients = []
 

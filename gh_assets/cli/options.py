@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Le
 from pydantic import BaseModel, ConfigDict, Field, FilePath, ValidationError
 from pydantic.fields import FieldInfo
 
@@ -20,87 +20,88 @@ from gh_assets.settings import MAX_PAGES, StarSourceName
 class ChainOptions(BaseModel):
     """Options of `gh-assets run`. Unset ones have the values of the settings."""
 
-    model_config = ConfigDict(frozen=True, defer_build=True)
+    model_config = ConfigDict(frozen=True, defer_build=True, use_attribute_docstrings=True)
 
-    source: StarSourceName | None = Field(
-        default=None,
-        description="Where stars are read from: GitHub's stargazer lists over REST (stargazers) or GraphQL (graphql), "
-        "users' own starred lists (starred), hours of GH Archive (gharchive), the file given by --stars (file), or "
-        "whichever of them is available (auto, the default).",
-    )
-    stars: Path | None = Field(
-        default=None,
-        description="Parquet, CSV or TSV file with the columns repo and login. The GitHub stand-in serves it as its "
-        "world; --source file reads it directly.",
-    )
-    archive: tuple[str, ...] = Field(
-        default=(),
-        description="Hours of GH Archive to read first: a file, a folder, gs://bucket/object or an HTTP address, in "
-        "which {0..23} is a range of numbers. Repeatable.",
-    )
-    awesome: tuple[str, ...] = Field(
-        default=(),
-        description="Awesome list: owner/name on GitHub, owner/name/path of a file or folder in it, an address on "
-        "GitHub, or a local file (Markdown, Org, AsciiDoc or reStructuredText). Repeatable.",
-    )
-    seed_users: Path | None = Field(
-        default=None,
-        description="Users whose starred lists are read first: Parquet, CSV or TSV file with the column login, or a "
-        "text file with one login per line.",
-    )
-    max_users: int | None = Field(
-        default=None, ge=1, description="Maximum number of users whose starred lists are read."
-    )
-    max_pages: int | None = Field(
-        default=None, ge=1, le=MAX_PAGES, description="Maximum number of pages of 100 stars per repository or user."
-    )
-    max_requests: int | None = Field(
-        default=None, ge=1, description="Stop collecting after this many requests; the next run continues from there."
-    )
-    full: bool = Field(
-        default=False, description="Read every list to its end again, which also detects stars that were removed."
-    )
-    epochs: int | None = Field(default=None, ge=1, description="Maximum number of training epochs.")
-    retrain: bool = Field(default=False, description="Train even if a model of the same data exists.")
-    accept_matrix: bool = Field(
-        default=False,
-        description="Train even if users, repositories or stars are fewer than half as many as last time.",
-    )
+    source: StarSourceName | None = None
+    """Where stars are read from: GitHub's stargazer lists over REST (stargazers) or GraphQL (graphql), users' own
+    starred lists (starred), hours of GH Archive (gharchive), the file given by --stars (file), or whichever of them is
+    available (auto, the default)."""
+
+    stars: Path | None = None
+    """Parquet, CSV or TSV file with the columns repo and login. The GitHub stand-in serves it as its world; --source
+    file reads it directly."""
+
+    archive: tuple[str, ...] = ()
+    """Hours of GH Archive to read first: a file, a folder, gs://bucket/object or an HTTP address, in which {0..23} is a
+    range of numbers. Repeatable."""
+
+    awesome: tuple[str, ...] = ()
+    """Awesome list: owner/name on GitHub, owner/name/path of a file or folder in it, an address on GitHub, or a local
+    file (Markdown, Org, AsciiDoc or reStructuredText). Repeatable."""
+
+    seed_users: Path | None = None
+    """Users whose starred lists are read first: Parquet, CSV or TSV file with the column login, or a text file with one
+    login per line."""
+
+    max_users: int | None = Field(None, ge=1)
+    """Maximum number of users whose starred lists are read."""
+
+    max_pages: int | None = Field(None, ge=1, le=MAX_PAGES)
+    """Maximum number of pages of 100 stars per repository or user."""
+
+    max_requests: int | None = Field(None, ge=1)
+    """Stop collecting after this many requests; the next run continues from there."""
+
+    full: bool = False
+    """Read every list to its end again, which also detects stars that were removed."""
+
+    epochs: int | None = Field(None, ge=1)
+    """Maximum number of training epochs."""
+
+    retrain: bool = False
+    """Train even if a model of the same data exists."""
+
+    accept_matrix: bool = False
+    """Train even if users, repositories or stars are fewer than half as many as last time."""
 
 
 class StandinOptions(BaseModel):
     """Options of `gh-assets github-standin`."""
 
-    model_config = ConfigDict(frozen=True, defer_build=True)
+    model_config = ConfigDict(frozen=True, defer_build=True, use_attribute_docstrings=True)
 
-    stars: Path | None = Field(
-        default=None,
-        description="Parquet, CSV or TSV file with the columns repo and login; without it, a synthetic world is "
-        "served.",
-    )
-    awesome: tuple[FilePath, ...] = Field(
-        default=(),
-        description="File that is served as an awesome list, as the README of a repository; needs --stars. Repeatable.",
-    )
-    port: int = Field(default=8085, ge=1, le=65535, description="Port to listen on.")
-    token: tuple[str, ...] = Field(default=(), description="Accepted token; by default a new one. Repeatable.")
-    limit: int = Field(default=5000, ge=1, description="Requests per hour and token.")
-    github_limits: bool = Field(
-        default=False, description="Apply GitHub's own limits, including secondary ones, instead of --limit alone."
-    )
-    restricted: bool = Field(
-        default=False, description="Refuse to list stargazers, as GitHub has done since July 2026."
-    )
-    query_budget: int | None = Field(
-        default=None, ge=1, description="Number of nodes above which a GraphQL query exceeds GitHub's resource limits."
-    )
+    stars: Path | None = None
+    """Parquet, CSV or TSV file with the columns repo and login; without it, a synthetic world is served."""
+
+    awesome: tuple[FilePath, ...] = ()
+    """File that is served as an awesome list, as the README of a repository; needs --stars. Repeatable."""
+
+    port: int = Field(8085, ge=1, le=65535)
+    """Port to listen on."""
+
+    token: tuple[str, ...] = ()
+    """Accepted token; by default a new one. Repeatable."""
+
+    limit: int = Field(5000, ge=1)
+    """Requests per hour and token."""
+
+    github_limits: bool = False
+    """Apply GitHub's own limits, including secondary ones, instead of --limit alone."""
+
+    restricted: bool = False
+    """Refuse to list stargazers, as GitHub has done since July 2026."""
+
+    query_budget: int | None = Field(None, ge=1)
+    """Number of nodes above which a GraphQL query exceeds GitHub's resource limits."""
+
     fault: tuple[str, ...] = Field(
         default=(),
         title="KIND=SHARE",
         description="Share of responses that fail in a given way, such as 502=0.05. Repeatable. Kinds: "
         f"{', '.join(KINDS)}.",
     )
-    seed: int = Field(default=0, description="Seed of the synthetic world.")
+    seed: int = 0
+    """Seed of the synthetic world."""
 
 
 def options_of(
@@ -141,50 +142,29 @@ def _flag(name: str) -> str:
 
 
 def _attributes(field: FieldInfo) -> dict[str, Any]:
-    kind = _without_none(field.annotation)
-    attributes: dict[str, Any] = {"help": field.description, "default": field.default}
+    kind = field.annotation
+    if get_origin(kind) in (Union, types.UnionType):
+        (kind,) = (part for part in get_args(kind) if part is not type(None))
+    attributes: dict[str, Any] = {"help": field.description, "default": field.default, "metavar": field.title}
     if kind is bool:
         return attributes | {"is_flag": True}
     if get_origin(kind) is tuple:
         kind = get_args(kind)[0]
-        attributes |= {"multiple": True}
+        attributes["multiple"] = True
     elif field.default not in (None, ""):
-        attributes |= {"show_default": True}
-    if field.title is not None:
-        attributes |= {"metavar": field.title}
+        attributes["show_default"] = True
     return attributes | {"type": _parameter_type(kind, field)}
 
 
-def _parameter_type(kind: Any, field: FieldInfo) -> click.ParamType[Any]:
+def _parameter_type(kind: Any, field: FieldInfo) -> Any:
     if kind == FilePath:
         return click.Path(path_type=Path, exists=True, dir_okay=False)
-    if get_origin(kind) is Annotated:
-        kind = get_args(kind)[0]
     if kind is Path:
         return click.Path(path_type=Path)
     if get_origin(kind) is Literal:
         return click.Choice(get_args(kind))
-    if kind in (int, float):
-        low, low_open = _bound(field, Ge, "ge", Gt, "gt")
-        high, high_open = _bound(field, Le, "le", Lt, "lt")
-        if low is None and high is None:
-            return click.INT if kind is int else click.FLOAT
+    bounds = {type(bound): bound for bound in field.metadata}
+    if Ge in bounds or Le in bounds:
         number_range = click.IntRange if kind is int else click.FloatRange
-        return number_range(low, high, min_open=low_open, max_open=high_open)
-    return click.STRING
-
-
-def _without_none(annotation: Any) -> Any:
-    if get_origin(annotation) in (Union, types.UnionType):
-        (annotation,) = (part for part in get_args(annotation) if part is not type(None))
-    return annotation
-
-
-def _bound(field: FieldInfo, closed: type, closed_name: str, opened: type, opened_name: str) -> tuple[Any, bool]:
-    """Return a bound of a number, and whether it is excluded."""
-    for constraint in field.metadata:
-        if isinstance(constraint, closed):
-            return getattr(constraint, closed_name), False
-        if isinstance(constraint, opened):
-            return getattr(constraint, opened_name), True
-    return None, False
+        return number_range(getattr(bounds.get(Ge), "ge", None), getattr(bounds.get(Le), "le", None))
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind

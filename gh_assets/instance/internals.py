@@ -1,7 +1,7 @@
 """The private parts of Dagster that the project uses. No other module imports from `dagster._core` and the like.
 
 Each is here because Dagster 1.13 has no public name for it. `gh_assets_tests/instance/test_internals.py` checks them:
-when an upgrade breaks one, this is the only product module to change.
+when an upgrade breaks one, this is the only product module to change. Names imported `as` themselves are for others.
 """
 
 from __future__ import annotations
@@ -10,77 +10,45 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.assets.job.asset_job import IMPLICIT_ASSET_JOB_NAME
-from dagster._core.definitions.job_base import InMemoryJob
-from dagster._core.definitions.metadata import RawMetadataValue
-from dagster._core.definitions.repository_definition import SINGLETON_REPOSITORY_NAME
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
-from dagster._core.errors import DagsterAssetCheckFailedError
+from dagster._core.definitions.assets.job.asset_job import IMPLICIT_ASSET_JOB_NAME as IMPLICIT_ASSET_JOB_NAME
+from dagster._core.definitions.job_base import InMemoryJob as InMemoryJob
+from dagster._core.definitions.metadata import RawMetadataValue as RawMetadataValue
+from dagster._core.definitions.repository_definition import SINGLETON_REPOSITORY_NAME as SINGLETON_REPOSITORY_NAME
+from dagster._core.definitions.unresolved_asset_job_definition import (
+    UnresolvedAssetJobDefinition as UnresolvedAssetJobDefinition,
+)
+from dagster._core.errors import DagsterAssetCheckFailedError as DagsterAssetCheckFailedError
 from dagster._core.events import (
     ASSET_CHECK_EVENTS,
     ASSET_EVENTS,
     EVENT_TYPE_TO_PIPELINE_RUN_STATUS,
     DagsterEventBatchMetadata,
-    EngineEventData,
     generate_event_batch_id,
 )
-from dagster._core.execution.api import execute_run
-from dagster._core.execution.context.metadata_logging import (
-    AssetMetadataHandle,
-    OutputMetadataAccumulator,
-    OutputMetadataHandle,
-)
-from dagster._core.instance.ref import InstanceRef
-from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
-from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepositoryOrigin
-from dagster._core.scheduler.instigation import TickStatus
+from dagster._core.events import EngineEventData as EngineEventData
+from dagster._core.execution.api import execute_run as execute_run
+from dagster._core.execution.context.metadata_logging import AssetMetadataHandle, OutputMetadataAccumulator
+from dagster._core.instance.ref import InstanceRef as InstanceRef
+from dagster._core.launcher import CheckRunHealthResult as CheckRunHealthResult
+from dagster._core.launcher import WorkerStatus as WorkerStatus
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin as RegisteredCodeLocationOrigin
+from dagster._core.remote_origin import RemoteRepositoryOrigin as RemoteRepositoryOrigin
+from dagster._core.scheduler.instigation import TickStatus as TickStatus
 from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 from dagster._core.storage.event_log.sqlite import sqlite_event_log
-from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
-from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
-from dagster._core.storage.runs.sqlite import SqliteRunStorage, sqlite_run_storage
+from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager as LocalComputeLogManager
+from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager as NoOpComputeLogManager
+from dagster._core.storage.runs.sqlite import SqliteRunStorage as SqliteRunStorage
+from dagster._core.storage.runs.sqlite import sqlite_run_storage
 from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
-from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
-from dagster._core.storage.tags import (
-    ASSET_PARTITION_RANGE_END_TAG,
-    ASSET_PARTITION_RANGE_START_TAG,
-    MAX_RETRIES_TAG,
-)
-from dagster._serdes import ConfigurableClassData
-from dagster_shared.error import SerializableErrorInfo
+from dagster._core.storage.sqlite_storage import DagsterSqliteStorage as DagsterSqliteStorage
+from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG as ASSET_PARTITION_RANGE_END_TAG
+from dagster._core.storage.tags import ASSET_PARTITION_RANGE_START_TAG as ASSET_PARTITION_RANGE_START_TAG
+from dagster._core.storage.tags import MAX_RETRIES_TAG as MAX_RETRIES_TAG
+from dagster._serdes import ConfigurableClassData as ConfigurableClassData
+from dagster_shared.error import SerializableErrorInfo as SerializableErrorInfo
 from sqlalchemy import insert
-
-__all__ = [
-    "ASSET_PARTITION_RANGE_END_TAG",
-    "ASSET_PARTITION_RANGE_START_TAG",
-    "IMPLICIT_ASSET_JOB_NAME",
-    "MAX_RETRIES_TAG",
-    "SINGLETON_REPOSITORY_NAME",
-    "CheckRunHealthResult",
-    "ConfigurableClassData",
-    "DagsterAssetCheckFailedError",
-    "DagsterSqliteStorage",
-    "EngineEventData",
-    "InMemoryJob",
-    "InstanceRef",
-    "LocalComputeLogManager",
-    "NoOpComputeLogManager",
-    "RawMetadataValue",
-    "RegisteredCodeLocationOrigin",
-    "RemoteRepositoryOrigin",
-    "SerializableErrorInfo",
-    "SqliteEventLog",
-    "SqliteRunStorage",
-    "TickStatus",
-    "UnresolvedAssetJobDefinition",
-    "WorkerStatus",
-    "add_partition_metadata",
-    "execute_run",
-    "needs_own_transaction",
-    "report_materializations",
-    "set_sqlite_address",
-]
 
 CONNECTION_STRING = "create_db_conn_string"
 METADATA_ACCUMULATOR = "_metadata_accumulator"
@@ -106,17 +74,14 @@ class SqliteEventLog(SqliteEventLogStorage):
             return
         columns = SqlEventLogStorageTable.c
         statement = insert(SqlEventLogStorageTable).returning(columns.id, sort_by_parameter_order=True)
-        last_of_asset: dict[str, tuple[dg.EventLogEntry, int]] = {}
         with self.index_transaction() as connection:
             ids = [int(row[0]) for row in connection.execute(statement, [row for _, row in of_assets])]
             entries = [event for event, _ in of_assets]
             self._store_asset_event_tags(connection, entries, ids)
-            for event, event_id in zip(entries, ids, strict=True):
-                key = event.get_dagster_event().asset_key
-                if key is not None:
-                    last_of_asset[key.to_string()] = (event, event_id)
-            for event, event_id in last_of_asset.values():
-                self._store_asset_event(connection, event, event_id)
+            keys = [event.get_dagster_event().asset_key for event in entries]
+            last_of_asset = {key: place for place, key in enumerate(keys) if key is not None}
+            for place in last_of_asset.values():
+                self._store_asset_event(connection, entries[place], ids[place])
 
 
 def needs_own_transaction(event: dg.EventLogEntry) -> bool:
@@ -140,15 +105,10 @@ def add_partition_metadata(context: dg.AssetExecutionContext, metadata: Mapping[
     """
     step = context.get_step_execution_context()
     accumulated: OutputMetadataAccumulator = getattr(step, METADATA_ACCUMULATOR)
-    added: dict[OutputMetadataHandle | AssetMetadataHandle, Mapping[str, Any]] = {
-        AssetMetadataHandle(asset_key=context.asset_key, partition_key=key): dict(entries)
-        for key, entries in metadata.items()
-    }
-    setattr(
-        step,
-        METADATA_ACCUMULATOR,
-        OutputMetadataAccumulator(per_output_metadata={**accumulated.per_output_metadata, **added}),
-    )
+    merged = dict(accumulated.per_output_metadata)
+    for key, entries in metadata.items():
+        merged[AssetMetadataHandle(asset_key=context.asset_key, partition_key=key)] = dict(entries)
+    setattr(step, METADATA_ACCUMULATOR, OutputMetadataAccumulator(per_output_metadata=merged))
 
 
 def report_materializations(

@@ -11,7 +11,7 @@ from pydantic import Field, SecretStr
 from pydantic_core import to_jsonable_python
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
-from gh_assets.settings import Settings
+from gh_assets.settings import Settings, variable_of
 
 
 def setting(name: str) -> Any:
@@ -43,7 +43,7 @@ class SettingsResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def settings(self) -> Settings:
         """Return settings with the values of these fields; all others have their defaults."""
-        return _GivenSettings(**{_variable(name): getattr(self, name) for name in _settings_of(type(self))})
+        return _GivenSettings(**{variable_of(name): getattr(self, name) for name in _settings_of(type(self))})
 
 
 class _GivenSettings(Settings):
@@ -64,13 +64,9 @@ def _settings_of(resource: type[SettingsResource]) -> list[str]:
     return [name for name in resource.model_fields if name in Settings.model_fields]
 
 
-def _variable(name: str) -> str:
-    return str(Settings.model_fields[name].validation_alias)
-
-
 def _environment_variable(name: str, value: SecretStr | Path) -> dg.EnvVar:
     """Name a variable that Dagster resolves in each process, and set it if only a `.env` file does so far."""
     text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-    if os.environ.get(_variable(name)) != text:
-        os.environ[_variable(name)] = text
-    return dg.EnvVar(_variable(name))
+    if os.environ.get(variable_of(name)) != text:
+        os.environ[variable_of(name)] = text
+    return dg.EnvVar(variable_of(name))

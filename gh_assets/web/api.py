@@ -41,35 +41,22 @@ DEFAULT_WAIT = 15.0
 class ApiParameters(PageParameters):
     """Parameters of all lists."""
 
-    person: Annotated[VisitorId | None, Field(description=PERSON)] = None
+    person: VisitorId | None = Field(None, description=PERSON)
 
 
 class LoginParameters(ApiParameters):
     """Parameters of the recommendations for a login."""
 
-    wait: Annotated[
-        float,
-        Field(
-            ge=0,
-            le=MAX_WAIT,
-            allow_inf_nan=False,
-            description="Seconds to wait while the stars of a user who was not collected are read from GitHub. After "
-            "that the response has status 202.",
-        ),
-    ] = DEFAULT_WAIT
+    wait: float = Field(DEFAULT_WAIT, ge=0, le=MAX_WAIT, allow_inf_nan=False)
+    """Seconds to wait while the stars of a user who was not collected are read from GitHub. After that the response has
+    status 202."""
 
 
 class ListParameters(ApiParameters):
     """Parameters of the recommendations for repositories in the URL."""
 
-    repo: Annotated[
-        tuple[RepositoryName, ...],
-        Field(
-            max_length=MAX_URL_REPOSITORIES,
-            description="Repository that the user likes, as owner/name. Repeatable. Without any, popular repositories "
-            "are recommended.",
-        ),
-    ] = ()
+    repo: tuple[RepositoryName, ...] = Field((), max_length=MAX_URL_REPOSITORIES)
+    """Repository that the user likes, as owner/name. Repeatable. Without any, popular repositories are recommended."""
 
 
 # -- response bodies: they describe the API; responses are serialized without them -------------------------------------
@@ -169,11 +156,9 @@ class FeedbackIn(BaseModel):
 
 class ListIn(ApiParameters):
     repositories: tuple[RepositoryName, ...] = Field(
-        default=(),
-        max_length=MAX_REPOSITORIES,
-        description="Repositories that the user likes, as owner/name. Without any, popular ones are recommended.",
-        examples=[["vuejs/vue", "vitejs/vite"]],
+        (), max_length=MAX_REPOSITORIES, examples=[["vuejs/vue", "vitejs/vite"]]
     )
+    """Repositories that the user likes, as owner/name. Without any, popular ones are recommended."""
 
 
 class ErrorBody(BaseModel):
@@ -275,15 +260,7 @@ async def similar_repositories(
     url = query.state.url
     repository = {"repo_id": similar.repo_id, "full_name": similar.full_name, "url": url(similar.full_name)}
     entries = [
-        {
-            "repo_id": entry.repo_id,
-            "full_name": entry.full_name,
-            "url": url(entry.full_name),
-            "likeness": entry.likeness,
-            "kind": entry.kind,
-            "shared": list(entry.shared),
-        }
-        | described_json(description)
+        vars(entry) | {"url": url(entry.full_name)} | described_json(description)
         for entry, description in similar.entries
     ]
     return as_json(

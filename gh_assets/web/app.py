@@ -6,6 +6,7 @@ import datetime as dt
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -21,7 +22,7 @@ from gh_assets.web import api, pages
 from gh_assets.web.addresses import AddressMiddleware, local_path
 from gh_assets.web.api import as_json
 from gh_assets.web.guard import LOCAL_HOSTS, Guard, is_api
-from gh_assets.web.problems import RequestProblemError, error_json
+from gh_assets.web.problems import RequestProblemError, wrong_parameter
 from gh_assets.web.rendering import problem_page
 from gh_assets.web.state import app_state, build_state
 
@@ -111,24 +112,22 @@ async def readyz(request: Request) -> Response:
     """Readiness: status 503 only if no snapshot is loaded. The details are for requests with an API key."""
     refresher = app_state(request).refresher
     snapshot = refresher.snapshot
-    if not request.state.has_key:
-        # The address proves nothing: behind a proxy all requests come from this machine.
-        return as_json({"ready": snapshot is not None}, 200 if snapshot is not None else 503)
-    services = {
-        name: {
-            "answers": service.answers,
-            "since": service.changed.astimezone(dt.UTC).isoformat(timespec="seconds"),
+    document: dict[str, Any] = {"ready": snapshot is not None}
+    # The address proves nothing: behind a proxy all requests come from this machine.
+    if request.state.has_key:
+        document |= {
+            "model": None if snapshot is None else {"name": snapshot.model.name, "version": snapshot.model.version},
+            "loaded": None if snapshot is None else snapshot.loaded_at.isoformat(timespec="seconds"),
+            "missing": refresher.unavailable(),
+            "services": {
+                name: {
+                    "answers": service.answers,
+                    "since": service.changed.astimezone(dt.UTC).isoformat(timespec="seconds"),
+                }
+                for name, service in refresher.services.items()
+            },
+            "version": __version__,
         }
-        for name, service in refresher.services.items()
-    }
-    document = {
-        "ready": snapshot is not None,
-        "model": None if snapshot is None else {"name": snapshot.model.name, "version": snapshot.model.version},
-        "loaded": None if snapshot is None else snapshot.loaded_at.isoformat(timespec="seconds"),
-        "missing": refresher.unavailable(),
-        "services": services,
-        "version": __version__,
-    }
     return as_json(document, 200 if snapshot is not None else 503)
 
 
@@ -140,37 +139,31 @@ async def metrics_page(request: Request) -> Response:
 # -- errors ------------------------------------------------------------------------------------------------------------
 
 
-def _error_response(request: Request, problem: RequestProblemError, headers: dict[str, str] | None = None) -> Response:
+async def handle_problem(request: Request, problem: RequestProblemError) -> Response:
     if is_api(local_path(request.scope)):
-        response = as_json(error_json(problem.code, problem.message), problem.status)
+        response = as_json(problem.to_json(), problem.status)
     else:
         response = problem_page(request, problem)
     if problem.status == 503:
         response.headers["retry-after"] = "5"
-    for name, value in (headers or {}).items():
-        response.headers[name] = value
+    response.headers.update(problem.headers)
     return response
-
-
-async def handle_problem(request: Request, problem: RequestProblemError) -> Response:
-    return _error_response(request, problem)
 
 
 async def handle_validation_error(request: Request, error: RequestValidationError) -> Response:
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"] if part not in ("query", "body", "path"))
-    message = f"{place}: {first['msg']}." if place else f"{first['msg']}."
-    return _error_response(request, RequestProblemError(422, "wrong_parameter", message[:500]))
+    _, *location = first["loc"]  # it begins with the part of the request: path or body
+    return await handle_problem(request, wrong_parameter(location, first["msg"]))
 
 
 async def handle_http_exception(request: Request, error: HTTPException) -> Response:
     messages = {404: "There is nothing at this address.", 405: "This address does not support that HTTP method."}
-    problem = RequestProblemError(error.status_code, "http", messages.get(error.status_code, str(error.detail)))
-    return _error_response(request, problem, dict(error.headers or {}))
+    message = messages.get(error.status_code, str(error.detail))
+    return await handle_problem(request, RequestProblemError(error.status_code, "http", message, error.headers or {}))
 
 
 async def handle_unexpected_error(request: Request, error: Exception) -> Response:
     """Log a bug of the server; the client learns only that it is not the request's fault."""
     log.error("failed", exc_info=error)
     message = "An unexpected error occurred on the server. It has been logged. Please try again."
-    return _error_response(request, RequestProblemError(500, "failed", message))
+    return await handle_problem(request, RequestProblemError(500, "failed", message))

@@ -17,7 +17,7 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -50,29 +50,6 @@ class JournalError(GhAssetsError):
     """Feedback could not be written to the journal."""
 
 
-@dataclass(frozen=True)
-class FeedbackEntry:
-    """One verdict of a visitor on a repository."""
-
-    visitor_id: str
-    repo_id: int
-    full_name: str
-    verdict: Verdict
-    at: dt.datetime
-
-    def message(self) -> Message:
-        value = {
-            "person": self.visitor_id,
-            "repo_id": self.repo_id,
-            "full_name": self.full_name,
-            "verdict": self.verdict,
-            "at": self.at,
-        }
-        return Message(
-            update=versioned(Collections.FEEDBACK, f"{self.visitor_id}:{self.repo_id}", "said", value, self.at)
-        )
-
-
 class Feedback:
     """The verdicts of all visitors.
 
@@ -103,7 +80,7 @@ class Feedback:
         self._journal_lock = open_lock(folder / f"{self._name}.lock")
         try_lock(self._journal_lock)
         self._journal = folder / f"{self._name}.jsonl"
-        self._unshipped: dict[tuple[str, int], FeedbackEntry] = {}
+        self._unshipped: dict[tuple[str, int], tuple[Verdict, str]] = {}
         self._thread = threading.Thread(target=self._ship_forever, name="feedback", daemon=True)
 
     def start(self) -> None:
@@ -130,9 +107,7 @@ class Feedback:
         stored = self._stored(visitor_id)
         with self._lock:
             latest = dict(stored or {})
-            for entry in self._unshipped.values():
-                if entry.visitor_id == visitor_id:
-                    latest[entry.repo_id] = entry.verdict, entry.full_name
+            latest |= {repo_id: verdict for (of, repo_id), verdict in self._unshipped.items() if of == visitor_id}
             verdicts = {repo_id: verdict for repo_id, verdict in latest.items() if verdict[0] != "none"}
             if stored is not None:
                 self._visitors[visitor_id] = verdicts
@@ -163,17 +138,19 @@ class Feedback:
         JournalError
             If the journal cannot be written.
         """
-        entry = FeedbackEntry(visitor_id, repo_id, full_name, verdict, dt.datetime.now(dt.UTC))
+        now = dt.datetime.now(dt.UTC)
+        said = {"person": visitor_id, "repo_id": repo_id, "full_name": full_name, "verdict": verdict, "at": now}
+        message = Message(update=versioned(Collections.FEEDBACK, f"{visitor_id}:{repo_id}", "said", said, now))
         before = self.verdicts_of(visitor_id)
         with self._writing:
             try:
-                _append(self._journal, entry.message().to_json() + b"\n")
+                _append(self._journal, message.to_json() + b"\n")
             except OSError as error:
                 raise JournalError(
                     f"The feedback could not be saved ({error.strerror or error}). Try again later."
                 ) from error
             with self._lock:
-                self._unshipped[visitor_id, repo_id] = entry
+                self._unshipped[visitor_id, repo_id] = verdict, full_name
                 verdicts = dict(self._visitors.get(visitor_id, before))
                 verdicts.pop(repo_id, None)
                 if verdict != "none":
@@ -227,28 +204,31 @@ class Feedback:
         for path in sorted(self._folder.iterdir()):
             if path.suffix not in (".jsonl", ".shipping") or path == self._journal:
                 continue
-            owner = _owner_of(path)
-            if owner == self._name:
+            if _owner_of(path) == self._name:
                 yield path
                 continue
-            lock = open_lock(self._folder / f"{owner}.lock")
-            try:
-                if try_lock(lock) and path.exists():
+            with _locked(self._folder / f"{_owner_of(path)}.lock") as is_abandoned:
+                if is_abandoned and path.exists():
                     yield path
-            finally:
-                os.close(lock)
 
     def _remove_stale_locks(self) -> None:
         owners = {_owner_of(path) for path in self._folder.iterdir() if path.suffix != ".lock"} | {self._name}
         for path in self._folder.glob("*.lock"):
             if path.stem in owners:
                 continue
-            lock = open_lock(path)
-            try:
-                if try_lock(lock):
+            with _locked(path) as is_abandoned:
+                if is_abandoned:
                     path.unlink(missing_ok=True)
-            finally:
-                os.close(lock)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Try to lock a file for the length of a block; yield whether no other process had locked it."""
+    lock = open_lock(path)
+    try:
+        yield try_lock(lock)
+    finally:
+        os.close(lock)
 
 
 def _append(path: Path, line: bytes) -> None:

@@ -13,7 +13,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from dataclasses import dataclass, field
 from functools import cached_property
 from http import HTTPStatus
 from urllib.parse import unquote_to_bytes
@@ -27,7 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gh_assets.local.token_bucket import KeyedTokenBuckets
 from gh_assets.web.addresses import local_path, network_of
 from gh_assets.web.metrics import Metrics
-from gh_assets.web.problems import error_json
+from gh_assets.web.problems import RequestProblemError
 
 MAX_BODY = 64 * 1024
 """Maximum size of a request body in bytes."""
@@ -73,16 +72,6 @@ HEADERS = (
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]", "::1")
 
 log = logging.getLogger("gh_assets.web.access")
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """An error response to a request that does not reach a route."""
-
-    status: int
-    code: str
-    message: str
-    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class ClientConcurrency:
@@ -183,19 +172,16 @@ class Guard:
 
         try:
             head = RequestHead(scope)
-            refusal = self._check(head)
-            if refusal is None and _has_body(scope):
-                body = await _read_body(receive)
-                if isinstance(body, Refusal):
-                    refusal = body
-                else:
-                    receive = _replay(body, receive)
-            if refusal is None:
-                async with self._slot(head):
-                    await self.app(scope, receive, send_with_headers)
-            else:
+            try:
+                self._check(head)
+                if _has_body(scope):
+                    receive = _replay(await _read_body(receive), receive)
+            except RequestProblemError as refusal:
                 self.metrics.refused.labels(refusal.code).inc()
                 await _response_to(refusal, head)(scope, receive, send_with_headers)
+            else:
+                async with self._slot(head):
+                    await self.app(scope, receive, send_with_headers)
         finally:
             seconds = time.perf_counter() - started
             route = str(getattr(scope.get("route"), "path", "none"))
@@ -210,82 +196,77 @@ class Guard:
             return nullcontext()
         return self._concurrency.slot(head.client)
 
-    def _check(self, head: RequestHead) -> Refusal | None:
-        """Run all checks in order; return the first refusal."""
+    def _check(self, head: RequestHead) -> None:
+        """Run all checks in order, each of which raises `RequestProblemError` to refuse the request."""
         has_key = bool(self._keys) and _matches(head.api_key, self._keys)
         head.scope.setdefault("state", {})["has_key"] = has_key
-        checks = [_check_size, _check_version, _check_length]
+        _check_size(head)
+        _check_protocol(head)
         # A wrong key is counted everywhere: guessing must not be faster at a public path.
         if head.path not in PUBLIC_PATHS or (self._keys and head.api_key and not has_key):
-            checks += [self._check_host, _check_encoding, self._check_key, self._check_rate]
-        return next((refusal for check in checks if (refusal := check(head)) is not None), None)
+            self._check_host(head)
+            _check_encoding(head)
+            self._check_key(head)
+            self._check_rate(head)
 
-    def _check_host(self, head: RequestHead) -> Refusal | None:
+    def _check_host(self, head: RequestHead) -> None:
         # DNS rebinding: a foreign page whose host name resolves to this machine must not read what it serves.
         host = head.headers.get(b"host", b"").decode("latin-1").lower()
         name = host if host.endswith("]") else host.rpartition(":")[0] or host
-        if not self._hosts or name in self._hosts or host in self._hosts:
-            return None
-        message = "This server does not serve that host name. Its operator can add it to GH_ASSETS_SERVE_HOSTS."
-        return Refusal(421, "wrong_host", message)
+        if self._hosts and name not in self._hosts and host not in self._hosts:
+            message = "This server does not serve that host name. Its operator can add it to GH_ASSETS_SERVE_HOSTS."
+            raise RequestProblemError(421, "wrong_host", message)
 
-    def _check_key(self, head: RequestHead) -> Refusal | None:
+    def _check_key(self, head: RequestHead) -> None:
         if not self._keys or head.scope["state"]["has_key"]:
-            return None
-        wait = self._take(f"unknown {head.client}")
-        if wait:
-            return _too_many_requests(wait)
+            return
+        self._count(f"unknown {head.client}")
         scheme = "Bearer" if is_api(head.path) else 'Basic realm="gh_assets", charset="UTF-8"'
         message = (
             "An API key is required. Send it as `Authorization: Bearer KEY`, or enter it as the password when the "
             "browser asks for one."
         )
-        return Refusal(401, "no_key", message, {"www-authenticate": scheme})
+        raise RequestProblemError(401, "no_key", message, {"www-authenticate": scheme})
 
-    def _check_rate(self, head: RequestHead) -> Refusal | None:
+    def _check_rate(self, head: RequestHead) -> None:
         if head.is_static:
-            return None
+            return
         if self._concurrency is not None and self._concurrency.is_full(head.client):
-            return _too_many_requests(1.0)
-        wait = self._take(head.client)
-        return _too_many_requests(wait) if wait else None
+            raise _too_many_requests(1.0)
+        self._count(head.client)
 
-    def _take(self, client: str) -> float:
-        """Count a request of a client; return the seconds to wait if it is one too many."""
-        return self._rates.take(client) if self._rates is not None else 0.0
+    def _count(self, client: str) -> None:
+        """Count a request of a client, and refuse it if it is one too many."""
+        if self._rates is not None and (wait := self._rates.take(client)):
+            raise _too_many_requests(wait)
 
 
-def _check_size(head: RequestHead) -> Refusal | None:
+def _check_size(head: RequestHead) -> None:
     address = len(head.scope["raw_path"]) + len(head.scope["query_string"])
     if address > MAX_ADDRESS:
-        return Refusal(414, "too_long", f"The URL is longer than {MAX_ADDRESS // 1024} kB.")
+        raise RequestProblemError(414, "too_long", f"The URL is longer than {MAX_ADDRESS // 1024} kB.")
     if address + sum(len(name) + len(value) + 4 for name, value in head.scope["headers"]) > MAX_HEAD:
-        return Refusal(431, "too_long", f"The URL and the headers are longer than {MAX_HEAD // 1024} kB.")
-    return None
+        message = f"The URL and the headers are longer than {MAX_HEAD // 1024} kB."
+        raise RequestProblemError(431, "too_long", message)
 
 
-def _check_version(head: RequestHead) -> Refusal | None:
-    if head.scope["http_version"] in ("1.0", "1.1"):
-        return None
-    return Refusal(505, "wrong_version", "This server supports HTTP/1.0 and HTTP/1.1.")
-
-
-def _check_length(head: RequestHead) -> Refusal | None:
+def _check_protocol(head: RequestHead) -> None:
+    if head.scope["http_version"] not in ("1.0", "1.1"):
+        raise RequestProblemError(505, "wrong_version", "This server supports HTTP/1.0 and HTTP/1.1.")
     # Request smuggling: a proxy that uses the other header sees other requests on the same connection.
     if b"content-length" in head.headers and b"transfer-encoding" in head.headers:
-        return Refusal(400, "two_lengths", "The request has both Content-Length and Transfer-Encoding.")
-    return None
+        message = "The request has both Content-Length and Transfer-Encoding."
+        raise RequestProblemError(400, "two_lengths", message)
 
 
-def _check_encoding(head: RequestHead) -> Refusal | None:
+def _check_encoding(head: RequestHead) -> None:
     try:
         unquote_to_bytes(head.scope["raw_path"]).decode()
         unquote_to_bytes(head.scope["query_string"]).decode()
     except UnicodeDecodeError:
-        return Refusal(400, "not_utf8", "The URL is not valid UTF-8.")
+        raise RequestProblemError(400, "not_utf8", "The URL is not valid UTF-8.") from None
     if "\0" in head.path or b"%00" in head.scope["query_string"]:
-        return Refusal(400, "not_text", "The URL contains a NUL character.")
-    return None
+        raise RequestProblemError(400, "not_text", "The URL contains a NUL character.")
 
 
 def is_api(path: str) -> bool:
@@ -293,12 +274,11 @@ def is_api(path: str) -> bool:
     return path.startswith("/api/")
 
 
-def _response_to(refusal: Refusal, head: RequestHead) -> Response:
+def _response_to(refusal: RequestProblemError, head: RequestHead) -> Response:
     # The rest of what the client sends over this connection is not read.
     headers = {**refusal.headers, "connection": "close"}
     if is_api(head.path):
-        content = orjson.dumps(error_json(refusal.code, refusal.message))
-        return Response(content, refusal.status, headers, "application/json")
+        return Response(orjson.dumps(refusal.to_json()), refusal.status, headers, "application/json")
     text = f"{HTTPStatus(refusal.status).phrase}. {refusal.message}\n"
     return Response(text, refusal.status, headers, "text/plain")
 
@@ -307,24 +287,22 @@ def _has_body(scope: Scope) -> bool:
     return any(name in (b"content-length", b"transfer-encoding") and value != b"0" for name, value in scope["headers"])
 
 
-async def _read_body(receive: Receive) -> bytes | Refusal:
+async def _read_body(receive: Receive) -> bytes:
     """Read a whole request body, unless it is too large or too slow."""
-    parts: list[bytes] = []
-    size = 0
-    deadline = time.monotonic() + BODY_SECONDS
-    while True:
-        try:
-            message = await asyncio.wait_for(receive(), max(deadline - time.monotonic(), 0.001))
-        except TimeoutError:
-            return Refusal(408, "too_slow", f"The request body did not arrive within {BODY_SECONDS:.0f} seconds.")
-        if message["type"] != "http.request":
-            return b"".join(parts)  # the client has disconnected
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > MAX_BODY:
-            return Refusal(413, "too_large", f"The request body is larger than {MAX_BODY // 1024} kB.")
-        if not message.get("more_body", False):
-            return b"".join(parts)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            while (message := await receive())["type"] == "http.request":  # until the client disconnects
+                body += message.get("body", b"")
+                if len(body) > MAX_BODY:
+                    text = f"The request body is larger than {MAX_BODY // 1024} kB."
+                    raise RequestProblemError(413, "too_large", text)
+                if not message.get("more_body", False):
+                    break
+    except TimeoutError:
+        text = f"The request body did not arrive within {BODY_SECONDS:.0f} seconds."
+        raise RequestProblemError(408, "too_slow", text) from None
+    return bytes(body)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
@@ -341,10 +319,10 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-def _too_many_requests(wait: float) -> Refusal:
+def _too_many_requests(wait: float) -> RequestProblemError:
     seconds = max(1, round(wait + 0.5))
     message = f"Too many requests from this client. Try again in {seconds} s."
-    return Refusal(429, "too_many", message, {"retry-after": str(seconds)})
+    return RequestProblemError(429, "too_many", message, {"retry-after": str(seconds)})
 
 
 def _matches(key: bytes, keys: Sequence[bytes]) -> bool:

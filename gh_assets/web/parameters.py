@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from gh_assets.serving.requests import DEFAULT_COUNT, MAX_COUNT_PER_PAGE, RecommendationParameters
 from gh_assets.web.cursors import MAX_CURSOR_LENGTH
-from gh_assets.web.problems import RequestProblemError
+from gh_assets.web.problems import wrong_parameter
 
 MAX_REPOSITORIES = 1000
 """Maximum number of repositories in the body of a request."""
@@ -30,16 +30,13 @@ class PageParameters(RecommendationParameters):
     """Parameters of one page of recommendations."""
 
     # FastAPI builds a deferred model in a way that makes pydantic warn on stderr.
-    model_config = ConfigDict(defer_build=False)
+    model_config = ConfigDict(defer_build=False, use_attribute_docstrings=True)
 
-    n: Annotated[int, Field(ge=1, le=MAX_COUNT_PER_PAGE, description="Number of recommendations.")] = DEFAULT_COUNT
-    cursor: Annotated[
-        str,
-        Field(
-            max_length=MAX_CURSOR_LENGTH,
-            description="`next` of the previous page: continues with what was not shown.",
-        ),
-    ] = ""
+    n: int = Field(DEFAULT_COUNT, ge=1, le=MAX_COUNT_PER_PAGE)
+    """Number of recommendations."""
+
+    cursor: str = Field("", max_length=MAX_CURSOR_LENGTH)
+    """`next` of the previous page: continues with what was not shown."""
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -75,8 +72,7 @@ def read_query(model: type[Model], pairs: Iterable[tuple[str, str]], *, lenient:
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        place = ".".join(str(part)[:60] for part in first["loc"])
-        raise RequestProblemError(422, "wrong_parameter", f"{place}: {first['msg']}.") from None
+        raise wrong_parameter(first["loc"], first["msg"]) from None
 
 
 def openapi_query(model: type[BaseModel]) -> dict[str, Any]:

@@ -126,7 +126,7 @@ class Query:
         result = await asyncio.to_thread(self.state.live.describe, full_name)
         if isinstance(result, LookupOutcome):
             if result in (LookupOutcome.BUDGET_SPENT, LookupOutcome.UNAVAILABLE):
-                raise _no_lookup(full_name, result)
+                raise _lookup_problem(full_name, result)
             raise RequestProblemError(404, "unknown_repository", f"GitHub has no public repository {full_name}.")
         repo_id, described = result
         collected = self.snapshot.full_name(repo_id) is not None  # it was renamed since
@@ -154,7 +154,7 @@ class Query:
             message = f"{login} has no public stars, so these recommendations are not personalized."
             return replace(request, title=f"{login} (no public stars)", warnings=[message])
         if lookup.outcome is not LookupOutcome.OK:
-            raise _user_problem(login, lookup.outcome)
+            raise _lookup_problem(login, lookup.outcome)
         request = self.snapshot.for_user(User(login, lookup.stars), self.request)
         warnings: list[str] = []
         known = None if lookup.user_id is None else self.snapshot.users.by_id(lookup.user_id)
@@ -185,25 +185,30 @@ async def store_feedback(state: AppState, visitor_id: str, full_name: str, verdi
     state.metrics.feedback.labels(verdict).inc()
 
 
-def _user_problem(login: str, outcome: LookupOutcome) -> RequestProblemError:
-    if outcome is LookupOutcome.NOT_FOUND:
-        message = f"GitHub has no user {login}. The account may have been renamed."
-        return RequestProblemError(404, "unknown_user", message)
-    if outcome is LookupOutcome.ORGANIZATION:
-        message = f"{login} is an organization, which cannot star repositories. Enter a user, or pick repositories."
-        return RequestProblemError(404, "organization", message)
-    if outcome is LookupOutcome.BLOCKED:
-        return RequestProblemError(404, "blocked", f"GitHub does not show the stars of {login}.")
-    return _no_lookup(login, outcome)
+_LOOKUP_PROBLEMS = {
+    LookupOutcome.NOT_FOUND: (404, "unknown_user", "GitHub has no user {}. The account may have been renamed."),
+    LookupOutcome.ORGANIZATION: (
+        404,
+        "organization",
+        "{} is an organization, which cannot star repositories. Enter a user, or pick repositories.",
+    ),
+    LookupOutcome.BLOCKED: (404, "blocked", "GitHub does not show the stars of {}."),
+    LookupOutcome.BUDGET_SPENT: (
+        503,
+        "budget_spent",
+        "{} was not collected, and the GitHub requests for visitors are used up for now. Try again in a few minutes, "
+        "or pick repositories.",
+    ),
+    LookupOutcome.UNAVAILABLE: (
+        503,
+        "github_away",
+        "{} was not collected, and GitHub cannot be reached at the moment. Try again later.",
+    ),
+}
+"""Status, code and message of lookups that found nothing to recommend from."""
 
 
-def _no_lookup(name: str, outcome: LookupOutcome) -> RequestProblemError:
-    """Return the problem that GitHub could not be asked about a user or a repository."""
-    if outcome is LookupOutcome.BUDGET_SPENT:
-        message = (
-            f"{name} was not collected, and the GitHub requests for visitors are used up for now. Try again in a few "
-            "minutes, or pick repositories."
-        )
-        return RequestProblemError(503, "budget_spent", message)
-    message = f"{name} was not collected, and GitHub cannot be reached at the moment. Try again later."
-    return RequestProblemError(503, "github_away", message)
+def _lookup_problem(name: str, outcome: LookupOutcome) -> RequestProblemError:
+    """Return why nothing can be recommended for a user or a repository that was looked up on GitHub."""
+    status, code, message = _LOOKUP_PROBLEMS[outcome]
+    return RequestProblemError(status, code, message.format(name))

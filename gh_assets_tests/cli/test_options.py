@@ -16,7 +16,7 @@ from gh_assets.cli.options import options_of
 class Options(BaseModel):
     shape: Literal["round", "square"] | None = Field(default=None, description="Shape.")
     n: int = Field(default=3, ge=1, le=9, description="Number.")
-    share: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False, description="Share.")] = 0.5
+    share: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, description="Share.")] = 0.5
     keep_all: bool = Field(default=False, description="Keep all.")
     name: tuple[Annotated[str, Field(max_length=5)], ...] = Field(default=(), title="NAME", description="Name.")
     file: FilePath | None = Field(default=None, description="File.")
@@ -54,7 +54,7 @@ def test_values_are_parsed_by_the_type_of_the_field(tmp_path: Path) -> None:
     [
         (["--shape", "flat"], "--shape"),
         (["-n", "10"], "1<=x<=9"),
-        (["--share", "1"], "0<x<1"),
+        (["--share", "2"], "0<=x<=1"),
         (["--share", "nan"], "--share"),  # the range of click accepts it
         (["--name", "longer"], "Invalid value for --name: String should have at most 5 characters"),
         (["--file", "missing"], "'missing' does not exist"),

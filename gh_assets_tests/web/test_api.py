@@ -468,8 +468,7 @@ def test_every_parameter_is_documented() -> None:
 def test_documented_error_codes_are_those_of_the_code() -> None:
     table = DOCUMENT.split("| status | code | |")[1].split("\n\n")[0]
     documented = {code for line in table.splitlines()[2:] for code in re.findall(r"`([a-z_]+)`", line.split("|")[2])}
-    raised = set(re.findall(r'RequestProblemError\(\s*\d+,\s*"([a-z_]+)"', SOURCES))
-    raised |= set(re.findall(r'Refusal\(\d{3}, "([a-z_]+)"', SOURCES))
+    raised = set(re.findall(r'\(\s*[45]\d\d,\s*"([a-z_]+)"', SOURCES))
     page_codes = {"foreign_form", "no_form", "stale_form", "wrong_form"}
     assert raised - page_codes - {"failed", "http", "not_utf8", "not_text"} == documented
 
