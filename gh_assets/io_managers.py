@@ -58,8 +58,12 @@ class GcsTypedIOManager(ConfigurableIOManager):
         if _is_arrow(type(obj)):
             obj = pl.from_arrow(obj)
         stored, rows = _store(store, asset, obj, keys)
-        size = sum(entry.size for entry in stored)
-        context.add_output_metadata({"bytes": size, "dagster/row_count": rows} | _location(store, asset, stored))
+        name = stored[0].name if len(stored) == 1 else f"assets/{asset}/"
+        metadata: dict[str, Any] = {"bytes": sum(entry.size for entry in stored), "dagster/row_count": rows}
+        metadata |= {"uri": MetadataValue.path(store.objects.uri(name))}
+        metadata |= {"crc32c": stored[0].crc32c} if len(stored) == 1 else {"objects": len(stored)}
+        page = store.objects.page(name)
+        context.add_output_metadata(metadata if page is None else metadata | {"console": MetadataValue.url(page)})
 
     def load_input(self, context: InputContext) -> Any:
         """Load what an upstream asset stored, as the type that the downstream asset declares.
@@ -72,33 +76,27 @@ class GcsTypedIOManager(ConfigurableIOManager):
         asset = asset_name(context)
         store = self.gcs.asset_store()
         wanted = context.dagster_type.typing_type
+        # In Dagster's order the rows would change with each run.
+        keys = sorted(context.asset_partition_keys) if context.has_asset_partitions else []
+        partition = keys[0] if len(keys) == 1 else None
         if wanted is UserItemMatrix:
             return store.read_matrix(asset)
         if wanted is bytes:
-            return store.read_bytes(asset, "bin", _only_partition(context))
+            return store.read_bytes(asset, "bin", partition)
         if isinstance(wanted, type) and issubclass(wanted, sp.csr_array | sp.csr_matrix):
-            return _matrix(store.read_bytes(asset, "npz", _only_partition(context)), wanted, asset)
+            return _matrix(store.read_bytes(asset, "npz", partition), wanted, asset)
         if isinstance(wanted, type) and issubclass(wanted, Recommender):
-            return _unpacked(store.read_bytes(asset, "tar.gz", _only_partition(context)), asset)
-        table = self._table(context, store, asset, _view(context))
-        return table.to_arrow() if _is_arrow(wanted) else table
-
-    def _table(self, context: InputContext, store: AssetStore, asset: str, view: TableView | None) -> Any:
-        wanted = pl.DataFrame if _is_arrow(context.dagster_type.typing_type) else context.dagster_type.typing_type
-        if not context.has_asset_partitions:
-            return store.read_table(asset, view=view)
-        keys = sorted(context.asset_partition_keys)  # in Dagster's order the rows would change with each run
-        if len(keys) == 1 and wanted is pl.DataFrame and context.has_partition_key:
-            return store.read_table(asset, keys[0], view)
-        if wanted is not pl.DataFrame:
+            return _unpacked(store.read_bytes(asset, "tar.gz", partition), asset)
+        is_frame = wanted is pl.DataFrame or _is_arrow(wanted)
+        if context.has_asset_partitions and not is_frame:
             return store.read_tables(asset, keys)
-        table = store.read_whole(asset, keys, view)
-        if table is None and asset not in TABLES:
-            raise StoredDataError(f"The asset {asset} has no stored partition. Materialize it first.")
-        if table is not None:
-            return table
-        empty = TABLES[asset].empty()
-        return empty if view is None or view.columns is None else empty.select(view.columns)
+        columns, where = ((context.definition_metadata or {}).get(name) for name in ("columns", "where"))
+        view = TableView(None if columns is None else tuple(columns), where)
+        if not context.has_asset_partitions or (partition is not None and context.has_partition_key):
+            table = store.read_table(asset, partition, view)
+        else:
+            table = _whole(store, asset, keys, view)
+        return table.to_arrow() if _is_arrow(wanted) else table
 
 
 class JsonIOManager(ConfigurableIOManager):
@@ -164,18 +162,15 @@ def _store(store: AssetStore, asset: str, obj: Any, keys: Sequence[str]) -> tupl
     )
 
 
-def _only_partition(context: InputContext) -> str | None:
-    """Return the partition if there is exactly one."""
-    if not context.has_asset_partitions or len(context.asset_partition_keys) != 1:
-        return None
-    return str(next(iter(context.asset_partition_keys)))
-
-
-def _view(context: InputContext) -> TableView | None:
-    columns, where = ((context.definition_metadata or {}).get(name) for name in ("columns", "where"))
-    if columns is None and where is None:
-        return None
-    return TableView(None if columns is None else tuple(columns), where)
+def _whole(store: AssetStore, asset: str, keys: Sequence[str], view: TableView) -> pl.DataFrame:
+    """Return the partitions as one table; without any, the empty table of an asset with a schema."""
+    table = store.read_whole(asset, keys, view)
+    if table is not None:
+        return table
+    if asset not in TABLES:
+        raise StoredDataError(f"The asset {asset} has no stored partition. Materialize it first.")
+    empty = TABLES[asset].empty()
+    return empty if view.columns is None else empty.select(view.columns)
 
 
 def _is_arrow(kind: object) -> bool:
@@ -211,12 +206,3 @@ def _matrix(content: bytes, wanted: type, asset: str) -> Any:
         raise
     except Exception as error:
         raise StoredDataError(f"The asset {asset} is no readable sparse matrix: {error}.") from error
-
-
-def _location(store: AssetStore, asset: str, stored: list[StoredObject]) -> dict[str, Any]:
-    name = stored[0].name if len(stored) == 1 else f"assets/{asset}/"
-    page = store.objects.page(name)
-    link = {} if page is None else {"console": MetadataValue.url(page)}
-    if len(stored) == 1:
-        return {"uri": MetadataValue.path(stored[0].uri), "crc32c": stored[0].crc32c, **link}
-    return {"uri": MetadataValue.path(store.objects.uri(name)), "objects": len(stored), **link}

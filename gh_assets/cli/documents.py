@@ -19,7 +19,7 @@ from gh_assets.services.world import world_identity
 from gh_assets.serving.current_model import describe_current
 from gh_assets.settings import Settings
 from gh_assets.storage.asset_store import AssetStore
-from gh_assets.storage.mongo import Collections, MongoDatabase
+from gh_assets.storage.mongo import Collections, MetaId, MongoDatabase
 
 
 def read_status(settings: Settings) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def read_status(settings: Settings) -> dict[str, Any]:
 
 
 def _world(settings: Settings, database: MongoDatabase) -> str:
-    claimed = database[Collections.META].find_one({"_id": "world"})
+    claimed = database[Collections.META].find_one({"_id": MetaId.WORLD})
     return str(claimed["title"]) if claimed else f"{world_identity(settings)[1]} (nothing collected yet)"
 
 
@@ -94,7 +94,7 @@ def _star_counts(collection: CollectionState, states: Collection[RepositoryState
 
 
 def _data_counts(database: MongoDatabase, store: AssetStore) -> dict[str, Any]:
-    matrix = store.read_matrix("user_item_matrix").stars if store.exists("user_item_matrix", "npz") else None
+    matrix = store.read_matrix("user_item_matrix").stars if store.describe("user_item_matrix", "npz") else None
     return {
         "users": database[Collections.USERS].count_documents({}),
         "users_asked": sum(state.collected_at is not None for state in StarredState(database).load().values()),

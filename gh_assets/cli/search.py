@@ -42,7 +42,7 @@ def search_and_register(
         If there is no user-item matrix yet.
     """
     store = asset_store(settings)
-    if not store.exists("user_item_matrix", "npz"):
+    if store.describe("user_item_matrix", "npz") is None:
         raise InputError("There is no user-item matrix to search on yet: make one with gh-assets run.")
     matrix = store.read_matrix("user_item_matrix")
     split = split_of(matrix, seed)

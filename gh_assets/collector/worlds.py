@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from gh_assets.errors import InputError, WorldMismatchError
-from gh_assets.storage.mongo import Collections, MongoDatabase
+from gh_assets.storage.mongo import Collections, MetaId, MongoDatabase
 
 SYNTHETIC, OF_A_FILE = "synthetic ", "file "
 """Prefixes of the identities of worlds with made-up ids."""
@@ -28,7 +28,7 @@ def is_world_of(database: MongoDatabase, stars: Path) -> bool:
     InputError
         If the file cannot be read.
     """
-    claimed = database[Collections.META].find_one({"_id": "world"})
+    claimed = database[Collections.META].find_one({"_id": MetaId.WORLD})
     if claimed is None or not claimed["identity"].startswith((SYNTHETIC, OF_A_FILE)):
         return False
     try:

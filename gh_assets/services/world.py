@@ -10,7 +10,7 @@ from gh_assets.collector.worlds import SYNTHETIC, identity_of_file
 from gh_assets.embedded import servers as embedded
 from gh_assets.errors import ConfigurationError, WorldMismatchError
 from gh_assets.settings import GITHUB_COM_API, Settings
-from gh_assets.storage.mongo import Collections, MongoDatabase
+from gh_assets.storage.mongo import Collections, MetaId, MongoDatabase
 
 
 def has_only_archive(settings: Settings) -> bool:
@@ -79,7 +79,7 @@ def claim_world(settings: Settings, database: MongoDatabase, standin: embedded.H
     """
     identity, title = world_identity(settings, standin)
     claimed = database[Collections.META].find_one_and_update(
-        {"_id": "world"},
+        {"_id": MetaId.WORLD},
         {"$setOnInsert": {"identity": identity, "title": title}},
         upsert=True,
         return_document=pymongo.ReturnDocument.AFTER,

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import product
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -22,7 +24,7 @@ from gh_assets.local.memory import check_parquet, check_zip
 from gh_assets.local.scratch import Scratch
 from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.schemas import TABLES
-from gh_assets.storage.objects import ABSENT, ObjectStore, StoredObject, checksum, digest_of
+from gh_assets.storage.objects import ABSENT, ObjectStore, StoredObject, checksum
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,36 @@ PARQUET = "application/vnd.apache.parquet"
 PARTITIONS_PER_FETCH = 64
 """Number of partitions that are fetched by one thread and parsed together."""
 
+UNREADABLE = (pl.exceptions.PolarsError, OSError, ArrowException)
+"""Errors of content that is not a Parquet file, or lacks what a view needs."""
+
+
+@dataclass(frozen=True)
+class TableView:
+    """A selection of columns and rows of a table; others are not decoded.
+
+    Attributes
+    ----------
+    columns : tuple of str or None
+        None for all columns.
+    where : str or None
+        SQL condition on the rows, such as ``starred_at >= '2026-01-01'``; None for all rows.
+    """
+
+    columns: tuple[str, ...] | None = None
+    where: str | None = None
+
+    def of(self, contents: list[bytes]) -> pl.DataFrame:
+        """Decode the selection of the table that several Parquet files form."""
+        frame = pl.scan_parquet(contents)
+        if self.where is not None:
+            frame = frame.filter(pl.sql_expr(self.where))
+        return (frame if self.columns is None else frame.select(self.columns)).collect()
+
+
+WHOLE = TableView()
+"""All columns and rows."""
+
 
 class AssetStore:
     """Typed access to assets.
@@ -69,19 +101,28 @@ class AssetStore:
 
     # -- tables --------------------------------------------------------------------------------------------------
 
-    def write_table(self, asset: str, table: pl.DataFrame, partition: str | None = None) -> StoredObject:
+    def write_table(
+        self,
+        asset: str,
+        table: pl.DataFrame,
+        partition: str | None = None,
+        present: Mapping[str, StoredObject] | None = None,
+    ) -> StoredObject:
         """Replace a table. Columns of assets in `gh_assets.schemas` are checked.
+
+        Parameters
+        ----------
+        asset : str
+        table : polars.DataFrame
+        partition : str, optional
+        present : mapping of str to StoredObject, optional
+            The objects that are known to exist; by default the bucket is asked.
 
         Raises
         ------
         StoredDataError
             If a column does not match the schema; the message names it.
         """
-        return self._write_table(asset, table, partition, None)
-
-    def _write_table(
-        self, asset: str, table: pl.DataFrame, partition: str | None, present: Mapping[str, StoredObject] | None
-    ) -> StoredObject:
         _check(asset, table, "cannot be stored")
         buffer = BytesIO()
         table.write_parquet(buffer, compression="zstd", statistics=False)
@@ -100,10 +141,9 @@ class AssetStore:
             raise StoredDataError(f"The asset {asset} cannot be stored: {reason}.")
         whole = parts.folder / "whole.parquet"
         pl.scan_parquet(parts.files).sink_parquet(whole, compression="zstd", statistics=False, maintain_order=True)
-        name = object_name(asset, "parquet")
-        return self._replace(name, whole, PARQUET)
+        return self._replace(object_name(asset, "parquet"), whole, PARQUET)
 
-    def read_table(self, asset: str, partition: str | None = None, view: TableView | None = None) -> pl.DataFrame:
+    def read_table(self, asset: str, partition: str | None = None, view: TableView = WHOLE) -> pl.DataFrame:
         """Read a table, or a view of it, and check its columns.
 
         Raises
@@ -120,14 +160,14 @@ class AssetStore:
         content = self.objects.read(name)
         return self._parsed(asset, name, content), checksum(content)
 
-    def _parsed(self, asset: str, name: str, content: bytes, view: TableView | None = None) -> pl.DataFrame:
+    def _parsed(self, asset: str, name: str, content: bytes, view: TableView = WHOLE) -> pl.DataFrame:
         try:
             check_parquet(self.objects.uri(name), content)
-            table = _decoded([content], view)
-        except (pl.exceptions.PolarsError, OSError, ArrowException) as error:
-            viewed = "" if view is None else f" with {view}"
+            table = view.of([content])
+        except UNREADABLE as error:
+            viewed = "" if view == WHOLE else f" with {view}"
             raise StoredDataError(f"{self.objects.uri(name)} is not readable Parquet{viewed}: {error}.") from error
-        if view is None and asset in TABLES:
+        if view == WHOLE and asset in TABLES:
             table = TABLES[asset].completed(table)
         _check(asset, table, f"at {self.objects.uri(name)} does not fit this version", view)
         return table
@@ -138,7 +178,7 @@ class AssetStore:
         present = {stored.name: stored for stored in self.objects.list(f"{PREFIX}/{asset}/")}
 
         def write(item: tuple[str, pl.DataFrame]) -> StoredObject:
-            return self._write_table(asset, item[1], item[0], present)
+            return self.write_table(asset, item[1], item[0], present)
 
         return map_bounded(write, tables, self.workers)
 
@@ -153,7 +193,7 @@ class AssetStore:
         tables = dict(map_bounded(read, stored, self.workers))
         return {partition: tables[partition] for partition in stored}
 
-    def read_whole(self, asset: str, partitions: Iterable[str], view: TableView | None = None) -> pl.DataFrame | None:
+    def read_whole(self, asset: str, partitions: Iterable[str], view: TableView = WHOLE) -> pl.DataFrame | None:
         """Read partitions into one frame, in the order given; None if none of them exists.
 
         Partitions are fetched and parsed in batches, which is several times faster than one by one. Only one thread
@@ -173,15 +213,16 @@ class AssetStore:
 
         frames: dict[int, pl.DataFrame] = {}
         for number, contents in map_bounded(fetch, range(len(batches)), self.workers, window=self.workers + 2):
+            content_of = dict(zip(batches[number], contents, strict=True))
             try:
-                for name, content in zip(batches[number], contents, strict=True):
+                for name, content in content_of.items():
                     check_parquet(self.objects.uri(name), content)
-                table = _decoded(contents, view)
+                table = view.of(contents)
                 _check(asset, table, "does not fit this version", view)
-            except (pl.exceptions.PolarsError, OSError, ArrowException, StoredDataError):
+            except (*UNREADABLE, StoredDataError):
                 # Parse one by one, so that the error names the partition.
-                pairs = zip(batches[number], contents, strict=True)
-                table = self._joined({name: self._parsed(asset, name, content, view) for name, content in pairs})
+                parsed = {name: self._parsed(asset, name, content, view) for name, content in content_of.items()}
+                table = self._joined(parsed)
             frames[number] = table.rechunk()  # each chunk of strings allocates 8 kB, whatever it holds
         parts = {batches[number][0]: frames[number] for number in sorted(frames)}
         return self._joined(parts) if parts else None
@@ -234,8 +275,7 @@ class AssetStore:
         that are known to exist.
         """
         current = self.objects.describe(name) if present is None else present.get(name)
-        crc32c = digest_of(content).crc32c if isinstance(content, Path) else checksum(content)
-        if current is not None and current.crc32c == crc32c and self._is_readable(name):
+        if current is not None and current.crc32c == checksum(content) and self._is_readable(name):
             return current
         if current is not None and self.keep > 0:
             self.objects.copy(current, _version_name(current))
@@ -253,17 +293,13 @@ class AssetStore:
         return True
 
     def _delete_old_versions(self, name: str) -> None:
-        for version in self._versions(name)[self.keep :]:
+        for version in self.versions(name)[self.keep :]:
             self.objects.delete(version.object.name)
 
-    def _versions(self, name: str) -> list[Version]:
+    def versions(self, name: str) -> list[Version]:
         """Return the earlier versions of an object, newest first."""
         versions = map(_version_of, self.objects.list(f"{VERSIONS}/{name}/"))
-        return sorted(versions, key=lambda version: version.written, reverse=True)
-
-    def versions(self, asset: str, suffix: str, partition: str | None = None) -> list[Version]:
-        """Return the earlier versions of an asset or a partition, newest first."""
-        return self._versions(object_name(asset, suffix, partition))
+        return sorted(versions, key=_time_of, reverse=True)
 
     def undo(self, asset: str, before: dt.datetime) -> list[str]:
         """Restore the state that an asset, with all its partitions, had at a given time.
@@ -288,18 +324,17 @@ class AssetStore:
         InputError
             If there is no such asset, or the version of an object at that time is not kept any more. Nothing changes.
         """
-        present, kept = self._history(asset)
-        if not present and not kept:
-            names = sorted({name.removeprefix(f"{PREFIX}/").split("/")[0] for name in self.objects.names(f"{PREFIX}/")})
-            known = ", ".join(dict.fromkeys(name.split(".")[0] for name in names)) or "none"
+        histories = self._histories(asset)
+        if not histories:
+            names = {re.split(r"[./]", name.removeprefix(f"{PREFIX}/"))[0] for name in self.objects.names(f"{PREFIX}/")}
+            known = ", ".join(sorted(names)) or "none"
             raise InputError(f"No asset {asset!r} is stored. Stored are: {known}.")
         plan: list[tuple[str, StoredObject | None, Version | None]] = []
-        for name in sorted({*present, *kept}):
-            current, versions = present.get(name), kept.get(name, [])
-            if current is not None and (current.created is None or current.created <= before):
+        for name, history in sorted(histories.items()):
+            current = next((version.object for version in history if version.object.name == name), None)
+            if current is not None and _created(current) <= before:
                 continue
-            history = [*([] if current is None else [Version(current, _written(current))]), *versions]
-            oldest = min(history, key=lambda version: version.written)
+            oldest = min(history, key=_time_of)
             if oldest.written > before and oldest.object.metadata.get(REPLACES) != str(ABSENT):
                 raise InputError(
                     f"The version of {self.objects.uri(name)} at {before:%Y-%m-%d %H:%M:%S} UTC is not kept any more: "
@@ -312,15 +347,13 @@ class AssetStore:
             self._put_back(name, current, earlier)
         return [name for name, _, _ in plan]
 
-    def _history(self, asset: str) -> tuple[dict[str, StoredObject], dict[str, list[Version]]]:
-        """Return the present objects of an asset, and their earlier versions, by name."""
-        prefixes = f"{PREFIX}/{asset}.", f"{PREFIX}/{asset}/"
-        present = {stored.name: stored for prefix in prefixes for stored in self.objects.list(prefix)}
-        kept: dict[str, list[Version]] = {}
-        for prefix in prefixes:
-            for version in map(_version_of, self.objects.list(f"{VERSIONS}/{prefix}")):
-                kept.setdefault(version.of, []).append(version)
-        return present, kept
+    def _histories(self, asset: str) -> dict[str, list[Version]]:
+        """Return the present and earlier versions of the objects of an asset, by the objects' names."""
+        histories: dict[str, list[Version]] = {}
+        for place, end in product(("", f"{VERSIONS}/"), "./"):
+            for version in map(_version_of, self.objects.list(f"{place}{PREFIX}/{asset}{end}")):
+                histories.setdefault(version.of, []).append(version)
+        return histories
 
     def _put_back(self, name: str, current: StoredObject | None, earlier: Version | None) -> None:
         """Replace an object by an earlier version, or delete it if there is none."""
@@ -352,7 +385,7 @@ class AssetStore:
         damaged = self.objects.describe(name)
         if damaged is not None:
             self.objects.copy(damaged, f"{DAMAGED}/{name}")
-        for version in self._versions(name):
+        for version in self.versions(name):
             try:
                 self._parsed(asset, name, self.objects.read(version.object.name))
             except StoredDataError:
@@ -365,42 +398,10 @@ class AssetStore:
         """Return the object of an unpartitioned asset, or None if there is none."""
         return self.objects.describe(object_name(asset, suffix))
 
-    def exists(self, asset: str, suffix: str) -> bool:
-        """Whether an unpartitioned asset is stored."""
-        return self.describe(asset, suffix) is not None
 
-
-@dataclass(frozen=True)
-class TableView:
-    """A selection of columns and rows of a table; others are not decoded.
-
-    Attributes
-    ----------
-    columns : tuple of str or None
-        None for all columns.
-    where : str or None
-        SQL condition on the rows, such as ``starred_at >= '2026-01-01'``; None for all rows.
-    """
-
-    columns: tuple[str, ...] | None = None
-    where: str | None = None
-
-
-def _decoded(contents: list[bytes], view: TableView | None) -> pl.DataFrame:
-    if view is None:
-        return pl.read_parquet(contents)
-    frame = pl.scan_parquet(contents)
-    if view.where is not None:
-        frame = frame.filter(pl.sql_expr(view.where))
-    if view.columns is not None:
-        frame = frame.select(view.columns)
-    return frame.collect()
-
-
-def _check(asset: str, table: pl.DataFrame, what: str, view: TableView | None = None) -> None:
+def _check(asset: str, table: pl.DataFrame, what: str, view: TableView = WHOLE) -> None:
     schema = TABLES.get(asset)
-    columns = None if view is None else view.columns
-    problem = schema.problem(table, columns) if schema is not None else None
+    problem = None if schema is None else schema.problem(table, view.columns)
     if problem is not None:
         raise StoredDataError(f"The asset {asset} {what}: {problem}.")
 
@@ -414,21 +415,25 @@ class Version:
     object : StoredObject
         The object that holds its content.
     written : datetime
-        Time at which the content was written (UTC).
+        Time at which the content was written (UTC), which may precede a restoration.
+    of : str
+        Name of the object that it is a version of.
     """
 
     object: StoredObject
     written: dt.datetime
-
-    @property
-    def of(self) -> str:
-        """Name of the object that it is a version of."""
-        return self.object.name.removeprefix(f"{VERSIONS}/").rsplit("/", 1)[0]
+    of: str
 
 
 def _version_of(stored: StoredObject) -> Version:
-    stamp = stored.name.rsplit("/", 1)[1].split("-")[0]
-    return Version(stored, dt.datetime.strptime(stamp, STAMP).replace(tzinfo=dt.UTC))
+    """Return the version that an object holds, whether it is present or an earlier one."""
+    if not stored.name.startswith(f"{VERSIONS}/"):
+        restored = stored.metadata.get(WRITTEN)
+        written = _created(stored) if restored is None else dt.datetime.fromisoformat(restored)
+        return Version(stored, written, stored.name)
+    name, stamp = stored.name.removeprefix(f"{VERSIONS}/").rsplit("/", 1)
+    written = dt.datetime.strptime(stamp.split("-")[0], STAMP).replace(tzinfo=dt.UTC)
+    return Version(stored, written, name)
 
 
 def _version_at(moment: dt.datetime, history: Iterable[Version]) -> Version | None:
@@ -446,16 +451,13 @@ def _time_of(version: Version) -> dt.datetime:
     return version.written
 
 
-def _written(stored: StoredObject) -> dt.datetime:
-    """Return the time at which the content of an object was written, which may precede a restoration."""
+def _created(stored: StoredObject) -> dt.datetime:
     assert stored.created is not None, "the bucket reports the time of creation"
-    written = stored.metadata.get(WRITTEN)
-    return stored.created if written is None else dt.datetime.fromisoformat(written)
+    return stored.created.astimezone(dt.UTC)
 
 
 def _version_name(stored: StoredObject) -> str:
-    assert stored.created is not None, "the bucket reports the time of creation"
-    return f"{VERSIONS}/{stored.name}/{stored.created.astimezone(dt.UTC):{STAMP}}-{stored.generation}"
+    return f"{VERSIONS}/{stored.name}/{_created(stored):{STAMP}}-{stored.generation}"
 
 
 class TableParts:

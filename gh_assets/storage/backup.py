@@ -15,21 +15,23 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
 import bson
-from pymongo import UpdateOne
+from pymongo import UpdateMany
 
 from gh_assets.errors import InputError, StoredDataError
 from gh_assets.local.concurrency import map_bounded
 from gh_assets.local.locks import open_lock, try_lock
 from gh_assets.storage.asset_store import WRITTEN
+from gh_assets.storage.documents import insert_missing
 from gh_assets.storage.model_collection import add_original_fields, number_documents
-from gh_assets.storage.mongo import Collections, MongoDatabase
+from gh_assets.storage.mongo import Collections, Documents, MetaId, MongoDatabase
 from gh_assets.storage.objects import ABSENT, ObjectStore, StoredObject
 
 MANIFEST = "manifest.json"
@@ -81,7 +83,8 @@ def _write(
     database: MongoDatabase, stores: dict[str, ObjectStore], draft: Path, folder: Path, workers: int
 ) -> BackupSummary:
     (draft / "mongo").mkdir(parents=True)
-    collections = {name: _dump(database, name, draft / "mongo") for name in _collections(database)}
+    names = sorted(name for name in database.list_collection_names() if not name.startswith("system."))
+    collections = {name: _dump(database, name, draft / "mongo") for name in names}
     objects: list[dict[str, Any]] = []
     for kind, store in stores.items():
         place = draft / kind
@@ -197,13 +200,14 @@ def restore(
     stored = list(map_bounded(upload, manifest["objects"], workers))
     for name in manifest["collections"]:
         _load(database, name, folder / "mongo" / f"{name}.bson")
-    number_documents(database[Collections.MODELS])  # an earlier version may have written the backup
-    add_original_fields(database[Collections.MODELS])
-    _update_model_locations(database, {entry.name: entry for entry in stored if entry.bucket == stores["models"].name})
+    models = database[Collections.MODELS]
+    number_documents(models)  # an earlier version may have written the backup
+    add_original_fields(models)
+    _update_model_locations(models, (entry for entry in stored if entry.bucket == stores["models"].name))
     # A rerun after a kill at this point reports that the restoration was complete.
     done = {"backup": manifest["made_at"], "at": f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M:%S} UTC"}
-    database[Collections.META].replace_one({"_id": "restored"}, done, upsert=True)
-    database[Collections.META].delete_one({"_id": "restoring"})
+    database[Collections.META].replace_one({"_id": MetaId.RESTORED}, done, upsert=True)
+    database[Collections.META].delete_one({"_id": MetaId.RESTORING})
     return BackupSummary(sum(manifest["collections"].values()), len(stored), sum(entry.size for entry in stored))
 
 
@@ -220,25 +224,17 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 def _begin_restoration(folder: Path, manifest: dict[str, Any], database: MongoDatabase) -> None:
     """Check that the database is empty, or that this restoration has begun there, and mark it as begun."""
     meta = database[Collections.META]
-    marker = {"_id": "restoring", "backup": manifest["made_at"]}
+    marker = {"_id": MetaId.RESTORING, "backup": manifest["made_at"]}
     if meta.find_one(marker) is not None:
         return
-    full = next((name for name in manifest["collections"] if _has_documents(database, name)), None)
+    foreign = {"_id": {"$nin": [MetaId.SCHEMA, MetaId.WORLD]}}  # opening a database records its schema version
+    full = next((name for name in manifest["collections"] if database[name].find_one(foreign) is not None), None)
     if full is not None:
-        done = meta.find_one({"_id": "restored", "backup": manifest["made_at"]})
+        done = meta.find_one({"_id": MetaId.RESTORED, "backup": manifest["made_at"]})
         if done is not None:
             raise InputError(f"{folder} was already restored here, completely, at {done['at']}.")
         raise InputError(f"The collection {full} of {database.name} has documents: restore into an empty database.")
     meta.insert_one(marker)
-
-
-def _collections(database: MongoDatabase) -> list[str]:
-    return sorted(name for name in database.list_collection_names() if not name.startswith("system."))
-
-
-def _has_documents(database: MongoDatabase, name: str) -> bool:
-    # Opening a database records its schema version.
-    return database[name].find_one({"_id": {"$nin": ["schema", "world"]}}) is not None
 
 
 def _dump(database: MongoDatabase, name: str, folder: Path) -> int:
@@ -253,37 +249,20 @@ def _dump(database: MongoDatabase, name: str, folder: Path) -> int:
 
 
 def _load(database: MongoDatabase, name: str, path: Path) -> None:
-    with path.open("rb") as file:
-        batch: list[dict[str, Any]] = []
-        for document in bson.decode_file_iter(file):
-            batch.append(document)
-            if len(batch) == BATCH:
-                _insert(database, name, batch)
-                batch = []
-        _insert(database, name, batch)
-
-
-def _insert(database: MongoDatabase, name: str, documents: list[dict[str, Any]]) -> None:
     """Insert the documents that an interrupted restoration has not inserted."""
-    if documents:
-        query = {"_id": {"$in": [document["_id"] for document in documents]}}
-        present = {document["_id"] for document in database[name].find(query, {"_id": 1})}
-        missing = [document for document in documents if document["_id"] not in present]
-        if missing:
-            database[name].insert_many(missing, ordered=False)
+    with path.open("rb") as file:
+        documents = bson.decode_file_iter(file)
+        while batch := list(islice(documents, BATCH)):
+            insert_missing(database[name], batch)
 
 
-def _update_model_locations(database: MongoDatabase, objects: dict[str, StoredObject]) -> None:
-    changes = [
-        UpdateOne({"_id": model["_id"]}, {"$set": _location(stored, "bucket_name" in model)})
-        for model in database[Collections.MODELS].find({"object": {"$exists": True}}, {"object": 1, "bucket_name": 1})
-        if (stored := objects.get(str(model["object"]))) is not None
-    ]
+def _update_model_locations(models: Documents, objects: Iterable[StoredObject]) -> None:
+    """Let the documents of models name their objects' new places, also in the field of the original system."""
+    changes: list[UpdateMany] = []
+    for stored in objects:
+        place = {"generation": stored.generation, "bucket": stored.bucket}
+        original = {"object": stored.name, "bucket_name": {"$exists": True}}
+        changes.append(UpdateMany({"object": stored.name}, {"$set": place}))
+        changes.append(UpdateMany(original, {"$set": {"bucket_name": stored.bucket}}))
     if changes:
-        database[Collections.MODELS].bulk_write(changes, ordered=False)
-
-
-def _location(stored: StoredObject, original: bool) -> dict[str, Any]:
-    """Fields of a model's document that locate its object, with those of the original system if it has them."""
-    location = {"generation": stored.generation, "bucket": stored.bucket}
-    return location | ({"bucket_name": stored.bucket} if original else {})
+        models.bulk_write(changes, ordered=False)

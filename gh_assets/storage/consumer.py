@@ -6,8 +6,8 @@ import base64
 import datetime as dt
 import hashlib
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Collection as AbstractCollection
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -18,6 +18,7 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError
 
+from gh_assets.storage.documents import DUPLICATE_KEY, insert_missing
 from gh_assets.storage.messages import Document, DocumentId, Message, Update, UserInsert
 from gh_assets.storage.mongo import Collections
 
@@ -27,7 +28,6 @@ BATCH = 1000
 MAX_DEAD_LETTER_BYTES = 4096
 """Bytes of a dead letter that are kept."""
 
-_DUPLICATE_KEY = 11000
 _IDS_PER_QUERY = 100
 
 
@@ -59,32 +59,26 @@ class _Change:
     """The combined change of one document by a batch of messages."""
 
     registers: dict[str, Document] = field(default_factory=dict)
-    greatest: Document = field(default_factory=dict)
-    least: Document = field(default_factory=dict)
+    bounds: Mapping[str, Document] = field(default_factory=lambda: {operator: {} for operator in _BOUNDS})
     user: UserInsert | None = None
-    sources: list[bytes] = field(default_factory=list)
 
     def add(self, update: Update) -> None:
-        for name, value in update.change.get("$set", {}).items():
-            known = self.registers.get(name)
-            if known is None or known["version"] < value["version"]:
-                self.registers[name] = value
-        for name, value in update.change.get("$max", {}).items():
-            self.greatest[name] = value if name not in self.greatest else _greater(self.greatest[name], value)
-        for name, value in update.change.get("$min", {}).items():
-            self.least[name] = value if name not in self.least else _smaller(self.least[name], value)
+        for name, register in update.change.get("$set", {}).items():
+            known: Document = self.registers.get(name, register)
+            self.registers[name] = max(known, register, key=lambda one: str(one["version"]))
+        for operator, values in self.bounds.items():
+            for name, value in update.change.get(operator, {}).items():
+                values[name] = _BOUNDS[operator](values.get(name, value), value, key=_order)
 
     def document(self, identity: DocumentId) -> Document:
         """Return the document to insert if there is none."""
-        login: Document = {"login": self.user.login, "seen": self.user.seen} if self.user is not None else {}
-        document: Document = {"_id": identity}
-        for part in (login, self.registers, self.greatest, self.least):
-            document.update(part)
-        return document
+        login = {} if self.user is None else {"login": self.user.login, "seen": self.user.seen}
+        return {"_id": identity} | login | self.registers | self.bounds["$max"] | self.bounds["$min"]
 
     def fields(self) -> set[str]:
+        """Return the fields on which the operations depend."""
         versions = {f"{name}.version" for name in self.registers}
-        return versions | set(self.greatest) | set(self.least) | ({"seen"} if self.user is not None else set())
+        return versions.union(*self.bounds.values(), () if self.user is None else ("seen",))
 
     def operations(self, identity: DocumentId, present: Mapping[str, Any]) -> list[pymongo.UpdateOne]:
         """Return the updates of a document in its present state, which the server verifies."""
@@ -98,11 +92,14 @@ class _Change:
             if version is None or version < value["version"]:
                 guard = name if version is None else f"{name}.version"
                 operations.append(_guarded(identity, guard, version, value["version"], {name: value}))
-        greatest = {n: v for n, v in self.greatest.items() if n not in present or _greater(present[n], v) != present[n]}
-        least = {n: v for n, v in self.least.items() if n not in present or _smaller(present[n], v) != present[n]}
-        bounds = {operator: fields for operator, fields in (("$max", greatest), ("$min", least)) if fields}
-        if bounds:
-            operations.append(pymongo.UpdateOne({"_id": identity}, bounds))
+        for operator, values in self.bounds.items():
+            needed = {
+                name: value
+                for name, value in values.items()
+                if name not in present or _BOUNDS[operator](present[name], value, key=_order) != present[name]
+            }
+            if needed:
+                operations.append(pymongo.UpdateOne({"_id": identity}, {operator: needed}))
         return operations
 
 
@@ -184,7 +181,7 @@ class Consumer:
         except BulkWriteError as error:
             for fault in error.details["writeErrors"]:
                 identity = documents[fault["index"]]["_id"]
-                if fault["code"] == _DUPLICATE_KEY:
+                if fault["code"] == DUPLICATE_KEY:
                     waiting.add(identity)
                 else:
                     refused += 1
@@ -247,13 +244,7 @@ class Consumer:
             except UnicodeDecodeError:
                 text = {"message_base64": base64.b64encode(kept).decode()}
             dead_letters.setdefault(key, {"_id": key, **text, "bytes": len(raw), "reason": reason[:500], "at": now})
-        if not dead_letters:
-            return
-        try:
-            self.database[Collections.DEAD_LETTERS].insert_many(list(dead_letters.values()), ordered=False)
-        except BulkWriteError as error:
-            if any(fault["code"] != _DUPLICATE_KEY for fault in error.details["writeErrors"]):
-                raise
+        insert_missing(self.database[Collections.DEAD_LETTERS], list(dead_letters.values()))
 
 
 def _order(value: Any) -> tuple[int, Any]:
@@ -261,9 +252,5 @@ def _order(value: Any) -> tuple[int, Any]:
     return (2 if isinstance(value, dt.datetime) else int(isinstance(value, str))), value
 
 
-def _greater(one: Any, other: Any) -> Any:
-    return one if _order(one) >= _order(other) else other
-
-
-def _smaller(one: Any, other: Any) -> Any:
-    return one if _order(one) <= _order(other) else other
+_BOUNDS: Mapping[str, Callable[..., Any]] = {"$max": max, "$min": min}
+"""Operators that keep one of two values, and which one."""

@@ -1,16 +1,20 @@
-"""Synchronize a collection with a set of documents, writing only what changed."""
+"""Write documents into a collection: only those that changed, or only those that are missing."""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pymongo
 from pymongo.collection import Collection
+from pymongo.errors import BulkWriteError
 
 BATCH = 1000
+
+DUPLICATE_KEY = 11000
+"""MongoDB's code of the error that a unique field has the value already."""
 
 
 @dataclass(frozen=True)
@@ -39,26 +43,29 @@ def sync_documents(
     """
     if present is None:
         present = {document["_id"]: document for document in collection.find()}
-    operations: list[pymongo.InsertOne[dict[str, Any]] | pymongo.ReplaceOne[dict[str, Any]]] = []
-    inserted = replaced = unchanged = 0
+    counts = dict.fromkeys(("inserted", "replaced", "unchanged"), 0)
+    operations: list[pymongo.ReplaceOne[dict[str, Any]]] = []
     for raw in documents:
         document = {name: as_stored(value) for name, value in raw.items()}
         before = present.get(document["_id"])
-        if before is None:
+        outcome = "inserted" if before is None else "unchanged" if before == document else "replaced"
+        counts[outcome] += 1
+        if outcome != "unchanged":
             # An upsert, because another process may insert the same document at the same time.
             operations.append(pymongo.ReplaceOne({"_id": document["_id"]}, document, upsert=True))
-            inserted += 1
-        elif before != document:
-            operations.append(pymongo.ReplaceOne({"_id": document["_id"]}, document, upsert=True))
-            replaced += 1
-        else:
-            unchanged += 1
-        if len(operations) >= BATCH:
-            collection.bulk_write(operations, ordered=False)
-            operations = []
-    if operations:
-        collection.bulk_write(operations, ordered=False)
-    return SyncCounts(inserted, replaced, unchanged)
+    for start in range(0, len(operations), BATCH):
+        collection.bulk_write(operations[start : start + BATCH], ordered=False)
+    return SyncCounts(**counts)
+
+
+def insert_missing(collection: Collection[dict[str, Any]], documents: Sequence[dict[str, Any]]) -> None:
+    """Insert the documents whose ``_id`` the collection does not have."""
+    try:
+        if documents:
+            collection.insert_many(documents, ordered=False)
+    except BulkWriteError as error:
+        if any(fault["code"] != DUPLICATE_KEY for fault in error.details["writeErrors"]):
+            raise
 
 
 def as_stored(value: Any) -> Any:

@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-import http.client
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import requests
-import urllib3
-from google.api_core.exceptions import (
-    ClientError,
-    Conflict,
-    DataLoss,
-    Forbidden,
-    GoogleAPICallError,
-    NotFound,
-    PreconditionFailed,
-    RetryError,
-    TooManyRequests,
-    Unauthorized,
-)
-from google.auth.exceptions import GoogleAuthError, TransportError
-from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
+from google.api_core import exceptions as google
+from google.auth.exceptions import GoogleAuthError
+from google.cloud.storage.exceptions import DataCorruption
 
 from gh_assets.errors import (
     AuthenticationError,
@@ -32,39 +19,17 @@ from gh_assets.errors import (
     StoredDataError,
 )
 from gh_assets.local.network import UNTRUSTED_HELP, is_untrusted
-
-RETRYABLE_STATUS_CODES = frozenset({408, 429, 500, 502, 503, 504})
-"""https://cloud.google.com/storage/docs/retry-strategy#retryable"""
-
-_RETRYABLE_ERRORS = (
-    ConnectionError,
-    requests.ConnectionError,
-    requests.Timeout,
-    requests.exceptions.ChunkedEncodingError,
-    requests.JSONDecodeError,  # a truncated response
-    http.client.BadStatusLine,
-    http.client.IncompleteRead,
-    http.client.ResponseNotReady,
-    urllib3.exceptions.PoolError,
-    urllib3.exceptions.ProtocolError,
-    urllib3.exceptions.SSLError,
-    urllib3.exceptions.TimeoutError,
-)
+from gh_assets.storage.google_internals import google_retries
 
 ROLE_HELP = "Give the account the role 'Storage Object Admin' on the bucket."
+
+ROLE_REASONS = ("", "forbidden", "insufficientPermissions")
+"""Google's reasons for a refusal that a role may change."""
 
 
 def is_retryable(error: BaseException) -> bool:
     """Whether another attempt may succeed, as Google recommends, but never for an untrusted certificate."""
-    if is_untrusted(error):
-        return False
-    if isinstance(error, TransportError) and error.args and isinstance(error.args[0], BaseException):
-        return is_retryable(error.args[0])
-    if isinstance(error, GoogleAPICallError):
-        return error.code in RETRYABLE_STATUS_CODES
-    if isinstance(error, InvalidResponse):
-        return error.response.status_code in RETRYABLE_STATUS_CODES
-    return isinstance(error, _RETRYABLE_ERRORS)
+    return not is_untrusted(error) and (is_truncated(error) or google_retries(error))
 
 
 def is_truncated(error: BaseException) -> bool:
@@ -94,23 +59,23 @@ def translated_errors(uri: str, *, writing: bool = False) -> Iterator[None]:
 
 def _translate(error: Exception, uri: str, *, writing: bool) -> GhAssetsError | None:
     match error:
-        case PreconditionFailed() | Conflict():
+        case google.PreconditionFailed() | google.Conflict():
             return ConcurrentWriteError(f"{uri} was written by another process meanwhile. Run again.")
-        case NotFound() if writing:
+        case google.NotFound() if writing:
             return ConfigurationError(f"The bucket of {uri} does not exist: create it.")
-        case NotFound():
+        case google.NotFound():
             return StoredDataError(f"There is no object {uri}.")
         case _ if is_untrusted(error):
             return ConfigurationError(
                 f"The server certificate for {uri} is not signed by a known authority. {UNTRUSTED_HELP}"
             )
-        case DataCorruption() | DataLoss():
+        case DataCorruption() | google.DataLoss():
             return StoredDataError(f"{uri} arrived damaged: its checksum does not match.")
-        case Forbidden() | Unauthorized() | GoogleAuthError():
+        case google.Forbidden() | google.Unauthorized() | GoogleAuthError():
             return AuthenticationError(f"Google Cloud Storage refused access to {uri}. {_reason(error)}")
-        case ClientError() if not isinstance(error, TooManyRequests):
+        case google.ClientError() if not isinstance(error, google.TooManyRequests):
             return ConfigurationError(f"Google Cloud Storage refused {uri}. {_reason(error)}")
-        case GoogleAPICallError() | RetryError() | requests.RequestException() | ConnectionError():
+        case google.GoogleAPICallError() | google.RetryError() | requests.RequestException() | ConnectionError():
             return ServiceUnavailableError(
                 f"Google Cloud Storage did not serve {uri} ({type(error).__name__}). Run again: nothing is lost."
             )
@@ -128,10 +93,6 @@ def _reason(error: Exception) -> str:
         pass  # the response is not Google's, but the page of a proxy, or it is truncated
     message = message.split("\n")[0][:300].rstrip(".")
     quoted = f"It says: {message}{f' ({reason})' if reason else ''}." if message else ""
-    about_roles = isinstance(error, Unauthorized | GoogleAuthError) or reason in (
-        "",
-        "forbidden",
-        "insufficientPermissions",
-    )
+    about_roles = isinstance(error, google.Unauthorized | GoogleAuthError) or reason in ROLE_REASONS
     lacks_role = about_roles and "billing" not in message.lower()
     return f"{quoted} {ROLE_HELP}".strip() if lacks_role else quoted

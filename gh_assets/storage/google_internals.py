@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import requests.adapters
 from google.cloud import storage
+from google.cloud.storage.retry import DEFAULT_RETRY
 
 
 def configure_session(client: storage.Client, connections: int) -> None:
@@ -24,3 +25,8 @@ def configure_session(client: storage.Client, connections: int) -> None:
         session.mount(scheme, adapter)
     settings = session.merge_environment_settings(client.api_endpoint, {}, None, None, None)
     session.proxies, session.verify, session.trust_env = settings["proxies"], settings["verify"], False
+
+
+def google_retries(error: BaseException) -> bool:
+    """Whether Google's client repeats a request after an error, which its public interface does not say."""
+    return bool(DEFAULT_RETRY._predicate(error))

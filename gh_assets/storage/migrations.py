@@ -14,7 +14,7 @@ from gh_assets.storage.model_collection import (
     number_documents,
     update_validator,
 )
-from gh_assets.storage.mongo import Collections, MongoDatabase
+from gh_assets.storage.mongo import Collections, MetaId, MongoDatabase
 
 
 def _index_models(database: MongoDatabase) -> None:
@@ -58,7 +58,7 @@ def migrate(database: MongoDatabase) -> int:
     ConfigurationError
         If a newer version of the project has written the database.
     """
-    document = database[Collections.META].find_one({"_id": "schema"})
+    document = database[Collections.META].find_one({"_id": MetaId.SCHEMA})
     done = 0 if document is None else int(document["version"])
     if done > len(MIGRATIONS):
         raise ConfigurationError(
@@ -68,5 +68,5 @@ def migrate(database: MongoDatabase) -> int:
     for number, step in enumerate(MIGRATIONS[done:], start=done + 1):
         step(database)
         # Concurrent processes apply the same steps; the highest number wins.
-        database[Collections.META].update_one({"_id": "schema"}, {"$max": {"version": number}}, upsert=True)
+        database[Collections.META].update_one({"_id": MetaId.SCHEMA}, {"$max": {"version": number}}, upsert=True)
     return len(MIGRATIONS) - done

@@ -29,6 +29,15 @@ class Collections(StrEnum):
     USERS = "users"
 
 
+class MetaId(StrEnum):
+    """Ids of single documents in the collection `Collections.META`."""
+
+    RESTORED = "restored"
+    RESTORING = "restoring"
+    SCHEMA = "schema"
+    WORLD = "world"
+
+
 _SAFE_ERROR_CODES = {13, 18, 20, 59, 64, 72, 79, 91, 100, 115, 189, 8000, 10107, 11600}
 """Codes of errors about rights, commands, write concerns and the server's state, never about a document."""
 

@@ -221,8 +221,8 @@ class ObjectStore:
             try:
                 return self._stored(upload)
             except PreconditionFailed:
-                size, crc32c = _measured(content)
-                stored = self._present(name, size, crc32c, metadata or {})
+                size = len(content) if isinstance(content, bytes) else content.stat().st_size
+                stored = self._present(name, size, checksum(content), metadata or {})
                 if stored is None:
                     raise
                 return stored
@@ -236,7 +236,8 @@ class ObjectStore:
         except NotFound:
             if not self._create:
                 raise
-            self._make_bucket()
+            with suppress(Conflict):  # another process created it
+                self.bucket.create(retry=self._retry)
             return retried()
 
     def _present(self, name: str, size: int, crc32c: str, metadata: Mapping[str, str]) -> StoredObject | None:
@@ -245,10 +246,6 @@ class ObjectStore:
         if stored is None or (stored.size, stored.crc32c) != (size, crc32c):
             return None
         return stored if metadata.items() <= stored.metadata.items() else None
-
-    def _make_bucket(self) -> None:
-        with suppress(Conflict):  # another process created it
-            self.bucket.create(retry=self._retry)
 
     def read(self, name: str) -> bytes:
         """Read the content of an object and verify its checksum.
@@ -377,17 +374,9 @@ def _described(blob: storage.Blob) -> StoredObject:
     )
 
 
-def checksum(content: bytes) -> str:
-    """Return the CRC32C in base64, the form of Cloud Storage."""
-    return _encoded(google_crc32c.value(content))
-
-
-def _measured(content: bytes | Path) -> tuple[int, str]:
-    """Return size and checksum."""
-    if isinstance(content, bytes):
-        return len(content), checksum(content)
-    digest = digest_of(content)
-    return digest.size, digest.crc32c
+def checksum(content: bytes | Path) -> str:
+    """Return the CRC32C of bytes or of a file in base64, the form of Cloud Storage."""
+    return _encoded(google_crc32c.value(content)) if isinstance(content, bytes) else digest_of(content).crc32c
 
 
 def _encoded(crc32c: int) -> str:

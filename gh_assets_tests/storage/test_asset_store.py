@@ -97,10 +97,10 @@ def test_equal_content_is_not_written_again_and_replaced_content_is_kept_as_a_ve
 
     first = asset_store.write_table("anything", frame(1))
     assert asset_store.write_table("anything", frame(1)) == first
-    assert asset_store.versions("anything", "parquet") == []
+    assert asset_store.versions("assets/anything.parquet") == []
     for number in range(2, 8):
         asset_store.write_table("anything", frame(number))
-    kept = asset_store.versions("anything", "parquet")
+    kept = asset_store.versions("assets/anything.parquet")
     contents = [pl.read_parquet(asset_store.objects.read(version.object.name))["a"].item() for version in kept]
     assert contents == [6, 5, 4], "three versions are kept"
     assert [version.written for version in kept] == sorted((v.written for v in kept), reverse=True)
@@ -186,7 +186,7 @@ def test_undo_that_is_killed_repeatedly_converges(
     assert numbers_of(store, "parts") == first
     assert store.undo("parts", good) == [], "correct objects are not written again"
     for key, number in bad.items():
-        kept = [store.objects.read(one.object.name) for one in store.versions("parts", "parquet", key)]
+        kept = [store.objects.read(one.object.name) for one in store.versions(f"assets/parts/{key}.parquet")]
         if first.get(key) != number:
             found = [pl.read_parquet(BytesIO(content))["a"].item() for content in kept]
             assert number in found, "the undone version is kept"
