@@ -64,7 +64,7 @@ class _Change:
 
     def add(self, update: Update) -> None:
         for name, register in update.change.get("$set", {}).items():
-            known: Document = self.registers.get(name, register)
+            known = self.registers.get(name) or register
             self.registers[name] = max(known, register, key=lambda one: str(one["version"]))
         for operator, values in self.bounds.items():
             for name, value in update.change.get(operator, {}).items():
