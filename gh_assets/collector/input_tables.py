@@ -122,10 +122,13 @@ def _read_parquet(path: Path, wanted: Sequence[str], required: Collection[str], 
 
 
 def read_text(path: Path) -> bytes:
-    """Read text, which may be UTF-16 or compressed by gzip, as UTF-8 without byte order mark and with line feeds."""
+    """Read text, which may be UTF-16 or compressed by gzip; see `as_utf8`."""
     content = path.read_bytes()
-    if content.startswith(_GZIP):
-        content = gzip.decompress(content)
+    return as_utf8(gzip.decompress(content) if content.startswith(_GZIP) else content)
+
+
+def as_utf8(content: bytes) -> bytes:
+    """Convert text, which may be UTF-16, to UTF-8 without byte order mark and with line feeds."""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         content = content.decode("utf-16").encode()
     elif b"\0" in content[:2] and content[:2] != b"\0\0":  # ASCII as UTF-16 without its mark

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gh_assets.collector.lists.awesome import repositories_of
+from gh_assets.collector.lists.links import repositories_of
 from gh_assets.collector.lists.markup import links_in
 
 

@@ -11,8 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import ClassVar
 
-from gh_assets.collector.lists.links import html_links, without_punctuation
-from gh_assets.errors import InputError
+from gh_assets.collector.lists.links import UnreadableTextError, html_links, without_punctuation
 
 MAX_VALUE = 4096
 """Maximum characters of an attribute's value, as in asciidoctor's ``max-attribute-value-size``."""
@@ -66,7 +65,7 @@ def asciidoc_links(text: str) -> list[str]:
 
     Raises
     ------
-    InputError
+    UnreadableTextError
         If its attributes expand to more than `MAX_EXPANDED` characters.
     """
     links: list[str] = []
@@ -104,7 +103,7 @@ class _Attributes:
             return reference[0]
         self._left -= len(value)
         if self._left < 0:
-            raise InputError(f"its attributes expand to more than {MAX_EXPANDED:,} characters")
+            raise UnreadableTextError(f"its attributes expand to more than {MAX_EXPANDED:,} characters")
         return value
 
 

@@ -1,17 +1,27 @@
-"""What the readers of all markups share: the links of HTML, such as a README rendered by GitHub, and bare addresses."""
+"""What the readers of all markups share: links of HTML, bare addresses, and the repositories that these point to."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from html import unescape
+from urllib.parse import unquote, urlsplit
+
+from gh_assets.errors import InputError
+from gh_assets.github.names import RESERVED_OWNERS, is_full_name
 
 _TAG_OPEN = re.compile(r"[a-zA-Z][^\s/>]*")
 _ATTRIBUTE = re.compile(r"""[\s/]*([^\s/>][^\s/>=]*)(\s*=\s*(?:"([^"]*)"|'([^']*)'|(?!["'])([^\s>]*)))?""")
 _TAG_CLOSE = re.compile(r"[\s/]*>")
 _WITHOUT_VALUE = re.compile(r"\s*=")
 _RAW_TEXT = frozenset({"script", "style"})
+
+GITHUB_HOSTS = ("github.com", "www.github.com")
+
+
+class UnreadableTextError(InputError):
+    """A text cannot be parsed. The message is the reason alone, without the list's name."""
 
 
 @dataclass
@@ -100,3 +110,33 @@ def without_punctuation(url: str) -> str:
         if shorter == url:
             return url
         url = shorter
+
+
+def repository_of(url: str) -> str | None:
+    """Return the repository that an address points into as ``owner/name``, or None if it points to none.
+
+    Sub-paths, anchors, queries, ``.git``, trailing slashes and ``www.`` do not matter. Gists, users, organizations,
+    topics and GitHub's own pages are not repositories.
+    """
+    try:
+        address = urlsplit(re.sub(r"^git@github\.com:", "https://github.com/", url.strip()))
+        host = address.hostname
+    except ValueError:
+        return None
+    segments = [segment for part in address.path.split("/") if (segment := unquote(part).strip())]
+    is_here = host in GITHUB_HOSTS and address.scheme in ("http", "https", "git", "ssh", "git+https", "")
+    if not is_here or len(segments) < 2 or segments[0].lower() in RESERVED_OWNERS:
+        return None
+    owner, name = segments[0], re.sub(r"\.git$", "", segments[1], flags=re.IGNORECASE)
+    return f"{owner}/{name}" if is_full_name(f"{owner}/{name}") and name not in (".", "..") else None
+
+
+def repositories_of(urls: Iterable[str]) -> list[str]:
+    """Return the repositories that addresses point into, in order, without repetitions.
+
+    Names that differ only in case are one repository, in the spelling that comes first.
+    """
+    names: dict[str, str] = {}
+    for name in filter(None, map(repository_of, urls)):
+        names.setdefault(name.lower(), name)
+    return list(names.values())

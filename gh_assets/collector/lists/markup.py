@@ -21,9 +21,8 @@ from markdown_it.token import Token
 from mdit_py_plugins.footnote import footnote_plugin
 
 from gh_assets.collector.lists.asciidoc import asciidoc_links
-from gh_assets.collector.lists.links import html_links, without_punctuation
+from gh_assets.collector.lists.links import UnreadableTextError, html_links, without_punctuation
 from gh_assets.collector.lists.org import org_links
-from gh_assets.errors import InputError
 
 MAX_NESTING = 300
 """Maximum levels of Markdown, two per nested list. GitHub's parser takes 100 lists; Python's stack 1,000 calls."""
@@ -98,7 +97,7 @@ def _linkify(state: StateInline, silent: bool) -> bool:
 def _refuse_open_brackets(state: StateCore) -> None:
     for token in state.tokens:
         if token.type == "inline" and token.content.count("[") - token.content.count("]") > MAX_OPEN:
-            raise InputError(f"more than {MAX_OPEN} brackets of a paragraph are not closed")
+            raise UnreadableTextError(f"more than {MAX_OPEN} brackets of a paragraph are not closed")
 
 
 def _html_as_on_github(
@@ -112,7 +111,7 @@ def markdown_to_html(text: str) -> str:
 
     Raises
     ------
-    InputError
+    UnreadableTextError
         If it is nested deeper than `MAX_NESTING`, or a paragraph has more than `MAX_OPEN` unclosed brackets.
     """
     parser = MarkdownIt("gfm-like", {"html": True, "maxNesting": MAX_NESTING})
@@ -123,7 +122,7 @@ def markdown_to_html(text: str) -> str:
     parser.linkify.set({"fuzzy_email": False})
     for rule in ("html_block", "html_inline"):
         parser.add_render_rule(rule, _html_as_on_github)
-    too_deep = InputError(f"it is nested deeper than {MAX_NESTING} levels")
+    too_deep = UnreadableTextError(f"it is nested deeper than {MAX_NESTING} levels")
     try:
         environment: dict[str, Any] = {}
         tokens = parser.parse(text, environment)
@@ -152,11 +151,11 @@ def _rst_links(text: str) -> list[str]:
     for mark, opened, closed in _RST_MARKS:
         for paragraph in re.split(r"\n\s*\n", text) if text.count(mark) > MAX_OPEN else ():
             if len(opened.findall(paragraph)) - len(closed.findall(paragraph)) > MAX_OPEN:
-                raise InputError(f"more than {MAX_OPEN} marks {mark} of a paragraph are not closed")
+                raise UnreadableTextError(f"more than {MAX_OPEN} marks {mark} of a paragraph are not closed")
     try:
         tree = publish_doctree(text, settings_overrides=RST_SETTINGS)
     except RecursionError:
-        raise InputError("it is nested too deep") from None
+        raise UnreadableTextError("it is nested too deep") from None
     references = [node for node in tree.findall(nodes.reference) if "refuri" in node]
     # A substitution counts where it stands, not where it is defined.
     return [node["refuri"] for node in references if not isinstance(node.parent, nodes.substitution_definition)]
@@ -203,15 +202,15 @@ def links_in(text: str, name: str) -> list[str]:
 
     Raises
     ------
-    InputError
+    UnreadableTextError
         If only GitHub renders this markup, or the text is larger than `MAX_SIZE`, nested too deeply, or has too many
         unclosed brackets or marks. The message is the reason alone, without the list's name.
     """
     if len(text) > MAX_SIZE:
-        raise InputError(TOO_LARGE)
+        raise UnreadableTextError(TOO_LARGE)
     suffix = suffix_of(name)
     if suffix in _ONLY_GITHUB:
-        raise InputError(
+        raise UnreadableTextError(
             f"it is written in {_ONLY_GITHUB[suffix]}, which is read only from GitHub, as GitHub renders it: convert "
             f"it to {READABLE_MARKUPS}"
         )

@@ -11,16 +11,24 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 import orjson
 
-from gh_assets.collector.input_tables import read_text
-from gh_assets.collector.lists.awesome import repositories_of, repository_of
-from gh_assets.collector.lists.links import html_links
+from gh_assets.collector.input_tables import as_utf8
+from gh_assets.collector.lists.links import (
+    GITHUB_HOSTS,
+    UnreadableTextError,
+    html_links,
+    repositories_of,
+    repository_of,
+)
 from gh_assets.collector.lists.markup import MARKUP_SUFFIXES, MAX_SIZE, READABLE_MARKUPS, TOO_LARGE, links_in, suffix_of
 from gh_assets.errors import InputError
 from gh_assets.github.client import GitHubClient
@@ -41,11 +49,16 @@ _NOT_LISTS = re.compile(
     r"(?:contribut|codeofconduct|licen[sc]e|copying|notice|changelog|changes$|history$|releasenotes|security|support$|"
     r"authors$|maintainers$|governance|citation|pullrequesttemplate|issuetemplate|funding$|codeowners$)"
 )
-_PAGES_OF_FILES = ("blob", "tree", "raw", "edit", "blame")
+_PAGES_OF_LISTS = ("blob", "tree")
+_PAGES_OF_FILES = (*_PAGES_OF_LISTS, "raw", "edit", "blame")
+_RAW_FILES = "raw.githubusercontent.com"
 _NEVER_A_REPOSITORY = MARKUP_SUFFIXES - {".org", ".rest", ".wiki", ".pod"}
 _REDIRECTS = (301, 302, 307)
 _NOT_RENDERED = (403, 406, 415, 422)
 """Status codes of servers that cannot render a file, such as GitHub for a file of more than a megabyte."""
+
+_RAW_MARK = "raw:"
+"""Prefix of the ETag of a text that the server did not render."""
 
 FORMS = (
     "a file or folder on this machine, owner/name for a README on GitHub, owner/name/path for a file or folder in a "
@@ -89,10 +102,8 @@ class ListContent:
     repositories : list of str
         In order of appearance, without repetitions.
     files : list of str
-        Files in a known markup and folders that it links to in its own repository or on this machine, in a form that
-        `read_list` accepts.
-    pages : list of str
-        Files and folders on GitHub that a local list links to.
+        Files in a known markup and folders that it links to, in a form that `read_list` accepts: in its own repository,
+        or, for a local list, on this machine and on GitHub.
     missing : list of str
         Relative links of a local list to files that do not exist.
     notes : list of str
@@ -102,7 +113,6 @@ class ListContent:
     source: ListSource
     repositories: list[str]
     files: list[str] = field(default_factory=list)
-    pages: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -133,62 +143,54 @@ def find_source(text: str, api_url: str) -> ListSource:
     """
     text = text.strip()
     path = Path(text).expanduser()
-    is_local_form = text.startswith((".", "/", "~"))
-    try:
-        if path.is_file():
+    name = None if text.startswith((".", "/", "~")) else _name_on_github(text, api_url)
+    with suppress(OSError):  # a name too long for a file
+        if path.is_file() or (text and name is None and path.is_dir()):
             return ListSource(text, path)
-        is_folder = bool(text) and path.is_dir()
-    except OSError:  # a name too long for a file
-        is_folder = False
-    name = None if is_local_form else _on_github(text, api_url)
     if name is not None:
         return ListSource(name)
-    if is_folder:
-        return ListSource(text, path)
     raise InputError(f"The awesome list {text!r} is neither a file that exists nor owner/name on GitHub: give {FORMS}.")
 
 
-def _on_github(text: str, api_url: str) -> str | None:
+def _name_on_github(text: str, api_url: str) -> str | None:
     """Return ``owner/name[/path]`` of a name or an address on GitHub, None for anything else."""
-    host = urlsplit(api_url).hostname or ""
-    hosts = {"github.com", "www.github.com", "raw.githubusercontent.com", host, host.removeprefix("api.")}
-    ssh = re.fullmatch(r"(?:ssh://)?git@([^:/]+)[:/](.+)", text)
-    if ssh is not None:
-        text = f"https://{ssh[1]}/{ssh[2]}"
+    api_host = urlsplit(api_url).hostname or ""
+    text = re.sub(r"^(?:ssh://)?git@([^:/]+)[:/]", r"https://\1/", text)
     try:
         address = urlsplit(text if "//" in text else f"//{text}")
-        named_host = address.hostname
+        host = address.hostname
     except ValueError:
         return None
-    if named_host in hosts:
-        parts = [unquote(part) for part in address.path.split("/") if part]
-        if named_host == "raw.githubusercontent.com":
+    if host in (*GITHUB_HOSTS, _RAW_FILES, api_host, api_host.removeprefix("api.")):
+        parts = _parts_of(address)
+        if host == _RAW_FILES:
             parts.insert(2, "raw")
-        if len(parts) < 2 or repository_of(f"https://github.com/{parts[0]}/{parts[1]}") is None:
+        path = _path_of_page(parts[2:], _PAGES_OF_FILES) if parts[2:] else []
+        if path is None or repository_of(f"https://github.com/{'/'.join(parts[:2])}") is None:
             return None
-        rest = parts[2:]
-        if rest:
-            if rest[0] not in _PAGES_OF_FILES or len(rest) < 2:
-                return None
-            rest = _path_of_page(rest)
     elif "//" in text:
         return None
     else:
         parts = text.rstrip("/").split("/")
-        rest = parts[2:]
-        if rest[:1] in (["blob"], ["tree"]) and len(rest) > 1:  # an address without its host
-            rest = _path_of_page(rest)
-    owner_and_name = "/".join(parts[:2]).removesuffix(".git")
-    if not is_full_name(owner_and_name) or any(part in ("", ".", "..") for part in rest):
+        page = _path_of_page(parts[2:])  # an address without its host
+        path = parts[2:] if page is None else page
+    repository = "/".join(parts[:2]).removesuffix(".git")
+    if not is_full_name(repository) or any(part in ("", ".", "..") for part in path):
         return None
-    if not rest and suffix_of(owner_and_name) in _NEVER_A_REPOSITORY:
+    if not path and suffix_of(repository) in _NEVER_A_REPOSITORY:
         return None
-    return "/".join([owner_and_name, *rest])
+    return "/".join([repository, *path])
 
 
-def _path_of_page(parts: list[str]) -> list[str]:
-    """Return the path in a repository of its page ``blob/main/path`` or ``tree/refs/tags/v1/path``."""
-    return parts[4:] if parts[1:3] in (["refs", "heads"], ["refs", "tags"]) else parts[2:]
+def _parts_of(address: SplitResult) -> list[str]:
+    return [unquote(part) for part in address.path.split("/") if part]
+
+
+def _path_of_page(parts: Sequence[str], pages: Collection[str] = _PAGES_OF_LISTS) -> list[str] | None:
+    """Return the path in a repository of its page ``blob/main/path`` or ``tree/refs/tags/v1/path``, None of another."""
+    if len(parts) < 2 or parts[0] not in pages:
+        return None
+    return list(parts[4:] if parts[1:3] in (["refs", "heads"], ["refs", "tags"]) else parts[2:])
 
 
 def read_list(source: str | ListSource, client: GitHubClient) -> ListContent:
@@ -207,24 +209,30 @@ def read_list(source: str | ListSource, client: GitHubClient) -> ListContent:
     """
     if isinstance(source, str):
         source = find_source(source, client.api_url)
+    documents: list[_Document] = []
     notes: list[str] = []
-    try:
-        documents = list(_local(source, notes) if source.local is not None else _remote(source, client, notes))
-    except _UnreadableError as error:
-        raise InputError(f"The awesome list {source.name} {error}.") from error
+    files = _files_on_github(source, client) if source.local is None else _local_files(source.name, source.local)
+    for number, (name, read) in enumerate(files):
+        if number == MAX_FILES:
+            notes.append(
+                f"Of the folder {source.name} only {MAX_FILES} files were read: name the folders or files in it that "
+                "are lists."
+            )
+            break
+        try:
+            documents.append(read())
+        except (UnreadableTextError, OSError) as error:
+            if name == source.name or isinstance(error, OSError):
+                raise InputError(f"The awesome list {source.name} cannot be read: {error}.") from error
+            notes.append(f"The file {name} was left out because it cannot be read: {error}.")
     if not documents:
         reason = " ".join(notes) or f"No file in it is written in {READABLE_MARKUPS}."
         raise InputError(f"The folder {source.name} has no list that can be read. {reason}")
     urls = [url for document in documents for url in document.urls]
-    content = ListContent(source, repositories_of(urls), notes=notes)
-    if source.local is not None:
-        _find_local_files(documents, content)
-    else:
-        content.files = _files_beside(source.repository, documents)
-    return content
+    return ListContent(source, repositories_of(urls), *_linked_files(source, documents), notes)
 
 
-def note_of_other_files(content: ListContent, sources: Iterable[str] = ()) -> str | None:
+def note_of_other_files(content: ListContent, sources: Iterable[str]) -> str | None:
     """Return a remark about a list that has few repositories and links to other files, None about any other list.
 
     Parameters
@@ -234,53 +242,35 @@ def note_of_other_files(content: ListContent, sources: Iterable[str] = ()) -> st
         Names of all lists that are read.
     """
     own = content.source.repository
-    named = list(sources)
-    files = _without_named(content.files, [name for name in named if name != own])
-    pages = _without_named(content.pages, named)
-    count = len(content.repositories)
-    if content.source.local is None:
-        count -= own.lower() in (name.lower() for name in content.repositories)
-    if count >= MIN_LINKS_OF_A_LIST or not (files or pages or content.missing):
+    named = [name for name in sources if name != own]
+    # Neither those that are read nor those in a folder that is read.
+    files = [file for file in content.files if not any(f"{file}/".startswith(f"{name}/") for name in named)]
+    is_local = content.source.local is not None
+    count = sum(is_local or name.lower() != own.lower() for name in content.repositories)
+    others = files or content.missing
+    if count >= MIN_LINKS_OF_A_LIST or not others:
         return None
     start = (
         f"The awesome list {content.source.name} links to {count or 'no'} "
         f"{'repository' if count == 1 else 'repositories'} on GitHub and to other files or folders that may be lists"
     )
-    others = [*files, *pages] or content.missing
     examples = ", ".join(others[:NAMED]) + (f" and {len(others) - NAMED} more" if len(others) > NAMED else "")
-    if not (files or pages):
+    if not files:
         return (
             f"{start} but are not on this machine, {examples}: save them beside it, or name each as it is on GitHub, "
             f"owner/name/{others[0]}, or their folder."
         )
-    folder = _folder_of(content.source, files) if not pages else _common_folder(pages) if not files else ""
+    folder = _common_folder(content.source, files)
     whole = f", or their folder {folder}" if folder else ""
     return f"{start}: to read these, name them as lists, too: {examples}{whole}."
 
 
-def _without_named(names: Iterable[str], named: Sequence[str]) -> list[str]:
-    """Return the names that are neither among those `named` nor in a folder among them."""
-    return [name for name in names if not any(name == one or name.startswith(f"{one}/") for one in named)]
-
-
-def _folder_of(source: ListSource, files: Sequence[str]) -> str:
-    """Return the common folder of several files; empty if there is none, or if it is the list's own."""
-    if source.local is None:
-        return _common_folder(files)
-    folders = {name.rpartition("/")[0] for name in files}
-    if len(files) < 2 or len(folders) > 1:
-        return ""
+def _common_folder(source: ListSource, files: Sequence[str]) -> str | None:
+    """Return the folder that several files have in common, unless it is a whole repository or the list's own folder."""
+    folders = {file.rpartition("/")[0] for file in files}
     folder = folders.pop()
-    if not folder or Path(folder) == source.local.parent:
-        return ""
-    return _local_folder(folder)
-
-
-def _common_folder(names: Sequence[str]) -> str:
-    """Return the common folder of several files in a repository as ``owner/name/path``; empty if there is none."""
-    folders = {name.rpartition("/")[0] for name in names}
-    folder = folders.pop()
-    return folder if len(names) > 1 and not folders and folder.count("/") > 1 else ""
+    own = None if source.local is None else _local_name(source.local.parent)
+    return folder if len(files) > 1 and not folders and folder != own and not is_full_name(folder) else None
 
 
 def fingerprint_of_list(source: str, client: GitHubClient, seen: str | None) -> str:
@@ -300,40 +290,24 @@ def fingerprint_of_list(source: str, client: GitHubClient, seen: str | None) -> 
         If the list cannot be read.
     """
     located = find_source(source, client.api_url)
-    try:
-        if located.local is not None:
-            digest = hashlib.sha256()
-            for path in _local_paths(located.local, []):
+    if located.local is not None:
+        digest = hashlib.sha256()
+        try:
+            for path in _paths_in(located.local)[:MAX_FILES]:
                 digest.update(f"{path}\0".encode() + path.read_bytes())
-            return digest.hexdigest()
-        # A folder's listing has the hash of each file and folder in it, so its ETag covers all of them.
-        raw = seen is not None and seen.startswith(_RAW_MARK)
-        tag = seen.removeprefix(_RAW_MARK) if seen is not None else None
-        response = _request(located, client, RAW if raw else _media_type(located.path), etag=tag)
-        if not raw and response.status in _NOT_RENDERED:
-            raw, response = True, _request(located, client, RAW)
-        if response.status == 304 and seen is not None:
-            return seen
-        _check(located, response)
-        return (_RAW_MARK if raw else "") + (response.etag or hashlib.sha256(response.content).hexdigest())
-    except (_UnreadableError, OSError) as error:
-        raise InputError(f"The awesome list {located.name} {_reason(error)}.") from error
-
-
-_RAW_MARK = "raw:"
-"""Prefix of the ETag of a text that the server did not render."""
-
-
-class _UnreadableError(Exception):
-    """A list cannot be read; the message is the predicate of a sentence about it, such as "cannot be read: …"."""
-
-
-class _UnreadableTextError(_UnreadableError):
-    """The text of a file cannot be parsed; the other files of its folder may be readable."""
-
-
-def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, _UnreadableError) else f"cannot be read: {error}"
+        except OSError as error:
+            raise InputError(f"The awesome list {located.name} cannot be read: {error}.") from error
+        return digest.hexdigest()
+    # A folder's listing has the hash of each file and folder in it, so its ETag covers all of them.
+    is_raw = seen is not None and seen.startswith(_RAW_MARK)
+    etag = seen.removeprefix(_RAW_MARK) if seen is not None else None
+    accept = RAW if is_raw else _media_type(located.path)
+    response = _get(located, client, accept, etag=etag, valid=(304,) if is_raw else (304, *_NOT_RENDERED))
+    if response.status in _NOT_RENDERED:
+        is_raw, response = True, _get(located, client, RAW)
+    if response.status == 304 and seen is not None:
+        return seen
+    return _RAW_MARK * is_raw + (response.etag or hashlib.sha256(response.content).hexdigest())
 
 
 # -- on GitHub -------------------------------------------------------------------------------------------------------
@@ -344,7 +318,16 @@ def _media_type(path: str) -> str:
     return HTML if not path or suffix_of(path) in MARKUP_SUFFIXES else JSON
 
 
-def _request(source: ListSource, client: GitHubClient, accept: str, *, etag: str | None = None) -> GitHubResponse:
+def _get(
+    source: ListSource, client: GitHubClient, accept: str, *, etag: str | None = None, valid: Collection[int] = ()
+) -> GitHubResponse:
+    """Request a list.
+
+    Raises
+    ------
+    InputError
+        If the status is neither 200 nor one of those that are `valid`.
+    """
     location = f"/repos/{source.repository}/"
     location += f"contents/{quote(source.path)}" if source.path else "readme"
     for _ in range(5):
@@ -352,14 +335,12 @@ def _request(source: ListSource, client: GitHubClient, accept: str, *, etag: str
         if response.status not in _REDIRECTS or not response.headers.get("location"):
             break
         location = response.headers["location"]
-    return response
-
-
-def _check(source: ListSource, response: GitHubResponse) -> None:
-    if response.status == 200:
-        return
+    if response.status in (200, *valid):
+        return response
     if response.status == 451:
-        raise _UnreadableError("is blocked by GitHub for legal reasons (status 451): leave it out")
+        raise InputError(
+            f"The awesome list {source.name} is blocked by GitHub for legal reasons (status 451): leave it out."
+        )
     if response.status == 404 and source.path:
         advice = ": check its name and path, which has to be on the repository's default branch"
     elif response.status == 404:
@@ -373,42 +354,22 @@ def _check(source: ListSource, response: GitHubResponse) -> None:
         advice = ": the server failed; try again later, and see githubstatus.com whether GitHub has an outage"
     else:
         advice = ""
-    raise _UnreadableError(f"cannot be read from GitHub (status {response.status}){advice}")
+    raise InputError(f"The awesome list {source.name} cannot be read from GitHub (status {response.status}){advice}.")
 
 
-def _remote(source: ListSource, client: GitHubClient, notes: list[str]) -> Iterator[_Document]:
+_File = tuple[str, Callable[[], _Document]]
+"""The name of a file of a list, and the function that reads it."""
+
+
+def _files_on_github(source: ListSource, client: GitHubClient) -> Iterator[_File]:
     accept = _media_type(source.path)
-    response = _request(source, client, accept)
-    if response.status not in _NOT_RENDERED:
-        _check(source, response)
-        entries = _json_of(response)
-        if isinstance(entries, list):
-            yield from _folder(source, client, entries, notes)
-            return
-    yield _file(source, client, response if accept == HTML else _request(source, client, HTML))
-
-
-def _file(source: ListSource, client: GitHubClient, response: GitHubResponse | None = None) -> _Document:
-    """Return the links of a file or a README as GitHub renders it, or of its text where the server does not."""
-    response = response or _request(source, client, HTML)
-    path = source.path
-    if response.status not in _NOT_RENDERED:
-        _check(source, response)
-        if "html" in response.headers.get("content-type", "") and response.content.lstrip()[:1] in (b"<", b""):
-            rendered = html_links(response.content.decode("utf-8", errors="replace"))
-            path = path or rendered.path
-            if not rendered.is_plain:
-                return _Document(path, rendered.urls)
-    if not path:
-        described = _request(source, client, JSON)
-        _check(source, described)
-        path = str(described.payload.get("path", "")) if isinstance(described.payload, dict) else ""
-    text = _request(source, client, RAW)
-    _check(source, text)
-    try:
-        return _Document(path, links_in(text.content.decode("utf-8", errors="replace"), path))
-    except InputError as error:
-        raise _UnreadableTextError(f"cannot be read: GitHub did not render {path}, and {error}") from error
+    response = _get(source, client, accept, valid=_NOT_RENDERED)
+    listing = _json_of(response)
+    if isinstance(listing, list):
+        for file in _files_in(source, client, listing):
+            yield file.name, partial(_read_file, file, client)
+    else:
+        yield source.name, partial(_read_file, source, client, response if accept == HTML else None)
 
 
 def _json_of(response: GitHubResponse) -> object:
@@ -420,42 +381,71 @@ def _json_of(response: GitHubResponse) -> object:
         return None
 
 
-def _folder(
-    source: ListSource, client: GitHubClient, listing: Sequence[object], notes: list[str]
-) -> Iterator[_Document]:
+def _read_file(source: ListSource, client: GitHubClient, response: GitHubResponse | None = None) -> _Document:
+    """Return the links of a file or a README as GitHub renders it, or of its text where the server does not."""
+    response = response or _get(source, client, HTML, valid=_NOT_RENDERED)
+    path = source.path
+    is_html = "html" in response.headers.get("content-type", "") and response.content.lstrip()[:1] in (b"<", b"")
+    if response.status == 200 and is_html:
+        rendered = html_links(response.content.decode("utf-8", errors="replace"))
+        path = path or rendered.path
+        if not rendered.is_plain:
+            return _Document(path, rendered.urls)
+    if not path:
+        described = _get(source, client, JSON).payload
+        path = str(described.get("path", "")) if isinstance(described, dict) else ""
+    text = _get(source, client, RAW).content.decode("utf-8", errors="replace")
+    try:
+        return _Document(path, links_in(text, path))
+    except UnreadableTextError as error:
+        raise UnreadableTextError(f"GitHub did not render {path}, and {error}") from error
+
+
+def _files_in(folder: ListSource, client: GitHubClient, listing: Sequence[object]) -> Iterator[ListSource]:
     """Yield all files of a folder that are in a known markup, those of folders in it last."""
-    folders = [(listing, 1)]
-    left = MAX_FILES
-    while folders:
-        entries, depth = folders.pop(0)
+    listings = deque([(listing, 1)])
+    while listings:
+        entries, depth = listings.popleft()
         valid = [entry for entry in entries if isinstance(entry, dict) and entry.get("path")]
         for entry in sorted(valid, key=lambda entry: str(entry["path"])):
-            inner = ListSource(f"{source.repository}/{entry['path']}")
+            inner = ListSource(f"{folder.repository}/{entry['path']}")
             if entry.get("type") == "dir" and depth < MAX_DEPTH:
-                response = _request(inner, client, JSON)
-                _check(inner, response)
-                folders.append((response.payload if isinstance(response.payload, list) else [], depth + 1))
+                below = _get(inner, client, JSON).payload
+                listings.append((below if isinstance(below, list) else [], depth + 1))
             elif entry.get("type") == "file" and may_be_a_list(inner.path):
-                if not left:
-                    notes.append(_too_many(source))
-                    return
-                left -= 1
-                try:
-                    document = _file(inner, client)
-                except _UnreadableTextError as error:
-                    notes.append(_left_out(inner.name, error))
-                else:
-                    yield document
+                yield inner
 
 
-def _too_many(source: ListSource) -> str:
-    return (
-        f"Of the folder {source.name} only {MAX_FILES} files were read: name the folders or files in it that are lists."
-    )
+# -- on this machine -------------------------------------------------------------------------------------------------
 
 
-def _left_out(name: str, error: _UnreadableTextError) -> str:
-    return f"The file {name} was left out because it {error}."
+def _local_files(name: str, place: Path) -> Iterator[_File]:
+    for path in _paths_in(place):
+        yield name if path == place else str(path), partial(_read_local, path)
+
+
+def _paths_in(place: Path) -> list[Path]:
+    if place.is_file():
+        return [place]
+    return [
+        path
+        for path in sorted(place.rglob("*"), key=lambda path: (len(path.parts), path))
+        if len(path.relative_to(place).parts) <= MAX_DEPTH and may_be_a_list(path.name) and path.is_file()
+    ]
+
+
+def _read_local(path: Path) -> _Document:
+    """Return the links of a file in UTF-8 or UTF-16."""
+    if path.stat().st_size > MAX_SIZE:
+        raise UnreadableTextError(TOO_LARGE)
+    try:
+        text = as_utf8(path.read_bytes()).decode()
+    except UnicodeDecodeError as error:
+        raise UnreadableTextError("it is not UTF-8: save it as UTF-8") from error
+    return _Document(str(path), links_in(text, path.name))
+
+
+# -- links to other files --------------------------------------------------------------------------------------------
 
 
 def may_be_a_list(path: str) -> bool:
@@ -464,132 +454,52 @@ def may_be_a_list(path: str) -> bool:
     return suffix_of(path) in MARKUP_SUFFIXES and _NOT_LISTS.match(stem) is None
 
 
-def _files_beside(repository: str, documents: Sequence[_Document]) -> list[str]:
-    """Return files and folders of the same repository that documents link to, by relative or absolute address."""
+def _may_hold_lists(path: str, link: str) -> bool:
+    """Return whether a relative link may lead to a list or a folder of lists: it ends in a slash, or has no suffix."""
+    name = posixpath.basename(path)
+    is_named = name not in ("", ".", "..") and not name.startswith(".")
+    may_be_a_folder = link.endswith("/") or (not suffix_of(name) and _NOT_LISTS.match(name.lower()) is None)
+    return bool(link) and (may_be_a_list(path) or (is_named and may_be_a_folder))
+
+
+def _linked_files(source: ListSource, documents: Sequence[_Document]) -> tuple[list[str], list[str]]:
+    """Return the files and folders that documents link to and that may be lists, and those that do not exist."""
     own = {document.path for document in documents}
-    linked: dict[str, None] = {}
-    for document in documents:
-        for url in document.urls:
-            path = _path_in(repository, document.path, url)
-            if path is not None and path not in own:
-                linked[f"{repository}/{path}"] = None
-    return list(linked)
-
-
-def _path_in(repository: str, base: str, url: str) -> str | None:
-    """Return the path in the repository that a link in its file `base` points to, if it may be a list."""
-    try:
-        address = urlsplit(url)
-    except ValueError:
-        return None
-    page = _page_of(address)
-    if page is not None:
-        return page[1] if page[0].lower() == repository.lower() else None
-    path = unquote(address.path)
-    if address.scheme or address.netloc or not path:
-        return None
-    joined = posixpath.normpath(posixpath.join("/", posixpath.dirname(base), path)).lstrip("/")
-    return joined if may_be_a_list(joined) or _may_be_a_folder(joined, path) else None
+    files: dict[str, None] = {}
+    missing: dict[str, None] = {}
+    for base, url in ((document.path, url) for document in documents for url in document.urls):
+        with suppress(OSError, ValueError):  # neither an address nor a path
+            address = urlsplit(url)
+            page = _page_of(address)
+            link = "" if address.scheme or address.netloc else unquote(address.path)
+            if source.local is None:
+                path = posixpath.normpath(posixpath.join("/", posixpath.dirname(base), link)).lstrip("/")
+                if page is None and _may_hold_lists(path, link):
+                    page = source.repository, path
+                if page is not None and page[0].lower() == source.repository.lower() and page[1] not in own:
+                    files[f"{source.repository}/{page[1]}"] = None
+            elif page is not None:
+                files["/".join(page)] = None
+            elif _may_hold_lists(name := posixpath.normpath(link).lstrip("/"), link):
+                local = Path(base).parent / name
+                if not local.exists():
+                    missing[name] = None
+                elif str(local) not in own and (local.is_dir() or may_be_a_list(name)):
+                    files[_local_name(local)] = None
+    return list(files), list(missing)
 
 
 def _page_of(address: SplitResult) -> tuple[str, str] | None:
     """Return the repository and the path in it of a page on GitHub, if it may show a list."""
-    parts = [part for part in unquote(address.path).split("/") if part]
-    is_here = address.netloc.lower() in ("github.com", "www.github.com") or (
-        not address.netloc and address.path.startswith("/")
-    )
-    if not is_here or parts[2:3] not in (["blob"], ["tree"]):
-        return None
-    path = "/".join(_path_of_page(parts[2:]))
+    is_here = address.netloc.lower() in GITHUB_HOSTS or (not address.netloc and address.path.startswith("/"))
+    parts = _parts_of(address)
+    path = "/".join(_path_of_page(parts[2:]) or ()) if is_here else ""
     if not path or not (parts[2] == "tree" or may_be_a_list(path)):
         return None
-    return f"{parts[0]}/{parts[1]}", path
+    return "/".join(parts[:2]), path
 
 
-def _may_be_a_folder(path: str, link: str) -> bool:
-    """Return whether a relative link may lead to a folder of lists: it ends in a slash, or its name has no suffix."""
-    name = posixpath.basename(path)
-    is_named = name not in ("", ".", "..") and not name.startswith(".")
-    return is_named and (link.endswith("/") or (not suffix_of(name) and _NOT_LISTS.match(name.lower()) is None))
-
-
-# -- on this machine -------------------------------------------------------------------------------------------------
-
-
-def _local_paths(place: Path, notes: list[str]) -> list[Path]:
-    if place.is_file():
-        return [place]
-    paths = [
-        path
-        for path in sorted(place.rglob("*"), key=lambda path: (len(path.parts), path))
-        if len(path.relative_to(place).parts) <= MAX_DEPTH and may_be_a_list(path.name) and path.is_file()
-    ]
-    if len(paths) > MAX_FILES:
-        notes.append(_too_many(ListSource(str(place), place)))
-    return paths[:MAX_FILES]
-
-
-def _local(source: ListSource, notes: list[str]) -> Iterator[_Document]:
-    assert source.local is not None
-    for path in _local_paths(source.local, notes):
-        try:
-            document = _Document(str(path), links_in(_local_text(path), path.name))
-        except OSError as error:
-            inside = "" if path == source.local else f"{path}: "
-            raise _UnreadableError(f"cannot be read: {inside}{error}") from error
-        except InputError as error:
-            unreadable = _UnreadableTextError(f"cannot be read: {error}")
-            if path == source.local:
-                raise unreadable from error
-            notes.append(_left_out(str(path), unreadable))
-        else:
-            yield document
-
-
-def _local_text(path: Path) -> str:
-    """Read a file's text in UTF-8 or UTF-16."""
-    if path.stat().st_size > MAX_SIZE:
-        raise InputError(TOO_LARGE)
-    with path.open("rb") as file:
-        is_compressed = file.read(2) == b"\x1f\x8b"
-    try:
-        if not is_compressed:
-            return read_text(path).decode()
-    except UnicodeDecodeError:
-        pass
-    raise InputError("it is not UTF-8: save it as UTF-8")
-
-
-def _find_local_files(documents: Sequence[_Document], content: ListContent) -> None:
-    """Record the files and folders that documents link to: local ones, those on GitHub, and missing ones."""
-    own = {Path(document.path) for document in documents}
-    local: dict[str, None] = {}
-    pages: dict[str, None] = {}
-    missing: dict[str, None] = {}
-    for document in documents:
-        for url in document.urls:
-            try:
-                address = urlsplit(url)
-                page = _page_of(address)
-                if page is not None:
-                    pages["/".join(page)] = None
-                    continue
-                link = unquote(address.path)
-                name = posixpath.normpath(link).lstrip("/")
-                path = Path(document.path).parent / name
-                if address.scheme or address.netloc or not link or path in own:
-                    continue
-                if may_be_a_list(name) and path.is_file():
-                    local[str(path)] = None
-                elif _may_be_a_folder(name, link) and path.is_dir():
-                    local[_local_folder(str(path))] = None
-                elif (may_be_a_list(name) or _may_be_a_folder(name, link)) and not path.exists():
-                    missing[name] = None
-            except (OSError, ValueError):  # neither an address nor a path
-                continue
-    content.files, content.pages, content.missing = list(local), list(pages), list(missing)
-
-
-def _local_folder(folder: str) -> str:
-    """Return a folder in a form that cannot be mistaken for a name on GitHub."""
-    return folder if folder.startswith(("/", "~", ".")) else f"./{folder}"
+def _local_name(path: Path) -> str:
+    """Return a path in a form that cannot be mistaken for a name on GitHub."""
+    name = str(path)
+    return name if name.startswith(("/", "~", ".")) else f"./{name}"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gh_assets.collector.lists.awesome import repository_of
+from gh_assets.collector.lists.links import repository_of
 from gh_assets.collector.lists.links import html_links
 from gh_assets.collector.lists.markup import MARKUP_SUFFIXES, links_in, markdown_to_html
 from gh_assets.errors import InputError

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gh_assets.collector.lists.awesome import repository_of
+from gh_assets.collector.lists.links import repository_of
 from gh_assets_tests.support.links import linked_repositories
 
 
