@@ -1,4 +1,4 @@
-"""Addresses of repositories, and the repositories that a text names."""
+"""Links of HTML, addresses of repositories, and the repositories that a text names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gh_assets.collector.lists.links import repository_of
+from gh_assets.collector.lists.links import html_links, repository_of
 from gh_assets_tests.support.links import linked_repositories
 
 
@@ -115,3 +115,24 @@ def test_each_repository_of_a_list_is_named_once(wanted: list[str]) -> None:
     found = linked_repositories("\n".join(f"- [x](https://github.com/{name})" for name in [*wanted, *wanted]))
     assert len(found) == len({name.lower() for name in wanted})
     assert {name.lower() for name in found} == {name.lower() for name in wanted}
+
+
+@given(st.text(alphabet=st.sampled_from(list("<>a /!-[]=\"'&;hrefdivsciptCDATA?")), max_size=200))
+def test_arbitrary_html_is_read(text: str) -> None:
+    html_links(text)
+
+
+def test_deep_and_malformed_html_is_read() -> None:
+    link = '<a href="https://github.com/a/b">'
+    for html in (
+        "<div>" * 100_000 + link,
+        "<ul><li>" * 50_000 + link + "</li></ul>" * 3,
+        f"<![x[{link}",
+        f"</p>< {link}",
+    ):
+        assert html_links(html).urls == ["https://github.com/a/b"]
+
+
+def test_anchors_without_a_target_are_not_links_and_the_path_is_taken_from_github() -> None:
+    found = html_links('<div id="readme" data-path="docs/README.org"><a id="x">h</a><a HREF=\'y&amp;z\'>y</a></div>')
+    assert (found.urls, found.path, found.is_plain) == (["y&z"], "docs/README.org", False)

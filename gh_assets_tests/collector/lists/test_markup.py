@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gh_assets.collector.lists.links import repository_of
-from gh_assets.collector.lists.links import html_links
 from gh_assets.collector.lists.markup import MARKUP_SUFFIXES, links_in, markdown_to_html
 from gh_assets.errors import InputError
 from gh_assets_tests.support.links import linked_repositories
@@ -266,27 +265,6 @@ def test_arbitrary_text_in_any_markup_is_read_or_refused(suffix: str, text: str)
         links_in(text, f"list{suffix}")
     except InputError:
         assert suffix in (".textile", ".rdoc", ".creole", ".mediawiki", ".wiki", ".pod")
-
-
-@given(st.text(alphabet=st.sampled_from(list("<>a /!-[]=\"'&;hrefdivsciptCDATA?")), max_size=200))
-def test_arbitrary_html_is_read(text: str) -> None:
-    html_links(text)
-
-
-def test_deep_and_malformed_html_is_read() -> None:
-    link = '<a href="https://github.com/a/b">'
-    for html in (
-        "<div>" * 100_000 + link,
-        "<ul><li>" * 50_000 + link + "</li></ul>" * 3,
-        f"<![x[{link}",
-        f"</p>< {link}",
-    ):
-        assert html_links(html).urls == ["https://github.com/a/b"]
-
-
-def test_anchors_without_a_target_are_not_links_and_the_path_is_taken_from_github() -> None:
-    found = html_links('<div id="readme" data-path="docs/README.org"><a id="x">h</a><a HREF=\'y&amp;z\'>y</a></div>')
-    assert (found.urls, found.path, found.is_plain) == (["y&z"], "docs/README.org", False)
 
 
 @pytest.mark.parametrize("depth", [24, 60, 140])

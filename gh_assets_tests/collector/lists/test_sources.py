@@ -345,7 +345,7 @@ def test_a_local_list_that_is_spread_over_other_files_is_reported(github_of, tmp
     for name in ("planning", "seeds"):
         (tmp_path / "saved" / "lists" / f"{name}.md").write_text(PLANNING)
     read_lists(["saved/split.md"], client, notes.append)
-    assert "too: saved/lists/planning.md, saved/lists/seeds.md, or their folder ./saved/lists." in notes[1]
+    assert "too: ./saved/lists/planning.md, ./saved/lists/seeds.md, or their folder ./saved/lists." in notes[1]
 
 
 def test_notes_are_reported_once_and_the_table_has_the_canonical_list_name(github_of) -> None:
