@@ -29,6 +29,7 @@ from gh_assets.embedded.supervision import release_all
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.retries import RetryPolicy
 from gh_assets.registry import ModelCard, ModelRegistry, RegisteredModel
+from gh_assets.registry.cache import ModelCache
 from gh_assets.services.connections import connect_gcs, connect_mongo
 from gh_assets.settings import Settings, load_settings
 from gh_assets.storage.asset_store import AssetStore
@@ -141,6 +142,12 @@ def asset_store(objects: ObjectStore) -> AssetStore:
 def registry(objects: ObjectStore, database: MongoDatabase) -> ModelRegistry:
     """An empty model registry."""
     return ModelRegistry(objects, database["models"])
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> ModelCache:
+    """An empty cache of models."""
+    return ModelCache(tmp_path / "cache")
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from gh_assets.registry.documents import RegisteredModel
 from gh_assets.registry.functions import configured_registry, download_file, file_to_storage
 from gh_assets.registry.loading import load_weights
 from gh_assets.registry.names import CANDIDATE, CHAMPION, HYBRID, PURPOSE, RECVAE, SERVED
-from gh_assets.registry.store import GRACE, ModelRegistry
+from gh_assets.registry.objects import GRACE
+from gh_assets.registry.store import ModelRegistry
 from gh_assets.storage.mongo import Documents
 
 __all__ = [

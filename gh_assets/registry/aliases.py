@@ -154,35 +154,18 @@ class Aliases:
         ConcurrentWriteError
             If the alias has moved since.
         """
-        return self._append(
-            after,
-            **_query(promotion.purpose, promotion.alias),
-            name=promotion.name,
-            version=promotion.version,
-            action="promote",
-            below=None if after is None else after.revision,
-            by=promotion.by or current_user(),
-            why=promotion.why,
-            evidence=promotion.evidence,
-        )
+        below = None if after is None else after.revision
+        fields = vars(promotion) | {"by": promotion.by or current_user()}
+        return self._append(after, fields, action="promote", below=below)
 
-    def rollback(self, to: Move, *, by: str, why: str, after: Move, evidence: Mapping[str, Any] | None = None) -> Move:
+    def rollback(self, to: Move, *, by: str, why: str, after: Move, evidence: Mapping[str, Any]) -> Move:
         """Return to an earlier move of the same alias; a further rollback continues with the move below that one."""
-        return self._append(
-            after,
-            **_query(to.purpose, to.alias),
-            name=to.name,
-            version=to.version,
-            action="rollback",
-            below=to.below,
-            by=by,
-            why=why,
-            evidence=evidence or {},
-        )
+        return self._append(after, to.model_dump(), action="rollback", by=by, why=why, evidence=evidence)
 
-    def _append(self, after: Move | None, **fields: Any) -> Move:
+    def _append(self, after: Move | None, fields: Mapping[str, Any], **changes: Any) -> Move:
         revision = 1 if after is None else after.revision + 1
-        move = Move(revision=revision, time=as_stored(dt.datetime.now(dt.UTC)), **fields)
+        now = as_stored(dt.datetime.now(dt.UTC))
+        move = Move.model_validate({**fields, **changes, "revision": revision, "time": now})
         create_move_index(self.moves)
         key = bson.ObjectId()
         try:

@@ -7,8 +7,7 @@ import shutil
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Literal, Self
 
@@ -59,8 +58,10 @@ def write_archive(source: Path, target: Path, compression: Compression = "gzip")
     Raises
     ------
     InputError
-        If there is no file to pack.
+        If there is no file to pack, or the compression is not known.
     """
+    if compression not in SUFFIXES:
+        raise InputError(f"The compression {compression!r} is neither gzip nor zstd.")
     members = sorted(source.rglob("*")) if source.is_dir() else [source]
     files = [member for member in members if member.is_file() and not member.is_symlink()]
     if not files:
@@ -81,28 +82,18 @@ def write_archive(source: Path, target: Path, compression: Compression = "gzip")
     return total
 
 
-@contextmanager
-def _compressing(raw: IO[bytes], compression: Compression) -> Iterator[Any]:
+def _compressing(raw: IO[bytes], compression: Compression) -> Any:
     if compression == "gzip":
         # Without a name and a time in the header, equal content gives equal bytes, hence one object.
-        with gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=6, mtime=0) as zipped:
-            yield zipped
-    elif compression == "zstd":
-        # With several threads, the bytes would depend on their number.
-        with zstandard.ZstdCompressor(level=10, write_checksum=True).stream_writer(raw, closefd=False) as writer:
-            yield writer
-    else:
-        raise InputError(f"The compression {compression!r} is neither gzip nor zstd.")
+        return gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=6, mtime=0)
+    # With several threads, the bytes would depend on their number.
+    return zstandard.ZstdCompressor(level=10, write_checksum=True).stream_writer(raw, closefd=False)
 
 
-@contextmanager
-def _uncompressing(raw: IO[bytes], name: str) -> Iterator[Any]:
+def _uncompressing(raw: IO[bytes], name: str) -> Any:
     if name.endswith(SUFFIXES["zstd"]):
-        with zstandard.ZstdDecompressor().stream_reader(raw, closefd=False) as reader:
-            yield reader
-    else:
-        with gzip.GzipFile(fileobj=raw, mode="rb") as reader:
-            yield reader
+        return zstandard.ZstdDecompressor().stream_reader(raw, closefd=False)
+    return gzip.GzipFile(fileobj=raw, mode="rb")
 
 
 def extract_archive(archive: Path, folder: Path, *, max_bytes: int | None = None) -> None:

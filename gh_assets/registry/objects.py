@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
-import os
 import re
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -33,6 +33,9 @@ from gh_assets.storage.objects import ABSENT, Digest, ObjectStore, StoredObject
 
 MANAGED_OBJECT = re.compile(r"[^/]+/[0-9a-f]{64}(-\d+)?/[^/]+")
 """Names that `ModelObjects.upload` gives."""
+
+GRACE = dt.timedelta(hours=1)
+"""Minimum age of an orphan that is swept: a save in progress is younger."""
 
 _DELETING = "deleting:"
 """Prefix of the notes of sweeps that delete an object."""
@@ -53,18 +56,15 @@ class ModelObjects:
 
     def __init__(self, store: ObjectStore, documents: Documents, notes: Documents) -> None:
         self.store, self.documents, self.notes = store, documents, notes
-        self._identity: str | None = None
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """Id of the registry, which its objects carry: no registry sweeps the objects of another one."""
-        if self._identity is None:
-            with suppress(DuplicateKeyError):  # another process was first
-                self.notes.insert_one({"_id": "registry", "identity": uuid4().hex})
-            document = self.notes.find_one({"_id": "registry"})
-            assert document is not None, "it existed or was inserted"
-            self._identity = str(document["identity"])
-        return self._identity
+        with suppress(DuplicateKeyError):  # another process was first
+            self.notes.insert_one({"_id": "registry", "identity": uuid4().hex})
+        document = self.notes.find_one({"_id": "registry"})
+        assert document is not None, "it existed or was inserted"
+        return str(document["identity"])
 
     # -- uploading -----------------------------------------------------------------------------------------------
 
@@ -141,37 +141,32 @@ class ModelObjects:
                 f"Model {model.name!r} is stored in gs://{model.bucket}; this registry reads gs://{self.store.name}. "
                 "Set GCS_MODEL_BUCKET."
             )
-        directory = Path(directory)
         check_name("file name", model.file_name)
         if unpack and not is_archive(model.file_name):
             raise InputError(f"{model.file_name} of {model.title} is not an archive: download it without unpacking.")
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            # The suffix tells how an archive is compressed.
-            descriptor, draft_name = tempfile.mkstemp(prefix=".", suffix=f".{model.file_name}", dir=directory)
-            os.close(descriptor)
-        except OSError as error:
-            raise _not_written(directory, error) from error
-        draft = Path(draft_name)
-        try:
-            sha256 = self.store.read_to(model.object, draft)
-            # The original documents have no SHA-256: for those the bucket's own checksum has to suffice.
-            if model.sha256 not in (None, sha256):
-                raise StoredDataError(f"{model.uri} is not what was registered: its SHA-256 differs.")
-            if unpack:
+            with tempfile.TemporaryDirectory(prefix=".", dir=directory) as scratch:
+                draft = Path(scratch) / model.file_name
+                draft.touch(0o600)
+                sha256 = self.store.read_to(model.object, draft)
+                # The original documents have no SHA-256: for those the bucket's own checksum has to suffice.
+                if model.sha256 not in (None, sha256):
+                    raise StoredDataError(f"{model.uri} is not what was registered: its SHA-256 differs.")
+                if not unpack:
+                    return draft.replace(directory / model.file_name)
                 target = directory / stem_of(model.file_name)
                 extract_archive(draft, target, max_bytes=model.unpacked)
-            else:
-                target = draft.replace(directory / model.file_name)
+                return target
         except OSError as error:
-            raise _not_written(directory, error) from error
-        finally:
-            draft.unlink(missing_ok=True)
-        return target
+            raise StoredDataError(
+                f"{directory} cannot be written to ({error.strerror or error}): free some space or choose another "
+                "folder. Nothing was left there."
+            ) from error
 
     # -- removing orphans --------------------------------------------------------------------------------------------
 
-    def sweep(self, grace: dt.timedelta, *, dry_run: bool = False) -> Sequence[StoredObject]:
+    def sweep(self, grace: dt.timedelta = GRACE, *, dry_run: bool = False) -> Sequence[StoredObject]:
         """Remove orphans.
 
         Parameters
@@ -235,10 +230,3 @@ class ModelObjects:
 def _deletions(name: str) -> dict[str, Any]:
     """Return the query for the notes of sweeps that delete an object."""
     return {"_id": {"$gte": f"{_DELETING}{name}:", "$lt": f"{_DELETING}{name};"}}
-
-
-def _not_written(directory: Path, error: OSError) -> StoredDataError:
-    return StoredDataError(
-        f"{directory} cannot be written to ({error.strerror or error}): free some space or choose another folder. "
-        "Nothing was left there."
-    )

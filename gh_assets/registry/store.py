@@ -33,10 +33,7 @@ from gh_assets.registry.objects import ModelObjects
 from gh_assets.storage.documents import as_stored
 from gh_assets.storage.model_collection import LEGACY_FIELDS, create_indexes, last_serial
 from gh_assets.storage.mongo import Documents
-from gh_assets.storage.objects import ObjectStore, StoredObject, digest_of
-
-GRACE = dt.timedelta(hours=1)
-"""Minimum age of an orphan that is swept: a save in progress is younger."""
+from gh_assets.storage.objects import ObjectStore, digest_of
 
 NEWEST = [("version", pymongo.DESCENDING), ("time", pymongo.DESCENDING), ("_id", pymongo.DESCENDING)]
 """Order of the models of one name: by version, followed by those without a version by time."""
@@ -51,7 +48,7 @@ Texts = list[str]
 log = logging.getLogger(__name__)
 
 
-class ModelRegistry:
+class ModelRegistry(ModelObjects):
     """Models in one bucket and one collection.
 
     Parameters
@@ -66,9 +63,7 @@ class ModelRegistry:
         def beside(suffix: str) -> Documents:
             return _with_majority_writes(documents.database[f"{documents.name}_{suffix}"])
 
-        self.store = store
-        self.documents = _with_majority_writes(documents)
-        self.objects = ModelObjects(store, self.documents, beside("objects"))
+        super().__init__(store, _with_majority_writes(documents), beside("objects"))
         self.aliases = Aliases(beside("aliases"))
         self.decisions = Decisions(beside("decisions"))
 
@@ -104,20 +99,16 @@ class ModelRegistry:
             raise InputError(f"{path} does not exist: there is no model to store.")
         if path.is_dir() and archive is None:
             raise InputError(f'{path} is a folder: store it as an archive (archive="gzip", or tar_zip=True).')
-        file_name = file_name or path.name
-        if archive is not None:
-            if archive not in SUFFIXES:
-                raise InputError(f"The compression {archive!r} is neither gzip nor zstd.")
-            file_name = Path(file_name).stem + SUFFIXES[archive]
+        file_name, source, unpacked = file_name or path.name, path, None
         check_name("file name", file_name)
         create_indexes(self.documents)
         with Scratch() as scratch:
-            source, unpacked = path, None
             if archive is not None:
                 source = scratch / "archive"
                 unpacked = write_archive(path, source, archive)
+                file_name = Path(file_name).stem + SUFFIXES[archive]
             digest = digest_of(source)
-            stored = self.objects.upload(source, card.name, file_name, digest)
+            stored = self.upload(source, card.name, file_name, digest)
         return self._commit(
             RegisteredModel(
                 **vars(card),
@@ -168,7 +159,7 @@ class ModelRegistry:
 
         A model whose document cannot be read is left out, with a warning in the log.
         """
-        return [*self._readable(self._find(name, tag, NEWEST if name is not None else NEWEST_OVERALL))]
+        return [*self._models({} if name is None else _named(name), tag)]
 
     def get(self, name: str, version: int) -> RegisteredModel:
         """Return one model.
@@ -179,8 +170,7 @@ class ModelRegistry:
         """
         if isinstance(version, bool) or not isinstance(version, int):
             raise InputError(f"The version must be a whole number, not {type(version).__name__}.")
-        query = {"name": check_text("name", name), "version": version, "deleted": None}
-        document = self.documents.find_one(query)
+        document = self.documents.find_one({**_named(name), "version": version, "deleted": None})
         if document is None:
             known = ", ".join(str(model.version) for model in self.list(name)[:10]) or "none"
             raise ModelNotFoundError(f"There is no version {version} of model {name!r} (newest: {known}).")
@@ -195,11 +185,10 @@ class ModelRegistry:
         StoredDataError
             If there are models, but none of their documents can be read.
         """
-        documents = [*self._find(check_text("name", name), tag or None, NEWEST)]
-        for model in self._readable(iter(documents)):
+        for model in self._models(_named(name), tag):
             return model
-        for document in documents:
-            RegisteredModel.from_document(document)
+        for document in self._documents(_named(name), tag):
+            RegisteredModel.from_document(document)  # says why it cannot be read
         raise self._not_found(name, tag, "")
 
     def best(self, name: str, tag: str = "") -> RegisteredModel:
@@ -221,9 +210,7 @@ class ModelRegistry:
         ModelNotFoundError
             If none has a score.
         """
-        documents = self._find(check_text("name", name), tag or None, NEWEST, {"score": {"$type": "number"}})
-        # For Mongo, NaN is a number.
-        scored = [model for model in self._readable(documents) if model.score is not None]
+        scored = [model for model in self._models(_named(name), tag) if model.score is not None]
         if not scored:
             raise self._not_found(name, tag, "scored ")
         metric = scored[0].metric, scored[0].direction
@@ -235,29 +222,21 @@ class ModelRegistry:
 
         None if there is none, or if its object is not as it was registered, so that it has to be trained again.
         """
-        more = {"fingerprint": check_text("fingerprint", fingerprint)}
-        for model in self._readable(self._find(check_text("name", name), None, NEWEST, more)):
-            return model if self.is_stored(model) else None
-        return None
+        query = _named(name) | {"fingerprint": check_text("fingerprint", fingerprint)}
+        model = next(self._models(query), None)
+        return model if model is not None and self.problem(model) is None else None
 
-    def _find(
-        self,
-        name: str | None,
-        tag: str | None,
-        order: Sequence[tuple[str, int]],
-        more: Mapping[str, Any] | None = None,
-    ) -> Iterator[dict[str, Any]]:
-        query: dict[str, Any] = {"deleted": None, **(more or {})}
-        if name is not None:
-            query["name"] = check_text("name", name)
-        if tag is not None:
-            check_text("tag", tag)
-            query["$or"] = [{"tags": tag}, {"tag": tag}]  # the original documents have a single tag
-        yield from self.documents.find(query).sort([*order])
+    def _documents(self, query: Mapping[str, Any], tag: str | None = None) -> Iterator[dict[str, Any]]:
+        """Yield the documents of visible models, newest first."""
+        tagged: dict[str, Any] = {}
+        if tag is not None and check_text("tag", tag):
+            tagged["$or"] = [{"tags": tag}, {"tag": tag}]  # the original documents have a single tag
+        order = NEWEST if "name" in query else NEWEST_OVERALL
+        yield from self.documents.find({"deleted": None, **query, **tagged}).sort(order)
 
-    def _readable(self, documents: Iterator[dict[str, Any]]) -> Iterator[RegisteredModel]:
-        """Yield the models of the documents that can be read."""
-        for document in documents:
+    def _models(self, query: Mapping[str, Any], tag: str | None = None) -> Iterator[RegisteredModel]:
+        """Yield the models of those documents that can be read."""
+        for document in self._documents(query, tag):
             try:
                 yield RegisteredModel.from_document(document)
             except StoredDataError as error:
@@ -310,7 +289,7 @@ class ModelRegistry:
             If the model is not registered, or its object is not as it was registered.
         """
         model = self.get(promotion.name, promotion.version)
-        if not self.is_stored(model):
+        if self.problem(model) is not None:
             raise StoredDataError(
                 f"{model.uri} is missing or not what was registered, so {model.title} is not promoted."
             )
@@ -425,32 +404,9 @@ class ModelRegistry:
                     "is deleted."
                 )
 
-    # -- objects -------------------------------------------------------------------------------------------------
 
-    @property
-    def identity(self) -> str:
-        """Id of this registry; see `ModelObjects.identity`."""
-        return self.objects.identity
-
-    def is_stored(self, model: RegisteredModel) -> bool:
-        """Whether a model's object is as it was registered, according to the bucket's metadata."""
-        return self.problem(model) is None
-
-    def problem(self, model: RegisteredModel) -> str | None:
-        """Return what is wrong with a model's object according to the bucket's metadata; None if nothing is."""
-        return self.objects.problem(model)
-
-    def verify(self, model: RegisteredModel) -> str | None:
-        """Return what is wrong with a model's object by reading it; see `ModelObjects.verify`."""
-        return self.objects.verify(model)
-
-    def download(self, model: RegisteredModel, directory: Path, *, unpack: bool = False) -> Path:
-        """Download a model's file; see `ModelObjects.download`."""
-        return self.objects.download(model, directory, unpack=unpack)
-
-    def sweep(self, grace: dt.timedelta = GRACE, *, dry_run: bool = False) -> Sequence[StoredObject]:
-        """Remove objects that no visible model names; see `ModelObjects.sweep`."""
-        return self.objects.sweep(grace, dry_run=dry_run)
+def _named(name: str) -> dict[str, Any]:
+    return {"name": check_text("name", name)}
 
 
 def _with_majority_writes(collection: Documents) -> Documents:

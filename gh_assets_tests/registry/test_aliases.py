@@ -5,21 +5,22 @@ from __future__ import annotations
 import datetime as dt
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gh_assets.errors import ConcurrentWriteError, InputError, ModelNotFoundError, StoredDataError
-from gh_assets.registry import CHAMPION, PURPOSE, Promotion
+from gh_assets.registry import CHAMPION, PURPOSE, ModelRegistry, Promotion
+from gh_assets.storage.mongo import MongoDatabase
 from gh_assets_tests.conftest import Save
 from gh_assets_tests.support.concurrent_registry import run_concurrently
 
 
-def test_rollbacks_return_through_earlier_champions(save: Save, registry) -> None:
+def test_rollbacks_return_through_earlier_champions(save: Save, registry: ModelRegistry) -> None:
     with pytest.raises(ModelNotFoundError, match="There is no champion to recommend repositories yet"):
         registry.champion()
     for _ in range(3):
-        save()
-        registry.promote(Promotion("recvae", registry.latest("recvae").version, why="newer", by="a user"))
+        registry.promote(Promotion("recvae", save().version, why="newer", by="a user"))
     other = save("ease")
     registry.promote(Promotion("ease", other.version, why="a baseline can be champion"))
     assert registry.champion().name == "ease"
@@ -36,7 +37,7 @@ def test_rollbacks_return_through_earlier_champions(save: Save, registry) -> Non
 
 
 def test_move_records_who_decided_when_why_and_on_which_evidence(
-    save: Save, registry, monkeypatch: pytest.MonkeyPatch
+    save: Save, registry: ModelRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOGNAME", "a user")
     models = save(), save()
@@ -45,18 +46,9 @@ def test_move_records_who_decided_when_why_and_on_which_evidence(
     registry.promote(Promotion("recvae", 2, why="second"))
     registry.promote(Promotion("recvae", 2, why="the next one", alias="candidate"))
     second, first = registry.aliases.history(PURPOSE, CHAMPION)
-    assert first.model_dump(exclude={"time"}) == {
-        "purpose": PURPOSE,
-        "alias": CHAMPION,
-        "revision": 1,
-        "name": "recvae",
-        "version": 1,
-        "action": "promote",
-        "below": None,
-        "by": "run 7",
-        "why": "first",
-        "evidence": {"users": 30},
-    }
+    place = {"purpose": PURPOSE, "alias": CHAMPION, "name": "recvae", "version": 1}
+    move = {"revision": 1, "action": "promote", "below": None, "by": "run 7", "why": "first", "evidence": {"users": 30}}
+    assert first.model_dump(exclude={"time"}) == place | move
     assert (second.revision, second.below, second.by, second.evidence) == (2, 1, "a user", {})
     assert began <= first.time <= second.time <= dt.datetime.now(dt.UTC)
     assert registry.aliases.current(PURPOSE, CHAMPION) == second
@@ -75,7 +67,7 @@ def test_move_records_who_decided_when_why_and_on_which_evidence(
 
 
 @pytest.mark.parametrize("why", ["", " ", "x" * 2001, {"$ne": ""}])
-def test_decision_without_a_reason_is_refused(save: Save, registry, why: object) -> None:
+def test_decision_without_a_reason_is_refused(save: Save, registry: ModelRegistry, why: Any) -> None:
     save(), save()
     registry.promote(Promotion("recvae", 1, why="x" * 2000))
     for decide in (
@@ -88,7 +80,7 @@ def test_decision_without_a_reason_is_refused(save: Save, registry, why: object)
     assert (registry.latest("recvae").version, registry.champion().version) == (2, 1)
 
 
-def test_promotion_against_a_former_champion_is_refused(save: Save, registry) -> None:
+def test_promotion_against_a_former_champion_is_refused(save: Save, registry: ModelRegistry) -> None:
     save(), save()
     before = registry.aliases.current(PURPOSE, CHAMPION)
     registry.promote(Promotion("recvae", 1, why="first"), after=before)
@@ -97,7 +89,7 @@ def test_promotion_against_a_former_champion_is_refused(save: Save, registry) ->
     assert registry.champion().version == 1
 
 
-def test_model_without_its_object_is_not_promoted(save: Save, registry) -> None:
+def test_model_without_its_object_is_not_promoted(save: Save, registry: ModelRegistry) -> None:
     model = save()
     registry.store.delete(model.object)
     with pytest.raises(StoredDataError, match="is missing or not what was registered"):
@@ -105,20 +97,20 @@ def test_model_without_its_object_is_not_promoted(save: Save, registry) -> None:
     assert registry.verify(model) == f"{model.uri} is missing"
 
 
-def test_champion_whose_document_was_deleted_by_other_means_is_passed_over(save: Save, registry, database) -> None:
-    save(), save()
-    registry.promote(Promotion("recvae", 1, why="first"))
-    registry.promote(Promotion("recvae", 2, why="second"))
+def test_champion_whose_document_was_deleted_by_other_means_is_passed_over(
+    save: Save, registry: ModelRegistry, database: MongoDatabase
+) -> None:
+    for _ in range(2):
+        registry.promote(Promotion("recvae", save().version, why="newer"))
     database["models"].update_one({"version": 2}, {"$set": {"deleted": {"why": "by hand"}}})
     assert registry.champion().version == 1
     with pytest.raises(ModelNotFoundError, match=r"There was no champion before recvae 1: there is nothing"):
         registry.rollback(why="one more")
 
 
-def test_rollback_names_the_models_it_passes_over(save: Save, registry) -> None:
-    for version in (1, 2, 3, 4):
-        save()
-        registry.promote(Promotion("recvae", version, why=f"version {version}"))
+def test_rollback_names_the_models_it_passes_over(save: Save, registry: ModelRegistry) -> None:
+    for _ in range(4):
+        registry.promote(Promotion("recvae", save().version, why="newer"))
     registry.delete("recvae", 3, why="it recommended nonsense")
     registry.store.delete(registry.get("recvae", 2).object)
     move = registry.rollback(why="worse")
@@ -139,7 +131,7 @@ def test_rollback_names_the_models_it_passes_over(save: Save, registry) -> None:
 
 
 def test_concurrent_promotions_of_processes_make_one_complete_history(
-    registry, database, save: Save, tmp_path: Path
+    registry: ModelRegistry, database: MongoDatabase, save: Save, tmp_path: Path
 ) -> None:
     for _ in range(8):
         save()
@@ -153,7 +145,7 @@ def test_concurrent_promotions_of_processes_make_one_complete_history(
     assert all(move.below == (move.revision - 1 or None) for move in moves)
 
 
-def test_concurrent_promotions_of_threads_get_consecutive_revisions(save: Save, registry) -> None:
+def test_concurrent_promotions_of_threads_get_consecutive_revisions(save: Save, registry: ModelRegistry) -> None:
     for _ in range(4):
         save()
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from gh_assets.registry import Decision
+from gh_assets.registry import Decision, ModelRegistry
 
 
-def test_last_decision_is_kept_with_any_names(registry) -> None:
+def test_last_decision_is_kept_with_any_names(registry: ModelRegistry) -> None:
     assert registry.decisions.last() is None
     for outcome in ("refused", "promoted"):
         decision = Decision(

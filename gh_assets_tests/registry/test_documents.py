@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gh_assets.errors import StoredDataError
-from gh_assets.registry import RegisteredModel
+from gh_assets.registry import ModelRegistry, RegisteredModel
 from gh_assets.registry.documents import flatten_metrics, leaderboard
+from gh_assets.storage.mongo import MongoDatabase
+from gh_assets.storage.objects import ObjectStore
 from gh_assets_tests.conftest import Save
 
 
@@ -52,7 +54,9 @@ def test_invalid_time_is_named_in_the_error(time: object) -> None:
         RegisteredModel.from_document({"name": "x" * 99, "time": time, "bucket_name": "b", "file_name": "f"})
 
 
-def test_documents_of_the_original_system_are_read(registry, database, objects, save: Save, tmp_path: Path) -> None:
+def test_documents_of_the_original_system_are_read(
+    registry: ModelRegistry, database: MongoDatabase, objects: ObjectStore, save: Save, tmp_path: Path
+) -> None:
     objects.write("old/model.bin", b"old weights")
     original = {"name": "recvae", "bucket_name": objects.name, "file_name": "old/model.bin", "tag": "v0"}
     database["models"].insert_many(
@@ -77,7 +81,9 @@ def test_documents_of_the_original_system_are_read(registry, database, objects, 
         registry.latest("broken")
 
 
-def test_queries_of_the_original_system_find_visible_models(save: Save, registry, database, tmp_path: Path) -> None:
+def test_queries_of_the_original_system_find_visible_models(
+    save: Save, registry: ModelRegistry, database: MongoDatabase, tmp_path: Path
+) -> None:
     def query(**fields: str) -> list[dict[str, Any]]:
         return list(database["models"].find(fields).sort("time", -1))
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from gh_assets.registry import download_file, file_to_storage
+from gh_assets.storage.mongo import MongoDatabase
 
 
-def test_functions_keep_their_contract(database, file: Path, tmp_path: Path) -> None:
+def test_functions_keep_their_contract(database: MongoDatabase, file: Path, tmp_path: Path) -> None:
     collection = database["models"]
     for score, tag in ((0.9, "good"), (0.1, "bad")):
         file.write_text(tag)

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from google.cloud import storage
@@ -46,15 +47,16 @@ class AgedStore(ObjectStore):
         ({"size": None, "crc32c": None, "generation": None, "sha256": None}, None),
     ],
 )
-def test_problem_names_what_differs(save: Save, registry, change: dict[str, Any], expected: str | None) -> None:
+def test_problem_names_what_differs(
+    save: Save, registry: ModelRegistry, change: dict[str, Any], expected: str | None
+) -> None:
     model = save().model_copy(update=change)
     problem = registry.problem(model)
-    assert registry.is_stored(model) == (expected is None)
     assert problem is None if expected is None else re.search(expected, str(problem))
     assert registry.verify(model) == problem
 
 
-def test_broken_archive_is_found_by_reading_it(registry, tmp_path: Path) -> None:
+def test_broken_archive_is_found_by_reading_it(registry: ModelRegistry, tmp_path: Path) -> None:
     path = tmp_path / "model.tar.gz"
     path.write_bytes(b"no archive")
     model = registry.save(path, ModelCard("recvae", 0.5))
@@ -62,7 +64,7 @@ def test_broken_archive_is_found_by_reading_it(registry, tmp_path: Path) -> None
     assert "model.tar.gz cannot be unpacked" in str(registry.verify(model))
 
 
-def test_object_with_another_sha256_is_not_delivered(registry, file: Path, tmp_path: Path) -> None:
+def test_object_with_another_sha256_is_not_delivered(registry: ModelRegistry, file: Path, tmp_path: Path) -> None:
     """Only the SHA-256 differs, not the object's generation, size or checksum."""
     registry.save(file, ModelCard("recvae", 0.5))
     registry.documents.update_one({"name": "recvae"}, {"$set": {"sha256": "0" * 64}})
@@ -74,36 +76,27 @@ def test_object_with_another_sha256_is_not_delivered(registry, file: Path, tmp_p
     assert "SHA-256" in str(registry.verify(model))
 
 
-def test_damaged_object_is_not_delivered(registry, file: Path, tmp_path: Path) -> None:
-    model = registry.save(file, ModelCard("recvae", 0.5))
+def test_damaged_object_is_not_delivered(registry: ModelRegistry, save: Save, tmp_path: Path) -> None:
+    model = save()
     blob = registry.store.bucket.blob(model.object)
     blob.upload_from_string(b"something else")
     with pytest.raises(StoredDataError):
         registry.download(model, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
-    assert not registry.is_stored(model)
+    assert registry.problem(model) is not None
     blob.delete()
     with pytest.raises(StoredDataError, match="There is no object"):
         registry.download(model, tmp_path / "out")
-    assert not registry.is_stored(model)
+    assert registry.problem(model) is not None
 
 
-def test_model_of_another_bucket_is_refused(registry, file: Path, tmp_path: Path) -> None:
-    model = registry.save(file, ModelCard("recvae", 0.5)).model_copy(update={"bucket": "foreign-bucket"})
-    with pytest.raises(StoredDataError, match="GCS_MODEL_BUCKET"):
-        registry.download(model, tmp_path)
-
-
-def test_document_that_points_elsewhere_is_refused(registry: ModelRegistry, file: Path, tmp_path: Path) -> None:
+def test_document_that_points_elsewhere_is_refused(registry: ModelRegistry, save: Save, tmp_path: Path) -> None:
     """To another bucket, another object or another folder."""
-    saved = registry.save(file, ModelCard("recvae", 0.5))
-    other = tmp_path / "other.bin"
-    other.write_bytes(b"another model")
-    registry.save(other, ModelCard("other", 0.5))
+    saved, other = save(), save("other")
     place = {"name": "recvae", "version": 1}
     for change, message in (
         ({"bucket": "foreign-bucket"}, "GCS_MODEL_BUCKET"),
-        ({"object": registry.get("other", 1).object}, "There is no object|is not what was registered"),
+        ({"object": other.object}, "There is no object|is not what was registered"),
         ({"file_name": "../../outside"}, "The file name"),
     ):
         registry.documents.update_one(place, {"$set": change})
@@ -115,31 +108,26 @@ def test_document_that_points_elsewhere_is_refused(registry: ModelRegistry, file
     assert not (tmp_path / "outside").exists()
 
 
-def test_plain_file_is_not_unpacked(registry, file: Path, tmp_path: Path) -> None:
-    model = registry.save(file, ModelCard("recvae", 0.5))
-    with pytest.raises(InputError, match=r"weights\.bin of recvae 1 is not an archive"):
-        registry.download(model, tmp_path, unpack=True)
+def test_plain_file_is_not_unpacked(registry: ModelRegistry, save: Save, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"model\.bin of recvae 1 is not an archive"):
+        registry.download(save(), tmp_path, unpack=True)
 
 
-def test_full_disk_leaves_nothing_behind(registry, file: Path, tmp_path: Path, monkeypatch) -> None:
-    model = registry.save(file, ModelCard("recvae", 0.5))
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(registry.store, "read_to", full)
+def test_folder_that_cannot_be_written_is_reported_and_nothing_is_left_there(
+    registry: ModelRegistry, save: Save, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = save()
+    with pytest.raises(StoredDataError, match="cannot be written to"):
+        registry.download(model, file / "below a file")
+    monkeypatch.setattr(registry.store, "read_to", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
     with pytest.raises(StoredDataError, match=r"cannot be written to \(No space left on device\): free some space"):
         registry.download(model, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_folder_that_cannot_be_created_is_reported(registry, file: Path, tmp_path: Path) -> None:
-    model = registry.save(file, ModelCard("recvae", 0.5))
-    with pytest.raises(StoredDataError, match="cannot be written to"):
-        registry.download(model, file / "below a file")
-
-
-def test_only_orphans_older_than_the_grace_period_are_swept(save: Save, registry, objects, tmp_path: Path) -> None:
+def test_only_orphans_older_than_the_grace_period_are_swept(
+    save: Save, registry: ModelRegistry, objects: ObjectStore, tmp_path: Path
+) -> None:
     kept, deleted = save(), save()
     shared = registry.save(tmp_path / "model.bin", ModelCard("recvae", 0.1))
     assert shared.object == deleted.object
@@ -158,25 +146,22 @@ def test_only_orphans_older_than_the_grace_period_are_swept(save: Save, registry
     assert registry.verify(again) is None
 
 
-def test_sweep_at_any_step_of_a_save_loses_nothing(save: Save, registry, tmp_path: Path, monkeypatch) -> None:
+def test_sweep_at_any_step_of_a_save_loses_nothing(
+    save: Save, registry: ModelRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A sweep runs before and after each step of saving content whose object is an orphan."""
     path = tmp_path / "model.bin"
 
-    def orphan() -> str:
-        model = save("recvae")
-        registry.delete("recvae", model.version, why="an orphan")
-        return model.object
-
     sweeper = ModelRegistry(AgedStore(registry.store.client, registry.store.name), registry.documents)
     steps = [
-        (registry.objects, "claim"),
+        (registry, "claim"),
         (registry.store, "write"),
         (registry.store, "describe"),
         (registry.documents, "insert_one"),
     ]
     for owner, name in steps:
         for after in (False, True):
-            orphan()
+            registry.delete("recvae", save().version, why="an orphan")
             real = getattr(owner, name)
 
             def meanwhile(*arguments: object, real=real, after=after, **more: object) -> object:
@@ -250,13 +235,12 @@ def test_save_and_sweep_lose_nothing_in_any_interleaving(
     path.write_bytes(b"weights")
     orphan = saver.save(path, ModelCard("recvae", 0.5))
     saver.delete("recvae", 1, why="an orphan")
-    saver.objects.notes.update_one({"_id": orphan.object}, {"$set": {"wanted_at": dt.datetime.now(dt.UTC) - DAY}})
+    saver.notes.update_one({"_id": orphan.object}, {"$set": {"wanted_at": dt.datetime.now(dt.UTC) - DAY}})
     assert sweeper.identity == saver.identity
     turns = Turns(schedule)
     for registry, thread in ((saver, True), (sweeper, False)):
-        registry.documents = ByTurns(registry.documents, turns, thread)
         for attribute in ("notes", "documents", "store"):
-            setattr(registry.objects, attribute, ByTurns(getattr(registry.objects, attribute), turns, thread))
+            setattr(registry, attribute, ByTurns(getattr(registry, attribute), turns, thread))
 
     def sweep() -> None:
         try:
@@ -275,13 +259,13 @@ def test_save_and_sweep_lose_nothing_in_any_interleaving(
 
 
 def test_model_that_becomes_visible_during_a_sweep_keeps_its_object(
-    save: Save, registry, monkeypatch: pytest.MonkeyPatch
+    save: Save, registry: ModelRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its save claimed the object before the grace period and was suspended until now."""
     model = save()
     registry.delete("recvae", 1, why="not visible yet")
     claimed = dt.datetime.now(dt.UTC) - DAY
-    registry.objects.notes.update_one({"_id": model.object}, {"$set": {"wanted_at": claimed}})
+    registry.notes.update_one({"_id": model.object}, {"$set": {"wanted_at": claimed}})
     real = registry.store.list
 
     def listed(prefix: str) -> Iterator[StoredObject]:
@@ -292,20 +276,20 @@ def test_model_that_becomes_visible_during_a_sweep_keeps_its_object(
     monkeypatch.setattr(registry.store, "list", listed)
     assert registry.sweep(NOW) == []
     assert registry.problem(model) is None
-    assert registry.objects.notes.find_one({"_id": {"$regex": "^deleting:"}}) is None, "it can be saved again"
+    assert registry.notes.find_one({"_id": {"$regex": "^deleting:"}}) is None, "it can be saved again"
 
 
 @pytest.mark.parametrize("form", ["note", "field of earlier versions"])
 def test_content_whose_object_is_being_deleted_is_stored_under_another_name(
-    save: Save, registry, tmp_path: Path, form: str
+    save: Save, registry: ModelRegistry, tmp_path: Path, form: str
 ) -> None:
     """A sweep was killed between its note and the deletion; a save of the same content does not wait for it."""
     first = save()
     registry.delete("recvae", 1, why="old")
     if form == "note":
-        registry.objects.notes.insert_one({"_id": f"deleting:{first.object}:killed-sweep"})
+        registry.notes.insert_one({"_id": f"deleting:{first.object}:killed-sweep"})
     else:
-        registry.objects.notes.update_one({"_id": first.object}, {"$currentDate": {"deleting": True}})
+        registry.notes.update_one({"_id": first.object}, {"$currentDate": {"deleting": True}})
     second = registry.save(tmp_path / "model.bin", ModelCard("recvae", 0.5))
     assert second.object != first.object
     assert second.sha256 == first.sha256
@@ -313,4 +297,4 @@ def test_content_whose_object_is_being_deleted_is_stored_under_another_name(
     assert registry.verify(second) is None
     third = registry.save(tmp_path / "model.bin", ModelCard("recvae", 0.5))
     assert third.object in (first.object, second.object), "its notes were deleted with it"
-    assert list(registry.objects.notes.find({"_id": {"$regex": "^deleting:"}})) == []
+    assert list(registry.notes.find({"_id": {"$regex": "^deleting:"}})) == []

@@ -8,8 +8,8 @@ import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -19,11 +19,16 @@ import gh_assets
 from gh_assets.errors import InputError, ModelNotFoundError
 from gh_assets.registry import ModelCard, ModelRegistry, Promotion
 from gh_assets.registry import store as registry_module
+from gh_assets.registry.archives import Compression
+from gh_assets.storage.mongo import MongoDatabase
+from gh_assets.storage.objects import ObjectStore
 from gh_assets_tests.conftest import Save, clock_behind
 from gh_assets_tests.support.concurrent_registry import run_concurrently
 
 
-def test_file_is_downloaded_unchanged_under_its_registered_name(registry, file: Path, tmp_path: Path) -> None:
+def test_file_is_downloaded_unchanged_under_its_registered_name(
+    registry: ModelRegistry, file: Path, tmp_path: Path
+) -> None:
     model = registry.save(file, ModelCard("recvae", 0.5), file_name="model.bin")
     path = registry.download(model, tmp_path / "out")
     assert path == tmp_path / "out" / "model.bin"
@@ -31,29 +36,10 @@ def test_file_is_downloaded_unchanged_under_its_registered_name(registry, file: 
     assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["model.bin"], "drafts were left behind"
 
 
-def test_document_describes_the_model_and_its_object(registry, database, file: Path) -> None:
-    before = dt.datetime.now(dt.UTC)
-    registry.save(
-        file,
-        ModelCard(
-            "recvae", 0.5, tags=("a",), metric="ndcg@100", run_id="run-1", config={"epochs": 3}, metrics={"m": 1.0}
-        ),
-    )
-    document = database["models"].find_one({})
-    assert document["name"] == "recvae"
-    assert (document["tag"], document["score"], document["metric"]) == ("a", 0.5, "ndcg@100")
-    assert (document["run_id"], document["config"], document["metrics"]) == ("run-1", {"epochs": 3}, {"m": 1.0})
-    assert document["size"] == file.stat().st_size
-    assert document["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
-    assert document["time"].tzinfo is not None
-    assert abs(document["time"] - before) < dt.timedelta(minutes=1)
-    stored = registry.store.describe(document["object"])
-    assert (document["bucket"], document["generation"]) == (registry.store.name, stored.generation)
-    assert document["crc32c"] == stored.crc32c
-
-
-def test_card_is_kept_completely(registry, file: Path) -> None:
-    fields = {
+def test_document_and_model_have_the_whole_card_and_describe_the_object(
+    registry: ModelRegistry, database: MongoDatabase, file: Path
+) -> None:
+    fields: dict[str, Any] = {
         "metric": "loss",
         "direction": "min",
         "run_id": "run-1",
@@ -64,75 +50,86 @@ def test_card_is_kept_completely(registry, file: Path) -> None:
         "lineage": {"matrix": "gs://b/o"},
         "fingerprint": "f",
     }
-    model = registry.save(file, ModelCard("recvae", 2.5, **fields))
+    model = registry.save(file, ModelCard("recvae", 2.5, tags=("a",), **fields))
     assert registry.get("recvae", 1) == model
     assert {key: getattr(model, key) for key in fields} == fields
-    assert (model.version, model.serial, model.unpacked, model.tags) == (1, 1, None, ())
-    assert (model.comparable_score, model.title, model.tag) == (-2.5, "recvae 1", "")
+    assert (model.version, model.serial, model.unpacked, model.tags) == (1, 1, None, ("a",))
+    assert (model.comparable_score, model.title, model.tag) == (-2.5, "recvae 1", "a")
     assert model.uri == f"gs://{registry.store.name}/recvae/{model.sha256}/weights.bin"
     assert model.code_version == gh_assets.__version__
+    document = database["models"].find_one({}, {"_id": 0})
+    assert document is not None
+    stored = registry.store.describe(document["object"])
+    assert stored is not None
+    expected = {
+        **{key: value for key, value in fields.items() if key != "intervals"},
+        "intervals": {"ndcg@100": [0.5, 1.5]},
+        "name": "recvae",
+        "tag": "a",
+        "score": 2.5,
+        "size": file.stat().st_size,
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "bucket": registry.store.name,
+        "generation": stored.generation,
+        "crc32c": stored.crc32c,
+    }
+    assert {key: document[key] for key in expected} == expected
+    assert abs(document["time"] - dt.datetime.now(dt.UTC)) < dt.timedelta(minutes=1)
     archive = registry.save(file, ModelCard("recvae", None), archive="zstd", file_name="final.bin")
     assert (archive.file_name, archive.unpacked) == ("final.tar.zst", file.stat().st_size)
-    assert archive.comparable_score == -math.inf
-    assert registry.store.describe(archive.object).metadata["registry"] == registry.identity
+    assert (archive.comparable_score, archive.tag) == (-math.inf, "")
+    assert stored.metadata["registry"] == registry.identity
 
 
-def test_unknown_compression_is_refused(registry, file: Path) -> None:
-    with pytest.raises(InputError, match="'rar' is neither gzip nor zstd"):
-        registry.save(file, ModelCard("recvae", 0.5), archive="rar")
+@pytest.mark.parametrize(
+    ("name", "archive", "reason"),
+    [
+        ("weights.bin", "rar", "'rar' is neither gzip nor zstd"),
+        ("nothing", None, "does not exist"),
+        ("", None, "tar_zip=True"),
+    ],
+    ids=["unknown compression", "missing file", "folder without an archive"],
+)
+def test_what_cannot_be_stored_is_refused(
+    registry: ModelRegistry, file: Path, name: str, archive: Any, reason: str
+) -> None:
+    with pytest.raises(InputError, match=reason):
+        registry.save(file.parent / name, ModelCard("recvae", 0.5), archive=archive)
     assert registry.list() == []
     assert list(registry.store.names("")) == []
 
 
-def test_missing_file_and_plain_folder_are_refused(registry, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="does not exist"):
-        registry.save(tmp_path / "nothing", ModelCard("recvae", 0.5))
-    with pytest.raises(InputError, match="tar_zip=True"):
-        registry.save(tmp_path, ModelCard("recvae", 0.5))
-
-
-def test_same_file_saved_twice_is_one_object_and_two_models(registry, file: Path) -> None:
+def test_same_file_saved_twice_is_one_object_and_two_models(registry: ModelRegistry, file: Path) -> None:
     first, second = (registry.save(file, ModelCard("recvae", score)) for score in (0.1, 0.2))
     assert (first.object, first.generation) == (second.object, second.generation)
     assert len(registry.list()) == 2
     assert len(list(registry.store.names("recvae/"))) == 1
 
 
-def test_folder_is_stored_as_an_archive_and_unpacked(registry, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("compression", "name"), [("gzip", "model.tar.gz"), ("zstd", "model.tar.zst")])
+def test_folder_is_stored_as_a_reproducible_archive_and_unpacked(
+    registry: ModelRegistry, tmp_path: Path, compression: Compression, name: str
+) -> None:
     folder = tmp_path / "model"
     (folder / "deep").mkdir(parents=True)
-    (folder / "weights.bin").write_bytes(b"\0" * 200_000)
+    weights = bytes(400_000) + os.urandom(1000)
+    (folder / "weights").write_bytes(weights)
     (folder / "deep" / "config.json").write_text("{}")
-    model = registry.save(folder, ModelCard("recvae", 0.5), archive="gzip")
-    assert model.file_name == "model.tar.gz"
-    assert model.size < 10_000, "the archive is not compressed"
-    unpacked = registry.download(model, tmp_path / "out", unpack=True)
+    first, second = (registry.save(folder, ModelCard("recvae", 0.5), archive=compression) for _ in range(2))
+    assert first.object == second.object
+    assert (first.file_name, first.unpacked) == (name, 401_002)
+    assert first.size is not None
+    assert first.size < 0.02 * 401_000, "the archive is not compressed"
+    unpacked = registry.download(first, tmp_path / "out", unpack=True)
     assert unpacked == tmp_path / "out" / "model"
-    assert (unpacked / "weights.bin").read_bytes() == b"\0" * 200_000
+    assert (unpacked / "weights").read_bytes() == weights
     assert (unpacked / "deep" / "config.json").read_text() == "{}"
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["model"]
-
-
-def test_both_compressions_are_reproducible(registry, tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "weights").write_bytes(np.zeros(100_000, np.float32).tobytes() + os.urandom(1000))
-    for compression, name in (("gzip", "model.tar.gz"), ("zstd", "model.tar.zst")):
-        first, second = (
-            registry.save(folder, ModelCard("recvae", 0.5), archive=compression)  # type: ignore[arg-type]
-            for _ in range(2)
-        )
-        assert first.object == second.object
-        assert (first.file_name, first.unpacked) == (name, 401_000)
-        assert first.size is not None
-        assert first.size < 0.02 * 401_000
-        out = registry.download(first, tmp_path / compression, unpack=True)
-        assert (out / "weights").read_bytes() == (folder / "weights").read_bytes()
-        assert registry.verify(first) is None
+    assert registry.verify(first) is None
 
 
 def test_crash_before_the_document_leaves_nothing_visible_and_a_rerun_succeeds(
-    registry, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    registry: ModelRegistry, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Killed(BaseException):
         pass
@@ -151,7 +148,7 @@ def test_crash_before_the_document_leaves_nothing_visible_and_a_rerun_succeeds(
     assert registry.download(model, tmp_path / "out").read_bytes() == file.read_bytes()
 
 
-def test_concurrent_saves_lose_nothing(registry, tmp_path: Path) -> None:
+def test_concurrent_saves_lose_nothing(registry: ModelRegistry, tmp_path: Path) -> None:
     def save(number: int) -> None:
         path = tmp_path / f"{number}.bin"
         path.write_bytes(b"%d" % (number % 3))  # some have the same content
@@ -165,7 +162,7 @@ def test_concurrent_saves_lose_nothing(registry, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [6, pytest.param(16, marks=pytest.mark.slow)])
 def test_concurrent_saves_of_processes_get_versions_without_gaps(
-    registry, database, tmp_path: Path, count: int
+    registry: ModelRegistry, database: MongoDatabase, tmp_path: Path, count: int
 ) -> None:
     results = run_concurrently(database, registry, tmp_path, count, "save")
     rows = [row for rows in results for row in rows]
@@ -179,7 +176,7 @@ def test_concurrent_saves_of_processes_get_versions_without_gaps(
     assert len(list(registry.store.names("recvae/"))) == 5, "equal content is one object"
 
 
-def test_versions_count_up_per_name(save: Save, registry) -> None:
+def test_versions_count_up_per_name(save: Save, registry: ModelRegistry) -> None:
     assert [save("a").version for _ in range(3)] == [1, 2, 3]
     assert save("b").version == 1
     assert registry.get("a", 2).title == "a 2"
@@ -189,16 +186,8 @@ def test_versions_count_up_per_name(save: Save, registry) -> None:
         registry.get("a", {"$gt": 0})
 
 
-def test_latest_model_is_by_version_even_if_a_clock_was_set_back(save: Save, registry, database) -> None:
-    save(tags=("first",))
-    save(tags=("second",))
-    database["models"].update_one({"version": 2}, {"$set": {"time": dt.datetime(2001, 1, 1, tzinfo=dt.UTC)}})
-    assert registry.latest("recvae").version == 2
-    assert [model.version for model in registry.list("recvae")] == [2, 1]
-
-
 def test_models_of_all_names_are_ordered_by_registration_whatever_the_clocks(
-    save: Save, registry, monkeypatch: pytest.MonkeyPatch
+    save: Save, registry: ModelRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save("a"), save("b")
     with clock_behind(monkeypatch):
@@ -211,43 +200,34 @@ def test_models_of_all_names_are_ordered_by_registration_whatever_the_clocks(
     assert save("d").serial == 6, "the serial number of a deleted model is not assigned again"
 
 
-def test_latest_is_by_version_and_best_is_by_score(registry, file: Path) -> None:
+def test_latest_is_by_version_and_best_is_by_score(save: Save, registry: ModelRegistry, tmp_path: Path) -> None:
     for number, score in enumerate([0.3, 0.9, 0.5, None, float("nan")]):
-        file.write_bytes(b"version %d" % number)
-        registry.save(file, ModelCard("recvae", score, tags=(f"v{number}",)))
-    # Later versions get earlier times: no clock decides.
-    days = [dt.datetime(2026, 1, 9 - number, tzinfo=dt.UTC) for number in range(5)]
-    for version, day in enumerate(days, start=1):
-        registry.documents.update_one({"version": version}, {"$set": {"time": day}})
+        save(score=score, tags=(f"v{number}",))
+        # Later versions get earlier times: no clock decides.
+        day = dt.datetime(2026, 1, 9 - number, tzinfo=dt.UTC)
+        registry.documents.update_one({"version": number + 1}, {"$set": {"time": day}})
+    assert [model.version for model in registry.list("recvae")] == [5, 4, 3, 2, 1]
+    for model in registry.list("recvae"):
+        assert registry.download(model, tmp_path / "out").read_bytes() == b"model %d" % model.version
     assert registry.latest("recvae").tag == "v4"
     assert registry.latest("recvae").score is None, "NaN is no score"
     assert registry.best("recvae").tag == "v1"
     assert registry.best("recvae", tag="v2").score == 0.5
     with pytest.raises(ModelNotFoundError, match=r"No scored model 'recvae' with tag 'v3'"):
         registry.best("recvae", tag="v3")
+    save(score=0.9)
+    assert registry.best("recvae").version == 6, "of equal scores the newest is best"
 
 
-def test_of_equal_scores_the_newest_is_best(registry, file: Path) -> None:
-    for number in range(3):
-        file.write_bytes(b"version %d" % number)
-        registry.save(file, ModelCard("recvae", 0.5, tags=(f"v{number}",)))
-    assert registry.best("recvae").tag == "v2"
-
-
-def test_best_model_respects_direction_and_metric(save: Save, registry) -> None:
+def test_best_model_respects_direction_and_metric(save: Save, registry: ModelRegistry, database: MongoDatabase) -> None:
     save(score=0.9, metric="ndcg@100")
     for loss in (3.0, 1.0, 2.0, float("nan")):
         save(score=loss, metric="loss", direction="min")
     assert registry.best("recvae").score == 1.0
+    database["models"].update_one({"version": 3}, {"$set": {"score": float("nan")}})
+    assert registry.best("recvae").score == 2.0, "NaN is no score"
     save(score=0.2, metric="ndcg@100")
     assert registry.best("recvae").score == 0.9, "the newest scored model decides which metric counts"
-
-
-def test_stored_nan_counts_as_no_score(save: Save, registry, database) -> None:
-    save(score=0.1, direction="min", metric="loss")
-    save(score=0.2, direction="min", metric="loss")
-    database["models"].update_one({"version": 2}, {"$set": {"score": float("nan")}})
-    assert registry.best("recvae").version == 1
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -257,7 +237,7 @@ def test_stored_nan_counts_as_no_score(save: Save, registry, database) -> None:
     )
 )
 def test_latest_and_best_agree_with_a_list(
-    objects, database, file: Path, saved: list[tuple[str, str, float | None]]
+    objects: ObjectStore, database: MongoDatabase, file: Path, saved: list[tuple[str, str, float | None]]
 ) -> None:
     database["models"].delete_many({})
     registry = ModelRegistry(objects, database["models"])
@@ -273,23 +253,17 @@ def test_latest_and_best_agree_with_a_list(
                 assert registry.best(name, tag).run_id == str(max(scored)[1])
 
 
-def test_every_version_can_be_downloaded(registry, file: Path, tmp_path: Path) -> None:
-    for number in range(4):
-        file.write_bytes(b"version %d" % number)
-        registry.save(file, ModelCard("recvae", float(-number)))
-    for number, model in enumerate(reversed(registry.list("recvae"))):
-        assert registry.download(model, tmp_path / "out").read_bytes() == b"version %d" % number
-
-
-def test_missing_model_error_lists_the_registered_names(registry, file: Path) -> None:
+def test_missing_model_error_lists_the_registered_names(registry: ModelRegistry, save: Save) -> None:
     with pytest.raises(ModelNotFoundError, match=r"No model 'recvae' is registered \(registered: none\)"):
         registry.latest("recvae")
-    registry.save(file, ModelCard("other", 1.0))
+    save("other")
     with pytest.raises(ModelNotFoundError, match="registered: other"):
         registry.latest("recvae")
 
 
-def test_damaged_document_hides_no_other_model(save: Save, registry, database, caplog) -> None:
+def test_damaged_document_hides_no_other_model(
+    save: Save, registry: ModelRegistry, database: MongoDatabase, caplog: pytest.LogCaptureFixture
+) -> None:
     save(score=0.1), save(score=0.9)
     database["models"].update_one({"version": 2}, {"$set": {"time": "never"}})
     assert [model.version for model in registry.list()] == [1]
@@ -297,14 +271,14 @@ def test_damaged_document_hides_no_other_model(save: Save, registry, database, c
     assert "The document of model 'recvae' is wrong at 'time'" in caplog.text
 
 
-def test_training_is_found_by_its_fingerprint(save: Save, registry) -> None:
+def test_training_is_found_by_its_fingerprint(save: Save, registry: ModelRegistry) -> None:
     save(fingerprint="a"), save(fingerprint="a"), save(fingerprint="b"), save("other", fingerprint="a")
     assert (registry.find("recvae", "a").version, registry.find("recvae", "c")) == (2, None)
     registry.store.delete(registry.get("recvae", 2).object)
     assert registry.find("recvae", "a") is None, "it has to be trained again"
 
 
-def test_tags_keep_their_order(save: Save, registry) -> None:
+def test_tags_keep_their_order(save: Save, registry: ModelRegistry) -> None:
     save(tags=("a", "b", "a", "c")), save(tags=("b",)), save()
     assert registry.get("recvae", 1).tags == ("a", "b", "c")
     assert [model.tag for model in registry.list("recvae")] == ["", "b", "a"]
@@ -316,7 +290,7 @@ def test_tags_keep_their_order(save: Save, registry) -> None:
         registry.latest("recvae", "d")
 
 
-def test_deletion_records_who_and_why(save: Save, registry, database) -> None:
+def test_deletion_records_who_and_why(save: Save, registry: ModelRegistry, database: MongoDatabase) -> None:
     model = save(tags=("a",))
     registry.delete("recvae", 1, why="broken", by="a user")
     document = database["models"].find_one({"name": "recvae"})
@@ -328,7 +302,7 @@ def test_deletion_records_who_and_why(save: Save, registry, database) -> None:
         registry.delete("recvae", 1, why="again")
 
 
-def test_version_of_a_deleted_model_is_not_assigned_again(save: Save, registry) -> None:
+def test_version_of_a_deleted_model_is_not_assigned_again(save: Save, registry: ModelRegistry) -> None:
     for _ in range(3):
         save()
     registry.delete("recvae", 3, why="broken", by="a user")
@@ -343,7 +317,7 @@ def test_version_of_a_deleted_model_is_not_assigned_again(save: Save, registry) 
 
 
 def test_model_that_is_promoted_during_its_deletion_stays(
-    save: Save, registry, database, monkeypatch: pytest.MonkeyPatch
+    save: Save, registry: ModelRegistry, database: MongoDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is promoted after the first check, and the second check undoes the deletion."""
     save(tags=("good",))
@@ -361,23 +335,18 @@ def test_model_that_is_promoted_during_its_deletion_stays(
 
 
 def test_save_succeeds_if_the_document_is_visible_but_the_write_concern_is_not_met(
-    registry: ModelRegistry, file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    registry: ModelRegistry, save: Save, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As on a replica set whose secondary is unavailable."""
     real = registry.documents.insert_one
 
-    class Unconfirmed:
-        def __getattr__(self, name: str) -> object:
-            return getattr(documents, name)
+    def unconfirmed(document: dict[str, Any]) -> None:
+        real(document)
+        details = {"writeConcernError": {"code": 64, "codeName": "WriteConcernTimeout", "errmsg": "waiting"}}
+        raise WriteConcernError("waiting", 64, details)
 
-        def insert_one(self, document: dict[str, object]) -> None:
-            real(document)
-            details = {"writeConcernError": {"code": 64, "codeName": "WriteConcernTimeout", "errmsg": "waiting"}}
-            raise WriteConcernError("waiting", 64, details)
-
-    documents = registry.documents
-    monkeypatch.setattr(registry, "documents", Unconfirmed())
-    saved = registry.save(file, ModelCard("recvae", 0.5))
+    monkeypatch.setattr(registry.documents, "insert_one", unconfirmed)
+    saved = save()
     assert saved.version == 1
     assert registry.verify(saved) is None
     assert "recvae 1 is saved, but not acknowledged by as many servers" in caplog.text

@@ -14,6 +14,7 @@ from gh_assets.embedded import supervision
 from gh_assets.errors import ModelNotFoundError, ServiceUnavailableError, StoredDataError
 from gh_assets.recommender import EASE
 from gh_assets.registry import ModelCard, ModelRegistry, Promotion
+from gh_assets.registry.cache import ModelCache
 from gh_assets.services.connections import model_store, open_mongo
 from gh_assets.serving.current_model import (
     describe_current,
@@ -24,11 +25,14 @@ from gh_assets.serving.current_model import (
     serving_candidates,
 )
 from gh_assets.serving.promotion import promote_if_better
+from gh_assets.settings import Settings
 from gh_assets_tests.support.registered_models import DAMAGES, UNREADABLE_DOCUMENT, damage, fitted, matrix_of, register
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
-def test_champion_that_cannot_be_loaded_gives_way_to_the_one_before(registry, cache, tmp_path: Path, kind: str) -> None:
+def test_champion_that_cannot_be_loaded_gives_way_to_the_one_before(
+    registry: ModelRegistry, cache: ModelCache, tmp_path: Path, kind: str
+) -> None:
     matrix = matrix_of()
     register(registry, matrix, fitted(matrix, EASE((10.0,))))
     broken = register(registry, matrix, fitted(matrix, EASE((11.0,))))
@@ -56,7 +60,7 @@ def test_champion_that_cannot_be_loaded_gives_way_to_the_one_before(registry, ca
     assert load_first_usable(registry, serving_candidates(registry), cache).warnings == ()
 
 
-def test_description_without_a_usable_model(registry, cache, tmp_path: Path) -> None:
+def test_description_without_a_usable_model(registry: ModelRegistry, cache: ModelCache, tmp_path: Path) -> None:
     matrix = matrix_of()
     only = register(registry, matrix, fitted(matrix, EASE((10.0,))))
     registry.promote(Promotion("ease", 1, why="the first"))
@@ -70,7 +74,7 @@ def test_description_without_a_usable_model(registry, cache, tmp_path: Path) -> 
     assert "judges again" in current.explanation
 
 
-def test_description_explains_why_the_newest_model_does_not_serve(registry, cache) -> None:
+def test_description_explains_why_the_newest_model_does_not_serve(registry: ModelRegistry, cache: ModelCache) -> None:
     assert describe_current(registry) is None
     matrix = matrix_of()
     register(registry, matrix, fitted(matrix, EASE((10.0,))))
@@ -93,7 +97,7 @@ def test_description_explains_why_the_newest_model_does_not_serve(registry, cach
     assert current.explanation.endswith("Since then a user made ease 2 champion (promote): I like it")
 
 
-def test_models_of_several_names_are_ranked(registry, file: Path) -> None:
+def test_models_of_several_names_are_ranked(registry: ModelRegistry, file: Path) -> None:
     for name, score in (("a", 0.3), ("b", 0.5), ("c", 0.5), ("d", None)):
         registry.save(file, ModelCard(name, score))
     ranked = rank_models(registry, ("a", "b", "c", "d"))
@@ -105,7 +109,9 @@ def test_models_of_several_names_are_ranked(registry, file: Path) -> None:
         next(serving_candidates(registry, tag="production"))
 
 
-def test_concurrent_loads_download_a_model_once(registry, cache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_loads_download_a_model_once(
+    registry: ModelRegistry, cache: ModelCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
     matrix = matrix_of()
     model = register(registry, matrix, fitted(matrix, EASE((10.0,))))
     downloads = []
@@ -129,7 +135,7 @@ def test_concurrent_loads_download_a_model_once(registry, cache, monkeypatch: py
 
 
 def test_cached_model_serves_with_a_warning_while_the_services_are_unavailable(
-    settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = f"test_{secrets.token_hex(6)}"
     own = settings.model_copy(

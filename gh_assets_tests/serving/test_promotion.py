@@ -24,7 +24,8 @@ from gh_assets.recommender.evaluation.evaluation import bootstrap
 from gh_assets.recommender.evaluation.metrics import evaluate_users
 from gh_assets.recommender.models.trained_model import TrainedModel
 from gh_assets.recommender.training.training import result_of, split_of
-from gh_assets.registry import CANDIDATE, CHAMPION, PURPOSE, Promotion, RegisteredModel
+from gh_assets.registry import CANDIDATE, CHAMPION, PURPOSE, ModelRegistry, Promotion, RegisteredModel
+from gh_assets.registry.cache import ModelCache
 from gh_assets.serving.current_model import LoadedModel, current_model, describe_current
 from gh_assets.serving.promotion import MIN_TEST_USERS, ModelOnColumns, compare_with_champion, promote_if_better
 from gh_assets_tests.conftest import clock_behind
@@ -43,7 +44,7 @@ def test_grown_matrix_holds_out_the_same_users() -> None:
     assert len(known & moved_users) >= 0.7 * len(known), "their rows in the matrix decided"
 
 
-def test_first_champion_must_beat_popularity(registry, cache) -> None:
+def test_first_champion_must_beat_popularity(registry: ModelRegistry, cache: ModelCache) -> None:
     matrix = matrix_of()
     register(registry, matrix, fitted(matrix, Popularity()))
     result, move = promote_if_better(registry, cache, matrix, by="a test")
@@ -63,7 +64,7 @@ def test_first_champion_must_beat_popularity(registry, cache) -> None:
     assert registry.champion(PURPOSE, CANDIDATE).name == "ease"
 
 
-def test_only_a_certainly_better_model_replaces_the_champion(registry, cache) -> None:
+def test_only_a_certainly_better_model_replaces_the_champion(registry: ModelRegistry, cache: ModelCache) -> None:
     """A registered score does not count, since it is of other users."""
     old, new = matrix_of(540), matrix_of(600)
     register(registry, old, fitted(old, EASE((10.0,))))
@@ -77,7 +78,7 @@ def test_only_a_certainly_better_model_replaces_the_champion(registry, cache) ->
     assert result.users >= 30
 
 
-def test_better_model_replaces_the_champion_and_rollback_returns(registry, cache) -> None:
+def test_better_model_replaces_the_champion_and_rollback_returns(registry: ModelRegistry, cache: ModelCache) -> None:
     matrix = matrix_of()
     register(registry, matrix, fitted(matrix, Popularity()))
     registry.promote(Promotion("popularity", 1, why="by hand"))
@@ -160,7 +161,7 @@ def test_comparison_is_recorded_as_evidence() -> None:
     assert refused.evidence()["difference"] is None
 
 
-def test_best_model_on_the_validation_users_is_the_candidate(registry, cache) -> None:
+def test_best_model_on_the_validation_users_is_the_candidate(registry: ModelRegistry, cache: ModelCache) -> None:
     matrix = matrix_of()
     for model in (Popularity(), EASE((1e9,)), EASE((10.0,))):
         register(registry, matrix, fitted(matrix, model))
@@ -199,7 +200,7 @@ def test_best_model_on_the_validation_users_is_the_candidate(registry, cache) ->
     assert len(registry.aliases.history(PURPOSE, CANDIDATE)) == 1, "it already points there"
 
 
-def test_only_models_with_the_tag_compete(registry, cache) -> None:
+def test_only_models_with_the_tag_compete(registry: ModelRegistry, cache: ModelCache) -> None:
     matrix = matrix_of()
     register(registry, matrix, fitted(matrix, EASE((10.0,))))
     with pytest.raises(ModelNotFoundError, match=r"^None of the newest models \(ease\) was trained on the current"):
@@ -340,7 +341,9 @@ def test_cost_is_not_compared_with_a_champion_that_cannot_recommend(
     assert check.finding == "it cannot recommend: there is nothing to predict from"
 
 
-def test_undecided_models_are_judged_again(registry, cache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_undecided_models_are_judged_again(
+    registry: ModelRegistry, cache: ModelCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
     matrix = matrix_of()
     register(registry, matrix, fitted(matrix, Popularity()))
     registry.promote(Promotion("popularity", 1, why="by hand"))
@@ -374,7 +377,7 @@ def test_undecided_models_are_judged_again(registry, cache, monkeypatch: pytest.
     assert "was ahead of popularity 1" in decision.summary
 
 
-def test_better_mean_is_not_enough_to_replace_the_champion(registry, cache) -> None:
+def test_better_mean_is_not_enough_to_replace_the_champion(registry: ModelRegistry, cache: ModelCache) -> None:
     """The lower bound of the interval decides."""
     matrix = matrix_of()
     split = split_of(matrix, 0)
@@ -412,7 +415,9 @@ def test_users_whom_the_champion_was_trained_on_are_left_out() -> None:
     assert f"{both} users were held out of both trainings (at least {MIN_TEST_USERS})" in result.summary
 
 
-def test_model_of_another_matrix_does_not_compete_even_if_its_document_lacks_the_matrix(registry, cache) -> None:
+def test_model_of_another_matrix_does_not_compete_even_if_its_document_lacks_the_matrix(
+    registry: ModelRegistry, cache: ModelCache
+) -> None:
     """Documents of earlier versions do not contain the hash of the matrix, but the model does."""
     old, new = matrix_of(540), matrix_of(600)
     register(registry, old, fitted(old, EASE((10.0,))))
@@ -423,7 +428,9 @@ def test_model_of_another_matrix_does_not_compete_even_if_its_document_lacks_the
     assert registry.decisions.last().outcome == "not judged"
 
 
-def test_model_registered_with_a_clock_behind_is_judged(registry, cache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_registered_with_a_clock_behind_is_judged(
+    registry: ModelRegistry, cache: ModelCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
     matrix = matrix_of()
     register(registry, matrix, fitted(matrix, Popularity()))
     registry.promote(Promotion("popularity", 1, why="by hand"))
@@ -437,7 +444,9 @@ def test_model_registered_with_a_clock_behind_is_judged(registry, cache, monkeyp
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
-def test_candidate_that_cannot_be_loaded_is_skipped_and_named(registry, cache, tmp_path: Path, kind: str) -> None:
+def test_candidate_that_cannot_be_loaded_is_skipped_and_named(
+    registry: ModelRegistry, cache: ModelCache, tmp_path: Path, kind: str
+) -> None:
     matrix = matrix_of()
     register(registry, matrix, fitted(matrix, EASE((10.0,))))
     damage(registry, tmp_path, register(registry, matrix, fitted(matrix, EASE((11.0,)))), kind)
@@ -451,7 +460,9 @@ def test_candidate_that_cannot_be_loaded_is_skipped_and_named(registry, cache, t
         assert describe_current(registry).skipped == result.skipped
 
 
-def test_champion_stays_if_no_candidate_can_be_loaded(registry, cache, tmp_path: Path) -> None:
+def test_champion_stays_if_no_candidate_can_be_loaded(
+    registry: ModelRegistry, cache: ModelCache, tmp_path: Path
+) -> None:
     old, new = matrix_of(540), matrix_of(600)
     incumbent = register(registry, old, fitted(old, EASE((10.0,))))
     registry.promote(Promotion("ease", 1, why="the first"))
@@ -482,7 +493,7 @@ def test_model_is_scored_on_the_columns_of_another_matrix() -> None:
     assert scores.dtype == np.float32
 
 
-def test_no_model_of_the_matrix_is_an_error(registry, cache) -> None:
+def test_no_model_of_the_matrix_is_an_error(registry: ModelRegistry, cache: ModelCache) -> None:
     old = matrix_of(540)
     register(registry, old, fitted(old, EASE((10.0,))))
     with pytest.raises(ModelNotFoundError, match="was trained on the current user-item matrix"):

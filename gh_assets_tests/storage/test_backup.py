@@ -23,20 +23,20 @@ from gh_assets.settings import Settings
 from gh_assets.storage.asset_store import AssetStore
 from gh_assets.storage.backup import back_up, restore
 from gh_assets.storage.mongo import MongoDatabase
-from gh_assets.storage.objects import ObjectStore
+from gh_assets.storage.objects import CloudStorageClient, ObjectStore
 from gh_assets_tests.support.paths import CHECKOUT
 
 USERS_TABLE = pl.DataFrame({"user_id": [1, 2], "login": ["a", "b"], "stars": [3, 4]}, schema=USERS.dtypes)
 
 
 @pytest.fixture
-def stores(objects: ObjectStore, gcs_client) -> dict[str, ObjectStore]:
+def stores(objects: ObjectStore, gcs_client: CloudStorageClient) -> dict[str, ObjectStore]:
     return {"data": objects, "models": ObjectStore(gcs_client, f"{objects.name}-m", create=True)}
 
 
 @pytest.fixture
 def empty_services(
-    gcs_client, objects: ObjectStore, settings: Settings
+    gcs_client: CloudStorageClient, objects: ObjectStore, settings: Settings
 ) -> Iterator[tuple[MongoDatabase, dict[str, ObjectStore]]]:
     """Another database, and other buckets, to restore into."""
     database = connect_mongo(settings.model_copy(update={"mongo_database": f"other_{objects.name[-12:]}"}))

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,18 +19,18 @@ from hypothesis import strategies as st
 
 from gh_assets.storage.consumer import Consumer
 from gh_assets.storage.messages import COLLECTIONS, Message, UserInsert
-from gh_assets.storage.mongo import Collections
+from gh_assets.storage.mongo import Collections, MongoDatabase
 from gh_assets_tests.support.messages import INVALID, at, state, update
 
 
-def contents(database) -> dict[str, list[dict[str, Any]]]:
+def contents(database: MongoDatabase) -> dict[str, list[dict[str, Any]]]:
     """Return all documents that messages can change, and the dead letters without their time."""
     found = {name: list(database[name].find().sort("_id")) for name in COLLECTIONS}
     found[Collections.DEAD_LETTERS] = list(database[Collections.DEAD_LETTERS].find({}, {"at": 0}).sort("_id"))
     return found
 
 
-def test_message_inserts_a_user_and_updates_a_document(database) -> None:
+def test_message_inserts_a_user_and_updates_a_document(database: MongoDatabase) -> None:
     raw = json.dumps(
         {
             "insert": {"uid": 5001, "login": "octo"},
@@ -43,12 +44,12 @@ def test_message_inserts_a_user_and_updates_a_document(database) -> None:
 
 
 @pytest.mark.parametrize("empty", [{}, {"insert": {}, "update": {}}, {"insert": None}, {"update": {}}])
-def test_either_part_of_a_message_may_be_empty(database, empty: dict[str, Any]) -> None:
+def test_either_part_of_a_message_may_be_empty(database: MongoDatabase, empty: dict[str, Any]) -> None:
     done = Consumer(database).apply([json.dumps(empty)])
     assert (done.messages, done.inserted, done.changed, done.dead) == (1, 0, 0, 0)
 
 
-def test_invalid_messages_become_dead_letters_and_the_others_are_applied(database) -> None:
+def test_invalid_messages_become_dead_letters_and_the_others_are_applied(database: MongoDatabase) -> None:
     valid = Message(insert=UserInsert(uid=1, login="fine"))
     invalid = [json.dumps(message) for message, _ in INVALID]
     done = Consumer(database).apply([valid, *invalid, state(9, 1, stars=3)])
@@ -60,7 +61,7 @@ def test_invalid_messages_become_dead_letters_and_the_others_are_applied(databas
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"\xff\xfe", b"nul\x00", b'{"insert": {"uid": 1, "login": "\xff"}}'])
-def test_bytes_that_are_not_json_are_one_dead_letter(database, raw: bytes) -> None:
+def test_bytes_that_are_not_json_are_one_dead_letter(database: MongoDatabase, raw: bytes) -> None:
     assert Consumer(database).apply([raw]).dead == 1
     assert Consumer(database).apply([raw]).dead == 1
     (letter,) = database[Collections.DEAD_LETTERS].find()
@@ -68,7 +69,7 @@ def test_bytes_that_are_not_json_are_one_dead_letter(database, raw: bytes) -> No
     assert letter["bytes"] == len(raw)
 
 
-def test_document_that_the_server_rejects_is_a_dead_letter_and_the_batch_continues(database) -> None:
+def test_document_that_the_server_rejects_is_a_dead_letter_and_the_batch_continues(database: MongoDatabase) -> None:
     database.create_collection("unstars", validator={"$jsonSchema": {"properties": {"stars": {"maximum": 10}}}})
     messages = [json.dumps(update("unstars", where={"_id": n}, max={"stars": n})) for n in (1, 11, 2)]
     done = Consumer(database).apply(messages)
@@ -102,7 +103,9 @@ messages = st.lists(
 
 @hypothesis_settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(stream=messages, seed=st.integers(0, 99), batch=st.integers(1, 9))
-def test_result_depends_on_neither_order_nor_repetition_nor_batch_size(database, stream, seed: int, batch: int) -> None:
+def test_result_depends_on_neither_order_nor_repetition_nor_batch_size(
+    database: MongoDatabase, stream, seed: int, batch: int
+) -> None:
     def result(messages: list[Any], size: int) -> dict[str, Any]:
         for name in (*COLLECTIONS, Collections.DEAD_LETTERS):
             database[name].delete_many({})
@@ -132,7 +135,7 @@ def random_messages(seed: int, count: int) -> list[Message]:
     return stream
 
 
-def test_concurrent_consumers_have_the_result_of_one(database) -> None:
+def test_concurrent_consumers_have_the_result_of_one(database: MongoDatabase) -> None:
     stream = random_messages(1, 1500)
     Consumer(database).apply(stream)
     expected = contents(database)
@@ -167,7 +170,7 @@ with open_mongo(load_settings()) as database:
 """
 
 
-def test_killed_consumer_has_stored_what_it_acknowledged(database, home) -> None:
+def test_killed_consumer_has_stored_what_it_acknowledged(database: MongoDatabase, home: Path) -> None:
     stream = random_messages(2, 400)
     raw = b"".join(message.to_json() + b"\n" for message in stream)
     Consumer(database).apply(stream)
@@ -196,7 +199,7 @@ def test_killed_consumer_has_stored_what_it_acknowledged(database, home) -> None
     assert Consumer(database, 100).apply(raw.splitlines()).changed == 0
 
 
-def test_stars_of_a_large_repository_are_many_small_documents(database) -> None:
+def test_stars_of_a_large_repository_are_many_small_documents(database: MongoDatabase) -> None:
     stars = (
         Message.parse(json.dumps(update("unstars", where={"_id": f"7:{user}"}, min={"starred_at": user})))
         for user in range(3000)

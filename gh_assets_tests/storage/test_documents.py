@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from gh_assets.storage.documents import SyncCounts, sync_documents
+from gh_assets.storage.mongo import MongoDatabase
 
 
-def test_documents_are_written_only_when_they_change(database) -> None:
+def test_documents_are_written_only_when_they_change(database: MongoDatabase) -> None:
     things = database["things"]
     documents = [{"_id": number, "value": number} for number in range(2500)]
     assert sync_documents(things, documents) == SyncCounts(2500, 0, 0)

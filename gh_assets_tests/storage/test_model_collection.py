@@ -10,10 +10,13 @@ from pymongo.errors import DuplicateKeyError, WriteError
 
 from gh_assets.registry import ModelCard, ModelRegistry
 from gh_assets.storage import migrations
+from gh_assets.storage.mongo import MongoDatabase
 from gh_assets_tests.conftest import Save
 
 
-def test_models_without_serial_numbers_get_them_once(save: Save, registry, database) -> None:
+def test_models_without_serial_numbers_get_them_once(
+    save: Save, registry: ModelRegistry, database: MongoDatabase
+) -> None:
     """By time, as far as the versions agree; models of the original system follow those with a version."""
     titles = [save(name).title for name in ("a", "b", "a", "c", "a")]
     times = [5, 4, 3, 6, 7]  # a 2 was registered with a clock behind, and still follows a 1
@@ -45,7 +48,7 @@ def test_models_without_serial_numbers_get_them_once(save: Save, registry, datab
     assert (document["tag"], document["bucket_name"]) == ("first", registry.store.name)
 
 
-def test_validator_refuses_malformed_documents(registry, database, save: Save) -> None:
+def test_validator_refuses_malformed_documents(registry: ModelRegistry, database: MongoDatabase, save: Save) -> None:
     save()
     migrations.migrate(database)
     migrations.migrate(database)
@@ -56,7 +59,7 @@ def test_validator_refuses_malformed_documents(registry, database, save: Save) -
 
 
 @pytest.mark.parametrize("number", ["version", "serial"])
-def test_index_refuses_numbers_that_are_taken(save: Save, database, number: str) -> None:
+def test_index_refuses_numbers_that_are_taken(save: Save, database: MongoDatabase, number: str) -> None:
     save(), save()
     again = database["models"].find_one({"version": 1}, {"_id": 0})
     free = {"version": 9, "serial": 9} | {number: 1}

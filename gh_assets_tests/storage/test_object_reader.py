@@ -91,7 +91,7 @@ def test_first_token_is_fetched_and_a_failed_renewal_is_an_authentication_error(
         store.read("x")
 
 
-def test_large_object_is_read_in_parts(objects: ObjectStore, gcs_client) -> None:
+def test_large_object_is_read_in_parts(objects: ObjectStore, gcs_client: CloudStorageClient) -> None:
     content = random.Random(0).randbytes(3 << 20)
     objects.write("large", content)
     parts = list(gcs_client.reader.parts(objects.name, "large"))

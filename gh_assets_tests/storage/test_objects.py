@@ -100,7 +100,9 @@ def test_copy_in_several_calls_is_continued(objects: ObjectStore) -> None:
     assert [f"rewriteToken=token-{turn}".encode() in seen[turn] for turn in (1, 2)] == [True, True]
 
 
-def test_missing_objects_and_buckets_are_listed_and_deleted_without_an_error(objects: ObjectStore, gcs_client) -> None:
+def test_missing_objects_and_buckets_are_listed_and_deleted_without_an_error(
+    objects: ObjectStore, gcs_client: CloudStorageClient
+) -> None:
     assert list(objects.list("")) == [], "the first write creates the bucket"
     objects.write("a/1", b"x"), objects.write("a/2", b"y"), objects.write("b", b"z")
     assert list(objects.names("a/")) == ["a/1", "a/2"]
@@ -111,7 +113,7 @@ def test_missing_objects_and_buckets_are_listed_and_deleted_without_an_error(obj
         list(ObjectStore(gcs_client, "no-such-bucket-here").list(""))
 
 
-def test_object_of_another_bucket_is_streamed(objects: ObjectStore, gcs_client) -> None:
+def test_object_of_another_bucket_is_streamed(objects: ObjectStore, gcs_client: CloudStorageClient) -> None:
     other = ObjectStore(gcs_client, f"{objects.name}-other", create=True)
     other.write("x", b"of the other bucket")
     with objects.open_in_bucket(other.name, "x") as file:
@@ -140,7 +142,7 @@ def test_write_with_an_unmet_precondition_changes_nothing(objects: ObjectStore) 
     assert objects.read("x") == b"newest"
 
 
-def test_missing_object_or_bucket_is_named(objects: ObjectStore, gcs_client) -> None:
+def test_missing_object_or_bucket_is_named(objects: ObjectStore, gcs_client: CloudStorageClient) -> None:
     with pytest.raises(StoredDataError, match=r"There is no object gs://.*/nothing"):
         objects.read("nothing")
     with pytest.raises(ConfigurationError, match="does not exist: create it"):
