@@ -50,18 +50,12 @@ def champion(
 ) -> dg.MaterializeResult[None]:
     """The champion, and the decision about the candidates."""
     from gh_assets.serving.current_model import load_first_usable, model_cache, serving_candidates
-    from gh_assets.serving.promotion import promote_if_better
+    from gh_assets.serving.promotion import PromotionGate
 
     with registry.open() as models, measure_seconds() as timing:
         cache = model_cache(registry.settings())
-        comparison, move = promote_if_better(
-            models,
-            cache,
-            user_item_matrix,
-            tag=config.tag,
-            seed=config.seed,
-            by=f"run {context.run.run_id}",
-        )
+        gate = PromotionGate(models, cache, user_item_matrix, tag=config.tag, seed=config.seed)
+        comparison, move = gate.decide(f"run {context.run.run_id}")
         serving = load_first_usable(models, serving_candidates(models), cache)
         moves, registered = models.aliases.history(PURPOSE, CHAMPION), models.list()
     model = serving.registered

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -85,8 +86,7 @@ class Catalogue:
 
     def describe(self, repo_id: int) -> Description | None:
         """Return the metadata of a repository."""
-        row = int(self.places([repo_id])[0])
-        return None if row < 0 else self._described(row)
+        return self.describe_all([repo_id])[0]
 
     def describe_all(self, repo_ids: Sequence[int]) -> list[Description | None]:
         """Return the metadata of several repositories."""
@@ -143,16 +143,13 @@ class Catalogue:
         passing = np.ones(len(self), bool)
         if filters.archived != "yes":
             passing &= self.archived == (filters.archived == "only")
-        if filters.language:
-            passing &= self._coded[0] == self._coded[1].get(filters.language.lower(), -1)
-        for topic in filters.topics:
+        required = [*((self._by_topic, topic) for topic in filters.topics)]
+        required += [(self._by_language, filters.language)] if filters.language else []
+        required += [(self._by_owner, filters.owner)] if filters.owner else []
+        for rows_of, value in required:
             having = np.zeros(len(self), bool)
-            having[self._by_topic.get(topic.lower(), [])] = True
+            having[rows_of.get(value.lower(), [])] = True
             passing &= having
-        if filters.owner:
-            owned = np.zeros(len(self), bool)
-            owned[self._owned.get(filters.owner.lower(), [])] = True
-            passing &= owned
         if filters.min_stars is not None:
             passing &= self._stars >= max(filters.min_stars, 0)
         if filters.max_stars is not None:
@@ -160,18 +157,16 @@ class Catalogue:
         return passing
 
     @cached_property
-    def _coded(self) -> tuple[NDArray[np.int64], Mapping[str, int]]:
-        codes: dict[str, int] = {}
-        languages = [(language or "").lower() for language in self._columns["language"]]
-        return np.array([codes.setdefault(language, len(codes)) for language in languages], np.int64), codes
+    def _by_language(self) -> Mapping[str, list[int]]:
+        return _rows_by_value([language] if language else () for language in self._columns["language"])
 
     @cached_property
     def _by_topic(self) -> Mapping[str, list[int]]:
-        rows: dict[str, list[int]] = {}
-        for row, topics in enumerate(self._columns["topics"]):
-            for topic in topics or ():
-                rows.setdefault(topic.lower(), []).append(row)
-        return rows
+        return _rows_by_value(topics or () for topics in self._columns["topics"])
+
+    @cached_property
+    def _by_owner(self) -> Mapping[str, list[int]]:
+        return _rows_by_value([name.partition("/")[0]] for name in self.full_names)
 
     # -- content ----------------------------------------------------------------------------------------------------
 
@@ -294,28 +289,20 @@ class Catalogue:
         """
         rows: list[int] = []
         if login and not filters.own:
-            rows += self._owned.get(login.lower(), ())
+            rows += self._by_owner.get(login.lower(), ())
         if not filters.forks and self._forks:
             for row in starred[self._in_forks[starred] & (starred >= 0)].tolist():
                 rows += self._forks[row]
         return np.array(rows, np.int64)
 
     @cached_property
-    def _owned(self) -> Mapping[str, list[int]]:
-        owned: dict[str, list[int]] = {}
-        for place, name in enumerate(self.full_names):
-            owned.setdefault(name.partition("/")[0].lower(), []).append(place)
-        return owned
-
-    @cached_property
     def _forks(self) -> Mapping[int, list[int]]:
         """Rows of the forks of each row, and of what it is a fork of."""
         origins = self.places(self.fork_of.tolist())
-        related: dict[int, list[int]] = {}
+        related: dict[int, list[int]] = defaultdict(list)
         for fork in np.flatnonzero(origins >= 0).tolist():
-            origin = int(origins[fork])
-            related.setdefault(fork, []).append(origin)
-            related.setdefault(origin, []).append(fork)
+            related[fork].append(int(origins[fork]))
+            related[int(origins[fork])].append(fork)
         return related
 
     @cached_property
@@ -326,20 +313,24 @@ class Catalogue:
         return mask
 
 
+def _rows_by_value(values_of: Iterable[Sequence[str]]) -> dict[str, list[int]]:
+    """Return the rows of each lower-case value, of the values of all rows in turn."""
+    rows: dict[str, list[int]] = {}
+    for row, values in enumerate(values_of):
+        for value in values:
+            rows.setdefault(value.lower(), []).append(row)
+    return rows
+
+
 def _counts(described: Description) -> Mapping[str, float]:
     """Return the counts of the terms of a description; a topic counts as several words."""
-    counts: dict[str, float] = {}
-    for word in _tokens(f"{described.full_name.partition('/')[2]} {described.description or ''}"):
-        counts[word] = counts.get(word, 0.0) + 1.0
+    text = f"{described.full_name.partition('/')[2]} {described.description or ''}".lower()
+    counts: dict[str, float] = {**Counter(word for word in re.findall(r"[^\W_]{2,}", text) if word not in COMMON)}
     if described.language:
         counts[f"language:{described.language.lower()}"] = LANGUAGE
     for topic in described.topics:
         counts[topic.lower()] = counts.get(topic.lower(), 0.0) + TOPIC
     return counts
-
-
-def _tokens(text: str) -> list[str]:
-    return [word for word in re.findall(r"[^\W_]{2,}", text.lower()) if word not in COMMON]
 
 
 COMMON = frozenset(

@@ -10,8 +10,9 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -146,10 +147,10 @@ class LiveLookups:
             for kept in (self._users, self._repositories):
                 while len(kept) > MAX_KEPT:
                     kept.popitem(last=False)
-            for key in [key for key, lookup in self._users.items() if lookup.expires <= now]:
-                del self._users[key]
-            for key in [key for key, (expires, _) in self._repositories.items() if expires <= now]:
-                del self._repositories[key]
+            for login in [login for login, lookup in self._users.items() if lookup.expires <= now]:
+                del self._users[login]
+            for name in [name for name, (expires, _) in self._repositories.items() if expires <= now]:
+                del self._repositories[name]
 
     # -- users -----------------------------------------------------------------------------------------------------
 
@@ -179,17 +180,11 @@ class LiveLookups:
 
     def _run(self, key: str, lookup: Lookup, requests: int) -> None:
         """Carry out a lookup, for which `requests` were taken from the budget."""
-        usage = _Usage()
         outcome = LookupOutcome.UNAVAILABLE
         try:
-            outcome = self._read(lookup, usage)
-        except GhAssetsError as error:
-            self._failed(error)
-        except Exception as error:
-            self._failed(error)
-            raise
+            with suppress(GhAssetsError), self._spending(requests) as usage:
+                outcome = self._read(lookup, usage)
         finally:
-            self.budget.give_back(max(requests - usage.requests, 0))
             keep = KEEP_FAILURE if outcome is LookupOutcome.UNAVAILABLE else self.keep
             lookup.outcome, lookup.expires = outcome, self._clock() + keep
             if keep == 0:
@@ -236,14 +231,11 @@ class LiveLookups:
             return known[1]
         if self._closed or self.budget.take(REPOSITORY_REQUESTS):
             return LookupOutcome.BUDGET_SPENT
-        usage = _Usage()
         try:
-            result = self._read_repository(full_name, usage)
-        except GhAssetsError as error:
-            self._failed(error)
+            with self._spending(REPOSITORY_REQUESTS) as usage:
+                result = self._read_repository(full_name, usage)
+        except GhAssetsError:
             return LookupOutcome.UNAVAILABLE
-        finally:
-            self.budget.give_back(REPOSITORY_REQUESTS - usage.requests)
         self.failing_since = None
         with self._lock:
             self._repositories[key] = self._clock() + HOUR, result
@@ -266,16 +258,26 @@ class LiveLookups:
     def check(self) -> bool:
         """Whether GitHub responds; the request costs no quota."""
         try:
-            response = self._connected().get("/rate_limit")
-        except Exception as error:
-            self._failed(error)
-            if not isinstance(error, GhAssetsError):
-                raise
+            with self._spending(0):
+                response = self._connected().get("/rate_limit")
+        except GhAssetsError:
             return False
         ok = response.status in (200, 404)  # an Enterprise server without limits has no such page
         if ok:
             self.failing_since = None
         return ok
+
+    @contextmanager
+    def _spending(self, requests: int) -> Iterator[_Usage]:
+        """Count the requests of a block, for which `requests` were taken from the budget; give the others back."""
+        usage = _Usage()
+        try:
+            yield usage
+        except Exception as error:
+            self._failed(error)
+            raise
+        finally:
+            self.budget.give_back(max(requests - usage.requests, 0))
 
     def _connected(self) -> GitHubClient:
         with self._lock:

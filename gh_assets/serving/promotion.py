@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -79,9 +80,8 @@ class ComparisonResult:
         See `Decision`; ``promoted`` as far as the comparison decides.
     users : int
         Users that were held out of both trainings.
-    metric : str
     means : mapping
-        Mean metric of the candidate and the champion; without a champion, of popularity.
+        Mean main metric of the candidate and the champion; without a champion, of popularity.
     difference : Interval or None
         Candidate minus champion, paired by user.
     checks : mapping of GateCheck
@@ -97,7 +97,6 @@ class ComparisonResult:
     summary: str
     outcome: Outcome
     users: int = 0
-    metric: str = MAIN_METRIC
     means: Mapping[str, float] = field(default_factory=dict)
     difference: Interval | None = None
     checks: Mapping[str, GateCheck] = field(default_factory=dict)
@@ -106,13 +105,12 @@ class ComparisonResult:
 
     def evidence(self) -> dict[str, Any]:
         """Return the evidence that the alias's move records."""
+        interval = self.difference
         return {
             "users": self.users,
-            "metric": self.metric,
+            "metric": MAIN_METRIC,
             "means": dict(self.means),
-            "difference": None
-            if self.difference is None
-            else [self.difference.mean, self.difference.low, self.difference.high],
+            "difference": None if interval is None else [interval.mean, interval.low, interval.high],
             "checks": self.findings(),
             "champion": None if self.champion is None else self.champion.title,
         }
@@ -166,21 +164,20 @@ def compare_with_champion(
         The split of the matrix that the candidate was trained on.
     """
     title, incumbent = candidate.registered.title, None if champion is None else champion.registered
-    rows = _common_test_users(candidate, champion, matrix, split)
+    test_ids, compared = matrix.user_ids[split.test_users], [candidate] if champion is None else [candidate, champion]
+    # A model that does not record its test users has none.
+    held_out_ids = [np.array(model.trained.data.get("test_users", []), np.int64) for model in compared]
+    rows = np.flatnonzero(np.all([np.isin(test_ids, ids) for ids in held_out_ids], axis=0))
     checks = _gate_checks(candidate, champion, matrix, len(rows))
     failed = [check.finding for check in checks.values() if not check.passed]
     if failed:
         summary = f"{title} cannot become champion: {'; '.join(failed)}."
         return ComparisonResult(candidate.registered, incumbent, False, summary, "refused", len(rows), checks=checks)
+    models: list[Predictor] = [ModelOnColumns(model.trained, matrix.repo_ids) for model in compared]
+    if champion is None:
+        models.append(Popularity().fit(split.train))
     fold_in, held_out = split.test_fold_in[rows], split.test_held_out[rows]
-
-    def metric_by_user(model: Predictor) -> NDArray[np.float64]:
-        return evaluate_users(model, fold_in, held_out)[MAIN_METRIC]
-
-    opponent: Predictor = (
-        Popularity().fit(split.train) if champion is None else ModelOnColumns(champion.trained, matrix.repo_ids)
-    )
-    own, other = metric_by_user(ModelOnColumns(candidate.trained, matrix.repo_ids)), metric_by_user(opponent)
+    own, other = (evaluate_users(model, fold_in, held_out)[MAIN_METRIC] for model in models)
     difference = bootstrap(own - other)
     better = (difference.mean if champion is None else difference.low) > 0
     verdict = f"{'' if better else 'not '}{'' if champion is None else 'certainly '}better"
@@ -189,10 +186,8 @@ def compare_with_champion(
         f"were held out of both trainings: {MAIN_METRIC} {own.mean():.4f} against {other.mean():.4f}, difference "
         f"{difference}."
     )
-    means = {
-        candidate.registered.name: float(own.mean()),
-        "popularity" if incumbent is None else "champion": float(other.mean()),
-    }
+    opponent = "popularity" if incumbent is None else "champion"
+    means = {candidate.registered.name: float(own.mean()), opponent: float(other.mean())}
     return ComparisonResult(
         candidate.registered,
         incumbent,
@@ -200,27 +195,10 @@ def compare_with_champion(
         summary,
         "promoted" if better else "not better",
         len(rows),
-        MAIN_METRIC,
         means,
         difference,
         checks,
     )
-
-
-def _common_test_users(
-    candidate: LoadedModel, champion: LoadedModel | None, matrix: UserItemMatrix, split: StrongGeneralizationSplit
-) -> NDArray[np.int64]:
-    """Return the rows of the split's test users that were held out of both trainings."""
-    test_ids = matrix.user_ids[split.test_users]
-    unseen = np.isin(test_ids, _held_out_users(candidate.trained))
-    if champion is not None:
-        unseen &= np.isin(test_ids, _held_out_users(champion.trained))
-    return np.flatnonzero(unseen)
-
-
-def _held_out_users(trained: TrainedModel) -> NDArray[np.int64]:
-    """Return the ids of a model's test users; empty if the model does not record them."""
-    return np.array(trained.data.get("test_users", []), np.int64)
 
 
 # -- checks ------------------------------------------------------------------------------------------------------------
@@ -317,85 +295,71 @@ def processor_times(rankers: Sequence[Ranker], requests: Sequence[Recommendation
 # -- the gate ----------------------------------------------------------------------------------------------------------
 
 
-def promote_if_better(
-    registry: ModelRegistry,
-    cache: ModelCache,
-    matrix: UserItemMatrix,
-    *,
-    names: Sequence[str] = (),
-    tag: str = "",
-    seed: int = 0,
-    by: str,
-) -> tuple[ComparisonResult, Move | None]:
-    """Promote the best of the newest models to champion if it is better than the current one.
-
-    The validation users decide which model is the candidate, and the test users whether it replaces the champion.
-    Earlier decisions do not count: a model that was refused is judged again. The registry keeps the last `Decision`.
-
-    Parameters
-    ----------
-    names : sequence of str
-        By default all kinds of recommenders.
-    tag : str
-        Only models with this tag.
-    seed : int
-        Seed of the split that the models were trained on.
-    by : str
-        Who decides: the id of a run.
-
-    Returns
-    -------
-    result : ComparisonResult
-    move : Move or None
-        None: the champion stays.
-
-    Raises
-    ------
-    ModelNotFoundError
-        If none of the models was trained on this matrix.
-    ConcurrentWriteError
-        If the alias has moved in the meantime.
-    """
-    return PromotionGate(registry, cache, matrix, names=names or tuple(MODELS), tag=tag, seed=seed).decide(by)
-
-
+@dataclass(frozen=True)
 class PromotionGate:
     """Chooses a candidate among the newest models and decides whether it becomes champion.
 
     Parameters
     ----------
-    registry, cache, matrix, names, tag, seed
-        See `promote_if_better`.
+    registry : ModelRegistry
+    cache : ModelCache
+    matrix : UserItemMatrix
+    names : sequence of str
+        Names of the models that compete; by default all kinds of recommenders.
+    tag : str
+        Only models with this tag.
+    seed : int
+        Seed of the split that the models were trained on.
     """
 
-    def __init__(
-        self,
-        registry: ModelRegistry,
-        cache: ModelCache,
-        matrix: UserItemMatrix,
-        *,
-        names: Sequence[str],
-        tag: str = "",
-        seed: int = 0,
-    ) -> None:
-        self.registry, self.cache, self.matrix = registry, cache, matrix
-        self.names, self.tag, self.split = names, tag, split_of(matrix, seed)
+    registry: ModelRegistry
+    cache: ModelCache
+    matrix: UserItemMatrix
+    names: Sequence[str] = tuple(MODELS)
+    tag: str = ""
+    seed: int = 0
+
+    @cached_property
+    def split(self) -> StrongGeneralizationSplit:
+        """The split of the matrix that the models were trained on."""
+        return split_of(self.matrix, self.seed)
 
     def decide(self, by: str) -> tuple[ComparisonResult, Move | None]:
-        """Compare, promote if the candidate is better, and record the decision."""
+        """Promote the best of the newest models to champion if it is better than the current one.
+
+        The validation users decide which model is the candidate, and the test users whether it replaces the champion.
+        Earlier decisions do not count: a model that was refused is judged again. The registry keeps the last
+        `Decision`.
+
+        Parameters
+        ----------
+        by : str
+            Who decides: the id of a run.
+
+        Returns
+        -------
+        result : ComparisonResult
+        move : Move or None
+            None: the champion stays.
+
+        Raises
+        ------
+        ModelNotFoundError
+            If none of the models was trained on this matrix.
+        ConcurrentWriteError
+            If the alias has moved in the meantime.
+        """
         newest = {name: model.version for name in reversed(self.names) for model in self.registry.list(name)[:1]}
         incumbent = self.registry.aliases.current(PURPOSE, CHAMPION)
         champion, skipped = find_usable(self.registry, self.registry.holders(), self.cache)
         candidate, validation = self._best_candidate(skipped)
-        if candidate is None:
-            result = self._without_candidate(champion, skipped)
-        else:
+        if candidate is not None:
             self._point_candidate(candidate.registered, by)
-            result = self._compare(candidate, champion)
+        result = self._compare(candidate, champion, skipped)
         result = replace(result, validation=validation, skipped=skipped)
         move = None
-        if candidate is not None and result.better:
-            name, version = candidate.registered.name, candidate.registered.version
+        if result.candidate is not None and result.better:
+            name, version = result.candidate.key
             promotion = Promotion(name, version, why=result.summary, by=by, evidence=result.evidence())
             move = self.registry.promote(promotion, after=incumbent)
         self.registry.decisions.record(_decision(result, newest, by))
@@ -441,20 +405,22 @@ class PromotionGate:
         on_columns = ModelOnColumns(model.trained, self.matrix.repo_ids)
         return float(evaluate_users(on_columns, fold_in, held_out)[MAIN_METRIC].mean())
 
-    def _compare(self, candidate: LoadedModel, champion: LoadedModel | None) -> ComparisonResult:
-        if champion is not None and candidate.registered.key == champion.registered.key:
+    def _compare(
+        self, candidate: LoadedModel | None, champion: LoadedModel | None, skipped: Mapping[str, str]
+    ) -> ComparisonResult:
+        incumbent = None if champion is None else champion.registered
+        if candidate is None:
+            summary = (
+                f"None of the newest models ({', '.join(self.names)}) was trained on the current user-item matrix: "
+                "materialize recvae_model first."
+            )
+            if skipped:
+                summary = f"No candidate could be judged. {' '.join(skipped.values())}"
+            return ComparisonResult(None, incumbent, False, summary, "not judged")
+        if incumbent is not None and candidate.registered.key == incumbent.key:
             summary = f"{candidate.registered.title} is the champion already."
-            return ComparisonResult(candidate.registered, champion.registered, False, summary, "champion already")
+            return ComparisonResult(candidate.registered, incumbent, False, summary, "champion already")
         return compare_with_champion(candidate, champion, self.matrix, self.split)
-
-    def _without_candidate(self, champion: LoadedModel | None, skipped: Mapping[str, str]) -> ComparisonResult:
-        summary = (
-            f"None of the newest models ({', '.join(self.names)}) was trained on the current user-item matrix: "
-            "materialize recvae_model first."
-        )
-        if skipped:
-            summary = f"No candidate could be judged. {' '.join(skipped.values())}"
-        return ComparisonResult(None, None if champion is None else champion.registered, False, summary, "not judged")
 
     def _point_candidate(self, model: RegisteredModel, by: str) -> None:
         current = self.registry.aliases.current(PURPOSE, CANDIDATE)

@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
@@ -166,8 +167,8 @@ class Ranker:
         for request, starred, items, rows in zip(requests, stars_of, items_of, rows_of, strict=True):
             known = items[items >= 0]
             given.append(known if len(known) == len(items) else self._with_substitutes(starred, items))
-            related = self._item_of[self.catalogue.related(request.login, request.filters, rows)]
-            hidden.append(np.concatenate([known, self._known(_ids(request.hidden)), related[related >= 0]]))
+            related = self._related_items(request.login, request.filters, rows)
+            hidden.append(np.concatenate([known, self._known(_ids(request.hidden)), related]))
         lists = self._rank(_rows(given, self.items), hidden, requests, reasons)
         return [self._recommendations(lists, row, len(request.shown)) for row, request in enumerate(requests)]
 
@@ -210,7 +211,7 @@ class Ranker:
         )
         return matrix
 
-    def _related_items(self, login: str, filters: Filters, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _related_items(self, login: str | None, filters: Filters, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         items = self._item_of[self.catalogue.related(login, filters, rows)]
         return items[items >= 0]
 
@@ -545,8 +546,5 @@ def _in_columns(stars: Csr, places: NDArray[np.int64], width: int) -> Csr:
 
 def _list_column(values: pl.Series, present: NDArray[np.bool_]) -> pl.Series:
     """Return a column of lists: each row takes as many of the values as `present` has true entries."""
-    counts = pl.Series(present.sum(axis=1))
-    rows = pl.DataFrame({"row": np.repeat(np.arange(len(counts)), counts), "value": values})
-    grouped = rows.group_by("row", maintain_order=True).agg("value")
-    whole = pl.DataFrame({"row": np.arange(len(counts))}).join(grouped, on="row", how="left", maintain_order="left")
-    return whole["value"].fill_null([])
+    ends = np.cumsum([0, *present.sum(axis=1)])
+    return pl.Series(pa.LargeListArray.from_arrays(ends, values.to_arrow()))

@@ -10,7 +10,7 @@ import gc
 import itertools
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime
 from typing import Protocol
 
@@ -27,8 +27,8 @@ from gh_assets.serving.current_model import (
     serving_candidates,
 )
 from gh_assets.serving.live_lookups import LiveLookups
-from gh_assets.serving.registry_watcher import RegistryView, RegistryWatcher
-from gh_assets.serving.service_monitor import GCS, GITHUB, MONGO, Repeater, ServiceHealth, ServiceMonitor
+from gh_assets.serving.registry_watcher import RegistryWatcher
+from gh_assets.serving.service_monitor import GCS, GITHUB, MONGO, Repeater, ServiceMonitor
 from gh_assets.serving.snapshot import ServingSnapshot, SnapshotVersion, load_snapshot
 from gh_assets.settings import Settings
 from gh_assets.storage.mongo import MongoDatabase
@@ -86,6 +86,8 @@ class SnapshotRefresher:
     ----------
     snapshot : ServingSnapshot or None
         The snapshot that serves; None: not loaded yet.
+    watcher : RegistryWatcher
+    monitor : ServiceMonitor
     """
 
     def __init__(self, settings: Settings, observer: RefreshObserver, live: LiveLookups | None) -> None:
@@ -94,52 +96,38 @@ class SnapshotRefresher:
         self._retry, self._problem = RetryState(RETRY), ""
         interval = max(settings.serve_refresh.total_seconds(), 0.05)
         self._thread = Repeater("snapshot", self._refresh, interval, self._failed)
-        self._watcher = RegistryWatcher(settings, self._thread.wake)
-        checks: dict[str, Callable[[], bool]] = {MONGO: self._watcher.check_mongo, GCS: self._watcher.check_gcs}
+        self.watcher = RegistryWatcher(settings, self._thread.wake)
+        checks: dict[str, Callable[[], bool]] = {MONGO: self.watcher.check_mongo, GCS: self.watcher.check_gcs}
         if live is not None:
             checks[GITHUB] = live.check
-        self._monitor = ServiceMonitor(checks, FAILURES, interval, observer.service_answers)
+        self.monitor = ServiceMonitor(checks, FAILURES, interval, observer.service_answers)
 
     def start(self) -> None:
         """Begin to watch the services; the snapshot follows when it is loaded."""
-        self._monitor.start()
+        self.monitor.start()
         self._thread.start()
 
     def close(self) -> None:
         """Stop watching."""
         self._thread.stop()
-        self._monitor.stop()
+        self.monitor.stop()
         self._thread.wait_stopped()
-        self._watcher.close()
-
-    @property
-    def services(self) -> Mapping[str, ServiceHealth]:
-        """Health of the services by name."""
-        return self._monitor.services
-
-    def unavailable(self) -> list[str]:
-        """Return the services that do not respond."""
-        return self._monitor.unavailable()
+        self.watcher.close()
 
     def database(self) -> MongoDatabase | None:
         """Return the database while it responds."""
-        return self._watcher.database if self.services[MONGO].answers else None
-
-    @property
-    def models(self) -> RegistryView:
-        """Content of the registry at the last check."""
-        return self._watcher.view
+        return self.watcher.database if self.monitor.services[MONGO].answers else None
 
     @property
     def problem(self) -> str | None:
         """Why there is no snapshot, or no newer one."""
-        return self._problem or self._watcher.problem
+        return self._problem or self.watcher.problem
 
     # -- refreshing --------------------------------------------------------------------------------------------------
 
     def _refresh(self) -> None:
         """Load a newer snapshot if there is one."""
-        wanted, generations = self._wanted(), self._watcher.generations
+        wanted, generations = self._wanted(), self.watcher.generations
         if wanted is None or generations is None:
             return
         version, snapshot = SnapshotVersion(model_identity(wanted), generations), self.snapshot
@@ -147,35 +135,31 @@ class SnapshotRefresher:
             return
         if not self._retry.is_due(version):
             return
-        complete = False
+        self._retry.failed(version)  # unless what follows succeeds
         try:
-            complete = self._replace(wanted, version, snapshot)
+            if self._replace(wanted, version, snapshot):
+                self._retry.succeeded()
         except FAILURES as error:
             self._failed(error)
-        finally:
-            if complete:
-                self._retry.succeeded()
-            else:
-                self._retry.failed(version)
 
     def _wanted(self) -> RegisteredModel | None:
         """Return the model that should serve; without Mongo, the last one that served on this machine."""
-        wanted = self._watcher.wanted
-        if wanted is None and self.snapshot is None and self.services[MONGO].answers is False:
+        wanted = self.watcher.view.wanted
+        if wanted is None and self.snapshot is None and self.monitor.services[MONGO].answers is False:
             return self._cache.load_selection(CURRENT_MODEL_KEY)
         return wanted
 
     def _replace(self, wanted: RegisteredModel, version: SnapshotVersion, snapshot: ServingSnapshot | None) -> bool:
         """Load a snapshot and let it serve; return whether it is the wanted model that serves."""
         started = time.perf_counter()
-        registry = self._watcher.registry(self.database())
+        registry = self.watcher.registry(self.database())
         candidates = itertools.chain([wanted], () if registry is None else serving_candidates(registry))
         loaded = None if snapshot is None else snapshot.served
         model = load_first_usable(registry, candidates, self._cache, loaded=loaded, public=True)
         current = SnapshotVersion(model_identity(model.registered), version.generations)
         if snapshot is not None and snapshot.version == current and snapshot.served.warnings == model.warnings:
             return False  # the wanted model still cannot be loaded
-        fresh = load_snapshot(model, self._watcher.store(), self._watcher.names, snapshot)
+        fresh = load_snapshot(model, self.watcher.store(), self.watcher.view.names, snapshot)
         fresh.ranker.warm_up()
         self._cache.save_selection(CURRENT_MODEL_KEY, model.registered)
         self.snapshot, self._problem = fresh, " ".join(model.warnings)

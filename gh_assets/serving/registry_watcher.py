@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pymongo.errors import PyMongoError
 
@@ -26,8 +26,20 @@ MAX_LISTED = 100
 
 @dataclass(frozen=True)
 class RegistryView:
-    """Content of the registry at the last check: moves of the champion and models, newest first."""
+    """Content of the registry at one check.
 
+    Attributes
+    ----------
+    wanted : RegisteredModel or None
+        The model that should serve; None: not known yet.
+    names : mapping of str to int
+        Ids by former names of repositories.
+    moves, registered : sequence
+        Moves of the champion and models, newest first.
+    """
+
+    wanted: RegisteredModel | None = None
+    names: Mapping[str, int] = field(default_factory=dict)
     moves: Sequence[Move] = ()
     registered: Sequence[RegisteredModel] = ()
 
@@ -39,27 +51,21 @@ class RegistryWatcher:
     ----------
     settings : Settings
     on_change : callable
-        Called after `wanted` or `generations` has changed.
+        Called after the wanted model or `generations` has changed.
 
     Attributes
     ----------
-    wanted : RegisteredModel or None
-        The model that should serve; None: not known yet.
+    view : RegistryView
     generations : tuple of int or None
         Generations of the data; None: not known yet.
-    names : mapping of str to int
-        Ids by former names of repositories.
-    view : RegistryView
     problem : str or None
         Why there is no model, or no data.
     """
 
     def __init__(self, settings: Settings, on_change: Callable[[], None]) -> None:
-        self.settings, self._on_change = settings, on_change
-        self.wanted: RegisteredModel | None = None
-        self.generations: tuple[int, ...] | None = None
-        self.names: Mapping[str, int] = {}
+        self._settings, self._on_change = settings, on_change
         self.view = RegistryView()
+        self.generations: tuple[int, ...] | None = None
         self.problem: str | None = None
         self.database: MongoDatabase | None = None
         self._gcs: CloudStorageClient | None = None
@@ -71,7 +77,7 @@ class RegistryWatcher:
     def check_mongo(self) -> bool:
         """Check Mongo, and look for a new champion."""
         if self.database is None:
-            self.database = connect_mongo(self.settings, MONGO_SECONDS)
+            self.database = connect_mongo(self._settings, MONGO_SECONDS)
         database = self.database
         try:
             self._look_for_champion(database)
@@ -94,12 +100,12 @@ class RegistryWatcher:
             return
         # Read after the model, so that the moves include the one that made it champion.
         moves = registry.aliases.history(PURPOSE, CHAMPION)
-        changed = self.wanted is None or model_identity(wanted) != model_identity(self.wanted)
+        known = self.view.wanted
+        changed = known is None or model_identity(wanted) != model_identity(known)
         if changed or moves[:1] != list(self.view.moves[:1]):
-            self.names = former_names(database)
-            self.view = RegistryView(moves, registry.list()[:MAX_LISTED])
+            self.view = RegistryView(wanted, former_names(database), moves, registry.list()[:MAX_LISTED])
         if changed:
-            self.wanted, self.problem = wanted, None
+            self.problem = None
             self._on_change()
 
     def check_gcs(self) -> bool:
@@ -119,18 +125,18 @@ class RegistryWatcher:
 
     def store(self) -> AssetStore:
         """Return the store of the data."""
-        return asset_store(self.settings, self._client())
+        return asset_store(self._settings, self._client())
 
     def registry(self, database: MongoDatabase | None) -> ModelRegistry | None:
         """Return the registry; None without Mongo or Cloud Storage."""
         if database is None:
             return None
         try:
-            return ModelRegistry(model_store(self.settings, self._client()), database[Collections.MODELS])
+            return ModelRegistry(model_store(self._settings, self._client()), database[Collections.MODELS])
         except ServiceUnavailableError:
             return None
 
     def _client(self) -> CloudStorageClient:
         if self._gcs is None:
-            self._gcs = connect_gcs(self.settings)
+            self._gcs = connect_gcs(self._settings)
         return self._gcs

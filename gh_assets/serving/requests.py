@@ -7,7 +7,7 @@ The options of the command, the query parameters of the API and the configuratio
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -166,16 +166,8 @@ class RecommendationParameters(BaseModel):
     ] = None
 
     def filters(self) -> Filters:
-        return Filters(
-            own=self.own,
-            forks=self.forks,
-            archived=self.archived,
-            language=self.language,
-            topics=tuple(topic for topic in self.topic if topic),
-            owner=self.owner,
-            min_stars=self.min_stars,
-            max_stars=self.max_stars,
-        )
+        chosen = self.model_dump(include={field.name for field in fields(Filters)})
+        return Filters(**chosen, topics=tuple(filter(None, self.topic)))
 
     def request(self, *, hidden: Collection[int] = (), shown: Collection[int] = ()) -> RecommendationRequest:
         """Return the request, without a user yet.
@@ -185,11 +177,5 @@ class RecommendationParameters(BaseModel):
         hidden, shown : collection of int
             See `RecommendationRequest`.
         """
-        return RecommendationRequest(
-            n=self.n,
-            filters=self.filters(),
-            hidden=hidden,
-            shown=shown,
-            popularity=self.popularity,
-            diversity=self.diversity,
-        )
+        controls = self.model_dump(include={"n", "popularity", "diversity"})
+        return RecommendationRequest(filters=self.filters(), hidden=hidden, shown=shown, **controls)

@@ -300,24 +300,17 @@ class ServingSnapshot:
 
     def for_user(self, user: User, request: RecommendationRequest = DEFAULT_REQUEST) -> RecommendationRequest:
         """Complete a request for a user whose stars are known."""
-        stars = list(user.stars)
-        substitutes = self.ranker.substitutes(stars)
-        used = _count_used(stars, substitutes)
+        stars, login = list(user.stars), user.login
+        title = f"{login} ({len(stars):,} known stars)"
+        completed = self._with_stars(replace(request, login=login, title=title), stars)
+        used = completed.used_stars
         warnings = []
         if stars and used == 0:
-            warnings.append(f"None of the {len(stars):,} repositories that {user.login} starred is known.")
+            warnings.append(f"None of the {len(stars):,} repositories that {login} starred is known.")
         elif 0 < used < COLD_START_STARS:
             subject = "star contributes" if used == 1 else "stars contribute"
-            warnings.append(f"Only {used} {subject} to the scores of {user.login}'s list: it is a first guess.")
-        return replace(
-            request,
-            stars=stars,
-            login=user.login,
-            title=f"{user.login} ({len(stars):,} known stars)",
-            known_stars=len(stars),
-            used_stars=used,
-            warnings=[*warnings, *self._unseen_warnings(stars, substitutes)],
-        )
+            warnings.append(f"Only {used} {subject} to the scores of {login}'s list: it is a first guess.")
+        return replace(completed, warnings=[*warnings, *completed.warnings])
 
     def for_repositories(
         self, repositories: Sequence[str], request: RecommendationRequest = DEFAULT_REQUEST
@@ -347,16 +340,19 @@ class ServingSnapshot:
                 f"The model knows none of {_abbreviate(names)}: it was trained on "
                 f"{len(self.served.trained.repo_ids):,} repositories."
             )
-        stars = list(dict.fromkeys(ids.values()))
-        substitutes = self.ranker.substitutes(stars)
+        completed = self._with_stars(replace(request, title=_abbreviate(names)), list(dict.fromkeys(ids.values())))
         warnings = [f"Unknown repositories were ignored: {_abbreviate(unknown)}."] if unknown else []
+        return replace(completed, warnings=[*warnings, *completed.warnings])
+
+    def _with_stars(self, request: RecommendationRequest, stars: Sequence[int]) -> RecommendationRequest:
+        """Add stars to a request, how many contribute, and warnings about those that the model does not know."""
+        substitutes = self.ranker.substitutes(stars)
         return replace(
             request,
             stars=stars,
-            title=_abbreviate(names),
             known_stars=len(stars),
-            used_stars=_count_used(stars, substitutes),
-            warnings=[*warnings, *self._unseen_warnings(stars, substitutes)],
+            used_stars=len(stars) - sum(not neighbours for neighbours in substitutes.values()),
+            warnings=self._unseen_warnings(stars, substitutes),
         )
 
     def for_new_user(self, request: RecommendationRequest = DEFAULT_REQUEST) -> RecommendationRequest:
@@ -424,11 +420,6 @@ class ServingSnapshot:
         entries = self.ranker.similar(repository, request.n, request.filters, request.hidden)
         described = self.catalogue.describe_all([entry.repo_id for entry in entries])
         return list(zip(entries, described, strict=True))
-
-
-def _count_used(stars: Sequence[int], substitutes: Mapping[int, Sequence[Neighbour]]) -> int:
-    """Return the number of stars that contribute; those unknown to the model only if they have substitutes."""
-    return len(stars) - sum(not neighbours for neighbours in substitutes.values())
 
 
 # -- loading -----------------------------------------------------------------------------------------------------------

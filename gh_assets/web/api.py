@@ -334,7 +334,7 @@ def repository_json(state: AppState, snapshot: ServingSnapshot, repo_id: int) ->
 
 def model_json(state: AppState, snapshot: ServingSnapshot) -> dict[str, Any]:
     registered = snapshot.model
-    move = next(iter(state.refresher.models.moves), None)
+    move = next(iter(state.refresher.watcher.view.moves), None)
     is_champion = move is not None and move.key == registered.key
     interval = registered.intervals.get(registered.metric)
     return model_title_json(registered) | {
@@ -347,5 +347,5 @@ def model_json(state: AppState, snapshot: ServingSnapshot) -> dict[str, Any]:
         "repositories": len(snapshot.served.trained.repo_ids),
         "stars": snapshot.users.stars,
         "loaded": snapshot.loaded_at.isoformat(),
-        "missing": state.refresher.unavailable(),
+        "missing": state.refresher.monitor.unavailable(),
     }

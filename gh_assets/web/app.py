@@ -118,13 +118,13 @@ async def readyz(request: Request) -> Response:
         document |= {
             "model": None if snapshot is None else {"name": snapshot.model.name, "version": snapshot.model.version},
             "loaded": None if snapshot is None else snapshot.loaded_at.isoformat(timespec="seconds"),
-            "missing": refresher.unavailable(),
+            "missing": refresher.monitor.unavailable(),
             "services": {
                 name: {
                     "answers": service.answers,
                     "since": service.changed.astimezone(dt.UTC).isoformat(timespec="seconds"),
                 }
-                for name, service in refresher.services.items()
+                for name, service in refresher.monitor.services.items()
             },
             "version": __version__,
         }

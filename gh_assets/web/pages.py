@@ -221,7 +221,7 @@ async def model(request: Request) -> Response:
     """The model that is served, its score, and its predecessors."""
     state = app_state(request)
     snapshot = state.snapshot()
-    view = state.refresher.models
+    view = state.refresher.watcher.view
     champions = {move.key for move in view.moves}
     served = [entry for entry in view.registered if entry.name in SERVED or entry.key in champions]
     return render(

@@ -63,7 +63,7 @@ class AppState:
         """
         snapshot = self.refresher.snapshot
         if snapshot is None:
-            missing = self.refresher.unavailable()
+            missing = self.refresher.monitor.unavailable()
             reason = f"{' and '.join(missing)} cannot be reached." if missing else "There is no model yet."
             raise RequestProblemError(503, "not_ready", f"The server is not ready. {reason} Try again in a minute.")
         return snapshot
@@ -74,7 +74,7 @@ class AppState:
 
     def notices(self) -> list[str]:
         """Messages about services that cannot be reached, without their addresses."""
-        missing = self.refresher.unavailable()
+        missing = self.refresher.monitor.unavailable()
         if not missing:
             return []
         return [f"{' and '.join(missing)} cannot be reached at the moment: the model and data loaded last are used."]

@@ -6,6 +6,7 @@ import secrets
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from pydantic import SecretStr
@@ -13,93 +14,91 @@ from pydantic import SecretStr
 from gh_assets.embedded import supervision
 from gh_assets.errors import ModelNotFoundError, ServiceUnavailableError, StoredDataError
 from gh_assets.recommender import EASE
-from gh_assets.registry import ModelCard, ModelRegistry, Promotion
-from gh_assets.registry.cache import ModelCache
+from gh_assets.registry import ModelRegistry
 from gh_assets.services.connections import model_store, open_mongo
 from gh_assets.serving.current_model import (
     describe_current,
     load_current_model,
     load_first_usable,
     load_model,
+    model_cache,
     rank_models,
     serving_candidates,
 )
-from gh_assets.serving.promotion import promote_if_better
 from gh_assets.settings import Settings
-from gh_assets_tests.support.registered_models import DAMAGES, UNREADABLE_DOCUMENT, damage, fitted, matrix_of, register
+from gh_assets_tests.conftest import Save
+from gh_assets_tests.support.registered_models import DAMAGES, UNREADABLE_DOCUMENT, RegisteredModels, damage
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_champion_that_cannot_be_loaded_gives_way_to_the_one_before(
-    registry: ModelRegistry, cache: ModelCache, tmp_path: Path, kind: str
+    models: RegisteredModels, tmp_path: Path, kind: str
 ) -> None:
-    matrix = matrix_of()
-    register(registry, matrix, fitted(matrix, EASE((10.0,))))
-    broken = register(registry, matrix, fitted(matrix, EASE((11.0,))))
-    for version in (1, 2):
-        registry.promote(Promotion("ease", version, why=f"version {version}"))
+    registry, cache = models.registry, models.cache
+    broken = models.register(EASE((10.0,)), EASE((11.0,)))
+    models.promote("ease 1", "ease 2")
     damage(registry, tmp_path, broken, kind)
     model = load_first_usable(registry, serving_candidates(registry), cache)
     assert model.registered.version == 1
-    assert [warning.startswith("ease 2 cannot be loaded and is skipped") for warning in model.warnings] == (
-        [] if kind == UNREADABLE_DOCUMENT else [True]
-    )
+    skipped = [] if kind == UNREADABLE_DOCUMENT else [True]
+    assert [warning.startswith("ease 2 cannot be loaded and is skipped") for warning in model.warnings] == skipped
     if model.warnings:
         public = load_first_usable(registry, serving_candidates(registry), cache, public=True)
         assert public.warnings == ("ease 2 cannot be loaded: the next best serves in its place.",)
     again = load_first_usable(registry, serving_candidates(registry), cache, loaded=model)
     assert again.trained is model.trained, "a model in memory was loaded again"
-    result, move = promote_if_better(registry, cache, matrix, by="a test")
+    result, move = models.judge()
     assert (result.outcome, move) == ("champion already", None)
-    current = describe_current(registry)
+    current = models.current()
+    assert current.model is not None
     assert (current.model.title, current.promoted) == ("ease 1", True)
     assert current.why == "The champion cannot be loaded, and this was champion before it."
-    better = register(registry, matrix, fitted(matrix, EASE((10.0,))))
-    assert promote_if_better(registry, cache, matrix, by="a test")[0].champion.version == 1
-    registry.promote(Promotion("ease", better.version, why="by hand"))
+    better = models.register(EASE((10.0,)))
+    champion = models.judge()[0].champion
+    assert champion is not None
+    assert champion.version == 1
+    models.promote(better.title)
     assert load_first_usable(registry, serving_candidates(registry), cache).warnings == ()
 
 
-def test_description_without_a_usable_model(registry: ModelRegistry, cache: ModelCache, tmp_path: Path) -> None:
-    matrix = matrix_of()
-    only = register(registry, matrix, fitted(matrix, EASE((10.0,))))
-    registry.promote(Promotion("ease", 1, why="the first"))
-    damage(registry, tmp_path, only, "damaged")
-    result, move = promote_if_better(registry, cache, matrix, by="a test")
+def test_description_without_a_usable_model(models: RegisteredModels, tmp_path: Path) -> None:
+    only = models.register(EASE((10.0,)))
+    models.promote("ease 1")
+    damage(models.registry, tmp_path, only, "damaged")
+    result, move = models.judge()
     assert (result.outcome, result.candidate, move) == ("not judged", None, None)
     with pytest.raises(StoredDataError, match=r"No model can be loaded\. ease 1 cannot be loaded"):
-        load_first_usable(registry, serving_candidates(registry), cache)
-    current = describe_current(registry)
-    assert (current.model, current.why, current.decision.outcome) == (None, "None can be loaded.", "not judged")
+        load_first_usable(models.registry, serving_candidates(models.registry), models.cache)
+    current = models.current()
+    assert (current.model, current.why, current.decision) == (None, "None can be loaded.", models.last_decision())
     assert "judges again" in current.explanation
 
 
-def test_description_explains_why_the_newest_model_does_not_serve(registry: ModelRegistry, cache: ModelCache) -> None:
-    assert describe_current(registry) is None
-    matrix = matrix_of()
-    register(registry, matrix, fitted(matrix, EASE((10.0,))))
-    assert describe_current(registry).explanation == (
-        "ease 1 has not been judged yet: the next run, or the asset champion, does."
-    )
-    promote_if_better(registry, cache, matrix, by="run 1")
-    register(registry, matrix, fitted(matrix, EASE((10.5,))))
-    assert describe_current(registry).explanation.endswith(
-        "ease 2 was registered after that and has not been judged yet: the next run does."
-    )
-    promote_if_better(registry, cache, matrix, by="run 2")
-    current = describe_current(registry)
+def test_description_explains_why_the_newest_model_does_not_serve(models: RegisteredModels) -> None:
+    assert describe_current(models.registry) is None
+    models.register(EASE((10.0,)))
+    unjudged = "ease 1 has not been judged yet: the next run, or the asset champion, does."
+    assert models.current().explanation == unjudged
+    models.judge("run 1")
+    models.register(EASE((10.5,)))
+    later = "ease 2 was registered after that and has not been judged yet: the next run does."
+    assert models.current().explanation.endswith(later)
+    models.judge("run 2")
+    current, decision = models.current(), models.last_decision()
+    assert current.model is not None
     assert (current.model.title, current.newest.title) == ("ease 1", "ease 2")
-    assert (current.decision.outcome, current.decision.by) == ("not better", "run 2")
+    assert (current.decision, decision.outcome, decision.by) == (decision, "not better", "run 2")
     assert current.explanation.startswith("ease 2 is not certainly better than ease 1 for ")
-    registry.promote(Promotion("ease", 2, why="I like it", by="a user"))
-    current = describe_current(registry)
+    models.promote("ease 2", why="I like it", by="a user")
+    current = models.current()
+    assert current.model is not None
     assert (current.model.title, current.why) == ("ease 2", "I like it")
     assert current.explanation.endswith("Since then a user made ease 2 champion (promote): I like it")
 
 
-def test_models_of_several_names_are_ranked(registry: ModelRegistry, file: Path) -> None:
+def test_models_of_several_names_are_ranked(registry: ModelRegistry, save: Save) -> None:
     for name, score in (("a", 0.3), ("b", 0.5), ("c", 0.5), ("d", None)):
-        registry.save(file, ModelCard(name, score))
+        save(name, score)
     ranked = rank_models(registry, ("a", "b", "c", "d"))
     assert [model.name for model in ranked] == ["b", "c", "a"], "of equal scores, the first name comes first"
     with pytest.raises(ModelNotFoundError, match="No scored model 'd'"):
@@ -109,29 +108,19 @@ def test_models_of_several_names_are_ranked(registry: ModelRegistry, file: Path)
         next(serving_candidates(registry, tag="production"))
 
 
-def test_concurrent_loads_download_a_model_once(
-    registry: ModelRegistry, cache: ModelCache, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    matrix = matrix_of()
-    model = register(registry, matrix, fitted(matrix, EASE((10.0,))))
-    downloads = []
-    real = registry.store.read_to
-
-    def counted(*arguments: object, **more: object) -> str:
-        downloads.append(arguments)
-        return str(real(*arguments, **more))
-
-    monkeypatch.setattr(registry.store, "read_to", counted)
+def test_concurrent_loads_download_a_model_once(models: RegisteredModels, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = models.register(EASE((10.0,)))
+    download = Mock(side_effect=models.registry.store.read_to)
+    monkeypatch.setattr(models.registry.store, "read_to", download)
     start = threading.Barrier(8)
 
-    def load() -> str:
+    def load(_: int) -> str:
         start.wait()
-        return load_model(registry, model, cache).model.name
+        return load_model(models.registry, model, models.cache).model.name
 
     with ThreadPoolExecutor(8) as executor:
-        names = [future.result() for future in [executor.submit(load) for _ in range(8)]]
-    assert names == ["ease"] * 8
-    assert len(downloads) == 1
+        assert list(executor.map(load, range(8))) == ["ease"] * 8
+    assert download.call_count == 1
 
 
 def test_cached_model_serves_with_a_warning_while_the_services_are_unavailable(
@@ -145,11 +134,10 @@ def test_cached_model_serves_with_a_warning_while_the_services_are_unavailable(
     monkeypatch.setattr("gh_assets.services.connections.MONGO_SECONDS", 0.2)
     with pytest.raises(ServiceUnavailableError):
         load_current_model(away)
-    matrix = matrix_of()
     with open_mongo(own) as database:
-        registry = ModelRegistry(model_store(own), database["models"])
-        register(registry, matrix, fitted(matrix, EASE((10.0,))))
-        registry.promote(Promotion("ease", 1, why="the first"))
+        models = RegisteredModels(ModelRegistry(model_store(own), database["models"]), model_cache(own))
+        models.register(EASE((10.0,)))
+        models.promote("ease 1")
         assert load_current_model(own).warnings == ()
         cached = load_current_model(away)
         assert (cached.registered.title, cached.trained.model.name) == ("ease 1", "ease")

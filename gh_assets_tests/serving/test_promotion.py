@@ -12,24 +12,32 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from gh_assets.errors import ModelNotFoundError, StoredDataError
 from gh_assets.recommender import EASE, Popularity, Recommender
-from gh_assets.recommender.data.interactions import Csr, UserItemMatrix
+from gh_assets.recommender.data.interactions import Csr
 from gh_assets.recommender.evaluation.evaluation import bootstrap
 from gh_assets.recommender.evaluation.metrics import evaluate_users
-from gh_assets.recommender.models.trained_model import TrainedModel
 from gh_assets.recommender.training.training import result_of, split_of
-from gh_assets.registry import CANDIDATE, CHAMPION, PURPOSE, ModelRegistry, Promotion, RegisteredModel
-from gh_assets.registry.cache import ModelCache
-from gh_assets.serving.current_model import LoadedModel, current_model, describe_current
-from gh_assets.serving.promotion import MIN_TEST_USERS, ModelOnColumns, compare_with_champion, promote_if_better
+from gh_assets.registry import CANDIDATE, CHAMPION, PURPOSE, RegisteredModel
+from gh_assets.serving.current_model import LoadedModel, current_model
+from gh_assets.serving.promotion import MIN_TEST_USERS, ComparisonResult, ModelOnColumns, compare_with_champion
 from gh_assets_tests.conftest import clock_behind
-from gh_assets_tests.support.registered_models import DAMAGES, UNREADABLE_DOCUMENT, damage, fitted, matrix_of, register
+from gh_assets_tests.support.registered_models import (
+    DAMAGES,
+    UNREADABLE_DOCUMENT,
+    RegisteredModels,
+    damage,
+    fitted,
+    matrix_of,
+)
 
 
 def test_grown_matrix_holds_out_the_same_users() -> None:
@@ -44,170 +52,159 @@ def test_grown_matrix_holds_out_the_same_users() -> None:
     assert len(known & moved_users) >= 0.7 * len(known), "their rows in the matrix decided"
 
 
-def test_first_champion_must_beat_popularity(registry: ModelRegistry, cache: ModelCache) -> None:
-    matrix = matrix_of()
-    register(registry, matrix, fitted(matrix, Popularity()))
-    result, move = promote_if_better(registry, cache, matrix, by="a test")
+def test_first_champion_must_beat_popularity(models: RegisteredModels) -> None:
+    models.register(Popularity())
+    result, move = models.judge()
     assert move is None
     assert "popularity 1 is not better than popularity" in result.summary
     with pytest.raises(ModelNotFoundError):
-        registry.champion()
-    register(registry, matrix, fitted(matrix, EASE((10.0,))))
-    result, move = promote_if_better(registry, cache, matrix, by="a test")
+        models.registry.champion()
+    models.register(EASE((10.0,)))
+    result, move = models.judge()
     assert move is not None
-    assert (registry.champion().name, move.by, move.why) == ("ease", "a test", result.summary)
+    assert (models.registry.champion().name, move.by, move.why) == ("ease", "a test", result.summary)
     assert move.evidence["users"] == result.users
     assert result.difference is not None
     assert result.difference.low > 0
-    result, move = promote_if_better(registry, cache, matrix, by="a test")
+    result, move = models.judge()
     assert (move, result.summary) == (None, "ease 1 is the champion already.")
-    assert registry.champion(PURPOSE, CANDIDATE).name == "ease"
+    assert models.registry.champion(PURPOSE, CANDIDATE).name == "ease"
 
 
-def test_only_a_certainly_better_model_replaces_the_champion(registry: ModelRegistry, cache: ModelCache) -> None:
+def test_only_a_certainly_better_model_replaces_the_champion(models: RegisteredModels) -> None:
     """A registered score does not count, since it is of other users."""
-    old, new = matrix_of(540), matrix_of(600)
-    register(registry, old, fitted(old, EASE((10.0,))))
-    promote_if_better(registry, cache, old, by="yesterday")
-    register(registry, new, fitted(new, EASE((11.0,))))
-    registry.documents.update_one({"name": "ease", "version": 2}, {"$set": {"score": 0.999}})
-    result, move = promote_if_better(registry, cache, new, by="today")
+    old = matrix_of(540)
+    models.register(EASE((10.0,)), matrix=old)
+    models.judge("yesterday", matrix=old)
+    models.register(EASE((11.0,)))
+    models.registry.documents.update_one({"name": "ease", "version": 2}, {"$set": {"score": 0.999}})
+    result, move = models.judge("today")
     assert move is None, result.summary
     assert "not certainly better than ease 1" in result.summary
-    assert registry.champion().version == 1
+    assert models.registry.champion().version == 1
     assert result.users >= 30
 
 
-def test_better_model_replaces_the_champion_and_rollback_returns(registry: ModelRegistry, cache: ModelCache) -> None:
-    matrix = matrix_of()
-    register(registry, matrix, fitted(matrix, Popularity()))
-    registry.promote(Promotion("popularity", 1, why="by hand"))
-    register(registry, matrix, fitted(matrix, EASE((10.0,))))
-    _, move = promote_if_better(registry, cache, matrix, by="a test")
-    assert move is not None
-    assert current_model(registry).name == "ease"
-    registry.rollback(why="it was a try")
-    assert current_model(registry).name == "popularity"
-    assert [entry.action for entry in registry.aliases.history(PURPOSE, CHAMPION)] == ["rollback", "promote", "promote"]
+def test_better_model_replaces_the_champion_and_rollback_returns(models: RegisteredModels) -> None:
+    models.register(Popularity(), EASE((10.0,)))
+    models.promote("popularity 1")
+    assert models.judge()[1] is not None
+    assert current_model(models.registry).name == "ease"
+    models.registry.rollback(why="it was a try")
+    assert current_model(models.registry).name == "popularity"
+    moves = models.registry.aliases.history(PURPOSE, CHAMPION)
+    assert [move.action for move in moves] == ["rollback", "promote", "promote"]
 
 
-def loaded(matrix: UserItemMatrix, model: Recommender, **change: object) -> LoadedModel:
-    trained = result_of(matrix, split_of(matrix, 0), model, {}).trained
+MATRIX = matrix_of()
+SPLIT = split_of(MATRIX, 0)
+
+
+def loaded(model: Recommender, **change: Any) -> LoadedModel:
+    """Fit a model, and load it with changes."""
+    trained = result_of(MATRIX, SPLIT, fitted(MATRIX, model), {}).trained
     document = {"name": model.name, "version": 1, "time": "2026-01-01", "bucket": "b", "object": "o", "file_name": "f"}
-    return LoadedModel(RegisteredModel.from_document(document), replace(trained, **change))  # type: ignore[arg-type]
+    return LoadedModel(RegisteredModel.from_document(document), replace(trained, **change))
 
 
-def test_model_that_fails_a_check_cannot_become_champion() -> None:
-    matrix = matrix_of()
-    split = split_of(matrix, 0)
-    good, bad = loaded(matrix, fitted(matrix, EASE((10.0,)))), loaded(matrix, fitted(matrix, EASE((10.0,))))
-    assert isinstance(bad.trained.model, EASE)
-    bad.trained.model.B[3, 4] = np.nan
-    assert "its weights B are not all finite" in compare_with_champion(bad, good, matrix, split).summary
-    foreign = loaded(matrix, fitted(matrix, EASE((10.0,))), repo_ids=np.arange(len(matrix.repo_ids)) + 10_000)
-    assert "it knows 0% of the champion's repositories" in compare_with_champion(foreign, good, matrix, split).summary
-    unknown = loaded(matrix, fitted(matrix, EASE((10.0,))), data={})
-    assert "0 users were held out of both trainings" in compare_with_champion(unknown, good, matrix, split).summary
+def compare(candidate: LoadedModel, champion: LoadedModel | None) -> ComparisonResult:
+    return compare_with_champion(candidate, champion, MATRIX, SPLIT)
 
 
-def test_half_of_the_champions_repositories_must_be_known() -> None:
-    matrix = matrix_of()
-    split = split_of(matrix, 0)
-    good, other = (loaded(matrix, fitted(matrix, EASE((10.0,)))) for _ in range(2))
-    count = len(matrix.repo_ids)
-    for known, passed in ((count // 2, True), (count // 2 - 1, False)):
-        ids = matrix.repo_ids.copy()
-        ids[known:] += 10_000
-        champion = replace(other, trained=replace(other.trained, repo_ids=ids))
-        check = compare_with_champion(good, champion, matrix, split).checks["overlap"]
-        assert check.passed is passed
-        assert check.finding == f"it knows {known / count:.0%} of the champion's repositories (at least 50%)"
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"repo_ids": np.arange(len(MATRIX.repo_ids)) + 10_000}, "it knows 0% of the champion's repositories"),
+        ({"data": {}}, "0 users were held out of both trainings"),
+        ({}, "its weights B are not all finite"),
+    ],
+)
+def test_model_that_fails_a_check_cannot_become_champion(change: dict[str, Any], problem: str) -> None:
+    bad = loaded(EASE((10.0,)), **change)
+    if not change:
+        assert isinstance(bad.trained.model, EASE)
+        bad.trained.model.B[3, 4] = np.nan
+    assert problem in compare(bad, loaded(EASE((10.0,)))).summary
+
+
+@pytest.mark.parametrize(("missing", "passed"), [(0, True), (1, False)])
+def test_half_of_the_champions_repositories_must_be_known(missing: int, passed: bool) -> None:
+    count = len(MATRIX.repo_ids)
+    known = count // 2 - missing
+    ids = MATRIX.repo_ids.copy()
+    ids[known:] += 10_000
+    check = compare(loaded(EASE((10.0,))), loaded(EASE((10.0,)), repo_ids=ids)).checks["overlap"]
+    assert check.passed is passed
+    assert check.finding == f"it knows {known / count:.0%} of the champion's repositories (at least 50%)"
 
 
 def test_comparison_is_recorded_as_evidence() -> None:
-    matrix = matrix_of()
-    split = split_of(matrix, 0)
-    good, poor = loaded(matrix, fitted(matrix, EASE((10.0,)))), loaded(matrix, fitted(matrix, Popularity()))
-    result = compare_with_champion(good, poor, matrix, split)
-    by_user = [
-        evaluate_users(ModelOnColumns(one.trained, matrix.repo_ids), split.test_fold_in, split.test_held_out)[
+    good, poor = loaded(EASE((10.0,))), loaded(Popularity())
+    result = compare(good, poor)
+    own, other = (
+        evaluate_users(ModelOnColumns(model.trained, MATRIX.repo_ids), SPLIT.test_fold_in, SPLIT.test_held_out)[
             "ndcg@100"
         ]
-        for one in (good, poor)
-    ]
-    assert result.means == {"ease": by_user[0].mean(), "champion": by_user[1].mean()}
-    assert result.difference == bootstrap(by_user[0] - by_user[1])
-    assert (result.better, result.outcome, result.users) == (True, "promoted", len(split.test_users))
+        for model in (good, poor)
+    )
+    difference = bootstrap(own - other)
+    assert result.means == {"ease": own.mean(), "champion": other.mean()}
+    assert result.difference == difference
+    assert (result.better, result.outcome, result.users) == (True, "promoted", len(SPLIT.test_users))
     assert (result.candidate, result.champion) == (good.registered, poor.registered)
     assert result.summary.startswith(f"ease 1 is certainly better than popularity 1 for {result.users} users who were")
-    assert f"ndcg@100 {by_user[0].mean():.4f} against {by_user[1].mean():.4f}" in result.summary
+    assert f"ndcg@100 {own.mean():.4f} against {other.mean():.4f}" in result.summary
     evidence = result.evidence()
-    assert evidence["difference"] == [result.difference.mean, result.difference.low, result.difference.high]
+    assert evidence["difference"] == [difference.mean, difference.low, difference.high]
     assert (evidence["users"], evidence["metric"], evidence["champion"]) == (result.users, "ndcg@100", "popularity 1")
     assert evidence["means"] == result.means
     assert evidence["checks"].keys() == {"weights", "cost", "overlap", "users"}
     assert evidence["checks"]["weights"] == "all weights are finite"
-    first = compare_with_champion(good, None, matrix, split)
+    first = compare(good, None)
     assert first.summary.startswith("ease 1 is better than popularity for ")
-    assert first.means == {"ease": result.means["ease"], "popularity": pytest.approx(result.means["champion"])}
-    assert (first.champion, first.evidence()["champion"], first.checks.keys()) == (
-        None,
-        None,
-        {"weights", "cost", "users"},
-    )
-    refused = compare_with_champion(replace(good, trained=replace(good.trained, data={})), None, matrix, split)
+    assert first.means == {"ease": own.mean(), "popularity": pytest.approx(other.mean())}
+    assert (first.champion, first.evidence()["champion"]) == (None, None)
+    assert first.checks.keys() == {"weights", "cost", "users"}
+    refused = compare(loaded(EASE((10.0,)), data={}), None)
     assert refused.summary == ("ease 1 cannot become champion: 0 users were held out of both trainings (at least 1).")
     assert (refused.candidate, refused.outcome, refused.better, refused.users) == (good.registered, "refused", False, 0)
     assert refused.evidence()["difference"] is None
 
 
-def test_best_model_on_the_validation_users_is_the_candidate(registry: ModelRegistry, cache: ModelCache) -> None:
-    matrix = matrix_of()
-    for model in (Popularity(), EASE((1e9,)), EASE((10.0,))):
-        register(registry, matrix, fitted(matrix, model))
-    split = split_of(matrix, 0)
-    fold_in, held_out = split.validation
-    result, move = promote_if_better(registry, cache, matrix, by="run 1", names=("popularity", "ease"))
+def test_best_model_on_the_validation_users_is_the_candidate(models: RegisteredModels) -> None:
+    models.register(Popularity(), EASE((1e9,)), EASE((10.0,)))
+    fold_in, held_out = SPLIT.validation
+    result, move = models.judge("run 1", names=("popularity", "ease"))
     assert result.validation.keys() == {"popularity 1", "ease 2"}, "the newest of each name"
     for model, title in ((Popularity(), "popularity 1"), (EASE((10.0,)), "ease 2")):
-        score = evaluate_users(fitted(matrix, model), fold_in, held_out)["ndcg@100"].mean()
+        score = evaluate_users(fitted(MATRIX, model), fold_in, held_out)["ndcg@100"].mean()
         assert result.validation[title] == pytest.approx(score, rel=1e-4)
-    assert (move.name, move.version, move.by, move.why, move.evidence) == (
-        "ease",
-        2,
-        "run 1",
-        result.summary,
-        result.evidence(),
-    )
-    pointed = registry.aliases.current(PURPOSE, CANDIDATE)
-    assert (pointed.name, pointed.version, pointed.by, pointed.why) == (
-        "ease",
-        2,
-        "run 1",
-        "best on the validation users",
-    )
-    decision = registry.decisions.last()
+    pointed = models.registry.aliases.current(PURPOSE, CANDIDATE)
+    assert move is not None
+    assert pointed is not None
+    assert (move.title, move.by, move.why, move.evidence) == ("ease 2", "run 1", result.summary, result.evidence())
+    assert (pointed.title, pointed.by, pointed.why) == ("ease 2", "run 1", "best on the validation users")
+    decision = models.last_decision()
     assert (decision.validation, decision.checks) == (result.validation, result.evidence()["checks"])
     assert decision.summary.startswith(result.summary)
     ahead, other = result.validation["ease 2"], result.validation["popularity 1"]
     assert decision.summary.endswith(
         f" On the validation users ease 2 ({ahead:.4f}) was ahead of popularity 1 ({other:.4f})."
     )
-    again, _ = promote_if_better(registry, cache, matrix, by="run 2", names=("ease", "popularity"))
+    again, _ = models.judge("run 2", names=("ease", "popularity"))
     assert (again.outcome, again.validation) == ("champion already", result.validation)
-    assert again.candidate == again.champion == registry.champion()
+    assert again.candidate == again.champion == models.registry.champion()
     assert (again.better, again.skipped) == (False, {})
-    assert len(registry.aliases.history(PURPOSE, CANDIDATE)) == 1, "it already points there"
+    assert len(models.registry.aliases.history(PURPOSE, CANDIDATE)) == 1, "it already points there"
 
 
-def test_only_models_with_the_tag_compete(registry: ModelRegistry, cache: ModelCache) -> None:
-    matrix = matrix_of()
-    register(registry, matrix, fitted(matrix, EASE((10.0,))))
+def test_only_models_with_the_tag_compete(models: RegisteredModels) -> None:
+    models.register(EASE((10.0,)))
     with pytest.raises(ModelNotFoundError, match=r"^None of the newest models \(ease\) was trained on the current"):
-        promote_if_better(registry, cache, matrix, by="run 1", names=("ease",), tag="production")
-    assert registry.decisions.last().newest == {"ease": 1}
-    registry.documents.update_one({"name": "ease"}, {"$set": {"tags": ["production"]}})
-    assert promote_if_better(registry, cache, matrix, by="run 2", names=("ease",), tag="production")[1] is not None
+        models.judge(names=("ease",), tag="production")
+    assert models.last_decision().newest == {"ease": 1}
+    models.registry.documents.update_one({"name": "ease"}, {"$set": {"tags": ["production"]}})
+    assert models.judge(names=("ease",), tag="production")[1] is not None
 
 
 class Burning(EASE):
@@ -263,12 +260,10 @@ def strict(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("strict")
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
 def test_cost_is_relative_processor_time_on_a_busy_machine_too(busy: bool) -> None:
-    matrix = matrix_of()
-    split = split_of(matrix, 0)
-    plain = loaded(matrix, fitted(matrix, EASE((10.0,))))
+    plain = loaded(EASE((10.0,)))
     with busy_machine() if busy else nullcontext():
         for model, passes in ((EASE((10.0,)), True), (Waiting((10.0,)), True), (Burning((10.0,)), False)):
-            result = compare_with_champion(loaded(matrix, fitted(matrix, model)), plain, matrix, split)
+            result = compare(loaded(model), plain)
             assert result.checks["cost"].passed is passes, (type(model), result.checks["cost"].finding)
             assert result.outcome == ("not better" if passes else "refused")
             assert ("of a processor" in result.summary) is not passes, "only a refusal names the cost"
@@ -280,32 +275,28 @@ def test_cost_is_relative_processor_time_on_a_busy_machine_too(busy: bool) -> No
 @pytest.mark.usefixtures("strict")
 def test_wall_clock_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each call of a wall clock advances it by a minute."""
-    matrix = matrix_of()
     minutes = itertools.count(step=60.0)
     for clock in ("perf_counter", "monotonic"):
         monkeypatch.setattr(f"gh_assets.serving.promotion.time.{clock}", lambda: next(minutes))
-    ease, split = loaded(matrix, fitted(matrix, EASE((10.0,)))), split_of(matrix, 0)
-    assert compare_with_champion(ease, ease, matrix, split).checks["cost"].passed
-    assert compare_with_champion(ease, None, matrix, split).outcome == "promoted"
+    ease = loaded(EASE((10.0,)))
+    assert compare(ease, ease).checks["cost"].passed
+    assert compare(ease, None).outcome == "promoted"
 
 
 @pytest.mark.usefixtures("strict")
 def test_first_champion_is_not_refused_for_its_cost() -> None:
-    matrix = matrix_of()
-    result = compare_with_champion(loaded(matrix, fitted(matrix, Burning((10.0,)))), None, matrix, split_of(matrix, 0))
+    result = compare(loaded(Burning((10.0,))), None)
     assert result.better, result.summary
     assert "times as much as popularity's (the first champion is not refused for that)" in result.checks["cost"].finding
 
 
 def test_expensive_model_may_replace_a_cheap_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Burning, "seconds", 0.02)
-    matrix = matrix_of()
-    split = split_of(matrix, 0)
-    expensive, cheap = loaded(matrix, fitted(matrix, Burning((10.0,)))), loaded(matrix, fitted(matrix, Popularity()))
+    expensive, cheap = loaded(Burning((10.0,))), loaded(Popularity())
     monkeypatch.setattr("gh_assets.serving.promotion.MAX_COST_RATIO", 1.5)
-    assert compare_with_champion(expensive, cheap, matrix, split).better
+    assert compare(expensive, cheap).better
     monkeypatch.setattr("gh_assets.serving.promotion.MAX_COST_RATIO_TO_POPULARITY", 1.5)
-    assert compare_with_champion(expensive, cheap, matrix, split).outcome == "refused"
+    assert compare(expensive, cheap).outcome == "refused"
 
 
 class Failing(EASE):
@@ -320,181 +311,133 @@ class Failing(EASE):
 
 
 @pytest.mark.usefixtures("strict")
-def test_cost_is_not_compared_with_a_champion_that_cannot_recommend(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    matrix = matrix_of()
-    split = split_of(matrix, 0)
-    expensive, failing = (
-        loaded(matrix, fitted(matrix, Burning((10.0,)))),
-        loaded(matrix, fitted(matrix, Failing((10.0,)))),
-    )
-    monkeypatch.setattr(Failing, "failing", True)
+def test_cost_is_not_compared_with_a_champion_that_cannot_recommend(monkeypatch: pytest.MonkeyPatch) -> None:
     # Without known test users, the comparison ends with the checks.
-    check = compare_with_champion(
-        replace(expensive, trained=replace(expensive.trained, data={})), failing, matrix, split
-    ).checks["cost"]
+    expensive, failing = loaded(Burning((10.0,)), data={}), loaded(Failing((10.0,)))
+    monkeypatch.setattr(Failing, "failing", True)
+    check = compare(expensive, failing).checks["cost"]
     assert check.passed
     assert check.finding.endswith(" times as much as popularity's (ease 1 cannot recommend at all)")
-    check = compare_with_champion(failing, expensive, matrix, split).checks["cost"]
+    check = compare(failing, expensive).checks["cost"]
     assert not check.passed
     assert check.finding == "it cannot recommend: there is nothing to predict from"
 
 
-def test_undecided_models_are_judged_again(
-    registry: ModelRegistry, cache: ModelCache, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    matrix = matrix_of()
-    register(registry, matrix, fitted(matrix, Popularity()))
-    registry.promote(Promotion("popularity", 1, why="by hand"))
-    register(registry, matrix, fitted(matrix, EASE((10.0,))))
+def test_undecided_models_are_judged_again(models: RegisteredModels, monkeypatch: pytest.MonkeyPatch) -> None:
+    models.register(Popularity(), EASE((10.0,)))
+    models.promote("popularity 1")
     with monkeypatch.context() as patch:
         for limit in ("MAX_COST_RATIO", "MAX_COST_RATIO_TO_POPULARITY"):
             patch.setattr(f"gh_assets.serving.promotion.{limit}", 0.0)
-        result, move = promote_if_better(registry, cache, matrix, by="run 1")
+        result, move = models.judge("run 1")
         assert (result.outcome, move) == ("refused", None)
-        decision = registry.decisions.last()
+        decision = models.last_decision()
         assert (decision.outcome, decision.candidate, decision.by) == ("refused", "ease 1", "run 1")
         assert "ease 1 cannot become champion: a list takes" in decision.summary
         assert decision.undecided
     with monkeypatch.context() as patch:
-
-        def unreadable(*_: object) -> TrainedModel:
-            raise StoredDataError("the disk is gone")
-
+        unreadable = Mock(side_effect=StoredDataError("the disk is gone"))
         patch.setattr("gh_assets.serving.current_model.load_model", unreadable)
-        result, move = promote_if_better(registry, cache, matrix, by="run 2")
+        result, move = models.judge()
         assert (result.outcome, move) == ("not judged", None)
-        assert registry.decisions.last().skipped.keys() == {"popularity 1", "ease 1"}
-    result, move = promote_if_better(registry, cache, matrix, by="run 3")
-    assert (result.outcome, registry.champion().title) == ("promoted", "ease 1")
-    decision = registry.decisions.last()
-    assert (decision.outcome, decision.champion, decision.newest) == (
-        "promoted",
-        "popularity 1",
-        {"ease": 1, "popularity": 1},
-    )
+        assert models.last_decision().skipped.keys() == {"popularity 1", "ease 1"}
+    assert models.judge()[0].outcome == "promoted"
+    assert models.registry.champion().title == "ease 1"
+    decision = models.last_decision()
+    assert (decision.outcome, decision.champion) == ("promoted", "popularity 1")
+    assert decision.newest == {"ease": 1, "popularity": 1}
     assert "was ahead of popularity 1" in decision.summary
 
 
-def test_better_mean_is_not_enough_to_replace_the_champion(registry: ModelRegistry, cache: ModelCache) -> None:
+def test_better_mean_is_not_enough_to_replace_the_champion(models: RegisteredModels) -> None:
     """The lower bound of the interval decides."""
-    matrix = matrix_of()
-    split = split_of(matrix, 0)
-    one, other = (fitted(matrix, EASE((weight,))) for weight in (10.0, 12.0))
-    result = compare_with_champion(loaded(matrix, one), loaded(matrix, other), matrix, split)
-    assert result.difference is not None
-    if result.difference.mean < 0:
-        one, other = other, one
-        result = compare_with_champion(loaded(matrix, one), loaded(matrix, other), matrix, split)
+    weights = [10.0, 12.0]
+    for _ in range(2):
+        one, other = (EASE((weight,)) for weight in weights)
+        result = compare(loaded(one), loaded(other))
+        assert result.difference is not None
+        if result.difference.mean > 0:
+            break
+        weights.reverse()
     assert result.difference is not None
     assert result.difference.mean > 0 > result.difference.low, "the models must be nearly equal"
     assert not result.better
-    register(registry, matrix, other)
-    registry.promote(Promotion("ease", 1, why="it was the first"))
-    register(registry, matrix, one)
-    assert promote_if_better(registry, cache, matrix, by="a test")[1] is None
-    assert registry.champion().version == 1
+    models.register(other, one)
+    models.promote("ease 1")
+    assert models.judge()[1] is None
+    assert models.registry.champion().version == 1
 
 
 def test_users_whom_the_champion_was_trained_on_are_left_out() -> None:
-    matrix = matrix_of()
-    split = split_of(matrix, 0)
-    test_users = matrix.user_ids[split.test_users]
-    good, poor = fitted(matrix, EASE((10.0,))), fitted(matrix, Popularity())
-    held_out = {"test_users": [*test_users[: MIN_TEST_USERS + 5].tolist(), -1]}
-    result = compare_with_champion(loaded(matrix, good), loaded(matrix, poor, data=held_out), matrix, split)
-    assert result.users == MIN_TEST_USERS + 5
-    assert f"for {MIN_TEST_USERS + 5} users who were held out of both trainings" in result.summary
-    seen = split_of(matrix, 1)
-    others = {"test_users": matrix.user_ids[seen.test_users].tolist()}
-    both = len(set(others["test_users"]) & set(test_users.tolist()))
+    test_users = MATRIX.user_ids[SPLIT.test_users].tolist()
+    enough = MIN_TEST_USERS + 5
+    result = compare(loaded(EASE((10.0,))), loaded(Popularity(), data={"test_users": [*test_users[:enough], -1]}))
+    assert result.users == enough
+    assert f"for {enough} users who were held out of both trainings" in result.summary
+    others = MATRIX.user_ids[split_of(MATRIX, 1).test_users].tolist()
+    both = len(set(others) & set(test_users))
     assert 0 < both < MIN_TEST_USERS, "the seeds must give a small overlap"
-    result = compare_with_champion(loaded(matrix, good), loaded(matrix, poor, data=others), matrix, split)
+    result = compare(loaded(EASE((10.0,))), loaded(Popularity(), data={"test_users": others}))
     assert (result.outcome, result.users) == ("refused", both), "too few users are left"
     assert f"{both} users were held out of both trainings (at least {MIN_TEST_USERS})" in result.summary
 
 
-def test_model_of_another_matrix_does_not_compete_even_if_its_document_lacks_the_matrix(
-    registry: ModelRegistry, cache: ModelCache
-) -> None:
+@pytest.mark.parametrize("recorded", [True, False], ids=["in its document", "in the model only"])
+def test_model_of_another_matrix_does_not_compete(models: RegisteredModels, recorded: bool) -> None:
     """Documents of earlier versions do not contain the hash of the matrix, but the model does."""
-    old, new = matrix_of(540), matrix_of(600)
-    register(registry, old, fitted(old, EASE((10.0,))))
-    registry.documents.update_one({"name": "ease"}, {"$unset": {"data.matrix_sha256": 1}})
+    models.register(EASE((10.0,)), matrix=matrix_of(540))
+    if not recorded:
+        models.registry.documents.update_one({"name": "ease"}, {"$unset": {"data.matrix_sha256": 1}})
     with pytest.raises(ModelNotFoundError, match="was trained on the current user-item matrix"):
-        promote_if_better(registry, cache, new, by="a test")
-    assert registry.aliases.current(PURPOSE, CANDIDATE) is None
-    assert registry.decisions.last().outcome == "not judged"
+        models.judge()
+    assert models.registry.aliases.current(PURPOSE, CANDIDATE) is None
+    assert models.last_decision().outcome == "not judged"
 
 
 def test_model_registered_with_a_clock_behind_is_judged(
-    registry: ModelRegistry, cache: ModelCache, monkeypatch: pytest.MonkeyPatch
+    models: RegisteredModels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    matrix = matrix_of()
-    register(registry, matrix, fitted(matrix, Popularity()))
-    registry.promote(Promotion("popularity", 1, why="by hand"))
-    register(registry, matrix, fitted(matrix, EASE((1e9,))))
+    models.register(Popularity(), EASE((1e9,)))
+    models.promote("popularity 1")
     with clock_behind(monkeypatch):
-        register(registry, matrix, fitted(matrix, EASE((10.0,))))
-    assert [model.title for model in registry.list()] == ["ease 2", "ease 1", "popularity 1"]
-    assert promote_if_better(registry, cache, matrix, by="a test")[0].candidate.version == 2
-    assert describe_current(registry).newest.title == "ease 2"
-    assert registry.decisions.last().newest == {"ease": 2, "popularity": 1}
+        newest = models.register(EASE((10.0,)))
+    assert [model.title for model in models.registry.list()] == ["ease 2", "ease 1", "popularity 1"]
+    assert models.judge()[0].candidate == newest
+    assert models.current().newest.title == "ease 2"
+    assert models.last_decision().newest == {"ease": 2, "popularity": 1}
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_candidate_that_cannot_be_loaded_is_skipped_and_named(
-    registry: ModelRegistry, cache: ModelCache, tmp_path: Path, kind: str
+    models: RegisteredModels, tmp_path: Path, kind: str
 ) -> None:
-    matrix = matrix_of()
-    register(registry, matrix, fitted(matrix, EASE((10.0,))))
-    damage(registry, tmp_path, register(registry, matrix, fitted(matrix, EASE((11.0,)))), kind)
-    result, move = promote_if_better(registry, cache, matrix, by="a test")
+    damage(models.registry, tmp_path, models.register(EASE((10.0,)), EASE((11.0,))), kind)
+    result, move = models.judge()
     assert move is not None
-    assert registry.champion().version == 1, "the next model of its name is the candidate"
+    assert models.registry.champion().version == 1, "the next model of its name is the candidate"
     if kind != UNREADABLE_DOCUMENT:
         assert "ease 2 cannot be loaded and is skipped" in result.skipped["ease 2"]
         assert "None" not in result.skipped["ease 2"], "the reason is missing"
-        assert registry.decisions.last().skipped == result.skipped
-        assert describe_current(registry).skipped == result.skipped
+        assert result.skipped == models.last_decision().skipped == models.current().skipped
 
 
-def test_champion_stays_if_no_candidate_can_be_loaded(
-    registry: ModelRegistry, cache: ModelCache, tmp_path: Path
-) -> None:
-    old, new = matrix_of(540), matrix_of(600)
-    incumbent = register(registry, old, fitted(old, EASE((10.0,))))
-    registry.promote(Promotion("ease", 1, why="the first"))
-    damage(registry, tmp_path, register(registry, new, fitted(new, EASE((11.0,)))), "missing")
-    result, move = promote_if_better(registry, cache, new, by="a test")
-    assert (result.outcome, result.better, result.candidate, result.champion, move) == (
-        "not judged",
-        False,
-        None,
-        incumbent,
-        None,
-    )
-    assert registry.decisions.last().champion == "ease 1"
+def test_champion_stays_if_no_candidate_can_be_loaded(models: RegisteredModels, tmp_path: Path) -> None:
+    incumbent = models.register(EASE((10.0,)), matrix=matrix_of(540))
+    models.promote("ease 1")
+    damage(models.registry, tmp_path, models.register(EASE((11.0,))), "missing")
+    result, move = models.judge()
+    assert (result.outcome, result.better, result.candidate, move) == ("not judged", False, None, None)
+    assert result.champion == incumbent
+    assert models.last_decision().champion == "ease 1"
     assert result.summary == f"No candidate could be judged. {result.skipped['ease 2']}"
 
 
 def test_model_is_scored_on_the_columns_of_another_matrix() -> None:
-    matrix = matrix_of()
-    trained = loaded(matrix, fitted(matrix, EASE((10.0,)))).trained
-    order = np.random.default_rng(0).permutation(len(matrix.repo_ids))
-    ids = np.append(matrix.repo_ids[order], 999_999)
-    import scipy.sparse as sp
-
-    stars = sp.csr_array(sp.hstack([matrix.stars[:5][:, order], sp.csr_array((5, 1), dtype=np.float32)]))
+    trained = loaded(EASE((10.0,))).trained
+    order = np.random.default_rng(0).permutation(len(MATRIX.repo_ids))
+    ids = np.append(MATRIX.repo_ids[order], 999_999)
+    stars = sp.csr_array(sp.hstack([MATRIX.stars[:5][:, order], sp.csr_array((5, 1), dtype=np.float32)]))
     scores = ModelOnColumns(trained, ids).predict(stars)
-    np.testing.assert_allclose(scores[:, :-1], trained.model.predict(matrix.stars[:5])[:, order], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(scores[:, :-1], trained.model.predict(MATRIX.stars[:5])[:, order], rtol=1e-5, atol=1e-6)
     assert np.isneginf(scores[:, -1]).all()
     assert scores.dtype == np.float32
-
-
-def test_no_model_of_the_matrix_is_an_error(registry: ModelRegistry, cache: ModelCache) -> None:
-    old = matrix_of(540)
-    register(registry, old, fitted(old, EASE((10.0,))))
-    with pytest.raises(ModelNotFoundError, match="was trained on the current user-item matrix"):
-        promote_if_better(registry, cache, matrix_of(600), by="a test")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from gh_assets.recommender import Recommender
 from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.recommender.training.training import result_of, split_of
-from gh_assets.registry import ModelCard, ModelRegistry, RegisteredModel, training
+from gh_assets.registry import Decision, ModelCard, ModelRegistry, Move, Promotion, RegisteredModel, training
+from gh_assets.registry.cache import ModelCache
+from gh_assets.serving.current_model import CurrentModel, describe_current
+from gh_assets.serving.promotion import ComparisonResult, PromotionGate
 from gh_assets_tests.support.matrices import taste_matrix
 
 UNREADABLE_DOCUMENT = "unreadable document"
@@ -29,9 +34,41 @@ def matrix_of(users: int = 600, first: int = 0) -> UserItemMatrix:
     )
 
 
-def register(registry: ModelRegistry, matrix: UserItemMatrix, model: Recommender) -> RegisteredModel:
-    """Register a fitted model with the metrics of the held-out users."""
-    return training.register(registry, result_of(matrix, split_of(matrix, 0), model, {}), tag="", config={})
+@dataclass(frozen=True)
+class RegisteredModels:
+    """A registry and the gate that decides about its models; by default they are of the same matrix."""
+
+    registry: ModelRegistry
+    cache: ModelCache
+    matrix: UserItemMatrix = field(default_factory=matrix_of)
+
+    def register(self, *models: Recommender, matrix: UserItemMatrix | None = None) -> RegisteredModel:
+        """Fit models and register them with the metrics of the held-out users; return the last one."""
+        matrix = matrix or self.matrix
+        split = split_of(matrix, 0)
+        results = [result_of(matrix, split, fitted(matrix, model), {}) for model in models]
+        return [training.register(self.registry, result, tag="", config={}) for result in results][-1]
+
+    def judge(
+        self, by: str = "a test", *, matrix: UserItemMatrix | None = None, **options: Any
+    ) -> tuple[ComparisonResult, Move | None]:
+        return PromotionGate(self.registry, self.cache, matrix or self.matrix, **options).decide(by)
+
+    def promote(self, *titles: str, why: str = "by hand", by: str | None = None) -> None:
+        """Promote models one after another."""
+        for title in titles:
+            name, version = title.split()
+            self.registry.promote(Promotion(name, int(version), why=why, by=by))
+
+    def current(self) -> CurrentModel:
+        current = describe_current(self.registry)
+        assert current is not None
+        return current
+
+    def last_decision(self) -> Decision:
+        decision = self.registry.decisions.last()
+        assert decision is not None
+        return decision
 
 
 def fitted(matrix: UserItemMatrix, model: Recommender) -> Recommender:
