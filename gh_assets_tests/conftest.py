@@ -160,6 +160,7 @@ def file(tmp_path: Path) -> Path:
 
 Save = Callable[..., RegisteredModel]
 ServeWorld = Callable[..., tuple[Standin, str]]
+GitHubOf = Callable[..., tuple[Standin, GitHubClient]]
 
 
 @pytest.fixture
@@ -254,7 +255,7 @@ def serve_world() -> Iterator[ServeWorld]:
 
 
 @pytest.fixture
-def github_of(serve_world: ServeWorld) -> Iterator[Callable[[World], tuple[Standin, GitHubClient]]]:
+def github_of(serve_world: ServeWorld) -> Iterator[GitHubOf]:
     """Connect clients to worlds; return stand-in and client."""
     clients = []
 

@@ -8,8 +8,8 @@ from gh_assets.assets.conditions import LISTS_FRESH
 from gh_assets.assets.definition import COLLECTION, GITHUB_POOL, REPO_PARTITIONS, chain_asset, tag_run
 from gh_assets.assets.metadata import markdown_table, measure_seconds, preview
 from gh_assets.assets.progress import asset_progress
+from gh_assets.collector.archive_days import read_star_events
 from gh_assets.collector.repositories import CollectedRepositories, KnownRepositories, collect_repositories
-from gh_assets.collector.star_events import read_star_events
 from gh_assets.collector.star_sources.gharchive import repositories_of_events
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.transport import Usage

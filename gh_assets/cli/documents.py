@@ -7,13 +7,13 @@ from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from gh_assets.collector.star_events import STAR_EVENTS_ASSET
 from gh_assets.collector.star_sources.starred_state import StarredState
 from gh_assets.collector.state import CollectionState, RepositoryState
 from gh_assets.github.ledger import MongoLedger
 from gh_assets.github.outcomes import Outcome
 from gh_assets.instance.configuration import open_instance
 from gh_assets.registry import ModelRegistry, RegisteredModel
+from gh_assets.schemas import STAR_EVENTS
 from gh_assets.services.connections import asset_store, connect_gcs, model_store, open_mongo
 from gh_assets.services.world import world_identity
 from gh_assets.serving.current_model import describe_current
@@ -98,7 +98,7 @@ def _data_counts(database: MongoDatabase, store: AssetStore) -> dict[str, Any]:
     return {
         "users": database[Collections.USERS].count_documents({}),
         "users_asked": sum(state.collected_at is not None for state in StarredState(database).load().values()),
-        "archive_days": len(store.partitions(STAR_EVENTS_ASSET)),
+        "archive_days": len(store.partitions(STAR_EVENTS.name)),
         "quota": MongoLedger(database[Collections.GITHUB_BUDGETS]).known(),
         "matrix": None
         if matrix is None

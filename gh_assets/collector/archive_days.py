@@ -1,10 +1,9 @@
-"""Combine hours of GH Archive into days, and report what was read."""
+"""Days of stars from GH Archive: combine its hours, report what was read, and read the days that are stored."""
 
 from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -12,14 +11,19 @@ import polars as pl
 from gh_assets.collector.gharchive import (
     ArchiveHour,
     HourReport,
-    Readable,
+    ObjectOpener,
     WantedRepositories,
     archive_hours,
-    hours_below,
-    read_hours,
+    read_hour,
 )
+from gh_assets.collector.star_sources.base import RepositoryRef
 from gh_assets.errors import InputError, MissingHourError
+from gh_assets.local.concurrency import map_bounded
 from gh_assets.schemas import STAR_EVENTS
+from gh_assets.storage.asset_store import AssetStore
+
+WORKERS = 2
+"""Number of hours that are read at once; memory holds the stars of as many."""
 
 
 @dataclass
@@ -66,7 +70,7 @@ def days_of(places: Sequence[str]) -> list[dt.date]:
     InputError
         If a place names no hour, or a file does not exist.
     """
-    return sorted({hour.start.date() for hour in archive_hours(places, _unopened)})
+    return sorted({hour.start.date() for hour in archive_hours(places)})
 
 
 def days_between(first: str, last: str) -> list[dt.date]:
@@ -86,10 +90,6 @@ def days_between(first: str, last: str) -> list[dt.date]:
     return [begin + dt.timedelta(days=number) for number in range((end - begin).days + 1)]
 
 
-def _unopened(_bucket: str, _name: str) -> AbstractContextManager[Readable]:
-    raise NotImplementedError("only the names of the hours are used")
-
-
 def read_days(
     days: Sequence[dt.date],
     places: Sequence[str],
@@ -97,8 +97,7 @@ def read_days(
     before: Callable[[dt.date], pl.DataFrame | None],
     *,
     wanted: WantedRepositories | None = None,
-    open_gs: Callable[[str, str], AbstractContextManager[Readable]] | None = None,
-    workers: int = 2,
+    open_gs: ObjectOpener | None = None,
 ) -> Iterator[tuple[DayReport, pl.DataFrame]]:
     """Read days one after another, the hours of each concurrently. Memory holds the stars of one day.
 
@@ -128,76 +127,82 @@ def read_days(
     ServiceUnavailableError
         If an hour cannot be read to its end, after the days before it were yielded.
     """
+
+    def read(hour: ArchiveHour) -> tuple[ArchiveHour, tuple[pl.DataFrame, HourReport] | MissingHourError]:
+        try:
+            return hour, read_hour(hour, wanted)
+        except MissingHourError as error:
+            if places:
+                raise
+            return hour, error
+
     given = archive_hours(places, open_gs) if places else []
     for day in days:
         report = DayReport(day)
-        hours = [hour for hour in given if hour.start.date() == day]
-        if not places:
-            starts = [dt.datetime.combine(day, dt.time(hour), dt.UTC) for hour in range(24)]
-            hours = _existing_hours(base, starts, open_gs, report)
-        if not hours:
-            where = ", ".join(places) if places else base
-            raise InputError(f"GH Archive has no hour of {day} at {where}.")
+        named = [hour for hour in given if hour.start.date() == day]
+        hours = named if places else _hours_below(base, open_gs, report)
         tables: dict[dt.datetime, pl.DataFrame] = {}
-        for hour, table, hour_report in _read(hours, wanted, workers, report, optional=not places):
-            tables[hour.start] = table
-            _add_figures(report, hour, hour_report)
+        for hour, result in map_bounded(read, hours, WORKERS, window=WORKERS):
+            if isinstance(result, MissingHourError):
+                report.problems.append(str(result))
+                continue
+            tables[hour.start], figures = result
+            report.corrupt_lines += figures.corrupt_lines
+            if figures.damage is not None:
+                report.problems.append(f"{hour.location}: {figures.damage}; its stars before the damage are kept")
         if not tables:
-            raise InputError(f"GH Archive has no hour of {day} at {base}: {'; '.join(report.problems[:2])}")
-        yield report, _whole_day(report, tables, before(day))
+            problems = f": {'; '.join(report.problems[:2])}" if report.problems else "."
+            raise InputError(f"GH Archive has no hour of {day} at {', '.join(places) or base}{problems}")
+        table = _whole_day(tables, before(day))
+        report.hours, report.stars = len(tables), table.height
+        yield report, table
 
 
-def _existing_hours(
-    base: str,
-    starts: Sequence[dt.datetime],
-    open_gs: Callable[[str, str], AbstractContextManager[Readable]] | None,
-    report: DayReport,
-) -> list[ArchiveHour]:
+def _hours_below(base: str, open_gs: ObjectOpener | None, report: DayReport) -> list[ArchiveHour]:
+    """Return the hours of the day below a folder, a bucket's prefix or an address; others are reported as missing."""
     hours = []
-    for start in starts:
+    for hour in range(24):
         try:
-            hours += hours_below(base, [start], open_gs)
+            hours += archive_hours([f"{base.rstrip('/')}/{report.day}-{hour}.json.gz"], open_gs)
         except InputError as error:
             report.problems.append(str(error))
     return hours
 
 
-def _read(
-    hours: Sequence[ArchiveHour],
-    wanted: WantedRepositories | None,
-    workers: int,
-    report: DayReport,
-    *,
-    optional: bool,
-) -> Iterator[tuple[ArchiveHour, pl.DataFrame, HourReport]]:
-    """Read hours. Those that the archive does not have are reported if `optional`, else an error."""
-    left = list(hours)
-    while left:
-        try:
-            for result in read_hours(left, wanted, workers=workers):
-                left = [other for other in left if other.start != result[0].start]
-                yield result
-            return
-        except MissingHourError as error:
-            if not optional:
-                raise
-            report.problems.append(str(error))
-            left = [other for other in left if other.location != error.location]
-
-
-def _add_figures(report: DayReport, hour: ArchiveHour, hour_report: HourReport) -> None:
-    report.hours += 1
-    report.corrupt_lines += hour_report.corrupt_lines
-    if hour_report.damage is not None:
-        report.problems.append(f"{hour.location}: {hour_report.damage}; its stars before the damage are kept")
-
-
-def _whole_day(report: DayReport, tables: dict[dt.datetime, pl.DataFrame], before: pl.DataFrame | None) -> pl.DataFrame:
+def _whole_day(tables: dict[dt.datetime, pl.DataFrame], before: pl.DataFrame | None) -> pl.DataFrame:
     parts = [tables[start] for start in sorted(tables)]
     if before is not None:
         read_now = pl.Series(sorted(tables)).cast(STAR_EVENTS.dtypes["starred_at"])
         parts.append(before.filter(~pl.col("starred_at").dt.truncate("1h").is_in(read_now.implode())))
     table = pl.concat(parts).sort("starred_at", "repo_id", "full_name", "user_id", nulls_last=False)
-    table = table.unique(["repo_id", "full_name", "user_id"], keep="first", maintain_order=True)
-    report.stars = table.height
-    return table
+    return table.unique(["repo_id", "full_name", "user_id"], keep="first", maintain_order=True)
+
+
+def read_star_events(store: AssetStore, repositories: Sequence[RepositoryRef] | None = None) -> pl.DataFrame:
+    """Read the stars of all days.
+
+    Damaged days are left out: their stars are in the tables of the repositories already.
+
+    Parameters
+    ----------
+    store : AssetStore
+    repositories : sequence of RepositoryRef, optional
+        Read only stars of these repositories.
+
+    Returns
+    -------
+    polars.DataFrame
+        Of schema `STAR_EVENTS`.
+    """
+    ids = pl.Series([r.repo_id for r in repositories or ()], dtype=pl.Int64)
+    names = pl.Series([r.full_name.lower() for r in repositories or ()], dtype=pl.String)
+    parts = [STAR_EVENTS.empty()]
+    for day in sorted(store.partitions(STAR_EVENTS.name)):
+        events = store.read_sound_table(STAR_EVENTS.name, day)
+        if events is None:
+            continue
+        if repositories is not None:
+            by_name = pl.col("repo_id").is_null() & pl.col("full_name").str.to_lowercase().is_in(names.implode())
+            events = events.filter(pl.col("repo_id").is_in(ids.implode()) | by_name)
+        parts.append(events)
+    return pl.concat(parts)

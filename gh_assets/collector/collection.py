@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from gh_assets.collector.archive_days import read_star_events
 from gh_assets.collector.forecast import Forecast, expected_pages
 from gh_assets.collector.pipeline import CollectionReport, Selection, StarPipeline
 from gh_assets.collector.progress import STEP, CollectionProgress
 from gh_assets.collector.query_sizes import QuerySizeStore
 from gh_assets.collector.quota import record_quota
 from gh_assets.collector.seed_users import SeedUsers
-from gh_assets.collector.star_events import STAR_EVENTS_ASSET, read_star_events
 from gh_assets.collector.star_sources.auto import AutoSource, OwnLists
 from gh_assets.collector.star_sources.base import (
     OWN_LIST_SOURCES,
@@ -37,6 +37,7 @@ from gh_assets.errors import ConfigurationError
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.rate_limits import Resource
 from gh_assets.local.progress import Progress
+from gh_assets.schemas import STAR_EVENTS
 from gh_assets.storage.asset_store import AssetStore, PartitionTables, Segments
 from gh_assets.storage.mongo import Collections, MongoDatabase
 
@@ -172,7 +173,7 @@ class StarSourceFactory:
         if name == "stargazers":
             return self._own_lists_by_rest(self.client)
         if name == "starred":
-            return self._users_lists(self.client, repositories)
+            return self._users_lists(self.client)
         own_lists = OwnLists(
             GraphQLStargazers(self.client, self.options.max_pages, batch=self.query_sizes.of("stargazers")),
             self._own_lists_by_rest(self.client),
@@ -183,7 +184,7 @@ class StarSourceFactory:
         closed = {
             s.repo_id: s.closed_at for s in states if s.closed_at is not None and s.repo_id not in self.options.force
         }
-        others = partial(self._users_lists, self.client, repositories)
+        others = partial(self._users_lists, self.client)
         return AutoSource(own_lists, others, closed=closed, total=len(repositories))
 
     def _file(self) -> StarsFile:
@@ -194,7 +195,7 @@ class StarSourceFactory:
         return StarsFile(path, own_world=own_world, logins=UserLookup(self.database, self.client))
 
     def _archive(self, repositories: Sequence[RepositoryRef]) -> ArchivedStars:
-        if not self.store.partitions(STAR_EVENTS_ASSET):
+        if not self.store.partitions(STAR_EVENTS.name):
             raise ConfigurationError(
                 "The source 'gharchive' has no hours to read stars from: give some (--archive FILE), or run the job "
                 "read_archive."
@@ -206,17 +207,9 @@ class StarSourceFactory:
     def _own_lists_by_rest(self, client: GitHubClient) -> RestStargazers:
         return RestStargazers(client, self.options.max_pages, partial(GraphQLStargazers, client))
 
-    def _users_lists(self, client: GitHubClient, repositories: Sequence[RepositoryRef]) -> StarredLists:
+    def _users_lists(self, client: GitHubClient) -> StarredLists:
         options = self.options
-        events = read_star_events(self.store, repositories)
-        self.seeds = SeedUsers(
-            client,
-            self.database,
-            file=options.seed_users,
-            events=events if events.height else None,
-            enough=options.max_users,
-            workers=options.workers,
-        )
+        self.seeds = SeedUsers(client, self.database, self.store, options)
         by_graphql = GraphQLStarred(client, options.max_pages, batch=self.query_sizes.of("starred"))
         return StarredLists(
             StarredWithFallback(by_graphql, RestStarred(client, options.max_pages)),

@@ -14,8 +14,9 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
+from io import FileIO
 from itertools import product
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,7 +29,7 @@ from isal import isal_zlib
 from urllib3.exceptions import HTTPError
 
 from gh_assets.errors import InputError, MissingHourError, ServiceUnavailableError, StoredDataError
-from gh_assets.local.concurrency import map_bounded
+from gh_assets.github.list_reading import number_of
 from gh_assets.schemas import STAR_EVENTS
 
 CHUNK = 64 * 1024
@@ -41,7 +42,7 @@ ATTEMPTS = 4
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 60.0
 
-_HOUR = re.compile(r"(\d{4})-(\d\d)-(\d\d)-(\d{1,2})")
+_HOUR = re.compile(r"\d{4}-\d\d-\d\d-\d{1,2}")
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MARK = b"WatchEvent"
 _NAME = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
@@ -54,6 +55,8 @@ class Readable(Protocol):
 
 
 Opener = Callable[[], AbstractContextManager[Readable]]
+ObjectOpener = Callable[[str, str], AbstractContextManager[Readable]]
+"""Opens an object, given its bucket and its name."""
 
 
 @dataclass(frozen=True)
@@ -83,17 +86,13 @@ class HourReport:
     ----------
     size : int
         Decompressed bytes.
-    stars : int
-        Rows of the table.
     corrupt_lines : int
         Lines that contain the event's name but cannot be read as a star.
     damage : str or None
         Why the hour ended early, if it did. Its stars before the damage are kept.
     """
 
-    start: dt.datetime
     size: int = 0
-    stars: int = 0
     corrupt_lines: int = 0
     damage: str | None = None
 
@@ -102,8 +101,8 @@ class HourReport:
 class WantedRepositories:
     """The repositories whose stars are kept: by id, or by case-insensitive name where an event has no id."""
 
-    ids: Collection[int] = field(default_factory=frozenset)
-    names: Collection[str] = field(default_factory=frozenset)
+    ids: Collection[int] = frozenset()
+    names: Collection[str] = frozenset()
 
     @classmethod
     def of_documents(cls, documents: Iterable[Mapping[str, Any]]) -> WantedRepositories:
@@ -118,9 +117,7 @@ class WantedRepositories:
         return repo_id in self.ids if repo_id is not None else name.lower() in self.names
 
 
-def archive_hours(
-    places: Sequence[str], open_gs: Callable[[str, str], AbstractContextManager[Readable]] | None = None
-) -> list[ArchiveHour]:
+def archive_hours(places: Sequence[str], open_gs: ObjectOpener | None = None) -> list[ArchiveHour]:
     """Return the hours at some places in chronological order.
 
     Parameters
@@ -129,7 +126,7 @@ def archive_hours(
         Files, folders of files, ``gs://bucket/object`` or ``http(s)://…``; ``{0..23}`` expands to a range of numbers.
         File names begin with the hour, as in GH Archive: ``2015-01-01-0.json.gz``.
     open_gs : callable, optional
-        Opens an object of a bucket.
+        Opens an object of a bucket; without it, such hours can be listed only.
 
     Raises
     ------
@@ -150,20 +147,6 @@ def archive_hours(
     return [hours[start] for start in sorted(hours)]
 
 
-def hour_name(start: dt.datetime) -> str:
-    """Return GH Archive's name of an hour, which has no leading zero in the hour."""
-    return f"{start:%Y-%m-%d}-{start.hour}"
-
-
-def hours_below(
-    base: str,
-    starts: Sequence[dt.datetime],
-    open_gs: Callable[[str, str], AbstractContextManager[Readable]] | None = None,
-) -> list[ArchiveHour]:
-    """Return the hours that begin at `starts` below a folder, a ``gs://`` prefix or an http address."""
-    return archive_hours([f"{base.rstrip('/')}/{hour_name(start)}.json.gz" for start in starts], open_gs)
-
-
 def _expanded(place: str) -> Iterator[str]:
     parts = _BRACES.split(place)
     # Text and pairs of bounds alternate; "{01..12}" keeps its zeros, as in a shell.
@@ -176,40 +159,28 @@ def _expanded(place: str) -> Iterator[str]:
         yield texts[0] + "".join(number + text for number, text in zip(chosen, texts[1:], strict=True))
 
 
-def _hours_at(
-    place: str, open_gs: Callable[[str, str], AbstractContextManager[Readable]] | None
-) -> Iterator[ArchiveHour]:
+def _hours_at(place: str, open_gs: ObjectOpener | None) -> Iterator[ArchiveHour]:
     parts = urlsplit(place)
     if parts.scheme in ("http", "https"):
         yield ArchiveHour(_hour_of(place), place.split("?")[0], partial(_open_http, place))
-    elif parts.scheme == "gs":
-        if open_gs is None:
-            raise InputError(f"{place} is in a bucket, and there is no client for buckets here.")
-        yield ArchiveHour(
-            _hour_of(place), place, partial(_open_object, open_gs, parts.netloc, parts.path.lstrip("/"), place)
-        )
-    else:
-        path = Path(place).expanduser()
-        if path.is_dir():
-            files = sorted(entry for entry in path.iterdir() if entry.name.endswith(".json.gz"))
-            if not files:
-                raise InputError(f"The folder {path} has no .json.gz files in it.")
-            for entry in files:
-                yield ArchiveHour(_hour_of(str(entry)), str(entry), partial(_open_file, entry))
-        elif path.is_file():
-            yield ArchiveHour(_hour_of(place), str(path), partial(_open_file, path))
-        else:
-            raise InputError(f"The archive {path} does not exist.")
+        return
+    if parts.scheme == "gs":
+        yield ArchiveHour(_hour_of(place), place, partial(_open_object, place, open_gs))
+        return
+    path = Path(place).expanduser()
+    files = sorted(path.glob("*.json.gz")) if path.is_dir() else [path]
+    if not files:
+        raise InputError(f"The folder {path} has no .json.gz files in it.")
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"The archive {file} does not exist.")
+        yield ArchiveHour(_hour_of(str(file)), str(file), partial(FileIO, file))
 
 
 def _hour_of(place: str) -> dt.datetime:
-    name = urlsplit(place).path.rsplit("/", 1)[-1] or place
-    match = _HOUR.match(name)
+    match = _HOUR.match(urlsplit(place).path.rpartition("/")[2])
     try:
-        if match is None:
-            raise ValueError
-        year, month, day, hour = (int(part) for part in match.groups())
-        return dt.datetime(year, month, day, hour, tzinfo=dt.UTC)
+        return dt.datetime.strptime(match[0] if match else "", "%Y-%m-%d-%H").replace(tzinfo=dt.UTC)
     except ValueError:
         raise InputError(
             f"The archive {place} does not say which hour it is: its name must begin as 2015-01-01-0 does."
@@ -217,17 +188,12 @@ def _hour_of(place: str) -> dt.datetime:
 
 
 @contextmanager
-def _open_file(path: Path) -> Iterator[Readable]:
-    with path.open("rb", buffering=0) as file:
-        yield file
-
-
-@contextmanager
-def _open_object(
-    open_gs: Callable[[str, str], AbstractContextManager[Readable]], bucket: str, name: str, place: str
-) -> Iterator[Readable]:
+def _open_object(place: str, open_gs: ObjectOpener | None) -> Iterator[Readable]:
+    if open_gs is None:
+        raise InputError(f"{place} is in a bucket, and there is no client for buckets here.")
+    parts = urlsplit(place)
     try:
-        with open_gs(bucket, name) as file:
+        with open_gs(parts.netloc, parts.path.lstrip("/")) as file:
             yield file
     except StoredDataError:
         raise MissingHourError(place) from None
@@ -243,17 +209,6 @@ def _open_http(address: str) -> Iterator[Readable]:
 
 
 # -- reading -------------------------------------------------------------------------------------------------------
-
-
-def read_hours(
-    hours: Sequence[ArchiveHour], wanted: WantedRepositories | None = None, *, workers: int = 2
-) -> Iterator[tuple[ArchiveHour, pl.DataFrame, HourReport]]:
-    """Read several hours at once. Memory holds the stars of `workers` hours."""
-
-    def read(hour: ArchiveHour) -> tuple[ArchiveHour, pl.DataFrame, HourReport]:
-        return hour, *read_hour(hour, wanted)
-
-    return map_bounded(read, hours, workers, window=workers)
 
 
 def read_hour(hour: ArchiveHour, wanted: WantedRepositories | None = None) -> tuple[pl.DataFrame, HourReport]:
@@ -281,7 +236,7 @@ def read_hour(hour: ArchiveHour, wanted: WantedRepositories | None = None) -> tu
     problem = ""
     for _ in range(ATTEMPTS):
         rows = _Rows(wanted)
-        report = HourReport(hour.start)
+        report = HourReport()
         try:
             with hour.open() as file:
                 _pick_all(_decompressed(file, report), rows, report)
@@ -289,9 +244,7 @@ def read_hour(hour: ArchiveHour, wanted: WantedRepositories | None = None) -> tu
             # A cut connection looks like a truncated file: only another attempt tells them apart.
             problem = type(error).__name__
             continue
-        table = rows.table()
-        report.stars = table.height
-        return table, report
+        return rows.table(), report
     raise ServiceUnavailableError(
         f"The archive {hour.location} could not be read to its end in {ATTEMPTS} tries ({problem}). Run again: the "
         "hours before it are kept."
@@ -412,30 +365,25 @@ class _Rows:
 def _repository_of(event: Mapping[str, Any]) -> tuple[int | None, str]:
     repo = event.get("repo")
     if isinstance(repo, dict):
-        repo_id, name = repo.get("id"), repo.get("name")
+        name = repo.get("name")
+    elif isinstance(repo := event.get("repository"), dict):
+        name = f"{repo.get('owner')}/{repo.get('name')}"
     else:
-        repo = event.get("repository")
-        if not isinstance(repo, dict):
-            raise ValueError("no repository")
-        repo_id, name = repo.get("id"), f"{repo.get('owner')}/{repo.get('name')}"
+        raise ValueError("no repository")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValueError("no name")
-    return (repo_id if isinstance(repo_id, int) and not isinstance(repo_id, bool) and repo_id > 0 else None), name
+    return number_of(repo.get("id")), name
 
 
 def _user_of(event: Mapping[str, Any]) -> tuple[int, str]:
     actor = event.get("actor")
-    attributes = event.get("actor_attributes")
-    user_id: Any = None
-    login: Any = actor
-    if isinstance(actor, dict):
-        user_id, login = actor.get("id"), actor.get("login")
-    elif not isinstance(actor, str) and isinstance(attributes, dict):
-        login = attributes.get("login")
-    if not isinstance(login, str) or not login:
+    if isinstance(actor, str):
+        actor = {"login": actor}
+    elif not isinstance(actor, dict):
+        actor = event.get("actor_attributes")
+    if not isinstance(actor, dict) or not isinstance(login := actor.get("login"), str) or not login:
         raise ValueError("no user")
-    known = isinstance(user_id, int) and not isinstance(user_id, bool) and user_id > 0
-    return (user_id if known else id_of_name(login)), login
+    return number_of(actor.get("id")) or id_of_name(login), login
 
 
 def id_of_name(name: str) -> int:

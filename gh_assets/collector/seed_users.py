@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from pymongo.database import Database
 
+from gh_assets.collector.archive_days import read_star_events
 from gh_assets.collector.input_tables import InputTable, is_table, naming_errors, read_table, read_text
-from gh_assets.collector.star_sources.base import RepositoryRef
+from gh_assets.collector.star_sources.base import CollectionOptions, RepositoryRef
 from gh_assets.collector.star_sources.fallback import read_with_fallback
 from gh_assets.collector.star_sources.graphql import node_id_of
 from gh_assets.collector.star_sources.starred_state import SeedUser, StarredState
@@ -27,16 +27,16 @@ from gh_assets.github.graphql import GraphQLLists, Listing, batched_query
 from gh_assets.github.limits import PAGE_SIZE
 from gh_assets.github.list_reading import number_of
 from gh_assets.local.concurrency import map_bounded
+from gh_assets.storage.asset_store import AssetStore
 from gh_assets.storage.consumer import Consumer
 from gh_assets.storage.messages import Message, versioned
-from gh_assets.storage.mongo import Collections
+from gh_assets.storage.mongo import Collections, MongoDatabase
 
 FORKS_TTL = dt.timedelta(days=30)
 """Time during which a repository's forks are not requested again."""
 
-Forker = tuple[int, str]
-ForkersOf = tuple[int, list[Forker] | None]
-"""A repository's id and the users who forked it; None if the request failed."""
+ForkersOf = tuple[int, dict[int, str] | None]
+"""A repository's id, and the logins of the users who forked it, by id; None if the request failed."""
 
 
 class SeedUsers:
@@ -45,15 +45,12 @@ class SeedUsers:
     Parameters
     ----------
     client : GitHubClient
-    database : pymongo.database.Database
+    database : pymongo database
         Collections ``users`` (collected), ``starred_state`` (seen) and ``stargazer_state`` (when forks were read).
-    file : Path, optional
-        See `read_seeds_file`.
-    events : polars.DataFrame, optional
-        Of schema `STAR_EVENTS`.
-    enough : int
-        Number of users from which on forks are not read.
-    workers : int
+    store : AssetStore
+        Has the events of GH Archive.
+    options : CollectionOptions
+        With the file (see `read_seeds_file`), and the number of users from which on forks are not read.
 
     Attributes
     ----------
@@ -62,22 +59,15 @@ class SeedUsers:
     """
 
     def __init__(
-        self,
-        client: GitHubClient,
-        database: Database[dict[str, Any]],
-        *,
-        file: Path | None = None,
-        events: pl.DataFrame | None = None,
-        enough: int = 5000,
-        workers: int = 8,
+        self, client: GitHubClient, database: MongoDatabase, store: AssetStore, options: CollectionOptions
     ) -> None:
         self.client = client
         self.database = database
+        self.store = store
+        self.options = options
         self.state = StarredState(database)
+        file = options.seed_users
         self.from_file = read_seeds_file(file) if file is not None else SeedsFile([], SkippedRows("", 0, 0))
-        self.events = events
-        self.enough = enough
-        self.workers = workers
         self.unread = 0
 
     def __call__(self, repositories: Sequence[RepositoryRef]) -> list[SeedUser]:
@@ -88,10 +78,11 @@ class SeedUsers:
             SeedUser(document["login"], document["_id"], int(document["collected"]["stars"]))
             for document in self.database[Collections.USERS].find({"collected": {"$exists": True}})
         ]
-        if self.events is not None:
-            seeds += seeds_of_events(self.events, repositories)
+        events = read_star_events(self.store, repositories)
+        starred = events.group_by("user_id").agg(pl.col("login").last(), pl.len().alias("weight")).sort("user_id")
+        seeds += [SeedUser(login, user_id, weight) for user_id, login, weight in starred.rows()]
         seeds += self.state.seeds()
-        if len(seeds) < self.enough:
+        if len(seeds) < self.options.max_users:
             seeds += self._forkers(repositories)
         return seeds
 
@@ -104,16 +95,15 @@ class SeedUsers:
         }
         wanted = [r for r in repositories if r.repo_id not in read_at or now - read_at[r.repo_id] > FORKS_TTL]
         logins: dict[int, str] = {}
-        weights: Counter[int] = Counter()
+        weights = Counter[int]()
         done: list[Message] = []
         try:
             for repo_id, forkers in self._read_forks(wanted):
                 if forkers is None:
                     self.unread += 1
                     continue
-                for user_id, login in forkers:
-                    logins[user_id] = login
-                    weights[user_id] += 1
+                logins |= forkers
+                weights.update(forkers.keys())
                 value = {"asked_at": now, "seen": len(forkers)}
                 done.append(Message(update=versioned(Collections.STARGAZER_STATE, repo_id, "forks", value, now)))
         finally:
@@ -127,8 +117,8 @@ class SeedUsers:
         lists: GraphQLLists[ForkersOf] = GraphQLLists(self.client, forks_query)
         return read_with_fallback(
             repositories,
-            lambda repositories: lists.read((_Forks(repository) for repository in repositories), self.workers),
-            lambda repositories: map_bounded(self._forks_by_rest, repositories, self.workers),
+            lambda repositories: lists.read(map(_Forks, repositories), self.options.workers),
+            lambda repositories: map_bounded(self._forks_by_rest, repositories, self.options.workers),
             lambda repository: repository.repo_id,
             lambda forkers: forkers[0],
         )
@@ -142,19 +132,17 @@ class SeedUsers:
         except (ServiceUnavailableError, GitHubError):
             return repository.repo_id, None
         if response.status in (404, 410, 451):
-            return repository.repo_id, []
+            return repository.repo_id, {}
         if response.status != 200 or not isinstance(response.payload, list):
             return repository.repo_id, None
         owners = [entry.get("owner") for entry in response.payload if isinstance(entry, dict)]
-        return repository.repo_id, _forkers(
-            "id", [o for o in owners if isinstance(o, dict) and o.get("type") == "User"]
-        )
+        return repository.repo_id, _users("id", [o for o in owners if isinstance(o, dict) and o.get("type") == "User"])
 
 
-def _forkers(key: str, owners: Sequence[Any]) -> list[Forker]:
+def _users(key: str, owners: Sequence[Any]) -> dict[int, str]:
     """Return the users among owners of forks. Organizations, which give no stars, have no database id by GraphQL."""
     users = [(number_of(owner.get(key)), owner.get("login")) for owner in owners if isinstance(owner, dict)]
-    return [(user_id, login) for user_id, login in users if user_id is not None and isinstance(login, str)]
+    return {user_id: login for user_id, login in users if user_id is not None and isinstance(login, str)}
 
 
 class _Forks(Listing[ForkersOf]):
@@ -172,10 +160,10 @@ class _Forks(Listing[ForkersOf]):
         return isinstance(forks, Mapping) and isinstance(forks.get("nodes"), list)
 
     def parse_page(self, node: Any) -> ForkersOf:
-        return self.key, _forkers("databaseId", [(fork or {}).get("owner") for fork in node["forks"]["nodes"]])
+        return self.key, _users("databaseId", [(fork or {}).get("owner") for fork in node["forks"]["nodes"]])
 
     def parse_refusal(self, kind: str, message: str) -> ForkersOf | None:
-        return (self.key, []) if kind in ("NOT_FOUND", "FORBIDDEN") else None
+        return (self.key, {}) if kind in ("NOT_FOUND", "FORBIDDEN") else None
 
     def give_up(self, reason: str) -> ForkersOf:
         return self.key, None
@@ -188,17 +176,6 @@ def forks_query(size: int) -> str:
         "{ nodes { owner { login ... on User { databaseId } } } }"
     )
     return batched_query(size, {"i": "ID!"}, f"node(id: $i) {{ ... on Repository {{ {forks} }} }}")
-
-
-def seeds_of_events(events: pl.DataFrame, repositories: Sequence[RepositoryRef]) -> list[SeedUser]:
-    """Return the users who starred the repositories in events of GH Archive."""
-    ids = pl.Series([repository.repo_id for repository in repositories], dtype=pl.Int64)
-    names = pl.Series([repository.full_name.lower() for repository in repositories], dtype=pl.String)
-    wanted = events.filter(
-        pl.col("repo_id").is_in(ids.implode()) | pl.col("full_name").str.to_lowercase().is_in(names.implode())
-    )
-    users = wanted.group_by("user_id").agg(pl.col("login").last(), pl.len().alias("weight"))
-    return [SeedUser(login, user_id, weight) for user_id, login, weight in users.sort("user_id").rows()]
 
 
 @dataclass(frozen=True)
@@ -227,34 +204,30 @@ def read_seeds_file(path: Path) -> SeedsFile:
     InputError
         If the file cannot be read, has no login, or has an invalid id.
     """
-    what = "file of users"
-    file = read_table(path, ("login", "user_id"), {"login"}, what) if is_table(path) else _login_a_line(path, what)
+    title = f"file of users {path}"
+    file = read_table(path, ("login", "user_id"), {"login"}, "file of users") if is_table(path) else _login_a_line(path)
     table = file.frame
     if not table.is_empty() and table.schema["login"] != pl.String:
-        raise InputError(f"The column 'login' of the file of users {path} is {table.schema['login']}, not text.")
+        raise InputError(f"The column 'login' of the {title} is {table.schema['login']}, not text.")
     table = table.with_columns(logins(pl.col("login")).alias("login_name"))
     users = table.drop_nulls("login_name")
     skipped = skipped_rows(path, table.filter(pl.col("login_name").is_null()), file, {"login": LOGIN_FORM})
     if users.is_empty():
-        raise InputError(f"The file of users {path} has no login. {skipped.sentence()}".rstrip())
-    ids = ids_of(users, "user_id", f"file of users {path}", partly=True)
-    unknown = pl.Series("user_id", [None] * users.height, dtype=pl.Int64)
+        raise InputError(f"The {title} has no login. {skipped.sentence()}".rstrip())
+    ids = ids_of(users, "user_id", title, partly=True)
     # Users without an id are told apart by login, regardless of case.
     nameless = pl.when(pl.col("user_id").is_null()).then(pl.col("login").str.to_lowercase())
     merged = (
-        pl.DataFrame([users["login_name"].alias("login"), unknown if ids is None else ids.alias("user_id")])
+        users.select(pl.col("login_name").alias("login"), pl.lit(ids, pl.Int64).alias("user_id"))
         .group_by("user_id", nameless.alias("key"), maintain_order=True)
         .agg(pl.col("login").last(), pl.len().alias("weight"))
     )
     return SeedsFile([SeedUser(*row) for row in merged.select("login", "user_id", "weight").rows()], skipped)
 
 
-def _login_a_line(path: Path, what: str) -> InputTable:
+def _login_a_line(path: Path) -> InputTable:
     """Return the lines that have a login, without comments, in columns ``row`` and ``login``."""
-    with naming_errors(f"The {what} {path}"):
+    with naming_errors(f"The file of users {path}"):
         lines = read_text(path).decode("utf-8", "replace").splitlines()
-    texts = [(row, line.partition("#")[0].strip()) for row, line in enumerate(lines, start=1)]
-    frame = pl.DataFrame(
-        [(row, text) for row, text in texts if text], schema={"row": pl.Int64, "login": pl.String}, orient="row"
-    )
-    return InputTable(frame, ["login"])
+    texts = pl.DataFrame({"login": [line.partition("#")[0].strip() for line in lines]}, schema={"login": pl.String})
+    return InputTable(texts.with_row_index("row", offset=1).filter(pl.col("login") != ""), ["login"])

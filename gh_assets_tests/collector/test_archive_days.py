@@ -1,79 +1,79 @@
-"""Days of GH Archive: hours that are combined, read again, missing or damaged."""
+"""Days of GH Archive: hours that are combined, read again, missing or damaged, and stored days."""
 
 from __future__ import annotations
 
 import datetime as dt
-import gzip
-import json
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import polars as pl
 import pytest
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
-from gh_assets.collector.archive_days import days_of, read_days
-from gh_assets.collector.gharchive import WantedRepositories
+from gh_assets.collector.archive_days import DayReport, days_of, read_days, read_star_events
+from gh_assets.collector.gharchive import Readable, WantedRepositories
+from gh_assets.collector.star_sources.base import RepositoryRef
 from gh_assets.errors import InputError, StoredDataError
+from gh_assets.github.outcomes import Outcome
 from gh_assets.schemas import STAR_EVENTS
+from gh_assets.storage.asset_store import AssetStore
 from gh_assets_tests.conftest import serving
+from gh_assets_tests.support.commands import stored_file
+from gh_assets_tests.support.gharchive import Event, packed, star_event
+from gh_assets_tests.support.github import scripted
 
 DAY = dt.date(2024, 5, 1)
 
 
-def star(repo: int, user: int, minute: int, hour: int = 0, name: str | None = None) -> dict[str, object]:
-    return {
-        "type": "WatchEvent",
-        "actor": {"id": user, "login": f"user-{user}"},
-        "repo": {"id": repo, "name": name or f"owner/repo-{repo}"},
-        "payload": {"action": "started"},
-        "created_at": f"{DAY}T{hour:02d}:{minute:02d}:00Z",
-    }
+def star(repo: int, user: int, minute: int, hour: int = 0) -> Event:
+    return star_event(repo, user, f"{DAY}T{hour:02d}:{minute:02d}:00Z")
 
 
-def write(folder: Path, hour: int, events: list[dict[str, object]], day: dt.date = DAY) -> Path:
-    path = folder / f"{day}-{hour}.json.gz"
-    path.write_bytes(gzip.compress(b"".join(json.dumps(event).encode() + b"\n" for event in events)))
+def write(folder: Path, hour: int, *events: Event) -> Path:
+    path = folder / f"{DAY}-{hour}.json.gz"
+    path.write_bytes(packed(*events))
     return path
 
 
-def nothing(_: dt.date) -> None:
-    return None
-
-
-def read_day(places: list[str], base: str = "", before=nothing, **options):
+def read_day(
+    places: list[str],
+    base: str = "",
+    before: Callable[[dt.date], pl.DataFrame | None] = lambda _: None,
+    **options: Any,
+) -> tuple[DayReport, pl.DataFrame]:
     ((report, table),) = read_days([DAY], places, base, before, **options)
     assert STAR_EVENTS.problem(table) is None
     return report, table
 
 
 def test_hours_are_combined_into_a_day_without_duplicate_stars(tmp_path: Path) -> None:
-    write(tmp_path, 0, [star(1, 7, 5), star(2, 7, 6)])
-    write(tmp_path, 13, [star(1, 7, 5, 13), star(1, 8, 1, 13)])
+    write(tmp_path, 0, star(1, 7, 5), star(2, 7, 6))
+    write(tmp_path, 13, star(1, 7, 5, 13), star(1, 8, 1, 13))
     report, table = read_day([str(tmp_path)])
     assert (report.hours, report.stars, report.corrupt_lines, report.problems) == (2, 3, 0, [])
     assert table.select("repo_id", "user_id").rows() == [(1, 7), (2, 7), (1, 8)]
 
 
 def test_more_hours_are_added_to_a_day_and_the_same_hours_change_nothing(tmp_path: Path) -> None:
-    first = write(tmp_path, 0, [star(1, 7, 5)])
-    second = write(tmp_path, 1, [star(1, 8, 5, 1)])
+    first = write(tmp_path, 0, star(1, 7, 5))
+    second = write(tmp_path, 1, star(1, 8, 5, 1))
     _, table = read_day([str(first)])
     _, both = read_day([str(second)], before=lambda _: table)
     assert both["user_id"].to_list() == [7, 8]
     _, again = read_day([str(first)], before=lambda _: both)
     assert again.equals(both)
     # An hour that is read again replaces its earlier stars.
-    write(tmp_path, 1, [star(1, 9, 5, 1)])
+    write(tmp_path, 1, star(1, 9, 5, 1))
     _, corrected = read_day([str(second)], before=lambda _: both)
     assert corrected["user_id"].to_list() == [7, 9]
 
 
 def test_missing_and_damaged_hours_are_reported_and_the_others_read(tmp_path: Path) -> None:
-    write(tmp_path, 3, [star(1, 7, 5, 3)])
-    whole = write(tmp_path, 4, [star(1, user, 5, 4) for user in range(1, 2000)])
+    write(tmp_path, 3, star(1, 7, 5, 3))
+    whole = write(tmp_path, 4, *(star(1, user, 5, 4) for user in range(1, 2000)))
     whole.write_bytes(whole.read_bytes()[:-3000])
     report, table = read_day([], str(tmp_path))
     assert report.hours == 2
@@ -85,18 +85,18 @@ def test_missing_and_damaged_hours_are_reported_and_the_others_read(tmp_path: Pa
 
 
 def test_hours_are_read_from_an_address_and_from_a_bucket(tmp_path: Path) -> None:
-    content = write(tmp_path, 5, [star(1, 7, 5, 5)]).read_bytes()
+    content = write(tmp_path, 5, star(1, 7, 5, 5)).read_bytes()
 
-    async def hour(request: Request) -> Response:
-        there = request.path_params["name"] == f"{DAY}-5.json.gz"
+    def respond(request: Request) -> Response:
+        there = request.url.path == f"/archive/{DAY}-5.json.gz"
         return Response(content) if there else Response(status_code=404)
 
-    with serving(Starlette(routes=[Route("/archive/{name}", hour)])) as url:
+    with serving(scripted([respond])) as url:
         report, table = read_day([], f"{url}/archive/")
         assert (report.hours, len(report.problems), table.height) == (1, 23, 1)
 
     @contextmanager
-    def open_gs(bucket: str, name: str):
+    def open_gs(_bucket: str, name: str) -> Iterator[Readable]:
         if name != f"archive/{DAY}-5.json.gz":
             raise StoredDataError("There is no object.")
         with (tmp_path / f"{DAY}-5.json.gz").open("rb") as file:
@@ -117,9 +117,36 @@ def test_a_day_without_hours_and_a_missing_named_hour_are_errors(tmp_path: Path)
 
 
 def test_only_wanted_repositories_are_kept(tmp_path: Path) -> None:
-    write(tmp_path, 0, [star(1, 7, 5), star(2, 7, 6)])
+    write(tmp_path, 0, star(1, 7, 5), star(2, 7, 6))
     wanted = WantedRepositories.of_documents(
         [{"repo_id": 2, "names": ["owner/repo-2"]}, {"repo_id": None, "names": []}]
     )
     _, table = read_day([str(tmp_path)], wanted=wanted)
     assert table["repo_id"].to_list() == [2]
+
+
+def test_a_damaged_day_is_left_out_with_a_warning(
+    asset_store: AssetStore, home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    at = dt.datetime(2015, 1, 1, tzinfo=dt.UTC)
+    for number, day in enumerate(("2015-01-01", "2015-01-02"), start=1):
+        rows = [(number, f"a/{number}", 7, "seven", at + dt.timedelta(days=number - 1))]
+        asset_store.write_table("star_events", pl.DataFrame(rows, schema=STAR_EVENTS.dtypes, orient="row"), day)
+    name = "assets/star_events/2015-01-01.parquet"
+    stored_file(home, asset_store.objects.name, name).write_bytes(b"garbage")
+    assert read_star_events(asset_store)["repo_id"].to_list() == [2]
+    assert "2015-01-01 of star_events is restored" in caplog.text
+    assert asset_store.partitions("star_events") == {"2015-01-02"}, "the job read_archive reads it again"
+
+
+def test_stored_stars_of_some_repositories_are_read(asset_store: AssetStore) -> None:
+    at = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
+    rows = [
+        (1, "a/b", 5, "five", at),
+        (2, "c/d", 5, "five", at),
+        (None, "A/B", -9, "old", at),
+        (3, "e/f", 6, "six", at),
+    ]
+    asset_store.write_table(STAR_EVENTS.name, pl.DataFrame(rows, schema=STAR_EVENTS.dtypes, orient="row"), "2024-01-01")
+    wanted = [RepositoryRef(1, "a/b", "a/b", 5, Outcome.OK), RepositoryRef(2, "c/d", "c/d", 5, Outcome.OK)]
+    assert read_star_events(asset_store, wanted)["user_id"].to_list() == [5, 5, -9]

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from gh_assets.collector.archive_days import read_days
+from gh_assets.collector.archive_days import read_days, read_star_events
 from gh_assets.collector.collection import collect
-from gh_assets.collector.star_events import read_star_events
 from gh_assets.collector.star_sources.base import CollectionOptions
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.world import World

@@ -9,48 +9,29 @@ import json
 import os
 import shutil
 import subprocess
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from starlette.applications import Starlette
-from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from gh_assets.collector import gharchive
-from gh_assets.collector.gharchive import (
-    ArchiveHour,
-    WantedRepositories,
-    archive_hours,
-    hours_below,
-    id_of_name,
-    read_hour,
-    read_hours,
-)
+from gh_assets.collector.gharchive import ArchiveHour, WantedRepositories, archive_hours, id_of_name, read_hour
 from gh_assets.errors import InputError, ServiceUnavailableError
 from gh_assets.schemas import STAR_EVENTS
+from gh_assets.storage.objects import ObjectStore
 from gh_assets_tests.conftest import serving
+from gh_assets_tests.support.gharchive import Event, packed, star_event
+from gh_assets_tests.support.github import scripted
 from gh_assets_tests.support.paths import CHECKOUT
 
 START = dt.datetime(2015, 1, 1, 3, tzinfo=dt.UTC)
 
 
-def star(repo: int = 7, user: int = 9, kind: str = "WatchEvent", **more: Any) -> dict[str, Any]:
-    return {
-        "id": "1",
-        "type": kind,
-        "actor": {"id": user, "login": f"user-{user}"},
-        "repo": {"id": repo, "name": f"owner/repo-{repo}"},
-        "payload": {"action": "started"},
-        "created_at": "2015-01-01T03:00:18Z",
-    } | more
-
-
-def old_star(repo: int = 7, login: str = "ann", **more: Any) -> dict[str, Any]:
+def old_star(repo: int | None = 7, login: str = "ann", **more: Any) -> Event:
     return {
         "type": "WatchEvent",
         "actor": login,
@@ -62,15 +43,7 @@ def old_star(repo: int = 7, login: str = "ann", **more: Any) -> dict[str, Any]:
 
 
 def hour_of(content: bytes) -> ArchiveHour:
-    @contextmanager
-    def opened():
-        yield io.BytesIO(content)
-
-    return ArchiveHour(START, "a test", opened)
-
-
-def packed(*events: Any) -> bytes:
-    return gzip.compress(b"".join(json.dumps(event).encode() + b"\n" for event in events))
+    return ArchiveHour(START, "a test", lambda: nullcontext(io.BytesIO(content)))
 
 
 def pairs(content: bytes, wanted: WantedRepositories | None = None) -> list[tuple[Any, Any]]:
@@ -80,34 +53,30 @@ def pairs(content: bytes, wanted: WantedRepositories | None = None) -> list[tupl
 
 
 def test_stars_are_read_and_other_events_skipped() -> None:
-    events = [star(1, 5), star(2, 6, "PushEvent"), star(3, 7, "ForkEvent"), star(4, 8), star(1, 5)]
-    table, report = read_hour(hour_of(packed(*events)))
+    others = star_event(2, 6, type="PushEvent"), star_event(3, 7, type="ForkEvent")
+    table, report = read_hour(hour_of(packed(star_event(1, 5), *others, star_event(4, 8), star_event(1, 5))))
     assert table.rows() == [
         (1, "owner/repo-1", 5, "user-5", dt.datetime(2015, 1, 1, 3, 0, 18, tzinfo=dt.UTC)),
         (4, "owner/repo-4", 8, "user-8", dt.datetime(2015, 1, 1, 3, 0, 18, tzinfo=dt.UTC)),
     ]
-    assert (report.stars, report.corrupt_lines, report.damage) == (2, 0, None)
+    assert (report.corrupt_lines, report.damage) == (0, None)
 
 
-def test_the_name_of_the_event_in_a_text_is_not_a_star() -> None:
-    issue = star(2, 6, "IssuesEvent", payload={"title": 'a "WatchEvent" is a star: "type":"WatchEvent"'})
-    assert pairs(packed(issue, star(1, 5), star(3, 9, payload={"action": "stopped"}))) == [(1, 5)]
+def test_the_name_of_the_event_in_a_text_is_not_a_star_event() -> None:
+    issue = star_event(2, 6, type="IssuesEvent", payload={"title": 'a "WatchEvent" is a star: "type":"WatchEvent"'})
+    assert pairs(packed(issue, star_event(1, 5), star_event(3, 9, payload={"action": "stopped"}))) == [(1, 5)]
 
 
 def test_only_wanted_repositories_are_kept() -> None:
-    events = packed(
-        star(1), star(2), old_star(3), old_star(None), old_star(None, repository={"name": "X", "owner": "o"})
-    )
+    nameless = old_star(None), old_star(None, repository={"name": "X", "owner": "o"})
+    events = packed(star_event(1), star_event(2), old_star(3), *nameless)
     assert [repo for repo, _ in pairs(events, WantedRepositories(ids={2, 3}))] == [2, 3]
     assert len(pairs(events, WantedRepositories(names={"o/x"}))) == 1, "without an id the name decides, in any case"
 
 
 def test_the_old_timeline_is_read() -> None:
-    table, report = read_hour(
-        hour_of(
-            packed(old_star(7, "Ann"), old_star(8, "ann"), old_star(7, "bob", created_at="2011/02/12 00:00:01 -0800"))
-        )
-    )
+    oldest = old_star(7, "bob", created_at="2011/02/12 00:00:01 -0800")
+    table, report = read_hour(hour_of(packed(old_star(7, "Ann"), old_star(8, "ann"), oldest)))
     assert report.corrupt_lines == 0
     assert table["user_id"].to_list() == [id_of_name("ann"), id_of_name("ANN"), id_of_name("bob")]
     assert (table["user_id"] < 0).all(), "no user of GitHub has a negative id"
@@ -118,7 +87,7 @@ def test_the_old_timeline_is_read() -> None:
 
 
 def test_joined_events_of_a_line_are_separated() -> None:
-    line = json.dumps(old_star(1)) + json.dumps(star(2, 3, "PushEvent")) + json.dumps(old_star(4, "bob"))
+    line = json.dumps(old_star(1)) + json.dumps(star_event(2, 3, type="PushEvent")) + json.dumps(old_star(4, "bob"))
     assert [repo for repo, _ in pairs(gzip.compress(line.encode()))] == [1, 4]
 
 
@@ -137,19 +106,18 @@ def test_joined_events_of_a_line_are_separated() -> None:
     ],
 )
 def test_a_corrupt_line_is_counted_and_the_rest_is_read(line: bytes) -> None:
-    good = json.dumps(star(1, 5)).encode()
-    table, report = read_hour(hour_of(gzip.compress(good + b"\n" + line + b"\n" + json.dumps(star(2, 6)).encode())))
+    table, report = read_hour(hour_of(packed(star_event(1, 5), line, star_event(2, 6))))
     assert table["repo_id"].to_list() == [1, 2]
     assert report.corrupt_lines == 1
 
 
 numbers, kinds = st.integers(1, 5), st.sampled_from(["WatchEvent", "PushEvent"])
-events = st.lists(st.builds(star, numbers, numbers, kinds, pad=st.text(max_size=60)), max_size=30)
+events = st.lists(st.builds(star_event, numbers, numbers, type=kinds, pad=st.text(max_size=60)), max_size=30)
 
 
 @given(events=events, chunk=st.integers(1, 200), members=st.integers(1, 3), end=st.sampled_from([b"\n", b""]))
 def test_any_chunks_and_members_give_the_stars_of_a_full_parser(
-    events: list[dict[str, Any]], chunk: int, members: int, end: bytes
+    events: list[Event], chunk: int, members: int, end: bytes
 ) -> None:
     text = b"\n".join(json.dumps(event).encode() for event in events) + end
     step = len(text) // members + 1
@@ -163,7 +131,7 @@ def test_any_chunks_and_members_give_the_stars_of_a_full_parser(
 @given(cut=st.integers(0, 2000), flip=st.none() | st.integers(10, 2000))
 def test_a_damaged_file_gives_the_stars_before_its_damage_and_reports_it(cut: int, flip: int | None) -> None:
     whole = [(n, n) for n in range(1, 200)]
-    content = packed(*(star(n, n, pad=os.urandom(8).hex()) for n in range(1, 200)))
+    content = packed(*(star_event(n, n, pad=os.urandom(8).hex()) for n in range(1, 200)))
     broken = bytearray(content[: min(cut, len(content) - 1)])
     if flip is not None and flip < len(broken):
         broken[flip] ^= 0xFF
@@ -177,8 +145,7 @@ def test_a_damaged_file_gives_the_stars_before_its_damage_and_reports_it(cut: in
 def test_an_endless_line_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gharchive, "MAX_LINE", 10_000)
     endless = b'{"type":"WatchEvent",' + b" " * 1_000_000
-    content = gzip.compress(json.dumps(star(1, 1)).encode() + b"\n" + endless + b"\n" + json.dumps(star(2, 2)).encode())
-    table, report = read_hour(hour_of(content))
+    table, report = read_hour(hour_of(packed(star_event(1, 1), endless, star_event(2, 2))))
     assert table["repo_id"].to_list() == [1, 2]
     assert report.corrupt_lines >= 1
 
@@ -188,14 +155,12 @@ def test_an_endless_line_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_places_are_files_folders_and_ranges(tmp_path: Path) -> None:
     for hour in range(12):
-        (tmp_path / f"2015-01-01-{hour}.json.gz").write_bytes(packed(star(hour + 1)))
+        (tmp_path / f"2015-01-01-{hour}.json.gz").write_bytes(packed(star_event(hour + 1)))
     (tmp_path / "notes.txt").write_text("no hour")
     assert len(archive_hours([str(tmp_path)])) == 12
     some = archive_hours([f"{tmp_path}/2015-01-01-{{9..11}}.json.gz", f"{tmp_path}/2015-01-01-0.json.gz"])
     assert [hour.start.hour for hour in some] == [0, 9, 10, 11]
-    assert [hour.start for hour in hours_below(str(tmp_path), [START])] == [START]
-    stars = {hour.start.hour: table["repo_id"].to_list() for hour, table, _ in read_hours(some, workers=3)}
-    assert stars == {0: [1], 9: [10], 10: [11], 11: [12]}
+    assert [read_hour(hour)[0]["repo_id"].to_list() for hour in some] == [[1], [10], [11], [12]]
 
 
 def test_ranges_keep_their_zeros() -> None:
@@ -210,7 +175,6 @@ def test_ranges_keep_their_zeros() -> None:
         ("missing-2015-01-01-0.json.gz", "does not exist"),
         ("http://127.0.0.1:9/events.json.gz", "does not say which hour it is"),
         ("http://127.0.0.1:9/2015-13-01-0.json.gz", "does not say which hour it is"),
-        ("gs://bucket/2015-01-01-0.json.gz", "no client for buckets"),
     ],
 )
 def test_a_place_without_an_hour_is_named(place: str, message: str) -> None:
@@ -219,49 +183,45 @@ def test_a_place_without_an_hour_is_named(place: str, message: str) -> None:
 
 
 def test_missing_duplicate_and_empty_places_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no client for buckets"):
+        read_hour(archive_hours(["gs://bucket/2015-01-01-0.json.gz"])[0])
     with pytest.raises(InputError, match="No hour"):
         archive_hours([])
     with pytest.raises(InputError, match=r"no \.json\.gz files"):
         archive_hours([str(tmp_path)])
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "2015-01-01-0.json.gz").write_bytes(packed(star()))
+        (tmp_path / folder / "2015-01-01-0.json.gz").write_bytes(packed(star_event()))
     with pytest.raises(InputError, match="is given twice"):
         archive_hours([str(tmp_path / "a"), str(tmp_path / "b")])
 
 
-def responding(responses: list[Response]) -> Starlette:
-    async def endpoint(_: Request) -> Response:
-        return responses.pop(0) if len(responses) > 1 else responses[0]
-
-    return Starlette(routes=[Route("/{path:path}", endpoint)])
-
-
 def test_an_hour_is_read_by_http_after_faults_and_a_cut_connection() -> None:
-    content = packed(*(star(n, n) for n in range(1, 50)))
+    content = packed(*(star_event(n, n) for n in range(1, 50)))
     cut = Response(content[:100], headers={"content-length": str(len(content))})
-    with serving(responding([Response(status_code=503), cut, Response(content)])) as url:
+    with serving(scripted([Response(status_code=503), cut, Response(content)])) as url:
         (hour,) = archive_hours([f"{url}/2015-01-01-3.json.gz?key=secret"])
         table, report = read_hour(hour)
     assert (table.height, report.damage) == (49, None)
     assert "secret" not in hour.location
 
 
-def test_a_missing_hour_and_an_unreadable_one_are_clear_errors() -> None:
-    with (
-        serving(responding([Response(status_code=404)])) as url,
-        pytest.raises(InputError, match=r"has no http.*2015-01-01-3\.json\.gz\."),
-    ):
-        read_hour(archive_hours([f"{url}/2015-01-01-3.json.gz"])[0])
-    with (
-        serving(responding([Response(status_code=503)])) as url,
-        pytest.raises(ServiceUnavailableError, match=r"could not be read to its end in 4 tries \(HTTPError\)"),
-    ):
+@pytest.mark.parametrize(
+    ("status", "error", "message"),
+    [
+        (404, InputError, r"has no http.*2015-01-01-3\.json\.gz\."),
+        (503, ServiceUnavailableError, r"could not be read to its end in 4 tries \(HTTPError\)"),
+    ],
+)
+def test_a_missing_hour_and_an_unreadable_one_are_clear_errors(
+    status: int, error: type[Exception], message: str
+) -> None:
+    with serving(scripted([Response(status_code=status)])) as url, pytest.raises(error, match=message):
         read_hour(archive_hours([f"{url}/2015-01-01-3.json.gz"])[0])
 
 
-def test_an_hour_is_read_from_a_bucket(objects) -> None:
-    objects.write("hours/2015-01-01-3.json.gz", packed(star(1, 2)))
+def test_an_hour_is_read_from_a_bucket(objects: ObjectStore) -> None:
+    objects.write("hours/2015-01-01-3.json.gz", packed(star_event(1, 2)))
     (hour,) = archive_hours([f"gs://{objects.name}/hours/2015-01-01-3.json.gz"], objects.open_in_bucket)
     assert read_hour(hour)[0]["repo_id"].to_list() == [1]
 

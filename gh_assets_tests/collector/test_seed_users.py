@@ -3,63 +3,62 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from gh_assets.collector.seed_users import SeedUsers, read_seeds_file, seeds_of_events
-from gh_assets.collector.star_sources.base import RepositoryRef
+from gh_assets.collector.seed_users import SeedUsers, read_seeds_file
+from gh_assets.collector.star_sources.base import CollectionOptions
 from gh_assets.collector.star_sources.starred_state import SeedUser
 from gh_assets.errors import InputError
-from gh_assets.github.outcomes import Outcome
 from gh_assets.schemas import STAR_EVENTS
+from gh_assets.storage.asset_store import AssetStore
+from gh_assets.storage.mongo import MongoDatabase
+from gh_assets_tests.conftest import GitHubOf
 from gh_assets_tests.support.collecting import refs
 from gh_assets_tests.support.worlds import world_of
 
+OPTIONS = CollectionOptions("starred", 10)
 
-def test_owners_of_forks_are_seeds_and_are_requested_once(github_of, database) -> None:
+
+def test_owners_of_forks_are_seeds_and_are_requested_once(
+    github_of: GitHubOf, database: MongoDatabase, asset_store: AssetStore
+) -> None:
     world = world_of({f"a/{n}": list(range(90)) for n in range(1, 4)}, users=90)
-    standin, client = github_of(world)
-    seeds = SeedUsers(client, database)(refs(world))
     forkers = {world.user_ids[user] for r in world.repositories[:-1] for user in world.forkers(r)}
-    assert {seed.user_id for seed in seeds} == forkers
     assert len(forkers) > 20
-    spent = standin.quota.spent["graphql"]
-    again = SeedUsers(client, database)(refs(world))
-    assert {seed.user_id for seed in again} == forkers
-    assert standin.quota.spent["graphql"] == spent, "the forks are stored"
-    by_rest = {}
-    for ref in refs(world):
-        _, owners = SeedUsers(client, database)._forks_by_rest(ref)
-        by_rest |= dict(owners or [])
-    assert set(by_rest) == forkers
+    standin, client = github_of(world)
+    spent = set()
+    for _ in range(2):
+        seeds = SeedUsers(client, database, asset_store, OPTIONS)
+        assert {seed.user_id for seed in seeds(refs(world))} == forkers
+        spent.add(standin.quota.spent["graphql"])
+    assert len(spent) == 1, "the forks are stored"
+    by_rest = [seeds._forks_by_rest(ref)[1] or {} for ref in refs(world)]
+    assert set().union(*by_rest) == forkers
 
 
-def test_named_users_come_before_known_users_and_owners_of_forks(github_of, database, tmp_path: Path) -> None:
+def test_named_users_come_before_known_users_those_of_events_and_owners_of_forks(
+    github_of: GitHubOf, database: MongoDatabase, asset_store: AssetStore, tmp_path: Path
+) -> None:
     world = world_of({"a/b": list(range(90))}, users=90)
     _, client = github_of(world)
     database["users"].insert_one({"_id": 5003, "login": "user-3", "collected": {"stars": 7}})
+    at = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
+    events = [(1, "a/b", 5, "five", at), (None, "A/B", 5, "five", at), (None, "A/B", -9, "old", at)]
+    table = pl.DataFrame(events, schema=STAR_EVENTS.dtypes, orient="row")
+    asset_store.write_table(STAR_EVENTS.name, table, "2024-01-01")
     named = tmp_path / "users.txt"
     named.write_text("user-9\n# a comment\nuser-8  # another\n")
-    seeds = SeedUsers(client, database, file=named, enough=3)(refs(world))
+    options = replace(OPTIONS, seed_users=named, max_users=5)
+    seeds = SeedUsers(client, database, asset_store, options)(refs(world))
     ranked = [seed.login for seed in sorted(seeds, key=lambda seed: -seed.weight)]
-    assert ranked[:3] == ["user-9", "user-8", "user-3"]
-    assert len(ranked) == 3, "forks are not read when enough users are known"
-    assert len(SeedUsers(client, database, file=named, enough=50)(refs(world))) > 10
-
-
-def test_users_of_archive_events_are_seeds() -> None:
-    at = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
-    rows = [
-        (1, "a/b", 5, "five", at),
-        (2, "c/d", 5, "five", at),
-        (None, "A/B", -9, "old", at),
-        (3, "e/f", 6, "six", at),
-    ]
-    events = pl.DataFrame(rows, schema=STAR_EVENTS.dtypes, orient="row")
-    wanted = [RepositoryRef(1, "a/b", "a/b", 5, Outcome.OK), RepositoryRef(2, "c/d", "c/d", 5, Outcome.OK)]
-    assert seeds_of_events(events, wanted) == [SeedUser("old", -9, 1), SeedUser("five", 5, 2)]
+    assert ranked == ["user-9", "user-8", "user-3", "five", "old"], "no forks are read when enough users are known"
+    assert [SeedUser("old", -9, 1), SeedUser("five", 5, 2)] == seeds[3:]
+    options = replace(options, max_users=50)
+    assert len(SeedUsers(client, database, asset_store, options)(refs(world))) > 10
 
 
 @pytest.mark.parametrize(
