@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gzip
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from gh_assets.collector.lists.sources import find_source, fingerprint_of_list, read_list
 from gh_assets.collector.repositories import KnownRepositories, collect_repositories, read_lists
 from gh_assets.embedded.standin.world import Repository, World
 from gh_assets.errors import InputError
 from gh_assets.github.client import GitHubClient
-from gh_assets_tests.conftest import QUICK, serving
-from gh_assets_tests.support.worlds import LIST, world_of
+from gh_assets_tests.conftest import GitHubOf, serving
+from gh_assets_tests.support.github import client_of, scripted
+from gh_assets_tests.support.worlds import LIST
 
 GITHUB = "https://api.github.com"
 
@@ -70,16 +69,38 @@ def world(*lists: Repository) -> World:
     return World(lists, [], [], [entry.full_name for entry in lists], "a test")
 
 
+FILES = {
+    "lists/planning.md": PLANNING,
+    "lists/more/seeds.rst": SEEDS,
+    "lists/CONTRIBUTING.md": "https://github.com/no/contributing",
+    "lists/script.py": "# https://github.com/no/script",
+    "docs/notes.txt": "https://github.com/a/text",
+    "code/main.py": "",
+}
+
+
 def split_list() -> Repository:
-    files = {
-        "lists/planning.md": PLANNING,
-        "lists/more/seeds.rst": SEEDS,
-        "lists/CONTRIBUTING.md": "https://github.com/no/contributing",
-        "lists/script.py": "# https://github.com/no/script",
-        "docs/notes.txt": "https://github.com/a/text",
-        "code/main.py": "",
-    }
-    return Repository(7, "tools/list", readme=SPLIT, files=files)
+    return Repository(7, "tools/list", readme=SPLIT, files=dict(FILES))
+
+
+@pytest.fixture
+def client(github_of: GitHubOf) -> GitHubClient:
+    """A client of a GitHub that has `split_list`."""
+    return github_of(world(split_list()))[1]
+
+
+def write(files: Mapping[str, str | bytes]) -> None:
+    """Write files to the current folder, that of the test."""
+    for name, content in files.items():
+        path = Path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def notes_about(client: GitHubClient, *lists: str) -> list[str]:
+    notes: list[str] = []
+    read_lists(lists, client, notes.append)
+    return notes
 
 
 @pytest.mark.parametrize(
@@ -112,12 +133,12 @@ def test_names_and_addresses_of_lists_on_github(text: str, name: str) -> None:
     assert find_source(text, GITHUB).name == name
 
 
-def test_addresses_on_an_enterprise_server() -> None:
-    for api, address in [
-        ("https://ghe.example/api/v3", "https://ghe.example/o/n/blob/main/x.md"),
-        ("https://api.octo.ghe.com", "octo.ghe.com/o/n/blob/main/x.md"),
-    ]:
-        assert find_source(address, api).name == "o/n/x.md"
+@pytest.mark.parametrize(
+    ("api", "address"),
+    [("https://ghe.example/api/v3", "https://ghe.example"), ("https://api.octo.ghe.com", "octo.ghe.com")],
+)
+def test_addresses_on_an_enterprise_server(api: str, address: str) -> None:
+    assert find_source(f"{address}/o/n/blob/main/x.md", api).name == "o/n/x.md"
 
 
 @pytest.mark.parametrize(
@@ -143,12 +164,9 @@ def test_anything_else_is_refused_with_the_accepted_forms(text: str) -> None:
         find_source(text, GITHUB)
 
 
-def test_an_existing_file_takes_precedence_over_a_name_on_github(tmp_path: Path) -> None:
-    (tmp_path / "owner").mkdir()
-    (tmp_path / "owner" / "name").write_text("https://github.com/a/b")
+def test_an_existing_file_takes_precedence_over_a_name_on_github() -> None:
+    write({"owner/name": "https://github.com/a/b", "other/folder/list.md": ""})
     assert find_source("owner/name", GITHUB).local is not None
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "folder").mkdir()
     assert find_source("other/folder", GITHUB).local is None, "a folder may be a clone of what is meant"
     assert find_source("./other/folder", GITHUB).local is not None
 
@@ -167,19 +185,18 @@ def test_an_existing_file_takes_precedence_over_a_name_on_github(tmp_path: Path)
     ],
 )
 def test_a_readme_in_any_markup_is_read_as_the_same_file_here(
-    github_of, tmp_path: Path, file: str, text: str, html: str | None, repositories: list[str]
+    github_of: GitHubOf, file: str, text: str, html: str | None, repositories: list[str]
 ) -> None:
     rendered = {} if html is None else {file: html}
     _, client = github_of(world(Repository(1, "a/list", readme=text, readme_name=file, rendered=rendered)))
-    local = tmp_path / Path(file).name
-    local.write_text("\ufeff" + text)
-    assert read_list("a/list", client).repositories == repositories
-    assert read_list(f"a/list/{file}", client).repositories == repositories
-    assert read_list(str(local), client).repositories == repositories
+    local = f"./{file}"
+    write({local: "\ufeff" + text})
+    for source in ("a/list", f"a/list/{file}", local):
+        assert read_list(source, client).repositories == repositories
 
 
 @pytest.mark.parametrize(("file", "text"), [("README.org", ORG), ("README.adoc", ADOC)])
-def test_the_text_is_parsed_where_the_server_does_not_render(github_of, file: str, text: str) -> None:
+def test_the_text_is_parsed_where_the_server_does_not_render(github_of: GitHubOf, file: str, text: str) -> None:
     standin, client = github_of(world(Repository(1, "a/list", readme=text, readme_name=file)))
     assert "garden/planner" in read_list("a/list", client).repositories
     assert standin.served["readme 415"] == 1
@@ -192,24 +209,12 @@ def test_the_response_of_a_server_that_ignores_media_types_is_read(media_type: s
             return Response(b'{"type": "file", "path": "README.org"}', media_type="application/json")
         return Response(ORG.encode(), media_type=media_type)
 
-    with (
-        serving(Starlette(routes=[Route("/{path:path}", respond)])) as url,
-        GitHubClient(url, [SecretStr("token")], policy=QUICK) as client,
-    ):
+    with serving(scripted([respond])) as url, client_of(url) as client:
         found = read_list("a/list", client).repositories
     assert found == ["garden/planner", "garden/planner-el", "soil/probe"]
 
 
-def test_a_list_is_read_from_a_local_file_or_from_github(github_of, tmp_path: Path) -> None:
-    _, client = github_of(world_of({"a/b": [0]}))
-    assert read_list(LIST, client).repositories == ["a/b"]
-    file = tmp_path / "list.md"
-    file.write_text("[x](https://github.com/c/d)")
-    assert read_list(str(file), client).repositories == ["c/d"]
-
-
-def test_all_lists_of_a_folder_are_read(github_of) -> None:
-    _, client = github_of(world(split_list()))
+def test_all_lists_of_a_folder_are_read(client: GitHubClient) -> None:
     named = read_lists(["https://github.com/tools/list/tree/main/lists"], client)
     assert named == {
         "garden/planner": ["garden/planner", "tools/list/lists"],
@@ -218,90 +223,102 @@ def test_all_lists_of_a_folder_are_read(github_of) -> None:
     assert read_list("tools/list/docs/notes.txt", client).repositories == ["a/text"]
 
 
-def test_all_lists_of_a_local_folder_are_read(github_of, tmp_path: Path) -> None:
-    _, client = github_of(world(split_list()))
-    for name, text in split_list().files.items():
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+def test_all_lists_of_a_local_folder_are_read(client: GitHubClient) -> None:
+    write(FILES)
     assert read_list("./lists", client).repositories == ["garden/planner", "seeds/catalog"]
     before = fingerprint_of_list("./lists", client, None)
-    (tmp_path / "lists" / "more" / "seeds.rst").write_text(PLANNING)
+    write({"lists/more/seeds.rst": PLANNING})
     assert fingerprint_of_list("./lists", client, before) != before
 
 
-def test_a_list_that_is_spread_over_other_files_is_reported(github_of) -> None:
-    _, client = github_of(world(split_list()))
-    notes: list[str] = []
-    read_lists(["tools/list"], client, notes.append)
-    assert notes == [
+def test_only_the_first_files_of_a_folder_are_read(client: GitHubClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gh_assets.collector.lists.sources.MAX_FILES", 1)
+    write(FILES)
+    for folder in ("./lists", "tools/list/lists"):
+        content = read_list(folder, client)
+        assert content.repositories == ["garden/planner"]
+        assert content.notes == [
+            f"Of the folder {folder} only 1 files were read: name the folders or files in it that are lists."
+        ]
+
+
+def test_a_list_that_is_spread_over_other_files_is_reported(client: GitHubClient) -> None:
+    assert notes_about(client, "tools/list") == [
         "The awesome list tools/list links to 1 repository on GitHub and to other files or folders that may be lists: "
         "to read these, name them as lists, too: tools/list/lists/planning.md, tools/list/lists/seeds.md, or their "
         "folder tools/list/lists."
     ]
-    read_lists(["tools/list", "tools/list/lists"], client, notes.append)
-    assert len(notes) == 1, "lists that are named are not reported"
+    assert notes_about(client, "tools/list", "tools/list/lists") == [], "lists that are named are not reported"
 
 
-def test_links_of_a_readme_in_a_folder_and_by_absolute_address_lead_to_files(github_of) -> None:
+def test_links_of_a_readme_in_a_folder_and_by_absolute_address_lead_to_files(github_of: GitHubOf) -> None:
     text = "[a](more.md) [b](/lists/b.org) [c](https://github.com/A/List/blob/main/c.adoc) [d](/a/list/blob/HEAD/d.rst)"
     _, client = github_of(world(Repository(1, "a/list", readme=text, readme_name="docs/README.md")))
     files = read_list("a/list", client).files
     assert files == ["a/list/docs/more.md", "a/list/lists/b.org", "a/list/c.adoc", "a/list/d.rst"]
 
 
-def test_an_index_of_folders_is_reported_with_their_names(github_of) -> None:
+def test_an_index_of_folders_is_reported_with_their_names(github_of: GitHubOf) -> None:
     text = "[a](lists/) [b](/a/list/tree/main/more) [c](lists/c) [e](LICENSE) "
     text += "[d](https://github.com/a/list/tree/refs/tags/v1/d)"
     _, client = github_of(world(Repository(1, "a/list", readme=text)))
-    notes: list[str] = []
-    read_lists(["a/list"], client, notes.append)
-    assert notes[0].startswith("The awesome list a/list links to no repositories on GitHub and to other files or")
-    assert notes[0].endswith("name them as lists, too: a/list/lists, a/list/more, a/list/lists/c, a/list/d.")
+    (note,) = notes_about(client, "a/list")
+    assert note.startswith("The awesome list a/list links to no repositories on GitHub and to other files or")
+    assert note.endswith("name them as lists, too: a/list/lists, a/list/more, a/list/lists/c, a/list/d.")
 
 
-def test_a_local_index_is_reported_with_folders_and_pages_on_github(github_of, tmp_path: Path) -> None:
-    _, client = github_of(world(split_list()))
-    notes: list[str] = []
-    (tmp_path / "saved.md").write_text(
-        "[a](https://github.com/o/n/blob/main/lists/a.md) [b](https://github.com/o/n/blob/main/lists/b.md)"
-    )
-    read_lists(["saved.md"], client, notes.append)
-    assert notes[0].endswith("name them as lists, too: o/n/lists/a.md, o/n/lists/b.md, or their folder o/n/lists.")
-    (tmp_path / "sub" / "lists").mkdir(parents=True)
-    (tmp_path / "sub" / "index.md").write_text("[a](lists/) https://github.com/a/b")
-    read_lists(["sub/index.md"], client, notes.append)
-    assert notes[1].endswith("name them as lists, too: ./sub/lists.")
-    assert find_source("./sub/lists", GITHUB).local is not None
+@pytest.mark.parametrize(
+    ("files", "end"),
+    [
+        (
+            {
+                "saved.md": "[a](https://github.com/o/n/blob/main/lists/a.md) https://github.com/o/n/blob/main/lists/b.md"
+            },
+            "name them as lists, too: o/n/lists/a.md, o/n/lists/b.md, or their folder o/n/lists.",
+        ),
+        (
+            {"sub/index.md": "[a](lists/) https://github.com/a/b", "sub/lists/a.md": ""},
+            "name them as lists, too: ./sub/lists.",
+        ),
+        (
+            {"saved/split.md": SPLIT},
+            "are not on this machine, lists/planning.md, lists/seeds.md: save them beside it, or name each as it is on "
+            "GitHub, owner/name/lists/planning.md, or their folder.",
+        ),
+        (
+            {"saved/split.md": SPLIT, "saved/lists/planning.md": PLANNING, "saved/lists/seeds.md": PLANNING},
+            "too: ./saved/lists/planning.md, ./saved/lists/seeds.md, or their folder ./saved/lists.",
+        ),
+    ],
+)
+def test_a_local_index_is_reported_with_what_it_links_to(client: GitHubClient, files: dict[str, str], end: str) -> None:
+    write(files)
+    (note,) = notes_about(client, next(iter(files)))
+    assert note.endswith(end)
 
 
-def test_utf_16_is_read_and_other_encodings_are_refused(github_of, tmp_path: Path) -> None:
-    _, client = github_of(world(split_list()))
-    for name, encoding in (("le.md", "utf-16"), ("be.md", "utf-16-be"), ("mark.md", "utf-8-sig")):
-        (tmp_path / name).write_bytes(("\ufeff" * (encoding == "utf-16-be") + PLANNING).encode(encoding))
-        assert read_list(name, client).repositories == ["garden/planner"]
-    for name, content in (
-        ("latin.md", "é https://github.com/a/b".encode("latin-1")),
-        ("binary.md", b"\xff\xfe\x00\xd8"),
-    ):
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(InputError, match=rf"{name} cannot be read: it is not UTF-8: save it as UTF-8\."):
-            read_list(name, client)
+def test_utf_16_is_read_and_other_encodings_are_refused(client: GitHubClient) -> None:
+    marked = ("\ufeff" + PLANNING).encode("utf-16-be")
+    for content in (PLANNING.encode("utf-16"), marked, PLANNING.encode("utf-8-sig")):
+        write({"list.md": content})
+        assert read_list("list.md", client).repositories == ["garden/planner"]
+    packed = gzip.compress(PLANNING.encode())
+    for content in ("é https://github.com/a/b".encode("latin-1"), b"\xff\xfe\x00\xd8", packed):
+        write({"list.md": content})
+        with pytest.raises(InputError, match=r"list\.md cannot be read: it is not UTF-8: save it as UTF-8\."):
+            read_list("list.md", client)
 
 
-def test_an_unreadable_file_of_a_folder_is_left_out_with_a_note(github_of, tmp_path: Path) -> None:
+def test_an_unreadable_file_of_a_folder_is_left_out_with_a_note(github_of: GitHubOf) -> None:
     files = {"lists/a.md": PLANNING, "lists/b.textile": "x"}
     _, client = github_of(world(Repository(7, "tools/list", readme=SPLIT, files=files)))
-    (tmp_path / "lists").mkdir()
-    (tmp_path / "lists" / "a.md").write_text(PLANNING)
-    (tmp_path / "lists" / "b.textile").write_text("x")
-    (tmp_path / "lists" / "c.md").write_bytes(b"\xe9")
+    write({**files, "lists/c.md": b"\xe9"})
     for source, count in (("./lists", 2), ("tools/list/lists", 1)):
         content = read_list(source, client)
         assert content.repositories == ["garden/planner"]
         assert len(content.notes) == count
         assert "lists/b.textile was left out because it cannot be read: " in content.notes[0]
-    (tmp_path / "lists" / "a.md").unlink()
+    Path("lists/a.md").unlink()
     with pytest.raises(InputError, match=r"has no list that can be read\. The file lists/b\.textile was left out"):
         read_list("./lists", client)
 
@@ -315,18 +332,16 @@ def test_an_unreadable_file_of_a_folder_is_left_out_with_a_note(github_of, tmp_p
     ],
 )
 def test_a_refusal_by_github_says_what_to_do(status: int, message: str) -> None:
-    def respond(_request: Request) -> Response:
-        return Response(b"{}", status_code=status, media_type="application/json")
-
+    refusal = Response(b"{}", status_code=status, media_type="application/json")
     with (
-        serving(Starlette(routes=[Route("/{path:path}", respond)])) as url,
-        GitHubClient(url, [SecretStr("token")], policy=QUICK) as client,
+        serving(scripted([refusal])) as url,
+        client_of(url) as client,
         pytest.raises(InputError, match=message),
     ):
         read_list("a/list", client)
 
 
-def test_a_list_without_any_repository_names_its_files_in_the_error(github_of) -> None:
+def test_a_list_without_any_repository_names_its_files_in_the_error(github_of: GitHubOf) -> None:
     _, client = github_of(world(Repository(1, "a/list", readme="[x](one.md)"), Repository(2, "a/empty", readme="# x")))
     with pytest.raises(InputError, match=r"links to no repositories on GitHub.*: a/list/one\.md\."):
         read_lists(["a/list"], client)
@@ -334,23 +349,8 @@ def test_a_list_without_any_repository_names_its_files_in_the_error(github_of) -
         read_lists(["a/empty"], client)
 
 
-def test_a_local_list_that_is_spread_over_other_files_is_reported(github_of, tmp_path: Path) -> None:
-    _, client = github_of(world(split_list()))
-    (tmp_path / "saved").mkdir()
-    (tmp_path / "saved" / "split.md").write_text(SPLIT)
-    notes: list[str] = []
-    read_lists(["saved/split.md"], client, notes.append)
-    assert "not on this machine, lists/planning.md, lists/seeds.md: save them beside it, or name each" in notes[0]
-    (tmp_path / "saved" / "lists").mkdir()
-    for name in ("planning", "seeds"):
-        (tmp_path / "saved" / "lists" / f"{name}.md").write_text(PLANNING)
-    read_lists(["saved/split.md"], client, notes.append)
-    assert "too: ./saved/lists/planning.md, ./saved/lists/seeds.md, or their folder ./saved/lists." in notes[1]
-
-
-def test_notes_are_reported_once_and_the_table_has_the_canonical_list_name(github_of) -> None:
-    standin, client = github_of(world_of({"tools/listmaker": [0]}))
-    standin.world = world(*standin.world.repositories, split_list())
+def test_notes_are_reported_once_and_the_table_has_the_canonical_list_name(github_of: GitHubOf) -> None:
+    _, client = github_of(world(Repository(1, "tools/listmaker"), split_list()))
     notes: list[str] = []
     collected = collect_repositories(
         client, ["https://github.com/tools/list/", "tools/list"], KnownRepositories(), by_rest=True, notify=notes.append
@@ -367,30 +367,19 @@ def test_notes_are_reported_once_and_the_table_has_the_canonical_list_name(githu
             "tools/list/lists/none.md",
             r"lists/none\.md cannot be read from GitHub .status 404.: check its name and path",
         ),
-        (
-            "tools/list/code",
-            r"tools/list/code has no list that can be read\. No file in it is written in Markdown, ",
-        ),
+        ("tools/list/code", r"tools/list/code has no list that can be read\. No file in it is written in Markdown, "),
         ("missing.md", "neither a file that exists nor owner/name"),
+        ("deep.md", r"The awesome list deep\.md cannot be read: it is nested deeper than 300"),
+        ("list.textile", r"list\.textile cannot be read: it is written in Textile"),
     ],
 )
-def test_a_list_that_cannot_be_read_is_named(github_of, source: str, message: str) -> None:
-    _, client = github_of(world(split_list()))
+def test_a_list_that_cannot_be_read_is_named(client: GitHubClient, source: str, message: str) -> None:
+    write({"deep.md": "> " * 5000 + "x", "list.textile": "x"})
     with pytest.raises(InputError, match=message):
         read_list(source, client)
 
 
-def test_a_local_list_that_cannot_be_parsed_is_named(github_of, tmp_path: Path) -> None:
-    _, client = github_of(world(split_list()))
-    (tmp_path / "deep.md").write_text("> " * 5000 + "x")
-    (tmp_path / "list.textile").write_text("x")
-    with pytest.raises(InputError, match=r"The awesome list deep\.md cannot be read: it is nested deeper than 300"):
-        read_list("deep.md", client)
-    with pytest.raises(InputError, match=r"list\.textile cannot be read: it is written in Textile"):
-        read_list("list.textile", client)
-
-
-def test_the_list_of_a_renamed_repository_is_read(github_of) -> None:
+def test_the_list_of_a_renamed_repository_is_read(github_of: GitHubOf) -> None:
     entry = split_list()
     entry.former_names = ("old/list",)
     _, client = github_of(world(entry))
@@ -411,7 +400,7 @@ def test_the_list_of_a_renamed_repository_is_read(github_of) -> None:
     ],
 )  # fmt: skip
 def test_an_unchanged_list_costs_no_quota_and_a_change_is_seen(
-    github_of, source: str, change: Callable[[Repository], None]
+    github_of: GitHubOf, source: str, change: Callable[[Repository], None]
 ) -> None:
     entry = split_list()
     org = Repository(8, "a/org", readme=ORG, readme_name="README.org")  # not rendered
@@ -425,7 +414,6 @@ def test_an_unchanged_list_costs_no_quota_and_a_change_is_seen(
     assert fingerprint_of_list(source, client, first) != first
 
 
-def test_a_missing_list_has_no_fingerprint(github_of) -> None:
-    _, client = github_of(world(split_list()))
+def test_a_missing_list_has_no_fingerprint(client: GitHubClient) -> None:
     with pytest.raises(InputError, match="status 404"):
         fingerprint_of_list(f"{LIST}/none.md", client, None)
