@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, starmap
 from typing import Any
 
 import polars as pl
@@ -41,6 +42,8 @@ MAX_FIELDS = 50
 """Maximum number of ``nodes`` fields in one query."""
 
 Document = dict[str, Any]
+
+_NOTHING: Document = dict.fromkeys((*REPOS.columns, "etag", "topics_at"))
 
 
 @dataclass
@@ -84,17 +87,16 @@ class CollectedRepositories:
 
 @dataclass
 class _Metadata:
-    """The metadata of one name; `unchanged` is the document of an earlier run."""
+    """The metadata of one name, those of an earlier run if there are no new ones."""
 
     name: str
     outcome: Outcome
     reason: str | None = None
     document: Document | None = None
-    unchanged: Document | None = None
 
 
 def read_lists(
-    sources: Sequence[str], client: GitHubClient, notify: Callable[[str], None] | None = None
+    sources: Sequence[str], client: GitHubClient, notify: Callable[[str], None] = lambda _: None
 ) -> dict[str, list[str]]:
     """Read awesome lists.
 
@@ -126,9 +128,8 @@ def read_lists(
         note = note_of_other_files(content, lists)
         if not content.repositories:
             raise InputError(note or f"The awesome list {source.name} links to no repository on GitHub: name another.")
-        if notify is not None:
-            for sentence in [*content.notes, *([note] if note else [])]:
-                notify(sentence)
+        for sentence in filter(None, [*content.notes, note]):
+            notify(sentence)
         for name in content.repositories:
             named.setdefault(name.lower(), [name]).append(source.name)
     return named
@@ -141,8 +142,8 @@ def collect_repositories(
     *,
     workers: int = 8,
     by_rest: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-    notify: Callable[[str], None] | None = None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    notify: Callable[[str], None] = lambda _: None,
 ) -> CollectedRepositories:
     """Request the metadata of every repository that the lists name.
 
@@ -180,12 +181,11 @@ def collect_repositories(
     try:
         for metadata in _fetch_metadata(client, spellings, known, workers, by_rest):
             collected.append(metadata)
-            if progress is not None:
-                progress(len(collected), len(spellings))
+            progress(len(collected), len(spellings))
     except BudgetSpentError as error:
         done = {metadata.name for metadata in collected}
         collected += [
-            _Metadata(name, Outcome.UNKNOWN, str(error), unchanged=known.by_name.get(name.lower()))
+            _Metadata(name, Outcome.UNKNOWN, str(error), known.by_name.get(name.lower()))
             for name in spellings
             if name not in done
         ]
@@ -233,32 +233,19 @@ def _fetch_by_graphql(
     by_id: dict[int, tuple[str, Document]] = {}
     by_name: list[str] = []
     for name in names:
-        document = known.by_name.get(name.lower())
+        document = known.by_name.get(name.lower(), _NOTHING)
+        is_recent = document.get("node_id") is not None and (document.get("topics_at") or oldest) > oldest
         # A former name is requested by name, since another repository may have it now.
-        if (
-            document is not None
-            and document.get("node_id") is not None
-            and document.get("topics_at") is not None
-            and document["topics_at"] > oldest
-            and document["full_name"].lower() == name.lower()
-            and document["repo_id"] not in by_id
-        ):
+        if is_recent and document["full_name"].lower() == name.lower() and document["repo_id"] not in by_id:
             by_id[document["repo_id"]] = (name, document)
         else:
             by_name.append(name)
     yield from _fetch_by_name(client, by_name, known, workers)
     unclear: list[str] = []
-    ids = list(by_id)
-    chunks = [_Nodes(place, [by_id[i] for i in ids[place : place + IDS_A_FIELD]])
-              for place in range(0, len(ids), IDS_A_FIELD)]  # fmt: skip
-    size = QuerySize(MAX_FIELDS, MAX_FIELDS)
-    lists: GraphQLLists[list[_Metadata]] = GraphQLLists(client, nodes_query, batch=size)
-    for chunk in lists.read(chunks, workers):
-        for metadata in chunk:
-            if metadata.document is None:
-                unclear.append(metadata.name)
-            else:
-                yield metadata
+    entries = list(by_id.values())
+    chunks = (_Nodes(place, entries[place : place + IDS_A_FIELD]) for place in range(0, len(entries), IDS_A_FIELD))
+    lists: GraphQLLists[list[_Metadata]] = GraphQLLists(client, nodes_query, batch=QuerySize(MAX_FIELDS, MAX_FIELDS))
+    yield from _with_document(chain.from_iterable(lists.read(chunks, workers)), unclear)
     yield from _fetch_by_name(client, unclear, known, workers)
 
 
@@ -267,14 +254,18 @@ def _fetch_by_name(
 ) -> Iterator[_Metadata]:
     refused: list[str] = []
     lists: GraphQLLists[_Metadata] = GraphQLLists(client, repositories_query)
-    named = (_Named(number, name) for number, name in enumerate(names))
-    for metadata in lists.read(named, workers):
-        if metadata.document is None:
-            refused.append(metadata.name)
-        else:
-            yield metadata
+    yield from _with_document(lists.read(starmap(_Named, enumerate(names)), workers), refused)
     # REST tells gone, blocked and failed repositories apart.
     yield from map_bounded(lambda name: _fetch_by_rest(client, name, known), refused, workers)
+
+
+def _with_document(results: Iterable[_Metadata], others: list[str]) -> Iterator[_Metadata]:
+    """Yield the results with a document, and add the names of the others to a list."""
+    for metadata in results:
+        if metadata.document is not None:
+            yield metadata
+        else:
+            others.append(metadata.name)
 
 
 class _Named(Listing[_Metadata]):
@@ -289,9 +280,8 @@ class _Named(Listing[_Metadata]):
         return {"o": owner, "n": name}
 
     def is_whole(self, node: Any) -> bool:
-        topics = node.get("repositoryTopics") if isinstance(node, Mapping) else None
-        has_name = isinstance(node, Mapping) and isinstance(node.get("nameWithOwner"), str)
-        return has_name and isinstance(topics, Mapping) and isinstance(node.get("stargazerCount"), int)
+        types = {"nameWithOwner": str, "repositoryTopics": Mapping, "stargazerCount": int}
+        return isinstance(node, Mapping) and all(isinstance(node.get(name), kind) for name, kind in types.items())
 
     def parse_page(self, node: Any) -> _Metadata:
         topics = [((entry or {}).get("topic") or {}).get("name") for entry in node["repositoryTopics"]["nodes"] or []]
@@ -329,10 +319,13 @@ class _Nodes(Listing[list[_Metadata]]):
         collected = []
         for (name, before), fields in zip(self.entries, node, strict=True):
             document = _document_of(fields or {}, before["topics"], before["topics_at"])
-            is_same = document is not None and document["repo_id"] == before["repo_id"]
             # After a rename, the former name is requested by name.
-            has_name = document is not None and document["full_name"].lower() == name.lower()
-            collected.append(_Metadata(name, Outcome.OK, None, document if is_same and has_name else None))
+            is_same = (
+                document is not None
+                and document["repo_id"] == before["repo_id"]
+                and document["full_name"].lower() == name.lower()
+            )
+            collected.append(_Metadata(name, Outcome.OK, None, document if is_same else None))
         return collected
 
     def parse_refusal(self, kind: str, message: str) -> list[_Metadata] | None:
@@ -391,35 +384,26 @@ def _fetch_by_rest(client: GitHubClient, name: str, known: KnownRepositories) ->
                 break
             path, moved = response.headers["location"], True
     except (ServiceUnavailableError, GitHubError) as error:
-        return _Metadata(name, Outcome.UNKNOWN, str(error), unchanged=previous)
+        return _Metadata(name, Outcome.UNKNOWN, str(error), previous)
     outcome = Outcome.MOVED if moved else Outcome.OK
     if response.status == 304 and previous is not None:
-        return _Metadata(name, outcome, unchanged=previous)
-    if (
-        response.status == 200
-        and isinstance(response.payload, dict)
-        and number_of(response.payload.get("id")) is not None
-    ):
+        return _Metadata(name, outcome, None, previous)
+    repository = response.payload
+    if response.status == 200 and isinstance(repository, dict) and number_of(repository.get("id")) is not None:
         try:
-            return _Metadata(name, outcome, None, _document(response.payload, response.etag))
+            return _Metadata(name, outcome, None, _document(repository, response.etag))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             reason = f"malformed metadata ({type(error).__name__})"
-            return _Metadata(name, Outcome.UNKNOWN, reason, unchanged=previous)
-    outcome, reason = classify_refusal(response)
-    return _Metadata(name, outcome, reason, unchanged=previous)
+            return _Metadata(name, Outcome.UNKNOWN, reason, previous)
+    return _Metadata(name, *classify_refusal(response), previous)
 
 
 def classify_refusal(response: GitHubResponse) -> tuple[Outcome, str]:
     """Return the outcome (gone, blocked, restricted or unknown) and the reason that a response without data means."""
-    blocked = response.status == 451 or (isinstance(response.payload, dict) and "block" in response.payload)
-    reason = f"{response.status} {response.message}".strip()
-    if blocked:
-        return Outcome.BLOCKED, reason
-    if response.status in (404, 410):
-        return Outcome.GONE, reason
-    if response.status == 403:
-        return Outcome.RESTRICTED, reason
-    return Outcome.UNKNOWN, reason
+    outcomes = {451: Outcome.BLOCKED, 404: Outcome.GONE, 410: Outcome.GONE, 403: Outcome.RESTRICTED}
+    is_blocked = isinstance(response.payload, dict) and "block" in response.payload
+    outcome = Outcome.BLOCKED if is_blocked else outcomes.get(response.status, Outcome.UNKNOWN)
+    return outcome, f"{response.status} {response.message}".strip()
 
 
 def _merge(collected: Iterable[_Metadata], named: Mapping[str, list[str]], known: KnownRepositories) -> list[Document]:
@@ -427,18 +411,7 @@ def _merge(collected: Iterable[_Metadata], named: Mapping[str, list[str]], known
     merged: dict[int | str, Document] = {}
     for metadata in collected:
         key = metadata.name.lower()
-        if metadata.document is not None:
-            fresh = metadata.document
-        elif metadata.unchanged is not None:
-            fresh = {name: metadata.unchanged.get(name) for name in (*REPOS.columns, "_id", "etag", "topics_at")}
-        else:
-            fresh = dict.fromkeys(REPOS.columns) | {
-                "_id": f"name:{key}",
-                "full_name": metadata.name,
-                "topics": [],
-                "etag": None,
-                "topics_at": None,
-            }
+        fresh = _NOTHING | (metadata.document or {"_id": f"name:{key}", "full_name": metadata.name, "topics": []})
         before = known.documents.get(fresh["_id"])
         if before is not None and _topics_still_hold(before, fresh):
             fresh = fresh | {"topics_at": before["topics_at"]}
@@ -476,23 +449,15 @@ def _topics_still_hold(before: Document, fresh: Document) -> bool:
 
 
 def _document(repository: Mapping[str, Any], etag: str | None) -> Document:
-    return {
+    """Convert GitHub's description of a repository to a document, without what depends on lists and earlier runs."""
+    return {name: repository.get(name) for name in ("node_id", "description", "language", "archived")} | {
         "_id": repository["id"],
         "repo_id": repository["id"],
-        "node_id": repository.get("node_id"),
         "full_name": repository["full_name"],
-        "partition": None,
-        "description": repository.get("description"),
-        "language": repository.get("language"),
         "topics": list(repository.get("topics") or []),
         "stargazer_count": repository.get("stargazers_count"),
         "created_at": parse_time(repository.get("created_at")),
         "pushed_at": parse_time(repository.get("pushed_at")),
-        "archived": repository.get("archived"),
         "fork_of": (repository.get("parent") or {}).get("id"),
-        "lists": [],
-        "outcome": None,
-        "reason": None,
         "etag": etag,
-        "topics_at": None,
     }
