@@ -7,7 +7,6 @@ tests and benchmarks.
 from __future__ import annotations
 
 import base64
-import datetime as dt
 import hashlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -29,92 +28,46 @@ from gh_assets.embedded.standin.faults import Faults
 from gh_assets.embedded.standin.graphql import GraphQL, QueryTimeoutError, node_id
 from gh_assets.embedded.standin.limits import GRAPHQL, REST, Limits, Quota
 from gh_assets.embedded.standin.rendering import render, wrap
-from gh_assets.embedded.standin.world import NO_TIME, Repository, World
+from gh_assets.embedded.standin.world import Repository, World, iso
 
 Handler = Callable[[Request], Response]
 Endpoint = Callable[[Request], Awaitable[Response]]
 
-UNKNOWN_TIME = "1970-01-01T00:00:00Z"
-
 MAX_PAGE = 400
 """Last page of a list of stargazers; later pages have the status 422."""
 
-_REPOSITORY_LINKS = [
-    "forks",
-    "keys{/key_id}",
-    "collaborators{/collaborator}",
-    "teams",
-    "hooks",
-    "issues/events{/number}",
-    "events",
-    "assignees{/user}",
-    "branches{/branch}",
-    "tags",
-    "git/blobs{/sha}",
-    "git/tags{/sha}",
-    "git/refs{/sha}",
-    "git/trees{/sha}",
-    "statuses/{sha}",
-    "languages",
-    "stargazers",
-    "contributors",
-    "subscribers",
-    "subscription",
-    "commits{/sha}",
-    "git/commits{/sha}",
-    "comments{/number}",
-    "issues/comments{/number}",
-    "contents/{+path}",
-    "compare/{base}...{head}",
-    "merges",
-    "{archive_format}{/ref}",
-    "downloads",
-    "issues{/number}",
-    "pulls{/number}",
-    "milestones{/number}",
-    "notifications{?since,all,participating}",
-    "labels{/name}",
-    "releases{/id}",
-    "deployments",
-]
-_LINK_NAMES = [
-    "forks",
-    "keys",
-    "collaborators",
-    "teams",
-    "hooks",
-    "issue_events",
-    "events",
-    "assignees",
-    "branches",
-    "tags",
-    "blobs",
-    "git_tags",
-    "git_refs",
-    "trees",
-    "statuses",
-    "languages",
-    "stargazers",
-    "contributors",
-    "subscribers",
-    "subscription",
-    "commits",
-    "git_commits",
-    "comments",
-    "issue_comment",
-    "contents",
-    "compare",
-    "merges",
-    "archive",
-    "downloads",
-    "issues",
-    "pulls",
-    "milestones",
-    "notifications",
-    "labels",
-    "releases",
-    "deployments",
-]
+
+def _link_table(text: str) -> dict[str, str]:
+    return dict(link.split("=") for link in text.split())
+
+
+_REPOSITORY_LINKS = _link_table("""
+forks=forks keys=keys{/key_id} collaborators=collaborators{/collaborator} teams=teams hooks=hooks
+issue_events=issues/events{/number} events=events assignees=assignees{/user} branches=branches{/branch} tags=tags
+blobs=git/blobs{/sha} git_tags=git/tags{/sha} git_refs=git/refs{/sha} trees=git/trees{/sha} statuses=statuses/{sha}
+languages=languages stargazers=stargazers contributors=contributors subscribers=subscribers subscription=subscription
+commits=commits{/sha} git_commits=git/commits{/sha} comments=comments{/number} issue_comment=issues/comments{/number}
+contents=contents/{+path} compare=compare/{base}...{head} merges=merges archive={archive_format}{/ref}
+downloads=downloads issues=issues{/number} pulls=pulls{/number} milestones=milestones{/number}
+notifications=notifications{?since,all,participating} labels=labels{/name} releases=releases{/id}
+deployments=deployments
+""")
+_ACCOUNT_LINKS = _link_table("""
+followers=followers following=following{/other_user} gists=gists{/gist_id} starred=starred{/owner}{/repo}
+subscriptions=subscriptions organizations=orgs repos=repos events=events{/privacy} received_events=received_events
+""")
+"""Names of the fields that end in ``_url``, and their paths below the ``url`` of the resource."""
+
+
+_REPOSITORY_CONSTANTS: dict[str, Any] = {
+    **dict.fromkeys(("has_issues", "has_projects", "has_downloads", "allow_forking"), True),
+    **dict.fromkeys(("private", "has_wiki", "has_pages", "has_discussions", "disabled", "is_template"), False),
+    **dict.fromkeys(
+        ("forks_count", "forks", "open_issues_count", "open_issues", "network_count", "subscribers_count"), 0
+    ),
+    **dict.fromkeys(("mirror_url", "homepage", "license")),
+    **{"web_commit_signoff_required": False, "size": 1024, "visibility": "public", "default_branch": "main"},
+}
 
 
 class ResponseError(Exception):
@@ -173,58 +126,59 @@ class Standin:
 
     def app(self) -> Starlette:
         """Create the ASGI application."""
-        get = [
-            ("/rate_limit", self.rate_limit, False),
-            ("/user", self.viewer, True),
-            ("/user/{user_id:int}", self.user, True),
-            ("/users/{login}", self.user, True),
-            ("/users/{login}/starred", self.starred, True),
-            ("/user/{user_id:int}/starred", self.starred, True),
-            ("/repos/{owner}/{name}", self.repository, True),
-            ("/repositories/{repo_id:int}", self.repository, True),
-            ("/repos/{owner}/{name}/readme", self.readme, True),
-            ("/repositories/{repo_id:int}/readme", self.readme, True),
-            ("/repos/{owner}/{name}/contents", self.contents, True),
-            ("/repos/{owner}/{name}/contents/{path:path}", self.contents, True),
-            ("/repositories/{repo_id:int}/contents", self.contents, True),
-            ("/repositories/{repo_id:int}/contents/{path:path}", self.contents, True),
-            ("/repos/{owner}/{name}/stargazers", self.stargazers, True),
-            ("/repositories/{repo_id:int}/stargazers", self.stargazers, True),
-            ("/repos/{owner}/{name}/forks", self.forks, True),
-            ("/repositories/{repo_id:int}/forks", self.forks, True),
+        account, repository = (
+            ("/users/{login}", "/user/{user_id:int}"),
+            ("/repos/{owner}/{name}", "/repositories/{repo_id:int}"),
+        )
+        handlers: list[tuple[Sequence[str], str, Handler]] = [
+            (["/user"], "", self.viewer),
+            (account, "", self.user),
+            (account, "/starred", self.starred),
+            (repository, "", self.repository),
+            (repository, "/readme", self.readme),
+            (repository, "/contents", self.contents),
+            (repository, "/contents/{path:path}", self.contents),
+            (repository, "/stargazers", self.stargazers),
+            (repository, "/forks", self.forks),
         ]
-        routes = [Route(path, self._endpoint(handler, counted)) for path, handler, counted in get]
+        routes = [Route("/rate_limit", self._endpoint(self.rate_limit, counted=False))]
+        routes += [
+            Route(prefix + path, self._endpoint(handler)) for prefixes, path, handler in handlers for prefix in prefixes
+        ]
         if self.graphql:
             routes.append(Route("/graphql", self._with_faults(self._graphql), methods=["POST"]))
         routes.append(Route("/__standin__", self._authorized(self.accounting)))
         routes.append(Route("/__standin__/clock", self._authorized(self.set_clock), methods=["GET", "POST"]))
-        return Starlette(
-            routes=[*routes, Route("/{path:path}", self._endpoint(self.unknown_path, True), methods=["GET", "POST"])],
-        )
+        routes.append(Route("/{path:path}", self._endpoint(self.unknown_path), methods=["GET", "POST"]))
+        return Starlette(routes=routes)
 
     # -- tokens, limits and faults -------------------------------------------------------------------------------
 
-    def _endpoint(self, handler: Handler, counted: bool) -> Endpoint:
+    def _endpoint(self, handler: Handler, *, counted: bool = True) -> Endpoint:
         async def respond(request: Request) -> Response:
             user = self.users[_token_of(request)]
-            limited = self._limit_response(user, REST) if counted else None
-            if limited is not None:
-                return limited
-            try:
-                response = handler(request)
-            except ResponseError as error:
-                response = error.response
-            tag = response.headers.get("etag")
-            if tag is not None and tag in request.headers.get("if-none-match", ""):
-                self.served["304"] += 1
-                response = Response(status_code=304, headers={"etag": tag})
-            elif counted:
-                self.quota.spend(user, REST, 1, self.clock.now())
-            self.served[handler.__name__ + ("" if response.status_code == 200 else f" {response.status_code}")] += 1
+            response = self._limit_response(user, REST) if counted else None
+            if response is None:
+                response = self._response(handler, request)
+                if counted and response.status_code != 304:
+                    self.quota.spend(user, REST, 1, self.clock.now())
             response.headers.update(self._limit_headers(user, REST))
             return response
 
         return self._with_faults(respond)
+
+    def _response(self, handler: Handler, request: Request) -> Response:
+        try:
+            response = handler(request)
+        except ResponseError as error:
+            response = error.response
+        tag = response.headers.get("etag")
+        if tag is not None and tag in request.headers.get("if-none-match", ""):
+            self.served["304"] += 1
+            response = Response(status_code=304, headers={"etag": tag})
+        status = "" if response.status_code == 200 else f" {response.status_code}"
+        self.served[handler.__name__ + status] += 1
+        return response
 
     def _with_faults(self, handler: Endpoint) -> Endpoint:
         """Wrap an endpoint: check the token, inject faults and count requests in flight."""
@@ -274,13 +228,16 @@ class Standin:
             response = _error(403, "You have exceeded a secondary rate limit. Please wait a few minutes.")
             if self.limits.retry_after is not None:
                 response.headers["retry-after"] = str(self.limits.retry_after)
-        response.headers.update(self._limit_headers(user, resource))
         return response
 
+    def _usage(self, user: int, resource: str) -> dict[str, int]:
+        """Return the usage of a resource, with the time of its reset by the server's clock."""
+        usage = self.quota.usage(user, resource, self.clock.now())
+        return usage | {"reset": usage["reset"] + int(self.faults.clock_skew)}
+
     def _limit_headers(self, user: int, resource: str) -> dict[str, str]:
-        headers = self.quota.headers(user, resource, self.clock.now())
-        headers["x-ratelimit-reset"] = str(int(headers["x-ratelimit-reset"]) + int(self.faults.clock_skew))
-        return headers | {"x-github-media-type": "github.v3; format=json"}
+        headers = {f"x-ratelimit-{name}": str(number) for name, number in self._usage(user, resource).items()}
+        return headers | {"x-ratelimit-resource": resource, "x-github-media-type": "github.v3; format=json"}
 
     # -- endpoints -----------------------------------------------------------------------------------------------
 
@@ -311,73 +268,52 @@ class Standin:
 
     async def _graphql(self, request: Request) -> Response:
         """``POST /graphql``."""
-        now = self.clock.now()
         user = self.users[_token_of(request)]
-        limited = self._limit_response(user, GRAPHQL)
-        if limited is not None:
-            return limited
+        response = self._limit_response(user, GRAPHQL) or self._query_response(user, await request.body())
+        if response.status_code != 502:
+            response.headers.update(self._limit_headers(user, GRAPHQL))
+        return response
+
+    def _query_response(self, user: int, content: bytes) -> Response:
         try:
-            body = orjson.loads(await request.body())
-            query, variables = str(body["query"]), dict(body.get("variables") or {})
+            body = orjson.loads(content)
+            text, variables = str(body["query"]), dict(body.get("variables") or {})
         except (ValueError, KeyError, TypeError):
             return _error(400, "Problems parsing JSON")
-        prepared = self.graph.prepare(query, variables)
-        if isinstance(prepared, list):
+        query = self.graph.prepare(text, variables)
+        if isinstance(query, list):
             self.served["graphql invalid"] += 1
-            response = _json({"errors": prepared})
-            response.headers.update(self._limit_headers(user, GRAPHQL))
-            return response
-        plan, execution, document = prepared
+            return _json({"errors": query})
         # A query costs points even if it fails.
-        self.quota.spend(user, GRAPHQL, plan.cost, now)
-        window = self.quota.window(user, GRAPHQL, now)
-        limit = self.limits.graphql_points
-        reset = dt.datetime.fromtimestamp(window.reset + self.faults.clock_skew, dt.UTC)
+        self.quota.spend(user, GRAPHQL, query.cost, self.clock.now())
+        usage = self._usage(user, GRAPHQL)
+        rate_limit = {"cost": query.cost, "nodeCount": query.nodes, "resetAt": iso(usage.pop("reset")), **usage}
         try:
-            content = self.graph.execute(
-                execution,
-                document,
-                rate_limit={
-                    "cost": plan.cost,
-                    "limit": limit,
-                    "nodeCount": plan.nodes,
-                    "remaining": max(0, limit - window.used),
-                    "resetAt": reset.strftime("%Y-%m-%dT%H:%M:%SZ"),
-                    "used": window.used,
-                },
-                viewer=(f"standin-operator-{user}", user),
-                budget=self.limits.query_budget,
-            )
+            answer = query.execute(rate_limit, (_operator(user), user), self.limits.query_budget)
         except QueryTimeoutError:
             self.served["graphql 502"] += 1
             return Response(b"<html>Server Error</html>", 502, media_type="text/html")
         self.served["graphql"] += 1
-        response = _json(content)
-        response.headers.update(self._limit_headers(user, GRAPHQL))
-        return response
+        return _json(answer)
 
     def rate_limit(self, request: Request) -> Response:
-        usage = self.quota.describe(self.users[_token_of(request)], self.clock.now())
-        skew = int(self.faults.clock_skew)
-        resources = {name: {**budget, "reset": budget["reset"] + skew} for name, budget in usage.items()}
+        user = self.users[_token_of(request)]
+        resources = {resource: self._usage(user, resource) for resource in (REST, GRAPHQL)}
         # The budget of searches is reported and never used.
         search = {"limit": 30, "used": 0, "remaining": 30, "reset": resources[REST]["reset"]}
         return _json({"resources": {**resources, "search": search}, "rate": resources[REST]})
 
     def viewer(self, request: Request) -> Response:
-        number = self.users[_token_of(request)]
-        login = f"standin-operator-{number}"
-        return _json(_profile(_account_json(login, number, "User", f"{_base(request)}/users/{login}")))
+        user = self.users[_token_of(request)]
+        return _json(_profile(_account_json(_operator(user), user, "User", _base(request))))
 
     def user(self, request: Request) -> Response:
-        index = self._find_user(request)
-        if index is None:
-            owner = self._find_organization(request)
-            if owner is None:
-                return _error(404, "Not Found")
-            account = _account_json(owner, _owner_id(owner), "Organization", f"{_base(request)}/users/{owner}")
-            return _json(_profile(account), tagged=True)
-        return _json(_profile(orjson.loads(self._user_json(index, _base(request)))), tagged=True)
+        account = self._find_account(request)
+        if isinstance(account, str):
+            described = _account_json(account, _owner_id(account), "Organization", _base(request))
+        else:
+            described = orjson.loads(self._user_json(account, _base(request)))
+        return _json(_profile(described), tagged=True)
 
     def repository(self, request: Request) -> Response:
         repository = self._find_repository(request)
@@ -452,69 +388,42 @@ class Standin:
         repository = self._find_repository(request)
         if self.restricted or repository.restricted:
             return _error(403, "You do not have permission to view the stargazers of this repository.")
-        page, per_page = _paging(request)
-        if page > MAX_PAGE:
+        page = _Page.of(request)
+        if page.number > MAX_PAGE:
             return _error(422, "In order to keep the API fast for everyone, pagination is limited for this resource.")
-        start, end = (page - 1) * per_page, page * per_page
-        users, times = repository.stargazers[start:end], repository.starred_at[start:end]
-        starred = "star+json" in request.headers.get("accept", "")
-        stamp = b"%d %d %d %d " % (repository.repo_id, page, per_page, starred) + users.tobytes() + times.tobytes()
-        tag = _etag(stamp)
-        base = _base(request)
-        if starred:
-            entries = [
-                b'{"starred_at":'
-                + orjson.dumps(_iso(int(when)))
-                + b',"user":'
-                + self._user_json(int(user), base)
-                + b"}"
-                for user, when in zip(users, times, strict=True)
-            ]
-        else:
-            entries = [self._user_json(int(user), base) for user in users]
-        headers = {"etag": tag}
-        link = _link_header(
-            f"{base}/repositories/{repository.repo_id}/stargazers", page, per_page, len(repository.stargazers)
-        )
-        if link:
-            headers["link"] = link
+        users, times = repository.stargazers[page.entries], repository.starred_at[page.entries]
+        base, with_time = _base(request), _with_time(request)
+        entries = [self._user_json(user, base) for user in users.tolist()]
+        if with_time:
+            moments = (orjson.dumps(iso(when)) for when in times.tolist())
+            entries = [b'{"starred_at":%b,"user":%b}' % pair for pair in zip(moments, entries, strict=True)]
+        stamp = b"%d %d %d %d " % (repository.repo_id, page.number, page.size, with_time)
+        headers = page.links(f"{base}/repositories/{repository.repo_id}/stargazers", len(repository.stargazers))
+        headers["etag"] = _etag(stamp + users.tobytes() + times.tobytes())
         return Response(b"[" + b",".join(entries) + b"]", media_type="application/json", headers=headers)
 
     def starred(self, request: Request) -> Response:
-        index = self._find_user(request)
-        if index is None:
-            # Organizations exist and have no stars.
-            return _error(404, "Not Found") if self._find_organization(request) is None else _json([], tagged=True)
-        page, per_page = _paging(request)
-        pairs = self.world.starred(index)
-        base = _base(request)
-        with_time = "star+json" in request.headers.get("accept", "")
+        user = self._find_account(request)
+        if isinstance(user, str):
+            return _json([], tagged=True)  # organizations have no stars
+        page, pairs, base = _Page.of(request), self.world.starred(user), _base(request)
         entries: list[dict[str, Any]] = []
-        for repository, when in pairs[(page - 1) * per_page : page * per_page]:
-            resource = self._repository_json(self.world.repositories[int(repository)], base)
-            entries.append({"starred_at": _iso(int(when)), "repo": resource} if with_time else resource)
-        response = _json(entries, tagged=True)
-        link = _link_header(f"{base}/user/{self.world.user_ids[index]}/starred", page, per_page, len(pairs))
-        if link:
-            response.headers["link"] = link
-        return response
+        for repository, when in pairs[page.entries].tolist():
+            resource = self._repository_json(self.world.repositories[repository], base)
+            entries.append({"starred_at": iso(when), "repo": resource} if _with_time(request) else resource)
+        return _json(entries, page.links(f"{base}/user/{self.world.user_ids[user]}/starred", len(pairs)), tagged=True)
 
     def forks(self, request: Request) -> Response:
         repository = self._find_repository(request)
-        page, per_page = _paging(request)
-        users = self.world.forkers(repository)
-        base = _base(request)
+        page, users, base = _Page.of(request), self.world.forkers(repository), _base(request)
         name = repository.full_name.split("/")[1]
         entries = []
-        for user in users[(page - 1) * per_page : page * per_page]:
+        for user in users[page.entries]:
             fork = Repository(2**40 + repository.repo_id * 2**16 + user % 2**16, f"{self.world.logins[user]}/{name}")
-            resource = self._repository_json(fork, base) | {"fork": True}
-            entries.append(resource | {"owner": orjson.loads(self._user_json(user, base))})
-        response = _json(entries, tagged=True)
-        link = _link_header(f"{base}/repositories/{repository.repo_id}/forks", page, per_page, len(users))
-        if link:
-            response.headers["link"] = link
-        return response
+            owner = orjson.loads(self._user_json(user, base))
+            entries.append(self._repository_json(fork, base) | {"fork": True, "owner": owner})
+        links = page.links(f"{base}/repositories/{repository.repo_id}/forks", len(users))
+        return _json(entries, links, tagged=True)
 
     def unknown_path(self, _request: Request) -> Response:
         return _error(404, "Not Found")
@@ -540,25 +449,33 @@ class Standin:
                 target = f"{_base(request)}/repositories/{self.world.moved[name].repo_id}"
                 target += "".join(f"/{part}" for part in rest)
                 target += f"?{request.url.query}" if request.url.query else ""
-                body = orjson.dumps({"message": "Moved Permanently", "url": target})
-                raise ResponseError(Response(body, 301, {"location": target}, "application/json"))
+                body = {"message": "Moved Permanently", "url": target}
+                raise ResponseError(_json(body, {"location": target}, status=301))
         if repository is None:
             raise ResponseError(_error(404, "Not Found"))
         if repository.blocked:
             content = {"message": "Repository access blocked", "block": {"reason": "dmca", "created_at": None}}
-            raise ResponseError(Response(orjson.dumps(content), 451, media_type="application/json"))
+            raise ResponseError(_json(content, status=451))
         return repository
 
-    def _find_user(self, request: Request) -> int | None:
-        if "user_id" in request.path_params:
-            return self.world.user_by_id.get(request.path_params["user_id"])
-        return self.world.user_by_login.get(request.path_params["login"].lower())
+    def _find_account(self, request: Request) -> int | str:
+        """Return the index of a user, or the name of an owner of repositories who is not a user.
 
-    def _find_organization(self, request: Request) -> str | None:
-        """Return an owner of repositories who is not a user."""
+        Raises
+        ------
+        ResponseError
+            404 if there is neither.
+        """
+        found: int | str | None
         if "user_id" in request.path_params:
-            return self._owners_by_id.get(request.path_params["user_id"])
-        return self._owners.get(request.path_params["login"].lower())
+            user_id = request.path_params["user_id"]
+            found = self.world.user_by_id.get(user_id, self._owners_by_id.get(user_id))
+        else:
+            login = request.path_params["login"].lower()
+            found = self.world.user_by_login.get(login, self._owners.get(login))
+        if found is None:
+            raise ResponseError(_error(404, "Not Found"))
+        return found
 
     @cached_property
     def _owners(self) -> Mapping[str, str]:
@@ -570,68 +487,70 @@ class Standin:
         return {_owner_id(name): name for name in self._owners.values()}
 
     def _user_json(self, index: int, base: str) -> bytes:
-        kept = self._users.get((base, index))
-        if kept is None:
-            url = f"{base}/users/{self.world.logins[index]}"
-            kept = self._users[base, index] = orjson.dumps(
-                _account_json(self.world.logins[index], self.world.user_ids[index], "User", url)
-            )
-        return kept
+        known = self._users.get((base, index))
+        if known is None:
+            account = _account_json(self.world.logins[index], self.world.user_ids[index], "User", base)
+            known = self._users[base, index] = orjson.dumps(account)
+        return known
 
     def _repository_json(self, repository: Repository, base: str) -> dict[str, Any]:
         owner, name = repository.full_name.split("/")
-        url = f"{base}/repos/{repository.full_name}"
-        stars = repository.star_count
-        links = {f"{key}_url": f"{url}/{path}" for key, path in zip(_LINK_NAMES, _REPOSITORY_LINKS, strict=True)}
-        return {
+        url, page = f"{base}/repos/{repository.full_name}", f"github.com/{repository.full_name}"
+        return _REPOSITORY_CONSTANTS | {
             "id": repository.repo_id,
             "node_id": node_id("Repository", repository.repo_id),
             "name": name,
             "full_name": repository.full_name,
-            "private": False,
-            "owner": _account_json(owner, _owner_id(owner), "Organization", f"{base}/users/{owner}"),
-            "html_url": f"https://github.com/{repository.full_name}",
+            "owner": _account_json(owner, _owner_id(owner), "Organization", base),
+            "html_url": f"https://{page}",
             "description": repository.description,
             "fork": repository.fork_of is not None,
             "url": url,
-            **links,
+            **_links_below(url, _REPOSITORY_LINKS),
             # GitHub always has these times; a world from a file may not.
-            "created_at": repository.created_at or UNKNOWN_TIME,
-            "updated_at": repository.pushed_at or UNKNOWN_TIME,
-            "pushed_at": repository.pushed_at or UNKNOWN_TIME,
-            "git_url": f"git://github.com/{repository.full_name}.git",
+            "created_at": repository.created_at or iso(0),
+            "updated_at": repository.pushed_at or iso(0),
+            "pushed_at": repository.pushed_at or iso(0),
+            "git_url": f"git://{page}.git",
             "ssh_url": f"git@github.com:{repository.full_name}.git",
-            "clone_url": f"https://github.com/{repository.full_name}.git",
-            "svn_url": f"https://github.com/{repository.full_name}",
-            "mirror_url": None,
-            "homepage": None,
-            "size": 1024,
-            "stargazers_count": stars,
-            "watchers_count": stars,
-            "watchers": stars,
+            "clone_url": f"https://{page}.git",
+            "svn_url": f"https://{page}",
+            **dict.fromkeys(("stargazers_count", "watchers_count", "watchers"), len(repository.stargazers)),
             "language": repository.language,
-            "has_issues": True,
-            "has_projects": True,
-            "has_downloads": True,
-            "has_wiki": False,
-            "has_pages": False,
-            "has_discussions": False,
-            "forks_count": 0,
-            "forks": 0,
             "archived": repository.archived,
-            "disabled": False,
-            "open_issues_count": 0,
-            "open_issues": 0,
-            "license": None,
-            "allow_forking": True,
-            "is_template": False,
-            "web_commit_signoff_required": False,
             "topics": list(repository.topics),
-            "visibility": "public",
-            "default_branch": "main",
-            "network_count": 0,
-            "subscribers_count": 0,
         }
+
+
+@dataclass(frozen=True)
+class _Page:
+    """A requested page of a list."""
+
+    number: int
+    size: int
+
+    @classmethod
+    def of(cls, request: Request) -> _Page:
+        def parameter(name: str, default: int) -> int:
+            text = request.query_params.get(name, "")
+            return int(text) if text.isascii() and text.isdigit() and int(text) > 0 else default
+
+        return cls(parameter("page", 1), min(100, parameter("per_page", 30)))
+
+    @property
+    def entries(self) -> slice:
+        return slice((self.number - 1) * self.size, self.number * self.size)
+
+    def links(self, url: str, total: int) -> dict[str, str]:
+        """Return the header with the links to other pages, if there are any."""
+        last = min(MAX_PAGE, max(1, -(-total // self.size)))
+        targets: dict[str, int] = {}
+        if self.number > 1:
+            targets |= {"prev": min(self.number - 1, last), "first": 1}
+        if self.number < last:
+            targets |= {"next": self.number + 1, "last": last}
+        links = [f'<{url}?per_page={self.size}&page={number}>; rel="{rel}"' for rel, number in targets.items()]
+        return {"link": ", ".join(links)} if links else {}
 
 
 def _token_of(request: Request) -> str:
@@ -643,29 +562,26 @@ def _base(request: Request) -> str:
     return f"http://{request.headers['host']}"
 
 
-def _paging(request: Request) -> tuple[int, int]:
-    def number(name: str, default: int) -> int:
-        text = request.query_params.get(name, "")
-        return int(text) if text.isascii() and text.isdigit() and int(text) > 0 else default
-
-    return number("page", 1), min(100, number("per_page", 30))
+def _with_time(request: Request) -> bool:
+    """Whether the response shall have the times of stars."""
+    return "star+json" in request.headers.get("accept", "")
 
 
-def _link_header(url: str, page: int, per_page: int, total: int) -> str:
-    last = min(MAX_PAGE, max(1, -(-total // per_page)))
-    targets: dict[str, int] = {}
-    if page > 1:
-        targets |= {"prev": min(page - 1, last), "first": 1}
-    if page < last:
-        targets |= {"next": page + 1, "last": last}
-    return ", ".join(f'<{url}?per_page={per_page}&page={number}>; rel="{rel}"' for rel, number in targets.items())
+def _operator(user: int) -> str:
+    """Return the login of a token's user."""
+    return f"standin-operator-{user}"
 
 
 def _owner_id(owner: str) -> int:
     return int.from_bytes(hashlib.blake2b(owner.lower().encode(), digest_size=4).digest()) + 2**33
 
 
-def _account_json(login: str, account_id: int, kind: str, url: str) -> dict[str, Any]:
+def _links_below(url: str, links: Mapping[str, str]) -> dict[str, str]:
+    return {f"{name}_url": f"{url}/{path}" for name, path in links.items()}
+
+
+def _account_json(login: str, account_id: int, kind: str, base: str) -> dict[str, Any]:
+    url = f"{base}/users/{login}"
     return {
         "login": login,
         "id": account_id,
@@ -674,15 +590,7 @@ def _account_json(login: str, account_id: int, kind: str, url: str) -> dict[str,
         "gravatar_id": "",
         "url": url,
         "html_url": f"https://github.com/{login}",
-        "followers_url": f"{url}/followers",
-        "following_url": f"{url}/following{{/other_user}}",
-        "gists_url": f"{url}/gists{{/gist_id}}",
-        "starred_url": f"{url}/starred{{/owner}}{{/repo}}",
-        "subscriptions_url": f"{url}/subscriptions",
-        "organizations_url": f"{url}/orgs",
-        "repos_url": f"{url}/repos",
-        "events_url": f"{url}/events{{/privacy}}",
-        "received_events_url": f"{url}/received_events",
+        **_links_below(url, _ACCOUNT_LINKS),
         "type": kind,
         "user_view_type": "public",
         "site_admin": False,
@@ -693,13 +601,7 @@ def _profile(account: dict[str, Any]) -> dict[str, Any]:
     """Return the full resource of an account."""
     details = dict.fromkeys(("name", "company", "location", "email", "hireable", "bio", "twitter_username"))
     counts = dict.fromkeys(("public_repos", "public_gists", "followers", "following"), 0)
-    return account | details | counts | {"blog": "", "created_at": UNKNOWN_TIME, "updated_at": UNKNOWN_TIME}
-
-
-def _iso(seconds: int) -> str | None:
-    if seconds == NO_TIME:
-        return None
-    return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return account | details | counts | {"blog": "", "created_at": iso(0), "updated_at": iso(0)}
 
 
 def _etag(content: bytes) -> str:
@@ -710,12 +612,12 @@ def _tagged(content: bytes, media_type: str) -> Response:
     return Response(content, headers={"etag": _etag(content)}, media_type=media_type)
 
 
-def _json(value: Any, *, tagged: bool = False) -> Response:
-    content = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
-    media_type = "application/json; charset=utf-8"
-    return _tagged(content, media_type) if tagged else Response(content, media_type=media_type)
+def _json(value: Any, headers: Mapping[str, str] | None = None, *, status: int = 200, tagged: bool = False) -> Response:
+    content = orjson.dumps(value)
+    tag = {"etag": _etag(content)} if tagged else {}
+    return Response(content, status, tag | dict(headers or {}), "application/json; charset=utf-8")
 
 
 def _error(status: int, message: str) -> Response:
-    content = {"message": message, "documentation_url": "https://docs.github.com/rest", "status": str(status)}
-    return Response(orjson.dumps(content), status, media_type="application/json; charset=utf-8")
+    url = "https://docs.github.com/rest"
+    return _json({"message": message, "documentation_url": url, "status": str(status)}, status=status)

@@ -21,12 +21,13 @@ _SERVER_ERROR = (
     "bug. Please include `AAAA:1111` when reporting this issue."
 )
 
+_SECONDARY_LIMIT = "You have exceeded a secondary rate limit. Please wait a few minutes."
+_ABUSE = "You have triggered an abuse detection mechanism. Please wait a few minutes before you try again."
 _ERRORS = {
     "401": (401, "Bad credentials"),
-    "403 abuse": (
-        403,
-        "You have triggered an abuse detection mechanism. Please wait a few minutes before you try again.",
-    ),
+    "403": (403, _SECONDARY_LIMIT),
+    "403 retry-after": (403, _SECONDARY_LIMIT),
+    "403 abuse": (403, _ABUSE),
     "graphql 400": (400, "Problems parsing JSON"),
 }
 
@@ -88,13 +89,10 @@ class Faults:
             return Response(b"<html>Server Error</html>", int(kind), media_type="text/html")
         if kind in _ERRORS:
             status, message = _ERRORS[kind]
-            return Response(orjson.dumps({"message": message}), status, media_type="application/json")
+            headers = {"retry-after": str(self.retry_after)} if kind == "403 retry-after" else {}
+            return Response(orjson.dumps({"message": message}), status, headers, "application/json")
         if kind == "untyped error":
             return Response(orjson.dumps({"data": None, "errors": [{"message": _SERVER_ERROR}]}))
-        if kind in ("403", "403 retry-after"):
-            content = {"message": "You have exceeded a secondary rate limit. Please wait a few minutes."}
-            headers = {"retry-after": str(self.retry_after)} if kind == "403 retry-after" else {}
-            return Response(orjson.dumps(content), 403, headers, "application/json")
         if kind in ("reset", "timeout"):
             if kind == "timeout":
                 await asyncio.sleep(self.timeout_seconds)
@@ -107,12 +105,7 @@ class Faults:
     def corrupt(self, kind: str, response: Response) -> Response:
         """Inject a fault into a response."""
         if kind == "truncated" and response.status_code == 200:
-            content = bytes(response.body)
-            corrupted = Response(content[: len(content) // 2], response.status_code, media_type=response.media_type)
-            for name, value in response.headers.items():
-                if name != "content-length":
-                    corrupted.headers[name] = value
-            return corrupted
+            return _with_body(response, bytes(response.body[: len(response.body) // 2]))
         if kind == "wrong link" and "link" in response.headers:
             response.headers["link"] = '<http://127.0.0.1:9/nowhere?page=999999>; rel="next"'
         if kind == "slow":
@@ -162,9 +155,12 @@ class Faults:
         if not errors:  # all lists were empty
             self.injected[kind] -= 1
             del content["errors"]
-        corrupted = Response(orjson.dumps(content), media_type=response.media_type)
-        corrupted.headers.update({n: v for n, v in response.headers.items() if n != "content-length"})
-        return corrupted
+        return _with_body(response, orjson.dumps(content))
+
+
+def _with_body(response: Response, content: bytes) -> Response:
+    headers = {name: value for name, value in response.headers.items() if name != "content-length"}
+    return Response(content, response.status_code, headers)
 
 
 def _lists_of(data: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, list[str]]]:

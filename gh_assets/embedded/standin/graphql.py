@@ -8,25 +8,25 @@ nullability (docs.github.com/graphql/reference).
 from __future__ import annotations
 
 import base64
-import datetime as dt
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from graphql import (
-    DocumentNode,
     FieldNode,
     FragmentDefinitionNode,
     FragmentSpreadNode,
     GraphQLError,
-    GraphQLObjectType,
     GraphQLSchema,
     InlineFragmentNode,
     OperationDefinitionNode,
     OperationType,
+    SelectionNode,
     SelectionSetNode,
     build_schema,
     get_argument_values,
@@ -36,8 +36,9 @@ from graphql import (
     parse,
     validate,
 )
+from numpy.typing import NDArray
 
-from gh_assets.embedded.standin.world import NO_TIME, Repository, World
+from gh_assets.embedded.standin.world import Repository, World, iso
 
 NODE_LIMIT = 500_000
 MAX_PAGE_SIZE = 100
@@ -106,44 +107,16 @@ type Query {
 Errors = list[dict[str, Any]]
 Path = list[str | int]
 
-
-@dataclass
-class Plan:
-    """The cost of a query.
-
-    Attributes
-    ----------
-    cost : int
-        Points: hundreds of connections to fetch, at least 1.
-    nodes : int
-        Maximum number of nodes in the result.
-    """
-
-    cost: int
-    nodes: int
-
-
-@dataclass
-class _Prepared:
-    operation: OperationDefinitionNode
-    fragments: Mapping[str, FragmentDefinitionNode]
-
-
-@dataclass
-class _Execution:
-    """The state of the execution of a query."""
-
-    variables: Mapping[str, Any]
-    fragments: Mapping[str, FragmentDefinitionNode]
-    rate_limit: Mapping[str, Any]
-    viewer: tuple[str, int]
-    budget: float
-    errors: Errors = field(default_factory=list)
-    arguments: dict[int, dict[str, Any]] = field(default_factory=dict)
-
-
 _SINGLE_PAGE = {"hasNextPage": False, "hasPreviousPage": False, "endCursor": None, "startCursor": None}
 """Page info of a connection without further pages."""
+
+
+@dataclass(frozen=True)
+class _Stars:
+    """A connection of stars, which are stored oldest first: users or repositories by index, and times."""
+
+    who: NDArray[np.int64]
+    when: NDArray[np.int64]
 
 
 class _Null(Exception):  # noqa: N818 - not an error: GraphQL propagates it to the next nullable field
@@ -155,7 +128,7 @@ class QueryTimeoutError(Exception):
 
 
 class GraphQL:
-    """Executes queries over a world.
+    """Parses and validates queries over a world.
 
     Parameters
     ----------
@@ -173,35 +146,29 @@ class GraphQL:
         self.heavy_users = heavy_users
         self.restricted = restricted
         self.schema: GraphQLSchema = build_schema(SDL)
-        self._prepared: dict[str, _Prepared | Errors] = {}
+        self._parsed = lru_cache(maxsize=500)(self._parse)
 
-    # -- validation and cost -------------------------------------------------------------------------------------
-
-    def prepare(self, query: str, variables: Mapping[str, Any]) -> tuple[Plan, _Execution, _Prepared] | Errors:
+    def prepare(self, text: str, variables: dict[str, Any]) -> Query | Errors:
         """Parse and validate a query, and compute its cost; return its errors if it is invalid."""
-        known = self._prepared.get(query)
-        if known is None:
-            if len(self._prepared) > 500:
-                self._prepared.clear()
-            known = self._prepared[query] = self._validated(query)
-        if isinstance(known, list):
-            return known
-        coerced = get_variable_values(self.schema, known.operation.variable_definitions or [], dict(variables))
+        parsed = self._parsed(text)
+        if isinstance(parsed, list):
+            return parsed
+        operation, fragments = parsed
+        coerced = get_variable_values(self.schema, operation.variable_definitions or [], variables)
         if isinstance(coerced, list):
             return [{"message": error.message, "type": "INVALID_VARIABLE"} for error in coerced]
-        execution = _Execution(coerced, known.fragments, {}, ("", 0), math.inf)
         try:
-            requests, nodes = self._count(known.operation.selection_set, self._query_type(), execution, 1)
+            query = Query(self, operation, fragments, coerced)
         except GraphQLError as error:
             return [{"message": error.message, "type": "ARGUMENT_ERROR"}]
-        if nodes > NODE_LIMIT:
-            message = f"This query requests up to {nodes:,} possible nodes which exceeds the maximum limit of 500,000."
-            return [{"message": message, "type": "MAX_NODE_LIMIT_EXCEEDED"}]
-        return Plan(max(1, round(requests / 100)), nodes), execution, known
+        if query.nodes > NODE_LIMIT:
+            limits = f"{query.nodes:,} possible nodes which exceeds the maximum limit of 500,000."
+            return [{"message": f"This query requests up to {limits}", "type": "MAX_NODE_LIMIT_EXCEEDED"}]
+        return query
 
-    def _validated(self, query: str) -> _Prepared | Errors:
+    def _parse(self, text: str) -> tuple[OperationDefinitionNode, Mapping[str, FragmentDefinitionNode]] | Errors:
         try:
-            document: DocumentNode = parse(query)
+            document = parse(text)
         except GraphQLError as error:
             return [{"message": f"Parse error: {error.message}"}]
         errors = validate(self.schema, document)
@@ -210,79 +177,89 @@ class GraphQL:
         operations = [node for node in document.definitions if isinstance(node, OperationDefinitionNode)]
         if len(operations) != 1 or operations[0].operation is not OperationType.QUERY:
             return [{"message": "Exactly one query is supported."}]
-        fragments = {n.name.value: n for n in document.definitions if isinstance(n, FragmentDefinitionNode)}
-        return _Prepared(operations[0], fragments)
+        return operations[0], {n.name.value: n for n in document.definitions if isinstance(n, FragmentDefinitionNode)}
 
-    def _query_type(self) -> GraphQLObjectType:
-        assert self.schema.query_type is not None
-        return self.schema.query_type
 
-    def _count(
-        self, selections: SelectionSetNode, parent: Any, execution: _Execution, multiple: int
-    ) -> tuple[int, int]:
+class Query:
+    """A valid query with its variables.
+
+    Attributes
+    ----------
+    cost : int
+        Points: hundreds of connections to fetch, at least 1.
+    nodes : int
+        Maximum number of nodes in the result.
+    """
+
+    def __init__(
+        self,
+        graph: GraphQL,
+        operation: OperationDefinitionNode,
+        fragments: Mapping[str, FragmentDefinitionNode],
+        variables: dict[str, Any],
+    ) -> None:
+        self._graph, self._world, self._types = graph, graph.world, graph.schema.type_map
+        self._selections, self._fragments, self._variables = operation.selection_set, fragments, variables
+        self._known_arguments: dict[int, dict[str, Any]] = {}
+        self._errors: Errors = []
+        connections, self.nodes = self._count(self._selections, self._types["Query"], 1)
+        self.cost = max(1, round(connections / 100))
+
+    # -- cost ----------------------------------------------------------------------------------------------------
+
+    def _count(self, selections: SelectionSetNode, parent: Any, multiple: int) -> tuple[int, int]:
         """Return the number of connections and nodes of a selection that is executed `multiple` times."""
-        requests = nodes = 0
+        connections = nodes = 0
         for node in selections.selections:
-            if isinstance(node, InlineFragmentNode):
-                kind = self.schema.type_map[node.type_condition.name.value] if node.type_condition else parent
-                more = self._count(node.selection_set, kind, execution, multiple)
-            elif isinstance(node, FragmentSpreadNode):
-                fragment = execution.fragments[node.name.value]
-                kind = self.schema.type_map[fragment.type_condition.name.value]
-                more = self._count(fragment.selection_set, kind, execution, multiple)
-            elif isinstance(node, FieldNode) and node.selection_set is not None:
-                definition = parent.fields[node.name.value]
+            inside = multiple
+            if not isinstance(node, FieldNode):
+                condition, inner = self._fragment(node)
+                kind = self._types[condition] if condition else parent
+            elif node.selection_set is not None:
+                inner, definition = node.selection_set, parent.fields[node.name.value]
                 kind = get_named_type(definition.type)
-                inside = multiple
                 if kind.name.endswith("Connection"):
-                    size = self._page_size(definition, node, execution)
-                    requests += multiple
-                    nodes += multiple * size
-                    inside = multiple * size
-                elif node.name.value == "nodes" and parent is self.schema.query_type:
-                    inside = multiple * len(self._arguments(definition, node, execution)["ids"])
-                more = self._count(node.selection_set, kind, execution, inside)
+                    inside *= self._page_size(definition, node)
+                    connections += multiple
+                    nodes += inside
+                elif node.name.value == "nodes" and parent.name == "Query":
+                    inside *= len(self._arguments(definition, node)["ids"])
             else:
                 continue
-            requests, nodes = requests + more[0], nodes + more[1]
-        return requests, nodes
+            more = self._count(inner, kind, inside)
+            connections, nodes = connections + more[0], nodes + more[1]
+        return connections, nodes
 
-    def _page_size(self, definition: Any, node: FieldNode, execution: _Execution) -> int:
-        arguments = self._arguments(definition, node, execution)
+    def _page_size(self, definition: Any, node: FieldNode) -> int:
+        arguments, name = self._arguments(definition, node), node.name.value
         size = arguments.get("first", arguments.get("last"))
         if size is None:
             raise GraphQLError(
-                f"You must provide a `first` or `last` value to properly paginate the `{node.name.value}` connection."
+                f"You must provide a `first` or `last` value to properly paginate the `{name}` connection."
             )
         if not 1 <= size <= MAX_PAGE_SIZE:
-            raise GraphQLError(
-                f"Requesting {size} records on the `{node.name.value}` connection exceeds the limit of 100."
-            )
+            raise GraphQLError(f"Requesting {size} records on the `{name}` connection exceeds the limit of 100.")
         return int(size)
 
-    def _arguments(self, definition: Any, node: FieldNode, execution: _Execution) -> dict[str, Any]:
-        known = execution.arguments.get(id(node))
+    def _arguments(self, definition: Any, node: FieldNode) -> dict[str, Any]:
+        known = self._known_arguments.get(id(node))
         if known is None:
-            known = execution.arguments[id(node)] = get_argument_values(definition, node, dict(execution.variables))
+            known = self._known_arguments[id(node)] = get_argument_values(definition, node, self._variables)
         return known
+
+    def _fragment(self, node: SelectionNode) -> tuple[str | None, SelectionSetNode]:
+        """Return the type condition and the selections of a spread or inline fragment."""
+        fragment = self._fragments[node.name.value] if isinstance(node, FragmentSpreadNode) else node
+        assert isinstance(fragment, FragmentDefinitionNode | InlineFragmentNode)
+        return fragment.type_condition.name.value if fragment.type_condition else None, fragment.selection_set
 
     # -- execution -----------------------------------------------------------------------------------------------
 
-    def execute(
-        self,
-        execution: _Execution,
-        prepared: _Prepared,
-        *,
-        rate_limit: Mapping[str, Any],
-        viewer: tuple[str, int],
-        budget: int | None,
-    ) -> dict[str, Any]:
-        """Execute a prepared query; return ``data``, and ``errors`` if there are any.
+    def execute(self, rate_limit: Mapping[str, Any], viewer: tuple[str, int], budget: int | None) -> dict[str, Any]:
+        """Execute the query once; return ``data``, and ``errors`` if there are any.
 
         Parameters
         ----------
-        execution, prepared
-            As returned by `prepare`.
         rate_limit : mapping
             Value of the field ``rateLimit``.
         viewer : tuple
@@ -290,304 +267,220 @@ class GraphQL:
         budget : int or None
             Number of nodes after which further connections fail.
         """
-        execution.rate_limit, execution.viewer = rate_limit, viewer
-        execution.budget = math.inf if budget is None else budget
-        try:
-            data: Any = self._object(prepared.operation.selection_set, self._query_type(), None, execution, [])
-        except _Null:
-            data = None
-        return {"data": data} | ({"errors": execution.errors} if execution.errors else {})
+        login, number = viewer
+        user = {"id": node_id("User", number), "databaseId": number, "login": login, "createdAt": iso(0)}
+        self._root = {"rateLimit": rate_limit, "viewer": user}
+        self._budget = math.inf if budget is None else budget
+        data: dict[str, Any] | None = None
+        with suppress(_Null):
+            data = self._object(self._selections, self._types["Query"], None, [])
+        return {"data": data} | ({"errors": self._errors} if self._errors else {})
 
-    def _fields(self, selections: SelectionSetNode, kind: Any, execution: _Execution) -> list[FieldNode]:
-        fields: list[FieldNode] = []
+    def _fields(self, selections: SelectionSetNode | None, kind: Any) -> list[tuple[str, str, FieldNode]]:
+        """Return key, name and node of the selected fields of an object."""
+        assert selections is not None
+        fields: list[tuple[str, str, FieldNode]] = []
         for node in selections.selections:
             if isinstance(node, FieldNode):
-                fields.append(node)
+                name = node.name.value
+                fields.append((node.alias.value if node.alias else name, name, node))
                 continue
-            if isinstance(node, FragmentSpreadNode):
-                fragment = execution.fragments[node.name.value]
-                condition, inner = fragment.type_condition.name.value, fragment.selection_set
-            else:
-                assert isinstance(node, InlineFragmentNode)
-                condition = node.type_condition.name.value if node.type_condition else kind.name
-                inner = node.selection_set
-            if condition == kind.name or condition in (interface.name for interface in kind.interfaces):
-                fields += self._fields(inner, kind, execution)
+            condition, inner = self._fragment(node)
+            if condition in (None, kind.name, *(interface.name for interface in kind.interfaces)):
+                fields += self._fields(inner, kind)
         return fields
 
-    def _object(
-        self, selections: SelectionSetNode, kind: Any, source: Any, execution: _Execution, path: Path
-    ) -> dict[str, Any]:
+    def _object(self, selections: SelectionSetNode | None, kind: Any, source: Any, path: Path) -> dict[str, Any]:
         result: dict[str, Any] = {}
-        for node in self._fields(selections, kind, execution):
-            name = node.name.value
-            key = node.alias.value if node.alias else name
+        for key, name, node in self._fields(selections, kind):
             if name == "__typename":
                 result[key] = kind.name
                 continue
-            definition = kind.fields[name]
-            here = [*path, key]
+            definition, here = kind.fields[name], [*path, key]
             try:
-                value = self._field(kind.name, name, source, definition, node, execution, here)
+                value = self._complete(self._value(source, name, definition, node, here), definition, node, here)
                 if value is None and is_non_null_type(definition.type):
                     raise _Null
-                result[key] = value
             except _Null:
                 if is_non_null_type(definition.type):
                     raise
-                result[key] = None
+                value = None
+            result[key] = value
         return result
 
-    def _field(
-        self, kind: str, name: str, source: Any, definition: Any, node: FieldNode, execution: _Execution, path: Path
-    ) -> Any:
-        arguments = self._arguments(definition, node, execution) if node.arguments else {}
-        if kind == "Query":
-            return self._root(name, arguments, node, execution, path)
-        if kind == "Repository" and isinstance(source, Repository):
-            return self._of_repository(name, source, arguments, node, execution, path)
-        if kind == "User" and isinstance(source, int):
-            return self._of_user(name, source, arguments, node, execution, path)
-        value = source[name]
-        if node.selection_set is None or value is None:
+    def _value(self, source: Any, name: str, definition: Any, node: FieldNode, path: Path) -> Any:
+        """Return the value of a field: plain, or the source of an object: a repository, a user's index, a mapping."""
+        arguments = self._arguments(definition, node) if node.arguments else {}
+        if isinstance(source, Repository):
+            return self._of_repository(source, name, arguments, path)
+        if isinstance(source, int):
+            return self._of_user(source, name, arguments)
+        return self._of_query(name, arguments, path) if source is None else source[name]
+
+    def _complete(self, value: Any, definition: Any, node: FieldNode, path: Path) -> Any:
+        """Return the selected fields of a value, if it has fields."""
+        if value is None or node.selection_set is None:
             return value
-        return self._below(definition, value, node, execution, path)
-
-    def _below(self, definition: Any, value: Any, node: FieldNode, execution: _Execution, path: Path) -> Any:
-        assert node.selection_set is not None
-        inner = self._type_of(definition, value)
+        if isinstance(value, _Stars):
+            return self._page(value, definition, node, path)
         if isinstance(value, list):
-            return [self._object(node.selection_set, inner, v, execution, [*path, n]) for n, v in enumerate(value)]
-        return self._object(node.selection_set, inner, value, execution, path)
+            return [self._entry(entry, definition, node, [*path, number]) for number, entry in enumerate(value)]
+        if isinstance(value, Repository | int):
+            kind = self._types["Repository" if isinstance(value, Repository) else "User"]
+        else:
+            kind = self._types[value["__typename"]] if "__typename" in value else get_named_type(definition.type)
+        return self._object(node.selection_set, kind, value, path)
 
-    def _type_of(self, definition: Any, value: Any) -> Any:
-        """Return the type of a value, which for an interface is its concrete type."""
-        if isinstance(value, Mapping) and "__typename" in value:
-            return self.schema.type_map[value["__typename"]]
-        return get_named_type(definition.type)
-
-    def _root(self, name: str, arguments: Mapping[str, Any], node: FieldNode, execution: _Execution, path: Path) -> Any:
-        select = node.selection_set
-        assert select is not None
-        types = self.schema.type_map
-        if name == "rateLimit":
-            return self._object(select, types["RateLimit"], execution.rate_limit, execution, path)
-        if name == "viewer":
-            login, number = execution.viewer
-            source = {"id": node_id("User", number), "databaseId": number, "login": login, "createdAt": _iso(0)}
-            return {key: source[key] for key in (f.name.value for f in self._fields(select, types["User"], execution))}
-        if name == "user":
-            index = self.world.user_by_login.get(arguments["login"].lower())
-            if index is None:
-                return self._missing(
-                    f"Could not resolve to a User with the login of '{arguments['login']}'.", execution, path
-                )
-            return self._object(select, types["User"], index, execution, path)
-        if name == "repository":
-            full_name = f"{arguments['owner']}/{arguments['name']}"
-            repository = self.world.by_name.get(full_name.lower())
-            if repository is None and arguments.get("followRenames", True):
-                repository = self.world.moved.get(full_name.lower())
-            if repository is None or repository.blocked:
-                return self._missing(f"Could not resolve to a Repository with the name '{full_name}'.", execution, path)
-            return self._object(select, types["Repository"], repository, execution, path)
-        if name == "nodes":
-            return [self._node(key, select, execution, [*path, number]) for number, key in enumerate(arguments["ids"])]
-        return self._node(arguments["id"], select, execution, path)
-
-    def _node(self, key: str, select: SelectionSetNode, execution: _Execution, path: Path) -> Any:
-        kind, number = read_node_id(key)
-        if kind == "Repository":
-            repository = self.world.by_id.get(number)
-            if repository is not None and not repository.blocked:
-                return self._nullable(select, "Repository", repository, execution, path)
-        elif kind == "User" and number in self.world.user_by_id:
-            return self._nullable(select, "User", self.world.user_by_id[number], execution, path)
-        return self._missing(f"Could not resolve to a node with the global id of '{key}'", execution, path)
-
-    def _nullable(self, select: SelectionSetNode, kind: str, source: Any, execution: _Execution, path: Path) -> Any:
+    def _entry(self, value: Any, definition: Any, node: FieldNode, path: Path) -> Any:
+        """Complete an entry of a list; all lists have entries that can be null."""
         try:
-            return self._object(select, self.schema.type_map[kind], source, execution, path)
+            return self._complete(value, definition, node, path)
         except _Null:
             return None
 
-    def _of_repository(
-        self, name: str, source: Repository, arguments: Mapping[str, Any], node: FieldNode, execution: _Execution,
-        path: Path,
-    ) -> Any:  # fmt: skip
-        types = self.schema.type_map
-        if name == "stargazers":
-            if self.restricted(source):
-                message = "You do not have permission to view the stargazers of this repository."
-                execution.errors.append({"type": "FORBIDDEN", "path": path, "message": message})
-                raise _Null
-            return self._stars(
-                types["StargazerConnection"],
-                source.stargazers,
-                source.starred_at,
-                types["User"],
-                arguments,
-                node,
-                execution,
-                path,
-            )
-        inner: Any
-        if name == "forks":
-            users = self.world.forkers(source)
-            repo = source.full_name.split("/")[1]
-            logins = [self.world.logins[user] for user in users[: arguments["first"]]]
-            numbers = [self.world.user_ids[user] for user in users[: arguments["first"]]]
-            forks = [
-                {
-                    "nameWithOwner": f"{login}/{repo}",
-                    "owner": {
-                        "__typename": "User",
-                        "id": node_id("User", number),
-                        "databaseId": number,
-                        "login": login,
-                    },
-                }
-                for login, number in zip(logins, numbers, strict=True)
-            ]
-            inner = {"nodes": forks, "totalCount": len(users), "pageInfo": _SINGLE_PAGE}
-        elif name == "repositoryTopics":
-            topics = [{"id": topic, "topic": {"id": topic, "name": topic}} for topic in source.topics]
-            inner = {"nodes": topics[: arguments["first"]], "totalCount": len(topics), "pageInfo": _SINGLE_PAGE}
-        elif name == "primaryLanguage":
-            inner = None if source.language is None else {"id": source.language, "name": source.language}
-        elif name == "parent":
-            inner = None if source.fork_of is None else self.world.by_id.get(source.fork_of)
-        elif name == "owner":
-            owner = source.full_name.split("/")[0]
-            inner = {"__typename": "Organization", "id": owner, "databaseId": None, "login": owner}
-        else:
-            return self._plain(source, name)
-        if inner is None:
-            return None
-        assert node.selection_set is not None
-        kind = self._type_of(types["Repository"].fields[name], inner)  # type: ignore[attr-defined]
-        return self._object(node.selection_set, kind, inner, execution, path)
+    def _of_query(self, name: str, arguments: Mapping[str, Any], path: Path) -> Any:
+        if name == "user":
+            login = arguments["login"]
+            index = self._world.user_by_login.get(login.lower())
+            return self._found(index, f"Could not resolve to a User with the login of '{login}'.", path)
+        if name == "repository":
+            full_name = f"{arguments['owner']}/{arguments['name']}"
+            repository = self._world.by_name.get(full_name.lower())
+            if repository is None and arguments.get("followRenames", True):
+                repository = self._world.moved.get(full_name.lower())
+            return self._found(repository, f"Could not resolve to a Repository with the name '{full_name}'.", path)
+        if name == "nodes":
+            return [self._node(key, [*path, number]) for number, key in enumerate(arguments["ids"])]
+        return self._node(arguments["id"], path) if name == "node" else self._root[name]
 
-    @staticmethod
-    def _plain(source: Repository, name: str) -> Any:
+    def _node(self, key: str, path: Path) -> Repository | int | None:
+        kind, number = read_node_id(key)
+        found: Repository | int | None = None
+        if kind == "Repository":
+            found = self._world.by_id.get(number)
+        elif kind == "User":
+            found = self._world.user_by_id.get(number)
+        return self._found(found, f"Could not resolve to a node with the global id of '{key}'", path)
+
+    def _found(self, source: Repository | int | None, message: str, path: Path) -> Repository | int | None:
+        """Return a source, or None with an error if it does not exist or is blocked."""
+        if source is None or (isinstance(source, Repository) and source.blocked):
+            self._errors.append({"type": "NOT_FOUND", "path": path, "message": message})
+            return None
+        return source
+
+    def _of_repository(self, source: Repository, name: str, arguments: Mapping[str, Any], path: Path) -> Any:
+        owner, _, own_name = source.full_name.partition("/")
+        match name:
+            case "stargazers":
+                if self._graph.restricted(source):
+                    message = "You do not have permission to view the stargazers of this repository."
+                    raise self._denied("FORBIDDEN", message, path)
+                return _Stars(source.stargazers, source.starred_at)
+            case "forks":
+                users = self._world.forkers(source)
+                names = {user: f"{self._world.logins[user]}/{own_name}" for user in users[: arguments["first"]]}
+                forks = [{"nameWithOwner": fork, "owner": user} for user, fork in names.items()]
+                return {"nodes": forks, "totalCount": len(users), "pageInfo": _SINGLE_PAGE}
+            case "repositoryTopics":
+                topics = [{"id": topic, "topic": _named(topic)} for topic in source.topics]
+                return {"nodes": topics[: arguments["first"]], "totalCount": len(topics), "pageInfo": _SINGLE_PAGE}
+            case "parent":
+                return None if source.fork_of is None else self._world.by_id.get(source.fork_of)
         return {
             "id": node_id("Repository", source.repo_id),
             "databaseId": source.repo_id,
-            "name": source.full_name.split("/")[1],
+            "name": own_name,
             "nameWithOwner": source.full_name,
+            "owner": {"__typename": "Organization", "id": owner, "databaseId": None, "login": owner},
             "description": source.description,
-            "stargazerCount": source.star_count,
-            "createdAt": source.created_at or _iso(0),
+            "primaryLanguage": None if source.language is None else _named(source.language),
+            "stargazerCount": len(source.stargazers),
+            "createdAt": source.created_at or iso(0),
             "pushedAt": source.pushed_at,
             "isArchived": source.archived,
             "isFork": source.fork_of is not None,
         }[name]
 
-    def _of_user(
-        self, name: str, index: int, arguments: Mapping[str, Any], node: FieldNode, execution: _Execution, path: Path
-    ) -> Any:
+    def _of_user(self, index: int, name: str, arguments: Mapping[str, Any]) -> Any:
+        login, user_id = self._world.logins[index], self._world.user_ids[index]
         if name == "starredRepositories":
-            if self.world.logins[index] in self.heavy_users and (arguments.get("first") or 0) > HEAVY_PAGE_SIZE:
+            if login in self._graph.heavy_users and (arguments.get("first") or 0) > HEAVY_PAGE_SIZE:
                 raise QueryTimeoutError
-            pairs = self.world.starred(index)[::-1]  # oldest first, as stargazers
-            types = self.schema.type_map
-            connection = types["StarredRepositoryConnection"]
-            return self._stars(
-                connection, pairs[:, 0], pairs[:, 1], types["Repository"], arguments, node, execution, path
-            )
-        plain: dict[str, Callable[[], Any]] = {
-            "id": lambda: node_id("User", self.world.user_ids[index]),
-            "databaseId": lambda: self.world.user_ids[index],
-            "login": lambda: self.world.logins[index],
-            "createdAt": lambda: _iso(0),
-        }
-        return plain[name]()
+            pairs = self._world.starred(index)[::-1]  # oldest first, as stargazers
+            return _Stars(pairs[:, 0], pairs[:, 1])
+        if name == "id":
+            return node_id("User", user_id)
+        return {"databaseId": user_id, "login": login, "createdAt": iso(0)}[name]
+
+    def _denied(self, kind: str, message: str, path: Path) -> _Null:
+        """Record an error of a connection, and return the exception for its null."""
+        self._errors.append({"type": kind, "path": path, "message": message})
+        return _Null()
 
     # -- connections of stars ------------------------------------------------------------------------------------
 
-    def _stars(
-        self, kind: Any, who: Any, when: Any, node_type: Any, arguments: Mapping[str, Any], node: FieldNode,
-        execution: _Execution, path: Path,
-    ) -> Any:  # fmt: skip
-        """Return a page of stars, which are stored oldest first in arrays.
+    def _page(self, stars: _Stars, definition: Any, node: FieldNode, path: Path) -> dict[str, Any]:
+        """Return a page of stars.
 
         A cursor identifies a star by its time and user, so stars added or removed during paging do not shift pages.
         """
-        size = arguments.get("first") or arguments["last"]
-        execution.budget -= size
-        if execution.budget < 0:
-            message = "Resource limits for this query exceeded."
-            execution.errors.append({"type": "RESOURCE_LIMITS_EXCEEDED", "path": path, "message": message})
-            raise _Null
-        order = arguments.get("orderBy")
-        newest_first = order is not None and order["direction"] == "DESC"
-        total = len(who)
-        after = arguments.get("after")
+        arguments, kind = self._arguments(definition, node), get_named_type(definition.type)
+        size, after, total = arguments.get("first") or arguments["last"], arguments.get("after"), len(stars.who)
+        self._budget -= size
+        if self._budget < 0:
+            raise self._denied("RESOURCE_LIMITS_EXCEEDED", "Resource limits for this query exceeded.", path)
+        newest_first = (arguments.get("orderBy") or {}).get("direction") == "DESC"
         if newest_first:
-            bound = total if after is None else _position(after, when, who)
-            start, end = max(0, bound - size), bound
-            positions: Sequence[int] = range(end - 1, start - 1, -1)
-            more = start > 0
+            end = total if after is None else _position(after, stars)
+            start = max(0, end - size)
         else:
-            bound = 0 if after is None else _position(after, when, who) + 1
-            start, end = bound, min(total, bound + size)
-            positions = range(start, end)
-            more = end < total
-        cursors = [_cursor(int(when[position]), int(who[position])) for position in positions]
+            start = 0 if after is None else _position(after, stars) + 1
+            end = min(total, start + size)
+        order = slice(None, None, -1) if newest_first else slice(None)
+        who, when = stars.who[start:end][order].tolist(), stars.when[start:end][order].tolist()
+        cursors = [_cursor(*star) for star in zip(when, who, strict=True)]
         result: dict[str, Any] = {}
-        for part in self._fields(node.selection_set, kind, execution):  # type: ignore[arg-type]
-            name, key = part.name.value, part.alias.value if part.alias else part.name.value
-            if name == "totalCount":
-                result[key] = total
-            elif name == "isOverLimit":
-                result[key] = False
+        for key, name, part in self._fields(node.selection_set, kind):
+            inner = get_named_type(kind.fields[name].type)
+            if name == "edges":
+                result[key] = self._edges(inner, who, when, cursors, part, path)
+            elif name == "nodes":
+                result[key] = self._nodes(inner, who, part, path)
             elif name == "pageInfo":
                 info = {
-                    "hasNextPage": more,
+                    "hasNextPage": start > 0 if newest_first else end < total,
                     "hasPreviousPage": after is not None,
                     "endCursor": cursors[-1] if cursors else None,
                     "startCursor": cursors[0] if cursors else None,
                 }
-                result[key] = {f.alias.value if f.alias else f.name.value: info[f.name.value]
-                               for f in self._fields(part.selection_set, None, execution)}  # type: ignore[arg-type]  # fmt: skip
-            elif name == "nodes":
-                result[key] = [self._star_node(node_type, int(who[p]), part, execution, path) for p in positions]
+                result[key] = self._object(part.selection_set, inner, info, path)
             else:
-                result[key] = self._edges(node_type, who, when, positions, cursors, part, execution, path)
+                result[key] = {"totalCount": total, "isOverLimit": False}[name]
         return result
 
     def _edges(
-        self, node_type: Any, who: Any, when: Any, positions: Sequence[int], cursors: Sequence[str], part: FieldNode,
-        execution: _Execution, path: Path,
-    ) -> list[dict[str, Any]]:  # fmt: skip
-        fields = self._fields(part.selection_set, self.schema.type_map["StargazerEdge"], execution)  # type: ignore[arg-type]
-        names = [(f.alias.value if f.alias else f.name.value, f.name.value, f) for f in fields]
-        edges = []
-        for position, cursor in zip(positions, cursors, strict=True):
-            edge: dict[str, Any] = {}
-            for key, name, inner in names:
-                if name == "cursor":
-                    edge[key] = cursor
-                elif name == "starredAt":
-                    # GitHub always has the time of a star; a world from a file may not.
-                    edge[key] = _iso(int(when[position])) or _iso(0)
-                else:
-                    edge[key] = self._star_node(node_type, int(who[position]), inner, execution, path)
-            edges.append(edge)
-        return edges
+        self, kind: Any, who: list[int], when: list[int], cursors: list[str], part: FieldNode, path: Path
+    ) -> list[dict[str, Any]]:
+        """Return edges, which are made by columns."""
+        columns: dict[str, list[Any]] = {}
+        for key, name, inner in self._fields(part.selection_set, kind):
+            if name == "cursor":
+                columns[key] = cursors
+            elif name == "starredAt":
+                # GitHub always has the time of a star; a world from a file may not.
+                columns[key] = [iso(moment) or iso(0) for moment in when]
+            else:
+                columns[key] = self._nodes(get_named_type(kind.fields["node"].type), who, inner, path)
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
-    def _star_node(self, node_type: Any, index: int, part: FieldNode, execution: _Execution, path: Path) -> Any:
-        source: Any = index if node_type.name == "User" else self.world.repositories[index]
-        assert part.selection_set is not None
-        if node_type.name == "User":
-            names = [f.name.value for f in self._fields(part.selection_set, node_type, execution)]
-            if names == ["databaseId", "login"]:  # fast path for stargazers
-                return {"databaseId": self.world.user_ids[index], "login": self.world.logins[index]}
-        return self._object(part.selection_set, node_type, source, execution, path)
-
-    @staticmethod
-    def _missing(message: str, execution: _Execution, path: Path) -> None:
-        execution.errors.append({"type": "NOT_FOUND", "path": path, "message": message})
+    def _nodes(self, kind: Any, who: list[int], part: FieldNode, path: Path) -> list[dict[str, Any]]:
+        if kind.name == "Repository":
+            repositories = [self._world.repositories[index] for index in who]
+            return [self._object(part.selection_set, kind, repository, path) for repository in repositories]
+        if [key for key, _, _ in self._fields(part.selection_set, kind)] == ["databaseId", "login"]:  # a fast path
+            return [{"databaseId": self._world.user_ids[user], "login": self._world.logins[user]} for user in who]
+        return [self._object(part.selection_set, kind, user, path) for user in who]
 
 
 def node_id(kind: str, number: int) -> str:
@@ -605,23 +498,21 @@ def read_node_id(key: str) -> tuple[str, int]:
         return "", 0
 
 
+def _named(name: str) -> dict[str, str]:
+    return {"id": name, "name": name}
+
+
 def _cursor(when: int, who: int) -> str:
     return base64.b64encode(f"cursor:v2:{when}:{who}".encode()).decode()
 
 
-def _position(cursor: str, when: Any, who: Any) -> int:
+def _position(cursor: str, stars: _Stars) -> int:
     """Return the position of a cursor's star, or the one where it would be."""
     try:
         *_, moment, number = base64.b64decode(cursor, validate=True).decode().split(":")
         time, user = int(moment), int(number)
     except ValueError:
         raise _Null from None
-    low, high = int(np.searchsorted(when, time, "left")), int(np.searchsorted(when, time, "right"))
-    matches = np.flatnonzero(who[low:high] == user)
+    low, high = int(np.searchsorted(stars.when, time, "left")), int(np.searchsorted(stars.when, time, "right"))
+    matches = np.flatnonzero(stars.who[low:high] == user)
     return low + int(matches[0]) if len(matches) else low
-
-
-def _iso(seconds: int) -> str | None:
-    if seconds == NO_TIME:
-        return None
-    return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 REST, GRAPHQL = "core", "graphql"
 
@@ -37,16 +38,10 @@ class Limits:
     query_budget: int | None = None
 
     @classmethod
-    def of_github(cls, **changes: float | None) -> Limits:
+    def of_github(cls, **changes: Any) -> Limits:
         """Return GitHub's limits, with changes."""
-        numbers: dict[str, float | None] = {
-            "requests": 5000,
-            "graphql_points": 5000,
-            "requests_a_minute": 900,
-            "queries_a_minute": 2000,
-            "concurrent": 100,
-        }
-        return cls(**(numbers | changes))  # type: ignore[arg-type]
+        github = cls(5000, 3600.0, 5000, requests_a_minute=900, queries_a_minute=2000, concurrent=100)
+        return replace(github, **changes)
 
     def of(self, resource: str) -> int:
         return self.requests if resource == REST else self.graphql_points
@@ -75,11 +70,11 @@ class Quota:
     spent: Counter[str] = field(default_factory=Counter)
 
     def window(self, user: int, resource: str, now: float) -> Window:
-        """Return the user's current window, which is new if the last one has ended."""
+        """Return the user's current window; a new one begins when points are spent."""
         window = self.windows.get((user, resource))
         if window is None or now >= window.reset:
             # Like GitHub's, windows end at a whole second.
-            window = self.windows[user, resource] = Window(float(int(now + self.limits.window_seconds)))
+            window = Window(float(int(now + self.limits.window_seconds)))
         return window
 
     def exceeded(self, user: int, resource: str, now: float) -> str | None:
@@ -102,29 +97,12 @@ class Quota:
         return None
 
     def spend(self, user: int, resource: str, points: int, now: float) -> None:
-        self.window(user, resource, now).used += points
+        window = self.windows[user, resource] = self.window(user, resource, now)
+        window.used += points
         self.spent[resource] += points
 
-    def headers(self, user: int, resource: str, now: float) -> dict[str, str]:
-        """Return the rate-limit headers of a response."""
-        window = self.window(user, resource, now)
-        limit = self.limits.of(resource)
-        return {
-            "x-ratelimit-limit": str(limit),
-            "x-ratelimit-remaining": str(max(0, limit - window.used)),
-            "x-ratelimit-used": str(window.used),
-            "x-ratelimit-reset": str(int(window.reset)),
-            "x-ratelimit-resource": resource,
-        }
-
-    def describe(self, user: int, now: float) -> dict[str, dict[str, int]]:
-        """Return the usage by resource, as ``/rate_limit`` reports it; this begins no window."""
-        resources = {}
-        for resource in (REST, GRAPHQL):
-            window = self.windows.get((user, resource))
-            if window is None or now >= window.reset:
-                window = Window(float(int(now + self.limits.window_seconds)))
-            limit = self.limits.of(resource)
-            left = max(0, limit - window.used)
-            resources[resource] = {"limit": limit, "used": window.used, "remaining": left, "reset": int(window.reset)}
-        return resources
+    def usage(self, user: int, resource: str, now: float) -> dict[str, int]:
+        """Return limit, used and remaining points, and the second of the reset."""
+        window, limit = self.window(user, resource, now), self.limits.of(resource)
+        remaining = max(0, limit - window.used)
+        return {"limit": limit, "used": window.used, "remaining": remaining, "reset": int(window.reset)}

@@ -11,7 +11,7 @@ import datetime as dt
 
 import numpy as np
 
-from gh_assets.embedded.standin.world import Repository, World, list_markdown
+from gh_assets.embedded.standin.world import Repository, World, iso, list_markdown
 
 TOPICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "web-framework": ("Python", ("router", "middleware", "template", "server", "forms", "sessions")),
@@ -84,8 +84,8 @@ def synthetic_world(seed: int = 0, *, repositories: int = 600, users: int = 2500
                 description=f"Synthetic: a {style} {part} for {topic.replace('-', ' ')}",
                 language=language,
                 topics=("synthetic", topic, part),
-                created_at=_iso(int(created[index])),
-                pushed_at=_iso(int(created[index] + rng.random() * (_NOW - created[index]))),
+                created_at=iso(int(created[index])),
+                pushed_at=iso(int(created[index] + rng.random() * (_NOW - created[index]))),
                 archived=bool(rng.random() < 0.03),
                 stargazers=who_all[stars].astype(np.int64),
                 starred_at=when_all[stars].astype(np.int64),
@@ -118,7 +118,3 @@ def synthetic_world(seed: int = 0, *, repositories: int = 600, users: int = 2500
         [entry.full_name for entry in lists],
         f"the synthetic world with seed {seed}",
     )
-
-
-def _iso(seconds: int) -> str:
-    return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

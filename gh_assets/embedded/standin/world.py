@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, count, pairwise
@@ -18,13 +19,18 @@ NO_TIME = np.iinfo(np.int64).min
 """An unknown time, among times in seconds since 1970."""
 
 
+def iso(seconds: int) -> str | None:
+    """Return a time in the form of GitHub's API, or None if it is unknown."""
+    return None if seconds == NO_TIME else dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 @dataclass
 class Repository:
     """A repository.
 
     ``stargazers`` are indices of users, oldest star first, and ``starred_at`` the times of their stars in seconds since
     1970 (`NO_TIME` if unknown). ``files`` are texts by path, without the README; ``rendered`` is the HTML, by path, of
-    files that the stand-in does not render. ``counted`` overrides the reported number of stars.
+    files that the stand-in does not render.
     """
 
     repo_id: int
@@ -45,7 +51,6 @@ class Repository:
     rendered: Mapping[str, str] = field(default_factory=dict)
     stargazers: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     starred_at: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    counted: int | None = None
 
     @property
     def content(self) -> dict[str, str]:
@@ -53,18 +58,14 @@ class Repository:
         default = f"# {self.full_name}\n\n{self.description or ''}\n"
         return {self.readme_name: self.readme or default, **self.files}
 
-    @property
-    def star_count(self) -> int:
-        """Number of stars in the metadata."""
-        return len(self.stargazers) if self.counted is None else self.counted
 
-
+@dataclass(eq=False)
 class World:
     """Repositories and users, with the indexes that the server needs.
 
     Parameters
     ----------
-    repositories : iterable of Repository
+    repositories : sequence of Repository
     logins, user_ids : sequence
         Logins and ids of the users, by index.
     lists : sequence of str
@@ -75,21 +76,14 @@ class World:
         Sentence about the rows of its file that were skipped, if any.
     """
 
-    def __init__(
-        self,
-        repositories: Iterable[Repository],
-        logins: Sequence[str],
-        user_ids: Sequence[int],
-        lists: Sequence[str],
-        description: str,
-        skipped: str = "",
-    ) -> None:
-        self.repositories = list(repositories)
-        self.logins = list(logins)
-        self.user_ids = [int(user_id) for user_id in user_ids]
-        self.lists = list(lists)
-        self.description = description
-        self.skipped = skipped
+    repositories: list[Repository]
+    logins: list[str]
+    user_ids: Sequence[int]
+    lists: list[str]
+    description: str
+    skipped: str = ""
+
+    def __post_init__(self) -> None:
         self.by_id = {repository.repo_id: repository for repository in self.repositories}
         self.by_name = {repository.full_name.lower(): repository for repository in self.repositories}
         self.moved = {name.lower(): repository for repository in self.repositories for name in repository.former_names}

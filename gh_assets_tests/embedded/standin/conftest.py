@@ -1,4 +1,4 @@
-"""GitHub's descriptions of its APIs, for slow tests; they are not part of this repository."""
+"""Stand-ins for the tests, and for slow ones GitHub's descriptions of its APIs, which this repository does not have."""
 
 from __future__ import annotations
 
@@ -11,7 +11,21 @@ from typing import Any
 import pytest
 from graphql import GraphQLSchema, build_schema
 
+from gh_assets.embedded.standin.world import World
+from gh_assets_tests.conftest import ServeWorld
 from gh_assets_tests.support.octokit import PACKAGES
+from gh_assets_tests.support.standin import StandinClient, StandinOf
+from gh_assets_tests.support.worlds import world_of
+
+
+@pytest.fixture
+def standin_of(serve_world: ServeWorld) -> StandinOf:
+    """Serve a world, by default of one repository with one star."""
+
+    def serve(world: World | None = None, **options: Any) -> StandinClient:
+        return StandinClient(*serve_world(world or world_of({"a/b": [0]}), **options))
+
+    return serve
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +43,7 @@ def octokit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def rest(octokit: Path) -> dict[str, Any]:
+def rest(octokit: Path) -> Any:
     return json.loads((octokit / "openapi" / "generated" / "api.github.com.json").read_text())
 
 

@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import base64
+from typing import Any
 
 import pytest
 import requests
 
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets_tests.support.octokit import problems
-from gh_assets_tests.support.standin import HEADERS
-from gh_assets_tests.support.worlds import LIST, troubled_world, world_of
+from gh_assets_tests.support.standin import StandinClient, StandinOf
+from gh_assets_tests.support.worlds import LIST, troubled_world
 
 STAR = "application/vnd.github.star+json"
 
 
 @pytest.fixture
-def api(serve_world):
-    """Send GET requests to the world of all outcomes."""
-    standin, url = serve_world(troubled_world())
-
-    def get(path: str, **headers: str) -> requests.Response:
-        return requests.get(url + path, headers=HEADERS | headers, allow_redirects=False, timeout=10)
-
-    get.url = url  # type: ignore[attr-defined]
-    get.standin = standin  # type: ignore[attr-defined]
-    return get
+def api(standin_of: StandinOf) -> StandinClient:
+    """The world of all outcomes."""
+    return standin_of(troubled_world())
 
 
-def test_repository_is_found_by_name_in_any_case_and_by_id(api) -> None:
-    by_name = api("/repos/GOOD/One").json()
+def test_repository_is_found_by_name_in_any_case_and_by_id(api: StandinClient) -> None:
+    by_name = api.get("/repos/GOOD/One").json()
     assert (by_name["id"], by_name["full_name"], by_name["stargazers_count"]) == (1, "good/one", 250)
-    assert api("/repositories/1").json() == by_name
+    assert api.get("/repositories/1").json() == by_name
 
 
 @pytest.mark.parametrize(
@@ -51,81 +45,81 @@ def test_repository_is_found_by_name_in_any_case_and_by_id(api) -> None:
         ("/repositories/1/stargazers?page=401", 422),
     ],
 )
-def test_statuses_of_paths(api, path: str, status: int) -> None:
-    assert api(path).status_code == status
+def test_statuses_of_paths(api: StandinClient, path: str, status: int) -> None:
+    assert api.get(path).status_code == status
 
 
-def test_renamed_repository_redirects_to_its_id_with_the_rest_of_the_path(api) -> None:
-    location = api("/repos/old/name/stargazers?per_page=2").headers["location"]
+def test_renamed_repository_redirects_to_its_id_with_the_rest_of_the_path(api: StandinClient) -> None:
+    location = api.get("/repos/old/name/stargazers?per_page=2").headers["location"]
     assert location == f"{api.url}/repositories/3/stargazers?per_page=2"
-    assert len(api(location.removeprefix(api.url)).json()) == 2
+    assert len(api.get(location.removeprefix(api.url)).json()) == 2
 
 
-def test_links_page_through_all_stargazers_once(api) -> None:
+def test_links_page_through_all_stargazers_once(api: StandinClient) -> None:
     path, seen = "/repos/good/one/stargazers?per_page=100", []
     while path:
-        response = api(path)
+        response = api.get(path)
         seen += [user["id"] for user in response.json()]
         path = response.links.get("next", {}).get("url", "").removeprefix(api.url)
     assert seen == [5000 + user for user in range(250)]
 
 
-def test_stars_have_times_in_their_media_type_only(api) -> None:
-    plain = api("/repos/good/one/stargazers").json()[0]
-    starred = api("/repos/good/one/stargazers", accept="application/vnd.github.star+json").json()[0]
+def test_stars_have_times_in_their_media_type_only(api: StandinClient) -> None:
+    plain = api.get("/repos/good/one/stargazers").json()[0]
+    starred = api.get("/repos/good/one/stargazers", accept=STAR).json()[0]
     assert starred == {"starred_at": "2017-07-14T02:40:00Z", "user": plain}
-    assert len(api("/repos/good/one/stargazers").json()) == 30, "the default page size"
+    assert len(api.get("/repos/good/one/stargazers").json()) == 30, "the default page size"
 
 
-def test_starred_repositories_of_a_user_are_listed_newest_first(api) -> None:
-    starred = api("/users/user-1/starred", accept="application/vnd.github.star+json").json()
+def test_starred_repositories_of_a_user_are_listed_newest_first(api: StandinClient) -> None:
+    starred = api.get("/users/user-1/starred", accept=STAR).json()
     names = [entry["repo"]["full_name"] for entry in starred]
     assert sorted(names) == ["fresh/name", "good/one", "taken/down"]
     assert [entry["starred_at"] for entry in starred] == sorted((e["starred_at"] for e in starred), reverse=True)
 
 
-def test_readme_is_the_same_raw_and_in_the_contents(api) -> None:
-    raw = api(f"/repos/{LIST}/readme", accept="application/vnd.github.raw+json")
-    described = api(f"/repos/{LIST}/contents/README.md").json()
+def test_readme_is_the_same_raw_and_in_the_contents(api: StandinClient) -> None:
+    raw = api.get(f"/repos/{LIST}/readme", accept="application/vnd.github.raw+json")
+    described = api.get(f"/repos/{LIST}/contents/README.md").json()
     assert base64.b64decode(described["content"]).decode() == raw.text
     assert "github.com/Good/ONE" in raw.text
-    assert api(f"/repos/{LIST}/contents/other.txt").status_code == 404
+    assert api.get(f"/repos/{LIST}/contents/other.txt").status_code == 404
 
 
-def test_each_representation_of_a_file_has_its_own_etag(api) -> None:
+def test_each_representation_of_a_file_has_its_own_etag(api: StandinClient) -> None:
     answers = {
-        kind: api(f"/repos/{LIST}/readme", accept=f"application/vnd.github{kind}+json")
+        kind: api.get(f"/repos/{LIST}/readme", accept=f"application/vnd.github{kind}+json")
         for kind in ("", ".raw", ".html")
     }
     assert len({answer.headers["etag"] for answer in answers.values()}) == 3
     html = answers[".html"].text
     assert html.startswith('<div id="readme" class="md" data-path="README.md"><article class="markdown-body')
     assert '<a href="https://github.com/Good/ONE">' in html
-    listing = api(f"/repos/{LIST}/contents").json()
+    listing = api.get(f"/repos/{LIST}/contents").json()
     assert [(entry["name"], entry["type"]) for entry in listing] == [("README.md", "file")]
     assert "content" not in listing[0]
 
 
-def test_unchanged_content_has_status_304(api) -> None:
+def test_unchanged_content_has_status_304(api: StandinClient) -> None:
     for path in ("/repos/good/one", "/repos/good/one/stargazers?page=2", f"/repos/{LIST}/readme"):
-        tag = api(path).headers["etag"]
-        assert api(path, **{"if-none-match": tag}).status_code == 304
-        assert api(path, **{"if-none-match": 'W/"other"'}).status_code == 200
-    assert api("/repos/good/one/stargazers?page=1").headers["etag"] != tag
+        tag = api.get(path).headers["etag"]
+        assert api.get(path, **{"if-none-match": tag}).status_code == 304
+        assert api.get(path, **{"if-none-match": 'W/"other"'}).status_code == 200
+    assert api.get("/repos/good/one/stargazers?page=1").headers["etag"] != tag
 
 
-def test_request_without_a_valid_token_is_rejected(api) -> None:
+def test_request_without_a_valid_token_is_rejected(api: StandinClient) -> None:
     assert requests.get(f"{api.url}/user", timeout=10).status_code == 401
-    wrong = requests.get(f"{api.url}/user", headers={"authorization": "Bearer wrong"}, timeout=10)
+    wrong = api.get("/user", authorization="Bearer wrong")
     assert (wrong.status_code, wrong.json()["message"]) == (401, "Bad credentials")
 
 
-def test_primary_limit_is_reported_and_enforced(serve_world) -> None:
-    _, url = serve_world(world_of({"a/b": [0]}), limits=Limits(requests=2))
-    answers = [requests.get(f"{url}/repos/a/b", headers=HEADERS, timeout=10) for _ in range(3)]
+def test_primary_limit_is_reported_and_enforced(standin_of: StandinOf) -> None:
+    api = standin_of(limits=Limits(requests=2))
+    answers = [api.get("/repos/a/b") for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 403]
     assert [answer.headers["x-ratelimit-remaining"] for answer in answers] == ["1", "0", "0"]
-    free = requests.get(f"{url}/rate_limit", headers=HEADERS, timeout=10)
+    free = api.get("/rate_limit")
     assert free.json()["resources"]["core"]["used"] == 2
     assert free.status_code == 200
 
@@ -152,18 +146,14 @@ def test_primary_limit_is_reported_and_enforced(serve_world) -> None:
 )
 @pytest.mark.parametrize("media_type", ["application/json", STAR])
 def test_rest_responses_match_githubs_description(
-    rest, serve_world, path: str, request_path: str, status: int, media_type: str
+    rest: Any, api: StandinClient, path: str, request_path: str, status: int, media_type: str
 ) -> None:
-    _, url = serve_world(troubled_world())
-    headers = {"authorization": "Bearer token", "accept": media_type}
-    answer = requests.get(url + request_path, headers=headers, timeout=10, allow_redirects=False)
+    answer = api.get(request_path, accept=media_type)
     assert answer.status_code == status
     described = "application/vnd.github.v3.star+json" if media_type == STAR else media_type
     assert problems(rest, path, answer, described) == []
 
 
 @pytest.mark.slow
-def test_response_of_another_path_does_not_match(rest, serve_world) -> None:
-    _, url = serve_world(troubled_world())
-    answer = requests.get(f"{url}/user", headers={"authorization": "Bearer token"}, timeout=10)
-    assert problems(rest, "/repos/{owner}/{repo}", answer, "application/json")
+def test_response_of_another_path_does_not_match(rest: Any, api: StandinClient) -> None:
+    assert problems(rest, "/repos/{owner}/{repo}", api.get("/user"), "application/json")

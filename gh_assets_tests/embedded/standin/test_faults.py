@@ -16,26 +16,26 @@ from gh_assets.github.client import GitHubClient
 from gh_assets.github.outcomes import Outcome
 from gh_assets.github.retries import RetryPolicy
 from gh_assets_tests.conftest import QUICK
-from gh_assets_tests.support.standin import get
+from gh_assets_tests.support.standin import StandinOf
 from gh_assets_tests.support.worlds import world_of
 
 
-def test_faults_of_a_script_are_injected_in_order(serve_world) -> None:
+def test_faults_of_a_script_are_injected_in_order(standin_of: StandinOf) -> None:
     script = ["reset", "500", "502", "504", "truncated", "wrong link", "slow", "403", "403 retry-after", None]
     faults = Faults(script=script, slow_seconds=0.01)
-    _, url = serve_world(world_of({"a/b": list(range(150))}), faults=faults)
+    api = standin_of(world_of({"a/b": list(range(150))}), faults=faults)
     path = "/repositories/1/stargazers?per_page=100"
     with pytest.raises(requests.ConnectionError):
-        get(url, path)
-    assert [get(url, path).status_code for _ in range(3)] == [500, 502, 504]
+        api.get(path)
+    assert [api.get(path).status_code for _ in range(3)] == [500, 502, 504]
     with pytest.raises(requests.JSONDecodeError):
-        get(url, path).json()
-    assert get(url, path).links["next"]["url"].startswith("http://127.0.0.1:9/")
-    assert len(get(url, path).json()) == 100
-    plain, timed = get(url, path), get(url, path)
+        api.get(path).json()
+    assert api.get(path).links["next"]["url"].startswith("http://127.0.0.1:9/")
+    assert len(api.get(path).json()) == 100
+    plain, timed = api.get(path), api.get(path)
     assert (plain.status_code, plain.headers.get("retry-after")) == (403, None)
     assert (timed.status_code, timed.headers["retry-after"]) == (403, "1")
-    assert get(url, path).links["next"]["url"].startswith(url)
+    assert api.get(path).links["next"]["url"].startswith(api.url)
     assert faults.injected.total() == 9
 
 
@@ -45,10 +45,10 @@ def test_unknown_fault_is_named() -> None:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in REST_KINDS if kind != "timeout"])
-def test_client_recovers_from_every_fault(serve_world, kind: str) -> None:
+def test_client_recovers_from_every_fault(standin_of: StandinOf, kind: str) -> None:
     faults = Faults(script=[kind, None, kind, None, kind], slow_seconds=0.01, retry_after=0)
-    _, url = serve_world(world_of({"a/b": list(range(150))}), faults=faults)
-    with GitHubClient(url, [SecretStr("token")], policy=QUICK) as client:
+    api = standin_of(world_of({"a/b": list(range(150))}), faults=faults)
+    with GitHubClient(api.url, [SecretStr("token")], policy=QUICK) as client:
         for _ in range(3):
             answer = client.get("/repositories/1/stargazers", parameters={"per_page": 100, "page": 2})
             assert (answer.status, len(answer.payload)) == (200, 50)
@@ -56,11 +56,11 @@ def test_client_recovers_from_every_fault(serve_world, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", GRAPHQL_KINDS)
-def test_lists_recover_from_every_fault_of_graphql(serve_world, kind: str) -> None:
+def test_lists_recover_from_every_fault_of_graphql(standin_of: StandinOf, kind: str) -> None:
     world = world_of({f"a/{n}": list(range(150)) for n in range(30)})
     faults = Faults(script=[None, kind, None, kind, None, kind])
-    _, url = serve_world(world, faults=faults)
-    with GitHubClient(url, [SecretStr("token")], policy=QUICK) as client:
+    api = standin_of(world, faults=faults)
+    with GitHubClient(api.url, [SecretStr("token")], policy=QUICK) as client:
         client.refresh_budgets()
         tasks = [
             CollectionTask(RepositoryRef(r.repo_id, r.full_name, r.full_name, 150, Outcome.OK))
@@ -71,13 +71,13 @@ def test_lists_recover_from_every_fault_of_graphql(serve_world, kind: str) -> No
     assert faults.injected[kind] >= 1
 
 
-def test_clock_skew_of_the_server_does_not_prolong_waits(serve_world) -> None:
+def test_clock_skew_of_the_server_does_not_prolong_waits(standin_of: StandinOf) -> None:
     clock = VirtualClock()
     faults = Faults(clock_skew=5400.0)
-    standin, url = serve_world(world_of({"a/b": [0]}), limits=Limits(requests=5), clock=clock, faults=faults)
+    api = standin_of(limits=Limits(requests=5), clock=clock, faults=faults)
     started = clock.now()
-    with GitHubClient(url, [SecretStr("token")], policy=RetryPolicy(), clock=clock) as client:
+    with GitHubClient(api.url, [SecretStr("token")], policy=RetryPolicy(), clock=clock) as client:
         for _ in range(6):
             client.get("/repositories/1")
     assert clock.now() - started <= 3603
-    assert standin.quota.violations.total() == 0
+    assert api.standin.quota.violations.total() == 0

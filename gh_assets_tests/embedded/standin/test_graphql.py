@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import requests
 from graphql import GraphQLSchema, build_schema, parse, validate
 
 from gh_assets.collector.repositories import nodes_query, repositories_query
@@ -14,8 +14,7 @@ from gh_assets.collector.star_sources.graphql import stargazers_query
 from gh_assets.collector.star_sources.starred_lists import starred_query
 from gh_assets.embedded.standin.graphql import SDL
 from gh_assets.embedded.standin.limits import Limits
-from gh_assets.embedded.standin.world import World
-from gh_assets_tests.support.standin import HEADERS
+from gh_assets_tests.support.standin import StandinClient, StandinOf
 from gh_assets_tests.support.worlds import troubled_world, world_of
 
 STARS = """
@@ -35,32 +34,10 @@ QUERIES = {
 }
 
 
-class GraphQLSession:
-    def __init__(self, standin: Any, url: str) -> None:
-        self.standin, self.url = standin, url
-
-    def post(self, query: str, **variables: Any) -> requests.Response:
-        body = {"query": query, "variables": variables}
-        return requests.post(f"{self.url}/graphql", json=body, headers=HEADERS, timeout=10)
-
-    def __call__(self, query: str, **variables: Any) -> dict[str, Any]:
-        response = self.post(query, **variables)
-        assert response.status_code == 200, response.text
-        return response.json()
-
-
-@pytest.fixture
-def ask(serve_world):
-    def over(world: World, **options: Any) -> GraphQLSession:
-        return GraphQLSession(*serve_world(world, **options))
-
-    return over
-
-
-def all_stars(ask: GraphQLSession, key: str, direction: str) -> list[tuple[str, int]]:
+def all_stars(session: StandinClient, key: str, direction: str) -> list[tuple[str, int]]:
     found, after = [], None
     while True:
-        page = ask(STARS % direction, id=key, after=after)["data"]["node"]["stargazers"]
+        page = session.ask(STARS % direction, id=key, after=after)["data"]["node"]["stargazers"]
         found += [(edge["starredAt"], edge["node"]["databaseId"]) for edge in page["edges"]]
         after = page["pageInfo"]["endCursor"]
         if not page["pageInfo"]["hasNextPage"]:
@@ -68,40 +45,40 @@ def all_stars(ask: GraphQLSession, key: str, direction: str) -> list[tuple[str, 
             return found
 
 
-def test_stars_by_pages_in_both_orders(ask) -> None:
-    session = ask(world_of({"a/b": list(range(250))}))
-    key = session('{ repository(owner: "A", name: "B") { id } }')["data"]["repository"]["id"]
+def test_stars_by_pages_in_both_orders(standin_of: StandinOf) -> None:
+    session = standin_of(world_of({"a/b": list(range(250))}))
+    key = session.ask('{ repository(owner: "A", name: "B") { id } }')["data"]["repository"]["id"]
     oldest = all_stars(session, key, "ASC")
     assert [user for _, user in oldest] == [5000 + user for user in range(250)]
     assert all_stars(session, key, "DESC") == oldest[::-1]
 
 
-def test_stars_with_equal_times_are_paged_completely(ask) -> None:
+def test_stars_with_equal_times_are_paged_completely(standin_of: StandinOf) -> None:
     world = world_of({"a/b": list(range(230))})
     world.repositories[0].starred_at[:] = 1_500_000_000
-    session = ask(world)
-    key = session('{ repository(owner: "a", name: "b") { id } }')["data"]["repository"]["id"]
+    session = standin_of(world)
+    key = session.ask('{ repository(owner: "a", name: "b") { id } }')["data"]["repository"]["id"]
     for direction in ("ASC", "DESC"):
         assert len({user for _, user in all_stars(session, key, direction)}) == 230
 
 
-def test_star_added_during_paging_does_not_shift_pages(ask) -> None:
+def test_star_added_during_paging_does_not_shift_pages(standin_of: StandinOf) -> None:
     world = world_of({"a/b": list(range(150))}, users=300)
-    session = ask(world)
-    key = session('{ repository(owner: "a", name: "b") { id } }')["data"]["repository"]["id"]
-    first = session(STARS % "DESC", id=key)["data"]["node"]["stargazers"]
+    session = standin_of(world)
+    key = session.ask('{ repository(owner: "a", name: "b") { id } }')["data"]["repository"]["id"]
+    first = session.ask(STARS % "DESC", id=key)["data"]["node"]["stargazers"]
     grown = world_of({"a/b": list(range(160))}, users=300).repositories[0]
     world.repositories[0].stargazers, world.repositories[0].starred_at = grown.stargazers, grown.starred_at
-    second = session(STARS % "DESC", id=key, after=first["pageInfo"]["endCursor"])["data"]["node"]["stargazers"]
+    second = session.ask(STARS % "DESC", id=key, after=first["pageInfo"]["endCursor"])["data"]["node"]["stargazers"]
     users = [edge["node"]["databaseId"] for edge in first["edges"] + second["edges"]]
     assert users == [5000 + user for user in range(149, -1, -1)]
 
 
-def test_metadata_aliases_and_partial_data_with_errors(ask) -> None:
-    session = ask(troubled_world())
+def test_metadata_aliases_and_partial_data_with_errors(standin_of: StandinOf) -> None:
+    session = standin_of(troubled_world())
     fields = "databaseId nameWithOwner stargazerCount isArchived primaryLanguage { name } " \
         "repositoryTopics(first: 20) { nodes { topic { name } } }"  # fmt: skip
-    answer = session(
+    answer = session.ask(
         f'{{ a: repository(owner: "good", name: "one") {{ {fields} }} '
         f'b: repository(owner: "old", name: "name") {{ {fields} }} '
         f'c: repository(owner: "not", name: "there") {{ {fields} }} '
@@ -117,39 +94,38 @@ def test_metadata_aliases_and_partial_data_with_errors(ask) -> None:
     ]  # fmt: skip
 
 
-def test_restricted_world_lists_only_starred_repositories_of_users(ask) -> None:
-    session = ask(world_of({"a/b": [0, 1, 2]}), restricted=True)
-    answer = session('{ repository(owner: "a", name: "b") { stargazers(first: 1) { totalCount } } }')
+def test_restricted_world_lists_only_starred_repositories_of_users(standin_of: StandinOf) -> None:
+    session = standin_of(world_of({"a/b": [0, 1, 2]}), restricted=True)
+    answer = session.ask('{ repository(owner: "a", name: "b") { stargazers(first: 1) { totalCount } } }')
     assert (answer["data"]["repository"], answer["errors"][0]["type"]) == (None, "FORBIDDEN")
-    starred = session(
+    starred = session.ask(
         '{ user(login: "user-1") { starredRepositories(first: 10) { totalCount nodes { databaseId } } } }'
     )
     assert starred["data"]["user"]["starredRepositories"] == {"totalCount": 1, "nodes": [{"databaseId": 1}]}
-    listed = requests.get(f"{session.url}/repositories/1/stargazers", headers=HEADERS, timeout=10)
-    assert listed.status_code == 403
-    forks = requests.get(f"{session.url}/repositories/1/forks", headers=HEADERS, timeout=10).json()
+    assert session.get("/repositories/1/stargazers").status_code == 403
+    forks = session.get("/repositories/1/forks").json()
     assert {fork["owner"]["login"] for fork in forks} <= {"user-0", "user-1", "user-2"}
 
 
 @pytest.mark.parametrize(("aliases", "points"), [(1, 1), (100, 1), (149, 1), (151, 2), (400, 4)])
-def test_query_costs_a_point_per_hundred_connections(ask, aliases: int, points: int) -> None:
-    session = ask(world_of({"a/b": [0]}))
+def test_query_costs_a_point_per_hundred_connections(standin_of: StandinOf, aliases: int, points: int) -> None:
+    session = standin_of()
     one = 'repository(owner: "a", name: "b") { stargazers(first: 100) { totalCount } }'
     query = "{" + " ".join(f"r{n}: {one}" for n in range(aliases)) + " rateLimit { cost remaining limit nodeCount } }"
-    response = session.post(query)
+    response = session.post("/graphql", {"query": query})
     usage = response.json()["data"]["rateLimit"]
     assert (usage["cost"], usage["nodeCount"]) == (points, aliases * 100)
     assert usage["remaining"] == usage["limit"] - points == int(response.headers["x-ratelimit-remaining"])
     assert response.headers["x-ratelimit-resource"] == "graphql"
 
 
-def test_connections_in_connections_are_counted_for_each_node(ask) -> None:
-    session = ask(world_of({"a/b": [0, 1, 2]}))
+def test_connections_in_connections_are_counted_for_each_node(standin_of: StandinOf) -> None:
+    session = standin_of(world_of({"a/b": [0, 1, 2]}))
     query = (
         '{ repository(owner: "a", name: "b") { stargazers(first: 100) { nodes { starredRepositories(first: 50) '
         "{ nodes { databaseId } } } } } rateLimit { cost nodeCount } }"
     )
-    assert session(query)["data"]["rateLimit"] == {"cost": 1, "nodeCount": 5100}
+    assert session.ask(query)["data"]["rateLimit"] == {"cost": 1, "nodeCount": 5100}
 
 
 @pytest.mark.parametrize(
@@ -162,40 +138,40 @@ def test_connections_in_connections_are_counted_for_each_node(ask) -> None:
         ("mutation { x }", "Exactly one query is supported"),
     ],
 )
-def test_invalid_query_has_errors_and_no_data(ask, query: str, message: str) -> None:
-    answer = ask(world_of({"a/b": [0]}))(query)
+def test_invalid_query_has_errors_and_no_data(standin_of: StandinOf, query: str, message: str) -> None:
+    answer = standin_of().ask(query)
     assert "data" not in answer
     assert message in answer["errors"][0]["message"]
 
 
-def test_query_with_too_many_nodes_is_rejected(ask) -> None:
+def test_query_with_too_many_nodes_is_rejected(standin_of: StandinOf) -> None:
     inner = "nodes { starredRepositories(first: 100) { totalCount } }"
     one = f'repository(owner: "a", name: "b") {{ stargazers(first: 100) {{ {inner} }} }}'
     query = "{" + " ".join(f"r{n}: {one}" for n in range(50)) + "}"
-    assert ask(world_of({"a/b": [0]}))(query)["errors"][0]["type"] == "MAX_NODE_LIMIT_EXCEEDED"
+    assert standin_of().ask(query)["errors"][0]["type"] == "MAX_NODE_LIMIT_EXCEEDED"
 
 
-def test_query_beyond_the_resource_limit_has_partial_data(ask) -> None:
-    session = ask(world_of({"a/b": [0]}), limits=Limits(query_budget=250))
+def test_query_beyond_the_resource_limit_has_partial_data(standin_of: StandinOf) -> None:
+    session = standin_of(limits=Limits(query_budget=250))
     one = 'repository(owner: "a", name: "b") { stargazers(first: 100) { totalCount } }'
-    answer = session("{" + " ".join(f"r{n}: {one}" for n in range(4)) + "}")
+    answer = session.ask("{" + " ".join(f"r{n}: {one}" for n in range(4)) + "}")
     assert [alias is not None for alias in answer["data"].values()] == [True, True, False, False]
     assert {error["type"] for error in answer["errors"]} == {"RESOURCE_LIMITS_EXCEEDED"}
 
 
-def test_points_and_requests_have_separate_limits(ask) -> None:
-    session = ask(world_of({"a/b": [0]}), limits=Limits(requests=1, graphql_points=2))
+def test_points_and_requests_have_separate_limits(standin_of: StandinOf) -> None:
+    session = standin_of(limits=Limits(requests=1, graphql_points=2))
     query = '{ repository(owner: "a", name: "b") { id } }'
-    assert [session.post(query).status_code for _ in range(3)] == [200, 200, 403]
-    assert requests.get(f"{session.url}/repositories/1", headers=HEADERS, timeout=10).status_code == 200
-    usage = requests.get(f"{session.url}/rate_limit", headers=HEADERS, timeout=10).json()["resources"]
+    assert [session.post("/graphql", {"query": query}).status_code for _ in range(3)] == [200, 200, 403]
+    assert session.get("/repositories/1").status_code == 200
+    usage = session.get("/rate_limit").json()["resources"]
     assert (usage["core"]["remaining"], usage["graphql"]["remaining"]) == (0, 0)
     assert session.standin.quota.violations == {"primary": 1}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("query", QUERIES.values(), ids=list(QUERIES))
-def test_queries_of_the_product_are_valid_in_githubs_schema(graph: GraphQLSchema, query) -> None:
+def test_queries_of_the_product_are_valid_in_githubs_schema(graph: GraphQLSchema, query: Callable[[int], str]) -> None:
     for size in (1, 3, 100):
         assert validate(graph, parse(query(size))) == []
 
@@ -205,7 +181,7 @@ def test_schema_of_the_stand_in_is_a_part_of_githubs(graph: GraphQLSchema) -> No
     for name, kind in build_schema(SDL).type_map.items():
         if name.startswith("__"):
             continue
-        expected = graph.type_map[name]
+        expected: Any = graph.type_map[name]
         for field_name, field in getattr(kind, "fields", {}).items():
             expected_field = expected.fields[field_name]
             assert str(field.type) == str(expected_field.type), f"{name}.{field_name}"
