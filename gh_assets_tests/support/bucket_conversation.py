@@ -79,21 +79,21 @@ def part(name: str, content: bytes, description: dict[str, Any]) -> tuple[bytes,
 
 
 def converse(conversation: Conversation) -> None:
-    bucket = "some-bucket"
+    send, bucket = conversation.send, "some-bucket"
     o, up = f"/storage/v1/b/{bucket}/o", f"/upload/storage/v1/b/{bucket}/o"
-    conversation.send("POST", "/storage/v1/b?project=p", {"name": bucket})
-    conversation.send("POST", "/storage/v1/b?project=p", {"name": bucket})
-    conversation.send("GET", f"/storage/v1/b/{bucket}")
-    conversation.send("GET", "/storage/v1/b/no-such-bucket")
-    conversation.send("GET", "/storage/v1/b/no-such-bucket/o")
-    conversation.send("GET", f"{o}/missing")
-    conversation.send("GET", f"{o}/missing?alt=media")
-    conversation.send("DELETE", f"{o}/missing")
-    conversation.send("GET", o)
+    send("POST", "/storage/v1/b?project=p", {"name": bucket})
+    send("POST", "/storage/v1/b?project=p", {"name": bucket})
+    send("GET", f"/storage/v1/b/{bucket}")
+    send("GET", "/storage/v1/b/no-such-bucket")
+    send("GET", "/storage/v1/b/no-such-bucket/o")
+    send("GET", f"{o}/missing")
+    send("GET", f"{o}/missing?alt=media")
+    send("DELETE", f"{o}/missing")
+    send("GET", o)
 
     def multipart(name: str, content: bytes, query: str = "", **description: Any) -> str:
         body, kind = part(name, content, description)
-        answer = conversation.send("POST", f"{up}?uploadType=multipart{query}", body, content_type=kind)
+        answer = send("POST", f"{up}?uploadType=multipart{query}", body, content_type=kind)
         return str(answer.json().get("generation", "")) if answer.ok else ""
 
     first = multipart("a/b", b"0123456789", metadata={"k": "v", "empty": ""})
@@ -106,9 +106,7 @@ def converse(conversation: Conversation) -> None:
     multipart("empty", b"")
     multipart("ü/é x%2F?#", b"names")
     multipart("plain", b"plain")
-    conversation.send(
-        "POST", "/upload/storage/v1/b/no-such-bucket/o?uploadType=media&name=x", b"plain", content_type="text/plain"
-    )
+    send("POST", "/upload/storage/v1/b/no-such-bucket/o?uploadType=media&name=x", b"plain", content_type="text/plain")
 
     of = f"{o}/a%2Fb"
     for query in (
@@ -116,77 +114,73 @@ def converse(conversation: Conversation) -> None:
         f"?ifGenerationMatch={second}", f"?ifGenerationNotMatch={second}", "?ifMetagenerationMatch=1",
         "?ifMetagenerationMatch=2", "?ifMetagenerationNotMatch=1", "?projection=full",
     ):  # fmt: skip
-        conversation.send("GET", of + query)
+        send("GET", of + query)
     media = f"{of}?alt=media"
-    conversation.send("GET", media)
-    conversation.send("GET", f"/download{of}?alt=media")
-    conversation.send("GET", f"{media}&ifGenerationMatch={first}")
+    send("GET", media)
+    send("GET", f"/download{of}?alt=media")
+    send("GET", f"{media}&ifGenerationMatch={first}")
     for wanted in ("0-3", "3-", "-4", "8-100", "10-", "100-200", "0-0"):
-        conversation.send("GET", media, range=f"bytes={wanted}")
-    conversation.send("GET", f"{o}/empty?alt=media")
-    conversation.send("GET", f"{o}/empty?alt=media", range="bytes=0-")
-    conversation.send("GET", f"{o}/%C3%BC%2F%C3%A9%20x%252F%3F%23?alt=media")
+        send("GET", media, range=f"bytes={wanted}")
+    send("GET", f"{o}/empty?alt=media")
+    send("GET", f"{o}/empty?alt=media", range="bytes=0-")
+    send("GET", f"{o}/%C3%BC%2F%C3%A9%20x%252F%3F%23?alt=media")
 
-    conversation.send("PATCH", of, {"metadata": {"k": None, "m": "n"}, "contentType": "text/x"})
-    conversation.send("PATCH", f"{of}?ifMetagenerationMatch=1", {"metadata": {"k": "late"}})
-    conversation.send("PATCH", of, {"metadata": None})
-    conversation.send("PATCH", f"{o}/missing", {"metadata": {"k": "v"}})
-    conversation.send("PUT", of, {"metadata": {"only": "this"}, "contentType": "text/y"})
-    conversation.send("GET", of)
+    send("PATCH", of, {"metadata": {"k": None, "m": "n"}, "contentType": "text/x"})
+    send("PATCH", f"{of}?ifMetagenerationMatch=1", {"metadata": {"k": "late"}})
+    send("PATCH", of, {"metadata": None})
+    send("PATCH", f"{o}/missing", {"metadata": {"k": "v"}})
+    send("PUT", of, {"metadata": {"only": "this"}, "contentType": "text/y"})
+    send("GET", of)
 
     to = f"{of}/rewriteTo/b/{bucket}/o"
-    conversation.send("POST", f"{to}/copy", {})
-    conversation.send("POST", f"{to}/copy?ifGenerationMatch=0", {})
-    conversation.send("POST", f"{to}/copy?ifSourceGenerationMatch={first}", {})
-    conversation.send("POST", f"{o}/missing/rewriteTo/b/{bucket}/o/copy", {})
-    conversation.send("POST", f"{of}/rewriteTo/b/no-such-bucket/o/copy", {})
-    conversation.send("POST", f"{of}/copyTo/b/{bucket}/o/copied", {})
+    send("POST", f"{to}/copy", {})
+    send("POST", f"{to}/copy?ifGenerationMatch=0", {})
+    send("POST", f"{to}/copy?ifSourceGenerationMatch={first}", {})
+    send("POST", f"{o}/missing/rewriteTo/b/{bucket}/o/copy", {})
+    send("POST", f"{of}/rewriteTo/b/no-such-bucket/o/copy", {})
+    send("POST", f"{of}/copyTo/b/{bucket}/o/copied", {})
     both = [{"name": "a/b"}, {"name": "plain"}]
-    conversation.send(
-        "POST", f"{o}/composed/compose", {"sourceObjects": both, "destination": {"contentType": "text/plain"}}
-    )
-    conversation.send("GET", f"{o}/composed?alt=media")
-    conversation.send("POST", f"{o}/composed/compose?ifGenerationMatch=0", {"sourceObjects": both})
-    conversation.send("POST", f"{o}/composed/compose", {"sourceObjects": [{"name": "missing"}]})
+    send("POST", f"{o}/composed/compose", {"sourceObjects": both, "destination": {"contentType": "text/plain"}})
+    send("GET", f"{o}/composed?alt=media")
+    send("POST", f"{o}/composed/compose?ifGenerationMatch=0", {"sourceObjects": both})
+    send("POST", f"{o}/composed/compose", {"sourceObjects": [{"name": "missing"}]})
 
     for query in (
         "", "?prefix=a/", "?delimiter=/", "?prefix=a/&delimiter=/", "?prefix=nothing", "?startOffset=c",
         "?startOffset=b&endOffset=d", "?endOffset=copy",
     ):  # fmt: skip
-        conversation.send("GET", o + query)
+        send("GET", o + query)
 
     def begin(query: str = "", **headers: str) -> str:
         given = {"name": "large", "metadata": {"k": "v"}, "contentType": "text/plain"}
-        return conversation.send("POST", f"{up}?uploadType=resumable{query}", given, **headers).headers.get(
-            "location", ""
-        )
+        return send("POST", f"{up}?uploadType=resumable{query}", given, **headers).headers.get("location", "")
 
     size = 600 << 10
     content = bytes(range(256)) * (size // 256)
     place = begin()
     quarter = 256 << 10
-    conversation.send("PUT", place, b"", content_range=f"bytes */{size}")
-    conversation.send("PUT", place, content[:quarter], content_range=f"bytes 0-{quarter - 1}/{size}")
-    conversation.send("PUT", place, b"", content_range=f"bytes */{size}")
-    conversation.send("PUT", place, content[:quarter], content_range=f"bytes 0-{quarter - 1}/{size}")  # again
-    conversation.send("GET", f"{o}/large")
-    conversation.send("PUT", place, content[quarter:], content_range=f"bytes {quarter}-{size - 1}/{size}")
-    conversation.send("PUT", place, b"", content_range=f"bytes */{size}")  # complete, but the response was lost
-    conversation.send("GET", f"{o}/large?alt=media", range="bytes=599000-")
+    send("PUT", place, b"", content_range=f"bytes */{size}")
+    send("PUT", place, content[:quarter], content_range=f"bytes 0-{quarter - 1}/{size}")
+    send("PUT", place, b"", content_range=f"bytes */{size}")
+    send("PUT", place, content[:quarter], content_range=f"bytes 0-{quarter - 1}/{size}")  # again
+    send("GET", f"{o}/large")
+    send("PUT", place, content[quarter:], content_range=f"bytes {quarter}-{size - 1}/{size}")
+    send("PUT", place, b"", content_range=f"bytes */{size}")  # complete, but the response was lost
+    send("GET", f"{o}/large?alt=media", range="bytes=599000-")
     place = begin()
-    conversation.send("PUT", place, content[:quarter], content_range=f"bytes 0-{quarter - 1}/*")
-    conversation.send("PUT", place, b"ends", content_range=f"bytes {quarter}-{quarter + 3}/{quarter + 4}")
-    conversation.send("PUT", begin(), b"all at once")
-    conversation.send("PUT", begin("&ifGenerationMatch=0"), b"too late")
+    send("PUT", place, content[:quarter], content_range=f"bytes 0-{quarter - 1}/*")
+    send("PUT", place, b"ends", content_range=f"bytes {quarter}-{quarter + 3}/{quarter + 4}")
+    send("PUT", begin(), b"all at once")
+    send("PUT", begin("&ifGenerationMatch=0"), b"too late")
     place = begin("&ifGenerationMatch=7")
     if place:
-        conversation.send("PUT", place, b"too late", content_range="bytes 0-7/8")
+        send("PUT", place, b"too late", content_range="bytes 0-7/8")
     place = begin()
-    conversation.send("DELETE", place)
-    conversation.send("PUT", place, b"", content_range="bytes */8")
-    conversation.send("PUT", f"{up}?uploadType=resumable&upload_id=none", b"x", content_range="bytes 0-0/1")
-    conversation.send("GET", f"{o}/large")
+    send("DELETE", place)
+    send("PUT", place, b"", content_range="bytes */8")
+    send("PUT", f"{up}?uploadType=resumable&upload_id=none", b"x", content_range="bytes 0-0/1")
+    send("GET", f"{o}/large")
 
-    conversation.send("DELETE", f"{of}?ifGenerationMatch={first}")
-    conversation.send("DELETE", of)
-    conversation.send("DELETE", of)
+    send("DELETE", f"{of}?ifGenerationMatch={first}")
+    send("DELETE", of)
+    send("DELETE", of)

@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from gh_assets.embedded.bucket.files import Draft, Entry, Files, encoded
+from gh_assets.embedded.bucket.files import Draft, Entry, Files, timestamp
 
 
 def adopt(files: Files, old: Path) -> int:
@@ -27,7 +27,7 @@ def adopt(files: Files, old: Path) -> int:
         return 0
     buckets, objects = {}, []
     for folder in sorted(path for path in old.iterdir() if path.is_dir()):
-        buckets[folder.name] = _text(dt.datetime.fromtimestamp(folder.stat().st_mtime, dt.UTC))
+        buckets[folder.name] = _written_at(folder)
         for path in sorted(file for file in folder.rglob("*") if file.is_file()):
             objects.append((_entry(folder, path), path))
     files.adopt(buckets, objects)
@@ -37,11 +37,11 @@ def adopt(files: Files, old: Path) -> int:
 
 def _entry(folder: Path, path: Path) -> Entry:
     status = path.stat()
-    written = _text(dt.datetime.fromtimestamp(status.st_mtime, dt.UTC))
+    written = _written_at(path)
     attributes = _attributes(path)
-    if not attributes.get("Crc32c") or not attributes.get("Md5Hash"):
-        draft = Draft.of(path)
-        attributes |= {"Crc32c": encoded(draft.crc32c.to_bytes(4, "big")), "Md5Hash": encoded(draft.md5.digest())}
+    crc32c, md5 = attributes.get("Crc32c"), attributes.get("Md5Hash")
+    if not crc32c or not md5:
+        _, crc32c, md5 = Draft.of(path).checksums
     properties: dict[str, Any] = {"contentType": attributes.get("ContentType") or "application/octet-stream"}
     if attributes.get("Metadata"):
         properties["metadata"] = attributes["Metadata"]
@@ -51,8 +51,8 @@ def _entry(folder: Path, path: Path) -> Entry:
         generation=int(attributes.get("Generation") or status.st_mtime_ns // 1000),
         metageneration=1,
         size=status.st_size,
-        crc32c=attributes["Crc32c"],
-        md5=attributes["Md5Hash"],
+        crc32c=crc32c,
+        md5=md5,
         created=attributes.get("Created") or written,
         updated=attributes.get("Updated") or written,
         properties=properties,
@@ -68,5 +68,5 @@ def _attributes(path: Path) -> dict[str, Any]:
     return attributes if isinstance(attributes, dict) else {}
 
 
-def _text(moment: dt.datetime) -> str:
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+def _written_at(path: Path) -> str:
+    return timestamp(dt.datetime.fromtimestamp(path.stat().st_mtime, dt.UTC))

@@ -9,12 +9,12 @@ import datetime as dt
 import hmac
 import os
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from email.utils import format_datetime
+from functools import partial
 from io import BytesIO
 from typing import Any, BinaryIO
-from urllib.parse import parse_qs, quote, unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import google_crc32c
 import orjson
@@ -24,7 +24,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from gh_assets.embedded.bucket.files import BucketError, Draft, Entry, Files, Preconditions, encoded, not_found
+from gh_assets.embedded.bucket.files import (
+    BucketError,
+    Draft,
+    Entry,
+    Files,
+    Preconditions,
+    encode_crc32c,
+    invalid,
+    not_found,
+)
 from gh_assets.embedded.bucket.uploads import Session, Sessions
 
 MAX_IN_MEMORY = 128 << 20
@@ -41,33 +50,26 @@ _HOSTS = {"127.0.0.1", "localhost"}
 _BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 
 
-@dataclass(frozen=True)
-class Call:
-    """A parsed request.
+class Call(Request):
+    """A request."""
 
-    Attributes
-    ----------
-    method : str
-    path : tuple of str
-        Decoded parts of the path; the name of an object is one part, even with slashes.
-    query : dict of str
-    request : Request
-    """
+    @property
+    def path(self) -> tuple[str, ...]:
+        """Decoded parts of the path; the name of an object is one part, even with slashes."""
+        raw = self.scope.get("raw_path") or self.scope["path"].encode()
+        path = raw.split(b"?")[0].decode("ascii").strip("/")
+        return tuple(unquote(part, errors="strict") for part in path.split("/"))
 
-    method: str
-    path: tuple[str, ...]
-    query: Mapping[str, str]
-    request: Request
+    @property
+    def address(self) -> str:
+        return f"http://{self.headers['host']}"
 
     def number(self, name: str) -> int | None:
         """Return an integer parameter of the query, or None."""
-        text = self.query.get(name)
-        if text is None:
-            return None
         try:
-            return int(text)
+            return _integer(self.query_params.get(name))
         except ValueError:
-            raise BucketError(400, "invalid", f"Invalid value for {name}: {text!r}.") from None
+            raise invalid(f"Invalid value for {name}: {self.query_params[name]!r}.") from None
 
     def conditions(self, prefix: str = "if") -> Preconditions:
         """Return the preconditions of the query; the prefix of those on a source is ``ifSource``."""
@@ -93,7 +95,7 @@ class Call:
             413 if it has more than `limit` bytes.
         """
         parts, size = [], 0
-        async for part in self.request.stream():
+        async for part in self.stream():
             size += len(part)
             if size > limit:
                 raise BucketError(413, "uploadTooLarge", f"More than {limit:,} bytes in one request.")
@@ -119,10 +121,10 @@ class BucketServer:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        request = Request(scope, receive)
+        call = Call(scope, receive)
         try:
-            self._authorize(request)
-            response = await self._dispatch(_call(request))
+            self._authorize(call)
+            response = await self._dispatch(call)
         except BucketError as error:
             response = _error_response(error)
         except ClientDisconnect:
@@ -132,7 +134,7 @@ class BucketServer:
             response = _error_response(BucketError(503, "backendError", f"The disk: {error.strerror}."))
         await response(scope, receive, send)
 
-    def _authorize(self, request: Request) -> None:
+    def _authorize(self, call: Call) -> None:
         """Check the token, and that the request does not come from a page in a browser.
 
         Raises
@@ -140,10 +142,10 @@ class BucketServer:
         BucketError
             401 or 403.
         """
-        host = urlsplit(f"//{request.headers.get('host', '')}").hostname
-        if host not in _HOSTS or "origin" in request.headers:
+        host = urlsplit(f"//{call.headers.get('host', '')}").hostname
+        if host not in _HOSTS or "origin" in call.headers:
             raise BucketError(403, "forbidden", "This server is for programs of this machine only.")
-        authorization = request.headers.get("authorization", "").encode("utf-8", "surrogateescape")
+        authorization = call.headers.get("authorization", "").encode("utf-8", "surrogateescape")
         if not hmac.compare_digest(authorization, self._authorization):
             raise BucketError(401, "required", "The request needs the bearer token of this home.")
 
@@ -155,15 +157,9 @@ class BucketServer:
                 return await self._bucket(call, bucket)
             case ("storage", "v1", "b", bucket, "o"):
                 return await self._list(call, bucket)
-            case ("upload", "storage", "v1", "b", bucket, "o") | (
-                "resumable",
-                "upload",
-                "storage",
-                "v1",
-                "b",
-                bucket,
-                "o",
-            ):
+            case ("upload", "storage", "v1", "b", bucket, "o"):
+                return await self._upload(call, bucket)
+            case ("resumable", "upload", "storage", "v1", "b", bucket, "o"):
                 return await self._upload(call, bucket)
             case ("storage", "v1", "b", bucket, "o", name):
                 return await self._object(call, bucket, name)
@@ -179,13 +175,13 @@ class BucketServer:
 
     async def _buckets(self, call: Call) -> Response:
         if call.method == "GET":
-            prefix = call.query.get("prefix", "")
+            prefix = call.query_params.get("prefix", "")
             items = [_bucket(name, created) for name, created in self.files.buckets() if name.startswith(prefix)]
             return _json({"kind": "storage#buckets", "items": items})
         _check_method(call, "POST")
         name = (await call.description()).get("name")
         if not isinstance(name, str) or not _BUCKET_NAME.fullmatch(name):
-            raise BucketError(400, "invalid", f"Invalid bucket name: {name!r}")
+            raise invalid(f"Invalid bucket name: {name!r}")
         return _json(_bucket(name, await run_in_threadpool(self.files.create_bucket, name)))
 
     async def _bucket(self, call: Call, name: str) -> Response:
@@ -199,7 +195,7 @@ class BucketServer:
 
     async def _list(self, call: Call, bucket: str) -> Response:
         _check_method(call, "GET")
-        query = call.query
+        query = call.query_params
         prefix, delimiter, end = query.get("prefix", ""), query.get("delimiter", ""), query.get("endOffset", "")
         limit = min(call.number("maxResults") or 1000, 1000)
         items: list[dict[str, Any]] = []
@@ -218,7 +214,7 @@ class BucketServer:
                 token = last
                 break
             if folder is None:
-                items.append(_object(entry, _address(call)))
+                items.append(_object(entry, call.address))
             else:
                 folders[folder] = None
             last = entry.name
@@ -228,40 +224,27 @@ class BucketServer:
     async def _object(self, call: Call, bucket: str, name: str) -> Response:
         match call.method:
             case "GET" | "HEAD":
-                if call.query.get("alt") == "media":
+                if call.query_params.get("alt") == "media":
                     return self._content(call, bucket, name)
                 entry = self.files.find(bucket, name, call.conditions(), call.number("generation"))
-                return _json(_object(entry, _address(call)))
+                return _json(_object(entry, call.address))
             case "DELETE":
                 await run_in_threadpool(self.files.delete, bucket, name, call.conditions(), call.number("generation"))
                 return Response(status_code=204)
             case "PATCH" | "PUT":
                 properties = _properties(await call.description())
-                conditions, generation = call.conditions(), call.number("generation")
-                changed = await run_in_threadpool(
-                    lambda: self.files.update(
-                        bucket, name, properties, conditions, generation, whole=call.method == "PUT"
-                    )
-                )
-                return _json(_object(changed, _address(call)))
+                given = bucket, name, properties, call.conditions(), call.number("generation")
+                return await _written(call, partial(self.files.update, *given, whole=call.method == "PUT"))
         raise BucketError(405, "methodNotAllowed", f"Objects do not support {call.method}.")
 
     def _content(self, call: Call, bucket: str, name: str) -> Response:
-        while True:
-            entry = self.files.find(bucket, name, call.conditions(), call.number("generation"))
-            try:
-                file: BinaryIO = self.files.open(entry)
-                break
-            except FileNotFoundError:
-                if self.files.find(bucket, name, Preconditions()) == entry:
-                    file = BytesIO()  # the file is missing, although the object has not been replaced
-                    break
+        entry, file = self._open(bucket, name, call.conditions(), call.number("generation"))
         try:
             size = file.seek(0, os.SEEK_END)  # differs from that of the entry if the file is damaged
             if size == 0 < entry.size:
                 # Clients detect damage by the checksum, but do not verify it for a response without content.
                 file, size = BytesIO(b"\0"), 1
-            first, last, status = _range(call.request.headers, size)
+            first, last, status = _range(call.headers, size)
             headers = {
                 "content-type": str(entry.properties.get("contentType", "application/octet-stream")),
                 "content-length": str(last - first),
@@ -286,6 +269,17 @@ class BucketServer:
             raise
         return StreamingResponse(_pieces(file, first, last), status, headers)
 
+    def _open(
+        self, bucket: str, name: str, conditions: Preconditions, generation: int | None
+    ) -> tuple[Entry, BinaryIO]:
+        entry = self.files.find(bucket, name, conditions, generation)
+        try:
+            return entry, self.files.open(entry)
+        except FileNotFoundError:
+            if self.files.find(bucket, name, Preconditions()) == entry:
+                return entry, BytesIO()  # the file is missing, although the object has not been replaced
+            return self._open(bucket, name, conditions, generation)
+
     async def _copy(self, call: Call, source: tuple[str, str], target: tuple[str, str], method: str) -> Response:
         _check_method(call, "POST")
         description = await call.description()
@@ -297,9 +291,9 @@ class BucketServer:
             properties = _properties(description) or entry.properties
             return self.files.copy(entry, *target, properties, conditions)
 
-        resource = _object(await run_in_threadpool(copy), _address(call))
         if method == "copyTo":
-            return _json(resource)
+            return await _written(call, copy)
+        resource = _object(await run_in_threadpool(copy), call.address)
         size = resource["size"]
         done = {"done": True, "objectSize": size, "totalBytesRewritten": size, "resource": resource}
         return _json({"kind": "storage#rewriteResponse", **done})
@@ -310,41 +304,39 @@ class BucketServer:
         conditions = call.conditions()
         sources = description.get("sourceObjects")
         if not isinstance(sources, list) or not 1 <= len(sources) <= 32:
-            raise BucketError(400, "invalid", "Compose takes 1 to 32 sourceObjects.")
+            raise invalid("Compose takes 1 to 32 sourceObjects.")
 
         def compose() -> Entry:
             entries = []
             for source in sources:
                 expected = (source.get("objectPreconditions") or {}).get("ifGenerationMatch")
-                condition = Preconditions(generation=None if expected is None else int(expected))
-                generation = source.get("generation")
-                number = None if generation is None else int(generation)
-                entries.append(self.files.find(bucket, source["name"], condition, number))
+                condition = Preconditions(generation=_integer(expected))
+                entries.append(self.files.find(bucket, source["name"], condition, _integer(source.get("generation"))))
             draft = self.files.draft(part for entry in entries for part in _content_of(self.files, entry))
             properties = _properties(description.get("destination") or {})
             return self.files.store(bucket, name, draft, properties, conditions)
 
-        return _json(_object(await run_in_threadpool(compose), _address(call)))
+        return await _written(call, compose)
 
     # -- uploads ---------------------------------------------------------------------------------------------------
 
     async def _upload(self, call: Call, bucket: str) -> Response:
-        if "upload_id" in call.query:
+        if "upload_id" in call.query_params:
             return await self._continue_upload(call, bucket)
         _check_method(call, "POST")
-        kind = call.query.get("uploadType", "media")
+        kind = call.query_params.get("uploadType", "media")
         if kind == "resumable":
             return await self._begin_upload(call, bucket)
         if kind == "media":
             properties: dict[str, Any] = {}
             body = await call.content(MAX_IN_MEMORY)
-            content_type = call.request.headers.get("content-type")
+            content_type = call.headers.get("content-type")
         elif kind == "multipart":
             properties, body, content_type = _parts(
-                call.request.headers.get("content-type", ""), await call.content(MAX_IN_MEMORY + MAX_DESCRIPTION)
+                call.headers.get("content-type", ""), await call.content(MAX_IN_MEMORY + MAX_DESCRIPTION)
             )
         else:
-            raise BucketError(400, "invalid", f"Unknown uploadType {kind!r}.")
+            raise invalid(f"Unknown uploadType {kind!r}.")
         if content_type and "contentType" not in properties:
             properties["contentType"] = content_type
         name, conditions = _name(call, properties), call.conditions()
@@ -353,34 +345,34 @@ class BucketServer:
             draft = self.files.draft([body])
             return self.files.store(bucket, name, draft, _properties(properties), conditions)
 
-        return _json(_object(await run_in_threadpool(store), _address(call)))
+        return await _written(call, store)
 
     async def _begin_upload(self, call: Call, bucket: str) -> Response:
         description = await call.description()
-        if "contentType" not in description and "x-upload-content-type" in call.request.headers:
-            description["contentType"] = call.request.headers["x-upload-content-type"]
+        if "contentType" not in description and "x-upload-content-type" in call.headers:
+            description["contentType"] = call.headers["x-upload-content-type"]
         self.files.bucket(bucket)
         session = Session(bucket, _name(call, description), _properties(description), call.conditions())
         key = await run_in_threadpool(self.sessions.begin, session)
         query = f"uploadType=resumable&upload_id={key}"
-        location = f"{_address(call)}/upload/storage/v1/b/{quote(bucket)}/o?{query}"
+        location = f"{call.address}/upload/storage/v1/b/{quote(bucket)}/o?{query}"
         return Response(headers={"location": location, "x-guploader-uploadid": key})
 
     async def _continue_upload(self, call: Call, bucket: str) -> Response:
         """Receive the next chunk of a resumable upload, or report its progress."""
-        key = call.query["upload_id"]
+        key = call.query_params["upload_id"]
         if call.method == "DELETE":
             await run_in_threadpool(self.sessions.cancel, key)
             return Response(status_code=499)
         _check_method(call, "PUT", "POST")
         if (result := await run_in_threadpool(self.sessions.result, key)) is not None:
-            async for _ in call.request.stream():
+            async for _ in call.stream():
                 pass  # a chunk that the client repeats, because it did not receive the response
             return _json(result)
         session, draft = await run_in_threadpool(self.sessions.find, key)
         if session.bucket != bucket:
             raise not_found("The upload")
-        first, last, total = _content_range(call.request.headers)
+        first, last, total = _content_range(call.headers)
         if first is not None:
             await _receive_chunk(call, draft, first)
         if total is None and last is None:
@@ -389,25 +381,30 @@ class BucketServer:
             headers = {"range": f"bytes=0-{draft.size - 1}"} if draft.size else {}
             return Response(status_code=308, headers=headers)
         if draft.size > total:
-            raise BucketError(400, "invalid", f"The upload has {draft.size} bytes, more than the {total} announced.")
+            raise invalid(f"The upload has {draft.size} bytes, more than the {total} announced.")
 
         def store() -> dict[str, Any]:
             complete = self.sessions.finish(key, draft, self.files.new_path())
             entry = self.files.store(session.bucket, session.name, complete, session.properties, session.conditions)
-            resource = _object(entry, _address(call))
+            resource = _object(entry, call.address)
             self.sessions.keep_result(key, resource)
             return resource
 
         return _json(await run_in_threadpool(store))
 
 
+async def _written(call: Call, write: Callable[[], Entry]) -> Response:
+    """Write an object, and return its resource."""
+    return _json(_object(await run_in_threadpool(write), call.address))
+
+
 async def _receive_chunk(call: Call, draft: Draft, first: int) -> None:
     """Append a chunk that begins at byte `first`, without the bytes that the draft already has."""
     if first > draft.size:
-        raise BucketError(400, "invalid", f"The upload has {draft.size} bytes so far: byte {first} comes too early.")
+        raise invalid(f"The upload has {draft.size} bytes so far: byte {first} comes too early.")
     known = draft.size - first
     received = bytearray()
-    async for part in call.request.stream():
+    async for part in call.stream():
         received += part[known:]
         known = max(known - len(part), 0)
         if len(received) >= PART:
@@ -416,12 +413,8 @@ async def _receive_chunk(call: Call, draft: Draft, first: int) -> None:
     await run_in_threadpool(draft.append, bytes(received))
 
 
-def _call(request: Request) -> Call:
-    raw = request.scope.get("raw_path") or request.scope["path"].encode()
-    path = raw.split(b"?")[0].decode("ascii", "strict").strip("/")
-    parts = [unquote(part, errors="strict") for part in path.split("/")]
-    query = parse_qs(request.scope["query_string"].decode("ascii"), keep_blank_values=True, errors="strict")
-    return Call(request.method, tuple(parts), {name: values[-1] for name, values in query.items()}, request)
+def _integer(text: str | None) -> int | None:
+    return None if text is None else int(text)
 
 
 def _check_method(call: Call, *methods: str) -> None:
@@ -430,9 +423,9 @@ def _check_method(call: Call, *methods: str) -> None:
 
 
 def _name(call: Call, description: Mapping[str, Any]) -> str:
-    name = call.query.get("name") or description.get("name")
+    name = call.query_params.get("name") or description.get("name")
     if not isinstance(name, str) or not 0 < len(name.encode()) <= 1024 or "\r" in name or "\n" in name:
-        raise BucketError(400, "invalid", "An object's name has 1 to 1024 bytes of UTF-8 and no line breaks.")
+        raise invalid("An object's name has 1 to 1024 bytes of UTF-8 and no line breaks.")
     return name
 
 
@@ -449,7 +442,7 @@ def _properties(description: Mapping[str, Any]) -> dict[str, Any]:
     if metadata is not None and not (
         isinstance(metadata, dict) and all(isinstance(value, str | None) for value in metadata.values())
     ):
-        raise BucketError(400, "invalid", "metadata must be an object of strings.")
+        raise invalid("metadata must be an object of strings.")
     return properties
 
 
@@ -527,7 +520,7 @@ def _content_range(headers: Headers) -> tuple[int | None, int | None, int | None
         return 0, None, None
     match = re.fullmatch(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)", text.strip())
     if match is None:
-        raise BucketError(400, "invalid", f"Invalid Content-Range: {text!r}.")
+        raise invalid(f"Invalid Content-Range: {text!r}.")
     first, last = (int(match[1]), int(match[2])) if match[1] else (None, -1)
     return first, last, None if match[3] == "*" else int(match[3])
 
@@ -545,7 +538,7 @@ def _content_of(files: Files, entry: Entry) -> Iterator[bytes]:
         while part := file.read(PART):
             crc32c = google_crc32c.extend(crc32c, part)
             yield part
-    if encoded(crc32c.to_bytes(4, "big")) != entry.crc32c:
+    if encode_crc32c(crc32c) != entry.crc32c:
         raise BucketError(500, "internalError", f"The content of {entry.bucket}/{entry.name} is damaged.")
 
 
@@ -561,10 +554,6 @@ async def _pieces(file: BinaryIO, first: int, last: int) -> AsyncIterator[bytes]
 
 
 # -- responses -------------------------------------------------------------------------------------------------------
-
-
-def _address(call: Call) -> str:
-    return f"http://{call.request.headers['host']}"
 
 
 def _bucket(name: str, created: str) -> dict[str, Any]:

@@ -39,6 +39,10 @@ CREATE TABLE IF NOT EXISTS objects (
 """
 
 
+Checksums = tuple[int, str, str]
+"""Size of a content, and its CRC32C and MD5 in the form of Cloud Storage, base64."""
+
+
 class BucketError(Exception):
     """An error response of Cloud Storage: an HTTP status, a reason and a message."""
 
@@ -46,6 +50,10 @@ class BucketError(Exception):
         super().__init__(message)
         self.status = status
         self.reason = reason
+
+
+def invalid(message: str) -> BucketError:
+    return BucketError(400, "invalid", message)
 
 
 def not_found(what: str) -> BucketError:
@@ -76,11 +84,11 @@ class Preconditions:
             412 if a condition does not hold; 304 if it is one of "not" and the object is only read.
         """
         generation, metageneration = (entry.generation, entry.metageneration) if entry else (0, 0)
-        if self.generation not in (None, generation) or self.metageneration not in (None, metageneration):
-            raise BucketError(412, "conditionNotMet", "At least one of the pre-conditions you specified did not hold.")
-        if generation == self.generation_not or (entry and metageneration == self.metageneration_not):
-            if reading:
-                raise BucketError(304, "notModified", "The object has not changed.")
+        differs = self.generation not in (None, generation) or self.metageneration not in (None, metageneration)
+        unchanged = generation == self.generation_not or (entry and metageneration == self.metageneration_not)
+        if reading and unchanged and not differs:
+            raise BucketError(304, "notModified", "The object has not changed.")
+        if differs or unchanged:
             raise BucketError(412, "conditionNotMet", "At least one of the pre-conditions you specified did not hold.")
 
 
@@ -126,6 +134,10 @@ class Draft:
         self.crc32c = google_crc32c.extend(self.crc32c, content)
         self.md5.update(content)
 
+    @property
+    def checksums(self) -> Checksums:
+        return self.size, encode_crc32c(self.crc32c), base64.b64encode(self.md5.digest()).decode()
+
     @classmethod
     def of(cls, path: Path) -> Draft:
         """Continue a file of an earlier process."""
@@ -134,16 +146,6 @@ class Draft:
             while part := file.read(1 << 20):
                 draft.count(part)
         return draft
-
-
-@dataclass(frozen=True)
-class Content:
-    """A complete file, with its checksums."""
-
-    path: Path
-    size: int
-    crc32c: str
-    md5: str
 
 
 class Files:
@@ -183,7 +185,7 @@ class Files:
         BucketError
             409 if it exists.
         """
-        created = _now()
+        created = timestamp(dt.datetime.now(dt.UTC))
         with self._transaction() as index:
             if index.execute("INSERT OR IGNORE INTO buckets VALUES (?, ?)", (name, created)).rowcount == 0:
                 raise BucketError(409, "conflict", "Your previous request to create the named bucket succeeded.")
@@ -237,14 +239,16 @@ class Files:
             does not hold.
         """
         with self._lock:
-            entry = self._entry(bucket, name)
-        conditions.check(entry, reading=True)
-        return _existing(entry, bucket, name, generation)
+            return self._find(bucket, name, conditions, generation, reading=True)
 
-    def _find_to_change(self, bucket: str, name: str, conditions: Preconditions, generation: int | None) -> Entry:
+    def _find(
+        self, bucket: str, name: str, conditions: Preconditions, generation: int | None, *, reading: bool = False
+    ) -> Entry:
         entry = self._entry(bucket, name)
-        conditions.check(entry)
-        return _existing(entry, bucket, name, generation)
+        conditions.check(entry, reading=reading)
+        if entry is None or generation not in (None, entry.generation):
+            raise BucketError(404, "notFound", f"No such object: {bucket}/{name}")
+        return entry
 
     def _entry(self, bucket: str, name: str) -> Entry | None:
         row = self._index.execute("SELECT * FROM objects WHERE bucket = ? AND name = ?", (bucket, name)).fetchone()
@@ -320,9 +324,8 @@ class Files:
             404 if there is no such bucket, 412 if a precondition does not hold, 400 if a checksum in `properties`
             does not match.
         """
-        content = Content(draft.path, draft.size, encoded(draft.crc32c.to_bytes(4, "big")), encoded(draft.md5.digest()))
         draft.path.touch(0o600)  # a draft without content has no file yet
-        return self._commit(bucket, name, content, properties, conditions)
+        return self._commit(bucket, name, draft.path, draft.checksums, properties, conditions)
 
     def copy(
         self, source: Entry, bucket: str, name: str, properties: Mapping[str, Any], conditions: Preconditions
@@ -341,31 +344,37 @@ class Files:
             path.hardlink_to(self.path(source))
         except FileNotFoundError:
             raise not_found(f"The generation {source.generation} of {source.bucket}/{source.name}") from None
-        content = Content(path, source.size, source.crc32c, source.md5)
-        return self._commit(bucket, name, content, properties, conditions)
+        checksums = source.size, source.crc32c, source.md5
+        return self._commit(bucket, name, path, checksums, properties, conditions)
 
     def _commit(
-        self, bucket: str, name: str, content: Content, properties: Mapping[str, Any], conditions: Preconditions
+        self,
+        bucket: str,
+        name: str,
+        path: Path,
+        checksums: Checksums,
+        properties: Mapping[str, Any],
+        conditions: Preconditions,
     ) -> Entry:
+        kept = dict(properties)
         try:
-            for key, value in (("crc32c", content.crc32c), ("md5Hash", content.md5)):
-                if properties.get(key, value) != value:
-                    raise BucketError(400, "invalid", f"Provided {key} {properties[key]!r} doesn't match {value!r}.")
-            sync(content.path)
-            sync(content.path.parent)
-            kept = {key: value for key, value in properties.items() if key not in ("crc32c", "md5Hash")}
-            now = _now()
+            for key, value in zip(("crc32c", "md5Hash"), checksums[1:], strict=True):
+                if (provided := kept.pop(key, value)) != value:
+                    raise invalid(f"Provided {key} {provided!r} doesn't match {value!r}.")
+            sync(path)
+            sync(path.parent)
+            now = timestamp(dt.datetime.now(dt.UTC))
             with self._transaction() as index:
                 replaced = self._entry(bucket, name)
                 conditions.check(replaced)
                 self._newest = generation = max(self._newest + 1, time.time_ns() // 1000)
-                checksums = content.size, content.crc32c, content.md5
-                entry = Entry(bucket, name, generation, 1, *checksums, now, now, kept, content.path.name)
+                entry = Entry(bucket, name, generation, 1, *checksums, now, now, kept, path.name)
                 _put(index, entry)
         except BaseException:
-            content.path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
             raise
-        self._delete_file(replaced)
+        if replaced is not None:
+            self._delete_file(replaced)
         return entry
 
     def update(
@@ -386,9 +395,10 @@ class Files:
             404 if it does not exist, 412 if a precondition does not hold.
         """
         with self._transaction() as index:
-            present = self._find_to_change(bucket, name, conditions, generation)
+            present = self._find(bucket, name, conditions, generation)
             merged = dict(properties) if whole else _merged(present.properties, properties)
-            entry = replace(present, metageneration=present.metageneration + 1, updated=_now(), properties=merged)
+            now = timestamp(dt.datetime.now(dt.UTC))
+            entry = replace(present, metageneration=present.metageneration + 1, updated=now, properties=merged)
             _put(index, entry)
         return entry
 
@@ -401,7 +411,7 @@ class Files:
             404 if it does not exist, 412 if a precondition does not hold.
         """
         with self._transaction() as index:
-            entry = self._find_to_change(bucket, name, conditions, generation)
+            entry = self._find(bucket, name, conditions, generation)
             index.execute("DELETE FROM objects WHERE bucket = ? AND name = ?", (bucket, name))
         self._delete_file(entry)
 
@@ -433,9 +443,8 @@ class Files:
                     self._index.execute("ROLLBACK")
                 raise
 
-    def _delete_file(self, entry: Entry | None) -> None:
-        if entry is not None:
-            self.path(entry).unlink(missing_ok=True)
+    def _delete_file(self, entry: Entry) -> None:
+        self.path(entry).unlink(missing_ok=True)
 
     def _sweep(self) -> None:
         """Remove files that are not in the index, and expired uploads."""
@@ -451,13 +460,8 @@ class Files:
                     path.unlink()
 
 
-def _existing(entry: Entry | None, bucket: str, name: str, generation: int | None) -> Entry:
-    if entry is None or generation not in (None, entry.generation):
-        raise BucketError(404, "notFound", f"No such object: {bucket}/{name}")
-    return entry
-
-
 _COLUMNS = tuple(column.name for column in fields(Entry))
+_INSERT = f"INSERT OR REPLACE INTO objects VALUES ({', '.join(f':{column}' for column in _COLUMNS)})"  # noqa: S608
 
 
 def _entry_of(row: tuple[Any, ...]) -> Entry:
@@ -466,10 +470,7 @@ def _entry_of(row: tuple[Any, ...]) -> Entry:
 
 
 def _put(index: sqlite3.Connection, entry: Entry) -> None:
-    values = asdict(entry) | {"properties": orjson.dumps(entry.properties).decode()}
-    marks = ", ".join(f":{column}" for column in _COLUMNS)
-    columns = ", ".join(_COLUMNS)
-    index.execute(f"INSERT OR REPLACE INTO objects ({columns}) VALUES ({marks})", values)  # noqa: S608
+    index.execute(_INSERT, asdict(entry) | {"properties": orjson.dumps(entry.properties).decode()})
 
 
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
@@ -486,13 +487,14 @@ def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _now() -> str:
-    return dt.datetime.now(dt.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+def timestamp(moment: dt.datetime) -> str:
+    """Return a time in the form of Cloud Storage."""
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def encoded(digest: bytes) -> str:
-    """Return a checksum in the form of Cloud Storage, base64."""
-    return base64.b64encode(digest).decode()
+def encode_crc32c(checksum: int) -> str:
+    """Return a CRC32C in the form of Cloud Storage, base64."""
+    return base64.b64encode(checksum.to_bytes(4, "big")).decode()
 
 
 def sync(path: Path) -> None:

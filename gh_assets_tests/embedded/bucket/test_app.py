@@ -6,6 +6,7 @@ import datetime as dt
 import socket
 from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 import pyarrow.fs
@@ -117,7 +118,7 @@ def test_pyarrow_reads_writes_and_lists(home: Path, objects: ObjectStore) -> Non
 def test_dagster_gcp_writes_and_reads_files(gcs_client: storage.Client, bucket: storage.Bucket) -> None:
     from dagster_gcp.gcs.file_manager import GCSFileManager
 
-    manager = GCSFileManager(gcs_client, bucket.name, "dagster")
+    manager: Any = GCSFileManager(gcs_client, bucket.name, "dagster")  # type: ignore[no-untyped-call]
     handle = manager.write_data(b"content", ext="bin")
     assert manager.read_data(handle) == b"content"
     assert [blob.name for blob in bucket.list_blobs()] == [handle.gcs_key]

@@ -7,13 +7,14 @@ import secrets
 import signal
 from pathlib import Path
 
+import pytest
 import requests
 from google.cloud import storage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gh_assets.embedded import servers
-from gh_assets.embedded.supervision import read_state
+from gh_assets.embedded.guardian import read_state
 from gh_assets_tests.support.bucket import bucket_client
 from gh_assets_tests.support.waiting import until
 
@@ -52,7 +53,7 @@ def test_upload_is_continued_after_a_kill_of_the_server(fresh_home: Path) -> Non
 @settings(deadline=None, max_examples=10)
 @given(size=st.integers(0, 3 << 20), chunk=st.sampled_from([None, 256 << 10, 512 << 10]))
 def test_files_of_any_size_are_uploaded(
-    gcs_client: storage.Client, tmp_path_factory, size: int, chunk: int | None
+    gcs_client: storage.Client, tmp_path_factory: pytest.TempPathFactory, size: int, chunk: int | None
 ) -> None:
     path = tmp_path_factory.mktemp("sent") / "file"
     path.write_bytes(os.urandom(size))
