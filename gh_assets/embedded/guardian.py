@@ -39,55 +39,37 @@ MAX_RESTARTS = 5
 RESTART_WINDOW_SECONDS = 10.0
 
 
-def free_port(preferred: int | None) -> int:
-    """Return a free port on 127.0.0.1, if possible the preferred one."""
-    for port in (preferred, 0):
-        if port is None:
-            continue
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise OSError("no free port on 127.0.0.1")
-
-
 def listening_socket(preferred: int | None) -> socket.socket:
     """Return a socket that listens on 127.0.0.1, if possible on the preferred port."""
-    for port in (preferred, 0):
-        if port is None:
-            continue
-        opened = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            opened.bind(("127.0.0.1", port))
-            opened.listen(1024)
-        except OSError:
-            opened.close()
-            continue
-        return opened
-    raise OSError("no free port on 127.0.0.1")
+    if preferred is not None:
+        with contextlib.suppress(OSError):
+            return socket.create_server(("127.0.0.1", preferred), backlog=1024)
+    return socket.create_server(("127.0.0.1", 0), backlog=1024)
 
 
-def accepts(port: int) -> bool:
-    """Whether a server accepts connections on the port."""
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1.0):
-            return True
-    except OSError:
-        return False
+def free_port(preferred: int | None = None) -> int:
+    """Return a free port on 127.0.0.1, if possible the preferred one."""
+    with listening_socket(preferred) as probe:
+        return int(probe.getsockname()[1])
 
 
-def answers_http(port: int) -> bool:
-    """Whether an HTTP server responds on the port, with any status."""
+def accepts(port: int, request: bytes = b"") -> bool:
+    """Whether a server accepts connections on the port, and responds to a request if there is one."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
-            connection.sendall(b"GET / HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n")
-            return connection.recv(1) != b""
+            connection.sendall(request)
+            return not request or connection.recv(1) != b""
     except OSError:
         return False
+
+
+def read_state(base: Path) -> dict[str, Any]:
+    """Return port and process ids of a server, as its guardian wrote them last; empty if there are none."""
+    try:
+        state = json.loads(base.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return state if isinstance(state, dict) else {}
 
 
 def _die_with_parent() -> None:
@@ -103,14 +85,10 @@ class Guardian:
         spec: dict[str, Any] = json.loads(spec_path.read_text(encoding="utf-8"))
         self.command: list[str] = spec["command"]
         self.idle_seconds: float = spec["idle_seconds"]
-        base = spec_path.with_suffix("")
-        self.state_path = base.with_suffix(".json")
-        self.log_path = base.with_suffix(".log")
-        self.users_path = base.with_suffix(".users")
-        self.guard = open_lock(base.with_suffix(".guard"))
-        self.ready = open_lock(base.with_suffix(".ready"))
-        self.users = open_lock(self.users_path)
-        self.server_lock = open_lock(base.with_suffix(".server"))
+        self.base = spec_path.with_suffix("")
+        self.guard, self.ready, self.users, self.server_lock = (
+            open_lock(self.base.with_suffix(suffix)) for suffix in (".guard", ".ready", ".users", ".server")
+        )
         self.socket: socket.socket | None = None
         self.process: subprocess.Popen[bytes] | None = None
         self.port: int | None = None
@@ -120,7 +98,7 @@ class Guardian:
         wait_lock(self.guard)
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is meant for the command
-        previous = self._read_state()
+        previous = read_state(self.base)
         self.port = previous.get("port")
         self._stop_orphan(previous.get("server_pid"))
         try:
@@ -132,13 +110,6 @@ class Guardian:
 
     def _on_signal(self, _number: int, _frame: object) -> None:
         self.stopping = True
-
-    def _read_state(self) -> dict[str, Any]:
-        try:
-            state = json.loads(self.state_path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return state if isinstance(state, dict) else {}
 
     def _stop_orphan(self, pid: int | None) -> None:
         """Stop a server whose guardian was killed; it holds the server lock, so the process id is not reused."""
@@ -163,7 +134,7 @@ class Guardian:
             self.port = free_port(self.port)
         placeholders = {"{port}": str(self.port), "{fd}": str(descriptors[-1])}
         command = [placeholders.get(part, part) for part in self.command]
-        with self.log_path.open("ab") as log:
+        with self.base.with_suffix(".log").open("ab") as log:
             if log.tell() > 10_000_000:
                 log.truncate(0)
             self.process = subprocess.Popen(
@@ -175,17 +146,17 @@ class Guardian:
                 preexec_fn=_die_with_parent,
             )
         deadline = time.monotonic() + START_SECONDS
-        answers = accepts if self.socket is None else answers_http
-        while not answers(self.port):
+        request = b"" if self.socket is None else b"GET / HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n"
+        while not accepts(self.port, request):
             if self.process.poll() is not None:
                 raise SystemExit(f"the server exited during its start with status {self.process.returncode}")
             if time.monotonic() > deadline or self.stopping:
                 raise SystemExit(f"the server did not respond within {START_SECONDS:.0f} s")
             time.sleep(0.02)
         state = {"port": self.port, "server_pid": self.process.pid, "guardian_pid": os.getpid()}
-        draft = self.state_path.with_suffix(".json.new")
+        draft = self.base.with_suffix(".json.new")
         draft.write_text(json.dumps(state), encoding="utf-8")
-        draft.replace(self.state_path)
+        draft.replace(self.base.with_suffix(".json"))
 
     def _watch(self) -> int:
         restarts: list[float] = []
@@ -215,7 +186,7 @@ class Guardian:
     def _owns_home(self) -> bool:
         """Whether the home still exists; False if it was deleted, or deleted and created again."""
         try:
-            return self.users_path.stat().st_ino == os.fstat(self.users).st_ino
+            return self.base.with_suffix(".users").stat().st_ino == os.fstat(self.users).st_ino
         except OSError:
             return False
 

@@ -14,9 +14,8 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from gh_assets.embedded.guardian import START_SECONDS, accepts
+from gh_assets.embedded.guardian import START_SECONDS, accepts, read_state
 from gh_assets.errors import ServiceUnavailableError
 from gh_assets.local.home import make_private, open_home, owner_only
 from gh_assets.local.locks import is_locked, open_lock, unlock, wait_lock
@@ -67,10 +66,8 @@ def ensure_running(spec: ServerSpec, home: Path) -> int:
     ServiceUnavailableError
         If it cannot be started. The message contains the last lines of its log.
     """
-    folder = home / "run"
     try:
-        make_private(open_home(home) / "run")
-        base = folder / spec.key
+        base = make_private(open_home(home) / "run") / spec.key
         _become_user(base)
         port = _running_port(base)
         if port is not None:
@@ -103,15 +100,6 @@ def release_all(home: Path) -> None:
     for base in list(_user_locks):
         if base.parent == home / "run":
             release(base.name, home)
-
-
-def read_state(base: Path) -> dict[str, Any]:
-    """Return port and process ids of a server, as its guardian wrote them last; empty if there are none."""
-    try:
-        state = json.loads(base.with_suffix(".json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return state if isinstance(state, dict) else {}
 
 
 def _become_user(base: Path) -> None:

@@ -25,8 +25,9 @@ from gh_assets.cli import main
 from gh_assets.cli.chain import execute
 from gh_assets.collector.state import CollectionState
 from gh_assets.embedded import servers as embedded
+from gh_assets.embedded.guardian import read_state
 from gh_assets.embedded.servers import HomeWorld, choose_world
-from gh_assets.embedded.supervision import read_state, release_all
+from gh_assets.embedded.supervision import release_all
 from gh_assets.errors import WorldMismatchError
 from gh_assets.instance.configuration import open_instance
 from gh_assets.registry import SERVED, ModelCard, ModelRegistry, Promotion

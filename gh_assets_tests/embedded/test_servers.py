@@ -11,15 +11,15 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from pydantic import SecretStr
 
 from gh_assets.embedded import servers as services
 from gh_assets.services.connections import connect_mongo
 from gh_assets.settings import load_settings
-from gh_assets.storage.objects import ObjectStore, make_client
-from gh_assets_tests.conftest import serving
+from gh_assets.storage.objects import ObjectStore
+from gh_assets_tests.support.bucket import bucket_client
 from gh_assets_tests.support.dagster_dev import ROOT
 from gh_assets_tests.support.other_user import CLIMBING, HTTP, MARK
+from gh_assets_tests.support.serving import serving
 
 CHROMIUM = Path("/usr/bin/chromium")
 
@@ -27,8 +27,8 @@ CHROMIUM = Path("/usr/bin/chromium")
 @pytest.fixture
 def attacked(fresh_home: Path) -> Iterator[list[int]]:
     """Ports of all servers of a home with data, which are unchanged at the end."""
-    endpoint, token = services.cloud_storage(fresh_home)
-    store = ObjectStore(make_client(endpoint=endpoint, token=SecretStr(token)), "gh-assets", create=True)
+    endpoint, _ = services.cloud_storage(fresh_home)
+    store = ObjectStore(bucket_client(fresh_home), "gh-assets", create=True)
     store.write("secret", b"content")
     database = connect_mongo(load_settings())
     database["users"].insert_one({"_id": 1, "login": "person-1"})

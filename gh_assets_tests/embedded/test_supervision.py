@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pymongo
 import pytest
-from pydantic import SecretStr
 
 from gh_assets.embedded import servers as services
-from gh_assets.embedded.guardian import accepts
-from gh_assets.embedded.supervision import ServerSpec, ensure_running, read_state, release, release_all
+from gh_assets.embedded.guardian import accepts, read_state
+from gh_assets.embedded.supervision import ServerSpec, ensure_running, release, release_all
 from gh_assets.errors import ConfigurationError, ServiceUnavailableError
 from gh_assets.local.locks import is_locked
-from gh_assets.storage.objects import ObjectStore, make_client
+from gh_assets.storage.objects import ObjectStore
+from gh_assets_tests.support.bucket import bucket_client
 from gh_assets_tests.support.waiting import until
 
 ECHO = (
@@ -29,9 +29,41 @@ ECHO = (
     "http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), http.server.SimpleHTTPRequestHandler).serve_forever()"
 )
 
+USER = """
+import sys, time
+from pathlib import Path
+from gh_assets.embedded.supervision import ServerSpec, ensure_running
+command = (sys.executable, "-c", sys.argv[2], "{port}")
+print(ensure_running(ServerSpec("echo", "echo server", command, float(sys.argv[3])), Path(sys.argv[1])), flush=True)
+time.sleep(float(sys.argv[4]))
+"""
+
 
 def spec(key: str = "echo", idle_seconds: float = 0.3) -> ServerSpec:
     return ServerSpec(key, "echo server", (sys.executable, "-c", ECHO, "{port}"), idle_seconds)
+
+
+def user_process(place: Path, idle_seconds: float, seconds: float) -> subprocess.Popen[str]:
+    """Start a process that prints the server's port and uses it for some seconds."""
+    command = [sys.executable, "-c", USER, str(place), ECHO, str(idle_seconds), str(seconds)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def pid_of(place: Path, role: str, key: str = "echo") -> int:
+    """Return the process id of a server or its guardian."""
+    return int(read_state(place / "run" / key)[f"{role}_pid"])
+
+
+def kill(place: Path, *roles: str, key: str = "echo") -> None:
+    """Kill a server, its guardian or both; wait for the end of the guardian."""
+    for pid in [pid_of(place, role, key) for role in roles]:
+        os.kill(pid, signal.SIGKILL)
+    if "guardian" in roles:
+        wait_for_guardian(place, key)
+
+
+def wait_for_guardian(place: Path, key: str = "echo") -> None:
+    until(lambda: not is_locked(place / "run" / f"{key}.guard"))
 
 
 def is_alive(pid: int) -> bool:
@@ -60,33 +92,22 @@ def test_server_is_started_once_and_shared_by_threads(place: Path) -> None:
 
 
 def test_processes_share_one_server(place: Path) -> None:
-    program = (
-        "import sys; from pathlib import Path;"
-        "from gh_assets.embedded.supervision import ServerSpec, ensure_running;"
-        "print(ensure_running(ServerSpec('echo', 'echo server', (sys.executable, '-c', sys.argv[2], '{port}'), 5.0),"
-        " Path(sys.argv[1])))"
-    )
-    processes = [
-        subprocess.Popen([sys.executable, "-c", program, str(place), ECHO], stdout=subprocess.PIPE, text=True)
-        for _ in range(4)
-    ]
-    ports = {process.communicate(timeout=60)[0].strip() for process in processes}
-    assert len(ports) == 1
+    processes = [user_process(place, 5.0, 0.0) for _ in range(4)]
+    assert len({process.communicate(timeout=60)[0] for process in processes}) == 1
 
 
 def test_unused_server_is_stopped_and_started_again(place: Path) -> None:
-    port = ensure_running(spec(), place)
-    state = read_state(place / "run" / "echo")
+    port, server = ensure_running(spec(), place), pid_of(place, "server")
     release("echo", place)
-    until(lambda: not is_locked(place / "run" / "echo.guard"))
+    wait_for_guardian(place)
     assert not accepts(port)
-    assert not is_alive(state["server_pid"])
+    assert not is_alive(server)
     assert accepts(ensure_running(spec(), place))
 
 
 def test_used_server_is_not_stopped(place: Path) -> None:
     port = ensure_running(spec(idle_seconds=0.0), place)
-    guardian = read_state(place / "run" / "echo")["guardian_pid"]
+    guardian = pid_of(place, "guardian")
     # Without idle time, the next poll of the guardian would stop an unused server.
     with pytest.raises(AssertionError):
         until(lambda: not is_locked(place / "run" / "echo.guard"), seconds=1.0)
@@ -95,47 +116,34 @@ def test_used_server_is_not_stopped(place: Path) -> None:
 
 
 def test_killed_server_is_restarted_on_its_port(place: Path) -> None:
-    port = ensure_running(spec(), place)
-    before = read_state(place / "run" / "echo")["server_pid"]
-    os.kill(before, signal.SIGKILL)
+    port, before = ensure_running(spec(), place), pid_of(place, "server")
+    kill(place, "server")
     until(lambda: read_state(place / "run" / "echo").get("server_pid") not in (None, before))
     assert ensure_running(spec(), place) == port
 
 
 def test_killed_guardian_is_replaced_and_its_server_stopped(place: Path) -> None:
     ensure_running(spec(), place)
-    state = read_state(place / "run" / "echo")
-    os.kill(state["guardian_pid"], signal.SIGKILL)
-    until(lambda: not is_locked(place / "run" / "echo.guard"))
-    port = ensure_running(spec(), place)
-    assert accepts(port)
-    after = read_state(place / "run" / "echo")
-    assert after["guardian_pid"] != state["guardian_pid"]
-    until(lambda: not is_alive(state["server_pid"]))
+    guardian, server = pid_of(place, "guardian"), pid_of(place, "server")
+    kill(place, "guardian")
+    assert accepts(ensure_running(spec(), place))
+    assert pid_of(place, "guardian") != guardian
+    until(lambda: not is_alive(server))
 
 
 def test_server_starts_again_after_a_kill_of_guardian_and_server(place: Path) -> None:
     ensure_running(spec(), place)
-    state = read_state(place / "run" / "echo")
-    os.kill(state["guardian_pid"], signal.SIGKILL)
-    os.kill(state["server_pid"], signal.SIGKILL)
-    until(lambda: not is_locked(place / "run" / "echo.guard"))
+    kill(place, "guardian", "server")
     assert accepts(ensure_running(spec(), place))
 
 
 def test_killed_user_does_not_keep_the_server_running(place: Path) -> None:
-    program = (
-        "import sys, time; from pathlib import Path;"
-        "from gh_assets.embedded.supervision import ServerSpec, ensure_running;"
-        "ensure_running(ServerSpec('echo', 'echo server', (sys.executable, '-c', sys.argv[2], '{port}'), 0.3),"
-        " Path(sys.argv[1])); print('up', flush=True); time.sleep(600)"
-    )
-    user = subprocess.Popen([sys.executable, "-c", program, str(place), ECHO], stdout=subprocess.PIPE, text=True)
+    user = user_process(place, 0.3, 600.0)
     assert user.stdout is not None
-    assert user.stdout.readline() == "up\n"
+    assert user.stdout.readline()
     user.kill()
     user.communicate()
-    until(lambda: not is_locked(place / "run" / "echo.guard"))
+    wait_for_guardian(place)
 
 
 def test_server_of_a_deleted_home_is_stopped(tmp_path: Path) -> None:
@@ -164,8 +172,7 @@ def test_servers_do_not_inherit_secrets(place: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("GITHUB_TOKENS", "ghp_secret")
     monkeypatch.setenv("MONGO_URI", "mongodb://user:password@example.com/")
     ensure_running(spec(), place)
-    state = read_state(place / "run" / "echo")
-    for pid in (state["server_pid"], state["guardian_pid"]):
+    for pid in (pid_of(place, "server"), pid_of(place, "guardian")):
         environment = Path(f"/proc/{pid}/environ").read_bytes() + Path(f"/proc/{pid}/cmdline").read_bytes()
         assert b"ghp_secret" not in environment
         assert b"password" not in environment
@@ -173,33 +180,23 @@ def test_servers_do_not_inherit_secrets(place: Path, monkeypatch: pytest.MonkeyP
 
 def test_writes_that_mongo_acknowledged_survive_its_kill(place: Path) -> None:
     client: pymongo.MongoClient[dict[str, object]] = pymongo.MongoClient(services.mongo_uri(place))
-    state = read_state(place / "run" / "mongo")
-    acknowledged = 0
+    before = pid_of(place, "server", "mongo")
     for number in range(200):
         client["test"]["things"].insert_one({"_id": number})
-        acknowledged += 1
         if number == 120:
-            os.kill(state["server_pid"], signal.SIGKILL)
+            kill(place, "server", key="mongo")
             # The guardian restarts it on the same port; pymongo's retryable writes bridge the gap.
-            until(lambda: read_state(place / "run" / "mongo").get("server_pid") != state["server_pid"])
+            until(lambda: pid_of(place, "server", "mongo") != before)
     client.close()
-    after: pymongo.MongoClient[dict[str, object]] = pymongo.MongoClient(services.mongo_uri(place))
-    assert after["test"]["things"].count_documents({}) == acknowledged
-    after.close()
-
-
-def bucket(place: Path) -> ObjectStore:
-    endpoint, token = services.cloud_storage(place)
-    return ObjectStore(make_client(endpoint=endpoint, token=SecretStr(token)), "kept", create=True)
+    with pymongo.MongoClient[dict[str, object]](services.mongo_uri(place)) as after:
+        assert after["test"]["things"].count_documents({}) == 200
 
 
 def test_writes_that_the_bucket_acknowledged_survive_the_kill_of_server_and_guardian(place: Path) -> None:
-    store = bucket(place)
-    stored = store.write("folder/object", b"content" * 1000, metadata={"a": "b"})
-    state = read_state(place / "run" / "bucket")
-    os.kill(state["guardian_pid"], signal.SIGKILL)
-    os.kill(state["server_pid"], signal.SIGKILL)
-    until(lambda: not is_locked(place / "run" / "bucket.guard"))
-    again = bucket(place)
-    assert again.read("folder/object") == b"content" * 1000
+    stored = ObjectStore(bucket_client(place), "kept", create=True).write(
+        "folder/object", b"x" * 7000, metadata={"a": "b"}
+    )
+    kill(place, "guardian", "server", key="bucket")
+    again = ObjectStore(bucket_client(place), "kept")
+    assert again.read("folder/object") == b"x" * 7000
     assert again.describe("folder/object") == stored

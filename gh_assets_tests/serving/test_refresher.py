@@ -23,7 +23,6 @@ from gh_assets.registry import CHAMPION, PURPOSE, Promotion
 from gh_assets.services.connections import asset_store, connect_gcs
 from gh_assets.serving.current_model import describe_current, load_current_model
 from gh_assets.settings import Settings
-from gh_assets_tests.support.gate import Gate
 from gh_assets_tests.support.served_home import (
     PEOPLE,
     UNCOLLECTED_LOGIN,
@@ -37,6 +36,7 @@ from gh_assets_tests.support.served_home import (
     until,
     with_github,
 )
+from gh_assets_tests.support.tcp import Gate
 
 
 def version(server: Running) -> int:

@@ -14,7 +14,8 @@ from typing import Any
 
 import polars as pl
 
-from gh_assets.embedded.supervision import read_state, release_all
+from gh_assets.embedded.guardian import read_state
+from gh_assets.embedded.supervision import release_all
 from gh_assets.local.locks import open_lock, wait_lock
 from gh_assets_tests.support.commands import run_json, write_stars
 

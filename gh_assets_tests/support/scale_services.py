@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from gh_assets_tests.support.tcp import free_port
+from gh_assets.embedded.guardian import accepts, free_port
+from gh_assets_tests.support.waiting import until
 
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
 REDIS = shutil.which("redis-server")
@@ -29,46 +29,44 @@ def available() -> bool:
     return bool(POSTGRES) and REDIS is not None
 
 
-def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
-    while True:
+QUIET: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+
+
+@contextmanager
+def _running(command: list[str], port: int, **options: Any) -> Iterator[None]:
+    """Run a server until the end of the block, which begins when it accepts connections."""
+    process = subprocess.Popen(command, **QUIET, **options)
+
+    def answers() -> bool:
         assert process.poll() is None, "the server exited during its start"
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+        return accepts(port)
+
+    try:
+        until(answers, 60)
+        yield
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
 @contextmanager
 def postgres() -> Iterator[int]:
     """Run a server with a database `dagster` of a user `dagster` without a password; yield its port."""
-    tools = POSTGRES[-1].parent
-    folder = Path(tempfile.mkdtemp(prefix="gh-assets-pg-"))
+    tools, folder = str(POSTGRES[-1].parent), tempfile.mkdtemp(prefix="gh-assets-pg-")
     # PostgreSQL does not run as root.
     user = "postgres" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name
     if os.getuid() == 0:
         shutil.chown(folder, user)
-    port, data = free_port(), folder / "data"
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    subprocess.run(
-        [tools / "initdb", "-D", data, "-U", "dagster", "--auth=trust", "--no-sync"],
-        user=user, cwd=folder, check=True, env={"PATH": os.environ["PATH"]}, **quiet,
-    )  # fmt: skip
-    process = subprocess.Popen(
-        [tools / "postgres", "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", folder, "-F"],
-        user=user, cwd=folder, **quiet,
-    )  # fmt: skip
+    port, data = free_port(), f"{folder}/data"
+    create = [f"{tools}/initdb", "-D", data, "-U", "dagster", "--auth=trust", "--no-sync"]
+    subprocess.run(create, user=user, cwd=folder, check=True, env={"PATH": os.environ["PATH"]}, **QUIET)
+    server = [f"{tools}/postgres", "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", folder, "-F"]
+    database = [f"{tools}/createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "dagster", "dagster"]
     try:
-        _wait_for(port, process)
-        create = [tools / "createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "dagster", "dagster"]
-        deadline = time.monotonic() + 30
-        while subprocess.run(create, **quiet).returncode:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        yield port
+        with _running(server, port, user=user, cwd=folder):
+            until(lambda: subprocess.run(database, **QUIET).returncode == 0, 30)
+            yield port
     finally:
-        process.terminate()
-        process.wait(30)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -78,13 +76,6 @@ def redis() -> Iterator[int]:
     assert REDIS is not None
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="gh-assets-redis-") as folder:
-        process = subprocess.Popen(
-            [REDIS, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"],
-            cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        try:
-            _wait_for(port, process)
+        command = [REDIS, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        with _running(command, port, cwd=folder):
             yield port
-        finally:
-            process.terminate()
-            process.wait(30)
