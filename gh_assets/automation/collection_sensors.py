@@ -4,6 +4,7 @@ import datetime as dt
 import hashlib
 import json
 import time
+from functools import partial
 
 import dagster as dg
 
@@ -18,15 +19,12 @@ from gh_assets.errors import GhAssetsError
 from gh_assets.github.client import GitHubClient
 from gh_assets.resources import GcsResource, GitHubResource, MongoResource, PolicyResource
 
-PAUSE = dt.timedelta(minutes=5)
-"""Pause before a run that changed nothing is requested again."""
+_sensor = partial(job_sensor, pause=dt.timedelta(minutes=5), pause_ticks=2)
 
 
-@job_sensor(
+@_sensor(
     job=repos_job,
     every=dt.timedelta(minutes=15),
-    pause=PAUSE,
-    pause_ticks=2,
     description=(
         "When an awesome list has changed (by its ETag, which costs no quota), or GitHub's star counts are older than "
         "GH_ASSETS_COUNTS_AFTER: reads lists and counts, adds partitions for new repositories and marks those that "
@@ -78,11 +76,9 @@ def _was_read(context: dg.SensorEvaluationContext, state: str) -> bool:
     return context.instance.get_runs_count(done) > 0
 
 
-@job_sensor(
+@_sensor(
     job=collect_due_job,
     every=dt.timedelta(seconds=30),
-    pause=PAUSE,
-    pause_ticks=2,
     description=(
         "When `repos` has added repositories that were never collected: collects their stars in one run, as far as the "
         "quota goes. Off until you turn it on: it spends the tokens' quota."
@@ -92,14 +88,12 @@ def new_repositories(
     context: dg.SensorEvaluationContext, gcs: GcsResource, mongo: MongoResource, policy: PolicyResource
 ) -> RunReason | dg.SkipReason:
     """Request a run for repositories that were never collected."""
-    return _collect(gcs, mongo, policy, (DueReason.NEW,))
+    return _collect(gcs, mongo, policy, [DueReason.NEW])
 
 
-@job_sensor(
+@_sensor(
     job=collect_due_job,
     every=dt.timedelta(minutes=5),
-    pause=PAUSE,
-    pause_ticks=2,
     description=(
         "When stars are out of date: GitHub's count of a repository moved, or its list was not proven complete, was "
         "not read for long, could not be read, or was closed. Collects those first whose pages are expected to hold "
@@ -111,16 +105,11 @@ def stale_stars(
     context: dg.SensorEvaluationContext, gcs: GcsResource, mongo: MongoResource, policy: PolicyResource
 ) -> RunReason | dg.SkipReason:
     """Request a run for repositories that were collected before and are due again."""
-    return _collect(
-        gcs,
-        mongo,
-        policy,
-        (DueReason.FAILED, DueReason.RESTRICTED, DueReason.MOVED, DueReason.INCOMPLETE, DueReason.OLD),
-    )
+    return _collect(gcs, mongo, policy, [reason for reason in planning.ALL_REASONS if reason is not DueReason.NEW])
 
 
 def _collect(
-    gcs: GcsResource, mongo: MongoResource, policy: PolicyResource, reasons: tuple[DueReason, ...]
+    gcs: GcsResource, mongo: MongoResource, policy: PolicyResource, reasons: list[DueReason]
 ) -> RunReason | dg.SkipReason:
     plan = read_plan(gcs.asset_store())
     if plan is None:
@@ -136,11 +125,8 @@ def _collect(
         return dg.SkipReason(f"Due: {planning.summarize(due)}. The quota does not allow it: {quota.summary()}.")
     config = {"which": [reason.value for reason in reasons], "patient": True}
     rest = f" (of {due.height:,} due)" if affordable.height < due.height else ""
-    return RunReason(
-        f"plan {plan.generation}",
-        f"{planning.summarize(affordable)}{rest}.",
-        {"ops": {choose_due.name: {"config": config}}},
-    )
+    text = f"{planning.summarize(affordable)}{rest}."
+    return RunReason(f"plan {plan.generation}", text, {"ops": {choose_due.name: {"config": config}}})
 
 
 COLLECTION_SENSORS = [lists_changed, new_repositories, stale_stars]

@@ -1,6 +1,7 @@
 """Sensors that spend no quota: when to train again, which models to judge, when to recommend again."""
 
 import datetime as dt
+from functools import partial
 
 import dagster as dg
 
@@ -11,16 +12,12 @@ from gh_assets.automation.run_requests import NO_PLAN, RunReason, job_sensor, ma
 from gh_assets.registry import CHAMPION, PURPOSE, SERVED
 from gh_assets.resources import PolicyResource, RegistryResource
 
-PAUSE = dt.timedelta(minutes=15)
-"""Pause before a run that changed nothing is requested again."""
+_sensor = partial(job_sensor, pause=dt.timedelta(minutes=15), pause_ticks=4, blocked_by=REBUILDING)
 
 
-@job_sensor(
+@_sensor(
     job=rebuild_job,
     every=dt.timedelta(minutes=5),
-    pause=PAUSE,
-    pause_ticks=4,
-    blocked_by=REBUILDING,
     description=(
         "When a large enough share of the stars has changed since the last matrix (GH_ASSETS_RETRAIN_SHARE): rebuilds "
         "users and matrix, trains, judges and recommends. Spends no quota, but keeps the processor busy: off until you "
@@ -46,12 +43,9 @@ def enough_new_stars(context: dg.SensorEvaluationContext, policy: PolicyResource
     return RunReason(state, f"{changed:,} of {stored:,} stars are new.")
 
 
-@job_sensor(
+@_sensor(
     job=judge_job,
     every=dt.timedelta(minutes=1),
-    pause=PAUSE,
-    pause_ticks=4,
-    blocked_by=REBUILDING,
     description=(
         "When a registered model has not been judged (such as one of gh-assets tune), was refused, or could not be "
         "judged: compares it with the champion on the same held-out users, and promotes it if it is better. Off until "
@@ -74,12 +68,9 @@ def models_to_judge(context: dg.SensorEvaluationContext, registry: RegistryResou
     return RunReason(f"models {', '.join(model.title for model in newest.values())}", text)
 
 
-@job_sensor(
+@_sensor(
     job=recommend_job,
     every=dt.timedelta(minutes=1),
-    pause=PAUSE,
-    pause_ticks=4,
-    blocked_by=REBUILDING,
     description=(
         "When a model was promoted or rolled back, by the gate or by hand: materializes the recommendations of all "
         "users again. Off until you turn it on."

@@ -1,5 +1,7 @@
 """Schedules, an alternative to the sensors. All are off until the user turns them on."""
 
+from functools import partial
+
 import dagster as dg
 
 from gh_assets.assets import repos
@@ -29,34 +31,30 @@ def weekly_chain(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
     return dg.RunRequest(run_key=run_key, tags=range_tags(partitions[0], partitions[-1]))
 
 
-daily_lists = dg.ScheduleDefinition(
+_schedule = partial(dg.ScheduleDefinition, execution_timezone="UTC", default_status=dg.DefaultScheduleStatus.STOPPED)
+
+daily_lists = _schedule(
     name="daily_lists",
     cron_schedule="0 1 * * *",
-    execution_timezone="UTC",
     job=repos_job,
-    default_status=dg.DefaultScheduleStatus.STOPPED,
     description="Every day at 01:00 UTC: the lists and GitHub's metadata. Off until you turn it on: it spends quota.",
 )
 
-nightly_collection = dg.ScheduleDefinition(
+nightly_collection = _schedule(
     name="nightly_collection",
     cron_schedule="0 2 * * *",
-    execution_timezone="UTC",
     job=collect_due_job,
     run_config={"ops": {choose_due.name: {"config": {"patient": True}}}},
-    default_status=dg.DefaultScheduleStatus.STOPPED,
     description=(
         "Every day at 02:00 UTC: the repositories that are due, as far as the quota goes without the reserve for "
         "people. Off until you turn it on: it spends quota."
     ),
 )
 
-weekly_rebuild = dg.ScheduleDefinition(
+weekly_rebuild = _schedule(
     name="weekly_rebuild",
     cron_schedule="0 4 * * 1",
-    execution_timezone="UTC",
     job=rebuild_job,
-    default_status=dg.DefaultScheduleStatus.STOPPED,
     description=(
         "Every Monday at 04:00 UTC: matrix, models, champion and recommendations from the stored stars. Off until you "
         "turn it on."

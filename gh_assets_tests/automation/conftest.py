@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +22,8 @@ from gh_assets.definitions import build_definitions
 from gh_assets.embedded.standin.app import Standin
 from gh_assets.instance.configuration import open_instance
 from gh_assets.settings import Settings, load_settings
-from gh_assets_tests.conftest import serving
+from gh_assets_tests.conftest import ServeWorld
+from gh_assets_tests.support.serving import serving
 from gh_assets_tests.support.worlds import LIST, world_of
 
 STARS = {f"o/r{number}": list(range(10 + number)) for number in range(8)}
@@ -68,9 +69,14 @@ class AutomationHome:
         (request,) = result.run_requests
         return request
 
-    def execute(self, sensor: JobSensor, request: dg.RunRequest | str) -> dg.ExecuteInProcessResult:
-        """Execute the run that a sensor requested."""
+    def requested(self, sensor: JobSensor, *, crash: bool = False) -> dg.RunRequest:
+        """Evaluate a sensor once; return the run that it requests."""
+        request = self.tick(sensor, crash=crash)
         assert isinstance(request, dg.RunRequest), request
+        return request
+
+    def execute(self, sensor: JobSensor, request: dg.RunRequest) -> dg.ExecuteInProcessResult:
+        """Execute the run that a sensor requested."""
         job = self.definitions.resolve_job_def(request.job_name or sensor.job.name)
         return job.execute_in_process(
             run_config=request.run_config,
@@ -81,7 +87,7 @@ class AutomationHome:
 
     def run(self, sensor: JobSensor) -> dg.ExecuteInProcessResult:
         """Evaluate a sensor, and execute the run that it requests."""
-        result = self.execute(sensor, self.tick(sensor))
+        result = self.execute(sensor, self.requested(sensor))
         assert result.success
         return result
 
@@ -113,7 +119,7 @@ class AutomationHome:
 
 @pytest.fixture
 def automation_home(
-    fresh_home: Path, serve_world: Callable[..., tuple[Standin, str]], monkeypatch: pytest.MonkeyPatch
+    fresh_home: Path, serve_world: ServeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[AutomationHome]:
     """A home with the world of `STARS`, whose repositories are in one list."""
     standin, url = serve_world(world_of(STARS, users=400))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -16,10 +17,8 @@ from gh_assets_tests.support.worlds import LIST
 
 def test_lists_are_read_when_they_change_and_only_then(automation_home: AutomationHome) -> None:
     home = automation_home
-    first = home.tick(lists_changed, crash=True)
-    again = home.tick(lists_changed)
-    assert isinstance(first, dg.RunRequest)
-    assert isinstance(again, dg.RunRequest)
+    first = home.requested(lists_changed, crash=True)
+    again = home.requested(lists_changed)
     assert first.run_key == again.run_key, "a tick that is repeated after a crash requests the same run"
     assert home.execute(lists_changed, again).success
     before = home.standin.served.copy()
@@ -27,8 +26,7 @@ def test_lists_are_read_when_they_change_and_only_then(automation_home: Automati
     requests = {name: count - before.get(name, 0) for name, count in home.standin.served.items()}
     assert {name for name, count in requests.items() if count and "readme" in name} == {"readme 304"}, requests
     home.change(STARS | {"n/new": [1, 2, 3]})
-    changed = home.tick(lists_changed)
-    assert isinstance(changed, dg.RunRequest)
+    changed = home.requested(lists_changed)
     assert changed.run_key != again.run_key
     assert home.execute(lists_changed, changed).success
     assert "n/new" in home.instance.get_dynamic_partitions("repo")
@@ -37,10 +35,8 @@ def test_lists_are_read_when_they_change_and_only_then(automation_home: Automati
 def test_other_files_of_a_list_are_noted_in_the_run(automation_home: AutomationHome) -> None:
     home = automation_home
     home.standin.world.by_name[LIST].readme = "[more](lists/more.org) https://github.com/o/r1"
-    tick = home.tick(lists_changed)
-    assert isinstance(tick, dg.RunRequest)
-    result = home.execute(lists_changed, tick)
-    notes = result.asset_materializations_for_node("repos")[0].metadata["notes"].value
+    result = home.run(lists_changed)
+    notes: Any = result.asset_materializations_for_node("repos")[0].metadata["notes"].value
     assert [f"{LIST}/lists/more.org" in note for note in notes] == [True]
 
 
@@ -90,15 +86,15 @@ def test_without_quota_the_tick_names_the_time_of_the_reset(
     with connect_mongo(home.settings).client as client:
         budgets = client["gh_assets"]["github_budgets"]
         reset = dt.datetime.now(dt.UTC) + dt.timedelta(minutes=30)
-        budgets.update_many({"limit": {"$ne": None}}, {"$set": {"limit": 5000, "remaining": 900}})
-        budgets.update_many({"limit": {"$ne": None}}, {"$set": {"reset": reset.timestamp()}})
+        budget = {"limit": 5000, "remaining": 900, "reset": reset.timestamp()}
+        budgets.update_many({"limit": {"$ne": None}}, {"$set": budget})
         reason = home.tick(new_repositories)
         assert reason == (
             f"Due: 8 new: 8 pages. The quota does not allow it: 900 of 5,000 GraphQL points left until {reset:%H:%M} "
             "UTC, 1,000 of them reserved for people."
         )
         budgets.update_many({"limit": {"$ne": None}}, {"$set": {"remaining": 2000}})
-        assert isinstance(home.tick(new_repositories), dg.RunRequest)
+        home.requested(new_repositories)
 
 
 def test_a_run_that_fails_is_requested_again_after_increasing_pauses(
@@ -107,15 +103,12 @@ def test_a_run_that_fails_is_requested_again_after_increasing_pauses(
     home = automation_home
     home.run(lists_changed)
     monkeypatch.setenv("GITHUB_TOKENS", "refused")
-    first = home.tick(new_repositories)
+    first = home.requested(new_repositories)
     assert not home.execute(new_repositories, first).success
     reason = home.tick(new_repositories)
-    assert isinstance(reason, str)
-    assert "After a run that did not change it, the next is at" in reason
+    assert "After a run that did not change it, the next is at" in str(reason)
     monkeypatch.setenv("GH_ASSETS_SENSOR_INTERVAL", "0s")
-    second = home.tick(new_repositories)
-    assert isinstance(first, dg.RunRequest)
-    assert isinstance(second, dg.RunRequest)
+    second = home.requested(new_repositories)
     assert second.run_key != first.run_key, "a run key that was used starts no second run"
     monkeypatch.setenv("GITHUB_TOKENS", "token")
     assert home.execute(new_repositories, second).success
@@ -127,9 +120,7 @@ def test_an_active_run_blocks_further_requests(automation_home: AutomationHome) 
     home.run(lists_changed)
     job = home.definitions.resolve_job_def("collect_due_repositories")
     home.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
-    reason = home.tick(new_repositories)
-    assert isinstance(reason, str)
-    assert "A run of collect_due_repositories is active" in reason
+    assert "A run of collect_due_repositories is active" in str(home.tick(new_repositories))
 
 
 def test_partitions_of_unlisted_repositories_are_removed_if_configured(
