@@ -13,15 +13,18 @@ import socket
 import ssl
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from email.parser import BytesParser
 from pathlib import Path
 from typing import Literal
 
 import bson
+import pytest
 
 from gh_assets_tests.support.tcp import TcpListener
 
 Fault = Literal["pass", "refuse", "cut", "truncate", "delay", "duplicate", "damage"]
+FAULTS: list[Fault] = ["refuse", "cut", "truncate", "delay", "duplicate", "damage"]
 
 IGNORED_COMMANDS = {"hello", "ismaster", "isMaster", "ping", "endSessions", "buildInfo"}
 
@@ -29,9 +32,16 @@ DELAY = 0.2
 
 
 class Plan:
-    """Decides what happens to each call; this one records the calls and lets them pass."""
+    """Decides what happens to each call, and records the calls.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    decide : callable
+        Returns the fault of the call with a number, from 1; by default all calls pass.
+    """
+
+    def __init__(self, decide: Callable[[int], Fault] = lambda _: "pass") -> None:
+        self.decide = decide
         self.calls: list[str] = []
         self.lock = threading.Lock()
 
@@ -44,19 +54,10 @@ class Plan:
     def after(self, call: str) -> None:
         """Note a call whose response the client has not received yet."""
 
-    def decide(self, number: int) -> Fault:
-        return "pass"
 
-
-class FailAt(Plan):
-    """One fault, at the call with the given number."""
-
-    def __init__(self, number: int, fault: Fault) -> None:
-        super().__init__()
-        self.number, self.fault = number, fault
-
-    def decide(self, number: int) -> Fault:
-        return self.fault if number == self.number else "pass"
+def fail_at(number: int, fault: Fault) -> Plan:
+    """Return a plan with one fault, at the call with the given number."""
+    return Plan(lambda call: fault if call == number else "pass")
 
 
 class KillAt(Plan):
@@ -121,13 +122,13 @@ class Proxy(TcpListener):
         super().__init__()
 
     def serve(self, client: socket.socket) -> None:
-        with contextlib.suppress(OSError, EOFError, struct.error), self._accept_tls(client) as client:
-            server = self._connect()
-            with server:
-                while True:
-                    request = self._request(client)
-                    if not self._exchange(client, server, request):
-                        return
+        with (
+            contextlib.suppress(OSError, EOFError, struct.error),
+            self._accept_tls(client) as client,
+            self._connect() as server,
+        ):
+            while self._exchange(client, server, self._request(client)):
+                pass
 
     def _accept_tls(self, client: socket.socket) -> socket.socket:
         return client if self.contexts is None else self.contexts[0].wrap_socket(client, server_side=True)
@@ -213,21 +214,20 @@ def http_message(stream: socket.socket, *, bodiless: bool = False) -> bytes:
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         head += _exactly(stream, 1)
-    lines = head.decode("latin-1").split("\r\n")
-    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
-    if bodiless or (lines[0].startswith("HTTP/") and lines[0].split(" ")[1] in ("204", "304")):
+    first, _, rest = head.partition(b"\r\n")
+    headers = BytesParser().parsebytes(rest)
+    if bodiless or (first.startswith(b"HTTP/") and first.split(b" ")[1] in (b"204", b"304")):
         return head
-    if headers.get("transfer-encoding") == "chunked":
-        body = b""
-        while True:
-            line = b""
-            while not line.endswith(b"\r\n"):
-                line += _exactly(stream, 1)
-            size = int(line, 16)
-            body += line + _exactly(stream, size + 2)
-            if size == 0:
-                return head + body
-    return head + _exactly(stream, int(headers.get("content-length", "0")))
+    if headers["transfer-encoding"] != "chunked":
+        return head + _exactly(stream, int(headers["content-length"] or 0))
+    body, size = b"", -1
+    while size:
+        line = b""
+        while not line.endswith(b"\r\n"):
+            line += _exactly(stream, 1)
+        size = int(line, 16)
+        body += line + _exactly(stream, size + 2)
+    return head + body
 
 
 STEPS = ("rename", "replace", "link", "unlink", "rmdir", "mkdir")
@@ -237,26 +237,24 @@ STEPS = ("rename", "replace", "link", "unlink", "rmdir", "mkdir")
 @contextlib.contextmanager
 def traced_steps(channel: socket.socket) -> Iterator[None]:
     """Report every step on disk during the block, and wait for permission to continue."""
-    real = {name: getattr(os, name) for name in STEPS}
 
-    def traced(name: str) -> object:
+    def traced(name: str, real: Callable[..., object]) -> Callable[..., object]:
+        def report(when: str) -> None:
+            channel.sendall(f"{when} {name}\n".encode().ljust(32))
+            _exactly(channel, 1)
+
         def step(*arguments: object, **more: object) -> object:
-            for when in ("before", "after"):
-                if when == "after":
-                    result = real[name](*arguments, **more)
-                channel.sendall(f"{when} {name}\n".encode().ljust(32))
-                _exactly(channel, 1)
+            report("before")
+            result = real(*arguments, **more)
+            report("after")
             return result
 
         return step
 
-    for name in STEPS:
-        setattr(os, name, traced(name))
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in STEPS:
+            patch.setattr(os, name, traced(name, getattr(os, name)))
         yield
-    finally:
-        for name, function in real.items():
-            setattr(os, name, function)
 
 
 def follow_steps(plan: KillAt, channel: socket.socket) -> None:

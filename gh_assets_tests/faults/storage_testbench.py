@@ -28,8 +28,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 import requests
 
+from gh_assets.embedded.guardian import free_port
 from gh_assets_tests.faults.proxy import http_message
-from gh_assets_tests.support.tcp import TcpListener, free_port
+from gh_assets_tests.support.tcp import TcpListener
 from gh_assets_tests.support.waiting import until
 
 CHECKOUT, PYTHON = "GH_ASSETS_STORAGE_TESTBENCH", "GH_ASSETS_STORAGE_TESTBENCH_PYTHON"
@@ -52,33 +53,27 @@ METHODS = {
 }
 """The kinds of calls of the product, and their names in the testbench; a `piece` is a chunk of a resumable upload."""
 
+RETURNED = [f"return-{status}" for status in (408, 429, 500, 502, 503, 504)] + ["return-reset-connection"]
+BROKEN = ["return-broken-stream"]  # not for a response without content, which cannot break in the middle
+STALLED = ["stall-for-1s-after-0K"]
 SURVIVED = {
-    kind: [
-        *("return-408", "return-429", "return-500", "return-502", "return-503", "return-504"),
-        "return-reset-connection",
-        # A response without content cannot break in the middle.
-        *(() if kind in ("start", "delete") else ("return-broken-stream",)),
-        *(("stall-for-1s-after-0K",) if kind in ("list", "describe", "read", "rewrite", "upload") else ()),
-    ]
-    for kind in METHODS
+    "upload": [*RETURNED, *BROKEN, *STALLED, "return-503-after-256K"],
+    "start": RETURNED,
+    "piece": [
+        *(*RETURNED, *BROKEN, "return-503-after-1280K", "return-broken-stream-final-chunk-after-10B"),
+        *("stall-for-1s-after-1280K", "header:return-503-after-256K"),
+    ],
+    "list": [*RETURNED, *BROKEN, *STALLED],
+    "describe": [*RETURNED, *BROKEN, *STALLED],
+    "read": [
+        *(*RETURNED, *BROKEN, *STALLED, "return-broken-stream-after-256K", "stall-for-1s-after-256K"),
+        *("header:return-broken-stream", "header:return-corrupted-data", "header:return-503-after-256K"),
+        "header:return-503-after-256K/retry-1",
+    ],
+    "rewrite": [*RETURNED, *BROKEN, *STALLED],
+    "delete": RETURNED,
 }
 """Faults that a client survives, by kind of call; those with ``header:`` are not retry tests of the testbench."""
-
-SURVIVED["upload"] += ["return-503-after-256K"]
-SURVIVED["piece"] += [
-    "return-503-after-1280K",
-    "return-broken-stream-final-chunk-after-10B",
-    "stall-for-1s-after-1280K",
-    "header:return-503-after-256K",
-]
-SURVIVED["read"] += [
-    "return-broken-stream-after-256K",
-    "stall-for-1s-after-256K",
-    "header:return-broken-stream",
-    "header:return-corrupted-data",
-    "header:return-503-after-256K",
-    "header:return-503-after-256K/retry-1",
-]
 
 LONG = ["header:stall-always", "header:stall-at-256KiB"]
 """Faults that take 10 s each."""
@@ -186,7 +181,7 @@ class FaultInjector(TcpListener):
         self._in_flight = 0
         self._lock = threading.Condition()
         super().__init__()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url, self.testbench = f"http://127.0.0.1:{self.port}", f"http://127.0.0.1:{upstream}"
 
     def settle(self) -> Counter[str]:
         """Wait for the end of all calls, and count the faults that occurred by kind of call and name."""
@@ -205,25 +200,25 @@ class FaultInjector(TcpListener):
     def serve(self, client: socket.socket) -> None:
         """Forward one call; the connection ends with the response or the fault."""
         with client, contextlib.suppress(OSError, EOFError):
-            head, _, body = http_message(client).partition(b"\r\n\r\n")
-            call = _call(head.decode("latin-1"), body)
+            request = http_message(client)
+            call = _call(request)
             with self._lock:
                 self._in_flight += 1
                 fault = self.plan(call) if call.kind in METHODS else None
             try:
-                self._pass_on(client, head, body, call, fault)
+                self._pass_on(client, request, call, fault)
             finally:
                 with self._lock:
                     self._in_flight -= 1
                     self._lock.notify_all()
 
-    def _pass_on(self, client: socket.socket, head: bytes, body: bytes, call: Call, fault: str | None) -> None:
-        added, test = self._header(call, fault)
-        lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"connection:")]
+    def _pass_on(self, client: socket.socket, request: bytes, call: Call, fault: str | None) -> None:
+        header, test = self._header(call, fault)
+        first, _, rest = request.partition(b"\r\n")
         received, reset = bytearray(), False
         with socket.create_connection(("127.0.0.1", self.upstream)) as server:
             try:
-                server.sendall(b"\r\n".join([*lines, b"Connection: close", *added]) + b"\r\n\r\n" + body)
+                server.sendall(first + b"\r\nConnection: close\r\n" + header + _KEPT_ALIVE.sub(b"", rest, count=1))
                 while part := server.recv(1 << 16):
                     received += part
                     client.sendall(part)
@@ -233,26 +228,31 @@ class FaultInjector(TcpListener):
         if test is None:
             occurred = fault is not None and _is_seen(fault, call, len(received), reset)
         else:
-            status_of_fault = requests.get(f"http://127.0.0.1:{self.upstream}/retry_test/{test}", timeout=30).json()
-            occurred = bool(status_of_fault["completed"])
+            occurred = bool(requests.get(f"{self.testbench}/retry_test/{test}", timeout=30).json()["completed"])
         with self._lock:
             self.answers.append(CallOutcome(call, fault, occurred, status, described))
         if reset:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
-    def _header(self, call: Call, fault: str | None) -> tuple[list[bytes], str | None]:
+    def _header(self, call: Call, fault: str | None) -> tuple[bytes, str | None]:
+        """Return the header that asks for a fault, and the id of the retry test that it belongs to."""
         if fault is None:
-            return [], None
+            return b"", None
         if fault.startswith("header:"):
-            return [f"x-goog-emulator-instructions: {fault.removeprefix('header:')}".encode()], None
+            return f"x-goog-emulator-instructions: {fault.removeprefix('header:')}\r\n".encode(), None
         wanted = {"instructions": {METHODS[call.kind]: [fault]}}
-        made = requests.post(f"http://127.0.0.1:{self.upstream}/retry_test", json=wanted, timeout=30)
+        made = requests.post(f"{self.testbench}/retry_test", json=wanted, timeout=30)
         made.raise_for_status()
         test = str(made.json()["id"])
-        return [f"x-retry-test-id: {test}".encode()], test
+        return f"x-retry-test-id: {test}\r\n".encode(), test
 
 
-def _call(head: str, body: bytes) -> Call:
+_KEPT_ALIVE = re.compile(rb"connection:[^\r]*\r\n", re.IGNORECASE)
+
+
+def _call(request: bytes) -> Call:
+    raw, _, body = request.partition(b"\r\n\r\n")
+    head = raw.decode("latin-1")
     method, target, _ = head.split("\r\n", 1)[0].split(" ")
     url = urlsplit(target)
     query = {name: values[-1] for name, values in parse_qs(url.query).items()}

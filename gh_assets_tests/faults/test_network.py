@@ -3,81 +3,47 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pymongo.errors import PyMongoError
 
-from gh_assets.embedded import servers as embedded
-from gh_assets.embedded.certificate import home_certificate
-from gh_assets.errors import ConcurrentWriteError, GhAssetsError, StoredDataError
-from gh_assets.registry import CHAMPION, PURPOSE, ModelCard, Promotion
+from gh_assets.errors import (
+    ConcurrentWriteError,
+    ConfigurationError,
+    GhAssetsError,
+    ServiceUnavailableError,
+    StoredDataError,
+)
+from gh_assets.registry import CHAMPION, PURPOSE, ModelCard, ModelRegistry, Promotion
 from gh_assets.storage.object_reader import ObjectReader
-from gh_assets.storage.objects import ABSENT
-from gh_assets_tests.faults.proxy import FailAt, Fault, Plan, Proxy
-from gh_assets_tests.faults.work import ServiceClients, content, table
+from gh_assets.storage.objects import ABSENT, ObjectStore
+from gh_assets_tests.faults.conftest import ProxiedServers
+from gh_assets_tests.faults.proxy import FAULTS, Fault, Plan, fail_at
+from gh_assets_tests.faults.work import WORKS, ServiceClients, table
 
-
-class Unavailable(Plan):
-    """The server does not respond."""
-
-    def decide(self, number: int) -> Fault:
-        return "refuse"
-
-
-FAULTS: list[Fault] = ["refuse", "cut", "truncate", "delay", "duplicate", "damage"]
+pytestmark = pytest.mark.usefixtures("quick_retries")
 
 
 @pytest.fixture
-def services(
-    home: Path, tmp_path: Path, gcs_client, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[tuple[ServiceClients, ServiceClients, list[Proxy]]]:
-    """Clients behind proxies, clients with direct connections, and the proxies."""
-    from google.cloud.storage.retry import DEFAULT_RETRY
-
-    from gh_assets.storage import objects
-
-    # Google's policy with short waits.
-    quick = DEFAULT_RETRY.with_delay(initial=0.01, maximum=0.05, multiplier=2)
-    monkeypatch.setattr(objects, "DEFAULT_RETRY", quick)
-    mongo = int(embedded.mongo_uri(home).split(":")[2].split("/")[0])
-    gcs = int(embedded.cloud_storage(home)[0].rsplit(":", 1)[1])
-    proxies = [Proxy("mongo", mongo, Plan(), home_certificate(home)), Proxy("http", gcs, Plan())]
-    name = secrets.token_hex(6)
-    direct = ServiceClients(home, mongo, gcs, f"test_{name}", f"test-{name}", tmp_path / "direct")
-    proxied = ServiceClients(
-        home, proxies[0].port, proxies[1].port, f"test_{name}", f"test-{name}", tmp_path / "behind"
-    )
-    yield proxied, direct, proxies
-    direct.client.drop_database(f"test_{name}")
-    for clients in (proxied, direct):
-        clients.close()
-    for proxy in proxies:
-        proxy.close()
+def proxied(servers: ProxiedServers, quick_retries: None) -> Iterator[ServiceClients]:
+    """Clients behind the proxies."""
+    clients = ServiceClients(*servers.addresses)
+    yield clients
+    clients.close()
 
 
-def run_all_calls(clients: ServiceClients, number: int) -> dict[str, object]:
-    """Make all kinds of calls until the first error, and return what was acknowledged."""
-    done: dict[str, object] = {}
+def work_until_error(servers: ProxiedServers, proxied: ServiceClients, number: int) -> str | None:
+    """Do all kinds of work until the first error; return its name."""
     try:
-        folder = clients.folder / f"{number}"
-        folder.mkdir()
-        (folder / "weights.bin").write_bytes(content(number))
-        saved = clients.registry.save(folder, ModelCard("recvae", float(number)), file_name="model", archive="gzip")
-        done["save"] = saved.version
-        done["promote"] = clients.registry.promote(Promotion("recvae", saved.version, why=f"{number}")).revision
-        path = clients.registry.download(clients.registry.champion(), clients.folder / "out", unpack=True)
-        assert (path / "weights.bin").read_bytes() == content(number)
-        done["download"] = True
-        clients.assets.write_table("anything", table(number))
-        done["write"] = number
-        assert clients.assets.read_table("anything").equals(table(number))
-        done["read"] = True
+        for name in ("save", "promote", "download", "write_table"):
+            servers.started[name].append(number)
+            servers.acknowledged[name].append(WORKS[name](proxied, number))
+        assert proxied.assets.read_table("anything").equals(table(number))
     except (GhAssetsError, PyMongoError) as error:
-        done["error"] = type(error).__name__
-    return done
+        return type(error).__name__
+    return None
 
 
 FAST = "refuse", "damage"
@@ -88,101 +54,63 @@ FAST = "refuse", "damage"
     "fault", [pytest.param(fault, marks=[pytest.mark.slow] * (fault not in FAST)) for fault in FAULTS]
 )
 def test_fault_at_any_call_is_survived_or_reported(
-    services: tuple[ServiceClients, ServiceClients, list[Proxy]], fault: Fault
+    servers: ProxiedServers, proxied: ServiceClients, fault: Fault
 ) -> None:
-    proxied, direct, proxies = services
     plan = Plan()
-    for proxy in proxies:
-        proxy.plan = plan
-    number = 1
-    assert "error" not in run_all_calls(proxied, number)
+    servers.plan(plan)
+    assert work_until_error(servers, proxied, 1) is None
     calls, reported = len(plan.calls), 0
     for at in range(1, calls + 1):
-        number += 1
-        plan = FailAt(at, fault)
-        for proxy in proxies:
-            proxy.plan = plan
-        done = run_all_calls(proxied, number)
-        reported += "error" in done
-        registry = direct.registry
-        if "save" in done:
-            assert registry.get("recvae", int(str(done["save"]))).score == number
-        for model in registry.list("recvae")[:2]:
-            assert registry.verify(model) is None
-        versions = [model.version for model in registry.list("recvae")]
-        assert versions == list(range(len(versions), 0, -1))
-        moves = registry.aliases.history(PURPOSE, CHAMPION)
-        assert [move.revision for move in moves] == list(range(len(moves), 0, -1))
-        if "promote" in done:
-            assert any(move.revision == done["promote"] and move.why == f"{number}" for move in moves)
-        if "write" in done:
-            assert direct.assets.read_table("anything").equals(table(number))
-        elif direct.assets.exists("anything", "parquet"):
-            found = direct.assets.read_table("anything")
-            assert found.equals(table(int(found["number"][0]))), "the table mixes two writes"
-    number += 1
-    for proxy in proxies:
-        proxy.plan = Plan()
-    assert "error" not in run_all_calls(proxied, number), "a rerun succeeds"
+        servers.plan(fail_at(at, fault))
+        reported += work_until_error(servers, proxied, at + 1) is not None
+        servers.check()
+    servers.plan(Plan())
+    assert work_until_error(servers, proxied, calls + 2) is None, "a rerun succeeds"
+    registry = servers.direct.registry
+    assert [registry.verify(model) for model in registry.list()] == [None] * len(registry.list())
     if fault == "damage":
         assert reported == 0, "damaged content is read again"
     assert reported <= calls // 4, "drivers and clients retry: most faults are survived"
     print(f"{fault}: {calls} calls, {reported} faults were reported, the others survived")
 
 
-def test_promotion_with_a_lost_response_is_not_made_twice(
-    services: tuple[ServiceClients, ServiceClients, list[Proxy]],
-) -> None:
-    proxied, direct, proxies = services
-    folder = proxied.folder / "model.bin"
-    folder.write_bytes(b"x")
-    proxied.registry.save(folder, ModelCard("recvae", 0.5))
-    plan = Plan()
-    proxies[0].plan = plan
+def test_promotion_with_a_lost_response_is_not_made_twice(servers: ProxiedServers, proxied: ServiceClients) -> None:
+    WORKS["save"](proxied, 1)
+    servers.mongo.plan = plan = Plan()
     proxied.registry.promote(Promotion("recvae", 1, why="first"))
-    at = plan.calls.index("insert models_aliases") + 1
-    proxies[0].plan = FailAt(at, "cut")
+    servers.mongo.plan = fail_at(plan.calls.index("insert models_aliases") + 1, "cut")
     try:
         move = proxied.registry.promote(Promotion("recvae", 1, why="second"))
         assert move.revision == 2
     except (PyMongoError, ConcurrentWriteError):
         pytest.fail("the driver did not retry the write")
-    assert [move.why for move in direct.registry.aliases.history(PURPOSE, CHAMPION)] == ["second", "first"]
+    moves = servers.direct.registry.aliases.history(PURPOSE, CHAMPION)
+    assert [move.why for move in moves] == ["second", "first"]
 
 
-def test_write_with_a_lost_response_is_not_a_conflict(
-    services: tuple[ServiceClients, ServiceClients, list[Proxy]],
-) -> None:
-    proxied, direct, proxies = services
-    present = direct.objects.write("a", b"old")
-    proxies[1].plan = FailAt(1, "cut")
-    written = proxied.objects.write("a", b"new", if_generation=present.generation, metadata={"k": "v"})
-    assert written == direct.objects.describe("a")
-    assert (direct.objects.read("a"), written.metadata) == (b"new", {"k": "v"})
-    proxies[1].plan = FailAt(1, "cut")
-    proxied.objects.copy(written, "b", if_generation=ABSENT)
-    assert direct.objects.read("b") == b"new"
-    proxies[1].plan = Plan()
+def test_write_with_a_lost_response_is_not_a_conflict(servers: ProxiedServers, proxied: ServiceClients) -> None:
+    store, direct = proxied.objects, servers.direct.objects
+    present = direct.write("a", b"old")
+    servers.gcs.plan = fail_at(1, "cut")
+    written = store.write("a", b"new", if_generation=present.generation, metadata={"k": "v"})
+    assert written == direct.describe("a")
+    assert (direct.read("a"), written.metadata) == (b"new", {"k": "v"})
+    servers.gcs.plan = fail_at(1, "cut")
+    store.copy(written, "b", if_generation=ABSENT)
+    assert direct.read("b") == b"new"
+    servers.gcs.plan = Plan()
     for other, metadata in ((b"new", {"k": "another"}), (b"other", {"k": "v"})):
         with pytest.raises(ConcurrentWriteError):
-            proxied.objects.write("a", other, if_generation=ABSENT, metadata=metadata)
+            store.write("a", other, if_generation=ABSENT, metadata=metadata)
         with pytest.raises(ConcurrentWriteError):
-            proxied.objects.copy(written, "b", if_generation=ABSENT, metadata={"k": "another"})
-    assert direct.objects.describe("a") == written
+            store.copy(written, "b", if_generation=ABSENT, metadata={"k": "another"})
+    assert direct.describe("a") == written
 
 
-def test_interrupted_download_is_resumed(
-    services: tuple[ServiceClients, ServiceClients, list[Proxy]], tmp_path: Path
-) -> None:
-    proxied, direct, proxies = services
+def test_interrupted_download_is_resumed(servers: ProxiedServers, proxied: ServiceClients, tmp_path: Path) -> None:
     whole = bytes(range(256)) * 20_000
-    direct.objects.write("large", whole)
-
-    class Twice(Plan):
-        def decide(self, number: int) -> Fault:
-            return "truncate" if number <= 2 else "pass"
-
-    proxies[1].plan = plan = Twice()
+    servers.direct.objects.write("large", whole)
+    servers.gcs.plan = plan = Plan(lambda number: "truncate" if number <= 2 else "pass")
     sha256 = proxied.objects.read_to("large", tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == whole
     assert sha256 == hashlib.sha256(whole).hexdigest()
@@ -193,53 +121,36 @@ def test_interrupted_download_is_resumed(
     )
 
 
-def test_download_never_mixes_two_versions(
-    services: tuple[ServiceClients, ServiceClients, list[Proxy]], tmp_path: Path
-) -> None:
-    proxied, direct, proxies = services
-    direct.objects.write("large", bytes(1 << 20))
+def test_download_never_mixes_two_versions(servers: ProxiedServers, proxied: ServiceClients, tmp_path: Path) -> None:
+    store = servers.direct.objects
+    store.write("large", bytes(1 << 20))
 
-    class Replaced(Plan):
-        def decide(self, number: int) -> Fault:
-            if number == 2:
-                direct.objects.write("large", b"1" * (1 << 20))
-            return "truncate" if number == 1 else "pass"
+    def replace_before_the_second(number: int) -> Fault:
+        if number == 2:
+            store.write("large", b"1" * (1 << 20))
+        return "truncate" if number == 1 else "pass"
 
-    proxies[1].plan = Replaced()
+    servers.gcs.plan = Plan(replace_before_the_second)
     with pytest.raises(StoredDataError, match="large"):
         proxied.objects.read_to("large", tmp_path / "copy")
 
 
-def test_missing_bucket_is_an_error(
-    services: tuple[ServiceClients, ServiceClients, list[Proxy]], tmp_path: Path
-) -> None:
-    from gh_assets.errors import ConfigurationError
-    from gh_assets.registry import ModelRegistry
-    from gh_assets.storage.objects import ObjectStore
-
-    _, direct, _ = services
-    path = tmp_path / "model.bin"
-    path.write_bytes(b"x")
+def test_missing_bucket_is_an_error(servers: ProxiedServers, file: Path) -> None:
+    direct = servers.direct
     registry = ModelRegistry(ObjectStore(direct.objects.client, "no-such-bucket"), direct.registry.documents)
     with pytest.raises(ConfigurationError, match=r"The bucket of gs://no-such-bucket/.* does not exist: create it"):
-        registry.save(path, ModelCard("recvae", 0.5))
+        registry.save(file, ModelCard("recvae", 0.5))
     assert registry.list() == []
 
 
 def test_unavailable_servers_are_an_error(
-    services: tuple[ServiceClients, ServiceClients, list[Proxy]], tmp_path: Path
+    servers: ProxiedServers, proxied: ServiceClients, tmp_path: Path, file: Path
 ) -> None:
-    from gh_assets.errors import ServiceUnavailableError
-
-    proxied, _, proxies = services
-    path = tmp_path / "model.bin"
-    path.write_bytes(b"x")
-    model = proxied.registry.save(path, ModelCard("recvae", 0.5))
+    model = proxied.registry.save(file, ModelCard("recvae", 0.5))
     proxied.objects._retry = proxied.objects._retry.with_timeout(0.2)
     client = proxied.objects.client
     client.reader = ObjectReader(client._credentials, client.api_endpoint, retry_seconds=0.2)
-    for proxy in proxies:
-        proxy.plan = Unavailable()
+    servers.plan(Plan(lambda _: "refuse"))
     with pytest.raises(ServiceUnavailableError, match="Run again: nothing is lost"):
         proxied.objects.describe(model.object)
     with pytest.raises(ServiceUnavailableError):

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -30,7 +31,7 @@ class ServiceClients:
     """Clients of the services at given ports: registry, assets and cache."""
 
     def __init__(self, home: Path, mongo: int, gcs: int, database: str, bucket: str, folder: Path) -> None:
-        self.client: pymongo.MongoClient = pymongo.MongoClient(
+        self.client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(
             f"{embedded.mongo_uri_at(home, mongo)}&serverMonitoringMode=poll",
             tz_aware=True,
             w="majority",
@@ -75,22 +76,22 @@ def save(clients: ServiceClients, number: int) -> object:
     return [model.version, number]
 
 
-def save_again(clients: ServiceClients, _number: int) -> object:
+def save_again(clients: ServiceClients, _number: int) -> int:
     """Save the same bytes again; their object exists and may be orphaned."""
     path = clients.folder / "same.bin"
     path.write_bytes(content(0))
-    return [clients.registry.save(path, ModelCard("same", 0.5)).version, 0]
+    return clients.registry.save(path, ModelCard("same", 0.5)).version
 
 
 def promote(clients: ServiceClients, number: int) -> object:
     model = clients.registry.latest("recvae")
     move = clients.registry.promote(Promotion(model.name, model.version, why=f"work {number}"))
-    return [move.revision, move.version]
+    return [move.revision, move.version, f"work {number}"]
 
 
 def rollback(clients: ServiceClients, number: int) -> object:
     move = clients.registry.rollback(why=f"work {number}")
-    return [move.revision, move.version]
+    return [move.revision, move.version, f"work {number}"]
 
 
 def delete(clients: ServiceClients, number: int) -> object:
@@ -130,33 +131,20 @@ def write_matrix(clients: ServiceClients, number: int) -> object:
     return number
 
 
-WORKS: dict[str, Callable[[ServiceClients, int], object]] = {
-    work.__name__: work
-    for work in (
-        save,
-        save_again,
-        promote,
-        rollback,
-        delete,
-        sweep,
-        download,
-        write_table,
-        write_partitions,
-        write_matrix,
-    )
-}
+MODEL_WORK = (save, save_again, promote, rollback, delete, sweep, download)
+ASSET_WORK = (write_table, write_partitions, write_matrix)
+WORKS: dict[str, Callable[[ServiceClients, int], object]] = {work.__name__: work for work in (*MODEL_WORK, *ASSET_WORK)}
 
 
 def run(
     name: str,
     number: int,
-    ports: tuple[Path, int, int],
-    names: tuple[str, str, Path],
+    addresses: tuple[Path, int, int, str, str, Path],
     results: Connection,
     steps: socket.socket,
 ) -> None:
     """Do the work in a process of its own, with every step traced, and send the acknowledged result."""
-    clients = ServiceClients(*ports, *names)
+    clients = ServiceClients(*addresses)
     results.send("ready")
     results.recv()
     with traced_steps(steps):
