@@ -6,24 +6,19 @@ import datetime as dt
 import itertools
 import os
 import secrets
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import uvicorn
 from google.cloud import storage
 from pydantic import SecretStr
 
 from gh_assets.embedded.bucket.app import BucketServer
 from gh_assets.embedded.bucket.files import Files
 from gh_assets.embedded.standin.app import Standin
-from gh_assets.embedded.standin.faults import FaultyProtocol
-from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.world import World
 from gh_assets.embedded.supervision import release_all
 from gh_assets.github.client import GitHubClient
@@ -35,6 +30,7 @@ from gh_assets.settings import Settings, load_settings
 from gh_assets.storage.asset_store import AssetStore
 from gh_assets.storage.mongo import MongoDatabase
 from gh_assets.storage.objects import ObjectStore, make_client
+from gh_assets_tests.support.serving import serving as serving
 
 pytest_plugins = ["gh_assets_tests.support.served_home_fixtures"]
 
@@ -94,15 +90,9 @@ def gcs_client(home: Path) -> Iterator[storage.Client]:
         yield client
         client.close()
         return
-    before = os.environ.get("GH_ASSETS_HOME")
-    os.environ["GH_ASSETS_HOME"] = str(home)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GH_ASSETS_HOME", str(home))
         client = connect_gcs(load_settings())
-    finally:
-        if before is None:
-            del os.environ["GH_ASSETS_HOME"]
-        else:
-            os.environ["GH_ASSETS_HOME"] = before
     yield client
     client.close()
 
@@ -179,42 +169,11 @@ def save(registry: ModelRegistry, tmp_path: Path) -> Save:
 @contextmanager
 def clock_behind(monkeypatch: pytest.MonkeyPatch, behind: dt.timedelta = dt.timedelta(hours=1)) -> Iterator[None]:
     """Register models as on a machine whose clock is behind."""
-
-    class Behind(dt.datetime):
-        @classmethod
-        def now(cls, tz: dt.tzinfo | None = None) -> dt.datetime:
-            return dt.datetime.now(tz) - behind
-
-    module = SimpleNamespace(datetime=Behind, timedelta=dt.timedelta, UTC=dt.UTC)
+    late = SimpleNamespace(now=lambda tz: dt.datetime.now(tz) - behind)
+    module = SimpleNamespace(datetime=late, timedelta=dt.timedelta, UTC=dt.UTC)
     with monkeypatch.context() as patch:
         patch.setattr("gh_assets.registry.store.dt", module)
         yield
-
-
-@contextmanager
-def serving(app: object) -> Iterator[str]:
-    """Serve an ASGI application on 127.0.0.1 in a thread; yield its URL."""
-    config = uvicorn.Config(
-        app,  # type: ignore[arg-type]
-        host="127.0.0.1",
-        port=0,
-        log_level="error",
-        lifespan="off",
-        http=FaultyProtocol,
-        date_header=False,
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive(), "the server did not start"
-        time.sleep(0.005)
-    try:
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join(10)
 
 
 @pytest.fixture
@@ -234,39 +193,30 @@ def emulator(tmp_path: Path) -> Iterator[str]:
 @pytest.fixture
 def serve_world() -> Iterator[ServeWorld]:
     """Serve worlds by stand-ins, which accept the token ``token`` by default; return stand-in and URL."""
-    stack = []
+    with ExitStack() as stack:
 
-    def start(
-        world: World,
-        *,
-        tokens: Sequence[str] | Mapping[str, int] = ("token",),
-        limits: Limits | None = None,
-        **more: Any,
-    ) -> tuple[Standin, str]:
-        standin = Standin(world, tokens, limits or Limits(), **more)
-        context = serving(standin.app())
-        url = context.__enter__()
-        stack.append(context)
-        return standin, url
+        def start(
+            world: World, *, tokens: Sequence[str] | Mapping[str, int] = ("token",), **options: Any
+        ) -> tuple[Standin, str]:
+            standin = Standin(world, tokens, **options)
+            return standin, stack.enter_context(serving(standin.app()))
 
-    yield start
-    for context in reversed(stack):
-        context.__exit__(None, None, None)
+        yield start
+
+
+GitHubOf = Callable[[World], tuple[Standin, GitHubClient]]
 
 
 @pytest.fixture
 def github_of(serve_world: ServeWorld) -> Iterator[GitHubOf]:
     """Connect clients to worlds; return stand-in and client."""
-    clients = []
+    with ExitStack() as stack:
 
-    def connect(world: World) -> tuple[Standin, GitHubClient]:
-        standin, url = serve_world(world)
-        clients.append(GitHubClient(url, [SecretStr("token")], policy=QUICK))
-        return standin, clients[-1]
+        def connect(world: World) -> tuple[Standin, GitHubClient]:
+            standin, url = serve_world(world)
+            return standin, stack.enter_context(GitHubClient(url, [SecretStr("token")], policy=QUICK))
 
-    yield connect
-    for client in clients:
-        client.close()
+        yield connect
 
 
 @pytest.fixture

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import logging
-import os
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from bson.json_util import dumps
 from pydantic import SecretStr
 
-from gh_assets.embedded.standin.app import Standin
 from gh_assets.embedded.standin.faults import Faults
+from gh_assets.embedded.standin.world import World
 from gh_assets.embedded.supervision import release_all
 from gh_assets.errors import GhAssetsError, OutageError, ServiceUnavailableError
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.retries import OUTAGE_AFTER
 from gh_assets.services.connections import connect_mongo
 from gh_assets.settings import load_settings
-from gh_assets_tests.conftest import QUICK, SETTINGS
-from gh_assets_tests.support.worlds import LIST, World, world_of
+from gh_assets_tests.conftest import QUICK, ServeWorld
+from gh_assets_tests.support.commands import command
+from gh_assets_tests.support.worlds import LIST, world_of
 
 GOOD, REFUSED = "ghp_goodgoodgood0123456789GOOD", "ghp_refusedrefused9876543210NONE"
 TOKENS = {GOOD, REFUSED}
@@ -61,18 +59,10 @@ class CommandLines:
                     continue
 
 
-def command(home: Path, *arguments: str, **environment: str) -> str:
+def output(home: Path, *arguments: str, **environment: str) -> str:
     """Return the exit code and all output of a command, with logs at their most detailed level."""
-    clean = {name: value for name, value in os.environ.items() if name not in SETTINGS}
     code = "import logging; logging.basicConfig(level=logging.DEBUG); from gh_assets.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        env=clean | {"GH_ASSETS_HOME": str(home)} | environment,
-        cwd=home.parent,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = command(home, *arguments, program=("-c", code), **environment)
     return f"{done.returncode}\n{done.stdout}\n{done.stderr}"
 
 
@@ -92,36 +82,34 @@ def stored(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, b
 
 @pytest.mark.slow
 def test_runs_with_all_kinds_of_failures_leave_no_token(
-    serve_world: Callable[..., tuple[Standin, str]], fresh_home: Path, monkeypatch: pytest.MonkeyPatch
+    serve_world: ServeWorld, fresh_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kinds = ("reset", "timeout", "500", "502", "504", "truncated", "wrong link", "slow", "403 retry-after")
     faults = Faults(dict.fromkeys(kinds, 0.02), seed=4, timeout_seconds=0.05, slow_seconds=0.01, retry_after=0)
     standin, url = serve_world(tastes(), tokens=[GOOD], faults=faults)
     both = f"{GOOD},{REFUSED}"
     outputs = []
+
+    def run(exit_code: int | None, *arguments: str, tokens: str = both, **environment: str) -> None:
+        own = {"GITHUB_API_URL": url, "GITHUB_TOKENS": tokens} if tokens else {}
+        outputs.append(output(fresh_home, *arguments, **own | environment))
+        assert exit_code is None or outputs[-1].startswith(f"{exit_code}\n"), outputs[-1][-3000:]
+
     with CommandLines() as command_lines:
-        real = {"GITHUB_API_URL": url, "GITHUB_TOKENS": both}
-        outputs.append(command(fresh_home, "run", "--awesome", LIST, "--epochs", "1", "--source", "stargazers", **real))
-        assert outputs[-1].startswith("0"), outputs[-1][-3000:]
+        run(0, "run", "--awesome", LIST, "--epochs", "1", "--source", "stargazers")
         standin.restricted = True
-        outputs.append(command(fresh_home, "run", "--awesome", LIST, "--epochs", "1", "--full", **real))
-        assert outputs[-1].startswith("0"), outputs[-1][-3000:]
-        outputs.append(command(fresh_home, "run", "--awesome", LIST, "--full", "--max-requests", "3", **real))
-        refused = {"GITHUB_API_URL": url, "GITHUB_TOKENS": REFUSED}
-        outputs.append(command(fresh_home, "run", "--awesome", LIST, "--full", **refused))
-        assert outputs[-1].startswith("1")
+        run(0, "run", "--awesome", LIST, "--epochs", "1", "--full")
+        run(None, "run", "--awesome", LIST, "--full", "--max-requests", "3")
+        run(1, "run", "--awesome", LIST, "--full", tokens=REFUSED)
         file = fresh_home.parent / "tokens"
         file.write_text(both)
-        outputs.append(command(fresh_home, "doctor", GITHUB_API_URL=url, GITHUB_TOKENS_FILE=str(file)))
-        outputs.append(command(fresh_home, "status", "--json", **real))
-        outputs.append(
-            command(fresh_home, "status", MONGO_URI=f"mongodb://me:{PASSWORD}@127.0.0.1:1/?connectTimeoutMS=200")
-        )
-        assert outputs[-1].startswith("1")
+        run(None, "doctor", tokens="", GITHUB_API_URL=url, GITHUB_TOKENS_FILE=str(file))
+        run(None, "status", "--json")
+        run(1, "status", tokens="", MONGO_URI=f"mongodb://me:{PASSWORD}@127.0.0.1:1/?connectTimeoutMS=200")
     file.unlink()
     assert "…NONE" in "".join(outputs), "a refused token is identified by its last characters"
     for secret in (*TOKENS, PASSWORD):
-        assert all(secret not in output for output in outputs)
+        assert all(secret not in text for text in outputs)
         assert all(secret not in line for line in command_lines.seen)
         for location, content in stored(fresh_home, monkeypatch):
             assert secret.encode() not in content, location
@@ -130,7 +118,9 @@ def test_runs_with_all_kinds_of_failures_leave_no_token(
 
 
 @pytest.mark.parametrize("kind", ["500", "truncated", "reset", "timeout"])
-def test_exceptions_and_logs_contain_no_token(serve_world, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_exceptions_and_logs_contain_no_token(
+    serve_world: ServeWorld, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
     faults = Faults({kind: 1.0}, timeout_seconds=0.01)
     _, url = serve_world(tastes(), tokens=[GOOD], faults=faults)
@@ -145,7 +135,7 @@ def test_exceptions_and_logs_contain_no_token(serve_world, kind: str, caplog: py
     assert GOOD not in caplog.text
 
 
-def test_outage_is_raised_after_several_failed_requests(serve_world) -> None:
+def test_outage_is_raised_after_several_failed_requests(serve_world: ServeWorld) -> None:
     _, url = serve_world(tastes(), tokens=[GOOD], faults=Faults({"500": 1.0}))
     with GitHubClient(url, [SecretStr(GOOD)], policy=QUICK) as client:
         for _ in range(OUTAGE_AFTER - 1):

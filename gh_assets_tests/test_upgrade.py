@@ -35,7 +35,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     release_all(folder / "home")
 
 
-def before(folder: Path, name: str) -> dict[str, Any]:
+def before(folder: Path, name: str) -> Any:
     return json.loads((folder / f"{name}.json").read_text())
 
 

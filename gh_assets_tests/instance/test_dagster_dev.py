@@ -43,7 +43,7 @@ def test_from_an_empty_home_to_recommendations_in_the_ui(tmp_path: Path) -> None
         assert dev.end_of(dev.launch(assets=["repos"])) == "SUCCESS"
         partitions = dev.partitions()
         assert len(partitions) > 500
-        one = dev.launch(assets=["stargazers"], tags={"dagster/partition": partitions[5]})
+        one = dev.launch(assets=["stargazers"], **{"dagster/partition": partitions[5]})
         assert dev.end_of(one) == "SUCCESS", "one partition alone"
         assert dev.end_of_backfill(dev.backfill(ASSETS, partitions)) == "COMPLETED_SUCCESS"
         assert all(dev.materialized()[asset] for asset in ASSETS)

@@ -7,8 +7,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from gh_assets.registry import ModelRegistry
+from gh_assets.storage.mongo import MongoDatabase
 from gh_assets_tests.support.paths import CHECKOUT
 
 SCRIPT = """
@@ -42,7 +44,9 @@ print(json.dumps(results))
 """
 
 
-def run_concurrently(database, registry: ModelRegistry, folder: Path, count: int, action: str) -> list[list]:
+def run_concurrently(
+    database: MongoDatabase, registry: ModelRegistry, folder: Path, count: int, action: str
+) -> list[list[Any]]:
     """Return the results of `count` processes that save, or promote, at the same moment."""
     command = [sys.executable, "-W", "ignore", "-c", SCRIPT, database.name, registry.store.name]
     processes = [

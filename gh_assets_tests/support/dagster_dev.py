@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import requests
+from dagster_graphql import DagsterGraphQLClient
 
+from gh_assets.embedded.guardian import free_port
 from gh_assets_tests.conftest import SETTINGS
 from gh_assets_tests.support.paths import CHECKOUT
 from gh_assets_tests.support.waiting import until
@@ -35,9 +37,7 @@ class Dev:
         self.home = home
         clean = {name: value for name, value in os.environ.items() if name not in SETTINGS}
         self.environment = {**clean, **(environment or {}), "GH_ASSETS_HOME": str(home)}
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.start()
 
@@ -55,12 +55,12 @@ class Dev:
 
         def answers() -> bool:
             assert self.process.poll() is None, (self.home / "dev.log").read_text()[-3000:]
-            try:
+            with suppress(requests.RequestException):
                 return requests.get(f"{self.url}/server_info", timeout=5).ok
-            except requests.RequestException:
-                return False
+            return False
 
         until(answers)
+        self.client = DagsterGraphQLClient("127.0.0.1", port_number=self.port, timeout=60)
 
     def stop(self) -> None:
         """Stop it as Ctrl-C does."""
@@ -97,35 +97,10 @@ class Dev:
         nodes = self.ask(query)["assetsOrError"]["nodes"]
         return {node["key"]["path"][0]: node["assetMaterializations"] for node in nodes}
 
-    def launch(
-        self,
-        job: str = "__ASSET_JOB",
-        assets: list[str] | None = None,
-        *,
-        tags: Mapping[str, str] | None = None,
-        config: Mapping[str, Any] | None = None,
-    ) -> str:
+    def launch(self, job: str = "__ASSET_JOB", assets: list[str] | None = None, **tags: str) -> str:
         """Start a run, and return its id."""
-        selector: dict[str, Any] = {
-            "repositoryName": "__repository__",
-            "repositoryLocationName": "gh_assets",
-            "pipelineName": job,
-        }
-        if assets is not None:
-            selector |= {"assetSelection": [{"path": [asset]} for asset in assets], "assetCheckSelection": []}
-        parameters = {
-            "selector": selector,
-            "mode": "default",
-            "runConfigData": dict(config or {}),
-            "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in (tags or {}).items()]},
-        }
-        launched = self.ask(
-            "mutation($p:ExecutionParams!){launchPipelineExecution(executionParams:$p)"
-            "{__typename ... on LaunchRunSuccess{run{runId}} ... on PythonError{message}}}",
-            p=parameters,
-        )["launchPipelineExecution"]
-        assert launched["__typename"] == "LaunchRunSuccess", launched
-        return str(launched["run"]["runId"])
+        place = job, "gh_assets", "__repository__"
+        return self.client.submit_job_execution(*place, tags=dict(tags), asset_selection=assets)
 
     def backfill(self, assets: list[str], partitions: list[str]) -> str:
         """Start a backfill, and return its id."""
@@ -142,33 +117,28 @@ class Dev:
         )["launchPartitionBackfill"]
         return str(launched["backfillId"])
 
-    def status(self, run_id: str) -> str:
-        query = "query($r:ID!){runOrError(runId:$r){... on Run{status}}}"
-        return str(self.ask(query, r=run_id)["runOrError"]["status"])
-
-    def backfill_status(self, backfill_id: str) -> str:
-        query = "query($b:String!){partitionBackfillOrError(backfillId:$b){... on PartitionBackfill{status}}}"
-        return str(self.ask(query, b=backfill_id)["partitionBackfillOrError"]["status"])
-
     def end_of(self, run_id: str, seconds: float = 300) -> str:
         """Wait for the end of a run, and return its status."""
-        ended = ("SUCCESS", "FAILURE", "CANCELED")
-        return str(until(lambda: status if (status := self.status(run_id)) in ended else None, seconds))
 
-    def end_of_backfill(self, backfill_id: str, seconds: float = 300) -> str:
+        def ended() -> str | None:
+            status = self.client.get_run_status(run_id).value
+            return status if status in ("SUCCESS", "FAILURE", "CANCELED") else None
+
+        return str(until(ended, seconds))
+
+    def end_of_backfill(self, backfill_id: str) -> str:
         """Wait for the end of a backfill, and return its status."""
-        return str(
-            until(
-                lambda: s if (s := self.backfill_status(backfill_id)).startswith(("COMPLETED", "FAILED")) else None,
-                seconds,
-            )
-        )
+        query = "query($b:String!){partitionBackfillOrError(backfillId:$b){... on PartitionBackfill{status}}}"
+
+        def ended() -> str | None:
+            status = str(self.ask(query, b=backfill_id)["partitionBackfillOrError"]["status"])
+            return status if status.startswith(("COMPLETED", "FAILED")) else None
+
+        return str(until(ended, 300))
 
     def cancel(self, run_id: str) -> None:
         """Terminate a run as the UI does."""
-        query = "mutation($r:String!){terminateRun(runId:$r){__typename ... on TerminateRunFailure{message}}}"
-        result = self.ask(query, r=run_id)["terminateRun"]
-        assert result["__typename"] == "TerminateRunSuccess", result
+        self.client.terminate_run(run_id)
 
     def runs(self) -> list[dict[str, Any]]:
         """Return all runs, newest first."""

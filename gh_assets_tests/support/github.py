@@ -74,23 +74,22 @@ class QuotaServer:
         self.refused = 0
         self.times: list[float] = []
 
+    def _window(self, account: str) -> tuple[float, int]:
+        """Return the reset and the used points of an account."""
+        reset, used = self.windows.get(account, (0.0, 0))
+        return (reset, used) if self.clock.now() < reset else (self.clock.now() + self.window, 0)
+
     def peek(self, account: str) -> Observation:
         """Return what is left, at no cost."""
-        now = self.clock.now()
-        reset, used = self.windows.get(account, (0.0, 0))
-        if now >= reset:
-            reset, used = now + self.window, 0
-        return Observation(self.limit, self.limit - used, float(int(reset)), now)
+        reset, used = self._window(account)
+        return Observation(self.limit, self.limit - used, float(int(reset)), self.clock.now())
 
     def respond(self, account: str, cost: int = 1) -> dict[str, str]:
-        now = self.clock.now()
-        reset, used = self.windows.get(account, (0.0, 0))
-        if now >= reset:
-            reset, used = now + self.window, 0
+        reset, used = self._window(account)
         self.refused += used + cost > self.limit
         used = min(self.limit, used + cost)
         self.windows[account] = (reset, used)
-        self.times.append(now)
+        self.times.append(self.clock.now())
         return quota_headers(self.limit - used, reset, limit=self.limit)
 
 
@@ -110,8 +109,6 @@ class FakeClock:
     def wait(self, seconds: float, cancelled: threading.Event) -> None:
         self.waits.append(seconds)
         self.time += seconds
-        if cancelled.is_set():
-            return
 
 
 def scripted(responses: list[Response | Callable[[Request], Response]]) -> Starlette:
@@ -140,10 +137,8 @@ def client_of(url: str, *tokens: str, policy: RetryPolicy = QUICK, clock: FakeCl
 
 CASES = CHECKOUT / "gh_assets_tests" / "cases" / "responses"
 
-Json = dict[str, Any]
 
-
-def load_case(name: str) -> Json:
+def load_case(name: str) -> Any:
     """Load a response that GitHub once gave."""
     return json.loads((CASES / f"{name}.json").read_text())
 

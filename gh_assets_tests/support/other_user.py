@@ -15,6 +15,7 @@ import sys
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from typing import Any
 
 import bson
 
@@ -47,7 +48,7 @@ HTTP = [
     ("POST", "/graphql"),
 ]
 
-COMMANDS = [
+COMMANDS: list[dict[str, Any]] = [
     {"listDatabases": 1, "$db": "admin"},
     {"find": "users", "filter": {}, "$db": "gh_assets"},
     {"insert": "users", "documents": [{"_id": MARK}], "$db": "gh_assets"},

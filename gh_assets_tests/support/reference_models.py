@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import scipy.sparse as sp
@@ -29,14 +29,14 @@ def dense_encoder(encoder: Encoder, x: Tensor, visible: Tensor | None = None) ->
     def swish(value: Tensor) -> Tensor:
         return value / (1 + torch.exp(-value))
 
-    def norm(value: Tensor, index: int) -> Tensor:
-        layer = encoder.norms[index]
+    def norm(value: Tensor, index: int) -> Any:
+        layer: Any = encoder.norms[index]
         mean = value.mean(dim=1, keepdim=True)
         variance = ((value - mean) ** 2).mean(dim=1, keepdim=True)
         return (value - mean) / torch.sqrt(variance + 0.1) * layer.weight + layer.bias
 
-    def dense(value: Tensor, index: int) -> Tensor:
-        layer = encoder.layers[index]
+    def dense(value: Tensor, index: int) -> Any:
+        layer: Any = encoder.layers[index]
         return value @ layer.weight.T + layer.bias
 
     normalized = x / torch.sqrt((x**2).sum(dim=1, keepdim=True))
@@ -81,7 +81,7 @@ def dense_loss(
 
 def dense_multvae_loss(model: MultVAE, x: Tensor, noise: Tensor, beta: float, visible: Tensor) -> Tensor:
     """Negative ELBO of Liang et al. 2018, eq. 6, mean over users."""
-    encoder = model.encoder
+    encoder: Any = model.encoder
     normalized = x / torch.sqrt((x**2).sum(dim=1, keepdim=True)) * visible
     hidden = torch.tanh(normalized @ encoder.embeddings + encoder.bias)
     both = hidden @ encoder.posterior.weight.T + encoder.posterior.bias
@@ -91,7 +91,8 @@ def dense_multvae_loss(model: MultVAE, x: Tensor, noise: Tensor, beta: float, vi
     logits = inner @ model.decoder.weight.T + model.decoder.bias
     likelihood = (x * torch.log_softmax(logits, dim=1)).sum(dim=1)
     divergence = 0.5 * (torch.exp(log_variance) + mean**2 - 1 - log_variance).sum(dim=1)
-    return -(likelihood - beta * divergence).mean()
+    loss: Tensor = -(likelihood - beta * divergence).mean()
+    return loss
 
 
 class RowWiseAdam:
@@ -149,7 +150,8 @@ class Chance(Recommender):
     def _fit(self, stars: sp.csr_array, validation: object) -> None: ...
 
     def score(self, stars: sp.csr_array) -> np.ndarray:
-        return np.random.default_rng(stars.nnz).random(stars.shape, np.float32)
+        scores: np.ndarray = np.random.default_rng(stars.nnz).random(stars.shape, np.float32)
+        return scores
 
     def weights(self) -> dict[str, np.ndarray]:
         return {}

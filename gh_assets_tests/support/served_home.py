@@ -52,20 +52,17 @@ def rows_of(changes: dict[int, dict[str, Any]] | None = None) -> list[dict[str, 
     rows = []
     for place in range(len(SUBJECTS) * EACH + len(SUBJECTS)):
         _, topic, description, language = SUBJECTS[place % len(SUBJECTS)]
-        rows.append(
-            blank
-            | {
-                "repo_id": FIRST + place,
-                "full_name": name_of(place),
-                "description": f"{description}, number {place}",
-                "language": language,
-                "topics": [topic, "awesome"] if place % 2 else [topic],
-                "stargazer_count": 10 * (place + 1),
-                "pushed_at": dt.datetime(2026, 1, 1 + place % 28, tzinfo=dt.UTC),
-                "archived": place % 17 == 16,
-            }
-            | (changes or {}).get(place, {})
-        )
+        own = {
+            "repo_id": FIRST + place,
+            "full_name": name_of(place),
+            "description": f"{description}, number {place}",
+            "language": language,
+            "topics": [topic, "awesome"] if place % 2 else [topic],
+            "stargazer_count": 10 * (place + 1),
+            "pushed_at": dt.datetime(2026, 1, 1 + place % 28, tzinfo=dt.UTC),
+            "archived": place % 17 == 16,
+        }
+        rows.append(blank | own | (changes or {}).get(place, {}))
     return rows
 
 
@@ -117,18 +114,10 @@ class ServedHome:
     def register(self, trained: TrainedModel, score: float, **more: Any) -> RegisteredModel:
         path = trained.save(self.folder / f"model-{len(self.models)}")
         with self.registry() as registry:
-            model = registry.save(
-                path,
-                ModelCard(
-                    "hybrid",
-                    score,
-                    metric="ndcg@100",
-                    metrics={"ndcg@100": score, "ease ndcg@100": score - 0.02, "recall@20": 0.2},
-                    intervals={"ndcg@100": (score - 0.01, score + 0.01)},
-                    **more,
-                ),
-                archive="gzip",
-            )
+            metrics = {"ndcg@100": score, "ease ndcg@100": score - 0.02, "recall@20": 0.2}
+            intervals = {"ndcg@100": (score - 0.01, score + 0.01)}
+            card = ModelCard("hybrid", score, metric="ndcg@100", metrics=metrics, intervals=intervals, **more)
+            model = registry.save(path, card, archive="gzip")
         self.models.append(model)
         return model
 
@@ -166,24 +155,15 @@ def github_world() -> World:
     logins = [UNCOLLECTED_LOGIN, "starless", "Renamed-Now", "busy-one"]
     ids = [9001, 9002, 5000 + 3, 9004]
     stars = {place: [0, 2] for place in range(0, 9, 3)} | {place: [3] for place in range(1, 70, 3)}
-    repositories = [
-        Repository(
-            row["repo_id"],
-            row["full_name"],
-            row["description"],
-            row["language"],
-            row["topics"],
-            stargazers=np.array(stars.get(place, []), np.int64),
-            starred_at=np.arange(len(stars.get(place, [])), dtype=np.int64) + 1_700_000_000 + place,
-        )
-        for place, row in enumerate(rows)
+    described = "repo_id", "full_name", "description", "language", "topics"
+    repositories = [Repository(*(row[column] for column in described)) for row in rows]
+    for place, users in stars.items():
+        repositories[place].stargazers = np.array(users, np.int64)
+        repositories[place].starred_at = np.arange(len(users), dtype=np.int64) + 1_700_000_000 + place
+    repositories += [
+        Repository(99_001, "outside/plumbing-hall", "Pipes, valves and taps for every house", "Go", ["plumbing"]),
+        Repository(99_002, "outside/now", "Draw with colours", "Python", ["painting"], former_names=["outside/before"]),
     ]
-    repositories.append(
-        Repository(99_001, "outside/plumbing-hall", "Pipes, valves and taps for every house", "Go", ["plumbing"])
-    )
-    repositories.append(
-        Repository(99_002, "outside/now", "Draw with colours", "Python", ["painting"], former_names=["outside/before"])
-    )
     return World(repositories, logins, ids, [], "a world of a test")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable
+from typing import Any
 
 from gh_assets.collector.star_sources.base import CollectionOptions, CollectionTask, StarCollection
 from gh_assets.collector.star_sources.starred import StarredLists, StarredReport
@@ -12,34 +13,43 @@ from gh_assets.collector.star_sources.starred_state import SeedUser, StarredStat
 from gh_assets.embedded.standin.world import World
 from gh_assets.github.client import GitHubClient
 from gh_assets.storage.asset_store import AssetStore, Segments
+from gh_assets.storage.mongo import MongoDatabase
 from gh_assets_tests.support.collecting import refs
 
-READERS = [RestStarred, GraphQLStarred]
+Reader = type[RestStarred] | type[GraphQLStarred]
+READERS: list[Reader] = [RestStarred, GraphQLStarred]
 
 
 class Lists:
     """Users' lists in one store, which are read several times."""
 
-    def __init__(self, database, store: AssetStore) -> None:
+    def __init__(self, database: MongoDatabase, store: AssetStore) -> None:
         self.database = database
         self.state = StarredState(database)
         self.segments = Segments(store, "starred")
         self.last = StarredReport()
 
-    def source(self, client: GitHubClient, seeds: Iterable[SeedUser], reader=GraphQLStarred, **options) -> StarredLists:
+    def source(
+        self, client: GitHubClient, seeds: Iterable[SeedUser], reader: Reader = GraphQLStarred, **options: Any
+    ) -> StarredLists:
         pages = options.get("max_pages", 10)
         users = list(seeds)
         with_fallback = StarredWithFallback(reader(client, pages), RestStarred(client, pages))
         chosen = CollectionOptions("starred", **options)
         return StarredLists(with_fallback, self.state, self.segments, lambda _: users, chosen)
 
-    def run(self, world: World, client: GitHubClient, seeds=None, reader=GraphQLStarred, **options):
+    def run(
+        self,
+        world: World,
+        client: GitHubClient,
+        seeds: Iterable[SeedUser] | None = None,
+        reader: Reader = GraphQLStarred,
+        **options: Any,
+    ) -> dict[str, StarCollection]:
         source = self.source(client, all_users(world) if seeds is None else seeds, reader, **options)
-        collections = {
-            c.repository.full_name: c for c in source.collect([CollectionTask(ref) for ref in refs(world)], 2)
-        }
+        found = list(source.collect([CollectionTask(ref) for ref in refs(world)], 2))
         self.last = source.report
-        return collections
+        return {collection.repository.full_name: collection for collection in found}
 
     def make_stale(self) -> None:
         """Make all lists due, as if a week had passed."""
