@@ -16,23 +16,21 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-import uvicorn
 
 from gh_assets.embedded.standin.app import Standin
-from gh_assets.embedded.standin.faults import Faults, FaultyProtocol
+from gh_assets.embedded.standin.faults import Faults
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.synthetic import synthetic_world
 from gh_assets.embedded.standin.world import read_world
 from gh_assets.services.connections import connect_gcs, connect_mongo, data_store
 from gh_assets.settings import load_settings
 from gh_assets.storage.asset_store import AssetStore
+from gh_assets_tests.support.serving import serving
 
 KINDS = {
     "partial answers": ("failed entries", "null edges", "null connection"),
@@ -121,16 +119,6 @@ class Home:
             database.client.close()
 
 
-def serve(standin: Standin) -> str:
-    """Serve in a thread of this process; return the address."""
-    config = uvicorn.Config(standin.app(), port=0, log_level="error", http=FaultyProtocol, date_header=False)
-    server = uvicorn.Server(config)
-    threading.Thread(target=server.run, daemon=True).start()
-    while not server.started:
-        time.sleep(0.01)
-    return f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-
-
 def measured(
     step: str, home: Home, standin: Standin, good: dict[str, pl.DataFrame] | None, base: int | None, *options: str
 ) -> Row:
@@ -175,9 +163,8 @@ def main() -> None:
     options = parser.parse_args()
     world = read_world(options.stars) if options.stars is not None else synthetic_world(0)
     standin = Standin(world, ("one", "two"), Limits(query_budget=QUERY_BUDGET))
-    url = serve(standin)
     results: dict[str, list[dict[str, Any]]] = {}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, serving(standin.app()) as url:
         faultless = Home(Path(folder) / "good", url)
         rows = [measured("empty home", faultless, standin, None, None)]
         good, _ = faultless.contents()

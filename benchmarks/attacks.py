@@ -72,65 +72,37 @@ async def over(port: int, connections: int, use: Use, receive: int = 0) -> None:
     await asyncio.gather(*(one() for _ in range(connections)))
 
 
-def pour(begin: bytes, endless: bytes, pause: float = 0.0) -> Use:
-    """Send without end and read nothing."""
+def client(begin: bytes, endless: bytes = b"", *, read: int = 0, pause: float = 0.0) -> Use:
+    """Send `begin`; then, as long as the connection is open, send `endless`, read up to `read` bytes, and pause."""
 
     async def use(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(begin)
         while not writer.is_closing():
             writer.write(endless)
             await writer.drain()
+            if read and not await reader.read(read):
+                return
             await asyncio.sleep(pause)
 
     return use
 
 
-def hold(content: bytes) -> Use:
-    """Send once, then neither send nor read."""
-
-    async def use(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(content)
-        while not writer.is_closing():
-            await asyncio.sleep(0.5)
-
-    return use
-
-
-def sip(content: bytes) -> Use:
-    """Read a few bytes at a time."""
-
-    async def use(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(content)
-        while await reader.read(64):
-            await asyncio.sleep(0.1)
-
-    return use
-
-
-def flood(content: bytes) -> Use:
-    """Send a request and read the whole response."""
-
-    async def use(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(content)
-        while await reader.read(65536):
-            pass
-
-    return use
-
-
+REQUESTS = (GET % LIST + b"\r\n") * 20
 ATTACKS: dict[str, Callable[[int], Awaitable[None]]] = {
     "none": lambda port: asyncio.sleep(1e6),
-    "endless trailers after a refusal": lambda port: over(port, 20, pour(CHUNKED % b"evil.example" + b"0\r\n", LINES)),
-    "endless trailers": lambda port: over(port, 20, pour(CHUNKED % b"127.0.0.1" + b"0\r\n", LINES)),
-    "endless body after a refusal": lambda port: over(
-        port, 20, pour(CHUNKED % b"evil.example", b"ffff\r\n" + b"y" * 65535 + b"\r\n")
+    "endless trailers after a refusal": lambda port: over(
+        port, 20, client(CHUNKED % b"evil.example" + b"0\r\n", LINES)
     ),
-    "endless head, slowly": lambda port: over(port, 1000, pour(GET % b"/", b"x: y\r\n", 1.0)),
-    "large head at once": lambda port: over(port, 20, flood(GET % b"/" + 3 * LINES + b"\r\n")),
-    "1,000 idle connections": lambda port: over(port, 1000, hold(b"")),
-    "1,000 that never read": lambda port: over(port, 1000, hold((GET % LIST + b"\r\n") * 20), receive=2048),
-    "slow reading": lambda port: over(port, 1000, sip((GET % LIST + b"\r\n") * 20), receive=2048),
-    "two Host headers": lambda port: over(port, 50, flood(GET % b"/" + b"host: evil.example\r\n\r\n")),
+    "endless trailers": lambda port: over(port, 20, client(CHUNKED % b"127.0.0.1" + b"0\r\n", LINES)),
+    "endless body after a refusal": lambda port: over(
+        port, 20, client(CHUNKED % b"evil.example", b"ffff\r\n" + b"y" * 65535 + b"\r\n")
+    ),
+    "endless head, slowly": lambda port: over(port, 1000, client(GET % b"/", b"x: y\r\n", pause=1.0)),
+    "large head at once": lambda port: over(port, 20, client(GET % b"/" + 3 * LINES + b"\r\n", read=65536)),
+    "1,000 idle connections": lambda port: over(port, 1000, client(b"", pause=0.5)),
+    "1,000 that never read": lambda port: over(port, 1000, client(REQUESTS, pause=0.5), receive=2048),
+    "slow reading": lambda port: over(port, 1000, client(REQUESTS, read=64, pause=0.1), receive=2048),
+    "two Host headers": lambda port: over(port, 50, client(GET % b"/" + b"host: evil.example\r\n\r\n", read=65536)),
 }
 
 
@@ -152,12 +124,6 @@ class Measured:
 
     def row(self, name: str) -> str:
         return f"| {name} | {self.median:.1f} | {self.p99:.1f} | {self.failed} | {self.growth:.1f} |"
-
-
-def resident(pid: int) -> float:
-    """Return the resident memory of a process in MiB."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
 def request(port: int, source: str, path: bytes) -> bool:
@@ -188,6 +154,8 @@ def request_steadily(port: int, source: str, seconds: float) -> tuple[list[float
 
 def measure(port: int, pid: int, attack: str, source: str, seconds: float) -> Measured:
     """Measure one attack."""
+    from web import resident  # the attacking process does not need its modules, which take seconds to load
+
     before = largest = resident(pid)
     over = threading.Event()
 
@@ -227,7 +195,6 @@ def main() -> None:
         asyncio.run(ATTACKS[options.attack](options.port))  # type: ignore[arg-type]
         return
 
-    # The attacking process does not need these modules, which take seconds to load.
     from web import served
 
     from gh_assets.settings import load_settings

@@ -13,23 +13,24 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dagster import DagsterEventType, DagsterInstance
+import requests
+from dagster import AssetKey, DagsterEventType, DagsterInstance
+
+from gh_assets.embedded.guardian import free_port
+from gh_assets_tests.support.waiting import until
 
 ROOT = Path(__file__).parent.parent
 DEFINITIONS = '''
@@ -69,25 +70,22 @@ class Side:
 
     @contextmanager
     def running(self) -> Iterator[str]:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         command = [str(Path(sys.executable).parent / "dagster"), "dev", "-f", "definitions.py", "-p", str(port)]
         with (self.folder / "log").open("wb") as log:
             process = subprocess.Popen(
                 command, cwd=self.folder, env=self.environment, stdout=log, stderr=log, start_new_session=True
             )
         url = f"http://127.0.0.1:{port}"
+
+        def answers() -> bool:
+            assert process.poll() is None, (self.folder / "log").read_text()[-2000:]
+            with contextlib.suppress(OSError):
+                return requests.get(f"{url}/server_info", timeout=2).ok
+            return False
+
         try:
-            deadline = time.monotonic() + 120
-            while True:
-                try:
-                    urllib.request.urlopen(f"{url}/server_info", timeout=2).close()
-                    break
-                except OSError:
-                    if process.poll() is not None or time.monotonic() > deadline:
-                        raise SystemExit((self.folder / "log").read_text()[-2000:]) from None
-                    time.sleep(0.2)
+            until(answers)
             yield url
         finally:
             process.send_signal(signal.SIGINT)
@@ -104,10 +102,8 @@ class Side:
 
 
 def query_graphql(url: str, query: str, **variables: Any) -> Any:
-    body = json.dumps({"query": query, "variables": variables}).encode()
-    request = urllib.request.Request(f"{url}/graphql", body, {"content-type": "application/json"})
-    with urllib.request.urlopen(request, timeout=600) as response:
-        result = json.load(response)
+    body = {"query": query, "variables": variables}
+    result = requests.post(f"{url}/graphql", json=body, timeout=600).json()
     assert "errors" not in result, result
     return result["data"]
 
@@ -159,18 +155,12 @@ def cost(own_configuration: bool, counts: list[int], pages: bool = False) -> dic
                     keys = [f"of-{count}/{number}" for number in range(count)]
                     instance.add_dynamic_partitions("thing", keys)
                     results[count] = 1000 * (backfill(url, instance, keys) - base) / (count - 1)
-                    materialized = instance.get_materialized_partitions(_key())
+                    materialized = instance.get_materialized_partitions(AssetKey("nothing"))
                     assert set(keys) <= materialized, "all are materialized"
                     print(f"{count:,} partitions: {results[count]:.2f} ms each", flush=True)
             if pages:
                 measure_pages(url)
         return results
-
-
-def _key() -> Any:
-    from dagster import AssetKey
-
-    return AssetKey("nothing")
 
 
 def measure_pages(url: str) -> None:
@@ -181,9 +171,8 @@ def measure_pages(url: str) -> None:
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
     if chromium is None:
         raise SystemExit("Chromium is not installed: apt-get install chromium, or set CHROMIUM.")
-    run = query_graphql(url, "{runsOrError(limit:1){... on Runs{results{runId}}}}")["runsOrError"]["results"][0][
-        "runId"
-    ]
+    runs = query_graphql(url, "{runsOrError(limit:1){... on Runs{results{runId}}}}")["runsOrError"]
+    run = runs["results"][0]["runId"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1500, "height": 900})

@@ -15,11 +15,13 @@ import multiprocessing
 import os
 import secrets
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,8 @@ from gh_assets.collector.star_sources.base import CollectionOptions, RepositoryR
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
 from gh_assets.collector.star_sources.stargazers import RestStargazers
 from gh_assets.collector.state import CollectionState
-from gh_assets.embedded.standin.clock import RemoteClock, VirtualClock
+from gh_assets.embedded.standin.app import Standin
+from gh_assets.embedded.standin.clock import MachineClock, RemoteClock, VirtualClock
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.world import Repository, World
 from gh_assets.github.client import GitHubClient
@@ -44,6 +47,7 @@ from gh_assets.services.connections import connect_gcs, open_mongo
 from gh_assets.settings import load_settings
 from gh_assets.storage.asset_store import AssetStore, PartitionTables
 from gh_assets.storage.objects import ObjectStore
+from gh_assets_tests.support.serving import serving
 
 USERS = 50_000
 
@@ -97,40 +101,23 @@ def of_real_sizes(count: int = 4761) -> Shape:
     return Shape(tuple(int(size) for size in rng.lognormal(4.8, 1.7, count).clip(1, 40_000)))
 
 
-def _serve(shape: Shape, limits: Limits, tokens: list[str], virtual: bool, port: Any) -> None:
-    import uvicorn
-
-    from gh_assets.embedded.standin.app import Standin
-    from gh_assets.embedded.standin.clock import MachineClock
-    from gh_assets.embedded.standin.faults import FaultyProtocol
-
+def _serve(shape: Shape, limits: Limits, tokens: list[str], virtual: bool, address: Connection) -> None:
     clock = VirtualClock() if virtual else MachineClock()
-    app = Standin(shape.world(), tokens, limits, clock=clock).app()
-    config = uvicorn.Config(app, port=0, log_level="error", access_log=False, http=FaultyProtocol, date_header=False)
-    server = uvicorn.Server(config)
-    started = server.startup
-
-    async def startup(sockets: Any = None) -> None:
-        await started(sockets)
-        port.value = server.servers[0].sockets[0].getsockname()[1]
-
-    server.startup = startup  # type: ignore[method-assign]
-    server.run()
+    with serving(Standin(shape.world(), tokens, limits, clock=clock).app()) as url:
+        address.send(url)
+        threading.Event().wait()
 
 
 @contextmanager
 def standin(shape: Shape, limits: Limits, tokens: list[str], *, virtual: bool = False) -> Iterator[str]:
     """Run a stand-in in a separate process; yield its address."""
     context = multiprocessing.get_context("spawn")
-    port = context.Value("i", 0)
-    process = context.Process(target=_serve, args=(shape, limits, tokens, virtual, port), daemon=True)
+    address, process_address = context.Pipe()
+    process = context.Process(target=_serve, args=(shape, limits, tokens, virtual, process_address), daemon=True)
     process.start()
-    while not port.value:
-        if not process.is_alive():
-            raise SystemExit("the stand-in did not start")
-        time.sleep(0.05)
+    process_address.close()
     try:
-        yield f"http://127.0.0.1:{port.value}"
+        yield address.recv()
     finally:
         process.terminate()
         process.join()
@@ -139,12 +126,13 @@ def standin(shape: Shape, limits: Limits, tokens: list[str], *, virtual: bool = 
 class BenchmarkStorage:
     """A new bucket and a new database."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, tables: Any = None) -> None:
         settings = load_settings()
         self.settings = settings.model_copy(update={"mongo_database": f"benchmark_{secrets.token_hex(4)}"})
-        bucket = f"benchmark-{secrets.token_hex(4)}"
-        self.tables = PartitionTables(AssetStore(ObjectStore(connect_gcs(settings), bucket, create=True)), "stargazers")
-        self.workers = workers
+        self.workers, self.tables = workers, tables
+        if tables is None:
+            store = ObjectStore(connect_gcs(settings), f"benchmark-{secrets.token_hex(4)}", create=True)
+            self.tables = PartitionTables(AssetStore(store), "stargazers")
 
     def collect(self, shape: Shape, source: StarSource, max_pages: int, *, ask_all: bool = False) -> CollectionReport:
         with open_mongo(self.settings) as database:
@@ -196,8 +184,7 @@ def economy(options: argparse.Namespace) -> None:
     pages = shape.pages(10)
     print(f"{len(shape.sizes):,} repositories, {pages:,} pages of 100 (at most 10 each) are needed")
     for name in ("stargazers", "graphql"):
-        storage = BenchmarkStorage(workers=8)
-        storage.tables = InMemory()  # type: ignore[assignment]
+        storage = BenchmarkStorage(8, InMemory())
         known: dict[Any, Any] = {}
         first = Counter[str]()
         for step, world in (("first", shape), ("unchanged", shape), ("5 % grown", grown)):
@@ -222,8 +209,7 @@ def economy(options: argparse.Namespace) -> None:
                 print(f"    the stars alone: {stars[unit] / floor:.3f} x the smallest possible number")
     print("GraphQL where GitHub's resource limit allows 37 connections")
     with standin(shape, Limits(query_budget=3700), ["token"]) as url, client_of(url, ["token"]) as client:
-        storage = BenchmarkStorage(workers=8)
-        storage.tables = InMemory()  # type: ignore[assignment]
+        storage = BenchmarkStorage(8, InMemory())
         storage.collect(shape, GraphQLStargazers(client, 10), 10)
         points = accounting(url, "token")["spent"]["graphql"]
     print(f"  {points:,} points, {points / (pages / 37):.2f} x those of the best fixed size")
@@ -244,8 +230,7 @@ def quota(options: argparse.Namespace) -> None:
             started, wall = clock.now(), time.perf_counter()
             with client_of(url, tokens, clock=clock, paced=True) as client:
                 clock.busy = lambda client=client: client.pool.in_flight > 0  # type: ignore[misc]
-                storage = BenchmarkStorage(workers=16)
-                storage.tables = InMemory()  # type: ignore[assignment]
+                storage = BenchmarkStorage(16, InMemory())
                 report = storage.collect(shape, RestStargazers(client, 10), 10)
             took = clock.now() - started
             accounted = accounting(url, tokens[0])

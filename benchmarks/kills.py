@@ -20,6 +20,7 @@ import atexit
 import contextlib
 import datetime as dt
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -31,20 +32,22 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
-import numpy as np
 import polars as pl
 import requests
 from pymongo.errors import PyMongoError
 
 from gh_assets.embedded import servers as embedded
-from gh_assets.embedded.supervision import read_state, release
+from gh_assets.embedded.guardian import free_port, read_state
+from gh_assets.embedded.supervision import release
 from gh_assets.errors import GhAssetsError
 from gh_assets.instance.configuration import open_instance
 from gh_assets.registry import CHAMPION, PURPOSE, ModelCard, ModelRegistry, Move, Promotion
@@ -54,25 +57,13 @@ from gh_assets.storage.asset_store import AssetStore
 from gh_assets.storage.backup import MANIFEST, back_up
 from gh_assets.storage.mongo import MongoDatabase
 from gh_assets.storage.objects import ObjectStore
+from gh_assets_tests.support.commands import write_stars
 
 FORKS = multiprocessing.get_context("forkserver")
-PRELOADED = (
-    *("matplotlib.figure", "rich.progress", "pyarrow.parquet", "safetensors.torch", "gh_assets.storage.backup"),
-    *(
-        "gh_assets.recommender.training.training",
-        "gh_assets.recommender.models.hybrid",
-        "gh_assets.cli",
-        "gh_assets.web.server",
-    ),
-    *(
-        "gh_assets.serving.current_model",
-        "gh_assets.definitions",
-        "gh_assets.cli.chain",
-        "gh_assets.cli.documents",
-        "gh_assets.cli.service_checks",
-    ),
-)
-USERS, REPOSITORIES = 40, 16
+PRELOADED = ["matplotlib.figure", "rich.progress", "pyarrow.parquet", "safetensors.torch", "gh_assets.definitions"]
+PRELOADED += ["gh_assets.cli", "gh_assets.cli.chain", "gh_assets.cli.documents", "gh_assets.cli.service_checks"]
+PRELOADED += ["gh_assets.recommender.training.training", "gh_assets.recommender.models.hybrid"]
+PRELOADED += ["gh_assets.serving.current_model", "gh_assets.storage.backup", "gh_assets.web.server"]
 EVERY = 10
 """Kills after which a command is left to finish and everything is checked."""
 
@@ -112,7 +103,7 @@ class Tally:
     lost: int = 0
     diverged: int = 0
     seconds: float = 0.0
-    notes: dict[str, int] = field(default_factory=dict)
+    notes: Counter[str] = field(default_factory=Counter)
 
     def killed(self) -> None:
         self.kills += 1
@@ -122,9 +113,6 @@ class Tally:
         """Record that a rerun finished in the requested state."""
         self.worst = max(self.worst, self.in_a_row)
         self.in_a_row = 0
-
-    def note(self, message: str) -> None:
-        self.notes[message] = self.notes.get(message, 0) + 1
 
     def wrong(self, error: WrongError, kind: str) -> None:
         self.lost += error.lost
@@ -311,42 +299,75 @@ def prefix_of(before: list[Move], after: list[Move]) -> None:
 
 def write_world(path: Path) -> dict[str, set[str]]:
     """Write a file of stars; return the logins by repository."""
-    rng = np.random.default_rng(3)
-    stars: dict[str, set[str]] = {f"Owner{repo % 3}/repo-{repo}": set() for repo in range(REPOSITORIES)}
-    names = list(stars)
-    for user in range(USERS):
-        weights = np.where(np.arange(REPOSITORIES) % 3 == user % 3, 1.0, 0.1)
-        for repo in rng.choice(REPOSITORIES, size=rng.integers(4, 9), replace=False, p=weights / weights.sum()):
-            stars[names[repo]].add(f"Login-{user}")
-    rows = [(repo, login) for repo, logins in stars.items() for login in sorted(logins)]
-    pl.DataFrame(rows, schema=["repo", "login"], orient="row").write_parquet(path)
-    return {repo.lower(): logins for repo, logins in stars.items() if logins}
+    stars = write_stars(path, users=40, repositories=16, stars=(4, 9)).group_by("repo").agg("login")
+    return {repo.lower(): set(logins) for repo, logins in stars.iter_rows()}
 
 
-class Run:
+class Kind:
+    """Work in a home that is killed repeatedly.
+
+    Attributes
+    ----------
+    seconds : float
+        Duration of a command, within which it is killed.
+    """
+
+    seconds = 0.0
+    ends_at_an_error = False
+
+    def __init__(self, workspace: Workspace, tally: Tally) -> None:
+        self.workspace, self.tally = workspace, tally
+        self.watcher = Watcher(workspace)
+        self.number = 0
+
+    def step(self) -> None:
+        """Kill once or several times, and check what must hold."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Check what can be checked only at the end."""
+
+    def close(self) -> None:
+        self.watcher.close()
+
+    def kill(self, *command: str) -> None:
+        """Kill a command at a random time."""
+        if self.workspace.kill(self.seconds, *command):
+            self.tally.killed()
+
+    def rerun(self, *command: str) -> None:
+        self.workspace.run(*command)
+        self.tally.reruns += 1
+
+    def converged(self) -> None:
+        """Record the requested state, and check that no files are left."""
+        self.converged()
+
+
+def run_command(workspace: Workspace) -> tuple[str, ...]:
+    return "run", "--stars", str(workspace.folder / "stars.parquet"), "--epochs", "2"
+
+
+class Run(Kind):
     """The whole chain: in each home, it is killed repeatedly from the start, and then left to finish."""
 
     def __init__(self, workspace: Workspace, tally: Tally) -> None:
         self.root, self.tally = workspace, tally
         self.world = write_world(workspace.folder / "stars.parquet")
-        self.command = ("run", "--stars", str(workspace.folder / "stars.parquet"), "--epochs", "2")
-        self.seconds, self.homes = 0.0, 0
-        self.matrix = ""
+        self.command = run_command(workspace)
+        self.number, self.matrix = 0, ""
         self.open()
-        self.seconds = self.workspace.run(*self.command)
+        self.seconds = 1.02 * self.workspace.run(*self.command)
         self.check_whole()
 
     def open(self) -> None:
-        self.homes += 1
-        self.workspace = Workspace(self.root.folder / str(self.homes), self.root.random, self.root.fresh)
+        self.number += 1
+        self.workspace = Workspace(self.root.folder / str(self.number), self.root.random, self.root.fresh)
         self.watcher = Watcher(self.workspace)
         self.models: dict[tuple[str, int], str] = {}
         self.moves: list[Move] = []
         self.stars: dict[str, set[str]] = {}
-        self.kills = 0
-
-    def close(self) -> None:
-        self.watcher.close()
+        self.first_kill = self.tally.kills
 
     def read_stars(self) -> dict[str, set[str]]:
         partitions = self.watcher.assets.partitions("stargazers")
@@ -354,10 +375,8 @@ class Run:
         return {partition: set(table["login"]) for partition, table in tables.items()}
 
     def step(self) -> None:
-        again = ("--full", "--retrain") if self.kills > EVERY // 2 else ()
-        if self.workspace.kill(1.02 * self.seconds, *self.command, *again):
-            self.tally.killed()
-            self.kills += 1
+        again = ("--full", "--retrain") if self.tally.kills - self.first_kill > EVERY // 2 else ()
+        self.kill(*self.command, *again)
         self.tally.reruns += 1
         stars = self.read_stars()
         for partition, logins in self.stars.items():
@@ -367,10 +386,9 @@ class Run:
         moves = self.watcher.moves()
         prefix_of(self.moves, moves)
         self.moves = moves
-        if self.kills == EVERY:
+        if self.tally.kills - self.first_kill == EVERY:
             try:
-                self.workspace.run(*self.command)
-                self.tally.reruns += 1
+                self.rerun(*self.command)
                 self.check_whole()
             finally:
                 self.close()
@@ -405,35 +423,27 @@ class Run:
 
     def check_runs(self) -> None:
         """Check that Dagster lists no run of a killed command as running."""
-        before = os.environ.get("GH_ASSETS_HOME")
-        os.environ["GH_ASSETS_HOME"] = str(self.workspace.home)
-        try:
-            with open_instance(load_settings()) as instance:
-                unfinished = [run.status.value for run in instance.get_runs() if not run.is_finished]
-        finally:
-            os.environ.pop("GH_ASSETS_HOME")
-            if before is not None:
-                os.environ["GH_ASSETS_HOME"] = before
+        with (
+            patch.dict(os.environ, GH_ASSETS_HOME=str(self.workspace.home)),
+            open_instance(load_settings()) as instance,
+        ):
+            unfinished = [run.status.value for run in instance.get_runs() if not run.is_finished]
         differs(bool(unfinished), f"Dagster has runs that no process executes: {unfinished}")
 
 
-class Moves:
+class Moves(Kind):
     """Promotions or rollbacks of the champion."""
 
     def __init__(self, workspace: Workspace, tally: Tally, action: str) -> None:
-        self.workspace, self.tally, self.action = workspace, tally, action
-        self.watcher = Watcher(workspace)
+        super().__init__(workspace, tally)
+        self.action = action
         self.models: dict[tuple[str, int], str] = {}
         for number in range(3):
             self.watcher.save(number)
         for version in (1, 2, 3):
             self.watcher.registry.promote(Promotion("recvae", version, why="the initial state"))
         self.watcher.check_models(self.models, whole=True)
-        self.number = 0
         self.seconds = workspace.measure("models", "promote", "recvae", "1", "--why", "to measure the duration")
-
-    def close(self) -> None:
-        self.watcher.close()
 
     def step(self) -> None:
         self.number += 1
@@ -454,49 +464,39 @@ class Moves:
         self.check(command, before, current.version, wanted, why)
 
     def check(self, command: tuple[str, ...], before: list[Move], current: int, wanted: int, why: str) -> None:
-        if self.workspace.kill(self.seconds, *command):
-            self.tally.killed()
+        self.kill(*command)
         between = self.watcher.moves()
         prefix_of(before, between)
         differs(len(between) > len(before) + 1, "it moved twice")
         moved = len(between) > len(before)
         if moved:
             differs((between[-1].version, between[-1].why) != (wanted, why), "a move that was not requested")
-            self.tally.note("killed after it was done")
+            self.tally.notes["killed after it was done"] += 1
         differs(
             self.watcher.registry.champion().version != (wanted if moved else current),
             "the champion is neither the old nor the new model",
         )
         if not moved or self.action == "promote":  # a second rollback would return to an earlier model
-            self.workspace.run(*command)
-            self.tally.reruns += 1
+            self.rerun(*command)
             prefix_of(between, self.watcher.moves())
             differs(self.watcher.registry.champion().version != wanted, "the champion is not the requested model")
-        self.tally.converged()
+        self.converged()
         self.watcher.check_models(self.models)
-        self.workspace.check_leftovers()
 
 
-class Undo:
+class Undo(Kind):
     """An asset with changed and new partitions, and an asset that did not exist before."""
 
     PARTITIONS = 24
 
     def __init__(self, workspace: Workspace, tally: Tally) -> None:
-        self.workspace, self.tally = workspace, tally
-        self.watcher = Watcher(workspace)
-        self.number = 0
+        super().__init__(workspace, tally)
         self.write("parts", range(self.PARTITIONS // 2))
-        self.change()
-        self.seconds = workspace.run("data", "undo", "parts", "--before", self.before)
-        workspace.run("data", "undo", "late", "--before", self.before)
-        for _ in range(3):
+        self.seconds = TIMEOUT
+        for _ in range(4):
             self.change()
             self.seconds = min(self.seconds, workspace.run("data", "undo", "parts", "--before", self.before))
             workspace.run("data", "undo", "late", "--before", self.before)
-
-    def close(self) -> None:
-        self.watcher.close()
 
     def write(self, asset: str, partitions: range) -> None:
         self.number += 1
@@ -522,8 +522,7 @@ class Undo:
         after = self.read("parts")
         for asset, wanted in (("parts", at), ("late", {})) if self.number % 4 else (("late", {}), ("parts", at)):
             command = ("data", "undo", asset, "--before", self.before)
-            if self.workspace.kill(self.seconds, *command):
-                self.tally.killed()
+            self.kill(*command)
             for partition, number in self.read(asset).items():
                 allowed = {wanted.get(partition), after.get(partition)} if asset == "parts" else {self.number}
                 lost(
@@ -533,11 +532,9 @@ class Undo:
             if asset == "parts":
                 missing = set(at) - set(self.read(asset))
                 lost(bool(missing), f"partitions are missing: {missing}")
-            self.workspace.run(*command)
-            self.tally.reruns += 1
+            self.rerun(*command)
             differs(self.read(asset) != wanted, f"{asset} is {self.read(asset)}, not {wanted}, before {self.before}")
-            self.tally.converged()
-        self.workspace.check_leftovers()
+            self.converged()
 
 
 def fill(watcher: Watcher) -> None:
@@ -578,60 +575,48 @@ def check_backup(folder: Path, objects: Mapping[str, str], documents: Mapping[st
     lost(kept != documents, f"{folder.name} has different documents: {len(kept)}, not {len(documents)}")
 
 
-class Backup:
+class Backup(Kind):
     def __init__(self, workspace: Workspace, tally: Tally) -> None:
-        self.workspace, self.tally = workspace, tally
-        self.watcher = Watcher(workspace)
+        super().__init__(workspace, tally)
         fill(self.watcher)
         self.objects, self.documents = self.watcher.objects(), self.watcher.documents()
-        self.number = 0
         self.backups = workspace.folder / "backups"
         self.seconds = min(workspace.run("data", "backup", str(self.backups / str(-n))) for n in range(4))
-
-    def close(self) -> None:
-        self.watcher.close()
 
     def step(self) -> None:
         shutil.rmtree(self.backups)
         self.number += 1
         folder = self.backups / str(self.number)
         for _ in range(self.workspace.random.choice((1, 2, 3))):
-            if self.workspace.kill(self.seconds, "data", "backup", str(folder)):
-                self.tally.killed()
+            self.kill("data", "backup", str(folder))
             if folder.exists():
-                self.tally.note("killed after it was done, or finished")
+                self.tally.notes["killed after it was done, or finished"] += 1
                 break
             self.tally.reruns += 1
         finished = [folder] if folder.exists() else []
         again = folder.with_name(f"{folder.name}-again") if finished else folder
-        self.workspace.run("data", "backup", str(again))
-        self.tally.reruns += 1
+        self.rerun("data", "backup", str(again))
         for one in {*finished, again}:
             check_backup(one, self.objects, self.documents)
         names = {path.name for path in self.backups.iterdir()}
         differs(names != {path.name for path in (*finished, again)}, f"files are left beside the backup: {names}")
-        self.tally.converged()
-        self.workspace.check_leftovers()
+        self.converged()
 
 
-class Restore:
+class Restore(Kind):
     def __init__(self, workspace: Workspace, tally: Tally) -> None:
-        self.workspace, self.tally = workspace, tally
+        super().__init__(workspace, tally)
         source = Watcher(Workspace(workspace.folder / "source", workspace.random))
         fill(source)
         self.objects, self.documents = source.objects(), source.documents()
         self.backup = workspace.folder / "backup"
         back_up(source.database, source.stores, self.backup)
         source.close()
-        self.watcher = Watcher(workspace)
         self.command = ("data", "restore", str(self.backup))
         self.seconds = workspace.run(*self.command)
         self.check()
         self.empty()
         self.seconds = min(self.seconds, workspace.run(*self.command))
-
-    def close(self) -> None:
-        self.watcher.close()
 
     def empty(self) -> None:
         for name in self.watcher.database.list_collection_names():
@@ -664,21 +649,18 @@ class Restore:
     def step(self) -> None:
         self.empty()
         for _ in range(self.workspace.random.choice((1, 2, 3, 4))):
-            if self.workspace.kill(self.seconds, *self.command):
-                self.tally.killed()
+            self.kill(*self.command)
             self.tally.reruns += 1
             begun = self.watcher.database["meta"].find_one({"_id": "restoring"})
             if begun is None and self.watcher.database["users"].find_one({}) is not None:
                 break  # killed at its very end
         else:
-            self.workspace.run(*self.command)
-            self.tally.reruns += 1
+            self.rerun(*self.command)
         self.check()
-        self.tally.converged()
-        self.workspace.check_leftovers()
+        self.converged()
 
 
-class Serve:
+class Serve(Kind):
     """The server under load: clients send feedback and request recommendations."""
 
     CLIENTS = 4
@@ -686,15 +668,14 @@ class Serve:
     def __init__(self, workspace: Workspace, tally: Tally) -> None:
         from gh_assets_tests.support.served_home import furnish
 
-        self.workspace, self.tally = workspace, tally
+        super().__init__(workspace, tally)
         workspace.environment |= {"GH_ASSETS_SERVE_RATE": "0", "GH_ASSETS_LIVE_REQUESTS": "0"}
         self.served_home = furnish(workspace.settings, workspace.folder)
-        self.watcher = Watcher(workspace)
         self.port = free_port()
         self.verdicts: dict[str, str] = {}
         self.lock = threading.Lock()
         self.ending = threading.Event()
-        self.responses: dict[int, int] = {}
+        self.responses: Counter[int] = Counter()
         self.threads = [threading.Thread(target=self.use, args=(number,)) for number in range(self.CLIENTS)]
         self.process = self.workspace.start("serve", "--port", str(self.port))
         self.wait()
@@ -707,7 +688,7 @@ class Serve:
             thread.join()
         self.process.terminate()
         self.process.join()
-        self.tally.note(f"verdicts acknowledged: {len(self.verdicts):,}; responses")
+        self.tally.notes[f"verdicts acknowledged: {len(self.verdicts):,}; responses"] += 1
         self.tally.notes |= {f"responses {status}": count for status, count in self.responses.items()}
         self.watcher.close()
 
@@ -733,8 +714,7 @@ class Serve:
                     if recommended.ok and not recommended.json()["recommendations"]:
                         recommended.status_code = 299
                 with self.lock:
-                    for status in (response.status_code, recommended.status_code):
-                        self.responses[status] = self.responses.get(status, 0) + 1
+                    self.responses.update((response.status_code, recommended.status_code))
             except requests.RequestException:
                 continue
 
@@ -761,6 +741,9 @@ class Serve:
         self.tally.reruns += 1
         if self.tally.kills % EVERY == 0:
             self.check()
+
+    def finish(self) -> None:
+        self.check()
 
     def check(self) -> None:
         self.wait()
@@ -793,20 +776,16 @@ class Serve:
         }
 
 
-def free_port() -> int:
-    from gh_assets.embedded.guardian import free_port as find
-
-    return find(None)
-
-
-class ServerKills:
+class ServerKills(Kind):
     """An embedded server is killed while a whole run and a writing program are running."""
 
+    ends_at_an_error = True
+
     def __init__(self, workspace: Workspace, tally: Tally, key: str) -> None:
-        self.workspace, self.tally, self.key = workspace, tally, key
+        super().__init__(workspace, tally)
+        self.key = key
         self.world = write_world(workspace.folder / "stars.parquet")
-        self.command = ("run", "--stars", str(workspace.folder / "stars.parquet"), "--epochs", "2")
-        self.watcher = Watcher(workspace)
+        self.command = run_command(workspace)
         self.ending = threading.Event()
         self.lock = threading.Lock()
         self.objects: dict[str, bytes] = {}
@@ -818,11 +797,14 @@ class ServerKills:
             thread.start()
 
     def close(self) -> None:
+        self.stop()
+        self.tally.notes |= {"objects": len(self.objects), "models": len(self.versions), "moves": len(self.promoted)}
+        super().close()
+
+    def stop(self) -> None:
         self.ending.set()
         for thread in self.threads:
             thread.join()
-        self.tally.notes |= {"objects": len(self.objects), "models": len(self.versions), "moves": len(self.promoted)}
-        self.watcher.close()
 
     def guarded(self, work: Callable[[], None]) -> None:
         try:
@@ -834,9 +816,9 @@ class ServerKills:
 
     def write(self) -> None:
         """Write, save and promote as a program that uses the library; repeat what raises under the next number."""
-        number = 0
-        while not self.ending.is_set():
-            number += 1
+        for number in itertools.count(1):
+            if self.ending.wait(0.05):
+                return
             try:
                 content = f"object {number} ".encode() * 200
                 self.watcher.stores["data"].write(f"kept/{number % 500}", content)
@@ -850,10 +832,13 @@ class ServerKills:
                     with self.lock:
                         self.promoted[move.revision] = version
             except (GhAssetsError, PyMongoError) as error:
-                self.tally.note(f"a failed write: {type(error).__name__}")
-                embedded.mongo_uri(self.workspace.home)  # the next use starts a server whose guardian gave up
-                embedded.cloud_storage(self.workspace.home)
-            self.ending.wait(0.05)
+                self.tally.notes[f"a failed write: {type(error).__name__}"] += 1
+                self.start_servers()
+
+    def start_servers(self) -> None:
+        """Start the servers whose guardians gave up, as the next use does."""
+        embedded.mongo_uri(self.workspace.home)
+        embedded.cloud_storage(self.workspace.home)
 
     def promote(self, version: int) -> Move:
         """Promote a model under its own alias, because these models cannot recommend."""
@@ -865,9 +850,9 @@ class ServerKills:
 
     def run(self) -> None:
         """Repeat `gh-assets run`."""
-        number = 0
-        while not self.ending.is_set():
-            number += 1
+        for number in itertools.count(1):
+            if self.ending.is_set():
+                return
             process = self.workspace.start(*self.command, *(("--full", "--retrain") if number % 2 == 0 else ()))
             process.join(TIMEOUT)
             output = self.workspace.log.read_text()
@@ -877,7 +862,7 @@ class ServerKills:
             differs(process.exitcode not in (0, 1), f"run ended with {process.exitcode}: {output[-1000:]}")
             differs(process.exitcode == 1 and len(errors) != 1, f"run failed without a sentence: {output[-1000:]}")
             self.tally.reruns += 1
-            self.tally.note("runs that failed with a sentence" if process.exitcode else "runs that survived")
+            self.tally.notes["runs that failed with a sentence" if process.exitcode else "runs that survived"] += 1
             if process.exitcode:
                 print(errors[0][:300], file=sys.stderr, flush=True)
             else:
@@ -905,8 +890,7 @@ class ServerKills:
                 return
             except (GhAssetsError, PyMongoError):
                 differs(attempt == 19, "the servers do not restart")
-                embedded.mongo_uri(self.workspace.home)
-                embedded.cloud_storage(self.workspace.home)
+                self.start_servers()
                 time.sleep(0.2)
 
     def check_writes(self, objects: dict[str, bytes], versions: dict[int, float], promoted: dict[int, int]) -> None:
@@ -926,9 +910,7 @@ class ServerKills:
 
     def finish(self) -> None:
         """Check that a last run finishes and that everything is correct."""
-        self.ending.set()
-        for thread in self.threads:
-            thread.join()
+        self.stop()
         if self.failure is not None:
             raise self.failure
         self.check()
@@ -941,7 +923,7 @@ class ServerKills:
         self.workspace.check_leftovers()
 
 
-KINDS: dict[str, Callable[[Workspace, Tally], Any]] = {
+KINDS: dict[str, Callable[[Workspace, Tally], Kind]] = {
     "run": Run,
     "serve": Serve,
     "promote": lambda workspace, tally: Moves(workspace, tally, "promote"),
@@ -952,16 +934,6 @@ KINDS: dict[str, Callable[[Workspace, Tally], Any]] = {
     "bucket": lambda workspace, tally: ServerKills(workspace, tally, "bucket"),
     "mongodb": lambda workspace, tally: ServerKills(workspace, tally, "mongo"),
 }
-
-
-@contextlib.contextmanager
-def work_folder(keep: Path | None) -> Iterator[Path]:
-    if keep is not None:
-        keep.mkdir(parents=True)
-        yield keep
-        return
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
 
 
 def kill_many(kind: str, kills: int, minutes: float, folder: Path, seed: int, fresh: bool) -> Tally:
@@ -980,20 +952,17 @@ def kill_many(kind: str, kills: int, minutes: float, folder: Path, seed: int, fr
                 work.step()
             except WrongError as error:
                 tally.wrong(error, kind)
-                if tally.lost + tally.diverged >= 20:
+                if work.ends_at_an_error or tally.lost + tally.diverged >= 20:
                     break
-                if isinstance(work, ServerKills):
-                    break
-        if isinstance(work, ServerKills | Serve):
-            try:
-                work.finish() if isinstance(work, ServerKills) else work.check()
-            except WrongError as error:
-                tally.wrong(error, kind)
+        try:
+            work.finish()
+        except WrongError as error:
+            tally.wrong(error, kind)
     finally:
         work.close()
     tally.seconds = time.monotonic() - started
-    if hasattr(work, "seconds"):
-        tally.note(f"a command takes {work.seconds:.2f} s")
+    if work.seconds:
+        tally.notes[f"a command takes {work.seconds:.2f} s"] += 1
     return tally
 
 
@@ -1008,13 +977,15 @@ def main() -> None:
     options = parser.parse_args()
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    FORKS.set_forkserver_preload(list(PRELOADED))
+    FORKS.set_forkserver_preload(PRELOADED)
     forkserver.ensure_running()
     bad = 0
     print(
         "| kind | kills | reruns | lost | not converged | kills in a row | seconds | |\n" + "|---" * 8 + "|", flush=True
     )
-    with work_folder(options.keep) as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+        folder = options.keep or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=options.keep is None)
         for kind in options.what.split(","):
             tally = kill_many(kind, options.kills, options.minutes, folder, options.seed, options.fresh)
             print(tally.row(kind), flush=True)

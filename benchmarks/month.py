@@ -19,7 +19,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -29,8 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import uvicorn
-from dagster import DagsterInstance, DagsterRunStatus
+from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
@@ -38,13 +36,13 @@ from starlette.routing import Route
 
 from gh_assets.collector.state import CollectionState
 from gh_assets.embedded.standin.app import Standin
-from gh_assets.embedded.standin.faults import FaultyProtocol
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.world import Repository, World, list_markdown
 from gh_assets.instance.configuration import open_instance
 from gh_assets.registry import CHAMPION, PURPOSE, ModelRegistry
 from gh_assets.services.connections import connect_mongo, model_store
 from gh_assets.settings import load_settings
+from gh_assets_tests.support.serving import serving
 
 ROOT = Path(__file__).parent.parent
 LIST = "lists/awesome"
@@ -137,23 +135,6 @@ class Record:
 
 
 @contextmanager
-def served(app: Starlette) -> Iterator[str]:
-    config = uvicorn.Config(
-        app, host="127.0.0.1", port=0, log_level="error", lifespan="off", http=FaultyProtocol, date_header=False
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(10)
-
-
-@contextmanager
 def daemon(environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run Dagster's daemon with all sensors turned on."""
     command = [str(Path(sys.executable).parent / "dagster"), "sensor", "start", "--start-all"]
@@ -194,7 +175,7 @@ def live(days: int, day_seconds: float, home: Path) -> dict[str, Any]:
     def span(of_days: float) -> str:
         return f"{max(1.0, of_days * day_seconds):.1f}s"
 
-    with served(standin.app()) as github, served(hook) as webhook:
+    with serving(standin.app()) as github, serving(hook) as webhook:
         chosen = {
             "GH_ASSETS_HOME": str(home),
             "GITHUB_API_URL": github,
@@ -230,18 +211,7 @@ def live(days: int, day_seconds: float, home: Path) -> dict[str, Any]:
                 record.quota.append((float(day), spent - spent_before))
                 spent_before = spent
                 description = living.pass_a_day(day, days)
-                if day == days // 5:
-                    standin.faults.probabilities = {"502": 1.0}
-                    description = "GitHub is unavailable"
-                elif day == days // 5 + 1:
-                    standin.faults.probabilities = {}
-                    description = "GitHub is available again"
-                if day == days * 4 // 5:
-                    standin.users.clear()
-                    description = "the token is rejected"
-                elif day == days * 4 // 5 + 1:
-                    standin.users["token"] = 1
-                    description = "the token is accepted again"
+                description = trouble(standin, day, days) or description
                 if description:
                     record.world.append((today(), description))
                     print(f"day {day}: {description}", flush=True)
@@ -250,6 +220,23 @@ def live(days: int, day_seconds: float, home: Path) -> dict[str, Any]:
         with open_instance(load_settings()) as instance:
             _wait_for_runs(instance)
             return summary(instance, standin, record, began, day_seconds)
+
+
+def trouble(standin: Standin, day: int, days: int) -> str:
+    """Begin or end an outage and the rejection of the token, each of a day; return a description."""
+    if day == days // 5:
+        standin.faults.probabilities = {"502": 1.0}
+        return "GitHub is unavailable"
+    if day == days // 5 + 1:
+        standin.faults.probabilities = {}
+        return "GitHub is available again"
+    if day == days * 4 // 5:
+        standin.users.clear()
+        return "the token is rejected"
+    if day == days * 4 // 5 + 1:
+        standin.users["token"] = 1
+        return "the token is accepted again"
+    return ""
 
 
 def _behind(living: LivingWorld, state: CollectionState) -> float:
@@ -261,8 +248,6 @@ def _behind(living: LivingWorld, state: CollectionState) -> float:
 
 
 def _wait_for_runs(instance: DagsterInstance) -> None:
-    from dagster import RunsFilter
-
     alive = [DagsterRunStatus.STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.CANCELING]
     until = time.monotonic() + 120
     while instance.get_runs(RunsFilter(statuses=alive)) and time.monotonic() < until:
@@ -276,8 +261,8 @@ def summary(
     runs: list[dict[str, Any]] = []
     for stored in instance.get_run_records():
         run = stored.dagster_run
-        start = stored.start_time if stored.start_time is not None else stored.create_timestamp.timestamp()
-        end = stored.end_time if stored.end_time is not None else time.time()
+        start = stored.start_time or stored.create_timestamp.timestamp()
+        end = stored.end_time or time.time()
         runs.append(
             {
                 "id": run.run_id,
@@ -304,17 +289,16 @@ def summary(
     ]
     alerted = {alert.get("run_id") for _, alert in record.alerts}
     failed = [run for run in runs if run["status"] == "FAILURE"]
-    kinds = Counter(alert["kind"] for _, alert in record.alerts)
     with connect_mongo(load_settings()).client as client:
         database = client[load_settings().mongo_database]
         registry = ModelRegistry(model_store(load_settings()), database["models"])
         moves = registry.aliases.history(PURPOSE, CHAMPION)
-        models = registry.list()
+        models = len(registry.list())
     return {
         "runs": dict(Counter(f"{run['job']} {run['status']}" for run in runs)),
         "not_ended": [run["id"] for run in runs if run["status"] not in ("SUCCESS", "FAILURE", "CANCELED")],
         "failed": [(run["job"], round(run["start"], 2), run["id"] in alerted) for run in failed],
-        "alerts": dict(kinds),
+        "alerts": dict(Counter(alert["kind"] for _, alert in record.alerts)),
         "alert_texts": [(round(when, 2), alert["text"]) for when, alert in record.alerts],
         "quota_overruns": dict(standin.quota.violations),
         "quota_spent_a_day": [spent for _, spent in record.quota],
@@ -322,7 +306,7 @@ def summary(
         "run_keys_used_twice": twice,
         "states_acted_on_twice_with_success": [key for key, count in again.items() if count > 1],
         "runs_of_a_job_at_once": overlapping,
-        "models": len(models),
+        "models": models,
         "promotions": [(f"{move.name} {move.version}", move.why[:80]) for move in reversed(moves)],
         "behind": record.behind,
         "behind_at_the_end": record.behind[-1][1] if record.behind else None,
@@ -346,12 +330,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
     above.set_ylim(-2.6, len(jobs) - 0.1)
     above.set_yticks(range(len(jobs)), [job.replace("__ASSET_JOB", "by conditions") for job in jobs])
     for when, kind in results["alert_times"]:
-        above.plot(
-            when,
-            len(jobs) - 0.4,
-            "v" if kind == "failure" else "^",
-            color="tab:red" if kind == "failure" else "tab:green",
-        )
+        marker = ("v", "tab:red") if kind == "failure" else ("^", "tab:green")
+        above.plot(when, len(jobs) - 0.4, marker[0], color=marker[1])
     for when in results["promoted_at"]:
         above.plot(when, len(jobs) - 0.4, "*", color="tab:orange", markersize=12)
     above.set_title("runs (green: success), alerts (red: a failure, green: recovered), promotions (stars)", fontsize=10)
@@ -362,9 +342,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
     middle.plot(*zip(*results["behind"], strict=True), color="tab:blue")
     middle.set_ylabel("stars behind")
     middle.set_ylim(0, min(1.0, max(0.1, 1.1 * max(value for when, value in results["behind"] if when > 2))))
-    below.bar(
-        [when - 0.5 for when, _ in results["quota"]], [spent for _, spent in results["quota"]], color="tab:purple"
-    )
+    days = [when - 0.5 for when, _ in results["quota"]]
+    below.bar(days, results["quota_spent_a_day"], color="tab:purple")
     below.axhline(results["quota_a_day"], color="0.3", linestyle="--")
     below.set_ylabel("points spent")
     below.set_xlabel("days")

@@ -78,11 +78,8 @@ def furnish(settings: Settings, stars: Csr, folder: Path) -> None:
             counts = np.bincount(stars.indices, minlength=items).tolist()
             trained = TrainedModel(model, ids, names[prefix], data={"stars_of": counts})
             path = trained.save(folder / prefix)
-            registry.save(
-                path,
-                ModelCard("hybrid", 0.3 + seed / 100, metric="ndcg@100", tags=(prefix,) if prefix else ()),
-                archive="gzip",
-            )
+            card = ModelCard("hybrid", 0.3 + seed / 100, metric="ndcg@100", tags=(prefix,))
+            registry.save(path, card, archive="gzip")
         registry.promote(Promotion("hybrid", 1, why="first"))
 
 
