@@ -289,4 +289,4 @@ def _expected_pages(selection: Selection, source: str, options: CollectionOption
         counted, stars = (None, None) if before is None else (before.stargazer_count, before.stars)
         is_known = before is not None and before.proven and before.source in comparable and not options.full
         counts.append((repository.stargazer_count, counted, stars if is_known else None))
-    return expected_pages(counts, options.max_pages).pages
+    return expected_pages(counts, options.max_pages)

@@ -13,21 +13,6 @@ from gh_assets.github.token_pool import TokenPool
 
 
 @dataclass(frozen=True)
-class Expected:
-    """Pages that repositories are expected to need.
-
-    Attributes
-    ----------
-    repositories : int
-    pages : int
-        Pages of 100 stars that are not stored yet.
-    """
-
-    repositories: int
-    pages: int
-
-
-@dataclass(frozen=True)
 class Forecast:
     """Expected cost of a collection.
 
@@ -43,10 +28,10 @@ class Forecast:
         Points left now; None without a limit.
     """
 
-    resource: Resource | None
-    cost: int
-    seconds: float
-    left: int | None
+    resource: Resource | None = None
+    cost: int = 0
+    seconds: float = 0.0
+    left: int | None = None
 
     def summary(self) -> str:
         """Describe cost and duration in a sentence's part."""
@@ -57,8 +42,8 @@ class Forecast:
         return f"about {self.cost:,} {unit}{left}, {duration(self.seconds)}"
 
 
-def expected_pages(wanted: Iterable[tuple[int | None, int | None, int | None]], max_pages: int) -> Expected:
-    """Return the pages that have to be read.
+def expected_pages(wanted: Iterable[tuple[int | None, int | None, int | None]], max_pages: int) -> int:
+    """Return the number of pages of 100 stars that have to be read.
 
     Parameters
     ----------
@@ -68,12 +53,11 @@ def expected_pages(wanted: Iterable[tuple[int | None, int | None, int | None]], 
     max_pages : int
         Maximum number of pages per repository.
     """
-    repositories = pages = 0
+    pages = 0
     for count, before, known in wanted:
-        repositories += 1
         new = (count or 0) if known is None else max(0, (count or 0) - (before or 0))
         pages += min(max_pages, max(1, math.ceil(new / PAGE_SIZE)))
-    return Expected(repositories, pages)
+    return pages
 
 
 def forecast(pool: TokenPool | None, resource: Resource | None, pages: int) -> Forecast:
@@ -88,7 +72,7 @@ def forecast(pool: TokenPool | None, resource: Resource | None, pages: int) -> F
         Each costs one request, or a hundredth of a GraphQL point.
     """
     if pool is None or resource is None:
-        return Forecast(None, 0, 0.0, None)
+        return Forecast()
     cost = pages if resource is Resource.REST else math.ceil(pages / CONNECTIONS_A_POINT)
     return Forecast(resource, cost, seconds_for(pool, resource, cost), pool.remaining(resource))
 

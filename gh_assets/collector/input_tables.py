@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from gh_assets.errors import InputError
@@ -157,14 +156,9 @@ def _read_text(
     places = _places(header, wanted, required, title)
     body = b"".join(rest.split(b"\n", lines)[lines:])
     first = 1 + content[: before.end()].count(b"\n") + lines
-    table = None if b'"' in body else _without_quotes(body, delimiter, header, places)
-    if table is None:
-        table = _with_quotes(body, delimiter, header, places, first, title)
-    ragged = [(line + first, fields) for line, fields in table.ragged]
-    frame = table.frame.with_columns(pl.col("row") + first)
-    if ragged:
-        frame = frame.filter(~pl.col("row").is_in(pl.Series([row for row, _ in ragged], dtype=pl.Int64).implode()))
-    return InputTable(frame, header, ragged)
+    if b'"' in body:
+        return _with_quotes(body, delimiter, header, places, first, title)
+    return _without_quotes(body, delimiter, header, places, first)
 
 
 def _plain_line_ends(content: bytes) -> str:
@@ -178,54 +172,24 @@ def _header(head: str, delimiter: str) -> tuple[list[str], int, str]:
     return next(reader), reader.line_num, delimiter
 
 
-def _without_quotes(body: bytes, delimiter: str, header: Sequence[str], places: Mapping[str, int]) -> InputTable | None:
-    """Parse text in which each line is a row, numbered from 0; None if polars finds another number of rows."""
-    # The header is parsed already: it is replaced by plain names.
-    plain = delimiter.join(f"column{place}" for place in range(len(header)))
-    try:
-        frame = pl.read_csv(
-            plain.encode() + b"\n" + body,
-            separator=delimiter,
-            columns=[f"column{place}" for place in places.values()],
-            infer_schema=False,
-            quote_char=None,
-            encoding="utf8-lossy",
-            truncate_ragged_lines=True,
-        )
-    except pl.exceptions.PolarsError:
-        return None
-    if body.count(b"\n") + (not body.endswith(b"\n") and bool(body)) != frame.height:
-        return None
-    frame = frame.select(
-        pl.int_range(pl.len(), dtype=pl.Int64).alias("row"),
-        *(pl.col(f"column{place}").alias(name) for name, place in places.items()),
-    )
-    blank = frame.select(pl.all_horizontal(pl.col(list(places)).fill_null("").str.strip_chars() == "")).to_series()
-    if blank.any():  # lines with delimiters only, or with values in other columns, are rows
-        lines = body.split(b"\n")
-        frame = frame.filter(
-            pl.Series([not empty or bool(lines[row].strip()) for row, empty in enumerate(blank)], dtype=pl.Boolean)
-        )
-    return InputTable(frame, header, _surplus(body, delimiter, len(header)))
-
-
-def _surplus(body: bytes, delimiter: str, width: int) -> list[tuple[int, int]]:
-    """Return the lines, from 0, with a value beyond the last column, and their numbers of fields."""
-    content = np.frombuffer(body, np.uint8)
-    ends = np.append(np.flatnonzero(content == ord("\n")), len(content))
-    counts = np.diff(np.searchsorted(np.flatnonzero(content == ord(delimiter)), ends), prepend=0)
-    surplus = []
-    for line in np.flatnonzero(counts >= width).tolist():
-        fields = body[0 if line == 0 else ends[line - 1] + 1 : ends[line]].split(delimiter.encode())
-        if any(field.strip() for field in fields[width:]):
-            surplus.append((line, len(fields)))
-    return surplus
+def _without_quotes(
+    body: bytes, delimiter: str, header: Sequence[str], places: Mapping[str, int], first: int
+) -> InputTable:
+    """Parse text in which each line is a row."""
+    text = body.decode("utf-8", "replace").encode()
+    lines = pl.read_lines(text, row_index_name="row", row_index_offset=first).cast({"row": pl.Int64})
+    fields = pl.col("line").str.split(delimiter).alias("fields")
+    rows = lines.filter(pl.col("line").str.strip_chars() != "").with_columns(fields)
+    surplus = pl.col("fields").list.slice(len(header)).list.join("").str.strip_chars() != ""
+    ragged = rows.filter(surplus).select("row", pl.col("fields").list.len()).rows()
+    values = [pl.col("fields").list.get(place, null_on_oob=True).alias(name) for name, place in places.items()]
+    return InputTable(rows.filter(~surplus).select("row", *values), header, ragged)
 
 
 def _with_quotes(
     body: bytes, delimiter: str, header: Sequence[str], places: Mapping[str, int], first: int, title: str
 ) -> InputTable:
-    """Parse text by Python's `csv`, with rows numbered by their first line, from 0.
+    """Parse text by Python's `csv`, with rows numbered by their first line.
 
     `csv` treats a quote inside an unquoted field as a character, as in ``5'10" tall``; polars would read all up to the
     next quote as one field.
@@ -236,9 +200,7 @@ def _with_quotes(
     csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))
     # The added line is a row of its own unless a quote is still open there.
     reader = csv.reader(io.StringIO(text + "end"), delimiter=delimiter)
-    rows: list[int] = []
-    columns: dict[str, list[str | None]] = {name: [] for name in places}
-    wanted = [(columns[name], place) for name, place in places.items()]
+    rows: list[tuple[int | str | None, ...]] = []
     ragged: list[tuple[int, int]] = []
     begins = 0
     try:
@@ -246,24 +208,20 @@ def _with_quotes(
             line, begins = begins, reader.line_num
             if line == end:
                 break
-            if len(fields) <= 1 and not "".join(fields).strip():
-                continue
-            if len(fields) > len(header) and any(field.strip() for field in fields[len(header) :]):
-                ragged.append((line, len(fields)))
-            rows.append(line)
-            for values, place in wanted:
-                values.append(fields[place] if place < len(fields) else None)
             if begins > end:
                 raise InputError(
                     f"{title} has a quote that is never closed, in the row that begins at line {line + first}: close "
                     "it, or remove it."
                 )
+            if any(field.strip() for field in fields[len(header) :]):
+                ragged.append((line + first, len(fields)))
+            elif len(fields) > 1 or "".join(fields).strip():
+                values = (fields[place] if place < len(fields) else None for place in places.values())
+                rows.append((line + first, *values))
     except csv.Error as error:
         raise InputError(f"{title} cannot be parsed from line {begins + first} on: correct that line.") from error
-    frame = pl.DataFrame(
-        {"row": rows, **columns}, schema={"row": pl.Int64, **dict.fromkeys(places, pl.String)}, strict=True
-    )
-    return InputTable(frame, header, ragged)
+    schema = {"row": pl.Int64(), **dict.fromkeys(places, pl.String())}
+    return InputTable(pl.DataFrame(rows, schema=schema, orient="row"), header, ragged)
 
 
 def _known(header: Sequence[str], wanted: Sequence[str]) -> dict[str, list[int]]:

@@ -44,7 +44,7 @@ class CollectionProgress:
         self._resource = resource if client is not None else None
         self._progress = progress
         self.users: StarredReport | None = None
-        self.forecast = Forecast(None, 0, 0.0, None)
+        self.forecast = Forecast()
         self._pages = 0
         self._users_first = False
         self._started = time.monotonic()

@@ -93,12 +93,8 @@ class Quota:
     @property
     def pages(self) -> int | None:
         """Pages of 100 stars that automation may request; None is unlimited."""
-        points = self.spendable
-        return None if points is None else points * self._pages_a_point
-
-    @property
-    def _pages_a_point(self) -> int:
-        return CONNECTIONS_A_POINT if self.resource is Resource.GRAPHQL else 1
+        pages_a_point = CONNECTIONS_A_POINT if self.resource is Resource.GRAPHQL else 1
+        return None if self.spendable is None else self.spendable * pages_a_point
 
     def summary(self) -> str:
         """Describe the quota in a sentence's part."""
@@ -126,21 +122,13 @@ def quota_of(source: str, reserve: float, known: Sequence[dict[str, Any]], now: 
         With a time zone.
     """
     resource = SOURCES[source].resource
-    if resource is None:
-        return Quota(None)
-    left = limit = 0
-    resets = []
-    for budget in known:
-        if budget["resource"] != resource.value:
-            continue
-        if budget["limit"] >= UNLIMITED:
-            return Quota(resource)
-        reset = None if budget["reset"] is None else dt.datetime.fromisoformat(budget["reset"])
-        is_over = reset is not None and reset <= now
-        left += budget["limit"] if is_over else budget["left"]
-        limit += budget["limit"]
-        if reset is not None and not is_over:
-            resets.append(reset)
-    if not limit:
+    budgets = [budget for budget in known if resource is not None and budget["resource"] == resource.value]
+    if not budgets or any(budget["limit"] >= UNLIMITED for budget in budgets):
         return Quota(resource)
-    return Quota(resource, left, limit, math.ceil(limit * reserve), min(resets, default=None))
+    resets = [budget["reset"] and dt.datetime.fromisoformat(budget["reset"]) for budget in budgets]
+    # A window that has ended is full again.
+    is_over = [reset is not None and reset <= now for reset in resets]
+    left = sum(b["limit" if over else "left"] for b, over in zip(budgets, is_over, strict=True))
+    limit = sum(budget["limit"] for budget in budgets)
+    reset = min((reset for reset in resets if reset is not None and reset > now), default=None)
+    return Quota(resource, left, limit, math.ceil(limit * reserve), reset)

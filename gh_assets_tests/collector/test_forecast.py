@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import SecretStr
 
-from gh_assets.collector.forecast import Expected, duration, expected_pages, forecast
+from gh_assets.collector.forecast import duration, expected_pages, forecast
 from gh_assets.collector.star_sources.stargazers import RestStargazers
 from gh_assets.collector.state import CollectionState
 from gh_assets.embedded.standin.clock import VirtualClock
@@ -13,6 +13,9 @@ from gh_assets.embedded.standin.limits import Limits
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.rate_limits import Resource
 from gh_assets.github.retries import RetryPolicy
+from gh_assets.storage.asset_store import AssetStore
+from gh_assets.storage.mongo import MongoDatabase
+from gh_assets_tests.conftest import ServeWorld
 from gh_assets_tests.support.collecting import Collecting, refs
 from gh_assets_tests.support.worlds import world_of
 
@@ -26,7 +29,7 @@ def test_expected_pages_of_new_and_known_repositories() -> None:
         (250, 240, 240),
         (900, 500, 500),
     ]
-    assert expected_pages(wanted, 10) == Expected(6, 1 + 3 + 10 + 1 + 1 + 4)
+    assert expected_pages(wanted, 10) == 1 + 3 + 10 + 1 + 1 + 4
 
 
 def test_forecast_without_a_pool_costs_nothing() -> None:
@@ -34,7 +37,9 @@ def test_forecast_without_a_pool_costs_nothing() -> None:
 
 
 @pytest.mark.parametrize("tokens", [1, 3])
-def test_forecast_equals_the_time_taken(serve_world, asset_store, database, tokens: int) -> None:
+def test_forecast_equals_the_time_taken(
+    serve_world: ServeWorld, asset_store: AssetStore, database: MongoDatabase, tokens: int
+) -> None:
     """Run in virtual time, with pages for two and a half windows."""
     clock = VirtualClock()
     names = [f"token-{number}" for number in range(tokens)]

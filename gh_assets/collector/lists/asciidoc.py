@@ -21,7 +21,6 @@ MAX_EXPANDED = 2_000_000
 
 _FENCE = re.compile(r"(-{4,}|\.{4,}|/{4,}|\+{4,})|(`{3,}).*")
 _END_OF_PARAGRAPH = re.compile(r"\+?")
-_COMMENT = re.compile(r"//.*")
 _BLOCK_ATTRIBUTES = re.compile(r"\[([^\]]*)\]\s*")
 _VERBATIM_STYLE = re.compile(r"(?:source|listing|literal|comment|pass|stem|latexmath|asciimath)(?:[%#.,].*)?")
 _LIST_ITEM = re.compile(r"\s+(?:[*\-.]+|\d+\.|[a-zA-Z]\.|<[\d.]+>)\s|.*(?:::|;;)(?:\s|$)")
@@ -54,6 +53,7 @@ _INLINE = re.compile(
     """,
     re.VERBOSE,
 )
+_REFERENCE = re.compile(r"(?<!\\)\{([\w-]+)\}")
 _LINK_ATTRIBUTE = re.compile(r"""\blink=(?:"([^"]*)"|'([^']*)'|([^,\s"']+))""")
 
 
@@ -85,28 +85,6 @@ def asciidoc_links(text: str) -> list[str]:
     return links
 
 
-class _Attributes:
-    """Attributes of a document, which limit how much they add to its text."""
-
-    _reference = re.compile(r"(?<!\\)\{([\w-]+)\}")
-
-    def __init__(self, values: dict[str, str]) -> None:
-        self.values = values
-        self._left = MAX_EXPANDED
-
-    def resolved(self, text: str) -> str:
-        return self._reference.sub(self._value, text)
-
-    def _value(self, reference: re.Match[str]) -> str:
-        value = self.values.get(reference[1].lower())
-        if value is None:
-            return reference[0]
-        self._left -= len(value)
-        if self._left < 0:
-            raise UnreadableTextError(f"its attributes expand to more than {MAX_EXPANDED:,} characters")
-        return value
-
-
 def _links_of_attributes(attributes: str) -> list[str]:
     return ["".join(values) for values in _LINK_ATTRIBUTE.findall(attributes)]
 
@@ -124,7 +102,8 @@ class _ShownLines:
     def __init__(self, lines: Iterable[str], links: list[str]) -> None:
         self._lines = iter(lines)
         self._links = links
-        self._attributes = _Attributes(_SHOWN_EMPTY | _ON_GITHUB)
+        self._values = _SHOWN_EMPTY | _ON_GITHUB
+        self._left = MAX_EXPANDED  # characters that attributes may still add
         self._skips: list[bool] = []  # for each open conditional, innermost last, whether its lines are left out
         self._fence: str | None = None  # the line that closes the current verbatim block
         self._fenced: list[str] = []
@@ -147,6 +126,19 @@ class _ShownLines:
             else:
                 yield from self._read(line)
 
+    def _resolved(self, text: str) -> str:
+        """Return the text with the values of its attributes."""
+        return _REFERENCE.sub(self._value, text)
+
+    def _value(self, reference: re.Match[str]) -> str:
+        value = self._values.get(reference[1].lower())
+        if value is None:
+            return reference[0]
+        self._left -= len(value)
+        if self._left < 0:
+            raise UnreadableTextError(f"its attributes expand to more than {MAX_EXPANDED:,} characters")
+        return value
+
     def _evaluate(self, condition: re.Match[str]) -> str:
         """Enter or leave a conditional, and return the text of a single-line one if its condition holds."""
         kind, names, content = condition[1], condition[2], condition[3]
@@ -154,7 +146,7 @@ class _ShownLines:
             if self._skips:
                 self._skips.pop()
             return ""
-        known = [name.strip().lower() in self._attributes.values for name in re.split(r"[,+]", names)]
+        known = [name.strip().lower() in self._values for name in re.split(r"[,+]", names)]
         # Expressions of ifeval are not evaluated: a superfluous link does less harm than a lost one.
         holds = kind == "ifeval" or (all(known) if "+" in names else any(known)) == (kind == "ifdef")
         if content and kind != "ifeval":
@@ -173,6 +165,8 @@ class _ShownLines:
 
     def _read(self, line: str) -> Iterable[str]:
         """Return what is shown of a line outside verbatim blocks."""
+        if line.startswith("//") and not _FENCE.fullmatch(line):
+            return ()  # a comment
         for pattern, only_at_start, handle in self._HANDLERS:
             match = pattern.fullmatch(line) if self._block_may_start or not only_at_start else None
             if match is not None:
@@ -189,28 +183,25 @@ class _ShownLines:
         self._start_block()
         self._image_links = []
 
-    def _skip(self, _match: re.Match[str]) -> None:
-        pass
-
     def _set_attribute(self, match: re.Match[str]) -> None:
         name, value = match[2].lower(), match[4] or ""
         while value.endswith("\\") and (following := next(self._lines, None)) is not None:
             value = value[:-1].rstrip(" +") + " " + following.strip()
         if match[1] or match[3]:
-            self._attributes.values.pop(name, None)
+            self._values.pop(name, None)
         else:
-            self._attributes.values[name] = self._attributes.resolved(value)[:MAX_VALUE]
+            self._values[name] = self._resolved(value)[:MAX_VALUE]
 
     def _read_block_attributes(self, match: re.Match[str]) -> None:
         # An anchor or a role does not change the kind of the block.
         self._is_verbatim = self._is_verbatim or _VERBATIM_STYLE.fullmatch(match[1]) is not None
-        self._image_links += _links_of_attributes(self._attributes.resolved(match[1]))
+        self._image_links += _links_of_attributes(self._resolved(match[1]))
         if not self._in_table and _CSV.fullmatch(match[1]) is not None:
             separator = _SEPARATOR.search(match[1])
             self._separator = separator[1] if separator is not None else ","
 
     def _show_title(self, match: re.Match[str]) -> list[str]:
-        return [self._attributes.resolved(match[0])]
+        return [self._resolved(match[0])]
 
     def _open_or_close_table(self, match: re.Match[str]) -> None:
         self._in_table = not self._in_table
@@ -224,7 +215,7 @@ class _ShownLines:
             self._start_block()
 
     def _include(self, match: re.Match[str]) -> None:
-        self._links.append(self._attributes.resolved(match[1]))
+        self._links.append(self._resolved(match[1]))
 
     def _read_text(self, line: str) -> list[str]:
         if self._block_may_start:
@@ -236,14 +227,13 @@ class _ShownLines:
         self._block_may_start = False
         if self._is_verbatim:
             return []
-        line = self._attributes.resolved(line)
+        line = self._resolved(line)
         return line.split(self._separator) if self._in_table and self._separator is not None else [line]
 
     _HANDLERS: ClassVar[Sequence[_Handler]] = (
         # Pattern of a whole line, whether it only counts where a block may start, and what handles the match.
         (_FENCE, False, _open_fence),
         (_END_OF_PARAGRAPH, False, _end_paragraph),
-        (_COMMENT, False, _skip),
         (_ATTRIBUTE, False, _set_attribute),
         (_BLOCK_ATTRIBUTES, True, _read_block_attributes),
         (_BLOCK_TITLE, True, _show_title),
