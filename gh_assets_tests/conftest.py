@@ -204,9 +204,6 @@ def serve_world() -> Iterator[ServeWorld]:
         yield start
 
 
-GitHubOf = Callable[[World], tuple[Standin, GitHubClient]]
-
-
 @pytest.fixture
 def github_of(serve_world: ServeWorld) -> Iterator[GitHubOf]:
     """Connect clients to worlds; return stand-in and client."""

@@ -62,7 +62,7 @@ def test_stars_are_read_and_other_events_skipped() -> None:
     assert (report.corrupt_lines, report.damage) == (0, None)
 
 
-def test_the_name_of_the_event_in_a_text_is_not_a_star_event() -> None:
+def test_the_name_of_the_event_in_a_text_is_not_a_star() -> None:
     issue = star_event(2, 6, type="IssuesEvent", payload={"title": 'a "WatchEvent" is a star: "type":"WatchEvent"'})
     assert pairs(packed(issue, star_event(1, 5), star_event(3, 9, payload={"action": "stopped"}))) == [(1, 5)]
 
