@@ -15,6 +15,9 @@ from gh_assets_tests.conftest import SETTINGS
 from gh_assets_tests.support.definitions_snapshot import SNAPSHOT, definitions_text
 from gh_assets_tests.support.paths import CHECKOUT
 
+TABLES = {"repos", "collection_plan", "star_events", "stargazers", "users", "recommendations", "leaderboard"}
+"""Assets whose columns are described."""
+
 DG = Path(sys.executable).parent / "dg"
 
 
@@ -40,15 +43,7 @@ def test_every_asset_is_described(asset: dg.AssetsDefinition | dg.AssetSpec) -> 
         (code,) = spec.metadata["dagster/code_references"].code_references
         assert code.file_path.endswith(f"gh_assets/assets/{spec.key.to_user_string()}.py")
         assert Path(code.file_path).read_text().splitlines()[code.line_number - 1].startswith("@chain_asset")
-    if spec.key.to_user_string() in (
-        "repos",
-        "collection_plan",
-        "star_events",
-        "stargazers",
-        "users",
-        "recommendations",
-        "leaderboard",
-    ):
+    if spec.key.to_user_string() in TABLES:
         schema = spec.metadata["dagster/column_schema"]
         assert all(column.description for column in schema.columns)
 

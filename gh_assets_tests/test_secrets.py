@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -34,29 +35,23 @@ def tastes() -> World:
     return world_of(stars, users=150)
 
 
-class CommandLines:
-    """Records the command lines of all processes during a block."""
+@contextmanager
+def recorded_command_lines() -> Iterator[set[str]]:
+    """Record the command lines of all processes during a block."""
+    seen: set[str] = set()
+    over = threading.Event()
 
-    def __init__(self) -> None:
-        self.seen: set[str] = set()
-        self._over = threading.Event()
-
-    def __enter__(self) -> CommandLines:
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._over.wait(0.02):
+    def watch() -> None:
+        while not over.wait(0.02):
             for process in Path("/proc").glob("[0-9]*"):
-                try:
-                    self.seen.add((process / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace"))
-                except OSError:
-                    continue
+                with suppress(OSError):
+                    seen.add((process / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace"))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    yield seen
+    over.set()
+    thread.join()
 
 
 def output(home: Path, *arguments: str, **environment: str) -> str:
@@ -95,7 +90,7 @@ def test_runs_with_all_kinds_of_failures_leave_no_token(
         outputs.append(output(fresh_home, *arguments, **own | environment))
         assert exit_code is None or outputs[-1].startswith(f"{exit_code}\n"), outputs[-1][-3000:]
 
-    with CommandLines() as command_lines:
+    with recorded_command_lines() as command_lines:
         run(0, "run", "--awesome", LIST, "--epochs", "1", "--source", "stargazers")
         standin.restricted = True
         run(0, "run", "--awesome", LIST, "--epochs", "1", "--full")
@@ -110,10 +105,10 @@ def test_runs_with_all_kinds_of_failures_leave_no_token(
     assert "…NONE" in "".join(outputs), "a refused token is identified by its last characters"
     for secret in (*TOKENS, PASSWORD):
         assert all(secret not in text for text in outputs)
-        assert all(secret not in line for line in command_lines.seen)
+        assert all(secret not in line for line in command_lines)
         for location, content in stored(fresh_home, monkeypatch):
             assert secret.encode() not in content, location
-    assert any("gh_assets.embedded" in line for line in command_lines.seen), "the servers were recorded"
+    assert any("gh_assets.embedded" in line for line in command_lines), "the servers were recorded"
     release_all(fresh_home)
 
 

@@ -139,8 +139,8 @@ class Feedback:
             If the journal cannot be written.
         """
         now = dt.datetime.now(dt.UTC)
-        said = {"person": visitor_id, "repo_id": repo_id, "full_name": full_name, "verdict": verdict, "at": now}
-        message = Message(update=versioned(Collections.FEEDBACK, f"{visitor_id}:{repo_id}", "said", said, now))
+        value = {"person": visitor_id, "repo_id": repo_id, "full_name": full_name, "verdict": verdict, "at": now}
+        message = Message(update=versioned(Collections.FEEDBACK, f"{visitor_id}:{repo_id}", "said", value, now))
         before = self.verdicts_of(visitor_id)
         with self._writing:
             try:

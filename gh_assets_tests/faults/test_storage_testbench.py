@@ -109,7 +109,7 @@ def tasks(
     for number in (1, 2):
         direct.do(number)
     client = make_client(endpoint=injector.url)
-    behind = (ObjectStore(client, store.name) for store in (data, models))
+    behind = ObjectStore(client, data.name), ObjectStore(client, models.name)
     yield BucketWork(*behind, database, tmp_path), direct
     for store in (data, models):
         for found in list(store.names("")):
