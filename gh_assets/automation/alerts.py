@@ -6,9 +6,6 @@ What the limit suppressed and what could not be posted is kept in a file of the 
 from __future__ import annotations
 
 import datetime as dt
-import json
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +15,8 @@ from typing import Any
 import requests
 from pydantic import BaseModel, SecretStr
 
-from gh_assets.local.locks import open_lock, wait_lock
+from gh_assets.local.home import owner_only
+from gh_assets.local.locks import exclusive
 
 TIMEOUT = 10.0
 MAX_TEXT = 1500
@@ -134,16 +132,13 @@ class Alerts:
     def _state(self) -> Iterator[_State]:
         self.folder.mkdir(parents=True, exist_ok=True)
         place = self.folder / "alerts.json"
-        lock = open_lock(self.folder / "alerts.lock")
-        try:
-            wait_lock(lock)
+        with exclusive(self.folder / "alerts.lock"):
             try:
                 state = _State.model_validate_json(place.read_bytes())
             except (OSError, ValueError):
                 state = _State()
             yield state
-            with tempfile.NamedTemporaryFile("w", dir=self.folder, prefix=".alerts.", delete=False) as draft:
-                json.dump(state.model_dump(mode="json"), draft)
-            Path(draft.name).replace(place)
-        finally:
-            os.close(lock)
+            draft = self.folder / ".alerts.new"
+            with open(draft, "w", encoding="utf-8", opener=owner_only) as file:
+                file.write(state.model_dump_json())
+            draft.replace(place)

@@ -26,6 +26,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,14 @@ def read_state(base: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return state if isinstance(state, dict) else {}
+
+
+def is_file_of(descriptor: int, path: Path) -> bool:
+    """Whether an open file still exists at its path; False if it was deleted, or deleted and created again."""
+    try:
+        return path.stat().st_ino == os.fstat(descriptor).st_ino
+    except OSError:
+        return False
 
 
 def _die_with_parent() -> None:
@@ -159,14 +168,13 @@ class Guardian:
         draft.replace(self.base.with_suffix(".json"))
 
     def _watch(self) -> int:
-        restarts: list[float] = []
+        restarts: deque[float] = deque(maxlen=MAX_RESTARTS)
         idle_since: float | None = None
-        while not self.stopping and self._owns_home():
+        while not self.stopping and is_file_of(self.users, self.base.with_suffix(".users")):  # the home exists
             time.sleep(POLL_SECONDS)
+            now = time.monotonic()
             if self.process is None or self.process.poll() is not None:
-                now = time.monotonic()
-                restarts = [moment for moment in restarts if now - moment < RESTART_WINDOW_SECONDS]
-                if len(restarts) >= MAX_RESTARTS:
+                if len(restarts) == MAX_RESTARTS and now - restarts[0] < RESTART_WINDOW_SECONDS:
                     print("the server exits repeatedly; giving up", file=sys.stderr)  # noqa: T201 - its log
                     return 1
                 restarts.append(now)
@@ -174,7 +182,6 @@ class Guardian:
             if not try_lock(self.users):
                 idle_since = None
                 continue
-            now = time.monotonic()
             idle_since = now if idle_since is None else idle_since
             if now - idle_since >= self.idle_seconds:
                 # The users' lock is still held, so that a new user waits until the server has stopped.
@@ -182,13 +189,6 @@ class Guardian:
                 return 0
             unlock(self.users)
         return 0
-
-    def _owns_home(self) -> bool:
-        """Whether the home still exists; False if it was deleted, or deleted and created again."""
-        try:
-            return self.base.with_suffix(".users").stat().st_ino == os.fstat(self.users).st_ino
-        except OSError:
-            return False
 
     def _stop(self) -> None:
         process, self.process = self.process, None

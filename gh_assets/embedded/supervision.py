@@ -15,10 +15,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from gh_assets.embedded.guardian import START_SECONDS, accepts, read_state
+from gh_assets.embedded.guardian import START_SECONDS, accepts, is_file_of, read_state
 from gh_assets.errors import ServiceUnavailableError
 from gh_assets.local.home import make_private, open_home, owner_only
-from gh_assets.local.locks import is_locked, open_lock, unlock, wait_lock
+from gh_assets.local.locks import exclusive, is_locked, open_lock, unlock, wait_lock
 
 IDLE_SECONDS = 10.0
 """Time after which a server without users is stopped."""
@@ -70,20 +70,15 @@ def ensure_running(spec: ServerSpec, home: Path) -> int:
         base = make_private(open_home(home) / "run") / spec.key
         _become_user(base)
         port = _running_port(base)
-        if port is not None:
-            return port
-        start_lock = open_lock(base.with_suffix(".start"))
+        if port is None:
+            with exclusive(base.with_suffix(".start")):  # another process may start it at this moment
+                port = _running_port(base) or _start(spec, base)
+        return port
     except OSError as error:
         raise ServiceUnavailableError(
             f"The embedded {spec.title} cannot be started under {home}: {error}. "
             "Set GH_ASSETS_HOME to a folder that you can write to."
         ) from error
-    try:
-        wait_lock(start_lock)
-        port = _running_port(base)
-        return port if port is not None else _start(spec, base)
-    finally:
-        os.close(start_lock)
 
 
 def release(key: str, home: Path) -> None:
@@ -107,11 +102,8 @@ def _become_user(base: Path) -> None:
         path = base.with_suffix(".users")
         held = _user_locks.get(base)
         if held is not None:
-            try:
-                if path.stat().st_ino == os.fstat(held).st_ino:
-                    return
-            except OSError:
-                pass
+            if is_file_of(held, path):
+                return
             os.close(held)  # the home was deleted
         descriptor = open_lock(path)
         wait_lock(descriptor, shared=True)
@@ -155,15 +147,13 @@ def _start(spec: ServerSpec, base: Path) -> int:
             break
         time.sleep(0.02)
     end = _log_tail(base.with_suffix(".log"))
-    remedy = ""
+    message = f"The embedded {spec.title} did not start. Its log, {base.with_suffix('.log')}, ends: {end}."
     if any(sign in end.lower() for sign in SIGNS_OF_DAMAGE):
-        remedy = (
+        message += (
             " Its data are damaged: move the home elsewhere, then restore a backup with gh-assets data restore "
             "or collect again."
         )
-    raise ServiceUnavailableError(
-        f"The embedded {spec.title} did not start. Its log, {base.with_suffix('.log')}, ends: {end}.{remedy}"
-    )
+    raise ServiceUnavailableError(message)
 
 
 def _log_tail(path: Path, count: int = 2) -> str:

@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ import polars as pl
 
 from gh_assets.embedded.guardian import read_state
 from gh_assets.embedded.supervision import release_all
-from gh_assets.local.locks import open_lock, wait_lock
+from gh_assets.local.locks import exclusive
 from gh_assets_tests.support.commands import run_json, write_stars
 
 
@@ -68,14 +66,3 @@ def stop_servers(home: Path) -> None:
             os.kill(guardian, signal.SIGTERM)
         with exclusive(path.with_suffix(".guard")):
             pass
-
-
-@contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Hold a lock file that no other process holds."""
-    descriptor = open_lock(path)
-    try:
-        wait_lock(descriptor)
-        yield
-    finally:
-        os.close(descriptor)
