@@ -35,10 +35,11 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from unittest.mock import patch
 
 import polars as pl
@@ -72,6 +73,10 @@ ALIAS = "be written", "newest"
 
 TIMEOUT = 900.0
 """Seconds after which a command counts as hanging."""
+
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 class WrongError(Exception):
@@ -319,6 +324,8 @@ class Kind:
         self.workspace, self.tally = workspace, tally
         self.watcher = Watcher(workspace)
         self.number = 0
+        self.ending, self.lock = threading.Event(), threading.Lock()
+        self.threads: list[threading.Thread] = []
 
     def step(self) -> None:
         """Kill once or several times, and check what must hold."""
@@ -329,6 +336,16 @@ class Kind:
 
     def close(self) -> None:
         self.watcher.close()
+
+    def start_threads(self, *works: Callable[[], None]) -> None:
+        self.threads = [threading.Thread(target=work) for work in works]
+        for thread in self.threads:
+            thread.start()
+
+    def stop_threads(self) -> None:
+        self.ending.set()
+        for thread in self.threads:
+            thread.join()
 
     def kill(self, *command: str) -> None:
         """Kill a command at a random time."""
@@ -673,19 +690,13 @@ class Serve(Kind):
         self.served_home = furnish(workspace.settings, workspace.folder)
         self.port = free_port()
         self.verdicts: dict[str, str] = {}
-        self.lock = threading.Lock()
-        self.ending = threading.Event()
         self.responses: Counter[int] = Counter()
-        self.threads = [threading.Thread(target=self.use, args=(number,)) for number in range(self.CLIENTS)]
         self.process = self.workspace.start("serve", "--port", str(self.port))
         self.wait()
-        for thread in self.threads:
-            thread.start()
+        self.start_threads(*(partial(self.use, number) for number in range(self.CLIENTS)))
 
     def close(self) -> None:
-        self.ending.set()
-        for thread in self.threads:
-            thread.join()
+        self.stop_threads()
         self.process.terminate()
         self.process.join()
         self.tally.notes[f"verdicts acknowledged: {len(self.verdicts):,}; responses"] += 1
@@ -786,25 +797,16 @@ class ServerKills(Kind):
         self.key = key
         self.world = write_world(workspace.folder / "stars.parquet")
         self.command = run_command(workspace)
-        self.ending = threading.Event()
-        self.lock = threading.Lock()
         self.objects: dict[str, bytes] = {}
         self.versions: dict[int, float] = {}
         self.promoted: dict[int, int] = {}
         self.failure: BaseException | None = None
-        self.threads = [threading.Thread(target=self.guarded, args=(work,)) for work in (self.write, self.run)]
-        for thread in self.threads:
-            thread.start()
+        self.start_threads(partial(self.guarded, self.write), partial(self.guarded, self.run))
 
     def close(self) -> None:
-        self.stop()
+        self.stop_threads()
         self.tally.notes |= {"objects": len(self.objects), "models": len(self.versions), "moves": len(self.promoted)}
         super().close()
-
-    def stop(self) -> None:
-        self.ending.set()
-        for thread in self.threads:
-            thread.join()
 
     def guarded(self, work: Callable[[], None]) -> None:
         try:
@@ -822,18 +824,18 @@ class ServerKills(Kind):
             try:
                 content = f"object {number} ".encode() * 200
                 self.watcher.stores["data"].write(f"kept/{number % 500}", content)
-                with self.lock:
-                    self.objects[f"kept/{number % 500}"] = content
+                self.acknowledge(self.objects, f"kept/{number % 500}", content)
                 if number % 5 == 0:
                     version = self.watcher.save(number, "written", 5_000)
-                    with self.lock:
-                        self.versions[version] = float(number)
-                    move = self.promote(version)
-                    with self.lock:
-                        self.promoted[move.revision] = version
+                    self.acknowledge(self.versions, version, float(number))
+                    self.acknowledge(self.promoted, self.promote(version).revision, version)
             except (GhAssetsError, PyMongoError) as error:
                 self.tally.notes[f"a failed write: {type(error).__name__}"] += 1
                 self.start_servers()
+
+    def acknowledge(self, known: dict[K, V], key: K, value: V) -> None:
+        with self.lock:
+            known[key] = value
 
     def start_servers(self) -> None:
         """Start the servers whose guardians gave up, as the next use does."""
@@ -842,11 +844,9 @@ class ServerKills(Kind):
 
     def promote(self, version: int) -> Move:
         """Promote a model under its own alias, because these models cannot recommend."""
-        aliases = self.watcher.registry.aliases
-        after = aliases.current(*ALIAS)
-        purpose, alias = ALIAS
+        aliases, (purpose, alias) = self.watcher.registry.aliases, ALIAS
         promotion = Promotion("written", version, why="it is newer", by="kills", purpose=purpose, alias=alias)
-        return aliases.promote(promotion, after=after)
+        return aliases.promote(promotion, after=aliases.current(purpose, alias))
 
     def run(self) -> None:
         """Repeat `gh-assets run`."""
@@ -910,7 +910,7 @@ class ServerKills(Kind):
 
     def finish(self) -> None:
         """Check that a last run finishes and that everything is correct."""
-        self.stop()
+        self.stop_threads()
         if self.failure is not None:
             raise self.failure
         self.check()

@@ -14,6 +14,7 @@ import functools
 import hashlib
 import importlib
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -22,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -166,30 +167,24 @@ def record(folder: Path, sources: Sequence[str], tests: Sequence[str]) -> int:
     return int(code)
 
 
-def in_fork(work: Any, timeout: float, log: Path) -> int:
+def in_fork(work: Callable[[], int], timeout: float, log: Path) -> int:
     """Run work in a fork; return its exit code, or `HUNG` if it takes too long."""
-    child = os.fork()
-    if not child:
+
+    def begin() -> None:
         os.setsid()
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        code = 1
-        try:
-            code = int(work())
-        finally:
-            os._exit(code)
-    status, until = None, time.monotonic() + timeout
-    while status is None and time.monotonic() < until:
-        ended, result = os.waitpid(child, os.WNOHANG)
-        status = result if ended else None
-        time.sleep(0.01)
+        sys.exit(int(work()))
+
+    process = multiprocessing.get_context("fork").Process(target=begin)
+    process.start()
+    process.join(timeout)
+    code = HUNG if process.exitcode is None else process.exitcode
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)
-    if status is None:
-        os.waitpid(child, 0)
-        return HUNG
-    return os.waitstatus_to_exitcode(status)
+        os.killpg(process.pid or 0, signal.SIGKILL)
+    process.join()
+    return code
 
 
 def run(name: str, sample: int, seed: int, folder: Path, skip: set[str], results: Path) -> None:
