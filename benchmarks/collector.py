@@ -40,7 +40,7 @@ from gh_assets.embedded.standin.clock import MachineClock, RemoteClock, VirtualC
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.world import Repository, World
 from gh_assets.github.client import GitHubClient
-from gh_assets.github.ledger import Ledger, MongoLedger
+from gh_assets.github.ledger import MongoLedger
 from gh_assets.github.outcomes import Outcome
 from gh_assets.github.retries import Clock, RetryPolicy
 from gh_assets.services.connections import connect_gcs, open_mongo
@@ -167,7 +167,7 @@ def accounting(url: str, token: str) -> dict[str, Any]:
 
 
 def client_of(
-    url: str, tokens: list[str], *, clock: Clock | None = None, paced: bool = False, ledger: Ledger | None = None
+    url: str, tokens: list[str], *, clock: Clock | None = None, paced: bool = False, ledger: MongoLedger | None = None
 ) -> GitHubClient:
     policy = RetryPolicy() if paced else replace(RetryPolicy(), points_a_minute={})
     return GitHubClient(url, [SecretStr(token) for token in tokens], policy=policy, clock=clock, ledger=ledger)

@@ -43,6 +43,10 @@ class QueryTooHeavyError(GitHubError):
     """GitHub aborted a GraphQL query; a smaller one may succeed."""
 
 
+class ResourceLimitsError(QueryTooHeavyError):
+    """A GraphQL query exceeded GitHub's resource limits: its size was the reason."""
+
+
 class GraphQLUnavailableError(GitHubError):
     """The server or the token does not support GraphQL; REST remains."""
 

@@ -206,12 +206,13 @@ def serve_world() -> Iterator[ServeWorld]:
 
 @pytest.fixture
 def github_of(serve_world: ServeWorld) -> Iterator[GitHubOf]:
-    """Connect clients to worlds; return stand-in and client."""
+    """Connect clients to worlds, which are served with the given options; return stand-in and client."""
     with ExitStack() as stack:
 
-        def connect(world: World) -> tuple[Standin, GitHubClient]:
-            standin, url = serve_world(world)
-            return standin, stack.enter_context(GitHubClient(url, [SecretStr("token")], policy=QUICK))
+        def connect(world: World, *, max_requests: int | None = None, **options: Any) -> tuple[Standin, GitHubClient]:
+            standin, url = serve_world(world, **options)
+            client = GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=max_requests)
+            return standin, stack.enter_context(client)
 
         yield connect
 

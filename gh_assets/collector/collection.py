@@ -16,7 +16,7 @@ from gh_assets.collector.progress import STEP, CollectionProgress
 from gh_assets.collector.query_sizes import QuerySizeStore
 from gh_assets.collector.quota import record_quota
 from gh_assets.collector.seed_users import SeedUsers
-from gh_assets.collector.star_sources.auto import AutoSource, OwnLists
+from gh_assets.collector.star_sources.auto import AutoSource
 from gh_assets.collector.star_sources.base import (
     OWN_LIST_SOURCES,
     SOURCES,
@@ -29,7 +29,7 @@ from gh_assets.collector.star_sources.gharchive import ArchivedStars
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
 from gh_assets.collector.star_sources.stargazers import RestStargazers
 from gh_assets.collector.star_sources.starred import StarredLists, StarredReport
-from gh_assets.collector.star_sources.starred_lists import GraphQLStarred, RestStarred, StarredWithFallback
+from gh_assets.collector.star_sources.starred_lists import GraphQLStarred
 from gh_assets.collector.star_sources.starred_state import StarredState
 from gh_assets.collector.state import CollectionState
 from gh_assets.collector.worlds import is_world_of
@@ -174,10 +174,9 @@ class StarSourceFactory:
             return self._own_lists_by_rest(self.client)
         if name == "starred":
             return self._users_lists(self.client)
-        own_lists = OwnLists(
-            GraphQLStargazers(self.client, self.options.max_pages, batch=self.query_sizes.of("stargazers")),
-            self._own_lists_by_rest(self.client),
-        )
+        size = self.query_sizes.of("stargazers")
+        by_rest = self._own_lists_by_rest(self.client)
+        own_lists = GraphQLStargazers(self.client, self.options.max_pages, size, by_rest)
         if name == "graphql":
             return own_lists
         states = CollectionState(self.database).load().values()
@@ -210,9 +209,8 @@ class StarSourceFactory:
     def _users_lists(self, client: GitHubClient) -> StarredLists:
         options = self.options
         self.seeds = SeedUsers(client, self.database, self.store, options)
-        by_graphql = GraphQLStarred(client, options.max_pages, batch=self.query_sizes.of("starred"))
         return StarredLists(
-            StarredWithFallback(by_graphql, RestStarred(client, options.max_pages)),
+            GraphQLStarred(client, options.max_pages, self.query_sizes.of("starred")),
             StarredState(self.database),
             Segments(self.store, STARRED_SEGMENTS),
             self.seeds,

@@ -11,7 +11,6 @@ import datetime as dt
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
 import polars as pl
 
@@ -157,16 +156,12 @@ def plan_table(repos: pl.DataFrame, states: Mapping[int, RepositoryState]) -> pl
         & pl.col("repo_id").is_not_null()
     ).select("repo_id", "partition", "full_name", "stargazer_count")
     known = [states.get(repo_id) for repo_id in reachable["repo_id"]]
-    columns: dict[str, list[Any]] = {
-        "counted_then": [None if state is None else state.stargazer_count for state in known],
-        "stars": [None if state is None else state.stars for state in known],
-        "outcome": [None if state is None else state.outcome.value for state in known],
-        "asked_at": [None if state is None else state.asked_at for state in known],
-        "collected_at": [None if state is None else state.collected_at for state in known],
-        "closed_at": [None if state is None else state.closed_at for state in known],
-        "proven": [None if state is None else state.proven for state in known],
-    }
-    added = [pl.Series(name, values, dtype=COLLECTION_PLAN.dtypes[name]) for name, values in columns.items()]
+    fields = ("stars", "outcome", "asked_at", "collected_at", "closed_at", "proven")
+    sources = {"counted_then": "stargazer_count"} | {name: name for name in fields}
+    added = [
+        pl.Series(name, [getattr(state, source, None) for state in known], dtype=COLLECTION_PLAN.dtypes[name])
+        for name, source in sources.items()
+    ]
     return reachable.with_columns(added).select(list(COLLECTION_PLAN.dtypes))
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
-from collections.abc import Callable
 
 import orjson
 import requests
@@ -22,9 +21,6 @@ from gh_assets.github.transport import Request, Transport
 RENEW_BEFORE = 300.0
 """Seconds before its expiry at which a token is renewed: longer than any request takes."""
 
-Exchange = Callable[[str, str], tuple[str, str]]
-"""Exchanges an app's signed request (installation id, JWT) for a token and its expiry (ISO 8601)."""
-
 
 class AppInstallation:
     """The credential of one installation of a GitHub App.
@@ -36,8 +32,7 @@ class AppInstallation:
     installation_id : str
     private_key : SecretStr
         The app's private key, PEM.
-    exchange : callable
-        `request_token`, bound to a transport.
+    transport : Transport
 
     Raises
     ------
@@ -45,7 +40,7 @@ class AppInstallation:
         If the key is not an RSA private key.
     """
 
-    def __init__(self, app_id: str, installation_id: str, private_key: SecretStr, exchange: Exchange) -> None:
+    def __init__(self, app_id: str, installation_id: str, private_key: SecretStr, transport: Transport) -> None:
         try:
             self._signer = RSASigner.from_string(private_key.get_secret_value())  # type: ignore[no-untyped-call]
         except (ValueError, TypeError):
@@ -55,7 +50,7 @@ class AppInstallation:
             ) from None
         self.app_id = app_id
         self.installation_id = installation_id
-        self._exchange = exchange
+        self._transport = transport
         self._lock = threading.Lock()
         self._token: SecretStr | None = None
         self._expires = 0.0
@@ -88,7 +83,7 @@ class AppInstallation:
                 # A minute in the past, as GitHub advises, since clocks differ.
                 claims = {"iss": self.app_id, "iat": int(now) - 60, "exp": int(now) + 540}
                 signed: bytes = jwt.encode(self._signer, claims)  # type: ignore[no-untyped-call]
-                text, expiry = self._exchange(self.installation_id, signed.decode())
+                text, expiry = self._request_token(signed.decode())
                 self._token, self._expires = SecretStr(text), dt.datetime.fromisoformat(expiry).timestamp()
             return self._token
 
@@ -101,41 +96,34 @@ class AppInstallation:
             self._token = None
             return True
 
+    def _request_token(self, signed: str) -> tuple[str, str]:
+        """Request a token (``POST /app/installations/{id}/access_tokens``); return it and its expiry (ISO 8601).
 
-def request_token(transport: Transport, installation_id: str, signed: str) -> tuple[str, str]:
-    """Request a token for an app installation (``POST /app/installations/{id}/access_tokens``).
+        Parameters
+        ----------
+        signed : str
+            The app's JWT.
 
-    Parameters
-    ----------
-    transport : Transport
-    installation_id : str
-    signed : str
-        The app's JWT.
-
-    Returns
-    -------
-    tuple of str
-        The token, and its expiry (ISO 8601).
-
-    Raises
-    ------
-    ServiceUnavailableError
-        If GitHub cannot be reached.
-    AuthenticationError
-        If it gives no token.
-    """
-    url = f"{transport.api_url}/app/installations/{installation_id}/access_tokens"
-    try:
-        response = transport.send(Request("POST", url, {"accept": JSON}, body=b""), signed)
-        payload = orjson.loads(response.content) if response.status_code == 201 else None
-    except (requests.RequestException, orjson.JSONDecodeError) as error:
-        raise ServiceUnavailableError(
-            f"GitHub at {transport.api_url} gave no token to app installation {installation_id} "
-            f"({type(error).__name__}). Check GITHUB_API_URL and the network, then run again."
-        ) from None
-    if payload is None:
-        raise AuthenticationError(
-            f"GitHub gave no token to app installation {installation_id} (status {response.status_code}): check "
-            "GITHUB_APP_ID, GITHUB_APP_INSTALLATIONS and the private key."
-        )
-    return str(payload["token"]), str(payload["expires_at"])
+        Raises
+        ------
+        ServiceUnavailableError
+            If GitHub cannot be reached.
+        AuthenticationError
+            If it gives no token.
+        """
+        server, installation = self._transport.api_url, f"app installation {self.installation_id}"
+        url = f"{server}/app/installations/{self.installation_id}/access_tokens"
+        try:
+            response = self._transport.send(Request("POST", url, {"accept": JSON}, body=b""), signed)
+            payload = orjson.loads(response.content) if response.status_code == 201 else None
+        except (requests.RequestException, orjson.JSONDecodeError) as error:
+            raise ServiceUnavailableError(
+                f"GitHub at {server} gave no token to {installation} ({type(error).__name__}). Check GITHUB_API_URL "
+                "and the network, then run again."
+            ) from None
+        if payload is None:
+            raise AuthenticationError(
+                f"GitHub gave no token to {installation} (status {response.status_code}): check GITHUB_APP_ID, "
+                "GITHUB_APP_INSTALLATIONS and the private key."
+            )
+        return str(payload["token"]), str(payload["expires_at"])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import count
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -17,10 +16,10 @@ import requests
 from pydantic import SecretStr
 
 from gh_assets.errors import GhAssetsError, GitHubError, GraphQLUnavailableError, QueryTooHeavyError
-from gh_assets.github.apps import AppInstallation, request_token
+from gh_assets.github.apps import AppInstallation
 from gh_assets.github.budgets import Account, Credential, PersonalToken
 from gh_assets.github.identification import TokenIdentification
-from gh_assets.github.ledger import Ledger
+from gh_assets.github.ledger import MongoLedger
 from gh_assets.github.rate_limits import Resource, graphql_limit_headers, retry_after
 from gh_assets.github.responses import (
     JSON,
@@ -69,7 +68,7 @@ class GitHubClient:
         At least one token or installation in all.
     policy : RetryPolicy, optional
     clock : Clock, optional
-    ledger : Ledger, optional
+    ledger : MongoLedger, optional
         Shares the quota with other processes.
     max_requests : int, optional
         Cap on the number of requests, including those with status 304; beyond it `BudgetSpentError` is raised.
@@ -89,14 +88,13 @@ class GitHubClient:
         apps: Sequence[AppCredentials] = (),
         policy: RetryPolicy | None = None,
         clock: Clock | None = None,
-        ledger: Ledger | None = None,
+        ledger: MongoLedger | None = None,
         max_requests: int | None = None,
     ) -> None:
         self.transport = Transport(api_url, max_requests)
-        exchange = partial(request_token, self.transport)
         credentials: list[Credential] = [PersonalToken(token) for token in tokens]
         for app in apps:
-            credentials += [AppInstallation(app.app_id, n, app.private_key, exchange) for n in app.installations]
+            credentials += [AppInstallation(app.app_id, n, app.private_key, self.transport) for n in app.installations]
         self.pool = TokenPool(
             credentials,
             policy,

@@ -20,7 +20,6 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from gh_assets.errors import (
@@ -32,11 +31,11 @@ from gh_assets.errors import (
     OutageError,
     QueryTooHeavyError,
     RateLimitedError,
+    ResourceLimitsError,
     ServiceUnavailableError,
 )
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.limits import CONNECTIONS_A_POINT, RESOURCE_LIMITS
-from gh_assets.github.list_reading import number_of
 from gh_assets.github.responses import GraphQLResponse
 from gh_assets.local.concurrency import workers_of
 
@@ -52,8 +51,8 @@ PERSISTENT = 3
 LIGHT_PAGE = 25
 """Entries of a page of a list that takes GitHub too long with a hundred."""
 
-FAILED = "failed entries"
-"""Key of a node made by `page_without`: the positions of the entries that are missing."""
+IN_FLIGHT = 4
+"""Number of concurrent queries: GitHub allows a minute of computing per minute."""
 
 OUTAGE_AFTER = 60
 """Consecutive failed queries after which the collection ends."""
@@ -205,16 +204,6 @@ class Listing(ABC, Generic[Result]):
         return None
 
 
-@dataclass(frozen=True)
-class _QueryResult(Generic[Result]):
-    """A query and its response; `problem` is an error message if there is none."""
-
-    batch: Sequence[Listing[Result]]
-    response: GraphQLResponse | None
-    too_heavy: bool = False
-    problem: str = ""
-
-
 class _Queue(Generic[Result]):
     """Lists that wait for their next query.
 
@@ -268,22 +257,12 @@ class GraphQLLists(Generic[Result]):
         `Listing.variables` names them, with the number of the list (see `batched_query`).
     batch : QuerySize, optional
         What is known of the size of queries that GitHub can process.
-    in_flight : int
-        Number of concurrent queries: GitHub allows a minute of computing per minute.
     """
 
-    def __init__(
-        self,
-        client: GitHubClient,
-        query: Callable[[int], str],
-        *,
-        batch: QuerySize | None = None,
-        in_flight: int = 4,
-    ) -> None:
+    def __init__(self, client: GitHubClient, query: Callable[[int], str], batch: QuerySize | None = None) -> None:
         self.client = client
         self.query = query
         self.batch = batch or QuerySize()
-        self.in_flight = in_flight
         self._faults = 0
 
     def read(self, listings: Iterable[Listing[Result]], workers: int) -> Iterator[Result]:
@@ -292,9 +271,9 @@ class GraphQLLists(Generic[Result]):
         After an exception no query is begun; the results of queries in flight are yielded before it is raised.
         """
         queue = _Queue(listings, self.batch)
-        pending: set[Future[_QueryResult[Result]]] = set()
+        pending: set[Future[tuple[Sequence[Listing[Result]], GraphQLResponse | Exception]]] = set()
         failure: BaseException | None = None
-        slots = max(1, min(workers, self.in_flight))
+        slots = max(1, min(workers, IN_FLIGHT))
         with workers_of(slots, "gh-assets-graphql") as executor:
             while True:
                 try:
@@ -309,25 +288,28 @@ class GraphQLLists(Generic[Result]):
                     fault = future.exception()
                     if fault is None:
                         try:
-                            yield from self._results(future.result(), queue)
+                            yield from self._results(*future.result(), queue)
                         except OutageError as error:
                             fault = error
                     failure = failure or fault
         if failure is not None:
             raise failure
 
-    def _results(self, result: _QueryResult[Result], queue: _Queue[Result]) -> Iterator[Result]:
+    def _results(
+        self, batch: Sequence[Listing[Result]], response: GraphQLResponse | Exception, queue: _Queue[Result]
+    ) -> Iterator[Result]:
         """Yield the results of lists that are done; the others go back to the queue."""
-        if result.response is None:
-            yield from self._without_response(result, queue)
+        if isinstance(response, Exception):
+            yield from self._without_response(batch, response, queue)
             return
-        for entry, outcome in self._parsed(result, result.response, queue):
+        for entry, outcome in self._parsed(batch, response, queue):
             if outcome is not None:
                 yield outcome
             else:
                 queue.push(entry)
 
-    def _send(self, batch: Sequence[Listing[Result]]) -> _QueryResult[Result]:
+    def _send(self, batch: Sequence[Listing[Result]]) -> tuple[Sequence[Listing[Result]], GraphQLResponse | Exception]:
+        """Send a query; return its lists, and the response or why there is none."""
         failures = max(entry.failures for entry in batch)
         if failures:
             pool = self.client.pool
@@ -335,27 +317,30 @@ class GraphQLLists(Generic[Result]):
         variables = {f"{name}{number}": value for number, entry in enumerate(batch)
                      for name, value in entry.variables().items()}  # fmt: skip
         try:
-            return _QueryResult(batch, self.client.graphql(self.query(len(batch)), variables))
-        except QueryTooHeavyError as error:
-            return _QueryResult(batch, None, True, str(error))
+            return batch, self.client.graphql(self.query(len(batch)), variables)
         except FATAL_ERRORS:
             raise
         except (ServiceUnavailableError, GitHubError) as error:
-            return _QueryResult(batch, None, False, str(error))
+            return batch, error
 
-    def _without_response(self, result: _QueryResult[Result], queue: _Queue[Result]) -> Iterator[Result]:
-        batch, size = result.batch, len(result.batch)
-        limited = "resource limits" in result.problem
+    def _without_response(
+        self, batch: Sequence[Listing[Result]], error: Exception, queue: _Queue[Result]
+    ) -> Iterator[Result]:
+        size, too_heavy, limited = (
+            len(batch),
+            isinstance(error, QueryTooHeavyError),
+            isinstance(error, ResourceLimitsError),
+        )
         if limited and size > 1:
             self.batch.failed(size)
-        self._count_fault(size, shrinks=result.too_heavy and not limited)
+        self._count_fault(size, shrinks=too_heavy and not limited)
         suspects = []
         for entry in batch:
             entry.failures += 1
-            if size == 1 and result.too_heavy and entry.shrink_page():
+            if size == 1 and too_heavy and entry.shrink_page():
                 entry.failures = 1
             if entry.failures >= (ATTEMPTS_ALONE if size == 1 else ATTEMPTS):
-                yield entry.give_up(result.problem)
+                yield entry.give_up(str(error))
             else:
                 suspects.append(entry)
         queue.suspect(suspects)
@@ -372,18 +357,18 @@ class GraphQLLists(Generic[Result]):
             )
 
     def _parsed(
-        self, result: _QueryResult[Result], response: GraphQLResponse, queue: _Queue[Result]
+        self, batch: Sequence[Listing[Result]], response: GraphQLResponse, queue: _Queue[Result]
     ) -> Iterator[tuple[Listing[Result], Result | None]]:
         """Yield the lists of a query, each with its result, or None if it has more pages or is to be requested again.
 
         Lists that failed repeatedly become suspects of the queue instead.
         """
-        size = len(result.batch)
+        size = len(batch)
         errors = _by_alias(response.errors, size)
         limited = _exceeds_resources(response.errors)
         suspects: list[Listing[Result]] = []
         pages = 0
-        for number, entry in enumerate(result.batch):
+        for number, entry in enumerate(batch):
             entry.requests += 1
             node = response.data.get(f"r{number}")
             own = [error for error in errors.get(f"r{number}", []) if not entry.expects(error)]
@@ -460,60 +445,6 @@ def batched_query(size: int, variables: Mapping[str, str], field: str) -> str:
     declared = ", ".join(f"${name}{number}: {kind}" for number in range(size) for name, kind in variables.items())
     selected = "\n".join(f"r{number}: " + re.sub(r"\$\w+", rf"\g<0>{number}", field) for number in range(size))
     return f"query({declared}) {{\n{selected}\nrateLimit {{ cost limit remaining resetAt }}\n}}"
-
-
-def is_page(node: Any, connection: str, name: str, seen: Collection[str]) -> bool:
-    """Whether a node has a complete page of a connection of stars: entries, count, and the next cursor.
-
-    Parameters
-    ----------
-    node : object
-        GitHub's value for the alias.
-    connection, name : str
-        The connection's field (``stargazers``), and the field of its nodes that holds their name (``login``).
-    seen : collection of str
-        Cursors of previous pages: one that leads back to them would never end.
-    """
-    page = node.get(connection) if isinstance(node, Mapping) else None
-    if not isinstance(page, Mapping):
-        return False
-    edges, info, total = page.get("edges"), page.get("pageInfo"), page.get("totalCount")
-    if not isinstance(edges, list) or not isinstance(info, Mapping) or isinstance(total, bool):
-        return False
-    if not isinstance(total, int) or total < 0 or not all(_is_edge(edge, name) for edge in edges):
-        return False
-    if info.get("hasNextPage") is False:
-        return True
-    cursor = info.get("endCursor")
-    return info.get("hasNextPage") is True and isinstance(cursor, str) and cursor not in seen and bool(edges)
-
-
-def _is_edge(edge: Any, name: str) -> bool:
-    """Whether an entry has the right types; it is null where the account is deleted."""
-    if edge is None:
-        return True
-    if not isinstance(edge, Mapping) or not isinstance(edge.get("starredAt"), str | None):
-        return False
-    node = edge.get("node")
-    if node is None:
-        return True
-    if not isinstance(node, Mapping) or not isinstance(node.get(name), str | None):
-        return False
-    return node.get("databaseId") is None or number_of(node["databaseId"]) is not None
-
-
-def page_without(node: Any, connection: str, name: str, failed: Collection[int], seen: Collection[str]) -> Any | None:
-    """Return a node without the entries that GitHub failed on, whose positions are in its field `FAILED`.
-
-    None if other parts of the page are broken, or most of its entries failed.
-    """
-    if not is_page(node, connection, name, seen):
-        return None
-    edges = node[connection]["edges"]
-    if not all(place < len(edges) for place in failed) or 2 * len(failed) > len(edges):
-        return None
-    rest = [None if place in failed else edge for place, edge in enumerate(edges)]
-    return {**node, connection: {**node[connection], "edges": rest}, FAILED: sorted(failed)}
 
 
 def _exceeds_resources(errors: Iterable[Mapping[str, Any]]) -> bool:

@@ -161,7 +161,7 @@ class TokenIdentification:
 
 def _budgets_in(response: GitHubResponse, now: float) -> dict[Resource, Observation]:
     """Return the budgets in a response to ``/rate_limit``; none where the server has no limits."""
-    listed = response.payload.get("resources") if isinstance(response.payload, dict) else None
+    listed = response.document.get("resources")
     skew = skew_of(response.headers, response.sent, now)
     budgets = {}
     for resource in Resource:

@@ -15,12 +15,12 @@ import secrets
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError
 
-from gh_assets.github.budgets import Account
+from gh_assets.github.budgets import Account, Budget
 from gh_assets.github.rate_limits import LONGEST_WINDOW, WINDOW_SLACK, Observation, Resource
 
 LEASE_SECONDS = 60.0
@@ -56,37 +56,20 @@ class Grant:
     paused_until: float
 
 
-class Ledger(Protocol):
-    """Shares budgets between processes."""
-
-    def claim(
-        self, account: str, resource: Resource, observation: Observation | None, used: int, want: int, now: float
-    ) -> Grant:
-        """Report an observation, keep `used` points in flight, and claim `want` more."""
-
-    def give_back(self, seen: Mapping[tuple[str, Resource], int]) -> None:
-        """Release all claims of this process, and report the points that were left last."""
-
-    def pause(self, until: float) -> None:
-        """Let no process send a request before `until` (seconds since 1970)."""
-
-    def identity_of(self, digest: str) -> str | None:
-        """Return the identity of a token's account, by the token's digest, if any process has found it."""
-
-    def remember_identity(self, digest: str, identity: str) -> None:
-        """Store the identity of a token's account for other processes."""
-
-
-class LedgerClaims:
-    """The claims of this process: when they are renewed, and how many points they ask for.
+class MongoLedger:
+    """Budgets in a Mongo collection, and the claims of this process.
 
     Parameters
     ----------
-    ledger : Ledger
+    collection : pymongo.collection.Collection
+        Small: one document for each account and resource, with an entry for each live process.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    def __init__(self, collection: Collection[dict[str, Any]]) -> None:
+        self.collection = collection
+        # Field names in Mongo must not hold dots.
+        self.owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}".replace(".", "-")
+        self._used: set[str] = set()
 
     def renew(self, account: Account, resource: Resource, points: int, now: float) -> float:
         """Claim points of a budget if necessary; return until when all processes pause (seconds since 1970)."""
@@ -101,7 +84,7 @@ class LedgerClaims:
             seen = Observation(budget.limit, budget.remaining, budget.reset, budget.observed_at)
         # Small blocks, so that a process does not wait for points that another one holds unused.
         block = points + (0 if budget.remaining is None else max(10, min(500, budget.remaining // 20)))
-        grant = self._ledger.claim(account.identity, resource, seen, budget.reserved, block, now)
+        grant = self.claim(account.identity, resource, seen, budget.reserved, block, now)
         budget.claimed_at = now
         budget.processes = grant.processes
         if grant.observation is not None:
@@ -111,34 +94,6 @@ class LedgerClaims:
         budget.granted = grant.points
         # Another process may have believed a response that asks to wait for years.
         return min(grant.paused_until, now + LONGEST_WINDOW)
-
-    def give_back(self, accounts: Iterable[Account]) -> None:
-        """Release all claims."""
-        left = {
-            (account.identity, resource): budget.remaining
-            for account in accounts
-            for resource, budget in account.budgets.items()
-            if budget.granted is not None and budget.remaining is not None
-        }
-        self._ledger.give_back(left)
-
-
-class MongoLedger:
-    """A `Ledger` in a Mongo collection.
-
-    Parameters
-    ----------
-    collection : pymongo.collection.Collection
-        Small: one document for each account and resource, with an entry for each live process.
-    owner : str, optional
-        Name of this process; generated if not given.
-    """
-
-    def __init__(self, collection: Collection[dict[str, Any]], owner: str | None = None) -> None:
-        self.collection = collection
-        # Field names in Mongo must not hold dots.
-        self.owner = owner or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}".replace(".", "-")
-        self._used: set[str] = set()
 
     def claim(
         self, account: str, resource: Resource, observation: Observation | None, used: int, want: int, now: float
@@ -173,30 +128,27 @@ class MongoLedger:
     def _with_claim(
         self, before: Mapping[str, Any], seen: Observation | None, used: int, want: int, now: float
     ) -> tuple[dict[str, Any], int]:
-        limit, remaining, reset = before.get("limit"), before.get("remaining"), before.get("reset")
-        unknown_since = before.get("unknown_since", 0.0)
+        budget, unknown_since = Budget(), before.get("unknown_since", 0.0)
+        budget.limit, budget.remaining = before.get("limit"), before.get("remaining")
+        budget.reset = before["reset"] if before.get("reset") is not None else math.inf
         others = {owner: lease for owner, lease in before.get("leases", {}).items() if owner != self.owner}
         leases = {owner: lease for owner, lease in others.items() if lease["until"] > now}
         if len(leases) < len(others):
             # A process was killed: what it spent last is not known, and has to be requested.
-            remaining, unknown_since = None, now
-        if remaining is not None and reset is not None and now >= reset + 1.0:
-            remaining, reset = limit, None  # a new window, whose end the first response tells
+            budget.remaining, unknown_since = None, now
+        budget.roll(now)
         if seen is not None and seen.reset > now - WINDOW_SLACK and seen.at >= unknown_since:
-            limit = seen.limit
-            if reset is not None and seen.reset > reset + WINDOW_SLACK:
-                remaining, reset = seen.remaining, seen.reset
-            elif reset is None or seen.reset >= reset - WINDOW_SLACK:
-                remaining = seen.remaining if remaining is None else min(remaining, seen.remaining)
-                reset = seen.reset if reset is None else reset
+            budget.observe(seen, now)
         claimed = sum(lease["points"] for lease in leases.values())
-        points = used if remaining is None else max(used, min(used + want, remaining - claimed))
+        points = used
+        if budget.remaining is not None:
+            points = max(used, min(used + want, budget.remaining - claimed))
         leases[self.owner] = {"points": points, "until": now + LEASE_SECONDS}
         return {
             "_id": before["_id"],
-            "limit": limit,
-            "remaining": remaining,
-            "reset": reset,
+            "limit": budget.limit,
+            "remaining": budget.remaining,
+            "reset": None if math.isinf(budget.reset) else budget.reset,
             "unknown_since": unknown_since,
             "leases": leases,
             "revision": before["revision"] + 1,
@@ -213,22 +165,17 @@ class MongoLedger:
         unchanged = {"_id": before["_id"], "revision": before["revision"]}
         return self.collection.replace_one(unchanged, document).matched_count == 1
 
-    def give_back(self, seen: Mapping[tuple[str, Resource], int]) -> None:
-        """Release all claims of this process.
-
-        Parameters
-        ----------
-        seen : mapping
-            Points that were left by the last responses, by account and resource.
-        """
-        for (account, resource), remaining in seen.items():
-            key = f"{account} {resource.value}"
-            if key in self._used:
-                change: dict[str, Any] = {"$unset": {f"leases.{self.owner}": ""}, "$inc": {"revision": 1}}
-                self.collection.update_one(
-                    {"_id": key, "remaining": {"$gt": remaining}}, {"$set": {"remaining": remaining}}
-                )
-                self.collection.update_one({"_id": key}, change)
+    def give_back(self, accounts: Iterable[Account]) -> None:
+        """Release all claims of this process, and report the points that were left by the last responses."""
+        for account in accounts:
+            for resource, budget in account.budgets.items():
+                key = f"{account.identity} {resource.value}"
+                if key in self._used and budget.remaining is not None:
+                    change: dict[str, Any] = {"$unset": {f"leases.{self.owner}": ""}, "$inc": {"revision": 1}}
+                    self.collection.update_one(
+                        {"_id": key, "remaining": {"$gt": budget.remaining}}, {"$set": {"remaining": budget.remaining}}
+                    )
+                    self.collection.update_one({"_id": key}, change)
         self._used.clear()
 
     def identity_of(self, digest: str) -> str | None:

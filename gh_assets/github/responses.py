@@ -11,7 +11,13 @@ from urllib.parse import urlsplit
 import orjson
 import requests
 
-from gh_assets.errors import GhAssetsError, GitHubError, GraphQLUnavailableError, QueryTooHeavyError
+from gh_assets.errors import (
+    GhAssetsError,
+    GitHubError,
+    GraphQLUnavailableError,
+    QueryTooHeavyError,
+    ResourceLimitsError,
+)
 from gh_assets.github.limits import RESOURCE_LIMITS
 from gh_assets.github.rate_limits import names_a_limit, retry_after
 from gh_assets.github.retries import Retry, RetryCause
@@ -70,11 +76,14 @@ class GitHubResponse:
         return int(match[1]) if match is not None else None
 
     @property
+    def document(self) -> dict[str, Any]:
+        """The payload if it is an object, else an empty one."""
+        return self.payload if isinstance(self.payload, dict) else {}
+
+    @property
     def message(self) -> str:
         """GitHub's description of an error."""
-        if isinstance(self.payload, dict):
-            return str(self.payload.get("message", ""))
-        return ""
+        return str(self.document.get("message", ""))
 
 
 @dataclass(frozen=True)
@@ -215,7 +224,7 @@ def _query_error(errors: Sequence[Mapping[str, Any]], server: str) -> GhAssetsEr
             f"GitHub at {server} is an older server whose GraphQL lacks a field. Use a source that reads by REST."
         )
     if any(error.get("type") == RESOURCE_LIMITS for error in errors):
-        return QueryTooHeavyError("GitHub's resource limits were exceeded by a query.")
+        return ResourceLimitsError("GitHub's resource limits were exceeded by a query.")
     if any(not error.get("path") for error in errors):
         return QueryTooHeavyError("GitHub failed on a query without saying why.")
     return None

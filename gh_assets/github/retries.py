@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from functools import cached_property
-from typing import Protocol, TypeVar
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import requests
@@ -27,23 +26,15 @@ MAX_LIMIT_RETRIES = 50
 Result = TypeVar("Result")
 
 
-class Clock(Protocol):
-    """The collector's time; tests and simulations replace it."""
+class Clock:
+    """The machine's time; tests and simulations have others."""
 
     def now(self) -> float:
         """Return the seconds since 1970."""
-
-    def wait(self, seconds: float, cancelled: threading.Event) -> None:
-        """Wait for `seconds`, or until `cancelled` is set."""
-
-
-class SystemClock:
-    """The machine's clock."""
-
-    def now(self) -> float:
         return time.time()
 
     def wait(self, seconds: float, cancelled: threading.Event) -> None:
+        """Wait for `seconds`, or until `cancelled` is set."""
         cancelled.wait(seconds)
 
 
@@ -86,22 +77,14 @@ class RetryPolicy:
     )
     in_flight: int = 80
 
-    @cached_property
-    def _backoff(self) -> Backoff:
-        return Backoff(self.first_wait, self.longest_wait, jitter=(0.5, 1.0))
-
-    @cached_property
-    def _secondary_backoff(self) -> Backoff:
-        # GitHub's minimum is kept: jitter only adds to it.
-        return Backoff(self.secondary_wait, self.longest_secondary_wait, jitter=(1.0, 1.1))
-
     def wait_before(self, attempt: int) -> float:
         """Return the seconds to wait before retry number `attempt` (from 1)."""
-        return self._backoff.wait(attempt)
+        return Backoff(self.first_wait, self.longest_wait, jitter=(0.5, 1.0)).wait(attempt)
 
     def secondary_wait_before(self, attempt: int) -> float:
         """Return the seconds to wait on the secondary limit number `attempt` in a row."""
-        return self._secondary_backoff.wait(attempt)
+        # GitHub's minimum is kept: jitter only adds to it.
+        return Backoff(self.secondary_wait, self.longest_secondary_wait, jitter=(1.0, 1.1)).wait(attempt)
 
 
 class RetryCause(Enum):

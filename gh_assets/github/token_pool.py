@@ -18,9 +18,9 @@ from pydantic import SecretStr
 
 from gh_assets.errors import CancelledError, RateLimitedError
 from gh_assets.github.budgets import Account, AccountDirectory, Budget, Credential, Token
-from gh_assets.github.ledger import Ledger, LedgerClaims
+from gh_assets.github.ledger import MongoLedger
 from gh_assets.github.rate_limits import Observation, Resource, observed_in
-from gh_assets.github.retries import Clock, RetryPolicy, SystemClock
+from gh_assets.github.retries import Clock, RetryPolicy
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ class TokenPool:
     credentials : sequence of Credential or SecretStr
     policy : RetryPolicy, optional
     clock : Clock, optional
-    ledger : Ledger, optional
+    ledger : MongoLedger, optional
         Shares the budgets with other processes.
     identifier : callable, optional
         Finds a token's account and calls `directory.identify` (or `retire`, `postpone`); by default, each token has an
@@ -156,17 +156,16 @@ class TokenPool:
         credentials: Sequence[Credential | SecretStr],
         policy: RetryPolicy | None = None,
         clock: Clock | None = None,
-        ledger: Ledger | None = None,
+        ledger: MongoLedger | None = None,
         identifier: Callable[[Token], None] | None = None,
         prober: Callable[[Token], None] | None = None,
     ) -> None:
         self.directory = AccountDirectory(credentials)
         self.policy = policy or RetryPolicy()
-        self.clock = clock or SystemClock()
+        self.clock = clock or Clock()
         self.ledger = ledger
         self.cancelled = threading.Event()
         self.notify: Callable[[str], None] = logger.warning
-        self._claims = LedgerClaims(ledger) if ledger is not None else None
         self._limit = SecondaryLimit(self.policy)
         self._announced = 0.0
         self._in_flight = 0
@@ -280,15 +279,15 @@ class TokenPool:
         for place, (token, account) in enumerate(candidates):
             budget = account.budgets[resource]
             budget.roll(now)
-            if self._claims is not None:
-                self._limit.extend(self._claims.renew(account, resource, points, now))
+            if self.ledger is not None:
+                self._limit.extend(self.ledger.renew(account, resource, points, now))
             if budget.available() >= points:
                 order = (place - self._turn) % len(candidates)
                 able.append((account is not keep, max(budget.next_slot, now), order, token, account))
         if now < self._limit.until:  # as another process reported
             return None, self._limit.until
         if not able:
-            poll = 0.05 if self._claims is None else 2.0
+            poll = 0.05 if self.ledger is None else 2.0
             chances = [token.identify_at for token in usable if token.account is None]
             chances += [account.budgets[resource].next_chance(points, now, poll) for _, account in candidates]
             return None, max(now + 0.01, min(chances))
@@ -401,8 +400,8 @@ class TokenPool:
     def close(self) -> None:
         """Cancel, and release the claims of this process."""
         self.cancel()
-        if self._claims is not None:
-            self._claims.give_back(self.directory.accounts.values())
+        if self.ledger is not None:
+            self.ledger.give_back(self.directory.accounts.values())
 
     def _check_cancelled(self) -> None:
         if self.cancelled.is_set():

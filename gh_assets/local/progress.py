@@ -16,21 +16,13 @@ class Progress:
 
     Attributes
     ----------
-    on_report : ProgressListener
-    on_notify : callable
-        Called with a sentence.
+    report : ProgressListener
+    notify : callable
+        Called with a sentence for the user.
     """
 
-    on_report: ProgressListener = lambda step, done, total, text: None
-    on_notify: Callable[[str], None] = lambda text: None
-
-    def report(self, step: str, done: int, total: int, text: str = "") -> None:
-        """Report that `done` of `total` units of a step are done."""
-        self.on_report(step, done, total, text)
-
-    def notify(self, text: str) -> None:
-        """Show a sentence to the user."""
-        self.on_notify(text)
+    report: ProgressListener = lambda step, done, total, text: None
+    notify: Callable[[str], None] = lambda text: None
 
 
 _process_progress = Progress()

@@ -197,7 +197,7 @@ class LiveLookups:
         usage.requests = 1
         response = client.get(f"/users/{lookup.login}")
         self.failing_since = None
-        payload = _document(response)
+        payload = response.document
         if response.status != 200 or not isinstance(payload.get("id"), int):
             return _refusal(response)
         lookup.user_id, lookup.login = payload["id"], str(payload["login"])
@@ -248,7 +248,7 @@ class LiveLookups:
         if response.status in (301, 302, 307, 308) and response.headers.get("location"):
             usage.requests = 2
             response = client.get(response.headers["location"])
-        payload = _document(response)
+        payload = response.document
         if response.status == 200 and isinstance(payload.get("id"), int):
             return payload["id"], _description(payload)
         return _refusal(response)
@@ -313,10 +313,6 @@ class _Usage:
     """Requests that a lookup has used."""
 
     requests: int = 0
-
-
-def _document(response: GitHubResponse) -> dict[str, Any]:
-    return response.payload if isinstance(response.payload, dict) else {}
 
 
 def _refusal(response: GitHubResponse) -> LookupOutcome:

@@ -7,46 +7,17 @@ import re
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
 
 from gh_assets.collector.archive_days import read_days, read_star_events
-from gh_assets.collector.collection import collect
-from gh_assets.collector.star_sources.base import CollectionOptions
+from gh_assets.collector.state import CollectionState
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.world import World
 from gh_assets.errors import ConfigurationError
-from gh_assets.github.client import GitHubClient
-from gh_assets.github.outcomes import Outcome
-from gh_assets.local.progress import Progress
-from gh_assets_tests.conftest import QUICK
-from gh_assets_tests.support.collecting import refs
+from gh_assets_tests.conftest import GitHubOf
+from gh_assets_tests.support.collecting import Run
 from gh_assets_tests.support.gharchive import write_hour
 from gh_assets_tests.support.github import client_of
 from gh_assets_tests.support.worlds import world_of
-
-
-class Run:
-    """Runs collections and keeps their progress."""
-
-    def __init__(self, database, store) -> None:
-        self.database, self.store = database, store
-        self.sentences: list[str] = []
-        self.states: list[tuple[int, int, str]] = []
-
-    def __call__(self, world: World, client: GitHubClient | None, source: str = "auto", **options):
-        return collect(
-            CollectionOptions(source, options.pop("max_pages", 10), **options),
-            refs(world),
-            client,
-            self.database,
-            self.store,
-            progress=Progress(lambda _, *state: self.states.append(state), self.sentences.append),
-        )
-
-
-@pytest.fixture
-def run(database, asset_store) -> Run:
-    return Run(database, asset_store)
 
 
 def small() -> World:
@@ -54,7 +25,7 @@ def small() -> World:
 
 
 @pytest.mark.parametrize("source", ["auto", "graphql", "stargazers", "starred"])
-def test_every_source_is_available_by_name(source: str, github_of, run: Run) -> None:
+def test_every_source_is_available_by_name(source: str, github_of: GitHubOf, run: Run) -> None:
     world = small()
     _, client = github_of(world)
     seeds = [{"_id": 5000 + n, "login": f"user-{n}", "collected": {"stars": 1}} for n in range(20)]
@@ -65,11 +36,9 @@ def test_every_source_is_available_by_name(source: str, github_of, run: Run) -> 
     assert (collected.users is not None) == (source == "starred")
 
 
-def test_forecast_is_announced_and_progress_includes_the_quota(serve_world, run: Run) -> None:
+def test_forecast_is_announced_and_progress_includes_the_quota(github_of: GitHubOf, run: Run) -> None:
     world = world_of({f"a/{n}": list(range(100)) for n in range(300)})
-    _, url = serve_world(world, limits=Limits(requests=5000, graphql_points=5000))
-    with client_of(url, "token") as client:
-        run(world, client, "stargazers")
+    run(world, github_of(world, limits=Limits(requests=5000, graphql_points=5000))[1], "stargazers")
     expected = "300 of 300 repositories may have news: 300 pages; about 300 requests of 5,000 left"
     assert run.sentences[0].startswith(expected)
     done, total, text = run.states[200]
@@ -77,7 +46,7 @@ def test_forecast_is_announced_and_progress_includes_the_quota(serve_world, run:
     assert re.search(r"stars, \d+ pages, \d+ requests, 4,\d+ points left until \d\d:\d\d UTC", text)
 
 
-def test_restricted_lists_are_completed_from_owners_of_forks_and_reported(github_of, run: Run) -> None:
+def test_restricted_lists_are_completed_from_owners_of_forks_and_reported(github_of: GitHubOf, run: Run) -> None:
     world = world_of({f"a/{n}": list(range(n, n + 60)) for n in range(6)}, users=80)
     standin, client = github_of(world)
     standin.restricted = True
@@ -90,7 +59,7 @@ def test_restricted_lists_are_completed_from_owners_of_forks_and_reported(github
     assert f"The starred repositories of {collected.users.collected:,} users were requested" in summary
 
 
-def test_file_of_users_is_sufficient(github_of, run: Run, tmp_path: Path) -> None:
+def test_file_of_users_is_sufficient(github_of: GitHubOf, run: Run, tmp_path: Path) -> None:
     world = small()
     standin, client = github_of(world)
     standin.restricted = True
@@ -101,7 +70,7 @@ def test_file_of_users_is_sufficient(github_of, run: Run, tmp_path: Path) -> Non
     assert standin.served["forks"] == 0
 
 
-def test_archive_is_a_source_of_stars_and_of_users(github_of, run: Run, tmp_path: Path) -> None:
+def test_archive_is_a_source_of_stars_and_of_users(github_of: GitHubOf, run: Run, tmp_path: Path) -> None:
     world = small()
     path = tmp_path / "2017-07-14-2.json.gz"
     write_hour(path, world)
@@ -122,38 +91,40 @@ def test_archive_is_a_source_of_stars_and_of_users(github_of, run: Run, tmp_path
 
 
 @pytest.mark.parametrize(("source", "reason"), [("gharchive", "has no hours"), ("file", "needs a file")])
-def test_error_names_what_a_source_lacks(source: str, reason: str, github_of, run: Run) -> None:
+def test_error_names_what_a_source_lacks(source: str, reason: str, github_of: GitHubOf, run: Run) -> None:
     _, client = github_of(small())
     with pytest.raises(ConfigurationError, match=reason):
         run(small(), client, source)
 
 
-def test_cap_on_requests_ends_the_run_and_the_next_one_continues(serve_world, run: Run) -> None:
-    world = small()
-    _, url = serve_world(world)
-    with GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=2 + 3) as client:
-        collected = run(world, client, "stargazers")
-    assert collected.report.outcomes[Outcome.OK.value] == 3
-    assert "reached: 5 were sent" in collected.summary_lines()[-1]
-    assert "3 of 8 repositories are up to date" in collected.summary_lines()[-1]
-    with client_of(url, "token") as client:
-        assert run(world, client, "stargazers").report.outcomes == {"ok": 8}
+def test_run_that_was_cut_short_by_the_cap_on_requests_is_resumed(github_of: GitHubOf, run: Run) -> None:
+    world = world_of({f"a/{number}": [number] for number in range(40)})
+    standin, client = github_of(world, max_requests=2 + 15)
+    stopped = run(world, client, "stargazers")
+    assert "reached: 17 were sent" in stopped.summary_lines()[-1]
+    assert "15 of 40 repositories are up to date" in stopped.summary_lines()[-1]
+    assert (len(stopped.report.states), stopped.report.pending) == (15, 40)
+    assert stopped.report.outcomes == {"ok": 15}
+    assert len(CollectionState(run.database).load()) == 15, "everything that was requested is kept"
+    standin.served.clear()
+    report = run(world, client_of(client.api_url, "token"), "stargazers").report
+    assert (report.unchanged, report.stars, report.outcomes) == (15, 40, {"ok": 40})
+    assert standin.served["stargazers"] == 25
 
 
-def test_query_size_is_stored_for_the_next_run(serve_world, run: Run) -> None:
+def test_query_size_is_stored_for_the_next_run(github_of: GitHubOf, run: Run) -> None:
     world = world_of({f"a/{n}": [1, 2] for n in range(400)})
-    standin, url = serve_world(world, limits=Limits(query_budget=2500))
-    with client_of(url, "token") as client:
-        run(world, client, "graphql")
-        first = standin.quota.spent["graphql"]
-        run.database["stargazer_state"].delete_many({})
-        run(world, client, "graphql")
+    standin, client = github_of(world, limits=Limits(query_budget=2500))
+    run(world, client, "graphql")
+    first = standin.quota.spent["graphql"]
+    run.database["stargazer_state"].delete_many({})
+    run(world, client, "graphql")
     second = standin.quota.spent["graphql"] - first
     assert first <= 400 / 25 * 1.5
     assert second == 400 / 25
 
 
-def test_small_run_does_not_limit_the_query_size(github_of, run: Run) -> None:
+def test_small_run_does_not_limit_the_query_size(github_of: GitHubOf, run: Run) -> None:
     few, many = world_of({"a/0": [1]}), world_of({f"a/{n}": [1, 2] for n in range(300)})
     run(few, github_of(few)[1], "graphql")
     standin, client = github_of(many)
@@ -161,7 +132,7 @@ def test_small_run_does_not_limit_the_query_size(github_of, run: Run) -> None:
     assert standin.quota.spent["graphql"] == 1 + 3
 
 
-def test_full_run_detects_stars_taken_back(github_of, run: Run) -> None:
+def test_full_run_detects_stars_taken_back(github_of: GitHubOf, run: Run) -> None:
     old = world_of({"a/b": [0, 1, 2], "c/d": [0]}, users=5)
     run(old, github_of(old)[1])
     new = world_of({"a/b": [0, 2], "c/d": [0]}, users=5)

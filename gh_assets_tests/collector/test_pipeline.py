@@ -12,44 +12,38 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-from pydantic import SecretStr
+from google.cloud import storage
 
-from gh_assets.collector.pipeline import CollectionReport
 from gh_assets.collector.repositories import KnownRepositories, collect_repositories
 from gh_assets.collector.star_sources.base import CollectionTask, Page, RepositoryRef, StarCollection, StarRows
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
 from gh_assets.collector.star_sources.stargazers import RestStargazers
-from gh_assets.collector.state import CollectionState
-from gh_assets.embedded.standin.app import Standin
+from gh_assets.collector.state import CollectionState, MongoCheckpoint
 from gh_assets.embedded.standin.faults import Faults
 from gh_assets.embedded.standin.kinds import KINDS, REST_KINDS
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.world import World
-from gh_assets.github.client import GitHubClient
 from gh_assets.github.outcomes import Outcome
 from gh_assets.services.connections import connect_mongo
+from gh_assets.settings import Settings
 from gh_assets.storage.asset_store import AssetStore, PartitionTables
 from gh_assets.storage.mongo import MongoDatabase
 from gh_assets.storage.objects import ObjectStore
-from gh_assets_tests.conftest import QUICK
-from gh_assets_tests.support.collecting import Collecting, refs
+from gh_assets_tests.conftest import GitHubOf, ServeWorld
+from gh_assets_tests.support.collecting import Collecting, Source, refs
 from gh_assets_tests.support.commands import stored_file
 from gh_assets_tests.support.github import client_of
 from gh_assets_tests.support.worlds import LIST, troubled_world, world_of
 
 
-@pytest.fixture
-def collecting(asset_store: AssetStore, database) -> Collecting:
-    return Collecting(asset_store, CollectionState(database))
-
-
-def test_nothing_is_requested_if_nothing_is_new(github_of, collecting: Collecting) -> None:
+def test_nothing_is_requested_if_nothing_is_new(github_of: GitHubOf, collecting: Collecting) -> None:
     world = world_of({"a/b": list(range(120)), "c/d": [1], "no/stars": []})
     standin, client = github_of(world)
     first = collecting.rest(world, client)
@@ -60,39 +54,28 @@ def test_nothing_is_requested_if_nothing_is_new(github_of, collecting: Collectin
     assert sum(standin.served.values()) == 0
 
 
-def test_outcomes_are_distinguished(github_of, collecting: Collecting) -> None:
-    world = troubled_world()
-    _, client = github_of(world)
+def test_outcomes_are_distinguished_and_a_restricted_repository_is_not_counted_as_empty(
+    github_of: GitHubOf, collecting: Collecting
+) -> None:
+    _, client = github_of(troubled_world())
     collected = collect_repositories(client, [LIST], KnownRepositories()).table
+    rows = collected.drop_nulls("partition").select("repo_id", "partition", "full_name", "stargazer_count", "outcome")
     repositories = [
-        RepositoryRef(
-            row["repo_id"], row["partition"], row["full_name"], row["stargazer_count"], Outcome(row["outcome"])
-        )
-        for row in collected.drop_nulls("partition").to_dicts()
+        RepositoryRef(repo_id, partition, name, stars, Outcome(outcome))
+        for repo_id, partition, name, stars, outcome in rows.rows()
     ]
     report = collecting.run(repositories, RestStargazers(client, 10))
-    outcomes = {key: state.outcome for key, state in report.states.items()}
-    assert outcomes == {
-        "good/one": Outcome.OK,
-        "good/starless": Outcome.OK,
-        "fresh/name": Outcome.OK,
-        "closed/list": Outcome.RESTRICTED,
-    }
+    ok = dict.fromkeys(["good/one", "good/starless", "fresh/name"], Outcome.OK)
+    assert {key: state.outcome for key, state in report.states.items()} == ok | {"closed/list": Outcome.RESTRICTED}
     assert report.stars == 253
-
-
-def test_restricted_repository_is_not_counted_as_empty(github_of, collecting: Collecting) -> None:
-    world = troubled_world()
-    _, client = github_of(world)
-    report = collecting.rest(world, client)
-    state = report.states["closed/list"]
-    assert state.stars is None
-    assert "permission" in str(state.reason)
+    closed = report.states["closed/list"]
+    assert closed.stars is None
+    assert "permission" in str(closed.reason)
     assert "closed/list" not in collecting.tables.partitions(), "an empty table would mean a repository without stars"
     assert collecting.tables.read("good/starless")[0].height == 0
 
 
-def test_data_are_kept_when_a_repository_closes(github_of, collecting: Collecting) -> None:
+def test_data_are_kept_when_a_repository_closes(github_of: GitHubOf, collecting: Collecting) -> None:
     world = world_of({"a/b": [1, 2, 3]})
     collecting.rest(world, github_of(world)[1])
     closed = world_of({"a/b": [1, 2, 3, 4]})
@@ -105,7 +88,7 @@ def test_data_are_kept_when_a_repository_closes(github_of, collecting: Collectin
     assert collecting.rest(opened, github_of(opened)[1]).states["a/b"].stars == 4
 
 
-def test_data_are_kept_when_a_repository_is_gone(github_of, collecting: Collecting) -> None:
+def test_data_are_kept_when_a_repository_is_gone(github_of: GitHubOf, collecting: Collecting) -> None:
     world = world_of({"a/b": [1, 2, 3]})
     _, client = github_of(world)
     collecting.rest(world, client)
@@ -114,7 +97,7 @@ def test_data_are_kept_when_a_repository_is_gone(github_of, collecting: Collecti
     assert (report.states["a/b"].outcome, report.states["a/b"].stars, report.asked) == (Outcome.GONE, 3, 0)
 
 
-def test_lost_table_is_collected_again(github_of, collecting: Collecting) -> None:
+def test_lost_table_is_collected_again(github_of: GitHubOf, collecting: Collecting) -> None:
     world = world_of({"a/b": [1, 2, 3]})
     _, client = github_of(world)
     collecting.rest(world, client)
@@ -123,61 +106,39 @@ def test_lost_table_is_collected_again(github_of, collecting: Collecting) -> Non
     assert collecting.tables.read("a/b")[0].height == 3
 
 
-def test_run_that_was_cut_short_is_resumed(serve_world, collecting: Collecting) -> None:
-    world = world_of({f"a/{number}": [number] for number in range(40)})
-    standin, url = serve_world(world)
-    with GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=2 + 15) as client:
-        stopped = collecting.rest(world, client)
-    assert "reached: 17 were sent" in str(stopped.stopped)
-    assert (len(stopped.states), stopped.pending) == (15, 40)
-    assert len(collecting.state.load()) == 15, "everything that was requested is kept"
-    standin.served.clear()
-    report = collecting.rest(world, client_of(url, "token"))
-    assert (report.unchanged, report.stars) == (15, 40)
-    assert standin.served["stargazers"] == 25
-
-
-def test_long_repository_is_resumed_at_its_page(serve_world, collecting: Collecting) -> None:
+def test_long_repository_is_resumed_at_its_page(github_of: GitHubOf, collecting: Collecting) -> None:
     world = world_of({"a/long": list(range(40_000))})
-    standin, url = serve_world(world)
-    with GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=2 + 398) as client:
-        assert collecting.rest(world, client, 400).stopped
+    standin, client = github_of(world, max_requests=2 + 398)
+    assert collecting.rest(world, client, 400).stopped
     assert collecting.state.load() == {}, "it is not finished"
     assert collecting.state.interrupted() == {1}
     standin.served.clear()
-    report = collecting.rest(world, client_of(url, "token"), 400)
+    report = collecting.rest(world, client_of(client.api_url, "token"), 400)
     assert standin.served["stargazers"] == 2, "pages 399 and 400"
     assert (report.stars, report.states["a/long"].complete) == (40_000, True)
-    assert collecting.tables.read("a/long")[0]["user_id"].to_list() == [5000 + user for user in range(40_000)]
+    assert collecting.users("a/long") == [5000 + user for user in range(40_000)]
     assert collecting.state.interrupted() == set(), "pages of finished repositories are deleted"
 
 
-def test_pages_of_long_repositories_are_stored_before_the_run_ends(serve_world, collecting: Collecting) -> None:
+def test_pages_of_long_repositories_are_stored_before_the_run_ends(
+    github_of: GitHubOf, collecting: Collecting, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After `kill -9` nothing more is written."""
     world = world_of({"a/long": list(range(3000))})
-    _, url = serve_world(world)
+    _, client = github_of(world)
     pages: list[int] = []
+    add = MongoCheckpoint.add
 
-    def watched(task: CollectionTask) -> CollectionTask:
-        add = task.checkpoint.add
+    def add_and_count(checkpoint: MongoCheckpoint, source: str, number: int, page: Page, rows: StarRows) -> None:
+        add(checkpoint, source, number, page, rows)
+        pages.append(collecting.state.pages.count_documents({}))
 
-        def add_and_count(source: str, number: int, page: Page, rows: StarRows) -> None:
-            add(source, number, page, rows)
-            pages.append(collecting.state.pages.count_documents({}))
-
-        task.checkpoint.add = add_and_count  # type: ignore[method-assign]
-        return task
-
-    class Watched(RestStargazers):
-        def collect(self, tasks: Iterable[CollectionTask], workers: int) -> Iterator[StarCollection]:
-            return super().collect(map(watched, tasks), workers)
-
-    with client_of(url, "token") as client:
-        collecting.run(refs(world), Watched(client, 30), max_pages=30)
+    monkeypatch.setattr(MongoCheckpoint, "add", add_and_count)
+    collecting.rest(world, client, 30)
     assert pages == [0] * 10 + list(range(11, 30))
 
 
-def test_table_that_differs_from_its_state_is_not_reused(github_of, collecting: Collecting) -> None:
+def test_table_that_differs_from_its_state_is_not_reused(github_of: GitHubOf, collecting: Collecting) -> None:
     """This happens after a crash between both writes, or with another collector."""
     world = world_of({"a/b": list(range(250))})
     _, client = github_of(world)
@@ -189,22 +150,18 @@ def test_table_that_differs_from_its_state_is_not_reused(github_of, collecting: 
     assert collecting.tables.read("a/b")[0].equals(table)
 
 
-def test_repositories_without_data_come_first_then_the_oldest(serve_world, collecting: Collecting) -> None:
+def test_repositories_without_data_come_first_then_the_oldest(github_of: GitHubOf, collecting: Collecting) -> None:
     world = world_of({f"a/{number}": [number] for number in range(6)})
-    _, url = serve_world(world)
+    _, client = github_of(world)
     everything = refs(world)
-    with client_of(url, "token") as client:
-        for part in (everything[2:3], everything[0:1]):
-            collecting.run(part, RestStargazers(client, 10))
+    for part in (everything[2:3], everything[0:1]):
+        collecting.run(part, RestStargazers(client, 10))
 
     class Noting:
         name = "noting"
 
         def __init__(self) -> None:
             self.order: list[int] = []
-
-        def may_have_changed(self, *, closed: bool) -> bool:
-            return True
 
         def collect(self, tasks: Iterable[CollectionTask], workers: int) -> Iterator[StarCollection]:
             for work in tasks:
@@ -221,46 +178,49 @@ def unstars(collecting: Collecting) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("source", [RestStargazers, GraphQLStargazers])
-def test_full_run_detects_stars_taken_back_and_keeps_them_as_history(source, github_of, collecting: Collecting) -> None:
+def test_full_run_detects_stars_taken_back_and_keeps_them_as_history(
+    source: Source, github_of: GitHubOf, collecting: Collecting
+) -> None:
     old = world_of({"a/b": list(range(250)), "c/d": [1, 2]}, users=300)
-    collecting.run(refs(old), source(github_of(old)[1], 10))
-    new = world_of({"a/b": [user for user in range(250) if user not in (3, 120)], "c/d": [1, 2]}, users=300)
+    collecting.of_world(source, old, github_of(old)[1])
+    left = [user for user in range(250) if user not in (3, 120)]
+    new = world_of({"a/b": left, "c/d": [1, 2]}, users=300)
     _, client = github_of(new)
-    report = collecting.run(refs(new), source(client, 10), full=True)
+    report = collecting.of_world(source, new, client, full=True)
     assert report.unstarred == 2
     assert unstars(collecting) == {"1/5003": "user-3", "1/5120": "user-120"}
     assert report.states["a/b"].stars == 248
     # A star given again is in the table with a later time; the history stays.
-    again = world_of(
-        {"a/b": [user for user in range(250) if user not in (3, 120)] + [3, 120], "c/d": [1, 2]}, users=300
-    )
-    collecting.run(refs(again), source(github_of(again)[1], 10), full=True)
+    again = world_of({"a/b": [*left, 3, 120], "c/d": [1, 2]}, users=300)
+    collecting.of_world(source, again, github_of(again)[1], full=True)
     assert collecting.tables.read("a/b")[0].height == 250
     assert len(unstars(collecting)) == 2
     # A star that is in the table with its former time was never taken back.
-    collecting.run(refs(old), source(github_of(old)[1], 10), full=True)
+    collecting.of_world(source, old, github_of(old)[1], full=True)
     assert unstars(collecting) == {}
 
 
 @pytest.mark.parametrize("source", [RestStargazers, GraphQLStargazers])
-def test_stars_beyond_the_requested_pages_do_not_count_as_taken_back(source, github_of, collecting: Collecting) -> None:
+def test_stars_beyond_the_requested_pages_do_not_count_as_taken_back(
+    source: Source, github_of: GitHubOf, collecting: Collecting
+) -> None:
     world = world_of({"a/b": list(range(450))})
     _, client = github_of(world)
-    collecting.run(refs(world), source(client, 10))
-    report = collecting.run(refs(world), source(client, 2), max_pages=2, full=True)
+    collecting.of_world(source, world, client)
+    report = collecting.of_world(source, world, client, 2, full=True)
     assert report.unstarred == 0
     assert unstars(collecting) == {}
 
 
-def as_an_earlier_version_wrote(database, partition: str, store: AssetStore, kept: int) -> None:
+def as_an_earlier_version_wrote(database: MongoDatabase, partition: str, store: AssetStore, kept: int) -> None:
     """Store a list that lost stars: complete, with GitHub's count, and the lost stars as taken back."""
     tables = PartitionTables(store, "stargazers")
     table = tables.read(partition)[0]
     checksum = tables.write(partition, table.head(kept))
     now = dt.datetime.now(dt.UTC)
-    document = database["stargazer_state"].find_one({"state.partition": partition})
-    state = {name: value for name, value in document["state"].items() if name not in ("proven", "null_entries")}
-    del state["failed_entries"]
+    (document,) = database["stargazer_state"].find({"state.partition": partition})
+    unknown = ("proven", "null_entries", "failed_entries")
+    state = {name: value for name, value in document["state"].items() if name not in unknown}
     state |= {"checksum": checksum, "stars": kept, "complete": True}
     for page in state["pages"]:
         del page["entries"], page["failed"]
@@ -270,26 +230,20 @@ def as_an_earlier_version_wrote(database, partition: str, store: AssetStore, kep
         database["unstars"].insert_one({"_id": f"{row['repo_id']}/{row['user_id']}", "unstar": unstar})
 
 
-@pytest.mark.parametrize("by_graphql", [False, True])
+@pytest.mark.parametrize("source", [RestStargazers, GraphQLStargazers])
 def test_home_of_an_earlier_version_that_lost_stars_is_repaired(
-    github_of, collecting: Collecting, database, asset_store, by_graphql: bool
+    github_of: GitHubOf, collecting: Collecting, database: MongoDatabase, asset_store: AssetStore, source: Source
 ) -> None:
     world = world_of({"a/b": list(range(250)), "c/d": list(range(40)), "e/f": []})
     _, client = github_of(world)
-
-    def run() -> CollectionReport:
-        source = GraphQLStargazers(client, 10) if by_graphql else RestStargazers(client, 10)
-        return collecting.run(refs(world), source)
-
+    run = partial(collecting.of_world, source, world, client)
     run()
     good = {key: collecting.tables.read(key)[0] for key in ("a/b", "c/d", "e/f")}
     as_an_earlier_version_wrote(database, "a/b", asset_store, 70)
     as_an_earlier_version_wrote(database, "c/d", asset_store, 40)
     report = run()
     assert report.unstarred == 0
-    assert {key: collecting.tables.read(key)[0].equals(table) for key, table in good.items()} == dict.fromkeys(
-        good, True
-    )
+    assert all(collecting.tables.read(key)[0].equals(table) for key, table in good.items())
     assert database["unstars"].count_documents({}) == 0, "a star in the table was not taken back"
     assert run().asked == 0, "the repair is done once"
 
@@ -297,7 +251,12 @@ def test_home_of_an_earlier_version_that_lost_stars_is_repaired(
 @pytest.mark.parametrize("content", [b"", b"garbage"], ids=["empty", "no Parquet"])
 @pytest.mark.parametrize("behind_its_back", [False, True], ids=["overwritten", "on the disk"])
 def test_damaged_table_is_collected_again(
-    github_of, collecting: Collecting, home, caplog: pytest.LogCaptureFixture, content: bytes, behind_its_back: bool
+    github_of: GitHubOf,
+    collecting: Collecting,
+    home: Path,
+    caplog: pytest.LogCaptureFixture,
+    content: bytes,
+    behind_its_back: bool,
 ) -> None:
     world = world_of({"a/b": [1, 2, 3], "c/d": [4]})
     _, client = github_of(world)
@@ -319,7 +278,7 @@ def damage(collecting: Collecting, home: Path, name: str, content: bytes, *, beh
 
 
 def test_damaged_table_of_a_closed_list_is_replaced_by_its_previous_version(
-    github_of, collecting: Collecting, home
+    github_of: GitHubOf, collecting: Collecting, home: Path
 ) -> None:
     old = world_of({"a/b": [1, 2]})
     collecting.rest(old, github_of(old)[1])
@@ -329,7 +288,7 @@ def test_damaged_table_of_a_closed_list_is_replaced_by_its_previous_version(
     new.repositories[0].restricted = True
     report = collecting.rest(new, github_of(new)[1])
     assert report.states["a/b"].outcome is Outcome.RESTRICTED
-    assert collecting.tables.read("a/b")[0]["user_id"].to_list() == [5001, 5002]
+    assert collecting.users("a/b") == [5001, 5002]
 
 
 USERS = 1500
@@ -354,14 +313,9 @@ class Place:
     store: AssetStore
 
     def start(self, url: str, world: World, source: str, tokens: Sequence[str] = ("token",)) -> subprocess.Popen[str]:
-        arguments = {
-            "url": url,
-            "source": source,
-            "tokens": list(tokens),
-            "database": self.database.name,
-            "bucket": self.store.objects.name,
-            "repositories": [(ref.repo_id, ref.full_name, ref.stargazer_count) for ref in refs(world)],
-        }
+        repositories = [(ref.repo_id, ref.full_name, ref.stargazer_count) for ref in refs(world)]
+        arguments = {"url": url, "source": source, "tokens": list(tokens), "repositories": repositories}
+        arguments |= {"database": self.database.name, "bucket": self.store.objects.name}
         return subprocess.Popen(
             [sys.executable, "-m", "gh_assets_tests.collector.collect_child", json.dumps(arguments)],
             stdout=subprocess.PIPE,
@@ -380,9 +334,12 @@ class Place:
         return {key: tables.read(key)[0] for key in tables.partitions()}, states
 
 
+MakePlace = Callable[[], Place]
+
+
 @pytest.fixture
-def place(gcs_client, settings) -> Callable[[], Place]:
-    made = []
+def place(gcs_client: storage.Client, settings: Settings) -> Iterator[MakePlace]:
+    made: list[Place] = []
 
     def make() -> Place:
         named = settings.model_copy(update={"mongo_database": f"test_{secrets.token_hex(6)}"})
@@ -417,9 +374,7 @@ def faulty(seed: int) -> Faults:
     )
 
 
-def survives(
-    serve_world: Callable[..., tuple[Standin, str]], place: Callable[[], Place], source: str, kills: int, world: World
-) -> None:
+def survives(serve_world: ServeWorld, place: MakePlace, source: str, kills: int, world: World) -> None:
     """Kill collectors at random moments, let the last one end, and compare with a run without faults."""
     good, bad = place(), place()
     limits = Limits(query_budget=400)  # small queries: more of them to fail
@@ -460,18 +415,22 @@ TWIN = pytest.mark.slow
 @pytest.mark.parametrize(
     "source", ["graphql", pytest.param("stargazers", marks=TWIN), pytest.param("starred", marks=TWIN)]
 )
-def test_faulty_responses_and_killed_collectors_do_not_change_the_result(serve_world, place, source: str) -> None:
+def test_faulty_responses_and_killed_collectors_do_not_change_the_result(
+    serve_world: ServeWorld, place: MakePlace, source: str
+) -> None:
     survives(serve_world, place, source, 4, busy_world(120, 900))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["stargazers", "graphql", "starred"])
-def test_fifty_kills_with_faulty_responses(serve_world, place, source: str) -> None:
+def test_fifty_kills_with_faulty_responses(serve_world: ServeWorld, place: MakePlace, source: str) -> None:
     survives(serve_world, place, source, 50, busy_world(250, 1400))
 
 
 @pytest.mark.parametrize("source", ["graphql", pytest.param("stargazers", marks=TWIN)])
-def test_concurrent_collectors_end_with_the_same_data_and_do_not_overspend(serve_world, place, source: str) -> None:
+def test_concurrent_collectors_end_with_the_same_data_and_do_not_overspend(
+    serve_world: ServeWorld, place: MakePlace, source: str
+) -> None:
     world = busy_world(60, 900)
     alone, both = place(), place()
     _, url = serve_world(world)

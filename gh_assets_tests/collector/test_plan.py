@@ -30,31 +30,21 @@ HOUR, DAY = dt.timedelta(hours=1), dt.timedelta(days=1)
 
 def plan_of(*rows: dict[str, Any]) -> pl.DataFrame:
     """Return a plan; by default, a repository was read an hour ago and has not changed."""
-    usual = {
-        "stargazer_count": 100,
-        "counted_then": 100,
-        "stars": 100,
-        "outcome": "ok",
-        "asked_at": NOW - HOUR,
-        "collected_at": NOW - HOUR,
-        "closed_at": None,
-        "proven": True,
-    }
-    never = dict.fromkeys(("counted_then", "stars", "outcome", "asked_at", "collected_at"))
-    full = []
-    for number, row in enumerate(rows, start=1):
-        name = f"o/{number}"
-        base = usual | (never if row.get("never") else {})
-        row = {key: value for key, value in row.items() if key != "never"}
-        full.append({"repo_id": number, "partition": name, "full_name": name} | base | row)
-    return pl.DataFrame(full, schema=COLLECTION_PLAN.dtypes)
+    read = {"outcome": "ok", "asked_at": NOW - HOUR, "collected_at": NOW - HOUR, "closed_at": None, "proven": True}
+    usual = {"stargazer_count": 100, "counted_then": 100, "stars": 100} | read
+    names = [{"repo_id": n, "partition": f"o/{n}", "full_name": f"o/{n}"} for n in range(1, len(rows) + 1)]
+    return pl.DataFrame([name | usual | row for name, row in zip(names, rows, strict=True)], COLLECTION_PLAN.dtypes)
+
+
+NEVER = dict.fromkeys(("counted_then", "stars", "outcome", "asked_at", "collected_at"))
+"""What is known of a repository that was never requested."""
 
 
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
         ({}, None),
-        ({"never": True}, DueReason.NEW),
+        (NEVER, DueReason.NEW),
         ({"outcome": "unknown"}, DueReason.FAILED),
         ({"outcome": "unknown", "asked_at": NOW - HOUR / 2}, None),
         ({"outcome": "restricted", "asked_at": NOW - 8 * DAY}, DueReason.RESTRICTED),
@@ -76,12 +66,8 @@ def test_reason_why_a_repository_is_due(row: dict[str, Any], reason: DueReason |
 
 
 def test_policy_without_waiting() -> None:
-    plan = plan_of(
-        {},
-        {"outcome": "unknown", "asked_at": NOW},
-        {"outcome": "restricted", "asked_at": NOW},
-        {"stargazer_count": 101},
-    )
+    failed, restricted = ({"outcome": outcome, "asked_at": NOW} for outcome in ("unknown", "restricted"))
+    plan = plan_of({}, failed, restricted, {"stargazer_count": 101})
     found = due(plan, NOW, RefreshPolicy().without_waiting())
     assert dict(found.select("partition", "why").rows()) == {"o/2": "failed", "o/3": "restricted", "o/4": "moved"}
 
@@ -89,11 +75,11 @@ def test_policy_without_waiting() -> None:
 def test_repositories_with_most_news_per_page_come_first() -> None:
     plan = plan_of(
         {"asked_at": NOW - 40 * DAY},
-        {"never": True, "stargazer_count": 950},
+        NEVER | {"stargazer_count": 950},
         {"stargazer_count": 190, "asked_at": NOW - 2 * DAY},
         {"stargazer_count": 110, "asked_at": NOW - 2 * DAY},
         {"outcome": "restricted", "asked_at": NOW - 8 * DAY, "stars": None, "counted_then": None},
-        {"never": True, "stargazer_count": 90_000},
+        NEVER | {"stargazer_count": 90_000},
     )
     found = due(plan, NOW, RefreshPolicy())
     assert found["partition"].to_list() == ["o/6", "o/2", "o/3", "o/4", "o/5", "o/1"]
@@ -120,13 +106,7 @@ rows = st.fixed_dictionaries(
 )  # fmt: skip
 
 
-SLIGHTLY_MOVED = {
-    "outcome": "ok",
-    "stargazer_count": 101,
-    "counted_then": 100,
-    "proven": False,
-    "asked_at": NOW - 2 * DAY,
-}
+SLIGHTLY_MOVED = {"stargazer_count": 101, "counted_then": 100, "proven": False, "asked_at": NOW - 2 * DAY}
 """A list that is incomplete, and whose count moved by less than the policy waits for."""
 
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
-import pytest
-
-from gh_assets.collector.star_sources.base import Page, RepositoryRef, StarRows
+from gh_assets.collector.star_sources.base import Page, StarRows
 from gh_assets.collector.star_sources.starred_state import StarredState, UserState
 from gh_assets.collector.state import UNSTARS_CHECKED, CollectionState, MongoCheckpoint, RepositoryState
 from gh_assets.github.outcomes import Outcome
-from gh_assets_tests.support.collecting import Collecting
+from gh_assets.storage.mongo import MongoDatabase
+from gh_assets_tests.conftest import GitHubOf
+from gh_assets_tests.support.collecting import Collecting, ref
 from gh_assets_tests.support.worlds import world_of
 
 NOW = dt.datetime(2026, 11, 27, 12, tzinfo=dt.UTC)
-REPOSITORY = RepositoryRef(7, "a/b", "a/b", 300, Outcome.OK)
+REPOSITORY = ref(7, stars=300)
 
 
 def state_of(repo_id: int = 7, **fields: Any) -> RepositoryState:
@@ -23,7 +23,7 @@ def state_of(repo_id: int = 7, **fields: Any) -> RepositoryState:
     return RepositoryState(repo_id=repo_id, **(usual | fields))
 
 
-def test_states_survive_mongo(database) -> None:
+def test_states_survive_mongo(database: MongoDatabase) -> None:
     pages = [Page("etag", 99, True, 100, 1), Page(None, 3, False)]
     read = state_of(stars=102, pages=pages, source="graphql", complete=True, proven=True, collected_at=NOW, entries=103)
     closed = state_of(8, outcome=Outcome.RESTRICTED, reason="403", closed_at=NOW)
@@ -39,7 +39,7 @@ def test_states_survive_mongo(database) -> None:
     assert users.load() == {state.user_id: state for state in states}
 
 
-def test_latest_state_wins_in_any_order(database) -> None:
+def test_latest_state_wins_in_any_order(database: MongoDatabase) -> None:
     collection = CollectionState(database)
     later = state_of(stars=2, asked_at=NOW + dt.timedelta(seconds=1))
     collection.save([later])
@@ -47,7 +47,7 @@ def test_latest_state_wins_in_any_order(database) -> None:
     assert collection.load() == {7: later}
 
 
-def test_state_of_an_earlier_version_is_not_proven(database) -> None:
+def test_state_of_an_earlier_version_is_not_proven(database: MongoDatabase) -> None:
     collection = CollectionState(database)
     collection.save([state_of(stars=100, proven=True, entries=100, pages=[Page("etag", 100, True, 100)])])
     missing = ("proven", "entries", "null_entries", "failed_entries", "closed_at", "pages.0.entries", "pages.0.failed")
@@ -57,7 +57,7 @@ def test_state_of_an_earlier_version_is_not_proven(database) -> None:
     assert (state.pages[0], state.pages[0].count) == (Page("etag", 100, True), 100)
 
 
-def test_pages_are_resumed_up_to_a_gap_and_only_by_their_source(database) -> None:
+def test_pages_are_resumed_up_to_a_gap_and_only_by_their_source(database: MongoDatabase) -> None:
     pages = database["stargazer_pages"]
     checkpoint = MongoCheckpoint(pages, REPOSITORY, resume=False)
     for number in range(1, 13):
@@ -73,12 +73,9 @@ def test_pages_are_resumed_up_to_a_gap_and_only_by_their_source(database) -> Non
     assert CollectionState(database).interrupted() == set(), "pages of another source are deleted"
 
 
-@pytest.fixture
-def collecting(asset_store, database) -> Collecting:
-    return Collecting(asset_store, CollectionState(database))
-
-
-def test_false_unstars_are_deleted_once_and_true_ones_kept(github_of, collecting: Collecting, database) -> None:
+def test_false_unstars_are_deleted_once_and_true_ones_kept(
+    github_of: GitHubOf, collecting: Collecting, database: MongoDatabase
+) -> None:
     world = world_of({"a/b": [1, 2, 3]})
     _, client = github_of(world)
     collecting.rest(world, client)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -15,17 +16,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gh_assets.errors import (
-    AuthenticationError,
-    ConfigurationError,
-)
+from gh_assets.errors import AuthenticationError, ConfigurationError
 from gh_assets.github.client import AppCredentials, GitHubClient
-from gh_assets_tests.conftest import QUICK, serving
-from gh_assets_tests.support.github import FakeClock, fine
+from gh_assets_tests.conftest import QUICK
+from gh_assets_tests.support.github import FakeClock, Json, fine
+from gh_assets_tests.support.serving import serving
 
 
 @pytest.fixture(scope="module")
-def key() -> Iterator[rsa.RSAPrivateKey]:
+def key() -> rsa.RSAPrivateKey:
     return rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
@@ -47,12 +46,9 @@ class AppServer:
 
     def app(self) -> Starlette:
         async def access_tokens(request: Request) -> Response:
-            claims = jwt.decode(request.headers["authorization"].removeprefix("Bearer "), verify=False)
-            jwt.decode(  # raises if the signature is wrong
-                request.headers["authorization"].removeprefix("Bearer "),
-                certs=self.public,
-                clock_skew_in_seconds=10**10,
-            )
+            signed = request.headers["authorization"].removeprefix("Bearer ")
+            # Raises if the signature is wrong.
+            claims: Json = jwt.decode(signed, certs=self.public, clock_skew_in_seconds=10**10)  # type: ignore[no-untyped-call]
             if claims["iss"] != "app-1" or claims["exp"] - claims["iat"] > 600:
                 return Response(b"{}", 401)
             text = f"ghs_{len(self.given)}_of_{request.path_params['number']}"
@@ -66,25 +62,25 @@ class AppServer:
                 return Response(b'{"message": "Bad credentials"}', 401)
             return fine()
 
-        return Starlette(
-            routes=[
-                Route("/app/installations/{number}/access_tokens", access_tokens, methods=["POST"]),
-                Route("/{path:path}", any_page),
-            ]
-        )
+        routes = {"/app/installations/{number}/access_tokens": access_tokens, "/{path:path}": any_page}
+        return Starlette(routes=[Route(path, handler, methods=["GET", "POST"]) for path, handler in routes.items()])
+
+
+@contextmanager
+def app_client(key: rsa.RSAPrivateKey, app: str) -> Iterator[tuple[AppServer, GitHubClient]]:
+    """Yield a server of apps, and a client with the credentials of an app, in a fake time."""
+    clock = FakeClock()
+    server, apps = AppServer(key, clock), [AppCredentials(app, ["77"], pem(key))]
+    with serving(server.app()) as url, GitHubClient(url, [], apps=apps, policy=QUICK, clock=clock) as client:
+        yield server, client
 
 
 def test_installation_tokens_are_requested_renewed_and_replaced_after_revocation(key: rsa.RSAPrivateKey) -> None:
-    clock = FakeClock()
-    server = AppServer(key, clock)
-    with (
-        serving(server.app()) as url,
-        GitHubClient(url, [], apps=[AppCredentials("app-1", ["77"], pem(key))], policy=QUICK, clock=clock) as client,
-    ):
+    with app_client(key, "app-1") as (server, client):
         for _ in range(3):
             assert client.get("/x").status == 200
         assert len(server.given) == 1
-        clock.time += 3400  # not over yet, but about to be
+        server.clock.time += 3400  # not over yet, but about to be
         assert client.get("/x").status == 200
         assert len(server.given) == 2
         server.revoked.update(server.given)
@@ -98,14 +94,8 @@ def test_installation_tokens_are_requested_renewed_and_replaced_after_revocation
 
 
 def test_unknown_app_is_one_clear_error(key: rsa.RSAPrivateKey) -> None:
-    clock = FakeClock()
-    with (
-        serving(AppServer(key, clock).app()) as url,
-        GitHubClient(url, [], apps=[AppCredentials("other", ["77"], pem(key))], policy=QUICK, clock=clock) as client,
-        pytest.raises(
-            AuthenticationError, match=r"no token to app installation 77 \(status 401\): check GITHUB_APP_ID"
-        ),
-    ):
+    refused = r"no token to app installation 77 \(status 401\): check GITHUB_APP_ID"
+    with app_client(key, "other") as (_, client), pytest.raises(AuthenticationError, match=refused):
         client.get("/x")
 
 

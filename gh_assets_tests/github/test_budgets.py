@@ -4,43 +4,39 @@ from __future__ import annotations
 
 import pytest
 
-from gh_assets.errors import (
-    AuthenticationError,
-)
-from gh_assets_tests.support.github import FakeClock, pool_of, quota_headers, spend
+from gh_assets.errors import AuthenticationError
+from gh_assets_tests.support.github import Pool, quota_headers
 
 
 def test_responses_out_of_order_do_not_raise_the_remaining_points() -> None:
-    clock = FakeClock()
-    pool = pool_of("user:1", clock=clock)
-    reset = clock.now() + 1000
-    for remaining in (7, 9, 8):
-        spend(pool, lambda _, left=remaining: quota_headers(left, reset))
+    pool = Pool("user:1")
+    reset = pool.clock.now() + 1000
+    responses = iter((7, 9, 8))
+    pool.spend(lambda _: quota_headers(next(responses), reset), times=3)
     assert pool.remaining() == 7
-    spend(pool, lambda _: quota_headers(4999, reset - 5000))
+    pool.spend(lambda _: quota_headers(4999, reset - 5000))
     assert pool.remaining() == 7, "of a former window"
-    spend(pool, lambda _: quota_headers(4000, reset + 3600))
+    pool.spend(lambda _: quota_headers(4000, reset + 3600))
     assert pool.remaining() == 4000
 
 
 def test_new_window_is_full_and_counted_until_its_first_response() -> None:
-    clock = FakeClock()
-    pool = pool_of("user:1", clock=clock)
-    spend(pool, lambda _: quota_headers(3, clock.now() + 100, limit=50))
-    clock.time += 100.5
+    pool = Pool("user:1")
+    pool.spend(lambda _: quota_headers(3, pool.clock.now() + 100, limit=50))
+    pool.clock.time += 100.5
     assert pool.remaining() == 3, "resets are given in whole seconds"
-    clock.time += 0.5
+    pool.clock.time += 0.5
     assert pool.remaining() == 50
-    spend(pool, lambda _: {})
-    spend(pool, lambda _: quota_headers(50, clock.now() + 3600, limit=50))
+    pool.spend(lambda _: {})
+    pool.spend(lambda _: quota_headers(50, pool.clock.now() + 3600, limit=50))
     assert pool.remaining() == 49, "a late response does not raise it"
-    spend(pool, lambda _: quota_headers(44, clock.now() + 3600, limit=50))
-    assert (pool.remaining(), pool.next_reset()) == (44, clock.now() + 3600)
+    pool.spend(lambda _: quota_headers(44, pool.clock.now() + 3600, limit=50))
+    assert (pool.remaining(), pool.next_reset()) == (44, pool.clock.now() + 3600)
 
 
 def test_error_names_all_tokens_if_none_is_valid() -> None:
-    pool = pool_of("user:1", "user:2", clock=FakeClock())
+    pool = Pool("user:1", "user:2")
     for token in pool.directory.tokens:
         pool.directory.retire(token)
     with pytest.raises(AuthenticationError, match=r"refused the tokens ending in …en-0, …en-1 \(401"):
-        spend(pool, lambda _: {})
+        pool.spend(lambda _: {})

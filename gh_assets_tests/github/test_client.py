@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
 from gh_assets.embedded.standin.limits import Limits
-from gh_assets.errors import (
-    AuthenticationError,
-    GitHubError,
-    RateLimitedError,
-)
+from gh_assets.errors import AuthenticationError, GitHubError, RateLimitedError
 from gh_assets.github.responses import RAW
 from gh_assets.github.retries import RetryPolicy
-from gh_assets_tests.conftest import serving
-from gh_assets_tests.support.github import SECRET, FakeClock, client_of, fine, scripted
+from gh_assets_tests.conftest import GitHubOf, ServeWorld
+from gh_assets_tests.support.github import SECRET, FakeClock, answering, client_of, fine
 from gh_assets_tests.support.worlds import LIST, world_of
 
 
-def test_unchanged_resource_responds_304_and_costs_no_quota(github_of) -> None:
+def test_unchanged_resource_responds_304_and_costs_no_quota(github_of: GitHubOf) -> None:
     standin, client = github_of(world_of({"a/b": [0]}))
     first = client.get("/repos/a/b")
     used = standin.used("token")
@@ -28,14 +26,14 @@ def test_unchanged_resource_responds_304_and_costs_no_quota(github_of) -> None:
     assert standin.used("token") == used
 
 
-def test_raw_content_is_not_parsed(github_of) -> None:
+def test_raw_content_is_not_parsed(github_of: GitHubOf) -> None:
     _, client = github_of(world_of({"a/b": [0]}))
     response = client.get(f"/repos/{LIST}/readme", accept=RAW)
     assert response.payload is None
     assert b"github.com/a/b" in response.content
 
 
-def test_refused_token_is_named_by_its_last_characters_only(serve_world) -> None:
+def test_refused_token_is_named_by_its_last_characters_only(serve_world: ServeWorld) -> None:
     _, url = serve_world(world_of({"a/b": [0]}))
     with client_of(url) as client, pytest.raises(AuthenticationError) as caught:
         client.get("/repos/a/b")
@@ -43,7 +41,7 @@ def test_refused_token_is_named_by_its_last_characters_only(serve_world) -> None
     assert repr(client.pool.directory.tokens) == "[Token(…wxyz)]"
 
 
-def test_refused_token_is_retired_and_the_other_is_used(serve_world) -> None:
+def test_refused_token_is_retired_and_the_other_is_used(serve_world: ServeWorld) -> None:
     standin, url = serve_world(world_of({"a/b": [0]}), tokens=("good",))
     with client_of(url, SECRET, "good") as client:
         for _ in range(3):
@@ -51,7 +49,7 @@ def test_refused_token_is_retired_and_the_other_is_used(serve_world) -> None:
     assert standin.served["401"] == 2, "confirmed once, and not used again"
 
 
-def test_spent_token_is_replaced_by_another_without_waiting(serve_world) -> None:
+def test_spent_token_is_replaced_by_another_without_waiting(serve_world: ServeWorld) -> None:
     standin, url = serve_world(world_of({"a/b": [0]}), tokens=("one", "two"), limits=Limits(requests=4))
     clock = FakeClock()
     with client_of(url, "one", "two", clock=clock) as client:
@@ -62,14 +60,14 @@ def test_spent_token_is_replaced_by_another_without_waiting(serve_world) -> None
     assert standin.served["limited"] == 0, "no request was sent without quota"
 
 
-def test_reset_is_waited_for_if_all_tokens_are_spent(serve_world) -> None:
+def test_reset_is_waited_for_if_all_tokens_are_spent(serve_world: ServeWorld) -> None:
     standin, url = serve_world(world_of({"a/b": [0]}), tokens=("one",), limits=Limits(requests=3, window_seconds=1.0))
     with client_of(url, "one", policy=RetryPolicy(longest_quota_wait=5.0)) as client:
         assert [client.get("/repos/a/b").status for _ in range(4)] == [200] * 4
     assert standin.served["limited"] <= 1
 
 
-def test_wait_longer_than_allowed_is_an_error_that_names_the_time(serve_world) -> None:
+def test_wait_longer_than_allowed_is_an_error_that_names_the_time(serve_world: ServeWorld) -> None:
     _, url = serve_world(world_of({"a/b": [0]}), tokens=("one",), limits=Limits(requests=1))
     with client_of(url, "one") as client:
         client.get("/repos/a/b")
@@ -80,30 +78,19 @@ def test_wait_longer_than_allowed_is_an_error_that_names_the_time(serve_world) -
 def test_retry_after_is_obeyed_with_the_same_token() -> None:
     seen: list[str] = []
 
-    def limited(request: Request) -> Response:
-        seen.append(request.headers["authorization"])
-        return Response(b'{"message": "slow down"}', 403, {"retry-after": "7"})
+    def noting(response: Response) -> Callable[[Request], Response]:
+        def respond(request: Request) -> Response:
+            seen.append(request.headers["authorization"])
+            return response
 
-    def then(request: Request) -> Response:
-        seen.append(request.headers["authorization"])
-        return fine()
+        return respond
 
     clock = FakeClock()
-    policy = RetryPolicy()
-    app = scripted([limited, then])
-    with serving(app) as url, client_of(url, "one", "two", policy=policy, clock=clock) as client:
+    limited = noting(Response(b'{"message": "slow down"}', 403, {"retry-after": "7"}))
+    with answering(limited, noting(fine()), tokens=("one", "two"), policy=RetryPolicy(), clock=clock) as client:
         assert client.get("/x").payload == {"fine": True}
     assert sum(clock.waits) == pytest.approx(7.0)
     assert seen == ["Bearer one", "Bearer one"]
-
-
-def test_secondary_limit_without_a_time_is_waited_for() -> None:
-    clock = FakeClock()
-    limited = Response(b'{"message": "You have exceeded a secondary rate limit."}', 403)
-    policy = RetryPolicy()
-    with serving(scripted([limited, fine()])) as url, client_of(url, policy=policy, clock=clock) as client:
-        assert client.get("/x").payload == {"fine": True}
-    assert sum(clock.waits) >= 59.99
 
 
 def test_token_is_not_sent_to_another_server() -> None:

@@ -10,10 +10,6 @@ from typing import Any
 import pytest
 import requests
 from pydantic import SecretStr
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 
 from gh_assets.collector.star_sources.base import (
     CollectionTask,
@@ -23,17 +19,14 @@ from gh_assets.collector.star_sources.base import (
     stars_table,
 )
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
-from gh_assets.collector.star_sources.starred_lists import GraphQLStarred, StarredListTask, UserList
+from gh_assets.collector.star_sources.starred_lists import GraphQLStarred, StarredListTask
 from gh_assets.collector.star_sources.starred_state import SeedUser
 from gh_assets.embedded.standin.graphql import read_node_id
-from gh_assets.errors import (
-    OutageError,
-)
-from gh_assets.github import transport
+from gh_assets.errors import OutageError
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.outcomes import Outcome
-from gh_assets_tests.conftest import serving
-from gh_assets_tests.support.github import FakeClock, Json, client_of, load_case, rest_case
+from gh_assets.github.transport import Request
+from gh_assets_tests.support.github import FakeClock, Json, graphql, load_case, rest_case
 
 STARS = {1: 4, 2: 6}
 """Numbers of stars of the cases' repositories, by id."""
@@ -43,36 +36,38 @@ Script = Callable[[list[int]], Json | None]
 """Returns the response to a query for the given repositories; None for a valid one."""
 
 
-def page(count: int, entries: str = "edges") -> Json:
-    edges = [
-        {"starredAt": f"2024-03-{n + 1:02d}T00:00:00Z", "node": {"databaseId": 100 + n, "login": f"user{n}"}}
-        for n in range(count)
+def edges_of(*users: int | None) -> list[Any]:
+    return [
+        None
+        if n is None
+        else {"starredAt": f"2024-03-{n % 28 + 1:02d}T00:00:00Z", "node": {"databaseId": 100 + n, "login": f"user{n}"}}
+        for n in users
     ]
-    return {"totalCount": count, "pageInfo": {"hasNextPage": False, "endCursor": "c"}, entries: edges}
+
+
+def page(edges: list[Any] | None, total: int, after: str | None = None) -> Json:
+    return {"totalCount": total, "pageInfo": {"hasNextPage": after is not None, "endCursor": after}, "edges": edges}
+
+
+def valid(repo_id: int) -> Json:
+    return {"stargazers": page(edges_of(*range(STARS[repo_id])), STARS[repo_id])}
+
+
+def list_of(edges: list[Any] | None, total: int, after: str | None = None) -> Json:
+    return {"data": {"r0": {"stargazers": page(edges, total, after)}}}
 
 
 @contextmanager
 def github(script: Script, queries: list[list[int]] | None = None) -> Iterator[GitHubClient]:
     """Yield a client of a server with scripted responses to queries for lists."""
 
-    async def graphql(request: Request) -> Response:
-        variables = (await request.json()).get("variables") or {}
-        numbers = range(sum(name.startswith("i") for name in variables))
-        if not numbers:  # of the token identification
-            return Response(b'{"data": {"viewer": {"databaseId": 7}}}')
-        ids = [read_node_id(variables[f"i{n}"])[1] for n in numbers]
+    def answer(variables: Json) -> Json:
+        ids = [read_node_id(variables[f"i{n}"])[1] for n in range(sum(name.startswith("i") for name in variables))]
         if queries is not None:
             queries.append(ids)
-        scripted_answer = script(ids)
-        if scripted_answer is None:
-            scripted_answer = {"data": {f"r{n}": {"stargazers": page(STARS[ids[n]])} for n in numbers}}
-        return Response(json.dumps(scripted_answer))
+        return script(ids) or {"data": {f"r{n}": valid(repo_id) for n, repo_id in enumerate(ids)}}
 
-    async def other(request: Request) -> Response:
-        return Response(b"{}", 200 if request.url.path == "/rate_limit" else 404)
-
-    app = Starlette(routes=[Route("/graphql", graphql, methods=["POST"]), Route("/{path:path}", other)])
-    with serving(app) as url, client_of(url, "token") as client:
+    with graphql(answer) as client:
         yield client
 
 
@@ -89,9 +84,9 @@ def always(response: Json) -> Script:
         if 1 not in ids:
             return None
         place = ids.index(1)
-        own = json.loads(json.dumps(response).replace('"r0"', f'"r{place}"'))
-        others = {f"r{n}": {"stargazers": page(STARS[i])} for n, i in enumerate(ids) if n != place}
-        return own | {"data": own["data"] | others}
+        own: Json = json.loads(json.dumps(response).replace('"r0"', f'"r{place}"'))
+        others = {f"r{n}": valid(repo_id) for n, repo_id in enumerate(ids) if n != place}
+        return {**own, "data": own["data"] | others}
 
     return script
 
@@ -187,8 +182,7 @@ def test_untyped_error_means_that_the_query_was_too_heavy() -> None:
 
 
 def test_list_shorter_than_its_count_is_kept_but_not_proven() -> None:
-    short = {"data": {"r0": {"stargazers": page(3) | {"totalCount": 4}}}}
-    with github(always(short)) as client:
+    with github(always(list_of(edges_of(0, 1, 2), 4))) as client:
         (collected,) = collect(client, 1, before=known(0, 3)).values()
     assert (users_of(collected), collected.complete, collected.proven) == ([0, 1, 2, 3], False, False)
     assert collected.unstarred is None
@@ -196,89 +190,59 @@ def test_list_shorter_than_its_count_is_kept_but_not_proven() -> None:
 
 
 def test_page_without_edges_is_requested_again_even_without_an_error() -> None:
-    silent = {"data": {"r0": {"stargazers": page(4) | {"edges": None}}}}
-    with github(first(silent)) as client:
+    with github(first(list_of(None, 4))) as client:
         (collected,) = collect(client, 1).values()
     assert users_of(collected) == list(range(4))
 
 
 @pytest.mark.parametrize("depth", [["r0", "starredRepositories", "edges", 1, "node"], ["r0", "starredRepositories"]])
 def test_users_list_is_complete_only_if_no_part_failed(depth: list[Any]) -> None:
-    def user(broken: bool) -> Json:
-        edges: list[Any] = [
-            {"starredAt": f"2024-01-{n + 1:02d}T00:00:00Z", "node": {"databaseId": n, "nameWithOwner": f"a/{n}"}}
-            for n in range(1, 5)
-        ]
-        if broken and len(depth) > 2:
-            edges[1] = None
-        stars = {"totalCount": 4, "pageInfo": {"hasNextPage": False, "endCursor": None}, "edges": edges}
-        node = {"databaseId": 5, "login": "octo", "starredRepositories": None if broken and len(depth) == 2 else stars}
-        errors = [{"message": "Something went wrong", "path": depth}]
-        return {"data": {"r0": node}} | ({"errors": errors} if broken else {})
-
-    responses = [user(True), user(False)]
-
-    async def graphql(request: Request) -> Response:
-        if b"viewer" in await request.body():
-            return Response(b'{"data": {"viewer": {"databaseId": 7}}}')
-        return Response(json.dumps(responses.pop(0)))
-
-    async def other(_: Request) -> Response:
-        return Response(b"{}")
-
-    app = Starlette(routes=[Route("/graphql", graphql, methods=["POST"]), Route("/{path:path}", other)])
-    with serving(app) as url, client_of(url, "token") as client:
-        found: UserList
+    edges: list[Any] = [
+        {"starredAt": f"2024-01-{n + 1:02d}T00:00:00Z", "node": {"databaseId": n, "nameWithOwner": f"a/{n}"}}
+        for n in range(1, 5)
+    ]
+    broken = page([edges[0], None, *edges[2:]], 4) if len(depth) > 2 else None
+    responses = [
+        {"data": {"r0": {"databaseId": 5, "login": "octo", "starredRepositories": stars}}, "errors": errors}
+        for stars, errors in ((broken, [{"message": "Something went wrong", "path": depth}]), (page(edges, 4), []))
+    ]
+    with graphql(lambda _: responses.pop(0)) as client:
         (found,) = GraphQLStarred(client, 10).read([StarredListTask(SeedUser("octo", 5))], 1)
     assert found.rows is not None
     assert (found.rows["repo_id"].to_list(), found.complete, found.proven) == ([1, 2, 3, 4], True, True)
 
 
-def test_former_text_of_a_secondary_limit_does_not_disable_graphql() -> None:
+def test_former_text_of_a_secondary_limit_does_not_disable_graphql(monkeypatch: pytest.MonkeyPatch) -> None:
     with github(first(), None) as client:
         abuse = rest_case("abuse-403")
         pending = [abuse]
         send = client.transport.send
 
-        def limited_once(sent: transport.Request, secret: SecretStr | str) -> requests.Response:
+        def limited_once(sent: Request, secret: SecretStr | str) -> requests.Response:
             response = send(sent, secret)
             if pending and sent.method == "POST" and b"viewer" not in (sent.body or b""):
                 pending.pop()
                 response.status_code, response._content = 403, bytes(abuse.body)
             return response
 
-        client.transport.send = limited_once  # type: ignore[method-assign]
+        monkeypatch.setattr(client.transport, "send", limited_once)
         assert all(collected.complete for collected in collect(client).values())
 
 
-def edges_of(*users: int | None) -> list[Any]:
-    return [
-        None
-        if n is None
-        else {"starredAt": f"2024-03-{n % 28 + 1:02d}T00:00:00Z", "node": {"databaseId": 100 + n, "login": f"user{n}"}}
-        for n in users
-    ]
-
-
-def list_of(edges: list[Any], total: int, after: str | None = None) -> Json:
-    info = {"hasNextPage": after is not None, "endCursor": after}
-    return {"data": {"r0": {"stargazers": {"totalCount": total, "pageInfo": info, "edges": edges}}}}
-
-
 GARBAGE: dict[str, Any] = {
-    "node is a text": [{"starredAt": None, "node": "user0"}],
-    "edge is a number": [7],
-    "id is a text": [{"starredAt": None, "node": {"databaseId": "100", "login": "user0"}}],
-    "id is a bool": [{"starredAt": None, "node": {"databaseId": True, "login": "user0"}}],
-    "id is negative": [{"starredAt": None, "node": {"databaseId": -1, "login": "user0"}}],
-    "id is too large": [{"starredAt": None, "node": {"databaseId": 2**63, "login": "user0"}}],
-    "time is a number": [{"starredAt": 7, "node": {"databaseId": 100, "login": "user0"}}],
+    "node is a text": {"node": "user0"},
+    "edge is a number": 7,
+    "id is a text": {"node": {"databaseId": "100", "login": "user0"}},
+    "id is a bool": {"node": {"databaseId": True, "login": "user0"}},
+    "id is negative": {"node": {"databaseId": -1, "login": "user0"}},
+    "id is too large": {"node": {"databaseId": 2**63, "login": "user0"}},
+    "time is a number": {"starredAt": 7, "node": {"databaseId": 100, "login": "user0"}},
 }
 
 
-@pytest.mark.parametrize("edges", GARBAGE.values(), ids=list(GARBAGE))
-def test_malformed_entries_are_requested_again(edges: list[Any]) -> None:
-    with github(first(list_of(edges, 1))) as client:
+@pytest.mark.parametrize("edge", GARBAGE.values(), ids=list(GARBAGE))
+def test_malformed_entries_are_requested_again(edge: Any) -> None:
+    with github(first(list_of([edge], 1))) as client:
         (collected,) = collect(client, 1).values()
     assert (users_of(collected), collected.complete) == ([0, 1, 2, 3], True)
 
@@ -310,18 +274,11 @@ def test_cursors_that_form_a_circle_end_the_list() -> None:
     }
     queries: list[Any] = []
 
-    async def graphql(request: Request) -> Response:
-        variables = (await request.json()).get("variables") or {}
-        if not variables:
-            return Response(b'{"data": {"viewer": {"databaseId": 7}}}')
+    def answer(variables: Json) -> Json:
         queries.append(variables["c0"])
-        return Response(json.dumps(pages[variables["c0"]]))
+        return pages[variables["c0"]]
 
-    async def other(_: Request) -> Response:
-        return Response(b"{}")
-
-    app = Starlette(routes=[Route("/graphql", graphql, methods=["POST"]), Route("/{path:path}", other)])
-    with serving(app) as url, client_of(url, "token") as client:
+    with graphql(answer) as client:
         (collected,) = collect(client, 1).values()
     assert (users_of(collected), collected.complete, collected.proven) == ([0, 1, 2, 3], False, False)
     assert len(queries) < 10
@@ -329,10 +286,13 @@ def test_cursors_that_form_a_circle_end_the_list() -> None:
 
 
 def test_outage_with_status_200_ends_the_run() -> None:
-    nothing: Script = lambda _: {"data": None, "errors": [{"message": "Something went wrong"}]}  # noqa: E731
+    nothing: Json = {"data": None, "errors": [{"message": "Something went wrong"}]}
     tasks = [CollectionTask(RepositoryRef(n, f"a/{n}", f"a/{n}", 4, Outcome.OK)) for n in range(1, 200)]
     queries: list[list[int]] = []
-    with github(nothing, queries) as client, pytest.raises(OutageError, match="failed on 60 GraphQL queries in a row"):
+    with (
+        github(lambda _: nothing, queries) as client,
+        pytest.raises(OutageError, match="failed on 60 GraphQL queries in a row"),
+    ):
         list(GraphQLStargazers(client, 10).collect(tasks, 1))
     assert len(queries) <= 70
 

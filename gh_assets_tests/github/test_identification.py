@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import pytest
-from pydantic import SecretStr
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
-from gh_assets.errors import (
-    AuthenticationError,
-)
-from gh_assets.github.client import GitHubClient
+from gh_assets.errors import AuthenticationError
 from gh_assets.github.ledger import MongoLedger
 from gh_assets.github.retries import RetryPolicy
-from gh_assets_tests.conftest import QUICK, serving
-from gh_assets_tests.support.github import FakeClock, client_of, fine, rest_case, scripted
+from gh_assets.storage.mongo import MongoDatabase
+from gh_assets_tests.conftest import GitHubOf, ServeWorld
+from gh_assets_tests.support.github import FakeClock, answering, client_of, fine, rest_case, served
 from gh_assets_tests.support.worlds import world_of
 
 
-def test_account_of_a_token_is_requested_once(serve_world) -> None:
+def test_account_of_a_token_is_requested_once(serve_world: ServeWorld) -> None:
     standin, url = serve_world(world_of({"a/b": [0]}), tokens=("one", "two"))
     with client_of(url, "one", "two") as client:
         for _ in range(4):
@@ -30,27 +25,25 @@ def test_account_of_a_token_is_requested_once(serve_world) -> None:
     assert standin.used("one") + standin.used("two") == 4, "the account costs no REST request"
 
 
-def test_account_of_a_token_is_stored_for_the_next_process(serve_world, database) -> None:
+def test_account_of_a_token_is_stored_for_the_next_process(serve_world: ServeWorld, database: MongoDatabase) -> None:
     standin, url = serve_world(world_of({"a/b": [0]}))
     for _ in range(3):
-        ledger = MongoLedger(database["github_budgets"])
-        with GitHubClient(url, [SecretStr("token")], policy=QUICK, ledger=ledger) as client:
+        with client_of(url, "token", ledger=MongoLedger(database["github_budgets"])) as client:
             client.get("/repos/a/b")
             assert list(client.pool.directory.accounts) == ["user:1"]
     assert standin.served["graphql"] == 1
     assert all("token" not in str(document.get("identity", "")) for document in database["github_budgets"].find())
 
 
-def test_account_is_requested_by_rest_where_there_is_no_graphql(serve_world) -> None:
-    standin, url = serve_world(world_of({"a/b": [0]}), graphql=False)
-    with client_of(url, "token") as client:
-        client.get("/repos/a/b")
-        assert list(client.pool.directory.accounts) == ["user:1"]
+def test_account_is_requested_by_rest_where_there_is_no_graphql(github_of: GitHubOf) -> None:
+    standin, client = github_of(world_of({"a/b": [0]}), graphql=False)
+    client.get("/repos/a/b")
+    assert list(client.pool.directory.accounts) == ["user:1"]
     assert standin.served["viewer"] == 1
 
 
 def test_single_refusal_of_a_good_token_is_retried() -> None:
-    with serving(scripted([rest_case("bad-credentials-once"), fine()])) as url, client_of(url) as client:
+    with answering(rest_case("bad-credentials-once"), fine()) as client:
         assert client.get("/x").payload == {"fine": True}
         assert client.pool.directory.retired == []
 
@@ -65,10 +58,8 @@ def test_token_is_retired_only_after_a_confirmed_refusal() -> None:
         return Response(b'{"id": 1}', 200 if known else 401)
 
     clock = FakeClock()
-    app = Starlette(routes=[Route("/{path:path}", refuse, methods=["GET", "POST"])])
     with (
-        serving(app) as url,
-        client_of(url, policy=RetryPolicy(), clock=clock) as client,
+        served({"/{path:path}": refuse}, policy=RetryPolicy(), clock=clock) as client,
         pytest.raises(AuthenticationError, match="401 Bad credentials"),
     ):
         client.get("/x")

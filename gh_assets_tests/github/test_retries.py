@@ -7,22 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.responses import Response
 
-from gh_assets.errors import (
-    ServiceUnavailableError,
-)
+from gh_assets.errors import ServiceUnavailableError
 from gh_assets.github.rate_limits import Resource
 from gh_assets.github.retries import RetryPolicy
-from gh_assets_tests.conftest import serving
-from gh_assets_tests.support.github import SECRET, FakeClock, client_of, fine, scripted
+from gh_assets_tests.support.github import SECONDARY_LIMIT, SECRET, FakeClock, answering, client_of, fine
 
 
 def test_waits_for_secondary_limits_double() -> None:
     clock = FakeClock()
-    limited = Response(b'{"message": "You have exceeded a secondary rate limit."}', 403)
-    with (
-        serving(scripted([limited, limited, limited, fine()])) as url,
-        client_of(url, "one", "two", policy=RetryPolicy(), clock=clock) as client,
-    ):
+    responses = (*[SECONDARY_LIMIT] * 3, fine())
+    with answering(*responses, tokens=("one", "two"), policy=RetryPolicy(), clock=clock) as client:
         client.get("/x")
     assert 60 + 120 + 240 <= sum(clock.waits) <= 1.1 * (60 + 120 + 240) + 1
 
@@ -51,15 +45,14 @@ def test_default_policy_stays_below_githubs_limits() -> None:
     ids=["500", "502", "503", "504", "truncated JSON"],
 )
 def test_transient_fault_is_retried(fault: Response) -> None:
-    with serving(scripted([fault, fault, fine()])) as url, client_of(url) as client:
+    with answering(fault, fault, fine()) as client:
         assert client.get("/x").payload == {"fine": True}
         assert (client.usage.requests, client.usage.retries) == (5, 2), "quota, account, and the page three times"
 
 
 def test_permanent_fault_is_one_clear_error() -> None:
     with (
-        serving(scripted([Response(b"", 502)])) as url,
-        client_of(url) as client,
+        answering(Response(b"", 502)) as client,
         pytest.raises(ServiceUnavailableError, match=r"did not answer /x in 4 tries \(status 502\)"),
     ):
         client.get("/x")

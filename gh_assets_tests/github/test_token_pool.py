@@ -16,78 +16,63 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from gh_assets.embedded.standin.limits import Limits
-from gh_assets.errors import (
-    CancelledError,
-    RateLimitedError,
-)
+from gh_assets.errors import CancelledError, RateLimitedError
 from gh_assets.github.budgets import Token
 from gh_assets.github.rate_limits import Resource
 from gh_assets.github.retries import RetryPolicy
 from gh_assets.github.token_pool import TokenPool
-from gh_assets_tests.support.github import UNPACED, FakeClock, QuotaServer, client_of, pool_of, quota_headers, spend
+from gh_assets_tests.conftest import ServeWorld
+from gh_assets_tests.support.github import UNPACED, FakeClock, Pool, client_of, in_threads, quota_headers, spend
 from gh_assets_tests.support.worlds import world_of
 
 
 def test_tokens_of_one_user_share_one_budget(caplog: pytest.LogCaptureFixture) -> None:
-    clock = FakeClock()
-    server = QuotaServer(clock, limit=10)
-    pool = pool_of("user:1", "user:1", clock=clock, server=server)
-    for _ in range(10):
-        spend(pool, server.respond)
-    assert clock.waits == []
-    spend(pool, server.respond)
-    assert sum(clock.waits) >= 3600, "a second token of the same user has no quota of its own"
-    assert server.refused == 0
+    pool = Pool("user:1", "user:1", limit=10)
+    pool.spend(times=10)
+    assert pool.clock.waits == []
+    pool.spend()
+    assert sum(pool.clock.waits) >= 3600, "a second token of the same user has no quota of its own"
+    assert pool.server.refused == 0
     assert "share a quota" in caplog.text
     assert "token-1" not in caplog.text
 
 
 @hypothesis_settings(deadline=None)
-@given(
-    accounts=st.integers(1, 5),
-    limit=st.integers(1, 12),
-    requests=st.integers(1, 60),
-)
+@given(accounts=st.integers(1, 5), limit=st.integers(1, 12), requests=st.integers(1, 60))
 def test_limits_are_kept_and_available_quota_is_never_waited_for(accounts: int, limit: int, requests: int) -> None:
-    clock = FakeClock()
-    server = QuotaServer(clock, limit=limit)
-    pool = pool_of(*(f"user:{n}" for n in range(accounts)), clock=clock, server=server)
-    for _ in range(requests):
-        spend(pool, server.respond)
-    assert server.refused == 0
+    pool = Pool(*(f"user:{n}" for n in range(accounts)), limit=limit)
+    pool.spend(times=requests)
+    assert pool.server.refused == 0
     windows = -(-requests // (accounts * limit))
-    assert sum(clock.waits) <= (windows - 1) * (3600 + 2), "waited while a token had quota"
+    assert sum(pool.clock.waits) <= (windows - 1) * (3600 + 2), "waited while a token had quota"
 
 
 def test_pace_keeps_an_account_below_its_points_a_minute() -> None:
-    clock = FakeClock()
-    server = QuotaServer(clock, limit=5000)
-    pool = pool_of("user:1", clock=clock, policy=RetryPolicy(points_a_minute={Resource.REST: 60}), server=server)
-    for _ in range(200):
-        spend(pool, server.respond)
-    for start in server.times:
-        assert sum(start <= time < start + 60 for time in server.times) <= 60 + 11
-    assert sum(clock.waits) <= 200, "slower than the pace"
+    pool = Pool("user:1", limit=5000, policy=RetryPolicy(points_a_minute={Resource.REST: 60}))
+    pool.spend(times=200)
+    times = pool.server.times
+    for start in times:
+        assert sum(start <= time < start + 60 for time in times) <= 60 + 11
+    assert sum(pool.clock.waits) <= 200, "slower than the pace"
 
 
 def test_clock_skew_of_the_server_is_corrected() -> None:
-    clock = FakeClock()
-    pool = pool_of("user:1", clock=clock)
-    there = clock.now() + 7200  # two hours ahead of us
-    spend(pool, lambda _: quota_headers(0, there + 100, date=formatdate(there, usegmt=True)))
-    spend(pool, lambda _: quota_headers(5, there + 3700, date=formatdate(there + 101, usegmt=True)))
-    assert 100 <= sum(clock.waits) <= 102
+    pool = Pool("user:1")
+    there = pool.clock.now() + 7200  # two hours ahead of us
+    pool.spend(lambda _: quota_headers(0, there + 100, date=formatdate(there, usegmt=True)))
+    pool.spend(lambda _: quota_headers(5, there + 3700, date=formatdate(there + 101, usegmt=True)))
+    assert 100 <= sum(pool.clock.waits) <= 102
 
 
 def test_responses_about_other_resources_leave_the_budget_unchanged() -> None:
-    clock = FakeClock()
-    pool = pool_of("user:1", clock=clock)
-    spend(pool, lambda _: quota_headers(50, clock.now() + 1000))
-    spend(pool, lambda _: quota_headers(3, clock.now() + 10, resource="search"))
+    pool = Pool("user:1")
+    now = pool.clock.now()
+    pool.spend(lambda _: quota_headers(50, now + 1000))
+    pool.spend(lambda _: quota_headers(3, now + 10, resource="search"))
     assert pool.remaining() == 49, "counted by the pool"
-    spend(pool, lambda _: quota_headers(100, clock.now() + 1000, resource="graphql"))
+    pool.spend(lambda _: quota_headers(100, now + 1000, resource="graphql"))
     assert (pool.remaining(), pool.remaining(Resource.GRAPHQL)) == (48, 100)
-    spend(pool, lambda _: {})
+    pool.spend(lambda _: {})
     assert pool.remaining() == 47, "a response without limits is counted, too"
 
 
@@ -105,16 +90,14 @@ def test_requests_without_limits_never_wait() -> None:
 
 def test_cancelling_ends_the_wait_for_a_place_in_flight() -> None:
     pool = TokenPool([SecretStr("one")], RetryPolicy(in_flight=1, points_a_minute={}))
-    entered, ended = threading.Event(), threading.Event()
+    ended = threading.Event()
 
     def work() -> None:
         with pytest.raises(CancelledError), pool.lease(Resource.REST):
             pass
         ended.set()
 
-    with pool.lease(Resource.REST) as lease:
-        lease.settle({})  # without limits
-        entered.set()
+    spend(pool, lambda _: {})  # without limits
     with pool.lease(Resource.REST):
         worker = threading.Thread(target=work)
         worker.start()
@@ -123,7 +106,7 @@ def test_cancelling_ends_the_wait_for_a_place_in_flight() -> None:
     worker.join()
 
 
-def test_spent_token_is_recognized_without_another_request(serve_world) -> None:
+def test_spent_token_is_recognized_without_another_request(serve_world: ServeWorld) -> None:
     standin, url = serve_world(world_of({"a/b": [0]}), tokens=("one", "two"), limits=Limits(requests=3))
     with client_of(url, "one", "two") as client:
         for _ in range(6):
@@ -137,11 +120,11 @@ def test_spent_token_is_recognized_without_another_request(serve_world) -> None:
 
 
 def test_totals_cover_the_accounts_in_use() -> None:
-    clock = FakeClock()
-    pool = pool_of("user:1", "user:1", "user:2", "user:3", clock=clock)
+    pool = Pool("user:1", "user:1", "user:2", "user:3")
+    clock = pool.clock
     assert (pool.remaining(), pool.limit(), pool.next_reset(), pool.directory.retired) == (None, None, None, [])
     resets = {"user:1": clock.now() + 900, "user:2": clock.now() + 800, "user:3": clock.now() + 700}
-    charged = [spend(pool, lambda account: quota_headers(40, resets[account], limit=50)) for _ in range(3)]
+    charged = pool.spend(lambda account: quota_headers(40, resets[account], limit=50), times=3)
     assert sorted(charged) == ["user:1", "user:2", "user:3"], "accounts are used evenly"
     assert (pool.remaining(), pool.limit(), pool.next_reset()) == (120, 150, clock.now() + 700)
     unknown = Resource.GRAPHQL
@@ -155,17 +138,15 @@ def test_totals_cover_the_accounts_in_use() -> None:
 
 
 def test_an_account_is_kept_as_long_as_it_has_quota() -> None:
-    clock = FakeClock()
-    server = QuotaServer(clock, limit=5)
-    pool = pool_of("user:1", "user:2", clock=clock, server=server)
-    spend(pool, server.respond), spend(pool, server.respond)
+    pool = Pool("user:1", "user:2", limit=5)
+    pool.spend(times=2)
     kept, charged = pool.directory.accounts["user:2"], []
     for _ in range(5):
         with pool.lease(Resource.REST, keep=kept) as lease:
-            lease.settle(server.respond(lease.account.identity))
+            lease.settle(pool.server.respond(lease.account.identity))
             charged.append(lease.account.identity)
     assert charged == ["user:2"] * 4 + ["user:1"]
-    assert clock.waits == []
+    assert pool.clock.waits == []
     with pool.lease(Resource.REST, 3) as lease:
         assert pool.has_points(lease) is False, "the rest is reserved for this request"
         lease.settle(None, 0)
@@ -173,9 +154,7 @@ def test_an_account_is_kept_as_long_as_it_has_quota() -> None:
 
 
 def test_concurrent_requests_are_counted_before_their_responses() -> None:
-    clock = FakeClock()
-    server = QuotaServer(clock, limit=3)
-    pool = pool_of("user:1", "user:2", clock=clock, server=server)
+    pool = Pool("user:1", "user:2", limit=3)
     with (
         pool.lease(Resource.REST, 2) as first,
         pool.lease(Resource.REST, 2) as second,
@@ -185,7 +164,7 @@ def test_concurrent_requests_are_counted_before_their_responses() -> None:
         assert pool.in_flight == 4
         assert {lease.account.identity for lease in (first, second)} == {"user:1", "user:2"}
         assert {lease.account.identity for lease in (third, fourth)} == {"user:1", "user:2"}
-    assert clock.waits == []
+    assert pool.clock.waits == []
     assert pool.in_flight == 0
     assert pool.remaining() == 0, "requests without a response count as spent"
 
@@ -202,41 +181,33 @@ def tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("tokyo")
 def test_long_waits_are_announced_once_and_short_ones_never() -> None:
-    clock = FakeClock()
-    server = QuotaServer(clock, limit=2)
-    pool = pool_of("user:1", clock=clock, server=server)
-    messages: list[str] = []
-    pool.notify = messages.append
+    pool = Pool("user:1", limit=2)
     pool.pause(4.0)
-    spend(pool, server.respond)
-    assert (messages, clock.waits) == ([], [4.0])
-    spend(pool, server.respond)
-    spend(pool, server.respond)
-    (only,) = messages
-    until = dt.datetime.fromtimestamp(clock.now(), dt.UTC)
+    pool.spend()
+    assert (pool.messages, pool.clock.waits) == ([], [4.0])
+    pool.spend(times=2)
+    (only,) = pool.messages
+    until = dt.datetime.fromtimestamp(pool.clock.now(), dt.UTC)
     assert only == f"The quota of all tokens is spent: waiting 3601 s, until {until:%H:%M:%S} UTC."
-    assert max(clock.waits) <= 60, "in steps, since a token may become available"
+    assert max(pool.clock.waits) <= 60, "in steps, since a token may become available"
 
 
 def test_secondary_limit_pauses_all_tokens_and_one_without_end_is_an_error() -> None:
-    clock = FakeClock()
-    pool = pool_of("user:1", "user:2", clock=clock, policy=replace(UNPACED, longest_quota_wait=500.0))
-    messages: list[str] = []
-    pool.notify = messages.append
-    began = clock.now()
+    pool = Pool("user:1", "user:2", policy=replace(UNPACED, longest_quota_wait=500.0))
+    began = pool.clock.now()
     pool.pause(100.0)
     pool.pause(20.0)  # the longest of several pauses holds
-    spend(pool, lambda _: {})
-    assert clock.now() == began + 100
-    assert [text.split(":")[0] for text in messages] == ["GitHub's secondary rate limit was reached"]
+    pool.spend(lambda _: {})
+    assert pool.clock.now() == began + 100
+    assert [text.split(":")[0] for text in pool.messages] == ["GitHub's secondary rate limit was reached"]
     pool.pause(450.0)
-    spend(pool, lambda _: {})
+    pool.spend(lambda _: {})
     with pytest.raises(RateLimitedError, match="nothing but its secondary rate limit for 10 minutes"):
         pool.pause(1.0)
     pool.answered()
     pool.pause(1.0)
-    spend(pool, lambda _: {})
-    assert clock.now() == began + 551
+    pool.spend(lambda _: {})
+    assert pool.clock.now() == began + 551
 
 
 def test_requests_in_flight_do_not_exceed_the_policy() -> None:
@@ -252,11 +223,7 @@ def test_requests_in_flight_do_not_exceed_the_policy() -> None:
                 pair.wait(10)
                 lease.settle({})
 
-    workers = [threading.Thread(target=work) for _ in range(6)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    in_threads(work, 6)
     assert peaks == [2] * 24
     assert pool.in_flight == 0
 
@@ -283,15 +250,9 @@ def test_cancelling_ends_the_wait_for_quota() -> None:
 
     def work() -> None:
         try:
-            with pool.lease(Resource.REST):
-                pass
+            pool.lease(Resource.REST).__enter__()
         except CancelledError as error:
             errors.append(error)
 
-    workers = [threading.Thread(target=work) for _ in range(4)]
-    for worker in workers:
-        worker.start()
-    pool.cancel()
-    for worker in workers:
-        worker.join(5)
+    in_threads(work, 4, meanwhile=pool.cancel)
     assert len(errors) == 4

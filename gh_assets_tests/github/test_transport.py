@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import threading
-
-from pydantic import SecretStr
-
-from gh_assets.errors import (
-    BudgetSpentError,
-)
-from gh_assets.github.client import GitHubClient
-from gh_assets_tests.conftest import QUICK
+from gh_assets.errors import BudgetSpentError
+from gh_assets_tests.conftest import GitHubOf
+from gh_assets_tests.support.github import in_threads
 from gh_assets_tests.support.worlds import world_of
 
 
-def test_cap_on_requests_is_never_exceeded(serve_world) -> None:
-    standin, url = serve_world(world_of({"a/b": [0]}))
-    client = GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=7)
+def test_cap_on_requests_is_never_exceeded(github_of: GitHubOf) -> None:
+    standin, client = github_of(world_of({"a/b": [0]}), max_requests=7)
     spent = []
 
     def work() -> None:
@@ -26,12 +19,7 @@ def test_cap_on_requests_is_never_exceeded(serve_world) -> None:
         except BudgetSpentError as error:
             spent.append(str(error))
 
-    workers = [threading.Thread(target=work) for _ in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    client.close()
+    in_threads(work, 4)
     assert sum(standin.served.values()) == 7
     assert len(spent) == 4
     assert "reached: 7 were sent" in spent[0]

@@ -45,7 +45,7 @@ def test_results_of_running_calls_precede_the_first_exception_and_no_call_is_sta
         return number
 
     results = map_bounded(call, range(100), 2, window=4)
-    yielded = []
+    yielded: list[int] = []
     with pytest.raises(ValueError, match="one"):
         yielded.extend(results)
     assert sorted([*yielded, 1]) == sorted(started)

@@ -10,13 +10,11 @@ import re
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -32,8 +30,8 @@ from gh_assets.errors import ConfigurationError
 from gh_assets.local.network import prepare_network
 from gh_assets_tests.conftest import SETTINGS
 from gh_assets_tests.support.dagster_dev import ROOT
+from gh_assets_tests.support.serving import serving
 from gh_assets_tests.support.tcp import TcpListener, forward
-from gh_assets_tests.support.waiting import until
 from gh_assets_tests.support.worlds import world_of
 
 BUCKET, OAUTH, GITHUB, HOOKS = (
@@ -122,26 +120,15 @@ class CorporateNetwork(TcpListener):
         self.files.create_bucket("company-data")
         self.bucket = BucketServer(self.files, "oauth-token")
         self.github = Standin(world_of({"a/b": [1]}), ["token"]).app()
-        config = uvicorn.Config(
-            self.answer,
-            host="127.0.0.1",
-            port=0,
-            log_level="error",
-            lifespan="off",
-            interface="asgi3",
-            ssl_certfile=str(pair),
-        )
-        self.server = uvicorn.Server(config)
-        self.thread = threading.Thread(target=self.server.run, daemon=True)
-        self.thread.start()
-        until(lambda: self.server.started)
+        self.stack = contextlib.ExitStack()
+        url = self.stack.enter_context(serving(self.answer, interface="asgi3", ssl_certfile=str(pair)))
+        self.address = "127.0.0.1", int(url.rpartition(":")[2])
         super().__init__()
         self.proxy = f"http://127.0.0.1:{self.port}"
 
     def close(self) -> None:
         super().close()
-        self.server.should_exit = True
-        self.thread.join(10)
+        self.stack.close()
         self.files.close()
 
     async def answer(self, scope: Any, receive: Any, send: Any) -> None:
@@ -176,8 +163,7 @@ class CorporateNetwork(TcpListener):
                 head += client.recv(1)
             method, target, _ = head.split(b"\r\n")[0].decode().split(" ")
             self.connected.append(f"{method} {target}")
-            port = self.server.servers[0].sockets[0].getsockname()[1]
-            with client, socket.create_connection(("127.0.0.1", port)) as server:
+            with client, socket.create_connection(self.address) as server:
                 client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
                 forward(client, server)
 
@@ -189,65 +175,53 @@ def network(tmp_path: Path) -> Iterator[CorporateNetwork]:
     made.close()
 
 
-def clean_environment() -> dict[str, str]:
-    """Return the environment without the project's settings and those of the network."""
-    pattern = re.compile("proxy|ca_bundle|ssl_cert", re.IGNORECASE)
-    return {name: value for name, value in os.environ.items() if name not in SETTINGS and not pattern.search(name)}
-
-
-def service_account(folder: Path) -> Path:
+def run_in(
+    network: CorporateNetwork, home: Path, arguments: list[str], **more: str
+) -> subprocess.CompletedProcess[str]:
+    """Run Python in the network, with the settings and credentials of the company and no others."""
     key = rsa.generate_private_key(65537, 2048)
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
     account = {
         "type": "service_account",
         "project_id": "company",
         "private_key_id": "1",
-        "private_key": private,
+        "private_key": key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode(),
         "client_email": "robot@company.iam.gserviceaccount.com",
         "token_uri": f"https://{OAUTH}/token",
     }
-    path = folder / "account.json"
-    path.write_text(json.dumps(account))
-    return path
+    credentials = Path("account.json").resolve()
+    credentials.write_text(json.dumps(account))
+    pattern = re.compile("proxy|ca_bundle|ssl_cert", re.IGNORECASE)
+    own = {name: value for name, value in os.environ.items() if name not in SETTINGS and not pattern.search(name)}
+    environment = (
+        own
+        | more
+        | {
+            "HTTPS_PROXY": network.proxy,
+            "GOOGLE_APPLICATION_CREDENTIALS": str(credentials),
+            "GCS_BUCKET": "company-data",
+            "GITHUB_API_URL": f"https://{GITHUB}/api/v3",
+            "GITHUB_TOKENS": "token",
+            "GH_ASSETS_HOME": str(home),
+            "PYTHONPATH": str(ROOT),
+        }
+    )
+    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"])
 def test_all_clients_use_the_proxy_and_trust_its_authority(
-    network: CorporateNetwork, tmp_path: Path, home: Path, variable: str
+    network: CorporateNetwork, home: Path, variable: str
 ) -> None:
-    environment = clean_environment() | {
-        "HTTPS_PROXY": network.proxy,
-        "HTTP_PROXY": "http://127.0.0.1:9",  # unreachable: local servers must be reached directly
-        variable: str(network.authority),
-        "GOOGLE_APPLICATION_CREDENTIALS": str(service_account(tmp_path)),
-        "GCS_BUCKET": "company-data",
-        "GITHUB_API_URL": f"https://{GITHUB}/api/v3",
-        "GITHUB_TOKENS": "token",
-        "GH_ASSETS_HOME": str(home),
-        "PYTHONPATH": str(ROOT),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120
-    )
+    # The other proxy is unreachable: local servers must be reached directly.
+    proxies = {"HTTP_PROXY": "http://127.0.0.1:9", variable: str(network.authority)}
+    done = run_in(network, home, ["-c", CHILD], **proxies)
     assert done.returncode == 0, done.stderr
     assert set(network.connected) >= {f"CONNECT {host}:443" for host in (BUCKET, OAUTH, GITHUB, HOOKS)}
     assert {requested.partition(" ")[2] for requested in network.requested} == {BUCKET, OAUTH, GITHUB, HOOKS}
 
 
-def test_proxy_is_not_trusted_without_its_authority(network: CorporateNetwork, tmp_path: Path, home: Path) -> None:
-    environment = clean_environment() | {
-        "HTTPS_PROXY": network.proxy,
-        "GOOGLE_APPLICATION_CREDENTIALS": str(service_account(tmp_path)),
-        "GCS_BUCKET": "company-data",
-        "GITHUB_API_URL": f"https://{GITHUB}/api/v3",
-        "GITHUB_TOKENS": "token",
-        "GH_ASSETS_HOME": str(home),
-        "PYTHONPATH": str(ROOT),
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "gh_assets", "doctor", "--json"],
-        env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+def test_proxy_is_not_trusted_without_its_authority(network: CorporateNetwork, home: Path) -> None:
+    done = run_in(network, home, ["-m", "gh_assets", "doctor", "--json"])
     assert done.returncode == 1
     assert network.requested == []
     assert "Traceback" not in done.stderr

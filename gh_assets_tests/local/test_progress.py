@@ -29,8 +29,8 @@ def test_reports_reach_the_receiver_from_every_thread_until_the_block_ends() -> 
 def test_receiver_of_the_outer_block_returns_after_an_inner_one_failed() -> None:
     outer: list[str] = []
     inner: list[str] = []
-    with use_progress(Progress(on_notify=outer.append)):
-        with suppress(ValueError), use_progress(Progress(on_notify=inner.append)):
+    with use_progress(Progress(notify=outer.append)):
+        with suppress(ValueError), use_progress(Progress(notify=inner.append)):
             progress.notify("one")
             raise ValueError
         progress.notify("two")

@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import polars as pl
+
+from gh_assets.collector.collection import CollectionResult, collect
 from gh_assets.collector.pipeline import CollectionReport, StarPipeline
-from gh_assets.collector.star_sources.base import CollectionOptions, RepositoryRef, StarSource
+from gh_assets.collector.star_sources.base import CollectionOptions, RepositoryRef, StarCollection, StarSource
 from gh_assets.collector.star_sources.stargazers import RestStargazers
 from gh_assets.collector.state import CollectionState
 from gh_assets.embedded.standin.world import World
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.outcomes import Outcome
+from gh_assets.local.progress import Progress
 from gh_assets.storage.asset_store import AssetStore, PartitionTables
+from gh_assets.storage.mongo import MongoDatabase
 from gh_assets_tests.support.worlds import LIST
+
+Source = Callable[[GitHubClient, int], StarSource]
+"""A class of sources: made from a client and the maximum number of pages."""
+
+
+def ref(repo_id: int = 1, full_name: str = "a/b", stars: int | None = None) -> RepositoryRef:
+    return RepositoryRef(repo_id, full_name, full_name, stars, Outcome.OK)
 
 
 def refs(world: World) -> list[RepositoryRef]:
-    return [
-        RepositoryRef(r.repo_id, r.full_name, r.full_name, len(r.stargazers), Outcome.OK)
-        for r in world.repositories
-        if r.full_name != LIST
-    ]
+    listed = [repository for repository in world.repositories if repository.full_name != LIST]
+    return [ref(repository.repo_id, repository.full_name, len(repository.stargazers)) for repository in listed]
+
+
+def table_of(collected: StarCollection) -> pl.DataFrame:
+    """Return the stars that were collected."""
+    assert collected.table is not None
+    return collected.table
 
 
 class Collecting:
@@ -34,5 +52,38 @@ class Collecting:
         options = CollectionOptions(source.name, max_pages, workers=4, full=full)
         return StarPipeline(source, self.tables, self.state, options).collect(repositories)
 
+    def of_world(
+        self, source: Source, world: World, client: GitHubClient, max_pages: int = 10, **options: bool
+    ) -> CollectionReport:
+        """Collect all repositories of a world."""
+        return self.run(refs(world), source(client, max_pages), max_pages=max_pages, **options)
+
     def rest(self, world: World, client: GitHubClient, max_pages: int = 10, **options: bool) -> CollectionReport:
-        return self.run(refs(world), RestStargazers(client, max_pages), max_pages=max_pages, **options)
+        return self.of_world(RestStargazers, world, client, max_pages, **options)
+
+    def users(self, partition: str) -> list[int]:
+        """Return the stored users of a repository."""
+        return self.tables.read(partition)[0]["user_id"].to_list()
+
+
+class Run:
+    """Runs collections by their options, and keeps their progress."""
+
+    def __init__(self, database: MongoDatabase, store: AssetStore) -> None:
+        self.database, self.store = database, store
+        self.sentences: list[str] = []
+        self.states: list[tuple[int, int, str]] = []
+
+    def __call__(
+        self,
+        repositories: World | list[RepositoryRef],
+        client: GitHubClient | None,
+        source: str = "auto",
+        **options: Any,
+    ) -> CollectionResult:
+        wanted = refs(repositories) if isinstance(repositories, World) else repositories
+        progress = Progress(lambda _, *state: self.states.append(state), self.sentences.append)
+        return collect(CollectionOptions(source, **options), wanted, client, self.database, self.store, progress)
+
+    def stars(self, partition: str) -> pl.DataFrame:
+        return self.store.read_table("stargazers", partition)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from pydantic import SecretStr
@@ -17,12 +18,30 @@ from gh_assets.github.budgets import Token
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.ledger import MongoLedger
 from gh_assets.github.rate_limits import Observation, Resource
-from gh_assets.github.retries import RetryPolicy
+from gh_assets.github.retries import Clock, RetryPolicy
 from gh_assets.github.token_pool import TokenPool
 from gh_assets_tests.conftest import QUICK
 from gh_assets_tests.support.paths import CHECKOUT
+from gh_assets_tests.support.serving import serving
 
 UNPACED = RetryPolicy(points_a_minute={})
+
+SECRET = "ghp_verysecret0123456789wxyz"
+
+Json = dict[str, Any]
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def in_threads(work: Callable[[], None], count: int, meanwhile: Callable[[], None] = lambda: None) -> None:
+    """Do some work in several threads at once, and something else after they were started."""
+    workers = [threading.Thread(target=work) for _ in range(count)]
+    for worker in workers:
+        worker.start()
+    meanwhile()
+    for worker in workers:
+        worker.join(30)
+        assert not worker.is_alive()
 
 
 def quota_headers(
@@ -36,67 +55,17 @@ def quota_headers(
     } | more
 
 
-def pool_of(
-    *names: str,
-    clock: FakeClock,
-    policy: RetryPolicy = UNPACED,
-    ledger: MongoLedger | None = None,
-    server: QuotaServer | None = None,
-) -> TokenPool:
-    """Return a pool whose tokens belong to users of these names, and that can probe the server."""
-
-    def identify(token: Token) -> None:
-        pool.directory.identify(token, names[pool.directory.tokens.index(token)])
-
-    def probe(token: Token) -> None:
-        assert server is not None
-        assert token.account is not None
-        pool.observe(token.account, {Resource.REST: server.peek(token.account.identity)})
-
-    secrets = [SecretStr(f"token-{n}") for n, _ in enumerate(names)]
-    pool = TokenPool(secrets, policy, clock, ledger, identify, probe if server is not None else None)
-    return pool
-
-
-def spend(pool: TokenPool, response: Callable[[str], dict[str, str] | None], points: int = 1) -> str:
+def spend(pool: TokenPool, response: Callable[[str], dict[str, str] | None]) -> str:
     """Send one request, and return the account that was charged."""
-    with pool.lease(Resource.REST, points) as lease:
-        lease.settle(response(lease.account.identity), points)
+    with pool.lease(Resource.REST) as lease:
+        lease.settle(response(lease.account.identity))
         return lease.account.identity
 
 
-class QuotaServer:
-    """Counts like GitHub: each account's window begins with its first request."""
-
-    def __init__(self, clock: FakeClock, limit: int = 10, window: float = 3600.0) -> None:
-        self.clock, self.limit, self.window = clock, limit, window
-        self.windows: dict[str, tuple[float, int]] = {}
-        self.refused = 0
-        self.times: list[float] = []
-
-    def _window(self, account: str) -> tuple[float, int]:
-        """Return the reset and the used points of an account."""
-        reset, used = self.windows.get(account, (0.0, 0))
-        return (reset, used) if self.clock.now() < reset else (self.clock.now() + self.window, 0)
-
-    def peek(self, account: str) -> Observation:
-        """Return what is left, at no cost."""
-        reset, used = self._window(account)
-        return Observation(self.limit, self.limit - used, float(int(reset)), self.clock.now())
-
-    def respond(self, account: str, cost: int = 1) -> dict[str, str]:
-        reset, used = self._window(account)
-        self.refused += used + cost > self.limit
-        used = min(self.limit, used + cost)
-        self.windows[account] = (reset, used)
-        self.times.append(self.clock.now())
-        return quota_headers(self.limit - used, reset, limit=self.limit)
+SECONDARY_LIMIT = Response(b'{"message": "You have exceeded a secondary rate limit."}', 403)
 
 
-SECRET = "ghp_verysecret0123456789wxyz"
-
-
-class FakeClock:
+class FakeClock(Clock):
     """Time that passes only by waiting."""
 
     def __init__(self) -> None:
@@ -109,6 +78,73 @@ class FakeClock:
     def wait(self, seconds: float, cancelled: threading.Event) -> None:
         self.waits.append(seconds)
         self.time += seconds
+
+
+class QuotaServer:
+    """Counts like GitHub: each account's window begins with its first request."""
+
+    def __init__(self, clock: FakeClock, limit: int = 10) -> None:
+        self.clock, self.limit = clock, limit
+        self.windows: dict[str, tuple[float, int]] = {}
+        self.refused = 0
+        self.times: list[float] = []
+
+    def window(self, account: str) -> tuple[float, int]:
+        """Return the end of an account's window, and the points that were used in it."""
+        now = self.clock.now()
+        reset, used = self.windows.get(account, (0.0, 0))
+        return (now + 3600, 0) if now >= reset else (reset, used)
+
+    def peek(self, account: str) -> Observation:
+        """Return what is left, at no cost."""
+        reset, used = self.window(account)
+        return Observation(self.limit, self.limit - used, float(int(reset)), self.clock.now())
+
+    def respond(self, account: str) -> dict[str, str]:
+        reset, used = self.window(account)
+        self.refused += used >= self.limit
+        used = min(self.limit, used + 1)
+        self.windows[account] = (reset, used)
+        self.times.append(self.clock.now())
+        return quota_headers(self.limit - used, reset, limit=self.limit)
+
+
+class Pool(TokenPool):
+    """A pool whose tokens belong to users of the given names, in a fake time.
+
+    With a limit, their requests go to a `QuotaServer`, which the pool can also probe.
+    """
+
+    clock: FakeClock
+
+    def __init__(
+        self,
+        *names: str,
+        limit: int | None = None,
+        clock: FakeClock | None = None,
+        policy: RetryPolicy = UNPACED,
+        ledger: MongoLedger | None = None,
+        server: QuotaServer | None = None,
+    ) -> None:
+        self.names = names
+        clock = clock or (server.clock if server is not None else FakeClock())
+        self.server = server or QuotaServer(clock, limit or 0)
+        tokens = [SecretStr(f"token-{n}") for n, _ in enumerate(names)]
+        can_probe = limit is not None or server is not None
+        super().__init__(tokens, policy, clock, ledger, self._identify, self._probe if can_probe else None)
+        self.messages: list[str] = []
+        self.notify = self.messages.append
+
+    def _identify(self, token: Token) -> None:
+        self.directory.identify(token, self.names[self.directory.tokens.index(token)])
+
+    def _probe(self, token: Token) -> None:
+        assert token.account is not None
+        self.observe(token.account, {Resource.REST: self.server.peek(token.account.identity)})
+
+    def spend(self, response: Callable[[str], dict[str, str] | None] | None = None, times: int = 1) -> list[str]:
+        """Send requests with this response, by default the server's; return the accounts that were charged."""
+        return [spend(self, response or self.server.respond) for _ in range(times)]
 
 
 def scripted(responses: list[Response | Callable[[Request], Response]]) -> Starlette:
@@ -131,16 +167,53 @@ def fine() -> Response:
     return Response(b'{"fine": true}', media_type="application/json")
 
 
-def client_of(url: str, *tokens: str, policy: RetryPolicy = QUICK, clock: FakeClock | None = None) -> GitHubClient:
-    return GitHubClient(url, [SecretStr(token) for token in tokens or (SECRET,)], policy=policy, clock=clock)
+def client_of(url: str, *tokens: str, policy: RetryPolicy = QUICK, **more: Any) -> GitHubClient:
+    return GitHubClient(url, [SecretStr(token) for token in tokens or (SECRET,)], policy=policy, **more)
+
+
+@contextmanager
+def answering(
+    *responses: Response | Callable[[Request], Response], tokens: Sequence[str] = (), **more: Any
+) -> Iterator[GitHubClient]:
+    """Yield a client of a server that sends these responses in order, and repeats the last."""
+    with serving(scripted(list(responses))) as url, client_of(url, *tokens, **more) as client:
+        yield client
+
+
+@contextmanager
+def served(handlers: Mapping[str, Handler], **more: Any) -> Iterator[GitHubClient]:
+    """Yield a client of a server with these handlers by path. Others respond with a user, and have no rate limits."""
+
+    async def other(request: Request) -> Response:
+        return Response(b'{"id": 7}', 404 if request.url.path == "/rate_limit" else 200)
+
+    routes = dict(handlers)
+    routes.setdefault("/{path:path}", other)
+    app = Starlette(routes=[Route(path, handler, methods=["GET", "POST"]) for path, handler in routes.items()])
+    with serving(app) as url, client_of(url, "token", **more) as client:
+        yield client
+
+
+@contextmanager
+def graphql(answer: Callable[[Json], Json]) -> Iterator[GitHubClient]:
+    """Yield a client of a server that answers queries for lists, whose variables it is given."""
+
+    async def respond(request: Request) -> Response:
+        variables = (await request.json()).get("variables")
+        viewer = {"data": {"viewer": {"databaseId": 7}}}  # of the token identification
+        return Response(json.dumps(answer(variables) if variables else viewer))
+
+    with served({"/graphql": respond}) as client:
+        yield client
 
 
 CASES = CHECKOUT / "gh_assets_tests" / "cases" / "responses"
 
 
-def load_case(name: str) -> Any:
+def load_case(name: str) -> Json:
     """Load a response that GitHub once gave."""
-    return json.loads((CASES / f"{name}.json").read_text())
+    case: Json = json.loads((CASES / f"{name}.json").read_text())
+    return case
 
 
 def rest_case(name: str) -> Response:

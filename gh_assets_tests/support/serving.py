@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import uvicorn
 
@@ -13,7 +14,7 @@ from gh_assets.embedded.standin.faults import FaultyProtocol
 
 
 @contextmanager
-def serving(app: object) -> Iterator[str]:
+def serving(app: object, **more: Any) -> Iterator[str]:
     """Serve an ASGI application on 127.0.0.1 in a thread; yield its URL."""
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]
@@ -24,6 +25,7 @@ def serving(app: object) -> Iterator[str]:
         lifespan="off",
         http=FaultyProtocol,
         date_header=False,
+        **more,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)

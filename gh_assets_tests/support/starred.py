@@ -8,15 +8,16 @@ from typing import Any
 
 from gh_assets.collector.star_sources.base import CollectionOptions, CollectionTask, StarCollection
 from gh_assets.collector.star_sources.starred import StarredLists, StarredReport
-from gh_assets.collector.star_sources.starred_lists import GraphQLStarred, RestStarred, StarredWithFallback
+from gh_assets.collector.star_sources.starred_lists import GraphQLStarred, RestStarred
 from gh_assets.collector.star_sources.starred_state import SeedUser, StarredState
 from gh_assets.embedded.standin.world import World
 from gh_assets.github.client import GitHubClient
 from gh_assets.storage.asset_store import AssetStore, Segments
 from gh_assets.storage.mongo import MongoDatabase
-from gh_assets_tests.support.collecting import refs
+from gh_assets_tests.support.collecting import refs, table_of
 
 Reader = type[RestStarred] | type[GraphQLStarred]
+
 READERS: list[Reader] = [RestStarred, GraphQLStarred]
 
 
@@ -30,13 +31,12 @@ class Lists:
         self.last = StarredReport()
 
     def source(
-        self, client: GitHubClient, seeds: Iterable[SeedUser], reader: Reader = GraphQLStarred, **options: Any
+        self, client: GitHubClient, seeds: World | Iterable[SeedUser], reader: Reader = GraphQLStarred, **options: Any
     ) -> StarredLists:
-        pages = options.get("max_pages", 10)
-        users = list(seeds)
-        with_fallback = StarredWithFallback(reader(client, pages), RestStarred(client, pages))
+        """Return the source of these users' lists, or of all users of a world."""
+        users = all_users(seeds) if isinstance(seeds, World) else list(seeds)
         chosen = CollectionOptions("starred", **options)
-        return StarredLists(with_fallback, self.state, self.segments, lambda _: users, chosen)
+        return StarredLists(reader(client, chosen.max_pages), self.state, self.segments, lambda _: users, chosen)
 
     def run(
         self,
@@ -46,16 +46,16 @@ class Lists:
         reader: Reader = GraphQLStarred,
         **options: Any,
     ) -> dict[str, StarCollection]:
-        source = self.source(client, all_users(world) if seeds is None else seeds, reader, **options)
-        found = list(source.collect([CollectionTask(ref) for ref in refs(world)], 2))
+        source = self.source(client, world if seeds is None else seeds, reader, **options)
+        found = source.collect([CollectionTask(ref) for ref in refs(world)], 2)
+        collections = {collected.repository.full_name: collected for collected in found}
         self.last = source.report
-        return {collection.repository.full_name: collection for collection in found}
+        return collections
 
     def make_stale(self) -> None:
         """Make all lists due, as if a week had passed."""
-        self.database["starred_state"].update_many(
-            {}, {"$set": {"state.asked_at": dt.datetime.now(dt.UTC) - dt.timedelta(days=8)}}
-        )
+        long_ago = dt.datetime.now(dt.UTC) - dt.timedelta(days=8)
+        self.database["starred_state"].update_many({}, {"$set": {"state.asked_at": long_ago}})
 
 
 def all_users(world: World) -> list[SeedUser]:
@@ -63,5 +63,4 @@ def all_users(world: World) -> list[SeedUser]:
 
 
 def users_of(collected: StarCollection) -> set[int]:
-    assert collected.table is not None
-    return set(collected.table["user_id"])
+    return set(table_of(collected)["user_id"])

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from gh_assets.collector.star_sources.base import CollectionTask, StarCollection, StarSource
-from gh_assets.collector.star_sources.fallback import read_with_fallback
 from gh_assets.github.outcomes import Outcome
 
 CLOSED_FOR = dt.timedelta(days=7)
@@ -15,33 +14,6 @@ CLOSED_FOR = dt.timedelta(days=7)
 
 WORTHWHILE_SHARE = 0.25
 """Minimum share of closed repositories for which users' lists are read: they take too many requests for a few."""
-
-
-class OwnLists:
-    """Source of stars that reads repositories' own lists, by REST where the server or the token has no GraphQL.
-
-    Parameters
-    ----------
-    by_graphql, by_rest : StarSource
-    """
-
-    def __init__(self, by_graphql: StarSource, by_rest: StarSource) -> None:
-        self.by_graphql = by_graphql
-        self.by_rest = by_rest
-        self.name = by_graphql.name
-
-    def collect(self, tasks: Iterable[CollectionTask], workers: int) -> Iterator[StarCollection]:
-        """Collect by GraphQL, and the repositories that it has not returned by REST if there is no GraphQL."""
-        return read_with_fallback(
-            tasks,
-            lambda tasks: self.by_graphql.collect(tasks, workers),
-            lambda tasks: (
-                replace(collected, source=collected.source or self.by_rest.name)
-                for collected in self.by_rest.collect(tasks, workers)
-            ),
-            lambda task: task.repository.repo_id,
-            lambda collected: collected.repository.repo_id,
-        )
 
 
 class AutoSource:

@@ -187,8 +187,8 @@ def _look_up_by_rest(client: GitHubClient, login: str) -> LoginLookup:
         response = client.get(f"/users/{login}")
     except (ServiceUnavailableError, GitHubError) as error:
         return LoginLookup(login, None, login, str(error))
-    account = response.payload
-    if response.status == 200 and isinstance(account, dict) and isinstance(account.get("id"), int):
+    account = response.document
+    if response.status == 200 and isinstance(account.get("id"), int):
         # Organizations have logins, too, but give no stars.
         is_user = account.get("type") == "User"
         return LoginLookup(login, account["id"] if is_user else None, str(account["login"]))

@@ -39,6 +39,7 @@ class ArchivedStars:
         known = pl.DataFrame(list(users), schema={"user_id": pl.Int64, "login": pl.String}, orient="row")
         self._ids = ids_of_logins(pl.concat([named, known]))
         stars = identified(events, self._ids).with_columns(pl.lit(self.name).alias("source"))
+        self._none = stars.clear()
         self._by_id = grouped(stars.filter(pl.col("repo_id").is_not_null()), pl.col("repo_id"))
         nameless = stars.filter(pl.col("repo_id").is_null())
         self._by_name = grouped(nameless, pl.col("full_name").str.to_lowercase())
@@ -49,28 +50,21 @@ class ArchivedStars:
 
     def _collect(self, task: CollectionTask) -> StarCollection:
         repository = task.repository
-        parts = [
-            rows
-            for rows in (self._by_id.get(repository.repo_id), self._by_name.get(repository.full_name.lower()))
-            if rows is not None
-        ]
-        rows = None
-        if parts:
-            rows = (
-                pl.concat(parts)
-                .with_columns(pl.lit(repository.repo_id, pl.Int64).alias("repo_id"))
-                .select("repo_id", "user_id", "login", "starred_at", "source")
-                .sort("starred_at", "user_id")
-                # A user who took the star back and gave it again has several events: the first counts.
-                .unique("user_id", keep="first", maintain_order=True)
-            )
+        of_both = self._by_id.get(repository.repo_id), self._by_name.get(repository.full_name.lower())
+        rows = (
+            pl.concat([self._none, *(rows for rows in of_both if rows is not None)])
+            .with_columns(pl.lit(repository.repo_id, pl.Int64).alias("repo_id"))
+            .select("repo_id", "user_id", "login", "starred_at", "source")
+            .sort("starred_at", "user_id")
+            # A user who took the star back and gave it again has several events: the first counts.
+            .unique("user_id", keep="first", maintain_order=True)
+        )
         nothing = f"none of the {self.total:,} stars read from the archive is for it"
         before = task.load_previous()
         if before is None:
             return collection_from_users(repository, rows, None, {}, nothing)
         known = identified(before.table, self._ids).unique("user_id", maintain_order=True)
-        if rows is not None:
-            rows = identified(rows, ids_of_logins(known)).unique("user_id", keep="first", maintain_order=True)
+        rows = identified(rows, ids_of_logins(known)).unique("user_id", keep="first", maintain_order=True)
         collected = collection_from_users(repository, rows, replace(before, table=known), {}, nothing)
         return replace(collected, unchanged=collected.table is not None and collected.table.equals(before.table))
 
@@ -90,15 +84,10 @@ def repositories_of_events(events: pl.DataFrame, known: KnownRepositories) -> Co
     events = events.sort("starred_at").with_columns(pl.col("full_name").str.to_lowercase().alias("key"))
     with_id = events.drop_nulls("repo_id")
     nameless = events.filter(pl.col("repo_id").is_null()).join(with_id, on="key", how="anti")
-    documents = []
-    for repo_id, full_name, names in with_id.group_by("repo_id").agg(
-        pl.col("full_name").last(), pl.col("key").unique().sort()
-    ).rows():  # fmt: skip
-        documents.append(_document(repo_id, full_name, names))
-    for name, full_name in nameless.group_by("key").agg(pl.col("full_name").last()).rows():
-        documents.append(_document(id_of_name(name), full_name, [name]))
-    documents.sort(key=lambda document: int(document["repo_id"]))
-    return tabulated(documents, known)
+    made = pl.Series([id_of_name(name) for name in nameless["key"]], dtype=pl.Int64)
+    repositories = pl.concat([with_id, nameless.with_columns(made.alias("repo_id"))]).group_by("repo_id")
+    described = repositories.agg(pl.col("full_name").last(), pl.col("key").unique().sort()).sort("repo_id")
+    return tabulated([_document(*row) for row in described.rows()], known)
 
 
 def _document(repo_id: int, full_name: str, names: list[str]) -> Document:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
@@ -19,7 +20,9 @@ from gh_assets.collector.star_sources.base import (
     RepositoryRef,
     StarCollection,
     StarRows,
+    StarSource,
 )
+from gh_assets.collector.star_sources.fallback import read_with_fallback
 from gh_assets.collector.star_sources.merging import ListReading, collection_from_list
 from gh_assets.collector.star_sources.newest_first import PAGE_VARIABLES, NewestFirstListing, connection_field
 from gh_assets.errors import GitHubError, ServiceUnavailableError
@@ -40,23 +43,41 @@ class GraphQLStargazers:
         Maximum number of pages of 100 per repository, the newest.
     batch : QuerySize, optional
         The size of queries that GitHub accepts.
-    in_flight : int
-        Number of concurrent queries.
+    by_rest : StarSource, optional
+        Reads the lists where the server or the token has no GraphQL.
     """
 
     name = "graphql"
 
     def __init__(
-        self, client: GitHubClient, max_pages: int, *, batch: QuerySize | None = None, in_flight: int = 4
+        self,
+        client: GitHubClient,
+        max_pages: int,
+        batch: QuerySize | None = None,
+        by_rest: StarSource | None = None,
     ) -> None:
         self.client = client
         self.max_pages = max_pages
-        self._lists: GraphQLLists[StarCollection] = GraphQLLists(
-            client, stargazers_query, batch=batch, in_flight=in_flight
-        )
+        self.by_rest = by_rest
+        self._lists: GraphQLLists[StarCollection] = GraphQLLists(client, stargazers_query, batch)
 
     def collect(self, tasks: Iterable[CollectionTask], workers: int) -> Iterator[StarCollection]:
         """Fill each query with the next pages of several repositories, those with the most pages left first."""
+        by_rest = self.by_rest
+        if by_rest is None:
+            return self._collect(tasks, workers)
+        return read_with_fallback(
+            tasks,
+            lambda tasks: self._collect(tasks, workers),
+            lambda tasks: (
+                replace(collected, source=collected.source or by_rest.name)
+                for collected in by_rest.collect(tasks, workers)
+            ),
+            lambda task: task.repository.repo_id,
+            lambda collected: collected.repository.repo_id,
+        )
+
+    def _collect(self, tasks: Iterable[CollectionTask], workers: int) -> Iterator[StarCollection]:
         return self._lists.read((_Stargazers(self.client, task, self.max_pages) for task in tasks), workers)
 
 

@@ -12,7 +12,7 @@ from gh_assets.collector.identities import identified, ids_of_logins
 from gh_assets.collector.star_sources.base import Page, PreviousStars, RepositoryRef, StarCollection
 from gh_assets.github.list_reading import Coverage, coverage_fields
 from gh_assets.github.outcomes import Outcome
-from gh_assets.schemas import STARGAZERS, UTC_TIME
+from gh_assets.schemas import UTC_TIME
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,7 @@ def stars_missing_from(table: pl.DataFrame, before: PreviousStars | None) -> pl.
 
 def collection_from_users(
     repository: RepositoryRef,
-    rows: pl.DataFrame | None,
+    rows: pl.DataFrame,
     before: PreviousStars | None,
     read_whole: Mapping[int, dt.datetime],
     reason_for_none: str,
@@ -118,7 +118,7 @@ def collection_from_users(
     reason_for_none : str
         Reason of the outcome if no stars are known.
     """
-    table, unstarred = merge_stars(rows if rows is not None else STARGAZERS.empty(), before, read_whole)
+    table, unstarred = merge_stars(rows, before, read_whole)
     if table.is_empty() and (before is None or before.table.is_empty()) and repository.stargazer_count != 0:
         return StarCollection(repository, Outcome.UNKNOWN, reason_for_none)
     unchanged = before is not None and table.equals(before.table)

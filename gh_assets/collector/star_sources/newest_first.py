@@ -7,11 +7,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
-from gh_assets.github.graphql import FAILED, LIGHT_PAGE, Listing, is_page, page_without
+from gh_assets.github.graphql import LIGHT_PAGE, Listing
 from gh_assets.github.limits import PAGE_SIZE
-from gh_assets.github.list_reading import Progress
+from gh_assets.github.list_reading import Progress, number_of
 
 Result = TypeVar("Result")
+
+FAILED = "failed entries"
+"""Key of a node without the entries that GitHub failed on: their positions."""
 
 PAGE_VARIABLES = {"c": "String", "f": "Int!"}
 """Variables of `connection_field` and their types: the cursor to continue from, and the size of the page."""
@@ -112,10 +115,31 @@ class NewestFirstListing(Listing[Result]):
         return can_shrink
 
     def is_whole(self, node: Any) -> bool:
-        return is_page(node, self.connection, self.name_field, self.cursors)
+        """Whether a node has a complete page: entries, count, and a next cursor that leads to no page before."""
+        page = node.get(self.connection) if isinstance(node, Mapping) else None
+        if not isinstance(page, Mapping):
+            return False
+        edges, info, total = page.get("edges"), page.get("pageInfo"), page.get("totalCount")
+        if not isinstance(edges, list) or not isinstance(info, Mapping) or isinstance(total, bool):
+            return False
+        if not isinstance(total, int) or total < 0 or not all(_is_edge(edge, self.name_field) for edge in edges):
+            return False
+        if info.get("hasNextPage") is False:
+            return True
+        cursor = info.get("endCursor")
+        return (
+            info.get("hasNextPage") is True and isinstance(cursor, str) and cursor not in self.cursors and bool(edges)
+        )
 
     def without(self, node: Any, failed: Collection[int]) -> Any | None:
-        return page_without(node, self.connection, self.name_field, failed, self.cursors)
+        if not self.is_whole(node):
+            return None
+        page = node[self.connection]
+        edges = page["edges"]
+        if not all(place < len(edges) for place in failed) or 2 * len(failed) > len(edges):
+            return None  # most of its entries failed
+        rest = [None if place in failed else edge for place, edge in enumerate(edges)]
+        return {**node, self.connection: {**page, "edges": rest}, FAILED: sorted(failed)}
 
     def page_of(self, node: Any) -> StarPage:
         """Return the page of a node that is whole."""
@@ -126,3 +150,17 @@ class NewestFirstListing(Listing[Result]):
         return StarPage(
             entries, stars["totalCount"], info.get("endCursor"), bool(info["hasNextPage"]), node.get(FAILED, ())
         )
+
+
+def _is_edge(edge: Any, name: str) -> bool:
+    """Whether an entry has the right types; it is null where the account is deleted."""
+    if edge is None:
+        return True
+    if not isinstance(edge, Mapping) or not isinstance(edge.get("starredAt"), str | None):
+        return False
+    node = edge.get("node")
+    if node is None:
+        return True
+    if not isinstance(node, Mapping) or not isinstance(node.get(name), str | None):
+        return False
+    return node.get("databaseId") is None or number_of(node["databaseId"]) is not None

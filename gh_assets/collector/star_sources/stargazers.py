@@ -263,7 +263,7 @@ class _ListReader:
             response = self._metadata()
         except (ServiceUnavailableError, GitHubError):
             return None
-        count = response.payload.get("stargazers_count") if isinstance(response.payload, dict) else None
+        count = response.document.get("stargazers_count")
         return count if response.status == 200 and isinstance(count, int) else None
 
 

@@ -17,13 +17,13 @@ import polars as pl
 
 from gh_assets.collector.star_sources.base import CollectionOptions, CollectionTask, RepositoryRef, StarCollection
 from gh_assets.collector.star_sources.merging import collection_from_users
-from gh_assets.collector.star_sources.starred_lists import StarredListTask, StarredReader, UserList
+from gh_assets.collector.star_sources.starred_lists import GraphQLStarred, RestStarred, StarredListTask, UserList
 from gh_assets.collector.star_sources.starred_state import SeedUser, StarredState, StoredLists, UserState
 from gh_assets.errors import BudgetSpentError, RateLimitedError, StoredDataError
 from gh_assets.github.list_reading import Coverage, coverage_fields
 from gh_assets.github.outcomes import Outcome
 from gh_assets.local.concurrency import map_bounded
-from gh_assets.schemas import STARRED
+from gh_assets.schemas import STARGAZERS, STARRED
 from gh_assets.storage.asset_store import Segments
 from gh_assets.storage.documents import as_stored
 
@@ -77,7 +77,7 @@ class StarredLists:
 
     Parameters
     ----------
-    reader : StarredReader
+    reader : RestStarred or GraphQLStarred
     state : StarredState
     segments : Segments
     seeds : callable
@@ -92,7 +92,7 @@ class StarredLists:
 
     def __init__(
         self,
-        reader: StarredReader,
+        reader: RestStarred | GraphQLStarred,
         state: StarredState,
         segments: Segments,
         seeds: Callable[[Sequence[RepositoryRef]], Iterable[SeedUser]],
@@ -131,7 +131,7 @@ class StarredLists:
         nothing = f"none of the {collected:,} users whose lists were read starred it"
 
         def result(task: CollectionTask) -> StarCollection:
-            stars = rows.get(task.repository.repo_id)
+            stars = rows.get(task.repository.repo_id, STARGAZERS.empty())
             return collection_from_users(task.repository, stars, task.load_previous(), read_whole, nothing)
 
         yield from map_bounded(result, wanted, workers)

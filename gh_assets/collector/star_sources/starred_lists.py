@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import polars as pl
 
@@ -88,13 +88,6 @@ class UserList(Coverage):
     unchanged: bool = False
     etag: str | None = None
     requests: int = 0
-
-
-class StarredReader(Protocol):
-    """A way to read users' lists."""
-
-    def read(self, tasks: Iterable[StarredListTask], workers: int) -> Iterator[UserList]:
-        """Read lists, and yield each result when it is known."""
 
 
 class _PartialList:
@@ -278,8 +271,7 @@ class RestStarred:
         if seed.user_id is not None:
             return seed.user_id, seed.login
         response = self.client.get(f"/users/{seed.login}")
-        account = response.payload if isinstance(response.payload, dict) else {}
-        user_id, login = number_of(account.get("id")), account.get("login")
+        user_id, login = number_of(response.document.get("id")), response.document.get("login")
         if response.status == 200 and user_id is not None and isinstance(login, str):
             return user_id, login
         outcome, reason = classify_refusal(response)
@@ -297,7 +289,7 @@ def _parse_entry(entry: Any) -> tuple[Any, Any, Any]:
 
 
 class GraphQLStarred:
-    """Reads users' lists by GraphQL, many users per query.
+    """Reads users' lists by GraphQL, many users per query, and by REST where the server or the token has no GraphQL.
 
     Parameters
     ----------
@@ -306,21 +298,27 @@ class GraphQLStarred:
         Maximum number of pages per user, the newest.
     batch : QuerySize, optional
         The size of queries that GitHub accepts.
-    in_flight : int
-        Number of concurrent queries.
     """
 
-    def __init__(
-        self, client: GitHubClient, max_pages: int, *, batch: QuerySize | None = None, in_flight: int = 4
-    ) -> None:
+    def __init__(self, client: GitHubClient, max_pages: int, batch: QuerySize | None = None) -> None:
         self.client = client
         self.max_pages = max_pages
-        self._lists: GraphQLLists[UserList] = GraphQLLists(client, starred_query, batch=batch, in_flight=in_flight)
+        self._lists: GraphQLLists[UserList] = GraphQLLists(client, starred_query, batch)
 
     def read(self, tasks: Iterable[StarredListTask], workers: int) -> Iterator[UserList]:
         """Fill each query with the next pages of several users."""
-        return self._lists.read(
-            (_Starred(number, task, self.max_pages, self.client) for number, task in enumerate(tasks)), workers
+
+        def by_graphql(tasks: Iterator[StarredListTask]) -> Iterator[UserList]:
+            lists = (_Starred(number, task, self.max_pages, self.client) for number, task in enumerate(tasks))
+            return self._lists.read(lists, workers)
+
+        by_rest = RestStarred(self.client, self.max_pages)
+        return read_with_fallback(
+            tasks,
+            by_graphql,
+            lambda tasks: by_rest.read(tasks, workers),
+            lambda task: task.seed.key,
+            lambda found: found.seed.key,
         )
 
 
@@ -400,7 +398,7 @@ class _Starred(NewestFirstListing[UserList]):
             response = self.client.get(f"/user/{self.seed.user_id}")
         except (ServiceUnavailableError, GitHubError, BudgetSpentError, RateLimitedError) as error:
             return replace(gone, outcome=Outcome.UNKNOWN, reason=str(error))
-        login = response.payload.get("login") if isinstance(response.payload, dict) else None
+        login = response.document.get("login")
         if response.status != 200 or not isinstance(login, str):
             outcome, reason = classify_refusal(response)
             return replace(gone, outcome=outcome, reason=reason)
@@ -417,29 +415,3 @@ def starred_query(size: int) -> str:
     """Return the query for a page of starred repositories of each of `size` users."""
     stars = connection_field("starredRepositories", "nameWithOwner", more="isOverLimit ")
     return batched_query(size, {"i": "String!", **PAGE_VARIABLES}, f"user(login: $i) {{ databaseId login {stars} }}")
-
-
-# -- by either ---------------------------------------------------------------------------------------------------------
-
-
-class StarredWithFallback:
-    """Reads users' lists by GraphQL, and by REST where the server or the token has no GraphQL.
-
-    Parameters
-    ----------
-    by_graphql, by_rest : StarredReader
-    """
-
-    def __init__(self, by_graphql: StarredReader, by_rest: StarredReader) -> None:
-        self.by_graphql = by_graphql
-        self.by_rest = by_rest
-
-    def read(self, tasks: Iterable[StarredListTask], workers: int) -> Iterator[UserList]:
-        """Read lists by GraphQL, and those that it has not returned by REST if there is no GraphQL."""
-        return read_with_fallback(
-            tasks,
-            lambda tasks: self.by_graphql.read(tasks, workers),
-            lambda tasks: self.by_rest.read(tasks, workers),
-            lambda task: task.seed.key,
-            lambda found: found.seed.key,
-        )

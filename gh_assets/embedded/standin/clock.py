@@ -8,8 +8,10 @@ from collections.abc import Callable
 
 import requests
 
+from gh_assets.github.retries import Clock
 
-class VirtualClock:
+
+class VirtualClock(Clock):
     """Time, shared by the stand-in and its clients, that advances only while all of them wait.
 
     It is also a `Clock` of the GitHub client. Waits end in the order of their targets, and none ends while a request is

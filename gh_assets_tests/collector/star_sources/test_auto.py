@@ -4,53 +4,53 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Callable
+from functools import partial
 
 import pytest
-from pydantic import SecretStr
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from gh_assets.collector.pipeline import CollectionReport
-from gh_assets.collector.star_sources.auto import CLOSED_FOR, AutoSource, OwnLists
-from gh_assets.collector.star_sources.base import CollectionOptions, CollectionTask, RepositoryRef
+from gh_assets.collector.star_sources.auto import CLOSED_FOR, AutoSource
+from gh_assets.collector.star_sources.base import CollectionTask
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
 from gh_assets.collector.star_sources.stargazers import RestStargazers
-from gh_assets.collector.star_sources.starred import StarredLists
-from gh_assets.collector.star_sources.starred_lists import GraphQLStarred
 from gh_assets.collector.star_sources.starred_state import SeedUser, StarredState
 from gh_assets.embedded.standin.world import World
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.outcomes import Outcome
-from gh_assets.storage.asset_store import Segments
-from gh_assets_tests.conftest import QUICK, serving
-from gh_assets_tests.support.collecting import Collecting, refs
-from gh_assets_tests.support.github import client_of
+from gh_assets_tests.conftest import GitHubOf
+from gh_assets_tests.support.collecting import Collecting, ref, refs, table_of
+from gh_assets_tests.support.github import served
+from gh_assets_tests.support.starred import Lists
 from gh_assets_tests.support.worlds import world_of
 
-
-def auto(collecting: Collecting, world: World, client: GitHubClient, now: dt.datetime | None = None) -> AutoSource:
-    def users_lists() -> StarredLists:
-        seeds = [SeedUser(login, user_id) for login, user_id in zip(world.logins, world.user_ids, strict=True)]
-        database = collecting.state.collection.database
-        segments = Segments(collecting.tables.store, "starred")
-        return StarredLists(
-            GraphQLStarred(client, 10), StarredState(database), segments, lambda _: seeds, CollectionOptions("auto")
-        )
-
-    closed = {s.repo_id: s.closed_at for s in collecting.state.load().values() if s.closed_at is not None}
-    return AutoSource(
-        OwnLists(GraphQLStargazers(client, 10), RestStargazers(client, 10)),
-        users_lists,
-        closed=closed,
-        total=len(refs(world)),
-        now=now,
-    )
+Auto = Callable[..., AutoSource]
 
 
-def run(collecting: Collecting, world: World, client: GitHubClient, **options) -> CollectionReport:
-    return collecting.run(refs(world), auto(collecting, world, client, options.get("now")))
+@pytest.fixture
+def auto(lists: Lists, collecting: Collecting) -> Auto:
+    """Return the source for a world, with what is known of its closed lists, and the lists of some or all users."""
+
+    def make(
+        world: World, client: GitHubClient, now: dt.datetime | None = None, seeds: list[SeedUser] | None = None
+    ) -> AutoSource:
+        states = collecting.state.load().values()
+        closed = {state.repo_id: state.closed_at for state in states if state.closed_at is not None}
+        own = GraphQLStargazers(client, 10, by_rest=RestStargazers(client, 10))
+        others = partial(lists.source, client, world if seeds is None else seeds)
+        return AutoSource(own, others, closed=closed, total=len(refs(world)), now=now)
+
+    return make
+
+
+RunAuto = Callable[..., CollectionReport]
+
+
+@pytest.fixture
+def run(auto: Auto, collecting: Collecting) -> RunAuto:
+    return lambda world, client, **options: collecting.run(refs(world), auto(world, client, **options))
 
 
 def close(world: World, names: set[str]) -> World:
@@ -59,98 +59,93 @@ def close(world: World, names: set[str]) -> World:
     return world
 
 
-def test_open_and_closed_lists_are_collected_together(github_of, collecting: Collecting) -> None:
+def test_open_and_closed_lists_are_collected_together(
+    github_of: GitHubOf, run: RunAuto, collecting: Collecting
+) -> None:
     world = close(world_of({"a/open": [0, 1, 2], "b/closed": [1, 2], "c/closed": [0]}), {"b/closed", "c/closed"})
     _, client = github_of(world)
-    report = run(collecting, world, client)
+    report = run(world, client)
     assert report.outcomes == {"ok": 3}
     assert {key: (state.source, state.complete) for key, state in report.states.items()} == {
         "a/open": ("graphql", True), "b/closed": ("starred", False), "c/closed": ("starred", False),
     }  # fmt: skip
     assert report.closed == 2
-    assert collecting.tables.read("b/closed")[0]["user_id"].to_list() == [5001, 5002]
+    assert collecting.users("b/closed") == [5001, 5002]
 
 
-def test_a_closed_list_is_requested_again_after_a_week(github_of, collecting: Collecting) -> None:
+def test_a_closed_list_is_requested_again_after_a_week(
+    github_of: GitHubOf, run: RunAuto, collecting: Collecting
+) -> None:
     world = close(world_of({"a/b": [0, 1], "c/d": [1]}), {"a/b", "c/d"})
     standin, client = github_of(world)
-    run(collecting, world, client)
+    run(world, client)
     standin.quota.spent.clear()
-    report = run(collecting, world, client)
+    report = run(world, client)
     assert standin.quota.spent.total() == 0
     assert (report.outcomes, report.closed) == ({"ok": 2}, 2)
     close(world, set())
     later = dt.datetime.now(dt.UTC) + CLOSED_FOR + dt.timedelta(hours=1)
-    report = run(collecting, world, client, now=later)
+    report = run(world, client, now=later)
     assert {state.source for state in report.states.values()} == {"graphql"}
     assert report.closed == 0
 
 
-def test_users_lists_are_not_read_for_a_few_closed_repositories(github_of, collecting: Collecting) -> None:
+def test_users_lists_are_not_read_for_a_few_closed_repositories(
+    github_of: GitHubOf, run: RunAuto, collecting: Collecting
+) -> None:
     world = close(world_of({f"a/{n}": [0, 1] for n in range(20)}), {"a/3"})
     standin, client = github_of(world)
     for _ in range(2):
-        report = run(collecting, world, client)
+        report = run(world, client)
         assert report.outcomes == {"ok": 19, "restricted": 1}
         assert StarredState(collecting.state.collection.database).load() == {}
     assert standin.quota.spent["graphql"] == 2, "one query for the token, and one for the lists"
     assert "closed lately" in str(report.states["a/3"].reason)
 
 
-def test_a_repository_that_closes_keeps_its_stars_and_gains_new_ones(github_of, collecting: Collecting) -> None:
+def test_a_repository_that_closes_keeps_its_stars_and_gains_new_ones(
+    github_of: GitHubOf, run: RunAuto, collecting: Collecting
+) -> None:
     old = world_of({"a/b": [0, 1, 2]}, users=9)
-    run(collecting, old, github_of(old)[1])
+    run(old, github_of(old)[1])
     new = close(world_of({"a/b": [0, 1, 2, 5]}, users=9), {"a/b"})
     new.logins[2] = "renamed"
     _, client = github_of(new)
-    report = run(collecting, new, client)
+    report = run(new, client)
     table = collecting.tables.read("a/b")[0]
     assert table["user_id"].to_list() == [5000, 5001, 5002, 5005]
     assert report.states["a/b"].outcome is Outcome.OK
 
 
 def test_a_closed_repository_without_known_users_stays_restricted(
-    github_of, collecting: Collecting, asset_store, database
+    github_of: GitHubOf, run: RunAuto, collecting: Collecting
 ) -> None:
     world = close(world_of({"a/b": [0]}), {"a/b"})
-    _, client = github_of(world)
-    source = auto(collecting, world, client)
-    source.others = lambda: StarredLists(
-        GraphQLStarred(client, 10),
-        StarredState(database),
-        Segments(asset_store, "starred"),
-        lambda _: [],
-        CollectionOptions("auto"),
-    )
-    state = collecting.run(refs(world), source).states["a/b"]
+    state = run(world, github_of(world)[1], seeds=[]).states["a/b"]
     assert state.outcome is Outcome.RESTRICTED
     assert "none of the 0 users" in str(state.reason)
     assert "a/b" not in collecting.tables.partitions()
 
 
-def test_lists_are_read_by_rest_without_graphql(serve_world, collecting: Collecting) -> None:
+def test_lists_are_read_by_rest_without_graphql(github_of: GitHubOf, run: RunAuto, collecting: Collecting) -> None:
     world = world_of({f"a/{n}": list(range(n, n + 130)) for n in range(30)})
-    _, url = serve_world(world, graphql=False)
-    with client_of(url, "token") as client:
-        report = run(collecting, world, client)
+    _, client = github_of(world, graphql=False)
+    report = run(world, client)
     assert report.stars == world.star_count
     assert report.outcomes == {"ok": 30}
 
 
-def test_the_checkpoint_of_graphql_is_not_used_by_rest(serve_world, collecting: Collecting) -> None:
+def test_the_checkpoint_of_graphql_is_not_used_by_rest(github_of: GitHubOf, collecting: Collecting) -> None:
     """GraphQL's newest pages are not REST's oldest ones, though both are kept for the same source."""
     world = world_of({"a/b": list(range(1800))})
-    _, url = serve_world(world)
-    with GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=2 + 12) as client:
-        source = AutoSource(GraphQLStargazers(client, 30), None)
-        assert collecting.run(refs(world), source, max_pages=30).stopped
+    _, client = github_of(world, max_requests=2 + 12)
+    assert collecting.run(refs(world), AutoSource(GraphQLStargazers(client, 30), None), max_pages=30).stopped
     assert collecting.state.interrupted() == {1}
-    _, url = serve_world(world, graphql=False)
-    with client_of(url, "token") as client:
-        source = AutoSource(OwnLists(GraphQLStargazers(client, 30), RestStargazers(client, 30)), None)
-        report = collecting.run(refs(world), source, max_pages=30)
+    _, client = github_of(world, graphql=False)
+    source = AutoSource(GraphQLStargazers(client, 30, by_rest=RestStargazers(client, 30)), None)
+    report = collecting.run(refs(world), source, max_pages=30)
     assert (report.stars, report.states["a/b"].complete) == (1800, True)
-    assert collecting.tables.read("a/b")[0]["user_id"].to_list() == [5000 + user for user in range(1800)]
+    assert collecting.users("a/b") == [5000 + user for user in range(1800)]
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 405, 406, 422, 501])
@@ -163,16 +158,8 @@ def test_lists_are_read_by_rest_whatever_status_graphql_has(status: int) -> None
     async def stargazers(_: Request) -> Response:
         return Response(json.dumps(entries))
 
-    async def other(_: Request) -> Response:
-        return Response(b'{"id": 7}')
-
-    routes = [Route("/graphql", graphql, methods=["POST"]), Route("/repositories/1/stargazers", stargazers)]
-    with (
-        serving(Starlette(routes=[*routes, Route("/{path:path}", other)])) as url,
-        client_of(url, "token") as client,
-    ):
-        source = OwnLists(GraphQLStargazers(client, 10), RestStargazers(client, 10))
-        (collected,) = source.collect([CollectionTask(RepositoryRef(1, "a/1", "a/1", 4, Outcome.OK))], 1)
+    with served({"/graphql": graphql, "/repositories/1/stargazers": stargazers}) as client:
+        source = GraphQLStargazers(client, 10, by_rest=RestStargazers(client, 10))
+        (collected,) = source.collect([CollectionTask(ref(stars=4))], 1)
     assert (collected.complete, collected.source) == (True, "stargazers")
-    assert collected.table is not None
-    assert collected.table["user_id"].to_list() == [100, 101, 102, 103]
+    assert table_of(collected)["user_id"].to_list() == [100, 101, 102, 103]

@@ -3,128 +3,94 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import get_args
 
-import numpy as np
 import polars as pl
 import pytest
 
 from gh_assets.collector.gharchive import archive_hours, read_hour
 from gh_assets.collector.star_sources.auto import AutoSource
-from gh_assets.collector.star_sources.base import (
-    SOURCES,
-    CollectionOptions,
-    CollectionTask,
-    PreviousStars,
-    RepositoryRef,
-    StarCollection,
-    StarSource,
-)
+from gh_assets.collector.star_sources.base import SOURCES, CollectionTask, PreviousStars, StarCollection, StarSource
 from gh_assets.collector.star_sources.file import StarsFile
 from gh_assets.collector.star_sources.gharchive import ArchivedStars
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
 from gh_assets.collector.star_sources.stargazers import RestStargazers
-from gh_assets.collector.star_sources.starred import StarredLists
 from gh_assets.collector.star_sources.starred_lists import GraphQLStarred, RestStarred
-from gh_assets.collector.star_sources.starred_state import SeedUser, StarredState
+from gh_assets.embedded.standin.app import Standin
 from gh_assets.embedded.standin.world import World
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.outcomes import Outcome
 from gh_assets.schemas import STARGAZERS
 from gh_assets.settings import StarSourceName
-from gh_assets.storage.asset_store import AssetStore, Segments
-from gh_assets_tests.support.collecting import refs
+from gh_assets_tests.conftest import GitHubOf
+from gh_assets_tests.support.collecting import ref, refs, table_of
 from gh_assets_tests.support.gharchive import write_hour
+from gh_assets_tests.support.starred import Lists, Reader
 from gh_assets_tests.support.worlds import world_of
 
 
-def contract_world() -> World:
-    return world_of({"a/b": [3, 1, 2], "C/d": [2], "e/long": list(range(4, 254))})
+@dataclass
+class Surroundings:
+    """What a source may read from."""
+
+    world: World
+    standin: Standin
+    client: GitHubClient
+    lists: Lists
+
+    def own(self) -> StarSource:
+        return GraphQLStargazers(self.client, 10)
+
+    def starred(self, reader: Reader = GraphQLStarred) -> StarSource:
+        """Return the lists of all users of the world."""
+        return self.lists.source(self.client, self.world, reader, max_users=10_000)
+
+    def file(self) -> StarSource:
+        world, utc = self.world, partial(dt.datetime.fromtimestamp, tz=dt.UTC)
+        rows = [
+            (r.full_name.upper(), world.logins[user], r.repo_id, world.user_ids[user], utc(at))
+            for r in world.repositories
+            for user, at in zip(r.stargazers.tolist(), r.starred_at.tolist(), strict=True)
+        ]
+        columns = ["repo", "login", "repo_id", "user_id", "starred_at"]
+        pl.DataFrame(rows, schema=columns, orient="row").write_parquet("stars.parquet")
+        return StarsFile(Path("stars.parquet"), own_world=True)
+
+    def archive(self) -> StarSource:
+        path = Path("2017-07-14-2.json.gz")
+        write_hour(path, self.world)
+        (hour,) = archive_hours([str(path)])
+        return ArchivedStars(read_hour(hour)[0])
+
+    def auto_closed(self) -> StarSource:
+        self.standin.restricted = True
+        return AutoSource(self.own(), self.starred)
 
 
-def source_over_rest(world: World, github_of, _, database, asset_store) -> StarSource:
-    return RestStargazers(github_of(world)[1], 10)
-
-
-def source_over_graphql(world: World, github_of, _, database, asset_store) -> StarSource:
-    return GraphQLStargazers(github_of(world)[1], 10)
-
-
-def source_over_file(world: World, _, tmp_path, database, asset_store) -> StarSource:
-    rows = [
-        (
-            r.full_name.upper(),
-            world.logins[user],
-            r.repo_id,
-            world.user_ids[user],
-            dt.datetime.fromtimestamp(when, dt.UTC),
-        )
-        for r in world.repositories
-        for user, when in zip(r.stargazers.tolist(), r.starred_at.tolist(), strict=True)
-    ]
-    path = tmp_path / "stars.parquet"
-    pl.DataFrame(rows, schema=["repo", "login", "repo_id", "user_id", "starred_at"], orient="row").write_parquet(path)
-    return StarsFile(path, own_world=True)
-
-
-def starred(
-    world: World,
-    client: GitHubClient,
-    database,
-    asset_store: AssetStore,
-    reader: type[RestStarred] | type[GraphQLStarred],
-) -> StarredLists:
-    """Users' lists, of all users of the world."""
-    seeds = [SeedUser(login, user_id) for login, user_id in zip(world.logins, world.user_ids, strict=True)]
-    options = CollectionOptions("starred", max_users=10_000)
-    return StarredLists(
-        reader(client, 10), StarredState(database), Segments(asset_store, "starred"), lambda _: seeds, options
-    )
-
-
-def source_over_starred_rest(world: World, github_of, _, database, asset_store) -> StarSource:
-    return starred(world, github_of(world)[1], database, asset_store, RestStarred)
-
-
-def source_over_starred_graphql(world: World, github_of, _, database, asset_store) -> StarSource:
-    return starred(world, github_of(world)[1], database, asset_store, GraphQLStarred)
-
-
-def source_over_archive(world: World, _, tmp_path, database, asset_store) -> StarSource:
-    path = tmp_path / "2017-07-14-2.json.gz"
-    write_hour(path, world)
-    (hour,) = archive_hours([str(path)])
-    return ArchivedStars(read_hour(hour)[0])
-
-
-def source_auto_open(world: World, github_of, _, database, asset_store) -> StarSource:
-    return AutoSource(GraphQLStargazers(github_of(world)[1], 10), None)
-
-
-def source_auto_closed(world: World, github_of, _, database, asset_store) -> StarSource:
-    standin, client = github_of(world)
-    standin.restricted = True
-    others = starred(world, client, database, asset_store, GraphQLStarred)
-    return AutoSource(GraphQLStargazers(client, 10), lambda: others)
-
-
-MAKE_SOURCE = {
-    "stargazers": source_over_rest,
-    "graphql": source_over_graphql,
-    "file": source_over_file,
-    "starred by REST": source_over_starred_rest,
-    "starred by GraphQL": source_over_starred_graphql,
-    "gharchive": source_over_archive,
-    "auto, lists open": source_auto_open,
-    "auto, lists closed": source_auto_closed,
+MAKE_SOURCE: dict[str, Callable[[Surroundings], StarSource]] = {
+    "stargazers": lambda around: RestStargazers(around.client, 10),
+    "graphql": Surroundings.own,
+    "file": Surroundings.file,
+    "starred by REST": lambda around: around.starred(RestStarred),
+    "starred by GraphQL": Surroundings.starred,
+    "gharchive": Surroundings.archive,
+    "auto, lists open": lambda around: AutoSource(around.own(), None),
+    "auto, lists closed": Surroundings.auto_closed,
 }
 
 
 @pytest.mark.parametrize("make", MAKE_SOURCE.values(), ids=list(MAKE_SOURCE))
-def test_every_source_collects_the_same_stars(make, github_of, tmp_path, database, asset_store) -> None:
+def test_every_source_collects_the_same_stars(
+    make: Callable[[Surroundings], StarSource], github_of: GitHubOf, lists: Lists
+) -> None:
     """The contract of `StarSource`."""
-    world = contract_world()
-    source: StarSource = make(world, github_of, tmp_path, database, asset_store)
+    sizes = {f"f/{size}": list(range(size)) for size in (99, 100, 101, 200)}
+    world = world_of({"a/b": [3, 1, 2], "C/d": [2], "e/long": list(range(4, 254)), **sizes})
+    source = make(Surroundings(world, *github_of(world), lists))
     kind = SOURCES[source.name]
     tasks = [CollectionTask(repository) for repository in refs(world)]
     collections = list(source.collect(iter(tasks), 2))
@@ -133,15 +99,14 @@ def test_every_source_collects_the_same_stars(make, github_of, tmp_path, databas
         repository = collected.repository
         assert collected.outcome is Outcome.OK
         assert collected.complete or not (kind.reads_own_lists or isinstance(source, StarsFile))
-        assert collected.table is not None
-        assert STARGAZERS.problem(collected.table) is None
+        table = table_of(collected)
+        assert STARGAZERS.problem(table) is None
         wanted = world.by_id[repository.repo_id].stargazers
-        assert collected.table["user_id"].to_list() == [world.user_ids[user] for user in np.asarray(wanted)]
-        assert collected.table["login"].to_list() == [world.logins[user] for user in np.asarray(wanted)]
-        seconds = collected.table["starred_at"].dt.epoch("s").to_list()
-        assert seconds == world.by_id[repository.repo_id].starred_at.tolist()
-        assert collected.table["source"].unique().to_list() == [collected.source or source.name]
-    (unknown,) = source.collect([CollectionTask(RepositoryRef(77, "x/y", "x/y", 5, Outcome.OK))], 1)
+        assert table["user_id"].to_list() == [world.user_ids[user] for user in wanted]
+        assert table["login"].to_list() == [world.logins[user] for user in wanted]
+        assert table["starred_at"].dt.epoch("s").to_list() == world.by_id[repository.repo_id].starred_at.tolist()
+        assert table["source"].unique().to_list() == [collected.source or source.name]
+    (unknown,) = source.collect([CollectionTask(ref(77, "x/y", 5))], 1)
     assert unknown.outcome is not Outcome.OK
     assert unknown.table is None
     assert unknown.reason
@@ -150,8 +115,7 @@ def test_every_source_collects_the_same_stars(make, github_of, tmp_path, databas
 
 
 def _known(collected: StarCollection) -> CollectionTask:
-    table, pages = collected.table, collected.pages
-    assert table is not None
+    table, pages = table_of(collected), collected.pages
     previous = PreviousStars(
         table, pages, 10, table["source"][0] if table.height else None, complete=collected.complete
     )

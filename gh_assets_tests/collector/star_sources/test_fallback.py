@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -16,7 +16,7 @@ def by_rest(tasks: Iterator[int]) -> Iterator[Result]:
     return (("rest", task) for task in tasks)
 
 
-def by_graphql_until(done: int, started: int) -> object:
+def by_graphql_until(done: int, started: int) -> Callable[[Iterator[int]], Iterator[Result]]:
     """Return a reader that starts some tasks, finishes fewer, and is unavailable then."""
 
     def read(tasks: Iterator[int]) -> Iterator[Result]:

@@ -8,12 +8,11 @@ import polars as pl
 
 from gh_assets.collector.gharchive import id_of_name
 from gh_assets.collector.repositories import KnownRepositories
-from gh_assets.collector.star_sources.base import CollectionTask, RepositoryRef
+from gh_assets.collector.star_sources.base import CollectionTask
 from gh_assets.collector.star_sources.gharchive import ArchivedStars, repositories_of_events
-from gh_assets.collector.state import CollectionState
 from gh_assets.github.outcomes import Outcome
 from gh_assets.schemas import REPOS, STAR_EVENTS
-from gh_assets_tests.support.collecting import Collecting
+from gh_assets_tests.support.collecting import Collecting, ref
 
 
 def events(*rows: tuple[int | None, str, int, str, int]) -> pl.DataFrame:
@@ -40,9 +39,8 @@ def test_repositories_are_derived_from_events() -> None:
     assert later.table["partition"][0] == next(d["partition"] for d in collected.documents if d["_id"] == 5)
 
 
-def test_stars_of_events_are_added_to_known_ones_and_matched_by_id_before_name(asset_store, database) -> None:
-    collecting = Collecting(asset_store, CollectionState(database))
-    here = [RepositoryRef(5, "a/b", "a/b", None, Outcome.OK), RepositoryRef(6, "c/d", "c/d", None, Outcome.OK)]
+def test_stars_of_events_are_added_to_known_ones_and_matched_by_id_before_name(collecting: Collecting) -> None:
+    here = [ref(5), ref(6, "c/d")]
     first = events((5, "former/name", 1, "a", 0), (None, "A/B", -3, "old", 2), (7, "c/d", 9, "other", 3))
     report = collecting.run(here, ArchivedStars(first))
     assert {key: s.outcome for key, s in report.states.items()} == {"a/b": Outcome.OK, "c/d": Outcome.UNKNOWN}
@@ -54,15 +52,13 @@ def test_stars_of_events_are_added_to_known_ones_and_matched_by_id_before_name(a
     assert again.states["a/b"].checksum == report.states["a/b"].checksum
 
 
-def test_users_of_events_before_2015_get_their_ids_once_known(asset_store, database) -> None:
-    collecting = Collecting(asset_store, CollectionState(database))
-    here = [RepositoryRef(5, "a/b", "a/b", None, Outcome.OK)]
+def test_users_of_events_before_2015_get_their_ids_once_known(collecting: Collecting) -> None:
     old = events((5, "a/b", -1, "Octo", 0), (5, "a/b", -2, "hubot", 1), (5, "a/b", -3, "unknown", 2))
 
     def stars(*more: tuple[int | None, str, int, str, int], users: tuple[tuple[int, str], ...] = ()) -> list[int]:
         starred = pl.concat([old, events(*more)]) if more else old
-        collecting.run(here, ArchivedStars(starred, users))
-        return collecting.tables.read("a/b")[0]["user_id"].to_list()
+        collecting.run([ref(5)], ArchivedStars(starred, users))
+        return collecting.users("a/b")
 
     assert stars() == [-1, -2, -3]
     # A later hour or the known users map logins to ids, also of stored stars.
@@ -72,7 +68,6 @@ def test_users_of_events_before_2015_get_their_ids_once_known(asset_store, datab
 
 
 def test_events_need_no_requests_and_are_never_complete() -> None:
-    (collected,) = ArchivedStars(events((5, "a/b", 1, "a", 0))).collect(
-        [CollectionTask(RepositoryRef(5, "a/b", "a/b", 3, Outcome.OK))], 1
-    )
+    source = ArchivedStars(events((5, "a/b", 1, "a", 0)))
+    (collected,) = source.collect([CollectionTask(ref(5, stars=3))], 1)
     assert (collected.requests, collected.complete) == (0, False)

@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from pydantic import SecretStr
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 
-from gh_assets.collector.star_sources.base import CollectionTask, RepositoryRef
+from gh_assets.collector.star_sources.base import CollectionTask, StarCollection
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
 from gh_assets.embedded.standin.faults import Faults
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.world import World
-from gh_assets.github.client import GitHubClient
 from gh_assets.github.graphql import QuerySize
 from gh_assets.github.outcomes import Outcome
 from gh_assets.schemas import STARGAZERS
-from gh_assets_tests.conftest import QUICK, serving
-from gh_assets_tests.support.collecting import Collecting, refs
-from gh_assets_tests.support.github import client_of
+from gh_assets_tests.conftest import GitHubOf
+from gh_assets_tests.support.collecting import Collecting, ref, refs, table_of
+from gh_assets_tests.support.github import Json, client_of, graphql
 from gh_assets_tests.support.worlds import troubled_world, world_of
-
-
-def graphql(collecting: Collecting, world: World, client: GitHubClient, max_pages: int = 10, **options: bool):
-    return collecting.run(refs(world), GraphQLStargazers(client, max_pages), max_pages=max_pages, **options)
 
 
 def many(count: int = 150, most: int = 320) -> World:
@@ -40,53 +28,53 @@ def many(count: int = 150, most: int = 320) -> World:
     return world_of({f"a/{n}": rng.permutation(400)[:size].tolist() for n, size in enumerate(sizes)}, users=400)
 
 
-def test_queries_are_filled_with_pages_of_several_repositories(github_of, collecting: Collecting) -> None:
+def test_queries_are_filled_with_pages_of_several_repositories(github_of: GitHubOf, collecting: Collecting) -> None:
     world = many()
     standin, client = github_of(world)
-    report = graphql(collecting, world, client)
+    report = collecting.of_world(GraphQLStargazers, world, client)
     assert report.stars == world.star_count
     connections = sum(max(1, -(-len(r.stargazers) // 100)) for r in world.repositories[:-1])
     assert report.pages == connections, "no page is read twice"
     assert standin.quota.spent["graphql"] <= 1.15 * connections / 100 + 2
 
 
-def test_a_refresh_reads_up_to_the_first_known_star(github_of, collecting: Collecting) -> None:
+def test_a_refresh_reads_up_to_the_first_known_star(github_of: GitHubOf, collecting: Collecting) -> None:
     old = world_of({f"a/{n}": list(range(330)) for n in range(20)}, users=600)
-    graphql(collecting, old, github_of(old)[1])
+    collecting.of_world(GraphQLStargazers, old, github_of(old)[1])
     new = world_of({f"a/{n}": list(range(330 + 20 * (n < 2))) for n in range(20)}, users=600)
     standin, client = github_of(new)
-    report = graphql(collecting, new, client)
+    report = collecting.of_world(GraphQLStargazers, new, client)
     assert (report.asked, report.pages, standin.quota.spent["graphql"]) == (2, 2, 1 + 1)
     table, _ = collecting.tables.read("a/1")
     assert table["user_id"].to_list() == [5000 + user for user in range(350)]
     assert report.states["a/1"].complete
 
 
-def test_a_user_who_starred_again_has_the_newer_time(github_of, collecting: Collecting) -> None:
+def test_a_user_who_starred_again_has_the_newer_time(github_of: GitHubOf, collecting: Collecting) -> None:
     old = world_of({"a/b": [1, 2, 3]}, users=9)
-    graphql(collecting, old, github_of(old)[1])
+    collecting.of_world(GraphQLStargazers, old, github_of(old)[1])
     new = world_of({"a/b": [2, 3, 4, 1]}, users=9)
     new.repositories[0].starred_at[:2] += 60  # 2 and 3 as before
     new.repositories[0].starred_at[2:] += 600
-    graphql(collecting, new, github_of(new)[1], full=True)
+    collecting.of_world(GraphQLStargazers, new, github_of(new)[1], full=True)
     table, _ = collecting.tables.read("a/b")
     assert table["user_id"].to_list() == [5002, 5003, 5004, 5001]
 
 
-def test_a_list_that_was_cut_is_completed_with_more_pages(github_of, collecting: Collecting) -> None:
+def test_a_list_that_was_cut_is_completed_with_more_pages(github_of: GitHubOf, collecting: Collecting) -> None:
     world = world_of({"a/b": list(range(450))})
     _, client = github_of(world)
-    first = graphql(collecting, world, client, max_pages=2)
+    first = collecting.of_world(GraphQLStargazers, world, client, max_pages=2)
     assert (first.stars, first.states["a/b"].complete) == (200, False)
-    assert collecting.tables.read("a/b")[0]["user_id"].to_list() == [5000 + user for user in range(250, 450)]
-    second = graphql(collecting, world, client, max_pages=10)
+    assert collecting.users("a/b") == [5000 + user for user in range(250, 450)]
+    second = collecting.of_world(GraphQLStargazers, world, client, max_pages=10)
     assert (second.stars, second.states["a/b"].complete) == (450, True)
 
 
-def test_outcomes_by_graphql(github_of, collecting: Collecting) -> None:
+def test_outcomes_by_graphql(github_of: GitHubOf, collecting: Collecting) -> None:
     world = troubled_world()
     _, client = github_of(world)
-    gone = RepositoryRef(404, "not/there", "not/there", 7, Outcome.OK)
+    gone = ref(404, "not/there", 7)
     report = collecting.run([*refs(world), gone], GraphQLStargazers(client, 10))
     assert {key: state.outcome.value for key, state in report.states.items()} == {
         "good/one": "ok", "good/starless": "ok", "fresh/name": "ok", "taken/down": "blocked",
@@ -95,36 +83,34 @@ def test_outcomes_by_graphql(github_of, collecting: Collecting) -> None:
 
 
 @pytest.mark.parametrize(("budget", "count"), [(100, 120), (700, 400), pytest.param(3700, 800, marks=pytest.mark.slow)])
-def test_the_size_of_queries_that_fits_is_found(serve_world, collecting: Collecting, budget: int, count: int) -> None:
+def test_the_size_of_queries_that_fits_is_found(
+    github_of: GitHubOf, collecting: Collecting, budget: int, count: int
+) -> None:
     """The cost is compared with that of the best fixed size."""
     world = world_of({f"a/{n}": list(range(250)) for n in range(count)})
-    standin, url = serve_world(world, limits=Limits(query_budget=budget))
-    with client_of(url, "token") as client:
-        report = graphql(collecting, world, client)
+    standin, client = github_of(world, limits=Limits(query_budget=budget))
+    report = collecting.of_world(GraphQLStargazers, world, client)
     assert report.stars == world.star_count
     best = 3 * count / (budget // 100)
     assert standin.quota.spent["graphql"] <= 1.5 * best + 2
 
 
-def test_gateway_errors_lose_no_page(serve_world, collecting: Collecting) -> None:
+def test_gateway_errors_lose_no_page(github_of: GitHubOf, collecting: Collecting) -> None:
     world = many(60)
     faults = Faults(probabilities={"502": 0.1, "504": 0.1, "truncated": 0.1, "reset": 0.1, "403": 0.05}, seed=3)
-    _, url = serve_world(world, faults=faults)
-    with client_of(url, "token") as client:
-        report = graphql(collecting, world, client)
+    _, client = github_of(world, faults=faults)
+    report = collecting.of_world(GraphQLStargazers, world, client)
     assert report.stars == world.star_count
     assert report.outcomes == {"ok": 60}
 
 
-def test_pages_are_kept_when_the_request_limit_is_reached(serve_world, collecting: Collecting) -> None:
+def test_pages_are_kept_when_the_request_limit_is_reached(github_of: GitHubOf, collecting: Collecting) -> None:
     world = world_of({f"a/{n}": list(range(950)) for n in range(30)})
-    standin, url = serve_world(world)
-    with GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=2 + 6) as client:
-        assert graphql(collecting, world, client).stopped
+    standin, client = github_of(world, max_requests=2 + 6)
+    assert collecting.of_world(GraphQLStargazers, world, client).stopped
     assert len(collecting.state.interrupted()) == 30
     before = standin.quota.spent["graphql"]
-    with client_of(url, "token") as client:
-        report = graphql(collecting, world, client)
+    report = collecting.of_world(GraphQLStargazers, world, client_of(client.api_url, "token"))
     assert report.stars == world.star_count
     # Ten pages of each, six of which had been read, and one for stars that were given since.
     assert standin.quota.spent["graphql"] - before <= 6
@@ -147,52 +133,32 @@ def test_bisection_ends_near_the_limit(limit: int, start: int) -> None:
     assert failures <= 12
 
 
-def scripted_graphql(*responses: dict[str, object]) -> Starlette:
-    """A server that responds to queries with these data, in order."""
+def collected_by(*responses: Json) -> StarCollection:
+    """Collect a repository with five stars from a server that sends these responses, in order."""
     remaining = list(responses)
-
-    async def graphql(_: Request) -> Response:
-        limit = {"cost": 1, "limit": 5000, "remaining": 4000, "resetAt": "2099-01-01T00:00:00Z"}
-        return Response(json.dumps({"data": remaining.pop(0) | {"rateLimit": limit}}))
-
-    async def other(_: Request) -> Response:
-        return Response(b'{"id": 1}')
-
-    return Starlette(routes=[Route("/graphql", graphql, methods=["POST"]), Route("/{path:path}", other)])
+    with graphql(lambda _: remaining.pop(0)) as client:
+        (collected,) = GraphQLStargazers(client, 10).collect([CollectionTask(ref(9, stars=5))], 1)
+    return collected
 
 
 def test_null_edges_deleted_accounts_and_shifting_pages_are_handled() -> None:
-    def page(edges: list[object], more: bool) -> dict[str, object]:
+    def page(edges: list[object], more: bool) -> Json:
         info = {"hasNextPage": more, "endCursor": "c" if more else None}
-        return {"r0": {"stargazers": {"totalCount": 5, "pageInfo": info, "edges": edges}}}
+        return {"data": {"r0": {"stargazers": {"totalCount": 5, "pageInfo": info, "edges": edges}}}}
 
-    def edge(user: int, hour: int, login: str | None = None) -> dict[str, object]:
-        return {
-            "starredAt": f"2020-01-01T{hour:02d}:00:00Z",
-            "node": {"databaseId": user, "login": login or f"u{user}"},
-        }
+    def edge(user: int, hour: int) -> Json:
+        return {"starredAt": f"2020-01-01T{hour:02d}:00:00Z", "node": {"databaseId": user, "login": f"u{user}"}}
 
     first = page([edge(3, 9), None, {"starredAt": "2020-01-01T08:00:00Z", "node": None}, edge(2, 7)], True)
     # A user starred between the two pages, so that 2 is repeated; a deleted account has no id.
     second = page([edge(2, 7), {"starredAt": "x", "node": {"databaseId": None, "login": "ghost"}}, edge(1, 5)], False)
-    with serving(scripted_graphql(first, second)) as url, client_of(url, "token") as client:
-        (collected,) = GraphQLStargazers(client, 10).collect(
-            [CollectionTask(RepositoryRef(9, "a/b", "a/b", 5, Outcome.OK))], 1
-        )
-    assert collected.table is not None
-    assert collected.table["user_id"].to_list() == [1, 2, 3]
-    assert STARGAZERS.problem(collected.table) is None
+    table = table_of(collected_by(first, second))
+    assert table["user_id"].to_list() == [1, 2, 3]
+    assert STARGAZERS.problem(table) is None
 
 
 @pytest.mark.parametrize("node", [None, {"stargazers": None}])
 def test_a_closed_list_is_restricted_with_either_form_of_the_response(node: object) -> None:
-    async def graphql(_: Request) -> Response:
-        error = {"type": "FORBIDDEN", "path": ["r0", "stargazers"], "message": "Resource not accessible"}
-        return Response(json.dumps({"data": {"r0": node}, "errors": [error]}))
-
-    app = Starlette(routes=[Route("/graphql", graphql, methods=["POST"])])
-    with serving(app) as url, client_of(url, "token") as client:
-        (collected,) = GraphQLStargazers(client, 10).collect(
-            [CollectionTask(RepositoryRef(9, "a/b", "a/b", 5, Outcome.OK))], 1
-        )
+    error = {"type": "FORBIDDEN", "path": ["r0", "stargazers"], "message": "Resource not accessible"}
+    collected = collected_by({"data": {"r0": node}, "errors": [error]})
     assert (collected.outcome, collected.reason) == (Outcome.RESTRICTED, "Resource not accessible")

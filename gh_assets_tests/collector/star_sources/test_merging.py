@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from gh_assets.collector.collection import collect
 from gh_assets.collector.star_sources import graphql as graphql_stargazers
 from gh_assets.collector.star_sources.base import CollectionOptions, PreviousStars, StarCollection
 from gh_assets.collector.star_sources.graphql import _Stargazers
-from gh_assets.collector.star_sources.merging import ListReading
+from gh_assets.collector.star_sources.merging import ListReading, collection_from_list
 from gh_assets.collector.state import CollectionState
 from gh_assets.embedded.standin.app import Standin
 from gh_assets.embedded.standin.faults import Faults
@@ -42,8 +43,9 @@ from gh_assets.settings import load_settings
 from gh_assets.storage.asset_store import AssetStore, PartitionTables
 from gh_assets.storage.mongo import MongoDatabase
 from gh_assets.storage.objects import ObjectStore
-from gh_assets_tests.conftest import QUICK, serving
+from gh_assets_tests.conftest import QUICK
 from gh_assets_tests.support.collecting import refs
+from gh_assets_tests.support.serving import serving
 from gh_assets_tests.support.worlds import world_of
 
 USERS = 260
@@ -129,7 +131,7 @@ class Home:
     def run(self, world: World, url: str, source: str, *, full: bool = False, stop_after: int | None = None) -> None:
         options = CollectionOptions(source, 10, full=full, workers=2, max_users=USERS)
         with GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=stop_after) as client:
-            progress = Progress(on_notify=self.messages.append)
+            progress = Progress(notify=self.messages.append)
             collect(options, refs(world), client, self.database, self.store, progress)
 
     def tables(self) -> dict[str, pl.DataFrame]:
@@ -137,8 +139,11 @@ class Home:
         return {key: tables.read(key)[0] for key in sorted(self.store.partitions("stargazers"))}
 
 
+Homes = tuple[Home, Home]
+
+
 @pytest.fixture(scope="module")
-def homes(gcs_client, home) -> Iterator[tuple[Home, Home]]:
+def homes(gcs_client: storage.Client, home: Path) -> Iterator[Homes]:
     """A home for collections without faults, and one for collections with faults."""
     homes = []
     for _ in range(2):
@@ -150,7 +155,7 @@ def homes(gcs_client, home) -> Iterator[tuple[Home, Home]]:
         home_.database.client.close()
 
 
-def assert_recovers(case: Case, homes: tuple[Home, Home]) -> None:
+def assert_recovers(case: Case, homes: Homes) -> None:
     """Collect with faults, then without, and compare with a home that had no faults."""
     world = case.world()
     good, bad = homes
@@ -209,24 +214,20 @@ MANY_EXAMPLES = hypothesis_settings(
 
 @FEW_EXAMPLES
 @given(case=cases())
-def test_faults_change_no_stars_in_the_end(homes, case: Case) -> None:
+def test_faults_change_no_stars_in_the_end(homes: Homes, case: Case) -> None:
     assert_recovers(case, homes)
 
 
 @pytest.mark.slow
 @MANY_EXAMPLES
 @given(case=cases())
-def test_faults_change_no_stars_in_the_end_in_many_examples(homes, case: Case) -> None:
+def test_faults_change_no_stars_in_the_end_in_many_examples(homes: Homes, case: Case) -> None:
     assert_recovers(case, homes)
 
 
 def parse_leniently(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the collector ignore errors below a connection, and trust what is left of the list."""
-    by_alias, parse_page, collected = (
-        graphql_lists._by_alias,
-        _Stargazers.parse_page,
-        graphql_stargazers.collection_from_list,
-    )
+    by_alias, parse_page = graphql_lists._by_alias, _Stargazers.parse_page
 
     def without_deep_errors(errors: Sequence[Mapping[str, Any]], size: int) -> dict[str, list[Mapping[str, Any]]]:
         return by_alias([error for error in errors if len(error.get("path") or ()) in (1, 2)], size)
@@ -238,7 +239,7 @@ def parse_leniently(monkeypatch: pytest.MonkeyPatch) -> None:
     def believed(
         repository: Any, table: Any, before: PreviousStars | None, reading: ListReading, **more: Any
     ) -> StarCollection:
-        return collected(repository, table, before, replace(reading, proven=True, null_entries=0), **more)
+        return collection_from_list(repository, table, before, replace(reading, proven=True, null_entries=0), **more)
 
     monkeypatch.setattr(graphql_lists, "_by_alias", without_deep_errors)
     monkeypatch.setattr(_Stargazers, "is_whole", lambda _, node: bool(node) and bool(node.get("stargazers")))
@@ -246,7 +247,7 @@ def parse_leniently(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graphql_stargazers, "collection_from_list", believed)
 
 
-def test_lenient_parsing_is_detected_in_a_known_example(homes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lenient_parsing_is_detected_in_a_known_example(homes: Homes, monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case((250, 250, 40), "graphql", frozenset(), True, (("failed entries", 0.5),), 1, None)
     assert_recovers(case, homes)
     parse_leniently(monkeypatch)
@@ -255,7 +256,7 @@ def test_lenient_parsing_is_detected_in_a_known_example(homes, monkeypatch: pyte
 
 
 @pytest.mark.slow
-def test_lenient_parsing_is_detected_by_random_examples(homes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lenient_parsing_is_detected_by_random_examples(homes: Homes, monkeypatch: pytest.MonkeyPatch) -> None:
     parse_leniently(monkeypatch)
 
     @SEARCH

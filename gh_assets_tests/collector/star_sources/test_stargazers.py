@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from pydantic import SecretStr
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 import gh_assets.embedded.standin.app as standin_module
 from gh_assets.collector.star_sources import stargazers
-from gh_assets.collector.star_sources.base import CollectionTask, PreviousStars, RepositoryRef, stars_table
+from gh_assets.collector.star_sources.base import CollectionTask, PreviousStars, stars_table
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
 from gh_assets.collector.star_sources.stargazers import RestStargazers
 from gh_assets.collector.state import CollectionState
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.outcomes import Outcome
 from gh_assets.schemas import STARGAZERS
-from gh_assets_tests.conftest import QUICK, serving
-from gh_assets_tests.support.collecting import Collecting, refs
-from gh_assets_tests.support.github import client_of
+from gh_assets.storage.asset_store import AssetStore
+from gh_assets.storage.mongo import MongoDatabase
+from gh_assets_tests.conftest import GitHubOf
+from gh_assets_tests.support.collecting import Collecting, ref, table_of
+from gh_assets_tests.support.github import Json, client_of, served
 from gh_assets_tests.support.worlds import world_of
 
 
-def test_all_pages_are_read_in_order_with_times(github_of, collecting: Collecting) -> None:
+def test_all_pages_are_read_in_order_with_times(github_of: GitHubOf, collecting: Collecting) -> None:
     world = world_of({"a/b": list(range(250)), "c/d": [7]})
     _, client = github_of(world)
     report = collecting.rest(world, client)
@@ -44,7 +41,7 @@ def test_all_pages_are_read_in_order_with_times(github_of, collecting: Collectin
     assert table["source"].unique().to_list() == ["stargazers"]
 
 
-def test_a_list_that_was_cut_is_continued_with_more_pages(github_of, collecting: Collecting) -> None:
+def test_a_list_that_was_cut_is_continued_with_more_pages(github_of: GitHubOf, collecting: Collecting) -> None:
     world = world_of({"a/b": list(range(350))})
     standin, client = github_of(world)
     assert collecting.rest(world, client, max_pages=2).stars == 200
@@ -55,7 +52,7 @@ def test_a_list_that_was_cut_is_continued_with_more_pages(github_of, collecting:
     assert collecting.rest(world, client, max_pages=10).pages == 0
 
 
-def test_unchanged_pages_of_a_full_run_have_the_status_304(github_of, collecting: Collecting) -> None:
+def test_unchanged_pages_of_a_full_run_have_the_status_304(github_of: GitHubOf, collecting: Collecting) -> None:
     world = world_of({"a/b": list(range(120)), "c/d": [1]})
     standin, client = github_of(world)
     collecting.rest(world, client)
@@ -66,14 +63,14 @@ def test_unchanged_pages_of_a_full_run_have_the_status_304(github_of, collecting
     assert collecting.tables.store.objects.describe("assets/stargazers/a/b.parquet") == before, "no table is written"
 
 
-def test_new_stars_are_read_without_sending_old_pages_again(github_of, collecting: Collecting) -> None:
+def test_new_stars_are_read_without_sending_old_pages_again(github_of: GitHubOf, collecting: Collecting) -> None:
     _, client = github_of(world_of({"a/b": list(range(150))}))
     collecting.rest(world_of({"a/b": list(range(150))}), client)
     grown = world_of({"a/b": list(range(230))})
     _, client = github_of(grown)
     report = collecting.rest(grown, client)
     assert (report.pages, report.pages_not_modified, report.stars) == (3, 1, 230)
-    assert collecting.tables.read("a/b")[0]["user_id"].to_list() == [5000 + user for user in range(230)]
+    assert collecting.users("a/b") == [5000 + user for user in range(230)]
 
 
 @hypothesis_settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -84,7 +81,13 @@ def test_new_stars_are_read_without_sending_old_pages_again(github_of, collectin
     pages=st.sampled_from([1, 2, 10]),
 )
 def test_a_refresh_collects_the_same_stars_as_a_first_run(
-    github_of, asset_store, database, before: int, unstarred: list[int], more: int, pages: int
+    github_of: GitHubOf,
+    asset_store: AssetStore,
+    database: MongoDatabase,
+    before: int,
+    unstarred: list[int],
+    more: int,
+    pages: int,
 ) -> None:
     old = world_of({"a/b": list(range(before))}, users=600)
     new = world_of({"a/b": [user for user in range(before + more) if user not in unstarred]}, users=600)
@@ -123,34 +126,28 @@ def test_refusals_are_classified(
     async def metadata(_: Request) -> Response:
         return Response(b'{"id": 1}', metadata_status)
 
-    app = Starlette(routes=[Route("/repositories/1/stargazers", stargazers), Route("/repositories/1", metadata)])
-    with serving(app) as url, client_of(url) as client:
-        repository = RepositoryRef(1, "a/b", "a/b", 12, Outcome.OK)
-        report = collecting.run([repository], RestStargazers(client, 10))
+    with served({"/repositories/1/stargazers": stargazers, "/repositories/1": metadata}) as client:
+        report = collecting.run([ref(stars=12)], RestStargazers(client, 10))
     assert report.states["a/b"].outcome is outcome
     assert collecting.tables.partitions() == set()
 
 
+def entry(user: int | None) -> Json:
+    star = None if user is None else {"login": f"u{user}", "id": user}
+    return {"starred_at": "2020-01-01T00:00:00Z", "user": star}
+
+
 def test_deleted_accounts_and_repeated_stars_are_left_out(collecting: Collecting) -> None:
-    def page(entries: list[str], more: bool) -> Response:
-        headers = {"link": '<http://x/?page=2>; rel="next"'} if more else {}
-        return Response(b"[" + ",".join(entries).encode() + b"]", 200, headers)
-
-    def entry(user: int) -> str:
-        return f'{{"starred_at": "2020-01-01T00:00:00Z", "user": {{"login": "u{user}", "id": {user}}}}}'
-
     async def stargazers(request: Request) -> Response:
         # A star was taken back between the two pages, so that star 99 is repeated on page 2.
         if request.query_params["page"] == "1":
-            return page(
-                [entry(user) for user in range(1, 100)] + ['{"starred_at": "2020-01-01T00:00:00Z", "user": null}'], True
-            )
-        return page([entry(99), entry(200)], False)
+            headers = {"link": '<http://x/?page=2>; rel="next"'}
+            return Response(json.dumps([entry(user) for user in (*range(1, 100), None)]), headers=headers)
+        return Response(json.dumps([entry(99), entry(200)]))
 
-    with serving(Starlette(routes=[Route("/repositories/1/stargazers", stargazers)])) as url, client_of(url) as client:
-        report = collecting.run([RepositoryRef(1, "a/b", "a/b", 101, Outcome.OK)], RestStargazers(client, 10))
-    table = collecting.tables.read("a/b")[0]
-    assert table["user_id"].to_list() == [*range(1, 100), 200]
+    with served({"/repositories/1/stargazers": stargazers}) as client:
+        report = collecting.run([ref(stars=101)], RestStargazers(client, 10))
+    assert collecting.users("a/b") == [*range(1, 100), 200]
     assert report.stars == 100
 
 
@@ -158,11 +155,10 @@ def test_a_missing_link_header_does_not_end_the_list_early(collecting: Collectin
     async def stargazers(request: Request) -> Response:
         page = int(request.query_params["page"])
         users = range((page - 1) * 100 + 1, min(page * 100, 250) + 1)
-        entries = ",".join(f'{{"starred_at": null, "user": {{"login": "u{user}", "id": {user}}}}}' for user in users)
-        return Response(f"[{entries}]", 200)
+        return Response(json.dumps([entry(user) for user in users]))
 
-    with serving(Starlette(routes=[Route("/repositories/1/stargazers", stargazers)])) as url, client_of(url) as client:
-        report = collecting.run([RepositoryRef(1, "a/b", "a/b", 250, Outcome.OK)], RestStargazers(client, 10))
+    with served({"/repositories/1/stargazers": stargazers}) as client:
+        report = collecting.run([ref(stars=250)], RestStargazers(client, 10))
     assert report.stars == 250
 
 
@@ -178,10 +174,10 @@ def rest_and_more(client: GitHubClient, max_pages: int) -> RestStargazers:
 
 
 @pytest.mark.usefixtures("short_rest")
-def test_stars_beyond_the_last_page_of_rest_are_read_by_graphql(github_of, collecting: Collecting) -> None:
+def test_stars_beyond_the_last_page_of_rest_are_read_by_graphql(github_of: GitHubOf, collecting: Collecting) -> None:
     world = world_of({"a/many": list(range(750)), "b/few": [1, 2], "c/edge": list(range(300))}, users=900)
     standin, client = github_of(world)
-    report = collecting.run(refs(world), rest_and_more(client, 100), max_pages=100)
+    report = collecting.of_world(rest_and_more, world, client, 100)
     assert report.stars == world.star_count
     table = collecting.tables.read("a/many")[0]
     assert table["user_id"].to_list() == [5000 + user for user in range(750)]
@@ -189,99 +185,71 @@ def test_stars_beyond_the_last_page_of_rest_are_read_by_graphql(github_of, colle
     assert {key: state.complete for key, state in report.states.items()} == dict.fromkeys(report.states, True)
     assert "stargazers 422" not in standin.served
     standin.served.clear()
-    assert collecting.run(refs(world), rest_and_more(client, 100), max_pages=100).asked == 0
+    assert collecting.of_world(rest_and_more, world, client, 100).asked == 0
     grown = world_of({"a/many": list(range(780)), "b/few": [1, 2], "c/edge": list(range(300))}, users=900)
     standin, client = github_of(grown)
-    report = collecting.run(refs(grown), rest_and_more(client, 100), max_pages=100)
-    assert collecting.tables.read("a/many")[0]["user_id"].to_list() == [5000 + user for user in range(780)]
+    report = collecting.of_world(rest_and_more, grown, client, 100)
+    assert collecting.users("a/many") == [5000 + user for user in range(780)]
     assert (standin.served["304"], standin.quota.spent["graphql"]) == (3, 1 + 1)
     assert report.states["a/many"].complete
 
 
 @pytest.mark.usefixtures("short_rest")
-def test_a_gap_between_the_oldest_and_the_newest_pages_is_not_complete(github_of, collecting: Collecting) -> None:
+def test_a_gap_between_the_oldest_and_the_newest_pages_is_not_complete(
+    github_of: GitHubOf, collecting: Collecting
+) -> None:
     world = world_of({"a/many": list(range(950))})
     _, client = github_of(world)
-    report = collecting.run(refs(world), rest_and_more(client, 5), max_pages=5)
+    report = collecting.of_world(rest_and_more, world, client, 5)
     table = collecting.tables.read("a/many")[0]
     assert table["user_id"].to_list() == [5000 + user for user in (*range(300), *range(750, 950))]
     assert not report.states["a/many"].complete
-    report = collecting.run(refs(world), rest_and_more(client, 20), max_pages=20)
+    report = collecting.of_world(rest_and_more, world, client, 20)
     assert (report.stars, report.states["a/many"].complete) == (950, True)
 
 
 @pytest.mark.usefixtures("short_rest")
-def test_pages_beyond_rest_are_kept_when_the_request_limit_is_reached(serve_world, collecting: Collecting) -> None:
+def test_pages_beyond_rest_are_kept_when_the_request_limit_is_reached(
+    github_of: GitHubOf, collecting: Collecting
+) -> None:
     world = world_of({"a/many": list(range(1500))})
-    standin, url = serve_world(world)
-    with GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=2 + 3 + 9) as client:
-        stopped = collecting.run(refs(world), rest_and_more(client, 100), max_pages=100)
+    standin, client = github_of(world, max_requests=2 + 3 + 9)
+    stopped = collecting.of_world(rest_and_more, world, client, 100)
     assert stopped.stopped
     standin.served.clear()
-    with client_of(url, "token") as client:
-        report = collecting.run(refs(world), rest_and_more(client, 100), max_pages=100)
+    report = collecting.of_world(rest_and_more, world, client_of(client.api_url, "token"), 100)
     assert report.stars == 1500
     assert standin.served["graphql"] == 1 + 4, "twelve pages and one with a known star, nine of which had been read"
     assert collecting.state.interrupted() == set()
 
 
-def test_rest_and_graphql_collect_the_same_stars(github_of, collecting: Collecting, database) -> None:
-    sizes = np.random.default_rng(1).integers(0, 320, 40)
-    world = world_of({f"a/{n}": list(range(size)) for n, size in enumerate(sizes)})
-    _, client = github_of(world)
-    collecting.run(refs(world), GraphQLStargazers(client, 10))
-    by_graphql = {key: collecting.tables.read(key)[0].drop("source") for key in collecting.tables.partitions()}
-    database["stargazer_state"].delete_many({})
-    collecting.rest(world, client)
-    for key, table in by_graphql.items():
-        assert collecting.tables.read(key)[0].drop("source").equals(table)
-
-
-class MovingList:
-    """A list by REST that changes between two pages: the users listed now, oldest first."""
-
-    def __init__(self, *users: int) -> None:
-        self.users = list(users)
-        self.after: dict[int, Callable[[], None]] = {}
-
-    def app(self) -> Starlette:
-        async def stargazers(request: Request) -> Response:
-            number = int(request.query_params["page"])
-            users = self.users[(number - 1) * 100 : number * 100]
-            entries = [{"starred_at": "2024-01-01T00:00:00Z", "user": {"id": n, "login": f"u{n}"}} for n in users]
-            content, tag = json.dumps(entries), f'W/"{hash(tuple(users))}"'
-            if request.headers.get("if-none-match") == tag:
-                return Response(status_code=304, headers={"etag": tag})
-            more = {"link": '<http://x/?page=9>; rel="next"'} if number * 100 < len(self.users) else {}
-            self.after.pop(number, lambda: None)()
-            return Response(content, 200, {"etag": tag} | more)
-
-        async def metadata(_: Request) -> Response:
-            return Response(json.dumps({"id": 1, "stargazers_count": len(self.users)}))
-
-        return Starlette(routes=[Route("/repositories/1/stargazers", stargazers), Route("/{path:path}", metadata)])
-
-
 @pytest.mark.parametrize("more", [[], [999]], ids=["one star less", "one less, one more"])
 def test_star_that_moves_to_a_page_already_read_is_not_lost(more: list[int]) -> None:
-    server = MovingList(*range(1, 202))
+    """A star is taken back after its page was read, so that the first star of the next page moves there."""
+    listed = list(range(1, 202))
 
-    def change() -> None:
-        server.users.remove(50)
-        server.users += more
+    async def stargazers(request: Request) -> Response:
+        number = int(request.query_params["page"])
+        users = listed[(number - 1) * 100 : number * 100]
+        headers = {"etag": f'W/"{hash(tuple(users))}"'}
+        if request.headers.get("if-none-match") == headers["etag"]:
+            return Response(status_code=304, headers=headers)
+        headers |= {"link": '<http://x/?page=9>; rel="next"'} if number * 100 < len(listed) else {}
+        if 50 in listed:
+            listed[:] = [user for user in listed if user != 50] + more
+        return Response(json.dumps([entry(user) for user in users]), 200, headers)
 
-    server.after[1] = change
-    table = stars_table(1, [(n, f"u{n}") for n in range(1, 202)], ["2024-01-01T00:00:00Z"] * 201, "stargazers")
+    async def metadata(_: Request) -> Response:
+        return Response(json.dumps({"id": 1, "stargazers_count": len(listed)}))
+
+    table = stars_table(1, [(n, f"u{n}") for n in listed], ["2020-01-01T00:00:00Z"] * 201, "stargazers")
     before = PreviousStars(table, [], complete=True, max_pages=10, source="stargazers", proven=True, entries=201)
-    with serving(server.app()) as url, client_of(url) as client:
-        repository = RepositoryRef(1, "a/b", "a/b", 201, Outcome.OK)
-        task = CollectionTask(repository, lambda: before, full=True)
+    with served({"/repositories/1/stargazers": stargazers, "/repositories/1": metadata}) as client:
+        task = CollectionTask(ref(stars=201), lambda: before, full=True)
         (collected,) = RestStargazers(client, 10).collect([task], 1)
         assert (collected.proven, collected.unstarred) == (False, None)
-        assert collected.table is not None
-        assert set(server.users) <= set(collected.table["user_id"])
+        assert set(listed) <= set(table_of(collected)["user_id"])
         (again,) = RestStargazers(client, 10).collect([task], 1)
-    assert again.table is not None
     assert again.unstarred is not None
-    assert set(again.table["user_id"]) == set(server.users)
+    assert set(table_of(again)["user_id"]) == set(listed)
     assert again.unstarred["user_id"].to_list() == [50]

@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-from pydantic import SecretStr
 
 from gh_assets.collector.star_sources import starred as starred_module
 from gh_assets.collector.star_sources.base import CollectionTask
 from gh_assets.collector.star_sources.gharchive import ArchivedStars
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
-from gh_assets.collector.star_sources.starred_lists import RestStarred
-from gh_assets.collector.star_sources.starred_state import SeedUser
-from gh_assets.collector.state import CollectionState
+from gh_assets.collector.star_sources.starred_lists import RestStarred, StarredListTask, UserList
+from gh_assets.collector.star_sources.starred_state import SeedUser, UserState
 from gh_assets.embedded.standin.faults import Faults
-from gh_assets.github.client import GitHubClient
 from gh_assets.github.outcomes import Outcome
 from gh_assets.schemas import STAR_EVENTS
-from gh_assets.storage.asset_store import AssetStore
-from gh_assets_tests.conftest import QUICK
+from gh_assets.storage.mongo import MongoDatabase
+from gh_assets_tests.conftest import GitHubOf
 from gh_assets_tests.support.collecting import Collecting, refs
 from gh_assets_tests.support.commands import stored_file
 from gh_assets_tests.support.github import client_of
-from gh_assets_tests.support.starred import READERS, Lists, all_users, users_of
+from gh_assets_tests.support.starred import READERS, Lists, Reader, users_of
 from gh_assets_tests.support.worlds import world_of
 
 
 @pytest.mark.parametrize("reader", READERS)
 def test_fresh_lists_are_not_read_again_and_stale_ones_up_to_the_first_known_star(
-    reader, github_of, lists: Lists
+    reader: Reader, github_of: GitHubOf, lists: Lists
 ) -> None:
     world = world_of({f"a/{n}": [user for user in range(12) if user != n] for n in range(250)}, users=12)
     standin, client = github_of(world)
@@ -61,7 +59,7 @@ def test_fresh_lists_are_not_read_again_and_stale_ones_up_to_the_first_known_sta
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_a_long_list_is_cut_and_later_continued(reader, github_of, lists: Lists) -> None:
+def test_a_long_list_is_cut_and_later_continued(reader: Reader, github_of: GitHubOf, lists: Lists) -> None:
     world = world_of({f"a/{n}": [0] for n in range(250)}, users=1)
     for number, repository in enumerate(world.repositories[:-1]):
         repository.starred_at = repository.starred_at + number
@@ -74,22 +72,19 @@ def test_a_long_list_is_cut_and_later_continued(reader, github_of, lists: Lists)
     assert all(collected.outcome is Outcome.OK for collected in collections.values())
 
 
-def test_a_list_of_an_earlier_version_is_read_again_although_it_is_fresh(github_of, lists: Lists, database) -> None:
+def test_a_list_of_an_earlier_version_is_read_again_although_it_is_fresh(
+    github_of: GitHubOf, lists: Lists, database: MongoDatabase
+) -> None:
     """An earlier version stored lists as complete without counting null and failed entries."""
     world = world_of({f"a/{n}": [0, 1] for n in range(120)}, users=2)
     _, client = github_of(world)
     lists.run(world, client)
     state = lists.state.load()[5000]
-    lists.segments.write(
-        "20261126T000000-short", lists.segments.read(str(state.segment)).filter(pl.col("user_id") == 5000).head(1)
-    )
-    database["starred_state"].update_one(
-        {"_id": 5000},
-        {
-            "$set": {"state.segment": "20261126T000000-short", "state.stars": 1},
-            "$unset": {"state.proven": "", "state.null_entries": "", "state.failed_entries": ""},
-        },
-    )
+    shortened, short = "20261126T000000-short", lists.segments.read(str(state.segment))
+    lists.segments.write(shortened, short.filter(pl.col("user_id") == 5000).head(1))
+    changes = {"$set": {"state.segment": shortened, "state.stars": 1}}
+    changes["$unset"] = {"state.proven": "", "state.null_entries": "", "state.failed_entries": ""}
+    database["starred_state"].update_one({"_id": 5000}, changes)
     collections = lists.run(world, client)
     assert lists.last.collected == 1
     assert all(users_of(collected) == {5000, 5001} for collected in collections.values())
@@ -97,15 +92,14 @@ def test_a_list_of_an_earlier_version_is_read_again_although_it_is_fresh(github_
 
 
 def test_a_damaged_segment_is_read_again_by_the_next_run(
-    github_of, lists: Lists, home: Path, asset_store: AssetStore, caplog: pytest.LogCaptureFixture
+    github_of: GitHubOf, lists: Lists, collecting: Collecting, home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     world = world_of({"a/b": [0, 1, 2], "c/d": [1]}, users=3)
     _, client = github_of(world)
-    collecting = Collecting(asset_store, CollectionState(lists.database))
-    collecting.run(refs(world), lists.source(client, all_users(world)))
+    collecting.run(refs(world), lists.source(client, world))
     (segment,) = lists.segments.names()
-    stored_file(home, asset_store.objects.name, f"assets/starred/{segment}.parquet").write_bytes(b"garbage")
-    report = collecting.run(refs(world), lists.source(client, all_users(world)))
+    stored_file(home, collecting.tables.store.objects.name, f"assets/starred/{segment}.parquet").write_bytes(b"garbage")
+    report = collecting.run(refs(world), lists.source(client, world))
     assert (report.stars, report.unstarred) == (4, 0), "stored stars of repositories are kept"
     assert "read again by the next run" in caplog.text
     lists.run(world, client)
@@ -113,20 +107,19 @@ def test_a_damaged_segment_is_read_again_by_the_next_run(
     assert set(lists.segments.names()) != {segment}
 
 
-def test_lists_that_could_not_be_read_are_retried_once_and_reported(serve_world, lists: Lists) -> None:
+def test_lists_that_could_not_be_read_are_retried_once_and_reported(github_of: GitHubOf, lists: Lists) -> None:
     world = world_of({"a/b": [0, 1, 2]}, users=3)
-    standin, url = serve_world(world)
-    with client_of(url, "token") as client:
-        client.refresh_budgets()
-        standin.faults = Faults(script=["untyped error"] * 50)
-        lists.run(world, client)
-        assert (lists.last.collected, lists.last.unread) == (6, 3)
-        standin.faults = Faults()
-        assert users_of(lists.run(world, client)["a/b"]) == {5000, 5001, 5002}
-        assert lists.last.unread == 0
+    standin, client = github_of(world)
+    client.refresh_budgets()
+    standin.faults = Faults(script=["untyped error"] * 50)
+    lists.run(world, client)
+    assert (lists.last.collected, lists.last.unread) == (6, 3)
+    standin.faults = Faults()
+    assert users_of(lists.run(world, client)["a/b"]) == {5000, 5001, 5002}
+    assert lists.last.unread == 0
 
 
-def test_users_with_the_highest_weights_are_collected_up_to_the_maximum(github_of, lists: Lists) -> None:
+def test_users_with_the_highest_weights_are_collected_up_to_the_maximum(github_of: GitHubOf, lists: Lists) -> None:
     world = world_of({"a/b": list(range(10))}, users=10)
     _, client = github_of(world)
     seeds = [SeedUser(f"user-{user}", 5000 + user, weight=user) for user in range(10)]
@@ -135,15 +128,16 @@ def test_users_with_the_highest_weights_are_collected_up_to_the_maximum(github_o
     assert lists.last.collected == 2
 
 
-def test_a_star_that_was_taken_back_is_detected_by_a_full_run(github_of, lists: Lists, asset_store, database) -> None:
-    collecting = Collecting(asset_store, CollectionState(database))
+def test_a_star_that_was_taken_back_is_detected_by_a_full_run(
+    github_of: GitHubOf, lists: Lists, database: MongoDatabase, collecting: Collecting
+) -> None:
     old = world_of({"a/b": [0, 1, 2], "c/d": [0, 1]}, users=3)
     _, client = github_of(old)
-    collecting.run(refs(old), lists.source(client, all_users(old)))
+    collecting.run(refs(old), lists.source(client, old))
     new = world_of({"a/b": [0, 2], "c/d": [0, 1]}, users=3)
     new.repositories[0].starred_at = old.repositories[0].starred_at[[0, 2]]
     _, client = github_of(new)
-    report = collecting.run(refs(new), lists.source(client, all_users(new), full=True))
+    report = collecting.run(refs(new), lists.source(client, new, full=True))
     assert report.unstarred == 1
     assert set(collecting.tables.read("a/b")[0]["user_id"]) == {5000, 5002}
     (kept,) = database["unstars"].find()
@@ -151,58 +145,53 @@ def test_a_star_that_was_taken_back_is_detected_by_a_full_run(github_of, lists: 
 
 
 def test_stars_are_kept_when_the_request_limit_is_reached_and_the_next_run_continues(
-    serve_world, lists: Lists, asset_store
+    github_of: GitHubOf, lists: Lists, collecting: Collecting
 ) -> None:
     world = world_of({"a/b": list(range(40))}, users=40)
-    standin, url = serve_world(world)
-    collecting = Collecting(asset_store, CollectionState(lists.database))
-    with GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=2 + 15) as client:
-        source = lists.source(client, all_users(world), RestStarred)
-        report = collecting.run(refs(world), source)
+    standin, client = github_of(world, max_requests=2 + 15)
+    report = collecting.run(refs(world), lists.source(client, world, RestStarred))
     assert "reached: 17 were sent" in str(report.stopped)
     assert report.stars == 15
-    with client_of(url, "token") as client:
-        report = collecting.run(refs(world), lists.source(client, all_users(world), RestStarred))
+    client = client_of(client.api_url, "token")
+    report = collecting.run(refs(world), lists.source(client, world, RestStarred))
     assert report.stars == 40
     assert standin.served["starred"] == 40, "no list is read twice"
 
 
 def test_a_crash_loses_only_lists_that_are_in_no_segment(
-    serve_world, lists: Lists, monkeypatch: pytest.MonkeyPatch
+    github_of: GitHubOf, lists: Lists, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(starred_module, "SEGMENT_USERS", 10)
     world = world_of({"a/b": list(range(35))}, users=35)
-    _, url = serve_world(world)
+    _, client = github_of(world)
 
     class Killed(BaseException):
         pass
 
     class Dying(RestStarred):
-        def read(self, tasks, workers):
+        def read(self, tasks: Iterable[StarredListTask], workers: int) -> Iterator[UserList]:
             for number, collections in enumerate(super().read(tasks, workers)):
                 if number == 25:
                     raise Killed
                 yield collections
 
-    with client_of(url, "token") as client:
-        source = lists.source(client, all_users(world), Dying)
-        write = source._write
+    source = lists.source(client, world, Dying)
+    write = source._write
 
-        def write_while_alive(entries, states) -> None:
-            if len(entries) == 10:  # the remaining lists are lost with the process
-                write(entries, states)
+    def write_while_alive(entries: Sequence[UserList], states: Mapping[int | str, UserState]) -> None:
+        if len(entries) == 10:  # the remaining lists are lost with the process
+            write(entries, states)
 
-        monkeypatch.setattr(source, "_write", write_while_alive)
-        with pytest.raises(Killed):
-            list(source.collect([CollectionTask(ref) for ref in refs(world)], 1))
+    monkeypatch.setattr(source, "_write", write_while_alive)
+    with pytest.raises(Killed):
+        list(source.collect([CollectionTask(ref) for ref in refs(world)], 1))
     assert len(lists.state.load()) == 20
-    with client_of(url, "token") as client:
-        collections = lists.run(world, client, reader=RestStarred)
+    collections = lists.run(world, client, reader=RestStarred)
     assert users_of(collections["a/b"]) == {5000 + user for user in range(35)}
     assert lists.last.collected == 15
 
 
-def test_old_segments_without_a_state_are_deleted(github_of, lists: Lists) -> None:
+def test_old_segments_without_a_state_are_deleted(github_of: GitHubOf, lists: Lists) -> None:
     world = world_of({"a/b": [0]}, users=1)
     _, client = github_of(world)
     lists.run(world, client)
@@ -216,33 +205,30 @@ def test_old_segments_without_a_state_are_deleted(github_of, lists: Lists) -> No
 
 
 def test_a_star_younger_than_the_reading_of_a_list_is_not_taken_back(
-    github_of, lists: Lists, asset_store: AssetStore
+    github_of: GitHubOf, lists: Lists, collecting: Collecting
 ) -> None:
     world = world_of({"a/b": [0, 1]}, users=2)
-    collecting = Collecting(asset_store, CollectionState(lists.database))
     _, client = github_of(world)
-    collecting.run(refs(world), lists.source(client, all_users(world)))
+    collecting.run(refs(world), lists.source(client, world))
     newer = world_of({"a/b": [0, 1], "c/d": [1]}, users=2)
     newer.repositories[1].starred_at = np.array([int(dt.datetime.now(dt.UTC).timestamp())])
     _, client = github_of(newer)
-    collecting.run(refs(newer), GraphQLStargazers(client, 10))
+    collecting.of_world(GraphQLStargazers, newer, client)
     assert collecting.tables.read("c/d")[0].height == 1
-    report = collecting.run(refs(newer), lists.source(client, all_users(newer)))
+    report = collecting.run(refs(newer), lists.source(client, newer))
     assert (lists.last.collected, report.unstarred) == (0, 0), "the lists are fresh, and older than the star"
     assert collecting.tables.read("c/d")[0].height == 1
 
 
 def test_a_user_of_the_archive_is_merged_with_the_user_of_the_list(
-    github_of, lists: Lists, asset_store: AssetStore
+    github_of: GitHubOf, lists: Lists, collecting: Collecting
 ) -> None:
     world = world_of({"a/b": [0, 1]}, users=2)
-    collecting = Collecting(asset_store, CollectionState(lists.database))
     _, client = github_of(world)
     at = dt.datetime(2014, 1, 1, tzinfo=dt.UTC)
     events = pl.DataFrame([(1, "a/b", -77, "User-0", at)], schema=STAR_EVENTS.dtypes, orient="row")
     collecting.run(refs(world), ArchivedStars(events))
-    assert collecting.tables.read("a/b")[0]["user_id"].to_list() == [-77]
-    collecting.run(refs(world), lists.source(client, all_users(world)))
+    assert collecting.users("a/b") == [-77]
+    collecting.run(refs(world), lists.source(client, world))
     assert sorted(collecting.tables.read("a/b")[0]["user_id"]) == [5000, 5001]
-    database = lists.database
-    assert database["unstars"].count_documents({}) == 0
+    assert lists.database["unstars"].count_documents({}) == 0
