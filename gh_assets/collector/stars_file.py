@@ -442,14 +442,10 @@ def _since_1970(whole: pl.Expr, exact: pl.Expr, last_digit: pl.Expr) -> pl.Expr:
     Null where the last digit means more than a second: the time would be wrong by minutes or years.
     """
     size = exact.abs()
-    times = (
-        pl.when((size < 1e11) & (last_digit <= 0))
-        .then(pl.coalesce(whole * 1_000_000, (exact * 1e6).round().cast(pl.Int64, strict=False)))
-        .when((size >= 1e11) & (size < 1e14) & (last_digit <= 3))
-        .then(pl.coalesce(whole * 1_000, (exact * 1e3).round().cast(pl.Int64, strict=False)))
-        .when((size >= 1e14) & (size < 1e17) & (last_digit <= 6))
-        .then(pl.coalesce(whole, exact.round().cast(pl.Int64, strict=False)))
-        .when((size >= 1e17) & (size < 1e19) & (last_digit <= 9))
-        .then(pl.coalesce(whole // 1000, (exact / 1e3).round().cast(pl.Int64, strict=False)))
-    )
-    return times.cast(UTC_TIME)
+    times = []
+    for least, below, digits in ((0, 1e11, 0), (1e11, 1e14, 3), (1e14, 1e17, 6), (1e17, 1e19, 9)):
+        exactly = whole * 10 ** (6 - digits) if digits <= 6 else whole // 1000
+        rounded = (exact * 10.0 ** (6 - digits)).round().cast(pl.Int64, strict=False)
+        is_of_unit = (size >= least) & (size < below) & (last_digit <= digits)
+        times.append(pl.when(is_of_unit).then(pl.coalesce(exactly, rounded)))
+    return pl.coalesce(times).cast(UTC_TIME)

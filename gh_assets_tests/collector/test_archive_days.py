@@ -125,28 +125,28 @@ def test_only_wanted_repositories_are_kept(tmp_path: Path) -> None:
     assert table["repo_id"].to_list() == [2]
 
 
-def test_a_damaged_day_is_left_out_with_a_warning(
-    asset_store: AssetStore, home: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    at = dt.datetime(2015, 1, 1, tzinfo=dt.UTC)
-    for number, day in enumerate(("2015-01-01", "2015-01-02"), start=1):
-        rows = [(number, f"a/{number}", 7, "seven", at + dt.timedelta(days=number - 1))]
-        asset_store.write_table("star_events", pl.DataFrame(rows, schema=STAR_EVENTS.dtypes, orient="row"), day)
-    name = "assets/star_events/2015-01-01.parquet"
-    stored_file(home, asset_store.objects.name, name).write_bytes(b"garbage")
-    assert read_star_events(asset_store)["repo_id"].to_list() == [2]
-    assert "2015-01-01 of star_events is restored" in caplog.text
-    assert asset_store.partitions("star_events") == {"2015-01-02"}, "the job read_archive reads it again"
+AT = dt.datetime(2024, 5, 1, tzinfo=dt.UTC)
+STORED = [(1, "a/b", 5, "five", AT), (2, "c/d", 5, "five", AT), (None, "A/B", -9, "old", AT), (3, "e/f", 6, "six", AT)]
 
 
-def test_stored_stars_of_some_repositories_are_read(asset_store: AssetStore) -> None:
-    at = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
-    rows = [
-        (1, "a/b", 5, "five", at),
-        (2, "c/d", 5, "five", at),
-        (None, "A/B", -9, "old", at),
-        (3, "e/f", 6, "six", at),
-    ]
-    asset_store.write_table(STAR_EVENTS.name, pl.DataFrame(rows, schema=STAR_EVENTS.dtypes, orient="row"), "2024-01-01")
+@pytest.fixture
+def stored(asset_store: AssetStore) -> AssetStore:
+    """A store with two days, the first star of `STORED` and the others."""
+    for day, rows in (("2024-05-01", STORED[:1]), ("2024-05-02", STORED[1:])):
+        asset_store.write_table(STAR_EVENTS.name, pl.DataFrame(rows, schema=STAR_EVENTS.dtypes, orient="row"), day)
+    return asset_store
+
+
+def test_stored_stars_of_some_repositories_are_read(stored: AssetStore) -> None:
     wanted = [RepositoryRef(1, "a/b", "a/b", 5, Outcome.OK), RepositoryRef(2, "c/d", "c/d", 5, Outcome.OK)]
-    assert read_star_events(asset_store, wanted)["user_id"].to_list() == [5, 5, -9]
+    assert read_star_events(stored).rows() == STORED
+    assert read_star_events(stored, wanted).rows() == STORED[:3]
+
+
+def test_a_damaged_day_is_left_out_with_a_warning(
+    stored: AssetStore, home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stored_file(home, stored.objects.name, "assets/star_events/2024-05-01.parquet").write_bytes(b"garbage")
+    assert read_star_events(stored).rows() == STORED[1:]
+    assert "2024-05-01 of star_events is restored" in caplog.text
+    assert stored.partitions("star_events") == {"2024-05-02"}, "the job read_archive reads it again"

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from gh_assets.collector.seed_users import SeedUsers, read_seeds_file
+from gh_assets.collector.seed_users import SeedsFile, SeedUsers, read_seeds_file
 from gh_assets.collector.star_sources.base import CollectionOptions
 from gh_assets.collector.star_sources.starred_state import SeedUser
 from gh_assets.errors import InputError
@@ -41,7 +41,7 @@ def test_owners_of_forks_are_seeds_and_are_requested_once(
 
 
 def test_named_users_come_before_known_users_those_of_events_and_owners_of_forks(
-    github_of: GitHubOf, database: MongoDatabase, asset_store: AssetStore, tmp_path: Path
+    github_of: GitHubOf, database: MongoDatabase, asset_store: AssetStore
 ) -> None:
     world = world_of({"a/b": list(range(90))}, users=90)
     _, client = github_of(world)
@@ -50,7 +50,7 @@ def test_named_users_come_before_known_users_those_of_events_and_owners_of_forks
     events = [(1, "a/b", 5, "five", at), (None, "A/B", 5, "five", at), (None, "A/B", -9, "old", at)]
     table = pl.DataFrame(events, schema=STAR_EVENTS.dtypes, orient="row")
     asset_store.write_table(STAR_EVENTS.name, table, "2024-01-01")
-    named = tmp_path / "users.txt"
+    named = Path("users.txt")
     named.write_text("user-9\n# a comment\nuser-8  # another\n")
     options = replace(OPTIONS, seed_users=named, max_users=5)
     seeds = SeedUsers(client, database, asset_store, options)(refs(world))
@@ -59,6 +59,12 @@ def test_named_users_come_before_known_users_those_of_events_and_owners_of_forks
     assert [SeedUser("old", -9, 1), SeedUser("five", 5, 2)] == seeds[3:]
     options = replace(options, max_users=50)
     assert len(SeedUsers(client, database, asset_store, options)(refs(world))) > 10
+
+
+def seeds_in(name: str, content: str, encoding: str = "utf-8") -> SeedsFile:
+    """Write a file of users to the test's folder, and read it."""
+    Path(name).write_text(content, encoding)
+    return read_seeds_file(Path(name))
 
 
 @pytest.mark.parametrize(
@@ -77,39 +83,33 @@ def test_named_users_come_before_known_users_those_of_events_and_owners_of_forks
         ("users.csv", "ann\nbob\n", "Its first line must name the column login."),
     ],
 )
-def test_an_invalid_file_of_users_is_a_clear_error(tmp_path: Path, name: str, content: str, message: str) -> None:
-    path = tmp_path / name
-    path.write_text(content)
+def test_an_invalid_file_of_users_is_a_clear_error(name: str, content: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        read_seeds_file(path)
+        seeds_in(name, content)
 
 
 @pytest.mark.parametrize("name", ["users.txt", "users.csv"])
-def test_a_missing_file_of_users_and_a_folder_are_named(tmp_path: Path, name: str) -> None:
+def test_a_missing_file_of_users_and_a_folder_are_named(name: str) -> None:
     with pytest.raises(InputError, match=rf"^The file of users .*{name} does not exist\.$"):
-        read_seeds_file(tmp_path / name)
-    (tmp_path / name).mkdir()
+        read_seeds_file(Path(name))
+    Path(name).mkdir()
     with pytest.raises(InputError, match=rf"^The file of users .*{name} is a folder: name the file in it\.$"):
-        read_seeds_file(tmp_path / name)
+        read_seeds_file(Path(name))
 
 
-def test_users_of_a_stars_file_have_their_number_of_stars_as_weight(tmp_path: Path) -> None:
-    path = tmp_path / "stars.csv"
-    path.write_text("repo,login,user_id\na/b,x,1\nc/d,x,1\na/b,y,2\n")
-    assert read_seeds_file(path).seeds == [SeedUser("x", 1, 2), SeedUser("y", 2, 1)]
-
-
-def test_logins_of_any_form_are_read_and_rows_without_one_reported(tmp_path: Path) -> None:
-    path = tmp_path / "users.txt"
-    path.write_text("ann # me\n\n@bob\nhttps://github.com/Cid/\n# all\n../..\nANN\n1000\n", encoding="utf-8-sig")
-    users = read_seeds_file(path)
+def test_logins_of_any_form_are_read_and_rows_without_one_reported() -> None:
+    logins = "ann # me\n\n@bob\nhttps://github.com/Cid/\n# all\n../..\nANN\n1000\n"
+    users = seeds_in("users.txt", logins, "utf-8-sig")
     assert users.seeds == [SeedUser("ANN", None, 2), SeedUser("bob"), SeedUser("Cid"), SeedUser("1000")]
     assert users.skipped.sentence() == (
         "1 of 6 rows of users.txt was skipped: 1 row has a login that is not a GitHub login "
         "(row 6: '../..' is not a GitHub login)."
     )
-    path.write_text("ann\r\nbob", encoding="utf-16")
-    assert [seed.login for seed in read_seeds_file(path).seeds] == ["ann", "bob"]
-    path = tmp_path / "USERS.CSV"
-    path.write_text("Login;User_id\nann;7\nbob;\nother;7\n", encoding="utf-8-sig")
-    assert read_seeds_file(path).seeds == [SeedUser("other", 7, 2), SeedUser("bob")]
+    assert [seed.login for seed in seeds_in("users.txt", "ann\r\nbob", "utf-16").seeds] == ["ann", "bob"]
+
+
+def test_users_of_a_table_have_their_number_of_rows_as_weight() -> None:
+    stars = seeds_in("stars.csv", "repo,login,user_id\na/b,x,1\nc/d,x,1\na/b,y,2\n")
+    assert stars.seeds == [SeedUser("x", 1, 2), SeedUser("y", 2, 1)]
+    users = seeds_in("USERS.CSV", "Login;User_id\nann;7\nbob;\nother;7\n", "utf-8-sig")
+    assert users.seeds == [SeedUser("other", 7, 2), SeedUser("bob")]

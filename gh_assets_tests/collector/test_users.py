@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from random import Random
 
 import polars as pl
 from hypothesis import given
@@ -34,7 +35,7 @@ def test_reused_login_remains_two_users() -> None:
     st.lists(st.tuples(st.integers(1, 5), st.integers(1, 8), st.sampled_from(["x", "y", "z"])), max_size=40),
     st.randoms(),
 )
-def test_result_does_not_depend_on_the_order(rows: list[tuple[int, int, str]], random) -> None:
+def test_result_does_not_depend_on_the_order(rows: list[tuple[int, int, str]], random: Random) -> None:
     # Within one repository a user has one login.
     rows = list({(repo, user): (repo, user, login) for repo, user, login in rows}.values())
     times = {repo: at(repo) for repo in range(1, 6)}

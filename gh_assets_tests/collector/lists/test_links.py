@@ -9,58 +9,50 @@ from hypothesis import strategies as st
 from gh_assets.collector.lists.links import html_links, repository_of
 from gh_assets_tests.support.links import linked_repositories
 
+ADDRESSES = [
+    "https://github.com/owner/name",
+    "http://github.com/owner/name",
+    "https://www.github.com/owner/name",
+    "https://GitHub.com/owner/name/",
+    "https://github.com/owner/name.git",
+    "https://github.com/owner/name#readme",
+    "https://github.com/owner/name?tab=readme-ov-file",
+    "https://github.com/owner/name/tree/main/docs",
+    "https://github.com/owner/name/blob/main/README.md#L3",
+    "https://github.com//owner//name",
+    "//github.com/owner/name",
+    "git@github.com:owner/name.git",
+    "git+https://github.com/owner/name.git",
+    "  https://github.com/owner/name  ",
+    "https://github.com/owner/na%6De",
+]
+OTHERS = [
+    "https://gist.github.com/owner/0123456789abcdef",
+    "https://raw.githubusercontent.com/owner/name/main/logo.png",
+    "https://owner.github.io/name",
+    "https://github.com/owner",
+    "https://github.com/",
+    "https://github.com/topics/python",
+    "https://github.com/orgs/owner/repositories",
+    "https://github.com/sponsors/owner",
+    "https://github.com/marketplace/actions/checkout",
+    "https://github.com/trending/python",
+    "https://github.com/search?q=x",
+    "https://github.com/-bad/name",
+    "https://github.com/owner/..",
+    "https://github.com.evil.example/owner/name",
+    "https://example.com/github.com/owner/name",
+    "mailto:someone@github.com",
+    "javascript:github.com/owner/name",
+    "https://[github.com/owner/name",
+    "#contents",
+    "",
+]
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "https://github.com/owner/name",
-        "http://github.com/owner/name",
-        "https://www.github.com/owner/name",
-        "https://GitHub.com/owner/name/",
-        "https://github.com/owner/name.git",
-        "https://github.com/owner/name#readme",
-        "https://github.com/owner/name?tab=readme-ov-file",
-        "https://github.com/owner/name/tree/main/docs",
-        "https://github.com/owner/name/blob/main/README.md#L3",
-        "https://github.com//owner//name",
-        "//github.com/owner/name",
-        "git@github.com:owner/name.git",
-        "git+https://github.com/owner/name.git",
-        "  https://github.com/owner/name  ",
-        "https://github.com/owner/na%6De",
-    ],
-)
-def test_forms_of_a_repository_address(url: str) -> None:
-    assert repository_of(url) == "owner/name"
 
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "https://gist.github.com/owner/0123456789abcdef",
-        "https://raw.githubusercontent.com/owner/name/main/logo.png",
-        "https://owner.github.io/name",
-        "https://github.com/owner",
-        "https://github.com/",
-        "https://github.com/topics/python",
-        "https://github.com/orgs/owner/repositories",
-        "https://github.com/sponsors/owner",
-        "https://github.com/marketplace/actions/checkout",
-        "https://github.com/trending/python",
-        "https://github.com/search?q=x",
-        "https://github.com/-bad/name",
-        "https://github.com/owner/..",
-        "https://github.com.evil.example/owner/name",
-        "https://example.com/github.com/owner/name",
-        "mailto:someone@github.com",
-        "javascript:github.com/owner/name",
-        "https://[github.com/owner/name",
-        "#contents",
-        "",
-    ],
-)
-def test_addresses_of_other_things_are_not_repositories(url: str) -> None:
-    assert repository_of(url) is None
+@pytest.mark.parametrize("url", [*ADDRESSES, *OTHERS])
+def test_only_addresses_in_a_repository_name_it(url: str) -> None:
+    assert repository_of(url) == ("owner/name" if url in ADDRESSES else None)
 
 
 def test_all_kinds_of_links_are_found_but_images_are_not() -> None:

@@ -273,59 +273,46 @@ def test_nested_lists_of_markdown_are_read(depth: int) -> None:
     assert linked_repositories(text) == [f"deep/level{level}" for level in range(depth)]
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "> " * 60 + "https://github.com/a/b",
-        "> - " * 30 + "https://github.com/a/b",
-        "1. " * 40 + "[x](https://github.com/a/b)",
-        "<details>" * 5000 + "\n\nhttps://github.com/a/b",
-        "*" * 200 + " https://github.com/a/b",
-    ],
-)
-def test_other_nested_markdown_is_read(text: str) -> None:
-    assert linked_repositories(text) == ["a/b"]
-
-
-@pytest.mark.parametrize("text", ["> " * 5000 + "x", "- " * 5000 + "x"])
-def test_markdown_that_is_nested_too_deeply_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="nested deeper than 300 levels"):
-        markdown_to_html(text)
-
-
-def test_unclosed_brackets_do_not_crash_the_parser() -> None:
-    with suppress(InputError):
-        markdown_to_html("[" * 5000 + "x")
-
-
-def test_bare_addresses_are_links_as_on_github() -> None:
-    text = """
+BARE = """
 - www.github.com/garden/planner
 - https://www.github.com/soil/probe.
 - (www.github.com/a/parentheses), **www.github.com/a/bold**; www.github.com/a/question?
 - github.com/no/scheme //github.com/no/protocol someone@github.com/no/mail
 - `www.github.com/no/code` [x](https://example.com/www.github.com/no/path)
 """
-    assert linked_repositories(text) == ["garden/planner", "soil/probe", "a/parentheses", "a/bold", "a/question"]
-
-
-def test_html_that_github_filters_out_hides_no_links() -> None:
-    text = "<title>\n\nwords <script> https://github.com/a/one\n\n<!-- x -->\n\n<xmp> <a href='https://github.com/a/two'>x</a>"
-    assert linked_repositories(text) == ["a/one", "a/two"]
+# GitHub shows these tags as text.
+FILTERED = (
+    "<title>\n\nwords <script> https://github.com/a/one\n\n<!-- x -->\n\n<xmp> <a href='https://github.com/a/two'>x</a>"
+)
+FOOTNOTES = (
+    "[x](https://github.com/m/a)",
+    "www.github.com/m/a",
+    "**https://github.com/m/a**",
+    "\n    [x](https://github.com/m/a)",
+    "one\n\n    https://github.com/m/a",
+)
 
 
 @pytest.mark.parametrize(
-    "note",
+    ("text", "repositories"),
     [
-        "[x](https://github.com/m/a)",
-        "www.github.com/m/a",
-        "**https://github.com/m/a**",
-        "\n    [x](https://github.com/m/a)",
-        "one\n\n    https://github.com/m/a",
+        ("> " * 60 + "https://github.com/a/b", ["a/b"]),
+        ("> - " * 30 + "https://github.com/a/b", ["a/b"]),
+        ("1. " * 40 + "[x](https://github.com/a/b)", ["a/b"]),
+        ("<details>" * 5000 + "\n\nhttps://github.com/a/b", ["a/b"]),
+        ("*" * 200 + " https://github.com/a/b", ["a/b"]),
+        (BARE, ["garden/planner", "soil/probe", "a/parentheses", "a/bold", "a/question"]),
+        (FILTERED, ["a/one", "a/two"]),
+        *[(f"x[^1] https://github.com/first/one\n\n[^1]: {note}", ["first/one", "m/a"]) for note in FOOTNOTES],
     ],
 )
-def test_links_of_footnotes_are_found(note: str) -> None:
-    assert linked_repositories(f"x[^1] https://github.com/first/one\n\n[^1]: {note}") == ["first/one", "m/a"]
+def test_links_of_markdown_are_those_that_github_shows(text: str, repositories: list[str]) -> None:
+    assert linked_repositories(text) == repositories
+
+
+def test_unclosed_brackets_do_not_crash_the_parser() -> None:
+    with suppress(InputError):
+        markdown_to_html("[" * 5000 + "x")
 
 
 DOUBLING = ":a0: https://github.com/m/a\n" + "".join(f":a{n}: {{a{n - 1}}} {{a{n - 1}}}\n" for n in range(1, 41))
@@ -349,17 +336,21 @@ def test_a_text_crafted_to_be_slow_is_read_or_refused_in_seconds(suffix: str, te
     assert time.process_time() - started < 6, "about a second; a minute where time grows with the square"
 
 
-def test_exponentially_growing_attributes_of_asciidoc_are_cut() -> None:
+def test_attributes_of_asciidoc_may_grow_to_a_limit() -> None:
     assert linked_repositories(DOUBLING + "{a40}", "list.adoc") == ["m/a"]
-    with pytest.raises(InputError, match="its attributes expand to more than 2,000,000 characters"):
-        links_in(DOUBLING + "{a40}\n" * 1000, "list.adoc")
 
 
-def test_a_text_that_is_too_large_is_refused() -> None:
-    with pytest.raises(InputError, match="larger than 5 MB: split it into several lists"):
-        links_in("x" * 5_000_001, "list.md")
-
-
-def test_a_markup_that_only_github_renders_is_refused_with_its_name() -> None:
-    with pytest.raises(InputError, match="written in Textile, which is read only from GitHub"):
-        links_in('"x":https://github.com/a/b', "list.TEXTILE")
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("list.md", "> " * 5000 + "x", "nested deeper than 300 levels"),
+        ("list.md", "- " * 5000 + "x", "nested deeper than 300 levels"),
+        ("list.md", "x" * 5_000_001, "larger than 5 MB: split it into several lists"),
+        ("list.adoc", DOUBLING + "{a40}\n" * 1000, "its attributes expand to more than 2,000,000 characters"),
+        ("list.TEXTILE", '"x":https://github.com/a/b', "written in Textile, which is read only from GitHub"),
+    ],
+    ids=["quotes", "lists", "size", "attributes", "markup"],
+)
+def test_a_text_that_cannot_be_read_is_refused_with_a_reason(name: str, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        links_in(text, name)

@@ -66,7 +66,7 @@ SEEDS = "`x <https://github.com/seeds/catalog>`_\n"
 
 
 def world(*lists: Repository) -> World:
-    return World(lists, [], [], [entry.full_name for entry in lists], "a test")
+    return World(list(lists), [], [], [entry.full_name for entry in lists], "a test")
 
 
 FILES = {
