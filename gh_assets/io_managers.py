@@ -30,7 +30,7 @@ from gh_assets.local.scratch import Scratch
 from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.recommender.models.base import Recommender
 from gh_assets.registry import extract_archive, write_archive
-from gh_assets.resources.gcs import GcsResource
+from gh_assets.resources.storage import GcsResource
 from gh_assets.schemas import TABLES
 from gh_assets.storage.asset_store import AssetStore, TableParts, TableView
 from gh_assets.storage.objects import StoredObject

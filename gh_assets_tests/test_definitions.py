@@ -1,6 +1,5 @@
 """The definitions of the code location, as people and tools see them."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +9,9 @@ import pytest
 
 from gh_assets.assets import ALL_ASSETS, star_events
 from gh_assets.definitions import build_definitions
+from gh_assets.schemas import TABLES
 from gh_assets.settings import load_settings
-from gh_assets_tests.conftest import SETTINGS
+from gh_assets_tests.support.commands import environment_of
 from gh_assets_tests.support.definitions_snapshot import SNAPSHOT, definitions_text
 from gh_assets_tests.support.paths import CHECKOUT
 
@@ -51,15 +51,8 @@ def test_every_asset_is_described(asset: dg.AssetsDefinition | dg.AssetSpec) -> 
 @pytest.mark.skipif(not DG.exists(), reason="dg is not installed: pip install dagster-dg-cli")
 @pytest.mark.parametrize("arguments", [["check", "defs"], ["list", "defs"]])
 def test_dg_loads_the_checkout(arguments: list[str], tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if name not in SETTINGS}
-    done = subprocess.run(
-        [DG, *arguments],
-        cwd=CHECKOUT,
-        env={**environment, "GH_ASSETS_HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    environment = environment_of(tmp_path)
+    done = subprocess.run([DG, *arguments], cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     if "list" in arguments:
         assert "recommendations" in done.stdout

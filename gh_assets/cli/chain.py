@@ -56,12 +56,8 @@ def run_chain(settings: Settings, options: ChainOptions, progress: Progress) -> 
     """
     from gh_assets.definitions import build_definitions
 
-    options = options.model_copy(
-        update={
-            "source": options.source or settings.source,
-            "awesome": options.awesome or tuple(settings.awesome_lists),
-        }
-    )
+    lists = options.awesome or tuple(settings.awesome_lists)
+    options = options.model_copy(update={"source": options.source or settings.source, "awesome": lists})
     skipped = prepare_world(settings, options)
     if skipped and options.source != "file":  # that source reports it itself
         progress.notify(skipped)
@@ -70,13 +66,11 @@ def run_chain(settings: Settings, options: ChainOptions, progress: Progress) -> 
     with open_instance(settings) as instance, use_progress(progress):
         fail_dead_runs(instance)
         if options.archive:
-            config = {read_days_of_the_archive.name: {"config": {"places": list(options.archive)}}}
-            execute(defs, archive_job.name, instance, config)
-        lists: dict[str, Any] = {"awesome": list(options.awesome)}
+            days = {read_days_of_the_archive.name: {"config": {"places": list(options.archive)}}}
+            execute(defs, archive_job.name, instance, days)
+        config = options.model_dump(mode="json", include={"awesome", "max_requests"}, exclude_none=True)
+        read = execute(defs, repos_job.name, instance, {"repos": {"config": config}})
         max_requests = options.max_requests
-        if max_requests is not None:
-            lists["max_requests"] = max_requests
-        read = execute(defs, repos_job.name, instance, {"repos": {"config": lists}})
         if max_requests is not None:
             max_requests = max(1, max_requests - _requests_of(read))
         partitions = instance.get_dynamic_partitions(str(REPO_PARTITIONS.name))
@@ -99,11 +93,8 @@ def run_chain(settings: Settings, options: ChainOptions, progress: Progress) -> 
 
 def _requests_of(result: dg.JobExecutionResult) -> int:
     """Return how many requests the run of `repos` sent, from its metadata."""
-    for event in result.get_asset_materialization_events():
-        sent = event.materialization.metadata.get("requests")
-        if sent is not None and isinstance(sent.value, int):
-            return sent.value
-    return 0
+    metadata = [event.materialization.metadata for event in result.get_asset_materialization_events()]
+    return next((int(str(entries["requests"].value)) for entries in metadata if "requests" in entries), 0)
 
 
 def prepare_world(settings: Settings, options: ChainOptions) -> str:
@@ -142,7 +133,7 @@ def prepare_world(settings: Settings, options: ChainOptions) -> str:
         )
     # A file that is read directly adds to what comes from GitHub or GH Archive.
     if settings.uses_standin and not (options.source == "file" and has_only_archive(settings)):
-        chosen = HomeWorld(str(options.stars.expanduser().resolve()))
+        chosen = HomeWorld(_absolute(options.stars))
         if read_world(settings.home_path) != chosen:
             _choose_world(settings, chosen)
     return skipped
@@ -156,25 +147,20 @@ def _choose_world(settings: Settings, world: HomeWorld) -> None:
 
 
 def _op_config(options: ChainOptions, max_requests: int | None) -> dict[str, Any]:
-    options_of_asset = {
-        "source": options.source,
-        "stars_file": _absolute(options.stars) if options.source == "file" else None,
-        "seed_users": _absolute(options.seed_users),
-        "max_users": options.max_users,
-        "max_pages": options.max_pages,
-        "max_requests": max_requests,
-        "full": options.full,
-    }
-    collect = {name: value for name, value in options_of_asset.items() if value is not None}
-    train: dict[str, Any] = {"retrain": options.retrain}
-    if options.epochs is not None:
-        train["epochs"] = options.epochs
+    collect = options.model_dump(include={"source", "max_users", "max_pages", "full"}, exclude_none=True)
+    if options.stars is not None and options.source == "file":
+        collect["stars_file"] = _absolute(options.stars)
+    if options.seed_users is not None:
+        collect["seed_users"] = _absolute(options.seed_users)
+    if max_requests is not None:
+        collect["max_requests"] = max_requests
+    train = options.model_dump(include={"retrain", "epochs"}, exclude_none=True)
     accept = {"accept": options.accept_matrix}
     return {"stargazers": {"config": collect}, "recvae_model": {"config": train}, MATRIX_CHECK_OP: {"config": accept}}
 
 
-def _absolute(path: Path | None) -> str | None:
-    return str(path.expanduser().resolve()) if path is not None else None
+def _absolute(path: Path) -> str:
+    return str(path.expanduser().resolve())
 
 
 def execute(

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from gh_assets.cli.output import Table, escape, json_option, print_json, stdout
+from gh_assets.cli.output import Table, escape, json_option, print_findings, print_json, stdout
 from gh_assets.settings import load_settings, setting_rows
 
 
@@ -35,12 +35,8 @@ def doctor(only_settings: bool, as_json: bool) -> None:
 
     findings = check_services(settings)
     if as_json:
-        print_json([finding.to_json() for finding in findings])
+        print_json(findings)
     else:
-        table = Table("", "service", "finding")
-        for finding in findings:
-            mark = "[green]ok[/]" if finding.ok else "[red]wrong[/]"
-            table.add_row(mark, finding.service, escape(finding.summary))
-        stdout().print(table)
-    if not all(finding.ok for finding in findings):
+        print_findings("service", [(finding["ok"], finding["service"], finding["words"]) for finding in findings])
+    if not all(finding["ok"] for finding in findings):
         sys.exit(1)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gh_assets.collector.star_sources.starred_state import StarredState
-from gh_assets.collector.state import CollectionState, RepositoryState
+from gh_assets.collector.state import CollectionState
 from gh_assets.github.ledger import MongoLedger
 from gh_assets.github.outcomes import Outcome
 from gh_assets.instance.configuration import open_instance
@@ -18,8 +17,7 @@ from gh_assets.services.connections import asset_store, connect_gcs, model_store
 from gh_assets.services.world import world_identity
 from gh_assets.serving.current_model import describe_current
 from gh_assets.settings import Settings
-from gh_assets.storage.asset_store import AssetStore
-from gh_assets.storage.mongo import Collections, MetaId, MongoDatabase
+from gh_assets.storage.mongo import Collections, MetaId
 
 
 def read_status(settings: Settings) -> dict[str, Any]:
@@ -42,68 +40,42 @@ def read_status(settings: Settings) -> dict[str, Any]:
         * ``models``: see `model_json`; ``serving``: see `serving_json`.
         * ``runs``: Dagster's runs by status.
     """
-    with open_mongo(settings) as database:
+    with open_mongo(settings) as database, open_instance(settings) as instance:
         gcs = connect_gcs(settings)
+        store = asset_store(settings, gcs)
         registry = ModelRegistry(model_store(settings, gcs), database[Collections.MODELS])
         alias_holders = registry.alias_holders()
+        world = database[Collections.META].find_one({"_id": MetaId.WORLD})
         listed = list(database[Collections.REPOS].find({"lists": {"$ne": []}}, {"outcome": 1, "partition": 1}))
-        outcomes = Counter(str(document["outcome"]) for document in listed)
-        named = {str(document["partition"]) for document in listed}
+        partitions = set(instance.get_dynamic_partitions("repo"))
         collection = CollectionState(database)
         states = collection.load().values()
-        with open_instance(settings) as instance:
-            partitions = set(instance.get_dynamic_partitions("repo"))
-            runs = Counter(run.status.value for run in instance.get_runs())
+        outcomes = Counter(state.outcome.value for state in states)
+        known = {state.partition for state in states} | {str(repository["partition"]) for repository in listed}
+        outcomes[Outcome.UNLISTED.value] += len(partitions - known)
+        stars = store.read_matrix("user_item_matrix").stars if store.describe("user_item_matrix", "npz") else None
         return {
-            "world": _world(settings, database),
-            "repos": outcomes.total(),
-            "repo_outcomes": dict(outcomes),
+            "world": str(world["title"]) if world else f"{world_identity(settings)[1]} (nothing collected yet)",
+            "repos": len(listed),
+            "repo_outcomes": dict(Counter(str(repository["outcome"]) for repository in listed)),
             "partitions": len(partitions),
-            "partition_outcomes": _partition_outcomes(partitions, named, states),
-            **_star_counts(collection, states),
-            **_data_counts(database, asset_store(settings, gcs)),
+            "partition_outcomes": dict(+outcomes),
+            "star_sources": dict(Counter(state.source for state in states if state.source is not None)),
+            "lists_unproven": sum(state.outcome is Outcome.OK and not state.proven for state in states),
+            "lists_closed": sum(state.closed_at is not None for state in states),
+            "stars": sum(state.stars or 0 for state in states),
+            "stars_taken_back": collection.unstars.estimated_document_count(),
+            "users": database[Collections.USERS].count_documents({}),
+            "users_asked": sum(state.collected_at is not None for state in StarredState(database).load().values()),
+            "archive_days": len(store.partitions(STAR_EVENTS.name)),
+            "quota": MongoLedger(database[Collections.GITHUB_BUDGETS]).known(),
+            "matrix": None
+            if stars is None
+            else {"rows": stars.shape[0], "cols": stars.shape[1], "nnz": int(stars.nnz)},
             "models": [model_json(model, alias_holders) for model in registry.list()],
             "serving": serving_json(registry),
-            "runs": dict(runs),
+            "runs": dict(Counter(run.status.value for run in instance.get_runs())),
         }
-
-
-def _world(settings: Settings, database: MongoDatabase) -> str:
-    claimed = database[Collections.META].find_one({"_id": MetaId.WORLD})
-    return str(claimed["title"]) if claimed else f"{world_identity(settings)[1]} (nothing collected yet)"
-
-
-def _partition_outcomes(
-    partitions: AbstractSet[str], named: AbstractSet[str], states: Collection[RepositoryState]
-) -> dict[str, int]:
-    outcomes = dict(Counter(state.outcome.value for state in states))
-    unlisted = len(partitions - named - {state.partition for state in states})
-    if unlisted:
-        outcomes[Outcome.UNLISTED.value] = unlisted
-    return outcomes
-
-
-def _star_counts(collection: CollectionState, states: Collection[RepositoryState]) -> dict[str, Any]:
-    return {
-        "star_sources": dict(Counter(state.source for state in states if state.source is not None)),
-        "lists_unproven": sum(state.outcome is Outcome.OK and not state.proven for state in states),
-        "lists_closed": sum(state.closed_at is not None for state in states),
-        "stars": sum(state.stars or 0 for state in states),
-        "stars_taken_back": collection.unstars.estimated_document_count(),
-    }
-
-
-def _data_counts(database: MongoDatabase, store: AssetStore) -> dict[str, Any]:
-    matrix = store.read_matrix("user_item_matrix").stars if store.describe("user_item_matrix", "npz") else None
-    return {
-        "users": database[Collections.USERS].count_documents({}),
-        "users_asked": sum(state.collected_at is not None for state in StarredState(database).load().values()),
-        "archive_days": len(store.partitions(STAR_EVENTS.name)),
-        "quota": MongoLedger(database[Collections.GITHUB_BUDGETS]).known(),
-        "matrix": None
-        if matrix is None
-        else {"rows": matrix.shape[0], "cols": matrix.shape[1], "nnz": int(matrix.nnz)},
-    }
 
 
 def serving_json(registry: ModelRegistry) -> dict[str, Any] | None:

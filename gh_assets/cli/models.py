@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gh_assets.cli.output import Table, escape, json_option, models_table, print_json, stdout, wrapping
+from gh_assets.cli.output import Table, escape, json_option, models_table, print_findings, print_json, stdout, wrapping
 from gh_assets.settings import load_settings
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def verify(name: str | None, version: int | None, quick: bool, as_json: bool) ->
 
     Each object must exist, be complete, and hold the bytes that were registered.
     """
-    findings = []
+    findings: list[dict[str, Any]] = []
     with _registry() as registry:
         selected = [registry.get(name, version)] if name is not None and version is not None else registry.list(name)
         for model in selected:
@@ -162,11 +162,9 @@ def verify(name: str | None, version: int | None, quick: bool, as_json: bool) ->
     if as_json:
         print_json(findings)
     else:
-        table = Table("", "model", wrapping("finding"))
-        for finding in findings:
-            mark = "[green]ok[/]" if finding["ok"] else "[red]wrong[/]"
-            table.add_row(mark, f"{finding['name']} {finding['version']}", escape(str(finding["problem"] or "")))
-        stdout().print(table)
+        print_findings(
+            "model", [(row["ok"], f"{row['name']} {row['version']}", row["problem"] or "") for row in findings]
+        )
     if not all(finding["ok"] for finding in findings):
         sys.exit(1)
 

@@ -8,21 +8,17 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Column, Table
+from rich.markup import escape as escape
+from rich.table import Column
+from rich.table import Table as Table
 
 from gh_assets.local.progress import Progress
-
-__all__ = [
-    "Table", "counts", "discard_output", "escape", "json_option", "models_table", "prepare_terminal", "print_json",
-    "show_progress", "stderr", "stdout", "wrapping",
-]  # fmt: skip
 
 stderr = Console(stderr=True, highlight=False)
 
@@ -74,6 +70,14 @@ def models_table(models: list[dict[str, Any]]) -> Table:
             (model["sha256"] or "")[:12],
         )
     return table
+
+
+def print_findings(subject: str, findings: Sequence[tuple[bool, str, str]]) -> None:
+    """Print what checks found: whether it is right, what was checked, and the finding."""
+    table = Table("", subject, wrapping("finding"))
+    for ok, checked, finding in findings:
+        table.add_row("[green]ok[/]" if ok else "[red]wrong[/]", checked, escape(finding))
+    stdout().print(table)
 
 
 def print_json(document: Any) -> None:

@@ -7,7 +7,6 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,34 +22,29 @@ from gh_assets.storage.mongo import Collections
 HISTORY_DATABASES = ("history/runs.db", "history/runs/index.db", "schedules/schedules.db")
 
 
-@dataclass(frozen=True)
-class Finding:
-    """The result of checking one service."""
+def check_services(settings: Settings) -> list[dict[str, Any]]:
+    """Check the home, MongoDB, Cloud Storage, GitHub, Dagster and torch.
 
-    service: str
-    ok: bool
-    summary: str
-
-    def to_json(self) -> dict[str, Any]:
-        return {"service": self.service, "ok": self.ok, "words": self.summary}
-
-
-def check_services(settings: Settings) -> list[Finding]:
-    """Check the home, MongoDB, Cloud Storage, GitHub, Dagster and torch; failures become findings."""
-    checks: list[tuple[str, Callable[[Settings], str]]] = [
-        ("home", check_home),
-        ("MongoDB", check_mongo),
-        ("Cloud Storage", check_gcs),
-        ("GitHub", check_github),
-        ("Dagster", check_dagster),
-        ("compute", check_compute),
-    ]
+    Returns
+    -------
+    list of dict
+        ``service``, ``ok``, and in ``words`` what was found, or how it failed.
+    """
+    checks: dict[str, Callable[[Settings], str]] = {
+        "home": check_home,
+        "MongoDB": check_mongo,
+        "Cloud Storage": check_gcs,
+        "GitHub": check_github,
+        "Dagster": check_dagster,
+        "compute": check_compute,
+    }
     findings = []
-    for service, check in checks:
+    for service, check in checks.items():
         try:
-            findings.append(Finding(service, True, check(settings)))
+            ok, words = True, check(settings)
         except (*EXPLAINED_ERRORS, *SYSTEM_ERRORS) as error:
-            findings.append(Finding(service, False, explain(error, history_folder(settings))))
+            ok, words = False, explain(error, history_folder(settings))
+        findings.append({"service": service, "ok": ok, "words": words})
     return findings
 
 
@@ -93,12 +87,10 @@ def check_github(settings: Settings) -> str:
         parts = []
         for account in pool.directory.accounts.values():
             labels = ", ".join(token.label for token in pool.directory.tokens if token.account is account)
+            budgets = {"requests": account.budgets[Resource.REST], "points": account.budgets[Resource.GRAPHQL]}
             left = [
                 f"{budget.remaining:,} of {budget.limit:,} {unit}"
-                for budget, unit in (
-                    (account.budgets[Resource.REST], "requests"),
-                    (account.budgets[Resource.GRAPHQL], "points"),
-                )
+                for unit, budget in budgets.items()
                 if budget.remaining is not None and budget.limit is not None
             ]
             parts.append(f"token {labels}: {' and '.join(left) or 'no limit'} left this hour")

@@ -1,16 +1,20 @@
-"""`gh-assets tune`: a search for RecVAE's hyper-parameters."""
+"""`gh-assets tune`: a search for RecVAE's hyper-parameters, whose best model is registered."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
 from gh_assets.cli.output import json_option, print_json, stderr, stdout
+from gh_assets.errors import InputError
 from gh_assets.settings import load_settings
 
 if TYPE_CHECKING:
-    from gh_assets.recommender.training.search import Trial
+    from gh_assets.recommender.training.search import SearchResult, Trial
+    from gh_assets.registry import RegisteredModel
 
 
 @click.command()
@@ -30,10 +34,8 @@ def tune(minutes: float, epochs: int | None, seed: int, as_json: bool) -> None:
     Later runs train with the best ones found.
     """
     from gh_assets.cli.documents import model_json
-    from gh_assets.cli.search import search_and_register
 
-    on_trial = None if as_json else _print_trial
-    registered, result = search_and_register(load_settings(), minutes, epochs=epochs, seed=seed, on_trial=on_trial)
+    registered, result = _search_and_register(minutes, epochs, seed, None if as_json else _print_trial)
     if as_json:
         print_json(model_json(registered, {}))
         return
@@ -42,6 +44,42 @@ def tune(minutes: float, epochs: int | None, seed: int, as_json: bool) -> None:
         f"{registered.score or 0.0:.4f}. The model is registered as {registered.name} with tag {registered.tag!r}; the "
         "next run trains with its hyper-parameters."
     )
+
+
+def _search_and_register(
+    minutes: float, epochs: int | None, seed: int, on_trial: Callable[[Trial, float], None] | None
+) -> tuple[RegisteredModel, SearchResult]:
+    """Search, and register the best model with the tag ``tuned`` and its trials.
+
+    From then on, the asset `recvae_model` trains with its hyper-parameters.
+
+    Raises
+    ------
+    InputError
+        If there is no user-item matrix yet.
+    """
+    from gh_assets.recommender.models.recvae import RecVAEConfig
+    from gh_assets.recommender.training.search import search
+    from gh_assets.recommender.training.training import result_of, split_of
+    from gh_assets.registry import ModelRegistry
+    from gh_assets.registry.training import TUNED, register
+    from gh_assets.services.connections import asset_store, model_store, open_mongo
+    from gh_assets.storage.mongo import Collections
+
+    settings = load_settings()
+    store = asset_store(settings)
+    if store.describe("user_item_matrix", "npz") is None:
+        raise InputError("There is no user-item matrix to search on yet: make one with gh-assets run.")
+    matrix = store.read_matrix("user_item_matrix")
+    split = split_of(matrix, seed)
+    base = RecVAEConfig(seed=seed) if epochs is None else RecVAEConfig(seed=seed, epochs=epochs)
+    found = search(split, base, minutes, on_trial=on_trial)
+    trained = result_of(matrix, split, found.model, {})
+    summary = {"minutes": minutes, "score": found.score, "trials": [asdict(trial) for trial in found.trials]}
+    config = asdict(found.config) | {"search": summary}
+    with open_mongo(settings) as database:
+        registry = ModelRegistry(model_store(settings), database[Collections.MODELS])
+        return register(registry, trained, tag=TUNED, config=config), found
 
 
 def _print_trial(trial: Trial, best: float) -> None:

@@ -1,5 +1,6 @@
 """Where the steps of a run are executed."""
 
+import importlib
 from typing import Any
 
 import dagster as dg
@@ -24,30 +25,27 @@ def executor_of(settings: Settings) -> dg.ExecutorDefinition:
     if settings.executor == "multiprocess":
         return dg.multiprocess_executor
     if settings.executor == "celery":
-        try:
-            from dagster_celery import celery_executor
-        except ImportError:
-            raise ConfigurationError(
-                "GH_ASSETS_EXECUTOR is celery, but dagster-celery is not installed: pip install 'gh-assets[scale]'."
-            ) from None
+        celery: dg.ExecutorDefinition = _extra("dagster_celery", settings.executor, "scale").celery_executor
         _broker(settings)
         # The address may hold a password: Dagster gets the variable's name only.
         address = {"env": BROKER}
-        executor: dg.ExecutorDefinition = celery_executor.configured(
-            {"broker": address, "backend": address, "config_source": celery_options(settings)}, name="celery"
-        )
-        return executor
+        config = {"broker": address, "backend": address, "config_source": celery_options(settings)}
+        return celery.configured(config, name="celery")
     if settings.executor == "kubernetes":
-        try:
-            from dagster_k8s import k8s_job_executor
-        except ImportError:
-            raise ConfigurationError(
-                "GH_ASSETS_EXECUTOR is kubernetes, but dagster-k8s is not installed: pip install "
-                "'gh-assets[kubernetes]'."
-            ) from None
-        pods: dg.ExecutorDefinition = k8s_job_executor
+        pods: dg.ExecutorDefinition = _extra("dagster_k8s", settings.executor, "kubernetes").k8s_job_executor
         return pods
     return dg.in_process_executor
+
+
+def _extra(module: str, executor: str, extra: str) -> Any:
+    """Import the package of an executor, which one of the project's extras installs."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        package = module.replace("_", "-")
+        raise ConfigurationError(
+            f"GH_ASSETS_EXECUTOR is {executor}, but {package} is not installed: pip install 'gh-assets[{extra}]'."
+        ) from None
 
 
 def celery_options(settings: Settings) -> dict[str, Any]:

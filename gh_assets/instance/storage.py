@@ -31,12 +31,6 @@ from gh_assets.settings import load_settings
 class BatchedSqliteEventLogStorage(SqliteEventLog):
     """Event log in SQLite that writes a batch of events in one transaction a database."""
 
-    @classmethod
-    def from_config_value(
-        cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
-    ) -> BatchedSqliteEventLogStorage:
-        return cls(inst_data=inst_data, **config_value)
-
     @property
     def supports_partition_subset_in_asset_materialization_planned_events(self) -> bool:
         """Whether a run plans one event an asset instead of one a partition."""

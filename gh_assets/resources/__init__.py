@@ -2,23 +2,13 @@
 
 from typing import Any
 
-from gh_assets.resources.alerts import AlertsResource
-from gh_assets.resources.gcs import GcsResource
-from gh_assets.resources.github import GitHubResource
-from gh_assets.resources.mongo import MongoResource
-from gh_assets.resources.policy import PolicyResource
-from gh_assets.resources.registry import RegistryResource
+from gh_assets.resources.alerts import AlertsResource as AlertsResource
+from gh_assets.resources.github import GitHubResource as GitHubResource
+from gh_assets.resources.policy import PolicyResource as PolicyResource
+from gh_assets.resources.storage import GcsResource as GcsResource
+from gh_assets.resources.storage import MongoResource as MongoResource
+from gh_assets.resources.storage import RegistryResource as RegistryResource
 from gh_assets.settings import Settings
-
-__all__ = [
-    "AlertsResource",
-    "GcsResource",
-    "GitHubResource",
-    "MongoResource",
-    "PolicyResource",
-    "RegistryResource",
-    "build_resources",
-]
 
 
 def build_resources(settings: Settings) -> dict[str, Any]:

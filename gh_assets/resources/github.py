@@ -1,13 +1,11 @@
 """GitHub as a Dagster resource."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from urllib.parse import urlsplit
+from contextlib import AbstractContextManager, nullcontext
 
 from gh_assets.github.client import GitHubClient
 from gh_assets.resources.base import SettingsResource, setting
 from gh_assets.services.connections import awesome_lists, connect_github
-from gh_assets.services.world import claim_world, has_only_archive
+from gh_assets.services.world import claim_world, github_site, has_only_archive
 from gh_assets.storage.mongo import MongoDatabase
 
 
@@ -23,32 +21,23 @@ class GitHubResource(SettingsResource):
     awesome_text: str | None = setting("awesome_text")
     workers: int = setting("workers")
 
-    @contextmanager
-    def client(
-        self, database: MongoDatabase | None = None, *, max_requests: int | None = None
-    ) -> Iterator[GitHubClient]:
-        """Open a client for the length of a block; its threads end with it.
+    def client(self, database: MongoDatabase, *, max_requests: int | None = None) -> GitHubClient:
+        """Return a client for the length of a `with` block; its threads end with it.
 
         Parameters
         ----------
-        database : pymongo database, optional
+        database : pymongo database
             Shares the quota with all processes that use the same database.
         max_requests : int, optional
             Maximum number of requests.
         """
-        with connect_github(self.settings(), database, max_requests=max_requests) as client:
-            yield client
+        return connect_github(self.settings(), database, max_requests=max_requests)
 
-    @contextmanager
     def client_if_any(
         self, database: MongoDatabase, *, max_requests: int | None = None
-    ) -> Iterator[GitHubClient | None]:
-        """Open a client as `client` does; None for a home that has GH Archive only."""
-        if self.has_only_archive():
-            yield None
-        else:
-            with self.client(database, max_requests=max_requests) as client:
-                yield client
+    ) -> AbstractContextManager[GitHubClient | None]:
+        """Return a client as `client` does; None for a home that has GH Archive only."""
+        return nullcontext() if self.has_only_archive() else self.client(database, max_requests=max_requests)
 
     def has_only_archive(self) -> bool:
         """Whether the home has no GitHub, only hours of GH Archive."""
@@ -69,9 +58,5 @@ class GitHubResource(SettingsResource):
         claim_world(self.settings(), database)
 
     def web_url(self) -> str | None:
-        """Return the address of GitHub's pages; None for the stand-in, which has none."""
-        settings = self.settings()
-        if settings.uses_standin:
-            return None
-        api = urlsplit(settings.github_api_url)
-        return f"{api.scheme}://{'github.com' if api.hostname == 'api.github.com' else api.netloc}"
+        """Return the address of GitHub's pages; None if the repositories are synthetic."""
+        return github_site(self.settings())

@@ -1,6 +1,7 @@
 """How much is collected and when, as a Dagster resource."""
 
 import datetime as dt
+from dataclasses import fields
 from typing import Literal
 
 from gh_assets.collector.plan import RefreshPolicy
@@ -35,14 +36,8 @@ class PolicyResource(SettingsResource):
 
     def refresh_policy(self) -> RefreshPolicy:
         """Return when a repository is due again."""
-        settings = self.settings()
-        return RefreshPolicy(
-            refresh_after=settings.refresh_after,
-            moved_after=settings.moved_after,
-            retry_after=settings.retry_after,
-            least_news=settings.least_news,
-            max_pages=settings.max_pages,
-        )
+        names = {field.name for field in fields(RefreshPolicy)}
+        return RefreshPolicy(**self.settings().model_dump(include=names))
 
     def quota(self, database: MongoDatabase, now: dt.datetime) -> Quota:
         """Return what automation may spend of GitHub's quota now."""

@@ -28,7 +28,24 @@ from gh_assets.web.state import AppState, app_state
 
 PREFIX = "/api/v1"
 
-router = APIRouter(prefix=PREFIX)
+
+class ErrorBody(BaseModel):
+    code: str = Field(examples=["unknown_user"])
+    message: str
+
+
+class ErrorOut(BaseModel):
+    error: ErrorBody
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    404: {"model": ErrorOut, "description": "The user or the repository is unknown"},
+    422: {"model": ErrorOut, "description": "A parameter is not valid; the message names it"},
+    429: {"model": ErrorOut, "description": "Too many requests: try again after the seconds in `Retry-After`"},
+    503: {"model": ErrorOut, "description": "The server is not ready or too busy"},
+}
+
+router = APIRouter(prefix=PREFIX, responses=ERRORS)
 
 VisitorId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
@@ -48,8 +65,7 @@ class LoginParameters(ApiParameters):
     """Parameters of the recommendations for a login."""
 
     wait: float = Field(DEFAULT_WAIT, ge=0, le=MAX_WAIT, allow_inf_nan=False)
-    """Seconds to wait while the stars of a user who was not collected are read from GitHub. After that the response has
-    status 202."""
+    """Seconds to wait while the stars of an uncollected user are read from GitHub; after that, the status is 202."""
 
 
 class ListParameters(ApiParameters):
@@ -161,30 +177,13 @@ class ListIn(ApiParameters):
     """Repositories that the user likes, as owner/name. Without any, popular ones are recommended."""
 
 
-class ErrorBody(BaseModel):
-    code: str = Field(examples=["unknown_user"])
-    message: str
-
-
-class ErrorOut(BaseModel):
-    error: ErrorBody
-
-
-ERRORS: dict[int | str, dict[str, Any]] = {
-    404: {"model": ErrorOut, "description": "The user or the repository is unknown"},
-    422: {"model": ErrorOut, "description": "A parameter is not valid; the message names it"},
-    429: {"model": ErrorOut, "description": "Too many requests: try again after the seconds in `Retry-After`"},
-    503: {"model": ErrorOut, "description": "The server is not ready or too busy"},
-}
-
-
 # -- endpoints ---------------------------------------------------------------------------------------------------------
 
 
 @router.get(
     "/users/{login}/recommendations",
     response_model=RecommendationsOut,
-    responses={**ERRORS, 202: {"model": ProgressOut, "description": "Stars are being read from GitHub: try again"}},
+    responses={202: {"model": ProgressOut, "description": "Stars are being read from GitHub: try again"}},
     summary="Recommendations for a login",
     tags=["recommendations"],
     openapi_extra=openapi_query(LoginParameters),
@@ -211,7 +210,6 @@ async def for_login(
 @router.get(
     "/recommendations",
     response_model=RecommendationsOut,
-    responses=ERRORS,
     summary="Recommendations for a few repositories",
     tags=["recommendations"],
     openapi_extra=openapi_query(ListParameters),
@@ -225,7 +223,7 @@ async def for_repositories(request: Request) -> Response:
 @router.post(
     "/recommendations",
     response_model=RecommendationsOut,
-    responses={**ERRORS, 413: {"model": ErrorOut, "description": "The body is too large"}},
+    responses={413: {"model": ErrorOut, "description": "The body is too large"}},
     summary="Recommendations for many repositories",
     tags=["recommendations"],
 )
@@ -243,7 +241,6 @@ async def _for_list(request: Request, names: Sequence[str], parameters: ApiParam
 @router.get(
     "/repositories/{owner}/{name}/similar",
     response_model=SimilarsOut,
-    responses=ERRORS,
     summary="Similar repositories",
     tags=["repositories"],
     openapi_extra=openapi_query(ApiParameters),
@@ -276,7 +273,6 @@ async def similar_repositories(
 @router.get(
     "/repositories",
     response_model=list[RepositoryOut],
-    responses=ERRORS,
     summary="Repositories by part of their name",
     tags=["repositories"],
     openapi_extra=openapi_query(SearchIn),
@@ -290,7 +286,7 @@ async def complete(request: Request) -> Response:
     return as_json([repository_json(state, snapshot, repo_id) for repo_id in repo_ids])
 
 
-@router.get("/model", response_model=ModelOut, responses=ERRORS, summary="The model that is served", tags=["model"])
+@router.get("/model", response_model=ModelOut, summary="The model that is served", tags=["model"])
 async def model(request: Request) -> Response:
     """Includes its score on held-out users and the amount of data that it was trained on."""
     state = app_state(request)
@@ -301,7 +297,6 @@ async def model(request: Request) -> Response:
     "/feedback",
     status_code=204,
     response_class=Response,
-    responses=ERRORS,
     summary="Store feedback on a recommendation",
     tags=["feedback"],
 )

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-import sys
 from types import TracebackType
-from typing import IO
 
 import orjson
 
@@ -43,13 +41,13 @@ def _location(trace: TracebackType | None) -> str | None:
     return f"{trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}"
 
 
-def log_json(level: int = logging.INFO, stream: IO[str] | None = None) -> None:
-    """Write all logs of this process as JSON lines, to stderr unless another stream is given."""
-    handler = logging.StreamHandler(stream or sys.stderr)
+def log_json() -> None:
+    """Write all logs of this process as JSON lines to stderr."""
+    handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level)
+    root.setLevel(logging.INFO)
     for name in ("uvicorn", "uvicorn.error"):
         logger = logging.getLogger(name)
         logger.handlers.clear()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gh_assets.registry import RegisteredModel
@@ -25,24 +25,12 @@ class Bar:
     is_current: bool
 
 
-@dataclass(frozen=True)
-class Bars:
-    metric: str
-    height: float
-    bars: Sequence[Bar]
-
-
-def leaderboard_plot(model: RegisteredModel) -> Bars | None:
-    """Return the scores of a model and its baselines on the same held-out users, best first; None if there are none."""
-    board = leaderboard(model)
-    metric = model.metric
-    rows = sorted(
-        ((name, metrics[metric]) for name, metrics in board.items() if metric in metrics), key=lambda row: -row[1]
-    )
-    if not rows:
-        return None
-    intervals: Mapping[str, tuple[float, float]] = model.intervals
-    longest = max([value for _, value in rows] + [ends[1] for ends in intervals.values()]) or 1.0
+def leaderboard_plot(model: RegisteredModel) -> list[Bar]:
+    """Return the scores of a model and its baselines on the same held-out users, best first."""
+    metric, intervals = model.metric, model.intervals
+    scores = {name: metrics[metric] for name, metrics in leaderboard(model).items() if metric in metrics}
+    rows = sorted(scores.items(), key=lambda row: -row[1])
+    longest = max([*scores.values(), *(ends[1] for ends in intervals.values())], default=0.0) or 1.0
 
     def scaled(value: float) -> float:
         return round(value / longest * (WIDTH - LEFT - RIGHT), 1)
@@ -52,7 +40,7 @@ def leaderboard_plot(model: RegisteredModel) -> Bars | None:
         ends = intervals.get(metric if name == model.name else f"{name} {metric}")
         low, high = (None, None) if ends is None else (LEFT + scaled(ends[0]), LEFT + scaled(ends[1]))
         bars.append(Bar(name, value, TOP + place * ROW, scaled(value), low, high, name == model.name))
-    return Bars(metric, TOP + len(rows) * ROW + 8, bars)
+    return bars
 
 
 @dataclass(frozen=True)
@@ -71,10 +59,10 @@ class Point:
 
 @dataclass(frozen=True)
 class History:
-    metric: str
+    """The models in the order of registration, and the heights and labels of the grid."""
+
     points: Sequence[Point]
     ticks: Sequence[tuple[float, str]]
-    line: str
 
 
 def history_plot(models: Sequence[RegisteredModel], metric: str, champions: set[tuple[str, int]]) -> History | None:
@@ -107,5 +95,4 @@ def history_plot(models: Sequence[RegisteredModel], metric: str, champions: set[
         for place, (model, value, pair) in enumerate(zip(scored, values, ends, strict=True))
     ]
     marks = [low + (high - low) * part / 4 for part in range(5)]
-    line = " ".join(f"{point.x},{point.y}" for point in points)
-    return History(metric, points, [(scaled(mark), f"{mark:.3f}") for mark in marks], line)
+    return History(points, [(scaled(mark), f"{mark:.3f}") for mark in marks])

@@ -7,10 +7,11 @@ import os
 import pickle
 import signal
 import subprocess
-import sys
 import tarfile
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import numpy as np
@@ -24,42 +25,45 @@ from gh_assets.automation.jobs import range_tags, refresh_job, repos_job
 from gh_assets.cli import main
 from gh_assets.cli.chain import execute
 from gh_assets.collector.state import CollectionState
+from gh_assets.definitions import build_definitions
 from gh_assets.embedded import servers as embedded
 from gh_assets.embedded.guardian import read_state
 from gh_assets.embedded.servers import HomeWorld, choose_world
-from gh_assets.embedded.supervision import release_all
 from gh_assets.errors import WorldMismatchError
 from gh_assets.instance.configuration import open_instance
 from gh_assets.registry import SERVED, ModelCard, ModelRegistry, Promotion
-from gh_assets.services.connections import connect_gcs, connect_mongo, data_store, model_store, open_mongo
-from gh_assets.settings import load_settings
-from gh_assets.storage.asset_store import AssetStore
-from gh_assets_tests.conftest import SETTINGS
-from gh_assets_tests.support.chain_runs import ChainRun
-from gh_assets_tests.support.commands import USERS, answer_json, fails, run_json
+from gh_assets.services.connections import asset_store, connect_gcs, data_store, model_store, open_mongo
+from gh_assets.settings import Settings, load_settings
+from gh_assets_tests.cli.conftest import Failure
+from gh_assets_tests.support.chain_runs import ChainRun, latest_materialization
+from gh_assets_tests.support.commands import USERS, answer_json, run_json, started
 from gh_assets_tests.support.pickles import parts_of, pickles_in
 
 
-def contents(home: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+def materialize(instance: dg.DagsterInstance, asset: str, **options: Any) -> None:
+    job = build_definitions(load_settings()).resolve_implicit_global_asset_job_def()
+    assert job.execute_in_process(asset_selection=[dg.AssetKey(asset)], instance=instance, **options).success
+
+
+def settings_of(home: Path) -> Settings:
+    return load_settings().model_copy(update={"home": home})
+
+
+def contents(home: Path) -> dict[str, str]:
     """Return the checksum of each object of the assets."""
-    monkeypatch.setenv("GH_ASSETS_HOME", str(home))
-    settings = load_settings()
-    bucket = data_store(settings, connect_gcs(settings)).bucket
+    bucket = data_store(settings_of(home)).bucket
     return {blob.name: blob.crc32c for blob in bucket.list_blobs(prefix="assets/")}
 
 
-def collected_stars(home: Path, monkeypatch: pytest.MonkeyPatch) -> pl.DataFrame:
+def collected_stars(home: Path) -> pl.DataFrame:
     """Return all collected stars, whatever their source."""
-    monkeypatch.setenv("GH_ASSETS_HOME", str(home))
-    settings = load_settings()
-    store = AssetStore(data_store(settings, connect_gcs(settings)))
+    store = asset_store(settings_of(home))
     tables = store.read_tables("stargazers", sorted(store.partitions("stargazers")))
     return pl.concat(tables.values()).drop("source")
 
 
-def test_runs_of_the_command_belong_to_the_code_location(chain_run: ChainRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_of_the_command_belong_to_the_code_location(chain_run: ChainRun) -> None:
     """The UI shows a run on its timeline and with its job only if it knows the code location of the run."""
-    monkeypatch.setenv("GH_ASSETS_HOME", str(chain_run.home))
     with open_instance(load_settings()) as instance:
         runs = list(instance.get_runs())
         of_jobs = list(instance.get_runs(dg.RunsFilter(tags={".dagster/repository": "__repository__@gh_assets"})))
@@ -76,37 +80,33 @@ def test_the_leaderboard_has_every_recommender(chain_run: ChainRun) -> None:
     assert set(board) == {"recvae", "hybrid", "popularity", "itemknn", "ease", "ials", "multvae"}
     scores = [metrics["ndcg@100"] for metrics in board.values()]
     assert scores == sorted(scores, reverse=True)
-    by_name = {model["name"]: model for model in answer_json(chain_run.home, "status")["models"]}
+    by_name = {model["name"]: model for model in answer_json("status")["models"]}
     for name in ("recvae", "hybrid"):
         assert board[name]["ndcg@100"] == pytest.approx(by_name[name]["score"]), "the same users were held out"
 
 
-def test_second_run_sends_no_request_twice_and_changes_no_byte(
-    chain_run: ChainRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("GH_ASSETS_HOME", str(chain_run.home))
+def test_second_run_sends_no_request_twice_and_changes_no_byte(chain_run: ChainRun) -> None:
     url, token = embedded.github_standin(chain_run.home)
-    own = {"authorization": f"Bearer {token}"}
-    database = connect_mongo(load_settings())
-    before = contents(chain_run.home, monkeypatch)
-    documents = {
-        name: list(database[name].find().sort("_id")) for name in ("users", "repos", "stargazer_state", "models")
-    }
-    served = requests.get(f"{url}/__standin__", headers=own, timeout=10).json()["served"]
-    second = run_json(chain_run.home, "run", "--stars", str(chain_run.file), "--epochs", "4")
-    after = requests.get(f"{url}/__standin__", headers=own, timeout=10).json()["served"]
-    assert after.get("stargazers", 0) == served.get("stargazers", 0)
-    assert after.get("repository", 0) == served.get("repository", 0), "unchanged metadata answer 304"
-    assert contents(chain_run.home, monkeypatch) == before
-    for name, expected in documents.items():
-        assert list(database[name].find().sort("_id")) == expected, f"documents of {name} changed"
-    database.client.close()
+
+    def served() -> list[int]:
+        own = {"authorization": f"Bearer {token}"}
+        numbers = requests.get(f"{url}/__standin__", headers=own, timeout=10).json()["served"]
+        return [numbers.get(kind, 0) for kind in ("stargazers", "repository")]
+
+    with open_mongo(load_settings()) as database:
+
+        def stored() -> dict[str, list[Any]]:
+            names = ("users", "repos", "stargazer_state", "models")
+            return {name: list(database[name].find().sort("_id")) for name in names}
+
+        before = served(), contents(chain_run.home), stored()
+        second = run_json(chain_run.home, "run", "--stars", str(chain_run.file), "--epochs", "4")
+        assert (served(), contents(chain_run.home), stored()) == before, "unchanged metadata answer 304"
     assert second["models"] == chain_run.first["models"], "the same data are not trained again"
 
 
-def test_nothing_is_pickled(chain_run: ChainRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_pickled(chain_run: ChainRun) -> None:
     """Every object in both buckets is checked, down to the innermost layer of each archive."""
-    monkeypatch.setenv("GH_ASSETS_HOME", str(chain_run.home))
     settings = load_settings()
     client = connect_gcs(settings)
     seen, layers = set(), 0
@@ -138,58 +138,28 @@ def test_a_pickle_would_be_found_in_any_layer(protocol: int) -> None:
     assert pickles_in("x", b'{"config": 1}') == pickles_in("x", b"") == []
 
 
-def test_command_and_asset_agree(chain_run: ChainRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GH_ASSETS_HOME", str(chain_run.home))
-    settings = load_settings()
-    table = AssetStore(data_store(settings, connect_gcs(settings))).read_table("recommendations")
-    assert table["login"].n_unique() == USERS
-    own = table.filter(pl.col("login") == "Login-7").sort("rank").head(10)
-    answer = answer_json(chain_run.home, "recommend", "Login-7", "-n", "10")
-    assert [entry["full_name"] for entry in answer["recommendations"]] == own["full_name"].to_list()
-    because = [[reason["full_name"] for reason in entry["because"]] for entry in answer["recommendations"]]
-    assert because == own["because"].to_list()
-    starred = set(zip(chain_run.stars["login"], chain_run.stars["repo"], strict=True))
-    assert not starred & set(zip(table["login"], table["full_name"], strict=True)), (
-        "a user got a repository they had starred"
-    )
-
-
-def test_unlisted_partition_is_not_reported_as_collected(chain_run: ChainRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GH_ASSETS_HOME", str(chain_run.home))
-    from gh_assets.definitions import build_definitions
-
+def test_unlisted_partition_is_not_reported_as_collected(chain_run: ChainRun) -> None:
     with open_instance(load_settings()) as instance:
         instance.add_dynamic_partitions("repo", ["typed/by-hand"])
         try:
-            job = build_definitions(load_settings()).resolve_implicit_global_asset_job_def()
-            job.execute_in_process(
-                asset_selection=[dg.AssetKey("stargazers")], partition_key="typed/by-hand", instance=instance
-            )
-            event = instance.get_latest_materialization_event(dg.AssetKey("stargazers"))
-            assert event is not None
-            assert event.asset_materialization is not None
-            metadata = event.asset_materialization.metadata
-            assert (event.asset_materialization.partition, metadata["outcome"].value) == ("typed/by-hand", "unlisted")
-            assert "No list names this repository" in str(metadata["reason"].value)
-            assert answer_json(chain_run.home, "status")["partition_outcomes"]["unlisted"] == 1
+            materialize(instance, "stargazers", partition_key="typed/by-hand")
+            latest = latest_materialization(instance, "stargazers")
+            assert (latest.partition, latest.metadata["outcome"].value) == ("typed/by-hand", "unlisted")
+            assert "No list names this repository" in str(latest.metadata["reason"].value)
+            assert answer_json("status")["partition_outcomes"]["unlisted"] == 1
         finally:
             instance.delete_dynamic_partition("repo", "typed/by-hand")
 
 
-def test_blocking_check_is_explained_by_its_description(
-    chain_run: ChainRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("GH_ASSETS_HOME", str(chain_run.home))
-    database = connect_mongo(load_settings())
-    newest = max(database["models"].find({"name": {"$in": list(SERVED)}}), key=lambda model: model["time"])
-    try:
-        database["models"].update_one({"_id": newest["_id"]}, {"$set": {"data.users": 10 * USERS}})
-        code, output = fails(["run", "--stars", str(chain_run.file), "--epochs", "4"], capsys)
-    finally:
-        database["models"].update_one({"_id": newest["_id"]}, {"$set": {"data.users": USERS}})
-        database.client.close()
-    assert code == 1
-    message = " ".join(output.split())
+def test_blocking_check_is_explained_by_its_description(chain_run: ChainRun, failure: Failure) -> None:
+    with open_mongo(load_settings()) as database:
+        models = database["models"]
+        newest = max(models.find({"name": {"$in": list(SERVED)}}), key=lambda model: model["time"])
+        try:
+            models.update_one({"_id": newest["_id"]}, {"$set": {"data.users": 10 * USERS}})
+            message = failure("run", "--stars", str(chain_run.file), "--epochs", "4")
+        finally:
+            models.update_one({"_id": newest["_id"]}, {"$set": {"data.users": USERS}})
     assert "The check matrix_is_like_the_last of user_item_matrix did not pass" in message
     trained = f"{newest['name']} {newest['version']} was trained on {10 * USERS:,}."
     assert f"There are only {USERS} users, but {trained}" in message
@@ -199,14 +169,11 @@ def test_blocking_check_is_explained_by_its_description(
 
 
 def test_unloadable_champion_stops_no_asset(
-    chain_run: ChainRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    chain_run: ChainRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With a newer hybrid of an unknown format, promoted by hand, promotion, recommendations and command continue."""
-    from gh_assets.definitions import build_definitions
-
-    monkeypatch.setenv("GH_ASSETS_HOME", str(chain_run.home))
     settings = load_settings()
-    before = answer_json(chain_run.home, "status")["serving"]["model"]
+    before = answer_json("status")["serving"]["model"]
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "index.json").write_text('{"model": "transformer"}')
     with open_mongo(settings) as database, open_instance(load_settings()) as instance:
@@ -217,56 +184,38 @@ def test_unloadable_champion_stops_no_asset(
         )
         registry.promote(Promotion("hybrid", broken.version, why="a test"))
         for job, asset in (("judge_models", "champion"), ("recommend", "recommendations")):
-            assert build_definitions(load_settings()).resolve_job_def(job).execute_in_process(instance=instance).success
-            event = instance.get_latest_materialization_event(dg.AssetKey(asset))
-            assert event is not None
-            assert event.asset_materialization is not None
-            metadata = event.asset_materialization.metadata
+            assert build_definitions(settings).resolve_job_def(job).execute_in_process(instance=instance).success
+            metadata = latest_materialization(instance, asset).metadata
             (message,) = [str(message) for message in metadata["skipped"].value]  # type: ignore[union-attr]
             assert message.startswith(f"{broken.title} cannot be loaded and is skipped: ")
             assert metadata["champion" if asset == "champion" else "model"].value == before
         main(["recommend", "--popular"])
         captured = capsys.readouterr()
         assert f"{broken.title} cannot be loaded and is skipped" in " ".join(captured.err.split())
-        serving = answer_json(chain_run.home, "status")["serving"]
+        serving = answer_json("status")["serving"]
         assert (serving["model"], serving["champion"], len(serving["skipped"])) == (before, True, 1)
         registry.rollback(why="it was a test")
         registry.delete("hybrid", broken.version, why="it was a test")
 
 
-def test_unloadable_model_is_trained_again(chain_run: ChainRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gh_assets.assets.hybrid_model import hybrid_model
-    from gh_assets.definitions import build_definitions
-
-    monkeypatch.setenv("GH_ASSETS_HOME", str(chain_run.home))
+def test_unloadable_model_is_trained_again(chain_run: ChainRun) -> None:
     settings = load_settings()
     with open_mongo(settings) as database, open_instance(load_settings()) as instance:
         registry = ModelRegistry(model_store(settings), database["models"])
         before = registry.latest("hybrid")
         database["models"].update_one({"name": "hybrid", "version": before.version}, {"$set": {"sha256": "0" * 64}})
-        result = (
-            build_definitions(load_settings())
-            .resolve_implicit_global_asset_job_def()
-            .execute_in_process(asset_selection=[hybrid_model.key], instance=instance)
-        )
-        assert result.success
+        materialize(instance, "hybrid_model")
         again = registry.latest("hybrid")
         assert again.version > before.version
         assert registry.verify(again) is None
 
 
 @pytest.mark.slow
-def test_killed_run_resumes_and_ends_with_the_same_data(
-    chain_run: ChainRun, fresh_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_run_resumes_and_ends_with_the_same_data(chain_run: ChainRun, fresh_home: Path) -> None:
     # By REST: a page of one repository a request, so that there is something to be killed in.
     arguments = ["run", "--stars", str(chain_run.file), "--epochs", "4", "--source", "stargazers"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gh_assets", *arguments],
-        env={name: value for name, value in os.environ.items() if name not in SETTINGS}
-        | {"GH_ASSETS_HOME": str(fresh_home), "GH_ASSETS_WORKERS": "1"},
-        cwd=fresh_home.parent,
-        stderr=subprocess.DEVNULL,
+    process = started(
+        fresh_home, *arguments, environment={"GH_ASSETS_WORKERS": "1"}, stderr=subprocess.DEVNULL, stdout=None
     )
 
     def collected() -> int:
@@ -274,14 +223,9 @@ def test_killed_run_resumes_and_ends_with_the_same_data(
         for state in (fresh_home / "run").glob("github-*.json"):
             port = read_state(state.with_suffix("")).get("port")
             own = {"authorization": f"Bearer {(fresh_home / 'run' / 'standin-token').read_text()}"}
-            try:
-                return int(
-                    requests.get(f"http://127.0.0.1:{port}/__standin__", headers=own, timeout=1)
-                    .json()["served"]
-                    .get("stargazers", 0)
-                )
-            except requests.RequestException:
-                return -1
+            with suppress(requests.RequestException):
+                answer = requests.get(f"http://127.0.0.1:{port}/__standin__", headers=own, timeout=1).json()
+                return int(answer["served"].get("stargazers", 0))
         return -1
 
     while collected() < 10 and process.poll() is None:
@@ -290,37 +234,27 @@ def test_killed_run_resumes_and_ends_with_the_same_data(
     assert process.wait() == -signal.SIGKILL, "it had ended before it was killed"
     rerun = run_json(fresh_home, *arguments)
     assert rerun["stars"] == chain_run.stars.height
-    expected, actual = contents(chain_run.home, monkeypatch), contents(fresh_home, monkeypatch)
+    expected, actual = contents(chain_run.home), contents(fresh_home)
     assert actual.keys() == expected.keys()
-    # These objects contain the times of reading.
-    stars = {name for name in actual if name.startswith(("assets/stargazers/", "assets/collection_plan."))}
-    assert {name: actual[name] for name in actual.keys() - stars} == {
-        name: expected[name] for name in actual.keys() - stars
-    }
-    assert collected_stars(fresh_home, monkeypatch).equals(collected_stars(chain_run.home, monkeypatch))
-    monkeypatch.setenv("GH_ASSETS_HOME", str(fresh_home))
-    database = connect_mongo(load_settings())
-    states = CollectionState(database).load().values()
+    # Stars and plan contain the times of reading.
+    different = [name for name in actual if actual[name] != expected[name]]
+    assert all(name.startswith(("assets/stargazers/", "assets/collection_plan.")) for name in different)
+    assert collected_stars(fresh_home).equals(collected_stars(chain_run.home))
+    with open_mongo(settings_of(fresh_home)) as database:
+        states = CollectionState(database).load().values()
     assert {state.outcome.value for state in states} == {"ok"}
     assert rerun["models"][0]["sha256"] != ""
-    database.client.close()
-    release_all(fresh_home)
 
 
 @pytest.mark.slow
-def test_file_source_yields_the_same_stars(
-    chain_run: ChainRun, fresh_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_source_yields_the_same_stars(chain_run: ChainRun, fresh_home: Path) -> None:
     run_json(fresh_home, "run", "--stars", str(chain_run.file), "--source", "file", "--epochs", "1")
-    expected, actual = contents(chain_run.home, monkeypatch), contents(fresh_home, monkeypatch)
+    expected, actual = contents(chain_run.home), contents(fresh_home)
     for name in ("assets/users.parquet", "assets/user_item_matrix.npz"):
         assert actual[name] == expected[name]
-    release_all(fresh_home)
 
 
 def test_launchpad_refuses_a_file_of_another_world(fresh_home: Path, tmp_path: Path) -> None:
-    from gh_assets.definitions import build_definitions
-
     own, other = tmp_path / "own.csv", tmp_path / "other.csv"
     own.write_text("repo,login\na/b,ann\na/c,bob\n")
     other.write_text("repo,login\na/b,zoe\n")
@@ -332,17 +266,9 @@ def test_launchpad_refuses_a_file_of_another_world(fresh_home: Path, tmp_path: P
         assert sorted(partitions) == ["a/b", "a/c"]
         config = {"stargazers": {"config": {"source": "file", "stars_file": str(other)}}}
         with pytest.raises(WorldMismatchError, match=r"data of the stars of own\.csv, whose ids are made up"):
-            execute(
-                build_definitions(load_settings()),
-                refresh_job.name,
-                instance,
-                config,
-                range_tags(partitions[0], partitions[-1]),
-            )
-    database = connect_mongo(load_settings())
-    assert database["users"].count_documents({}) == database["stargazer_state"].count_documents({}) == 0
-    database.client.close()
-    release_all(fresh_home)
+            execute(defs, refresh_job.name, instance, config, range_tags(partitions[0], partitions[-1]))
+    with open_mongo(load_settings()) as database:
+        assert database["users"].count_documents({}) == database["stargazer_state"].count_documents({}) == 0
 
 
 @pytest.mark.parametrize(
@@ -350,40 +276,19 @@ def test_launchpad_refuses_a_file_of_another_world(fresh_home: Path, tmp_path: P
     [
         (["--stars", "missing.parquet"], "missing.parquet does not exist"),
         (["--awesome", "missing.md"], "'missing.md' is neither a file that exists nor owner/name"),
+        (["--awesome", "empty.md"], "links to no repository on GitHub"),
         (["--source", "file"], "--source file needs the file"),
     ],
 )
 def test_wrong_input_is_explained_in_one_line(
-    chain_run: ChainRun,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    message: str,
+    chain_run: ChainRun, failure: Failure, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
-    monkeypatch.setenv("GH_ASSETS_HOME", str(chain_run.home))
-    code, output = fails(["run", *arguments], capsys)
-    assert code == 1
-    assert message in output
+    (tmp_path / "empty.md").write_text("# Nothing\n")
+    assert message in failure("run", *arguments)
 
 
-def test_empty_list_is_one_line(
-    chain_run: ChainRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    monkeypatch.setenv("GH_ASSETS_HOME", str(chain_run.home))
-    empty = tmp_path / "empty.md"
-    empty.write_text("# Nothing\n")
-    code, output = fails(["run", "--awesome", str(empty)], capsys)
-    assert code == 1
-    assert "links to no repository on GitHub" in output
-
-
-def test_another_world_needs_another_home(
-    chain_run: ChainRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    monkeypatch.setenv("GH_ASSETS_HOME", str(chain_run.home))
+def test_another_world_needs_another_home(chain_run: ChainRun, failure: Failure, tmp_path: Path) -> None:
     other = tmp_path / "other.csv"
     pl.DataFrame({"repo": ["a/b"], "login": ["x"]}).write_csv(other)
-    code, output = fails(["run", "--stars", str(other)], capsys)
-    assert code == 1
-    assert "This home holds the data of the stars of stars.parquet" in output
-    assert answer_json(chain_run.home, "status")["world"] == "the stars of stars.parquet"
+    assert "This home holds the data of the stars of stars.parquet" in failure("run", "--stars", str(other))
+    assert answer_json("status")["world"] == "the stars of stars.parquet"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import resource
 from pathlib import Path
 
@@ -10,13 +9,14 @@ import pytest
 import torch
 
 import gh_assets.cli.documents
-from gh_assets.cli import main
 from gh_assets.cli.failures import cause_of
 from gh_assets.embedded.supervision import release_all
 from gh_assets.instance.configuration import open_instance, other_instance_warning
 from gh_assets.recommender.engine.checkpoints import Checkpoint, Checkpoints
 from gh_assets.settings import load_settings
-from gh_assets_tests.support.commands import fails
+from gh_assets_tests.cli.conftest import Failure
+from gh_assets_tests.conftest import ServeWorld
+from gh_assets_tests.support.commands import answer_json
 from gh_assets_tests.support.dagster_dev import ROOT
 from gh_assets_tests.support.worlds import LIST, world_of
 
@@ -62,58 +62,44 @@ def test_all_files_are_in_a_home_whose_name_has_special_characters(
     ],
 )
 def test_invalid_dagster_home_is_explained(
-    dagster_home: str,
-    message: str,
-    fresh_home: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    dagster_home: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Failure
 ) -> None:
     (tmp_path / "file").touch()
     for name, text in (("unreadable", "storage: [1,\n"), ("wrong", "storage: 1\n")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "dagster.yaml").write_text(text)
     monkeypatch.setenv("DAGSTER_HOME", dagster_home.format(folder=tmp_path))
-    code, output = fails(["status"], capsys)
-    assert code == 1
+    output = failure("status")
     assert "DAGSTER_HOME" in output
     assert message in output
 
 
 @pytest.mark.parametrize("database", ["history/runs.db", "history/runs/index.db", "schedules/schedules.db"])
-def test_damaged_history_is_explained_with_its_remedy(
-    database: str, history: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_damaged_history_is_explained_with_its_remedy(database: str, history: Path, failure: Failure) -> None:
     for suffix in ("-wal", "-shm"):
         (history / f"{database}{suffix}").unlink(missing_ok=True)
     (history / database).write_bytes(b"garbage" * 1000)
-    with pytest.raises(SystemExit):
-        main(["doctor", "--json"])
-    findings = {row["service"]: row for row in json.loads(capsys.readouterr().out)}
-    assert not findings["Dagster"]["ok"]
-    assert f"move the folder {history} away" in findings["Dagster"]["words"]
-    code, output = fails(["status"], capsys)
-    assert code == 1
+    (finding,) = [row for row in answer_json("doctor", code=1) if not row["ok"]]
+    assert finding["service"] == "Dagster"
+    assert f"move the folder {history} away" in finding["words"]
+    output = failure("status")
     assert f"move the folder {history} away" in output
-    log = Path(output.strip().rpartition("Details: ")[2])
+    log = Path(output.rpartition("Details: ")[2])
     assert log == history.parent / "errors.log"
     assert log.stat().st_mode & 0o077 == 0
     assert "DatabaseError" in log.read_text()
 
     history.rename(history.parent / "away")
-    main(["status", "--json"])
-    assert json.loads(capsys.readouterr().out)["partitions"] == 0
+    assert answer_json("status")["partitions"] == 0
 
 
-def test_doctor_finds_damage_inside_the_history(history: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_finds_damage_inside_the_history(history: Path) -> None:
     path = history / "history" / "runs.db"
     content = bytearray(path.read_bytes())
     content[8192:20480] = b"\xff" * 12288
     path.write_bytes(content)
-    with pytest.raises(SystemExit):
-        main(["doctor", "--json"])
-    findings = {row["service"]: row for row in json.loads(capsys.readouterr().out)}
-    assert "Dagster's history is damaged" in findings["Dagster"]["words"]
+    findings = {row["service"]: row["words"] for row in answer_json("doctor", code=1)}
+    assert "Dagster's history is damaged" in findings["Dagster"]
 
 
 @pytest.mark.parametrize(
@@ -148,17 +134,16 @@ def test_a_checkpoint_that_does_not_fit_is_an_error_of_the_system(tmp_path: Path
 
 
 def test_an_unexpected_error_is_a_sentence_and_a_log_without_data(
-    fresh_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    fresh_home: Path, monkeypatch: pytest.MonkeyPatch, failure: Failure
 ) -> None:
     def broken(settings: object) -> None:
         raise KeyError("ghp_secret of octocat")
 
     monkeypatch.setattr(gh_assets.cli.documents, "read_status", broken)
-    code, output = fails(["status"], capsys)
-    assert code == 1
+    output = failure("status")
     assert f"An unexpected KeyError at {Path(__file__).name}" in output
     log = fresh_home / "errors.log"
-    assert output.strip().endswith(f"Details: {log}")
+    assert output.endswith(f"Details: {log}")
     assert "builtins.KeyError" in log.read_text()
     assert "in broken" in log.read_text()
     assert "octocat" not in output + log.read_text().replace('raise KeyError("ghp_secret of octocat")', "")
@@ -171,29 +156,27 @@ def test_cause_is_found_in_a_cycle_of_errors() -> None:
 
 
 def test_an_unreachable_mongo_is_one_line_without_its_password(
-    fresh_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    fresh_home: Path, monkeypatch: pytest.MonkeyPatch, failure: Failure
 ) -> None:
     monkeypatch.setattr("gh_assets.services.connections.MONGO_SECONDS", 0.3)
     monkeypatch.setenv("MONGO_URI", "mongodb://someone:hunter2secret@127.0.0.1:9/")
     for arguments in (["run"], ["status"], ["recommend", "x"]):
-        code, output = fails(arguments, capsys)
-        assert code == 1
+        output = failure(*arguments)
         assert "the MongoDB of MONGO_URI at 127.0.0.1:9 does not answer" in output
         assert "hunter2secret" not in output
     monkeypatch.setenv("MONGO_URI", "postgres://someone:hunter2secret@127.0.0.1/")
-    code, output = fails(["status"], capsys)
+    output = failure("status")
     assert "MONGO_URI is not a valid connection string" in output
     assert "hunter2secret" not in output
 
 
 def test_a_wrong_token_is_one_line_that_names_its_end_only(
-    fresh_home: Path, serve_world, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    fresh_home: Path, serve_world: ServeWorld, monkeypatch: pytest.MonkeyPatch, failure: Failure
 ) -> None:
     _, url = serve_world(world_of({"a/b": [0]}))
     monkeypatch.setenv("GITHUB_TOKENS", SECRET)
     monkeypatch.setenv("GITHUB_API_URL", url)
-    code, output = fails(["run", "--awesome", LIST], capsys)
-    assert code == 1
+    output = failure("run", "--awesome", LIST)
     assert "GitHub refused the token ending in …wxyz (401 Bad credentials)" in output
     assert SECRET not in output
     release_all(fresh_home)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import signal
@@ -15,28 +14,13 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from gh_assets.cli import cli, main
+from gh_assets.cli import cli
 from gh_assets.embedded.supervision import release_all
-from gh_assets_tests.conftest import SETTINGS
-from gh_assets_tests.support.commands import fails, write_stars
-from gh_assets_tests.support.dagster_dev import ROOT
+from gh_assets_tests.cli.conftest import Failure
+from gh_assets_tests.support.commands import run_json, started, write_stars
+from gh_assets_tests.support.paths import CHECKOUT
 
 STOPPED = "Stopped. What was collected is kept; run again to go on."
-
-
-def started(home: Path, *arguments: str, **options: object) -> subprocess.Popen[str]:
-    """Start the command as a shell does, as the leader of its own process group."""
-    environment = {name: value for name, value in os.environ.items() if name not in SETTINGS}
-    environment |= {"GH_ASSETS_HOME": str(home)} | dict(options.pop("environment", {}))  # type: ignore[call-overload]
-    return subprocess.Popen(
-        [sys.executable, "-m", "gh_assets", *arguments],
-        env=environment,
-        cwd=home.parent,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},  # type: ignore[call-overload]
-    )
 
 
 def groups(group: click.Group) -> Iterator[click.Group]:
@@ -56,18 +40,15 @@ def test_summaries_of_commands_are_not_cut_off(group: click.Group) -> None:
 def test_help_loads_no_service_and_no_model() -> None:
     heavy = ["dagster", "google.cloud", "numpy", "polars", "pymongo", "requests", "sqlalchemy", "starlette", "torch"]
     code = f"import sys, gh_assets.cli; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stderr
 
 
 @pytest.mark.parametrize(
     "arguments", [["recommend"], ["recommend", "a", "--repos", "b/c"], ["run", "--max-pages", "0"], ["nonsense"]]
 )
-def test_wrong_usage_is_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    assert caught.value.code == 2
-    assert "Error:" in capsys.readouterr().err
+def test_wrong_usage_is_exit_code_2(arguments: list[str], failure: Failure) -> None:
+    assert "Usage:" in failure(*arguments, code=2)
 
 
 @pytest.mark.parametrize(
@@ -75,30 +56,20 @@ def test_wrong_usage_is_exit_code_2(arguments: list[str], capsys: pytest.Capture
 )
 @pytest.mark.parametrize("below", ["", "inner/home"])
 def test_home_that_is_a_file_is_explained(
-    arguments: list[str],
-    below: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    arguments: list[str], below: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Failure
 ) -> None:
     (tmp_path / "file").write_text("content")
     monkeypatch.setenv("GH_ASSETS_HOME", str(tmp_path / "file" / below))
-    monkeypatch.chdir(tmp_path)
-    code, output = fails(arguments, capsys)
-    assert code == 1
+    output = failure(*arguments)
     assert "GH_ASSETS_HOME" in output
     assert "folder that you can write to" in output
     assert (tmp_path / "file").read_text() == "content"
 
 
-def test_read_only_home_is_explained(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_read_only_home_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Failure) -> None:
     monkeypatch.setenv("GH_ASSETS_HOME", str(tmp_path))
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # root may write everywhere
-    code, output = fails(["status"], capsys)
-    assert code == 1
-    assert "cannot be written to" in output
+    assert "cannot be written to" in failure("status")
 
 
 def test_unwritable_output_is_one_sentence(tmp_path: Path) -> None:
@@ -118,11 +89,9 @@ def test_full_disk_is_one_sentence_and_the_next_command_works(tmp_path: Path) ->
     assert process.returncode == 1
     assert "Traceback" not in output
     assert output.startswith("Error: ")
-    again = started(home, "status", "--json")
-    shown, output = again.communicate(timeout=120)
+    shown = run_json(home, "status")
     release_all(home)
-    assert again.returncode == 0, output
-    assert json.loads(shown)["stars"] == 0
+    assert shown["stars"] == 0
 
 
 def test_ctrl_c_during_a_run_is_one_sentence(tmp_path: Path) -> None:
@@ -153,7 +122,7 @@ def test_ctrl_c_while_modules_are_loaded_is_one_sentence(tmp_path: Path) -> None
         "builtins.__import__ = interrupted\n"
         "from gh_assets.__main__ import main\nmain()\n"
     )
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
     done = subprocess.run(
         [sys.executable, "interrupted.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
     )

@@ -2,69 +2,54 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from gh_assets.cli import main
+from gh_assets_tests.cli.conftest import Failure
 from gh_assets_tests.support.chain_runs import ChainRun
-from gh_assets_tests.support.commands import answer_json, command, fails
+from gh_assets_tests.support.commands import answer_json, command
 
 
 def test_models_are_downloaded_and_unpacked(chain_run: ChainRun, tmp_path: Path) -> None:
     done = command(chain_run.home, "models", "download", "--directory", str(tmp_path), "--unpack")
     folder = Path(done.stdout.strip())
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "index.json", "weights.safetensors"]
-    one = answer_json(chain_run.home, "models", "download", "recvae", "1", "--directory", str(tmp_path / "one"))
+    one = answer_json("models", "download", "recvae", "1", "--directory", str(tmp_path / "one"))
     assert (one["name"], one["version"]) == ("recvae", 1)
     assert Path(one["path"]) == tmp_path / "one" / "recvae.tar.gz"
 
 
 def test_models_are_shown_promoted_rolled_back_and_verified(
-    chain_run: ChainRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    chain_run: ChainRun, failure: Failure, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The home ends as it began."""
-    monkeypatch.setenv("GH_ASSETS_HOME", str(chain_run.home))
-
-    def json_of(*arguments: str) -> Any:
-        main([*arguments, "--json"])
-        return json.loads(capsys.readouterr().out)
-
-    listed = json_of("models", "list")
+    listed = answer_json("models", "list")
     champion = next(model for model in listed if "champion" in model["aliases"])
-    assert json_of("models", "show")["object"] == champion["object"]
-    whole = json_of("models", "show", "recvae")
+    assert answer_json("models", "show")["object"] == champion["object"]
+    whole = answer_json("models", "show", "recvae")
     assert whole["lineage"]["matrix"].startswith("gs://gh-assets/assets/user_item_matrix")
     assert (whole["data"]["stars"], whole["direction"]) == (chain_run.stars.height, "max")
     low, high = whole["intervals"]["ndcg@100"]
     assert low < whole["score"] < high
-    assert all(finding["ok"] for finding in json_of("models", "verify"))
-    assert json_of("models", "sweep") == []
+    assert all(finding["ok"] for finding in answer_json("models", "verify"))
+    assert answer_json("models", "sweep") == []
     other = next(model for model in listed if model["object"] != champion["object"])
-    moved = json_of("models", "promote", other["name"], str(other["version"]), "--why", "a test", "--by", "me")
+    moved = answer_json("models", "promote", other["name"], str(other["version"]), "--why", "a test", "--by", "me")
     assert (moved["name"], moved["by"], moved["why"]) == (other["name"], "me", "a test")
-    served = json_of("recommend", "--repos", str(chain_run.stars["repo"][0]))["model"]
+    served = answer_json("recommend", "--repos", str(chain_run.stars["repo"][0]))["model"]
     assert (served["name"], served["version"]) == (other["name"], other["version"])
-    back = json_of("models", "rollback", "--why", "it was a test")
+    back = answer_json("models", "rollback", "--why", "it was a test")
     assert (back["name"], back["version"]) == (champion["name"], champion["version"])
-    history = json_of("models", "history")
+    history = answer_json("models", "history")
     assert [move["action"] for move in history[:2]] == ["rollback", "promote"]
-    code, output = fails(
-        ["models", "delete", champion["name"], str(champion["version"]), "--why", "by mistake"], capsys
-    )
-    assert code == 1
-    assert "is the champion to recommend repositories" in output
+    refusal = failure("models", "delete", champion["name"], str(champion["version"]), "--why", "by mistake")
+    assert "is the champion to recommend repositories" in refusal
     for arguments in (["list"], ["show"], ["history"], ["verify", "--quick"], ["sweep", "--dry-run"]):
         main(["models", *arguments])
         assert capsys.readouterr().out.strip()
 
 
-def test_download_of_an_unknown_name_lists_the_registered_ones(
-    chain_run: ChainRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("GH_ASSETS_HOME", str(chain_run.home))
-    code, output = fails(["models", "download", "other"], capsys)
-    assert code == 1
-    assert "No scored model 'other' is registered (registered: " in output
+def test_download_of_an_unknown_name_lists_the_registered_ones(chain_run: ChainRun, failure: Failure) -> None:
+    assert "No scored model 'other' is registered (registered: " in failure("models", "download", "other")

@@ -5,23 +5,33 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
+from gh_assets.services.connections import asset_store
+from gh_assets.settings import load_settings
+from gh_assets_tests.cli.conftest import Failure
 from gh_assets_tests.support.chain_runs import ChainRun
-from gh_assets_tests.support.commands import answer_json, fails
+from gh_assets_tests.support.commands import USERS, answer_json
 
 
-def test_recommendations_are_new_to_the_user_and_explained_by_own_stars(chain_run: ChainRun) -> None:
-    own = set(chain_run.stars.filter(pl.col("login") == "Login-7")["repo"])
-    answer = answer_json(chain_run.home, "recommend", "login-7", "-n", "10")
+def test_command_and_asset_recommend_what_is_new_to_the_user_for_own_stars(chain_run: ChainRun) -> None:
+    table = asset_store(load_settings()).read_table("recommendations")
+    assert table["login"].n_unique() == USERS
+    starred = set(zip(chain_run.stars["login"], chain_run.stars["repo"], strict=True))
+    assert not starred & set(zip(table["login"], table["full_name"], strict=True)), "only what is not starred yet"
+    rows = table.filter(pl.col("login") == "Login-7").sort("rank").head(10)
+    own = {repo for login, repo in starred if login == "Login-7"}
+    answer = answer_json("recommend", "login-7", "-n", "10")
     assert answer["known_stars"] == len(own)
     assert [entry["rank"] for entry in answer["recommendations"]] == list(range(1, 11))
+    assert [entry["full_name"] for entry in answer["recommendations"]] == rows["full_name"].to_list()
+    because = [[reason["full_name"] for reason in entry["because"]] for entry in answer["recommendations"]]
+    assert because == rows["because"].to_list()
+    assert {name for names in because for name in names} <= own
     for entry in answer["recommendations"]:
-        assert entry["full_name"] not in own
-        assert {reason["full_name"] for reason in entry["because"]} <= own
         assert 0 < sum(reason["share"] for reason in entry["because"]) <= 1.001
 
 
 def test_recommendations_for_repositories_instead_of_a_login(chain_run: ChainRun) -> None:
-    answer = answer_json(chain_run.home, "recommend", "--repos", "owner4/REPO-9,Owner2/repo-12,no/such", "-n", "5")
+    answer = answer_json("recommend", "--repos", "owner4/REPO-9,Owner2/repo-12,no/such", "-n", "5")
     assert answer["known_stars"] == 2
     assert answer["warnings"] == ["Unknown repositories were ignored: no/such."]
     names = {entry["full_name"] for entry in answer["recommendations"]}
@@ -30,7 +40,7 @@ def test_recommendations_for_repositories_instead_of_a_login(chain_run: ChainRun
 
 
 def test_unknown_users_get_popular_repositories_with_a_warning(chain_run: ChainRun) -> None:
-    answer = answer_json(chain_run.home, "recommend", "--popular", "-n", "5")
+    answer = answer_json("recommend", "--popular", "-n", "5")
     assert {entry["kind"] for entry in answer["recommendations"]} == {"popular"}
     assert len(answer["recommendations"]) == 5
     assert any("popular repositories" in warning for warning in answer["warnings"])
@@ -45,13 +55,6 @@ def test_unknown_users_get_popular_repositories_with_a_warning(chain_run: ChainR
     ],
 )
 def test_unknown_users_and_repositories_are_explained_in_one_line(
-    chain_run: ChainRun,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    message: str,
+    chain_run: ChainRun, failure: Failure, arguments: list[str], message: str
 ) -> None:
-    monkeypatch.setenv("GH_ASSETS_HOME", str(chain_run.home))
-    code, output = fails(["recommend", *arguments], capsys)
-    assert code == 1
-    assert message in output
+    assert message in failure("recommend", *arguments)

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-import dagster as dg
 import numpy as np
 import pytest
 
 from gh_assets.collector.state import CollectionState
 from gh_assets.embedded.standin.limits import Limits
-from gh_assets.embedded.supervision import release_all
 from gh_assets.instance.configuration import open_instance
-from gh_assets.services.connections import asset_store, connect_mongo
+from gh_assets.services.connections import asset_store, open_mongo
 from gh_assets.settings import load_settings
-from gh_assets_tests.conftest import SETTINGS
-from gh_assets_tests.support.commands import command, fails, run_json
+from gh_assets_tests.cli.conftest import Failure
+from gh_assets_tests.conftest import ServeWorld
+from gh_assets_tests.support.chain_runs import latest_materialization
+from gh_assets_tests.support.commands import answer_json, command, run_json, started
 from gh_assets_tests.support.paths import CHECKOUT
 from gh_assets_tests.support.worlds import LIST, world_of
 
 CASES = CHECKOUT / "gh_assets_tests" / "cases" / "stars"
+
+
+def github_at(url: str) -> dict[str, str]:
+    return {"GITHUB_API_URL": url, "GITHUB_TOKENS": "token"}
 
 
 @pytest.mark.parametrize(
@@ -35,10 +36,9 @@ CASES = CHECKOUT / "gh_assets_tests" / "cases" / "stars"
 )
 @pytest.mark.parametrize("arguments", [["run"], ["run", "--source", "file"], ["github-standin"]], ids=" ".join)
 def test_invalid_value_in_a_stars_file_is_reported_before_anything_starts(
-    fresh_home: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], name: str, message: str
+    fresh_home: Path, failure: Failure, arguments: list[str], name: str, message: str
 ) -> None:
-    code, output = fails([*arguments, "--stars", str(CASES / name)], capsys)
-    assert code == 1
+    output = failure(*arguments, "--stars", str(CASES / name))
     assert "Row 2 of the stars file" in output
     assert message in output
     assert list(fresh_home.iterdir()) == []
@@ -46,26 +46,18 @@ def test_invalid_value_in_a_stars_file_is_reported_before_anything_starts(
 
 @pytest.mark.parametrize("arguments", [["run"], ["run", "--source", "graphql"]], ids=" ".join)
 def test_missing_users_file_is_reported_before_anything_starts(
-    fresh_home: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+    fresh_home: Path, failure: Failure, arguments: list[str]
 ) -> None:
-    code, output = fails([*arguments, "--seed-users", "nope.txt"], capsys)
-    assert code == 1
-    assert "The file of users nope.txt does not exist." in " ".join(output.split())
+    output = failure(*arguments, "--seed-users", "nope.txt")
+    assert "The file of users nope.txt does not exist." in output
     assert list(fresh_home.iterdir()) == []
 
 
-def test_ctrl_c_ends_a_run_that_waits_for_new_quota(serve_world, fresh_home: Path) -> None:
+def test_ctrl_c_ends_a_run_that_waits_for_new_quota(serve_world: ServeWorld, fresh_home: Path) -> None:
     """A worker that waits an hour for quota delays neither the other workers nor the exit."""
     world = world_of({f"a/{n}": [1, 2] for n in range(60)})
     standin, url = serve_world(world, limits=Limits(requests=30))
-    environment = {name: value for name, value in os.environ.items() if name not in SETTINGS}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gh_assets", "run", "--awesome", LIST, "--source", "stargazers"],
-        env=environment | {"GH_ASSETS_HOME": str(fresh_home), "GITHUB_API_URL": url, "GITHUB_TOKENS": "token"},
-        cwd=fresh_home.parent,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = started(fresh_home, "run", "--awesome", LIST, "--source", "stargazers", environment=github_at(url))
     while standin.quota.spent["core"] < 30:
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
@@ -74,49 +66,40 @@ def test_ctrl_c_ends_a_run_that_waits_for_new_quota(serve_world, fresh_home: Pat
     assert process.returncode == 1
     assert "Stopped. What was collected is kept" in output
     assert standin.quota.violations == {}
-    database = connect_mongo(load_settings())
-    assert len(CollectionState(database).load()) >= 20
-    database.client.close()
-    release_all(fresh_home)
+    with open_mongo(load_settings()) as database:
+        assert len(CollectionState(database).load()) >= 20
 
 
 @pytest.mark.slow
-def test_stars_file_with_logins_is_combined_with_github(serve_world, fresh_home: Path, tmp_path: Path) -> None:
+def test_stars_file_with_logins_is_combined_with_github(
+    serve_world: ServeWorld, fresh_home: Path, tmp_path: Path
+) -> None:
     world = world_of({f"a/{n}": [user for user in range(60) if (user * 7 + n) % 4] for n in range(12)}, users=60)
     standin, url = serve_world(world)
     standin.restricted = True
     stars = tmp_path / "stars.csv"
     rows = [f"{r.full_name};@{world.logins[user]}" for r in world.repositories[:-1] for user in r.stargazers]
     stars.write_text("Repo;Login\n" + "\n".join(rows) + "\na/0;missing-1\n../..;ann\n", encoding="utf-8-sig")
-    real = {"GITHUB_API_URL": url, "GITHUB_TOKENS": "token"}
-    done = command(
-        fresh_home, "run", "--source", "file", "--stars", str(stars), "--awesome", LIST, "--epochs", "1", **real
-    )
+    arguments = ["run", "--source", "file", "--stars", str(stars), "--awesome", LIST, "--epochs", "1"]
+    done = command(fresh_home, *arguments, **github_at(url))
     assert done.returncode == 0, done.stderr
     message = " ".join(done.stderr.split())
     skipped = f"1 of {len(rows) + 2} rows of stars.csv was skipped: 1 row has a repo that is not owner/name"
     assert message.count(skipped) == 1
     unknown = "1 star of stars.csv was left out: GitHub has no user 'missing-1'."
     assert unknown in message
-    database = connect_mongo(load_settings())
-    assert {d["_id"]: d["login"] for d in database["users"].find()} == dict(
-        zip(world.user_ids, world.logins, strict=True)
-    )
-    database.client.close()
-    matrix_users = asset_store(load_settings()).read_table("users")["user_id"]
-    assert matrix_users.to_list() == world.user_ids
+    with open_mongo(load_settings()) as database:
+        logins = {user["_id"]: user["login"] for user in database["users"].find()}
+    assert logins == dict(zip(world.user_ids, world.logins, strict=True))
+    assert asset_store(load_settings()).read_table("users")["user_id"].to_list() == world.user_ids
     with open_instance(load_settings()) as instance:
-        event = instance.get_latest_materialization_event(dg.AssetKey("stargazers"))
-        assert event is not None
-        assert event.asset_materialization is not None
-        left_out = str(event.asset_materialization.metadata["run_rows_left_out"].value)
+        left_out = str(latest_materialization(instance, "stargazers").metadata["run_rows_left_out"].value)
     assert skipped in left_out
     assert unknown in left_out
-    release_all(fresh_home)
 
 
 @pytest.mark.slow
-def test_archive_alone_yields_exactly_its_stars(fresh_home: Path, tmp_path: Path) -> None:
+def test_archive_alone_yields_exactly_its_stars(fresh_home: Path, tmp_path: Path, failure: Failure) -> None:
     """Without lists, tokens and GitHub, repositories and stars are those of the archive's hours."""
     rng = np.random.default_rng(2)
     pairs = sorted({(int(rng.integers(1, 30)), int(rng.integers(1, 90))) for _ in range(1200)})
@@ -143,41 +126,36 @@ def test_archive_alone_yields_exactly_its_stars(fresh_home: Path, tmp_path: Path
     assert second["matrix"]["nnz"] == len(pairs)
     assert second["world"] == "github.com, by GH Archive"
     assert second["star_sources"] == {"gharchive": second["repos"]}
-    again = run_json(fresh_home, "status")
-    assert again["stars"] == len(pairs)
-    doctor = command(fresh_home, "doctor")
-    assert (doctor.returncode, "not used: the data" in doctor.stdout) == (0, True)
-    refused = command(fresh_home, "run", "--source", "graphql")
-    assert refused.returncode == 1
-    assert "set GITHUB_TOKENS" in refused.stderr
-    release_all(fresh_home)
+    assert answer_json("status")["stars"] == len(pairs)
+    assert "not used: the data" in {row["service"]: row["words"] for row in answer_json("doctor")}["GitHub"]
+    assert "set GITHUB_TOKENS" in failure("run", "--source", "graphql")
 
 
 @pytest.mark.slow
-def test_closed_lists_are_completed_from_users_and_reported(serve_world, fresh_home: Path, tmp_path: Path) -> None:
+def test_closed_lists_are_completed_from_users_and_reported(
+    serve_world: ServeWorld, fresh_home: Path, tmp_path: Path
+) -> None:
     stars = {f"a/{n}": [user for user in range(120) if (user * 7 + n) % 4] for n in range(25)}
     world = world_of(stars, users=120)
     standin, url = serve_world(world)
     standin.restricted = True
-    real = {"GITHUB_API_URL": url, "GITHUB_TOKENS": "token"}
-    by_forks = command(fresh_home, "run", "--awesome", LIST, "--epochs", "1", "--max-users", "60", **real)
-    assert by_forks.returncode == 0, by_forks.stderr
-    message = " ".join(by_forks.stderr.split())
+
+    def run(*arguments: str) -> str:
+        done = command(fresh_home, "run", "--awesome", LIST, "--epochs", "1", *arguments, **github_at(url))
+        assert done.returncode == 0, done.stderr
+        return " ".join(done.stderr.split())
+
+    message = run("--max-users", "60")
     assert "25 of 25 repositories do not let their stargazers be listed; 25 of them were completed" in message
     assert "users' lists of starred repositories to be read:" in message
-    status = json.loads(command(fresh_home, "status", "--json", **real).stdout)
+    status = run_json(fresh_home, "status", **github_at(url))
     assert (status["partition_outcomes"], status["lists_closed"]) == ({"ok": 25}, 25)
     known = status["stars"]
     users = tmp_path / "users.txt"
     users.write_text("\n".join(world.logins))
-    capped = command(fresh_home, "run", "--awesome", LIST, "--epochs", "1", "--max-requests", "3", **real)
-    assert capped.returncode == 0, capped.stderr
-    by_file = command(fresh_home, "run", "--awesome", LIST, "--epochs", "1", "--seed-users", str(users), **real)
-    assert by_file.returncode == 0, by_file.stderr
-    status = json.loads(command(fresh_home, "status", "--json", **real).stdout)
+    run("--max-requests", "3")
+    run("--seed-users", str(users))
+    status = run_json(fresh_home, "status", **github_at(url))
     assert known < status["stars"] == world.star_count
-    assert [model["name"] for model in status["models"] if model["name"] in ("hybrid", "recvae")] == [
-        "hybrid",
-        "recvae",
-    ] * 2
-    release_all(fresh_home)
+    trained = [model["name"] for model in status["models"] if model["name"] in ("hybrid", "recvae")]
+    assert trained == ["hybrid", "recvae"] * 2

@@ -3,68 +3,52 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
-from gh_assets_tests.conftest import SETTINGS
+from gh_assets_tests.support.commands import command, started
 from gh_assets_tests.support.served_home import ServedHome
 from gh_assets_tests.support.waiting import until
 
-COMMAND = str(Path(sys.executable).parent / "gh-assets")
-
-
-def environment(served_home: ServedHome, **more: str) -> dict[str, str]:
-    clean = {name: value for name, value in os.environ.items() if name not in SETTINGS}
-    return clean | {"GH_ASSETS_HOME": str(served_home.settings.home), "GH_ASSETS_SERVE_RATE": "0"} | more
-
 
 @contextmanager
-def started(
-    served_home: ServedHome, *arguments: str, **more: str
+def serving(
+    served_home: ServedHome, *arguments: str, **settings: str
 ) -> Iterator[tuple[subprocess.Popen[str], str, list[str]]]:
-    """Start the server; yield the process, its address, and the lines that it logs."""
-    process = subprocess.Popen(
-        [COMMAND, "serve", "--port", "0", *arguments],
-        env=environment(served_home, **more),
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=served_home.folder,
-    )
-    assert process.stderr is not None
+    """Start a server without live lookups; yield the process, its address, and the lines that it logs."""
+    environment = {"GH_ASSETS_SERVE_RATE": "0", "GH_ASSETS_LIVE_REQUESTS": "0"} | settings
     lines: list[str] = []
-    stream = process.stderr
-    reader = threading.Thread(target=lambda: lines.extend(iter(stream.readline, "")), daemon=True)
-    reader.start()
-    try:
-        line = until(lambda: next((line for line in list(lines) if line.startswith("Serving on")), None))
-        yield process, line.split()[-1], lines
-    finally:
-        if process.poll() is None:
+    with started(
+        served_home.settings.home, "serve", "--port", "0", *arguments, environment=environment, stdout=None
+    ) as process:
+        assert process.stderr is not None
+        stream = process.stderr
+        reader = threading.Thread(target=lambda: lines.extend(iter(stream.readline, "")), daemon=True)
+        reader.start()
+        try:
+            line = until(lambda: next((line for line in list(lines) if line.startswith("Serving on")), None))
+            yield process, line.split()[-1], lines
+        finally:
             process.kill()
-        process.wait(30)
-        reader.join(10)
-        stream.close()
+            reader.join(10)
 
 
-def ready(url: str) -> bool:
-    return requests.get(f"{url}/readyz", timeout=10).status_code == 200
+def wait_until_ready(url: str) -> None:
+    until(lambda: requests.get(f"{url}/readyz", timeout=10).status_code == 200)
 
 
 @pytest.mark.parametrize("signal_number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_running_requests_are_answered_on_shutdown(served_home: ServedHome, signal_number: signal.Signals) -> None:
-    with started(served_home, GH_ASSETS_LIVE_REQUESTS="0") as (process, url, lines):
-        until(lambda: ready(url))
+    with serving(served_home) as (process, url, lines):
+        wait_until_ready(url)
         answers: list[Any] = []
 
         def ask(user: int) -> None:
@@ -102,38 +86,26 @@ def test_restarted_server_serves_the_same_results(served_home: ServedHome) -> No
     path = "/api/v1/users/person-11/recommendations"
     actual = []
     for _ in range(2):
-        with started(served_home, GH_ASSETS_LIVE_REQUESTS="0") as (process, url, _lines):
-            until(lambda url=url: ready(url))
+        with serving(served_home) as (_, url, _):  # it is killed at the end of the block
+            wait_until_ready(url)
             actual.append(requests.get(url + path, timeout=30).json())
-            process.send_signal(signal.SIGKILL)
-            process.wait(30)
     assert actual[0] == actual[1]
 
 
 def test_occupied_port_is_one_clear_error(served_home: ServedHome) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = subprocess.run(
-            [COMMAND, "serve", "--port", str(port)],
-            env=environment(served_home),
-            capture_output=True,
-            text=True,
-            cwd=served_home.folder,
-        )
+        done = command(served_home.settings.home, "serve", "--port", str(port))
     assert done.returncode == 1
     assert done.stderr.strip().endswith(f"Cannot listen on 127.0.0.1 port {port}: Address already in use.")
     assert "Traceback" not in done.stderr
 
 
 def test_listening_on_all_interfaces_without_a_key_is_warned_about(served_home: ServedHome) -> None:
-    with started(served_home, "--host", "0.0.0.0", GH_ASSETS_LIVE_REQUESTS="0") as (_, url, lines):
+    with serving(served_home, "--host", "0.0.0.0") as (_, url, lines):
         assert "without a key" in lines[0]
         address = url.replace("0.0.0.0", "127.0.0.1")
         assert requests.get(f"{address}/healthz", headers={"host": "any.example"}, timeout=10).status_code == 200
-    with started(served_home, "--host", "0.0.0.0", GH_ASSETS_API_KEYS="k", GH_ASSETS_LIVE_REQUESTS="0") as (
-        _,
-        url,
-        lines,
-    ):
+    with serving(served_home, "--host", "0.0.0.0", GH_ASSETS_API_KEYS="k") as (_, url, lines):
         assert "without a key" not in "".join(lines)
         assert requests.get(url.replace("0.0.0.0", "127.0.0.1") + "/", timeout=10).status_code == 401

@@ -32,9 +32,7 @@ def test_status_has_the_figures_of_the_file(chain_run: ChainRun) -> None:
     assert set(chain_run.first["run"]["checks_failed"]) <= {"leaderboard: recvae_is_the_best"}
 
 
-def test_run_and_status_explain_which_model_serves(
-    chain_run: ChainRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_run_and_status_explain_which_model_serves(chain_run: ChainRun, capsys: pytest.CaptureFixture[str]) -> None:
     serving = chain_run.first["serving"]
     champion = next(model for model in chain_run.first["models"] if "champion" in model["aliases"])
     assert (serving["model"], serving["champion"]) == (f"{champion['name']} {champion['version']}", True)
@@ -42,10 +40,9 @@ def test_run_and_status_explain_which_model_serves(
     assert f"{serving['model']} is better than popularity for" in serving["why"]
     assert "was ahead of" in serving["decision"]
     assert serving["newest"] == f"{chain_run.first['models'][0]['name']} 1"
-    now = answer_json(chain_run.home, "status")["serving"]
+    now = answer_json("status")["serving"]
     assert now.keys() == serving.keys()
     assert now["model"] == serving["model"]
-    monkeypatch.setenv("GH_ASSETS_HOME", str(chain_run.home))
     main(["status"])
     output = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert f"serves {serving['model']} (the champion):" in output

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from gh_assets.cli import train_together
 from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.registry import ModelRegistry
-from gh_assets.services.connections import asset_store, connect_mongo, model_store
+from gh_assets.services.connections import asset_store, model_store, open_mongo
 from gh_assets.settings import load_settings
+from gh_assets_tests.support.commands import environment_of
 from gh_assets_tests.support.dagster_dev import BIN, ROOT
 from gh_assets_tests.support.matrices import taste_matrix
 
 
 @pytest.mark.slow
 def test_two_processes_register_one_model(fresh_home: Path) -> None:
-    import numpy as np
-
     settings = load_settings()
     stars = taste_matrix(users=300)
     users, items = stars.shape
@@ -33,21 +33,21 @@ def test_two_processes_register_one_model(fresh_home: Path) -> None:
         np.array([f"o/{number}" for number in range(items)]),
     )
     asset_store(settings).write_matrix("user_item_matrix", matrix)
-    command = [
-        BIN / "torchrun", "--nproc-per-node", "2", "--standalone", "-m", "gh_assets.cli.train_together", "--epochs", "3"
-    ]  # fmt: skip
-    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.strip() == "recvae 1"
-    database = connect_mongo(settings)
-    registry = ModelRegistry(model_store(settings), database["models"])
-    (model,) = registry.list()
+
+    def train() -> str:
+        trainer = ["--nproc-per-node", "2", "--standalone", "-m", "gh_assets.cli.train_together", "--epochs", "3"]
+        environment = environment_of(fresh_home, GLOO_SOCKET_IFNAME="lo", OMP_NUM_THREADS="1")
+        command = [str(BIN / "torchrun"), *trainer]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout.strip()
+
+    assert train() == "recvae 1"
+    with open_mongo(settings) as database:
+        (model,) = ModelRegistry(model_store(settings), database["models"]).list()
     assert model.data["users"] == 300
     assert "matrix" in model.lineage
-    again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
-    assert again.stdout.strip() == "recvae 1, trained before"
-    database.client.close()
+    assert train() == "recvae 1, trained before"
 
 
 @pytest.mark.slow
@@ -70,8 +70,8 @@ def test_each_process_gets_its_own_gpu_and_more_processes_are_refused(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    monkeypatch.setattr(train_together.dist, "is_torchelastic_launched", lambda: True)
-    monkeypatch.setattr(train_together.dist, "init_process_group", begun)
+    monkeypatch.setattr(dist, "is_torchelastic_launched", lambda: True)
+    monkeypatch.setattr(dist, "init_process_group", begun)
     monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(InterruptedError, match="nccl"):
         train_together.main([])

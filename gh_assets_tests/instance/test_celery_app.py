@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,14 +16,16 @@ import polars as pl
 import pytest
 import yaml
 from dagster import DagsterInstance
-from pydantic import SecretStr
 
 from gh_assets.embedded import servers as embedded
 from gh_assets.embedded.standin.app import Standin
 from gh_assets.embedded.standin.world import World, read_world
+from gh_assets.services.connections import asset_store
+from gh_assets.settings import load_settings
 from gh_assets.storage.asset_store import AssetStore
 from gh_assets.storage.objects import ObjectStore, make_client
-from gh_assets_tests.conftest import SETTINGS
+from gh_assets_tests.conftest import ServeWorld
+from gh_assets_tests.support.commands import environment_of, run_json
 from gh_assets_tests.support.dagster_dev import BIN, ROOT
 from gh_assets_tests.support.scale_services import NEEDED, available, postgres, redis
 from gh_assets_tests.support.waiting import until
@@ -56,40 +57,52 @@ class Team:
     bucket: str
     workers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
-    def home(self, name: str) -> dict[str, str]:
-        place = self.folder / name
+    def start(self, home: str, log: str, *command: str) -> subprocess.Popen[bytes]:
+        """Start a process with a home of its own."""
+        place = self.folder / home
         place.mkdir(exist_ok=True)
-        return {**self.environment, "GH_ASSETS_HOME": str(place)}
-
-    def start_worker(self, name: str) -> None:
-        log = (self.folder / f"{name}.log").open("wb")
-        worker = ["-A", "gh_assets.instance.celery_app", "worker", "-n", f"{name}@here", "-c", "1", "-l", "INFO"]
-        self.workers[name] = subprocess.Popen(
-            [BIN / "celery", *worker], cwd=ROOT, env=self.home(name), stdout=log, stderr=log, start_new_session=True
+        output = (self.folder / f"{log}.log").open("wb")
+        environment = environment_of(place, **self.environment)
+        return subprocess.Popen(
+            [str(BIN / command[0]), *command[1:]],
+            cwd=ROOT,
+            env=environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
-        until(lambda: "ready." in (self.folder / f"{name}.log").read_text())
+
+    def start_workers(self) -> None:
+        for name in ("one", "two"):
+            worker = ["-A", "gh_assets.instance.celery_app", "worker", "-n", f"{name}@here", "-c", "1", "-l", "INFO"]
+            self.workers[name] = self.start(name, name, "celery", *worker)
+            until(lambda name=name: "ready." in (self.folder / f"{name}.log").read_text())  # type: ignore[misc]
 
     def kill(self, name: str) -> None:
         os.killpg(self.workers[name].pid, signal.SIGKILL)
         self.workers.pop(name).wait(30)
 
-    def execute(self, job: str, config: dict[str, object] | None = None) -> subprocess.Popen[bytes]:
-        """Start a job, whose steps the workers execute."""
-        command = [str(BIN / "dagster"), "job", "execute", "-m", "gh_assets.definitions", "-j", job]
-        if config is not None:
-            path = self.folder / f"{job}.yaml"
-            path.write_text(yaml.safe_dump(config))
-            command += ["-c", str(path)]
-        log = (self.folder / f"{job}.log").open("wb")
-        return subprocess.Popen(command, cwd=ROOT, env=self.home("driver"), stdout=log, stderr=log)
-
-    def wait_for(self, job: str, process: subprocess.Popen[bytes]) -> None:
+    @contextmanager
+    def executing(self, job: str, **ops: dict[str, object]) -> Iterator[None]:
+        """Execute a job, whose steps the workers execute, during a block; wait for its end."""
+        path = self.folder / f"{job}.yaml"
+        path.write_text(yaml.safe_dump({"ops": {op: {"config": config} for op, config in ops.items()}}))
+        command = ["dagster", "job", "execute", "-m", "gh_assets.definitions", "-j", job, "-c", str(path)]
+        process = self.start("driver", job, *command)
+        yield
         assert process.wait(900) == 0, (self.folder / f"{job}.log").read_text()[-4000:]
 
+    def execute(self, job: str, **ops: dict[str, object]) -> None:
+        with self.executing(job, **ops):
+            pass
+
     def one_process(self) -> dict[str, pl.DataFrame]:
-        """Return what one process makes of the same world."""
+        """Return what one process makes of the same world in a home of its own."""
         names = ("GITHUB_API_URL", "GITHUB_TOKENS", "GH_ASSETS_AWESOME", "GH_ASSETS_SOURCE")
-        return run_in_one_process(self.folder, {name: self.environment[name] for name in names})
+        home = self.folder / "one-process"
+        status = run_json(home, "run", "--epochs", "2", **{name: self.environment[name] for name in names})
+        assert status["stars"] > 0
+        return contents(asset_store(load_settings().model_copy(update={"home": home})))
 
     def store(self) -> AssetStore:
         return AssetStore(ObjectStore(make_client(endpoint=self.endpoint), self.bucket))
@@ -97,11 +110,7 @@ class Team:
 
 @pytest.fixture
 def shared(
-    fresh_home: Path,
-    emulator: str,
-    tmp_path: Path,
-    serve_world: Callable[..., tuple[Standin, str]],
-    request: pytest.FixtureRequest,
+    fresh_home: Path, emulator: str, tmp_path: Path, serve_world: ServeWorld, request: pytest.FixtureRequest
 ) -> Iterator[tuple[Team, Standin]]:
     """Shared Postgres, Redis, buckets and MongoDB, and a world: a small one, or that of a file."""
     served = read_world(Path(request.param)) if hasattr(request, "param") else world()
@@ -115,9 +124,7 @@ def shared(
         client = make_client(endpoint=emulator)
         for bucket in ("team-data", "team-models"):
             client.create_bucket(bucket)
-        clean = {name: value for name, value in os.environ.items() if name not in SETTINGS}
         environment = {
-            **clean,
             "DAGSTER_HOME": str(configuration),
             "DAGSTER_PG_USER": "dagster",
             "DAGSTER_PG_PASSWORD": "",
@@ -145,23 +152,6 @@ def shared(
                 team.kill(name)
 
 
-def run_in_one_process(folder: Path, chosen: dict[str, str]) -> dict[str, pl.DataFrame]:
-    """Return what one process makes of a world in a home of its own."""
-    home = folder / "one"
-    home.mkdir()
-    clean = {name: value for name, value in os.environ.items() if name not in SETTINGS}
-    environment = {**clean, **chosen, "GH_ASSETS_HOME": str(home)}
-    done = subprocess.run(
-        [sys.executable, "-m", "gh_assets", "run", "--epochs", "2", "--json"],
-        env=environment, cwd=ROOT, capture_output=True, text=True, timeout=900,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["stars"] > 0
-    endpoint, token = embedded.cloud_storage(home)
-    store = AssetStore(ObjectStore(make_client(endpoint=endpoint, token=SecretStr(token)), "gh-assets"))
-    return contents(store)
-
-
 def contents(store: AssetStore) -> dict[str, pl.DataFrame]:
     """Return the stored stars, users and the fingerprint of the matrix."""
     names = sorted(store.partitions("stargazers"))
@@ -181,7 +171,6 @@ def assert_equal(actual: dict[str, pl.DataFrame], expected: dict[str, pl.DataFra
 
 def steps_by_worker(team: Team) -> dict[str, list[str]]:
     """Return the steps of all runs by the worker that executed them."""
-    os.environ.update({name: team.environment[name] for name in team.environment if name.startswith("DAGSTER")})
     steps: dict[str, list[str]] = {}
     with DagsterInstance.from_config(team.environment["DAGSTER_HOME"]) as instance:
         for run in instance.get_runs():
@@ -198,43 +187,35 @@ def test_two_workers_give_the_same_data_as_one_process(
     shared: tuple[Team, Standin], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     team, _ = shared
-    for name in ("DAGSTER_HOME", "DAGSTER_PG_USER", "DAGSTER_PG_PASSWORD", "DAGSTER_PG_HOST", "DAGSTER_PG_DB"):
-        monkeypatch.setenv(name, team.environment[name])
-    for name in ("one", "two"):
-        team.start_worker(name)
-    team.wait_for("read_lists", team.execute("read_lists"))
-    shares: dict[str, object] = {"ops": {"choose_due": {"config": {"shares": 6}}}}
-    team.wait_for("collect_due_repositories", team.execute("collect_due_repositories", shares))
-    few: dict[str, object] = {"ops": {"recvae_model": {"config": {"epochs": 2}}}}
-    team.wait_for("rebuild_from_stars", team.execute("rebuild_from_stars", few))
-    worked = steps_by_worker(team)
+    team.start_workers()
+    team.execute("read_lists")
+    team.execute("collect_due_repositories", choose_due={"shares": 6})
+    team.execute("rebuild_from_stars", recvae_model={"epochs": 2})
+    with monkeypatch.context() as patch:
+        for name in ("DAGSTER_PG_USER", "DAGSTER_PG_PASSWORD", "DAGSTER_PG_HOST", "DAGSTER_PG_DB"):
+            patch.setenv(name, team.environment[name])
+        worked = steps_by_worker(team)
     assert set(worked) == {"one@here", "two@here"}
     steps = {step for steps in worked.values() for step in steps}
     assert {f"collect_share[{number}]" for number in range(6)} <= steps
     assert all(any(step.startswith("collect_share") for step in steps) for steps in worked.values())
-    monkeypatch.delenv("DAGSTER_HOME")
     assert_equal(contents(team.store()), team.one_process())
 
 
-def test_a_killed_worker_costs_only_its_unfinished_work(
-    shared: tuple[Team, Standin], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_worker_costs_only_its_unfinished_work(shared: tuple[Team, Standin]) -> None:
     team, standin = shared
-    for name in ("one", "two"):
-        team.start_worker(name)
-    team.wait_for("read_lists", team.execute("read_lists"))
+    team.start_workers()
+    team.execute("read_lists")
     standin.faults.probabilities = {"slow": 1.0}
     standin.faults.slow_seconds = 0.15
     before = standin.served["stargazers"]
-    process = team.execute("collect_due_repositories", {"ops": {"choose_due": {"config": {"shares": 6}}}})
-    until(lambda: standin.served["stargazers"] - before >= 50)
-    team.kill("one")
-    started = time.monotonic()
-    standin.faults.probabilities = {}
-    team.wait_for("collect_due_repositories", process)
+    with team.executing("collect_due_repositories", choose_due={"shares": 6}):
+        until(lambda: standin.served["stargazers"] - before >= 50)
+        team.kill("one")
+        started = time.monotonic()
+        standin.faults.probabilities = {}
     assert time.monotonic() - started < 240
-    few: dict[str, object] = {"ops": {"recvae_model": {"config": {"epochs": 2}}}}
-    team.wait_for("rebuild_from_stars", team.execute("rebuild_from_stars", few))
+    team.execute("rebuild_from_stars", recvae_model={"epochs": 2})
     # A share has some 27 repositories. What the dead worker had stored is not read again, except for what it had not
     # yet written to MongoDB.
     assert standin.served["stargazers"] - before <= REPOSITORIES + REPOSITORIES // 6 + 4
@@ -253,17 +234,14 @@ def test_a_large_collection_with_a_killed_worker(
     team, standin = shared
     # REST would take seventeen minutes at GitHub's pace. A share takes less than 60 s.
     team.environment |= {"GH_ASSETS_SOURCE": "graphql", "GH_ASSETS_CELERY_LOST_AFTER": "60s"}
-    for name in ("one", "two"):
-        team.start_worker(name)
-    team.wait_for("read_lists", team.execute("read_lists"))
+    team.start_workers()
+    team.execute("read_lists")
     before = standin.quota.spent["graphql"]
-    process = team.execute("collect_due_repositories", {"ops": {"choose_due": {"config": {"shares": 16}}}})
-    until(lambda: standin.quota.spent["graphql"] - before >= 60, 600)
-    team.kill("one")
-    team.wait_for("collect_due_repositories", process)
+    with team.executing("collect_due_repositories", choose_due={"shares": 16}):
+        until(lambda: standin.quota.spent["graphql"] - before >= 60, 600)
+        team.kill("one")
     together = standin.quota.spent["graphql"] - before
-    few: dict[str, object] = {"ops": {"recvae_model": {"config": {"epochs": 2}}}}
-    team.wait_for("rebuild_from_stars", team.execute("rebuild_from_stars", few))
+    team.execute("rebuild_from_stars", recvae_model={"epochs": 2})
     before = standin.quota.spent["graphql"]
     expected = team.one_process()
     once = standin.quota.spent["graphql"] - before

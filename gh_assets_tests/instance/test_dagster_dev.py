@@ -19,8 +19,9 @@ from gh_assets.embedded.standin.app import Standin
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.instance.configuration import open_instance
 from gh_assets.instance.launcher import is_alive, process_of
-from gh_assets.services.connections import connect_mongo
+from gh_assets.services.connections import open_mongo
 from gh_assets.settings import load_settings
+from gh_assets_tests.conftest import ServeWorld
 from gh_assets_tests.support.dagster_dev import BIN, ROOT, Dev
 from gh_assets_tests.support.waiting import until
 from gh_assets_tests.support.worlds import LIST, world_of
@@ -53,7 +54,7 @@ def test_from_an_empty_home_to_recommendations_in_the_ui(tmp_path: Path) -> None
 
 @pytest.fixture
 def waiting(
-    tmp_path: Path, serve_world: Callable[..., tuple[Standin, str]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, serve_world: ServeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Dev, Standin, str]]:
     """A run that has collected some repositories and waits an hour for quota, with its id."""
     world = world_of({f"a/{number}": [1, 2] for number in range(200)})
@@ -61,13 +62,7 @@ def waiting(
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("GH_ASSETS_HOME", str(home))
-    environment = {
-        "GITHUB_API_URL": url,
-        "GITHUB_TOKENS": "token",
-        "GH_ASSETS_AWESOME": LIST,
-        "GH_ASSETS_SOURCE": "stargazers",
-    }
-    dev = Dev(home, environment)
+    dev = Dev(home, github_at(url))
     try:
         assert dev.end_of(dev.launch("read_lists")) == "SUCCESS"
         run_id = dev.launch("collect_due_repositories")
@@ -78,13 +73,16 @@ def waiting(
         dev.stop()
 
 
+def github_at(url: str) -> dict[str, str]:
+    """Return settings to collect from a stand-in by REST."""
+    chosen = {"GH_ASSETS_AWESOME": LIST, "GH_ASSETS_SOURCE": "stargazers"}
+    return {"GITHUB_API_URL": url, "GITHUB_TOKENS": "token"} | chosen
+
+
 def stored_repositories() -> int:
     """Return the number of repositories whose stars are stored."""
-    database = connect_mongo(load_settings())
-    try:
+    with open_mongo(load_settings()) as database:
         return len(CollectionState(database).load())
-    finally:
-        database.client.close()
 
 
 def worker_of(run_id: str) -> int:
@@ -98,6 +96,13 @@ def worker_of(run_id: str) -> int:
 def give_quota(standin: Standin) -> None:
     standin.quota.limits = Limits()
     standin.quota.windows.clear()
+
+
+def assert_fails_and_succeeds_again(dev: Dev, run_id: str) -> None:
+    assert dev.end_of(run_id, 180) == "FAILURE"
+    again = until(lambda: next((run for run in dev.runs() if run["parentRunId"] == run_id), None))
+    assert dev.end_of(again["runId"]) == "SUCCESS"
+    assert stored_repositories() == 200
 
 
 def test_a_cancelled_run_ends_within_seconds_and_loses_nothing(
@@ -118,10 +123,7 @@ def test_a_killed_worker_is_noticed_and_its_run_is_retried(waiting: tuple[Dev, S
     dev, standin, run_id = waiting
     os.kill(worker_of(run_id), signal.SIGKILL)
     give_quota(standin)
-    assert dev.end_of(run_id, 120) == "FAILURE"
-    again = until(lambda: next((run for run in dev.runs() if run["parentRunId"] == run_id), None))
-    assert dev.end_of(again["runId"]) == "SUCCESS"
-    assert stored_repositories() == 200
+    assert_fails_and_succeeds_again(dev, run_id)
     assert standin.served["stargazers"] <= 200 + 8 + 1, "only what was in flight is read again"
 
 
@@ -132,14 +134,11 @@ def test_a_killed_dagster_dev_resumes_after_a_start(waiting: tuple[Dev, Standin,
     os.kill(worker, signal.SIGKILL)
     give_quota(standin)
     dev.start()
-    assert dev.end_of(run_id, 180) == "FAILURE"
-    again = until(lambda: next((run for run in dev.runs() if run["parentRunId"] == run_id), None))
-    assert dev.end_of(again["runId"]) == "SUCCESS"
-    assert stored_repositories() == 200
+    assert_fails_and_succeeds_again(dev, run_id)
 
 
 def test_a_killed_daemon_stops_no_run_and_resumes_after_a_start(
-    tmp_path: Path, serve_world: Callable[..., tuple[Standin, str]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, serve_world: ServeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The daemon is a service of its own, with DAGSTER_HOME set."""
     limits = Limits(requests=60, window_seconds=30.0)
@@ -148,15 +147,8 @@ def test_a_killed_daemon_stops_no_run_and_resumes_after_a_start(
     home.mkdir()
     configuration.mkdir()
     shutil.copy(ROOT / "dagster.yaml", configuration)
-    chosen = {
-        "GH_ASSETS_HOME": str(home),
-        "DAGSTER_HOME": str(configuration),
-        "GITHUB_API_URL": url,
-        "GITHUB_TOKENS": "token",
-        "GH_ASSETS_AWESOME": LIST,
-        "GH_ASSETS_SOURCE": "stargazers",
-    }
-    for name, value in chosen.items():
+    places = {"GH_ASSETS_HOME": str(home), "DAGSTER_HOME": str(configuration)}
+    for name, value in (places | github_at(url)).items():
         monkeypatch.setenv(name, value)
 
     def start() -> subprocess.Popen[bytes]:

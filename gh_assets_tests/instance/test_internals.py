@@ -54,14 +54,15 @@ def test_names_that_are_stored_are_the_same() -> None:
 
 
 def test_all_storages_have_a_function_for_the_address_of_a_database() -> None:
-    for module in (internals.sqlite_event_log, internals.sqlite_run_storage, internals.sqlite_schedule_storage):
+    for name in ("sqlite_event_log", "sqlite_run_storage", "sqlite_schedule_storage"):
+        module = getattr(internals, name)
         assert list(inspect.signature(vars(module)[internals.CONNECTION_STRING]).parameters)[:1], UPGRADE
         assert internals.CONNECTION_STRING in inspect.getsource(module), UPGRADE
 
 
 def test_a_step_accumulates_metadata_where_they_are_added() -> None:
     @dg.asset(partitions_def=dg.StaticPartitionsDefinition(["a"]))
-    def one(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    def one(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         internals.add_partition_metadata(context, {"a": {"row": 1}})
         return dg.MaterializeResult()
 

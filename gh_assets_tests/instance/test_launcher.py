@@ -20,6 +20,7 @@ from gh_assets.instance.configuration import open_instance
 from gh_assets.instance.internals import EngineEventData, WorkerStatus
 from gh_assets.instance.launcher import HomeRunLauncher, execute_job, fail_dead_runs, is_alive
 from gh_assets.settings import load_settings
+from gh_assets_tests.support.waiting import until
 
 
 @pytest.fixture
@@ -50,21 +51,21 @@ def test_a_run_whose_process_died_is_marked_as_failed(instance: DagsterInstance)
     launcher = instance.run_launcher
     assert isinstance(launcher, HomeRunLauncher)
     assert launcher.supports_check_run_worker_health
-    assert launcher.check_run_worker_health(dying).status is WorkerStatus.RUNNING
+
+    def health(run: dg.DagsterRun) -> WorkerStatus:
+        return launcher.check_run_worker_health(run).status
+
+    assert health(dying) is WorkerStatus.RUNNING
     gone.kill()
     # A zombie: the kernel still knows its number.
-    while is_alive(gone.pid, time.time()):
-        time.sleep(0.01)
-    assert launcher.check_run_worker_health(dying).status is WorkerStatus.FAILED
+    until(lambda: not is_alive(gone.pid, time.time()))
+    assert health(dying) is WorkerStatus.FAILED
     gone.wait()
-    assert launcher.check_run_worker_health(dying).status is WorkerStatus.FAILED
-    assert launcher.check_run_worker_health(alive).status is WorkerStatus.RUNNING
-    assert launcher.check_run_worker_health(unknown).status is WorkerStatus.RUNNING, (
-        "an unknown process is not a dead one"
-    )
+    assert health(dying) is WorkerStatus.FAILED
+    assert health(alive) is WorkerStatus.RUNNING
+    assert health(unknown) is WorkerStatus.RUNNING, "an unknown process is not a dead one"
     assert fail_dead_runs(instance) == [dying.run_id]
-    statuses = {run.run_id: instance.get_run_by_id(run.run_id).status for run in (alive, dying, unknown)}  # type: ignore[union-attr]
-    assert statuses == {
+    assert {run.run_id: run.status for run in instance.get_runs()} == {
         alive.run_id: dg.DagsterRunStatus.STARTED,
         dying.run_id: dg.DagsterRunStatus.FAILURE,
         unknown.run_id: dg.DagsterRunStatus.STARTED,
@@ -77,13 +78,8 @@ def test_a_run_whose_command_was_killed_before_it_started_is_marked_as_failed(
     """The daemon does not check such runs, and they would block sensors for ever."""
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     job = a_job()
-    left: dict[str, dg.DagsterRun] = {}
     alive, dying, again = (str(uuid.uuid4()) for _ in range(3))
-
-    def killed(_: object, run: dg.DagsterRun, *__: object, **___: object) -> None:
-        left[run.run_id] = run
-
-    monkeypatch.setattr(launcher_module, "execute_run", killed)
+    monkeypatch.setattr(launcher_module, "execute_run", lambda *_, **__: None)  # the command is killed before it
     for pid, run_id in ((os.getpid(), alive), (child.pid, dying)):
         monkeypatch.setattr(os, "getpid", lambda pid=pid: pid)
         execute_job(job, instance, run_id=run_id, run_config={}, tags={})
@@ -91,7 +87,8 @@ def test_a_run_whose_command_was_killed_before_it_started_is_marked_as_failed(
     assert fail_dead_runs(instance) == []
     child.kill()
     child.wait()
-    instance.create_run_for_job(job, run_id=again, tags=left[dying].tags)
+    (left,) = instance.get_runs(dg.RunsFilter(run_ids=[dying]))
+    instance.create_run_for_job(job, run_id=again, tags=left.tags)
     monkeypatch.setattr(launcher_module, "is_shared", lambda _: True)
     monkeypatch.setattr(socket, "gethostname", lambda: "another")
     assert fail_dead_runs(instance) == [], "the processes of another machine are not known here"

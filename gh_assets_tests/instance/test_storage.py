@@ -4,6 +4,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -13,6 +14,7 @@ from gh_assets.instance.configuration import open_instance
 from gh_assets.instance.internals import InstanceRef, add_partition_metadata
 from gh_assets.instance.storage import BatchedSqliteEventLogStorage, HomeComputeLogManager
 from gh_assets.settings import load_settings
+from gh_assets_tests.support.chain_runs import latest_materialization
 from gh_assets_tests.support.paths import CHECKOUT
 
 PARTS = dg.DynamicPartitionsDefinition(name="part")
@@ -23,7 +25,7 @@ def asset_of(partitions: int) -> dg.AssetsDefinition:
         warnings.simplefilter("ignore", dg.BetaWarning)
 
         @dg.asset(partitions_def=PARTS, backfill_policy=dg.BackfillPolicy.single_run())
-        def things(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        def things(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
             add_partition_metadata(context, {key: {"place": int(key)} for key in context.partition_keys})
             return dg.MaterializeResult(metadata={"count": partitions})
 
@@ -37,30 +39,24 @@ def run_over_all(instance: DagsterInstance, partitions: int) -> dg.ExecuteInProc
     return dg.materialize([asset_of(partitions)], instance=instance, tags=tags)
 
 
-def stored_events(instance: DagsterInstance, run_id: str) -> dict[str, object]:
-    key = dg.AssetKey("things")
+def stored_events(instance: DagsterInstance, run_id: str) -> dict[str, Any]:
+    key, kind = dg.AssetKey("things"), DagsterEventType.ASSET_MATERIALIZATION
     storage = instance.event_log_storage
     records = instance.fetch_materializations(key, limit=1000).records
-    in_run = storage.get_records_for_run(run_id, of_type=DagsterEventType.ASSET_MATERIALIZATION, limit=1000).records
-    entry = storage.get_asset_records([key])[0].asset_entry
-    materialization = instance.get_latest_materialization_event(key)
+    events = [event for record in records if (event := record.asset_materialization) is not None]
+    in_run = storage.get_records_for_run(run_id, of_type=kind, limit=1000).records
+    latest_ids = storage.get_latest_storage_id_by_partition(key, kind)
+    ids = [record.storage_id for record in records]
     return {
         "partitions": [record.partition_key for record in records],
-        "metadata": [
-            {name: value.value for name, value in record.asset_materialization.metadata.items()} for record in records
-        ],
+        "metadata": [{name: value.value for name, value in event.metadata.items()} for event in events],
         "in run": [record.partition_key for record in in_run],
         "materialized": sorted(instance.get_materialized_partitions(key)),
-        "last": materialization.asset_materialization.partition if materialization else None,
-        "is the last run": entry.last_run_id == run_id,
-        "latest ids": {
-            partition: [record.partition_key for record in records if record.storage_id == storage_id]
-            for partition, storage_id in storage.get_latest_storage_id_by_partition(
-                key, DagsterEventType.ASSET_MATERIALIZATION
-            ).items()
-        },
-        "ascending": [record.storage_id for record in records] == sorted((r.storage_id for r in records), reverse=True),
-        "tags": [record.asset_materialization.tags.get("dagster/partition/part") for record in records],
+        "last": latest_materialization(instance, "things").partition,
+        "is the last run": storage.get_asset_records([key])[0].asset_entry.last_run_id == run_id,
+        "latest": {partition: records[ids.index(latest)].partition_key for partition, latest in latest_ids.items()},
+        "ascending": ids == sorted(ids, reverse=True),
+        "tags": [(event.tags or {}).get("dagster/partition/part") for event in events],
     }
 
 

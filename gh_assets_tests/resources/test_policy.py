@@ -1,6 +1,7 @@
 """The policy: what it derives from its fields."""
 
 import datetime as dt
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from gh_assets.storage.mongo import Collections, MongoDatabase
 
 
 @pytest.mark.parametrize(("executor", "shares"), [("in_process", 1), ("multiprocess", 1), ("celery", 16)])
-def test_celery_workers_share_a_collection_by_default(executor: str, shares: int) -> None:
+def test_celery_workers_share_a_collection_by_default(executor: Any, shares: int) -> None:
     assert PolicyResource(executor=executor).shares == shares
 
 

@@ -15,12 +15,13 @@ from gh_assets.services.connections import (
     awesome_lists,
     connect_gcs,
     connect_github,
-    connect_mongo,
     data_store,
     model_store,
+    open_mongo,
 )
 from gh_assets.settings import DEFAULT_AWESOME_LISTS, load_settings
 from gh_assets.storage.objects import ObjectStore
+from gh_assets_tests.conftest import ServeWorld
 from gh_assets_tests.support.worlds import LIST, world_of
 
 
@@ -34,11 +35,10 @@ def test_mongo_uri_alone_starts_no_embedded_server(
 ) -> None:
     monkeypatch.setenv("MONGO_URI", embedded.mongo_uri(home))
     monkeypatch.setenv("MONGO_DATABASE", "elsewhere")
-    database = connect_mongo(load_settings())
-    database["things"].insert_one({"_id": 1})
-    assert database.name == "elsewhere"
-    database.client.drop_database("elsewhere")
-    database.client.close()
+    with open_mongo(load_settings()) as database:
+        database["things"].insert_one({"_id": 1})
+        assert database.name == "elsewhere"
+        database.client.drop_database("elsewhere")
     assert started_servers(fresh_home) == set()
 
 
@@ -71,7 +71,7 @@ def test_configured_bucket_is_never_created(emulator: str, fresh_home: Path, mon
 
 
 def test_github_tokens_alone_start_no_embedded_server(
-    fresh_home: Path, serve_world, monkeypatch: pytest.MonkeyPatch
+    fresh_home: Path, serve_world: ServeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     standin, url = serve_world(world_of({"a/b": [0]}), tokens=("first", "second"))
     monkeypatch.setenv("GITHUB_TOKENS", "first, second\nfirst")
@@ -84,14 +84,12 @@ def test_github_tokens_alone_start_no_embedded_server(
     assert started_servers(fresh_home) == set()
 
 
-def test_lists_of_the_standin_are_the_default_without_tokens(fresh_home: Path) -> None:
+def test_lists_are_those_of_the_settings_or_else_of_the_standin(
+    fresh_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with connect_github(load_settings()) as client:
         assert awesome_lists(load_settings(), client) == [f"synthetic-lists/awesome-{n}" for n in (1, 2, 3)]
-
-
-def test_lists_of_the_settings_take_precedence(fresh_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GH_ASSETS_AWESOME", "a/b c/d,./e.md")
-    with connect_github(load_settings()) as client:
+        monkeypatch.setenv("GH_ASSETS_AWESOME", "a/b c/d,./e.md")
         assert awesome_lists(load_settings(), client) == ["a/b", "c/d", "./e.md"]
 
 
@@ -128,11 +126,8 @@ def test_options_of_the_connection_string_take_precedence(
     home: Path, monkeypatch: pytest.MonkeyPatch, option: str, name: str, expected: object
 ) -> None:
     monkeypatch.setenv("MONGO_URI", f"{embedded.mongo_uri(home)}&{option}")
-    database = connect_mongo(load_settings())
-    try:
+    with open_mongo(load_settings()) as database:
         assert attrgetter(name)(database.client.options) == expected
-    finally:
-        database.client.close()
 
 
 def test_write_concern_of_the_connection_string_applies_to_the_registry(
@@ -141,6 +136,5 @@ def test_write_concern_of_the_connection_string_applies_to_the_registry(
     default, given = {"w": "majority", "wtimeout": 30_000}, {"w": 1, "wtimeout": 777}
     for option, expected in (("", default), ("&w=1&wtimeoutMS=777", given)):
         monkeypatch.setenv("MONGO_URI", embedded.mongo_uri(home) + option)
-        database = connect_mongo(load_settings())
-        assert ModelRegistry(objects, database["models"]).documents.write_concern.document == expected
-        database.client.close()
+        with open_mongo(load_settings()) as database:
+            assert ModelRegistry(objects, database["models"]).documents.write_concern.document == expected

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import polars as pl
 
 from gh_assets.embedded.guardian import read_state
@@ -55,6 +56,13 @@ def run_chain_once(folder: Path) -> ChainRun:
             stop_servers(home)
             document.write_text(json.dumps(first))
     return ChainRun(home, file, stars, json.loads(document.read_text()))
+
+
+def latest_materialization(instance: dg.DagsterInstance, asset: str) -> dg.AssetMaterialization:
+    event = instance.get_latest_materialization_event(dg.AssetKey(asset))
+    assert event is not None
+    assert event.asset_materialization is not None
+    return event.asset_materialization
 
 
 def stop_servers(home: Path) -> None:

@@ -8,8 +8,8 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import closing, redirect_stdout
+from collections.abc import Mapping, Sequence
+from contextlib import closing, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -39,31 +39,52 @@ def write_stars(
     return table
 
 
+def environment_of(home: Path, **more: str) -> dict[str, str]:
+    """Return the environment of this process, with a home and further settings in place of its own ones."""
+    clean = {name: value for name, value in os.environ.items() if name not in SETTINGS}
+    return clean | {"GH_ASSETS_HOME": str(home)} | more
+
+
 def command(
     home: Path, *arguments: str, program: Sequence[str] = ("-m", "gh_assets"), **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if name not in SETTINGS}
+    """Run the command in a new process."""
     return subprocess.run(
         [sys.executable, *program, *arguments],
-        env=clean | {"GH_ASSETS_HOME": str(home)} | environment,
+        env=environment_of(home, **environment),
         cwd=home.parent,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
 
 
-def run_json(home: Path, *arguments: str) -> Any:
-    done = command(home, *arguments, "--json")
+def started(
+    home: Path, *arguments: str, environment: Mapping[str, str] | None = None, **options: Any
+) -> subprocess.Popen[str]:
+    """Start the command in a new process as a shell does, as the leader of its own process group."""
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(
+        [sys.executable, "-m", "gh_assets", *arguments],
+        env=environment_of(home, **(environment or {})),
+        cwd=home.parent,
+        text=True,
+        start_new_session=True,
+        **(streams | options),
+    )
+
+
+def run_json(home: Path, *arguments: str, **environment: str) -> Any:
+    """Run the command in a new process; return the document that it prints."""
+    done = command(home, *arguments, "--json", **environment)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
-def answer_json(home: Path, *arguments: str) -> Any:
+def answer_json(*arguments: str, code: int = 0) -> Any:
     """Return what `run_json` returns, from the command in this process, which saves the start of a new one."""
-    output = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(output):
-        patch.setenv("GH_ASSETS_HOME", str(home))
+    end = pytest.raises(SystemExit, check=lambda ended: ended.code == code) if code else nullcontext()
+    with redirect_stdout(io.StringIO()) as output, end:
         main([*arguments, "--json"])
     return json.loads(output.getvalue())
 
@@ -74,15 +95,3 @@ def stored_file(home: Path, bucket: str, name: str) -> Path:
         file: str
         (file,) = index.execute("SELECT file FROM objects WHERE bucket = ? AND name = ?", (bucket, name)).fetchone()
     return home / "bucket" / "content" / file[:2] / file
-
-
-def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    """Run a command that fails in this process; return its exit code and its message on stderr."""
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    captured = capsys.readouterr()
-    assert captured.out == "", "a command that fails prints no result"
-    lines = [line for line in captured.err.splitlines() if line.startswith(("Error", "Usage"))]
-    assert len(lines) == 1, captured.err
-    assert "Traceback" not in captured.err
-    return int(caught.value.code or 0), captured.err

@@ -15,7 +15,7 @@ import requests
 from dagster_graphql import DagsterGraphQLClient
 
 from gh_assets.embedded.guardian import free_port
-from gh_assets_tests.conftest import SETTINGS
+from gh_assets_tests.support.commands import environment_of
 from gh_assets_tests.support.paths import CHECKOUT
 from gh_assets_tests.support.waiting import until
 
@@ -35,8 +35,7 @@ class Dev:
 
     def __init__(self, home: Path, environment: Mapping[str, str] | None = None) -> None:
         self.home = home
-        clean = {name: value for name, value in os.environ.items() if name not in SETTINGS}
-        self.environment = {**clean, **(environment or {}), "GH_ASSETS_HOME": str(home)}
+        self.environment = environment_of(home, **(environment or {}))
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.start()

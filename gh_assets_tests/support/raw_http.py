@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
 
 from gh_assets_tests.support.served_home import Running
 
@@ -18,6 +20,18 @@ def connect(server: Running, source: str = "127.0.0.1", receive_buffer: int | No
     stream.settimeout(10)
     stream.connect((host, int(port)))
     return stream
+
+
+@contextmanager
+def connections(server: Running, n: int, source: str = "127.0.0.1", **options: Any) -> Iterator[list[socket.socket]]:
+    """Keep several connections open during a block; see `connect`."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(connect(server, source, **options)) for _ in range(n)]
+
+
+def receive_all(stream: socket.socket) -> bytes:
+    """Return what the server sends until it closes the connection."""
+    return b"".join(iter(lambda: stream.recv(65536), b""))
 
 
 def exchange(server: Running, content: bytes, wait: float = 10.0) -> bytes:

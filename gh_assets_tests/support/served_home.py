@@ -188,10 +188,10 @@ class Running:
 
 
 @contextmanager
-def opened(settings: Settings, *, loaded: bool = True, root_path: str = "") -> Iterator[Running]:
-    """Serve a home in a thread, as the command does."""
+def opened(settings: Settings, *, loaded: bool = True, root_path: str = "", **changes: Any) -> Iterator[Running]:
+    """Serve a home in a thread, as the command does, with changes of its settings."""
     urls: list[str] = []
-    server = make_server(settings, "127.0.0.1", 0, urls.append, root_path=root_path)
+    server = make_server(settings.model_copy(update=changes), "127.0.0.1", 0, urls.append, root_path=root_path)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     until(lambda: server.started)

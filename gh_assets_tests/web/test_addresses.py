@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import html
-import http.client
 import re
-import threading
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -17,75 +14,53 @@ import requests
 from fastapi.routing import APIRoute
 from hypothesis import given
 from hypothesis import strategies as st
+from requests.adapters import HTTPAdapter
+from requests.structures import CaseInsensitiveDict
 
 from gh_assets.web.addresses import network_of, read_prefix
+from gh_assets_tests.support.raw_http import connect, receive_all
 from gh_assets_tests.support.served_home import Running, ServedHome, name_of, opened
 
 PREFIX = "/recs"
 
-
-class ReverseProxy(BaseHTTPRequestHandler):
-    """Strips the prefix, as nginx does with `proxy_pass http://…/;`; other paths are not found."""
-
-    protocol_version = "HTTP/1.1"
-    target: str
-    headers_to_add: dict[str, str]
-
-    def forward(self) -> None:
-        if not self.path.startswith(f"{PREFIX}/"):
-            self.send_response(404)
-            self.send_header("content-length", "0")
-            self.end_headers()
-            return
-        body = self.rfile.read(int(self.headers.get("content-length", 0)))
-        headers = {name: value for name, value in self.headers.items() if name.lower() != "connection"}
-        upstream = http.client.HTTPConnection(self.target, timeout=30)
-        upstream.request(self.command, self.path.removeprefix(PREFIX), body or None, headers | self.headers_to_add)
-        response = upstream.getresponse()
-        content = response.read()
-        self.send_response(response.status)
-        for name, value in response.getheaders():
-            if name.lower() not in ("connection", "transfer-encoding", "date", "content-length"):
-                self.send_header(name, value)
-        length = response.getheader("content-length") if self.command == "HEAD" else str(len(content))
-        self.send_header("content-length", length or "0")
-        self.end_headers()
-        self.wfile.write(content)
-        upstream.close()
-
-    do_GET = do_HEAD = do_POST = forward  # noqa: N815 - the names that the base class calls
-
-    def log_message(self, *_: Any) -> None:
-        pass
+SITE = "http://127.0.0.1"
+"""Where browsers see the proxy."""
 
 
-@contextmanager
-def proxied(server: Running, **headers: str) -> Iterator[str]:
-    """Run a proxy in front of a server; yield its URL without the prefix."""
-    handler = type(
-        "Handler",
-        (ReverseProxy,),
-        {"target": urlsplit(server.url).netloc, "headers_to_add": {"X-Forwarded-For": "192.0.2.7"} | headers},
-    )
-    proxy = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=proxy.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{proxy.server_address[1]}"
-    finally:
-        proxy.shutdown()
-        proxy.server_close()
+class ReverseProxy(HTTPAdapter):
+    """Sends requests to a server as nginx does with `proxy_pass http://…/;`: without the prefix, and with headers."""
+
+    def __init__(self, server: Running, **headers: str) -> None:
+        super().__init__()
+        self.server, self.added = server, {"X-Forwarded-For": "192.0.2.7"} | headers
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
+        assert request.path_url.startswith(f"{PREFIX}/"), f"the server does not see {request.url}"
+        forwarded = request.copy()
+        forwarded.url = self.server.url + request.path_url.removeprefix(PREFIX)
+        forwarded.headers = CaseInsensitiveDict({"host": urlsplit(SITE).netloc} | dict(request.headers) | self.added)
+        response = super().send(forwarded, *args, **options)
+        response.url, response.request = str(request.url), request
+        return response
 
 
 @pytest.fixture(scope="module", params=["option", "header"])
-def proxy_url(served_home: ServedHome, request: pytest.FixtureRequest) -> Iterator[str]:
-    """URL of a proxy; the server gets the prefix from its option or from the proxy's header."""
+def proxy(served_home: ServedHome, request: pytest.FixtureRequest) -> Iterator[ReverseProxy]:
+    """A proxy in front of a server, which gets the prefix from its option or from the proxy's header."""
     if request.param == "option":
-        with opened(served_home.settings, root_path=PREFIX) as server, proxied(server) as url:
-            yield url
+        with opened(served_home.settings, root_path=PREFIX) as server:
+            yield ReverseProxy(server)
     else:
-        settings = served_home.settings.model_copy(update={"trusted_proxies": "127.0.0.1"})
-        with opened(settings) as server, proxied(server, **{"X-Forwarded-Prefix": f"{PREFIX}/"}) as url:
-            yield url
+        with opened(served_home.settings, trusted_proxies="127.0.0.1") as server:
+            yield ReverseProxy(server, **{"X-Forwarded-Prefix": f"{PREFIX}/"})
+
+
+@pytest.fixture
+def browser(proxy: ReverseProxy) -> Iterator[requests.Session]:
+    """A new visitor, whose requests go through the proxy."""
+    with requests.Session() as session:
+        session.mount("http://", proxy)
+        yield session
 
 
 ADDRESSES = re.compile(r'\s(?:href|src|action|hx-get|hx-post)="([^"]*)"')
@@ -93,106 +68,101 @@ FORMS = re.compile(r"<form\b([^>]*)>(.*?)</form>", re.DOTALL)
 FIELDS = re.compile(r'<input\b[^>]*?name="(\w+)"[^>]*?value="([^"]*)"')
 
 
-def test_every_address_on_the_pages_keeps_the_prefix_and_responds(proxy_url: str) -> None:
-    with requests.Session() as browser:
-        waiting, seen, pages = [f"{PREFIX}/"], set[str](), 0
-        waiting += [f"{PREFIX}/go?login=person-1", f"{PREFIX}/go?similar={name_of(0)}", f"{PREFIX}/go?similar=paint"]
-        waiting += [f"{PREFIX}/for?repo={name_of(0)}&q=paint", f"{PREFIX}/for?q=no/such", f"{PREFIX}/go"]
-        while waiting and len(seen) < 250:
-            path = waiting.pop(0)
-            # Pages of the same kind have the same links: six of each are enough.
-            kind = re.sub(r"/(r|u)/[^?]*", r"/\1/", path.split("?")[0])
-            if path in seen or sum(kind == re.sub(r"/(r|u)/[^?]*", r"/\1/", one.split("?")[0]) for one in seen) >= 6:
-                continue
-            seen.add(path)
-            response = browser.get(proxy_url + path, timeout=30)
-            for step in [*response.history, response]:
-                assert urlsplit(step.url).path.startswith(f"{PREFIX}/"), f"{path} leads to {step.url}"
-            assert response.status_code == 200, f"{path}: {response.status_code}"
-            if response.headers["content-type"].startswith("text/html"):
-                pages += 1
-                for address in map(html.unescape, ADDRESSES.findall(response.text)):
-                    if address.startswith(("#", "https://github.com/")):
-                        continue
-                    assert address.startswith(f"{PREFIX}/"), f"{address} on {path}"
-                    if not address.endswith("/feedback"):
-                        waiting.append(address)
-        assert pages > 12
-        kinds = {path.split("?")[0].split("/")[2] for path in seen}
-        assert kinds >= {"", "go", "for", "u", "r", "model", "popular", "hidden", "api", "static"}
+def kind_of(path: str) -> str:
+    """Return what pages with the same links have in common."""
+    return re.sub(r"/(r|u)/[^?]*", r"/\1/", path.split("?")[0])
 
 
-def test_forms_and_their_cookie_work_with_the_prefix(proxy_url: str) -> None:
-    with requests.Session() as browser:
-        page = browser.get(f"{proxy_url}{PREFIX}/popular", timeout=30)
-        assert f"path={PREFIX};" in page.headers["set-cookie"].lower() + ";"
-        attributes, content = next(form for form in FORMS.findall(page.text) if "feedback" in form[0])
-        fields = {name: html.unescape(value) for name, value in FIELDS.findall(content)}
-        assert fields["back"] == f"{PREFIX}/popular"
-        action = re.search(r'action="([^"]*)"', attributes)
-        assert action is not None
-        sent = fields | {"verdict": "known"}
-        done = browser.post(proxy_url + action[1], data=sent, headers={"origin": proxy_url}, timeout=30)
-        assert (done.status_code, [step.status_code for step in done.history]) == (200, [303])
-        assert urlsplit(done.url).path == f"{PREFIX}/popular"
-        assert f'value="{fields["repo"]}"' not in done.text
-        hidden = browser.get(f"{proxy_url}{PREFIX}/hidden", timeout=30).text
-        assert fields["repo"] in hidden
-        assert f'value="{PREFIX}/hidden"' in hidden
-        for back in ("/popular", "//evil.example", f"{PREFIX}//evil.example", f"{PREFIX}/../x", "/recsx/", ""):
-            redirect = browser.post(
-                proxy_url + action[1], data=sent | {"back": back}, allow_redirects=False, timeout=30
-            )
-            assert redirect.headers["location"] == f"{PREFIX}/"
-        withdrawn = sent | {"verdict": "none"}
-        assert browser.post(proxy_url + action[1], data=withdrawn, timeout=30).status_code == 200
+def test_every_address_on_the_pages_keeps_the_prefix_and_responds(browser: requests.Session) -> None:
+    waiting, kinds, seen = [f"{PREFIX}/"], Counter[str](), set[str]()
+    waiting += [f"{PREFIX}/go?login=person-1", f"{PREFIX}/go?similar={name_of(0)}", f"{PREFIX}/go?similar=paint"]
+    waiting += [f"{PREFIX}/for?repo={name_of(0)}&q=paint", f"{PREFIX}/for?q=no/such", f"{PREFIX}/go"]
+    while waiting and len(seen) < 250:
+        path = waiting.pop(0)
+        if path in seen or kinds[kind_of(path)] >= 6:
+            continue
+        seen.add(path)
+        kinds[kind_of(path)] += 1
+        response = browser.get(SITE + path, timeout=30)
+        assert response.status_code == 200, f"{path}: {response.status_code}"
+        if response.headers["content-type"].startswith("text/html"):
+            for address in map(html.unescape, ADDRESSES.findall(response.text)):
+                if address.startswith(("#", "https://github.com/")):
+                    continue
+                assert address.startswith(f"{PREFIX}/"), f"{address} on {path}"
+                if not address.endswith("/feedback"):
+                    waiting.append(address)
+    parts = {kind.split("/")[2] for kind in kinds}
+    assert parts >= {"", "go", "for", "u", "r", "model", "popular", "hidden", "api", "static"}
 
 
-def test_cursors_work_with_the_prefix(proxy_url: str) -> None:
-    page = requests.get(f"{proxy_url}{PREFIX}/popular?n=5&language=go", timeout=30).text
+def test_forms_and_their_cookie_work_with_the_prefix(browser: requests.Session) -> None:
+    page = browser.get(f"{SITE}{PREFIX}/popular", timeout=30)
+    assert f"path={PREFIX};" in page.headers["set-cookie"].lower() + ";"
+    attributes, content = next(form for form in FORMS.findall(page.text) if "feedback" in form[0])
+    fields = {name: html.unescape(value) for name, value in FIELDS.findall(content)}
+    assert fields["back"] == f"{PREFIX}/popular"
+    action = re.search(r'action="([^"]*)"', attributes)
+    assert action is not None
+
+    def post(**changes: str) -> requests.Response:
+        data = fields | {"verdict": "known"} | changes
+        return browser.post(SITE + action[1], data=data, headers={"origin": SITE}, timeout=30)
+
+    done = post()
+    assert (done.status_code, [step.status_code for step in done.history]) == (200, [303])
+    assert urlsplit(done.url).path == f"{PREFIX}/popular"
+    assert f'value="{fields["repo"]}"' not in done.text
+    hidden = browser.get(f"{SITE}{PREFIX}/hidden", timeout=30).text
+    assert fields["repo"] in hidden
+    assert f'value="{PREFIX}/hidden"' in hidden
+    for back in ("/popular", "//evil.example", f"{PREFIX}//evil.example", f"{PREFIX}/../x", "/recsx/", ""):
+        assert post(back=back).history[0].headers["location"] == f"{PREFIX}/"
+    assert post(verdict="none").status_code == 200
+
+
+def test_cursors_work_with_the_prefix(browser: requests.Session) -> None:
+    page = browser.get(f"{SITE}{PREFIX}/popular?n=5&language=go", timeout=30).text
     more = re.search(r'<a class="main" href="([^"]*)"', page)
     assert more is not None
-    following = requests.get(proxy_url + html.unescape(more[1]), timeout=30)
+    following = browser.get(SITE + html.unescape(more[1]), timeout=30)
     assert following.status_code == 200
     assert f'<a href="{PREFIX}/popular?' in following.text
-    api = f"{proxy_url}{PREFIX}/api/v1/recommendations"
-    first = requests.get(api, params={"n": 5}, timeout=30).json()
-    second = requests.get(api, params={"n": 5, "cursor": first["next"]}, timeout=30).json()
+    api = f"{SITE}{PREFIX}/api/v1/recommendations"
+    first = browser.get(api, params={"n": 5}, timeout=30).json()
+    second = browser.get(api, params={"n": 5, "cursor": first["next"]}, timeout=30).json()
     assert [entry["rank"] for entry in second["recommendations"]] == [6, 7, 8, 9, 10]
 
 
-def test_openapi_description_contains_the_prefix(proxy_url: str) -> None:
-    description = requests.get(f"{proxy_url}{PREFIX}/api/v1/openapi.json", timeout=30).json()
+def test_openapi_description_contains_the_prefix(browser: requests.Session) -> None:
+    description = browser.get(f"{SITE}{PREFIX}/api/v1/openapi.json", timeout=30).json()
     assert description["servers"] == [{"url": PREFIX}]
     assert "/api/v1/model" in description["paths"]
-    assert f"{proxy_url}{PREFIX}/api/v1/recommendations?" in requests.get(f"{proxy_url}{PREFIX}/api", timeout=30).text
+    assert f"{SITE}{PREFIX}/api/v1/recommendations?" in browser.get(f"{SITE}{PREFIX}/api", timeout=30).text
 
 
-def test_errors_are_json_or_pages_with_the_prefix(proxy_url: str) -> None:
-    assert requests.get(f"{proxy_url}{PREFIX}/api/v1/nothing", timeout=30).json()["error"]["code"] == "http"
+def test_errors_are_json_or_pages_with_the_prefix(browser: requests.Session) -> None:
+    assert browser.get(f"{SITE}{PREFIX}/api/v1/nothing", timeout=30).json()["error"]["code"] == "http"
     for path in ("/nothing", "/static/nothing.css"):
-        page = requests.get(f"{proxy_url}{PREFIX}{path}", timeout=30)
+        page = browser.get(f"{SITE}{PREFIX}{path}", timeout=30)
         assert page.status_code == 404
         assert f'href="{PREFIX}/popular"' in page.text
-    refused = requests.get(f"{proxy_url}{PREFIX}/api/v1/model", headers={"host": "evil.example"}, timeout=30)
+    refused = browser.get(f"{SITE}{PREFIX}/api/v1/model", headers={"host": "evil.example"}, timeout=30)
     assert (refused.status_code, refused.json()["error"]["code"]) == (421, "wrong_host")
 
 
 def test_prefix_header_is_accepted_only_from_a_trusted_proxy(served_home: ServedHome, server: Running) -> None:
     header = {"x-forwarded-prefix": "/elsewhere"}
     assert "/elsewhere" not in server.get("/", headers=header).text
-    settings = served_home.settings.model_copy(update={"trusted_proxies": "127.0.0.1"})
-    with opened(settings, root_path="/usual") as trusting:
+    with opened(served_home.settings, root_path="/usual", trusted_proxies="127.0.0.1") as trusting:
         assert 'href="/elsewhere/for"' in trusting.get("/", headers=header).text
         assert 'href="/usual/for"' in trusting.get("/").text
         for wrong in ("//evil.example", "/a/../b", "/a b", '/"><script>', "https://evil.example", "/\\evil", "/a,/b"):
             assert 'href="/usual/for"' in trusting.get("/", headers={"x-forwarded-prefix": wrong}).text
-        with requests.Session() as untrusted:
-            other = requests.Request("GET", trusting.url + "/", headers=header).prepare()
-            adapter = requests.adapters.HTTPAdapter()
-            adapter.init_poolmanager(1, 1, source_address=("127.0.0.9", 0))
-            untrusted.mount("http://", adapter)
-            assert 'href="/usual/for"' in untrusted.send(other, timeout=30).text
+        with connect(trusting, "127.0.0.9") as untrusted:
+            head = b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\nx-forwarded-prefix: /elsewhere\r\nconnection: close\r\n\r\n"
+            untrusted.sendall(head)
+            assert b'href="/usual/for"' in receive_all(untrusted)
 
 
 @given(st.text(max_size=40))
@@ -209,7 +179,7 @@ def pages_of(server: Running) -> list[str]:
     app: Any = server.server.config.app
     paths = ["/static/style.css", "/api/v1/openapi.json"]
     for route in app.routes:
-        if isinstance(route, APIRoute) and "GET" in route.methods:
+        if isinstance(route, APIRoute) and "GET" in (route.methods or ()):
             query = urlencode(queries.get(route.path, {}))
             paths.append(route.path.format(**values) + (f"?{query}" if query else ""))
     return paths

@@ -8,6 +8,8 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import pytest
 import requests
@@ -24,8 +26,7 @@ def test_readiness_details_require_a_key(server: Running, served_home: ServedHom
     for headers in ({}, {"authorization": "Bearer guess"}, {"x-forwarded-for": "127.0.0.1"}):
         response = server.get("/readyz", headers=headers)
         assert (response.status_code, response.json()) == (200, {"ready": True})
-    keyed = served_home.settings.model_copy(update={"api_keys_text": SecretStr("a-key"), "serve_rate": 5})
-    with opened(keyed, loaded=False) as other:
+    with opened(served_home.settings, loaded=False, api_keys_text=SecretStr("a-key"), serve_rate=5) as other:
         until(lambda: other.get("/readyz").json() == {"ready": True})
         details = other.get("/readyz", headers={"authorization": "Bearer a-key"}).json()
         assert details.keys() >= {"ready", "model", "loaded", "missing", "services", "version"}
@@ -35,11 +36,9 @@ def test_readiness_details_require_a_key(server: Running, served_home: ServedHom
 
 
 def test_responses_contain_no_address_and_no_token(server: Running, served_home: ServedHome, github: str) -> None:
-    ports = {github.rsplit(":", 1)[1]}
-    text = ""
-    for path in ("/", "/readyz", "/api/v1/model", "/metrics", "/u/missing-user", "/r/no/such", "/model", "/u/person-1"):
-        text += server.get(path).text
-    for secret in (*ports, str(served_home.settings.home), "mongodb://", "ghp_"):
+    paths = ("/", "/readyz", "/api/v1/model", "/metrics", "/u/missing-user", "/r/no/such", "/model", "/u/person-1")
+    text = "".join(server.get(path).text for path in paths)
+    for secret in (github.rsplit(":", 1)[1], str(served_home.settings.home), "mongodb://", "ghp_"):
         assert secret not in text
 
 
@@ -49,7 +48,7 @@ def test_any_address_gets_a_response(server: Running, path: str) -> None:
     for base in ("/u/", "/r/a/", "/for?q=", "/api/v1/users/", "/static/"):
         with requests.Session() as session:
             request = requests.Request("GET", server.url + "/").prepare()
-            request.url = server.url + base + requests.utils.quote(path, safe="/?&=.")
+            request.url = server.url + base + quote(path, safe="/?&=.")
             response = session.send(request, timeout=30, allow_redirects=False)
         assert response.status_code < 500, (base, path)
 
@@ -96,7 +95,7 @@ def test_installed_package_serves_from_a_read_only_folder(tmp_path: Path) -> Non
         "from gh_assets.web.app import build_app; app = build_app(load_settings());"
         "print(len(app.routes), os.getuid())"
     )
-    options = {}
+    options: dict[str, Any] = {}
     if os.getuid() == 0:
         subprocess.run(["chmod", "a+rX", *map(str, (tmp_path, tmp_path.parent, tmp_path.parent.parent))], check=True)
         subprocess.run(["chmod", "-R", "a+rX", str(place)], check=True)

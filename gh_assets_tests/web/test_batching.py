@@ -114,7 +114,7 @@ def test_full_queue_and_closed_batcher_are_busy(batcher: Any, monkeypatch: pytes
             await batcher.recommend(snapshot, request("too many"))
         batcher.close()
         snapshot.release.set()
-        assert await asyncio.gather(first, waiting) == ["first", "waiting"], "requests that wait are still processed"
+        assert [await first, await waiting] == ["first", "waiting"], "requests that wait are still processed"
         with pytest.raises(BusyError):
             await batcher.recommend(snapshot, request("too late"))
 

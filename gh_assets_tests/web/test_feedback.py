@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-import signal
 import subprocess
 import sys
 import textwrap
+from contextlib import closing
 from pathlib import Path
 
 import orjson
@@ -31,16 +32,15 @@ def lines(folder: Path) -> list[bytes]:
 
 
 def test_feedback_is_a_message_that_any_consumer_applies(tmp_path: Path, database: MongoDatabase) -> None:
-    feedback = Feedback(tmp_path, lambda: None)
-    feedback.record("someone", 7, "o/r", "not_interested")
-    feedback.record("someone", 8, "o/s", "known")
-    assert feedback.verdicts_of("someone") == {7: ("not_interested", "o/r"), 8: ("known", "o/s")}
+    with closing(Feedback(tmp_path, lambda: None)) as feedback:
+        feedback.record("someone", 7, "o/r", "not_interested")
+        feedback.record("someone", 8, "o/s", "known")
+        assert feedback.verdicts_of("someone") == {7: ("not_interested", "o/r"), 8: ("known", "o/s")}
     written = lines(tmp_path)
     assert [Message.parse(line).to_json() for line in written] == written
     counts = Consumer(database).apply(written)
     assert (counts.inserted, counts.dead) == (2, 0)
     assert stored(database) == {"someone:7": "not_interested", "someone:8": "known"}
-    feedback.close()
 
 
 def test_feedback_waits_until_mongodb_is_reachable(tmp_path: Path, database: MongoDatabase) -> None:
@@ -57,11 +57,8 @@ def test_feedback_waits_until_mongodb_is_reachable(tmp_path: Path, database: Mon
     until(lambda: lines(tmp_path) == [])
     until(lambda: unshipped[-1] == 0)
     feedback.close()
-    again = Feedback(tmp_path, lambda: database)
-    assert again.verdicts_of("a") == {1: ("known", "o/r"), 2: ("known", "o/s")}, (
-        "another server reads them from MongoDB"
-    )
-    again.close()
+    with closing(Feedback(tmp_path, lambda: database)) as another:  # which reads them from MongoDB
+        assert another.verdicts_of("a") == {1: ("known", "o/r"), 2: ("known", "o/s")}
 
 
 def test_last_verdict_counts_and_none_withdraws_it(tmp_path: Path, database: MongoDatabase) -> None:
@@ -120,28 +117,18 @@ def test_acknowledged_feedback_of_a_killed_server_is_shipped_by_the_next(
             feedback.record("killed", number, "o/r", "known")
             print(number, flush=True)
     """)
-    child = subprocess.Popen(
-        [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=dict(os.environ)
-    )
-    assert child.stdout is not None
-    acknowledged = 0
-    for line in child.stdout:
-        acknowledged = int(line) + 1
-        if acknowledged == 50:
-            child.send_signal(signal.SIGKILL)
-            break
-    acknowledged = max([acknowledged, *(int(line) + 1 for line in child.stdout)])
-    child.wait()
-    feedback = Feedback(tmp_path, lambda: database)
-    feedback.ship()
-    documents = stored(database)
-    assert {f"killed:{number}" for number in range(acknowledged)} <= set(documents)
-    assert database["dead_letters"].count_documents({}) == 0
-    assert lines(tmp_path) == []
-    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"], (
-        "journal and lock of the killed server are removed"
-    )
-    feedback.close()
+    with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        acknowledged = set(itertools.islice(child.stdout, 50))
+        child.kill()
+        acknowledged |= set(child.stdout)
+    with closing(Feedback(tmp_path, lambda: database)) as feedback:
+        feedback.ship()
+        assert {f"killed:{number.strip()}" for number in acknowledged} <= set(stored(database))
+        assert database["dead_letters"].count_documents({}) == 0
+        assert lines(tmp_path) == []
+        suffixes = [path.suffix for path in tmp_path.iterdir()]
+        assert suffixes == [".lock"], "journal and lock of the killed server are removed"
 
 
 def test_journal_of_a_running_server_is_not_touched(tmp_path: Path, database: MongoDatabase) -> None:

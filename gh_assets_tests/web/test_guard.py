@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from pydantic import SecretStr
 
 from gh_assets.local.token_bucket import KeyedTokenBuckets
 from gh_assets.web.guard import MAX_CLIENTS, MAX_CONCURRENT, MAX_WAITING, ClientConcurrency
-from gh_assets_tests.support.raw_http import connect, exchange
+from gh_assets_tests.support.raw_http import connect, receive_all
 from gh_assets_tests.support.served_home import Running, ServedHome, opened
 
 JSON = {"content-type": "application/json"}
@@ -31,15 +30,14 @@ def test_every_response_has_the_security_headers(server: Running) -> None:
         "/static/style.css",
         "/metrics",
     ):
-        response = server.get(path)
-        policy = response.headers["content-security-policy"]
+        headers = server.get(path).headers
+        policy = headers["content-security-policy"]
         assert "default-src 'none'" in policy
         assert "unsafe" not in policy
-        assert "http" not in policy.replace("https://", "http")
-        assert response.headers["x-content-type-options"] == "nosniff"
-        assert response.headers["x-frame-options"] == "DENY"
-        assert response.headers["referrer-policy"] == "no-referrer"
-        assert "server" not in response.headers
+        assert "http" not in policy
+        expected = {"x-content-type-options": "nosniff", "x-frame-options": "DENY", "referrer-policy": "no-referrer"}
+        assert expected.items() <= headers.items()
+        assert "server" not in headers
 
 
 @pytest.mark.parametrize(
@@ -62,6 +60,7 @@ def test_every_response_has_the_security_headers(server: Running) -> None:
         ("GET", "/r/../../etc/passwd", {}, 404),
         ("GET", "/r/a/b/c", {}, 404),
         ("GET", "/r/a%2fb/c", {}, 404),
+        ("GET", "/api/v1/users/%2e%2e/recommendations", {}, 422),
         ("POST", "/api/v1/recommendations", {"data": b"{", "headers": JSON}, 422),
         ("POST", "/api/v1/recommendations", {"data": b"\xff\xfe", "headers": JSON}, 422),
         ("DELETE", "/api/v1/recommendations", {}, 405),
@@ -82,27 +81,16 @@ def test_unacceptable_request_gets_the_right_status(
 
 
 def test_body_with_ten_thousand_repositories_is_too_large(server: Running) -> None:
-    body = json.dumps({"repositories": [f"o/r{n}" for n in range(10_000)]}).encode()
-    response = server.post("/api/v1/recommendations", data=body, headers={"content-type": "application/json"})
+    response = server.post("/api/v1/recommendations", json={"repositories": [f"o/r{n}" for n in range(10_000)]})
     assert response.status_code == 413
     assert response.json()["error"]["message"] == "The request body is larger than 64 kB."
-    server.assert_alive()
-
-
-def test_request_with_two_body_lengths_is_refused(server: Running) -> None:
-    """Request smuggling: a proxy and a server that trust different headers see different requests."""
-    head = b"POST /feedback HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n"
-    assert exchange(server, head + b"0\r\n\r\n").startswith(b"HTTP/1.1 400")
 
 
 @pytest.mark.parametrize("request_line", [b"GET /u/%ff", b"GET /u/%00", b"GET /" + b"x" * 20_000])
 def test_refusal_closes_the_connection(server: Running, request_line: bytes) -> None:
     with connect(server) as stream:
         stream.sendall(request_line + b" HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
-        received = b""
-        while part := stream.recv(65536):
-            received += part
-    assert b"connection: close" in received.lower()
+        assert b"connection: close" in receive_all(stream).lower()
 
 
 def test_foreign_host_name_is_refused(server: Running) -> None:
@@ -114,31 +102,29 @@ def test_foreign_host_name_is_refused(server: Running) -> None:
 
 
 def test_configured_host_names_are_served(served_home: ServedHome) -> None:
-    with opened(served_home.settings.model_copy(update={"serve_hosts_text": "stars.example"})) as server:
+    with opened(served_home.settings, serve_hosts_text="stars.example") as server:
         assert server.get("/", headers={"host": "Stars.Example"}).status_code == 200
         assert server.get("/", headers={"host": "other.example"}).status_code == 421
 
 
 def test_key_is_required_if_one_is_configured(served_home: ServedHome) -> None:
-    keys = SecretStr("first-key, second-key")
-    with opened(served_home.settings.model_copy(update={"api_keys_text": keys})) as server:
+    basic = base64.b64encode(b"any-user:first-key").decode()
+    accepted = [{"authorization": "Bearer second-key"}, {"x-api-key": "first-key"}, {"authorization": f"Basic {basic}"}]
+    with opened(served_home.settings, api_keys_text=SecretStr("first-key, second-key")) as server:
         for path in ("/", "/api/v1/model", "/metrics", "/static/style.css"):
             refused = server.get(path)
-            assert refused.status_code == 401
             assert "first-key" not in refused.text + str(refused.headers)
-            assert server.get(path, headers={"authorization": "Bearer wrong"}).status_code == 401
-            assert server.get(path, headers={"authorization": "Basic %%%"}).status_code == 401
-            assert server.get(path, headers={"authorization": "Bearer second-key"}).status_code == 200
-            assert server.get(path, headers={"x-api-key": "first-key"}).status_code == 200
-            basic = base64.b64encode(b"any-user:first-key").decode()
-            assert server.get(path, headers={"authorization": f"Basic {basic}"}).status_code == 200
+            for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic %%%"}):
+                assert server.get(path, headers=headers).status_code == 401
+            for headers in accepted:
+                assert server.get(path, headers=headers).status_code == 200
         assert server.get("/").headers["www-authenticate"].startswith("Basic")
         assert server.get("/api/v1/model").json()["error"]["code"] == "no_key"
         assert server.get("/healthz").status_code == server.get("/readyz").status_code == 200
 
 
 def test_client_above_its_rate_is_told_when_to_retry(served_home: ServedHome) -> None:
-    with opened(served_home.settings.model_copy(update={"serve_rate": 5})) as server:
+    with opened(served_home.settings, serve_rate=5) as server:
         responses = [server.get("/api/v1/model") for _ in range(8)]
         assert [response.status_code for response in responses] == [200] * 5 + [429] * 3
         assert 1 <= int(responses[-1].headers["retry-after"]) <= 13
@@ -147,8 +133,7 @@ def test_client_above_its_rate_is_told_when_to_retry(served_home: ServedHome) ->
 
 
 def test_addresses_of_one_network_share_a_rate(served_home: ServedHome) -> None:
-    settings = served_home.settings.model_copy(update={"serve_rate": 3, "trusted_proxies": "127.0.0.1"})
-    with opened(settings) as server:
+    with opened(served_home.settings, serve_rate=3, trusted_proxies="127.0.0.1") as server:
 
         def status(address: str) -> int:
             return server.get("/api/v1/model", headers={"x-forwarded-for": address}).status_code
@@ -171,9 +156,8 @@ def test_client_never_gets_more_than_its_rate(requests_sent: list[tuple[str, flo
         else:
             assert wait <= 60 / per_minute + 1e-6
     for times in accepted.values():
-        for first in range(len(times)):
-            within = [at for at in times[first:] if at <= times[first] + 60]
-            assert len(within) <= 2 * per_minute
+        for first in times:
+            assert sum(first <= at <= first + 60 for at in times) <= 2 * per_minute
 
 
 def test_concurrency_of_a_client_is_limited_without_delaying_others() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -14,23 +16,29 @@ from gh_assets_tests.support.served_home import ServedHome, opened
 from gh_assets_tests.support.waiting import until
 
 
-def test_logs_are_json_without_personal_data(served_home: ServedHome) -> None:
+@contextmanager
+def logged(name: str) -> Iterator[io.StringIO]:
+    """Yield what a logger writes as JSON lines during a block."""
     sink = io.StringIO()
     handler = logging.StreamHandler(sink)
     handler.setFormatter(JsonLines())
-    logger = logging.getLogger("gh_assets")
+    logger = logging.getLogger(name)
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
-        with opened(served_home.settings.model_copy(update={"api_keys_text": SecretStr("the-secret-key")})) as server:
-            key = {"authorization": "Bearer the-secret-key"}
-            server.get("/u/person-1?language=go", headers=key)
-            server.get("/u/person-1", headers={"authorization": "Bearer wrong-one"})
-            until(lambda: sink.getvalue().count('"event":"request"') >= 2)
+        yield sink
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+
+
+def test_logs_are_json_without_personal_data(served_home: ServedHome) -> None:
+    keyed = opened(served_home.settings, api_keys_text=SecretStr("the-secret-key"))
+    with logged("gh_assets") as sink, keyed as server:
+        server.get("/u/person-1?language=go", headers={"authorization": "Bearer the-secret-key"})
+        server.get("/u/person-1", headers={"authorization": "Bearer wrong-one"})
+        until(lambda: sink.getvalue().count('"event":"request"') >= 2)
     lines = [json.loads(line) for line in sink.getvalue().splitlines()]
     entries = [line for line in lines if line["event"] == "request" and line["route"] == "/u/{login}"]
     assert entries[0].keys() >= {"time", "level", "logger", "event", "route", "status", "ms", "method"}
@@ -39,16 +47,11 @@ def test_logs_are_json_without_personal_data(served_home: ServedHome) -> None:
 
 
 def test_error_is_logged_with_type_and_location_but_without_its_message() -> None:
-    sink = io.StringIO()
-    handler = logging.StreamHandler(sink)
-    handler.setFormatter(JsonLines())
-    logger = logging.getLogger("some.test")
-    logger.addHandler(handler)
-    logger.propagate = False
-    try:
-        raise ValueError("mongodb://user:password@host")
-    except ValueError:
-        logger.exception("failed")
+    with logged("some.test") as sink:
+        try:
+            raise ValueError("mongodb://user:password@host")
+        except ValueError:
+            logging.getLogger("some.test").exception("failed")
     line = json.loads(sink.getvalue())
     assert line["error"] == "ValueError"
     assert line["where"].startswith(f"{Path(__file__).name}:")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from gh_assets_tests.support.hostile_world import HOSTILE_TEXTS
 from gh_assets_tests.support.served_home import Running, ServedHome, name_of, opened
@@ -11,25 +12,16 @@ from gh_assets_tests.support.served_home import Running, ServedHome, name_of, op
 def test_pages_load_nothing_from_other_sites_and_have_no_inline_script_or_style(server: Running) -> None:
     for path in ("/", "/u/person-1", f"/for?repo={name_of(0)}&q=a", f"/r/{name_of(0)}", "/model", "/hidden", "/api"):
         page = server.get(path).text
-        assert "<style" not in page
-        assert " style=" not in page
-        assert "javascript:" not in page
+        for inline in ("<style", " style=", "javascript:", " onclick=", " onload=", " onerror=", " onchange="):
+            assert inline not in page
         assert page.count("<script") == 1
-        assert " on" not in page.replace(" on ", " ") or not any(
-            f" {name}=" in page for name in ("onclick", "onload", "onerror", "onchange")
-        )
         for part in page.split('src="')[1:] + page.split('<link rel="stylesheet" href="')[1:]:
             assert part.startswith("/static/"), part[:80]
 
 
 def test_markup_from_github_is_escaped(hostile_server: Running) -> None:
-    for path in (
-        "/popular?n=100",
-        "/u/person-3?n=100",
-        f"/r/{name_of(3)}",
-        f"/for?repo={name_of(3)}&n=100&q=paint",
-        "/model",
-    ):
+    name = name_of(3)
+    for path in ("/popular?n=100", "/u/person-3?n=100", f"/r/{name}", f"/for?repo={name}&n=100&q=paint", "/model"):
         page = hostile_server.get(path)
         assert page.status_code == 200, page.text[:300]
         assert "<script>window" not in page.text
@@ -51,8 +43,10 @@ def test_api_page_shows_names_as_code(server: Running) -> None:
 
 def test_real_users_are_not_shown_as_examples(server: Running, served_home: ServedHome) -> None:
     assert "Person-" not in server.get("/").text
-    synthetic = served_home.settings.model_copy(
-        update={"github_tokens_text": None, "github_api_url": "https://api.github.com"}
-    )
-    with opened(synthetic.model_copy(update={"live_requests": 0})) as standin:
+    synthetic: dict[str, Any] = {
+        "github_tokens_text": None,
+        "github_api_url": "https://api.github.com",
+        "live_requests": 0,
+    }
+    with opened(served_home.settings, **synthetic) as standin:
         assert "Person-" in standin.get("/").text

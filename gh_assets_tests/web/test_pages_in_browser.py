@@ -10,8 +10,6 @@ from __future__ import annotations
 import datetime as dt
 import os
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +19,8 @@ from typing import Any
 import pytest
 
 from gh_assets.github.client import GitHubClient
-from gh_assets.settings import Settings, load_settings
+from gh_assets.settings import load_settings
+from gh_assets_tests.support.commands import run_json
 from gh_assets_tests.support.paths import CHECKOUT
 from gh_assets_tests.support.served_home import UNCOLLECTED_LOGIN, Running, opened
 from gh_assets_tests.support.waiting import until
@@ -29,8 +28,7 @@ from gh_assets_tests.support.waiting import until
 MISSING = "playwright is not installed: pip install '.[screenshots]'"
 playwright = pytest.importorskip("playwright.sync_api", reason=MISSING)
 CHROMIUM = "/usr/bin/chromium"
-ROOT = CHECKOUT
-AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
+AXE = CHECKOUT / "node_modules" / "axe-core" / "axe.min.js"
 STARS = os.environ.get("GH_ASSETS_TEST_STARS")
 
 pytestmark = [
@@ -59,12 +57,9 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield request.getfixturevalue("server")
         return
     home = tmp_path_factory.mktemp("world")
-    command = [str(Path(sys.executable).parent / "gh-assets"), "run", "--stars", STARS, "--epochs", "3", "--json"]
-    subprocess.run(command, env=os.environ | {"GH_ASSETS_HOME": str(home)}, check=True, stdout=subprocess.DEVNULL)
-    settings: Settings = load_settings().model_copy(
-        update={"home": home, "serve_rate": 0, "serve_refresh": dt.timedelta(seconds=0.2)}
-    )
-    with opened(settings) as running:
+    run_json(home, "run", "--stars", STARS, "--epochs", "3")
+    refresh = dt.timedelta(seconds=0.2)
+    with opened(load_settings(), home=home, serve_rate=0, serve_refresh=refresh) as running:
         yield running
 
 
@@ -72,31 +67,35 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def page(request: pytest.FixtureRequest, browser: Any, served: Running) -> Iterator[Any]:
     """A page of a new visitor; see `visiting`."""
     size, _, js = str(request.param).partition(", ")
-    width, height = SIZES[size]
-    with visiting(browser, served, width, height, js == "with JavaScript") as opened_page:
+    with visiting(browser, served, size, js=js == "with JavaScript") as opened_page:
         yield opened_page
 
 
 @contextmanager
-def visiting(browser: Any, served: Running, width: int, height: int, js: bool, scheme: str = "light") -> Iterator[Any]:
+def visiting(
+    browser: Any, served: Running, size: str = "desktop", *, js: bool = True, scheme: str = "light"
+) -> Iterator[Any]:
     """Open a page of a new visitor; afterwards assert that it had no errors and loaded nothing from other sites."""
-    context = browser.new_context(
-        viewport={"width": width, "height": height}, java_script_enabled=js, color_scheme=scheme, base_url=served.url
-    )
+    viewport = dict(zip(("width", "height"), SIZES[size], strict=True))
+    context = browser.new_context(viewport=viewport, java_script_enabled=js, color_scheme=scheme, base_url=served.url)
     page = context.new_page()
     page.set_default_timeout(15_000)
     problems: list[str] = []
+    requested: list[str] = []
+
+    def dismissed(dialog: Any) -> None:
+        problems.append(f"dialog {dialog.message}")
+        dialog.dismiss()
+
     page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("dialog", lambda dialog: problems.append(f"dialog {dialog.message}") or dialog.dismiss())
-    page.on(
-        "request",
-        lambda sent: problems.append(f"requested {sent.url}") if not sent.url.startswith(served.url) else None,
-    )
+    page.on("dialog", dismissed)
+    page.on("request", lambda sent: requested.append(sent.url))
     yield page
     context.close()
     # The browser reports pages with status 404 or 503 as errors.
     assert [problem for problem in problems if "Failed to load resource" not in problem] == []
+    assert all(url.startswith(served.url) for url in requested), requested
 
 
 def collected_login(served: Running) -> str:
@@ -165,7 +164,7 @@ def test_picking_repositories_by_part_of_their_name(page: Any) -> None:
 
 
 def test_suggestions_appear_while_typing(browser: Any, served: Running) -> None:
-    with visiting(browser, served, 1440, 900, True) as page:
+    with visiting(browser, served) as page:
         page.goto("/for")
         page.get_by_label("Add a repository").press_sequentially("a", delay=30)
         page.locator("ul.suggestions button").first.wait_for()
@@ -206,7 +205,7 @@ def test_pages_do_not_repeat_and_lists_can_be_shared(page: Any, browser: Any, se
     page.wait_for_url("**cursor=*")
     second = changed(page, first)
     assert not set(first) & set(second)
-    with visiting(browser, served, 1440, 900, False) as other:
+    with visiting(browser, served, js=False) as other:
         other.goto(page.url)
         assert cards(other) == second, "another visitor of the link sees the same list"
     page.get_by_role("link", name="Back to the first page").click()
@@ -287,7 +286,7 @@ def test_progress_is_shown_while_stars_are_read(page: Any, served: Running, monk
 
 
 def test_keyboard_navigation(browser: Any, served: Running) -> None:
-    with visiting(browser, served, 1440, 900, True) as page:
+    with visiting(browser, served) as page:
         page.goto("/")
         login = collected_login(served)
         page.keyboard.press("Tab")
@@ -313,7 +312,7 @@ def test_keyboard_navigation(browser: Any, served: Running) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
 def test_axe_finds_no_violations(browser: Any, served: Running, scheme: str, size: str) -> None:
-    with visiting(browser, served, *SIZES[size], True, scheme) as page:
+    with visiting(browser, served, size, scheme=scheme) as page:
         page.goto("/")
         login = collected_login(served)
         name = page.locator("section.choice").nth(1).locator("p.hint a").first.inner_text()
@@ -335,7 +334,7 @@ def test_axe_finds_no_violations(browser: Any, served: Running, scheme: str, siz
 @pytest.mark.parametrize("path", ["/", "/popular?n=20", "/model", "/for?q=a"])
 def test_page_size(browser: Any, served: Running, path: str) -> None:
     responses: list[Any] = []
-    with visiting(browser, served, 1440, 900, True) as page:
+    with visiting(browser, served) as page:
         page.on("response", lambda response: responses.append(response))
         page.goto(path)
         page.wait_for_load_state("networkidle")
@@ -346,7 +345,7 @@ def test_page_size(browser: Any, served: Running, path: str) -> None:
 
 @pytest.mark.skipif(STARS is not None, reason="one world is enough")
 def test_hostile_texts_are_not_executed(browser: Any, hostile_server: Running) -> None:
-    with visiting(browser, hostile_server, 1440, 900, True) as page:
+    with visiting(browser, hostile_server) as page:
         for path in ("/", "/popular?n=100", "/u/person-3?n=100", "/for?q=paint", "/for?q=%3Cscript%3E", "/model"):
             page.goto(path)
             page.wait_for_load_state("networkidle")

@@ -10,7 +10,7 @@ import pytest
 from gh_assets.web import guard
 from gh_assets.web import server as web_server
 from gh_assets.web.uvicorn_internals import Phase, phase_of
-from gh_assets_tests.support.raw_http import connect, exchange
+from gh_assets_tests.support.raw_http import connect, connections, exchange
 from gh_assets_tests.support.served_home import Running, ServedHome, opened
 from gh_assets_tests.support.waiting import until
 
@@ -27,7 +27,6 @@ ACCEPTED = REFUSED.replace(b"elsewhere.example", b"127.0.0.1")
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         b"GET http://elsewhere.example/ HTTP/1.1\r\nhost: elsewhere.example\r\nconnection: close\r\n\r\n",
         b"POST /api/v1/feedback HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: -5\r\n\r\n",
-        b"POST /feedback HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
         b"GET / HTTP/9.9\r\nhost: 127.0.0.1\r\n\r\n",
         b"G" * 100_000,
     ],
@@ -38,10 +37,18 @@ def test_malformed_http_is_refused(server: Running, content: bytes) -> None:
     server.assert_alive()
 
 
-@pytest.mark.parametrize("hosts", [("127.0.0.1", "evil.example"), ("evil.example", "127.0.0.1"), ("127.0.0.1",) * 2])
-def test_two_host_headers_are_refused(server: Running, hosts: tuple[str, ...]) -> None:
-    lines = "".join(f"host: {host}\r\n" for host in hosts)
-    assert exchange(server, f"GET / HTTP/1.1\r\n{lines}\r\n".encode()).startswith(b"HTTP/1.1 400")
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\nhost: evil.example\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: evil.example\r\nhost: 127.0.0.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\nhost: 127.0.0.1\r\n\r\n",
+        ACCEPTED.replace(b"\r\n\r\n", b"\r\ncontent-length: 5\r\n\r\n0\r\n\r\n"),
+    ],
+)
+def test_two_hosts_or_two_lengths_are_refused(server: Running, content: bytes) -> None:
+    """Request smuggling: a proxy and a server that trust different headers see different requests."""
+    assert exchange(server, content).startswith(b"HTTP/1.1 400")
 
 
 def test_slow_clients_are_disconnected(served_home: ServedHome, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,12 +71,8 @@ def test_slow_clients_are_disconnected(served_home: ServedHome, monkeypatch: pyt
 
 
 def test_many_silent_connections_do_not_block_other_clients(server: Running) -> None:
-    silent = [connect(server) for _ in range(200)]
-    try:
+    with connections(server, 200):
         server.assert_alive()
-    finally:
-        for stream in silent:
-            stream.close()
 
 
 def sent_until_closed(server: Running, begin: bytes, endless: bytes, limit: int = 20 << 20) -> int:
@@ -109,43 +112,32 @@ def test_too_large_head_is_refused_even_if_it_arrives_at_once(server: Running) -
 
 
 def test_one_address_cannot_use_all_connections(server: Running) -> None:
-    taken = [connect(server, "127.0.0.3") for _ in range(3 * web_server.MAX_CLIENT_CONNECTIONS)]
-    try:
+    with connections(server, 3 * web_server.MAX_CLIENT_CONNECTIONS, "127.0.0.3"):
         until(lambda: len(server.server.connections) <= web_server.MAX_CLIENT_CONNECTIONS, 5)
         server.assert_alive()
         with connect(server, "127.0.0.3") as stream:
             stream.sendall(b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
             assert stream.recv(65536).startswith(b"HTTP/1.1 200"), "replaces one of its own idle connections"
-    finally:
-        for stream in taken:
-            stream.close()
 
 
 def test_connections_of_a_trusted_proxy_are_not_limited(served_home: ServedHome) -> None:
-    with opened(served_home.settings.model_copy(update={"trusted_proxies": "127.0.0.3"})) as server:
-        expected = 2 * web_server.MAX_CLIENT_CONNECTIONS
-        streams = [connect(server, "127.0.0.3") for _ in range(expected)]
-        try:
-            until(lambda: len(server.server.connections) >= expected)
-            time.sleep(0.5)  # several ticks of the server
-            assert len(server.server.connections) >= expected
-        finally:
-            for stream in streams:
-                stream.close()
+    expected = 2 * web_server.MAX_CLIENT_CONNECTIONS
+    with (
+        opened(served_home.settings, trusted_proxies="127.0.0.3") as server,
+        connections(server, expected, "127.0.0.3"),
+    ):
+        until(lambda: len(server.server.connections) >= expected)
+        time.sleep(0.5)  # several ticks of the server
+        assert len(server.server.connections) >= expected
 
 
 def test_client_that_never_reads_is_disconnected(served_home: ServedHome, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web_server, "WRITE_SECONDS", 0.5)
-    with opened(served_home.settings) as server:
-        streams = [connect(server, "127.0.0.3", receive_buffer=2048) for _ in range(5)]
-        try:
-            for stream in streams:
-                stream.sendall(b"GET /popular?n=100 HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n" * 40)
-            until(lambda: any(phase_of(connection) is Phase.WRITING for connection in server.server.connections))
-            until(lambda: not server.server.connections, 15)
-        finally:
-            for stream in streams:
-                stream.close()
+    with opened(served_home.settings) as server, connections(server, 5, "127.0.0.3", receive_buffer=2048) as streams:
+        for stream in streams:
+            stream.sendall(b"GET /popular?n=100 HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n" * 40)
+        until(lambda: any(phase_of(connection) is Phase.WRITING for connection in server.server.connections))
+        until(lambda: not server.server.connections, 15)
 
 
 def test_client_that_reads_slowly_gets_its_response(served_home: ServedHome, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,40 +17,26 @@ def test_form_is_accepted_only_from_this_site_and_for_its_visitor(server: Runnin
         cookie = browser.cookies["visitor"]
         form = {"token": token, "repo": name, "verdict": "known", "back": "/popular"}
 
-        def send(
-            fields: dict[str, str], headers: dict[str, str] | None = None, cookies: Any = None
-        ) -> requests.Response:
-            return requests.post(
-                server.url + "/feedback",
-                data=fields,
-                headers=headers or {},
-                cookies={"visitor": cookie} if cookies is None else cookies,
-                allow_redirects=False,
-                timeout=30,
-            )
+        def send(**more: Any) -> requests.Response:
+            options = {"data": form, "cookies": {"visitor": cookie}, "allow_redirects": False} | more
+            return server.post("/feedback", **options)
 
-        assert send(form, {"sec-fetch-site": "cross-site"}).status_code == 403
-        assert send(form, {"origin": "https://evil.example"}).status_code == 403
-        assert send(form | {"token": "0" * 64}).status_code == 403
-        assert send(form, cookies={}).status_code == 403
-        assert send(form, cookies={"visitor": "A" * 22}).status_code == 403, "the form of another visitor"
-        assert send(form | {"repo": "no/such"}).status_code == 422
-        assert send(form | {"verdict": "great"}).status_code == 422
-        assert (
-            requests.post(server.url + "/feedback", json=form, cookies={"visitor": cookie}, timeout=30).status_code
-            == 415
-        )
-        done = send(form, {"sec-fetch-site": "same-origin", "origin": server.url})
-        assert (done.status_code, done.headers["location"]) == (303, "/popular")
-        for back in (
-            "//evil.example",
-            "https://evil.example",
-            "/\\evil.example",
-            "\\evil",
-            "/a\r\nset-cookie: x=y",
-            "",
+        for status, options in (
+            (403, {"headers": {"sec-fetch-site": "cross-site"}}),
+            (403, {"headers": {"origin": "https://evil.example"}}),
+            (403, {"data": form | {"token": "0" * 64}}),
+            (403, {"cookies": {}}),
+            (403, {"cookies": {"visitor": "A" * 22}}),  # the form of another visitor
+            (422, {"data": form | {"repo": "no/such"}}),
+            (422, {"data": form | {"verdict": "great"}}),
+            (415, {"data": None, "json": form}),
         ):
-            assert send(form | {"back": back}).headers["location"] == "/"
+            assert send(**options).status_code == status, options
+        done = send(headers={"sec-fetch-site": "same-origin", "origin": server.url})
+        assert (done.status_code, done.headers["location"]) == (303, "/popular")
+        evil = ("//evil.example", "https://evil.example", "/\\evil.example", "\\evil", "/a\r\nset-cookie: x=y", "")
+        for back in evil:
+            assert send(data=form | {"back": back}).headers["location"] == "/"
         response = browser.get(server.url + "/popular")
         assert name not in [part.split('"')[0] for part in response.text.split('name="repo" value="')[1:]]
 

@@ -1,14 +1,29 @@
-"""Google Cloud Storage as a Dagster resource."""
+"""MongoDB, Google Cloud Storage and the model registry as Dagster resources."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import IO
 
+from dagster import ResourceDependency
 from dagster_gcp import GCSResource
 
+from gh_assets.registry import ModelRegistry
 from gh_assets.resources.base import SettingsResource, setting
-from gh_assets.services.connections import asset_store, connect_gcs, model_store
+from gh_assets.services.connections import asset_store, connect_gcs, model_store, open_mongo
 from gh_assets.storage.asset_store import AssetStore
+from gh_assets.storage.mongo import Collections, MongoDatabase
 from gh_assets.storage.objects import CloudStorageClient, ObjectStore
+
+
+class MongoResource(SettingsResource):
+    """The project's database: that of ``mongo_uri`` if it is set, else the embedded server's."""
+
+    mongo_uri: str | None = setting("mongo_uri")
+    mongo_database: str = setting("mongo_database")
+
+    def database(self) -> AbstractContextManager[MongoDatabase]:
+        """Connect to the database for the length of a block."""
+        return open_mongo(self.settings())
 
 
 class GcsResource(SettingsResource, GCSResource):
@@ -38,3 +53,16 @@ class GcsResource(SettingsResource, GCSResource):
     def open_object(self, bucket: str, name: str) -> AbstractContextManager[IO[bytes]]:
         """Stream an object of any bucket that the same credentials may read."""
         return self.asset_store().objects.open_in_bucket(bucket, name)
+
+
+class RegistryResource(SettingsResource):
+    """The models: archives in the bucket of ``gcs``, documents in the database of ``mongo``, copies in the home."""
+
+    gcs: ResourceDependency[GcsResource]
+    mongo: ResourceDependency[MongoResource]
+
+    @contextmanager
+    def open(self) -> Iterator[ModelRegistry]:
+        """Open the registry for the length of a block."""
+        with self.mongo.database() as database:
+            yield ModelRegistry(self.gcs.model_store(), database[Collections.MODELS])
