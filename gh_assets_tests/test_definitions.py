@@ -15,9 +15,6 @@ from gh_assets_tests.support.commands import environment_of
 from gh_assets_tests.support.definitions_snapshot import SNAPSHOT, definitions_text
 from gh_assets_tests.support.paths import CHECKOUT
 
-TABLES = {"repos", "collection_plan", "star_events", "stargazers", "users", "recommendations", "leaderboard"}
-"""Assets whose columns are described."""
-
 DG = Path(sys.executable).parent / "dg"
 
 

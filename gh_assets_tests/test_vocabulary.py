@@ -40,7 +40,7 @@ STORED_KEYS = {
         "benchmarks/kills.py",
     ),
     "words": (
-        "gh_assets/cli/service_checks.py",
+        "gh_assets/cli/doctor.py",
         "gh_assets/registry/decisions.py",
         "gh_assets_tests/cli/test_failures.py",
         "gh_assets_tests/local/test_network.py",

@@ -35,8 +35,8 @@ def doctor(only_settings: bool, as_json: bool) -> None:
 
     findings = check_services(settings)
     if as_json:
-        print_json(findings)
+        print_json([{"service": service, "ok": ok, "words": summary} for service, ok, summary in findings])
     else:
-        print_findings("service", [(finding["ok"], finding["service"], finding["words"]) for finding in findings])
-    if not all(finding["ok"] for finding in findings):
+        print_findings("service", [(finding.ok, finding.service, finding.summary) for finding in findings])
+    if not all(finding.ok for finding in findings):
         sys.exit(1)

@@ -78,11 +78,6 @@ def explain(error: BaseException, history: Path) -> str:
     return f"An unexpected {type(error).__name__}{place} ended the command. What was collected is kept."
 
 
-def has_details(error: BaseException) -> bool:
-    """Return whether the log has more to tell about an error than its message."""
-    return not isinstance(error, EXPLAINED_ERRORS)
-
-
 def write_log(error: BaseException, home: Path) -> Path | None:
     """Append the stack traces of an error and its causes to the log of a home.
 

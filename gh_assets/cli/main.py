@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _fail(error: Exception) -> NoReturn:
     """Explain a failure in one sentence, name the log with its details, and exit with 1."""
-    from gh_assets.cli.failures import cause_of, explain, has_details, write_log
+    from gh_assets.cli.failures import EXPLAINED_ERRORS, cause_of, explain, write_log
     from gh_assets.instance.configuration import history_folder
 
     try:
@@ -86,9 +86,8 @@ def _fail(error: Exception) -> NoReturn:
         home = history = Path(tempfile.gettempdir())
     cause = cause_of(error)
     sentence = explain(cause, history)
-    if has_details(cause):
-        log = write_log(error, home)
-        sentence += f" Details: {log}" if log is not None else ""
+    if not isinstance(cause, EXPLAINED_ERRORS) and (log := write_log(error, home)) is not None:
+        sentence += f" Details: {log}"
     with suppress(OSError):
         stderr.print(f"[red]Error:[/] {escape(sentence)}", soft_wrap=True)
     discard_output()

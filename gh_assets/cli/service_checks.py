@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from gh_assets.cli.failures import EXPLAINED_ERRORS, SYSTEM_ERRORS, explain
 from gh_assets.github.rate_limits import Resource
@@ -22,14 +22,16 @@ from gh_assets.storage.mongo import Collections
 HISTORY_DATABASES = ("history/runs.db", "history/runs/index.db", "schedules/schedules.db")
 
 
-def check_services(settings: Settings) -> list[dict[str, Any]]:
-    """Check the home, MongoDB, Cloud Storage, GitHub, Dagster and torch.
+class Finding(NamedTuple):
+    """The result of checking one service."""
 
-    Returns
-    -------
-    list of dict
-        ``service``, ``ok``, and in ``words`` what was found, or how it failed.
-    """
+    service: str
+    ok: bool
+    summary: str
+
+
+def check_services(settings: Settings) -> list[Finding]:
+    """Check the home, MongoDB, Cloud Storage, GitHub, Dagster and torch; failures become findings."""
     checks: dict[str, Callable[[Settings], str]] = {
         "home": check_home,
         "MongoDB": check_mongo,
@@ -41,10 +43,9 @@ def check_services(settings: Settings) -> list[dict[str, Any]]:
     findings = []
     for service, check in checks.items():
         try:
-            ok, words = True, check(settings)
+            findings.append(Finding(service, True, check(settings)))
         except (*EXPLAINED_ERRORS, *SYSTEM_ERRORS) as error:
-            ok, words = False, explain(error, history_folder(settings))
-        findings.append({"service": service, "ok": ok, "words": words})
+            findings.append(Finding(service, False, explain(error, history_folder(settings))))
     return findings
 
 

@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
@@ -38,19 +37,15 @@ def read_prefix(text: str) -> str | None:
     return prefix if len(prefix) <= MAX_PREFIX and _PREFIX.fullmatch(prefix) else None
 
 
-def root_of(request: Request) -> str:
+def root_of(scope: Scope) -> str:
     """Return the path prefix under which the client of a request sees the server; empty for the root."""
-    return root_of_scope(request.scope)
-
-
-def root_of_scope(scope: Scope) -> str:
     # A mount (the static files) adds its own path to `root_path` and keeps the original in `app_root_path`.
     return str(scope.get("app_root_path", scope.get("root_path", "")))
 
 
 def local_path(scope: Scope) -> str:
     """Return the path of a request without the proxy's prefix, as the routes are declared."""
-    return str(scope["path"])[len(root_of_scope(scope)) :]
+    return str(scope["path"])[len(root_of(scope)) :]
 
 
 @functools.lru_cache(maxsize=4096)

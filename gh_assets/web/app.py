@@ -23,7 +23,7 @@ from gh_assets.web.addresses import AddressMiddleware, local_path
 from gh_assets.web.api import as_json
 from gh_assets.web.guard import LOCAL_HOSTS, Guard, is_api
 from gh_assets.web.problems import RequestProblemError, wrong_parameter
-from gh_assets.web.rendering import problem_page
+from gh_assets.web.rendering import render
 from gh_assets.web.state import app_state, build_state
 
 log = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ async def handle_problem(request: Request, problem: RequestProblemError) -> Resp
     if is_api(local_path(request.scope)):
         response = as_json(problem.to_json(), problem.status)
     else:
-        response = problem_page(request, problem)
+        response = render(request, "problem.html", status=problem.status, problem=problem)
     if problem.status == 503:
         response.headers["retry-after"] = "5"
     response.headers.update(problem.headers)

@@ -155,7 +155,7 @@ def most_starred(snapshot: ServingSnapshot, n: int) -> tuple[int, ...]:
 
 async def go(request: Request) -> Response:
     """Redirect the forms of the home page to URLs that can be shared."""
-    root = root_of(request)
+    root = root_of(request.scope)
     login, repo = (request.query_params.get(name, "").strip() for name in ("login", "similar"))
     login = login.removeprefix("https://github.com/").removeprefix("@").strip("/")
     repo = repo.removeprefix("https://github.com/").removesuffix(".git").strip("/")
@@ -267,7 +267,7 @@ async def feedback(request: Request) -> Response:
     if verdict is None or state.snapshot().repo_id(name) is None:
         raise RequestProblemError(422, "wrong_form", "The form does not contain a known repository and a verdict.")
     await store_feedback(state, visitor.visitor_id, name, verdict)
-    return RedirectResponse(_local_path(fields.get("back", ""), root_of(request)), 303)
+    return RedirectResponse(_local_path(fields.get("back", ""), root_of(request.scope)), 303)
 
 
 def _local_path(path: str, root: str) -> str:

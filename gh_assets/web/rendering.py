@@ -21,7 +21,6 @@ from gh_assets.serving.ranking import POPULAR_DIVERSITY
 from gh_assets.serving.requests import MAX_STARS
 from gh_assets.web import plots
 from gh_assets.web.addresses import root_of
-from gh_assets.web.problems import RequestProblemError
 from gh_assets.web.state import app_state
 from gh_assets.web.visitors import Visitor
 
@@ -112,7 +111,7 @@ def render(
     request: Request, template: str, *, status: int = 200, visitor: Visitor | None = None, **context: Any
 ) -> Response:
     """Render a page; with the visitor's cookie if the page has forms and the browser did not send the cookie."""
-    state, root = app_state(request), root_of(request)
+    state, root = app_state(request), root_of(request.scope)
     context |= {
         "state": state,
         "root": root,
@@ -125,8 +124,3 @@ def render(
     if visitor is not None and not visitor.known:
         state.visitors.set_cookie(response, visitor, secure=request.url.scheme == "https", path=root or "/")
     return response
-
-
-def problem_page(request: Request, problem: RequestProblemError) -> Response:
-    """Render an error with links to continue from."""
-    return render(request, "problem.html", status=problem.status, problem=problem)

@@ -100,7 +100,7 @@ def build_state(settings: Settings) -> AppState:
     folder = settings.home_path / "web"
     feedback = Feedback(folder / "feedback", refresher.database, metrics.unshipped.set)
     return AppState(
-        settings, metrics, refresher, Batcher(metrics), live, feedback, Visitors.of_home(folder), github_site(settings)
+        settings, metrics, refresher, Batcher(metrics), live, feedback, Visitors(folder), github_site(settings)
     )
 
 

@@ -47,17 +47,12 @@ class Visitors:
 
     Parameters
     ----------
-    secret : bytes
-        Key of the signatures.
+    folder : Path
+        Folder of the key of the signatures, created once, so that forms stay valid when the server restarts.
     """
 
-    def __init__(self, secret: bytes) -> None:
-        self._secret = secret
-
-    @classmethod
-    def of_home(cls, folder: Path) -> Visitors:
-        """Use the secret of a home, created once, so that forms stay valid when the server restarts."""
-        return cls(create_once(folder / "form-secret", secrets.token_bytes(32)))
+    def __init__(self, folder: Path) -> None:
+        self._secret = create_once(folder / "form-secret", secrets.token_bytes(32))
 
     def of(self, request: Request) -> Visitor:
         """Return the visitor who sends a request; a new one if the cookie is missing or malformed."""

@@ -30,22 +30,6 @@ def test_command_and_asset_recommend_what_is_new_to_the_user_for_own_stars(chain
         assert 0 < sum(reason["share"] for reason in entry["because"]) <= 1.001
 
 
-def test_recommendations_for_repositories_instead_of_a_login(chain_run: ChainRun) -> None:
-    answer = answer_json("recommend", "--repos", "owner4/REPO-9,Owner2/repo-12,no/such", "-n", "5")
-    assert answer["known_stars"] == 2
-    assert answer["warnings"] == ["Unknown repositories were ignored: no/such."]
-    names = {entry["full_name"] for entry in answer["recommendations"]}
-    assert len(names) == 5
-    assert not names & {"Owner4/repo-9", "Owner2/repo-12"}
-
-
-def test_unknown_users_get_popular_repositories_with_a_warning(chain_run: ChainRun) -> None:
-    answer = answer_json("recommend", "--popular", "-n", "5")
-    assert {entry["kind"] for entry in answer["recommendations"]} == {"popular"}
-    assert len(answer["recommendations"]) == 5
-    assert any("popular repositories" in warning for warning in answer["warnings"])
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

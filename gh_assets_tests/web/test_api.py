@@ -77,15 +77,18 @@ def test_asset_command_and_api_return_the_same_lists(
         because = [[reason["full_name"] for reason in entry["because"]] for entry in response["recommendations"]]
         assert because == rows["because"].to_list()
     monkeypatch.setenv("GH_ASSETS_HOME", str(served_home.settings.home))
-    for login in ("person-0", "PERSON-31"):
-        document = answer_json("recommend", login, "-n", "15")
-        response = listed(server, f"/users/{login}/recommendations", n=15)
+    liked = [name_of(0), name_of(3), "no/such"]
+    for arguments, path, parameters in (
+        (["person-0"], "/users/person-0/recommendations", {}),
+        (["PERSON-31"], "/users/PERSON-31/recommendations", {}),
+        (["--repos", ",".join(liked), "--language", "go"], "/recommendations", {"repo": liked, "language": "go"}),
+        (["--popular"], "/recommendations", {}),
+    ):
+        document = answer_json("recommend", *arguments, "-n", "15")
+        response = listed(server, path, n=15, **parameters)
         assert names(document) == names(response)
         assert document["warnings"] == response["warnings"]
         assert document["model"] == response["model"]
-    document = answer_json("recommend", "--repos", f"{name_of(0)},{name_of(3)}", "-n", "8", "--language", "python")
-    response = listed(server, "/recommendations", repo=[name_of(0), name_of(3)], n=8, language="python")
-    assert names(document) == names(response)
 
 
 def test_recommendations_for_a_few_repositories(server: Running) -> None:

@@ -61,20 +61,6 @@ def test_feedback_waits_until_mongodb_is_reachable(tmp_path: Path, database: Mon
         assert another.verdicts_of("a") == {1: ("known", "o/r"), 2: ("known", "o/s")}
 
 
-def test_last_verdict_counts_and_none_withdraws_it(tmp_path: Path, database: MongoDatabase) -> None:
-    feedback = Feedback(tmp_path, lambda: database)
-    verdicts: list[Verdict] = ["known", "none", "not_interested"]
-    for verdict in verdicts:
-        feedback.record("b", 5, "o/r", verdict)
-    feedback.ship()
-    assert stored(database) == {"b:5": "not_interested"}
-    feedback.record("b", 5, "o/r", "none")
-    assert feedback.verdicts_of("b") == {}
-    feedback.ship()
-    feedback.close()
-    assert Feedback(tmp_path, lambda: database).verdicts_of("b") == {}
-
-
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     entries=st.lists(
@@ -83,7 +69,7 @@ def test_last_verdict_counts_and_none_withdraws_it(tmp_path: Path, database: Mon
     ),
     ships=st.sets(st.integers(0, 25)),
 )
-def test_mongodb_has_the_last_verdicts_whenever_they_are_shipped(
+def test_last_verdicts_count_whenever_they_are_shipped_and_none_withdraws_them(
     tmp_path_factory: pytest.TempPathFactory,
     database: MongoDatabase,
     entries: list[tuple[str, int, Verdict]],
@@ -91,6 +77,7 @@ def test_mongodb_has_the_last_verdicts_whenever_they_are_shipped(
 ) -> None:
     database["feedback"].delete_many({})
     feedback = Feedback(tmp_path_factory.mktemp("journal"), lambda: database)
+    restarted = Feedback(tmp_path_factory.mktemp("journal"), lambda: database)
     expected: dict[str, str] = {}
     for number, (visitor_id, repo_id, verdict) in enumerate(entries):
         feedback.record(visitor_id, repo_id, "o/r", verdict)
@@ -101,8 +88,10 @@ def test_mongodb_has_the_last_verdicts_whenever_they_are_shipped(
     assert stored(database) == expected
     for visitor_id in ("p", "q"):
         visible = {int(key.split(":")[1]): v for key, v in expected.items() if key[0] == visitor_id and v != "none"}
-        assert {repo_id: verdict for repo_id, (verdict, _) in feedback.verdicts_of(visitor_id).items()} == visible
+        for server in (feedback, restarted):
+            assert {repo_id: verdict for repo_id, (verdict, _) in server.verdicts_of(visitor_id).items()} == visible
     feedback.close()
+    restarted.close()
 
 
 def test_acknowledged_feedback_of_a_killed_server_is_shipped_by_the_next(

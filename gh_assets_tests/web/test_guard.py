@@ -8,12 +8,9 @@ from typing import Any
 
 import pytest
 import requests
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from gh_assets.local.token_bucket import KeyedTokenBuckets
-from gh_assets.web.guard import MAX_CLIENTS, MAX_CONCURRENT, MAX_WAITING, ClientConcurrency
+from gh_assets.web.guard import MAX_CONCURRENT, MAX_WAITING, ClientConcurrency
 from gh_assets_tests.support.raw_http import connect, receive_all
 from gh_assets_tests.support.served_home import Running, ServedHome, opened
 
@@ -141,23 +138,6 @@ def test_addresses_of_one_network_share_a_rate(served_home: ServedHome) -> None:
         assert [status(f"2001:db8::{host}") for host in range(1, 6)] == [200] * 3 + [429] * 2
         assert [status(address) for address in ("::ffff:192.0.2.1", "192.0.2.1") * 2] == [200] * 3 + [429]
         assert status("2001:db8:0:1::1") == 200
-
-
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 30)), max_size=60), st.integers(1, 20))
-def test_client_never_gets_more_than_its_rate(requests_sent: list[tuple[str, float]], per_minute: int) -> None:
-    now = 0.0
-    rates = KeyedTokenBuckets(per_minute, per_minute / 60, MAX_CLIENTS, lambda: now)
-    accepted: dict[str, list[float]] = {}
-    for client, pause in requests_sent:
-        now += pause
-        wait = rates.take(client)
-        if wait == 0:
-            accepted.setdefault(client, []).append(now)
-        else:
-            assert wait <= 60 / per_minute + 1e-6
-    for times in accepted.values():
-        for first in times:
-            assert sum(first <= at <= first + 60 for at in times) <= 2 * per_minute
 
 
 def test_concurrency_of_a_client_is_limited_without_delaying_others() -> None:
