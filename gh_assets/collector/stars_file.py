@@ -252,13 +252,11 @@ def skipped_rows(path: Path, rows: pl.DataFrame, file: InputTable, wanted: dict[
         left = left.filter(pl.col(f"{column}_name").is_not_null())
         is_empty = pl.col(column).fill_null("").str.strip_chars() == ""
         empty, wrong = bad.filter(is_empty), bad.filter(~is_empty)
-        if empty.height:
-            reasons.append(f"{_rows_have(empty.height)} no {column}")
-            named += [(row, f"row {row}: the {column} is empty") for row in empty["row"].head(NAMED)]
-        if wrong.height:
-            reasons.append(f"{_rows_have(wrong.height)} a {column} that is not {form}")
-            named += [(row, f"row {row}: {_shown(text)} is not {form}")
-                      for row, text in wrong.select("row", column).head(NAMED).rows()]  # fmt: skip
+        reasons += [f"{_rows_have(empty.height)} no {column}"] if empty.height else []
+        reasons += [f"{_rows_have(wrong.height)} a {column} that is not {form}"] if wrong.height else []
+        named += [(row, f"row {row}: the {column} is empty") for row in empty["row"].head(NAMED)]
+        named += [(row, f"row {row}: {_shown(text)} is not {form}")
+                  for row, text in wrong.select("row", column).head(NAMED).rows()]  # fmt: skip
     count, total = rows.height + len(file.ragged), file.frame.height + len(file.ragged)
     return SkippedRows(path.name, count, total, reasons, [description for _, description in sorted(named)[:NAMED]])
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gh_assets.collector.archive_days import DayReport, days_of, read_days, read_star_events
-from gh_assets.collector.gharchive import Readable, WantedRepositories
+from gh_assets.collector.gharchive import WantedRepositories
 from gh_assets.collector.star_sources.base import RepositoryRef
-from gh_assets.errors import InputError, StoredDataError
+from gh_assets.errors import InputError
 from gh_assets.github.outcomes import Outcome
 from gh_assets.schemas import STAR_EVENTS
 from gh_assets.storage.asset_store import AssetStore
+from gh_assets.storage.objects import ObjectStore
 from gh_assets_tests.conftest import serving
 from gh_assets_tests.support.commands import stored_file
 from gh_assets_tests.support.gharchive import Event, packed, star_event
@@ -84,7 +84,7 @@ def test_missing_and_damaged_hours_are_reported_and_the_others_read(tmp_path: Pa
     assert "2 hours" in report.summary()
 
 
-def test_hours_are_read_from_an_address_and_from_a_bucket(tmp_path: Path) -> None:
+def test_hours_are_read_from_an_address_and_from_a_bucket(tmp_path: Path, objects: ObjectStore) -> None:
     content = write(tmp_path, 5, star(1, 7, 5, 5)).read_bytes()
 
     def respond(request: Request) -> Response:
@@ -95,15 +95,10 @@ def test_hours_are_read_from_an_address_and_from_a_bucket(tmp_path: Path) -> Non
         report, table = read_day([], f"{url}/archive/")
         assert (report.hours, len(report.problems), table.height) == (1, 23, 1)
 
-    @contextmanager
-    def open_gs(_bucket: str, name: str) -> Iterator[Readable]:
-        if name != f"archive/{DAY}-5.json.gz":
-            raise StoredDataError("There is no object.")
-        with (tmp_path / f"{DAY}-5.json.gz").open("rb") as file:
-            yield file
-
-    report, table = read_day([], "gs://public/archive", open_gs=open_gs)
+    objects.write(f"archive/{DAY}-5.json.gz", content)
+    report, table = read_day([], f"gs://{objects.name}/archive", open_gs=objects.open_in_bucket)
     assert (report.hours, len(report.problems), table.height) == (1, 23, 1)
+    assert read_day([f"gs://{objects.name}/archive/{DAY}-5.json.gz"], open_gs=objects.open_in_bucket)[0].hours == 1
 
 
 def test_a_day_without_hours_and_a_missing_named_hour_are_errors(tmp_path: Path) -> None:

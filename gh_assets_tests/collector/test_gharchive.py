@@ -22,7 +22,6 @@ from gh_assets.collector import gharchive
 from gh_assets.collector.gharchive import ArchiveHour, WantedRepositories, archive_hours, id_of_name, read_hour
 from gh_assets.errors import InputError, ServiceUnavailableError
 from gh_assets.schemas import STAR_EVENTS
-from gh_assets.storage.objects import ObjectStore
 from gh_assets_tests.conftest import serving
 from gh_assets_tests.support.gharchive import Event, packed, star_event
 from gh_assets_tests.support.github import scripted
@@ -170,30 +169,24 @@ def test_ranges_keep_their_zeros() -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "message"),
+    ("places", "message"),
     [
-        ("missing-2015-01-01-0.json.gz", "does not exist"),
-        ("http://127.0.0.1:9/events.json.gz", "does not say which hour it is"),
-        ("http://127.0.0.1:9/2015-13-01-0.json.gz", "does not say which hour it is"),
+        (["missing-2015-01-01-0.json.gz"], "does not exist"),
+        (["http://127.0.0.1:9/events.json.gz"], "does not say which hour it is"),
+        (["http://127.0.0.1:9/2015-13-01-0.json.gz"], "does not say which hour it is"),
+        (["gs://bucket/2015-01-01-0.json.gz"], "no client for buckets"),
+        ([], "No hour"),
+        (["empty"], r"no \.json\.gz files"),
+        (["a", "b"], "is given twice"),
     ],
 )
-def test_a_place_without_an_hour_is_named(place: str, message: str) -> None:
+def test_places_without_an_hour_or_with_it_twice_are_errors(places: list[str], message: str) -> None:
+    for folder in map(Path, ("a", "b", "empty")):
+        folder.mkdir()
+        if folder.name != "empty":
+            (folder / "2015-01-01-0.json.gz").write_bytes(packed(star_event()))
     with pytest.raises(InputError, match=message):
-        archive_hours([place])
-
-
-def test_missing_duplicate_and_empty_places_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no client for buckets"):
-        read_hour(archive_hours(["gs://bucket/2015-01-01-0.json.gz"])[0])
-    with pytest.raises(InputError, match="No hour"):
-        archive_hours([])
-    with pytest.raises(InputError, match=r"no \.json\.gz files"):
-        archive_hours([str(tmp_path)])
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "2015-01-01-0.json.gz").write_bytes(packed(star_event()))
-    with pytest.raises(InputError, match="is given twice"):
-        archive_hours([str(tmp_path / "a"), str(tmp_path / "b")])
+        read_hour(archive_hours(places)[0])
 
 
 def test_an_hour_is_read_by_http_after_faults_and_a_cut_connection() -> None:
@@ -218,12 +211,6 @@ def test_a_missing_hour_and_an_unreadable_one_are_clear_errors(
 ) -> None:
     with serving(scripted([Response(status_code=status)])) as url, pytest.raises(error, match=message):
         read_hour(archive_hours([f"{url}/2015-01-01-3.json.gz"])[0])
-
-
-def test_an_hour_is_read_from_a_bucket(objects: ObjectStore) -> None:
-    objects.write("hours/2015-01-01-3.json.gz", packed(star_event(1, 2)))
-    (hour,) = archive_hours([f"gs://{objects.name}/hours/2015-01-01-3.json.gz"], objects.open_in_bucket)
-    assert read_hour(hour)[0]["repo_id"].to_list() == [1]
 
 
 REAL = CHECKOUT.parent / "shared" / "data" / "gharchive" / "2015-01-01-0.json.gz"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import gzip
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def pairs(path: Path) -> list[tuple[str, str]]:
 
 
 def is_read_as(path: Path, *stars: tuple[str, str], skipped: int = 0) -> bool:
-    """Whether a file has these stars, and so many rows that cannot be used."""
+    """Whether a file has these stars, and this number of rows that cannot be used."""
     contents = read_stars(path)
     return contents.table.select("repo", "login").rows() == list(stars) and contents.skipped.count == skipped
 
@@ -467,6 +467,8 @@ MOMENT = st.datetimes(dt.datetime(2008, 1, 1), dt.datetime(2025, 12, 31)).map(
 )
 STAR = st.tuples(st.tuples(LOGIN, NAME).map("/".join), LOGIN, st.integers(1, 2**63 - 1), MOMENT)
 
+PARTS = (lambda star: star[0].lower(), lambda star: star[1].lower(), lambda star: star[2])
+
 SPELL_REPO: list[Callable[[str], str]] = [
     str,
     "https://github.com/{}".format,
@@ -486,36 +488,25 @@ SPELL_TIME: list[Callable[[dt.datetime], object]] = [
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-@given(
-    stars=st.lists(
-        STAR, min_size=1, max_size=8, unique_by=(lambda star: star[0].lower(), lambda star: star[1].lower())
-    ),
-    data=st.data(),
-)
+@given(stars=st.lists(STAR, min_size=1, max_size=8, unique_by=PARTS), data=st.data())
 def test_result_does_not_depend_on_the_format(tmp_path: Path, stars: list[Any], data: st.DataObject) -> None:
-    stars = [star for number, star in enumerate(stars) if star[2] not in [other[2] for other in stars[:number]]]
+    def draw(options: Sequence[Any]) -> Any:
+        return data.draw(st.sampled_from(options))
+
     spelled = [
-        (
-            data.draw(st.sampled_from(SPELL_REPO))(repo),
-            data.draw(st.sampled_from(SPELL_LOGIN))(login),
-            str(user_id),
-            str(data.draw(st.sampled_from(SPELL_TIME))(moment)),
-        )
+        (draw(SPELL_REPO)(repo), draw(SPELL_LOGIN)(login), str(user_id), str(draw(SPELL_TIME)(moment)))
         for repo, login, user_id, moment in stars
     ]
     table = pl.DataFrame(spelled, schema=["repo", "login", "user_id", "starred_at"], orient="row")
     table = table.select(data.draw(st.permutations(table.columns)))
-    ending = data.draw(st.sampled_from([".csv", ".tsv", ".csv.gz", ".parquet"]))
+    ending = draw([".csv", ".tsv", ".csv.gz", ".parquet"])
     path = tmp_path / f"s{ending}"
     if ending == ".parquet":
         table.write_parquet(path)
     else:
-        content = table.write_csv(
-            separator=data.draw(st.sampled_from(",;\t|")),
-            line_terminator=data.draw(st.sampled_from(["\n", "\r\n"])),
-            quote_style=data.draw(st.sampled_from(["necessary", "always"])),
-        )
-        encoded = content.encode(data.draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16"])))
+        quotes = draw(["necessary", "always"])
+        content = table.write_csv(separator=draw(",;\t|"), line_terminator=draw(["\n", "\r\n"]), quote_style=quotes)
+        encoded = content.encode(draw(["utf-8", "utf-8-sig", "utf-16"]))
         path.write_bytes(gzip.compress(encoded) if ending.endswith(".gz") else encoded)
     contents = read_stars(path)
     assert contents.table.select("repo", "login", "user_id", "starred_at").rows() == stars
