@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, starmap
 from typing import Any
@@ -179,7 +180,7 @@ def collect_repositories(
     collected: list[_Metadata] = []
     spellings = [entry[0] for entry in named.values()]
     try:
-        for metadata in _fetch_metadata(client, spellings, known, workers, by_rest):
+        for metadata in _Requests(client, known, workers).fetch(spellings, by_rest=by_rest):
             collected.append(metadata)
             progress(len(collected), len(spellings))
     except BudgetSpentError as error:
@@ -209,54 +210,76 @@ def tabulated(documents: list[Document], known: KnownRepositories) -> CollectedR
     return CollectedRepositories(table, documents, new)
 
 
-def _fetch_metadata(
-    client: GitHubClient, names: Sequence[str], known: KnownRepositories, workers: int, by_rest: bool
-) -> Iterator[_Metadata]:
-    done: set[str] = set()
-    if not by_rest:
+@dataclass(frozen=True)
+class _Requests:
+    """Requests the metadata of repositories, with the results of earlier runs."""
+
+    client: GitHubClient
+    known: KnownRepositories
+    workers: int
+
+    def fetch(self, names: Sequence[str], *, by_rest: bool) -> Iterator[_Metadata]:
+        """Yield the metadata of repositories by GraphQL, and by REST what GraphQL is not available for."""
+        left = dict.fromkeys(names)
+        if not by_rest:
+            with suppress(GraphQLUnavailableError):
+                for metadata in self._by_graphql(names):
+                    del left[metadata.name]
+                    yield metadata
+        yield from map_bounded(self._by_rest, left, self.workers)
+
+    def _by_graphql(self, names: Iterable[str]) -> Iterator[_Metadata]:
+        """Yield the metadata of unknown repositories first, then what may have changed of the others."""
+        oldest = dt.datetime.now(dt.UTC) - TOPICS_TTL
+        by_id: dict[int, tuple[str, Document]] = {}
+        by_name: list[str] = []
+        for name in names:
+            document = self.known.by_name.get(name.lower(), _NOTHING)
+            is_recent = document.get("node_id") is not None and (document.get("topics_at") or oldest) > oldest
+            # A former name is requested by name, since another repository may have it now.
+            if is_recent and document["full_name"].lower() == name.lower() and document["repo_id"] not in by_id:
+                by_id[document["repo_id"]] = (name, document)
+            else:
+                by_name.append(name)
+        yield from self._by_name(by_name)
+        unclear: list[str] = []
+        entries = list(by_id.values())
+        chunks = (_Nodes(place, entries[place : place + IDS_A_FIELD]) for place in range(0, len(entries), IDS_A_FIELD))
+        size = QuerySize(MAX_FIELDS, MAX_FIELDS)
+        lists: GraphQLLists[list[_Metadata]] = GraphQLLists(self.client, nodes_query, batch=size)
+        yield from _with_document(chain.from_iterable(lists.read(chunks, self.workers)), unclear)
+        yield from self._by_name(unclear)
+
+    def _by_name(self, names: Iterable[str]) -> Iterator[_Metadata]:
+        refused: list[str] = []
+        lists: GraphQLLists[_Metadata] = GraphQLLists(self.client, repositories_query)
+        yield from _with_document(lists.read(starmap(_Named, enumerate(names)), self.workers), refused)
+        # REST tells gone, blocked and failed repositories apart.
+        yield from map_bounded(self._by_rest, refused, self.workers)
+
+    def _by_rest(self, name: str) -> _Metadata:
+        previous = self.known.by_name.get(name.lower())
+        etag = previous.get("etag") if previous is not None else None
+        path, moved = f"/repos/{name}", False
         try:
-            for metadata in _fetch_by_graphql(client, names, known, workers):
-                done.add(metadata.name)
-                yield metadata
-            return
-        except GraphQLUnavailableError:
-            pass
-    left = [name for name in names if name not in done]
-    yield from map_bounded(lambda name: _fetch_by_rest(client, name, known), left, workers)
-
-
-def _fetch_by_graphql(
-    client: GitHubClient, names: Sequence[str], known: KnownRepositories, workers: int
-) -> Iterator[_Metadata]:
-    """Yield the metadata of unknown repositories first, then what may have changed of the others."""
-    oldest = dt.datetime.now(dt.UTC) - TOPICS_TTL
-    by_id: dict[int, tuple[str, Document]] = {}
-    by_name: list[str] = []
-    for name in names:
-        document = known.by_name.get(name.lower(), _NOTHING)
-        is_recent = document.get("node_id") is not None and (document.get("topics_at") or oldest) > oldest
-        # A former name is requested by name, since another repository may have it now.
-        if is_recent and document["full_name"].lower() == name.lower() and document["repo_id"] not in by_id:
-            by_id[document["repo_id"]] = (name, document)
-        else:
-            by_name.append(name)
-    yield from _fetch_by_name(client, by_name, known, workers)
-    unclear: list[str] = []
-    entries = list(by_id.values())
-    chunks = (_Nodes(place, entries[place : place + IDS_A_FIELD]) for place in range(0, len(entries), IDS_A_FIELD))
-    lists: GraphQLLists[list[_Metadata]] = GraphQLLists(client, nodes_query, batch=QuerySize(MAX_FIELDS, MAX_FIELDS))
-    yield from _with_document(chain.from_iterable(lists.read(chunks, workers)), unclear)
-    yield from _fetch_by_name(client, unclear, known, workers)
-
-
-def _fetch_by_name(
-    client: GitHubClient, names: Sequence[str], known: KnownRepositories, workers: int
-) -> Iterator[_Metadata]:
-    refused: list[str] = []
-    lists: GraphQLLists[_Metadata] = GraphQLLists(client, repositories_query)
-    yield from _with_document(lists.read(starmap(_Named, enumerate(names)), workers), refused)
-    # REST tells gone, blocked and failed repositories apart.
-    yield from map_bounded(lambda name: _fetch_by_rest(client, name, known), refused, workers)
+            for _ in range(MAX_REDIRECTS):
+                response = self.client.get(path, etag=etag)
+                if response.status not in (301, 302, 307) or not response.headers.get("location"):
+                    break
+                path, moved = response.headers["location"], True
+        except (ServiceUnavailableError, GitHubError) as error:
+            return _Metadata(name, Outcome.UNKNOWN, str(error), previous)
+        outcome = Outcome.MOVED if moved else Outcome.OK
+        if response.status == 304 and previous is not None:
+            return _Metadata(name, outcome, None, previous)
+        repository = response.payload
+        if response.status == 200 and isinstance(repository, dict) and number_of(repository.get("id")) is not None:
+            try:
+                return _Metadata(name, outcome, None, _document(repository, response.etag))
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                reason = f"malformed metadata ({type(error).__name__})"
+                return _Metadata(name, Outcome.UNKNOWN, reason, previous)
+        return _Metadata(name, *classify_refusal(response), previous)
 
 
 def _with_document(results: Iterable[_Metadata], others: list[str]) -> Iterator[_Metadata]:
@@ -371,31 +394,6 @@ def _document_of(node: Mapping[str, Any], topics: Sequence[str], topics_at: dt.d
         "parent": {"id": (node.get("parent") or {}).get("databaseId")},
     }
     return _document(repository, None) | {"topics_at": as_stored(topics_at)}
-
-
-def _fetch_by_rest(client: GitHubClient, name: str, known: KnownRepositories) -> _Metadata:
-    previous = known.by_name.get(name.lower())
-    etag = previous.get("etag") if previous is not None else None
-    path, moved = f"/repos/{name}", False
-    try:
-        for _ in range(MAX_REDIRECTS):
-            response = client.get(path, etag=etag)
-            if response.status not in (301, 302, 307) or not response.headers.get("location"):
-                break
-            path, moved = response.headers["location"], True
-    except (ServiceUnavailableError, GitHubError) as error:
-        return _Metadata(name, Outcome.UNKNOWN, str(error), previous)
-    outcome = Outcome.MOVED if moved else Outcome.OK
-    if response.status == 304 and previous is not None:
-        return _Metadata(name, outcome, None, previous)
-    repository = response.payload
-    if response.status == 200 and isinstance(repository, dict) and number_of(repository.get("id")) is not None:
-        try:
-            return _Metadata(name, outcome, None, _document(repository, response.etag))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            reason = f"malformed metadata ({type(error).__name__})"
-            return _Metadata(name, Outcome.UNKNOWN, reason, previous)
-    return _Metadata(name, *classify_refusal(response), previous)
 
 
 def classify_refusal(response: GitHubResponse) -> tuple[Outcome, str]:
