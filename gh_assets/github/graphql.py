@@ -271,24 +271,25 @@ class GraphQLLists(Generic[Result]):
         After an exception no query is begun; the results of queries in flight are yielded before it is raised.
         """
         queue = _Queue(listings, self.batch)
-        pending: set[Future[tuple[Sequence[Listing[Result]], GraphQLResponse | Exception]]] = set()
+        pending: dict[Future[GraphQLResponse | Exception], Sequence[Listing[Result]]] = {}
         failure: BaseException | None = None
         slots = max(1, min(workers, IN_FLIGHT))
         with workers_of(slots, "gh-assets-graphql") as executor:
             while True:
                 try:
                     while failure is None and len(pending) < slots and (batch := queue.next_batch(idle=not pending)):
-                        pending.add(executor.submit(self._send, batch))
+                        pending[executor.submit(self._send, batch)] = batch
                 except Exception as error:  # noqa: BLE001 - of `listings`; raised below
                     failure = error
                 if not pending:
                     break
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                done, _ = wait(pending, return_when=FIRST_COMPLETED)
                 for future in done:
+                    batch = pending.pop(future)
                     fault = future.exception()
                     if fault is None:
                         try:
-                            yield from self._results(*future.result(), queue)
+                            yield from self._results(batch, future.result(), queue)
                         except OutageError as error:
                             fault = error
                     failure = failure or fault
@@ -308,8 +309,8 @@ class GraphQLLists(Generic[Result]):
             else:
                 queue.push(entry)
 
-    def _send(self, batch: Sequence[Listing[Result]]) -> tuple[Sequence[Listing[Result]], GraphQLResponse | Exception]:
-        """Send a query; return its lists, and the response or why there is none."""
+    def _send(self, batch: Sequence[Listing[Result]]) -> GraphQLResponse | Exception:
+        """Send a query; return the response, or why there is none."""
         failures = max(entry.failures for entry in batch)
         if failures:
             pool = self.client.pool
@@ -317,20 +318,17 @@ class GraphQLLists(Generic[Result]):
         variables = {f"{name}{number}": value for number, entry in enumerate(batch)
                      for name, value in entry.variables().items()}  # fmt: skip
         try:
-            return batch, self.client.graphql(self.query(len(batch)), variables)
+            return self.client.graphql(self.query(len(batch)), variables)
         except FATAL_ERRORS:
             raise
         except (ServiceUnavailableError, GitHubError) as error:
-            return batch, error
+            return error
 
     def _without_response(
         self, batch: Sequence[Listing[Result]], error: Exception, queue: _Queue[Result]
     ) -> Iterator[Result]:
-        size, too_heavy, limited = (
-            len(batch),
-            isinstance(error, QueryTooHeavyError),
-            isinstance(error, ResourceLimitsError),
-        )
+        size, too_heavy = len(batch), isinstance(error, QueryTooHeavyError)
+        limited = isinstance(error, ResourceLimitsError)
         if limited and size > 1:
             self.batch.failed(size)
         self._count_fault(size, shrinks=too_heavy and not limited)

@@ -25,12 +25,11 @@ def small() -> World:
 
 
 @pytest.mark.parametrize("source", ["auto", "graphql", "stargazers", "starred"])
-def test_every_source_is_available_by_name(source: str, github_of: GitHubOf, run: Run) -> None:
+def test_every_source_is_available_by_name(source: str, run: Run) -> None:
     world = small()
-    _, client = github_of(world)
     seeds = [{"_id": 5000 + n, "login": f"user-{n}", "collected": {"stars": 1}} for n in range(20)]
     run.database["users"].insert_many(seeds)
-    collected = run(world, client, source)
+    collected = run(world, source)
     assert (collected.report.stars, collected.report.outcomes) == (world.star_count, {"ok": 8})
     assert collected.requests > 0
     assert (collected.users is not None) == (source == "starred")
@@ -38,7 +37,8 @@ def test_every_source_is_available_by_name(source: str, github_of: GitHubOf, run
 
 def test_forecast_is_announced_and_progress_includes_the_quota(github_of: GitHubOf, run: Run) -> None:
     world = world_of({f"a/{n}": list(range(100)) for n in range(300)})
-    run(world, github_of(world, limits=Limits(requests=5000, graphql_points=5000))[1], "stargazers")
+    _, client = github_of(world, limits=Limits(requests=5000, graphql_points=5000))
+    run(world, "stargazers", client=client)
     expected = "300 of 300 repositories may have news: 300 pages; about 300 requests of 5,000 left"
     assert run.sentences[0].startswith(expected)
     done, total, text = run.states[200]
@@ -46,11 +46,10 @@ def test_forecast_is_announced_and_progress_includes_the_quota(github_of: GitHub
     assert re.search(r"stars, \d+ pages, \d+ requests, 4,\d+ points left until \d\d:\d\d UTC", text)
 
 
-def test_restricted_lists_are_completed_from_owners_of_forks_and_reported(github_of: GitHubOf, run: Run) -> None:
+def test_restricted_lists_are_completed_from_owners_of_forks_and_reported(run: Run) -> None:
     world = world_of({f"a/{n}": list(range(n, n + 60)) for n in range(6)}, users=80)
-    standin, client = github_of(world)
-    standin.restricted = True
-    collected = run(world, client)
+    run.standin_of(world).restricted = True
+    collected = run(world)
     assert collected.report.outcomes == {"ok": 6}
     assert collected.users is not None
     assert collected.users.collected == len({u for r in world.repositories[:-1] for u in world.forkers(r)})
@@ -59,55 +58,52 @@ def test_restricted_lists_are_completed_from_owners_of_forks_and_reported(github
     assert f"The starred repositories of {collected.users.collected:,} users were requested" in summary
 
 
-def test_file_of_users_is_sufficient(github_of: GitHubOf, run: Run, tmp_path: Path) -> None:
+def test_file_of_users_is_sufficient(run: Run, tmp_path: Path) -> None:
     world = small()
-    standin, client = github_of(world)
-    standin.restricted = True
+    run.standin_of(world).restricted = True
     named = tmp_path / "users.csv"
     named.write_text("login\n" + "\n".join(f"user-{n}" for n in range(20)))
-    collected = run(world, client, seed_users=named, max_users=20)
+    collected = run(world, seed_users=named, max_users=20)
     assert collected.report.stars == world.star_count
-    assert standin.served["forks"] == 0
+    assert run.standin.served["forks"] == 0
 
 
-def test_archive_is_a_source_of_stars_and_of_users(github_of: GitHubOf, run: Run, tmp_path: Path) -> None:
+def test_archive_is_a_source_of_stars_and_of_users(run: Run, tmp_path: Path) -> None:
     world = small()
     path = tmp_path / "2017-07-14-2.json.gz"
     write_hour(path, world)
     ((report, table),) = read_days([dt.date(2017, 7, 14)], [str(path)], "", lambda _: None)
     run.store.write_table("star_events", table, report.day.isoformat())
     assert read_star_events(run.store).height == world.star_count
-    assert run(world, None).report.stars == world.star_count, "without GitHub, auto reads the archive"
-    assert run(world, None, "gharchive").report.outcomes == {"ok": 8}
+    assert run(world, offline=True).report.stars == world.star_count, "without GitHub, auto reads the archive"
+    assert run(world, "gharchive", offline=True).report.outcomes == {"ok": 8}
     with pytest.raises(ConfigurationError, match="no access to GitHub for the source 'graphql'"):
-        run(world, None, "graphql")
-    standin, client = github_of(world)
-    standin.restricted = True
+        run(world, "graphql", offline=True)
+    run.standin_of(world).restricted = True
     run.database["stargazer_state"].delete_many({})
-    collected = run(world, client, max_users=19)
+    collected = run(world, max_users=19)
     assert collected.users is not None
     assert collected.users.collected == 19
     assert {state.source for state in collected.report.states.values()} == {"starred"}
 
 
 @pytest.mark.parametrize(("source", "reason"), [("gharchive", "has no hours"), ("file", "needs a file")])
-def test_error_names_what_a_source_lacks(source: str, reason: str, github_of: GitHubOf, run: Run) -> None:
-    _, client = github_of(small())
+def test_error_names_what_a_source_lacks(source: str, reason: str, run: Run) -> None:
     with pytest.raises(ConfigurationError, match=reason):
-        run(small(), client, source)
+        run(small(), source)
 
 
 def test_run_that_was_cut_short_by_the_cap_on_requests_is_resumed(github_of: GitHubOf, run: Run) -> None:
     world = world_of({f"a/{number}": [number] for number in range(40)})
     standin, client = github_of(world, max_requests=2 + 15)
-    stopped = run(world, client, "stargazers")
+    stopped = run(world, "stargazers", client=client)
     assert "reached: 17 were sent" in stopped.summary_lines()[-1]
     assert "15 of 40 repositories are up to date" in stopped.summary_lines()[-1]
     assert (len(stopped.report.states), stopped.report.pending) == (15, 40)
     assert stopped.report.outcomes == {"ok": 15}
     assert len(CollectionState(run.database).load()) == 15, "everything that was requested is kept"
     standin.served.clear()
-    report = run(world, client_of(client.api_url, "token"), "stargazers").report
+    report = run(world, "stargazers", client=client_of(client.api_url, "token")).report
     assert (report.unchanged, report.stars, report.outcomes) == (15, 40, {"ok": 40})
     assert standin.served["stargazers"] == 25
 
@@ -115,27 +111,26 @@ def test_run_that_was_cut_short_by_the_cap_on_requests_is_resumed(github_of: Git
 def test_query_size_is_stored_for_the_next_run(github_of: GitHubOf, run: Run) -> None:
     world = world_of({f"a/{n}": [1, 2] for n in range(400)})
     standin, client = github_of(world, limits=Limits(query_budget=2500))
-    run(world, client, "graphql")
+    run(world, "graphql", client=client)
     first = standin.quota.spent["graphql"]
     run.database["stargazer_state"].delete_many({})
-    run(world, client, "graphql")
+    run(world, "graphql", client=client)
     second = standin.quota.spent["graphql"] - first
     assert first <= 400 / 25 * 1.5
     assert second == 400 / 25
 
 
-def test_small_run_does_not_limit_the_query_size(github_of: GitHubOf, run: Run) -> None:
+def test_small_run_does_not_limit_the_query_size(run: Run) -> None:
     few, many = world_of({"a/0": [1]}), world_of({f"a/{n}": [1, 2] for n in range(300)})
-    run(few, github_of(few)[1], "graphql")
-    standin, client = github_of(many)
-    run(many, client, "graphql")
-    assert standin.quota.spent["graphql"] == 1 + 3
+    run(few, "graphql")
+    run(many, "graphql")
+    assert run.standin.quota.spent["graphql"] == 1 + 3
 
 
-def test_full_run_detects_stars_taken_back(github_of: GitHubOf, run: Run) -> None:
+def test_full_run_detects_stars_taken_back(run: Run) -> None:
     old = world_of({"a/b": [0, 1, 2], "c/d": [0]}, users=5)
-    run(old, github_of(old)[1])
+    run(old)
     new = world_of({"a/b": [0, 2], "c/d": [0]}, users=5)
-    collected = run(new, github_of(new)[1], full=True)
+    collected = run(new, full=True)
     assert collected.report.unstarred == 1
     assert "1 stars were taken back" in " ".join(collected.summary_lines())

@@ -7,14 +7,11 @@ from pydantic import SecretStr
 
 from gh_assets.collector.forecast import duration, expected_pages, forecast
 from gh_assets.collector.star_sources.stargazers import RestStargazers
-from gh_assets.collector.state import CollectionState
 from gh_assets.embedded.standin.clock import VirtualClock
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.rate_limits import Resource
 from gh_assets.github.retries import RetryPolicy
-from gh_assets.storage.asset_store import AssetStore
-from gh_assets.storage.mongo import MongoDatabase
 from gh_assets_tests.conftest import ServeWorld
 from gh_assets_tests.support.collecting import Collecting, refs
 from gh_assets_tests.support.worlds import world_of
@@ -37,9 +34,7 @@ def test_forecast_without_a_pool_costs_nothing() -> None:
 
 
 @pytest.mark.parametrize("tokens", [1, 3])
-def test_forecast_equals_the_time_taken(
-    serve_world: ServeWorld, asset_store: AssetStore, database: MongoDatabase, tokens: int
-) -> None:
+def test_forecast_equals_the_time_taken(serve_world: ServeWorld, collecting: Collecting, tokens: int) -> None:
     """Run in virtual time, with pages for two and a half windows."""
     clock = VirtualClock()
     names = [f"token-{number}" for number in range(tokens)]
@@ -55,7 +50,6 @@ def test_forecast_equals_the_time_taken(
         assert expected.left is not None
         assert 90 * tokens <= expected.left <= 100 * tokens
         started = clock.now()
-        collecting = Collecting(asset_store, CollectionState(database))
         report = collecting.run(refs(world), RestStargazers(client, 10))
         took = clock.now() - started
     assert report.stars == world.star_count

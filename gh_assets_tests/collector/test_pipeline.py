@@ -43,15 +43,14 @@ from gh_assets_tests.support.github import client_of
 from gh_assets_tests.support.worlds import LIST, troubled_world, world_of
 
 
-def test_nothing_is_requested_if_nothing_is_new(github_of: GitHubOf, collecting: Collecting) -> None:
+def test_nothing_is_requested_if_nothing_is_new(collecting: Collecting) -> None:
     world = world_of({"a/b": list(range(120)), "c/d": [1], "no/stars": []})
-    standin, client = github_of(world)
-    first = collecting.rest(world, client)
-    standin.served.clear()
-    second = collecting.rest(world, client)
+    first = collecting.rest(world)
+    collecting.standin.served.clear()
+    second = collecting.rest(world)
     assert (second.asked, second.pages, second.unchanged) == (0, 0, 3)
     assert second.stars == first.stars == 121
-    assert sum(standin.served.values()) == 0
+    assert sum(collecting.standin.served.values()) == 0
 
 
 def test_outcomes_are_distinguished_and_a_restricted_repository_is_not_counted_as_empty(
@@ -75,17 +74,17 @@ def test_outcomes_are_distinguished_and_a_restricted_repository_is_not_counted_a
     assert collecting.tables.read("good/starless")[0].height == 0
 
 
-def test_data_are_kept_when_a_repository_closes(github_of: GitHubOf, collecting: Collecting) -> None:
+def test_data_are_kept_when_a_repository_closes(collecting: Collecting) -> None:
     world = world_of({"a/b": [1, 2, 3]})
-    collecting.rest(world, github_of(world)[1])
+    collecting.rest(world)
     closed = world_of({"a/b": [1, 2, 3, 4]})
     closed.repositories[0].restricted = True
-    report = collecting.rest(closed, github_of(closed)[1])
+    report = collecting.rest(closed)
     state = report.states["a/b"]
     assert (state.outcome, state.stars) == (Outcome.RESTRICTED, 3)
     assert collecting.tables.read("a/b")[0].height == 3
     opened = world_of({"a/b": [1, 2, 3, 4]})
-    assert collecting.rest(opened, github_of(opened)[1]).states["a/b"].stars == 4
+    assert collecting.rest(opened).states["a/b"].stars == 4
 
 
 def test_data_are_kept_when_a_repository_is_gone(github_of: GitHubOf, collecting: Collecting) -> None:
@@ -97,12 +96,11 @@ def test_data_are_kept_when_a_repository_is_gone(github_of: GitHubOf, collecting
     assert (report.states["a/b"].outcome, report.states["a/b"].stars, report.asked) == (Outcome.GONE, 3, 0)
 
 
-def test_lost_table_is_collected_again(github_of: GitHubOf, collecting: Collecting) -> None:
+def test_lost_table_is_collected_again(collecting: Collecting) -> None:
     world = world_of({"a/b": [1, 2, 3]})
-    _, client = github_of(world)
-    collecting.rest(world, client)
+    collecting.rest(world)
     collecting.tables.store.objects.bucket.blob("assets/stargazers/a/b.parquet").delete()
-    assert collecting.rest(world, client).asked == 1
+    assert collecting.rest(world).asked == 1
     assert collecting.tables.read("a/b")[0].height == 3
 
 
@@ -121,11 +119,10 @@ def test_long_repository_is_resumed_at_its_page(github_of: GitHubOf, collecting:
 
 
 def test_pages_of_long_repositories_are_stored_before_the_run_ends(
-    github_of: GitHubOf, collecting: Collecting, monkeypatch: pytest.MonkeyPatch
+    collecting: Collecting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After `kill -9` nothing more is written."""
     world = world_of({"a/long": list(range(3000))})
-    _, client = github_of(world)
     pages: list[int] = []
     add = MongoCheckpoint.add
 
@@ -134,18 +131,17 @@ def test_pages_of_long_repositories_are_stored_before_the_run_ends(
         pages.append(collecting.state.pages.count_documents({}))
 
     monkeypatch.setattr(MongoCheckpoint, "add", add_and_count)
-    collecting.rest(world, client, 30)
+    collecting.rest(world, max_pages=30)
     assert pages == [0] * 10 + list(range(11, 30))
 
 
-def test_table_that_differs_from_its_state_is_not_reused(github_of: GitHubOf, collecting: Collecting) -> None:
+def test_table_that_differs_from_its_state_is_not_reused(collecting: Collecting) -> None:
     """This happens after a crash between both writes, or with another collector."""
     world = world_of({"a/b": list(range(250))})
-    _, client = github_of(world)
-    collecting.rest(world, client)
+    collecting.rest(world)
     table, _ = collecting.tables.read("a/b")
     collecting.tables.write("a/b", table.reverse())
-    report = collecting.rest(world, client, full=True)
+    report = collecting.rest(world, full=True)
     assert report.pages_not_modified == 0
     assert collecting.tables.read("a/b")[0].equals(table)
 
@@ -178,36 +174,30 @@ def unstars(collecting: Collecting) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("source", [RestStargazers, GraphQLStargazers])
-def test_full_run_detects_stars_taken_back_and_keeps_them_as_history(
-    source: Source, github_of: GitHubOf, collecting: Collecting
-) -> None:
+def test_full_run_detects_stars_taken_back_and_keeps_them_as_history(source: Source, collecting: Collecting) -> None:
     old = world_of({"a/b": list(range(250)), "c/d": [1, 2]}, users=300)
-    collecting.of_world(source, old, github_of(old)[1])
+    collecting.of_world(source, old)
     left = [user for user in range(250) if user not in (3, 120)]
     new = world_of({"a/b": left, "c/d": [1, 2]}, users=300)
-    _, client = github_of(new)
-    report = collecting.of_world(source, new, client, full=True)
+    report = collecting.of_world(source, new, full=True)
     assert report.unstarred == 2
     assert unstars(collecting) == {"1/5003": "user-3", "1/5120": "user-120"}
     assert report.states["a/b"].stars == 248
     # A star given again is in the table with a later time; the history stays.
     again = world_of({"a/b": [*left, 3, 120], "c/d": [1, 2]}, users=300)
-    collecting.of_world(source, again, github_of(again)[1], full=True)
+    collecting.of_world(source, again, full=True)
     assert collecting.tables.read("a/b")[0].height == 250
     assert len(unstars(collecting)) == 2
     # A star that is in the table with its former time was never taken back.
-    collecting.of_world(source, old, github_of(old)[1], full=True)
+    collecting.of_world(source, old, full=True)
     assert unstars(collecting) == {}
 
 
 @pytest.mark.parametrize("source", [RestStargazers, GraphQLStargazers])
-def test_stars_beyond_the_requested_pages_do_not_count_as_taken_back(
-    source: Source, github_of: GitHubOf, collecting: Collecting
-) -> None:
+def test_stars_beyond_the_requested_pages_do_not_count_as_taken_back(source: Source, collecting: Collecting) -> None:
     world = world_of({"a/b": list(range(450))})
-    _, client = github_of(world)
-    collecting.of_world(source, world, client)
-    report = collecting.of_world(source, world, client, 2, full=True)
+    collecting.of_world(source, world)
+    report = collecting.of_world(source, world, max_pages=2, full=True)
     assert report.unstarred == 0
     assert unstars(collecting) == {}
 
@@ -251,7 +241,6 @@ def test_home_of_an_earlier_version_that_lost_stars_is_repaired(
 @pytest.mark.parametrize("content", [b"", b"garbage"], ids=["empty", "no Parquet"])
 @pytest.mark.parametrize("behind_its_back", [False, True], ids=["overwritten", "on the disk"])
 def test_damaged_table_is_collected_again(
-    github_of: GitHubOf,
     collecting: Collecting,
     home: Path,
     caplog: pytest.LogCaptureFixture,
@@ -259,10 +248,9 @@ def test_damaged_table_is_collected_again(
     behind_its_back: bool,
 ) -> None:
     world = world_of({"a/b": [1, 2, 3], "c/d": [4]})
-    _, client = github_of(world)
-    collecting.rest(world, client)
+    collecting.rest(world)
     damage(collecting, home, "assets/stargazers/a/b.parquet", content, behind_its_back=behind_its_back)
-    report = collecting.rest(world, client)
+    report = collecting.rest(world)
     assert (report.asked, report.stars) == (1, 4)
     assert collecting.tables.read("a/b")[0].height == 3
     assert "The stored stars of a/b are damaged" in caplog.text
@@ -277,16 +265,14 @@ def damage(collecting: Collecting, home: Path, name: str, content: bytes, *, beh
         objects.write(name, content)
 
 
-def test_damaged_table_of_a_closed_list_is_replaced_by_its_previous_version(
-    github_of: GitHubOf, collecting: Collecting, home: Path
-) -> None:
+def test_damaged_table_of_a_closed_list_is_replaced_by_its_previous_version(collecting: Collecting, home: Path) -> None:
     old = world_of({"a/b": [1, 2]})
-    collecting.rest(old, github_of(old)[1])
+    collecting.rest(old)
     new = world_of({"a/b": [1, 2, 3]})
-    collecting.rest(new, github_of(new)[1])
+    collecting.rest(new)
     damage(collecting, home, "assets/stargazers/a/b.parquet", b"garbage", behind_its_back=True)
     new.repositories[0].restricted = True
-    report = collecting.rest(new, github_of(new)[1])
+    report = collecting.rest(new)
     assert report.states["a/b"].outcome is Outcome.RESTRICTED
     assert collecting.users("a/b") == [5001, 5002]
 

@@ -10,7 +10,6 @@ from gh_assets.collector.star_sources.starred_state import StarredState, UserSta
 from gh_assets.collector.state import UNSTARS_CHECKED, CollectionState, MongoCheckpoint, RepositoryState
 from gh_assets.github.outcomes import Outcome
 from gh_assets.storage.mongo import MongoDatabase
-from gh_assets_tests.conftest import GitHubOf
 from gh_assets_tests.support.collecting import Collecting, ref
 from gh_assets_tests.support.worlds import world_of
 
@@ -73,18 +72,15 @@ def test_pages_are_resumed_up_to_a_gap_and_only_by_their_source(database: MongoD
     assert CollectionState(database).interrupted() == set(), "pages of another source are deleted"
 
 
-def test_false_unstars_are_deleted_once_and_true_ones_kept(
-    github_of: GitHubOf, collecting: Collecting, database: MongoDatabase
-) -> None:
+def test_false_unstars_are_deleted_once_and_true_ones_kept(collecting: Collecting, database: MongoDatabase) -> None:
     world = world_of({"a/b": [1, 2, 3]})
-    _, client = github_of(world)
-    collecting.rest(world, client)
+    collecting.rest(world)
     database["meta"].delete_one({"_id": UNSTARS_CHECKED})
     (first, *_) = collecting.tables.read("a/b")[0].iter_rows(named=True)
     long_ago = first["starred_at"] - dt.timedelta(days=300)
     for user_id, starred_at in ((5001, first["starred_at"]), (5002, long_ago), (5099, long_ago)):
         unstar = {"repo_id": 1, "user_id": user_id, "login": "x", "starred_at": starred_at}
         database["unstars"].insert_one({"_id": f"1/{user_id}", "unstar": unstar})
-    assert collecting.rest(world, client).asked == 0
+    assert collecting.rest(world).asked == 0
     left = {document["unstar"]["user_id"] for document in database["unstars"].find()}
     assert left == {5002, 5099}, "one was given again later, one is not in the table"

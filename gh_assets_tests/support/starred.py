@@ -14,17 +14,19 @@ from gh_assets.embedded.standin.world import World
 from gh_assets.github.client import GitHubClient
 from gh_assets.storage.asset_store import AssetStore, Segments
 from gh_assets.storage.mongo import MongoDatabase
-from gh_assets_tests.support.collecting import refs, table_of
+from gh_assets_tests.conftest import GitHubOf
+from gh_assets_tests.support.collecting import Connected, refs, table_of
 
 Reader = type[RestStarred] | type[GraphQLStarred]
 
 READERS: list[Reader] = [RestStarred, GraphQLStarred]
 
 
-class Lists:
+class Lists(Connected):
     """Users' lists in one store, which are read several times."""
 
-    def __init__(self, database: MongoDatabase, store: AssetStore) -> None:
+    def __init__(self, database: MongoDatabase, store: AssetStore, github_of: GitHubOf) -> None:
+        super().__init__(github_of)
         self.database = database
         self.state = StarredState(database)
         self.segments = Segments(store, "starred")
@@ -41,11 +43,13 @@ class Lists:
     def run(
         self,
         world: World,
-        client: GitHubClient,
         seeds: Iterable[SeedUser] | None = None,
         reader: Reader = GraphQLStarred,
+        client: GitHubClient | None = None,
         **options: Any,
     ) -> dict[str, StarCollection]:
+        """Collect all repositories of a world, by default from a stand-in without limits and faults."""
+        client = client or self.client_of(world)
         source = self.source(client, world if seeds is None else seeds, reader, **options)
         found = source.collect([CollectionTask(ref) for ref in refs(world)], 2)
         collections = {collected.repository.full_name: collected for collected in found}

@@ -50,7 +50,9 @@ RunAuto = Callable[..., CollectionReport]
 
 @pytest.fixture
 def run(auto: Auto, collecting: Collecting) -> RunAuto:
-    return lambda world, client, **options: collecting.run(refs(world), auto(world, client, **options))
+    return lambda world, client=None, **options: collecting.run(
+        refs(world), auto(world, client or collecting.client_of(world), **options)
+    )
 
 
 def close(world: World, names: set[str]) -> World:
@@ -59,12 +61,9 @@ def close(world: World, names: set[str]) -> World:
     return world
 
 
-def test_open_and_closed_lists_are_collected_together(
-    github_of: GitHubOf, run: RunAuto, collecting: Collecting
-) -> None:
+def test_open_and_closed_lists_are_collected_together(run: RunAuto, collecting: Collecting) -> None:
     world = close(world_of({"a/open": [0, 1, 2], "b/closed": [1, 2], "c/closed": [0]}), {"b/closed", "c/closed"})
-    _, client = github_of(world)
-    report = run(world, client)
+    report = run(world)
     assert report.outcomes == {"ok": 3}
     assert {key: (state.source, state.complete) for key, state in report.states.items()} == {
         "a/open": ("graphql", True), "b/closed": ("starred", False), "c/closed": ("starred", False),
@@ -73,55 +72,44 @@ def test_open_and_closed_lists_are_collected_together(
     assert collecting.users("b/closed") == [5001, 5002]
 
 
-def test_a_closed_list_is_requested_again_after_a_week(
-    github_of: GitHubOf, run: RunAuto, collecting: Collecting
-) -> None:
+def test_a_closed_list_is_requested_again_after_a_week(run: RunAuto, collecting: Collecting) -> None:
     world = close(world_of({"a/b": [0, 1], "c/d": [1]}), {"a/b", "c/d"})
-    standin, client = github_of(world)
-    run(world, client)
-    standin.quota.spent.clear()
-    report = run(world, client)
-    assert standin.quota.spent.total() == 0
+    run(world)
+    collecting.standin.quota.spent.clear()
+    report = run(world)
+    assert collecting.standin.quota.spent.total() == 0
     assert (report.outcomes, report.closed) == ({"ok": 2}, 2)
     close(world, set())
     later = dt.datetime.now(dt.UTC) + CLOSED_FOR + dt.timedelta(hours=1)
-    report = run(world, client, now=later)
+    report = run(world, now=later)
     assert {state.source for state in report.states.values()} == {"graphql"}
     assert report.closed == 0
 
 
-def test_users_lists_are_not_read_for_a_few_closed_repositories(
-    github_of: GitHubOf, run: RunAuto, collecting: Collecting
-) -> None:
+def test_users_lists_are_not_read_for_a_few_closed_repositories(run: RunAuto, collecting: Collecting) -> None:
     world = close(world_of({f"a/{n}": [0, 1] for n in range(20)}), {"a/3"})
-    standin, client = github_of(world)
     for _ in range(2):
-        report = run(world, client)
+        report = run(world)
         assert report.outcomes == {"ok": 19, "restricted": 1}
         assert StarredState(collecting.state.collection.database).load() == {}
-    assert standin.quota.spent["graphql"] == 2, "one query for the token, and one for the lists"
+    assert collecting.standin.quota.spent["graphql"] == 2, "one query for the token, and one for the lists"
     assert "closed lately" in str(report.states["a/3"].reason)
 
 
-def test_a_repository_that_closes_keeps_its_stars_and_gains_new_ones(
-    github_of: GitHubOf, run: RunAuto, collecting: Collecting
-) -> None:
+def test_a_repository_that_closes_keeps_its_stars_and_gains_new_ones(run: RunAuto, collecting: Collecting) -> None:
     old = world_of({"a/b": [0, 1, 2]}, users=9)
-    run(old, github_of(old)[1])
+    run(old)
     new = close(world_of({"a/b": [0, 1, 2, 5]}, users=9), {"a/b"})
     new.logins[2] = "renamed"
-    _, client = github_of(new)
-    report = run(new, client)
+    report = run(new)
     table = collecting.tables.read("a/b")[0]
     assert table["user_id"].to_list() == [5000, 5001, 5002, 5005]
     assert report.states["a/b"].outcome is Outcome.OK
 
 
-def test_a_closed_repository_without_known_users_stays_restricted(
-    github_of: GitHubOf, run: RunAuto, collecting: Collecting
-) -> None:
+def test_a_closed_repository_without_known_users_stays_restricted(run: RunAuto, collecting: Collecting) -> None:
     world = close(world_of({"a/b": [0]}), {"a/b"})
-    state = run(world, github_of(world)[1], seeds=[]).states["a/b"]
+    state = run(world, seeds=[]).states["a/b"]
     assert state.outcome is Outcome.RESTRICTED
     assert "none of the 0 users" in str(state.reason)
     assert "a/b" not in collecting.tables.partitions()

@@ -6,6 +6,7 @@ import datetime as dt
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -13,13 +14,12 @@ import pytest
 from gh_assets.collector.collection import CollectionResult
 from gh_assets.collector.gharchive import id_of_name
 from gh_assets.collector.repositories import KnownRepositories, collect_repositories
-from gh_assets.collector.star_sources.base import CollectionTask, PreviousStars, RepositoryRef, stars_table
+from gh_assets.collector.star_sources.base import CollectionTask, PreviousStars, stars_table
 from gh_assets.collector.star_sources.file import LoginLookup, StarsFile, UserLookup
 from gh_assets.collector.worlds import identity_of_file
 from gh_assets.embedded.standin.faults import Faults
 from gh_assets.embedded.standin.world import World, read_world
 from gh_assets.errors import WorldMismatchError
-from gh_assets.github.client import GitHubClient
 from gh_assets.github.outcomes import Outcome
 from gh_assets.storage.mongo import MongoDatabase
 from gh_assets_tests.conftest import GitHubOf
@@ -36,10 +36,8 @@ def write(content: str) -> Path:
     return path
 
 
-def read(
-    run: Run, path: Path, repositories: World | list[RepositoryRef], client: GitHubClient | None
-) -> CollectionResult:
-    return run(repositories, client, "file", stars_file=path)
+def read(run: Run, path: Path, world: World, **more: Any) -> CollectionResult:
+    return run(world, "file", stars_file=path, **more)
 
 
 def stars_of(world: World) -> str:
@@ -60,19 +58,18 @@ def many() -> World:
     return world_of({f"a/{n}": list(range(n * 20, n * 20 + 60)) for n in range(8)}, users=220)
 
 
-def test_logins_are_looked_up_once_a_hundred_per_point(github_of: GitHubOf, run: Run) -> None:
+def test_logins_are_looked_up_once_a_hundred_per_point(run: Run) -> None:
     world = many()
-    standin, client = github_of(world)
     path = write(stars_of(world))
-    collected = read(run, path, world, client)
+    collected = read(run, path, world)
     assert ids_in(run, world) == right_ids(world)
     assert collected.report.outcomes == {"ok": 8}
     assert all(state.proven and not state.complete for state in collected.report.states.values())
-    assert standin.quota.spent["graphql"] == 1 + 2, "one query for the token, and two for 200 users"
+    assert run.standin.quota.spent["graphql"] == 1 + 2, "one query for the token, and two for 200 users"
     known = {document["_id"]: document["login"] for document in run.database["users"].find()}
     assert known == dict(zip(world.user_ids[:200], world.logins[:200], strict=True))
-    again = read(run, path, world, client)
-    assert standin.quota.spent["graphql"] == 1 + 2
+    again = read(run, path, world)
+    assert run.standin.quota.spent["graphql"] == 1 + 2
     assert again.report.unstarred == 0
 
 
@@ -80,39 +77,37 @@ def test_logins_are_looked_up_by_rest_without_graphql_and_organizations_ignored(
     world = world_of({"a/b": [0, 1]})
     standin, client = github_of(world, graphql=False)
     path = write(stars_of(world) + "a/b,A\na/b,not-there\n")
-    collected = read(run, path, world, client)
+    collected = read(run, path, world, client=client)
     assert ids_in(run, world) == right_ids(world)
     assert collected.summary_lines()[0] == (
         "2 stars of stars.csv were left out: GitHub has none of the 2 users 'a', 'not-there'."
     )
     requests = standin.served["user"]
-    assert read(run, path, world, client).summary_lines() == collected.summary_lines()
+    assert read(run, path, world, client=client).summary_lines() == collected.summary_lines()
     assert standin.served["user"] == requests
 
 
-def test_unknown_logins_are_left_out_reported_and_looked_up_again_later(github_of: GitHubOf, run: Run) -> None:
+def test_unknown_logins_are_left_out_reported_and_looked_up_again_later(run: Run) -> None:
     world = world_of({"a/b": [0, 1], "c/d": [2]})
-    standin, client = github_of(world)
     path = write(stars_of(world) + "a/b,gone-1\nA/b,Gone-2\nc/d,gone-1\n-/-,x\n")
-    collected = read(run, path, world, client)
+    collected = read(run, path, world)
     assert ids_in(run, world) == right_ids(world)
     assert collected.summary_lines() == [
         "1 of 7 rows of stars.csv was skipped: 1 row has a repo that is not owner/name "
         "(row 8: '-/-' is not owner/name).",
         "3 stars of stars.csv were left out: GitHub has none of the 2 users 'gone-1', 'gone-2'.",
     ]
-    spent = standin.quota.spent["graphql"]
-    assert read(run, path, world, client).summary_lines() == collected.summary_lines()
-    assert standin.quota.spent["graphql"] == spent
+    spent = run.standin.quota.spent["graphql"]
+    assert read(run, path, world).summary_lines() == collected.summary_lines()
+    assert run.standin.quota.spent["graphql"] == spent
     long_ago = dt.datetime.now(dt.UTC) - dt.timedelta(days=40)
     run.database["starred_state"].update_many({}, {"$set": {"state.asked_at": long_ago}})
-    read(run, path, world, client)
-    assert standin.quota.spent["graphql"] == spent + 1
+    read(run, path, world)
+    assert run.standin.quota.spent["graphql"] == spent + 1
 
 
-def test_a_repository_with_only_unknown_logins_is_unknown(github_of: GitHubOf, run: Run) -> None:
-    _, client = github_of(world_of({"a/b": [0]}))
-    report = read(run, write("repo,login\na/b,gone\n"), [ref(stars=1)], client).report
+def test_a_repository_with_only_unknown_logins_is_unknown(run: Run) -> None:
+    report = read(run, write("repo,login\na/b,gone\n"), world_of({"a/b": [0]})).report
     assert report.outcomes == {"unknown": 1}
     assert "GitHub has none of the users who starred it" in str(report.states["a/b"].reason)
 
@@ -120,7 +115,7 @@ def test_a_repository_with_only_unknown_logins_is_unknown(github_of: GitHubOf, r
 def test_repositories_are_unproven_when_the_request_limit_is_reached(github_of: GitHubOf, run: Run) -> None:
     world = many()
     path = write(stars_of(world))
-    first = read(run, path, world, github_of(world, max_requests=2 + 1)[1])
+    first = read(run, path, world, client=github_of(world, max_requests=2 + 1)[1])
     assert first.report.stopped
     assert any("reached" in sentence for sentence in first.summary_lines())
     partial = [state for state in first.report.states.values() if not state.proven]
@@ -128,7 +123,7 @@ def test_repositories_are_unproven_when_the_request_limit_is_reached(github_of: 
     assert all("could not be looked up (the run had ended)" in str(state.reason) for state in partial)
     stored = run.store.partitions("stargazers")
     assert all(set(run.stars(key)["user_id"]) <= right_ids(world)[key] for key in stored)
-    second = read(run, path, world, github_of(world)[1])
+    second = read(run, path, world)
     assert second.report.stopped is None
     assert ids_in(run, world) == right_ids(world)
     assert all(state.proven and state.reason is None for state in second.report.states.values())
@@ -140,17 +135,16 @@ def test_failed_lookups_are_tried_again(github_of: GitHubOf, run: Run) -> None:
     path = write(stars_of(world))
     run.database["users"].insert_one({"_id": 5000, "login": "User-0"})
     standin.faults = Faults(probabilities={"500": 1.0}, seed=1)
-    state = read(run, path, world, client).report.states["a/b"]
+    state = read(run, path, world, client=client).report.states["a/b"]
     assert (state.outcome, state.stars, state.proven) == (Outcome.OK, 1, False)
     assert "2 of the 3 logins in stars.csv could not be looked up" in str(state.reason)
     standin.faults = Faults()
-    state = read(run, path, world, client).report.states["a/b"]
+    state = read(run, path, world, client=client).report.states["a/b"]
     assert (state.stars, state.proven, state.reason) == (3, True, None)
 
 
-def test_known_users_are_not_looked_up(github_of: GitHubOf, run: Run) -> None:
+def test_known_users_are_not_looked_up(run: Run) -> None:
     world = world_of({"a/b": [0, 1]})
-    standin, client = github_of(world)
     run.database["users"].insert_many(
         [
             {"_id": 9, "login": "user-0", "seen": "2020-01-01T00:00:00.000000Z user-0"},
@@ -158,20 +152,19 @@ def test_known_users_are_not_looked_up(github_of: GitHubOf, run: Run) -> None:
             {"_id": 5001, "login": "user-1", "seen": "2024-01-01T00:00:00.000000Z user-1"},
         ]
     )
-    read(run, write(stars_of(world)), world, client)
+    read(run, write(stars_of(world)), world)
     assert run.stars("a/b")["user_id"].to_list() == [5000, 5001], "the user who was last seen with the login"
-    assert standin.quota.spent["graphql"] == 0
+    assert run.standin.quota.spent["graphql"] == 0
 
 
-def test_ids_of_the_file_are_ids_of_github_and_distinguish_repositories(github_of: GitHubOf, run: Run) -> None:
-    standin, client = github_of(world_of({"a/b": [0]}))
+def test_ids_of_the_file_are_ids_of_github_and_distinguish_repositories(run: Run) -> None:
     # 10 was a/b before.
     path = write("repo,login,repo_id,user_id\na/b,ann,10,1\nformer/name,bob,11,2\na/b,cid,11,3\n")
-    report = read(run, path, [ref(11, "a/b", 2), ref(12, "former/name", 1)], client).report
+    report = read(run, path, world_of({"a/b": [0]}), only=[ref(11, "a/b", 2), ref(12, "former/name", 1)]).report
     assert run.stars("a/b")["user_id"].to_list() == [2, 3]
     assert report.states["a/b"].proven
     assert report.states["former/name"].outcome is Outcome.UNKNOWN
-    assert standin.served["user"] == standin.quota.spent["graphql"] == 0
+    assert run.standin.served["user"] == run.standin.quota.spent["graphql"] == 0
 
 
 # -- the home's world -----------------------------------------------------------------------------------------------
@@ -181,15 +174,14 @@ def claim(run: Run, identity: str) -> None:
     run.database["meta"].insert_one({"_id": "world", "identity": identity, "title": "the synthetic world (seed 0)"})
 
 
-def test_the_file_of_the_homes_world_is_used_without_lookups(github_of: GitHubOf, run: Run) -> None:
+def test_the_file_of_the_homes_world_is_used_without_lookups(run: Run) -> None:
     path = CASES / "one-id-two-names.csv"
     world = read_world(path)
-    _, client = github_of(world)
     claim(run, identity_of_file(path))
     repositories = [ref for ref in refs(world) if ref.full_name != "standin/awesome-all"]
     counts = {}
     for source in ("graphql", "file"):
-        report = run(repositories, client, source, stars_file=path).report
+        report = run(world, source, only=repositories, stars_file=path).report
         counts[source] = {state.repo_id: (state.full_name, state.stars) for state in report.states.values()}
         assert all(state.complete for state in report.states.values())
         run.database["stargazer_state"].delete_many({})
@@ -211,46 +203,44 @@ def test_the_list_of_the_stand_in_has_all_repositories_and_former_names_redirect
     assert (document["repo_id"], document["outcome"]) == (10, "moved")
 
 
-def test_numbers_of_the_homes_file_are_ids_of_its_world(github_of: GitHubOf, run: Run) -> None:
+def test_numbers_of_the_homes_file_are_ids_of_its_world(run: Run) -> None:
     path = write("repo,login\nb/x,zoe\nA/y,ann\na/y,zoe\n")
     world = read_world(path)
-    standin, client = github_of(world)
     claim(run, identity_of_file(path))
-    read(run, path, refs(world)[:2], client)
+    read(run, path, world, only=refs(world)[:2])
     assert run.stars("A/y").select("repo_id", "user_id", "login").rows() == [(2, 2, "ann"), (2, 1, "zoe")]
-    assert standin.quota.spent["graphql"] == 0
+    assert run.standin.quota.spent["graphql"] == 0
 
 
 @pytest.mark.parametrize("identity", ["synthetic 0", "file 0123"])
-def test_a_file_beside_another_world_of_made_up_ids_is_refused(github_of: GitHubOf, run: Run, identity: str) -> None:
+def test_a_file_beside_another_world_of_made_up_ids_is_refused(run: Run, identity: str) -> None:
     world = world_of({"a/b": [0]})
     claim(run, identity)
     with pytest.raises(WorldMismatchError, match=r"the stars of stars\.csv cannot be added .* Set GH_ASSETS_HOME"):
-        read(run, write(stars_of(world)), refs(world), github_of(world)[1])
+        read(run, write(stars_of(world)), world)
     assert run.database["stargazer_state"].count_documents({}) == 0
     assert run.database["users"].count_documents({}) == 0
 
 
-def test_users_have_negative_ids_without_github_until_they_are_known(run: Run, github_of: GitHubOf) -> None:
+def test_users_have_negative_ids_without_github_until_they_are_known(run: Run) -> None:
     world = world_of({"a/b": [0, 1]})
     path = write("repo,login\na/b,User-0\na/b,user-1\n")
     run.database["users"].insert_one({"_id": 5001, "login": "user-1"})
-    read(run, path, world, None)
+    read(run, path, world, offline=True)
     assert set(run.stars("a/b")["user_id"]) == {id_of_name("user-0"), 5001}
-    assert read(run, path, [ref(id_of_name("a/b"), "A/b")], None).report.stars == 2
-    read(run, path, world, github_of(world)[1])
+    assert read(run, path, world, only=[ref(id_of_name("a/b"), "A/b")], offline=True).report.stars == 2
+    read(run, path, world)
     assert set(run.stars("a/b")["user_id"]) == {5000, 5001}
 
 
 # -- stars from other sources ------------------------------------------------------------------------------------
 
 
-def test_a_file_removes_no_star_and_changes_no_time_from_github(github_of: GitHubOf, run: Run) -> None:
+def test_a_file_removes_no_star_and_changes_no_time_from_github(run: Run) -> None:
     world = world_of({"a/b": [0, 1, 2]}, users=5)
-    _, client = github_of(world)
-    run(world, client, "graphql")
+    run(world, "graphql")
     before = run.stars("a/b")
-    report = read(run, write("repo,login\na/b,user-1\na/b,user-4\n"), world, client).report
+    report = read(run, write("repo,login\na/b,user-1\na/b,user-4\n"), world).report
     assert report.unstarred == 0
     stars = run.stars("a/b")
     assert set(stars["user_id"]) == {5000, 5001, 5002, 5004}

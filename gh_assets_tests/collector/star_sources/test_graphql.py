@@ -28,46 +28,43 @@ def many(count: int = 150, most: int = 320) -> World:
     return world_of({f"a/{n}": rng.permutation(400)[:size].tolist() for n, size in enumerate(sizes)}, users=400)
 
 
-def test_queries_are_filled_with_pages_of_several_repositories(github_of: GitHubOf, collecting: Collecting) -> None:
+def test_queries_are_filled_with_pages_of_several_repositories(collecting: Collecting) -> None:
     world = many()
-    standin, client = github_of(world)
-    report = collecting.of_world(GraphQLStargazers, world, client)
+    report = collecting.of_world(GraphQLStargazers, world)
     assert report.stars == world.star_count
     connections = sum(max(1, -(-len(r.stargazers) // 100)) for r in world.repositories[:-1])
     assert report.pages == connections, "no page is read twice"
-    assert standin.quota.spent["graphql"] <= 1.15 * connections / 100 + 2
+    assert collecting.standin.quota.spent["graphql"] <= 1.15 * connections / 100 + 2
 
 
-def test_a_refresh_reads_up_to_the_first_known_star(github_of: GitHubOf, collecting: Collecting) -> None:
+def test_a_refresh_reads_up_to_the_first_known_star(collecting: Collecting) -> None:
     old = world_of({f"a/{n}": list(range(330)) for n in range(20)}, users=600)
-    collecting.of_world(GraphQLStargazers, old, github_of(old)[1])
+    collecting.of_world(GraphQLStargazers, old)
     new = world_of({f"a/{n}": list(range(330 + 20 * (n < 2))) for n in range(20)}, users=600)
-    standin, client = github_of(new)
-    report = collecting.of_world(GraphQLStargazers, new, client)
-    assert (report.asked, report.pages, standin.quota.spent["graphql"]) == (2, 2, 1 + 1)
+    report = collecting.of_world(GraphQLStargazers, new)
+    assert (report.asked, report.pages, collecting.standin.quota.spent["graphql"]) == (2, 2, 1 + 1)
     table, _ = collecting.tables.read("a/1")
     assert table["user_id"].to_list() == [5000 + user for user in range(350)]
     assert report.states["a/1"].complete
 
 
-def test_a_user_who_starred_again_has_the_newer_time(github_of: GitHubOf, collecting: Collecting) -> None:
+def test_a_user_who_starred_again_has_the_newer_time(collecting: Collecting) -> None:
     old = world_of({"a/b": [1, 2, 3]}, users=9)
-    collecting.of_world(GraphQLStargazers, old, github_of(old)[1])
+    collecting.of_world(GraphQLStargazers, old)
     new = world_of({"a/b": [2, 3, 4, 1]}, users=9)
     new.repositories[0].starred_at[:2] += 60  # 2 and 3 as before
     new.repositories[0].starred_at[2:] += 600
-    collecting.of_world(GraphQLStargazers, new, github_of(new)[1], full=True)
+    collecting.of_world(GraphQLStargazers, new, full=True)
     table, _ = collecting.tables.read("a/b")
     assert table["user_id"].to_list() == [5002, 5003, 5004, 5001]
 
 
-def test_a_list_that_was_cut_is_completed_with_more_pages(github_of: GitHubOf, collecting: Collecting) -> None:
+def test_a_list_that_was_cut_is_completed_with_more_pages(collecting: Collecting) -> None:
     world = world_of({"a/b": list(range(450))})
-    _, client = github_of(world)
-    first = collecting.of_world(GraphQLStargazers, world, client, max_pages=2)
+    first = collecting.of_world(GraphQLStargazers, world, max_pages=2)
     assert (first.stars, first.states["a/b"].complete) == (200, False)
     assert collecting.users("a/b") == [5000 + user for user in range(250, 450)]
-    second = collecting.of_world(GraphQLStargazers, world, client, max_pages=10)
+    second = collecting.of_world(GraphQLStargazers, world, max_pages=10)
     assert (second.stars, second.states["a/b"].complete) == (450, True)
 
 

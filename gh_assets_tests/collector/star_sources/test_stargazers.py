@@ -16,22 +16,18 @@ from gh_assets.collector.star_sources import stargazers
 from gh_assets.collector.star_sources.base import CollectionTask, PreviousStars, stars_table
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
 from gh_assets.collector.star_sources.stargazers import RestStargazers
-from gh_assets.collector.state import CollectionState
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.outcomes import Outcome
 from gh_assets.schemas import STARGAZERS
-from gh_assets.storage.asset_store import AssetStore
-from gh_assets.storage.mongo import MongoDatabase
 from gh_assets_tests.conftest import GitHubOf
 from gh_assets_tests.support.collecting import Collecting, ref, table_of
 from gh_assets_tests.support.github import Json, client_of, served
 from gh_assets_tests.support.worlds import world_of
 
 
-def test_all_pages_are_read_in_order_with_times(github_of: GitHubOf, collecting: Collecting) -> None:
+def test_all_pages_are_read_in_order_with_times(collecting: Collecting) -> None:
     world = world_of({"a/b": list(range(250)), "c/d": [7]})
-    _, client = github_of(world)
-    report = collecting.rest(world, client)
+    report = collecting.rest(world)
     assert (report.pages, report.stars, report.outcomes) == (4, 251, {"ok": 2})
     table = collecting.tables.read("a/b")[0]
     assert STARGAZERS.problem(table) is None
@@ -41,24 +37,22 @@ def test_all_pages_are_read_in_order_with_times(github_of: GitHubOf, collecting:
     assert table["source"].unique().to_list() == ["stargazers"]
 
 
-def test_a_list_that_was_cut_is_continued_with_more_pages(github_of: GitHubOf, collecting: Collecting) -> None:
+def test_a_list_that_was_cut_is_continued_with_more_pages(collecting: Collecting) -> None:
     world = world_of({"a/b": list(range(350))})
-    standin, client = github_of(world)
-    assert collecting.rest(world, client, max_pages=2).stars == 200
-    standin.served.clear()
-    report = collecting.rest(world, client, max_pages=10)
+    assert collecting.rest(world, max_pages=2).stars == 200
+    collecting.standin.served.clear()
+    report = collecting.rest(world, max_pages=10)
     assert (report.stars, report.pages) == (350, 4)
-    assert standin.served["304"] == 1, "the first page is known"
-    assert collecting.rest(world, client, max_pages=10).pages == 0
+    assert collecting.standin.served["304"] == 1, "the first page is known"
+    assert collecting.rest(world, max_pages=10).pages == 0
 
 
-def test_unchanged_pages_of_a_full_run_have_the_status_304(github_of: GitHubOf, collecting: Collecting) -> None:
+def test_unchanged_pages_of_a_full_run_have_the_status_304(collecting: Collecting) -> None:
     world = world_of({"a/b": list(range(120)), "c/d": [1]})
-    standin, client = github_of(world)
-    collecting.rest(world, client)
+    collecting.rest(world)
     before = collecting.tables.store.objects.describe("assets/stargazers/a/b.parquet")
-    standin.served.clear()
-    report = collecting.rest(world, client, full=True)
+    collecting.standin.served.clear()
+    report = collecting.rest(world, full=True)
     assert (report.pages, report.pages_not_modified) == (3, 3)
     assert collecting.tables.store.objects.describe("assets/stargazers/a/b.parquet") == before, "no table is written"
 
@@ -81,22 +75,13 @@ def test_new_stars_are_read_without_sending_old_pages_again(github_of: GitHubOf,
     pages=st.sampled_from([1, 2, 10]),
 )
 def test_a_refresh_collects_the_same_stars_as_a_first_run(
-    github_of: GitHubOf,
-    asset_store: AssetStore,
-    database: MongoDatabase,
-    before: int,
-    unstarred: list[int],
-    more: int,
-    pages: int,
+    collecting: Collecting, before: int, unstarred: list[int], more: int, pages: int
 ) -> None:
-    old = world_of({"a/b": list(range(before))}, users=600)
-    new = world_of({"a/b": [user for user in range(before + more) if user not in unstarred]}, users=600)
-    database["stargazer_state"].delete_many({})
-    refreshed = Collecting(asset_store, CollectionState(database))
-    refreshed.rest(old, github_of(old)[1], pages)
-    refreshed.rest(new, github_of(new)[1], pages, full=True)
-    stored = refreshed.tables.read("a/b")[0]["user_id"].to_list()
-    expected = [5000 + user for user in range(before + more) if user not in unstarred]
+    listed = [user for user in range(before + more) if user not in unstarred]
+    collecting.state.collection.delete_many({})
+    collecting.rest(world_of({"a/b": list(range(before))}, users=600), max_pages=pages)
+    collecting.rest(world_of({"a/b": listed}, users=600), max_pages=pages, full=True)
+    stored, expected = collecting.users("a/b"), [5000 + user for user in listed]
     if len(expected) <= 100 * pages:
         assert stored == expected
     else:  # known stars beyond the last page are kept
@@ -174,37 +159,32 @@ def rest_and_more(client: GitHubClient, max_pages: int) -> RestStargazers:
 
 
 @pytest.mark.usefixtures("short_rest")
-def test_stars_beyond_the_last_page_of_rest_are_read_by_graphql(github_of: GitHubOf, collecting: Collecting) -> None:
+def test_stars_beyond_the_last_page_of_rest_are_read_by_graphql(collecting: Collecting) -> None:
     world = world_of({"a/many": list(range(750)), "b/few": [1, 2], "c/edge": list(range(300))}, users=900)
-    standin, client = github_of(world)
-    report = collecting.of_world(rest_and_more, world, client, 100)
+    report = collecting.of_world(rest_and_more, world, max_pages=100)
     assert report.stars == world.star_count
     table = collecting.tables.read("a/many")[0]
     assert table["user_id"].to_list() == [5000 + user for user in range(750)]
     assert table["source"].unique().to_list() == ["stargazers"]
     assert {key: state.complete for key, state in report.states.items()} == dict.fromkeys(report.states, True)
-    assert "stargazers 422" not in standin.served
-    standin.served.clear()
-    assert collecting.of_world(rest_and_more, world, client, 100).asked == 0
+    assert "stargazers 422" not in collecting.standin.served
+    collecting.standin.served.clear()
+    assert collecting.of_world(rest_and_more, world, max_pages=100).asked == 0
     grown = world_of({"a/many": list(range(780)), "b/few": [1, 2], "c/edge": list(range(300))}, users=900)
-    standin, client = github_of(grown)
-    report = collecting.of_world(rest_and_more, grown, client, 100)
+    report = collecting.of_world(rest_and_more, grown, max_pages=100)
     assert collecting.users("a/many") == [5000 + user for user in range(780)]
-    assert (standin.served["304"], standin.quota.spent["graphql"]) == (3, 1 + 1)
+    assert (collecting.standin.served["304"], collecting.standin.quota.spent["graphql"]) == (3, 1 + 1)
     assert report.states["a/many"].complete
 
 
 @pytest.mark.usefixtures("short_rest")
-def test_a_gap_between_the_oldest_and_the_newest_pages_is_not_complete(
-    github_of: GitHubOf, collecting: Collecting
-) -> None:
+def test_a_gap_between_the_oldest_and_the_newest_pages_is_not_complete(collecting: Collecting) -> None:
     world = world_of({"a/many": list(range(950))})
-    _, client = github_of(world)
-    report = collecting.of_world(rest_and_more, world, client, 5)
+    report = collecting.of_world(rest_and_more, world, max_pages=5)
     table = collecting.tables.read("a/many")[0]
     assert table["user_id"].to_list() == [5000 + user for user in (*range(300), *range(750, 950))]
     assert not report.states["a/many"].complete
-    report = collecting.of_world(rest_and_more, world, client, 20)
+    report = collecting.of_world(rest_and_more, world, max_pages=20)
     assert (report.stars, report.states["a/many"].complete) == (950, True)
 
 

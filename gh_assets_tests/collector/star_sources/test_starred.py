@@ -29,80 +29,71 @@ from gh_assets_tests.support.worlds import world_of
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_fresh_lists_are_not_read_again_and_stale_ones_up_to_the_first_known_star(
-    reader: Reader, github_of: GitHubOf, lists: Lists
-) -> None:
+def test_fresh_lists_are_not_read_again_and_stale_ones_up_to_the_first_known_star(reader: Reader, lists: Lists) -> None:
     world = world_of({f"a/{n}": [user for user in range(12) if user != n] for n in range(250)}, users=12)
-    standin, client = github_of(world)
-    lists.run(world, client, reader=reader)
+    lists.run(world, reader=reader)
     assert lists.last.collected == 12
-    spent = standin.quota.spent.total()
-    collections = lists.run(world, client, reader=reader)
+    spent = lists.standin.quota.spent.total()
+    collections = lists.run(world, reader=reader)
     assert lists.last.collected == 0
-    assert standin.quota.spent.total() == spent
+    assert lists.standin.quota.spent.total() == spent
     assert users_of(collections["a/3"]) == {5000 + user for user in range(12) if user != 3}
     lists.make_stale()
     segments = set(lists.segments.names())
-    before = standin.quota.spent.copy()
-    collections = lists.run(world, client, reader=reader)
+    before = lists.standin.quota.spent.copy()
+    collections = lists.run(world, reader=reader)
     assert (lists.last.collected, lists.last.unchanged) == (12, 12)
     assert set(lists.segments.names()) == segments, "no segment is written"
     if reader is RestStarred:
-        assert standin.quota.spent == before, "an unchanged first page has the status 304"
+        assert lists.standin.quota.spent == before, "an unchanged first page has the status 304"
     grown = world_of({f"a/{n}": [user for user in range(12) if user != n or n == 3] for n in range(250)}, users=12)
-    standin, client = github_of(grown)
     lists.make_stale()
-    collections = lists.run(grown, client, reader=reader)
+    collections = lists.run(grown, reader=reader)
     assert users_of(collections["a/3"]) == {5000 + user for user in range(12)}
-    pages = standin.served["starred"] if reader is RestStarred else standin.served["graphql"]
+    pages = lists.standin.served["starred"] if reader is RestStarred else lists.standin.served["graphql"]
     assert pages <= 12 * 3
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_a_long_list_is_cut_and_later_continued(reader: Reader, github_of: GitHubOf, lists: Lists) -> None:
+def test_a_long_list_is_cut_and_later_continued(reader: Reader, lists: Lists) -> None:
     world = world_of({f"a/{n}": [0] for n in range(250)}, users=1)
     for number, repository in enumerate(world.repositories[:-1]):
         repository.starred_at = repository.starred_at + number
-    _, client = github_of(world)
-    collections = lists.run(world, client, reader=reader, max_pages=1)
+    collections = lists.run(world, reader=reader, max_pages=1)
     assert sum(collected.outcome is Outcome.OK for collected in collections.values()) == 100
     assert collections["a/249"].outcome is Outcome.OK, "the newest come first"
     assert collections["a/0"].outcome is Outcome.UNKNOWN
-    collections = lists.run(world, client, reader=reader, max_pages=10)
+    collections = lists.run(world, reader=reader, max_pages=10)
     assert all(collected.outcome is Outcome.OK for collected in collections.values())
 
 
-def test_a_list_of_an_earlier_version_is_read_again_although_it_is_fresh(
-    github_of: GitHubOf, lists: Lists, database: MongoDatabase
-) -> None:
+def test_a_list_of_an_earlier_version_is_read_again_although_it_is_fresh(lists: Lists, database: MongoDatabase) -> None:
     """An earlier version stored lists as complete without counting null and failed entries."""
     world = world_of({f"a/{n}": [0, 1] for n in range(120)}, users=2)
-    _, client = github_of(world)
-    lists.run(world, client)
+    lists.run(world)
     state = lists.state.load()[5000]
     shortened, short = "20261126T000000-short", lists.segments.read(str(state.segment))
     lists.segments.write(shortened, short.filter(pl.col("user_id") == 5000).head(1))
     changes = {"$set": {"state.segment": shortened, "state.stars": 1}}
     changes["$unset"] = {"state.proven": "", "state.null_entries": "", "state.failed_entries": ""}
     database["starred_state"].update_one({"_id": 5000}, changes)
-    collections = lists.run(world, client)
+    collections = lists.run(world)
     assert lists.last.collected == 1
     assert all(users_of(collected) == {5000, 5001} for collected in collections.values())
     assert all(collected.unstarred is None for collected in collections.values())
 
 
 def test_a_damaged_segment_is_read_again_by_the_next_run(
-    github_of: GitHubOf, lists: Lists, collecting: Collecting, home: Path, caplog: pytest.LogCaptureFixture
+    lists: Lists, collecting: Collecting, home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     world = world_of({"a/b": [0, 1, 2], "c/d": [1]}, users=3)
-    _, client = github_of(world)
-    collecting.run(refs(world), lists.source(client, world))
+    collecting.run(refs(world), lists.source(lists.client_of(world), world))
     (segment,) = lists.segments.names()
     stored_file(home, collecting.tables.store.objects.name, f"assets/starred/{segment}.parquet").write_bytes(b"garbage")
-    report = collecting.run(refs(world), lists.source(client, world))
+    report = collecting.run(refs(world), lists.source(lists.client_of(world), world))
     assert (report.stars, report.unstarred) == (4, 0), "stored stars of repositories are kept"
     assert "read again by the next run" in caplog.text
-    lists.run(world, client)
+    lists.run(world)
     assert (lists.last.collected, lists.last.unread) == (3, 0)
     assert set(lists.segments.names()) != {segment}
 
@@ -112,32 +103,29 @@ def test_lists_that_could_not_be_read_are_retried_once_and_reported(github_of: G
     standin, client = github_of(world)
     client.refresh_budgets()
     standin.faults = Faults(script=["untyped error"] * 50)
-    lists.run(world, client)
+    lists.run(world, client=client)
     assert (lists.last.collected, lists.last.unread) == (6, 3)
     standin.faults = Faults()
-    assert users_of(lists.run(world, client)["a/b"]) == {5000, 5001, 5002}
+    assert users_of(lists.run(world, client=client)["a/b"]) == {5000, 5001, 5002}
     assert lists.last.unread == 0
 
 
-def test_users_with_the_highest_weights_are_collected_up_to_the_maximum(github_of: GitHubOf, lists: Lists) -> None:
+def test_users_with_the_highest_weights_are_collected_up_to_the_maximum(lists: Lists) -> None:
     world = world_of({"a/b": list(range(10))}, users=10)
-    _, client = github_of(world)
     seeds = [SeedUser(f"user-{user}", 5000 + user, weight=user) for user in range(10)]
-    assert users_of(lists.run(world, client, seeds, max_users=3)["a/b"]) == {5007, 5008, 5009}
-    assert users_of(lists.run(world, client, seeds, max_users=5)["a/b"]) == {5005, 5006, 5007, 5008, 5009}
+    assert users_of(lists.run(world, seeds, max_users=3)["a/b"]) == {5007, 5008, 5009}
+    assert users_of(lists.run(world, seeds, max_users=5)["a/b"]) == {5005, 5006, 5007, 5008, 5009}
     assert lists.last.collected == 2
 
 
 def test_a_star_that_was_taken_back_is_detected_by_a_full_run(
-    github_of: GitHubOf, lists: Lists, database: MongoDatabase, collecting: Collecting
+    lists: Lists, database: MongoDatabase, collecting: Collecting
 ) -> None:
     old = world_of({"a/b": [0, 1, 2], "c/d": [0, 1]}, users=3)
-    _, client = github_of(old)
-    collecting.run(refs(old), lists.source(client, old))
+    collecting.run(refs(old), lists.source(lists.client_of(old), old))
     new = world_of({"a/b": [0, 2], "c/d": [0, 1]}, users=3)
     new.repositories[0].starred_at = old.repositories[0].starred_at[[0, 2]]
-    _, client = github_of(new)
-    report = collecting.run(refs(new), lists.source(client, new, full=True))
+    report = collecting.run(refs(new), lists.source(lists.client_of(new), new, full=True))
     assert report.unstarred == 1
     assert set(collecting.tables.read("a/b")[0]["user_id"]) == {5000, 5002}
     (kept,) = database["unstars"].find()
@@ -158,12 +146,9 @@ def test_stars_are_kept_when_the_request_limit_is_reached_and_the_next_run_conti
     assert standin.served["starred"] == 40, "no list is read twice"
 
 
-def test_a_crash_loses_only_lists_that_are_in_no_segment(
-    github_of: GitHubOf, lists: Lists, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_crash_loses_only_lists_that_are_in_no_segment(lists: Lists, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(starred_module, "SEGMENT_USERS", 10)
     world = world_of({"a/b": list(range(35))}, users=35)
-    _, client = github_of(world)
 
     class Killed(BaseException):
         pass
@@ -175,7 +160,7 @@ def test_a_crash_loses_only_lists_that_are_in_no_segment(
                     raise Killed
                 yield collections
 
-    source = lists.source(client, world, Dying)
+    source = lists.source(lists.client_of(world), world, Dying)
     write = source._write
 
     def write_while_alive(entries: Sequence[UserList], states: Mapping[int | str, UserState]) -> None:
@@ -186,49 +171,41 @@ def test_a_crash_loses_only_lists_that_are_in_no_segment(
     with pytest.raises(Killed):
         list(source.collect([CollectionTask(ref) for ref in refs(world)], 1))
     assert len(lists.state.load()) == 20
-    collections = lists.run(world, client, reader=RestStarred)
+    collections = lists.run(world, reader=RestStarred)
     assert users_of(collections["a/b"]) == {5000 + user for user in range(35)}
     assert lists.last.collected == 15
 
 
-def test_old_segments_without_a_state_are_deleted(github_of: GitHubOf, lists: Lists) -> None:
+def test_old_segments_without_a_state_are_deleted(lists: Lists) -> None:
     world = world_of({"a/b": [0]}, users=1)
-    _, client = github_of(world)
-    lists.run(world, client)
+    lists.run(world)
     (named,) = lists.segments.names()
     table = lists.segments.read(named)
     lists.segments.write("20200101T000000-old", table)
     young = f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S}-young"
     lists.segments.write(young, table)
-    lists.run(world, client)
+    lists.run(world)
     assert set(lists.segments.names()) == {named, young}
 
 
-def test_a_star_younger_than_the_reading_of_a_list_is_not_taken_back(
-    github_of: GitHubOf, lists: Lists, collecting: Collecting
-) -> None:
+def test_a_star_younger_than_the_reading_of_a_list_is_not_taken_back(lists: Lists, collecting: Collecting) -> None:
     world = world_of({"a/b": [0, 1]}, users=2)
-    _, client = github_of(world)
-    collecting.run(refs(world), lists.source(client, world))
+    collecting.run(refs(world), lists.source(lists.client_of(world), world))
     newer = world_of({"a/b": [0, 1], "c/d": [1]}, users=2)
     newer.repositories[1].starred_at = np.array([int(dt.datetime.now(dt.UTC).timestamp())])
-    _, client = github_of(newer)
-    collecting.of_world(GraphQLStargazers, newer, client)
+    collecting.of_world(GraphQLStargazers, newer)
     assert collecting.tables.read("c/d")[0].height == 1
-    report = collecting.run(refs(newer), lists.source(client, newer))
+    report = collecting.run(refs(newer), lists.source(lists.client_of(newer), newer))
     assert (lists.last.collected, report.unstarred) == (0, 0), "the lists are fresh, and older than the star"
     assert collecting.tables.read("c/d")[0].height == 1
 
 
-def test_a_user_of_the_archive_is_merged_with_the_user_of_the_list(
-    github_of: GitHubOf, lists: Lists, collecting: Collecting
-) -> None:
+def test_a_user_of_the_archive_is_merged_with_the_user_of_the_list(lists: Lists, collecting: Collecting) -> None:
     world = world_of({"a/b": [0, 1]}, users=2)
-    _, client = github_of(world)
     at = dt.datetime(2014, 1, 1, tzinfo=dt.UTC)
     events = pl.DataFrame([(1, "a/b", -77, "User-0", at)], schema=STAR_EVENTS.dtypes, orient="row")
     collecting.run(refs(world), ArchivedStars(events))
     assert collecting.users("a/b") == [-77]
-    collecting.run(refs(world), lists.source(client, world))
+    collecting.run(refs(world), lists.source(lists.client_of(world), world))
     assert sorted(collecting.tables.read("a/b")[0]["user_id"]) == [5000, 5001]
     assert lists.database["unstars"].count_documents({}) == 0

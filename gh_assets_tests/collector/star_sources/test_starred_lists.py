@@ -34,27 +34,25 @@ def test_null_entries_are_skipped() -> None:
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_deleted_and_renamed_users_are_recognized(reader: Reader, github_of: GitHubOf, lists: Lists) -> None:
+def test_deleted_and_renamed_users_are_recognized(reader: Reader, lists: Lists) -> None:
     world = world_of({"a/b": [0, 1, 2]}, users=3)
-    _, client = github_of(world)
     named = [("user-0", 5000), ("former-name", 5001), ("USER-2", None), ("unknown", None), ("gone", 4711)]
     seeds = [SeedUser(login, user_id) for login, user_id in named]
-    collections = lists.run(world, client, seeds, reader)
+    collections = lists.run(world, seeds, reader)
     assert users_of(collections["a/b"]) == {5000, 5001, 5002}
     if reader is GraphQLStarred:
         assert set(table_of(collections["a/b"])["login"]) == {"user-0", "user-1", "user-2"}
     outcomes = {state.login: state.outcome for state in lists.state.load().values()}
     assert outcomes["unknown"] is Outcome.GONE
     assert outcomes["gone"] is Outcome.GONE
-    lists.run(world, client, seeds, reader)
+    lists.run(world, seeds, reader)
     assert lists.last.collected == 0, "missing users are stored, too"
 
 
-def test_the_list_of_a_login_that_moved_to_another_user_is_not_mixed_up(github_of: GitHubOf, lists: Lists) -> None:
+def test_the_list_of_a_login_that_moved_to_another_user_is_not_mixed_up(lists: Lists) -> None:
     world = world_of({"a/b": [0], "c/d": [1]}, users=2)
-    _, client = github_of(world)
     # 5001 once was user-0; the present user-0 is another user.
-    collections = lists.run(world, client, [SeedUser("user-0", 5001)])
+    collections = lists.run(world, [SeedUser("user-0", 5001)])
     assert users_of(collections["c/d"]) == {5001}
     assert collections["a/b"].outcome is Outcome.UNKNOWN
 
@@ -63,7 +61,7 @@ def test_lists_that_are_too_heavy_for_github_are_read_in_smaller_pages(github_of
     world = world_of({f"a/{n}": list(range(60)) for n in range(130)}, users=60)
     heavy = {"user-7", "user-31"}
     standin, client = github_of(world, heavy_users=heavy)
-    collections = lists.run(world, client)
+    collections = lists.run(world, client=client)
     assert all(users_of(collected) == {5000 + user for user in range(60)} for collected in collections.values())
     assert standin.served["graphql 502"] <= 40
     assert lists.last.outcomes == {"ok": 60}
@@ -75,7 +73,7 @@ def test_the_limit_counts_stars_with_any_size_of_pages(
 ) -> None:
     world = world_of({f"a/{n}": [0] for n in range(450)}, users=1)
     _, client = github_of(world, heavy_users=heavy)
-    collections = lists.run(world, client, max_pages=4)
+    collections = lists.run(world, client=client, max_pages=4)
     assert sum(collected.outcome is Outcome.OK for collected in collections.values()) == 400
 
 
@@ -100,7 +98,7 @@ def test_the_list_of_a_user_renamed_between_pages_is_read_from_its_beginning(
     world = world_of({f"a/{n}": [0] for n in range(290)}, users=1)
     _, client = github_of(world)
     rename_after_a_page(monkeypatch, client, world, ["renamed"])
-    collections = lists.run(world, client, max_pages=3)
+    collections = lists.run(world, client=client, max_pages=3)
     assert all(collected.outcome is Outcome.OK for collected in collections.values()), (
         "no star counts twice against the limit"
     )
@@ -111,7 +109,7 @@ def test_the_list_of_a_user_renamed_between_pages_is_read_from_its_beginning(
 def test_lists_are_read_by_rest_without_graphql(github_of: GitHubOf, lists: Lists) -> None:
     world = world_of({"a/b": [0, 1, 2]}, users=3)
     standin, client = github_of(world, graphql=False)
-    collections = lists.run(world, client)
+    collections = lists.run(world, client=client)
     assert users_of(collections["a/b"]) == {5000, 5001, 5002}
     assert standin.served["starred"] == 3
 
@@ -122,7 +120,7 @@ def test_a_login_that_moves_between_two_pages_mixes_no_stars_of_two_users(
     world = world_of({f"a/{n}": [0 if n < 150 else 1] for n in range(300)}, users=2)
     _, client = github_of(world)
     rename_after_a_page(monkeypatch, client, world, ["former", "user-0"])
-    collections = lists.run(world, client, [SeedUser("user-0")])
+    collections = lists.run(world, client=client, seeds=[SeedUser("user-0")])
     assert all(users_of(collections[f"a/{n}"]) == {5001} for n in range(150, 300))
     assert all(collections[f"a/{n}"].outcome is Outcome.UNKNOWN for n in range(150))
 
@@ -143,7 +141,7 @@ def test_a_list_by_rest_that_changes_while_it_is_read_is_read_again(
         return response
 
     monkeypatch.setattr(client, "get", shifting)
-    collections = lists.run(world, client, reader=RestStarred)
+    collections = lists.run(world, client=client, reader=RestStarred)
     assert lists.last.unread == 0
     known = {name for name, collected in collections.items() if collected.outcome is Outcome.OK}
     assert {f"a/{n}" for n in range(249)} <= known
