@@ -150,7 +150,7 @@ def file(tmp_path: Path) -> Path:
 
 Save = Callable[..., RegisteredModel]
 ServeWorld = Callable[..., tuple[Standin, str]]
-GitHubOf = Callable[[World], tuple[Standin, GitHubClient]]
+GitHubOf = Callable[..., tuple[Standin, GitHubClient]]
 
 
 @pytest.fixture

@@ -88,24 +88,6 @@ def test_requests_without_limits_never_wait() -> None:
     assert pool.remaining() is None
 
 
-def test_cancelling_ends_the_wait_for_a_place_in_flight() -> None:
-    pool = TokenPool([SecretStr("one")], RetryPolicy(in_flight=1, points_a_minute={}))
-    ended = threading.Event()
-
-    def work() -> None:
-        with pytest.raises(CancelledError), pool.lease(Resource.REST):
-            pass
-        ended.set()
-
-    spend(pool, lambda _: {})  # without limits
-    with pool.lease(Resource.REST):
-        worker = threading.Thread(target=work)
-        worker.start()
-        pool.cancel()
-        assert ended.wait(5)
-    worker.join()
-
-
 def test_spent_token_is_recognized_without_another_request(serve_world: ServeWorld) -> None:
     standin, url = serve_world(world_of({"a/b": [0]}), tokens=("one", "two"), limits=Limits(requests=3))
     with client_of(url, "one", "two") as client:
@@ -243,9 +225,14 @@ def test_token_that_cannot_be_identified_yet_is_waited_for() -> None:
     assert 100 <= sum(clock.waits) <= 102
 
 
-def test_cancelling_ends_the_wait_for_quota() -> None:
-    pool = TokenPool([SecretStr("one")], RetryPolicy(longest_quota_wait=1e6))
-    pool.pause(1e5)
+@pytest.mark.parametrize("waits_for", ["quota", "place in flight"])
+def test_cancelling_ends_all_waits(waits_for: str) -> None:
+    pool = TokenPool([SecretStr("one")], RetryPolicy(longest_quota_wait=1e6, in_flight=1, points_a_minute={}))
+    spend(pool, lambda _: {})  # without limits
+    lease = pool.lease(Resource.REST)
+    lease.__enter__()
+    if waits_for == "quota":
+        pool.pause(1e5)
     errors: list[Exception] = []
 
     def work() -> None:

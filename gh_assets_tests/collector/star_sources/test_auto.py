@@ -26,33 +26,28 @@ from gh_assets_tests.support.github import served
 from gh_assets_tests.support.starred import Lists
 from gh_assets_tests.support.worlds import world_of
 
-Auto = Callable[..., AutoSource]
-
-
-@pytest.fixture
-def auto(lists: Lists, collecting: Collecting) -> Auto:
-    """Return the source for a world, with what is known of its closed lists, and the lists of some or all users."""
-
-    def make(
-        world: World, client: GitHubClient, now: dt.datetime | None = None, seeds: list[SeedUser] | None = None
-    ) -> AutoSource:
-        states = collecting.state.load().values()
-        closed = {state.repo_id: state.closed_at for state in states if state.closed_at is not None}
-        own = GraphQLStargazers(client, 10, by_rest=RestStargazers(client, 10))
-        others = partial(lists.source, client, world if seeds is None else seeds)
-        return AutoSource(own, others, closed=closed, total=len(refs(world)), now=now)
-
-    return make
-
-
 RunAuto = Callable[..., CollectionReport]
 
 
 @pytest.fixture
-def run(auto: Auto, collecting: Collecting) -> RunAuto:
-    return lambda world, client=None, **options: collecting.run(
-        refs(world), auto(world, client or collecting.client_of(world), **options)
-    )
+def run(lists: Lists, collecting: Collecting) -> RunAuto:
+    """Collect a world, with what is known of its closed lists, and the lists of some or all users."""
+
+    def run(
+        world: World,
+        client: GitHubClient | None = None,
+        now: dt.datetime | None = None,
+        seeds: list[SeedUser] | None = None,
+    ) -> CollectionReport:
+        client = client or collecting.client_of(world)
+        states = collecting.state.load().values()
+        closed = {state.repo_id: state.closed_at for state in states if state.closed_at is not None}
+        own = GraphQLStargazers(client, 10, by_rest=RestStargazers(client, 10))
+        others = partial(lists.source, client, world if seeds is None else seeds)
+        source = AutoSource(own, others, closed=closed, total=len(refs(world)), now=now)
+        return collecting.run(refs(world), source)
+
+    return run
 
 
 def close(world: World, names: set[str]) -> World:
