@@ -14,7 +14,6 @@ from pydantic import SecretStr
 from gh_assets.collector.star_sources.base import (
     CollectionTask,
     PreviousStars,
-    RepositoryRef,
     StarCollection,
     stars_table,
 )
@@ -26,6 +25,7 @@ from gh_assets.errors import OutageError
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.outcomes import Outcome
 from gh_assets.github.transport import Request
+from gh_assets_tests.support.collecting import ref, table_of
 from gh_assets_tests.support.github import FakeClock, Json, graphql, load_case, rest_case
 
 STARS = {1: 4, 2: 6}
@@ -92,14 +92,21 @@ def always(response: Json) -> Script:
 
 
 def collect(client: GitHubClient, *ids: int, before: PreviousStars | None = None) -> dict[int, StarCollection]:
-    refs = [RepositoryRef(n, f"a/{n}", f"a/{n}", STARS[n], Outcome.OK) for n in ids or STARS]
-    tasks = [CollectionTask(ref, lambda: before, full=before is not None) for ref in refs]
+    wanted = [ref(n, f"a/{n}", STARS[n]) for n in ids or STARS]
+    tasks = [CollectionTask(repository, lambda: before, full=before is not None) for repository in wanted]
     return {c.repository.repo_id: c for c in GraphQLStargazers(client, 10).collect(tasks, 1)}
 
 
+def collect_one(
+    script: Script, queries: list[list[int]] | None = None, before: PreviousStars | None = None
+) -> StarCollection:
+    with github(script, queries) as client:
+        (collected,) = collect(client, 1, before=before).values()
+    return collected
+
+
 def users_of(collected: StarCollection) -> list[int]:
-    assert collected.table is not None
-    return sorted(user - 100 for user in collected.table["user_id"])
+    return sorted(user - 100 for user in table_of(collected)["user_id"])
 
 
 def known(*users: int) -> PreviousStars:
@@ -133,24 +140,21 @@ def test_list_that_keeps_failing_in_part_is_unknown_and_loses_no_star(name: str)
 
 def test_deleted_account_is_no_failure() -> None:
     queries: list[list[int]] = []
-    with github(always(load_case("one-deleted-person")), queries) as client:
-        (collected,) = collect(client, 1).values()
+    collected = collect_one(always(load_case("one-deleted-person")), queries)
     assert (users_of(collected), collected.complete, collected.proven) == ([0, 1, 3], True, True)
     assert (collected.null_entries, collected.failed_entries, len(queries)) == (1, 0, 1)
 
 
 def test_entry_that_keeps_failing_is_counted_and_the_list_is_complete_without_it() -> None:
     queries: list[list[int]] = []
-    with github(always(load_case("one-failed-node")), queries) as client:
-        (collected,) = collect(client, 1).values()
+    collected = collect_one(always(load_case("one-failed-node")), queries)
     assert len(queries) >= 3
     assert (users_of(collected), collected.complete, collected.failed_entries) == ([0, 1, 3], True, 1)
     assert "GitHub failed on 1 entries each time" in str(collected.reason)
 
 
 def test_user_who_may_be_the_failed_entry_is_not_unstarred() -> None:
-    with github(always(load_case("one-failed-node"))) as client:
-        (collected,) = collect(client, 1, before=known(0, 2)).values()
+    collected = collect_one(always(load_case("one-failed-node")), before=known(0, 2))
     assert (users_of(collected), collected.unstarred) == ([0, 1, 2, 3], None)
 
 
@@ -159,14 +163,12 @@ def test_page_without_most_of_its_entries_is_not_accepted() -> None:
     edges, error = response["data"]["r0"]["stargazers"]["edges"], response["errors"][0]
     edges[0] = edges[1] = None
     response["errors"] += [error | {"path": [*error["path"][:3], place, "node"]} for place in (0, 1)]
-    with github(always(response)) as client:
-        (collected,) = collect(client, 1).values()
+    collected = collect_one(always(response))
     assert collected.outcome is Outcome.UNKNOWN
 
 
 def test_closed_list_is_restricted() -> None:
-    with github(always(load_case("closed-list"))) as client:
-        (collected,) = collect(client, 1).values()
+    collected = collect_one(always(load_case("closed-list")))
     assert (collected.outcome, collected.table) == (Outcome.RESTRICTED, None)
 
 
@@ -182,16 +184,14 @@ def test_untyped_error_means_that_the_query_was_too_heavy() -> None:
 
 
 def test_list_shorter_than_its_count_is_kept_but_not_proven() -> None:
-    with github(always(list_of(edges_of(0, 1, 2), 4))) as client:
-        (collected,) = collect(client, 1, before=known(0, 3)).values()
+    collected = collect_one(always(list_of(edges_of(0, 1, 2), 4)), before=known(0, 3))
     assert (users_of(collected), collected.complete, collected.proven) == ([0, 1, 2, 3], False, False)
     assert collected.unstarred is None
     assert collected.reason == "3 entries were read, and GitHub counts 4"
 
 
 def test_page_without_edges_is_requested_again_even_without_an_error() -> None:
-    with github(first(list_of(None, 4))) as client:
-        (collected,) = collect(client, 1).values()
+    collected = collect_one(first(list_of(None, 4)))
     assert users_of(collected) == list(range(4))
 
 
@@ -242,8 +242,7 @@ GARBAGE: dict[str, Any] = {
 
 @pytest.mark.parametrize("edge", GARBAGE.values(), ids=list(GARBAGE))
 def test_malformed_entries_are_requested_again(edge: Any) -> None:
-    with github(first(list_of([edge], 1))) as client:
-        (collected,) = collect(client, 1).values()
+    collected = collect_one(first(list_of([edge], 1)))
     assert (users_of(collected), collected.complete) == ([0, 1, 2, 3], True)
 
 
@@ -254,14 +253,12 @@ def test_malformed_entries_are_requested_again(edge: Any) -> None:
 )
 def test_errors_of_unknown_form_are_errors(errors: Any) -> None:
     broken = list_of(edges_of(0, None, 2, 3), 4) | {"errors": errors}
-    with github(first(broken)) as client:
-        (collected,) = collect(client, 1).values()
+    collected = collect_one(first(broken))
     assert (users_of(collected), collected.null_entries) == ([0, 1, 2, 3], 0)
 
 
 def test_only_few_entries_without_users_are_plausible() -> None:
-    with github(first(list_of([None] * 4, 4))) as client:
-        (collected,) = collect(client, 1, before=known(0, 1, 2, 3)).values()
+    collected = collect_one(first(list_of([None] * 4, 4)), before=known(0, 1, 2, 3))
     assert (users_of(collected), collected.proven, collected.unstarred) == ([0, 1, 2, 3], False, None)
     assert collected.reason == "4 of its 4 entries came without a user"
 
@@ -287,7 +284,7 @@ def test_cursors_that_form_a_circle_end_the_list() -> None:
 
 def test_outage_with_status_200_ends_the_run() -> None:
     nothing: Json = {"data": None, "errors": [{"message": "Something went wrong"}]}
-    tasks = [CollectionTask(RepositoryRef(n, f"a/{n}", f"a/{n}", 4, Outcome.OK)) for n in range(1, 200)]
+    tasks = [CollectionTask(ref(n, f"a/{n}", 4)) for n in range(1, 200)]
     queries: list[list[int]] = []
     with (
         github(lambda _: nothing, queries) as client,

@@ -68,25 +68,25 @@ assert requests.post("https://hooks.company.example/alert", json={"text": "hello
 """
 
 
-def _key_and_certificate(
-    name: str, issuer: tuple[x509.Name, ec.EllipticCurvePrivateKey] | None, hosts: tuple[str, ...]
-) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    builder = (
+def _certificate(
+    name: str, key: ec.EllipticCurvePrivateKey, issuer: str, signer: ec.EllipticCurvePrivateKey, *hosts: str
+) -> bytes:
+    """Return a certificate for hosts, or for an authority if there are none."""
+    subject, signed_by = (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)]) for text in (name, issuer))
+    names = x509.SubjectAlternativeName([x509.DNSName(host) for host in hosts or (name,)])
+    certificate = (
         x509.CertificateBuilder()
         .subject_name(subject)
-        .issuer_name(issuer[0] if issuer else subject)
+        .issuer_name(signed_by)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(dt.datetime(2020, 1, 1, tzinfo=dt.UTC))
         .not_valid_after(dt.datetime(2099, 1, 1, tzinfo=dt.UTC))
-        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
+        .add_extension(x509.BasicConstraints(ca=not hosts, path_length=None), critical=True)
+        .add_extension(names, critical=False)
+        .sign(signer, hashes.SHA256())
     )
-    if hosts:
-        names = x509.SubjectAlternativeName([x509.DNSName(host) for host in hosts])
-        builder = builder.add_extension(names, critical=False)
-    return key, builder.sign(issuer[1] if issuer else key, hashes.SHA256())
+    return certificate.public_bytes(Encoding.PEM)
 
 
 class CorporateNetwork(TcpListener):
@@ -107,15 +107,12 @@ class CorporateNetwork(TcpListener):
     def __init__(self, folder: Path) -> None:
         self.connected: list[str] = []
         self.requested: list[str] = []
-        authority_key, authority = _key_and_certificate("The company", None, ())
-        key, certificate = _key_and_certificate(
-            "proxy", (authority.subject, authority_key), (BUCKET, OAUTH, GITHUB, HOOKS)
-        )
+        own, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
         self.authority = folder / "authority.pem"
-        self.authority.write_bytes(authority.public_bytes(Encoding.PEM))
+        self.authority.write_bytes(_certificate("company", own, "company", own))
         pair = folder / "proxy.pem"
         private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        pair.write_bytes(private + certificate.public_bytes(Encoding.PEM))
+        pair.write_bytes(private + _certificate("proxy", key, "company", own, BUCKET, OAUTH, GITHUB, HOOKS))
         self.files = Files(folder / "files")
         self.files.create_bucket("company-data")
         self.bucket = BucketServer(self.files, "oauth-token")
