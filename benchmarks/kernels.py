@@ -31,9 +31,8 @@ MIN_RATIO = 1.4
 class WithoutKernels(RecVAE):
     """RecVAE by torch's operations."""
 
-    @property
-    def has_fused_steps(self) -> bool:
-        return False
+    def fused_steps(self) -> None:
+        return None
 
 
 def prepared(kind: type[RecVAE], stars: Csr, config: RecVAEConfig) -> tuple[RecVAE, TrainingRun]:

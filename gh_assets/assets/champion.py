@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
+import numpy as np
 from pydantic import Field
 
 from gh_assets.assets.conditions import CHAIN_FRESH, when_upstream_updated
@@ -112,25 +113,20 @@ def score_history(models: Sequence[RegisteredModel], moves: Sequence[Move]) -> d
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.add_subplot()
     metric = next((model.metric for model in models if model.score is not None), "score")
-    order = {(model.name, model.version): place for place, model in enumerate(reversed(models), start=1)}
-    places: dict[tuple[str, int], tuple[int, float]] = {}
+    order = {model.key: place for place, model in enumerate(reversed(models), start=1)}
+    places: dict[tuple[str, int], tuple[float, float]] = {}
     for name in sorted({model.name for model in models}):
-        scored = [m for m in reversed(models) if m.name == name and m.score is not None and m.metric == metric]
+        scored = {m.key: (m, m.score) for m in models if m.name == name and m.metric == metric and m.score is not None}
         if not scored:
             continue
-        scores = [float(model.score or 0.0) for model in scored]
-        ends = [model.intervals.get(metric, (score, score)) for model, score in zip(scored, scores, strict=True)]
-        errors = [
-            [max(score - low, 0.0) for score, (low, _) in zip(scores, ends, strict=True)],
-            [max(high - score, 0.0) for score, (_, high) in zip(scores, ends, strict=True)],
-        ]
-        numbers = [order[m.name, m.version] for m in scored]
+        points = [(order[key], score, *m.intervals.get(metric, (score, score))) for key, (m, score) in scored.items()]
+        numbers, scores, low, high = np.array(points[::-1]).T
+        errors = np.maximum([scores - low, high - scores], 0.0)
         axes.errorbar(numbers, scores, yerr=errors, marker="o", capsize=3, label=name)
-        places |= {(m.name, m.version): (at, score) for m, at, score in zip(scored, numbers, scores, strict=True)}
+        places |= {key: (order[key], score) for key, (_, score) in scored.items()}
     for move in moves:
-        place = places.get(move.key)
-        if place is not None:
-            axes.plot(*place, marker="*", markersize=14, color="tab:orange", linestyle="none")
+        if move.key in places:
+            axes.plot(*places[move.key], marker="*", markersize=14, color="tab:orange", linestyle="none")
     axes.set_ylabel(f"{metric}, held-out users")
     axes.set_xlabel("models in the order of their registration")
     if axes.get_legend_handles_labels()[0]:

@@ -5,6 +5,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+import numpy as np
 import polars as pl
 from pydantic import Field
 
@@ -12,7 +13,8 @@ from gh_assets.assets.conditions import CHAIN_FRESH, when_upstream_updated
 from gh_assets.assets.definition import RECOMMENDER, chain_asset
 from gh_assets.assets.hybrid_model import hybrid_model
 from gh_assets.assets.metadata import figure_metadata, markdown_table, measure_seconds
-from gh_assets.errors import InvalidInteractionsError, ModelNotFoundError
+from gh_assets.assets.recvae_model import newest_model
+from gh_assets.errors import InvalidInteractionsError
 from gh_assets.local import progress
 from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.recommender.evaluation.metrics import MAIN_METRIC
@@ -69,10 +71,13 @@ def leaderboard(
     registry: RegistryResource,
 ) -> dg.MaterializeResult[pl.DataFrame]:
     """Metrics of all recommenders, best first."""
+    from gh_assets.recommender.models.hybrid import Hybrid
     from gh_assets.recommender.training.training import compare
 
     with measure_seconds() as timing:
-        hybrid = _current_hybrid(registry, config.tag, user_item_matrix)
+        _, trained = newest_model(registry, HYBRID, config.tag, user_item_matrix)
+        hybrid = trained.model
+        assert isinstance(hybrid, Hybrid)
         done = count()
 
         def start(name: str) -> None:
@@ -107,27 +112,6 @@ def leaderboard(
     )
 
 
-def _current_hybrid(registry: RegistryResource, tag: str, matrix: UserItemMatrix) -> "Hybrid":
-    """Load the newest hybrid.
-
-    Raises
-    ------
-    ModelNotFoundError
-        If it was trained on another matrix.
-    """
-    from gh_assets.recommender.models.hybrid import Hybrid
-    from gh_assets.serving.current_model import load_model, model_cache
-
-    with registry.open() as models:
-        trained = load_model(models, models.latest(HYBRID, tag), model_cache(registry.settings()))
-    if trained.data.get("matrix_sha256") != matrix.fingerprint:
-        raise ModelNotFoundError(
-            f"The newest {HYBRID} was trained on another user-item matrix: materialize hybrid_model first."
-        )
-    assert isinstance(trained.model, Hybrid)
-    return trained.model
-
-
 def _compare_in_time(
     context: dg.AssetExecutionContext, matrix: UserItemMatrix, hybrid: "Hybrid", seed: int
 ) -> tuple[list[pl.DataFrame], dict[str, Any]]:
@@ -138,13 +122,10 @@ def _compare_in_time(
     recvae = hybrid.first
     assert isinstance(recvae, RecVAE)
     try:
-        later = compare_in_time(matrix, recvae.config, split_seed=seed)
+        rows, date = compare_in_time(matrix, recvae.config, split_seed=seed)
     except InvalidInteractionsError as error:
         context.log.info(f"There is no split by time: {error}")
         return [], {}
-    if later is None:
-        return [], {}
-    rows, date = later
     return [_table(STARS_HELD_OUT, rows)], {"in_time": _markdown(rows, MAIN_METRIC), "in_time_from": str(date)}
 
 
@@ -205,12 +186,8 @@ def _plot(rows: "Sequence[Evaluation]", metric: str) -> dg.MarkdownMetadataValue
     axes = figure.add_subplot()
     names = [row.name for row in reversed(rows)]
     intervals = [row.interval(metric) for row in reversed(rows)]
-    means = [interval.mean for interval in intervals]
-    errors = [
-        [interval.mean - interval.low for interval in intervals],
-        [interval.high - interval.mean for interval in intervals],
-    ]
+    means, low, high = np.array([(interval.mean, interval.low, interval.high) for interval in intervals]).T
     colors = ["tab:blue" if name in SERVED else "tab:gray" for name in names]
-    axes.barh(names, means, xerr=errors, color=colors, ecolor="black", capsize=3)
+    axes.barh(names, means, xerr=[means - low, high - means], color=colors, ecolor="black", capsize=3)
     axes.set_xlabel(f"{metric} on held-out users, 95 % intervals")
     return figure_metadata(figure, "Leaderboard")

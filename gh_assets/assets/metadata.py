@@ -34,24 +34,18 @@ SAFE_MARKDOWN = re.compile(r"(?!.*www\.)(?:[^\W_]|[ .,%+/-])*", re.IGNORECASE)
 """Text that Markdown leaves as it is: no emphasis (`_a_`) and no link (`www.`)."""
 
 
-def column_schema(schema: TableSchema) -> dg.TableSchema:
-    """Return a table's columns in the form that Dagster shows."""
-    return dg.TableSchema(
-        columns=[
-            dg.TableColumn(
-                name,
-                type=str(column.dtype),
-                description=column.description,
-                constraints=dg.TableColumnConstraints(nullable=column.nullable),
-            )
-            for name, column in schema.columns.items()
-        ]
-    )
-
-
 def table_metadata(schema: TableSchema) -> dict[str, Any]:
-    """Return the metadata of the definition of an asset that stores a table."""
-    return {"dagster/column_schema": column_schema(schema)}
+    """Return the metadata of the definition of an asset that stores a table: its columns, as Dagster shows them."""
+    columns = [
+        dg.TableColumn(
+            name,
+            type=str(column.dtype),
+            description=column.description,
+            constraints=dg.TableColumnConstraints(nullable=column.nullable),
+        )
+        for name, column in schema.columns.items()
+    ]
+    return {"dagster/column_schema": dg.TableSchema(columns=columns)}
 
 
 def preview(table: pl.DataFrame, rows: int = 8) -> dg.MarkdownMetadataValue:
@@ -172,14 +166,13 @@ def model_metadata(model: RegisteredModel, history: Sequence[Mapping[str, float]
 
 def partition_metadata(state: RepositoryState) -> dict[str, str | int]:
     """Return the metadata of a partition of `stargazers`: few, because a run writes them for thousands."""
-    metadata: dict[str, str | int] = {"outcome": state.outcome.value}
-    if state.stars is not None:
-        metadata["dagster/row_count"] = state.stars
-    if state.source is not None:
-        metadata["source"] = state.source
-    if state.reason:
-        metadata["reason"] = state.reason[:MAX_REASON]
-    return metadata
+    metadata = {
+        "outcome": state.outcome.value,
+        "dagster/row_count": state.stars,
+        "source": state.source,
+        "reason": state.reason[:MAX_REASON] if state.reason else None,
+    }
+    return {name: value for name, value in metadata.items() if value is not None}
 
 
 def collection_metadata(result: CollectionResult, source: str) -> "dict[str, RawMetadataValue]":
@@ -199,13 +192,12 @@ def collection_metadata(result: CollectionResult, source: str) -> "dict[str, Raw
         "run_outcomes": ", ".join(f"{count} {outcome}" for outcome, count in report.outcomes.most_common()),
         **{f"run_quota_left_{resource}": left for resource, left in result.quota_left.items()},
     }
-    if result.users is not None:
-        metadata["run_users_asked"] = result.users.collected
-    if result.notes:
-        metadata["run_rows_left_out"] = " ".join(result.notes)
-    if report.stopped is not None:
-        metadata["run_stopped"] = report.stopped
-    return metadata
+    optional: dict[str, RawMetadataValue] = {
+        "run_users_asked": None if result.users is None else result.users.collected,
+        "run_rows_left_out": " ".join(result.notes) or None,
+        "run_stopped": report.stopped,
+    }
+    return metadata | {name: value for name, value in optional.items() if value is not None}
 
 
 @contextmanager

@@ -58,7 +58,7 @@ class StargazersConfig(dg.Config):
         "that were taken back.",
     )
 
-    def options(self, policy: PolicyResource, force: Collection[int] = frozenset()) -> CollectionOptions:
+    def options(self, policy: PolicyResource, force: Collection[int]) -> CollectionOptions:
         """Return the options of the collection, with the policy's values for what is unset."""
         settings = policy.settings()
         return CollectionOptions(
@@ -75,63 +75,41 @@ class StargazersConfig(dg.Config):
 
 @dataclass(frozen=True)
 class CollectionRequest:
-    """Partitions to collect.
+    """Partitions to collect, and the resources that this uses.
 
     Attributes
     ----------
     partitions : sequence of str
     repos : polars.DataFrame
         The asset `repos`.
-    options : CollectionOptions
-    max_requests : int or None
+    config : StargazersConfig
+    github, mongo, gcs, policy : resources
+    always : frozenset of int
+        Repositories, by id, that are collected even if nothing seems to have changed.
     """
 
     partitions: Sequence[str]
     repos: pl.DataFrame
-    options: CollectionOptions
-    max_requests: int | None = None
+    config: StargazersConfig
+    github: GitHubResource
+    mongo: MongoResource
+    gcs: GcsResource
+    policy: PolicyResource
+    always: frozenset[int] = frozenset()
 
     def repositories(self) -> list[RepositoryRef]:
         """Return the repositories of those partitions that a list names."""
-        partitions = set(self.partitions)
-        rows = self.repos.select("repo_id", "partition", "full_name", "stargazer_count", "outcome", "node_id").rows()
+        columns = ("repo_id", "partition", "full_name", "stargazer_count", "outcome", "node_id")
+        rows = self.repos.filter(pl.col("partition").is_in(self.partitions)).select(columns)
         return [
             RepositoryRef(repo_id, partition, full_name, count, Outcome(outcome), node_id)
-            for repo_id, partition, full_name, count, outcome, node_id in rows
-            if partition in partitions
+            for repo_id, partition, full_name, count, outcome, node_id in rows.iter_rows()
         ]
 
     def unlisted(self) -> list[str]:
         """Return the partitions whose repository is in no list."""
         listed = set(self.repos["partition"].drop_nulls())
         return [key for key in self.partitions if key not in listed]
-
-
-@dataclass(frozen=True)
-class CollectionOutcome:
-    """What a collection did.
-
-    Attributes
-    ----------
-    result : CollectionResult
-    partitions : dict
-        Metadata by partition.
-    metadata : dict
-        Metadata of the run.
-    """
-
-    result: CollectionResult
-    partitions: "dict[str, dict[str, str | int]]"
-    metadata: "dict[str, RawMetadataValue]"
-
-
-@dataclass(frozen=True)
-class CollectionServices:
-    """The resources that a collection uses."""
-
-    github: GitHubResource
-    mongo: MongoResource
-    gcs: GcsResource
 
 
 @chain_asset(
@@ -159,32 +137,41 @@ def stargazers(
 ) -> dg.MaterializeResult[None]:
     """One row a star of the partition's repository."""
     partitions = list(context.partition_keys)
-    request = CollectionRequest(partitions, repos, config.options(policy), config.max_requests)
-    outcome = collect_partitions(context, request, CollectionServices(github, mongo, gcs))
-    add_partition_metadata(context, outcome.partitions)
+    request = CollectionRequest(partitions, repos, config, github, mongo, gcs, policy)
+    _, by_partition, metadata = collect_partitions(context, request)
+    add_partition_metadata(context, by_partition)
     tables = PartitionTables(gcs.asset_store(), "stargazers")
     if len(partitions) == 1 and partitions[0] in tables.partitions():
-        outcome.metadata["preview"] = preview(tables.read(partitions[0])[0].drop("repo_id"))
-    return dg.MaterializeResult(metadata=outcome.metadata)
+        metadata["preview"] = preview(tables.read(partitions[0])[0].drop("repo_id"))
+    return dg.MaterializeResult(metadata=metadata)
 
 
 def collect_partitions(
-    context: dg.AssetExecutionContext | dg.OpExecutionContext, request: CollectionRequest, services: CollectionServices
-) -> CollectionOutcome:
-    """Collect the stars of partitions, and tag the run with what that took."""
-    reported = asset_progress(context)
+    context: dg.AssetExecutionContext | dg.OpExecutionContext, request: CollectionRequest
+) -> "tuple[CollectionResult, dict[str, dict[str, str | int]], dict[str, RawMetadataValue]]":
+    """Collect the stars of partitions, and tag the run with what that took.
+
+    Returns
+    -------
+    result : CollectionResult
+    by_partition : dict
+        Metadata by partition.
+    metadata : dict
+        Metadata of the run.
+    """
+    reported, options = asset_progress(context), request.config.options(request.policy, request.always)
     with (
         measure_seconds() as timing,
-        services.mongo.database() as database,
-        services.github.client_if_any(database, max_requests=request.max_requests) as client,
+        request.mongo.database() as database,
+        request.github.client_if_any(database, max_requests=request.config.max_requests) as client,
     ):
-        services.github.claim_world(database)
+        request.github.claim_world(database)
         result = collect(
-            request.options,
+            options,
             request.repositories(),
             client,
             database,
-            services.gcs.asset_store(),
+            request.gcs.asset_store(),
             reported,
         )
     unlisted = request.unlisted()
@@ -195,18 +182,10 @@ def collect_partitions(
         )
     for line in result.summary_lines():
         reported.notify(line)
-    source = request.options.source
-    tag_run(
-        context,
-        {
-            "source": source,
-            "requests": result.requests,
-            "graphql_points": result.points,
-            "repositories_asked": result.report.asked,
-        },
-    )
-    metadata = collection_metadata(result, source) | {f"run_{name}": value for name, value in timing.items()}
-    return CollectionOutcome(result, _metadata_of_partitions(request, result, unlisted), metadata)
+    tags = {"source": options.source, "requests": result.requests, "graphql_points": result.points}
+    tag_run(context, {**tags, "repositories_asked": result.report.asked})
+    metadata = collection_metadata(result, options.source) | {f"run_{name}": value for name, value in timing.items()}
+    return result, _metadata_of_partitions(request, result, unlisted), metadata
 
 
 def _metadata_of_partitions(

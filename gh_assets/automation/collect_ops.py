@@ -15,13 +15,7 @@ from pydantic import Field
 from gh_assets.assets.collection_plan import collection_plan, plan_metadata
 from gh_assets.assets.definition import GITHUB_POOL, REPO_PARTITIONS
 from gh_assets.assets.retries import retry_transient
-from gh_assets.assets.stargazers import (
-    CollectionRequest,
-    CollectionServices,
-    StargazersConfig,
-    collect_partitions,
-    stargazers,
-)
+from gh_assets.assets.stargazers import CollectionRequest, StargazersConfig, collect_partitions, stargazers
 from gh_assets.collector import plan as planning
 from gh_assets.collector.plan import PLAN, make_plan
 from gh_assets.instance.internals import report_materializations
@@ -128,22 +122,18 @@ def collect_share(
 ) -> None:
     """Collect the stars of a share."""
     started = dt.datetime.now(dt.UTC).replace(microsecond=0)
-    config = StargazersConfig(**share["config"])
-    request = CollectionRequest(
-        share["partitions"],
-        gcs.asset_store().read_table("repos"),
-        config.options(policy, frozenset(share["always"])),
-        config.max_requests,
-    )
-    outcome = collect_partitions(context, request, CollectionServices(github, mongo, gcs))
+    config, repos = StargazersConfig(**share["config"]), gcs.asset_store().read_table("repos")
+    always = frozenset(share["always"])
+    request = CollectionRequest(share["partitions"], repos, config, github, mongo, gcs, policy, always)
+    result, by_partition, run_metadata = collect_partitions(context, request)
     collected = {
         state.partition
-        for state in outcome.result.report.states.values()
+        for state in result.report.states.values()
         if state.asked_at is not None and state.asked_at >= started
     }
-    metadata = {key: outcome.partitions[key] for key in request.partitions if key in collected}
+    metadata = {key: by_partition[key] for key in request.partitions if key in collected}
     report_materializations(context, stargazers.key, metadata)
-    context.add_output_metadata(outcome.metadata)
+    context.add_output_metadata(run_metadata)
 
 
 @dg.op(

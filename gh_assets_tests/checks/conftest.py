@@ -23,12 +23,14 @@ def mongo(fresh_home: Path) -> Iterator[MongoDatabase]:
 
 @pytest.fixture
 def mongo_resource(fresh_home: Path) -> MongoResource:
-    return build_resources(load_settings())["mongo"]
+    mongo: MongoResource = build_resources(load_settings())["mongo"]
+    return mongo
 
 
 @pytest.fixture
 def registry_resource(fresh_home: Path) -> RegistryResource:
-    return build_resources(load_settings())["registry"]
+    registry: RegistryResource = build_resources(load_settings())["registry"]
+    return registry
 
 
 @pytest.fixture

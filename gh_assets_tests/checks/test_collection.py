@@ -18,6 +18,7 @@ from gh_assets.github.outcomes import Outcome
 from gh_assets.resources import MongoResource
 from gh_assets.schemas import REPOS
 from gh_assets.storage.mongo import MongoDatabase
+from gh_assets_tests.support.checks import result_of
 
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
 
@@ -31,11 +32,11 @@ def repos_of(*outcomes: str) -> pl.DataFrame:
 
 
 def test_repositories_that_are_gone_warn_and_fail_if_none_is_left() -> None:
-    enough = listed_repositories_are_there(repos_of(*["ok"] * 17, "moved", "gone", "blocked"))
+    enough = result_of(listed_repositories_are_there, repos_of(*["ok"] * 17, "moved", "gone", "blocked"))
     assert enough.passed
-    some = listed_repositories_are_there(repos_of(*["ok"] * 16, "moved", "gone", "gone", "blocked"))
+    some = result_of(listed_repositories_are_there, repos_of(*["ok"] * 16, "moved", "gone", "gone", "blocked"))
     assert (some.passed, some.severity) == (False, WARN)
-    none = listed_repositories_are_there(repos_of("gone", "unknown"))
+    none = result_of(listed_repositories_are_there, repos_of("gone", "unknown"))
     assert (none.passed, none.severity) == (False, ERROR)
 
 
@@ -74,7 +75,7 @@ def test_stars_match_githubs_count_within_a_tolerance(
     compared: int,
 ) -> None:
     CollectionState(mongo).save(states)
-    result = stars_match_githubs_count(mongo_resource)
+    result = result_of(stars_match_githubs_count, mongo_resource)
     assert (result.passed, result.metadata["compared"].value) == (passed, compared)
     if not passed:
         assert result.severity is severity
@@ -82,9 +83,9 @@ def test_stars_match_githubs_count_within_a_tolerance(
 
 def test_repeated_stars_and_users_without_stars_fail() -> None:
     stars = pl.DataFrame({"repo_id": [1, 1, 2], "user_id": [7, 8, 7]})
-    assert no_star_twice(stars).passed
-    assert not no_star_twice(pl.concat([stars, stars[:1]])).passed
+    assert result_of(no_star_twice, stars).passed
+    assert not result_of(no_star_twice, pl.concat([stars, stars[:1]])).passed
     users = pl.DataFrame({"user_id": [7, 8], "login": ["a", "b"], "stars": [2, 1]})
-    assert every_star_has_its_user(users, stars.select("user_id")).passed
-    assert not every_star_has_its_user(users[:1], stars.select("user_id")).passed
-    assert not every_star_has_its_user(users, stars.select("user_id")[:1]).passed
+    assert result_of(every_star_has_its_user, users, stars.select("user_id")).passed
+    assert not result_of(every_star_has_its_user, users[:1], stars.select("user_id")).passed
+    assert not result_of(every_star_has_its_user, users, stars.select("user_id")[:1]).passed

@@ -19,6 +19,7 @@ from gh_assets.checks.matrix import (
 from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.resources import RegistryResource
 from gh_assets_tests.conftest import clock_behind
+from gh_assets_tests.support.checks import result_of
 
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
 
@@ -57,11 +58,11 @@ def test_a_matrix_unlike_the_last_trains_nothing(
     severity: object,
 ) -> None:
     then = matrix_of(100, 40, 0.2)
-    first = matrix_is_like_the_last(LikenessConfig(), then, registry_resource)
+    first = result_of(matrix_is_like_the_last, LikenessConfig(), then, registry_resource)
     assert first.passed, "there is nothing to compare the first with"
     data = {"users": 100, "repositories": 40, "stars": int(then.stars.nnz)}
     save_model("recvae", 0.5, data=data)
-    result = matrix_is_like_the_last(LikenessConfig(accept=accept), matrix_of(*now), registry_resource)
+    result = result_of(matrix_is_like_the_last, LikenessConfig(accept=accept), matrix_of(*now), registry_resource)
     assert result.passed is passed, result.description
     if severity is not None:
         assert result.severity is severity
@@ -75,33 +76,35 @@ def test_the_last_matrix_is_that_of_the_last_model_whatever_the_clock(
     save_model("hybrid", 0.5, data={**sizes, "users": 1000})
     with clock_behind(monkeypatch):
         save_model("recvae", 0.5, data={**sizes, "users": 100})
-    result = matrix_is_like_the_last(LikenessConfig(), now, registry_resource)
+    result = result_of(matrix_is_like_the_last, LikenessConfig(), now, registry_resource)
     assert result.passed, result.description
     assert result.metadata["compared_with"].value == "recvae 1"
 
 
 def test_rows_without_stars_and_other_values_than_one_fail() -> None:
     matrix = matrix_of(20, 10, 0.5)
-    assert every_user_has_a_star(matrix).passed == bool((np.diff(matrix.stars.indptr) > 0).all())
+    assert result_of(every_user_has_a_star, matrix).passed == bool((np.diff(matrix.stars.indptr) > 0).all())
     full = UserItemMatrix(
         sp.csr_array(np.ones((2, 2), dtype=np.float32)), matrix.user_ids[:2], matrix.logins[:2],
         matrix.repo_ids[:2], matrix.full_names[:2],
     )  # fmt: skip
-    assert every_user_has_a_star(full).passed
+    assert result_of(every_user_has_a_star, full).passed
     full.stars.data[0] = 2
-    assert not every_user_has_a_star(full).passed
+    assert not result_of(every_user_has_a_star, full).passed
     empty = matrix_of(5, 5, 0.0)
-    assert not every_user_has_a_star(empty).passed
+    assert not result_of(every_user_has_a_star, empty).passed
 
 
 def test_the_matrix_has_exactly_the_collected_pairs() -> None:
     matrix = matrix_of(20, 10, 0.5)
     coordinates = matrix.stars.tocoo()
     stars = pl.DataFrame({"user_id": matrix.user_ids[coordinates.row], "repo_id": matrix.repo_ids[coordinates.col]})
-    assert matrix_has_exactly_the_collected_pairs(matrix, stars).passed
-    assert not matrix_has_exactly_the_collected_pairs(matrix, stars[1:]).passed, "a pair that was not collected"
+    assert result_of(matrix_has_exactly_the_collected_pairs, matrix, stars).passed
+    assert not result_of(matrix_has_exactly_the_collected_pairs, matrix, stars[1:]).passed, (
+        "a pair that was not collected"
+    )
     more = pl.concat([stars, pl.DataFrame({"user_id": [99], "repo_id": [0]})])
-    result = matrix_has_exactly_the_collected_pairs(matrix, more)
+    result = result_of(matrix_has_exactly_the_collected_pairs, matrix, more)
     assert not result.passed, "a collected pair is missing although there is no minimum"
     assert result.metadata["pairs_left_out_by_minimum"].value == 1
 

@@ -11,14 +11,15 @@ from gh_assets.checks.models import champion_is_not_left_behind, nothing_known_i
 from gh_assets.registry import ModelRegistry, Promotion
 from gh_assets.resources import RegistryResource
 from gh_assets.schemas import LEADERBOARD
+from gh_assets_tests.support.checks import result_of
 
 
 def test_recommendations_of_starred_or_repeated_repositories_fail() -> None:
     stars = pl.DataFrame({"repo_id": [1, 1, 2], "user_id": [7, 8, 7]})
     recommended = pl.DataFrame({"user_id": [8, 9], "repo_id": [2, 1]})
-    assert nothing_known_is_recommended(recommended, stars).passed
-    assert not nothing_known_is_recommended(recommended.with_columns(repo_id=pl.lit(1)), stars).passed
-    assert not nothing_known_is_recommended(pl.concat([recommended, recommended]), stars).passed
+    assert result_of(nothing_known_is_recommended, recommended, stars).passed
+    assert not result_of(nothing_known_is_recommended, recommended.with_columns(repo_id=pl.lit(1)), stars).passed
+    assert not result_of(nothing_known_is_recommended, pl.concat([recommended, recommended]), stars).passed
 
 
 def leaderboard_of(*rows: tuple[str, float]) -> pl.DataFrame:
@@ -37,7 +38,7 @@ def test_a_clearly_better_model_than_the_champion_warns(
     home_registry: ModelRegistry, save_model: Callable[..., Any], registry_resource: RegistryResource
 ) -> None:
     def check(*rows: tuple[str, float]) -> dg.AssetCheckResult:
-        return champion_is_not_left_behind(leaderboard_of(*rows), registry_resource)
+        return result_of(champion_is_not_left_behind, leaderboard_of(*rows), registry_resource)
 
     assert check(("recvae", 0.4)).passed, "there is no champion yet"
     save_model("recvae", 0.4)

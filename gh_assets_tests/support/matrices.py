@@ -33,3 +33,10 @@ def random_stars(seed: int, users: int, items: int) -> sp.csr_array:
     """Independent stars, with users and items that have none."""
     rng = np.random.default_rng(seed)
     return sp.csr_array((rng.random((users, items)) < 0.2).astype(np.float32))
+
+
+def twelve_users() -> sp.csr_array:
+    """Return twelve users and thirty items; all users have the first item."""
+    dense = (np.random.default_rng(1).random((12, 30)) < 0.25).astype(np.float32)
+    dense[:, 0] = 1
+    return sp.csr_array(dense)

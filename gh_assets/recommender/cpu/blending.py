@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gh_assets.recommender.cpu.leave_one_out import compiled
+from gh_assets.recommender.cpu.compilation import compiled
 
 
 @compiled

@@ -7,8 +7,7 @@ tenth of an epoch in all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,12 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gh_assets.recommender.cpu import kernels
-from gh_assets.recommender.cpu.halves import in_halves
-from gh_assets.recommender.cpu.kernel import CHUNKS, Argument, Bound, Kernel, together
+from gh_assets.recommender.cpu.kernel import CHUNKS, Argument, Bound, Kernel
 from gh_assets.recommender.cpu.room import Room
 from gh_assets.recommender.engine.adam import AdamStep
 from gh_assets.recommender.engine.bags import portions
-from gh_assets.recommender.engine.run import POSTERIOR_USERS, FusedSteps, TrainingRun
+from gh_assets.recommender.engine.run import POSTERIOR_USERS, TrainingRun
+
+ROWS_AT_ONCE = 4096
+"""Rows converted together, which bounds memory."""
 
 SPARE = 1.25
 """Allocated room relative to the stars of the batch that needs more: the next batch may have a few more."""
@@ -36,8 +37,8 @@ class Layers(NamedTuple):
     heads: tuple[nn.Linear, nn.Linear]  # mean and log-variance
 
 
-class FusedRecVAE(FusedSteps):
-    """The steps of an epoch.
+class FusedRecVAE:
+    """The steps of an epoch; see `engine.run.FusedSteps`.
 
     Parameters
     ----------
@@ -48,65 +49,103 @@ class FusedRecVAE(FusedSteps):
         KL weight per item of a user.
     prior : mapping of str to float
         The composite prior's constants, by their names in `kernels.objective`.
+
+    Attributes
+    ----------
+    copies : dict of str to Tensor
+        The encoder's matrices as products and sums see them, by the names of the parameters.
+    gradients : dict of str to Tensor
+        Of the last backward pass in all parameters of the encoder but the embeddings.
+    output_gradients : tuple of Tensor
+        In weight and bias of the decoder.
     """
 
     def __init__(self, run: TrainingRun, layers: Layers, gamma: float, prior: Mapping[str, float]) -> None:
         self.run, self.layers, self.gamma, self.prior, self.output = run, layers, gamma, prior, run.output
-        self.dtype, self.real, self.table = run.dtype, run.weight_dtype, run.rows.table
+        self.dtype, self.real = run.dtype, run.weight_dtype
         self.width, self.latent = len(run.encoder.bias), layers.heads[0].out_features
         self.biases = [run.encoder.bias, *(layer.bias for layer in layers.hidden)]
         self.all_offsets = torch.from_numpy(run.stars.indptr.astype(np.int64))
         self.all_items = torch.from_numpy(run.stars.indices.astype(np.int32, copy=False))
         self.counts: NDArray[np.int64] = np.diff(self.all_offsets.numpy())
-        # Weights as products see them, and gradients.
-        self.copies = [torch.empty_like(layer.weight, dtype=self.dtype) for layer in layers.hidden]
+        embeddings = run.encoder.embeddings.detach()
+        self.embeddings = embeddings if self.dtype == self.real else torch.empty_like(embeddings, dtype=self.dtype)
+        self.hidden = torch.empty((len(layers.hidden), self.width, self.width), dtype=self.dtype)
         self.head = torch.empty((2 * self.latent, self.width), dtype=self.dtype)
-        self.gradients = [torch.empty_like(copy) for copy in self.copies]
-        self.head_gradient = torch.empty_like(self.head)
-        self.vector_gradients = torch.empty((len(layers.norms), 3, self.width), dtype=self.real)
+        self.copies = {"embeddings": self.embeddings, **self._by_parameter("weight", self.hidden, self.head)}
+        self.hidden_gradients, self.head_gradient = torch.empty_like(self.hidden), torch.empty_like(self.head)
+        self.vector_gradients = torch.empty((len(self.biases), 3, self.width), dtype=self.real)
         self.bias_gradient = torch.empty(2 * self.latent, dtype=self.real)
+        of_scale, of_shift, (of_first_bias, *of_biases) = self.vector_gradients.unbind(dim=1)
+        self.gradients = {
+            "bias": of_first_bias,
+            **self._by_parameter("weight", self.hidden_gradients, self.head_gradient),
+            **self._by_parameter("bias", of_biases, self.bias_gradient),
+            **{f"norms.{number}.weight": gradient for number, gradient in enumerate(of_scale)},
+            **{f"norms.{number}.bias": gradient for number, gradient in enumerate(of_shift)},
+        }
         self.output_gradients = torch.empty_like(run.decoder.weight), torch.empty_like(run.decoder.bias)
         self.adam_constants = {name: torch.empty(5, dtype=self.real) for name in run.adams}
-        self.encoder_adam, self.decoder_adam = self._encoder_adam(), self._decoder_adam()
+        self.encoder_adam = [self._adam("encoder", name, gradient) for name, gradient in self.gradients.items()]
+        weight, bias = self.output_gradients
+        self.decoder_adam = [self._adam("decoder", "weight", weight), self._adam("decoder", "bias", bias)]
         self.room: Room | None = None
         self.plans: dict[tuple[int, int, int], Plan] = {}
         self.refresh()
 
-    def refresh(self) -> None:
-        for layer, copy in zip(self.layers.hidden, self.copies, strict=True):
-            copy.copy_(layer.weight.detach())
-        for head, copy in zip(self.layers.heads, torch.split(self.head, self.latent), strict=True):
-            copy.copy_(head.weight.detach())
+    @staticmethod
+    def _by_parameter(kind: str, hidden: Sequence[Tensor] | Tensor, head: Tensor) -> dict[str, Tensor]:
+        """Name what belongs to the layers: a tensor for each hidden one, and one for both heads."""
+        mean, log_variance = head.chunk(2)
+        named = {f"layers.{number}.{kind}": tensor for number, tensor in enumerate(hidden)}
+        return named | {f"mean.{kind}": mean, f"log_variance.{kind}": log_variance}
 
-    def during_epoch(self) -> AbstractContextManager[None]:
-        return in_halves(self.table, self.dtype)
+    def refresh(self) -> None:
+        """Copy the current weights, after something else changed them."""
+        for name, copy in self.copies.items():
+            copy.copy_(self.run.encoder.get_parameter(name).detach())
+        if self.dtype == torch.bfloat16:  # rounded as `kernels.adam_of_rows` rounds it
+            tables = self.run.encoder.embeddings.detach(), self.embeddings
+            for rows, copies in zip(*(portions(table, ROWS_AT_ONCE) for table in tables), strict=True):
+                copies.view(torch.int16)[:] = (rows.view(torch.int32) + 0x8000) >> 16
+
+    def _adam(self, network: str, name: str, gradient: Tensor) -> Bound:
+        """Bind Adam's step for a parameter: row-wise for the encoder's matrices."""
+        adam, constants = self.run.adams[network], self.adam_constants[network]
+        tensors = {"gradient": gradient, "weight": adam.parameters[name]}
+        tensors |= {"first": adam.exp_avg[name], "second": adam.exp_avg_sq[name]}
+        if network == "encoder" and name in self.copies:
+            copy = self.copies[name]
+            return kernels.adam_of_matrix.bound(self.dtype, copy=copy, constants=constants, **tensors)
+        flat = {role: tensor.view(-1) for role, tensor in tensors.items()}
+        return kernels.adam_of_vector.bound(self.dtype, constants=constants, **flat)
 
     # -- steps ---------------------------------------------------------------------------------------------------
 
     def encoder_step(self, batch: NDArray[np.int64], posteriors: Tensor) -> float:
-        plan = self.plan(batch)
-        plan.draw(batch, self.run.config.dropout)
-        torch.index_select(posteriors, 0, plan.users, out=plan.old)
+        """Train the encoder on a batch, given all users' posteriors before the round; return the loss."""
+        plan = self._drawn(batch, posteriors, self.run.config.dropout)
         loss = plan.encoder_gradients()
         if self.run.workers.count > 1:
-            plan.first_gradient.zero_()[plan.part] = plan.skipped
-            self.run.workers.add_up(
-                *(plan.first_gradient, *self.gradients, self.head_gradient, self.vector_gradients, self.bias_gradient)
-            )
+            plan.whole_gradient.zero_()[plan.part] = plan.skipped
+            gradients = self.hidden_gradients, self.head_gradient, self.vector_gradients, self.bias_gradient
+            self.run.workers.add_up(plan.whole_gradient, *gradients)
         self._count_step("encoder")
-        plan.encoder_adam()
+        for step in (plan.adam_of_embeddings, *self.encoder_adam):
+            step()
         return loss
 
     def decoder_step(self, batch: NDArray[np.int64], posteriors: Tensor) -> None:
-        plan = self.plan(batch)
-        plan.draw(batch, 0.0)
-        torch.index_select(posteriors, 0, plan.users, out=plan.old)
-        plan.decoder_gradients()
+        """Train the decoder on a batch, given all users' current posteriors."""
+        self._drawn(batch, posteriors, 0.0).decoder_gradients()
         self.run.workers.add_up(*self.output_gradients)
         self._count_step("decoder")
-        self.decoder_adam()
+        for step in self.decoder_adam:
+            step()
+        self.output.refresh()
 
     def posteriors(self) -> Tensor:
+        """Return mean and log-variance of all users, (users, 2 latent)."""
         posteriors = torch.empty((len(self.counts), 2 * self.latent), dtype=self.real)
         bias = torch.cat([head.bias.detach() for head in self.layers.heads])
         for number, out in enumerate(portions(posteriors, POSTERIOR_USERS)):
@@ -116,6 +155,17 @@ class FusedRecVAE(FusedSteps):
             plan.encode()
             torch.add(plan.arrays["head"], bias, out=out)
         return posteriors
+
+    def _drawn(self, batch: NDArray[np.int64], posteriors: Tensor, dropout: float) -> Plan:
+        plan = self.plan(batch)
+        plan.draw(batch, dropout)
+        torch.index_select(posteriors, 0, plan.users, out=plan.old)
+        return plan
+
+    def _count_step(self, network: str) -> None:
+        adam = self.run.adams[network]
+        adam.number += 1
+        self.adam_constants[network].numpy()[:] = AdamStep(self.run.learning_rate, adam.number).constants
 
     def plan(self, users: NDArray[np.int64], whole: bool = False) -> Plan:
         """Return the bound steps for a number of users: this process's part of them, or all."""
@@ -132,55 +182,10 @@ class FusedRecVAE(FusedSteps):
 
     def _new_room(self, users: int, stars: int) -> Room:
         output = self.output
-        sizes = {"users": users, "stars": stars, "items": len(self.table), "latent": self.latent, "hidden": self.width}
-        sizes |= {"layers": len(self.biases), "chunks": CHUNKS}
+        sizes = {"users": users, "stars": stars, "items": len(output.table), "latent": self.latent}
+        sizes |= {"hidden": self.width, "layers": len(self.biases), "chunks": CHUNKS}
         sizes |= {"block": output.block, "blocks": output.blocks, "width": output.width}
         return Room(sizes, {"int64": torch.int64, "real": self.real, "stored": self.dtype})
-
-    # -- Adam ----------------------------------------------------------------------------------------------------
-
-    def gradients_by_parameter(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield each parameter of the encoder but the embeddings with its gradient of the last backward pass."""
-        for layer, gradient in zip(self.layers.hidden, self.gradients, strict=True):
-            yield layer.weight, gradient
-        halves = (torch.split(part, self.latent) for part in (self.head_gradient, self.bias_gradient))
-        for head, weight, bias in zip(self.layers.heads, *halves, strict=True):
-            yield from ((head.weight, weight), (head.bias, bias))
-        for norm, bias, gradients in zip(self.layers.norms, self.biases, self.vector_gradients, strict=True):
-            yield from zip((norm.weight, norm.bias, bias), gradients, strict=True)
-
-    def _count_step(self, network: str) -> None:
-        adam = self.run.adams[network]
-        adam.number += 1
-        self.adam_constants[network].numpy()[:] = AdamStep(self.run.learning_rate, adam.number).constants
-
-    def _encoder_adam(self) -> Bound:
-        names: dict[Tensor, str] = {parameter: name for name, parameter in self.run.encoder.named_parameters()}
-        matrices = [layer.weight for layer in (*self.layers.hidden, *self.layers.heads)]
-        copies = dict(zip(matrices, (*self.copies, *torch.split(self.head, self.latent)), strict=True))
-        steps = []
-        for parameter, gradient in self.gradients_by_parameter():
-            tensors = self._adam_arguments("encoder", names[parameter], parameter, gradient)
-            if parameter in copies:
-                steps.append(kernels.adam_of_matrix.bound(self.dtype, copy=copies[parameter], **tensors))
-            else:
-                steps.append(kernels.adam_of_vector.bound(self.dtype, **tensors))
-        return together(*steps, wait=False)
-
-    def _decoder_adam(self) -> Bound:
-        decoder, (weight, bias) = self.run.decoder, self.output_gradients
-        of_bias = self._adam_arguments("decoder", "bias", decoder.bias, bias)
-        of_weight = self._adam_arguments("decoder", "weight", decoder.weight, weight)
-        table = {"bias": decoder.bias, "table": self.output.table}
-        return together(
-            kernels.adam_of_vector.bound(self.dtype, **of_bias),
-            kernels.adam_of_output.bound(self.dtype, **of_weight, **table),
-        )
-
-    def _adam_arguments(self, network: str, name: str, parameter: Tensor, gradient: Tensor) -> dict[str, Tensor]:
-        adam = self.run.adams[network]
-        moments = {"first": adam.exp_avg[name], "second": adam.exp_avg_sq[name]}
-        return {"gradient": gradient, "weight": parameter, "constants": self.adam_constants[network], **moments}
 
 
 class Plan:
@@ -202,19 +207,20 @@ class Plan:
         Mean and log-variance before the step.
     skipped : Tensor, shape (this process's users, hidden)
         Sums of the first layer, then of the layers so far; after the backward pass, the gradient in the first sums.
-    first_gradient : Tensor, shape (users, hidden)
+    whole_gradient : Tensor, shape (users, hidden)
         The gradient of all processes.
     """
 
     def __init__(self, network: FusedRecVAE, room: Room, users: int, low: int, high: int) -> None:
         self.network, self.output, self.batch, self.part = network, network.output, users, slice(low, high)
         self.whole = whole = room.arrays(users, high - low)
-        self.first_gradient = whole["skipped"] if high - low == users else whole["first_gradient"]
+        self.whole_gradient = whole["skipped"] if high - low == users else whole["whole_gradient"]
         # These keep contents from step to step: zeros, and ones for the bias.
-        query = torch.zeros((high - low, self.output.width), dtype=network.dtype)
+        query, weighted = torch.zeros((2, high - low, self.output.width), dtype=network.dtype)
         transposed = torch.zeros((self.output.width, high - low), dtype=network.dtype)
         query[:, network.latent], transposed[network.latent] = 1, 1
-        kept = {"query": query, "transposed": transposed, "shifts": torch.zeros_like(whole["losses"])}
+        kept = {"query": query, "weighted": weighted, "transposed": transposed}
+        kept["shifts"] = torch.zeros_like(whole["losses"])
         parts = {name: whole[name][self.part] for name in ("batch", "noise", "lengths")}
         offsets = {name: whole[name][low : high + 1] for name in ("offsets", "kept_offsets")}
         self.arrays = {**whole, **kept, **parts, **offsets}
@@ -229,24 +235,20 @@ class Plan:
         arrays = {name: self.arrays[name] for name in kernel.layout if name not in arguments}
         return kernel.bound(self.network.dtype, **arguments, **arrays)
 
-    def _kept(self) -> dict[str, Tensor]:
-        return {name: self.arrays[f"kept_{name}"] for name in ("weights", "offsets")} | {"items": self.arrays["kept"]}
-
     def _bind_bags(self) -> None:
         network, rows = self.network, self.network.run.rows
         stars = {"all_offsets": network.all_offsets, "all_items": network.all_items}
         whole = {name: self.whole[name] for name in ("batch", "lengths", "offsets", "kept_offsets")}
-        noise = self.whole["noise"].view(-1)
-        self._draw = self._bound(kernels.draw, key=0, hidden=0, noise_size=0, noise=noise, **stars, **whole)
-        bags = self._kept() | {"offsets": self.whole["kept_offsets"]}
-        self.transpose_kept = self._bound(kernels.transpose, **bags)
-        table = {"weight": network.table, "first": rows.exp_avg, "second": rows.exp_avg_sq}
-        table |= {"gradients": self.first_gradient, "constants": network.adam_constants["encoder"]}
+        self._draw = self._bound(kernels.draw, noise=self.whole["noise"].view(-1), **stars, **whole)
+        self.kept = {"items": self.arrays["kept"], "weights": self.arrays["kept_weights"]}
+        self.transpose_kept = self._bound(kernels.transpose, offsets=self.whole["kept_offsets"], **self.kept)
+        table = {"weight": rows.table, "copy": network.embeddings, "first": rows.exp_avg, "second": rows.exp_avg_sq}
+        table |= {"gradients": self.whole_gradient, "constants": network.adam_constants["encoder"]}
         if not rows.lazy:
-            every = torch.arange(len(network.table))
-            offsets = self.arrays["row_offsets"]
-            table |= {"count": torch.tensor([len(every)]), "touched": every, "touched_offsets": offsets}
-        self.encoder_adam = together(self._bound(kernels.adam_of_rows, **table), network.encoder_adam)
+            every = torch.arange(len(rows.table))
+            table |= {"count": torch.tensor([len(every)]), "touched": every}
+            table |= {"touched_offsets": self.arrays["row_offsets"]}
+        self.adam_of_embeddings = self._bound(kernels.adam_of_rows, **table)
 
     def _bind_layers(self) -> None:
         """Bind the forward pass from items to mean and log-variance, and the backward pass."""
@@ -259,12 +261,12 @@ class Plan:
             layer |= {"is_last": number == len(network.biases) - 1, "sums": arrays["vectors"][number]}
             given = {"given": arrays["product"], "out": arrays["other"]}
             backward.append(self._bound(kernels.layer_backward, **layer, **given))
-        table = {"start": network.biases[0], "table": network.table, "out": self.skipped}
-        self.first_layer = together(self._bound(kernels.sums_of_halved_rows, **self._kept(), **table), forward[0])
-        copies, activations = network.copies, arrays["activations"]
-        self.forward = [*zip(activations, [copy.T for copy in copies], forward[1:], strict=False)]
-        self.backward = [*zip(activations, copies, network.gradients, backward[1:], strict=False)][::-1]
-        self.first_backward = backward[0]
+        table = {"start": network.biases[0], "table": network.embeddings, "out": self.skipped}
+        self.first_sums = self._bound(kernels.sums_of_rows, offsets=arrays["kept_offsets"], **self.kept, **table)
+        self.first_forward, self.first_backward = forward[0], backward[0]
+        activations, hidden, gradients = arrays["activations"], network.hidden, network.hidden_gradients
+        self.forward = [*zip(activations, hidden, forward[1:], strict=False)]
+        self.backward = [*zip(activations, hidden, gradients, backward[1:], strict=False)][::-1]
 
     def _bind_objective(self) -> None:
         """Bind what lies between forward and backward pass: the likelihood by blocks of items, the divergence."""
@@ -273,23 +275,19 @@ class Plan:
             logits = self.arrays["block_logits"].view(-1)[: len(self.users) * len(rows)]
             exponential = self._bound(kernels.exponential, numbers=logits)
             self.blocks.append((rows.T, logits.view(len(self.users), len(rows)), exponential, rows, part))
-        mean, log_variance = (head.bias for head in network.layers.heads)
-        head = self.arrays["head"]
-        self.sample = self._bound(kernels.sample, product=head, mean_bias=mean, log_variance_bias=log_variance)
+        mean, log_variance = network.layers.heads
+        biases = {"mean_bias": mean.bias, "log_variance_bias": log_variance.bias}
+        self.sample = self._bound(kernels.sample, product=self.arrays["head"], **biases)
         weights = {"share": 1 / self.batch, "gamma_share": network.gamma / self.batch}
         others = {"table": output.table, "sums": self.arrays["totals"]}
         self.objective = self._bound(kernels.objective, **weights, **network.prior, **others)
 
     def _bind_decoder(self) -> None:
-        output, scale, blocks = self.output, -1 / self.batch, []
-        for tensor in (output.table, self.arrays["logits"], self.arrays["expected"]):
-            blocks.append([*portions(tensor, output.block)])
-        self.decoder_blocks = [*zip(*blocks, strict=True)]
-        self.transpose = self._bound(kernels.transpose)
-        weigh = self._bound(kernels.weigh, scale=scale, out=self.arrays["weighted"])
-        self.weigh = together(self._bound(kernels.exponentials), weigh)
+        tensors = self.output.table, self.arrays["logits"], self.arrays["expected"]
+        self.decoder_blocks = [*zip(*(portions(tensor, self.output.block) for tensor in tensors), strict=True)]
+        self.transpose, self.exponentials = self._bound(kernels.transpose), self._bound(kernels.exponentials)
         weight, bias = self.network.output_gradients
-        self.output_gradient = self._bound(kernels.output_gradient, scale=scale, weight=weight, bias=bias)
+        self.output_gradient = self._bound(kernels.output_gradient, scale=-1 / self.batch, weight=weight, bias=bias)
 
     # -- a step --------------------------------------------------------------------------------------------------
 
@@ -298,16 +296,18 @@ class Plan:
         self.whole["batch"].numpy()[:] = users
         key = int(self.network.run.keys.integers(1 << 63)) if noise else 0
         size = self.whole["noise"].numel() if noise else 0
-        self._draw.set(noise_size=size, key=key, hidden=round(dropout * (1 << 32)))
+        self.whole["settings"].numpy()[:] = key, round(dropout * (1 << 32)), size
         self._draw()
 
     def encode(self) -> None:
         """Compute the heads' products without bias, ``arrays["head"]``, from what dropout left."""
-        self.first_layer()
+        arrays = self.arrays
+        self.first_sums()
+        self.first_forward()
         for given, weight, layer in self.forward:
-            torch.mm(given, weight, out=self.arrays["product"])
+            torch.mm(given, weight.T, out=arrays["product"])
             layer()
-        torch.mm(self.arrays["activations"][-1], self.network.head.T, out=self.arrays["head"])
+        torch.mm(arrays["activations"][-1], self.network.head.T, out=arrays["head"])
 
     def encoder_gradients(self) -> float:
         """Return the loss; leave the gradients in the network, those in the first sums in `skipped`."""
@@ -343,23 +343,28 @@ class Plan:
 
     def decoder_gradients(self) -> None:
         """Leave the gradients of the likelihood in the last layer in the network."""
-        z, transposed = self.arrays["z"], self.arrays["transposed"]
+        z, transposed, latent = self.arrays["z"], self.arrays["transposed"], self.network.latent
         mean, log_variance = self.old.chunk(2, dim=1)
         torch.mul(log_variance, 0.5, out=z).exp_().mul_(self.arrays["noise"]).add_(mean)
-        transposed[: self.network.latent] = z.T
+        transposed[:latent] = z.T
         self.transpose()
-        self._exponentials()
-        normalizers = self.arrays["normalizers"].numpy()
+        normalizers = self._normalizers()
         if not ((normalizers > kernels.MIN_NORMALIZER) & (normalizers < kernels.MAX_NORMALIZER)).all():
             column = self.output.inputs + 1
             transposed[column] = self.output.shifted(z, transposed.T)[0][:, column]
-            self._exponentials()
+            normalizers = self._normalizers()
             transposed[column] = 0
+        # What items' exponentials are multiplied by for the gradient in the last layer's rows and bias.
+        factor = self.arrays["lengths"] * (1 / self.batch) / normalizers
+        weighted = self.arrays["weighted"]
+        weighted[:, :latent], weighted[:, latent] = z * factor[:, None], factor
         for _, logits, expected in self.decoder_blocks:
-            torch.mm(logits, self.arrays["weighted"], out=expected)
+            torch.mm(logits, weighted, out=expected)
         self.output_gradient()
 
-    def _exponentials(self) -> None:
+    def _normalizers(self) -> Tensor:
         for rows, logits, _ in self.decoder_blocks:
             torch.mm(rows, self.arrays["transposed"], out=logits)
-        self.weigh()
+        self.exponentials()
+        # numpy adds the chunks one after another: the sums do not depend on how many there are at once.
+        return torch.from_numpy(self.arrays["sums"].numpy().sum(axis=0))

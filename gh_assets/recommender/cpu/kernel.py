@@ -1,28 +1,30 @@
 """Functions compiled by numba that run on all of torch's threads at once, with arguments by name.
 
-A kernel declares its arguments as text: ``real users width`` is a contiguous array of real numbers of that shape (see
-`number_types`), ``number`` a float, ``integer`` an integer. The check of the arguments, their packing into 64-bit words
-and the compiled code that unpacks them all follow from this one declaration.
+A kernel declares its arguments as text: ``real users width`` is a contiguous array of real numbers of that shape,
+``number`` a real number, ``integer`` an integer. The check of the arguments, their packing into 64-bit words and the
+compiled code that unpacks them all follow from this one declaration.
+
+"Stored" numbers have the type of the matrix products (bfloat16 as its 16 bits), "real" ones the type of the sums:
+float64 for float64, else float32. So one kernel serves bfloat16, float32 and float64: what the tests prove in float64
+is what trains in bfloat16.
 """
 
 from __future__ import annotations
 
 import struct
-import zlib
 from collections import namedtuple
-from collections.abc import Callable, Mapping
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numba import carray, cfunc, njit, types
-from numpy.typing import NDArray
 from torch import Tensor
 
-from gh_assets.recommender.cpu import llvm_internals, number_types
-from gh_assets.recommender.cpu.llvm_internals import barrier, call, openmp, untyped
+from gh_assets.recommender.cpu import llvm_internals
+from gh_assets.recommender.cpu.compilation import OPTIONS, cached
+from gh_assets.recommender.cpu.llvm_internals import openmp
 
 CHUNKS = 32
 """Parts of a batch whose sums are added in the same order, so that results do not depend on the number of threads."""
@@ -38,9 +40,12 @@ SHARES = {
 }
 """How threads share the work: a range of rows each, blocks of rows in turns, one thread alone, or as the body does."""
 
-_FILES = (__file__, number_types.__file__, llvm_internals.__file__)
-_MACHINERY = zlib.crc32(b"".join(Path(file).read_bytes() for file in _FILES))
-"""Part of the key of numba's disk cache, which by itself notices changes of the kernel's own file only."""
+NUMBERS: dict[torch.dtype, dict[str, Any]] = {
+    torch.bfloat16: {"stored": np.int16, "real": np.float32},
+    torch.float32: {"stored": np.float32, "real": np.float32},
+    torch.float64: {"stored": np.float64, "real": np.float64},
+}
+"""The number types of compiled code by that of the matrix products."""
 
 Argument = int | float | Tensor
 
@@ -52,19 +57,12 @@ class Bound:
     arguments takes a tenth of a millisecond; a bound one does not.
     """
 
-    def __init__(self, address: int, words: Mapping[str, int], kept: object) -> None:
-        self._words: NDArray[np.int64] = np.array(list(words.values()), np.int64)
-        self._places, self._kept = {name: place for place, name in enumerate(words)}, kept
-        self.address, self.pointer = address, self._words.ctypes.data
-        self._parallel, self._threads = openmp(), torch.get_num_threads
+    def __init__(self, compiled: Any, words: Sequence[int], arguments: object) -> None:
+        self._words, self._arguments = np.array(words, np.int64), arguments
+        self._call = partial(openmp(), compiled.address, self._words.ctypes.data)
 
     def __call__(self) -> None:
-        self._parallel(self.address, self.pointer, self._threads(), 0)
-
-    def set(self, **integers: int) -> None:
-        """Change integers among the arguments."""
-        for name, value in integers.items():
-            self._words[self._places[name]] = value
+        self._call(torch.get_num_threads(), 0)
 
 
 class Kernel:
@@ -82,15 +80,10 @@ class Kernel:
     def __init__(self, body: Callable[..., None], share: str, over: str, layout: Mapping[str, str]) -> None:
         self.name, self.body = body.__name__, body
         self.layout = {name: (kind, shape) for name, text in layout.items() for kind, *shape in [text.split()]}
-        self.Arguments = namedtuple(f"{self.name}_arguments", layout)  # type: ignore[misc]
         every = (size for _, shape in self.layout.values() for size in shape)
         self._sizes = list(dict.fromkeys(size for size in every if size.isidentifier() and size != "CHUNKS"))
         self._share = SHARES[share].format(over, BLOCK_ROWS)
         self._compiled: dict[torch.dtype, Any] = {}
-
-    def __call__(self, dtype: torch.dtype, **arguments: Argument) -> None:
-        """Run the kernel once; see `bound`."""
-        self.bound(dtype, **arguments)()
 
     def replaces(self, reference: Callable[[Any], dict[str, Tensor]]) -> Callable[[Any], dict[str, Tensor]]:
         """Register the reference, as a decorator."""
@@ -115,11 +108,12 @@ class Kernel:
         """
         if arguments.keys() != self.layout.keys():
             raise TypeError(f"{self.name} takes {', '.join(self.layout)}; not {', '.join(arguments)}.")
+        words = [self._word(name, arguments[name], dtype) for name in self.layout]
+        words += self._measured({n: value for n, value in arguments.items() if isinstance(value, Tensor)})
         openmp()  # before compiling: it registers OpenMP's functions
         if dtype not in self._compiled:
-            self._compiled[dtype] = compile_entry(self._entry(), number_types.STORED[dtype])
-        words = {name: self._word(name, arguments[name], dtype) for name in self.layout}
-        return Bound(self._compiled[dtype].address, words | self._measured(arguments), arguments)
+            self._compiled[dtype] = self._compile(dtype)
+        return Bound(self._compiled[dtype], words, arguments)
 
     def _word(self, name: str, argument: Argument, dtype: torch.dtype) -> int:
         kind, _ = self.layout[name]
@@ -128,49 +122,48 @@ class Kernel:
         if kind == "number":
             return int(struct.unpack("q", struct.pack("d", argument))[0])
         real = torch.float64 if dtype == torch.float64 else torch.float32
-        expected = {"stored": dtype, "int64": torch.int64, "int32": torch.int32}.get(kind, real)
+        expected = {"stored": dtype, "real": real, "int64": torch.int64, "int32": torch.int32}[kind]
         if not isinstance(argument, Tensor) or argument.dtype != expected:
             raise TypeError(f"{self.name}: {name} must be a tensor of {expected}.")
         if not argument.is_contiguous():
             raise ValueError(f"{self.name}: {name} must be contiguous, because a kernel ignores strides.")
         return argument.data_ptr()
 
-    def _measured(self, arguments: Mapping[str, Argument]) -> dict[str, int]:
+    def _measured(self, tensors: Mapping[str, Tensor]) -> list[int]:
         """Return the sizes, after a check that the arrays' shapes agree on them."""
-        shapes = {n: (shape, tuple(arguments[n].shape)) for n, (_, shape) in self.layout.items() if shape}  # type: ignore[union-attr]
         sizes = {"CHUNKS": CHUNKS}
-        for names, shape in shapes.values():
-            sizes = {name: length for name, length in zip(names, shape, strict=False) if name.isidentifier()} | sizes
-        for argument, (names, shape) in shapes.items():
-            expected = tuple(eval(size, {}, sizes) for size in names)  # noqa: S307 - the kernel's own declaration
-            if shape != expected:
-                raise ValueError(f"{self.name}: {argument} must have the shape {expected}, not {shape}.")
-        return {f"size {size}": sizes[size] for size in self._sizes}
+        for name, tensor in tensors.items():
+            sizes = dict(zip(self.layout[name][1], tensor.shape, strict=False)) | sizes
+        for name, tensor in tensors.items():
+            expected = tuple(eval(size, {}, sizes) for size in self.layout[name][1])  # noqa: S307 - the declaration
+            if tensor.shape != expected:
+                raise ValueError(f"{self.name}: {name} must have the shape {expected}, not {tuple(tensor.shape)}.")
+        return [sizes[size] for size in self._sizes]
 
-    def _entry(self) -> Callable[[Any], None]:
-        """Make the function that unpacks the arguments and shares the work among the threads."""
+    def _compile(self, dtype: torch.dtype) -> Any:
+        """Compile a C function that unpacks the arguments and shares the work among the threads."""
         values = []
         for place, (kind, shape) in enumerate(self.layout.values()):
-            extent = f", ({', '.join(shape)},)" if shape else ""
-            values.append(f"word[{place}]" if kind == "integer" else f"{kind}(pointer, word[{place}]{extent})")
+            array = f"carray(pointer_to(word[{place}]), ({', '.join(shape)},), {kind})"
+            scalars = {"integer": f"word[{place}]", "number": f"real(double_of(word[{place}]))"}
+            values.append(scalars.get(kind, array))
         lines = [
-            f"word = carray(untyped(pointer), {len(self.layout) + len(self._sizes)}, int64_type)",
-            *(f"{size} = word[{len(self.layout) + place}]" for place, size in enumerate(self._sizes)),
+            "def entry(pointer):",
+            f"word = carray(pointer, {len(self.layout) + len(self._sizes)})",
+            *(f"{size} = word[{place}]" for place, size in enumerate(self._sizes, start=len(self.layout))),
             f"a = Arguments({', '.join(values)})",
             "thread, threads = thread_number(), thread_count()",
             self._share,
         ]
-        # The machinery's checksum is in the closure, and so in the key of the disk cache. LLVM inlines the body:
-        # otherwise a kernel from the cache would run another copy of it than a new one, with sums in another order.
-        text = "def make(machinery):\n def entry(pointer):\n  machinery\n  " + "\n  ".join(lines) + "\n return entry"
-        scope: dict[str, Any] = {**vars(number_types), **vars(llvm_internals), "CHUNKS": CHUNKS}
-        body = njit(forceinline=True, fastmath=True, error_model="numpy")(self.body)
-        scope |= {"carray": carray, "int64_type": np.int64}
-        scope |= {"__name__": self.body.__module__, "body": body, "Arguments": self.Arguments}
-        exec(compile(text, self.body.__code__.co_filename, "exec"), scope)  # noqa: S102 - the text above
-        entry: Callable[[Any], None] = scope["make"](_MACHINERY)
-        entry.__qualname__ = f"{self.name}_entry"
-        return entry
+        scope: dict[str, Any] = {**vars(llvm_internals), **NUMBERS[dtype], "int64": np.int64, "int32": np.int32}
+        scope |= {"Arguments": namedtuple(f"{self.name}_arguments", self.layout), "carray": carray, "CHUNKS": CHUNKS}
+        # LLVM inlines the body: otherwise a kernel from the disk cache would run another copy of it than a new one,
+        # with sums in another order.
+        scope |= {"body": njit(forceinline=True, **OPTIONS)(self.body), "__name__": self.body.__module__}
+        exec(compile("\n ".join(lines), self.body.__code__.co_filename, "exec"), scope)  # noqa: S102 - the text above
+        entry = scope["entry"]
+        entry.__qualname__ = f"{self.name}_{str(dtype).removeprefix('torch.')}"
+        return cached(partial(cfunc, types.void(types.CPointer(types.int64))), entry)
 
 
 def kernel(declaration: str) -> Callable[[Callable[..., None]], Kernel]:
@@ -188,41 +181,3 @@ def kernel(declaration: str) -> Callable[[Callable[..., None]], Kernel]:
     lines = (line.partition(":") for line in others)
     layout = {name: kind for kind, _, names in lines for name in names.replace(",", " ").split()}
     return lambda body: Kernel(body, share, over, layout)
-
-
-def compile_entry(function: Callable[[Any], None], number: Any) -> Any:
-    """Compile a C function of one pointer; the result is cached on disk if possible."""
-    # As numpy divides: a check for zero divisors would prevent vectorization.
-    options = {"nopython": True, "fastmath": True, "error_model": "numpy"}
-    signature = types.void(types.CPointer(number))
-    try:
-        return cfunc(signature, cache=True, **options)(function)
-    except (OSError, RuntimeError):  # no place for the cache: the disk is full or read-only
-        return cfunc(signature, **options)(function)
-
-
-def _in_sequence(pointer):  # type: ignore[no-untyped-def]
-    """Call kernels. Words: how many, whether to wait between them, then the function and arguments of each."""
-    word = carray(untyped(pointer), 2, np.int64)
-    for place in range(word[0]):
-        if place > 0 and word[1] != 0:
-            barrier()
-        call(word[2 + 2 * place], word[3 + 2 * place])
-
-
-_compiled_sequence = lru_cache(1)(lambda: compile_entry(_in_sequence, types.float32))
-
-
-def together(*kernels: Bound, wait: bool = True) -> Bound:
-    """Combine kernels into one call of all threads.
-
-    Parameters
-    ----------
-    kernels : Bound
-    wait : bool
-        Whether threads wait for one another between two kernels; not needed if the kernels share no data.
-    """
-    words = {"count": len(kernels), "wait": int(wait)}
-    for place, bound in enumerate(kernels):
-        words |= {f"function {place}": bound.address, f"arguments {place}": bound.pointer}
-    return Bound(_compiled_sequence().address, words, (_compiled_sequence(), kernels))

@@ -17,29 +17,22 @@ import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from numba import njit
 from torch import Tensor
 
+from gh_assets.recommender.cpu.compilation import OPTIONS
 from gh_assets.recommender.cpu.kernel import CHUNKS, Kernel, kernel
 from gh_assets.recommender.cpu.llvm_internals import prefetch
 from gh_assets.recommender.cpu.number_types import (
     exp,
     fill_normal,
     inline,
-    join_halves,
     load,
-    lower_half,
     random_bits,
     real_like,
     store,
-    upper_half,
+    store_upward,
 )
 
 MIN_NORMALIZER, MAX_NORMALIZER = 1e-30, 1e37
 """Range in which a sum of exponentials is right: outside, `exp` may have cut one off, or float32 has lost it."""
-
-
-@inline
-def _clear(row):
-    for j in range(len(row)):
-        row[j] = real_like(row, 0.0)
 
 
 @inline
@@ -146,13 +139,13 @@ def layer_backward(a, low, high):
     width, zero, count = len(scale), real_like(gradients, 0.0), real_like(gradients, len(scale))
     for chunk in range(low, high):
         of_scale, of_shift, of_bias = a.sums[chunk, 0], a.sums[chunk, 1], a.sums[chunk, 2]
-        _clear(of_scale)
-        _clear(of_shift)
-        _clear(of_bias)
+        of_scale[:] = 0
+        of_shift[:] = 0
+        of_bias[:] = 0
         for user in range(chunk * users // CHUNKS, (chunk + 1) * users // CHUNKS):
             skipped, given, kept, slopes = a.skipped[user], a.given[user], a.normed[user], a.slopes[user]
             if a.is_last:
-                _clear(skipped)
+                skipped[:] = 0
             inverse = a.inverses[user]
             total, along = zero, zero
             for j in range(width):
@@ -194,39 +187,44 @@ def _(a):
     rows of users
     stored users 2*latent: product  # of the last layer, means first
     real latent: mean_bias, log_variance_bias
-    real users latent: noise, mean, log_variance, z
+    real users latent: noise, z
+    real users 2*latent: posterior  # mean and log-variance
     stored users width: query  # its first columns become z
 """)
 def sample(a, low, high):
     """The reparametrization: z = mean + noise × exp(log-variance / 2)."""
     latent, half = a.z.shape[1], real_like(a.z, 0.5)
     for user in range(low, high):
-        product, query, noise = a.product[user], a.query[user], a.noise[user]
-        means, log_variances, z = a.mean[user], a.log_variance[user], a.z[user]
+        product, query, noise, posterior, z = (
+            a.product[user],
+            a.query[user],
+            a.noise[user],
+            a.posterior[user],
+            a.z[user],
+        )
         for j in range(latent):
             mean = load(product[j]) + a.mean_bias[j]
             log_variance = load(product[latent + j]) + a.log_variance_bias[j]
             drawn = mean + noise[j] * exp(half * log_variance)
-            means[j] = mean
-            log_variances[j] = log_variance
-            z[j] = drawn
+            posterior[j], posterior[latent + j], z[j] = mean, log_variance, drawn
             query[j] = store(drawn, query[0])
 
 
 @sample.replaces
 def _(a):
-    mean, log_variance = (a.product + torch.cat([a.mean_bias, a.log_variance_bias])).chunk(2, dim=1)
+    posterior = a.product + torch.cat([a.mean_bias, a.log_variance_bias])
+    mean, log_variance = posterior.chunk(2, dim=1)
     z = mean + a.noise * (log_variance / 2).exp()
-    return {"mean": mean, "log_variance": log_variance, "z": z, "query": z}
+    return {"posterior": posterior, "z": z, "query": z}
 
 
-@njit(fastmath=True, error_model="numpy")  # a function of its own: inlined into a kernel it is not vectorized
+@njit(**OPTIONS)  # a function of its own: inlined into a kernel it is not vectorized
 def _prior(a, user, start, slopes):
     """Return the product of the mixture's sums and the other terms of -KL for some dimensions; write -KL's slopes."""
     end = start + len(slopes)
-    drawn, noise, log_variances = a.z[user, start:end], a.noise[user, start:end], a.log_variance[user, start:end]
-    latent = a.z.shape[1]
+    drawn, noise, latent = a.z[user, start:end], a.noise[user, start:end], a.z.shape[1]
     old_means, old_variances = a.old[user, start:end], a.old[user, latent + start : latent + end]
+    log_variances = a.posterior[user, latent + start : latent + end]
     log_standard, log_old, log_wide = a.log_standard, a.log_old, a.log_wide
     wide, narrow, root = a.wide_log_variance, a.wide_precision, a.log_root_2pi
     one, half = real_like(slopes, 1.0), real_like(slopes, 0.5)
@@ -255,8 +253,8 @@ def _prior(a, user, start, slopes):
     int64 users+1: offsets
     stored blocks users width: parts  # Σ exp(logit - shift) × row over the items of each block
     real users: shifts, lengths, losses
-    real users latent: mean, log_variance, z, noise
-    real users 2*latent: old  # mean and log-variance of the old posterior
+    real users latent: z, noise
+    real users 2*latent: posterior, old  # mean and log-variance, now and before the step
     number: share, gamma_share  # 1 and gamma, divided by the users of the batch
     number: log_standard, log_old, log_wide  # log-weights of the prior's components, less log √2π
     number: wide_log_variance, wide_precision, log_root_2pi
@@ -271,13 +269,13 @@ def objective(a, low, high):
     slopes, own, expected = np.empty_like(a.z[0]), np.empty(width, a.z.dtype), np.empty(width, a.z.dtype)
     for chunk in range(low, high):
         total = a.sums[chunk]
-        _clear(total)
+        total[:] = 0
         a.out_of_range[chunk] = zero
         for user in range(chunk * users // CHUNKS, (chunk + 1) * users // CHUNKS):
-            mean, z, gradient = a.mean[user], a.z[user], a.gradient[user]
-            _clear(own)
+            mean, z, gradient = a.posterior[user], a.z[user], a.gradient[user]
+            own[:] = 0
             _add_rows(own, a.table, a.items, a.offsets[user], a.offsets[user + 1])
-            _clear(expected)
+            expected[:] = 0
             for block in range(len(a.parts)):
                 part = a.parts[block, user]
                 for j in range(width):
@@ -311,7 +309,7 @@ def _(a):
     own, expected = _bag_sums(a.table[a.items], None, a.offsets), a.parts.sum(dim=0)
     normalizer = expected[:, latent + 1]
     z = a.z.clone().requires_grad_()
-    old_mean, old_log_variance = a.old.chunk(2, dim=1)
+    (mean, log_variance), (old_mean, old_log_variance) = a.posterior.chunk(2, dim=1), a.old.chunk(2, dim=1)
     log_densities = [
         a.log_standard - z**2 / 2,
         a.log_old - (old_log_variance + (z - old_mean) ** 2 / old_log_variance.exp()) / 2,
@@ -319,11 +317,11 @@ def _(a):
     ]
     log_prior = torch.logsumexp(torch.stack(log_densities), dim=0)
     (prior_gradient,) = torch.autograd.grad(log_prior.sum(), z)
-    kl = (-(a.log_variance + a.noise**2) / 2 - a.log_root_2pi - log_prior.detach()).sum(dim=1)
+    kl = (-(log_variance + a.noise**2) / 2 - a.log_root_2pi - log_prior.detach()).sum(dim=1)
     likelihood = (own[:, :latent] * a.z).sum(dim=1) + own[:, latent] - a.lengths * (normalizer.log() + a.shifts)
     kl_weight = (a.gamma_share * a.lengths)[:, None]
     in_z = a.share * (expected * (a.lengths / normalizer)[:, None] - own)[:, :latent] - kl_weight * prior_gradient
-    gradient = torch.cat([in_z, in_z * (a.z - a.mean) / 2 - kl_weight / 2], dim=1)
+    gradient = torch.cat([in_z, in_z * (a.z - mean) / 2 - kl_weight / 2], dim=1)
     losses = kl_weight[:, 0] * kl - a.share * likelihood
     outside = ~((normalizer > MIN_NORMALIZER) & (normalizer < MAX_NORMALIZER))
     return {"losses": losses, "gradient": gradient, "sums": gradient.sum(dim=0), "out_of_range": outside.sum()}
@@ -337,8 +335,7 @@ def _(a):
     int64 users: batch
     int64 every_user: all_offsets
     int32 every_star: all_items
-    integer: key, noise_size
-    integer: hidden  # probability of dropout, in 2^-32
+    int64 3: settings  # key of the random numbers, probability of dropout in 2^-32, size of the noise
     int64 stars: items
     real stars: weights, kept_weights
     int64 users+1: offsets, kept_offsets
@@ -347,25 +344,19 @@ def _(a):
     real noise: noise
 """)
 def draw(a, thread, threads):
-    """Bags of some users, what dropout leaves of them, and standard normal noise.
-
-    The first thread makes the bags and the others the noise; a single thread makes both.
-    """
-    key = np.uint64(a.key)
+    """Bags of some users, what dropout leaves of them, and standard normal noise."""
+    key, hidden, size = np.uint64(a.settings[0]), np.uint64(a.settings[1]), a.settings[2]
     if thread == 0:
-        _draw_bags(a, key)
-    if thread == 0 and threads > 1:
-        return
-    half = (a.noise_size + 1) // 2
-    noise, workers, worker = a.noise[: a.noise_size], max(threads - 1, 1), max(thread - 1, 0)
-    begin, end = worker * half // workers, (worker + 1) * half // workers
+        _draw_bags(a, key, hidden)
+    half, noise = (size + 1) // 2, a.noise[:size]
+    begin, end = thread * half // threads, (thread + 1) * half // threads
     # A stream other than that of dropout, by the complement of the key.
     fill_normal(~key, begin, noise[begin:end], noise[half + begin : half + end])
 
 
 @inline
-def _draw_bags(a, key):
-    starts, stars, hidden = a.all_offsets, 0, np.uint64(a.hidden)
+def _draw_bags(a, key, hidden):
+    starts, stars = a.all_offsets, 0
     for user in a.batch:
         stars += starts[user + 1] - starts[user]
     one = real_like(a.weights, 1.0)
@@ -410,11 +401,11 @@ def _(a):
     real stars: weights
     int64 users+1: offsets
     real width: start
-    halved rows width: table
+    stored rows width: table
     real users width: out
 """)
-def sums_of_halved_rows(a, low, high):
-    """`start` plus the weighted sum of each user's rows of a table, of their upper halves alone; see `halves.halve`."""
+def sums_of_rows(a, low, high):
+    """`start` plus the weighted sum of each user's rows of a table."""
     items, weights, table, start = a.items, a.weights, a.table, a.start
     row, stars = np.empty_like(start), a.offsets[len(a.out)]
     size, address = table.strides[0], table.ctypes.data
@@ -425,15 +416,14 @@ def sums_of_halved_rows(a, low, high):
         for star in range(begin, fours, 4):
             for following in range(star + 4, min(star + 8, stars)):
                 first = address + items[following] * size
-                for line in range(first, first + size // table.shape[1], 64):
+                for line in range(first, first + size, 64):
                     prefetch(line)
-            a_, b = table[items[star], 0], table[items[star + 1], 0]
-            c, d = table[items[star + 2], 0], table[items[star + 3], 0]
+            a_, b, c, d = table[items[star]], table[items[star + 1]], table[items[star + 2]], table[items[star + 3]]
             u, v, w, x = weights[star], weights[star + 1], weights[star + 2], weights[star + 3]
             for j in range(len(row)):
                 row[j] += u * load(a_[j]) + v * load(b[j]) + w * load(c[j]) + x * load(d[j])
         for star in range(fours, end):
-            a_, u = table[items[star], 0], weights[star]
+            a_, u = table[items[star]], weights[star]
             for j in range(len(row)):
                 row[j] += u * load(a_[j])
         out = a.out[user]
@@ -441,7 +431,7 @@ def sums_of_halved_rows(a, low, high):
             out[j] = row[j]
 
 
-@sums_of_halved_rows.replaces
+@sums_of_rows.replaces
 def _(a):
     return {"out": a.start + _bag_sums(a.table[a.items], a.weights, a.offsets)}
 
@@ -503,21 +493,8 @@ def _(a):
 
 
 @inline
-def _adam(weights, first, second, gradients, constants):
-    fresh, keep, size, correction, eps = constants[0], constants[1], constants[2], constants[3], constants[4]
-    rare = real_like(weights, 1.0) - keep
-    for j in range(len(gradients)):
-        g = gradients[j]
-        m = first[j] + fresh * (g - first[j])
-        v = keep * second[j] + rare * g * g
-        first[j] = m
-        second[j] = v
-        weights[j] -= size * m / (math.sqrt(v * correction) + eps)
-
-
-@inline
-def _adam_of_row(upper, lower, first, gradient, moment, second, constants):
-    """Step for one row, in halves, with one second moment, which is returned; `gradient` becomes the changed row."""
+def _adam_of_row(weight, first, gradient, moment, second, constants):
+    """Step for one row with one second moment, which is returned; `gradient` becomes the changed row."""
     fresh, keep, size, correction, eps = constants[0], constants[1], constants[2], constants[3], constants[4]
     one, squares = real_like(gradient, 1.0), real_like(gradient, 0.0)
     for j in range(len(gradient)):
@@ -529,11 +506,8 @@ def _adam_of_row(upper, lower, first, gradient, moment, second, constants):
         moment[j] = m + fresh * (gradient[j] - m)
     _store_row(first, moment)
     for j in range(len(gradient)):
-        gradient[j] = join_halves(upper, lower, j) - step * moment[j]
-    for j in range(len(gradient)):
-        upper[j] = upper_half(gradient[j], upper[0])
-    for j in range(len(gradient)):
-        lower[j] = lower_half(gradient[j], lower[0])
+        gradient[j] = weight[j] - step * moment[j]
+    weight[:] = gradient
     return v
 
 
@@ -555,8 +529,8 @@ def _row_wise(weight: Tensor, first: Tensor, second: Tensor, gradient: Tensor, c
     int64 stars: row_users
     real stars: row_weights
     real users_in_batch width: gradients  # in the users' weighted sums
-    halved rows width: weight
-    stored rows width: first
+    real rows width: weight
+    stored rows width: copy, first  # the copy is what sums see; it may be the weight itself
     real rows: second
     real 5: constants
 """)
@@ -566,7 +540,7 @@ def adam_of_rows(a, low, high):
     users, weights = a.row_users, a.row_weights
     for k in range(low, high):
         row = a.touched[k]
-        _clear(gradient)
+        gradient[:] = 0
         begin, end = a.touched_offsets[k], a.touched_offsets[k + 1]
         twos = begin + (end - begin) // 2 * 2
         for star in range(begin, twos, 2):  # two at once: the sum goes to the cache and back once for them
@@ -578,9 +552,10 @@ def adam_of_rows(a, low, high):
             one, weight = a.gradients[users[star]], weights[star]
             for j in range(len(gradient)):
                 gradient[j] += weight * one[j]
-        a.second[row] = _adam_of_row(
-            a.weight[row, 0], a.weight[row, -1], a.first[row], gradient, moment, a.second[row], a.constants
-        )
+        a.second[row] = _adam_of_row(a.weight[row], a.first[row], gradient, moment, a.second[row], a.constants)
+        copy = a.copy[row]
+        for j in range(len(gradient)):
+            copy[j] = store_upward(gradient[j], copy[0])
 
 
 @adam_of_rows.replaces
@@ -588,6 +563,7 @@ def _(a):
     rows, offsets = a.touched[: a.count], a.touched_offsets[: a.count + 1]
     gradient = _bag_sums(a.gradients[a.row_users], a.row_weights, offsets)
     changed = _row_wise(a.weight[rows], a.first[rows], a.second[rows], gradient, a.constants)
+    changed["copy"] = changed["weight"]
     return {name: getattr(a, name).index_copy(0, rows, values) for name, values in changed.items()}
 
 
@@ -603,10 +579,10 @@ def adam_of_matrix(a, low, high):
     """Row-wise Adam for a matrix."""
     gradient, moment = np.empty_like(a.weight[0]), np.empty_like(a.weight[0])
     for row in range(low, high):
-        stored_gradient, weight = a.gradient[row], a.weight[row]
+        stored_gradient = a.gradient[row]
         for j in range(len(gradient)):
             gradient[j] = load(stored_gradient[j])
-        a.second[row] = _adam_of_row(weight, weight, a.first[row], gradient, moment, a.second[row], a.constants)
+        a.second[row] = _adam_of_row(a.weight[row], a.first[row], gradient, moment, a.second[row], a.constants)
         _store_row(a.copy[row], gradient)
 
 
@@ -623,7 +599,16 @@ def _(a):
 """)
 def adam_of_vector(a, low, high):
     """Adam."""
-    _adam(a.weight[low:high], a.first[low:high], a.second[low:high], a.gradient[low:high], a.constants)
+    weights, first, second, gradients = a.weight[low:high], a.first[low:high], a.second[low:high], a.gradient[low:high]
+    fresh, keep, size, correction, eps = a.constants[0], a.constants[1], a.constants[2], a.constants[3], a.constants[4]
+    rare = real_like(weights, 1.0) - keep
+    for j in range(len(gradients)):
+        g = gradients[j]
+        m = first[j] + fresh * (g - first[j])
+        v = keep * second[j] + rare * g * g
+        first[j] = m
+        second[j] = v
+        weights[j] -= size * m / (math.sqrt(v * correction) + eps)
 
 
 @adam_of_vector.replaces
@@ -632,29 +617,6 @@ def _(a):
     first, second = a.first.lerp(a.gradient, fresh), keep * a.second + (1 - keep) * a.gradient**2
     weight = a.weight - size * first / ((second * correction).sqrt() + eps)
     return {"first": first, "second": second, "weight": weight}
-
-
-@kernel("""
-    rows of items
-    real items inputs: gradient, weight, first, second
-    real items: bias  # already changed
-    stored items width: table  # weight, then bias
-    real 5: constants
-""")
-def adam_of_output(a, low, high):
-    """Adam for the last layer's weight, and the table that products see."""
-    inputs = a.weight.shape[1]
-    for item in range(low, high):
-        weight, table = a.weight[item], a.table[item]
-        _adam(weight, a.first[item], a.second[item], a.gradient[item], a.constants)
-        _store_row(table[:inputs], weight)
-        table[inputs] = store(a.bias[item], table[0])
-
-
-@adam_of_output.replaces
-def _(a):
-    flat = adam_of_vector.reference(a)
-    return flat | {"table": torch.cat([flat["weight"], a.bias[:, None]], dim=1)}
 
 
 # -- the softmax over all items --------------------------------------------------------------------------------------
@@ -686,7 +648,7 @@ def exponentials(a, low, high):
     items = len(a.logits)
     for chunk in range(low, high):
         total = a.sums[chunk]
-        _clear(total)
+        total[:] = 0
         for item in range(chunk * items // CHUNKS, (chunk + 1) * items // CHUNKS):
             logits = a.logits[item]
             for j in range(len(logits)):
@@ -698,39 +660,6 @@ def exponentials(a, low, high):
 @exponentials.replaces
 def _(a):
     return {"logits": a.logits.exp(), "sums": a.logits.exp().sum(dim=0)}
-
-
-@kernel("""
-    rows of users
-    real CHUNKS users: sums  # of exponentials
-    real users: lengths, normalizers
-    real users inputs: z
-    number: scale
-    stored users width: out  # z × factor, then the factor, then zeros
-""")
-def weigh(a, low, high):
-    """What items' exponentials are multiplied by for the likelihood's gradient in the last layer's rows."""
-    inputs = a.z.shape[1]
-    for user in range(low, high):
-        out, z = a.out[user], a.z[user]
-        normalizer = real_like(z, 0.0)
-        for chunk in range(CHUNKS):
-            normalizer += a.sums[chunk, user]
-        a.normalizers[user] = normalizer
-        factor = -a.scale * a.lengths[user] / normalizer
-        for j in range(inputs):
-            out[j] = store(z[j] * factor, out[0])
-        out[inputs] = store(factor, out[0])
-        for j in range(inputs + 1, len(out)):
-            out[j] = store(real_like(z, 0.0), out[0])
-
-
-@weigh.replaces
-def _(a):
-    normalizers = a.sums.sum(dim=0)
-    factor = (-a.scale * a.lengths / normalizers)[:, None]
-    padding = torch.zeros(len(factor), a.out.shape[1] - a.z.shape[1] - 1)
-    return {"normalizers": normalizers, "out": torch.cat([a.z * factor, factor, padding], dim=1)}
 
 
 @kernel("""
@@ -747,7 +676,7 @@ def output_gradient(a, low, high):
     """The gradient of the likelihood in the last layer: observed minus expected sums of the users' z."""
     row = np.empty_like(a.z[0])
     for item in range(low, high):
-        _clear(row)
+        row[:] = 0
         begin, end = a.row_offsets[item], a.row_offsets[item + 1]
         for star in range(begin, end):
             z = a.z[a.row_users[star]]

@@ -8,14 +8,14 @@ arithmetic. Here the lock is released once. The products are those of BLAS, thro
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 from torch import nn
 
+from gh_assets.recommender.cpu.compilation import compiled
 from gh_assets.recommender.cpu.number_types import exp
 
 ABLATED_ROWS = 1024
@@ -83,15 +83,6 @@ def usable(device: torch.device, dtype: torch.dtype) -> bool:
     return device.type == "cpu" and dtype == torch.float32 and torch.get_num_threads() == 1
 
 
-def compiled(function: Any) -> Any:
-    """Compile a function to run without the interpreter's lock; the result is cached on disk if possible."""
-    options = {"nogil": True, "fastmath": True, "error_model": "numpy"}
-    try:
-        return njit(cache=True, **options)(function)
-    except (OSError, RuntimeError):  # no place for the cache: the disk is full or read-only
-        return njit(**options)(function)
-
-
 @compiled
 def _activate(inputs, gain, shift, epsilon, outputs):
     """Apply swish and layer norm to each row."""
@@ -114,29 +105,26 @@ def _activate(inputs, gain, shift, epsilon, outputs):
 
 
 @compiled
-def _add(target, other, bias):
-    for row in range(target.shape[0]):
-        for place in range(target.shape[1]):
-            target[row, place] += other[row, place] + bias[place]
+def _forward(network, inputs):
+    """Fill the inputs of the layers' swish, (layers + 1, rows, hidden), from the first ones; return the last output."""
+    hidden = np.empty_like(inputs[0])
+    _activate(inputs[0], network.gains[0], network.shifts[0], network.epsilon, hidden)
+    skipped = hidden.copy()
+    for layer in range(network.layers.shape[0]):
+        product = inputs[layer + 1]
+        np.dot(hidden, network.layers[layer], product)
+        product += skipped + network.biases[layer]
+        _activate(product, network.gains[layer + 1], network.shifts[layer + 1], network.epsilon, hidden)
+        skipped += hidden
+    return hidden
 
 
 @compiled
 def latent_means(network, first):
     """Map the first layer's sums (rows, hidden) to the means (rows, latent)."""
-    hidden = np.empty_like(first)
-    _activate(first, network.gains[0], network.shifts[0], network.epsilon, hidden)
-    skipped = hidden.copy()
-    product = np.empty_like(first)
-    nothing = np.zeros(first.shape[1], np.float32)
-    for layer in range(network.layers.shape[0]):
-        np.dot(hidden, network.layers[layer], product)
-        _add(product, skipped, network.biases[layer])
-        _activate(product, network.gains[layer + 1], network.shifts[layer + 1], network.epsilon, hidden)
-        _add(skipped, hidden, nothing)
-    means = np.dot(hidden, network.head)
-    for row in range(means.shape[0]):
-        means[row] += network.head_bias
-    return means
+    inputs = np.empty((network.layers.shape[0] + 1, *first.shape), np.float32)
+    inputs[0] = first
+    return np.dot(_forward(network, inputs), network.head) + network.head_bias
 
 
 @compiled
@@ -171,26 +159,24 @@ def _norm_backward(inputs, gain, epsilon, gradients):
 @compiled
 def _mean_gradients(network, first, directions):
     """Return the gradients of one user's ``directions @ mean`` in the first layer's sum, (n, hidden)."""
-    depth, width = network.layers.shape[0], len(first)
-    inputs = np.empty((depth + 1, width), np.float32)
-    inputs[0] = first
-    hidden = np.empty((1, width), np.float32)
-    _activate(inputs[:1], network.gains[0], network.shifts[0], network.epsilon, hidden)
-    skipped = hidden[0].copy()
-    for layer in range(depth):
-        inputs[layer + 1] = np.dot(hidden, network.layers[layer])[0] + network.biases[layer] + skipped
-        _activate(
-            inputs[layer + 1 : layer + 2], network.gains[layer + 1], network.shifts[layer + 1], network.epsilon, hidden
-        )
-        skipped += hidden[0]
+    depth = network.layers.shape[0]
+    inputs = np.empty((depth + 1, 1, len(first)), np.float32)
+    inputs[0, 0] = first
+    _forward(network, inputs)
     hidden_gradient = np.dot(directions, network.head.T)
     skipped_gradient = np.zeros_like(hidden_gradient)
     for layer in range(depth - 1, -1, -1):
-        _norm_backward(inputs[layer + 1], network.gains[layer + 1], network.epsilon, hidden_gradient)
+        _norm_backward(inputs[layer + 1, 0], network.gains[layer + 1], network.epsilon, hidden_gradient)
         skipped_gradient += hidden_gradient
         hidden_gradient = np.dot(hidden_gradient, network.layers[layer].T) + skipped_gradient
-    _norm_backward(inputs[0], network.gains[0], network.epsilon, hidden_gradient)
+    _norm_backward(inputs[0, 0], network.gains[0], network.epsilon, hidden_gradient)
     return hidden_gradient
+
+
+@compiled
+def _inputs(stars, embeddings, places):
+    """Return what some stars add to the first layer's sums, (places, hidden)."""
+    return embeddings[stars.items[places]] * stars.weights[places].reshape((-1, 1))
 
 
 @compiled
@@ -210,23 +196,15 @@ def _chosen_stars(network, stars, embeddings, first, directions, limits, added):
     count = 0
     for user in range(len(first)):
         low, high = stars.offsets[user], stars.offsets[user + 1]
-        if high - low <= all_up_to:
-            for star in range(low, high):
-                chosen[count] = star
-                count += 1
-        else:
+        places = np.arange(low, high)
+        if high - low > all_up_to:
             gradients = _mean_gradients(network, first[user], directions[user])
-            inputs = np.empty((high - low, first.shape[1]), np.float32)
-            for star in range(low, high):
-                inputs[star - low] = embeddings[stars.items[star]] * stars.weights[star]
-            estimate = np.dot(inputs, gradients.T)
-            best = np.empty(high - low, np.float32)
-            for star in range(high - low):
-                best[star] = -estimate[star].max()
-                added[low + star] = estimate[star]
-            for star in np.argsort(best)[:strongest]:
-                chosen[count] = low + star
-                count += 1
+            estimate = np.dot(_inputs(stars, embeddings, places), gradients.T)
+            added[low:high] = estimate
+            best = np.array([estimate[star].max() for star in range(high - low)])
+            places = places[np.argsort(-best)[:strongest]]
+        chosen[count : count + len(places)] = places
+        count += len(places)
         ends[user + 1] = count
     return chosen, ends
 
@@ -234,27 +212,19 @@ def _chosen_stars(network, stars, embeddings, first, directions, limits, added):
 @compiled
 def _ablate(network, stars, embeddings, first, directions, chosen, ends, added):
     """Write into `added` what leaving out each chosen star takes from the scores of some users."""
-    users = len(first)
-    rows = np.empty((users + ends[users] - ends[0], first.shape[1]), np.float32)
+    users, begin = len(first), ends[0]
+    places = chosen[begin : ends[users]]
+    rows = np.empty((users + len(places), first.shape[1]), np.float32)
     rows[:users] = first
-    place = users
+    rows[users:] = -_inputs(stars, embeddings, places)
     for user in range(users):
-        for star in chosen[ends[user] : ends[user + 1]]:
-            rows[place] = first[user] - embeddings[stars.items[star]] * stars.weights[star]
-            place += 1
+        rows[users + ends[user] - begin : users + ends[user + 1] - begin] += first[user]
     means = latent_means(network, rows)
-    place = users
     for user in range(users):
-        size = ends[user + 1] - ends[user]
-        if size == 0:
-            continue
-        lost = np.empty((size, means.shape[1]), np.float32)
-        for number in range(size):
-            lost[number] = means[user] - means[place + number]
-        drops = np.dot(lost, directions[user].T)
-        for number in range(size):
-            added[chosen[ends[user] + number]] = drops[number]
-        place += size
+        low, high = ends[user] - begin, ends[user + 1] - begin
+        drops = np.dot(means[user] - means[users + low : users + high], directions[user].T)
+        for place in range(low, high):
+            added[places[place]] = drops[place - low]
 
 
 @compiled

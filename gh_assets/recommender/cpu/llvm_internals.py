@@ -30,43 +30,32 @@ def openmp() -> Any:
     """Return ``GOMP_parallel`` of the library that torch loaded and register its functions; None without it."""
     try:
         library = ctypes.CDLL("libgomp.so.1")  # the loader returns the library of this name that is loaded already
-        parallel, barrier = library.GOMP_parallel, library.GOMP_barrier
-        number, count = library.omp_get_thread_num, library.omp_get_num_threads
+        parallel, number, count = library.GOMP_parallel, library.omp_get_thread_num, library.omp_get_num_threads
     except (OSError, AttributeError):
         return None
     if "OpenMP" not in torch.__config__.parallel_info() or torch.version.hip is not None:
         return None
     parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
     parallel.restype = None
-    functions = {"gh_assets_thread": number, "gh_assets_threads": count, "gh_assets_barrier": barrier}
-    for name, function in functions.items():
+    for name, function in {"gh_assets_thread": number, "gh_assets_threads": count}.items():
         llvmlite.binding.add_symbol(name, ctypes.cast(function, ctypes.c_void_p).value)
     return parallel
 
 
 thread_number = types.ExternalFunction("gh_assets_thread", types.int32())
 thread_count = types.ExternalFunction("gh_assets_threads", types.int32())
-barrier = types.ExternalFunction("gh_assets_barrier", types.void())
 
 BYTES = ir.IntType(8).as_pointer()
 
 
 def _instruction(signature: Any, generate: Callable[..., Any]) -> Any:
-    """Return a function for compiled code whose body `generate` emits from its builder and arguments."""
+    """Return a function for compiled code whose body `generate` emits from its builder and argument."""
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         value = generate(builder, *arguments)
         return context.get_dummy_value() if signature.return_type == types.void else value
 
-    if len(signature.args) == 1:
-        return intrinsic(lambda context, x: (signature, emit))
-    return intrinsic(lambda context, x, y: (signature, emit))
-
-
-@intrinsic
-def untyped(context: Any, pointer: Any) -> Any:
-    """Convert any pointer to a void pointer."""
-    return types.voidptr(pointer), lambda context, builder, signature, arguments: builder.bitcast(arguments[0], BYTES)
+    return intrinsic(lambda context, x: (signature, emit))
 
 
 def _prefetch(builder: Any, address: Any) -> None:
@@ -76,14 +65,8 @@ def _prefetch(builder: Any, address: Any) -> None:
     builder.call(function, [builder.inttoptr(address, BYTES), flag(0), flag(3), flag(1)])
 
 
-def _call(builder: Any, address: Any, pointer: Any) -> None:
-    kernel = builder.inttoptr(address, ir.FunctionType(ir.VoidType(), [BYTES]).as_pointer())
-    builder.call(kernel, [builder.inttoptr(pointer, BYTES)])
-
-
 bits_of = _instruction(types.int32(types.float32), lambda builder, x: builder.bitcast(x, ir.IntType(32)))
 float_of = _instruction(types.float32(types.int32), lambda builder, x: builder.bitcast(x, ir.FloatType()))
 double_of = _instruction(types.float64(types.int64), lambda builder, x: builder.bitcast(x, ir.DoubleType()))
 pointer_to = _instruction(types.voidptr(types.int64), lambda builder, x: builder.inttoptr(x, BYTES))
 prefetch = _instruction(types.void(types.int64), _prefetch)
-call = _instruction(types.void(types.int64, types.int64), _call)

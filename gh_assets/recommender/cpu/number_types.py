@@ -1,8 +1,6 @@
-"""The number types of the compiled kernels, each function one implementation per type.
+"""Numbers in compiled code: bfloat16, functions with one implementation per type, random numbers.
 
-"Stored" numbers have the type of the matrix products (bfloat16 as its 16 bits), "real" ones the type of the sums:
-float64 for float64, else float32. So one kernel serves bfloat16, float32 and float64: what the tests prove in float64
-is what trains in bfloat16.
+See `kernel` for "stored" and "real" numbers.
 """
 
 from __future__ import annotations
@@ -12,17 +10,15 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
-from numba import carray, njit, types
+from numba import njit, types
 from numba.extending import overload
 
-from gh_assets.recommender.cpu.llvm_internals import bits_of, double_of, float_of, pointer_to
-
-STORED = {torch.bfloat16: types.int16, torch.float32: types.float32, torch.float64: types.float64}
+from gh_assets.recommender.cpu.compilation import OPTIONS
+from gh_assets.recommender.cpu.llvm_internals import bits_of, float_of
 
 F, I = np.float32, np.int32  # noqa: E741
 
-inline = njit(inline="always", fastmath=True, error_model="numpy")
+inline = njit(inline="always", **OPTIONS)
 
 
 def by_type(implementation: Callable[..., Any]) -> Callable[..., Any]:
@@ -33,48 +29,6 @@ def by_type(implementation: Callable[..., Any]) -> Callable[..., Any]:
 
     overload(function, inline="always", strict=False)(implementation)
     return function
-
-
-# -- arrays and numbers behind a kernel's arguments ------------------------------------------------------------------
-
-
-def _real_type(pointer):
-    return np.float64 if pointer.dtype == types.float64 else np.float32
-
-
-@by_type
-def stored(pointer, word, shape):
-    kind = {types.int16: np.int16, types.float32: np.float32, types.float64: np.float64}[pointer.dtype]
-    return lambda pointer, word, shape: carray(pointer_to(word), shape, kind)
-
-
-@by_type
-def real(pointer, word, shape):
-    kind = _real_type(pointer)
-    return lambda pointer, word, shape: carray(pointer_to(word), shape, kind)
-
-
-@by_type
-def halved(pointer, word, shape):
-    """A table (rows, width) as (rows, 2, width) halves for bfloat16, else as (rows, 1, width); see `halves.halve`."""
-    parts = 2 if pointer.dtype == types.int16 else 1
-    return lambda pointer, word, shape: stored(pointer, word, (shape[0], parts, shape[1]))
-
-
-@by_type
-def number(pointer, word):
-    kind = _real_type(pointer)
-    return lambda pointer, word: kind(double_of(word))
-
-
-@inline
-def int64(pointer, word, shape):
-    return carray(pointer_to(word), shape, np.int64)
-
-
-@inline
-def int32(pointer, word, shape):
-    return carray(pointer_to(word), shape, np.int32)
 
 
 @by_type
@@ -110,29 +64,10 @@ def store(x, like):
 
 
 @by_type
-def join_halves(upper, lower, j):
-    """The j-th number of a halved row."""
-    if upper.dtype == types.int16:
-        return lambda upper, lower, j: float_of(I((I(upper[j]) << I(16)) + I(lower[j])))
-    return lambda upper, lower, j: upper[j]
-
-
-@inline
-def _upper(bits):
-    return I((bits + I(0x8000)) >> I(16))
-
-
-@by_type
-def upper_half(x, like):
+def store_upward(x, like):
+    """Convert a real number to a stored one, rounded away from zero where it lies halfway between two."""
     if like == types.int16:
-        return lambda x, like: np.int16(_upper(bits_of(x)))
-    return lambda x, like: x
-
-
-@by_type
-def lower_half(x, like):
-    if like == types.int16:
-        return lambda x, like: np.int16(bits_of(x) - (_upper(bits_of(x)) << I(16)))
+        return lambda x, like: np.int16((bits_of(x) + I(0x8000)) >> I(16))
     return lambda x, like: x
 
 
@@ -218,7 +153,7 @@ def two_normals(bits):
     return distance * one * sign, distance * other * other_sign
 
 
-@njit(fastmath=True, error_model="numpy")  # a function of its own: inlined into a kernel it is not vectorized
+@njit(**OPTIONS)  # a function of its own: inlined into a kernel it is not vectorized
 def fill_normal(key, begin, some, others):
     """Fill two arrays with standard normal numbers; the second may be one shorter."""
     for j in range(len(others)):

@@ -90,26 +90,17 @@ class UserItemMatrix:
         """
         try:
             with np.load(BytesIO(content), allow_pickle=False) as arrays:
-                indices, indptr = arrays["indices"], arrays["indptr"]
-                user_ids, repo_ids = arrays["user_ids"], arrays["repo_ids"]
-                shape = (len(user_ids), len(repo_ids))
-                ones = np.ones(len(indices), np.float32)
-                stars = sp.csr_array((ones, indices, indptr), shape=shape)
+                user_ids, logins, repo_ids, full_names = (
+                    arrays[name] for name in ("user_ids", "logins", "repo_ids", "full_names")
+                )
+                indices, starred_at = arrays["indices"], arrays.get("starred_at")
+                ones, shape = np.ones(len(indices), np.float32), (len(user_ids), len(repo_ids))
+                stars = sp.csr_array((ones, indices, arrays["indptr"]), shape=shape)
                 stars.check_format()
-                min_user_stars, min_repo_stars = (int(value) for value in arrays["minima"])
-                starred_at = arrays.get("starred_at")
                 if starred_at is not None and starred_at.shape != indices.shape:
                     raise StoredDataError("The stored user-item matrix has not as many times as stars.")
-                return cls(
-                    stars,
-                    user_ids,
-                    arrays["logins"],
-                    repo_ids,
-                    arrays["full_names"],
-                    min_user_stars,
-                    min_repo_stars,
-                    starred_at,
-                )
+                min_user_stars, min_repo_stars = map(int, arrays["minima"])
+                return cls(stars, user_ids, logins, repo_ids, full_names, min_user_stars, min_repo_stars, starred_at)
         except (ValueError, KeyError, OSError, EOFError) as error:
             raise StoredDataError(f"The stored user-item matrix cannot be read: {error}.") from error
 

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,6 @@ from gh_assets.recommender.data.files import system_errors
 from gh_assets.recommender.data.interactions import Csr
 
 FILE = "training.safetensors"
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """Tensors by name and a JSON document that describes them."""
-
-    tensors: Mapping[str, Tensor]
-    document: Mapping[str, Any]
 
 
 class Checkpoints:
@@ -43,26 +34,25 @@ class Checkpoints:
         self.path = Path(folder) / FILE
         self.fingerprint = fingerprint
 
-    def save(self, checkpoint: Checkpoint) -> None:
-        """Replace the previous checkpoint atomically."""
+    def save(self, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
+        """Replace the previous checkpoint atomically by tensors and a JSON document that describes them."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         draft = self.path.with_suffix(".draft")
-        document = json.dumps({**checkpoint.document, "fingerprint": self.fingerprint})
-        tensors = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
+        text = json.dumps({**document, "fingerprint": self.fingerprint})
         with system_errors(draft):
-            save_file(tensors, draft, {"document": document})
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, draft, {"document": text})
         with draft.open("rb") as file:
             os.fsync(file.fileno())
         draft.replace(self.path)
 
-    def load(self) -> Checkpoint | None:
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Read what `save` wrote; None if it is missing, unreadable or of another training."""
         try:
             with safe_open(self.path, framework="pt") as file:
                 document = json.loads((file.metadata() or {})["document"])
                 if document["fingerprint"] != self.fingerprint:
                     return None
-                return Checkpoint({name: file.get_tensor(name) for name in file.keys()}, document)  # noqa: SIM118
+                return {name: file.get_tensor(name) for name in file.keys()}, document  # noqa: SIM118
         except (OSError, ValueError, KeyError, TypeError, SafetensorError):
             return None
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,7 +17,6 @@ from gh_assets.errors import ConfigurationError
 from gh_assets.recommender.data.interactions import Csr
 from gh_assets.recommender.engine.adam import AdamStep, DenseAdam, RowAdam
 from gh_assets.recommender.engine.bags import Bags
-from gh_assets.recommender.engine.checkpoints import Checkpoint
 from gh_assets.recommender.engine.precision import PRECISIONS, name_of, precision
 from gh_assets.recommender.engine.softmax import SoftmaxOutput
 from gh_assets.recommender.engine.sparse_encoder import SparseEncoder
@@ -64,26 +62,18 @@ class TrainingConfig:
                 raise ConfigurationError(f"{name} must be at least 1, not {getattr(self, name)}.")
 
 
-class FusedSteps(ABC):
+class FusedSteps(Protocol):
     """The steps of an epoch by compiled kernels, with the gradients and copies of the weights that they need."""
 
-    @abstractmethod
     def refresh(self) -> None:
         """Copy the current weights, after something else changed them."""
 
-    @abstractmethod
-    def during_epoch(self) -> AbstractContextManager[None]:
-        """Return a context in which the steps of an epoch run and only they can read the embeddings."""
-
-    @abstractmethod
     def encoder_step(self, batch: NDArray[np.int64], posteriors: Tensor) -> float:
         """Train the encoder on a batch, given all users' posteriors before the round; return the loss."""
 
-    @abstractmethod
     def decoder_step(self, batch: NDArray[np.int64], posteriors: Tensor) -> None:
         """Train the decoder on a batch, given all users' current posteriors."""
 
-    @abstractmethod
     def posteriors(self) -> Tensor:
         """Return mean and log-variance of all users, (users, 2 latent)."""
 
@@ -147,6 +137,7 @@ class TrainingRun:
         precision_name: str | None = None,
     ) -> None:
         self.config, self.encoder, self.decoder, self.stars = config, encoder, decoder, stars
+        self.networks = nn.ModuleDict({"encoder": encoder, "decoder": decoder})
         self.device, self.weight_dtype = decoder.weight.device, decoder.weight.dtype
         self.dtype = precision(precision_name or config.precision, self.device)
         self.workers = Workers()
@@ -179,10 +170,6 @@ class TrainingRun:
         self.learning_rate = config.learning_rate
         if config.schedule == "cosine":
             self.learning_rate *= 0.5 * (1 + math.cos(math.pi * (epoch - 1) / config.epochs))
-
-    def during_epoch(self) -> AbstractContextManager[None]:
-        """Return the context in which the steps of an epoch run."""
-        return nullcontext() if self.fused is None else self.fused.during_epoch()
 
     def batches(self, users: int) -> Iterator[NDArray[np.int64]]:
         """Yield all users in random order, in batches of equal size: a tiny last batch would weigh as much."""
@@ -238,14 +225,9 @@ class TrainingRun:
 
     # -- weights and checkpoints ---------------------------------------------------------------------------------
 
-    def weights(self, copy: bool = False) -> dict[str, Tensor]:
-        """Return the parameters by name."""
-        tensors = named_tensors(self.encoder, self.decoder)
-        return {key: value.detach().clone() for key, value in tensors.items()} if copy else tensors
-
     def restore(self, weights: Mapping[str, Tensor]) -> None:
         """Load parameters by name."""
-        load_tensors(self.encoder, self.decoder, weights)
+        self.networks.load_state_dict(weights)
         self.refresh()
 
     def refresh(self) -> None:
@@ -254,14 +236,13 @@ class TrainingRun:
         if self.fused is not None:
             self.fused.refresh()
 
-    def checkpoint(self, best: Best, history: list[dict[str, float]]) -> Checkpoint:
-        """Return everything that `resume` needs."""
-        tensors = dict(self.weights())
+    def checkpoint(self, best: Best, history: list[dict[str, float]]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return tensors and document, everything that `resume` needs."""
+        tensors = self.networks.state_dict() | self._moments()
         tensors |= {f"best.{key}": value for key, value in (best.weights or {}).items()}
-        tensors |= self._moments()
         document = {"history": history, "best": [best.score, best.epoch] if best.weights else None}
         steps = {name: adam.number for name, adam in self.adams.items()}
-        return Checkpoint(tensors, document | {"steps": steps, "precision": name_of(self.dtype)})
+        return tensors, document | {"steps": steps, "precision": name_of(self.dtype)}
 
     def _moments(self) -> dict[str, Tensor]:
         """Return the optimizer moments of all parameters."""
@@ -269,31 +250,15 @@ class TrainingRun:
         named = {f"{name}.{key}": moment for name, adam in self.adams.items() for key, moment in adam.moments().items()}
         return {f"moments.{name}": moment for name, moment in {**rows, **named}.items()}
 
-    def resume(self, checkpoint: Checkpoint) -> Best:
+    def resume(self, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> Best:
         """Restore the state of a checkpoint; return its best epoch."""
-        tensors = checkpoint.tensors
         for name, moment in self._moments().items():
             moment.copy_(tensors[name])
         for name, adam in self.adams.items():
-            adam.number = int(checkpoint.document["steps"][name])
-        self.restore(tensors)
-        best = checkpoint.document["best"]
+            adam.number = int(document["steps"][name])
+        self.restore({name: tensors[name] for name in self.networks.state_dict()})
+        best = document["best"]
         if best is None:
             return Best()
         weights = {key.removeprefix("best."): value for key, value in tensors.items() if key.startswith("best.")}
         return Best(float(best[0]), int(best[1]), weights)
-
-
-def named_tensors(encoder: nn.Module, decoder: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors of both networks, as ``encoder.…`` and ``decoder.…``."""
-    return {f"encoder.{key}": value for key, value in encoder.state_dict().items()} | {
-        f"decoder.{key}": value for key, value in decoder.state_dict().items()
-    }
-
-
-def load_tensors(encoder: nn.Module, decoder: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Load what `named_tensors` returned; other names are ignored."""
-    for prefix, module in (("encoder.", encoder), ("decoder.", decoder)):
-        module.load_state_dict(
-            {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +24,8 @@ RESAMPLES = 2000
 class FittedRecommender(Predictor, Protocol):
     """What is evaluated: a fitted model."""
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def items(self) -> int: ...
+    name: ClassVar[str]
+    items: int
 
     def recommend(self, fold_in: Csr, n: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return the n best unseen items of each user, and their scores."""
@@ -101,10 +98,8 @@ class Evaluation:
         """Return the metric's mean for users with few, some and many fold-in stars; None for groups without users."""
         means: dict[str, float | None] = {}
         for low, high in HISTORIES:
-            inside = (self.histories >= low) & (self.histories <= (high or np.inf))
-            means[f"{low}_to_{high}" if high else f"{low}_up"] = (
-                float(self.users[metric][inside].mean()) if inside.any() else None
-            )
+            inside = self.users[metric][(self.histories >= low) & (self.histories <= (high or np.inf))]
+            means[f"{low}_to_{high}" if high else f"{low}_up"] = float(inside.mean()) if len(inside) else None
         return means
 
     def summary(self) -> dict[str, float | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -15,22 +16,24 @@ def best_on_validation(
     model: Predictor,
     fit: Callable[[Candidate], None],
     candidates: Iterable[Candidate],
-    validation: tuple[Csr, Csr],
+    validation: tuple[Csr, Csr] | None,
+    default: Candidate,
 ) -> Candidate:
     """Fit each candidate and leave the model fitted with the best by NDCG@100 on the validation users.
 
-    Only one fitted model is in memory at a time: if the best is not the last, it is fitted again.
+    Without validation users, it is fitted with the default. Only one fitted model is in memory at a time: if the best
+    is not the last, it is fitted again.
     """
-    best: tuple[float, Candidate] | None = None
-    last: Candidate | None = None
+    if validation is None:
+        fit(default)
+        return default
+    best, best_score, last = default, -math.inf, None
     for candidate in candidates:
         fit(candidate)
         last = candidate
         score = evaluate(model, *validation)[MAIN_METRIC]
-        if best is None or score > best[0]:
-            best = (score, candidate)
-    if best is None:
-        raise ValueError("There is no candidate to choose from.")
-    if best[1] is not last:
-        fit(best[1])
-    return best[1]
+        if score > best_score:
+            best, best_score = candidate, score
+    if best is not last:
+        fit(best)
+    return best

@@ -6,18 +6,17 @@ gradient × input are; for the others, gradient × input is the estimate.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from gh_assets.recommender.cpu import leave_one_out
 from gh_assets.recommender.engine.bags import Bags
+from gh_assets.recommender.engine.sparse_encoder import SparseEncoder
 
 ABLATE_ALL = 64
 """Maximum number of stars of a user up to which all are ablated."""
@@ -32,34 +31,22 @@ ABLATED_ROWS = 512
 """Ablated inputs per batch."""
 
 
-class Encoder(Protocol):
-    """What is needed of `recvae.Encoder`."""
-
-    embeddings: nn.Parameter
-    mean: nn.Linear
-
-    @property
-    def linears(self) -> list[nn.Linear]: ...
-
-    @property
-    def layer_norms(self) -> list[nn.LayerNorm]: ...
-
-    def first(self, bags: Bags) -> Tensor: ...
-
-    def latent_mean(self, first: Tensor, dtype: torch.dtype) -> Tensor: ...
-
-    def compiled(self) -> leave_one_out.Network: ...
-
-
 @torch.no_grad()
 def contributions(
-    encoder: Encoder, decoder: Tensor, mean_item: Tensor, bags: Bags, items: NDArray[np.int64]
+    encoder: SparseEncoder,
+    compiled: Callable[[], leave_one_out.Network],
+    decoder: Tensor,
+    mean_item: Tensor,
+    bags: Bags,
+    items: NDArray[np.int64],
 ) -> NDArray[np.float32]:
     """Return what each star adds to the scores of its user's items, relative to the mean item.
 
     Parameters
     ----------
-    encoder : Encoder
+    encoder : SparseEncoder
+    compiled : callable
+        Returns the encoder as `leave_one_out` takes it.
     decoder : Tensor, shape (items, latent)
     mean_item : Tensor, shape (latent,)
         Mean of the decoder's rows.
@@ -79,7 +66,7 @@ def contributions(
         embeddings, sums, output, mean = (tensor.contiguous().numpy() for tensor in tables)
         limits = ABLATE_ALL, ABLATE_STRONGEST
         result: NDArray[np.float32] = leave_one_out.contributions(
-            encoder.compiled(), stars, embeddings, sums, output[items] - mean, limits
+            compiled(), stars, embeddings, sums, output[items] - mean, limits
         )
         return result
     directions = decoder[torch.from_numpy(items).to(decoder.device)] - mean_item
@@ -109,7 +96,7 @@ def contributions(
 
 
 def _ablate(
-    encoder: Encoder,
+    encoder: SparseEncoder,
     batch: Sequence[tuple[int, Tensor]],
     first: Tensor,
     bags: Bags,
@@ -128,12 +115,12 @@ def _ablate(
         added[chosen] = (whole[row] - rest) @ directions[user].T
 
 
-def mean_gradients(encoder: Encoder, first: Tensor, directions: Tensor) -> Tensor:
+def mean_gradients(encoder: SparseEncoder, first: Tensor, directions: Tensor) -> Tensor:
     """Return the gradients of users' means in several directions, with one forward pass per user.
 
     Parameters
     ----------
-    encoder : Encoder
+    encoder : SparseEncoder
     first : Tensor, shape (users, hidden)
         The first layer's sums.
     directions : Tensor, shape (users, n, latent)
@@ -143,30 +130,8 @@ def mean_gradients(encoder: Encoder, first: Tensor, directions: Tensor) -> Tenso
     Tensor, shape (users, n, hidden)
         Gradients of each user's ``directions @ mean`` in `first`.
     """
-
-    def norm_backward(norm: nn.LayerNorm, x: Tensor, gradients: Tensor) -> Tensor:
-        """Return the gradients of ``norm(swish(x))`` in x."""
-        gate = torch.sigmoid(x)
-        swish = x * gate
-        centred = swish - swish.mean(dim=-1, keepdim=True)
-        scale = (centred.square().mean(dim=-1, keepdim=True) + norm.eps).rsqrt()
-        normal = centred * scale
-        inner = gradients * norm.weight
-        inner = inner - inner.mean(dim=-1, keepdim=True) - normal * (inner * normal).mean(dim=-1, keepdim=True)
-        return inner * scale * (gate + swish * (1 - gate))
-
-    layers, norms = encoder.linears, encoder.layer_norms
-    inputs = [first[:, None]]
-    hidden = norms[0](F.silu(inputs[0]))
-    skipped = hidden
-    for layer, norm in zip(layers, norms[1:], strict=True):
-        inputs.append(layer(hidden) + skipped)
-        hidden = norm(F.silu(inputs[-1]))
-        skipped = skipped + hidden
-    hidden_gradient = directions @ encoder.mean.weight
-    skipped_gradient = torch.zeros_like(hidden_gradient)
-    for layer, norm, layer_input in zip(layers[::-1], norms[:0:-1], inputs[:0:-1], strict=True):
-        input_gradient = norm_backward(norm, layer_input, hidden_gradient)
-        skipped_gradient = skipped_gradient + input_gradient
-        hidden_gradient = input_gradient @ layer.weight + skipped_gradient
-    return norm_backward(norms[0], inputs[0], hidden_gradient)
+    with torch.enable_grad():
+        rows = first.detach().requires_grad_()
+        means = encoder.latent_mean(rows, rows.dtype)
+        (gradients,) = torch.autograd.grad(means, rows, directions.transpose(0, 1), is_grads_batched=True)
+    return gradients.transpose(0, 1)

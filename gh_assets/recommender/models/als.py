@@ -100,12 +100,12 @@ class ALS(Recommender):
                 user_vectors = self._solved(users, self.vectors, user_vectors, STEPS)
                 self.vectors = self._solved(items, user_vectors, self.vectors, STEPS)
 
-        if validation is None:
-            fit(self.chosen)
-            return
         middle = self.chosen[1]
-        alpha, _ = best_on_validation(self, fit, [(alpha, middle) for alpha in self.alphas], validation)
-        self.chosen = best_on_validation(self, fit, [(alpha, value) for value in self.lambdas], validation)
+        if validation is not None:
+            candidates = [(alpha, middle) for alpha in self.alphas]
+            self.chosen = best_on_validation(self, fit, candidates, validation, self.chosen)
+        candidates = [(self.chosen[0], weight) for weight in self.lambdas]
+        self.chosen = best_on_validation(self, fit, candidates, validation, self.chosen)
 
     def _solved(self, parts: list[_Rows], others: Tensor, start: Tensor, steps: int) -> Tensor:
         """Solve for the vectors of the rows, given those of the columns, by weighted least squares."""

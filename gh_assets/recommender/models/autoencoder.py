@@ -23,14 +23,7 @@ from gh_assets.recommender.cpu.allocator import freed_memory_kept
 from gh_assets.recommender.data.interactions import Csr
 from gh_assets.recommender.engine.bags import Bags
 from gh_assets.recommender.engine.checkpoints import Checkpoints, data_fingerprint
-from gh_assets.recommender.engine.run import (
-    Best,
-    FusedSteps,
-    TrainingConfig,
-    TrainingRun,
-    load_tensors,
-    named_tensors,
-)
+from gh_assets.recommender.engine.run import Best, FusedSteps, TrainingConfig, TrainingRun
 from gh_assets.recommender.engine.sparse_encoder import SparseEncoder
 from gh_assets.recommender.engine.spectral import item_factors
 from gh_assets.recommender.evaluation.metrics import MAIN_METRIC, evaluate
@@ -86,14 +79,9 @@ class Autoencoder(Recommender):
     def _epoch(self, epoch: int, run: TrainingRun) -> float:
         """Train one epoch; return the mean loss of the encoder's steps."""
 
-    @property
-    def has_fused_steps(self) -> bool:
-        """Whether this machine can train the model by compiled kernels."""
-        return False
-
-    def fused_steps(self, run: TrainingRun) -> FusedSteps:
-        """Return the compiled steps of a run, if `has_fused_steps`."""
-        raise NotImplementedError
+    def fused_steps(self) -> Callable[[TrainingRun], FusedSteps] | None:
+        """Return what makes a run's steps by compiled kernels, if this machine can train the model by them."""
+        return None
 
     def build(self, items: int) -> None:
         """Create the networks for a number of items, with random weights."""
@@ -104,18 +92,19 @@ class Autoencoder(Recommender):
 
     # -- training ------------------------------------------------------------------------------------------------
 
-    def _fit(self, stars: Csr, validation: tuple[Csr, Csr] | None) -> None:
-        with freed_memory_kept():
-            self._train(stars, validation)
-
     def training_run(self, stars: Csr, precision_name: str | None = None) -> TrainingRun:
         """Return the state of a training of the built networks on some users."""
-        fused_steps = self.fused_steps if self.has_fused_steps else None
         return TrainingRun(
-            self.config, self.encoder, self.decoder, stars, fused_steps=fused_steps, precision_name=precision_name
+            self.config,
+            self.encoder,
+            self.decoder,
+            stars,
+            fused_steps=self.fused_steps(),
+            precision_name=precision_name,
         )
 
-    def _train(self, stars: Csr, validation: tuple[Csr, Csr] | None) -> None:
+    @freed_memory_kept()
+    def _fit(self, stars: Csr, validation: tuple[Csr, Csr] | None) -> None:
         stars = stars[np.flatnonzero(np.diff(stars.indptr))]  # users without stars teach nothing
         # The global generator keeps its state: a notebook's other draws must not depend on the training.
         with torch.random.fork_rng(devices=[]):
@@ -132,10 +121,10 @@ class Autoencoder(Recommender):
                 row |= evaluate(self, *validation)
                 row["validation_seconds"] = time.perf_counter() - started
                 if row[MAIN_METRIC] > best.score:
-                    best = Best(row[MAIN_METRIC], epoch, run.weights(copy=True))
+                    best = Best(row[MAIN_METRIC], epoch, {key: value.clone() for key, value in self.tensors().items()})
             self.history.append(row)
             if checkpoints is not None and run.workers.rank == 0:
-                checkpoints.save(run.checkpoint(best, self.history))
+                checkpoints.save(*run.checkpoint(best, self.history))
             if self.on_epoch is not None:
                 self.on_epoch(row)
         if best.weights:
@@ -155,10 +144,11 @@ class Autoencoder(Recommender):
         checkpoint = checkpoints.load() if checkpoints is not None else None
         self.history = []
         if checkpoint is not None:
+            tensors, document = checkpoint
             # With the precision of its beginning: a busy machine might measure another one now.
-            run = self.training_run(stars, checkpoint.document["precision"])
-            self.history = [dict(row) for row in checkpoint.document["history"]]
-            best = run.resume(checkpoint)
+            run = self.training_run(stars, document["precision"])
+            self.history = [dict(row) for row in document["history"]]
+            best = run.resume(tensors, document)
         else:
             run, best = self.training_run(stars), Best()
             if self.config.initialization == "spectral":
@@ -177,8 +167,7 @@ class Autoencoder(Recommender):
         """
         started = time.perf_counter()
         run.begin_epoch(epoch)
-        with run.during_epoch():
-            loss = self._epoch(epoch, run)
+        loss = self._epoch(epoch, run)
         self._weights_changed()
         if not math.isfinite(loss):
             raise InvalidInteractionsError(
@@ -225,12 +214,15 @@ class Autoencoder(Recommender):
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the parameters by name."""
-        return named_tensors(self.encoder, self.decoder)
+        return dict(self._both().state_dict())
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Load parameters by name."""
-        load_tensors(self.encoder, self.decoder, tensors)
+        self._both().load_state_dict(tensors)
         self._weights_changed()
+
+    def _both(self) -> nn.Module:
+        return nn.ModuleDict({"encoder": self.encoder, "decoder": self.decoder})
 
     def weights(self) -> dict[str, NDArray[Any]]:
         return {key: value.detach().cpu().numpy() for key, value in self.tensors().items()}

@@ -74,11 +74,8 @@ class ItemKNN(Recommender):
                 table = (shrinkage, *_nearest(stars, most, shrinkage))
             self._set_neighbours(table[1][:count], table[2][:count])
 
-        if validation is None:
-            fit(self.chosen)
-        else:
-            candidates = [(count, shrinkage) for shrinkage in self.shrinkages for count in self.neighbours]
-            self.chosen = best_on_validation(self, fit, candidates, validation)
+        candidates = [(count, shrinkage) for shrinkage in self.shrinkages for count in self.neighbours]
+        self.chosen = best_on_validation(self, fit, candidates, validation, self.chosen)
 
     def _set_neighbours(self, nearest: NDArray[np.int32], likeness: NDArray[np.float32]) -> None:
         self.nearest, self.likeness = nearest, likeness
@@ -170,11 +167,9 @@ class EASE(Recommender):
             self.B = np.empty((0, 0), np.float32)
             self.B = ease_weights(stars, *chosen)
 
-        if validation is None:
-            fit((self.chosen_lambda, self.chosen_dropout))
-        else:
-            candidates = list(product(self.lambdas, self.dropouts))
-            self.chosen_lambda, self.chosen_dropout = best_on_validation(self, fit, candidates, validation)
+        default = self.chosen_lambda, self.chosen_dropout
+        candidates = product(self.lambdas, self.dropouts)
+        self.chosen_lambda, self.chosen_dropout = best_on_validation(self, fit, candidates, validation, default)
 
     def score(self, stars: Csr) -> NDArray[np.float32]:
         scores: NDArray[np.float32] = stars @ self.B

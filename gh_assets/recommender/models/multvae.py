@@ -62,6 +62,7 @@ class MultVAE(Autoencoder):
     name: ClassVar[str] = "multvae"
     config_type: ClassVar[type[TrainingConfig]] = MultVAEConfig
     config: MultVAEConfig
+    encoder: Encoder
 
     def _networks(self) -> tuple[SparseEncoder, nn.Linear]:
         config = self.config

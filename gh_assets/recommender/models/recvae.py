@@ -11,8 +11,10 @@ that a round's decoder steps begin with is that of the next round's φ_old.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -60,11 +62,15 @@ class Encoder(SparseEncoder):
 
     def __init__(self, items: int, hidden: int, latent: int) -> None:
         super().__init__(items, hidden)
-        self.layers = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(4))
-        self.norms = nn.ModuleList(nn.LayerNorm(hidden, eps=0.1) for _ in range(5))
+        self.linears = [nn.Linear(hidden, hidden) for _ in range(4)]
+        self.layer_norms = [nn.LayerNorm(hidden, eps=0.1) for _ in range(5)]
+        self.layers, self.norms = nn.ModuleList(self.linears), nn.ModuleList(self.layer_norms)
         self.mean = nn.Linear(hidden, latent)
         self.log_variance = nn.Linear(hidden, latent)
-        self._compiled: Derived[leave_one_out.Network] | None = None
+        self.compiled = Derived(
+            list(self.parameters()),
+            lambda: leave_one_out.network_of(self.linears, self.layer_norms, self.mean),
+        )
 
     def rest(self, first: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         hidden = self._last_hidden(first, dtype)
@@ -95,29 +101,6 @@ class Encoder(SparseEncoder):
             hidden = activated(norm, linear(layer, hidden) + skipped)
             skipped = skipped + hidden
         return hidden
-
-    @property
-    def linears(self) -> list[nn.Linear]:
-        """The layers between the hidden units."""
-        return cast(list[nn.Linear], list(self.layers))
-
-    @property
-    def layer_norms(self) -> list[nn.LayerNorm]:
-        """The norms of all five layers."""
-        return cast(list[nn.LayerNorm], list(self.norms))
-
-    def compiled(self) -> leave_one_out.Network:
-        """Return the weights as `leave_one_out` takes them."""
-        if self._compiled is None:
-            self._compiled = Derived(
-                list(self.parameters()),
-                lambda: leave_one_out.network_of(self.linears, self.layer_norms, self.mean),
-            )
-        return self._compiled()
-
-    def forget(self) -> None:
-        """Drop the compiled form: the weights changed where torch does not notice."""
-        self._compiled = None
 
 
 def composite_prior(
@@ -159,13 +142,13 @@ class RecVAE(Autoencoder):
     config_type: ClassVar[type[TrainingConfig]] = RecVAEConfig
     config: RecVAEConfig
     encoder: Encoder
-    _mean_item: Derived[Tensor] | None = None
 
     def _networks(self) -> tuple[SparseEncoder, nn.Linear]:
         config = self.config
-        self._mean_item = None
         encoder = Encoder(self.items, config.hidden_size, config.latent_size)
-        return encoder, nn.Linear(config.latent_size, self.items)
+        decoder = nn.Linear(config.latent_size, self.items)
+        self._mean_item = Derived([decoder.weight], lambda: decoder.weight.detach().mean(dim=0))
+        return encoder, decoder
 
     # -- the objective -------------------------------------------------------------------------------------------
 
@@ -270,16 +253,12 @@ class RecVAE(Autoencoder):
             torch.cat(self.encoder(bags, run.dtype), dim=1, out=part)
         return posteriors
 
-    @property
-    def has_fused_steps(self) -> bool:
-        if self.device.type != "cpu":
-            return False
+    def fused_steps(self) -> Callable[[TrainingRun], FusedSteps] | None:
         # Imported here because the compiler takes half a second to load, which a recommendation need not wait for.
         from gh_assets.recommender.cpu.llvm_internals import usable
 
-        return usable()
-
-    def fused_steps(self, run: TrainingRun) -> FusedSteps:
+        if self.device.type != "cpu" or not usable():
+            return None
         from gh_assets.recommender.cpu.fused import FusedRecVAE, Layers
 
         config, encoder = self.config, self.encoder
@@ -287,7 +266,8 @@ class RecVAE(Autoencoder):
         log_weights = [math.log(weight) - LOG_ROOT_2PI for weight in config.prior_weights]
         prior = dict(zip(("log_standard", "log_old", "log_wide"), log_weights, strict=True))
         prior |= {"wide_log_variance": config.wide_log_variance, "wide_precision": math.exp(-config.wide_log_variance)}
-        return FusedRecVAE(run, layers, config.gamma, prior | {"log_root_2pi": LOG_ROOT_2PI})
+        prior |= {"log_root_2pi": LOG_ROOT_2PI}
+        return partial(FusedRecVAE, layers=layers, gamma=config.gamma, prior=prior)
 
     # -- use -----------------------------------------------------------------------------------------------------
 
@@ -295,14 +275,12 @@ class RecVAE(Autoencoder):
     def contributions(self, stars: Csr, items: NDArray[np.int64], scores: Scores | None = None) -> NDArray[np.float32]:
         """Return by how much an item's score above the mean item drops without a star; see `ablation`."""
         weight = self.decoder.weight.detach()
-        if self._mean_item is None:
-            self._mean_item = Derived([weight], lambda: weight.mean(dim=0))
         bags = Bags.of(stars, self.device, self.weight_dtype)
-        return contributions(self.encoder, weight, self._mean_item(), bags, items)
+        return contributions(self.encoder, self.encoder.compiled, weight, self._mean_item(), bags, items)
 
     def _weights_changed(self) -> None:
-        self._mean_item = None
-        self.encoder.forget()
+        self._mean_item.forget()
+        self.encoder.compiled.forget()
 
 
 def _rows(table: Tensor, rows: NDArray[np.int64]) -> Tensor:

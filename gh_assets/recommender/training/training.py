@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from gh_assets.errors import InvalidInteractionsError
 from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.recommender.data.splits import StrongGeneralizationSplit, strong_generalization_split, temporal_split
 from gh_assets.recommender.evaluation.evaluation import Evaluation, Interval, bootstrap, evaluate_in_full
@@ -163,29 +164,37 @@ def compare(
             if on_model is not None:
                 on_model(model.name)
             models[model.name] = model.fit(split.train, split.validation)
-    evaluations = [evaluate_in_full(model, *split.test, split.train) for model in models.values()]
-    return sorted(evaluations, key=lambda evaluation: -evaluation.means[MAIN_METRIC]), models
+    return _evaluated(models.values(), split), models
 
 
 def compare_in_time(
     matrix: UserItemMatrix, config: RecVAEConfig, *, split_seed: int = 0
-) -> tuple[list[Evaluation], np.datetime64] | None:
+) -> tuple[list[Evaluation], np.datetime64]:
     """Train popularity, a linear model, RecVAE and their hybrid on stars before a date and test them after it.
 
     Returns
     -------
     evaluations, date : list of Evaluation, datetime64
-        Best first; None if too few stars have a time.
+        Best first.
+
+    Raises
+    ------
+    InvalidInteractionsError
+        If too few stars have a time, or no user can be tested.
     """
     if matrix.starred_at is None or matrix.timed_share < MIN_TIMED_SHARE:
-        return None
+        raise InvalidInteractionsError(f"Only {matrix.timed_share:.0%} of the stars have a time.")
     split, date = temporal_split(matrix.stars, matrix.starred_at, seed=split_seed)
     recvae = RecVAE(config).fit(split.train, split.validation)
     linear = linear_model(matrix.stars.shape[1]).fit(split.train, split.validation)
     hybrid = Hybrid(recvae, linear).fit(split.train, split.validation)
-    models: list[Recommender] = [Popularity().fit(split.train), linear, recvae, hybrid]
+    return _evaluated([Popularity().fit(split.train), linear, recvae, hybrid], split), date
+
+
+def _evaluated(models: Iterable[Recommender], split: StrongGeneralizationSplit) -> list[Evaluation]:
+    """Evaluate models on the test users, best first."""
     evaluations = [evaluate_in_full(model, *split.test, split.train) for model in models]
-    return sorted(evaluations, key=lambda evaluation: -evaluation.means[MAIN_METRIC]), date
+    return sorted(evaluations, key=lambda evaluation: -evaluation.means[MAIN_METRIC])
 
 
 def training_fingerprint(matrix: UserItemMatrix, config: RecVAEConfig, split_seed: int) -> str:

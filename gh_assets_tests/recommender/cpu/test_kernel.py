@@ -1,4 +1,4 @@
-"""Binding and compiling kernels: checks of their arguments, kernels in sequence, the disk cache."""
+"""Binding and compiling kernels: checks of their arguments, the disk cache."""
 
 from __future__ import annotations
 
@@ -9,29 +9,10 @@ import torch
 from numba.core import caching
 
 from gh_assets.recommender.cpu import kernel, kernels
-from gh_assets.recommender.cpu.kernel import CHUNKS, together
+from gh_assets.recommender.cpu.kernel import CHUNKS
 from gh_assets.recommender.cpu.llvm_internals import usable
 
 pytestmark = pytest.mark.skipif(not usable(), reason="torch runs on another thread library than GNU OpenMP")
-
-
-@pytest.mark.usefixtures("restored_threads")
-@pytest.mark.parametrize("number", [1, 2, 3])
-def test_kernels_in_sequence_wait_for_one_another(number: int) -> None:
-    """The second reads all that the first one writes."""
-    torch.set_num_threads(number)
-    logits, sums, users = torch.zeros((CHUNKS, 6000)), torch.empty((CHUNKS, 6000)), torch.ones(6000)
-    normalizers, out = torch.empty(6000), torch.empty((6000, 16))
-    weigh = {"lengths": users, "z": torch.ones((6000, 3)), "scale": 1.0, "normalizers": normalizers, "out": out}
-    both = together(
-        kernels.exponentials.bound(torch.float32, logits=logits, sums=sums),
-        kernels.weigh.bound(torch.float32, sums=sums, **weigh),
-    )
-    for _ in range(20):
-        normalizers.zero_()
-        logits.zero_()
-        both()
-        assert bool((normalizers == CHUNKS).all())
 
 
 @pytest.mark.parametrize(
@@ -47,8 +28,9 @@ def test_kernels_in_sequence_wait_for_one_another(number: int) -> None:
 def test_arguments_that_do_not_fit_the_declaration_are_rejected(
     change: dict[str, torch.Tensor | int], error: type[Exception], message: str
 ) -> None:
+    arguments = {"logits": torch.zeros(4, 3), "sums": torch.zeros(CHUNKS, 3), **change}
     with pytest.raises(error, match=message):
-        kernels.exponentials(torch.float32, **{"logits": torch.zeros(4, 3), "sums": torch.zeros(CHUNKS, 3), **change})
+        kernels.exponentials.bound(torch.float32, **arguments)
 
 
 @pytest.mark.parametrize("problem", ["nowhere to write", "disk full"])
@@ -64,5 +46,5 @@ def test_kernels_run_where_they_cannot_be_cached(monkeypatch: pytest.MonkeyPatch
     layout = {"logits": "stored items users", "sums": "real CHUNKS users"}
     fresh = kernel.Kernel(kernels.exponentials.body, "rows", "CHUNKS", layout)
     logits, sums = torch.zeros((4, 3)), torch.empty((CHUNKS, 3))
-    fresh(torch.float32, logits=logits, sums=sums)
+    fresh.bound(torch.float32, logits=logits, sums=sums)()
     assert sums.sum(dim=0).tolist() == [4.0, 4.0, 4.0]

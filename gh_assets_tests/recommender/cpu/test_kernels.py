@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +10,6 @@ import torch
 from scipy import stats
 
 from gh_assets.recommender.cpu import kernels
-from gh_assets.recommender.cpu.halves import in_halves
 from gh_assets.recommender.cpu.kernel import CHUNKS, Kernel
 from gh_assets.recommender.cpu.llvm_internals import usable
 from gh_assets.recommender.engine.adam import AdamStep, RowAdam
@@ -23,15 +21,10 @@ pytestmark = pytest.mark.skipif(not usable(), reason="torch runs on another thre
 
 REAL = {torch.float64: torch.float64, torch.float32: torch.float32, torch.bfloat16: torch.float32}
 SIZES = {"users": 37, "width": 21, "latent": 9, "inputs": 9, "items": 70, "rows": 70, "blocks": 3, "size": 101}
-SIZES |= {
-    "stars": 150,
-    "users_in_batch": 40,
-    "users_here": 40,
-    "every_user": 61,
-    "every_star": 600,
-    "noise": 8,
-    "boundaries": 38,
-}
+SIZES |= {"stars": 150, "users_in_batch": 40, "users_here": 40, "every_user": 61, "every_star": 600, "noise": 8}
+SIZES |= {"boundaries": 38}
+
+Arguments = dict[str, torch.Tensor | int | float]
 
 
 def bags(users: int, items: int, stars: int) -> dict[str, torch.Tensor]:
@@ -40,47 +33,39 @@ def bags(users: int, items: int, stars: int) -> dict[str, torch.Tensor]:
     return {"offsets": ends.long(), "items": torch.randint(0, items, (stars,))}
 
 
-def example(kernel: Kernel, dtype: torch.dtype) -> dict[str, torch.Tensor | int | float]:
+def example(kernel: Kernel, dtype: torch.dtype) -> Arguments:
     """Random arguments; variances, normalizers and constants of Adam are positive, indices in range."""
-    special: dict[str, torch.Tensor | int | float] = {"key": 5, "hidden": 0, "noise_size": 0}
-    all_offsets = torch.arange(61) * 4
-    special |= {"all_offsets": all_offsets, "batch": torch.randperm(60)[:37]}
-    special |= {"is_first": 0, "is_last": 0, "constants": torch.tensor([0.1, 0.999, 0.03, 2.0, 1e-8])}
+    special: Arguments = {"settings": torch.tensor([5, 0, 0]), "is_first": 0, "is_last": 0}
+    special |= {"all_offsets": torch.arange(61) * 4, "batch": torch.randperm(60)[:37]}
+    special["constants"] = torch.tensor([0.1, 0.999, 0.03, 2.0, 1e-8])
     matrix = bags(70, 37, 150)
     of_rows = {"row_offsets": matrix["offsets"], "row_users": matrix["items"], "count": torch.tensor([68])}
     of_rows |= {"touched": torch.randperm(70), "touched_offsets": matrix["offsets"]}
     if kernel is not kernels.transpose:
         special |= of_rows
     special |= bags(37, 70, 150)
-    arguments: dict[str, torch.Tensor | int | float] = {}
+    arguments: Arguments = {}
     for name, (kind, shape) in kernel.layout.items():
         lengths = [eval(size, {"CHUNKS": CHUNKS}, SIZES) for size in shape]
-        integers = {"int64": torch.int64, "int32": torch.int32}.get(kind)
-        if name in special:
-            arguments[name] = special[name]
-        elif kind == "number":
-            arguments[name] = 0.3
-        elif integers is not None:
-            arguments[name] = torch.randint(0, 50, lengths, dtype=integers)
-        else:
-            arguments[name] = torch.randn(lengths, dtype=torch.float64)
+        value = special.get(name, 0.3)
+        if name not in special and kind in ("int64", "int32"):
+            value = torch.randint(0, 50, lengths, dtype=getattr(torch, kind))
+        elif name not in special and kind != "number":
+            value = torch.randn(lengths, dtype=torch.float64)
             if name in ("second", "sums", "parts", "lengths", "inverses"):
-                arguments[name] = arguments[name].abs() + 0.1
-        if isinstance(arguments[name], torch.Tensor) and arguments[name].is_floating_point():
-            arguments[name] = arguments[name].to(dtype if kind == "stored" else REAL[dtype])
+                value = value.abs() + 0.1
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            value = value.to(dtype if kind == "stored" else REAL[dtype])
+        arguments[name] = value
     return arguments
 
 
-def assert_as_reference(kernel: Kernel, dtype: torch.dtype, arguments: dict[str, torch.Tensor | int | float]) -> None:
+def assert_as_reference(kernel: Kernel, dtype: torch.dtype, arguments: Arguments) -> None:
     """Run a kernel and compare what it writes with its reference, computed in float64."""
     tensors = {name: value for name, value in arguments.items() if isinstance(value, torch.Tensor)}
     exact = {name: t.double() if t.is_floating_point() else t.clone() for name, t in tensors.items()}
     expected = kernel.reference(SimpleNamespace(**{**arguments, **exact}))
-    with contextlib.ExitStack() as stack:
-        for name, (kind, _) in kernel.layout.items():
-            if kind == "halved":
-                stack.enter_context(in_halves(tensors[name], dtype))
-        kernel(dtype, **arguments)
+    kernel.bound(dtype, **arguments)()
     rounding = {torch.float64: 1e-9, torch.float32: 2e-5, torch.bfloat16: 2e-2}[dtype]
     assert expected
     for name, values in expected.items():
@@ -111,7 +96,7 @@ def test_the_first_and_the_last_layer_differ_as_in_the_reference(kernel: Kernel,
 def exponentials(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     result = logits.clone()
     sums = torch.empty((CHUNKS, logits.shape[1]), dtype=torch.float32)
-    kernels.exponentials(logits.dtype, logits=result, sums=sums)
+    kernels.exponentials.bound(logits.dtype, logits=result, sums=sums)()
     return result, sums.sum(dim=0)
 
 
@@ -144,7 +129,7 @@ def transposed(items: torch.Tensor, offsets: torch.Tensor, weights: torch.Tensor
     sizes = {"count": 1, "touched": rows, "touched_offsets": rows + 1, "row_offsets": rows + 1, "row_users": len(items)}
     result = {name: torch.empty(size, dtype=torch.int64) for name, size in sizes.items()}
     result["row_weights"] = torch.empty_like(weights)
-    kernels.transpose(weights.dtype, items=items, offsets=offsets, weights=weights, **result)
+    kernels.transpose.bound(weights.dtype, items=items, offsets=offsets, weights=weights, **result)()
     return result
 
 
@@ -172,8 +157,8 @@ def drawn(key: int, dropout: float, users: int = 500, size: int = 40_001) -> dic
     result |= {name: torch.empty(stars) for name in ("weights", "kept_weights")}
     result |= {"lengths": torch.empty(len(batch)), "noise": torch.empty(size)}
     stars_of_all = {"all_offsets": all_offsets, "all_items": all_items.to(torch.int32)}
-    settings = {"noise_size": size, "key": key, "hidden": round(dropout * 2**32)}
-    kernels.draw(torch.float32, batch=batch, **stars_of_all, **settings, **result)
+    settings = torch.tensor([key, round(dropout * 2**32), size])
+    kernels.draw.bound(torch.float32, batch=batch, settings=settings, **stars_of_all, **result)()
     return result | {"batch": batch, "counts": counts[batch]}
 
 
@@ -217,6 +202,7 @@ class FusedRows:
     def __init__(self, table: torch.Tensor, lazy: bool, dtype: torch.dtype) -> None:
         self.table, self.lazy, self.dtype = table, lazy, dtype
         self.first, self.second = torch.zeros_like(table, dtype=dtype), torch.zeros_like(table[:, 0])
+        self.copy = table.to(dtype)
 
     def step(self, bags: Bags, sum_gradients: torch.Tensor, adam_step: AdamStep) -> None:
         rows = len(self.table)
@@ -227,8 +213,8 @@ class FusedRows:
             result |= every
         result |= {"gradients": sum_gradients, "first": self.first, "second": self.second, "weight": self.table}
         constants = torch.tensor(adam_step.constants, dtype=sum_gradients.dtype)
-        with in_halves(self.table, self.dtype):
-            kernels.adam_of_rows(self.dtype, constants=constants, **result)
+        kernels.adam_of_rows.bound(self.dtype, constants=constants, copy=self.copy, **result)()
+        torch.testing.assert_close(self.copy.to(self.table), self.table, rtol=2**-8, atol=0)  # what sums see
 
 
 @pytest.mark.parametrize("lazy", [False, True])
@@ -247,16 +233,3 @@ def test_first_moments_in_bfloat16_are_close() -> None:
             adam.step(bags, sum_gradients, AdamStep(0.01, number))
     assert rough.first.dtype == torch.bfloat16
     assert float((table - reference).norm() / (reference - before).norm()) < 0.01
-
-
-def test_a_sum_of_halved_rows_sees_their_bfloat16_numbers() -> None:
-    bags, table, start = Bags.of(random_stars(0, 30, 50), torch.device("cpu")), torch.randn(50, 21), torch.randn(21)
-    out, expected = torch.empty(30, 21), bags.sums(table.bfloat16().float()) + start
-    arguments = {"items": bags.items, "weights": bags.weights, "offsets": bags.offsets, "start": start, "table": table}
-    with in_halves(table, torch.bfloat16):
-        kernels.sums_of_halved_rows(torch.bfloat16, **arguments, out=out)
-    torch.testing.assert_close(out, expected, rtol=1e-2, atol=1e-2)
-    exact = {name: array.double() if array.is_floating_point() else array for name, array in arguments.items()}
-    out, expected = out.double(), bags.sums(table).double() + start
-    kernels.sums_of_halved_rows(torch.float64, **exact, out=out)
-    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)

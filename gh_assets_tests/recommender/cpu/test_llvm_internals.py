@@ -20,11 +20,9 @@ def test_a_function_runs_on_all_threads_of_torchs_own_library() -> None:
     torch.ones(1000, 1000).sum()
 
     def body(pointer):
-        threads = carray(llvm_internals.untyped(pointer), 4, np.int64)
-        threads[llvm_internals.thread_number()] = llvm_internals.thread_count()
-        llvm_internals.barrier()
+        carray(pointer, 4)[llvm_internals.thread_number()] = llvm_internals.thread_count()
 
-    compiled, counts = cfunc(types.void(types.CPointer(types.float32)))(body), np.zeros(4, np.int64)
+    compiled, counts = cfunc(types.void(types.CPointer(types.int64)))(body), np.zeros(4, np.int64)
     llvm_internals.openmp()(compiled.address, counts.ctypes.data, 3, 0)
     assert counts.tolist() == [3, 3, 3, 0]
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import pickle
+
 import numpy as np
 import polars as pl
 import pytest
@@ -66,9 +69,6 @@ def test_minima_hold_for_the_remaining_users_and_repositories(
 def test_a_file_that_is_no_matrix_raises_one_error() -> None:
     with pytest.raises(StoredDataError, match="cannot be read"):
         UserItemMatrix.from_bytes(b"not an archive")
-    import io
-    import pickle
-
     buffer = io.BytesIO()
     np.savez(buffer, indptr=np.array([object()], dtype=object), allow_pickle=True)
     with pytest.raises(StoredDataError, match="cannot be read"):

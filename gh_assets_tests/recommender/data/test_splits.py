@@ -9,38 +9,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gh_assets.errors import InvalidInteractionsError
-from gh_assets.recommender import (
-    strong_generalization_split,
-)
+from gh_assets.recommender import strong_generalization_split
 from gh_assets.recommender.data.splits import temporal_split
 from gh_assets_tests.support.matrices import taste_matrix
 
 
-def test_nothing_of_the_held_out_users_is_trained_on() -> None:
-    matrix = taste_matrix(users=200)
-    split = strong_generalization_split(matrix, seed=1)
-    groups = [split.train_users, split.validation_users, split.test_users]
-    assert sorted(np.concatenate(groups).tolist()) == list(range(200))
-    np.testing.assert_array_equal(split.train.toarray(), matrix[split.train_users].toarray())
-    for fold_in, held_out, users in (
-        (*split.validation, split.validation_users),
-        (*split.test, split.test_users),
-    ):
-        assert fold_in.multiply(held_out).nnz == 0
-        np.testing.assert_array_equal((fold_in + held_out).toarray(), matrix[users].toarray())
-
-
 @settings(deadline=None)
-@given(st.integers(0, 1000), st.sampled_from([0.2, 0.5]))
-def test_a_split_holds_out_whole_users_and_loses_no_star(seed: int, share: float) -> None:
-    matrix = taste_matrix(users=90)
-    split = strong_generalization_split(matrix, validation_users=10, test_users=15, held_out_share=share, seed=seed)
+@given(st.integers(0, 1000), st.sampled_from([0.2, 0.5]), st.sampled_from([(None, None), (10, 15)]))
+def test_a_split_holds_out_whole_users_and_loses_no_star(
+    seed: int, share: float, counts: tuple[int | None, int | None]
+) -> None:
+    matrix, (validation, test) = taste_matrix(users=90), counts
+    split = strong_generalization_split(
+        matrix, validation_users=validation, test_users=test, held_out_share=share, seed=seed
+    )
     groups = [split.train_users, split.validation_users, split.test_users]
     assert sorted(np.concatenate(groups).tolist()) == list(range(90)), "each user is in one group"
-    assert (split.train != matrix[split.train_users]).nnz == 0
+    assert (split.train != matrix[split.train_users]).nnz == 0, "nothing of the held-out users is trained on"
     for users, given_items, hidden in (
-        (split.validation_users, split.validation_fold_in, split.validation_held_out),
-        (split.test_users, split.test_fold_in, split.test_held_out),
+        (split.validation_users, *split.validation),
+        (split.test_users, *split.test),
     ):
         assert ((given_items + hidden) != matrix[users]).nnz == 0
         assert given_items.multiply(hidden).nnz == 0, "no item is both given and to be predicted"

@@ -9,18 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gh_assets.recommender.engine.bags import Bags
 from gh_assets_tests.support.matrices import random_stars
+from gh_assets_tests.support.reference_models import exact_bags
 
 CPU = torch.device("cpu")
 
 
 def dense(stars: sp.csr_array) -> torch.Tensor:
     return torch.from_numpy(stars.toarray()).double()
-
-
-def bags_of(stars: sp.csr_array) -> Bags:
-    return Bags.of(stars, CPU, torch.float64)
 
 
 sizes = given(st.integers(0, 1000), st.integers(1, 9), st.integers(1, 40))
@@ -30,7 +26,7 @@ sizes = given(st.integers(0, 1000), st.integers(1, 9), st.integers(1, 40))
 @sizes
 def test_bags_sum_and_transpose_as_matrices_do(seed: int, users: int, items: int) -> None:
     stars = random_stars(seed, users, items)
-    bags, matrix = bags_of(stars), dense(stars)
+    bags, matrix = exact_bags(stars), dense(stars)
     table = torch.randn((items, 3), dtype=torch.float64)
     weighted = matrix / matrix.sum(dim=1, keepdim=True).clamp(min=1).sqrt()
     torch.testing.assert_close(bags.sums(table), weighted @ table)
@@ -45,7 +41,7 @@ def test_bags_sum_and_transpose_as_matrices_do(seed: int, users: int, items: int
 @settings(deadline=None)
 @sizes
 def test_parts_of_bags_are_their_users(seed: int, users: int, items: int) -> None:
-    bags = bags_of(random_stars(seed, users, items))
+    bags = exact_bags(random_stars(seed, users, items))
     table = torch.randn((items, 3), dtype=torch.float64)
     cut = users // 2
     halves = [bags.part(0, cut).sums(table), bags.part(cut, users).sums(table)]
@@ -54,7 +50,7 @@ def test_parts_of_bags_are_their_users(seed: int, users: int, items: int) -> Non
 
 def test_dropping_hides_items_and_keeps_the_expectation() -> None:
     stars = sp.csr_array(np.ones((200, 50), np.float32))
-    bags = bags_of(stars)
+    bags = exact_bags(stars)
     dropped = bags.dropped(0.3, torch.Generator().manual_seed(0))
     assert len(dropped.items) == pytest.approx(0.7 * stars.nnz, rel=0.03)
     table = torch.ones((50, 1), dtype=torch.float64)

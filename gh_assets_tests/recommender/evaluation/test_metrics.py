@@ -71,11 +71,6 @@ def test_users_without_held_out_items_do_not_count() -> None:
         evaluate(Fixed(np.ones((2, 5))), fold_in, fold_in)
 
 
-def test_equal_scores_are_ordered_by_item() -> None:
-    items, _ = rank_items(np.zeros((1, 6), np.float32), sp.csr_array((1, 6), dtype=np.float32), 6)
-    assert items.tolist() == [[0, 1, 2, 3, 4, 5]]
-
-
 @settings(deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 4), st.integers(1, 60), st.integers(1, 4), st.integers(1, 12))
 def test_the_best_are_ordered_by_score_and_then_by_item(seed: int, users: int, items: int, kinds: int, n: int) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +28,7 @@ from gh_assets.recommender import (
 from gh_assets.recommender.models.base import CONFIG_FILE, WEIGHTS_FILE
 from gh_assets_tests.support.matrices import checkerboard, taste_matrix
 
-SMALL = {"hidden_size": 32, "latent_size": 8, "learning_rate": 5e-3, "batch_size": 20}
+SMALL: dict[str, Any] = {"hidden_size": 32, "latent_size": 8, "learning_rate": 5e-3, "batch_size": 20}
 
 
 def recvae() -> RecVAE:
@@ -132,7 +134,6 @@ def test_damaged_or_foreign_files_raise_one_error(make: Callable[[], Recommender
     (folder / WEIGHTS_FILE).write_bytes(weights[: len(weights) // 2])
     with pytest.raises(StoredDataError):
         kind.load(folder)
-    import pickle
 
     (folder / WEIGHTS_FILE).write_bytes(pickle.dumps({"a": 1}))
     with pytest.raises(StoredDataError):
@@ -151,42 +152,30 @@ def test_an_unfitted_model_raises_an_error(make: Callable[[], Recommender], tmp_
         make().save(tmp_path)
 
 
-def wrong(kind: str) -> object:
+def board_with(value: float) -> sp.csr_array:
     board = checkerboard()
-    bad = board.copy()
-    if kind == "nan":
-        bad.data[3] = np.nan
-    elif kind == "infinite":
-        bad.data[3] = np.inf
-    elif kind == "negative":
-        bad.data[3] = -1
-    return {
-        "dense": board.toarray(),
-        "csc": board.tocsc(),
-        "no users": sp.csr_array((0, 20)),
-        "no items": sp.csr_array((5, 0)),
-        "complex": sp.csr_array(board.astype(np.complex64)),
-        "no stars": sp.csr_array((5, 20), dtype=np.float32),
-    }.get(kind, bad)
+    board.data[3] = value
+    return board
 
 
-@pytest.mark.parametrize(
-    ("kind", "message"),
-    [
-        ("dense", "give a scipy.sparse CSR"),
-        ("csc", "give a scipy.sparse CSR"),
-        ("no users", "is empty"),
-        ("no items", "is empty"),
-        ("complex", "complex64 values"),
-        ("nan", "not finite"),
-        ("infinite", "not finite"),
-        ("negative", "negative"),
-        ("no stars", "holds no stars"),
-    ],
-)
-def test_an_invalid_matrix_is_rejected(make: Callable[[], Recommender], kind: str, message: str) -> None:
+WRONG: dict[str, tuple[Any, str]] = {
+    "dense": (checkerboard().toarray(), "give a scipy.sparse CSR"),
+    "csc": (checkerboard().tocsc(), "give a scipy.sparse CSR"),
+    "no users": (sp.csr_array((0, 20)), "is empty"),
+    "no items": (sp.csr_array((5, 0)), "is empty"),
+    "complex": (checkerboard().astype(np.complex64), "complex64 values"),
+    "nan": (board_with(np.nan), "not finite"),
+    "infinite": (board_with(np.inf), "not finite"),
+    "negative": (board_with(-1), "negative"),
+    "no stars": (sp.csr_array((5, 20), dtype=np.float32), "holds no stars"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_an_invalid_matrix_is_rejected(make: Callable[[], Recommender], kind: str) -> None:
+    matrix, message = WRONG[kind]
     with pytest.raises(InvalidInteractionsError, match=message):
-        make().fit(wrong(kind))  # type: ignore[arg-type]
+        make().fit(matrix)
 
 
 def test_columns_that_do_not_match_are_rejected(make: Callable[[], Recommender]) -> None:

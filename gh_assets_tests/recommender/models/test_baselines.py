@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -26,7 +28,7 @@ def test_ease_is_the_minimum_of_its_objective(dropout: float) -> None:
         assert weights[item, item] == 0
 
 
-def test_lambda_and_dropout_are_chosen_together_and_kept(tmp_path) -> None:
+def test_lambda_and_dropout_are_chosen_together_and_kept(tmp_path: Path) -> None:
     stars = taste_matrix(users=200)
     validation = stars[:40], stars[40:80]
     model = EASE((1.0, 50.0), (0.0, 0.5)).fit(stars[80:], validation)

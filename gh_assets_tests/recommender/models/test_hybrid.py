@@ -24,7 +24,7 @@ from gh_assets_tests.support.matrices import taste_matrix
 from gh_assets_tests.support.reference_models import Chance
 
 
-class WithPopularity(Recommender):
+class WithPopularity(Chance):
     """Scores to which popularity was added."""
 
     name = "with popularity"
@@ -38,12 +38,6 @@ class WithPopularity(Recommender):
 
     def score(self, stars: sp.csr_array) -> np.ndarray:
         return (self.good.score(stars) + self.popularity_z).astype(np.float32)
-
-    def weights(self) -> dict[str, np.ndarray]:
-        return {}
-
-    def restore(self, weights: dict[str, np.ndarray]) -> None:
-        pass
 
 
 def test_the_weight_is_chosen_on_the_validation_users_alone() -> None:

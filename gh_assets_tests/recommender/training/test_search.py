@@ -9,14 +9,14 @@ import pytest
 import scipy.sparse as sp
 
 from gh_assets.errors import InvalidInteractionsError
-from gh_assets.recommender import RecVAEConfig, evaluate, strong_generalization_split
+from gh_assets.recommender import RecVAEConfig, StrongGeneralizationSplit, evaluate, strong_generalization_split
 from gh_assets.recommender.training.search import SEARCHED, Trial, search
 from gh_assets_tests.support.matrices import taste_matrix
 
 BASE = RecVAEConfig(epochs=3, hidden_size=16, latent_size=64, batch_size=100)
 
 
-def split():
+def split() -> StrongGeneralizationSplit:
     return strong_generalization_split(taste_matrix(users=200), validation_users=30, test_users=30)
 
 
