@@ -41,11 +41,11 @@ def test_changed_weights_are_copied_again(model: RecVAE) -> None:
     before = model.encoder.compiled()
     assert model.encoder.compiled() is before
     with torch.no_grad():
-        model.encoder.mean.bias += 1.0
+        model.encoder.mean.bias.add_(1.0)
     after = model.encoder.compiled()
     np.testing.assert_allclose(after.head_bias, before.head_bias + 1.0, rtol=1e-6)
     with torch.no_grad():
-        model.encoder.mean.bias -= 1.0
+        model.encoder.mean.bias.sub_(1.0)
 
 
 def test_it_is_used_on_one_processor_of_a_cpu_in_float32() -> None:

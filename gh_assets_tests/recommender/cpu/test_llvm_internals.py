@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ def test_a_function_runs_on_all_threads_of_torchs_own_library() -> None:
     torch.set_num_threads(3)
     torch.ones(1000, 1000).sum()
 
-    def body(pointer):
+    def body(pointer: Any) -> None:
         carray(pointer, 4)[llvm_internals.thread_number()] = llvm_internals.thread_count()
 
     compiled, counts = cfunc(types.void(types.CPointer(types.int64)))(body), np.zeros(4, np.int64)
@@ -31,7 +32,7 @@ def test_llvm_instructions_convert_between_bits_numbers_and_addresses() -> None:
     """If this fails after an upgrade of numba or llvmlite, see how `numba.extending.intrinsic` changed."""
 
     @njit
-    def converted(address):
+    def converted(address: Any) -> Any:
         llvm_internals.prefetch(address)
         number = carray(llvm_internals.pointer_to(address), 1, np.float32)[0]
         bits = llvm_internals.bits_of(number)
@@ -39,4 +40,4 @@ def test_llvm_instructions_convert_between_bits_numbers_and_addresses() -> None:
 
     number = ctypes.c_float(-2.5)
     bits, same, double = converted(ctypes.addressof(number))
-    assert (np.int32(bits).view(np.float32), same, double) == (-2.5, -2.5, 1.5)
+    assert [float(np.int32(bits).view(np.float32)), same, double] == [-2.5, -2.5, 1.5]

@@ -19,7 +19,7 @@ def test_a_derived_value_is_computed_again_only_after_a_change() -> None:
     total = Derived([parameter], compute)
     assert (total(), total(), sums) == (3.0, 3.0, [3.0])
     with torch.no_grad():
-        parameter += 1.0
+        parameter.add_(1.0)
     assert (total(), total(), sums) == (6.0, 6.0, [3.0, 6.0])
     parameter.detach().numpy()[:] = 5.0  # torch does not notice
     assert total() == 6.0

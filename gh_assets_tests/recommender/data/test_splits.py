@@ -54,7 +54,8 @@ def test_too_few_users_are_rejected() -> None:
 
 def timed(matrix: sp.csr_array, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    return np.datetime64("2024-01-01", "us") + rng.integers(0, 1000, matrix.nnz) * np.timedelta64(1, "D")
+    times: np.ndarray = np.datetime64("2024-01-01", "us") + rng.integers(0, 1000, matrix.nnz) * np.timedelta64(1, "D")
+    return times
 
 
 def test_a_temporal_split_learns_from_before_and_predicts_after() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -11,6 +13,7 @@ from gh_assets.recommender import (
     Hybrid,
     ItemKNN,
     Popularity,
+    Recommender,
     RecVAE,
     RecVAEConfig,
     evaluate,
@@ -34,7 +37,7 @@ def shuffled(held_out: sp.csr_array, fold_in: sp.csr_array, seed: int) -> sp.csr
     return sp.csr_array(dense)
 
 
-MODELS = {
+MODELS: dict[str, Callable[[], Recommender]] = {
     "recvae": lambda: RecVAE(RecVAEConfig(epochs=15, hidden_size=48, latent_size=12, learning_rate=3e-3)),
     "ease": EASE,
     "itemknn": ItemKNN,

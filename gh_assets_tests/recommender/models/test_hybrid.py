@@ -53,10 +53,10 @@ def test_the_weight_is_chosen_on_the_validation_users_alone() -> None:
 def test_popularity_that_both_parts_favour_is_subtracted_as_the_validation_users_prefer() -> None:
     split = strong_generalization_split(taste_matrix(users=600), validation_users=100, test_users=100, seed=3)
     good = EASE().fit(split.train)
-    parts = [WithPopularity(good, 0.7).fit(split.train) for _ in range(2)]
-    hybrid = Hybrid(*parts).fit(split.train, split.validation)
+    first, second = (WithPopularity(good, 0.7).fit(split.train) for _ in range(2))
+    hybrid = Hybrid(first, second).fit(split.train, split.validation)
     assert hybrid.popularity > 0
-    without = Hybrid(*parts, weight=hybrid.weight).fit(split.train)
+    without = Hybrid(first, second, weight=hybrid.weight).fit(split.train)
     assert without.popularity == 0, "nothing to choose on"
     assert evaluate(hybrid, *split.test)["ndcg@100"] > evaluate(without, *split.test)["ndcg@100"] + 0.005
     too_few = WithPopularity(good, -0.7).fit(split.train)
