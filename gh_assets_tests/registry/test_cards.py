@@ -22,8 +22,9 @@ from gh_assets.registry import ModelCard
     ],
 )
 def test_card_that_is_wrong_too_large_or_not_storable_is_refused(fields: dict[str, Any], reason: str) -> None:
+    card: dict[str, Any] = {"name": "recvae", "score": 0.5, **fields}
     with pytest.raises(InputError, match=reason):
-        ModelCard(**{"name": "recvae", "score": 0.5} | fields)
+        ModelCard(**card)
 
 
 def test_metrics_become_floats_and_tags_unique() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gh_assets.registry import Decision, ModelRegistry
+from gh_assets_tests.support.mongo import the_document
 
 
 def test_last_decision_is_kept_with_any_names(registry: ModelRegistry) -> None:
@@ -21,6 +22,6 @@ def test_last_decision_is_kept_with_any_names(registry: ModelRegistry) -> None:
         )
         registry.decisions.record(decision)
         assert registry.decisions.last() == decision
-        assert registry.decisions.documents.find_one({})["words"] == "so it is", "the stored name of the summary"
+        assert the_document(registry.decisions.documents)["words"] == "so it is", "the stored name of the summary"
         assert decision.undecided == (outcome == "refused")
     assert registry.decisions.last("another purpose") is None

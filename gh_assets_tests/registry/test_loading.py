@@ -6,6 +6,7 @@ import os
 import pickle
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ def test_files_of_other_kinds_are_not_opened(tmp_path: Path, name: str) -> None:
 def test_plain_weights_are_loaded(tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 
-    weights = {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}
+    weights: dict[str, Any] = {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}
     torch.save({"w": torch.from_numpy(weights["w"])}, tmp_path / "a.pt")
     np.savez(tmp_path / "a.npz", **weights)
     save_file(weights, tmp_path / "a.safetensors")

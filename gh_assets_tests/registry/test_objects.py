@@ -33,7 +33,7 @@ class AgedStore(ObjectStore):
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         for stored in super().list(prefix):
-            yield replace(stored, created=stored.created - DAY)
+            yield replace(stored, created=stored.created and stored.created - DAY)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_sweep_at_any_step_of_a_save_loses_nothing(
             registry.delete("recvae", save().version, why="an orphan")
             real = getattr(owner, name)
 
-            def meanwhile(*arguments: object, real=real, after=after, **more: object) -> object:
+            def meanwhile(*arguments: object, real: Any = real, after: bool = after, **more: object) -> object:
                 if not after:
                     sweeper.sweep(HOUR)
                 result = real(*arguments, **more)

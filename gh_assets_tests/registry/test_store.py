@@ -24,6 +24,7 @@ from gh_assets.storage.mongo import MongoDatabase
 from gh_assets.storage.objects import ObjectStore
 from gh_assets_tests.conftest import Save, clock_behind
 from gh_assets_tests.support.concurrent_registry import run_concurrently
+from gh_assets_tests.support.mongo import the_document
 
 
 def test_file_is_downloaded_unchanged_under_its_registered_name(
@@ -57,8 +58,7 @@ def test_document_and_model_have_the_whole_card_and_describe_the_object(
     assert (model.comparable_score, model.title, model.tag) == (-2.5, "recvae 1", "a")
     assert model.uri == f"gs://{registry.store.name}/recvae/{model.sha256}/weights.bin"
     assert model.code_version == gh_assets.__version__
-    document = database["models"].find_one({}, {"_id": 0})
-    assert document is not None
+    document = the_document(database["models"])
     stored = registry.store.describe(document["object"])
     assert stored is not None
     expected = {
@@ -183,7 +183,7 @@ def test_versions_count_up_per_name(save: Save, registry: ModelRegistry) -> None
     with pytest.raises(ModelNotFoundError, match=r"There is no version 9 of model 'a' \(newest: 3, 2, 1\)"):
         registry.get("a", 9)
     with pytest.raises(InputError, match="whole number"):
-        registry.get("a", {"$gt": 0})
+        registry.get("a", {"$gt": 0})  # type: ignore[arg-type]
 
 
 def test_models_of_all_names_are_ordered_by_registration_whatever_the_clocks(
@@ -273,7 +273,7 @@ def test_damaged_document_hides_no_other_model(
 
 def test_training_is_found_by_its_fingerprint(save: Save, registry: ModelRegistry) -> None:
     save(fingerprint="a"), save(fingerprint="a"), save(fingerprint="b"), save("other", fingerprint="a")
-    assert (registry.find("recvae", "a").version, registry.find("recvae", "c")) == (2, None)
+    assert [registry.find("recvae", fingerprint) for fingerprint in "ac"] == [registry.get("recvae", 2), None]
     registry.store.delete(registry.get("recvae", 2).object)
     assert registry.find("recvae", "a") is None, "it has to be trained again"
 
@@ -293,7 +293,7 @@ def test_tags_keep_their_order(save: Save, registry: ModelRegistry) -> None:
 def test_deletion_records_who_and_why(save: Save, registry: ModelRegistry, database: MongoDatabase) -> None:
     model = save(tags=("a",))
     registry.delete("recvae", 1, why="broken", by="a user")
-    document = database["models"].find_one({"name": "recvae"})
+    document = the_document(database["models"], name="recvae")
     assert {key: document["deleted"][key] for key in ("by", "why")} == {"by": "a user", "why": "broken"}
     assert abs(document["deleted"]["time"] - model.time) < dt.timedelta(minutes=1)
     assert not {"tag", "bucket_name"} & set(document), "no query of the original system finds it"

@@ -68,7 +68,7 @@ def ids(entries: Sequence[Any]) -> list[int]:
 
 
 def own(matrix: UserItemMatrix, user: int) -> list[int]:
-    return (FIRST + matrix.stars[[user]].indices).tolist()
+    return [FIRST + int(item) for item in matrix.stars[[user]].indices]
 
 
 def test_recommendations_are_unseen_similar_to_the_stars_and_explained_by_them(
@@ -99,7 +99,7 @@ def test_user_without_stars_gets_popular_repositories_of_all_kinds(trained: Trai
 def test_own_repositories_forks_and_archived_ones_are_excluded(trained: TrainedModel, matrix: UserItemMatrix) -> None:
     starred = own(matrix, 3)
     first, second, third, *_ = [entry.repo_id for entry in recommend_to(trained, starred, 5)]
-    changes = {
+    changes: dict[int, dict[str, Any]] = {
         first: {"full_name": "User-3/its-own"},
         second: {"fork_of": starred[0]},
         third: {"archived": True},

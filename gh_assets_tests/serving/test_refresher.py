@@ -33,10 +33,10 @@ from gh_assets_tests.support.served_home import (
     opened,
     rows_of,
     trained_on,
-    until,
     with_github,
 )
 from gh_assets_tests.support.tcp import Gate
+from gh_assets_tests.support.waiting import until
 
 
 def version(server: Running) -> int:

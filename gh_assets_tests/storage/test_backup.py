@@ -9,7 +9,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import bson
 import polars as pl
@@ -20,8 +23,9 @@ from gh_assets.registry import CHAMPION, PURPOSE, ModelCard, ModelRegistry, Prom
 from gh_assets.schemas import USERS
 from gh_assets.services.connections import connect_mongo
 from gh_assets.settings import Settings
+from gh_assets.storage import backup
 from gh_assets.storage.asset_store import AssetStore
-from gh_assets.storage.backup import back_up, restore
+from gh_assets.storage.backup import BackupSummary, back_up, restore
 from gh_assets.storage.mongo import MongoDatabase
 from gh_assets.storage.objects import CloudStorageClient, ObjectStore
 from gh_assets_tests.support.paths import CHECKOUT
@@ -29,84 +33,83 @@ from gh_assets_tests.support.paths import CHECKOUT
 USERS_TABLE = pl.DataFrame({"user_id": [1, 2], "login": ["a", "b"], "stars": [3, 4]}, schema=USERS.dtypes)
 
 
-@pytest.fixture
-def stores(objects: ObjectStore, gcs_client: CloudStorageClient) -> dict[str, ObjectStore]:
-    return {"data": objects, "models": ObjectStore(gcs_client, f"{objects.name}-m", create=True)}
+@dataclass(frozen=True)
+class Services:
+    """A database, and buckets by kind, to back up or to restore into."""
+
+    database: MongoDatabase
+    stores: dict[str, ObjectStore]
+
+    def back_up(self, folder: Path) -> BackupSummary:
+        return back_up(self.database, self.stores, folder)
+
+    def restore(self, folder: Path) -> BackupSummary:
+        return restore(folder, self.database, self.stores)
+
+    @property
+    def registry(self) -> ModelRegistry:
+        return ModelRegistry(self.stores["models"], self.database["models"])
+
+
+def stores_of(client: CloudStorageClient, name: str) -> dict[str, ObjectStore]:
+    return {kind: ObjectStore(client, f"{name}-{kind}", create=True) for kind in ("data", "models")}
 
 
 @pytest.fixture
-def empty_services(
-    gcs_client: CloudStorageClient, objects: ObjectStore, settings: Settings
-) -> Iterator[tuple[MongoDatabase, dict[str, ObjectStore]]]:
+def filled(database: MongoDatabase, objects: ObjectStore, gcs_client: CloudStorageClient, tmp_path: Path) -> Services:
+    """Services with four objects: a table, another object and two models."""
+    services = Services(database, stores_of(gcs_client, objects.name))
+    AssetStore(services.stores["data"]).write_table("users", USERS_TABLE)
+    services.stores["data"].write("assets/o\\d name/\u00fc.parquet", b"x" * 10, metadata={"k": "v"})
+    database["users"].insert_many([{"_id": number, "login": f"user-{number}"} for number in range(2500)])
+    database["meta"].insert_one({"_id": "world", "identity": "a world"})
+    weights = tmp_path / "weights.bin"
+    for score in (0.4, 0.5):
+        weights.write_bytes(b"weights" * 300_000 + str(score).encode())
+        services.registry.save(weights, ModelCard("recvae", score))
+    services.registry.promote(Promotion("recvae", 2, why="it is better"))
+    return services
+
+
+@pytest.fixture
+def empty(gcs_client: CloudStorageClient, objects: ObjectStore, settings: Settings) -> Iterator[Services]:
     """Another database, and other buckets, to restore into."""
     database = connect_mongo(settings.model_copy(update={"mongo_database": f"other_{objects.name[-12:]}"}))
-    names = {"data": f"{objects.name}-o", "models": f"{objects.name}-p"}
-    yield database, {kind: ObjectStore(gcs_client, name, create=True) for kind, name in names.items()}
+    yield Services(database, stores_of(gcs_client, f"{objects.name}-o"))
     database.client.drop_database(database.name)
     database.client.close()
 
 
-def fill(database: MongoDatabase, stores: dict[str, ObjectStore], folder: Path) -> None:
-    AssetStore(stores["data"]).write_table("users", USERS_TABLE)
-    stores["data"].write("assets/o\\d name/\u00fc.parquet", b"x" * 10, metadata={"k": "v"})
-    database["users"].insert_many([{"_id": number, "login": f"user-{number}"} for number in range(2500)])
-    database["meta"].insert_one({"_id": "world", "identity": "a world"})
-    registry = ModelRegistry(stores["models"], database["models"])
-    weights = folder / "weights.bin"
-    for score in (0.4, 0.5):
-        weights.write_bytes(b"weights" * 300_000 + str(score).encode())
-        registry.save(weights, ModelCard("recvae", score))
-    registry.promote(Promotion("recvae", 2, why="it is better"))
-
-
 def test_restored_services_have_all_documents_objects_and_models(
-    database: MongoDatabase,
-    stores: dict[str, ObjectStore],
-    empty_services: tuple[MongoDatabase, dict[str, ObjectStore]],
-    tmp_path: Path,
+    filled: Services, empty: Services, tmp_path: Path
 ) -> None:
-    fill(database, stores, tmp_path)
-    copied = back_up(database, stores, tmp_path / "copy")
-    assert copied.objects == 4
-    (written,) = (found.created for found in stores["data"].list("assets/users"))
-    other, places = empty_services
-    assert restore(tmp_path / "copy", other, places).objects == 4
+    assert filled.back_up(tmp_path / "copy").objects == 4
+    assert len(bson.decode_all((tmp_path / "copy/mongo/users.bson").read_bytes())) == 2500
+    (written,) = (found.created for found in filled.stores["data"].list("assets/users"))
     assert written is not None
-    assert AssetStore(places["data"]).undo("users", written) == [], "the restored table has its original time"
-    assert AssetStore(places["data"]).read_table("users").equals(USERS_TABLE)
-    assert places["data"].describe("assets/o\\d name/\u00fc.parquet").metadata["k"] == "v"  # type: ignore[union-attr]
-    assert list(other["users"].find().sort("_id", 1)) == list(database["users"].find().sort("_id", 1))
-    registry = ModelRegistry(places["models"], other["models"])
+    assert empty.restore(tmp_path / "copy").objects == 4
+    assets = AssetStore(empty.stores["data"])
+    assert assets.undo("users", written) == [], "the restored table has its original time"
+    assert assets.read_table("users").equals(USERS_TABLE)
+    odd = assets.objects.describe("assets/o\\d name/\u00fc.parquet")
+    assert odd is not None
+    assert odd.metadata["k"] == "v"
+    users = [list(services.database["users"].find().sort("_id", 1)) for services in (filled, empty)]
+    assert users[0] == users[1]
+    registry = empty.registry
     champion = registry.champion()
-    assert (champion.version, champion.bucket) == (2, places["models"].name)
+    assert (champion.version, champion.bucket) == (2, empty.stores["models"].name)
     assert registry.aliases.history(PURPOSE, CHAMPION)[0].why == "it is better"
     path = registry.download(champion, tmp_path / "out")
     assert path.read_bytes() == (tmp_path / "weights.bin").read_bytes()
     assert registry.save(path, ModelCard("recvae", 0.6)).version == 3
-    assert other["meta"].find_one({"_id": "restoring"}) is None
-
-
-def test_documents_of_a_backup_are_bson(
-    database: MongoDatabase, stores: dict[str, ObjectStore], tmp_path: Path
-) -> None:
-    fill(database, stores, tmp_path)
-    back_up(database, stores, tmp_path / "copy")
-    documents = bson.decode_all((tmp_path / "copy/mongo/users.bson").read_bytes())
-    assert len(documents) == 2500
+    assert empty.database["meta"].find_one({"_id": "restoring"}) is None
 
 
 def test_interrupted_restoration_is_continued(
-    database: MongoDatabase,
-    stores: dict[str, ObjectStore],
-    empty_services: tuple[MongoDatabase, dict[str, ObjectStore]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    filled: Services, empty: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gh_assets.storage import backup
-
-    fill(database, stores, tmp_path)
-    back_up(database, stores, tmp_path / "copy")
-    other, places = empty_services
+    filled.back_up(tmp_path / "copy")
     real = backup._load
 
     def stop_at_users(target: MongoDatabase, name: str, path: Path) -> None:
@@ -117,23 +120,23 @@ def test_interrupted_restoration_is_continued(
 
     monkeypatch.setattr(backup, "_load", stop_at_users)
     with pytest.raises(KeyboardInterrupt):
-        restore(tmp_path / "copy", other, places)
+        empty.restore(tmp_path / "copy")
     monkeypatch.setattr(backup, "_load", real)
-    restore(tmp_path / "copy", other, places)
-    assert other["users"].count_documents({}) == 2500
-    assert ModelRegistry(places["models"], other["models"]).champion().version == 2
+    empty.restore(tmp_path / "copy")
+    assert empty.database["users"].count_documents({}) == 2500
+    assert empty.registry.champion().version == 2
     with pytest.raises(InputError, match=r"copy was already restored here, completely, at .* UTC"):
-        restore(tmp_path / "copy", other, places)  # as after a kill at the very end
-    back_up(database, stores, tmp_path / "another")
+        empty.restore(tmp_path / "copy")  # as after a kill at the very end
+    filled.back_up(tmp_path / "another")
     with pytest.raises(InputError, match="restore into an empty database"):
-        restore(tmp_path / "another", other, places)
+        empty.restore(tmp_path / "another")
 
 
 SLOW_BACKUP = """
 import sys
 from pathlib import Path
 from gh_assets.storage.backup import back_up
-from gh_assets.storage.objects import ObjectStore
+from gh_assets.storage.objects import CloudStorageClient, ObjectStore
 from gh_assets.services.connections import connect_gcs, connect_mongo
 from gh_assets.settings import load_settings
 settings, real = load_settings(), ObjectStore.read_to
@@ -150,17 +153,15 @@ back_up(database, {"data": store}, Path(sys.argv[3]), workers=1)
 
 
 @contextmanager
-def backup_in_progress(database: MongoDatabase, store: ObjectStore, folder: Path) -> Iterator[subprocess.Popen[str]]:
+def backup_in_progress(services: Services, folder: Path) -> Iterator[None]:
     """Start a backup in another process, wait until it is in progress, and kill it at the end of the block."""
-    command = [sys.executable, "-W", "ignore", "-c", SLOW_BACKUP, database.name, store.name, str(folder)]
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "copied\n"
+    names = services.database.name, services.stores["data"].name
+    command = [sys.executable, "-W", "ignore", "-c", SLOW_BACKUP, *names, str(folder)]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(CHECKOUT)}, **pipes) as process:
+        assert next(iter(process.stdout or ())) == "copied\n"
         try:
-            yield process
+            yield
         finally:
             process.kill()
 
@@ -169,65 +170,51 @@ def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_draft_of_a_killed_backup_is_removed_by_the_next_one(
-    database: MongoDatabase, stores: dict[str, ObjectStore], tmp_path: Path
-) -> None:
-    fill(database, stores, tmp_path)
+def test_draft_of_a_killed_backup_is_removed_by_the_next_one(filled: Services, tmp_path: Path) -> None:
     place = tmp_path / "backups"
     foreign = place / ".notes.draft"
     foreign.mkdir(parents=True)
     (foreign / "todo").write_text("not a backup")
-    with backup_in_progress(database, stores["data"], place / "monday"):
+    with backup_in_progress(filled, place / "monday"):
         assert names_in(place) == [".monday.draft", ".monday.draft.lock", ".notes.draft"]
-        back_up(database, stores, place / "tuesday")
+        filled.back_up(place / "tuesday")
         assert names_in(place) == [".monday.draft", ".monday.draft.lock", ".notes.draft", "tuesday"], "in progress"
         with pytest.raises(InputError, match="monday is being written by another process"):
-            back_up(database, stores, place / "monday")
+            filled.back_up(place / "monday")
     assert (place / ".monday.draft" / "mongo" / "users.bson").stat().st_size > 0, "the kill leaves a draft"
     (place / ".sunday.draft" / "mongo").mkdir(parents=True)  # the draft of an earlier version, without a lock
-    back_up(database, stores, place / "wednesday")
+    filled.back_up(place / "wednesday")
     assert names_in(place) == [".notes.draft", "tuesday", "wednesday"]
     assert (foreign / "todo").exists()
 
 
-def test_failed_backup_leaves_no_draft(
-    database: MongoDatabase, stores: dict[str, ObjectStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fill(database, stores, tmp_path)
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
+def test_failed_backup_leaves_no_draft(filled: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "backups" / "monday"
     with monkeypatch.context() as patch:
-        patch.setattr(ObjectStore, "read_to", full)
+        patch.setattr(ObjectStore, "read_to", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
         with pytest.raises(InputError, match=r"cannot be written \(No space left on device\): make room"):
-            back_up(database, stores, tmp_path / "backups" / "monday")
-    assert names_in(tmp_path / "backups") == []
-    assert back_up(database, stores, tmp_path / "backups" / "monday").objects == 4
+            filled.back_up(folder)
+    assert names_in(folder.parent) == []
+    assert filled.back_up(folder).objects == 4
 
 
 def test_existing_content_is_not_overwritten_and_a_damaged_backup_is_rejected(
-    database: MongoDatabase,
-    stores: dict[str, ObjectStore],
-    empty_services: tuple[MongoDatabase, dict[str, ObjectStore]],
-    tmp_path: Path,
+    filled: Services, empty: Services, tmp_path: Path
 ) -> None:
-    fill(database, stores, tmp_path)
     folder = tmp_path / "copy"
-    back_up(database, stores, folder)
+    filled.back_up(folder)
     with pytest.raises(InputError, match="exists: name a new folder"):
-        back_up(database, stores, folder)
-    other, places = empty_services
+        filled.back_up(folder)
     with pytest.raises(InputError, match="does not hold a complete backup"):
-        restore(tmp_path, other, places)
+        empty.restore(tmp_path)
     with pytest.raises(InputError, match=r"has documents|exists already"):
-        restore(folder, database, {"data": places["data"], "models": places["models"]})
-    places["data"].write("something/else", b"1")
+        replace(empty, database=filled.database).restore(folder)
+    empty.stores["data"].write("something/else", b"1")
     with pytest.raises(InputError, match=r"something/else exists already"):
-        restore(folder, other, places)
-    places["data"].delete("something/else")
+        empty.restore(folder)
+    empty.stores["data"].delete("something/else")
     manifest = json.loads((folder / "manifest.json").read_text())
-    victim = max(manifest["objects"], key=lambda entry: entry["size"])
+    victim = max(manifest["objects"], key=lambda entry: int(entry["size"]))
     (folder / victim["bucket"] / victim["file"]).write_bytes(b"0" * victim["size"])
     with pytest.raises(StoredDataError, match="has changed since the backup"):
-        restore(folder, other, places)
+        empty.restore(folder)

@@ -12,6 +12,7 @@ from gh_assets.registry import ModelCard, ModelRegistry
 from gh_assets.storage import migrations
 from gh_assets.storage.mongo import MongoDatabase
 from gh_assets_tests.conftest import Save
+from gh_assets_tests.support.mongo import the_document
 
 
 def test_models_without_serial_numbers_get_them_once(
@@ -40,11 +41,11 @@ def test_models_without_serial_numbers_get_them_once(
     visible = {"deleted": None, "version": {"$exists": True}}
     assert {document["bucket_name"] for document in database["models"].find(visible)} == {registry.store.name}
     assert all(document["tag"] == "" for document in database["models"].find(visible))
-    assert "tag" not in (database["models"].find_one({"name": "c"}) or {})
+    assert "tag" not in the_document(database["models"], name="c")
     tagged = save("a", tags=("first", "second"))
     database["models"].update_one({"version": tagged.version, "name": "a"}, {"$unset": {"tag": 1, "bucket_name": 1}})
     migrations.MIGRATIONS[3](database)
-    document = database["models"].find_one({"version": tagged.version, "name": "a"})
+    document = the_document(database["models"], version=tagged.version, name="a")
     assert (document["tag"], document["bucket_name"]) == ("first", registry.store.name)
 
 
@@ -61,8 +62,8 @@ def test_validator_refuses_malformed_documents(registry: ModelRegistry, database
 @pytest.mark.parametrize("number", ["version", "serial"])
 def test_index_refuses_numbers_that_are_taken(save: Save, database: MongoDatabase, number: str) -> None:
     save(), save()
-    again = database["models"].find_one({"version": 1}, {"_id": 0})
-    free = {"version": 9, "serial": 9} | {number: 1}
+    again = the_document(database["models"], version=1)
+    free = {"_id": "free", "version": 9, "serial": 9} | {number: 1}
     with pytest.raises(DuplicateKeyError):
         database["models"].insert_one(again | free)
     database["models"].insert_one({"name": "recvae", "time": again["time"]})

@@ -5,8 +5,10 @@ from __future__ import annotations
 import datetime as dt
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from google.auth.exceptions import RefreshError
@@ -14,20 +16,27 @@ from starlette.requests import Request
 
 from gh_assets.embedded.bucket.app import BucketServer
 from gh_assets.embedded.bucket.files import Files
-from gh_assets.errors import (
-    AuthenticationError,
-    StoredDataError,
-)
+from gh_assets.errors import AuthenticationError, StoredDataError
 from gh_assets.storage.objects import CloudStorageClient, ObjectStore
 from gh_assets_tests.conftest import serving
 from gh_assets_tests.support.credentials import RenewingCredentials
 
 
+@dataclass
+class PickyBucket:
+    """A bucket that accepts one token."""
+
+    url: str
+    accepted: str = "token-0"
+
+    def opened_by(self, credentials: RenewingCredentials) -> ObjectStore:
+        return ObjectStore(CloudStorageClient(credentials, "project", self.url), "bucket", create=True)
+
+
 @pytest.fixture
-def picky(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
-    """A bucket that accepts one token, which is the first of a list."""
-    accepted = ["token-0"]
+def picky(tmp_path: Path) -> Iterator[PickyBucket]:
     files = Files(tmp_path / "files")
+    bucket = PickyBucket("")
 
     async def serve(scope: Any, receive: Any, send: Any) -> None:
         # Like Google, read rejected requests: otherwise the end of the connection may overtake the response.
@@ -36,59 +45,53 @@ def picky(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
         async def again() -> Any:
             return {"type": "http.request", "body": body}
 
-        await BucketServer(files, accepted[0])(scope, again, send)
+        await BucketServer(files, bucket.accepted)(scope, again, send)
 
-    with serving(serve) as url:
-        yield url, accepted
+    with serving(serve) as bucket.url:
+        yield bucket
     files.close()
 
 
-def test_token_rejected_before_its_expiry_is_renewed_once(picky: tuple[str, list[str]], tmp_path: Path) -> None:
-    url, accepted = picky
+def test_token_rejected_before_its_expiry_is_renewed_once(picky: PickyBucket, tmp_path: Path) -> None:
     credentials = RenewingCredentials()
-    store = ObjectStore(CloudStorageClient(credentials, "project", url), "bucket", create=True)
+    store = picky.opened_by(credentials)
     store.write("x", b"content")
-    accepted[0] = "token-1"
+    picky.accepted = "token-1"
     assert store.read("x") == b"content"
     assert credentials.renewed == 1
-    accepted[0] = "token-2"
+    picky.accepted = "token-2"
     store.write("y", b"content")
     assert credentials.renewed == 2
     store.read_to("y", tmp_path / "y")
-    accepted[0] = "another token"
+    picky.accepted = "another token"
     with pytest.raises(AuthenticationError):
         store.read("x")
     assert credentials.renewed == 3, "renewed once per read"
 
 
 @pytest.mark.parametrize(("minutes", "renewed"), [(-1, 1), (0.5, 1), (4.9, 1), (5.2, 0), (60, 0)])
-def test_token_is_renewed_before_its_expiry(picky: tuple[str, list[str]], minutes: float, renewed: int) -> None:
-    url, accepted = picky
+def test_token_is_renewed_before_its_expiry(picky: PickyBucket, minutes: float, renewed: int) -> None:
     credentials = RenewingCredentials()
-    store = ObjectStore(CloudStorageClient(credentials, "project", url), "bucket", create=True)
+    store = picky.opened_by(credentials)
     store.write("x", b"content")
     credentials.expiry = dt.datetime.now(dt.UTC).replace(tzinfo=None) + dt.timedelta(minutes=minutes)
-    accepted[0] = f"token-{renewed}"
+    picky.accepted = f"token-{renewed}"
     assert store.read("x") == b"content"
     assert credentials.renewed == renewed
 
 
-def test_first_token_is_fetched_and_a_failed_renewal_is_an_authentication_error(picky: tuple[str, list[str]]) -> None:
-    url, accepted = picky
+def test_first_token_is_fetched_and_a_failed_renewal_is_an_authentication_error(
+    picky: PickyBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
     credentials = RenewingCredentials()
-    ObjectStore(CloudStorageClient(credentials, "project", url), "bucket", create=True).write("x", b"content")
+    picky.opened_by(credentials).write("x", b"content")
     credentials.token = None
-    accepted[0] = "token-1"
-    store = ObjectStore(CloudStorageClient(credentials, "project", url), "bucket")
-    assert store.read("x") == b"content"
-
-    class Refused(RenewingCredentials):
-        def refresh(self, _request: object) -> None:
-            raise RefreshError("the key was deleted")  # type: ignore[no-untyped-call]
-
-    store = ObjectStore(CloudStorageClient(Refused(), "project", url), "bucket")
+    picky.accepted = "token-1"
+    assert picky.opened_by(credentials).read("x") == b"content"
+    refused = Mock(side_effect=RefreshError("the key was deleted"))  # type: ignore[no-untyped-call]
+    monkeypatch.setattr(RenewingCredentials, "refresh", refused)
     with pytest.raises(AuthenticationError, match=r"refused access to gs://bucket/x\. Give the account the role"):
-        store.read("x")
+        picky.opened_by(RenewingCredentials()).read("x")
 
 
 def test_large_object_is_read_in_parts(objects: ObjectStore, gcs_client: CloudStorageClient) -> None:

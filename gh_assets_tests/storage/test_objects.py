@@ -6,7 +6,8 @@ import datetime as dt
 import hashlib
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,8 @@ def test_file_is_stored_with_its_checksums(objects: ObjectStore, tmp_path: Path,
     stored = objects.write("x", path, metadata={"k": "v"}, content_type="text/plain", if_generation=ABSENT)
     digest = digest_of(path)
     assert digest == Digest(hashlib.sha256(path.read_bytes()).hexdigest(), checksum(path.read_bytes()), size)
-    assert (stored.size, stored.crc32c, stored.metadata, stored.content_type) == (
-        size,
-        digest.crc32c,
-        {"k": "v"},
-        "text/plain",
-    )
+    assert (stored.size, stored.crc32c) == (size, digest.crc32c)
+    assert (stored.metadata, stored.content_type) == ({"k": "v"}, "text/plain")
     assert objects.read("x") == path.read_bytes()
     assert objects.read_to("x", tmp_path / "again") == digest.sha256
     with pytest.raises(ConcurrentWriteError):
@@ -100,17 +97,13 @@ def test_copy_in_several_calls_is_continued(objects: ObjectStore) -> None:
     assert [f"rewriteToken=token-{turn}".encode() in seen[turn] for turn in (1, 2)] == [True, True]
 
 
-def test_missing_objects_and_buckets_are_listed_and_deleted_without_an_error(
-    objects: ObjectStore, gcs_client: CloudStorageClient
-) -> None:
+def test_missing_objects_are_listed_and_deleted_without_an_error(objects: ObjectStore) -> None:
     assert list(objects.list("")) == [], "the first write creates the bucket"
     objects.write("a/1", b"x"), objects.write("a/2", b"y"), objects.write("b", b"z")
     assert list(objects.names("a/")) == ["a/1", "a/2"]
     objects.delete("a/1")
     objects.delete("a/1")
     assert list(objects.names("")) == ["a/2", "b"]
-    with pytest.raises(ConfigurationError, match="does not exist: create it"):
-        list(ObjectStore(gcs_client, "no-such-bucket-here").list(""))
 
 
 def test_object_of_another_bucket_is_streamed(objects: ObjectStore, gcs_client: CloudStorageClient) -> None:
@@ -145,8 +138,10 @@ def test_write_with_an_unmet_precondition_changes_nothing(objects: ObjectStore) 
 def test_missing_object_or_bucket_is_named(objects: ObjectStore, gcs_client: CloudStorageClient) -> None:
     with pytest.raises(StoredDataError, match=r"There is no object gs://.*/nothing"):
         objects.read("nothing")
-    with pytest.raises(ConfigurationError, match="does not exist: create it"):
-        ObjectStore(gcs_client, "no-such-bucket-here").write("x", b"y")
+    missing = ObjectStore(gcs_client, "no-such-bucket-here")
+    for call in ("write", "list"):
+        with pytest.raises(ConfigurationError, match="does not exist: create it"):
+            CALLS[call](missing, Path())
 
 
 def test_unavailable_server_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,6 +149,16 @@ def test_unavailable_server_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(ServiceUnavailableError, match="Run again"):
         ObjectStore(make_client(endpoint="http://127.0.0.1:9"), "bucket").read("x")
 
+
+CALLS: dict[str, Callable[[ObjectStore, Path], object]] = {
+    "read": lambda store, folder: store.read("x"),
+    "read_to": lambda store, folder: store.read_to("x", folder / "out"),
+    "write": lambda store, folder: store.write("x", b"content"),
+    "write a file": lambda store, folder: store.write("x", folder / "file"),
+    "describe": lambda store, folder: store.describe("x"),
+    "delete": lambda store, folder: store.delete("x", if_generation=17),
+    "list": lambda store, folder: list(store.list("x")),
+}
 
 REFUSALS = {
     "role": (403, "forbidden", "robot@project.iam.gserviceaccount.com does not have storage.objects.get access.", True),
@@ -166,31 +171,16 @@ REFUSALS = {
 }
 
 
-@pytest.mark.parametrize("kind", list(REFUSALS))
-@pytest.mark.parametrize("call", ["read", "read_to", "write", "write a file", "describe", "delete", "list"])
+@pytest.mark.parametrize(("status", "reason", "message", "lacks_role"), REFUSALS.values(), ids=REFUSALS)
+@pytest.mark.parametrize("call", CALLS)
 def test_message_has_googles_reason_and_recommends_a_role_only_if_one_is_missing(
-    tmp_path: Path, kind: str, call: str
+    file: Path, call: str, status: int, reason: str, message: str, lacks_role: bool
 ) -> None:
-    status, reason, message, lacks_role = REFUSALS[kind]
-
-    async def refuse(scope: Any, receive: Any, send: Any) -> None:
-        errors = [{"message": message, "domain": "global", "reason": reason}]
-        await JSONResponse({"error": {"code": status, "message": message, "errors": errors}}, status)(
-            scope, receive, send
-        )
-
-    (tmp_path / "file").write_bytes(b"content")
-    calls: dict[str, Callable[[ObjectStore], object]] = {
-        "read": lambda store: store.read("x"),
-        "read_to": lambda store: store.read_to("x", tmp_path / "out"),
-        "write": lambda store: store.write("x", b"content"),
-        "write a file": lambda store: store.write("x", tmp_path / "file"),
-        "describe": lambda store: store.describe("x"),
-        "delete": lambda store: store.delete("x"),
-        "list": lambda store: list(store.list("x")),
-    }
-    with serving(refuse) as url, pytest.raises(GhAssetsError) as caught:
-        calls[call](ObjectStore(make_client(endpoint=url), "bucket"))
+    file.rename(file.with_name("file"))
+    errors = [{"message": message, "domain": "global", "reason": reason}]
+    refusal = JSONResponse({"error": {"code": status, "message": message, "errors": errors}}, status)
+    with serving(refusal) as url, pytest.raises(GhAssetsError) as caught:
+        CALLS[call](ObjectStore(make_client(endpoint=url), "bucket"), file.parent)
     quoted = message.split("\n")[0][:300].rstrip(".")
     assert f"It says: {quoted} ({reason})." in str(caught.value)
     assert "gs://bucket/x" in str(caught.value)
@@ -223,38 +213,41 @@ def test_status_of_a_response_determines_the_error(
     assert ("Storage Object Admin" in str(caught.value)) == (expected in (AuthenticationError, ConfigurationError))
 
 
+@contextmanager
+def bucket_behind(middleware: Callable[[Any, Any], Awaitable[tuple[Any, Any]]], folder: Path) -> Iterator[ObjectStore]:
+    """Open a bucket whose requests pass through `middleware`, which returns an application, or None, and the input."""
+    files = Files(folder / "files")
+    server = BucketServer(files, "token")
+
+    async def serve(scope: Any, receive: Any, send: Any) -> None:
+        app, receive = await middleware(scope, receive)
+        headers = [*scope["headers"], (b"authorization", b"Bearer token")]
+        await (app or server)({**scope, "headers": headers}, receive, send)
+
+    with serving(serve) as url:
+        yield ObjectStore(make_client(endpoint=url), "bucket", create=True)
+    files.close()
+
+
 @pytest.mark.parametrize("call", ["write", "describe", "delete", "list"])
 def test_temporary_error_is_retried_and_a_lasting_one_is_reported(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: str
 ) -> None:
-    calls: dict[str, Callable[[ObjectStore], object]] = {
-        "write": lambda store: store.write("x", b"content"),
-        "describe": lambda store: store.describe("x"),
-        "delete": lambda store: store.delete("x", if_generation=17),
-        "list": lambda store: list(store.list("x")),
-    }
-    faults, seen = [True], []
-    files = Files(tmp_path / "files")
-    server = BucketServer(files, "token")
+    seen: list[bytes] = []
 
-    async def serve(scope: Any, receive: Any, send: Any) -> None:
-        counted = not scope["path"].endswith("/b/bucket")  # Google's client requests the bucket at any time
-        if counted:
-            seen.append(scope["query_string"])
-        if counted and faults[0]:
-            faults[0] = False
-            await JSONResponse({}, 503)(scope, receive, send)
-            return
-        await server({**scope, "headers": [*scope["headers"], (b"authorization", b"Bearer token")]}, receive, send)
+    async def fail_once(scope: Any, receive: Any) -> tuple[Any, Any]:
+        if scope["path"].endswith("/b/bucket"):  # Google's client requests the bucket at any time
+            return None, receive
+        seen.append(scope["query_string"])
+        return (JSONResponse({}, 503) if len(seen) == 1 else None), receive
 
-    with serving(serve) as url:
-        calls[call](ObjectStore(make_client(endpoint=url), "bucket", create=True))
-    files.close()
+    with bucket_behind(fail_once, tmp_path) as store:
+        CALLS[call](store, tmp_path)
     assert len(seen) >= 2
     assert (b"ifGenerationMatch=17" in seen[0]) == (call == "delete")
     monkeypatch.setattr("gh_assets.storage.objects.RETRY_SECONDS", 0.2)
     with serving(JSONResponse({}, 503)) as url, pytest.raises(ServiceUnavailableError, match="gs://bucket/x"):
-        calls[call](ObjectStore(make_client(endpoint=url), "bucket"))
+        CALLS[call](ObjectStore(make_client(endpoint=url), "bucket"), tmp_path)
 
 
 def test_googles_variables_set_credentials_project_and_endpoint(
@@ -270,30 +263,23 @@ def test_googles_variables_set_credentials_project_and_endpoint(
     assert make_client().api_endpoint == "https://storage.googleapis.com"
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "127.0.0.1:1")
     assert make_client().api_endpoint == "http://127.0.0.1:1"
-    assert make_client(endpoint="http://127.0.0.1:2").api_endpoint == "http://127.0.0.1:2", (
-        "the argument takes precedence"
-    )
+    given = make_client(endpoint="http://127.0.0.1:2")
+    assert given.api_endpoint == "http://127.0.0.1:2", "the argument takes precedence"
 
 
-def test_missing_metadata_are_not_sent(tmp_path: Path) -> None:
+def test_missing_metadata_are_not_sent(file: Path) -> None:
     sent: list[bytes] = []
-    files = Files(tmp_path / "files")
-    server = BucketServer(files, "token")
 
-    async def record(scope: Any, receive: Any, send: Any) -> None:
+    async def record(scope: Any, receive: Any) -> tuple[Any, Any]:
         async def recorded() -> Any:
             message = await receive()
             sent.append(message.get("body", b""))
             return message
 
-        headers = [*scope["headers"], (b"authorization", b"Bearer token")]
-        await server({**scope, "headers": headers}, recorded, send)
+        return None, recorded
 
-    (tmp_path / "file").write_bytes(b"content")
-    with serving(record) as url:
-        store = ObjectStore(make_client(endpoint=url), "bucket", create=True)
+    with bucket_behind(record, file.parent) as store:
         store.write("x", b"content")
-        store.write("y", tmp_path / "file")
-    files.close()
+        store.write("y", file)
     assert sent
     assert b"metadata" not in b"".join(sent)
