@@ -41,10 +41,10 @@ STORED_KEYS = {
     ),
     "words": (
         "gh_assets/cli/doctor.py",
-        "gh_assets/registry/decisions.py",
+        "gh_assets/registry/aliases.py",
         "gh_assets_tests/cli/test_failures.py",
         "gh_assets_tests/local/test_network.py",
-        "gh_assets_tests/registry/test_decisions.py",
+        "gh_assets_tests/registry/test_aliases.py",
     ),
 }
 """Files that use a stored or public key, which stays; there, the quoted key does not count."""

@@ -1,10 +1,8 @@
 """The model registry: a file in Cloud Storage and a document in Mongo for each model. See `store`."""
 
-from gh_assets.registry.aliases import Move, Promotion
+from gh_assets.registry.aliases import Decision, Move, Promotion
 from gh_assets.registry.archives import extract_archive, write_archive
-from gh_assets.registry.cards import ModelCard
-from gh_assets.registry.decisions import Decision
-from gh_assets.registry.documents import RegisteredModel
+from gh_assets.registry.documents import ModelCard, RegisteredModel
 from gh_assets.registry.functions import configured_registry, download_file, file_to_storage
 from gh_assets.registry.loading import load_weights
 from gh_assets.registry.names import CANDIDATE, CHAMPION, HYBRID, PURPOSE, RECVAE, SERVED

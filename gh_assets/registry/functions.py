@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gh_assets.registry.cards import ModelCard
+from gh_assets.registry.documents import ModelCard
 from gh_assets.registry.store import ModelRegistry
 from gh_assets.services.connections import connect_mongo, model_store
 from gh_assets.settings import load_settings

@@ -23,11 +23,9 @@ from pymongo.errors import DuplicateKeyError, WriteConcernError
 from gh_assets import __version__
 from gh_assets.errors import InputError, ModelNotFoundError, StoredDataError
 from gh_assets.local.scratch import Scratch
-from gh_assets.registry.aliases import Aliases, Move, Promotion, alias_not_set, check_reason, current_user
+from gh_assets.registry.aliases import Aliases, Decisions, Move, Promotion, alias_not_set, check_reason, current_user
 from gh_assets.registry.archives import SUFFIXES, Compression, write_archive
-from gh_assets.registry.cards import ModelCard
-from gh_assets.registry.decisions import Decisions
-from gh_assets.registry.documents import RegisteredModel
+from gh_assets.registry.documents import ModelCard, RegisteredModel
 from gh_assets.registry.names import CHAMPION, PURPOSE, check_name, check_text
 from gh_assets.registry.objects import ModelObjects
 from gh_assets.storage.documents import as_stored

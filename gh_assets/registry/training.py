@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gh_assets.errors import ModelNotFoundError
 from gh_assets.local.scratch import Scratch
 from gh_assets.recommender.evaluation.metrics import MAIN_METRIC
-from gh_assets.registry.cards import ModelCard
-from gh_assets.registry.documents import RegisteredModel, flatten_metrics
+from gh_assets.registry.documents import ModelCard, RegisteredModel, flatten_metrics
 from gh_assets.registry.names import RECVAE
 from gh_assets.registry.store import ModelRegistry
 from gh_assets.storage.asset_store import AssetStore

@@ -31,8 +31,8 @@ from gh_assets.recommender.models.loading import MODELS
 from gh_assets.recommender.models.trained_model import TrainedModel
 from gh_assets.recommender.training.training import split_of
 from gh_assets.registry import CANDIDATE, CHAMPION, PURPOSE, Decision, ModelRegistry, Move, Promotion, RegisteredModel
+from gh_assets.registry.aliases import Outcome
 from gh_assets.registry.cache import ModelCache
-from gh_assets.registry.decisions import Outcome
 from gh_assets.serving.current_model import LoadedModel, find_usable, report_skipped
 from gh_assets.serving.ranking import Ranker
 from gh_assets.serving.requests import RecommendationRequest

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from gh_assets.errors import ConcurrentWriteError, InputError, ModelNotFoundError, StoredDataError
-from gh_assets.registry import CHAMPION, PURPOSE, ModelRegistry, Promotion
+from gh_assets.registry import CHAMPION, PURPOSE, Decision, ModelRegistry, Promotion
 from gh_assets.storage.mongo import MongoDatabase
 from gh_assets_tests.conftest import Save
 from gh_assets_tests.support.concurrent_registry import run_concurrently
+from gh_assets_tests.support.mongo import the_document
 
 
 def test_rollbacks_return_through_earlier_champions(save: Save, registry: ModelRegistry) -> None:
@@ -160,3 +161,24 @@ def test_concurrent_promotions_of_threads_get_consecutive_revisions(save: Save, 
     with ThreadPoolExecutor(4) as executor:
         revisions = sorted(executor.map(promote, [1, 2, 3, 4]))
     assert revisions == [1, 2, 3, 4]
+
+
+def test_last_decision_is_kept_with_any_names(registry: ModelRegistry) -> None:
+    assert registry.decisions.last() is None
+    for outcome in ("refused", "promoted"):
+        decision = Decision(
+            outcome=outcome,
+            candidate="a.b 1",
+            champion="$c 2",
+            summary="so it is",
+            newest={"a.b": 1, "$c": 2},
+            validation={"a.b 1": 0.5},
+            checks={"cost": "little"},
+            skipped={"d.e 1": "broken"},
+            by="run 1",
+        )
+        registry.decisions.record(decision)
+        assert registry.decisions.last() == decision
+        assert the_document(registry.decisions.documents)["words"] == "so it is", "the stored name of the summary"
+        assert decision.undecided == (outcome == "refused")
+    assert registry.decisions.last("another purpose") is None
