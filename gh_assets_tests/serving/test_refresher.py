@@ -9,6 +9,7 @@ import signal
 import threading
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,30 +44,36 @@ def version(server: Running) -> int:
     return int(server.get("/api/v1/model").json()["version"])
 
 
-def unavailable(server: Running) -> list[str]:
-    """Return the services that do not respond."""
-    return list(server.get("/api/v1/model").json()["missing"])
+def wait_for_version(server: Running, number: int) -> None:
+    until(lambda: version(server) == number, 60)
 
 
-def recommended(server: Running) -> dict[str, Any]:
+def wait_until_unavailable(server: Running, *names: str) -> None:
+    """Wait until these services, and no others, do not respond."""
+    until(lambda: server.get("/api/v1/model").json()["missing"] == list(names), 60)
+
+
+def recommended(server: Running, login: str = "person-1") -> dict[str, Any]:
     """Return the recommendations for a user, with their warnings."""
-    return dict(server.get("/api/v1/users/person-1/recommendations").json())
+    response = server.get(f"/api/v1/users/{login}/recommendations")
+    assert response.status_code == 200
+    return dict(response.json())
 
 
 def test_promotion_and_rollback_take_effect_without_a_restart(own_served_home: ServedHome) -> None:
     own_served_home.register(trained_on(own_served_home.matrix, seed=7, weight=0.1), 0.35)
     with opened(own_served_home.settings) as server, own_served_home.registry() as registry:
         assert version(server) == 1
-        before = server.get("/api/v1/users/person-1/recommendations").json()
+        before = recommended(server)
         registry.promote(Promotion("hybrid", 2, why="better"))
-        until(lambda: version(server) == 2)
-        after = server.get("/api/v1/users/person-1/recommendations").json()
+        wait_for_version(server, 2)
+        after = recommended(server)
         assert after["model"]["version"] == 2
         assert after["recommendations"] != before["recommendations"]
         assert server.get("/api/v1/model").json()["why"] == "better"
         registry.rollback(why="worse after all")
-        until(lambda: version(server) == 1)
-        assert server.get("/api/v1/users/person-1/recommendations").json() == before
+        wait_for_version(server, 1)
+        assert recommended(server) == before
         assert "worse after all" in server.get("/model").text
         text = server.get("/metrics").text
         assert "gh_assets_swaps_total 2.0" in text
@@ -84,7 +91,7 @@ def test_replaced_snapshot_is_freed_at_once(own_served_home: ServedHome) -> None
         try:
             replaced = weakref.ref(server.state.refresher.snapshot)
             registry.promote(Promotion("hybrid", 2, why="there"))
-            until(lambda: version(server) == 2)
+            wait_for_version(server, 2)
             server.get("/u/person-1")
             until(lambda: replaced() is None)
         finally:
@@ -121,18 +128,17 @@ def test_no_request_fails_or_mixes_models_during_changes(own_served_home: Served
                     faults.append(f"mixed: {names}")
 
     with opened(own_served_home.settings) as server, own_served_home.registry() as registry:
-        threads = [threading.Thread(target=request, args=(number,)) for number in range(6)]
-        for thread in threads:
-            thread.start()
-        for turn in range(6):
-            if turn % 2 == 0:
-                registry.promote(Promotion("hybrid", 2, why="there"))
-            else:
-                registry.rollback(why="and back")
-            until(lambda turn=turn: version(server) == (2 if turn % 2 == 0 else 1))
-        stop.set()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(6) as executor:
+            requesting = [executor.submit(request, number) for number in range(6)]
+            try:
+                for _ in range(3):
+                    registry.promote(Promotion("hybrid", 2, why="there"))
+                    wait_for_version(server, 2)
+                    registry.rollback(why="and back")
+                    wait_for_version(server, 1)
+            finally:
+                stop.set()
+        assert [future.result() for future in requesting] == [None] * 6
     assert faults == []
     assert seen == {1, 2}
 
@@ -169,7 +175,7 @@ def test_corrupt_champion_is_not_served(own_served_home: ServedHome, tmp_path: P
             until(lambda: recommended(server)["warnings"] == [])
             own_served_home.register(trained_on(own_served_home.matrix, seed=6), 0.41)
             registry.promote(Promotion("hybrid", 3, why="whole"))
-            until(lambda: version(server) == 3)
+            wait_for_version(server, 3)
 
 
 @pytest.mark.parametrize("promoted", [True, False], ids=["champion", "best"])
@@ -240,19 +246,18 @@ def test_requests_are_answered_while_services_fail_one_after_another(
 ) -> None:
     settings: Settings = with_github(own_served_home.settings, f"http://127.0.0.1:{gates['GitHub'].port}")
     with opened(settings) as server:
-        until(lambda: unavailable(server) == [])
-        before = server.get("/api/v1/users/person-6/recommendations").json()
+        wait_until_unavailable(server)
+        before = recommended(server, "person-6")
         gone: list[str] = []
         for name, gate in gates.items():
             gate.shut()
             gone.append(name)
-            until(lambda: unavailable(server) == gone)
+            wait_until_unavailable(server, *gone)
             ready = server.get("/readyz")
             assert (ready.status_code, ready.json()["ready"]) == (200, True)
-            response = server.get("/api/v1/users/person-6/recommendations")
-            assert response.status_code == 200
-            assert response.json()["recommendations"] == before["recommendations"]
-            assert f"{' and '.join(gone)} cannot be reached" in response.json()["warnings"][0]
+            document = recommended(server, "person-6")
+            assert document["recommendations"] == before["recommendations"]
+            assert f"{' and '.join(gone)} cannot be reached" in document["warnings"][0]
             assert "cannot be reached" in server.get("/u/person-6").text
         lookup = server.get(f"/api/v1/users/{UNCOLLECTED_LOGIN}/recommendations")
         assert (lookup.status_code, lookup.json()["error"]["code"]) == (503, "github_away")
@@ -262,10 +267,11 @@ def test_requests_are_answered_while_services_fail_one_after_another(
         )
         fewer = server.get("/api/v1/users/person-6/recommendations?person=someone").json()
         assert fewer["recommendations"][0]["full_name"] == before["recommendations"][1]["full_name"]
-        for name, gate in gates.items():
+        for gate in gates.values():
             gate.open()
-            until(lambda name=name: name not in unavailable(server), 60)
-        assert server.get("/api/v1/users/person-6/recommendations").json()["warnings"] == before["warnings"]
+            gone.pop(0)
+            wait_until_unavailable(server, *gone)
+        assert recommended(server, "person-6")["warnings"] == before["warnings"]
         until(lambda: server.get(f"/api/v1/users/{UNCOLLECTED_LOGIN}/recommendations").status_code == 200, 30)
         database = server.state.refresher.database()
         assert database is not None
@@ -273,7 +279,7 @@ def test_requests_are_answered_while_services_fail_one_after_another(
         own_served_home.register(trained_on(own_served_home.matrix, seed=11), 0.5)
         with own_served_home.registry() as registry:
             registry.promote(Promotion("hybrid", 2, why="after all that"))
-        until(lambda: version(server) == 2)
+        wait_for_version(server, 2)
 
 
 def test_server_that_starts_without_mongo_serves_the_cached_model(
@@ -284,10 +290,10 @@ def test_server_that_starts_without_mongo_serves_the_cached_model(
     gates["MongoDB"].shut()
     with opened(own_served_home.settings) as server:
         assert version(server) == 1
-        assert server.get("/api/v1/users/person-6/recommendations").status_code == 200
-        until(lambda: unavailable(server) == ["MongoDB"])
+        assert recommended(server, "person-6")
+        wait_until_unavailable(server, "MongoDB")
         gates["MongoDB"].open()
-        until(lambda: unavailable(server) == [], 60)
+        wait_until_unavailable(server)
 
 
 def test_embedded_servers_that_are_killed_come_back(own_served_home: ServedHome) -> None:
@@ -297,10 +303,9 @@ def test_embedded_servers_that_are_killed_come_back(own_served_home: ServedHome)
             state = next((own_served_home.settings.home_path / "run").glob(f"{key}*.json"))
             pid = json.loads(state.read_text())["server_pid"]
             os.kill(pid, signal.SIGKILL)
-        response = server.get("/api/v1/users/person-6/recommendations")
-        assert response.status_code == 200
+        assert recommended(server, "person-6")
         own_served_home.register(trained_on(own_served_home.matrix, seed=12), 0.5)
         with own_served_home.registry() as registry:
             registry.promote(Promotion("hybrid", 2, why="after a kill"))
-        until(lambda: version(server) == 2, 60)
-        until(lambda: unavailable(server) == [], 60)
+        wait_for_version(server, 2)
+        wait_until_unavailable(server)
