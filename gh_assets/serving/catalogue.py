@@ -52,7 +52,7 @@ class Description:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A repository with similar content; `likeness` is the cosine."""
+    """A similar repository; `likeness` is the cosine."""
 
     repo_id: int
     full_name: str

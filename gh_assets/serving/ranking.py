@@ -459,36 +459,26 @@ class Ranker:
         hidden : collection of int
             Ids of repositories to exclude.
         """
+        kind: Literal["stars", "content"] = "content"
+        item = -1
         if isinstance(repository, int) and self.trained.model.item_vectors() is not None:
             item = int(self.trained.positions(np.array([repository]))[0])
-            if item >= 0:
-                return self._similar_by_stars(item, n, filters, hidden)
-        passing = self.catalogue.repo_ids[self.catalogue.passing(filters)]
-        among = np.setdiff1d(passing, _ids(hidden))
+        if item >= 0:
+            kind, near = "stars", self._neighbours_by_stars(item, n, filters, hidden)
+        else:
+            among = np.setdiff1d(self.catalogue.repo_ids[self.catalogue.passing(filters)], _ids(hidden))
+            near = self.catalogue.neighbours_of([repository], among, n)[0]
         return [
-            Similar(
-                neighbour.repo_id,
-                neighbour.full_name,
-                neighbour.likeness,
-                "content",
-                self.catalogue.shared(repository, neighbour.repo_id),
-            )
-            for neighbour in self.catalogue.neighbours_of([repository], among, n)[0]
+            Similar(one.repo_id, one.full_name, one.likeness, kind, self.catalogue.shared(repository, one.repo_id))
+            for one in near
         ]
 
-    def _similar_by_stars(self, item: int, n: int, filters: Filters, hidden: Collection[int]) -> list[Similar]:
+    def _neighbours_by_stars(self, item: int, n: int, filters: Filters, hidden: Collection[int]) -> list[Neighbour]:
         likeness = self._directions @ self._directions[item]
         likeness[~self._mask(replace(filters, own=True, forks=True))] = -np.inf
         likeness[[item, *self._known(_ids(hidden)).tolist()]] = -np.inf
-        own = self._repo_ids[item]
         return [
-            Similar(
-                self._repo_ids[place],
-                self._names[place],
-                float(likeness[place]),
-                "stars",
-                self.catalogue.shared(own, self._repo_ids[place]),
-            )
+            Neighbour(self._repo_ids[place], self._names[place], float(likeness[place]))
             for place in np.argsort(-likeness, kind="stable")[:n].tolist()
             if likeness[place] > 0
         ]

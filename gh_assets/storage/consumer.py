@@ -175,18 +175,18 @@ class Consumer:
         # Inserts are several times faster than upserts, and most documents are new or unchanged.
         documents = [change.document(identity) for identity, change in changes.items()]
         waiting: set[DocumentId] = set()
-        refused = 0
+        faults: list[dict[str, Any]] = []
         try:
             collection.insert_many(documents, ordered=False)
         except BulkWriteError as error:
-            for fault in error.details["writeErrors"]:
-                identity = documents[fault["index"]]["_id"]
-                if fault["code"] == DUPLICATE_KEY:
-                    waiting.add(identity)
-                else:
-                    refused += 1
-                    dead.append(self._dead_letter(name, changes[identity].document(identity), fault))
-        total.inserted += len(changes) - len(waiting) - refused
+            faults = error.details["writeErrors"]
+        total.inserted += len(changes) - len(faults)
+        for fault in faults:
+            identity = documents[fault["index"]]["_id"]
+            if fault["code"] == DUPLICATE_KEY:
+                waiting.add(identity)
+            else:
+                dead.append(self._dead_letter(name, changes[identity].document(identity), fault))
         written: set[DocumentId] = set()
         refusing: set[DocumentId] = set()
         known = len(waiting)
