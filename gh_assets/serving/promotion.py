@@ -164,9 +164,10 @@ def compare_with_champion(
         The split of the matrix that the candidate was trained on.
     """
     title, incumbent = candidate.registered.title, None if champion is None else champion.registered
-    test_ids, compared = matrix.user_ids[split.test_users], [candidate] if champion is None else [candidate, champion]
+    compared = [candidate] if champion is None else [candidate, champion]
     # A model that does not record its test users has none.
     held_out_ids = [np.array(model.trained.data.get("test_users", []), np.int64) for model in compared]
+    test_ids = matrix.user_ids[split.test_users]
     rows = np.flatnonzero(np.all([np.isin(test_ids, ids) for ids in held_out_ids], axis=0))
     checks = _gate_checks(candidate, champion, matrix, len(rows))
     failed = [check.finding for check in checks.values() if not check.passed]

@@ -123,19 +123,17 @@ def test_result_depends_on_neither_order_nor_repetition_nor_batch_size(
 
 def random_messages(seed: int, count: int) -> list[Message]:
     rng = random.Random(seed)
-    stream = []
-    for _ in range(count):
+
+    def message() -> Message:
         number, second = rng.randrange(60), rng.randrange(100)
-        stream.append(
-            rng.choice(
-                [
-                    Message(insert=UserInsert(uid=number, login=f"user-{second}", seen_at=at(second))),
-                    state(number, second, stars=rng.randrange(5)),
-                    Message.parse(json.dumps(update("unstars", where={"_id": f"7:{number}"}, max={"at": second}))),
-                ]
-            )
-        )
-    return stream
+        kinds = [
+            Message(insert=UserInsert(uid=number, login=f"user-{second}", seen_at=at(second))),
+            state(number, second, stars=rng.randrange(5)),
+            Message.parse(json.dumps(update("unstars", where={"_id": f"7:{number}"}, max={"at": second}))),
+        ]
+        return rng.choice(kinds)
+
+    return [message() for _ in range(count)]
 
 
 def test_concurrent_consumers_have_the_result_of_one(database: MongoDatabase) -> None:
