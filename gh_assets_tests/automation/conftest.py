@@ -118,9 +118,7 @@ class AutomationHome:
 
 
 @pytest.fixture
-def automation_home(
-    fresh_home: Path, serve_world: ServeWorld, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[AutomationHome]:
+def automation(fresh_home: Path, serve_world: ServeWorld, monkeypatch: pytest.MonkeyPatch) -> Iterator[AutomationHome]:
     """A home with the world of `STARS`, whose repositories are in one list."""
     standin, url = serve_world(world_of(STARS, users=400))
     monkeypatch.setenv("GITHUB_API_URL", url)

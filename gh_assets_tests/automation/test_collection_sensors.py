@@ -15,131 +15,125 @@ from gh_assets_tests.automation.conftest import STARS, AutomationHome
 from gh_assets_tests.support.worlds import LIST
 
 
-def test_lists_are_read_when_they_change_and_only_then(automation_home: AutomationHome) -> None:
-    home = automation_home
-    first = home.requested(lists_changed, crash=True)
-    again = home.requested(lists_changed)
+def test_lists_are_read_when_they_change_and_only_then(automation: AutomationHome) -> None:
+    first = automation.requested(lists_changed, crash=True)
+    again = automation.requested(lists_changed)
     assert first.run_key == again.run_key, "a tick that is repeated after a crash requests the same run"
-    assert home.execute(lists_changed, again).success
-    before = home.standin.served.copy()
-    assert home.tick(lists_changed) == "The 1 lists have not changed since they were read."
-    requests = {name: count - before.get(name, 0) for name, count in home.standin.served.items()}
+    assert automation.execute(lists_changed, again).success
+    before = automation.standin.served.copy()
+    assert automation.tick(lists_changed) == "The 1 lists have not changed since they were read."
+    requests = {name: count - before.get(name, 0) for name, count in automation.standin.served.items()}
     assert {name for name, count in requests.items() if count and "readme" in name} == {"readme 304"}, requests
-    home.change(STARS | {"n/new": [1, 2, 3]})
-    changed = home.requested(lists_changed)
+    automation.change(STARS | {"n/new": [1, 2, 3]})
+    changed = automation.requested(lists_changed)
     assert changed.run_key != again.run_key
-    assert home.execute(lists_changed, changed).success
-    assert "n/new" in home.instance.get_dynamic_partitions("repo")
+    assert automation.execute(lists_changed, changed).success
+    assert "n/new" in automation.instance.get_dynamic_partitions("repo")
 
 
-def test_other_files_of_a_list_are_noted_in_the_run(automation_home: AutomationHome) -> None:
-    home = automation_home
-    home.standin.world.by_name[LIST].readme = "[more](lists/more.org) https://github.com/o/r1"
-    result = home.run(lists_changed)
+def test_other_files_of_a_list_are_noted_in_the_run(automation: AutomationHome) -> None:
+    automation.standin.world.by_name[LIST].readme = "[more](lists/more.org) https://github.com/o/r1"
+    result = automation.run(lists_changed)
     notes: Any = result.asset_materializations_for_node("repos")[0].metadata["notes"].value
     assert [f"{LIST}/lists/more.org" in note for note in notes] == [True]
 
 
-def test_scattered_new_repositories_are_collected_in_one_run(automation_home: AutomationHome) -> None:
-    home = automation_home
-    assert home.tick(new_repositories) == (
+def test_scattered_new_repositories_are_collected_in_one_run(automation: AutomationHome) -> None:
+    assert automation.tick(new_repositories) == (
         "There is no plan yet: materialize repos and collection_plan (the job read_lists)."
     )
-    home.run(lists_changed)
-    result = home.run(new_repositories)
-    assert home.materialized(result) == set(STARS)
+    automation.run(lists_changed)
+    result = automation.run(new_repositories)
+    assert automation.materialized(result) == set(STARS)
     assert result.dagster_run.tags["gh_assets/why"].startswith("8 new: 8 pages")
-    tags = home.instance.get_run_by_id(result.run_id).tags  # type: ignore[union-attr]
+    tags = automation.instance.get_run_by_id(result.run_id).tags  # type: ignore[union-attr]
     assert tags["gh_assets/repositories_asked"] == "8"
     assert tags["gh_assets/source"] == "auto"
-    assert home.tick(new_repositories) == "None of 8 repositories is due."
-    event = home.instance.get_latest_materialization_event(stargazers.key)
+    assert automation.tick(new_repositories) == "None of 8 repositories is due."
+    event = automation.instance.get_latest_materialization_event(stargazers.key)
     assert event is not None
     assert event.asset_materialization.metadata["outcome"].value == "ok"  # type: ignore[union-attr]
 
 
 def test_only_repositories_whose_count_moved_are_collected_again(
-    automation_home: AutomationHome, monkeypatch: pytest.MonkeyPatch
+    automation: AutomationHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home = automation_home
-    home.run(lists_changed)
-    home.run(new_repositories)
+    automation.run(lists_changed)
+    automation.run(new_repositories)
     moved = {name: [*who, *range(100, 130)] if name in ("o/r1", "o/r5") else who for name, who in STARS.items()}
-    home.change(moved, listed=[*STARS, "o/gone"])
-    home.run(lists_changed)
-    assert home.tick(stale_stars) == "None of 8 repositories is due.", "they were collected just now"
+    automation.change(moved, listed=[*STARS, "o/gone"])
+    automation.run(lists_changed)
+    assert automation.tick(stale_stars) == "None of 8 repositories is due.", "they were collected just now"
     monkeypatch.setenv("GH_ASSETS_MOVED_AFTER", "0s")
-    result = home.run(stale_stars)
-    assert home.materialized(result) == {"o/r1", "o/r5"}
-    store = asset_store(home.settings)
+    result = automation.run(stale_stars)
+    assert automation.materialized(result) == {"o/r1", "o/r5"}
+    store = asset_store(automation.settings)
     assert store.read_table("stargazers", "o/r5").height == 15 + 30
-    assert home.tick(stale_stars) == "None of 8 repositories is due."
+    assert automation.tick(stale_stars) == "None of 8 repositories is due."
     monkeypatch.setenv("GH_ASSETS_REFRESH_AFTER", "0s")
-    assert home.materialized(home.run(stale_stars)) == set(STARS), "old ones are collected whatever their count"
+    assert automation.materialized(automation.run(stale_stars)) == set(STARS), (
+        "old ones are collected whatever their count"
+    )
 
 
 def test_without_quota_the_tick_names_the_time_of_the_reset(
-    automation_home: AutomationHome, monkeypatch: pytest.MonkeyPatch
+    automation: AutomationHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home = automation_home
-    home.run(lists_changed)
-    with connect_mongo(home.settings).client as client:
+    automation.run(lists_changed)
+    with connect_mongo(automation.settings).client as client:
         budgets = client["gh_assets"]["github_budgets"]
         reset = dt.datetime.now(dt.UTC) + dt.timedelta(minutes=30)
         budget = {"limit": 5000, "remaining": 900, "reset": reset.timestamp()}
         budgets.update_many({"limit": {"$ne": None}}, {"$set": budget})
-        reason = home.tick(new_repositories)
+        reason = automation.tick(new_repositories)
         assert reason == (
             f"Due: 8 new: 8 pages. The quota does not allow it: 900 of 5,000 GraphQL points left until {reset:%H:%M} "
             "UTC, 1,000 of them reserved for people."
         )
         budgets.update_many({"limit": {"$ne": None}}, {"$set": {"remaining": 2000}})
-        home.requested(new_repositories)
+        automation.requested(new_repositories)
 
 
 def test_a_run_that_fails_is_requested_again_after_increasing_pauses(
-    automation_home: AutomationHome, monkeypatch: pytest.MonkeyPatch
+    automation: AutomationHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home = automation_home
-    home.run(lists_changed)
+    automation.run(lists_changed)
     monkeypatch.setenv("GITHUB_TOKENS", "refused")
-    first = home.requested(new_repositories)
-    assert not home.execute(new_repositories, first).success
-    reason = home.tick(new_repositories)
+    first = automation.requested(new_repositories)
+    assert not automation.execute(new_repositories, first).success
+    reason = automation.tick(new_repositories)
     assert "After a run that did not change it, the next is at" in str(reason)
     monkeypatch.setenv("GH_ASSETS_SENSOR_INTERVAL", "0s")
-    second = home.requested(new_repositories)
+    second = automation.requested(new_repositories)
     assert second.run_key != first.run_key, "a run key that was used starts no second run"
     monkeypatch.setenv("GITHUB_TOKENS", "token")
-    assert home.execute(new_repositories, second).success
-    assert home.tick(new_repositories) == "None of 8 repositories is due."
+    assert automation.execute(new_repositories, second).success
+    assert automation.tick(new_repositories) == "None of 8 repositories is due."
 
 
-def test_an_active_run_blocks_further_requests(automation_home: AutomationHome) -> None:
-    home = automation_home
-    home.run(lists_changed)
-    job = home.definitions.resolve_job_def("collect_due_repositories")
-    home.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
-    assert "A run of collect_due_repositories is active" in str(home.tick(new_repositories))
+def test_an_active_run_blocks_further_requests(automation: AutomationHome) -> None:
+    automation.run(lists_changed)
+    job = automation.definitions.resolve_job_def("collect_due_repositories")
+    automation.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+    assert "A run of collect_due_repositories is active" in str(automation.tick(new_repositories))
 
 
 def test_partitions_of_unlisted_repositories_are_removed_if_configured(
-    automation_home: AutomationHome, monkeypatch: pytest.MonkeyPatch
+    automation: AutomationHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home = automation_home
-    home.run(lists_changed)
-    home.run(new_repositories)
+    automation.run(lists_changed)
+    automation.run(new_repositories)
     left = [name for name in STARS if name != "o/r3"]
-    home.change(STARS, listed=left)
-    home.run(lists_changed)
-    assert set(home.instance.get_dynamic_partitions("repo")) == set(STARS), "kept by default"
+    automation.change(STARS, listed=left)
+    automation.run(lists_changed)
+    assert set(automation.instance.get_dynamic_partitions("repo")) == set(STARS), "kept by default"
     monkeypatch.setenv("GH_ASSETS_RETIRE", "true")
-    home.change(STARS, listed=[*left[1:], left[0]])
-    home.run(lists_changed)
-    assert set(home.instance.get_dynamic_partitions("repo")) == set(left)
-    store = asset_store(home.settings)
+    automation.change(STARS, listed=[*left[1:], left[0]])
+    automation.run(lists_changed)
+    assert set(automation.instance.get_dynamic_partitions("repo")) == set(left)
+    store = asset_store(automation.settings)
     assert store.read_table("stargazers", "o/r3").height == 13, "the data are kept"
-    home.change(STARS)
-    home.run(lists_changed)
-    assert set(home.instance.get_dynamic_partitions("repo")) == set(STARS)
-    assert home.tick(new_repositories) == "None of 8 repositories is due.", "the data are used again"
+    automation.change(STARS)
+    automation.run(lists_changed)
+    assert set(automation.instance.get_dynamic_partitions("repo")) == set(STARS)
+    assert automation.tick(new_repositories) == "None of 8 repositories is due.", "the data are used again"

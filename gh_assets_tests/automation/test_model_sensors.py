@@ -17,60 +17,58 @@ from gh_assets_tests.automation.conftest import AutomationHome
 from gh_assets_tests.conftest import clock_behind
 
 
-def test_retraining_waits_for_enough_new_stars(automation_home: AutomationHome) -> None:
-    home = automation_home
+def test_retraining_waits_for_enough_new_stars(automation: AutomationHome) -> None:
 
     def materialize(asset: dg.AssetsDefinition, **metadata: int) -> None:
-        home.instance.report_runless_asset_event(dg.AssetMaterialization(asset.key, metadata=metadata))
+        automation.instance.report_runless_asset_event(dg.AssetMaterialization(asset.key, metadata=metadata))
 
-    assert "There is no plan yet" in str(home.tick(enough_new_stars))
+    assert "There is no plan yet" in str(automation.tick(enough_new_stars))
     materialize(collection_plan, **{STARS_COLLECTED: 1000})
-    first = home.requested(enough_new_stars)
+    first = automation.requested(enough_new_stars)
     materialize(users, **{STARS_COLLECTED: 1000})
-    assert home.tick(enough_new_stars) == "0 stars changed since the last matrix; 50 are enough."
+    assert automation.tick(enough_new_stars) == "0 stars changed since the last matrix; 50 are enough."
     materialize(collection_plan, **{STARS_COLLECTED: 1049})
-    assert home.tick(enough_new_stars) == "49 stars changed since the last matrix; 50 are enough."
+    assert automation.tick(enough_new_stars) == "49 stars changed since the last matrix; 50 are enough."
     materialize(collection_plan, **{STARS_COLLECTED: 1050})
-    second, third = home.requested(enough_new_stars), home.requested(enough_new_stars)
+    second, third = automation.requested(enough_new_stars), automation.requested(enough_new_stars)
     assert second.run_key == third.run_key != first.run_key
     materialize(collection_plan, **{STARS_COLLECTED: 950})
-    home.requested(enough_new_stars)  # stars that were taken back count, too
+    automation.requested(enough_new_stars)  # stars that were taken back count, too
 
 
 def test_judging_and_recommending_follow_the_registry(
-    automation_home: AutomationHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    automation: AutomationHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home = automation_home
-    assert home.tick(models_to_judge) == "No model is registered yet."
-    assert home.tick(champion_changed) == "There is no champion yet."
-    settings = home.settings
+    assert automation.tick(models_to_judge) == "No model is registered yet."
+    assert automation.tick(champion_changed) == "There is no champion yet."
+    settings = automation.settings
     database = connect_mongo(settings)
     registry = ModelRegistry(model_store(settings), database[Collections.MODELS])
     weights = tmp_path / "weights.bin"
     weights.write_bytes(b"1")
     registry.save(weights, ModelCard("recvae", 0.4))
-    home.requested(models_to_judge)
+    automation.requested(models_to_judge)
     judged = Decision(outcome="not better", summary="It is not better.", newest={"recvae": 1}, by="a test")
     registry.decisions.record(judged)
-    assert home.tick(models_to_judge) == "recvae 1, the newest model, has been judged."
+    assert automation.tick(models_to_judge) == "recvae 1, the newest model, has been judged."
     with clock_behind(monkeypatch):
         registry.save(weights, ModelCard("recvae", 0.5))
-    behind = home.requested(models_to_judge)
+    behind = automation.requested(models_to_judge)
     assert behind.tags["gh_assets/why"] == "recvae 2 is new.", "the clock does not decide which model is new"
     undecided = {"outcome": "refused", "summary": "It is too slow.", "newest": {"recvae": 2}}
     registry.decisions.record(judged.model_copy(update=undecided))
-    again = home.requested(models_to_judge)  # a refused model is judged again
+    again = automation.requested(models_to_judge)  # a refused model is judged again
     assert again.tags["gh_assets/why"] == "There was no decision the last time: It is too slow."
     registry.decisions.record(judged.model_copy(update={"newest": {"recvae": 2}}))
-    assert home.tick(models_to_judge) == "recvae 2, the newest model, has been judged."
+    assert automation.tick(models_to_judge) == "recvae 2, the newest model, has been judged."
     registry.promote(Promotion("recvae", 1, why="a test"))
-    request = home.requested(champion_changed)
+    request = automation.requested(champion_changed)
     assert request.tags["gh_assets/why"] == "recvae 1 is the champion (promote)."
-    home.instance.report_runless_asset_event(
+    automation.instance.report_runless_asset_event(
         dg.AssetMaterialization(recommendations.key, metadata={"champion_revision": 1})
     )
-    assert home.tick(champion_changed) == "The recommendations are those of recvae 1."
+    assert automation.tick(champion_changed) == "The recommendations are those of recvae 1."
     registry.promote(Promotion("recvae", 1, why="again"))
-    later = home.requested(champion_changed)
+    later = automation.requested(champion_changed)
     assert later.run_key != request.run_key
     database.client.close()
