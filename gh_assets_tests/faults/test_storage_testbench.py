@@ -59,7 +59,10 @@ def injector(upstream: int) -> Iterator[FaultInjector]:
 def stores_of(upstream: int, *names: str) -> list[ObjectStore]:
     """Return buckets with a direct connection, created if needed."""
     client = make_client(endpoint=f"http://127.0.0.1:{upstream}")
-    return [ObjectStore(client, name, create=True) for name in names]
+    for name in names:
+        if client.lookup_bucket(name) is None:
+            client.create_bucket(name)
+    return [ObjectStore(client, name) for name in names]
 
 
 def damaged_objects(store: ObjectStore) -> list[str]:
