@@ -121,7 +121,12 @@ def test_only_wanted_repositories_are_kept(tmp_path: Path) -> None:
 
 
 AT = dt.datetime(2024, 5, 1, tzinfo=dt.UTC)
-STORED = [(1, "a/b", 5, "five", AT), (2, "c/d", 5, "five", AT), (None, "A/B", -9, "old", AT), (3, "e/f", 6, "six", AT)]
+STORED = [
+    (1, "a/b", 5, "five", AT),
+    (2, "c/d", 5, "five", AT),
+    (None, "A/B", -9, "old", AT),
+    (3, "a/b", 6, "six", AT),  # another repository that had the same name
+]
 
 
 @pytest.fixture

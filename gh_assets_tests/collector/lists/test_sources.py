@@ -252,7 +252,10 @@ def test_a_list_that_is_spread_over_other_files_is_reported(client: GitHubClient
 
 
 def test_links_of_a_readme_in_a_folder_and_by_absolute_address_lead_to_files(github_of: GitHubOf) -> None:
-    text = "[a](more.md) [b](/lists/b.org) [c](https://github.com/A/List/blob/main/c.adoc) [d](/a/list/blob/HEAD/d.rst)"
+    text = (
+        "[a](more.md) [b](/lists/b.org) [c](https://github.com/A/List/blob/main/c.adoc) [d](/a/list/blob/HEAD/d.rst) "
+    )
+    text += "[itself](README.md)"
     _, client = github_of(world(Repository(1, "a/list", readme=text, readme_name="docs/README.md")))
     files = read_list("a/list", client).files
     assert files == ["a/list/docs/more.md", "a/list/lists/b.org", "a/list/c.adoc", "a/list/d.rst"]
@@ -279,6 +282,10 @@ def test_an_index_of_folders_is_reported_with_their_names(github_of: GitHubOf) -
         (
             {"sub/index.md": "[a](lists/) https://github.com/a/b", "sub/lists/a.md": ""},
             "name them as lists, too: ./sub/lists.",
+        ),
+        (
+            {"index.md": "[a](a.md) [b](b.md) https://github.com/a/b", "a.md": "", "b.md": ""},
+            "name them as lists, too: ./a.md, ./b.md.",
         ),
         (
             {"saved/split.md": SPLIT},
