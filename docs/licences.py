@@ -1,7 +1,7 @@
 """Write docs/licences.md: the licence of every package that constraints.txt names. Run by `make licences`.
 
-A package's own metadata come first. What they leave unclear, and packages that this machine does not install, are said
-here by hand, from the licence file inside the package. gh_assets_tests/test_dependencies.py compares.
+A package's own metadata come first. What they leave unclear, and packages that this machine does not install, are
+listed here by hand, from the licence file inside the package. gh_assets_tests/test_dependencies.py compares.
 """
 
 from __future__ import annotations
@@ -131,12 +131,12 @@ def licence(name: str) -> str | None:
         about = metadata.metadata(name)
     except metadata.PackageNotFoundError:
         return None
-    if expression := about.get("License-Expression"):
-        return expression
-    said = (about.get("License") or "").strip().partition("\n")[0]
-    said = SPELLINGS.get(said, said)
-    if said and unknown(said) <= {"MPL-2.0"}:
-        return said
+    if "License-Expression" in about:
+        return about["License-Expression"]
+    stated = about["License"].strip().partition("\n")[0] if "License" in about else ""
+    stated = SPELLINGS.get(stated, stated)
+    if stated and unknown(stated) <= {"MPL-2.0"}:
+        return stated
     found = [
         CLASSIFIERS.get(line.rpartition(" :: ")[2]) for line in about.get_all("Classifier") or [] if "License" in line
     ]

@@ -19,7 +19,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from playwright.sync_api import Browser, Page, sync_playwright
 from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
@@ -83,7 +83,7 @@ def served() -> Iterator[str]:
         process.wait(60)
 
 
-WEB_PAGES = {
+WEB_PAGES: dict[str, tuple[str, int, int, Literal["light", "dark"]]] = {
     "page": ("/u/synthetic-user-0007", 1200, 860, "light"),
     "page-dark": ("/model", 1200, 860, "dark"),
     "page-phone": ("/for?repo=synthetic-web-framework%2Ffriendly-router-1", 375, 812, "light"),

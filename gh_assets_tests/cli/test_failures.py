@@ -12,7 +12,7 @@ import gh_assets.cli.documents
 from gh_assets.cli.failures import cause_of
 from gh_assets.embedded.supervision import release_all
 from gh_assets.instance.configuration import open_instance, other_instance_warning
-from gh_assets.recommender.engine.checkpoints import Checkpoint, Checkpoints
+from gh_assets.recommender.engine.checkpoints import Checkpoints
 from gh_assets.settings import load_settings
 from gh_assets_tests.cli.conftest import Failure
 from gh_assets_tests.conftest import ServeWorld
@@ -126,7 +126,7 @@ def test_a_checkpoint_that_does_not_fit_is_an_error_of_the_system(tmp_path: Path
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
     try:
         with pytest.raises(OSError, match="too large") as caught:
-            checkpoints.save(Checkpoint({"weights": torch.zeros(100_000)}, {}))
+            checkpoints.save({"weights": torch.zeros(100_000)}, {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert str(caught.value.filename).startswith(str(tmp_path))

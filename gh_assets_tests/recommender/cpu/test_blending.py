@@ -20,7 +20,8 @@ def test_blending_is_a_sum_of_standardized_scores(both: np.ndarray, weight: floa
     first, second = both.astype(np.float64)
 
     def standardized(scores: np.ndarray) -> np.ndarray:
-        return (scores - scores.mean(axis=1, keepdims=True)) / np.maximum(scores.std(axis=1, keepdims=True), 1e-12)
+        spreads: np.ndarray = np.maximum(scores.std(axis=1, keepdims=True), 1e-12)
+        return np.asarray((scores - scores.mean(axis=1, keepdims=True)) / spreads)
 
     result = both[0].copy()
     spreads = blend(result, both[1].copy(), np.float32(weight), offsets)

@@ -83,7 +83,7 @@ def test_the_best_are_ordered_by_score_and_then_by_item(seed: int, users: int, i
     assert ranked.shape == values.shape == (users, n)
     for user in range(users):
         left = [item for item in range(items) if not seen[user, item] and np.isfinite(scores[user, item])]
-        best = sorted(left, key=lambda item, user=user: (-scores[user, item], item))[:n]
+        best = [item for _, item in sorted((-scores[user, item], item) for item in left)][:n]
         none = n - len(best)
         assert ranked[user].tolist() == best + [-1] * none
         assert values[user].tolist() == [scores[user, item] for item in best] + [-np.inf] * none

@@ -62,7 +62,8 @@ def test_contributions_are_the_loss_of_score_without_a_star() -> None:
         def scores(bags: Bags) -> torch.Tensor:
             with torch.no_grad():
                 mean = model.encoder.latent_mean(model.encoder.first(bags), torch.float32)
-                return model.decoder(model.encoder.represent(mean, torch.float32))[0]
+                decoded: torch.Tensor = model.decoder(model.encoder.represent(mean, torch.float32))[0]
+                return decoded
 
         whole = scores(bags)
         np.testing.assert_allclose(whole, model.predict(row)[0], rtol=1e-4, atol=1e-5)

@@ -243,6 +243,7 @@ def one_step_at_a_time(config: RecVAEConfig) -> RecVAE:
     def step(adams: list[RowWiseAdam | torch.optim.Adam]) -> None:
         for adam in adams:
             if isinstance(adam, RowWiseAdam):
+                assert adam.table.grad is not None
                 adam.lr = run.learning_rate
                 adam.step(adam.table.grad)
             else:
