@@ -186,7 +186,7 @@ def _packed(model: Recommender) -> bytes:
 
 
 def _unpacked(content: bytes, asset: str) -> Recommender:
-    from gh_assets.recommender.models.loading import MODELS
+    from gh_assets.recommender.models.hybrid import MODELS
 
     with Scratch() as scratch:
         archive, folder = scratch / f"{asset.replace('/', '-')}.tar.gz", scratch / "model"

@@ -38,7 +38,7 @@ from gh_assets.github.client import GitHubClient
 from gh_assets.github.rate_limits import Resource
 from gh_assets.local.progress import Progress
 from gh_assets.schemas import STAR_EVENTS
-from gh_assets.storage.asset_store import AssetStore, PartitionTables, Segments
+from gh_assets.storage.asset_store import AssetStore, PartitionTables
 from gh_assets.storage.mongo import Collections, MongoDatabase
 
 STARRED_SEGMENTS = "starred"
@@ -212,7 +212,7 @@ class StarSourceFactory:
         return StarredLists(
             GraphQLStarred(client, options.max_pages, self.query_sizes.of("starred")),
             StarredState(self.database),
-            Segments(self.store, STARRED_SEGMENTS),
+            PartitionTables(self.store, STARRED_SEGMENTS),
             self.seeds,
             options,
             self.on_users,

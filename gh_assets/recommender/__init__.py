@@ -9,8 +9,7 @@ from gh_assets.recommender.evaluation.metrics import evaluate, evaluate_users
 from gh_assets.recommender.models.base import Recommender
 
 if TYPE_CHECKING:
-    from gh_assets.recommender.models.als import ALS
-    from gh_assets.recommender.models.baselines import EASE, ItemKNN, Popularity
+    from gh_assets.recommender.models.baselines import ALS, EASE, ItemKNN, Popularity
     from gh_assets.recommender.models.hybrid import Hybrid
     from gh_assets.recommender.models.multvae import MultVAE, MultVAEConfig
     from gh_assets.recommender.models.recvae import RecVAE, RecVAEConfig
@@ -35,20 +34,16 @@ __all__ = [
 ]
 
 _LAZY = {
-    "ALS": "models.als",
-    "EASE": "models.baselines",
-    "Hybrid": "models.hybrid",
-    "ItemKNN": "models.baselines",
-    "MultVAE": "models.multvae",
-    "MultVAEConfig": "models.multvae",
-    "Popularity": "models.baselines",
-    "RecVAE": "models.recvae",
-    "RecVAEConfig": "models.recvae",
+    "baselines": ("ALS", "EASE", "ItemKNN", "Popularity"),
+    "hybrid": ("Hybrid",),
+    "multvae": ("MultVAE", "MultVAEConfig"),
+    "recvae": ("RecVAE", "RecVAEConfig"),
 }
 
 
 def __getattr__(name: str) -> Any:
     # torch takes seconds to import, and Dagster loads this package for its definitions alone.
-    if name in _LAZY:
-        return getattr(import_module(f"gh_assets.recommender.{_LAZY[name]}"), name)
+    for module, names in _LAZY.items():
+        if name in names:
+            return getattr(import_module(f"gh_assets.recommender.models.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

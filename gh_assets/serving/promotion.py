@@ -27,7 +27,7 @@ from gh_assets.recommender.data.splits import StrongGeneralizationSplit
 from gh_assets.recommender.evaluation.evaluation import Interval, bootstrap
 from gh_assets.recommender.evaluation.metrics import MAIN_METRIC, Predictor, evaluate_users
 from gh_assets.recommender.models.baselines import Popularity
-from gh_assets.recommender.models.loading import MODELS
+from gh_assets.recommender.models.hybrid import MODELS
 from gh_assets.recommender.models.trained_model import TrainedModel
 from gh_assets.recommender.training.training import split_of
 from gh_assets.registry import CANDIDATE, CHAMPION, PURPOSE, Decision, ModelRegistry, Move, Promotion, RegisteredModel

@@ -523,25 +523,8 @@ class PartitionTables:
     def write(self, partition: str, table: pl.DataFrame) -> str:
         return self.store.write_table(self.asset, table, partition).crc32c
 
-
-class Segments:
-    """Immutable tables beside the assets, for the collector of users' starred lists."""
-
-    def __init__(self, store: AssetStore, kind: str) -> None:
-        self.store = store
-        self.kind = kind
-
-    def write(self, name: str, table: pl.DataFrame) -> StoredObject:
-        return self.store.write_table(self.kind, table, name)
-
-    def read(self, name: str) -> pl.DataFrame:
-        return self.store.read_table(self.kind, name)
-
-    def names(self) -> set[str]:
-        return self.store.partitions(self.kind)
-
-    def delete(self, name: str) -> None:
-        self.store.objects.delete(object_name(self.kind, "parquet", name))
+    def delete(self, partition: str) -> None:
+        self.store.objects.delete(object_name(self.asset, "parquet", partition))
 
 
 def object_name(asset: str, suffix: str, partition: str | None = None) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 
 from gh_assets.registry import ModelCard, ModelRegistry
@@ -11,6 +12,13 @@ from gh_assets.resources import MongoResource, RegistryResource, build_resources
 from gh_assets.services.connections import connect_mongo, model_store
 from gh_assets.settings import load_settings
 from gh_assets.storage.mongo import Collections, MongoDatabase
+
+
+def result_of(check: dg.AssetChecksDefinition, *arguments: Any) -> dg.AssetCheckResult:
+    """Return the result of an asset check for its inputs and resources."""
+    result = check(*arguments)
+    assert isinstance(result, dg.AssetCheckResult)
+    return result
 
 
 @pytest.fixture

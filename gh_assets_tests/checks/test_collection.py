@@ -18,7 +18,7 @@ from gh_assets.github.outcomes import Outcome
 from gh_assets.resources import MongoResource
 from gh_assets.schemas import REPOS
 from gh_assets.storage.mongo import MongoDatabase
-from gh_assets_tests.support.checks import result_of
+from gh_assets_tests.checks.conftest import result_of
 
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
 

@@ -18,8 +18,8 @@ from gh_assets.checks.matrix import (
 )
 from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.resources import RegistryResource
+from gh_assets_tests.checks.conftest import result_of
 from gh_assets_tests.conftest import clock_behind
-from gh_assets_tests.support.checks import result_of
 
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
 

@@ -11,7 +11,7 @@ from gh_assets.checks.models import champion_is_not_left_behind, nothing_known_i
 from gh_assets.registry import ModelRegistry, Promotion
 from gh_assets.resources import RegistryResource
 from gh_assets.schemas import LEADERBOARD
-from gh_assets_tests.support.checks import result_of
+from gh_assets_tests.checks.conftest import result_of
 
 
 def test_recommendations_of_starred_or_repeated_repositories_fail() -> None:

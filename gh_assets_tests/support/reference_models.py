@@ -128,6 +128,10 @@ def with_arbitrary_weights(model: Model) -> Model:
     return model
 
 
+def dense_rows(stars: sp.csr_array) -> Tensor:
+    return torch.from_numpy(stars.toarray()).double()
+
+
 def exact_bags(stars: sp.csr_array) -> Bags:
     return Bags.of(stars, torch.device("cpu"), torch.float64)
 

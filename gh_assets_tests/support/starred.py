@@ -12,7 +12,7 @@ from gh_assets.collector.star_sources.starred_lists import GraphQLStarred, RestS
 from gh_assets.collector.star_sources.starred_state import SeedUser, StarredState
 from gh_assets.embedded.standin.world import World
 from gh_assets.github.client import GitHubClient
-from gh_assets.storage.asset_store import AssetStore, Segments
+from gh_assets.storage.asset_store import AssetStore, PartitionTables
 from gh_assets.storage.mongo import MongoDatabase
 from gh_assets_tests.conftest import GitHubOf
 from gh_assets_tests.support.collecting import Connected, refs, table_of
@@ -29,7 +29,7 @@ class Lists(Connected):
         super().__init__(github_of)
         self.database = database
         self.state = StarredState(database)
-        self.segments = Segments(store, "starred")
+        self.segments = PartitionTables(store, "starred")
         self.last = StarredReport()
 
     def source(

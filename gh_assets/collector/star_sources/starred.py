@@ -24,7 +24,7 @@ from gh_assets.github.list_reading import Coverage, coverage_fields
 from gh_assets.github.outcomes import Outcome
 from gh_assets.local.concurrency import map_bounded
 from gh_assets.schemas import STARGAZERS, STARRED
-from gh_assets.storage.asset_store import Segments
+from gh_assets.storage.asset_store import PartitionTables
 from gh_assets.storage.documents import as_stored
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class StarredLists:
     ----------
     reader : RestStarred or GraphQLStarred
     state : StarredState
-    segments : Segments
+    segments : PartitionTables
     seeds : callable
         Given the wanted repositories, returns users who may have starred them.
     options : CollectionOptions
@@ -94,7 +94,7 @@ class StarredLists:
         self,
         reader: RestStarred | GraphQLStarred,
         state: StarredState,
-        segments: Segments,
+        segments: PartitionTables,
         seeds: Callable[[Sequence[RepositoryRef]], Iterable[SeedUser]],
         options: CollectionOptions,
         progress: Callable[[StarredReport], None] = lambda report: None,
@@ -227,7 +227,7 @@ class StarredLists:
         """Delete old segments that no state names."""
         named = {state.segment for state in self.state.load().values()}
         oldest = dt.datetime.now(dt.UTC) - ORPHAN_AGE
-        for name in list(self.segments.names()):
+        for name in list(self.segments.partitions()):
             if name not in named and _written_at(name) < oldest:
                 self.segments.delete(name)
 
@@ -251,7 +251,7 @@ class StarredLists:
         def read(segment: str) -> pl.DataFrame:
             users = pl.Series(users_of[segment], dtype=pl.Int64)
             try:
-                stored = self.segments.read(segment)
+                stored = self.segments.read(segment)[0]
             except StoredDataError as error:
                 logger.warning("%s The lists of its %d users are read again by the next run.", error, len(users))
                 damaged.add(segment)

@@ -15,7 +15,7 @@ from gh_assets.collector.list_state import HAS_STATE, ListState
 from gh_assets.errors import StoredDataError
 from gh_assets.github.outcomes import Outcome
 from gh_assets.schemas import STARRED
-from gh_assets.storage.asset_store import Segments
+from gh_assets.storage.asset_store import PartitionTables
 from gh_assets.storage.consumer import Consumer
 from gh_assets.storage.messages import Message, versioned
 from gh_assets.storage.mongo import Collections
@@ -125,7 +125,7 @@ class StarredState:
 class StoredLists:
     """Reads stored lists. Lists of one segment that are read one after another cost one reading of it."""
 
-    def __init__(self, segments: Segments) -> None:
+    def __init__(self, segments: PartitionTables) -> None:
         self.segments = segments
         self._name: str | None = None
         self._lists: dict[int, pl.DataFrame] = {}
@@ -138,7 +138,7 @@ class StoredLists:
             return STARRED.empty()
         if state.segment != self._name:
             try:
-                stored = self.segments.read(state.segment)
+                stored = self.segments.read(state.segment)[0]
             except StoredDataError as error:
                 logger.warning("%s The lists of its users are read again.", error)
                 stored = STARRED.empty()

@@ -14,9 +14,8 @@ from gh_assets.errors import ConfigurationError, GhAssetsError, StoredDataError
 from gh_assets.recommender.cpu.blending import blend
 from gh_assets.recommender.data.interactions import Csr
 from gh_assets.recommender.evaluation.metrics import MAIN_METRIC, ranking_metrics
-from gh_assets.recommender.models.als import ALS
 from gh_assets.recommender.models.base import Recommender, Scores
-from gh_assets.recommender.models.baselines import EASE, ItemKNN, Popularity
+from gh_assets.recommender.models.baselines import ALS, EASE, ItemKNN, Popularity
 from gh_assets.recommender.models.multvae import MultVAE
 from gh_assets.recommender.models.recvae import RecVAE
 
@@ -159,3 +158,7 @@ def _standardized(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     scores -= scores.mean(axis=1, keepdims=True)
     scores /= np.maximum(scores.std(axis=1, keepdims=True), 1e-12)
     return scores
+
+
+MODELS: Mapping[str, type[Recommender]] = {**PARTS, Hybrid.name: Hybrid}
+"""All recommenders by name."""

@@ -16,7 +16,7 @@ from gh_assets import __version__
 from gh_assets.errors import StoredDataError
 from gh_assets.recommender.data.interactions import positions_of
 from gh_assets.recommender.models.base import Recommender
-from gh_assets.recommender.models.loading import MODELS
+from gh_assets.recommender.models.hybrid import MODELS
 
 INDEX_FILE = "index.json"
 

@@ -15,9 +15,8 @@ from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.recommender.data.splits import StrongGeneralizationSplit, strong_generalization_split, temporal_split
 from gh_assets.recommender.evaluation.evaluation import Evaluation, Interval, bootstrap, evaluate_in_full
 from gh_assets.recommender.evaluation.metrics import MAIN_METRIC, evaluate_users
-from gh_assets.recommender.models.als import ALS
 from gh_assets.recommender.models.base import Recommender
-from gh_assets.recommender.models.baselines import EASE, ItemKNN, Popularity
+from gh_assets.recommender.models.baselines import ALS, EASE, ItemKNN, Popularity
 from gh_assets.recommender.models.hybrid import Hybrid
 from gh_assets.recommender.models.multvae import MultVAE
 from gh_assets.recommender.models.recvae import RecVAE, RecVAEConfig
@@ -39,7 +38,6 @@ class TrainingResult:
 
     trained: TrainedModel
     leaderboard: Mapping[str, Mapping[str, float]]
-    history: Sequence[Mapping[str, float]]
     split_sizes: Mapping[str, int]
     intervals: Mapping[str, Interval] = field(default_factory=dict)
 
@@ -123,7 +121,7 @@ def result_of(
         "test users": len(split.test_users),
     }
     trained = TrainedModel(model, matrix.repo_ids, matrix.full_names, board[model.name], data)
-    return TrainingResult(trained, board, model.history, sizes, intervals)
+    return TrainingResult(trained, board, sizes, intervals)
 
 
 def compare(

@@ -39,11 +39,11 @@ def test_fresh_lists_are_not_read_again_and_stale_ones_up_to_the_first_known_sta
     assert lists.standin.quota.spent.total() == spent
     assert users_of(collections["a/3"]) == {5000 + user for user in range(12) if user != 3}
     lists.make_stale()
-    segments = set(lists.segments.names())
+    segments = set(lists.segments.partitions())
     before = lists.standin.quota.spent.copy()
     collections = lists.run(world, reader=reader)
     assert (lists.last.collected, lists.last.unchanged) == (12, 12)
-    assert set(lists.segments.names()) == segments, "no segment is written"
+    assert set(lists.segments.partitions()) == segments, "no segment is written"
     if reader is RestStarred:
         assert lists.standin.quota.spent == before, "an unchanged first page has the status 304"
     grown = world_of({f"a/{n}": [user for user in range(12) if user != n or n == 3] for n in range(250)}, users=12)
@@ -72,7 +72,7 @@ def test_a_list_of_an_earlier_version_is_read_again_although_it_is_fresh(lists: 
     world = world_of({f"a/{n}": [0, 1] for n in range(120)}, users=2)
     lists.run(world)
     state = lists.state.load()[5000]
-    shortened, short = "20261126T000000-short", lists.segments.read(str(state.segment))
+    shortened, short = "20261126T000000-short", lists.segments.read(str(state.segment))[0]
     lists.segments.write(shortened, short.filter(pl.col("user_id") == 5000).head(1))
     changes = {"$set": {"state.segment": shortened, "state.stars": 1}}
     changes["$unset"] = {"state.proven": "", "state.null_entries": "", "state.failed_entries": ""}
@@ -88,14 +88,14 @@ def test_a_damaged_segment_is_read_again_by_the_next_run(
 ) -> None:
     world = world_of({"a/b": [0, 1, 2], "c/d": [1]}, users=3)
     collecting.run(refs(world), lists.source(lists.client_of(world), world))
-    (segment,) = lists.segments.names()
+    (segment,) = lists.segments.partitions()
     stored_file(home, collecting.tables.store.objects.name, f"assets/starred/{segment}.parquet").write_bytes(b"garbage")
     report = collecting.run(refs(world), lists.source(lists.client_of(world), world))
     assert (report.stars, report.unstarred) == (4, 0), "stored stars of repositories are kept"
     assert "read again by the next run" in caplog.text
     lists.run(world)
     assert (lists.last.collected, lists.last.unread) == (3, 0)
-    assert set(lists.segments.names()) != {segment}
+    assert set(lists.segments.partitions()) != {segment}
 
 
 def test_lists_that_could_not_be_read_are_retried_once_and_reported(github_of: GitHubOf, lists: Lists) -> None:
@@ -179,13 +179,13 @@ def test_a_crash_loses_only_lists_that_are_in_no_segment(lists: Lists, monkeypat
 def test_old_segments_without_a_state_are_deleted(lists: Lists) -> None:
     world = world_of({"a/b": [0]}, users=1)
     lists.run(world)
-    (named,) = lists.segments.names()
-    table = lists.segments.read(named)
+    (named,) = lists.segments.partitions()
+    table = lists.segments.read(named)[0]
     lists.segments.write("20200101T000000-old", table)
     young = f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S}-young"
     lists.segments.write(young, table)
     lists.run(world)
-    assert set(lists.segments.names()) == {named, young}
+    assert set(lists.segments.partitions()) == {named, young}
 
 
 def test_a_star_younger_than_the_reading_of_a_list_is_not_taken_back(lists: Lists, collecting: Collecting) -> None:

@@ -8,9 +8,6 @@ import torch
 from gh_assets.recommender.engine.adam import DenseAdam, RowAdam
 from gh_assets_tests.support.reference_models import RowWiseAdam, assert_row_wise
 
-CPU = torch.device("cpu")
-
-
 SHAPES = {"weight": (5, 7), "bias": (5,)}
 
 

@@ -10,14 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gh_assets_tests.support.matrices import random_stars
-from gh_assets_tests.support.reference_models import exact_bags
-
-CPU = torch.device("cpu")
-
-
-def dense(stars: sp.csr_array) -> torch.Tensor:
-    return torch.from_numpy(stars.toarray()).double()
-
+from gh_assets_tests.support.reference_models import dense_rows, exact_bags
 
 sizes = given(st.integers(0, 1000), st.integers(1, 9), st.integers(1, 40))
 
@@ -26,7 +19,7 @@ sizes = given(st.integers(0, 1000), st.integers(1, 9), st.integers(1, 40))
 @sizes
 def test_bags_sum_and_transpose_as_matrices_do(seed: int, users: int, items: int) -> None:
     stars = random_stars(seed, users, items)
-    bags, matrix = exact_bags(stars), dense(stars)
+    bags, matrix = exact_bags(stars), dense_rows(stars)
     table = torch.randn((items, 3), dtype=torch.float64)
     weighted = matrix / matrix.sum(dim=1, keepdim=True).clamp(min=1).sqrt()
     torch.testing.assert_close(bags.sums(table), weighted @ table)

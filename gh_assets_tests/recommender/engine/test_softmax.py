@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import scipy.sparse as sp
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,13 +11,9 @@ from gh_assets.recommender.engine import softmax
 from gh_assets.recommender.engine.bags import Bags
 from gh_assets.recommender.engine.softmax import SoftmaxOutput
 from gh_assets_tests.support.matrices import random_stars
-from gh_assets_tests.support.reference_models import exact_bags
+from gh_assets_tests.support.reference_models import dense_rows, exact_bags
 
 CPU = torch.device("cpu")
-
-
-def dense(stars: sp.csr_array) -> torch.Tensor:
-    return torch.from_numpy(stars.toarray()).double()
 
 
 def by_autograd(
@@ -39,7 +34,7 @@ def test_likelihood_and_gradients_are_autograds_however_large_the_logits(
     generator = torch.Generator().manual_seed(seed)
     weight, z = (torch.randn((n, 5), generator=generator, dtype=torch.float64) for n in (items, users))
     bias = torch.randn(items, generator=generator, dtype=torch.float64) * size
-    expected = by_autograd(weight, bias, z, dense(stars))
+    expected = by_autograd(weight, bias, z, dense_rows(stars))
     output = SoftmaxOutput(weight, bias, torch.float64)
     likelihood, z_gradient = output.likelihood(z, exact_bags(stars))
     torch.testing.assert_close(likelihood, expected[2], rtol=1e-8, atol=1e-8)
@@ -62,7 +57,7 @@ def test_several_blocks_of_items_give_the_result_of_one(monkeypatch: pytest.Monk
 def test_bfloat16_is_close_to_float64() -> None:
     stars = random_stars(0, 50, 300)
     weight, z, bias = torch.randn(300, 20) * 0.2, torch.randn(50, 20), torch.randn(300)
-    expected = by_autograd(weight.double(), bias.double(), z.double(), dense(stars))
+    expected = by_autograd(weight.double(), bias.double(), z.double(), dense_rows(stars))
     output = SoftmaxOutput(weight, bias, torch.bfloat16)
     result = output.likelihood_gradients(z, Bags.of(stars, CPU), 1.0)
     for fast, slow in zip(result, expected, strict=True):

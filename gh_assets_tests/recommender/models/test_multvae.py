@@ -18,6 +18,7 @@ from gh_assets.recommender.engine.softmax import SoftmaxOutput
 from gh_assets_tests.support.matrices import taste_matrix
 from gh_assets_tests.support.reference_models import (
     dense_multvae_loss,
+    dense_rows,
     dropped_and_mask,
     exact_bags,
     relative_error,
@@ -30,7 +31,7 @@ CPU = torch.device("cpu")
 def test_loss_and_gradients_equal_those_of_the_paper(stars: sp.csr_array) -> None:
     config = MultVAEConfig(hidden_size=16, latent_size=6, precision="float64")
     model = with_arbitrary_weights(MultVAE(config))
-    dense = torch.from_numpy(stars.toarray()).double()
+    dense = dense_rows(stars)
     bags = exact_bags(stars)
     dropped, mask = dropped_and_mask(bags, 0.5)
     noise = torch.randn(12, 6, dtype=torch.float64)

@@ -28,6 +28,7 @@ from gh_assets_tests.support.reference_models import (
     RowWiseAdam,
     dense_encoder,
     dense_loss,
+    dense_rows,
     dropped_and_mask,
     exact_bags,
     relative_error,
@@ -65,7 +66,7 @@ def fill(plan: Plan, bags: Bags, dropped: Bags, noise: torch.Tensor) -> None:
 
 
 def test_the_sparse_encoder_equals_the_dense_encoder_of_the_paper(model: RecVAE, stars: sp.csr_array) -> None:
-    dense = torch.from_numpy(stars.toarray()).double()
+    dense = dense_rows(stars)
     result = model.encoder(exact_bags(stars), torch.float64)
     for fast, slow in zip(result, dense_encoder(model.encoder, dense), strict=True):
         torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-9)
@@ -78,7 +79,7 @@ def test_loss_and_gradients_of_the_encoder_equal_those_of_the_paper(
     model: RecVAE, stars: sp.csr_array, rate: float, fused: bool, size: float
 ) -> None:
     model.decoder.bias.data *= size
-    dense = torch.from_numpy(stars.toarray()).double()
+    dense = dense_rows(stars)
     bags = exact_bags(stars)
     dropped, mask = dropped_and_mask(bags, rate)
     noise, old_mean, old_log_variance = torch.randn(3, 12, 6, dtype=torch.float64)
@@ -107,7 +108,7 @@ def test_loss_and_gradients_of_the_encoder_equal_those_of_the_paper(
 @pytest.mark.parametrize("size", [1.0, 300.0], ids=["small logits", "large logits"])
 def test_gradients_of_the_decoder_equal_those_of_the_paper(model: RecVAE, stars: sp.csr_array, size: float) -> None:
     model.decoder.bias.data *= size
-    dense = torch.from_numpy(stars.toarray()).double()
+    dense = dense_rows(stars)
     bags, noise = exact_bags(stars), torch.randn(12, 6, dtype=torch.float64)
     mean, log_variance = model.encoder(bags, torch.float64)
     z = (mean + noise * (0.5 * log_variance).exp()).detach()
@@ -251,7 +252,7 @@ def one_step_at_a_time(config: RecVAEConfig) -> RecVAE:
                 adam.step()
 
     encoder, decoder = adams(model.encoder, row_wise=True), adams(model.decoder, row_wise=False)
-    dense = torch.from_numpy(matrix.toarray()).double()
+    dense = dense_rows(matrix)
     for epoch in range(1, config.epochs + 1):
         run.begin_epoch(epoch)
         with torch.no_grad():
