@@ -13,16 +13,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from dagster import DagsterInstance
 from google.cloud import storage
 from pydantic import SecretStr
 
-from gh_assets.embedded.bucket.app import BucketServer
-from gh_assets.embedded.bucket.files import Files
 from gh_assets.embedded.standin.app import Standin
 from gh_assets.embedded.standin.world import World
 from gh_assets.embedded.supervision import release_all
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.retries import RetryPolicy
+from gh_assets.instance.configuration import open_instance
 from gh_assets.registry import ModelCard, ModelRegistry, RegisteredModel
 from gh_assets.registry.cache import ModelCache
 from gh_assets.services.connections import connect_gcs, connect_mongo
@@ -30,6 +30,7 @@ from gh_assets.settings import Settings, load_settings
 from gh_assets.storage.asset_store import AssetStore
 from gh_assets.storage.mongo import MongoDatabase
 from gh_assets.storage.objects import ObjectStore, make_client
+from gh_assets_tests.support.bucket import tokenless_buckets
 from gh_assets_tests.support.serving import serving as serving
 
 pytest_plugins = ["gh_assets_tests.support.served_home_fixtures"]
@@ -178,16 +179,9 @@ def clock_behind(monkeypatch: pytest.MonkeyPatch, behind: dt.timedelta = dt.time
 
 @pytest.fixture
 def emulator(tmp_path: Path) -> Iterator[str]:
-    """URL of a Cloud Storage that needs no token, like the emulators for Google's variable."""
-    files = Files(tmp_path / "emulator")
-    server = BucketServer(files, "token")
-
-    async def open_to_all(scope: Any, receive: Any, send: Any) -> None:
-        await server({**scope, "headers": [*scope["headers"], (b"authorization", b"Bearer token")]}, receive, send)
-
-    with serving(open_to_all) as url:
+    """URL of a Cloud Storage that needs no token."""
+    with tokenless_buckets(tmp_path / "emulator") as url:
         yield url
-    files.close()
 
 
 @pytest.fixture
@@ -224,3 +218,10 @@ def fresh_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("GH_ASSETS_HOME", str(place))
     yield place
     release_all(place)
+
+
+@pytest.fixture
+def instance(fresh_home: Path) -> Iterator[DagsterInstance]:
+    """Dagster's instance of a home of the test's own."""
+    with open_instance(load_settings()) as instance:
+        yield instance

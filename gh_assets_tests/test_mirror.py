@@ -20,8 +20,6 @@ OF_THE_PROJECT = {
 """Tests that concern the whole project."""
 
 WITHOUT_MODULE = {
-    "embedded/bucket/test_app_against_testbench.py",
-    "embedded/standin/test_app_against_github.py",
     "instance/test_dagster_dev.py",
     "instance/test_kubernetes.py",
     "web/test_pages_in_browser.py",

@@ -10,18 +10,17 @@ from pathlib import Path
 
 import pytest
 from bson.json_util import dumps
-from pydantic import SecretStr
 
 from gh_assets.embedded.standin.faults import Faults
 from gh_assets.embedded.standin.world import World
 from gh_assets.embedded.supervision import release_all
 from gh_assets.errors import GhAssetsError, OutageError, ServiceUnavailableError
-from gh_assets.github.client import GitHubClient
 from gh_assets.github.retries import OUTAGE_AFTER
 from gh_assets.services.connections import connect_mongo
 from gh_assets.settings import load_settings
-from gh_assets_tests.conftest import QUICK, ServeWorld
+from gh_assets_tests.conftest import ServeWorld
 from gh_assets_tests.support.commands import command
+from gh_assets_tests.support.github import client_of
 from gh_assets_tests.support.worlds import LIST, world_of
 
 GOOD, REFUSED = "ghp_goodgoodgood0123456789GOOD", "ghp_refusedrefused9876543210NONE"
@@ -119,7 +118,7 @@ def test_exceptions_and_logs_contain_no_token(
     caplog.set_level(logging.DEBUG)
     faults = Faults({kind: 1.0}, timeout_seconds=0.01)
     _, url = serve_world(tastes(), tokens=[GOOD], faults=faults)
-    with GitHubClient(url, [SecretStr(GOOD)], policy=QUICK) as client:
+    with client_of(url, GOOD) as client:
         for send in (lambda: client.get("/user"), lambda: client.graphql("{ viewer { login } }", {})):
             with pytest.raises(GhAssetsError) as caught:
                 send()
@@ -132,7 +131,7 @@ def test_exceptions_and_logs_contain_no_token(
 
 def test_outage_is_raised_after_several_failed_requests(serve_world: ServeWorld) -> None:
     _, url = serve_world(tastes(), tokens=[GOOD], faults=Faults({"500": 1.0}))
-    with GitHubClient(url, [SecretStr(GOOD)], policy=QUICK) as client:
+    with client_of(url, GOOD) as client:
         for _ in range(OUTAGE_AFTER - 1):
             with pytest.raises(ServiceUnavailableError):
                 client.get("/user")

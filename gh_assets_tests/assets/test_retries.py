@@ -1,8 +1,5 @@
 """Which errors are retried: transient ones, a few times, and none where a user waits."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import dagster as dg
 import pytest
 from dagster import DagsterInstance
@@ -11,15 +8,12 @@ from gh_assets.assets import retries
 from gh_assets.assets.definition import tag_run
 from gh_assets.assets.retries import retry_transient, without_retries
 from gh_assets.errors import GhAssetsError, InputError, ServiceUnavailableError
-from gh_assets.instance.configuration import open_instance
-from gh_assets.settings import load_settings
 
 
 @pytest.fixture
-def instance(fresh_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DagsterInstance]:
+def instance(instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> DagsterInstance:
     monkeypatch.setattr(retries, "FIRST_WAIT", 0.01)
-    with open_instance(load_settings()) as instance:
-        yield instance
+    return instance
 
 
 def job_that_raises(*raised: BaseException) -> tuple[dg.JobDefinition, list[int]]:

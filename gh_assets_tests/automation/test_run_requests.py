@@ -7,22 +7,11 @@ import socket
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
-from pathlib import Path
 
 import dagster as dg
-import pytest
 
 from gh_assets.automation.run_requests import RunReason, request_run
-from gh_assets.instance.configuration import open_instance
 from gh_assets.instance.launcher import PROCESS
-from gh_assets.settings import load_settings
-
-
-@pytest.fixture
-def instance(fresh_home: Path) -> Iterator[dg.DagsterInstance]:
-    with open_instance(load_settings()) as instance:
-        yield instance
 
 
 def a_job() -> dg.JobDefinition:

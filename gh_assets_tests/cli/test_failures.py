@@ -110,7 +110,6 @@ def test_definitions_warn_about_another_instance(
 ) -> None:
     monkeypatch.chdir(tmp_path if elsewhere else ROOT)
     monkeypatch.setenv("DAGSTER_IS_DEV_CLI", "1" if dev else "")
-    monkeypatch.delenv("DAGSTER_HOME", raising=False)
     warning = other_instance_warning(load_settings())
     assert (warning is not None) == warned
     if warning is not None:

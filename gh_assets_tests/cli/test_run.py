@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import signal
 import time
 from pathlib import Path
@@ -20,6 +18,7 @@ from gh_assets_tests.cli.conftest import Failure
 from gh_assets_tests.conftest import ServeWorld
 from gh_assets_tests.support.chain_runs import latest_materialization
 from gh_assets_tests.support.commands import answer_json, command, run_json, started
+from gh_assets_tests.support.gharchive import packed, star_event
 from gh_assets_tests.support.paths import CHECKOUT
 from gh_assets_tests.support.worlds import LIST, world_of
 
@@ -104,19 +103,10 @@ def test_archive_alone_yields_exactly_its_stars(fresh_home: Path, tmp_path: Path
     rng = np.random.default_rng(2)
     pairs = sorted({(int(rng.integers(1, 30)), int(rng.integers(1, 90))) for _ in range(1200)})
     for hour in (3, 4):
-        lines = [
-            json.dumps(
-                {
-                    "type": "WatchEvent",
-                    "actor": {"id": user, "login": f"user-{user}"},
-                    "repo": {"id": repo, "name": f"owner/repo-{repo}"},
-                    "payload": {"action": "started"},
-                    "created_at": f"2024-02-0{hour - 2}T{hour:02d}:00:{n % 60:02d}Z",
-                }
-            )
-            for n, (repo, user) in enumerate(pairs[hour % 2 :: 2])
-        ]
-        (tmp_path / f"2024-02-0{hour - 2}-{hour}.json.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+        day = f"2024-02-0{hour - 2}"
+        starred = enumerate(pairs[hour % 2 :: 2])
+        events = [star_event(repo, user, f"{day}T{hour:02d}:00:{n % 60:02d}Z") for n, (repo, user) in starred]
+        (tmp_path / f"{day}-{hour}.json.gz").write_bytes(packed(*events))
     hours = str(tmp_path / "2024-02-01-{3..3}.json.gz")
     arguments = ["run", "--source", "gharchive", "--epochs", "1", "--archive", hours]
     first = run_json(fresh_home, *arguments)

@@ -5,34 +5,23 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 
 from gh_assets.cli import train_together
-from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.registry import ModelRegistry
 from gh_assets.services.connections import asset_store, model_store, open_mongo
 from gh_assets.settings import load_settings
 from gh_assets_tests.support.commands import environment_of
 from gh_assets_tests.support.dagster_dev import BIN, ROOT
-from gh_assets_tests.support.matrices import taste_matrix
+from gh_assets_tests.support.registered_models import matrix_of
 
 
 @pytest.mark.slow
 def test_two_processes_register_one_model(fresh_home: Path) -> None:
     settings = load_settings()
-    stars = taste_matrix(users=300)
-    users, items = stars.shape
-    matrix = UserItemMatrix(
-        stars,
-        np.arange(users),
-        np.array([f"u{number}" for number in range(users)]),
-        np.arange(items),
-        np.array([f"o/{number}" for number in range(items)]),
-    )
-    asset_store(settings).write_matrix("user_item_matrix", matrix)
+    asset_store(settings).write_matrix("user_item_matrix", matrix_of(300))
 
     def train() -> str:
         trainer = ["--nproc-per-node", "2", "--standalone", "-m", "gh_assets.cli.train_together", "--epochs", "3"]

@@ -11,10 +11,8 @@ import contextlib
 import json
 import os
 import re
-import signal
 import socket
 import struct
-import subprocess
 import sys
 import threading
 from collections import Counter
@@ -31,7 +29,7 @@ import requests
 from gh_assets.embedded.guardian import free_port
 from gh_assets_tests.faults.proxy import http_message
 from gh_assets_tests.support.tcp import TcpListener
-from gh_assets_tests.support.waiting import until
+from gh_assets_tests.support.waiting import running
 
 CHECKOUT, PYTHON = "GH_ASSETS_STORAGE_TESTBENCH", "GH_ASSETS_STORAGE_TESTBENCH_PYTHON"
 
@@ -87,29 +85,16 @@ def running_testbench() -> Iterator[int]:
     """Run the testbench; yield its port."""
     checkout, python = Path(os.environ[CHECKOUT]), Path(os.environ.get(PYTHON, sys.executable))
     port = free_port()
-    process = subprocess.Popen(
-        [python, "testbench_run.py", "127.0.0.1", str(port), "10"],
-        cwd=checkout,
-        env=os.environ | {"PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"},  # it calls gunicorn
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    command = [str(python), "testbench_run.py", "127.0.0.1", str(port), "10"]
+    environment = os.environ | {"PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"}  # it calls gunicorn
 
     def answers() -> bool:
-        assert process.poll() is None, (
-            f"the testbench in {checkout} did not start: does {python} have its requirements?"
-        )
         with contextlib.suppress(requests.ConnectionError):
             return requests.get(f"http://127.0.0.1:{port}/", timeout=5).text == "OK"
         return False
 
-    try:
-        until(answers, 60)
+    with running(command, answers, cwd=checkout, env=environment):
         yield port
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,9 @@ from pathlib import Path
 import pytest
 from pymongo.errors import PyMongoError
 
-from gh_assets.errors import (
-    ConcurrentWriteError,
-    ConfigurationError,
-    GhAssetsError,
-    ServiceUnavailableError,
-    StoredDataError,
-)
-from gh_assets.registry import CHAMPION, PURPOSE, ModelCard, ModelRegistry, Promotion
-from gh_assets.storage.object_reader import ObjectReader
-from gh_assets.storage.objects import ABSENT, ObjectStore
+from gh_assets.errors import ConcurrentWriteError, GhAssetsError, StoredDataError
+from gh_assets.registry import CHAMPION, PURPOSE, Promotion
+from gh_assets.storage.objects import ABSENT
 from gh_assets_tests.faults.conftest import ProxiedServers
 from gh_assets_tests.faults.proxy import FAULTS, Fault, Plan, fail_at
 from gh_assets_tests.faults.work import WORKS, ServiceClients, table
@@ -133,26 +126,3 @@ def test_download_never_mixes_two_versions(servers: ProxiedServers, proxied: Ser
     servers.gcs.plan = Plan(replace_before_the_second)
     with pytest.raises(StoredDataError, match="large"):
         proxied.objects.read_to("large", tmp_path / "copy")
-
-
-def test_missing_bucket_is_an_error(servers: ProxiedServers, file: Path) -> None:
-    direct = servers.direct
-    registry = ModelRegistry(ObjectStore(direct.objects.client, "no-such-bucket"), direct.registry.documents)
-    with pytest.raises(ConfigurationError, match=r"The bucket of gs://no-such-bucket/.* does not exist: create it"):
-        registry.save(file, ModelCard("recvae", 0.5))
-    assert registry.list() == []
-
-
-def test_unavailable_servers_are_an_error(
-    servers: ProxiedServers, proxied: ServiceClients, tmp_path: Path, file: Path
-) -> None:
-    model = proxied.registry.save(file, ModelCard("recvae", 0.5))
-    proxied.objects._retry = proxied.objects._retry.with_timeout(0.2)
-    client = proxied.objects.client
-    client.reader = ObjectReader(client._credentials, client.api_endpoint, retry_seconds=0.2)
-    servers.plan(Plan(lambda _: "refuse"))
-    with pytest.raises(ServiceUnavailableError, match="Run again: nothing is lost"):
-        proxied.objects.describe(model.object)
-    with pytest.raises(ServiceUnavailableError):
-        proxied.registry.download(model, tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []

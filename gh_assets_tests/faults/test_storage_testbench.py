@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import itertools
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -36,7 +35,7 @@ from gh_assets_tests.faults.storage_testbench import (
     requires_testbench,
     running_testbench,
 )
-from gh_assets_tests.support.commands import command, write_stars
+from gh_assets_tests.support.commands import run_json, write_stars
 
 pytestmark = [pytest.mark.slow, requires_testbench]
 
@@ -249,9 +248,7 @@ def test_complete_run_loses_nothing_behind_all_faults(
     own = services(buckets)
 
     def gh_assets(*arguments: str, at: Path = home, **environment: str) -> Any:
-        done = command(at, *arguments, "--json", **own | environment)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        return run_json(at, *arguments, **own | environment)
 
     gh_assets("run", "--stars", str(stars), "--epochs", "1", "--max-pages", "1")
     before, moment = stars_in(stores[0]), dt.datetime.now(dt.UTC)

@@ -8,25 +8,15 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
-from pathlib import Path
 
 import dagster as dg
 import pytest
 from dagster import DagsterInstance
 
 from gh_assets.instance import launcher as launcher_module
-from gh_assets.instance.configuration import open_instance
 from gh_assets.instance.internals import EngineEventData, WorkerStatus
 from gh_assets.instance.launcher import HomeRunLauncher, execute_job, fail_dead_runs, is_alive
-from gh_assets.settings import load_settings
 from gh_assets_tests.support.waiting import until
-
-
-@pytest.fixture
-def instance(fresh_home: Path) -> Iterator[DagsterInstance]:
-    with open_instance(load_settings()) as instance:
-        yield instance
 
 
 def a_job() -> dg.JobDefinition:

@@ -2,9 +2,10 @@
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import dagster as dg
 import pytest
@@ -70,43 +71,29 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dagster
         yield instance
 
 
-@pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DagsterInstance]:
-    """The instance of a home."""
-    monkeypatch.setenv("GH_ASSETS_HOME", str(tmp_path / "home"))
-    with open_instance(load_settings()) as instance:
-        yield instance
-
-
 def test_batches_store_what_single_events_store(
-    shipped: DagsterInstance, own: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    shipped: DagsterInstance, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = stored_events(shipped, run_over_all(shipped, 25).run_id)
     monkeypatch.setenv("DAGSTER_EVENT_BATCH_SIZE", "10")  # so that there are several batches
-    assert stored_events(own, run_over_all(own, 25).run_id) == expected
+    assert stored_events(instance, run_over_all(instance, 25).run_id) == expected
     assert sorted(expected["materialized"]) == sorted(str(number) for number in range(25))
     assert expected["last"] == expected["partitions"][0]
     assert expected["metadata"][0] == {"place": int(expected["last"]), "count": 25}
 
 
-def test_a_batch_is_one_transaction_not_one_an_event(own: DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_is_one_transaction_not_one_an_event(
+    instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DAGSTER_EVENT_BATCH_SIZE", "1000")
-    batches: list[int] = []
-    singles: list[str] = []
-    store_batch, store_one = BatchedSqliteEventLogStorage.store_event_batch, BatchedSqliteEventLogStorage.store_event
-
-    def counted_batch(self: BatchedSqliteEventLogStorage, events: Sequence[dg.EventLogEntry]) -> None:
-        batches.append(len(events))
-        store_batch(self, events)
-
-    def counted_event(self: BatchedSqliteEventLogStorage, event: dg.EventLogEntry) -> None:
-        singles.append(event.dagster_event.event_type_value if event.dagster_event else "log")
-        store_one(self, event)
-
-    monkeypatch.setattr(BatchedSqliteEventLogStorage, "store_event_batch", counted_batch)
-    monkeypatch.setattr(BatchedSqliteEventLogStorage, "store_event", counted_event)
-    run_over_all(own, 200)
-    assert batches == [200]
+    storage = instance.event_log_storage
+    batch, single = Mock(wraps=storage.store_event_batch), Mock(wraps=storage.store_event)
+    monkeypatch.setattr(storage, "store_event_batch", batch)
+    monkeypatch.setattr(storage, "store_event", single)
+    run_over_all(instance, 200)
+    assert [len(call.args[0]) for call in batch.call_args_list] == [200]
+    events = [call.args[0].dagster_event for call in single.call_args_list]
+    singles = [event.event_type_value for event in events if event is not None]
     assert "ASSET_MATERIALIZATION" not in singles
     assert singles.count("ASSET_MATERIALIZATION_PLANNED") == 1, "one planned event for all partitions"
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 from gh_assets.local.locks import create_once, is_locked, open_lock, try_lock, unlock, wait_lock
-from gh_assets_tests.support.paths import CHECKOUT
+from gh_assets_tests.support.commands import script
 
 HOLDER = """
 import sys
@@ -25,11 +24,7 @@ sys.stdin.read()
 
 @contextmanager
 def held_by_a_process(path: Path, kind: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-c", HOLDER, str(path), kind]
-    environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
+    with script(HOLDER, path, kind) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "locked\n"
         try:

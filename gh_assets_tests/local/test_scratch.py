@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
 from gh_assets.local.scratch import PREFIX, Scratch, clear_dead_scratch
-from gh_assets_tests.support.paths import CHECKOUT
+from gh_assets_tests.support.commands import script
 
 PROGRAM = """
 import sys
@@ -25,7 +23,6 @@ with Scratch() as folder:
 @pytest.fixture(autouse=True)
 def temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", str(CHECKOUT))
     monkeypatch.setattr(tempfile, "tempdir", None)
     return tmp_path
 
@@ -33,9 +30,7 @@ def temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_folder_of_a_killed_process_is_removed_by_the_next_one_and_a_used_one_is_not(temporary_folder: Path) -> None:
     foreign = temporary_folder / "gh-assets-of-another"
     foreign.mkdir()
-    with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+    with script(PROGRAM) as process:
         assert process.stdout is not None
         other = Path(process.stdout.readline().strip())
         with Scratch() as own:

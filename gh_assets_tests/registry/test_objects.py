@@ -146,38 +146,6 @@ def test_only_orphans_older_than_the_grace_period_are_swept(
     assert registry.verify(again) is None
 
 
-def test_sweep_at_any_step_of_a_save_loses_nothing(
-    save: Save, registry: ModelRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A sweep runs before and after each step of saving content whose object is an orphan."""
-    path = tmp_path / "model.bin"
-
-    sweeper = ModelRegistry(AgedStore(registry.store.client, registry.store.name), registry.documents)
-    steps = [
-        (registry, "claim"),
-        (registry.store, "write"),
-        (registry.store, "describe"),
-        (registry.documents, "insert_one"),
-    ]
-    for owner, name in steps:
-        for after in (False, True):
-            registry.delete("recvae", save().version, why="an orphan")
-            real = getattr(owner, name)
-
-            def meanwhile(*arguments: object, real: Any = real, after: bool = after, **more: object) -> object:
-                if not after:
-                    sweeper.sweep(HOUR)
-                result = real(*arguments, **more)
-                if after:
-                    sweeper.sweep(HOUR)
-                return result
-
-            with monkeypatch.context() as patched:
-                patched.setattr(owner, name, meanwhile)
-                saved = registry.save(path, ModelCard("recvae", 0.5))
-            assert registry.verify(saved) is None, (name, after)
-
-
 class Turns:
     """Lets two threads take turns according to a schedule; once one has ended, the other runs freely."""
 
@@ -219,19 +187,13 @@ class ByTurns:
         return call
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(schedule=st.lists(st.booleans(), min_size=8, max_size=24))
-@example(schedule=[True] + [False] * 4 + [True] * 6)
-@example(schedule=[False] * 2 + [True] * 3 + [False] * 12)
-def test_save_and_sweep_lose_nothing_in_any_interleaving(
-    gcs_client: storage.Client, database: MongoDatabase, tmp_path_factory: pytest.TempPathFactory, schedule: list[bool]
-) -> None:
-    """The content's object is an orphan when both begin."""
+def save_and_sweep(client: storage.Client, database: MongoDatabase, folder: Path, schedule: list[bool]) -> None:
+    """Save content whose object is an orphan, and sweep, whose calls alternate as scheduled; check the saved model."""
     name = f"turns-{secrets.token_hex(8)}"
     saver, sweeper = (
-        ModelRegistry(kind(gcs_client, name, create=True), database[name]) for kind in (ObjectStore, AgedStore)
+        ModelRegistry(kind(client, name, create=True), database[name]) for kind in (ObjectStore, AgedStore)
     )
-    path = tmp_path_factory.mktemp("turns") / "model.bin"
+    path = folder / "model.bin"
     path.write_bytes(b"weights")
     orphan = saver.save(path, ModelCard("recvae", 0.5))
     saver.delete("recvae", 1, why="an orphan")
@@ -255,7 +217,24 @@ def test_save_and_sweep_lose_nothing_in_any_interleaving(
         finally:
             turns.end(True)
         sweeping.result()
-    assert ModelRegistry(ObjectStore(gcs_client, name), database[name]).verify(saved) is None
+    assert ModelRegistry(ObjectStore(client, name), database[name]).verify(saved) is None
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(schedule=st.lists(st.booleans(), min_size=8, max_size=24))
+@example(schedule=[True] + [False] * 4 + [True] * 6)
+@example(schedule=[False] * 2 + [True] * 3 + [False] * 12)
+def test_save_and_sweep_lose_nothing_in_any_interleaving(
+    gcs_client: storage.Client, database: MongoDatabase, tmp_path: Path, schedule: list[bool]
+) -> None:
+    save_and_sweep(gcs_client, database, tmp_path, schedule)
+
+
+@pytest.mark.parametrize("steps", range(12))
+def test_sweep_after_any_step_of_a_save_loses_nothing(
+    gcs_client: storage.Client, database: MongoDatabase, tmp_path: Path, steps: int
+) -> None:
+    save_and_sweep(gcs_client, database, tmp_path, [True] * steps + [False] * 50)
 
 
 def test_model_that_becomes_visible_during_a_sweep_keeps_its_object(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +10,6 @@ from unittest.mock import Mock
 import pytest
 from pydantic import SecretStr
 
-from gh_assets.embedded import supervision
 from gh_assets.errors import ModelNotFoundError, ServiceUnavailableError, StoredDataError
 from gh_assets.recommender import EASE
 from gh_assets.registry import ModelRegistry
@@ -25,7 +23,7 @@ from gh_assets.serving.current_model import (
     rank_models,
     serving_candidates,
 )
-from gh_assets.settings import Settings
+from gh_assets.settings import load_settings
 from gh_assets_tests.conftest import Save
 from gh_assets_tests.support.registered_models import DAMAGES, UNREADABLE_DOCUMENT, RegisteredModels, damage
 
@@ -124,12 +122,9 @@ def test_concurrent_loads_download_a_model_once(models: RegisteredModels, monkey
 
 
 def test_cached_model_serves_with_a_warning_while_the_services_are_unavailable(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fresh_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = f"test_{secrets.token_hex(6)}"
-    own = settings.model_copy(
-        update={"mongo_database": name, "gcs_model_bucket": name.replace("_", "-"), "home": tmp_path / "home"}
-    )
+    own = load_settings()
     away = own.model_copy(update={"mongo_uri": SecretStr("mongodb://user:secret@127.0.0.1:1/")})
     monkeypatch.setattr("gh_assets.services.connections.MONGO_SECONDS", 0.2)
     with pytest.raises(ServiceUnavailableError):
@@ -145,6 +140,3 @@ def test_cached_model_serves_with_a_warning_while_the_services_are_unavailable(
         assert "does not answer" in warning
         assert "This is by ease 1, the last model that was used here" in warning
         assert "secret" not in warning
-        database.client.drop_database(name)
-    supervision.release("mongo", own.home_path)
-    supervision.release("bucket", own.home_path)

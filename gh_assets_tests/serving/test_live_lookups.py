@@ -5,12 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
-from typing import Any, Protocol
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from pydantic import SecretStr
 
 from gh_assets.embedded.standin.app import Standin
 from gh_assets.embedded.standin.limits import Limits
@@ -19,7 +18,8 @@ from gh_assets.errors import ServiceUnavailableError
 from gh_assets.github.client import GitHubClient
 from gh_assets.serving.catalogue import Description
 from gh_assets.serving.live_lookups import LiveLookups, Lookup, LookupOutcome
-from gh_assets_tests.conftest import QUICK
+from gh_assets_tests.conftest import ServeWorld
+from gh_assets_tests.support.github import client_of
 from gh_assets_tests.support.served_home import ServedHome, github_world, opened
 from gh_assets_tests.support.waiting import until
 
@@ -31,24 +31,17 @@ class Clock:
         return self.now
 
 
-class Lookups(Protocol):
-    """Makes lookups on a stand-in."""
-
-    def __call__(self, world: World | None = None, **more: Any) -> tuple[LiveLookups, Standin]: ...
-
-
-def client_of(url: str) -> GitHubClient:
-    return GitHubClient(url, [SecretStr("token")], policy=QUICK)
+Lookups = Callable[..., tuple[LiveLookups, Standin]]
 
 
 @pytest.fixture
-def lookups(serve_world: Callable[..., tuple[Standin, str]]) -> Iterator[Lookups]:
+def lookups(serve_world: ServeWorld) -> Iterator[Lookups]:
     with ExitStack() as stack:
 
         def make(world: World | None = None, **more: Any) -> tuple[LiveLookups, Standin]:
             standin, url = serve_world(world or github_world())
             options: dict[str, Any] = {"requests_an_hour": 100, "pages": 3, "keep": 600.0} | more
-            return stack.enter_context(closing(LiveLookups(lambda: client_of(url), **options))), standin
+            return stack.enter_context(closing(LiveLookups(lambda: client_of(url, "token"), **options))), standin
 
         yield make
 
@@ -143,7 +136,7 @@ def test_failures_are_reported_and_tried_again_soon(lookups: Lookups) -> None:
     clock = Clock()
     live, _ = lookups(clock=clock)
     good = live._connect
-    live._connect = lambda: client_of("http://127.0.0.1:9")
+    live._connect = lambda: client_of("http://127.0.0.1:9", "token")
     assert finished(live.look_up("uncollected-1")).outcome is LookupOutcome.UNAVAILABLE
     assert live.failing_since is not None
     assert not live.check()
@@ -171,7 +164,7 @@ def test_repositories_are_described_and_renames_followed(lookups: Lookups) -> No
 
 
 def test_progress_is_shown_while_stars_are_read(
-    own_served_home: ServedHome, serve_world: Callable[..., tuple[Standin, str]], monkeypatch: pytest.MonkeyPatch
+    own_served_home: ServedHome, serve_world: ServeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """GitHub delays the third page; the API and the page show the progress."""
     _, url = serve_world(world_of_fan(250), limits=Limits())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 import subprocess
 import sys
@@ -273,17 +272,6 @@ def test_cost_is_relative_processor_time_on_a_busy_machine_too(busy: bool) -> No
 
 
 @pytest.mark.usefixtures("strict")
-def test_wall_clock_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each call of a wall clock advances it by a minute."""
-    minutes = itertools.count(step=60.0)
-    for clock in ("perf_counter", "monotonic"):
-        monkeypatch.setattr(f"gh_assets.serving.promotion.time.{clock}", lambda: next(minutes))
-    ease = loaded(EASE((10.0,)))
-    assert compare(ease, ease).checks["cost"].passed
-    assert compare(ease, None).outcome == "promoted"
-
-
-@pytest.mark.usefixtures("strict")
 def test_first_champion_is_not_refused_for_its_cost() -> None:
     result = compare(loaded(Burning((10.0,))), None)
     assert result.better, result.summary
@@ -349,7 +337,7 @@ def test_undecided_models_are_judged_again(models: RegisteredModels, monkeypatch
     assert "was ahead of popularity 1" in decision.summary
 
 
-def test_better_mean_is_not_enough_to_replace_the_champion(models: RegisteredModels) -> None:
+def test_better_mean_is_not_enough_to_replace_the_champion() -> None:
     """The lower bound of the interval decides."""
     weights = [10.0, 12.0]
     for _ in range(2):
@@ -362,10 +350,6 @@ def test_better_mean_is_not_enough_to_replace_the_champion(models: RegisteredMod
     assert result.difference is not None
     assert result.difference.mean > 0 > result.difference.low, "the models must be nearly equal"
     assert not result.better
-    models.register(other, one)
-    models.promote("ease 1")
-    assert models.judge()[1] is None
-    assert models.registry.champion().version == 1
 
 
 def test_users_whom_the_champion_was_trained_on_are_left_out() -> None:

@@ -115,11 +115,6 @@ def test_undo_restores_all_partitions_of_the_asset_and_no_other_asset(asset_stor
     assert sorted(asset_store.undo("parts", good)) == ["assets/parts/y.parquet", "assets/parts/z.parquet"]
     assert numbers_of(asset_store) == {"x": 1, "y": 1}
     assert numbers_of(asset_store, "parts_of_another") == {"x": 2}, "another asset does not change"
-    for number in range(4):
-        write_numbers(asset_store, x=100 + number)
-    with pytest.raises(InputError, match="is not kept any more"):
-        asset_store.undo("parts", good)
-    assert numbers_of(asset_store)["x"] == 103
 
 
 class KilledError(Exception):

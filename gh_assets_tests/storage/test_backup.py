@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
 
 import bson
@@ -28,7 +24,7 @@ from gh_assets.storage.asset_store import AssetStore
 from gh_assets.storage.backup import BackupSummary, back_up, restore
 from gh_assets.storage.mongo import MongoDatabase
 from gh_assets.storage.objects import CloudStorageClient, ObjectStore
-from gh_assets_tests.support.paths import CHECKOUT
+from gh_assets_tests.support.commands import script
 
 USERS_TABLE = pl.DataFrame({"user_id": [1, 2], "login": ["a", "b"], "stars": [3, 4]}, schema=USERS.dtypes)
 
@@ -156,9 +152,7 @@ back_up(database, {"data": store}, Path(sys.argv[3]), workers=1)
 def backup_in_progress(services: Services, folder: Path) -> Iterator[None]:
     """Start a backup in another process, wait until it is in progress, and kill it at the end of the block."""
     names = services.database.name, services.stores["data"].name
-    command = [sys.executable, "-W", "ignore", "-c", SLOW_BACKUP, *names, str(folder)]
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(CHECKOUT)}, **pipes) as process:
+    with script(SLOW_BACKUP, *names, folder) as process:
         assert next(iter(process.stdout or ())) == "copied\n"
         try:
             yield

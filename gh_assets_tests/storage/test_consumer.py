@@ -6,8 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from hypothesis import strategies as st
 from gh_assets.storage.consumer import Consumer
 from gh_assets.storage.messages import COLLECTIONS, Message, UserInsert
 from gh_assets.storage.mongo import Collections, MongoDatabase
+from gh_assets_tests.support.commands import script
 from gh_assets_tests.support.messages import INVALID, at, state, update
 from gh_assets_tests.support.mongo import the_document
 
@@ -168,14 +167,11 @@ def test_killed_consumer_has_stored_what_it_acknowledged(database: MongoDatabase
     Consumer(database).apply(stream)
     expected = contents(database)
     emptied(database)
-    environment = os.environ | {"GH_ASSETS_HOME": str(home), "MONGO_DATABASE": database.name}
     for kill_after in (1, 3):
-        process = subprocess.Popen(
-            [sys.executable, "-c", CONSUMER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
-        )
+        process = script(CONSUMER, GH_ASSETS_HOME=str(home), MONGO_DATABASE=database.name)
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(raw)
+        process.stdin.write(raw.decode())
         process.stdin.flush()
         acknowledged = 0
         for _ in range(kill_after):
@@ -188,15 +184,3 @@ def test_killed_consumer_has_stored_what_it_acknowledged(database: MongoDatabase
     assert done.messages == 400
     assert contents(database) == expected
     assert Consumer(database, 100).apply(raw.splitlines()).changed == 0
-
-
-def test_stars_of_a_large_repository_are_many_small_documents(database: MongoDatabase) -> None:
-    stars = (
-        Message.parse(json.dumps(update("unstars", where={"_id": f"7:{user}"}, min={"starred_at": user})))
-        for user in range(3000)
-    )
-    done = Consumer(database).apply(stars)
-    assert done.inserted == 3000
-    assert database["unstars"].count_documents({}) == 3000
-    largest = max(len(json.dumps(document)) for document in database["unstars"].find())
-    assert largest < 100

@@ -19,6 +19,7 @@ import pytest
 
 from gh_assets.cli import main
 from gh_assets_tests.conftest import SETTINGS
+from gh_assets_tests.support.paths import CHECKOUT
 
 USERS = 160
 
@@ -71,6 +72,17 @@ def started(
         text=True,
         start_new_session=True,
         **(streams | options),
+    )
+
+
+def script(code: str, *arguments: object, **environment: str) -> subprocess.Popen[str]:
+    """Start a program of the tests in a new process, whose input and output are pipes."""
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", code, *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(CHECKOUT)} | environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
 
 

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 from gh_assets.registry import ModelRegistry
 from gh_assets.storage.mongo import MongoDatabase
-from gh_assets_tests.support.paths import CHECKOUT
+from gh_assets_tests.support.commands import script
 
 SCRIPT = """
 import json, sys
@@ -44,22 +40,9 @@ print(json.dumps(results))
 """
 
 
-def run_concurrently(
-    database: MongoDatabase, registry: ModelRegistry, folder: Path, count: int, action: str
-) -> list[list[Any]]:
+def run_concurrently(database: MongoDatabase, registry: ModelRegistry, count: int, action: str) -> list[list[Any]]:
     """Return the results of `count` processes that save, or promote, at the same moment."""
-    command = [sys.executable, "-W", "ignore", "-c", SCRIPT, database.name, registry.store.name]
-    processes = [
-        subprocess.Popen(
-            [*command, str(number), action],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
-        )
-        for number in range(count)
-    ]
+    processes = [script(SCRIPT, database.name, registry.store.name, number, action) for number in range(count)]
     for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gh_assets.embedded.guardian import accepts, free_port
-from gh_assets_tests.support.waiting import until
+from gh_assets_tests.support.waiting import running, until
 
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
 REDIS = shutil.which("redis-server")
@@ -33,23 +33,6 @@ QUIET: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVN
 
 
 @contextmanager
-def _running(command: list[str], port: int, **options: Any) -> Iterator[None]:
-    """Run a server until the end of the block, which begins when it accepts connections."""
-    process = subprocess.Popen(command, **QUIET, **options)
-
-    def answers() -> bool:
-        assert process.poll() is None, "the server exited during its start"
-        return accepts(port)
-
-    try:
-        until(answers, 60)
-        yield
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-@contextmanager
 def postgres() -> Iterator[int]:
     """Run a server with a database `dagster` of a user `dagster` without a password; yield its port."""
     tools, folder = str(POSTGRES[-1].parent), tempfile.mkdtemp(prefix="gh-assets-pg-")
@@ -63,7 +46,7 @@ def postgres() -> Iterator[int]:
     server = [f"{tools}/postgres", "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", folder, "-F"]
     database = [f"{tools}/createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "dagster", "dagster"]
     try:
-        with _running(server, port, user=user, cwd=folder):
+        with running(server, lambda: accepts(port), user=user, cwd=folder):
             until(lambda: subprocess.run(database, **QUIET).returncode == 0, 30)
             yield port
     finally:
@@ -77,5 +60,5 @@ def redis() -> Iterator[int]:
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="gh-assets-redis-") as folder:
         command = [REDIS, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-        with _running(command, port, cwd=folder):
+        with running(command, lambda: accepts(port), cwd=folder):
             yield port

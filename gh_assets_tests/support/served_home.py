@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from gh_assets.settings import Settings
 from gh_assets.web.server import make_server
 from gh_assets.web.state import AppState
 from gh_assets.web.uvicorn_internals import ObservedServer
+from gh_assets_tests.support.serving import in_thread
 from gh_assets_tests.support.waiting import until
 
 FIRST = 1000
@@ -192,18 +192,12 @@ def opened(settings: Settings, *, loaded: bool = True, root_path: str = "", **ch
     """Serve a home in a thread, as the command does, with changes of its settings."""
     urls: list[str] = []
     server = make_server(settings.model_copy(update=changes), "127.0.0.1", 0, urls.append, root_path=root_path)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    until(lambda: server.started)
-    state: AppState = server.config.app.state.state  # type: ignore[union-attr]
-    running = Running(urls[0], state, server)
-    try:
+    with in_thread(server):
+        state: AppState = server.config.app.state.state  # type: ignore[union-attr]
+        running = Running(urls[0], state, server)
         if loaded:
             until(lambda: running.get("/readyz").status_code == 200)
         yield running
-    finally:
-        server.should_exit = True
-        thread.join(30)
 
 
 def with_github(settings: Settings, url: str) -> Settings:

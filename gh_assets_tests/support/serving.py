@@ -14,6 +14,21 @@ from gh_assets.embedded.standin.faults import FaultyProtocol
 
 
 @contextmanager
+def in_thread(server: uvicorn.Server) -> Iterator[None]:
+    """Run a server in a thread until the end of the block, which begins when it has started."""
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive(), "the server did not start"
+            time.sleep(0.005)
+        yield
+    finally:
+        server.should_exit = True
+        thread.join(30)
+
+
+@contextmanager
 def serving(app: object, **more: Any) -> Iterator[str]:
     """Serve an ASGI application on 127.0.0.1 in a thread; yield its URL."""
     config = uvicorn.Config(
@@ -28,14 +43,5 @@ def serving(app: object, **more: Any) -> Iterator[str]:
         **more,
     )
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive(), "the server did not start"
-        time.sleep(0.005)
-    try:
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join(10)
+    with in_thread(server):
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import subprocess
-import sys
 import textwrap
 from contextlib import closing
 from pathlib import Path
@@ -19,6 +17,7 @@ from gh_assets.storage.consumer import Consumer
 from gh_assets.storage.messages import Message
 from gh_assets.storage.mongo import MongoDatabase
 from gh_assets.web.feedback import Feedback, JournalError, Verdict
+from gh_assets_tests.support.commands import script
 from gh_assets_tests.support.waiting import until
 
 
@@ -106,7 +105,7 @@ def test_acknowledged_feedback_of_a_killed_server_is_shipped_by_the_next(
             feedback.record("killed", number, "o/r", "known")
             print(number, flush=True)
     """)
-    with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True) as child:
+    with script(program, tmp_path) as child:
         assert child.stdout is not None
         acknowledged = set(itertools.islice(child.stdout, 50))
         child.kill()

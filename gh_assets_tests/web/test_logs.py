@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from pydantic import SecretStr
 
 from gh_assets.web.logs import JsonLines
@@ -16,43 +14,32 @@ from gh_assets_tests.support.served_home import ServedHome, opened
 from gh_assets_tests.support.waiting import until
 
 
-@contextmanager
-def logged(name: str) -> Iterator[io.StringIO]:
-    """Yield what a logger writes as JSON lines during a block."""
-    sink = io.StringIO()
-    handler = logging.StreamHandler(sink)
-    handler.setFormatter(JsonLines())
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield sink
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """What is logged, as JSON lines."""
+    monkeypatch.setattr(caplog.handler, "formatter", JsonLines())
+    caplog.set_level(logging.INFO, "gh_assets")
+    return caplog
 
 
-def test_logs_are_json_without_personal_data(served_home: ServedHome) -> None:
-    keyed = opened(served_home.settings, api_keys_text=SecretStr("the-secret-key"))
-    with logged("gh_assets") as sink, keyed as server:
+def test_logs_are_json_without_personal_data(served_home: ServedHome, logged: pytest.LogCaptureFixture) -> None:
+    with opened(served_home.settings, api_keys_text=SecretStr("the-secret-key")) as server:
         server.get("/u/person-1?language=go", headers={"authorization": "Bearer the-secret-key"})
         server.get("/u/person-1", headers={"authorization": "Bearer wrong-one"})
-        until(lambda: sink.getvalue().count('"event":"request"') >= 2)
-    lines = [json.loads(line) for line in sink.getvalue().splitlines()]
+        until(lambda: logged.text.count('"event":"request"') >= 2)
+    lines = [json.loads(line) for line in logged.text.splitlines()]
     entries = [line for line in lines if line["event"] == "request" and line["route"] == "/u/{login}"]
     assert entries[0].keys() >= {"time", "level", "logger", "event", "route", "status", "ms", "method"}
     for secret in ("person-1", "language=go", "the-secret-key", "wrong-one", "127.0.0.1:"):
-        assert secret not in sink.getvalue()
+        assert secret not in logged.text
 
 
-def test_error_is_logged_with_type_and_location_but_without_its_message() -> None:
-    with logged("some.test") as sink:
-        try:
-            raise ValueError("mongodb://user:password@host")
-        except ValueError:
-            logging.getLogger("some.test").exception("failed")
-    line = json.loads(sink.getvalue())
+def test_error_is_logged_with_type_and_location_but_without_its_message(logged: pytest.LogCaptureFixture) -> None:
+    try:
+        raise ValueError("mongodb://user:password@host")
+    except ValueError:
+        logging.getLogger("some.test").exception("failed")
+    line = json.loads(logged.text)
     assert line["error"] == "ValueError"
     assert line["where"].startswith(f"{Path(__file__).name}:")
-    assert "password" not in sink.getvalue()
+    assert "password" not in logged.text

@@ -22,6 +22,7 @@ from gh_assets.web.uvicorn_internals import (
     request_of,
     send_and_close,
 )
+from gh_assets_tests.support.serving import in_thread
 from gh_assets_tests.support.waiting import until
 
 ADVICE = (
@@ -80,13 +81,10 @@ def recorder(release: threading.Event) -> Iterator[Recorder]:
         app, host="127.0.0.1", port=0, http=observed_protocol(observer), lifespan="off", log_level="error"
     )
     server = ObservedServer(config, observer, observer.listening)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    until(lambda: server.started)
-    yield observer
-    release.set()
-    server.should_exit = server.force_exit = True
-    thread.join(10)
+    with in_thread(server):
+        yield observer
+        release.set()
+        server.force_exit = True
 
 
 def test_phases_of_a_connection(recorder: Recorder, release: threading.Event) -> None:

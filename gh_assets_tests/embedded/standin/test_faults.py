@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import requests
-from pydantic import SecretStr
 
 from gh_assets.collector.star_sources.base import CollectionTask, RepositoryRef
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
@@ -12,10 +11,9 @@ from gh_assets.embedded.standin.clock import VirtualClock
 from gh_assets.embedded.standin.faults import Faults
 from gh_assets.embedded.standin.kinds import GRAPHQL_KINDS, REST_KINDS
 from gh_assets.embedded.standin.limits import Limits
-from gh_assets.github.client import GitHubClient
 from gh_assets.github.outcomes import Outcome
 from gh_assets.github.retries import RetryPolicy
-from gh_assets_tests.conftest import QUICK
+from gh_assets_tests.support.github import client_of
 from gh_assets_tests.support.standin import StandinOf
 from gh_assets_tests.support.worlds import world_of
 
@@ -48,7 +46,7 @@ def test_unknown_fault_is_named() -> None:
 def test_client_recovers_from_every_fault(standin_of: StandinOf, kind: str) -> None:
     faults = Faults(script=[kind, None, kind, None, kind], slow_seconds=0.01, retry_after=0)
     api = standin_of(world_of({"a/b": list(range(150))}), faults=faults)
-    with GitHubClient(api.url, [SecretStr("token")], policy=QUICK) as client:
+    with client_of(api.url, "token") as client:
         for _ in range(3):
             answer = client.get("/repositories/1/stargazers", parameters={"per_page": 100, "page": 2})
             assert (answer.status, len(answer.payload)) == (200, 50)
@@ -60,7 +58,7 @@ def test_lists_recover_from_every_fault_of_graphql(standin_of: StandinOf, kind: 
     world = world_of({f"a/{n}": list(range(150)) for n in range(30)})
     faults = Faults(script=[None, kind, None, kind, None, kind])
     api = standin_of(world, faults=faults)
-    with GitHubClient(api.url, [SecretStr("token")], policy=QUICK) as client:
+    with client_of(api.url, "token") as client:
         client.refresh_budgets()
         tasks = [
             CollectionTask(RepositoryRef(r.repo_id, r.full_name, r.full_name, 150, Outcome.OK))
@@ -76,7 +74,7 @@ def test_clock_skew_of_the_server_does_not_prolong_waits(standin_of: StandinOf) 
     faults = Faults(clock_skew=5400.0)
     api = standin_of(limits=Limits(requests=5), clock=clock, faults=faults)
     started = clock.now()
-    with GitHubClient(api.url, [SecretStr("token")], policy=RetryPolicy(), clock=clock) as client:
+    with client_of(api.url, "token", policy=RetryPolicy(), clock=clock) as client:
         for _ in range(6):
             client.get("/repositories/1")
     assert clock.now() - started <= 3603
