@@ -329,14 +329,13 @@ def repository_json(state: AppState, snapshot: ServingSnapshot, repo_id: int) ->
 
 def model_json(state: AppState, snapshot: ServingSnapshot) -> dict[str, Any]:
     registered = snapshot.model
-    move = next(iter(state.refresher.watcher.view.moves), None)
-    is_champion = move is not None and move.key == registered.key
+    move = next((move for move in state.refresher.watcher.view.moves[:1] if move.key == registered.key), None)
     interval = registered.intervals.get(registered.metric)
     return model_title_json(registered) | {
         "interval": None if interval is None else list(interval),
         "trained": registered.time.isoformat(),
-        "champion_since": move.time.isoformat() if move is not None and is_champion else None,
-        "why": move.why if move is not None and is_champion else None,
+        "champion_since": None if move is None else move.time.isoformat(),
+        "why": None if move is None else move.why,
         "data_time": None if snapshot.data_time is None else snapshot.data_time.isoformat(),
         "users": len(snapshot.users),
         "repositories": len(snapshot.served.trained.repo_ids),

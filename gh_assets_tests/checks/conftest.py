@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 from gh_assets.registry import ModelCard, ModelRegistry
-from gh_assets.resources import MongoResource, RegistryResource, build_resources
+from gh_assets.resources import build_resources
 from gh_assets.services.connections import connect_mongo, model_store
 from gh_assets.settings import load_settings
 from gh_assets.storage.mongo import Collections, MongoDatabase
@@ -30,15 +30,9 @@ def mongo(fresh_home: Path) -> Iterator[MongoDatabase]:
 
 
 @pytest.fixture
-def mongo_resource(fresh_home: Path) -> MongoResource:
-    mongo: MongoResource = build_resources(load_settings())["mongo"]
-    return mongo
-
-
-@pytest.fixture
-def registry_resource(fresh_home: Path) -> RegistryResource:
-    registry: RegistryResource = build_resources(load_settings())["registry"]
-    return registry
+def resources(fresh_home: Path) -> dict[str, Any]:
+    """The resources of the fresh home by their names."""
+    return build_resources(load_settings())
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from gh_assets.checks.collection import (
 )
 from gh_assets.collector.state import CollectionState, RepositoryState
 from gh_assets.github.outcomes import Outcome
-from gh_assets.resources import MongoResource
 from gh_assets.schemas import REPOS
 from gh_assets.storage.mongo import MongoDatabase
 from gh_assets_tests.checks.conftest import result_of
@@ -68,14 +67,14 @@ def state(number: int, stars: int, count: int, **changes: Any) -> RepositoryStat
 )
 def test_stars_match_githubs_count_within_a_tolerance(
     mongo: MongoDatabase,
-    mongo_resource: MongoResource,
+    resources: dict[str, Any],
     states: list[RepositoryState],
     passed: bool,
     severity: object,
     compared: int,
 ) -> None:
     CollectionState(mongo).save(states)
-    result = result_of(stars_match_githubs_count, mongo_resource)
+    result = result_of(stars_match_githubs_count, resources["mongo"])
     assert (result.passed, result.metadata["compared"].value) == (passed, compared)
     if not passed:
         assert result.severity is severity

@@ -17,7 +17,6 @@ from gh_assets.checks.matrix import (
     matrix_is_like_the_last,
 )
 from gh_assets.recommender.data.interactions import UserItemMatrix
-from gh_assets.resources import RegistryResource
 from gh_assets_tests.checks.conftest import result_of
 from gh_assets_tests.conftest import clock_behind
 
@@ -51,32 +50,32 @@ def matrix_of(users: int, repositories: int, density: float) -> UserItemMatrix:
 )
 def test_a_matrix_unlike_the_last_trains_nothing(
     save_model: Callable[..., Any],
-    registry_resource: RegistryResource,
+    resources: dict[str, Any],
     now: tuple[int, int, float],
     accept: bool,
     passed: bool,
     severity: object,
 ) -> None:
     then = matrix_of(100, 40, 0.2)
-    first = result_of(matrix_is_like_the_last, LikenessConfig(), then, registry_resource)
+    first = result_of(matrix_is_like_the_last, LikenessConfig(), then, resources["registry"])
     assert first.passed, "there is nothing to compare the first with"
     data = {"users": 100, "repositories": 40, "stars": int(then.stars.nnz)}
     save_model("recvae", 0.5, data=data)
-    result = result_of(matrix_is_like_the_last, LikenessConfig(accept=accept), matrix_of(*now), registry_resource)
+    result = result_of(matrix_is_like_the_last, LikenessConfig(accept=accept), matrix_of(*now), resources["registry"])
     assert result.passed is passed, result.description
     if severity is not None:
         assert result.severity is severity
 
 
 def test_the_last_matrix_is_that_of_the_last_model_whatever_the_clock(
-    save_model: Callable[..., Any], registry_resource: RegistryResource, monkeypatch: pytest.MonkeyPatch
+    save_model: Callable[..., Any], resources: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = matrix_of(100, 40, 0.2)
     sizes = {"repositories": 40, "stars": int(now.stars.nnz)}
     save_model("hybrid", 0.5, data={**sizes, "users": 1000})
     with clock_behind(monkeypatch):
         save_model("recvae", 0.5, data={**sizes, "users": 100})
-    result = result_of(matrix_is_like_the_last, LikenessConfig(), now, registry_resource)
+    result = result_of(matrix_is_like_the_last, LikenessConfig(), now, resources["registry"])
     assert result.passed, result.description
     assert result.metadata["compared_with"].value == "recvae 1"
 

@@ -9,7 +9,6 @@ import polars as pl
 from gh_assets.assets.leaderboard import USERS_HELD_OUT
 from gh_assets.checks.models import champion_is_not_left_behind, nothing_known_is_recommended
 from gh_assets.registry import ModelRegistry, Promotion
-from gh_assets.resources import RegistryResource
 from gh_assets.schemas import LEADERBOARD
 from gh_assets_tests.checks.conftest import result_of
 
@@ -35,10 +34,10 @@ def leaderboard_of(*rows: tuple[str, float]) -> pl.DataFrame:
 
 
 def test_a_clearly_better_model_than_the_champion_warns(
-    home_registry: ModelRegistry, save_model: Callable[..., Any], registry_resource: RegistryResource
+    home_registry: ModelRegistry, save_model: Callable[..., Any], resources: dict[str, Any]
 ) -> None:
     def check(*rows: tuple[str, float]) -> dg.AssetCheckResult:
-        return result_of(champion_is_not_left_behind, leaderboard_of(*rows), registry_resource)
+        return result_of(champion_is_not_left_behind, leaderboard_of(*rows), resources["registry"])
 
     assert check(("recvae", 0.4)).passed, "there is no champion yet"
     save_model("recvae", 0.4)
