@@ -126,7 +126,7 @@ def _reported(model: Recommender) -> str:
     if isinstance(model, Hybrid):
         return f"weight {model.weight:g}, popularity {model.popularity:g}"
     if isinstance(model, EASE):
-        return f"lambda {model.chosen_lambda:g}, dropout {model.chosen_dropout:g}"
+        return f"lambda {model.chosen[0]:g}, dropout {model.chosen[1]:g}"
     if isinstance(model, ALS):
         return f"{model.factors} factors, alpha {model.chosen[0]:g}, lambda {model.chosen[1]:g}"
     if isinstance(model, ItemKNN):

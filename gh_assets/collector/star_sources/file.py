@@ -18,13 +18,13 @@ import polars as pl
 from pymongo.database import Database
 
 from gh_assets.collector.gharchive import id_of_name
-from gh_assets.collector.identities import identified, ids_of_logins
 from gh_assets.collector.star_sources.base import CollectionTask, PreviousStars, RepositoryRef, StarCollection
 from gh_assets.collector.star_sources.fallback import read_with_fallback
 from gh_assets.collector.star_sources.gharchive import grouped
 from gh_assets.collector.star_sources.merging import merge_stars, stars_missing_from
 from gh_assets.collector.star_sources.starred_state import StarredState, UserState
 from gh_assets.collector.stars_file import NAMED, counted, one_row_a_star, read_stars
+from gh_assets.collector.users import identified, ids_of_logins
 from gh_assets.errors import BudgetSpentError, GitHubError, ServiceUnavailableError
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.graphql import GraphQLLists, Listing, batched_query

@@ -8,10 +8,10 @@ from dataclasses import replace
 import polars as pl
 
 from gh_assets.collector.gharchive import id_of_name
-from gh_assets.collector.identities import identified, ids_of_logins
 from gh_assets.collector.repositories import CollectedRepositories, Document, KnownRepositories, tabulated
 from gh_assets.collector.star_sources.base import CollectionTask, StarCollection
 from gh_assets.collector.star_sources.merging import collection_from_users
+from gh_assets.collector.users import identified, ids_of_logins
 from gh_assets.github.outcomes import Outcome
 from gh_assets.local.concurrency import map_bounded
 from gh_assets.schemas import REPOS

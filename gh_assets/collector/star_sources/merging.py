@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from gh_assets.collector.identities import identified, ids_of_logins
 from gh_assets.collector.star_sources.base import Page, PreviousStars, RepositoryRef, StarCollection
+from gh_assets.collector.users import identified, ids_of_logins
 from gh_assets.github.list_reading import Coverage, coverage_fields
 from gh_assets.github.outcomes import Outcome
 from gh_assets.schemas import UTC_TIME

@@ -1,14 +1,19 @@
-"""Users as bags of items: sums of table rows whose cost follows the number of stars, and their gradients."""
+"""Users as bags of items: sums of table rows whose cost follows the number of stars, their gradients, and encoders.
+
+An encoder's first layer is a sum of item embeddings; what lies behind it is the model's.
+"""
 
 from __future__ import annotations
 
+import math
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
-from torch import Tensor
+from torch import Tensor, nn
 
 from gh_assets.recommender.data.interactions import Csr
 
@@ -104,3 +109,37 @@ class Bags:
         touched, counts = torch.unique_consecutive(items, return_counts=True)
         offsets = F.pad(counts.cumsum(0), (1, 0))
         return touched, Bags(self.users[order], self.weights[order], offsets, counts.to(self.lengths.dtype))
+
+
+class SparseEncoder(nn.Module):
+    """A network whose first layer is a sum of item embeddings.
+
+    Parameters
+    ----------
+    items, hidden : int
+    """
+
+    def __init__(self, items: int, hidden: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(items)  # the initialization of a dense layer on all items
+        self.embeddings = nn.Parameter(torch.empty(items, hidden).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(hidden).uniform_(-bound, bound))
+
+    @abstractmethod
+    def rest(self, first: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Map the first layer's sums to mean and log-variance, each (users, latent); products in `dtype`."""
+
+    def represent(self, z: Tensor, dtype: torch.dtype) -> Tensor:
+        """Map the latent vector to the input of the softmax over all items."""
+        return z
+
+    def first(self, bags: Bags) -> Tensor:
+        """Return the first layer's sums, (users, hidden), without a graph: the engine computes their gradients."""
+        return bags.sums(self.embeddings.detach()) + self.bias.detach()
+
+    def forward(self, bags: Bags, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        return self.rest(self.first(bags), dtype)
+
+    def latent_mean(self, first: Tensor, dtype: torch.dtype) -> Tensor:
+        """Map the first layer's sums to the mean alone, (users, latent), which is enough to rank."""
+        return self.rest(first, dtype)[0]

@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from gh_assets.errors import ConfigurationError
 from gh_assets.recommender.data.interactions import Csr
 from gh_assets.recommender.engine.adam import AdamStep, DenseAdam, RowAdam
-from gh_assets.recommender.engine.bags import Bags
+from gh_assets.recommender.engine.bags import Bags, SparseEncoder
 from gh_assets.recommender.engine.precision import PRECISIONS, name_of, precision
 from gh_assets.recommender.engine.softmax import SoftmaxOutput
-from gh_assets.recommender.engine.sparse_encoder import SparseEncoder
 
 LAZY_BELOW = 0.8
 """Share of the items that a batch touches below which a step updates only those. A pass over the whole table is memory

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gh_assets.recommender.cpu import leave_one_out
-from gh_assets.recommender.engine.bags import Bags
-from gh_assets.recommender.engine.sparse_encoder import SparseEncoder
+from gh_assets.recommender.engine.bags import Bags, SparseEncoder
 
 ABLATE_ALL = 64
 """Maximum number of stars of a user up to which all are ablated."""

@@ -21,10 +21,9 @@ from torch import Tensor, nn
 from gh_assets.errors import ConfigurationError, InvalidInteractionsError
 from gh_assets.recommender.cpu.allocator import freed_memory_kept
 from gh_assets.recommender.data.interactions import Csr
-from gh_assets.recommender.engine.bags import Bags
+from gh_assets.recommender.engine.bags import Bags, SparseEncoder
 from gh_assets.recommender.engine.checkpoints import Checkpoints, data_fingerprint
 from gh_assets.recommender.engine.run import Best, FusedSteps, TrainingConfig, TrainingRun
-from gh_assets.recommender.engine.sparse_encoder import SparseEncoder
 from gh_assets.recommender.engine.spectral import item_factors
 from gh_assets.recommender.evaluation.metrics import MAIN_METRIC, evaluate
 from gh_assets.recommender.models.base import Recommender

@@ -200,7 +200,7 @@ class EASE(Recommender):
             raise ConfigurationError("EASE needs at least one dropout, and all in [0, 1).")
         self.lambdas = tuple(float(value) for value in lambdas)
         self.dropouts = tuple(float(value) for value in dropouts)
-        self.chosen_lambda, self.chosen_dropout = self.lambdas[len(self.lambdas) // 2], self.dropouts[0]
+        self.chosen = (self.lambdas[len(self.lambdas) // 2], self.dropouts[0])
 
     def _fit(self, stars: Csr, validation: tuple[Csr, Csr] | None) -> None:
         def fit(chosen: tuple[float, float]) -> None:
@@ -208,9 +208,7 @@ class EASE(Recommender):
             self.B = np.empty((0, 0), np.float32)
             self.B = ease_weights(stars, *chosen)
 
-        default = self.chosen_lambda, self.chosen_dropout
-        candidates = product(self.lambdas, self.dropouts)
-        self.chosen_lambda, self.chosen_dropout = best_on_validation(self, fit, candidates, validation, default)
+        self.chosen = best_on_validation(self, fit, product(self.lambdas, self.dropouts), validation, self.chosen)
 
     def score(self, stars: Csr) -> NDArray[np.float32]:
         scores: NDArray[np.float32] = stars @ self.B
@@ -228,7 +226,7 @@ class EASE(Recommender):
         self.B = weights["B"]
 
     def to_config(self) -> dict[str, Any]:
-        return {"lambdas": [self.chosen_lambda], "dropouts": [self.chosen_dropout]}
+        return {"lambdas": [self.chosen[0]], "dropouts": [self.chosen[1]]}
 
 
 def ease_weights(stars: Csr, weight: float, dropout: float = 0.0) -> NDArray[np.float32]:

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from gh_assets.errors import ConfigurationError
 from gh_assets.recommender.data.interactions import Csr
-from gh_assets.recommender.engine.bags import Bags
+from gh_assets.recommender.engine.bags import Bags, SparseEncoder
 from gh_assets.recommender.engine.run import TrainingConfig, TrainingRun
 from gh_assets.recommender.engine.softmax import SoftmaxOutput
-from gh_assets.recommender.engine.sparse_encoder import SparseEncoder
 from gh_assets.recommender.models.autoencoder import Autoencoder
 from gh_assets.recommender.models.base import Scores
 

@@ -26,10 +26,9 @@ from gh_assets.errors import ConfigurationError
 from gh_assets.recommender.cpu import leave_one_out
 from gh_assets.recommender.cpu.torch_internals import Derived
 from gh_assets.recommender.data.interactions import Csr
-from gh_assets.recommender.engine.bags import Bags, portions
+from gh_assets.recommender.engine.bags import Bags, SparseEncoder, portions
 from gh_assets.recommender.engine.run import POSTERIOR_USERS, FusedSteps, TrainingConfig, TrainingRun
 from gh_assets.recommender.engine.softmax import SoftmaxOutput
-from gh_assets.recommender.engine.sparse_encoder import SparseEncoder
 from gh_assets.recommender.models.ablation import contributions
 from gh_assets.recommender.models.autoencoder import Autoencoder
 from gh_assets.recommender.models.base import Scores

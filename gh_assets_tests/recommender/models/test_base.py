@@ -48,96 +48,94 @@ MODELS: dict[str, Callable[[], Recommender]] = {
 PERSONAL = sorted(MODELS.keys() - {"popularity"})
 
 
+BOARD = checkerboard()
+
+
 @pytest.fixture(params=sorted(MODELS))
 def make(request: pytest.FixtureRequest) -> Callable[[], Recommender]:
     return MODELS[request.param]
 
 
-@pytest.mark.parametrize("name", PERSONAL)
-def test_recommended_items_have_the_users_colour(name: str) -> None:
-    board = checkerboard()
-    items, _ = MODELS[name]().fit(board).recommend(board, 2)
-    for user in range(board.shape[0]):
+@pytest.fixture(scope="module", params=sorted(MODELS))
+def fitted(request: pytest.FixtureRequest) -> Recommender:
+    """Each model, fitted once to `BOARD`."""
+    return MODELS[request.param]().fit(BOARD)
+
+
+def own_items(user: int) -> set[int]:
+    return set(BOARD[[user]].indices.tolist())
+
+
+@pytest.mark.parametrize("fitted", PERSONAL, indirect=True)
+def test_recommended_items_have_the_users_colour(fitted: Recommender) -> None:
+    items, _ = fitted.recommend(BOARD, 2)
+    for user in range(BOARD.shape[0]):
         assert (items[user] % 2 == user % 2).all()
 
 
-@pytest.mark.parametrize("name", PERSONAL)
-def test_reasons_are_the_users_own_stars(name: str) -> None:
-    board = checkerboard()
-    model = MODELS[name]().fit(board)
-    items, _ = model.recommend(board, 2)
-    reasons, shares = model.explain(board, items, 3)
+@pytest.mark.parametrize("fitted", PERSONAL, indirect=True)
+def test_reasons_are_the_users_own_stars(fitted: Recommender) -> None:
+    items, _ = fitted.recommend(BOARD, 2)
+    reasons, shares = fitted.explain(BOARD, items, 3)
     assert reasons.shape == shares.shape == (40, 2, 3)
-    for user in range(board.shape[0]):
-        own = set(board.indices[board.indptr[user] : board.indptr[user + 1]].tolist())
+    for user in range(BOARD.shape[0]):
         given = reasons[user][reasons[user] >= 0].tolist()
-        assert set(given) <= own
+        assert set(given) <= own_items(user)
         assert given
     assert (np.diff(shares, axis=2) <= 1e-6).all(), "strongest first"
     assert (shares.sum(axis=2) <= 1.0001).all()
 
 
-def test_scores_are_float32_and_higher_is_better(make: Callable[[], Recommender]) -> None:
-    board = checkerboard()
-    model = make().fit(board)
-    scores = model.predict(board)
+def test_scores_are_float32_and_higher_is_better(fitted: Recommender) -> None:
+    scores = fitted.predict(BOARD)
     assert scores.dtype == np.float32
-    assert scores.shape == board.shape
-    items, best = model.recommend(board, 3)
+    assert scores.shape == BOARD.shape
+    items, best = fitted.recommend(BOARD, 3)
     assert [items.dtype, best.dtype, items.shape] == [np.int64, np.float32, (40, 3)]
     assert (np.diff(best, axis=1) <= 0).all()
-    scores[board.toarray() > 0] = -np.inf
+    scores[BOARD.toarray() > 0] = -np.inf
     np.testing.assert_allclose(best[:, 0], scores.max(axis=1), rtol=1e-5)
 
 
-def test_items_that_a_user_has_are_never_recommended(make: Callable[[], Recommender]) -> None:
-    board = checkerboard()
-    items, scores = make().fit(board).recommend(board, 20)
-    for user in range(board.shape[0]):
-        own = set(board.indices[board.indptr[user] : board.indptr[user + 1]].tolist())
+def test_items_that_a_user_has_are_never_recommended(fitted: Recommender) -> None:
+    items, scores = fitted.recommend(BOARD, 20)
+    for user in range(BOARD.shape[0]):
+        own = own_items(user)
         given = items[user][items[user] >= 0].tolist()
         assert len(given) == len(set(given)) == 20 - len(own)
         assert not own & set(given)
     assert np.isneginf(scores[items == -1]).all()
 
 
-def test_users_without_stars_and_long_lists_are_supported(make: Callable[[], Recommender]) -> None:
-    board = checkerboard()
-    model = make().fit(board)
+def test_users_without_stars_and_long_lists_are_supported(fitted: Recommender) -> None:
     no_stars = sp.csr_array((2, 20), dtype=np.float32)
-    items, _ = model.recommend(no_stars, 30)
+    items, _ = fitted.recommend(no_stars, 30)
     assert items.shape == (2, 30)
     assert (items >= 0).sum() == 40
-    reasons, shares = model.explain(no_stars, items, 2)
+    reasons, shares = fitted.explain(no_stars, items, 2)
     assert (reasons == -1).all()
     assert (shares == 0).all()
 
 
-def test_a_model_is_saved_and_loaded_without_pickle(make: Callable[[], Recommender], tmp_path: Path) -> None:
-    board = checkerboard()
-    model = make().fit(board)
-    folder = model.save(tmp_path / "model")
+def test_a_model_is_saved_and_loaded_without_pickle(fitted: Recommender, tmp_path: Path) -> None:
+    folder = fitted.save(tmp_path / "model")
     assert sorted(path.name for path in folder.iterdir()) == [CONFIG_FILE, WEIGHTS_FILE]
-    again = type(model).load(folder)
-    np.testing.assert_array_equal(again.predict(board), model.predict(board))
-    assert again.history == model.history
-    assert json.loads((folder / CONFIG_FILE).read_text())["model"] == model.name
+    again = type(fitted).load(folder)
+    np.testing.assert_array_equal(again.predict(BOARD), fitted.predict(BOARD))
+    assert again.history == fitted.history
+    assert json.loads((folder / CONFIG_FILE).read_text())["model"] == fitted.name
 
 
-def test_damaged_or_foreign_files_raise_one_error(make: Callable[[], Recommender], tmp_path: Path) -> None:
-    model = make().fit(checkerboard())
-    kind = type(model)
+def test_damaged_or_foreign_files_raise_one_error(fitted: Recommender, tmp_path: Path) -> None:
+    kind = type(fitted)
     with pytest.raises(StoredDataError):
         kind.load(tmp_path / "nothing")
-    folder = model.save(tmp_path / "model")
+    folder = fitted.save(tmp_path / "model")
     weights = (folder / WEIGHTS_FILE).read_bytes()
-    (folder / WEIGHTS_FILE).write_bytes(weights[: len(weights) // 2])
-    with pytest.raises(StoredDataError):
-        kind.load(folder)
-
-    (folder / WEIGHTS_FILE).write_bytes(pickle.dumps({"a": 1}))
-    with pytest.raises(StoredDataError):
-        kind.load(folder)
+    for damaged in (weights[: len(weights) // 2], pickle.dumps({"a": 1})):
+        (folder / WEIGHTS_FILE).write_bytes(damaged)
+        with pytest.raises(StoredDataError):
+            kind.load(folder)
     (folder / WEIGHTS_FILE).write_bytes(weights)
     document = json.loads((folder / CONFIG_FILE).read_text())
     (folder / CONFIG_FILE).write_text(json.dumps(document | {"model": "other"}))
@@ -178,12 +176,14 @@ def test_an_invalid_matrix_is_rejected(make: Callable[[], Recommender], kind: st
         make().fit(matrix)
 
 
-def test_columns_that_do_not_match_are_rejected(make: Callable[[], Recommender]) -> None:
-    model = make().fit(checkerboard())
+def test_a_matrix_of_other_columns_is_rejected(fitted: Recommender) -> None:
     with pytest.raises(InvalidInteractionsError, match="has 60 columns; the model knows 20"):
-        model.predict(taste_matrix(users=5))
+        fitted.predict(taste_matrix(users=5))
+
+
+def test_validation_matrices_of_other_columns_are_rejected(make: Callable[[], Recommender]) -> None:
     with pytest.raises(InvalidInteractionsError, match="columns"):
-        make().fit(checkerboard(), (taste_matrix(users=5), taste_matrix(users=5)))
+        make().fit(BOARD, (taste_matrix(users=5), taste_matrix(users=5)))
 
 
 def test_one_user_and_one_item_are_enough(make: Callable[[], Recommender]) -> None:
