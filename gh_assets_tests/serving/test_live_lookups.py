@@ -19,17 +19,9 @@ from gh_assets.github.client import GitHubClient
 from gh_assets.serving.catalogue import Description
 from gh_assets.serving.live_lookups import LiveLookups, Lookup, LookupOutcome
 from gh_assets_tests.conftest import ServeWorld
-from gh_assets_tests.support.github import client_of
+from gh_assets_tests.support.github import FakeClock, client_of
 from gh_assets_tests.support.served_home import ServedHome, github_world, opened
 from gh_assets_tests.support.waiting import until
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
 
 Lookups = Callable[..., tuple[LiveLookups, Standin]]
 
@@ -92,12 +84,12 @@ def test_outcomes_of_lookups(lookups: Lookups, login: str, outcome: LookupOutcom
 
 
 def test_user_is_forgotten_after_the_configured_time(lookups: Lookups) -> None:
-    clock = Clock()
-    live, standin = lookups(keep=60.0, clock=clock)
+    clock = FakeClock()
+    live, standin = lookups(keep=60.0, clock=clock.now)
     first = finished(live.look_up("uncollected-1"))
-    clock.now = 59
+    clock.time += 59
     assert live.look_up("uncollected-1") is first
-    clock.now = 61
+    clock.time += 2
     live.forget()
     assert "uncollected-1" not in live._users, "it stayed in memory"
     used = standin.used("token")
@@ -110,8 +102,8 @@ def test_user_is_forgotten_after_the_configured_time(lookups: Lookups) -> None:
 
 def test_budget_is_separate_and_refills(lookups: Lookups) -> None:
     """A user takes four requests and a repository two; unsent ones are given back."""
-    clock = Clock()
-    live, standin = lookups(requests_an_hour=8, pages=3, clock=clock)
+    clock = FakeClock()
+    live, standin = lookups(requests_an_hour=8, pages=3, clock=clock.now)
     outcomes = [finished(live.look_up(f"nobody-{number}")).outcome for number in range(7)]
     expected = [LookupOutcome.NOT_FOUND] * 5 + [LookupOutcome.BUDGET_SPENT] * 2
     assert outcomes == expected, "each uses one request, and needs four at its start"
@@ -119,29 +111,29 @@ def test_budget_is_separate_and_refills(lookups: Lookups) -> None:
     outcomes = [live.describe(f"no/such-{number}") for number in range(3)]  # type: ignore[misc]
     assert outcomes == [LookupOutcome.NOT_FOUND] * 2 + [LookupOutcome.BUDGET_SPENT]
     assert standin.used("token") == 7
-    clock.now = 3600
+    clock.time += 3600
     assert finished(live.look_up("uncollected-1")).outcome is LookupOutcome.OK
     assert standin.used("token") <= 10, "unused requests were not given back"
 
 
 def test_unsent_requests_cost_nothing() -> None:
     refuse = Mock(side_effect=ServiceUnavailableError("there is no GitHub"))
-    with closing(LiveLookups(refuse, requests_an_hour=4, pages=3, keep=60.0, clock=Clock())) as live:
+    with closing(LiveLookups(refuse, requests_an_hour=4, pages=3, keep=60.0, clock=FakeClock().now)) as live:
         for number in range(3):
             assert finished(live.look_up(f"user-{number}")).outcome is LookupOutcome.UNAVAILABLE
             assert live.describe(f"o/r{number}") is LookupOutcome.UNAVAILABLE
 
 
 def test_failures_are_reported_and_tried_again_soon(lookups: Lookups) -> None:
-    clock = Clock()
-    live, _ = lookups(clock=clock)
+    clock = FakeClock()
+    live, _ = lookups(clock=clock.now)
     good = live._connect
     live._connect = lambda: client_of("http://127.0.0.1:9", "token")
     assert finished(live.look_up("uncollected-1")).outcome is LookupOutcome.UNAVAILABLE
     assert live.failing_since is not None
     assert not live.check()
     live._connect = good
-    clock.now = 11
+    clock.time += 11
     assert finished(live.look_up("uncollected-1")).outcome is LookupOutcome.OK
     assert live.failing_since is None
     assert live.check()

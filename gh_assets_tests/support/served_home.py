@@ -181,6 +181,13 @@ class Running:
     def post(self, path: str, **more: Any) -> requests.Response:
         return requests.post(self.url + path, timeout=30, **more)
 
+    def send_raw(self, method: str, path: str, **options: Any) -> requests.Response:
+        """Send a request whose path `requests` would normalize."""
+        with requests.Session() as session:
+            request = requests.Request(method, self.url, **options).prepare()
+            request.url = self.url + path
+            return session.send(request, timeout=30, allow_redirects=False)
+
     def assert_alive(self) -> None:
         """Assert that the server still serves."""
         assert self.get("/healthz").status_code == 200
