@@ -57,8 +57,9 @@ def fused_plan(model: RecVAE, stars: sp.csr_array) -> tuple[FusedRecVAE, Plan]:
     return steps, steps.plan(np.arange(stars.shape[0]))
 
 
-def fill(plan: Plan, bags: Bags, dropped: Bags, noise: torch.Tensor) -> None:
-    """Set a step's input instead of drawing it."""
+def fill(plan: Plan, bags: Bags, dropped: Bags, noise: torch.Tensor, old: torch.Tensor) -> None:
+    """Set a step's input instead of drawing it, and the posteriors before it."""
+    plan.old[:] = old
     given = {"items": bags.items, "weights": bags.weights, "offsets": bags.offsets, "lengths": bags.lengths}
     given |= {"kept": dropped.items, "kept_weights": dropped.weights, "kept_offsets": dropped.offsets, "noise": noise}
     for name, values in given.items():
@@ -86,8 +87,7 @@ def test_loss_and_gradients_of_the_encoder_equal_those_of_the_paper(
     old = torch.cat([old_mean, old_log_variance * 0.5], dim=1)
     if fused:
         steps, plan = fused_plan(model, stars)
-        fill(plan, bags, dropped, noise)
-        plan.old[:] = old
+        fill(plan, bags, dropped, noise, old)
         loss, first = plan.encoder_gradients(), plan.skipped
         inner = dict(steps.gradients)
     else:
@@ -125,8 +125,7 @@ def test_gradients_of_the_decoder_equal_those_of_the_paper(model: RecVAE, stars:
     assert relative_error(bias, model.decoder.bias.grad) < 1e-9
     if usable():
         steps, plan = fused_plan(model, stars)
-        fill(plan, bags, bags, noise)
-        plan.old[:] = torch.cat([mean, log_variance], dim=1).detach()
+        fill(plan, bags, bags, noise, torch.cat([mean, log_variance], dim=1).detach())
         plan.decoder_gradients()
         for gradient, parameter in zip(steps.output_gradients, model.decoder.parameters(), strict=True):
             assert relative_error(gradient, parameter.grad) < 1e-9
@@ -142,8 +141,7 @@ def test_exponentials_beyond_float32_are_shifted(model: RecVAE, stars: sp.csr_ar
     results = []
     for one in (model, rough):
         steps, plan = fused_plan(one, stars)
-        fill(plan, bags, bags, noise)
-        plan.old[:] = old
+        fill(plan, bags, bags, noise, old)
         gradients = [torch.tensor(plan.encoder_gradients()).double(), plan.skipped.double().clone()]
         gradients += [gradient.double() for gradient in steps.hidden_gradients]
         plan.decoder_gradients()
@@ -164,8 +162,7 @@ def test_parts_of_a_batch_add_up_to_it(model: RecVAE, stars: sp.csr_array, users
         steps, _ = fused_plan(model, stars)
         steps.run.workers.rank, steps.run.workers.count, steps.room, steps.plans = rank, count, None, {}
         plan = steps.plan(np.arange(users))
-        fill(plan, bags, dropped, noise)
-        plan.old[:] = old[plan.part]
+        fill(plan, bags, dropped, noise, old[plan.part])
         loss, first = plan.encoder_gradients(), torch.zeros(users, 16, dtype=torch.float64)
         first[plan.part] = plan.skipped
         result = [torch.tensor(loss), first, *(gradient.clone() for gradient in steps.gradients.values())]
