@@ -7,8 +7,7 @@ import dagster as dg
 import numpy as np
 from pydantic import Field
 
-from gh_assets.assets.conditions import CHAIN_FRESH, when_upstream_updated
-from gh_assets.assets.definition import RECOMMENDER, chain_asset
+from gh_assets.assets.definition import recommender_asset, when_upstream_updated
 from gh_assets.assets.hybrid_model import hybrid_model
 from gh_assets.assets.leaderboard import leaderboard
 from gh_assets.assets.metadata import figure_metadata, markdown_table, measure_seconds
@@ -29,11 +28,9 @@ class ChampionConfig(dg.Config):
     tag: str = Field(default="", description="Only models with this tag. Empty: with any.")
 
 
-@chain_asset(
-    RECOMMENDER,
+@recommender_asset(
     deps=[recvae_model, hybrid_model, leaderboard],
     automation_condition=when_upstream_updated(),
-    freshness_policy=CHAIN_FRESH,
     kinds={"pytorch", "mongodb"},
     description=(
         "The model that serves. Candidates are the newest RecVAE, hybrid and (if one is the best) baseline. The one "

@@ -8,8 +8,7 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from gh_assets.assets.conditions import LISTS_FRESH, when_upstream_updated
-from gh_assets.assets.definition import COLLECTION, chain_asset
+from gh_assets.assets.definition import LISTS_FRESH, collection_asset, when_upstream_updated
 from gh_assets.assets.metadata import figure_metadata, github_link, markdown_table, measure_seconds
 from gh_assets.assets.stargazers import stargazers
 from gh_assets.collector import plan as planning
@@ -30,8 +29,7 @@ PREVIEWED = 12
 """Repositories in the preview."""
 
 
-@chain_asset(
-    COLLECTION,
+@collection_asset(
     schema=COLLECTION_PLAN,
     deps=[dg.AssetDep(stargazers, partition_mapping=dg.AllPartitionMapping())],
     automation_condition=when_upstream_updated("stargazers"),

@@ -1,8 +1,15 @@
-"""What the definitions of all assets share: the decorator, the partitions, groups, owners, pool and tags of runs."""
+"""What the definitions of all assets share.
 
+The decorators, partitions, groups, owners, pool and tags of runs; when the sensor `keep_current` materializes assets,
+and when assets count as out of date.
+"""
+
+import datetime as dt
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -25,6 +32,20 @@ REPO_PARTITIONS = dg.DynamicPartitionsDefinition(name="repo")
 TAG = "gh_assets/"
 """Prefix of the tags of runs."""
 
+LISTS_FRESH = dg.FreshnessPolicy.time_window(fail_window=dt.timedelta(days=7), warn_window=dt.timedelta(days=2))
+"""For assets that the collection plan depends on."""
+
+CHAIN_FRESH = dg.FreshnessPolicy.time_window(fail_window=dt.timedelta(days=45), warn_window=dt.timedelta(days=30))
+"""For what follows from the stars: without enough new stars, nothing is trained for a long time."""
+
+
+@contextmanager
+def beta_features() -> Iterator[None]:
+    """Use what is in beta in Dagster without a warning: code references, conditions, and runs over many partitions."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        yield
+
 
 def chain_asset(
     group: str, *, schema: TableSchema | None = None, **options: Any
@@ -44,9 +65,7 @@ def chain_asset(
     def decorate(function: Callable[..., Any]) -> dg.AssetsDefinition:
         line = inspect.getsourcelines(function)[1]
         metadata: dict[str, Any] = {} if schema is None else table_metadata(schema)
-        with warnings.catch_warnings():
-            # Code references, and the only way to one run over many partitions, are in beta.
-            warnings.simplefilter("ignore", dg.BetaWarning)
+        with beta_features():
             code = dg.LocalFileCodeReference(file_path=inspect.getfile(function), line_number=line)
             metadata["dagster/code_references"] = dg.CodeReferencesMetadataValue(code_references=[code])
             make: Callable[..., dg.AssetsDefinition] = dg.asset(
@@ -57,11 +76,29 @@ def chain_asset(
     return decorate
 
 
+collection_asset = partial(chain_asset, COLLECTION)
+recommender_asset = partial(chain_asset, RECOMMENDER, freshness_policy=CHAIN_FRESH)
+
+
 def single_run() -> dg.BackfillPolicy:
     """Return the policy of a backfill that is one run."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", dg.BetaWarning)
+    with beta_features():
         return dg.BackfillPolicy.single_run()
+
+
+def when_upstream_updated(*ignored: str) -> dg.AutomationCondition:  # type: ignore[type-arg]
+    """Return the condition that upstream assets are newer, complete, and have passed their blocking checks.
+
+    Parameters
+    ----------
+    *ignored : str
+        Upstream assets whose updates alone are no reason.
+    """
+    with beta_features():
+        condition = dg.AutomationCondition.eager() & dg.AutomationCondition.all_deps_blocking_checks_passed()
+        if ignored:
+            condition = condition.ignore(dg.AssetSelection.assets(*ignored))
+    return condition.with_label("follows its upstream assets")
 
 
 def tag_run(context: dg.OpExecutionContext | dg.AssetExecutionContext, tags: Mapping[str, Any]) -> None:

@@ -3,8 +3,7 @@
 import dagster as dg
 from pydantic import Field
 
-from gh_assets.assets.conditions import CHAIN_FRESH, when_upstream_updated
-from gh_assets.assets.definition import RECOMMENDER, chain_asset
+from gh_assets.assets.definition import recommender_asset, when_upstream_updated
 from gh_assets.assets.metadata import measure_seconds, model_metadata
 from gh_assets.assets.recvae_model import newest_model, recvae_model, trained_before
 from gh_assets.local import progress
@@ -21,11 +20,9 @@ class HybridModelConfig(dg.Config):
     seed: int = Field(default=0, description="Seed of the split: that of the RecVAE.")
 
 
-@chain_asset(
-    RECOMMENDER,
+@recommender_asset(
     deps=[recvae_model],
     automation_condition=when_upstream_updated(),
-    freshness_policy=CHAIN_FRESH,
     kinds={"pytorch", "scipy", "gcs", "mongodb"},
     description=(
         "RecVAE and EASE together: the sum of their standardized scores, with the weights that are best on the "

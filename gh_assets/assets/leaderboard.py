@@ -9,8 +9,7 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from gh_assets.assets.conditions import CHAIN_FRESH, when_upstream_updated
-from gh_assets.assets.definition import RECOMMENDER, chain_asset
+from gh_assets.assets.definition import recommender_asset, when_upstream_updated
 from gh_assets.assets.hybrid_model import hybrid_model
 from gh_assets.assets.metadata import figure_metadata, markdown_table, measure_seconds
 from gh_assets.assets.recvae_model import newest_model
@@ -50,12 +49,10 @@ class LeaderboardConfig(dg.Config):
     )
 
 
-@chain_asset(
-    RECOMMENDER,
+@recommender_asset(
     schema=LEADERBOARD,
     deps=[hybrid_model],
     automation_condition=when_upstream_updated(),
-    freshness_policy=CHAIN_FRESH,
     kinds={"pytorch", "scipy", "polars", "parquet"},
     description=(
         "One row is one recommender on one kind of split: held-out users, and, where stars have times, held-out later "

@@ -7,8 +7,7 @@ import polars as pl
 from pydantic import Field
 
 from gh_assets.assets.champion import champion
-from gh_assets.assets.conditions import CHAIN_FRESH, when_upstream_updated
-from gh_assets.assets.definition import RECOMMENDER, chain_asset
+from gh_assets.assets.definition import recommender_asset, when_upstream_updated
 from gh_assets.assets.metadata import measure_seconds, preview
 from gh_assets.local import progress
 from gh_assets.recommender.data.interactions import UserItemMatrix
@@ -48,12 +47,10 @@ class _Table:
         self.repositories.update(part["repo_id"].unique())
 
 
-@chain_asset(
-    RECOMMENDER,
+@recommender_asset(
     schema=RECOMMENDATIONS,
     deps=[champion],
     automation_condition=when_upstream_updated("repos", "champion"),
-    freshness_policy=CHAIN_FRESH,
     kinds={"pytorch", "polars", "parquet"},
     description=(
         "One row is one repository recommended to one user, by the champion, with the user's own stars that explain it "

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
-from gh_assets.assets.conditions import CHAIN_FRESH, when_upstream_updated
-from gh_assets.assets.definition import RECOMMENDER, chain_asset
+from gh_assets.assets.definition import recommender_asset, when_upstream_updated
 from gh_assets.assets.metadata import measure_seconds, model_metadata
 from gh_assets.assets.progress import asset_progress
 from gh_assets.errors import ModelNotFoundError
@@ -49,10 +48,8 @@ class RecVAEModelConfig(dg.Config):
         return config if self.gamma is None else replace(config, gamma=self.gamma)
 
 
-@chain_asset(
-    RECOMMENDER,
+@recommender_asset(
     automation_condition=when_upstream_updated(),
-    freshness_policy=CHAIN_FRESH,
     kinds={"pytorch", "gcs", "mongodb"},
     description=(
         "The RecVAE model (Shenbin et al. 2020): weights, item index, configuration, and its metrics on held-out "

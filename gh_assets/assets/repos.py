@@ -4,8 +4,7 @@ import dagster as dg
 import polars as pl
 from pydantic import Field
 
-from gh_assets.assets.conditions import LISTS_FRESH
-from gh_assets.assets.definition import COLLECTION, GITHUB_POOL, REPO_PARTITIONS, chain_asset, tag_run
+from gh_assets.assets.definition import GITHUB_POOL, LISTS_FRESH, REPO_PARTITIONS, collection_asset, tag_run
 from gh_assets.assets.metadata import markdown_table, measure_seconds, preview
 from gh_assets.assets.progress import asset_progress
 from gh_assets.collector.archive_days import read_star_events
@@ -40,8 +39,7 @@ class ReposConfig(dg.Config):
     )
 
 
-@chain_asset(
-    COLLECTION,
+@collection_asset(
     schema=REPOS,
     pool=GITHUB_POOL,
     freshness_policy=LISTS_FRESH,

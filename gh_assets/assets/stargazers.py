@@ -1,7 +1,6 @@
 """`stargazers`: who starred a repository, one partition a repository, many partitions in one run."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -9,7 +8,7 @@ import dagster as dg
 import polars as pl
 from pydantic import Field
 
-from gh_assets.assets.definition import COLLECTION, GITHUB_POOL, REPO_PARTITIONS, chain_asset, single_run, tag_run
+from gh_assets.assets.definition import GITHUB_POOL, REPO_PARTITIONS, collection_asset, single_run, tag_run
 from gh_assets.assets.metadata import MAX_REASON, collection_metadata, measure_seconds, partition_metadata, preview
 from gh_assets.assets.progress import asset_progress
 from gh_assets.assets.star_events import star_events
@@ -58,7 +57,7 @@ class StargazersConfig(dg.Config):
         "that were taken back.",
     )
 
-    def options(self, policy: PolicyResource, force: Collection[int]) -> CollectionOptions:
+    def options(self, policy: PolicyResource, force: Collection[int] = frozenset()) -> CollectionOptions:
         """Return the options of the collection, with the policy's values for what is unset."""
         settings = policy.settings()
         return CollectionOptions(
@@ -73,47 +72,7 @@ class StargazersConfig(dg.Config):
         )
 
 
-@dataclass(frozen=True)
-class CollectionRequest:
-    """Partitions to collect, and the resources that this uses.
-
-    Attributes
-    ----------
-    partitions : sequence of str
-    repos : polars.DataFrame
-        The asset `repos`.
-    config : StargazersConfig
-    github, mongo, gcs, policy : resources
-    always : frozenset of int
-        Repositories, by id, that are collected even if nothing seems to have changed.
-    """
-
-    partitions: Sequence[str]
-    repos: pl.DataFrame
-    config: StargazersConfig
-    github: GitHubResource
-    mongo: MongoResource
-    gcs: GcsResource
-    policy: PolicyResource
-    always: frozenset[int] = frozenset()
-
-    def repositories(self) -> list[RepositoryRef]:
-        """Return the repositories of those partitions that a list names."""
-        columns = ("repo_id", "partition", "full_name", "stargazer_count", "outcome", "node_id")
-        rows = self.repos.filter(pl.col("partition").is_in(self.partitions)).select(columns)
-        return [
-            RepositoryRef(repo_id, partition, full_name, count, Outcome(outcome), node_id)
-            for repo_id, partition, full_name, count, outcome, node_id in rows.iter_rows()
-        ]
-
-    def unlisted(self) -> list[str]:
-        """Return the partitions whose repository is in no list."""
-        listed = set(self.repos["partition"].drop_nulls())
-        return [key for key in self.partitions if key not in listed]
-
-
-@chain_asset(
-    COLLECTION,
+@collection_asset(
     schema=STARGAZERS,
     partitions_def=REPO_PARTITIONS,
     deps=[dg.AssetDep(star_events, partition_mapping=dg.AllPartitionMapping())],
@@ -137,8 +96,9 @@ def stargazers(
 ) -> dg.MaterializeResult[None]:
     """One row a star of the partition's repository."""
     partitions = list(context.partition_keys)
-    request = CollectionRequest(partitions, repos, config, github, mongo, gcs, policy)
-    _, by_partition, metadata = collect_partitions(context, request)
+    _, by_partition, metadata = collect_partitions(
+        context, partitions, repos, config.options(policy), config.max_requests, github, mongo, gcs
+    )
     add_partition_metadata(context, by_partition)
     tables = PartitionTables(gcs.asset_store(), "stargazers")
     if len(partitions) == 1 and partitions[0] in tables.partitions():
@@ -147,9 +107,27 @@ def stargazers(
 
 
 def collect_partitions(
-    context: dg.AssetExecutionContext | dg.OpExecutionContext, request: CollectionRequest
+    context: dg.AssetExecutionContext | dg.OpExecutionContext,
+    partitions: Sequence[str],
+    repos: pl.DataFrame,
+    options: CollectionOptions,
+    max_requests: int | None,
+    github: GitHubResource,
+    mongo: MongoResource,
+    gcs: GcsResource,
 ) -> "tuple[CollectionResult, dict[str, dict[str, str | int]], dict[str, RawMetadataValue]]":
     """Collect the stars of partitions, and tag the run with what that took.
+
+    Parameters
+    ----------
+    context : context of an asset or op
+    partitions : sequence of str
+    repos : polars.DataFrame
+        The asset `repos`.
+    options : CollectionOptions
+    max_requests : int or None
+        Cap on the number of requests.
+    github, mongo, gcs : resources
 
     Returns
     -------
@@ -159,22 +137,18 @@ def collect_partitions(
     metadata : dict
         Metadata of the run.
     """
-    reported, options = asset_progress(context), request.config.options(request.policy, request.always)
+    reported = asset_progress(context)
+    listed = repos.filter(pl.col("partition").is_in(partitions))
+    rows = listed.select("repo_id", "partition", "full_name", "stargazer_count", "outcome", "node_id")
+    repositories = [RepositoryRef(**row | {"outcome": Outcome(row["outcome"])}) for row in rows.iter_rows(named=True)]
     with (
         measure_seconds() as timing,
-        request.mongo.database() as database,
-        request.github.client_if_any(database, max_requests=request.config.max_requests) as client,
+        mongo.database() as database,
+        github.client_if_any(database, max_requests=max_requests) as client,
     ):
-        request.github.claim_world(database)
-        result = collect(
-            options,
-            request.repositories(),
-            client,
-            database,
-            request.gcs.asset_store(),
-            reported,
-        )
-    unlisted = request.unlisted()
+        github.claim_world(database)
+        result = collect(options, repositories, client, database, gcs.asset_store(), reported)
+    unlisted = sorted(set(partitions) - set(listed["partition"]))
     if unlisted:
         context.log.warning(
             f"{len(unlisted)} partitions belong to repositories that no list names. They were not collected; what was "
@@ -185,16 +159,10 @@ def collect_partitions(
     tags = {"source": options.source, "requests": result.requests, "graphql_points": result.points}
     tag_run(context, {**tags, "repositories_asked": result.report.asked})
     metadata = collection_metadata(result, options.source) | {f"run_{name}": value for name, value in timing.items()}
-    return result, _metadata_of_partitions(request, result, unlisted), metadata
-
-
-def _metadata_of_partitions(
-    request: CollectionRequest, result: CollectionResult, unlisted: Sequence[str]
-) -> dict[str, dict[str, str | int]]:
-    metadata = {key: partition_metadata(state) for key, state in result.report.states.items()}
-    metadata |= dict.fromkeys(unlisted, UNLISTED)
+    by_partition = {key: partition_metadata(state) for key, state in result.report.states.items()}
+    by_partition |= dict.fromkeys(unlisted, UNLISTED)
     if result.report.stopped is not None:
         reason = result.report.stopped[:MAX_REASON]
         waiting: dict[str, str | int] = {"outcome": Outcome.UNKNOWN.value, "reason": reason}
-        metadata |= {key: waiting for key in request.partitions if key not in metadata}
-    return metadata
+        by_partition = dict.fromkeys(partitions, waiting) | by_partition
+    return result, by_partition, metadata

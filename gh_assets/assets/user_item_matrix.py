@@ -5,8 +5,7 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from gh_assets.assets.conditions import CHAIN_FRESH, when_upstream_updated
-from gh_assets.assets.definition import RECOMMENDER, chain_asset
+from gh_assets.assets.definition import recommender_asset, when_upstream_updated
 from gh_assets.assets.metadata import length_histogram, markdown_table, measure_seconds
 from gh_assets.local import progress
 from gh_assets.recommender.data.interactions import UserItemMatrix, build_user_item_matrix
@@ -22,10 +21,8 @@ class MatrixConfig(dg.Config):
     min_repo_stars: int = Field(default=1, ge=1, description="Leave out repositories with fewer stars.")
 
 
-@chain_asset(
-    RECOMMENDER,
+@recommender_asset(
     automation_condition=when_upstream_updated("stargazers", "repos"),
-    freshness_policy=CHAIN_FRESH,
     kinds={"scipy", "numpy", "gcs"},
     description=(
         "One row is one user, one column one repository, and a one means that the user starred it: binary CSR, "

@@ -6,8 +6,7 @@ import dagster as dg
 import polars as pl
 
 from gh_assets.assets.collection_plan import STARS_COLLECTED
-from gh_assets.assets.conditions import CHAIN_FRESH
-from gh_assets.assets.definition import COLLECTION, chain_asset
+from gh_assets.assets.definition import CHAIN_FRESH, collection_asset
 from gh_assets.assets.metadata import length_histogram, measure_seconds, preview
 from gh_assets.collector.state import CollectionState
 from gh_assets.collector.users import merge_users, user_messages
@@ -18,8 +17,7 @@ from gh_assets.storage.consumer import Consumer
 from gh_assets.storage.mongo import Collections
 
 
-@chain_asset(
-    COLLECTION,
+@collection_asset(
     schema=USERS,
     freshness_policy=CHAIN_FRESH,
     kinds={"polars", "parquet", "mongodb"},
