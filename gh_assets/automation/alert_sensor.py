@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from gh_assets.automation.alerts import Alert, Alerts
+from gh_assets.automation.alerts import Alerts
 from gh_assets.automation.run_requests import interval_seconds
 from gh_assets.instance.internals import IMPLICIT_ASSET_JOB_NAME, SerializableErrorInfo, TickStatus
 from gh_assets.resources import AlertsResource
@@ -70,10 +70,10 @@ def _alert_run(context: dg.SensorEvaluationContext, alerts: Alerts, run: dg.Dags
     if run.status is dg.DagsterRunStatus.FAILURE:
         text = f"{_title(run)} failed (run {run.run_id[:8]}): {_reason(context.instance, run.run_id)}"
         context.log.error(text)
-        alerts.failure(Alert(run.job_name, "failure", text, details), dt.datetime.now(dt.UTC))
+        alerts.failure(run.job_name, text, dt.datetime.now(dt.UTC), **details)
     else:
         text = f"{_title(run)} works again (run {run.run_id[:8]})."
-        if alerts.recovery(Alert(run.job_name, "recovery", text, details)):
+        if alerts.recovery(run.job_name, text, **details):
             context.log.info(text)
 
 
@@ -88,10 +88,9 @@ def _alert_failing_ticks(context: dg.SensorEvaluationContext, alerts: Alerts) ->
             reason = NO_REASON if error is None else error.message.strip()
             text = f"The ticks of {name} fail: {reason}"
             context.log.error(text)
-            alerts.failure(Alert(f"ticks of {name}", "failure", text, {"sensor": name}), dt.datetime.now(dt.UTC))
+            alerts.failure(f"ticks of {name}", text, dt.datetime.now(dt.UTC), sensor=name)
         elif ended and ended[0].status is not TickStatus.FAILURE:
-            text = f"The ticks of {name} succeed again."
-            alerts.recovery(Alert(f"ticks of {name}", "recovery", text, {"sensor": name}))
+            alerts.recovery(f"ticks of {name}", f"The ticks of {name} succeed again.", sensor=name)
 
 
 def _ended_since(instance: dg.DagsterInstance, at: dt.datetime) -> Sequence[dg.RunRecord]:

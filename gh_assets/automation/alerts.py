@@ -6,9 +6,8 @@ What the limit suppressed and what could not be posted is kept in a file of the 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,37 +21,6 @@ TIMEOUT = 10.0
 MAX_TEXT = 1500
 MAX_PENDING = 50
 """Maximum number of alerts kept for a webhook that does not answer; older ones are dropped."""
-
-
-@dataclass(frozen=True)
-class Alert:
-    """A message to the operators.
-
-    Attributes
-    ----------
-    subject : str
-        Such as a job; the limit holds for each subject.
-    kind : {"failure", "recovery"}
-    text : str
-        Without secrets: it is logged and posted.
-    details : mapping of str to str
-    """
-
-    subject: str
-    kind: str
-    text: str
-    details: Mapping[str, str] = field(default_factory=dict)
-
-    def payload(self, left_out: int) -> dict[str, Any]:
-        """Return the JSON object to post.
-
-        Parameters
-        ----------
-        left_out : int
-            Alerts about the subject that were suppressed since the last one.
-        """
-        more = f" ({left_out} more since the last alert)" if left_out else ""
-        return {"text": self.text[:MAX_TEXT] + more, "kind": self.kind, "subject": self.subject, **self.details}
 
 
 class _State(BaseModel):
@@ -80,30 +48,42 @@ class Alerts:
     def __init__(self, folder: Path, webhook: SecretStr | None, every: dt.timedelta) -> None:
         self.folder, self.webhook, self.every = folder, webhook, every
 
-    def failure(self, alert: Alert, now: dt.datetime) -> bool:
-        """Post a failure; return False if the limit suppressed it."""
+    def failure(self, subject: str, text: str, now: dt.datetime, **details: str) -> bool:
+        """Post a failure; return False if the limit suppressed it.
+
+        Parameters
+        ----------
+        subject : str
+            Such as a job; the limit holds for each subject.
+        text : str
+            Without secrets: it is logged and posted.
+        now : datetime
+        **details
+            Other fields of the JSON object.
+        """
         with self._state() as state:
-            subject = alert.subject
             state.failing[subject] = state.failing.get(subject, 0) + 1
             last = state.posted_at.get(subject)
             if last is not None and now - last < self.every:
                 state.left_out[subject] = state.left_out.get(subject, 0) + 1
                 return False
             state.posted_at[subject] = now
-            self._post(state, alert.payload(state.left_out.pop(subject, 0)))
+            left_out = state.left_out.pop(subject, 0)
+            text = text[:MAX_TEXT] + (f" ({left_out} more since the last alert)" if left_out else "")
+            self._post(state, {"text": text, "kind": "failure", "subject": subject, **details})
             return True
 
-    def recovery(self, alert: Alert) -> bool:
-        """Post a recovery; return False if there was no failure before."""
+    def recovery(self, subject: str, text: str, **details: str) -> bool:
+        """Post a recovery as `failure` does; return False if there was no failure before."""
         with self._state() as state:
-            failures = state.failing.pop(alert.subject, 0)
+            failures = state.failing.pop(subject, 0)
             if not failures:
                 return False
-            state.left_out.pop(alert.subject, None)
-            state.posted_at.pop(alert.subject, None)
-            payload = alert.payload(0)
-            runs = "1 failure" if failures == 1 else f"{failures} failures"
-            self._post(state, {**payload, "text": f"{payload['text']} After {runs}.", "failures": failures})
+            state.left_out.pop(subject, None)
+            state.posted_at.pop(subject, None)
+            text = f"{text[:MAX_TEXT]} After {failures} failure{'s' if failures > 1 else ''}."
+            payload = {"text": text, "kind": "recovery", "subject": subject, **details, "failures": failures}
+            self._post(state, payload)
             return True
 
     def flush(self) -> int:

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from gh_assets.automation.alerts import Alert, Alerts
+from gh_assets.automation.alerts import Alerts
 from gh_assets_tests.automation.conftest import Webhook
 
 NOW = dt.datetime(2026, 11, 25, 12, tzinfo=dt.UTC)
 HOUR = dt.timedelta(hours=1)
 
 
-def failure(subject: str = "a_job") -> Alert:
-    return Alert(subject, "failure", f"{subject} failed", {"run_id": "1"})
+def fail(alerts: Alerts, subject: str = "a_job", now: dt.datetime = NOW) -> bool:
+    return alerts.failure(subject, f"{subject} failed", now, run_id="1")
 
 
 def test_failures_are_limited_for_each_subject_and_the_next_counts_the_suppressed(
@@ -27,11 +27,11 @@ def test_failures_are_limited_for_each_subject_and_the_next_counts_the_suppresse
     def alerts() -> Alerts:  # as after a restart
         return Alerts(tmp_path, SecretStr(webhook.url), HOUR)
 
-    assert alerts().failure(failure(), NOW)
-    assert not alerts().failure(failure(), NOW + HOUR / 2)
-    assert not alerts().failure(failure(), NOW + HOUR * 0.9)
-    assert alerts().failure(failure("another"), NOW + HOUR / 2), "subjects do not silence each other"
-    assert alerts().failure(failure(), NOW + HOUR * 1.1)
+    assert fail(alerts())
+    assert not fail(alerts(), now=NOW + HOUR / 2)
+    assert not fail(alerts(), now=NOW + HOUR * 0.9)
+    assert fail(alerts(), "another", NOW + HOUR / 2), "subjects do not silence each other"
+    assert fail(alerts(), now=NOW + HOUR * 1.1)
     assert [post["text"] for post in webhook.posted] == [
         "a_job failed",
         "another failed",
@@ -42,13 +42,13 @@ def test_failures_are_limited_for_each_subject_and_the_next_counts_the_suppresse
 
 def test_a_recovery_is_posted_once_and_only_after_a_failure(webhook: Webhook, tmp_path: Path) -> None:
     alerts = Alerts(tmp_path, SecretStr(webhook.url), HOUR)
-    recovery = Alert("a_job", "recovery", "a_job works again.")
-    assert not alerts.recovery(recovery)
-    alerts.failure(failure(), NOW)
-    alerts.failure(failure(), NOW)
-    assert alerts.recovery(recovery)
-    assert not alerts.recovery(recovery)
-    assert alerts.failure(failure(), NOW + HOUR / 10), "a failure after a recovery is not suppressed"
+    recovery = "a_job", "a_job works again."
+    assert not alerts.recovery(*recovery)
+    fail(alerts)
+    fail(alerts)
+    assert alerts.recovery(*recovery)
+    assert not alerts.recovery(*recovery)
+    assert fail(alerts, now=NOW + HOUR / 10), "a failure after a recovery is not suppressed"
     assert [post["kind"] for post in webhook.posted] == ["failure", "recovery", "failure"]
     assert webhook.posted[1]["failures"] == 2
     assert webhook.posted[1]["text"] == "a_job works again. After 2 failures."
@@ -60,8 +60,8 @@ def test_undelivered_alerts_are_posted_later_in_order(
     caplog.set_level(logging.DEBUG)
     webhook.status = 500
     alerts = Alerts(tmp_path, SecretStr(webhook.url), HOUR)
-    assert alerts.failure(failure("first"), NOW)
-    assert alerts.failure(failure("second"), NOW)
+    assert fail(alerts, "first")
+    assert fail(alerts, "second")
     assert alerts.flush() == 2
     webhook.status = 200
     assert Alerts(tmp_path, SecretStr(webhook.url), HOUR).flush() == 0
@@ -72,6 +72,6 @@ def test_undelivered_alerts_are_posted_later_in_order(
 def test_a_broken_file_and_a_missing_webhook_are_no_errors(tmp_path: Path) -> None:
     (tmp_path / "alerts.json").write_text("{ not json")
     alerts = Alerts(tmp_path, None, HOUR)
-    assert alerts.failure(failure(), NOW)
+    assert fail(alerts)
     assert alerts.flush() == 0
     assert json.loads((tmp_path / "alerts.json").read_text())["failing"] == {"a_job": 1}
