@@ -174,7 +174,7 @@ class AccountDirectory:
 
     Parameters
     ----------
-    credentials : sequence of Credential or SecretStr
+    credentials : sequence of Credential
 
     Attributes
     ----------
@@ -183,8 +183,8 @@ class AccountDirectory:
         By identity.
     """
 
-    def __init__(self, credentials: Sequence[Credential | SecretStr]) -> None:
-        self.tokens = [Token(PersonalToken(c) if isinstance(c, SecretStr) else c) for c in credentials]
+    def __init__(self, credentials: Sequence[Credential]) -> None:
+        self.tokens = [Token(credential) for credential in credentials]
         self.accounts: dict[str, Account] = {}
         self._lock = threading.Lock()
 
@@ -195,10 +195,6 @@ class AccountDirectory:
             if any(other.account is account for other in self.tokens):
                 logger.warning("The token %s is of a user who has another one here: they share a quota.", token.label)
             token.account = account
-
-    def identify_apart(self, token: Token) -> None:
-        """Give a token an account of its own."""
-        self.identify(token, f"token {self.tokens.index(token)}")
 
     def postpone(self, token: Token, until: float) -> None:
         """Identify a token later, since its quota is spent until then (seconds since 1970)."""

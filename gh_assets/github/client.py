@@ -95,15 +95,15 @@ class GitHubClient:
         credentials: list[Credential] = [PersonalToken(token) for token in tokens]
         for app in apps:
             credentials += [AppInstallation(app.app_id, n, app.private_key, self.transport) for n in app.installations]
+        self.policy = policy or RetryPolicy()
         self.pool = TokenPool(
             credentials,
-            policy,
-            clock,
-            ledger,
             lambda token: self._identification.identify(token),
             lambda token: self._identification.probe(token),
+            self.policy,
+            clock or Clock(),
+            ledger,
         )
-        self.policy = self.pool.policy
         self.api_url = self.transport.api_url
         self.usage = self.transport.usage
         self._loop = RetryLoop(self.transport, self.policy, self.pool.wait)

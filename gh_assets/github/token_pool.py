@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from pydantic import SecretStr
-
 from gh_assets.errors import CancelledError, RateLimitedError
 from gh_assets.github.budgets import Account, AccountDirectory, Budget, Credential, Token
 from gh_assets.github.ledger import MongoLedger
@@ -129,17 +127,15 @@ class TokenPool:
 
     Parameters
     ----------
-    credentials : sequence of Credential or SecretStr
-    policy : RetryPolicy, optional
-    clock : Clock, optional
+    credentials : sequence of Credential
+    identifier : callable
+        Finds a token's account and calls `directory.identify` (or `retire`, `postpone`).
+    prober : callable
+        Finds what is left of an account's budgets, which costs nothing, and calls `observe`.
+    policy : RetryPolicy
+    clock : Clock
     ledger : MongoLedger, optional
         Shares the budgets with other processes.
-    identifier : callable, optional
-        Finds a token's account and calls `directory.identify` (or `retire`, `postpone`); by default, each token has an
-        account of its own.
-    prober : callable, optional
-        Finds what is left of an account's budgets, which costs nothing, and calls `observe`; by default, an unknown
-        budget has no limit.
 
     Attributes
     ----------
@@ -153,17 +149,15 @@ class TokenPool:
 
     def __init__(
         self,
-        credentials: Sequence[Credential | SecretStr],
-        policy: RetryPolicy | None = None,
-        clock: Clock | None = None,
+        credentials: Sequence[Credential],
+        identifier: Callable[[Token], None],
+        prober: Callable[[Token], None],
+        policy: RetryPolicy,
+        clock: Clock,
         ledger: MongoLedger | None = None,
-        identifier: Callable[[Token], None] | None = None,
-        prober: Callable[[Token], None] | None = None,
     ) -> None:
         self.directory = AccountDirectory(credentials)
-        self.policy = policy or RetryPolicy()
-        self.clock = clock or Clock()
-        self.ledger = ledger
+        self.policy, self.clock, self.ledger = policy, clock, ledger
         self.cancelled = threading.Event()
         self.notify: Callable[[str], None] = logger.warning
         self._limit = SecondaryLimit(self.policy)
@@ -171,8 +165,7 @@ class TokenPool:
         self._in_flight = 0
         self._turn = 0
         self._changed = threading.Condition(threading.Lock())
-        self._identifier = identifier or self.directory.identify_apart
-        self._prober = prober
+        self._identifier, self._prober = identifier, prober
         self._probe_lock = threading.Lock()
 
     # -- what is known -------------------------------------------------------------------------------------------
@@ -205,11 +198,7 @@ class TokenPool:
                 self._check_cancelled()
                 if token.account is None:
                     self._identifier(token)
-                if token.account is None or token.retired or not token.account.budgets[resource].is_unknown:
-                    continue
-                if self._prober is None:
-                    token.account.budgets[resource].unmetered = True
-                else:
+                if token.account is not None and not token.retired and token.account.budgets[resource].is_unknown:
                     self._prober(token)
         self.directory.usable_tokens()
 

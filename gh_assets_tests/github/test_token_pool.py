@@ -13,17 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from pydantic import SecretStr
 
-from gh_assets.embedded.standin.limits import Limits
 from gh_assets.errors import CancelledError, RateLimitedError
 from gh_assets.github.budgets import Token
 from gh_assets.github.rate_limits import Resource
-from gh_assets.github.retries import RetryPolicy
-from gh_assets.github.token_pool import TokenPool
-from gh_assets_tests.conftest import ServeWorld
-from gh_assets_tests.support.github import UNPACED, FakeClock, Pool, client_of, in_threads, quota_headers, spend
-from gh_assets_tests.support.worlds import world_of
+from gh_assets.github.retries import Clock, RetryPolicy
+from gh_assets_tests.support.github import UNPACED, Pool, in_threads, quota_headers
 
 
 def test_tokens_of_one_user_share_one_budget(caplog: pytest.LogCaptureFixture) -> None:
@@ -77,28 +72,13 @@ def test_responses_about_other_resources_leave_the_budget_unchanged() -> None:
 
 
 def test_requests_without_limits_never_wait() -> None:
-    clock = FakeClock()
-    pool = TokenPool([SecretStr("one")], RetryPolicy(points_a_minute={Resource.REST: 1}), clock)
-    for _ in range(50):
-        spend(pool, lambda _: {})
+    pool = Pool("user:1", policy=RetryPolicy(points_a_minute={Resource.REST: 1}))
+    pool.spend(lambda _: {}, times=50)
     with pool.lease(Resource.REST) as lease:
         assert pool.has_points(lease)
         lease.settle({})
-    assert clock.waits == []
+    assert pool.clock.waits == []
     assert pool.remaining() is None
-
-
-def test_spent_token_is_recognized_without_another_request(serve_world: ServeWorld) -> None:
-    standin, url = serve_world(world_of({"a/b": [0]}), tokens=("one", "two"), limits=Limits(requests=3))
-    with client_of(url, "one", "two") as client:
-        for _ in range(6):
-            client.get("/repos/a/b")
-    with (
-        client_of(url, "two", "one", policy=RetryPolicy(longest_quota_wait=1.0)) as client,
-        pytest.raises(RateLimitedError, match=r"another 6[01] minutes"),
-    ):
-        client.get("/repos/a/b")
-    assert standin.served["limited"] == 0, "reading the quota costs nothing"
 
 
 def test_totals_cover_the_accounts_in_use() -> None:
@@ -193,7 +173,7 @@ def test_secondary_limit_pauses_all_tokens_and_one_without_end_is_an_error() -> 
 
 
 def test_requests_in_flight_do_not_exceed_the_policy() -> None:
-    pool = TokenPool([SecretStr("one")], RetryPolicy(in_flight=2, points_a_minute={}))
+    pool = Pool("user:1", policy=replace(UNPACED, in_flight=2))
     pair = threading.Barrier(2)
     peaks: list[int] = []
 
@@ -211,24 +191,23 @@ def test_requests_in_flight_do_not_exceed_the_policy() -> None:
 
 
 def test_token_that_cannot_be_identified_yet_is_waited_for() -> None:
-    clock = FakeClock()
-    later = clock.now() + 100
+    class SpentPool(Pool):
+        def _identify(self, token: Token) -> None:
+            if self.clock.waits:
+                super()._identify(token)
+            else:
+                self.directory.postpone(token, self.clock.now() + 100)
 
-    def identify(token: Token) -> None:
-        if clock.now() < later:
-            pool.directory.postpone(token, later)
-        else:
-            pool.directory.identify(token, "user:1")
-
-    pool = TokenPool([SecretStr("one")], UNPACED, clock, identifier=identify)
-    assert spend(pool, lambda _: {}) == "user:1"
-    assert 100 <= sum(clock.waits) <= 102
+    pool = SpentPool("user:1")
+    assert pool.spend(lambda _: {}) == ["user:1"]
+    assert 100 <= sum(pool.clock.waits) <= 102
 
 
 @pytest.mark.parametrize("waits_for", ["quota", "place in flight"])
-def test_cancelling_ends_all_waits(waits_for: str) -> None:
-    pool = TokenPool([SecretStr("one")], RetryPolicy(longest_quota_wait=1e6, in_flight=1, points_a_minute={}))
-    spend(pool, lambda _: {})  # without limits
+def test_cancelling_ends_all_waits(waits_for: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Pool("user:1", policy=replace(UNPACED, longest_quota_wait=1e6, in_flight=1))
+    monkeypatch.setattr(pool, "clock", Clock())
+    pool.spend(lambda _: {})  # without limits
     lease = pool.lease(Resource.REST)
     lease.__enter__()
     if waits_for == "quota":

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gh_assets.github.budgets import Token
+from gh_assets.github.budgets import PersonalToken, Token
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.ledger import MongoLedger
 from gh_assets.github.rate_limits import Observation, Resource
@@ -30,7 +30,8 @@ SECRET = "ghp_verysecret0123456789wxyz"
 
 Json = dict[str, Any]
 
-Handler = Callable[[Request], Awaitable[Response]]
+Handler = Response | Callable[[Request], Awaitable[Response]]
+"""A response, or a function that returns it."""
 
 
 def in_threads(work: Callable[[], None], count: int, meanwhile: Callable[[], None] = lambda: None) -> None:
@@ -53,13 +54,6 @@ def quota_headers(
         "x-ratelimit-reset": str(int(reset)),
         "x-ratelimit-resource": resource,
     } | more
-
-
-def spend(pool: TokenPool, response: Callable[[str], dict[str, str] | None]) -> str:
-    """Send one request, and return the account that was charged."""
-    with pool.lease(Resource.REST) as lease:
-        lease.settle(response(lease.account.identity))
-        return lease.account.identity
 
 
 SECONDARY_LIMIT = Response(b'{"message": "You have exceeded a secondary rate limit."}', 403)
@@ -129,9 +123,9 @@ class Pool(TokenPool):
         self.names = names
         clock = clock or (server.clock if server is not None else FakeClock())
         self.server = server or QuotaServer(clock, limit or 0)
-        tokens = [SecretStr(f"token-{n}") for n, _ in enumerate(names)]
-        can_probe = limit is not None or server is not None
-        super().__init__(tokens, policy, clock, ledger, self._identify, self._probe if can_probe else None)
+        self.has_limits = limit is not None or server is not None
+        tokens = [PersonalToken(SecretStr(f"token-{n}")) for n, _ in enumerate(names)]
+        super().__init__(tokens, self._identify, self._probe, policy, clock, ledger)
         self.messages: list[str] = []
         self.notify = self.messages.append
 
@@ -140,11 +134,17 @@ class Pool(TokenPool):
 
     def _probe(self, token: Token) -> None:
         assert token.account is not None
-        self.observe(token.account, {Resource.REST: self.server.peek(token.account.identity)})
+        known = {Resource.REST: self.server.peek(token.account.identity)} if self.has_limits else {}
+        self.observe(token.account, known)
 
     def spend(self, response: Callable[[str], dict[str, str] | None] | None = None, times: int = 1) -> list[str]:
         """Send requests with this response, by default the server's; return the accounts that were charged."""
-        return [spend(self, response or self.server.respond) for _ in range(times)]
+        charged = []
+        for _ in range(times):
+            with self.lease(Resource.REST) as lease:
+                lease.settle((response or self.server.respond)(lease.account.identity))
+                charged.append(lease.account.identity)
+        return charged
 
 
 def scripted(responses: list[Response | Callable[[Request], Response]]) -> Starlette:
