@@ -95,28 +95,23 @@ class CollectionResult:
                 f"The starred repositories of {self.users.collected:,} users were requested ({self.users.unchanged:,} "
                 f"lists unchanged); {self.users.known:,} users were known before."
             )
-            if self.users.unread:
-                lines.append(
-                    f"The lists of {self.users.unread:,} users could not be read completely: the next run reads them "
-                    "again."
-                )
-        if self.forks_unread:
-            lines.append(
-                f"The forks of {self.forks_unread:,} repositories could not be read: the next run tries again."
-            )
-        if report.unproven:
-            lines.append(
-                f"{report.unproven:,} lists may be incomplete: what was read is kept, none of their stars counts as "
-                "taken back, and the next run reads them again."
-            )
-        if report.unstarred:
-            lines.append(f"{report.unstarred:,} stars were taken back; they are kept as history.")
+        counted = {
+            "The lists of {:,} users could not be read completely: the next run reads them again.": (
+                self.users.unread if self.users is not None else 0
+            ),
+            "The forks of {:,} repositories could not be read: the next run tries again.": self.forks_unread,
+            "{:,} lists may be incomplete: what was read is kept, none of their stars counts as taken back, and the "
+            "next run reads them again.": report.unproven,
+            "{:,} stars were taken back; they are kept as history.": report.unstarred,
+        }
+        lines += [text.format(count) for text, count in counted.items() if count]
         if report.stopped is not None:
             reached = report.asked + report.unchanged
             lines.append(f"{report.stopped} {reached:,} of {report.total:,} repositories are up to date.")
         return lines
 
 
+@dataclass
 class StarSourceFactory:
     """Creates sources of stars.
 
@@ -137,21 +132,15 @@ class StarSourceFactory:
         Users whose lists are read, once that has begun.
     """
 
-    def __init__(
-        self,
-        options: CollectionOptions,
-        client: GitHubClient | None,
-        database: MongoDatabase,
-        store: AssetStore,
-        on_users: Callable[[StarredReport], None],
-    ) -> None:
-        self.options = options
-        self.client = client
-        self.database = database
-        self.store = store
-        self.on_users = on_users
-        self.query_sizes = QuerySizeStore(database)
-        self.seeds: SeedUsers | None = None
+    options: CollectionOptions
+    client: GitHubClient | None
+    database: MongoDatabase
+    store: AssetStore
+    on_users: Callable[[StarredReport], None]
+    seeds: SeedUsers | None = None
+
+    def __post_init__(self) -> None:
+        self.query_sizes = QuerySizeStore(self.database)
 
     def create(self, repositories: Sequence[RepositoryRef]) -> StarSource:
         """Create the source.

@@ -116,6 +116,7 @@ class Selection:
     interrupted: AbstractCollection[int]
 
 
+@dataclass(frozen=True)
 class StarPipeline:
     """Updates the stars of repositories.
 
@@ -128,13 +129,10 @@ class StarPipeline:
     options : CollectionOptions
     """
 
-    def __init__(
-        self, source: StarSource, store: PartitionTables, state: CollectionState, options: CollectionOptions
-    ) -> None:
-        self.source = source
-        self.store = store
-        self.state = state
-        self.options = options
+    source: StarSource
+    store: PartitionTables
+    state: CollectionState
+    options: CollectionOptions
 
     def collect(self, repositories: Sequence[RepositoryRef]) -> CollectionReport:
         """Select repositories and collect them; see `run`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from gh_assets.collector.star_sources.base import CollectionTask, StarCollection, StarSource
 from gh_assets.github.outcomes import Outcome
@@ -16,6 +16,7 @@ WORTHWHILE_SHARE = 0.25
 """Minimum share of closed repositories for which users' lists are read: they take too many requests for a few."""
 
 
+@dataclass
 class AutoSource:
     """Requests the own list of each repository, and remembers where it is closed.
 
@@ -27,8 +28,8 @@ class AutoSource:
         Reads repositories' own lists.
     others : callable, optional
         Returns the source for closed repositories; called only if it is needed.
-    closed : mapping of int to datetime
-        Repositories (by id) whose lists were found closed, and when.
+    closed : dict of int to datetime
+        Repositories (by id) whose lists were found closed, and when; what is found changes it.
     total : int
         Total number of repositories.
     now : datetime, optional
@@ -39,23 +40,14 @@ class AutoSource:
         Repositories whose own lists are closed, and those of them that were completed from the other source.
     """
 
+    own: StarSource
+    others: Callable[[], StarSource] | None
+    closed: dict[int, dt.datetime] = field(default_factory=dict)
+    total: int = 0
+    now: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
+    closed_lists: int = 0
+    completed: int = 0
     name = "auto"
-
-    def __init__(
-        self,
-        own: StarSource,
-        others: Callable[[], StarSource] | None,
-        *,
-        closed: Mapping[int, dt.datetime] | None = None,
-        total: int = 0,
-        now: dt.datetime | None = None,
-    ) -> None:
-        self.own = own
-        self.others = others
-        self.closed = dict(closed or {})
-        self.total = total
-        self.now = now or dt.datetime.now(dt.UTC)
-        self.closed_lists = self.completed = 0
 
     def collect(self, tasks: Iterable[CollectionTask], workers: int) -> Iterator[StarCollection]:
         """Read own lists first, then complete the repositories that are closed."""

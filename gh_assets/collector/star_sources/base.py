@@ -154,6 +154,7 @@ class PreviousStars(Coverage):
     source: str | None = None
 
 
+@dataclass
 class StarRows:
     """Stars of a page, converted to a table only when needed: most pages are first concatenated with others.
 
@@ -165,24 +166,13 @@ class StarRows:
         Id and login.
     times : sequence of str or None
         Times as GitHub writes them.
-    table : polars.DataFrame, optional
-        The same stars as a table, if there is one already.
     """
 
-    def __init__(
-        self,
-        repo_id: int,
-        source: str,
-        users: Sequence[tuple[int, str]],
-        times: Sequence[str | None],
-        table: pl.DataFrame | None = None,
-    ) -> None:
-        self.repo_id = repo_id
-        self.source = source
-        self.users = users
-        self.times = times
-        self.height = len(users) if table is None else table.height
-        self._table = table
+    repo_id: int
+    source: str
+    users: Sequence[tuple[int, str]]
+    times: Sequence[str | None]
+    _table: pl.DataFrame | None = None
 
     @classmethod
     def of_table(cls, table: pl.DataFrame) -> StarRows:
@@ -193,6 +183,10 @@ class StarRows:
     def is_table(self) -> bool:
         """Whether the rows are converted to a table."""
         return self._table is not None
+
+    @property
+    def height(self) -> int:
+        return len(self.users) if self._table is None else self._table.height
 
     def table(self) -> pl.DataFrame:
         """Return a table of schema `STARGAZERS`."""

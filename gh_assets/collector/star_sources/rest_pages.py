@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from gh_assets.github.client import GitHubClient
@@ -9,6 +10,7 @@ from gh_assets.github.limits import PAGE_SIZE
 from gh_assets.github.responses import STAR_JSON, GitHubResponse
 
 
+@dataclass(frozen=True)
 class RestPages:
     """The pages of one list, numbered from 1.
 
@@ -19,9 +21,8 @@ class RestPages:
         Path of the list in the API.
     """
 
-    def __init__(self, client: GitHubClient, path: str) -> None:
-        self.client = client
-        self.path = path
+    client: GitHubClient
+    path: str
 
     def get(self, number: int, etag: str | None = None) -> GitHubResponse:
         """Request a page, with its time for each star; one whose ETag is still `etag` has the status 304."""

@@ -72,6 +72,7 @@ class StarredReport:
     outcomes: Counter[str] = field(default_factory=Counter)
 
 
+@dataclass
 class StarredLists:
     """Source of stars that reads the lists of users. Its stars of a repository are never complete.
 
@@ -88,24 +89,14 @@ class StarredLists:
         Called with the report so far, for the first time before the first request.
     """
 
+    reader: RestStarred | GraphQLStarred
+    state: StarredState
+    segments: PartitionTables
+    seeds: Callable[[Sequence[RepositoryRef]], Iterable[SeedUser]]
+    options: CollectionOptions
+    progress: Callable[[StarredReport], None] = lambda report: None
+    report: StarredReport = field(default_factory=StarredReport)
     name = "starred"
-
-    def __init__(
-        self,
-        reader: RestStarred | GraphQLStarred,
-        state: StarredState,
-        segments: PartitionTables,
-        seeds: Callable[[Sequence[RepositoryRef]], Iterable[SeedUser]],
-        options: CollectionOptions,
-        progress: Callable[[StarredReport], None] = lambda report: None,
-    ) -> None:
-        self.reader = reader
-        self.state = state
-        self.segments = segments
-        self.seeds = seeds
-        self.options = options
-        self.progress = progress
-        self.report = StarredReport()
 
     def collect(self, tasks: Iterable[CollectionTask], workers: int) -> Iterator[StarCollection]:
         """Collect users first, then return which of the wanted repositories they starred."""

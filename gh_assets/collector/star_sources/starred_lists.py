@@ -190,6 +190,7 @@ class _PartialList:
 # -- by REST -----------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
 class RestStarred:
     """Reads users' lists by REST: ``GET /user/{id}/starred``, 100 stars a page.
 
@@ -204,18 +205,10 @@ class RestStarred:
         Request the pages once more at the end, to make sure that the list did not change while it was read.
     """
 
-    def __init__(
-        self,
-        client: GitHubClient,
-        max_pages: int,
-        on_page: Callable[[int, int], None] | None = None,
-        *,
-        prove: bool = True,
-    ) -> None:
-        self.client = client
-        self.max_pages = max_pages
-        self.on_page = on_page
-        self.prove = prove
+    client: GitHubClient
+    max_pages: int
+    on_page: Callable[[int, int], None] = lambda number, stars: None
+    prove: bool = True
 
     def read(self, tasks: Iterable[StarredListTask], workers: int) -> Iterator[UserList]:
         """Read the lists of several users concurrently."""
@@ -247,8 +240,7 @@ class RestStarred:
                 last_page = max(last_page, response.last_page or number)
                 ended = partial.add(user_id, login, [_parse_entry(entry) for entry in response.payload])
                 has_more = response.has_next_page and bool(response.payload)
-                if self.on_page is not None:
-                    self.on_page(number, sum(part.height for part in partial.parts))
+                self.on_page(number, sum(part.height for part in partial.parts))
                 if ended or not has_more:
                     break
             problem = None

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
-from starlette.requests import Request
 from starlette.responses import Response
 
 from gh_assets.collector.pipeline import CollectionReport
@@ -18,7 +17,6 @@ from gh_assets.collector.star_sources.graphql import GraphQLStargazers
 from gh_assets.collector.star_sources.stargazers import RestStargazers
 from gh_assets.collector.star_sources.starred_state import SeedUser, StarredState
 from gh_assets.embedded.standin.world import World
-from gh_assets.github.client import GitHubClient
 from gh_assets.github.outcomes import Outcome
 from gh_assets_tests.conftest import GitHubOf
 from gh_assets_tests.support.collecting import Collecting, ref, refs, table_of
@@ -35,16 +33,15 @@ def run(lists: Lists, collecting: Collecting) -> RunAuto:
 
     def run(
         world: World,
-        client: GitHubClient | None = None,
-        now: dt.datetime | None = None,
+        wait: dt.timedelta = dt.timedelta(0),
         seeds: list[SeedUser] | None = None,
     ) -> CollectionReport:
-        client = client or collecting.client_of(world)
+        client = collecting.client_of(world)
         states = collecting.state.load().values()
         closed = {state.repo_id: state.closed_at for state in states if state.closed_at is not None}
         own = GraphQLStargazers(client, 10, by_rest=RestStargazers(client, 10))
         others = partial(lists.source, client, world if seeds is None else seeds)
-        source = AutoSource(own, others, closed=closed, total=len(refs(world)), now=now)
+        source = AutoSource(own, others, closed, len(refs(world)), dt.datetime.now(dt.UTC) + wait)
         return collecting.run(refs(world), source)
 
     return run
@@ -75,8 +72,7 @@ def test_a_closed_list_is_requested_again_after_a_week(run: RunAuto, collecting:
     assert collecting.standin.quota.spent.total() == 0
     assert (report.outcomes, report.closed) == ({"ok": 2}, 2)
     close(world, set())
-    later = dt.datetime.now(dt.UTC) + CLOSED_FOR + dt.timedelta(hours=1)
-    report = run(world, now=later)
+    report = run(world, wait=CLOSED_FOR + dt.timedelta(hours=1))
     assert {state.source for state in report.states.values()} == {"graphql"}
     assert report.closed == 0
 
@@ -110,14 +106,6 @@ def test_a_closed_repository_without_known_users_stays_restricted(run: RunAuto, 
     assert "a/b" not in collecting.tables.partitions()
 
 
-def test_lists_are_read_by_rest_without_graphql(github_of: GitHubOf, run: RunAuto, collecting: Collecting) -> None:
-    world = world_of({f"a/{n}": list(range(n, n + 130)) for n in range(30)})
-    _, client = github_of(world, graphql=False)
-    report = run(world, client)
-    assert report.stars == world.star_count
-    assert report.outcomes == {"ok": 30}
-
-
 def test_the_checkpoint_of_graphql_is_not_used_by_rest(github_of: GitHubOf, collecting: Collecting) -> None:
     """GraphQL's newest pages are not REST's oldest ones, though both are kept for the same source."""
     world = world_of({"a/b": list(range(1800))})
@@ -127,20 +115,14 @@ def test_the_checkpoint_of_graphql_is_not_used_by_rest(github_of: GitHubOf, coll
     _, client = github_of(world, graphql=False)
     source = AutoSource(GraphQLStargazers(client, 30, by_rest=RestStargazers(client, 30)), None)
     report = collecting.run(refs(world), source, max_pages=30)
-    assert (report.stars, report.states["a/b"].complete) == (1800, True)
+    assert (report.stars, report.states["a/b"].complete, report.outcomes) == (1800, True, {"ok": 1})
     assert collecting.users("a/b") == [5000 + user for user in range(1800)]
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 405, 406, 422, 501])
 def test_lists_are_read_by_rest_whatever_status_graphql_has(status: int) -> None:
     entries = [{"starred_at": "2024-03-01T00:00:00Z", "user": {"id": 100 + n, "login": f"user{n}"}} for n in range(4)]
-
-    async def graphql(_: Request) -> Response:
-        return Response(b'{"message": "Not here"}', status)
-
-    async def stargazers(_: Request) -> Response:
-        return Response(json.dumps(entries))
-
+    graphql, stargazers = Response(b'{"message": "Not here"}', status), Response(json.dumps(entries))
     with served({"/graphql": graphql, "/repositories/1/stargazers": stargazers}) as client:
         source = GraphQLStargazers(client, 10, by_rest=RestStargazers(client, 10))
         (collected,) = source.collect([CollectionTask(ref(stars=4))], 1)
