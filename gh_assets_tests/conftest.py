@@ -103,14 +103,28 @@ def settings() -> Settings:
     return load_settings()
 
 
+MakeDatabase = Callable[[], MongoDatabase]
+
+
 @pytest.fixture
-def database(settings: Settings) -> Iterator[MongoDatabase]:
+def make_database(settings: Settings) -> Iterator[MakeDatabase]:
+    """Make empty MongoDB databases."""
+    with ExitStack() as stack:
+
+        def make() -> MongoDatabase:
+            named = settings.model_copy(update={"mongo_database": f"test_{secrets.token_hex(6)}"})
+            database = connect_mongo(named)
+            stack.callback(database.client.close)
+            stack.callback(database.client.drop_database, database.name)
+            return database
+
+        yield make
+
+
+@pytest.fixture
+def database(make_database: MakeDatabase) -> MongoDatabase:
     """An empty MongoDB database."""
-    named = settings.model_copy(update={"mongo_database": f"test_{secrets.token_hex(6)}"})
-    database = connect_mongo(named)
-    yield database
-    database.client.drop_database(database.name)
-    database.client.close()
+    return make_database()
 
 
 @pytest.fixture

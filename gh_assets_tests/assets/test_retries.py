@@ -10,10 +10,9 @@ from gh_assets.assets.retries import retry_transient, without_retries
 from gh_assets.errors import GhAssetsError, InputError, ServiceUnavailableError
 
 
-@pytest.fixture
-def instance(instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> DagsterInstance:
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retries, "FIRST_WAIT", 0.01)
-    return instance
 
 
 def job_that_raises(*raised: BaseException) -> tuple[dg.JobDefinition, list[int]]:

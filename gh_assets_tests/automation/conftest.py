@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -20,7 +19,6 @@ from gh_assets.assets import stargazers
 from gh_assets.automation.run_requests import JobSensor
 from gh_assets.definitions import build_definitions
 from gh_assets.embedded.standin.app import Standin
-from gh_assets.instance.configuration import open_instance
 from gh_assets.settings import Settings, load_settings
 from gh_assets_tests.conftest import ServeWorld
 from gh_assets_tests.support.serving import serving
@@ -118,14 +116,13 @@ class AutomationHome:
 
 
 @pytest.fixture
-def automation(fresh_home: Path, serve_world: ServeWorld, monkeypatch: pytest.MonkeyPatch) -> Iterator[AutomationHome]:
+def automation(instance: DagsterInstance, serve_world: ServeWorld, monkeypatch: pytest.MonkeyPatch) -> AutomationHome:
     """A home with the world of `STARS`, whose repositories are in one list."""
     standin, url = serve_world(world_of(STARS, users=400))
     monkeypatch.setenv("GITHUB_API_URL", url)
     monkeypatch.setenv("GITHUB_TOKENS", "token")
     monkeypatch.setenv("GH_ASSETS_AWESOME", LIST)
-    with open_instance(load_settings()) as instance:
-        yield AutomationHome(standin, instance)
+    return AutomationHome(standin, instance)
 
 
 class Webhook:

@@ -14,11 +14,13 @@ from gh_assets.automation.run_requests import RunReason, request_run
 from gh_assets.instance.launcher import PROCESS
 
 
-def a_job() -> dg.JobDefinition:
-    @dg.op
-    def step() -> None: ...
+@dg.op
+def step() -> None: ...
 
-    return dg.JobDefinition(name="a_job", graph_def=dg.GraphDefinition(name="a_job", node_defs=[step]))
+
+@dg.job
+def a_job() -> None:
+    step()
 
 
 def request(instance: dg.DagsterInstance, pause: dt.timedelta) -> dg.SensorResult | dg.SkipReason:
@@ -31,11 +33,11 @@ def test_a_run_of_a_killed_command_does_not_block_a_sensor(instance: dg.DagsterI
     child.wait()
     dead = str(uuid.uuid4())
     tags = {PROCESS: f"{child.pid} on {socket.gethostname()} for {dead}"}
-    instance.create_run_for_job(a_job(), run_id=dead, tags=tags)
+    instance.create_run_for_job(a_job, run_id=dead, tags=tags)
     result = request(instance, dt.timedelta(hours=1))
     assert isinstance(result, dg.SensorResult)
     assert len(result.run_requests or ()) == 1
-    instance.create_run_for_job(a_job())
+    instance.create_run_for_job(a_job)
     assert isinstance(request(instance, dt.timedelta(hours=1)), dg.SkipReason)
 
 
@@ -45,7 +47,7 @@ def test_the_pause_doubles_with_each_run_that_did_not_change_the_state(instance:
         assert isinstance(result, dg.SensorResult)
         (run,) = result.run_requests or ()
         assert run.run_key == f"state 1/{number}"
-        a_job().execute_in_process(instance=instance, tags=run.tags)
+        a_job.execute_in_process(instance=instance, tags=run.tags)
     result = request(instance, dt.timedelta(hours=1))
     assert isinstance(result, dg.SkipReason)
     ended = max(record.update_timestamp for record in instance.get_run_records()).replace(tzinfo=dt.UTC)

@@ -31,12 +31,10 @@ from gh_assets.embedded.standin.kinds import KINDS, REST_KINDS
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.world import World
 from gh_assets.github.outcomes import Outcome
-from gh_assets.services.connections import connect_mongo
-from gh_assets.settings import Settings
 from gh_assets.storage.asset_store import AssetStore, PartitionTables
 from gh_assets.storage.mongo import MongoDatabase
 from gh_assets.storage.objects import ObjectStore
-from gh_assets_tests.conftest import GitHubOf, ServeWorld
+from gh_assets_tests.conftest import GitHubOf, MakeDatabase, ServeWorld
 from gh_assets_tests.support.collecting import Collecting, Source, refs
 from gh_assets_tests.support.commands import stored_file
 from gh_assets_tests.support.github import client_of
@@ -324,19 +322,12 @@ MakePlace = Callable[[], Place]
 
 
 @pytest.fixture
-def place(gcs_client: storage.Client, settings: Settings) -> Iterator[MakePlace]:
-    made: list[Place] = []
-
+def place(make_database: MakeDatabase, gcs_client: storage.Client) -> MakePlace:
     def make() -> Place:
-        named = settings.model_copy(update={"mongo_database": f"test_{secrets.token_hex(6)}"})
-        store = AssetStore(ObjectStore(gcs_client, f"test-{secrets.token_hex(6)}", create=True), 4)
-        made.append(Place(connect_mongo(named), store))
-        return made[-1]
+        objects = ObjectStore(gcs_client, f"test-{secrets.token_hex(6)}", create=True)
+        return Place(make_database(), AssetStore(objects, 4))
 
-    yield make
-    for one in made:
-        one.database.client.drop_database(one.database.name)
-        one.database.client.close()
+    return make
 
 
 def ended(process: subprocess.Popen[str]) -> int:

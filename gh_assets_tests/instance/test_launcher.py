@@ -19,16 +19,18 @@ from gh_assets.instance.launcher import HomeRunLauncher, execute_job, fail_dead_
 from gh_assets_tests.support.waiting import until
 
 
-def a_job() -> dg.JobDefinition:
-    @dg.op
-    def step() -> None: ...
+@dg.op
+def step() -> None: ...
 
-    return dg.JobDefinition(name="a_job", graph_def=dg.GraphDefinition(name="a_job", node_defs=[step]))
+
+@dg.job
+def a_job() -> None:
+    step()
 
 
 def run_of_process(instance: DagsterInstance, pid: int) -> dg.DagsterRun:
     """A started run whose events name a process."""
-    run = instance.create_run_for_job(a_job(), status=dg.DagsterRunStatus.STARTED)
+    run = instance.create_run_for_job(a_job, status=dg.DagsterRunStatus.STARTED)
     instance.report_engine_event("Started", run, EngineEventData.in_process(pid))
     return run
 
@@ -37,7 +39,7 @@ def test_a_run_whose_process_died_is_marked_as_failed(instance: DagsterInstance)
     gone = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     alive = run_of_process(instance, os.getpid())
     dying = run_of_process(instance, gone.pid)
-    unknown = instance.create_run_for_job(a_job(), status=dg.DagsterRunStatus.STARTED)
+    unknown = instance.create_run_for_job(a_job, status=dg.DagsterRunStatus.STARTED)
     launcher = instance.run_launcher
     assert isinstance(launcher, HomeRunLauncher)
     assert launcher.supports_check_run_worker_health
@@ -67,18 +69,17 @@ def test_a_run_whose_command_was_killed_before_it_started_is_marked_as_failed(
 ) -> None:
     """The daemon does not check such runs, and they would block sensors for ever."""
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    job = a_job()
     alive, dying, again = (str(uuid.uuid4()) for _ in range(3))
     monkeypatch.setattr(launcher_module, "execute_run", lambda *_, **__: None)  # the command is killed before it
     for pid, run_id in ((os.getpid(), alive), (child.pid, dying)):
         monkeypatch.setattr(os, "getpid", lambda pid=pid: pid)
-        execute_job(job, instance, run_id=run_id, run_config={}, tags={})
+        execute_job(a_job, instance, run_id=run_id, run_config={}, tags={})
     monkeypatch.undo()
     assert fail_dead_runs(instance) == []
     child.kill()
     child.wait()
     (left,) = instance.get_runs(dg.RunsFilter(run_ids=[dying]))
-    instance.create_run_for_job(job, run_id=again, tags=left.tags)
+    instance.create_run_for_job(a_job, run_id=again, tags=left.tags)
     monkeypatch.setattr(launcher_module, "is_shared", lambda _: True)
     monkeypatch.setattr(socket, "gethostname", lambda: "another")
     assert fail_dead_runs(instance) == [], "the processes of another machine are not known here"

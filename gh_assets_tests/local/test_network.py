@@ -34,12 +34,8 @@ from gh_assets_tests.support.serving import serving
 from gh_assets_tests.support.tcp import TcpListener, forward
 from gh_assets_tests.support.worlds import world_of
 
-BUCKET, OAUTH, GITHUB, HOOKS = (
-    "storage.googleapis.com",
-    "oauth2.googleapis.com",
-    "github.company.example",
-    "hooks.company.example",
-)
+BUCKET, OAUTH = "storage.googleapis.com", "oauth2.googleapis.com"
+GITHUB, HOOKS = "github.company.example", "hooks.company.example"
 
 CHILD = """
 import sys
@@ -189,19 +185,16 @@ def run_in(
     credentials.write_text(json.dumps(account))
     pattern = re.compile("proxy|ca_bundle|ssl_cert", re.IGNORECASE)
     own = {name: value for name, value in os.environ.items() if name not in SETTINGS and not pattern.search(name)}
-    environment = (
-        own
-        | more
-        | {
-            "HTTPS_PROXY": network.proxy,
-            "GOOGLE_APPLICATION_CREDENTIALS": str(credentials),
-            "GCS_BUCKET": "company-data",
-            "GITHUB_API_URL": f"https://{GITHUB}/api/v3",
-            "GITHUB_TOKENS": "token",
-            "GH_ASSETS_HOME": str(home),
-            "PYTHONPATH": str(ROOT),
-        }
-    )
+    environment = own | more
+    environment |= {
+        "HTTPS_PROXY": network.proxy,
+        "GOOGLE_APPLICATION_CREDENTIALS": str(credentials),
+        "GCS_BUCKET": "company-data",
+        "GITHUB_API_URL": f"https://{GITHUB}/api/v3",
+        "GITHUB_TOKENS": "token",
+        "GH_ASSETS_HOME": str(home),
+        "PYTHONPATH": str(ROOT),
+    }
     return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=300)
 
 

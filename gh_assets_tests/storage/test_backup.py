@@ -17,13 +17,12 @@ import pytest
 from gh_assets.errors import InputError, StoredDataError
 from gh_assets.registry import CHAMPION, PURPOSE, ModelCard, ModelRegistry, Promotion
 from gh_assets.schemas import USERS
-from gh_assets.services.connections import connect_mongo
-from gh_assets.settings import Settings
 from gh_assets.storage import backup
 from gh_assets.storage.asset_store import AssetStore
 from gh_assets.storage.backup import BackupSummary, back_up, restore
 from gh_assets.storage.mongo import MongoDatabase
 from gh_assets.storage.objects import CloudStorageClient, ObjectStore
+from gh_assets_tests.conftest import MakeDatabase
 from gh_assets_tests.support.commands import script
 
 USERS_TABLE = pl.DataFrame({"user_id": [1, 2], "login": ["a", "b"], "stars": [3, 4]}, schema=USERS.dtypes)
@@ -68,12 +67,9 @@ def filled(database: MongoDatabase, objects: ObjectStore, gcs_client: CloudStora
 
 
 @pytest.fixture
-def empty(gcs_client: CloudStorageClient, objects: ObjectStore, settings: Settings) -> Iterator[Services]:
+def empty(gcs_client: CloudStorageClient, objects: ObjectStore, make_database: MakeDatabase) -> Services:
     """Another database, and other buckets, to restore into."""
-    database = connect_mongo(settings.model_copy(update={"mongo_database": f"other_{objects.name[-12:]}"}))
-    yield Services(database, stores_of(gcs_client, f"{objects.name}-o"))
-    database.client.drop_database(database.name)
-    database.client.close()
+    return Services(make_database(), stores_of(gcs_client, f"{objects.name}-o"))
 
 
 def test_restored_services_have_all_documents_objects_and_models(

@@ -8,10 +8,9 @@ as if there had been no fault.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,13 +36,10 @@ from gh_assets.embedded.standin.world import World
 from gh_assets.errors import GhAssetsError
 from gh_assets.github import graphql as graphql_lists
 from gh_assets.github.client import GitHubClient
-from gh_assets.local.progress import Progress
-from gh_assets.services.connections import connect_mongo
-from gh_assets.settings import load_settings
 from gh_assets.storage.asset_store import AssetStore, PartitionTables
 from gh_assets.storage.mongo import MongoDatabase
 from gh_assets.storage.objects import ObjectStore
-from gh_assets_tests.conftest import QUICK
+from gh_assets_tests.conftest import QUICK, MakeDatabase
 from gh_assets_tests.support.collecting import refs
 from gh_assets_tests.support.serving import serving
 from gh_assets_tests.support.worlds import world_of
@@ -116,7 +112,6 @@ class Home:
 
     database: MongoDatabase
     client: storage.Client
-    messages: list[str] = field(default_factory=list)
 
     def begin(self, world: World) -> None:
         """Empty the home and store all users of the world, so that users' lists have all stars."""
@@ -131,8 +126,7 @@ class Home:
     def run(self, world: World, url: str, source: str, *, full: bool = False, stop_after: int | None = None) -> None:
         options = CollectionOptions(source, 10, full=full, workers=2, max_users=USERS)
         with GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=stop_after) as client:
-            progress = Progress(notify=self.messages.append)
-            collect(options, refs(world), client, self.database, self.store, progress)
+            collect(options, refs(world), client, self.database, self.store)
 
     def tables(self) -> dict[str, pl.DataFrame]:
         tables = PartitionTables(self.store, "stargazers")
@@ -142,17 +136,10 @@ class Home:
 Homes = tuple[Home, Home]
 
 
-@pytest.fixture(scope="module")
-def homes(gcs_client: storage.Client, home: Path) -> Iterator[Homes]:
+@pytest.fixture
+def homes(make_database: MakeDatabase, gcs_client: storage.Client) -> Homes:
     """A home for collections without faults, and one for collections with faults."""
-    homes = []
-    for _ in range(2):
-        settings = load_settings().model_copy(update={"mongo_database": f"test_{secrets.token_hex(6)}"})
-        homes.append(Home(connect_mongo(settings), gcs_client))
-    yield homes[0], homes[1]
-    for home_ in homes:
-        home_.database.client.drop_database(home_.database.name)
-        home_.database.client.close()
+    return Home(make_database(), gcs_client), Home(make_database(), gcs_client)
 
 
 def assert_recovers(case: Case, homes: Homes) -> None:
