@@ -1,7 +1,6 @@
 """Progress of an asset: on the terminal of the process that runs it, and now and then in the run's log."""
 
 import time
-from collections.abc import Callable
 
 import dagster as dg
 
@@ -16,27 +15,17 @@ def asset_progress(context: dg.AssetExecutionContext | dg.OpExecutionContext) ->
 
     Sentences are always logged; reports at most once in `LOG_SECONDS`, because events cost much in Dagster.
     """
-    log = throttled(context.log.info)
+    logged_at = time.monotonic()
 
     def report(step: str, done: int, total: int, text: str) -> None:
+        nonlocal logged_at
         progress.report(step, done, total, text)
-        log(f"{done} of {total}" + (f": {text}" if text else ""))
+        if time.monotonic() - logged_at >= LOG_SECONDS:
+            logged_at = time.monotonic()
+            context.log.info(f"{done} of {total}" + (f": {text}" if text else ""))
 
     def notify(text: str) -> None:
         progress.notify(text)
         context.log.info(text)
 
     return Progress(report, notify)
-
-
-def throttled(log: Callable[[str], None], seconds: float = LOG_SECONDS) -> Callable[[str], None]:
-    """Return a log that passes one message in `seconds` and drops those between."""
-    last = time.monotonic()
-
-    def write(message: str) -> None:
-        nonlocal last
-        if time.monotonic() - last >= seconds:
-            last = time.monotonic()
-            log(message)
-
-    return write

@@ -18,7 +18,7 @@ from gh_assets.github.outcomes import Outcome
 from gh_assets.instance.internals import add_partition_metadata
 from gh_assets.resources import GcsResource, GitHubResource, MongoResource, PolicyResource
 from gh_assets.schemas import STARGAZERS
-from gh_assets.settings import MAX_PAGES
+from gh_assets.settings import MAX_PAGES, StarSourceName
 from gh_assets.storage.asset_store import PartitionTables
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ UNLISTED: dict[str, str | int] = {
 class StargazersConfig(dg.Config):
     """How stars are collected. What is unset has the value of the settings."""
 
-    source: Literal["setting", "auto", "stargazers", "graphql", "starred", "gharchive", "file"] = Field(
+    source: Literal["setting", StarSourceName] = Field(
         default="setting",
         description="Where stars come from. 'auto': the repository's own list, and users' lists where many own lists "
         "are closed; 'stargazers': GitHub's list by REST (oldest first); 'graphql': the same by GraphQL (newest first, "

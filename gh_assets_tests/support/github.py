@@ -115,17 +115,15 @@ class Pool(TokenPool):
         self,
         *names: str,
         limit: int | None = None,
-        clock: FakeClock | None = None,
         policy: RetryPolicy = UNPACED,
         ledger: MongoLedger | None = None,
         server: QuotaServer | None = None,
     ) -> None:
         self.names = names
-        clock = clock or (server.clock if server is not None else FakeClock())
-        self.server = server or QuotaServer(clock, limit or 0)
+        self.server = server or QuotaServer(FakeClock(), limit or 0)
         self.has_limits = limit is not None or server is not None
         tokens = [PersonalToken(SecretStr(f"token-{n}")) for n, _ in enumerate(names)]
-        super().__init__(tokens, self._identify, self._probe, policy, clock, ledger)
+        super().__init__(tokens, self._identify, self._probe, policy, self.server.clock, ledger)
         self.messages: list[str] = []
         self.notify = self.messages.append
 
