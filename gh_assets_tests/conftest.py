@@ -1,7 +1,5 @@
 """Real servers for the tests: embedded ones per test process, with a database and bucket for each test."""
 
-from __future__ import annotations
-
 import datetime as dt
 import itertools
 import os

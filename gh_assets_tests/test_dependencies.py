@@ -1,7 +1,5 @@
 """Every dependency is pinned, installed by its hash, and under a known licence."""
 
-from __future__ import annotations
-
 import re
 import runpy
 import sys

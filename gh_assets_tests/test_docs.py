@@ -1,7 +1,5 @@
 """The documentation matches the code: settings, commands, files and pictures."""
 
-from __future__ import annotations
-
 import datetime as dt
 import re
 import subprocess

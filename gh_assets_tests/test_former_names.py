@@ -1,7 +1,5 @@
 """Former names of modules, which users' own configuration may contain."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """The IO managers, driven by Dagster."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import dagster as dg

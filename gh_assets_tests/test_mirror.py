@@ -1,7 +1,5 @@
 """The tests mirror the package: ``gh_assets_tests/room/test_x.py`` tests ``gh_assets/room/x.py``."""
 
-from __future__ import annotations
-
 from gh_assets_tests.support.paths import CHECKOUT
 
 PACKAGE, TESTS = CHECKOUT / "gh_assets", CHECKOUT / "gh_assets_tests"

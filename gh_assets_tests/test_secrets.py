@@ -1,7 +1,5 @@
 """Tokens and passwords never appear in output, logs, stored data, exceptions or arguments of processes."""
 
-from __future__ import annotations
-
 import logging
 import threading
 from collections.abc import Iterator

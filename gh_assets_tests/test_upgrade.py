@@ -4,8 +4,6 @@
 RecVAE and hybrid, and what `status` and `recommend` of that version printed.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import tarfile

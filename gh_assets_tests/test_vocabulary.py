@@ -1,7 +1,5 @@
 """Code and documents use the field's terms; the private words that stood for them may only become fewer."""
 
-from __future__ import annotations
-
 import io
 import re
 import tokenize

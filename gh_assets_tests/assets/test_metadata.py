@@ -1,7 +1,5 @@
 """Tables in Dagster's metadata: other people's text stays text, whatever it looks like."""
 
-from __future__ import annotations
-
 from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt

@@ -1,7 +1,5 @@
 """What the tests of the automation share: a home on real servers whose GitHub changes, and its Dagster instance."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """The sensor of alerts: runs and ticks that fail are reported once, and so is that they work again."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The sender of alerts: limited, delivered when the webhook is back, without secrets."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 import logging

@@ -1,7 +1,5 @@
 """The ops that collect the repositories that are due."""
 
-from __future__ import annotations
-
 from gh_assets.automation.collection_sensors import lists_changed, new_repositories
 from gh_assets.services.connections import asset_store
 from gh_assets_tests.automation.conftest import AutomationHome

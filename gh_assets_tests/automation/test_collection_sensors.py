@@ -1,7 +1,5 @@
 """Sensors that spend quota: their ticks, and the runs that they request."""
 
-from __future__ import annotations
-
 import datetime as dt
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Sensors that spend no quota: when they request training, judging and recommending."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import dagster as dg

@@ -1,7 +1,5 @@
 """How sensors request runs."""
 
-from __future__ import annotations
-
 import datetime as dt
 import socket
 import subprocess

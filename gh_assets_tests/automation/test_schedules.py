@@ -1,7 +1,5 @@
 """Schedules: what they request, and that they are off."""
 
-from __future__ import annotations
-
 import datetime as dt
 
 import dagster as dg

@@ -1,7 +1,5 @@
 """All sensors: which are on, how often they tick, and what the assets' conditions request."""
 
-from __future__ import annotations
-
 import datetime as dt
 
 import dagster as dg

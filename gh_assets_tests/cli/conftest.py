@@ -1,7 +1,5 @@
 """Homes with the results of a run, and commands that fail, for the tests of commands."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 

@@ -1,7 +1,5 @@
 """Tests of the whole chain, run by the command in a home of its own on a small world."""
 
-from __future__ import annotations
-
 import io
 import os
 import pickle

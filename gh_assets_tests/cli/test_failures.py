@@ -1,7 +1,5 @@
 """Tests of what the command prints when something is wrong: one sentence, exit code 1, and a log for details."""
 
-from __future__ import annotations
-
 import resource
 from pathlib import Path
 

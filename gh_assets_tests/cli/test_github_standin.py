@@ -1,7 +1,5 @@
 """Tests of `gh-assets github-standin`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -35,6 +33,6 @@ def test_skipped_rows_are_reported(home: Path) -> None:
         assert process.stderr is not None
         while "Serving" not in output and (line := process.stderr.readline()):
             output += line
-        process.terminate()
+        process.kill()
     skipped = "6 of 8 rows of impossible.csv were skipped: 2 rows have a repo that is not owner/name"
     assert skipped in " ".join(output.split())

@@ -1,7 +1,5 @@
 """Tests of the command as a whole: usage, homes, disks and Ctrl-C."""
 
-from __future__ import annotations
-
 import os
 import resource
 import signal

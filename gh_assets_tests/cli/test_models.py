@@ -1,7 +1,5 @@
 """Tests of `gh-assets models`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Options of commands are made from pydantic models."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any, Literal
 

@@ -1,7 +1,5 @@
 """Tests of what commands print on terminals with different encodings."""
 
-from __future__ import annotations
-
 import io
 import json
 import sys

@@ -1,7 +1,5 @@
 """Tests of `gh-assets recommend`."""
 
-from __future__ import annotations
-
 import polars as pl
 import pytest
 

@@ -1,7 +1,5 @@
 """Tests of `gh-assets run`: its files, lists and sources."""
 
-from __future__ import annotations
-
 import signal
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Tests of `gh-assets serve`, started as a process."""
 
-from __future__ import annotations
-
 import json
 import signal
 import socket

@@ -1,7 +1,5 @@
 """Tests of the checks of services."""
 
-from __future__ import annotations
-
 from gh_assets.cli.service_checks import check_mongo
 from gh_assets.settings import Settings
 from gh_assets.storage.mongo import MongoDatabase

@@ -1,7 +1,5 @@
 """Tests of `gh-assets status`."""
 
-from __future__ import annotations
-
 import pytest
 
 from gh_assets.cli import main

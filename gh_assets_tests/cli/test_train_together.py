@@ -1,7 +1,5 @@
 """Tests of the trainer under `torchrun`: two processes train one model, which the asset takes over."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 

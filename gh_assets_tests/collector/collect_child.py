@@ -1,7 +1,5 @@
 """A collector in a process of its own, to be killed: ``python -m gh_assets_tests.collector.collect_child '{…}'``."""
 
-from __future__ import annotations
-
 import json
 import sys
 from dataclasses import replace

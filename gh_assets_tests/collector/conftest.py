@@ -1,7 +1,5 @@
 """Fixtures of the collector: collections into one store and one database."""
 
-from __future__ import annotations
-
 import pytest
 
 from gh_assets.collector.state import CollectionState

@@ -1,7 +1,5 @@
 """Days of GH Archive: hours that are combined, read again, missing or damaged, and stored days."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Callable
 from pathlib import Path

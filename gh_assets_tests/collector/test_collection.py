@@ -1,7 +1,5 @@
 """Collections by options: every source, what is reported, what is stored for the next run."""
 
-from __future__ import annotations
-
 import datetime as dt
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Forecasts of cost and duration."""
 
-from __future__ import annotations
-
 import pytest
 from pydantic import SecretStr
 

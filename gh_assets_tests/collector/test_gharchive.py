@@ -1,7 +1,5 @@
 """Reading hours of GH Archive: the same stars as a parser of every line, also from damaged files."""
 
-from __future__ import annotations
-
 import datetime as dt
 import gzip
 import io

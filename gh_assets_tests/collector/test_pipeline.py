@@ -1,7 +1,5 @@
 """The pipeline: what is requested, what is kept, faults, killed and concurrent collectors."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 import os

@@ -1,7 +1,5 @@
 """The collection plan: what is due, in which order, within which budget."""
 
-from __future__ import annotations
-
 import datetime as dt
 from typing import Any
 

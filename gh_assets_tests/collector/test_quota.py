@@ -1,7 +1,5 @@
 """The quota that automation may spend."""
 
-from __future__ import annotations
-
 import datetime as dt
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Metadata of listed repositories."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

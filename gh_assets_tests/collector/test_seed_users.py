@@ -1,7 +1,5 @@
 """Users whose lists may be read: from forks, known users, events of GH Archive and files."""
 
-from __future__ import annotations
-
 import datetime as dt
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Files of stars: accepted formats and spellings, and errors about others."""
 
-from __future__ import annotations
-
 import datetime as dt
 import gzip
 import re

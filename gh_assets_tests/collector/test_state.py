@@ -1,7 +1,5 @@
 """States of repositories and users, pages of interrupted runs, and unstars in Mongo."""
 
-from __future__ import annotations
-
 import datetime as dt
 from typing import Any
 

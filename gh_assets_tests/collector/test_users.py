@@ -1,7 +1,5 @@
 """Merging users over repositories."""
 
-from __future__ import annotations
-
 import datetime as dt
 from random import Random
 

@@ -1,7 +1,5 @@
 """Tests of the embedded servers: other users of the machine, and pages in a browser, have no access."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

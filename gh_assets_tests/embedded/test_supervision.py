@@ -1,7 +1,5 @@
 """Tests of the supervision of embedded servers: started on demand, shared, stopped when unused, restarted."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

@@ -1,7 +1,5 @@
 """The servers of a home behind proxies, and what must hold for work on them after any fault."""
 
-from __future__ import annotations
-
 import secrets
 from collections import defaultdict
 from collections.abc import Iterator

@@ -3,8 +3,6 @@
 It parses both protocols as far as is needed to separate calls: the length of MongoDB's messages, and HTTP's headers.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

@@ -5,8 +5,6 @@ with its requirements. It injects a fault if a header of the request asks for it
 calls that a plan selects.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Processes are killed at every step of all kinds of work, and at random times: no acknowledged result is lost."""
 
-from __future__ import annotations
-
 import datetime as dt
 import itertools
 import multiprocessing

@@ -1,7 +1,5 @@
 """Every call to every server fails once, in every way: work succeeds or reports it, and acknowledged results hold."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path

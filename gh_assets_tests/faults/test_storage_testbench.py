@@ -1,7 +1,5 @@
 """The product against Google's testbench of Cloud Storage, and every fault that it can make, at each kind of call."""
 
-from __future__ import annotations
-
 import datetime as dt
 import hashlib
 import itertools

@@ -1,7 +1,5 @@
 """The work of the processes that the tests kill, by name; each reports what was acknowledged."""
 
-from __future__ import annotations
-
 import datetime as dt
 import os
 import socket

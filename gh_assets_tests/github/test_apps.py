@@ -1,7 +1,5 @@
 """Tokens of app installations."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Budgets: what responses say about them, and what is counted in between."""
 
-from __future__ import annotations
-
 import pytest
 
 from gh_assets.errors import AuthenticationError

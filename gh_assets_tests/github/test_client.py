@@ -1,7 +1,5 @@
 """The client: tokens, limits, conditional requests."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

@@ -1,7 +1,5 @@
 """Lists read by GraphQL from responses that fail in part."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Accounts of tokens, and tokens that GitHub refuses."""
 
-from __future__ import annotations
-
 import pytest
 from starlette.requests import Request
 from starlette.responses import Response

@@ -1,7 +1,5 @@
 """Budgets shared between processes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Rate limits as responses describe them."""
 
-from __future__ import annotations
-
 from email.utils import formatdate
 
 import pytest

@@ -1,7 +1,5 @@
 """Responses as they occur in practice: the kinds in ``cases/responses``, and what each leads to."""
 
-from __future__ import annotations
-
 import pytest
 from starlette.responses import Response
 

@@ -1,7 +1,5 @@
 """Retries and their waits."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """The token pool: which token sends, what is waited for, totals."""
 
-from __future__ import annotations
-
 import datetime as dt
 import threading
 import time

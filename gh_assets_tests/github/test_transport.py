@@ -1,7 +1,5 @@
 """The cap on requests."""
 
-from __future__ import annotations
-
 from gh_assets.errors import BudgetSpentError
 from gh_assets_tests.conftest import GitHubOf
 from gh_assets_tests.support.github import in_threads

@@ -1,7 +1,5 @@
 """Postgres for Dagster's history, Redis and two Celery workers for the steps give the same data as one process."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

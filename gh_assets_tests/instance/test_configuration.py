@@ -1,7 +1,5 @@
 """The configuration of Dagster's instance: one for `dagster dev`, the command and a team."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

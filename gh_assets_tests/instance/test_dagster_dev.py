@@ -1,7 +1,5 @@
 """`dagster dev` from an empty home, and under kill -9. Slow: every step is a process."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

@@ -1,7 +1,5 @@
 """The chart for Kubernetes, rendered by helm: each object is checked against Kubernetes' own models."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 from pathlib import Path

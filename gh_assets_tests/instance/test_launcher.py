@@ -1,7 +1,5 @@
 """The run launcher: runs whose process died are noticed."""
 
-from __future__ import annotations
-
 import os
 import socket
 import subprocess

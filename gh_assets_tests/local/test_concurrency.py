@@ -1,7 +1,5 @@
 """Tests of the bounded map over threads."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 

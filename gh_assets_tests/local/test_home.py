@@ -1,7 +1,5 @@
 """Tests of the home: only its owner has access."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Tests of file locks, which end with their process."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from collections.abc import Iterator

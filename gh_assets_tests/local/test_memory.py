@@ -1,7 +1,5 @@
 """Tests of the memory limits of stored objects."""
 
-from __future__ import annotations
-
 import zipfile
 from io import BytesIO
 from pathlib import Path

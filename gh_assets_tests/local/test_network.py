@@ -1,7 +1,5 @@
 """Tests of the network settings, behind a corporate proxy that decrypts TLS with a certificate authority of its own."""
 
-from __future__ import annotations
-
 import contextlib
 import datetime as dt
 import json

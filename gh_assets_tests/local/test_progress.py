@@ -1,7 +1,5 @@
 """Tests of the progress of a process."""
 
-from __future__ import annotations
-
 import threading
 from contextlib import suppress
 

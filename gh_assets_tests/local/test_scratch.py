@@ -1,7 +1,5 @@
 """Tests of scratch folders, which are removed however their process ends."""
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 

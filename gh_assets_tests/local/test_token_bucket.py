@@ -1,7 +1,5 @@
 """Tests of token buckets: no more than the rate and one burst, nothing lost, and a bounded number of keys."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

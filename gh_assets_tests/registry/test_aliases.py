@@ -1,7 +1,5 @@
 """Aliases: promotion, rollback and their history."""
 
-from __future__ import annotations
-
 import datetime as dt
 from typing import Any
 

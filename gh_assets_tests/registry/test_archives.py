@@ -1,7 +1,5 @@
 """Archives: reproducible when packed, and refused if they are hostile."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import os

@@ -1,7 +1,5 @@
 """The cache of models: whole, verified before use, and evicted when no process reads it."""
 
-from __future__ import annotations
-
 import datetime as dt
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Documents of models: their typed form, and those of the original system."""
 
-from __future__ import annotations
-
 import datetime as dt
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The two functions of the original system."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from gh_assets.registry import download_file, file_to_storage

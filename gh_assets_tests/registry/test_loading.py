@@ -1,7 +1,5 @@
 """Loading weights: plain tensors only, and no code."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import zipfile

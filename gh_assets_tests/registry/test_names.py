@@ -1,7 +1,5 @@
 """Names: those of the product, and which ones are valid."""
 
-from __future__ import annotations
-
 import itertools
 from pathlib import Path
 from typing import Any

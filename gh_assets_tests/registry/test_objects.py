@@ -1,7 +1,5 @@
 """Objects of models: downloads, damage, and the coordination of saves and sweeps."""
 
-from __future__ import annotations
-
 import datetime as dt
 import errno
 import re

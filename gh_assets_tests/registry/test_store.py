@@ -1,7 +1,5 @@
 """The registry: saving, finding and deleting models."""
 
-from __future__ import annotations
-
 import datetime as dt
 import hashlib
 import math

@@ -1,7 +1,5 @@
 """Tests of connections: each service is switched from the embedded one to a real one by its own settings."""
 
-from __future__ import annotations
-
 from operator import attrgetter
 from pathlib import Path
 

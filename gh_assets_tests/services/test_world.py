@@ -1,7 +1,5 @@
 """Tests of the world of a home."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Fixtures of the tests of serving."""
 
-from __future__ import annotations
-
 import pytest
 
 from gh_assets.registry import ModelRegistry

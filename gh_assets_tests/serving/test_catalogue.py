@@ -1,7 +1,5 @@
 """The catalogue: similarity in content and filters."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from gh_assets.serving.requests import DEFAULT_FILTERS, Filters

@@ -1,7 +1,5 @@
 """Which model serves, and how it is described."""
 
-from __future__ import annotations
-
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

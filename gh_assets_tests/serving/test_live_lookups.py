@@ -1,7 +1,5 @@
 """Live lookups: within a budget, kept in memory for a configured time, never stored."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing

@@ -1,7 +1,5 @@
 """The promotion gate: the same held-out users, an interval, and checks."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Ranking: exclusions, cold start, and repositories that the model does not know."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The refresher: promotions, unusable models, new data, and services that go down and come back."""
 
-from __future__ import annotations
-
 import gc
 import json
 import os

@@ -1,7 +1,5 @@
 """Requests: what a user can choose, and the request that it becomes."""
 
-from __future__ import annotations
-
 import pytest
 from pydantic import ValidationError
 

@@ -1,7 +1,5 @@
 """The health of services: failures, checks that hang, and errors of checks that end no thread."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 

@@ -1,7 +1,5 @@
 """Tests of the typed storage of assets: schemas, versions, repair and undo."""
 
-from __future__ import annotations
-
 import datetime as dt
 import secrets
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Tests of backup and restoration: they are complete or fail, and an interrupted restoration can be continued."""
 
-from __future__ import annotations
-
 import errno
 import json
 from collections.abc import Iterator

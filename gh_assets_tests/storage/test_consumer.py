@@ -1,7 +1,5 @@
 """Tests of the consumer: it is idempotent, independent of the order, and stores invalid messages aside."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

@@ -1,7 +1,5 @@
 """Tests of the synchronization of documents."""
 
-from __future__ import annotations
-
 from gh_assets.storage.documents import SyncCounts, sync_documents
 from gh_assets.storage.mongo import MongoDatabase
 

@@ -1,7 +1,5 @@
 """Tests of the errors of Cloud Storage: which are retried."""
 
-from __future__ import annotations
-
 import pytest
 import requests
 from google.api_core.exceptions import DataLoss, GoogleAPICallError, from_http_status

@@ -4,8 +4,6 @@ If one fails after an upgrade of google-cloud-storage, its session has moved: fi
 drop `configure_session`, which only makes requests faster.
 """
 
-from __future__ import annotations
-
 import pytest
 import requests
 

@@ -1,7 +1,5 @@
 """Tests of messages: which updates are valid, and their JSON."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 import re

@@ -1,7 +1,5 @@
 """Migrations of the database."""
 
-from __future__ import annotations
-
 import pytest
 
 from gh_assets.errors import ConfigurationError

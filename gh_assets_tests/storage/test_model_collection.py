@@ -1,7 +1,5 @@
 """The collection of models: what Mongo itself refuses, and serial numbers."""
 
-from __future__ import annotations
-
 import datetime as dt
 from pathlib import Path
 

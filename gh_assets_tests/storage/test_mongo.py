@@ -1,7 +1,5 @@
 """Tests of the messages about errors of MongoDB."""
 
-from __future__ import annotations
-
 from pymongo.errors import AutoReconnect, OperationFailure
 
 from gh_assets.storage.mongo import mongo_reason

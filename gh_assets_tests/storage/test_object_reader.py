@@ -1,7 +1,5 @@
 """Tests of reading objects: tokens, parts and memory."""
 
-from __future__ import annotations
-
 import datetime as dt
 import random
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Tests of objects in a bucket: atomic and conditional writes, and errors with advice."""
 
-from __future__ import annotations
-
 import datetime as dt
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Access to the embedded Cloud Storage of a home, and buckets that need no token."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path

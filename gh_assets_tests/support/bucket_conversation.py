@@ -6,8 +6,6 @@ and 200, not 204, for a deletion; it merges the metadata of a rewrite with those
 of uploads of the type media, and has no mediaLink. The embedded server does not support partial responses (`fields`).
 """
 
-from __future__ import annotations
-
 import json
 import re
 from typing import Any

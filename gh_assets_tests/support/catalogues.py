@@ -1,7 +1,5 @@
 """Catalogues of a few repositories."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

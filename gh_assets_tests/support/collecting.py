@@ -1,7 +1,5 @@
 """Collections of stars from a stand-in."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

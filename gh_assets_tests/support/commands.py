@@ -1,7 +1,5 @@
 """The command, run in a new process or in this one."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -1,7 +1,5 @@
 """Processes that use one registry at the same moment."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Credentials of Google for tests."""
 
-from __future__ import annotations
-
 import datetime as dt
 
 from google.oauth2.credentials import Credentials

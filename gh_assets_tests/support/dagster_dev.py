@@ -1,7 +1,5 @@
 """`dagster dev`, driven through the API of its UI."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

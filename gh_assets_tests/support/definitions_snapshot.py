@@ -1,7 +1,5 @@
 """The definitions as text: ``python -m gh_assets_tests.support.definitions_snapshot`` writes the snapshot again."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

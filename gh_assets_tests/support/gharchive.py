@@ -1,7 +1,5 @@
 """Hours of GH Archive."""
 
-from __future__ import annotations
-
 import datetime as dt
 import gzip
 import json

@@ -1,7 +1,5 @@
 """Fake GitHub servers and clocks, and clients of them."""
 
-from __future__ import annotations
-
 import json
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Repositories whose every text tries to break out of the page that shows it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from gh_assets_tests.support.served_home import name_of

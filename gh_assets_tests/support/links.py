@@ -1,7 +1,5 @@
 """The repositories that a text links to, for tests of addresses and of markups."""
 
-from __future__ import annotations
-
 from gh_assets.collector.lists.links import repositories_of
 from gh_assets.collector.lists.markup import links_in
 

@@ -1,7 +1,5 @@
 """Matrices whose structure a recommender should find."""
 
-from __future__ import annotations
-
 import numpy as np
 import scipy.sparse as sp
 

@@ -1,7 +1,5 @@
 """Messages for the tests of messages and their consumer: updates, registers and invalid ones."""
 
-from __future__ import annotations
-
 import datetime as dt
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Reading MongoDB in tests."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from gh_assets.storage.mongo import Documents

@@ -1,7 +1,5 @@
 """GitHub's descriptions of its APIs, which npm fetches (``@octokit/openapi``, ``@octokit/graphql-schema``)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import requests

@@ -5,8 +5,6 @@ and tries the files of the home, Google's JSON API (also with names that leave t
 GitHub's endpoints. It prints, as JSON, the accesses that succeeded.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import socket

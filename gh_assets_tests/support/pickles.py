@@ -1,7 +1,5 @@
 """Find pickles in stored objects: in archives, compressed data, arrays of objects and columns of bytes."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import pickletools

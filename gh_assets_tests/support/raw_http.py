@@ -1,7 +1,5 @@
 """Connections to a server that send bytes as they are, for requests that no HTTP library would send."""
 
-from __future__ import annotations
-
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress

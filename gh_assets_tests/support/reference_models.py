@@ -1,7 +1,5 @@
 """RecVAE, Mult-VAE and row-wise Adam as the papers write them, on dense rows: one function per formula."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any, TypeVar

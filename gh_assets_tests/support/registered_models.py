@@ -1,7 +1,5 @@
 """Registered models of a small matrix, and ways in which they cannot be loaded."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any

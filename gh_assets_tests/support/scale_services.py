@@ -1,7 +1,5 @@
 """PostgreSQL and Redis servers from Debian's packages, for single tests."""
 
-from __future__ import annotations
-
 import os
 import pwd
 import shutil

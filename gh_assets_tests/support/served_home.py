@@ -1,7 +1,5 @@
 """A home to serve: repositories with descriptions, users with stars and a model; and a GitHub stand-in beside it."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

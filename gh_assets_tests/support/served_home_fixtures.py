@@ -1,7 +1,5 @@
 """Fixtures of served homes, which the root conftest loads: one that many tests share, and others of their own."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """ASGI applications, served in a thread of this process."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Requests to a stand-in that accepts the token ``token``."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Collections of users' lists of starred repositories."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Iterable
 from typing import Any

@@ -1,7 +1,5 @@
 """TCP servers on 127.0.0.1 for tests: one thread per connection, and forwarding to another server."""
 
-from __future__ import annotations
-
 import contextlib
 import socket
 import threading

@@ -1,7 +1,5 @@
 """Waiting for conditions and servers, in place of fixed waits."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """Small worlds with obvious results."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from gh_assets.embedded.standin.world import NO_TIME, Repository, World, list_markdown

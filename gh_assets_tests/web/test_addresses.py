@@ -1,7 +1,5 @@
 """Behind a reverse proxy with a path prefix, every address that pages and API contain keeps the prefix and responds."""
 
-from __future__ import annotations
-
 import html
 import re
 from collections import Counter

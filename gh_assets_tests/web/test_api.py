@@ -1,7 +1,5 @@
 """The API as programs use it: lists with reasons, filters, paging, feedback and clear errors; and its documentation."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

@@ -1,7 +1,5 @@
 """The application as a whole: health checks, errors, and the image that serves it."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

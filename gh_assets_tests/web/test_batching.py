@@ -1,7 +1,5 @@
 """Requests that arrive together are processed together, and each gets its own result or error."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Cursors hold what was shown, and any other text is a clear error."""
 
-from __future__ import annotations
-
 from hypothesis import given
 from hypothesis import strategies as st
 

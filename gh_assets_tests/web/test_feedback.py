@@ -1,7 +1,5 @@
 """Feedback reaches MongoDB as messages of the ingest format, and no acknowledged entry is lost."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import textwrap

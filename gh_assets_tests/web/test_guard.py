@@ -1,7 +1,5 @@
 """Limits, host names, API keys, rates and security headers: no hostile request reaches a route or stops the server."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 from typing import Any

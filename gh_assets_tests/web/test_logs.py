@@ -1,7 +1,5 @@
 """Logs are JSON lines without personal data, addresses or credentials."""
 
-from __future__ import annotations
-
 import json
 import logging
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The HTML of the pages: nothing from other sites, no markup from GitHub, no personal data of others."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

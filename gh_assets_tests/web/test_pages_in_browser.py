@@ -5,8 +5,6 @@ under node_modules (`npm install --no-save axe-core`). Tests whose tools are mis
 GH_ASSETS_TEST_STARS=FILE the world is read from that file; otherwise it is a small synthetic one.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import os
 import re

@@ -1,7 +1,5 @@
 """Texts from outside are made harmless, numbers short and links complete."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

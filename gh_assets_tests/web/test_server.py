@@ -1,7 +1,5 @@
 """Limits on connections: clients that are slow, endless or too many do not keep others out."""
 
-from __future__ import annotations
-
 import time
 from contextlib import suppress
 

@@ -1,7 +1,5 @@
 """The undocumented parts of uvicorn that `gh_assets/web/uvicorn_internals.py` uses still mean the same."""
 
-from __future__ import annotations
-
 import asyncio
 import socket
 import threading

@@ -1,7 +1,5 @@
 """Forms are accepted only from this site and for the visitor they were made for."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import requests

@@ -1,7 +1,5 @@
 """Links of HTML, addresses of repositories, and the repositories that a text names."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

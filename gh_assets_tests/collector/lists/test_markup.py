@@ -1,7 +1,5 @@
 """Links of each markup: Markdown, Org, AsciiDoc, reStructuredText and HTML."""
 
-from __future__ import annotations
-
 import re
 import time
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Locating and reading lists in local files and on GitHub."""
 
-from __future__ import annotations
-
 import gzip
 from collections.abc import Callable, Mapping
 from pathlib import Path

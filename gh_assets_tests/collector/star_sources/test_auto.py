@@ -1,7 +1,5 @@
 """The source that chooses between repositories' own lists and users' lists."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The contract of all sources of stars, and their description."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Callable
 from dataclasses import dataclass

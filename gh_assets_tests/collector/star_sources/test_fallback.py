@@ -1,7 +1,5 @@
 """Reading by GraphQL, and by REST where it is unavailable."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 import pytest

@@ -1,7 +1,5 @@
 """The source of stars in a file: ids of its rows, lookups of logins, and stars that it must not overwrite."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Iterable
 from functools import partial

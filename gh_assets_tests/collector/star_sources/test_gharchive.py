@@ -1,7 +1,5 @@
 """Stars and repositories from events of GH Archive."""
 
-from __future__ import annotations
-
 import datetime as dt
 
 import polars as pl

@@ -1,7 +1,5 @@
 """The GraphQL list of stargazers: filled queries, refreshes, faults and incomplete pages."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given

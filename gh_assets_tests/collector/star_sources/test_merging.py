@@ -5,8 +5,6 @@ stored stars exist, complete repositories have all of their stars, and one run w
 as if there had been no fault.
 """
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """The REST list of stargazers."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """The source that reads users' lists: due lists, stored segments, and stars that were taken back."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Readers of users' lists, by REST and by GraphQL."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Buckets for the tests of the embedded Cloud Storage."""
 
-from __future__ import annotations
-
 import pytest
 from google.cloud import storage
 

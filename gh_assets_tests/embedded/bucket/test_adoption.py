@@ -1,7 +1,5 @@
 """Tests of the adoption of buckets of version 0.x."""
 
-from __future__ import annotations
-
 import datetime as dt
 import os
 from pathlib import Path

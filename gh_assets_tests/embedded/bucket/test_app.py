@@ -1,7 +1,5 @@
 """Tests of the embedded Cloud Storage by the clients of others: Google's, pyarrow's and dagster-gcp's."""
 
-from __future__ import annotations
-
 import datetime as dt
 import socket
 from http.client import HTTPConnection

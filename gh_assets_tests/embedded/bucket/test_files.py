@@ -1,7 +1,5 @@
 """Tests of buckets and objects on disk: names, listings, preconditions, metadata, and damage."""
 
-from __future__ import annotations
-
 import resource
 import secrets
 import socket

@@ -1,7 +1,5 @@
 """Tests of resumable uploads."""
 
-from __future__ import annotations
-
 import os
 import secrets
 import signal

@@ -1,7 +1,5 @@
 """Stand-ins for the tests, and for slow ones GitHub's descriptions of its APIs, which this repository does not have."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

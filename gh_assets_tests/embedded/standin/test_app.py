@@ -1,7 +1,5 @@
 """Tests of the stand-in's REST API, which responds as GitHub does."""
 
-from __future__ import annotations
-
 import base64
 from typing import Any
 

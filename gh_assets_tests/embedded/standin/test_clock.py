@@ -1,7 +1,5 @@
 """Tests of the virtual clock."""
 
-from __future__ import annotations
-
 import requests
 
 from gh_assets.embedded.standin.clock import RemoteClock, VirtualClock

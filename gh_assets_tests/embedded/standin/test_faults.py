@@ -1,7 +1,5 @@
 """Tests of the faults of the stand-in, from which the client recovers."""
 
-from __future__ import annotations
-
 import pytest
 import requests
 

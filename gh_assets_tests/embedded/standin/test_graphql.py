@@ -1,7 +1,5 @@
 """Tests of GraphQL in the stand-in, with GitHub's costs and limits."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Tests of the rate limits of the stand-in."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 
 import requests

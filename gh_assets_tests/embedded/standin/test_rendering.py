@@ -1,7 +1,5 @@
 """Tests of the rendering of files as GitHub's HTML."""
 
-from __future__ import annotations
-
 import pytest
 
 from gh_assets.embedded.standin.rendering import render, wrap

@@ -1,7 +1,5 @@
 """Tests of the synthetic world."""
 
-from __future__ import annotations
-
 import numpy as np
 import scipy.sparse as sp
 

@@ -1,7 +1,5 @@
 """Tests of worlds from files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import polars as pl

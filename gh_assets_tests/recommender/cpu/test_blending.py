@@ -1,7 +1,5 @@
 """Blending of scores against its definition."""
 
-from __future__ import annotations
-
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st

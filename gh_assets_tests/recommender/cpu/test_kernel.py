@@ -1,7 +1,5 @@
 """Binding and compiling kernels: checks of their arguments, the disk cache."""
 
-from __future__ import annotations
-
 import errno
 
 import pytest

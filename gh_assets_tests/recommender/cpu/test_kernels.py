@@ -1,7 +1,5 @@
 """The kernels against the torch operations that they replace, and what they promise besides."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Compiled contributions against those by torch."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import scipy.sparse as sp

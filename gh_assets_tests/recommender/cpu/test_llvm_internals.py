@@ -1,7 +1,5 @@
 """GNU OpenMP's functions by ctypes, and LLVM instructions through numba's extension interface."""
 
-from __future__ import annotations
-
 import ctypes
 from typing import Any
 

@@ -1,7 +1,5 @@
 """torch's version counter of a tensor, a private attribute."""
 
-from __future__ import annotations
-
 import torch
 
 from gh_assets.recommender.cpu.torch_internals import Derived

@@ -1,7 +1,5 @@
 """The user-item matrix: built from stars, stored, read."""
 
-from __future__ import annotations
-
 import io
 import pickle
 

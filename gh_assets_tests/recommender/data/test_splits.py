@@ -1,7 +1,5 @@
 """Splits without leaks, by users and by time."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import scipy.sparse as sp

@@ -1,7 +1,5 @@
 """Adam against its reference, for whole parameters and for rows."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Bags of items against dense matrices."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import scipy.sparse as sp

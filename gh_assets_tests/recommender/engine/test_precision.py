@@ -1,7 +1,5 @@
 """The choice of the precision."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

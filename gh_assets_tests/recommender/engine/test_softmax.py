@@ -1,7 +1,5 @@
 """The softmax over all items against autograd."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given, settings

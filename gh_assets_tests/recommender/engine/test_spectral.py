@@ -1,7 +1,5 @@
 """Spectral item factors against a singular value decomposition."""
 
-from __future__ import annotations
-
 import numpy as np
 import scipy.sparse as sp
 

@@ -1,7 +1,5 @@
 """Evaluation on held-out users: no leaks, intervals, user groups, coverage, popularity."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Ranking metrics against their definitions."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import scipy.sparse as sp

@@ -1,7 +1,5 @@
 """Stars that the models' gradients are compared on."""
 
-from __future__ import annotations
-
 import pytest
 import scipy.sparse as sp
 

@@ -1,7 +1,5 @@
 """Contributions of stars: leave one out, and its estimate by gradients."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import scipy.sparse as sp

@@ -1,7 +1,5 @@
 """Training as a whole: resumed after kill -9, shared by processes, and on a GPU as on the CPU."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

@@ -1,7 +1,5 @@
 """The contract of every recommender, on a matrix whose right answer is obvious."""
 
-from __future__ import annotations
-
 import json
 import pickle
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The linear baselines against their formulas, written densely."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The hybrid: choice of weight and popularity, storage, reuse of scores."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Mult-VAE: every term against the paper, reasons."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """RecVAE: every term against the paper, training, determinism."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

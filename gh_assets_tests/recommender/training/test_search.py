@@ -1,7 +1,5 @@
 """The hyperparameter search: its budget, its data, its result."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
