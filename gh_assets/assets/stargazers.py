@@ -1,6 +1,7 @@
 """`stargazers`: who starred a repository, one partition a repository, many partitions in one run."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -72,6 +73,24 @@ class StargazersConfig(dg.Config):
         )
 
 
+@dataclass(frozen=True)
+class CollectionServices:
+    """The resources that a collection uses."""
+
+    github: GitHubResource
+    mongo: MongoResource
+    gcs: GcsResource
+
+
+@dataclass(frozen=True)
+class CollectionOutcome:
+    """What a collection did, with the metadata of its run and of its partitions."""
+
+    result: CollectionResult
+    metadata: "dict[str, RawMetadataValue]"
+    by_partition: dict[str, dict[str, str | int]]
+
+
 @collection_asset(
     schema=STARGAZERS,
     partitions_def=REPO_PARTITIONS,
@@ -96,14 +115,13 @@ def stargazers(
 ) -> dg.MaterializeResult[None]:
     """One row a star of the partition's repository."""
     partitions = list(context.partition_keys)
-    _, by_partition, metadata = collect_partitions(
-        context, partitions, repos, config.options(policy), config.max_requests, github, mongo, gcs
-    )
-    add_partition_metadata(context, by_partition)
+    services = CollectionServices(github, mongo, gcs)
+    outcome = collect_partitions(context, partitions, repos, config.options(policy), services, config.max_requests)
+    add_partition_metadata(context, outcome.by_partition)
     tables = PartitionTables(gcs.asset_store(), "stargazers")
     if len(partitions) == 1 and partitions[0] in tables.partitions():
-        metadata["preview"] = preview(tables.read(partitions[0])[0].drop("repo_id"))
-    return dg.MaterializeResult(metadata=metadata)
+        outcome.metadata["preview"] = preview(tables.read(partitions[0])[0].drop("repo_id"))
+    return dg.MaterializeResult(metadata=outcome.metadata)
 
 
 def collect_partitions(
@@ -111,11 +129,9 @@ def collect_partitions(
     partitions: Sequence[str],
     repos: pl.DataFrame,
     options: CollectionOptions,
+    services: CollectionServices,
     max_requests: int | None,
-    github: GitHubResource,
-    mongo: MongoResource,
-    gcs: GcsResource,
-) -> "tuple[CollectionResult, dict[str, dict[str, str | int]], dict[str, RawMetadataValue]]":
+) -> CollectionOutcome:
     """Collect the stars of partitions, and tag the run with what that took.
 
     Parameters
@@ -125,17 +141,9 @@ def collect_partitions(
     repos : polars.DataFrame
         The asset `repos`.
     options : CollectionOptions
+    services : CollectionServices
     max_requests : int or None
         Cap on the number of requests.
-    github, mongo, gcs : resources
-
-    Returns
-    -------
-    result : CollectionResult
-    by_partition : dict
-        Metadata by partition.
-    metadata : dict
-        Metadata of the run.
     """
     reported = asset_progress(context)
     listed = repos.filter(pl.col("partition").is_in(partitions))
@@ -143,11 +151,11 @@ def collect_partitions(
     repositories = [RepositoryRef(**row | {"outcome": Outcome(row["outcome"])}) for row in rows.iter_rows(named=True)]
     with (
         measure_seconds() as timing,
-        mongo.database() as database,
-        github.client_if_any(database, max_requests=max_requests) as client,
+        services.mongo.database() as database,
+        services.github.client_if_any(database, max_requests=max_requests) as client,
     ):
-        github.claim_world(database)
-        result = collect(options, repositories, client, database, gcs.asset_store(), reported)
+        services.github.claim_world(database)
+        result = collect(options, repositories, client, database, services.gcs.asset_store(), reported)
     unlisted = sorted(set(partitions) - set(listed["partition"]))
     if unlisted:
         context.log.warning(
@@ -165,4 +173,4 @@ def collect_partitions(
         reason = result.report.stopped[:MAX_REASON]
         waiting: dict[str, str | int] = {"outcome": Outcome.UNKNOWN.value, "reason": reason}
         by_partition = dict.fromkeys(partitions, waiting) | by_partition
-    return result, by_partition, metadata
+    return CollectionOutcome(result, metadata, by_partition)

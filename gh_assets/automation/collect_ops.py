@@ -15,7 +15,7 @@ from pydantic import Field
 from gh_assets.assets.collection_plan import collection_plan, plan_metadata
 from gh_assets.assets.definition import GITHUB_POOL, REPO_PARTITIONS
 from gh_assets.assets.retries import retry_transient
-from gh_assets.assets.stargazers import StargazersConfig, collect_partitions, stargazers
+from gh_assets.assets.stargazers import CollectionServices, StargazersConfig, collect_partitions, stargazers
 from gh_assets.collector import plan as planning
 from gh_assets.collector.plan import PLAN, make_plan
 from gh_assets.instance.internals import report_materializations
@@ -124,17 +124,16 @@ def collect_share(
     started = dt.datetime.now(dt.UTC).replace(microsecond=0)
     config, repos = StargazersConfig(**share["config"]), gcs.asset_store().read_table("repos")
     partitions, options = share["partitions"], config.options(policy, frozenset(share["always"]))
-    result, by_partition, run_metadata = collect_partitions(
-        context, partitions, repos, options, config.max_requests, github, mongo, gcs
-    )
+    services = CollectionServices(github, mongo, gcs)
+    outcome = collect_partitions(context, partitions, repos, options, services, config.max_requests)
     collected = {
         state.partition
-        for state in result.report.states.values()
+        for state in outcome.result.report.states.values()
         if state.asked_at is not None and state.asked_at >= started
     }
-    metadata = {key: by_partition[key] for key in partitions if key in collected}
+    metadata = {key: outcome.by_partition[key] for key in partitions if key in collected}
     report_materializations(context, stargazers.key, metadata)
-    context.add_output_metadata(run_metadata)
+    context.add_output_metadata(outcome.metadata)
 
 
 @dg.op(
