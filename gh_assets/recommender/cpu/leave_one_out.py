@@ -5,8 +5,6 @@ the interpreter's lock and waits to get it back; beside a thread that answers re
 arithmetic. Here the lock is released once. The products are those of BLAS, through numba; float32 only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -33,7 +31,7 @@ class Network(NamedTuple):
     gains, shifts : ndarray of float32, shape (layers + 1, hidden)
         Of the norms.
     head : ndarray of float32, shape (hidden, latent)
-    head_bias : ndarray of float32, shape (latent,)
+    head_bias : ndarray of float32, shape (1, latent)
     epsilon : float
         Of the norms.
     """
@@ -73,7 +71,7 @@ def network_of(layers: Sequence[nn.Linear], norms: Sequence[nn.LayerNorm], mean:
         torch.stack([norm.weight for norm in norms]).numpy(),
         torch.stack([norm.bias for norm in norms]).numpy(),
         mean.weight.T.contiguous().numpy(),
-        mean.bias.clone().numpy(),
+        mean.bias.clone().numpy()[None],
         norms[0].eps,
     )
 
@@ -105,6 +103,22 @@ def _activate(inputs, gain, shift, epsilon, outputs):
 
 
 @compiled
+def _copy(rows, source):
+    """Copy each row; this and `_add` compile in a fraction of the seconds that numpy's assignments and sums take."""
+    for row in range(rows.shape[0]):
+        for place in range(rows.shape[1]):
+            rows[row, place] = source[row, place]
+
+
+@compiled
+def _add(rows, added):
+    """Add to each row the row of `added` with its number, or the only one."""
+    for row in range(rows.shape[0]):
+        for place in range(rows.shape[1]):
+            rows[row, place] += added[min(row, added.shape[0] - 1), place]
+
+
+@compiled
 def _forward(network, inputs):
     """Fill the inputs of the layers' swish, (layers + 1, rows, hidden), from the first ones; return the last output."""
     hidden = np.empty_like(inputs[0])
@@ -113,9 +127,10 @@ def _forward(network, inputs):
     for layer in range(network.layers.shape[0]):
         product = inputs[layer + 1]
         np.dot(hidden, network.layers[layer], product)
-        product += skipped + network.biases[layer]
+        _add(product, skipped)
+        _add(product, network.biases[layer : layer + 1])
         _activate(product, network.gains[layer + 1], network.shifts[layer + 1], network.epsilon, hidden)
-        skipped += hidden
+        _add(skipped, hidden)
     return hidden
 
 
@@ -123,8 +138,10 @@ def _forward(network, inputs):
 def latent_means(network, first):
     """Map the first layer's sums (rows, hidden) to the means (rows, latent)."""
     inputs = np.empty((network.layers.shape[0] + 1, *first.shape), np.float32)
-    inputs[0] = first
-    return np.dot(_forward(network, inputs), network.head) + network.head_bias
+    _copy(inputs[0], first)
+    means = np.dot(_forward(network, inputs), network.head)
+    _add(means, network.head_bias)
+    return means
 
 
 @compiled
@@ -158,25 +175,29 @@ def _norm_backward(inputs, gain, epsilon, gradients):
 
 @compiled
 def _mean_gradients(network, first, directions):
-    """Return the gradients of one user's ``directions @ mean`` in the first layer's sum, (n, hidden)."""
+    """Return the gradients of one user's ``directions @ mean`` in the first layer's sum (1, hidden), (n, hidden)."""
     depth = network.layers.shape[0]
-    inputs = np.empty((depth + 1, 1, len(first)), np.float32)
-    inputs[0, 0] = first
+    inputs = np.empty((depth + 1, *first.shape), np.float32)
+    _copy(inputs[0], first)
     _forward(network, inputs)
     hidden_gradient = np.dot(directions, network.head.T)
     skipped_gradient = np.zeros_like(hidden_gradient)
     for layer in range(depth - 1, -1, -1):
         _norm_backward(inputs[layer + 1, 0], network.gains[layer + 1], network.epsilon, hidden_gradient)
-        skipped_gradient += hidden_gradient
-        hidden_gradient = np.dot(hidden_gradient, network.layers[layer].T) + skipped_gradient
+        _add(skipped_gradient, hidden_gradient)
+        hidden_gradient = np.dot(hidden_gradient, network.layers[layer].T)
+        _add(hidden_gradient, skipped_gradient)
     _norm_backward(inputs[0, 0], network.gains[0], network.epsilon, hidden_gradient)
     return hidden_gradient
 
 
 @compiled
-def _inputs(stars, embeddings, places):
-    """Return what some stars add to the first layer's sums, (places, hidden)."""
-    return embeddings[stars.items[places]] * stars.weights[places].reshape((-1, 1))
+def _fill_inputs(stars, embeddings, places, sign, inputs):
+    """Write what some stars add to the first layer's sums, times `sign`, into (places, hidden)."""
+    for row in range(len(places)):
+        item, weight = stars.items[places[row]], np.float32(sign) * stars.weights[places[row]]
+        for place in range(embeddings.shape[1]):
+            inputs[row, place] = weight * embeddings[item, place]
 
 
 @compiled
@@ -196,15 +217,23 @@ def _chosen_stars(network, stars, embeddings, first, directions, limits, added):
     count = 0
     for user in range(len(first)):
         low, high = stars.offsets[user], stars.offsets[user + 1]
-        places = np.arange(low, high)
         if high - low > all_up_to:
-            gradients = _mean_gradients(network, first[user], directions[user])
-            estimate = np.dot(_inputs(stars, embeddings, places), gradients.T)
-            added[low:high] = estimate
-            best = np.array([estimate[star].max() for star in range(high - low)])
-            places = places[np.argsort(-best)[:strongest]]
-        chosen[count : count + len(places)] = places
-        count += len(places)
+            gradients = _mean_gradients(network, first[user : user + 1], directions[user])
+            inputs = np.empty((high - low, first.shape[1]), np.float32)
+            _fill_inputs(stars, embeddings, np.arange(low, high), 1, inputs)
+            _copy(added[low:high], np.dot(inputs, gradients.T))
+            best = np.full(high - low, -np.inf, np.float32)
+            for star in range(high - low):
+                for item in range(added.shape[1]):
+                    best[star] = max(best[star], added[low + star, item])
+            for _ in range(strongest):
+                chosen[count] = low + best.argmax()
+                best[chosen[count] - low] = -np.inf
+                count += 1
+        else:
+            for star in range(low, high):
+                chosen[count] = star
+                count += 1
         ends[user + 1] = count
     return chosen, ends
 
@@ -215,16 +244,20 @@ def _ablate(network, stars, embeddings, first, directions, chosen, ends, added):
     users, begin = len(first), ends[0]
     places = chosen[begin : ends[users]]
     rows = np.empty((users + len(places), first.shape[1]), np.float32)
-    rows[:users] = first
-    rows[users:] = -_inputs(stars, embeddings, places)
+    _copy(rows[:users], first)
+    _fill_inputs(stars, embeddings, places, -1, rows[users:])
     for user in range(users):
-        rows[users + ends[user] - begin : users + ends[user + 1] - begin] += first[user]
+        _add(rows[users + ends[user] - begin : users + ends[user + 1] - begin], first[user : user + 1])
     means = latent_means(network, rows)
     for user in range(users):
         low, high = ends[user] - begin, ends[user + 1] - begin
-        drops = np.dot(means[user] - means[users + low : users + high], directions[user].T)
+        without = means[users + low : users + high]
+        for place in range(high - low):
+            for latent in range(means.shape[1]):
+                without[place, latent] = means[user, latent] - without[place, latent]
+        drops = np.dot(without, directions[user].T)
         for place in range(low, high):
-            added[places[place]] = drops[place - low]
+            _copy(added[places[place] : places[place] + 1], drops[place - low : place - low + 1])
 
 
 @compiled
