@@ -6,8 +6,6 @@ Prints for every variant NDCG@100 on the test users (mean over splits; the split
 difference to the defaults with a 95 % bootstrap interval over all splits' test users, and seconds of training.
 """
 
-from __future__ import annotations
-
 import argparse
 import time
 from dataclasses import replace

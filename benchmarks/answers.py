@@ -8,8 +8,6 @@ stored stars are compared, row by row, with those of a home that was filled with
 are shortened to hundredths of a second; everything else is unchanged.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -10,8 +10,6 @@ a measurement beyond them is repeated once, because other programs use the machi
 influence.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import contextlib

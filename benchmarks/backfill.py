@@ -9,8 +9,6 @@ counts for this project's instance alone. `--pages` then opens the UI's pages in
 path; needs the extra `screenshots`) and prints how long each takes to show its content.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import os

@@ -8,8 +8,6 @@
 The stand-in runs in a separate process, as GitHub does.
 """
 
-from __future__ import annotations
-
 import argparse
 import multiprocessing
 import os

@@ -9,8 +9,6 @@ repositories that are in any user's list, and the mean similarity of two reposit
 vectors).
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -6,8 +6,6 @@ alternating between both storages. The cost of a run over one partition is subtr
 Run: python benchmarks/dagster_events.py [--partitions 1000] [--repeat 3]
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import os

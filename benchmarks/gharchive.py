@@ -5,8 +5,6 @@
 Without FILE, synthetic hours of about 140 MB unpacked are generated. Needs gunzip and wc.
 """
 
-from __future__ import annotations
-
 import argparse
 import gzip
 import random

@@ -10,8 +10,6 @@ to the baseline that is best in the mean, paired over all splits' test users, wi
 ratio of the means.
 """
 
-from __future__ import annotations
-
 import argparse
 import time
 from collections import defaultdict

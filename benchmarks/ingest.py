@@ -5,8 +5,6 @@
 Uses the MongoDB of the settings (by default the embedded one), in a new database that is dropped afterwards.
 """
 
-from __future__ import annotations
-
 import argparse
 import datetime as dt
 import random

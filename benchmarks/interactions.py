@@ -1,7 +1,5 @@
 """Matrices for the benchmarks: from a file of pairs, or generated at any size."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

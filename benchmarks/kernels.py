@@ -7,8 +7,6 @@ Both train one epoch in turns, for several rounds after one that compiles the ke
 and the median of the rounds' ratios. The kernels stay in the project if they make an epoch at least 1.4 times as fast.
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 from pathlib import Path

@@ -13,8 +13,6 @@ To make 200 kills in minutes, the processes are forks of one process that has im
 a new interpreter.
 """
 
-from __future__ import annotations
-
 import argparse
 import atexit
 import contextlib
@@ -714,9 +712,7 @@ class Serve(Kind):
             try:
                 with requests.Session() as session:
                     response = session.post(
-                        f"{base}/feedback",
-                        json={"person": person, "repo": repository, "verdict": verdict},
-                        timeout=10,
+                        f"{base}/feedback", json={"person": person, "repo": repository, "verdict": verdict}, timeout=10
                     )
                     if response.ok:
                         with self.lock:

@@ -9,8 +9,6 @@ fixed, with the slope of cost against size on logarithmic axes (1: proportional)
 350,000 users × 10,000 repositories × 12 million stars. Each measurement is a process of its own, for its peak memory.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import resource

@@ -9,8 +9,6 @@ other intervention. Prints the runs, the failures and their alerts, the spent qu
 any run was executed twice, and how many stars are not stored yet; draws the timeline.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

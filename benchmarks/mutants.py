@@ -5,8 +5,6 @@ packages loaded, against servers that keep running between mutants. Changes of p
 and logs, and of annotations are excluded. Run by: make mutants
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import difflib

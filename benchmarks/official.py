@@ -13,8 +13,6 @@ rounds' ratios. Quality: both are trained on the same split with each seed until
 for 8 epochs (official) or as configured (here), and tested at their best epoch.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import importlib.util

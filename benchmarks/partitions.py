@@ -8,8 +8,6 @@ the median of the rounds for both, and the peak memory of reading, measured in a
 data.
 """
 
-from __future__ import annotations
-
 import argparse
 import multiprocessing
 import secrets

@@ -7,8 +7,6 @@ checksums, document and commit; the client uploads and downloads the same file b
 `download_to_filename`. Then packs a trained hybrid of the synthetic world with both compressions and as a plain tar.
 """
 
-from __future__ import annotations
-
 import argparse
 import secrets
 import statistics

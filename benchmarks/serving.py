@@ -6,8 +6,6 @@ Prints, for RecVAE and the hybrid, median and 99th percentile of one list on one
 memory of `Ranker.recommend_all` without reasons and with them. The stars are generated (benchmarks/interactions.py).
 """
 
-from __future__ import annotations
-
 import argparse
 import resource
 import time

@@ -258,8 +258,7 @@ def main() -> None:
         furnish(settings, stars, Path(folder))
         counts = np.diff(stars.indptr)
         print(
-            f"{options.repositories:,} repositories, {options.users:,} users with {counts.mean():.0f} stars",
-            flush=True,
+            f"{options.repositories:,} repositories, {options.users:,} users with {counts.mean():.0f} stars", flush=True
         )
         users = options.users
         with served(settings) as (port, pid):

@@ -1,7 +1,5 @@
 """Configuration of the documentation site. `make docs` builds it; every warning is an error."""
 
-from __future__ import annotations
-
 from importlib import metadata
 
 project = "gh_assets"

@@ -4,8 +4,6 @@ A package's own metadata come first. What they leave unclear, and packages that 
 listed here by hand, from the licence file inside the package. gh_assets_tests/test_dependencies.py compares.
 """
 
-from __future__ import annotations
-
 import re
 from importlib import metadata
 from pathlib import Path

@@ -3,8 +3,6 @@
 Run: make screenshots. Needs Debian's chromium (or CHROMIUM=/path/to/it) and a home in which `make run` has run.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import os

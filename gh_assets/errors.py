@@ -1,7 +1,5 @@
 """The exception hierarchy. Every message says what happened, to what, and what to do next."""
 
-from __future__ import annotations
-
 
 class GhAssetsError(Exception):
     """A failure whose message explains it to the user; the command exits with 1."""

@@ -3,8 +3,6 @@
 Assets show these as Dagster column schemas; the IO manager checks frames against them on write and on read.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ With no variable set, everything runs on this machine under ``.gh_assets/`` thro
 ``MONGO_URI``, ``GCS_BUCKET`` and ``GITHUB_TOKENS`` each replace one embedded server by the real service.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import re
 from dataclasses import dataclass

@@ -17,11 +17,7 @@ OF_THE_PROJECT = {
 }
 """Tests that concern the whole project."""
 
-WITHOUT_MODULE = {
-    "instance/test_dagster_dev.py",
-    "instance/test_kubernetes.py",
-    "web/test_pages_in_browser.py",
-}
+WITHOUT_MODULE = {"instance/test_dagster_dev.py", "instance/test_kubernetes.py", "web/test_pages_in_browser.py"}
 """Tests of a module or a room against something else: a browser, an emulator, GitHub. The list may only shrink."""
 
 HELPERS_ELSEWHERE = {"collector/collect_child.py"}

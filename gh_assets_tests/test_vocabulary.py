@@ -24,10 +24,7 @@ MAXIMUM_NAMES: dict[str, int] = {"worth": 0}
 """The same for words that are private terms only in identifiers."""
 
 STORED_KEYS = {
-    "fame": (
-        "gh_assets/recommender/models/hybrid.py",
-        "gh_assets_tests/recommender/models/test_hybrid.py",
-    ),
+    "fame": ("gh_assets/recommender/models/hybrid.py", "gh_assets_tests/recommender/models/test_hybrid.py"),
     "said": (
         "gh_assets/storage/migrations.py",
         "gh_assets/web/feedback.py",

@@ -32,13 +32,6 @@ class ChampionConfig(dg.Config):
     deps=[recvae_model, hybrid_model, leaderboard],
     automation_condition=when_upstream_updated(),
     kinds={"pytorch", "mongodb"},
-    description=(
-        "The model that serves. Candidates are the newest RecVAE, hybrid and (if one is the best) baseline. The one "
-        "that is best on the validation users is compared with the champion on test users that were held out of both "
-        "trainings. It becomes champion if the 95 % interval of the difference lies above zero, its weights are "
-        "finite, it takes not many times the champion's processor time and knows its repositories. Models that cannot "
-        "be loaded are skipped and named. By hand: gh-assets models promote, undone by gh-assets models rollback."
-    ),
 )
 def champion(
     context: dg.AssetExecutionContext,
@@ -46,7 +39,14 @@ def champion(
     user_item_matrix: UserItemMatrix,
     registry: RegistryResource,
 ) -> dg.MaterializeResult[None]:
-    """The champion, and the decision about the candidates."""
+    """The model that serves.
+
+    Candidates are the newest RecVAE, hybrid and (if one is the best) baseline. The one that is best on the validation
+    users is compared with the champion on test users that were held out of both trainings. It becomes champion if the
+    95 % interval of the difference lies above zero, its weights are finite, it takes not many times the champion's
+    processor time and knows its repositories. Models that cannot be loaded are skipped and named. By hand: gh-assets
+    models promote, undone by gh-assets models rollback.
+    """
     from gh_assets.serving.current_model import load_first_usable, model_cache, serving_candidates
     from gh_assets.serving.promotion import PromotionGate
 

@@ -35,11 +35,6 @@ PREVIEWED = 12
     automation_condition=when_upstream_updated("stargazers"),
     freshness_policy=LISTS_FRESH,
     kinds={"polars", "parquet"},
-    description=(
-        "One row is one repository that can be collected: GitHub's star count now and when the stars were read, the "
-        "outcome, and the time. The sensors `new_repositories` and `stale_stars` spend the quota by this table: "
-        "repositories with the most expected news a page come first."
-    ),
 )
 def collection_plan(
     context: dg.AssetExecutionContext,
@@ -48,7 +43,12 @@ def collection_plan(
     github: GitHubResource,
     policy: PolicyResource,
 ) -> dg.MaterializeResult[pl.DataFrame]:
-    """One row a repository that can be collected."""
+    """One row is one repository that can be collected.
+
+    It has GitHub's star count now and when the stars were read, the outcome, and the time. The sensors
+    `new_repositories` and `stale_stars` spend the quota by this table: repositories with the most expected news a page
+    come first.
+    """
     with measure_seconds() as timing, mongo.database() as database:
         plan = make_plan(database, repos)
     metadata = plan_metadata(plan, policy.refresh_policy(), github.web_url())

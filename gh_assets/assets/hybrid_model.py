@@ -21,14 +21,7 @@ class HybridModelConfig(dg.Config):
 
 
 @recommender_asset(
-    deps=[recvae_model],
-    automation_condition=when_upstream_updated(),
-    kinds={"pytorch", "scipy", "gcs", "mongodb"},
-    description=(
-        "RecVAE and EASE together: the sum of their standardized scores, with the weights that are best on the "
-        "validation users. Linear and neural models make different errors; the blend is better than both. Registered "
-        "under its own name."
-    ),
+    deps=[recvae_model], automation_condition=when_upstream_updated(), kinds={"pytorch", "scipy", "gcs", "mongodb"}
 )
 def hybrid_model(
     context: dg.AssetExecutionContext,
@@ -37,7 +30,11 @@ def hybrid_model(
     gcs: GcsResource,
     registry: RegistryResource,
 ) -> dg.MaterializeResult[None]:
-    """The registered hybrid of the current matrix."""
+    """The registered hybrid of the current matrix.
+
+    RecVAE and EASE together: the sum of their standardized scores, with the weights that are best on the validation
+    users. Linear and neural models make different errors; the blend is better than both. Registered under its own name.
+    """
     from gh_assets.recommender.models.hybrid import Hybrid
     from gh_assets.recommender.training.training import train_hybrid
 

@@ -44,8 +44,7 @@ class LeaderboardConfig(dg.Config):
     seed: int = Field(default=0, description="Seed of the split: that of the RecVAE.")
     tag: str = Field(default="", description="Tag of the models that are compared.")
     in_time: bool = Field(
-        default=True,
-        description="Where stars have times, also train on the earlier ones and test on the later ones.",
+        default=True, description="Where stars have times, also train on the earlier ones and test on the later ones."
     )
 
 
@@ -54,11 +53,6 @@ class LeaderboardConfig(dg.Config):
     deps=[hybrid_model],
     automation_condition=when_upstream_updated(),
     kinds={"pytorch", "scipy", "polars", "parquet"},
-    description=(
-        "One row is one recommender on one kind of split: held-out users, and, where stars have times, held-out later "
-        "stars. RecVAE and the hybrid are the registered models; popularity, item neighbours, EASE, iALS and Mult-VAE "
-        "are trained and tuned on the same users. With confidence intervals, coverage and popularity bias."
-    ),
 )
 def leaderboard(
     context: dg.AssetExecutionContext,
@@ -67,7 +61,12 @@ def leaderboard(
     gcs: GcsResource,
     registry: RegistryResource,
 ) -> dg.MaterializeResult[pl.DataFrame]:
-    """Metrics of all recommenders, best first."""
+    """Metrics of all recommenders, best first.
+
+    One row is one recommender on one kind of split: held-out users, and, where stars have times, held-out later stars.
+    RecVAE and the hybrid are the registered models; popularity, item neighbours, EASE, iALS and Mult-VAE are trained
+    and tuned on the same users. With confidence intervals, coverage and popularity bias.
+    """
     from gh_assets.recommender.models.hybrid import Hybrid
     from gh_assets.recommender.training.training import compare
 
@@ -86,10 +85,7 @@ def leaderboard(
             # The best model is a candidate for champion, so it has to be in the registry, baseline or not.
             _register_baseline(context, config, user_item_matrix, leader, gcs, registry)
         tables = [_table(USERS_HELD_OUT, rows)]
-        metadata: dict[str, Any] = {
-            "leaderboard": _markdown(rows, MAIN_METRIC),
-            "plot": _plot(rows, MAIN_METRIC),
-        }
+        metadata: dict[str, Any] = {"leaderboard": _markdown(rows, MAIN_METRIC), "plot": _plot(rows, MAIN_METRIC)}
         if config.in_time:
             start("before and after a date")
             table, shown = _compare_in_time(context, user_item_matrix, hybrid, config.seed)

@@ -52,10 +52,6 @@ class _Table:
     deps=[champion],
     automation_condition=when_upstream_updated("repos", "champion"),
     kinds={"pytorch", "polars", "parquet"},
-    description=(
-        "One row is one repository recommended to one user, by the champion, with the user's own stars that explain it "
-        "most. By default without repositories that the user starred or owns, their forks, and archived ones."
-    ),
 )
 def recommendations(
     context: dg.AssetExecutionContext,
@@ -64,7 +60,11 @@ def recommendations(
     repos: pl.DataFrame,
     registry: RegistryResource,
 ) -> dg.MaterializeResult[TableParts]:
-    """One row a user and recommended repository."""
+    """One row is one repository that the champion recommends to one user.
+
+    Each has the user's own stars that explain it most. By default without repositories that the user starred or owns,
+    their forks, and archived ones.
+    """
     from gh_assets.serving.catalogue import Catalogue
     from gh_assets.serving.current_model import load_first_usable, model_cache, serving_candidates
     from gh_assets.serving.ranking import Ranker

@@ -28,8 +28,7 @@ class RecVAEModelConfig(dg.Config):
 
     epochs: int = Field(default=25, ge=1, description="Maximum number of epochs; early stopping may need fewer.")
     tuned: bool = Field(
-        default=True,
-        description="Use the hyper-parameters that the newest `gh-assets tune` found, if there is one.",
+        default=True, description="Use the hyper-parameters that the newest `gh-assets tune` found, if there is one."
     )
     gamma: float | None = Field(default=None, ge=0, description="KL weight for each star of a user.")
     seed: int = Field(default=0, description="Seed of the training and of the split.")
@@ -48,15 +47,7 @@ class RecVAEModelConfig(dg.Config):
         return config if self.gamma is None else replace(config, gamma=self.gamma)
 
 
-@recommender_asset(
-    automation_condition=when_upstream_updated(),
-    kinds={"pytorch", "gcs", "mongodb"},
-    description=(
-        "The RecVAE model (Shenbin et al. 2020): weights, item index, configuration, and its metrics on held-out "
-        "users, beside those of popularity on the same split. Stored in the model registry. Data and configuration "
-        "that were trained before are not trained again; an interrupted training continues."
-    ),
-)
+@recommender_asset(automation_condition=when_upstream_updated(), kinds={"pytorch", "gcs", "mongodb"})
 def recvae_model(
     context: dg.AssetExecutionContext,
     config: RecVAEModelConfig,
@@ -64,7 +55,12 @@ def recvae_model(
     gcs: GcsResource,
     registry: RegistryResource,
 ) -> dg.MaterializeResult[None]:
-    """The registered RecVAE of the current matrix."""
+    """The registered RecVAE of the current matrix.
+
+    The RecVAE model (Shenbin et al. 2020): weights, item index, configuration, and its metrics on held-out users,
+    beside those of popularity on the same split. Stored in the model registry. Data and configuration that were trained
+    before are not trained again; an interrupted training continues.
+    """
     # torch takes seconds to import, which loading the definitions must not.
     from gh_assets.recommender.training.training import train_recvae, training_fingerprint
 

@@ -28,9 +28,7 @@ class ReposConfig(dg.Config):
         "Empty: those of the settings.",
     )
     max_requests: int | None = Field(
-        default=None,
-        ge=1,
-        description="Maximum number of requests; the next run asks for what is left.",
+        default=None, ge=1, description="Maximum number of requests; the next run asks for what is left."
     )
     retire: bool | None = Field(
         default=None,
@@ -40,16 +38,7 @@ class ReposConfig(dg.Config):
 
 
 @collection_asset(
-    schema=REPOS,
-    pool=GITHUB_POOL,
-    freshness_policy=LISTS_FRESH,
-    kinds={"github", "polars", "parquet", "mongodb"},
-    description=(
-        "One row is one repository that an awesome list names, with GitHub's current metadata, merged by GitHub's "
-        "database id; `outcome` says whether it is there, was renamed, deleted or blocked. Each repository that can be "
-        "reached becomes a partition of `stargazers`. A home that has GH Archive only gets the repositories of its "
-        "events."
-    ),
+    schema=REPOS, pool=GITHUB_POOL, freshness_policy=LISTS_FRESH, kinds={"github", "polars", "parquet", "mongodb"}
 )
 def repos(
     context: dg.AssetExecutionContext,
@@ -59,7 +48,12 @@ def repos(
     gcs: GcsResource,
     policy: PolicyResource,
 ) -> dg.MaterializeResult[pl.DataFrame]:
-    """One row a repository that an awesome list names."""
+    """One row is one repository that an awesome list names, with GitHub's current metadata.
+
+    Rows are merged by GitHub's database id; `outcome` says whether it is there, was renamed, deleted or blocked. Each
+    repository that can be reached becomes a partition of `stargazers`. A home that has GH Archive only gets the
+    repositories of its events.
+    """
     notes: list[str] = []
     with (
         measure_seconds() as timing,

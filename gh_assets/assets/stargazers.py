@@ -98,11 +98,6 @@ class CollectionOutcome:
     backfill_policy=single_run(),
     pool=GITHUB_POOL,
     kinds={"github", "polars", "parquet", "gcs"},
-    description=(
-        "One row is one star: a user who starred the partition's repository, when, and from which source we know. A "
-        "partition's `outcome` says whether its list could be read: `restricted` is neither deleted nor without stars, "
-        "and what was collected before is kept. Repositories whose star count has not changed are not read again."
-    ),
 )
 def stargazers(
     context: dg.AssetExecutionContext,
@@ -113,7 +108,11 @@ def stargazers(
     gcs: GcsResource,
     policy: PolicyResource,
 ) -> dg.MaterializeResult[None]:
-    """One row a star of the partition's repository."""
+    """One row is one star: a user who starred the partition's repository, when, and from which source we know.
+
+    A partition's `outcome` says whether its list could be read: `restricted` is neither deleted nor without stars, and
+    what was collected before is kept. Repositories whose star count has not changed are not read again.
+    """
     partitions = list(context.partition_keys)
     services = CollectionServices(github, mongo, gcs)
     outcome = collect_partitions(context, partitions, repos, config.options(policy), services, config.max_requests)

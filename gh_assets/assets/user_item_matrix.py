@@ -21,14 +21,7 @@ class MatrixConfig(dg.Config):
     min_repo_stars: int = Field(default=1, ge=1, description="Leave out repositories with fewer stars.")
 
 
-@recommender_asset(
-    automation_condition=when_upstream_updated("stargazers", "repos"),
-    kinds={"scipy", "numpy", "gcs"},
-    description=(
-        "One row is one user, one column one repository, and a one means that the user starred it: binary CSR, "
-        "float32, with the ids and names of its rows and columns. Every user has at least one star."
-    ),
-)
+@recommender_asset(automation_condition=when_upstream_updated("stargazers", "repos"), kinds={"scipy", "numpy", "gcs"})
 def user_item_matrix(
     context: dg.AssetExecutionContext,
     config: MatrixConfig,
@@ -36,14 +29,14 @@ def user_item_matrix(
     users: pl.DataFrame,
     repos: pl.DataFrame,
 ) -> dg.MaterializeResult[UserItemMatrix]:
-    """Users × repositories, binary, sparse."""
+    """Users × repositories, binary, sparse.
+
+    One row is one user, one column one repository, and a one means that the user starred it: binary CSR, float32, with
+    the ids and names of its rows and columns. Every user has at least one star.
+    """
     with measure_seconds() as timing:
         matrix = build_user_item_matrix(
-            stargazers,
-            users,
-            repos,
-            min_user_stars=config.min_user_stars,
-            min_repo_stars=config.min_repo_stars,
+            stargazers, users, repos, min_user_stars=config.min_user_stars, min_repo_stars=config.min_repo_stars
         )
     rows, columns = matrix.stars.shape
     progress.report("user_item_matrix", 1, 1, f"{rows:,} × {columns:,} with {matrix.stars.nnz:,} ones")

@@ -17,19 +17,15 @@ from gh_assets.storage.consumer import Consumer
 from gh_assets.storage.mongo import Collections
 
 
-@collection_asset(
-    schema=USERS,
-    freshness_policy=CHAIN_FRESH,
-    kinds={"polars", "parquet", "mongodb"},
-    description=(
-        "One row is one GitHub user who starred at least one collected repository, merged by GitHub's database id "
-        "over all repositories: a user who was renamed is one user, with the login that was read last."
-    ),
-)
+@collection_asset(schema=USERS, freshness_policy=CHAIN_FRESH, kinds={"polars", "parquet", "mongodb"})
 def users(
     context: dg.AssetExecutionContext, stargazers: pl.DataFrame, mongo: MongoResource, github: GitHubResource
 ) -> dg.MaterializeResult[pl.DataFrame]:
-    """One row a user."""
+    """One row is one GitHub user who starred at least one collected repository.
+
+    Rows are merged by GitHub's database id over all repositories: a user who was renamed is one user, with the login
+    that was read last.
+    """
     progress.report("users", 0, 1, f"merging {stargazers.height:,} stars")
     with measure_seconds() as timing, mongo.database() as database:
         github.claim_world(database)

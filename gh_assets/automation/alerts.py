@@ -3,8 +3,6 @@
 What the limit suppressed and what could not be posted is kept in a file of the home, because MongoDB may be what fails.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -55,7 +55,7 @@ class ReadArchiveConfig(dg.Config):
         return days_between(self.first_day, self.last_day or self.first_day)
 
 
-@dg.op(description="Reads hours of GH Archive and stores their stars, one object a day.")
+@dg.op
 def read_days_of_the_archive(
     context: dg.OpExecutionContext,
     config: ReadArchiveConfig,
@@ -64,7 +64,7 @@ def read_days_of_the_archive(
     github: GitHubResource,
     policy: PolicyResource,
 ) -> None:
-    """Read days, and report a materialization of `star_events` for each."""
+    """Read hours of GH Archive and store their stars, one object a day."""
     days = config.days()
     progress = asset_progress(context)
     store = gcs.asset_store()

@@ -59,10 +59,7 @@ class CollectDueConfig(StargazersConfig):
         return config
 
 
-@dg.op(
-    out=dg.DynamicOut(io_manager_key=JSON_IO),
-    description="Finds the repositories that are due, and divides them into shares.",
-)
+@dg.op(out=dg.DynamicOut(io_manager_key=JSON_IO))
 @retry_transient
 def choose_due(
     context: dg.OpExecutionContext,
@@ -71,7 +68,7 @@ def choose_due(
     gcs: GcsResource,
     policy: PolicyResource,
 ) -> list[dg.DynamicOutput[dict[str, Any]]]:
-    """Return the shares: each has its partitions, the repositories to collect in any case, and the configuration."""
+    """Find the repositories that are due, and divide them into shares."""
     present = set(context.instance.get_dynamic_partitions(str(REPO_PARTITIONS.name)))
     with mongo.database() as database:
         plan = make_plan(database, gcs.asset_store().read_table("repos")).table
@@ -105,12 +102,7 @@ def _choose(
     return planning.affordable_prefix(planning.due(plan, now, refresh, reasons), policy.quota(database, now).pages)
 
 
-@dg.op(
-    ins={"share": dg.In(input_manager_key=JSON_IO)},
-    out=dg.Out(dg.Nothing),
-    pool=GITHUB_POOL,
-    description="Collects the repositories of a share, and reports a materialization for each.",
-)
+@dg.op(ins={"share": dg.In(input_manager_key=JSON_IO)}, out=dg.Out(dg.Nothing), pool=GITHUB_POOL)
 @retry_transient
 def collect_share(
     context: dg.OpExecutionContext,
@@ -120,7 +112,7 @@ def collect_share(
     gcs: GcsResource,
     policy: PolicyResource,
 ) -> None:
-    """Collect the stars of a share."""
+    """Collect the repositories of a share, and report a materialization for each."""
     started = dt.datetime.now(dt.UTC).replace(microsecond=0)
     config, repos = StargazersConfig(**share["config"]), gcs.asset_store().read_table("repos")
     partitions, options = share["partitions"], config.options(policy, frozenset(share["always"]))
@@ -136,10 +128,7 @@ def collect_share(
     context.add_output_metadata(outcome.metadata)
 
 
-@dg.op(
-    ins={"collected": dg.In(dg.Nothing)},
-    description="Writes the plan of the collection again, with what is known now.",
-)
+@dg.op(ins={"collected": dg.In(dg.Nothing)})
 @retry_transient
 def write_plan(
     context: dg.OpExecutionContext,
@@ -148,7 +137,7 @@ def write_plan(
     github: GitHubResource,
     policy: PolicyResource,
 ) -> None:
-    """Materialize `collection_plan` after a collection, and delete the shares."""
+    """Write the plan of the collection again, with what is known now."""
     store = gcs.asset_store()
     with mongo.database() as database:
         plan = make_plan(database, store.read_table("repos"))

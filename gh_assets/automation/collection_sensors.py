@@ -22,19 +22,16 @@ from gh_assets.resources import GcsResource, GitHubResource, MongoResource, Poli
 _sensor = partial(job_sensor, pause=dt.timedelta(minutes=5), pause_ticks=2)
 
 
-@_sensor(
-    job=repos_job,
-    every=dt.timedelta(minutes=15),
-    description=(
-        "When an awesome list has changed (by its ETag, which costs no quota), or GitHub's star counts are older than "
-        "GH_ASSETS_COUNTS_AFTER: reads lists and counts, adds partitions for new repositories and marks those that "
-        "left all lists. Off until you turn it on: it asks GitHub for metadata, a point for some hundred repositories."
-    ),
-)
+@_sensor(job=repos_job, every=dt.timedelta(minutes=15))
 def lists_changed(
     context: dg.SensorEvaluationContext, github: GitHubResource, mongo: MongoResource, policy: PolicyResource
 ) -> RunReason | dg.SkipReason:
-    """Request one run for each change. The cursor holds the lists' fingerprints and the number of changes."""
+    """Request one run for each change. The cursor holds the lists' fingerprints and the number of changes.
+
+    When an awesome list has changed (by its ETag, which costs no quota), or GitHub's star counts are older than
+    GH_ASSETS_COUNTS_AFTER: reads lists and counts, adds partitions for new repositories and marks those that left all
+    lists. Off until you turn it on: it asks GitHub for metadata, a point for some hundred repositories.
+    """
     if github.has_only_archive():
         return dg.SkipReason("This home has GH Archive only, which has no lists.")
     cursor = json.loads(context.cursor or "{}")
@@ -76,35 +73,29 @@ def _was_read(context: dg.SensorEvaluationContext, state: str) -> bool:
     return context.instance.get_runs_count(done) > 0
 
 
-@_sensor(
-    job=collect_due_job,
-    every=dt.timedelta(seconds=30),
-    description=(
-        "When `repos` has added repositories that were never collected: collects their stars in one run, as far as the "
-        "quota goes. Off until you turn it on: it spends the tokens' quota."
-    ),
-)
+@_sensor(job=collect_due_job, every=dt.timedelta(seconds=30))
 def new_repositories(
     context: dg.SensorEvaluationContext, gcs: GcsResource, mongo: MongoResource, policy: PolicyResource
 ) -> RunReason | dg.SkipReason:
-    """Request a run for repositories that were never collected."""
+    """Request a run for repositories that were never collected.
+
+    When `repos` has added repositories that were never collected: collects their stars in one run, as far as the quota
+    goes. Off until you turn it on: it spends the tokens' quota.
+    """
     return _collect(gcs, mongo, policy, [DueReason.NEW])
 
 
-@_sensor(
-    job=collect_due_job,
-    every=dt.timedelta(minutes=5),
-    description=(
-        "When stars are out of date: GitHub's count of a repository moved, or its list was not proven complete, was "
-        "not read for long, could not be read, or was closed. Collects those first whose pages are expected to hold "
-        "most news, and leaves a share of the quota to people (GH_ASSETS_QUOTA_RESERVE); waits for the reset when "
-        "nothing is left. Off until you turn it on: it spends the tokens' quota."
-    ),
-)
+@_sensor(job=collect_due_job, every=dt.timedelta(minutes=5))
 def stale_stars(
     context: dg.SensorEvaluationContext, gcs: GcsResource, mongo: MongoResource, policy: PolicyResource
 ) -> RunReason | dg.SkipReason:
-    """Request a run for repositories that were collected before and are due again."""
+    """Request a run for repositories that were collected before and are due again.
+
+    When stars are out of date: GitHub's count of a repository moved, or its list was not proven complete, was not read
+    for long, could not be read, or was closed. Collects those first whose pages are expected to hold most news, and
+    leaves a share of the quota to people (GH_ASSETS_QUOTA_RESERVE); waits for the reset when nothing is left. Off until
+    you turn it on: it spends the tokens' quota.
+    """
     return _collect(gcs, mongo, policy, [reason for reason in planning.ALL_REASONS if reason is not DueReason.NEW])
 
 

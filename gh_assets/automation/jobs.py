@@ -31,25 +31,19 @@ chain_job = dg.define_asset_job(
 )
 
 
-@dg.job(
-    name="read_archive",
-    description="Read days of GH Archive, however scattered, into the asset star_events.",
-)
+@dg.job(name="read_archive")
 def archive_job() -> None:
-    """Read all days in one op; the asset would need one run, and so one process, for each contiguous range."""
+    """Read days of GH Archive, however scattered, into the asset star_events."""
     read_days_of_the_archive()
 
 
-@dg.job(
-    name="collect_due_repositories",
-    description=(
-        "Collect the repositories that are due, however scattered: new ones, and those that failed, were closed, are "
-        "incomplete or old, or whose star count moved. One run, with a materialization of `stargazers` for each. By "
-        "default, all repositories that have any of these reasons are collected."
-    ),
-)
+@dg.job(name="collect_due_repositories")
 def collect_due_job() -> None:
-    """See `gh_assets.automation.collect_ops`."""
+    """Collect the repositories that are due, however scattered.
+
+    They are new, failed, were closed, are incomplete or old, or their star count moved. One run, with a materialization
+    of `stargazers` for each. By default, all repositories that have any of these reasons are collected.
+    """
     write_plan(choose_due().map(collect_share).collect())
 
 

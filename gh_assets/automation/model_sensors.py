@@ -15,17 +15,13 @@ from gh_assets.resources import PolicyResource, RegistryResource
 _sensor = partial(job_sensor, pause=dt.timedelta(minutes=15), pause_ticks=4, blocked_by=REBUILDING)
 
 
-@_sensor(
-    job=rebuild_job,
-    every=dt.timedelta(minutes=5),
-    description=(
-        "When a large enough share of the stars has changed since the last matrix (GH_ASSETS_RETRAIN_SHARE): rebuilds "
-        "users and matrix, trains, judges and recommends. Spends no quota, but keeps the processor busy: off until you "
-        "turn it on."
-    ),
-)
+@_sensor(job=rebuild_job, every=dt.timedelta(minutes=5))
 def enough_new_stars(context: dg.SensorEvaluationContext, policy: PolicyResource) -> RunReason | dg.SkipReason:
-    """Request one run for each matrix that is out of date."""
+    """Request one run for each matrix that is out of date.
+
+    When a large enough share of the stars has changed since the last matrix (GH_ASSETS_RETRAIN_SHARE): rebuilds users
+    and matrix, trains, judges and recommends. Spends no quota, but keeps the processor busy: off until you turn it on.
+    """
     instance = context.instance
     stored = materialization_metadata(instance.get_latest_materialization_event(collection_plan.key)).get(
         STARS_COLLECTED
@@ -43,17 +39,13 @@ def enough_new_stars(context: dg.SensorEvaluationContext, policy: PolicyResource
     return RunReason(state, f"{changed:,} of {stored:,} stars are new.")
 
 
-@_sensor(
-    job=judge_job,
-    every=dt.timedelta(minutes=1),
-    description=(
-        "When a registered model has not been judged (such as one of gh-assets tune), was refused, or could not be "
-        "judged: compares it with the champion on the same held-out users, and promotes it if it is better. Off until "
-        "you turn it on."
-    ),
-)
+@_sensor(job=judge_job, every=dt.timedelta(minutes=1))
 def models_to_judge(context: dg.SensorEvaluationContext, registry: RegistryResource) -> RunReason | dg.SkipReason:
-    """Request one run for each newest model, and further ones as long as there is no decision about it."""
+    """Request one run for each newest model, and further ones as long as there is no decision about it.
+
+    When a registered model has not been judged (such as one of gh-assets tune), was refused, or could not be judged:
+    compares it with the champion on the same held-out users, and promotes it if it is better. Off until you turn it on.
+    """
     with registry.open() as opened:
         models, last = [model for model in opened.list() if model.name in SERVED], opened.decisions.last()
     if not models:
@@ -68,16 +60,13 @@ def models_to_judge(context: dg.SensorEvaluationContext, registry: RegistryResou
     return RunReason(f"models {', '.join(model.title for model in newest.values())}", text)
 
 
-@_sensor(
-    job=recommend_job,
-    every=dt.timedelta(minutes=1),
-    description=(
-        "When a model was promoted or rolled back, by the gate or by hand: materializes the recommendations of all "
-        "users again. Off until you turn it on."
-    ),
-)
+@_sensor(job=recommend_job, every=dt.timedelta(minutes=1))
 def champion_changed(context: dg.SensorEvaluationContext, registry: RegistryResource) -> RunReason | dg.SkipReason:
-    """Request one run for each move of the alias."""
+    """Request one run for each move of the alias.
+
+    When a model was promoted or rolled back, by the gate or by hand: materializes the recommendations of all users
+    again. Off until you turn it on.
+    """
     with registry.open() as opened:
         moves = opened.aliases.history(PURPOSE, CHAMPION)
     if not moves:

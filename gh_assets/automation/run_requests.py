@@ -1,9 +1,8 @@
 """How sensors request runs: one for each state, and further ones with increasing pauses until the state changes."""
 
-from __future__ import annotations
-
 import datetime as dt
 import functools
+import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,7 +59,7 @@ class JobSensor:
     ----------
     evaluate : callable
         Called at each tick with the context and the resources that its parameters name; returns a `RunReason`, or a
-        `SkipReason` if there is nothing to do.
+        `SkipReason` if there is nothing to do. Its docstring is the sensor's description.
     job : job
     every : timedelta
         Minimum interval between two ticks.
@@ -70,7 +69,6 @@ class JobSensor:
         Maximum length of the first pause, in intervals, if the settings choose the interval.
     blocked_by : tuple of str
         Jobs that do the same among other things: nothing is requested while one of them is active.
-    description : str
     """
 
     evaluate: Callable[..., RunReason | dg.SkipReason]
@@ -78,7 +76,6 @@ class JobSensor:
     every: dt.timedelta
     pause: dt.timedelta
     pause_ticks: int
-    description: str
     blocked_by: tuple[str, ...] = ()
 
     @property
@@ -101,7 +98,7 @@ class JobSensor:
             job=self.job,
             minimum_interval_seconds=interval_seconds(self.every, interval),
             default_status=dg.DefaultSensorStatus.STOPPED,
-            description=self.description,
+            description=inspect.getdoc(self.evaluate),
         )
         return make(tick)
 

@@ -32,15 +32,12 @@ LISTED = 10
 """Repositories that the metadata list."""
 
 
-@dg.asset_check(
-    asset=repos,
-    description=(
-        "Nearly all repositories that the lists name can be reached. Warns when more than a tenth are gone or blocked; "
-        "fails when none can be reached."
-    ),
-)
+@dg.asset_check(asset=repos)
 def listed_repositories_are_there(repos: pl.DataFrame) -> dg.AssetCheckResult:
-    """Count the outcomes of `repos`."""
+    """Nearly all repositories that the lists name can be reached.
+
+    Warns when more than a tenth are gone or blocked; fails when none can be reached.
+    """
     outcomes = Counter(repos["outcome"].to_list())
     reachable = sum(outcomes[outcome.value] for outcome in REACHABLE)
     lost = outcomes[Outcome.GONE.value] + outcomes[Outcome.BLOCKED.value]
@@ -54,16 +51,13 @@ def listed_repositories_are_there(repos: pl.DataFrame) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(
-    asset=stargazers,
-    description=(
-        "Few repositories lack stars because their lists are closed or could not be read. Warns when more than a "
-        "quarter are restricted, or more than a twentieth unknown. Closed lists whose stars come from another source "
-        "do not count."
-    ),
-)
+@dg.asset_check(asset=stargazers)
 def stargazers_could_be_listed(mongo: MongoResource) -> dg.AssetCheckResult:
-    """Count the outcomes of all collected repositories."""
+    """Few repositories lack stars because their lists are closed or could not be read.
+
+    Warns when more than a quarter are restricted, or more than a twentieth unknown. Closed lists whose stars come from
+    another source do not count.
+    """
     with mongo.database() as database:
         states = list(CollectionState(database).load().values())
     outcomes = Counter(state.outcome.value for state in states)
@@ -84,15 +78,13 @@ def stargazers_could_be_listed(mongo: MongoResource) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(
-    asset=stargazers,
-    description=(
-        "Of repositories whose own lists were read to the end, nearly all have as many stars stored as GitHub counts "
-        "(2 % or 5 stars may differ: lists change while they are read). Warns below 95 %, red below 50 %."
-    ),
-)
+@dg.asset_check(asset=stargazers)
 def stars_match_githubs_count(mongo: MongoResource) -> dg.AssetCheckResult:
-    """Compare the stored stars with `stargazers_count`, where both should be equal."""
+    """The stored stars match GitHub's count.
+
+    Of repositories whose own lists were read to the end, nearly all have as many stars stored as GitHub counts (2 % or
+    5 stars may differ: lists change while they are read). Warns below 95 %, red below 50 %.
+    """
     with mongo.database() as database:
         states = list(CollectionState(database).load().values())
     compared = [state for state in states if _comparable(state)]
@@ -131,12 +123,10 @@ def _matches(state: RepositoryState) -> bool:
 
 
 @dg.asset_check(
-    asset=users,
-    additional_ins={"stargazers": dg.AssetIn("stargazers", metadata={"columns": ["repo_id", "user_id"]})},
-    description="No user starred a repository twice; otherwise a source has joined pages wrongly.",
+    asset=users, additional_ins={"stargazers": dg.AssetIn("stargazers", metadata={"columns": ["repo_id", "user_id"]})}
 )
 def no_star_twice(stargazers: pl.DataFrame) -> dg.AssetCheckResult:
-    """Count repeated pairs of user and repository."""
+    """No user starred a repository twice; otherwise a source has joined pages wrongly."""
     twice = stargazers.height - stargazers.select(pl.struct("repo_id", "user_id").n_unique()).item()
     return dg.AssetCheckResult(passed=twice == 0, metadata={"stars": stargazers.height, "twice": int(twice)})
 
@@ -145,10 +135,9 @@ def no_star_twice(stargazers: pl.DataFrame) -> dg.AssetCheckResult:
     asset=users,
     blocking=True,
     additional_ins={"stargazers": dg.AssetIn("stargazers", metadata={"columns": ["user_id"]})},
-    description="The users are exactly those who starred a repository.",
 )
 def every_star_has_its_user(users: pl.DataFrame, stargazers: pl.DataFrame) -> dg.AssetCheckResult:
-    """Compare the user ids of both tables."""
+    """The users are exactly those who starred a repository."""
     starred = stargazers.select("user_id").unique()
     missing = starred.join(users, on="user_id", how="anti").height
     without = users.join(starred, on="user_id", how="anti").height

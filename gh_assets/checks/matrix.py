@@ -17,13 +17,9 @@ DRIFT = 0.2
 """Relative change of the density, or of the stars a user, above which the check warns."""
 
 
-@dg.asset_check(
-    asset=user_item_matrix,
-    blocking=True,
-    description="Every row of the matrix has at least one star, and every star is a one.",
-)
+@dg.asset_check(asset=user_item_matrix, blocking=True)
 def every_user_has_a_star(user_item_matrix: UserItemMatrix) -> dg.AssetCheckResult:
-    """Count empty rows, and values other than one."""
+    """Every row of the matrix has at least one star, and every star is a one."""
     empty = int((np.diff(user_item_matrix.stars.indptr) == 0).sum())
     ones = bool((user_item_matrix.stars.data == 1).all())
     return dg.AssetCheckResult(
@@ -37,25 +33,17 @@ def every_user_has_a_star(user_item_matrix: UserItemMatrix) -> dg.AssetCheckResu
     )
 
 
-@dg.asset_check(
-    asset=user_item_matrix,
-    blocking=True,
-    additional_ins={"stargazers": dg.AssetIn("stargazers")},
-    description=(
-        "The matrix has exactly the pairs of user and repository that were collected, except those with fewer stars "
-        "than the configured minimum."
-    ),
-)
+@dg.asset_check(asset=user_item_matrix, blocking=True, additional_ins={"stargazers": dg.AssetIn("stargazers")})
 def matrix_has_exactly_the_collected_pairs(
     user_item_matrix: UserItemMatrix, stargazers: pl.DataFrame
 ) -> dg.AssetCheckResult:
-    """Compare the stored matrix with the stored stars, pair by pair."""
+    """The matrix has exactly the pairs of user and repository that were collected.
+
+    Pairs with fewer stars than the configured minimum are left out.
+    """
     coordinates = user_item_matrix.stars.tocoo()
     in_matrix = pl.DataFrame(
-        {
-            "user_id": user_item_matrix.user_ids[coordinates.row],
-            "repo_id": user_item_matrix.repo_ids[coordinates.col],
-        }
+        {"user_id": user_item_matrix.user_ids[coordinates.row], "repo_id": user_item_matrix.repo_ids[coordinates.col]}
     )
     collected = stargazers.select("user_id", "repo_id").unique()
     invented = in_matrix.join(collected, on=["user_id", "repo_id"], how="anti").height
@@ -90,19 +78,16 @@ class LikenessConfig(dg.Config):
     )
 
 
-@dg.asset_check(
-    asset=user_item_matrix,
-    blocking=True,
-    description=(
-        "The matrix is similar to the one that the newest model was trained on. Fails, so that nothing is trained, "
-        "when users, repositories or stars are fewer than half (lists could not be read, or data are missing); warns "
-        "when density or stars a user changed by more than a fifth. The config accept: true accepts any matrix."
-    ),
-)
+@dg.asset_check(asset=user_item_matrix, blocking=True)
 def matrix_is_like_the_last(
     config: LikenessConfig, user_item_matrix: UserItemMatrix, registry: RegistryResource
 ) -> dg.AssetCheckResult:
-    """Compare the matrix with what is registered beside the newest model."""
+    """The matrix is similar to the one that the newest model was trained on.
+
+    Fails, so that nothing is trained, when users, repositories or stars are fewer than half (lists could not be read,
+    or data are missing); warns when density or stars a user changed by more than a fifth. The config accept: true
+    accepts any matrix.
+    """
     with registry.open() as opened:
         models = [model for model in opened.list() if model.name in SERVED and model.data]
     rows, columns = user_item_matrix.stars.shape

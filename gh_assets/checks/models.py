@@ -9,12 +9,9 @@ from gh_assets.registry import CHAMPION, HYBRID, PURPOSE, RECVAE, SERVED
 from gh_assets.resources import RegistryResource
 
 
-@dg.asset_check(
-    asset=recvae_model,
-    description="The newest RecVAE is better than popularity on held-out users. Warns if not: it learned too little.",
-)
+@dg.asset_check(asset=recvae_model)
 def recvae_beats_popularity(registry: RegistryResource) -> dg.AssetCheckResult:
-    """Compare the metrics that were registered with the model."""
+    """The newest RecVAE is better than popularity on held-out users. Warns if not: it learned too little."""
     with registry.open() as models:
         model = models.latest(RECVAE)
     popularity = model.metrics.get(f"popularity {model.metric}")
@@ -22,23 +19,16 @@ def recvae_beats_popularity(registry: RegistryResource) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         passed=score is not None and popularity is not None and score > popularity,
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={
-            "recvae": float(score or 0.0),
-            "popularity": float(popularity or 0.0),
-            "metric": model.metric,
-        },
+        metadata={"recvae": float(score or 0.0), "popularity": float(popularity or 0.0), "metric": model.metric},
     )
 
 
-@dg.asset_check(
-    asset=leaderboard,
-    description=(
-        "RecVAE is at least as good as every baseline on held-out users. Warns if not: gh-assets tune searches better "
-        "hyper-parameters."
-    ),
-)
+@dg.asset_check(asset=leaderboard)
 def recvae_is_the_best(leaderboard: pl.DataFrame) -> dg.AssetCheckResult:
-    """Compare NDCG@100 within the leaderboard."""
+    """RecVAE is at least as good as every baseline on held-out users.
+
+    Warns if not: gh-assets tune searches better hyper-parameters.
+    """
     board = leaderboard.filter(leaderboard["split"] == USERS_HELD_OUT).sort("ndcg_at_100", descending=True)
     scores = dict(zip(board["model"].to_list(), board["ndcg_at_100"].to_list(), strict=True))
     others = [(value, name) for name, value in scores.items() if name not in SERVED]
@@ -54,16 +44,13 @@ def recvae_is_the_best(leaderboard: pl.DataFrame) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(
-    asset=champion,
-    additional_ins={"leaderboard": dg.AssetIn("leaderboard")},
-    description=(
-        "No model on the leaderboard is clearly better than the champion. Warns when the lower end of a model's "
-        "interval lies above the upper end of the champion's: the gate refused it, or another was promoted by hand."
-    ),
-)
+@dg.asset_check(asset=champion, additional_ins={"leaderboard": dg.AssetIn("leaderboard")})
 def champion_is_not_left_behind(leaderboard: pl.DataFrame, registry: RegistryResource) -> dg.AssetCheckResult:
-    """Compare the champion's kind of model with all others on the same users."""
+    """No model on the leaderboard is clearly better than the champion.
+
+    Warns when the lower end of a model's interval lies above the upper end of the champion's: the gate refused it, or
+    another was promoted by hand.
+    """
     with registry.open() as models:
         move = models.aliases.current(PURPOSE, CHAMPION)
     board = leaderboard.filter(pl.col("split") == USERS_HELD_OUT)
@@ -86,10 +73,9 @@ def champion_is_not_left_behind(leaderboard: pl.DataFrame, registry: RegistryRes
 @dg.asset_check(
     asset=recommendations,
     additional_ins={"stargazers": dg.AssetIn("stargazers", metadata={"columns": ["repo_id", "user_id"]})},
-    description="No user is recommended a repository that the user starred, or the same one twice.",
 )
 def nothing_known_is_recommended(recommendations: pl.DataFrame, stargazers: pl.DataFrame) -> dg.AssetCheckResult:
-    """Count recommended pairs of user and repository that are starred or repeated."""
+    """No user is recommended a repository that the user starred, or the same one twice."""
     pairs = recommendations.select("user_id", "repo_id")
     known = pairs.join(stargazers, on=["user_id", "repo_id"], how="semi").height
     twice = pairs.height - pairs.unique().height

@@ -1,7 +1,5 @@
 """Running the whole chain in this process, for `gh-assets run`: the same assets and instance as `dagster dev`."""
 
-from __future__ import annotations
-
 import uuid
 from pathlib import Path
 from typing import Any
@@ -164,11 +162,7 @@ def _absolute(path: Path) -> str:
 
 
 def execute(
-    defs: dg.Definitions,
-    job: str,
-    instance: DagsterInstance,
-    ops: dict[str, Any],
-    tags: dict[str, str] | None = None,
+    defs: dg.Definitions, job: str, instance: DagsterInstance, ops: dict[str, Any], tags: dict[str, str] | None = None
 ) -> dg.JobExecutionResult:
     """Run a job in this process.
 

@@ -1,7 +1,5 @@
 """`gh-assets doctor`: the settings, and whether every configured service works."""
 
-from __future__ import annotations
-
 import sys
 
 import click

@@ -1,7 +1,5 @@
 """The JSON documents that commands print: the status, which model serves, and registered models."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any

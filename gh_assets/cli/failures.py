@@ -1,7 +1,5 @@
 """Explanations of failures for the terminal, and the log file with their details."""
 
-from __future__ import annotations
-
 import errno
 import os
 import sqlite3

@@ -1,7 +1,5 @@
 """`gh-assets github-standin`: the GitHub stand-in by itself."""
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """The `gh-assets` group of commands, and the function that runs it."""
 
-from __future__ import annotations
-
 import logging
 import sys
 import tempfile

@@ -1,7 +1,5 @@
 """Options of commands as pydantic models: each field becomes an option with the field's bounds and description."""
 
-from __future__ import annotations
-
 import types
 from collections.abc import Callable, Collection
 from functools import wraps

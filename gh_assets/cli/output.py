@@ -1,7 +1,5 @@
 """What commands print: tables and JSON documents on stdout, messages and progress on stderr."""
 
-from __future__ import annotations
-
 import codecs
 import io
 import json

@@ -1,7 +1,5 @@
 """`gh-assets recommend`: recommendations with their reasons."""
 
-from __future__ import annotations
-
 import click
 
 from gh_assets.cli.options import options_of

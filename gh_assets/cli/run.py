@@ -1,7 +1,5 @@
 """`gh-assets run`: the whole chain, with progress and a summary."""
 
-from __future__ import annotations
-
 import time
 from typing import Any
 

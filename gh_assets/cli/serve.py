@@ -1,7 +1,5 @@
 """`gh-assets serve`: the web page and the HTTP API."""
 
-from __future__ import annotations
-
 import os
 from contextlib import suppress
 

@@ -1,7 +1,5 @@
 """The checks of `gh-assets doctor`: one finding for each configured service."""
 
-from __future__ import annotations
-
 import importlib.util
 import shutil
 import sqlite3

@@ -1,7 +1,5 @@
 """`gh-assets status`: counts, outcomes, the matrix, the models and which of them serves."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

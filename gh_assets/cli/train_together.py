@@ -4,8 +4,6 @@ Each process reads the stored user-item matrix and trains on its share of every 
 model. The asset `recvae_model` then takes that model instead of training the same data again.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -1,7 +1,5 @@
 """Days of stars from GH Archive: combine its hours, report what was read, and read the days that are stored."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field

@@ -3,8 +3,6 @@
 Independent of settings, which the caller turns into options, and of Dagster.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial

@@ -1,7 +1,5 @@
 """Forecasts: what a collection will cost, and how long it takes with the quota of a pool."""
 
-from __future__ import annotations
-
 import datetime as dt
 import math
 from collections.abc import Iterable

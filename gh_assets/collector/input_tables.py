@@ -3,8 +3,6 @@
 The meaning of the values is in `gh_assets.collector.stars_file` and `gh_assets.collector.seed_users`.
 """
 
-from __future__ import annotations
-
 import csv
 import gzip
 import io

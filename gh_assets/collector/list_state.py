@@ -1,7 +1,5 @@
 """The state of a list of stars in Mongo, which repositories' and users' lists have in common."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self

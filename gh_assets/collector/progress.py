@@ -1,7 +1,5 @@
 """Progress of a collection: what is done, what is left of the quota, and when it will end."""
 
-from __future__ import annotations
-
 import time
 
 from gh_assets.collector.forecast import Forecast, clock_time, duration, forecast, seconds_for

@@ -1,7 +1,5 @@
 """Sizes of GraphQL queries that GitHub could process, kept for the next run."""
 
-from __future__ import annotations
-
 from gh_assets.github.graphql import QuerySize
 from gh_assets.storage.mongo import Collections, MongoDatabase
 

@@ -1,7 +1,5 @@
 """Quota of a source of stars: what is left for automation now, and samples of what was left after each collection."""
 
-from __future__ import annotations
-
 import datetime as dt
 import math
 from collections.abc import Sequence

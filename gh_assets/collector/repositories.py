@@ -6,8 +6,6 @@ Without GraphQL, each is requested by REST, conditionally: unchanged ones respon
 Source: docs.github.com/graphql/reference/objects#repository; docs.github.com/rest/repos/repos.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -18,13 +16,7 @@ from typing import Any
 import polars as pl
 
 from gh_assets.collector.lists.sources import FORMS, find_source, note_of_other_files, read_list
-from gh_assets.errors import (
-    BudgetSpentError,
-    GitHubError,
-    GraphQLUnavailableError,
-    InputError,
-    ServiceUnavailableError,
-)
+from gh_assets.errors import BudgetSpentError, GitHubError, GraphQLUnavailableError, InputError, ServiceUnavailableError
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.graphql import GraphQLLists, Listing, QuerySize, batched_query
 from gh_assets.github.limits import IDS_A_FIELD, MAX_REDIRECTS

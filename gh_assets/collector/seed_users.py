@@ -3,8 +3,6 @@
 Source: docs.github.com/rest/repos/forks; docs.github.com/graphql/reference/objects#repository (``forks``).
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence

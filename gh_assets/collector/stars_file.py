@@ -4,8 +4,6 @@ The wanted columns are read as text and normalized; rows without a valid user or
 reported. `input_tables` reads the file formats.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import re
 from collections.abc import Sequence
@@ -220,10 +218,7 @@ def _spelled(frame: pl.DataFrame, column: str, parsed: pl.Expr) -> pl.DataFrame:
     """
     texts = frame.select(column).unique(maintain_order=True).with_columns(parsed.alias(f"{column}_name"))
     lower = pl.col(f"{column}_name").str.to_lowercase()
-    texts = texts.with_columns(
-        pl.col(f"{column}_name").first().over(lower),
-        lower.rank("dense").alias(f"{column}_key"),
-    )
+    texts = texts.with_columns(pl.col(f"{column}_name").first().over(lower), lower.rank("dense").alias(f"{column}_key"))
     return frame.join(texts, on=column, how="left", maintain_order="left", nulls_equal=True)
 
 

@@ -1,7 +1,5 @@
 """What is known of the collection of each repository's stars, in Mongo: states, pages of interrupted runs, unstars."""
 
-from __future__ import annotations
-
 import datetime as dt
 import logging
 from collections.abc import Iterable, Mapping, Sequence

@@ -3,8 +3,6 @@
 Users of old events are known by login alone, and have negative ids until their own are known.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -32,8 +30,7 @@ def merge_users(stargazers: pl.DataFrame, read_at: Mapping[int, dt.datetime | No
         Of schema ``USERS``, ordered by id.
     """
     times = pl.DataFrame(
-        {"repo_id": list(read_at), "read_at": list(read_at.values())},
-        schema={"repo_id": pl.Int64, "read_at": UTC_TIME},
+        {"repo_id": list(read_at), "read_at": list(read_at.values())}, schema={"repo_id": pl.Int64, "read_at": UTC_TIME}
     )
     return (
         stargazers.unique(["user_id", "repo_id"])

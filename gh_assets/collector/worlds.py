@@ -1,7 +1,5 @@
 """Worlds with made-up ids, whose data are never mixed with others, identified by the content of a file."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 

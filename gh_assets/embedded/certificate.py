@@ -3,8 +3,6 @@
 Each home has its own. Access to the files of the home is access to the server; there are no users or passwords.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import ipaddress
 from pathlib import Path

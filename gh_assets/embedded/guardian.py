@@ -15,8 +15,6 @@ A server whose command contains ``{fd}`` inherits a listening socket that the gu
 process can take over the port while the server restarts.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import json

@@ -1,7 +1,5 @@
 """The three embedded servers: their commands, and the location of their data in the home."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import secrets

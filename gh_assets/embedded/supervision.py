@@ -4,8 +4,6 @@
 from its first call until it ends, in whatever way.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

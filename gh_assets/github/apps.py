@@ -3,8 +3,6 @@
 Source: docs.github.com/apps/creating-github-apps/authenticating-with-a-github-app.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import threading
 

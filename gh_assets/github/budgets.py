@@ -4,8 +4,6 @@ GitHub counts per user or app installation, not per token: tokens of one user sh
 budget of REST requests and one of GraphQL points.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import threading

@@ -1,7 +1,5 @@
 """Requests about tokens: whose quota they use, what is left of it, and whether GitHub accepts them."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import replace
 from typing import Any

@@ -6,8 +6,6 @@ as spent until that process says otherwise, so that the sum may be too low for a
 of a killed process end after `LEASE_SECONDS`.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import math
 import os

@@ -3,8 +3,6 @@
 Source: docs.github.com/rest/using-the-rest-api and docs.github.com/graphql/overview.
 """
 
-from __future__ import annotations
-
 PAGE_SIZE = 100
 """Maximum number of entries of a page, by REST and by GraphQL."""
 

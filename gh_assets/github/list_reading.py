@@ -3,8 +3,6 @@
 Independent of responses and tables: an entry is an id and a time, or None if it is of no use.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any

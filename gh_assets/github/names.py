@@ -1,7 +1,5 @@
 """Names of repositories and users: which texts GitHub can know them by."""
 
-from __future__ import annotations
-
 import re
 
 RESERVED_OWNERS = frozenset(

@@ -1,7 +1,5 @@
 """Outcomes of requests for a repository. A restricted repository is neither gone nor without stars."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 
 

@@ -4,8 +4,6 @@ Source: docs.github.com/rest/using-the-rest-api/rate-limits-for-the-rest-api and
 docs.github.com/graphql/overview/rate-limits-and-query-limits-for-the-graphql-api.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Meaning of GitHub's responses: a result, a request to be sent again, or an error. Sends nothing."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

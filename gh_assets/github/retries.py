@@ -1,7 +1,5 @@
 """Retries: when a request is sent again, and after which wait. The one place for this policy and for the loop."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Mapping

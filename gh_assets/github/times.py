@@ -1,7 +1,5 @@
 """Times as GitHub writes them: ISO 8601 in UTC, whole seconds."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Sequence
 

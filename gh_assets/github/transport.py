@@ -1,7 +1,5 @@
 """Sending single requests to GitHub over kept-alive connections, and counting them."""
 
-from __future__ import annotations
-
 import os
 import threading
 from collections.abc import Mapping

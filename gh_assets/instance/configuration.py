@@ -1,7 +1,5 @@
 """The configuration of Dagster's instance, and opening it as `dagster dev` does."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress

@@ -4,8 +4,6 @@ Each is here because Dagster 1.13 has no public name for it. `gh_assets_tests/in
 when an upgrade breaks one, this is the only product module to change. Names imported `as` themselves are for others.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

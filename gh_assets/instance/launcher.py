@@ -4,8 +4,6 @@ Dagster's own launcher for one machine does not check whether a run's process st
 machine went down, such a run would count as running, hold its pool, and block sensors.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import socket

@@ -1,7 +1,5 @@
 """Exponential backoff with jitter: how long to wait before something is tried again."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import dataclass
 

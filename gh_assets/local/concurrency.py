@@ -1,7 +1,5 @@
 """A bounded number of workers over an iterable of any length: memory stays flat, cancellation reaches all."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager

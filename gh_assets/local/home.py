@@ -1,7 +1,5 @@
 """The home: the folder that holds all local state. Only its owner can access it."""
 
-from __future__ import annotations
-
 import errno
 import os
 import stat

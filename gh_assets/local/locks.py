@@ -1,7 +1,5 @@
 """Advisory file locks, which the kernel releases when their process ends, even after ``kill -9``."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import secrets

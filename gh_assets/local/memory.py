@@ -1,7 +1,5 @@
 """Memory limits for stored objects: a compressed object of a few kilobytes can expand to terabytes."""
 
-from __future__ import annotations
-
 import os
 import zipfile
 from io import BytesIO

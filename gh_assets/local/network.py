@@ -5,8 +5,6 @@
 ``HTTPS_PROXY``, ``HTTP_PROXY`` and ``NO_PROXY``; servers on this machine are always reached directly.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

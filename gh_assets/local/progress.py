@@ -1,7 +1,5 @@
 """Progress of a run: assets report here, and the process that runs them may show it on its terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Scratch folders, removed with the object that owns them or, after a kill, when the next one is created."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile

@@ -1,7 +1,5 @@
 """Token buckets: limits on how often something may happen, with a burst of the bucket's capacity."""
 
-from __future__ import annotations
-
 import math
 import threading
 import time

@@ -8,8 +8,6 @@ The moves record promotions only. The last decision about the champion says whic
 outcome and why, even if nothing was promoted.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import getpass
 import os

@@ -1,7 +1,5 @@
 """Archives of models: compressed, with the same bytes for the same content, and unpacked defensively."""
 
-from __future__ import annotations
-
 import gzip
 import shutil
 import tarfile

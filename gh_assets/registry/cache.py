@@ -4,8 +4,6 @@ A model is downloaded once, whole or not at all. The checksums of its files are 
 since the download is never loaded.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

@@ -1,7 +1,5 @@
 """The two functions of the original system, on top of the registry."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

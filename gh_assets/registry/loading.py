@@ -1,7 +1,5 @@
 """Loading weights without executing code from the file."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Names in the registry: those that the product gives to models and aliases, and which names are valid."""
 
-from __future__ import annotations
-
 import re
 
 from gh_assets.errors import InputError

@@ -8,8 +8,6 @@ deletes it, each in a document of its own, and only then does either read the ot
 processes therefore sees the other.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import itertools
 import re

@@ -8,8 +8,6 @@ concurrent processes and whatever their clocks say; likewise the serial number o
 model remains, marked as deleted, so that its version is not assigned again.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import logging
 from collections.abc import Iterator, Mapping, Sequence

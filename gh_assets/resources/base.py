@@ -1,7 +1,5 @@
 """What the resources share: their fields are settings, by the same names, with the settings' values by default."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any, Self

@@ -1,7 +1,5 @@
 """Connections to MongoDB, Cloud Storage and GitHub, or to their embedded counterparts, according to the settings."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +13,7 @@ from pymongo.errors import ConfigurationError as MongoConfigurationError
 from pymongo.errors import InvalidURI, OperationFailure, PyMongoError
 
 from gh_assets.embedded import servers as embedded
-from gh_assets.errors import (
-    AuthenticationError,
-    ConfigurationError,
-    ServiceUnavailableError,
-)
+from gh_assets.errors import AuthenticationError, ConfigurationError, ServiceUnavailableError
 from gh_assets.github.client import AppCredentials, GitHubClient
 from gh_assets.github.ledger import MongoLedger
 from gh_assets.github.retries import RetryPolicy

@@ -1,7 +1,5 @@
 """The world of a home: the GitHub server, file of stars or synthetic world that its data come from."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pymongo

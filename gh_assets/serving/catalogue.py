@@ -1,7 +1,5 @@
 """A catalogue of repositories: descriptions, owners, forks, and similarity in content."""
 
-from __future__ import annotations
-
 import datetime as dt
 import re
 from collections import Counter, defaultdict

@@ -7,8 +7,6 @@ The cost of a model is measured in processor time, relative to the champion and 
 that neither a slow nor a busy machine changes a decision.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -208,10 +206,7 @@ def compare_with_champion(
 def _gate_checks(
     candidate: LoadedModel, champion: LoadedModel | None, matrix: UserItemMatrix, users: int
 ) -> dict[str, GateCheck]:
-    checks = {
-        "weights": _check_weights(candidate.trained),
-        "cost": _check_cost(candidate.trained, champion, matrix),
-    }
+    checks = {"weights": _check_weights(candidate.trained), "cost": _check_cost(candidate.trained, champion, matrix)}
     if champion is not None:
         checks["overlap"] = _check_overlap(candidate.trained, champion.trained)
     minimum = 1 if champion is None else MIN_TEST_USERS

@@ -4,8 +4,6 @@ A `Ranker` holds one model and one catalogue and never changes. The asset, the c
 so that a user gets the same list everywhere.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property

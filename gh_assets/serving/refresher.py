@@ -4,8 +4,6 @@ A new snapshot is loaded beside the one that serves, tried, and takes its place 
 continues with the former one. While a service is unavailable, requests are answered from what is loaded.
 """
 
-from __future__ import annotations
-
 import gc
 import itertools
 import logging

@@ -4,8 +4,6 @@ The options of the command, the query parameters of the API and the configuratio
 `RecommendationParameters`, so that bounds, defaults and descriptions are written once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Literal

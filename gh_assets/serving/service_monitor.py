@@ -1,7 +1,5 @@
 """Whether the services respond: each is checked by a thread of its own, so that one that hangs delays no other."""
 
-from __future__ import annotations
-
 import logging
 import threading
 import time

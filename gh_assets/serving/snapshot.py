@@ -4,8 +4,6 @@ A `ServingSnapshot` never changes. A command loads one per call; the server hold
 newer model or newer data. It completes a `RecommendationRequest` for a user and returns a `RecommendationList`.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence

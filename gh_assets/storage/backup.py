@@ -8,8 +8,6 @@ The process that writes a draft holds a lock beside it, which the kernel release
 in the same folder removes the drafts of killed ones.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """The consumer of messages: apply them to MongoDB in batches, whatever their order and however often."""
 
-from __future__ import annotations
-
 import base64
 import datetime as dt
 import hashlib

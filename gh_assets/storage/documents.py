@@ -1,7 +1,5 @@
 """Write documents into a collection: only those that changed, or only those that are missing."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

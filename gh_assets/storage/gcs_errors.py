@@ -1,7 +1,5 @@
 """Errors of Cloud Storage: which are retried, and how they become the project's own, which say what to do."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """The private parts of Google's client that this project depends on; everything else uses its public interface."""
 
-from __future__ import annotations
-
 import requests.adapters
 from google.cloud import storage
 from google.cloud.storage.retry import DEFAULT_RETRY

@@ -1,7 +1,5 @@
 """Migrations of the database: numbered, idempotent steps, each applied once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import pymongo

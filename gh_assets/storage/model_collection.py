@@ -1,7 +1,5 @@
 """The collection of registered models: schema, indexes, serial numbers, and the fields of the original system."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Mapping
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """MongoDB: types, names of the collections, and error messages without data of documents."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import Any
 

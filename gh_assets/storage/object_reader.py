@@ -4,8 +4,6 @@ pyarrow verifies checksums, retries temporary failures, and resumes interrupted 
 `google.auth`, as for Google's client.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import re
 import threading

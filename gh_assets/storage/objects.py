@@ -4,8 +4,6 @@ An upload becomes visible as a whole or not at all. It carries its CRC32C, which
 this module on reading. Retries follow Google's policy. `if_generation` makes a write conditional on what it replaces.
 """
 
-from __future__ import annotations
-
 import base64
 import datetime as dt
 import hashlib
@@ -70,10 +68,7 @@ class CloudStorageClient(storage.Client):  # type: ignore[misc]
 
 
 def make_client(
-    project: str | None = None,
-    endpoint: str | None = None,
-    token: SecretStr | None = None,
-    connections: int = 16,
+    project: str | None = None, endpoint: str | None = None, token: SecretStr | None = None, connections: int = 16
 ) -> CloudStorageClient:
     """Create a client of Google's service, with its default credentials, or of the server at `endpoint`.
 

@@ -3,8 +3,6 @@
 Pure ASGI, and the outermost middleware. What a client may do is decided in `guard`.
 """
 
-from __future__ import annotations
-
 import functools
 import ipaddress
 import re

@@ -1,7 +1,5 @@
 """The API, version 1, which serves its description as OpenAPI; docs/reference/http-api.md shows it in use."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 

@@ -1,7 +1,5 @@
 """The ASGI application: API, pages, health checks and metrics, behind the guard."""
 
-from __future__ import annotations
-
 import datetime as dt
 import logging
 from collections.abc import AsyncIterator

@@ -1,7 +1,5 @@
 """Batching of concurrent requests: scored together, the same lists take a fraction of the time each."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import threading

@@ -4,8 +4,6 @@ With page numbers a list would repeat or skip entries when the model, the data o
 two pages. With a cursor the next page holds the best repositories that were not shown.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 from collections.abc import Collection

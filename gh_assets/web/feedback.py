@@ -8,8 +8,6 @@ Entries belong to a visitor id: the pages give each visitor a random one in a co
 their own. No login is stored with it.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import logging
 import os

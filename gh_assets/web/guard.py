@@ -3,8 +3,6 @@
 Pure ASGI, so that it adds little time and reads request bodies as they arrive.
 """
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import binascii

@@ -1,7 +1,5 @@
 """Logs of the server: one JSON object per line, without anything that tells who requested what."""
 
-from __future__ import annotations
-
 import datetime as dt
 import logging
 from types import TracebackType

@@ -1,7 +1,5 @@
 """The Prometheus metrics of the server."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from functools import partial
 

@@ -1,7 +1,5 @@
 """The parameters of requests: what the API and the pages accept beside `RecommendationParameters`, and their limits."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Annotated, Any, TypeVar
 

@@ -1,7 +1,5 @@
 """Coordinates of the plots that `model.html` draws as SVG, without a plotting library or a script."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The error that a client gets in place of a response."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any

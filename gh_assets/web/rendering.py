@@ -1,7 +1,5 @@
 """Rendering of the pages: the templates, their filters and links."""
 
-from __future__ import annotations
-
 import datetime as dt
 import hashlib
 import re

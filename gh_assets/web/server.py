@@ -5,8 +5,6 @@ neither how long a client may take to send a request or to read the response, no
 is what `ConnectionLimits` does.
 """
 
-from __future__ import annotations
-
 import os
 import socket
 import time

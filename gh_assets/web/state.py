@@ -1,7 +1,5 @@
 """The state of one server: everything that its request handlers share, and how it is built, started and stopped."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from urllib.parse import quote
 

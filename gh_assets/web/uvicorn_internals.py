@@ -4,8 +4,6 @@ uvicorn has no public way to see connections: these are attributes of its h11 pr
 server. `test_uvicorn_internals.py` fails if an upgrade changes them.
 """
 
-from __future__ import annotations
-
 import asyncio
 import enum
 import socket

@@ -4,8 +4,6 @@ The cookie does not identify anyone. Browsers send it with requests of this site
 that changes something contains a signature of it (a CSRF token), which no other site can make.
 """
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import re

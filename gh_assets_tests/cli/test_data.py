@@ -10,10 +10,7 @@ from gh_assets_tests.support.commands import answer_json
 
 @pytest.mark.parametrize(
     ("time", "message"),
-    [
-        ("yesterday", "'yesterday' is not a time: write 2026-11-26"),
-        ("9999-01-01", "9999-01-01 is in the future"),
-    ],
+    [("yesterday", "'yesterday' is not a time: write 2026-11-26"), ("9999-01-01", "9999-01-01 is in the future")],
 )
 def test_undo_needs_a_time_in_the_past(time: str, message: str, failure: Failure) -> None:
     assert message in failure("data", "undo", "stargazers", "--before", time, code=2)

@@ -37,10 +37,7 @@ def write(folder: Path, hour: int, *events: Event) -> Path:
 
 
 def read_day(
-    places: list[str],
-    base: str = "",
-    before: Callable[[dt.date], pl.DataFrame | None] = lambda _: None,
-    **options: Any,
+    places: list[str], base: str = "", before: Callable[[dt.date], pl.DataFrame | None] = lambda _: None, **options: Any
 ) -> tuple[DayReport, pl.DataFrame]:
     ((report, table),) = read_days([DAY], places, base, before, **options)
     assert STAR_EVENTS.problem(table) is None

@@ -56,8 +56,7 @@ def test_forecast_equals_the_time_taken(serve_world: ServeWorld, collecting: Col
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(4.4, "4 s"), (89, "89 s"), (120, "2 min"), (5400, "1 h 30 min"), (float("inf"), "for ever")],
+    ("seconds", "text"), [(4.4, "4 s"), (89, "89 s"), (120, "2 min"), (5400, "1 h 30 min"), (float("inf"), "for ever")]
 )
 def test_formatted_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text

@@ -237,11 +237,7 @@ def test_home_of_an_earlier_version_that_lost_stars_is_repaired(
 @pytest.mark.parametrize("content", [b"", b"garbage"], ids=["empty", "no Parquet"])
 @pytest.mark.parametrize("behind_its_back", [False, True], ids=["overwritten", "on the disk"])
 def test_damaged_table_is_collected_again(
-    collecting: Collecting,
-    home: Path,
-    caplog: pytest.LogCaptureFixture,
-    content: bytes,
-    behind_its_back: bool,
+    collecting: Collecting, home: Path, caplog: pytest.LogCaptureFixture, content: bytes, behind_its_back: bool
 ) -> None:
     world = world_of({"a/b": [1, 2, 3], "c/d": [4]})
     collecting.rest(world)

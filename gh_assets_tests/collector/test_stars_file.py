@@ -141,7 +141,7 @@ def test_id_has_its_newest_name_and_two_ids_may_share_a_name() -> None:
     assert contents.former_names == {10: ["old/name"]}
     path = text(
         "repo,login,repo_id,user_id,starred_at\n"
-        "new/name,late,10,1,2021-01-01\nold/name,early,10,1,2019-01-01\nold/name,early,10,2,\n",
+        "new/name,late,10,1,2021-01-01\nold/name,early,10,1,2019-01-01\nold/name,early,10,2,\n"
     )
     assert read_table_of(path).select("repo", "login", "user_id").rows() == [
         ("new/name", "late", 1), ("new/name", "early", 2),

@@ -104,11 +104,7 @@ class Proxy(TcpListener):
     """
 
     def __init__(
-        self,
-        kind: Literal["mongo", "http"],
-        port: int,
-        plan: Plan,
-        certificate: tuple[Path, Path] | None = None,
+        self, kind: Literal["mongo", "http"], port: int, plan: Plan, certificate: tuple[Path, Path] | None = None
     ) -> None:
         self.kind, self.upstream, self.plan = kind, port, plan
         self.contexts: tuple[ssl.SSLContext, ssl.SSLContext] | None = None

@@ -135,11 +135,7 @@ WORKS: dict[str, Callable[[ServiceClients, int], object]] = {work.__name__: work
 
 
 def run(
-    name: str,
-    number: int,
-    addresses: tuple[Path, int, int, str, str, Path],
-    results: Connection,
-    steps: socket.socket,
+    name: str, number: int, addresses: tuple[Path, int, int, str, str, Path], results: Connection, steps: socket.socket
 ) -> None:
     """Do the work in a process of its own, with every step traced, and send the acknowledged result."""
     clients = ServiceClients(*addresses)

@@ -9,12 +9,7 @@ import pytest
 import requests
 from pydantic import SecretStr
 
-from gh_assets.collector.star_sources.base import (
-    CollectionTask,
-    PreviousStars,
-    StarCollection,
-    stars_table,
-)
+from gh_assets.collector.star_sources.base import CollectionTask, PreviousStars, StarCollection, stars_table
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
 from gh_assets.collector.star_sources.starred_lists import GraphQLStarred, StarredListTask
 from gh_assets.collector.star_sources.starred_state import SeedUser

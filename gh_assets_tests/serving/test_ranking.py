@@ -147,11 +147,7 @@ def test_recommend_all_agrees_with_single_requests(trained: TrainedModel, matrix
 def test_model_serves_a_matrix_with_other_columns(trained: TrainedModel, matrix: UserItemMatrix) -> None:
     order = np.array([*range(3, 20), 0])  # two columns are missing, and the others are permuted
     moved = UserItemMatrix(
-        matrix.stars[:, order].tocsr(),
-        matrix.user_ids,
-        matrix.logins,
-        matrix.repo_ids[order],
-        matrix.full_names[order],
+        matrix.stars[:, order].tocsr(), matrix.user_ids, matrix.logins, matrix.repo_ids[order], matrix.full_names[order]
     )
     table = pl.concat(list(Ranker(trained).recommend_all(moved, 3)))
     for user in (0, 9):

@@ -3,13 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from gh_assets.serving.requests import (
-    DEFAULT_REQUEST,
-    MAX_COUNT,
-    MAX_STARS,
-    Filters,
-    RecommendationParameters,
-)
+from gh_assets.serving.requests import DEFAULT_REQUEST, MAX_COUNT, MAX_STARS, Filters, RecommendationParameters
 
 
 def test_default_parameters_are_the_default_request() -> None:

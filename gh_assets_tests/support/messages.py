@@ -30,10 +30,7 @@ INVALID: list[tuple[Any, str]] = [
     (update(where={}, max={"a": 1}), "where must name one document by its _id"),
     (update(where={"_id": {"$gt": ""}}, max={"a": 1}), "where must name one document by its _id"),
     (update(where={"_id": True}, max={"a": 1}), "where must name one document by its _id"),
-    (
-        update(where={"_id": 1, "$where": "sleep(1000)"}, max={"a": 1}),
-        "where of $max and $min must be the _id alone",
-    ),
+    (update(where={"_id": 1, "$where": "sleep(1000)"}, max={"a": 1}), "where of $max and $min must be the _id alone"),
     (update(where={"_id": 1, "a": 1}, max={"a": 1}), "where of $max and $min must be the _id alone"),
     (update(), "change is empty"),
     (update(max={}), "$max changes no field"),

@@ -1,7 +1,5 @@
 """What the readers of all markups share: links of HTML, bare addresses, and the repositories that these point to."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field

@@ -3,8 +3,6 @@
 GitHub renders its own files; this is for local files, and for servers that do not render.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath

@@ -5,8 +5,6 @@ No maintained Python library parses inline links of Org: orgparse only gives hea
 Source: orgmode.org/manual/Hyperlinks.html, orgmode.org/worg/org-syntax.html.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 

@@ -6,8 +6,6 @@ as GitHub renders them, so that every markup it knows can be read; where a serve
 Source: docs.github.com/rest/repos/contents.
 """
 
-from __future__ import annotations
-
 import hashlib
 import posixpath
 import re

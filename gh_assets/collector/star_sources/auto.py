@@ -1,7 +1,5 @@
 """The source that chooses by itself: each repository's own list, or users' lists where own lists are closed."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -85,11 +83,7 @@ class AutoSource:
             yield replace(refusal, reason=reason, closed_at=self.closed[repo_id], source=None)
 
     def _complete(
-        self,
-        others: StarSource,
-        tasks: Iterable[CollectionTask],
-        refusals: Mapping[int, StarCollection],
-        workers: int,
+        self, others: StarSource, tasks: Iterable[CollectionTask], refusals: Mapping[int, StarCollection], workers: int
     ) -> Iterator[StarCollection]:
         """Collect closed repositories from another source."""
         for collected in others.collect(tasks, workers):

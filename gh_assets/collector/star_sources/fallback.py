@@ -1,7 +1,5 @@
 """Reading by GraphQL, and by REST where the server or the token has no GraphQL."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from itertools import chain

@@ -6,8 +6,6 @@ logins are looked up among the known users, then at GitHub, a hundred per query,
 Source: docs.github.com/graphql/reference/queries#user; docs.github.com/rest/users/users#get-a-user.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """The source of stars in events of GH Archive, which `gh_assets.collector.gharchive` reads."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 

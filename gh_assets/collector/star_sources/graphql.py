@@ -3,8 +3,6 @@
 Source: docs.github.com/graphql/reference/objects#repository (``stargazers``).
 """
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -50,11 +48,7 @@ class GraphQLStargazers:
     name = "graphql"
 
     def __init__(
-        self,
-        client: GitHubClient,
-        max_pages: int,
-        batch: QuerySize | None = None,
-        by_rest: StarSource | None = None,
+        self, client: GitHubClient, max_pages: int, batch: QuerySize | None = None, by_rest: StarSource | None = None
     ) -> None:
         self.client = client
         self.max_pages = max_pages

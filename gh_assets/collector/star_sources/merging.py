@@ -1,7 +1,5 @@
 """Combine new stars with known ones, without losing a star or inventing that one was taken back."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

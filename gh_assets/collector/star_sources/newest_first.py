@@ -1,7 +1,5 @@
 """Lists of stars by GraphQL, newest first: the stargazers of a repository, and the repositories that a user starred."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass

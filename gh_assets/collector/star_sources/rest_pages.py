@@ -1,7 +1,5 @@
 """What the REST lists of stars share: their pages, and entries with or without a time."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -3,8 +3,6 @@
 Source: docs.github.com/rest/activity/starring (``GET /repositories/{id}/stargazers``).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -182,13 +180,7 @@ class _ListReader:
         elif proven:
             reading = self._confirm(table, reading)
         return collection_from_list(
-            repository,
-            table,
-            self.before,
-            reading,
-            pages=pages,
-            requests=self.requests,
-            not_modified=self.not_modified,
+            repository, table, self.before, reading, pages=pages, requests=self.requests, not_modified=self.not_modified
         )
 
     def _confirm(self, table: pl.DataFrame, reading: ListReading) -> ListReading:

@@ -4,8 +4,6 @@ Lists are kept whole in segments: immutable tables of some hundred users each. A
 with the present list and is written after it, so that a killed run loses at most the users of one segment.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import logging
 import secrets
@@ -273,9 +271,7 @@ class StarredLists:
 
 
 def select_users(
-    seeds: Iterable[SeedUser],
-    states: Mapping[int | str, UserState],
-    options: CollectionOptions,
+    seeds: Iterable[SeedUser], states: Mapping[int | str, UserState], options: CollectionOptions
 ) -> list[SeedUser]:
     """Return the users to collect: new ones with the highest weights first, then known ones, the stalest first.
 

@@ -6,8 +6,6 @@ Source: docs.github.com/rest/activity/starring (``GET /users/{username}/starred`
 docs.github.com/graphql/reference/objects#user (``starredRepositories``).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any

@@ -1,7 +1,5 @@
 """What is known of users' lists: their states in Mongo, and segments, which hold the lists of some hundred users."""
 
-from __future__ import annotations
-
 import datetime as dt
 import logging
 from collections.abc import Iterable

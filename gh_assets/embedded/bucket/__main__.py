@@ -1,7 +1,5 @@
 """The process of the embedded Cloud Storage, which `gh_assets.embedded.servers` starts."""
 
-from __future__ import annotations
-
 import argparse
 import socket
 import sys
@@ -28,12 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     adopt(files, options.old_folder)
     server = BucketServer(files, options.token_file.read_text(encoding="utf-8").strip())
     config = uvicorn.Config(
-        server,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        lifespan="off",
-        timeout_graceful_shutdown=2,
+        server, log_level="warning", access_log=False, server_header=False, lifespan="off", timeout_graceful_shutdown=2
     )
     # uvicorn's own option `fd` assumes a Unix socket, for which it does not disable Nagle's algorithm.
     uvicorn.Server(config).run([socket.socket(fileno=options.fd)])

@@ -4,8 +4,6 @@ Their layout is ``gcs/BUCKET/NAME``; the description of an object is JSON in the
 its file.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import os
 import secrets

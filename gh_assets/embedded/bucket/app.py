@@ -3,8 +3,6 @@
 https://cloud.google.com/storage/docs/json_api/v1. Responses and errors have the form of Google's.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import hmac
 import os

@@ -3,8 +3,6 @@
 The result of a finished upload is kept as long as unfinished ones, for clients that did not receive the last response.
 """
 
-from __future__ import annotations
-
 import re
 import secrets
 import threading

@@ -1,7 +1,5 @@
 """The process of the embedded stand-in; its command for users is ``gh-assets github-standin``."""
 
-from __future__ import annotations
-
 import argparse
 import socket
 import sys

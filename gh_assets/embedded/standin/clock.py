@@ -1,7 +1,5 @@
 """The stand-in's clock: the machine's, or a virtual one in which hours of quota pass in seconds."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable

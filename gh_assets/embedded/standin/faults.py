@@ -1,7 +1,5 @@
 """Faults of networks and of GitHub that the stand-in injects, by probability or by script."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 from collections import Counter

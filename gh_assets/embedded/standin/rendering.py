@@ -1,7 +1,5 @@
 """Rendering of Markdown and reStructuredText as GitHub's HTML; worlds contain the HTML of other markups."""
 
-from __future__ import annotations
-
 from html import escape
 
 from docutils.core import publish_parts

@@ -5,8 +5,6 @@ generally popular ones, so that popularity is a weak recommender and a model of 
 repositories that were renamed, deleted or blocked, or whose stargazers are restricted.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 
 import numpy as np

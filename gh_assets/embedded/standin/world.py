@@ -1,7 +1,5 @@
 """The data of the stand-in: repositories, users and stars, read from a file or generated."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

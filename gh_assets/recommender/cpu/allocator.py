@@ -1,7 +1,5 @@
 """glibc's allocator during a training, whose tensors of megabytes come and go thousands of times an epoch."""
 
-from __future__ import annotations
-
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager

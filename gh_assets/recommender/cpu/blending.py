@@ -1,7 +1,5 @@
 """Blending of two recommenders' scores in one pass over memory, without the interpreter's lock; see `Hybrid`."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from gh_assets.recommender.cpu.compilation import compiled

@@ -1,7 +1,5 @@
 """Compilation by numba, with results on disk that a change of any module of this folder makes obsolete."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable
 from pathlib import Path

@@ -9,8 +9,6 @@ float64 for float64, else float32. So one kernel serves bfloat16, float32 and fl
 is what trains in bfloat16.
 """
 
-from __future__ import annotations
-
 import struct
 from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence

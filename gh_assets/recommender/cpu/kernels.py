@@ -7,8 +7,6 @@ A loop that writes one large array reads none: where two arrays have the same of
 for the write before it (three times as slow, in one process of two).
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

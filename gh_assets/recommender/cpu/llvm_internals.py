@@ -5,8 +5,6 @@ another by spinning (measured: 19 ms instead of 16 per pass on 2 cores). Where t
 `usable` is false and the engine uses torch's operations.
 """
 
-from __future__ import annotations
-
 import ctypes
 from collections.abc import Callable
 from functools import cache

@@ -3,8 +3,6 @@
 See `kernel` for "stored" and "real" numbers.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

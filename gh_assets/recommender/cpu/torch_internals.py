@@ -3,8 +3,6 @@
 torch increments it at each in-place change and documents it in its notes on autograd, but offers no public name for it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 

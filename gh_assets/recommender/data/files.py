@@ -1,7 +1,5 @@
 """Errors while writing files of tensors."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator

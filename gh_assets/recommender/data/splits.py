@@ -1,7 +1,5 @@
 """Splits of a user-item matrix into training, validation and test users without leaks."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -103,24 +101,12 @@ def strong_generalization_split(
     validation_fold_in, validation_held_out = _hide(stars[validation], held_out_share, rng)
     test_fold_in, test_held_out = _hide(stars[test], held_out_share, rng)
     return StrongGeneralizationSplit(
-        stars[train],
-        validation_fold_in,
-        validation_held_out,
-        test_fold_in,
-        test_held_out,
-        train,
-        validation,
-        test,
+        stars[train], validation_fold_in, validation_held_out, test_fold_in, test_held_out, train, validation, test
     )
 
 
 def temporal_split(
-    stars: Csr,
-    starred_at: NDArray[np.datetime64],
-    *,
-    later_share: float = 0.1,
-    min_stars: int = 5,
-    seed: int = 0,
+    stars: Csr, starred_at: NDArray[np.datetime64], *, later_share: float = 0.1, min_stars: int = 5, seed: int = 0
 ) -> tuple[StrongGeneralizationSplit, np.datetime64]:
     """Train on stars before a date, and test on the same users' stars after it.
 

@@ -1,7 +1,5 @@
 """Adam (Kingma & Ba 2015) for whole parameters, and row-wise for large tables."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar

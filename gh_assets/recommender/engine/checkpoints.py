@@ -1,7 +1,5 @@
 """The state of an unfinished training in one safetensors file, replaced atomically."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """The number format in which a machine multiplies matrices fastest, measured rather than guessed from its name."""
 
-from __future__ import annotations
-
 import math
 import time
 from functools import lru_cache

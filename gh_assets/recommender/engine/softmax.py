@@ -5,8 +5,6 @@ with running sums, so that nothing of the size users × items is kept for a back
 the `TrainingRun`; on a CPU the compiled kernels of `cpu.fused` do the same with less memory traffic.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import Tensor

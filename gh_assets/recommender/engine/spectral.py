@@ -1,7 +1,5 @@
 """Spectral item factors from co-occurrence, which initialize the autoencoders' item embeddings."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Ranking metrics of Liang et al. 2018 (arXiv 1802.05814, section 4.2), seen items masked."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Protocol
 

@@ -4,8 +4,6 @@ Up to `ABLATE_ALL` stars of a user are left out one by one. Of more stars, only 
 gradient × input are; for the others, gradient × input is the estimate.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 

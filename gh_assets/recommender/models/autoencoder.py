@@ -3,8 +3,6 @@
 A model defines its networks and one epoch; everything around an epoch is here.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from abc import abstractmethod

@@ -187,12 +187,7 @@ class Recommender(ABC):
         weights = {key: np.ascontiguousarray(value) for key, value in self.weights().items()}
         with system_errors(folder / WEIGHTS_FILE):
             save_file(weights, folder / WEIGHTS_FILE)
-        document = {
-            "model": self.name,
-            "items": self.items,
-            "config": self.to_config(),
-            "history": self.history,
-        }
+        document = {"model": self.name, "items": self.items, "config": self.to_config(), "history": self.history}
         (folder / CONFIG_FILE).write_text(json.dumps(document, indent=2, sort_keys=True), encoding="utf-8")
         return folder
 

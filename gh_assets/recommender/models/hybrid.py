@@ -1,7 +1,5 @@
 """A blend of a neural and a linear model, whose errors differ."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any, ClassVar, Self

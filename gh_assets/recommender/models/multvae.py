@@ -1,7 +1,5 @@
 """Mult-VAE (Liang, Krishnan, Hoffman & Jebara, WWW 2018, arXiv 1802.05814), trained by the same engine as RecVAE."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar

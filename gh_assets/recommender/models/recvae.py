@@ -8,8 +8,6 @@ encoder's parameters before the current round. The posterior by φ_old is comput
 that a round's decoder steps begin with is that of the next round's φ_old.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -67,8 +65,7 @@ class Encoder(SparseEncoder):
         self.mean = nn.Linear(hidden, latent)
         self.log_variance = nn.Linear(hidden, latent)
         self.compiled = Derived(
-            list(self.parameters()),
-            lambda: leave_one_out.network_of(self.linears, self.layer_norms, self.mean),
+            list(self.parameters()), lambda: leave_one_out.network_of(self.linears, self.layer_norms, self.mean)
         )
 
     def rest(self, first: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,5 @@
 """Search for RecVAE's hyperparameters within a time budget, on the validation users alone."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Training and comparing models on a user-item matrix."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -338,11 +338,7 @@ def test_an_unreadable_file_of_a_folder_is_left_out_with_a_note(github_of: GitHu
 )
 def test_a_refusal_by_github_says_what_to_do(status: int, message: str) -> None:
     refusal = Response(b"{}", status_code=status, media_type="application/json")
-    with (
-        serving(scripted([refusal])) as url,
-        client_of(url) as client,
-        pytest.raises(InputError, match=message),
-    ):
+    with serving(scripted([refusal])) as url, client_of(url) as client, pytest.raises(InputError, match=message):
         read_list("a/list", client)
 
 

@@ -30,9 +30,7 @@ def run(lists: Lists, collecting: Collecting) -> RunAuto:
     """Collect a world, with what is known of its closed lists, and the lists of some or all users."""
 
     def run(
-        world: World,
-        wait: dt.timedelta = dt.timedelta(0),
-        seeds: list[SeedUser] | None = None,
+        world: World, wait: dt.timedelta = dt.timedelta(0), seeds: list[SeedUser] | None = None
     ) -> CollectionReport:
         client = collecting.client_of(world)
         states = collecting.state.load().values()

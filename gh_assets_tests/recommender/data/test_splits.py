@@ -24,10 +24,7 @@ def test_a_split_holds_out_whole_users_and_loses_no_star(
     groups = [split.train_users, split.validation_users, split.test_users]
     assert sorted(np.concatenate(groups).tolist()) == list(range(90)), "each user is in one group"
     assert (split.train != matrix[split.train_users]).nnz == 0, "nothing of the held-out users is trained on"
-    for users, given_items, hidden in (
-        (split.validation_users, *split.validation),
-        (split.test_users, *split.test),
-    ):
+    for users, given_items, hidden in ((split.validation_users, *split.validation), (split.test_users, *split.test)):
         assert ((given_items + hidden) != matrix[users]).nnz == 0
         assert given_items.multiply(hidden).nnz == 0, "no item is both given and to be predicted"
         assert (np.diff(given_items.indptr) >= 1).all()

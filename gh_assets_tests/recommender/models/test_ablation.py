@@ -5,10 +5,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from gh_assets.recommender import (
-    RecVAE,
-    RecVAEConfig,
-)
+from gh_assets.recommender import RecVAE, RecVAEConfig
 from gh_assets.recommender.models.ablation import mean_gradients
 from gh_assets.recommender.models.recvae import Encoder
 from gh_assets_tests.support.matrices import taste_matrix

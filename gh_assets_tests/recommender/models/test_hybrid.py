@@ -9,14 +9,7 @@ import scipy.sparse as sp
 from safetensors.numpy import load_file, save_file
 
 from gh_assets.errors import ConfigurationError, StoredDataError
-from gh_assets.recommender import (
-    EASE,
-    Hybrid,
-    ItemKNN,
-    Recommender,
-    evaluate,
-    strong_generalization_split,
-)
+from gh_assets.recommender import EASE, Hybrid, ItemKNN, Recommender, evaluate, strong_generalization_split
 from gh_assets.recommender.models.base import CONFIG_FILE, WEIGHTS_FILE
 from gh_assets_tests.support.matrices import taste_matrix
 from gh_assets_tests.support.reference_models import Chance

@@ -7,10 +7,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from gh_assets.recommender import (
-    MultVAE,
-    MultVAEConfig,
-)
+from gh_assets.recommender import MultVAE, MultVAEConfig
 from gh_assets.recommender.engine.bags import Bags
 from gh_assets.recommender.engine.softmax import SoftmaxOutput
 from gh_assets_tests.support.matrices import taste_matrix

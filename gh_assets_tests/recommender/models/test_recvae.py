@@ -8,13 +8,7 @@ import scipy.sparse as sp
 import torch
 
 from gh_assets.errors import ConfigurationError, InvalidInteractionsError
-from gh_assets.recommender import (
-    Popularity,
-    RecVAE,
-    RecVAEConfig,
-    evaluate,
-    strong_generalization_split,
-)
+from gh_assets.recommender import Popularity, RecVAE, RecVAEConfig, evaluate, strong_generalization_split
 from gh_assets.recommender.cpu.fused import FusedRecVAE, Plan
 from gh_assets.recommender.cpu.llvm_internals import usable
 from gh_assets.recommender.engine.bags import Bags
