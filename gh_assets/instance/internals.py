@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
+from dagster._core import events as dagster_events
 from dagster._core.definitions.assets.job.asset_job import IMPLICIT_ASSET_JOB_NAME as IMPLICIT_ASSET_JOB_NAME
 from dagster._core.definitions.job_base import InMemoryJob as InMemoryJob
 from dagster._core.definitions.metadata import RawMetadataValue as RawMetadataValue
@@ -16,13 +17,6 @@ from dagster._core.definitions.unresolved_asset_job_definition import (
     UnresolvedAssetJobDefinition as UnresolvedAssetJobDefinition,
 )
 from dagster._core.errors import DagsterAssetCheckFailedError as DagsterAssetCheckFailedError
-from dagster._core.events import (
-    ASSET_CHECK_EVENTS,
-    ASSET_EVENTS,
-    EVENT_TYPE_TO_PIPELINE_RUN_STATUS,
-    DagsterEventBatchMetadata,
-    generate_event_batch_id,
-)
 from dagster._core.events import EngineEventData as EngineEventData
 from dagster._core.execution.api import execute_run as execute_run
 from dagster._core.execution.context.metadata_logging import AssetMetadataHandle, OutputMetadataAccumulator
@@ -51,6 +45,8 @@ from sqlalchemy import insert
 CONNECTION_STRING = "create_db_conn_string"
 METADATA_ACCUMULATOR = "_metadata_accumulator"
 
+_PROCESSED_ALONE = {*dagster_events.ASSET_CHECK_EVENTS, *dagster_events.EVENT_TYPE_TO_PIPELINE_RUN_STATUS}
+
 
 class SqliteEventLog(SqliteEventLogStorage):
     """Dagster's event log in SQLite, with one more operation."""
@@ -66,7 +62,7 @@ class SqliteEventLog(SqliteEventLogStorage):
         of_assets = [
             (event, row)
             for event, row in zip(events, rows, strict=True)
-            if event.is_dagster_event and event.dagster_event_type in ASSET_EVENTS
+            if event.is_dagster_event and event.dagster_event_type in dagster_events.ASSET_EVENTS
         ]
         if not of_assets:
             return
@@ -84,9 +80,7 @@ class SqliteEventLog(SqliteEventLogStorage):
 
 def needs_own_transaction(event: dg.EventLogEntry) -> bool:
     """Whether the index has to process an event by itself: a check's, or one that changes the status of its run."""
-    return event.is_dagster_event and (
-        event.dagster_event_type in ASSET_CHECK_EVENTS or event.dagster_event_type in EVENT_TYPE_TO_PIPELINE_RUN_STATUS
-    )
+    return event.is_dagster_event and event.dagster_event_type in _PROCESSED_ALONE
 
 
 def set_sqlite_address(address: Callable[[str, str], str]) -> None:
@@ -118,10 +112,8 @@ def report_materializations(
     are written together.
     """
     step = context.get_step_execution_context()
-    batch: str = generate_event_batch_id()  # type: ignore[no-untyped-call]
+    batch: str = dagster_events.generate_event_batch_id()  # type: ignore[no-untyped-call]
     for number, (partition, entries) in enumerate(metadata.items(), start=1):
-        dg.DagsterEvent.asset_materialization(
-            step,
-            dg.AssetMaterialization(asset_key, partition=partition, metadata=dict(entries)),
-            DagsterEventBatchMetadata(batch, is_end=number == len(metadata)),
-        )
+        place = dagster_events.DagsterEventBatchMetadata(batch, is_end=number == len(metadata))
+        materialization = dg.AssetMaterialization(asset_key, partition=partition, metadata=dict(entries))
+        dg.DagsterEvent.asset_materialization(step, materialization, place)

@@ -12,31 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dagster import (
-    DagsterEventType,
-    DagsterInstance,
-    DagsterRun,
-    DagsterRunStatus,
-    DefaultRunLauncher,
-    JobDefinition,
-    JobExecutionResult,
-    RunRecord,
-    RunsFilter,
-    in_process_executor,
-)
+import dagster as dg
 
 import gh_assets.instance.environment  # noqa: F401 - how events are written, whatever stores them
-from gh_assets.instance.internals import (
-    MAX_RETRIES_TAG,
-    SINGLETON_REPOSITORY_NAME,
-    CheckRunHealthResult,
-    InMemoryJob,
-    RegisteredCodeLocationOrigin,
-    RemoteRepositoryOrigin,
-    SqliteRunStorage,
-    WorkerStatus,
-    execute_run,
-)
+from gh_assets.instance import internals
+from gh_assets.instance.internals import CheckRunHealthResult, WorkerStatus
 
 WORKER_EVENTS = 20
 """Number of a run's first engine events that are searched for the id of its process."""
@@ -44,7 +24,7 @@ WORKER_EVENTS = 20
 CODE_LOCATION = "gh_assets"
 """Name of the code location in workspace.yaml."""
 
-OWN_PROCESS = {MAX_RETRIES_TAG: "0"}
+OWN_PROCESS = {internals.MAX_RETRIES_TAG: "0"}
 """Tags of runs that a command executes itself: the daemon must not retry them."""
 
 PROCESS = "gh_assets/process"
@@ -57,14 +37,14 @@ CLOCK_TOLERANCE = 2.0
 """Seconds by which the start of a process may seem to be later than its first event."""
 
 
-class HomeRunLauncher(DefaultRunLauncher):
+class HomeRunLauncher(dg.DefaultRunLauncher):
     """Dagster's launcher for one machine, with a health check: whether the run's process is still alive."""
 
     @property
     def supports_check_run_worker_health(self) -> bool:
         return True
 
-    def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
+    def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
         record = self._instance.get_run_record_by_id(run.run_id)
         process = None if record is None else process_of(self._instance, record)
         if process is None:
@@ -75,36 +55,37 @@ class HomeRunLauncher(DefaultRunLauncher):
 
 
 def execute_job(
-    job: JobDefinition,
-    instance: DagsterInstance,
+    job: dg.JobDefinition,
+    instance: dg.DagsterInstance,
     *,
     run_id: str,
     run_config: Mapping[str, Any],
     tags: Mapping[str, str],
-) -> JobExecutionResult:
+) -> dg.JobExecutionResult:
     """Execute a job in this process, as a run that the UI shows like those that it launched itself.
 
     `JobDefinition.execute_in_process` does not record the code location of a run, so that the UI shows it neither on
     its timeline nor beside its job.
     """
-    in_process = job.with_executor_def(in_process_executor)
-    location = RegisteredCodeLocationOrigin(CODE_LOCATION)
+    in_process = job.with_executor_def(dg.in_process_executor)
+    location = internals.RegisteredCodeLocationOrigin(CODE_LOCATION)
+    repository = internals.RemoteRepositoryOrigin(location, internals.SINGLETON_REPOSITORY_NAME)
     run = instance.create_run_for_job(
         job_def=in_process,
         run_id=run_id,
         run_config=run_config,
         tags={**job.run_tags, **tags, PROCESS: f"{os.getpid()} on {socket.gethostname()} for {run_id}"},
-        remote_job_origin=RemoteRepositoryOrigin(location, SINGLETON_REPOSITORY_NAME).get_job_origin(job.name),
+        remote_job_origin=repository.get_job_origin(job.name),
     )
-    return execute_run(InMemoryJob(in_process), run, instance, raise_on_error=True)
+    return internals.execute_run(internals.InMemoryJob(in_process), run, instance, raise_on_error=True)
 
 
-def is_shared(instance: DagsterInstance) -> bool:
+def is_shared(instance: dg.DagsterInstance) -> bool:
     """Whether other machines may write into the same history: it is in a database server."""
-    return not isinstance(instance.run_storage, SqliteRunStorage)
+    return not isinstance(instance.run_storage, internals.SqliteRunStorage)
 
 
-def process_of(instance: DagsterInstance, record: RunRecord) -> tuple[int, float] | None:
+def process_of(instance: dg.DagsterInstance, record: dg.RunRecord) -> tuple[int, float] | None:
     """Return the process on this machine that executes a run.
 
     Returns
@@ -119,9 +100,8 @@ def process_of(instance: DagsterInstance, record: RunRecord) -> tuple[int, float
             return None
         return int(tag[1]), record.create_timestamp.timestamp()
     process = None
-    for entry in instance.get_records_for_run(
-        run.run_id, of_type=DagsterEventType.ENGINE_EVENT, limit=WORKER_EVENTS
-    ).records:
+    kind = dg.DagsterEventType.ENGINE_EVENT
+    for entry in instance.get_records_for_run(run.run_id, of_type=kind, limit=WORKER_EVENTS).records:
         event = entry.event_log_entry.get_dagster_event()
         if event.step_key is not None:  # the processes of single steps come and go
             continue
@@ -135,9 +115,7 @@ def is_alive(pid: int, since: float) -> bool:
     """Whether the process that had an id at a time still runs; another process may have the id by now."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's, so it is not the one that wrote into this storage
+    except (ProcessLookupError, PermissionError):  # another user's is not the one that wrote into this storage
         return False
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -150,15 +128,15 @@ def is_alive(pid: int, since: float) -> bool:
     return started <= since + CLOCK_TOLERANCE
 
 
-def fail_dead_runs(instance: DagsterInstance) -> list[str]:
+def fail_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     """Mark runs as failed whose process is gone, and return their ids.
 
     The daemon does not do this for runs that were never started, and the command may run without a daemon. In a history
     that several machines share, runs that others launched are left alone.
     """
     dead = []
-    statuses = [DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
-    for record in instance.get_run_records(RunsFilter(statuses=statuses)):
+    statuses = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+    for record in instance.get_run_records(dg.RunsFilter(statuses=statuses)):
         run = record.dagster_run
         if is_shared(instance) and PROCESS not in run.tags:
             continue

@@ -16,19 +16,13 @@ from typing import Any
 from dagster import EventLogEntry, Field, StringSource
 
 import gh_assets.instance.environment  # noqa: F401 - how events are written, in each process that opens the storage
-from gh_assets.instance.internals import (
-    ConfigurableClassData,
-    DagsterSqliteStorage,
-    LocalComputeLogManager,
-    SqliteEventLog,
-    needs_own_transaction,
-    set_sqlite_address,
-)
+from gh_assets.instance import internals
+from gh_assets.instance.internals import ConfigurableClassData
 from gh_assets.local.home import make_private, open_home
 from gh_assets.settings import load_settings
 
 
-class BatchedSqliteEventLogStorage(SqliteEventLog):
+class BatchedSqliteEventLogStorage(internals.SqliteEventLog):
     """Event log in SQLite that writes a batch of events in one transaction a database."""
 
     @property
@@ -38,14 +32,14 @@ class BatchedSqliteEventLogStorage(SqliteEventLog):
 
     def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
         """Store events of one run in order; those that the index has to process by themselves are stored one by one."""
-        if len({event.run_id for event in events}) != 1 or any(needs_own_transaction(event) for event in events):
+        if len({event.run_id for event in events}) != 1 or any(map(internals.needs_own_transaction, events)):
             for event in events:
                 self.store_event(event)
             return
         self.insert_batch(events)
 
 
-class HomeStorage(DagsterSqliteStorage):
+class HomeStorage(internals.DagsterSqliteStorage):
     """Runs, events and schedules in SQLite: in ``base_dir``, else under the project's home."""
 
     def __init__(self, base_dir: str | None = None, inst_data: ConfigurableClassData | None = None) -> None:
@@ -63,7 +57,7 @@ class HomeStorage(DagsterSqliteStorage):
         return cls(inst_data=inst_data, **config_value)
 
 
-class HomeComputeLogManager(LocalComputeLogManager):
+class HomeComputeLogManager(internals.LocalComputeLogManager):
     """What runs print, under the project's home."""
 
     def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
@@ -86,4 +80,4 @@ def _address(folder: str, name: str) -> str:
     return "sqlite:///" + str(path).replace("%", "%25").replace("?", "%3F")
 
 
-set_sqlite_address(_address)
+internals.set_sqlite_address(_address)

@@ -24,7 +24,7 @@ from gh_assets.storage.asset_store import AssetStore
 from gh_assets.storage.objects import ObjectStore, make_client
 from gh_assets_tests.conftest import ServeWorld
 from gh_assets_tests.support.commands import environment_of, run_json
-from gh_assets_tests.support.dagster_dev import BIN, ROOT
+from gh_assets_tests.support.dagster_dev import ROOT, start_tool
 from gh_assets_tests.support.scale_services import NEEDED, available, postgres, redis
 from gh_assets_tests.support.waiting import until
 from gh_assets_tests.support.worlds import world_of
@@ -47,28 +47,19 @@ def world() -> World:
 
 @dataclass
 class Team:
-    """Shared services, and workers with homes of their own."""
+    """Shared services, the stand-in that they collect from, and workers with homes of their own."""
 
     folder: Path
     environment: dict[str, str]
     endpoint: str
-    bucket: str
+    standin: Standin
     workers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def start(self, home: str, log: str, *command: str) -> subprocess.Popen[bytes]:
         """Start a process with a home of its own."""
         place = self.folder / home
         place.mkdir(exist_ok=True)
-        output = (self.folder / f"{log}.log").open("wb")
-        environment = environment_of(place, **self.environment)
-        return subprocess.Popen(
-            [str(BIN / command[0]), *command[1:]],
-            cwd=ROOT,
-            env=environment,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
+        return start_tool(self.folder / f"{log}.log", environment_of(place, **self.environment), *command)
 
     def start_workers(self) -> None:
         for name in ("one", "two"):
@@ -103,13 +94,13 @@ class Team:
         return contents(asset_store(load_settings().model_copy(update={"home": home})))
 
     def store(self) -> AssetStore:
-        return AssetStore(ObjectStore(make_client(endpoint=self.endpoint), self.bucket))
+        return AssetStore(ObjectStore(make_client(endpoint=self.endpoint), "team-data"))
 
 
 @pytest.fixture
-def shared(
+def team(
     fresh_home: Path, emulator: str, tmp_path: Path, serve_world: ServeWorld, request: pytest.FixtureRequest
-) -> Iterator[tuple[Team, Standin]]:
+) -> Iterator[Team]:
     """Shared Postgres, Redis, buckets and MongoDB, and a world: a small one, or that of a file."""
     served = read_world(Path(request.param)) if hasattr(request, "param") else world()
     standin, url = serve_world(served)
@@ -142,9 +133,9 @@ def shared(
             "GH_ASSETS_SOURCE": "stargazers",
             "GH_ASSETS_WORKERS": "2",
         }
-        team = Team(tmp_path, environment, emulator, "team-data")
+        team = Team(tmp_path, environment, emulator, standin)
         try:
-            yield team, standin
+            yield team
         finally:
             for name in list(team.workers):
                 team.kill(name)
@@ -181,10 +172,7 @@ def steps_by_worker(team: Team) -> dict[str, list[str]]:
     return steps
 
 
-def test_two_workers_give_the_same_data_as_one_process(
-    shared: tuple[Team, Standin], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    team, _ = shared
+def test_two_workers_give_the_same_data_as_one_process(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
     team.start_workers()
     team.execute("read_lists")
     team.execute("collect_due_repositories", choose_due={"shares": 6})
@@ -200,8 +188,8 @@ def test_two_workers_give_the_same_data_as_one_process(
     assert_equal(contents(team.store()), team.one_process())
 
 
-def test_a_killed_worker_costs_only_its_unfinished_work(shared: tuple[Team, Standin]) -> None:
-    team, standin = shared
+def test_a_killed_worker_costs_only_its_unfinished_work(team: Team) -> None:
+    standin = team.standin
     team.start_workers()
     team.execute("read_lists")
     standin.faults.probabilities = {"slow": 1.0}
@@ -225,24 +213,22 @@ STARS = os.environ.get("GH_ASSETS_TEST_STARS", "")
 
 
 @pytest.mark.skipif(not STARS, reason="set GH_ASSETS_TEST_STARS to a file of stars")
-@pytest.mark.parametrize("shared", [STARS], indirect=True)
-def test_a_large_collection_with_a_killed_worker(
-    shared: tuple[Team, Standin], record_property: Callable[[str, object], None]
-) -> None:
-    team, standin = shared
+@pytest.mark.parametrize("team", [STARS], indirect=True)
+def test_a_large_collection_with_a_killed_worker(team: Team, record_property: Callable[[str, object], None]) -> None:
+    spent = team.standin.quota.spent
     # REST would take seventeen minutes at GitHub's pace. A share takes less than 60 s.
     team.environment |= {"GH_ASSETS_SOURCE": "graphql", "GH_ASSETS_CELERY_LOST_AFTER": "60s"}
     team.start_workers()
     team.execute("read_lists")
-    before = standin.quota.spent["graphql"]
+    before = spent["graphql"]
     with team.executing("collect_due_repositories", choose_due={"shares": 16}):
-        until(lambda: standin.quota.spent["graphql"] - before >= 60, 600)
+        until(lambda: spent["graphql"] - before >= 60, 600)
         team.kill("one")
-    together = standin.quota.spent["graphql"] - before
+    together = spent["graphql"] - before
     team.execute("rebuild_from_stars", recvae_model={"epochs": 2})
-    before = standin.quota.spent["graphql"]
+    before = spent["graphql"]
     expected = team.one_process()
-    once = standin.quota.spent["graphql"] - before
+    once = spent["graphql"] - before
     assert_equal(contents(team.store()), expected)
     # Each share rounds its pages up to whole queries, at its start and for lists of several pages; what the dead worker
     # had not written to MongoDB is read twice.

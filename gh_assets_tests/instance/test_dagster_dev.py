@@ -20,7 +20,7 @@ from gh_assets.instance.launcher import is_alive, process_of
 from gh_assets.services.connections import open_mongo
 from gh_assets.settings import load_settings
 from gh_assets_tests.conftest import ServeWorld
-from gh_assets_tests.support.dagster_dev import BIN, ROOT, Dev
+from gh_assets_tests.support.dagster_dev import BIN, ROOT, Dev, start_tool
 from gh_assets_tests.support.waiting import until
 from gh_assets_tests.support.worlds import LIST, world_of
 
@@ -150,9 +150,7 @@ def test_a_killed_daemon_stops_no_run_and_resumes_after_a_start(
         monkeypatch.setenv(name, value)
 
     def start() -> subprocess.Popen[bytes]:
-        log = (home / "daemon.log").open("ab")
-        command = [str(BIN / "dagster-daemon"), "run"]
-        return subprocess.Popen(command, cwd=ROOT, env=os.environ, stdout=log, stderr=log, start_new_session=True)
+        return start_tool(home / "daemon.log", os.environ, "dagster-daemon", "run")
 
     def launch(job: str) -> str:
         with open_instance(load_settings()) as instance:

@@ -68,7 +68,9 @@ def test_a_run_whose_command_was_killed_before_it_started_is_marked_as_failed(
     """The daemon does not check such runs, and they would block sensors for ever."""
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     alive, dying, again = (str(uuid.uuid4()) for _ in range(3))
-    monkeypatch.setattr(launcher_module, "execute_run", lambda *_, **__: None)  # the command is killed before it
+    monkeypatch.setattr(
+        "gh_assets.instance.internals.execute_run", lambda *_, **__: None
+    )  # the command is killed first
     for pid, run_id in ((os.getpid(), alive), (child.pid, dying)):
         monkeypatch.setattr(os, "getpid", lambda pid=pid: pid)
         execute_job(a_job, instance, run_id=run_id, run_config={}, tags={})

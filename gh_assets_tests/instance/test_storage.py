@@ -82,9 +82,7 @@ def test_batches_store_what_single_events_store(
     assert expected["metadata"][0] == {"place": int(expected["last"]), "count": 25}
 
 
-def test_a_batch_is_one_transaction_not_one_an_event(
-    instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_batch_is_one_transaction(instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAGSTER_EVENT_BATCH_SIZE", "1000")
     storage = instance.event_log_storage
     batch, single = Mock(wraps=storage.store_event_batch), Mock(wraps=storage.store_event)

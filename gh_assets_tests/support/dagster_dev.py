@@ -21,6 +21,13 @@ ROOT = CHECKOUT
 BIN = Path(sys.executable).parent
 
 
+def start_tool(log: Path, environment: Mapping[str, str], *command: str) -> subprocess.Popen[bytes]:
+    """Start a tool of this environment in the checkout, which appends its output to a log."""
+    tool = [str(BIN / command[0]), *command[1:]]
+    with log.open("ab") as output:
+        return subprocess.Popen(tool, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True)
+
+
 class Dev:
     """`dagster dev` in the checkout, and the GraphQL API of its webserver.
 
@@ -40,18 +47,11 @@ class Dev:
 
     def start(self) -> None:
         """Start, and wait until the webserver responds."""
-        self.log = (self.home / "dev.log").open("ab")
-        self.process = subprocess.Popen(
-            [str(BIN / "dagster"), "dev", "--port", str(self.port)],
-            cwd=ROOT,
-            env=self.environment,
-            stdout=self.log,
-            stderr=self.log,
-            start_new_session=True,
-        )
+        log = self.home / "dev.log"
+        self.process = start_tool(log, self.environment, "dagster", "dev", "--port", str(self.port))
 
         def answers() -> bool:
-            assert self.process.poll() is None, (self.home / "dev.log").read_text()[-3000:]
+            assert self.process.poll() is None, log.read_text()[-3000:]
             with suppress(requests.RequestException):
                 return requests.get(f"{self.url}/server_info", timeout=5).ok
             return False
@@ -67,15 +67,12 @@ class Dev:
             self.process.wait(60)
         finally:
             self.kill()
-            self.log.close()
 
     def kill(self) -> None:
         """Kill webserver, daemon and code server."""
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return
-        self.process.wait(60)
+            self.process.wait(60)
 
     # -- the API -----------------------------------------------------------------------------------------------------
 
