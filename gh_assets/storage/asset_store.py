@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import product
+from operator import attrgetter
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -95,9 +96,7 @@ class AssetStore:
     """
 
     def __init__(self, objects: ObjectStore, workers: int = 8, keep: int = KEEP) -> None:
-        self.objects = objects
-        self.workers = workers
-        self.keep = keep
+        self.objects, self.workers, self.keep = objects, workers, keep
 
     # -- tables --------------------------------------------------------------------------------------------------
 
@@ -177,20 +176,14 @@ class AssetStore:
         # One listing replaces a request per object, which would take as long as the write.
         present = {stored.name: stored for stored in self.objects.list(f"{PREFIX}/{asset}/")}
 
-        def write(item: tuple[str, pl.DataFrame]) -> StoredObject:
-            return self.write_table(asset, item[1], item[0], present)
-
-        return map_bounded(write, tables, self.workers)
+        return map_bounded(lambda part: self.write_table(asset, part[1], part[0], present), tables, self.workers)
 
     def read_tables(self, asset: str, partitions: Iterable[str]) -> dict[str, pl.DataFrame]:
         """Read partitions concurrently; return those that exist, in the order given."""
         present = self.partitions(asset)
         stored = [partition for partition in partitions if partition in present]
 
-        def read(partition: str) -> tuple[str, pl.DataFrame]:
-            return partition, self.read_table(asset, partition)
-
-        tables = dict(map_bounded(read, stored, self.workers))
+        tables = dict(map_bounded(lambda name: (name, self.read_table(asset, name)), stored, self.workers))
         return {partition: tables[partition] for partition in stored}
 
     def read_whole(self, asset: str, partitions: Iterable[str], view: TableView = WHOLE) -> pl.DataFrame | None:
@@ -425,6 +418,9 @@ class Version:
     of: str
 
 
+_time_of = attrgetter("written")
+
+
 def _version_of(stored: StoredObject) -> Version:
     """Return the version that an object holds, whether it is present or an earlier one."""
     if not stored.name.startswith(f"{VERSIONS}/"):
@@ -445,10 +441,6 @@ def _version_at(moment: dt.datetime, history: Iterable[Version]) -> Version | No
     # The next version replaced nothing, so this one was deleted before it, when it was copied to the versions.
     deleted = earlier.object.created if earlier.object.name.startswith(f"{VERSIONS}/") else None
     return None if deleted is not None and deleted <= moment else earlier
-
-
-def _time_of(version: Version) -> dt.datetime:
-    return version.written
 
 
 def _created(stored: StoredObject) -> dt.datetime:
@@ -494,8 +486,7 @@ class PartitionTables:
     """The partitions of one asset, for the collector."""
 
     def __init__(self, store: AssetStore, asset: str) -> None:
-        self.store = store
-        self.asset = asset
+        self.store, self.asset = store, asset
 
     def partitions(self) -> set[str]:
         return self.store.partitions(self.asset)

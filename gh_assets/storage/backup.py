@@ -36,6 +36,9 @@ MANIFEST = "manifest.json"
 FORMAT = 1
 BATCH = 1000
 
+Stores = dict[str, ObjectStore]
+"""Buckets by kind: ``data``, ``models``."""
+
 
 @dataclass(frozen=True)
 class BackupSummary:
@@ -46,16 +49,13 @@ class BackupSummary:
     bytes: int
 
 
-def back_up(
-    database: MongoDatabase, stores: dict[str, ObjectStore], folder: Path, *, workers: int = 8
-) -> BackupSummary:
+def back_up(database: MongoDatabase, stores: Stores, folder: Path, *, workers: int = 8) -> BackupSummary:
     """Write a backup.
 
     Parameters
     ----------
     database : pymongo database
     stores : dict of str to ObjectStore
-        Buckets by kind: ``data``, ``models``.
     folder : Path
         Must not exist.
     workers : int
@@ -77,9 +77,7 @@ def back_up(
         raise InputError(f"The backup {folder} cannot be written ({error.strerror}): make room.") from error
 
 
-def _write(
-    database: MongoDatabase, stores: dict[str, ObjectStore], draft: Path, folder: Path, workers: int
-) -> BackupSummary:
+def _write(database: MongoDatabase, stores: Stores, draft: Path, folder: Path, workers: int) -> BackupSummary:
     (draft / "mongo").mkdir(parents=True)
     names = sorted(name for name in database.list_collection_names() if not name.startswith("system."))
     collections = {name: _dump(database, name, draft / "mongo") for name in names}
@@ -110,20 +108,17 @@ def _write(
     return BackupSummary(sum(collections.values()), len(objects), sum(entry["size"] for entry in objects))
 
 
-def clear_dead_drafts(folder: Path) -> list[Path]:
-    """Remove the drafts that killed backups left in a folder, and return their paths.
+def clear_dead_drafts(folder: Path) -> None:
+    """Remove the drafts that killed backups left in a folder.
 
     Drafts in progress and folders that are not drafts stay.
     """
     drafts = {path for path in folder.glob(".*.draft") if (path / "mongo").is_dir()}  # earlier versions had no locks
     drafts |= {path.with_suffix("") for path in folder.glob(".*.draft.lock")}
-    cleared = []
     for draft in sorted(drafts):
         with suppress(OSError), _locked(draft) as locked:  # another user's draft cannot be removed
             if locked and (draft / "mongo").is_dir():
                 shutil.rmtree(draft)
-                cleared.append(draft)
-    return cleared
 
 
 @contextmanager
@@ -160,9 +155,7 @@ def _locked(draft: Path) -> Iterator[bool]:
             os.close(descriptor)
 
 
-def restore(
-    folder: Path, database: MongoDatabase, stores: dict[str, ObjectStore], *, workers: int = 8
-) -> BackupSummary:
+def restore(folder: Path, database: MongoDatabase, stores: Stores, *, workers: int = 8) -> BackupSummary:
     """Restore a backup into an empty database and empty buckets; an interrupted restoration is continued.
 
     Objects get new generations, which the documents of the models are updated to.

@@ -4,21 +4,18 @@ import base64
 import datetime as dt
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from collections.abc import Collection as AbstractCollection
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 import orjson
 import pymongo
-from pymongo.collection import Collection
-from pymongo.database import Database
 from pymongo.errors import BulkWriteError
 
 from gh_assets.storage.documents import DUPLICATE_KEY, insert_missing
 from gh_assets.storage.messages import Document, DocumentId, Message, Update, UserInsert
-from gh_assets.storage.mongo import Collections
+from gh_assets.storage.mongo import Collections, Documents, MongoDatabase
 
 BATCH = 1000
 """Messages that are applied together."""
@@ -117,7 +114,7 @@ class Consumer:
         Messages per batch.
     """
 
-    def __init__(self, database: Database[Document], batch: int = BATCH) -> None:
+    def __init__(self, database: MongoDatabase, batch: int = BATCH) -> None:
         self.database = database
         self.batch = batch
 
@@ -210,7 +207,7 @@ class Consumer:
 
     @staticmethod
     def _needed(
-        collection: Collection[Document], changes: Mapping[DocumentId, _Change], waiting: AbstractCollection[DocumentId]
+        collection: Documents, changes: Mapping[DocumentId, _Change], waiting: Collection[DocumentId]
     ) -> tuple[list[pymongo.UpdateOne], list[DocumentId]]:
         """Return the updates that the documents need, and the ``_id`` of the document of each update."""
         fields = set().union(*(changes[identity].fields() for identity in waiting)) if waiting else set()

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pymongo
-from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError
+
+from gh_assets.storage.mongo import Documents
 
 BATCH = 1000
 
@@ -25,7 +26,7 @@ class SyncCounts:
 
 
 def sync_documents(
-    collection: Collection[dict[str, Any]],
+    collection: Documents,
     documents: Iterable[Mapping[str, Any]],
     present: Mapping[Any, Mapping[str, Any]] | None = None,
 ) -> SyncCounts:
@@ -56,7 +57,7 @@ def sync_documents(
     return SyncCounts(**counts)
 
 
-def insert_missing(collection: Collection[dict[str, Any]], documents: Sequence[dict[str, Any]]) -> None:
+def insert_missing(collection: Documents, documents: Sequence[dict[str, Any]]) -> None:
     """Insert the documents whose ``_id`` the collection does not have."""
     try:
         if documents:

@@ -8,14 +8,7 @@ from google.api_core import exceptions as google
 from google.auth.exceptions import GoogleAuthError
 from google.cloud.storage.exceptions import DataCorruption
 
-from gh_assets.errors import (
-    AuthenticationError,
-    ConcurrentWriteError,
-    ConfigurationError,
-    GhAssetsError,
-    ServiceUnavailableError,
-    StoredDataError,
-)
+from gh_assets import errors
 from gh_assets.local.network import UNTRUSTED_HELP, is_untrusted
 from gh_assets.storage.google_internals import google_retries
 
@@ -55,26 +48,26 @@ def translated_errors(uri: str, *, writing: bool = False) -> Iterator[None]:
         raise translated from error
 
 
-def _translate(error: Exception, uri: str, *, writing: bool) -> GhAssetsError | None:
+def _translate(error: Exception, uri: str, *, writing: bool) -> errors.GhAssetsError | None:
     match error:
         case google.PreconditionFailed() | google.Conflict():
-            return ConcurrentWriteError(f"{uri} was written by another process meanwhile. Run again.")
+            return errors.ConcurrentWriteError(f"{uri} was written by another process meanwhile. Run again.")
         case google.NotFound() if writing:
-            return ConfigurationError(f"The bucket of {uri} does not exist: create it.")
+            return errors.ConfigurationError(f"The bucket of {uri} does not exist: create it.")
         case google.NotFound():
-            return StoredDataError(f"There is no object {uri}.")
+            return errors.StoredDataError(f"There is no object {uri}.")
         case _ if is_untrusted(error):
-            return ConfigurationError(
+            return errors.ConfigurationError(
                 f"The server certificate for {uri} is not signed by a known authority. {UNTRUSTED_HELP}"
             )
         case DataCorruption() | google.DataLoss():
-            return StoredDataError(f"{uri} arrived damaged: its checksum does not match.")
+            return errors.StoredDataError(f"{uri} arrived damaged: its checksum does not match.")
         case google.Forbidden() | google.Unauthorized() | GoogleAuthError():
-            return AuthenticationError(f"Google Cloud Storage refused access to {uri}. {_reason(error)}")
+            return errors.AuthenticationError(f"Google Cloud Storage refused access to {uri}. {_reason(error)}")
         case google.ClientError() if not isinstance(error, google.TooManyRequests):
-            return ConfigurationError(f"Google Cloud Storage refused {uri}. {_reason(error)}")
+            return errors.ConfigurationError(f"Google Cloud Storage refused {uri}. {_reason(error)}")
         case google.GoogleAPICallError() | google.RetryError() | requests.RequestException() | ConnectionError():
-            return ServiceUnavailableError(
+            return errors.ServiceUnavailableError(
                 f"Google Cloud Storage did not serve {uri} ({type(error).__name__}). Run again: nothing is lost."
             )
     return None

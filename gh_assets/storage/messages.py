@@ -35,16 +35,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from gh_assets.storage.documents import as_stored
 from gh_assets.storage.mongo import Collections
 
-COLLECTIONS = frozenset(
-    {
-        Collections.USERS,
-        Collections.REPOS,
-        Collections.UNSTARS,
-        Collections.STARGAZER_STATE,
-        Collections.STARRED_STATE,
-        Collections.FEEDBACK,
-    }
-)
+COLLECTIONS = frozenset(map(Collections, ("users", "repos", "unstars", "stargazer_state", "starred_state", "feedback")))
 """Collections that messages may change."""
 
 OPERATORS = frozenset({"$set", "$max", "$min"})
@@ -208,11 +199,8 @@ def versioned(
     """
     content = {name: as_stored(entry) for name, entry in value.items() if name != "version"}
     version = f"{_stamp(at)}-{_digest(content)}"
-    return Update(
-        collection=collection,
-        where={"_id": identity, f"{register}.version": {"$lt": version}},
-        change={"$set": {register: content | {"version": version}}},
-    )
+    older = {"_id": identity, f"{register}.version": {"$lt": version}}
+    return Update(collection=collection, where=older, change={"$set": {register: content | {"version": version}}})
 
 
 def _check_value(value: Any, depth: int = 0) -> None:
@@ -240,11 +228,8 @@ def _check_value(value: Any, depth: int = 0) -> None:
 
 def _digest(register: Mapping[str, Any]) -> str:
     content = {name: value for name, value in register.items() if name != "version"}
-    canonical = orjson.dumps(
-        content,
-        option=orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_NON_STR_KEYS,
-        default=_encode,
-    )
+    options = orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_NON_STR_KEYS
+    canonical = orjson.dumps(content, option=options, default=_encode)
     return hashlib.blake2b(canonical, digest_size=8).hexdigest()
 
 

@@ -1,29 +1,21 @@
 """Migrations of the database: numbered, idempotent steps, each applied once."""
 
-from collections.abc import Callable, Sequence
-
 import pymongo
 
 from gh_assets.errors import ConfigurationError
-from gh_assets.storage.model_collection import (
-    add_original_fields,
-    create_indexes,
-    create_move_index,
-    number_documents,
-    update_validator,
-)
+from gh_assets.storage import model_collection
 from gh_assets.storage.mongo import Collections, MetaId, MongoDatabase
 
 
 def _index_models(database: MongoDatabase) -> None:
     """Make the versions of a model's name unique, and the revisions of an alias."""
-    create_indexes(database[Collections.MODELS])
-    create_move_index(database[f"{Collections.MODELS}_aliases"])
+    model_collection.create_indexes(database[Collections.MODELS])
+    model_collection.create_move_index(database[f"{Collections.MODELS}_aliases"])
 
 
 def _validate_models(database: MongoDatabase) -> None:
     """Let MongoDB reject documents that are not valid models."""
-    update_validator(database[Collections.MODELS])
+    model_collection.update_validator(database[Collections.MODELS])
 
 
 def _index_feedback(database: MongoDatabase) -> None:
@@ -34,17 +26,12 @@ def _index_feedback(database: MongoDatabase) -> None:
 def _number_models(database: MongoDatabase) -> None:
     """Give models a serial number across all names, and the fields that the original system queries."""
     _index_models(database)
-    number_documents(database[Collections.MODELS])
-    add_original_fields(database[Collections.MODELS])
+    model_collection.number_documents(database[Collections.MODELS])
+    model_collection.add_original_fields(database[Collections.MODELS])
     _validate_models(database)
 
 
-MIGRATIONS: Sequence[Callable[[MongoDatabase], None]] = (
-    _index_models,
-    _validate_models,
-    _index_feedback,
-    _number_models,
-)
+MIGRATIONS = (_index_models, _validate_models, _index_feedback, _number_models)
 """All steps in order; new ones are appended."""
 
 

@@ -41,6 +41,8 @@ CHUNK = 1 << 20
 
 Result = TypeVar("Result")
 
+Metadata = Mapping[str, str]
+
 ABSENT = 0
 """Generation of an object that does not exist; as a precondition, it means "create only"."""
 
@@ -116,7 +118,7 @@ class StoredObject:
     generation: int
     size: int
     crc32c: str
-    metadata: Mapping[str, str]
+    metadata: Metadata
     created: dt.datetime | None = None
     content_type: str | None = None
 
@@ -146,14 +148,9 @@ class ObjectStore:
     """
 
     def __init__(self, client: CloudStorageClient, bucket: str, *, create: bool = False) -> None:
-        self.client = client
-        self.bucket = client.bucket(bucket)
+        self.client, self.name, self.bucket = client, bucket, client.bucket(bucket)
         self._retry = DEFAULT_RETRY.with_predicate(is_retryable).with_timeout(RETRY_SECONDS)
         self._create = create
-
-    @property
-    def name(self) -> str:
-        return str(self.bucket.name)
 
     def uri(self, name: str) -> str:
         return f"gs://{self.name}/{name}"
@@ -171,7 +168,7 @@ class ObjectStore:
         content: bytes | Path,
         *,
         if_generation: int | None = None,
-        metadata: Mapping[str, str] | None = None,
+        metadata: Metadata | None = None,
         content_type: str = "application/octet-stream",
     ) -> StoredObject:
         """Create or replace an object atomically.
@@ -199,12 +196,8 @@ class ObjectStore:
             blob = self.bucket.blob(name)
             if metadata:
                 blob.metadata = dict(metadata)
-            options: dict[str, Any] = {
-                "content_type": content_type,
-                "if_generation_match": if_generation,
-                "checksum": "crc32c",
-                "retry": self._retry,
-            }
+            options: dict[str, Any] = {"content_type": content_type, "if_generation_match": if_generation}
+            options |= {"checksum": "crc32c", "retry": self._retry}
             if isinstance(content, bytes):
                 blob.upload_from_string(content, **options)
             else:
@@ -235,7 +228,7 @@ class ObjectStore:
                 self.bucket.create(retry=self._retry)
             return retried()
 
-    def _present(self, name: str, size: int, crc32c: str, metadata: Mapping[str, str]) -> StoredObject | None:
+    def _present(self, name: str, size: int, crc32c: str, metadata: Metadata) -> StoredObject | None:
         """Return the object if it is what a refused write would have made it: an earlier attempt succeeded."""
         stored = self.describe(name)
         if stored is None or (stored.size, stored.crc32c) != (size, crc32c):
@@ -280,12 +273,7 @@ class ObjectStore:
             return None if blob is None else _described(blob)
 
     def copy(
-        self,
-        source: StoredObject,
-        name: str,
-        *,
-        metadata: Mapping[str, str] | None = None,
-        if_generation: int | None = None,
+        self, source: StoredObject, name: str, *, metadata: Metadata | None = None, if_generation: int | None = None
     ) -> None:
         """Copy an object of this bucket to another name, on the server.
 
@@ -327,11 +315,8 @@ class ObjectStore:
         ConcurrentWriteError
             If it has another generation than `if_generation`.
         """
-        with translated_errors(self.uri(name)):
-            try:
-                self.bucket.blob(name).delete(if_generation_match=if_generation, retry=self._retry)
-            except NotFound:
-                return
+        with translated_errors(self.uri(name)), suppress(NotFound):
+            self.bucket.blob(name).delete(if_generation_match=if_generation, retry=self._retry)
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """Yield the objects whose names begin with `prefix`, sorted by name."""
@@ -357,16 +342,9 @@ def _retry_if_damaged(read: Callable[[], Result]) -> Result:
 
 
 def _described(blob: storage.Blob) -> StoredObject:
-    return StoredObject(
-        blob.bucket.name,
-        blob.name,
-        int(blob.generation),
-        int(blob.size),
-        str(blob.crc32c),
-        dict(blob.metadata or {}),
-        blob.time_created,
-        blob.content_type,
-    )
+    generation, size, metadata = int(blob.generation), int(blob.size), dict(blob.metadata or {})
+    properties = str(blob.crc32c), metadata, blob.time_created, blob.content_type
+    return StoredObject(blob.bucket.name, blob.name, generation, size, *properties)
 
 
 def checksum(content: bytes | Path) -> str:

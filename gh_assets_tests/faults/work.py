@@ -29,13 +29,9 @@ class ServiceClients:
     """Clients of the services at given ports: registry, assets and cache."""
 
     def __init__(self, home: Path, mongo: int, gcs: int, database: str, bucket: str, folder: Path) -> None:
-        self.client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(
-            f"{embedded.mongo_uri_at(home, mongo)}&serverMonitoringMode=poll",
-            tz_aware=True,
-            w="majority",
-            serverSelectionTimeoutMS=5000,
-            socketTimeoutMS=5000,
-        )
+        options = "serverMonitoringMode=poll&w=majority&serverSelectionTimeoutMS=5000&socketTimeoutMS=5000"
+        uri = f"{embedded.mongo_uri_at(home, mongo)}&{options}"
+        self.client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(uri, tz_aware=True)
         token = SecretStr((home / "run" / "bucket-token").read_text())
         self.objects = ObjectStore(make_client(endpoint=f"http://127.0.0.1:{gcs}", token=token), bucket, create=True)
         self.registry = ModelRegistry(self.objects, self.client[database]["models"])

@@ -4,7 +4,6 @@ import datetime as dt
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
-from io import BytesIO
 
 import polars as pl
 import pytest
@@ -16,6 +15,12 @@ from gh_assets.errors import ConcurrentWriteError, InputError, StoredDataError
 from gh_assets.storage.asset_store import AssetStore, TableParts
 from gh_assets.storage.objects import ObjectStore
 from gh_assets_tests.support.tables import star_table
+
+
+def write_unchecked(store: AssetStore, name: str, table: pl.DataFrame) -> None:
+    """Write a table as an earlier release did: its columns are not checked, and what it replaces is not recorded."""
+    store.write_table("unchecked", table)
+    store.objects.write(f"assets/{name}.parquet", store.objects.read("assets/unchecked.parquet"))
 
 
 def test_invalid_parts_are_rejected_and_do_not_change_the_table(asset_store: AssetStore) -> None:
@@ -44,16 +49,12 @@ def test_invalid_parts_are_rejected_and_do_not_change_the_table(asset_store: Ass
         (star_table(1, 5).with_columns(pl.lit(None, pl.String).alias("login")), "column 'login' .* 1 empty values"),
     ],
 )
-def test_invalid_column_is_named_when_written_and_when_read(
-    asset_store: AssetStore, table: pl.DataFrame, reason: str
-) -> None:
+def test_invalid_column_is_named_on_write_and_read(asset_store: AssetStore, table: pl.DataFrame, reason: str) -> None:
     asset_store.write_table("stargazers", star_table(1, 4), "x")
     with pytest.raises(StoredDataError, match=reason):
         asset_store.write_table("stargazers", table, "x")
     assert asset_store.read_table("stargazers", "x").equals(star_table(1, 4)), "the stored table does not change"
-    asset_store.write_table("unchecked", table, "x")
-    moved = asset_store.objects.read("assets/unchecked/x.parquet")
-    asset_store.objects.write("assets/stargazers/x.parquet", moved)
+    write_unchecked(asset_store, "stargazers/x", table)
     with pytest.raises(StoredDataError, match=reason):
         asset_store.read_table("stargazers", "x")
 
@@ -69,11 +70,9 @@ def test_unreadable_object_is_named(asset_store: AssetStore) -> None:
 
 def test_partition_with_another_schema_is_named_with_its_column(asset_store: AssetStore) -> None:
     asset_store.write_table("stargazers", star_table(1, 5), "a/one")
-    asset_store.write_table("odd", star_table(2, 5).with_columns(pl.col("user_id").cast(pl.String)))
-    asset_store.objects.write("assets/stargazers/b/two.parquet", asset_store.objects.read("assets/odd.parquet"))
-    with pytest.raises(
-        StoredDataError, match=r"b/two\.parquet does not fit .* column 'user_id' .* is String, not Int64"
-    ):
+    write_unchecked(asset_store, "stargazers/b/two", star_table(2, 5).with_columns(pl.col("user_id").cast(pl.String)))
+    misfit = r"b/two\.parquet does not fit .* column 'user_id' .* is String, not Int64"
+    with pytest.raises(StoredDataError, match=misfit):
         asset_store.read_whole("stargazers", ["a/one", "b/two"])
     asset_store.write_table("anything", pl.DataFrame({"a": [1]}), "one")
     asset_store.write_table("anything", pl.DataFrame({"a": ["x"]}), "two")
@@ -199,9 +198,7 @@ def test_undo_fails_if_the_version_is_not_kept_any_more(objects: ObjectStore) ->
 def test_undo_does_not_delete_objects_of_an_earlier_release(asset_store: AssetStore) -> None:
     """They do not record whether they replaced an object."""
     moment = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
-    buffer = BytesIO()
-    pl.DataFrame({"a": [1]}).write_parquet(buffer)
-    asset_store.objects.write("assets/parts/x.parquet", buffer.getvalue())
+    write_unchecked(asset_store, "parts/x", pl.DataFrame({"a": [1]}))
     with pytest.raises(InputError, match="Nothing was changed"):
         asset_store.undo("parts", moment)
 

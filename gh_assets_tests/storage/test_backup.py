@@ -70,9 +70,7 @@ def empty(gcs_client: CloudStorageClient, objects: ObjectStore, make_database: M
     return Services(make_database(), stores_of(gcs_client, f"{objects.name}-o"))
 
 
-def test_restored_services_have_all_documents_objects_and_models(
-    filled: Services, empty: Services, tmp_path: Path
-) -> None:
+def test_restoration_has_all_documents_objects_and_models(filled: Services, empty: Services, tmp_path: Path) -> None:
     assert filled.back_up(tmp_path / "copy").objects == 4
     assert len(bson.decode_all((tmp_path / "copy/mongo/users.bson").read_bytes())) == 2500
     (written,) = (found.created for found in filled.stores["data"].list("assets/users"))
@@ -186,9 +184,7 @@ def test_failed_backup_leaves_no_draft(filled: Services, tmp_path: Path, monkeyp
     assert filled.back_up(folder).objects == 4
 
 
-def test_existing_content_is_not_overwritten_and_a_damaged_backup_is_rejected(
-    filled: Services, empty: Services, tmp_path: Path
-) -> None:
+def test_existing_content_and_damaged_backups_are_rejected(filled: Services, empty: Services, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     filled.back_up(folder)
     with pytest.raises(InputError, match="exists: name a new folder"):

@@ -34,13 +34,8 @@ def emptied(database: MongoDatabase) -> MongoDatabase:
 
 
 def test_message_inserts_a_user_and_updates_a_document(database: MongoDatabase) -> None:
-    raw = json.dumps(
-        {
-            "insert": {"uid": 5001, "login": "octo"},
-            "update": {"collection": "repos", "where": {"_id": 7}, "change": {"$max": {"stars": 12}}},
-        }
-    )
-    done = Consumer(database).apply([raw])
+    message = {"insert": {"uid": 5001, "login": "octo"}} | update("repos", where={"_id": 7}, max={"stars": 12})
+    done = Consumer(database).apply([json.dumps(message)])
     assert (done.messages, done.inserted, done.dead) == (1, 2, 0)
     assert the_document(database["users"], _id=5001)["login"] == "octo"
     assert database["repos"].find_one() == {"_id": 7, "stars": 12}

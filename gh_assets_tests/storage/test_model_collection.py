@@ -13,9 +13,7 @@ from gh_assets_tests.conftest import Save
 from gh_assets_tests.support.mongo import the_document
 
 
-def test_models_without_serial_numbers_get_them_once(
-    save: Save, registry: ModelRegistry, database: MongoDatabase
-) -> None:
+def test_models_without_serials_get_them_once(save: Save, registry: ModelRegistry, database: MongoDatabase) -> None:
     """By time, as far as the versions agree; models of the original system follow those with a version."""
     titles = [save(name).title for name in ("a", "b", "a", "c", "a")]
     times = [5, 4, 3, 6, 7]  # a 2 was registered with a clock behind, and still follows a 1

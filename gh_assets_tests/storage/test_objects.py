@@ -12,14 +12,7 @@ from typing import Any
 import pytest
 from starlette.responses import JSONResponse, PlainTextResponse
 
-from gh_assets.errors import (
-    AuthenticationError,
-    ConcurrentWriteError,
-    ConfigurationError,
-    GhAssetsError,
-    ServiceUnavailableError,
-    StoredDataError,
-)
+from gh_assets import errors
 from gh_assets.storage.objects import ABSENT, CloudStorageClient, Digest, ObjectStore, checksum, digest_of, make_client
 from gh_assets_tests.conftest import serving
 from gh_assets_tests.support.bucket import Middleware, tokenless_buckets
@@ -67,10 +60,10 @@ def test_copy_has_the_properties_of_its_source_unless_given(objects: ObjectStore
     assert [copied and copied.metadata for copied in copies] == [{"k": "v"}, {"other": "one"}]
     assert [copied and copied.content_type for copied in copies] == ["text/plain"] * 2
     assert [objects.read(name) for name in "bc"] == [b"content"] * 2
-    with pytest.raises(ConcurrentWriteError):
+    with pytest.raises(errors.ConcurrentWriteError):
         objects.copy(source, "b", metadata={"another": "one"}, if_generation=ABSENT)
     objects.delete("a")
-    with pytest.raises(StoredDataError, match=f"There is no object {source.uri}"):
+    with pytest.raises(errors.StoredDataError, match=f"There is no object {source.uri}"):
         objects.copy(source, "d")
 
 
@@ -106,7 +99,7 @@ def test_object_of_another_bucket_is_streamed(objects: ObjectStore, gcs_client: 
     other.write("x", b"of the other bucket")
     with objects.open_in_bucket(other.name, "x") as file:
         assert file.read() == b"of the other bucket"
-    with pytest.raises(StoredDataError, match=f"There is no object gs://{other.name}/y"):  # noqa: SIM117
+    with pytest.raises(errors.StoredDataError, match=f"There is no object gs://{other.name}/y"):  # noqa: SIM117
         with objects.open_in_bucket(other.name, "y") as file:
             file.read()
 
@@ -121,27 +114,27 @@ def test_pages_are_those_of_googles_console_and_emulators_have_none(objects: Obj
 
 def test_write_with_an_unmet_precondition_changes_nothing(objects: ObjectStore) -> None:
     objects.write("x", b"first", if_generation=ABSENT)
-    with pytest.raises(ConcurrentWriteError, match="another process"):
+    with pytest.raises(errors.ConcurrentWriteError, match="another process"):
         objects.write("x", b"second", if_generation=ABSENT)
     stale = objects.write("x", b"newer").generation
     objects.write("x", b"newest", if_generation=stale)
-    with pytest.raises(ConcurrentWriteError):
+    with pytest.raises(errors.ConcurrentWriteError):
         objects.write("x", b"late", if_generation=stale)
     assert objects.read("x") == b"newest"
 
 
 def test_missing_object_or_bucket_is_named(objects: ObjectStore, gcs_client: CloudStorageClient) -> None:
-    with pytest.raises(StoredDataError, match=r"There is no object gs://.*/nothing"):
+    with pytest.raises(errors.StoredDataError, match=r"There is no object gs://.*/nothing"):
         objects.read("nothing")
-    missing = ObjectStore(gcs_client, "no-such-bucket")
+    reason = r"The bucket of gs://no-such-bucket/.* does not exist: create it"
     for call in ("write", "list"):
-        with pytest.raises(ConfigurationError, match=r"The bucket of gs://no-such-bucket/.* does not exist: create it"):
-            CALLS[call](missing, Path())
+        with pytest.raises(errors.ConfigurationError, match=reason):
+            CALLS[call](ObjectStore(gcs_client, "no-such-bucket"), Path())
 
 
 def test_unavailable_server_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gh_assets.storage.objects.RETRY_SECONDS", 0.2)
-    with pytest.raises(ServiceUnavailableError, match="Run again: nothing is lost"):
+    with pytest.raises(errors.ServiceUnavailableError, match="Run again: nothing is lost"):
         ObjectStore(make_client(endpoint="http://127.0.0.1:9"), "bucket").read("x")
 
 
@@ -172,40 +165,41 @@ def test_message_has_googles_reason_and_recommends_a_role_only_if_one_is_missing
     file: Path, call: str, status: int, reason: str, message: str, lacks_role: bool
 ) -> None:
     file.rename(file.with_name("file"))
-    errors = [{"message": message, "domain": "global", "reason": reason}]
-    refusal = JSONResponse({"error": {"code": status, "message": message, "errors": errors}}, status)
-    with serving(refusal) as url, pytest.raises(GhAssetsError) as caught:
+    reasons = [{"message": message, "domain": "global", "reason": reason}]
+    refusal = JSONResponse({"error": {"code": status, "message": message, "errors": reasons}}, status)
+    with serving(refusal) as url, pytest.raises(errors.GhAssetsError) as caught:
         CALLS[call](ObjectStore(make_client(endpoint=url), "bucket"), file.parent)
     quoted = message.split("\n")[0][:300].rstrip(".")
     assert f"It says: {quoted} ({reason})." in str(caught.value)
     assert "gs://bucket/x" in str(caught.value)
     assert ("Storage Object Admin" in str(caught.value)) == lacks_role
     assert "un again" not in str(caught.value)
-    assert isinstance(caught.value, AuthenticationError if status == 403 else ConfigurationError)
+    assert isinstance(caught.value, errors.AuthenticationError if status == 403 else errors.ConfigurationError)
 
 
 @pytest.mark.parametrize(
     ("status", "expected"),
     [
-        (401, AuthenticationError),
-        (408, ServiceUnavailableError),
-        (409, ConcurrentWriteError),
-        (405, ConfigurationError),
-        (412, ConcurrentWriteError),
-        (429, ServiceUnavailableError),
-        (503, ServiceUnavailableError),
+        (401, errors.AuthenticationError),
+        (408, errors.ServiceUnavailableError),
+        (409, errors.ConcurrentWriteError),
+        (405, errors.ConfigurationError),
+        (412, errors.ConcurrentWriteError),
+        (429, errors.ServiceUnavailableError),
+        (503, errors.ServiceUnavailableError),
     ],
 )
 def test_status_of_a_response_determines_the_error(
-    monkeypatch: pytest.MonkeyPatch, status: int, expected: type[GhAssetsError]
+    monkeypatch: pytest.MonkeyPatch, status: int, expected: type[errors.GhAssetsError]
 ) -> None:
     """Even if the response is the page of a proxy."""
     monkeypatch.setattr("gh_assets.storage.objects.RETRY_SECONDS", 0.2)
-    with serving(PlainTextResponse("a page of a proxy", status)) as url, pytest.raises(GhAssetsError) as caught:
+    with serving(PlainTextResponse("a page of a proxy", status)) as url, pytest.raises(errors.GhAssetsError) as caught:
         ObjectStore(make_client(endpoint=url), "bucket").write("x", b"content")
     assert type(caught.value) is expected
     assert "gs://bucket/x" in str(caught.value)
-    assert ("Storage Object Admin" in str(caught.value)) == (expected in (AuthenticationError, ConfigurationError))
+    lasting = errors.AuthenticationError, errors.ConfigurationError
+    assert ("Storage Object Admin" in str(caught.value)) == (expected in lasting)
 
 
 @contextmanager
@@ -232,16 +226,14 @@ def test_temporary_error_is_retried_and_a_lasting_one_is_reported(
     assert len(seen) >= 2
     assert (b"ifGenerationMatch=17" in seen[0]) == (call == "delete")
     monkeypatch.setattr("gh_assets.storage.objects.RETRY_SECONDS", 0.2)
-    with serving(JSONResponse({}, 503)) as url, pytest.raises(ServiceUnavailableError, match="gs://bucket/x"):
+    with serving(JSONResponse({}, 503)) as url, pytest.raises(errors.ServiceUnavailableError, match="gs://bucket/x"):
         CALLS[call](ObjectStore(make_client(endpoint=url), "bucket"), tmp_path)
 
 
-def test_googles_variables_set_credentials_project_and_endpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_google_variables_set_credentials_project_and_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
     monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "of-google")
-    with pytest.raises(ConfigurationError, match="has no usable credentials: File"):
+    with pytest.raises(errors.ConfigurationError, match="has no usable credentials: File"):
         make_client()
     user = {"type": "authorized_user", "client_id": "i", "client_secret": "s", "refresh_token": "r"}
     (tmp_path / "key.json").write_text(json.dumps(user))
