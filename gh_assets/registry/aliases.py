@@ -13,18 +13,18 @@ import getpass
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import bson
 import pymongo
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
-from pymongo.collection import Collection
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 from pymongo.errors import DuplicateKeyError
 
 from gh_assets.errors import ConcurrentWriteError, InputError, ModelNotFoundError
 from gh_assets.registry.names import CHAMPION, PURPOSE, check_name, check_text
 from gh_assets.storage.documents import as_stored
 from gh_assets.storage.model_collection import create_move_index
+from gh_assets.storage.mongo import Documents
 
 MAX_REASON = 2000
 """Maximum length of a reason, in characters."""
@@ -35,8 +35,10 @@ Outcome = Literal["promoted", "champion already", "not better", "refused", "not 
 UNDECIDED: tuple[Outcome, ...] = ("refused", "not judged")
 """Outcomes without a comparison: the model is compared again even if nothing else has changed."""
 
-MAPPINGS = ("newest", "validation", "checks", "skipped")
-"""Fields that are stored as pairs, because names and titles may contain dots, which Mongo's keys treat as paths."""
+Value = TypeVar("Value")
+
+Pairs = Annotated[Mapping[str, Value], BeforeValidator(dict), PlainSerializer(lambda mapping: list(mapping.items()))]
+"""A mapping that is stored as pairs, because names and titles may contain dots, which Mongo's keys treat as paths."""
 
 
 class Move(BaseModel):
@@ -128,7 +130,7 @@ class Aliases:
     moves : pymongo.collection.Collection
     """
 
-    def __init__(self, moves: Collection[dict[str, Any]]) -> None:
+    def __init__(self, moves: Documents) -> None:
         self.moves = moves
 
     def current(self, purpose: str, alias: str) -> Move | None:
@@ -227,10 +229,10 @@ class Decision(BaseModel):
     candidate: str | None = None
     champion: str | None = None
     summary: str = Field(validation_alias=AliasChoices("summary", "words"), serialization_alias="words")
-    newest: Mapping[str, int] = Field(default_factory=dict)
-    validation: Mapping[str, float] = Field(default_factory=dict)
-    checks: Mapping[str, str] = Field(default_factory=dict)
-    skipped: Mapping[str, str] = Field(default_factory=dict)
+    newest: Pairs[int] = Field(default_factory=dict)
+    validation: Pairs[float] = Field(default_factory=dict)
+    checks: Pairs[str] = Field(default_factory=dict)
+    skipped: Pairs[str] = Field(default_factory=dict)
     by: str
     time: dt.datetime = Field(default_factory=lambda: as_stored(dt.datetime.now(dt.UTC)))
 
@@ -247,24 +249,17 @@ class Decisions:
     documents : pymongo.collection.Collection
     """
 
-    def __init__(self, documents: Collection[dict[str, Any]]) -> None:
+    def __init__(self, documents: Documents) -> None:
         self.documents = documents
 
     def record(self, decision: Decision) -> None:
         """Replace the last decision of its purpose."""
-        document = decision.model_dump(by_alias=True)
-        for name in MAPPINGS:
-            document[name] = [[key, value] for key, value in document[name].items()]
-        self.documents.replace_one({"_id": decision.purpose}, document, upsert=True)
+        self.documents.replace_one({"_id": decision.purpose}, decision.model_dump(by_alias=True), upsert=True)
 
     def last(self, purpose: str = PURPOSE) -> Decision | None:
         """Return the last decision; None if there was none."""
         document = self.documents.find_one({"_id": purpose})
-        if document is None:
-            return None
-        for name in MAPPINGS:
-            document[name] = dict(document[name])
-        return Decision.model_validate(document)
+        return None if document is None else Decision.model_validate(document)
 
 
 def check_reason(why: str) -> None:

@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from gh_assets.errors import StoredDataError
 from gh_assets.local.locks import open_lock, try_lock, wait_lock
 from gh_assets.registry.archives import is_archive, stem_of
@@ -113,11 +111,8 @@ class ModelCache:
         return self._place(model) / stem_of(model.file_name)
 
     def _make_room(self) -> None:
-        places = sorted(
-            (path for path in self.folder.iterdir() if path.is_dir()),
-            key=lambda path: path.stat().st_mtime,
-            reverse=True,
-        )
+        folders = (path for path in self.folder.iterdir() if path.is_dir())
+        places = sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True)
         for place in places[self.keep :]:
             lock = open_lock(place.with_suffix(".lock"))
             try:
@@ -142,9 +137,8 @@ class ModelCache:
     def load_selection(self, key: str) -> RegisteredModel | None:
         """Return the model that was selected, if it is still cached."""
         try:
-            document = json.loads(self._selection(key).read_text(encoding="utf-8"))
-            model = RegisteredModel.model_validate(document)
-        except (OSError, ValueError, ValidationError):
+            model = RegisteredModel.model_validate_json(self._selection(key).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
             return None
         return model if self.has(model) else None
 

@@ -1,6 +1,7 @@
 """Loading weights without executing code from the file."""
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,21 +61,17 @@ def _read_numpy(path: Path) -> Any:
     return {name: content[name] for name in content.files} if path.suffix.lower() == ".npz" else content
 
 
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def _read_torch(path: Path) -> Any:
     import torch
 
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-_READERS = {
+_READERS: Mapping[str, Callable[[Path], Any]] = {
     ".safetensors": _read_safetensors,
     ".npz": _read_numpy,
     ".npy": _read_numpy,
-    ".json": _read_json,
+    ".json": lambda path: json.loads(path.read_text(encoding="utf-8")),
     ".pt": _read_torch,
     ".pth": _read_torch,
 }

@@ -101,11 +101,8 @@ class ModelObjects:
         stored = self.store.describe(model.object)
         if stored is None:
             return f"{model.uri} is missing"
-        for label, registered, actual in (
-            ("generation", model.generation, stored.generation),
-            ("size", model.size, stored.size),
-            ("crc32c", model.crc32c, stored.crc32c),
-        ):
+        for label in ("generation", "size", "crc32c"):
+            registered, actual = getattr(model, label), getattr(stored, label)
             if registered is not None and registered != actual:
                 return f"{model.uri} has the {label} {actual} instead of {registered}"
         return None
@@ -214,10 +211,8 @@ class ModelObjects:
         query: dict[str, Any] = {"deleted": None}
         if name is not None:
             query["object"] = name
-        return {
-            str(document.get("object") or document.get("file_name"))
-            for document in self.documents.find(query, {"object": 1, "file_name": 1})
-        }
+        found = self.documents.find(query, {"object": 1, "file_name": 1})
+        return {str(document.get("object") or document.get("file_name")) for document in found}
 
     def _server_time(self) -> dt.datetime:
         """Return the time of Mongo's clock, which all processes share."""

@@ -108,14 +108,12 @@ class ModelRegistry(ModelObjects):
         return self._commit(
             RegisteredModel(
                 **vars(card),
+                **vars(digest),
                 # Mongo keeps milliseconds; the returned model equals the one that will be read.
                 time=as_stored(dt.datetime.now(dt.UTC)),
                 bucket=stored.bucket,
                 object=stored.name,
                 generation=stored.generation,
-                sha256=digest.sha256,
-                crc32c=digest.crc32c,
-                size=digest.size,
                 file_name=file_name,
                 unpacked=unpacked,
                 code_version=__version__,
@@ -137,11 +135,8 @@ class ModelRegistry(ModelObjects):
                 # The document was written, but not acknowledged by enough servers: it may be rolled back, or stay.
                 if self.documents.find_one({"_id": key}) is None:
                     raise
-                log.warning(
-                    "%s is saved, but not acknowledged by as many servers as its write concern requires (code %s).",
-                    numbered.title,
-                    error.code,
-                )
+                text = "%s is saved, but not acknowledged by as many servers as its write concern requires (code %s)."
+                log.warning(text, numbered.title, error.code)
             except DuplicateKeyError:
                 # Another process took one of the numbers; or the response to this insert was lost and it was retried.
                 if self.documents.find_one({"_id": key}) is None:

@@ -125,9 +125,7 @@ def test_rollback_names_the_models_it_passes_over(save: Save, registry: ModelReg
     assert registry.champion().version == 4
 
 
-def test_concurrent_promotions_of_processes_make_one_complete_history(
-    registry: ModelRegistry, database: MongoDatabase, save: Save
-) -> None:
+def test_concurrent_promotions_make_one_history(registry: ModelRegistry, database: MongoDatabase, save: Save) -> None:
     for _ in range(8):
         save()
     results = run_concurrently(database, registry, 8, "promote")
@@ -142,17 +140,11 @@ def test_concurrent_promotions_of_processes_make_one_complete_history(
 
 def test_last_decision_is_kept_with_any_names(registry: ModelRegistry) -> None:
     assert registry.decisions.last() is None
+    found: dict[str, Any] = {"newest": {"a.b": 1, "$c": 2}, "validation": {"a.b 1": 0.5}}
+    found |= {"checks": {"cost": "little"}, "skipped": {"d.e 1": "broken"}}
     for outcome in ("refused", "promoted"):
         decision = Decision(
-            outcome=outcome,
-            candidate="a.b 1",
-            champion="$c 2",
-            summary="so it is",
-            newest={"a.b": 1, "$c": 2},
-            validation={"a.b 1": 0.5},
-            checks={"cost": "little"},
-            skipped={"d.e 1": "broken"},
-            by="run 1",
+            outcome=outcome, candidate="a.b 1", champion="$c 2", summary="so it is", by="run 1", **found
         )
         registry.decisions.record(decision)
         assert registry.decisions.last() == decision

@@ -11,9 +11,7 @@ def test_functions_keep_their_contract(database: MongoDatabase, file: Path, tmp_
     for score, tag in ((0.9, "good"), (0.1, "bad")):
         file.write_text(tag)
         document = file_to_storage(file, "recvae", score, tag, collection, "model.txt", True)
-    assert document["file_name"] == "model.tar.gz"
-    assert document["bucket"] == "model-save"
-    assert document["tag"] == "bad"
+    assert [document[key] for key in ("file_name", "bucket", "tag")] == ["model.tar.gz", "model-save", "bad"]
     latest = download_file("recvae", collection, directory=tmp_path / "latest", unpack=True)
     best = download_file("recvae", collection, latest=False, directory=tmp_path / "best", unpack=True)
     tagged = download_file("recvae", collection, tag="good", directory=tmp_path / "tagged")

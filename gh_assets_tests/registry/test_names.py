@@ -33,9 +33,7 @@ UNSAFE = [
 @pytest.mark.parametrize(
     ("label", "value"), [("model name", ""), *itertools.product(["model name", "tag", "file name"], UNSAFE)]
 )
-def test_unsafe_names_are_refused_with_a_short_error(
-    registry: ModelRegistry, file: Path, label: str, value: Any
-) -> None:
+def test_unsafe_name_is_refused_with_a_short_error(registry: ModelRegistry, file: Path, label: str, value: Any) -> None:
     given = {"model name": "recvae", "tag": "a", "file name": "model.bin"} | {label: value}
     with pytest.raises(InputError, match=f"The {label}") as raised:
         registry.save(file, ModelCard(given["model name"], 0.5, tags=(given["tag"],)), file_name=given["file name"])

@@ -26,9 +26,7 @@ from gh_assets_tests.support.concurrent_registry import run_concurrently
 from gh_assets_tests.support.mongo import the_document
 
 
-def test_file_is_downloaded_unchanged_under_its_registered_name(
-    registry: ModelRegistry, file: Path, tmp_path: Path
-) -> None:
+def test_file_is_downloaded_unchanged_under_its_name(registry: ModelRegistry, file: Path, tmp_path: Path) -> None:
     model = registry.save(file, ModelCard("recvae", 0.5), file_name="model.bin")
     path = registry.download(model, tmp_path / "out")
     assert path == tmp_path / "out" / "model.bin"
