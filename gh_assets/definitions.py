@@ -19,6 +19,7 @@ from gh_assets.settings import Settings, load_settings
 def build_definitions(settings: Settings) -> dg.Definitions:
     """Return the definitions with executor, resources and sensors configured from settings."""
     resources = build_resources(settings)
+    managers = {"io_manager": GcsTypedIOManager(gcs=resources["gcs"]), JSON_IO: JsonIOManager(gcs=resources["gcs"])}
     return dg.Definitions(
         assets=ALL_ASSETS,
         asset_checks=ALL_CHECKS,
@@ -26,11 +27,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         jobs=ALL_JOBS,
         schedules=ALL_SCHEDULES,
         sensors=build_sensors(settings.sensor_interval),
-        resources={
-            **resources,
-            "io_manager": GcsTypedIOManager(gcs=resources["gcs"]),
-            JSON_IO: JsonIOManager(gcs=resources["gcs"]),
-        },
+        resources={**resources, **managers},
     )
 
 

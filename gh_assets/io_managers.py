@@ -199,10 +199,8 @@ def _unpacked(content: bytes, asset: str) -> Recommender:
 
 
 def _matrix(content: bytes, wanted: type, asset: str) -> Any:
+    check_zip(f"The asset {asset}", content)
     try:
-        check_zip(f"The asset {asset}", content)
         return wanted(sp.load_npz(BytesIO(content)))
-    except StoredDataError:
-        raise
     except Exception as error:
         raise StoredDataError(f"The asset {asset} is no readable sparse matrix: {error}.") from error

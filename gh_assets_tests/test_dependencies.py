@@ -130,9 +130,7 @@ def test_the_image_declares_the_gpl_of_secantusdb() -> None:
     assert not [path for path in (ROOT / "gh_assets").rglob("*.py") if imports.search(path.read_text(encoding="utf-8"))]
 
 
-def test_installation_without_the_embedded_mongodb_is_explained(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_installation_without_embedded_mongodb_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sysconfig, "get_path", lambda _name: str(tmp_path / "bin"))
     with pytest.raises(ConfigurationError, match="MONGO_URI"):
         mongo_uri(tmp_path / "home")

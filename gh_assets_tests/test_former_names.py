@@ -32,9 +32,7 @@ def test_former_names_provide_the_same_objects_and_warn(name: str, monkeypatch: 
     assert getattr(former, attribute) is getattr(now, attribute)
 
 
-def test_dagster_yaml_of_an_earlier_version_opens_the_same_history(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dagster_yaml_of_an_earlier_version_opens_its_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (CHECKOUT / "dagster.yaml").read_text()
     earlier = text.replace("gh_assets.instance.storage", "gh_assets.dagster_home")
     earlier = earlier.replace("gh_assets.instance.launcher", "gh_assets.dagster_runs")
@@ -49,12 +47,8 @@ def test_dagster_yaml_of_an_earlier_version_opens_the_same_history(
 
 
 def test_torchrun_command_line_with_the_former_name_starts() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "gh_assets.train_together", "--help"],
-        env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
+    command = [sys.executable, "-m", "gh_assets.train_together", "--help"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "--epochs" in done.stdout

@@ -59,9 +59,7 @@ def source_of(value: object, name: str = "stargazers", **options: Any) -> dg.Ass
     return definition
 
 
-def test_many_partitions_are_written_in_one_run_and_read_at_once(
-    io: GcsTypedIOManager, asset_store: AssetStore
-) -> None:
+def test_many_partitions_are_written_in_a_run_and_read_at_once(io: GcsTypedIOManager, asset_store: AssetStore) -> None:
     tables = {key: star_table(number, number, 9) for number, key in enumerate(PARTS.get_partition_keys())}
     together, apart = Reader("stargazers", pl.DataFrame), Reader("stargazers", dict[str, pl.DataFrame])
     tags = {"dagster/asset_partition_range_start": "a/one", "dagster/asset_partition_range_end": "d/näme"}

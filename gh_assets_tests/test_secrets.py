@@ -110,9 +110,7 @@ def test_runs_with_all_kinds_of_failures_leave_no_token(
 
 
 @pytest.mark.parametrize("kind", ["500", "truncated", "reset", "timeout"])
-def test_exceptions_and_logs_contain_no_token(
-    serve_world: ServeWorld, kind: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_errors_and_logs_contain_no_token(serve_world: ServeWorld, kind: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     faults = Faults({kind: 1.0}, timeout_seconds=0.01)
     _, url = serve_world(tastes(), tokens=[GOOD], faults=faults)

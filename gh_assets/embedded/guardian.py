@@ -144,14 +144,8 @@ class Guardian:
         with self.base.with_suffix(".log").open("ab") as log:
             if log.tell() > 10_000_000:
                 log.truncate(0)
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=descriptors,
-                preexec_fn=_die_with_parent,
-            )
+            streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+            self.process = subprocess.Popen(command, pass_fds=descriptors, preexec_fn=_die_with_parent, **streams)
         deadline = time.monotonic() + START_SECONDS
         request = b"" if self.socket is None else b"GET / HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n"
         while not accepts(self.port, request):

@@ -86,7 +86,7 @@ def github_standin(home: Path) -> tuple[str, str]:
             "This home holds the stars of GH Archive and has no GitHub server: set GITHUB_TOKENS, or use the source "
             "gharchive."
         )
-    token = _standin_token(home)
+    token = create_once(home / "run" / "standin-token", f"standin_{secrets.token_hex(16)}".encode()).decode().strip()
     identity = json.dumps(asdict(world), sort_keys=True) + _content_stamp(world)
     key = "github-" + hashlib.sha256(identity.encode()).hexdigest()[:12]
     command = [sys.executable, "-m", "gh_assets.embedded.standin", "--fd", "{fd}"]
@@ -120,12 +120,6 @@ def choose_world(home: Path, world: HomeWorld) -> None:
     draft = home / "world.json.new"
     draft.write_text(json.dumps(asdict(world)), encoding="utf-8")
     draft.replace(home / "world.json")
-
-
-def _standin_token(home: Path) -> str:
-    """Return the token of the home's stand-in, which is created once and readable by its owner only."""
-    token = f"standin_{secrets.token_hex(16)}"
-    return create_once(home / "run" / "standin-token", token.encode()).decode().strip()
 
 
 def _content_stamp(world: HomeWorld) -> str:

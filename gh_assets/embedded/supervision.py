@@ -12,6 +12,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gh_assets.embedded.guardian import START_SECONDS, accepts, is_file_of, read_state
 from gh_assets.errors import ServiceUnavailableError
@@ -121,21 +122,12 @@ def _start(spec: ServerSpec, base: Path) -> int:
     guardian: subprocess.Popen[bytes] | None = None
     if not is_locked(base.with_suffix(".guard")):
         # Servers inherit only the variables that they need, no tokens or passwords.
-        environment = {
-            name: value
-            for name, value in os.environ.items()
-            if name in _INHERITED_VARIABLES or name.startswith(("LC_", "PYTHON"))
-        }
+        needed = [name for name in os.environ if name in _INHERITED_VARIABLES or name.startswith(("LC_", "PYTHON"))]
+        environment = {name: os.environ[name] for name in needed}
         with open(base.with_suffix(".log"), "ab", opener=owner_only) as log:
-            guardian = subprocess.Popen(
-                [sys.executable, "-m", "gh_assets.embedded.guardian", str(base.with_suffix(".spec"))],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=base.parent,
-                env=environment,
-                start_new_session=True,
-            )
+            command = [sys.executable, "-m", "gh_assets.embedded.guardian", str(base.with_suffix(".spec"))]
+            streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+            guardian = subprocess.Popen(command, cwd=base.parent, env=environment, start_new_session=True, **streams)
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         port = _running_port(base)

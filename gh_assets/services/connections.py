@@ -46,14 +46,8 @@ def connect_mongo(settings: Settings, seconds: float | None = None) -> MongoData
     else:
         uri, where = settings.mongo_uri.get_secret_value(), "the MongoDB of MONGO_URI"
     wait = int(1000 * (MONGO_SECONDS if seconds is None else seconds))
-    defaults: dict[str, Any] = {
-        "appname": "gh_assets",
-        "w": "majority",
-        "retryWrites": True,
-        "retryReads": True,
-        "serverSelectionTimeoutMS": wait,
-        "connectTimeoutMS": wait,
-    }
+    defaults: dict[str, Any] = {"appname": "gh_assets", "w": "majority", "retryWrites": True, "retryReads": True}
+    defaults |= {"serverSelectionTimeoutMS": wait, "connectTimeoutMS": wait}
     # Options of the connection string take precedence; pymongo prefers keyword arguments.
     given = {option.partition("=")[0].lower() for option in re.split("[&;]", uri.partition("?")[2])}
     options = {name: value for name, value in defaults.items() if name.lower() not in given}
@@ -145,21 +139,17 @@ def connect_github(
     """
     ledger = MongoLedger(database[Collections.GITHUB_BUDGETS]) if database is not None else None
     policy = policy or RetryPolicy(in_flight=settings.workers)
-    if not settings.uses_standin:
-        apps = []
-        if settings.github_app_id is not None:
-            key = settings.github_app_key()
-            apps.append(AppCredentials(settings.github_app_id, settings.github_app_installations, key))
-        tokens = settings.github_tokens()
-        return GitHubClient(
-            settings.github_api_url, tokens, apps=apps, policy=policy, ledger=ledger, max_requests=max_requests
-        )
-    if settings.github_api_url != GITHUB_COM_API:
-        raise ConfigurationError("GITHUB_API_URL is set, but no token: set GITHUB_TOKENS, too.")
-    url, token = embedded.github_standin(settings.home_path)
-    # The stand-in is not shared, so requests need no pace.
-    policy = replace(policy, points_a_minute={})
-    return GitHubClient(url, [SecretStr(token)], policy=policy, ledger=ledger, max_requests=max_requests)
+    url, tokens, apps = settings.github_api_url, settings.github_tokens(), []
+    if settings.github_app_id is not None:
+        key = settings.github_app_key()
+        apps.append(AppCredentials(settings.github_app_id, settings.github_app_installations, key))
+    if settings.uses_standin:
+        if url != GITHUB_COM_API:
+            raise ConfigurationError("GITHUB_API_URL is set, but no token: set GITHUB_TOKENS, too.")
+        url, token = embedded.github_standin(settings.home_path)
+        tokens = [SecretStr(token)]
+        policy = replace(policy, points_a_minute={})  # the stand-in is not shared, so requests need no pace
+    return GitHubClient(url, tokens, apps=apps, policy=policy, ledger=ledger, max_requests=max_requests)
 
 
 def awesome_lists(settings: Settings, client: GitHubClient) -> list[str]:

@@ -44,9 +44,7 @@ FAST = "refuse", "damage"
 @pytest.mark.parametrize(
     "fault", [pytest.param(fault, marks=[pytest.mark.slow] * (fault not in FAST)) for fault in FAULTS]
 )
-def test_fault_at_any_call_is_survived_or_reported(
-    servers: ProxiedServers, proxied: ServiceClients, fault: Fault
-) -> None:
+def test_any_fault_is_survived_or_reported(servers: ProxiedServers, proxied: ServiceClients, fault: Fault) -> None:
     plan = Plan()
     servers.plan(plan)
     assert work_until_error(servers, proxied, 1) is None

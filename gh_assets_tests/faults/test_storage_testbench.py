@@ -23,19 +23,11 @@ from gh_assets.storage import objects
 from gh_assets.storage.asset_store import AssetStore
 from gh_assets.storage.mongo import MongoDatabase
 from gh_assets.storage.objects import ObjectStore, checksum, make_client
-from gh_assets_tests.faults.storage_testbench import (
-    LONG,
-    REFUSED,
-    SURVIVED,
-    Call,
-    FaultInjector,
-    fits,
-    requires_testbench,
-    running_testbench,
-)
+from gh_assets_tests.faults import storage_testbench as testbench
+from gh_assets_tests.faults.storage_testbench import LONG, SURVIVED, Call, FaultInjector
 from gh_assets_tests.support.commands import run_json, write_stars
 
-pytestmark = [pytest.mark.slow, requires_testbench]
+pytestmark = [pytest.mark.slow, testbench.requires_testbench]
 
 SMALL, LARGE = 400 << 10, 3 << 20
 """Sizes of an asset, and of a model that goes in a resumable upload."""
@@ -43,7 +35,7 @@ SMALL, LARGE = 400 << 10, 3 << 20
 
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[int]:
-    with running_testbench() as port:
+    with testbench.running_testbench() as port:
         yield port
 
 
@@ -136,7 +128,7 @@ class Once:
             return "header:return-503-after-256K" if self.interrupted else None
         self.injector.wait_for_others()
         occurred = f"{self.kind} {self.fault}" in self.injector.faults()
-        return self.fault if call.kind == self.kind and not occurred and fits(self.fault, call) else None
+        return self.fault if call.kind == self.kind and not occurred and testbench.fits(self.fault, call) else None
 
 
 @pytest.mark.usefixtures("quick_retries", "small_chunks")
@@ -158,7 +150,7 @@ def test_fault_of_the_testbench_is_survived(
 
 
 @pytest.mark.usefixtures("quick_retries", "small_chunks")
-@pytest.mark.parametrize("fault", REFUSED)
+@pytest.mark.parametrize("fault", testbench.REFUSED)
 @pytest.mark.parametrize("kind", SURVIVED)
 def test_permanent_error_is_reported_and_leaves_nothing_incomplete(
     injector: FaultInjector, tasks: tuple[BucketWork, BucketWork], kind: str, fault: str
@@ -188,7 +180,7 @@ class Mix:
         if self.calls[call.kind] % 3 != 1:
             return None
         fault = next(self.faults[call.kind])
-        return fault if fits(fault, call) else None
+        return fault if testbench.fits(fault, call) else None
 
 
 def lost_objects(injector: FaultInjector, stores: list[ObjectStore]) -> list[str]:

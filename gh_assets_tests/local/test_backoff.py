@@ -12,9 +12,7 @@ def test_waits_double_up_to_the_longest() -> None:
 
 
 @given(st.integers(1, 10_000), st.floats(0.1, 60), st.floats(60, 1000), st.floats(0.5, 1), st.floats(1, 1.5))
-def test_jitter_keeps_waits_within_its_bounds(
-    attempt: int, first: float, longest: float, low: float, high: float
-) -> None:
+def test_jitter_keeps_waits_within_bounds(attempt: int, first: float, longest: float, low: float, high: float) -> None:
     plain = Backoff(first, longest).wait(attempt)
     wait = Backoff(first, longest, (low, high)).wait(attempt)
     assert plain * low * (1 - 1e-9) <= wait <= plain * high * (1 + 1e-9)

@@ -166,9 +166,7 @@ def network(tmp_path: Path) -> Iterator[CorporateNetwork]:
     made.close()
 
 
-def run_in(
-    network: CorporateNetwork, home: Path, arguments: list[str], **more: str
-) -> subprocess.CompletedProcess[str]:
+def run_in(network: CorporateNetwork, home: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     """Run Python in the network, with the settings and credentials of the company and no others."""
     key = rsa.generate_private_key(65537, 2048)
     account = {
@@ -197,19 +195,17 @@ def run_in(
 
 
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"])
-def test_all_clients_use_the_proxy_and_trust_its_authority(
-    network: CorporateNetwork, home: Path, variable: str
-) -> None:
+def test_clients_use_the_proxy_and_trust_its_authority(network: CorporateNetwork, home: Path, variable: str) -> None:
     # The other proxy is unreachable: local servers must be reached directly.
     proxies = {"HTTP_PROXY": "http://127.0.0.1:9", variable: str(network.authority)}
-    done = run_in(network, home, ["-c", CHILD], **proxies)
+    done = run_in(network, home, "-c", CHILD, **proxies)
     assert done.returncode == 0, done.stderr
     assert set(network.connected) >= {f"CONNECT {host}:443" for host in (BUCKET, OAUTH, GITHUB, HOOKS)}
     assert {requested.partition(" ")[2] for requested in network.requested} == {BUCKET, OAUTH, GITHUB, HOOKS}
 
 
 def test_proxy_is_not_trusted_without_its_authority(network: CorporateNetwork, home: Path) -> None:
-    done = run_in(network, home, ["-m", "gh_assets", "doctor", "--json"])
+    done = run_in(network, home, "-m", "gh_assets", "doctor", "--json")
     assert done.returncode == 1
     assert network.requested == []
     assert "Traceback" not in done.stderr

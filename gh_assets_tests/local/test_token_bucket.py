@@ -9,13 +9,12 @@ from hypothesis import strategies as st
 from gh_assets.local.token_bucket import KeyedTokenBuckets, TokenBucket
 from gh_assets_tests.support.github import FakeClock
 
+Steps = list[tuple[int, float, bool]]
 steps = st.lists(st.tuples(st.integers(1, 10), st.floats(0, 100), st.booleans()), max_size=40)
 
 
 @given(steps, st.integers(1, 20), st.floats(0.01, 10))
-def test_bucket_never_gives_more_than_a_burst_and_the_rate(
-    steps: list[tuple[int, float, bool]], capacity: int, per_second: float
-) -> None:
+def test_bucket_never_gives_more_than_a_burst_and_the_rate(steps: Steps, capacity: int, per_second: float) -> None:
     clock = FakeClock()
     bucket = TokenBucket(capacity, per_second, clock.now)
     used: list[tuple[float, int]] = []
@@ -34,9 +33,7 @@ def test_bucket_never_gives_more_than_a_burst_and_the_rate(
 
 
 @given(steps, st.integers(1, 20), st.floats(0.01, 10))
-def test_refused_tokens_are_available_after_the_returned_wait(
-    steps: list[tuple[int, float, bool]], capacity: int, per_second: float
-) -> None:
+def test_refused_tokens_are_available_after_the_returned_wait(steps: Steps, capacity: int, per_second: float) -> None:
     clock = FakeClock()
     bucket = TokenBucket(capacity, per_second, clock.now)
     for tokens, pause, _ in steps:

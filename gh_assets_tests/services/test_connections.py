@@ -9,14 +9,7 @@ import pytest
 from gh_assets.embedded import servers as embedded
 from gh_assets.errors import ConfigurationError
 from gh_assets.registry import ModelRegistry
-from gh_assets.services.connections import (
-    awesome_lists,
-    connect_gcs,
-    connect_github,
-    data_store,
-    model_store,
-    open_mongo,
-)
+from gh_assets.services import connections
 from gh_assets.settings import DEFAULT_AWESOME_LISTS, load_settings
 from gh_assets.storage.objects import ObjectStore
 from gh_assets_tests.conftest import ServeWorld
@@ -28,32 +21,28 @@ def started_servers(home: Path) -> set[str]:
     return {path.stem.split("-")[0] for path in (home / "run").glob("*.spec")}
 
 
-def test_mongo_uri_alone_starts_no_embedded_server(
-    home: Path, fresh_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mongo_uri_alone_starts_no_server(home: Path, fresh_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MONGO_URI", embedded.mongo_uri(home))
     monkeypatch.setenv("MONGO_DATABASE", "elsewhere")
-    with open_mongo(load_settings()) as database:
+    with connections.open_mongo(load_settings()) as database:
         database["things"].insert_one({"_id": 1})
         assert database.name == "elsewhere"
         database.client.drop_database("elsewhere")
     assert started_servers(fresh_home) == set()
 
 
-def test_gcs_bucket_alone_starts_no_embedded_server(
-    emulator: str, fresh_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gcs_bucket_alone_starts_no_server(emulator: str, fresh_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Google's variable for emulators replaces Google's address, so the client has no endpoint of the project's."""
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", emulator)
     monkeypatch.setenv("GCS_BUCKET", "my-data")
     monkeypatch.setenv("GCS_MODEL_BUCKET", "my-models")
     monkeypatch.setenv("GCS_PROJECT", "my-project")
     settings = load_settings()
-    client = connect_gcs(settings)
+    client = connections.connect_gcs(settings)
     for name in ("my-data", "my-models"):
         client.bucket(name).create()
-    data_store(settings, client).write("a", b"b")
-    model_store(settings, client).write("c", b"d")
+    connections.data_store(settings, client).write("a", b"b")
+    connections.model_store(settings, client).write("c", b"d")
     assert [blob.name for blob in client.list_blobs("my-data")] == ["a"]
     assert [blob.name for blob in client.list_blobs("my-models")] == ["c"]
     assert client.project == "my-project"
@@ -65,30 +54,28 @@ def test_configured_bucket_is_never_created(emulator: str, fresh_home: Path, mon
     monkeypatch.setenv("GCS_BUCKET", "misspelt-bucket")
     settings = load_settings()
     with pytest.raises(ConfigurationError, match="misspelt-bucket/a does not exist: create it"):
-        data_store(settings).write("a", b"b")
+        connections.data_store(settings).write("a", b"b")
 
 
-def test_github_tokens_alone_start_no_embedded_server(
+def test_github_tokens_alone_start_no_server(
     fresh_home: Path, serve_world: ServeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     standin, url = serve_world(world_of({"a/b": [0]}), tokens=("first", "second"))
     monkeypatch.setenv("GITHUB_TOKENS", "first, second\nfirst")
     monkeypatch.setenv("GITHUB_API_URL", url + "/")
-    with connect_github(load_settings()) as client:
+    with connections.connect_github(load_settings()) as client:
         assert len(client.pool.directory.tokens) == 2
         assert client.get(f"/repos/{LIST}").status == 200
-        assert awesome_lists(load_settings(), client) == list(DEFAULT_AWESOME_LISTS)
+        assert connections.awesome_lists(load_settings(), client) == list(DEFAULT_AWESOME_LISTS)
     assert standin.served["repository"] == 1
     assert started_servers(fresh_home) == set()
 
 
-def test_lists_are_those_of_the_settings_or_else_of_the_standin(
-    fresh_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with connect_github(load_settings()) as client:
-        assert awesome_lists(load_settings(), client) == [f"synthetic-lists/awesome-{n}" for n in (1, 2, 3)]
+def test_lists_are_those_of_the_settings_or_of_the_standin(fresh_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with connections.connect_github(load_settings()) as client:
+        assert connections.awesome_lists(load_settings(), client) == [f"synthetic-lists/awesome-{n}" for n in (1, 2, 3)]
         monkeypatch.setenv("GH_ASSETS_AWESOME", "a/b c/d,./e.md")
-        assert awesome_lists(load_settings(), client) == ["a/b", "c/d", "./e.md"]
+        assert connections.awesome_lists(load_settings(), client) == ["a/b", "c/d", "./e.md"]
 
 
 @pytest.mark.parametrize(
@@ -107,7 +94,7 @@ def test_invalid_setting_is_named(environment: dict[str, str], reason: str, monk
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError, match=reason):
-        connect_github(load_settings())
+        connections.connect_github(load_settings())
 
 
 @pytest.mark.parametrize(
@@ -124,7 +111,7 @@ def test_options_of_the_connection_string_take_precedence(
     home: Path, monkeypatch: pytest.MonkeyPatch, option: str, name: str, expected: object
 ) -> None:
     monkeypatch.setenv("MONGO_URI", f"{embedded.mongo_uri(home)}&{option}")
-    with open_mongo(load_settings()) as database:
+    with connections.open_mongo(load_settings()) as database:
         assert attrgetter(name)(database.client.options) == expected
 
 
@@ -134,5 +121,5 @@ def test_write_concern_of_the_connection_string_applies_to_the_registry(
     default, given = {"w": "majority", "wtimeout": 30_000}, {"w": 1, "wtimeout": 777}
     for option, expected in (("", default), ("&w=1&wtimeoutMS=777", given)):
         monkeypatch.setenv("MONGO_URI", embedded.mongo_uri(home) + option)
-        with open_mongo(load_settings()) as database:
+        with connections.open_mongo(load_settings()) as database:
             assert ModelRegistry(objects, database["models"]).documents.write_concern.document == expected

@@ -92,13 +92,12 @@ class Call(Request):
         BucketError
             413 if it has more than `limit` bytes.
         """
-        parts, size = [], 0
+        content = bytearray()
         async for part in self.stream():
-            size += len(part)
-            if size > limit:
+            content += part
+            if len(content) > limit:
                 raise BucketError(413, "uploadTooLarge", f"More than {limit:,} bytes in one request.")
-            parts.append(part)
-        return b"".join(parts)
+        return bytes(content)
 
 
 class BucketServer:
@@ -236,7 +235,7 @@ class BucketServer:
         raise BucketError(405, "methodNotAllowed", f"Objects do not support {call.method}.")
 
     def _content(self, call: Call, bucket: str, name: str) -> Response:
-        entry, file = self._open(bucket, name, call.conditions(), call.number("generation"))
+        entry, file = self._open(call, bucket, name)
         try:
             size = file.seek(0, os.SEEK_END)  # differs from that of the entry if the file is damaged
             if size == 0 < entry.size:
@@ -267,16 +266,14 @@ class BucketServer:
             raise
         return StreamingResponse(_pieces(file, first, last), status, headers)
 
-    def _open(
-        self, bucket: str, name: str, conditions: Preconditions, generation: int | None
-    ) -> tuple[Entry, BinaryIO]:
-        entry = self.files.find(bucket, name, conditions, generation)
+    def _open(self, call: Call, bucket: str, name: str) -> tuple[Entry, BinaryIO]:
+        entry = self.files.find(bucket, name, call.conditions(), call.number("generation"))
         try:
             return entry, self.files.open(entry)
         except FileNotFoundError:
             if self.files.find(bucket, name, Preconditions()) == entry:
                 return entry, BytesIO()  # the file is missing, although the object has not been replaced
-            return self._open(bucket, name, conditions, generation)
+            return self._open(call, bucket, name)
 
     async def _copy(self, call: Call, source: tuple[str, str], target: tuple[str, str], method: str) -> Response:
         _check_method(call, "POST")

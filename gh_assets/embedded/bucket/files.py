@@ -42,6 +42,9 @@ CREATE TABLE IF NOT EXISTS objects (
 Checksums = tuple[int, str, str]
 """Size of a content, and its CRC32C and MD5 in the form of Cloud Storage, base64."""
 
+Properties = Mapping[str, Any]
+"""Fields of an object that clients can set, by Google's names."""
+
 
 class BucketError(Exception):
     """An error response of Cloud Storage: an HTTP status, a reason and a message."""
@@ -94,7 +97,7 @@ class Preconditions:
 
 @dataclass(frozen=True)
 class Entry:
-    """The index entry of an object. `properties` are the fields that clients can set, by Google's names."""
+    """The index entry of an object."""
 
     bucket: str
     name: str
@@ -105,7 +108,7 @@ class Entry:
     md5: str
     created: str
     updated: str
-    properties: Mapping[str, Any]
+    properties: Properties
     file: str
 
 
@@ -313,9 +316,7 @@ class Files:
             raise
         return draft
 
-    def store(
-        self, bucket: str, name: str, draft: Draft, properties: Mapping[str, Any], conditions: Preconditions
-    ) -> Entry:
+    def store(self, bucket: str, name: str, draft: Draft, properties: Properties, conditions: Preconditions) -> Entry:
         """Create or replace an object atomically by a draft, which is deleted if that fails.
 
         Raises
@@ -327,9 +328,7 @@ class Files:
         draft.path.touch(0o600)  # a draft without content has no file yet
         return self._commit(bucket, name, draft.path, draft.checksums, properties, conditions)
 
-    def copy(
-        self, source: Entry, bucket: str, name: str, properties: Mapping[str, Any], conditions: Preconditions
-    ) -> Entry:
+    def copy(self, source: Entry, bucket: str, name: str, properties: Properties, conditions: Preconditions) -> Entry:
         """Create or replace an object by the content of another one.
 
         The file is linked, with its recorded checksums, so that damage to the source is detected in the copy.
@@ -348,15 +347,9 @@ class Files:
         return self._commit(bucket, name, path, checksums, properties, conditions)
 
     def _commit(
-        self,
-        bucket: str,
-        name: str,
-        path: Path,
-        checksums: Checksums,
-        properties: Mapping[str, Any],
-        conditions: Preconditions,
+        self, bucket: str, name: str, path: Path, checksums: Checksums, given: Properties, conditions: Preconditions
     ) -> Entry:
-        kept = dict(properties)
+        kept = dict(given)
         try:
             for key, value in zip(("crc32c", "md5Hash"), checksums[1:], strict=True):
                 if (provided := kept.pop(key, value)) != value:
@@ -378,14 +371,7 @@ class Files:
         return entry
 
     def update(
-        self,
-        bucket: str,
-        name: str,
-        properties: Mapping[str, Any],
-        conditions: Preconditions,
-        generation: int | None,
-        *,
-        whole: bool,
+        self, bucket: str, name: str, new: Properties, conditions: Preconditions, generation: int | None, *, whole: bool
     ) -> Entry:
         """Replace the properties of an object if `whole`, otherwise only the given ones (`metadata` by key).
 
@@ -396,9 +382,9 @@ class Files:
         """
         with self._transaction() as index:
             present = self._find(bucket, name, conditions, generation)
-            merged = dict(properties) if whole else _merged(present.properties, properties)
+            properties = new if whole else _merged(present.properties, new)
             now = timestamp(dt.datetime.now(dt.UTC))
-            entry = replace(present, metageneration=present.metageneration + 1, updated=now, properties=merged)
+            entry = replace(present, metageneration=present.metageneration + 1, updated=now, properties=properties)
             _put(index, entry)
         return entry
 
@@ -473,7 +459,7 @@ def _put(index: sqlite3.Connection, entry: Entry) -> None:
     index.execute(_INSERT, asdict(entry) | {"properties": orjson.dumps(entry.properties).decode()})
 
 
-def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(old: Properties, new: Properties) -> dict[str, Any]:
     """Return the properties after a PATCH, in which null removes a key."""
     merged = dict(old)
     for key, value in new.items():

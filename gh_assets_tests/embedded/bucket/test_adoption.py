@@ -11,9 +11,7 @@ from gh_assets_tests.support.bucket import bucket_client
 
 
 @pytest.mark.parametrize("attributes", [True, False], ids=["with attributes", "on a file system without attributes"])
-def test_buckets_of_version_0_are_adopted_with_or_without_extended_attributes(
-    fresh_home: Path, attributes: bool
-) -> None:
+def test_buckets_of_version_0_are_adopted_with_or_without_attributes(fresh_home: Path, attributes: bool) -> None:
     path = fresh_home / "gcs" / "gh-assets" / "assets/stargazers/b/two%237.parquet"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"content")

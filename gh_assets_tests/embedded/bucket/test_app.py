@@ -40,9 +40,7 @@ REQUESTS = [
 
 
 @pytest.mark.parametrize(("method", "path"), REQUESTS)
-def test_request_without_the_token_of_the_home_is_rejected(
-    home: Path, objects: ObjectStore, method: str, path: str
-) -> None:
+def test_request_without_the_homes_token_is_rejected(home: Path, objects: ObjectStore, method: str, path: str) -> None:
     objects.write("kept", b"content")
     endpoint, token = servers.cloud_storage(home)
     port = urlsplit(endpoint).port
