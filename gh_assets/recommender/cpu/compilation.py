@@ -1,16 +1,38 @@
 """Compilation by numba, with results on disk that a change of any module of this folder makes obsolete."""
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from numba import njit
 
 OPTIONS = {"fastmath": True, "error_model": "numpy"}
 """As numpy divides: a check for zero divisors would prevent vectorization."""
 
 _SOURCES = zlib.crc32(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
+
+
+LOCK = Path(__file__).parent / "__pycache__" / "compilation.lock"
+
+
+@contextmanager
+def one_process() -> Iterator[None]:
+    """Compile in one process at a time: what others wait for they load from the disk, instead of compiling it, too."""
+    try:
+        lock = FileLock(LOCK, mode=0o600).acquire()
+    except OSError:  # nothing can be written here
+        lock = nullcontext()
+    with lock:
+        yield
+
+
+def call(function: Any, *arguments: object) -> Any:
+    """Call a function of `compiled` from the interpreter."""
+    with nullcontext() if function.signatures else one_process():
+        return function(*arguments)
 
 
 def cached(compiler: Callable[..., Any], function: Callable[..., Any]) -> Any:

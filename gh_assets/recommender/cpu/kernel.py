@@ -21,7 +21,7 @@ from numba import carray, cfunc, njit, types
 from torch import Tensor
 
 from gh_assets.recommender.cpu import llvm_internals
-from gh_assets.recommender.cpu.compilation import OPTIONS, cached
+from gh_assets.recommender.cpu.compilation import OPTIONS, cached, one_process
 from gh_assets.recommender.cpu.llvm_internals import openmp
 
 CHUNKS = 32
@@ -110,7 +110,8 @@ class Kernel:
         words += self._measured({n: value for n, value in arguments.items() if isinstance(value, Tensor)})
         openmp()  # before compiling: it registers OpenMP's functions
         if dtype not in self._compiled:
-            self._compiled[dtype] = self._compile(dtype)
+            with one_process():
+                self._compiled[dtype] = self._compile(dtype)
         return Bound(self._compiled[dtype], words, arguments)
 
     def _word(self, name: str, argument: Argument, dtype: torch.dtype) -> int:

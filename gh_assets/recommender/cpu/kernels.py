@@ -3,8 +3,9 @@
 In a network this small, half the time goes into passes over memory between the matrix products. Each kernel does in one
 pass what would be five to fifteen operations.
 
-A loop that writes one large array reads none: where two arrays have the same offset within their pages, each read waits
-for the write before it (three times as slow, in one process of two).
+A loop copies an array, because numba takes seconds to compile numpy's assignment. A loop that writes one large array
+reads none: where two arrays have the same offset within their pages, each read waits for the write before it (three
+times as slow, in one process of two).
 """
 
 import math
@@ -408,7 +409,8 @@ def sums_of_rows(a, low, high):
     row, stars = np.empty_like(start), a.offsets[len(a.out)]
     size, address = table.strides[0], table.ctypes.data
     for user in range(low, high):
-        row[:] = start
+        for j in range(len(row)):
+            row[j] = start[j]
         begin, end = a.offsets[user], a.offsets[user + 1]
         fours = begin + (end - begin) // 4 * 4
         for star in range(begin, fours, 4):
@@ -505,7 +507,8 @@ def _adam_of_row(weight, first, gradient, moment, second, constants):
     _store_row(first, moment)
     for j in range(len(gradient)):
         gradient[j] = weight[j] - step * moment[j]
-    weight[:] = gradient
+    for j in range(len(gradient)):
+        weight[j] = gradient[j]
     return v
 
 

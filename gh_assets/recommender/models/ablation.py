@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gh_assets.recommender.cpu import leave_one_out
+from gh_assets.recommender.cpu.compilation import call
 from gh_assets.recommender.engine.bags import Bags, SparseEncoder
 
 ABLATE_ALL = 64
@@ -62,8 +63,8 @@ def contributions(
         tables = (encoder.embeddings.detach(), first, decoder, mean_item)
         embeddings, sums, output, mean = (tensor.contiguous().numpy() for tensor in tables)
         limits = ABLATE_ALL, ABLATE_STRONGEST
-        result: NDArray[np.float32] = leave_one_out.contributions(
-            compiled(), stars, embeddings, sums, output[items] - mean, limits
+        result: NDArray[np.float32] = call(
+            leave_one_out.contributions, compiled(), stars, embeddings, sums, output[items] - mean, limits
         )
         return result
     directions = decoder[torch.from_numpy(items).to(decoder.device)] - mean_item

@@ -10,6 +10,7 @@ from scipy.ndimage import uniform_filter
 
 from gh_assets.errors import ConfigurationError, GhAssetsError, StoredDataError
 from gh_assets.recommender.cpu.blending import blend
+from gh_assets.recommender.cpu.compilation import call
 from gh_assets.recommender.data.interactions import Csr
 from gh_assets.recommender.evaluation.metrics import MAIN_METRIC, ranking_metrics
 from gh_assets.recommender.models.base import Recommender, Scores
@@ -90,7 +91,7 @@ class Hybrid(Recommender):
 
     def score_with_spreads(self, stars: Csr) -> Scores:
         first, second = (part.score(stars) for part in (self.first, self.second))
-        spreads = blend(first, second, np.float32(self.weight), np.float32(self.popularity) * self.popularity_z)
+        spreads = call(blend, first, second, np.float32(self.weight), np.float32(self.popularity) * self.popularity_z)
         return Scores(first, spreads)
 
     def contributions(

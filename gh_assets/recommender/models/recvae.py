@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from gh_assets.errors import ConfigurationError
 from gh_assets.recommender.cpu import leave_one_out
+from gh_assets.recommender.cpu.compilation import call
 from gh_assets.recommender.cpu.torch_internals import Derived
 from gh_assets.recommender.data.interactions import Csr
 from gh_assets.recommender.engine.bags import Bags, SparseEncoder, portions
@@ -79,7 +80,7 @@ class Encoder(SparseEncoder):
 
     def latent_mean(self, first: Tensor, dtype: torch.dtype) -> Tensor:
         if not torch.is_grad_enabled() and leave_one_out.usable(first.device, dtype):
-            return torch.from_numpy(leave_one_out.latent_means(self.compiled(), first.contiguous().numpy()))
+            return torch.from_numpy(call(leave_one_out.latent_means, self.compiled(), first.contiguous().numpy()))
         hidden = self._last_hidden(first, dtype)
         return F.linear(hidden, self.mean.weight.to(dtype), self.mean.bias.to(dtype)).to(first.dtype)
 

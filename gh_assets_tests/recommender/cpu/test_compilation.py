@@ -1,0 +1,22 @@
+"""One process compiles at a time."""
+
+from pathlib import Path
+
+import pytest
+from filelock import FileLock, Timeout
+
+from gh_assets.recommender.cpu import compilation
+
+
+def test_one_process_compiles_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(compilation, "LOCK", tmp_path / "lock")
+    with compilation.one_process(), pytest.raises(Timeout):
+        FileLock(tmp_path / "lock").acquire(timeout=0)
+    FileLock(tmp_path / "lock").acquire(timeout=0).lock.release()
+
+
+def test_where_nothing_can_be_written_every_process_compiles(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(compilation, "LOCK", tmp_path / "file" / "lock")
+    added = compilation.compiled(lambda number: number + 1)
+    assert compilation.call(added, 1) == compilation.call(added, 1) == 2
