@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ LOCK = Path(__file__).parent / "__pycache__" / "compilation.lock"
 def one_process() -> Iterator[None]:
     """Compile in one process at a time: what others wait for they load from the disk, instead of compiling it, too."""
     try:
-        lock = FileLock(LOCK, mode=0o600).acquire()
+        lock: AbstractContextManager[Any] = FileLock(LOCK, mode=0o600).acquire()
     except OSError:  # nothing can be written here
         lock = nullcontext()
     with lock:
