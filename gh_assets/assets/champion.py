@@ -5,9 +5,8 @@ from typing import Any
 
 import dagster as dg
 import numpy as np
-from pydantic import Field
 
-from gh_assets.assets.definition import recommender_asset, when_upstream_updated
+from gh_assets.assets.definition import AssetConfig, recommender_asset, when_upstream_updated
 from gh_assets.assets.hybrid_model import hybrid_model
 from gh_assets.assets.leaderboard import leaderboard
 from gh_assets.assets.metadata import figure_metadata, markdown_table, measure_seconds
@@ -21,11 +20,14 @@ LISTED_MOVES = 20
 """Moves of the alias in the metadata."""
 
 
-class ChampionConfig(dg.Config):
+class ChampionConfig(AssetConfig):
     """Which models are candidates."""
 
-    seed: int = Field(default=0, description="Seed of the split that the models were trained on.")
-    tag: str = Field(default="", description="Only models with this tag. Empty: with any.")
+    seed: int = 0
+    """Seed of the split that the models were trained on."""
+
+    tag: str = ""
+    """Only models with this tag. Empty: with any."""
 
 
 @recommender_asset(

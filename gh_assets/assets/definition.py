@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import dagster as dg
+from pydantic import ConfigDict
 
 from gh_assets.assets.metadata import table_metadata
 from gh_assets.assets.retries import retry_transient
@@ -37,6 +38,12 @@ LISTS_FRESH = dg.FreshnessPolicy.time_window(fail_window=dt.timedelta(days=7), w
 
 CHAIN_FRESH = dg.FreshnessPolicy.time_window(fail_window=dt.timedelta(days=45), warn_window=dt.timedelta(days=30))
 """For what follows from the stars: without enough new stars, nothing is trained for a long time."""
+
+
+class AssetConfig(dg.Config):
+    """Configuration of an asset, its checks or ops, whose fields are described by the docstrings after them."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
 
 @contextmanager

@@ -1,9 +1,8 @@
 """`hybrid_model`: the RecVAE of the current matrix blended with a linear model, and registered."""
 
 import dagster as dg
-from pydantic import Field
 
-from gh_assets.assets.definition import recommender_asset, when_upstream_updated
+from gh_assets.assets.definition import AssetConfig, recommender_asset, when_upstream_updated
 from gh_assets.assets.metadata import measure_seconds, model_metadata
 from gh_assets.assets.recvae_model import newest_model, recvae_model, trained_before
 from gh_assets.local import progress
@@ -13,11 +12,14 @@ from gh_assets.registry.training import matrix_lineage, register
 from gh_assets.resources import GcsResource, RegistryResource
 
 
-class HybridModelConfig(dg.Config):
+class HybridModelConfig(AssetConfig):
     """Which models are blended."""
 
-    tag: str = Field(default="", description="Tag of the registered model; the newest RecVAE with this tag is used.")
-    seed: int = Field(default=0, description="Seed of the split: that of the RecVAE.")
+    tag: str = ""
+    """Tag of the registered model; the newest RecVAE with this tag is used."""
+
+    seed: int = 0
+    """Seed of the split: that of the RecVAE."""
 
 
 @recommender_asset(

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import numpy as np
 import polars as pl
-from pydantic import Field
 
-from gh_assets.assets.definition import recommender_asset, when_upstream_updated
+from gh_assets.assets.definition import AssetConfig, recommender_asset, when_upstream_updated
 from gh_assets.assets.hybrid_model import hybrid_model
 from gh_assets.assets.metadata import figure_metadata, markdown_table, measure_seconds
 from gh_assets.assets.recvae_model import newest_model
@@ -38,14 +37,17 @@ STEPS = 5
 """Units of progress: one a model that is trained, and the split by time."""
 
 
-class LeaderboardConfig(dg.Config):
+class LeaderboardConfig(AssetConfig):
     """What is compared."""
 
-    seed: int = Field(default=0, description="Seed of the split: that of the RecVAE.")
-    tag: str = Field(default="", description="Tag of the models that are compared.")
-    in_time: bool = Field(
-        default=True, description="Where stars have times, also train on the earlier ones and test on the later ones."
-    )
+    seed: int = 0
+    """Seed of the split: that of the RecVAE."""
+
+    tag: str = ""
+    """Tag of the models that are compared."""
+
+    in_time: bool = True
+    """Where stars have times, also train on the earlier ones and test on the later ones."""
 
 
 @recommender_asset(

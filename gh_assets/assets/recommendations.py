@@ -7,7 +7,7 @@ import polars as pl
 from pydantic import Field
 
 from gh_assets.assets.champion import champion
-from gh_assets.assets.definition import recommender_asset, when_upstream_updated
+from gh_assets.assets.definition import AssetConfig, recommender_asset, when_upstream_updated
 from gh_assets.assets.metadata import measure_seconds, preview
 from gh_assets.local import progress
 from gh_assets.recommender.data.interactions import UserItemMatrix
@@ -18,16 +18,29 @@ from gh_assets.serving.requests import DEFAULT_COUNT, MAX_COUNT, Filters
 from gh_assets.storage.asset_store import TableParts
 
 
-class RecommendationsConfig(dg.Config):
+class RecommendationsConfig(AssetConfig):
     """What is recommended, and by which model."""
 
-    n: int = Field(default=DEFAULT_COUNT, ge=1, le=MAX_COUNT, description="Repositories a user.")
-    reasons: int = Field(default=3, ge=0, le=20, description="Maximum number of own stars that explain each; 0: none.")
-    own: bool = Field(default=False, description="Recommend users their own repositories, too.")
-    forks: bool = Field(default=False, description="Recommend forks of starred repositories, and their origins, too.")
-    archived: bool = Field(default=False, description="Recommend archived repositories, too.")
-    model: str = Field(default="", description="Use the best model of this name. Empty: the champion.")
-    tag: str = Field(default="", description="Use the best model with this tag. Empty: any, or the champion.")
+    n: int = Field(DEFAULT_COUNT, ge=1, le=MAX_COUNT)
+    """Repositories a user."""
+
+    reasons: int = Field(3, ge=0, le=20)
+    """Maximum number of own stars that explain each; 0: none."""
+
+    own: bool = False
+    """Recommend users their own repositories, too."""
+
+    forks: bool = False
+    """Recommend forks of starred repositories, and their origins, too."""
+
+    archived: bool = False
+    """Recommend archived repositories, too."""
+
+    model: str = ""
+    """Use the best model of this name. Empty: the champion."""
+
+    tag: str = ""
+    """Use the best model with this tag. Empty: any, or the champion."""
 
 
 @dataclass

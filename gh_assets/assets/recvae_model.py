@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
-from gh_assets.assets.definition import recommender_asset, when_upstream_updated
+from gh_assets.assets.definition import AssetConfig, recommender_asset, when_upstream_updated
 from gh_assets.assets.metadata import measure_seconds, model_metadata
 from gh_assets.assets.progress import asset_progress
 from gh_assets.errors import ModelNotFoundError
@@ -23,19 +23,26 @@ if TYPE_CHECKING:
     from gh_assets.recommender.models.trained_model import TrainedModel
 
 
-class RecVAEModelConfig(dg.Config):
+class RecVAEModelConfig(AssetConfig):
     """How RecVAE is trained. The defaults are those of `gh_assets.recommender.RecVAEConfig`."""
 
-    epochs: int = Field(default=25, ge=1, description="Maximum number of epochs; early stopping may need fewer.")
-    tuned: bool = Field(
-        default=True, description="Use the hyper-parameters that the newest `gh-assets tune` found, if there is one."
-    )
-    gamma: float | None = Field(default=None, ge=0, description="KL weight for each star of a user.")
-    seed: int = Field(default=0, description="Seed of the training and of the split.")
-    tag: str = Field(default="", description="Tag of the registered model.")
-    retrain: bool = Field(
-        default=False, description="Train even if the same data and configuration were trained before."
-    )
+    epochs: int = Field(25, ge=1)
+    """Maximum number of epochs; early stopping may need fewer."""
+
+    tuned: bool = True
+    """Use the hyper-parameters that the newest `gh-assets tune` found, if there is one."""
+
+    gamma: float | None = Field(None, ge=0)
+    """KL weight for each star of a user."""
+
+    seed: int = 0
+    """Seed of the training and of the split."""
+
+    tag: str = ""
+    """Tag of the registered model."""
+
+    retrain: bool = False
+    """Train even if the same data and configuration were trained before."""
 
     def hyperparameters(self, registry: ModelRegistry) -> "RecVAEConfig":
         """Return the configuration of the training."""

@@ -4,7 +4,14 @@ import dagster as dg
 import polars as pl
 from pydantic import Field
 
-from gh_assets.assets.definition import GITHUB_POOL, LISTS_FRESH, REPO_PARTITIONS, collection_asset, tag_run
+from gh_assets.assets.definition import (
+    GITHUB_POOL,
+    LISTS_FRESH,
+    REPO_PARTITIONS,
+    AssetConfig,
+    collection_asset,
+    tag_run,
+)
 from gh_assets.assets.metadata import markdown_table, measure_seconds, preview
 from gh_assets.assets.progress import asset_progress
 from gh_assets.collector.archive_days import read_star_events
@@ -19,22 +26,19 @@ from gh_assets.storage.documents import sync_documents
 from gh_assets.storage.mongo import Collections
 
 
-class ReposConfig(dg.Config):
+class ReposConfig(AssetConfig):
     """Which lists `repos` reads."""
 
-    awesome: list[str] = Field(
-        default=[],
-        description="Awesome lists, each owner/name, owner/name/path, an address on GitHub, or a file. "
-        "Empty: those of the settings.",
-    )
-    max_requests: int | None = Field(
-        default=None, ge=1, description="Maximum number of requests; the next run asks for what is left."
-    )
-    retire: bool | None = Field(
-        default=None,
-        description="Remove the partitions of repositories that are in no list any more. Their data are kept and used "
-        "again when they are listed again. Unset: the value of GH_ASSETS_RETIRE.",
-    )
+    awesome: list[str] = Field([])
+    """Awesome lists, each owner/name, owner/name/path, an address on GitHub, or a file. Empty: those of the
+    settings."""
+
+    max_requests: int | None = Field(None, ge=1)
+    """Maximum number of requests; the next run asks for what is left."""
+
+    retire: bool | None = None
+    """Remove the partitions of repositories that are in no list any more. Their data are kept and used again when they
+    are listed again. Unset: the value of GH_ASSETS_RETIRE."""
 
 
 @collection_asset(

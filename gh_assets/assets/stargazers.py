@@ -9,7 +9,7 @@ import dagster as dg
 import polars as pl
 from pydantic import Field
 
-from gh_assets.assets.definition import GITHUB_POOL, REPO_PARTITIONS, collection_asset, single_run, tag_run
+from gh_assets.assets.definition import GITHUB_POOL, REPO_PARTITIONS, AssetConfig, collection_asset, single_run, tag_run
 from gh_assets.assets.metadata import MAX_REASON, collection_metadata, measure_seconds, partition_metadata, preview
 from gh_assets.assets.progress import asset_progress
 from gh_assets.assets.star_events import star_events
@@ -33,30 +33,33 @@ UNLISTED: dict[str, str | int] = {
 """Metadata of a partition whose repository is in no list."""
 
 
-class StargazersConfig(dg.Config):
+class StargazersConfig(AssetConfig):
     """How stars are collected. What is unset has the value of the settings."""
 
-    source: Literal["setting", StarSourceName] = Field(
-        default="setting",
-        description="Where stars come from. 'auto': the repository's own list, and users' lists where many own lists "
-        "are closed; 'stargazers': GitHub's list by REST (oldest first); 'graphql': the same by GraphQL (newest first, "
-        "many in a query); 'starred': users' lists; 'gharchive': the asset star_events; 'file': a file; 'setting': the "
-        "value of GH_ASSETS_SOURCE.",
-    )
-    stars_file: str | None = Field(default=None, description="File of stars, for the source 'file'.")
-    seed_users: str | None = Field(default=None, description="File of users whose starred lists are read first.")
-    max_users: int | None = Field(default=None, ge=1, description="Maximum number of users whose lists are read.")
-    max_pages: int | None = Field(
-        default=None, ge=1, le=MAX_PAGES, description="Maximum pages of 100 stars a repository or user."
-    )
-    max_requests: int | None = Field(
-        default=None, ge=1, description="Maximum number of requests; the next run continues from there."
-    )
-    full: bool = Field(
-        default=False,
-        description="Read all lists again to their end, also where the star count has not changed. This notices stars "
-        "that were taken back.",
-    )
+    source: Literal["setting", StarSourceName] = "setting"
+    """Where stars come from. 'auto': the repository's own list, and users' lists where many own lists are closed;
+    'stargazers': GitHub's list by REST (oldest first); 'graphql': the same by GraphQL (newest first, many in a query);
+    'starred': users' lists; 'gharchive': the asset star_events; 'file': a file; 'setting': the value of
+    GH_ASSETS_SOURCE."""
+
+    stars_file: str | None = None
+    """File of stars, for the source 'file'."""
+
+    seed_users: str | None = None
+    """File of users whose starred lists are read first."""
+
+    max_users: int | None = Field(None, ge=1)
+    """Maximum number of users whose lists are read."""
+
+    max_pages: int | None = Field(None, ge=1, le=MAX_PAGES)
+    """Maximum pages of 100 stars a repository or user."""
+
+    max_requests: int | None = Field(None, ge=1)
+    """Maximum number of requests; the next run continues from there."""
+
+    full: bool = False
+    """Read all lists again to their end, also where the star count has not changed. This notices stars that were taken
+    back."""
 
     def options(self, policy: PolicyResource, force: Collection[int] = frozenset()) -> CollectionOptions:
         """Return the options of the collection, with the policy's values for what is unset."""

@@ -5,7 +5,7 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from gh_assets.assets.definition import recommender_asset, when_upstream_updated
+from gh_assets.assets.definition import AssetConfig, recommender_asset, when_upstream_updated
 from gh_assets.assets.metadata import length_histogram, markdown_table, measure_seconds
 from gh_assets.local import progress
 from gh_assets.recommender.data.interactions import UserItemMatrix, build_user_item_matrix
@@ -14,11 +14,14 @@ PREVIEWED = 8
 """Repositories in the preview."""
 
 
-class MatrixConfig(dg.Config):
+class MatrixConfig(AssetConfig):
     """Which users and repositories are in the matrix."""
 
-    min_user_stars: int = Field(default=1, ge=1, description="Leave out users with fewer stars.")
-    min_repo_stars: int = Field(default=1, ge=1, description="Leave out repositories with fewer stars.")
+    min_user_stars: int = Field(1, ge=1)
+    """Leave out users with fewer stars."""
+
+    min_repo_stars: int = Field(1, ge=1)
+    """Leave out repositories with fewer stars."""
 
 
 @recommender_asset(automation_condition=when_upstream_updated("stargazers", "repos"), kinds={"scipy", "numpy", "gcs"})

@@ -8,6 +8,7 @@ import polars as pl
 from pydantic import Field
 
 from gh_assets.assets import star_events
+from gh_assets.assets.definition import AssetConfig
 from gh_assets.assets.metadata import measure_seconds, preview
 from gh_assets.assets.progress import asset_progress
 from gh_assets.collector.archive_days import days_between, days_of, read_days
@@ -24,21 +25,20 @@ REPORTED_PROBLEMS = 5
 """Maximum number of problems in the metadata of a day."""
 
 
-class ReadArchiveConfig(dg.Config):
+class ReadArchiveConfig(AssetConfig):
     """What is read: places, or whole days below the setting GH_ASSETS_ARCHIVE."""
 
-    places: list[str] = Field(
-        default=[],
-        description="Hours, each a file, a folder, gs://bucket/object or an http address; {0..23} is a range.",
-    )
-    first_day: str | None = Field(
-        default=None, description="Without places: the first day, such as 2024-05-01; all its hours are read."
-    )
-    last_day: str | None = Field(default=None, description="The last day. Unset: the first day alone.")
-    only_listed: bool = Field(
-        default=False,
-        description="Keep only the stars of repositories in `repos`. Repositories that are listed later lack them.",
-    )
+    places: list[str] = Field([])
+    """Hours, each a file, a folder, gs://bucket/object or an http address; {0..23} is a range."""
+
+    first_day: str | None = None
+    """Without places: the first day, such as 2024-05-01; all its hours are read."""
+
+    last_day: str | None = None
+    """The last day. Unset: the first day alone."""
+
+    only_listed: bool = False
+    """Keep only the stars of repositories in `repos`. Repositories that are listed later lack them."""
 
     def days(self) -> list[dt.date]:
         """Return the days to read.

@@ -30,26 +30,20 @@ MIN_SHARE_SIZE = 25
 class CollectDueConfig(StargazersConfig):
     """Which repositories are collected, and how."""
 
-    which: list[str] = Field(
-        default=[reason.value for reason in planning.ALL_REASONS],
-        description="Reasons to collect a repository. new: it was never collected; failed: it could not be read; "
-        "restricted: its list was closed; moved: GitHub counts other stars than are stored; incomplete: the stored "
-        "list was not proven complete; old: it was not read for GH_ASSETS_REFRESH_AFTER.",
-    )
-    repositories: list[str] = Field(
-        default=[], description="Partitions to collect, due or not. Empty: those that are due."
-    )
-    patient: bool = Field(
-        default=False,
-        description="Respect the waits of the settings and leave the reserve of the quota to people, as sensors do. "
-        "Otherwise all repositories that have any of the reasons are collected now.",
-    )
-    shares: int | None = Field(
-        default=None,
-        ge=1,
-        le=1000,
-        description="Number of steps that the work is divided into. Unset: one, and sixteen with the Celery executor.",
-    )
+    which: list[str] = Field([reason.value for reason in planning.ALL_REASONS])
+    """Reasons to collect a repository. new: it was never collected; failed: it could not be read; restricted: its list
+    was closed; moved: GitHub counts other stars than are stored; incomplete: the stored list was not proven complete;
+    old: it was not read for GH_ASSETS_REFRESH_AFTER."""
+
+    repositories: list[str] = Field([])
+    """Partitions to collect, due or not. Empty: those that are due."""
+
+    patient: bool = False
+    """Respect the waits of the settings and leave the reserve of the quota to people, as sensors do. Otherwise all
+    repositories that have any of the reasons are collected now."""
+
+    shares: int | None = Field(None, ge=1, le=1000)
+    """Number of steps that the work is divided into. Unset: one, and sixteen with the Celery executor."""
 
     def share_config(self, shares: int) -> dict[str, Any]:
         """Return the configuration of one of several shares, which divide the requests among them."""

@@ -3,9 +3,9 @@
 import dagster as dg
 import numpy as np
 import polars as pl
-from pydantic import Field
 
 from gh_assets.assets import user_item_matrix
+from gh_assets.assets.definition import AssetConfig
 from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.registry import SERVED
 from gh_assets.resources import RegistryResource
@@ -70,12 +70,11 @@ def matrix_has_exactly_the_collected_pairs(
     )
 
 
-class LikenessConfig(dg.Config):
+class LikenessConfig(AssetConfig):
     """Whether a different matrix is intended."""
 
-    accept: bool = Field(
-        default=False, description="Accept the matrix, however different, for example after a list was removed."
-    )
+    accept: bool = False
+    """Accept the matrix, however different, for example after a list was removed."""
 
 
 @dg.asset_check(asset=user_item_matrix, blocking=True)
