@@ -4,12 +4,14 @@ import dagster as dg
 
 from gh_assets.assets.definition import AssetConfig, recommender_asset, when_upstream_updated
 from gh_assets.assets.metadata import measure_seconds, model_metadata
-from gh_assets.assets.recvae_model import newest_model, recvae_model, trained_before
+from gh_assets.assets.recvae_model import recvae_model
+from gh_assets.assets.reuse import newest_model, trained_before
 from gh_assets.local import progress
 from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.registry import HYBRID, RECVAE
 from gh_assets.registry.training import matrix_lineage, register
 from gh_assets.resources import GcsResource, RegistryResource
+from gh_assets.serving.current_model import model_cache
 
 
 class HybridModelConfig(AssetConfig):
@@ -41,25 +43,20 @@ def hybrid_model(
     from gh_assets.recommender.training.training import train_hybrid
 
     with registry.open() as models, measure_seconds() as timing:
-        base, recvae = newest_model(registry, RECVAE, config.tag, user_item_matrix)
+        cache = model_cache(registry.settings())
+        recvae = newest_model(models, cache, RECVAE, config.tag, user_item_matrix)
+        base = recvae.registered
         fingerprint = f"hybrid of {base.sha256} less popularity, split {config.seed}"
-        before = trained_before(context, registry, HYBRID, fingerprint)
+        before = trained_before(context, models, cache, HYBRID, fingerprint)
         if before is not None:
-            registered, trained = before
+            registered, hybrid = before.registered, before.trained.model
         else:
             progress.report("hybrid_model", 0, 1, "the linear part")
-            result = train_hybrid(user_item_matrix, recvae.model, split_seed=config.seed)
-            trained = result.trained
+            result = train_hybrid(user_item_matrix, recvae.trained.model, split_seed=config.seed)
+            hybrid, lineage = result.trained.model, matrix_lineage(gcs.asset_store()) | {"recvae": base.title}
             registered = register(
-                models,
-                result,
-                tag=config.tag,
-                config=trained.model.to_config(),
-                run_id=context.run.run_id,
-                fingerprint=fingerprint,
-                lineage={**matrix_lineage(gcs.asset_store()), "recvae": f"{base.name} {base.version}"},
+                models, result, tag=config.tag, run_id=context.run.run_id, fingerprint=fingerprint, lineage=lineage
             )
-        hybrid = trained.model
         assert isinstance(hybrid, Hybrid)
         progress.report("hybrid_model", 1, 1, f"{hybrid.weight:g} of {hybrid.first.name}")
     return dg.MaterializeResult(

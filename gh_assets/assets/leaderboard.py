@@ -11,15 +11,16 @@ import polars as pl
 from gh_assets.assets.definition import AssetConfig, recommender_asset, when_upstream_updated
 from gh_assets.assets.hybrid_model import hybrid_model
 from gh_assets.assets.metadata import figure_metadata, markdown_table, measure_seconds
-from gh_assets.assets.recvae_model import newest_model
+from gh_assets.assets.reuse import newest_model
 from gh_assets.errors import InvalidInteractionsError
 from gh_assets.local import progress
 from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.recommender.evaluation.metrics import MAIN_METRIC
-from gh_assets.registry import HYBRID, RECVAE, SERVED
+from gh_assets.registry import HYBRID, RECVAE, SERVED, ModelRegistry
 from gh_assets.registry.training import matrix_lineage, register
 from gh_assets.resources import GcsResource, RegistryResource
 from gh_assets.schemas import LEADERBOARD
+from gh_assets.serving.current_model import model_cache
 
 if TYPE_CHECKING:
     from gh_assets.recommender.evaluation.evaluation import Evaluation
@@ -72,20 +73,20 @@ def leaderboard(
     from gh_assets.recommender.models.hybrid import Hybrid
     from gh_assets.recommender.training.training import compare
 
-    with measure_seconds() as timing:
-        _, trained = newest_model(registry, HYBRID, config.tag, user_item_matrix)
-        hybrid = trained.model
+    with registry.open() as models, measure_seconds() as timing:
+        cache = model_cache(registry.settings())
+        hybrid = newest_model(models, cache, HYBRID, config.tag, user_item_matrix).trained.model
         assert isinstance(hybrid, Hybrid)
         done = count()
 
         def start(name: str) -> None:
             progress.report("leaderboard", next(done), STEPS, name)
 
-        rows, models = compare(user_item_matrix, [hybrid], split_seed=config.seed, on_model=start)
-        leader = models[rows[0].name]
+        rows, compared = compare(user_item_matrix, [hybrid], split_seed=config.seed, on_model=start)
+        leader = compared[rows[0].name]
         if leader.name not in SERVED:
             # The best model is a candidate for champion, so it has to be in the registry, baseline or not.
-            _register_baseline(context, config, user_item_matrix, leader, gcs, registry)
+            _register_baseline(context, config, user_item_matrix, leader, gcs, models)
         tables = [_table(USERS_HELD_OUT, rows)]
         metadata: dict[str, Any] = {"leaderboard": _markdown(rows, MAIN_METRIC), "plot": _plot(rows, MAIN_METRIC)}
         if config.in_time:
@@ -130,23 +131,17 @@ def _register_baseline(
     matrix: UserItemMatrix,
     model: "Recommender",
     gcs: GcsResource,
-    registry: RegistryResource,
+    models: ModelRegistry,
 ) -> None:
     from gh_assets.recommender.training.training import result_of, split_of
 
     fingerprint = f"{model.name} of {matrix.fingerprint}, split {config.seed}"
-    with registry.open() as models:
-        if models.find(model.name, fingerprint) is not None:
-            return
-        registered = register(
-            models,
-            result_of(matrix, split_of(matrix, config.seed), model, {}),
-            tag=config.tag,
-            config=model.to_config(),
-            run_id=context.run.run_id,
-            fingerprint=fingerprint,
-            lineage=matrix_lineage(gcs.asset_store()),
-        )
+    if models.find(model.name, fingerprint) is not None:
+        return
+    result, lineage = result_of(matrix, split_of(matrix, config.seed), model, {}), matrix_lineage(gcs.asset_store())
+    registered = register(
+        models, result, tag=config.tag, run_id=context.run.run_id, fingerprint=fingerprint, lineage=lineage
+    )
     context.log.info(f"{model.name} is the best: registered as {registered.title}, a candidate for champion.")
 
 

@@ -1,7 +1,7 @@
 """`recvae_model`: RecVAE trained on the matrix, evaluated on held-out users, and registered."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -10,17 +10,17 @@ from pydantic import Field
 from gh_assets.assets.definition import AssetConfig, recommender_asset, when_upstream_updated
 from gh_assets.assets.metadata import measure_seconds, model_metadata
 from gh_assets.assets.progress import asset_progress
-from gh_assets.errors import ModelNotFoundError
+from gh_assets.assets.reuse import trained_before
 from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.recommender.evaluation.metrics import MAIN_METRIC
-from gh_assets.registry import RECVAE, ModelRegistry, RegisteredModel
+from gh_assets.registry import RECVAE, ModelRegistry
 from gh_assets.registry.training import matrix_lineage, register, tuned_hyperparameters
 from gh_assets.resources import GcsResource, RegistryResource
+from gh_assets.serving.current_model import model_cache
 
 if TYPE_CHECKING:
     from gh_assets.instance.internals import RawMetadataValue
     from gh_assets.recommender.models.recvae import RecVAEConfig
-    from gh_assets.recommender.models.trained_model import TrainedModel
 
 
 class RecVAEModelConfig(AssetConfig):
@@ -74,10 +74,12 @@ def recvae_model(
     with registry.open() as models, measure_seconds() as timing:
         wanted = config.hyperparameters(models)
         fingerprint = training_fingerprint(user_item_matrix, wanted, config.seed)
-        before = None if config.retrain else trained_before(context, registry, RECVAE, fingerprint)
+        before = None
+        if not config.retrain:
+            before = trained_before(context, models, model_cache(registry.settings()), RECVAE, fingerprint)
         if before is not None:
             context.log.info("The same data and configuration were trained before: that model is reused.")
-            registered, history = before[0], before[1].model.history
+            registered, history = before.registered, before.trained.model.history
             sizes: Mapping[str, int] = {}
         else:
             result = train_recvae(
@@ -87,58 +89,14 @@ def recvae_model(
                 on_epoch=_epoch_progress(context, wanted.epochs),
                 checkpoints=registry.settings().home_path / "checkpoints" / fingerprint,
             )
+            lineage = matrix_lineage(gcs.asset_store())
             registered = register(
-                models,
-                result,
-                tag=config.tag,
-                config=asdict(wanted),
-                run_id=context.run.run_id,
-                fingerprint=fingerprint,
-                lineage=matrix_lineage(gcs.asset_store()),
+                models, result, tag=config.tag, run_id=context.run.run_id, fingerprint=fingerprint, lineage=lineage
             )
             history, sizes = result.trained.model.history, result.split_sizes
     metadata: dict[str, RawMetadataValue] = {"reused": before is not None, **model_metadata(registered, history)}
     metadata |= {name.replace(" ", "_"): size for name, size in sizes.items()}
     return dg.MaterializeResult(metadata={**metadata, **timing})
-
-
-def trained_before(
-    context: dg.AssetExecutionContext, registry: RegistryResource, name: str, fingerprint: str
-) -> "tuple[RegisteredModel, TrainedModel] | None":
-    """Return the model that was trained from the same data and configuration, if there is one that can be loaded."""
-    from gh_assets.serving.current_model import UNLOADABLE, load_model, model_cache
-
-    with registry.open() as models:
-        registered = models.find(name, fingerprint)
-        if registered is None:
-            return None
-        try:
-            return registered, load_model(models, registered, model_cache(registry.settings()))
-        except UNLOADABLE as error:
-            context.log.warning(f"{registered.title} cannot be loaded, so it is trained again: {error}")
-            return None
-
-
-def newest_model(
-    registry: RegistryResource, name: str, tag: str, matrix: UserItemMatrix
-) -> "tuple[RegisteredModel, TrainedModel]":
-    """Load the newest model of a name.
-
-    Raises
-    ------
-    ModelNotFoundError
-        If it was trained on another matrix.
-    """
-    from gh_assets.serving.current_model import load_model, model_cache
-
-    with registry.open() as models:
-        registered = models.latest(name, tag)
-        trained = load_model(models, registered, model_cache(registry.settings()))
-    if trained.data.get("matrix_sha256") != matrix.fingerprint:
-        raise ModelNotFoundError(
-            f"The newest {name} was trained on another user-item matrix: materialize {name}_model first."
-        )
-    return registered, trained
 
 
 def _epoch_progress(context: dg.AssetExecutionContext, epochs: int) -> Callable[[dict[str, float]], None]:

@@ -8,7 +8,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -45,10 +45,7 @@ def train(epochs: int, seed: int, tag: str) -> str | None:
         result = train_recvae(matrix, config, split_seed=seed, on_epoch=print_epoch)
         if not first:
             return None
-        registered = register(
-            registry, result, tag=tag, config=asdict(config), fingerprint=fingerprint, lineage=matrix_lineage(store)
-        )
-        return registered.title
+        return register(registry, result, tag=tag, fingerprint=fingerprint, lineage=matrix_lineage(store)).title
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -76,10 +76,9 @@ def _search_and_register(
     found = search(split, base, minutes, on_trial=on_trial)
     trained = result_of(matrix, split, found.model, {})
     summary = {"minutes": minutes, "score": found.score, "trials": [asdict(trial) for trial in found.trials]}
-    config = asdict(found.config) | {"search": summary}
     with open_mongo(settings) as database:
         registry = ModelRegistry(model_store(settings), database[Collections.MODELS])
-        return register(registry, trained, tag=TUNED, config=config), found
+        return register(registry, trained, tag=TUNED, search=summary), found
 
 
 def _print_trial(trial: Trial, best: float) -> None:

@@ -36,7 +36,7 @@ def register(
     result: TrainingResult,
     *,
     tag: str,
-    config: Mapping[str, Any],
+    search: Mapping[str, Any] | None = None,
     run_id: str | None = None,
     fingerprint: str | None = None,
     lineage: Mapping[str, str] | None = None,
@@ -48,8 +48,8 @@ def register(
     registry : ModelRegistry
     result : TrainingResult
     tag : str
-    config : mapping
-        Of the training.
+    search : mapping, optional
+        Search for the hyper-parameters; recorded beside the configuration.
     run_id : str, optional
         Dagster run that trained the model.
     fingerprint : str, optional
@@ -65,7 +65,7 @@ def register(
         tags=(tag,) if tag else (),
         metrics=flatten_metrics(trained.model.name, result.leaderboard),
         intervals={metric: (interval.low, interval.high) for metric, interval in result.intervals.items()},
-        config=config,
+        config=trained.model.to_config() | ({} if search is None else {"search": search}),
         data={key: value for key, value in trained.data.items() if not isinstance(value, list)},
         lineage=lineage or {},
         fingerprint=fingerprint,

@@ -45,7 +45,7 @@ class RegisteredModels:
         matrix = matrix or self.matrix
         split = split_of(matrix, 0)
         results = [result_of(matrix, split, fitted(matrix, model), {}) for model in models]
-        return [training.register(self.registry, result, tag="", config={}) for result in results][-1]
+        return [training.register(self.registry, result, tag="") for result in results][-1]
 
     def judge(
         self, by: str = "a test", *, matrix: UserItemMatrix | None = None, **options: Any

@@ -1,0 +1,37 @@
+"""Registered models that the assets reuse: trained before from the same data, or the newest of a name."""
+
+import dagster as dg
+
+from gh_assets.errors import ModelNotFoundError
+from gh_assets.recommender.data.interactions import UserItemMatrix
+from gh_assets.registry import ModelRegistry
+from gh_assets.registry.cache import ModelCache
+from gh_assets.serving.current_model import LoadedModel, find_usable, load_model
+
+
+def trained_before(
+    context: dg.AssetExecutionContext, models: ModelRegistry, cache: ModelCache, name: str, fingerprint: str
+) -> LoadedModel | None:
+    """Return the model that was trained from the same data and configuration, if there is one that can be loaded."""
+    registered = models.find(name, fingerprint)
+    before, skipped = find_usable(models, [] if registered is None else [registered], cache)
+    for warning in skipped.values():
+        context.log.warning(f"{warning} It is trained again.")
+    return before
+
+
+def newest_model(models: ModelRegistry, cache: ModelCache, name: str, tag: str, matrix: UserItemMatrix) -> LoadedModel:
+    """Load the newest model of a name.
+
+    Raises
+    ------
+    ModelNotFoundError
+        If it was trained on another matrix.
+    """
+    registered = models.latest(name, tag)
+    trained = load_model(models, registered, cache)
+    if trained.data.get("matrix_sha256") != matrix.fingerprint:
+        raise ModelNotFoundError(
+            f"The newest {name} was trained on another user-item matrix: materialize {name}_model first."
+        )
+    return LoadedModel(registered, trained)
