@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -213,14 +212,10 @@ def delete(name: str, version: int, why: str, by: str | None, as_json: bool) -> 
         stdout().print(f"{model.title} is deleted. To remove its file: gh-assets models sweep")
 
 
-@contextmanager
-def _registry() -> Iterator[ModelRegistry]:
-    from gh_assets.registry import configured_registry
-    from gh_assets.services.connections import open_mongo
-    from gh_assets.storage.mongo import Collections
+def _registry() -> AbstractContextManager[ModelRegistry]:
+    from gh_assets.registry import open_registry
 
-    with open_mongo(load_settings()) as database:
-        yield configured_registry(database[Collections.MODELS])
+    return open_registry(load_settings())
 
 
 def _selected(registry: ModelRegistry, name: str | None, version: int | None) -> RegisteredModel:

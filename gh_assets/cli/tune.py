@@ -61,10 +61,9 @@ def _search_and_register(
     from gh_assets.recommender.models.recvae import RecVAEConfig
     from gh_assets.recommender.training.search import search
     from gh_assets.recommender.training.training import result_of, split_of
-    from gh_assets.registry import ModelRegistry
+    from gh_assets.registry import open_registry
     from gh_assets.registry.training import TUNED, register
-    from gh_assets.services.connections import asset_store, model_store, open_mongo
-    from gh_assets.storage.mongo import Collections
+    from gh_assets.services.connections import asset_store
 
     settings = load_settings()
     store = asset_store(settings)
@@ -76,8 +75,7 @@ def _search_and_register(
     found = search(split, base, minutes, on_trial=on_trial)
     trained = result_of(matrix, split, found.model, {})
     summary = {"minutes": minutes, "score": found.score, "trials": [asdict(trial) for trial in found.trials]}
-    with open_mongo(settings) as database:
-        registry = ModelRegistry(model_store(settings), database[Collections.MODELS])
+    with open_registry(settings) as registry:
         return register(registry, trained, tag=TUNED, search=summary), found
 
 

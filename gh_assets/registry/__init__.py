@@ -3,7 +3,7 @@
 from gh_assets.registry.aliases import Decision, Move, Promotion
 from gh_assets.registry.archives import extract_archive, write_archive
 from gh_assets.registry.documents import ModelCard, RegisteredModel
-from gh_assets.registry.functions import configured_registry, download_file, file_to_storage
+from gh_assets.registry.functions import configured_registry, download_file, file_to_storage, open_registry
 from gh_assets.registry.loading import load_weights
 from gh_assets.registry.names import CANDIDATE, CHAMPION, HYBRID, PURPOSE, RECVAE, SERVED
 from gh_assets.registry.objects import GRACE
@@ -30,5 +30,6 @@ __all__ = [
     "extract_archive",
     "file_to_storage",
     "load_weights",
+    "open_registry",
     "write_archive",
 ]

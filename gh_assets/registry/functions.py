@@ -1,12 +1,14 @@
-"""The two functions of the original system, on top of the registry."""
+"""The registry that the settings configure, and the two functions of the original system on top of it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from gh_assets.registry.documents import ModelCard
 from gh_assets.registry.store import ModelRegistry
-from gh_assets.services.connections import connect_mongo, model_store
-from gh_assets.settings import load_settings
+from gh_assets.services.connections import connect_mongo, model_store, open_mongo
+from gh_assets.settings import Settings, load_settings
 from gh_assets.storage.mongo import Collections, Documents
 
 
@@ -80,6 +82,13 @@ def download_file(
     registry = configured_registry(db_conn)
     model = registry.latest(model_name, tag) if latest else registry.best(model_name, tag)
     return registry.download(model, Path(directory), unpack=unpack)
+
+
+@contextmanager
+def open_registry(settings: Settings) -> Iterator[ModelRegistry]:
+    """Open the registry that settings configure for the length of a block."""
+    with open_mongo(settings) as database:
+        yield ModelRegistry(model_store(settings), database[Collections.MODELS])
 
 
 def configured_registry(documents: Documents | None = None) -> ModelRegistry:

@@ -15,11 +15,9 @@ from typing import TYPE_CHECKING
 from pymongo.errors import PyMongoError
 
 from gh_assets.errors import InputError, ModelNotFoundError, ServiceUnavailableError, StoredDataError
-from gh_assets.registry import CHAMPION, PURPOSE, SERVED, Decision, ModelRegistry, Move, RegisteredModel
+from gh_assets.registry import CHAMPION, PURPOSE, SERVED, Decision, ModelRegistry, Move, RegisteredModel, open_registry
 from gh_assets.registry.cache import ModelCache
-from gh_assets.services.connections import model_store, open_mongo
 from gh_assets.settings import Settings
-from gh_assets.storage.mongo import Collections
 
 if TYPE_CHECKING:
     from gh_assets.recommender.models.trained_model import TrainedModel
@@ -235,8 +233,7 @@ def load_current_model(settings: Settings) -> LoadedModel:
     """
     cache = model_cache(settings)
     try:
-        with open_mongo(settings) as database:
-            registry = ModelRegistry(model_store(settings), database[Collections.MODELS])
+        with open_registry(settings) as registry:
             current = load_first_usable(registry, serving_candidates(registry), cache)
     except (ServiceUnavailableError, PyMongoError) as error:
         cached = cache.load_selection(CURRENT_MODEL_KEY)

@@ -1,17 +1,14 @@
-"""What the tests of the checks share: a home's database, registry and resources."""
+"""What the tests of the checks share: resources, and the results of checks."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 
-from gh_assets.registry import ModelCard, ModelRegistry
 from gh_assets.resources import build_resources
-from gh_assets.services.connections import connect_mongo, model_store
 from gh_assets.settings import load_settings
-from gh_assets.storage.mongo import Collections, MongoDatabase
+from gh_assets.storage.mongo import MongoDatabase
+from gh_assets.storage.objects import ObjectStore
 
 
 def result_of(check: dg.AssetChecksDefinition, *arguments: Any) -> dg.AssetCheckResult:
@@ -22,28 +19,8 @@ def result_of(check: dg.AssetChecksDefinition, *arguments: Any) -> dg.AssetCheck
 
 
 @pytest.fixture
-def mongo(fresh_home: Path) -> Iterator[MongoDatabase]:
-    """The database of a fresh home."""
-    database = connect_mongo(load_settings())
-    yield database
-    database.client.close()
-
-
-@pytest.fixture
-def resources(fresh_home: Path) -> dict[str, Any]:
-    """The resources of the fresh home by their names."""
+def resources(database: MongoDatabase, objects: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The resources by their names, with the test's database and bucket."""
+    monkeypatch.setenv("MONGO_DATABASE", database.name)
+    monkeypatch.setenv("GCS_MODEL_BUCKET", objects.name)
     return build_resources(load_settings())
-
-
-@pytest.fixture
-def home_registry(mongo: MongoDatabase) -> ModelRegistry:
-    """The registry of the fresh home."""
-    return ModelRegistry(model_store(load_settings()), mongo[Collections.MODELS])
-
-
-@pytest.fixture
-def save_model(home_registry: ModelRegistry, tmp_path: Path) -> Callable[..., Any]:
-    """Register a model of a name with a score."""
-    weights = tmp_path / "weights.bin"
-    weights.write_bytes(b"1")
-    return lambda name, score, **options: home_registry.save(weights, ModelCard(name, score, **options))

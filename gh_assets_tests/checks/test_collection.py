@@ -66,14 +66,14 @@ def state(number: int, stars: int, count: int, **changes: Any) -> RepositoryStat
     ],
 )
 def test_stars_match_githubs_count_within_a_tolerance(
-    mongo: MongoDatabase,
+    database: MongoDatabase,
     resources: dict[str, Any],
     states: list[RepositoryState],
     passed: bool,
     severity: object,
     compared: int,
 ) -> None:
-    CollectionState(mongo).save(states)
+    CollectionState(database).save(states)
     result = result_of(stars_match_githubs_count, resources["mongo"])
     assert (result.passed, result.metadata["compared"].value) == (passed, compared)
     if not passed:

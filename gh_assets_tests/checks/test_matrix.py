@@ -1,6 +1,5 @@
 """Checks of the matrix: what passes, what warns, and what stops the training."""
 
-from collections.abc import Callable
 from typing import Any
 
 import dagster as dg
@@ -18,7 +17,7 @@ from gh_assets.checks.matrix import (
 )
 from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets_tests.checks.conftest import result_of
-from gh_assets_tests.conftest import clock_behind
+from gh_assets_tests.conftest import Save, clock_behind
 
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
 
@@ -49,18 +48,13 @@ def matrix_of(users: int, repositories: int, density: float) -> UserItemMatrix:
     ],
 )
 def test_a_matrix_unlike_the_last_trains_nothing(
-    save_model: Callable[..., Any],
-    resources: dict[str, Any],
-    now: tuple[int, int, float],
-    accept: bool,
-    passed: bool,
-    severity: object,
+    save: Save, resources: dict[str, Any], now: tuple[int, int, float], accept: bool, passed: bool, severity: object
 ) -> None:
     then = matrix_of(100, 40, 0.2)
     first = result_of(matrix_is_like_the_last, LikenessConfig(), then, resources["registry"])
     assert first.passed, "there is nothing to compare the first with"
     data = {"users": 100, "repositories": 40, "stars": int(then.stars.nnz)}
-    save_model("recvae", 0.5, data=data)
+    save("recvae", 0.5, data=data)
     result = result_of(matrix_is_like_the_last, LikenessConfig(accept=accept), matrix_of(*now), resources["registry"])
     assert result.passed is passed, result.description
     if severity is not None:
@@ -68,13 +62,13 @@ def test_a_matrix_unlike_the_last_trains_nothing(
 
 
 def test_the_last_matrix_is_that_of_the_last_model_whatever_the_clock(
-    save_model: Callable[..., Any], resources: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    save: Save, resources: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = matrix_of(100, 40, 0.2)
     sizes = {"repositories": 40, "stars": int(now.stars.nnz)}
-    save_model("hybrid", 0.5, data={**sizes, "users": 1000})
+    save("hybrid", 0.5, data={**sizes, "users": 1000})
     with clock_behind(monkeypatch):
-        save_model("recvae", 0.5, data={**sizes, "users": 100})
+        save("recvae", 0.5, data={**sizes, "users": 100})
     result = result_of(matrix_is_like_the_last, LikenessConfig(), now, resources["registry"])
     assert result.passed, result.description
     assert result.metadata["compared_with"].value == "recvae 1"

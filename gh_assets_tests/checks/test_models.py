@@ -1,6 +1,5 @@
 """Checks of models and recommendations: what passes and what warns."""
 
-from collections.abc import Callable
 from typing import Any
 
 import dagster as dg
@@ -11,6 +10,7 @@ from gh_assets.checks.models import champion_is_not_left_behind, nothing_known_i
 from gh_assets.registry import ModelRegistry, Promotion
 from gh_assets.schemas import LEADERBOARD
 from gh_assets_tests.checks.conftest import result_of
+from gh_assets_tests.conftest import Save
 
 
 def test_recommendations_of_starred_or_repeated_repositories_fail() -> None:
@@ -34,14 +34,14 @@ def leaderboard_of(*rows: tuple[str, float]) -> pl.DataFrame:
 
 
 def test_a_clearly_better_model_than_the_champion_warns(
-    home_registry: ModelRegistry, save_model: Callable[..., Any], resources: dict[str, Any]
+    registry: ModelRegistry, save: Save, resources: dict[str, Any]
 ) -> None:
     def check(*rows: tuple[str, float]) -> dg.AssetCheckResult:
         return result_of(champion_is_not_left_behind, leaderboard_of(*rows), resources["registry"])
 
     assert check(("recvae", 0.4)).passed, "there is no champion yet"
-    save_model("recvae", 0.4)
-    home_registry.promote(Promotion("recvae", 1, why="a test"))
+    save("recvae", 0.4)
+    registry.promote(Promotion("recvae", 1, why="a test"))
     assert check(("recvae", 0.4), ("ease", 0.415)).passed, "the intervals overlap"
     result = check(("recvae", 0.4), ("ease", 0.43))
     assert (result.passed, result.severity) == (False, dg.AssetCheckSeverity.WARN)

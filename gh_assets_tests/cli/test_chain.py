@@ -29,7 +29,7 @@ from gh_assets.embedded.guardian import read_state
 from gh_assets.embedded.servers import HomeWorld, choose_world
 from gh_assets.errors import WorldMismatchError
 from gh_assets.instance.configuration import open_instance
-from gh_assets.registry import SERVED, ModelCard, ModelRegistry, Promotion
+from gh_assets.registry import SERVED, ModelCard, Promotion, open_registry
 from gh_assets.services.connections import asset_store, connect_gcs, data_store, model_store, open_mongo
 from gh_assets.settings import Settings, load_settings
 from gh_assets_tests.cli.conftest import Failure
@@ -174,8 +174,7 @@ def test_unloadable_champion_stops_no_asset(
     before = answer_json("status")["serving"]["model"]
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "index.json").write_text('{"model": "transformer"}')
-    with open_mongo(settings) as database, open_instance(load_settings()) as instance:
-        registry = ModelRegistry(model_store(settings), database["models"])
+    with open_registry(settings) as registry, open_instance(settings) as instance:
         data = registry.latest("hybrid").data
         broken = registry.save(
             tmp_path / "broken", ModelCard("hybrid", 0.99, metric="ndcg@100", data=data), archive="gzip"
@@ -197,11 +196,9 @@ def test_unloadable_champion_stops_no_asset(
 
 
 def test_unloadable_model_is_trained_again(chain_run: ChainRun) -> None:
-    settings = load_settings()
-    with open_mongo(settings) as database, open_instance(load_settings()) as instance:
-        registry = ModelRegistry(model_store(settings), database["models"])
+    with open_registry(load_settings()) as registry, open_instance(load_settings()) as instance:
         before = registry.latest("hybrid")
-        database["models"].update_one({"name": "hybrid", "version": before.version}, {"$set": {"sha256": "0" * 64}})
+        registry.documents.update_one({"name": "hybrid", "version": before.version}, {"$set": {"sha256": "0" * 64}})
         materialize(instance, "hybrid_model")
         again = registry.latest("hybrid")
         assert again.version > before.version

@@ -8,8 +8,8 @@ import torch
 import torch.distributed as dist
 
 from gh_assets.cli import train_together
-from gh_assets.registry import ModelRegistry
-from gh_assets.services.connections import asset_store, model_store, open_mongo
+from gh_assets.registry import open_registry
+from gh_assets.services.connections import asset_store
 from gh_assets.settings import load_settings
 from gh_assets_tests.support.commands import environment_of
 from gh_assets_tests.support.dagster_dev import BIN, ROOT
@@ -30,8 +30,8 @@ def test_two_processes_register_one_model(fresh_home: Path) -> None:
         return done.stdout.strip()
 
     assert train() == "recvae 1"
-    with open_mongo(settings) as database:
-        (model,) = ModelRegistry(model_store(settings), database["models"]).list()
+    with open_registry(settings) as registry:
+        (model,) = registry.list()
     assert model.data["users"] == 300
     assert "matrix" in model.lineage
     assert train() == "recvae 1, trained before"

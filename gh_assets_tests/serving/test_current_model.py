@@ -10,8 +10,7 @@ from pydantic import SecretStr
 
 from gh_assets.errors import ModelNotFoundError, ServiceUnavailableError, StoredDataError
 from gh_assets.recommender import EASE
-from gh_assets.registry import ModelRegistry
-from gh_assets.services.connections import model_store, open_mongo
+from gh_assets.registry import ModelRegistry, open_registry
 from gh_assets.serving.current_model import (
     describe_current,
     load_current_model,
@@ -127,8 +126,8 @@ def test_cached_model_serves_with_a_warning_while_the_services_are_unavailable(
     monkeypatch.setattr("gh_assets.services.connections.MONGO_SECONDS", 0.2)
     with pytest.raises(ServiceUnavailableError):
         load_current_model(away)
-    with open_mongo(own) as database:
-        models = RegisteredModels(ModelRegistry(model_store(own), database["models"]), model_cache(own))
+    with open_registry(own) as registry:
+        models = RegisteredModels(registry, model_cache(own))
         models.register(EASE((10.0,)))
         models.promote("ease 1")
         assert load_current_model(own).warnings == ()

@@ -2,7 +2,7 @@
 
 import datetime as dt
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from gh_assets.embedded.standin.world import Repository, World
 from gh_assets.recommender import EASE, Hybrid, RecVAE, RecVAEConfig
 from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.recommender.models.trained_model import TrainedModel
-from gh_assets.registry import ModelCard, ModelRegistry, Promotion, RegisteredModel
+from gh_assets.registry import ModelCard, ModelRegistry, Promotion, RegisteredModel, open_registry
 from gh_assets.schemas import REPOS
-from gh_assets.services.connections import asset_store, connect_gcs, model_store, open_mongo
+from gh_assets.services.connections import asset_store, connect_gcs
 from gh_assets.settings import Settings
 from gh_assets.web.server import make_server
 from gh_assets.web.state import AppState
@@ -119,10 +119,8 @@ class ServedHome:
         self.models.append(model)
         return model
 
-    @contextmanager
-    def registry(self) -> Iterator[ModelRegistry]:
-        with open_mongo(self.settings) as database:
-            yield ModelRegistry(model_store(self.settings), database["models"])
+    def registry(self) -> AbstractContextManager[ModelRegistry]:
+        return open_registry(self.settings)
 
     def write_repositories(self, rows: list[dict[str, Any]]) -> None:
         self.rows = rows
