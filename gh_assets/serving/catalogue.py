@@ -108,8 +108,8 @@ class Catalogue:
         counted = self._table["language"].drop_nulls().value_counts()
         return list(counted.sort(["count", "language"], descending=[True, False]).iter_rows())
 
-    def search(self, text: str, n: int) -> list[int]:
-        """Return ids of repositories whose name contains a text (case-insensitive).
+    def search(self, text: str, n: int) -> list[tuple[int, Description]]:
+        """Return ids and metadata of repositories whose name contains a text (case-insensitive).
 
         Names that begin with the text come first; within both groups, the order is by stars.
         """
@@ -118,11 +118,9 @@ class Catalogue:
             return []
         names = self._lower_names
         hits = np.flatnonzero(np.char.find(names, part) >= 0)
-        if len(hits) == 0:
-            return []
         begins = np.char.startswith(names[hits], part) | np.char.startswith(self._short_names[hits], part)
-        order = np.lexsort((hits, -self._stars[hits], ~begins))[:n]
-        return self.repo_ids[hits[order]].tolist()  # type: ignore[no-any-return]
+        rows = hits[np.lexsort((hits, -self._stars[hits], ~begins))[:n]]
+        return [(int(self.repo_ids[row]), self._described(row)) for row in rows.tolist()]
 
     @cached_property
     def _lower_names(self) -> NDArray[np.str_]:

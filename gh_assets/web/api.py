@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gh_assets.serving.live_lookups import Lookup
 from gh_assets.serving.snapshot import RecommendationList, ServingSnapshot, described_json, model_title_json
-from gh_assets.web.cursors import write_cursor
 from gh_assets.web.feedback import Verdict
 from gh_assets.web.parameters import (
     MAX_MATCHES,
@@ -20,6 +19,7 @@ from gh_assets.web.parameters import (
     RepositoryName,
     openapi_query,
     read_query,
+    write_cursor,
 )
 from gh_assets.web.queries import Query, store_feedback
 from gh_assets.web.state import AppState, app_state
@@ -280,8 +280,13 @@ async def complete(request: Request) -> Response:
     search = read_query(SearchIn, request.query_params.multi_items())
     state = app_state(request)
     snapshot = state.snapshot()
-    repo_ids = await state.batcher.run(lambda: snapshot.catalogue.search(search.q, search.n))
-    return as_json([repository_json(state, snapshot, repo_id) for repo_id in repo_ids])
+    matches = await state.batcher.run(lambda: snapshot.catalogue.search(search.q, search.n))
+    return as_json(
+        [
+            {"repo_id": repo_id, "full_name": one.full_name, "url": state.url(one.full_name)} | described_json(one)
+            for repo_id, one in matches
+        ]
+    )
 
 
 @router.get("/model", response_model=ModelOut, summary="The model that is served", tags=["model"])
@@ -316,13 +321,6 @@ def list_json(state: AppState, result: RecommendationList) -> dict[str, Any]:
     document["warnings"] = [*state.notices(), *document["warnings"]]
     document["next"] = write_cursor(result.shown) if result.shown else None
     return document
-
-
-def repository_json(state: AppState, snapshot: ServingSnapshot, repo_id: int) -> dict[str, Any]:
-    name = snapshot.full_name(repo_id) or ""
-    return {"repo_id": repo_id, "full_name": name, "url": state.url(name)} | described_json(
-        snapshot.catalogue.describe(repo_id)
-    )
 
 
 def model_json(state: AppState, snapshot: ServingSnapshot) -> dict[str, Any]:

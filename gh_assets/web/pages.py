@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, quote
@@ -14,14 +14,14 @@ from fastapi.responses import RedirectResponse, Response
 
 from gh_assets.github.names import is_full_name
 from gh_assets.registry import SERVED
+from gh_assets.serving.catalogue import Description
 from gh_assets.serving.live_lookups import Lookup
 from gh_assets.serving.snapshot import RecommendationList, ServingSnapshot
 from gh_assets.web import plots
 from gh_assets.web.addresses import root_of
-from gh_assets.web.cursors import write_cursor
 from gh_assets.web.feedback import parse_verdict
 from gh_assets.web.guard import same_origin
-from gh_assets.web.parameters import MAX_PICKS, PageParameters, read_query
+from gh_assets.web.parameters import MAX_PICKS, PageParameters, read_query, write_cursor
 from gh_assets.web.problems import RequestProblemError
 from gh_assets.web.queries import Query, store_feedback
 from gh_assets.web.rendering import link, render, repo_path, user_path
@@ -40,19 +40,23 @@ LANGUAGES = 60
 MODEL_CHANGES = 20
 """Rows of the champion history."""
 
+TOPICS = re.compile(r"[,\s]+")
+"""What separates the topics of one field."""
+
 
 def read_form(pairs: Sequence[tuple[str, str]]) -> PageParameters:
     """Validate the parameters of a form or link; one topic field may contain several topics.
+
+    Empty values and unknown names are ignored, because a form sends all its fields.
 
     Raises
     ------
     RequestProblemError
         If a value is not valid.
     """
-    split: list[tuple[str, str]] = []
-    for name, value in pairs:
-        split += [(name, part) for part in (re.split(r"[,\s]+", value) if name == "topic" else [value])]
-    return read_query(PageParameters, split, lenient=True)
+    known = [(name, value) for name, value in pairs if name in PageParameters.model_fields]
+    split = [(name, part) for name, value in known for part in (TOPICS.split(value) if name == "topic" else [value])]
+    return read_query(PageParameters, [(name, part) for name, part in split if part.strip()])
 
 
 def query_of(parameters: PageParameters, **changes: Any) -> list[tuple[str, str]]:
@@ -94,7 +98,7 @@ class Visit:
         login: str | None = None,
         picks: Sequence[str] | None = None,
         search: str = "",
-        suggestions: Sequence[Mapping[str, Any]] = (),
+        suggestions: Sequence[Description] = (),
     ) -> Response:
         """Render a list of recommendations.
 
@@ -108,8 +112,8 @@ class Visit:
             The repositories that the list is based on.
         search : str
             Text that the visitor searches for among the names of repositories.
-        suggestions : sequence of mapping
-            Matches: `name`, and `description` or None.
+        suggestions : sequence of Description
+            Repositories that match the search.
         """
         path = self.request.url.path
         kept = [("repo", name) for name in picks or ()]
@@ -196,18 +200,12 @@ async def from_picks(request: Request) -> Response:
     return visit.render_list(result, picks=picks, search=search, suggestions=suggestions)
 
 
-async def _suggestions(query: Query, search: str, picks: Sequence[str]) -> Sequence[Mapping[str, Any]]:
+async def _suggestions(query: Query, search: str, picks: Sequence[str]) -> Sequence[Description]:
     if not search.strip():
         return []
-    snapshot = query.snapshot
-    matches = await query.state.batcher.run(lambda: snapshot.catalogue.search(search, SUGGESTIONS + len(picks)))
+    matches = await query.state.batcher.run(lambda: query.snapshot.catalogue.search(search, SUGGESTIONS + len(picks)))
     picked = {name.lower() for name in picks}
-    entries = [(snapshot.full_name(repo_id) or "", snapshot.catalogue.describe(repo_id)) for repo_id in matches]
-    return [
-        {"name": name, "description": described.description if described else None}
-        for name, described in entries
-        if name.lower() not in picked
-    ][:SUGGESTIONS]
+    return [match for _, match in matches if match.full_name.lower() not in picked][:SUGGESTIONS]
 
 
 async def repository(request: Request) -> Response:

@@ -15,9 +15,8 @@ from gh_assets.serving.ranking import Similar
 from gh_assets.serving.requests import RecommendationRequest
 from gh_assets.serving.snapshot import RecommendationList, ServingSnapshot, User
 from gh_assets.web.batching import BusyError
-from gh_assets.web.cursors import read_cursor
 from gh_assets.web.feedback import JournalError, Verdict
-from gh_assets.web.parameters import MAX_REPOSITORIES, PageParameters
+from gh_assets.web.parameters import MAX_REPOSITORIES, PageParameters, read_cursor
 from gh_assets.web.problems import RequestProblemError
 from gh_assets.web.state import AppState
 
@@ -67,11 +66,8 @@ class Query:
         """Build a query from parameters; repositories that the visitor hid are excluded."""
         snapshot = state.snapshot()
         hidden = [] if visitor_id is None else await asyncio.to_thread(state.feedback.verdicts_of, visitor_id)
-        try:
-            shown = read_cursor(parameters.cursor)
-        except InputError as error:
-            raise RequestProblemError(422, "no_cursor", str(error)) from None
-        return cls(state, snapshot, parameters.request(hidden=frozenset(hidden), shown=shown))
+        request = parameters.request(hidden=frozenset(hidden), shown=read_cursor(parameters.cursor))
+        return cls(state, snapshot, request)
 
     async def popular(self) -> RecommendationList:
         """Recommend popular repositories to a user without known stars."""
