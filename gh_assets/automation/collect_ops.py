@@ -74,12 +74,8 @@ def choose_due(
     for number in range(shares):
         # Every n-th row, so that each share has as many of the first, most valuable ones.
         rows = due.gather_every(shares, number)
-        share = {
-            "partitions": rows["partition"].to_list(),
-            "always": rows["repo_id"].to_list(),
-            "config": config.share_config(shares),
-        }
-        outputs.append(dg.DynamicOutput(share, mapping_key=str(number)))
+        share = rows.select(partitions="partition", always="repo_id").to_dict(as_series=False)
+        outputs.append(dg.DynamicOutput({**share, "config": config.share_config(shares)}, mapping_key=str(number)))
     return outputs
 
 
@@ -112,11 +108,8 @@ def collect_share(
     partitions, options = share["partitions"], config.options(policy, frozenset(share["always"]))
     services = CollectionServices(github, mongo, gcs)
     outcome = collect_partitions(context, partitions, repos, options, services, config.max_requests)
-    collected = {
-        state.partition
-        for state in outcome.result.report.states.values()
-        if state.asked_at is not None and state.asked_at >= started
-    }
+    states = outcome.result.report.states.values()
+    collected = {state.partition for state in states if state.asked_at is not None and state.asked_at >= started}
     metadata = {key: outcome.by_partition[key] for key in partitions if key in collected}
     report_materializations(context, stargazers.key, metadata)
     context.add_output_metadata(outcome.metadata)

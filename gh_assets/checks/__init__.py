@@ -8,5 +8,3 @@ import dagster as dg
 from gh_assets.checks import collection, matrix, models
 
 ALL_CHECKS = dg.load_asset_checks_from_modules([collection, matrix, models])
-
-__all__ = ["ALL_CHECKS"]

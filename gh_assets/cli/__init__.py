@@ -3,6 +3,5 @@
 Modules with a command import what they need inside the command, so that ``gh-assets --help`` starts quickly.
 """
 
-from gh_assets.cli.main import cli, main
-
-__all__ = ["cli", "main"]
+from gh_assets.cli.main import cli as cli
+from gh_assets.cli.main import main as main

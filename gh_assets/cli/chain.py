@@ -79,11 +79,8 @@ def run_chain(settings: Settings, options: ChainOptions, progress: Progress) -> 
             )
         tags = range_tags(partitions[0], partitions[-1])
         result = execute(defs, refresh_job.name, instance, _op_config(options, max_requests), tags)
-    failed = [
-        f"{check.asset_key.to_user_string()}: {check.check_name}"
-        for check in result.get_asset_check_evaluations()
-        if not check.passed
-    ]
+    checks = result.get_asset_check_evaluations()
+    failed = [f"{check.asset_key.to_user_string()}: {check.check_name}" for check in checks if not check.passed]
     for name in failed:
         progress.notify(f"Check did not pass: {name} (see the asset in dagster dev)")
     return {"leaderboard": _leaderboard(settings), "examples": _examples(settings), "checks_failed": failed}
@@ -205,11 +202,8 @@ def _failed_check(instance: DagsterInstance, run_id: str) -> CheckFailedError:
         evaluation = event.asset_check_evaluation_data if event is not None else None
         if evaluation is None or evaluation.passed or not evaluation.blocking:
             continue
-        compared = ", ".join(
-            f"{name} {value.value}"
-            for name, value in evaluation.metadata.items()
-            if isinstance(value.value, str | int | float)
-        )
+        found = {name: entry.value for name, entry in evaluation.metadata.items()}
+        compared = ", ".join(f"{name} {value}" for name, value in found.items() if isinstance(value, str | int | float))
         sentences.append(
             f"The check {evaluation.check_name} of {evaluation.asset_key.to_user_string()} did not pass, so the run "
             f"stopped: {evaluation.description or 'see its metadata.'} It compared: {compared}."

@@ -45,7 +45,7 @@ def recommend(
     if as_json:
         print_json(answer.to_json())
         return
-    table = Table("#", wrapping("repository"), wrapping("because of"), title=answer.title, title_justify="left")
+    table = Table("#", wrapping("repository"), wrapping("because of"), title=answer.request.title, title_justify="left")
     for entry in (item.recommendation for item in answer.items):
         reasons = ", ".join(f"{reason.full_name} ({reason.share:.0%})" for reason in entry.because)
         table.add_row(str(entry.rank), entry.full_name, reasons)

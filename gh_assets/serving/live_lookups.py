@@ -125,7 +125,6 @@ class LiveLookups:
     ) -> None:
         self.budget = TokenBucket(requests_an_hour, requests_an_hour / HOUR, clock)
         self.pages, self.keep = pages, keep
-        self.failing_since: float | None = None
         self._connect, self._clock = connect, clock
         self._client: GitHubClient | None = None
         self._users: OrderedDict[str, Lookup] = OrderedDict()
@@ -196,7 +195,6 @@ class LiveLookups:
         client = self._connected()
         usage.requests = 1
         response = client.get(f"/users/{lookup.login}")
-        self.failing_since = None
         payload = response.document
         if response.status != 200 or not isinstance(payload.get("id"), int):
             return _refusal(response)
@@ -236,7 +234,6 @@ class LiveLookups:
                 result = self._read_repository(full_name, usage)
         except GhAssetsError:
             return LookupOutcome.UNAVAILABLE
-        self.failing_since = None
         with self._lock:
             self._repositories[key] = self._clock() + HOUR, result
         return result
@@ -262,10 +259,7 @@ class LiveLookups:
                 response = self._connected().get("/rate_limit")
         except GhAssetsError:
             return False
-        ok = response.status in (200, 404)  # an Enterprise server without limits has no such page
-        if ok:
-            self.failing_since = None
-        return ok
+        return response.status in (200, 404)  # an Enterprise server without limits has no such page
 
     @contextmanager
     def _spending(self, requests: int) -> Iterator[_Usage]:
@@ -295,8 +289,6 @@ class LiveLookups:
     def _failed(self, error: BaseException) -> None:
         """Drop the client: the next lookup connects again, and the server may have another address by then."""
         log.warning("GitHub is unavailable", extra={"fields": {"error": type(error).__name__}})
-        if self.failing_since is None:
-            self.failing_since = time.time()
         self._drop_client()
 
     def _drop_client(self, *, cancel: bool = False) -> None:

@@ -187,16 +187,9 @@ def compare_with_champion(
     )
     opponent = "popularity" if incumbent is None else "champion"
     means = {candidate.registered.name: float(own.mean()), opponent: float(other.mean())}
+    outcome: Outcome = "promoted" if better else "not better"
     return ComparisonResult(
-        candidate.registered,
-        incumbent,
-        better,
-        summary,
-        "promoted" if better else "not better",
-        len(rows),
-        means,
-        difference,
-        checks,
+        candidate.registered, incumbent, better, summary, outcome, len(rows), means, difference, checks
     )
 
 

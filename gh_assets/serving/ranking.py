@@ -270,13 +270,8 @@ class Ranker:
         """Return the list of one row, which continues after `before` recommendations."""
         names, ids = self._names, self._repo_ids
         kind: Kind = "popular" if lists.popular[row] else "personal"
-        entries = zip(
-            lists.items[row].tolist(),
-            lists.scores[row].tolist(),
-            lists.reasons[row].tolist(),
-            lists.shares[row].tolist(),
-            strict=True,
-        )
+        columns = lists.items, lists.scores, lists.reasons, lists.shares
+        entries = zip(*(column[row].tolist() for column in columns), strict=True)
         return [
             Recommendation(
                 before + rank,

@@ -7,7 +7,7 @@ newer model or newer data. It completes a `RecommendationRequest` for a user and
 import datetime as dt
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -89,10 +89,6 @@ class UserIndex:
         """Number of stars of all users."""
         return int(self._matrix.stars.nnz)
 
-    @property
-    def repositories(self) -> int:
-        return int(self._matrix.stars.shape[1])
-
     def by_login(self, login: str) -> User | None:
         """Find a user by login (case-insensitive)."""
         lower = login.lower()
@@ -163,28 +159,24 @@ class RecommendationList:
 
     Attributes
     ----------
-    title : str
-        Description of the user, for people.
+    request : RecommendationRequest
     model : RegisteredModel
         Model that made the recommendations.
     items : sequence of RecommendationItem
-    known_stars, used_stars : int
-        See `RecommendationRequest`.
     warnings : sequence of str
+        Those of the request, and those about the model and the list.
     new : sequence of RecommendationItem
         Repositories that the model does not know, ranked by similarity in content.
     shown : sequence of int
         Ids on this page and earlier ones; empty if the list ends here.
     """
 
-    title: str
+    request: RecommendationRequest
     model: RegisteredModel
     items: Sequence[RecommendationItem]
-    known_stars: int
-    used_stars: int
-    warnings: Sequence[str] = field(default_factory=list)
-    new: Sequence[RecommendationItem] = field(default_factory=list)
-    shown: Sequence[int] = ()
+    warnings: Sequence[str]
+    new: Sequence[RecommendationItem]
+    shown: Sequence[int]
 
     def to_json(self, url: Callable[[str], str | None] | None = None) -> dict[str, Any]:
         """Return the JSON document.
@@ -199,10 +191,10 @@ class RecommendationList:
             return item.to_json() if url is None else item.to_json(url=url(item.recommendation.full_name))
 
         return {
-            "for": self.title,
+            "for": self.request.title,
             "model": model_title_json(self.model),
-            "known_stars": self.known_stars,
-            "used_stars": self.used_stars,
+            "known_stars": self.request.known_stars,
+            "used_stars": self.request.used_stars,
             "cold_start": bool(self.items) and self.items[0].recommendation.kind != "personal",
             "warnings": list(self.warnings),
             "recommendations": [item_json(item) for item in self.items],
@@ -367,12 +359,9 @@ class ServingSnapshot:
             ]
         warnings = []
         for star, neighbours in substitutes.items():
-            names = ", ".join(neighbour.full_name for neighbour in neighbours)
-            treatment = (
-                f"it counts as the similar {names}."
-                if neighbours
-                else "it is ignored, because the model knows nothing similar."
-            )
+            treatment = "it is ignored, because the model knows nothing similar."
+            if neighbours:
+                treatment = f"it counts as the similar {', '.join(neighbour.full_name for neighbour in neighbours)}."
             warnings.append(f"The model does not know {self.full_name(star) or f'repository {star}'}: {treatment}")
         return warnings
 
@@ -395,17 +384,9 @@ class ServingSnapshot:
         if request.new and not request.shown:
             new = self.ranker.unseen_recommendations(replace(request, n=MAX_UNSEEN_BESIDE))
         shown = [*request.shown, *(entry.repo_id for entry in ranked)]
-        ended = len(ranked) < request.n or len(shown) >= MAX_PAGED_RECOMMENDATIONS
-        return RecommendationList(
-            request.title,
-            self.model,
-            self._items(ranked),
-            request.known_stars,
-            request.used_stars,
-            warnings,
-            self._items(new),
-            () if ended else shown,
-        )
+        if len(ranked) < request.n or len(shown) >= MAX_PAGED_RECOMMENDATIONS:
+            shown = []
+        return RecommendationList(request, self.model, self._items(ranked), warnings, self._items(new), shown)
 
     def _items(self, ranked: Sequence[Recommendation]) -> list[RecommendationItem]:
         described = self.catalogue.describe_all([entry.repo_id for entry in ranked])

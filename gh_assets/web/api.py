@@ -195,13 +195,8 @@ async def for_login(
     query = await Query.start(app_state(request), parameters, parameters.person)
     result = await query.for_login(login, parameters.wait)
     if isinstance(result, Lookup):
-        progress = {
-            "login": result.login,
-            "found": result.outcome.value,
-            "pages": result.pages,
-            "stars": result.stars_read,
-        }
-        return as_json(progress, 202, {"retry-after": "1"})
+        body = {"login": result.login, "found": result.outcome.value, "pages": result.pages, "stars": result.stars_read}
+        return as_json(body, 202, {"retry-after": "1"})
     return as_json(list_json(query.state, result))
 
 
@@ -253,19 +248,10 @@ async def similar_repositories(
     query = await Query.start(app_state(request), parameters, parameters.person)
     similar = await query.similar_to(f"{owner}/{name}")
     url = query.state.url
-    repository = {"repo_id": similar.repo_id, "full_name": similar.full_name, "url": url(similar.full_name)}
-    entries = [
-        vars(entry) | {"url": url(entry.full_name)} | described_json(description)
-        for entry, description in similar.entries
-    ]
-    return as_json(
-        {
-            "repository": repository | described_json(similar.description),
-            "collected": similar.collected,
-            "model": model_title_json(query.snapshot.model),
-            "similar": entries,
-        }
-    )
+    own = {"repo_id": similar.repo_id, "full_name": similar.full_name, "url": url(similar.full_name)}
+    entries = [vars(one) | {"url": url(one.full_name)} | described_json(details) for one, details in similar.entries]
+    repository, model = own | described_json(similar.description), model_title_json(query.snapshot.model)
+    return as_json({"repository": repository, "collected": similar.collected, "model": model, "similar": entries})
 
 
 @router.get(

@@ -110,13 +110,7 @@ def render(
 ) -> Response:
     """Render a page; with the visitor's cookie if the page has forms and the browser did not send the cookie."""
     state, root = app_state(request), root_of(request.scope)
-    context |= {
-        "state": state,
-        "root": root,
-        "snapshot": state.refresher.snapshot,
-        "notices": state.notices(),
-        "visitor": visitor,
-    }
+    context.update(state=state, root=root, snapshot=state.refresher.snapshot, notices=state.notices(), visitor=visitor)
     content = templates().get_template(template).render(context)
     response = Response(content, status, {"cache-control": "private, no-cache"}, "text/html")
     if visitor is not None and not visitor.known:

@@ -88,12 +88,8 @@ def build_state(settings: Settings) -> AppState:
 
     live = None
     if settings.live_requests and not has_only_archive(settings):
-        live = LiveLookups(
-            connect,
-            requests_an_hour=settings.live_requests,
-            pages=settings.live_pages,
-            keep=settings.live_keep.total_seconds(),
-        )
+        keep = settings.live_keep.total_seconds()
+        live = LiveLookups(connect, requests_an_hour=settings.live_requests, pages=settings.live_pages, keep=keep)
     refresher = SnapshotRefresher(settings, metrics, live)
     folder = settings.home_path / "web"
     feedback = Feedback(folder / "feedback", refresher.database, metrics.unshipped.set)

@@ -100,11 +100,7 @@ class AutomationHome:
         records = self.instance.get_records_for_run(
             result.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION, limit=1000
         ).records
-        return {
-            record.partition_key
-            for record in records
-            if record.asset_key == stargazers.key and record.partition_key is not None
-        }
+        return {str(record.partition_key) for record in records if record.asset_key == stargazers.key}
 
     def change(self, stars: dict[str, list[int]], listed: list[str] | None = None) -> None:
         """Change GitHub: the same ids, other stars, another list."""

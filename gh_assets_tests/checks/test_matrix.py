@@ -18,6 +18,7 @@ from gh_assets.checks.matrix import (
 from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets_tests.checks.conftest import result_of
 from gh_assets_tests.conftest import Save, clock_behind
+from gh_assets_tests.support.matrices import with_ids
 
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
 
@@ -25,14 +26,7 @@ ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
 def matrix_of(users: int, repositories: int, density: float) -> UserItemMatrix:
     stars = sp.random(users, repositories, density, format="csr", dtype=np.float32, rng=np.random.default_rng(1))
     stars.data[:] = 1
-    names = [f"o/{n}" for n in range(repositories)]
-    return UserItemMatrix(
-        sp.csr_array(stars),
-        np.arange(users),
-        np.array([f"u{n}" for n in range(users)]),
-        np.arange(repositories),
-        np.array(names),
-    )
+    return with_ids(sp.csr_array(stars))
 
 
 @pytest.mark.parametrize(
@@ -77,10 +71,7 @@ def test_the_last_matrix_is_that_of_the_last_model_whatever_the_clock(
 def test_rows_without_stars_and_other_values_than_one_fail() -> None:
     matrix = matrix_of(20, 10, 0.5)
     assert result_of(every_user_has_a_star, matrix).passed == bool((np.diff(matrix.stars.indptr) > 0).all())
-    full = UserItemMatrix(
-        sp.csr_array(np.ones((2, 2), dtype=np.float32)), matrix.user_ids[:2], matrix.logins[:2],
-        matrix.repo_ids[:2], matrix.full_names[:2],
-    )  # fmt: skip
+    full = with_ids(sp.csr_array(np.ones((2, 2), dtype=np.float32)))
     assert result_of(every_user_has_a_star, full).passed
     full.stars.data[0] = 2
     assert not result_of(every_user_has_a_star, full).passed

@@ -42,11 +42,8 @@ def test_all_files_are_in_a_home_whose_name_has_special_characters(
         assert list(instance.get_dynamic_partitions("repo")) == ["a/b"]
         assert instance.get_runs_count() == 0
     assert [path.name for path in tmp_path.iterdir()] == [name]
-    assert {path.name for path in (tmp_path / name / "dagster").rglob("*.db")} == {
-        "runs.db",
-        "index.db",
-        "schedules.db",
-    }
+    databases = {path.name for path in (tmp_path / name / "dagster").rglob("*.db")}
+    assert databases == {"runs.db", "index.db", "schedules.db"}
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from gh_assets.registry.cache import ModelCache
 from gh_assets.storage.asset_store import AssetStore
 from gh_assets.storage.objects import ObjectStore, make_client
 from gh_assets_tests.faults.proxy import traced_steps
+from gh_assets_tests.support.matrices import with_ids
 
 ROWS = 400
 
@@ -55,11 +56,7 @@ def table(number: int) -> pl.DataFrame:
 
 
 def matrix(number: int) -> UserItemMatrix:
-    stars = sp.csr_array(np.eye(4, 5 + number % 7, dtype=np.float32))
-    ids = np.arange(stars.shape[1])
-    return UserItemMatrix(
-        stars, np.arange(4), np.array([f"u{n}" for n in range(4)]), ids, np.array([f"o/r{n}" for n in ids])
-    )
+    return with_ids(sp.csr_array(np.eye(4, 5 + number % 7, dtype=np.float32)))
 
 
 def save(clients: ServiceClients, number: int) -> object:

@@ -128,22 +128,18 @@ def test_failures_are_reported_and_tried_again_soon(lookups: Lookups) -> None:
     good = live._connect
     live._connect = lambda: client_of("http://127.0.0.1:9", "token")
     assert finished(live.look_up("uncollected-1")).outcome is LookupOutcome.UNAVAILABLE
-    assert live.failing_since is not None
     assert not live.check()
     live._connect = good
     clock.time += 11
     assert finished(live.look_up("uncollected-1")).outcome is LookupOutcome.OK
-    assert live.failing_since is None
     assert live.check()
 
 
 def test_repositories_are_described_and_renames_followed(lookups: Lookups) -> None:
     live, standin = lookups()
+    text, topics = "Pipes, valves and taps for every house", ("plumbing",)
     described = live.describe("outside/plumbing-hall")
-    assert described == (
-        99_001,
-        Description("outside/plumbing-hall", "Pipes, valves and taps for every house", "Go", ("plumbing",), 0, False),
-    )
+    assert described == (99_001, Description("outside/plumbing-hall", text, "Go", topics, 0, False))
     used = standin.used("token")
     assert live.describe("Outside/Plumbing-Hall") == described
     assert standin.used("token") == used, "it was requested again"

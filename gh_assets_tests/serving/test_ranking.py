@@ -15,7 +15,7 @@ from gh_assets.serving.catalogue import Catalogue
 from gh_assets.serving.ranking import Ranker, Recommendation
 from gh_assets.serving.requests import Filters, RecommendationRequest
 from gh_assets_tests.support.catalogues import catalogue_of
-from gh_assets_tests.support.matrices import checkerboard
+from gh_assets_tests.support.matrices import checkerboard, with_ids
 
 FIRST = 1000
 """Id of the repository that is item 0 of the models."""
@@ -39,10 +39,8 @@ CATALOGUE_ROWS = [row(item) for item in range(20)]
 
 @pytest.fixture(scope="module")
 def matrix() -> UserItemMatrix:
-    stars = checkerboard()
     names = np.array([entry["full_name"] for entry in CATALOGUE_ROWS])
-    logins = np.array([f"user-{user}" for user in range(stars.shape[0])])
-    return UserItemMatrix(stars, np.arange(stars.shape[0]), logins, FIRST + np.arange(20), names)
+    return with_ids(checkerboard(), repo_ids=FIRST + np.arange(20), full_names=names)
 
 
 @pytest.fixture(scope="module", params=["ease", "recvae"])
@@ -182,7 +180,5 @@ def test_unknown_repository_is_ranked_like_its_neighbours(trained: TrainedModel,
     assert sum(reason.share for reason in entries[0].because) == pytest.approx(1.0)
     painter = ranker.unseen_recommendations(RecommendationRequest(stars=own(matrix, 2), n=1))
     assert [entry.full_name for entry in painter] == ["new/painter"]
-    assert (
-        ranker.unseen_recommendations(RecommendationRequest(stars=plumber, n=5, hidden=[FIRST + 777, FIRST + 778]))
-        == []
-    )
+    without = RecommendationRequest(stars=plumber, n=5, hidden=[FIRST + 777, FIRST + 778])
+    assert ranker.unseen_recommendations(without) == []

@@ -23,13 +23,11 @@ def start(results: list[bool]) -> Iterator[Start]:
     monitors: list[ServiceMonitor] = []
 
     def start(check: Callable[[], bool]) -> ServiceMonitor:
-        monitors.append(
-            ServiceMonitor(
-                {"service": check}, (ServiceUnavailableError,), 0.01, lambda _, answers: results.append(answers)
-            )
-        )
-        monitors[-1].start()
-        return monitors[-1]
+        kinds = (ServiceUnavailableError,)
+        monitor = ServiceMonitor({"service": check}, kinds, 0.01, lambda _, answers: results.append(answers))
+        monitors.append(monitor)
+        monitor.start()
+        return monitor
 
     yield start
     for monitor in monitors:

@@ -2,6 +2,22 @@
 
 import numpy as np
 import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from gh_assets.recommender.data.interactions import UserItemMatrix
+
+
+def with_ids(
+    stars: sp.csr_array,
+    user_ids: NDArray[np.int64] | None = None,
+    repo_ids: NDArray[np.int64] | None = None,
+    full_names: NDArray[np.str_] | None = None,
+) -> UserItemMatrix:
+    """Return a matrix of stars with ids, by default from 0, and names, by default made of the ids."""
+    users = np.arange(stars.shape[0]) if user_ids is None else user_ids
+    repositories = np.arange(stars.shape[1]) if repo_ids is None else repo_ids
+    names = np.char.add("o/r", repositories.astype(str)) if full_names is None else full_names
+    return UserItemMatrix(stars, users, np.char.add("user-", users.astype(str)), repositories, names)
 
 
 def checkerboard(users: int = 40, items: int = 20) -> sp.csr_array:

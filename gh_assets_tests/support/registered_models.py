@@ -13,7 +13,7 @@ from gh_assets.registry import Decision, ModelCard, ModelRegistry, Move, Promoti
 from gh_assets.registry.cache import ModelCache
 from gh_assets.serving.current_model import CurrentModel, describe_current
 from gh_assets.serving.promotion import ComparisonResult, PromotionGate
-from gh_assets_tests.support.matrices import taste_matrix
+from gh_assets_tests.support.matrices import taste_matrix, with_ids
 
 UNREADABLE_DOCUMENT = "unreadable document"
 DAMAGES = ("missing", "damaged", "another format", UNREADABLE_DOCUMENT)
@@ -22,14 +22,7 @@ DAMAGES = ("missing", "damaged", "another format", UNREADABLE_DOCUMENT)
 def matrix_of(users: int = 600, first: int = 0) -> UserItemMatrix:
     """Return a matrix of users with tastes; of two with the same first user, the larger contains the smaller."""
     stars = taste_matrix(users=900)[first : first + users]
-    items = np.arange(stars.shape[1])
-    return UserItemMatrix(
-        stars,
-        np.arange(first, first + users) * 7 + 1000,
-        np.char.add("user-", np.arange(first, first + users).astype(str)),
-        items + 50,
-        np.char.add("o/r", items.astype(str)),
-    )
+    return with_ids(stars, np.arange(first, first + users) * 7 + 1000, np.arange(stars.shape[1]) + 50)
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,8 @@ def world_of(
         )
     named = [Repository(0, name) for name in (listed if listed is not None else list(stars))]
     repositories.append(Repository(900_001, LIST, readme=list_markdown("Awesome", named)))
-    return World(
-        repositories,
-        [f"user-{user}" for user in range(count)],
-        [5000 + user for user in range(count)],
-        [LIST],
-        "a test",
-    )
+    logins = [f"user-{user}" for user in range(count)]
+    return World(repositories, logins, list(range(5000, 5000 + count)), [LIST], "a test")
 
 
 def troubled_world() -> World:

@@ -92,10 +92,8 @@ def test_asset_command_and_api_return_the_same_lists(
 def test_recommendations_for_a_few_repositories(server: Running) -> None:
     response = listed(server, "/recommendations", repo=[name_of(0).upper(), name_of(3)], n=5)
     assert all(name.startswith("painters/") for name in names(response)[:3])
-    assert {reason["full_name"] for entry in response["recommendations"] for reason in entry["because"]} <= {
-        name_of(0),
-        name_of(3),
-    }
+    reasons = {reason["full_name"] for entry in response["recommendations"] for reason in entry["because"]}
+    assert reasons <= {name_of(0), name_of(3)}
     posted = server.post("/api/v1/recommendations", json={"repositories": [name_of(0), name_of(3)], "n": 5})
     assert names(posted.json()) == names(response)
 

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from gh_assets.settings import GITHUB_COM_API
 from gh_assets_tests.support.hostile_world import HOSTILE_TEXTS
 from gh_assets_tests.support.served_home import Running, ServedHome, name_of, opened
 
@@ -41,10 +42,6 @@ def test_api_page_shows_names_as_code(server: Running) -> None:
 
 def test_real_users_are_not_shown_as_examples(server: Running, served_home: ServedHome) -> None:
     assert "Person-" not in server.get("/").text
-    synthetic: dict[str, Any] = {
-        "github_tokens_text": None,
-        "github_api_url": "https://api.github.com",
-        "live_requests": 0,
-    }
-    with opened(served_home.settings, **synthetic) as standin:
-        assert "Person-" in standin.get("/").text
+    changes: dict[str, Any] = {"github_tokens_text": None, "github_api_url": GITHUB_COM_API, "live_requests": 0}
+    with opened(served_home.settings, **changes) as synthetic:
+        assert "Person-" in synthetic.get("/").text
