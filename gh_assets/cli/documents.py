@@ -1,4 +1,4 @@
-"""The JSON documents that commands print: the status, which model serves, and registered models."""
+"""The JSON documents that commands print: the status, and registered models."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ def read_status(settings: Settings) -> dict[str, Any]:
         * ``users``, ``users_asked``: users, and those whose own starred lists were read.
         * ``quota``: the remaining quota by account and resource.
         * ``matrix``: ``rows``, ``cols`` and ``nnz``, or None.
-        * ``models``: see `model_json`; ``serving``: see `serving_json`.
+        * ``models``: see `model_json`; ``serving``: see `describe_current`.
         * ``runs``: Dagster's runs by status.
     """
     with open_mongo(settings) as database, open_instance(settings) as instance:
@@ -71,45 +71,9 @@ def read_status(settings: Settings) -> dict[str, Any]:
             if stars is None
             else {"rows": stars.shape[0], "cols": stars.shape[1], "nnz": int(stars.nnz)},
             "models": [model_json(model, alias_holders) for model in registry.list()],
-            "serving": serving_json(registry),
+            "serving": describe_current(registry),
             "runs": dict(Counter(run.status.value for run in instance.get_runs())),
         }
-
-
-def serving_json(registry: ModelRegistry) -> dict[str, Any] | None:
-    """Describe which model serves, and why the newest one does or does not.
-
-    Only the objects' metadata are read, no model: what the bucket lacks, and what the promotion could not load, counts
-    as unusable.
-
-    Returns
-    -------
-    dict or None
-        None if no model is registered; else
-
-        * ``model``, ``name``, ``version``: the model that serves; None if none can be loaded.
-        * ``champion``: whether it was promoted; ``why``: the reason it serves.
-        * ``newest``: the model registered last; ``decision``: in sentences, why it serves or not.
-        * ``outcome``, ``by``, ``at``: the last decision's outcome, author and time; None if there was none.
-        * ``skipped``: warnings about models that cannot be loaded.
-    """
-    current = describe_current(registry)
-    if current is None:
-        return None
-    model, decision = current.model, current.decision
-    return {
-        "model": None if model is None else model.title,
-        "name": None if model is None else model.name,
-        "version": None if model is None else model.version,
-        "champion": current.promoted,
-        "why": current.why,
-        "newest": current.newest.title,
-        "decision": current.explanation,
-        "outcome": None if decision is None else decision.outcome,
-        "by": None if decision is None else decision.by,
-        "at": None if decision is None else decision.time.isoformat(),
-        "skipped": list(current.skipped.values()),
-    }
 
 
 def model_json(

@@ -7,10 +7,10 @@ service: the next candidate serves, with a warning that names the models before 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pymongo.errors import PyMongoError
 
@@ -262,41 +262,21 @@ def model_identity(model: RegisteredModel) -> tuple[str, int, str | None]:
 # -- why ---------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class CurrentModel:
-    """Which model serves, and why the newest one does or does not.
-
-    Attributes
-    ----------
-    model : RegisteredModel or None
-        The model that serves; None if none can be loaded.
-    promoted : bool
-        Whether it was promoted.
-    why : str
-        The reason it serves.
-    newest : RegisteredModel
-        The model that was registered last.
-    explanation : str
-        Why the newest model serves or does not, in sentences.
-    decision : Decision or None
-        The last decision.
-    skipped : mapping of str
-        Warnings about models that cannot be loaded, by their titles.
-    """
-
-    model: RegisteredModel | None
-    promoted: bool
-    why: str
-    newest: RegisteredModel
-    explanation: str
-    decision: Decision | None
-    skipped: Mapping[str, str]
-
-
-def describe_current(registry: ModelRegistry) -> CurrentModel | None:
-    """Describe which model serves; None if no model is registered.
+def describe_current(registry: ModelRegistry) -> dict[str, Any] | None:
+    """Describe which model serves, and why the newest one does or does not, as a JSON document.
 
     No model is read: unusable are those that the last decision could not load, and those without their object.
+
+    Returns
+    -------
+    dict or None
+        None if no model is registered; else
+
+        * ``model``, ``name``, ``version``: the model that serves; None if none can be loaded.
+        * ``champion``: whether it was promoted; ``why``: the reason it serves.
+        * ``newest``: the model registered last; ``decision``: in sentences, why it serves or not.
+        * ``outcome``, ``by``, ``at``: the last decision's outcome, author and time; None if there was none.
+        * ``skipped``: warnings about models that cannot be loaded.
     """
     models, decision, move = registry.list(), registry.decisions.last(), registry.aliases.current(PURPOSE, CHAMPION)
     if not models:
@@ -312,8 +292,19 @@ def describe_current(registry: ModelRegistry) -> CurrentModel | None:
         why = move.why
     else:
         why = "The champion cannot be loaded, and this was champion before it."
-    explanation = _explain_decision(models[0], decision, None if model is None else move)
-    return CurrentModel(model, promoted, why, models[0], explanation, decision, skipped)
+    return {
+        "model": None if model is None else model.title,
+        "name": None if model is None else model.name,
+        "version": None if model is None else model.version,
+        "champion": promoted,
+        "why": why,
+        "newest": models[0].title,
+        "decision": _explain_decision(models[0], decision, None if model is None else move),
+        "outcome": None if decision is None else decision.outcome,
+        "by": None if decision is None else decision.by,
+        "at": None if decision is None else decision.time.isoformat(),
+        "skipped": list(skipped.values()),
+    }
 
 
 def _first_available(registry: ModelRegistry, skipped: dict[str, str]) -> RegisteredModel | None:

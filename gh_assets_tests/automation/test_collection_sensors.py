@@ -69,9 +69,8 @@ def test_only_repositories_whose_count_moved_are_collected_again(
     assert store.read_table("stargazers", "o/r5").height == 15 + 30
     assert automation.tick(stale_stars) == "None of 8 repositories is due."
     monkeypatch.setenv("GH_ASSETS_REFRESH_AFTER", "0s")
-    assert automation.materialized(automation.run(stale_stars)) == set(STARS), (
-        "old ones are collected whatever their count"
-    )
+    result = automation.run(stale_stars)
+    assert automation.materialized(result) == set(STARS), "old ones are collected whatever their count"
 
 
 def test_without_quota_the_tick_names_the_time_of_the_reset(

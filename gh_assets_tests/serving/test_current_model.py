@@ -45,9 +45,8 @@ def test_champion_that_cannot_be_loaded_gives_way_to_the_one_before(
     result, move = models.judge()
     assert (result.outcome, move) == ("champion already", None)
     current = models.current()
-    assert current.model is not None
-    assert (current.model.title, current.promoted) == ("ease 1", True)
-    assert current.why == "The champion cannot be loaded, and this was champion before it."
+    assert (current["model"], current["champion"]) == ("ease 1", True)
+    assert current["why"] == "The champion cannot be loaded, and this was champion before it."
     better = models.register(EASE((10.0,)))
     champion = models.judge()[0].champion
     assert champion is not None
@@ -64,31 +63,33 @@ def test_description_without_a_usable_model(models: RegisteredModels, tmp_path: 
     assert (result.outcome, result.candidate, move) == ("not judged", None, None)
     with pytest.raises(StoredDataError, match=r"No model can be loaded\. ease 1 cannot be loaded"):
         load_first_usable(models.registry, serving_candidates(models.registry), models.cache)
-    current = models.current()
-    assert (current.model, current.why, current.decision) == (None, "None can be loaded.", models.last_decision())
-    assert "judges again" in current.explanation
+    current, at = models.current(), models.last_decision().time.isoformat()
+    assert (current["model"], current["why"], current["at"]) == (None, "None can be loaded.", at)
+    assert "judges again" in current["decision"]
 
 
 def test_description_explains_why_the_newest_model_does_not_serve(models: RegisteredModels) -> None:
     assert describe_current(models.registry) is None
     models.register(EASE((10.0,)))
     unjudged = "ease 1 has not been judged yet: the next run, or the asset champion, does."
-    assert models.current().explanation == unjudged
+    assert models.current()["decision"] == unjudged
     models.judge("run 1")
     models.register(EASE((10.5,)))
     later = "ease 2 was registered after that and has not been judged yet: the next run does."
-    assert models.current().explanation.endswith(later)
+    assert models.current()["decision"].endswith(later)
     models.judge("run 2")
-    current, decision = models.current(), models.last_decision()
-    assert current.model is not None
-    assert (current.model.title, current.newest.title) == ("ease 1", "ease 2")
-    assert (current.decision, decision.outcome, decision.by) == (decision, "not better", "run 2")
-    assert current.explanation.startswith("ease 2 is not certainly better than ease 1 for ")
+    current = models.current()
+    assert (current["model"], current["newest"]) == ("ease 1", "ease 2")
+    assert (current["at"], current["outcome"], current["by"]) == (
+        models.last_decision().time.isoformat(),
+        "not better",
+        "run 2",
+    )
+    assert current["decision"].startswith("ease 2 is not certainly better than ease 1 for ")
     models.promote("ease 2", why="I like it", by="a user")
     current = models.current()
-    assert current.model is not None
-    assert (current.model.title, current.why) == ("ease 2", "I like it")
-    assert current.explanation.endswith("Since then a user made ease 2 champion (promote): I like it")
+    assert (current["model"], current["why"]) == ("ease 2", "I like it")
+    assert current["decision"].endswith("Since then a user made ease 2 champion (promote): I like it")
 
 
 def test_models_of_several_names_are_ranked(registry: ModelRegistry, save: Save) -> None:

@@ -179,8 +179,6 @@ def test_progress_is_shown_while_stars_are_read(
         proceed.set()
         done = server.get("/api/v1/users/fan/recommendations?wait=20")
         assert (done.status_code, done.json()["known_stars"]) == (200, 250)
-        database = server.state.refresher.database()
-        assert database is not None
-        for name in database.list_collection_names():
-            for document in database[name].find():
+        for name in server.database.list_collection_names():
+            for document in server.database[name].find():
                 assert "fan" not in str(document), "it was stored"

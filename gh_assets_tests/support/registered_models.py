@@ -11,7 +11,7 @@ from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.recommender.training.training import result_of, split_of
 from gh_assets.registry import Decision, ModelCard, ModelRegistry, Move, Promotion, RegisteredModel, training
 from gh_assets.registry.cache import ModelCache
-from gh_assets.serving.current_model import CurrentModel, describe_current
+from gh_assets.serving.current_model import describe_current
 from gh_assets.serving.promotion import ComparisonResult, PromotionGate
 from gh_assets_tests.support.matrices import taste_matrix, with_ids
 
@@ -51,7 +51,7 @@ class RegisteredModels:
             name, version = title.split()
             self.registry.promote(Promotion(name, int(version), why=why, by=by))
 
-    def current(self) -> CurrentModel:
+    def current(self) -> dict[str, Any]:
         current = describe_current(self.registry)
         assert current is not None
         return current

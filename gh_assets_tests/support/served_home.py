@@ -19,8 +19,9 @@ from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.recommender.models.trained_model import TrainedModel
 from gh_assets.registry import ModelCard, ModelRegistry, Promotion, RegisteredModel, open_registry
 from gh_assets.schemas import REPOS
-from gh_assets.services.connections import asset_store, connect_gcs
+from gh_assets.services.connections import asset_store
 from gh_assets.settings import Settings
+from gh_assets.storage.mongo import MongoDatabase
 from gh_assets.web.server import make_server
 from gh_assets.web.state import AppState
 from gh_assets.web.uvicorn_internals import ObservedServer
@@ -124,8 +125,7 @@ class ServedHome:
 
     def write_repositories(self, rows: list[dict[str, Any]]) -> None:
         self.rows = rows
-        store = asset_store(self.settings, connect_gcs(self.settings))
-        store.write_table("repos", pl.DataFrame(rows, schema=REPOS.dtypes))
+        asset_store(self.settings).write_table("repos", pl.DataFrame(rows, schema=REPOS.dtypes))
 
 
 def furnish(settings: Settings, folder: Path, changes: dict[int, dict[str, Any]] | None = None) -> ServedHome:
@@ -134,7 +134,7 @@ def furnish(settings: Settings, folder: Path, changes: dict[int, dict[str, Any]]
     matrix = matrix_of(rows)
     served_home = ServedHome(settings, matrix, rows, folder)
     served_home.write_repositories(rows)
-    asset_store(settings, connect_gcs(settings)).write_matrix("user_item_matrix", matrix)
+    asset_store(settings).write_matrix("user_item_matrix", matrix)
     served_home.register(trained_on(matrix), 0.3)
     with served_home.registry() as registry:
         registry.promote(Promotion("hybrid", 1, why="the first one", by="a test"))
@@ -170,6 +170,12 @@ class Running:
     url: str
     state: AppState
     server: ObservedServer
+
+    @property
+    def database(self) -> MongoDatabase:
+        database = self.state.refresher.database()
+        assert database is not None
+        return database
 
     def get(self, path: str, **more: Any) -> requests.Response:
         return requests.get(self.url + path, timeout=30, **more)

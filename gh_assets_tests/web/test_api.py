@@ -348,10 +348,9 @@ def test_feedback_changes_the_list_at_once_and_can_be_withdrawn(server: Running)
     server.post("/api/v1/feedback", json={"person": "reader-1", "repo": before[0], "verdict": "none"})
     again = names(listed(server, "/users/person-2/recommendations", person="reader-1"))
     assert again[0] == before[0]
-    stored = server.state.refresher.database()
-    assert stored is not None
     repo_id = listed(server, "/users/person-2/recommendations")["recommendations"][0]["repo_id"]
-    document = until(lambda: stored["feedback"].find_one({"_id": f"reader-1:{repo_id}", "said.verdict": "none"}))
+    wanted = {"_id": f"reader-1:{repo_id}", "said.verdict": "none"}
+    document = until(lambda: server.database["feedback"].find_one(wanted))
     assert set(document["said"]) == {"person", "repo_id", "full_name", "verdict", "at", "version"}
 
 

@@ -221,9 +221,7 @@ def test_not_interested_changes_the_list_at_once_and_can_be_withdrawn(page: Any,
     page.get_by_role("button", name=f"I know it: {after[2]}", exact=True).click()
     assert changed(page, after)[2] == after[3]
     visitor = next(cookie["value"] for cookie in page.context.cookies() if cookie["name"] == "visitor")
-    database = served.state.refresher.database()
-    assert database is not None
-    until(lambda: database["feedback"].count_documents({"said.person": visitor}) == 2)
+    until(lambda: served.database["feedback"].count_documents({"said.person": visitor}) == 2)
     page.get_by_role("link", name="Hidden repositories").click()
     page.get_by_role("button", name=f"Show again: {before[0]}", exact=True).click()
     until(lambda: page.locator("ul.rows li").count() == 1)
