@@ -11,8 +11,7 @@ from gh_assets.assets import star_events
 from gh_assets.assets.definition import AssetConfig
 from gh_assets.assets.metadata import measure_seconds, preview
 from gh_assets.assets.progress import asset_progress
-from gh_assets.collector.archive_days import days_between, days_of, read_days
-from gh_assets.collector.gharchive import WantedRepositories
+from gh_assets.collector.gharchive import WantedRepositories, days_between, days_of, read_days
 from gh_assets.errors import ConfigurationError
 from gh_assets.resources import GcsResource, GitHubResource, MongoResource, PolicyResource
 from gh_assets.schemas import STAR_EVENTS

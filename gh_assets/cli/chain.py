@@ -14,7 +14,7 @@ from gh_assets.automation.archive_ops import read_days_of_the_archive
 from gh_assets.automation.jobs import archive_job, range_tags, refresh_job, repos_job
 from gh_assets.cli.failures import EXPLAINED_ERRORS, cause_of
 from gh_assets.cli.options import ChainOptions
-from gh_assets.collector.archive_days import days_of
+from gh_assets.collector.gharchive import days_of
 from gh_assets.collector.seed_users import read_seeds_file
 from gh_assets.collector.stars_file import read_stars
 from gh_assets.embedded.servers import HomeWorld, choose_world, read_world

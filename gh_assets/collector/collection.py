@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from gh_assets.collector.archive_days import read_star_events
 from gh_assets.collector.forecast import Forecast, expected_pages
+from gh_assets.collector.gharchive import read_star_events
 from gh_assets.collector.pipeline import CollectionReport, Selection, StarPipeline
 from gh_assets.collector.progress import STEP, CollectionProgress
 from gh_assets.collector.query_sizes import QuerySizeStore

@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from gh_assets.collector.archive_days import read_star_events
+from gh_assets.collector.gharchive import read_star_events
 from gh_assets.collector.input_tables import InputTable, is_table, naming_errors, read_table, read_text
 from gh_assets.collector.star_sources.base import CollectionOptions, RepositoryRef
 from gh_assets.collector.star_sources.fallback import read_with_fallback

@@ -1,10 +1,11 @@
 """A bounded number of workers over an iterable of any length: memory stays flat, cancellation reaches all."""
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from queue import Empty, SimpleQueue
-from typing import Generic, TypeVar
+from itertools import islice
+from queue import SimpleQueue
+from typing import TypeVar
 
 GRACE = 3.0
 """Seconds to wait after Ctrl-C for calls that are still running."""
@@ -48,62 +49,32 @@ def map_bounded(
     window : int, optional
         Maximum number of items taken from `items` and not yet yielded; by default four times `workers`.
     """
+    source, limit = iter(items), window or workers * 4
+    running: set[Future[Result]] = set()
+    ended: SimpleQueue[Future[Result]] = SimpleQueue()
+    failure: BaseException | None = None
     with workers_of(workers, "gh-assets") as executor:
-        calls = _Calls(executor, function, iter(items), window or workers * 4)
-        calls.submit()
-        while calls.running:
+        while True:
             try:
-                future = calls.next_ended()
-            except Empty:
+                for item in islice(source, limit - len(running) if failure is None else 0):
+                    call = executor.submit(function, item)
+                    running.add(call)
+                    call.add_done_callback(ended.put)
+            except BaseException as error:  # noqa: BLE001 - of `items`; raised after the remaining results
+                failure = error
+            if failure is not None and not isinstance(failure, Exception):
+                running -= wait(running, GRACE).not_done
+            if not running:
                 break
-            except BaseException as error:  # noqa: BLE001 - raised after the remaining results
-                calls.fail(error)
-                continue
-            if not future.cancelled():
-                error_of_call = future.exception()
-                if error_of_call is None:
-                    yield future.result()
-                else:
-                    calls.fail(error_of_call)
-            calls.submit()
-        if calls.failure is not None:
-            raise calls.failure
-
-
-class _Calls(Generic[Item, Result]):
-    """The calls of `map_bounded` that have not been yielded, and the first failure."""
-
-    def __init__(
-        self, executor: ThreadPoolExecutor, function: Callable[[Item], Result], source: Iterator[Item], window: int
-    ) -> None:
-        self.running: set[Future[Result]] = set()
-        self.failure: BaseException | None = None
-        self._executor, self._function, self._source, self._window = executor, function, source, window
-        self._ended: SimpleQueue[Future[Result]] = SimpleQueue()
-        self._exhausted = False
-
-    def submit(self) -> None:
-        """Submit calls until the window is full, unless a call has failed."""
-        while self.failure is None and not self._exhausted and len(self.running) < self._window:
             try:
-                future = self._executor.submit(self._function, next(self._source))
-            except StopIteration:
-                self._exhausted = True
+                call = ended.get()
+                running.discard(call)
+                result = call.result()
             except BaseException as error:  # noqa: BLE001 - raised after the remaining results
-                self.failure = error
+                failure = failure or error
+                for call in running:
+                    call.cancel()
             else:
-                self.running.add(future)
-                future.add_done_callback(self._ended.put)
-
-    def next_ended(self) -> Future[Result]:
-        """Wait for the end of a call; after Ctrl-C, raise `Empty` if that takes longer than `GRACE`."""
-        interrupted = self.failure is not None and not isinstance(self.failure, Exception)
-        future = self._ended.get(timeout=GRACE if interrupted else None)
-        self.running.discard(future)
-        return future
-
-    def fail(self, error: BaseException) -> None:
-        """Keep the first failure, and cancel the calls that have not started."""
-        self.failure = self.failure or error
-        for future in list(self.running):
-            future.cancel()
+                yield result
+        if failure is not None:
+            raise failure

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gh_assets.collector.archive_days import read_days, read_star_events
+from gh_assets.collector.gharchive import read_days, read_star_events
 from gh_assets.collector.state import CollectionState
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.world import World
