@@ -34,7 +34,7 @@ from gh_assets.collector.star_sources.graphql import GraphQLStargazers
 from gh_assets.collector.star_sources.stargazers import RestStargazers
 from gh_assets.collector.state import CollectionState
 from gh_assets.embedded.standin.app import Standin
-from gh_assets.embedded.standin.clock import MachineClock, RemoteClock, VirtualClock
+from gh_assets.embedded.standin.clock import RemoteClock, VirtualClock
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.world import Repository, World
 from gh_assets.github.client import GitHubClient
@@ -100,7 +100,7 @@ def of_real_sizes(count: int = 4761) -> Shape:
 
 
 def _serve(shape: Shape, limits: Limits, tokens: list[str], virtual: bool, address: Connection) -> None:
-    clock = VirtualClock() if virtual else MachineClock()
+    clock = VirtualClock() if virtual else Clock()
     with serving(Standin(shape.world(), tokens, limits, clock=clock).app()) as url:
         address.send(url)
         threading.Event().wait()

@@ -33,8 +33,8 @@ class InputTable:
     ----------
     frame : polars.DataFrame
         The wanted columns that the file has, by their names in lower case: text, or times (Date or Datetime) where
-        Parquet has them. The column ``row`` is the line of a text file (the header is line 1) or the row of a Parquet
-        file, from 1. Empty lines are left out.
+        Parquet has them in a column that is not required. The column ``row`` is the line of a text file (the header is
+        line 1) or the row of a Parquet file, from 1. Empty lines are left out.
     header : sequence of str
         All column names of the file.
     ragged : sequence of (int, int)
@@ -114,7 +114,7 @@ def _read_parquet(path: Path, wanted: Sequence[str], required: Collection[str], 
     header = list(pl.read_parquet_schema(path))
     places = _places(header, wanted, required, title)
     frame = pl.read_parquet(path, columns=[header[place] for place in places.values()])
-    columns = [_as_text(frame[header[place]], title).alias(name) for name, place in places.items()]
+    columns = [_as_text(frame[header[place]], title, name in required).alias(name) for name, place in places.items()]
     return InputTable(pl.DataFrame(columns).with_row_index("row", offset=1), header)
 
 
@@ -247,10 +247,10 @@ def _places(header: Sequence[str], wanted: Sequence[str], required: Collection[s
     return {name: known[name][0] for name in wanted if name in known}
 
 
-def _as_text(column: pl.Series, title: str) -> pl.Series:
-    """Convert a column to text, unless it holds times."""
+def _as_text(column: pl.Series, title: str, is_required: bool) -> pl.Series:
+    """Convert a column to text, unless it holds times and is not a required one."""
     dtype = column.dtype
-    if dtype in (pl.String, pl.Date) or isinstance(dtype, pl.Datetime):
+    if dtype == pl.String or (not is_required and dtype in (pl.Date, pl.Datetime)):
         return column
     if dtype == pl.Binary:
         values = [None if value is None else value.decode("utf-8", "replace") for value in column.to_list()]

@@ -36,7 +36,8 @@ MAX_FIELDS = 50
 
 Document = dict[str, Any]
 
-_NOTHING: Document = dict.fromkeys((*REPOS.columns, "etag", "topics_at"))
+NOTHING: Document = dict.fromkeys((*REPOS.columns, "etag", "topics_at"))
+"""A document of which nothing is known."""
 
 
 @dataclass
@@ -226,7 +227,7 @@ class _Requests:
         by_id: dict[int, tuple[str, Document]] = {}
         by_name: list[str] = []
         for name in names:
-            document = self.known.by_name.get(name.lower(), _NOTHING)
+            document = self.known.by_name.get(name.lower(), NOTHING)
             is_recent = document.get("node_id") is not None and (document.get("topics_at") or oldest) > oldest
             # A former name is requested by name, since another repository may have it now.
             if is_recent and document["full_name"].lower() == name.lower() and document["repo_id"] not in by_id:
@@ -246,26 +247,21 @@ class _Requests:
         refused: list[str] = []
         lists: GraphQLLists[_Metadata] = GraphQLLists(self.client, repositories_query)
         yield from _with_document(lists.read(starmap(_Named, enumerate(names)), self.workers), refused)
-        # REST tells gone, blocked and failed repositories apart.
+        # REST distinguishes gone, blocked and failed repositories.
         yield from map_bounded(self._by_rest, refused, self.workers)
 
     def _by_rest(self, name: str) -> _Metadata:
         previous = self.known.by_name.get(name.lower())
         etag = previous.get("etag") if previous is not None else None
-        path, moved = f"/repos/{name}", False
         try:
-            for _ in range(MAX_REDIRECTS):
-                response = self.client.get(path, etag=etag)
-                if response.status not in (301, 302, 307) or not response.headers.get("location"):
-                    break
-                path, moved = response.headers["location"], True
+            response = self.client.get(f"/repos/{name}", etag=etag, redirects=MAX_REDIRECTS)
         except (ServiceUnavailableError, GitHubError) as error:
             return _Metadata(name, Outcome.UNKNOWN, str(error), previous)
-        outcome = Outcome.MOVED if moved else Outcome.OK
+        outcome = Outcome.MOVED if response.moved else Outcome.OK
         if response.status == 304 and previous is not None:
             return _Metadata(name, outcome, None, previous)
-        repository = response.payload
-        if response.status == 200 and isinstance(repository, dict) and number_of(repository.get("id")) is not None:
+        repository = response.document
+        if response.status == 200 and number_of(repository.get("id")) is not None:
             try:
                 return _Metadata(name, outcome, None, _document(repository, response.etag))
             except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -391,8 +387,7 @@ def _document_of(node: Mapping[str, Any], topics: Sequence[str], topics_at: dt.d
 def classify_refusal(response: GitHubResponse) -> tuple[Outcome, str]:
     """Return the outcome (gone, blocked, restricted or unknown) and the reason that a response without data means."""
     outcomes = {451: Outcome.BLOCKED, 404: Outcome.GONE, 410: Outcome.GONE, 403: Outcome.RESTRICTED}
-    is_blocked = isinstance(response.payload, dict) and "block" in response.payload
-    outcome = Outcome.BLOCKED if is_blocked else outcomes.get(response.status, Outcome.UNKNOWN)
+    outcome = Outcome.BLOCKED if "block" in response.document else outcomes.get(response.status, Outcome.UNKNOWN)
     return outcome, f"{response.status} {response.message}".strip()
 
 
@@ -401,7 +396,7 @@ def _merge(collected: Iterable[_Metadata], named: Mapping[str, list[str]], known
     merged: dict[int | str, Document] = {}
     for metadata in collected:
         key = metadata.name.lower()
-        fresh = _NOTHING | (metadata.document or {"_id": f"name:{key}", "full_name": metadata.name, "topics": []})
+        fresh = NOTHING | (metadata.document or {"_id": f"name:{key}", "full_name": metadata.name, "topics": []})
         before = known.documents.get(fresh["_id"])
         if before is not None and _topics_still_hold(before, fresh):
             fresh = fresh | {"topics_at": before["topics_at"]}

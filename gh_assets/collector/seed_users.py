@@ -204,10 +204,7 @@ def read_seeds_file(path: Path) -> SeedsFile:
     """
     title = f"file of users {path}"
     file = read_table(path, ("login", "user_id"), {"login"}, "file of users") if is_table(path) else _login_a_line(path)
-    table = file.frame
-    if not table.is_empty() and table.schema["login"] != pl.String:
-        raise InputError(f"The column 'login' of the {title} is {table.schema['login']}, not text.")
-    table = table.with_columns(logins(pl.col("login")).alias("login_name"))
+    table = file.frame.with_columns(logins(pl.col("login")).alias("login_name"))
     users = table.drop_nulls("login_name")
     skipped = skipped_rows(path, table.filter(pl.col("login_name").is_null()), file, {"login": LOGIN_FORM})
     if users.is_empty():

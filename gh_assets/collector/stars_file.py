@@ -143,9 +143,6 @@ def read_stars(path: Path | str) -> StarsFileContents:
     frame = file.frame
     if frame.is_empty() and not file.ragged:
         raise InputError(f"The stars file {path} has no stars in it.")
-    for name in ("repo", "login"):
-        if frame.schema[name] != pl.String:
-            raise InputError(f"The column {name!r} of the stars file {path} is {frame.schema[name]}, not text.")
     frame = _spelled(frame, "repo", repository_names(pl.col("repo")))
     frame = _spelled(frame, "login", logins(pl.col("login")))
     usable = pl.col("repo_name").is_not_null() & pl.col("login_name").is_not_null()

@@ -8,6 +8,7 @@ import logging
 import math
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from pydantic import SecretStr
@@ -52,10 +53,6 @@ class Budget:
             self.remaining = min(self.remaining, seen.remaining)
         self.limit = seen.limit
         self.observed_at = max(self.observed_at, seen.at)
-
-    def forget(self) -> None:
-        """Mark the remaining points as unknown."""
-        self.remaining = None
 
     def roll(self, now: float) -> None:
         """Begin a new window if the present one is over.
@@ -127,20 +124,19 @@ class Credential(Protocol):
         """Handle a 401 response, and return whether the next text will be a new one."""
 
 
+@dataclass(frozen=True)
 class PersonalToken:
     """A token whose text never changes."""
 
+    text: SecretStr
     identity = None
-
-    def __init__(self, text: SecretStr) -> None:
-        self._text = text
 
     @property
     def label(self) -> str:
-        return f"…{self._text.get_secret_value()[-4:]}"
+        return f"…{self.text.get_secret_value()[-4:]}"
 
     def secret(self, now: float) -> SecretStr:
-        return self._text
+        return self.text
 
     def on_unauthorized(self) -> bool:
         return False

@@ -6,7 +6,7 @@ Source: docs.github.com/rest and docs.github.com/graphql.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -117,13 +117,9 @@ class GitHubClient:
         self.close()
 
     def close(self) -> None:
-        """Close all sessions and stop waiting workers."""
+        """Close all sessions, and stop all workers: those that wait at once, the others after their request."""
         self.pool.close()
         self.transport.close()
-
-    def cancel(self) -> None:
-        """Stop all workers: those that wait at once, the others after their request."""
-        self.pool.cancel()
 
     def refresh_budgets(self) -> None:
         """Request the accounts of the tokens and what is left of their quota, which costs none of it.
@@ -143,6 +139,7 @@ class GitHubClient:
         parameters: Mapping[str, str | int] | None = None,
         accept: str = JSON,
         etag: str | None = None,
+        redirects: int = 0,
     ) -> GitHubResponse:
         """Request one resource by REST.
 
@@ -156,11 +153,8 @@ class GitHubClient:
             Media type; responses of type `RAW` and `HTML` are not parsed.
         etag : str, optional
             Makes the request conditional: a response with status 304 costs no quota.
-
-        Returns
-        -------
-        GitHubResponse
-            Redirects are not followed, since the caller has to know of them.
+        redirects : int
+            Maximum number of redirects that are followed, a request each; `GitHubResponse.moved` tells of them.
 
         Raises
         ------
@@ -177,10 +171,13 @@ class GitHubClient:
         GitHubError
             If the response is not one that GitHub documents.
         """
-        url = self._url_of(path)
         headers = {"accept": accept} | ({} if etag is None else {"if-none-match": etag})
-        request = Request("GET", url, headers, parameters)
-        return self._request(request, lambda response: Reply(read_rest(response, url, accept), request.points))
+        request = Request("GET", self._url_of(path), headers, parameters)
+        response = self._request(request, lambda response: Reply(read_rest(response, accept), request.points))
+        target = response.headers.get("location") if response.status in (301, 302, 307) else None
+        if not target or not redirects:
+            return response
+        return replace(self.get(target, accept=accept, etag=etag, redirects=redirects - 1), moved=True)
 
     def graphql(self, query: str, variables: Mapping[str, Any], *, points: int = 1) -> GraphQLResponse:
         """Send a GraphQL query, which should request ``rateLimit { cost limit remaining resetAt }``.

@@ -129,7 +129,7 @@ class TokenIdentification:
                 payload = orjson.loads(response.content)
             except orjson.JSONDecodeError as error:
                 return Retry(type(error).__name__)
-            return GitHubResponse(status, response.headers, response.content, payload, response.url, sent)
+            return GitHubResponse(status, response.headers, response.content, payload, sent)
         if status == 401 and path == "/rate_limit":
             if token.credential.on_unauthorized():
                 return Retry("status 401", RetryCause.TOKEN_RENEWED)
@@ -147,7 +147,7 @@ class TokenIdentification:
             return None
         if status in TRANSIENT:
             return Retry(f"status {status}")
-        return GitHubResponse(status, response.headers, response.content, None, response.url, sent)
+        return GitHubResponse(status, response.headers, response.content, None, sent)
 
     def _send(self, token: Token, path: str, body: bytes | None = None) -> requests.Response:
         url = self._transport.graphql_url if path == "/graphql" else self._transport.api_url + path

@@ -88,7 +88,7 @@ class MongoLedger:
         if grant.observation is not None:
             budget.observe(grant.observation, now)
         else:
-            budget.forget()
+            budget.remaining = None
         budget.granted = grant.points
         # Another process may have believed a response that asks to wait for years.
         return min(grant.paused_until, now + LONGEST_WINDOW)

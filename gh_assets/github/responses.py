@@ -47,6 +47,8 @@ class GitHubResponse:
         By name in any case.
     payload : object
         The parsed content; None where it is not JSON.
+    moved : bool
+        Whether a redirect was followed to it.
     sent : float
         When it was requested, in seconds since 1970; 0 if that was not recorded.
     """
@@ -55,8 +57,8 @@ class GitHubResponse:
     headers: Mapping[str, str]
     content: bytes
     payload: Any
-    url: str
     sent: float = 0.0
+    moved: bool = False
 
     @property
     def etag(self) -> str | None:
@@ -93,13 +95,10 @@ class GraphQLResponse:
     data : mapping
     errors : sequence of mapping
         GitHub's, each with ``type``, ``path`` and ``message`` where it gave them.
-    cost : int
-        Points.
     """
 
     data: Mapping[str, Any]
     errors: Sequence[Mapping[str, Any]]
-    cost: int
 
 
 @dataclass(frozen=True)
@@ -160,7 +159,7 @@ def _limit_of(response: requests.Response, now: float, *, graphql: bool) -> Retr
     return None
 
 
-def read_rest(response: requests.Response, url: str, accept: str) -> GitHubResponse | Retry:
+def read_rest(response: requests.Response, accept: str) -> GitHubResponse | Retry:
     """Parse a REST response; `RAW` and `HTML` are left as they are."""
     payload = None
     if response.content and accept not in (RAW, HTML) and response.status_code != 304:
@@ -169,7 +168,7 @@ def read_rest(response: requests.Response, url: str, accept: str) -> GitHubRespo
         except orjson.JSONDecodeError:
             if response.status_code == 200:
                 return Retry("a response that is not JSON")
-    return GitHubResponse(response.status_code, response.headers, response.content, payload, url)
+    return GitHubResponse(response.status_code, response.headers, response.content, payload)
 
 
 def read_graphql(content: bytes, points: int, server: str) -> Reply[GraphQLResponse]:
@@ -201,7 +200,7 @@ def read_graphql(content: bytes, points: int, server: str) -> Reply[GraphQLRespo
     outcome = _limit_among(errors)
     if outcome is None and errors and not any(value is not None for value in values.values()):
         outcome = _query_error(errors, server)
-    return Reply(outcome or GraphQLResponse(values, errors, cost), cost, rate_limit)
+    return Reply(outcome or GraphQLResponse(values, errors), cost, rate_limit)
 
 
 def _limit_among(errors: Sequence[Mapping[str, Any]]) -> Retry | GhAssetsError | None:

@@ -136,7 +136,7 @@ class LiveLookups:
     def close(self) -> None:
         """Cancel all lookups."""
         self._closed = True
-        self._drop_client(cancel=True)
+        self._drop_client()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def forget(self) -> None:
@@ -241,10 +241,8 @@ class LiveLookups:
     def _read_repository(self, full_name: str, usage: _Usage) -> tuple[int, Description] | LookupOutcome:
         client = self._connected()
         usage.requests = 1
-        response = client.get(f"/repos/{full_name}")
-        if response.status in (301, 302, 307, 308) and response.headers.get("location"):
-            usage.requests = 2
-            response = client.get(response.headers["location"])
+        response = client.get(f"/repos/{full_name}", redirects=REPOSITORY_REQUESTS - 1)
+        usage.requests += response.moved
         payload = response.document
         if response.status == 200 and isinstance(payload.get("id"), int):
             return payload["id"], _description(payload)
@@ -291,12 +289,10 @@ class LiveLookups:
         log.warning("GitHub is unavailable", extra={"fields": {"error": type(error).__name__}})
         self._drop_client()
 
-    def _drop_client(self, *, cancel: bool = False) -> None:
+    def _drop_client(self) -> None:
         with self._lock:
             client, self._client = self._client, None
         if client is not None:
-            if cancel:
-                client.cancel()
             client.close()
 
 

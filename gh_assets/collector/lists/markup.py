@@ -159,16 +159,12 @@ def _rst_links(text: str) -> list[str]:
     return [node["refuri"] for node in references if not isinstance(node.parent, nodes.substitution_definition)]
 
 
-def _html_links(text: str) -> list[str]:
-    return html_links(text).urls
-
-
 _READERS: dict[str, Callable[[str], list[str]]] = {
     **dict.fromkeys((".md", ".markdown", ".mdown", ".mdwn", ".mkd", ".mkdn"), _markdown_links),
     **dict.fromkeys((".rst", ".rest"), _rst_links),
     ".org": org_links,
     **dict.fromkeys((".adoc", ".asciidoc", ".asc"), asciidoc_links),
-    **dict.fromkeys((".html", ".htm"), _html_links),
+    **dict.fromkeys((".html", ".htm"), lambda text: html_links(text).urls),
 }
 _ONLY_GITHUB = {
     ".textile": "Textile", ".rdoc": "RDoc", ".creole": "Creole", ".mediawiki": "MediaWiki", ".wiki": "MediaWiki",

@@ -30,6 +30,7 @@ from gh_assets.collector.lists.links import (
 from gh_assets.collector.lists.markup import MARKUP_SUFFIXES, MAX_SIZE, READABLE_MARKUPS, TOO_LARGE, links_in, suffix_of
 from gh_assets.errors import InputError
 from gh_assets.github.client import GitHubClient
+from gh_assets.github.limits import MAX_REDIRECTS
 from gh_assets.github.names import is_full_name
 from gh_assets.github.responses import HTML, JSON, RAW, GitHubResponse
 
@@ -51,7 +52,6 @@ _PAGES_OF_LISTS = ("blob", "tree")
 _PAGES_OF_FILES = (*_PAGES_OF_LISTS, "raw", "edit", "blame")
 _RAW_FILES = "raw.githubusercontent.com"
 _NEVER_A_REPOSITORY = MARKUP_SUFFIXES - {".org", ".rest", ".wiki", ".pod"}
-_REDIRECTS = (301, 302, 307)
 _NOT_RENDERED = (403, 406, 415, 422)
 """Status codes of servers that cannot render a file, such as GitHub for a file of more than a megabyte."""
 
@@ -328,11 +328,7 @@ def _get(
     """
     location = f"/repos/{source.repository}/"
     location += f"contents/{quote(source.path)}" if source.path else "readme"
-    for _ in range(5):
-        response = client.get(location, accept=accept, etag=etag)
-        if response.status not in _REDIRECTS or not response.headers.get("location"):
-            break
-        location = response.headers["location"]
+    response = client.get(location, accept=accept, etag=etag, redirects=MAX_REDIRECTS)
     if response.status in (200, *valid):
         return response
     if response.status == 451:

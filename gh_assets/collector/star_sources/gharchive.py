@@ -6,13 +6,12 @@ from dataclasses import replace
 import polars as pl
 
 from gh_assets.collector.gharchive import id_of_name
-from gh_assets.collector.repositories import CollectedRepositories, Document, KnownRepositories, tabulated
+from gh_assets.collector.repositories import NOTHING, CollectedRepositories, Document, KnownRepositories, tabulated
 from gh_assets.collector.star_sources.base import CollectionTask, StarCollection
 from gh_assets.collector.star_sources.merging import collection_from_users
 from gh_assets.collector.users import identified, ids_of_logins
 from gh_assets.github.outcomes import Outcome
 from gh_assets.local.concurrency import map_bounded
-from gh_assets.schemas import REPOS
 
 
 class ArchivedStars:
@@ -89,8 +88,7 @@ def repositories_of_events(events: pl.DataFrame, known: KnownRepositories) -> Co
 
 
 def _document(repo_id: int, full_name: str, names: list[str]) -> Document:
-    nothing = dict.fromkeys(REPOS.columns)
-    return nothing | {
+    return NOTHING | {
         "_id": repo_id,
         "repo_id": repo_id,
         "full_name": full_name,
@@ -98,6 +96,4 @@ def _document(repo_id: int, full_name: str, names: list[str]) -> Document:
         "lists": ["GH Archive"],
         "names": names,
         "outcome": Outcome.OK.value,
-        "etag": None,
-        "topics_at": None,
     }

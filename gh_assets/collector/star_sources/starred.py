@@ -302,13 +302,9 @@ def select_users(
 def unread_users(users: Iterable[SeedUser], states: Mapping[int | str, UserState]) -> list[SeedUser]:
     """Return the users whose lists could not be read, or not be proven to be whole."""
     by_login = {state.login.lower(): state for state in states.values()}
-    unread = []
-    for user in users:
-        # The id of a user who was named by login is known once the list was read.
-        state = states.get(user.key) or by_login.get(user.login.lower())
-        if state is None or state.is_unread:
-            unread.append(user)
-    return unread
+    # The id of a user who was named by login is known once the list was read.
+    found = ((user, states.get(user.key) or by_login.get(user.login.lower())) for user in users)
+    return [user for user, state in found if state is None or state.is_unread]
 
 
 def _merged(seeds: Iterable[SeedUser], states: Mapping[int | str, UserState]) -> dict[int | str, SeedUser]:

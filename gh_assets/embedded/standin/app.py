@@ -23,12 +23,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gh_assets.embedded.standin.clock import MachineClock, VirtualClock
+from gh_assets.embedded.standin.clock import VirtualClock
 from gh_assets.embedded.standin.faults import Faults
 from gh_assets.embedded.standin.graphql import GraphQL, QueryTimeoutError, node_id
 from gh_assets.embedded.standin.limits import GRAPHQL, REST, Limits, Quota
 from gh_assets.embedded.standin.rendering import render, wrap
 from gh_assets.embedded.standin.world import Repository, World, iso
+from gh_assets.github.retries import Clock
 
 Handler = Callable[[Request], Response]
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -91,7 +92,7 @@ class Standin:
     restricted : bool
         Whether no stargazers can be listed, as since July 2026; otherwise only `Repository.restricted` counts.
     faults : Faults
-    clock : MachineClock or VirtualClock
+    clock : Clock
     heavy_users : set of str
         Logins whose starred lists time out in GraphQL at a hundred entries per page.
     graphql : bool
@@ -103,7 +104,7 @@ class Standin:
     limits: Limits = field(default_factory=Limits)
     restricted: bool = False
     faults: Faults = field(default_factory=Faults)
-    clock: MachineClock | VirtualClock = field(default_factory=MachineClock)
+    clock: Clock = field(default_factory=Clock)
     heavy_users: AbstractSet[str] = frozenset()
     graphql: bool = True
     served: Counter[str] = field(default_factory=Counter)

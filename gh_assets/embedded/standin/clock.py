@@ -1,7 +1,6 @@
-"""The stand-in's clock: the machine's, or a virtual one in which hours of quota pass in seconds."""
+"""The stand-in's virtual clock, in which hours of quota pass in seconds."""
 
 import threading
-import time
 from collections.abc import Callable
 
 import requests
@@ -82,10 +81,3 @@ class RemoteClock(VirtualClock):
         if moment > self._now:
             response = self._session.post(self._url, json={"now": moment}, timeout=30)
             self._now = max(self._now, float(response.json()["now"]))
-
-
-class MachineClock:
-    """The machine's clock."""
-
-    def now(self) -> float:
-        return time.time()

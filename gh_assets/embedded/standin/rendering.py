@@ -4,11 +4,10 @@ from html import escape
 
 from docutils.core import publish_parts
 
-from gh_assets.collector.lists.markup import RST_SETTINGS, markdown_to_html, suffix_of
+from gh_assets.collector.lists.markup import MARKUP_SUFFIXES, RST_SETTINGS, markdown_to_html, suffix_of
 
 _MARKDOWN = (".md", ".markdown", ".mdown", ".mdwn", ".mkd", ".mkdn")
 _RST = (".rst", ".rest")
-_NOT_RENDERED = (".org", ".adoc", ".asciidoc", ".asc", ".textile", ".rdoc", ".creole", ".mediawiki", ".wiki", ".pod")
 
 
 def render(path: str, text: str) -> str | None:
@@ -18,7 +17,7 @@ def render(path: str, text: str) -> str | None:
         return markdown_to_html(text)
     if suffix in _RST:
         return str(publish_parts(text, writer="html5", settings_overrides=RST_SETTINGS)["body"])
-    if suffix in _NOT_RENDERED:
+    if suffix in MARKUP_SUFFIXES:
         return None
     return f'<div class="plain"><pre style="white-space: pre-wrap">{escape(text)}</pre></div>'
 

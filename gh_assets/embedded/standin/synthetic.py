@@ -57,15 +57,12 @@ def synthetic_world(seed: int = 0, *, repositories: int = 600, users: int = 2500
     interests = rng.dirichlet(np.full(len(topics), 0.12), users)
     taste = 0.88 * interests @ share + 0.12 * overall
     lengths = rng.lognormal(np.log(mean_stars) - 0.245, 0.7, users).astype(int).clip(3, repositories // 3)
-    who: list[np.ndarray] = []
     where: list[np.ndarray] = []
     for user in range(users):
         # Gumbel-top-k trick: the largest sums of log-probability and noise are a sample without replacement.
         keys = np.log(taste[user] + 1e-12) + rng.gumbel(size=repositories)
-        chosen = np.argpartition(-keys, lengths[user])[: lengths[user]]
-        where.append(chosen)
-        who.append(np.full(len(chosen), user))
-    where_all, who_all = np.concatenate(where), np.concatenate(who)
+        where.append(np.argpartition(-keys, lengths[user])[: lengths[user]])
+    where_all, who_all = np.concatenate(where), np.repeat(np.arange(users), lengths)
     when_all = created[where_all] + (rng.random(len(where_all)) ** 0.7 * (_NOW - created[where_all])).astype(int)
 
     made = []

@@ -3,6 +3,7 @@
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain, count, pairwise
 from pathlib import Path
 
@@ -87,7 +88,6 @@ class World:
         self.moved = {name.lower(): repository for repository in self.repositories for name in repository.former_names}
         self.user_by_login = {login.lower(): index for index, login in enumerate(self.logins)}
         self.user_by_id = {user_id: index for index, user_id in enumerate(self.user_ids)}
-        self._starred: list[NDArray[np.int64]] | None = None
 
     @property
     def star_count(self) -> int:
@@ -99,16 +99,18 @@ class World:
 
     def starred(self, user: int) -> NDArray[np.int64]:
         """Return the repositories that a user starred, as an array (n, 2) of index and time, newest first."""
-        if self._starred is None:
-            sizes = [len(repository.stargazers) for repository in self.repositories]
-            where = np.repeat(np.arange(len(sizes)), sizes)
-            who = np.concatenate([r.stargazers for r in self.repositories] or [np.empty(0, np.int64)])
-            when = np.concatenate([r.starred_at for r in self.repositories] or [np.empty(0, np.int64)])
-            order = np.lexsort((-when, who))
-            pairs = np.stack([where[order], when[order]], axis=1).astype(np.int64)
-            bounds = np.searchsorted(who[order], np.arange(len(self.logins) + 1))
-            self._starred = [pairs[start:end] for start, end in pairwise(bounds)]
         return self._starred[user]
+
+    @cached_property
+    def _starred(self) -> list[NDArray[np.int64]]:
+        sizes = [len(repository.stargazers) for repository in self.repositories]
+        where = np.repeat(np.arange(len(sizes)), sizes)
+        who = np.concatenate([r.stargazers for r in self.repositories] or [np.empty(0, np.int64)])
+        when = np.concatenate([r.starred_at for r in self.repositories] or [np.empty(0, np.int64)])
+        order = np.lexsort((-when, who))
+        pairs = np.stack([where[order], when[order]], axis=1).astype(np.int64)
+        bounds = np.searchsorted(who[order], np.arange(len(self.logins) + 1))
+        return [pairs[start:end] for start, end in pairwise(bounds)]
 
 
 def list_markdown(title: str, repositories: Iterable[Repository]) -> str:
