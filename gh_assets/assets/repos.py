@@ -14,9 +14,8 @@ from gh_assets.assets.definition import (
 )
 from gh_assets.assets.metadata import markdown_table, measure_seconds, preview
 from gh_assets.assets.progress import asset_progress
-from gh_assets.collector.gharchive import read_star_events
 from gh_assets.collector.repositories import CollectedRepositories, KnownRepositories, collect_repositories
-from gh_assets.collector.star_sources.gharchive import repositories_of_events
+from gh_assets.collector.star_sources.gharchive import read_star_events, repositories_of_events
 from gh_assets.github.client import GitHubClient
 from gh_assets.github.transport import Usage
 from gh_assets.local import progress

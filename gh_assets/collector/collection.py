@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from gh_assets.collector.forecast import Forecast, expected_pages
-from gh_assets.collector.gharchive import read_star_events
 from gh_assets.collector.pipeline import CollectionReport, Selection, StarPipeline
 from gh_assets.collector.progress import STEP, CollectionProgress
 from gh_assets.collector.query_sizes import QuerySizeStore
@@ -23,7 +22,7 @@ from gh_assets.collector.star_sources.base import (
     StarSource,
 )
 from gh_assets.collector.star_sources.file import StarsFile, UserLookup
-from gh_assets.collector.star_sources.gharchive import ArchivedStars
+from gh_assets.collector.star_sources.gharchive import ArchivedStars, read_star_events
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
 from gh_assets.collector.star_sources.stargazers import RestStargazers
 from gh_assets.collector.star_sources.starred import StarredLists, StarredReport

@@ -28,12 +28,10 @@ import requests
 from isal import isal_zlib
 from urllib3.exceptions import HTTPError
 
-from gh_assets.collector.star_sources.base import RepositoryRef
 from gh_assets.errors import InputError, MissingHourError, ServiceUnavailableError, StoredDataError
 from gh_assets.github.list_reading import number_of
 from gh_assets.local.concurrency import map_bounded
 from gh_assets.schemas import STAR_EVENTS
-from gh_assets.storage.asset_store import AssetStore
 
 CHUNK = 64 * 1024
 """Compressed bytes per read, so that their decompressed text fits into a core's cache."""
@@ -90,12 +88,15 @@ class HourReport:
 
     Attributes
     ----------
+    size : int
+        Decompressed bytes.
     corrupt_lines : int
         Lines that contain the event's name but cannot be read as a star.
     damage : str or None
         Why the hour ended early, if it did. Its stars before the damage are kept.
     """
 
+    size: int = 0
     corrupt_lines: int = 0
     damage: str | None = None
 
@@ -259,6 +260,7 @@ def _pick_all(texts: Iterable[bytes], rows: _Rows, report: HourReport) -> None:
     rest: list[bytes] = []  # of the line that has begun
     length = 0
     for text in texts:
+        report.size += len(text)
         first = text.find(b"\n") + 1
         if first:
             # Only the line that spans two texts is joined; the others are searched in place.
@@ -555,33 +557,3 @@ def _whole_day(tables: dict[dt.datetime, pl.DataFrame], before: pl.DataFrame | N
         parts.append(before.filter(~pl.col("starred_at").dt.truncate("1h").is_in(read_now.implode())))
     table = pl.concat(parts).sort("starred_at", "repo_id", "full_name", "user_id", nulls_last=False)
     return table.unique(["repo_id", "full_name", "user_id"], keep="first", maintain_order=True)
-
-
-def read_star_events(store: AssetStore, repositories: Sequence[RepositoryRef] | None = None) -> pl.DataFrame:
-    """Read the stars of all days.
-
-    Damaged days are left out: their stars are in the tables of the repositories already.
-
-    Parameters
-    ----------
-    store : AssetStore
-    repositories : sequence of RepositoryRef, optional
-        Read only stars of these repositories.
-
-    Returns
-    -------
-    polars.DataFrame
-        Of schema `STAR_EVENTS`.
-    """
-    ids = pl.Series([r.repo_id for r in repositories or ()], dtype=pl.Int64)
-    names = pl.Series([r.full_name.lower() for r in repositories or ()], dtype=pl.String)
-    parts = [STAR_EVENTS.empty()]
-    for day in sorted(store.partitions(STAR_EVENTS.name)):
-        events = store.read_sound_table(STAR_EVENTS.name, day)
-        if events is None:
-            continue
-        if repositories is not None:
-            by_name = pl.col("repo_id").is_null() & pl.col("full_name").str.to_lowercase().is_in(names.implode())
-            events = events.filter(pl.col("repo_id").is_in(ids.implode()) | by_name)
-        parts.append(events)
-    return pl.concat(parts)

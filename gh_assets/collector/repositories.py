@@ -10,7 +10,7 @@ import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import chain, starmap
+from itertools import chain
 from typing import Any
 
 import polars as pl
@@ -237,16 +237,15 @@ class _Requests:
         yield from self._by_name(by_name)
         unclear: list[str] = []
         entries = list(by_id.values())
-        chunks = (_Nodes(place, entries[place : place + IDS_A_FIELD]) for place in range(0, len(entries), IDS_A_FIELD))
-        size = QuerySize(MAX_FIELDS, MAX_FIELDS)
-        lists: GraphQLLists[list[_Metadata]] = GraphQLLists(self.client, nodes_query, batch=size)
+        chunks = (entries[place : place + IDS_A_FIELD] for place in range(0, len(entries), IDS_A_FIELD))
+        lists = GraphQLLists(self.client, nodes_query, _Nodes, QuerySize(MAX_FIELDS, MAX_FIELDS))
         yield from _with_document(chain.from_iterable(lists.read(chunks, self.workers)), unclear)
         yield from self._by_name(unclear)
 
     def _by_name(self, names: Iterable[str]) -> Iterator[_Metadata]:
         refused: list[str] = []
-        lists: GraphQLLists[_Metadata] = GraphQLLists(self.client, repositories_query)
-        yield from _with_document(lists.read(starmap(_Named, enumerate(names)), self.workers), refused)
+        lists = GraphQLLists(self.client, repositories_query, _Named)
+        yield from _with_document(lists.read(names, self.workers), refused)
         # REST distinguishes gone, blocked and failed repositories.
         yield from map_bounded(self._by_rest, refused, self.workers)
 
@@ -279,15 +278,11 @@ def _with_document(results: Iterable[_Metadata], others: list[str]) -> Iterator[
             others.append(metadata.name)
 
 
-class _Named(Listing[_Metadata]):
+class _Named(Listing[str, _Metadata]):
     """The metadata of one repository, by name."""
 
-    def __init__(self, key: int, name: str) -> None:
-        super().__init__(key)
-        self.name = name
-
     def variables(self) -> Mapping[str, Any]:
-        owner, _, name = self.name.partition("/")
+        owner, _, name = self.task.partition("/")
         return {"o": owner, "n": name}
 
     def is_whole(self, node: Any) -> bool:
@@ -299,28 +294,24 @@ class _Named(Listing[_Metadata]):
         document = _document_of(node, [topic for topic in topics if topic], dt.datetime.now(dt.UTC))
         if document is None:
             return self.give_up("no id")
-        moved = document["full_name"].lower() != self.name.lower()
-        return _Metadata(self.name, Outcome.MOVED if moved else Outcome.OK, None, document)
+        moved = document["full_name"].lower() != self.task.lower()
+        return _Metadata(self.task, Outcome.MOVED if moved else Outcome.OK, None, document)
 
     def parse_refusal(self, kind: str, message: str) -> _Metadata | None:
         return self.give_up(message) if kind in ("NOT_FOUND", "FORBIDDEN") else None
 
     def give_up(self, reason: str) -> _Metadata:
-        return _Metadata(self.name, Outcome.UNKNOWN, reason)
+        return _Metadata(self.task, Outcome.UNKNOWN, reason)
 
 
-class _Nodes(Listing[list[_Metadata]]):
+class _Nodes(Listing[Sequence[tuple[str, Document]], list[_Metadata]]):
     """What may have changed of up to a hundred repositories, by id."""
 
-    def __init__(self, key: int, entries: Sequence[tuple[str, Document]]) -> None:
-        super().__init__(key)
-        self.entries = entries
-
     def variables(self) -> Mapping[str, Any]:
-        return {"i": [document["node_id"] for _, document in self.entries]}
+        return {"i": [document["node_id"] for _, document in self.task]}
 
     def is_whole(self, node: Any) -> bool:
-        return isinstance(node, list) and len(node) == len(self.entries)
+        return isinstance(node, list) and len(node) == len(self.task)
 
     def expects(self, error: Mapping[str, Any]) -> bool:
         # About a repository that does not exist any more; its name is requested by name.
@@ -328,7 +319,7 @@ class _Nodes(Listing[list[_Metadata]]):
 
     def parse_page(self, node: Any) -> list[_Metadata]:
         collected = []
-        for (name, before), fields in zip(self.entries, node, strict=True):
+        for (name, before), fields in zip(self.task, node, strict=True):
             document = _document_of(fields or {}, before["topics"], before["topics_at"])
             # After a rename, the former name is requested by name.
             is_same = (
@@ -343,7 +334,7 @@ class _Nodes(Listing[list[_Metadata]]):
         return None
 
     def give_up(self, reason: str) -> list[_Metadata]:
-        return [_Metadata(name, Outcome.UNKNOWN, reason) for name, _ in self.entries]
+        return [_Metadata(name, Outcome.UNKNOWN, reason) for name, _ in self.task]
 
 
 _FIELDS = (

@@ -12,10 +12,9 @@ from typing import Any
 
 import polars as pl
 
-from gh_assets.collector.gharchive import read_star_events
 from gh_assets.collector.input_tables import InputTable, is_table, naming_errors, read_table, read_text
 from gh_assets.collector.star_sources.base import CollectionOptions, RepositoryRef
-from gh_assets.collector.star_sources.fallback import read_with_fallback
+from gh_assets.collector.star_sources.gharchive import read_star_events
 from gh_assets.collector.star_sources.graphql import node_id_of
 from gh_assets.collector.star_sources.starred_state import SeedUser, StarredState
 from gh_assets.collector.stars_file import LOGIN_FORM, SkippedRows, ids_of, logins, skipped_rows
@@ -112,14 +111,8 @@ class SeedUsers:
         return seeds
 
     def _read_forks(self, repositories: Sequence[RepositoryRef]) -> Iterator[ForkersOf]:
-        lists: GraphQLLists[ForkersOf] = GraphQLLists(self.client, forks_query)
-        return read_with_fallback(
-            repositories,
-            lambda repositories: lists.read(map(_Forks, repositories), self.options.workers),
-            lambda repositories: map_bounded(self._forks_by_rest, repositories, self.options.workers),
-            lambda repository: repository.repo_id,
-            lambda forkers: forkers[0],
-        )
+        lists, workers = GraphQLLists(self.client, forks_query, _Forks), self.options.workers
+        return lists.read(repositories, workers, lambda left: map_bounded(self._forks_by_rest, left, workers))
 
     def _forks_by_rest(self, repository: RepositoryRef) -> ForkersOf:
         """Read the newest page of forks."""
@@ -143,28 +136,24 @@ def _users(key: str, owners: Sequence[Any]) -> dict[int, str]:
     return {user_id: login for user_id, login in users if user_id is not None and isinstance(login, str)}
 
 
-class _Forks(Listing[ForkersOf]):
+class _Forks(Listing[RepositoryRef, ForkersOf]):
     """The newest forks of one repository."""
 
-    def __init__(self, repository: RepositoryRef) -> None:
-        super().__init__(repository.repo_id)
-        self.repository = repository
-
     def variables(self) -> Mapping[str, Any]:
-        return {"i": node_id_of(self.repository)}
+        return {"i": node_id_of(self.task)}
 
     def is_whole(self, node: Any) -> bool:
         forks = node.get("forks") if isinstance(node, Mapping) else None
         return isinstance(forks, Mapping) and isinstance(forks.get("nodes"), list)
 
     def parse_page(self, node: Any) -> ForkersOf:
-        return self.key, _users("databaseId", [(fork or {}).get("owner") for fork in node["forks"]["nodes"]])
+        return self.task.repo_id, _users("databaseId", [(fork or {}).get("owner") for fork in node["forks"]["nodes"]])
 
     def parse_refusal(self, kind: str, message: str) -> ForkersOf | None:
-        return (self.key, {}) if kind in ("NOT_FOUND", "FORBIDDEN") else None
+        return (self.task.repo_id, {}) if kind in ("NOT_FOUND", "FORBIDDEN") else None
 
     def give_up(self, reason: str) -> ForkersOf:
-        return self.key, None
+        return self.task.repo_id, None
 
 
 def forks_query(size: int) -> str:

@@ -14,12 +14,14 @@ spec.graphql.org/October2021/#sec-Errors.
 from __future__ import annotations
 
 import heapq
+import logging
 import re
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from itertools import chain, count
 from typing import Any, Generic, TypeVar
 
 from gh_assets.errors import (
@@ -70,6 +72,9 @@ FATAL_ERRORS = (
 )
 """Errors after which other requests would fail, too."""
 
+logger = logging.getLogger(__name__)
+
+Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
@@ -143,13 +148,15 @@ class QuerySize:
             self._size, self._answers = max(1, min(self._size, middle)), 0
 
 
-class Listing(ABC, Generic[Result]):
+class Listing(ABC, Generic[Task, Result]):
     """A list that is being read, one page per query.
 
     Attributes
     ----------
     key : int
         Orders lists of equal length.
+    task : Task
+        What is to be read.
     requests : int
         Number of queries that included it.
     failures : int
@@ -158,8 +165,8 @@ class Listing(ABC, Generic[Result]):
         For each response with a damaged page since then: the positions of the entries that GitHub failed on.
     """
 
-    def __init__(self, key: int) -> None:
-        self.key = key
+    def __init__(self, key: int, task: Task) -> None:
+        self.key, self.task = key, task
         self.requests = 0
         self.failures = 0
         self.persistent: list[set[int]] = []
@@ -204,28 +211,33 @@ class Listing(ABC, Generic[Result]):
         return None
 
 
-class _Queue(Generic[Result]):
+class _Queue(Generic[Task, Result]):
     """Lists that wait for their next query.
 
     Lists of failed queries are kept apart, and are requested again in halves until the one at fault is alone.
 
     Parameters
     ----------
-    listings : iterable of Listing
+    tasks : iterable
+    listing : callable
+        Returns the list of a task, given a number and the task.
     size : QuerySize
     """
 
-    def __init__(self, listings: Iterable[Listing[Result]], size: QuerySize) -> None:
-        self._source = iter(listings)
+    def __init__(
+        self, tasks: Iterable[Task], listing: Callable[[int, Task], Listing[Task, Result]], size: QuerySize
+    ) -> None:
+        self._tasks = iter(tasks)
+        self._source = map(listing, count(), self._tasks)
         self._size = size
-        self._ready: list[tuple[int, int, Listing[Result]]] = []
-        self._suspects: deque[Sequence[Listing[Result]]] = deque()
+        self._ready: list[tuple[int, int, Listing[Task, Result]]] = []
+        self._suspects: deque[Sequence[Listing[Task, Result]]] = deque()
 
-    def push(self, entry: Listing[Result]) -> None:
+    def push(self, entry: Listing[Task, Result]) -> None:
         """Add a list that has more pages."""
         heapq.heappush(self._ready, (-entry.pages_left(), entry.key, entry))
 
-    def suspect(self, entries: Sequence[Listing[Result]]) -> None:
+    def suspect(self, entries: Sequence[Listing[Task, Result]]) -> None:
         """Add lists of a failed query: once more together, since most faults pass, and then in halves."""
         if len(entries) > 1 and any(entry.failures > 1 for entry in entries):
             self._suspects.append(entries[: len(entries) // 2])
@@ -233,7 +245,7 @@ class _Queue(Generic[Result]):
         elif entries:
             self._suspects.append(entries)
 
-    def next_batch(self, *, idle: bool) -> Sequence[Listing[Result]]:
+    def next_batch(self, *, idle: bool) -> Sequence[Listing[Task, Result]]:
         """Return the lists of the next query; none if there are too few for a full one, unless `idle`."""
         if self._suspects:
             return self._suspects.popleft()
@@ -245,8 +257,13 @@ class _Queue(Generic[Result]):
             return ()
         return [heapq.heappop(self._ready)[2] for _ in range(min(size, len(self._ready)))]
 
+    def tasks(self) -> Iterator[Task]:
+        """Return the tasks of all lists in the queue, then the tasks that were not taken yet."""
+        waiting = chain((entry for *_, entry in self._ready), *self._suspects)
+        return chain((entry.task for entry in waiting), self._tasks)
 
-class GraphQLLists(Generic[Result]):
+
+class GraphQLLists(Generic[Task, Result]):
     """Reads lists.
 
     Parameters
@@ -255,23 +272,40 @@ class GraphQLLists(Generic[Result]):
     query : callable
         Returns the query for a page of each of the given number of lists: aliases ``r0…``; variables as
         `Listing.variables` names them, with the number of the list (see `batched_query`).
+    listing : callable
+        Returns the list of a task, given a number and the task.
     batch : QuerySize, optional
         What is known of the size of queries that GitHub can process.
     """
 
-    def __init__(self, client: GitHubClient, query: Callable[[int], str], batch: QuerySize | None = None) -> None:
-        self.client = client
-        self.query = query
+    def __init__(
+        self,
+        client: GitHubClient,
+        query: Callable[[int], str],
+        listing: Callable[[int, Task], Listing[Task, Result]],
+        batch: QuerySize | None = None,
+    ) -> None:
+        self.client, self.query, self.listing = client, query, listing
         self.batch = batch or QuerySize()
         self._faults = 0
 
-    def read(self, listings: Iterable[Listing[Result]], workers: int) -> Iterator[Result]:
-        """Read lists, taking them from `listings` as needed; yield each result as soon as it is known.
+    def read(
+        self, tasks: Iterable[Task], workers: int, by_rest: Callable[[Iterator[Task]], Iterable[Result]] | None = None
+    ) -> Iterator[Result]:
+        """Read the lists of tasks, which are taken as needed; yield each result as soon as it is known.
 
         After an exception no query is begun; the results of queries in flight are yielded before it is raised.
+
+        Parameters
+        ----------
+        tasks : iterable
+        workers : int
+            Maximum number of concurrent queries, up to `IN_FLIGHT`.
+        by_rest : callable, optional
+            Given tasks, yields their results in any order: of those that are left if GraphQL proves to be unavailable.
         """
-        queue = _Queue(listings, self.batch)
-        pending: dict[Future[GraphQLResponse | Exception], Sequence[Listing[Result]]] = {}
+        queue = _Queue(tasks, self.listing, self.batch)
+        pending: dict[Future[GraphQLResponse | Exception], Sequence[Listing[Task, Result]]] = {}
         failure: BaseException | None = None
         slots = max(1, min(workers, IN_FLIGHT))
         with workers_of(slots, "gh-assets-graphql") as executor:
@@ -279,7 +313,7 @@ class GraphQLLists(Generic[Result]):
                 try:
                     while failure is None and len(pending) < slots and (batch := queue.next_batch(idle=not pending)):
                         pending[executor.submit(self._send, batch)] = batch
-                except Exception as error:  # noqa: BLE001 - of `listings`; raised below
+                except Exception as error:  # noqa: BLE001 - of `tasks`; raised below
                     failure = error
                 if not pending:
                     break
@@ -292,12 +326,17 @@ class GraphQLLists(Generic[Result]):
                             yield from self._results(batch, future.result(), queue)
                         except OutageError as error:
                             fault = error
+                    else:
+                        queue.suspect(batch)
                     failure = failure or fault
-        if failure is not None:
+        if isinstance(failure, GraphQLUnavailableError) and by_rest is not None:
+            logger.warning("%s The REST API is used instead.", failure)
+            yield from by_rest(queue.tasks())
+        elif failure is not None:
             raise failure
 
     def _results(
-        self, batch: Sequence[Listing[Result]], response: GraphQLResponse | Exception, queue: _Queue[Result]
+        self, batch: Sequence[Listing[Task, Result]], response: GraphQLResponse | Exception, queue: _Queue[Task, Result]
     ) -> Iterator[Result]:
         """Yield the results of lists that are done; the others go back to the queue."""
         if isinstance(response, Exception):
@@ -309,7 +348,7 @@ class GraphQLLists(Generic[Result]):
             else:
                 queue.push(entry)
 
-    def _send(self, batch: Sequence[Listing[Result]]) -> GraphQLResponse | Exception:
+    def _send(self, batch: Sequence[Listing[Task, Result]]) -> GraphQLResponse | Exception:
         """Send a query; return the response, or why there is none."""
         failures = max(entry.failures for entry in batch)
         if failures:
@@ -325,7 +364,7 @@ class GraphQLLists(Generic[Result]):
             return error
 
     def _without_response(
-        self, batch: Sequence[Listing[Result]], error: Exception, queue: _Queue[Result]
+        self, batch: Sequence[Listing[Task, Result]], error: Exception, queue: _Queue[Task, Result]
     ) -> Iterator[Result]:
         size, too_heavy = len(batch), isinstance(error, QueryTooHeavyError)
         limited = isinstance(error, ResourceLimitsError)
@@ -355,8 +394,8 @@ class GraphQLLists(Generic[Result]):
             )
 
     def _parsed(
-        self, batch: Sequence[Listing[Result]], response: GraphQLResponse, queue: _Queue[Result]
-    ) -> Iterator[tuple[Listing[Result], Result | None]]:
+        self, batch: Sequence[Listing[Task, Result]], response: GraphQLResponse, queue: _Queue[Task, Result]
+    ) -> Iterator[tuple[Listing[Task, Result], Result | None]]:
         """Yield the lists of a query, each with its result, or None if it has more pages or is to be requested again.
 
         Lists that failed repeatedly become suspects of the queue instead.
@@ -364,7 +403,7 @@ class GraphQLLists(Generic[Result]):
         size = len(batch)
         errors = _by_alias(response.errors, size)
         limited = _exceeds_resources(response.errors)
-        suspects: list[Listing[Result]] = []
+        suspects: list[Listing[Task, Result]] = []
         pages = 0
         for number, entry in enumerate(batch):
             entry.requests += 1
@@ -401,7 +440,7 @@ class GraphQLLists(Generic[Result]):
                 self.batch.fitted(size)
 
     def _failed(
-        self, entry: Listing[Result], node: Any, errors: Sequence[Mapping[str, Any]], size: int
+        self, entry: Listing[Task, Result], node: Any, errors: Sequence[Mapping[str, Any]], size: int
     ) -> tuple[Result | None, bool]:
         """Handle errors about a list; return its result, and whether it has its page now or is given up."""
         for error in errors:

@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections.abc import Sequence
+from typing import Any
 
 import polars as pl
 
@@ -9,13 +10,11 @@ GITHUB_BEGAN = dt.datetime(2008, 1, 1, tzinfo=dt.UTC)
 """Earlier times mean that the time is unknown, in GraphQL fields that cannot be null."""
 
 
-def parse_time(text: object) -> dt.datetime | None:
+def parse_time(text: Any) -> dt.datetime | None:
     """Parse a time, in UTC by default; None if it is invalid or unknown."""
     try:
-        time = dt.datetime.fromisoformat(text) if isinstance(text, str) else None
-    except ValueError:
-        return None
-    if time is None:
+        time = dt.datetime.fromisoformat(text)
+    except (TypeError, ValueError):
         return None
     time = time if time.tzinfo is not None else time.replace(tzinfo=dt.UTC)
     return time if time >= GITHUB_BEGAN else None

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gh_assets.collector.gharchive import read_days, read_star_events
+from gh_assets.collector.gharchive import read_days
+from gh_assets.collector.star_sources.gharchive import read_star_events
 from gh_assets.collector.state import CollectionState
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.world import World

@@ -1,17 +1,15 @@
 """Forecasts of cost and duration."""
 
 import pytest
-from pydantic import SecretStr
 
 from gh_assets.collector.forecast import duration, expected_pages, forecast
 from gh_assets.collector.star_sources.stargazers import RestStargazers
 from gh_assets.embedded.standin.clock import VirtualClock
 from gh_assets.embedded.standin.limits import Limits
-from gh_assets.github.client import GitHubClient
 from gh_assets.github.rate_limits import Resource
-from gh_assets.github.retries import RetryPolicy
 from gh_assets_tests.conftest import ServeWorld
 from gh_assets_tests.support.collecting import Collecting, refs
+from gh_assets_tests.support.github import client_of
 from gh_assets_tests.support.worlds import world_of
 
 
@@ -39,8 +37,7 @@ def test_forecast_equals_the_time_taken(serve_world: ServeWorld, collecting: Col
     limits = Limits.of_github(requests=100, requests_a_minute=900)
     world = world_of({f"a/{n}": list(range(100 * tokens)) for n in range(250)})
     standin, url = serve_world(world, tokens=names, limits=limits, clock=clock)
-    secrets = [SecretStr(name) for name in names]
-    with GitHubClient(url, secrets, policy=RetryPolicy(), clock=clock) as client:
+    with client_of(url, *names, clock=clock) as client:
         clock.busy = lambda: client.pool.in_flight > 0
         client.refresh_budgets()
         expected = forecast(client.pool, Resource.REST, 250 * tokens)

@@ -29,15 +29,11 @@ from gh_assets.collector.gharchive import (
     id_of_name,
     read_days,
     read_hour,
-    read_star_events,
 )
 from gh_assets.errors import InputError, ServiceUnavailableError
 from gh_assets.schemas import STAR_EVENTS
-from gh_assets.storage.asset_store import AssetStore
 from gh_assets.storage.objects import ObjectStore
 from gh_assets_tests.conftest import serving
-from gh_assets_tests.support.collecting import ref
-from gh_assets_tests.support.commands import stored_file
 from gh_assets_tests.support.gharchive import Event, packed, star_event
 from gh_assets_tests.support.github import scripted
 from gh_assets_tests.support.paths import CHECKOUT
@@ -334,34 +330,3 @@ def test_a_day_has_only_the_stars_of_wanted_repositories(tmp_path: Path) -> None
     )
     _, table = read_day([str(tmp_path)], wanted=wanted)
     assert table["repo_id"].to_list() == [2]
-
-
-AT = dt.datetime(2024, 5, 1, tzinfo=dt.UTC)
-STORED = [
-    (1, "a/b", 5, "five", AT),
-    (2, "c/d", 5, "five", AT),
-    (None, "A/B", -9, "old", AT),
-    (3, "a/b", 6, "six", AT),  # another repository that had the same name
-]
-
-
-@pytest.fixture
-def stored(asset_store: AssetStore) -> AssetStore:
-    """A store with two days, the first star of `STORED` and the others."""
-    for day, rows in (("2024-05-01", STORED[:1]), ("2024-05-02", STORED[1:])):
-        asset_store.write_table(STAR_EVENTS.name, pl.DataFrame(rows, schema=STAR_EVENTS.dtypes, orient="row"), day)
-    return asset_store
-
-
-def test_stored_stars_of_some_repositories_are_read(stored: AssetStore) -> None:
-    assert read_star_events(stored).rows() == STORED
-    assert read_star_events(stored, [ref(1, "a/b"), ref(2, "c/d")]).rows() == STORED[:3]
-
-
-def test_a_damaged_day_is_left_out_with_a_warning(
-    stored: AssetStore, home: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    stored_file(home, stored.objects.name, "assets/star_events/2024-05-01.parquet").write_bytes(b"garbage")
-    assert read_star_events(stored).rows() == STORED[1:]
-    assert "2024-05-01 of star_events is restored" in caplog.text
-    assert stored.partitions("star_events") == {"2024-05-02"}, "the job read_archive reads it again"

@@ -55,10 +55,7 @@ def test_outcomes_are_distinguished_and_a_restricted_repository_is_not_counted_a
     _, client = github_of(troubled_world())
     collected = collect_repositories(client, [LIST], KnownRepositories()).table
     rows = collected.drop_nulls("partition").select("repo_id", "partition", "full_name", "stargazer_count", "outcome")
-    repositories = [
-        RepositoryRef(repo_id, partition, name, stars, Outcome(outcome))
-        for repo_id, partition, name, stars, outcome in rows.rows()
-    ]
+    repositories = [RepositoryRef(**row | {"outcome": Outcome(row["outcome"])}) for row in rows.iter_rows(named=True)]
     report = collecting.run(repositories, RestStargazers(client, 10))
     ok = dict.fromkeys(["good/one", "good/starless", "fresh/name"], Outcome.OK)
     assert {key: state.outcome for key, state in report.states.items()} == ok | {"closed/list": Outcome.RESTRICTED}

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from pydantic import SecretStr
 
 from gh_assets.collector.repositories import CollectedRepositories, KnownRepositories, collect_repositories
 from gh_assets.embedded.standin.app import Standin
@@ -16,7 +15,7 @@ from gh_assets.github.outcomes import Outcome
 from gh_assets.schemas import REPOS
 from gh_assets.storage.documents import sync_documents
 from gh_assets.storage.mongo import MongoDatabase
-from gh_assets_tests.conftest import QUICK, GitHubOf, ServeWorld
+from gh_assets_tests.conftest import GitHubOf, ServeWorld
 from gh_assets_tests.support.github import client_of
 from gh_assets_tests.support.worlds import LIST, troubled_world, world_of
 
@@ -112,7 +111,7 @@ def test_many_repositories_cost_few_points_and_their_refresh_one(github_of: GitH
 
 def test_cap_on_requests_leaves_the_rest_unknown_and_the_next_run_continues(serve_world: ServeWorld) -> None:
     _, url = serve_world(world_of({f"a/{number}": [number] for number in range(250)}))
-    with GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=2 + 1 + 1) as client:
+    with client_of(url, "token", max_requests=2 + 1 + 1) as client:
         first = collect(client)
     assert first.table["outcome"].value_counts().sort("outcome").rows() == [("ok", 100), ("unknown", 150)]
     assert "cap" in first.table.filter(pl.col("outcome") == "unknown")["reason"][0]

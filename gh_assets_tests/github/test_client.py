@@ -79,7 +79,7 @@ def test_retry_after_is_obeyed_with_the_same_token() -> None:
 
     clock = FakeClock()
     limited = noting(Response(b'{"message": "slow down"}', 403, {"retry-after": "7"}))
-    with answering(limited, noting(fine()), tokens=("one", "two"), policy=RetryPolicy(), clock=clock) as client:
+    with answering(limited, noting(fine()), tokens=("one", "two"), clock=clock) as client:
         assert client.get("/x").payload == {"fine": True}
     assert sum(clock.waits) == pytest.approx(7.0)
     assert seen == ["Bearer one", "Bearer one"]

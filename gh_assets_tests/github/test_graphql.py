@@ -8,18 +8,22 @@ from typing import Any
 import pytest
 import requests
 from pydantic import SecretStr
+from starlette.responses import Response
 
 from gh_assets.collector.star_sources.base import CollectionTask, PreviousStars, StarCollection, stars_table
+from gh_assets.collector.star_sources.file import LoginLookup, _User, users_query
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
+from gh_assets.collector.star_sources.stargazers import RestStargazers
 from gh_assets.collector.star_sources.starred_lists import GraphQLStarred, StarredListTask
 from gh_assets.collector.star_sources.starred_state import SeedUser
 from gh_assets.embedded.standin.graphql import read_node_id
 from gh_assets.errors import OutageError
 from gh_assets.github.client import GitHubClient
+from gh_assets.github.graphql import GraphQLLists, QuerySize
 from gh_assets.github.outcomes import Outcome
 from gh_assets.github.transport import Request
 from gh_assets_tests.support.collecting import ref, table_of
-from gh_assets_tests.support.github import FakeClock, Json, graphql, load_case, rest_case
+from gh_assets_tests.support.github import FakeClock, Json, graphql, load_case, rest_case, stargazers_page, stars_page
 
 STARS = {1: 4, 2: 6}
 """Numbers of stars of the cases' repositories, by id."""
@@ -38,16 +42,8 @@ def edges_of(*users: int | None) -> list[Any]:
     ]
 
 
-def page(edges: list[Any] | None, total: int, after: str | None = None) -> Json:
-    return {"totalCount": total, "pageInfo": {"hasNextPage": after is not None, "endCursor": after}, "edges": edges}
-
-
 def valid(repo_id: int) -> Json:
-    return {"stargazers": page(edges_of(*range(STARS[repo_id])), STARS[repo_id])}
-
-
-def list_of(edges: list[Any] | None, total: int, after: str | None = None) -> Json:
-    return {"data": {"r0": {"stargazers": page(edges, total, after)}}}
+    return {"stargazers": stars_page(edges_of(*range(STARS[repo_id])), STARS[repo_id])}
 
 
 @contextmanager
@@ -177,14 +173,14 @@ def test_untyped_error_means_that_the_query_was_too_heavy() -> None:
 
 
 def test_list_shorter_than_its_count_is_kept_but_not_proven() -> None:
-    collected = collect_one(always(list_of(edges_of(0, 1, 2), 4)), before=known(0, 3))
+    collected = collect_one(always(stargazers_page(edges_of(0, 1, 2), 4)), before=known(0, 3))
     assert (users_of(collected), collected.complete, collected.proven) == ([0, 1, 2, 3], False, False)
     assert collected.unstarred is None
     assert collected.reason == "3 entries were read, and GitHub counts 4"
 
 
 def test_page_without_edges_is_requested_again_even_without_an_error() -> None:
-    collected = collect_one(first(list_of(None, 4)))
+    collected = collect_one(first(stargazers_page(None, 4)))
     assert users_of(collected) == list(range(4))
 
 
@@ -194,10 +190,10 @@ def test_users_list_is_complete_only_if_no_part_failed(depth: list[Any]) -> None
         {"starredAt": f"2024-01-{n + 1:02d}T00:00:00Z", "node": {"databaseId": n, "nameWithOwner": f"a/{n}"}}
         for n in range(1, 5)
     ]
-    broken = page([edges[0], None, *edges[2:]], 4) if len(depth) > 2 else None
+    whole, broken = stars_page(edges, 4), stars_page([edges[0], None, *edges[2:]], 4) if len(depth) > 2 else None
     responses = [
         {"data": {"r0": {"databaseId": 5, "login": "octo", "starredRepositories": stars}}, "errors": errors}
-        for stars, errors in ((broken, [{"message": "Something went wrong", "path": depth}]), (page(edges, 4), []))
+        for stars, errors in ((broken, [{"message": "Something went wrong", "path": depth}]), (whole, []))
     ]
     with graphql(lambda _: responses.pop(0)) as client:
         (found,) = GraphQLStarred(client, 10).read([StarredListTask(SeedUser("octo", 5))], 1)
@@ -235,7 +231,7 @@ GARBAGE: dict[str, Any] = {
 
 @pytest.mark.parametrize("edge", GARBAGE.values(), ids=list(GARBAGE))
 def test_malformed_entries_are_requested_again(edge: Any) -> None:
-    collected = collect_one(first(list_of([edge], 1)))
+    collected = collect_one(first(stargazers_page([edge], 1)))
     assert (users_of(collected), collected.complete) == ([0, 1, 2, 3], True)
 
 
@@ -245,22 +241,22 @@ def test_malformed_entries_are_requested_again(edge: Any) -> None:
     ids=["texts", "no list", "another alias", "no alias", "a text as path", "a number"],
 )
 def test_errors_of_unknown_form_are_errors(errors: Any) -> None:
-    broken = list_of(edges_of(0, None, 2, 3), 4) | {"errors": errors}
+    broken = stargazers_page(edges_of(0, None, 2, 3), 4) | {"errors": errors}
     collected = collect_one(first(broken))
     assert (users_of(collected), collected.null_entries) == ([0, 1, 2, 3], 0)
 
 
 def test_only_few_entries_without_users_are_plausible() -> None:
-    collected = collect_one(first(list_of([None] * 4, 4)), before=known(0, 1, 2, 3))
+    collected = collect_one(first(stargazers_page([None] * 4, 4)), before=known(0, 1, 2, 3))
     assert (users_of(collected), collected.proven, collected.unstarred) == ([0, 1, 2, 3], False, None)
     assert collected.reason == "4 of its 4 entries came without a user"
 
 
 def test_cursors_that_form_a_circle_end_the_list() -> None:
     pages = {
-        None: list_of(edges_of(0, 1), 9, "a"),
-        "a": list_of(edges_of(2, 3), 9, "b"),
-        "b": list_of(edges_of(4), 9, "a"),
+        None: stargazers_page(edges_of(0, 1), 9, "a"),
+        "a": stargazers_page(edges_of(2, 3), 9, "b"),
+        "b": stargazers_page(edges_of(4), 9, "a"),
     }
     queries: list[Any] = []
 
@@ -275,21 +271,35 @@ def test_cursors_that_form_a_circle_end_the_list() -> None:
     assert "could not be read to its end" in str(collected.reason)
 
 
+@pytest.mark.parametrize("answered", [0, 1, 3, 5])
+def test_every_list_is_read_once_whenever_graphql_becomes_unavailable(answered: int) -> None:
+    logins: list[str] = []
+
+    def answer(variables: Json) -> Json | Response:
+        logins.append(variables["l0"])
+        user = {"databaseId": 7, "login": variables["l0"]}
+        return {"data": {"r0": user}} if len(logins) <= answered else Response(status_code=404)
+
+    with graphql(answer) as client:
+        lists = GraphQLLists(client, users_query, _User, QuerySize(1, 1))
+        found = list(lists.read("abcde", 2, lambda left: (LoginLookup(login, None, login) for login in left)))
+    assert sorted(lookup.key for lookup in found) == list("abcde")
+    assert {lookup.key for lookup in found if lookup.user_id} == set(logins[:answered]), "the others by REST"
+
+
 def test_outage_with_status_200_ends_the_run() -> None:
     nothing: Json = {"data": None, "errors": [{"message": "Something went wrong"}]}
     tasks = [CollectionTask(ref(n, f"a/{n}", 4)) for n in range(1, 200)]
     queries: list[list[int]] = []
-    with (
-        github(lambda _: nothing, queries) as client,
-        pytest.raises(OutageError, match="failed on 60 GraphQL queries in a row"),
-    ):
-        list(GraphQLStargazers(client, 10).collect(tasks, 1))
+    outage = pytest.raises(OutageError, match="failed on 60 GraphQL queries in a row")
+    with github(lambda _: nothing, queries) as client, outage:
+        list(GraphQLStargazers(client, 10, by_rest=RestStargazers(client, 10)).collect(tasks, 1))
     assert len(queries) <= 70
 
 
 def test_warning_beside_complete_lists_is_ignored() -> None:
     queries: list[list[int]] = []
-    warned = list_of(edges_of(0, 1, 2, 3), 4) | {"errors": [{"message": "a deprecation"}]}
+    warned = stargazers_page(edges_of(0, 1, 2, 3), 4) | {"errors": [{"message": "a deprecation"}]}
     with github(lambda _: warned, queries) as client:
         found = [collect(client, 1) for _ in range(3)]
     assert all(collected.complete for one in found for collected in one.values())

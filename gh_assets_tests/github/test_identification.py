@@ -56,10 +56,8 @@ def test_token_is_retired_only_after_a_confirmed_refusal() -> None:
         return Response(b'{"id": 1}', 200 if known else 401)
 
     clock = FakeClock()
-    with (
-        served({"/{path:path}": refuse}, policy=RetryPolicy(), clock=clock) as client,
-        pytest.raises(AuthenticationError, match="401 Bad credentials"),
-    ):
+    refused = pytest.raises(AuthenticationError, match="401 Bad credentials")
+    with served({"/{path:path}": refuse}, clock=clock) as client, refused:
         client.get("/x")
     assert seen[2:] == ["/x", "/x", "/rate_limit", "/rate_limit"]
     assert RetryPolicy().confirmation_wait in clock.waits

@@ -14,7 +14,7 @@ from gh_assets_tests.support.github import SECONDARY_LIMIT, SECRET, FakeClock, a
 def test_waits_for_secondary_limits_double() -> None:
     clock = FakeClock()
     responses = (*[SECONDARY_LIMIT] * 3, fine())
-    with answering(*responses, tokens=("one", "two"), policy=RetryPolicy(), clock=clock) as client:
+    with answering(*responses, tokens=("one", "two"), clock=clock) as client:
         client.get("/x")
     assert 60 + 120 + 240 <= sum(clock.waits) <= 1.1 * (60 + 120 + 240) + 1
 
@@ -49,17 +49,13 @@ def test_transient_fault_is_retried(fault: Response) -> None:
 
 
 def test_permanent_fault_is_one_clear_error() -> None:
-    with (
-        answering(Response(b"", 502)) as client,
-        pytest.raises(ServiceUnavailableError, match=r"did not answer /x in 4 tries \(status 502\)"),
-    ):
+    unanswered = r"did not answer /x in 4 tries \(status 502\)"
+    with answering(Response(b"", 502)) as client, pytest.raises(ServiceUnavailableError, match=unanswered):
         client.get("/x")
 
 
 def test_unreachable_server_is_one_clear_error() -> None:
-    with (
-        client_of("http://127.0.0.1:9") as client,
-        pytest.raises(ServiceUnavailableError, match=r"Check GITHUB_API_URL") as caught,
-    ):
+    unreachable = pytest.raises(ServiceUnavailableError, match=r"Check GITHUB_API_URL")
+    with client_of("http://127.0.0.1:9") as client, unreachable as caught:
         client.get("/x")
     assert SECRET not in str(caught.value)

@@ -163,8 +163,10 @@ def fine() -> Response:
     return Response(b'{"fine": true}', media_type="application/json")
 
 
-def client_of(url: str, *tokens: str, policy: RetryPolicy = QUICK, **more: Any) -> GitHubClient:
-    return GitHubClient(url, [SecretStr(token) for token in tokens or (SECRET,)], policy=policy, **more)
+def client_of(url: str, *tokens: str, clock: Clock | None = None, **more: Any) -> GitHubClient:
+    """Return a client, by default with short waits; in a fake time, with the default policy."""
+    options = {"policy": QUICK if clock is None else RetryPolicy(), "clock": clock} | more
+    return GitHubClient(url, [SecretStr(token) for token in tokens or (SECRET,)], **options)
 
 
 @contextmanager
@@ -190,14 +192,25 @@ def served(handlers: Mapping[str, Handler], **more: Any) -> Iterator[GitHubClien
         yield client
 
 
+def stars_page(edges: list[Any] | None, total: int, after: str | None = None) -> Json:
+    """Return a page of a list of stars by GraphQL, the last one unless others follow `after` its cursor."""
+    return {"totalCount": total, "pageInfo": {"hasNextPage": after is not None, "endCursor": after}, "edges": edges}
+
+
+def stargazers_page(edges: list[Any] | None, total: int, after: str | None = None) -> Json:
+    """Return the response to a query for the stargazers of one repository."""
+    return {"data": {"r0": {"stargazers": stars_page(edges, total, after)}}}
+
+
 @contextmanager
-def graphql(answer: Callable[[Json], Json]) -> Iterator[GitHubClient]:
+def graphql(answer: Callable[[Json], Json | Response]) -> Iterator[GitHubClient]:
     """Yield a client of a server that answers queries for lists, whose variables it is given."""
 
     async def respond(request: Request) -> Response:
         variables = (await request.json()).get("variables")
         viewer = {"data": {"viewer": {"databaseId": 7}}}  # of the token identification
-        return Response(json.dumps(answer(variables) if variables else viewer))
+        found = answer(variables) if variables else viewer
+        return found if isinstance(found, Response) else Response(json.dumps(found))
 
     with served({"/graphql": respond}) as client:
         yield client

@@ -335,6 +335,7 @@ def _get(
         raise InputError(
             f"The awesome list {source.name} is blocked by GitHub for legal reasons (status 451): leave it out."
         )
+    advice = ""
     if response.status == 404 and source.path:
         advice = ": check its name and path, which has to be on the repository's default branch"
     elif response.status == 404:
@@ -342,12 +343,8 @@ def _get(
             ": check its name, and if the repository has no README, name a file or folder of it, such as "
             f"{source.name}/lists"
         )
-    elif response.status in (401, 403):
+    elif response.status == 403:
         advice = ": give a token that may read this repository, or leave the list out"
-    elif response.status >= 500:
-        advice = ": the server failed; try again later, and see githubstatus.com whether GitHub has an outage"
-    else:
-        advice = ""
     raise InputError(f"The awesome list {source.name} cannot be read from GitHub (status {response.status}){advice}.")
 
 

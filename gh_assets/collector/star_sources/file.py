@@ -9,6 +9,7 @@ Source: docs.github.com/graphql/reference/queries#user; docs.github.com/rest/use
 import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from pymongo.database import Database
 
 from gh_assets.collector.gharchive import id_of_name
 from gh_assets.collector.star_sources.base import CollectionTask, PreviousStars, RepositoryRef, StarCollection
-from gh_assets.collector.star_sources.fallback import read_with_fallback
 from gh_assets.collector.star_sources.gharchive import grouped
 from gh_assets.collector.star_sources.merging import merge_stars, stars_missing_from
 from gh_assets.collector.star_sources.starred_state import StarredState, UserState
@@ -121,14 +121,8 @@ class UserLookup:
         return known
 
     def _request(self, client: GitHubClient, logins: Sequence[str], workers: int) -> Iterator[LoginLookup]:
-        lists: GraphQLLists[LoginLookup] = GraphQLLists(client, users_query)
-        return read_with_fallback(
-            logins,
-            lambda logins: lists.read((_User(number, login) for number, login in enumerate(logins)), workers),
-            lambda logins: map_bounded(lambda login: _look_up_by_rest(client, login), logins, workers),
-            lambda login: login,
-            lambda lookup: lookup.key,
-        )
+        lists, by_rest = GraphQLLists(client, users_query, _User), partial(_look_up_by_rest, client)
+        return lists.read(logins, workers, lambda left: map_bounded(by_rest, left, workers))
 
     def _remember(self, lookups: Sequence[LoginLookup]) -> None:
         now = dt.datetime.now(dt.UTC)
@@ -150,15 +144,11 @@ class UserLookup:
         )
 
 
-class _User(Listing[LoginLookup]):
+class _User(Listing[str, LoginLookup]):
     """The user who has a login."""
 
-    def __init__(self, key: int, login: str) -> None:
-        super().__init__(key)
-        self.login = login
-
     def variables(self) -> Mapping[str, Any]:
-        return {"l": self.login}
+        return {"l": self.task}
 
     def is_whole(self, node: Any) -> bool:
         return isinstance(node, Mapping) and "login" in node
@@ -166,13 +156,13 @@ class _User(Listing[LoginLookup]):
     def parse_page(self, node: Any) -> LoginLookup:
         if not isinstance(node.get("databaseId"), int) or not isinstance(node.get("login"), str):
             return self.give_up("GitHub's response has no id")
-        return LoginLookup(self.login, node["databaseId"], node["login"])
+        return LoginLookup(self.task, node["databaseId"], node["login"])
 
     def parse_refusal(self, kind: str, message: str) -> LoginLookup | None:
-        return LoginLookup(self.login, None, self.login) if kind == "NOT_FOUND" else None
+        return LoginLookup(self.task, None, self.task) if kind == "NOT_FOUND" else None
 
     def give_up(self, reason: str) -> LoginLookup:
-        return LoginLookup(self.login, None, self.login, reason)
+        return LoginLookup(self.task, None, self.task, reason)
 
 
 def users_query(size: int) -> str:

@@ -1,17 +1,19 @@
 """The source of stars in events of GH Archive, which `gh_assets.collector.gharchive` reads."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import polars as pl
 
 from gh_assets.collector.gharchive import id_of_name
 from gh_assets.collector.repositories import NOTHING, CollectedRepositories, Document, KnownRepositories, tabulated
-from gh_assets.collector.star_sources.base import CollectionTask, StarCollection
+from gh_assets.collector.star_sources.base import CollectionTask, RepositoryRef, StarCollection
 from gh_assets.collector.star_sources.merging import collection_from_users
 from gh_assets.collector.users import identified, ids_of_logins
 from gh_assets.github.outcomes import Outcome
 from gh_assets.local.concurrency import map_bounded
+from gh_assets.schemas import STAR_EVENTS
+from gh_assets.storage.asset_store import AssetStore
 
 
 class ArchivedStars:
@@ -64,6 +66,36 @@ class ArchivedStars:
         rows = identified(rows, ids_of_logins(known)).unique("user_id", keep="first", maintain_order=True)
         collected = collection_from_users(repository, rows, replace(before, table=known), {}, nothing)
         return replace(collected, unchanged=collected.table is not None and collected.table.equals(before.table))
+
+
+def read_star_events(store: AssetStore, repositories: Sequence[RepositoryRef] | None = None) -> pl.DataFrame:
+    """Read the stars of all days.
+
+    Damaged days are left out: their stars are in the tables of the repositories already.
+
+    Parameters
+    ----------
+    store : AssetStore
+    repositories : sequence of RepositoryRef, optional
+        Read only stars of these repositories.
+
+    Returns
+    -------
+    polars.DataFrame
+        Of schema `STAR_EVENTS`.
+    """
+    ids = pl.Series([r.repo_id for r in repositories or ()], dtype=pl.Int64)
+    names = pl.Series([r.full_name.lower() for r in repositories or ()], dtype=pl.String)
+    parts = [STAR_EVENTS.empty()]
+    for day in sorted(store.partitions(STAR_EVENTS.name)):
+        events = store.read_sound_table(STAR_EVENTS.name, day)
+        if events is None:
+            continue
+        if repositories is not None:
+            by_name = pl.col("repo_id").is_null() & pl.col("full_name").str.to_lowercase().is_in(names.implode())
+            events = events.filter(pl.col("repo_id").is_in(ids.implode()) | by_name)
+        parts.append(events)
+    return pl.concat(parts)
 
 
 def grouped(stars: pl.DataFrame, key: pl.Expr) -> dict[object, pl.DataFrame]:

@@ -6,6 +6,7 @@ Source: docs.github.com/graphql/reference/objects#repository (``stargazers``).
 import base64
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -20,7 +21,6 @@ from gh_assets.collector.star_sources.base import (
     StarRows,
     StarSource,
 )
-from gh_assets.collector.star_sources.fallback import read_with_fallback
 from gh_assets.collector.star_sources.merging import ListReading, collection_from_list
 from gh_assets.collector.star_sources.newest_first import PAGE_VARIABLES, NewestFirstListing, connection_field
 from gh_assets.errors import GitHubError, ServiceUnavailableError
@@ -50,42 +50,30 @@ class GraphQLStargazers:
     def __init__(
         self, client: GitHubClient, max_pages: int, batch: QuerySize | None = None, by_rest: StarSource | None = None
     ) -> None:
-        self.client = client
-        self.max_pages = max_pages
         self.by_rest = by_rest
-        self._lists: GraphQLLists[StarCollection] = GraphQLLists(client, stargazers_query, batch)
+        self._lists = GraphQLLists(client, stargazers_query, partial(_Stargazers, client, max_pages), batch)
 
     def collect(self, tasks: Iterable[CollectionTask], workers: int) -> Iterator[StarCollection]:
         """Fill each query with the next pages of several repositories, those with the most pages left first."""
-        by_rest = self.by_rest
-        if by_rest is None:
-            return self._collect(tasks, workers)
-        return read_with_fallback(
-            tasks,
-            lambda tasks: self._collect(tasks, workers),
-            lambda tasks: (
-                replace(collected, source=collected.source or by_rest.name)
-                for collected in by_rest.collect(tasks, workers)
-            ),
-            lambda task: task.repository.repo_id,
-            lambda collected: collected.repository.repo_id,
-        )
-
-    def _collect(self, tasks: Iterable[CollectionTask], workers: int) -> Iterator[StarCollection]:
-        return self._lists.read((_Stargazers(self.client, task, self.max_pages) for task in tasks), workers)
+        by_rest = None if self.by_rest is None else partial(_collect_instead, self.by_rest, workers)
+        return self._lists.read(tasks, workers, by_rest)
 
 
-class _Stargazers(NewestFirstListing[StarCollection]):
+def _collect_instead(source: StarSource, workers: int, tasks: Iterable[CollectionTask]) -> Iterator[StarCollection]:
+    for collected in source.collect(tasks, workers):
+        yield replace(collected, source=collected.source or source.name)
+
+
+class _Stargazers(NewestFirstListing[CollectionTask, StarCollection]):
     """The stars of one repository."""
 
     connection = "stargazers"
     name_field = "login"
 
-    def __init__(self, client: GitHubClient, task: CollectionTask, max_pages: int) -> None:
+    def __init__(self, client: GitHubClient, max_pages: int, key: int, task: CollectionTask) -> None:
         self.repository = task.repository
-        super().__init__(self.repository.repo_id, max_pages * PAGE_SIZE, self.repository.stargazer_count or 0)
+        super().__init__(key, task, max_pages * PAGE_SIZE, self.repository.stargazer_count or 0)
         self.client = client
-        self.task = task
         self.confirmations = 0
         self.before = task.load_previous()
         self._begin(self.before if self.before is not None and self._is_usable(self.before) else None)

@@ -9,6 +9,7 @@ from gh_assets.github.graphql import LIGHT_PAGE, Listing
 from gh_assets.github.limits import PAGE_SIZE
 from gh_assets.github.list_reading import Progress, number_of
 
+Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 FAILED = "failed entries"
@@ -61,12 +62,13 @@ class StarPage:
     failed: Sequence[int]
 
 
-class NewestFirstListing(Listing[Result]):
+class NewestFirstListing(Listing[Task, Result]):
     """A list of stars that is read newest first, until a known star is met or the limit is reached.
 
     Parameters
     ----------
     key : int
+    task : Task
     limit : int
         Maximum number of entries.
 
@@ -85,8 +87,8 @@ class NewestFirstListing(Listing[Result]):
     connection: ClassVar[str]
     name_field: ClassVar[str]
 
-    def __init__(self, key: int, limit: int, expected: int) -> None:
-        super().__init__(key)
+    def __init__(self, key: int, task: Task, limit: int, expected: int) -> None:
+        super().__init__(key, task)
         self.limit = limit
         self.expected = expected
         self.page_size = PAGE_SIZE

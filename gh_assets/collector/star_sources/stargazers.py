@@ -4,7 +4,7 @@ Source: docs.github.com/rest/activity/starring (``GET /repositories/{id}/stargaz
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
@@ -63,7 +63,6 @@ class _ListReader:
 
     def __init__(self, source: RestStargazers, task: CollectionTask) -> None:
         self.source = source
-        self.client = source.client
         self.task = task
         self.repository = task.repository
         # By id, so that a rename between two pages changes nothing.
@@ -219,9 +218,8 @@ class _ListReader:
         previous = PreviousStars(
             known, [], complete=True, source=self.source.name, proven=True, entries=count, null_entries=null_entries
         )
-        task = CollectionTask(
-            self.repository, lambda: previous, _OffsetCheckpoint(self.task.checkpoint, self.source.name, REST_PAGES)
-        )
+        later_pages = _LaterPages(self.task.checkpoint, self.source.name)
+        task = CollectionTask(self.repository, lambda: previous, later_pages)
         (collected,) = source.collect([task], 1)
         if collected.table is None:
             return collected
@@ -235,7 +233,7 @@ class _ListReader:
     def _refusal(self, response: GitHubResponse) -> StarCollection:
         outcome, reason = classify_refusal(response)
         if outcome is Outcome.GONE:
-            # A closed list may look like a missing repository: the metadata tell them apart.
+            # A closed list may look like a missing repository: the metadata distinguish them.
             self.requests += 1
             try:
                 if self._metadata().status == 200:
@@ -247,7 +245,7 @@ class _ListReader:
         return self._failure(outcome, reason)
 
     def _metadata(self) -> GitHubResponse:
-        return self.client.get(f"/repositories/{self.repository.repo_id}")
+        return self.source.client.get(f"/repositories/{self.repository.repo_id}")
 
     def _count_now(self) -> int | None:
         """Return GitHub's current count of the stars; None if it is unavailable."""
@@ -259,19 +257,18 @@ class _ListReader:
         return count if response.status == 200 and isinstance(count, int) else None
 
 
-class _OffsetCheckpoint(Checkpoint):
-    """The pages of a REST checkpoint after the first ones, which another source reads."""
+@dataclass
+class _LaterPages(Checkpoint):
+    """The pages of a REST checkpoint after the last page of REST, which another source reads."""
 
-    def __init__(self, checkpoint: Checkpoint, source: str, offset: int) -> None:
-        self._checkpoint = checkpoint
-        self._source = source
-        self._offset = offset
+    checkpoint: Checkpoint
+    source: str
 
     def pages(self, source: str) -> list[tuple[Page, pl.DataFrame]]:
-        return self._checkpoint.pages(self._source)[self._offset :]
+        return self.checkpoint.pages(self.source)[REST_PAGES:]
 
     def add(self, source: str, number: int, page: Page, rows: StarRows) -> None:
-        self._checkpoint.add(self._source, self._offset + number, page, rows)
+        self.checkpoint.add(self.source, REST_PAGES + number, page, rows)
 
 
 def _parse_stars(entries: Sequence[Any], repo_id: int) -> StarRows:

@@ -8,12 +8,12 @@ docs.github.com/graphql/reference/objects#user (``starredRepositories``).
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import polars as pl
 
 from gh_assets.collector.repositories import classify_refusal
-from gh_assets.collector.star_sources.fallback import read_with_fallback
 from gh_assets.collector.star_sources.newest_first import PAGE_VARIABLES, NewestFirstListing, connection_field
 from gh_assets.collector.star_sources.rest_pages import RestPages, subject_and_time
 from gh_assets.collector.star_sources.starred_state import SeedUser
@@ -291,37 +291,23 @@ class GraphQLStarred:
     """
 
     def __init__(self, client: GitHubClient, max_pages: int, batch: QuerySize | None = None) -> None:
-        self.client = client
-        self.max_pages = max_pages
-        self._lists: GraphQLLists[UserList] = GraphQLLists(client, starred_query, batch)
+        self._lists = GraphQLLists(client, starred_query, partial(_Starred, client, max_pages), batch)
+        self._by_rest = RestStarred(client, max_pages)
 
     def read(self, tasks: Iterable[StarredListTask], workers: int) -> Iterator[UserList]:
         """Fill each query with the next pages of several users."""
-
-        def by_graphql(tasks: Iterator[StarredListTask]) -> Iterator[UserList]:
-            lists = (_Starred(number, task, self.max_pages, self.client) for number, task in enumerate(tasks))
-            return self._lists.read(lists, workers)
-
-        by_rest = RestStarred(self.client, self.max_pages)
-        return read_with_fallback(
-            tasks,
-            by_graphql,
-            lambda tasks: by_rest.read(tasks, workers),
-            lambda task: task.seed.key,
-            lambda found: found.seed.key,
-        )
+        return self._lists.read(tasks, workers, lambda left: self._by_rest.read(left, workers))
 
 
-class _Starred(NewestFirstListing[UserList]):
+class _Starred(NewestFirstListing[StarredListTask, UserList]):
     """The list of one user."""
 
     connection = "starredRepositories"
     name_field = "nameWithOwner"
 
-    def __init__(self, key: int, task: StarredListTask, max_pages: int, client: GitHubClient) -> None:
-        super().__init__(key, max_pages * PAGE_SIZE, expected=1)
+    def __init__(self, client: GitHubClient, max_pages: int, key: int, task: StarredListTask) -> None:
+        super().__init__(key, task, max_pages * PAGE_SIZE, expected=1)
         self.client = client
-        self.task = task
         self.seed = task.seed
         self.max_pages = max_pages
         self.login = task.seed.login

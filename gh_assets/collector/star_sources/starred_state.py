@@ -111,12 +111,10 @@ class StarredState:
 
     def remember_seeds(self, seeds: Iterable[SeedUser], seen_at: dt.datetime) -> None:
         """Store users that were seen, for later runs."""
-        known = [
-            (seed.user_id, {"login": seed.login, "weight": seed.weight}) for seed in seeds if seed.user_id is not None
-        ]
+        known = {s.user_id: {"login": s.login, "weight": s.weight} for s in seeds if s.user_id is not None}
         self._consumer.apply(
             Message(update=versioned(Collections.STARRED_STATE, user_id, "seed", value, seen_at))
-            for user_id, value in known
+            for user_id, value in known.items()
         )
 
 

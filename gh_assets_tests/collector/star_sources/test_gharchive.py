@@ -1,16 +1,20 @@
 """Stars and repositories from events of GH Archive."""
 
 import datetime as dt
+from pathlib import Path
 
 import polars as pl
+import pytest
 
 from gh_assets.collector.gharchive import id_of_name
 from gh_assets.collector.repositories import KnownRepositories
 from gh_assets.collector.star_sources.base import CollectionTask
-from gh_assets.collector.star_sources.gharchive import ArchivedStars, repositories_of_events
+from gh_assets.collector.star_sources.gharchive import ArchivedStars, read_star_events, repositories_of_events
 from gh_assets.github.outcomes import Outcome
 from gh_assets.schemas import REPOS, STAR_EVENTS
+from gh_assets.storage.asset_store import AssetStore
 from gh_assets_tests.support.collecting import Collecting, ref
+from gh_assets_tests.support.commands import stored_file
 
 
 def events(*rows: tuple[int | None, str, int, str, int]) -> pl.DataFrame:
@@ -69,3 +73,34 @@ def test_events_need_no_requests_and_are_never_complete() -> None:
     source = ArchivedStars(events((5, "a/b", 1, "a", 0)))
     (collected,) = source.collect([CollectionTask(ref(5, stars=3))], 1)
     assert (collected.requests, collected.complete) == (0, False)
+
+
+AT = dt.datetime(2024, 5, 1, tzinfo=dt.UTC)
+STORED = [
+    (1, "a/b", 5, "five", AT),
+    (2, "c/d", 5, "five", AT),
+    (None, "A/B", -9, "old", AT),
+    (3, "a/b", 6, "six", AT),  # another repository that had the same name
+]
+
+
+@pytest.fixture
+def stored(asset_store: AssetStore) -> AssetStore:
+    """A store with two days, the first star of `STORED` and the others."""
+    for day, rows in (("2024-05-01", STORED[:1]), ("2024-05-02", STORED[1:])):
+        asset_store.write_table(STAR_EVENTS.name, pl.DataFrame(rows, schema=STAR_EVENTS.dtypes, orient="row"), day)
+    return asset_store
+
+
+def test_stored_stars_of_some_repositories_are_read(stored: AssetStore) -> None:
+    assert read_star_events(stored).rows() == STORED
+    assert read_star_events(stored, [ref(1, "a/b"), ref(2, "c/d")]).rows() == STORED[:3]
+
+
+def test_a_damaged_day_is_left_out_with_a_warning(
+    stored: AssetStore, home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stored_file(home, stored.objects.name, "assets/star_events/2024-05-01.parquet").write_bytes(b"garbage")
+    assert read_star_events(stored).rows() == STORED[1:]
+    assert "2024-05-01 of star_events is restored" in caplog.text
+    assert stored.partitions("star_events") == {"2024-05-02"}, "the job read_archive reads it again"

@@ -16,7 +16,7 @@ from gh_assets.github.outcomes import Outcome
 from gh_assets.schemas import STARGAZERS
 from gh_assets_tests.conftest import GitHubOf
 from gh_assets_tests.support.collecting import Collecting, ref, refs, table_of
-from gh_assets_tests.support.github import Json, client_of, graphql
+from gh_assets_tests.support.github import Json, client_of, graphql, stargazers_page
 from gh_assets_tests.support.worlds import troubled_world, world_of
 
 
@@ -137,17 +137,14 @@ def collected_by(*responses: Json) -> StarCollection:
 
 
 def test_null_edges_deleted_accounts_and_shifting_pages_are_handled() -> None:
-    def page(edges: list[object], more: bool) -> Json:
-        info = {"hasNextPage": more, "endCursor": "c" if more else None}
-        return {"data": {"r0": {"stargazers": {"totalCount": 5, "pageInfo": info, "edges": edges}}}}
-
     def edge(user: int, hour: int) -> Json:
         return {"starredAt": f"2020-01-01T{hour:02d}:00:00Z", "node": {"databaseId": user, "login": f"u{user}"}}
 
-    first = page([edge(3, 9), None, {"starredAt": "2020-01-01T08:00:00Z", "node": None}, edge(2, 7)], True)
+    nobody = {"starredAt": "2020-01-01T08:00:00Z", "node": None}
+    first = stargazers_page([edge(3, 9), None, nobody, edge(2, 7)], 5, "c")
     # A user starred between the two pages, so that 2 is repeated; a deleted account has no id.
-    second = page([edge(2, 7), {"starredAt": "x", "node": {"databaseId": None, "login": "ghost"}}, edge(1, 5)], False)
-    table = table_of(collected_by(first, second))
+    ghost = {"starredAt": "x", "node": {"databaseId": None, "login": "ghost"}}
+    table = table_of(collected_by(first, stargazers_page([edge(2, 7), ghost, edge(1, 5)], 5)))
     assert table["user_id"].to_list() == [1, 2, 3]
     assert STARGAZERS.problem(table) is None
 

@@ -18,7 +18,6 @@ from google.cloud import storage
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from pydantic import SecretStr
 
 from gh_assets.collector.collection import collect
 from gh_assets.collector.star_sources import graphql as graphql_stargazers
@@ -33,12 +32,12 @@ from gh_assets.embedded.standin.limits import Limits
 from gh_assets.embedded.standin.world import World
 from gh_assets.errors import GhAssetsError
 from gh_assets.github import graphql as graphql_lists
-from gh_assets.github.client import GitHubClient
 from gh_assets.storage.asset_store import AssetStore, PartitionTables
 from gh_assets.storage.mongo import MongoDatabase
 from gh_assets.storage.objects import ObjectStore
-from gh_assets_tests.conftest import QUICK, MakeDatabase
+from gh_assets_tests.conftest import MakeDatabase
 from gh_assets_tests.support.collecting import refs
+from gh_assets_tests.support.github import client_of
 from gh_assets_tests.support.serving import serving
 from gh_assets_tests.support.worlds import world_of
 
@@ -123,7 +122,7 @@ class Home:
 
     def run(self, world: World, url: str, source: str, *, full: bool = False, stop_after: int | None = None) -> None:
         options = CollectionOptions(source, 10, full=full, workers=2, max_users=USERS)
-        with GitHubClient(url, [SecretStr("token")], policy=QUICK, max_requests=stop_after) as client:
+        with client_of(url, "token", max_requests=stop_after) as client:
             collect(options, refs(world), client, self.database, self.store)
 
     def tables(self) -> dict[str, pl.DataFrame]:

@@ -14,17 +14,15 @@ from gh_assets.github.outcomes import Outcome
 from gh_assets.github.responses import GitHubResponse, GraphQLResponse
 from gh_assets_tests.conftest import GitHubOf
 from gh_assets_tests.support.collecting import table_of
-from gh_assets_tests.support.github import graphql
+from gh_assets_tests.support.github import graphql, stars_page
 from gh_assets_tests.support.starred import READERS, Lists, Reader, users_of
 from gh_assets_tests.support.worlds import world_of
 
 
 def test_null_entries_are_skipped() -> None:
-    edges = [None, {"starredAt": "2020-01-01T00:00:00Z", "node": None}, {"node": {"databaseId": 7}},
+    edges: list[Any] = [None, {"starredAt": "2020-01-01T00:00:00Z", "node": None}, {"node": {"databaseId": 7}},
              {"starredAt": None, "node": {"databaseId": 8, "nameWithOwner": "a/b"}}]  # fmt: skip
-    info = {"hasNextPage": False, "endCursor": None}
-    stars = {"totalCount": 4, "pageInfo": info, "edges": edges}
-    response = {"data": {"r0": {"databaseId": 5, "login": "octo", "starredRepositories": stars}}}
+    response = {"data": {"r0": {"databaseId": 5, "login": "octo", "starredRepositories": stars_page(edges, 4)}}}
     with graphql(lambda _: response) as client:
         (read,) = GraphQLStarred(client, 10).read([StarredListTask(SeedUser("octo", 5))], 1)
     assert read.rows is not None

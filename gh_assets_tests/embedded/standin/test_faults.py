@@ -3,14 +3,13 @@
 import pytest
 import requests
 
-from gh_assets.collector.star_sources.base import CollectionTask, RepositoryRef
+from gh_assets.collector.star_sources.base import CollectionTask
 from gh_assets.collector.star_sources.graphql import GraphQLStargazers
 from gh_assets.embedded.standin.clock import VirtualClock
 from gh_assets.embedded.standin.faults import Faults
 from gh_assets.embedded.standin.kinds import GRAPHQL_KINDS, REST_KINDS
 from gh_assets.embedded.standin.limits import Limits
-from gh_assets.github.outcomes import Outcome
-from gh_assets.github.retries import RetryPolicy
+from gh_assets_tests.support.collecting import refs
 from gh_assets_tests.support.github import client_of
 from gh_assets_tests.support.standin import StandinOf
 from gh_assets_tests.support.worlds import world_of
@@ -58,11 +57,7 @@ def test_lists_recover_from_every_fault_of_graphql(standin_of: StandinOf, kind: 
     api = standin_of(world, faults=faults)
     with client_of(api.url, "token") as client:
         client.refresh_budgets()
-        tasks = [
-            CollectionTask(RepositoryRef(r.repo_id, r.full_name, r.full_name, 150, Outcome.OK))
-            for r in world.repositories
-        ]
-        found = list(GraphQLStargazers(client, 10).collect(tasks[:30], 1))
+        found = list(GraphQLStargazers(client, 10).collect(map(CollectionTask, refs(world)), 1))
     assert [len(c.table) for c in found if c.table is not None and c.complete] == [150] * 30
     assert faults.injected[kind] >= 1
 
@@ -72,7 +67,7 @@ def test_clock_skew_of_the_server_does_not_prolong_waits(standin_of: StandinOf) 
     faults = Faults(clock_skew=5400.0)
     api = standin_of(limits=Limits(requests=5), clock=clock, faults=faults)
     started = clock.now()
-    with client_of(api.url, "token", policy=RetryPolicy(), clock=clock) as client:
+    with client_of(api.url, "token", clock=clock) as client:
         for _ in range(6):
             client.get("/repositories/1")
     assert clock.now() - started <= 3603

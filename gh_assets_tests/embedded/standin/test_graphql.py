@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from graphql import GraphQLSchema, build_schema, parse, validate
 
@@ -10,7 +11,7 @@ from gh_assets.collector.repositories import nodes_query, repositories_query
 from gh_assets.collector.seed_users import forks_query
 from gh_assets.collector.star_sources.graphql import stargazers_query
 from gh_assets.collector.star_sources.starred_lists import starred_query
-from gh_assets.embedded.standin.graphql import SDL
+from gh_assets.embedded.standin.graphql import SDL, node_id
 from gh_assets.embedded.standin.limits import Limits
 from gh_assets_tests.support.standin import StandinClient, StandinOf
 from gh_assets_tests.support.worlds import troubled_world, world_of
@@ -23,6 +24,8 @@ query($id: ID!, $after: String) {
 }
 """  # noqa: E501
 
+KEY = node_id("Repository", 1)
+
 QUERIES = {
     "stargazers": stargazers_query,
     "starred": starred_query,
@@ -32,10 +35,10 @@ QUERIES = {
 }
 
 
-def all_stars(session: StandinClient, key: str, direction: str) -> list[tuple[str, int]]:
+def all_stars(session: StandinClient, direction: str) -> list[tuple[str, int]]:
     found, after = [], None
     while True:
-        page = session.ask(STARS % direction, id=key, after=after)["data"]["node"]["stargazers"]
+        page = session.ask(STARS % direction, id=KEY, after=after)["data"]["node"]["stargazers"]
         found += [(edge["starredAt"], edge["node"]["databaseId"]) for edge in page["edges"]]
         after = page["pageInfo"]["endCursor"]
         if not page["pageInfo"]["hasNextPage"]:
@@ -43,31 +46,24 @@ def all_stars(session: StandinClient, key: str, direction: str) -> list[tuple[st
             return found
 
 
-def test_stars_by_pages_in_both_orders(standin_of: StandinOf) -> None:
-    session = standin_of(world_of({"a/b": list(range(250))}))
-    key = session.ask('{ repository(owner: "A", name: "B") { id } }')["data"]["repository"]["id"]
-    oldest = all_stars(session, key, "ASC")
-    assert [user for _, user in oldest] == [5000 + user for user in range(250)]
-    assert all_stars(session, key, "DESC") == oldest[::-1]
-
-
-def test_stars_with_equal_times_are_paged_completely(standin_of: StandinOf) -> None:
-    world = world_of({"a/b": list(range(230))})
-    world.repositories[0].starred_at[:] = 1_500_000_000
+@pytest.mark.parametrize("seconds", [60, 0], ids=["times a minute apart", "equal times"])
+def test_stars_by_pages_in_both_orders(standin_of: StandinOf, seconds: int) -> None:
+    world = world_of({"a/b": list(range(250))})
+    world.repositories[0].starred_at = 1_500_000_000 + seconds * np.arange(250)
     session = standin_of(world)
-    key = session.ask('{ repository(owner: "a", name: "b") { id } }')["data"]["repository"]["id"]
-    for direction in ("ASC", "DESC"):
-        assert len({user for _, user in all_stars(session, key, direction)}) == 230
+    assert session.ask('{ repository(owner: "A", name: "B") { id } }')["data"]["repository"]["id"] == KEY
+    oldest = all_stars(session, "ASC")
+    assert [user for _, user in oldest] == [5000 + user for user in range(250)]
+    assert all_stars(session, "DESC") == oldest[::-1]
 
 
 def test_star_added_during_paging_does_not_shift_pages(standin_of: StandinOf) -> None:
     world = world_of({"a/b": list(range(150))}, users=300)
     session = standin_of(world)
-    key = session.ask('{ repository(owner: "a", name: "b") { id } }')["data"]["repository"]["id"]
-    first = session.ask(STARS % "DESC", id=key)["data"]["node"]["stargazers"]
+    first = session.ask(STARS % "DESC", id=KEY)["data"]["node"]["stargazers"]
     grown = world_of({"a/b": list(range(160))}, users=300).repositories[0]
     world.repositories[0].stargazers, world.repositories[0].starred_at = grown.stargazers, grown.starred_at
-    second = session.ask(STARS % "DESC", id=key, after=first["pageInfo"]["endCursor"])["data"]["node"]["stargazers"]
+    second = session.ask(STARS % "DESC", id=KEY, after=first["pageInfo"]["endCursor"])["data"]["node"]["stargazers"]
     users = [edge["node"]["databaseId"] for edge in first["edges"] + second["edges"]]
     assert users == [5000 + user for user in range(149, -1, -1)]
 
