@@ -76,12 +76,9 @@ def claim_world(settings: Settings, database: MongoDatabase, standin: embedded.H
         If the database holds data of another world.
     """
     identity, title = world_identity(settings, standin)
-    claimed = database[Collections.META].find_one_and_update(
-        {"_id": MetaId.WORLD},
-        {"$setOnInsert": {"identity": identity, "title": title}},
-        upsert=True,
-        return_document=pymongo.ReturnDocument.AFTER,
-    )
+    meta, claim = database[Collections.META], {"$setOnInsert": {"identity": identity, "title": title}}
+    after = pymongo.ReturnDocument.AFTER
+    claimed = meta.find_one_and_update({"_id": MetaId.WORLD}, claim, upsert=True, return_document=after)
     if claimed is not None and claimed["identity"] != identity:
         raise WorldMismatchError(
             f"This home holds the data of {claimed['title']}; the data of {title} need a separate home. Set "

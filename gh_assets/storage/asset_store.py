@@ -52,6 +52,9 @@ PARQUET = "application/vnd.apache.parquet"
 PARTITIONS_PER_FETCH = 64
 """Number of partitions that are fetched by one thread and parsed together."""
 
+ByName = Mapping[str, StoredObject]
+"""Objects by their names."""
+
 UNREADABLE = (pl.exceptions.PolarsError, OSError, ArrowException)
 """Errors of content that is not a Parquet file, or lacks what a view needs."""
 
@@ -101,11 +104,7 @@ class AssetStore:
     # -- tables --------------------------------------------------------------------------------------------------
 
     def write_table(
-        self,
-        asset: str,
-        table: pl.DataFrame,
-        partition: str | None = None,
-        present: Mapping[str, StoredObject] | None = None,
+        self, asset: str, table: pl.DataFrame, partition: str | None = None, present: ByName | None = None
     ) -> StoredObject:
         """Replace a table. Columns of assets in `gh_assets.schemas` are checked.
 
@@ -260,7 +259,7 @@ class AssetStore:
     # -- replace and undo ------------------------------------------------------------------------------------------
 
     def _replace(
-        self, name: str, content: bytes | Path, content_type: str, present: Mapping[str, StoredObject] | None = None
+        self, name: str, content: bytes | Path, content_type: str, present: ByName | None = None
     ) -> StoredObject:
         """Replace an object and keep the present one as a version.
 

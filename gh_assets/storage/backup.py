@@ -97,12 +97,9 @@ def _write(database: MongoDatabase, stores: Stores, draft: Path, folder: Path, w
 
         described = list(map_bounded(fetch, store.list(""), workers))
         objects += [{"bucket": kind, **entry} for entry in described]
-    manifest = {
-        "format": FORMAT,
-        "made_at": dt.datetime.now(dt.UTC).isoformat(),
-        "collections": collections,
-        "objects": sorted(objects, key=lambda entry: (entry["bucket"], entry["name"])),
-    }
+    objects.sort(key=lambda entry: (entry["bucket"], entry["name"]))
+    made_at = dt.datetime.now(dt.UTC).isoformat()
+    manifest = {"format": FORMAT, "made_at": made_at, "collections": collections, "objects": objects}
     (draft / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     draft.rename(folder)
     return BackupSummary(sum(collections.values()), len(objects), sum(entry["size"] for entry in objects))

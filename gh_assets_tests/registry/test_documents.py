@@ -58,13 +58,8 @@ def test_documents_of_the_original_system_are_read(
 ) -> None:
     objects.write("old/model.bin", b"old weights")
     original = {"name": "recvae", "bucket_name": objects.name, "file_name": "old/model.bin", "tag": "v0"}
-    database["models"].insert_many(
-        [
-            {**original, "score": 0.7, "time": dt.datetime(2021, 5, 1)},
-            {**original, "score": 0.6, "time": "2021-06-01T00:00:00"},
-            {**original, "score": None, "time": 1_600_000_000},
-        ]
-    )
+    for score, time in ((0.7, dt.datetime(2021, 5, 1)), (0.6, "2021-06-01T00:00:00"), (None, 1_600_000_000)):
+        database["models"].insert_one({**original, "score": score, "time": time})
     # Mongo orders by type first, dates before text, and then by time.
     assert registry.latest("recvae").time == dt.datetime(2021, 5, 1, tzinfo=dt.UTC)
     best = registry.best("recvae", tag="v0")

@@ -48,40 +48,24 @@ def command(
     home: Path, *arguments: str, program: Sequence[str] = ("-m", "gh_assets"), **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run the command in a new process."""
-    return subprocess.run(
-        [sys.executable, *program, *arguments],
-        env=environment_of(home, **environment),
-        cwd=home.parent,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
+    argv, own = [sys.executable, *program, *arguments], environment_of(home, **environment)
+    return subprocess.run(argv, env=own, cwd=home.parent, capture_output=True, text=True, timeout=900)
 
 
 def started(
     home: Path, *arguments: str, environment: Mapping[str, str] | None = None, **options: Any
 ) -> subprocess.Popen[str]:
     """Start the command in a new process as a shell does, as the leader of its own process group."""
-    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(
-        [sys.executable, "-m", "gh_assets", *arguments],
-        env=environment_of(home, **(environment or {})),
-        cwd=home.parent,
-        text=True,
-        start_new_session=True,
-        **(streams | options),
-    )
+    argv, own = [sys.executable, "-m", "gh_assets", *arguments], environment_of(home, **(environment or {}))
+    options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+    return subprocess.Popen(argv, env=own, cwd=home.parent, text=True, start_new_session=True, **options)
 
 
 def script(code: str, *arguments: object, **environment: str) -> subprocess.Popen[str]:
     """Start a program of the tests in a new process, whose input and output are pipes."""
-    return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", code, *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": str(CHECKOUT)} | environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    argv = [sys.executable, "-W", "ignore", "-c", code, *map(str, arguments)]
+    own = os.environ | {"PYTHONPATH": str(CHECKOUT)} | environment
+    return subprocess.Popen(argv, env=own, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def run_json(home: Path, *arguments: str, **environment: str) -> Any:

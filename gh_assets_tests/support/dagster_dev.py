@@ -98,12 +98,8 @@ class Dev:
 
     def backfill(self, assets: list[str], partitions: list[str]) -> str:
         """Start a backfill, and return its id."""
-        parameters = {
-            "assetSelection": [{"path": [asset]} for asset in assets],
-            "partitionNames": partitions,
-            "fromFailure": False,
-            "tags": [],
-        }
+        wanted = {"assetSelection": [{"path": [asset]} for asset in assets], "partitionNames": partitions}
+        parameters = wanted | {"fromFailure": False, "tags": []}
         launched = self.ask(
             "mutation($p:LaunchBackfillParams!){launchPartitionBackfill(backfillParams:$p)"
             "{__typename ... on LaunchBackfillSuccess{backfillId} ... on PythonError{message}}}",

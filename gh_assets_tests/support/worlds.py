@@ -18,11 +18,8 @@ def world_of(
     repositories = []
     for number, (name, who) in enumerate(stars.items(), start=1):
         when = np.arange(len(who)) * 60 + 1_500_000_000 if times else np.full(len(who), NO_TIME)
-        repositories.append(
-            Repository(
-                number, name, f"About {name}", stargazers=np.array(who, np.int64), starred_at=when.astype(np.int64)
-            )
-        )
+        stargazers, starred_at = np.array(who, np.int64), when.astype(np.int64)
+        repositories.append(Repository(number, name, f"About {name}", stargazers=stargazers, starred_at=starred_at))
     named = [Repository(0, name) for name in (listed if listed is not None else list(stars))]
     repositories.append(Repository(900_001, LIST, readme=list_markdown("Awesome", named)))
     logins = [f"user-{user}" for user in range(count)]
@@ -31,16 +28,10 @@ def world_of(
 
 def troubled_world() -> World:
     """Return a world with repositories of every outcome: ok, renamed, deleted, blocked, restricted, without stars."""
-    world = world_of(
-        {
-            "good/one": list(range(250)),
-            "good/starless": [],
-            "fresh/name": [1, 2, 3],
-            "taken/down": [1],
-            "closed/list": [4, 5, 6],
-        },
-        listed=["Good/ONE", "good/one", "good/starless", "old/name", "taken/down", "closed/list", "not/there"],
-    )
+    stars = {"good/one": list(range(250)), "good/starless": [], "fresh/name": [1, 2, 3]}
+    stars |= {"taken/down": [1], "closed/list": [4, 5, 6]}
+    listed = ["Good/ONE", "good/one", "good/starless", "old/name", "taken/down", "closed/list", "not/there"]
+    world = world_of(stars, listed=listed)
     by_name = {repository.full_name: repository for repository in world.repositories}
     by_name["fresh/name"].former_names = ("old/name",)
     by_name["good/starless"].fork_of = by_name["good/one"].repo_id
