@@ -178,7 +178,7 @@ def partition_metadata(state: RepositoryState) -> dict[str, str | int]:
 def collection_metadata(result: CollectionResult, source: str) -> "dict[str, RawMetadataValue]":
     """Return the metadata of a run that collected stars."""
     report = result.report
-    metadata: dict[str, RawMetadataValue] = {
+    metadata: dict[str, RawMetadataValue | None] = {
         "run_source": source,
         "run_forecast": result.forecast.summary(),
         "run_repositories_asked": report.asked,
@@ -191,13 +191,11 @@ def collection_metadata(result: CollectionResult, source: str) -> "dict[str, Raw
         "run_lists_closed": report.closed,
         "run_outcomes": ", ".join(f"{count} {outcome}" for outcome, count in report.outcomes.most_common()),
         **{f"run_quota_left_{resource}": left for resource, left in result.quota_left.items()},
-    }
-    optional: dict[str, RawMetadataValue] = {
         "run_users_asked": None if result.users is None else result.users.collected,
         "run_rows_left_out": " ".join(result.notes) or None,
         "run_stopped": report.stopped,
     }
-    return metadata | {name: value for name, value in optional.items() if value is not None}
+    return {name: value for name, value in metadata.items() if value is not None}
 
 
 @contextmanager

@@ -71,7 +71,7 @@ def repos(
             collected = repositories_of_events(read_star_events(gcs.asset_store()), known)
         else:
             lists = config.awesome or github.awesome_lists(client)
-            collected = _read_lists(context, client, lists, known, policy.workers, notes)
+            collected, notes = _read_lists(context, client, lists, known, policy.workers)
         named = {document["_id"] for document in collected.documents}
         unlisted = [document | {"lists": []} for key, document in documents.items() if key not in named]
         counts = sync_documents(database[Collections.REPOS], [*collected.documents, *unlisted], documents)
@@ -101,29 +101,21 @@ def repos(
 
 
 def _read_lists(
-    context: dg.AssetExecutionContext,
-    client: GitHubClient,
-    lists: list[str],
-    known: KnownRepositories,
-    workers: int,
-    notes: list[str],
-) -> CollectedRepositories:
-    """Read the lists and GitHub's metadata; what the user should know is logged and added to `notes`."""
+    context: dg.AssetExecutionContext, client: GitHubClient, lists: list[str], known: KnownRepositories, workers: int
+) -> tuple[CollectedRepositories, list[str]]:
+    """Read the lists and GitHub's metadata; what the user should know is logged and returned, too."""
     reported = asset_progress(context)
+    notes: list[str] = []
 
     def note(text: str) -> None:
         progress.notify(text)
         context.log.warning(text)
         notes.append(text)
 
-    return collect_repositories(
-        client,
-        lists,
-        known,
-        workers=workers,
-        progress=lambda done, total: reported.report("repos", done, total, "repositories"),
-        notify=note,
-    )
+    def progressed(done: int, total: int) -> None:
+        reported.report("repos", done, total, "repositories")
+
+    return collect_repositories(client, lists, known, workers=workers, progress=progressed, notify=note), notes
 
 
 def _retire_partitions(context: dg.AssetExecutionContext, listed: set[str], remove: bool) -> dict[str, int]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gh_assets.cli.output import json_option, print_json, stdout
+from gh_assets.cli.output import json_option, report
 from gh_assets.settings import load_settings
 
 if TYPE_CHECKING:
@@ -58,10 +58,8 @@ def undo(asset: str, before: datetime, as_json: bool) -> None:
     from gh_assets.services.connections import asset_store
 
     changed = asset_store(load_settings()).undo(asset, before)
-    if as_json:
-        print_json(changed)
-    else:
-        stdout().print(f"{len(changed)} objects of {asset} are as they were before {before:%Y-%m-%d %H:%M:%S} UTC.")
+    text = f"{len(changed)} objects of {asset} are as they were before {before:%Y-%m-%d %H:%M:%S} UTC."
+    report(changed, text, as_json)
 
 
 @data.command()
@@ -104,8 +102,6 @@ def _storage() -> Iterator[tuple[Any, dict[str, Any], int]]:
 
 
 def _print_summary(summary: BackupSummary, outcome: str, as_json: bool) -> None:
-    if as_json:
-        print_json(asdict(summary))
-        return
-    size = summary.bytes / 1e6
-    stdout().print(f"{summary.documents:,} documents and {summary.objects:,} objects ({size:,.1f} MB) {outcome}")
+    size = f"{summary.bytes / 1e6:,.1f} MB"
+    text = f"{summary.documents:,} documents and {summary.objects:,} objects ({size}) {outcome}"
+    report(asdict(summary), text, as_json)

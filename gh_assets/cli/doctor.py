@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from gh_assets.cli.output import Table, escape, json_option, print_findings, print_json, stdout
+from gh_assets.cli.output import Table, escape, findings_table, json_option, print_json, report, stdout
 from gh_assets.settings import load_settings, setting_rows
 
 
@@ -32,9 +32,8 @@ def doctor(only_settings: bool, as_json: bool) -> None:
     from gh_assets.cli.service_checks import check_services
 
     findings = check_services(settings)
-    if as_json:
-        print_json([{"service": service, "ok": ok, "words": summary} for service, ok, summary in findings])
-    else:
-        print_findings("service", [(finding.ok, finding.service, finding.summary) for finding in findings])
+    table = findings_table("service", [(finding.ok, finding.service, finding.summary) for finding in findings])
+    documents = [{"service": service, "ok": ok, "words": summary} for service, ok, summary in findings]
+    report(documents, table, as_json)
     if not all(finding.ok for finding in findings):
         sys.exit(1)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gh_assets.cli.output import Table, escape, json_option, models_table, print_findings, print_json, stdout, wrapping
+from gh_assets.cli.output import Table, escape, findings_table, json_option, models_table, print_json, report, wrapping
 from gh_assets.settings import load_settings
 
 if TYPE_CHECKING:
@@ -39,10 +39,7 @@ def list_models(name: str | None, tag: str | None, as_json: bool) -> None:
     with _registry() as registry:
         alias_holders = registry.alias_holders()
         documents = [model_json(model, alias_holders) for model in registry.list(name, tag)]
-    if as_json:
-        print_json(documents)
-    else:
-        stdout().print(models_table(documents))
+    report(documents, models_table(documents), as_json)
 
 
 @models.command()
@@ -58,9 +55,6 @@ def show(name: str | None, version: int | None, as_json: bool) -> None:
 
     with _registry() as registry:
         document = model_json(_selected(registry, name, version), registry.alias_holders(), whole=True)
-    if as_json:
-        print_json(document)
-        return
     table = Table("", wrapping(""), show_header=False)
     for key, value in document.items():
         if isinstance(value, dict):
@@ -68,7 +62,7 @@ def show(name: str | None, version: int | None, as_json: bool) -> None:
                 table.add_row(f"{key}: {inner}", _cell(entry))
         else:
             table.add_row(key, _cell(value))
-    stdout().print(table)
+    report(document, table, as_json)
 
 
 @models.command()
@@ -131,15 +125,12 @@ def history(as_json: bool) -> None:
 
     with _registry() as registry:
         moves = registry.aliases.history(PURPOSE, CHAMPION)
-    if as_json:
-        print_json([move.model_dump(mode="json") for move in moves])
-        return
     table = Table("#", "model", "action", "when (UTC)", wrapping("by"), wrapping("why"))
     for move in moves:
         time = f"{move.time:%Y-%m-%d %H:%M}"
         row = (str(move.revision), move.title, move.action, time, move.by, move.why)
         table.add_row(*(escape(cell) for cell in row))
-    stdout().print(table)
+    report([move.model_dump(mode="json") for move in moves], table, as_json)
 
 
 @models.command()
@@ -158,12 +149,8 @@ def verify(name: str | None, version: int | None, quick: bool, as_json: bool) ->
         for model in selected:
             problem = registry.problem(model) if quick else registry.verify(model)
             findings.append({"name": model.name, "version": model.version, "ok": problem is None, "problem": problem})
-    if as_json:
-        print_json(findings)
-    else:
-        print_findings(
-            "model", [(row["ok"], f"{row['name']} {row['version']}", row["problem"] or "") for row in findings]
-        )
+    rows = [(row["ok"], f"{row['name']} {row['version']}", row["problem"] or "") for row in findings]
+    report(findings, findings_table("model", rows), as_json)
     if not all(finding["ok"] for finding in findings):
         sys.exit(1)
 
@@ -187,13 +174,11 @@ def sweep(grace: float, dry_run: bool, as_json: bool) -> None:
 
     with _registry() as registry:
         orphans = registry.sweep(dt.timedelta(minutes=grace), dry_run=dry_run)
-    if as_json:
-        print_json([{"object": orphan.name, "size": orphan.size, "removed": not dry_run} for orphan in orphans])
-        return
-    for orphan in orphans:
-        stdout().print(f"{orphan.name}  {orphan.size:,} bytes", highlight=False)
     total = sum(orphan.size for orphan in orphans)
-    stdout().print(f"{len(orphans)} orphans, {total:,} bytes {'would be removed' if dry_run else 'removed'}.")
+    lines = [f"{orphan.name}  {orphan.size:,} bytes" for orphan in orphans]
+    lines.append(f"{len(orphans)} orphans, {total:,} bytes {'would be removed' if dry_run else 'removed'}.")
+    documents = [{"object": orphan.name, "size": orphan.size, "removed": not dry_run} for orphan in orphans]
+    report(documents, "\n".join(lines), as_json)
 
 
 @models.command()
@@ -206,10 +191,8 @@ def delete(name: str, version: int, why: str, by: str | None, as_json: bool) -> 
     """Delete VERSION of NAME for good; the next sweep frees its space."""
     with _registry() as registry:
         model = registry.delete(name, version, why=why, by=by)
-    if as_json:
-        print_json({"name": model.name, "version": model.version, "deleted": True})
-    else:
-        stdout().print(f"{model.title} is deleted. To remove its file: gh-assets models sweep")
+    document = {"name": model.name, "version": model.version, "deleted": True}
+    report(document, f"{model.title} is deleted. To remove its file: gh-assets models sweep", as_json)
 
 
 def _registry() -> AbstractContextManager[ModelRegistry]:
@@ -227,12 +210,9 @@ def _selected(registry: ModelRegistry, name: str | None, version: int | None) ->
 
 
 def _print_move(move: Move, as_json: bool) -> None:
-    if as_json:
-        print_json(move.model_dump(mode="json"))
-        return
-    stdout().print(f"The champion is now {move.title} (move {move.revision}).")
-    for problem in move.evidence.get("passed_over", ()):
-        stdout().print(escape(f"Skipped: {problem}."))
+    lines = [f"The champion is now {move.title} (move {move.revision})."]
+    lines += [escape(f"Skipped: {problem}.") for problem in move.evidence.get("passed_over", ())]
+    report(move.model_dump(mode="json"), "\n".join(lines), as_json)
 
 
 def _cell(value: Any) -> str:

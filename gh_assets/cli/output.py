@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape as escape
 from rich.table import Column
 from rich.table import Table as Table
@@ -70,18 +70,26 @@ def models_table(models: list[dict[str, Any]]) -> Table:
     return table
 
 
-def print_findings(subject: str, findings: Sequence[tuple[bool, str, str]]) -> None:
-    """Print what checks found: whether it is right, what was checked, and the finding."""
+def findings_table(subject: str, findings: Sequence[tuple[bool, str, str]]) -> Table:
+    """Return the table of what checks found: whether it is right, what was checked, and the finding."""
     table = Table("", subject, wrapping("finding"))
     for ok, checked, finding in findings:
         table.add_row("[green]ok[/]" if ok else "[red]wrong[/]", checked, escape(finding))
-    stdout().print(table)
+    return table
 
 
 def print_json(document: Any) -> None:
     """Print a JSON document, in ASCII where stdout's encoding is not Unicode."""
     unicode = (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf")
     click.echo(json.dumps(document, ensure_ascii=not unicode, indent=2))
+
+
+def report(document: Any, text: RenderableType, as_json: bool) -> None:
+    """Print the result of a command as a JSON document, or as text or a table."""
+    if as_json:
+        print_json(document)
+    else:
+        stdout().print(text)
 
 
 @contextmanager

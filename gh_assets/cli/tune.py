@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gh_assets.cli.output import json_option, print_json, stderr, stdout
+from gh_assets.cli.output import json_option, report, stderr
 from gh_assets.errors import InputError
 from gh_assets.settings import load_settings
 
@@ -36,14 +36,12 @@ def tune(minutes: float, epochs: int | None, seed: int, as_json: bool) -> None:
     from gh_assets.cli.documents import model_json
 
     registered, result = _search_and_register(minutes, epochs, seed, None if as_json else _print_trial)
-    if as_json:
-        print_json(model_json(registered, {}))
-        return
-    stdout().print(
+    text = (
         f"{len(result.trials)} trials. Best score on the validation users: {result.score:.4f}; on the test users: "
         f"{registered.score or 0.0:.4f}. The model is registered as {registered.name} with tag {registered.tag!r}; the "
         "next run trains with its hyper-parameters."
     )
+    report(model_json(registered, {}), text, as_json)
 
 
 def _search_and_register(

@@ -1,6 +1,5 @@
 """The ASGI application: API, pages, health checks and metrics, behind the guard."""
 
-import datetime as dt
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -118,10 +117,7 @@ async def readyz(request: Request) -> Response:
             "loaded": None if snapshot is None else snapshot.loaded_at.isoformat(timespec="seconds"),
             "missing": refresher.monitor.unavailable(),
             "services": {
-                name: {
-                    "answers": service.answers,
-                    "since": service.changed.astimezone(dt.UTC).isoformat(timespec="seconds"),
-                }
+                name: {"answers": service.answers, "since": service.changed.isoformat(timespec="seconds")}
                 for name, service in refresher.monitor.services.items()
             },
             "version": __version__,

@@ -139,13 +139,7 @@ class Guard:
     """
 
     def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        metrics: Metrics,
-        hosts: Sequence[str] = (),
-        keys: Sequence[SecretStr] = (),
-        per_minute: int = 0,
+        self, app: ASGIApp, *, metrics: Metrics, hosts: Sequence[str], keys: Sequence[SecretStr], per_minute: int
     ) -> None:
         self.app, self.metrics = app, metrics
         self._hosts = frozenset(host.lower() for host in hosts)

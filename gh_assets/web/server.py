@@ -134,12 +134,7 @@ def _url_of(listener: socket.socket) -> str:
 
 
 def make_server(
-    settings: Settings,
-    host: str,
-    port: int,
-    on_listening: Callable[[str], None] = lambda url: None,
-    *,
-    root_path: str = "",
+    settings: Settings, host: str, port: int, on_listening: Callable[[str], None], *, root_path: str
 ) -> ObservedServer:
     """Build the server without starting it; see `serve` for the parameters."""
     limits = ConnectionLimits(proxy_matcher(split_list(settings.trusted_proxies or "")))
@@ -171,9 +166,7 @@ def make_server(
     return ObservedServer(config, limits, start_listening)
 
 
-def serve(
-    settings: Settings, host: str, port: int, on_listening: Callable[[str], None], *, root_path: str = ""
-) -> None:
+def serve(settings: Settings, host: str, port: int, on_listening: Callable[[str], None], *, root_path: str) -> None:
     """Serve until the process is interrupted; requests that have begun are completed.
 
     Parameters

@@ -18,6 +18,11 @@ def result_of(check: dg.AssetChecksDefinition, *arguments: Any) -> dg.AssetCheck
     return result
 
 
+def problem_of(result: dg.AssetCheckResult) -> dg.AssetCheckSeverity | None:
+    """Return the severity of a check that did not pass; None for one that passed."""
+    return None if result.passed else result.severity
+
+
 @pytest.fixture
 def resources(database: MongoDatabase, objects: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The resources by their names, with the test's database and bucket."""

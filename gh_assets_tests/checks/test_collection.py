@@ -17,7 +17,7 @@ from gh_assets.collector.state import CollectionState, RepositoryState
 from gh_assets.github.outcomes import Outcome
 from gh_assets.schemas import REPOS
 from gh_assets.storage.mongo import MongoDatabase
-from gh_assets_tests.checks.conftest import result_of
+from gh_assets_tests.checks.conftest import problem_of, result_of
 
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
 
@@ -31,12 +31,12 @@ def repos_of(*outcomes: str) -> pl.DataFrame:
 
 
 def test_repositories_that_are_gone_warn_and_fail_if_none_is_left() -> None:
-    enough = result_of(listed_repositories_are_there, repos_of(*["ok"] * 17, "moved", "gone", "blocked"))
-    assert enough.passed
-    some = result_of(listed_repositories_are_there, repos_of(*["ok"] * 16, "moved", "gone", "gone", "blocked"))
-    assert (some.passed, some.severity) == (False, WARN)
-    none = result_of(listed_repositories_are_there, repos_of("gone", "unknown"))
-    assert (none.passed, none.severity) == (False, ERROR)
+    def problem(*outcomes: str) -> object:
+        return problem_of(result_of(listed_repositories_are_there, repos_of(*outcomes)))
+
+    assert problem(*["ok"] * 17, "moved", "gone", "blocked") is None
+    assert problem(*["ok"] * 16, "moved", "gone", "gone", "blocked") is WARN
+    assert problem("gone", "unknown") is ERROR
 
 
 def state(number: int, stars: int, count: int, **changes: Any) -> RepositoryState:
@@ -52,32 +52,25 @@ def state(number: int, stars: int, count: int, **changes: Any) -> RepositoryStat
 
 
 @pytest.mark.parametrize(
-    ("states", "passed", "severity", "compared"),
+    ("states", "problem", "compared"),
     [
-        ([state(n, 100, 100) for n in range(20)], True, WARN, 20),
-        ([state(0, 95, 100), state(1, 980, 1000), state(2, 0, 5)], True, WARN, 3),
-        ([state(n, 100 if n else 94, 100) for n in range(20)], True, WARN, 20),
-        ([state(n, 100 if n > 1 else 94, 100) for n in range(20)], False, WARN, 20),
-        ([state(n, 100 if n > 10 else 10, 100) for n in range(20)], False, ERROR, 20),
-        ([state(0, 10, 100, source="starred"), state(1, 10, 100, complete=False)], True, WARN, 0),
-        ([state(n, 10, 100, complete=False, proven=False) for n in range(20)], False, ERROR, 20),
-        ([state(0, 1000, 90_000), state(1, 10, 100, outcome=Outcome.RESTRICTED)], True, WARN, 0),
-        ([], True, WARN, 0),
+        ([state(n, 100, 100) for n in range(20)], None, 20),
+        ([state(0, 95, 100), state(1, 980, 1000), state(2, 0, 5)], None, 3),
+        ([state(n, 100 if n else 94, 100) for n in range(20)], None, 20),
+        ([state(n, 100 if n > 1 else 94, 100) for n in range(20)], WARN, 20),
+        ([state(n, 100 if n > 10 else 10, 100) for n in range(20)], ERROR, 20),
+        ([state(0, 10, 100, source="starred"), state(1, 10, 100, complete=False)], None, 0),
+        ([state(n, 10, 100, complete=False, proven=False) for n in range(20)], ERROR, 20),
+        ([state(0, 1000, 90_000), state(1, 10, 100, outcome=Outcome.RESTRICTED)], None, 0),
+        ([], None, 0),
     ],
 )
 def test_stars_match_githubs_count_within_a_tolerance(
-    database: MongoDatabase,
-    resources: dict[str, Any],
-    states: list[RepositoryState],
-    passed: bool,
-    severity: object,
-    compared: int,
+    database: MongoDatabase, resources: dict[str, Any], states: list[RepositoryState], problem: object, compared: int
 ) -> None:
     CollectionState(database).save(states)
     result = result_of(stars_match_githubs_count, resources["mongo"])
-    assert (result.passed, result.metadata["compared"].value) == (passed, compared)
-    if not passed:
-        assert result.severity is severity
+    assert (problem_of(result), result.metadata["compared"].value) == (problem, compared)
 
 
 def test_repeated_stars_and_users_without_stars_fail() -> None:

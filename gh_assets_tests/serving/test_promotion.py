@@ -61,7 +61,7 @@ def test_first_champion_must_beat_popularity(models: RegisteredModels) -> None:
     assert move is not None
     assert (models.registry.champion().name, move.by, move.why) == ("ease", "a test", result.summary)
     assert move.evidence["users"] == result.users
-    assert result.difference is not None
+    assert result.difference
     assert result.difference.low > 0
     result, move = models.judge()
     assert (move, result.summary) == (None, "ease 1 is the champion already.")
@@ -127,25 +127,21 @@ def test_half_of_the_champions_repositories_must_be_known(missing: int, passed: 
 def test_comparison_is_recorded_as_evidence() -> None:
     good, poor = loaded(EASE((10.0,))), loaded(Popularity())
     result = compare(good, poor)
-    own, other = (
-        evaluate_users(ModelOnColumns(model.trained, MATRIX.repo_ids), SPLIT.test_fold_in, SPLIT.test_held_out)[
-            "ndcg@100"
-        ]
-        for model in (good, poor)
-    )
+    on_columns = [ModelOnColumns(model.trained, MATRIX.repo_ids) for model in (good, poor)]
+    own, other = (evaluate_users(model, *SPLIT.test)["ndcg@100"] for model in on_columns)
     difference = bootstrap(own - other)
-    assert result.means == {"ease": own.mean(), "champion": other.mean()}
-    assert result.difference == difference
+    assert (result.means, result.difference) == ({"ease": own.mean(), "champion": other.mean()}, difference)
     assert (result.better, result.outcome, result.users) == (True, "promoted", len(SPLIT.test_users))
     assert (result.candidate, result.champion) == (good.registered, poor.registered)
     assert result.summary.startswith(f"ease 1 is certainly better than popularity 1 for {result.users} users who were")
     assert f"ndcg@100 {own.mean():.4f} against {other.mean():.4f}" in result.summary
     evidence = result.evidence()
-    assert evidence["difference"] == [difference.mean, difference.low, difference.high]
-    assert (evidence["users"], evidence["metric"], evidence["champion"]) == (result.users, "ndcg@100", "popularity 1")
-    assert evidence["means"] == result.means
-    assert evidence["checks"].keys() == {"weights", "cost", "overlap", "users"}
-    assert evidence["checks"]["weights"] == "all weights are finite"
+    checks = evidence.pop("checks")
+    interval = [difference.mean, difference.low, difference.high]
+    known = {"users": result.users, "metric": "ndcg@100", "champion": "popularity 1"}
+    assert evidence == known | {"difference": interval, "means": result.means}
+    assert checks.keys() == {"weights", "cost", "overlap", "users"}
+    assert checks["weights"] == "all weights are finite"
     first = compare(good, None)
     assert first.summary.startswith("ease 1 is better than popularity for ")
     assert first.means == {"ease": own.mean(), "popularity": pytest.approx(other.mean())}

@@ -158,22 +158,17 @@ def test_including_archived_repositories_gives_more(server: Running) -> None:
 @given(
     user=st.integers(0, PEOPLE - 1),
     size=st.integers(1, 30),
-    popularity=st.sampled_from([-1, -0.3, 0, 0.5, 1]),
-    diversity=st.sampled_from([None, 0, 0.4, 1]),
+    order=st.fixed_dictionaries(
+        {"popularity": st.sampled_from([-1, -0.3, 0, 0.5, 1]), "diversity": st.sampled_from([None, 0, 0.4, 1])}
+    ),
     filters=st.sampled_from([{}, {"language": "go"}, {"min_stars": 200}, {"archived": "yes"}]),
     cold=st.booleans(),
 )
 def test_pages_together_are_the_whole_list(
-    server: Running,
-    user: int,
-    size: int,
-    popularity: float,
-    diversity: float | None,
-    filters: dict[str, Any],
-    cold: bool,
+    server: Running, user: int, size: int, order: dict[str, Any], filters: dict[str, Any], cold: bool
 ) -> None:
     path = "/recommendations" if cold else f"/users/person-{user}/recommendations"
-    more = {"popularity": popularity, "diversity": diversity} | filters
+    more = order | filters
     whole = listed(server, path, n=100, **more)
     result: list[dict[str, Any]] = []
     cursor: str | None = ""
