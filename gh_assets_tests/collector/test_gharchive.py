@@ -126,9 +126,7 @@ events = st.lists(st.builds(star_event, numbers, numbers, type=kinds, pad=st.tex
 
 
 @given(events=events, chunk=st.integers(1, 200), members=st.integers(1, 3), end=st.sampled_from([b"\n", b""]))
-def test_any_chunks_and_members_give_the_stars_of_a_full_parser(
-    events: list[Event], chunk: int, members: int, end: bytes
-) -> None:
+def test_chunks_and_members_do_not_change_the_stars(events: list[Event], chunk: int, members: int, end: bytes) -> None:
     text = b"\n".join(json.dumps(event).encode() for event in events) + end
     step = len(text) // members + 1
     content = b"".join(gzip.compress(text[i : i + step]) for i in range(0, len(text) + 1, step))
@@ -217,9 +215,7 @@ def test_an_hour_is_read_by_http_after_faults_and_a_cut_connection() -> None:
         (503, ServiceUnavailableError, r"could not be read to its end in 4 tries \(HTTPError\)"),
     ],
 )
-def test_a_missing_hour_and_an_unreadable_one_are_clear_errors(
-    status: int, error: type[Exception], message: str
-) -> None:
+def test_missing_and_unreadable_hours_are_clear_errors(status: int, error: type[Exception], message: str) -> None:
     with serving(scripted([Response(status_code=status)])) as url, pytest.raises(error, match=message):
         read_hour(archive_hours([f"{url}/2015-01-01-3.json.gz"])[0])
 

@@ -269,8 +269,7 @@ def test_column_of_ids_is_complete_or_empty() -> None:
     with pytest.raises(InputError, match=r"Row 3 of .* has no user_id, while other rows have one \(1 of 2 have none\)"):
         read_table_of(path)
     contents = read_stars(text("repo,login,user_id\na/b,x,\na/b,y,\n"))
-    assert contents.table["user_id"].to_list() == [1, 2]
-    assert not contents.has_user_ids
+    assert (contents.has_user_ids, contents.table["user_id"].to_list()) == (False, [1, 2])
 
 
 # -- files -------------------------------------------------------------------------------------------------------------

@@ -20,8 +20,7 @@ def test_unchanged_resource_responds_304_and_costs_no_quota(github_of: GitHubOf)
     first = client.get("/repos/a/b")
     used = standin.used("token")
     second = client.get("/repos/a/b", etag=first.etag)
-    assert (first.status, second.status) == (200, 304)
-    assert standin.used("token") == used
+    assert (first.status, second.status, standin.used("token")) == (200, 304, used)
 
 
 def test_raw_content_is_not_parsed(github_of: GitHubOf) -> None:
@@ -51,10 +50,8 @@ def test_spent_token_is_replaced_by_another_and_recognized_by_the_next_client(se
     standin, url = serve_world(world_of({"a/b": [0]}), tokens=("one", "two"), limits=Limits(requests=4))
     clock = FakeClock()
     with client_of(url, "one", "two", clock=clock) as client:
-        responses = [client.get("/repos/a/b").status for _ in range(8)]
-    assert responses == [200] * 8
-    assert [standin.used(token) for token in ("one", "two")] == [4, 4]
-    assert clock.waits == []
+        assert [client.get("/repos/a/b").status for _ in range(8)] == [200] * 8
+    assert (standin.used("one"), standin.used("two"), clock.waits) == (4, 4, [])
     with client_of(url, "two", "one") as client, pytest.raises(RateLimitedError, match=r"another (60|61) minutes"):
         client.get("/repos/a/b")
     assert standin.served["limited"] == 0, "no request was sent without quota, and reading the quota costs nothing"

@@ -36,8 +36,7 @@ def test_account_of_a_token_is_stored_for_the_next_process(serve_world: ServeWor
 def test_account_is_requested_by_rest_where_there_is_no_graphql(github_of: GitHubOf) -> None:
     standin, client = github_of(world_of({"a/b": [0]}), graphql=False)
     client.get("/repos/a/b")
-    assert list(client.pool.directory.accounts) == ["user:1"]
-    assert standin.served["viewer"] == 1
+    assert (list(client.pool.directory.accounts), standin.served["viewer"]) == (["user:1"], 1)
 
 
 def test_single_refusal_of_a_good_token_is_retried() -> None:

@@ -75,8 +75,7 @@ def test_requests_without_limits_never_wait() -> None:
     with pool.lease(Resource.REST) as lease:
         assert pool.has_points(lease)
         lease.settle({})
-    assert pool.clock.waits == []
-    assert pool.remaining() is None
+    assert (pool.clock.waits, pool.remaining()) == ([], None)
 
 
 def test_totals_cover_the_accounts_in_use() -> None:
@@ -105,8 +104,7 @@ def test_an_account_is_kept_as_long_as_it_has_quota() -> None:
         with pool.lease(Resource.REST, keep=kept) as lease:
             lease.settle(pool.server.respond(lease.account.identity))
             charged.append(lease.account.identity)
-    assert charged == ["user:2"] * 4 + ["user:1"]
-    assert pool.clock.waits == []
+    assert (charged, pool.clock.waits) == (["user:2"] * 4 + ["user:1"], [])
     with pool.lease(Resource.REST, 3) as lease:
         assert pool.has_points(lease) is False, "the rest is reserved for this request"
         lease.settle(None, 0)
@@ -122,10 +120,9 @@ def test_concurrent_requests_are_counted_before_their_responses() -> None:
         pool.lease(Resource.REST, 1) as fourth,
     ):
         assert pool.in_flight == 4
-        assert {lease.account.identity for lease in (first, second)} == {"user:1", "user:2"}
-        assert {lease.account.identity for lease in (third, fourth)} == {"user:1", "user:2"}
-    assert pool.clock.waits == []
-    assert pool.in_flight == 0
+        for pair in ((first, second), (third, fourth)):
+            assert {lease.account.identity for lease in pair} == {"user:1", "user:2"}
+    assert (pool.clock.waits, pool.in_flight) == ([], 0)
     assert pool.remaining() == 0, "requests without a response count as spent"
 
 
@@ -184,8 +181,7 @@ def test_requests_in_flight_do_not_exceed_the_policy() -> None:
                 lease.settle({})
 
     in_threads(work, 6)
-    assert peaks == [2] * 24
-    assert pool.in_flight == 0
+    assert (peaks, pool.in_flight) == ([2] * 24, 0)
 
 
 def test_token_that_cannot_be_identified_yet_is_waited_for() -> None:

@@ -28,6 +28,7 @@ from gh_assets.github.client import GitHubClient
 from gh_assets.github.graphql import GraphQLLists, Listing, batched_query
 from gh_assets.github.outcomes import Outcome
 from gh_assets.local.concurrency import map_bounded
+from gh_assets.schemas import STARGAZERS
 from gh_assets.storage.consumer import Consumer
 from gh_assets.storage.messages import Message, UserInsert
 from gh_assets.storage.mongo import Collections
@@ -262,14 +263,8 @@ class StarsFile:
             if rows.is_empty():
                 reason = reason or f"GitHub has none of the users who starred it in {self.path.name}"
                 return StarCollection(repository, Outcome.UNKNOWN, reason)
-        stars = rows.select(
-            pl.lit(repository.repo_id, pl.Int64).alias("repo_id"),
-            "user_id",
-            "login",
-            "starred_at",
-            pl.lit(self.name).alias("source"),
-        )
-        rows = one_row_a_star(stars, ["user_id"])
+        rows = rows.with_columns(repo_id=pl.lit(repository.repo_id, pl.Int64), source=pl.lit(self.name))
+        rows = one_row_a_star(rows.select(*STARGAZERS.columns), ["user_id"])
         if self.own_world and (before is None or before.source == self.name):
             table, unstarred = rows, stars_missing_from(rows, before)
         else:
@@ -312,19 +307,14 @@ def _add_rows(rows: pl.DataFrame, before: PreviousStars | None) -> tuple[pl.Data
     if before is None:
         return merge_stars(rows, None)
     known = identified(before.table, ids_of_logins(rows)).unique("user_id", keep="first", maintain_order=True)
-    columns = known.select(
-        "user_id",
-        pl.col("starred_at").alias("known_time"),
-        pl.col("login").alias("known_login"),
-        pl.col("source").alias("known_source"),
-    )
+    columns = known.select("user_id", pl.col("starred_at", "login", "source").name.prefix("known_"))
     elsewhere = (pl.col("known_source") != StarsFile.name).fill_null(value=False)
     rows = (
         rows.join(columns, on="user_id", how="left", maintain_order="left")
         .with_columns(
             pl.when(elsewhere)
-            .then(pl.coalesce("known_time", "starred_at"))
-            .otherwise(pl.coalesce("starred_at", "known_time"))
+            .then(pl.coalesce("known_starred_at", "starred_at"))
+            .otherwise(pl.coalesce("starred_at", "known_starred_at"))
             .alias("starred_at"),
             pl.when(elsewhere).then("known_login").otherwise("login").alias("login"),
             # The source is kept as well, so that the next reading of the file does not change the login.

@@ -258,13 +258,8 @@ class StarredLists:
         table = (
             pl.concat(parts)
             .join(logins, on="user_id", how="left")
-            .select(
-                "repo_id",
-                "user_id",
-                pl.coalesce("now", "login").alias("login"),
-                "starred_at",
-                pl.lit(self.name).alias("source"),
-            )
+            .with_columns(login=pl.coalesce("now", "login"), source=pl.lit(self.name))
+            .select(*STARGAZERS.columns)
             .sort("repo_id", "starred_at", "user_id", nulls_last=False)
         )
         return {int(key[0]): rows for key, rows in table.partition_by("repo_id", as_dict=True).items()}, damaged

@@ -99,10 +99,10 @@ def test_every_source_collects_the_same_stars(
         assert collected.complete or not (kind.reads_own_lists or isinstance(source, StarsFile))
         table = table_of(collected)
         assert STARGAZERS.problem(table) is None
-        wanted = world.by_id[repository.repo_id].stargazers
-        assert table["user_id"].to_list() == [world.user_ids[user] for user in wanted]
-        assert table["login"].to_list() == [world.logins[user] for user in wanted]
-        assert table["starred_at"].dt.epoch("s").to_list() == world.by_id[repository.repo_id].starred_at.tolist()
+        wanted = world.by_id[repository.repo_id]
+        users = [(world.user_ids[user], world.logins[user]) for user in wanted.stargazers]
+        assert table.select("user_id", "login").rows() == users
+        assert table["starred_at"].dt.epoch("s").to_list() == wanted.starred_at.tolist()
         assert table["source"].unique().to_list() == [collected.source or source.name]
     (unknown,) = source.collect([CollectionTask(ref(77, "x/y", 5))], 1)
     assert unknown.outcome is not Outcome.OK

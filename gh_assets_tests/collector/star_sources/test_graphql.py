@@ -41,8 +41,7 @@ def test_a_refresh_reads_up_to_the_first_known_star(collecting: Collecting) -> N
     new = world_of({f"a/{n}": list(range(330 + 20 * (n < 2))) for n in range(20)}, users=600)
     report = collecting.of_world(GraphQLStargazers, new)
     assert (report.asked, report.pages, collecting.standin.quota.spent["graphql"]) == (2, 2, 1 + 1)
-    table, _ = collecting.tables.read("a/1")
-    assert table["user_id"].to_list() == [5000 + user for user in range(350)]
+    assert collecting.users("a/1") == [5000 + user for user in range(350)]
     assert report.states["a/1"].complete
 
 
@@ -53,8 +52,7 @@ def test_a_user_who_starred_again_has_the_newer_time(collecting: Collecting) -> 
     new.repositories[0].starred_at[:2] += 60  # 2 and 3 as before
     new.repositories[0].starred_at[2:] += 600
     collecting.of_world(GraphQLStargazers, new, full=True)
-    table, _ = collecting.tables.read("a/b")
-    assert table["user_id"].to_list() == [5002, 5003, 5004, 5001]
+    assert collecting.users("a/b") == [5002, 5003, 5004, 5001]
 
 
 def test_a_list_that_was_cut_is_completed_with_more_pages(collecting: Collecting) -> None:
@@ -78,7 +76,7 @@ def test_outcomes_by_graphql(github_of: GitHubOf, collecting: Collecting) -> Non
 
 
 @pytest.mark.parametrize(("budget", "count"), [(100, 120), (700, 400), pytest.param(3700, 800, marks=pytest.mark.slow)])
-def test_the_size_of_queries_that_fits_is_found(
+def test_size_of_queries_that_fits_is_found(
     github_of: GitHubOf, collecting: Collecting, budget: int, count: int
 ) -> None:
     """The cost is compared with that of the best fixed size."""
@@ -95,8 +93,7 @@ def test_gateway_errors_lose_no_page(github_of: GitHubOf, collecting: Collecting
     faults = Faults(probabilities={"502": 0.1, "504": 0.1, "truncated": 0.1, "reset": 0.1, "403": 0.05}, seed=3)
     _, client = github_of(world, faults=faults)
     report = collecting.of_world(GraphQLStargazers, world, client)
-    assert report.stars == world.star_count
-    assert report.outcomes == {"ok": 60}
+    assert (report.stars, report.outcomes) == (world.star_count, {"ok": 60})
 
 
 def test_pages_are_kept_when_the_request_limit_is_reached(github_of: GitHubOf, collecting: Collecting) -> None:
@@ -140,8 +137,8 @@ def test_null_edges_deleted_accounts_and_shifting_pages_are_handled() -> None:
     def edge(user: int, hour: int) -> Json:
         return {"starredAt": f"2020-01-01T{hour:02d}:00:00Z", "node": {"databaseId": user, "login": f"u{user}"}}
 
-    nobody = {"starredAt": "2020-01-01T08:00:00Z", "node": None}
-    first = stargazers_page([edge(3, 9), None, nobody, edge(2, 7)], 5, "c")
+    no_user = {"starredAt": "2020-01-01T08:00:00Z", "node": None}
+    first = stargazers_page([edge(3, 9), None, no_user, edge(2, 7)], 5, "c")
     # A user starred between the two pages, so that 2 is repeated; a deleted account has no id.
     ghost = {"starredAt": "x", "node": {"databaseId": None, "login": "ghost"}}
     table = table_of(collected_by(first, stargazers_page([edge(2, 7), ghost, edge(1, 5)], 5)))

@@ -71,8 +71,7 @@ def test_stars_have_times_in_their_media_type_only(api: StandinClient) -> None:
 
 def test_starred_repositories_of_a_user_are_listed_newest_first(api: StandinClient) -> None:
     starred = api.get("/users/user-1/starred", accept=STAR).json()
-    names = [entry["repo"]["full_name"] for entry in starred]
-    assert sorted(names) == ["fresh/name", "good/one", "taken/down"]
+    assert sorted(entry["repo"]["full_name"] for entry in starred) == ["fresh/name", "good/one", "taken/down"]
     assert [entry["starred_at"] for entry in starred] == sorted((e["starred_at"] for e in starred), reverse=True)
 
 
@@ -118,8 +117,7 @@ def test_primary_limit_is_reported_and_enforced(standin_of: StandinOf) -> None:
     assert [answer.status_code for answer in answers] == [200, 200, 403]
     assert [answer.headers["x-ratelimit-remaining"] for answer in answers] == ["1", "0", "0"]
     free = api.get("/rate_limit")
-    assert free.json()["resources"]["core"]["used"] == 2
-    assert free.status_code == 200
+    assert (free.status_code, free.json()["resources"]["core"]["used"]) == (200, 2)
 
 
 @pytest.mark.slow

@@ -12,18 +12,13 @@ def test_equal_seeds_give_equal_worlds() -> None:
     def content(world: World) -> list[object]:
         return [(r.full_name, r.description, r.stargazers.tolist(), r.starred_at.tolist()) for r in world.repositories]
 
-    assert content(synthetic_world(3, repositories=60, users=80)) == content(
-        synthetic_world(3, repositories=60, users=80)
-    )
-    assert content(synthetic_world(3, repositories=60, users=80)) != content(
-        synthetic_world(4, repositories=60, users=80)
-    )
+    first, second, other = (content(synthetic_world(seed, repositories=60, users=80)) for seed in (3, 3, 4))
+    assert first == second != other
 
 
 def test_names_contain_the_word_synthetic() -> None:
     world = synthetic_world(0, repositories=60, users=80)
-    assert all("synthetic" in repository.full_name for repository in world.repositories)
-    assert all("synthetic" in login for login in world.logins)
+    assert all("synthetic" in name for name in (*world.by_name, *world.logins))
 
 
 def test_model_of_tastes_is_far_better_than_popularity() -> None:
