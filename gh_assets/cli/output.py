@@ -50,11 +50,8 @@ def counts(numbers: Mapping[str, int]) -> str:
 
 def models_table(models: list[dict[str, Any]]) -> Table:
     """Return the table of registered models; see `gh_assets.cli.documents.model_json`."""
-    table = Table(
-        *("", "model", "version", "tags", "score", "metric", "time (UTC)", "MB", "SHA-256"),
-        title="Models",
-        title_justify="left",
-    )
+    columns = ("", "model", "version", "tags", "score", "metric", "time (UTC)", "MB", "SHA-256")
+    table = Table(*columns, title="Models", title_justify="left")
     for model in models:
         table.add_row(
             "★" if "champion" in model["aliases"] else "",

@@ -266,7 +266,8 @@ class LiveLookups:
         try:
             yield usage
         except Exception as error:
-            self._failed(error)
+            log.warning("GitHub is unavailable", extra={"fields": {"error": type(error).__name__}})
+            self._drop_client()
             raise
         finally:
             self.budget.give_back(max(requests - usage.requests, 0))
@@ -284,12 +285,8 @@ class LiveLookups:
         client.close()
         return known
 
-    def _failed(self, error: BaseException) -> None:
-        """Drop the client: the next lookup connects again, and the server may have another address by then."""
-        log.warning("GitHub is unavailable", extra={"fields": {"error": type(error).__name__}})
-        self._drop_client()
-
     def _drop_client(self) -> None:
+        """Close the client: the next lookup connects again, and the server may have another address by then."""
         with self._lock:
             client, self._client = self._client, None
         if client is not None:

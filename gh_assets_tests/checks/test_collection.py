@@ -7,12 +7,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from gh_assets.checks.collection import (
-    every_star_has_its_user,
-    listed_repositories_are_there,
-    no_star_twice,
-    stars_match_githubs_count,
-)
+from gh_assets.checks import collection
 from gh_assets.collector.state import CollectionState, RepositoryState
 from gh_assets.github.outcomes import Outcome
 from gh_assets.schemas import REPOS
@@ -32,7 +27,7 @@ def repos_of(*outcomes: str) -> pl.DataFrame:
 
 def test_repositories_that_are_gone_warn_and_fail_if_none_is_left() -> None:
     def problem(*outcomes: str) -> object:
-        return problem_of(result_of(listed_repositories_are_there, repos_of(*outcomes)))
+        return problem_of(result_of(collection.listed_repositories_are_there, repos_of(*outcomes)))
 
     assert problem(*["ok"] * 17, "moved", "gone", "blocked") is None
     assert problem(*["ok"] * 16, "moved", "gone", "gone", "blocked") is WARN
@@ -69,15 +64,15 @@ def test_stars_match_githubs_count_within_a_tolerance(
     database: MongoDatabase, resources: dict[str, Any], states: list[RepositoryState], problem: object, compared: int
 ) -> None:
     CollectionState(database).save(states)
-    result = result_of(stars_match_githubs_count, resources["mongo"])
+    result = result_of(collection.stars_match_githubs_count, resources["mongo"])
     assert (problem_of(result), result.metadata["compared"].value) == (problem, compared)
 
 
 def test_repeated_stars_and_users_without_stars_fail() -> None:
     stars = pl.DataFrame({"repo_id": [1, 1, 2], "user_id": [7, 8, 7]})
-    assert result_of(no_star_twice, stars).passed
-    assert not result_of(no_star_twice, pl.concat([stars, stars[:1]])).passed
+    assert result_of(collection.no_star_twice, stars).passed
+    assert not result_of(collection.no_star_twice, pl.concat([stars, stars[:1]])).passed
     users = pl.DataFrame({"user_id": [7, 8], "login": ["a", "b"], "stars": [2, 1]})
-    assert result_of(every_star_has_its_user, users, stars.select("user_id")).passed
-    assert not result_of(every_star_has_its_user, users[:1], stars.select("user_id")).passed
-    assert not result_of(every_star_has_its_user, users, stars.select("user_id")[:1]).passed
+    assert result_of(collection.every_star_has_its_user, users, stars.select("user_id")).passed
+    assert not result_of(collection.every_star_has_its_user, users[:1], stars.select("user_id")).passed
+    assert not result_of(collection.every_star_has_its_user, users, stars.select("user_id")[:1]).passed

@@ -78,13 +78,9 @@ def test_description_explains_why_the_newest_model_does_not_serve(models: Regist
     later = "ease 2 was registered after that and has not been judged yet: the next run does."
     assert models.current()["decision"].endswith(later)
     models.judge("run 2")
-    current = models.current()
+    current, at = models.current(), models.last_decision().time.isoformat()
     assert (current["model"], current["newest"]) == ("ease 1", "ease 2")
-    assert (current["at"], current["outcome"], current["by"]) == (
-        models.last_decision().time.isoformat(),
-        "not better",
-        "run 2",
-    )
+    assert (current["at"], current["outcome"], current["by"]) == (at, "not better", "run 2")
     assert current["decision"].startswith("ease 2 is not certainly better than ease 1 for ")
     models.promote("ease 2", why="I like it", by="a user")
     current = models.current()

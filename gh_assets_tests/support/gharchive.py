@@ -38,8 +38,5 @@ def _events_of(world: World) -> Iterable[Event]:
     for r in world.repositories:
         for user, when in zip(r.stargazers.tolist(), r.starred_at.tolist(), strict=True):
             at = dt.datetime.fromtimestamp(when, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-            names = {
-                "actor": {"id": world.user_ids[user], "login": world.logins[user]},
-                "repo": {"id": r.repo_id, "name": r.full_name},
-            }
-            yield star_event(at=at) | names
+            actor = {"id": world.user_ids[user], "login": world.logins[user]}
+            yield star_event(at=at) | {"actor": actor, "repo": {"id": r.repo_id, "name": r.full_name}}

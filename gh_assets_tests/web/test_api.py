@@ -210,22 +210,20 @@ def test_diversity_adds_other_subjects(server: Running) -> None:
 
 def test_own_repositories_and_forks_of_stars_are_excluded_by_default(own_served_home: ServedHome) -> None:
     starred = own_served_home.matrix.stars[[7]].indices
-    others = [place for place in range(60) if place not in starred and place % 17 != 16][:2]
-    changes: dict[int, dict[str, Any]] = {
-        others[0]: {"full_name": "person-7/its-own"},
-        others[1]: {"fork_of": FIRST + int(starred[0])},
-    }
+    own, fork = [place for place in range(60) if place not in starred and place % 17 != 16][:2]
+    origin = FIRST + int(starred[0])
+    changes: dict[int, dict[str, Any]] = {own: {"full_name": "person-7/its-own"}, fork: {"fork_of": origin}}
     own_served_home.write_repositories(rows_of(changes))
     with opened(own_served_home.settings) as server:
         for wanted, hidden in (
-            ({}, {FIRST + others[0], FIRST + others[1]}),
-            ({"own": True}, {FIRST + others[1]}),
-            ({"forks": True}, {FIRST + others[0]}),
+            ({}, {FIRST + own, FIRST + fork}),
+            ({"own": True}, {FIRST + fork}),
+            ({"forks": True}, {FIRST + own}),
         ):
             result = listed(server, "/users/person-7/recommendations", n=100, **wanted)
             ids = {entry["repo_id"] for entry in result["recommendations"]}
             assert not ids & hidden
-            assert {FIRST + others[0], FIRST + others[1]} - hidden <= ids
+            assert {FIRST + own, FIRST + fork} - hidden <= ids
 
 
 # -- repositories -----------------------------------------------------------------------------------------------------
