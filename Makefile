@@ -61,10 +61,10 @@ wheel: $(READY)
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 coverage: $(READY)
-	$(BIN)/python -m pytest -n 3 -m 'not slow' --dist loadscope --no-loadscope-reorder --cov --cov-report term:skip-covered
+	$(BIN)/python -m pytest -n 4 -m 'not slow' --dist loadscope --no-loadscope-reorder --cov --cov-report term:skip-covered
 
 test: lint
-	$(BIN)/python -m pytest -n 3 -m 'not slow' --dist loadscope --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 4 -m 'not slow' --dist loadscope --no-loadscope-reorder
 
 test-slow: $(READY)
 	$(LOCKED) 'gh_assets[scale,kubernetes,rendering,screenshots]'
