@@ -45,7 +45,7 @@ class TrainingConfig:
     initial_scale: float = 0.4  # standard deviation of spectral embeddings relative to random ones
     patience: int = 12  # epochs without a better validation NDCG@100 until training stops; the best weights are kept
     device: str = "auto"  # "auto": CUDA if available
-    precision: str = "auto"  # of matrix products; "auto" measures whether bfloat16 is faster
+    precision: str = "auto"  # of matrix products; "auto": bfloat16 where the processor multiplies it
 
     def __post_init__(self) -> None:
         if self.schedule not in ("cosine", "constant"):

@@ -142,7 +142,7 @@ class Autoencoder(Recommender):
         self.history = []
         if checkpoint is not None:
             tensors, document = checkpoint
-            # With the precision of its beginning: a busy machine might measure another one now.
+            # With the precision of its beginning, also on another machine.
             run = self.training_run(stars, document["precision"])
             self.history = [dict(row) for row in document["history"]]
             best = run.resume(tensors, document)
