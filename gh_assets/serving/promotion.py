@@ -1,7 +1,9 @@
 """Promotion: a candidate becomes champion if it is better for users who were held out of both trainings.
 
 Registered scores are not comparable, since each is of other users. The gate therefore evaluates candidate and champion
-on the same users of the current matrix and compares their metrics user by user.
+on the same users of the current matrix and compares their metrics user by user. Each user counts with histories cut to
+1, 2, 3, ... stars, weighted by the share of people who have that many; a model that is certainly worse than popularity
+at any of these lengths does not serve.
 
 The cost of a model is measured in processor time, relative to the champion and to popularity in the same minute, so
 that neither a slow nor a busy machine changes a decision.
@@ -22,8 +24,14 @@ from numpy.typing import NDArray
 from gh_assets.errors import GhAssetsError, ModelNotFoundError
 from gh_assets.recommender.data.interactions import Csr, UserItemMatrix, positions_of
 from gh_assets.recommender.data.splits import StrongGeneralizationSplit
-from gh_assets.recommender.evaluation.evaluation import Interval, bootstrap
-from gh_assets.recommender.evaluation.metrics import MAIN_METRIC, Predictor, evaluate_users
+from gh_assets.recommender.evaluation.evaluation import (
+    Interval,
+    as_people_have,
+    bootstrap,
+    evaluate_lengths,
+    length_shares,
+)
+from gh_assets.recommender.evaluation.metrics import MAIN_METRIC, Predictor
 from gh_assets.recommender.models.baselines import Popularity
 from gh_assets.recommender.models.hybrid import MODELS
 from gh_assets.recommender.models.trained_model import TrainedModel
@@ -173,17 +181,21 @@ def compare_with_champion(
         summary = f"{title} cannot become champion: {'; '.join(failed)}."
         return ComparisonResult(candidate.registered, incumbent, False, summary, "refused", len(rows), checks=checks)
     models: list[Predictor] = [ModelOnColumns(model.trained, matrix.repo_ids) for model in compared]
-    if champion is None:
-        models.append(Popularity().fit(split.train))
     fold_in, held_out = split.test_fold_in[rows], split.test_held_out[rows]
-    own, other = (evaluate_users(model, fold_in, held_out)[MAIN_METRIC] for model in models)
+    by_length = [evaluate_lengths(model, fold_in, held_out) for model in [*models, Popularity().fit(split.train)]]
+    checks["popularity"] = _check_popularity(by_length[0], by_length[-1])
+    if not checks["popularity"].passed:
+        summary = f"{title} cannot become champion: {checks['popularity'].finding}."
+        return ComparisonResult(candidate.registered, incumbent, False, summary, "refused", len(rows), checks=checks)
+    shares = length_shares(split.train)
+    own, other = (as_people_have(lengths, shares) for lengths in by_length[:2])
     difference = bootstrap(own - other)
     better = (difference.mean if champion is None else difference.low) > 0
     verdict = f"{'' if better else 'not '}{'' if champion is None else 'certainly '}better"
     summary = (
         f"{title} is {verdict} than {'popularity' if incumbent is None else incumbent.title} for {len(rows)} users who "
-        f"were held out of both trainings: {MAIN_METRIC} {own.mean():.4f} against {other.mean():.4f}, difference "
-        f"{difference}."
+        f"were held out of both trainings, with as many known stars as people have: {MAIN_METRIC} {own.mean():.4f} "
+        f"against {other.mean():.4f}, difference {difference}."
     )
     opponent = "popularity" if incumbent is None else "champion"
     means = {candidate.registered.name: float(own.mean()), opponent: float(other.mean())}
@@ -212,6 +224,18 @@ def _check_weights(trained: TrainedModel) -> GateCheck:
         if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
             return GateCheck(False, f"its weights {name} are not all finite")
     return GateCheck(True, "all weights are finite")
+
+
+def _check_popularity(
+    own: Mapping[int | None, NDArray[np.float64]], popularity: Mapping[int | None, NDArray[np.float64]]
+) -> GateCheck:
+    """Check that a model is not certainly worse than popularity for users with few or many known stars."""
+    for length, metrics in own.items():
+        difference = bootstrap(metrics - popularity[length])
+        if difference.high < 0:
+            known = "all" if length is None else length
+            return GateCheck(False, f"with {known} known stars it is worse than popularity by {difference}")
+    return GateCheck(True, "it is nowhere certainly worse than popularity")
 
 
 def _check_overlap(candidate: TrainedModel, champion: TrainedModel) -> GateCheck:
@@ -389,10 +413,11 @@ class PromotionGate:
         return None
 
     def _validate(self, model: LoadedModel) -> float:
-        """Return the mean of the main metric on the validation users."""
+        """Return the mean of the main metric on the validation users, with as many known stars as people have."""
         fold_in, held_out = self.split.validation
         on_columns = ModelOnColumns(model.trained, self.matrix.repo_ids)
-        return float(evaluate_users(on_columns, fold_in, held_out)[MAIN_METRIC].mean())
+        lengths = evaluate_lengths(on_columns, fold_in, held_out)
+        return float(as_people_have(lengths, length_shares(self.split.train)).mean())
 
     def _compare(
         self, candidate: LoadedModel | None, champion: LoadedModel | None, skipped: Mapping[str, str]

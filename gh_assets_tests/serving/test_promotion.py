@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -20,8 +21,9 @@ from numpy.typing import NDArray
 from gh_assets.errors import ModelNotFoundError, StoredDataError
 from gh_assets.recommender import EASE, Popularity, Recommender
 from gh_assets.recommender.data.interactions import Csr
+from gh_assets.recommender.data.splits import cut_histories
 from gh_assets.recommender.evaluation.evaluation import bootstrap
-from gh_assets.recommender.evaluation.metrics import evaluate_users
+from gh_assets.recommender.evaluation.metrics import Predictor, evaluate_users
 from gh_assets.recommender.training.training import result_of, split_of
 from gh_assets.registry import CANDIDATE, PURPOSE, RegisteredModel
 from gh_assets.serving.current_model import LoadedModel
@@ -124,29 +126,40 @@ def test_half_of_the_champions_repositories_must_be_known(missing: int, passed: 
     assert check.finding == f"it knows {known / count:.0%} of the champion's repositories (at least 50%)"
 
 
+def weighted_ndcg(model: Predictor, fold_in: Csr, held_out: Csr) -> NDArray[np.float64]:
+    """NDCG@100 of each user with cut histories, weighted by the share of training users with that many stars."""
+    counts = np.diff(SPLIT.train.indptr)
+    total = np.zeros(fold_in.shape[0])
+    for low, high in pairwise([1, 2, 3, 5, 10, 20, np.inf]):  # histories of 20 and more are not cut
+        cut = cut_histories(fold_in, None if low == 20 else int(low))
+        share = ((counts >= low) & (counts < high)).mean()
+        total += share * evaluate_users(model, cut, held_out)["ndcg@100"]
+    return total
+
+
 def test_comparison_is_recorded_as_evidence() -> None:
     good, poor = loaded(EASE((10.0,))), loaded(Popularity())
     result = compare(good, poor)
-    on_columns = [ModelOnColumns(model.trained, MATRIX.repo_ids) for model in (good, poor)]
-    own, other = (evaluate_users(model, *SPLIT.test)["ndcg@100"] for model in on_columns)
+    own, other = (weighted_ndcg(ModelOnColumns(model.trained, MATRIX.repo_ids), *SPLIT.test) for model in (good, poor))
     difference = bootstrap(own - other)
-    assert (result.means, result.difference) == ({"ease": own.mean(), "champion": other.mean()}, difference)
+    assert result.means == pytest.approx({"ease": own.mean(), "champion": other.mean()})
+    assert result.difference is not None
+    assert vars(result.difference) == pytest.approx(vars(difference))
     assert (result.better, result.outcome, result.users) == (True, "promoted", len(SPLIT.test_users))
     assert (result.candidate, result.champion) == (good.registered, poor.registered)
     assert result.summary.startswith(f"ease 1 is certainly better than popularity 1 for {result.users} users who were")
     assert f"ndcg@100 {own.mean():.4f} against {other.mean():.4f}" in result.summary
     evidence = result.evidence()
-    checks = evidence.pop("checks")
-    interval = [difference.mean, difference.low, difference.high]
-    known = {"users": result.users, "metric": "ndcg@100", "champion": "popularity 1"}
-    assert evidence == known | {"difference": interval, "means": result.means}
-    assert checks.keys() == {"weights", "cost", "overlap", "users"}
-    assert checks["weights"] == "all weights are finite"
+    assert evidence["difference"] == pytest.approx([difference.mean, difference.low, difference.high])
+    assert (evidence["users"], evidence["metric"], evidence["champion"]) == (result.users, "ndcg@100", "popularity 1")
+    assert evidence["means"] == result.means
+    assert evidence["checks"].keys() == {"weights", "cost", "overlap", "users", "popularity"}
+    assert evidence["checks"]["weights"] == "all weights are finite"
     first = compare(good, None)
     assert first.summary.startswith("ease 1 is better than popularity for ")
     assert first.means == {"ease": own.mean(), "popularity": pytest.approx(other.mean())}
     assert (first.champion, first.evidence()["champion"]) == (None, None)
-    assert first.checks.keys() == {"weights", "cost", "users"}
+    assert first.checks.keys() == {"weights", "cost", "users", "popularity"}
     refused = compare(loaded(EASE((10.0,)), data={}), None)
     assert refused.summary == ("ease 1 cannot become champion: 0 users were held out of both trainings (at least 1).")
     assert (refused.candidate, refused.outcome, refused.better, refused.users) == (good.registered, "refused", False, 0)
@@ -155,11 +168,10 @@ def test_comparison_is_recorded_as_evidence() -> None:
 
 def test_best_model_on_the_validation_users_is_the_candidate(models: RegisteredModels) -> None:
     models.register(Popularity(), EASE((1e9,)), EASE((10.0,)))
-    fold_in, held_out = SPLIT.validation
     result, move = models.judge("run 1", names=("popularity", "ease"))
     assert result.validation.keys() == {"popularity 1", "ease 2"}, "the newest of each name"
     for model, title in ((Popularity(), "popularity 1"), (EASE((10.0,)), "ease 2")):
-        score = evaluate_users(fitted(MATRIX, model), fold_in, held_out)["ndcg@100"].mean()
+        score = weighted_ndcg(fitted(MATRIX, model), *SPLIT.validation).mean()
         assert result.validation[title] == pytest.approx(score, rel=1e-4)
     pointed = models.registry.aliases.current(PURPOSE, CANDIDATE)
     assert move is not None
@@ -333,6 +345,23 @@ def test_better_mean_is_not_enough_to_replace_the_champion() -> None:
     assert result.difference is not None
     assert result.difference.mean > 0 > result.difference.low, "the models must be nearly equal"
     assert not result.better
+
+
+class BadForFew(EASE):
+    """A model that is right only for users with more than two known stars."""
+
+    def score(self, stars: Csr) -> NDArray[np.float32]:
+        few = (np.diff(stars.indptr) <= 2)[:, None]
+        scores: NDArray[np.float32] = np.where(few, -super().score(stars), super().score(stars))
+        return scores
+
+
+@pytest.mark.parametrize("champion", [None, EASE((10.0,))], ids=["the first", "another"])
+def test_model_that_is_worse_than_popularity_for_few_known_stars_is_refused(champion: Recommender | None) -> None:
+    result = compare(loaded(BadForFew((10.0,))), None if champion is None else loaded(champion))
+    assert (result.better, result.outcome) == (False, "refused")
+    assert "cannot become champion: with 1 known stars it is worse than popularity by -0." in result.summary
+    assert compare(loaded(EASE((10.0,))), None).better
 
 
 def test_users_whom_the_champion_was_trained_on_are_left_out() -> None:

@@ -193,6 +193,11 @@ def positions_of(
     return np.where(ids[positions] == requested, positions, -1)
 
 
+def row_numbers(matrix: Csr) -> NDArray[np.int64]:
+    """Return the row of each stored value, in the order of ``matrix.indices``."""
+    return np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+
+
 def check_interactions(matrix: Csr, *, items: int | None = None, name: str = "matrix") -> Csr:
     """Check a matrix and bring it into the form that recommenders take.
 

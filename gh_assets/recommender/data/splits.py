@@ -7,7 +7,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from gh_assets.errors import InvalidInteractionsError
-from gh_assets.recommender.data.interactions import Csr, check_interactions
+from gh_assets.recommender.data.interactions import Csr, check_interactions, row_numbers
 
 
 @dataclass(frozen=True)
@@ -154,6 +154,20 @@ def temporal_split(
         )
     split = replace(inner, test_fold_in=before[tested], test_held_out=after[tested], test_users=tested)
     return split, date
+
+
+def cut_histories(stars: Csr, length: int | None, *, seed: int = 0) -> Csr:
+    """Return at most `length` stars of each user, chosen at random; all of them if it is None.
+
+    With the same seed, a longer history contains the shorter one.
+    """
+    if length is None:
+        return stars
+    rows = row_numbers(stars)
+    order = np.lexsort((np.random.default_rng(seed).random(stars.nnz), rows))
+    keep = np.zeros(stars.nnz, bool)
+    keep[order] = np.arange(stars.nnz) - stars.indptr[rows] < length
+    return _kept(stars, keep)
 
 
 def _drawn(users: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gh_assets.recommender.data.interactions import Csr, check_interactions
+from gh_assets.recommender.data.splits import cut_histories
 from gh_assets.recommender.evaluation.metrics import MAIN_METRIC, Predictor, evaluate_users
 
 LIST = 20
@@ -17,6 +18,12 @@ LIST = 20
 
 HISTORIES: Sequence[tuple[int, int | None]] = ((1, 4), (5, 20), (21, None))
 """Groups of users by their number of fold-in stars."""
+
+LENGTHS: Sequence[int | None] = (1, 2, 3, 5, 10, None)
+"""Numbers of known stars to which the histories of held-out users are cut; None: all that they have."""
+
+WHOLE = 20
+"""Number of stars from which users count with their whole history."""
 
 RESAMPLES = 2000
 
@@ -67,6 +74,10 @@ class Evaluation:
         Each metric of each user that has a held-out item, for paired comparisons.
     histories : ndarray of int64
         Number of fold-in items of these users.
+    lengths : mapping of int or None to ndarray
+        The main metric of the same users with their histories cut; see `LENGTHS`.
+    shares : ndarray, shape (lengths,)
+        Share of the training users with each length; see `length_shares`.
     coverage : float
         Share of all items that appear among any user's first 20.
     novelty : float
@@ -79,6 +90,8 @@ class Evaluation:
     name: str
     users: Mapping[str, NDArray[np.float64]]
     histories: NDArray[np.int64]
+    lengths: Mapping[int | None, NDArray[np.float64]]
+    shares: NDArray[np.float64]
     coverage: float
     novelty: float
     popularity_percentile: float
@@ -110,10 +123,36 @@ class Evaluation:
             f"{column}_low": interval.low,
             f"{column}_high": interval.high,
             **{f"{column}_of_{group}": value for group, value in self.by_history(MAIN_METRIC).items()},
+            **{f"{column}_given_{length}": float(values.mean()) for length, values in self.lengths.items() if length},
+            f"{column}_as_people_have": float(as_people_have(self.lengths, self.shares).mean()),
             f"coverage_at_{LIST}": self.coverage,
             f"novelty_at_{LIST}": self.novelty,
             f"popularity_percentile_at_{LIST}": self.popularity_percentile,
         }
+
+
+def evaluate_lengths(model: Predictor, fold_in: Csr, held_out: Csr) -> Mapping[int | None, NDArray[np.float64]]:
+    """Return the main metric of each user that has held-out items, with histories cut to each of `LENGTHS`."""
+    return {length: evaluate_users(model, cut_histories(fold_in, length), held_out)[MAIN_METRIC] for length in LENGTHS}
+
+
+def length_shares(stars: Csr) -> NDArray[np.float64]:
+    """Return the share of users whose history has each of `LENGTHS`: the longest that is not longer than it.
+
+    Users with at least `WHOLE` stars count for the whole history.
+    """
+    borders = [length or WHOLE for length in LENGTHS]
+    counts = np.diff(stars.indptr)
+    places = np.searchsorted(borders, counts[counts > 0], side="right") - 1
+    return np.bincount(places, minlength=len(borders)) / max(len(places), 1)
+
+
+def as_people_have(
+    lengths: Mapping[int | None, NDArray[np.float64]], shares: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the mean of each user's metric over the lengths of histories, weighted by how many people have them."""
+    mean: NDArray[np.float64] = shares @ np.array(list(lengths.values()))
+    return mean
 
 
 def evaluate_in_full(model: FittedRecommender, fold_in: Csr, held_out: Csr, train: Csr) -> Evaluation:
@@ -133,6 +172,7 @@ def evaluate_in_full(model: FittedRecommender, fold_in: Csr, held_out: Csr, trai
         If no user has a held-out item.
     """
     users = evaluate_users(model, fold_in, held_out)
+    lengths = evaluate_lengths(model, fold_in, held_out)
     given = check_interactions(fold_in, name="fold-in matrix")[np.flatnonzero(np.diff(held_out.indptr))]
     items, _ = model.recommend(given, min(LIST, model.items))
     shown = items[items >= 0]
@@ -144,6 +184,8 @@ def evaluate_in_full(model: FittedRecommender, fold_in: Csr, held_out: Csr, trai
         name=model.name,
         users=users,
         histories=np.diff(given.indptr).astype(np.int64),
+        lengths=lengths,
+        shares=length_shares(train),
         coverage=len(np.unique(shown)) / model.items,
         novelty=float(information[shown].mean()) if len(shown) else 0.0,
         popularity_percentile=float(percentile[shown].mean()) if len(shown) else 0.0,

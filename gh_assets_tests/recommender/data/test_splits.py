@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gh_assets.errors import InvalidInteractionsError
 from gh_assets.recommender import strong_generalization_split
-from gh_assets.recommender.data.splits import temporal_split
+from gh_assets.recommender.data.splits import cut_histories, temporal_split
 from gh_assets_tests.support.matrices import taste_matrix
 
 
@@ -88,3 +88,18 @@ def test_a_temporal_split_without_enough_times_is_rejected() -> None:
         temporal_split(matrix, np.full(matrix.nnz, np.datetime64("NaT"), "datetime64[us]"))
     with pytest.raises(InvalidInteractionsError, match="times were given for"):
         temporal_split(matrix, timed(matrix)[:-1])
+
+
+@settings(deadline=None)
+@given(st.integers(0, 1000), st.integers(0, 20), st.integers(0, 20))
+def test_a_cut_history_is_a_part_of_each_longer_one(seed: int, shorter: int, longer: int) -> None:
+    matrix = taste_matrix(users=40)
+    shorter, longer = sorted((shorter, longer))
+    cut, other = (cut_histories(matrix, length, seed=seed) for length in (shorter, longer))
+    counts = np.diff(matrix.indptr)
+    assert np.diff(cut.indptr).tolist() == np.minimum(counts, shorter).tolist()
+    assert cut.multiply(other).nnz == cut.nnz
+    assert other.multiply(matrix).nnz == other.nnz
+    assert cut_histories(matrix, None) is matrix
+    if shorter == 5:
+        assert (cut != cut_histories(matrix, 5, seed=seed + 1)).nnz, "another seed chooses others"

@@ -17,7 +17,14 @@ from gh_assets.recommender import (
     evaluate,
     strong_generalization_split,
 )
-from gh_assets.recommender.evaluation.evaluation import bootstrap, evaluate_in_full
+from gh_assets.recommender.evaluation.evaluation import (
+    LENGTHS,
+    as_people_have,
+    bootstrap,
+    evaluate_in_full,
+    evaluate_lengths,
+    length_shares,
+)
 from gh_assets.schemas import LEADERBOARD
 from gh_assets_tests.support.matrices import taste_matrix
 from gh_assets_tests.support.reference_models import Chance
@@ -74,6 +81,25 @@ def test_intervals_of_paired_differences_are_narrower_than_those_of_the_metrics(
     assert difference.high - difference.low < 0.3 * (alone.high - alone.low)
     assert difference.low <= difference.mean <= difference.high
     assert strong.against(strong, NDCG).mean == 0
+
+
+def test_each_length_of_histories_counts_as_often_as_people_have_it() -> None:
+    counts = [1] * 4 + [2, 3, 4, 5, 9, 10, 19, 20, 500, 0]
+    stars = sp.csr_array((np.arange(600) < np.array(counts)[:, None]).astype(np.float32))
+    shares = length_shares(stars)
+    np.testing.assert_allclose(shares, np.array([4, 1, 2, 2, 2, 2]) / 13)
+    lengths = {length: np.full(3, float(place)) for place, length in enumerate(LENGTHS)}
+    np.testing.assert_allclose(as_people_have(lengths, shares), np.full(3, (1 + 4 + 6 + 8 + 10) / 13))
+
+
+def test_the_same_users_are_evaluated_with_histories_of_each_length() -> None:
+    split = strong_generalization_split(taste_matrix(users=300), validation_users=40, test_users=60, seed=2)
+    model = EASE().fit(split.train)
+    lengths = evaluate_lengths(model, *split.test)
+    assert list(lengths) == [1, 2, 3, 5, 10, None]
+    assert {len(values) for values in lengths.values()} == {60}
+    assert lengths[1].mean() < lengths[3].mean() < lengths[None].mean()
+    assert lengths[None].mean() == pytest.approx(evaluate(model, *split.test)[NDCG])
 
 
 def test_groups_coverage_and_popularity_follow_their_definitions() -> None:
