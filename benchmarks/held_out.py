@@ -122,7 +122,7 @@ def _reported(model: Recommender) -> str:
     if isinstance(model, RecVAE):
         return f"gamma {model.config.gamma:g}"
     if isinstance(model, Hybrid):
-        return f"weight {model.weight:g}, popularity {model.popularity:g}"
+        return "; ".join(" ".join(f"{name} {value:g}" for name, value in row.items()) for row in model.describe())
     if isinstance(model, EASE):
         return f"lambda {model.chosen[0]:g}, dropout {model.chosen[1]:g}"
     if isinstance(model, ALS):

@@ -73,7 +73,7 @@ def furnish(settings: Settings, stars: Csr, folder: Path) -> None:
     with open_mongo(settings) as database:
         registry = ModelRegistry(model_store(settings, gcs), database["models"])
         for seed, prefix in enumerate((FIRST, SECOND)):
-            model = Hybrid(RecVAE(RecVAEConfig(epochs=1, seed=seed)).fit(stars[:20_000]), linear, 0.5)
+            model = Hybrid(RecVAE(RecVAEConfig(epochs=1, seed=seed)).fit(stars[:20_000]), linear)
             model.items = items
             counts = np.bincount(stars.indices, minlength=items).tolist()
             trained = TrainedModel(model, ids, names[prefix], data={"stars_of": counts})

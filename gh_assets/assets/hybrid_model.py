@@ -1,9 +1,9 @@
-"""`hybrid_model`: the RecVAE of the current matrix blended with a linear model, and registered."""
+"""`hybrid_model`: the RecVAE of the current matrix blended with closed-form models, and registered."""
 
 import dagster as dg
 
 from gh_assets.assets.definition import AssetConfig, recommender_asset, when_upstream_updated
-from gh_assets.assets.metadata import measure_seconds, model_metadata
+from gh_assets.assets.metadata import markdown_table, measure_seconds, model_metadata
 from gh_assets.assets.recvae_model import recvae_model
 from gh_assets.assets.reuse import newest_model, trained_before
 from gh_assets.local import progress
@@ -36,8 +36,9 @@ def hybrid_model(
 ) -> dg.MaterializeResult[None]:
     """The registered hybrid of the current matrix.
 
-    RecVAE and EASE together: the sum of their standardized scores, with the weights that are best on the validation
-    users. Linear and neural models make different errors; the blend is better than both. Registered under its own name.
+    RecVAE, EASE, a graph filter and popularity together: the sum of their standardized scores. The weights depend on
+    the number of a user's known stars, and are those that are best on the validation users with their histories cut to
+    1, 2, 3, 5, ... stars. Registered under its own name.
     """
     from gh_assets.recommender.models.hybrid import Hybrid
     from gh_assets.recommender.training.training import train_hybrid
@@ -46,25 +47,26 @@ def hybrid_model(
         cache = model_cache(registry.settings())
         recvae = newest_model(models, cache, RECVAE, config.tag, user_item_matrix)
         base = recvae.registered
-        fingerprint = f"hybrid of {base.sha256} less popularity, split {config.seed}"
+        fingerprint = f"blend of {base.sha256} by known stars, split {config.seed}"
         before = trained_before(context, models, cache, HYBRID, fingerprint)
         if before is not None:
             registered, hybrid = before.registered, before.trained.model
         else:
-            progress.report("hybrid_model", 0, 1, "the linear part")
+            progress.report("hybrid_model", 0, 1, "the linear model and the graph filter")
             result = train_hybrid(user_item_matrix, recvae.trained.model, split_seed=config.seed)
             hybrid, lineage = result.trained.model, matrix_lineage(gcs.asset_store()) | {"recvae": base.title}
             registered = register(
                 models, result, tag=config.tag, run_id=context.run.run_id, fingerprint=fingerprint, lineage=lineage
             )
         assert isinstance(hybrid, Hybrid)
-        progress.report("hybrid_model", 1, 1, f"{hybrid.weight:g} of {hybrid.first.name}")
+        names = " + ".join(part.name for part in hybrid.parts)
+        progress.report("hybrid_model", 1, 1, names)
+    rows = list(hybrid.describe())
     return dg.MaterializeResult(
         metadata={
             "reused": before is not None,
-            "weight": hybrid.weight,
-            "popularity taken back": hybrid.popularity,
-            "parts": f"{hybrid.weight:g} × {hybrid.first.name} + {1 - hybrid.weight:g} × {hybrid.second.name}",
+            "parts": names,
+            "weights": markdown_table(list(rows[0]), [list(row.values()) for row in rows]),
             "recvae": dg.MetadataValue.path(base.uri),
             **model_metadata(registered, ()),
             **timing,

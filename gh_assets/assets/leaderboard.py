@@ -67,8 +67,8 @@ def leaderboard(
     """Metrics of all recommenders, best first.
 
     One row is one recommender on one kind of split: held-out users, and, where stars have times, held-out later stars.
-    RecVAE and the hybrid are the registered models; popularity, item neighbours, EASE, iALS and Mult-VAE are trained
-    and tuned on the same users. With confidence intervals, coverage and popularity bias.
+    RecVAE and the hybrid are the registered models; popularity, item neighbours, EASE, a graph filter, iALS and
+    Mult-VAE are trained and tuned on the same users. With confidence intervals, coverage and popularity bias.
     """
     from gh_assets.recommender.models.hybrid import Hybrid
     from gh_assets.recommender.training.training import compare
@@ -115,7 +115,7 @@ def _compare_in_time(
     from gh_assets.recommender.models.recvae import RecVAE
     from gh_assets.recommender.training.training import compare_in_time
 
-    recvae = hybrid.first
+    recvae = hybrid.parts[0]
     assert isinstance(recvae, RecVAE)
     try:
         rows, date = compare_in_time(matrix, recvae.config, split_seed=seed)

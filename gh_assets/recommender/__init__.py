@@ -10,6 +10,7 @@ from gh_assets.recommender.models.base import Recommender
 
 if TYPE_CHECKING:
     from gh_assets.recommender.models.baselines import ALS, EASE, ItemKNN, Popularity
+    from gh_assets.recommender.models.graph_filters import GraphFilter
     from gh_assets.recommender.models.hybrid import Hybrid
     from gh_assets.recommender.models.multvae import MultVAE, MultVAEConfig
     from gh_assets.recommender.models.recvae import RecVAE, RecVAEConfig
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ALS",
     "EASE",
+    "GraphFilter",
     "Hybrid",
     "ItemKNN",
     "MultVAE",
@@ -35,6 +37,7 @@ __all__ = [
 
 _LAZY = {
     "baselines": ("ALS", "EASE", "ItemKNN", "Popularity"),
+    "graph_filters": ("GraphFilter",),
     "hybrid": ("Hybrid",),
     "multvae": ("MultVAE", "MultVAEConfig"),
     "recvae": ("RecVAE", "RecVAEConfig"),

@@ -75,7 +75,7 @@ def test_runs_of_the_command_belong_to_the_code_location(chain_run: ChainRun) ->
 
 def test_the_leaderboard_has_every_recommender(chain_run: ChainRun) -> None:
     board = chain_run.first["run"]["leaderboard"]
-    assert set(board) == {"recvae", "hybrid", "popularity", "itemknn", "ease", "ials", "multvae"}
+    assert set(board) == {"recvae", "hybrid", "popularity", "itemknn", "ease", "graph-filter", "ials", "multvae"}
     scores = [metrics["ndcg@100"] for metrics in board.values()]
     assert scores == sorted(scores, reverse=True)
     by_name = {model["name"]: model for model in answer_json("status")["models"]}

@@ -87,7 +87,7 @@ def matrix_of(rows: Sequence[dict[str, Any]], seed: int = 0) -> UserItemMatrix:
 def trained_on(matrix: UserItemMatrix, seed: int = 0, weight: float = 0.5) -> TrainedModel:
     """Train a small hybrid model."""
     config = RecVAEConfig(epochs=8, hidden_size=24, latent_size=8, batch_size=30, seed=seed)
-    model = Hybrid(RecVAE(config), EASE((20.0,)), weight).fit(matrix.stars)
+    model = Hybrid(RecVAE(config), EASE((20.0,)), weights=(weight, 1 - weight)).fit(matrix.stars)
     counts = np.bincount(matrix.stars.indices, minlength=matrix.stars.shape[1]).tolist()
     return TrainedModel(model, matrix.repo_ids, matrix.full_names, data={"stars_of": counts})
 

@@ -14,19 +14,25 @@ OVERSAMPLING, ITERATIONS = 16, 4
 """Of the subspace iteration: enough for singular values that fall slowly."""
 
 
-def item_factors(stars: Csr, rank: int, *, seed: int = 0, exponent: float = EXPONENT) -> NDArray[np.float32]:
-    """Return the leading right singular vectors of the column-normalized matrix, times √ of their singular values.
+def spectrum(
+    stars: Csr, rank: int, *, seed: int = 0, exponent: float = EXPONENT
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the largest singular values of the normalized matrix, and the right singular vectors that go with them.
+
+    Rows are divided by the square root of their number of stars, columns by theirs to the power `exponent`.
 
     Parameters
     ----------
     stars : scipy.sparse CSR, shape (users, items)
     rank : int
     exponent : float
-        Columns are divided by their sum to this power: 0.5 gives all items the same norm.
+        0.5 gives all items the same norm.
 
     Returns
     -------
-    ndarray of float32, shape (items, at most rank)
+    values : ndarray of float32, shape (at most rank,)
+        Largest first.
+    vectors : ndarray of float32, shape (items, at most rank)
 
     Notes
     -----
@@ -34,7 +40,7 @@ def item_factors(stars: Csr, rank: int, *, seed: int = 0, exponent: float = EXPO
     """
     rank = min(rank, min(stars.shape) - 1)
     if rank < 1:
-        return np.zeros((stars.shape[1], 0), np.float32)
+        return np.zeros(0, np.float32), np.zeros((stars.shape[1], 0), np.float32)
     popularity = np.maximum(np.bincount(stars.indices, minlength=stars.shape[1]), 1)
     bags = Bags.of(stars, torch.device("cpu"))
     bags = replace(bags, weights=bags.weights * torch.from_numpy(popularity[stars.indices] ** -exponent).float())
@@ -47,5 +53,10 @@ def item_factors(stars: Csr, rank: int, *, seed: int = 0, exponent: float = EXPO
         image[items] = users.sums(bags.sums(basis))
         basis = torch.linalg.qr(image)[0]
     _, values, right = torch.linalg.svd(bags.sums(basis), full_matrices=False)
-    result: NDArray[np.float32] = (basis @ right[:rank].T * values[:rank].sqrt()).numpy()
-    return result
+    return values[:rank].numpy(), (basis @ right[:rank].T).numpy()
+
+
+def item_factors(stars: Csr, rank: int, *, seed: int = 0, exponent: float = EXPONENT) -> NDArray[np.float32]:
+    """Return the vectors of `spectrum` times the square roots of their values, (items, at most rank)."""
+    values, vectors = spectrum(stars, rank, seed=seed, exponent=exponent)
+    return vectors * np.sqrt(values)

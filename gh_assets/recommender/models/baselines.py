@@ -6,7 +6,6 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -17,12 +16,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gh_assets.errors import ConfigurationError, GhAssetsError
-from gh_assets.recommender.data.interactions import Csr
+from gh_assets.recommender.data.interactions import Csr, row_numbers
 from gh_assets.recommender.engine.bags import Bags, portions
 from gh_assets.recommender.evaluation.metrics import MAIN_METRIC, Predictor, evaluate
 from gh_assets.recommender.models.base import Recommender, Scores
 
 Candidate = TypeVar("Candidate")
+
+MAX_EASE_ITEMS = 12_000
+"""Number of repositories up to which EASE is trained: its dense item-item matrix grows with their square."""
+
+CHOOSING_USERS = 1000
+"""Validation users on whom the parameters of a linear model are chosen."""
+
+MOST_FITS = 12
+"""Combinations of parameters that are fitted at most: with 10,000 items, each takes some ten seconds."""
 
 BLOCK = 1024
 """Items per block where an item-item matrix is filled or scaled."""
@@ -57,6 +65,48 @@ def best_on_validation(
         if score > best_score:
             best, best_score = candidate, score
     if best is not last:
+        fit(best)
+    return best
+
+
+def climb(
+    model: Predictor,
+    fit: Callable[[tuple[float, ...]], None],
+    axes: Sequence[Sequence[float]],
+    start: tuple[float, ...],
+    validation: tuple[Csr, Csr] | None,
+    most: int = MOST_FITS,
+) -> tuple[float, ...]:
+    """Leave the model fitted with values from which no neighbouring one on an axis is better; see `best_on_validation`.
+
+    Each axis is walked along from `start` for as long as NDCG@100 rises, and all of them in turn until none does, or
+    `most` combinations have been fitted. Up to `CHOOSING_USERS` validation users are asked.
+    """
+    if validation is None:
+        fit(start)
+        return start
+    users = np.flatnonzero(np.diff(validation[1].indptr))[:CHOOSING_USERS]
+    fold_in, held_out = (matrix[users] for matrix in validation)
+    scores: dict[tuple[float, ...], float] = {}
+
+    def score(values: tuple[float, ...]) -> float:
+        if values not in scores:
+            fit(values)
+            scores[values] = evaluate(model, fold_in, held_out)[MAIN_METRIC]
+        return scores[values]
+
+    best, before = start, None
+    while best != before:
+        before = best
+        for axis, candidates in enumerate(axes):
+            for step in (1, -1):
+                place = candidates.index(best[axis]) + step
+                while 0 <= place < len(candidates) and len(scores) < most:
+                    neighbour = (*best[:axis], candidates[place], *best[axis + 1 :])
+                    if score(neighbour) <= score(best):
+                        break
+                    best, place = neighbour, place + step
+    if not scores or list(scores)[-1] != best:
         fit(best)
     return best
 
@@ -131,7 +181,7 @@ class ItemKNN(Recommender):
         return scores
 
     def contributions(self, stars: Csr, items: NDArray[np.int64], scores: Scores | None = None) -> NDArray[np.float32]:
-        users = np.repeat(np.arange(stars.shape[0]), np.diff(stars.indptr))
+        users = row_numbers(stars)
         explained = items[users]
         similarities = self.similarity[np.repeat(stars.indices, explained.shape[1]), explained.ravel()]
         contributions: NDArray[np.float32] = np.asarray(
@@ -174,48 +224,61 @@ def _nearest(stars: Csr, count: int, shrinkage: float) -> tuple[NDArray[np.int32
 
 
 class EASE(Recommender):
-    """Embarrassingly shallow autoencoder (Steck, WWW 2019, arXiv 1905.03375), with optional dropout.
+    """Embarrassingly shallow autoencoder (Steck, WWW 2019, arXiv 1905.03375), with optional dropout and scaling.
 
-    It needs one dense float32 matrix of items × items: the Gram matrix is filled block by block, and inverted and
-    scaled in place.
+    It needs dense float32 matrices of items × items: the Gram matrix is filled block by block, and inverted and scaled
+    in place; while parameters are chosen, a second one is kept.
 
     Parameters
     ----------
     lambdas : sequence of float
-        Candidates for the L2 weight. The best by NDCG@100 on the validation users is chosen; without validation users,
-        the middle one.
+        Candidates for the L2 weight, ascending. The best by NDCG@100 on the validation users is chosen, see `climb`;
+        without validation users, the middle one.
     dropouts : sequence of float
-        Candidates for the share of a user's items hidden in training, in closed form (Steck, NeurIPS 2020,
-        "Autoencoders that don't overfit towards the identity", eq. 10), which regularizes frequent items more. Without
-        validation users, the first one.
+        Candidates, ascending, for the share of a user's items hidden in training, in closed form (Steck, NeurIPS 2020,
+        "Autoencoders that don't overfit towards the identity", eq. 10: EDLAE), which regularizes frequent items more.
+        Without validation users, the first one.
+    scalings : sequence of float
+        Candidates, ascending, for an exponent t: items are divided by their number of users to the power t before the
+        fit, and the weights scaled back, as the normalization of linear autoencoders by popularity does (Park et al.,
+        SIGIR 2024). It leaves rare items more of their weight. Without validation users, the first one.
     """
 
     name: ClassVar[str] = "ease"
 
-    def __init__(self, lambdas: Sequence[float] = (100.0, 300.0, 1000.0), dropouts: Sequence[float] = (0.0,)) -> None:
+    def __init__(
+        self,
+        lambdas: Sequence[float] = (10.0, 30.0, 100.0, 300.0, 1000.0),
+        dropouts: Sequence[float] = (0.0,),
+        scalings: Sequence[float] = (0.0,),
+    ) -> None:
         super().__init__()
         if not lambdas or min(lambdas) <= 0:
             raise ConfigurationError("EASE needs at least one lambda, and all above zero.")
         if not dropouts or min(dropouts) < 0 or max(dropouts) >= 1:
             raise ConfigurationError("EASE needs at least one dropout, and all in [0, 1).")
-        self.lambdas = tuple(float(value) for value in lambdas)
-        self.dropouts = tuple(float(value) for value in dropouts)
-        self.chosen = (self.lambdas[len(self.lambdas) // 2], self.dropouts[0])
+        if not scalings or min(scalings) < 0:
+            raise ConfigurationError("EASE needs at least one scaling, and none below zero.")
+        self.lambdas, self.dropouts, self.scalings = (tuple(map(float, axis)) for axis in (lambdas, dropouts, scalings))
+        self.chosen: tuple[float, ...] = (self.lambdas[len(self.lambdas) // 2], self.dropouts[0], self.scalings[0])
 
     def _fit(self, stars: Csr, validation: tuple[Csr, Csr] | None) -> None:
-        def fit(chosen: tuple[float, float]) -> None:
-            # Only one matrix at a time: the previous one is freed before the next is made.
-            self.B = np.empty((0, 0), np.float32)
-            self.B = ease_weights(stars, *chosen)
+        gram = gram_matrix(stars)
 
-        self.chosen = best_on_validation(self, fit, product(self.lambdas, self.dropouts), validation, self.chosen)
+        def fit(chosen: tuple[float, ...]) -> None:
+            # The previous matrix is freed before the next is made.
+            self.B = np.empty((0, 0), np.float32)
+            self.B = ease_weights(gram.copy(order="F"), *chosen)
+
+        axes = self.lambdas, self.dropouts, self.scalings
+        self.chosen = climb(self, fit, axes, self.chosen, validation)
 
     def score(self, stars: Csr) -> NDArray[np.float32]:
         scores: NDArray[np.float32] = stars @ self.B
         return scores
 
     def contributions(self, stars: Csr, items: NDArray[np.int64], scores: Scores | None = None) -> NDArray[np.float32]:
-        users = np.repeat(np.arange(stars.shape[0]), np.diff(stars.indptr))
+        users = row_numbers(stars)
         contributions: NDArray[np.float32] = self.B[stars.indices[:, None], items[users]]
         return contributions
 
@@ -226,19 +289,43 @@ class EASE(Recommender):
         self.B = weights["B"]
 
     def to_config(self) -> dict[str, Any]:
-        return {"lambdas": [self.chosen[0]], "dropouts": [self.chosen[1]]}
+        weight, dropout, scaling = self.chosen
+        return {"lambdas": [weight], "dropouts": [dropout], "scalings": [scaling]}
 
 
-def ease_weights(stars: Csr, weight: float, dropout: float = 0.0) -> NDArray[np.float32]:
+def linear_model(items: int) -> Recommender:
+    """Return EASE, or item neighbours if there are too many items for its dense matrices."""
+    if items > MAX_EASE_ITEMS:
+        return ItemKNN()
+    return EASE((10.0, 30.0, 100.0, 300.0, 1000.0), (0.0, 0.5, 0.66, 0.8), (0.0, 0.2, 0.4))
+
+
+def gram_matrix(stars: Csr) -> NDArray[np.float32]:
+    """Return the number of users whom each two items have in common, (items, items)."""
+    columns = sp.csc_array(stars)
+    transposed = columns.T.tocsr()
+    gram = np.empty((stars.shape[1], stars.shape[1]), np.float32, order="F")
+    for start in range(0, stars.shape[1], BLOCK):
+        block = slice(start, start + BLOCK)
+        gram[:, block] = (transposed @ columns[:, block]).toarray()
+    return gram
+
+
+def ease_weights(
+    gram: NDArray[np.float32], weight: float, dropout: float = 0.0, scaling: float = 0.0
+) -> NDArray[np.float32]:
     """Return the item-item weights of EASE (eq. 8): ``B = I - P / diag(P)`` with P the inverse of ``XᵀX + weight I``.
 
     Parameters
     ----------
-    stars : scipy.sparse CSR, shape (users, items)
+    gram : ndarray of float32, shape (items, items)
+        ``XᵀX``, in Fortran's order; overwritten.
     weight : float
         Weight of the L2 norm.
     dropout : float
         A dropout p adds ``p / (1 - p) diag(XᵀX)`` before the inversion.
+    scaling : float
+        Columns of X are divided by their number of users, relative to the mean, to this power; see `EASE`.
 
     Returns
     -------
@@ -250,13 +337,11 @@ def ease_weights(stars: Csr, weight: float, dropout: float = 0.0) -> NDArray[np.
     GhAssetsError
         If the matrix cannot be inverted in float32: the weight is too small.
     """
-    items = stars.shape[1]
-    columns = sp.csc_array(stars)
-    transposed = columns.T.tocsr()
-    gram = np.empty((items, items), np.float32, order="F")
+    items = len(gram)
+    counts = np.maximum(gram.diagonal(), 1)
+    factors = ((counts / counts.mean()) ** -scaling).astype(np.float32)
     for start in range(0, items, BLOCK):
-        block = slice(start, min(start + BLOCK, items))
-        gram[:, block] = (transposed @ columns[:, block]).toarray()
+        gram[:, start : start + BLOCK] *= factors[:, None] * factors[start : start + BLOCK]
     diagonal = np.diag_indices(items)
     gram[diagonal] += weight + dropout / (1 - dropout) * gram[diagonal]
     gram, info = scipy.linalg.lapack.spotrf(gram, lower=1, overwrite_a=1, clean=0)
@@ -273,7 +358,7 @@ def ease_weights(stars: Csr, weight: float, dropout: float = 0.0) -> NDArray[np.
         inverse[block, block] = inside + np.triu(inside, 1).T
         inverse[block.stop :, block] = inverse[block, block.stop :].T
     for start in range(0, items, BLOCK):
-        inverse[start : start + BLOCK] /= -scale
+        inverse[start : start + BLOCK] *= factors[start : start + BLOCK, None] / (-scale * factors)
     np.fill_diagonal(inverse, 0.0)
     return inverse
 

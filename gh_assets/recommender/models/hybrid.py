@@ -1,98 +1,194 @@
-"""A blend of a neural and a linear model, whose errors differ."""
+"""A blend of recommenders whose weights depend on how many stars of a user are known."""
 
-from collections.abc import Iterator, Mapping
-from itertools import product
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.ndimage import uniform_filter
+import torch
+from numpy.typing import ArrayLike, NDArray
 
 from gh_assets.errors import ConfigurationError, GhAssetsError, StoredDataError
-from gh_assets.recommender.cpu.blending import blend
+from gh_assets.recommender.cpu.blending import add_standardized
 from gh_assets.recommender.cpu.compilation import call
-from gh_assets.recommender.data.interactions import Csr
-from gh_assets.recommender.evaluation.metrics import MAIN_METRIC, ranking_metrics
+from gh_assets.recommender.data.interactions import Csr, row_numbers
+from gh_assets.recommender.data.splits import cut_histories
+from gh_assets.recommender.evaluation.metrics import NDCG_AT, best_items, contains
 from gh_assets.recommender.models.base import Recommender, Scores
-from gh_assets.recommender.models.baselines import ALS, EASE, ItemKNN, Popularity
+from gh_assets.recommender.models.baselines import ALS, EASE, ItemKNN, Popularity, linear_model
+from gh_assets.recommender.models.graph_filters import GraphFilter
 from gh_assets.recommender.models.multvae import MultVAE
 from gh_assets.recommender.models.recvae import RecVAE
 
-USERS_AT_ONCE = 500
+KNOTS = (1, 2, 3, 5, 10, 20, 50)
+"""Numbers of known stars for which weights are chosen; between them, weights are linear in the logarithm."""
 
-WEIGHTS = np.round(np.arange(21) * 0.05, 2)
-POPULARITIES = np.round(np.arange(9) * 0.05, 2)
-SMOOTHING = (5, 3)
-"""Neighbouring weights and popularities whose scores are averaged before the best is chosen."""
+POPULARITIES = (-0.45, -0.3, -0.15, 0.0, 0.15, 0.3, 0.6)
+"""Candidates for the weight of popularity beside the parts."""
+
+GRID_POINTS = 25
+"""Maximum number of candidates for the weights of the parts."""
+
+CHOOSING_USERS = 500
+"""Validation users on whom the weights are chosen. Candidates are compared user by user, so more hardly matter: at this
+number, the 95 % interval of a difference in NDCG@100 is about ±0.005."""
+
+USERS_AT_ONCE = 250
+
+CANDIDATES = 150
+"""Best items of each part among which the best of a blend are sought."""
 
 PARTS: Mapping[str, type[Recommender]] = {
-    model.name: model for model in (RecVAE, MultVAE, EASE, ALS, ItemKNN, Popularity)
+    model.name: model for model in (RecVAE, MultVAE, EASE, GraphFilter, ALS, ItemKNN, Popularity)
 }
 """Models that a saved hybrid can consist of, by name."""
 
 
 class Hybrid(Recommender):
-    """Blend of two recommenders: ``weight × first + (1 - weight) × second - popularity × log(1 + stars)``.
+    """Blend of recommenders: ``Σ weight × part + popularity × log(1 + stars)``.
 
-    The scores of each part are standardized per user over all items, so that the weight means the same for every user;
-    so are the logarithms of the items' star counts. Both parts favour popular items, and their sum favours them too
-    much; the last term corrects that. Weight and popularity are chosen by NDCG@100 on the validation users alone.
+    The scores of each part are standardized per user over all items, so that a weight means the same for every user; so
+    are the logarithms of the items' star counts. All weights are functions of the number n of the user's known stars:
+    with few of them, what most users like and the coarse structure of tastes tell more, with many the models that use
+    every star. They are chosen by NDCG@100 on the validation users, whose histories are cut to 1, 2, 3, 5, ... stars.
 
     Parameters
     ----------
-    first, second : Recommender
-        Parts that are fitted already are not fitted again.
-    weight, popularity : float
-        Used if `fit` gets no validation users to choose them on.
+    parts : Recommender
+        Parts that are fitted already are not fitted again. Without any: RecVAE, a linear model and a graph filter.
+    weights : array_like, shape (parts,) or (knots, parts), optional
+        Used if `fit` gets no validation users to choose them on; by default, all parts weigh the same.
+    popularity : float or array_like, shape (knots,)
+        Weight of popularity in that case.
+    knots : sequence of int
+        Numbers of known stars to which the rows of the weights belong.
     """
 
     name: ClassVar[str] = "hybrid"
 
-    def __init__(self, first: Recommender, second: Recommender, weight: float = 0.5, popularity: float = 0.0) -> None:
+    def __init__(
+        self,
+        *parts: Recommender,
+        weights: ArrayLike | None = None,
+        popularity: ArrayLike = 0.0,
+        knots: Sequence[int] = KNOTS,
+    ) -> None:
         super().__init__()
-        if not 0 <= weight <= 1:
-            raise ConfigurationError(f"The weight {weight} of a hybrid's first part is not between 0 and 1.")
-        if popularity < 0:
-            raise ConfigurationError(f"The popularity {popularity} that a hybrid subtracts must not be below 0.")
-        self.first, self.second, self.weight, self.popularity = first, second, weight, popularity
+        self.parts, self.knots = list(parts), tuple(knots)
+        count = len(parts) or 3
+        chosen = np.full(count, 1 / count) if weights is None else np.asarray(weights, np.float64)
+        shape = (len(self.knots), count)
+        if chosen.shape not in (shape, shape[1:]) or (chosen < 0).any():
+            raise ConfigurationError(f"The weights of {count} parts must have the shape {shape} and not be negative.")
+        self.part_weights = np.broadcast_to(chosen, shape).copy()
+        self.popularity_weights = np.broadcast_to(np.asarray(popularity, np.float64), len(self.knots)).copy()
 
     def _fit(self, stars: Csr, validation: tuple[Csr, Csr] | None) -> None:
-        for part in (self.first, self.second):
+        if not self.parts:
+            self.parts = [RecVAE(), linear_model(self.items), GraphFilter()]
+        for part in self.parts:
             if not part.items:
                 part.fit(stars, validation)
             elif part.items != self.items:
                 raise GhAssetsError(
                     f"The hybrid's {part.name} knows {part.items} items; the training matrix has {self.items}."
                 )
-        self.popularity_z = _standardized(
-            np.log1p(np.bincount(stars.indices, minlength=self.items))[None].astype(np.float32)
-        )[0]
+        self.popularity_z = np.zeros((1, self.items), np.float32)
+        counts = np.bincount(stars.indices, minlength=self.items)[None].astype(np.float32)
+        call(add_standardized, self.popularity_z, np.log1p(counts), np.ones(1, np.float32))
         if validation is not None:
-            self.weight, self.popularity = self._best_parameters(*validation)
+            self.part_weights, self.popularity_weights = self._best_weights(*validation)
 
-    def _best_parameters(self, fold_in: Csr, held_out: Csr) -> tuple[float, float]:
-        """Return weight and popularity with the best smoothed NDCG@100."""
+    # -- the choice of the weights -------------------------------------------------------------------------------
+
+    def _best_weights(self, fold_in: Csr, held_out: Csr) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the weights of parts, (knots, parts), and of popularity, (knots,)."""
         users = np.flatnonzero(np.diff(held_out.indptr))
-        gains = np.zeros((len(WEIGHTS), len(POPULARITIES)))
-        for start in range(0, len(users), USERS_AT_ONCE):
-            batch = users[start : start + USERS_AT_ONCE]
-            given, hidden = fold_in[batch], held_out[batch]
-            first, second = (_standardized(part.score(given)) for part in (self.first, self.second))
-            for (row, weight), (column, popularity) in product(enumerate(WEIGHTS), enumerate(POPULARITIES)):
-                blended = np.float32(weight) * first + np.float32(1 - weight) * second
-                blended -= np.float32(popularity) * self.popularity_z
-                gains[row, column] += ranking_metrics(blended, given, hidden)[MAIN_METRIC].sum()
-        # One grid point may be best by chance; a neighbourhood is not.
-        best = np.unravel_index(np.argmax(uniform_filter(gains, SMOOTHING, mode="nearest")), gains.shape)
-        return float(WEIGHTS[best[0]]), float(POPULARITIES[best[1]])
+        users = users[np.linspace(0, len(users) - 1, min(CHOOSING_USERS, len(users))).astype(int)]
+        given, hidden = fold_in[users], held_out[users]
+        lengths = np.diff(given.indptr)
+        grid = _grid(len(self.parts))
+        known, gains = [], []
+        for length in (*self.knots, None):
+            # A history that has no more stars than the knot is the whole one, which comes last.
+            rows = np.arange(len(lengths)) if length is None else np.flatnonzero(lengths > length)
+            cut = cut_histories(given, length)
+            for start in range(0, len(rows), USERS_AT_ONCE):
+                batch = rows[start : start + USERS_AT_ONCE]
+                gains.append(self._gains(cut[batch], hidden[batch], grid))
+                known.append(np.diff(cut.indptr)[batch])
+        gained, logarithms = np.concatenate(gains), np.log(np.maximum(np.concatenate(known), 1))
+        return self._smoothed(grid, gained, logarithms)
+
+    def _smoothed(
+        self, grid: NDArray[np.float32], gains: NDArray[np.float64], logarithms: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return for each knot the mean of the candidates that are as good as the best within their noise."""
+        chosen = []
+        for knot in self.knots:
+            near = np.maximum(1 - np.abs(logarithms - np.log(knot)), 0)  # histories up to e times as long count
+            if knot == self.knots[-1]:
+                near[logarithms > np.log(knot)] = 1
+            near = near if near.any() else np.ones_like(near)
+            means = near @ gains / near.sum()
+            best = int(np.argmax(means))
+            differences = gains[:, [best]] - gains
+            centred = differences - (means[best] - means)
+            errors = np.sqrt(np.square(near) @ np.square(centred)) / near.sum()
+            chosen.append(grid[means[best] - means <= NOISE * errors].mean(axis=0))
+        weights = np.array(chosen, np.float64)
+        return weights[:, :-1], weights[:, -1]
+
+    def _gains(self, given: Csr, hidden: Csr, grid: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return NDCG@100 of each user for each candidate, (users, candidates)."""
+        shape, ones = (given.shape[0], self.items), np.ones(given.shape[0], np.float32)
+        seen = row_numbers(given), given.indices
+        parts, best = [], []
+        for scores in (*(part.score(given) for part in self.parts), np.repeat(self.popularity_z, shape[0], axis=0)):
+            standardized = np.zeros(shape, np.float32)
+            call(add_standardized, standardized, scores, ones)
+            parts.append(standardized)
+            masked = standardized.copy()
+            masked[seen] = -np.inf
+            best.append(best_items(masked, min(CANDIDATES, self.items))[0])
+        candidates = np.sort(np.concatenate(best, axis=1), axis=1)
+        unknown = candidates < 0
+        unknown[:, 1:] |= candidates[:, 1:] == candidates[:, :-1]
+        relevant = torch.from_numpy(contains(hidden, np.where(unknown, -1, candidates)))
+        chosen = torch.from_numpy(
+            np.stack([np.take_along_axis(part, candidates.clip(0), axis=1) for part in parts], axis=2)
+        )
+        chosen[torch.from_numpy(unknown)] = -torch.inf
+        depth = min(NDCG_AT, candidates.shape[1])
+        discount = 1 / torch.log2(torch.arange(2, depth + 2, dtype=torch.float32))
+        ideal = discount.cumsum(0)[np.minimum(np.diff(hidden.indptr), depth) - 1]
+        gains = np.empty((shape[0], len(grid)))
+        for column, weights in enumerate(torch.from_numpy(grid)):
+            blended = torch.where(torch.from_numpy(unknown), -torch.inf, chosen.nan_to_num(neginf=0.0) @ weights)
+            top = blended.topk(depth, dim=1).indices
+            gains[:, column] = ((relevant.gather(1, top) * discount).sum(dim=1) / ideal).numpy()
+        return gains
+
+    # -- use -----------------------------------------------------------------------------------------------------
+
+    def weights_of(self, known: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the weights of parts, (parts, users), and popularity, (users,), for users by their known stars."""
+        places = np.log(np.maximum(known, 1))
+        knots = np.log(self.knots)
+        of_parts = np.array([np.interp(places, knots, column) for column in self.part_weights.T], np.float32)
+        return of_parts, np.interp(places, knots, self.popularity_weights).astype(np.float32)
 
     def score(self, stars: Csr) -> NDArray[np.float32]:
         return self.score_with_spreads(stars).values
 
     def score_with_spreads(self, stars: Csr) -> Scores:
-        first, second = (part.score(stars) for part in (self.first, self.second))
-        spreads = call(blend, first, second, np.float32(self.weight), np.float32(self.popularity) * self.popularity_z)
-        return Scores(first, spreads)
+        weights, popularity = self.weights_of(np.diff(stars.indptr))
+        total = popularity[:, None] * self.popularity_z
+        spreads = np.ones_like(weights)
+        for place, part in enumerate(self.parts):
+            if weights[place].any():
+                spreads[place] = call(add_standardized, total, part.score(stars), weights[place])
+        return Scores(total, spreads)
 
     def contributions(
         self, stars: Csr, items: NDArray[np.int64], scores: Scores | None = None
@@ -102,61 +198,85 @@ class Hybrid(Recommender):
         if spreads is None:
             spreads = self.score_with_spreads(stars).spreads
         assert spreads is not None
+        weights, _ = self.weights_of(np.diff(stars.indptr))
         total: NDArray[np.float32] | None = None
-        users = np.repeat(np.arange(stars.shape[0]), np.diff(stars.indptr))
-        for spread, part, weight in zip(
-            spreads, (self.first, self.second), (self.weight, 1 - self.weight), strict=True
-        ):
-            added = part.contributions(stars, items) if weight > 0 else None
+        for part, weight, spread in zip(self.parts, weights, spreads, strict=True):
+            added = part.contributions(stars, items) if weight.any() else None
             if added is not None:
-                added = added * (weight / spread).astype(np.float32)[users][:, None]
+                added = added * (weight / spread)[row_numbers(stars)][:, None]
                 total = added if total is None else total + added
         return total
 
     def item_vectors(self) -> NDArray[np.float32] | None:
-        vectors = self.first.item_vectors()
-        return vectors if vectors is not None else self.second.item_vectors()
+        return next((vectors for part in self.parts if (vectors := part.item_vectors()) is not None), None)
 
-    def parts(self) -> Iterator[tuple[str, Recommender]]:
-        """Yield both parts with the names under which they are saved."""
-        yield from (("first", self.first), ("second", self.second))
+    def describe(self) -> Iterator[dict[str, Any]]:
+        """Yield the weights at each knot by the names of the parts."""
+        for knot, weights, popularity in zip(self.knots, self.part_weights, self.popularity_weights, strict=True):
+            of_parts = {part.name: float(weight) for part, weight in zip(self.parts, weights, strict=True)}
+            yield {"known_stars": knot, **of_parts, "popularity": float(popularity)}
+
+    # -- storage -------------------------------------------------------------------------------------------------
 
     def weights(self) -> dict[str, NDArray[Any]]:
-        of_parts = {f"{name}.{key}": value for name, part in self.parts() for key, value in part.weights().items()}
-        return {**of_parts, "fame": self.popularity_z}
+        of_parts = {
+            f"{number}.{key}": value for number, part in enumerate(self.parts) for key, value in part.weights().items()
+        }
+        return {**of_parts, "fame": self.popularity_z[0]}
 
     def restore(self, weights: dict[str, NDArray[Any]]) -> None:
         # Hybrids that were saved before the popularity term existed have no such array.
-        self.popularity_z = weights.get("fame", np.zeros(self.items, np.float32))
-        if self.popularity_z.shape != (self.items,) or self.popularity_z.dtype != np.float32:
-            raise ValueError(
-                f"the popularity of {self.items} items is {self.popularity_z.dtype} {self.popularity_z.shape}"
-            )
-        for name, part in self.parts():
+        popularity = weights.get("fame", np.zeros(self.items, np.float32))
+        if popularity.shape != (self.items,) or popularity.dtype != np.float32:
+            raise ValueError(f"the popularity of {self.items} items is {popularity.dtype} {popularity.shape}")
+        self.popularity_z = popularity[None]
+        for number, part in enumerate(self.parts):
+            prefixes = tuple(f"{name}." for name in (number, *FORMER_PARTS[number : number + 1]))
             part.items = self.items
-            part.restore({key.removeprefix(f"{name}."): v for key, v in weights.items() if key.startswith(f"{name}.")})
+            part.restore({key.partition(".")[2]: v for key, v in weights.items() if key.startswith(prefixes)})
 
     def to_config(self) -> dict[str, Any]:
-        parts = {name: {"model": part.name, "config": part.to_config()} for name, part in self.parts()}
-        return {**parts, "weight": self.weight, "popularity": self.popularity}
+        return {
+            "parts": [{"model": part.name, "config": part.to_config()} for part in self.parts],
+            "knots": list(self.knots),
+            "weights": self.part_weights.tolist(),
+            "popularity_weights": self.popularity_weights.tolist(),
+        }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        parts = []
-        for name in ("first", "second"):
-            kind = PARTS.get(config[name]["model"])
-            if kind is None:
-                raise StoredDataError(f"A hybrid's part {config[name]['model']!r} is none of {', '.join(PARTS)}.")
-            parts.append(kind.from_config(config[name]["config"]))
-        first, second = parts
-        return cls(first, second, config["weight"], config.get("popularity", 0.0))
+        if "parts" not in config:  # two parts, with the same weights for all users, from which popularity is subtracted
+            weight = config["weight"]
+            parts = [_part(config[name]) for name in FORMER_PARTS]
+            return cls(*parts, weights=[weight, 1 - weight], popularity=-config.get("popularity", 0.0))
+        parts = [_part(part) for part in config["parts"]]
+        return cls(*parts, weights=config["weights"], popularity=config["popularity_weights"], knots=config["knots"])
 
 
-def _standardized(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scale each user's scores to mean 0 and standard deviation 1, in place."""
-    scores -= scores.mean(axis=1, keepdims=True)
-    scores /= np.maximum(scores.std(axis=1, keepdims=True), 1e-12)
-    return scores
+FORMER_PARTS = ("first", "second")
+"""Names of the parts of hybrids that were saved before they could have three."""
+
+NOISE = 0.5
+"""Standard errors of the difference to the best within which candidates for the weights are averaged."""
+
+
+def _part(document: Mapping[str, Any]) -> Recommender:
+    if document["model"] not in PARTS:
+        raise StoredDataError(f"A hybrid's part {document['model']!r} is none of {', '.join(PARTS)}.")
+    return PARTS[document["model"]].from_config(document["config"])
+
+
+def _grid(parts: int) -> NDArray[np.float32]:
+    """Return the candidates for the weights of the parts and, in the last column, of popularity; the last is alone."""
+    steps = 20
+    while parts > 1 and len(list(combinations(range(steps + parts - 1), parts - 1))) > GRID_POINTS:
+        steps -= 1
+    mixtures = []
+    for bars in combinations(range(steps + parts - 1), parts - 1):
+        borders = np.array([-1, *bars, steps + parts - 1])
+        mixtures.append((np.diff(borders) - 1) / steps)
+    grid = [[*mixture, popularity] for mixture in mixtures for popularity in POPULARITIES]
+    return np.array([*grid, [0.0] * parts + [1.0]], np.float32)
 
 
 MODELS: Mapping[str, type[Recommender]] = {**PARTS, Hybrid.name: Hybrid}

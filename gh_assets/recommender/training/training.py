@@ -14,7 +14,8 @@ from gh_assets.recommender.data.splits import StrongGeneralizationSplit, strong_
 from gh_assets.recommender.evaluation.evaluation import Evaluation, Interval, bootstrap, evaluate_in_full
 from gh_assets.recommender.evaluation.metrics import MAIN_METRIC, evaluate_users
 from gh_assets.recommender.models.base import Recommender
-from gh_assets.recommender.models.baselines import ALS, EASE, ItemKNN, Popularity
+from gh_assets.recommender.models.baselines import ALS, MAX_EASE_ITEMS, ItemKNN, Popularity, linear_model
+from gh_assets.recommender.models.graph_filters import GraphFilter
 from gh_assets.recommender.models.hybrid import Hybrid
 from gh_assets.recommender.models.multvae import MultVAE
 from gh_assets.recommender.models.recvae import RecVAE, RecVAEConfig
@@ -22,9 +23,6 @@ from gh_assets.recommender.models.trained_model import TrainedModel
 
 TRAINING_VERSION = "0.1.0"
 """Part of the training fingerprint. Change it when the same data and configuration would give another model."""
-
-MAX_EASE_ITEMS = 12_000
-"""Number of repositories up to which EASE is trained: its dense item-item matrix grows with their square."""
 
 MIN_TIMED_SHARE = 0.5
 """Minimum share of stars with a known time for a temporal split."""
@@ -43,11 +41,6 @@ class TrainingResult:
 def split_of(matrix: UserItemMatrix, seed: int) -> StrongGeneralizationSplit:
     """Hold out whole users by their ids: in a later matrix, the same users."""
     return strong_generalization_split(matrix.stars, seed=seed, users=matrix.user_ids)
-
-
-def linear_model(items: int) -> Recommender:
-    """Return EASE, or item neighbours if there are too many items for its dense matrix."""
-    return EASE((100.0, 200.0, 300.0, 500.0, 1000.0), (0.0, 0.66)) if items <= MAX_EASE_ITEMS else ItemKNN()
 
 
 def train_recvae(
@@ -82,7 +75,7 @@ def train_recvae(
 
 
 def train_hybrid(matrix: UserItemMatrix, recvae: Recommender, *, split_seed: int = 0) -> TrainingResult:
-    """Blend a RecVAE trained by `train_recvae` on this matrix and seed with a linear model.
+    """Blend a RecVAE trained by `train_recvae` on this matrix and seed with a linear model and a graph filter.
 
     Parameters
     ----------
@@ -93,9 +86,8 @@ def train_hybrid(matrix: UserItemMatrix, recvae: Recommender, *, split_seed: int
         Seed of the RecVAE's split.
     """
     split = split_of(matrix, split_seed)
-    linear = linear_model(matrix.stars.shape[1]).fit(split.train, split.validation)
-    model = Hybrid(recvae, linear).fit(split.train, split.validation)
-    return result_of(matrix, split, model, {recvae.name: recvae, linear.name: linear})
+    model = Hybrid(recvae, linear_model(matrix.stars.shape[1]), GraphFilter()).fit(split.train, split.validation)
+    return result_of(matrix, split, model, {part.name: part for part in model.parts})
 
 
 def result_of(
@@ -151,8 +143,8 @@ def compare(
     models = {model.name: model for model in trained}
     for model in trained:
         if isinstance(model, Hybrid):
-            models |= {part.name: part for part in (model.first, model.second)}
-    baselines: list[Recommender] = [Popularity(), ItemKNN(), ALS(), MultVAE()]
+            models |= {part.name: part for part in model.parts}
+    baselines: list[Recommender] = [Popularity(), ItemKNN(), GraphFilter(), ALS(), MultVAE()]
     if matrix.stars.shape[1] <= MAX_EASE_ITEMS:
         baselines.append(linear_model(matrix.stars.shape[1]))
     for model in baselines:
@@ -166,7 +158,7 @@ def compare(
 def compare_in_time(
     matrix: UserItemMatrix, config: RecVAEConfig, *, split_seed: int = 0
 ) -> tuple[list[Evaluation], np.datetime64]:
-    """Train popularity, a linear model, RecVAE and their hybrid on stars before a date and test them after it.
+    """Train popularity, a hybrid and its parts on the stars before a date, and test them on those after it.
 
     Returns
     -------
@@ -182,9 +174,8 @@ def compare_in_time(
         raise InvalidInteractionsError(f"Only {matrix.timed_share:.0%} of the stars have a time.")
     split, date = temporal_split(matrix.stars, matrix.starred_at, seed=split_seed)
     recvae = RecVAE(config).fit(split.train, split.validation)
-    linear = linear_model(matrix.stars.shape[1]).fit(split.train, split.validation)
-    hybrid = Hybrid(recvae, linear).fit(split.train, split.validation)
-    return _evaluated([Popularity().fit(split.train), linear, recvae, hybrid], split), date
+    hybrid = Hybrid(recvae, linear_model(matrix.stars.shape[1]), GraphFilter()).fit(split.train, split.validation)
+    return _evaluated([Popularity().fit(split.train), *hybrid.parts, hybrid], split), date
 
 
 def _evaluated(models: Iterable[Recommender], split: StrongGeneralizationSplit) -> list[Evaluation]:

@@ -5,26 +5,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from gh_assets.recommender.cpu.blending import blend
+from gh_assets.recommender.cpu.blending import add_standardized
 
 
 @settings(max_examples=40, deadline=None)
 @given(
     both=arrays.arrays(np.float32, (2, 3, 11), elements=st.floats(-1000, 1000, width=32)),
-    weight=st.floats(0, 1, width=32),
-    offsets=arrays.arrays(np.float32, 11, elements=st.floats(-3, 3, width=32)),
+    weights=arrays.arrays(np.float32, 3, elements=st.floats(-1, 1, width=32)),
 )
-def test_blending_is_a_sum_of_standardized_scores(both: np.ndarray, weight: float, offsets: np.ndarray) -> None:
-    first, second = both.astype(np.float64)
-
-    def standardized(scores: np.ndarray) -> np.ndarray:
-        spreads: np.ndarray = np.maximum(scores.std(axis=1, keepdims=True), 1e-12)
-        return np.asarray((scores - scores.mean(axis=1, keepdims=True)) / spreads)
-
+def test_standardized_scores_are_added_with_the_weight_of_each_user(both: np.ndarray, weights: np.ndarray) -> None:
+    before, scores = both.astype(np.float64)
     result = both[0].copy()
-    spreads = blend(result, both[1].copy(), np.float32(weight), offsets)
-    for place, scores in enumerate((first, second)):
-        np.testing.assert_allclose(spreads[place], np.maximum(scores.std(axis=1), 1e-12), rtol=1e-3, atol=1e-3)
-    if min(first.std(axis=1).min(), second.std(axis=1).min()) > 1e-2:
-        expected = weight * standardized(first) + (1 - weight) * standardized(second) - offsets
-        np.testing.assert_allclose(result, expected, atol=2e-2)
+    spreads = add_standardized(result, both[1], weights)
+    expected = np.maximum(scores.std(axis=1), 1e-12)
+    np.testing.assert_allclose(spreads, expected, rtol=1e-3, atol=1e-3)
+    if expected.min() > 1e-2:
+        standardized = (scores - scores.mean(axis=1, keepdims=True)) / expected[:, None]
+        np.testing.assert_allclose(result, before + weights[:, None] * standardized, atol=2e-2)

@@ -14,6 +14,7 @@ from gh_assets.errors import GhAssetsError, InvalidInteractionsError, StoredData
 from gh_assets.recommender import (
     ALS,
     EASE,
+    GraphFilter,
     Hybrid,
     ItemKNN,
     MultVAE,
@@ -37,11 +38,14 @@ MODELS: dict[str, Callable[[], Recommender]] = {
     "popularity": Popularity,
     "itemknn": ItemKNN,
     "ease": lambda: EASE(lambdas=(1.0, 10.0)),
+    "graph filter": lambda: GraphFilter(factors=4),
     "ials": lambda: ALS(factors=4, lambdas=(0.1,)),
     "multvae": lambda: MultVAE(MultVAEConfig(epochs=60, **SMALL)),
     "recvae": recvae,
     "hybrid": lambda: Hybrid(recvae(), EASE(lambdas=(10.0,))),
-    "hybrid of baselines": lambda: Hybrid(ALS(factors=4, lambdas=(0.1,)), ItemKNN(), weight=0.3),
+    "hybrid of baselines": lambda: Hybrid(
+        ALS(factors=4, lambdas=(0.1,)), ItemKNN(), weights=(0.3, 0.7), popularity=-0.1
+    ),
 }
 PERSONAL = sorted(MODELS.keys() - {"popularity"})
 

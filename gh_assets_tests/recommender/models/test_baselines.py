@@ -6,32 +6,56 @@ import numpy as np
 import pytest
 
 from gh_assets.errors import ConfigurationError
-from gh_assets.recommender import EASE
-from gh_assets.recommender.models.baselines import ease_weights
+from gh_assets.recommender import EASE, Popularity, evaluate, strong_generalization_split
+from gh_assets.recommender.models.baselines import climb, ease_weights, gram_matrix
 from gh_assets_tests.support.matrices import taste_matrix
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.66])
-def test_ease_is_the_minimum_of_its_objective(dropout: float) -> None:
+@pytest.mark.parametrize(("dropout", "scaling"), [(0.0, 0.0), (0.66, 0.0), (0.0, 0.4), (0.5, 0.2)])
+def test_ease_is_the_minimum_of_its_objective(dropout: float, scaling: float) -> None:
     """Steck 2019, eq. 8, and with dropout Steck 2020, eq. 10: each column by least squares without its own item."""
     stars = taste_matrix(users=90)
-    dense = stars.toarray().astype(np.float64)
+    counts = np.maximum(stars.toarray().sum(axis=0), 1)
+    factors = (counts / counts.mean()) ** -scaling
+    dense = stars.toarray().astype(np.float64) * factors
     gram = dense.T @ dense
     ridge = 5.0 + dropout / (1 - dropout) * np.diag(gram)
-    weights = ease_weights(stars, 5.0, dropout)
+    weights = ease_weights(gram_matrix(stars), 5.0, dropout, scaling)
     for item in range(0, dense.shape[1], 7):
         others = np.delete(np.arange(dense.shape[1]), item)
         expected = np.linalg.solve(gram[np.ix_(others, others)] + np.diag(ridge[others]), gram[others, item])
+        expected *= factors[others] / factors[item]
         np.testing.assert_allclose(weights[others, item], expected, atol=2e-4)
         assert weights[item, item] == 0
 
 
-def test_lambda_and_dropout_are_chosen_together_and_kept(tmp_path: Path) -> None:
-    stars = taste_matrix(users=200)
-    validation = stars[:40], stars[40:80]
-    model = EASE((1.0, 50.0), (0.0, 0.5)).fit(stars[80:], validation)
-    assert model.chosen[0] in (1.0, 50.0)
+def test_values_that_no_neighbour_betters_are_chosen_and_kept(tmp_path: Path) -> None:
+    split = strong_generalization_split(taste_matrix(users=400), validation_users=80, test_users=40, seed=1)
+    model = EASE((1.0, 20.0, 50.0, 1e4, 1e6), (0.0, 0.5, 0.9)).fit(split.train, split.validation)
+
+    def score(values: tuple[float, ...]) -> float:
+        return evaluate(EASE(*((value,) for value in values)).fit(split.train), *split.validation)["ndcg@100"]
+
+    best, (weight, dropout, scaling) = score(model.chosen), model.chosen
+    for place in (-1, 1):
+        lambdas = dict(zip(model.lambdas, [*model.lambdas[place:], *model.lambdas[:place]], strict=True))
+        assert score((lambdas[weight], dropout, scaling)) <= best
     assert EASE.load(model.save(tmp_path)).chosen == model.chosen
+
+
+def test_only_as_many_combinations_are_fitted_as_allowed() -> None:
+    split = strong_generalization_split(taste_matrix(users=200), validation_users=40, test_users=40, seed=1)
+    fitted: list[tuple[float, ...]] = []
+    model = Popularity().fit(split.train)
+    axes = [tuple(map(float, range(9)))] * 2
+
+    def fit(values: tuple[float, ...]) -> None:
+        fitted.append(values)
+        model.counts = np.random.default_rng(len(fitted)).random(model.items).astype(np.float32)
+
+    chosen = climb(model, fit, axes, (4.0, 4.0), split.validation, 6)
+    assert len(set(fitted)) <= 6
+    assert fitted[-1] == chosen, "the model is left fitted with what was chosen"
 
 
 @pytest.mark.parametrize("dropouts", [(), (1.0,), (-0.1,)])

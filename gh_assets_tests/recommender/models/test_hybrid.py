@@ -1,6 +1,7 @@
-"""The hybrid: choice of weight and popularity, storage, reuse of scores."""
+"""The hybrid: weights that depend on the number of known stars, storage, models of earlier versions."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,69 +10,118 @@ import scipy.sparse as sp
 from safetensors.numpy import load_file, save_file
 
 from gh_assets.errors import ConfigurationError, StoredDataError
-from gh_assets.recommender import EASE, Hybrid, ItemKNN, Recommender, evaluate, strong_generalization_split
+from gh_assets.recommender import (
+    EASE,
+    GraphFilter,
+    Hybrid,
+    ItemKNN,
+    Popularity,
+    Recommender,
+    evaluate,
+    strong_generalization_split,
+)
+from gh_assets.recommender.data.splits import cut_histories
 from gh_assets.recommender.models.base import CONFIG_FILE, WEIGHTS_FILE
+from gh_assets.recommender.models.hybrid import KNOTS
 from gh_assets_tests.support.matrices import taste_matrix
 from gh_assets_tests.support.reference_models import Chance
 
+SPLIT = strong_generalization_split(taste_matrix(users=600), validation_users=120, test_users=120, seed=3)
 
-class WithPopularity(Chance):
-    """Scores to which popularity was added."""
 
-    name = "with popularity"
+class Part(Chance):
+    """A part whose scores a test defines."""
 
-    def __init__(self, good: Recommender, much: float) -> None:
+    name = "part"
+
+    def __init__(self, scores: Callable[[sp.csr_array], np.ndarray]) -> None:
         super().__init__()
-        self.good, self.much = good, much
-
-    def _fit(self, stars: sp.csr_array, validation: object) -> None:
-        self.popularity_z = self.much * np.log1p(np.bincount(stars.indices, minlength=self.items))
+        self.scores = scores
 
     def score(self, stars: sp.csr_array) -> np.ndarray:
-        return (self.good.score(stars) + self.popularity_z).astype(np.float32)
+        return self.scores(stars).astype(np.float32)
 
 
-def test_the_weight_is_chosen_on_the_validation_users_alone() -> None:
-    split = strong_generalization_split(taste_matrix(users=400), validation_users=60, test_users=60, seed=3)
-    good, bad = EASE().fit(split.train), Chance().fit(split.train)
-    assert Hybrid(good, bad).fit(split.train, split.validation).weight > 0.7
-    assert Hybrid(bad, good).fit(split.train, split.validation).weight < 0.3
-    assert Hybrid(bad, good, weight=0.9).fit(split.train).weight == 0.9, "nothing to choose on"
-    first = Hybrid(good, bad).fit(split.train, split.validation)
-    assert first.first is good, "a fitted part is not fitted again"
+def test_the_weights_of_each_history_length_are_those_that_the_validation_users_prefer() -> None:
+    good, noise = EASE().fit(SPLIT.train), Chance().fit(SPLIT.train)
+
+    def good_if(wanted: Callable[[np.ndarray], np.ndarray]) -> Part:
+        """A part that is good for users with some numbers of stars, and chance for the others."""
+        return Part(
+            lambda stars: np.where(wanted(np.diff(stars.indptr))[:, None], good.score(stars), noise.score(stars))
+        ).fit(SPLIT.train)
+
+    few, many = good_if(lambda known: known <= 2), good_if(lambda known: known > 2)
+    hybrid = Hybrid(few, many).fit(SPLIT.train, SPLIT.validation)
+    assert (hybrid.part_weights.sum(axis=1) > 0).all()
+    assert hybrid.part_weights[0, 0] > hybrid.part_weights[0, 1], "with one star"
+    of_many = hybrid.part_weights[KNOTS.index(10)]
+    assert of_many[1] > 4 * of_many[0]
+    assert hybrid.parts[0] is few, "a fitted part is not fitted again"
 
 
-def test_popularity_that_both_parts_favour_is_subtracted_as_the_validation_users_prefer() -> None:
-    split = strong_generalization_split(taste_matrix(users=600), validation_users=100, test_users=100, seed=3)
-    good = EASE().fit(split.train)
-    first, second = (WithPopularity(good, 0.7).fit(split.train) for _ in range(2))
-    hybrid = Hybrid(first, second).fit(split.train, split.validation)
-    assert hybrid.popularity > 0
-    without = Hybrid(first, second, weight=hybrid.weight).fit(split.train)
-    assert without.popularity == 0, "nothing to choose on"
-    assert evaluate(hybrid, *split.test)["ndcg@100"] > evaluate(without, *split.test)["ndcg@100"] + 0.005
-    too_few = WithPopularity(good, -0.7).fit(split.train)
-    assert Hybrid(too_few, too_few).fit(split.train, split.validation).popularity == 0
+@pytest.mark.parametrize("length", [1, 2, 3, 5, None])
+def test_it_is_not_worse_than_its_best_part_at_any_length(length: int | None) -> None:
+    split = strong_generalization_split(taste_matrix(users=1500), validation_users=150, test_users=700, seed=0)
+    parts: list[Recommender] = [EASE(), GraphFilter(16), ItemKNN()]
+    hybrid = Hybrid(*parts).fit(split.train, split.validation)
+    fold_in = cut_histories(split.test_fold_in, length, seed=1)
+    singles = [evaluate(model, fold_in, split.test_held_out) for model in [*parts, Popularity().fit(split.train)]]
+    assert evaluate(hybrid, fold_in, split.test_held_out)["ndcg@100"] > max(s["ndcg@100"] for s in singles) - 0.01
 
 
-def test_the_popularity_term_is_stored_and_older_hybrids_have_none(tmp_path: Path) -> None:
+def test_popularity_is_added_or_subtracted_as_the_validation_users_prefer() -> None:
+    good = EASE().fit(SPLIT.train)
+    popularity = np.log1p(np.bincount(SPLIT.train.indices, minlength=SPLIT.train.shape[1]))
+    too_popular = Part(lambda stars: good.score(stars) + 0.7 * popularity).fit(SPLIT.train)
+    too_rare = Part(lambda stars: good.score(stars) - 0.7 * popularity).fit(SPLIT.train)
+    hybrid = Hybrid(too_popular).fit(SPLIT.train, SPLIT.validation)
+    assert hybrid.popularity_weights[-1] < 0
+    without = Hybrid(too_popular).fit(SPLIT.train)
+    assert without.popularity_weights.tolist() == [0] * len(KNOTS), "nothing to choose on"
+    assert evaluate(hybrid, *SPLIT.test)["ndcg@100"] > evaluate(without, *SPLIT.test)["ndcg@100"] + 0.005
+    assert Hybrid(too_rare).fit(SPLIT.train, SPLIT.validation).popularity_weights[-1] > 0
+
+
+def test_weights_between_two_knots_lie_between_theirs() -> None:
+    hybrid = Hybrid(EASE(), ItemKNN(), weights=[[1, 0], [0, 1]], popularity=[0.4, 0], knots=[1, 100])
+    parts, popularity = hybrid.weights_of(np.array([0, 1, 10, 100, 5000]))
+    np.testing.assert_allclose(parts[0], [1, 1, 0.5, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(parts.sum(axis=0), 1, atol=1e-6)
+    np.testing.assert_allclose(popularity, [0.4, 0.4, 0.2, 0, 0], atol=1e-6)
+
+
+def test_without_parts_it_is_recvae_a_linear_model_and_a_graph_filter() -> None:
+    hybrid = Hybrid().fit(taste_matrix(users=60))
+    assert [part.name for part in hybrid.parts] == ["recvae", "ease", "graph-filter"]
+
+
+def test_a_hybrid_that_an_earlier_version_stored_gives_the_same_scores(tmp_path: Path) -> None:
     matrix = taste_matrix(users=200)
-    model = Hybrid(EASE(), ItemKNN(), popularity=0.3).fit(matrix)
+    model = Hybrid(EASE(), ItemKNN(), weights=[0.3, 0.7], popularity=-0.2).fit(matrix)
     folder = model.save(tmp_path / "model")
-    np.testing.assert_array_equal(Hybrid.load(folder).predict(matrix), model.predict(matrix))
-    plain = Hybrid(EASE(), ItemKNN()).fit(matrix)
-    assert not np.array_equal(plain.predict(matrix), model.predict(matrix))
     document = json.loads((folder / CONFIG_FILE).read_text())
+    first, second = document["config"]["parts"]
+    document["config"] = {"first": first, "second": second, "weight": 0.3, "popularity": 0.2}
+    (folder / CONFIG_FILE).write_text(json.dumps(document))
+    stored = load_file(folder / WEIGHTS_FILE)
+    former = {key.replace("0.", "first.").replace("1.", "second."): array for key, array in stored.items()}
+    save_file(former, folder / WEIGHTS_FILE)
+    loaded = Hybrid.load(folder)
+    np.testing.assert_allclose(loaded.predict(matrix), model.predict(matrix), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(Hybrid.load(loaded.save(tmp_path / "new")).predict(matrix), loaded.predict(matrix))
+    # Still earlier ones had no popularity.
     del document["config"]["popularity"]
     (folder / CONFIG_FILE).write_text(json.dumps(document))
-    weights = load_file(folder / WEIGHTS_FILE)
-    save_file({name: array for name, array in weights.items() if name != "fame"}, folder / WEIGHTS_FILE)
+    save_file({name: array for name, array in former.items() if name != "fame"}, folder / WEIGHTS_FILE)
+    plain = Hybrid(*model.parts, weights=[0.3, 0.7]).fit(matrix)
     np.testing.assert_allclose(Hybrid.load(folder).predict(matrix), plain.predict(matrix), rtol=1e-5, atol=1e-5)
-    save_file(weights | {"fame": weights["fame"][:-1]}, folder / WEIGHTS_FILE)
+    save_file(former | {"fame": stored["fame"][:-1]}, folder / WEIGHTS_FILE)
     with pytest.raises(StoredDataError, match="the popularity of 60 items"):
         Hybrid.load(folder)
 
 
-def test_a_negative_popularity_is_rejected() -> None:
-    with pytest.raises(ConfigurationError, match="must not be below 0"):
-        Hybrid(EASE(), ItemKNN(), popularity=-0.1)
+@pytest.mark.parametrize("weights", [[-0.1, 1.1], [1.0], [[0.5, 0.5]]])
+def test_weights_that_do_not_fit_are_rejected(weights: list[float]) -> None:
+    with pytest.raises(ConfigurationError, match=r"must have the shape \(7, 2\) and not be negative"):
+        Hybrid(EASE(), ItemKNN(), weights=weights)
