@@ -11,7 +11,7 @@ from gh_assets.recommender.data.interactions import Csr, row_numbers
 from gh_assets.recommender.data.splits import cut_histories
 from gh_assets.recommender.engine.spectral import spectrum
 from gh_assets.recommender.models.base import Recommender, Scores
-from gh_assets.recommender.models.baselines import best_on_validation
+from gh_assets.recommender.models.baselines import CHOOSING_USERS, best_on_validation
 
 HISTORIES = (1, 2, 3, 5, 10, None)
 """Numbers of known stars at which the parameter of a filter is judged."""
@@ -46,8 +46,10 @@ class GraphFilter(Recommender):
         self.noise = self.noises[len(self.noises) // 2]
 
     def _fit(self, stars: Csr, validation: tuple[Csr, Csr] | None) -> None:
-        self.values, self.vectors = spectrum(stars, self.factors)
-        self.roots = np.sqrt(np.maximum(np.bincount(stars.indices, minlength=self.items), 1)).astype(np.float32)
+        values, vectors = spectrum(stars, self.factors)
+        counts = np.bincount(stars.indices, minlength=self.items)
+        roots = np.sqrt(np.maximum(counts, 1)).astype(np.float32)
+        self.restore({"values": values, "vectors": vectors, "roots": roots})
 
         def fit(noise: float) -> None:
             self.noise = noise
@@ -57,34 +59,17 @@ class GraphFilter(Recommender):
         self.noise = best_on_validation(self, fit, candidates, cut, self.noise)
 
     def score(self, stars: Csr) -> NDArray[np.float32]:
-        scores: NDArray[np.float32] = (self._inputs(stars) @ self._inner()) * self._gains(stars) @ self._outputs()
+        ones: Csr = sp.csr_array((np.ones(stars.nnz, np.float32), stars.indices, stars.indptr), shape=stars.shape)
+        scores: NDArray[np.float32] = (ones @ self.inputs) * self._gains(stars) @ self.outputs
         return scores
 
     def contributions(self, stars: Csr, items: NDArray[np.int64], scores: Scores | None = None) -> NDArray[np.float32]:
-        users = row_numbers(stars)
-        given = self._inner()[stars.indices] * self._gains(stars)[users]
-        outputs = self._outputs().T
+        given = self.inputs[stars.indices] * self._gains(stars)[row_numbers(stars)]
         contributions = np.empty((stars.nnz, items.shape[1]), np.float32)
         for user in range(stars.shape[0]):
             low, high = stars.indptr[user], stars.indptr[user + 1]
-            contributions[low:high] = given[low:high] @ outputs[items[user]].T
+            contributions[low:high] = given[low:high] @ self.outputs[:, items[user]]
         return contributions
-
-    @staticmethod
-    def _inputs(stars: Csr) -> Csr:
-        """Return the matrix with ones for all stars: repeated or weighted stars count once."""
-        ones: Csr = sp.csr_array((np.ones(stars.nnz, np.float32), stars.indices, stars.indptr), shape=stars.shape)
-        return ones
-
-    def _inner(self) -> NDArray[np.float32]:
-        """Return the map from stars to frequencies, (items, factors)."""
-        inner: NDArray[np.float32] = self.vectors / self.roots[:, None]
-        return inner
-
-    def _outputs(self) -> NDArray[np.float32]:
-        """Return the map from frequencies to scores, (factors, items)."""
-        outputs: NDArray[np.float32] = self.vectors.T * self.roots
-        return outputs
 
     def _gains(self, stars: Csr) -> NDArray[np.float32]:
         """Return how much of each frequency is kept, (users, factors)."""
@@ -102,13 +87,16 @@ class GraphFilter(Recommender):
 
     def restore(self, weights: dict[str, NDArray[Any]]) -> None:
         self.values, self.vectors, self.roots = weights["values"], weights["vectors"], weights["roots"]
+        # The maps from stars to frequencies, (items, factors), and from frequencies to scores, (factors, items).
+        self.inputs, self.outputs = self.vectors / self.roots[:, None], self.vectors.T * self.roots
 
     def to_config(self) -> dict[str, Any]:
         return {"factors": self.factors, "noises": [self.noise]}
 
 
 def all_lengths(fold_in: Csr, held_out: Csr) -> tuple[Csr, Csr]:
-    """Return the same users once for each length of their histories; see `HISTORIES`."""
-    given: Csr = sp.csr_array(sp.vstack([cut_histories(fold_in, length) for length in HISTORIES]))
-    hidden: Csr = sp.csr_array(sp.vstack([held_out] * len(HISTORIES)))
+    """Return up to `CHOOSING_USERS` users, each once for each length of their histories; see `HISTORIES`."""
+    users = np.flatnonzero(np.diff(held_out.indptr))[:CHOOSING_USERS]
+    given: Csr = sp.csr_array(sp.vstack([cut_histories(fold_in[users], length) for length in HISTORIES]))
+    hidden: Csr = sp.csr_array(sp.vstack([held_out[users]] * len(HISTORIES)))
     return given, hidden

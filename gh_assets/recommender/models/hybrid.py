@@ -158,14 +158,13 @@ class Hybrid(Recommender):
         chosen = torch.from_numpy(
             np.stack([np.take_along_axis(part, candidates.clip(0), axis=1) for part in parts], axis=2)
         )
-        chosen[torch.from_numpy(unknown)] = -torch.inf
+        nothing = torch.from_numpy(unknown)
         depth = min(NDCG_AT, candidates.shape[1])
         discount = 1 / torch.log2(torch.arange(2, depth + 2, dtype=torch.float32))
         ideal = discount.cumsum(0)[np.minimum(np.diff(hidden.indptr), depth) - 1]
         gains = np.empty((shape[0], len(grid)))
         for column, weights in enumerate(torch.from_numpy(grid)):
-            blended = torch.where(torch.from_numpy(unknown), -torch.inf, chosen.nan_to_num(neginf=0.0) @ weights)
-            top = blended.topk(depth, dim=1).indices
+            top = (chosen @ weights).masked_fill(nothing, -torch.inf).topk(depth, dim=1).indices
             gains[:, column] = ((relevant.gather(1, top) * discount).sum(dim=1) / ideal).numpy()
         return gains
 
