@@ -74,7 +74,7 @@ def test_description_explains_why_the_newest_model_does_not_serve(models: Regist
     unjudged = "ease 1 has not been judged yet: the next run, or the asset champion, does."
     assert models.current()["decision"] == unjudged
     models.judge("run 1")
-    models.register(EASE((10.5,)))
+    models.register(EASE((9.5,)))
     later = "ease 2 was registered after that and has not been judged yet: the next run does."
     assert models.current()["decision"].endswith(later)
     models.judge("run 2")

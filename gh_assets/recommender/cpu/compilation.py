@@ -15,14 +15,14 @@ OPTIONS = {"fastmath": True, "error_model": "numpy"}
 _SOURCES = zlib.crc32(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
 
 
-LOCK = Path(__file__).parent / "__pycache__" / "compilation.lock"
+LOCKS = Path(__file__).parent / "__pycache__"
 
 
 @contextmanager
-def one_process() -> Iterator[None]:
-    """Compile in one process at a time: what others wait for they load from the disk, instead of compiling it, too."""
+def one_process(name: str) -> Iterator[None]:
+    """Compile a function in one process at a time: the others load it from the disk, instead of compiling it, too."""
     try:
-        lock: AbstractContextManager[Any] = FileLock(LOCK, mode=0o600).acquire()
+        lock: AbstractContextManager[Any] = FileLock(LOCKS / f"{name}.lock", mode=0o600).acquire()
     except OSError:  # nothing can be written here
         lock = nullcontext()
     with lock:
@@ -31,7 +31,7 @@ def one_process() -> Iterator[None]:
 
 def call(function: Any, *arguments: object) -> Any:
     """Call a function of `compiled` from the interpreter."""
-    with nullcontext() if function.signatures else one_process():
+    with nullcontext() if function.signatures else one_process(function.__name__):
         return function(*arguments)
 
 

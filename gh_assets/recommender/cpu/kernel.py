@@ -110,7 +110,7 @@ class Kernel:
         words += self._measured({n: value for n, value in arguments.items() if isinstance(value, Tensor)})
         openmp()  # before compiling: it registers OpenMP's functions
         if dtype not in self._compiled:
-            with one_process():
+            with one_process(f"{self.name}-{dtype}"):
                 self._compiled[dtype] = self._compile(dtype)
         return Bound(self._compiled[dtype], words, arguments)
 

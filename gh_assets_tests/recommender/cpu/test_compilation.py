@@ -1,4 +1,4 @@
-"""One process compiles at a time."""
+"""One process compiles a function at a time."""
 
 from pathlib import Path
 
@@ -8,15 +8,15 @@ from filelock import FileLock, Timeout
 from gh_assets.recommender.cpu import compilation
 
 
-def test_one_process_compiles_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(compilation, "LOCK", tmp_path / "lock")
-    with compilation.one_process(), pytest.raises(Timeout):
-        FileLock(tmp_path / "lock").acquire(timeout=0)
-    FileLock(tmp_path / "lock").acquire(timeout=0).lock.release()
+def test_one_process_compiles_a_function_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(compilation, "LOCKS", tmp_path)
+    with compilation.one_process("added"), compilation.one_process("other"), pytest.raises(Timeout):
+        FileLock(tmp_path / "added.lock").acquire(timeout=0)
+    FileLock(tmp_path / "added.lock").acquire(timeout=0).lock.release()
 
 
 def test_where_nothing_can_be_written_every_process_compiles(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setattr(compilation, "LOCK", tmp_path / "file" / "lock")
+    monkeypatch.setattr(compilation, "LOCKS", tmp_path / "file")
     added = compilation.compiled(lambda number: number + 1)
     assert compilation.call(added, 1) == compilation.call(added, 1) == 2
