@@ -185,12 +185,15 @@ LEADERBOARD = TableSchema(
         "ndcg_at_100_of_21_up": Column(pl.Float64(), "NDCG@100 of users with more than 20", nullable=True),
         **{
             f"ndcg_at_100_given_{length}": Column(
-                pl.Float64(), f"NDCG@100 with {length} known stars of each user", nullable=True
+                pl.Float64(), f"NDCG@100 with {length} known stars of each user", nullable=True, added=True
             )
             for length in (1, 2, 3, 5, 10)
         },
         "ndcg_at_100_as_people_have": Column(
-            pl.Float64(), "NDCG@100, each number of known stars weighted by how many users have it", nullable=True
+            pl.Float64(),
+            "NDCG@100, each number of known stars weighted by how many users have it",
+            nullable=True,
+            added=True,
         ),
         "coverage_at_20": Column(pl.Float64(), "Share of repositories in the top 20 of at least one user"),
         "novelty_at_20": Column(

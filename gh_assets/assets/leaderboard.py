@@ -83,7 +83,7 @@ def leaderboard(
             progress.report("leaderboard", next(done), STEPS, name)
 
         rows, compared = compare(user_item_matrix, [hybrid], split_seed=config.seed, on_model=start)
-        leader = compared[rows[0].name]
+        leader = compared[max(rows, key=lambda row: row.as_people_have).name]  # as the gate compares them
         if leader.name not in SERVED:
             # The best model is a candidate for champion, so it has to be in the registry, baseline or not.
             _register_baseline(context, config, user_item_matrix, leader, gcs, models)
@@ -135,7 +135,7 @@ def _register_baseline(
 ) -> None:
     from gh_assets.recommender.training.training import result_of, split_of
 
-    fingerprint = f"{model.name} of {matrix.fingerprint}, split {config.seed}"
+    fingerprint = f"{model.name} of {matrix.fingerprint}, split {config.seed}, by known stars"
     if models.find(model.name, fingerprint) is not None:
         return
     result, lineage = result_of(matrix, split_of(matrix, config.seed), model, {}), matrix_lineage(gcs.asset_store())

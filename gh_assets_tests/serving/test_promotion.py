@@ -360,7 +360,9 @@ class BadForFew(EASE):
 def test_model_that_is_worse_than_popularity_for_few_known_stars_is_refused(champion: Recommender | None) -> None:
     result = compare(loaded(BadForFew((10.0,))), None if champion is None else loaded(champion))
     assert (result.better, result.outcome) == (False, "refused")
-    assert "cannot become champion: with 1 known stars it is worse than popularity by -0." in result.summary
+    assert re.search(
+        r"cannot become champion: with [12] known stars it is worse than popularity by -0\.", result.summary
+    )
     assert compare(loaded(EASE((10.0,))), None).better
 
 

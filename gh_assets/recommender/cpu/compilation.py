@@ -31,7 +31,7 @@ def one_process(name: str) -> Iterator[None]:
 
 def call(function: Any, *arguments: object) -> Any:
     """Call a function of `compiled` from the interpreter."""
-    with nullcontext() if function.signatures else one_process(function.__name__):
+    with nullcontext() if function.signatures else one_process(function.py_func.__module__):
         return function(*arguments)
 
 

@@ -156,6 +156,13 @@ def temporal_split(
     return split, date
 
 
+def sample_users(held_out: Csr, most: int) -> NDArray[np.int64]:
+    """Return at most `most` rows of users that have held-out items, evenly from all of them."""
+    users = np.flatnonzero(np.diff(held_out.indptr))
+    sample: NDArray[np.int64] = users[np.linspace(0, len(users) - 1, min(most, len(users))).astype(int)]
+    return sample
+
+
 def cut_histories(stars: Csr, length: int | None, *, seed: int = 0) -> Csr:
     """Return at most `length` stars of each user, chosen at random; all of them if it is None.
 

@@ -50,7 +50,9 @@ class Interval:
         return f"{self.mean:.4f} [{self.low:.4f}, {self.high:.4f}]"
 
 
-def bootstrap(values: NDArray[np.float64], *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+def bootstrap(
+    values: NDArray[np.float64], *, resamples: int = RESAMPLES, seed: int = 0, level: float = 0.95
+) -> Interval:
     """Return the percentile bootstrap of a mean over users (Efron 1979); for a difference, of paired differences."""
     rng = np.random.default_rng(seed)
     means = np.concatenate(
@@ -59,7 +61,7 @@ def bootstrap(values: NDArray[np.float64], *, resamples: int = RESAMPLES, seed: 
             for count in np.diff(np.linspace(0, resamples, 11).astype(int))
         ]
     )
-    low, high = np.percentile(means, [2.5, 97.5])
+    low, high = np.percentile(means, [50 * (1 - level), 50 * (1 + level)])
     return Interval(float(values.mean()), float(low), float(high))
 
 
@@ -107,6 +109,11 @@ class Evaluation:
     def means(self) -> dict[str, float]:
         return {name: float(values.mean()) for name, values in self.users.items()}
 
+    @property
+    def as_people_have(self) -> float:
+        """The main metric's mean over the lengths of histories, weighted by how many people have them."""
+        return float(as_people_have(self.lengths, self.shares).mean())
+
     def by_history(self, metric: str) -> dict[str, float | None]:
         """Return the metric's mean for users with few, some and many fold-in stars; None for groups without users."""
         means: dict[str, float | None] = {}
@@ -124,7 +131,7 @@ class Evaluation:
             f"{column}_high": interval.high,
             **{f"{column}_of_{group}": value for group, value in self.by_history(MAIN_METRIC).items()},
             **{f"{column}_given_{length}": float(values.mean()) for length, values in self.lengths.items() if length},
-            f"{column}_as_people_have": float(as_people_have(self.lengths, self.shares).mean()),
+            f"{column}_as_people_have": self.as_people_have,
             f"coverage_at_{LIST}": self.coverage,
             f"novelty_at_{LIST}": self.novelty,
             f"popularity_percentile_at_{LIST}": self.popularity_percentile,

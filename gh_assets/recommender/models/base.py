@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from gh_assets.errors import GhAssetsError, InvalidInteractionsError, StoredDataError
+from gh_assets.errors import ConfigurationError, GhAssetsError, InvalidInteractionsError, StoredDataError
 from gh_assets.recommender.data.files import system_errors
 from gh_assets.recommender.data.interactions import Csr, check_interactions
 from gh_assets.recommender.evaluation.metrics import rank_items
@@ -30,7 +30,7 @@ class Scores(NamedTuple):
     Attributes
     ----------
     values : ndarray of float32, shape (users, items)
-    spreads : ndarray of float32, shape (2, users), optional
+    spreads : ndarray of float32, shape (parts, users), optional
         Standard deviation of each user's scores by each part of a hybrid.
     """
 
@@ -165,7 +165,7 @@ class Recommender(ABC):
             reusable = None if scores is None else scores.rows(start, stop)
             contributions = self.contributions(batch, explained.clip(0), reusable)
             if contributions is None:
-                break
+                continue
             for row in range(batch.shape[0]):
                 low, high = batch.indptr[row], batch.indptr[row + 1]
                 positive = np.maximum(contributions[low:high], 0.0)
@@ -223,7 +223,7 @@ class Recommender(ABC):
             model.items = int(document["items"])
             model.history = document["history"]
             model.restore(load_file(folder / WEIGHTS_FILE))
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, ConfigurationError) as error:
             raise StoredDataError(f"{folder} holds no readable model: {error}.") from error
         return model
 

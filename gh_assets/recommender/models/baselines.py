@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gh_assets.errors import ConfigurationError, GhAssetsError
 from gh_assets.recommender.data.interactions import Csr, row_numbers
+from gh_assets.recommender.data.splits import sample_users
 from gh_assets.recommender.engine.bags import Bags, portions
 from gh_assets.recommender.evaluation.metrics import MAIN_METRIC, Predictor, evaluate
 from gh_assets.recommender.models.base import Recommender, Scores
@@ -85,14 +86,19 @@ def climb(
     if validation is None:
         fit(start)
         return start
-    users = np.flatnonzero(np.diff(validation[1].indptr))[:CHOOSING_USERS]
+    users = sample_users(validation[1], CHOOSING_USERS)
     fold_in, held_out = (matrix[users] for matrix in validation)
     scores: dict[tuple[float, ...], float] = {}
 
     def score(values: tuple[float, ...]) -> float:
         if values not in scores:
-            fit(values)
-            scores[values] = evaluate(model, fold_in, held_out)[MAIN_METRIC]
+            try:
+                fit(values)
+                scores[values] = evaluate(model, fold_in, held_out)[MAIN_METRIC]
+            except GhAssetsError:
+                if values == start:
+                    raise
+                scores[values] = -math.inf
         return scores[values]
 
     best, before = start, None
@@ -103,7 +109,7 @@ def climb(
                 place = candidates.index(best[axis]) + step
                 while 0 <= place < len(candidates) and len(scores) < most:
                     neighbour = (*best[:axis], candidates[place], *best[axis + 1 :])
-                    if score(neighbour) <= score(best):
+                    if score(best) >= score(neighbour):
                         break
                     best, place = neighbour, place + step
     if not scores or list(scores)[-1] != best:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from gh_assets.errors import ConfigurationError
 from gh_assets.recommender.data.interactions import Csr, row_numbers
-from gh_assets.recommender.data.splits import cut_histories
+from gh_assets.recommender.data.splits import cut_histories, sample_users
 from gh_assets.recommender.engine.spectral import spectrum
 from gh_assets.recommender.models.base import Recommender, Scores
 from gh_assets.recommender.models.baselines import CHOOSING_USERS, best_on_validation
@@ -87,6 +87,8 @@ class GraphFilter(Recommender):
 
     def restore(self, weights: dict[str, NDArray[Any]]) -> None:
         self.values, self.vectors, self.roots = weights["values"], weights["vectors"], weights["roots"]
+        if self.vectors.shape != (self.items, len(self.values)) or self.roots.shape != (self.items,):
+            raise ValueError(f"its factors do not fit {self.items} items")
         # The maps from stars to frequencies, (items, factors), and from frequencies to scores, (factors, items).
         self.inputs, self.outputs = self.vectors / self.roots[:, None], self.vectors.T * self.roots
 
@@ -96,7 +98,7 @@ class GraphFilter(Recommender):
 
 def all_lengths(fold_in: Csr, held_out: Csr) -> tuple[Csr, Csr]:
     """Return up to `CHOOSING_USERS` users, each once for each length of their histories; see `HISTORIES`."""
-    users = np.flatnonzero(np.diff(held_out.indptr))[:CHOOSING_USERS]
+    users = sample_users(held_out, CHOOSING_USERS)
     given: Csr = sp.csr_array(sp.vstack([cut_histories(fold_in[users], length) for length in HISTORIES]))
     hidden: Csr = sp.csr_array(sp.vstack([held_out[users]] * len(HISTORIES)))
     return given, hidden

@@ -12,7 +12,7 @@ from gh_assets.errors import ConfigurationError, GhAssetsError, StoredDataError
 from gh_assets.recommender.cpu.blending import add_standardized
 from gh_assets.recommender.cpu.compilation import call
 from gh_assets.recommender.data.interactions import Csr, row_numbers
-from gh_assets.recommender.data.splits import cut_histories
+from gh_assets.recommender.data.splits import cut_histories, sample_users
 from gh_assets.recommender.evaluation.metrics import NDCG_AT, best_items, contains
 from gh_assets.recommender.models.base import Recommender, Scores
 from gh_assets.recommender.models.baselines import ALS, EASE, ItemKNN, Popularity, linear_model
@@ -32,6 +32,9 @@ GRID_POINTS = 25
 CHOOSING_USERS = 500
 """Validation users on whom the weights are chosen. Candidates are compared user by user, so more hardly matter: at this
 number, the 95 % interval of a difference in NDCG@100 is about ±0.005."""
+
+ENOUGH = 10
+"""Users that a knot needs for weights of its own; with fewer, it has those of the knot before."""
 
 USERS_AT_ONCE = 250
 
@@ -78,8 +81,10 @@ class Hybrid(Recommender):
         count = len(parts) or 3
         chosen = np.full(count, 1 / count) if weights is None else np.asarray(weights, np.float64)
         shape = (len(self.knots), count)
-        if chosen.shape not in (shape, shape[1:]) or (chosen < 0).any():
+        if chosen.shape not in (shape, shape[1:]) or not (np.isfinite(chosen) & (chosen >= 0)).all():
             raise ConfigurationError(f"The weights of {count} parts must have the shape {shape} and not be negative.")
+        if not self.knots or min(self.knots) < 1 or list(self.knots) != sorted(set(self.knots)):
+            raise ConfigurationError(f"The knots {self.knots} of a hybrid must be ascending numbers of stars.")
         self.part_weights = np.broadcast_to(chosen, shape).copy()
         self.popularity_weights = np.broadcast_to(np.asarray(popularity, np.float64), len(self.knots)).copy()
 
@@ -96,15 +101,14 @@ class Hybrid(Recommender):
         self.popularity_z = np.zeros((1, self.items), np.float32)
         counts = np.bincount(stars.indices, minlength=self.items)[None].astype(np.float32)
         call(add_standardized, self.popularity_z, np.log1p(counts), np.ones(1, np.float32))
-        if validation is not None:
+        if validation is not None and validation[1].nnz:
             self.part_weights, self.popularity_weights = self._best_weights(*validation)
 
     # -- the choice of the weights -------------------------------------------------------------------------------
 
     def _best_weights(self, fold_in: Csr, held_out: Csr) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the weights of parts, (knots, parts), and of popularity, (knots,)."""
-        users = np.flatnonzero(np.diff(held_out.indptr))
-        users = users[np.linspace(0, len(users) - 1, min(CHOOSING_USERS, len(users))).astype(int)]
+        users = sample_users(held_out, CHOOSING_USERS)
         given, hidden = fold_in[users], held_out[users]
         lengths = np.diff(given.indptr)
         grid = _grid(len(self.parts))
@@ -124,11 +128,14 @@ class Hybrid(Recommender):
         self, grid: NDArray[np.float32], gains: NDArray[np.float64], logarithms: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return for each knot the mean of the candidates that are as good as the best within their noise."""
-        chosen = []
+        chosen: list[NDArray[np.float32]] = []
         for knot in self.knots:
             near = np.maximum(1 - np.abs(logarithms - np.log(knot)), 0)  # histories up to e times as long count
             if knot == self.knots[-1]:
                 near[logarithms > np.log(knot)] = 1
+            if chosen and near.sum() ** 2 < ENOUGH * np.square(near).sum():
+                chosen.append(chosen[-1])  # too few users to choose on
+                continue
             near = near if near.any() else np.ones_like(near)
             means = near @ gains / near.sum()
             best = int(np.argmax(means))

@@ -102,6 +102,11 @@ def test_the_same_users_are_evaluated_with_histories_of_each_length() -> None:
     assert lengths[None].mean() == pytest.approx(evaluate(model, *split.test)[NDCG])
 
 
+def test_leaderboards_of_earlier_versions_can_be_read() -> None:
+    former = LEADERBOARD.empty().drop([name for name in LEADERBOARD.columns if "given" in name or "people" in name])
+    assert LEADERBOARD.problem(LEADERBOARD.completed(former)) is None
+
+
 def test_groups_coverage_and_popularity_follow_their_definitions() -> None:
     train = taste_matrix(users=300)
     given = np.zeros((3, 60), np.float32)

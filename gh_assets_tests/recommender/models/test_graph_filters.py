@@ -32,6 +32,12 @@ def test_the_noise_is_chosen_on_the_validation_users() -> None:
     assert GraphFilter(16, [1.0, 5.0, 9.0]).fit(split.train).noise == 5.0, "nothing to choose on"
 
 
+def test_factors_that_do_not_fit_the_items_are_rejected() -> None:
+    model = GraphFilter(8).fit(taste_matrix(users=80))
+    with pytest.raises(ValueError, match="do not fit 60 items"):
+        model.restore({**model.weights(), "roots": model.roots[:-1]})
+
+
 @pytest.mark.parametrize("arguments", [{"factors": 0}, {"noises": []}, {"noises": [-1.0]}])
 def test_wrong_parameters_are_rejected(arguments: dict[str, object]) -> None:
     with pytest.raises(ConfigurationError, match="at least one factor"):

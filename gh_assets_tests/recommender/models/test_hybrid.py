@@ -83,6 +83,35 @@ def test_popularity_is_added_or_subtracted_as_the_validation_users_prefer() -> N
     assert Hybrid(too_rare).fit(SPLIT.train, SPLIT.validation).popularity_weights[-1] > 0
 
 
+def test_a_length_that_hardly_any_validation_user_has_takes_the_weights_of_the_length_before() -> None:
+    fold_in, held_out = SPLIT.validation
+    first = (np.arange(fold_in.shape[1]) == 0)[None].astype(np.float32)
+    given, hidden = (
+        sp.csr_array(np.vstack([matrix.toarray(), row])) for matrix, row in ((fold_in, 1 - first), (held_out, first))
+    )
+    hybrid = Hybrid(EASE(), GraphFilter(16)).fit(SPLIT.train, (given, hidden))
+    assert hybrid.part_weights[KNOTS.index(50)].tolist() == hybrid.part_weights[KNOTS.index(20)].tolist()
+
+
+def test_users_with_reasons_have_them_beside_users_without() -> None:
+    hybrid = Hybrid(EASE(), weights=[[0], [1]], popularity=[1, 0], knots=[1, 5]).fit(SPLIT.train)
+    one = cut_histories(SPLIT.train, 1)[:200]
+    both = sp.csr_array(sp.vstack([one, SPLIT.train[:1]]))
+    reasons, _ = hybrid.explain(both, np.tile(np.arange(5), (201, 1)))
+    assert (reasons[:200] == -1).all(), "popularity has no reasons"
+    assert (reasons[200] >= 0).any()
+
+
+@pytest.mark.parametrize("change", [{"knots": [5, 1]}, {"knots": []}, {"weights": [[0.5, 0.5]]}])
+def test_a_stored_hybrid_whose_weights_do_not_fit_cannot_be_loaded(change: dict[str, object], tmp_path: Path) -> None:
+    folder = Hybrid(EASE(), ItemKNN()).fit(SPLIT.train).save(tmp_path)
+    document = json.loads((folder / CONFIG_FILE).read_text())
+    document["config"] |= change
+    (folder / CONFIG_FILE).write_text(json.dumps(document))
+    with pytest.raises(StoredDataError, match="holds no readable model"):
+        Hybrid.load(folder)
+
+
 def test_weights_between_two_knots_lie_between_theirs() -> None:
     hybrid = Hybrid(EASE(), ItemKNN(), weights=[[1, 0], [0, 1]], popularity=[0.4, 0], knots=[1, 100])
     parts, popularity = hybrid.weights_of(np.array([0, 1, 10, 100, 5000]))
