@@ -154,7 +154,7 @@ class GitHubClient:
         etag : str, optional
             Makes the request conditional: a response with status 304 costs no quota.
         redirects : int
-            Maximum number of redirects that are followed, a request each; `GitHubResponse.moved` tells of them.
+            Maximum number of redirects that are followed, a request each; `GitHubResponse.moved` reports them.
 
         Raises
         ------

@@ -140,7 +140,13 @@ class Evaluation:
 
 def evaluate_lengths(model: Predictor, fold_in: Csr, held_out: Csr) -> Mapping[int | None, NDArray[np.float64]]:
     """Return the main metric of each user that has held-out items, with histories cut to each of `LENGTHS`."""
-    return {length: evaluate_users(model, cut_histories(fold_in, length), held_out)[MAIN_METRIC] for length in LENGTHS}
+    return {length: metrics[MAIN_METRIC] for length, metrics in _metrics_by_length(model, fold_in, held_out).items()}
+
+
+def _metrics_by_length(
+    model: Predictor, fold_in: Csr, held_out: Csr
+) -> dict[int | None, Mapping[str, NDArray[np.float64]]]:
+    return {length: evaluate_users(model, cut_histories(fold_in, length), held_out) for length in LENGTHS}
 
 
 def length_shares(stars: Csr) -> NDArray[np.float64]:
@@ -178,8 +184,7 @@ def evaluate_in_full(model: FittedRecommender, fold_in: Csr, held_out: Csr, trai
     InvalidInteractionsError
         If no user has a held-out item.
     """
-    users = evaluate_users(model, fold_in, held_out)
-    lengths = evaluate_lengths(model, fold_in, held_out)
+    by_length = _metrics_by_length(model, fold_in, held_out)
     given = check_interactions(fold_in, name="fold-in matrix")[np.flatnonzero(np.diff(held_out.indptr))]
     items, _ = model.recommend(given, min(LIST, model.items))
     shown = items[items >= 0]
@@ -189,9 +194,9 @@ def evaluate_in_full(model: FittedRecommender, fold_in: Csr, held_out: Csr, trai
     percentile = (counts.argsort(kind="stable").argsort() + 1) / model.items
     return Evaluation(
         name=model.name,
-        users=users,
+        users=by_length[None],
         histories=np.diff(given.indptr).astype(np.int64),
-        lengths=lengths,
+        lengths={length: metrics[MAIN_METRIC] for length, metrics in by_length.items()},
         shares=length_shares(train),
         coverage=len(np.unique(shown)) / model.items,
         novelty=float(information[shown].mean()) if len(shown) else 0.0,

@@ -10,11 +10,9 @@ from gh_assets.errors import ConfigurationError
 from gh_assets.recommender.data.interactions import Csr, row_numbers
 from gh_assets.recommender.data.splits import cut_histories, sample_users
 from gh_assets.recommender.engine.spectral import spectrum
+from gh_assets.recommender.evaluation.evaluation import LENGTHS
 from gh_assets.recommender.models.base import Recommender, Scores
 from gh_assets.recommender.models.baselines import CHOOSING_USERS, best_on_validation
-
-HISTORIES = (1, 2, 3, 5, 10, None)
-"""Numbers of known stars at which the parameter of a filter is judged."""
 
 
 class GraphFilter(Recommender):
@@ -32,7 +30,7 @@ class GraphFilter(Recommender):
     factors : int
         Number of frequencies.
     noises : sequence of float
-        Candidates. The best by the mean of NDCG@100 over `HISTORIES` of the validation users is chosen; without
+        Candidates. The best by the mean of NDCG@100 over `LENGTHS` of the validation users is chosen; without
         validation users, the middle one.
     """
 
@@ -97,8 +95,8 @@ class GraphFilter(Recommender):
 
 
 def all_lengths(fold_in: Csr, held_out: Csr) -> tuple[Csr, Csr]:
-    """Return up to `CHOOSING_USERS` users, each once for each length of their histories; see `HISTORIES`."""
+    """Return up to `CHOOSING_USERS` users, each once for each length of their histories; see `LENGTHS`."""
     users = sample_users(held_out, CHOOSING_USERS)
-    given: Csr = sp.csr_array(sp.vstack([cut_histories(fold_in[users], length) for length in HISTORIES]))
-    hidden: Csr = sp.csr_array(sp.vstack([held_out[users]] * len(HISTORIES)))
+    given: Csr = sp.csr_array(sp.vstack([cut_histories(fold_in[users], length) for length in LENGTHS]))
+    hidden: Csr = sp.csr_array(sp.vstack([held_out[users]] * len(LENGTHS)))
     return given, hidden

@@ -52,7 +52,7 @@ class Hybrid(Recommender):
 
     The scores of each part are standardized per user over all items, so that a weight means the same for every user; so
     are the logarithms of the items' star counts. All weights are functions of the number n of the user's known stars:
-    with few of them, what most users like and the coarse structure of tastes tell more, with many the models that use
+    with few of them, what most users like and the coarse structure of tastes count more, with many the models that use
     every star. They are chosen by NDCG@100 on the validation users, whose histories are cut to 1, 2, 3, 5, ... stars.
 
     Parameters
