@@ -1,5 +1,6 @@
 """Errors of Cloud Storage: which are retried, and how they become the project's own, which say what to do."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,7 +26,7 @@ def is_retryable(error: BaseException) -> bool:
 
 def is_truncated(error: BaseException) -> bool:
     """Whether a response was cut off within its JSON."""
-    return isinstance(error, requests.JSONDecodeError)
+    return isinstance(error, json.JSONDecodeError)
 
 
 @contextmanager
