@@ -44,8 +44,11 @@ TARGETS: dict[str, tuple[Sequence[str], Sequence[str]]] = {
         ["github/test_token_pool.py", "github/test_client.py", "github/test_responses.py"],
     ),
     "objects": (
-        ["gh_assets/storage/objects.py", "gh_assets/storage/object_reader.py"],
-        ["storage/test_objects.py", "services/test_connections.py"],
+        [f"gh_assets/storage/{name}.py" for name in ("objects", "object_reader", "object_writer")],
+        [
+            *(f"storage/test_{name}.py" for name in ("objects", "object_reader", "object_writer")),
+            "services/test_connections.py",
+        ],
     ),
     "metrics": (["gh_assets/recommender/evaluation/metrics.py"], ["recommender/evaluation/test_metrics.py"]),
 }
