@@ -19,6 +19,7 @@ import gh_assets.instance.environment  # noqa: F401 - how events are written, in
 from gh_assets.instance import internals
 from gh_assets.instance.internals import ConfigurableClassData
 from gh_assets.local.home import make_private, open_home
+from gh_assets.local.locks import exclusive
 from gh_assets.settings import load_settings
 
 
@@ -45,8 +46,9 @@ class HomeStorage(internals.DagsterSqliteStorage):
     def __init__(self, base_dir: str | None = None, inst_data: ConfigurableClassData | None = None) -> None:
         folder = Path(base_dir) if base_dir is not None else load_settings().dagster_home
         make_private(open_home(folder.parent) / folder.name)
-        super().__init__(str(folder), inst_data=inst_data)
-        self._event_log_storage = BatchedSqliteEventLogStorage(str(folder / "history" / "runs"))
+        with exclusive(folder / "history.lock"):  # two processes that create the databases at once both fail
+            super().__init__(str(folder), inst_data=inst_data)
+            self._event_log_storage = BatchedSqliteEventLogStorage(str(folder / "history" / "runs"))
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:

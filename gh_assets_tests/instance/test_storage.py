@@ -1,8 +1,10 @@
 """Dagster's storage: batched writes store what Dagster as shipped stores."""
 
 import os
+import threading
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -13,7 +15,7 @@ from dagster import DagsterEventType, DagsterInstance
 
 from gh_assets.instance.configuration import open_instance
 from gh_assets.instance.internals import InstanceRef, add_partition_metadata
-from gh_assets.instance.storage import BatchedSqliteEventLogStorage, HomeComputeLogManager
+from gh_assets.instance.storage import BatchedSqliteEventLogStorage, HomeComputeLogManager, HomeStorage
 from gh_assets.settings import load_settings
 from gh_assets_tests.support.chain_runs import latest_materialization
 from gh_assets_tests.support.paths import CHECKOUT
@@ -112,3 +114,14 @@ def test_dagster_dev_and_the_cli_share_one_history(tmp_path: Path, monkeypatch: 
         assert isinstance(instance.compute_log_manager, HomeComputeLogManager)
         assert instance.get_run_by_id(run_id) is not None
         assert instance.get_materialized_partitions(dg.AssetKey("things")) == {"0", "1", "2"}
+
+
+def test_history_of_a_new_home_that_is_opened_several_times_at_once_is_created_once(tmp_path: Path) -> None:
+    barrier = threading.Barrier(3)
+
+    def open_history(_: int) -> HomeStorage:
+        barrier.wait()
+        return HomeStorage(str(tmp_path / "dagster"))
+
+    with ThreadPoolExecutor(3) as executor:
+        assert len(list(executor.map(open_history, range(3)))) == 3
