@@ -195,6 +195,12 @@ LEADERBOARD = TableSchema(
             nullable=True,
             added=True,
         ),
+        "ndcg_at_100_as_people_have_low": Column(
+            pl.Float64(), "Lower end of its 95 % bootstrap interval over users", nullable=True, added=True
+        ),
+        "ndcg_at_100_as_people_have_high": Column(
+            pl.Float64(), "Upper end of that interval", nullable=True, added=True
+        ),
         "coverage_at_20": Column(pl.Float64(), "Share of repositories in the top 20 of at least one user"),
         "novelty_at_20": Column(
             pl.Float64(), "Mean self-information of the top 20 in bits; low for popular repositories"

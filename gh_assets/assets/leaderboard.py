@@ -83,7 +83,7 @@ def leaderboard(
             progress.report("leaderboard", next(done), STEPS, name)
 
         rows, compared = compare(user_item_matrix, [hybrid], split_seed=config.seed, on_model=start)
-        leader = compared[max(rows, key=lambda row: row.as_people_have).name]  # as the gate compares them
+        leader = compared[max(rows, key=lambda row: row.as_people_have.mean).name]  # as the gate compares them
         if leader.name not in SERVED:
             # The best model is a candidate for champion, so it has to be in the registry, baseline or not.
             _register_baseline(context, config, user_item_matrix, leader, gcs, models)

@@ -21,13 +21,17 @@ def test_recommendations_of_starred_or_repeated_repositories_fail() -> None:
     assert not result_of(nothing_known_is_recommended, pl.concat([recommended, recommended]), stars).passed
 
 
-def leaderboard_of(*rows: tuple[str, float]) -> pl.DataFrame:
-    """Rows of models and their scores on held-out users, each with an interval of ± 0.01."""
+MEAN = "ndcg_at_100_as_people_have"
+
+
+def leaderboard_of(*rows: tuple[str, float], **others: float | None) -> pl.DataFrame:
+    """Rows of models and their scores weighted by length of histories, each with an interval of ± 0.01."""
     zeros = {name: 0.0 for name, kind in LEADERBOARD.dtypes.items() if kind == pl.Float64()}
     records = [
         zeros
         | {"split": USERS_HELD_OUT, "users": 10, "model": model}
-        | {"ndcg_at_100": mean, "ndcg_at_100_low": mean - 0.01, "ndcg_at_100_high": mean + 0.01}
+        | {MEAN: mean, f"{MEAN}_low": mean - 0.01, f"{MEAN}_high": mean + 0.01}
+        | others
         for model, mean in rows
     ]
     return pl.DataFrame(records, schema=LEADERBOARD.dtypes)
@@ -36,13 +40,31 @@ def leaderboard_of(*rows: tuple[str, float]) -> pl.DataFrame:
 def test_a_clearly_better_model_than_the_champion_warns(
     registry: ModelRegistry, save: Save, resources: dict[str, Any]
 ) -> None:
-    def check(*rows: tuple[str, float]) -> dg.AssetCheckResult:
-        return result_of(champion_is_not_left_behind, leaderboard_of(*rows), resources["registry"])
+    def check(board: pl.DataFrame) -> dg.AssetCheckResult:
+        return result_of(champion_is_not_left_behind, board, resources["registry"])
 
-    assert check(("recvae", 0.4)).passed, "there is no champion yet"
+    assert check(leaderboard_of(("recvae", 0.4))).passed, "there is no champion yet"
     save("recvae", 0.4)
     registry.promote(Promotion("recvae", 1, why="a test"))
-    assert check(("recvae", 0.4), ("ease", 0.415)).passed, "the intervals overlap"
-    result = check(("recvae", 0.4), ("ease", 0.43))
+    assert check(leaderboard_of(("recvae", 0.4), ("ease", 0.415))).passed, "the intervals overlap"
+    result = check(leaderboard_of(("recvae", 0.4), ("ease", 0.43)))
     assert problem_of(result) is dg.AssetCheckSeverity.WARN
     assert "ease is better than the champion recvae" in str(result.description)
+
+
+def test_the_champion_is_compared_with_as_many_known_stars_as_people_have(
+    registry: ModelRegistry, save: Save, resources: dict[str, Any]
+) -> None:
+    def check(board: pl.DataFrame) -> dg.AssetCheckResult:
+        return result_of(champion_is_not_left_behind, board, resources["registry"])
+
+    save("recvae", 0.4)
+    registry.promote(Promotion("recvae", 1, why="a test"))
+    champion = leaderboard_of(("recvae", 0.2), ndcg_at_100=0.2, ndcg_at_100_low=0.19, ndcg_at_100_high=0.21)
+    best_of_many_stars = leaderboard_of(("ease", 0.2), ndcg_at_100=0.3, ndcg_at_100_low=0.29, ndcg_at_100_high=0.31)
+    board = pl.concat([champion, best_of_many_stars])
+    assert check(board).passed, "full histories alone do not count"
+    former = board.with_columns(pl.lit(None, pl.Float64).alias(f"{MEAN}{end}") for end in ("", "_low", "_high"))
+    result = check(former)
+    assert not result.passed, "a leaderboard of an earlier version has nothing else"
+    assert result.metadata["ndcg_at_100"].value == 0.2

@@ -110,9 +110,9 @@ class Evaluation:
         return {name: float(values.mean()) for name, values in self.users.items()}
 
     @property
-    def as_people_have(self) -> float:
+    def as_people_have(self) -> Interval:
         """The main metric's mean over the lengths of histories, weighted by how many people have them."""
-        return float(as_people_have(self.lengths, self.shares).mean())
+        return bootstrap(as_people_have(self.lengths, self.shares))
 
     def by_history(self, metric: str) -> dict[str, float | None]:
         """Return the metric's mean for users with few, some and many fold-in stars; None for groups without users."""
@@ -125,13 +125,16 @@ class Evaluation:
     def summary(self) -> dict[str, float | None]:
         """Return a flat row with the columns of the table ``LEADERBOARD``."""
         interval, column = self.interval(MAIN_METRIC), MAIN_METRIC.replace("@", "_at_")
+        people = self.as_people_have
         return {
             **{name.replace("@", "_at_"): value for name, value in self.means.items()},
             f"{column}_low": interval.low,
             f"{column}_high": interval.high,
             **{f"{column}_of_{group}": value for group, value in self.by_history(MAIN_METRIC).items()},
             **{f"{column}_given_{length}": float(values.mean()) for length, values in self.lengths.items() if length},
-            f"{column}_as_people_have": self.as_people_have,
+            f"{column}_as_people_have": people.mean,
+            f"{column}_as_people_have_low": people.low,
+            f"{column}_as_people_have_high": people.high,
             f"coverage_at_{LIST}": self.coverage,
             f"novelty_at_{LIST}": self.novelty,
             f"popularity_percentile_at_{LIST}": self.popularity_percentile,
