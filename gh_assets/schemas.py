@@ -180,9 +180,21 @@ LEADERBOARD = TableSchema(
         "ndcg_at_100_high": Column(pl.Float64(), "Upper end of that interval"),
         "recall_at_20": Column(pl.Float64(), "Recall@20, min(20, held out) in the denominator"),
         "recall_at_50": Column(pl.Float64(), "Recall@50, min(50, held out) in the denominator"),
-        "ndcg_at_100_of_1_to_4": Column(pl.Float64(), "NDCG@100 of users with 1 to 4 known stars", nullable=True),
-        "ndcg_at_100_of_5_to_20": Column(pl.Float64(), "NDCG@100 of users with 5 to 20", nullable=True),
-        "ndcg_at_100_of_21_up": Column(pl.Float64(), "NDCG@100 of users with more than 20", nullable=True),
+        "ndcg_at_100_of_1_to_4": Column(pl.Float64(), "NDCG@100 of users who have 1 to 4 known stars", nullable=True),
+        "ndcg_at_100_of_5_to_20": Column(pl.Float64(), "NDCG@100 of users who have 5 to 20", nullable=True),
+        "ndcg_at_100_of_21_up": Column(pl.Float64(), "NDCG@100 of users who have more than 20", nullable=True),
+        **{
+            f"ndcg_at_100_of_{known}": Column(
+                pl.Float64(), f"NDCG@100 of users who have {known}", nullable=True, added=True
+            )
+            for known in (1, 2, 3)
+        },
+        **{
+            f"users_of_{group}": Column(
+                pl.Int64(), f"Number of users of ndcg_at_100_of_{group}", nullable=True, added=True
+            )
+            for group in ("1", "2", "3", "1_to_4", "5_to_20", "21_up")
+        },
         **{
             f"ndcg_at_100_given_{length}": Column(
                 pl.Float64(), f"NDCG@100 with {length} known stars of each user", nullable=True, added=True

@@ -29,6 +29,7 @@ from gh_assets.registry import CANDIDATE, PURPOSE, RegisteredModel
 from gh_assets.serving.current_model import LoadedModel
 from gh_assets.serving.promotion import MIN_TEST_USERS, ComparisonResult, ModelOnColumns, compare_with_champion
 from gh_assets_tests.conftest import clock_behind
+from gh_assets_tests.support.matrices import with_ids
 from gh_assets_tests.support.registered_models import (
     DAMAGES,
     UNREADABLE_DOCUMENT,
@@ -86,13 +87,15 @@ def test_only_a_certainly_better_model_replaces_the_champion(models: RegisteredM
 
 MATRIX = matrix_of()
 SPLIT = split_of(MATRIX, 0)
+REGISTERED = RegisteredModel.from_document(
+    {"name": "ease", "version": 1, "time": "2026-01-01", "bucket": "b", "object": "o", "file_name": "f"}
+)
 
 
 def loaded(model: Recommender, **change: Any) -> LoadedModel:
     """Fit a model, and load it with changes."""
     trained = result_of(MATRIX, SPLIT, fitted(MATRIX, model), {}).trained
-    document = {"name": model.name, "version": 1, "time": "2026-01-01", "bucket": "b", "object": "o", "file_name": "f"}
-    return LoadedModel(RegisteredModel.from_document(document), replace(trained, **change))
+    return LoadedModel(REGISTERED.model_copy(update={"name": model.name}), replace(trained, **change))
 
 
 def compare(candidate: LoadedModel, champion: LoadedModel | None) -> ComparisonResult:
@@ -364,6 +367,37 @@ def test_model_that_is_worse_than_popularity_for_few_known_stars_is_refused(cham
         r"cannot become champion: with [12] known stars it is worse than popularity by -0\.", result.summary
     )
     assert compare(loaded(EASE((10.0,))), None).better
+
+
+class BadForNiche(EASE):
+    """A model that is wrong for users who starred nothing but the last items."""
+
+    def score(self, stars: Csr) -> NDArray[np.float32]:
+        niche = (stars[:, :52].sum(axis=1) == 0)[:, None]
+        scores: NDArray[np.float32] = np.where(niche, -super().score(stars), super().score(stars))
+        return scores
+
+
+def test_model_that_is_worse_than_popularity_for_people_with_few_stars_is_refused() -> None:
+    rng = np.random.default_rng(0)
+    short = np.zeros((400, 60), np.float32)
+    for row in short:
+        row[rng.choice(np.arange(52, 60), rng.integers(2, 5), replace=False)] = 1
+    matrix = with_ids(sp.csr_array(sp.vstack([MATRIX.stars, sp.csr_array(short)])))
+    split = split_of(matrix, 0)
+    assert len(split.few_users) >= MIN_TEST_USERS
+
+    def judged(model: Recommender, **data: Any) -> ComparisonResult:
+        result = result_of(matrix, split, model.fit(split.train), {})
+        trained = replace(result.trained, data=dict(result.trained.data) | data)
+        return compare_with_champion(LoadedModel(REGISTERED, trained), None, matrix, split)
+
+    refused = judged(BadForNiche((10.0,)))
+    assert (refused.better, refused.outcome) == (False, "refused")
+    assert "for people who have 2 to 4 stars it is worse than popularity by -0." in refused.summary
+    assert judged(EASE((10.0,))).better
+    former = judged(BadForNiche((10.0,)), test_users=matrix.user_ids[split.test_users].tolist())
+    assert former.better, "a model of an earlier version was trained on them"
 
 
 def test_users_whom_the_champion_was_trained_on_are_left_out() -> None:

@@ -9,12 +9,16 @@ from numpy.typing import NDArray
 from gh_assets.errors import InvalidInteractionsError
 from gh_assets.recommender.data.interactions import Csr, check_interactions, row_numbers
 
+FEW_STARS = 4
+"""Most stars of the users of `StrongGeneralizationSplit.few`. Most users of GitHub have 1 to 4 stars."""
+
 
 @dataclass(frozen=True)
 class StrongGeneralizationSplit:
     """Training users, and held-out users whose stars are divided into fold-in (known) and held-out (to be predicted).
 
-    All matrices have all columns; ``*_users`` are row numbers of the whole matrix.
+    All matrices have all columns; ``*_users`` are row numbers of the whole matrix. The users of ``few`` have 2 to 4
+    stars, of which one is to be predicted: they are tested beside the test users, of whom each has more.
     """
 
     train: Csr
@@ -25,6 +29,9 @@ class StrongGeneralizationSplit:
     train_users: NDArray[np.int64]
     validation_users: NDArray[np.int64]
     test_users: NDArray[np.int64]
+    few_fold_in: Csr
+    few_held_out: Csr
+    few_users: NDArray[np.int64]
 
     @property
     def validation(self) -> tuple[Csr, Csr]:
@@ -35,6 +42,16 @@ class StrongGeneralizationSplit:
     def test(self) -> tuple[Csr, Csr]:
         """Fold-in and held-out matrix of the test users."""
         return self.test_fold_in, self.test_held_out
+
+    @property
+    def few(self) -> tuple[Csr, Csr]:
+        """Fold-in and held-out matrix of the test users with few stars."""
+        return self.few_fold_in, self.few_held_out
+
+    @property
+    def tested(self) -> NDArray[np.int64]:
+        """All users who are tested, with few stars and with more."""
+        return np.concatenate([self.test_users, self.few_users])
 
 
 def _users_are(number: int) -> str:
@@ -53,6 +70,8 @@ def strong_generalization_split(
 ) -> StrongGeneralizationSplit:
     """Hold out whole users (Liang et al. 2018, section 4.3), and a share of each such user's items.
 
+    The same share of the users with few items is held out for the test, too; they are not needed for a split.
+
     Parameters
     ----------
     matrix : scipy.sparse CSR, shape (users, items)
@@ -61,7 +80,8 @@ def strong_generalization_split(
     held_out_share : float
         Share of a held-out user's items to predict: at least one item, and at least one is known.
     min_stars : int
-        Users with fewer items are not held out; at least 2, so that one is known and one is to predict.
+        Validation and test users have as many items; at least 2, so that one is known and one is to predict. Users
+        with fewer, from 2 to 4, are those of ``few``.
     seed : int
     users : ndarray of int64, shape (users,), optional
         Ids of the users. The held-out users then follow from ids and seed: they are almost the same in next week's
@@ -86,6 +106,7 @@ def strong_generalization_split(
             f"to train on: {_users_are(validation_count)} held out for validation, {test_count:,} for the test. "
             "Collect more stars."
         )
+    few = np.flatnonzero((counts >= 2) & (counts < max(2, min_stars)) & (counts <= FEW_STARS))
     if users is None:
         chosen = rng.permutation(eligible)[: validation_count + test_count]
         validation, test = np.split(chosen, [validation_count])
@@ -93,15 +114,20 @@ def strong_generalization_split(
         if len(users) != stars.shape[0]:
             raise InvalidInteractionsError(f"{len(users)} users were named for a matrix of {stars.shape[0]}.")
         # Two draws, so that the test users do not depend on the number of validation users.
-        test = eligible[np.argsort(_drawn(users[eligible], 2 * seed), kind="stable")[:test_count]]
+        drawn = _drawn(users, 2 * seed)
+        test = eligible[np.argsort(drawn[eligible], kind="stable")[:test_count]]
         others = np.setdiff1d(eligible, test)
         validation = others[np.argsort(_drawn(users[others], 2 * seed + 1), kind="stable")[:validation_count]]
+        few = few[drawn[few] <= drawn[test].max(initial=0)] if test_count else few[:0]
     validation, test = np.sort(validation), np.sort(test)
-    train = np.setdiff1d(np.arange(stars.shape[0]), np.concatenate([validation, test]))
-    validation_fold_in, validation_held_out = _hide(stars[validation], held_out_share, rng)
-    test_fold_in, test_held_out = _hide(stars[test], held_out_share, rng)
+    validation_parts = _hide(stars[validation], held_out_share, rng)
+    test_parts = _hide(stars[test], held_out_share, rng)
+    if users is None:
+        few = np.sort(rng.permutation(few)[: round(len(few) * test_count / max(1, len(eligible)))])
+    train = np.setdiff1d(np.arange(stars.shape[0]), np.concatenate([validation, test, few]))
+    few_parts = _hide(stars[few], held_out_share, rng)
     return StrongGeneralizationSplit(
-        stars[train], validation_fold_in, validation_held_out, test_fold_in, test_held_out, train, validation, test
+        stars[train], *validation_parts, *test_parts, train, validation, test, *few_parts, few
     )
 
 

@@ -47,6 +47,20 @@ def evaluate_users(
     model: Predictor, fold_in: Csr, held_out: Csr, *, batch_size: int = 500
 ) -> Mapping[str, NDArray[np.float64]]:
     """Return the metrics of each user that has held-out items, for paired comparisons; see `evaluate`."""
+    return evaluate_lists(model, fold_in, held_out, batch_size=batch_size)[0]
+
+
+def evaluate_lists(
+    model: Predictor, fold_in: Csr, held_out: Csr, *, batch_size: int = 500
+) -> tuple[Mapping[str, NDArray[np.float64]], NDArray[np.int64]]:
+    """Return the metrics of each user that has held-out items, and the lists that they are of.
+
+    Returns
+    -------
+    metrics : mapping of ndarray, shape (users,)
+    lists : ndarray of int64, shape (users, at most `DEPTH`)
+        The best unseen items of each of these users; see `rank_items`.
+    """
     given = check_interactions(fold_in, name="fold-in matrix")
     hidden = check_interactions(held_out, items=given.shape[1], name="held-out matrix")
     if given.shape != hidden.shape:
@@ -56,27 +70,26 @@ def evaluate_users(
     users = np.flatnonzero(np.diff(hidden.indptr))
     if len(users) == 0:
         raise InvalidInteractionsError("No user has a held-out item: there is nothing to predict.")
-    parts = [
-        ranking_metrics(model.predict(given[batch]), given[batch], hidden[batch])
-        for batch in np.array_split(users, -(-len(users) // batch_size))
-    ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    depth = min(DEPTH, given.shape[1])
+    batches = np.array_split(users, -(-len(users) // batch_size))
+    lists = [rank_items(model.predict(given[batch]), given[batch], depth)[0] for batch in batches]
+    parts = [ranking_metrics(ranked, hidden[batch]) for ranked, batch in zip(lists, batches, strict=True)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, np.concatenate(lists)
 
 
-def ranking_metrics(scores: NDArray[np.float32], given: Csr, hidden: Csr) -> dict[str, NDArray[np.float64]]:
-    """Return the metrics of users from their scores.
+def ranking_metrics(ranked: NDArray[np.int64], hidden: Csr) -> dict[str, NDArray[np.float64]]:
+    """Return the metrics of users from their lists.
 
     Parameters
     ----------
-    scores : ndarray of float32, shape (users, items)
-        Overwritten.
-    given, hidden : scipy.sparse CSR, shape (users, items)
+    ranked : ndarray of int64, shape (users, depth)
+        Best first; as many of `DEPTH` as there are items.
+    hidden : scipy.sparse CSR, shape (users, items)
         Every user has a hidden item.
     """
-    depth = min(DEPTH, given.shape[1])
+    depth = ranked.shape[1]
     discount = 1.0 / np.log2(np.arange(2, depth + 2))
     ideal = np.cumsum(discount)
-    ranked = rank_items(scores, given, depth)[0]
     hits = contains(hidden, ranked)
     relevant = np.diff(hidden.indptr)
     gains = (hits[:, :NDCG_AT] * discount[:NDCG_AT]).sum(axis=1)

@@ -47,6 +47,30 @@ def test_too_few_users_are_rejected() -> None:
         strong_generalization_split(taste_matrix(users=90), min_stars=60)
 
 
+@pytest.mark.parametrize("with_ids", [True, False])
+def test_users_with_few_stars_are_held_out_beside_the_others(with_ids: bool) -> None:
+    many = taste_matrix(users=600)
+    short = [cut_histories(many[[row]], row % 5) for row in range(600)]
+    matrix = sp.csr_array(sp.vstack([many, *short]))
+    ids = np.random.default_rng(1).permutation(10**6)[:1200] if with_ids else None
+    split = strong_generalization_split(matrix, users=ids, seed=3)
+    groups = [split.train_users, split.validation_users, split.test_users, split.few_users]
+    assert sorted(np.concatenate(groups).tolist()) == list(range(1200)), "each user is in one group"
+    stars_of = np.diff(matrix.indptr)
+    assert set(stars_of[split.few_users].tolist()) == {2, 3, 4}
+    assert len(split.few_users) == pytest.approx(36, abs=12), "a tenth of them, as of the others"
+    fold_in, held_out = split.few
+    assert ((fold_in + held_out) != matrix[split.few_users]).nnz == 0
+    assert (np.diff(held_out.indptr) == 1).all()
+    assert np.array_equal(np.diff(fold_in.indptr), stars_of[split.few_users] - 1)
+    assert np.array_equal(split.tested, np.concatenate([split.test_users, split.few_users]))
+    without = strong_generalization_split(many, users=None if ids is None else ids[:600], seed=3)
+    assert np.array_equal(without.test_users, split.test_users), "users with few stars do not change the others"
+    assert (without.test_held_out != split.test_held_out).nnz == 0
+    assert len(without.few_users) == without.few_fold_in.shape[0] == 0
+    assert without.few_fold_in.shape[1] == 60
+
+
 def timed(matrix: sp.csr_array, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     times: np.ndarray = np.datetime64("2024-01-01", "us") + rng.integers(0, 1000, matrix.nnz) * np.timedelta64(1, "D")

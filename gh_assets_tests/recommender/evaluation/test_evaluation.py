@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from numpy.typing import NDArray
 
 from gh_assets.recommender import (
     EASE,
@@ -15,8 +16,10 @@ from gh_assets.recommender import (
     RecVAE,
     RecVAEConfig,
     evaluate,
+    evaluate_users,
     strong_generalization_split,
 )
+from gh_assets.recommender.data.splits import cut_histories
 from gh_assets.recommender.evaluation.evaluation import (
     LENGTHS,
     as_people_have,
@@ -102,8 +105,44 @@ def test_the_same_users_are_evaluated_with_histories_of_each_length() -> None:
     assert lengths[None].mean() == pytest.approx(evaluate(model, *split.test)[NDCG])
 
 
+class Counting(EASE):
+    """A model that counts the users whom it scores."""
+
+    scored = 0
+
+    def score(self, stars: sp.csr_array) -> NDArray[np.float32]:
+        self.scored += stars.shape[0]
+        return super().score(stars)
+
+
+def test_histories_of_a_sample_of_users_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gh_assets.recommender.evaluation.evaluation.LENGTH_USERS", 30)
+    split = strong_generalization_split(taste_matrix(users=400), validation_users=40, test_users=120, seed=2)
+    model = Counting().fit(split.train)
+    evaluation = evaluate_in_full(model, *split.test, split.train)
+    assert len(evaluation.users[NDCG]) == 120
+    assert model.scored <= 120 + 5 * 30, "lists are made once, and shorter histories are those of the sample"
+    sample = np.linspace(0, 119, 30).astype(int)
+    given, hidden = split.test_fold_in[sample], split.test_held_out[sample]
+    assert evaluation.lengths.keys() == {1, 2, 3, 5, 10, None}
+    for length, values in evaluation.lengths.items():
+        expected = evaluate_users(model, cut_histories(given, length), hidden)[NDCG]
+        np.testing.assert_allclose(values, expected, rtol=1e-6)
+    assert evaluation.coverage == len(np.unique(model.recommend(split.test_fold_in, 20)[0])) / 60
+
+
+def test_users_without_more_stars_are_not_scored_again() -> None:
+    split = strong_generalization_split(taste_matrix(users=300), validation_users=40, test_users=60, seed=2)
+    model = Counting().fit(split.train)
+    given = cut_histories(split.test_fold_in, 3)
+    lengths = evaluate_lengths(model, given, split.test_held_out, most=50)
+    assert model.scored == 50 + 50 + 50, "whole histories, one star, and two stars"
+    np.testing.assert_array_equal(lengths[10], lengths[None])
+
+
 def test_leaderboards_of_earlier_versions_can_be_read() -> None:
-    former = LEADERBOARD.empty().drop([name for name in LEADERBOARD.columns if "given" in name or "people" in name])
+    former = LEADERBOARD.empty().drop([name for name, column in LEADERBOARD.columns.items() if column.added])
+    assert {"ndcg_at_100", "ndcg_at_100_of_1_to_4", "coverage_at_20"} <= set(former.columns)
     assert LEADERBOARD.problem(LEADERBOARD.completed(former)) is None
 
 
@@ -117,9 +156,10 @@ def test_groups_coverage_and_popularity_follow_their_definitions() -> None:
     fold_in, held_out = sp.csr_array(given), sp.csr_array(hidden)
     model = Popularity().fit(train)
     evaluation = evaluate_in_full(model, fold_in, held_out, train)
-    groups = evaluation.by_history(NDCG)
-    assert list(groups) == ["1_to_4", "5_to_20", "21_up"]
-    assert [groups[name] for name in groups] == pytest.approx(list(evaluation.users[NDCG]))
+    groups = evaluation.by_history()
+    assert list(groups) == ["1", "2", "3", "1_to_4", "5_to_20", "21_up"]
+    two, twelve, thirty = evaluation.users[NDCG].tolist()
+    assert [values.tolist() for values in groups.values()] == [[], [two], [], [two], [twelve], [thirty]]
     shown = {item for row in model.recommend(fold_in, 20)[0] for item in row.tolist() if item >= 0}
     assert evaluation.coverage == len(shown) / 60
     assert evaluation.popularity_percentile > 0.6
@@ -131,8 +171,19 @@ def test_groups_coverage_and_popularity_follow_their_definitions() -> None:
     assert set(evaluation.summary()) == set(LEADERBOARD.columns) - {"split", "model", "users"}
 
 
-def test_a_group_without_users_has_no_metric() -> None:
-    train = taste_matrix(users=100)
-    split = strong_generalization_split(train, seed=0)
-    evaluation = evaluate_in_full(Popularity().fit(split.train), *split.test, split.train)
-    assert evaluation.by_history(NDCG)["1_to_4"] is None
+def test_people_who_really_have_few_stars_are_evaluated() -> None:
+    train = taste_matrix(users=300)
+    split = strong_generalization_split(train, validation_users=40, test_users=60, seed=2)
+    short = cut_histories(taste_matrix(users=40), 2)
+    few = short, sp.csr_array((np.arange(60) == 59).astype(np.float32) * np.ones((40, 1), np.float32))
+    model = EASE().fit(split.train)
+    evaluation = evaluate_in_full(model, *split.test, split.train, few)
+    np.testing.assert_allclose(evaluation.by_history()["2"], evaluate_users(model, *few)[NDCG])
+    row = evaluation.summary()
+    assert (row["users_of_1"], row["users_of_2"], row["users_of_1_to_4"]) == (0, 40, 40)
+    assert (row["users_of_5_to_20"], row["ndcg_at_100_of_1"]) == (60, None)
+    assert row["ndcg_at_100_of_2"] == row["ndcg_at_100_of_1_to_4"] == pytest.approx(evaluate(model, *few)[NDCG])
+    assert row["ndcg_at_100"] == pytest.approx(evaluate(model, *split.test)[NDCG]), "they are not among the test users"
+    assert set(row) == set(LEADERBOARD.columns) - {"split", "model", "users"}
+    without = evaluate_in_full(model, *split.test, split.train, (short[:0], few[1][:0]))
+    assert without.summary()["users_of_2"] == 0
