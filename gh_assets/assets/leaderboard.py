@@ -91,7 +91,7 @@ def leaderboard(
         metadata: dict[str, Any] = {"leaderboard": _markdown(rows, MAIN_METRIC), "plot": _plot(rows, MAIN_METRIC)}
         if config.in_time:
             start("before and after a date")
-            table, shown = _compare_in_time(context, user_item_matrix, hybrid, config.seed)
+            table, shown = _compare_in_time(context, user_item_matrix, hybrid)
             tables += table
             metadata |= shown
         progress.report("leaderboard", STEPS, STEPS, f"best: {rows[0].name}")
@@ -109,7 +109,7 @@ def leaderboard(
 
 
 def _compare_in_time(
-    context: dg.AssetExecutionContext, matrix: UserItemMatrix, hybrid: "Hybrid", seed: int
+    context: dg.AssetExecutionContext, matrix: UserItemMatrix, hybrid: "Hybrid"
 ) -> tuple[list[pl.DataFrame], dict[str, Any]]:
     """Return the rows and metadata of the split by time; none if there is no such split."""
     from gh_assets.recommender.models.recvae import RecVAE
@@ -118,7 +118,7 @@ def _compare_in_time(
     recvae = hybrid.parts[0]
     assert isinstance(recvae, RecVAE)
     try:
-        rows, date = compare_in_time(matrix, recvae.config, split_seed=seed)
+        rows, date = compare_in_time(matrix, recvae.config)
     except InvalidInteractionsError as error:
         context.log.info(f"There is no split by time: {error}")
         return [], {}

@@ -1,6 +1,6 @@
 """Splits of a user-item matrix into training, validation and test users without leaks."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 
 from gh_assets.errors import InvalidInteractionsError
 from gh_assets.recommender.data.interactions import Csr, check_interactions, row_numbers
+
+MAX_HELD_OUT = 10_000
+"""Default maximum number of validation users, and of test users."""
 
 FEW_STARS = 4
 """Most stars of the users of `StrongGeneralizationSplit.few`. Most users of GitHub have 1 to 4 stars."""
@@ -96,7 +99,7 @@ def strong_generalization_split(
     rng = np.random.default_rng(seed)
     counts = np.diff(stars.indptr)
     eligible = np.flatnonzero(counts >= max(2, min_stars))
-    default = int(np.clip(len(eligible) // 10, 1, 10_000))
+    default = int(np.clip(len(eligible) // 10, 1, MAX_HELD_OUT))
     validation_count = default if validation_users is None else validation_users
     test_count = default if test_users is None else test_users
     if len(eligible) < validation_count + test_count or stars.shape[0] <= validation_count + test_count:
@@ -132,9 +135,9 @@ def strong_generalization_split(
 
 
 def temporal_split(
-    stars: Csr, starred_at: NDArray[np.datetime64], *, later_share: float = 0.1, min_stars: int = 5, seed: int = 0
+    stars: Csr, starred_at: NDArray[np.datetime64], *, later_share: float = 0.1, min_stars: int = 1
 ) -> tuple[StrongGeneralizationSplit, np.datetime64]:
-    """Train on stars before a date, and test on the same users' stars after it.
+    """Train on stars before a date, validate on those of the time after it, and test on those of the time after that.
 
     Parameters
     ----------
@@ -142,24 +145,23 @@ def temporal_split(
     starred_at : ndarray of datetime64, shape (stars,)
         In the order of ``stars.indices``. Stars without a time are left out.
     later_share : float
-        Share of the timed stars that lies after the date.
+        Share of the timed stars that lies in the time of the test, and in that of the validation before it.
     min_stars : int
-        Users with fewer stars before the date are not tested.
-    seed : int
-        Seed for the choice of validation users.
+        Users with fewer known stars are neither validated nor tested.
 
     Returns
     -------
     split : StrongGeneralizationSplit
-        Test users take part in the training with their stars before the date, as they would in use. Items without stars
-        before the date cannot be predicted and don't count.
+        The same users take part in training, validation and test, as they would in use: with their stars before the
+        validation for the first two, with all before the test for the last. Items without stars before the validation
+        cannot be predicted and don't count. At most 10,000 users are validated, and as many tested; ``few`` is empty.
     date : datetime64
-        Start of the test period.
+        Start of the time of the test.
 
     Raises
     ------
     InvalidInteractionsError
-        If no star has a time, or no user can be tested.
+        If no star has a time, or no user can be validated or tested.
     """
     checked = check_interactions(stars)
     if len(starred_at) != stars.nnz or checked.nnz != stars.nnz:
@@ -167,19 +169,38 @@ def temporal_split(
     timed = ~np.isnat(starred_at)
     if not timed.any():
         raise InvalidInteractionsError("No star has a time: a temporal split needs starred_at.")
-    date = np.sort(starred_at[timed])[int((1 - later_share) * (timed.sum() - 1))]
-    before = _kept(checked, timed & (starred_at < date))
-    known = np.bincount(before.indices, minlength=before.shape[1]) > 0
-    after = _kept(checked, timed & (starred_at >= date) & known[checked.indices])
-    inner = strong_generalization_split(before, test_users=0, min_stars=min_stars, seed=seed)
-    tested = np.flatnonzero((np.diff(before.indptr) >= min_stars) & (np.diff(after.indptr) > 0))
-    tested = np.setdiff1d(tested, inner.validation_users)
-    if len(tested) == 0:
-        raise InvalidInteractionsError(
-            f"No user with {min_stars} stars before {date} starred a known repository after it: there is none to test."
-        )
-    split = replace(inner, test_fold_in=before[tested], test_held_out=after[tested], test_users=tested)
-    return split, date
+    ordered = np.sort(starred_at[timed])
+    first, second = (ordered[int((1 - share) * (len(ordered) - 1))] for share in (2 * later_share, later_share))
+    train = _kept(checked, timed & (starred_at < first))
+    known = (np.bincount(train.indices, minlength=train.shape[1]) > 0)[checked.indices] & timed
+    between = _kept(checked, known & (starred_at >= first) & (starred_at < second))
+    before, after = (_kept(checked, known & part) for part in (starred_at < second, starred_at >= second))
+    periods = []
+    for given, hidden, start in ((train, between, first), (before, after, second)):
+        enough = np.flatnonzero(np.diff(given.indptr) >= max(1, min_stars))
+        users = enough[sample_users(hidden[enough], MAX_HELD_OUT)]
+        if len(users) == 0:
+            raise InvalidInteractionsError(
+                f"No user with {min_stars} stars before {start} starred a known repository after it: there is none "
+                "to validate or test on."
+            )
+        periods.append((given[users], hidden[users], users))
+    (validation_fold_in, validation_held_out, validation_users), (test_fold_in, test_held_out, test_users) = periods
+    train_users = np.flatnonzero(np.diff(train.indptr))
+    split = StrongGeneralizationSplit(
+        train=train[train_users],
+        validation_fold_in=validation_fold_in,
+        validation_held_out=validation_held_out,
+        test_fold_in=test_fold_in,
+        test_held_out=test_held_out,
+        train_users=train_users,
+        validation_users=validation_users,
+        test_users=test_users,
+        few_fold_in=checked[:0],
+        few_held_out=checked[:0],
+        few_users=train_users[:0],
+    )
+    return split, second
 
 
 def sample_users(held_out: Csr, most: int) -> NDArray[np.int64]:

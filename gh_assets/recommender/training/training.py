@@ -155,10 +155,8 @@ def compare(
     return _evaluated(models.values(), split), models
 
 
-def compare_in_time(
-    matrix: UserItemMatrix, config: RecVAEConfig, *, split_seed: int = 0
-) -> tuple[list[Evaluation], np.datetime64]:
-    """Train popularity, a hybrid and its parts on the stars before a date, and test them on those after it.
+def compare_in_time(matrix: UserItemMatrix, config: RecVAEConfig) -> tuple[list[Evaluation], np.datetime64]:
+    """Train popularity, a hybrid and its parts on early stars, validate on later and test on the latest ones.
 
     Returns
     -------
@@ -172,7 +170,7 @@ def compare_in_time(
     """
     if matrix.starred_at is None or matrix.timed_share < MIN_TIMED_SHARE:
         raise InvalidInteractionsError(f"Only {matrix.timed_share:.0%} of the stars have a time.")
-    split, date = temporal_split(matrix.stars, matrix.starred_at, seed=split_seed)
+    split, date = temporal_split(matrix.stars, matrix.starred_at)
     recvae = RecVAE(config).fit(split.train, split.validation)
     hybrid = Hybrid(recvae, linear_model(matrix.stars.shape[1]), GraphFilter()).fit(split.train, split.validation)
     return _evaluated([Popularity().fit(split.train), *hybrid.parts, hybrid], split), date

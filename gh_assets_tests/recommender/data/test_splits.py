@@ -77,7 +77,7 @@ def timed(matrix: sp.csr_array, seed: int = 0) -> np.ndarray:
     return times
 
 
-def test_a_temporal_split_learns_from_before_and_predicts_after() -> None:
+def test_a_temporal_split_trains_validates_and_tests_one_after_the_other() -> None:
     matrix = taste_matrix(users=300)
     times = timed(matrix)
     times[::7] = np.datetime64("NaT")
@@ -86,24 +86,39 @@ def test_a_temporal_split_learns_from_before_and_predicts_after() -> None:
     coordinates = matrix.tocoo()
     for user, item, time in zip(coordinates.row, coordinates.col, times, strict=True):
         when[int(user), int(item)] = time
-    for part, users, later in (
-        (split.train, split.train_users, False),
-        (split.validation_fold_in, split.validation_users, False),
-        (split.validation_held_out, split.validation_users, False),
-        (split.test_fold_in, split.test_users, False),
-        (split.test_held_out, split.test_users, True),
-    ):
+
+    def times_of(part: sp.csr_array, users: np.ndarray) -> np.ndarray:
         cells = part.tocoo()
-        assert part.nnz > 0
-        assert all(
-            (when[int(users[user]), int(item)] >= date) == later
-            for user, item in zip(cells.row, cells.col, strict=True)
-        )
-    assert len(np.intersect1d(split.test_users, split.validation_users)) == 0
-    assert (np.diff(split.test_held_out.indptr) > 0).all()
-    assert float((times[~np.isnat(times)] >= date).mean()) == pytest.approx(0.2, abs=0.02)
-    known = np.bincount(np.concatenate([split.train.indices, *[p.indices for p in split.validation]]), minlength=60) > 0
-    assert known[split.test_held_out.indices].all()
+        return np.array([when[int(users[user]), int(item)] for user, item in zip(cells.row, cells.col, strict=True)])
+
+    trained = times_of(split.train, split.train_users)
+    validated = times_of(split.validation_held_out, split.validation_users)
+    tested = times_of(split.test_held_out, split.test_users)
+    assert trained.max() < validated.min()
+    assert validated.max() < date <= tested.min()
+    assert times_of(split.validation_fold_in, split.validation_users).max() == trained.max()
+    known = times_of(split.test_fold_in, split.test_users)
+    assert trained.max() < known.max() < date, "the time of the validation is known in the test"
+    for users, (fold_in, held_out) in ((split.validation_users, split.validation), (split.test_users, split.test)):
+        assert fold_in.multiply(held_out).nnz == 0
+        assert (np.diff(fold_in.indptr) > 0).all()
+        assert (np.diff(held_out.indptr) > 0).all()
+        assert len(users) == fold_in.shape[0]
+    timed_stars = times[~np.isnat(times)]
+    for share, start in ((0.4, validated.min()), (0.2, date)):
+        assert float((timed_stars >= start).mean()) == pytest.approx(share, abs=0.02)
+    in_training = np.bincount(split.train.indices, minlength=60) > 0
+    for part in (split.validation_held_out, split.test_held_out):
+        assert in_training[part.indices].all(), "only what the training knows can be predicted"
+    assert len(split.tested) == len(split.test_users)
+
+
+def test_a_temporal_split_tests_people_with_few_known_stars() -> None:
+    matrix = cut_histories(taste_matrix(users=300), 3)
+    split, _ = temporal_split(matrix, timed(matrix), later_share=0.2)
+    assert set(np.diff(split.test_fold_in.indptr).tolist()) == {1, 2}
+    split, _ = temporal_split(matrix, timed(matrix), later_share=0.2, min_stars=2)
+    assert set(np.diff(split.test_fold_in.indptr).tolist()) == {2}
 
 
 def test_a_temporal_split_without_enough_times_is_rejected() -> None:
@@ -112,6 +127,8 @@ def test_a_temporal_split_without_enough_times_is_rejected() -> None:
         temporal_split(matrix, np.full(matrix.nnz, np.datetime64("NaT"), "datetime64[us]"))
     with pytest.raises(InvalidInteractionsError, match="times were given for"):
         temporal_split(matrix, timed(matrix)[:-1])
+    with pytest.raises(InvalidInteractionsError, match=r"^No user with 1 stars before .* none to validate or test on"):
+        temporal_split(matrix, np.full(matrix.nnz, np.datetime64("2024-01-01"), "datetime64[us]"))
 
 
 @settings(deadline=None)
