@@ -71,7 +71,7 @@ def leaderboard(
     Mult-VAE are trained and tuned on the same users. With confidence intervals, coverage and popularity bias.
     """
     from gh_assets.recommender.models.hybrid import Hybrid
-    from gh_assets.recommender.training.training import compare
+    from gh_assets.recommender.training.training import best_on_validation, compare, split_of
 
     with registry.open() as models, measure_seconds() as timing:
         cache = model_cache(registry.settings())
@@ -83,7 +83,8 @@ def leaderboard(
             progress.report("leaderboard", next(done), STEPS, name)
 
         rows, compared = compare(user_item_matrix, [hybrid], split_seed=config.seed, on_model=start)
-        leader = compared[max(rows, key=lambda row: row.as_people_have.mean).name]  # as the gate compares them
+        # The test users decide whether a candidate becomes champion, so they must not choose it.
+        leader = best_on_validation(compared.values(), split_of(user_item_matrix, config.seed))
         if leader.name not in SERVED:
             # The best model is a candidate for champion, so it has to be in the registry, baseline or not.
             _register_baseline(context, config, user_item_matrix, leader, gcs, models)

@@ -30,6 +30,7 @@ from gh_assets.recommender.evaluation.evaluation import (
     bootstrap,
     evaluate_lengths,
     length_shares,
+    score_as_people_have,
 )
 from gh_assets.recommender.evaluation.metrics import MAIN_METRIC, Predictor, evaluate_users
 from gh_assets.recommender.models.baselines import Popularity
@@ -442,10 +443,8 @@ class PromotionGate:
 
     def _validate(self, model: LoadedModel) -> float:
         """Return the mean of the main metric on the validation users, with as many known stars as people have."""
-        fold_in, held_out = self.split.validation
         on_columns = ModelOnColumns(model.trained, self.matrix.repo_ids)
-        lengths = evaluate_lengths(on_columns, fold_in, held_out, most=MAX_COMPARED_USERS)
-        return float(as_people_have(lengths, length_shares(self.split.train)).mean())
+        return score_as_people_have(on_columns, *self.split.validation, self.split.train, most=MAX_COMPARED_USERS)
 
     def _compare(
         self, candidate: LoadedModel | None, champion: LoadedModel | None, skipped: Mapping[str, str]

@@ -205,6 +205,14 @@ def as_people_have(
     return mean
 
 
+def score_as_people_have(
+    model: Predictor, fold_in: Csr, held_out: Csr, train: Csr, *, most: int | None = None
+) -> float:
+    """Return the mean main metric with as many known stars as people have; see `evaluate_lengths`, `length_shares`."""
+    lengths = evaluate_lengths(model, fold_in, held_out, most=most)
+    return float(as_people_have(lengths, length_shares(train)).mean())
+
+
 def evaluate_in_full(
     model: FittedRecommender, fold_in: Csr, held_out: Csr, train: Csr, few: tuple[Csr, Csr] | None = None
 ) -> Evaluation:

@@ -11,7 +11,14 @@ import numpy as np
 from gh_assets.errors import InvalidInteractionsError
 from gh_assets.recommender.data.interactions import UserItemMatrix
 from gh_assets.recommender.data.splits import StrongGeneralizationSplit, strong_generalization_split, temporal_split
-from gh_assets.recommender.evaluation.evaluation import Evaluation, Interval, bootstrap, evaluate_in_full
+from gh_assets.recommender.evaluation.evaluation import (
+    LENGTH_USERS,
+    Evaluation,
+    Interval,
+    bootstrap,
+    evaluate_in_full,
+    score_as_people_have,
+)
 from gh_assets.recommender.evaluation.metrics import MAIN_METRIC, evaluate_users
 from gh_assets.recommender.models.base import Recommender
 from gh_assets.recommender.models.baselines import ALS, MAX_EASE_ITEMS, ItemKNN, Popularity, linear_model
@@ -153,6 +160,11 @@ def compare(
                 on_model(model.name)
             models[model.name] = model.fit(split.train, split.validation)
     return _evaluated(models.values(), split), models
+
+
+def best_on_validation(models: Iterable[Recommender], split: StrongGeneralizationSplit) -> Recommender:
+    """Return the model that is best for the validation users, with as many known stars as people have."""
+    return max(models, key=lambda model: score_as_people_have(model, *split.validation, split.train, most=LENGTH_USERS))
 
 
 def compare_in_time(matrix: UserItemMatrix, config: RecVAEConfig) -> tuple[list[Evaluation], np.datetime64]:
