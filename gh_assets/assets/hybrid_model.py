@@ -42,6 +42,7 @@ def hybrid_model(
     """
     from gh_assets.recommender.models.hybrid import Hybrid
     from gh_assets.recommender.training.training import train_hybrid
+    from gh_assets.serving.promotion import own_test_start
 
     with registry.open() as models, measure_seconds() as timing:
         cache = model_cache(registry.settings())
@@ -53,7 +54,9 @@ def hybrid_model(
             registered, hybrid = before.registered, before.trained.model
         else:
             progress.report("hybrid_model", 0, 1, "the linear model and the graph filter")
-            result = train_hybrid(user_item_matrix, recvae.trained.model, split_seed=config.seed)
+            result = train_hybrid(
+                user_item_matrix, recvae.trained.model, split_seed=config.seed, test_start=own_test_start(recvae)
+            )
             hybrid, lineage = result.trained.model, matrix_lineage(gcs.asset_store()) | {"recvae": base.title}
             registered = register(
                 models, result, tag=config.tag, run_id=context.run.run_id, fingerprint=fingerprint, lineage=lineage

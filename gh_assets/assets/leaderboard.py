@@ -23,6 +23,7 @@ from gh_assets.schemas import LEADERBOARD
 from gh_assets.serving.current_model import model_cache
 
 if TYPE_CHECKING:
+    from gh_assets.recommender.data.splits import StrongGeneralizationSplit
     from gh_assets.recommender.evaluation.evaluation import Evaluation
     from gh_assets.recommender.models.base import Recommender
     from gh_assets.recommender.models.hybrid import Hybrid
@@ -72,22 +73,27 @@ def leaderboard(
     """
     from gh_assets.recommender.models.hybrid import Hybrid
     from gh_assets.recommender.training.training import best_on_validation, compare, split_of
+    from gh_assets.serving.promotion import own_test_start
 
     with registry.open() as models, measure_seconds() as timing:
         cache = model_cache(registry.settings())
-        hybrid = newest_model(models, cache, HYBRID, config.tag, user_item_matrix).trained.model
+        newest = newest_model(models, cache, HYBRID, config.tag, user_item_matrix)
+        hybrid, test_start = newest.trained.model, own_test_start(newest)
         assert isinstance(hybrid, Hybrid)
         done = count()
 
         def start(name: str) -> None:
             progress.report("leaderboard", next(done), STEPS, name)
 
-        rows, compared = compare(user_item_matrix, [hybrid], split_seed=config.seed, on_model=start)
+        rows, compared = compare(
+            user_item_matrix, [hybrid], split_seed=config.seed, test_start=test_start, on_model=start
+        )
         # The test users decide whether a candidate becomes champion, so they must not choose it.
-        leader = best_on_validation(compared.values(), split_of(user_item_matrix, config.seed))
+        split = split_of(user_item_matrix, config.seed, test_start)
+        leader = best_on_validation(compared.values(), split)
         if leader.name not in SERVED:
             # The best model is a candidate for champion, so it has to be in the registry, baseline or not.
-            _register_baseline(context, config, user_item_matrix, leader, gcs, models)
+            _register_baseline(context, config, user_item_matrix, split, leader, gcs, models)
         tables = [_table(USERS_HELD_OUT, rows)]
         metadata: dict[str, Any] = {"leaderboard": _markdown(rows, MAIN_METRIC), "plot": _plot(rows, MAIN_METRIC)}
         if config.in_time:
@@ -130,16 +136,17 @@ def _register_baseline(
     context: dg.AssetExecutionContext,
     config: LeaderboardConfig,
     matrix: UserItemMatrix,
+    split: "StrongGeneralizationSplit",
     model: "Recommender",
     gcs: GcsResource,
     models: ModelRegistry,
 ) -> None:
-    from gh_assets.recommender.training.training import result_of, split_of
+    from gh_assets.recommender.training.training import result_of
 
-    fingerprint = f"{model.name} of {matrix.fingerprint}, split {config.seed}, by known stars"
+    fingerprint = f"{model.name} of {matrix.fingerprint}, split {config.seed} from {split.test_start}, by known stars"
     if models.find(model.name, fingerprint) is not None:
         return
-    result, lineage = result_of(matrix, split_of(matrix, config.seed), model, {}), matrix_lineage(gcs.asset_store())
+    result, lineage = result_of(matrix, split, model, {}), matrix_lineage(gcs.asset_store())
     registered = register(
         models, result, tag=config.tag, run_id=context.run.run_id, fingerprint=fingerprint, lineage=lineage
     )

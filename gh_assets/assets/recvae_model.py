@@ -70,13 +70,16 @@ def recvae_model(
     """
     # torch takes seconds to import, which loading the definitions must not.
     from gh_assets.recommender.training.training import train_recvae, training_fingerprint
+    from gh_assets.serving.promotion import next_test_start
 
     with registry.open() as models, measure_seconds() as timing:
         wanted = config.hyperparameters(models)
-        fingerprint = training_fingerprint(user_item_matrix, wanted, config.seed)
+        cache = model_cache(registry.settings())
+        test_start = next_test_start(models, cache, user_item_matrix)
+        fingerprint = training_fingerprint(user_item_matrix, wanted, config.seed, test_start)
         before = None
         if not config.retrain:
-            before = trained_before(context, models, model_cache(registry.settings()), RECVAE, fingerprint)
+            before = trained_before(context, models, cache, RECVAE, fingerprint)
         if before is not None:
             context.log.info("The same data and configuration were trained before: that model is reused.")
             registered, history = before.registered, before.trained.model.history
@@ -86,6 +89,7 @@ def recvae_model(
                 user_item_matrix,
                 wanted,
                 split_seed=config.seed,
+                test_start=test_start,
                 on_epoch=_epoch_progress(context, wanted.epochs),
                 checkpoints=registry.settings().home_path / "checkpoints" / fingerprint,
             )

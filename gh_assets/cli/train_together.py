@@ -19,6 +19,8 @@ from gh_assets.recommender.training.training import train_recvae, training_finge
 from gh_assets.registry import RECVAE, ModelRegistry
 from gh_assets.registry.training import matrix_lineage, register, tuned_hyperparameters
 from gh_assets.services.connections import asset_store, connect_gcs, model_store, open_mongo
+from gh_assets.serving.current_model import model_cache
+from gh_assets.serving.promotion import next_test_start
 from gh_assets.settings import load_settings
 from gh_assets.storage.mongo import Collections
 
@@ -33,7 +35,8 @@ def train(epochs: int, seed: int, tag: str) -> str | None:
     with open_mongo(settings) as database:
         registry = ModelRegistry(model_store(settings, client), database[Collections.MODELS])
         config = replace(RecVAEConfig(epochs=epochs, seed=seed), **tuned_hyperparameters(registry))
-        fingerprint = training_fingerprint(matrix, config, seed)
+        test_start = next_test_start(registry, model_cache(settings), matrix)
+        fingerprint = training_fingerprint(matrix, config, seed, test_start)
         before = registry.find(RECVAE, fingerprint)
         if before is not None:
             return f"{before.title}, trained before" if first else None
@@ -42,7 +45,7 @@ def train(epochs: int, seed: int, tag: str) -> str | None:
             if first:
                 sys.stderr.write(f"epoch {row['epoch']:.0f} of {epochs}: loss {row['loss']:.1f}\n")
 
-        result = train_recvae(matrix, config, split_seed=seed, on_epoch=print_epoch)
+        result = train_recvae(matrix, config, split_seed=seed, test_start=test_start, on_epoch=print_epoch)
         if not first:
             return None
         return register(registry, result, tag=tag, fingerprint=fingerprint, lineage=matrix_lineage(store)).title

@@ -62,13 +62,16 @@ def _search_and_register(
     from gh_assets.registry import open_registry
     from gh_assets.registry.training import TUNED, register
     from gh_assets.services.connections import asset_store
+    from gh_assets.serving.current_model import model_cache
+    from gh_assets.serving.promotion import next_test_start
 
     settings = load_settings()
     store = asset_store(settings)
     if store.describe("user_item_matrix", "npz") is None:
         raise InputError("There is no user-item matrix to search on yet: make one with gh-assets run.")
     matrix = store.read_matrix("user_item_matrix")
-    split = split_of(matrix, seed)
+    with open_registry(settings) as registry:
+        split = split_of(matrix, seed, next_test_start(registry, model_cache(settings), matrix))
     base = RecVAEConfig(seed=seed) if epochs is None else RecVAEConfig(seed=seed, epochs=epochs)
     found = search(split, base, minutes, on_trial=on_trial)
     trained = result_of(matrix, split, found.model, {})

@@ -5,6 +5,9 @@ on the same users of the current matrix and compares their metrics user by user.
 1, 2, 3, ... stars, weighted by the share of people who have that many; a model that is certainly worse than popularity
 at any of these lengths does not serve.
 
+A champion was chosen on some users, for whom it looks better than it is. The next candidate therefore meets it on
+others, whom both have held out: see `next_test_start`.
+
 The cost of a model is measured in processor time, relative to the champion and to popularity in the same minute, so
 that neither a slow nor a busy machine changes a decision.
 """
@@ -154,6 +157,27 @@ class ModelOnColumns:
         scores = np.full(fold_in.shape, -np.inf, np.float32)
         scores[:, known] = self.model.predict(given)[:, self.places[known]]
         return scores
+
+
+def own_test_start(model: LoadedModel) -> float:
+    """Return the place of the first test user of a model; see `strong_generalization_split`."""
+    return float(model.trained.data.get("test_start") or 0.0)  # models of earlier versions do not have one
+
+
+def next_test_start(registry: ModelRegistry, cache: ModelCache, matrix: UserItemMatrix) -> float:
+    """Return the place of the first test user of the next training on a matrix.
+
+    It begins with the users that the champion has in reserve. No model was chosen on them, and the champion has never
+    seen them, so that a candidate meets it on users who are new to both. Trainings on the champion's own matrix have
+    its split, and can be reused. The place follows from champion and matrix alone.
+    """
+    champion, _ = find_usable(registry, registry.holders(), cache)
+    if champion is None:
+        return 0.0
+    reserve = champion.trained.data.get("next_test_start")
+    if reserve is None or champion.trained.data.get("matrix_sha256") == matrix.fingerprint:
+        return own_test_start(champion)
+    return float(reserve)
 
 
 # -- comparison --------------------------------------------------------------------------------------------------------
@@ -362,9 +386,15 @@ class PromotionGate:
     seed: int = 0
 
     @cached_property
-    def split(self) -> StrongGeneralizationSplit:
-        """The split of the matrix that the models were trained on."""
-        return split_of(self.matrix, self.seed)
+    def _splits(self) -> dict[float, StrongGeneralizationSplit]:
+        return {}
+
+    def split_of(self, model: LoadedModel) -> StrongGeneralizationSplit:
+        """Return the split of the matrix that a model was trained on."""
+        start = own_test_start(model)
+        if start not in self._splits:
+            self._splits[start] = split_of(self.matrix, self.seed, start)
+        return self._splits[start]
 
     def decide(self, by: str) -> tuple[ComparisonResult, Move | None]:
         """Promote the best of the newest models to champion if it is better than the current one.
@@ -444,7 +474,8 @@ class PromotionGate:
     def _validate(self, model: LoadedModel) -> float:
         """Return the mean of the main metric on the validation users, with as many known stars as people have."""
         on_columns = ModelOnColumns(model.trained, self.matrix.repo_ids)
-        return score_as_people_have(on_columns, *self.split.validation, self.split.train, most=MAX_COMPARED_USERS)
+        split = self.split_of(model)
+        return score_as_people_have(on_columns, *split.validation, split.train, most=MAX_COMPARED_USERS)
 
     def _compare(
         self, candidate: LoadedModel | None, champion: LoadedModel | None, skipped: Mapping[str, str]
@@ -461,7 +492,7 @@ class PromotionGate:
         if incumbent is not None and candidate.registered.key == incumbent.key:
             summary = f"{candidate.registered.title} is the champion already."
             return ComparisonResult(candidate.registered, incumbent, False, summary, "champion already")
-        return compare_with_champion(candidate, champion, self.matrix, self.split)
+        return compare_with_champion(candidate, champion, self.matrix, self.split_of(candidate))
 
     def _point_candidate(self, model: RegisteredModel, by: str) -> None:
         current = self.registry.aliases.current(PURPOSE, CANDIDATE)

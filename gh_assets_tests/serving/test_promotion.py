@@ -24,12 +24,18 @@ from gh_assets.recommender.data.interactions import Csr
 from gh_assets.recommender.data.splits import cut_histories
 from gh_assets.recommender.evaluation.evaluation import bootstrap
 from gh_assets.recommender.evaluation.metrics import Predictor, evaluate_users
-from gh_assets.recommender.training.training import result_of, split_of
-from gh_assets.registry import CANDIDATE, PURPOSE, RegisteredModel
+from gh_assets.recommender.training.training import TrainingResult, result_of, split_of
+from gh_assets.registry import CANDIDATE, PURPOSE, RegisteredModel, training
 from gh_assets.serving.current_model import LoadedModel
-from gh_assets.serving.promotion import MIN_TEST_USERS, ComparisonResult, ModelOnColumns, compare_with_champion
+from gh_assets.serving.promotion import (
+    MIN_TEST_USERS,
+    ComparisonResult,
+    ModelOnColumns,
+    compare_with_champion,
+    next_test_start,
+)
 from gh_assets_tests.conftest import clock_behind
-from gh_assets_tests.support.matrices import with_ids
+from gh_assets_tests.support.matrices import taste_matrix, with_ids
 from gh_assets_tests.support.registered_models import (
     DAMAGES,
     UNREADABLE_DOCUMENT,
@@ -367,6 +373,54 @@ def test_model_that_is_worse_than_popularity_for_few_known_stars_is_refused(cham
         r"cannot become champion: with [12] known stars it is worse than popularity by -0\.", result.summary
     )
     assert compare(loaded(EASE((10.0,))), None).better
+
+
+def test_each_champion_is_followed_by_fresh_test_users(models: RegisteredModels) -> None:
+    """Judged again and again on the same users, the champion would be the one that was lucky with them."""
+    stars = taste_matrix(users=2700)
+    champion_ids: list[set[int]] = []
+
+    def judge(users: int, forgotten: int = 0) -> tuple[set[int], ComparisonResult, float]:
+        """Train on the stars of some users but for some items, and return the users whom the gate compares on."""
+        matrix = with_ids(stars[:users], np.arange(users) * 7 + 1000)
+        start = next_test_start(models.registry, models.cache, matrix)
+        split = split_of(matrix, 0, start)
+        model = EASE((30.0,)).fit(split.train)
+        model.B[:, :forgotten] = 0
+        result = result_of(matrix, split, model, {})
+        training.register(models.registry, result, tag="")
+        comparison, move = models.judge(matrix=matrix, names=(model.name,))
+        judged = set(matrix.user_ids[split.test_users].tolist())
+        if champion_ids:
+            judged &= champion_ids[-1]
+        if move is not None:
+            champion_ids.append(set(result.trained.data["test_users"]))
+            assert next_test_start(models.registry, models.cache, matrix) == start, (
+                "the same data are not trained again"
+            )
+        assert comparison.users == len(judged)
+        return judged, comparison, start
+
+    first, result, start = judge(2400, forgotten=15)
+    assert (result.outcome, start, len(first)) == ("promoted", 0.0, 240)
+    second, result, start = judge(2500)
+    assert (result.outcome, len(second)) == ("promoted", 120), result.summary
+    assert not first & second
+    third, result, start = judge(2600, forgotten=15)
+    assert (result.outcome, len(third)) == ("not better", 125)
+    assert not third & (first | second)
+    again, result, same = judge(2700, forgotten=15)
+    assert (same, again) == (start, third), "nothing was chosen on these users"
+
+
+def test_models_of_earlier_versions_have_the_first_test_users(models: RegisteredModels) -> None:
+    assert next_test_start(models.registry, models.cache, MATRIX) == 0.0, "there is no champion"
+    trained = loaded(EASE((10.0,))).trained
+    former = {name: value for name, value in trained.data.items() if "test_start" not in name}
+    result = TrainingResult(replace(trained, data=former), {"ease": trained.metrics}, {})
+    training.register(models.registry, result, tag="")
+    models.promote("ease 1")
+    assert next_test_start(models.registry, models.cache, matrix_of(540)) == 0.0
 
 
 class BadForNiche(EASE):

@@ -12,6 +12,12 @@ from gh_assets.recommender.data.interactions import Csr, check_interactions, row
 MAX_HELD_OUT = 10_000
 """Default maximum number of validation users, and of test users."""
 
+MAX_RESERVE = 2500
+"""Maximum number of users who are held out for the next test."""
+
+MIN_RESERVE = 100
+"""With fewer, no users are reserved: a test of so few would say little, and the training needs them."""
+
 FEW_STARS = 4
 """Most stars of the users of `StrongGeneralizationSplit.few`. Most users of GitHub have 1 to 4 stars."""
 
@@ -21,7 +27,11 @@ class StrongGeneralizationSplit:
     """Training users, and held-out users whose stars are divided into fold-in (known) and held-out (to be predicted).
 
     All matrices have all columns; ``*_users`` are row numbers of the whole matrix. The users of ``few`` have 2 to 4
-    stars, of which one is to be predicted: they are tested beside the test users, of whom each has more.
+    stars, of which one is to be predicted: they are tested beside the test users, of whom each has more. Those of the
+    reserve are held out and not used, so that a later test finds users who are new to every model of this split.
+
+    Users have places on a circle from 0 to 1, which follow from their ids. The test users begin at ``test_start``, and
+    the reserve, which follows them, at ``next_test_start``; None: there is no reserve.
     """
 
     train: Csr
@@ -35,6 +45,9 @@ class StrongGeneralizationSplit:
     few_fold_in: Csr
     few_held_out: Csr
     few_users: NDArray[np.int64]
+    reserve_users: NDArray[np.int64]
+    test_start: float = 0.0
+    next_test_start: float | None = None
 
     @property
     def validation(self) -> tuple[Csr, Csr]:
@@ -52,9 +65,9 @@ class StrongGeneralizationSplit:
         return self.few_fold_in, self.few_held_out
 
     @property
-    def tested(self) -> NDArray[np.int64]:
-        """All users who are tested, with few stars and with more."""
-        return np.concatenate([self.test_users, self.few_users])
+    def held_out_users(self) -> NDArray[np.int64]:
+        """All users whom models of this split never see, but for the validation users."""
+        return np.concatenate([self.test_users, self.few_users, self.reserve_users])
 
 
 def _users_are(number: int) -> str:
@@ -70,6 +83,7 @@ def strong_generalization_split(
     min_stars: int = 5,
     seed: int = 0,
     users: NDArray[np.int64] | None = None,
+    test_start: float = 0.0,
 ) -> StrongGeneralizationSplit:
     """Hold out whole users (Liang et al. 2018, section 4.3), and a share of each such user's items.
 
@@ -88,7 +102,11 @@ def strong_generalization_split(
     seed : int
     users : ndarray of int64, shape (users,), optional
         Ids of the users. The held-out users then follow from ids and seed: they are almost the same in next week's
-        matrix, and models of both can be compared on users that neither has seen.
+        matrix, and models of both can be compared on users that neither has seen. Some users are reserved: half as many
+        as are tested, at most 2,500, and none if they were fewer than 100.
+    test_start : float
+        Place of the first test user, from 0 to 1; `StrongGeneralizationSplit.next_test_start` of an earlier split makes
+        its reserve the first test users.
 
     Raises
     ------
@@ -110,27 +128,44 @@ def strong_generalization_split(
             "Collect more stars."
         )
     few = np.flatnonzero((counts >= 2) & (counts < max(2, min_stars)) & (counts <= FEW_STARS))
+    reserve, next_start = eligible[:0], None
     if users is None:
         chosen = rng.permutation(eligible)[: validation_count + test_count]
         validation, test = np.split(chosen, [validation_count])
     else:
         if len(users) != stars.shape[0]:
             raise InvalidInteractionsError(f"{len(users)} users were named for a matrix of {stars.shape[0]}.")
-        # Two draws, so that the test users do not depend on the number of validation users.
-        drawn = _drawn(users, 2 * seed)
-        test = eligible[np.argsort(drawn[eligible], kind="stable")[:test_count]]
-        others = np.setdiff1d(eligible, test)
-        validation = others[np.argsort(_drawn(users[others], 2 * seed + 1), kind="stable")[:validation_count]]
-        few = few[drawn[few] <= drawn[test].max(initial=0)] if test_count else few[:0]
-    validation, test = np.sort(validation), np.sort(test)
+        places = _places(users, 2 * seed)
+        distances = (places - test_start) % 1.0
+        ordered = eligible[np.argsort(distances[eligible], kind="stable")]
+        test = ordered[:test_count]
+        few = few[distances[few] <= distances[test].max(initial=-1.0)]
+        reserve_count = min(test_count // 2, MAX_RESERVE, (len(eligible) - validation_count - test_count) // 2)
+        if reserve_count >= MIN_RESERVE:
+            reserve = ordered[test_count : test_count + reserve_count]
+            next_start = float(places[reserve[0]])
+        # Another draw, so that the test users do not depend on the number of validation users.
+        others = ordered[test_count + len(reserve) :]
+        validation = others[np.argsort(_places(users[others], 2 * seed + 1), kind="stable")[:validation_count]]
+    validation, test, reserve = np.sort(validation), np.sort(test), np.sort(reserve)
     validation_parts = _hide(stars[validation], held_out_share, rng)
     test_parts = _hide(stars[test], held_out_share, rng)
     if users is None:
         few = np.sort(rng.permutation(few)[: round(len(few) * test_count / max(1, len(eligible)))])
-    train = np.setdiff1d(np.arange(stars.shape[0]), np.concatenate([validation, test, few]))
+    train = np.setdiff1d(np.arange(stars.shape[0]), np.concatenate([validation, test, few, reserve]))
     few_parts = _hide(stars[few], held_out_share, rng)
     return StrongGeneralizationSplit(
-        stars[train], *validation_parts, *test_parts, train, validation, test, *few_parts, few
+        stars[train],
+        *validation_parts,
+        *test_parts,
+        train,
+        validation,
+        test,
+        *few_parts,
+        few,
+        reserve,
+        test_start,
+        next_start,
     )
 
 
@@ -199,6 +234,7 @@ def temporal_split(
         few_fold_in=checked[:0],
         few_held_out=checked[:0],
         few_users=train_users[:0],
+        reserve_users=train_users[:0],
     )
     return split, second
 
@@ -224,14 +260,13 @@ def cut_histories(stars: Csr, length: int | None, *, seed: int = 0) -> Csr:
     return _kept(stars, keep)
 
 
-def _drawn(users: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
-    """Return a pseudo-random number for each user id (splitmix64, Steele et al. 2014)."""
+def _places(users: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
+    """Return a pseudo-random number from 0 to 1 for each user id (splitmix64, Steele et al. 2014)."""
     state = users.astype(np.uint64) + np.uint64(((seed + 1) * 0x9E3779B97F4A7C15) % 2**64)
     with np.errstate(over="ignore"):
         state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: NDArray[np.uint64] = state ^ (state >> np.uint64(31))
-    return mixed
+    return ((state ^ (state >> np.uint64(31))) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def _hide(stars: Csr, share: float, rng: np.random.Generator) -> tuple[Csr, Csr]:

@@ -34,7 +34,8 @@ class TrainedModel:
         Held-out metrics of the test users.
     data : dict
         Training data: fingerprint and size of the matrix, the stars of each repository (``stars_of``), and the ids of
-        the test users, whom the model never saw (``test_users``).
+        the users whom the model never saw (``test_users``): those of the test and those in reserve for the next one,
+        which begins at ``next_test_start``.
     """
 
     model: Recommender

@@ -45,9 +45,9 @@ class TrainingResult:
     intervals: Mapping[str, Interval] = field(default_factory=dict)
 
 
-def split_of(matrix: UserItemMatrix, seed: int) -> StrongGeneralizationSplit:
+def split_of(matrix: UserItemMatrix, seed: int, test_start: float = 0.0) -> StrongGeneralizationSplit:
     """Hold out whole users by their ids: in a later matrix, the same users."""
-    return strong_generalization_split(matrix.stars, seed=seed, users=matrix.user_ids)
+    return strong_generalization_split(matrix.stars, seed=seed, users=matrix.user_ids, test_start=test_start)
 
 
 def train_recvae(
@@ -55,6 +55,7 @@ def train_recvae(
     config: RecVAEConfig,
     *,
     split_seed: int = 0,
+    test_start: float = 0.0,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     checkpoints: Path | None = None,
 ) -> TrainingResult:
@@ -66,6 +67,8 @@ def train_recvae(
     config : RecVAEConfig
     split_seed : int
         Seed for the choice of held-out users.
+    test_start : float
+        Place of the first test user; see `strong_generalization_split`.
     on_epoch : callable, optional
         Called with the row of history after each epoch.
     checkpoints : Path, optional
@@ -76,12 +79,14 @@ def train_recvae(
     InvalidInteractionsError
         If there are too few users with enough stars.
     """
-    split = split_of(matrix, split_seed)
+    split = split_of(matrix, split_seed, test_start)
     model = RecVAE(config, on_epoch=on_epoch, checkpoints=checkpoints).fit(split.train, split.validation)
     return result_of(matrix, split, model, {Popularity.name: Popularity().fit(split.train)})
 
 
-def train_hybrid(matrix: UserItemMatrix, recvae: Recommender, *, split_seed: int = 0) -> TrainingResult:
+def train_hybrid(
+    matrix: UserItemMatrix, recvae: Recommender, *, split_seed: int = 0, test_start: float = 0.0
+) -> TrainingResult:
     """Blend a RecVAE trained by `train_recvae` on this matrix and seed with a linear model and a graph filter.
 
     Parameters
@@ -89,10 +94,10 @@ def train_hybrid(matrix: UserItemMatrix, recvae: Recommender, *, split_seed: int
     matrix : UserItemMatrix
     recvae : Recommender
         Fitted on the training users of this split; not trained further.
-    split_seed : int
-        Seed of the RecVAE's split.
+    split_seed, test_start : int, float
+        Those of the RecVAE's split.
     """
-    split = split_of(matrix, split_seed)
+    split = split_of(matrix, split_seed, test_start)
     model = Hybrid(recvae, linear_model(matrix.stars.shape[1]), GraphFilter()).fit(split.train, split.validation)
     return result_of(matrix, split, model, {part.name: part for part in model.parts})
 
@@ -109,7 +114,9 @@ def result_of(
         "users": matrix.stars.shape[0],
         "repositories": matrix.stars.shape[1],
         "stars": int(matrix.stars.nnz),
-        "test_users": matrix.user_ids[split.tested].tolist(),
+        "test_users": matrix.user_ids[split.held_out_users].tolist(),
+        "test_start": split.test_start,
+        "next_test_start": split.next_test_start,
         "stars_of": np.bincount(matrix.stars.indices, minlength=matrix.stars.shape[1]).tolist(),
     }
     sizes = {
@@ -126,6 +133,7 @@ def compare(
     trained: Sequence[Recommender] = (),
     *,
     split_seed: int = 0,
+    test_start: float = 0.0,
     on_model: Callable[[str], None] | None = None,
 ) -> tuple[list[Evaluation], Mapping[str, Recommender]]:
     """Evaluate all recommenders on the same held-out users.
@@ -135,7 +143,8 @@ def compare(
     matrix : UserItemMatrix
     trained : sequence of Recommender
         Models fitted on this split's training users; they are not fitted again.
-    split_seed : int
+    split_seed, test_start : int, float
+        Those of the split of these models.
     on_model : callable, optional
         Called with a model's name before it is fitted.
 
@@ -146,7 +155,7 @@ def compare(
     models : mapping of str to Recommender
         The fitted models by name.
     """
-    split = split_of(matrix, split_seed)
+    split = split_of(matrix, split_seed, test_start)
     models = {model.name: model for model in trained}
     for model in trained:
         if isinstance(model, Hybrid):
@@ -194,7 +203,7 @@ def _evaluated(models: Iterable[Recommender], split: StrongGeneralizationSplit) 
     return sorted(evaluations, key=lambda evaluation: -evaluation.means[MAIN_METRIC])
 
 
-def training_fingerprint(matrix: UserItemMatrix, config: RecVAEConfig, split_seed: int) -> str:
+def training_fingerprint(matrix: UserItemMatrix, config: RecVAEConfig, split_seed: int, test_start: float = 0.0) -> str:
     """Return the SHA-256 of everything that determines a training: data, configuration, split and version."""
     determined_by = [
         matrix.fingerprint,

@@ -63,12 +63,38 @@ def test_users_with_few_stars_are_held_out_beside_the_others(with_ids: bool) -> 
     assert ((fold_in + held_out) != matrix[split.few_users]).nnz == 0
     assert (np.diff(held_out.indptr) == 1).all()
     assert np.array_equal(np.diff(fold_in.indptr), stars_of[split.few_users] - 1)
-    assert np.array_equal(split.tested, np.concatenate([split.test_users, split.few_users]))
+    assert set(split.held_out_users) == {*split.test_users, *split.few_users}
     without = strong_generalization_split(many, users=None if ids is None else ids[:600], seed=3)
     assert np.array_equal(without.test_users, split.test_users), "users with few stars do not change the others"
     assert (without.test_held_out != split.test_held_out).nnz == 0
     assert len(without.few_users) == without.few_fold_in.shape[0] == 0
     assert without.few_fold_in.shape[1] == 60
+
+
+def test_users_in_reserve_are_the_first_test_users_of_the_next_split() -> None:
+    matrix = sp.csr_array(np.ones((2600, 6), np.float32))
+    ids = np.random.default_rng(1).permutation(10**6)[:2600]
+    first = strong_generalization_split(matrix, users=ids, seed=3)
+    assert (len(first.test_users), len(first.validation_users), len(first.reserve_users)) == (260, 260, 130)
+    assert len(first.train_users) == 2600 - 260 - 260 - 130
+    assert len(np.unique(np.concatenate([first.train_users, first.validation_users, first.held_out_users]))) == 2600
+    assert first.next_test_start is not None
+    second = strong_generalization_split(matrix, users=ids, seed=3, test_start=first.next_test_start)
+    assert np.isin(first.reserve_users, second.test_users).all()
+    assert not np.isin(first.test_users, second.held_out_users).any()
+    grown = sp.csr_array(np.ones((2800, 6), np.float32))
+    more = np.concatenate([ids, 10**6 + np.arange(200)])
+    later = strong_generalization_split(grown, users=more, seed=3, test_start=first.next_test_start)
+    assert np.isin(first.reserve_users, later.test_users).all(), "in a later matrix as well"
+    start = 0.0
+    for _ in range(40):  # around the circle
+        split = strong_generalization_split(matrix, users=ids, seed=3, test_start=start)
+        assert (len(split.test_users), len(split.reserve_users)) == (260, 130)
+        assert split.next_test_start is not None
+        start = split.next_test_start
+    assert len(strong_generalization_split(matrix, seed=3).reserve_users) == 0, "users without ids are not reserved"
+    few = strong_generalization_split(matrix[:1900], users=ids[:1900], seed=3)
+    assert (len(few.reserve_users), few.next_test_start) == (0, None), "of so few, none is reserved"
 
 
 def timed(matrix: sp.csr_array, seed: int = 0) -> np.ndarray:
@@ -110,7 +136,7 @@ def test_a_temporal_split_trains_validates_and_tests_one_after_the_other() -> No
     in_training = np.bincount(split.train.indices, minlength=60) > 0
     for part in (split.validation_held_out, split.test_held_out):
         assert in_training[part.indices].all(), "only what the training knows can be predicted"
-    assert len(split.tested) == len(split.test_users)
+    assert len(split.held_out_users) == len(split.test_users)
 
 
 def test_a_temporal_split_tests_people_with_few_known_stars() -> None:
