@@ -19,7 +19,6 @@ from gh_assets.embedded.standin.app import Standin
 from gh_assets.embedded.standin.world import World
 from gh_assets.embedded.supervision import release_all
 from gh_assets.github.client import GitHubClient
-from gh_assets.github.retries import RetryPolicy
 from gh_assets.instance.configuration import open_instance
 from gh_assets.registry import ModelCard, ModelRegistry, RegisteredModel
 from gh_assets.registry.cache import ModelCache
@@ -29,6 +28,7 @@ from gh_assets.storage.asset_store import AssetStore
 from gh_assets.storage.mongo import MongoDatabase
 from gh_assets.storage.objects import ObjectStore, make_client
 from gh_assets_tests.support.bucket import tokenless_buckets
+from gh_assets_tests.support.policies import QUICK
 from gh_assets_tests.support.serving import serving as serving
 
 pytest_plugins = ["gh_assets_tests.support.served_home_fixtures"]
@@ -38,18 +38,6 @@ os.environ.setdefault("HYPOTHESIS_MAX_EXAMPLES", "50")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SETTINGS = [*(str(field.validation_alias) for field in Settings.model_fields.values()), "DAGSTER_HOME"]
-
-QUICK = RetryPolicy(
-    attempts=4,
-    first_wait=0.001,
-    longest_wait=0.002,
-    secondary_wait=0.01,
-    longest_quota_wait=2.0,
-    confirmation_wait=0.01,
-    points_a_minute={},
-)
-"""A policy with the same decisions as the default, but short waits and no pace."""
-
 
 TEST_MONGO, TEST_GCS = "GH_ASSETS_TEST_MONGO_URI", "GH_ASSETS_TEST_GCS_PROJECT"
 """Variables that select a MongoDB and Google Cloud Storage (with its credentials) in place of the embedded servers."""

@@ -15,7 +15,7 @@ from gh_assets.services.connections import connect_gcs, open_mongo
 from gh_assets.settings import load_settings
 from gh_assets.storage.asset_store import AssetStore
 from gh_assets.storage.objects import ObjectStore
-from gh_assets_tests.conftest import QUICK
+from gh_assets_tests.support.policies import QUICK
 
 
 def main() -> int:

@@ -16,8 +16,8 @@ from starlette.routing import Route
 
 from gh_assets.errors import AuthenticationError, ConfigurationError
 from gh_assets.github.client import AppCredentials, GitHubClient
-from gh_assets_tests.conftest import QUICK
 from gh_assets_tests.support.github import FakeClock, Json, fine
+from gh_assets_tests.support.policies import QUICK
 from gh_assets_tests.support.serving import serving
 
 

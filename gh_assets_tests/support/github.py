@@ -18,8 +18,8 @@ from gh_assets.github.ledger import MongoLedger
 from gh_assets.github.rate_limits import Observation, Resource
 from gh_assets.github.retries import Clock, RetryPolicy
 from gh_assets.github.token_pool import TokenPool
-from gh_assets_tests.conftest import QUICK
 from gh_assets_tests.support.paths import CHECKOUT
+from gh_assets_tests.support.policies import QUICK
 from gh_assets_tests.support.serving import serving
 
 UNPACED = RetryPolicy(points_a_minute={})
