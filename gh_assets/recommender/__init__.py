@@ -9,8 +9,8 @@ from gh_assets.recommender.evaluation.metrics import evaluate, evaluate_users
 from gh_assets.recommender.models.base import Recommender
 
 if TYPE_CHECKING:
-    from gh_assets.recommender.models.baselines import ALS, EASE, ItemKNN, Popularity
-    from gh_assets.recommender.models.graph_filters import GraphFilter
+    from gh_assets.recommender.models.baselines import ALS, EASE, ItemKNN, Popularity, RP3Beta
+    from gh_assets.recommender.models.graph_filters import GFCF, SVDAE, GraphFilter
     from gh_assets.recommender.models.hybrid import Hybrid
     from gh_assets.recommender.models.multvae import MultVAE, MultVAEConfig
     from gh_assets.recommender.models.recvae import RecVAE, RecVAEConfig
@@ -18,12 +18,15 @@ if TYPE_CHECKING:
 __all__ = [
     "ALS",
     "EASE",
+    "GFCF",
+    "SVDAE",
     "GraphFilter",
     "Hybrid",
     "ItemKNN",
     "MultVAE",
     "MultVAEConfig",
     "Popularity",
+    "RP3Beta",
     "RecVAE",
     "RecVAEConfig",
     "Recommender",
@@ -36,8 +39,8 @@ __all__ = [
 ]
 
 _LAZY = {
-    "baselines": ("ALS", "EASE", "ItemKNN", "Popularity"),
-    "graph_filters": ("GraphFilter",),
+    "baselines": ("ALS", "EASE", "ItemKNN", "Popularity", "RP3Beta"),
+    "graph_filters": ("GFCF", "SVDAE", "GraphFilter"),
     "hybrid": ("Hybrid",),
     "multvae": ("MultVAE", "MultVAEConfig"),
     "recvae": ("RecVAE", "RecVAEConfig"),

@@ -29,6 +29,7 @@ from gh_assets.embedded.guardian import read_state
 from gh_assets.embedded.servers import HomeWorld, choose_world
 from gh_assets.errors import WorldMismatchError
 from gh_assets.instance.configuration import open_instance
+from gh_assets.recommender.models.hybrid import MODELS
 from gh_assets.registry import SERVED, ModelCard, Promotion, open_registry
 from gh_assets.services.connections import asset_store, connect_gcs, data_store, model_store, open_mongo
 from gh_assets.settings import Settings, load_settings
@@ -75,7 +76,7 @@ def test_runs_of_the_command_belong_to_the_code_location(chain_run: ChainRun) ->
 
 def test_the_leaderboard_has_every_recommender(chain_run: ChainRun) -> None:
     board = chain_run.first["run"]["leaderboard"]
-    assert set(board) == {"recvae", "hybrid", "popularity", "itemknn", "ease", "graph-filter", "ials", "multvae"}
+    assert set(board) == set(MODELS)
     scores = [metrics["ndcg@100"] for metrics in board.values()]
     assert scores == sorted(scores, reverse=True)
     by_name = {model["name"]: model for model in answer_json("status")["models"]}

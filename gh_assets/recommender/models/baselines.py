@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -135,46 +136,18 @@ class Popularity(Recommender):
         self.counts = weights["counts"]
 
 
-class ItemKNN(Recommender):
-    """Item neighbours by shrunk cosine (Sarwar et al., WWW 2001; shrinkage of Bell & Koren, KDD 2007).
+class Neighbours(Recommender):
+    """An item's score is the sum of its similarities to those of its nearest neighbours that the user has.
 
-    The similarity of items i and j with c users in common is ``c / (√(n_i n_j) + shrinkage)``. An item's score is the
-    sum over its neighbours that the user has.
-
-    Parameters
+    Attributes
     ----------
-    neighbours, shrinkages : sequence
-        Candidates for the number of neighbours per item and for the shrinkage. The best by NDCG@100 on the validation
-        users are chosen; without validation users, the middle ones.
+    nearest : ndarray of int32, shape (neighbours, items)
+        Neighbours of each item, nearest first.
+    likeness : ndarray of float32, shape (neighbours, items)
+        Their similarities. No matrix of items × items is needed: only `BLOCK` of its columns exist at a time.
     """
 
-    name: ClassVar[str] = "itemknn"
-
-    def __init__(
-        self, neighbours: tuple[int, ...] = (20, 50, 100, 200), shrinkages: tuple[float, ...] = (0.0, 10.0, 50.0)
-    ) -> None:
-        super().__init__()
-        if not neighbours or min(neighbours) < 1 or not shrinkages or min(shrinkages) < 0:
-            raise ConfigurationError("ItemKNN needs at least one neighbour and shrinkages that are not negative.")
-        self.neighbours, self.shrinkages = tuple(neighbours), tuple(shrinkages)
-        self.chosen = (neighbours[len(neighbours) // 2], shrinkages[len(shrinkages) // 2])
-
-    def _fit(self, stars: Csr, validation: tuple[Csr, Csr] | None) -> None:
-        table: tuple[float, NDArray[np.int32], NDArray[np.float32]] | None = None
-
-        def fit(chosen: tuple[int, float]) -> None:
-            nonlocal table
-            count, shrinkage = chosen
-            if table is None or table[0] != shrinkage:
-                # Fewer neighbours are a prefix of more: one pass over the items per shrinkage.
-                most = count if validation is None else max(self.neighbours)
-                table = (shrinkage, *_nearest(stars, most, shrinkage))
-            self._set_neighbours(table[1][:count], table[2][:count])
-
-        candidates = [(count, shrinkage) for shrinkage in self.shrinkages for count in self.neighbours]
-        self.chosen = best_on_validation(self, fit, candidates, validation, self.chosen)
-
-    def _set_neighbours(self, nearest: NDArray[np.int32], likeness: NDArray[np.float32]) -> None:
+    def set_neighbours(self, nearest: NDArray[np.int32], likeness: NDArray[np.float32]) -> None:
         self.nearest, self.likeness = nearest, likeness
         columns = np.tile(np.arange(self.items), len(nearest))
         similar = likeness.ravel() > 0
@@ -199,26 +172,129 @@ class ItemKNN(Recommender):
         return {"nearest": self.nearest, "likeness": self.likeness}
 
     def restore(self, weights: dict[str, NDArray[Any]]) -> None:
-        self._set_neighbours(weights["nearest"], weights["likeness"])
+        self.set_neighbours(weights["nearest"], weights["likeness"])
+
+
+class ItemKNN(Neighbours):
+    """Item neighbours by shrunk cosine (Sarwar et al., WWW 2001; shrinkage of Bell & Koren, KDD 2007).
+
+    The similarity of items i and j with c users in common is ``c / (√(n_i n_j) + shrinkage)``.
+
+    Parameters
+    ----------
+    neighbours, shrinkages : sequence
+        Candidates for the number of neighbours per item and for the shrinkage. The best by NDCG@100 on the validation
+        users are chosen; without validation users, the middle ones.
+    """
+
+    name: ClassVar[str] = "itemknn"
+
+    def __init__(
+        self, neighbours: Sequence[int] = (20, 50, 100, 200), shrinkages: Sequence[float] = (0.0, 10.0, 50.0)
+    ) -> None:
+        super().__init__()
+        if not neighbours or min(neighbours) < 1 or not shrinkages or min(shrinkages) < 0:
+            raise ConfigurationError("ItemKNN needs at least one neighbour and shrinkages that are not negative.")
+        self.neighbours, self.shrinkages = tuple(neighbours), tuple(shrinkages)
+        self.chosen = (neighbours[len(neighbours) // 2], shrinkages[len(shrinkages) // 2])
+
+    def _fit(self, stars: Csr, validation: tuple[Csr, Csr] | None) -> None:
+        table: tuple[float, NDArray[np.int32], NDArray[np.float32]] | None = None
+
+        def fit(chosen: tuple[int, float]) -> None:
+            nonlocal table
+            count, shrinkage = chosen
+            if table is None or table[0] != shrinkage:
+                # Fewer neighbours are a prefix of more: one pass over the items per shrinkage.
+                most = count if validation is None else max(self.neighbours)
+                table = (shrinkage, *nearest_items(stars, most, shrinkage=shrinkage))
+            self.set_neighbours(table[1][:count], table[2][:count])
+
+        candidates = [(count, shrinkage) for shrinkage in self.shrinkages for count in self.neighbours]
+        self.chosen = best_on_validation(self, fit, candidates, validation, self.chosen)
 
     def to_config(self) -> dict[str, Any]:
         return {"neighbours": [self.chosen[0]], "shrinkages": [self.chosen[1]]}
 
 
-def _nearest(stars: Csr, count: int, shrinkage: float) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Return the `count` nearest items of each item and their similarities, nearest first; each (count, items)."""
+class RP3Beta(Neighbours):
+    """Random walks of three steps, with popular items reranked (Paudel et al., ACM TiiS 7(1), 2016: RP³β).
+
+    A walk goes from the user to one of its items i, to another user of it, to one of that user's items j. Items i and j
+    are as similar as ``Σ 1 / (n_i n_u)^α / n_j^β`` over the users u in common, with n stars each.
+
+    Parameters
+    ----------
+    betas, alphas : sequence of float
+        Candidates, ascending. The best by NDCG@100 on the validation users are chosen, see `climb`; without validation
+        users, the middle ones.
+    neighbours : sequence of int
+        Candidates for the number of neighbours per item.
+    """
+
+    name: ClassVar[str] = "rp3beta"
+
+    def __init__(
+        self,
+        betas: Sequence[float] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
+        alphas: Sequence[float] = (0.5, 0.75, 1.0, 1.25),
+        neighbours: Sequence[int] = (25, 50, 100, 200),
+    ) -> None:
+        super().__init__()
+        if not all((betas, alphas, neighbours)) or min(neighbours) < 1 or min(*betas, *alphas) < 0:
+            raise ConfigurationError("RP3beta needs at least one neighbour, and exponents that are not negative.")
+        self.betas, self.alphas, self.neighbours = tuple(betas), tuple(alphas), tuple(neighbours)
+        self.chosen: tuple[float, ...] = tuple(axis[len(axis) // 2] for axis in (betas, alphas, neighbours))
+
+    def _fit(self, stars: Csr, validation: tuple[Csr, Csr] | None) -> None:
+        counts = np.maximum(np.bincount(stars.indices, minlength=self.items), 1).astype(np.float32)
+        most = max(self.neighbours) if validation else int(self.chosen[2])
+
+        @cache
+        def walks(alpha: float) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+            return nearest_items(stars, most, users=alpha, own=alpha, recommended=0.0)
+
+        def fit(chosen: tuple[float, ...]) -> None:
+            beta, alpha, count = chosen
+            nearest, likeness = walks(alpha)  # β does not change which neighbours an item has
+            self.set_neighbours(nearest[: int(count)], likeness[: int(count)] / counts**beta)
+
+        axes = self.betas, self.alphas, self.neighbours
+        self.chosen = climb(self, fit, axes, self.chosen, validation, math.prod(map(len, axes)))
+
+    def to_config(self) -> dict[str, Any]:
+        beta, alpha, count = self.chosen
+        return {"betas": [beta], "alphas": [alpha], "neighbours": [int(count)]}
+
+
+def nearest_items(
+    stars: Csr, count: int, *, users: float = 0.0, own: float = 0.5, recommended: float = 0.5, shrinkage: float = 0.0
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Return the nearest neighbours of each item, by weighted counts of the users in common.
+
+    The similarity of a user's item i to a recommended item j is the sum of ``1 / n_u^users`` over the users u of both,
+    divided by ``n_i^own n_j^recommended + shrinkage``, with n the numbers of stars.
+
+    Returns
+    -------
+    nearest : ndarray of int32, shape (count, items)
+        Nearest first.
+    likeness : ndarray of float32, shape (count, items)
+    """
     items = stars.shape[1]
-    binary = sp.csc_array(stars)
-    binary.data = np.ones_like(binary.data)
-    transposed = binary.T.tocsr()
-    lengths = np.sqrt(np.diff(binary.indptr)).astype(np.float32)
+    lengths = np.maximum(np.diff(stars.indptr), 1).astype(np.float32)
+    weighted = sp.csr_array(
+        (np.repeat(lengths**-users, np.diff(stars.indptr)), stars.indices, stars.indptr), shape=stars.shape
+    ).tocsc()
+    transposed = sp.csc_array((np.ones(stars.nnz, np.float32), weighted.indices, weighted.indptr), stars.shape).T
+    counts = np.maximum(np.diff(weighted.indptr), 1).astype(np.float32)
     count = min(count, max(items - 1, 1))
     parts = []
     for start in range(0, items, BLOCK):
         columns = np.arange(start, min(start + BLOCK, items))
-        similarity = (transposed @ binary[:, columns]).toarray()
+        similarity = (transposed @ weighted[:, columns]).toarray()
         similarity[columns, columns - start] = 0.0  # no item is its own neighbour
-        similarity /= np.maximum(np.outer(lengths, lengths[columns]) + shrinkage, 1e-12)
+        similarity /= np.outer(counts**own, counts[columns] ** recommended) + shrinkage
         nearest = np.argpartition(-similarity, count - 1, axis=0)[:count]
         likeness = np.take_along_axis(similarity, nearest, axis=0)
         order = np.argsort(-likeness, axis=0, kind="stable")

@@ -15,8 +15,8 @@ from gh_assets.recommender.data.interactions import Csr, row_numbers
 from gh_assets.recommender.data.splits import cut_histories, sample_users
 from gh_assets.recommender.evaluation.metrics import NDCG_AT, best_items, contains
 from gh_assets.recommender.models.base import Recommender, Scores
-from gh_assets.recommender.models.baselines import ALS, EASE, ItemKNN, Popularity, linear_model
-from gh_assets.recommender.models.graph_filters import GraphFilter
+from gh_assets.recommender.models.baselines import ALS, EASE, ItemKNN, Popularity, RP3Beta, linear_model
+from gh_assets.recommender.models.graph_filters import GFCF, SVDAE, GraphFilter
 from gh_assets.recommender.models.multvae import MultVAE
 from gh_assets.recommender.models.recvae import RecVAE
 
@@ -42,7 +42,7 @@ CANDIDATES = 150
 """Best items of each part among which the best of a blend are sought."""
 
 PARTS: Mapping[str, type[Recommender]] = {
-    model.name: model for model in (RecVAE, MultVAE, EASE, GraphFilter, ALS, ItemKNN, Popularity)
+    model.name: model for model in (RecVAE, MultVAE, EASE, GraphFilter, GFCF, SVDAE, RP3Beta, ALS, ItemKNN, Popularity)
 }
 """Models that a saved hybrid can consist of, by name."""
 

@@ -21,8 +21,8 @@ from gh_assets.recommender.evaluation.evaluation import (
 )
 from gh_assets.recommender.evaluation.metrics import MAIN_METRIC, evaluate_users
 from gh_assets.recommender.models.base import Recommender
-from gh_assets.recommender.models.baselines import ALS, MAX_EASE_ITEMS, ItemKNN, Popularity, linear_model
-from gh_assets.recommender.models.graph_filters import GraphFilter
+from gh_assets.recommender.models.baselines import ALS, MAX_EASE_ITEMS, ItemKNN, Popularity, RP3Beta, linear_model
+from gh_assets.recommender.models.graph_filters import GFCF, SVDAE, GraphFilter
 from gh_assets.recommender.models.hybrid import Hybrid
 from gh_assets.recommender.models.multvae import MultVAE
 from gh_assets.recommender.models.recvae import RecVAE, RecVAEConfig
@@ -160,7 +160,16 @@ def compare(
     for model in trained:
         if isinstance(model, Hybrid):
             models |= {part.name: part for part in model.parts}
-    baselines: list[Recommender] = [Popularity(), ItemKNN(), GraphFilter(), ALS(), MultVAE()]
+    baselines: list[Recommender] = [
+        Popularity(),
+        ItemKNN(),
+        RP3Beta(),
+        GraphFilter(),
+        GFCF(),
+        SVDAE(),
+        ALS(),
+        MultVAE(),
+    ]
     if matrix.stars.shape[1] <= MAX_EASE_ITEMS:
         baselines.append(linear_model(matrix.stars.shape[1]))
     for model in baselines:

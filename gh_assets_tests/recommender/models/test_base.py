@@ -14,6 +14,8 @@ from gh_assets.errors import GhAssetsError, InvalidInteractionsError, StoredData
 from gh_assets.recommender import (
     ALS,
     EASE,
+    GFCF,
+    SVDAE,
     GraphFilter,
     Hybrid,
     ItemKNN,
@@ -23,6 +25,7 @@ from gh_assets.recommender import (
     Recommender,
     RecVAE,
     RecVAEConfig,
+    RP3Beta,
 )
 from gh_assets.recommender.models.base import CONFIG_FILE, WEIGHTS_FILE
 from gh_assets_tests.support.matrices import checkerboard, taste_matrix
@@ -39,6 +42,9 @@ MODELS: dict[str, Callable[[], Recommender]] = {
     "itemknn": ItemKNN,
     "ease": lambda: EASE(lambdas=(1.0, 10.0)),
     "graph filter": lambda: GraphFilter(factors=4),
+    "gf-cf": lambda: GFCF(factors=[4]),
+    "svd-ae": lambda: SVDAE(factors=[4]),
+    "rp3beta": RP3Beta,
     "ials": lambda: ALS(factors=4, lambdas=(0.1,)),
     "multvae": lambda: MultVAE(MultVAEConfig(epochs=60, **SMALL)),
     "recvae": recvae,

@@ -1,12 +1,13 @@
-"""The linear baselines against their formulas, written densely."""
+"""The linear baselines and the neighbours against their formulas, written densely."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from gh_assets.errors import ConfigurationError
-from gh_assets.recommender import EASE, Popularity, evaluate, strong_generalization_split
+from gh_assets.recommender import EASE, Popularity, RP3Beta, evaluate, strong_generalization_split
 from gh_assets.recommender.models.baselines import climb, ease_weights, gram_matrix
 from gh_assets_tests.support.matrices import taste_matrix
 
@@ -27,6 +28,35 @@ def test_ease_is_the_minimum_of_its_objective(dropout: float, scaling: float) ->
         expected *= factors[others] / factors[item]
         np.testing.assert_allclose(weights[others, item], expected, atol=2e-4)
         assert weights[item, item] == 0
+
+
+def test_scores_of_rp3beta_are_those_of_walks_of_three_steps() -> None:
+    """Paudel et al. 2016, with the transition probabilities to the power α and the items' counts to the power β."""
+    matrix = taste_matrix(users=90)
+    model = RP3Beta([0.6], [0.5], [59]).fit(matrix)
+    dense = matrix.toarray().astype(np.float64)
+    of_users, of_items = (np.maximum(dense.sum(axis=axis), 1) for axis in (1, 0))
+    walks = (dense.T / of_items[:, None]) ** 0.5 @ (dense / of_users[:, None]) ** 0.5
+    np.fill_diagonal(walks, 0)  # an item that the user has is not recommended
+    np.testing.assert_allclose(model.predict(matrix), dense @ walks / of_items**0.6, rtol=1e-4)
+    few = RP3Beta([0.6], [0.5], [3]).fit(matrix)
+    kept = np.where(np.argsort(np.argsort(-walks, axis=0, kind="stable"), axis=0) < 3, walks, 0)
+    np.testing.assert_allclose(few.predict(matrix), dense @ kept / of_items**0.6, rtol=1e-4, atol=1e-7)
+
+
+def test_exponents_of_rp3beta_are_chosen_on_the_validation_users(tmp_path: Path) -> None:
+    split = strong_generalization_split(taste_matrix(users=400), validation_users=80, test_users=40, seed=1)
+    model = RP3Beta((0.0, 0.4, 5.0), (1.0,), (1, 50)).fit(split.train, split.validation)
+    beta, alpha, count = model.chosen
+    assert beta < 5.0, "hardly anything but rare items"
+    assert [alpha, count] == [1.0, 50], "one neighbour is not enough"
+    assert RP3Beta.load(model.save(tmp_path)).chosen == model.chosen
+
+
+@pytest.mark.parametrize("arguments", [{"betas": []}, {"alphas": [-1.0]}, {"neighbours": [0]}])
+def test_invalid_exponents_of_rp3beta_are_rejected(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="at least one neighbour"):
+        RP3Beta(**arguments)
 
 
 def test_values_that_no_neighbour_betters_are_chosen_and_kept(tmp_path: Path) -> None:
