@@ -218,6 +218,7 @@ def training_fingerprint(matrix: UserItemMatrix, config: RecVAEConfig, split_see
         matrix.fingerprint,
         asdict(config),
         split_seed,
+        test_start,
         "held out by who they are, few stars too",
         TRAINING_VERSION,
     ]
