@@ -7,6 +7,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -80,14 +81,37 @@ def test_running_requests_are_answered_on_shutdown(served_home: ServedHome, sign
     assert [line for line in lines if not line.startswith(("{", "Serving on"))] == [], "nothing else is printed"
 
 
-def test_restarted_server_serves_the_same_results(served_home: ServedHome) -> None:
-    path = "/api/v1/users/person-11/recommendations"
-    actual = []
-    for _ in range(2):
-        with serving(served_home) as (_, url, _):  # it is killed at the end of the block
-            wait_until_ready(url)
-            actual.append(requests.get(url + path, timeout=30).json())
-    assert actual[0] == actual[1]
+@dataclass(frozen=True)
+class OpenServer:
+    """What a server on all interfaces, which was killed afterwards, logged and answered."""
+
+    lines: list[str]
+    health: int
+    page: int
+    recommendations: Any
+
+
+@pytest.fixture(scope="module")
+def open_servers(served_home: ServedHome) -> list[OpenServer]:
+    """A server without a key, and the next one of the same home, which has a key."""
+    seen = []
+    for settings in ({}, {"GH_ASSETS_API_KEYS": "k"}):
+        with serving(served_home, "--host", "0.0.0.0", **settings) as (_, url, lines):  # it is killed at the end
+            address = url.replace("0.0.0.0", "127.0.0.1")
+            wait_until_ready(address)
+            own = {"authorization": "Bearer k"} if settings else {}
+            path = "/api/v1/users/person-11/recommendations"
+            answer = requests.get(address + path, headers=own, timeout=30).json()
+            health = requests.get(f"{address}/healthz", headers={"host": "any.example"}, timeout=10).status_code
+            page = requests.get(f"{address}/", timeout=10).status_code
+            seen.append(OpenServer(lines, health, page, answer))
+    return seen
+
+
+def test_restarted_server_serves_the_same_results(open_servers: list[OpenServer]) -> None:
+    before, after = (server.recommendations for server in open_servers)
+    assert before == after
+    assert before["recommendations"]
 
 
 def test_occupied_port_is_one_clear_error(served_home: ServedHome) -> None:
@@ -99,11 +123,9 @@ def test_occupied_port_is_one_clear_error(served_home: ServedHome) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_listening_on_all_interfaces_without_a_key_is_warned_about(served_home: ServedHome) -> None:
-    with serving(served_home, "--host", "0.0.0.0") as (_, url, lines):
-        assert "without a key" in lines[0]
-        address = url.replace("0.0.0.0", "127.0.0.1")
-        assert requests.get(f"{address}/healthz", headers={"host": "any.example"}, timeout=10).status_code == 200
-    with serving(served_home, "--host", "0.0.0.0", GH_ASSETS_API_KEYS="k") as (_, url, lines):
-        assert "without a key" not in "".join(lines)
-        assert requests.get(url.replace("0.0.0.0", "127.0.0.1") + "/", timeout=10).status_code == 401
+def test_listening_on_all_interfaces_without_a_key_is_warned_about(open_servers: list[OpenServer]) -> None:
+    without, with_key = open_servers
+    assert "without a key" in without.lines[0]
+    assert without.health == 200
+    assert "without a key" not in "".join(with_key.lines)
+    assert with_key.page == 401

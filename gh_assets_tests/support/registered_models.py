@@ -1,10 +1,12 @@
 """Registered models of a small matrix, and ways in which they cannot be loaded."""
 
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from gh_assets.recommender import Recommender
 from gh_assets.recommender.data.interactions import UserItemMatrix
@@ -19,9 +21,14 @@ UNREADABLE_DOCUMENT = "unreadable document"
 DAMAGES = ("missing", "damaged", "another format", UNREADABLE_DOCUMENT)
 
 
+@cache
+def _all_users() -> sp.csr_array:
+    return taste_matrix(users=900)
+
+
 def matrix_of(users: int = 600, first: int = 0) -> UserItemMatrix:
     """Return a matrix of users with tastes; of two with the same first user, the larger contains the smaller."""
-    stars = taste_matrix(users=900)[first : first + users]
+    stars = _all_users()[first : first + users]
     return with_ids(stars, np.arange(first, first + users) * 7 + 1000, np.arange(stars.shape[1]) + 50)
 
 

@@ -10,11 +10,12 @@ from typing import Any
 
 
 def until(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
-    """Wait until a function returns a true value; return it."""
-    deadline = time.monotonic() + seconds
+    """Wait until a function returns a true value; return it. The pauses grow: asking costs processor time, too."""
+    deadline, pause = time.monotonic() + seconds, 0.01
     while not (value := condition()):
         assert time.monotonic() < deadline, f"the condition was not true within {seconds:.0f} s"
-        time.sleep(0.02)
+        time.sleep(pause)
+        pause = min(1.2 * pause, 0.2)
     return value
 
 
