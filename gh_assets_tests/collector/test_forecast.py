@@ -34,16 +34,16 @@ def test_forecast_equals_the_time_taken(serve_world: ServeWorld, collecting: Col
     """Run in virtual time, with pages for two and a half windows."""
     clock = VirtualClock()
     names = [f"token-{number}" for number in range(tokens)]
-    limits = Limits.of_github(requests=100, requests_a_minute=900)
-    world = world_of({f"a/{n}": list(range(100 * tokens)) for n in range(250)})
+    limits = Limits.of_github(requests=50, requests_a_minute=900)
+    world = world_of({f"a/{n}": list(range(100 * tokens)) for n in range(125)})
     standin, url = serve_world(world, tokens=names, limits=limits, clock=clock)
     with client_of(url, *names, clock=clock) as client:
         clock.busy = lambda: client.pool.in_flight > 0
         client.refresh_budgets()
-        expected = forecast(client.pool, Resource.REST, 250 * tokens)
-        assert expected.cost == 250 * tokens
+        expected = forecast(client.pool, Resource.REST, 125 * tokens)
+        assert expected.cost == 125 * tokens
         assert expected.left is not None
-        assert 90 * tokens <= expected.left <= 100 * tokens
+        assert 45 * tokens <= expected.left <= 50 * tokens
         started = clock.now()
         report = collecting.run(refs(world), RestStargazers(client, 10))
         took = clock.now() - started

@@ -1,5 +1,6 @@
 """The promotion gate: the same held-out users, an interval, and checks."""
 
+import os
 import re
 import subprocess
 import sys
@@ -240,7 +241,7 @@ def busy_machine() -> Iterator[None]:
         while not ended.is_set():
             block @ block
 
-    threads = [threading.Thread(target=compute) for _ in range(4)]
+    threads = [threading.Thread(target=compute) for _ in range(min(4, os.cpu_count() or 1))]
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
         for thread in threads:
             thread.start()
