@@ -22,25 +22,20 @@ from gh_assets.recommender.engine.adam import AdamStep
 from gh_assets.recommender.engine.bags import portions
 from gh_assets.recommender.engine.run import POSTERIOR_USERS, TrainingRun
 
-ROWS_AT_ONCE = 4096
-"""Rows converted together, which bounds memory."""
-
 SPARE = 1.25
 """Allocated room relative to the stars of the batch that needs more: the next batch may have a few more."""
 
 
 ARRAYS = """
-    int64 3: settings
     int64 users: batch
     int64 users+1: offsets, kept_offsets
     int64 stars: items, kept, row_users
-    int64 1: count
-    int64 items: touched
-    int64 items+1: touched_offsets, row_offsets
-    real users: lengths
+    int64 items+1: row_offsets
+    real 1: dropout
+    real stars: chances
+    real users: lengths, weights
     real users latent: noise
-    real users hidden: whole_gradient
-    real stars: weights, kept_weights, row_weights
+    stored users hidden: whole_gradient
     real here: losses
     real here hidden: skipped
     real here latent: z
@@ -118,10 +113,8 @@ class FusedRecVAE:
             **{f"norms.{number}.bias": gradient for number, gradient in enumerate(of_shift)},
         }
         self.output_gradients = torch.empty_like(run.decoder.weight), torch.empty_like(run.decoder.bias)
-        self.adam_constants = {name: torch.empty(5, dtype=self.real) for name in run.adams}
-        self.encoder_adam = [self._adam("encoder", name, gradient) for name, gradient in self.gradients.items()]
-        weight, bias = self.output_gradients
-        self.decoder_adam = [self._adam("decoder", "weight", weight), self._adam("decoder", "bias", bias)]
+        self.adam_constants = torch.empty(5, dtype=self.real)
+        self.adam_of_matrices = [self._adam(name) for name in run.adams["encoder"].row_wise]
         self.room: Room | None = None
         self.plans: dict[tuple[int, int, int], Plan] = {}
         self.refresh()
@@ -137,50 +130,46 @@ class FusedRecVAE:
         """Copy the current weights, after something else changed them."""
         for name, copy in self.copies.items():
             copy.copy_(self.run.encoder.get_parameter(name).detach())
-        if self.dtype == torch.bfloat16:  # rounded as `kernels.adam_of_rows` rounds it
-            tables = self.run.encoder.embeddings.detach(), self.embeddings
-            for rows, copies in zip(*(portions(table, ROWS_AT_ONCE) for table in tables), strict=True):
-                copies.view(torch.int16)[:] = (rows.view(torch.int32) + 0x8000) >> 16
 
-    def _adam(self, network: str, name: str, gradient: Tensor) -> Bound:
-        """Bind Adam's step for a parameter: row-wise for the encoder's matrices."""
-        adam, constants = self.run.adams[network], self.adam_constants[network]
-        tensors = {"gradient": gradient, "weight": adam.parameters[name]}
-        tensors |= {"first": adam.exp_avg[name], "second": adam.exp_avg_sq[name]}
-        if network == "encoder" and name in self.copies:
-            copy = self.copies[name]
-            return kernels.adam_of_matrix.bound(self.dtype, copy=copy, constants=constants, **tensors)
-        flat = {role: tensor.view(-1) for role, tensor in tensors.items()}
-        return kernels.adam_of_vector.bound(self.dtype, constants=constants, **flat)
+    def _adam(self, name: str) -> Bound:
+        """Bind row-wise Adam for a matrix of the encoder: each row of the gradient is a bag of its own."""
+        adam, gradient, rows = (
+            self.run.adams["encoder"],
+            self.gradients[name],
+            torch.arange(len(self.gradients[name]) + 1),
+        )
+        bags = {"gradients": gradient, "row_users": rows[:-1], "row_offsets": rows, "lazy": 0}
+        state = {"weight": adam.parameters[name], "first": adam.exp_avg[name], "second": adam.exp_avg_sq[name]}
+        return kernels.adam_of_rows.bound(
+            self.dtype, copy=self.copies[name], constants=self.adam_constants, **bags, **state
+        )
 
     # -- steps ---------------------------------------------------------------------------------------------------
 
     def encoder_step(self, batch: NDArray[np.int64], posteriors: Tensor) -> float:
         """Train the encoder on a batch, given all users' posteriors before the round; return the loss."""
-        plan = self._drawn(batch, posteriors, self.run.config.dropout)
+        plan, run, adam = self._drawn(batch, posteriors, self.run.config.dropout), self.run, self.run.adams["encoder"]
         loss = plan.encoder_gradients()
-        if self.run.workers.count > 1:
-            plan.whole_gradient.zero_()[plan.part] = plan.skipped
+        if run.workers.count > 1:
+            plan.whole_gradient.zero_()[plan.part] = plan.first_gradient
             gradients = self.hidden_gradients, self.head_gradient, self.vector_gradients, self.bias_gradient
-            self.run.workers.add_up(plan.whole_gradient, *gradients)
-        self._count_step("encoder")
-        for step in (plan.adam_of_embeddings, *self.encoder_adam):
+            run.workers.add_up(plan.whole_gradient, *gradients)
+        self.adam_constants.numpy()[:] = AdamStep(run.learning_rate, adam.number + 1).constants
+        for step in (plan.adam_of_embeddings, *self.adam_of_matrices):
             step()
+        vectors = {name: gradient for name, gradient in self.gradients.items() if name not in adam.row_wise}
+        adam.step(vectors, run.learning_rate)
         return loss
 
     def decoder_step(self, batch: NDArray[np.int64], posteriors: Tensor) -> None:
         """Train the decoder on a batch, given all users' current posteriors."""
         self._drawn(batch, posteriors, 0.0).decoder_gradients()
-        self.run.workers.add_up(*self.output_gradients)
-        self._count_step("decoder")
-        for step in self.decoder_adam:
-            step()
-        self.output.refresh()
+        self.run.step_decoder(*self.output_gradients)
 
     def posteriors(self) -> Tensor:
         """Return mean and log-variance of all users, (users, 2 latent)."""
         posteriors = torch.empty((len(self.counts), 2 * self.latent), dtype=self.real)
-        bias = torch.cat([head.bias.detach() for head in self.layers.heads])
+        bias = self.head_bias()
         for number, out in enumerate(portions(posteriors, POSTERIOR_USERS)):
             users = np.arange(number * POSTERIOR_USERS, number * POSTERIOR_USERS + len(out))
             plan = self.plan(users, whole=True)
@@ -189,16 +178,15 @@ class FusedRecVAE:
             torch.add(plan.arrays["head"], bias, out=out)
         return posteriors
 
+    def head_bias(self) -> Tensor:
+        """Return the bias of mean and log-variance, (2 latent,)."""
+        return torch.cat([head.bias.detach() for head in self.layers.heads])
+
     def _drawn(self, batch: NDArray[np.int64], posteriors: Tensor, dropout: float) -> Plan:
         plan = self.plan(batch)
         plan.draw(batch, dropout)
         torch.index_select(posteriors, 0, plan.users, out=plan.old)
         return plan
-
-    def _count_step(self, network: str) -> None:
-        adam = self.run.adams[network]
-        adam.number += 1
-        self.adam_constants[network].numpy()[:] = AdamStep(self.run.learning_rate, adam.number).constants
 
     def plan(self, users: NDArray[np.int64], whole: bool = False) -> Plan:
         """Return the bound steps for a number of users: this process's part of them, or all."""
@@ -238,26 +226,26 @@ class Plan:
     users : Tensor of int64, shape (this process's users,)
     old : Tensor, shape (this process's users, 2 latent)
         Mean and log-variance before the step.
-    skipped : Tensor, shape (this process's users, hidden)
-        Sums of the first layer, then of the layers so far; after the backward pass, the gradient in the first sums.
-    whole_gradient : Tensor, shape (users, hidden)
-        The gradient of all processes.
+    first_gradient, whole_gradient : Tensor, shape (this process's users, hidden) and (users, hidden)
+        After the backward pass, the gradient in the first layer's sums of rows before their weights; that of all
+        processes.
     """
 
     def __init__(self, network: FusedRecVAE, room: Room, users: int, low: int, high: int) -> None:
         self.network, self.output, self.batch, self.part = network, network.output, users, slice(low, high)
         self.whole = whole = room.arrays(users, high - low)
-        self.whole_gradient = whole["skipped"] if high - low == users else whole["whole_gradient"]
+        self.first_gradient = whole["other"]
+        self.whole_gradient = whole["other"] if high - low == users else whole["whole_gradient"]
         # These keep contents from step to step: zeros, and ones for the bias.
         query, weighted = torch.zeros((2, high - low, self.output.width), dtype=network.dtype)
         transposed = torch.zeros((self.output.width, high - low), dtype=network.dtype)
         query[:, network.latent], transposed[network.latent] = 1, 1
         kept = {"query": query, "weighted": weighted, "transposed": transposed}
         kept["shifts"] = torch.zeros_like(whole["losses"])
-        parts = {name: whole[name][self.part] for name in ("batch", "noise", "lengths")}
+        parts = {name: whole[name][self.part] for name in ("batch", "noise", "lengths", "weights")}
         offsets = {name: whole[name][low : high + 1] for name in ("offsets", "kept_offsets")}
         self.arrays = {**whole, **kept, **parts, **offsets}
-        self.users, self.old, self.skipped = (self.arrays[name] for name in ("batch", "old", "skipped"))
+        self.users, self.old = self.arrays["batch"], self.arrays["old"]
         self._bind_bags()
         self._bind_layers()
         self._bind_objective()
@@ -271,17 +259,12 @@ class Plan:
     def _bind_bags(self) -> None:
         network, rows = self.network, self.network.run.rows
         stars = {"all_offsets": network.all_offsets, "all_items": network.all_items}
-        whole = {name: self.whole[name] for name in ("batch", "lengths", "offsets", "kept_offsets")}
-        self._draw = self._bound(kernels.draw, noise=self.whole["noise"].view(-1), **stars, **whole)
-        self.kept = {"items": self.arrays["kept"], "weights": self.arrays["kept_weights"]}
-        self.transpose_kept = self._bound(kernels.transpose, offsets=self.whole["kept_offsets"], **self.kept)
+        whole = {name: self.whole[name] for name in ("batch", "lengths", "weights", "offsets", "kept_offsets")}
+        self._draw = self._bound(kernels.draw, **stars, **whole)
+        self.transpose = self._bound(kernels.transpose, items=self.arrays["kept"], offsets=self.whole["kept_offsets"])
         table = {"weight": rows.table, "copy": network.embeddings, "first": rows.exp_avg, "second": rows.exp_avg_sq}
-        table |= {"gradients": self.whole_gradient, "constants": network.adam_constants["encoder"]}
-        if not rows.lazy:
-            every = torch.arange(len(rows.table))
-            table |= {"count": torch.tensor([len(every)]), "touched": every}
-            table |= {"touched_offsets": self.arrays["row_offsets"]}
-        self.adam_of_embeddings = self._bound(kernels.adam_of_rows, **table)
+        table |= {"gradients": self.whole_gradient, "constants": network.adam_constants}
+        self.adam_of_embeddings = self._bound(kernels.adam_of_rows, lazy=rows.lazy, **table)
 
     def _bind_layers(self) -> None:
         """Bind the forward pass from items to mean and log-variance, and the backward pass."""
@@ -294,8 +277,9 @@ class Plan:
             layer |= {"is_last": number == len(network.biases) - 1, "sums": arrays["vectors"][number]}
             given = {"given": arrays["product"], "out": arrays["other"]}
             backward.append(self._bound(kernels.layer_backward, **layer, **given))
-        table = {"start": network.biases[0], "table": network.embeddings, "out": self.skipped}
-        self.first_sums = self._bound(kernels.sums_of_rows, offsets=arrays["kept_offsets"], **self.kept, **table)
+        kept = {"items": arrays["kept"], "offsets": arrays["kept_offsets"]}
+        table = {"start": network.biases[0], "table": network.embeddings, "out": arrays["skipped"]}
+        self.first_sums = self._bound(kernels.sums_of_rows, **kept, **table)
         self.first_forward, self.first_backward = forward[0], backward[0]
         activations, hidden, gradients = arrays["activations"], network.hidden, network.hidden_gradients
         self.forward = [*zip(activations, hidden, forward[1:], strict=False)]
@@ -308,9 +292,6 @@ class Plan:
             logits = self.arrays["block_logits"].view(-1)[: len(self.users) * len(rows)]
             exponential = self._bound(kernels.exponential, numbers=logits)
             self.blocks.append((rows.T, logits.view(len(self.users), len(rows)), exponential, rows, part))
-        mean, log_variance = network.layers.heads
-        biases = {"mean_bias": mean.bias, "log_variance_bias": log_variance.bias}
-        self.sample = self._bound(kernels.sample, product=self.arrays["head"], **biases)
         weights = {"share": 1 / self.batch, "gamma_share": network.gamma / self.batch}
         others = {"table": output.table, "sums": self.arrays["totals"]}
         self.objective = self._bound(kernels.objective, **weights, **network.prior, **others)
@@ -318,18 +299,20 @@ class Plan:
     def _bind_decoder(self) -> None:
         tensors = self.output.table, self.arrays["logits"], self.arrays["expected"]
         self.decoder_blocks = [*zip(*(portions(tensor, self.output.block) for tensor in tensors), strict=True)]
-        self.transpose, self.exponentials = self._bound(kernels.transpose), self._bound(kernels.exponentials)
-        weight, bias = self.network.output_gradients
-        self.output_gradient = self._bound(kernels.output_gradient, scale=-1 / self.batch, weight=weight, bias=bias)
+        self.exponentials = self._bound(kernels.exponentials)
 
     # -- a step --------------------------------------------------------------------------------------------------
 
     def draw(self, users: NDArray[np.int64], dropout: float, noise: bool = True) -> None:
         """Fill the users' bags, what dropout leaves of them, and noise."""
+        generator, chances = self.network.run.generator, self.whole["chances"][: self.network.counts[users].sum()]
         self.whole["batch"].numpy()[:] = users
-        key = int(self.network.run.keys.integers(1 << 63)) if noise else 0
-        size = self.whole["noise"].numel() if noise else 0
-        self.whole["settings"].numpy()[:] = key, round(dropout * (1 << 32)), size
+        self.whole["dropout"].fill_(dropout)
+        if noise:
+            chances.uniform_(generator=generator)
+            self.whole["noise"].normal_(generator=generator)
+        else:
+            chances.fill_(1)
         self._draw()
 
     def encode(self) -> None:
@@ -343,11 +326,12 @@ class Plan:
         torch.mm(arrays["activations"][-1], self.network.head.T, out=arrays["head"])
 
     def encoder_gradients(self) -> float:
-        """Return the loss; leave the gradients in the network, those in the first sums in `skipped`."""
-        network, arrays = self.network, self.arrays
-        self.transpose_kept()
+        """Return the loss; leave the gradients in the network and in `first_gradient`."""
+        network, arrays, latent = self.network, self.arrays, self.network.latent
+        self.transpose()
         self.encode()
-        self.sample()
+        torch.add(arrays["head"], network.head_bias(), out=arrays["posterior"])
+        arrays["query"][:, :latent] = self._sample(arrays["posterior"])
         self._objective()
         if arrays["out_of_range"].numpy().any():
             column = self.output.inputs + 1
@@ -376,24 +360,33 @@ class Plan:
 
     def decoder_gradients(self) -> None:
         """Leave the gradients of the likelihood in the last layer in the network."""
-        z, transposed, latent = self.arrays["z"], self.arrays["transposed"], self.network.latent
-        mean, log_variance = self.old.chunk(2, dim=1)
-        torch.mul(log_variance, 0.5, out=z).exp_().mul_(self.arrays["noise"]).add_(mean)
+        arrays, latent, z = self.arrays, self.network.latent, self._sample(self.old)
+        transposed, lengths = arrays["transposed"], arrays["lengths"]
         transposed[:latent] = z.T
-        self.transpose()
         normalizers = self._normalizers()
         if not ((normalizers > kernels.MIN_NORMALIZER) & (normalizers < kernels.MAX_NORMALIZER)).all():
             column = self.output.inputs + 1
             transposed[column] = self.output.shifted(z, transposed.T)[0][:, column]
             normalizers = self._normalizers()
             transposed[column] = 0
-        # What items' exponentials are multiplied by for the gradient in the last layer's rows and bias.
-        factor = self.arrays["lengths"] * (1 / self.batch) / normalizers
-        weighted = self.arrays["weighted"]
+        # What items' exponentials, less the observed share, are multiplied by for the gradient in rows and bias.
+        factor = lengths * (1 / self.batch) / normalizers
+        weighted = arrays["weighted"]
         weighted[:, :latent], weighted[:, latent] = z * factor[:, None], factor
+        offsets, users = arrays["offsets"], torch.arange(len(z))
+        stars, users = arrays["items"][offsets[0] : offsets[-1]], users.repeat_interleave(offsets.diff())
+        observed = (normalizers / lengths).to(self.network.dtype)[users]
+        arrays["logits"].view(-1).index_add_(0, stars * len(z) + users, observed, alpha=-1)
         for _, logits, expected in self.decoder_blocks:
             torch.mm(logits, weighted, out=expected)
-        self.output_gradient()
+        weight, bias = self.network.output_gradients
+        weight.copy_(arrays["expected"][:, :latent])
+        bias.copy_(arrays["expected"][:, latent])
+
+    def _sample(self, posterior: Tensor) -> Tensor:
+        """Return z = mean + noise × exp(log-variance / 2), the reparametrization."""
+        mean, log_variance = posterior.chunk(2, dim=1)
+        return torch.mul(log_variance, 0.5, out=self.arrays["z"]).exp_().mul_(self.arrays["noise"]).add_(mean)
 
     def _normalizers(self) -> Tensor:
         for rows, logits, _ in self.decoder_blocks:

@@ -33,10 +33,8 @@ BLOCK_ROWS = 64
 SHARES = {
     "rows": "body(a, thread * ({0}) // threads, (thread + 1) * ({0}) // threads)",
     "blocks": "for low in range(thread * {1}, {0}, threads * {1}): body(a, low, min(low + {1}, {0}))",
-    "one thread": "body(a) if thread == 0 else None",
-    "threads": "body(a, thread, threads)",
 }
-"""How threads share the work: a range of rows each, blocks of rows in turns, one thread alone, or as the body does."""
+"""How threads share the work: a range of rows each, or blocks of rows in turns."""
 
 NUMBERS: dict[torch.dtype, dict[str, Any]] = {
     torch.bfloat16: {"stored": np.int16, "real": np.float32},
@@ -144,7 +142,7 @@ class Kernel:
         values = []
         for place, (kind, shape) in enumerate(self.layout.values()):
             array = f"carray(pointer_to(word[{place}]), ({', '.join(shape)},), {kind})"
-            scalars = {"integer": f"word[{place}]", "number": f"real(double_of(word[{place}]))"}
+            scalars = {"integer": f"word[{place}]", "number": f"real(int64(word[{place}]).view(float64))"}
             values.append(scalars.get(kind, array))
         lines = [
             "def entry(pointer):",
@@ -154,7 +152,8 @@ class Kernel:
             "thread, threads = thread_number(), thread_count()",
             self._share,
         ]
-        scope: dict[str, Any] = {**vars(llvm_internals), **NUMBERS[dtype], "int64": np.int64, "int32": np.int32}
+        scope: dict[str, Any] = {name: getattr(np, name) for name in ("int32", "int64", "float64")}
+        scope |= {**vars(llvm_internals), **NUMBERS[dtype]}
         scope |= {"Arguments": namedtuple(f"{self.name}_arguments", self.layout), "carray": carray, "CHUNKS": CHUNKS}
         # LLVM inlines the body: otherwise a kernel from the disk cache would run another copy of it than a new one,
         # with sums in another order.

@@ -9,6 +9,7 @@ times as slow, in one process of two).
 """
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -18,17 +19,7 @@ from torch import Tensor
 
 from gh_assets.recommender.cpu.compilation import OPTIONS
 from gh_assets.recommender.cpu.kernel import CHUNKS, Kernel, kernel
-from gh_assets.recommender.cpu.llvm_internals import prefetch
-from gh_assets.recommender.cpu.number_types import (
-    exp,
-    fill_normal,
-    inline,
-    load,
-    random_bits,
-    real_like,
-    store,
-    store_upward,
-)
+from gh_assets.recommender.cpu.number_types import exp, inline, load, real_like, store
 
 MIN_NORMALIZER, MAX_NORMALIZER = 1e-30, 1e37
 """Range in which a sum of exponentials is right: outside, `exp` may have cut one off, or float32 has lost it."""
@@ -42,7 +33,7 @@ def _store_row(out, row):
 
 @inline
 def _add_rows(row, table, items, low, high):
-    """Add stored rows of a table, four at a time: the sum then goes to the cache and back once for them."""
+    """Add rows of a table, four at a time: the sum then goes to the cache and back once for them."""
     fours = low + (high - low) // 4 * 4
     for star in range(low, fours, 4):
         a, b, c, d = table[items[star]], table[items[star + 1]], table[items[star + 2]], table[items[star + 3]]
@@ -54,11 +45,9 @@ def _add_rows(row, table, items, low, high):
             row[j] += load(a[j])
 
 
-def _bag_sums(rows: Tensor, weights: Tensor | None, offsets: Tensor) -> Tensor:
+def _bag_sums(rows: Tensor, offsets: Tensor) -> Tensor:
     """Sum the rows of each bag, for references; a bag is a range of rows."""
-    parts = rows if weights is None else rows * weights[:, None]
-    bags = zip(offsets.tolist(), offsets[1:].tolist(), strict=False)
-    return torch.stack([parts[low:high].sum(dim=0) for low, high in bags])
+    return torch.stack([rows[low:high].sum(dim=0) for low, high in pairwise(offsets.tolist())])
 
 
 # -- the encoder -----------------------------------------------------------------------------------------------------
@@ -127,15 +116,15 @@ def _(a):
     stored users width: given  # gradient in the activations without what was skipped
     real users width: skipped  # gradient in what is skipped from here on; changed to that before this layer
     stored users width: slopes, normed
-    real users: inverses
+    real users: inverses, weights
     real width: scale
-    stored users width: out  # gradient in the product
+    stored users width: out  # gradient in the product; of the first layer in the sum of rows, times the user's weight
     real CHUNKS 3 width: sums  # gradients of scale, shift and bias
 """)
 def layer_backward(a, low, high):
     """Gradients of `layer_forward`."""
     gradients, normed, users, scale = np.empty_like(a.scale), np.empty_like(a.scale), len(a.inverses), a.scale
-    width, zero, count = len(scale), real_like(gradients, 0.0), real_like(gradients, len(scale))
+    width, zero, one, count = len(scale), real_like(scale, 0.0), real_like(scale, 1.0), real_like(scale, len(scale))
     for chunk in range(low, high):
         of_scale, of_shift, of_bias = a.sums[chunk, 0], a.sums[chunk, 1], a.sums[chunk, 2]
         of_scale[:] = 0
@@ -163,9 +152,11 @@ def layer_backward(a, low, high):
                 gradient = inverse * (gradients[j] - total - normed[j] * along) * load(slopes[j])
                 gradients[j] = gradient
                 of_bias[j] += gradient
-            _store_row(a.out[user], gradients)
+                skipped[j] += gradient
+            factor = a.weights[user] if a.is_first else one
             for j in range(width):
-                skipped[j] = gradients[j] if a.is_first else skipped[j] + gradients[j]
+                gradients[j] *= factor
+            _store_row(a.out[user], gradients)
 
 
 @layer_backward.replaces
@@ -175,46 +166,11 @@ def _(a):
     mean, along = inner.mean(dim=1, keepdim=True), (inner * a.normed).mean(dim=1, keepdim=True)
     out = a.inverses[:, None] * (inner - mean - a.normed * along) * a.slopes
     sums = torch.stack([(gradient * a.normed).sum(dim=0), gradient.sum(dim=0), out.sum(dim=0)])
-    skipped = torch.zeros_like(out) if a.is_last else a.skipped
-    return {"out": out, "sums": sums, "skipped": out if a.is_first else skipped + out}
+    skipped = out if a.is_last else a.skipped + out
+    return {"out": out * a.weights[:, None] if a.is_first else out, "sums": sums, "skipped": skipped}
 
 
-# -- the latent vector and the objective -----------------------------------------------------------------------------
-
-
-@kernel("""
-    rows of users
-    stored users 2*latent: product  # of the last layer, means first
-    real latent: mean_bias, log_variance_bias
-    real users latent: noise, z
-    real users 2*latent: posterior  # mean and log-variance
-    stored users width: query  # its first columns become z
-""")
-def sample(a, low, high):
-    """The reparametrization: z = mean + noise × exp(log-variance / 2)."""
-    latent, half = a.z.shape[1], real_like(a.z, 0.5)
-    for user in range(low, high):
-        product, query, noise, posterior, z = (
-            a.product[user],
-            a.query[user],
-            a.noise[user],
-            a.posterior[user],
-            a.z[user],
-        )
-        for j in range(latent):
-            mean = load(product[j]) + a.mean_bias[j]
-            log_variance = load(product[latent + j]) + a.log_variance_bias[j]
-            drawn = mean + noise[j] * exp(half * log_variance)
-            posterior[j], posterior[latent + j], z[j] = mean, log_variance, drawn
-            query[j] = store(drawn, query[0])
-
-
-@sample.replaces
-def _(a):
-    posterior = a.product + torch.cat([a.mean_bias, a.log_variance_bias])
-    mean, log_variance = posterior.chunk(2, dim=1)
-    z = mean + a.noise * (log_variance / 2).exp()
-    return {"posterior": posterior, "z": z, "query": z}
+# -- the objective --------------------------------------------------------------------------------------------------
 
 
 @njit(**OPTIONS)  # a function of its own: inlined into a kernel it is not vectorized
@@ -305,7 +261,7 @@ def objective(a, low, high):
 @objective.replaces
 def _(a):
     latent = a.z.shape[1]
-    own, expected = _bag_sums(a.table[a.items], None, a.offsets), a.parts.sum(dim=0)
+    own, expected = _bag_sums(a.table[a.items], a.offsets), a.parts.sum(dim=0)
     normalizer = expected[:, latent + 1]
     z = a.z.clone().requires_grad_()
     (mean, log_variance), (old_mean, old_log_variance) = a.posterior.chunk(2, dim=1), a.old.chunk(2, dim=1)
@@ -326,298 +282,153 @@ def _(a):
     return {"losses": losses, "gradient": gradient, "sums": gradient.sum(dim=0), "out_of_range": outside.sum()}
 
 
-# -- bags of items ---------------------------------------------------------------------------------------------------
+# -- tables of rows: users are bags of items ------------------------------------------------------------------------
 
 
 @kernel("""
-    threads
+    rows of 1
     int64 users: batch
     int64 every_user: all_offsets
     int32 every_star: all_items
-    int64 3: settings  # key of the random numbers, probability of dropout in 2^-32, size of the noise
-    int64 stars: items
-    real stars: weights, kept_weights
+    real 1: dropout
+    real stars: chances  # uniform between 0 and 1
+    int64 stars: items, kept  # all, and those whose chance is at least `dropout`
     int64 users+1: offsets, kept_offsets
-    real users: lengths
-    int64 stars: kept  # what dropout leaves
-    real noise: noise
+    real users: lengths, weights  # of what is kept
 """)
-def draw(a, thread, threads):
-    """Bags of some users, what dropout leaves of them, and standard normal noise."""
-    key, hidden, size = np.uint64(a.settings[0]), np.uint64(a.settings[1]), a.settings[2]
-    if thread == 0:
-        _draw_bags(a, key, hidden)
-    half, noise = (size + 1) // 2, a.noise[:size]
-    begin, end = thread * half // threads, (thread + 1) * half // threads
-    # A stream other than that of dropout, by the complement of the key.
-    fill_normal(~key, begin, noise[begin:end], noise[half + begin : half + end])
-
-
-@inline
-def _draw_bags(a, key, hidden):
-    starts, stars = a.all_offsets, 0
-    for user in a.batch:
-        stars += starts[user + 1] - starts[user]
-    one = real_like(a.weights, 1.0)
-    scale = one / (one - real_like(a.weights, hidden) / real_like(a.weights, 4294967296.0))
-    stays = np.empty(stars, np.uint8)
-    for star in range(stars):
-        stays[star] = (random_bits(key, star) >> np.uint64(32)) >= hidden
-    a.offsets[0] = 0
-    a.kept_offsets[0] = 0
-    place, kept_place = 0, 0
-    for row in range(len(a.batch)):
-        low, high = starts[a.batch[row]], starts[a.batch[row] + 1]
-        length = real_like(a.weights, high - low)
-        a.lengths[row] = length
-        weight = one / math.sqrt(max(length, one))
-        for star in range(low, high):
-            item = a.all_items[star]
-            a.items[place] = item
-            a.weights[place] = weight
-            a.kept[kept_place] = item
-            a.kept_weights[kept_place] = weight * scale
-            kept_place += stays[place]
-            place += 1
-        a.offsets[row + 1] = place
-        a.kept_offsets[row + 1] = kept_place
+def draw(a, low, high):
+    """Bags of some users, and what dropout leaves of them; too little work for more than one thread."""
+    starts, dropout, one = a.all_offsets, a.dropout[0], real_like(a.dropout, 1.0)
+    for _ in range(low, high):
+        place, kept_place = 0, 0
+        a.offsets[0], a.kept_offsets[0] = 0, 0
+        for row in range(len(a.batch)):
+            begin, end = starts[a.batch[row]], starts[a.batch[row] + 1]
+            a.lengths[row] = real_like(a.lengths, end - begin)
+            a.weights[row] = one / (math.sqrt(max(a.lengths[row], one)) * (one - dropout))
+            for star in range(begin, end):
+                item = a.all_items[star]
+                a.items[place] = item
+                a.kept[kept_place] = item
+                kept_place += a.chances[place] >= dropout
+                place += 1
+            a.offsets[row + 1], a.kept_offsets[row + 1] = place, kept_place
 
 
 @draw.replaces
 def _(a):
-    """Without dropout and noise, whose random numbers torch does not have."""
     lengths = a.all_offsets.diff()[a.batch]
-    offsets = F.pad(lengths.cumsum(0), (1, 0))
-    bags = [a.all_items[a.all_offsets[user] : a.all_offsets[user + 1]] for user in a.batch.tolist()]
-    items, weights = torch.cat(bags).long(), lengths.clamp(min=1).double().rsqrt().repeat_interleave(lengths)
-    whole = {"items": items, "weights": weights, "offsets": offsets}
-    return whole | {"kept": items, "kept_weights": weights, "kept_offsets": offsets, "lengths": lengths.double()}
+    items = torch.cat([a.all_items[a.all_offsets[user] : a.all_offsets[user + 1]] for user in a.batch.tolist()])
+    offsets, left = F.pad(lengths.cumsum(0), (1, 0)), a.chances[: len(items)] >= a.dropout
+    bags = {"items": items, "offsets": offsets, "kept": items[left]}
+    bags["kept_offsets"] = F.pad(left.cumsum(0), (1, 0))[offsets]
+    return bags | {"lengths": lengths, "weights": lengths.clamp(min=1).double().rsqrt() / (1 - a.dropout)}
 
 
 @kernel("""
     rows of users
     int64 stars: items
-    real stars: weights
     int64 users+1: offsets
+    real users: weights
     real width: start
     stored rows width: table
     real users width: out
 """)
 def sums_of_rows(a, low, high):
     """`start` plus the weighted sum of each user's rows of a table."""
-    items, weights, table, start = a.items, a.weights, a.table, a.start
-    row, stars = np.empty_like(start), a.offsets[len(a.out)]
-    size, address = table.strides[0], table.ctypes.data
+    row, start = np.empty_like(a.start), a.start
     for user in range(low, high):
+        row[:] = 0
+        _add_rows(row, a.table, a.items, a.offsets[user], a.offsets[user + 1])
+        weight, out = a.weights[user], a.out[user]
         for j in range(len(row)):
-            row[j] = start[j]
-        begin, end = a.offsets[user], a.offsets[user + 1]
-        fours = begin + (end - begin) // 4 * 4
-        for star in range(begin, fours, 4):
-            for following in range(star + 4, min(star + 8, stars)):
-                first = address + items[following] * size
-                for line in range(first, first + size, 64):
-                    prefetch(line)
-            a_, b, c, d = table[items[star]], table[items[star + 1]], table[items[star + 2]], table[items[star + 3]]
-            u, v, w, x = weights[star], weights[star + 1], weights[star + 2], weights[star + 3]
-            for j in range(len(row)):
-                row[j] += u * load(a_[j]) + v * load(b[j]) + w * load(c[j]) + x * load(d[j])
-        for star in range(fours, end):
-            a_, u = table[items[star]], weights[star]
-            for j in range(len(row)):
-                row[j] += u * load(a_[j])
-        out = a.out[user]
-        for j in range(len(row)):
-            out[j] = row[j]
+            out[j] = start[j] + weight * row[j]
 
 
 @sums_of_rows.replaces
 def _(a):
-    return {"out": a.start + _bag_sums(a.table[a.items], a.weights, a.offsets)}
+    return {"out": a.start + a.weights[:, None] * _bag_sums(a.table[a.items], a.offsets)}
 
 
 @kernel("""
-    one thread
-    int64 stars: items
-    int64 boundaries: offsets  # of users; the first is above 0 if there are other users before
-    real stars: weights, row_weights
-    int64 1: count  # rows that have users
-    int64 rows: touched  # these rows, ascending; only the first `count` are written
-    int64 rows+1: touched_offsets  # where their users begin
-    int64 rows+1: row_offsets  # where every row's users begin
-    int64 stars: row_users  # ascending for each row
+    rows of 1
+    int64 stars: items, row_users  # ascending for each row
+    int64 boundaries: offsets
+    int64 row_boundaries: row_offsets  # where each row's users begin
 """)
-def transpose(a):
+def transpose(a, low, high):
     """Users' items as items' users, by counting sort; too little work for more than one thread."""
-    rows, items, offsets, place = len(a.touched), a.items, a.offsets, a.row_offsets
-    place[:] = 0
-    for star in range(offsets[0], offsets[-1]):
-        place[items[star] + 1] += 1
-    count, total = 0, 0
-    a.touched_offsets[0] = 0
-    for row in range(rows):
-        more = place[row + 1]
-        place[row + 1] = total
-        total += more
-        a.touched[count] = row
-        count += more > 0
-        a.touched_offsets[count] = total
-    a.count[0] = count
-    # Each row's place moves from where its users begin to where they end, which is where the next row's begin.
-    for user in range(len(offsets) - 1):
-        for star in range(offsets[user], offsets[user + 1]):
-            row = items[star] + 1
-            a.row_users[place[row]] = user
-            a.row_weights[place[row]] = a.weights[star]
-            place[row] += 1
+    items, offsets, place = a.items, a.offsets, a.row_offsets
+    for _ in range(low, high):
+        place[:] = 0
+        for star in range(offsets[-1]):
+            place[items[star] + 1] += 1
+        total = 0
+        for row in range(1, len(place)):
+            total += place[row]
+            place[row] = total - place[row]
+        # Each row's place moves from where its users begin to where they end, which is where the next row's begin.
+        for user in range(len(offsets) - 1):
+            for star in range(offsets[user], offsets[user + 1]):
+                row = items[star] + 1
+                a.row_users[place[row]] = user
+                place[row] += 1
 
 
 @transpose.replaces
 def _(a):
-    low, high = int(a.offsets[0]), int(a.offsets[-1])
-    items, order = a.items[low:high].sort(stable=True)
     users = torch.arange(len(a.offsets) - 1).repeat_interleave(a.offsets.diff())
-    touched, counts = torch.unique_consecutive(items, return_counts=True)
-    row_counts = torch.bincount(items, minlength=len(a.touched))
-    return {
-        "count": torch.tensor([len(touched)]),
-        "touched": touched,
-        "touched_offsets": F.pad(counts.cumsum(0), (1, 0)),
-        "row_offsets": F.pad(row_counts.cumsum(0), (1, 0)),
-        "row_users": users[order],
-        "row_weights": a.weights[low:high][order],
-    }
-
-
-# -- Adam (Kingma & Ba 2015); constants: 1 - beta1, beta2, step size, 1 / second bias correction, epsilon --------------
-
-
-@inline
-def _adam_of_row(weight, first, gradient, moment, second, constants):
-    """Step for one row with one second moment, which is returned; `gradient` becomes the changed row."""
-    fresh, keep, size, correction, eps = constants[0], constants[1], constants[2], constants[3], constants[4]
-    one, squares = real_like(gradient, 1.0), real_like(gradient, 0.0)
-    for j in range(len(gradient)):
-        squares += gradient[j] * gradient[j]
-    v = keep * second + (one - keep) * squares / real_like(gradient, len(gradient))
-    step = size / (math.sqrt(v * correction) + eps)
-    for j in range(len(gradient)):
-        m = load(first[j])
-        moment[j] = m + fresh * (gradient[j] - m)
-    _store_row(first, moment)
-    for j in range(len(gradient)):
-        gradient[j] = weight[j] - step * moment[j]
-    for j in range(len(gradient)):
-        weight[j] = gradient[j]
-    return v
-
-
-def _row_wise(weight: Tensor, first: Tensor, second: Tensor, gradient: Tensor, constants: Tensor) -> dict[str, Tensor]:
-    """Row-wise Adam, for references."""
-    fresh, keep, size, correction, eps = constants.tolist()
-    first = first.lerp(gradient, fresh)
-    second = keep * second + (1 - keep) * gradient.square().mean(dim=1)
-    return {"first": first, "second": second} | {
-        "weight": weight - size * first / ((second * correction).sqrt() + eps)[:, None]
-    }
+    counts = torch.bincount(a.items, minlength=len(a.row_offsets) - 1)
+    return {"row_users": users[a.items.argsort(stable=True)], "row_offsets": F.pad(counts.cumsum(0), (1, 0))}
 
 
 @kernel("""
-    blocks of a.count[0]
-    int64 1: count
-    int64 rows: touched  # the rows to change, `count` of them
-    int64 rows+1: touched_offsets
+    blocks of rows
+    integer: lazy  # rows without users are left out
+    int64 rows+1: row_offsets
     int64 stars: row_users
-    real stars: row_weights
-    real users_in_batch width: gradients  # in the users' weighted sums
+    stored users width: gradients  # in the users' sums
     real rows width: weight
-    stored rows width: copy, first  # the copy is what sums see; it may be the weight itself
+    stored rows width: first, copy  # the copy of the weight is what products and sums see; it may be the weight itself
     real rows: second
-    real 5: constants
+    real 5: constants  # 1 - beta1, beta2, step size, 1 / second bias correction, epsilon
 """)
 def adam_of_rows(a, low, high):
-    """Row-wise Adam for a table of which only weighted sums of rows have gradients; see `engine.adam.RowAdam`."""
-    gradient, moment = np.empty_like(a.gradients[0]), np.empty_like(a.gradients[0])
-    users, weights = a.row_users, a.row_weights
-    for k in range(low, high):
-        row = a.touched[k]
+    """Row-wise Adam for a table of which sums of rows have gradients; see `engine.adam.RowAdam`."""
+    gradient, moment, constants = np.empty_like(a.weight[0]), np.empty_like(a.weight[0]), a.constants
+    fresh, keep, size, correction, eps = constants[0], constants[1], constants[2], constants[3], constants[4]
+    width, zero, one = len(gradient), real_like(gradient, 0.0), real_like(gradient, 1.0)
+    for row in range(low, high):
+        begin, end = a.row_offsets[row], a.row_offsets[row + 1]
+        if a.lazy and begin == end:
+            continue
         gradient[:] = 0
-        begin, end = a.touched_offsets[k], a.touched_offsets[k + 1]
-        twos = begin + (end - begin) // 2 * 2
-        for star in range(begin, twos, 2):  # two at once: the sum goes to the cache and back once for them
-            one, other = a.gradients[users[star]], a.gradients[users[star + 1]]
-            weight, other_weight = weights[star], weights[star + 1]
-            for j in range(len(gradient)):
-                gradient[j] += weight * one[j] + other_weight * other[j]
-        for star in range(twos, end):
-            one, weight = a.gradients[users[star]], weights[star]
-            for j in range(len(gradient)):
-                gradient[j] += weight * one[j]
-        a.second[row] = _adam_of_row(a.weight[row], a.first[row], gradient, moment, a.second[row], a.constants)
-        copy = a.copy[row]
-        for j in range(len(gradient)):
-            copy[j] = store_upward(gradient[j], copy[0])
+        _add_rows(gradient, a.gradients, a.row_users, begin, end)
+        squares, weight, first = zero, a.weight[row], a.first[row]
+        for j in range(width):
+            squares += gradient[j] * gradient[j]
+        a.second[row] = keep * a.second[row] + (one - keep) * squares / real_like(gradient, width)
+        step = size / (math.sqrt(a.second[row] * correction) + eps)
+        for j in range(width):
+            m = load(first[j])
+            moment[j] = m + fresh * (gradient[j] - m)
+        _store_row(first, moment)
+        for j in range(width):
+            gradient[j] = weight[j] - step * moment[j]
+        for j in range(width):
+            weight[j] = gradient[j]
+        _store_row(a.copy[row], gradient)
 
 
 @adam_of_rows.replaces
 def _(a):
-    rows, offsets = a.touched[: a.count], a.touched_offsets[: a.count + 1]
-    gradient = _bag_sums(a.gradients[a.row_users], a.row_weights, offsets)
-    changed = _row_wise(a.weight[rows], a.first[rows], a.second[rows], gradient, a.constants)
-    changed["copy"] = changed["weight"]
-    return {name: getattr(a, name).index_copy(0, rows, values) for name, values in changed.items()}
-
-
-@kernel("""
-    rows of rows
-    stored rows width: gradient, first
-    real rows width: weight
-    real rows: second
-    stored rows width: copy  # the weight as products see it
-    real 5: constants
-""")
-def adam_of_matrix(a, low, high):
-    """Row-wise Adam for a matrix."""
-    gradient, moment = np.empty_like(a.weight[0]), np.empty_like(a.weight[0])
-    for row in range(low, high):
-        stored_gradient = a.gradient[row]
-        for j in range(len(gradient)):
-            gradient[j] = load(stored_gradient[j])
-        a.second[row] = _adam_of_row(a.weight[row], a.first[row], gradient, moment, a.second[row], a.constants)
-        _store_row(a.copy[row], gradient)
-
-
-@adam_of_matrix.replaces
-def _(a):
-    changed = _row_wise(a.weight, a.first, a.second, a.gradient, a.constants)
-    return changed | {"copy": changed["weight"]}
-
-
-@kernel("""
-    rows of size
-    real size: gradient, weight, first, second
-    real 5: constants
-""")
-def adam_of_vector(a, low, high):
-    """Adam."""
-    weights, first, second, gradients = a.weight[low:high], a.first[low:high], a.second[low:high], a.gradient[low:high]
-    fresh, keep, size, correction, eps = a.constants[0], a.constants[1], a.constants[2], a.constants[3], a.constants[4]
-    rare = real_like(weights, 1.0) - keep
-    for j in range(len(gradients)):
-        g = gradients[j]
-        m = first[j] + fresh * (g - first[j])
-        v = keep * second[j] + rare * g * g
-        first[j] = m
-        second[j] = v
-        weights[j] -= size * m / (math.sqrt(v * correction) + eps)
-
-
-@adam_of_vector.replaces
-def _(a):
     fresh, keep, size, correction, eps = a.constants.tolist()
-    first, second = a.first.lerp(a.gradient, fresh), keep * a.second + (1 - keep) * a.gradient**2
-    weight = a.weight - size * first / ((second * correction).sqrt() + eps)
-    return {"first": first, "second": second, "weight": weight}
+    gradient = _bag_sums(a.gradients[a.row_users], a.row_offsets)
+    first, second = a.first.lerp(gradient, fresh), keep * a.second + (1 - keep) * gradient.square().mean(dim=1)
+    weight = a.weight - size * first / ((second * correction).sqrt() + eps)[:, None]
+    changed = {"first": first, "second": second, "weight": weight, "copy": weight}
+    left_out = (a.row_offsets.diff() == 0) & bool(a.lazy)
+    return {n: torch.where(left_out.view(-1, *[1] * (v.ndim - 1)), getattr(a, n), v) for n, v in changed.items()}
 
 
 # -- the softmax over all items --------------------------------------------------------------------------------------
@@ -661,39 +472,6 @@ def exponentials(a, low, high):
 @exponentials.replaces
 def _(a):
     return {"logits": a.logits.exp(), "sums": a.logits.exp().sum(dim=0)}
-
-
-@kernel("""
-    blocks of items
-    stored items width: expected  # by the weight, then by the bias
-    int64 items+1: row_offsets
-    int64 stars: row_users
-    real users_here inputs: z
-    number: scale
-    real items inputs: weight
-    real items: bias
-""")
-def output_gradient(a, low, high):
-    """The gradient of the likelihood in the last layer: observed minus expected sums of the users' z."""
-    row = np.empty_like(a.z[0])
-    for item in range(low, high):
-        row[:] = 0
-        begin, end = a.row_offsets[item], a.row_offsets[item + 1]
-        for star in range(begin, end):
-            z = a.z[a.row_users[star]]
-            for j in range(len(row)):
-                row[j] += z[j]
-        weight, expected = a.weight[item], a.expected[item]
-        for j in range(len(row)):
-            weight[j] = a.scale * row[j] + load(expected[j])
-        a.bias[item] = a.scale * real_like(row, end - begin) + load(expected[len(row)])
-
-
-@output_gradient.replaces
-def _(a):
-    inputs = a.z.shape[1]
-    weight = a.scale * _bag_sums(a.z[a.row_users], None, a.row_offsets) + a.expected[:, :inputs]
-    return {"weight": weight, "bias": a.scale * a.row_offsets.diff().double() + a.expected[:, inputs]}
 
 
 KERNELS = [value for value in globals().values() if isinstance(value, Kernel)]

@@ -1,4 +1,4 @@
-"""The one place that reaches below numba and torch: GNU OpenMP's functions, and LLVM instructions without a numba name.
+"""The one place that reaches below numba and torch: GNU OpenMP's functions, and pointers.
 
 Kernels run on the threads of torch's own OpenMP library. With threads of their own, two pools would wait for one
 another by spinning (measured: 19 ms instead of 16 per pass on 2 cores). Where torch has another thread library,
@@ -6,7 +6,6 @@ another by spinning (measured: 19 ms instead of 16 per pass on 2 cores). Where t
 """
 
 import ctypes
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -43,28 +42,13 @@ def openmp() -> Any:
 thread_number = types.ExternalFunction("gh_assets_thread", types.int32())
 thread_count = types.ExternalFunction("gh_assets_threads", types.int32())
 
-BYTES = ir.IntType(8).as_pointer()
 
-
-def _instruction(signature: Any, generate: Callable[..., Any]) -> Any:
-    """Return a function for compiled code whose body `generate` emits from its builder and argument."""
-
+def _pointer_to(context: Any, address: Any) -> Any:
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        value = generate(builder, *arguments)
-        return context.get_dummy_value() if signature.return_type == types.void else value
+        return builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
 
-    return intrinsic(lambda context, x: (signature, emit))
-
-
-def _prefetch(builder: Any, address: Any) -> None:
-    flag = ir.IntType(32)
-    kind = ir.FunctionType(ir.VoidType(), [BYTES, flag, flag, flag])
-    function = builder.module.declare_intrinsic("llvm.prefetch.p0", (), kind)
-    builder.call(function, [builder.inttoptr(address, BYTES), flag(0), flag(3), flag(1)])
+    return types.voidptr(types.int64), emit
 
 
-bits_of = _instruction(types.int32(types.float32), lambda builder, x: builder.bitcast(x, ir.IntType(32)))
-float_of = _instruction(types.float32(types.int32), lambda builder, x: builder.bitcast(x, ir.FloatType()))
-double_of = _instruction(types.float64(types.int64), lambda builder, x: builder.bitcast(x, ir.DoubleType()))
-pointer_to = _instruction(types.voidptr(types.int64), lambda builder, x: builder.inttoptr(x, BYTES))
-prefetch = _instruction(types.void(types.int64), _prefetch)
+pointer_to = intrinsic(_pointer_to)
+"""In compiled code: turn an address into a pointer."""

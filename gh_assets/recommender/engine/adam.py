@@ -122,10 +122,10 @@ class DenseAdam:
 
     @torch.no_grad()
     def step(self, gradients: Mapping[str, Tensor], learning_rate: float) -> None:
-        """Take one step; each gradient has the memory layout of its parameter."""
+        """Take one step for parameters by their gradients, each with the memory layout of its parameter."""
         self.number += 1
         adam_step = AdamStep(learning_rate, self.number)
-        for name in self.row_wise:
+        for name in gradients.keys() & self.row_wise:
             moments = self.exp_avg[name], self.exp_avg_sq[name]
             _row_wise_step(self.parameters[name], *moments, gradients[name], adam_step)
         names = [name for name in gradients if name not in self.row_wise]

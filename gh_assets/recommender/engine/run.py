@@ -164,7 +164,7 @@ class TrainingRun:
     def begin_epoch(self, epoch: int) -> None:
         """Set random numbers and learning rate from seed and epoch alone, so that a training can be resumed."""
         config = self.config
-        self.order, self.keys = (np.random.default_rng([config.seed, epoch, stream]) for stream in range(2))
+        self.order = np.random.default_rng([config.seed, epoch, 0])
         self.generator.manual_seed(config.seed * 1_000_003 + epoch)
         self.learning_rate = config.learning_rate
         if config.schedule == "cosine":

@@ -2,10 +2,8 @@
 
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from scipy import stats
 
 from gh_assets.recommender.cpu import kernels
 from gh_assets.recommender.cpu.kernel import CHUNKS, Kernel
@@ -18,9 +16,8 @@ from gh_assets_tests.support.reference_models import assert_row_wise
 pytestmark = pytest.mark.skipif(not usable(), reason="torch runs on another thread library than GNU OpenMP")
 
 REAL = {torch.float64: torch.float64, torch.float32: torch.float32, torch.bfloat16: torch.float32}
-SIZES = {"users": 37, "width": 21, "latent": 9, "inputs": 9, "items": 70, "rows": 70, "blocks": 3, "size": 101}
-SIZES |= {"stars": 150, "users_in_batch": 40, "users_here": 40, "every_user": 61, "every_star": 600, "noise": 8}
-SIZES |= {"boundaries": 38}
+SIZES = {"users": 37, "width": 21, "latent": 9, "items": 70, "rows": 70, "blocks": 3, "size": 101}
+SIZES |= {"stars": 150, "every_user": 61, "every_star": 600, "boundaries": 38, "row_boundaries": 71}
 
 Arguments = dict[str, torch.Tensor | int | float]
 
@@ -33,14 +30,12 @@ def bags(users: int, items: int, stars: int) -> dict[str, torch.Tensor]:
 
 def example(kernel: Kernel, dtype: torch.dtype) -> Arguments:
     """Random arguments; variances, normalizers and constants of Adam are positive, indices in range."""
-    special: Arguments = {"settings": torch.tensor([5, 0, 0]), "is_first": 0, "is_last": 0}
-    special |= {"all_offsets": torch.arange(61) * 4, "batch": torch.randperm(60)[:37]}
+    special: Arguments = {"is_first": 0, "is_last": 0, "lazy": 1, "dropout": torch.tensor([0.5])}
+    special |= {"all_offsets": torch.arange(61) * 4, "batch": torch.randperm(60)[:37], "chances": torch.rand(150)}
     special["constants"] = torch.tensor([0.1, 0.999, 0.03, 2.0, 1e-8])
-    matrix = bags(70, 37, 150)
-    of_rows = {"row_offsets": matrix["offsets"], "row_users": matrix["items"], "count": torch.tensor([68])}
-    of_rows |= {"touched": torch.randperm(70), "touched_offsets": matrix["offsets"]}
-    if kernel is not kernels.transpose:
-        special |= of_rows
+    if kernel is kernels.adam_of_rows:
+        matrix = bags(70, 37, 150)
+        special |= {"row_offsets": matrix["offsets"], "row_users": matrix["items"]}
     special |= bags(37, 70, 150)
     arguments: Arguments = {}
     for name, (kind, shape) in kernel.layout.items():
@@ -50,7 +45,7 @@ def example(kernel: Kernel, dtype: torch.dtype) -> Arguments:
             value = torch.randint(0, 50, lengths, dtype=getattr(torch, kind))
         elif name not in special and kind != "number":
             value = torch.randn(lengths, dtype=torch.float64)
-            if name in ("second", "sums", "parts", "lengths", "inverses"):
+            if name in ("second", "sums", "parts", "lengths", "inverses", "weights"):
                 value = value.abs() + 0.1
         if isinstance(value, torch.Tensor) and value.is_floating_point():
             value = value.to(dtype if kind == "stored" else REAL[dtype])
@@ -123,75 +118,16 @@ def test_sums_do_not_depend_on_the_number_of_threads() -> None:
     assert all(torch.equal(other, sums[0]) for other in sums)
 
 
-def transposed(items: torch.Tensor, offsets: torch.Tensor, weights: torch.Tensor, rows: int) -> dict[str, torch.Tensor]:
-    sizes = {"count": 1, "touched": rows, "touched_offsets": rows + 1, "row_offsets": rows + 1, "row_users": len(items)}
-    result = {name: torch.empty(size, dtype=torch.int64) for name, size in sizes.items()}
-    result["row_weights"] = torch.empty_like(weights)
-    kernels.transpose.bound(weights.dtype, items=items, offsets=offsets, weights=weights, **result)()
+def transposed(items: torch.Tensor, offsets: torch.Tensor, rows: int) -> dict[str, torch.Tensor]:
+    result = {"row_offsets": torch.empty(rows + 1, dtype=torch.int64), "row_users": torch.empty_like(items)}
+    kernels.transpose.bound(torch.float32, items=items, offsets=offsets, **result)()
     return result
 
 
-@pytest.mark.parametrize("others", [0, 2], ids=["all users", "users behind others"])
-def test_bags_are_transposed_in_order(others: int) -> None:
-    items, offsets, weights = [3] * others + [4, 1, 1, 0, 4], [0, 2, 2, 5], [9.0] * others + [0.0, 1, 2, 3, 4]
-    result = transposed(torch.tensor(items), torch.tensor(offsets) + others, torch.tensor(weights), 6)
-    assert result["count"].tolist() == [3]
-    assert result["touched"][:3].tolist() == [0, 1, 4]
-    assert result["touched_offsets"][:4].tolist() == [0, 1, 3, 5]
+def test_bags_are_transposed_in_order() -> None:
+    result = transposed(torch.tensor([4, 1, 1, 0, 4]), torch.tensor([0, 2, 2, 5]), 6)
     assert result["row_offsets"].tolist() == [0, 1, 3, 3, 3, 5, 5]
-    assert result["row_users"][:5].tolist() == [2, 0, 2, 0, 2]
-    assert result["row_weights"][:5].tolist() == [3, 1, 2, 0, 4]
-
-
-def drawn(key: int, dropout: float, users: int = 500, size: int = 40_001) -> dict[str, torch.Tensor]:
-    """Users of 0 to 40 stars; user n has the items n, n + 1 and so on."""
-    counts = torch.arange(users) * 7 % 41
-    all_offsets = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
-    all_items = torch.cat([torch.arange(user, user + count) for user, count in enumerate(counts.tolist())])
-    batch = torch.arange(users - 1, -1, -2)
-    stars = int(counts[batch].sum())
-    result = {name: torch.empty(stars, dtype=torch.int64) for name in ("items", "kept")}
-    result |= {name: torch.empty(len(batch) + 1, dtype=torch.int64) for name in ("offsets", "kept_offsets")}
-    result |= {name: torch.empty(stars) for name in ("weights", "kept_weights")}
-    result |= {"lengths": torch.empty(len(batch)), "noise": torch.empty(size)}
-    stars_of_all = {"all_offsets": all_offsets, "all_items": all_items.to(torch.int32)}
-    settings = torch.tensor([key, round(dropout * 2**32), size])
-    kernels.draw.bound(torch.float32, batch=batch, settings=settings, **stars_of_all, **result)()
-    return result | {"batch": batch, "counts": counts[batch]}
-
-
-@pytest.mark.usefixtures("restored_threads")
-@pytest.mark.parametrize("number", [1, 2, 3])
-def test_a_draw_is_the_users_bags_and_what_dropout_leaves_whatever_the_number_of_threads(number: int) -> None:
-    torch.set_num_threads(number)
-    result = drawn(7, 0.3)
-    assert result["lengths"].tolist() == result["counts"].tolist()
-    bounds = list(zip(result["offsets"].tolist(), result["offsets"].tolist()[1:], strict=False))
-    kept_bounds = list(zip(result["kept_offsets"].tolist(), result["kept_offsets"].tolist()[1:], strict=False))
-    for user, (low, high), (kept_low, kept_high) in zip(result["batch"].tolist(), bounds, kept_bounds, strict=True):
-        items, kept = result["items"][low:high].tolist(), result["kept"][kept_low:kept_high].tolist()
-        assert items == list(range(user, user + high - low))
-        assert [item for item in items if item in kept] == kept
-        weight = max(high - low, 1) ** -0.5
-        assert result["weights"][low:high].tolist() == pytest.approx([weight] * len(items))
-        assert result["kept_weights"][kept_low:kept_high].tolist() == pytest.approx([weight / 0.7] * len(kept))
-    assert result["kept_offsets"][-1] / len(result["items"]) == pytest.approx(0.7, abs=0.03)
-    torch.set_num_threads(2)
-    for name, tensor in drawn(7, 0.3).items():
-        end = int(result["kept_offsets"][-1]) if name.startswith("kept") and "offsets" not in name else None
-        assert torch.equal(tensor[:end], result[name][:end]), name
-
-
-def test_noise_is_normal_and_determined_by_its_key() -> None:
-    noise = torch.cat([drawn(key, 0.0)["noise"] for key in range(25)]).double().numpy()
-    assert len(noise) > 1_000_000
-    assert stats.kstest(noise, "norm").pvalue > 1e-3
-    assert abs(noise).max() > 4.5
-    pairs = {"neighbours": 1, "drawn together": 20_001, "keys": 40_001}
-    for name, apart in pairs.items():
-        assert abs(np.corrcoef(noise[:-apart], noise[apart:])[0, 1]) < 5 / len(noise) ** 0.5, name
-        assert abs(np.corrcoef(noise[:-apart] ** 2, noise[apart:] ** 2)[0, 1]) < 5 / len(noise) ** 0.5, name
-    assert torch.equal(drawn(3, 0.0)["noise"], drawn(3, 0.9)["noise"])
+    assert result["row_users"].tolist() == [2, 0, 2, 0, 2]
 
 
 class FusedRows:
@@ -203,15 +139,14 @@ class FusedRows:
         self.copy = table.to(dtype)
 
     def step(self, bags: Bags, sum_gradients: torch.Tensor, adam_step: AdamStep) -> None:
-        rows = len(self.table)
-        result = transposed(bags.items, bags.offsets, bags.weights.to(sum_gradients.dtype), rows)
-        row_offsets = result.pop("row_offsets")
-        if not self.lazy:
-            every = {"count": torch.tensor([rows]), "touched": torch.arange(rows), "touched_offsets": row_offsets}
-            result |= every
-        result |= {"gradients": sum_gradients, "first": self.first, "second": self.second, "weight": self.table}
+        weights = (
+            torch.zeros(len(sum_gradients)).to(sum_gradients).index_copy(0, bags.users, bags.weights.to(sum_gradients))
+        )
+        result: Arguments = {**transposed(bags.items, bags.offsets, len(self.table)), "lazy": self.lazy}
+        result |= {"first": self.first, "second": self.second, "weight": self.table, "copy": self.copy}
+        result |= {"gradients": (sum_gradients * weights[:, None]).to(self.dtype)}
         constants = torch.tensor(adam_step.constants, dtype=sum_gradients.dtype)
-        kernels.adam_of_rows.bound(self.dtype, constants=constants, copy=self.copy, **result)()
+        kernels.adam_of_rows.bound(self.dtype, constants=constants, **result)()
         torch.testing.assert_close(self.copy.to(self.table), self.table, rtol=2**-8, atol=0)  # what sums see
 
 

@@ -1,4 +1,4 @@
-"""GNU OpenMP's functions by ctypes, and LLVM instructions through numba's extension interface."""
+"""GNU OpenMP's functions by ctypes, and pointers through numba's extension interface."""
 
 import ctypes
 from typing import Any
@@ -26,16 +26,12 @@ def test_a_function_runs_on_all_threads_of_torchs_own_library() -> None:
     assert counts.tolist() == [3, 3, 3, 0]
 
 
-def test_llvm_instructions_convert_between_bits_numbers_and_addresses() -> None:
+def test_addresses_become_pointers() -> None:
     """If this fails after an upgrade of numba or llvmlite, see how `numba.extending.intrinsic` changed."""
 
     @njit
-    def converted(address: Any) -> Any:
-        llvm_internals.prefetch(address)
-        number = carray(llvm_internals.pointer_to(address), 1, np.float32)[0]
-        bits = llvm_internals.bits_of(number)
-        return bits, llvm_internals.float_of(np.int32(bits)), llvm_internals.double_of(0x3FF8000000000000)
+    def number_at(address: Any) -> Any:
+        return carray(llvm_internals.pointer_to(address), 1, np.float32)[0]
 
     number = ctypes.c_float(-2.5)
-    bits, same, double = converted(ctypes.addressof(number))
-    assert [float(np.int32(bits).view(np.float32)), same, double] == [-2.5, -2.5, 1.5]
+    assert number_at(ctypes.addressof(number)) == -2.5

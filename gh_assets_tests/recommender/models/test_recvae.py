@@ -52,8 +52,9 @@ def fused_plan(model: RecVAE, stars: sp.csr_array) -> tuple[FusedRecVAE, Plan]:
 def fill(plan: Plan, bags: Bags, dropped: Bags, noise: torch.Tensor, old: torch.Tensor) -> None:
     """Set a step's input instead of drawing it, and the posteriors before it."""
     plan.old[:] = old
-    given = {"items": bags.items, "weights": bags.weights, "offsets": bags.offsets, "lengths": bags.lengths}
-    given |= {"kept": dropped.items, "kept_weights": dropped.weights, "kept_offsets": dropped.offsets, "noise": noise}
+    weights = torch.zeros_like(bags.lengths).index_copy(0, dropped.users, dropped.weights)
+    given = {"items": bags.items, "weights": weights, "offsets": bags.offsets, "lengths": bags.lengths}
+    given |= {"kept": dropped.items, "kept_offsets": dropped.offsets, "noise": noise}
     for name, values in given.items():
         plan.whole[name][: len(values)] = values
 
@@ -80,8 +81,9 @@ def test_loss_and_gradients_of_the_encoder_equal_those_of_the_paper(
     if fused:
         steps, plan = fused_plan(model, stars)
         fill(plan, bags, dropped, noise, old)
-        loss, first = plan.encoder_gradients(), plan.skipped
+        loss, first = plan.encoder_gradients(), plan.first_gradient
         inner = dict(steps.gradients)
+        dropped = replace(dropped, weights=torch.ones_like(dropped.weights))  # the gradient is that times the weights
     else:
         output = SoftmaxOutput(model.decoder.weight, model.decoder.bias, torch.float64)
         loss, first = model.encoder_gradients(output, bags, dropped, noise, old, 12)
@@ -134,7 +136,7 @@ def test_exponentials_beyond_float32_are_shifted(model: RecVAE, stars: sp.csr_ar
     for one in (model, rough):
         steps, plan = fused_plan(one, stars)
         fill(plan, bags, bags, noise, old)
-        gradients = [torch.tensor(plan.encoder_gradients()).double(), plan.skipped.double().clone()]
+        gradients = [torch.tensor(plan.encoder_gradients()).double(), plan.first_gradient.double().clone()]
         gradients += [gradient.double() for gradient in steps.hidden_gradients]
         plan.decoder_gradients()
         results.append([*gradients, *(gradient.double() for gradient in steps.output_gradients)])
@@ -156,7 +158,7 @@ def test_parts_of_a_batch_add_up_to_it(model: RecVAE, stars: sp.csr_array, users
         plan = steps.plan(np.arange(users))
         fill(plan, bags, dropped, noise, old[plan.part])
         loss, first = plan.encoder_gradients(), torch.zeros(users, 16, dtype=torch.float64)
-        first[plan.part] = plan.skipped
+        first[plan.part] = plan.first_gradient
         result = [torch.tensor(loss), first, *(gradient.clone() for gradient in steps.gradients.values())]
         plan.decoder_gradients()
         return [*result, *(gradient.clone() for gradient in steps.output_gradients)]
@@ -177,7 +179,7 @@ def test_plans_of_several_sizes_share_memory_without_interference(model: RecVAE)
         for size in (7, 40, 12, 41):
             batch = np.arange(size)
             plan = steps.plan(batch)
-            steps.run.keys = np.random.default_rng(size)
+            steps.run.generator.manual_seed(size)
             plan.draw(batch, 0.5)
             plan.old[:] = old[:size]
             result.append(plan.encoder_gradients())
@@ -209,10 +211,10 @@ def draws(run: TrainingRun, batch: np.ndarray, dropout: float) -> tuple[Bags, to
     assert isinstance(run.fused, FusedRecVAE)
     plan = run.fused.plan(batch)
     plan.draw(batch, dropout)
-    names = "kept", "kept_weights", "kept_offsets", "lengths"
+    names = "kept", "weights", "kept_offsets", "lengths"
     items, weights, offsets, lengths = (plan.whole[name].clone() for name in names)
-    stars = int(offsets[-1])
-    return Bags(items[:stars], weights[:stars], offsets, lengths), plan.whole["noise"].clone()
+    bags = Bags(items[: int(offsets[-1])], weights.repeat_interleave(offsets.diff()), offsets, lengths)
+    return bags, plan.whole["noise"].clone()
 
 
 def one_step_at_a_time(config: RecVAEConfig) -> RecVAE:
